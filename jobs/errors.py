@@ -1,0 +1,72 @@
+"""Every error of the queue's two ends, in one place.
+
+AdmError
+  SettingsError              a variable of the environment is wrong; the program must not start
+  RefusedError               a call cannot be done as asked; `kind` says why, HTTP maps each kind once
+    InvalidRequestError      ... because fields of the request are wrong
+  UnavailableError           Redis or the image store cannot be reached just now
+"""
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import NamedTuple
+
+
+class ErrorKind(StrEnum):
+    """Why a call was refused."""
+
+    INVALID_REQUEST = "invalid-request"
+    IDEMPOTENCY_MISMATCH = "idempotency-mismatch"
+    UNKNOWN_JOB = "unknown-job"
+    UNKNOWN_MODEL = "unknown-model"
+    UNKNOWN_IMAGE = "unknown-image"
+    IMAGE_NOT_READY = "image-not-ready"
+    JOB_ENDED = "job-ended"
+    QUEUE_FULL = "queue-full"
+    UNAVAILABLE = "unavailable"
+
+
+class FailureKind(StrEnum):
+    """Why a job failed."""
+
+    WORKER_LOST = "worker-lost"  # its worker died while it ran alone, so the job itself is the likely cause
+    BAD_PAYLOAD = "bad-payload"  # what lies in the queue cannot be read as a request
+    STEP_FAILED = "step-failed"  # the engine raised for this job's rows
+    STORE_FAILED = "store-failed"  # its images could not be stored
+    NOT_OFFERED = "not-offered"  # the worker's pipeline cannot do what the job asks
+
+
+class FieldError(NamedTuple):
+    """One wrong field: a JSON pointer (RFC 6901) and what is wrong with it."""
+
+    pointer: str
+    detail: str
+
+
+class AdmError(Exception):
+    """Base of all errors that this package raises."""
+
+
+class SettingsError(AdmError):
+    """A setting is unknown or wrong; the message names the variable and fits one line."""
+
+
+class UnavailableError(AdmError):
+    """Something the program depends on cannot be reached just now."""
+
+
+class RefusedError(AdmError):
+    """A call that cannot be done as asked; nothing was changed."""
+
+    def __init__(self, kind: ErrorKind, detail: str, *, retry_after_seconds: float | None = None) -> None:
+        super().__init__(detail)
+        self.kind = kind
+        self.retry_after_seconds = retry_after_seconds
+
+
+class InvalidRequestError(RefusedError):
+    """A request whose fields are wrong, each named by its pointer."""
+
+    def __init__(self, errors: Sequence[FieldError]) -> None:
+        super().__init__(ErrorKind.INVALID_REQUEST, "; ".join(f"{each.pointer}: {each.detail}" for each in errors))
+        self.errors = tuple(errors)

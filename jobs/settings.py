@@ -1,0 +1,158 @@
+"""All settings of all programs, read from variables that begin with ADM_."""
+
+import os
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, Self
+from urllib.parse import urlsplit, urlunsplit
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings.sources import EnvSettingsSource
+
+from jobs.errors import SettingsError
+
+PREFIX = "ADM_"
+MAX_SOCKET_PATH_BYTES = 107  # sun_path of unix(7) is 108 with its closing zero
+
+
+class SettingSource(NamedTuple):
+    """One line of `adm config`."""
+
+    variable: str
+    value: str
+    source: str  # "environment" or "default"
+    description: str
+
+
+class Settings(BaseSettings):
+    """Everything that the service, the workers and the stack take from their environment."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, env_ignore_empty=True, extra="forbid")
+
+    host: str = Field(default="127.0.0.1", description="address the service listens on; loopback unless ADM_ALLOW_ANONYMOUS")
+    port: int = Field(default=8000, ge=0, le=65535, description="port the service listens on; 0 takes a free one")
+    data: Path = Field(default=Path("data"), description="folder of Redis' log, images, caches and run/*.pid")
+    redis_url: str | None = Field(default=None, description="redis://, rediss:// or unix://; none: $ADM_DATA/run/redis.sock")
+    store: str | None = Field(default=None, description="folder or s3://bucket/prefix of the images; none: $ADM_DATA/images")
+    weights: Path = Field(default=Path("weights"), description="folder that holds one folder of weights a stack")
+    pipelines: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=("demo", "demo-uncond"), min_length=1, description="pipelines a worker loads, separated by commas"
+    )
+    default_model: str = Field(default="demo", min_length=1, description="pipeline of a request that names none")
+    worker_name: str | None = Field(
+        default=None, pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="stable name of the worker; none: of its device, as cuda-0"
+    )
+    device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
+    precision: Literal["auto", "fp32", "bf16"] = Field(default="auto", description="arithmetic of the networks")
+    threads: int | None = Field(default=None, ge=1, description="CPU threads of the worker; none: as many as there are cores")
+    max_rows: int = Field(default=32, ge=1, le=1024, description="images that share a step at most")
+    retention_seconds: int = Field(default=86400, ge=1, description="how long an ended job and its images are kept")
+    lease_seconds: int = Field(default=45, ge=2, description="silence after which a worker's jobs are given to others")
+    heartbeat_seconds: float = Field(default=5, gt=0, description="between two heartbeats of a worker; well below the lease")
+    drain_seconds: float = Field(default=25, ge=0, description="a stopping worker finishes what it can within this time")
+    sweep_seconds: float = Field(default=60, gt=0, description="between two sweeps of the service for what has expired")
+    queue_limit_seconds: float = Field(default=3600, gt=0, description="estimated queued work above which jobs are refused")
+    allow_anonymous: bool = Field(default=False, description="listen on other addresses than loopback, without keys")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="least severe line logged")
+    log_format: Literal["auto", "json", "pretty"] = Field(default="auto", description="auto: pretty on a terminal, else JSON")
+
+    @field_validator("pipelines", mode="before")
+    @classmethod
+    def split_names(cls, value: Any) -> Any:
+        return tuple(filter(None, (name.strip() for name in value.split(",")))) if isinstance(value, str) else value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings
+
+    @classmethod
+    def load(cls) -> Self:
+        """Read the environment.
+
+        Raises: SettingsError, one line, for an ADM_ variable that no field knows and for a value that is wrong.
+        """
+        refuse_unknown(os.environ, [variable(name) for name in cls.model_fields])
+        try:
+            settings = cls()
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+            raise SettingsError(f"{variable(str(first['loc'][0]))}: {first['msg']}") from error
+        if settings.heartbeat_seconds * 2 > settings.lease_seconds:
+            raise SettingsError("ADM_HEARTBEAT_SECONDS: must be at most half of ADM_LEASE_SECONDS")
+        _ = settings.redis_address  # a path too long for a socket must fail at start
+        return settings
+
+    @property
+    def run_dir(self) -> Path:
+        """Where pid files, locks and the socket lie."""
+        return self.data / "run"
+
+    @property
+    def redis_address(self) -> str:
+        """URL of the Redis server: the one given, or the embedded server's socket.
+
+        Raises: SettingsError when the socket's path is longer than the system takes.
+        """
+        if self.redis_url is not None:
+            return self.redis_url
+        path = self.socket_path
+        if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
+            raise SettingsError(
+                f"ADM_DATA: the socket {path} has a path of more than {MAX_SOCKET_PATH_BYTES} bytes; use a shorter folder"
+            )
+        return f"unix://{path}"
+
+    @property
+    def socket_path(self) -> Path:
+        """The embedded server's socket."""
+        return (self.run_dir / "redis.sock").absolute()
+
+    @property
+    def store_address(self) -> str:
+        """The image store: a folder, or an s3:// URL."""
+        return self.store if self.store is not None else str((self.data / "images").absolute())
+
+    def sources(self) -> list[SettingSource]:
+        """Every setting with its value and where it came from; passwords in addresses are masked."""
+        given = EnvSettingsSource(type(self))()
+        return [
+            SettingSource(
+                variable(name),
+                masked(getattr(self, name)),
+                "environment" if name in given else "default",
+                str(field.description),
+            )
+            for name, field in type(self).model_fields.items()
+        ]
+
+
+def variable(name: str) -> str:
+    """Name of a field's environment variable."""
+    return PREFIX + name.upper()
+
+
+def refuse_unknown(environment: Mapping[str, str], known: list[str]) -> None:
+    """pydantic-settings takes no notice of a misspelt variable, which then silently means the default."""
+    for name in environment:
+        if name.upper().startswith(PREFIX) and name.upper() not in known:
+            near = get_close_matches(name.upper(), known, n=1, cutoff=0)
+            raise SettingsError(f"{name}: no such setting; the nearest is {near[0]}")
+
+
+def masked(value: object) -> str:
+    """A value fit for a screen: tuples as one types them, no password."""
+    if isinstance(value, tuple):
+        return ",".join(value)
+    if isinstance(value, str) and "@" in value and (parts := urlsplit(value)).password:
+        host = parts.netloc.rpartition("@")[2]
+        return urlunsplit(parts._replace(netloc=f"***@{host}"))
+    return "" if value is None else str(value)
