@@ -1,0 +1,66 @@
+# The one entry: people and CI run these targets and nothing else.
+#   make up       the whole stack here: Redis, service, worker; Ctrl-C stops it
+#   make demo     one job per class on a stack of its own; leaves demo/contact-sheet.png, demo/report.json
+#   make test     everything: format, lint, types, import layers, tests
+#   make check    the same without the tests
+#   make golden   the reference cases under GOLDEN=tests/golden
+#   make judge    measure the demo stack and write weights/demo/judge.json
+#   make lock     resolve the dependencies anew into requirements.lock
+#   make clean    remove the environment and the caches; data/, demo/ and runs/ stay
+
+PYTHON ?= python3
+GOLDEN ?= tests/golden
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: up demo test check golden judge install browser lock clean
+
+up: install
+	$(BIN)/adm up
+
+demo: install
+	$(BIN)/adm demo
+
+test: check browser
+	$(BIN)/pytest
+
+check: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+golden: install
+	$(BIN)/adm golden $(GOLDEN)
+
+judge: install
+	$(BIN)/adm judge
+
+install: $(STAMP)
+
+# The stamp is written last, so that an interrupted install is done again; a changed lock makes it stale.
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11" if sys.version_info < (3, 11) else 0)'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+# The page's tests drive the system's Chromium. Only root can install it here; anyone else is told how.
+browser:
+	@if command -v chromium >/dev/null 2>&1; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
+	else echo "The tests of the web page need Chromium: sudo apt-get install chromium" >&2; exit 1; fi
+
+lock:
+	$(PYTHON) -m venv --clear build/lock
+	build/lock/bin/python -m pip install --quiet ".[compute,embedded,dev]" "setuptools>=77"
+	sed -n '/^#/p' requirements.lock > build/requirements.lock
+	build/lock/bin/python -m pip freeze --all --exclude pip --exclude adm-serve \
+		| grep -vE '^(nvidia-|triton==|cuda-)' | sed -E 's/^(torch==[^+]*)\+.*/\1/' >> build/requirements.lock
+	mv build/requirements.lock requirements.lock
+
+clean:
+	rm -rf .venv build .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
