@@ -1,0 +1,160 @@
+"""Training losses and bits per dimension (Nichol & Dhariwal 2021, section 3.1; Ho et al. 2020, section 3)."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+from torch import Tensor
+
+from diffusion.process import MeanType, Process
+
+NATS_PER_BIT = math.log(2.0)
+BIN_HALF_WIDTH = 1 / 255  # images are 8-bit, scaled to [-1, 1]
+FLOOR = 1e-12  # of a probability before its log
+
+
+class LossType(Enum):
+    """MSE, the hybrid (RESCALED_MSE weighs its variational part by T/1000), and the variational bound alone."""
+
+    MSE = "mse"
+    RESCALED_MSE = "rescaled_mse"
+    KL = "kl"
+    RESCALED_KL = "rescaled_kl"
+
+    @property
+    def variational(self) -> bool:
+        return self in (LossType.KL, LossType.RESCALED_KL)
+
+
+def normal_kl(mean1: Tensor, log_variance1: Tensor, mean2: Tensor, log_variance2: Tensor) -> Tensor:
+    """KL(N1 || N2) of diagonal Gaussians in nats, elementwise."""
+    return 0.5 * (
+        log_variance2
+        - log_variance1
+        - 1.0
+        + torch.exp(log_variance1 - log_variance2)
+        + (mean1 - mean2) ** 2 * torch.exp(-log_variance2)
+    )
+
+
+def normal_cdf(x: Tensor) -> Tensor:
+    """The tanh approximation of the standard normal CDF, which the published bits per dimension rest on."""
+    return 0.5 * (1.0 + torch.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)))
+
+
+def discretized_gaussian_log_likelihood(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
+    """Log-probability in nats of 8-bit values scaled to [-1, 1]; the bins beyond +-0.999 are open.
+
+    log_scale is half the log variance. Source: Ho et al. 2020, Eq. 13.
+    """
+    centered, inverse_std = x - mean, torch.exp(-log_scale)
+    cdf_above = normal_cdf(inverse_std * (centered + BIN_HALF_WIDTH))
+    cdf_below = normal_cdf(inverse_std * (centered - BIN_HALF_WIDTH))
+    log_above, log_rest = cdf_above.clamp(min=FLOOR).log(), (1.0 - cdf_below).clamp(min=FLOOR).log()
+    log_bin = (cdf_above - cdf_below).clamp(min=FLOOR).log()
+    return torch.where(x < -0.999, log_above, torch.where(x > 0.999, log_rest, log_bin))
+
+
+def mean_flat(x: Tensor) -> Tensor:
+    """Mean over all but the first axis."""
+    return x.mean(dim=list(range(1, x.dim())))
+
+
+def variational_bound(
+    process: Process, output: Tensor, x0: Tensor, x_t: Tensor, t: Tensor, *, clip_denoised: bool
+) -> tuple[Tensor, Tensor]:
+    """One term of the bound in bits per dimension [N] (the decoder's NLL at t = 0), and pred_x0."""
+    true_mean, _, true_log_variance = process.q_posterior(x0, x_t, t)
+    predicted = process.predict(output, x_t, t, clip_denoised=clip_denoised)
+    kl = mean_flat(normal_kl(true_mean, true_log_variance, predicted.mean, predicted.log_variance))
+    nll = -mean_flat(discretized_gaussian_log_likelihood(x0, predicted.mean, 0.5 * predicted.log_variance))
+    return torch.where(t == 0, nll, kl) / NATS_PER_BIT, predicted.pred_x0
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """Per image, [N]: the loss to minimise and its parts; mse and vb are None where the loss has no such part."""
+
+    loss: Tensor
+    mse: Tensor | None = None
+    vb: Tensor | None = None
+
+    def named(self) -> dict[str, Tensor]:
+        parts = {"loss": self.loss, "mse": self.mse, "vb": self.vb}
+        return {name: part for name, part in parts.items() if part is not None}
+
+
+def training_losses(
+    process: Process, loss_type: LossType, output: Tensor, x0: Tensor, x_t: Tensor, t: Tensor, noise: Tensor
+) -> LossTerms:
+    """The official losses for a network's output at x_t = q_sample(x0, t, noise).
+
+    The hybrid's variational part trains the variance alone: the mean prediction enters it detached.
+    """
+    num_timesteps = process.schedule.num_timesteps
+    if loss_type.variational:
+        bound, _ = variational_bound(process, output, x0, x_t, t, clip_denoised=False)
+        return LossTerms(bound * num_timesteps if loss_type is LossType.RESCALED_KL else bound)
+    predicted, v = process.split(output)
+    mse = mean_flat((_target(process, x0, x_t, t, noise) - predicted) ** 2)
+    if v is None:
+        return LossTerms(mse, mse=mse)
+    frozen_mean = torch.cat([predicted.detach(), v], dim=1)
+    vb, _ = variational_bound(process, frozen_mean, x0, x_t, t, clip_denoised=False)
+    if loss_type is LossType.RESCALED_MSE:
+        vb = vb * (num_timesteps / 1000.0)
+    return LossTerms(mse + vb, mse=mse, vb=vb)
+
+
+def _target(process: Process, x0: Tensor, x_t: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    match process.mean_type:
+        case MeanType.EPSILON:
+            return noise
+        case MeanType.START_X:
+            return x0
+        case MeanType.PREVIOUS_X:
+            return process.q_posterior(x0, x_t, t)[0]
+
+
+def prior_bpd(process: Process, x0: Tensor) -> Tensor:
+    """KL of q(x_T | x_0) from a standard normal, bits per dimension, [N]."""
+    last = torch.full((len(x0),), process.schedule.num_timesteps - 1, device=x0.device)
+    mean, _, log_variance = process.q_mean_variance(x0, last)
+    zero = torch.zeros((), dtype=x0.dtype, device=x0.device)
+    return mean_flat(normal_kl(mean, log_variance, zero, zero)) / NATS_PER_BIT
+
+
+@dataclass(frozen=True)
+class BitsPerDim:
+    """The whole bound: total and prior [N]; vb, x0_mse and eps_mse [N, T], columns in descending t."""
+
+    total: Tensor
+    prior: Tensor
+    vb: Tensor
+    x0_mse: Tensor
+    eps_mse: Tensor
+
+
+@torch.no_grad()
+def bits_per_dim(
+    process: Process,
+    model: Callable[[Tensor, Tensor], Tensor],
+    x0: Tensor,
+    draw_noise: Callable[[int], Tensor],
+    *,
+    clip_denoised: bool = True,
+) -> BitsPerDim:
+    """Evaluate every term of the bound. model takes (x_t, t); draw_noise(k) is the noise of the k-th term."""
+    vb, x0_mse, eps_mse = [], [], []
+    for k, step in enumerate(reversed(range(process.schedule.num_timesteps))):
+        t = torch.full((len(x0),), step, device=x0.device)
+        noise = draw_noise(k)
+        x_t = process.q_sample(x0, t, noise)
+        term, pred_x0 = variational_bound(process, model(x_t, t), x0, x_t, t, clip_denoised=clip_denoised)
+        vb.append(term)
+        x0_mse.append(mean_flat((pred_x0 - x0) ** 2))
+        eps_mse.append(mean_flat((process.eps_from_x0(x_t, t, pred_x0) - noise) ** 2))
+    prior, terms = prior_bpd(process, x0), torch.stack(vb, dim=1)
+    return BitsPerDim(terms.sum(dim=1) + prior, prior, terms, torch.stack(x0_mse, dim=1), torch.stack(eps_mse, dim=1))

@@ -1,0 +1,74 @@
+"""Counter-based noise: an image's draws are a function of (seed, image index, stage, draw) and of nothing else.
+
+Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"): its words are integers, so they are
+equal bit for bit on every device; Box-Muller turns them into normals in float64, rounded to float32 at the end.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+ROUNDS = 10
+MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+WEYL = (0x9E3779B9, 0xBB67AE85)  # added to the key each round: the golden ratio and sqrt(3) - 1
+WORD = 0xFFFFFFFF
+
+
+class Draw(NamedTuple):
+    """The address of one image-sized draw. step 0 is the stage's starting noise, step k the noise after its k-th step."""
+
+    seed: int  # 0 .. 2^63 - 1
+    image_index: int
+    stage: int
+    step: int
+
+
+def philox(counter: Tensor, key: Tensor) -> Tensor:
+    """Philox4x32-10. Shapes: counter [..., 4], key [..., 2], result [..., 4]; 32-bit words held in int64."""
+    c0, c1, c2, c3 = counter.unbind(-1)
+    k0, k1 = key.unbind(-1)
+    for _ in range(ROUNDS):
+        high0, low0 = _wide_product(MULTIPLIERS[0], c0)
+        high1, low1 = _wide_product(MULTIPLIERS[1], c2)
+        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
+        k0, k1 = (k0 + WEYL[0]) & WORD, (k1 + WEYL[1]) & WORD
+    return torch.stack(torch.broadcast_tensors(c0, c1, c2, c3), dim=-1)
+
+
+def _wide_product(constant: int, word: Tensor) -> tuple[Tensor, Tensor]:
+    # The 64-bit product would overflow int64's sign; in two halves of 16 bits every partial product fits.
+    low_part = constant * (word & 0xFFFF)
+    high_part = constant * (word >> 16)
+    middle = high_part + (low_part >> 16)
+    return middle >> 16, ((middle << 16) | (low_part & 0xFFFF)) & WORD
+
+
+def normals(draws: Sequence[Draw], shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
+    """Standard normal noise, one image for each draw: [len(draws), *shape], float32."""
+    count = math.prod(shape)
+    blocks = (count + 1) // 2  # a block of four words gives two uniforms of 52 bits, so two normals
+    address = torch.tensor(
+        [[d.step, d.image_index, d.stage, d.seed & WORD, d.seed >> 32] for d in draws], dtype=torch.int64, device=device
+    )
+    block = torch.arange(blocks, dtype=torch.int64, device=device).expand(len(draws), -1)
+    step, image_index, stage = (address[:, i, None].expand_as(block) for i in range(3))
+    words = philox(torch.stack([block, step, image_index, stage], dim=-1), address[:, None, 3:])
+    # One call an image: vectorised log and cos may round otherwise in the tail of a longer array, and an image's noise
+    # must not depend on who is drawn beside it.
+    images = [_box_muller(each)[:count] for each in words]
+    return torch.stack(images).to(torch.float32).reshape(len(draws), *shape)
+
+
+def _box_muller(words: Tensor) -> Tensor:
+    uniform = _uniform(words[:, 0::2], words[:, 1::2])  # (blocks, 2)
+    radius = (-2.0 * uniform[:, 0].log()).sqrt()
+    angle = 2.0 * math.pi * uniform[:, 1]
+    return torch.cat([radius * angle.cos(), radius * angle.sin()])
+
+
+def _uniform(high: Tensor, low: Tensor) -> Tensor:
+    # 52 bits plus a half: strictly between 0 and 1, and exact in float64.
+    return ((high << 20 | low >> 12).to(torch.float64) + 0.5) * 2.0**-52

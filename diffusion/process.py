@@ -1,0 +1,162 @@
+"""What a network's output means: the distribution p(x_{t-1} | x_t) it stands for, in the six official readings."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from diffusion.schedule import Schedule
+
+
+class MeanType(Enum):
+    """What the first channels of the output predict."""
+
+    EPSILON = "eps"
+    START_X = "x0"
+    PREVIOUS_X = "x_prev"
+
+
+class VarianceType(Enum):
+    """Where the reverse variance comes from: the schedule, or the output's second half of channels."""
+
+    FIXED_SMALL = "fixed_small"
+    FIXED_LARGE = "fixed_large"
+    LEARNED = "learned"
+    LEARNED_RANGE = "learned_range"
+
+    @property
+    def learned(self) -> bool:
+        return self in (VarianceType.LEARNED, VarianceType.LEARNED_RANGE)
+
+
+class Prediction(NamedTuple):
+    """p(x_{t-1} | x_t): all [N, C, H, W]."""
+
+    mean: Tensor
+    variance: Tensor
+    log_variance: Tensor
+    pred_x0: Tensor
+
+
+def gather(values: Tensor, t: Tensor, like: Tensor) -> Tensor:
+    """values[t] of a float64 array, cast to like's dtype only then, shaped to broadcast over like."""
+    return values.to(t.device)[t].to(like.dtype).reshape(-1, *[1] * (like.dim() - 1))
+
+
+@dataclass(frozen=True)
+class Process:
+    """A schedule together with what the network predicts. `t` is everywhere this schedule's own step, int64 [N]."""
+
+    schedule: Schedule
+    mean_type: MeanType = MeanType.EPSILON
+    variance_type: VarianceType = VarianceType.LEARNED_RANGE
+
+    def q_sample(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """Noise clean images to step t (Ho et al. 2020, Eq. 4)."""
+        alpha_bar = self.schedule.alpha_bar
+        return gather(alpha_bar.sqrt(), t, x0) * x0 + gather((1 - alpha_bar).sqrt(), t, x0) * noise
+
+    def q_mean_variance(self, x0: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean, variance and log variance of q(x_t | x_0); the last two broadcast over x0."""
+        alpha_bar = self.schedule.alpha_bar
+        rest = 1 - alpha_bar
+        return gather(alpha_bar.sqrt(), t, x0) * x0, gather(rest, t, x0), gather(rest.log(), t, x0)
+
+    def q_posterior(self, x0: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean, variance and clipped log variance of q(x_{t-1} | x_t, x_0); the last two broadcast over x0."""
+        schedule = self.schedule
+        mean = gather(schedule.posterior_mean_x0, t, x_t) * x0 + gather(schedule.posterior_mean_x, t, x_t) * x_t
+        return mean, gather(schedule.posterior_variance, t, x_t), gather(schedule.posterior_log_variance, t, x_t)
+
+    def x0_from_eps(self, x_t: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+        return gather(self.schedule.x0_from_x, t, x_t) * x_t - gather(self.schedule.sigma, t, x_t) * eps
+
+    def eps_from_x0(self, x_t: Tensor, t: Tensor, x0: Tensor) -> Tensor:
+        return (gather(self.schedule.x0_from_x, t, x_t) * x_t - x0) / gather(self.schedule.sigma, t, x_t)
+
+    def x0_from_previous(self, x_t: Tensor, t: Tensor, x_prev: Tensor) -> Tensor:
+        """x_0 whose posterior mean at x_t is x_prev."""
+        schedule = self.schedule
+        ratio = schedule.posterior_mean_x / schedule.posterior_mean_x0
+        return gather(1 / schedule.posterior_mean_x0, t, x_t) * x_prev - gather(ratio, t, x_t) * x_t
+
+    def split(self, output: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The mean prediction, and the variance values where they are learned."""
+        if not self.variance_type.learned:
+            return output, None
+        predicted, v = output.chunk(2, dim=1)
+        return predicted, v
+
+    def log_variance_bounds(self) -> tuple[Tensor, Tensor]:
+        """(low, high) of log variance for v = -1 and v = 1, per step; equal where the variance is fixed.
+
+        LEARNED's output is the log variance itself, which is the same interpolation between -1 and 1.
+        """
+        schedule = self.schedule
+        small, ones = schedule.posterior_log_variance, torch.ones_like(schedule.betas)
+        match self.variance_type:
+            case VarianceType.LEARNED_RANGE:
+                return small, schedule.betas.log()
+            case VarianceType.LEARNED:
+                return -ones, ones
+            case VarianceType.FIXED_SMALL:
+                return small, small
+            case VarianceType.FIXED_LARGE:
+                return self._large_log_variance(), self._large_log_variance()
+
+    def _large_log_variance(self) -> Tensor:
+        # The first beta would blur the last step; the official code puts the second posterior variance there.
+        return torch.cat([self.schedule.posterior_log_variance[:1], self.schedule.betas[1:].log()])
+
+    def fixed_variance(self) -> Tensor:
+        """Variance per step of a fixed type: FIXED_SMALL is 0 at the first step, unlike its clipped log."""
+        assert not self.variance_type.learned
+        if self.variance_type is VarianceType.FIXED_SMALL:
+            return self.schedule.posterior_variance
+        return torch.cat([self.schedule.posterior_variance[1:2], self.schedule.betas[1:]])
+
+    def log_variance(self, v: Tensor | None, t: Tensor, like: Tensor) -> Tensor:
+        low, high = (gather(bound, t, like) for bound in self.log_variance_bounds())
+        if v is None:
+            return low.expand_as(like)
+        if self.variance_type is VarianceType.LEARNED:
+            return v
+        fraction = (v + 1) / 2
+        return fraction * high + (1 - fraction) * low
+
+    def predict(
+        self,
+        output: Tensor,
+        x_t: Tensor,
+        t: Tensor,
+        *,
+        clip_denoised: bool = True,
+        denoised_fn: Callable[[Tensor], Tensor] | None = None,
+    ) -> Prediction:
+        """Read a network's output at x_t as p(x_{t-1} | x_t).
+
+        Shapes: output [N, C or 2C, H, W], x_t [N, C, H, W], t [N]. denoised_fn acts on pred_x0 before the clamp.
+        With PREVIOUS_X the mean is the output itself; clamping changes only the reported pred_x0.
+        """
+        predicted, v = self.split(output)
+        log_variance = self.log_variance(v, t, x_t)
+        variance = log_variance.exp() if v is not None else gather(self.fixed_variance(), t, x_t).expand_as(x_t)
+        pred_x0 = self.to_x0(predicted, x_t, t)
+        if denoised_fn is not None:
+            pred_x0 = denoised_fn(pred_x0)
+        if clip_denoised:
+            pred_x0 = pred_x0.clamp(-1, 1)
+        mean = predicted if self.mean_type is MeanType.PREVIOUS_X else self.q_posterior(pred_x0, x_t, t)[0]
+        return Prediction(mean, variance, log_variance, pred_x0)
+
+    def to_x0(self, predicted: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        match self.mean_type:
+            case MeanType.EPSILON:
+                return self.x0_from_eps(x_t, t, predicted)
+            case MeanType.START_X:
+                return predicted
+            case MeanType.PREVIOUS_X:
+                return self.x0_from_previous(x_t, t, predicted)

@@ -1,0 +1,70 @@
+"""Which timesteps a training batch draws, and the weights that keep the loss unbiased (Nichol & Dhariwal 2021, 3.3)."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+HISTORY = 10  # losses remembered of each timestep
+UNIFORM_SHARE = 0.001  # of the distribution, so that no timestep is ever forgotten
+
+
+class TimestepSampler(Protocol):
+    """Draws timesteps; told afterwards what each loss was."""
+
+    def weights(self) -> Tensor:
+        """Unnormalised probabilities of the timesteps, [T] float64."""
+
+    def update(self, t: Tensor, losses: Tensor) -> None:
+        """Note the losses [N] that timesteps t [N] had."""
+
+
+class UniformSampler:
+    """Every timestep alike."""
+
+    def __init__(self, num_timesteps: int) -> None:
+        self.num_timesteps = num_timesteps
+
+    def weights(self) -> Tensor:
+        return torch.ones(self.num_timesteps, dtype=torch.float64)
+
+    def update(self, t: Tensor, losses: Tensor) -> None:
+        """Nothing to learn."""
+
+
+class LossSecondMomentSampler:
+    """In proportion to sqrt(E[loss^2]) over each timestep's last losses; uniform until every timestep has a full row."""
+
+    def __init__(self, num_timesteps: int, history: int = HISTORY, uniform_share: float = UNIFORM_SHARE) -> None:
+        self.uniform_share = uniform_share
+        self.history = torch.zeros(num_timesteps, history, dtype=torch.float64)
+        self.counts = torch.zeros(num_timesteps, dtype=torch.int64)
+
+    def weights(self) -> Tensor:
+        num_timesteps, length = self.history.shape
+        if not bool((self.counts == length).all()):
+            return torch.ones(num_timesteps, dtype=torch.float64)
+        weights = (self.history**2).mean(dim=1).sqrt()
+        return weights / weights.sum() * (1 - self.uniform_share) + self.uniform_share / num_timesteps
+
+    def update(self, t: Tensor, losses: Tensor) -> None:
+        for step, loss in zip(t.tolist(), losses.tolist(), strict=True):
+            filled = int(self.counts[step])
+            if filled == self.history.shape[1]:
+                self.history[step] = self.history[step].roll(-1)  # the oldest comes last, and is overwritten
+                self.history[step, -1] = loss
+            else:
+                self.history[step, filled] = loss
+                self.counts[step] += 1
+
+
+def draw_timesteps(sampler: TimestepSampler, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Timesteps [count] int64, and their importance weights 1 / (T p_t) [count], float32."""
+    weights = sampler.weights()
+    t = torch.multinomial(weights, count, replacement=True, generator=generator)
+    return t, importance(weights)[t].float()
+
+
+def importance(weights: Tensor) -> Tensor:
+    """1 / (T p_t) of every timestep, for weights [T] that need not be normalised."""
+    return weights.sum() / (len(weights) * weights)

@@ -1,0 +1,75 @@
+"""Self-attention of the ADM networks: both channel orders of qkv, the block around it, and the pooling form."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.norm import GroupNorm32, zero_parameters
+
+
+def attend(qkv: Tensor, num_heads: int, *, new_order: bool) -> Tensor:
+    """Multi-head attention over the positions of a flattened map.
+
+    The two channel orders have the same shapes, so a wrong one loads without an error and makes noise:
+    legacy groups by head and holds q, k, v inside each head; the new order groups q, k, v and holds heads inside each.
+
+    Shapes: qkv [N, 3C, T]; result [N, C, T], head-major in both orders.
+    Source: guided-diffusion, QKVAttentionLegacy and QKVAttention; scale 1/sqrt(C/num_heads).
+    """
+    n, width, length = qkv.shape
+    channels = width // (3 * num_heads)
+    if new_order:
+        q, k, v = qkv.reshape(n, 3, num_heads, channels, length).unbind(1)
+    else:
+        q, k, v = qkv.reshape(n, num_heads, 3, channels, length).unbind(2)
+    out = F.scaled_dot_product_attention(q.transpose(-1, -2), k.transpose(-1, -2), v.transpose(-1, -2))
+    return out.transpose(-1, -2).reshape(n, num_heads * channels, length)
+
+
+def count_heads(channels: int, num_heads: int, num_head_channels: int) -> int:
+    """Heads of an attention over `channels`; num_heads counts only where num_head_channels is -1."""
+    if num_head_channels == -1:
+        return num_heads
+    if channels % num_head_channels:
+        raise ValueError(f"num_head_channels={num_head_channels} does not divide the {channels} channels that attend")
+    return channels // num_head_channels
+
+
+class AttentionBlock(nn.Module):
+    """Residual self-attention over all positions of a map; no positional embedding."""
+
+    def __init__(self, channels: int, num_heads: int = 1, num_head_channels: int = -1, *, new_order: bool = False) -> None:
+        super().__init__()
+        self.num_heads = count_heads(channels, num_heads, num_head_channels)
+        self.new_order = new_order
+        self.norm = GroupNorm32(channels)
+        self.qkv = nn.Conv1d(channels, 3 * channels, 1)
+        self.proj_out = zero_parameters(nn.Conv1d(channels, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        flat = x.reshape(n, c, h * w)
+        attended = attend(self.qkv(self.norm(flat)), self.num_heads, new_order=self.new_order)
+        return (flat + self.proj_out(attended)).reshape(n, c, h, w)
+
+
+class AttentionPool(nn.Module):
+    """Pools a map by letting its mean token attend to every position (CLIP's pooling); fixes the map's size.
+
+    Always in the new qkv order, whatever order the network's blocks use.
+    """
+
+    def __init__(self, map_size: int, channels: int, num_head_channels: int, out_channels: int | None = None) -> None:
+        super().__init__()
+        self.num_heads = count_heads(channels, -1, num_head_channels)
+        self.positional_embedding = nn.Parameter(torch.randn(channels, map_size**2 + 1) / channels**0.5)
+        self.qkv_proj = nn.Conv1d(channels, 3 * channels, 1)
+        self.c_proj = nn.Conv1d(channels, out_channels or channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = x.flatten(2)  # (N, C, HW)
+        tokens = torch.cat([tokens.mean(dim=-1, keepdim=True), tokens], dim=-1)
+        tokens = tokens + self.positional_embedding.to(tokens.dtype)
+        attended: Tensor = self.c_proj(attend(self.qkv_proj(tokens), self.num_heads, new_order=True))
+        return attended[:, :, 0]
+

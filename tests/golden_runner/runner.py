@@ -1,0 +1,43 @@
+"""Finds cases by walking a folder and decides each by its kind."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from safetensors import SafetensorError
+from torch import Tensor
+
+from tests.golden_runner import losses, networks, schedules, steps, trajectories
+from tests.golden_runner.case import Case, CaseError, compare
+
+KINDS: dict[str, Callable[[Case], dict[str, Tensor]]] = {
+    "component": networks.component,
+    "components": networks.component,
+    "unet": networks.unet,
+    "classifier": networks.classifier,
+    "schedule": schedules.schedule,
+    "single_step": steps.single_step,
+    "trajectory": trajectories.trajectory,
+    "losses": losses.losses,
+}
+
+
+def find_cases(folder: Path) -> list[Path]:
+    """Every JSON file under the folder that lies in a folder of its own kind, that is, not beside other data."""
+    return sorted(path for path in folder.rglob("*.json"))
+
+
+def run_case(path: Path) -> list[str]:
+    """What is wrong with a case, one line each; empty where it passes."""
+    try:
+        case = Case.load(path)
+        if case.kind not in KINDS:
+            raise CaseError(f"unknown kind {case.kind!r}; known are {', '.join(sorted(KINDS))}")
+        got = KINDS[case.kind](case)
+        problems = compare(case, got)
+        case.finish()
+    except (CaseError, json.JSONDecodeError, SafetensorError) as error:
+        return [str(error)]
+    except Exception as error:  # one broken case must not hide the others
+        return [f"{type(error).__name__}: {error}"]
+    return problems
