@@ -1,0 +1,1 @@
+"""The `adm` command: one thin file a group, and no logic."""

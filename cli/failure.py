@@ -1,0 +1,21 @@
+"""How a command ends that cannot do what was asked: one line, status 2 for a wrong setting and 1 for the rest."""
+
+import contextlib
+from collections.abc import Iterator
+
+import typer
+
+
+@contextlib.contextmanager
+def one_line_errors(*kinds: type[Exception]) -> Iterator[None]:
+    """Turn the errors a user can mend into their one line; anything else is a bug and keeps its traceback."""
+    from jobs.errors import SettingsError
+
+    try:
+        yield
+    except SettingsError as error:
+        typer.echo(f"adm: {error}", err=True)
+        raise typer.Exit(2) from error
+    except kinds as error:
+        typer.echo(f"adm: {error}", err=True)
+        raise typer.Exit(1) from error

@@ -1,0 +1,18 @@
+"""The `adm` command line. Importing it is quick: each command imports its program in its own body."""
+
+import typer
+
+from cli import config, service, stack, worker
+
+app = typer.Typer(
+    name="adm",
+    help="Make images with the ADM diffusion models. Settings are ADM_ variables; adm config prints them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,  # locals may hold an address with a password
+)
+app.command("up")(stack.up)
+app.command("demo")(stack.demo)
+app.command("service")(service.service)
+app.command("worker")(worker.worker)
+app.command("config")(config.config)

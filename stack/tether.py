@@ -1,0 +1,63 @@
+"""Becomes a child of the stack: ties this process to its supervisor, takes its pid file, then turns into the program.
+
+Run as a script, `python -I tether.py SUPERVISOR_PID PID_FILE PROGRAM ARGUMENT...`, with the standard library alone. It
+stands between the supervisor and the program, because what it does must happen in the child, and a `preexec_fn` runs
+Python between fork and exec, where a lock held by another thread is never released.
+
+The pid stays the same through exec, and so do the two things set up here:
+
+- the lock on the pid file, held by an inherited descriptor until the program and all that it forked are gone. A pid
+  alone may be stale or belong to somebody else by now; a lock cannot, and the next stack on the folder waits for it.
+- on Linux, the parent-death signal: a supervisor that is killed with -9 takes its children with it. They get SIGKILL,
+  since nobody is left to hasten a slow drain, and every program of the stack bears being killed at any instant.
+"""
+
+import ctypes
+import fcntl
+import os
+import signal
+import sys
+import time
+
+LOCK_SECONDS = 10.0  # how long a predecessor may take to die
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+EX_TEMPFAIL = 75  # sysexits.h
+
+
+def die_with(supervisor_pid: int) -> None:
+    """Ask for SIGKILL when the supervisor dies; return at once if it already has, by exiting."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != supervisor_pid:  # it died before the request was made: no signal will come
+        sys.exit(EX_TEMPFAIL)
+
+
+def take_pid_file(path: str) -> None:
+    """Lock the pid file for as long as this process lives, whatever it turns into, and write the pid."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    os.set_inheritable(descriptor, True)
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                sys.exit(f"{path}: the process in it, or one it started, still runs")
+            time.sleep(0.05)
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+
+
+def main() -> None:
+    supervisor_pid, pid_file, *program = sys.argv[1:]
+    die_with(int(supervisor_pid))
+    take_pid_file(pid_file)
+    try:
+        os.execvp(program[0], program)
+    except OSError as error:
+        sys.exit(f"{program[0]}: {error.strerror}")
+
+
+if __name__ == "__main__":
+    main()
