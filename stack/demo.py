@@ -107,13 +107,18 @@ async def running_stack(
             except TimeoutError as error:
                 raise StackError(f"the stack was not ready within {START_SECONDS:g} s; see {log_path}") from error
         if not supervisor.children["worker"].ready.is_set():
-            said = [line for line in log_path.read_text().splitlines() if line.startswith("worker")]
-            raise StackError(f"the worker did not start: {said[-1] if said else 'it said nothing'} (all: {log_path})")
+            raise StackError(f"the worker did not start: {last_words('worker', log_path)} (all of it: {log_path})")
         async with httpx2.AsyncClient(base_url=page_address(settings), trust_env=False, timeout=60.0) as client:
             yield client
     finally:
         starting.cancel()
         await supervisor.stop()
+
+
+def last_words(name: str, log_path: Path) -> str:
+    """The last line that a child wrote."""
+    lines = [line for line in log_path.read_text().splitlines() if line.startswith(name)]
+    return lines[-1].partition("| ")[2] if lines else "it said nothing"
 
 
 async def make_images(client: httpx2.AsyncClient, model_id: str, console: Console) -> tuple[list[Outcome], str]:
@@ -200,8 +205,7 @@ def commit() -> str | None:
         run = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
-    head: str = run.stdout.strip()
-    return head
+    return run.stdout.strip()
 
 
 def images(outcomes: list[Outcome]) -> Iterator[tuple[str, bytes]]:
@@ -218,7 +222,7 @@ def tile(job: dict[str, Any], png: bytes) -> Tile:
 
 def name_of(job: dict[str, Any], model: dict[str, Any]) -> str:
     """Name of a job's class."""
-    return next(each["name"] for each in model["classes"] if each["index"] == job["request"]["class_label"])
+    return str(next(each["name"] for each in model["classes"] if each["index"] == job["request"]["class_label"]))
 
 
 def note(request: dict[str, Any]) -> str:

@@ -1,0 +1,44 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from cli.main import app
+from jobs.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_config_prints_every_setting_with_its_value_and_its_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ADM_PORT", "8123")
+    result = CliRunner().invoke(app, ["config"])
+    lines = result.stdout.splitlines()
+    assert result.exit_code == 0
+    assert len(lines) == len(Settings.model_fields)
+    assert any(line.startswith("ADM_PORT=8123  # environment:") for line in lines)
+    assert any(line.startswith("ADM_HOST=127.0.0.1  # default:") for line in lines)
+
+
+@pytest.mark.parametrize("command", ["config", "up", "demo"])
+def test_wrong_setting_ends_a_command_with_status_2_and_one_line_that_names_it(
+    monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setenv("ADM_PROT", "8123")
+    result = CliRunner().invoke(app, [command])
+    assert result.exit_code == 2
+    assert result.stderr == "adm: ADM_PROT: no such setting; the nearest is ADM_PORT\n"
+
+
+def test_importing_the_command_line_loads_no_program() -> None:
+    heavy = {"torch", "fastapi", "redis", "pydantic", "httpx2", "PIL", "rq"}
+    code = f"import sys, cli.main; print(*sorted({heavy!r} & set(sys.modules)))"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert run.stdout.split() == []
+
+
+def test_supervisor_needs_no_torch() -> None:
+    code = "import sys, stack.embedded, stack.demo; print('torch' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "False"

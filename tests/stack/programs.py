@@ -1,0 +1,111 @@
+"""Small real programs for a supervisor to run, and a supervisor to run them in a process of its own."""
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from stack.child import Backoff, ChildSpec
+from stack.log import Log
+from stack.supervisor import Supervisor, run_until_signalled, sole_owner
+
+QUICK = Backoff(first_seconds=0.01, most_seconds=0.04)
+
+# Blocks SIGTERM before it says that it serves: sigwait would else race with the signal's arrival.
+OBEDIENT = (
+    "import signal; signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM]); print('serving', flush=True);"
+    "signal.sigwait([signal.SIGTERM]); print('bye')"
+)
+DEAF = (
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('serving', flush=True); time.sleep(60)"
+)
+REFUSES = "import sys; print('weights/base.safetensors: key out.weight is missing', flush=True); sys.exit(3)"
+PARENT = (
+    "import subprocess, sys, time;"
+    "child = subprocess.Popen([sys.executable, '-I', '-c', 'import time; time.sleep(60)']);"
+    "print('child', child.pid, flush=True); time.sleep(60)"
+)
+
+
+class Lines(Log):
+    """Keeps the lines, and lets a test wait for one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+        self._written = asyncio.Event()
+
+    def line(self, name: str, text: str) -> None:
+        self.lines.append(f"{name}: {text}")
+        self._written.set()
+
+    async def first(self, containing: str) -> str:
+        """The first line that contains the text, waited for."""
+        async with asyncio.timeout(10):
+            while True:
+                for line in self.lines:
+                    if containing in line:
+                        return line
+                self._written.clear()
+                await self._written.wait()
+
+
+def program(name: str, source: str, *, stop_seconds: float = 10.0, backoff: Backoff = QUICK) -> ChildSpec:
+    """A child that runs Python source and is ready at once."""
+
+    async def at_once(_: float) -> bool:
+        return True
+
+    return ChildSpec(
+        name=name,
+        command=(sys.executable, "-I", "-S", "-c", source),
+        is_ready=at_once,
+        stop_seconds=stop_seconds,
+        backoff=backoff,
+    )
+
+
+def waited(claim: Callable[[], bool], *, seconds: float = 10.0) -> bool:
+    """Whether a claim about other processes comes true in time; they set no event of ours."""
+    deadline = time.monotonic() + seconds
+    while not claim():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that is dead and not yet reaped does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state not in "ZX"
+
+
+def written_pid(pid_file: Path) -> int | None:
+    """What a pid file says; None while it is not there or not yet written."""
+    try:
+        return int(pid_file.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+async def nothing() -> None:
+    """What runs beside the children when nothing does."""
+
+
+def main() -> None:
+    """Run two programs until a signal: the folder and the first one's source come as arguments."""
+    run_dir, source = Path(sys.argv[1]), sys.argv[2]
+    log = Log()
+    with sole_owner(run_dir):
+        specs = [program("first", source), program("last", OBEDIENT)]
+        supervisor = Supervisor(specs, run_dir, log, foundations=frozenset({"last"}))
+        asyncio.run(run_until_signalled(supervisor, log, nothing()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from stack.supervisor import StackError, sole_owner
+from tests.stack.programs import DEAF, OBEDIENT, alive, waited, written_pid
+
+ROOT = Path(__file__).parents[2]
+
+
+@contextmanager
+def running(run_dir: Path, source: str) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
+    """A supervisor in a process of its own with its two children up: it and their pids."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.stack.programs", str(run_dir), source],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        serving = 0
+        try:
+            for line in process.stderr:
+                serving += line.endswith("| serving\n")
+                if serving == 2:
+                    break
+            pids = [written_pid(run_dir / f"{name}.pid") for name in ("first", "last")]
+            yield process, [pid for pid in pids if pid is not None]
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signal_stops_all_in_order_and_leaves_no_process(tmp_path: Path, number: signal.Signals) -> None:
+    with running(tmp_path, OBEDIENT) as (process, pids):
+        assert len(pids) == 2
+        process.send_signal(number)
+        _, said = process.communicate(timeout=10)
+        assert process.returncode == 0
+    stops = [line.strip() for line in said.splitlines() if "stopping " in line or "bye" in line]
+    assert stops == ["stack   | stopping first", "first   | bye", "stack   | stopping last", "last    | bye"]
+    assert not any(alive(pid) for pid in pids)
+    assert list(tmp_path.glob("*.pid")) == []
+
+
+@pytest.mark.slow
+def test_second_signal_hastens_the_stop(tmp_path: Path) -> None:
+    with running(tmp_path, DEAF) as (process, pids):
+        process.send_signal(signal.SIGINT)
+        assert process.stderr is not None
+        assert any("stopping first" in line for line in process.stderr)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=8)  # its own time would be 10 s
+        assert "first did not stop in time; killing it" in said
+    assert not any(alive(pid) for pid in pids)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the parent-death signal is Linux's")
+def test_children_die_with_a_supervisor_that_is_killed(tmp_path: Path) -> None:
+    with running(tmp_path, DEAF) as (process, pids):
+        process.kill()
+        process.wait(timeout=10)
+        assert waited(lambda: not any(alive(pid) for pid in pids))
+
+
+def test_stack_starts_again_on_the_folder_of_one_that_was_killed(tmp_path: Path) -> None:
+    with running(tmp_path, DEAF) as (process, before):
+        process.kill()
+        process.wait(timeout=10)
+    with running(tmp_path, OBEDIENT) as (process, after):
+        assert set(before).isdisjoint(after)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=10) == 0
+
+
+def test_second_stack_on_a_folder_is_refused_and_told_what_to_set(tmp_path: Path) -> None:
+    with (
+        sole_owner(tmp_path / "run"),
+        pytest.raises(StackError, match=rf"process {os.getpid()}\).*ADM_DATA.*ADM_PORT"),
+        sole_owner(tmp_path / "run"),
+    ):
+        pass
+
+
+def test_folder_can_be_owned_again_after_its_owner_left(tmp_path: Path) -> None:
+    for _ in range(2):
+        with sole_owner(tmp_path / "run"):
+            assert (tmp_path / "run" / "stack.lock").read_text() == f"{os.getpid()}\n"
+
+
+def test_folder_that_cannot_be_made_is_an_error_that_names_adm_data(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StackError, match="ADM_DATA"), sole_owner(tmp_path / "file" / "run"):
+        pass
