@@ -1,0 +1,40 @@
+# Two images from one file: `web` runs `adm service` without torch, `worker` runs `adm worker` on a CPU or a GPU.
+#
+# pip's own variables (PIP_FIND_LINKS, PIP_EXTRA_INDEX_URL) pass through as build arguments: a CPU wheel found there
+# satisfies the pin torch==2.13.0 and makes the worker's image several times smaller.
+
+FROM python:3.11-slim AS base
+ARG PIP_FIND_LINKS
+ARG PIP_EXTRA_INDEX_URL
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+# A fixed id, so that service and worker own the files of a shared volume alike.
+RUN useradd --create-home --uid 10001 adm && mkdir /data && chown adm:adm /data
+WORKDIR /app
+COPY pyproject.toml requirements.lock ./
+ENV ADM_DATA=/data ADM_LOG_FORMAT=json
+
+# The lock is a constraints file here: an image installs its part of it, at the very same versions. An editable install
+# is a path entry to /app, so the code can come in a later layer and a change of it installs nothing again.
+FROM base AS web
+RUN pip install --constraint requirements.lock --editable .
+COPY cli cli
+COPY jobs jobs
+COPY models models
+COPY service service
+USER adm
+EXPOSE 8000
+HEALTHCHECK --interval=10s --timeout=3s --start-period=10s \
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/livez', timeout=2)"]
+CMD ["adm", "service"]
+
+FROM base AS worker
+RUN pip install --constraint requirements.lock --editable ".[compute]"
+COPY cli cli
+COPY jobs jobs
+COPY models models
+COPY diffusion diffusion
+COPY engine engine
+COPY worker worker
+COPY weights weights
+USER adm
+CMD ["adm", "worker"]

@@ -1,0 +1,141 @@
+"""The deployment files against the settings and the command line that they speak of."""
+
+import re
+from collections.abc import Iterator, Mapping
+from os import environ
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cli.main import app
+from jobs.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+PROMETHEUS = yaml.safe_load((ROOT / "deploy/prometheus.yml").read_text())
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+OURS = ("service", "worker", "worker-gpu")
+FILES = ("Dockerfile", "docker-compose.yml", "deploy/prometheus.yml", "Makefile")
+COMMANDS = {each.name for each in app.registered_commands}
+
+
+def targets() -> Mapping[str, str]:
+    """The Dockerfile's text of each target."""
+    parts = re.split(r"^FROM \S+ AS (\w+)\n", DOCKERFILE, flags=re.MULTILINE)[1:]
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+def settings_of(name: str, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """What a container of ours reads from its environment: the image's variables, then compose's."""
+    for variable in [each for each in environ if each.startswith("ADM_")]:
+        monkeypatch.delenv(variable)
+    given = dict(re.findall(r"(ADM_\w+)=(\S+)", DOCKERFILE)) | COMPOSE["services"][name]["environment"]
+    for variable, value in given.items():
+        monkeypatch.setenv(variable, value)
+    return Settings.load()
+
+
+def copied(text: str) -> Iterator[str]:
+    """Sources of a target's COPY lines."""
+    for line in re.findall(r"^COPY (.+)$", text, re.MULTILINE):
+        yield from line.split()[:-1]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_variable_that_a_file_names_is_a_setting(name: str) -> None:
+    named = set(re.findall(r"\bADM_[A-Z_]+", (ROOT / name).read_text()))
+    assert named <= {f"ADM_{field.upper()}" for field in Settings.model_fields}
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_environment_of_a_container_is_accepted_by_the_settings(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = settings_of(name, monkeypatch)
+    assert settings.redis_url == "redis://redis:6379/0"
+    assert settings.data == Path("/data")
+
+
+def test_containers_share_one_image_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len({settings_of(name, monkeypatch).store_address for name in OURS}) == 1
+    assert all("data:/data" in COMPOSE["services"][name]["volumes"] for name in OURS)
+
+
+def test_workers_have_names_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [settings_of(name, monkeypatch).worker_name for name in OURS[1:]]
+    assert None not in names
+    assert len(set(names)) == len(names)
+
+
+def test_everything_is_published_on_loopback_alone() -> None:
+    published = [port for each in COMPOSE["services"].values() for port in each.get("ports", [])]
+    assert published
+    assert all(port.startswith("127.0.0.1:") for port in published)
+
+
+def test_service_is_published_at_the_default_port_and_listens_where_compose_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings, default = settings_of("service", monkeypatch), Settings.model_fields["port"].default
+    (published,) = COMPOSE["services"]["service"]["ports"]
+    assert published == f"127.0.0.1:${{ADM_PORT:-{default}}}:{settings.port}"
+    assert f"EXPOSE {settings.port}\n" in targets()["web"]
+    assert f"http://127.0.0.1:{settings.port}/livez" in targets()["web"]
+
+
+def test_prometheus_scrapes_the_service_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    (job,) = PROMETHEUS["scrape_configs"]
+    assert job["metrics_path"] == "/metrics"
+    assert job["static_configs"] == [{"targets": [f"service:{settings_of('service', monkeypatch).port}"]}]
+    mounted = COMPOSE["services"]["prometheus"]["volumes"][0].partition(":")[0]
+    assert (ROOT / mounted) == ROOT / "deploy/prometheus.yml"
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_container_runs_a_command_that_exists(name: str) -> None:
+    target = targets()[COMPOSE["services"][name]["build"]["target"]]
+    program, command = re.findall(r'^CMD \["(\w+)", "(\w+)"\]$', target, re.MULTILINE)[0]
+    assert program == "adm"
+    assert command in COMMANDS
+
+
+@pytest.mark.parametrize("name", ["up", "demo", "golden", "judge"])
+def test_make_target_runs_a_command_of_its_name(name: str) -> None:
+    assert re.search(rf"^{name}: install\n\t\$\(BIN\)/adm {name}\b", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+def test_images_run_as_an_ordinary_user() -> None:
+    for name in ("web", "worker"):
+        assert "USER adm\n" in targets()[name]
+
+
+def test_images_copy_only_what_exists_and_what_the_ignore_file_lets_through() -> None:
+    allowed = set(re.findall(r"^!(\S+)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE))
+    sources = {source for text in targets().values() for source in copied(text)}
+    assert sources == allowed
+    assert all((ROOT / source).exists() for source in sources)
+
+
+def test_image_of_the_service_has_no_torch() -> None:
+    web = targets()["web"]
+    assert "compute" not in web
+    assert not {"engine", "diffusion", "worker", "weights"} & set(copied(web))
+
+
+def test_worker_may_drain_before_it_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in OURS[1:]:
+        grace = COMPOSE["services"][name]["stop_grace_period"]
+        assert int(grace.removesuffix("s")) > settings_of(name, monkeypatch).drain_seconds
+
+
+def test_redis_acknowledges_nothing_that_is_not_on_disk() -> None:
+    command: list[Any] = COMPOSE["services"]["redis"]["command"]
+    assert command[command.index("--appendonly") + 1] == "yes"
+    assert command[command.index("--appendfsync") + 1] == "always"
+    assert "ports" not in COMPOSE["services"]["redis"]
+
+
+def test_gpu_is_asked_for_by_the_worker_of_the_gpu_profile_alone() -> None:
+    with_gpu = [name for name, each in COMPOSE["services"].items() if "deploy" in each]
+    assert with_gpu == ["worker-gpu"]
+    assert COMPOSE["services"]["worker-gpu"]["profiles"] == ["gpu"]
