@@ -93,7 +93,7 @@ class Job(View):
     expires_at: float = Field(
         description="until it has started: when it will be given up; once it has ended: when it and its images go"
     )
-    request: ResolvedRequest
+    request: ResolvedRequest | None = Field(description="null only if it cannot be read; the job will fail, or has")
     progress: Progress | None
     queue: QueueInfo | None = Field(description="null once started")
     images: list[ImageView]

@@ -31,32 +31,52 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, env_ignore_empty=True, extra="forbid")
 
-    host: str = Field(default="127.0.0.1", description="address the service listens on; loopback unless ADM_ALLOW_ANONYMOUS")
+    host: str = Field(
+        default="127.0.0.1", description="address the service listens on; loopback unless ADM_ALLOW_ANONYMOUS"
+    )
     port: int = Field(default=8000, ge=0, le=65535, description="port the service listens on; 0 takes a free one")
     data: Path = Field(default=Path("data"), description="folder of Redis' log, images, caches and run/*.pid")
-    redis_url: str | None = Field(default=None, description="redis://, rediss:// or unix://; none: $ADM_DATA/run/redis.sock")
-    store: str | None = Field(default=None, description="folder or s3://bucket/prefix of the images; none: $ADM_DATA/images")
+    redis_url: str | None = Field(
+        default=None, description="redis://, rediss:// or unix://; none: $ADM_DATA/run/redis.sock"
+    )
+    store: str | None = Field(
+        default=None, description="folder or s3://bucket/prefix of the images; none: $ADM_DATA/images"
+    )
     weights: Path = Field(default=Path("weights"), description="folder that holds one folder of weights a stack")
     pipelines: Annotated[tuple[str, ...], NoDecode] = Field(
         default=("demo", "demo-uncond"), min_length=1, description="pipelines a worker loads, separated by commas"
     )
     default_model: str = Field(default="demo", min_length=1, description="pipeline of a request that names none")
     worker_name: str | None = Field(
-        default=None, pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="stable name of the worker; none: of its device, as cuda-0"
+        default=None,
+        pattern=r"^[A-Za-z0-9_.-]{1,64}$",
+        description="stable name of the worker; none: of its device, as cuda-0",
     )
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
     precision: Literal["auto", "fp32", "bf16"] = Field(default="auto", description="arithmetic of the networks")
-    threads: int | None = Field(default=None, ge=1, description="CPU threads of the worker; none: as many as there are cores")
+    threads: int | None = Field(
+        default=None, ge=1, description="CPU threads of the worker; none: as many as there are cores"
+    )
     max_rows: int = Field(default=32, ge=1, le=1024, description="images that share a step at most")
     retention_seconds: int = Field(default=86400, ge=1, description="how long an ended job and its images are kept")
     lease_seconds: int = Field(default=45, ge=2, description="silence after which a worker's jobs are given to others")
-    heartbeat_seconds: float = Field(default=5, gt=0, description="between two heartbeats of a worker; well below the lease")
-    drain_seconds: float = Field(default=25, ge=0, description="a stopping worker finishes what it can within this time")
+    heartbeat_seconds: float = Field(
+        default=5, gt=0, description="between two heartbeats of a worker; well below the lease"
+    )
+    drain_seconds: float = Field(
+        default=25, ge=0, description="a stopping worker finishes what it can within this time"
+    )
     sweep_seconds: float = Field(default=60, gt=0, description="between two sweeps of the service for what has expired")
-    queue_limit_seconds: float = Field(default=3600, gt=0, description="estimated queued work above which jobs are refused")
+    queue_limit_seconds: float = Field(
+        default=3600, gt=0, description="estimated queued work above which jobs are refused"
+    )
     allow_anonymous: bool = Field(default=False, description="listen on other addresses than loopback, without keys")
-    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="least severe line logged")
-    log_format: Literal["auto", "json", "pretty"] = Field(default="auto", description="auto: pretty on a terminal, else JSON")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="least severe line logged"
+    )
+    log_format: Literal["auto", "json", "pretty"] = Field(
+        default="auto", description="auto: pretty on a terminal, else JSON"
+    )
 
     @field_validator("pipelines", mode="before")
     @classmethod
@@ -107,7 +127,7 @@ class Settings(BaseSettings):
         path = self.socket_path
         if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
             raise SettingsError(
-                f"ADM_DATA: the socket {path} has a path of more than {MAX_SOCKET_PATH_BYTES} bytes; use a shorter folder"
+                f"ADM_DATA: the socket {path} is longer than {MAX_SOCKET_PATH_BYTES} bytes; use a shorter folder"
             )
         return f"unix://{path}"
 

@@ -13,7 +13,9 @@ class WorkerInfo(Announced):
     pipelines: tuple[str, ...]
     row_shapes: tuple[int, ...]  # row counts that a step is padded to
     rows_in_flight: int = 0
-    step_ms: dict[str, dict[int, float]] = Field(default_factory=dict)  # stage -> row shape -> measured milliseconds a step
+    step_ms: dict[str, dict[int, float]] = Field(
+        default_factory=dict
+    )  # stage -> row shape -> measured milliseconds a step
     numerics: str  # fingerprint under which bytes repeat
     started_at: float  # Unix seconds, as all times here
     last_heartbeat: float

@@ -1,0 +1,91 @@
+"""What workers announce in Redis, and how the service reads it."""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import cast
+
+from pydantic import TypeAdapter
+from redis.client import Pipeline, Redis
+
+from jobs import keys
+from jobs.pipelines import PipelineInfo
+from jobs.workers import WorkerInfo
+
+StepMs = dict[str, dict[int, float]]  # stage -> row shape -> milliseconds a step
+STEP_MS = TypeAdapter(StepMs)
+
+
+def announce_pipelines(pipe: Pipeline, pipelines: Sequence[PipelineInfo]) -> None:
+    """Make pipelines known; they stay known when their last worker is gone, so that jobs may wait for the next one."""
+    for each in pipelines:
+        pipe.hset(keys.PIPELINES, each.id, each.model_dump_json())
+
+
+def announce_worker(pipe: Pipeline, info: WorkerInfo, metrics_text: str, lease_seconds: int) -> None:
+    """Tell that a worker lives, and what its steps cost."""
+    pipe.sadd(keys.WORKERS, info.name)
+    pipe.set(keys.worker(info.name), info.model_dump_json(), ex=lease_seconds)
+    pipe.set(keys.worker_metrics(info.name), metrics_text, ex=lease_seconds)
+    if info.step_ms:
+        for pipeline in info.pipelines:
+            pipe.hset(keys.STEP_COSTS, pipeline, json.dumps(info.step_ms))
+
+
+def withdraw_worker(pipe: Pipeline, name: str) -> None:
+    """Tell that a worker has stopped."""
+    pipe.srem(keys.WORKERS, name)
+    pipe.delete(keys.worker(name), keys.worker_metrics(name))
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """All that is known of pipelines and workers at one moment."""
+
+    pipelines: dict[str, PipelineInfo] = field(default_factory=dict)
+    workers: tuple[WorkerInfo, ...] = ()
+    step_ms: dict[str, StepMs] = field(default_factory=dict)  # by pipeline
+
+    def holders(self, pipeline: str) -> list[WorkerInfo]:
+        """Live workers that hold a pipeline."""
+        return [each for each in self.workers if pipeline in each.pipelines]
+
+
+class FleetReader:
+    """Reads the fleet, at most once in a while: it changes with heartbeats, and every request asks for it."""
+
+    def __init__(self, redis: Redis, max_age_seconds: float = 0.5) -> None:
+        self._redis, self._max_age_seconds = redis, max_age_seconds
+        self._fleet, self._read_at = Fleet(), float("-inf")
+
+    def read(self, *, fresh: bool = False) -> Fleet:
+        """The fleet; `fresh` for when what was asked for is not in the one at hand."""
+        if fresh or time.monotonic() - self._read_at > self._max_age_seconds:
+            self._fleet, self._read_at = self._load(), time.monotonic()
+        return self._fleet
+
+    def _load(self) -> Fleet:
+        with self._redis.pipeline(transaction=False) as pipe:
+            pipe.hvals(keys.PIPELINES)
+            pipe.smembers(keys.WORKERS)
+            pipe.hgetall(keys.STEP_COSTS)
+            pipelines, names, costs = pipe.execute()
+        infos = [PipelineInfo.model_validate_json(each) for each in pipelines]
+        return Fleet(
+            pipelines={each.id: each for each in sorted(infos, key=lambda info: info.id)},
+            workers=self._workers(sorted(name.decode() for name in names)),
+            step_ms={name.decode(): STEP_MS.validate_json(text) for name, text in costs.items()},
+        )
+
+    def _workers(self, names: list[str]) -> tuple[WorkerInfo, ...]:
+        texts = cast(list[bytes | None], self._redis.mget([keys.worker(name) for name in names])) if names else []
+        return tuple(WorkerInfo.model_validate_json(text) for text in texts if text is not None)
+
+    def metrics(self) -> dict[str, str]:
+        """The metrics that each live worker left, by its name."""
+        names = [each.name for each in self.read(fresh=True).workers]
+        texts = (
+            cast(list[bytes | None], self._redis.mget([keys.worker_metrics(name) for name in names])) if names else []
+        )
+        return {name: text.decode() for name, text in zip(names, texts, strict=True) if text is not None}

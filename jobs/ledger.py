@@ -1,0 +1,300 @@
+"""Every change of a job's state, each one transaction in Redis.
+
+A change watches the job's hash, decides by what it reads, and writes everything that follows from it at once: the hash,
+the queue, RQ's books, the indexes, the lease, the counters of queued work, the event. So either side may be killed
+between any two commands. Results are fenced: only who holds the job's token may write them.
+"""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, cast
+
+from redis import WatchError
+from redis.client import Pipeline, Redis
+from rq.job import JobStatus as RqStatus
+
+from jobs import books, keys
+from jobs.errors import ErrorKind, FailureKind, RefusedError
+from jobs.events import EventKind, publish
+from jobs.job import ImageRecord, JobStatus, Usage
+from jobs.record import PAYLOAD_VERSION, Record
+from jobs.request import ResolvedRequest
+
+T = TypeVar("T")
+RUNNING = "running"  # in the counters of work, beside the priorities
+
+
+class Ledger:
+    """Changes jobs; holds nothing but its connection."""
+
+    def __init__(self, redis: Redis, retention_seconds: int) -> None:
+        self.redis, self.retention_seconds = redis, retention_seconds
+
+    def read(self, job_id: str) -> Record | None:
+        """A job as it is now."""
+        fields = cast(dict[bytes, bytes], self.redis.hgetall(books.job_key(job_id)))
+        return Record(job_id, fields) if fields else None
+
+    def change(self, job_id: str, decide: Callable[[Pipeline, Record | None], T]) -> T:
+        """Run one transaction on a job; `decide` may run again when somebody else changed the job meanwhile."""
+        with self.redis.pipeline() as pipe:
+            while True:
+                try:
+                    pipe.watch(books.job_key(job_id))  # type: ignore[no-untyped-call] # redis-py leaves it untyped
+                    fields = cast(dict[bytes, bytes], pipe.hgetall(books.job_key(job_id)))
+                    pipe.multi()
+                    outcome = decide(pipe, Record(job_id, fields) if fields else None)
+                    pipe.execute()
+                    return outcome
+                except WatchError:
+                    continue
+
+    def submit(
+        self,
+        job_id: str,
+        request: ResolvedRequest,
+        *,
+        class_name: str | None,
+        work: dict[str, int],
+        eta_seconds: float | None,
+        body_digest: str,
+    ) -> tuple[Record, bool]:
+        """Queue a job; returns it as it is now, and whether this call queued it: of all with the same id one does."""
+        queue = keys.queue(request.model, request.priority)
+        now = time.time()
+        payload = {"version": PAYLOAD_VERSION, "request": request.model_dump()}
+        fields = books.new_job(
+            self.redis, job_id, queue, payload, describe(request, class_name), self.retention_seconds
+        ) | {
+            "adm_created_at": now,
+            "adm_expires_at": now + request.expires_in,
+            "adm_class_name": class_name or "",
+            "adm_work": json.dumps(work),
+            "adm_eta_seconds": "" if eta_seconds is None else eta_seconds,
+            "adm_body": body_digest,
+        }
+        record = Record(job_id, {name.encode(): encoded(value) for name, value in fields.items()})
+
+        def decide(pipe: Pipeline, present: Record | None) -> tuple[Record, bool]:
+            if present is not None:
+                return present, False
+            pipe.hset(books.job_key(job_id), mapping=books.encodable(fields))
+            books.enqueue(pipe, job_id, queue, at_front=False)
+            pipe.zadd(keys.index(), {record.index_member: 0})
+            pipe.zadd(keys.index(JobStatus.QUEUED), {record.index_member: 0})
+            pipe.zadd(keys.EXPIRING, {job_id: record.expires_at})
+            count_work(pipe, record, request.priority, 1)
+            publish(pipe, job_id, EventKind.QUEUED, {"status": JobStatus.QUEUED})
+            pipe.publish(keys.WAKE_CHANNEL, queue)
+            return record, True
+
+        return self.change(job_id, decide)
+
+    def claim(self, pipe: Pipeline, record: Record, worker_name: str, token: str, lease_ends_at: float) -> None:
+        """Write that a worker takes a queued job."""
+        attempt = record.attempt + 1
+        books.dequeue(pipe, record)
+        fields = books.start(pipe, self.redis, record, worker_name, token)
+        fields |= {"adm_token": token, "adm_attempt": attempt, "adm_started_at": time.time()}
+        pipe.hset(books.job_key(record.id), mapping=books.encodable(fields))
+        pipe.zadd(keys.LEASES, {f"{record.id}:{token}": lease_ends_at})
+        pipe.zrem(keys.EXPIRING, record.id)
+        move(pipe, record, JobStatus.QUEUED, JobStatus.IN_PROGRESS)
+        count_work(pipe, record, record.priority, -1)
+        count_work(pipe, record, RUNNING, 1)
+        publish(pipe, record.id, EventKind.STARTED, {"status": JobStatus.IN_PROGRESS, "attempt": attempt})
+
+    def complete(
+        self, pipe: Pipeline, record: Record, images: Sequence[ImageRecord], usage: Usage, numerics: str
+    ) -> None:
+        """Write that a job's images are all there; this is what publishes them."""
+        now = time.time()
+        detail = f"{len(images)} image{'' if len(images) == 1 else 's'}"
+        fields = books.end(pipe, self.redis, record, RqStatus.FINISHED, self.retention_seconds, now, detail) | {
+            "adm_images": json.dumps([each.model_dump() for each in images]),
+            "adm_usage": usage.model_dump_json(),
+            "adm_numerics": numerics,
+        }
+        self._note_estimate(pipe, record, now)
+        self._end(pipe, record, JobStatus.COMPLETED, EventKind.COMPLETED, fields, now)
+
+    def fail(self, pipe: Pipeline, record: Record, kind: FailureKind, detail: str) -> None:
+        """Write that a job has failed for good."""
+        now = time.time()
+        error = {"kind": kind, "detail": detail}
+        fields = books.end(
+            pipe, self.redis, record, RqStatus.FAILED, self.retention_seconds, now, f"{kind}: {detail}"
+        ) | {"adm_error": json.dumps(error)}
+        self._end(pipe, record, JobStatus.FAILED, EventKind.FAILED, fields, now, error=error)
+
+    def cancel(self, pipe: Pipeline, record: Record) -> None:
+        """Write that a job was given up because somebody asked for it."""
+        now = time.time()
+        fields = books.end(pipe, self.redis, record, RqStatus.CANCELED, self.retention_seconds, now, "")
+        self._end(pipe, record, JobStatus.CANCELLED, EventKind.CANCELLED, fields, now)
+
+    def expire(self, pipe: Pipeline, record: Record) -> None:
+        """Write that a job was not started in time."""
+        now = time.time()
+        fields = books.end(pipe, self.redis, record, RqStatus.CANCELED, self.retention_seconds, now, "")
+        self._end(pipe, record, JobStatus.EXPIRED, EventKind.EXPIRED, fields | {"adm_expired": "1"}, now)
+
+    def requeue(self, pipe: Pipeline, record: Record, **fields: int | str) -> None:
+        """Put a job in progress back to the front of its queue."""
+        books.close_execution(pipe, self.redis, record)
+        books.enqueue(pipe, record.id, record.queue, at_front=True)
+        pipe.hset(
+            books.job_key(record.id),
+            mapping=books.encodable(
+                {"status": RqStatus.QUEUED.value, "started_at": "", "adm_started_at": "", "adm_token": ""} | fields
+            ),
+        )
+        pipe.zrem(keys.LEASES, f"{record.id}:{record.token}")
+        pipe.delete(keys.progress(record.id))
+        move(pipe, record, record.status, JobStatus.QUEUED)
+        count_work(pipe, record, RUNNING, -1)
+        count_work(pipe, record, record.priority, 1)
+        publish(pipe, record.id, EventKind.QUEUED, {"status": JobStatus.QUEUED, "attempt": record.attempt})
+        pipe.publish(keys.WAKE_CHANNEL, record.queue)
+
+    def retry_or_fail(self, pipe: Pipeline, record: Record, kind: FailureKind, detail: str) -> None:
+        """Spend a retry, or fail the job when none is left."""
+        if record.retries_left > 0:
+            self.requeue(pipe, record, retries_left=record.retries_left - 1)
+        else:
+            self.fail(pipe, record, kind, detail)
+
+    def request_cancel(self, job_id: str) -> Record:
+        """Cancel a queued job at once; ask the worker of one in progress to.
+
+        Returns the job as it was before. Raises: RefusedError for an unknown job and one that has ended.
+        """
+
+        def decide(pipe: Pipeline, record: Record | None) -> Record:
+            if record is None:
+                raise RefusedError(ErrorKind.UNKNOWN_JOB, f"no job {job_id}")
+            match record.status:
+                case JobStatus.QUEUED:
+                    self.cancel(pipe, record)
+                case JobStatus.IN_PROGRESS:
+                    # the flag is what counts; the message hastens it, and is lost while a worker restarts
+                    pipe.hset(books.job_key(job_id), "adm_cancel", "1")
+                    move(pipe, record, JobStatus.IN_PROGRESS, JobStatus.CANCELLING)
+                    books.tell_to_stop(pipe, record)
+                case JobStatus.CANCELLING:
+                    pass
+                case ended:
+                    raise RefusedError(ErrorKind.JOB_ENDED, f"job {job_id} is {ended} already")
+            return record
+
+        return self.change(job_id, decide)
+
+    def delete(self, job_id: str) -> Record | None:
+        """Remove a job wherever it stands; a worker that holds it finds its token gone. None: there was no such job."""
+
+        def decide(pipe: Pipeline, record: Record | None) -> Record | None:
+            if record is None:
+                return None
+            status = record.status
+            if status in (JobStatus.IN_PROGRESS, JobStatus.CANCELLING):
+                books.tell_to_stop(pipe, record)
+                count_work(pipe, record, RUNNING, -1)
+            elif status is JobStatus.QUEUED:
+                count_work(pipe, record, record.priority, -1)
+            books.forget(pipe, self.redis, record)
+            pipe.zrem(keys.index(), record.index_member)
+            pipe.zrem(keys.index(status), record.index_member)
+            pipe.zrem(keys.LEASES, f"{job_id}:{record.token}")
+            pipe.zrem(keys.EXPIRING, job_id)
+            pipe.zrem(keys.ENDED, record.index_member)
+            pipe.delete(keys.events(job_id), keys.progress(job_id))
+            pipe.publish(keys.channel(job_id), b"")
+            return record
+
+        return self.change(job_id, decide)
+
+    def recover(self, job_id: str, token: str) -> None:
+        """Deal with a job whose worker died: that costs no retry, unless the job ran alone and so is the suspect."""
+
+        def decide(pipe: Pipeline, record: Record | None) -> None:
+            if record is None or record.token != token or record.status.is_final:
+                pipe.zrem(keys.LEASES, f"{job_id}:{token}")
+            elif record.cancel_requested:
+                self.cancel(pipe, record)
+            elif record.runs_alone:
+                self.retry_or_fail(
+                    pipe, record, FailureKind.WORKER_LOST, "its worker died each time it ran, also alone"
+                )
+            else:
+                self.requeue(pipe, record, adm_deaths=record.deaths + 1)
+
+        self.change(job_id, decide)
+
+    def recover_expired_leases(self) -> int:
+        """Take back the jobs of workers that have been silent for longer than their lease; returns how many."""
+        ended = cast(list[bytes], self.redis.zrangebyscore(keys.LEASES, "-inf", time.time()))
+        for each in ended:
+            job_id, _, token = each.decode().partition(":")
+            self.recover(job_id, token)
+        return len(ended)
+
+    def _end(
+        self,
+        pipe: Pipeline,
+        record: Record,
+        status: JobStatus,
+        event: EventKind,
+        fields: dict[str, Any],
+        now: float,
+        **data: Any,
+    ) -> None:
+        """What all ends have in common, the one terminal event among it."""
+        was = record.status
+        assert not was.is_final, f"{record.id} has ended already"
+        fields |= {"adm_ended_at": now, "adm_expires_at": now + self.retention_seconds}
+        pipe.hset(books.job_key(record.id), mapping=books.encodable(fields))
+        if was is JobStatus.QUEUED:
+            books.dequeue(pipe, record)
+            pipe.zrem(keys.EXPIRING, record.id)
+            count_work(pipe, record, record.priority, -1)
+        else:
+            books.close_execution(pipe, self.redis, record)
+            pipe.zrem(keys.LEASES, f"{record.id}:{record.token}")
+            count_work(pipe, record, RUNNING, -1)
+        pipe.delete(keys.progress(record.id))
+        move(pipe, record, was, status)
+        pipe.zadd(keys.ENDED, {record.index_member: now + self.retention_seconds})
+        publish(pipe, record.id, event, {"status": status, "attempt": record.attempt, **data})
+        pipe.expire(books.job_key(record.id), self.retention_seconds)
+        pipe.expire(keys.events(record.id), self.retention_seconds)
+
+    def _note_estimate(self, pipe: Pipeline, record: Record, now: float) -> None:
+        """Remember how far off the estimate given at submission was, for the error of later ones."""
+        estimate = record.number("adm_eta_seconds")
+        if estimate:
+            error = abs(now - record.created_at - estimate) / estimate
+            pipe.lpush(keys.estimate_errors(record.pipeline), f"{error:.4f}")
+            pipe.ltrim(keys.estimate_errors(record.pipeline), 0, 31)
+
+
+def describe(request: ResolvedRequest, class_name: str | None) -> str:
+    """What dashboards show; nothing of the caller's."""
+    return f"{request.n} x {class_name or 'no class'}, {request.steps} steps of {request.sampler}"
+
+
+def move(pipe: Pipeline, record: Record, old: JobStatus, new: JobStatus) -> None:
+    """Move a job between the indexes by status."""
+    pipe.zrem(keys.index(old), record.index_member)
+    pipe.zadd(keys.index(new), {record.index_member: 0})
+
+
+def count_work(pipe: Pipeline, record: Record, where: str, sign: int) -> None:
+    """Add a job's row steps to a counter, or take them away."""
+    for stage, row_steps in record.work.items():
+        pipe.hincrby(keys.queued_work(record.pipeline), f"{where}:{stage}", sign * row_steps)
+
+
+def encoded(value: Any) -> bytes:
+    """A value as Redis stores it."""
+    return value if isinstance(value, bytes) else (value if isinstance(value, str) else repr(value)).encode()

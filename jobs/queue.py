@@ -1,0 +1,176 @@
+"""The queue as its users see it: submit, look, cancel, delete."""
+
+import hashlib
+import json
+import re
+import secrets
+from collections.abc import Sequence
+from typing import NamedTuple, cast
+from uuid import uuid4
+
+from redis.client import Redis
+
+from jobs import books, keys
+from jobs.errors import ErrorKind, FieldError, InvalidRequestError, RefusedError
+from jobs.estimate import Backlog, Estimator, work_of
+from jobs.fleet import FleetReader
+from jobs.images import ImageStore
+from jobs.job import ImageRecord, Job, JobPage, JobStatus
+from jobs.ledger import Ledger
+from jobs.pipelines import PipelineInfo
+from jobs.record import Record
+from jobs.request import DRAWN_SEED_BELOW, JobRequest
+from jobs.settings import Settings
+from jobs.views import Views, view
+
+JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
+CURSOR = re.compile(r"\d{16}-[A-Za-z0-9_-]{1,128}")
+
+
+class Submitted(NamedTuple):
+    job: Job
+    replayed: bool  # the job was there already, under the same idempotency key
+
+
+class PublishedImage(NamedTuple):
+    """An image that may be fetched, and until when it is kept."""
+
+    record: ImageRecord
+    expires_at: float
+
+
+class JobQueue:
+    """The jobs of one Redis; all calls block."""
+
+    def __init__(self, redis: Redis, settings: Settings, images: ImageStore) -> None:
+        self._redis, self._settings, self._images = redis, settings, images
+        self.ledger = Ledger(redis, settings.retention_seconds)
+        self.fleet = FleetReader(redis)
+        self._views = Views(redis, self.fleet)
+
+    def submit(self, request: JobRequest, idempotency_key: str | None = None, caller: str = "") -> Submitted:
+        """Queue a job.
+
+        With a key, the same key and body give the same job, and exactly one is queued however many race.
+        Raises: InvalidRequestError; RefusedError when the queue is full or the key belongs to another body.
+        """
+        digest = body_digest(request)
+        job_id = uuid4().hex if idempotency_key is None else keyed_id(caller, idempotency_key)
+        if idempotency_key is not None and (present := self.ledger.read(job_id)) is not None:
+            return self._replay(present, digest)  # before anything that may have changed since is checked
+        pipeline = self.pipeline(request.model or self._settings.default_model)
+        resolved = request.resolve(pipeline, lambda: secrets.randbelow(DRAWN_SEED_BELOW))
+        backlog = self.backlogs([pipeline.id])[pipeline.id]
+        self._refuse_if_full(backlog)
+        queue = self._views.queue_info(backlog, resolved, backlog.lengths[resolved.priority])
+        record, created = self.ledger.submit(
+            job_id,
+            resolved,
+            class_name=pipeline.class_name(resolved.class_label),
+            work=work_of(resolved),
+            eta_seconds=queue.eta_seconds,
+            body_digest=digest,
+        )
+        return Submitted(view(record, resolved, queue, None), False) if created else self._replay(record, digest)
+
+    def get(self, job_id: str) -> Job:
+        """One job. Raises: RefusedError for an unknown one."""
+        return self._views.of([self._record(job_id)])[0]
+
+    def page(self, status: JobStatus | None = None, limit: int = 20, after: str | None = None) -> JobPage:
+        """Jobs, newest first, behind a cursor."""
+        if after is not None and not CURSOR.fullmatch(after):
+            raise InvalidRequestError([FieldError("/after", "is not a cursor of this list")])
+        bound = "+" if after is None else f"({after}"
+        answer = self._redis.zrevrangebylex(keys.index(status), bound, "-", 0, limit + 1)
+        members = [each.decode() for each in cast(list[bytes], answer)]
+        shown = members[:limit]
+        with self._redis.pipeline(transaction=False) as pipe:
+            for member in shown:
+                pipe.hgetall(books.job_key(job_id_of(member)))
+            found = [Record(job_id_of(m), fields) for m, fields in zip(shown, pipe.execute(), strict=True) if fields]
+        has_more = len(members) > limit
+        return JobPage(data=self._views.of(found), has_more=has_more, next=shown[-1] if has_more else None)
+
+    def cancel(self, job_id: str) -> Job:
+        """Cancel a job: at once if it is queued, between two steps if it runs.
+
+        Raises: RefusedError for an unknown job and for one that has ended.
+        """
+        self._record(job_id)
+        self.ledger.request_cancel(job_id)
+        return self.get(job_id)
+
+    def delete(self, job_id: str) -> None:
+        """Remove a job and its images, cancelling it if needed. Raises: RefusedError for an unknown one."""
+        self._record(job_id)
+        self.ledger.delete(job_id)
+        self._images.delete_job(job_id)
+
+    def image(self, job_id: str, index: int) -> PublishedImage:
+        """A published image. Raises: RefusedError for one that is not there yet, and for one that never will be."""
+        record = self._record(job_id)
+        for each in record.images:
+            if each.index == index:
+                return PublishedImage(each, record.expires_at)
+        if not record.status.is_final and 0 <= index < record.request().n:
+            raise RefusedError(ErrorKind.IMAGE_NOT_READY, f"image {index} of job {job_id} is not there yet")
+        raise RefusedError(ErrorKind.UNKNOWN_IMAGE, f"no image {index} of job {job_id}")
+
+    def image_bytes(self, job_id: str, image: ImageRecord) -> bytes:
+        """The PNG of a published image."""
+        return self._images.get(job_id, image)
+
+    def pipeline(self, name: str) -> PipelineInfo:
+        """A pipeline by name. Raises: InvalidRequestError for one that no worker ever announced."""
+        found = self.fleet.read().pipelines.get(name) or self.fleet.read(fresh=True).pipelines.get(name)
+        if found is None:
+            known = ", ".join(self.fleet.read().pipelines) or "none yet, for no worker has started"
+            raise InvalidRequestError([FieldError("/model", f"unknown pipeline {name!r}; there are: {known}")])
+        return found
+
+    def backlogs(self, pipelines: Sequence[str]) -> dict[str, Backlog]:
+        """What is queued, by pipeline."""
+        return self._views.backlogs(pipelines)
+
+    def counts(self) -> dict[JobStatus, int]:
+        """How many jobs there are, by status."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            for status in JobStatus:
+                pipe.zcard(keys.index(status))
+            return dict(zip(JobStatus, pipe.execute(), strict=True))
+
+    def _record(self, job_id: str) -> Record:
+        record = self.ledger.read(job_id) if JOB_ID.fullmatch(job_id) else None
+        if record is None:
+            raise RefusedError(ErrorKind.UNKNOWN_JOB, f"no job {job_id[:128]!r}")
+        return record
+
+    def _replay(self, record: Record, digest: str) -> Submitted:
+        if record.text("adm_body") != digest:
+            raise RefusedError(ErrorKind.IDEMPOTENCY_MISMATCH, "this Idempotency-Key was used with another body")
+        return Submitted(self._views.of([record])[0], True)
+
+    def _refuse_if_full(self, backlog: Backlog) -> None:
+        queued, limit = Estimator(self.fleet.read()).queued_seconds(backlog), self._settings.queue_limit_seconds
+        if queued is not None and queued > limit:
+            raise RefusedError(
+                ErrorKind.QUEUE_FULL,
+                f"{queued:.0f} s of work are queued for {backlog.pipeline!r}; the limit is {limit:.0f} s",
+                retry_after_seconds=queued - limit,
+            )
+
+
+def keyed_id(caller: str, idempotency_key: str) -> str:
+    """Id of the job that a caller's key stands for."""
+    return "i-" + hashlib.sha256(json.dumps([caller, idempotency_key]).encode()).hexdigest()
+
+
+def body_digest(request: JobRequest) -> str:
+    """What tells two bodies apart: the fields given, whatever their order and spacing."""
+    text = json.dumps(request.model_dump(exclude_unset=True), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def job_id_of(index_member: str) -> str:
+    return index_member.partition("-")[2]

@@ -1,0 +1,161 @@
+"""A job as it lies in Redis: RQ's hash with our fields in it, prefixed by `adm_`."""
+
+import json
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+from rq.job import JobStatus as RqStatus
+
+from jobs import keys
+from jobs.errors import AdmError
+from jobs.job import ImageRecord, ImageView, JobError, JobStatus, Usage
+from jobs.request import ResolvedRequest
+
+PAYLOAD_VERSION = 1
+
+STATUS_OF_RQ = {
+    RqStatus.CREATED: JobStatus.QUEUED,
+    RqStatus.QUEUED: JobStatus.QUEUED,
+    RqStatus.DEFERRED: JobStatus.QUEUED,
+    RqStatus.SCHEDULED: JobStatus.QUEUED,
+    RqStatus.RATE_LIMITED: JobStatus.QUEUED,
+    RqStatus.READY_TO_ENQUEUE: JobStatus.QUEUED,
+    RqStatus.STARTED: JobStatus.IN_PROGRESS,
+    RqStatus.FINISHED: JobStatus.COMPLETED,
+    RqStatus.FAILED: JobStatus.FAILED,
+    RqStatus.STOPPED: JobStatus.CANCELLED,
+    RqStatus.CANCELED: JobStatus.CANCELLED,
+}
+
+
+class BadPayloadError(AdmError):
+    """What a job carries cannot be read as a request."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One job's hash; values are decoded when asked for."""
+
+    id: str
+    fields: dict[bytes, bytes]
+
+    def text(self, name: str, default: str = "") -> str:
+        return self.fields.get(name.encode(), default.encode()).decode()
+
+    def number(self, name: str) -> float | None:
+        value = self.fields.get(name.encode())
+        return None if not value else float(value)
+
+    @property
+    def status(self) -> JobStatus:
+        """The status clients see; the one place where RQ's are translated."""
+        status = STATUS_OF_RQ[RqStatus(self.text("status"))]
+        if status is JobStatus.IN_PROGRESS and self.cancel_requested:
+            return JobStatus.CANCELLING
+        if status is JobStatus.CANCELLED and self.text("adm_expired"):
+            return JobStatus.EXPIRED
+        return status
+
+    @property
+    def queue(self) -> str:
+        return self.text("origin")
+
+    @property
+    def pipeline(self) -> str:
+        return self.queue.removeprefix(keys.QUEUE_PREFIX).rpartition(":")[0]
+
+    @property
+    def priority(self) -> str:
+        return self.queue.rpartition(":")[2]
+
+    @property
+    def created_at(self) -> float:
+        return self.number("adm_created_at") or 0.0
+
+    @property
+    def expires_at(self) -> float:
+        """Until it has ended: when it is given up if it has not started. Then: when it is removed."""
+        return self.number("adm_expires_at") or 0.0
+
+    @property
+    def token(self) -> str:
+        """Id of the execution that may write results."""
+        return self.text("adm_token")
+
+    @property
+    def attempt(self) -> int:
+        return int(self.number("adm_attempt") or 0)
+
+    @property
+    def deaths(self) -> int:
+        """How many workers died with this job in flight."""
+        return int(self.number("adm_deaths") or 0)
+
+    @property
+    def runs_alone(self) -> bool:
+        """Two workers died with it: one more death must tell whether it was this job."""
+        return self.deaths >= 2
+
+    @property
+    def retries_left(self) -> int:
+        return int(self.number("retries_left") or 0)
+
+    @property
+    def cancel_requested(self) -> bool:
+        return bool(self.text("adm_cancel"))
+
+    @property
+    def index_member(self) -> str:
+        return keys.index_member(self.created_at, self.id)
+
+    @property
+    def work(self) -> dict[str, int]:
+        """Row steps by stage."""
+        work: dict[str, int] = json.loads(self.text("adm_work", "{}"))
+        return work
+
+    @property
+    def images(self) -> list[ImageRecord]:
+        """Published images, by index."""
+        return [ImageRecord(**each) for each in json.loads(self.text("adm_images", "[]"))]
+
+    @property
+    def error(self) -> JobError | None:
+        text = self.text("adm_error")
+        return JobError.model_validate_json(text) if text else None
+
+    @property
+    def usage(self) -> Usage | None:
+        text = self.text("adm_usage")
+        return Usage.model_validate_json(text) if text else None
+
+    def request(self) -> ResolvedRequest:
+        """The request it carries.
+
+        Raises: BadPayloadError for anything but the JSON that this version of the project writes.
+        """
+        try:
+            payload: Any = json.loads(zlib.decompress(self.fields[b"data"]))
+            _, _, _, kwargs = payload  # RQ's call: function, instance, arguments, keyword arguments
+            if kwargs["version"] != PAYLOAD_VERSION:
+                raise BadPayloadError(f"written by version {kwargs['version']!r}, read by {PAYLOAD_VERSION}")
+            return ResolvedRequest.model_validate(kwargs["request"])
+        except ValidationError as error:
+            raise BadPayloadError(f"not a request: {error.error_count()} wrong fields") from error
+        except (zlib.error, ValueError, KeyError, TypeError) as error:
+            raise BadPayloadError("not a request in JSON") from error
+
+    def image_view(self, image: ImageRecord, request: ResolvedRequest) -> ImageView:
+        """One of its images as clients see it."""
+        return ImageView(
+            index=image.index,
+            url=f"/v1/jobs/{self.id}/images/{image.index}",
+            sha256=image.sha256,
+            width=image.width,
+            height=image.height,
+            class_label=request.class_label,
+            class_name=self.text("adm_class_name") or None,
+            seed=request.seed,
+        )

@@ -1,0 +1,80 @@
+"""What the service does now and then so that nothing stays for ever: expire, recover, remove."""
+
+import time
+from datetime import UTC, datetime, timedelta
+from typing import cast
+
+from redis.client import Pipeline, Redis
+
+from jobs import books, keys
+from jobs.images import ImageStore, StoredImage
+from jobs.job import JobStatus
+from jobs.ledger import Ledger
+from jobs.queue import job_id_of
+from jobs.record import Record
+
+
+class Sweeper:
+    """Each call may be repeated and may run in many processes at once."""
+
+    def __init__(self, redis: Redis, ledger: Ledger, images: ImageStore, lease_seconds: int) -> None:
+        self._redis, self._ledger, self._images = redis, ledger, images
+        self._lease_seconds = lease_seconds
+
+    def expire_jobs(self) -> int:
+        """End the jobs that were not started in time; returns how many."""
+        due = cast(list[bytes], self._redis.zrangebyscore(keys.EXPIRING, "-inf", time.time()))
+
+        def decide(pipe: Pipeline, record: Record | None) -> bool:
+            if record is not None and record.status is JobStatus.QUEUED and record.attempt == 0:
+                self._ledger.expire(pipe, record)
+                return True
+            return False
+
+        expired = 0
+        for each in due:
+            expired += self._ledger.change(each.decode(), decide)
+            self._redis.zrem(keys.EXPIRING, each)
+        return expired
+
+    def recover_jobs(self) -> int:
+        """Take back the jobs of dead workers, for when no other worker lives that would; returns how many."""
+        return self._ledger.recover_expired_leases()
+
+    def remove_ended(self) -> int:
+        """Remove the jobs whose retention is over, with their images; returns how many."""
+        due = [each.decode() for each in cast(list[bytes], self._redis.zrangebyscore(keys.ENDED, "-inf", time.time()))]
+        for member in due:
+            # images first: a sweep that is killed in between finds the job again
+            self._images.delete_job(job_id_of(member))
+            self._ledger.delete(job_id_of(member))
+            self._forget(member)
+        return len(due)
+
+    def _forget(self, member: str) -> None:
+        """Take a job whose hash Redis has expired by itself out of the indexes."""
+        with self._redis.pipeline() as pipe:
+            pipe.zrem(keys.ENDED, member)
+            for status in (None, *JobStatus):
+                pipe.zrem(keys.index(status), member)
+            pipe.delete(keys.events(job_id_of(member)), keys.progress(job_id_of(member)))
+            pipe.execute()
+
+    def trim_registries(self) -> None:
+        """Take what has expired out of RQ's registries of ended jobs; no RQ worker runs that would."""
+        for queue in cast(set[bytes], self._redis.smembers(books.QUEUES_KEY)):
+            books.trim_registries(self._redis, queue.decode())
+
+    def remove_unpublished_images(self) -> int:
+        """Remove images that no job shows and no live execution will publish; returns how many."""
+        old = datetime.now(UTC) - timedelta(seconds=self._lease_seconds)
+        orphans = [each.key for each in self._images.images() if each.last_modified < old and not self._is_wanted(each)]
+        self._images.delete(orphans)
+        return len(orphans)
+
+    def _is_wanted(self, image: StoredImage) -> bool:
+        record = self._ledger.read(image.job_id)
+        if record is None:
+            return False
+        published = any(each.execution_id == image.execution_id for each in record.images)
+        return published or (image.execution_id == record.token and not record.status.is_final)

@@ -1,0 +1,137 @@
+"""Jobs as their clients see them, made from records."""
+
+from collections.abc import Sequence
+
+from redis.client import Pipeline, Redis
+
+from jobs import books, keys
+from jobs.estimate import Backlog, Estimator
+from jobs.fleet import FleetReader
+from jobs.job import Job, JobStatus, Progress, QueueInfo
+from jobs.record import BadPayloadError, Record
+from jobs.request import ResolvedRequest
+
+BACKLOG_COMMANDS = len(keys.PRIORITIES) + 2
+
+
+class Views:
+    """Adds to records what lies beside them: progress, the place in the queue, estimates."""
+
+    def __init__(self, redis: Redis, fleet: FleetReader) -> None:
+        self._redis, self._fleet = redis, fleet
+
+    def of(self, records: Sequence[Record]) -> list[Job]:
+        """Views of jobs, with one round trip for all of them."""
+        queued = [each for each in records if each.status is JobStatus.QUEUED]
+        running = [each for each in records if each.status in (JobStatus.IN_PROGRESS, JobStatus.CANCELLING)]
+        pipelines = sorted({each.pipeline for each in queued})
+        places: dict[str, int | None] = {}
+        progress: dict[str, bytes | None] = {}
+        backlogs: dict[str, Backlog] = {}
+        if queued or running:
+            with self._redis.pipeline(transaction=False) as pipe:
+                for name in pipelines:
+                    ask_backlog(pipe, name)
+                for each in queued:
+                    pipe.lpos(books.queue_key(each.queue), each.id)
+                for each in running:
+                    pipe.get(keys.progress(each.id))
+                answers = iter(pipe.execute())
+            backlogs = {
+                name: take_backlog(name, [next(answers) for _ in range(BACKLOG_COMMANDS)]) for name in pipelines
+            }
+            places = {each.id: next(answers) for each in queued}
+            progress = {each.id: next(answers) for each in running}
+        views = []
+        for each in records:
+            request = readable_request(each)
+            queue = None
+            if each.id in places and request is not None:
+                queue = self.queue_info(backlogs[each.pipeline], request, places[each.id])
+            views.append(view(each, request, queue, progress_of(each, request, progress.get(each.id))))
+        return views
+
+    def backlogs(self, pipelines: Sequence[str]) -> dict[str, Backlog]:
+        """What is queued, by pipeline."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            for name in pipelines:
+                ask_backlog(pipe, name)
+            answers = iter(pipe.execute())
+        return {name: take_backlog(name, [next(answers) for _ in range(BACKLOG_COMMANDS)]) for name in pipelines}
+
+    def queue_info(self, backlog: Backlog, request: ResolvedRequest, place: int | None) -> QueueInfo:
+        """Where a job stands that has so many before it in the queue of its priority; None: it is being taken."""
+        fleet = self._fleet.read()
+        ahead = keys.PRIORITIES[: keys.PRIORITIES.index(request.priority)]
+        eta_seconds = Estimator(fleet).eta_seconds(backlog, request, place or 0)
+        return QueueInfo(
+            position=sum(backlog.lengths[each] for each in ahead) + (place or 0),
+            eta_seconds=None if eta_seconds is None else round(eta_seconds, 3),
+            eta_error_seconds=None if eta_seconds is None else round(eta_seconds * backlog.error, 3),
+            workers=len(fleet.holders(request.model)),
+        )
+
+
+def view(record: Record, request: ResolvedRequest | None, queue: QueueInfo | None, progress: Progress | None) -> Job:
+    """The Job of `api.md`."""
+    return Job(
+        id=record.id,
+        status=record.status,
+        created_at=record.created_at,
+        started_at=record.number("adm_started_at"),
+        ended_at=record.number("adm_ended_at"),
+        expires_at=record.expires_at,
+        request=request,
+        progress=progress,
+        queue=queue,
+        images=[] if request is None else [record.image_view(each, request) for each in record.images],
+        error=record.error,
+        usage=record.usage,
+        attempt=record.attempt,
+        numerics=record.text("adm_numerics") or None,
+    )
+
+
+def progress_of(record: Record, request: ResolvedRequest | None, text: bytes | None) -> Progress | None:
+    """What its worker reported last; before its first word, the first step; once completed, all of it."""
+    if text is not None:
+        return Progress.model_validate_json(text)
+    if request is None:
+        return None
+    match record.status:
+        case JobStatus.IN_PROGRESS | JobStatus.CANCELLING:
+            return Progress(stage="base", step=0, steps=request.steps, fraction=0)
+        case JobStatus.COMPLETED if request.upsample:
+            return Progress(stage="upsample", step=request.upsample.steps, steps=request.upsample.steps, fraction=1)
+        case JobStatus.COMPLETED:
+            return Progress(stage="base", step=request.steps, steps=request.steps, fraction=1)
+        case _:
+            return None
+
+
+def readable_request(record: Record) -> ResolvedRequest | None:
+    """What the job asks for; None when that cannot be read, which its worker will find too, and fail it."""
+    try:
+        return record.request()
+    except BadPayloadError:
+        return None
+
+
+def ask_backlog(pipe: Pipeline, pipeline: str) -> None:
+    """Queue the BACKLOG_COMMANDS commands whose answers `take_backlog` takes."""
+    for priority in keys.PRIORITIES:
+        pipe.llen(books.queue_key(keys.queue(pipeline, priority)))
+    pipe.hgetall(keys.queued_work(pipeline))
+    pipe.lrange(keys.estimate_errors(pipeline), 0, -1)
+
+
+def take_backlog(pipeline: str, answers: Sequence[object]) -> Backlog:
+    *lengths, work, errors = answers
+    assert isinstance(work, dict)
+    assert isinstance(errors, list)
+    return Backlog(
+        pipeline,
+        lengths={priority: int(str(length)) for priority, length in zip(keys.PRIORITIES, lengths, strict=True)},
+        work={name.decode(): int(row_steps) for name, row_steps in work.items()},
+        errors=tuple(map(float, errors)),
+    )

@@ -1,0 +1,33 @@
+"""What a worker measures about the queue; it leaves in Redis with every heartbeat."""
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+
+SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 2500)
+
+
+class QueueMetrics:
+    """Metrics of jobs taken and finished by one worker."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.waited = Histogram(
+            "adm_job_queue_seconds",
+            "Time from submission to the first start",
+            ("pipeline", "priority"),
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.took = Histogram(
+            "adm_job_seconds",
+            "Time from submission to the end",
+            ("pipeline", "status"),
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.requeued = Counter(
+            "adm_job_requeues",
+            "Jobs put back into the queue, by cause: retry after a failure, or given back by a stopping worker",
+            ("pipeline", "cause"),
+            registry=registry,
+        )
+        self.images = Counter("adm_images", "Images of completed jobs", ("pipeline",), registry=registry)
+        self.fenced = Counter("adm_job_results_fenced", "Results refused: the claim was lost", registry=registry)
