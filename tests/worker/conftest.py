@@ -1,0 +1,71 @@
+"""A queue, a store and inboxes on a real Redis."""
+
+import json
+from collections.abc import Callable, Iterator
+
+import pytest
+from redis import Redis
+
+from jobs.events import replay
+from jobs.images import ImageStore
+from jobs.job import Usage
+from jobs.queue import JobQueue
+from jobs.request import JobRequest
+from jobs.settings import Settings
+from tests.conftest import RedisServer
+from tests.jobs.samples import DEMO, DEMO_UNCOND, png
+from worker.inbox import Claim, Inbox, Submit
+
+OpenInbox = Callable[..., Inbox]
+
+
+class Bench:
+    """Shorthands for what nearly every test of the queue does."""
+
+    def __init__(self, redis: Redis, settings: Settings) -> None:
+        self.redis = redis
+        self.images = ImageStore(settings.store_address)
+        self.queue = JobQueue(redis, settings, self.images)
+
+    def submit(self, **fields: object) -> str:
+        body = {"class_label": "torus", "guidance_scale": 2, "seed": 5} | fields
+        return self.queue.submit(JobRequest.parse(json.dumps(body).encode())).job.id
+
+    def claim(self, inbox: Inbox, room: int = 8) -> list[Claim]:
+        return [each.claim for each in inbox.poll(room=room, wait_seconds=0) if isinstance(each, Submit)]
+
+    def finish(self, inbox: Inbox, claim: Claim) -> bool:
+        images = [self.images.put(claim.job_id, claim.token, index, png(index)) for index in range(claim.request.n)]
+        return inbox.complete(claim, images, Usage(steps=25, device_seconds=0.1), "fingerprint")
+
+    def events(self, job_id: str) -> list[str]:
+        return [each.kind.value for each in replay(self.redis, job_id)]
+
+    def status(self, job_id: str) -> str:
+        return self.queue.get(job_id).status.value
+
+
+@pytest.fixture
+def open_inbox(redis: Redis, redis_server: RedisServer, settings: Settings) -> Iterator[OpenInbox]:
+    """Opens inboxes as workers would, each on connections of its own."""
+    clients: list[Redis] = []
+
+    def open_(name: str = "cpu-0", **changes: object) -> Inbox:
+        clients.append(redis_server.client())
+        inbox = Inbox(clients[-1], settings.model_copy(update=changes), name, [DEMO, DEMO_UNCOND])
+        inbox.open()
+        return inbox
+
+    yield open_
+    for client in clients:
+        client.close()
+
+
+@pytest.fixture
+def inbox(open_inbox: OpenInbox) -> Inbox:
+    return open_inbox()
+
+
+@pytest.fixture
+def bench(inbox: Inbox, redis: Redis, settings: Settings) -> Bench:
+    return Bench(redis, settings)

@@ -1,0 +1,178 @@
+"""No job is lost or done twice, over any order of submit, cancel, delete, claim, finish, fail, crash and stall."""
+
+import json
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule, run_state_machine_as_test
+from redis import Redis
+
+from jobs import books, keys
+from jobs.errors import FailureKind, RefusedError
+from jobs.events import replay
+from jobs.job import FINAL_STATUSES, ImageRecord, JobStatus, Usage
+from jobs.queue import JobQueue
+from jobs.request import JobRequest
+from jobs.settings import Settings
+from tests.conftest import RedisServer
+from tests.jobs.samples import DEMO, worker_info
+from worker.inbox import Cancel, Claim, Inbox
+
+WORKERS = st.sampled_from(["cpu-0", "cpu-1"])
+
+
+class NoImages:
+    """Stands for the store, which plays no part in who owns a job."""
+
+    def delete_job(self, job_id: str) -> None:
+        pass
+
+
+class QueueMachine(RuleBasedStateMachine):
+    """Two workers that may crash or stall at any moment, and clients that may do anything."""
+
+    jobs: Bundle[str] = Bundle("jobs")
+    claims: Bundle[tuple[str, Claim]] = Bundle("claims")  # also those whose worker has crashed or stalled
+
+    def __init__(self, server: RedisServer, config: Settings) -> None:
+        super().__init__()
+        self.server, self.config = server, config
+        self.redis: Any = server.client()  # Any: its answers are bytes, which its types do not know
+        self.redis.flushall()
+        self.clients: list[Redis] = [self.redis]
+        self.queue = JobQueue(self.redis, config, NoImages())  # type: ignore[arg-type] # all that is called of it
+        self.inboxes = {name: self.opened(name) for name in ("cpu-0", "cpu-1")}
+        self.known: set[str] = set()
+        self.completed: Counter[str] = Counter()
+
+    def opened(self, name: str) -> Inbox:
+        self.clients.append(self.server.client())
+        inbox = Inbox(self.clients[-1], self.config, name, [DEMO])
+        inbox.open()
+        return inbox
+
+    @rule(target=jobs, n=st.integers(1, 4), priority=st.sampled_from(["low", "normal", "high"]))
+    def submit(self, n: int, priority: str) -> str:
+        body = {"class_label": 1, "n": n, "priority": priority}
+        job_id = self.queue.submit(JobRequest.parse(json.dumps(body).encode())).job.id
+        self.known.add(job_id)
+        return job_id
+
+    @rule(job_id=jobs)
+    def cancel(self, job_id: str) -> None:
+        try:
+            self.queue.cancel(job_id)
+        except RefusedError:
+            assert job_id not in self.known or self.queue.get(job_id).status.is_final
+
+    @rule(job_id=jobs)
+    def delete(self, job_id: str) -> None:
+        try:
+            self.queue.delete(job_id)
+        except RefusedError:
+            assert job_id not in self.known
+        self.known.discard(job_id)
+
+    @rule(target=claims, name=WORKERS, room=st.integers(0, 6))
+    def poll(self, name: str, room: int) -> Any:
+        commands = self.inboxes[name].poll(room=room, wait_seconds=0)
+        return multiple(*((name, each.claim) for each in commands if not isinstance(each, Cancel)))
+
+    @rule(claim=claims)
+    def finish(self, claim: tuple[str, Claim]) -> None:
+        name, held = claim
+        image = ImageRecord(index=0, sha256="0" * 64, width=2, height=2, bytes=9, execution_id=held.token)
+        was_final = held.job_id in self.known and self.queue.get(held.job_id).status.is_final
+        if self.inboxes[name].complete(held, [image], Usage(steps=1, device_seconds=0), "n") and not was_final:
+            self.completed[held.job_id] += 1
+
+    @rule(claim=claims, retry=st.booleans())
+    def fail(self, claim: tuple[str, Claim], retry: bool) -> None:
+        name, held = claim
+        self.inboxes[name].fail(held, FailureKind.STEP_FAILED, "the step raised", retry=retry)
+
+    @rule(claim=claims)
+    def give_back(self, claim: tuple[str, Claim]) -> None:
+        name, held = claim
+        self.inboxes[name].give_back(held)
+
+    @rule(name=WORKERS)
+    def heartbeat(self, name: str) -> None:
+        self.inboxes[name].heartbeat(worker_info(name), "")
+
+    @rule(name=WORKERS)
+    def crash_and_restart(self, name: str) -> None:
+        self.inboxes[name] = self.opened(name)
+
+    @rule()
+    def leases_run_out(self) -> None:
+        for member in self.redis.zrange(keys.LEASES, 0, -1):
+            self.redis.zadd(keys.LEASES, {member: time.time() - 1})
+        self.queue.ledger.recover_expired_leases()
+
+    @invariant()
+    def each_job_is_where_its_status_says(self) -> None:
+        queued = Counter(
+            each.decode()
+            for priority in keys.PRIORITIES
+            for each in self.redis.lrange(books.queue_key(keys.queue("demo", priority)), 0, -1)
+        )
+        leased = Counter(each.decode().partition(":")[0] for each in self.redis.zrange(keys.LEASES, 0, -1))
+        for job_id in self.known:
+            job = self.queue.get(job_id)
+            events = [each.kind for each in replay(self.redis, job_id)]
+            running = job.status in (JobStatus.IN_PROGRESS, JobStatus.CANCELLING)
+            assert queued[job_id] == (job.status is JobStatus.QUEUED)
+            assert leased[job_id] == running
+            assert sum(each.is_final for each in events) == job.status.is_final
+            assert not any(each.is_final for each in events[:-1])
+            assert self.completed[job_id] == (job.status is JobStatus.COMPLETED)
+        assert set(queued) | set(leased) <= self.known
+
+    @invariant()
+    def indexes_and_counters_agree_with_the_jobs(self) -> None:
+        counts = Counter(self.queue.get(each).status for each in self.known)
+        assert {status: number for status, number in self.queue.counts().items() if number} == dict(counts)
+        work = self.redis.hgetall(keys.queued_work("demo"))
+        left = sum(self.base_work(each) for each in self.known if self.is_open(each))
+        assert sum(int(value) for name, value in work.items() if name.endswith(b":base")) == left
+
+    def base_work(self, job_id: str) -> int:
+        request = self.queue.get(job_id).request
+        assert request is not None
+        return request.n * request.steps
+
+    def is_open(self, job_id: str) -> bool:
+        return self.queue.get(job_id).status not in FINAL_STATUSES
+
+    def teardown(self) -> None:
+        """Everything that is left can be brought to an end by one worker."""
+        self.leases_run_out()
+        inbox = self.opened("cpu-9")
+        while claims := [each for each in inbox.poll(room=99, wait_seconds=0) if not isinstance(each, Cancel)]:
+            for each in claims:
+                inbox.complete(each.claim, [], Usage(steps=1, device_seconds=0), "n")
+        assert not [each for each in self.known if self.is_open(each)]
+        for client in self.clients:
+            client.close()
+
+
+@pytest.mark.slow
+def test_no_job_is_lost_or_done_twice(redis_server: RedisServer, tmp_path: Path) -> None:
+    config = Settings(data=tmp_path, redis_url=redis_server.address)
+    run_state_machine_as_test(  # type: ignore[no-untyped-call, unused-ignore] # typed for classes, takes a factory
+        lambda: QueueMachine(redis_server, config),  # type: ignore[arg-type] # see above
+        settings=settings(
+            max_examples=25,
+            stateful_step_count=30,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            derandomize=True,
+            print_blob=False,
+        ),
+    )
