@@ -88,7 +88,8 @@ async def run_until_signalled(supervisor: Supervisor, log: Log, while_running: C
 
     loop = asyncio.get_running_loop()
     for number in STOP_SIGNALS:
-        loop.add_signal_handler(number, on_signal)
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup is taken at its word
+            loop.add_signal_handler(number, on_signal)
     beside = [asyncio.create_task(supervisor.start()), asyncio.create_task(while_running)]
     try:
         await stopping.wait()

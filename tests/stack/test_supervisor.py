@@ -15,10 +15,10 @@ ROOT = Path(__file__).parents[2]
 
 
 @contextmanager
-def running(run_dir: Path, source: str) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
+def running(run_dir: Path, source: str, *prefix: str) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
     """A supervisor in a process of its own with its two children up: it and their pids."""
     with subprocess.Popen(
-        [sys.executable, "-m", "tests.stack.programs", str(run_dir), source],
+        [*prefix, sys.executable, "-m", "tests.stack.programs", str(run_dir), source],
         cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,
@@ -47,6 +47,16 @@ def test_signal_stops_all_in_order_and_leaves_no_process(tmp_path: Path, number:
     assert stops == ["stack   | stopping first", "first   | bye", "stack   | stopping last", "last    | bye"]
     assert not any(alive(pid) for pid in pids)
     assert list(tmp_path.glob("*.pid")) == []
+
+
+def test_stack_under_nohup_outlives_its_terminal(tmp_path: Path) -> None:
+    with running(tmp_path, OBEDIENT, "nohup") as (process, pids):
+        process.send_signal(signal.SIGHUP)
+        os.kill(pids[0], signal.SIGKILL)
+        assert process.stderr is not None
+        assert any("starting it again" in line for line in process.stderr)  # it has not begun to stop
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=10) == 0
 
 
 @pytest.mark.slow

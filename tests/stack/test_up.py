@@ -1,0 +1,137 @@
+"""`adm up` with everything real, driven as a user drives it: a terminal's signals, HTTP, kill -9."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from jobs.settings import Settings
+from stack.embedded import with_free_port
+from tests.stack.programs import alive, waited, written_pid
+
+ROOT = Path(__file__).parents[2]
+START_SECONDS = 120.0  # a cold import of torch on a busy machine
+
+pytestmark = [pytest.mark.slow, pytest.mark.redis]
+
+
+class Stack:
+    """A running `adm up` whose worker finds no weights, so that it needs no time to load them."""
+
+    def __init__(self, process: subprocess.Popen[str], data: Path, port: int) -> None:
+        self.process, self.data, self.port = process, data, port
+        self.said: list[str] = []
+        self._readers = [Thread(target=self._read, args=(stream,)) for stream in (process.stdout, process.stderr)]
+        for reader in self._readers:
+            reader.start()
+
+    def _read(self, stream: Iterator[str]) -> None:
+        self.said.extend(stream)
+
+    def says(self, text: str) -> bool:
+        """Whether a line with the text comes in time."""
+        return waited(lambda: any(text in line for line in list(self.said)), seconds=START_SECONDS)
+
+    def status(self, path: str) -> int:
+        """HTTP status of a GET; 0 when nobody answers."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as response:
+                return int(response.status)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code
+        except OSError:
+            return 0
+
+    def get(self, path: str) -> Any:
+        """What a GET answers."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as response:
+            return json.load(response)
+
+    def pid(self, name: str) -> int | None:
+        """A child's pid, as its file says."""
+        return written_pid(self.data / "run" / f"{name}.pid")
+
+    def end(self) -> None:
+        """Wait for the end of the process and of what it wrote."""
+        self.process.wait(timeout=60)
+        for reader in self._readers:
+            reader.join()
+
+
+@contextmanager
+def up(tmp_path: Path) -> Iterator[Stack]:
+    """`adm up` on a folder and a port of its own, past its announcement."""
+    port = with_free_port(Settings(port=0)).port
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    told = {"ADM_PORT": str(port), "ADM_DATA": str(tmp_path / "data"), "ADM_WEIGHTS": str(weights)}
+    with subprocess.Popen(
+        [sys.executable, "-m", "cli", "up"],
+        cwd=ROOT,
+        env={name: value for name, value in os.environ.items() if not name.startswith("ADM_")} | told,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        stack = Stack(process, tmp_path / "data", port)
+        try:
+            assert stack.says(f"http://127.0.0.1:{port}/"), stack.said
+            yield stack
+        finally:
+            process.kill()
+            stack.end()
+
+
+def test_service_stays_up_beside_a_worker_that_refuses_its_weights(tmp_path: Path) -> None:
+    with up(tmp_path) as stack:
+        assert stack.status("/readyz") == 200
+        assert stack.status("/readyz?workers=1") == 503
+        assert stack.get("/v1/workers")["data"] == []
+        refusals = [line for line in stack.said if line.startswith("worker ")]
+        assert any(str(tmp_path / "weights") in line for line in refusals)
+        assert not any("Traceback" in line for line in stack.said)
+        assert any("worker ended with status" in line for line in stack.said)
+
+
+def test_killed_service_is_back_on_its_port_under_a_new_pid(tmp_path: Path) -> None:
+    with up(tmp_path) as stack:
+        before = stack.pid("service")
+        assert before is not None
+        os.kill(before, signal.SIGKILL)
+        assert waited(lambda: stack.pid("service") not in (None, before), seconds=START_SECONDS)
+        assert waited(lambda: stack.status("/readyz") == 200, seconds=START_SECONDS)
+
+
+def test_service_recovers_by_itself_when_redis_was_killed(tmp_path: Path) -> None:
+    with up(tmp_path) as stack:
+        service, redis = stack.pid("service"), stack.pid("redis")
+        assert redis is not None
+        os.kill(redis, signal.SIGKILL)
+        assert waited(lambda: stack.pid("redis") not in (None, redis), seconds=START_SECONDS)
+        assert waited(lambda: stack.status("/readyz") == 200, seconds=START_SECONDS)
+        assert stack.pid("service") == service
+
+
+def test_ctrl_c_stops_all_in_order_and_leaves_no_process_and_no_pid_file(tmp_path: Path) -> None:
+    with up(tmp_path) as stack:
+        pids = [pid for pid in map(stack.pid, ("service", "redis")) if pid is not None]
+        assert len(pids) == 2
+        stack.process.send_signal(signal.SIGINT)
+        stack.end()
+        assert stack.process.returncode == 0
+        stops = [line.split()[-1] for line in stack.said if "| stopping " in line and "hastens" not in line]
+        assert stops == ["service", "worker", "redis"]
+        assert not any(alive(pid) for pid in pids)
+        assert list((stack.data / "run").glob("*.pid")) == []
+        assert not any("killing it" in line for line in stack.said)
