@@ -2,7 +2,7 @@
 
 import typer
 
-from cli import config, service, stack, worker
+from cli import config, service, stack, train, worker
 
 app = typer.Typer(
     name="adm",
@@ -16,3 +16,4 @@ app.command("demo")(stack.demo)
 app.command("service")(service.service)
 app.command("worker")(worker.worker)
 app.command("config")(config.config)
+app.add_typer(train.app, name="train")

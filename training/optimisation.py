@@ -38,11 +38,10 @@ def annealed_classifier_rate(base: float, step: int, resumed_at: int, total: int
     return base * (1 - (step + resumed_at) / total) if total else base
 
 
-def warmed_rate(base: float, step: int, total: int, *, warmup: int = 200, decay_share: float = 0.4) -> float:
-    """Our own rule for short runs: a linear warm-up, then constant, then linear to zero over the last share."""
-    decay_start = round(total * (1 - decay_share))
-    if step < warmup:
-        return base * (step + 1) / warmup
-    if step < decay_start:
-        return base
-    return base * max(total - step, 0) / max(total - decay_start, 1)
+def warmed_rate(base: float, step: int, done: float, *, warmup_steps: int, decay_share: float) -> float:
+    """Our own rule for short runs: a linear warm-up, then constant, then linear to zero over the last share.
+
+    done is the share of the run that is over, 0 to 1: a run may be measured in steps or in minutes.
+    """
+    warmed = base * min((step + 1) / warmup_steps, 1.0)
+    return warmed * min((1 - done) / decay_share, 1.0)

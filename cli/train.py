@@ -1,0 +1,59 @@
+"""`adm train diffusion|classifier|upsampler|judge`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Train the networks of the demo stack; a run goes on where it stopped.", no_args_is_help=True)
+
+Out = Annotated[Path | None, typer.Option(help="folder of the run; default runs/NAME")]
+Steps = Annotated[int | None, typer.Option(min=1, help="length of the run in steps; default the recipe's")]
+Minutes = Annotated[float | None, typer.Option(min=0.01, help="length of the run in minutes of training instead")]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="images a step; default the recipe's")]
+LearningRate = Annotated[float | None, typer.Option(min=0, help="default the recipe's")]
+Seed = Annotated[int, typer.Option(min=0, help="of the weights, batches and noise")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; default all")]
+Cache = Annotated[Path, typer.Option(help="folder where rendered sets are kept")]
+
+
+def _command(name: str, what: str) -> None:
+    @app.command(name, help=what)
+    def command(
+        out: Out = None,
+        steps: Steps = None,
+        minutes: Minutes = None,
+        batch_size: BatchSize = None,
+        learning_rate: LearningRate = None,
+        seed: Seed = 0,
+        threads: Threads = None,
+        cache: Cache = Path("data/cache"),
+    ) -> None:
+        import torch
+
+        from training.loop import Plan
+        from models.precision import has_fast_bf16
+        from training.recipes import RECIPES
+        from training.session import train
+
+        if threads is not None:
+            torch.set_num_threads(threads)
+        recipe = RECIPES[name]
+        plan = Plan(
+            folder=out or Path("runs") / name,
+            batch_size=batch_size or recipe.batch_size,
+            learning_rate=learning_rate or recipe.learning_rate,
+            steps=steps or recipe.steps,
+            minutes=minutes,
+            weight_decay=recipe.weight_decay,
+            ema_rate=recipe.ema_rate,
+            seed=seed,
+            bf16=has_fast_bf16(),
+        )
+        train(name, plan, cache)
+
+
+_command("diffusion", "The class-conditional 32x32 base, with a 'no class' row learnt by label dropout.")
+_command("classifier", "The noisy classifier that guides it.")
+_command("upsampler", "The 32 to 64 upsampler.")
+_command("judge", "The judge that measures the stack and takes no part in it.")

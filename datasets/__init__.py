@@ -1,0 +1,1 @@
+"""Image data for training: folders of image files and the procedurally rendered shapes."""

@@ -1,0 +1,66 @@
+"""Sets of rendered shapes: image i of the set `seed` is a function of (seed, i) alone, so sets are endless."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from datasets.render import RENDERER_VERSION, render
+from datasets.sdf import SHAPES
+
+_CHUNK = 500  # images rendered in one go by a thread
+
+
+def label_of(indices: Tensor) -> Tensor:
+    """Class label of each image of a set: they take turns, so that every set is balanced."""
+    return indices % len(SHAPES)
+
+
+class ShapesDataset(Dataset[tuple[Tensor, int]]):
+    """A set of `length` rendered shapes: items are ([3, image_size, image_size] uint8, class label)."""
+
+    def __init__(self, length: int, seed: int, image_size: int) -> None:
+        self.length, self.seed, self.image_size = length, seed, image_size
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        if not 0 <= index < self.length:
+            raise IndexError(f"image {index} of a set of {self.length}")
+        indices = torch.tensor([index])
+        labels = label_of(indices)
+        return render(labels, indices, seed=self.seed, image_size=self.image_size)[0], int(labels[0])
+
+
+def render_set(count: int, seed: int, image_size: int, *, cache: Path | None = None) -> tuple[Tensor, Tensor]:
+    """Images 0 .. count-1 of a set and their labels: [count, 3, image_size, image_size] uint8 and [count] int64.
+
+    With a cache folder the images are kept there and mapped from disk the next time. The file's name holds all that
+    they depend on, and the file appears whole or not at all.
+    """
+    labels = label_of(torch.arange(count))
+    if cache is None:
+        return _render_all(count, seed, image_size), labels
+    path = cache / f"shapes-v{RENDERER_VERSION}-seed{seed}-{image_size}px-{count}.npy"
+    if not path.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".{os.getpid()}.partial")
+        with partial.open("wb") as file:
+            np.save(file, _render_all(count, seed, image_size).numpy())
+        os.replace(partial, path)
+    return torch.from_numpy(np.load(path, mmap_mode="c")), labels
+
+
+def _render_all(count: int, seed: int, image_size: int) -> Tensor:
+    chunks = torch.arange(count).split(_CHUNK)
+
+    def one(indices: Tensor) -> Tensor:
+        return render(label_of(indices), indices, seed=seed, image_size=image_size)
+
+    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+        return torch.cat(list(pool.map(one, chunks)))

@@ -1,0 +1,120 @@
+"""Continuous batching at the level of a step: a request joins the next step, a finished one leaves at once."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from diffusion.pixels import from_uint8, to_uint8
+from engine.shapes import padded
+from engine.stage import Stage
+from engine.trajectory import ImageRequest, Trajectory
+
+
+class DuplicateImageError(Exception):
+    """The image is in the engine already."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """An image that has passed its last stage: pixels [3, H, W], uint8."""
+
+    request: ImageRequest
+    pixels: Tensor
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What a step did: its stage, the rows that moved and the shape they were padded to.
+
+    failed has the jobs that cannot be computed, and why; all their images have left the engine.
+    """
+
+    stage: str
+    moved: list[Trajectory]
+    row_shape: int
+    finished: list[Finished]
+    failed: dict[str, Exception]
+
+
+class Engine:
+    """Batches the steps of unrelated images; owns no thread, no clock and no I/O.
+
+    Stages take turns, the one that has waited longest first; within a stage the oldest images go first, so nobody
+    starves.
+    """
+
+    def __init__(self, stages: Mapping[str, Stage], max_rows: int) -> None:
+        self.stages, self.max_rows = stages, max_rows
+        self._live: dict[tuple[str, int], Trajectory] = {}  # in order of arrival
+        self._turns = list(stages)  # the stage that has waited longest first
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._live)
+
+    @property
+    def rows_in_flight(self) -> int:
+        return len(self._live)
+
+    def add(self, request: ImageRequest) -> None:
+        """Let an image join the next step of its first stage. Raises: DuplicateImageError."""
+        key = (request.job_id, request.index)
+        if key in self._live:
+            raise DuplicateImageError(f"image {request.index} of job {request.job_id}")
+        self._live[key] = self._enter(request, 0, None)
+
+    def abort(self, job_id: str) -> bool:
+        """Drop all images of a job; False if there were none: a lost race, not an error."""
+        keys = [key for key in self._live if key[0] == job_id]
+        for key in keys:
+            del self._live[key]
+        return bool(keys)
+
+    def step(self) -> StepReport | None:
+        """Take one step of one stage; None where nothing is live.
+
+        A batch that fails is bisected, so that one bad row fails its own job alone and the others move on.
+        """
+        name = next((turn for turn in self._turns if any(each.plan.stage == turn for each in self._live.values())), None)
+        if name is None:
+            return None
+        self._turns.remove(name)
+        self._turns.append(name)
+        waiting = [each for each in self._live.values() if each.plan.stage == name]
+        batch = waiting[: self.max_rows]
+        failed: dict[str, Exception] = {}
+        moved = self._take(self.stages[name], batch, failed)
+        finished = [done for done in map(self._advance, moved) if done is not None]
+        for job_id in failed:
+            self.abort(job_id)
+        return StepReport(name, moved, padded(len(batch), self.stages[name].network_shapes), finished, failed)
+
+    def _take(self, stage: Stage, batch: list[Trajectory], failed: dict[str, Exception]) -> list[Trajectory]:
+        try:
+            stage.step(batch)
+        except Exception as error:
+            if len(batch) == 1:
+                failed[batch[0].request.job_id] = error
+                return []
+            middle = len(batch) // 2
+            return self._take(stage, batch[:middle], failed) + self._take(stage, batch[middle:], failed)
+        return batch
+
+    def _enter(self, request: ImageRequest, stage_index: int, low_res: Tensor | None) -> Trajectory:
+        plan = request.plans[stage_index]
+        stage = self.stages[plan.stage]
+        table = stage.table(plan.sampler, plan.num_steps, plan.eta)
+        return Trajectory(request, table, stage.starting_noise(request.seed, request.index), low_res, stage_index)
+
+    def _advance(self, trajectory: Trajectory) -> Finished | None:
+        if trajectory.row < len(trajectory.table):
+            return None
+        request, key = trajectory.request, (trajectory.request.job_id, trajectory.request.index)
+        pixels = to_uint8(trajectory.x)
+        if trajectory.stage_index + 1 == len(request.plans):
+            del self._live[key]
+            return Finished(request, pixels)
+        # The next stage gets what the official scripts hand over: the truncated 8-bit image.
+        self._live[key] = self._enter(request, trajectory.stage_index + 1, from_uint8(pixels))
+        return None

@@ -1,0 +1,127 @@
+"""One network of a pipeline and everything a batched step of it needs."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from diffusion.guidance import classifier_gradient
+from diffusion.noise import Draw, normals
+from diffusion.process import Process
+from diffusion.schedule import sampling_timesteps
+from diffusion.tables import COLUMNS, SamplerTable, ddim_table, ddpm_table, take_step
+from engine.shapes import agreeing_shapes, pad_rows, padded
+from engine.trajectory import Trajectory
+from models.classifier import NoisyClassifier
+from models.unet import SuperResUNet, UNet
+
+SAMPLERS = ("ddim", "ddpm")
+NOISE_COLUMNS = [COLUMNS.index("noise"), COLUMNS.index("noise_std")]
+TABLES_KEPT = 256
+
+
+class Stage:
+    """A diffusion network, its process and, where it is guided, its classifier.
+
+    number is the stage's place in the order of stages, part of the address of its noise.
+    """
+
+    def __init__(
+        self, name: str, number: int, network: UNet, process: Process, classifier: NoisyClassifier | None = None
+    ) -> None:
+        self.name, self.number = name, number
+        self.network, self.process, self.classifier = network, process, classifier
+        self.device = next(network.parameters()).device
+        size = network.config.image_size
+        self.shape = (3, size, size)
+        self.network_shapes: tuple[int, ...] = ()
+        self.classifier_shapes: tuple[int, ...] = ()
+        self.table = lru_cache(TABLES_KEPT)(self._build_table)
+
+    @torch.no_grad()
+    def warm_up(self, max_rows: int) -> None:
+        """Find the row shapes that agree bit for bit; has to be called before the first step."""
+
+        def network(rows: int, probe: int) -> Tensor:
+            x, timesteps, labels, low_res = self._probe_inputs(probe, rows, max_rows)
+            return self._predict(x, timesteps, labels, low_res)
+
+        def gradient(rows: int, probe: int) -> Tensor:
+            x, timesteps, labels, _ = self._probe_inputs(probe, rows, max_rows)
+            assert self.classifier is not None
+            classes = labels % self.classifier.config.out_channels
+            return classifier_gradient(self.classifier, x, timesteps, classes, 1.0)
+
+        self.network_shapes = agreeing_shapes(network, max_rows)
+        if self.classifier is not None:
+            self.classifier_shapes = agreeing_shapes(gradient, max_rows)
+
+    def _probe_inputs(self, probe: int, rows: int, max_rows: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(probe)
+        x = torch.randn(max_rows, *self.shape, generator=generator)
+        timesteps = torch.randint(self.process.schedule.num_original, (max_rows,), generator=generator)
+        labels = torch.randint(self.network.config.num_classes or 1, (max_rows,), generator=generator)
+        inputs = (x, timesteps.float(), labels, x[:, :, ::2, ::2].clamp(-1, 1))
+        x, timesteps, labels, low_res = (each[:rows].to(self.device) for each in inputs)
+        return x, timesteps, labels, low_res
+
+    def _build_table(self, sampler: str, num_steps: int, eta: float) -> SamplerTable:
+        timesteps = sampling_timesteps(self.process.schedule.num_timesteps, sampler, num_steps)
+        respaced = Process(self.process.schedule.respaced(timesteps), self.process.mean_type, self.process.variance_type)
+        return ddim_table(respaced, eta) if sampler == "ddim" else ddpm_table(respaced)
+
+    def starting_noise(self, seed: int, index: int) -> Tensor:
+        """x_T of an image: [3, H, W]."""
+        return normals([Draw(seed, index, self.number, 0)], self.shape, self.device)[0]
+
+    @torch.no_grad()
+    def step(self, batch: Sequence[Trajectory]) -> None:
+        """Take the next step of every trajectory of the batch: all of them, or on an exception none."""
+        x = torch.stack([each.x for each in batch])
+        rows = torch.stack([each.table.rows[each.row] for each in batch]).to(self.device, torch.float32)
+        timesteps = torch.tensor([each.timestep for each in batch], device=self.device)
+        output = self._output(batch, x, timesteps)
+        guidance = self._guidance(batch, x, timesteps)
+        x_prev, pred_x0 = take_step(rows, x, output, guidance, self._noise(batch, rows))
+        for trajectory, state, prediction in zip(batch, x_prev, pred_x0, strict=True):
+            trajectory.x, trajectory.pred_x0 = state, prediction
+            trajectory.row += 1
+
+    def _output(self, batch: Sequence[Trajectory], x: Tensor, timesteps: Tensor) -> Tensor:
+        count = padded(len(batch), self.network_shapes)
+        labels = torch.tensor([each.request.network_label or 0 for each in batch], device=self.device)
+        low_res = torch.stack([each.low_res for each in batch if each.low_res is not None] or [x[0]])
+        inputs = (pad_rows(each, count) for each in (x, timesteps, labels, low_res))
+        return self._predict(*inputs)[: len(batch)].float()
+
+    def _predict(self, x: Tensor, timesteps: Tensor, labels: Tensor, low_res: Tensor) -> Tensor:
+        class_labels = labels if self.network.config.num_classes is not None else None
+        if isinstance(self.network, SuperResUNet):
+            predicted: Tensor = self.network(x, timesteps, class_labels, low_res=low_res)
+        else:
+            predicted = self.network(x, timesteps, class_labels)
+        return predicted
+
+    def _guidance(self, batch: Sequence[Trajectory], x: Tensor, timesteps: Tensor) -> Tensor | None:
+        guided = [i for i, each in enumerate(batch) if each.guided]
+        if not guided:
+            return None
+        assert self.classifier is not None
+        index = torch.tensor(guided, device=self.device)
+        count = padded(len(guided), self.classifier_shapes)
+        labels = torch.tensor([batch[i].request.guidance_label for i in guided], device=self.device)
+        scales = torch.tensor([batch[i].request.guidance_scale for i in guided], device=self.device)
+        inputs = (pad_rows(each, count) for each in (x[index], timesteps[index], labels, scales))
+        gradient = classifier_gradient(self.classifier, *inputs)
+        return torch.zeros_like(x).index_copy_(0, index, gradient[: len(guided)])
+
+    def _noise(self, batch: Sequence[Trajectory], rows: Tensor) -> Tensor:
+        noise = torch.zeros(len(batch), *self.shape, device=self.device)
+        drawn = [i for i, row in enumerate(rows[:, NOISE_COLUMNS].any(dim=1).tolist()) if row]
+        if drawn:
+            draws = [
+                Draw(batch[i].request.seed, batch[i].request.index, self.number, batch[i].row + 1) for i in drawn
+            ]
+            noise[drawn] = normals(draws, self.shape, self.device)
+        return noise

@@ -1,0 +1,78 @@
+"""One image on its way through the stages."""
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from diffusion.tables import SamplerTable
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """How an image passes one stage."""
+
+    stage: str
+    sampler: str
+    num_steps: int
+    eta: float = 0.0
+
+
+@dataclass(frozen=True)
+class ImageRequest:
+    """All that determines an image's pixels, and whose it is.
+
+    network_label is the row of the label embedding, None for a network without one; guidance_label steers the
+    classifier, None for no guidance. The two differ where an unconditional model is guided.
+    guidance_interval is in original timesteps, both ends included.
+    """
+
+    job_id: str
+    index: int
+    seed: int
+    plans: tuple[StagePlan, ...]
+    network_label: int | None = None
+    guidance_label: int | None = None
+    guidance_scale: float = 0.0
+    guidance_interval: tuple[int, int] = (0, 1000)
+    wants_previews: bool = False
+
+    @property
+    def num_steps(self) -> int:
+        """Denoising steps over all stages."""
+        return sum(plan.num_steps for plan in self.plans)
+
+
+@dataclass
+class Trajectory:
+    """An image within a stage: its own state, place and coefficients."""
+
+    request: ImageRequest
+    table: SamplerTable
+    x: Tensor  # (C, H, W), float32
+    low_res: Tensor | None = None  # (C, h, w), what the stage before handed over
+    stage_index: int = 0
+    row: int = 0
+    pred_x0: Tensor | None = field(default=None, repr=False)  # (C, H, W), after the last step taken
+
+    @property
+    def plan(self) -> StagePlan:
+        return self.request.plans[self.stage_index]
+
+    @property
+    def timestep(self) -> float:
+        """Of the step to be taken next, as the networks see it."""
+        return float(self.table.timesteps[self.row])
+
+    @property
+    def guided(self) -> bool:
+        """Whether the step to be taken next needs the classifier; only the first stage is ever guided."""
+        request = self.request
+        if self.stage_index or request.guidance_label is None or request.guidance_scale == 0:
+            return False
+        low, high = request.guidance_interval
+        return low <= self.timestep <= high
+
+    @property
+    def steps_done(self) -> int:
+        """Over all stages so far."""
+        return sum(plan.num_steps for plan in self.request.plans[: self.stage_index]) + self.row

@@ -1,0 +1,156 @@
+"""The training loop: one story from a batch to a checkpoint, resumable at any moment."""
+
+import math
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from models.checkpoint import NetworkConfig, save_network
+from training.ema import Ema
+from training.optimisation import warmed_rate
+
+STATE_FILE, EMA_FILE = "state.pt", "ema.safetensors"
+GRADIENT_CLIP = 1.0
+
+
+class Task(Protocol):
+    """What is trained: its network, and the loss of a batch that is a function of the step alone."""
+
+    config: NetworkConfig
+    model: nn.Module
+
+    def loss(self, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """The mean loss of a batch drawn with the generator, and figures to show."""
+
+    def preview(self, model: nn.Module, path: Path) -> None:
+        """Write a picture or figures of what the averaged network does now."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how fast. The run ends after `steps`, or after `minutes` of training time where that is given."""
+
+    folder: Path
+    batch_size: int
+    learning_rate: float
+    steps: int
+    minutes: float | None = None
+    weight_decay: float = 0.0
+    ema_rate: float = 0.999
+    warmup_steps: int = 200
+    decay_share: float = 0.4
+    seed: int = 0
+    bf16: bool = False
+    save_seconds: float = 120.0
+    preview_seconds: float = 600.0
+
+
+@dataclass
+class Tick:
+    """What a finished step reports. done is the share of the run, 0 to 1."""
+
+    step: int
+    done: float
+    seconds: float
+    figures: dict[str, float]
+
+
+class Run:
+    """One training run in its folder: continues from what the folder holds.
+
+    Batches, timesteps and noise of a step come from (seed, step), so a run that was interrupted draws what it would have
+    drawn.
+    """
+
+    def __init__(self, task: Task, plan: Plan) -> None:
+        self.task, self.plan = task, plan
+        self.optimizer = torch.optim.AdamW(
+            task.model.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay
+        )
+        self.ema = Ema(task.model.state_dict(), plan.ema_rate)
+        self.step, self.seconds = 0, 0.0
+        plan.folder.mkdir(parents=True, exist_ok=True)
+        if (plan.folder / STATE_FILE).exists():
+            self._resume()
+
+    def ticks(self) -> Iterator[Tick]:
+        """Train to the end of the plan, yielding after every step; saves as it goes and at the end, whatever ends it."""
+        plan, saved, previewed = self.plan, time.monotonic(), time.monotonic()
+        try:
+            while self.done < 1:
+                started = time.monotonic()
+                figures = self._train_step()
+                self.step += 1
+                self.seconds += time.monotonic() - started
+                yield Tick(self.step, self.done, self.seconds, figures)
+                if time.monotonic() - saved > plan.save_seconds:
+                    self.save()
+                    saved = time.monotonic()
+                if time.monotonic() - previewed > plan.preview_seconds:
+                    self.preview()
+                    previewed = time.monotonic()
+        finally:
+            self.save()
+
+    @property
+    def done(self) -> float:
+        if self.plan.minutes is not None:
+            return min(self.seconds / (60 * self.plan.minutes), 1.0)
+        return min(self.step / self.plan.steps, 1.0)
+
+    def _train_step(self) -> dict[str, float]:
+        plan, task = self.plan, self.task
+        rate = warmed_rate(
+            plan.learning_rate, self.step, self.done, warmup_steps=plan.warmup_steps, decay_share=plan.decay_share
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        generator = torch.Generator().manual_seed((plan.seed << 32) + self.step)
+        task.model.train()
+        with torch.autocast("cpu", torch.bfloat16, enabled=plan.bf16):
+            loss, figures = task.loss(generator)
+        if not math.isfinite(loss.item()):
+            raise FloatingPointError(f"the loss is {loss.item()} at step {self.step}; lower the learning rate")
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        torch.nn.utils.clip_grad_norm_(task.model.parameters(), GRADIENT_CLIP)
+        self.optimizer.step()
+        self.ema.update(task.model.state_dict())
+        return figures | {"lr": rate}
+
+    def save(self) -> None:
+        """Write the whole state, then the averaged network; each file appears whole or not at all."""
+        folder = self.plan.folder
+        state = {
+            "model": self.task.model.state_dict(),
+            "ema": self.ema.values,
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "seconds": self.seconds,
+        }
+        partial = folder / f"{STATE_FILE}.partial"
+        torch.save(state, partial)
+        os.replace(partial, folder / STATE_FILE)
+        save_network(folder / EMA_FILE, self.ema.values, self.task.config, dtype=torch.float32)
+
+    def preview(self) -> None:
+        """Show what the averaged network does, in preview files of the run's folder."""
+        trained = {name: value.clone() for name, value in self.task.model.state_dict().items()}
+        self.task.model.load_state_dict(self.ema.values)
+        self.task.model.eval()
+        with torch.no_grad():
+            self.task.preview(self.task.model, self.plan.folder / f"preview-{self.step:07d}.png")
+        self.task.model.load_state_dict(trained)
+
+    def _resume(self) -> None:
+        state = torch.load(self.plan.folder / STATE_FILE, weights_only=True)
+        self.task.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.ema.values = state["ema"]
+        self.step, self.seconds = state["step"], state["seconds"]

@@ -1,0 +1,96 @@
+"""Sets a training run up from names and runs it with progress on the terminal or in a log."""
+
+import dataclasses
+import sys
+import time
+from pathlib import Path
+
+import torch
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from datasets.shapes import render_set
+from models.presets import SHAPE_NAMES
+from training.loop import Plan, Run, Task, Tick
+from training.recipes import (
+    LABEL_DROPOUT,
+    RECIPES,
+    Recipe,
+    base_network,
+    classifier_network,
+    judge_network,
+    process,
+    upsampler_network,
+)
+from training.tasks import ClassifierTask, DiffusionTask, JudgeTask, LabelledImages, UpsamplerTask
+
+LOG_SECONDS = 30.0
+TRAINING_SEED = 1  # of the renders trained on; measurements render other seeds
+
+
+def build_task(name: str, recipe: Recipe, cache: Path) -> Task:
+    """The task of a name in RECIPES, on the shapes."""
+    images, labels = render_set(recipe.images, TRAINING_SEED, recipe.image_size, cache=cache)
+    data = LabelledImages(images, labels)
+    num_classes = len(SHAPE_NAMES)
+    match name:
+        case "diffusion":
+            network = base_network(num_classes + 1)
+            return DiffusionTask(network, process("cosine"), data, recipe.batch_size, LABEL_DROPOUT)
+        case "classifier":
+            return ClassifierTask(classifier_network(num_classes), process("cosine"), data, recipe.batch_size)
+        case "upsampler":
+            return UpsamplerTask(upsampler_network(), process("linear"), data, recipe.batch_size, recipe.image_size // 2)
+        case "judge":
+            return JudgeTask(judge_network(num_classes), data, recipe.batch_size)
+    raise ValueError(f"unknown task {name!r}; known are {', '.join(RECIPES)}")
+
+
+def train(name: str, plan: Plan, cache: Path) -> None:
+    """Train to the end of the plan, or until interrupted: the next call goes on where this one stopped."""
+    recipe = dataclasses.replace(RECIPES[name], batch_size=plan.batch_size)
+    torch.manual_seed(plan.seed)  # the initial weights
+    run = Run(build_task(name, recipe, cache), plan)
+    parameters = sum(parameter.numel() for parameter in run.task.model.parameters())
+    print(f"{name}: {parameters / 1e6:.2f}M parameters, at step {run.step}, into {plan.folder}", flush=True)
+    try:
+        show = _show_bar if sys.stdout.isatty() else _show_lines
+        show(run)
+        run.preview()
+    except KeyboardInterrupt:
+        print(f"stopped at step {run.step}; the same command goes on from here")
+
+
+def _describe(figures: dict[str, float]) -> str:
+    return "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
+
+
+def _show_bar(run: Run) -> None:
+    columns = (BarColumn(), TextColumn("{task.percentage:.1f}%"), TimeRemainingColumn(), TextColumn("{task.description}"))
+    with Progress(*columns) as progress:
+        bar = progress.add_task("", total=1.0, completed=run.done)
+        smooth = Smoothed()
+        for tick in run.ticks():
+            description = f"step {tick.step}  {_describe(smooth.add(tick))}"
+            progress.update(bar, completed=tick.done, description=description)
+
+
+def _show_lines(run: Run) -> None:
+    smooth, shown = Smoothed(), 0.0
+    for tick in run.ticks():
+        figures = smooth.add(tick)
+        if time.monotonic() - shown > LOG_SECONDS:
+            shown = time.monotonic()
+            print(f"{tick.done:6.1%}  step {tick.step}  {tick.seconds:.0f} s  {_describe(figures)}", flush=True)
+
+
+class Smoothed:
+    """Running means of the figures: single batches jump too much to read."""
+
+    def __init__(self, rate: float = 0.98) -> None:
+        self.rate = rate
+        self.means: dict[str, float] = {}
+
+    def add(self, tick: Tick) -> dict[str, float]:
+        for name, value in tick.figures.items():
+            self.means[name] = self.rate * self.means.get(name, value) + (1 - self.rate) * value
+        return self.means
