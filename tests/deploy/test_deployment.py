@@ -11,6 +11,7 @@ import yaml
 
 from cli.main import app
 from jobs.settings import Settings
+from service.app import create_app
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -85,7 +86,7 @@ def test_service_is_published_at_the_default_port_and_listens_where_compose_says
 
 def test_prometheus_scrapes_the_service_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     (job,) = PROMETHEUS["scrape_configs"]
-    assert job["metrics_path"] == "/metrics"
+    assert job["metrics_path"] in create_app(Settings()).openapi()["paths"]
     assert job["static_configs"] == [{"targets": [f"service:{settings_of('service', monkeypatch).port}"]}]
     mounted = COMPOSE["services"]["prometheus"]["volumes"][0].partition(":")[0]
     assert (ROOT / mounted) == ROOT / "deploy/prometheus.yml"
