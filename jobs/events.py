@@ -43,6 +43,16 @@ class Event(NamedTuple):
     data: str  # JSON
 
 
+class Preview(NamedTuple):
+    """The prediction of a job's image `index` after a step of a stage."""
+
+    index: int
+    stage: str
+    step: int
+    steps: int
+    png: bytes
+
+
 def publish(pipe: Pipeline, job_id: str, kind: EventKind, data: dict[str, Any]) -> None:
     """Append an event to the job's stream, as part of the transaction that makes it true, and wake who waits."""
     text = json.dumps({"id": job_id, **data}, separators=(",", ":"))
@@ -58,9 +68,9 @@ def publish_progress(pipe: Pipeline, job_id: str, progress: Progress) -> None:
     pipe.publish(keys.channel(job_id), b"")
 
 
-def publish_preview(redis: Redis, job_id: str, image_index: int, png: bytes) -> None:
+def publish_preview(redis: Redis, job_id: str, preview: Preview) -> None:
     """Show a preview to whoever listens just now."""
-    data = {"id": job_id, "index": image_index, "png": b64encode(png).decode()}
+    data = {"id": job_id, **preview._asdict(), "png": b64encode(preview.png).decode()}
     redis.publish(keys.channel(job_id), json.dumps(data, separators=(",", ":")))
 
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import secrets
+import time
 from collections.abc import Sequence
 from typing import NamedTuple, cast
 from uuid import uuid4
@@ -21,7 +22,7 @@ from jobs.pipelines import PipelineInfo
 from jobs.record import Record
 from jobs.request import DRAWN_SEED_BELOW, JobRequest
 from jobs.settings import Settings
-from jobs.views import Views, view
+from jobs.views import Views, readable_request, view
 
 JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 CURSOR = re.compile(r"\d{16}-[A-Za-z0-9_-]{1,128}")
@@ -36,7 +37,7 @@ class PublishedImage(NamedTuple):
     """An image that may be fetched, and until when it is kept."""
 
     record: ImageRecord
-    expires_at: float
+    kept_until: float
 
 
 class JobQueue:
@@ -110,10 +111,12 @@ class JobQueue:
     def image(self, job_id: str, index: int) -> PublishedImage:
         """A published image. Raises: RefusedError for one that is not there yet, and for one that never will be."""
         record = self._record(job_id)
+        is_final, request = record.status.is_final, readable_request(record)
         for each in record.images:
             if each.index == index:
-                return PublishedImage(each, record.expires_at)
-        if not record.status.is_final and 0 <= index < record.request().n:
+                kept_until = record.expires_at if is_final else time.time() + self._settings.retention_seconds
+                return PublishedImage(each, kept_until)
+        if not is_final and request is not None and 0 <= index < request.n:
             raise RefusedError(ErrorKind.IMAGE_NOT_READY, f"image {index} of job {job_id} is not there yet")
         raise RefusedError(ErrorKind.UNKNOWN_IMAGE, f"no image {index} of job {job_id}")
 

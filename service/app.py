@@ -1,0 +1,89 @@
+"""The application: routes, errors, middleware, and what lives as long as it does."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from anyio.to_thread import current_default_thread_limiter
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from pydantic.json_schema import models_json_schema
+
+from jobs.request import JobRequest
+from jobs.settings import Settings
+from service import page, problems, routes_events, routes_fleet, routes_health, routes_jobs
+from service.metrics import Metrics
+from service.middleware import Requests
+from service.problems import Problem
+from service.state import connect
+from service.upkeep import keep_up
+
+THREADS = 16  # more only fight for the interpreter: a call of the queue is short and mostly Python
+DESCRIPTION = "Images from ADM diffusion models, batched step by step."
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The service for one set of settings; connects when it starts, not here."""
+    metrics = Metrics()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        current_default_thread_limiter().total_tokens = THREADS
+        service = connect(settings, metrics)
+        app.state.service = service
+        tasks = [
+            asyncio.create_task(service.hub.run()),
+            asyncio.create_task(keep_up(service.sweeper, settings.sweep_seconds)),
+        ]
+        yield
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await service.hub.close()
+        await service.async_redis.aclose()
+        service.redis.close()
+
+    app = FastAPI(
+        title="ADM Serve",
+        version=own_version(),
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        generate_unique_id_function=operation_id,
+        telemetry={"tracing": False},
+    )
+    app.include_router(routes_jobs.router)
+    app.include_router(routes_events.router)
+    app.include_router(routes_fleet.router)
+    app.include_router(routes_health.router)
+    page.install(app)
+    problems.install(app)
+    app.add_middleware(Requests, metrics=metrics)
+    plain_openapi = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        """FastAPI's document, with the schemas that it cannot see: bodies are read by us, errors are not its own."""
+        document = plain_openapi()
+        _, definitions = models_json_schema(
+            [(JobRequest, "validation"), (Problem, "serialization")], ref_template="#/components/schemas/{model}"
+        )
+        document["components"]["schemas"] |= definitions["$defs"]
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign] # FastAPI's own documented way to extend the document
+    return app
+
+
+def operation_id(route: APIRoute) -> str:
+    """Operations are named as their functions, which is what generated clients call them."""
+    return route.name
+
+
+def own_version() -> str:
+    try:
+        return version("adm-serve")
+    except PackageNotFoundError:
+        return "0"  # run from a checkout that was not installed

@@ -1,0 +1,64 @@
+"""`adm service`: listens, and serves until it is told to stop."""
+
+import errno
+import socket
+import sys
+
+import structlog
+import uvicorn
+
+from jobs import logs
+from jobs.errors import SettingsError
+from jobs.settings import Settings
+from service.app import create_app
+
+LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
+STOP_SECONDS = 5  # what is still being answered then is cut; streams close by themselves at once
+BACKLOG = 2048
+
+
+def main() -> None:
+    """Serve with the environment's settings; leave with one line and status 1 when that cannot be."""
+    try:
+        settings = Settings.load()
+        listener = listen(settings)
+    except SettingsError as error:
+        sys.exit(f"adm service: {error}")
+    logs.configure(settings)
+    host, port = listener.getsockname()[:2]
+    structlog.get_logger("service").info("listening", host=host, port=port)
+    config = uvicorn.Config(
+        create_app(settings),
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=STOP_SECONDS,
+    )
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def listen(settings: Settings) -> socket.socket:
+    """The socket to serve on.
+
+    Raises: SettingsError for a port that is in use, and for an address that would let anybody in.
+    """
+    if settings.host not in LOOPBACK_HOSTS and not settings.allow_anonymous:
+        raise SettingsError(
+            f"ADM_HOST: {settings.host} is not loopback and callers need no key; ADM_ALLOW_ANONYMOUS=yes serves anybody"
+        )
+    try:
+        family, *_, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise SettingsError(f"ADM_PORT: {settings.port} on {settings.host} is in use; set another port") from error
+        raise SettingsError(
+            f"ADM_HOST, ADM_PORT: cannot listen on {settings.host} port {settings.port}: {error.strerror}"
+        ) from error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""Metrics in Prometheus' text form: the service's own, the queue's, and what workers left in Redis."""
+
+import time
+from collections.abc import Iterable, Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
+
+from jobs import keys
+from jobs.estimate import Estimator
+from jobs.queue import JobQueue
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60)
+
+
+class Metrics:
+    """What the service counts itself."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(namespace="adm_service", registry=self.registry)
+        self.requests = Counter(
+            "adm_http_requests", "Requests answered", ("method", "route", "status"), registry=self.registry
+        )
+        self.seconds = Histogram(
+            "adm_http_request_seconds",
+            "Time to answer; for streams, until they closed",
+            ("method", "route"),
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.submitted = Counter(
+            "adm_jobs_submitted", "Jobs accepted", ("pipeline", "priority"), registry=self.registry
+        )
+
+
+class Families(Collector):
+    """Metric families by name; samples of one family may come from several places."""
+
+    def __init__(self) -> None:
+        self._families: dict[str, Metric] = {}
+
+    def add(self, families: Iterable[Metric], **labels: str) -> None:
+        """Merge families in, with more labels on every sample."""
+        for family in families:
+            merged = self._families.setdefault(
+                family.name, Metric(family.name, family.documentation, family.type, family.unit)
+            )
+            merged.samples += [each._replace(labels=each.labels | labels) for each in family.samples]
+
+    def collect(self) -> Iterator[Metric]:
+        return iter(self._families.values())
+
+
+def own_text(metrics: Metrics) -> bytes:
+    """The service's metrics alone, for when Redis is away."""
+    families = Families()
+    families.add(metrics.registry.collect())
+    families.add([gauge("adm_redis_up", "Redis can be reached", [], [((), 0)])])
+    return generate_latest(families)
+
+
+def text(metrics: Metrics, queue: JobQueue) -> bytes:
+    """All metrics. Raises: redis.RedisError."""
+    families = Families()
+    families.add(metrics.registry.collect())
+    families.add(queue_families(queue))
+    for name, snapshot in queue.fleet.metrics().items():
+        families.add(text_string_to_metric_families(snapshot), worker=name)
+    return generate_latest(families)
+
+
+def queue_families(queue: JobQueue) -> list[Metric]:
+    """What Redis says of jobs, queues and workers just now."""
+    fleet = queue.fleet.read(fresh=True)
+    backlogs = queue.backlogs(sorted(fleet.pipelines)).values()
+    estimator = Estimator(fleet)
+    places = [(each, priority) for each in backlogs for priority in keys.PRIORITIES]
+    now = time.time()
+    return [
+        gauge("adm_redis_up", "Redis can be reached", [], [((), 1)]),
+        gauge("adm_jobs", "Jobs kept", ["status"], [((status,), n) for status, n in queue.counts().items()]),
+        gauge(
+            "adm_queue_jobs",
+            "Jobs queued",
+            ["pipeline", "priority"],
+            [((each.pipeline, priority), each.lengths[priority]) for each, priority in places],
+        ),
+        gauge(
+            "adm_queue_work_seconds",
+            "Estimated work queued; 0 as long as no worker has said what a step costs",
+            ["pipeline", "priority"],
+            [((each.pipeline, priority), estimator.queued_seconds(each, priority) or 0) for each, priority in places],
+        ),
+        gauge(
+            "adm_pipeline_workers",
+            "Live workers that hold a pipeline",
+            ["pipeline"],
+            [((name,), len(fleet.holders(name))) for name in fleet.pipelines],
+        ),
+        gauge(
+            "adm_worker_heartbeat_age_seconds",
+            "Time since a worker's last heartbeat",
+            ["worker"],
+            [((each.name,), max(0.0, now - each.last_heartbeat)) for each in fleet.workers],
+        ),
+        gauge(
+            "adm_worker_rows_in_flight",
+            "Images that a worker is making",
+            ["worker"],
+            [((each.name,), each.rows_in_flight) for each in fleet.workers],
+        ),
+    ]
+
+
+def gauge(name: str, documentation: str, labels: list[str], values: Iterable[tuple[tuple[str, ...], float]]) -> Metric:
+    family = GaugeMetricFamily(name, documentation, labels=labels)
+    for label_values, value in values:
+        family.add_metric(label_values, value)
+    return family

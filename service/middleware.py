@@ -1,0 +1,99 @@
+"""What every request passes through: an id, a log line, metrics, security headers, and no exception left over."""
+
+import re
+import time
+from uuid import uuid4
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.metrics import Metrics
+from service.problems import problem
+
+log = structlog.get_logger("service")
+
+MAX_BODY_BYTES = 65_536
+TOO_LARGE = f"a body may have {MAX_BODY_BYTES} bytes"
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+QUIET_ROUTES = frozenset({"/livez", "/readyz", "/healthz", "/metrics"})  # asked every few seconds: not worth a line
+METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"})
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+SECURITY_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+
+
+def limited(receive: Receive) -> Receive:
+    """Refuse a body that grows too large while it is read: a chunked one does not say how long it is."""
+    received = 0
+
+    async def receive_within_limit() -> Message:
+        nonlocal received
+        message = await receive()
+        received += len(message.get("body", b""))
+        if received > MAX_BODY_BYTES:
+            raise HTTPException(413, TOO_LARGE)
+        return message
+
+    return receive_within_limit
+
+
+class Requests:
+    """Outermost of our middlewares; plain ASGI, so that streams pass through untouched."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app, self._metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        given = headers.get("x-request-id", "")
+        request_id = given if REQUEST_ID.fullmatch(given) else uuid4().hex
+        began, status = time.perf_counter(), 0
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                answer = MutableHeaders(scope=message)
+                answer["X-Request-ID"] = request_id
+                for name, value in SECURITY_HEADERS.items():
+                    answer.setdefault(name, value)
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                if scope["method"] not in SAFE_METHODS and headers.get("sec-fetch-site") in ("cross-site", "same-site"):
+                    # callers are not asked for a key, so another site's page must not act through its visitor's browser
+                    refusal = problem(Request(scope), 403, "pages of other sites may not call this service")
+                    await refusal(scope, receive, send_with_headers)
+                elif int(headers.get("content-length") or 0) > MAX_BODY_BYTES:
+                    await problem(Request(scope), 413, TOO_LARGE)(scope, receive, send_with_headers)
+                else:
+                    await self._app(scope, limited(receive), send_with_headers)
+            except Exception:
+                log.exception("failed")
+                if status:
+                    raise  # too late for an answer: the server must cut the connection
+                answer = problem(Request(scope), 500, "the service failed; its log says more under this request's id")
+                await answer(scope, receive, send_with_headers)
+            finally:
+                self._record(scope, status, time.perf_counter() - began)
+
+    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", "unmatched")
+        method = scope["method"] if scope["method"] in METHODS else "other"  # clients must not make up labels
+        self._metrics.requests.labels(method, route, status).inc()
+        self._metrics.seconds.labels(method, route).observe(seconds)
+        if route not in QUIET_ROUTES:
+            job = {"job_id": scope["path_params"]["job_id"]} if "job_id" in scope.get("path_params", {}) else {}
+            log.info(
+                "request", method=scope["method"], path=scope["path"], status=status, seconds=round(seconds, 4), **job
+            )

@@ -1,0 +1,142 @@
+"""Errors as RFC 9457 says: every one that leaves the service is application/problem+json."""
+
+import json
+import math
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, Field
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import OutOfMemoryError, ReadOnlyError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from starlette.exceptions import HTTPException
+
+from jobs.errors import ErrorKind, InvalidRequestError, RefusedError, UnavailableError
+
+log = structlog.get_logger("service")
+
+MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER_SECONDS = 2  # while Redis or the store is away; a restart of either takes about that long
+
+HTTP_STATUS = {
+    ErrorKind.INVALID_REQUEST: 422,
+    ErrorKind.IDEMPOTENCY_MISMATCH: 422,
+    ErrorKind.UNKNOWN_JOB: 404,
+    ErrorKind.UNKNOWN_MODEL: 404,
+    ErrorKind.UNKNOWN_IMAGE: 404,
+    ErrorKind.IMAGE_NOT_READY: 409,
+    ErrorKind.JOB_ENDED: 409,
+    ErrorKind.QUEUE_FULL: 503,
+    ErrorKind.UNAVAILABLE: 503,
+}
+TITLES = {
+    ErrorKind.INVALID_REQUEST: "Fields of the request are wrong",
+    ErrorKind.IDEMPOTENCY_MISMATCH: "The key was used with another body",
+    ErrorKind.UNKNOWN_JOB: "No such job",
+    ErrorKind.UNKNOWN_MODEL: "No such model",
+    ErrorKind.UNKNOWN_IMAGE: "No such image",
+    ErrorKind.IMAGE_NOT_READY: "The image is not there yet",
+    ErrorKind.JOB_ENDED: "The job has ended already",
+    ErrorKind.QUEUE_FULL: "Too much work is queued",
+    ErrorKind.UNAVAILABLE: "Not available just now",
+}
+
+
+class FieldProblem(BaseModel):
+    pointer: str = Field(description="JSON pointer to the field; empty for the whole body")
+    detail: str
+
+
+class Problem(BaseModel):
+    """RFC 9457. `errors` is there when fields are wrong."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    errors: list[FieldProblem] | None = None
+
+
+def problem(
+    request: Request,
+    status: int,
+    detail: str,
+    *,
+    kind: ErrorKind | None = None,
+    headers: Mapping[str, str] | None = None,
+    **members: Any,
+) -> Response:
+    """A problem response; without a kind its type is about:blank and its title the status's phrase."""
+    content = {
+        "type": "about:blank" if kind is None else f"urn:adm:problem:{kind}",
+        "title": HTTPStatus(status).phrase if kind is None else TITLES[kind],
+        "status": status,
+        "detail": detail,
+        "instance": request.url.path,
+        **members,
+    }
+    return Response(json.dumps(content), status, headers=headers, media_type=MEDIA_TYPE)
+
+
+def unavailable(request: Request, detail: str, **members: Any) -> Response:
+    """503 for something that will be back."""
+    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
+    return problem(request, 503, detail, kind=ErrorKind.UNAVAILABLE, headers=headers, **members)
+
+
+def on_refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RefusedError)  # Starlette types every handler's argument as Exception
+    headers = {}
+    if error.retry_after_seconds is not None:
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_seconds)))
+    members: dict[str, Any] = {}
+    if isinstance(error, InvalidRequestError):
+        members["errors"] = [{"pointer": each.pointer, "detail": each.detail} for each in error.errors]
+    return problem(request, HTTP_STATUS[error.kind], str(error), kind=error.kind, headers=headers, **members)
+
+
+def on_unavailable(request: Request, error: Exception) -> Response:
+    log.warning("store_away", error=str(error))
+    return unavailable(request, "the image store cannot be reached")
+
+
+def on_redis_away(request: Request, error: Exception) -> Response:
+    log.warning("redis_away", error=type(error).__name__)
+    return unavailable(request, "the queue cannot be reached")
+
+
+def on_http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return problem(request, error.status_code, error.detail, headers=error.headers)
+
+
+def on_invalid_parameters(request: Request, error: Exception) -> Response:
+    """Wrong query parameters and headers; a path that cannot be right leads nowhere."""
+    assert isinstance(error, RequestValidationError)
+    found = error.errors()
+    if any(each["loc"][0] == "path" for each in found):
+        return problem(request, 404, "Not Found")
+    errors = [{"pointer": "".join(f"/{part}" for part in each["loc"][1:]), "detail": each["msg"]} for each in found]
+    detail = "; ".join(f"{each['pointer']}: {each['detail']}" for each in errors)
+    return problem(request, 422, detail, kind=ErrorKind.INVALID_REQUEST, errors=errors)
+
+
+def install(app: FastAPI) -> None:
+    """Make every error that a route raises a problem."""
+    app.add_exception_handler(RefusedError, on_refused)
+    app.add_exception_handler(UnavailableError, on_unavailable)
+    app.add_exception_handler(HTTPException, on_http)
+    app.add_exception_handler(RequestValidationError, on_invalid_parameters)
+    for away in (RedisConnectionError, RedisTimeoutError, ReadOnlyError, OutOfMemoryError):
+        app.add_exception_handler(away, on_redis_away)
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """What OpenAPI says of a route's errors."""
+    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in statuses}

@@ -1,0 +1,54 @@
+"""What the routes work with; made once, by the application's lifespan."""
+
+from dataclasses import dataclass
+from typing import Annotated, cast
+
+from fastapi import Depends, Request
+from redis import Redis
+from redis.asyncio import Redis as AsyncRedis
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from jobs.images import ImageStore
+from jobs.queue import JobQueue
+from jobs.settings import Settings
+from jobs.sweep import Sweeper
+from service.hub import Hub
+from service.metrics import Metrics
+
+SOCKET_SECONDS = 5.0  # no command of ours takes this long; a server that hangs is as good as one that is down
+
+
+@dataclass(frozen=True)
+class Service:
+    settings: Settings
+    redis: Redis
+    async_redis: AsyncRedis
+    queue: JobQueue
+    sweeper: Sweeper
+    hub: Hub
+    metrics: Metrics
+
+
+def connect(settings: Settings, metrics: Metrics) -> Service:
+    """Everything the routes need; no connection is opened yet, so that the service starts without Redis too.
+
+    Commands are not repeated by the client: a submission whose answer was lost would be queued twice.
+    """
+    address = settings.redis_address
+    redis = Redis.from_url(
+        address, retry=Retry(NoBackoff(), 0), socket_timeout=SOCKET_SECONDS, socket_connect_timeout=SOCKET_SECONDS
+    )
+    async_redis = AsyncRedis.from_url(address, retry=AsyncRetry(NoBackoff(), 0), socket_connect_timeout=SOCKET_SECONDS)
+    images = ImageStore(settings.store_address)
+    queue = JobQueue(redis, settings, images)
+    sweeper = Sweeper(redis, queue.ledger, images, settings.lease_seconds)
+    return Service(settings, redis, async_redis, queue, sweeper, Hub(async_redis), metrics)
+
+
+def get_service(request: Request) -> Service:
+    return cast(Service, request.app.state.service)
+
+
+ServiceDep = Annotated[Service, Depends(get_service)]

@@ -1,0 +1,148 @@
+"""A real service process on a real Redis, and a worker that claims and completes with tiny images."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+import httpx2
+import pytest
+from redis import Redis
+
+from jobs.images import ImageStore
+from jobs.job import Progress, Usage
+from jobs.settings import Settings
+from tests.conftest import RedisServer
+from tests.jobs.samples import DEMO, DEMO_UNCOND, png, worker_info
+from worker.inbox import Cancel, Claim, Inbox
+
+ROOT = Path(__file__).parents[2]
+
+
+@contextmanager
+def running_service(settings: Settings, **variables: str) -> Iterator[tuple[str, "subprocess.Popen[str]", list[str]]]:
+    """The program itself on a free port; its address, its process, and what it logs."""
+    given = {f"ADM_{name.upper()}": str(value) for name, value in settings.model_dump(exclude_defaults=True).items()}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ADM_")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "service.main"],
+        cwd=ROOT,
+        env=environment | given | {"ADM_PORT": "0"} | variables,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    first = process.stderr.readline()
+    found = re.search(r'"port": (\d+)', first)
+    assert found is not None, first
+    lines = [first]
+    reader = Thread(target=lambda: lines.extend(process.stderr or ()), daemon=True)
+    reader.start()
+    try:
+        yield f"http://127.0.0.1:{found[1]}", process, lines
+    finally:
+        process.terminate()
+        process.wait(10)
+        reader.join(5)
+        process.stderr.close()
+
+
+@pytest.fixture(scope="session")
+def service_settings(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    return Settings(
+        data=tmp_path_factory.mktemp("service"), redis_url=redis_server.address, sweep_seconds=0.2, lease_seconds=10
+    )
+
+
+@pytest.fixture(scope="session")
+def log_lines() -> list[str]:
+    """What the shared service has logged so far."""
+    return []
+
+
+@pytest.fixture(scope="session")
+def address(service_settings: Settings) -> Iterator[str]:
+    with running_service(service_settings) as (address, _, _):
+        yield address
+
+
+@pytest.fixture
+def client(address: str, redis: Redis) -> Iterator[httpx2.Client]:
+    with httpx2.Client(base_url=address, timeout=20) as client:
+        yield client
+
+
+class ToyWorker:
+    """A worker whose network is a grey pixel: everything else, the inbox first of all, is real."""
+
+    def __init__(self, redis: Redis, settings: Settings) -> None:
+        self.images = ImageStore(settings.store_address)
+        self.inbox = Inbox(redis, settings, "cpu-0", [DEMO, DEMO_UNCOND])
+        self.inbox.open()
+        self.inbox.heartbeat(worker_info(), "# TYPE adm_toy_steps counter\nadm_toy_steps_total 3.0\n")
+        self._stop, self._held = Event(), Event()
+        self._held.set()
+        self._claims: dict[str, Claim] = {}
+        self._thread = Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def hold(self) -> None:
+        """Claim, but do not finish until `release`."""
+        self._held.clear()
+
+    def release(self) -> None:
+        self._held.set()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join(10)
+        self.inbox.close()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            held = sum(each.request.n for each in self._claims.values())
+            for command in self.inbox.poll(room=max(0, 64 - held), wait_seconds=0.02):
+                if isinstance(command, Cancel):
+                    self.inbox.cancelled(self._claims.pop(command.job_id))
+                else:
+                    self._claims[command.claim.job_id] = command.claim
+            if self._held.is_set():
+                for claim in self._claims.values():
+                    self._make(claim)
+                self._claims.clear()
+
+    def _make(self, claim: Claim) -> None:
+        steps = claim.request.steps
+        self.inbox.progress(claim, Progress(stage="base", step=steps, steps=steps, fraction=0.5))
+        if claim.request.previews:
+            self.inbox.preview(claim, Preview(0, "base", 1, claim.request.steps, png(1)))
+        images = []
+        for index in range(claim.request.n):
+            images.append(self.images.put(claim.job_id, claim.token, index, png(index)))
+            self.inbox.image_ready(claim, images[-1])
+        self.inbox.complete(claim, images, Usage(steps=steps, device_seconds=0.01), "fingerprint")
+
+
+@pytest.fixture
+def worker(redis_server: RedisServer, redis: Redis, service_settings: Settings) -> Iterator[ToyWorker]:
+    own = redis_server.client()
+    worker = ToyWorker(own, service_settings)
+    yield worker
+    worker.stop()
+    own.close()
+
+
+@pytest.fixture
+def fleet(worker: ToyWorker, client: httpx2.Client) -> ToyWorker:
+    """A worker that holds what it claims."""
+    worker.hold()
+    return worker
+
+
+def body(**fields: Any) -> dict[str, Any]:
+    return {"class_label": "torus", "guidance_scale": 2.5, "steps": 25} | fields

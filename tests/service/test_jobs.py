@@ -1,0 +1,276 @@
+import hashlib
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx2
+import pytest
+from redis import Redis
+
+from jobs import books
+from tests.jobs.samples import png
+from tests.service.conftest import ToyWorker, body
+
+
+def is_problem(response: httpx2.Response, status: int, *pointers: str) -> bool:
+    content = response.json()
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.status_code == status == content["status"], content
+    assert {"type", "title", "status", "detail", "instance"} <= set(content)
+    assert [each["pointer"] for each in content.get("errors", [])] == list(pointers), content
+    return True
+
+
+def test_job_is_accepted_resolved_and_completed(client: httpx2.Client, worker: ToyWorker) -> None:
+    response = client.post("/v1/jobs", json=body())
+    job = response.json()
+    assert response.status_code == 202
+    assert response.headers["location"] == f"/v1/jobs/{job['id']}"
+    assert int(response.headers["retry-after"]) >= 1
+    assert job["status"] == "queued"
+    assert job["queue"]["position"] == 0
+    assert job["queue"]["workers"] == 1
+    assert job["request"] == {
+        "kind": "generate",
+        "model": "demo",
+        "class_label": 4,
+        "guidance_scale": 2.5,
+        "guidance_interval": [0, 1000],
+        "steps": 25,
+        "sampler": "ddim",
+        "eta": 0.0,
+        "n": 1,
+        "seed": job["request"]["seed"],
+        "upsample": {"steps": 10, "sampler": "ddim", "eta": 0.0},
+        "previews": False,
+        "priority": "normal",
+        "expires_in": 86400,
+        "user": None,
+        "metadata": None,
+        "webhook_url": None,
+    }
+    assert 0 <= job["request"]["seed"] < 2**53
+    done = client.get(f"/v1/jobs/{job['id']}", params={"wait": 10}).json()
+    assert (done["status"], done["progress"]["fraction"], done["queue"], done["attempt"]) == ("completed", 1, None, 1)
+    (image,) = done["images"]
+    assert image == {
+        "index": 0,
+        "url": f"/v1/jobs/{job['id']}/images/0",
+        "sha256": hashlib.sha256(png(0)).hexdigest(),
+        "width": 2,
+        "height": 2,
+        "class_label": 4,
+        "class_name": "torus",
+        "seed": job["request"]["seed"],
+    }
+
+
+def test_prefer_wait_answers_200_with_the_ended_job(client: httpx2.Client, worker: ToyWorker) -> None:
+    response = client.post("/v1/jobs", json=body(), headers={"Prefer": "respond-async, wait=100"})
+    assert (response.status_code, response.json()["status"]) == (200, "completed")
+    assert response.headers["preference-applied"] == "wait=60"
+
+
+def test_prefer_wait_that_runs_out_answers_202(client: httpx2.Client, fleet: ToyWorker) -> None:
+    began = time.monotonic()
+    response = client.post("/v1/jobs", json=body(), headers={"Prefer": "wait=1"})
+    assert (response.status_code, response.json()["status"]) == (202, "in_progress")
+    assert 0.9 < time.monotonic() - began < 3
+    assert "preference-applied" not in response.headers
+    fleet.release()
+
+
+@pytest.mark.parametrize(
+    ("content", "pointer"),
+    [
+        ({"class_label": "donut", "guidance_scale": 1}, "/class_label"),
+        ({"class_label": 10}, "/class_label"),
+        ({"class_label": True}, "/class_label"),
+        ({}, "/class_label"),
+        ({"class_label": None, "guidance_scale": 2}, "/guidance_scale"),
+        (body(model="imagenet"), "/model"),
+        (body(guidance_scale=50.5), "/guidance_scale"),
+        (body(guidance_scale=-1), "/guidance_scale"),
+        (body(guidance_scale="2"), "/guidance_scale"),
+        (body(guidance_scale=True), "/guidance_scale"),
+        (body(steps=0), "/steps"),
+        (body(steps=1001), "/steps"),
+        (body(steps=2.5), "/steps"),
+        (body(n=65), "/n"),
+        (body(seed=2**63), "/seed"),
+        (body(sampler="euler"), "/sampler"),
+        (body(sampler="ddpm", eta=0.5), "/eta"),
+        (body(guidance_interval=[500, 100]), "/guidance_interval"),
+        (body(upsample={"steps": 0}), "/upsample/steps"),
+        (body(upsample={"sampler": "ddpm", "eta": 1}), "/upsample/eta"),
+        (body(metadata={"a": 1}), "/metadata/a"),
+        (body(prompt="a cat"), "/prompt"),
+        (body(kind="score"), "/kind"),
+        (body(webhook_url="https://example.org"), "/webhook_url"),
+        ([], ""),
+    ],
+)
+def test_wrong_field_is_named_and_nothing_is_queued(
+    client: httpx2.Client, fleet: ToyWorker, content: Any, pointer: str
+) -> None:
+    assert is_problem(client.post("/v1/jobs", json=content), 422, pointer)
+    assert client.get("/v1/jobs").json()["data"] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "pointer"),
+    [
+        (b'{"class_label": 1, "guidance_scale": NaN}', "/guidance_scale"),
+        (b'{"class_label": 1, "guidance_scale": Infinity}', "/guidance_scale"),
+        (b'{"class_label": 1, "guidance_scale": 1e999}', "/guidance_scale"),
+        (b'{"class_label": 1', ""),
+        (b"", ""),
+        (b"\xff\xfe", ""),
+        (b"[" * 60_000, ""),
+    ],
+)
+def test_body_that_is_no_request_is_422(client: httpx2.Client, fleet: ToyWorker, text: bytes, pointer: str) -> None:
+    assert is_problem(client.post("/v1/jobs", content=text), 422, pointer)
+
+
+def test_body_of_more_than_65536_bytes_is_413_however_it_comes(client: httpx2.Client, fleet: ToyWorker) -> None:
+    padded = json.dumps(body()).encode()
+    fits = padded + b" " * (65_536 - len(padded))
+    assert client.post("/v1/jobs", content=fits).status_code == 202
+    assert is_problem(client.post("/v1/jobs", content=fits + b" "), 413)
+    assert is_problem(client.post("/v1/jobs", content=iter([fits, b" "])), 413)
+
+
+def test_known_pipeline_without_worker_is_accepted_and_says_so(client: httpx2.Client, worker: ToyWorker) -> None:
+    worker.stop()
+    time.sleep(0.6)  # what the service knows of the fleet is at most half a second old
+    response = client.post("/v1/jobs", json=body(model="demo-uncond"))
+    assert response.status_code == 202
+    assert response.json()["queue"]["workers"] == 0
+
+
+def test_null_class_without_scale_means_no_guidance(client: httpx2.Client, fleet: ToyWorker) -> None:
+    request = client.post("/v1/jobs", json={"class_label": None}).json()["request"]
+    assert (request["class_label"], request["guidance_scale"]) == (None, 0)
+
+
+def test_list_is_newest_first_and_pages_by_cursor(client: httpx2.Client, fleet: ToyWorker) -> None:
+    ids = [client.post("/v1/jobs", json=body()).json()["id"] for _ in range(5)][::-1]
+    first = client.get("/v1/jobs", params={"limit": 2}).json()
+    assert ([each["id"] for each in first["data"]], first["has_more"]) == (ids[:2], True)
+    client.delete(f"/v1/jobs/{ids[1]}")  # a cursor outlives its job
+    second = client.get("/v1/jobs", params={"limit": 5, "after": first["next"]}).json()
+    assert ([each["id"] for each in second["data"]], second["has_more"], second["next"]) == (ids[2:], False, None)
+
+
+def test_list_filters_by_status(client: httpx2.Client, fleet: ToyWorker) -> None:
+    cancelled = client.post("/v1/jobs", json=body()).json()["id"]
+    client.post(f"/v1/jobs/{cancelled}/cancel")
+    fleet.release()
+    client.get(f"/v1/jobs/{cancelled}", params={"wait": 5})
+    done = client.post("/v1/jobs", json=body(), headers={"Prefer": "wait=5"}).json()["id"]
+    assert [each["id"] for each in client.get("/v1/jobs?status=cancelled").json()["data"]] == [cancelled]
+    assert [each["id"] for each in client.get("/v1/jobs?status=completed").json()["data"]] == [done]
+
+
+@pytest.mark.parametrize("query", ["status=lost", "limit=0", "limit=101", "limit=x", "after=x"])
+def test_wrong_query_parameter_is_named(client: httpx2.Client, query: str) -> None:
+    assert is_problem(client.get(f"/v1/jobs?{query}"), 422, f"/{query.partition('=')[0]}")
+
+
+def test_cancel_of_a_running_job_ends_it_and_a_second_after_its_end_is_409(
+    client: httpx2.Client, fleet: ToyWorker
+) -> None:
+    job_id = client.post("/v1/jobs", json=body(), headers={"Prefer": "wait=0"}).json()["id"]
+    assert client.post(f"/v1/jobs/{job_id}/cancel").json()["status"] in ("cancelling", "cancelled")
+    assert client.get(f"/v1/jobs/{job_id}?wait=5").json()["status"] == "cancelled"
+    assert is_problem(client.post(f"/v1/jobs/{job_id}/cancel"), 409)
+
+
+def test_deleted_job_is_gone_with_its_images(client: httpx2.Client, worker: ToyWorker) -> None:
+    job_id = client.post("/v1/jobs", json=body(), headers={"Prefer": "wait=5"}).json()["id"]
+    assert client.get(f"/v1/jobs/{job_id}/images/0").status_code == 200
+    response = client.delete(f"/v1/jobs/{job_id}")
+    assert (response.status_code, response.content) == (204, b"")
+    assert is_problem(client.get(f"/v1/jobs/{job_id}"), 404)
+    assert is_problem(client.get(f"/v1/jobs/{job_id}/images/0"), 404)
+    assert is_problem(client.delete(f"/v1/jobs/{job_id}"), 404)
+    assert list(worker.images.images(job_id)) == []
+
+
+def test_image_has_its_hash_as_etag_and_is_not_sent_twice(client: httpx2.Client, worker: ToyWorker) -> None:
+    job = client.post("/v1/jobs", json=body(n=2), headers={"Prefer": "wait=5"}).json()
+    url = job["images"][1]["url"]
+    response = client.get(url)
+    assert (response.content, response.headers["content-type"]) == (png(1), "image/png")
+    assert response.headers["etag"] == f'"{hashlib.sha256(png(1)).hexdigest()}"'
+    assert response.headers["cache-control"].startswith("private, max-age=863")
+    assert response.headers["cache-control"].endswith(", immutable")
+    for held in (response.headers["etag"], f'"x", W/{response.headers["etag"]}', "*"):
+        again = client.get(url, headers={"If-None-Match": held})
+        assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", response.headers["etag"])
+    assert client.get(url, headers={"If-None-Match": '"other"'}).status_code == 200
+
+
+def test_image_not_there_yet_is_409_and_no_such_is_404(client: httpx2.Client, fleet: ToyWorker) -> None:
+    job_id = client.post("/v1/jobs", json=body(n=2)).json()["id"]
+    assert is_problem(client.get(f"/v1/jobs/{job_id}/images/1"), 409)
+    for index in ("2", "-1", "x", "99999999999999999999"):
+        assert is_problem(client.get(f"/v1/jobs/{job_id}/images/{index}"), 404)
+    fleet.release()
+
+
+@pytest.mark.parametrize("job_id", ["0" * 32, "..%2f..", "a:b", "x" * 400])
+def test_unknown_job_is_404_everywhere(client: httpx2.Client, job_id: str) -> None:
+    for method, path in (("GET", ""), ("POST", "/cancel"), ("DELETE", ""), ("GET", "/events"), ("GET", "/images/0")):
+        assert is_problem(client.request(method, f"/v1/jobs/{job_id}{path}"), 404)
+
+
+def test_same_key_and_body_give_the_same_job_however_many_race(client: httpx2.Client, worker: ToyWorker) -> None:
+    def post(_: int) -> httpx2.Response:
+        return client.post("/v1/jobs", json=body(), headers={"Idempotency-Key": "k1"})
+
+    with ThreadPoolExecutor(8) as pool:
+        responses = list(pool.map(post, range(16)))
+    assert len({each.json()["id"] for each in responses}) == 1
+    assert sorted(each.status_code for each in responses) == [200] * 15 + [202]
+    assert sum(each.headers.get("idempotency-replayed") == "true" for each in responses) == 15
+    assert len(client.get("/v1/jobs").json()["data"]) == 1
+    job_id = responses[0].json()["id"]
+    client.get(f"/v1/jobs/{job_id}?wait=5")
+    late = client.post("/v1/jobs", json=dict(reversed(body().items())), headers={"Idempotency-Key": "k1"})
+    assert (late.status_code, late.json()["id"], late.json()["status"]) == (200, job_id, "completed")
+
+
+def test_same_key_with_another_body_is_422(client: httpx2.Client, fleet: ToyWorker) -> None:
+    client.post("/v1/jobs", json=body(), headers={"Idempotency-Key": "k2"})
+    assert is_problem(client.post("/v1/jobs", json=body(steps=26), headers={"Idempotency-Key": "k2"}), 422)
+    assert is_problem(
+        client.post("/v1/jobs", json=body(), headers={"Idempotency-Key": "k" * 256}), 422, "/Idempotency-Key"
+    )
+
+
+def test_full_queue_is_503_with_the_time_it_takes_to_drain(client: httpx2.Client, fleet: ToyWorker) -> None:
+    for _ in range(30):  # 64 images of 1000 steps, at 5 ms a row step: 320 s a job
+        response = client.post("/v1/jobs", json=body(n=64, steps=1000))
+        if response.status_code != 202:
+            break
+    assert is_problem(response, 503)
+    assert 0 < int(response.headers["retry-after"]) < 400
+
+
+def test_estimate_grows_with_what_is_queued_before(client: httpx2.Client, fleet: ToyWorker) -> None:
+    jobs = [client.post("/v1/jobs", json=body(n=64, steps=100)).json() for _ in range(4)]
+    estimates = [each["queue"]["eta_seconds"] for each in jobs]
+    assert estimates == sorted(estimates)
+    assert estimates[-1] > estimates[0] > 0
+
+
+def test_unreadable_job_is_shown_without_its_request(client: httpx2.Client, worker: ToyWorker, redis: Redis) -> None:
+    worker.hold()
+    worker.stop()
+    job_id = client.post("/v1/jobs", json=body()).json()["id"]
+    redis.hset(books.job_key(job_id), "data", b"x")
+    assert client.get(f"/v1/jobs/{job_id}").json()["request"] is None
+    assert is_problem(client.get(f"/v1/jobs/{job_id}/images/0"), 404)
