@@ -3,6 +3,7 @@
 import json
 from base64 import b64encode
 from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple, cast
 
@@ -43,7 +44,8 @@ class Event(NamedTuple):
     data: str  # JSON
 
 
-class Preview(NamedTuple):
+@dataclass(frozen=True)
+class Preview:
     """The prediction of a job's image `index` after a step of a stage."""
 
     index: int
@@ -70,7 +72,7 @@ def publish_progress(pipe: Pipeline, job_id: str, progress: Progress) -> None:
 
 def publish_preview(redis: Redis, job_id: str, preview: Preview) -> None:
     """Show a preview to whoever listens just now."""
-    data = {"id": job_id, **preview._asdict(), "png": b64encode(preview.png).decode()}
+    data = {"id": job_id, **asdict(preview), "png": b64encode(preview.png).decode()}
     redis.publish(keys.channel(job_id), json.dumps(data, separators=(",", ":")))
 
 

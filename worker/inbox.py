@@ -20,7 +20,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_e
 
 from jobs import books, keys
 from jobs.errors import FailureKind
-from jobs.events import EventKind, publish, publish_preview, publish_progress
+from jobs.events import EventKind, Preview, publish, publish_preview, publish_progress
 from jobs.fleet import announce_pipelines, announce_worker, withdraw_worker
 from jobs.job import ImageRecord, JobStatus, Progress, Usage
 from jobs.ledger import Ledger
@@ -186,10 +186,10 @@ class Inbox:
         except REDIS_AWAY as error:
             log.warning("redis_away", error=str(error))
 
-    def preview(self, claim: Claim, image_index: int, png: bytes) -> None:
+    def preview(self, claim: Claim, preview: Preview) -> None:
         """Show a preview to who listens just now. May be lost."""
         try:
-            publish_preview(self._redis, claim.job_id, image_index, png)
+            publish_preview(self._redis, claim.job_id, preview)
         except REDIS_AWAY as error:
             log.warning("redis_away", error=str(error))
 
