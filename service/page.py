@@ -71,4 +71,5 @@ def install(app: FastAPI) -> None:
             raise HTTPException(404)
         return FileResponse(SWAGGER / name, headers=REVALIDATED)
 
-    app.mount("/static", PageFiles(directory=STATIC, check_dir=False), name="static")
+    if STATIC.is_dir():
+        app.mount("/static", PageFiles(directory=STATIC), name="static")

@@ -15,7 +15,6 @@ import pytest
 from redis import Redis
 
 from jobs.events import Preview
-from jobs.events import Preview
 from jobs.images import ImageStore
 from jobs.job import Progress, Usage
 from jobs.settings import Settings

@@ -1,0 +1,183 @@
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx2
+import pytest
+from redis import Redis
+
+from jobs.errors import ErrorKind
+from jobs.settings import Settings
+from service.problems import HTTP_STATUS, TITLES
+from tests.conftest import RedisServer
+from tests.service.conftest import ROOT, ToyWorker, body, running_service
+from tests.service.test_jobs import is_problem
+
+
+def test_every_error_kind_has_one_status_and_title() -> None:
+    assert set(HTTP_STATUS) == set(TITLES) == set(ErrorKind)
+
+
+def test_unknown_route_and_method_are_problems(client: httpx2.Client) -> None:
+    assert is_problem(client.get("/v1/nothing"), 404)
+    assert is_problem(client.get("/static/nothing.js"), 404)
+    assert is_problem(client.get("/docs/../../secret"), 404)
+    assert is_problem(client.put("/v1/jobs"), 405)
+    assert client.put("/v1/jobs").headers["allow"]
+
+
+def test_request_id_is_echoed_or_made(client: httpx2.Client) -> None:
+    assert client.get("/livez", headers={"X-Request-ID": "abc-1"}).headers["x-request-id"] == "abc-1"
+    made = client.get("/livez", headers={"X-Request-ID": b"a b\xe9"}).headers["x-request-id"]
+    assert re.fullmatch("[0-9a-f]{32}", made)
+    assert client.get("/nothing").headers["x-request-id"]
+
+
+def test_pages_of_other_sites_cannot_post_or_delete(client: httpx2.Client, worker: ToyWorker) -> None:
+    assert is_problem(client.post("/v1/jobs", json=body(), headers={"Sec-Fetch-Site": "cross-site"}), 403)
+    assert client.post("/v1/jobs", json=body(), headers={"Sec-Fetch-Site": "same-origin"}).status_code == 202
+
+
+def test_models_show_what_workers_announced_and_who_holds_it(client: httpx2.Client, worker: ToyWorker) -> None:
+    time.sleep(0.6)
+    listed = client.get("/v1/models").json()
+    assert (listed["object"], [each["id"] for each in listed["data"]]) == ("list", ["demo", "demo-uncond"])
+    model = client.get("/v1/models/demo").json()
+    assert model in listed["data"]
+    assert (model["object"], model["workers"], model["image_size"]) == ("model", ["cpu-0"], 64)
+    assert model["classes"][4] == {"index": 4, "name": "torus"}
+    assert model["limits"]["guidance_scale"] == {"min": 0, "max": 50}
+    assert model["defaults"]["steps"] == 25
+    assert is_problem(client.get("/v1/models/none"), 404)
+    (shown,) = client.get("/v1/workers").json()["data"]
+    assert (shown["name"], shown["row_shapes"], shown["step_ms"]["base"]["16"]) == ("cpu-0", [4, 16], 80)
+
+
+def test_pipeline_without_a_worker_is_said_everywhere(client: httpx2.Client, worker: ToyWorker) -> None:
+    assert client.get("/readyz?workers=1").json() == {"status": "ok"}
+    assert client.get("/healthz").json()["status"] == "ok"
+    worker.stop()
+    time.sleep(0.6)
+    assert is_problem(client.get("/readyz?workers=1"), 503)
+    assert client.get("/readyz").status_code == 200
+    health = client.get("/healthz").json()
+    assert (health["status"], health["pipelines"][0]) == ("degraded", {"id": "demo", "workers": [], "queued": 0})
+    assert client.get("/v1/models/demo").json()["workers"] == []
+
+
+def test_metrics_merge_the_queue_and_the_workers(client: httpx2.Client, worker: ToyWorker) -> None:
+    client.post("/v1/jobs", json=body(), headers={"Prefer": "wait=5"})
+    response = client.get("/metrics")
+    lines = response.text.splitlines()
+    assert response.headers["content-type"].startswith("text/plain")
+    assert 'adm_toy_steps_total{worker="cpu-0"} 3.0' in lines
+    assert 'adm_jobs{status="completed"} 1.0' in lines
+    assert 'adm_queue_jobs{pipeline="demo",priority="normal"} 0.0' in lines
+    assert 'adm_queue_work_seconds{pipeline="demo",priority="high"} 0.0' in lines
+    assert any(line.startswith('adm_worker_heartbeat_age_seconds{worker="cpu-0"}') for line in lines)
+    assert any(
+        line.startswith('adm_http_requests_total{method="POST",route="/v1/jobs",status="200"}') for line in lines
+    )
+    types = [line for line in lines if line.startswith("# TYPE")]
+    assert len(types) == len(set(types))
+
+
+def test_page_files_and_docs_come_from_here_under_a_policy(client: httpx2.Client) -> None:
+    docs = client.get("/docs")
+    assert "'self'" in docs.headers["content-security-policy"]
+    for url in re.findall(r'(?:src|href)="([^"]+)"', docs.text):
+        assert url.startswith("/docs/")
+        assert client.get(url).status_code == 200
+    assert "http" not in docs.text
+    assert client.get("/livez").headers["content-security-policy"].startswith("default-src 'none'")
+    assert client.get("/openapi.json").json()["openapi"].startswith("3.")
+
+
+@pytest.mark.slow
+def test_redis_down_is_503_and_recovery_needs_no_restart(tmp_path: Path) -> None:
+    server = RedisServer(Path("/tmp") / f"adm-{tmp_path.name[-20:]}-{time.time_ns() % 10**6}")
+    server.folder.mkdir()
+    server.start()
+    settings = Settings(data=tmp_path, redis_url=server.address, lease_seconds=10)
+    with running_service(settings) as (address, _, _), httpx2.Client(base_url=address, timeout=10) as client:
+        own = server.client()
+        worker = ToyWorker(own, settings)
+        job_id = client.post("/v1/jobs", json=body(), headers={"Prefer": "wait=5"}).json()["id"]
+        server.stop()
+        for method, path in (("GET", f"/v1/jobs/{job_id}"), ("GET", "/readyz"), ("GET", f"/v1/jobs/{job_id}/events")):
+            response = client.request(method, path)
+            assert is_problem(response, 503)
+            assert int(response.headers["retry-after"]) > 0
+        assert is_problem(client.post("/v1/jobs", json=body()), 503)
+        assert client.get("/livez").status_code == 200
+        assert "adm_redis_up 0.0" in client.get("/metrics").text
+        server.start()
+        assert client.get(f"/v1/jobs/{job_id}").json()["status"] == "completed"
+        again = client.post("/v1/jobs", json=body(), headers={"Prefer": "wait=5"})
+        assert again.json()["status"] == "completed"
+        worker.stop()
+        own.close()
+    server.stop()
+
+
+@pytest.mark.slow
+def test_logs_carry_request_and_job_ids_and_no_bodies(service_settings: Settings, worker: ToyWorker) -> None:
+    with running_service(service_settings) as (address, _, lines), httpx2.Client(base_url=address) as client:
+        response = client.post("/v1/jobs", json=body(user="somebody-secret"), headers={"X-Request-ID": "r-1"})
+        job_id = response.json()["id"]
+        client.get(f"/v1/jobs/{job_id}", headers={"X-Request-ID": "r-2"})
+    entries = {each.get("request_id"): each for each in map(json.loads, lines)}
+    assert entries["r-1"]["job_id"] == entries["r-2"]["job_id"] == job_id
+    assert (entries["r-1"]["status"], entries["r-1"]["method"]) == (202, "POST")
+    assert "somebody-secret" not in "".join(lines)
+
+
+@pytest.mark.slow
+def test_service_stops_at_once_although_somebody_waits(service_settings: Settings, fleet: ToyWorker) -> None:
+    with running_service(service_settings) as (address, process, _), httpx2.Client(base_url=address) as client:
+        job_id = client.post("/v1/jobs", json=body()).json()["id"]
+        with client.stream("GET", f"/v1/jobs/{job_id}/events"):
+            process.terminate()
+            assert process.wait(8) == -signal.SIGTERM  # uvicorn stops in order, then passes the signal on
+
+
+def refused(settings: Settings, **variables: str) -> str:
+    command = [sys.executable, "-m", "service.main"]
+    environment = {"PATH": "/usr/bin", "ADM_DATA": str(settings.data), **variables}
+    result = subprocess.run(command, check=False, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=20)
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    return line
+
+
+@pytest.mark.slow
+def test_busy_port_is_one_line_that_names_the_variable(settings: Settings) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        assert "ADM_PORT" in refused(settings, ADM_PORT=str(holder.getsockname()[1]))
+
+
+@pytest.mark.slow
+def test_other_addresses_than_loopback_need_the_permission(settings: Settings) -> None:
+    assert "ADM_ALLOW_ANONYMOUS" in refused(settings, ADM_HOST="0.0.0.0")
+
+
+@pytest.mark.slow
+def test_service_stays_below_120_mb_and_never_imports_torch(
+    service_settings: Settings, worker: ToyWorker, redis: Redis
+) -> None:
+    with running_service(service_settings) as (address, process, _), httpx2.Client(base_url=address) as client:
+        with ThreadPoolExecutor(16) as pool:
+            list(pool.map(lambda _: client.post("/v1/jobs", json=body()), range(100)))
+        client.get("/docs")
+        client.get("/openapi.json")
+        process_files = Path("/proc") / str(process.pid)
+        kib = re.search(r"VmRSS:\s+(\d+) kB", (process_files / "status").read_text())
+        assert kib is not None
+        assert int(kib[1]) * 1024 < 120e6
+        assert "torch" not in (process_files / "maps").read_text()
