@@ -30,7 +30,7 @@ from stack.supervisor import StackError, sole_owner
 START_SECONDS = 300.0  # a cold start compiles and warms up
 POLL_SECONDS = 0.5
 ENDED = frozenset({"completed", "failed", "cancelled", "expired"})
-OCCUPANCY = "adm_batch_occupancy"
+ROWS, PADDING = "adm_step_rows_total", "adm_step_padding_rows_total"  # what workers count, by stage
 
 
 @dataclass(frozen=True)
@@ -189,14 +189,14 @@ def report(outcomes: list[Outcome], metrics: str) -> dict[str, Any]:
 
 
 def batch_occupancy(metrics: str) -> float | None:
-    """Mean share of a batch's rows that were images and not padding, over all steps; None if no step ran."""
-    total = {"_sum": 0.0, "_count": 0.0}
+    """Share of all computed rows that were images and not padding, over the whole run; None if no step ran."""
+    rows = dict.fromkeys((ROWS, PADDING), 0.0)
     for family in text_string_to_metric_families(metrics):
         for sample in family.samples:
-            suffix = sample.name.removeprefix(OCCUPANCY)
-            if sample.name.startswith(OCCUPANCY) and suffix in total:
-                total[suffix] += sample.value
-    return total["_sum"] / total["_count"] if total["_count"] else None
+            if sample.name in rows:
+                rows[sample.name] += sample.value
+    computed = sum(rows.values())
+    return rows[ROWS] / computed if computed else None
 
 
 def commit() -> str | None:

@@ -3,18 +3,17 @@
 import asyncio
 import errno
 import http.client
-import json
 import os
 import socket
 import sys
 from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-from redis.asyncio import Redis
+from redis import Redis
 from redis.exceptions import RedisError
 
+from jobs.fleet import FleetReader
 from jobs.settings import Settings
 from stack.child import Child, ChildSpec, happens
 from stack.log import Log
@@ -160,48 +159,49 @@ def server_binary() -> Path:
 def redis_answers(address: str) -> Callable[[float], Awaitable[bool]]:
     """Whether a server has read its log and answers."""
 
-    async def answers(_: float) -> bool:
-        client = Redis.from_url(address)
-        try:
-            return bool(await client.ping())
-        except (RedisError, OSError):
-            return False
-        finally:
-            await client.aclose()
+    def answers(_: float) -> bool:
+        with Redis.from_url(address) as client:
+            try:
+                return bool(client.ping())
+            except (RedisError, OSError):
+                return False
 
-    return answers
+    return in_thread(answers)
 
 
 def service_answers(settings: Settings) -> Callable[[float], Awaitable[bool]]:
     """Whether the service can serve: /readyz says 200."""
 
-    async def answers(_: float) -> bool:
-        return await asyncio.to_thread(get_json, settings, "/readyz") is not None
+    def answers(_: float) -> bool:
+        connection = http.client.HTTPConnection(local_host(settings), settings.port, timeout=PROBE_TIMEOUT_SECONDS)
+        try:
+            connection.request("GET", "/readyz")
+            return connection.getresponse().status == http.HTTPStatus.OK
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
 
-    return answers
+    return in_thread(answers)
 
 
 def worker_beats(settings: Settings, name: str) -> Callable[[float], Awaitable[bool]]:
     """Whether the worker of that name has sent a heartbeat since it was started; its predecessor's does not count."""
 
-    async def beats(started_at: float) -> bool:
-        workers = await asyncio.to_thread(get_json, settings, "/v1/workers") or {"data": []}
-        return any(each["name"] == name and each["last_heartbeat"] >= started_at for each in workers["data"])
+    def beats(started_at: float) -> bool:
+        with Redis.from_url(settings.redis_address) as client:
+            try:
+                workers = FleetReader(client).read().workers
+            except (RedisError, OSError):
+                return False
+        return any(each.name == name and each.last_heartbeat >= started_at for each in workers)
 
-    return beats
+    return in_thread(beats)
 
 
-def get_json(settings: Settings, path: str) -> dict[str, Any] | None:
-    """What our own service answers with 200; None while it does not."""
-    connection = http.client.HTTPConnection(local_host(settings), settings.port, timeout=PROBE_TIMEOUT_SECONDS)
-    try:
-        connection.request("GET", path)
-        response = connection.getresponse()
-        return dict(json.load(response)) if response.status == http.HTTPStatus.OK else None
-    except (OSError, ValueError, http.client.HTTPException):  # a half answer of a dying service included
-        return None
-    finally:
-        connection.close()
+def in_thread(probe: Callable[[float], bool]) -> Callable[[float], Awaitable[bool]]:
+    """A blocking question as the supervisor's loop asks it."""
+    return lambda started_at: asyncio.to_thread(probe, started_at)
 
 
 def embedded_supervisor(settings: Settings, log: Log) -> Supervisor:

@@ -17,14 +17,12 @@ MODEL = {
 }
 
 METRICS = """\
-# TYPE adm_batch_occupancy histogram
-adm_batch_occupancy_bucket{le="0.5",stage="base",worker="cpu-0"} 1
-adm_batch_occupancy_bucket{le="+Inf",stage="base",worker="cpu-0"} 3
-adm_batch_occupancy_count{stage="base",worker="cpu-0"} 3
-adm_batch_occupancy_sum{stage="base",worker="cpu-0"} 2.5
-adm_batch_occupancy_bucket{le="+Inf",stage="upsample",worker="cpu-0"} 1
-adm_batch_occupancy_count{stage="upsample",worker="cpu-0"} 1
-adm_batch_occupancy_sum{stage="upsample",worker="cpu-0"} 0.5
+# TYPE adm_step_rows counter
+adm_step_rows_total{stage="base",worker="cpu-0"} 250
+adm_step_rows_total{stage="upsample",worker="cpu-0"} 50
+# TYPE adm_step_padding_rows counter
+adm_step_padding_rows_total{stage="base",worker="cpu-0"} 70
+adm_step_padding_rows_total{stage="upsample",worker="cpu-0"} 30
 """
 
 
@@ -54,7 +52,7 @@ def test_report_times_each_job_and_the_run_as_a_whole() -> None:
     assert [job["seconds"] for job in summary["jobs"]] == [4.0, 4.0]
     assert [job["sha256"] for job in summary["jobs"]] == [hashlib.sha256(png).hexdigest()] * 2
     assert summary["images_per_second"] == pytest.approx(2 / 5)
-    assert summary["batch_occupancy"] == pytest.approx(3.0 / 4)
+    assert summary["batch_occupancy"] == pytest.approx(300 / 400)
     assert summary["commit"] is None or len(summary["commit"]) == 40
 
 
