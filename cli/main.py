@@ -9,7 +9,7 @@ app = typer.Typer(
     help="Make images with the ADM diffusion models. Settings are ADM_ variables; adm config prints them.",
     no_args_is_help=True,
     add_completion=False,
-    pretty_exceptions_show_locals=False,  # locals may hold an address with a password
+    pretty_exceptions_enable=False,  # a plain traceback fits a log, and shows no locals, which may hold a password
 )
 app.command("up")(stack.up)
 app.command("demo")(stack.demo)

@@ -31,8 +31,8 @@ def _command(name: str, what: str) -> None:
     ) -> None:
         import torch
 
-        from training.loop import Plan
         from models.precision import has_fast_bf16
+        from training.loop import Plan
         from training.recipes import RECIPES
         from training.session import train
 

@@ -22,7 +22,7 @@ def classifier_gradient(
     """
     with torch.enable_grad():
         x = x_t.detach().requires_grad_(True)
-        selected = log_probability(classifier(x, timesteps), class_labels)
+        selected = log_probability(classifier(x, timesteps).float(), class_labels)
         (gradient,) = torch.autograd.grad(selected.sum(), x)
     if isinstance(guidance_scale, Tensor):
         guidance_scale = guidance_scale.to(gradient.dtype)[:, None, None, None]

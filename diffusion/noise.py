@@ -18,7 +18,7 @@ WORD = 0xFFFFFFFF
 
 
 class Draw(NamedTuple):
-    """The address of one image-sized draw. step 0 is the stage's starting noise, step k the noise after its k-th step."""
+    """The address of one image-sized draw: step 0 is the stage's starting noise, k the noise of its k-th step."""
 
     seed: int  # 0 .. 2^63 - 1
     image_index: int

@@ -33,7 +33,7 @@ class UniformSampler:
 
 
 class LossSecondMomentSampler:
-    """In proportion to sqrt(E[loss^2]) over each timestep's last losses; uniform until every timestep has a full row."""
+    """In proportion to sqrt(E[loss^2]) over a timestep's last losses; uniform until every timestep has a full row."""
 
     def __init__(self, num_timesteps: int, history: int = HISTORY, uniform_share: float = UNIFORM_SHARE) -> None:
         self.uniform_share = uniform_share

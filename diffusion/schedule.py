@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -22,7 +23,7 @@ def named_betas(name: str, num_timesteps: int) -> Tensor:
         betas = torch.linspace(scale * 0.0001, scale * 0.02, num_timesteps, dtype=torch.float64)
     elif name == "cosine":
         edges = [_cosine_alpha_bar(i / num_timesteps) for i in range(num_timesteps + 1)]
-        ratios = [after / before for before, after in zip(edges, edges[1:], strict=False)]
+        ratios = [after / before for before, after in pairwise(edges)]
         betas = torch.tensor([min(1 - ratio, 0.999) for ratio in ratios], dtype=torch.float64)
     else:
         raise ValueError(f"unknown noise schedule {name!r}; known are 'linear' and 'cosine'")

@@ -3,8 +3,8 @@
     pred_x0 = clamp(X x - E out)
     x_prev  = A x + B pred_x0 + D out + (G + H var(v)) g + (S + K sqrt(var(v))) noise
 
-with log var(v) between the row's two bounds. Rows are built once in float64 per (schedule, sampler, eta); a step gathers
-one row an image, so a batch mixes samplers, lengths, schedules and guidance scales without a branch.
+with log var(v) between the row's two bounds. Rows are built once in float64 per (schedule, sampler, eta); a step
+gathers one row an image, so a batch mixes samplers, lengths, schedules and guidance scales without a branch.
 """
 
 from dataclasses import dataclass, fields
@@ -92,7 +92,7 @@ def ddim_table(
 def reverse_ddim_table(
     process: Process, *, clip_denoised: bool = True, rescale_timesteps: bool = False
 ) -> SamplerTable:
-    """DDIM's ODE from image to noise (eta 0, no guidance). Row 0 is the step at t = 0; the last lands on alpha_bar 0."""
+    """DDIM's ODE from image to noise: eta 0, no guidance. Row 0 is the step at t = 0; the last ends at alpha_bar 0."""
     columns = _prediction_columns(process, clip_denoised)
     onward = process.schedule.alpha_bar_next
     columns |= _along_eps(process, onward, (1 - onward).sqrt())
@@ -128,9 +128,7 @@ def _table(process: Process, columns: dict[str, Tensor], rescale_timesteps: bool
     return SamplerTable(rows.flip(0), timesteps.flip(0))  # schedules ascend in noise, sampling descends
 
 
-def take_step(
-    rows: Tensor, x: Tensor, output: Tensor, guidance: Tensor | None, noise: Tensor
-) -> tuple[Tensor, Tensor]:
+def take_step(rows: Tensor, x: Tensor, output: Tensor, guidance: Tensor | None, noise: Tensor) -> tuple[Tensor, Tensor]:
     """One reverse step of a batch whose images are each at a row of their own; returns (x_prev, pred_x0).
 
     Shapes: rows [N, len(COLUMNS)]; x, guidance, noise and the results [N, C, H, W]; output [N, C or 2C, H, W], the

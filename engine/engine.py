@@ -76,7 +76,9 @@ class Engine:
 
         A batch that fails is bisected, so that one bad row fails its own job alone and the others move on.
         """
-        name = next((turn for turn in self._turns if any(each.plan.stage == turn for each in self._live.values())), None)
+        name = next(
+            (turn for turn in self._turns if any(each.plan.stage == turn for each in self._live.values())), None
+        )
         if name is None:
             return None
         self._turns.remove(name)
@@ -93,7 +95,7 @@ class Engine:
     def _take(self, stage: Stage, batch: list[Trajectory], failed: dict[str, Exception]) -> list[Trajectory]:
         try:
             stage.step(batch)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever a row breaks must stay that row's
             if len(batch) == 1:
                 failed[batch[0].request.job_id] = error
                 return []

@@ -12,7 +12,7 @@ from diffusion.process import Process
 from diffusion.schedule import sampling_timesteps
 from diffusion.tables import COLUMNS, SamplerTable, ddim_table, ddpm_table, take_step
 from engine.shapes import agreeing_shapes, pad_rows, padded
-from engine.trajectory import Trajectory
+from engine.trajectory import ImageRequest, StagePlan, Trajectory
 from models.classifier import NoisyClassifier
 from models.unet import SuperResUNet, UNet
 
@@ -28,10 +28,22 @@ class Stage:
     """
 
     def __init__(
-        self, name: str, number: int, network: UNet, process: Process, classifier: NoisyClassifier | None = None
+        self,
+        name: str,
+        number: int,
+        network: UNet,
+        process: Process,
+        classifier: NoisyClassifier | None = None,
+        *,
+        bf16: bool = False,
     ) -> None:
-        self.name, self.number = name, number
-        self.network, self.process, self.classifier = network, process, classifier
+        self.name, self.number, self.bf16 = name, number, bf16
+        layout = torch.channels_last if bf16 else torch.contiguous_format  # each is the faster one of its precision
+        self.network, self.classifier = network, classifier
+        for each in (network, classifier):
+            if each is not None:
+                each.to(memory_format=layout)  # type: ignore[call-overload]  # missing in torch's stubs
+        self.process = process
         self.device = next(network.parameters()).device
         size = network.config.image_size
         self.shape = (3, size, size)
@@ -51,11 +63,20 @@ class Stage:
             x, timesteps, labels, _ = self._probe_inputs(probe, rows, max_rows)
             assert self.classifier is not None
             classes = labels % self.classifier.config.out_channels
-            return classifier_gradient(self.classifier, x, timesteps, classes, 1.0)
+            return self._gradient(x, timesteps, classes, torch.ones(rows, device=self.device))
 
         self.network_shapes = agreeing_shapes(network, max_rows)
         if self.classifier is not None:
             self.classifier_shapes = agreeing_shapes(gradient, max_rows)
+
+    def rehearse(self, rows: int) -> None:
+        """Take a step of so many rows, all guided where there is a classifier, and forget it."""
+        guided = self.classifier is not None
+        plan = StagePlan(self.name, "ddpm", 2)
+        request = ImageRequest("", 0, 0, (plan,), 0, 0 if guided else None, float(guided), (0, 10**9))
+        table = self.table(plan.sampler, plan.num_steps, plan.eta)
+        x, low_res = self.starting_noise(0, 0), torch.zeros(self.shape, device=self.device)[:, ::2, ::2]
+        self.step([Trajectory(request, table, x, low_res) for _ in range(rows)])
 
     def _probe_inputs(self, probe: int, rows: int, max_rows: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         generator = torch.Generator().manual_seed(probe)
@@ -68,7 +89,9 @@ class Stage:
 
     def _build_table(self, sampler: str, num_steps: int, eta: float) -> SamplerTable:
         timesteps = sampling_timesteps(self.process.schedule.num_timesteps, sampler, num_steps)
-        respaced = Process(self.process.schedule.respaced(timesteps), self.process.mean_type, self.process.variance_type)
+        respaced = Process(
+            self.process.schedule.respaced(timesteps), self.process.mean_type, self.process.variance_type
+        )
         return ddim_table(respaced, eta) if sampler == "ddim" else ddpm_table(respaced)
 
     def starting_noise(self, seed: int, index: int) -> Tensor:
@@ -93,35 +116,38 @@ class Stage:
         labels = torch.tensor([each.request.network_label or 0 for each in batch], device=self.device)
         low_res = torch.stack([each.low_res for each in batch if each.low_res is not None] or [x[0]])
         inputs = (pad_rows(each, count) for each in (x, timesteps, labels, low_res))
-        return self._predict(*inputs)[: len(batch)].float()
+        return self._predict(*inputs)[: len(batch)]
 
     def _predict(self, x: Tensor, timesteps: Tensor, labels: Tensor, low_res: Tensor) -> Tensor:
         class_labels = labels if self.network.config.num_classes is not None else None
-        if isinstance(self.network, SuperResUNet):
-            predicted: Tensor = self.network(x, timesteps, class_labels, low_res=low_res)
-        else:
-            predicted = self.network(x, timesteps, class_labels)
-        return predicted
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            if isinstance(self.network, SuperResUNet):
+                predicted: Tensor = self.network(x, timesteps, class_labels, low_res=low_res)
+            else:
+                predicted = self.network(x, timesteps, class_labels)
+        return predicted.float()
+
+    def _gradient(self, x: Tensor, timesteps: Tensor, class_labels: Tensor, scales: Tensor) -> Tensor:
+        assert self.classifier is not None
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            return classifier_gradient(self.classifier, x, timesteps, class_labels, scales).float()
 
     def _guidance(self, batch: Sequence[Trajectory], x: Tensor, timesteps: Tensor) -> Tensor | None:
         guided = [i for i, each in enumerate(batch) if each.guided]
         if not guided:
             return None
-        assert self.classifier is not None
         index = torch.tensor(guided, device=self.device)
         count = padded(len(guided), self.classifier_shapes)
         labels = torch.tensor([batch[i].request.guidance_label for i in guided], device=self.device)
         scales = torch.tensor([batch[i].request.guidance_scale for i in guided], device=self.device)
         inputs = (pad_rows(each, count) for each in (x[index], timesteps[index], labels, scales))
-        gradient = classifier_gradient(self.classifier, *inputs)
+        gradient = self._gradient(*inputs)
         return torch.zeros_like(x).index_copy_(0, index, gradient[: len(guided)])
 
     def _noise(self, batch: Sequence[Trajectory], rows: Tensor) -> Tensor:
         noise = torch.zeros(len(batch), *self.shape, device=self.device)
         drawn = [i for i, row in enumerate(rows[:, NOISE_COLUMNS].any(dim=1).tolist()) if row]
         if drawn:
-            draws = [
-                Draw(batch[i].request.seed, batch[i].request.index, self.number, batch[i].row + 1) for i in drawn
-            ]
+            draws = [Draw(batch[i].request.seed, batch[i].request.index, self.number, batch[i].row + 1) for i in drawn]
             noise[drawn] = normals(draws, self.shape, self.device)
         return noise

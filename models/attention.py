@@ -38,7 +38,9 @@ def count_heads(channels: int, num_heads: int, num_head_channels: int) -> int:
 class AttentionBlock(nn.Module):
     """Residual self-attention over all positions of a map; no positional embedding."""
 
-    def __init__(self, channels: int, num_heads: int = 1, num_head_channels: int = -1, *, new_order: bool = False) -> None:
+    def __init__(
+        self, channels: int, num_heads: int = 1, num_head_channels: int = -1, *, new_order: bool = False
+    ) -> None:
         super().__init__()
         self.num_heads = count_heads(channels, num_heads, num_head_channels)
         self.new_order = new_order
@@ -50,7 +52,8 @@ class AttentionBlock(nn.Module):
         n, c, h, w = x.shape
         flat = x.reshape(n, c, h * w)
         attended = attend(self.qkv(self.norm(flat)), self.num_heads, new_order=self.new_order)
-        return (flat + self.proj_out(attended)).reshape(n, c, h, w)
+        total: Tensor = flat + self.proj_out(attended)
+        return total.reshape(n, c, h, w)
 
 
 class AttentionPool(nn.Module):
@@ -72,4 +75,3 @@ class AttentionPool(nn.Module):
         tokens = tokens + self.positional_embedding.to(tokens.dtype)
         attended: Tensor = self.c_proj(attend(self.qkv_proj(tokens), self.num_heads, new_order=True))
         return attended[:, :, 0]
-

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.linear import Linear
 from models.norm import GroupNorm32, zero_parameters
 
 
@@ -74,9 +75,11 @@ class ResBlock(nn.Module):
         self.resample: nn.Module | None = None
         if up or down:
             self.resample = Upsample(channels, use_conv=False) if up else Downsample(channels, use_conv=False)
-        self.in_layers = nn.Sequential(GroupNorm32(channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1))
+        self.in_layers = nn.Sequential(
+            GroupNorm32(channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1)
+        )
         emb_width = 2 * out_channels if use_scale_shift_norm else out_channels
-        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb_channels, emb_width))
+        self.emb_layers = nn.Sequential(nn.SiLU(), Linear(emb_channels, emb_width))
         self.out_layers = nn.Sequential(
             GroupNorm32(out_channels),
             nn.SiLU(),

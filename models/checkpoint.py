@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -44,7 +44,7 @@ def save_network(path: Path, state: dict[str, Tensor], config: NetworkConfig, *,
     metadata = {"kind": kind, "config": json.dumps(dataclasses.asdict(config))}
     partial = path.with_suffix(".partial")
     save_file(tensors, partial, metadata)
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def read_config(path: Path) -> NetworkConfig:
@@ -56,9 +56,10 @@ def read_config(path: Path) -> NetworkConfig:
         raise WeightsError(f"{path.name}: not a readable safetensors file ({error})") from error
     if metadata.get("kind") not in KINDS:
         raise WeightsError(f"{path.name}: carries no network configuration; was it written by `adm train`?")
+    make: Callable[..., NetworkConfig] = KINDS[metadata["kind"]]
     fields: dict[str, Any] = json.loads(metadata["config"])
     try:
-        return KINDS[metadata["kind"]](**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+        return make(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
     except TypeError as error:
         raise WeightsError(f"{path.name}: its configuration does not fit this version ({error})") from error
 
@@ -98,12 +99,12 @@ def load_state(model: nn.Module, tensors: dict[str, Tensor], name: str) -> None:
     for problem, keys in (("lacks", own.keys() - tensors.keys()), ("has surplus", tensors.keys() - own.keys())):
         if keys:
             shown = ", ".join(sorted(keys)[:SHOWN_KEYS])
-            raise WeightsError(f"{name}: {problem} {len(keys)} key(s): {shown}{' ...' if len(keys) > SHOWN_KEYS else ''}")
+            raise WeightsError(
+                f"{name}: {problem} {len(keys)} key(s): {shown}{' ...' if len(keys) > SHOWN_KEYS else ''}"
+            )
     for key, value in tensors.items():
         if value.shape != own[key].shape:
             raise WeightsError(f"{name}: {key} has shape {list(value.shape)}, expected {list(own[key].shape)}")
         if not bool(torch.isfinite(value).all()):
             raise WeightsError(f"{name}: {key} holds values that are not finite")
     model.load_state_dict(tensors)
-
-

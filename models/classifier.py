@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from models.attention import AttentionPool
 from models.config import ClassifierConfig
 from models.encoder import Encoder
+from models.linear import Linear
 from models.norm import GroupNorm32, zero_parameters
 
 SPATIAL_HIDDEN = 2048
@@ -44,11 +45,11 @@ def build_head(config: ClassifierConfig, width: int, feature_width: int) -> nn.S
         return nn.Sequential(GroupNorm32(width), nn.SiLU(), pool)
     if config.pool == "spatial":
         return nn.Sequential(
-            nn.Linear(feature_width, SPATIAL_HIDDEN), nn.ReLU(), nn.Linear(SPATIAL_HIDDEN, config.out_channels)
+            Linear(feature_width, SPATIAL_HIDDEN), nn.ReLU(), Linear(SPATIAL_HIDDEN, config.out_channels)
         )
     return nn.Sequential(
-        nn.Linear(feature_width, SPATIAL_HIDDEN),
+        Linear(feature_width, SPATIAL_HIDDEN),
         GroupNorm32(SPATIAL_HIDDEN),
         nn.SiLU(),
-        nn.Linear(SPATIAL_HIDDEN, config.out_channels),
+        Linear(SPATIAL_HIDDEN, config.out_channels),
     )

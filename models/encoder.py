@@ -7,12 +7,13 @@ from torch import Tensor, nn
 from models.attention import AttentionBlock
 from models.blocks import Downsample, ResBlock, timestep_embedding
 from models.config import EncoderConfig
+from models.linear import Linear
 
 
-class Stage(nn.Sequential):
+class Layers(nn.Sequential):
     """Layers that run in order, the residual ones with the embedding."""
 
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:  # type: ignore[override]  # Sequential passes one argument on
         for layer in self:
             x = layer(x, emb) if isinstance(layer, ResBlock) else layer(x)
         return x
@@ -26,9 +27,9 @@ class Encoder(nn.Module):
         self.config = config
         self.emb_channels = 4 * config.model_channels
         self.time_embed = nn.Sequential(
-            nn.Linear(config.model_channels, self.emb_channels),
+            Linear(config.model_channels, self.emb_channels),
             nn.SiLU(),
-            nn.Linear(self.emb_channels, self.emb_channels),
+            Linear(self.emb_channels, self.emb_channels),
         )
 
     def build_encoder(self) -> list[int]:
@@ -39,22 +40,22 @@ class Encoder(nn.Module):
         blocks = list(self._input_blocks())
         self.input_blocks = nn.ModuleList(block for block, _ in blocks)
         widths = [width for _, width in blocks]
-        self.middle_block = Stage(self.res_block(widths[-1]), self.attention(widths[-1]), self.res_block(widths[-1]))
+        self.middle_block = Layers(self.res_block(widths[-1]), self.attention(widths[-1]), self.res_block(widths[-1]))
         return widths
 
-    def _input_blocks(self) -> Iterator[tuple[Stage, int]]:
+    def _input_blocks(self) -> Iterator[tuple[Layers, int]]:
         config = self.config
         width = config.width(0)
-        yield Stage(nn.Conv2d(config.in_channels, width, 3, padding=1)), width
+        yield Layers(nn.Conv2d(config.in_channels, width, 3, padding=1)), width
         for level in range(len(config.channel_mult)):
             for _ in range(config.num_res_blocks):
-                stage = Stage(self.res_block(width, config.width(level)))
+                stage = Layers(self.res_block(width, config.width(level)))
                 width = config.width(level)
                 if self.attends(level):
                     stage.append(self.attention(width))
                 yield stage, width
             if level != len(config.channel_mult) - 1:
-                yield Stage(self._downsample(width)), width
+                yield Layers(self._downsample(width)), width
 
     def _downsample(self, width: int) -> nn.Module:
         if self.config.resblock_updown:
@@ -85,7 +86,7 @@ class Encoder(nn.Module):
     def embed(self, timesteps: Tensor) -> Tensor:
         """Embedding of the timesteps: [N] to [N, 4 * model_channels]."""
         sinusoid = timestep_embedding(timesteps, self.config.model_channels)
-        emb: Tensor = self.time_embed(sinusoid.to(self.time_embed[0].weight.dtype))
+        emb: Tensor = self.time_embed(sinusoid)
         return emb
 
     def encode(self, x: Tensor, emb: Tensor) -> tuple[Tensor, list[Tensor]]:

@@ -1,10 +1,12 @@
 """The judge: a small classifier of clean images that takes no part in sampling and only measures what came out."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.linear import Linear
 from models.norm import GroupNorm32
 
 
@@ -40,8 +42,8 @@ class Judge(nn.Module):
         super().__init__()
         self.config = config
         widths = (3, *config.widths)
-        self.stages = nn.Sequential(*(JudgeStage(a, b) for a, b in zip(widths, widths[1:], strict=False)))
-        self.head = nn.Linear(widths[-1], config.num_classes)
+        self.stages = nn.Sequential(*(JudgeStage(a, b) for a, b in pairwise(widths)))
+        self.head = Linear(widths[-1], config.num_classes)
 
     def features(self, x: Tensor) -> Tensor:
         """Shapes: x [N, 3, image_size, image_size] in [-1, 1]; result [N, widths[-1]]."""

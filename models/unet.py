@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from models.blocks import Upsample
 from models.config import UNetConfig
-from models.encoder import Encoder, Stage
+from models.encoder import Encoder, Layers
 from models.norm import GroupNorm32, zero_parameters
 
 
@@ -27,14 +27,14 @@ class UNet(Encoder):
         last_conv = zero_parameters(nn.Conv2d(width, config.out_channels, 3, padding=1))
         self.out = nn.Sequential(GroupNorm32(width), nn.SiLU(), last_conv)
 
-    def _output_blocks(self, skip_widths: list[int]) -> Iterator[Stage]:
+    def _output_blocks(self, skip_widths: list[int]) -> Iterator[Layers]:
         config = self.config
         skips = list(skip_widths)
         width = skips[-1]
         heads = config.num_heads if config.num_heads_upsample == -1 else config.num_heads_upsample
         for level in reversed(range(len(config.channel_mult))):
             for i in range(config.num_res_blocks + 1):
-                stage = Stage(self.res_block(width + skips.pop(), config.width(level)))
+                stage = Layers(self.res_block(width + skips.pop(), config.width(level)))
                 width = config.width(level)
                 if self.attends(level):
                     stage.append(self.attention(width, heads))

@@ -9,7 +9,7 @@ MAX_NOISE = 0.25  # standard deviation, of the range [-1, 1]
 
 
 def augment(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Shift, mirror, mix colours, blur and add noise, each image by its own draw: [N, 3, H, W] in [-1, 1] throughout."""
+    """Shift, mirror, mix colours, blur and add noise, each image by its own draw: [N, 3, H, W] in [-1, 1] always."""
     n = len(x)
     x = _shift(x, generator)
     mirrored = torch.rand(n, generator=generator) < 0.5

@@ -8,7 +8,11 @@ from torch import Tensor
 
 
 def accumulate_classifier(
-    classifier: Callable[[Tensor, Tensor], Tensor], x_t: Tensor, timesteps: Tensor, class_labels: Tensor, microbatch: int
+    classifier: Callable[[Tensor, Tensor], Tensor],
+    x_t: Tensor,
+    timesteps: Tensor,
+    class_labels: Tensor,
+    microbatch: int,
 ) -> tuple[Tensor, Tensor]:
     """Backpropagate the mean cross entropy, each microbatch weighted by its share; returns losses [N] and logits.
 
@@ -19,7 +23,7 @@ def accumulate_classifier(
         part = slice(start, min(start + microbatch, len(x_t)))
         predicted = classifier(x_t[part], timesteps[part])
         loss = F.cross_entropy(predicted, class_labels[part], reduction="none")
-        (loss.mean() * len(loss) / len(x_t)).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        (loss.mean() * len(loss) / len(x_t)).backward()
         losses.append(loss.detach())
         logits.append(predicted.detach())
     return torch.cat(losses), torch.cat(logits)

@@ -1,7 +1,6 @@
 """The training loop: one story from a batch to a checkpoint, resumable at any moment."""
 
 import math
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,8 +21,11 @@ GRADIENT_CLIP = 1.0
 class Task(Protocol):
     """What is trained: its network, and the loss of a batch that is a function of the step alone."""
 
-    config: NetworkConfig
-    model: nn.Module
+    @property
+    def config(self) -> NetworkConfig: ...
+
+    @property
+    def model(self) -> nn.Module: ...
 
     def loss(self, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """The mean loss of a batch drawn with the generator, and figures to show."""
@@ -64,8 +66,8 @@ class Tick:
 class Run:
     """One training run in its folder: continues from what the folder holds.
 
-    Batches, timesteps and noise of a step come from (seed, step), so a run that was interrupted draws what it would have
-    drawn.
+    Batches, timesteps and noise of a step come from (seed, step), so a run that was interrupted draws what it would
+    have drawn.
     """
 
     def __init__(self, task: Task, plan: Plan) -> None:
@@ -80,7 +82,7 @@ class Run:
             self._resume()
 
     def ticks(self) -> Iterator[Tick]:
-        """Train to the end of the plan, yielding after every step; saves as it goes and at the end, whatever ends it."""
+        """Train to the end of the plan, yielding after every step; saves as it goes, and whatever ends it."""
         plan, saved, previewed = self.plan, time.monotonic(), time.monotonic()
         try:
             while self.done < 1:
@@ -118,7 +120,7 @@ class Run:
         if not math.isfinite(loss.item()):
             raise FloatingPointError(f"the loss is {loss.item()} at step {self.step}; lower the learning rate")
         self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(task.model.parameters(), GRADIENT_CLIP)
         self.optimizer.step()
         self.ema.update(task.model.state_dict())
@@ -136,7 +138,7 @@ class Run:
         }
         partial = folder / f"{STATE_FILE}.partial"
         torch.save(state, partial)
-        os.replace(partial, folder / STATE_FILE)
+        partial.replace(folder / STATE_FILE)
         save_network(folder / EMA_FILE, self.ema.values, self.task.config, dtype=torch.float32)
 
     def preview(self) -> None:

@@ -18,7 +18,7 @@ def accumulate(micro_losses: Callable[[slice], LossTerms], weights: Tensor, micr
     for start in range(0, len(weights), microbatch):
         part = slice(start, min(start + microbatch, len(weights)))
         terms = micro_losses(part)
-        (terms.loss * weights[part]).mean().backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        (terms.loss * weights[part]).mean().backward()
         parts.append({name: value.detach() for name, value in terms.named().items()})
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 

@@ -39,7 +39,9 @@ def build_task(name: str, recipe: Recipe, cache: Path) -> Task:
         case "classifier":
             return ClassifierTask(classifier_network(num_classes), process("cosine"), data, recipe.batch_size)
         case "upsampler":
-            return UpsamplerTask(upsampler_network(), process("linear"), data, recipe.batch_size, recipe.image_size // 2)
+            return UpsamplerTask(
+                upsampler_network(), process("linear"), data, recipe.batch_size, recipe.image_size // 2
+            )
         case "judge":
             return JudgeTask(judge_network(num_classes), data, recipe.batch_size)
     raise ValueError(f"unknown task {name!r}; known are {', '.join(RECIPES)}")
@@ -65,9 +67,14 @@ def _describe(figures: dict[str, float]) -> str:
 
 
 def _show_bar(run: Run) -> None:
-    columns = (BarColumn(), TextColumn("{task.percentage:.1f}%"), TimeRemainingColumn(), TextColumn("{task.description}"))
+    columns = (
+        BarColumn(),
+        TextColumn("{task.percentage:.1f}%"),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+    )
     with Progress(*columns) as progress:
-        bar = progress.add_task("", total=1.0, completed=run.done)
+        bar = progress.add_task("", total=1.0)
         smooth = Smoothed()
         for tick in run.ticks():
             description = f"step {tick.step}  {_describe(smooth.add(tick))}"

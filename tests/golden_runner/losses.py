@@ -14,9 +14,9 @@ from diffusion.schedule import Schedule
 from tests.golden_runner.analytic import check_seen, read_network, read_process
 from tests.golden_runner.case import Case, CaseError
 from tests.golden_runner.steps import linear_logits
+from training.classifier_loss import accumulate_classifier, top_k_hits
 from training.ema import Ema
 from training.optimisation import accumulate, annealed_classifier_rate, annealed_diffusion_rate
-from training.classifier_loss import accumulate_classifier, top_k_hits
 
 
 def losses(case: Case) -> dict[str, Tensor]:
@@ -132,7 +132,8 @@ def _classifier_step(case: Case) -> dict[str, Tensor]:
     losses, logits = accumulate_classifier(
         lambda x, t: linear_logits(x, t, weight, bias), x_t, inputs["t"], inputs["labels"], config.need("microbatch")
     )
-    assert weight.grad is not None and bias.grad is not None
+    assert weight.grad is not None
+    assert bias.grad is not None
     return {"x_t": x_t, "loss": losses, "logits": logits, "grad_W": weight.grad, "grad_b": bias.grad}
 
 
@@ -162,8 +163,9 @@ class _LinearNetwork(nn.Module):
 
     def __init__(self, init: dict[str, Tensor]) -> None:
         super().__init__()
-        for name in ("W", "b", "u", "emb"):
-            setattr(self, name, nn.Parameter(init[f"init/{name}"].clone()))
+        self.W, self.b, self.u, self.emb = (
+            nn.Parameter(init[f"init/{name}"].clone()) for name in ("W", "b", "u", "emb")
+        )
 
     def forward(self, x: Tensor, timesteps: Tensor, y: Tensor) -> Tensor:
         shift = self.b + self.u * (timesteps.to(x.dtype) / 1000)[:, None] + self.emb[y]

@@ -38,6 +38,6 @@ def run_case(path: Path) -> list[str]:
         case.finish()
     except (CaseError, json.JSONDecodeError, SafetensorError) as error:
         return [str(error)]
-    except Exception as error:  # one broken case must not hide the others
+    except Exception as error:  # noqa: BLE001 - one broken case must not hide the others
         return [f"{type(error).__name__}: {error}"]
     return problems

@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffusion.flags import select_types
 from diffusion.losses import LossType
 from diffusion.process import MeanType, VarianceType
 from diffusion.schedule import Schedule, space_timesteps
-from diffusion.flags import select_types
 from tests.golden_runner.case import Case, CaseError
 
 

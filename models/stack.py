@@ -1,0 +1,133 @@
+"""A stack: the networks of one weights folder and the pipelines they make, as its stack.json says."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from models.checkpoint import WeightsError, load_network
+from models.classifier import NoisyClassifier
+from models.unet import SuperResUNet, UNet
+
+MANIFEST = "stack.json"
+HASH_LENGTH = 16
+
+
+@dataclass(frozen=True)
+class SamplingDefaults:
+    """What a stage does where a request says nothing."""
+
+    steps: int
+    sampler: str
+    eta: float = 0.0
+
+
+@dataclass(frozen=True)
+class PipelineSpec:
+    """One pipeline of a stack. conditional False gives the network its "no class" row whatever the class asked for."""
+
+    name: str
+    conditional: bool
+    class_required: bool
+    guidance_scale: float
+    sampling: SamplingDefaults
+    upsampling: SamplingDefaults | None
+
+
+@dataclass(frozen=True)
+class DiffusionNetwork:
+    """A diffusion network, the schedule it was trained on, and the hash of its file."""
+
+    network: UNet
+    schedule: str
+    num_timesteps: int
+    model_hash: str
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Loaded networks and their pipelines. The label row after the last class is "no class", where there is one."""
+
+    name: str
+    class_names: tuple[str, ...]
+    base: DiffusionNetwork
+    classifier: NoisyClassifier
+    classifier_hash: str
+    upsampler: DiffusionNetwork
+    pipelines: dict[str, PipelineSpec]
+
+    @property
+    def no_class_label(self) -> int | None:
+        """The row of the label embedding that stands for no class; None where the network has none."""
+        rows = self.base.network.config.num_classes
+        return len(self.class_names) if rows is not None and rows > len(self.class_names) else None
+
+
+def load_stack(folder: Path, device: torch.device | str = "cpu") -> Stack:
+    """Load every network of a stack, strictly.
+
+    Raises: WeightsError, one line that names the file and the key, for anything missing, damaged or that does not fit.
+    """
+    manifest = _read_manifest(folder / MANIFEST)
+    try:
+        class_names = tuple(manifest["classes"])
+        base = _diffusion(folder, manifest["base"], UNet, device)
+        classifier_path = folder / manifest["classifier"]["file"]
+        classifier = load_network(classifier_path, NoisyClassifier, device)
+        upsampler = _diffusion(folder, manifest["upsampler"], SuperResUNet, device)
+        pipelines = {name: _pipeline(name, entry) for name, entry in manifest["pipelines"].items()}
+    except (KeyError, TypeError) as error:
+        raise WeightsError(f"{folder.name}/{MANIFEST}: a field is missing or unknown: {error}") from error
+    stack = Stack(folder.name, class_names, base, classifier, file_hash(classifier_path), upsampler, pipelines)
+    _check_fit(stack)
+    return stack
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads(path.read_text())
+    except OSError as error:
+        raise WeightsError(f"{path}: there is no such stack; ADM_WEIGHTS names the folder of stacks") from error
+    except ValueError as error:
+        raise WeightsError(f"{path.parent.name}/{path.name}: is not JSON ({error})") from error
+    if not isinstance(manifest, dict):
+        raise WeightsError(f"{path.parent.name}/{path.name}: is not a JSON object")
+    return manifest
+
+
+def _diffusion(folder: Path, entry: dict[str, Any], kind: type[UNet], device: torch.device | str) -> DiffusionNetwork:
+    path = folder / entry["file"]
+    return DiffusionNetwork(
+        load_network(path, kind, device), entry["schedule"], entry["num_timesteps"], file_hash(path)
+    )
+
+
+def _pipeline(name: str, entry: dict[str, Any]) -> PipelineSpec:
+    upsampling = entry["upsampling"]
+    return PipelineSpec(
+        name=name,
+        conditional=entry["conditional"],
+        class_required=entry["class_required"],
+        guidance_scale=float(entry["guidance_scale"]),
+        sampling=SamplingDefaults(**entry["sampling"]),
+        upsampling=None if upsampling is None else SamplingDefaults(**upsampling),
+    )
+
+
+def _check_fit(stack: Stack) -> None:
+    classes, logits = len(stack.class_names), stack.classifier.config.out_channels
+    if logits != classes:
+        raise WeightsError(f"{stack.name}: the classifier has {logits} classes, {MANIFEST} names {classes}")
+    if stack.classifier.config.image_size != stack.base.network.config.image_size:
+        raise WeightsError(f"{stack.name}: classifier and base are of different image sizes")
+    if any(not spec.conditional for spec in stack.pipelines.values()) and stack.no_class_label is None:
+        raise WeightsError(f"{stack.name}: an unconditional pipeline needs a base with a 'no class' row")
+
+
+def file_hash(path: Path) -> str:
+    """The first 16 hex digits of a file's sha256: names the weights in images and announcements."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:HASH_LENGTH]

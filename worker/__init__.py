@@ -1,0 +1,1 @@
+"""The worker: take, claim, feed the engine, store, finish, heartbeat, drain."""

@@ -1,0 +1,57 @@
+"""One claimed job while its images are in the engine."""
+
+from collections.abc import Sequence
+
+from engine.trajectory import ImageRequest, Trajectory
+from jobs.job import ImageRecord, Progress, Usage
+from worker.inbox import Claim
+
+
+class JobRun:
+    """What a job has so far: steps taken, device time, and the images that are stored."""
+
+    def __init__(self, claim: Claim, images: Sequence[ImageRequest]) -> None:
+        self.claim = claim
+        self.images: list[ImageRecord] = []
+        self.device_seconds = 0.0
+        self._steps_total = sum(image.num_steps for image in images)
+        self._steps_done = dict.fromkeys(range(len(images)), 0)
+        self._behind: dict[int, tuple[str, int, int]] = {}  # image -> stage, step and steps
+
+    def moved(self, trajectory: Trajectory, stage: str, seconds: float) -> None:
+        """Note that an image took a step of a stage, at a cost of so much device time."""
+        index = trajectory.request.index
+        self._steps_done[index] += 1
+        self.device_seconds += seconds
+        before = sum(plan.num_steps for plan in trajectory.request.plans[: self._stage_index(trajectory)])
+        plan = trajectory.request.plans[self._stage_index(trajectory)]
+        self._behind[index] = (stage, self._steps_done[index] - before, plan.num_steps)
+
+    def _stage_index(self, trajectory: Trajectory) -> int:
+        # From the count of steps: the engine may have moved the trajectory on to the next stage already.
+        done, reached = self._steps_done[trajectory.request.index], 0
+        for stage_index, plan in enumerate(trajectory.request.plans):
+            reached += plan.num_steps
+            if done <= reached:
+                return stage_index
+        raise AssertionError("an image took more steps than its plans have")
+
+    def progress(self) -> Progress:
+        """Where the image that is furthest behind stands, and the share of all steps that are done."""
+        last = min(self._behind, key=lambda index: self._steps_done[index])
+        stage, step, steps = self._behind[last]
+        return Progress(stage=stage, step=step, steps=steps, fraction=self.steps / self._steps_total)
+
+    def stored(self, image: ImageRecord) -> bool:
+        """Note a stored image; True when it was the last."""
+        self.images.append(image)
+        return len(self.images) == self.claim.request.n
+
+    @property
+    def steps(self) -> int:
+        """Denoising steps taken, summed over images and stages."""
+        return sum(self._steps_done.values())
+
+    @property
+    def usage(self) -> Usage:
+        return Usage(steps=self.steps, device_seconds=round(self.device_seconds, 4))

@@ -1,0 +1,185 @@
+"""The worker's loop: takes jobs, steps the engine, stores what is finished, and ends each job exactly once."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from threading import Event
+
+import structlog
+from prometheus_client import CollectorRegistry, generate_latest
+from redis.exceptions import RedisError
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
+
+from diffusion.pixels import to_uint8
+from engine.engine import Engine, Finished, StepReport
+from engine.pipeline import Pipeline
+from jobs.errors import FailureKind, UnavailableError
+from jobs.events import Preview
+from jobs.images import ImageStore
+from jobs.job import ImageRecord
+from jobs.settings import Settings
+from jobs.workers import WorkerInfo
+from worker.inbox import Cancel, Claim, Inbox, Submit
+from worker.job_run import JobRun
+from worker.metrics import StepMetrics
+from worker.offers import images_of
+from worker.png import describe, encode
+
+log = structlog.get_logger("worker.loop")
+
+IDLE_WAIT_SECONDS = 1.0
+STORE_PATIENCE_SECONDS = 10.0  # for a store that does not answer, before the job is put back
+QUEUE_DEPTH = 2  # images taken, in batches: so that both stages find full batches
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a worker holds for all its life."""
+
+    pipelines: Mapping[str, Pipeline]
+    engine: Engine
+    info: WorkerInfo
+    metrics: StepMetrics
+    registry: CollectorRegistry
+
+
+class Worker:
+    """One engine and one inbox, driven by one thread."""
+
+    def __init__(self, held: Held, inbox: Inbox, store: ImageStore, settings: Settings) -> None:
+        self._held, self._inbox, self._store, self._settings = held, inbox, store, settings
+        self._engine = held.engine
+        self._runs: dict[str, JobRun] = {}
+        self._next_heartbeat = 0.0
+
+    def run(self, stopping: Event) -> None:
+        """Serve until stopping is set; then take nothing new, finish what fits the drain time, give the rest back."""
+        drained_by = float("inf")
+        while not stopping.is_set() or (self._runs and time.monotonic() < drained_by):
+            if stopping.is_set() and drained_by == float("inf"):
+                drained_by = time.monotonic() + self._settings.drain_seconds
+                log.info("draining", jobs=len(self._runs), seconds=self._settings.drain_seconds)
+            self._heartbeat_if_due()
+            self._read_inbox(accept=not stopping.is_set())
+            started = time.monotonic()
+            report = self._engine.step()
+            if report is not None:
+                self._apply(report, time.monotonic() - started)
+        for run in list(self._runs.values()):
+            self._forget(run)
+            self._inbox.give_back(run.claim)
+
+    def _read_inbox(self, *, accept: bool) -> None:
+        room = QUEUE_DEPTH * self._engine.max_rows - self._engine.rows_in_flight if accept else 0
+        wait_seconds = 0.0 if self._runs or not accept else IDLE_WAIT_SECONDS
+        for command in self._inbox.poll(room=max(room, 0), wait_seconds=wait_seconds):
+            match command:
+                case Submit(claim):
+                    self._submit(claim)
+                case Cancel(job_id):
+                    self._drop(job_id)
+
+    def _submit(self, claim: Claim) -> None:
+        images = images_of(claim.job_id, claim.request, self._held.pipelines)
+        self._runs[claim.job_id] = JobRun(claim, images)
+        try:
+            for image in images:
+                self._engine.add(image)
+        except (
+            ValueError
+        ) as error:  # a table that cannot be built: the request passed the door, but asks the impossible
+            self._fail(claim.job_id, FailureKind.NOT_OFFERED, str(error), retry=False)
+
+    def _apply(self, report: StepReport, seconds: float) -> None:
+        stage = self._engine.stages[report.stage].name
+        rows = len(report.moved)
+        self._held.metrics.stepped(stage, rows, report.row_shape, seconds, self._engine.rows_in_flight)
+        touched: dict[str, JobRun] = {}
+        for trajectory in report.moved:
+            run = self._runs[trajectory.request.job_id]
+            run.moved(trajectory, stage, seconds / rows)
+            touched[trajectory.request.job_id] = run
+        for job_id, error in report.failed.items():
+            log.error("step_failed", job_id=job_id, error=f"{type(error).__name__}: {error}")
+            self._fail(job_id, FailureKind.STEP_FAILED, "the engine could not compute this job's images", retry=True)
+        self._send_previews(report, stage)
+        for finished in report.finished:
+            self._store_image(finished)
+        for job_id, run in touched.items():
+            if job_id in self._runs:
+                self._inbox.progress(run.claim, run.progress())
+
+    def _send_previews(self, report: StepReport, stage: str) -> None:
+        for trajectory in report.moved:
+            request = trajectory.request
+            run = self._runs.get(request.job_id)
+            if not request.wants_previews or run is None or trajectory.pred_x0 is None:
+                continue
+            progress = run.progress()
+            png = encode(to_uint8(trajectory.pred_x0))
+            self._inbox.preview(run.claim, Preview(request.index, stage, progress.step, progress.steps, png))
+
+    def _store_image(self, finished: Finished) -> None:
+        run = self._runs.get(finished.request.job_id)
+        if run is None:
+            return  # its job failed or was dropped in this very step
+        claim, index = run.claim, finished.request.index
+        pipeline = self._held.pipelines[claim.request.model]
+        png = encode(finished.pixels, describe(claim.request, index, pipeline, self._held.info.numerics))
+        try:
+            image = self._put(claim, index, png)
+        except UnavailableError as error:
+            log.error("store_failed", job_id=claim.job_id, error=str(error))
+            self._fail(claim.job_id, FailureKind.STORE_FAILED, "the image store did not take an image", retry=True)
+            return
+        is_last = run.stored(image)
+        if is_last:
+            self._forget(run)
+            self._inbox.complete(claim, sorted(run.images, key=lambda i: i.index), run.usage, self._held.info.numerics)
+        elif not self._inbox.image_ready(claim, image):
+            self._forget(run)
+
+    def _put(self, claim: Claim, index: int, png: bytes) -> ImageRecord:
+        patiently = Retrying(
+            retry=retry_if_exception_type(UnavailableError),
+            wait=wait_exponential(multiplier=0.1, max=2),
+            stop=stop_after_delay(STORE_PATIENCE_SECONDS),
+            reraise=True,
+        )
+        image: ImageRecord = patiently(self._store.put, claim.job_id, claim.token, index, png)
+        return image
+
+    def _fail(self, job_id: str, kind: FailureKind, detail: str, *, retry: bool) -> None:
+        run = self._runs[job_id]
+        self._forget(run)
+        self._inbox.fail(run.claim, kind, detail, retry=retry)
+
+    def _drop(self, job_id: str) -> None:
+        """Take a job out of the batch that was cancelled, or that another worker holds by now."""
+        if run := self._runs.get(job_id):
+            self._forget(run)
+            self._inbox.cancelled(run.claim)  # refused where the claim was lost
+
+    def _forget(self, run: JobRun) -> None:
+        del self._runs[run.claim.job_id]
+        self._engine.abort(run.claim.job_id)
+
+    def _heartbeat_if_due(self) -> None:
+        if time.monotonic() < self._next_heartbeat:
+            return
+        self._next_heartbeat = time.monotonic() + self._settings.heartbeat_seconds
+        held = self._held
+        held.metrics.note_memory(next(iter(self._engine.stages.values())).device)
+        held.metrics.in_flight.set(self._engine.rows_in_flight)
+        info = held.info.model_copy(
+            update={
+                "rows_in_flight": self._engine.rows_in_flight,
+                "step_ms": held.metrics.step_ms,
+                "last_heartbeat": time.time(),
+            }
+        )
+        try:
+            for job_id in self._inbox.heartbeat(info, generate_latest(held.registry).decode()):
+                self._drop(job_id)
+        except RedisError as error:  # rows in flight go on; the lease decides how long
+            log.warning("heartbeat_failed", error=str(error))

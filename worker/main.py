@@ -1,0 +1,129 @@
+"""`adm worker`: loads its pipelines, warms up, and serves until it is told to stop."""
+
+import fcntl
+import signal
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from threading import Event
+from types import FrameType
+from typing import IO
+
+import structlog
+import torch
+from prometheus_client import CollectorRegistry
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from engine.engine import Engine
+from engine.numerics import fingerprint
+from engine.pipeline import build_stages
+from jobs import logs
+from jobs.errors import SettingsError
+from jobs.images import ImageStore
+from jobs.settings import Settings
+from jobs.workers import WorkerInfo
+from models.checkpoint import WeightsError
+from models.precision import has_fast_bf16
+from models.stack import MANIFEST, Stack, load_stack
+from worker.inbox import Inbox
+from worker.loop import Held, Worker
+from worker.metrics import StepMetrics
+from worker.offers import offer, select
+from worker.warmup import measure_steps
+
+log = structlog.get_logger("worker")
+
+
+def main() -> None:
+    """Run a worker with the environment's settings; leave with one line and status 1 when it cannot start."""
+    try:
+        settings = Settings.load()
+        logs.configure(settings)
+        run(settings)
+    except (SettingsError, WeightsError) as error:
+        sys.exit(f"adm worker: {error}")
+
+
+def run(settings: Settings) -> None:
+    """Load, warm up, announce, serve, withdraw."""
+    stopping = Event()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        stopping.set()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    device = choose_device(settings.device)
+    torch.set_num_threads(settings.threads or torch.get_num_threads())
+    name = settings.worker_name or f"{device.type}-{device.index or 0}"
+    with hold_name(settings.run_dir, name):
+        held = load(settings, device, name)
+        redis = Redis.from_url(settings.redis_address, retry=Retry(NoBackoff(), 0), health_check_interval=0)
+        infos = [offer(pipeline) for pipeline in held.pipelines.values()]
+        inbox = Inbox(redis, settings, name, infos, held.registry)
+        inbox.open()
+        log.info(
+            "ready", worker=name, device=held.info.device, pipelines=list(held.pipelines), numerics=held.info.numerics
+        )
+        Worker(held, inbox, ImageStore(settings.store_address), settings).run(stopping)
+        inbox.close()
+        log.info("stopped", worker=name)
+
+
+def load(settings: Settings, device: torch.device, name: str) -> Held:
+    """Load the stacks that the pipelines need and warm them up."""
+    started = time.monotonic()
+    stacks = load_stacks(settings.weights, device)
+    pipelines = select(settings.pipelines, stacks)
+    needed = {pipeline.stack.name: pipeline.stack for pipeline in pipelines.values()}
+    bf16 = settings.precision == "bf16" or (settings.precision == "auto" and (device.type == "cuda" or has_fast_bf16()))
+    stages = build_stages(needed.values(), settings.max_rows, bf16=bf16)
+    registry = CollectorRegistry()
+    metrics = StepMetrics(registry)
+    measure_steps(stages.values(), metrics)
+    info = WorkerInfo(
+        name=name,
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        pipelines=tuple(pipelines),
+        row_shapes=tuple(sorted(set.intersection(*(set(stage.network_shapes) for stage in stages.values())))),
+        numerics=fingerprint(stages, "bf16" if bf16 else "fp32"),
+        started_at=time.time(),
+        last_heartbeat=time.time(),
+        version=version("adm-serve"),
+    )
+    log.info("loaded", seconds=round(time.monotonic() - started, 2), row_shapes=info.row_shapes)
+    return Held(pipelines, Engine(stages, settings.max_rows), info, metrics, registry)
+
+
+def load_stacks(folder: Path, device: torch.device) -> list[Stack]:
+    """Every stack of a weights folder. Raises: WeightsError."""
+    found = sorted(path.parent for path in folder.glob(f"*/{MANIFEST}"))
+    if not found:
+        raise WeightsError(f"ADM_WEIGHTS: {folder} holds no folder with a {MANIFEST}")
+    return [load_stack(path, device) for path in found]
+
+
+def choose_device(wanted: str) -> torch.device:
+    """The device of a setting. Raises: SettingsError for one that this machine has not."""
+    if wanted == "auto":
+        return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    try:
+        device = torch.device(wanted)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise SettingsError(f"ADM_DEVICE: {wanted!r} is not usable here") from error
+    return device
+
+
+def hold_name(run_dir: Path, name: str) -> IO[str]:
+    """Lock the worker's name, so that whoever held its jobs before is dead. Raises: SettingsError while it is taken."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    lock = (run_dir / f"worker-{name}.lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise SettingsError(f"ADM_WORKER_NAME: a worker named {name!r} is running here already") from error
+    return lock

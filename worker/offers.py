@@ -1,0 +1,89 @@
+"""What this worker offers, as the queue knows it, and a job's request as the engine knows it."""
+
+from collections.abc import Mapping, Sequence
+
+from engine.pipeline import BASE, UPSAMPLE, Pipeline
+from engine.stage import SAMPLERS
+from engine.trajectory import ImageRequest, StagePlan
+from jobs.pipelines import ClassInfo, Defaults, PipelineInfo, StageInfo, UpsampleDefaults
+from jobs.request import ResolvedRequest
+from models.checkpoint import WeightsError
+from models.stack import Stack
+
+
+def select(names: Sequence[str], stacks: Sequence[Stack]) -> dict[str, Pipeline]:
+    """The pipelines of these names. Raises: WeightsError for a name that no stack has."""
+    known = {name: Pipeline(spec, stack) for stack in stacks for name, spec in stack.pipelines.items()}
+    for name in names:
+        if name not in known:
+            raise WeightsError(f"ADM_PIPELINES: no stack has a pipeline {name!r}; there are {', '.join(sorted(known))}")
+    return {name: known[name] for name in names}
+
+
+def offer(pipeline: Pipeline) -> PipelineInfo:
+    """What a pipeline announces."""
+    spec, stack = pipeline.spec, pipeline.stack
+    base, upsampler = stack.base, stack.upsampler
+    stages = [
+        StageInfo(
+            name="base",
+            image_size=base.network.config.image_size,
+            model_hash=base.model_hash,
+            classifier_hash=stack.classifier_hash,
+            samplers=SAMPLERS,
+        )
+    ]
+    upsampling = None
+    if spec.upsampling is not None:
+        stages.append(
+            StageInfo(
+                name="upsample",
+                image_size=upsampler.network.config.image_size,
+                model_hash=upsampler.model_hash,
+                samplers=SAMPLERS,
+            )
+        )
+        upsampling = UpsampleDefaults(
+            steps=spec.upsampling.steps, sampler=spec.upsampling.sampler, eta=spec.upsampling.eta
+        )
+    return PipelineInfo(
+        id=spec.name,
+        classes=tuple(ClassInfo(index=index, name=name) for index, name in enumerate(stack.class_names)),
+        stages=tuple(stages),
+        image_size=stages[-1].image_size,
+        samplers=SAMPLERS,
+        defaults=Defaults(
+            sampler=spec.sampling.sampler,
+            steps=spec.sampling.steps,
+            eta=spec.sampling.eta,
+            guidance_scale=spec.guidance_scale,
+            upsample=upsampling,
+        ),
+        class_required=spec.class_required,
+        no_class_offered=not spec.conditional or stack.no_class_label is not None,
+        num_timesteps=base.num_timesteps,
+    )
+
+
+def images_of(job_id: str, request: ResolvedRequest, pipelines: Mapping[str, Pipeline]) -> list[ImageRequest]:
+    """The images that a job asks for, as the engine takes them."""
+    pipeline = pipelines[request.model]
+    base = StagePlan(BASE, request.sampler, request.steps, request.eta)
+    upsample = None
+    if request.upsample:
+        upsample = StagePlan(UPSAMPLE, request.upsample.sampler, request.upsample.steps, request.upsample.eta)
+    low, high = request.guidance_interval
+    return [
+        pipeline.image(
+            job_id,
+            index,
+            request.seed,
+            request.class_label,
+            request.guidance_scale,
+            base,
+            upsample,
+            guidance_interval=(low, high),
+            wants_previews=request.previews,
+        )
+        for index in range(request.n)
+    ]

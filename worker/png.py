@@ -1,0 +1,80 @@
+"""PNG bytes of a finished image, with the text chunks that say how to make it again."""
+
+import io
+import json
+from collections.abc import Mapping
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
+
+from engine.pipeline import Pipeline
+from jobs.request import ResolvedRequest, ResolvedUpsample
+
+CHUNK = "adm-serve"  # keyword of our own chunk
+
+
+def encode(pixels: Tensor, text: Mapping[str, str] | None = None) -> bytes:
+    """A PNG of pixels [3, H, W], uint8, with text chunks."""
+    info = PngInfo()
+    for keyword, value in (text or {}).items():
+        info.add_text(keyword, value)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy()).save(buffer, "PNG", pnginfo=info)
+    return buffer.getvalue()
+
+
+def describe(request: ResolvedRequest, index: int, pipeline: Pipeline, numerics: str) -> dict[str, str]:
+    """The text chunks of an image: only what determines its pixels, so that equal requests give equal bytes."""
+    return {
+        "parameters": _parameters(request, index, pipeline),
+        CHUNK: json.dumps(_determinants(request, index, pipeline, numerics), sort_keys=True, separators=(",", ":")),
+    }
+
+
+def _determinants(request: ResolvedRequest, index: int, pipeline: Pipeline, numerics: str) -> dict[str, object]:
+    stack = pipeline.stack
+    stages = [{"stage": "base", "model": stack.base.model_hash, "classifier": stack.classifier_hash}]
+    if request.upsample:
+        stages.append({"stage": "upsample", "model": stack.upsampler.model_hash})
+    return {
+        "version": 1,
+        "model": request.model,
+        "class_label": request.class_label,
+        "guidance_scale": request.guidance_scale,
+        "guidance_interval": request.guidance_interval,
+        "steps": request.steps,
+        "sampler": request.sampler,
+        "eta": request.eta,
+        "seed": request.seed,
+        "image_index": index,
+        "upsample": request.upsample.model_dump() if request.upsample else False,
+        "stages": stages,
+        "numerics": numerics,
+    }
+
+
+def _parameters(request: ResolvedRequest, index: int, pipeline: Pipeline) -> str:
+    """The one-paragraph form that image viewers and other generators read: a prompt line, then fields."""
+    names = pipeline.stack.class_names
+    prompt = "no class" if request.class_label is None else names[request.class_label]
+    fields: dict[str, object] = {
+        "Steps": request.steps,
+        "Sampler": _sampler_name(request),
+        "CFG scale": f"{request.guidance_scale:g}",  # the readers' name for any guidance scale
+        "Seed": request.seed,
+        "Image index": index,
+        "Size": "x".join([str(_final_size(request, pipeline))] * 2),
+        "Model": request.model,
+        "Model hash": pipeline.stack.base.model_hash[:10],
+    }
+    return f"{prompt}\n" + ", ".join(f"{name}: {value}" for name, value in fields.items())
+
+
+def _sampler_name(request: ResolvedRequest | ResolvedUpsample) -> str:
+    return f"{request.sampler.upper()}{f' eta {request.eta:g}' if request.eta else ''}"
+
+
+def _final_size(request: ResolvedRequest, pipeline: Pipeline) -> int:
+    last = pipeline.stack.upsampler if request.upsample else pipeline.stack.base
+    return last.network.config.image_size
