@@ -29,6 +29,7 @@ from stack.supervisor import StackError, sole_owner
 
 START_SECONDS = 300.0  # a cold start compiles and warms up
 POLL_SECONDS = 0.5
+HEARTBEAT_SECONDS = 30.0  # how long to wait for metrics that are no job's result
 ENDED = frozenset({"completed", "failed", "cancelled", "expired"})
 ROWS, PADDING = "adm_step_rows_total", "adm_step_padding_rows_total"  # what workers count, by stage
 
@@ -136,7 +137,19 @@ async def make_images(client: httpx2.AsyncClient, model_id: str, console: Consol
         pairs = zip(jobs, bars, strict=True)
         ended = await asyncio.gather(*(follow(client, job["id"], bar, progress) for job, bar in pairs))
     outcomes = [Outcome(job, await fetch(client, job)) for job in ended]
+    await heartbeat_after(client, max(job["ended_at"] for job in ended))
     return outcomes, (await client.get("/metrics")).raise_for_status().text
+
+
+async def heartbeat_after(client: httpx2.AsyncClient, moment: float) -> None:
+    """Wait for the worker to leave its metrics once more: those at hand may be older than the last steps."""
+    with contextlib.suppress(TimeoutError, httpx2.TransportError):
+        async with asyncio.timeout(HEARTBEAT_SECONDS):
+            while True:
+                workers = (await client.get("/v1/workers")).raise_for_status().json()["data"]
+                if any(each["last_heartbeat"] > moment for each in workers):
+                    return
+                await asyncio.sleep(POLL_SECONDS)
 
 
 async def follow(client: httpx2.AsyncClient, job_id: str, bar: TaskID, progress: Progress) -> dict[str, Any]:
