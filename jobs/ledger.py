@@ -59,8 +59,12 @@ class Ledger:
         work: dict[str, int],
         eta_seconds: float | None,
         body_digest: str,
+        is_new: bool,
     ) -> tuple[Record, bool]:
-        """Queue a job; returns it as it is now, and whether this call queued it: of all with the same id one does."""
+        """Queue a job; returns it as it is now, and whether this call queued it.
+
+        Of all calls with the same id one does; `is_new` says that no other call can have it.
+        """
         queue = keys.queue(request.model, request.priority)
         now = time.time()
         payload = {"version": PAYLOAD_VERSION, "request": request.model_dump()}
@@ -89,6 +93,11 @@ class Ledger:
             pipe.publish(keys.WAKE_CHANNEL, queue)
             return record, True
 
+        if is_new:
+            with self.redis.pipeline() as pipe:
+                outcome = decide(pipe, None)
+                pipe.execute()
+                return outcome
         return self.change(job_id, decide)
 
     def claim(self, pipe: Pipeline, record: Record, worker_name: str, token: str, lease_ends_at: float) -> None:

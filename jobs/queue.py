@@ -71,6 +71,7 @@ class JobQueue:
             work=work_of(resolved),
             eta_seconds=queue.eta_seconds,
             body_digest=digest,
+            is_new=idempotency_key is None,
         )
         return Submitted(view(record, resolved, queue, None), False) if created else self._replay(record, digest)
 

@@ -20,7 +20,7 @@ from service.problems import Problem
 from service.state import connect
 from service.upkeep import keep_up
 
-THREADS = 16  # more only fight for the interpreter: a call of the queue is short and mostly Python
+THREADS = 4  # more only fight for the interpreter: a call of the queue is short and mostly Python, 16 were slower
 DESCRIPTION = "Images from ADM diffusion models, batched step by step."
 
 

@@ -5,6 +5,7 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Request
 from redis import Redis
+from redis.asyncio import BlockingConnectionPool
 from redis.asyncio import Redis as AsyncRedis
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
@@ -18,6 +19,8 @@ from service.hub import Hub
 from service.metrics import Metrics
 
 SOCKET_SECONDS = 5.0  # no command of ours takes this long; a server that hangs is as good as one that is down
+
+ASYNC_CONNECTIONS = 16  # an event may wake a thousand streams at once; they take turns
 
 
 @dataclass(frozen=True)
@@ -40,14 +43,21 @@ def connect(settings: Settings, metrics: Metrics) -> Service:
     redis = Redis.from_url(
         address, retry=Retry(NoBackoff(), 0), socket_timeout=SOCKET_SECONDS, socket_connect_timeout=SOCKET_SECONDS
     )
-    async_redis = AsyncRedis.from_url(address, retry=AsyncRetry(NoBackoff(), 0), socket_connect_timeout=SOCKET_SECONDS)
+    pool = BlockingConnectionPool.from_url(
+        address,
+        max_connections=ASYNC_CONNECTIONS,
+        timeout=SOCKET_SECONDS,
+        retry=AsyncRetry(NoBackoff(), 0),
+        socket_connect_timeout=SOCKET_SECONDS,
+    )
+    async_redis = AsyncRedis.from_pool(pool)
     images = ImageStore(settings.store_address)
     queue = JobQueue(redis, settings, images)
     sweeper = Sweeper(redis, queue.ledger, images, settings.lease_seconds)
     return Service(settings, redis, async_redis, queue, sweeper, Hub(async_redis), metrics)
 
 
-def get_service(request: Request) -> Service:
+async def get_service(request: Request) -> Service:  # async: FastAPI sends a plain dependency through the thread pool
     return cast(Service, request.app.state.service)
 
 
