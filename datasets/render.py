@@ -121,9 +121,7 @@ def _backdrop(scenes: Scenes, u: Tensor, v: Tensor) -> list[Tensor]:
     along = 0.5 + 0.35 * (scenes.gradient[:, :1] * u + scenes.gradient[:, 1:] * v)
     vignette = 1 - 0.07 * (u * u + v * v)
     first, second = scenes.backdrop[:, 0], scenes.backdrop[:, 1]
-    return [
-        (first[:, k, None] + (second[:, k, None] - first[:, k, None]) * along) * vignette for k in range(3)
-    ]
+    return [(first[:, k, None] + (second[:, k, None] - first[:, k, None]) * along) * vignette for k in range(3)]
 
 
 def _shade(scenes: Scenes, image: Tensor, normal: list[Tensor], view: list[Tensor]) -> list[Tensor]:

@@ -10,22 +10,18 @@ import torch
 from torch import Tensor
 
 CANDIDATES = (1, 2, 4, 8, 16, 32, 64, 128)
-PROBES = 2  # different inputs: two shapes may agree on one by luck
 
 
-def agreeing_shapes(compute: Callable[[int, int], Tensor], max_rows: int) -> tuple[int, ...]:
+def agreeing_shapes(compute: Callable[[int], Tensor], max_rows: int) -> tuple[int, ...]:
     """The row counts up to max_rows whose rows are equal, bit for bit, to those of the largest.
 
-    compute(rows, probe) returns the results of the first `rows` rows of one fixed input a probe: [rows, ...]. The
-    largest shape is always kept, as throughput rests on it; in the worst case it is the only one.
+    compute(rows) returns the results of the first `rows` rows of one fixed input: [rows, ...], thousands of values a
+    row, so that shapes which round differently do not agree by luck. The largest shape is always kept, as throughput
+    rests on it; in the worst case it is the only one.
     """
-    shapes = [rows for rows in CANDIDATES if rows < max_rows] + [max_rows]
-    references = [compute(max_rows, probe) for probe in range(PROBES)]
-    return tuple(
-        rows
-        for rows in shapes
-        if all(torch.equal(compute(rows, probe), references[probe][:rows]) for probe in range(PROBES))
-    )
+    reference = compute(max_rows)
+    smaller = (rows for rows in CANDIDATES if rows < max_rows)
+    return (*(rows for rows in smaller if torch.equal(compute(rows), reference[:rows])), max_rows)
 
 
 def padded(rows: int, shapes: Sequence[int]) -> int:

@@ -55,12 +55,12 @@ class Stage:
     def warm_up(self, max_rows: int) -> None:
         """Find the row shapes that agree bit for bit; has to be called before the first step."""
 
-        def network(rows: int, probe: int) -> Tensor:
-            x, timesteps, labels, low_res = self._probe_inputs(probe, rows, max_rows)
+        def network(rows: int) -> Tensor:
+            x, timesteps, labels, low_res = self._probe_inputs(rows, max_rows)
             return self._predict(x, timesteps, labels, low_res)
 
-        def gradient(rows: int, probe: int) -> Tensor:
-            x, timesteps, labels, _ = self._probe_inputs(probe, rows, max_rows)
+        def gradient(rows: int) -> Tensor:
+            x, timesteps, labels, _ = self._probe_inputs(rows, max_rows)
             assert self.classifier is not None
             classes = labels % self.classifier.config.out_channels
             return self._gradient(x, timesteps, classes, torch.ones(rows, device=self.device))
@@ -78,8 +78,8 @@ class Stage:
         x, low_res = self.starting_noise(0, 0), torch.zeros(self.shape, device=self.device)[:, ::2, ::2]
         self.step([Trajectory(request, table, x, low_res) for _ in range(rows)])
 
-    def _probe_inputs(self, probe: int, rows: int, max_rows: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        generator = torch.Generator().manual_seed(probe)
+    def _probe_inputs(self, rows: int, max_rows: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(0)
         x = torch.randn(max_rows, *self.shape, generator=generator)
         timesteps = torch.randint(self.process.schedule.num_original, (max_rows,), generator=generator)
         labels = torch.randint(self.network.config.num_classes or 1, (max_rows,), generator=generator)

@@ -25,7 +25,7 @@ class Recipe:
 
 
 RECIPES = {
-    "diffusion": Recipe(batch_size=32, learning_rate=1e-3, steps=12_000, images=30_000, image_size=32),
+    "diffusion": Recipe(batch_size=16, learning_rate=1e-3, steps=20_000, images=30_000, image_size=32),
     "classifier": Recipe(
         batch_size=64, learning_rate=1e-3, steps=6_000, images=30_000, image_size=32, weight_decay=0.05
     ),

@@ -1,6 +1,7 @@
 """Sets a training run up from names and runs it with progress on the terminal or in a log."""
 
 import dataclasses
+import signal
 import sys
 import time
 from pathlib import Path
@@ -54,6 +55,7 @@ def train(name: str, plan: Plan, cache: Path) -> None:
     run = Run(build_task(name, recipe, cache), plan)
     parameters = sum(parameter.numel() for parameter in run.task.model.parameters())
     print(f"{name}: {parameters / 1e6:.2f}M parameters, at step {run.step}, into {plan.folder}", flush=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stopped run saves, however it is stopped
     try:
         show = _show_bar if sys.stdout.isatty() else _show_lines
         show(run)
