@@ -12,7 +12,7 @@ from pathlib import Path
 from struct import unpack
 
 import obstore
-from obstore.exceptions import BaseError, NotFoundError
+from obstore.exceptions import BaseError
 from obstore.store import LocalStore, from_url
 
 from jobs.errors import ErrorKind, RefusedError, UnavailableError
@@ -38,7 +38,7 @@ class ImageStore:
         if "://" in address:
             self._store = from_url(address)
         else:
-            self._store = LocalStore(Path(address), mkdir=True)
+            self._store = LocalStore(Path(address), mkdir=True, automatic_cleanup=True)
 
     def put(self, job_id: str, execution_id: str, index: int, png: bytes) -> ImageRecord:
         """Store an image; nobody sees it before its record is published.
@@ -66,7 +66,7 @@ class ImageStore:
         """
         try:
             return bytes(obstore.get(self._store, image_key(job_id, image.execution_id, image.index)).bytes())
-        except NotFoundError as error:
+        except FileNotFoundError as error:
             raise RefusedError(ErrorKind.UNKNOWN_IMAGE, f"image {image.index} of job {job_id} is gone") from error
         except BaseError as error:
             raise UnavailableError(f"the image store cannot be read: {type(error).__name__}") from error
@@ -80,7 +80,7 @@ class ImageStore:
         for key in keys:
             try:
                 obstore.delete(self._store, key)
-            except NotFoundError:
+            except FileNotFoundError:
                 continue
             except BaseError as error:
                 raise UnavailableError(f"the image store does not delete: {type(error).__name__}") from error

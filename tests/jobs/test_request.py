@@ -1,0 +1,118 @@
+import json
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobs.errors import InvalidRequestError
+from jobs.pipelines import PipelineInfo
+from jobs.request import JobRequest, ResolvedRequest
+from tests.jobs.samples import BASE_ONLY, DEMO, DEMO_UNCOND
+
+
+def resolve(pipeline: PipelineInfo = DEMO, **fields: Any) -> ResolvedRequest:
+    return JobRequest.parse(json.dumps(fields).encode()).resolve(pipeline, lambda: 7)
+
+
+def pointers(pipeline: PipelineInfo = DEMO, **fields: Any) -> list[str]:
+    with pytest.raises(InvalidRequestError) as caught:
+        resolve(pipeline, **fields)
+    return [each.pointer for each in caught.value.errors]
+
+
+def test_all_defaults_are_the_pipelines() -> None:
+    request = resolve(class_label="star")
+    assert (request.class_label, request.guidance_scale, request.steps, request.sampler) == (9, 1.5, 25, "ddim")
+    assert (request.n, request.seed, request.guidance_interval) == (1, 7, [0, 1000])
+    assert request.upsample
+    assert request.upsample.steps == 10
+
+
+def test_ddpm_gets_eta_0_whatever_the_default_for_ddim() -> None:
+    pipeline = DEMO.model_copy(update={"defaults": DEMO.defaults.model_copy(update={"eta": 1.0})})
+    assert resolve(pipeline, class_label=0).eta == 1
+    assert resolve(pipeline, class_label=0, sampler="ddpm").eta == 0
+
+
+def test_all_wrong_fields_are_named_at_once() -> None:
+    assert pointers(class_label="donut", sampler="euler", eta=0.5, upsample={"sampler": "x"}) == [
+        "/class_label",
+        "/sampler",
+        "/eta",
+        "/upsample/sampler",
+    ]
+
+
+def test_near_class_names_are_suggested() -> None:
+    with pytest.raises(InvalidRequestError, match="near: torus"):
+        resolve(class_label="Torrus")
+
+
+def test_class_must_be_given_but_may_be_null_where_offered() -> None:
+    assert pointers() == ["/class_label"]
+    assert resolve(class_label=None).class_label is None
+    assert pointers(BASE_ONLY, class_label=None) == ["/class_label"]
+
+
+def test_no_class_has_no_guidance() -> None:
+    assert resolve(class_label=None, guidance_scale=0).guidance_scale == 0
+    assert pointers(class_label=None, guidance_scale=2) == ["/guidance_scale"]
+
+
+def test_unconditional_pipeline_needs_a_class_only_to_guide() -> None:
+    assert resolve(DEMO_UNCOND, guidance_scale=0).class_label is None
+    assert resolve(DEMO_UNCOND, class_label=3).guidance_scale == 1.5
+    assert pointers(DEMO_UNCOND) == ["/class_label"]
+    assert pointers(DEMO_UNCOND, guidance_scale=2) == ["/guidance_scale"]
+
+
+def test_pipeline_without_upsampler_takes_only_false() -> None:
+    assert resolve(BASE_ONLY, class_label=1).upsample is False
+    assert resolve(BASE_ONLY, class_label=1, upsample=False).upsample is False
+    assert pointers(BASE_ONLY, class_label=1, upsample=True) == ["/upsample"]
+
+
+def test_options_for_the_upsampler_are_completed() -> None:
+    request = resolve(class_label=1, upsample={"steps": 50})
+    assert request.upsample
+    assert request.upsample.model_dump() == {"steps": 50, "sampler": "ddim", "eta": 0.0}
+    assert resolve(class_label=1, upsample=False).upsample is False
+
+
+def test_minus_zero_is_zero() -> None:
+    assert str(resolve(class_label=1, guidance_scale=-0.0).guidance_scale) == "0.0"
+
+
+@given(
+    value=st.one_of(
+        st.text(), st.booleans(), st.none(), st.lists(st.integers()), st.dictionaries(st.text(), st.none())
+    ),
+    field=st.sampled_from(["steps", "n", "seed", "guidance_scale", "eta"]),
+)
+def test_numbers_are_never_made_from_anything_else(field: str, value: Any) -> None:
+    nullable = field != "n"
+    if value is None and nullable:
+        return
+    with pytest.raises(InvalidRequestError) as caught:
+        JobRequest.parse(json.dumps({field: value}).encode())
+    assert [each.pointer for each in caught.value.errors] == [f"/{field}"]
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_make_parsing_fail_in_another_way(body: bytes) -> None:
+    with suppress(InvalidRequestError):
+        JobRequest.parse(body)
+
+
+@given(
+    steps=st.integers(1, 1000),
+    n=st.integers(1, 64),
+    seed=st.integers(0, 2**63 - 1),
+    scale=st.floats(0, 50),
+    label=st.integers(0, 9),
+)
+def test_resolved_request_survives_json(steps: int, n: int, seed: int, scale: float, label: int) -> None:
+    request = resolve(steps=steps, n=n, seed=seed, guidance_scale=scale, class_label=label)
+    assert ResolvedRequest.model_validate(json.loads(json.dumps(request.model_dump()))) == request

@@ -1,0 +1,59 @@
+from pathlib import Path
+
+import pytest
+
+from jobs.errors import SettingsError
+from jobs.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def no_settings_of_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"ADM_{name.upper()}", raising=False)
+
+
+def test_every_setting_is_documented() -> None:
+    assert [name for name, field in Settings.model_fields.items() if not field.description] == []
+
+
+def test_defaults_are_those_of_a_loopback_demo() -> None:
+    settings = Settings.load()
+    assert (settings.host, settings.port, settings.pipelines) == ("127.0.0.1", 8000, ("demo", "demo-uncond"))
+    assert settings.redis_address == f"unix://{Path.cwd()}/data/run/redis.sock"
+    assert settings.store_address == f"{Path.cwd()}/data/images"
+
+
+def test_unknown_variable_is_refused_with_the_nearest_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ADM_PROT", "1")
+    with pytest.raises(SettingsError, match="ADM_PROT: no such setting; the nearest is ADM_PORT"):
+        Settings.load()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("ADM_PORT", "http"), ("ADM_PIPELINES", ","), ("ADM_PRECISION", "fp8"), ("ADM_HEARTBEAT_SECONDS", "40")],
+)
+def test_wrong_value_is_one_line_naming_the_variable(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=rf"\A{name}: .*\Z"):
+        Settings.load()
+
+
+def test_lists_are_comma_separated_and_empty_means_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ADM_PIPELINES", "a, b")
+    monkeypatch.setenv("ADM_STORE", "")
+    settings = Settings.load()
+    assert (settings.pipelines, settings.store) == (("a", "b"), None)
+
+
+def test_socket_path_that_the_system_cannot_take_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ADM_DATA", "/" + "x" * 107)
+    with pytest.raises(SettingsError, match=r"ADM_DATA: .*107 bytes"):
+        Settings.load()
+
+
+def test_sources_tell_where_a_value_came_from_and_hide_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ADM_REDIS_URL", "redis://user:secret@host:6379/0")
+    lines = {each.variable: each for each in Settings.load().sources()}
+    assert (lines["ADM_REDIS_URL"].value, lines["ADM_REDIS_URL"].source) == ("redis://***@host:6379/0", "environment")
+    assert (lines["ADM_PIPELINES"].value, lines["ADM_PIPELINES"].source) == ("demo,demo-uncond", "default")

@@ -1,0 +1,119 @@
+import os
+import time
+from typing import cast
+
+import pytest
+from redis import Redis
+
+from jobs import books, keys
+from jobs.errors import ErrorKind, FailureKind, RefusedError, UnavailableError
+from jobs.images import ImageStore
+from jobs.settings import Settings
+from jobs.sweep import Sweeper
+from tests.jobs.samples import png
+from tests.worker.conftest import Bench
+from worker.inbox import Inbox
+
+
+@pytest.fixture
+def sweeper(bench: Bench, redis: Redis) -> Sweeper:
+    return Sweeper(redis, bench.queue.ledger, bench.images, lease_seconds=30)
+
+
+def make_old(settings: Settings) -> None:
+    for path in (settings.data / "images").rglob("*.png"):
+        os.utime(path, (time.time() - 60,) * 2)
+
+
+def is_over(redis: Redis, job_id: str) -> None:
+    members = cast(list[bytes], redis.zrange(keys.ENDED, 0, -1))
+    member = next(each for each in members if job_id.encode() in each)
+    redis.zadd(keys.ENDED, {member: time.time() - 1})
+
+
+@pytest.mark.parametrize("expired_by_redis", [False, True])
+def test_ended_job_goes_with_all_it_left(
+    bench: Bench, inbox: Inbox, sweeper: Sweeper, redis: Redis, settings: Settings, expired_by_redis: bool
+) -> None:
+    job_id = bench.submit()
+    (claim,) = bench.claim(inbox)
+    bench.finish(inbox, claim)
+    assert sweeper.remove_ended() == 0
+    is_over(redis, job_id)
+    if expired_by_redis:
+        redis.delete(books.job_key(job_id))
+    assert sweeper.remove_ended() == 1
+    sweeper.trim_registries()
+    leftovers = {key for key in redis.scan_iter() if job_id.encode() in key} - {f"rq:results:{job_id}".encode()}
+    assert leftovers == set()
+    assert not any(bench.queue.counts().values())
+    assert bench.queue.page().data == []
+    assert list(bench.images.images()) == []
+    assert list((settings.data / "images").rglob("*")) == []
+
+
+def test_everything_of_an_ended_job_expires_even_without_a_sweep(bench: Bench, inbox: Inbox, redis: Redis) -> None:
+    job_id = bench.submit()
+    (claim,) = bench.claim(inbox)
+    inbox.fail(claim, FailureKind.STEP_FAILED, "the step raised", retry=False)
+    for key in (books.job_key(job_id), keys.events(job_id), f"rq:results:{job_id}"):
+        assert 86000 < redis.ttl(key) <= 86400
+
+
+def test_job_not_started_in_time_expires_once(bench: Bench, sweeper: Sweeper, redis: Redis) -> None:
+    job_id, other = bench.submit(), bench.submit()
+    redis.zadd(keys.EXPIRING, {job_id: time.time() - 1})
+    assert (sweeper.expire_jobs(), sweeper.expire_jobs()) == (1, 0)
+    assert (bench.status(job_id), bench.status(other)) == ("expired", "queued")
+    assert bench.events(job_id) == ["queued", "expired"]
+
+
+def test_started_job_does_not_expire(bench: Bench, inbox: Inbox, sweeper: Sweeper, redis: Redis) -> None:
+    job_id = bench.submit()
+    bench.claim(inbox)
+    redis.zadd(keys.EXPIRING, {job_id: time.time() - 1})
+    assert sweeper.expire_jobs() == 0
+    assert redis.zcard(keys.EXPIRING) == 0
+
+
+def test_cancel_asked_of_a_dead_worker_is_done_by_the_sweep(
+    bench: Bench, inbox: Inbox, sweeper: Sweeper, redis: Redis
+) -> None:
+    job_id = bench.submit()
+    (claim,) = bench.claim(inbox)
+    bench.queue.cancel(job_id)
+    redis.zadd(keys.LEASES, {f"{job_id}:{claim.token}": time.time() - 1})
+    assert sweeper.recover_jobs() == 1
+    assert bench.status(job_id) == "cancelled"
+
+
+def test_only_old_images_that_nobody_will_publish_are_removed(
+    bench: Bench, inbox: Inbox, sweeper: Sweeper, redis: Redis, settings: Settings
+) -> None:
+    done, running = bench.submit(), bench.submit()
+    claims = {each.job_id: each for each in bench.claim(inbox)}
+    bench.finish(inbox, claims[done])
+    bench.images.put(running, claims[running].token, 0, png())
+    bench.images.put(running, "a-lost-execution", 0, png())
+    bench.images.put("a-deleted-job", "an-execution", 0, png())
+    assert sweeper.remove_unpublished_images() == 0
+    make_old(settings)
+    assert sweeper.remove_unpublished_images() == 2
+    assert {each.job_id for each in bench.images.images()} == {done, running}
+
+
+def test_image_that_is_gone_is_refused_by_name(bench: Bench, inbox: Inbox) -> None:
+    job_id = bench.submit()
+    (claim,) = bench.claim(inbox)
+    bench.finish(inbox, claim)
+    bench.images.delete_job(job_id)
+    with pytest.raises(RefusedError) as caught:
+        bench.queue.image_bytes(job_id, bench.queue.image(job_id, 0).record)
+    assert caught.value.kind is ErrorKind.UNKNOWN_IMAGE
+
+
+def test_store_that_does_not_take_an_image_says_so(settings: Settings) -> None:
+    store = ImageStore(settings.store_address)
+    (settings.data / "images" / "jobs").write_text("in the way")
+    with pytest.raises(UnavailableError):
+        store.put("job", "execution", 0, png())
