@@ -2,7 +2,7 @@
 
 import typer
 
-from cli import config, service, stack, train, worker
+from cli import config, judge, service, stack, train, worker
 
 app = typer.Typer(
     name="adm",
@@ -15,5 +15,6 @@ app.command("up")(stack.up)
 app.command("demo")(stack.demo)
 app.command("service")(service.service)
 app.command("worker")(worker.worker)
+app.command("judge")(judge.judge)
 app.command("config")(config.config)
 app.add_typer(train.app, name="train")

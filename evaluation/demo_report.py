@@ -1,0 +1,146 @@
+"""`adm judge`: measures the demo stack and writes weights/demo/judge.json."""
+
+import json
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from torch import Tensor
+
+from datasets.shapes import render_set
+from engine.engine import Engine
+from engine.pipeline import BASE, UPSAMPLE, Pipeline, build_stages
+from engine.trajectory import StagePlan
+from evaluation.judging import Verdict, add_noise, distance, judge_images, sharpness
+from evaluation.sampling import Sampler
+from models.checkpoint import load_network
+from models.judge import Judge
+from models.stack import load_stack
+
+NUM_STEPS = 25
+SAMPLERS = ("ddim", "ddpm")
+FRESH_SEED, OTHER_SEED = 1001, 1002  # of renders that nothing was trained on
+CONDITIONAL_IMAGES, UNCONDITIONAL_IMAGES, SWEEP_IMAGES, UPSAMPLED_IMAGES = 500, 200, 60, 50
+SWEEP_SCALES = (1.0, 2.0, 4.0, 8.0)
+NOISES = (2, 8, 32)
+MAX_ROWS = 32
+
+
+class DemoReport:
+    """The measurements, each of which adds its part to the report."""
+
+    def __init__(self, folder: Path, progress: Progress) -> None:
+        self.folder, self.progress = folder, progress
+        self.stack = load_stack(folder)
+        self.judge = load_network(folder / "judge.safetensors", Judge)
+        self.sampler = Sampler(Engine(build_stages([self.stack], MAX_ROWS), MAX_ROWS), self._stepped)
+        size = self.stack.base.network.config.image_size
+        self.fresh, self.fresh_labels = render_set(CONDITIONAL_IMAGES, FRESH_SEED, size)
+        self.other, _ = render_set(CONDITIONAL_IMAGES, OTHER_SEED, size)
+        self.fresh_verdict = judge_images(self.judge, self.fresh)
+        self._bar = progress.add_task("")
+
+    def _stepped(self, rows: int) -> None:
+        self.progress.advance(self._bar, rows)
+
+    def measure(self) -> dict[str, Any]:
+        """Everything, in the order in which a reader wants it."""
+        started = time.time()
+        conditional = {sampler: self._conditional(sampler) for sampler in SAMPLERS}
+        report = {
+            "steps": NUM_STEPS,
+            "judge_on_fresh_renders": self._judge_itself(),
+            "fid_scale": self._fid_scale(),
+            "conditional": conditional,
+            "unconditional": {sampler: self._unconditional(sampler) for sampler in SAMPLERS},
+            "upsampled": self._upsampled(),
+        }
+        return report | {
+            "machine": {"cpu": platform.processor() or platform.machine(), "threads": torch.get_num_threads()},
+            "torch": torch.__version__,
+            "minutes": round((time.time() - started) / 60, 1),
+            "hashes": {"base": self.stack.base.model_hash, "classifier": self.stack.classifier_hash},
+        }
+
+    def _images(self, name: str, labels: list[int | None], sampler: str, scale: float, *, what: str) -> Tensor:
+        self.progress.reset(self._bar, total=len(labels) * NUM_STEPS, description=what)
+        pipeline = Pipeline(self.stack.pipelines[name], self.stack)
+        return self.sampler.sample(pipeline, labels, scale, StagePlan(BASE, sampler, NUM_STEPS))
+
+    def _judge_itself(self) -> dict[str, Any]:
+        pixels, labels = render_set(2000, FRESH_SEED, self.judge.config.image_size)
+        return judge_images(self.judge, pixels).agreement(labels)
+
+    def _fid_scale(self) -> dict[str, float]:
+        """Distances of known sets, so that a reader can place those of the samples."""
+        scale = {"another_set_of_renders": distance(self.fresh_verdict, judge_images(self.judge, self.other))}
+        for noise in NOISES:
+            noisy = judge_images(self.judge, add_noise(self.other, noise, seed=noise))
+            scale[f"renders_with_noise_{noise}_of_255"] = distance(self.fresh_verdict, noisy)
+        return scale
+
+    def _conditional(self, sampler: str) -> dict[str, Any]:
+        scale = self.stack.pipelines["demo"].guidance_scale
+        labels = turns(CONDITIONAL_IMAGES, len(self.stack.class_names))
+        what = f"conditional, {sampler}, scale {scale:g}"
+        verdict = judge_images(self.judge, self._images("demo", list(labels), sampler, scale, what=what))
+        fid = distance(self.fresh_verdict, verdict)
+        return {"guidance_scale": scale} | verdict.agreement(torch.tensor(labels)) | {"fid": fid}
+
+    def _unconditional(self, sampler: str) -> dict[str, Any]:
+        sweep = {scale: self._steered(sampler, scale, SWEEP_IMAGES)["agreement"] for scale in SWEEP_SCALES}
+        best = max(sweep, key=lambda scale: sweep[scale])
+        return {
+            "sweep": {f"{scale:g}": agreement for scale, agreement in sweep.items()},
+            "scale_0": self._steered(sampler, 0.0, UNCONDITIONAL_IMAGES),
+            "best": {"guidance_scale": best} | self._steered(sampler, best, UNCONDITIONAL_IMAGES),
+        }
+
+    def _steered(self, sampler: str, scale: float, count: int) -> dict[str, Any]:
+        labels = turns(count, len(self.stack.class_names))
+        what = f"unconditional, {sampler}, scale {scale:g}"
+        verdict: Verdict = judge_images(
+            self.judge, self._images("demo-uncond", list(labels), sampler, scale, what=what)
+        )
+        return verdict.agreement(torch.tensor(labels))
+
+    def _upsampled(self) -> dict[str, Any]:
+        spec = self.stack.pipelines["demo"]
+        assert spec.upsampling is not None
+        pipeline, labels = Pipeline(spec, self.stack), turns(UPSAMPLED_IMAGES, len(self.stack.class_names))
+        base = StagePlan(BASE, spec.sampling.sampler, NUM_STEPS)
+        upsample = StagePlan(UPSAMPLE, spec.upsampling.sampler, spec.upsampling.steps, spec.upsampling.eta)
+        self.progress.reset(self._bar, total=len(labels) * (NUM_STEPS + spec.upsampling.steps), description="upsampled")
+        small = self.sampler.sample(pipeline, labels, spec.guidance_scale, base)
+        large = self.sampler.sample(pipeline, labels, spec.guidance_scale, base, upsample)
+        bicubic = F.interpolate(small.float(), large.shape[2:], mode="bicubic").round().clamp(0, 255)
+        truth = torch.tensor(labels)
+        return {
+            "upsampler_steps": spec.upsampling.steps,
+            "base": judge_images(self.judge, small).agreement(truth),
+            "upsampled": judge_images(self.judge, large).agreement(truth),
+            "sharpness_mean_abs_laplacian": {
+                "upsampled": round(sharpness(large), 3),
+                "bicubic": round(sharpness(bicubic.to(torch.uint8)), 3),
+                "renders": round(sharpness(render_set(UPSAMPLED_IMAGES, FRESH_SEED, large.shape[-1])[0]), 3),
+            },
+        }
+
+
+def turns(count: int, classes: int) -> list[int]:
+    """Labels that take turns: every class as often, or once more than another."""
+    return [index % classes for index in range(count)]
+
+
+def write_report(folder: Path) -> Path:
+    """Measure a stack folder and write its judge.json. Raises: WeightsError."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f}%"), TimeElapsedColumn())
+    with Progress(*columns) as progress:
+        report = DemoReport(folder, progress).measure()
+    path = folder / "judge.json"
+    path.write_text(json.dumps(report, indent=2) + "\n")
+    return path

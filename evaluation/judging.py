@@ -1,0 +1,71 @@
+"""What the judge says of a set of images."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from diffusion.pixels import from_uint8
+from evaluation.statistics import Moments, frechet_distance, mean_interval, wilson_interval
+from models.judge import Judge
+
+BATCH = 100
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The judge's probabilities [N, classes] and features [N, D] of a set."""
+
+    probabilities: Tensor
+    features: Tensor
+
+    @property
+    def moments(self) -> Moments:
+        return Moments.of(self.features)
+
+    def agreement(self, class_labels: Tensor) -> dict[str, Any]:
+        """Share of images that the judge calls by their label, and its mean confidence in its own answer."""
+        confidence, answers = self.probabilities.max(dim=1)
+        hits = int((answers == class_labels).sum())
+        return {
+            "images": len(class_labels),
+            "agreement": round(hits / len(class_labels), 4),
+            "agreement_95": [round(end, 4) for end in wilson_interval(hits, len(class_labels))],
+            "confidence": round(float(confidence.mean()), 4),
+            "confidence_95": [round(end, 4) for end in mean_interval(confidence)],
+        }
+
+
+@torch.no_grad()
+def judge_images(judge: Judge, pixels: Tensor) -> Verdict:
+    """Judge images [N, 3, H, W] uint8, reduced by area to the judge's size where they are larger."""
+    probabilities, features = [], []
+    size = judge.config.image_size
+    for batch in pixels.split(BATCH):
+        x = from_uint8(batch)
+        if x.shape[-1] != size:
+            x = F.interpolate(x, (size, size), mode="area")
+        pooled = judge.features(x)
+        features.append(pooled)
+        probabilities.append(judge.head(pooled).softmax(dim=1))
+    return Verdict(torch.cat(probabilities), torch.cat(features))
+
+
+def add_noise(pixels: Tensor, strength: float, seed: int) -> Tensor:
+    """Gaussian noise of so many 255ths on 8-bit images, rounded back to 8 bits."""
+    noise = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(seed))
+    return (pixels.float() + strength * noise).round().clamp(0, 255).to(torch.uint8)
+
+
+def sharpness(pixels: Tensor) -> float:
+    """Mean absolute Laplacian of the grey image, in 255ths: what bicubic enlargement lacks."""
+    grey = pixels.float().mean(dim=1, keepdim=True)
+    kernel = torch.tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]]).reshape(1, 1, 3, 3)
+    return float(F.conv2d(grey, kernel).abs().mean())
+
+
+def distance(a: Verdict, b: Verdict) -> float:
+    """FID in the judge's features."""
+    return round(frechet_distance(a.moments, b.moments), 4)
