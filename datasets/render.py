@@ -26,7 +26,7 @@ def render(class_labels: Tensor, indices: Tensor, *, seed: int, image_size: int,
     """
     if class_labels.shape != indices.shape or class_labels.ndim != 1:
         raise ValueError(f"labels {tuple(class_labels.shape)} and indices {tuple(indices.shape)} must be equal [N]")
-    if len(class_labels) and not (0 <= int(class_labels.min()) and int(class_labels.max()) < len(SHAPES)):
+    if not ((class_labels >= 0) & (class_labels < len(SHAPES))).all():
         raise ValueError(f"class labels must be 0..{len(SHAPES) - 1}")
     scenes = draw_scenes(class_labels, indices, seed)
     images = torch.empty(len(indices), 3, image_size, image_size, dtype=torch.uint8)

@@ -104,4 +104,5 @@ def _rgb(hue: Floats, saturation: Floats, value: Floats) -> Floats:
     # HSV to RGB without branches: each channel is a clipped triangle wave of the hue
     sector = hue[:, None] * 6 + np.array([0.0, 4.0, 2.0])
     wave = np.clip(np.abs(sector % 6 - 3) - 1, 0, 1)
-    return value[:, None] * (1 - saturation[:, None] * (1 - wave))
+    rgb: Floats = value[:, None] * (1 - saturation[:, None] * (1 - wave))
+    return rgb

@@ -52,7 +52,7 @@ def render_set(count: int, seed: int, image_size: int, *, cache: Path | None = N
         partial = path.with_suffix(f".{os.getpid()}.partial")
         with partial.open("wb") as file:
             np.save(file, _render_all(count, seed, image_size).numpy())
-        os.replace(partial, path)
+        partial.replace(path)
     return torch.from_numpy(np.load(path, mmap_mode="c")), labels
 
 
