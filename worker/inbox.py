@@ -144,8 +144,16 @@ class Inbox:
     def heartbeat(self, info: WorkerInfo, metrics_text: str) -> list[str]:
         """Extend the leases of all claims, tell that the worker lives, recover what dead workers held.
 
-        Returns the jobs that are to be dropped: their claim was lost, or somebody cancelled them.
+        Returns the jobs that are to be dropped: their claim was lost, or somebody cancelled them. While Redis is away
+        nothing is known of them, so none is dropped; nobody can take them over in that time either.
         """
+        try:
+            return self._beat(info, metrics_text)
+        except REDIS_AWAY as error:
+            log.warning("redis_away", error=str(error))
+            return []
+
+    def _beat(self, info: WorkerInfo, metrics_text: str) -> list[str]:
         claims = list(self._in_flight.values())
         lease_ends_at = time.time() + self._settings.lease_seconds
         with self._redis.pipeline() as pipe:

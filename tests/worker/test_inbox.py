@@ -1,9 +1,13 @@
 import json
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 from threading import Timer
 
+import pytest
 from redis import Redis
 from rq.command import send_stop_job_command
 from rq.job import Job as RqJob
@@ -17,7 +21,8 @@ from jobs.errors import FailureKind
 from jobs.events import replay
 from jobs.job import Progress
 from jobs.settings import Settings
-from tests.jobs.samples import png, worker_info
+from tests.conftest import RedisServer
+from tests.jobs.samples import DEMO, png, worker_info
 from tests.worker.conftest import Bench, OpenInbox
 from worker.inbox import Cancel, Inbox, Submit
 
@@ -355,3 +360,33 @@ def test_closed_worker_is_gone_from_the_fleet(bench: Bench, inbox: Inbox) -> Non
     assert bench.queue.fleet.read(fresh=True).workers == ()
     assert Worker.all(connection=bench.redis) == []
     assert set(bench.queue.fleet.read().pipelines) == {"demo", "demo-uncond"}  # still known, so that jobs may wait
+
+
+@pytest.mark.slow
+def test_worker_rides_out_a_restart_of_redis(tmp_path: Path) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="adm-", dir="/tmp"))
+    server = RedisServer(folder)
+    server.start()
+    settings = Settings(data=tmp_path, redis_url=server.address)
+    client, own = server.client(), server.client()
+    inbox = Inbox(own, settings, "cpu-0", [DEMO])
+    inbox.open()
+    bench = Bench(client, settings)
+    first, second = bench.submit(), bench.submit()
+    (claim, _) = bench.claim(inbox)
+    server.stop()
+    assert inbox.poll(room=1, wait_seconds=0) == []
+    assert inbox.heartbeat(worker_info(), "") == []
+    inbox.progress(claim, Progress(stage="base", step=1, steps=25, fraction=0.1))
+    starter = Timer(0.3, server.start)
+    starter.start()
+    assert bench.finish(inbox, claim)
+    starter.join()
+    assert bench.status(first) == "completed"
+    assert inbox.heartbeat(worker_info(), "") == []
+    assert inbox.poll(room=0, wait_seconds=0) == []  # finds that its subscription is gone
+    assert inbox.poll(room=0, wait_seconds=0) == []  # subscribes again
+    bench.queue.cancel(second)
+    assert inbox.poll(room=0, wait_seconds=1) == [Cancel(second)]
+    server.stop()
+    shutil.rmtree(folder)
