@@ -128,17 +128,20 @@ class Inbox:
         never fit enters as soon as there is any room. Waits only if there is nothing to tell.
         """
         deadline = time.monotonic() + wait_seconds
+        commands: list[
+            Submit | Cancel
+        ] = []  # filled in place: what was claimed must be told though Redis then goes away
         try:
-            commands: list[Submit | Cancel] = list(self._messages(0))
-            commands += self._take(room)
+            commands += self._messages(0)
+            self._take(room, commands)
             while not commands and (left := deadline - time.monotonic()) > 0:
                 commands += self._messages(left)
-                commands += self._take(room)
+                self._take(room, commands)
         except REDIS_AWAY as error:
             # rows in flight need no Redis to go on, so the loop is not held up; one without rows must not spin
             log.warning("redis_away", error=str(error))
-            time.sleep(max(0.0, min(1.0, deadline - time.monotonic())))
-            return []
+            if not commands:
+                time.sleep(max(0.0, min(1.0, deadline - time.monotonic())))
         return commands
 
     def heartbeat(self, info: WorkerInfo, metrics_text: str) -> list[str]:
@@ -298,8 +301,7 @@ class Inbox:
                     cancels.append(Cancel(command["job_id"]))
         return cancels
 
-    def _take(self, room: int) -> list[Submit]:
-        taken: list[Submit] = []
+    def _take(self, room: int, commands: list[Submit | Cancel]) -> None:
         while room > 0 and not any(each.alone for each in self._in_flight.values()):
             head = self._head()
             if head is None:
@@ -308,9 +310,8 @@ class Inbox:
             if not fits:
                 break
             if claim is not None:
-                taken.append(Submit(claim))
+                commands.append(Submit(claim))
                 room -= claim.request.n
-        return taken
 
     def _head(self) -> tuple[str, str] | None:
         """The queue to take from next and the job that is first in it; pipelines of one priority take turns."""

@@ -4,11 +4,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from threading import Timer
 
 import pytest
 from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 from rq.command import send_stop_job_command
 from rq.job import Job as RqJob
 from rq.queue import Queue
@@ -390,3 +392,20 @@ def test_worker_rides_out_a_restart_of_redis(tmp_path: Path) -> None:
     assert inbox.poll(room=0, wait_seconds=1) == [Cancel(second)]
     server.stop()
     shutil.rmtree(folder)
+
+
+def test_claim_is_told_although_redis_goes_away_right_after_it(
+    bench: Bench, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.submit()
+    bench.submit()
+    claim = inbox._ledger.change
+    calls = iter([claim])
+
+    def change_once(job_id: str, decide: Callable[..., object]) -> object:
+        if (real := next(calls, None)) is None:
+            raise RedisConnectionError("gone")
+        return real(job_id, decide)
+
+    monkeypatch.setattr(inbox._ledger, "change", change_once)
+    assert len(bench.claim(inbox)) == 1
