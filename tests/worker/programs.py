@@ -1,0 +1,101 @@
+"""A real worker process on the test's Redis, and what a client sees of its jobs."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from redis import Redis
+
+from jobs.events import replay
+from jobs.images import ImageStore
+from jobs.job import Job, JobStatus
+from jobs.queue import JobQueue
+from jobs.request import JobRequest
+from jobs.settings import Settings
+
+PATIENCE_SECONDS = 90.0
+
+
+def eventually(holds: Callable[[], bool], what: str) -> None:
+    """Wait until something holds, which other processes bring about."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not holds():
+        assert time.monotonic() < deadline, f"did not happen: {what}"
+        time.sleep(0.02)
+
+
+class WorkerProcess:
+    """`adm worker` as a user runs it, with its log in a file."""
+
+    def __init__(self, settings: Settings, folder: Path, name: str = "test-0", **variables: str) -> None:
+        self.log_path = folder / f"{name}.log"
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("ADM_")}
+        environment |= {
+            "ADM_DATA": str(settings.data),
+            "ADM_REDIS_URL": str(settings.redis_url),
+            "ADM_WEIGHTS": str(settings.weights),
+            "ADM_WORKER_NAME": name,
+            "ADM_MAX_ROWS": "8",
+            "ADM_LEASE_SECONDS": "6",
+            "ADM_HEARTBEAT_SECONDS": "1",
+            "ADM_DEVICE": "cpu",
+            "OMP_WAIT_POLICY": "PASSIVE",
+        }
+        with self.log_path.open("a") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "cli", "worker"], env=environment | variables, stderr=log, stdout=log
+            )
+
+    def kill(self, number: signal.Signals = signal.SIGKILL) -> int:
+        """Send a signal and wait for the end."""
+        self.process.send_signal(number)
+        return self.process.wait(PATIENCE_SECONDS)
+
+    def end(self) -> None:
+        if self.process.poll() is None:
+            self.kill()
+
+    def wait_ready(self) -> None:
+        def ready() -> bool:
+            assert self.process.poll() is None, self.log_path.read_text()
+            return '"ready"' in self.log_path.read_text()
+
+        eventually(ready, "the worker is ready")
+
+    @property
+    def output(self) -> str:
+        return self.log_path.read_text()
+
+
+class Client:
+    """Posts jobs and looks at them, as the service does."""
+
+    def __init__(self, redis: Redis, settings: Settings) -> None:
+        self.redis = redis
+        self.store = ImageStore(settings.store_address)
+        self.queue = JobQueue(redis, settings, self.store)
+
+    def submit(self, **fields: object) -> str:
+        body = {"class_label": "torus", "guidance_scale": 2.0, "steps": 5, "seed": 5} | fields
+        return self.queue.submit(JobRequest.parse(json.dumps(body).encode())).job.id
+
+    def job(self, job_id: str) -> Job:
+        return self.queue.get(job_id)
+
+    def wait_all(self, job_ids: list[str]) -> list[Job]:
+        eventually(lambda: all(self.job(each).status.is_final for each in job_ids), "every job ends")
+        return [self.job(each) for each in job_ids]
+
+    def wait_started(self, job_id: str) -> None:
+        eventually(lambda: self.job(job_id).status is not JobStatus.QUEUED, "the job starts")
+
+    def events(self, job_id: str) -> list[str]:
+        return [each.kind.value for each in replay(self.redis, job_id)]
+
+    def bytes_of(self, job: Job) -> list[bytes]:
+        return [self.queue.image_bytes(job.id, self.queue.image(job.id, image.index).record) for image in job.images]

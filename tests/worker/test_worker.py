@@ -1,0 +1,196 @@
+"""The worker as a process: what it promises when it is left alone, killed, stopped, or given bad weights."""
+
+import hashlib
+import io
+import json
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from redis import Redis
+
+from jobs.job import Job, JobStatus
+from jobs.settings import Settings
+from tests.conftest import RedisServer
+from tests.worker.programs import Client, WorkerProcess, eventually
+from tests.worker.tiny_stack import write_tiny_stack
+
+pytestmark = pytest.mark.slow
+
+TERMINAL = {"completed", "failed", "cancelled", "expired"}
+MIXED: list[dict[str, object]] = [
+    {"class_label": "torus", "steps": 12, "sampler": "ddim", "seed": 1, "n": 2},
+    {"class_label": "star", "steps": 30, "sampler": "ddpm", "guidance_scale": 0, "seed": 2},
+    {"class_label": None, "guidance_scale": 0, "steps": 20, "seed": 3, "upsample": False},
+    {"class_label": 3, "steps": 9, "sampler": "ddim", "eta": 0.5, "seed": 4, "guidance_interval": [100, 600]},
+    {"model": "demo-uncond", "class_label": "cube", "guidance_scale": 8, "steps": 15, "seed": 5, "priority": "high"},
+    {"class_label": "cone", "steps": 1, "seed": 6, "upsample": {"steps": 3, "sampler": "ddpm"}},
+]
+
+Start = Callable[..., WorkerProcess]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_stack(tmp_path_factory.mktemp("weights")).parent
+
+
+@pytest.fixture
+def settings(redis_server: RedisServer, tmp_path: Path, weights: Path) -> Settings:
+    return Settings(
+        data=tmp_path, redis_url=redis_server.address, weights=weights, lease_seconds=6, heartbeat_seconds=1
+    )
+
+
+@pytest.fixture
+def start(settings: Settings, tmp_path: Path) -> Iterator[Start]:
+    """Starts workers, and ends what a test leaves running."""
+    started: list[WorkerProcess] = []
+
+    def start_(name: str = "test-0", **variables: str) -> WorkerProcess:
+        started.append(WorkerProcess(settings, tmp_path, name, **variables))
+        return started[-1]
+
+    yield start_
+    for each in started:
+        each.end()
+
+
+@pytest.fixture
+def client(redis: Redis, settings: Settings) -> Client:
+    return Client(redis, settings)
+
+
+def check_ended_once(client: Client, jobs: list[Job]) -> None:
+    for job in jobs:
+        assert job.status is JobStatus.COMPLETED, job.error
+        assert sum(event in TERMINAL for event in client.events(job.id)) == 1
+        assert [image.index for image in job.images] == list(range(len(job.images)))
+        for image, png in zip(job.images, client.bytes_of(job), strict=True):
+            assert hashlib.sha256(png).hexdigest() == image.sha256
+
+
+def test_mixed_jobs_in_one_batch_give_the_bytes_they_give_alone(start: Start, client: Client) -> None:
+    worker = start()
+    worker.wait_ready()
+    together = client.wait_all([client.submit(**fields) for fields in MIXED])
+    alone = [client.wait_all([client.submit(**fields)])[0] for fields in MIXED]
+    check_ended_once(client, together + alone)
+    for one, other in zip(together, alone, strict=True):
+        assert [image.sha256 for image in one.images] == [image.sha256 for image in other.images]
+
+
+def test_killed_worker_loses_nothing_and_its_jobs_end_once_with_the_same_bytes(start: Start, client: Client) -> None:
+    worker = start()
+    worker.wait_ready()
+    undisturbed = client.wait_all([client.submit(**fields) for fields in MIXED])
+    for _ in range(2):
+        job_ids = [client.submit(**fields | {"steps": 200} if i == 1 else fields) for i, fields in enumerate(MIXED)]
+        client.wait_started(job_ids[1])
+        worker.kill(signal.SIGKILL)
+        assert any(not client.job(job_id).status.is_final for job_id in job_ids)
+        worker = start()
+        jobs = client.wait_all(job_ids)
+        check_ended_once(client, jobs)
+        for i, (job, reference) in enumerate(zip(jobs, undisturbed, strict=True)):
+            if i != 1:  # that one was made longer, to be killed with certainty
+                assert [image.sha256 for image in job.images] == [image.sha256 for image in reference.images]
+    assert max(job.attempt for job in jobs) == 2
+
+
+def test_another_worker_takes_over_when_the_lease_of_a_dead_one_ends(start: Start, client: Client) -> None:
+    first = start("test-0")
+    first.wait_ready()
+    job_id = client.submit(steps=300)
+    client.wait_started(job_id)
+    first.kill(signal.SIGKILL)
+    second = start("test-1")
+    job = client.wait_all([job_id])[0]
+    check_ended_once(client, [job])
+    assert job.attempt == 2
+    assert second.process.poll() is None
+
+
+def test_stopped_worker_finishes_what_it_holds_and_gives_back_what_does_not_fit(start: Start, client: Client) -> None:
+    worker = start(ADM_DRAIN_SECONDS="4")
+    worker.wait_ready()
+    short, long = client.submit(steps=3), client.submit(steps=1000, n=4)
+    client.wait_started(long)
+    assert worker.kill(signal.SIGTERM) == 0
+    assert client.job(short).status is JobStatus.COMPLETED
+    returned = client.job(long)
+    assert returned.status is JobStatus.QUEUED, "the rest goes back to the queue"
+    start().wait_ready()
+    client.wait_started(long)
+    client.queue.cancel(long)
+    assert client.wait_all([long])[0].status is JobStatus.CANCELLED
+
+
+def test_cancelled_job_leaves_the_batch_and_frees_its_rows(start: Start, client: Client) -> None:
+    worker = start()
+    worker.wait_ready()
+    job_id = client.submit(steps=1000, n=8)
+    client.wait_started(job_id)
+    client.queue.cancel(job_id)
+    assert client.wait_all([job_id])[0].status is JobStatus.CANCELLED
+    assert client.wait_all([client.submit(steps=2)])[0].status is JobStatus.COMPLETED
+    assert [event for event in client.events(job_id) if event in TERMINAL] == ["cancelled"]
+
+
+def test_png_says_what_determines_it_and_nothing_of_its_caller(start: Start, client: Client) -> None:
+    start().wait_ready()
+    private: dict[str, object] = {"user": "somebody", "metadata": {"order": "4711"}, "priority": "low", "n": 2}
+    mine, plain = client.wait_all([client.submit(**private), client.submit()])
+    assert mine.images[0].sha256 == plain.images[0].sha256
+    text = Image.open(io.BytesIO(client.bytes_of(mine)[1])).text  # type: ignore[attr-defined]  # of PNG files alone
+    assert text["parameters"].startswith("torus\nSteps: 5, Sampler: DDPM, CFG scale: 2, Seed: 5, Image index: 1")
+    facts = json.loads(text["adm-serve"])
+    assert (facts["class_label"], facts["seed"], facts["image_index"], facts["numerics"]) == (4, 5, 1, mine.numerics)
+    assert not set(facts) & {"user", "metadata", "priority", "n", "created_at"}
+
+
+def test_worker_refuses_a_name_that_is_taken(start: Start) -> None:
+    first = start()
+    first.wait_ready()
+    second = start()
+    assert second.process.wait(60) == 1
+    assert "ADM_WORKER_NAME: a worker named 'test-0' is running here already" in second.output
+    assert first.process.poll() is None
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda folder: (folder / "base.safetensors").write_bytes(b"\x10" * 99), "base.safetensors: not a readable"),
+        (lambda folder: truncate(folder / "classifier.safetensors"), "classifier.safetensors: not a readable"),
+        (lambda folder: (folder / "upsampler.safetensors").unlink(), "upsampler.safetensors: there is no such"),
+        (lambda folder: (folder / "stack.json").write_text("{"), "stack.json: is not JSON"),
+    ],
+    ids=["garbage", "truncated", "missing", "manifest"],
+)
+def test_bad_weights_stop_the_start_with_one_line_that_names_the_file(
+    start: Start, tmp_path: Path, damage: Callable[[Path], object], told: str
+) -> None:
+    folder = write_tiny_stack(tmp_path / "weights")
+    damage(folder)
+    worker = start(ADM_WEIGHTS=str(folder.parent))
+    assert worker.process.wait(60) == 1
+    assert len(worker.output.strip().splitlines()) == 1
+    assert told in worker.output
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def test_worker_announces_what_it_holds_and_what_steps_cost(start: Start, client: Client, redis: Redis) -> None:
+    worker = start()
+    worker.wait_ready()
+    eventually(lambda: bool(client.queue.fleet.read(fresh=True).workers), "the worker is announced")
+    (info,) = client.queue.fleet.read(fresh=True).workers
+    assert info.pipelines == ("demo", "demo-uncond")
+    assert set(info.step_ms) == {"base", "upsample"}
+    assert info.row_shapes[-1] == 8
+    assert client.queue.pipeline("demo").image_size == 16
