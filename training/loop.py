@@ -123,6 +123,8 @@ class Run:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(task.model.parameters(), GRADIENT_CLIP)
         self.optimizer.step()
+        # A fixed rate would carry the initial weights through a short run; this one forgets them within a few steps.
+        self.ema.rate = min(plan.ema_rate, (1 + self.step) / (10 + self.step))
         self.ema.update(task.model.state_dict())
         return figures | {"lr": rate}
 
