@@ -1,4 +1,4 @@
-"""The document: pinned in tests/golden/openapi.json, and true.
+"""The document: pinned in openapi.json beside it, and true.
 
 After a change that is meant, `python -m tests.service.test_openapi` writes the golden file anew.
 """
@@ -23,7 +23,7 @@ from jobs.settings import Settings
 from service.app import create_app
 from tests.service.conftest import ToyWorker
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "openapi.json"
+GOLDEN = Path(__file__).with_name("openapi.json")
 ROUTES = {
     "/v1/jobs": {"get", "post"},
     "/v1/jobs/{job_id}": {"get", "delete"},
