@@ -21,6 +21,8 @@ def main() -> int:
         failed += bool(problems)
         for problem in problems:
             print(f"FAIL {path}: {problem}")
+    if not cases:
+        print(f"FAIL {sys.argv[1]}: there is no case (NAME.json) under this folder")
     print(f"{len(cases)} cases, {len(cases) - failed} passed, {failed} failed")
     return 0 if cases and not failed else 1
 
