@@ -31,7 +31,7 @@ check: install
 	$(BIN)/lint-imports
 
 golden: install
-	$(BIN)/adm golden $(GOLDEN)
+	$(BIN)/python -m tests.golden_runner $(GOLDEN)
 
 judge: install
 	$(BIN)/adm judge

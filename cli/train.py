@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from cli.failure import one_line_errors
+
 app = typer.Typer(help="Train the networks of the demo stack; a run goes on where it stopped.", no_args_is_help=True)
 
 Out = Annotated[Path | None, typer.Option(help="folder of the run; default runs/NAME")]
@@ -57,3 +59,17 @@ _command("diffusion", "The class-conditional 32x32 base, with a 'no class' row l
 _command("classifier", "The noisy classifier that guides it.")
 _command("upsampler", "The 32 to 64 upsampler.")
 _command("judge", "The judge that measures the stack and takes no part in it.")
+
+
+@app.command("pack")
+def pack(
+    runs: Annotated[Path, typer.Option(help="folder of the runs")] = Path("runs"),
+    out: Annotated[Path, typer.Option(help="folder of the stack")] = Path("weights/demo"),
+) -> None:
+    """Write the averaged weights of the runs into a stack's folder, as float16."""
+    from models.checkpoint import WeightsError
+    from training.packing import pack as pack_runs
+
+    with one_line_errors(WeightsError):
+        for path in pack_runs(runs, out):
+            typer.echo(f"{path}  {path.stat().st_size:,} bytes")
