@@ -116,7 +116,8 @@ class Process:
         assert not self.variance_type.learned
         if self.variance_type is VarianceType.FIXED_SMALL:
             return self.schedule.posterior_variance
-        return torch.cat([self.schedule.posterior_variance[1:2], self.schedule.betas[1:]])
+        rest = self.schedule.betas[1:]
+        return torch.cat([self.schedule.posterior_variance[1:2] if len(rest) else self.schedule.betas, rest])
 
     def log_variance(self, v: Tensor | None, t: Tensor, like: Tensor) -> Tensor:
         low, high = (gather(bound, t, like) for bound in self.log_variance_bounds())
