@@ -1,0 +1,187 @@
+"""The tables against the plain formulas, in float64, and the laws that batching rests on, in float32."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from diffusion.guidance import guide_mean, guide_score
+from diffusion.process import MeanType, Prediction, Process, VarianceType
+from diffusion.schedule import Schedule, sampling_timesteps
+from diffusion.tables import COLUMNS, SamplerTable, ddim_table, ddpm_table, reverse_ddim_table, take_step
+
+PROPERTY = settings(deadline=None, derandomize=True, max_examples=150)
+SHAPE = (3, 2, 3)
+
+processes = st.builds(
+    lambda betas, mean_type, variance_type: Process(
+        Schedule(torch.tensor(betas, dtype=torch.float64), torch.arange(len(betas)), len(betas)),
+        mean_type,
+        variance_type,
+    ),
+    st.lists(st.floats(1e-3, 0.7), min_size=1, max_size=10),
+    st.sampled_from(MeanType),
+    st.sampled_from(VarianceType),
+)
+
+
+@dataclass(frozen=True)
+class Point:
+    """Random arguments of one step at every timestep of a process at once: an image a timestep."""
+
+    process: Process
+    t: Tensor
+    x: Tensor
+    output: Tensor
+    gradient: Tensor
+    noise: Tensor
+
+    @classmethod
+    def random(cls, process: Process, seed: int) -> "Point":
+        generator = torch.Generator().manual_seed(seed)
+        count = process.schedule.num_timesteps
+        x, out, v, gradient, noise = torch.randn(5, count, *SHAPE, generator=generator, dtype=torch.float64)
+        output = torch.cat([out, v], dim=1) if process.variance_type.learned else out
+        return cls(process, torch.arange(count), x, output, gradient, noise)
+
+    def predict(self, *, clip: bool) -> Prediction:
+        return self.process.predict(self.output, self.x, self.t, clip_denoised=clip)
+
+    def step(self, table: SamplerTable, guidance: Tensor | None) -> tuple[Tensor, Tensor]:
+        return take_step(table.rows.flip(0), self.x, self.output, guidance, self.noise)
+
+
+def column(values: Tensor) -> Tensor:
+    return values[:, None, None, None]
+
+
+def assert_near(got: Tensor, want: Tensor) -> None:
+    torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9 * (1 + want.abs().max().item()))
+
+
+@PROPERTY
+@given(process=processes, seed=st.integers(0, 2**32), clip=st.booleans(), scale=st.floats(0, 50))
+def test_ddpm_step_is_algorithm_1(process: Process, seed: int, clip: bool, scale: float) -> None:
+    point = Point.random(process, seed)
+    predicted, guidance = point.predict(clip=clip), scale * point.gradient
+    drawn = (point.t > 0)[:, None, None, None] * (0.5 * predicted.log_variance).exp() * point.noise
+    table = ddpm_table(process, clip_denoised=clip)
+    x_prev, pred_x0 = point.step(table, guidance if scale else None)
+    assert_near(pred_x0, predicted.pred_x0)
+    assert_near(x_prev, predicted.mean + predicted.variance * guidance + drawn)
+    in_float32 = guide_mean(predicted, guidance) + drawn  # as the official code computes it
+    torch.testing.assert_close(x_prev, in_float32, rtol=1e-5, atol=1e-5 * (1 + in_float32.abs().max().item()))
+
+
+@PROPERTY
+@given(
+    process=processes,
+    seed=st.integers(0, 2**32),
+    clip=st.booleans(),
+    scale=st.floats(0, 50),
+    eta=st.floats(0, 1),
+)
+def test_ddim_step_is_algorithm_2(process: Process, seed: int, clip: bool, scale: float, eta: float) -> None:
+    point = Point.random(process, seed)
+    guidance = scale * point.gradient if scale else None
+    predicted = point.predict(clip=clip)
+    if guidance is not None:
+        predicted = guide_score(process, predicted, point.x, point.t, guidance)
+    eps = process.eps_from_x0(point.x, point.t, predicted.pred_x0)
+    now, before = column(process.schedule.alpha_bar), column(process.schedule.alpha_bar_prev)
+    std = eta * ((1 - before) / (1 - now)).sqrt() * (1 - now / before).sqrt()
+    direction = (1 - before - std**2).clamp(min=0).sqrt()
+    drawn = (point.t > 0)[:, None, None, None] * std * point.noise
+    x_prev, pred_x0 = point.step(ddim_table(process, eta, clip_denoised=clip), guidance)
+    assert_near(pred_x0, predicted.pred_x0)
+    assert_near(x_prev, before.sqrt() * predicted.pred_x0 + direction * eps + drawn)
+
+
+@PROPERTY
+@given(process=processes, seed=st.integers(0, 2**32), clip=st.booleans())
+def test_reverse_step_is_ddims_ode_towards_the_noise(process: Process, seed: int, clip: bool) -> None:
+    point = Point.random(process, seed)
+    predicted = point.predict(clip=clip)
+    eps = process.eps_from_x0(point.x, point.t, predicted.pred_x0)
+    onward = column(process.schedule.alpha_bar_next)
+    table = reverse_ddim_table(process, clip_denoised=clip)
+    x_next, _ = take_step(table.rows, point.x, point.output, None, point.noise)
+    assert_near(x_next, onward.sqrt() * predicted.pred_x0 + (1 - onward).sqrt() * eps)
+
+
+@PROPERTY
+@given(process=processes, eta=st.floats(0, 1))
+def test_last_step_lands_on_the_image_without_noise(process: Process, eta: float) -> None:
+    for table in (ddpm_table(process), ddim_table(process, eta)):
+        last = dict(zip(COLUMNS, table.rows[-1].tolist(), strict=True))
+        assert (last["noise"], last["noise_std"]) == (0, 0)
+
+
+def test_ddim_without_eta_draws_no_noise() -> None:
+    table = ddim_table(Process(Schedule.named("cosine", 50)), 0.0)
+    assert not table.rows[:, [COLUMNS.index("noise"), COLUMNS.index("noise_std")]].any()
+
+
+def test_table_runs_from_noise_to_image() -> None:
+    process = Process(Schedule.named("linear", 1000).respaced([0, 400, 999]))
+    assert ddpm_table(process).timesteps.tolist() == [999, 400, 0]
+    assert ddim_table(process, 0.0).timesteps.tolist() == [999, 400, 0]
+    assert reverse_ddim_table(process).timesteps.tolist() == [0, 400, 999]
+
+
+rows_of_a_batch = st.lists(
+    st.tuples(
+        st.sampled_from(["linear", "cosine"]),
+        st.sampled_from([0.0, 0.3, 1.0, None]),  # DDIM's eta; None is DDPM
+        st.integers(1, 30),
+        st.floats(0, 0.999),
+        st.booleans(),
+    ),
+    min_size=1,
+    max_size=9,
+)
+
+
+@PROPERTY
+@given(batch=rows_of_a_batch, size=st.sampled_from([(3, 8, 8), (3, 5, 7), (1, 1, 1)]), seed=st.integers(0, 2**32))
+def test_step_of_a_mixed_batch_equals_its_single_steps_bit_for_bit(
+    batch: list[tuple[str, float | None, int, float, bool]], size: tuple[int, int, int], seed: int
+) -> None:
+    rows = torch.stack([pick_row(schedule, eta, num_steps, place) for schedule, eta, num_steps, place, _ in batch])
+    generator = torch.Generator().manual_seed(seed)
+    x, out, v, gradient, noise = torch.randn(5, len(batch), *size, generator=generator)
+    guided = torch.tensor([each[-1] for each in batch])
+    gradient = gradient * column(guided)
+    output = torch.cat([out, v], dim=1)
+    together = take_step(rows, x, output, gradient if guided.any() else None, noise)
+    for i, is_guided in enumerate(guided):
+        one = slice(i, i + 1)
+        alone = take_step(rows[one], x[one], output[one], gradient[one] if is_guided else None, noise[one])
+        assert torch.equal(together[0][one], alone[0])
+        assert torch.equal(together[1][one], alone[1])
+
+
+def pick_row(schedule: str, eta: float | None, num_steps: int, place: float) -> Tensor:
+    kept = sampling_timesteps(1000, "ddpm" if eta is None else "ddim", num_steps)
+    process = Process(Schedule.named(schedule, 1000).respaced(kept))
+    table = ddpm_table(process) if eta is None else ddim_table(process, eta)
+    return table.rows[int(place * len(table))].float()
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
+def test_perfect_network_leads_back_to_the_image(sampler: str) -> None:
+    """With the true eps of one fixed image, unguided DDIM at eta 0 ends on it exactly; DDPM, whatever it draws, too."""
+    process = Process(Schedule.named("linear", 1000).respaced(sampling_timesteps(1000, sampler, 20)))
+    table = ddim_table(process, 0.0) if sampler == "ddim" else ddpm_table(process)
+    generator = torch.Generator().manual_seed(0)
+    x0 = torch.rand(1, *SHAPE, generator=generator, dtype=torch.float64) * 2 - 1
+    x = torch.randn(1, *SHAPE, generator=generator, dtype=torch.float64)
+    for row in range(len(table)):
+        t = torch.tensor([len(table) - 1 - row])
+        output = torch.cat([process.eps_from_x0(x, t, x0), torch.zeros_like(x)], dim=1)
+        noise = torch.randn(1, *SHAPE, generator=generator, dtype=torch.float64)
+        x, _ = take_step(table.rows[row : row + 1], x, output, None, noise)
+    torch.testing.assert_close(x, x0, rtol=0, atol=1e-9)
