@@ -1,0 +1,53 @@
+/** Calls of the service: JSON in and out, errors as RFC 9457 tells them. */
+
+/** What the service refused, or that it cannot be reached (status 0). */
+export class Problem extends Error {
+  constructor({ status, title, detail, errors }) {
+    super(detail || title || "The service could not do this.");
+    this.status = status;
+    this.errors = errors ?? []; // [{pointer, detail}]
+  }
+}
+
+const UNREACHABLE = { status: 0, title: "Unreachable", detail: "The service cannot be reached." };
+
+/** Answer of a call as JSON; `body` is JSON text. Throws: Problem. */
+export async function call(method, path, body = undefined) {
+  const headers = { Accept: "application/json" };
+  if (body !== undefined) headers["Content-Type"] = "application/json";
+  let response;
+  let text;
+  try {
+    response = await fetch(path, { method, headers, body });
+    text = await response.text();
+  } catch {
+    throw new Problem(UNREACHABLE);
+  }
+  if (!response.ok) throw problemOf(response, text);
+  return parse(text);
+}
+
+function problemOf(response, text) {
+  try {
+    return new Problem(JSON.parse(text));
+  } catch {
+    // not the service itself, but something between it and us
+    return new Problem({ status: response.status, title: response.statusText });
+  }
+}
+
+/** JSON with seeds as strings: they have up to 63 bits, and a number here holds 53. */
+export function parse(text) {
+  return JSON.parse(text.replace(/"seed":\s*(\d+)/g, '"seed":"$1"'));
+}
+
+/** A request as JSON, its seed a number again; what is no whole number is sent as typed, for the service to refuse. */
+export function write(request, indent = 0) {
+  const lines = Object.entries(request).map(([key, value]) => {
+    const text = key === "seed" && /^\d+$/.test(value) ? value.replace(/^0+(?=\d)/, "") : JSON.stringify(value);
+    return `${JSON.stringify(key)}: ${text}`;
+  });
+  if (indent === 0) return `{${lines.join(", ")}}`;
+  const space = " ".repeat(indent);
+  return `{\n${lines.map((line) => space + line).join(",\n")}\n}`;
+}

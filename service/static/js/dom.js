@@ -1,0 +1,60 @@
+/** Shorthands for the document. Text enters as text, never as markup. */
+
+export const byId = (id) => document.getElementById(id);
+
+/** An element; properties with a dash are attributes. */
+export function element(name, properties = {}, ...children) {
+  const made = document.createElement(name);
+  for (const [key, value] of Object.entries(properties)) {
+    if (key.includes("-")) made.setAttribute(key, value);
+    else made[key] = value;
+  }
+  made.append(...children);
+  return made;
+}
+
+/** Set text only if it differs: an equal text set again would be read out again. */
+export function setText(target, text) {
+  if (target.textContent !== text) target.textContent = text;
+}
+
+/** Show a text, and hide the element while there is none. */
+export function setNotice(target, text) {
+  setText(target, text);
+  target.hidden = text === "";
+}
+
+/** Copy a text and say so on the button; where no clipboard is to be had, select the text that is shown instead. */
+export async function copy(button, text, shown) {
+  button.dataset.label ??= button.textContent;
+  try {
+    await navigator.clipboard.writeText(text);
+    button.textContent = "Copied";
+  } catch {
+    // an address that is not this machine's and has no TLS is given no clipboard
+    shown.textContent = text;
+    getSelection().selectAllChildren(shown);
+    button.textContent = "Selected";
+  }
+  setTimeout(() => { button.textContent = button.dataset.label; }, 1500);
+}
+
+/** What was stored under a key, or null. `storage` is a function, for a browser that forbids storage throws already when asked for it. */
+export function recall(storage, key) {
+  try {
+    return JSON.parse(storage().getItem(key));
+  } catch {
+    return null;
+  }
+}
+
+export function remember(storage, key, value) {
+  try {
+    storage().setItem(key, JSON.stringify(value));
+  } catch {
+    // the page works without, it only forgets
+  }
+}
+
+export const session = () => sessionStorage;
+export const local = () => localStorage;

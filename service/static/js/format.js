@@ -1,0 +1,79 @@
+/** Words and texts made from jobs and requests. */
+
+import { write } from "./api.js";
+
+const STAGE_NAMES = { base: "Base", upsample: "Upsampler" };
+
+export const stageName = (stage) => STAGE_NAMES[stage] ?? stage;
+
+/** A duration as a person says it. */
+export function duration(seconds) {
+  if (seconds < 1) return "under a second";
+  if (seconds < 90) return `${Math.round(seconds)} s`;
+  if (seconds < 5400) return `${Math.round(seconds / 60)} min`;
+  return `${Math.round(seconds / 3600)} h`;
+}
+
+export const number = (value) => String(Math.round(value * 1000) / 1000);
+
+/** Name of a request's class, as its model has it. */
+export function className(model, classLabel) {
+  if (classLabel === null) return "no class";
+  return model?.classes.find((each) => each.index === classLabel)?.name ?? `class ${classLabel}`;
+}
+
+/** What to send for a class: its name, where no other class has the same. */
+export function classLabel(model, index) {
+  if (index === null) return null;
+  const { name } = model?.classes.find((each) => each.index === index) ?? {};
+  return name !== undefined && model.classes.filter((each) => each.name === name).length === 1 ? name : index;
+}
+
+/** Options of a resolved request that the form has no field for; {} for those that are as the form would ask. */
+export function extrasOf(request, model) {
+  const extras = {};
+  const usual = model?.defaults.upsample;
+  const { upsample, guidance_interval: interval } = request;
+  const asUsual = usual && ["steps", "sampler", "eta"].every((key) => upsample[key] === usual[key]);
+  if (upsample && !asUsual) extras.upsample = upsample;
+  if (interval && (interval[0] !== 0 || interval[1] !== 1000)) extras.guidance_interval = interval;
+  return extras;
+}
+
+/** A body that makes a job's images again, from its resolved request. */
+export function repeatable(request, model) {
+  const { model: name, guidance_scale, steps, sampler, eta, n, seed, upsample } = request;
+  const body = { model: name, class_label: classLabel(model, request.class_label), guidance_scale, steps, sampler };
+  if (sampler === "ddim") body.eta = eta;
+  return { ...body, n, seed, upsample: Boolean(upsample), ...extrasOf(request, model) };
+}
+
+/** A request as a command for a POSIX shell. */
+export function curl(request) {
+  const body = write(request).replaceAll("'", "'\\''");
+  return [
+    `curl -X POST ${location.origin}/v1/jobs`,
+    "  -H 'Content-Type: application/json' -H 'Prefer: wait=60'",
+    `  -d '${body}'`,
+  ].join(" \\\n");
+}
+
+/** Name of a downloaded image: what is needed to make it again by hand. */
+export function fileName(request, image) {
+  const what = (image.class_name ?? "no-class").replace(/[^\w-]+/g, "-");
+  return `${what}-seed${request.seed}-${image.index}.png`;
+}
+
+/** Where a queued job stands. */
+export function queueText(queue) {
+  if (queue === null) return "Queued";
+  return queue.position === 0 ? "Next in the queue" : `${queue.position} before it in the queue`;
+}
+
+export function queueHint(queue) {
+  if (queue === null) return "";
+  if (queue.workers === 0) return "No worker holds this pipeline; the job waits until one comes.";
+  if (queue.eta_seconds === null) return "";
+  const about = `Done in about ${duration(queue.eta_seconds)}`;
+  return queue.eta_error_seconds >= 1 ? `${about}, give or take ${duration(queue.eta_error_seconds)}` : about;
+}

@@ -1,0 +1,90 @@
+/** The gallery: finished images, and jobs on their way to one, newest first. */
+
+import { byId, element, setText } from "./dom.js";
+import { className, fileName } from "./format.js";
+import { isActive } from "./jobs.js";
+
+export class Gallery {
+  #tiles = new Map(); // key -> element
+  #shown = { id: null, index: 0 };
+
+  /** actions: show(jobId, index), again(request). */
+  constructor(jobs, modelOf, actions) {
+    Object.assign(this, { jobs, modelOf, actions, list: byId("tiles") });
+  }
+
+  /** Mark the image that the stage shows. */
+  mark(id, index) {
+    this.#shown = { id, index };
+    for (const [key, tile] of this.#tiles) {
+      const current = key === `${id}/${index}` || key === `${id}/active`;
+      tile.querySelector(".tile-picture").setAttribute("aria-current", String(current));
+    }
+  }
+
+  render() {
+    const wanted = [];
+    for (const entry of this.jobs.all) {
+      if (isActive(entry.job)) wanted.push([`${entry.job.id}/active`, () => this.#active(entry), entry]);
+      for (const image of entry.job.images) {
+        wanted.push([`${entry.job.id}/${image.index}`, () => this.#finished(entry.job, image)]);
+      }
+    }
+    const keys = new Set(wanted.map(([key]) => key));
+    for (const key of [...this.#tiles.keys()]) if (!keys.has(key)) this.#drop(key);
+    wanted.forEach(([key, make, entry], at) => {
+      if (!this.#tiles.has(key)) this.#tiles.set(key, make());
+      const tile = this.#tiles.get(key);
+      if (this.list.children[at] !== tile) this.list.insertBefore(tile, this.list.children[at] ?? null);
+      if (entry !== undefined) this.#follow(tile, entry);
+    });
+    byId("gallery-empty").hidden = wanted.length > 0;
+    byId("more").hidden = !this.jobs.hasOlder;
+    this.mark(this.#shown.id, this.#shown.index);
+  }
+
+  #drop(key) {
+    this.#tiles.get(key).remove();
+    this.#tiles.delete(key);
+  }
+
+  #finished(job, image) {
+    const name = image.class_name ?? "no class";
+    const picture = element("img", { src: image.url, alt: "", width: 128, height: 128, loading: "lazy" });
+    const show = element("button", {
+      type: "button", className: "tile-picture", "aria-label": `Show ${name}, seed ${job.request.seed}, image ${image.index}`,
+    }, picture);
+    show.addEventListener("click", () => this.actions.show(job.id, image.index));
+    const save = element("a", {
+      href: image.url, download: fileName(job.request, image), "aria-label": `Download ${name}, seed ${job.request.seed}`,
+    }, "Save");
+    const again = element("button", {
+      type: "button", className: "link", "aria-label": `Again with seed ${job.request.seed}`,
+    }, "Again");
+    again.addEventListener("click", () => this.actions.again(job.request));
+    return element("li", {}, show,
+      element("span", { className: "tile-name" }, name),
+      element("span", { className: "tile-seed", title: `Seed ${job.request.seed}` }, job.request.seed),
+      element("span", { className: "tile-actions" }, save, again));
+  }
+
+  #active({ job }) {
+    const show = element("button", { type: "button", className: "tile-picture" },
+      element("img", { alt: "", width: 128, height: 128, hidden: true }));
+    show.addEventListener("click", () => this.actions.show(job.id, 0));
+    return element("li", { className: "active" }, show,
+      element("span", { className: "tile-name" }), element("span", { className: "tile-seed" }));
+  }
+
+  #follow(tile, { job, frames }) {
+    const name = className(this.modelOf(job.request.model), job.request.class_label);
+    const share = Math.floor((job.progress?.fraction ?? 0) * 100);
+    const state = job.status === "queued" ? "queued" : job.status === "cancelling" ? "cancelling" : `${share} %`;
+    setText(tile.querySelector(".tile-name"), name);
+    setText(tile.querySelector(".tile-seed"), state);
+    tile.querySelector("button").setAttribute("aria-label", `Show ${name}, ${state}`);
+    const newest = frames.get(0)?.at(-1);
+    const picture = tile.querySelector("img");
+    if (newest !== undefined && picture.src !== newest.url) Object.assign(picture, { src: newest.url, hidden: false });
+  }
+}

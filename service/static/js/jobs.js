@@ -1,0 +1,183 @@
+/** The jobs that the page knows: what the service says of them, and the previews that came while it looked. */
+
+import { call, parse, write } from "./api.js";
+import { followEvents } from "./events.js";
+
+const MAX_STREAMS = 4; // browsers open six connections to a host over HTTP/1.1, and images and calls need some
+const QUEUE_POLL_MS = 2000; // a place in the queue is no event
+const STAGES = ["base", "upsample"]; // in the order in which an image passes through them
+const ACTIVE = new Set(["queued", "in_progress", "cancelling"]);
+
+export const isActive = (job) => ACTIVE.has(job.status);
+
+/** One job, its previews by image, and where its stream was read up to. */
+class Entry {
+  constructor(job) {
+    this.job = job;
+    this.frames = new Map(); // image index -> [{stage, step, steps, url}], in order
+    this.place = { lastId: null };
+    this.connected = true;
+    this.pace = null; // {at, fraction} of the first progress seen of this attempt
+  }
+
+  addFrame({ index, stage, step, steps, png }) {
+    const frames = this.frames.get(index) ?? [];
+    this.frames.set(index, frames);
+    const frame = { stage, step, steps, url: `data:image/png;base64,${png}` };
+    const order = (each) => STAGES.indexOf(each.stage) * 10_000 + each.step;
+    let place = frames.length;
+    while (place > 0 && order(frames[place - 1]) > order(frame)) place -= 1;
+    // a retried job takes its steps again, and they look the same
+    const known = place > 0 && order(frames[place - 1]) === order(frame);
+    frames.splice(known ? place - 1 : place, known ? 1 : 0, frame);
+  }
+
+  /** Seconds until the job ends at the pace seen so far; null before there is one. */
+  get secondsLeft() {
+    const fraction = this.job.progress?.fraction ?? 0;
+    if (this.pace === null || fraction <= this.pace.fraction) return null;
+    const perFraction = (performance.now() - this.pace.at) / (fraction - this.pace.fraction);
+    return ((1 - fraction) * perFraction) / 1000;
+  }
+}
+
+/** Fires "change" with detail {id, kind}: kind is an event's name, "connection", or "job" for anything else. */
+export class Jobs extends EventTarget {
+  #entries = new Map(); // by id, newest first
+  #streams = new Map(); // id -> AbortController
+  #waiting = []; // ids that have no stream yet
+  #next = null;
+
+  constructor() {
+    super();
+    setInterval(() => this.#askQueued(), QUEUE_POLL_MS);
+  }
+
+  get(id) {
+    return this.#entries.get(id);
+  }
+
+  /** All jobs, newest first. */
+  get all() {
+    return [...this.#entries.values()].sort((a, b) => b.job.created_at - a.job.created_at);
+  }
+
+  get hasOlder() {
+    return this.#next !== null;
+  }
+
+  /** Post a request and follow the job. Throws: Problem. */
+  async submit(request) {
+    const job = await call("POST", "/v1/jobs", write(request));
+    this.#put(job);
+    this.#follow(job.id, true);
+    return job.id;
+  }
+
+  /** Load a page of jobs: the newest, or those behind what was loaded before. Throws: Problem. */
+  async load() {
+    const after = this.#next === null ? "" : `&after=${encodeURIComponent(this.#next)}`;
+    const page = await call("GET", `/v1/jobs?limit=40${after}`);
+    this.#next = page.has_more ? page.next : null;
+    for (const job of page.data) {
+      if (job.request === null || this.#entries.has(job.id)) continue;
+      this.#put(job);
+      if (isActive(job)) this.#follow(job.id, false);
+    }
+    this.#changed(null, "job");
+  }
+
+  /** Ask for a job to be cancelled. Throws: Problem. */
+  async cancel(id) {
+    this.#put(await call("POST", `/v1/jobs/${id}/cancel`));
+  }
+
+  /** The user looks at this one: it gets a stream at once, if need be in place of another. */
+  look(id) {
+    if (!this.#waiting.includes(id)) return;
+    this.#waiting = [id, ...this.#waiting.filter((each) => each !== id)];
+    if (this.#streams.size >= MAX_STREAMS) this.#streams.values().next().value.abort();
+    this.#pump();
+  }
+
+  #put(job) {
+    const entry = this.#entries.get(job.id);
+    if (entry === undefined) this.#entries.set(job.id, new Entry(job));
+    else entry.job = job;
+    this.#changed(job.id, "job");
+  }
+
+  #follow(id, first) {
+    if (first) this.#waiting.unshift(id);
+    else this.#waiting.push(id);
+    if (first && this.#streams.size >= MAX_STREAMS) this.#streams.values().next().value.abort();
+    this.#pump();
+  }
+
+  #pump() {
+    while (this.#streams.size < MAX_STREAMS && this.#waiting.length > 0) this.#stream(this.#waiting.shift());
+  }
+
+  async #stream(id) {
+    const entry = this.#entries.get(id);
+    const controller = new AbortController();
+    this.#streams.set(id, controller);
+    const end = await followEvents(
+      id, entry.place, controller.signal, (event) => this.#apply(entry, event), (connected) => {
+        if (entry.connected === connected) return;
+        entry.connected = connected;
+        this.#changed(id, "connection");
+      },
+    );
+    this.#streams.delete(id);
+    if (end === "stopped") this.#waiting.push(id);
+    else if (end === "gone") this.#forget(id);
+    else if (isActive(entry.job)) await this.#ask(id);
+    this.#pump();
+  }
+
+  #apply(entry, { kind, data }) {
+    const { job } = entry;
+    const told = parse(data);
+    if (told.deleted) return this.#forget(job.id);
+    if (told.object === "job") entry.job = told; // comes with the last event
+    else if (kind === "queued") Object.assign(job, { status: "queued", progress: null });
+    else if (kind === "started") {
+      Object.assign(job, { status: "in_progress", attempt: told.attempt, queue: null, started_at: Date.now() / 1000 });
+      entry.pace = null;
+    } else if (kind === "progress") {
+      job.progress = { stage: told.stage, step: told.step, steps: told.steps, fraction: told.fraction };
+      entry.pace ??= { at: performance.now(), fraction: told.fraction };
+    } else if (kind === "preview") entry.addFrame(told);
+    else if (kind === "image") {
+      job.images = [...job.images.filter((each) => each.index !== told.index), told].sort((a, b) => a.index - b.index);
+    }
+    return this.#changed(job.id, kind);
+  }
+
+  #forget(id) {
+    this.#entries.delete(id);
+    this.#changed(id, "job");
+  }
+
+  async #ask(id) {
+    const asked = this.#entries.get(id)?.job.status;
+    try {
+      const job = await call("GET", `/v1/jobs/${id}`);
+      // an event may have overtaken the answer
+      if (this.#entries.get(id)?.job.status === asked) this.#put(job);
+    } catch (problem) {
+      if (problem.status === 404) this.#forget(id);
+      // all else passes: the stream goes on, or the next round asks again
+    }
+  }
+
+  #askQueued() {
+    if (document.hidden) return;
+    for (const { job } of this.#entries.values()) if (job.status === "queued") this.#ask(job.id);
+  }
+
+  #changed(id, kind) {
+    this.dispatchEvent(new CustomEvent("change", { detail: { id, kind } }));
+  }
+}

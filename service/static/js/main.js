@@ -1,0 +1,74 @@
+/** Puts the page together. */
+
+import { byId, setNotice } from "./dom.js";
+import { Fleet } from "./fleet.js";
+import { Form } from "./form.js";
+import { Gallery } from "./gallery.js";
+import { Jobs } from "./jobs.js";
+import { Stage } from "./stage.js";
+
+const jobs = new Jobs();
+const form = new Form(submit);
+const fleet = new Fleet((models) => { form.setModels(models); draw(); });
+const modelOf = (id) => fleet.model(id);
+const stage = new Stage(jobs, modelOf, { again, cancel, showing: (id, index) => gallery.mark(id, index) });
+const gallery = new Gallery(jobs, modelOf, { show, again });
+
+let due = false;
+
+/** Draw before the next frame, once, however many events came. */
+function draw() {
+  if (due) return;
+  due = true;
+  requestAnimationFrame(() => {
+    due = false;
+    stage.render();
+    gallery.render();
+  });
+}
+
+async function submit(request) {
+  const id = await jobs.submit(request);
+  stage.show(id);
+  reveal();
+}
+
+function show(id, index) {
+  stage.show(id, index);
+  reveal();
+}
+
+/** Bring the stage into view where it is not, as on a phone. */
+function reveal() {
+  const { top } = byId("picture-area").getBoundingClientRect();
+  if (top >= 0 && top < window.innerHeight / 2) return;
+  const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  byId("picture-area").scrollIntoView({ behavior: calm ? "auto" : "smooth", block: "start" });
+}
+
+function again(request) {
+  form.fill(request);
+  byId("generate").focus();
+}
+
+async function cancel(id) {
+  try {
+    await jobs.cancel(id);
+  } catch (problem) {
+    if (problem.status !== 409) setNotice(byId("outcome"), problem.message); // 409: it ended just now, as its events tell
+  }
+}
+
+async function load() {
+  try {
+    await jobs.load();
+  } catch (problem) {
+    setNotice(byId("gallery-empty"), problem.message);
+  }
+}
+
+jobs.addEventListener("change", draw);
+byId("more").addEventListener("click", load);
+await Promise.all([fleet.ask(), load()]);
+const first = jobs.all.find(({ job }) => job.images.length > 0 || job.status === "in_progress");
+if (stage.id === null && first !== undefined) stage.show(first.job.id);

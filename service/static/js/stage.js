@@ -1,0 +1,238 @@
+/** The stage: one image of one job, large, with its film, its progress and what made it. */
+
+import { write } from "./api.js";
+import { byId, copy, element, local, recall, remember, setNotice, setText } from "./dom.js";
+import { Film } from "./film.js";
+import { className, curl, duration, fileName, number, queueHint, queueText, repeatable, stageName } from "./format.js";
+import { isActive } from "./jobs.js";
+
+const MAX_EDGE_PX = 512;
+const SCALING = "adm-scaling";
+const OUTCOMES = {
+  cancelled: "This job was cancelled.",
+  expired: "This job expired: no worker took it in time.",
+};
+
+export class Stage {
+  #id = null;
+  #index = 0;
+  #announced = "";
+  #siblings = [];
+
+  /** actions: again(request), cancel(jobId), showing(jobId, index). */
+  constructor(jobs, modelOf, actions) {
+    Object.assign(this, { jobs, modelOf, actions });
+    this.film = new Film((frame) => this.#picture(frame));
+    byId("cancel").addEventListener("click", () => actions.cancel(this.#id));
+    byId("again").addEventListener("click", () => actions.again(this.#entry.job.request));
+    byId("copy-curl").addEventListener("click", (event) => copy(event.target, curl(this.#repeat), byId("source")));
+    byId("copy-json").addEventListener("click", (event) => copy(event.target, write(this.#repeat, 2), byId("source")));
+    this.#setUpScaling();
+    drawNoise(byId("noise"));
+    new ResizeObserver(() => this.#size()).observe(document.querySelector(".viewing"));
+    this.#size();
+  }
+
+  get id() {
+    return this.#id;
+  }
+
+  show(id, index = 0) {
+    if (id === this.#id && index === this.#index) return;
+    this.#id = id;
+    this.#index = index;
+    this.#announced = "";
+    this.#siblings = [];
+    byId("picture").hidden = true;
+    setText(byId("caption"), "");
+    this.film.reset();
+    this.jobs.look(id);
+    this.actions.showing(id, index);
+    this.render();
+  }
+
+  render() {
+    const entry = this.#entry;
+    byId("invitation").hidden = entry !== undefined;
+    if (entry === undefined) return this.#empty();
+    const { job } = entry;
+    const name = className(this.modelOf(job.request.model), job.request.class_label);
+    setText(byId("stage-title"), name[0].toUpperCase() + name.slice(1));
+    this.film.update(this.#frames(entry));
+    this.#size();
+    this.#progress(entry);
+    this.#facts(job, name);
+    this.#actions(job);
+    this.#siblingImages(entry);
+    this.#announce(entry, name);
+    return undefined;
+  }
+
+  get #entry() {
+    return this.jobs.get(this.#id);
+  }
+
+  get #image() {
+    return this.#entry?.job.images.find((each) => each.index === this.#index);
+  }
+
+  get #repeat() {
+    const { request } = this.#entry.job;
+    return repeatable(request, this.modelOf(request.model));
+  }
+
+  #empty() {
+    this.film.reset();
+    setText(byId("stage-title"), "Nothing yet");
+    setText(byId("caption"), "");
+    byId("request-facts").replaceChildren();
+    for (const id of ["picture", "progress-area", "outcome", "image-actions", "job-source", "siblings-area"]) byId(id).hidden = true;
+  }
+
+  #frames(entry) {
+    const frames = (entry.frames.get(this.#index) ?? []).map((each, at, all) => ({
+      url: each.url,
+      mark: String(each.step),
+      label: `${stageName(each.stage)}, step ${each.step} of ${each.steps}`,
+      caption: `${stageName(each.stage)} step ${each.step} of ${each.steps}: what the model takes the finished picture to be`,
+      starts: at > 0 && all[at - 1].stage !== each.stage,
+    }));
+    const image = this.#image;
+    if (image !== undefined) {
+      const caption = `Finished, ${image.width} × ${image.height} px`;
+      frames.push({ url: image.url, mark: "done", label: "Finished", caption, starts: frames.length > 0 });
+    }
+    return frames;
+  }
+
+  #picture(frame) {
+    const picture = byId("picture");
+    if (picture.getAttribute("src") !== frame.url) picture.src = frame.url;
+    picture.alt = `${byId("stage-title").textContent}: ${frame.label}`;
+    picture.hidden = false;
+    setText(byId("caption"), frame.caption);
+  }
+
+  /** Scale by a whole factor of device pixels, so that all pixels are shown equally large. */
+  #size() {
+    const request = this.#entry?.job.request;
+    const model = this.modelOf(request?.model);
+    const size = (request?.upsample === false ? model?.stages[0].image_size : model?.image_size) ?? 64;
+    const room = Math.min(document.querySelector(".viewing").clientWidth, MAX_EDGE_PX);
+    const ratio = window.devicePixelRatio;
+    const edge = (Math.max(1, Math.floor((room * ratio) / size)) * size) / ratio;
+    for (const side of ["width", "height"]) byId("picture-box").style[side] = `${edge}px`;
+  }
+
+  #setUpScaling() {
+    const kept = recall(local, SCALING);
+    for (const each of document.querySelectorAll("input[name=scaling]")) {
+      if (kept === each.value) each.checked = true;
+      if (each.checked) document.body.dataset.scaling = each.value;
+      each.addEventListener("change", () => {
+        document.body.dataset.scaling = each.value;
+        remember(local, SCALING, each.value);
+      });
+    }
+  }
+
+  #progress(entry) {
+    const { job } = entry;
+    byId("progress-area").hidden = !isActive(job);
+    byId("progress").value = job.progress?.fraction ?? 0;
+    byId("cancel").disabled = job.status === "cancelling";
+    setText(byId("progress-text"), progressText(job));
+    setText(byId("progress-hint"), progressHint(entry));
+    const failed = job.status === "failed" && `It failed: ${job.error?.detail ?? "its worker did not say why"}`;
+    setNotice(byId("outcome"), failed || OUTCOMES[job.status] || "");
+    byId("outcome").classList.toggle("error", job.status === "failed");
+  }
+
+  #facts(job, name) {
+    const { request, usage } = job;
+    const facts = [
+      ["Class", name],
+      ["Guidance", number(request.guidance_scale)],
+      ["Steps", `${request.steps}${request.upsample ? ` + ${request.upsample.steps}` : ""}`],
+      ["Sampler", request.sampler.toUpperCase() + (request.sampler === "ddim" ? `, eta ${number(request.eta)}` : "")],
+      ["Seed", request.n > 1 ? `${request.seed}, image ${this.#index}` : request.seed],
+      ["Model", request.model],
+    ];
+    if (job.attempt > 1) facts.push(["Attempt", String(job.attempt)]);
+    if (job.status === "completed") facts.push(["Took", duration(job.ended_at - job.started_at)]);
+    if (usage !== null) facts.push(["On the device", `${number(usage.device_seconds)} s, ${usage.steps} steps`]);
+    const shown = facts.flatMap(([term, value]) => [element("dt", {}, term), element("dd", {}, value)]);
+    const list = byId("request-facts");
+    if (list.textContent !== shown.map((each) => each.textContent).join("")) list.replaceChildren(...shown);
+  }
+
+  #actions(job) {
+    const image = this.#image;
+    byId("image-actions").hidden = isActive(job) && image === undefined;
+    byId("download").hidden = image === undefined;
+    if (image !== undefined) Object.assign(byId("download"), { href: image.url, download: fileName(job.request, image) });
+    byId("job-source").hidden = false;
+    if (byId("source").dataset.job !== job.id) {
+      byId("source").dataset.job = job.id;
+      setText(byId("source"), write(this.#repeat, 2));
+    }
+  }
+
+  #siblingImages({ job, frames }) {
+    const { n } = job.request;
+    byId("siblings-area").hidden = n === 1;
+    if (n === 1) return;
+    if (this.#siblings.length === 0) {
+      this.#siblings = Array.from({ length: n }, (_, index) => {
+        const made = element("button", { type: "button", "aria-label": `Image ${index}` }, element("img", { alt: "", hidden: true }));
+        made.addEventListener("click", () => this.show(job.id, index));
+        return made;
+      });
+      byId("siblings").replaceChildren(...this.#siblings);
+    }
+    this.#siblings.forEach((button, index) => {
+      button.setAttribute("aria-pressed", String(index === this.#index));
+      const url = job.images.find((each) => each.index === index)?.url ?? frames.get(index)?.at(-1)?.url;
+      const picture = button.firstElementChild;
+      if (url !== undefined && picture.getAttribute("src") !== url) Object.assign(picture, { src: url, hidden: false });
+    });
+  }
+
+  /** Tell screen readers the turns, not every step. */
+  #announce({ job }, name) {
+    const quarter = Math.floor((job.progress?.fraction ?? 0) * 4) * 25;
+    const text = {
+      queued: `${name}: ${queueText(job.queue)}`,
+      in_progress: `${name}: ${quarter} percent, ${stageName(job.progress?.stage ?? "base")}`,
+      cancelling: `${name}: cancelling`,
+      completed: `${name}: finished, seed ${job.request.seed}`,
+      failed: `${name}: failed`,
+    }[job.status] ?? `${name}: ${job.status}`;
+    if (text === this.#announced) return;
+    this.#announced = text;
+    setText(byId("announcer"), text);
+  }
+}
+
+function progressText(job) {
+  if (job.status === "cancelling") return "Cancelling…";
+  if (job.status === "queued") return queueText(job.queue);
+  const { stage, step, steps } = job.progress ?? { stage: "base", step: 0, steps: job.request.steps };
+  return `${stageName(stage)} step ${step} of ${steps}`;
+}
+
+function progressHint(entry) {
+  if (!entry.connected) return "The connection was lost; trying again.";
+  if (entry.job.status === "queued") return queueHint(entry.job.queue);
+  const { secondsLeft } = entry;
+  const left = secondsLeft === null ? "" : `About ${duration(secondsLeft)} left`;
+  return entry.job.attempt > 1 ? `Attempt ${entry.job.attempt}. ${left}` : left;
+}
+
+/** Where every picture begins; this one is only a likeness. */
+function drawNoise(canvas) {
+  const context = canvas.getContext("2d");
+  const pixels = context.createImageData(canvas.width, canvas.height);
+  for (let at = 0; at < pixels.data.length; at += 1) pixels.data[at] = at % 4 === 3 ? 255 : Math.random() * 256;
+  context.putImageData(pixels, 0, 0);
+}
