@@ -57,10 +57,10 @@ def read_config(path: Path) -> NetworkConfig:
     if metadata.get("kind") not in KINDS:
         raise WeightsError(f"{path.name}: carries no network configuration; was it written by `adm train`?")
     make: Callable[..., NetworkConfig] = KINDS[metadata["kind"]]
-    fields: dict[str, Any] = json.loads(metadata["config"])
     try:
+        fields: dict[str, Any] = json.loads(metadata["config"])
         return make(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
-    except TypeError as error:
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise WeightsError(f"{path.name}: its configuration does not fit this version ({error})") from error
 
 
@@ -72,7 +72,11 @@ def load_network(path: Path, expected: type[NetworkT], device: torch.device | st
     """
     if not path.is_file():
         raise WeightsError(f"{path}: there is no such weights file")
-    model = build_network(read_config(path))
+    config = read_config(path)
+    try:
+        model = build_network(config)
+    except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
+        raise WeightsError(f"{path.name}: no network can be built from its configuration ({error})") from error
     if not isinstance(model, expected):
         raise WeightsError(f"{path.name}: holds a {type(model).__name__}, expected a {expected.__name__}")
     load_state(model, read_tensors(path), path.name)

@@ -79,8 +79,8 @@ def load_stack(folder: Path, device: torch.device | str = "cpu") -> Stack:
         classifier = load_network(classifier_path, NoisyClassifier, device)
         upsampler = _diffusion(folder, manifest["upsampler"], SuperResUNet, device)
         pipelines = {name: _pipeline(name, entry) for name, entry in manifest["pipelines"].items()}
-    except (KeyError, TypeError) as error:
-        raise WeightsError(f"{folder.name}/{MANIFEST}: a field is missing or unknown: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise WeightsError(f"{folder.name}/{MANIFEST}: a field is missing, unknown or wrong: {error}") from error
     stack = Stack(folder.name, class_names, base, classifier, file_hash(classifier_path), upsampler, pipelines)
     _check_fit(stack)
     return stack
@@ -121,6 +121,9 @@ def _check_fit(stack: Stack) -> None:
     classes, logits = len(stack.class_names), stack.classifier.config.out_channels
     if logits != classes:
         raise WeightsError(f"{stack.name}: the classifier has {logits} classes, {MANIFEST} names {classes}")
+    rows = stack.base.network.config.num_classes
+    if rows is not None and rows not in (classes, classes + 1):
+        raise WeightsError(f"{stack.name}: the base has {rows} label rows, {MANIFEST} names {classes} classes")
     if stack.classifier.config.image_size != stack.base.network.config.image_size:
         raise WeightsError(f"{stack.name}: classifier and base are of different image sizes")
     if any(not spec.conditional for spec in stack.pipelines.values()) and stack.no_class_label is None:
