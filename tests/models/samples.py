@@ -1,0 +1,97 @@
+"""Tiny networks with seeded weights, and a stack of them on disk."""
+
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from models.checkpoint import save_network
+from models.classifier import NoisyClassifier
+from models.config import ClassifierConfig, UNetConfig
+from models.unet import build_unet
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+CLASSES = ("red", "green", "blue")
+BASE = UNetConfig(
+    image_size=8,
+    model_channels=32,
+    num_res_blocks=1,
+    attention_resolutions=(2,),
+    channel_mult=(1, 1),
+    num_head_channels=16,
+    use_scale_shift_norm=True,
+    resblock_updown=True,
+    num_classes=len(CLASSES) + 1,
+)
+UPSAMPLER = UNetConfig(
+    image_size=16,
+    model_channels=32,
+    num_res_blocks=1,
+    attention_resolutions=(),
+    channel_mult=(1, 1),
+    in_channels=6,
+    super_res=True,
+)
+CLASSIFIER = ClassifierConfig(
+    image_size=8,
+    model_channels=32,
+    num_res_blocks=1,
+    attention_resolutions=(2,),
+    channel_mult=(1, 1),
+    num_head_channels=16,
+    out_channels=len(CLASSES),
+)
+SAMPLING = {"steps": 4, "sampler": "ddim", "eta": 0.0}
+MANIFEST: dict[str, Any] = {
+    "classes": list(CLASSES),
+    "base": {"file": "base.safetensors", "schedule": "cosine", "num_timesteps": 1000},
+    "classifier": {"file": "classifier.safetensors"},
+    "upsampler": {"file": "upsampler.safetensors", "schedule": "linear", "num_timesteps": 1000},
+    "pipelines": {
+        "tiny": {
+            "conditional": True,
+            "class_required": True,
+            "guidance_scale": 1,
+            "sampling": SAMPLING,
+            "upsampling": SAMPLING,
+        },
+        "tiny-uncond": {
+            "conditional": False,
+            "class_required": False,
+            "guidance_scale": 2.5,
+            "sampling": SAMPLING,
+            "upsampling": None,
+        },
+    },
+}
+
+
+@torch.no_grad()
+def seeded(model: ModuleT, seed: int) -> ModuleT:
+    """Random weights everywhere, also where a fresh network starts with zeros; in evaluation mode."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in sorted(model.named_parameters()):
+        parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+        if parameter.dim() == 1 and name.endswith("weight"):
+            parameter.add_(1.0)  # a norm's gain
+    return model.eval().requires_grad_(False)
+
+
+def write_stack(folder: Path) -> Path:
+    """A stack of the three networks."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for seed, name, config in ((0, "base", BASE), (1, "upsampler", UPSAMPLER)):
+        save_network(
+            folder / f"{name}.safetensors", seeded(build_unet(config), seed).state_dict(), config, dtype=torch.float16
+        )
+    classifier = seeded(NoisyClassifier(CLASSIFIER), 2)
+    save_network(folder / "classifier.safetensors", classifier.state_dict(), CLASSIFIER, dtype=torch.float16)
+    write_manifest(folder, MANIFEST)
+    return folder
+
+
+def write_manifest(folder: Path, manifest: object) -> None:
+    (folder / "stack.json").write_text(json.dumps(manifest))

@@ -1,0 +1,121 @@
+import copy
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from models.checkpoint import WeightsError, save_network
+from models.classifier import NoisyClassifier
+from models.stack import SamplingDefaults, file_hash, load_stack
+from models.unet import build_unet
+from tests.models.samples import BASE, CLASSES, CLASSIFIER, MANIFEST, write_manifest
+
+
+def test_stack_has_its_networks_classes_and_pipelines(pristine_stack: Path) -> None:
+    stack = load_stack(pristine_stack)
+    assert (stack.name, stack.class_names, stack.no_class_label) == ("tiny", CLASSES, 3)
+    assert (stack.base.schedule, stack.upsampler.schedule, stack.base.num_timesteps) == ("cosine", "linear", 1000)
+    assert list(stack.pipelines) == ["tiny", "tiny-uncond"]
+    assert stack.pipelines["tiny"].upsampling == SamplingDefaults(4, "ddim", 0.0)
+    assert stack.pipelines["tiny-uncond"].upsampling is None
+    assert stack.base.model_hash == file_hash(pristine_stack / "base.safetensors")
+
+
+def test_hash_names_the_bytes_of_the_file(stack_folder: Path) -> None:
+    path = stack_folder / "base.safetensors"
+    before = file_hash(path)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert file_hash(path) != before
+
+
+def test_folder_without_a_manifest_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"stack\.json: there is no such stack; ADM_WEIGHTS names the folder"):
+        load_stack(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["base", "classifier", "upsampler"])
+def test_missing_file_is_named(stack_folder: Path, name: str) -> None:
+    (stack_folder / f"{name}.safetensors").unlink()
+    with pytest.raises(WeightsError, match=rf"{name}\.safetensors: there is no such weights file"):
+        load_stack(stack_folder)
+
+
+@pytest.mark.parametrize("text", ["", "{", "\x00"])
+def test_manifest_that_is_no_json_is_refused(stack_folder: Path, text: str) -> None:
+    (stack_folder / "stack.json").write_text(text)
+    with pytest.raises(WeightsError, match=r"^tiny/stack\.json: is not JSON"):
+        load_stack(stack_folder)
+
+
+def test_manifest_that_is_no_object_is_refused(stack_folder: Path) -> None:
+    write_manifest(stack_folder, ["base"])
+    with pytest.raises(WeightsError, match=r"^tiny/stack\.json: is not a JSON object"):
+        load_stack(stack_folder)
+
+
+def no_base(manifest: dict[str, Any]) -> None:
+    del manifest["base"]
+
+
+def no_schedule(manifest: dict[str, Any]) -> None:
+    del manifest["upsampler"]["schedule"]
+
+
+def unknown_sampling_field(manifest: dict[str, Any]) -> None:
+    manifest["pipelines"]["tiny"]["sampling"] = {"steps": 4, "sampler": "ddim", "temperature": 1}
+
+
+def scale_in_words(manifest: dict[str, Any]) -> None:
+    manifest["pipelines"]["tiny"]["guidance_scale"] = "strong"
+
+
+def pipelines_as_a_list(manifest: dict[str, Any]) -> None:
+    manifest["pipelines"] = ["tiny"]
+
+
+@pytest.mark.parametrize("change", [no_base, no_schedule, unknown_sampling_field, scale_in_words, pipelines_as_a_list])
+def test_manifest_with_a_wrong_field_is_refused_by_name(
+    stack_folder: Path, change: Callable[[dict[str, Any]], None]
+) -> None:
+    manifest = copy.deepcopy(MANIFEST)
+    change(manifest)
+    write_manifest(stack_folder, manifest)
+    with pytest.raises(WeightsError, match=r"^tiny/stack\.json: a field is missing, unknown or wrong: "):
+        load_stack(stack_folder)
+
+
+def test_classifier_of_other_classes_is_refused(stack_folder: Path) -> None:
+    config = dataclasses.replace(CLASSIFIER, out_channels=7)
+    state = NoisyClassifier(config).state_dict()
+    save_network(stack_folder / "classifier.safetensors", state, config, dtype=torch.float16)
+    with pytest.raises(WeightsError, match=r"^tiny: the classifier has 7 classes, stack\.json names 3"):
+        load_stack(stack_folder)
+
+
+@pytest.mark.parametrize("rows", [2, 7])
+def test_base_of_other_classes_is_refused(stack_folder: Path, rows: int) -> None:
+    replace_base(stack_folder, num_classes=rows)
+    with pytest.raises(WeightsError, match=rf"^tiny: the base has {rows} label rows, stack\.json names 3 classes"):
+        load_stack(stack_folder)
+
+
+def test_classifier_of_another_image_size_is_refused(stack_folder: Path) -> None:
+    replace_base(stack_folder, image_size=16)
+    with pytest.raises(WeightsError, match="classifier and base are of different image sizes"):
+        load_stack(stack_folder)
+
+
+def test_unconditional_pipeline_needs_a_row_for_no_class(stack_folder: Path) -> None:
+    replace_base(stack_folder, num_classes=3)
+    with pytest.raises(WeightsError, match="an unconditional pipeline needs a base with a 'no class' row"):
+        load_stack(stack_folder)
+
+
+def replace_base(folder: Path, **changes: int) -> None:
+    config = dataclasses.replace(BASE, **changes)  # type: ignore[arg-type]  # integer fields alone
+    save_network(folder / "base.safetensors", build_unet(config).state_dict(), config, dtype=torch.float16)
