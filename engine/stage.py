@@ -21,6 +21,10 @@ NOISE_COLUMNS = [COLUMNS.index("noise"), COLUMNS.index("noise_std")]
 TABLES_KEPT = 256
 
 
+class UnknownOfferError(Exception):
+    """What is asked for is not offered here."""
+
+
 class Stage:
     """A diffusion network, its process and, where it is guided, its classifier.
 
@@ -88,6 +92,8 @@ class Stage:
         return x, timesteps, labels, low_res
 
     def _build_table(self, sampler: str, num_steps: int, eta: float) -> SamplerTable:
+        if sampler not in SAMPLERS:
+            raise UnknownOfferError(f"unknown sampler {sampler!r}; there are {', '.join(SAMPLERS)}")
         timesteps = sampling_timesteps(self.process.schedule.num_timesteps, sampler, num_steps)
         respaced = Process(
             self.process.schedule.respaced(timesteps), self.process.mean_type, self.process.variance_type

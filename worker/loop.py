@@ -13,6 +13,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_e
 from diffusion.pixels import to_uint8
 from engine.engine import Engine, Finished, StepReport
 from engine.pipeline import Pipeline
+from engine.stage import UnknownOfferError
 from jobs.errors import FailureKind, UnavailableError
 from jobs.events import Preview
 from jobs.images import ImageStore
@@ -80,15 +81,16 @@ class Worker:
                     self._drop(job_id)
 
     def _submit(self, claim: Claim) -> None:
-        images = images_of(claim.job_id, claim.request, self._held.pipelines)
-        self._runs[claim.job_id] = JobRun(claim, images)
+        # The service has checked all this, but what lies in Redis may have come by another way.
         try:
+            images = images_of(claim.job_id, claim.request, self._held.pipelines)
             for image in images:
                 self._engine.add(image)
-        except (
-            ValueError
-        ) as error:  # a table that cannot be built: the request passed the door, but asks the impossible
-            self._fail(claim.job_id, FailureKind.NOT_OFFERED, str(error), retry=False)
+        except UnknownOfferError as error:
+            self._engine.abort(claim.job_id)
+            self._inbox.fail(claim, FailureKind.NOT_OFFERED, str(error), retry=False)
+        else:
+            self._runs[claim.job_id] = JobRun(claim, images)
 
     def _apply(self, report: StepReport, seconds: float) -> None:
         stage = self._engine.stages[report.stage].name

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from engine.pipeline import BASE, UPSAMPLE, Pipeline
-from engine.stage import SAMPLERS
+from engine.stage import SAMPLERS, UnknownOfferError
 from engine.trajectory import ImageRequest, StagePlan
 from jobs.pipelines import ClassInfo, Defaults, PipelineInfo, StageInfo, UpsampleDefaults
 from jobs.request import ResolvedRequest
@@ -66,8 +66,15 @@ def offer(pipeline: Pipeline) -> PipelineInfo:
 
 
 def images_of(job_id: str, request: ResolvedRequest, pipelines: Mapping[str, Pipeline]) -> list[ImageRequest]:
-    """The images that a job asks for, as the engine takes them."""
+    """The images that a job asks for, as the engine takes them.
+
+    Raises: UnknownOfferError for a pipeline or class that this worker does not have.
+    """
+    if request.model not in pipelines:
+        raise UnknownOfferError(f"this worker has no pipeline {request.model!r}")
     pipeline = pipelines[request.model]
+    if request.class_label is not None and not 0 <= request.class_label < len(pipeline.stack.class_names):
+        raise UnknownOfferError(f"{request.model!r} has no class {request.class_label}")
     base = StagePlan(BASE, request.sampler, request.steps, request.eta)
     upsample = None
     if request.upsample:

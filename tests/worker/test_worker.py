@@ -4,8 +4,10 @@ import hashlib
 import io
 import json
 import signal
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 from PIL import Image
@@ -183,6 +185,33 @@ def test_bad_weights_stop_the_start_with_one_line_that_names_the_file(
 
 def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1000])
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("model", "elsewhere", "no pipeline 'elsewhere'"),
+        ("class_label", 99, "has no class 99"),
+        ("sampler", "magic", "unknown sampler 'magic'"),
+    ],
+)
+def test_job_that_asks_what_no_worker_offers_fails_and_stops_nobody(
+    start: Start, client: Client, redis: Redis, field: str, value: object, told: str
+) -> None:
+    first = start()
+    first.wait_ready()
+    first.kill(signal.SIGTERM)
+    bad, good = client.submit(steps=2), client.submit(steps=2)
+    key = f"rq:job:{bad}"  # RQ's own record, as some other program might have written it
+    call = json.loads(zlib.decompress(cast(bytes, redis.hget(key, "data"))))
+    call[3]["request"][field] = value
+    redis.hset(key, "data", zlib.compress(json.dumps(call).encode()))
+    start().wait_ready()
+    refused, fine = client.wait_all([bad, good])
+    assert refused.status is JobStatus.FAILED
+    assert refused.error is not None
+    assert told in refused.error.detail
+    assert fine.status is JobStatus.COMPLETED
 
 
 def test_worker_announces_what_it_holds_and_what_steps_cost(start: Start, client: Client, redis: Redis) -> None:
