@@ -38,11 +38,11 @@ def _training_losses(case: Case) -> dict[str, Tensor]:
     x_t = process.q_sample(x0, t, noise)
     if config.take("model_calls", 1) != 1:
         raise CaseError("the loss calls the network once")
+    timesteps = process.schedule.network_timesteps(rescale=config.take("rescale_timesteps", False))[t]
     if "model_output" in inputs:
         config.take("grad")
         output = inputs["model_output"].requires_grad_()
     else:
-        timesteps = process.schedule.network_timesteps(rescale=config.take("rescale_timesteps", False))[t]
         check_seen(config, "model", timesteps)
         output = read_network(config, process)(x_t, timesteps, inputs.get("y"))
     terms = training_losses(process, loss_type, output, x0, x_t, t, noise)
@@ -55,7 +55,8 @@ def _training_losses(case: Case) -> dict[str, Tensor]:
 def _bits_per_dim(case: Case) -> dict[str, Tensor]:
     config, inputs = case.config, case.inputs
     process = read_process(config)
-    network, timesteps = read_network(config, process), process.schedule.network_timesteps(rescale=False)
+    network = read_network(config, process)
+    timesteps = process.schedule.network_timesteps(rescale=config.take("rescale_timesteps", False))
     result = bits_per_dim(
         process,
         lambda x_t, t: network(x_t, timesteps[t], inputs.get("y")),
@@ -180,7 +181,7 @@ def _train_loop(case: Case) -> dict[str, Tensor]:
     network = _LinearNetwork(inputs)
     optimizer = torch.optim.AdamW(network.parameters(), lr=base_lr, weight_decay=config.need("weight_decay"))
     emas = {rate: Ema(network.state_dict(), float(rate)) for rate in config.need("ema_rate").split(",")}
-    timesteps = process.schedule.network_timesteps(rescale=False)
+    timesteps = process.schedule.network_timesteps(rescale=config.take("rescale_timesteps", False))
     recorded: dict[str, list[Tensor]] = {}
     for step, stated in enumerate(config.need("lr_per_step")):
         rate = annealed_diffusion_rate(base_lr, step, 0, total)
