@@ -16,6 +16,9 @@ BatchSize = Annotated[int | None, typer.Option(min=1, help="images a step; defau
 LearningRate = Annotated[float | None, typer.Option(min=0, help="default the recipe's")]
 Seed = Annotated[int, typer.Option(min=0, help="of the weights, batches and noise")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; default all")]
+Images = Annotated[
+    Path | None, typer.Option(help="folder of your own images, CLASS_anything.png; default the rendered shapes")
+]
 Cache = Annotated[Path, typer.Option(help="folder where rendered sets are kept")]
 
 
@@ -29,6 +32,7 @@ def _command(name: str, what: str) -> None:
         learning_rate: LearningRate = None,
         seed: Seed = 0,
         threads: Threads = None,
+        images: Images = None,
         cache: Cache = Path("data/cache"),
     ) -> None:
         import torch
@@ -52,7 +56,8 @@ def _command(name: str, what: str) -> None:
             seed=seed,
             bf16=has_fast_bf16(),
         )
-        train(name, plan, cache)
+        with one_line_errors(ValueError, OSError):
+            train(name, plan, images=images, cache=cache)
 
 
 _command("diffusion", "The class-conditional 32x32 base, with a 'no class' row learnt by label dropout.")

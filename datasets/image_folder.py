@@ -109,8 +109,3 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
         if self.flip and generator.random() < 0.5:  # after the crop, as the official code draws them
             pixels = np.ascontiguousarray(pixels[:, ::-1])
         return torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), self.labels[index]
-
-
-def to_model_range(pixels: Tensor) -> Tensor:
-    """uint8 to float32 in [-1, 1], as the networks take it."""
-    return pixels.to(torch.float32) / 127.5 - 1

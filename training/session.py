@@ -9,8 +9,7 @@ from pathlib import Path
 import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from datasets.shapes import render_set
-from models.presets import SHAPE_NAMES
+from training.data import LabelledImages, own_images, rendered_shapes
 from training.loop import Plan, Run, Task, Tick
 from training.recipes import (
     LABEL_DROPOUT,
@@ -22,17 +21,14 @@ from training.recipes import (
     process,
     upsampler_network,
 )
-from training.tasks import ClassifierTask, DiffusionTask, JudgeTask, LabelledImages, UpsamplerTask
+from training.tasks import ClassifierTask, DiffusionTask, JudgeTask, UpsamplerTask
 
 LOG_SECONDS = 30.0
-TRAINING_SEED = 1  # of the renders trained on; measurements render other seeds
 
 
-def build_task(name: str, recipe: Recipe, cache: Path) -> Task:
-    """The task of a name in RECIPES, on the shapes."""
-    images, labels = render_set(recipe.images, TRAINING_SEED, recipe.image_size, cache=cache)
-    data = LabelledImages(images, labels)
-    num_classes = len(SHAPE_NAMES)
+def build_task(name: str, recipe: Recipe, data: LabelledImages) -> Task:
+    """The task of a name in RECIPES."""
+    num_classes = len(data.class_names)
     match name:
         case "diffusion":
             network = base_network(num_classes + 1)
@@ -48,11 +44,19 @@ def build_task(name: str, recipe: Recipe, cache: Path) -> Task:
     raise ValueError(f"unknown task {name!r}; known are {', '.join(RECIPES)}")
 
 
-def train(name: str, plan: Plan, cache: Path) -> None:
-    """Train to the end of the plan, or until interrupted: the next call goes on where this one stopped."""
+def train(name: str, plan: Plan, *, images: Path | None, cache: Path) -> None:
+    """Train to the end of the plan, or until interrupted: the next call goes on where this one stopped.
+
+    images is a folder of one's own; None takes the rendered shapes, which are kept in the cache folder.
+    Raises: ValueError for a folder without images.
+    """
     recipe = dataclasses.replace(RECIPES[name], batch_size=plan.batch_size)
+    if images is None:
+        data = rendered_shapes(recipe.images, recipe.image_size, cache)
+    else:
+        data = own_images(images, recipe.image_size)
     torch.manual_seed(plan.seed)  # the initial weights
-    run = Run(build_task(name, recipe, cache), plan)
+    run = Run(build_task(name, recipe, data), plan)
     parameters = sum(parameter.numel() for parameter in run.task.model.parameters())
     print(f"{name}: {parameters / 1e6:.2f}M parameters, at step {run.step}, into {plan.folder}", flush=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stopped run saves, however it is stopped

@@ -1,6 +1,5 @@
 """What can be trained: diffusion networks, upsamplers, noisy classifiers and the judge."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -8,7 +7,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffusion.losses import LossType, training_losses
-from diffusion.pixels import from_uint8
 from diffusion.process import Process
 from models.classifier import NoisyClassifier
 from models.config import ClassifierConfig, UNetConfig
@@ -16,20 +14,8 @@ from models.judge import Judge, JudgeConfig
 from models.unet import SuperResUNet, UNet, build_unet
 from training.augment import augment
 from training.classifier_loss import top_k_hits
+from training.data import LabelledImages
 from training.preview import preview_images, write_grid
-
-
-@dataclass(frozen=True)
-class LabelledImages:
-    """A whole set in memory, or mapped from disk: images [N, 3, H, W] uint8, class_labels [N] int64."""
-
-    images: Tensor
-    class_labels: Tensor
-
-    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """A random batch: images in [-1, 1] float32 and their labels."""
-        index = torch.randint(len(self.images), (count,), generator=generator)
-        return from_uint8(self.images[index]), self.class_labels[index]
 
 
 def noise_like(x: Tensor, generator: torch.Generator) -> Tensor:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from datasets.image_folder import ImageFolder, center_crop, find_images, random_crop, reduce_to, to_model_range
+from datasets.image_folder import ImageFolder, center_crop, find_images, random_crop, reduce_to
 
 
 def picture(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -99,7 +99,3 @@ def test_flip_shows_both_sides_and_can_be_turned_off(folder: Path) -> None:
     mirrored = [torch.equal(each, plain.flip(2)) for each in seen]
     assert all(torch.equal(each, plain) or other for each, other in zip(seen, mirrored, strict=True))
     assert 0 < sum(mirrored) < 20
-
-
-def test_pixels_span_the_range_of_the_networks() -> None:
-    assert to_model_range(torch.tensor([0, 255], dtype=torch.uint8)).tolist() == [-1.0, 1.0]
