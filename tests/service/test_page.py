@@ -1,12 +1,10 @@
 """The web page in a real Chromium, on a real service and Redis; the worker's side is moved by the test itself."""
 
 import json
-import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
-from typing import NamedTuple
 
 import httpx2
 import pytest
@@ -120,11 +118,6 @@ def painter(redis_server: RedisServer, redis: Redis, service_settings: Settings)
     own.close()
 
 
-class Started(NamedTuple):
-    page: Page
-    claim: Claim
-
-
 def open_page(page: Page) -> None:
     page.goto("/")
     expect(page.locator("#generate")).to_be_visible()
@@ -211,7 +204,7 @@ def test_previews_appear_in_order_and_can_be_scrubbed(page: Page, painter: Paint
     films(page).nth(3).click()
     assert page.locator("#picture").get_attribute("src") == newest
     page.get_by_role("button", name="Go to the latest step").click()
-    expect(page.locator("#caption")).to_contain_text("Finished, 8 × 8 px")
+    expect(page.locator("#caption")).to_contain_text("Finished, 8 \N{MULTIPLICATION SIGN} 8 px")
     page.get_by_role("button", name="Play the denoising").click()
     expect(page.locator("#caption")).to_contain_text("Base step 1 of 3")
     expect(page.locator("#caption")).to_contain_text("Finished")
@@ -245,7 +238,10 @@ def test_pixels_are_scaled_by_a_whole_factor_and_may_be_smoothed(page: Page, pai
     expect(picture).to_be_visible()
     for width in (1280, 1000, 700, 360):
         page.set_viewport_size({"width": width, "height": 800})
-        page.wait_for_function("document.getElementById('picture-box').offsetWidth % 64 === 0")
+        page.evaluate("new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve)))")
+        edge = page.locator("#picture-box").evaluate("box => box.offsetWidth")
+        assert edge % 64 == 0
+        assert edge >= 256
     assert picture.evaluate("image => getComputedStyle(image).imageRendering") == "pixelated"
     page.get_by_role("radio", name="Smooth").check(force=True)
     assert picture.evaluate("image => getComputedStyle(image).imageRendering") == "auto"
@@ -311,6 +307,16 @@ def test_reload_shows_the_gallery_and_follows_what_still_runs(page: Page, painte
     expect(page.locator("#tiles img[src*='/images/']")).to_have_count(4)
     expect(page.locator("#tiles .active")).to_have_count(0)
     expect(page.get_by_label("Images")).to_have_value("2")
+
+
+def test_more_jobs_than_streams_all_arrive(page: Page, painter: Painter) -> None:
+    open_page(page)
+    claims = [generate(page, painter) for _ in range(7)]
+    for claim in claims:
+        painter.finish(claim)
+    expect(page.locator("#tiles img[src*='/images/']")).to_have_count(7)
+    expect(page.locator("#tiles .active")).to_have_count(0)
+    expect(page.locator("#caption")).to_contain_text("Finished")
 
 
 def test_again_fills_the_form_with_what_made_the_picture(page: Page, painter: Painter, client: httpx2.Client) -> None:

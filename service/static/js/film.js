@@ -5,13 +5,13 @@ import { byId, element, setText } from "./dom.js";
 const MAX_THUMBS = 120; // more only slow the page down; the slider still reaches every frame
 const PLAY_MS = 110;
 
-/** A frame is {url, label, caption, starts}; starts: the first of its stage. */
+/** A frame is {key, url, mark, label, caption, starts}; starts: the first of its stage. */
 export class Film {
   #frames = [];
   #position = 0;
   #following = true; // shows the newest as it comes, until the user goes back
   #timer = null;
-  #thumbs = new Map(); // url -> element
+  #thumbs = new Map(); // key of a frame -> element
 
   constructor(onFrame) {
     this.onFrame = onFrame;
@@ -41,8 +41,8 @@ export class Film {
 
   /** Take the frames so far. */
   update(frames) {
-    const changed = frames.length !== this.#frames.length || frames.some((each, at) => each.url !== this.#frames[at].url);
-    if (!changed) return;
+    const same = (each, at) => each.key === this.#frames[at].key && each.url === this.#frames[at].url;
+    if (frames.length === this.#frames.length && frames.every(same)) return;
     this.#frames = frames;
     byId("film").hidden = frames.length < 2;
     this.slider.max = Math.max(0, frames.length - 1);
@@ -99,12 +99,14 @@ export class Film {
   }
 
   #thumb(frame, position) {
-    let thumb = this.#thumbs.get(frame.url);
+    let thumb = this.#thumbs.get(frame.key);
     if (thumb === undefined) {
-      const image = element("img", { src: frame.url, alt: "", draggable: false, decoding: "async" });
+      const image = element("img", { alt: "", draggable: false, decoding: "async" });
       thumb = element("div", { className: "thumb" }, image, element("span", {}, frame.mark));
-      this.#thumbs.set(frame.url, thumb);
+      this.#thumbs.set(frame.key, thumb);
     }
+    const image = thumb.firstElementChild;
+    if (image.getAttribute("src") !== frame.url) image.src = frame.url;
     thumb.dataset.position = position;
     thumb.classList.toggle("starts", frame.starts && position > 0);
     return thumb;

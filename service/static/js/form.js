@@ -227,7 +227,7 @@ export class Form {
     field.disabled = withoutClass;
     byId("guidance_scale-slider").disabled = withoutClass;
     setText(byId("guidance-hint"), withoutClass ? "Off without a class: there is nothing to pull towards."
-      : "How hard the classifier pulls towards the class; 0 is off.");
+      : "How hard the classifier pulls; 0 is off.");
   }
 
   #choose(name, value) {

@@ -5,6 +5,7 @@ import { followEvents } from "./events.js";
 
 const MAX_STREAMS = 4; // browsers open six connections to a host over HTTP/1.1, and images and calls need some
 const QUEUE_POLL_MS = 2000; // a place in the queue is no event
+const MAX_FILMS = 20; // jobs whose previews are kept: a large one has tens of megabytes
 const STAGES = ["base", "upsample"]; // in the order in which an image passes through them
 const ACTIVE = new Set(["queued", "in_progress", "cancelling"]);
 
@@ -102,8 +103,10 @@ export class Jobs extends EventTarget {
 
   #put(job) {
     const entry = this.#entries.get(job.id);
-    if (entry === undefined) this.#entries.set(job.id, new Entry(job));
-    else entry.job = job;
+    if (entry === undefined) {
+      this.#entries.set(job.id, new Entry(job));
+      for (const old of this.all.slice(MAX_FILMS)) old.frames.clear();
+    } else entry.job = job;
     this.#changed(job.id, "job");
   }
 

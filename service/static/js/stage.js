@@ -91,16 +91,18 @@ export class Stage {
 
   #frames(entry) {
     const frames = (entry.frames.get(this.#index) ?? []).map((each, at, all) => ({
+      key: `${each.stage}/${each.step}`,
       url: each.url,
       mark: String(each.step),
       label: `${stageName(each.stage)}, step ${each.step} of ${each.steps}`,
-      caption: `${stageName(each.stage)} step ${each.step} of ${each.steps}: what the model takes the finished picture to be`,
+      caption: `${stageName(each.stage)} step ${each.step} of ${each.steps}: the model's guess at the finished picture`,
       starts: at > 0 && all[at - 1].stage !== each.stage,
     }));
     const image = this.#image;
     if (image !== undefined) {
-      const caption = `Finished, ${image.width} × ${image.height} px`;
-      frames.push({ url: image.url, mark: "done", label: "Finished", caption, starts: frames.length > 0 });
+      const size = `Finished, ${image.width} × ${image.height} px`;
+      const caption = frames.length > 0 ? size : `${size}. Steps are not kept: make it again with its seed to watch them.`;
+      frames.push({ key: "done", url: image.url, mark: "done", label: "Finished", caption, starts: frames.length > 0 });
     }
     return frames;
   }
@@ -155,12 +157,13 @@ export class Stage {
       ["Guidance", number(request.guidance_scale)],
       ["Steps", `${request.steps}${request.upsample ? ` + ${request.upsample.steps}` : ""}`],
       ["Sampler", request.sampler.toUpperCase() + (request.sampler === "ddim" ? `, eta ${number(request.eta)}` : "")],
-      ["Seed", request.n > 1 ? `${request.seed}, image ${this.#index}` : request.seed],
+      ["Seed", request.seed],
       ["Model", request.model],
     ];
+    if (request.n > 1) facts.push(["Image", `${this.#index}, of 0 to ${request.n - 1}`]);
     if (job.attempt > 1) facts.push(["Attempt", String(job.attempt)]);
     if (job.status === "completed") facts.push(["Took", duration(job.ended_at - job.started_at)]);
-    if (usage !== null) facts.push(["On the device", `${number(usage.device_seconds)} s, ${usage.steps} steps`]);
+    if (usage !== null) facts.push(["On the device", `${usage.device_seconds.toFixed(1)} s, ${usage.steps} steps`]);
     const shown = facts.flatMap(([term, value]) => [element("dt", {}, term), element("dd", {}, value)]);
     const list = byId("request-facts");
     if (list.textContent !== shown.map((each) => each.textContent).join("")) list.replaceChildren(...shown);
