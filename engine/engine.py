@@ -6,13 +6,18 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from diffusion.pixels import from_uint8, to_uint8
+from diffusion.tables import SamplerTable
 from engine.shapes import padded
 from engine.stage import Stage
-from engine.trajectory import ImageRequest, Trajectory
+from engine.trajectory import ImageRequest, StagePlan, Trajectory
 
 
 class DuplicateImageError(Exception):
     """The image is in the engine already."""
+
+
+class NotFiniteError(Exception):
+    """An image's state has overflowed: a picture of it would be noise or black, and nobody would know."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +63,15 @@ class Engine:
         return len(self._live)
 
     def add(self, request: ImageRequest) -> None:
-        """Let an image join the next step of its first stage. Raises: DuplicateImageError."""
+        """Let an image join the next step of its first stage.
+
+        Raises: DuplicateImageError; UnknownOfferError for a plan that a stage of it has no table for.
+        """
         key = (request.job_id, request.index)
         if key in self._live:
             raise DuplicateImageError(f"image {request.index} of job {request.job_id}")
+        for plan in request.plans:
+            self._table(plan)  # here, and not when the image gets there: then its neighbours would fail with it
         self._live[key] = self._enter(request, 0, None)
 
     def abort(self, job_id: str) -> bool:
@@ -87,7 +97,7 @@ class Engine:
         batch = waiting[: self.max_rows]
         failed: dict[str, Exception] = {}
         moved = self._take(self.stages[name], batch, failed)
-        finished = [done for done in map(self._advance, moved) if done is not None]
+        finished = self._advance([each for each in moved if each.row == len(each.table)], failed)
         for job_id in failed:
             self.abort(job_id)
         return StepReport(name, moved, padded(len(batch), self.stages[name].network_shapes), finished, failed)
@@ -103,20 +113,27 @@ class Engine:
             return self._take(stage, batch[:middle], failed) + self._take(stage, batch[middle:], failed)
         return batch
 
+    def _table(self, plan: StagePlan) -> SamplerTable:
+        return self.stages[plan.stage].table(plan.sampler, plan.num_steps, plan.eta)
+
     def _enter(self, request: ImageRequest, stage_index: int, low_res: Tensor | None) -> Trajectory:
         plan = request.plans[stage_index]
-        stage = self.stages[plan.stage]
-        table = stage.table(plan.sampler, plan.num_steps, plan.eta)
-        return Trajectory(request, table, stage.starting_noise(request.seed, request.index), low_res, stage_index)
+        noise = self.stages[plan.stage].starting_noise(request.seed, request.index)
+        return Trajectory(request, self._table(plan), noise, low_res, stage_index)
 
-    def _advance(self, trajectory: Trajectory) -> Finished | None:
-        if trajectory.row < len(trajectory.table):
-            return None
-        request, key = trajectory.request, (trajectory.request.job_id, trajectory.request.index)
-        pixels = to_uint8(trajectory.x)
-        if trajectory.stage_index + 1 == len(request.plans):
-            del self._live[key]
-            return Finished(request, pixels)
-        # The next stage gets what the official scripts hand over: the truncated 8-bit image.
-        self._live[key] = self._enter(request, trajectory.stage_index + 1, from_uint8(pixels))
-        return None
+    def _advance(self, passed: list[Trajectory], failed: dict[str, Exception]) -> list[Finished]:
+        """Send images that passed a stage on to the next; those that passed their last leave, finished."""
+        finished = []
+        for each in passed:
+            request, key = each.request, (each.request.job_id, each.request.index)
+            if not bool(each.x.isfinite().all()):
+                failed[request.job_id] = NotFiniteError(f"image {request.index} after stage {each.plan.stage}")
+                continue
+            pixels = to_uint8(each.x)
+            if each.stage_index + 1 == len(request.plans):
+                del self._live[key]
+                finished.append(Finished(request, pixels))
+            else:
+                # The next stage gets what the official scripts hand over: the truncated 8-bit image.
+                self._live[key] = self._enter(request, each.stage_index + 1, from_uint8(pixels))
+        return finished

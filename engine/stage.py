@@ -94,10 +94,12 @@ class Stage:
     def _build_table(self, sampler: str, num_steps: int, eta: float) -> SamplerTable:
         if sampler not in SAMPLERS:
             raise UnknownOfferError(f"unknown sampler {sampler!r}; there are {', '.join(SAMPLERS)}")
-        timesteps = sampling_timesteps(self.process.schedule.num_timesteps, sampler, num_steps)
-        respaced = Process(
-            self.process.schedule.respaced(timesteps), self.process.mean_type, self.process.variance_type
-        )
+        schedule = self.process.schedule
+        try:
+            kept = schedule.respaced(sampling_timesteps(schedule.num_timesteps, sampler, num_steps))
+        except ValueError as error:
+            raise UnknownOfferError(f"{num_steps} steps of {schedule.num_timesteps}: {error}") from error
+        respaced = Process(kept, self.process.mean_type, self.process.variance_type)
         return ddim_table(respaced, eta) if sampler == "ddim" else ddpm_table(respaced)
 
     def starting_noise(self, seed: int, index: int) -> Tensor:
