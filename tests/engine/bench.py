@@ -1,0 +1,64 @@
+"""What engine tests build images with, and how they run them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from engine.engine import Engine, Finished, StepReport
+from engine.pipeline import BASE, UPSAMPLE, Pipeline
+from engine.stage import Stage
+from engine.trajectory import ImageRequest, StagePlan
+
+MAX_ROWS = 4
+
+
+@dataclass(frozen=True)
+class Bench:
+    conditional: Pipeline
+    unconditional: Pipeline
+    stages: Mapping[str, Stage]
+
+    def engine(self, max_rows: int = MAX_ROWS) -> Engine:
+        return Engine(self.stages, max_rows)
+
+    def image(
+        self,
+        job_id: str = "job",
+        index: int = 0,
+        *,
+        steps: int = 2,
+        upsample: int = 0,
+        sampler: str = "ddim",
+        eta: float = 0.0,
+        label: int | None = 0,
+        scale: float = 0.0,
+        interval: tuple[int, int] = (0, 1000),
+        seed: int = 7,
+        pipeline: Pipeline | None = None,
+    ) -> ImageRequest:
+        """An image of so many base steps and, where upsample is not 0, so many in the upsampler."""
+        base = StagePlan(BASE, sampler, steps, eta)
+        plan = StagePlan(UPSAMPLE, sampler, upsample, eta) if upsample else None
+        return (pipeline or self.conditional).image(
+            job_id, index, seed, label, scale, base, plan, guidance_interval=interval
+        )
+
+    def alone(self, request: ImageRequest) -> Tensor:
+        """The pixels of an image that has no neighbours."""
+        engine = self.engine()
+        engine.add(request)
+        (finished,) = finish(engine)
+        return finished.pixels
+
+
+def reports(engine: Engine) -> list[StepReport]:
+    """Step until nothing is left."""
+    seen = []
+    while (report := engine.step()) is not None:
+        seen.append(report)
+    return seen
+
+
+def finish(engine: Engine) -> list[Finished]:
+    return [finished for report in reports(engine) for finished in report.finished]

@@ -1,0 +1,61 @@
+import pytest
+import torch
+
+from engine.numerics import fingerprint
+from engine.stage import SAMPLERS, UnknownOfferError
+from engine.trajectory import Trajectory
+from tests.engine.bench import MAX_ROWS, Bench
+
+BASE = "tiny/base"
+
+
+def test_warm_up_keeps_the_largest_shape_of_network_and_classifier(bench: Bench) -> None:
+    for key, stage in bench.stages.items():
+        assert stage.network_shapes[-1] == MAX_ROWS
+        assert bool(stage.classifier_shapes) == (key == BASE)
+    assert bench.stages[BASE].classifier_shapes[-1] == MAX_ROWS
+
+
+def test_unknown_sampler_is_refused_by_name(bench: Bench) -> None:
+    with pytest.raises(UnknownOfferError, match="unknown sampler 'euler'; there are ddim, ddpm"):
+        bench.stages[BASE].table("euler", 4, 0.0)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_table_is_built_once(bench: Bench, sampler: str) -> None:
+    stage = bench.stages[BASE]
+    assert stage.table(sampler, 4, 0.0) is stage.table(sampler, 4, 0.0)
+
+
+def test_batch_that_raises_moves_nobody(bench: Bench) -> None:
+    stage = bench.stages[BASE]
+    table = stage.table("ddim", 2, 0.0)
+    good, bad = (Trajectory(bench.image(label=0), table, stage.starting_noise(1, index)) for index in range(2))
+    before = good.x.clone()
+    bad.request = bench.image(label=99)
+    with pytest.raises(IndexError):
+        stage.step([good, bad])
+    assert (good.row, good.pred_x0) == (0, None)
+    assert torch.equal(good.x, before)
+
+
+@pytest.mark.parametrize("rows", range(1, MAX_ROWS + 1))
+def test_rehearsal_of_any_row_count_leaves_nothing(bench: Bench, rows: int) -> None:
+    request = bench.image(sampler="ddpm", scale=2.0)
+    before = bench.alone(request)
+    for stage in bench.stages.values():
+        stage.rehearse(rows)
+    assert torch.equal(bench.alone(request), before)
+
+
+def test_same_request_gives_the_same_pixels_from_networks_loaded_anew(bench: Bench, own_bench: Bench) -> None:
+    request = bench.image(sampler="ddpm", steps=3, upsample=2, scale=2.0)
+    assert torch.equal(bench.alone(request), own_bench.alone(request))
+
+
+def test_fingerprint_is_that_of_the_numerics_alone(bench: Bench, own_bench: Bench) -> None:
+    same = fingerprint(bench.stages, "fp32")
+    assert fingerprint(own_bench.stages, "fp32") == same
+    assert fingerprint(bench.stages, "bf16") != same
+    own_bench.stages[BASE].network_shapes = (MAX_ROWS + 1,)
+    assert fingerprint(own_bench.stages, "fp32") != same
