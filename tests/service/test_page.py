@@ -1,6 +1,7 @@
 """The web page in a real Chromium, on a real service and Redis; the worker's side is moved by the test itself."""
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from hashlib import sha256
@@ -272,6 +273,24 @@ def test_refused_field_says_why_beside_itself(
     assert "422" in errors.pop()
 
 
+def test_refusal_of_no_field_is_told_with_the_time_to_try_again(
+    browser: Browser, painter: Painter, service_settings: Settings
+) -> None:
+    with (
+        running_service(service_settings, ADM_QUEUE_LIMIT_SECONDS="1") as (address, _, _),
+        browser.new_context(base_url=address) as context,
+    ):
+        page = context.new_page()
+        open_page(page)
+        page.get_by_label("Images").fill("64")
+        page.get_by_role("button", name="Generate").click()
+        expect(page.locator("#progress-text")).to_have_text("Next in the queue")
+        page.get_by_role("button", name="Generate").click()
+        expect(page.get_by_role("alert")).to_have_text(
+            re.compile(r"\d+ s of work are queued for 'demo'; the limit is 1 s. Try again in \d+ s.")
+        )
+
+
 def test_cancel_ends_the_job_that_is_shown(page: Page, painter: Painter, client: httpx2.Client) -> None:
     open_page(page)
     claim = generate(page, painter)
@@ -432,16 +451,17 @@ def test_stream_is_taken_up_again_after_the_service_restarted(
     browser: Browser, painter: Painter, service_settings: Settings
 ) -> None:
     with running_service(service_settings) as (address, _, _):
-        page = browser.new_context(base_url=address).new_page()
+        context = browser.new_context(base_url=address)
+        page = context.new_page()
         open_page(page)
         claim = generate(page, painter)
-    expect(page.locator("#progress-hint")).to_have_text("The connection was lost; trying again.")
-    painter.beat()
-    painter.finish(claim)
-    port = address.rpartition(":")[2]
-    with running_service(service_settings, ADM_PORT=port):
-        expect(page.locator("#picture")).to_have_attribute("src", f"/v1/jobs/{claim.job_id}/images/0")
-        page.context.close()
+    with context:
+        expect(page.locator("#progress-hint")).to_have_text("The connection was lost; trying again.")
+        painter.beat()
+        painter.finish(claim)
+        port = address.rpartition(":")[2]
+        with running_service(service_settings, ADM_PORT=port):
+            expect(page.locator("#picture")).to_have_attribute("src", f"/v1/jobs/{claim.job_id}/images/0")
 
 
 def test_modules_stay_small_and_nothing_comes_from_elsewhere() -> None:

@@ -2,14 +2,15 @@
 
 /** What the service refused, or that it cannot be reached (status 0). */
 export class Problem extends Error {
-  constructor({ status, title, detail, errors }) {
-    super(detail || title || "The service could not do this.");
+  constructor({ status, title, detail, errors }, retryAfterSeconds = 0) {
+    const told = (detail || title || "The service could not do this").replace(/\.$/, "");
+    super(retryAfterSeconds > 0 ? `${told}. Try again in ${retryAfterSeconds} s.` : `${told}.`);
     this.status = status;
     this.errors = errors ?? []; // [{pointer, detail}]
   }
 }
 
-const UNREACHABLE = { status: 0, title: "Unreachable", detail: "The service cannot be reached." };
+const UNREACHABLE = { status: 0, title: "Unreachable", detail: "The service cannot be reached" };
 
 /** Answer of a call as JSON; `body` is JSON text. Throws: Problem. */
 export async function call(method, path, body = undefined) {
@@ -28,11 +29,12 @@ export async function call(method, path, body = undefined) {
 }
 
 function problemOf(response, text) {
+  const retryAfterSeconds = Number(response.headers.get("Retry-After"));
   try {
-    return new Problem(JSON.parse(text));
+    return new Problem(JSON.parse(text), retryAfterSeconds);
   } catch {
     // not the service itself, but something between it and us
-    return new Problem({ status: response.status, title: response.statusText });
+    return new Problem({ status: response.status, title: response.statusText }, retryAfterSeconds);
   }
 }
 

@@ -47,7 +47,7 @@ export class Form {
     return this.#models.find((each) => each.id === byId("model").value);
   }
 
-  /** What would be posted. */
+  /** What the fields say. */
   get request() {
     const { model } = this;
     const chosen = this.root.querySelector("input[name=class_label]:checked")?.value;
@@ -61,7 +61,7 @@ export class Form {
     const seed = byId("seed").value.trim();
     if (seed !== "") request.seed = seed;
     if (model.defaults.upsample) request.upsample = byId("upsample").checked;
-    return { ...request, ...this.#extras, previews: true };
+    return { ...request, ...this.#extras };
   }
 
   /** Offer what the service has; keeps what was chosen. */
@@ -138,7 +138,7 @@ export class Form {
     }
     button.setAttribute("aria-disabled", "true");
     try {
-      await this.onSubmit(this.request);
+      await this.onSubmit({ ...this.request, previews: true });
       if (!this.#locked) this.#seed(drawSeed());
       this.#changed();
     } catch (problem) {
@@ -176,10 +176,10 @@ export class Form {
     this.#choose("sampler", defaults.sampler);
     for (const name of ["guidance_scale", "steps", "n"]) {
       const { min, max } = limits[name];
-      Object.assign(byId(name), { min, max, value: defaults[name] ?? 1 });
+      Object.assign(byId(name), { min, max, value: defaults[name] ?? 1, placeholder: defaults[name] ?? 1 });
       if (SLIDER_MAX[name]) Object.assign(byId(`${name}-slider`), { min, max: Math.min(max, SLIDER_MAX[name]) });
     }
-    byId("eta").value = defaults.eta;
+    Object.assign(byId("eta"), { value: defaults.eta, placeholder: defaults.eta });
     byId("upsample").checked = true;
     this.#extras = {};
     this.#showHolders();
@@ -203,9 +203,9 @@ export class Form {
   #changed() {
     const { model } = this;
     if (model === undefined) return;
-    for (const name of PAIRS) byId(`${name}-slider`).value = byId(name).value;
     const withoutClass = this.root.querySelector("input[name=class_label]:checked")?.value === NO_CLASS;
     this.#disableGuidance(withoutClass);
+    for (const name of PAIRS) byId(`${name}-slider`).value = byId(name).value || byId(name).placeholder;
     byId("eta-field").hidden = this.#sampler !== "ddim";
     byId("eta").disabled = this.#sampler !== "ddim";
     const { upsample } = model.defaults;
@@ -222,8 +222,9 @@ export class Form {
 
   #disableGuidance(withoutClass) {
     const field = byId("guidance_scale");
-    if (withoutClass && !field.disabled) Object.assign(field, { placeholder: "0", value: "" });
+    if (withoutClass && !field.disabled) field.value = "";
     if (!withoutClass && field.disabled) field.value = this.model.defaults.guidance_scale;
+    field.placeholder = withoutClass ? "0" : this.model.defaults.guidance_scale;
     field.disabled = withoutClass;
     byId("guidance_scale-slider").disabled = withoutClass;
     setText(byId("guidance-hint"), withoutClass ? "Off without a class: there is nothing to pull towards."

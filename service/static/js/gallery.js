@@ -63,7 +63,7 @@ export class Gallery {
     }, "Again");
     again.addEventListener("click", () => this.actions.again(job.request));
     return element("li", {}, show,
-      element("span", { className: "tile-name" }, name),
+      element("span", { className: "tile-name" }, job.request.n > 1 ? `${name} · ${image.index}` : name),
       element("span", { className: "tile-seed", title: `Seed ${job.request.seed}` }, job.request.seed),
       element("span", { className: "tile-actions" }, save, again));
   }

@@ -101,7 +101,7 @@ export class Stage {
     const image = this.#image;
     if (image !== undefined) {
       const size = `Finished, ${image.width} × ${image.height} px`;
-      const caption = frames.length > 0 ? size : `${size}. Steps are not kept: make it again with its seed to watch them.`;
+      const caption = frames.length > 0 ? size : `${size}. Make it again with its seed to watch its steps.`;
       frames.push({ key: "done", url: image.url, mark: "done", label: "Finished", caption, starts: frames.length > 0 });
     }
     return frames;
