@@ -36,6 +36,11 @@ class JobRun:
                 return stage_index
         raise AssertionError("an image took more steps than its plans have")
 
+    def place(self, index: int) -> tuple[int, int]:
+        """The step that an image took last, and how many its stage has; the job's other images may be elsewhere."""
+        _, step, steps = self._behind[index]
+        return step, steps
+
     def progress(self) -> Progress:
         """Where the image that is furthest behind stands, and the share of all steps that are done."""
         last = min(self._behind, key=lambda index: self._steps_done[index])

@@ -117,9 +117,9 @@ class Worker:
             run = self._runs.get(request.job_id)
             if not request.wants_previews or run is None or trajectory.pred_x0 is None:
                 continue
-            progress = run.progress()
+            step, steps = run.place(request.index)
             png = encode(to_uint8(trajectory.pred_x0))
-            self._inbox.preview(run.claim, Preview(request.index, stage, progress.step, progress.steps, png))
+            self._inbox.preview(run.claim, Preview(request.index, stage, step, steps, png))
 
     def _store_image(self, finished: Finished) -> None:
         run = self._runs.get(finished.request.job_id)

@@ -1,0 +1,31 @@
+"""What a job in the engine tells of its images."""
+
+import torch
+
+from diffusion.tables import SamplerTable
+from engine.trajectory import ImageRequest, StagePlan, Trajectory
+from jobs.job import Progress
+from jobs.request import JobRequest
+from tests.jobs.samples import DEMO
+from worker.inbox import Claim
+from worker.job_run import JobRun
+
+PLANS = (StagePlan("base", "ddim", 3), StagePlan("upsample", "ddim", 2))
+
+
+def trajectories() -> list[Trajectory]:
+    table = SamplerTable(torch.zeros(3, 13), torch.arange(3))
+    return [Trajectory(ImageRequest("job", index, 0, PLANS), table, torch.zeros(3, 8, 8)) for index in range(2)]
+
+
+def test_image_ahead_of_its_job_is_told_at_its_own_place() -> None:
+    first, second = trajectories()
+    request = JobRequest(class_label=4, n=2).resolve(DEMO, lambda: 0)
+    run = JobRun(Claim("job", "token", request, 1, False, None, 0.0), [first.request, second.request])
+    for _ in range(3):
+        run.moved(first, "base", 0.1)
+    run.moved(second, "base", 0.1)
+    run.moved(first, "upsample", 0.1)
+    assert run.place(0) == (1, 2)
+    assert run.place(1) == (1, 3)
+    assert run.progress() == Progress(stage="base", step=1, steps=3, fraction=0.5)
