@@ -354,6 +354,8 @@ class Inbox:
 
         fits, claim = self._ledger.change(job_id, decide)
         if claim is not None:
+            if (stale := self._in_flight.get(job_id)) is not None:
+                self._release(stale)
             self._in_flight[job_id] = claim
             self._reported[claim.token] = Reported()
             self._next_pipeline += 1

@@ -81,6 +81,8 @@ class Worker:
                     self._drop(job_id)
 
     def _submit(self, claim: Claim) -> None:
+        if stale := self._runs.get(claim.job_id):
+            self._forget(stale)  # its lease ended while Redis was away, and no heartbeat has told us yet
         # The service has checked all this, but what lies in Redis may have come by another way.
         try:
             images = images_of(claim.job_id, claim.request, self._held.pipelines)

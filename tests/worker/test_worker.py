@@ -115,6 +115,19 @@ def test_another_worker_takes_over_when_the_lease_of_a_dead_one_ends(start: Star
     assert second.process.poll() is None
 
 
+def test_worker_that_gets_its_own_job_back_starts_it_over(start: Start, client: Client, redis: Redis) -> None:
+    worker = start(ADM_HEARTBEAT_SECONDS="3")
+    worker.wait_ready()
+    job_id = client.submit(steps=300)
+    client.wait_started(job_id)
+    token = cast(bytes, redis.hget(f"rq:job:{job_id}", "adm_token")).decode()
+    client.queue.ledger.recover(job_id, token)  # as the service does when Redis was away for longer than the lease
+    job = client.wait_all([job_id])[0]
+    check_ended_once(client, [job])
+    assert job.attempt == 2
+    assert worker.process.poll() is None
+
+
 def test_stopped_worker_finishes_what_it_holds_and_gives_back_what_does_not_fit(start: Start, client: Client) -> None:
     worker = start(ADM_DRAIN_SECONDS="4")
     worker.wait_ready()
