@@ -247,8 +247,7 @@ export class Form {
   #lock(locked) {
     this.#locked = locked;
     byId("lock").setAttribute("aria-pressed", String(locked));
-    setText(byId("lock"), locked ? "Locked" : "Lock");
-    setText(byId("seed-hint"), locked ? "Kept: the same request gives the same picture." : "Drawn anew after each Generate.");
+    setText(byId("seed-hint"), locked ? "Kept: same request, same picture." : "Drawn anew after each Generate.");
   }
 
   #keep() {
