@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import AsyncIterator
 
 import structlog
@@ -15,7 +15,7 @@ log = structlog.get_logger("service.hub")
 
 KEEP_OPEN_CHANNEL = "adm:hub"  # nobody publishes there; a subscription to nothing would be an error
 RECHECK_SECONDS = 5.0  # a message may be lost while Redis restarts, so who waits looks again this often
-MAX_PREVIEWS = 16  # kept for a listener who reads slowly; then the oldest goes
+MAX_PREVIEWS = 128  # kept for a listener who reads slowly, then the oldest goes: two steps of a job of 64 images
 
 
 class Listener:
@@ -23,16 +23,17 @@ class Listener:
 
     def __init__(self) -> None:
         self._woken = asyncio.Event()
-        self._previews: list[str] = []
+        self._previews: deque[str] = deque(maxlen=MAX_PREVIEWS)
 
     def notify(self, data: bytes) -> None:
         if data:
-            self._previews = [*self._previews[1 - MAX_PREVIEWS :], data.decode()]
+            self._previews.append(data.decode())
         self._woken.set()
 
     def previews(self) -> list[str]:
         """What came since the last call."""
-        taken, self._previews = self._previews, []
+        taken = list(self._previews)
+        self._previews.clear()
         return taken
 
     async def wait(self, seconds: float) -> None:
