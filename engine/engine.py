@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from diffusion.pixels import from_uint8, to_uint8
@@ -85,6 +86,7 @@ class Engine:
         """Take one step of one stage; None where nothing is live.
 
         A batch that fails is bisected, so that one bad row fails its own job alone and the others move on.
+        Raises: torch.AcceleratorError where the device is lost, for the process to end with.
         """
         name = next(
             (turn for turn in self._turns if any(each.plan.stage == turn for each in self._live.values())), None
@@ -105,6 +107,8 @@ class Engine:
     def _take(self, stage: Stage, batch: list[Trajectory], failed: dict[str, Exception]) -> list[Trajectory]:
         try:
             stage.step(batch)
+        except torch.AcceleratorError:
+            raise  # every later call of this process fails too: it would take all jobs of the queue and fail them
         except Exception as error:  # noqa: BLE001 - whatever a row breaks must stay that row's
             if len(batch) == 1:
                 failed[batch[0].request.job_id] = error
