@@ -108,6 +108,7 @@ class Worker:
             self._fail(job_id, FailureKind.STEP_FAILED, "the engine could not compute this job's images", retry=True)
         self._send_previews(report, stage)
         for finished in report.finished:
+            self._heartbeat_if_due()  # a store that is slow to answer must not cost the leases
             self._store_image(finished)
         for job_id, run in touched.items():
             if job_id in self._runs:
