@@ -77,6 +77,7 @@ class Run:
         )
         self.ema = Ema(task.model.state_dict(), plan.ema_rate)
         self.step, self.seconds = 0, 0.0
+        self._whole = True  # False while weights, averages and step are of different moments
         plan.folder.mkdir(parents=True, exist_ok=True)
         if (plan.folder / STATE_FILE).exists():
             self._resume()
@@ -88,7 +89,6 @@ class Run:
             while self.done < 1:
                 started = time.monotonic()
                 figures = self._train_step()
-                self.step += 1
                 self.seconds += time.monotonic() - started
                 yield Tick(self.step, self.done, self.seconds, figures)
                 if time.monotonic() - saved > plan.save_seconds:
@@ -98,7 +98,8 @@ class Run:
                     self.preview()
                     previewed = time.monotonic()
         finally:
-            self.save()
+            if self._whole:
+                self.save()
 
     @property
     def done(self) -> float:
@@ -121,11 +122,16 @@ class Run:
             raise FloatingPointError(f"the loss is {loss.item()} at step {self.step}; lower the learning rate")
         self.optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(task.model.parameters(), GRADIENT_CLIP)
+        norm = torch.nn.utils.clip_grad_norm_(task.model.parameters(), GRADIENT_CLIP).item()
+        if not math.isfinite(norm):
+            raise FloatingPointError(f"the gradient's norm is {norm} at step {self.step}; lower the learning rate")
+        self._whole = False  # an interrupt from here on costs what came after the last save, and nothing else
         self.optimizer.step()
         # A fixed rate would carry the initial weights through a short run; this one forgets them within a few steps.
         self.ema.rate = min(plan.ema_rate, (1 + self.step) / (10 + self.step))
         self.ema.update(task.model.state_dict())
+        self.step += 1
+        self._whole = True
         return figures | {"lr": rate}
 
     def save(self) -> None:
@@ -146,11 +152,13 @@ class Run:
     def preview(self) -> None:
         """Show what the averaged network does, in preview files of the run's folder."""
         trained = {name: value.clone() for name, value in self.task.model.state_dict().items()}
-        self.task.model.load_state_dict(self.ema.values)
-        self.task.model.eval()
-        with torch.no_grad():
-            self.task.preview(self.task.model, self.plan.folder / f"preview-{self.step:07d}.png")
-        self.task.model.load_state_dict(trained)
+        try:
+            self.task.model.load_state_dict(self.ema.values)
+            self.task.model.eval()
+            with torch.no_grad():
+                self.task.preview(self.task.model, self.plan.folder / f"preview-{self.step:07d}.png")
+        finally:  # an interrupt saves the run, and must not save the average as what is trained
+            self.task.model.load_state_dict(trained)
 
     def _resume(self) -> None:
         state = torch.load(self.plan.folder / STATE_FILE, weights_only=True)
