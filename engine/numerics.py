@@ -12,8 +12,19 @@ NOISE_VERSION = 1  # of the counter's layout and Box-Muller: raise it when eithe
 LENGTH = 16
 
 
-def fingerprint(stages: Mapping[str, Stage], precision: str) -> str:
-    """A short hash of torch, device, CPU features, threads, precision and each stage's row shapes."""
+def settle_kernels() -> None:
+    """Choose kernels that repeat themselves: no autotuning in each process anew, no TF32, no atomics in a backward."""
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def fingerprint(stages: Mapping[str, Stage], precision: str, **encoding: str | None) -> str:
+    """A short hash of torch, device, CPU features, threads, precision and each stage's row shapes.
+
+    encoding: versions of what turns pixels into files, whose bytes the fingerprint promises too.
+    """
     device = next(iter(stages.values())).device
     facts = {
         "torch": torch.__version__,
@@ -23,6 +34,7 @@ def fingerprint(stages: Mapping[str, Stage], precision: str) -> str:
         "precision": precision,
         "mode": "eager",
         "noise": NOISE_VERSION,
+        "encoding": encoding,
         "shapes": {key: [stage.network_shapes, stage.classifier_shapes] for key, stage in sorted(stages.items())},
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:LENGTH]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from diffusion.process import Process
 from diffusion.schedule import Schedule
+from engine.numerics import settle_kernels
 from engine.stage import Stage
 from engine.trajectory import ImageRequest, StagePlan
 from models.stack import DiffusionNetwork, PipelineSpec, Stack
@@ -54,11 +55,14 @@ class Pipeline:
 
 def build_stages(stacks: Iterable[Stack], max_rows: int, *, bf16: bool = False) -> dict[str, Stage]:
     """Every stage of the stacks by its key, warmed up."""
+    settle_kernels()
     stages: dict[str, Stage] = {}
     for stack in stacks:
         base, upsampler = stack.base, stack.upsampler
-        stages[f"{stack.name}/{BASE}"] = Stage(BASE, 0, base.network, _process(base), stack.classifier, bf16=bf16)
-        stages[f"{stack.name}/{UPSAMPLE}"] = Stage(UPSAMPLE, 1, upsampler.network, _process(upsampler), bf16=bf16)
+        classifier = None if stack.classifier is None else stack.classifier.network
+        stages[f"{stack.name}/{BASE}"] = Stage(BASE, 0, base.network, _process(base), classifier, bf16=bf16)
+        if upsampler is not None:
+            stages[f"{stack.name}/{UPSAMPLE}"] = Stage(UPSAMPLE, 1, upsampler.network, _process(upsampler), bf16=bf16)
     for stage in stages.values():
         stage.warm_up(max_rows)
     return stages

@@ -19,7 +19,7 @@ from evaluation.judging import Verdict, add_noise, distance, judge_images, sharp
 from evaluation.sampling import Sampler
 from models.checkpoint import load_network
 from models.judge import Judge
-from models.stack import load_stack
+from models.stack import file_hash, load_stack
 
 NUM_STEPS = 25
 SAMPLERS = ("ddim", "ddpm")
@@ -64,7 +64,7 @@ class DemoReport:
             "machine": {"cpu": platform.processor() or platform.machine(), "threads": torch.get_num_threads()},
             "torch": torch.__version__,
             "minutes": round((time.time() - started) / 60, 1),
-            "hashes": {"base": self.stack.base.model_hash, "classifier": self.stack.classifier_hash},
+            "hashes": {path.stem: file_hash(path) for path in sorted(self.folder.glob("*.safetensors"))},
         }
 
     def _images(

@@ -14,6 +14,8 @@ from models.unet import SuperResUNet, UNet
 
 MANIFEST = "stack.json"
 HASH_LENGTH = 16
+SCHEDULES = ("linear", "cosine")
+FEWEST_TIMESTEPS = 20  # below, the linear schedule has a beta above 1
 
 
 @dataclass(frozen=True)
@@ -48,15 +50,25 @@ class DiffusionNetwork:
 
 
 @dataclass(frozen=True)
+class GuidingNetwork:
+    """A noisy classifier and the hash of its file."""
+
+    network: NoisyClassifier
+    model_hash: str
+
+
+@dataclass(frozen=True)
 class Stack:
-    """Loaded networks and their pipelines. The label row after the last class is "no class", where there is one."""
+    """Loaded networks and their pipelines; without a classifier nothing is guided.
+
+    The label row after the last class is "no class", where there is one.
+    """
 
     name: str
     class_names: tuple[str, ...]
     base: DiffusionNetwork
-    classifier: NoisyClassifier
-    classifier_hash: str
-    upsampler: DiffusionNetwork
+    classifier: GuidingNetwork | None
+    upsampler: DiffusionNetwork | None
     pipelines: dict[str, PipelineSpec]
 
     @property
@@ -75,13 +87,14 @@ def load_stack(folder: Path, device: torch.device | str = "cpu") -> Stack:
     try:
         class_names = tuple(manifest["classes"])
         base = _diffusion(folder, manifest["base"], UNet, device)
-        classifier_path = folder / manifest["classifier"]["file"]
-        classifier = load_network(classifier_path, NoisyClassifier, device)
-        upsampler = _diffusion(folder, manifest["upsampler"], SuperResUNet, device)
+        classifier = _classifier(folder, manifest["classifier"], device) if "classifier" in manifest else None
+        upsampler = None
+        if "upsampler" in manifest:
+            upsampler = _diffusion(folder, manifest["upsampler"], SuperResUNet, device)
         pipelines = {name: _pipeline(name, entry) for name, entry in manifest["pipelines"].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise WeightsError(f"{folder.name}/{MANIFEST}: a field is missing, unknown or wrong: {error}") from error
-    stack = Stack(folder.name, class_names, base, classifier, file_hash(classifier_path), upsampler, pipelines)
+    stack = Stack(folder.name, class_names, base, classifier, upsampler, pipelines)
     _check_fit(stack)
     return stack
 
@@ -99,10 +112,21 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 
 def _diffusion(folder: Path, entry: dict[str, Any], kind: type[UNet], device: torch.device | str) -> DiffusionNetwork:
+    path, schedule, num_timesteps = folder / entry["file"], entry["schedule"], entry["num_timesteps"]
+    if schedule not in SCHEDULES:
+        raise ValueError(f"schedule {schedule!r}; known are {', '.join(SCHEDULES)}")
+    if not isinstance(num_timesteps, int) or num_timesteps < FEWEST_TIMESTEPS:
+        raise ValueError(f"num_timesteps must be an integer of at least {FEWEST_TIMESTEPS}")
+    network = load_network(path, kind, device)
+    joined = 2 if isinstance(network, SuperResUNet) else 1  # the low-resolution image comes in beside x
+    if (network.config.in_channels, network.config.out_channels) != (3 * joined, 6):
+        raise WeightsError(f"{path.name}: must take {3 * joined} channels and give 6, RGB eps and variance values")
+    return DiffusionNetwork(network, schedule, num_timesteps, file_hash(path))
+
+
+def _classifier(folder: Path, entry: dict[str, Any], device: torch.device | str) -> GuidingNetwork:
     path = folder / entry["file"]
-    return DiffusionNetwork(
-        load_network(path, kind, device), entry["schedule"], entry["num_timesteps"], file_hash(path)
-    )
+    return GuidingNetwork(load_network(path, NoisyClassifier, device), file_hash(path))
 
 
 def _pipeline(name: str, entry: dict[str, Any]) -> PipelineSpec:
@@ -118,16 +142,26 @@ def _pipeline(name: str, entry: dict[str, Any]) -> PipelineSpec:
 
 
 def _check_fit(stack: Stack) -> None:
-    classes, logits = len(stack.class_names), stack.classifier.config.out_channels
-    if logits != classes:
-        raise WeightsError(f"{stack.name}: the classifier has {logits} classes, {MANIFEST} names {classes}")
-    rows = stack.base.network.config.num_classes
+    classes, base = len(stack.class_names), stack.base.network.config
+    rows = base.num_classes
     if rows is not None and rows not in (classes, classes + 1):
         raise WeightsError(f"{stack.name}: the base has {rows} label rows, {MANIFEST} names {classes} classes")
-    if stack.classifier.config.image_size != stack.base.network.config.image_size:
-        raise WeightsError(f"{stack.name}: classifier and base are of different image sizes")
-    if any(not spec.conditional for spec in stack.pipelines.values()) and stack.no_class_label is None:
-        raise WeightsError(f"{stack.name}: an unconditional pipeline needs a base with a 'no class' row")
+    if stack.classifier is not None:
+        classifier = stack.classifier.network.config
+        if classifier.out_channels != classes:
+            raise WeightsError(
+                f"{stack.name}: the classifier has {classifier.out_channels} classes, {MANIFEST} names {classes}"
+            )
+        if classifier.image_size != base.image_size:
+            raise WeightsError(f"{stack.name}: classifier and base are of different image sizes")
+    for spec in stack.pipelines.values():
+        if spec.conditional != (rows is not None) and stack.no_class_label is None:
+            needed = "a base with label rows" if spec.conditional else "a base with a 'no class' row, or with none"
+            raise WeightsError(f"{stack.name}: the pipeline {spec.name!r} needs {needed}")
+        if spec.upsampling is not None and stack.upsampler is None:
+            raise WeightsError(f"{stack.name}: the pipeline {spec.name!r} upsamples, but there is no upsampler")
+        if spec.guidance_scale and stack.classifier is None:
+            raise WeightsError(f"{stack.name}: the pipeline {spec.name!r} is guided, but there is no classifier")
 
 
 def file_hash(path: Path) -> str:

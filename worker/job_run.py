@@ -6,6 +6,8 @@ from engine.trajectory import ImageRequest, Trajectory
 from jobs.job import ImageRecord, Progress, Usage
 from worker.inbox import Claim
 
+PREVIEW_SECONDS = 0.05  # between two previews of one image: what an eye can follow
+
 
 class JobRun:
     """What a job has so far: steps taken, device time, and the images that are stored."""
@@ -16,6 +18,7 @@ class JobRun:
         self.device_seconds = 0.0
         self._steps_total = sum(image.num_steps for image in images)
         self._steps_done = dict.fromkeys(range(len(images)), 0)
+        self._shown_at: dict[int, float] = {}
         self._behind: dict[int, tuple[str, int, int]] = {}  # image -> stage, step and steps
 
     def moved(self, trajectory: Trajectory, stage: str, seconds: float) -> None:
@@ -40,6 +43,13 @@ class JobRun:
         """The step that an image took last, and how many its stage has; the job's other images may be elsewhere."""
         _, step, steps = self._behind[index]
         return step, steps
+
+    def shows_previews(self, index: int, now: float) -> bool:
+        """Whether a preview of the image is due; on a fast device most steps go unseen, or they would slow it down."""
+        if now - self._shown_at.get(index, float("-inf")) < PREVIEW_SECONDS:
+            return False
+        self._shown_at[index] = now
+        return True
 
     def progress(self) -> Progress:
         """Where the image that is furthest behind stands, and the share of all steps that are done."""

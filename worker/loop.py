@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
 from diffusion.pixels import to_uint8
-from engine.engine import Engine, Finished, StepReport
+from engine.engine import Engine, Finished, NotFiniteError, StepReport
 from engine.pipeline import Pipeline
 from engine.stage import UnknownOfferError
 from jobs.errors import FailureKind, UnavailableError
@@ -30,6 +30,7 @@ log = structlog.get_logger("worker.loop")
 
 IDLE_WAIT_SECONDS = 1.0
 STORE_PATIENCE_SECONDS = 10.0  # for a store that does not answer, before the job is put back
+STORE_PAUSE_SECONDS = 5.0  # without taking jobs, after that
 QUEUE_DEPTH = 2  # images taken, in batches: so that both stages find full batches
 
 
@@ -52,6 +53,7 @@ class Worker:
         self._engine = held.engine
         self._runs: dict[str, JobRun] = {}
         self._next_heartbeat = 0.0
+        self._store_is_away_until = 0.0
 
     def run(self, stopping: Event) -> None:
         """Serve until stopping is set; then take nothing new, finish what fits the drain time, give the rest back."""
@@ -71,6 +73,7 @@ class Worker:
             self._inbox.give_back(run.claim)
 
     def _read_inbox(self, *, accept: bool) -> None:
+        accept = accept and time.monotonic() >= self._store_is_away_until
         room = QUEUE_DEPTH * self._engine.max_rows - self._engine.rows_in_flight if accept else 0
         wait_seconds = 0.0 if self._runs or not accept else IDLE_WAIT_SECONDS
         for command in self._inbox.poll(room=max(room, 0), wait_seconds=wait_seconds):
@@ -105,7 +108,9 @@ class Worker:
             touched[trajectory.request.job_id] = run
         for job_id, error in report.failed.items():
             log.error("step_failed", job_id=job_id, error=f"{type(error).__name__}: {error}")
-            self._fail(job_id, FailureKind.STEP_FAILED, "the engine could not compute this job's images", retry=True)
+            # The same numbers would overflow again: only what may pass by itself is worth another try.
+            retry = not isinstance(error, NotFiniteError)
+            self._fail(job_id, FailureKind.STEP_FAILED, "the engine could not compute this job's images", retry=retry)
         self._send_previews(report, stage)
         for finished in report.finished:
             self._heartbeat_if_due()  # a store that is slow to answer must not cost the leases
@@ -115,10 +120,13 @@ class Worker:
                 self._inbox.progress(run.claim, run.progress())
 
     def _send_previews(self, report: StepReport, stage: str) -> None:
+        now = time.monotonic()
         for trajectory in report.moved:
             request = trajectory.request
             run = self._runs.get(request.job_id)
             if not request.wants_previews or run is None or trajectory.pred_x0 is None:
+                continue
+            if not run.shows_previews(request.index, now):
                 continue
             step, steps = run.place(request.index)
             png = encode(to_uint8(trajectory.pred_x0))
@@ -134,8 +142,11 @@ class Worker:
         try:
             image = self._put(claim, index, png)
         except UnavailableError as error:
-            log.error("store_failed", job_id=claim.job_id, error=str(error))
-            self._fail(claim.job_id, FailureKind.STORE_FAILED, "the image store did not take an image", retry=True)
+            # No fault of the job's: it starts over, at no cost to it, when the store is back.
+            log.error("store_away", job_id=claim.job_id, error=str(error))
+            self._store_is_away_until = time.monotonic() + STORE_PAUSE_SECONDS
+            self._forget(run)
+            self._inbox.give_back(claim)
             return
         is_last = run.stored(image)
         if is_last:

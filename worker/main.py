@@ -32,6 +32,7 @@ from worker.inbox import Inbox
 from worker.loop import Held, Worker
 from worker.metrics import StepMetrics
 from worker.offers import offer, select
+from worker.png import encoder_versions
 from worker.warmup import measure_steps
 
 log = structlog.get_logger("worker")
@@ -89,7 +90,7 @@ def load(settings: Settings, device: torch.device, name: str) -> Held:
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         pipelines=tuple(pipelines),
         row_shapes=tuple(sorted(set.intersection(*(set(stage.network_shapes) for stage in stages.values())))),
-        numerics=fingerprint(stages, "bf16" if bf16 else "fp32"),
+        numerics=fingerprint(stages, "bf16" if bf16 else "fp32", **encoder_versions()),
         started_at=time.time(),
         last_heartbeat=time.time(),
         version=version("adm-serve"),

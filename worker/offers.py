@@ -5,18 +5,22 @@ from collections.abc import Mapping, Sequence
 from engine.pipeline import BASE, UPSAMPLE, Pipeline
 from engine.stage import SAMPLERS, UnknownOfferError
 from engine.trajectory import ImageRequest, StagePlan
-from jobs.pipelines import ClassInfo, Defaults, PipelineInfo, StageInfo, UpsampleDefaults
+from jobs.pipelines import ClassInfo, Defaults, FloatRange, Limits, PipelineInfo, StageInfo, UpsampleDefaults
 from jobs.request import ResolvedRequest
 from models.checkpoint import WeightsError
-from models.stack import Stack
+from models.stack import MANIFEST, Stack
 
 
 def select(names: Sequence[str], stacks: Sequence[Stack]) -> dict[str, Pipeline]:
-    """The pipelines of these names. Raises: WeightsError for a name that no stack has."""
+    """The pipelines of these names. Raises: WeightsError for a name that no stack has, or an unknown sampler in one."""
     known = {name: Pipeline(spec, stack) for stack in stacks for name, spec in stack.pipelines.items()}
     for name in names:
         if name not in known:
             raise WeightsError(f"ADM_PIPELINES: no stack has a pipeline {name!r}; there are {', '.join(sorted(known))}")
+        spec = known[name].spec
+        for defaults in filter(None, (spec.sampling, spec.upsampling)):
+            if defaults.sampler not in SAMPLERS:
+                raise WeightsError(f"{MANIFEST}: the pipeline {name!r} has an unknown sampler {defaults.sampler!r}")
     return {name: known[name] for name in names}
 
 
@@ -29,12 +33,12 @@ def offer(pipeline: Pipeline) -> PipelineInfo:
             name="base",
             image_size=base.network.config.image_size,
             model_hash=base.model_hash,
-            classifier_hash=stack.classifier_hash,
+            classifier_hash=None if stack.classifier is None else stack.classifier.model_hash,
             samplers=SAMPLERS,
         )
     ]
     upsampling = None
-    if spec.upsampling is not None:
+    if spec.upsampling is not None and upsampler is not None:
         stages.append(
             StageInfo(
                 name="upsample",
@@ -52,6 +56,7 @@ def offer(pipeline: Pipeline) -> PipelineInfo:
         stages=tuple(stages),
         image_size=stages[-1].image_size,
         samplers=SAMPLERS,
+        limits=Limits() if stack.classifier is not None else Limits(guidance_scale=FloatRange(min=0, max=0)),
         defaults=Defaults(
             sampler=spec.sampling.sampler,
             steps=spec.sampling.steps,
@@ -79,6 +84,10 @@ def images_of(job_id: str, request: ResolvedRequest, pipelines: Mapping[str, Pip
     upsample = None
     if request.upsample:
         upsample = StagePlan(UPSAMPLE, request.upsample.sampler, request.upsample.steps, request.upsample.eta)
+        if pipeline.spec.upsampling is None:
+            raise UnknownOfferError(f"{request.model!r} has no upsampler")
+    if request.guidance_scale and pipeline.stack.classifier is None:
+        raise UnknownOfferError(f"{request.model!r} has no classifier to guide with")
     low, high = request.guidance_interval
     return [
         pipeline.image(

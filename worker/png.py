@@ -4,7 +4,7 @@ import io
 import json
 from collections.abc import Mapping
 
-from PIL import Image
+from PIL import Image, features
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
@@ -24,6 +24,11 @@ def encode(pixels: Tensor, text: Mapping[str, str] | None = None) -> bytes:
     return buffer.getvalue()
 
 
+def encoder_versions() -> dict[str, str | None]:
+    """What the bytes of a PNG depend on besides its pixels and text."""
+    return {"pillow": features.version("pil"), "zlib": features.version("zlib")}
+
+
 def describe(request: ResolvedRequest, index: int, pipeline: Pipeline, numerics: str) -> dict[str, str]:
     """The text chunks of an image: only what determines its pixels, so that equal requests give equal bytes."""
     return {
@@ -34,8 +39,9 @@ def describe(request: ResolvedRequest, index: int, pipeline: Pipeline, numerics:
 
 def _determinants(request: ResolvedRequest, index: int, pipeline: Pipeline, numerics: str) -> dict[str, object]:
     stack = pipeline.stack
-    stages = [{"stage": "base", "model": stack.base.model_hash, "classifier": stack.classifier_hash}]
-    if request.upsample:
+    classifier = None if stack.classifier is None else stack.classifier.model_hash
+    stages = [{"stage": "base", "model": stack.base.model_hash, "classifier": classifier}]
+    if request.upsample and stack.upsampler is not None:
         stages.append({"stage": "upsample", "model": stack.upsampler.model_hash})
     return {
         "version": 1,
@@ -76,5 +82,5 @@ def _sampler_name(request: ResolvedRequest | ResolvedUpsample) -> str:
 
 
 def _final_size(request: ResolvedRequest, pipeline: Pipeline) -> int:
-    last = pipeline.stack.upsampler if request.upsample else pipeline.stack.base
-    return last.network.config.image_size
+    upsampler, base = pipeline.stack.upsampler, pipeline.stack.base
+    return (upsampler if request.upsample and upsampler is not None else base).network.config.image_size

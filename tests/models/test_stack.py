@@ -17,6 +17,7 @@ from tests.models.samples import BASE, CLASSES, CLASSIFIER, MANIFEST, write_mani
 def test_stack_has_its_networks_classes_and_pipelines(pristine_stack: Path) -> None:
     stack = load_stack(pristine_stack)
     assert (stack.name, stack.class_names, stack.no_class_label) == ("tiny", CLASSES, 3)
+    assert stack.upsampler is not None
     assert (stack.base.schedule, stack.upsampler.schedule, stack.base.num_timesteps) == ("cosine", "linear", 1000)
     assert list(stack.pipelines) == ["tiny", "tiny-uncond"]
     assert stack.pipelines["tiny"].upsampling == SamplingDefaults(4, "ddim", 0.0)
@@ -70,6 +71,14 @@ def unknown_sampling_field(manifest: dict[str, Any]) -> None:
     manifest["pipelines"]["tiny"]["sampling"] = {"steps": 4, "sampler": "ddim", "temperature": 1}
 
 
+def unknown_schedule(manifest: dict[str, Any]) -> None:
+    manifest["base"]["schedule"] = "quadratic"
+
+
+def too_few_timesteps(manifest: dict[str, Any]) -> None:
+    manifest["base"]["num_timesteps"] = 19
+
+
 def scale_in_words(manifest: dict[str, Any]) -> None:
     manifest["pipelines"]["tiny"]["guidance_scale"] = "strong"
 
@@ -78,7 +87,18 @@ def pipelines_as_a_list(manifest: dict[str, Any]) -> None:
     manifest["pipelines"] = ["tiny"]
 
 
-@pytest.mark.parametrize("change", [no_base, no_schedule, unknown_sampling_field, scale_in_words, pipelines_as_a_list])
+@pytest.mark.parametrize(
+    "change",
+    [
+        no_base,
+        no_schedule,
+        unknown_schedule,
+        too_few_timesteps,
+        unknown_sampling_field,
+        scale_in_words,
+        pipelines_as_a_list,
+    ],
+)
 def test_manifest_with_a_wrong_field_is_refused_by_name(
     stack_folder: Path, change: Callable[[dict[str, Any]], None]
 ) -> None:
@@ -112,7 +132,33 @@ def test_classifier_of_another_image_size_is_refused(stack_folder: Path) -> None
 
 def test_unconditional_pipeline_needs_a_row_for_no_class(stack_folder: Path) -> None:
     replace_base(stack_folder, num_classes=3)
-    with pytest.raises(WeightsError, match="an unconditional pipeline needs a base with a 'no class' row"):
+    with pytest.raises(WeightsError, match="the pipeline 'tiny-uncond' needs a base with a 'no class' row"):
+        load_stack(stack_folder)
+
+
+def test_base_alone_makes_a_pipeline_that_is_not_guided(stack_folder: Path) -> None:
+    manifest = copy.deepcopy(MANIFEST)
+    del manifest["classifier"], manifest["upsampler"], manifest["pipelines"]["tiny-uncond"]
+    manifest["pipelines"]["tiny"] |= {"guidance_scale": 0, "upsampling": None}
+    write_manifest(stack_folder, manifest)
+    stack = load_stack(stack_folder)
+    assert (stack.classifier, stack.upsampler) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("missing", "told"), [("classifier", "is guided, but there is no"), ("upsampler", "upsamples, but there is no")]
+)
+def test_pipeline_that_needs_a_missing_network_is_refused(stack_folder: Path, missing: str, told: str) -> None:
+    manifest = copy.deepcopy(MANIFEST)
+    del manifest[missing]
+    write_manifest(stack_folder, manifest)
+    with pytest.raises(WeightsError, match=f"the pipeline 'tiny' {told} {missing}"):
+        load_stack(stack_folder)
+
+
+def test_base_without_variance_values_is_refused(stack_folder: Path) -> None:
+    replace_base(stack_folder, out_channels=3)
+    with pytest.raises(WeightsError, match=r"^base\.safetensors: must take 3 channels and give 6"):
         load_stack(stack_folder)
 
 

@@ -1,0 +1,70 @@
+"""What a worker offers, and what it makes of a request."""
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+
+from engine.stage import UnknownOfferError
+from jobs.request import JobRequest
+from models.checkpoint import WeightsError
+from models.stack import load_stack
+from tests.models.samples import MANIFEST, write_manifest, write_stack
+from worker.offers import images_of, offer, select
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_stack(tmp_path_factory.mktemp("weights") / "tiny")
+
+
+def test_offer_tells_classes_stages_and_defaults(folder: Path) -> None:
+    pipelines = select(["tiny", "tiny-uncond"], [load_stack(folder)])
+    guided, uncond = (offer(pipeline) for pipeline in pipelines.values())
+    assert [each.name for each in guided.classes] == ["red", "green", "blue"]
+    assert [(stage.name, stage.image_size) for stage in guided.stages] == [("base", 8), ("upsample", 16)]
+    assert (guided.image_size, uncond.image_size) == (16, 8)
+    assert guided.class_required
+    assert not uncond.class_required
+    assert uncond.defaults.upsample is None
+
+
+def test_pipeline_that_no_stack_has_is_refused_by_name(folder: Path) -> None:
+    with pytest.raises(WeightsError, match="no stack has a pipeline 'huge'; there are tiny, tiny-uncond"):
+        select(["huge"], [load_stack(folder)])
+
+
+def test_base_alone_offers_no_guidance(tmp_path: Path) -> None:
+    folder = write_stack(tmp_path / "tiny")
+    manifest = copy.deepcopy(MANIFEST)
+    del manifest["classifier"], manifest["upsampler"], manifest["pipelines"]["tiny-uncond"]
+    manifest["pipelines"]["tiny"] |= {"guidance_scale": 0, "upsampling": None}
+    write_manifest(folder, manifest)
+    pipelines = select(["tiny"], [load_stack(folder)])
+    info = offer(pipelines["tiny"])
+    assert info.limits.guidance_scale.max == 0
+    assert info.stages[0].classifier_hash is None
+    body = {"model": "tiny", "class_label": "green", "steps": 3, "seed": 1}
+    request = JobRequest.parse(json.dumps(body).encode()).resolve(info, lambda: 0)
+    (image,) = images_of("job", request, pipelines)
+    assert (image.network_label, image.guidance_scale) == (1, 0)
+    with pytest.raises(UnknownOfferError, match="no classifier to guide with"):
+        images_of("job", request.model_copy(update={"guidance_scale": 1.0}), pipelines)
+
+
+def test_unconditional_pipeline_hides_the_class_from_the_network_alone(folder: Path) -> None:
+    pipelines = select(["tiny-uncond"], [load_stack(folder)])
+    body = {"model": "tiny-uncond", "class_label": "blue", "steps": 3, "seed": 1}
+    request = JobRequest.parse(json.dumps(body).encode()).resolve(offer(pipelines["tiny-uncond"]), lambda: 0)
+    (image,) = images_of("job", request, pipelines)
+    assert (image.network_label, image.guidance_label) == (3, 2)
+
+
+def test_unknown_default_sampler_stops_the_start(tmp_path: Path) -> None:
+    folder = write_stack(tmp_path / "tiny")
+    manifest = copy.deepcopy(MANIFEST)
+    manifest["pipelines"]["tiny"]["sampling"] = {"steps": 4, "sampler": "magic", "eta": 0.0}
+    write_manifest(folder, manifest)
+    with pytest.raises(WeightsError, match="pipeline 'tiny' has an unknown sampler 'magic'"):
+        select(["tiny"], [load_stack(folder)])
