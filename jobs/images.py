@@ -19,6 +19,7 @@ from jobs.errors import ErrorKind, RefusedError, UnavailableError
 from jobs.job import ImageRecord
 
 ROOT = "jobs"
+KEY_PARTS = 4  # as `image_key` makes them
 
 
 @dataclass(frozen=True)
@@ -86,13 +87,14 @@ class ImageStore:
                 raise UnavailableError(f"the image store does not delete: {type(error).__name__}") from error
 
     def images(self, job_id: str | None = None) -> Iterator[StoredImage]:
-        """All images of a job, or of all jobs, published or not."""
+        """All images of a job, or of all jobs, published or not; whatever else lies there is left alone."""
         prefix = ROOT if job_id is None else f"{ROOT}/{job_id}"
         try:
             for chunk in obstore.list(self._store, prefix):
                 for each in chunk:
-                    _, job, execution, _ = each["path"].split("/")
-                    yield StoredImage(each["path"], job, execution, each["last_modified"])
+                    parts = each["path"].split("/")
+                    if len(parts) == KEY_PARTS:
+                        yield StoredImage(each["path"], parts[1], parts[2], each["last_modified"])
         except BaseError as error:
             raise UnavailableError(f"the image store cannot be listed: {type(error).__name__}") from error
 

@@ -1,6 +1,7 @@
 """What the service does now and then so that nothing stays for ever: expire, recover, remove."""
 
 import time
+from collections import defaultdict
 from datetime import UTC, datetime, timedelta
 from typing import cast
 
@@ -68,13 +69,26 @@ class Sweeper:
     def remove_unpublished_images(self) -> int:
         """Remove images that no job shows and no live execution will publish; returns how many."""
         old = datetime.now(UTC) - timedelta(seconds=self._lease_seconds)
-        orphans = [each.key for each in self._images.images() if each.last_modified < old and not self._is_wanted(each)]
-        self._images.delete(orphans)
-        return len(orphans)
+        by_job: defaultdict[str, list[StoredImage]] = defaultdict(list)
+        for each in self._images.images():
+            if each.last_modified < old:
+                by_job[each.job_id].append(each)
+        removed = 0
+        for job_id, images in by_job.items():
+            wanted = wanted_executions(self._ledger.read(job_id))
+            orphans = [each.key for each in images if each.execution_id not in wanted]
+            self._images.delete(orphans)
+            removed += len(orphans)
+        return removed
 
-    def _is_wanted(self, image: StoredImage) -> bool:
-        record = self._ledger.read(image.job_id)
-        if record is None:
-            return False
-        published = any(each.execution_id == image.execution_id for each in record.images)
-        return published or (image.execution_id == record.token and not record.status.is_final)
+    def first_within(self, seconds: int) -> bool:
+        """Whether no sweeper of this Redis, this one included, has been told so in the last seconds."""
+        return bool(self._redis.set(keys.STORE_SWEPT, 1, nx=True, ex=seconds))
+
+
+def wanted_executions(record: Record | None) -> set[str]:
+    """Executions whose images are shown, or may yet be."""
+    if record is None:
+        return set()
+    published = {each.execution_id for each in record.images}
+    return published if record.status.is_final else published | {record.token}

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 
 import structlog
 from redis.exceptions import RedisError
@@ -13,20 +14,29 @@ from jobs.sweep import Sweeper
 log = structlog.get_logger("service.upkeep")
 
 TICK_SECONDS = 1.0  # a job expires within about that long; looking costs two commands
+STORE_SWEEP_SECONDS = 3600  # all services together: it lists the whole store, for what is rarely there
 
 
 async def keep_up(sweeper: Sweeper, sweep_seconds: float) -> None:
     """Run until cancelled. Any number of services may do it at once."""
-    swept_at = float("-inf")
+    sweep_at = time.monotonic()
     while True:
-        try:
-            await run_in_threadpool(tick, sweeper)
-            if time.monotonic() - swept_at >= sweep_seconds:
-                await run_in_threadpool(sweep, sweeper)
-                swept_at = time.monotonic()
-        except (RedisError, UnavailableError) as error:
-            log.warning("upkeep_put_off", error=type(error).__name__)
+        await attempt(tick, sweeper)
+        if time.monotonic() >= sweep_at:
+            sweep_at = time.monotonic() + sweep_seconds
+            await attempt(sweep, sweeper)
+            await attempt(sweep_store, sweeper)
         await asyncio.sleep(min(TICK_SECONDS, sweep_seconds))
+
+
+async def attempt(chore: Callable[[Sweeper], None], sweeper: Sweeper) -> None:
+    """Do a chore; one that fails must stop neither itself for good nor the others."""
+    try:
+        await run_in_threadpool(chore, sweeper)
+    except (RedisError, UnavailableError) as error:
+        log.warning("upkeep_put_off", chore=chore.__name__, error=type(error).__name__)
+    except Exception:
+        log.exception("upkeep_failed", chore=chore.__name__)
 
 
 def tick(sweeper: Sweeper) -> None:
@@ -38,6 +48,10 @@ def tick(sweeper: Sweeper) -> None:
 def sweep(sweeper: Sweeper) -> None:
     removed = sweeper.remove_ended()
     sweeper.trim_registries()
-    images = sweeper.remove_unpublished_images()
-    if removed or images:
-        log.info("swept", jobs=removed, unpublished_images=images)
+    if removed:
+        log.info("swept", jobs=removed)
+
+
+def sweep_store(sweeper: Sweeper) -> None:
+    if sweeper.first_within(STORE_SWEEP_SECONDS) and (images := sweeper.remove_unpublished_images()):
+        log.info("store_swept", unpublished_images=images)

@@ -117,3 +117,23 @@ def test_store_that_does_not_take_an_image_says_so(settings: Settings) -> None:
     (settings.data / "images" / "jobs").write_text("in the way")
     with pytest.raises(UnavailableError):
         store.put("job", "execution", 0, png())
+
+
+def test_stray_file_in_the_store_disturbs_neither_sweep_nor_removal(
+    bench: Bench, sweeper: Sweeper, settings: Settings
+) -> None:
+    bench.images.put("a-deleted-job", "an-execution", 0, png())
+    folder = settings.data / "images" / "jobs"
+    strays = [folder / "stray.png", folder / "a-deleted-job" / "stray.png"]
+    for stray in strays:
+        stray.write_bytes(png())
+    make_old(settings)
+    assert sweeper.remove_unpublished_images() == 1
+    bench.images.delete_job("a-deleted-job")
+    assert all(stray.exists() for stray in strays)
+
+
+def test_one_sweeper_of_all_lists_the_store_in_a_while(sweeper: Sweeper, bench: Bench, redis: Redis) -> None:
+    other = Sweeper(redis, bench.queue.ledger, bench.images, lease_seconds=30)
+    assert [each.first_within(60) for each in (sweeper, other, sweeper)] == [True, False, False]
+    assert 0 < redis.ttl(keys.STORE_SWEPT) <= 60
