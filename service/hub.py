@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import AsyncIterator
 
 import structlog
@@ -15,6 +15,7 @@ log = structlog.get_logger("service.hub")
 
 KEEP_OPEN_CHANNEL = "adm:hub"  # nobody publishes there; a subscription to nothing would be an error
 RECHECK_SECONDS = 5.0  # a message may be lost while Redis restarts, so who waits looks again this often
+RETRY_SECONDS = 0.5
 MAX_PREVIEWS = 128  # kept for a listener who reads slowly, then the oldest goes: two steps of a job of 64 images
 
 
@@ -48,32 +49,51 @@ class Hub:
 
     def __init__(self, redis: Redis) -> None:
         self._pubsub = redis.pubsub()
-        self._listeners: defaultdict[str, set[Listener]] = defaultdict(set)
-        self._subscribed: dict[str, asyncio.Event] = {}
+        self._listeners: dict[str, set[Listener]] = {}  # changed without waiting, so that a cancellation leaves nothing
+        self._subscribed: dict[str, asyncio.Event] = {}  # changed under the lock
         self._lock = asyncio.Lock()
+        self._leaving: set[asyncio.Task[None]] = set()
 
     @contextlib.asynccontextmanager
     async def listen(self, job_id: str) -> AsyncIterator[Listener]:
         """Hear of a job's events from here on: what is read of it inside is not older than the subscription."""
         channel, listener = keys.channel(job_id), Listener()
-        async with self._lock:
-            self._listeners[channel].add(listener)
-            if channel not in self._subscribed:
-                self._subscribed[channel] = asyncio.Event()
-                await self._pubsub.subscribe(channel)
-        confirmed = self._subscribed[channel]
+        self._listeners.setdefault(channel, set()).add(listener)
         try:
+            confirmed = await self._subscribe(channel)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(confirmed.wait(), 1.0)
             yield listener
         finally:
-            async with self._lock:
-                self._listeners[channel].discard(listener)
-                if not self._listeners[channel]:
-                    del self._listeners[channel]
-                    self._subscribed.pop(channel, None)
-                    with contextlib.suppress(RedisError, OSError):
-                        await self._pubsub.unsubscribe(channel)
+            self._listeners[channel].discard(listener)
+            if not self._listeners[channel]:
+                del self._listeners[channel]
+                self._leave(channel)
+
+    async def _subscribe(self, channel: str) -> asyncio.Event:
+        """Subscribe unless that was done; the event is set when Redis has confirmed it."""
+        async with self._lock:
+            if channel not in self._subscribed:
+                self._subscribed[channel] = asyncio.Event()
+                try:
+                    await self._pubsub.subscribe(channel)
+                except BaseException:
+                    del self._subscribed[channel]
+                    raise
+            return self._subscribed[channel]
+
+    def _leave(self, channel: str) -> None:
+        """Unsubscribe in a task of its own: who stopped listening may be cancelled while that waits."""
+        task = asyncio.create_task(self._unsubscribe(channel))
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
+
+    async def _unsubscribe(self, channel: str) -> None:
+        async with self._lock:
+            if channel not in self._listeners:  # somebody may have come meanwhile
+                self._subscribed.pop(channel, None)
+                with contextlib.suppress(RedisError, OSError):
+                    await self._pubsub.unsubscribe(channel)
 
     async def run(self) -> None:
         """Pass messages on until cancelled; a Redis that went away is found again."""
@@ -86,15 +106,21 @@ class Hub:
                         self._pass_on(message["type"], message["channel"].decode(), message["data"])
             except (RedisError, OSError) as error:
                 log.warning("redis_away", error=type(error).__name__)
-                await asyncio.sleep(0.5)
+                await asyncio.sleep(RETRY_SECONDS)
+            except Exception:
+                log.exception("hub_failed")  # whoever waits still looks again by itself
+                await asyncio.sleep(RETRY_SECONDS)
 
     async def close(self) -> None:
+        await asyncio.gather(*self._leaving, return_exceptions=True)
         with contextlib.suppress(RedisError, OSError):
             await self._pubsub.aclose()  # type: ignore[no-untyped-call] # redis-py leaves it untyped
 
     def _pass_on(self, kind: str, channel: str, data: bytes) -> None:
         if kind == "subscribe" and channel in self._subscribed:
             self._subscribed[channel].set()
+        elif kind == "subscribe" and channel != KEEP_OPEN_CHANNEL:
+            self._leave(channel)  # could not be left while Redis was away, and the client subscribed to it again
         if kind == "message":
             for listener in self._listeners.get(channel, ()):
                 listener.notify(data)

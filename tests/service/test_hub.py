@@ -1,0 +1,50 @@
+import asyncio
+
+import pytest
+from redis.asyncio import Redis as AsyncRedis
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from service.hub import Hub
+from tests.conftest import RedisServer
+
+
+def test_listener_that_could_not_subscribe_leaves_nothing() -> None:
+    async def scenario() -> None:
+        hub = Hub(AsyncRedis.from_url("unix:///nonexistent/redis.sock"))
+        for _ in range(2):
+            with pytest.raises(RedisConnectionError):
+                async with hub.listen("job"):
+                    raise AssertionError("there is nothing to listen to")
+        await hub.close()
+        assert (hub._listeners, hub._subscribed, hub._leaving) == ({}, {}, set())
+
+    asyncio.run(scenario())
+
+
+def test_listener_cancelled_while_others_subscribe_leaves_nothing(redis_server: RedisServer) -> None:
+    async def scenario() -> None:
+        redis = AsyncRedis.from_url(redis_server.address)
+        hub = Hub(redis)
+        running = asyncio.create_task(hub.run())
+
+        async def listen() -> None:
+            async with hub.listen("job") as listener:
+                await listener.wait(60)
+
+        inside = asyncio.create_task(listen())
+        while not hub._subscribed:
+            await asyncio.sleep(0)
+        await hub._lock.acquire()
+        outside = asyncio.create_task(listen())
+        await asyncio.sleep(0)
+        for each in (inside, outside):
+            each.cancel()
+        await asyncio.gather(inside, outside, return_exceptions=True)
+        assert hub._listeners == {}
+        hub._lock.release()
+        running.cancel()
+        await hub.close()
+        assert (hub._subscribed, hub._leaving) == ({}, set())
+        await redis.aclose()
+
+    asyncio.run(scenario())
