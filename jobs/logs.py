@@ -12,7 +12,9 @@ def configure(settings: Settings) -> None:
     """Set up structlog, and send what libraries log through it too."""
     level = getattr(logging, settings.log_level.upper())
     pretty = settings.log_format == "pretty" or (settings.log_format == "auto" and sys.stderr.isatty())
-    renderer = structlog.dev.ConsoleRenderer() if pretty else structlog.processors.JSONRenderer()
+    # rich's tracebacks, which structlog would choose for a terminal, show local variables: request bodies, addresses
+    console = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    renderer = console if pretty else structlog.processors.JSONRenderer()
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
