@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from models.classifier import NoisyClassifier
@@ -19,6 +19,7 @@ from models.unet import build_unet
 NetworkConfig = UNetConfig | ClassifierConfig | JudgeConfig
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
 KINDS: dict[str, type[NetworkConfig]] = {"unet": UNetConfig, "classifier": ClassifierConfig, "judge": JudgeConfig}
+HEADER_START = 8  # bytes: a safetensors file begins with its header's length, and keeps its data aligned to as many
 SHOWN_KEYS = 3  # of a list of wrong keys: enough to see the pattern in one line
 
 
@@ -43,8 +44,17 @@ def save_network(path: Path, state: dict[str, Tensor], config: NetworkConfig, *,
     tensors = {key: value.detach().to("cpu", dtype).contiguous() for key, value in state.items()}
     metadata = {"kind": kind, "config": json.dumps(dataclasses.asdict(config))}
     partial = path.with_suffix(".partial")
-    save_file(tensors, partial, metadata)
+    partial.write_bytes(_in_one_order(save(tensors, metadata)))
     partial.replace(path)
+
+
+def _in_one_order(content: bytes) -> bytes:
+    # The library's header differs in order from call to call, and a file's hash is to name its weights.
+    size = int.from_bytes(content[:HEADER_START], "little")
+    end = HEADER_START + size
+    header = json.dumps(json.loads(content[HEADER_START:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % HEADER_START)
+    return len(header).to_bytes(HEADER_START, "little") + header + content[end:]
 
 
 def read_config(path: Path) -> NetworkConfig:

@@ -46,6 +46,16 @@ def test_saved_network_comes_back_with_its_configuration(tmp_path: Path) -> None
     assert [each.name for each in tmp_path.iterdir()] == [path.name]
 
 
+def test_same_weights_make_the_same_file(tmp_path: Path) -> None:
+    state = seeded(build_unet(BASE), 3).state_dict()
+    written = []
+    for attempt in range(4):  # the library writes two metadata in either order
+        path = tmp_path / f"{attempt}.safetensors"
+        save_network(path, state, BASE, dtype=torch.float16)
+        written.append(path.read_bytes())
+    assert len(set(written)) == 1
+
+
 def test_loaded_network_is_ready_to_sample(base: Path) -> None:
     network = load_network(base, UNet)
     assert not network.training
