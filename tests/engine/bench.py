@@ -1,7 +1,7 @@
 """What engine tests build images with, and how they run them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -18,6 +18,7 @@ class Bench:
     conditional: Pipeline
     unconditional: Pipeline
     stages: Mapping[str, Stage]
+    _alone: dict[ImageRequest, Tensor] = field(default_factory=dict, repr=False)
 
     def engine(self, max_rows: int = MAX_ROWS) -> Engine:
         return Engine(self.stages, max_rows)
@@ -46,10 +47,12 @@ class Bench:
 
     def alone(self, request: ImageRequest) -> Tensor:
         """The pixels of an image that has no neighbours."""
-        engine = self.engine()
-        engine.add(request)
-        (finished,) = finish(engine)
-        return finished.pixels
+        if request not in self._alone:
+            engine = self.engine()
+            engine.add(request)
+            (finished,) = finish(engine)
+            self._alone[request] = finished.pixels
+        return self._alone[request]
 
 
 def reports(engine: Engine) -> list[StepReport]:

@@ -4,7 +4,7 @@ import torch
 from engine.numerics import fingerprint
 from engine.stage import SAMPLERS, UnknownOfferError
 from engine.trajectory import Trajectory
-from tests.engine.bench import MAX_ROWS, Bench
+from tests.engine.bench import MAX_ROWS, Bench, finish
 
 BASE = "tiny/base"
 
@@ -42,10 +42,12 @@ def test_batch_that_raises_moves_nobody(bench: Bench) -> None:
 @pytest.mark.parametrize("rows", range(1, MAX_ROWS + 1))
 def test_rehearsal_of_any_row_count_leaves_nothing(bench: Bench, rows: int) -> None:
     request = bench.image(sampler="ddpm", scale=2.0)
-    before = bench.alone(request)
+    engine = bench.engine()
+    engine.add(request)
     for stage in bench.stages.values():
         stage.rehearse(rows)
-    assert torch.equal(bench.alone(request), before)
+    (finished,) = finish(engine)
+    assert torch.equal(finished.pixels, bench.alone(request))
 
 
 def test_same_request_gives_the_same_pixels_from_networks_loaded_anew(bench: Bench, own_bench: Bench) -> None:
