@@ -15,7 +15,7 @@ from jobs.request import JobRequest
 from jobs.settings import Settings
 from service import page, problems, routes_events, routes_fleet, routes_health, routes_jobs
 from service.metrics import Metrics
-from service.middleware import Requests
+from service.middleware import Requests, answered_hosts
 from service.problems import Problem
 from service.state import connect
 from service.upkeep import keep_up
@@ -61,7 +61,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(routes_health.router)
     page.install(app)
     problems.install(app)
-    app.add_middleware(Requests, metrics=metrics)
+    app.add_middleware(Requests, metrics=metrics, hosts=answered_hosts(settings))
     plain_openapi = app.openapi
 
     def openapi() -> dict[str, Any]:

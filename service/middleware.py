@@ -8,18 +8,21 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from jobs.settings import Settings
 from service.metrics import Metrics
-from service.problems import problem
+from service.problems import METHODS, problem
 
 log = structlog.get_logger("service")
 
 MAX_BODY_BYTES = 65_536
 TOO_LARGE = f"a body may have {MAX_BODY_BYTES} bytes"
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
+PORT = re.compile(r":\d*$")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 QUIET_ROUTES = frozenset({"/livez", "/readyz", "/healthz", "/metrics"})  # asked every few seconds: not worth a line
-METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"})
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
@@ -43,18 +46,44 @@ def limited(receive: Receive) -> Receive:
     return receive_within_limit
 
 
+def without_body(send: Send) -> Send:
+    """Send an answer's head alone, and end it there: a stream would never end by itself."""
+    ended = False
+
+    async def send_head(message: Message) -> None:
+        nonlocal ended
+        if message["type"] == "http.response.start":
+            await send(message)
+        elif not ended:
+            ended = True
+            await send({"type": "http.response.body", "body": b""})
+
+    return send_head
+
+
+def answered_hosts(settings: Settings) -> frozenset[str] | None:
+    """What a request's Host may name, port aside; None: anything.
+
+    A page of any site can make its own name resolve to 127.0.0.1 and be of our origin then, but for this header.
+    """
+    own = f"[{settings.host}]" if ":" in settings.host else settings.host.lower()
+    return None if settings.allow_anonymous else LOOPBACK | {own}
+
+
 class Requests:
     """Outermost of our middlewares; plain ASGI, so that streams pass through untouched."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self._app, self._metrics = app, metrics
+    def __init__(self, app: ASGIApp, metrics: Metrics, hosts: frozenset[str] | None) -> None:
+        self._app, self._metrics, self._hosts = app, metrics, hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
-        given = headers.get("x-request-id", "")
+        method = scope["method"]
+        if method == "HEAD":  # RFC 9110, 9.3.2: answered as GET is, without the body
+            scope, send = dict(scope, method="GET"), without_body(send)
+        given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if REQUEST_ID.fullmatch(given) else uuid4().hex
         began, status = time.perf_counter(), 0
 
@@ -70,12 +99,8 @@ class Requests:
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
-                if scope["method"] not in SAFE_METHODS and headers.get("sec-fetch-site") in ("cross-site", "same-site"):
-                    # callers are not asked for a key, so another site's page must not act through its visitor's browser
-                    refusal = problem(Request(scope), 403, "pages of other sites may not call this service")
+                if (refusal := self._refusal(Request(scope))) is not None:
                     await refusal(scope, receive, send_with_headers)
-                elif int(headers.get("content-length") or 0) > MAX_BODY_BYTES:
-                    await problem(Request(scope), 413, TOO_LARGE)(scope, receive, send_with_headers)
                 else:
                     await self._app(scope, limited(receive), send_with_headers)
             except Exception:
@@ -85,15 +110,25 @@ class Requests:
                 answer = problem(Request(scope), 500, "the service failed; its log says more under this request's id")
                 await answer(scope, receive, send_with_headers)
             finally:
-                self._record(scope, status, time.perf_counter() - began)
+                self._record(scope, method, status, time.perf_counter() - began)
 
-    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+    def _refusal(self, request: Request) -> Response | None:
+        """The answer to what must not reach a route."""
+        headers = request.headers
+        if self._hosts is not None and PORT.sub("", headers.get("host", "").lower()) not in self._hosts:
+            return problem(request, 421, f"this service is {', '.join(sorted(self._hosts))} and goes by no other name")
+        if request.method not in SAFE_METHODS and headers.get("sec-fetch-site") in ("cross-site", "same-site"):
+            # callers are not asked for a key, so another site's page must not act through its visitor's browser
+            return problem(request, 403, "pages of other sites may not call this service")
+        if int(headers.get("content-length") or 0) > MAX_BODY_BYTES:
+            return problem(request, 413, TOO_LARGE)
+        return None
+
+    def _record(self, scope: Scope, method: str, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "unmatched")
-        method = scope["method"] if scope["method"] in METHODS else "other"  # clients must not make up labels
-        self._metrics.requests.labels(method, route, status).inc()
-        self._metrics.seconds.labels(method, route).observe(seconds)
+        label = method if method in METHODS else "other"  # clients must not make up labels
+        self._metrics.requests.labels(label, route, status).inc()
+        self._metrics.seconds.labels(label, route).observe(seconds)
         if route not in QUIET_ROUTES:
             job = {"job_id": scope["path_params"]["job_id"]} if "job_id" in scope.get("path_params", {}) else {}
-            log.info(
-                "request", method=scope["method"], path=scope["path"], status=status, seconds=round(seconds, 4), **job
-            )
+            log.info("request", method=method, path=scope["path"], status=status, seconds=round(seconds, 4), **job)

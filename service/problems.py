@@ -14,11 +14,13 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError, ReadOnlyError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match, Mount
 
 from jobs.errors import ErrorKind, InvalidRequestError, RefusedError, UnavailableError
 
 log = structlog.get_logger("service")
 
+METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"})
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 2  # while Redis or the store is away; a restart of either takes about that long
 
@@ -112,7 +114,19 @@ def on_redis_away(request: Request, error: Exception) -> Response:
 
 def on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return problem(request, error.status_code, error.detail, headers=error.headers)
+    headers = error.headers if error.status_code != 405 else {"Allow": ", ".join(sorted(allowed_methods(request)))}
+    return problem(request, error.status_code, error.detail, headers=headers)
+
+
+def allowed_methods(request: Request) -> set[str]:
+    """Methods of all routes with the request's path; Starlette names those of the first one alone."""
+    routes = [each for each in request.app.routes if not isinstance(each, Mount)]
+    allowed = {
+        method
+        for method in METHODS
+        if any(each.matches(dict(request.scope, method=method))[0] is Match.FULL for each in routes)
+    }
+    return allowed | {"HEAD"} if "GET" in allowed else allowed or {"GET", "HEAD"}  # what is mounted is files
 
 
 def on_invalid_parameters(request: Request, error: Exception) -> Response:
