@@ -48,6 +48,7 @@ class Hub:
     """Passes on what is published about jobs; only for one event loop."""
 
     def __init__(self, redis: Redis) -> None:
+        self.stopping = False  # nobody should begin to wait
         self._pubsub = redis.pubsub()
         self._listeners: dict[str, set[Listener]] = {}  # changed without waiting, so that a cancellation leaves nothing
         self._subscribed: dict[str, asyncio.Event] = {}  # changed under the lock
@@ -110,6 +111,13 @@ class Hub:
             except Exception:
                 log.exception("hub_failed")  # whoever waits still looks again by itself
                 await asyncio.sleep(RETRY_SECONDS)
+
+    def stop(self) -> None:
+        """Wake everybody, to answer what they can before the service goes."""
+        self.stopping = True
+        for listeners in self._listeners.values():
+            for each in listeners:
+                each.notify(b"")
 
     async def close(self) -> None:
         await asyncio.gather(*self._leaving, return_exceptions=True)

@@ -6,15 +6,30 @@ import sys
 
 import structlog
 import uvicorn
+from fastapi import FastAPI
 
 from jobs import logs
 from jobs.errors import SettingsError
 from jobs.settings import Settings
 from service.app import create_app
+from service.state import Service
 
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
-STOP_SECONDS = 5  # what is still being answered then is cut; streams close by themselves at once
+STOP_SECONDS = 5  # what is still being answered then is cut; streams and held answers end by themselves at once
 BACKLOG = 2048
+
+
+class Server(uvicorn.Server):
+    """Lets go of held answers as soon as it is told to stop; a lifespan would hear of that when all are given."""
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+        super().__init__(config)
+        self._app = app
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        service: Service = self._app.state.service
+        service.hub.stop()
+        await super().shutdown(sockets)
 
 
 def main() -> None:
@@ -27,8 +42,9 @@ def main() -> None:
     logs.configure(settings)
     host, port = listener.getsockname()[:2]
     structlog.get_logger("service").info("listening", host=host, port=port)
+    app = create_app(settings)
     config = uvicorn.Config(
-        create_app(settings),
+        app,
         loop="uvloop",
         http="httptools",
         ws="none",
@@ -37,7 +53,7 @@ def main() -> None:
         server_header=False,
         timeout_graceful_shutdown=STOP_SECONDS,
     )
-    uvicorn.Server(config).run(sockets=[listener])
+    Server(config, app).run(sockets=[listener])
 
 
 def listen(settings: Settings) -> socket.socket:

@@ -9,22 +9,27 @@ import time
 from typing import Annotated, Any, cast
 
 import structlog
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from pydantic import BeforeValidator
+from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 
 from jobs import books
-from jobs.errors import FieldError, InvalidRequestError
+from jobs.errors import FieldError, InvalidRequestError, RefusedError
 from jobs.job import Job, JobPage, JobStatus
 from jobs.record import Record
 from jobs.request import JobRequest
 from service.problems import documented
 from service.state import Service, ServiceDep
 
+log = structlog.get_logger("service.jobs")
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
+PAGE_LIMIT = 20
 MAX_WAIT_SECONDS = 60
 MAX_KEY_LENGTH = 255
-PREFERRED_WAIT = re.compile(r"(?:^|[,;])\s*wait\s*=\s*(\d{1,9})\s*(?=$|[,;])", re.IGNORECASE)
+PREFERENCE = re.compile(r'(?:[^,"]|"(?:\\.|[^"\\])*"?)+')  # a comma within quotes separates nothing
+PREFERRED_WAIT = re.compile(r'\s*wait\s*=\s*("?)(\d{1,99})\1\s*(?:;.*)?', re.IGNORECASE)
 WAIT = Query(ge=0, description="seconds to hold the answer until the job ends; above 60 counts as 60")
 BODY: dict[str, Any] = {
     "requestBody": {
@@ -44,6 +49,25 @@ PNG: dict[int | str, dict[str, Any]] = {
 }
 
 
+def unless_empty(default: int | None) -> BeforeValidator:
+    """A parameter that a form left empty counts as not given."""
+    return BeforeValidator(lambda value: default if value == "" else value)
+
+
+def preferred_wait(
+    request: Request,
+    prefer: Annotated[str | None, Header(description="`wait=N`: answer when the job has ended, or after N s")] = None,
+) -> int | None:
+    """Seconds of RFC 7240's `wait`, 60 at most; a preference that makes no sense is no error.
+
+    `prefer` is there for the document alone: it holds one of the header's lines, and there may be many.
+    """
+    for preference in PREFERENCE.findall(", ".join(request.headers.getlist("prefer"))):
+        if found := PREFERRED_WAIT.fullmatch(preference):
+            return min(int(found[2]), MAX_WAIT_SECONDS)
+    return None
+
+
 @router.post(
     "",
     status_code=202,
@@ -59,7 +83,7 @@ PNG: dict[int | str, dict[str, Any]] = {
 async def create_job(
     request: Request,
     service: ServiceDep,
-    prefer: Annotated[str | None, Header(description="`wait=N`: answer when the job has ended, or after N s")] = None,
+    wait: Annotated[int | None, Depends(preferred_wait)],
     idempotency_key: Annotated[str | None, Header(description="same key and body: the same job")] = None,
 ) -> Response:
     if idempotency_key is not None and not 0 < len(idempotency_key) <= MAX_KEY_LENGTH:
@@ -73,10 +97,12 @@ async def create_job(
         headers["Idempotency-Replayed"] = "true"
     elif job.request is not None:
         service.metrics.submitted.labels(job.request.model, job.request.priority).inc()
-    wait = preferred_wait(prefer)
     if wait is not None and not job.status.is_final:
-        await wait_for_end(service, job.id, wait)
-        job = await run_in_threadpool(service.queue.get, job.id)
+        try:
+            job = await at_end(service, job.id, wait)
+        except (RedisError, RefusedError) as error:
+            # it is queued all the same, or somebody deleted it; an error would have it posted twice
+            log.warning("wait_cut", job_id=job.id, error=type(error).__name__)
     if wait is not None and job.status.is_final:
         headers["Preference-Applied"] = f"wait={wait}"
         return answer(job, 200, headers)
@@ -86,9 +112,9 @@ async def create_job(
 @router.get("", summary="Jobs, newest first", responses=documented(422, 503))
 def list_jobs(
     service: ServiceDep,
-    status: JobStatus | None = None,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    after: Annotated[str | None, Query(description="`next` of the page before")] = None,
+    status: Annotated[JobStatus | None, unless_empty(None)] = None,
+    limit: Annotated[int, Query(ge=1, le=100), unless_empty(PAGE_LIMIT)] = PAGE_LIMIT,
+    after: Annotated[str | None, Query(description="`next` of the page before"), unless_empty(None)] = None,
 ) -> JobPage:
     return service.queue.page(status, limit, after)
 
@@ -97,8 +123,7 @@ def list_jobs(
 async def get_job(job_id: str, service: ServiceDep, wait: Annotated[int | None, WAIT] = None) -> Response:
     job = await run_in_threadpool(service.queue.get, job_id)
     if wait and not job.status.is_final:
-        await wait_for_end(service, job_id, min(wait, MAX_WAIT_SECONDS))
-        job = await run_in_threadpool(service.queue.get, job_id)
+        job = await at_end(service, job_id, min(wait, MAX_WAIT_SECONDS))
     return answer(job, 200, {})
 
 
@@ -143,26 +168,24 @@ def answer(job: Job, status: int, headers: dict[str, str]) -> Response:
     return Response(job.model_dump_json(), status, headers, media_type="application/json")
 
 
-async def wait_for_end(service: Service, job_id: str, seconds: float) -> None:
-    """Return when the job has ended or is gone, or after so long."""
+async def at_end(service: Service, job_id: str, seconds: float) -> Job:
+    """The job when it has ended; as it is after so long, or when the service stops.
+
+    Raises: RefusedError for a job that was deleted.
+    """
     deadline = time.monotonic() + seconds
     async with service.hub.listen(job_id) as listener:
-        while (left := deadline - time.monotonic()) > 0:
+        while (left := deadline - time.monotonic()) > 0 and not service.hub.stopping:
             record = await read_record(service, job_id)
             if record is None or record.status.is_final:
-                return
+                break
             await listener.wait(left)
+    return await run_in_threadpool(service.queue.get, job_id)
 
 
 async def read_record(service: Service, job_id: str) -> Record | None:
     fields = cast(dict[bytes, bytes], await service.async_redis.hgetall(books.job_key(job_id)))
     return Record(job_id, fields) if fields else None
-
-
-def preferred_wait(prefer: str | None) -> int | None:
-    """Seconds of RFC 7240's `wait`, 60 at most; a preference that makes no sense is no error."""
-    found = PREFERRED_WAIT.search(prefer or "")
-    return None if found is None else min(int(found[1]), MAX_WAIT_SECONDS)
 
 
 def matches(if_none_match: str, etag: str) -> bool:

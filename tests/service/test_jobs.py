@@ -82,6 +82,40 @@ def test_prefer_wait_that_runs_out_answers_202(client: httpx2.Client, fleet: Toy
 
 
 @pytest.mark.parametrize(
+    ("lines", "applied"),
+    [
+        (["wait=5"], "wait=5"),
+        (["respond-async", "WAIT = 5"], "wait=5"),
+        (['wait="5"'], "wait=5"),
+        (["wait=5; foo=bar"], "wait=5"),
+        (['foo="a, wait=4", wait=5, wait=6'], "wait=5"),
+        (["wait=99999999999"], "wait=60"),
+        (["foo; wait=5"], None),
+        (['foo="; wait=5"'], None),
+        (["wait=soon", "await=5"], None),
+    ],
+)
+def test_prefer_is_read_as_rfc_7240_says(
+    client: httpx2.Client, worker: ToyWorker, lines: list[str], applied: str | None
+) -> None:
+    response = client.post("/v1/jobs", json=body(), headers=[("Prefer", each) for each in lines])
+    assert response.headers.get("preference-applied") == applied
+
+
+def test_job_deleted_while_its_post_is_held_is_answered_as_it_was_submitted(
+    client: httpx2.Client, fleet: ToyWorker
+) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        held = pool.submit(client.post, "/v1/jobs", json=body(), headers={"Prefer": "wait=10"})
+        while not (jobs := client.get("/v1/jobs").json()["data"]):
+            pass
+        client.delete(f"/v1/jobs/{jobs[0]['id']}")
+        response = held.result()
+    assert (response.status_code, response.json()["id"]) == (202, jobs[0]["id"])
+    assert response.headers["location"] == f"/v1/jobs/{jobs[0]['id']}"
+
+
+@pytest.mark.parametrize(
     ("content", "pointer"),
     [
         ({"class_label": "donut", "guidance_scale": 1}, "/class_label"),
@@ -172,6 +206,12 @@ def test_list_filters_by_status(client: httpx2.Client, fleet: ToyWorker) -> None
     done = client.post("/v1/jobs", json=body(), headers={"Prefer": "wait=5"}).json()["id"]
     assert [each["id"] for each in client.get("/v1/jobs?status=cancelled").json()["data"]] == [cancelled]
     assert [each["id"] for each in client.get("/v1/jobs?status=completed").json()["data"]] == [done]
+
+
+def test_empty_query_parameters_count_as_absent(client: httpx2.Client, fleet: ToyWorker) -> None:
+    ids = [client.post("/v1/jobs", json=body()).json()["id"] for _ in range(2)][::-1]
+    listed = client.get("/v1/jobs?status=&limit=&after=").json()["data"]
+    assert [each["id"] for each in listed] == ids
 
 
 @pytest.mark.parametrize("query", ["status=lost", "limit=0", "limit=101", "limit=x", "after=x"])

@@ -29,7 +29,51 @@ def test_unknown_route_and_method_are_problems(client: httpx2.Client) -> None:
     assert is_problem(client.get("/static/nothing.js"), 404)
     assert is_problem(client.get("/docs/../../secret"), 404)
     assert is_problem(client.put("/v1/jobs"), 405)
-    assert client.put("/v1/jobs").headers["allow"]
+
+
+@pytest.mark.parametrize(
+    ("path", "allow"),
+    [
+        ("/v1/jobs", "GET, HEAD, POST"),
+        ("/v1/jobs/x", "DELETE, GET, HEAD"),
+        ("/v1/jobs/x/cancel", "POST"),
+        ("/livez", "GET, HEAD"),
+        ("/", "GET, HEAD"),
+        ("/static/index.html", "GET, HEAD"),
+    ],
+)
+def test_405_names_every_method_of_the_path(client: httpx2.Client, path: str, allow: str) -> None:
+    response = client.patch(path)
+    assert is_problem(response, 405)
+    assert response.headers["allow"] == allow
+
+
+def test_head_is_answered_as_get_without_a_body(client: httpx2.Client, fleet: ToyWorker) -> None:
+    job_id = client.post("/v1/jobs", json=body()).json()["id"]
+    for path in ("/", "/livez", "/docs", "/v1/jobs", "/v1/models/demo", "/static/index.html", f"/v1/jobs/{job_id}"):
+        head, got = client.head(path), client.get(path)
+        assert (head.status_code, head.content) == (got.status_code, b"") == (200, b"")
+        assert head.headers["content-type"] == got.headers["content-type"]
+    assert client.head("/livez").headers["content-length"] == client.get("/livez").headers["content-length"]
+    assert client.head(f"/v1/jobs/{job_id}/events").headers["content-type"].startswith("text/event-stream")
+    assert client.head(f"/v1/jobs/{job_id}/images/0").status_code == 409
+    assert client.head(f"/v1/jobs/{job_id}/cancel").status_code == 405
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "localhost.evil.example", "[::2]", ""])
+def test_name_that_somebody_else_resolves_to_loopback_is_refused(client: httpx2.Client, host: str) -> None:
+    assert is_problem(client.get("/v1/jobs", headers={"Host": host}), 421)
+
+
+@pytest.mark.parametrize("host", ["localhost", "LocalHost:8000", "127.0.0.1:1", "[::1]:8000", "[::1]"])
+def test_every_name_of_loopback_is_answered(client: httpx2.Client, host: str) -> None:
+    assert client.get("/livez", headers={"Host": host}).status_code == 200
+
+
+@pytest.mark.slow
+def test_service_for_anybody_answers_to_any_name(service_settings: Settings) -> None:
+    with running_service(service_settings, ADM_ALLOW_ANONYMOUS="yes") as (address, _, _):
+        assert httpx2.get(f"{address}/livez", headers={"Host": "adm.example"}).status_code == 200
 
 
 def test_request_id_is_echoed_or_made(client: httpx2.Client) -> None:
@@ -109,7 +153,16 @@ def test_redis_down_is_503_and_recovery_needs_no_restart(tmp_path: Path) -> None
         own = server.client()
         worker = ToyWorker(own, settings)
         job_id = client.post("/v1/jobs", json=body(), headers={"Prefer": "wait=5"}).json()["id"]
-        server.stop()
+        worker.hold()
+        with ThreadPoolExecutor(1) as pool:
+            held = pool.submit(client.post, "/v1/jobs", json=body(), headers={"Prefer": "wait=8"})
+            while len(client.get("/v1/jobs").json()["data"]) < 2:
+                pass
+            server.stop()
+            response = held.result()
+        assert response.status_code == 202, "it is queued; an error would have it posted twice"
+        assert response.headers["location"] == f"/v1/jobs/{response.json()['id']}"
+        worker.release()
         for method, path in (("GET", f"/v1/jobs/{job_id}"), ("GET", "/readyz"), ("GET", f"/v1/jobs/{job_id}/events")):
             response = client.request(method, path)
             assert is_problem(response, 503)
@@ -145,6 +198,23 @@ def test_service_stops_at_once_although_somebody_waits(service_settings: Setting
         with client.stream("GET", f"/v1/jobs/{job_id}/events"):
             process.terminate()
             assert process.wait(8) == -signal.SIGTERM  # uvicorn stops in order, then passes the signal on
+
+
+@pytest.mark.slow
+def test_held_answers_are_given_when_the_service_stops(service_settings: Settings, fleet: ToyWorker) -> None:
+    with running_service(service_settings) as (address, process, _), httpx2.Client(base_url=address) as client:
+        job_id = client.post("/v1/jobs", json=body()).json()["id"]
+        with ThreadPoolExecutor(2) as pool:
+            got = pool.submit(client.get, f"/v1/jobs/{job_id}?wait=30", timeout=20)
+            posted = pool.submit(client.post, "/v1/jobs", json=body(), headers={"Prefer": "wait=30"}, timeout=20)
+            while len(client.get("/v1/jobs").json()["data"]) < 2:
+                pass
+            time.sleep(0.3)  # until both are held
+            began = time.monotonic()
+            process.terminate()
+            assert (got.result().status_code, posted.result().status_code) == (200, 202)
+            assert got.result().json()["status"] == "in_progress"
+            assert time.monotonic() - began < 3
 
 
 def refused(settings: Settings, **variables: str) -> str:
