@@ -15,7 +15,7 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, from_url
 
-from jobs.errors import ErrorKind, RefusedError, UnavailableError
+from jobs.errors import ErrorKind, RefusedError, SettingsError, UnavailableError
 from jobs.job import ImageRecord
 
 ROOT = "jobs"
@@ -36,10 +36,14 @@ class ImageStore:
     """PNG files by job, execution and index."""
 
     def __init__(self, address: str) -> None:
-        if "://" in address:
-            self._store = from_url(address)
-        else:
-            self._store = LocalStore(Path(address), mkdir=True, automatic_cleanup=True)
+        """Raises: SettingsError for an address that no store can be made of."""
+        try:
+            if "://" in address:
+                self._store = from_url(address)
+            else:
+                self._store = LocalStore(Path(address), mkdir=True, automatic_cleanup=True)
+        except (BaseError, OSError, ValueError) as error:
+            raise SettingsError(f"ADM_STORE: {address} cannot be used: {str(error).partition(chr(10))[0]}") from error
 
     def put(self, job_id: str, execution_id: str, index: int, png: bytes) -> ImageRecord:
         """Store an image; nobody sees it before its record is published.

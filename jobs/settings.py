@@ -1,6 +1,8 @@
 """All settings of all programs, read from variables that begin with ADM_."""
 
 import os
+import re
+import socket
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -10,10 +12,12 @@ from urllib.parse import urlsplit, urlunsplit
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.sources import EnvSettingsSource
+from redis.connection import parse_url
 
 from jobs.errors import SettingsError
 
 PREFIX = "ADM_"
+MAX_WORKER_NAME = 64
 MAX_SOCKET_PATH_BYTES = 107  # sun_path of unix(7) is 108 with its closing zero
 
 
@@ -49,8 +53,8 @@ class Settings(BaseSettings):
     default_model: str = Field(default="demo", min_length=1, description="pipeline of a request that names none")
     worker_name: str | None = Field(
         default=None,
-        pattern=r"^[A-Za-z0-9_.-]{1,64}$",
-        description="stable name of the worker; none: of its device, as cuda-0",
+        pattern=rf"^[A-Za-z0-9_.-]{{1,{MAX_WORKER_NAME}}}$",
+        description="stable name of the worker; none: its device's, as cuda-0, with ADM_REDIS_URL behind the host's",
     )
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
     precision: Literal["auto", "fp32", "bf16"] = Field(default="auto", description="arithmetic of the networks")
@@ -82,6 +86,20 @@ class Settings(BaseSettings):
     @classmethod
     def split_names(cls, value: Any) -> Any:
         return tuple(filter(None, (name.strip() for name in value.split(",")))) if isinstance(value, str) else value
+
+    @field_validator("redis_url")
+    @classmethod
+    def refuse_unreadable_url(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_url(value)  # type: ignore[no-untyped-call] # redis-py leaves it untyped
+        return value
+
+    @field_validator("store")
+    @classmethod
+    def refuse_unknown_store(cls, value: str | None) -> str | None:
+        if value is not None and "://" in value and not re.match("s3://[^/]", value):
+            raise ValueError("must be a folder or s3://bucket/prefix")
+        return value
 
     @classmethod
     def settings_customise_sources(
@@ -140,6 +158,19 @@ class Settings(BaseSettings):
     def store_address(self) -> str:
         """The image store: a folder, or an s3:// URL."""
         return self.store if self.store is not None else str((self.data / "images").absolute())
+
+    def name_of_worker(self, device: str) -> str:
+        """The worker's name: the one set, or that of its device, as "cuda-0".
+
+        The host's name comes first where workers of other machines may use the same Redis: a namesake would take their
+        jobs for its own orphans, and the lock on a name holds on one machine only.
+        """
+        if self.worker_name is not None:
+            return self.worker_name
+        if self.redis_url is None:
+            return device
+        host = re.sub(r"[^A-Za-z0-9_.-]", "-", socket.gethostname())[: MAX_WORKER_NAME - len(device) - 1]
+        return f"{host}-{device}"
 
     def sources(self) -> list[SettingSource]:
         """Every setting with its value and where it came from; passwords in addresses are masked."""

@@ -10,6 +10,7 @@ from fastapi import FastAPI
 
 from jobs import logs
 from jobs.errors import SettingsError
+from jobs.images import ImageStore
 from jobs.settings import Settings
 from service.app import create_app
 from service.state import Service
@@ -36,6 +37,7 @@ def main() -> None:
     """Serve with the environment's settings; leave with one line and status 1 when that cannot be."""
     try:
         settings = Settings.load()
+        ImageStore(settings.store_address)  # one that cannot be used must fail here, in one line
         listener = listen(settings)
     except SettingsError as error:
         sys.exit(f"adm service: {error}")

@@ -65,13 +65,10 @@ def worker_name(settings: Settings) -> str:
 
     The stack names the pid file after it, so it decides here, without torch, and tells the worker.
     """
-    if settings.worker_name is not None:
-        return settings.worker_name
-    if settings.device == "auto":
-        usable_gpu = Path("/dev/nvidiactl").exists() and "+cpu" not in version("torch")
-        return "cuda-0" if usable_gpu else "cpu-0"
     kind, _, index = settings.device.partition(":")
-    return f"{kind}-{index or 0}"
+    if kind == "auto":
+        kind = "cuda" if Path("/dev/nvidiactl").exists() and "+cpu" not in version("torch") else "cpu"
+    return settings.name_of_worker(f"{kind}-{index or 0}")
 
 
 def environment(settings: Settings) -> dict[str, str]:

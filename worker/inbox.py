@@ -3,15 +3,11 @@
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import cast
-from uuid import uuid4
 
 import structlog
 from prometheus_client import CollectorRegistry
 from redis.client import Pipeline, PubSub, Redis
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 from rq import worker_registration
 from rq.command import PUBSUB_CHANNEL_TEMPLATE
 from rq.serializers import JSONSerializer
@@ -20,53 +16,21 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_e
 
 from jobs import books, keys
 from jobs.errors import FailureKind
-from jobs.events import EventKind, Preview, publish, publish_preview, publish_progress
+from jobs.events import EventKind, Preview, publish
 from jobs.fleet import announce_pipelines, announce_worker, withdraw_worker
 from jobs.job import ImageRecord, JobStatus, Progress, Usage
 from jobs.ledger import Ledger
 from jobs.pipelines import PipelineInfo
-from jobs.record import BadPayloadError, Record
-from jobs.request import ResolvedRequest
+from jobs.record import Record
 from jobs.settings import Settings
 from jobs.workers import WorkerInfo
 from worker.queue_metrics import QueueMetrics
+from worker.reports import REDIS_AWAY, Reports
+from worker.taking import Cancel, Claim, Submit, Taker
 
 log = structlog.get_logger("worker.inbox")
 
-REDIS_AWAY = (RedisConnectionError, RedisTimeoutError)
-PROGRESS_SECONDS = 0.25  # between two reports of one job
-PROGRESS_FRACTION = 0.005  # between two progress events, which are kept, of one job
-
-
-@dataclass(frozen=True)
-class Claim:
-    """The right to run one job and write its results, as long as its token stands in the job."""
-
-    job_id: str
-    token: str
-    request: ResolvedRequest
-    attempt: int
-    alone: bool  # two workers died with it in flight: run nothing beside it
-    class_name: str | None
-    created_at: float
-
-
-@dataclass(frozen=True)
-class Submit:
-    claim: Claim
-
-
-@dataclass(frozen=True)
-class Cancel:
-    job_id: str
-
-
-@dataclass
-class Reported:
-    """What was last told of a claim's progress."""
-
-    at: float = float("-inf")
-    fraction: float = float("-inf")
+__all__ = ["REDIS_AWAY", "Cancel", "Claim", "Inbox", "Submit"]
 
 
 class RqWorker(BaseWorker):
@@ -93,13 +57,10 @@ class Inbox:
         self._redis, self._settings, self._name, self._pipelines = redis, settings, worker_name, tuple(pipelines)
         self._ledger = Ledger(redis, settings.retention_seconds)
         self._metrics = QueueMetrics(CollectorRegistry() if registry is None else registry)
+        self._taker = Taker(redis, self._ledger, settings, worker_name, self._pipelines, self._metrics)
         self._in_flight: dict[str, Claim] = {}  # by job
-        self._reported: dict[str, Reported] = {}
-        self._next_pipeline = 0
-        names = [keys.queue(each.id, priority) for priority in keys.PRIORITIES for each in self._pipelines]
-        self._rq = RqWorker(
-            names, name=worker_name, connection=redis, serializer=JSONSerializer, worker_ttl=settings.lease_seconds
-        )
+        self._reports = Reports(redis, settings.lease_seconds)
+        self._rq: RqWorker  # made by `open`: making one asks Redis
         self._pubsub: PubSub = redis.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call] # untyped there
 
     def open(self) -> None:
@@ -107,6 +68,14 @@ class Inbox:
 
         The caller holds the file lock of the worker's name, so whoever held them is dead.
         """
+        names = [keys.queue(each.id, priority) for priority in keys.PRIORITIES for each in self._pipelines]
+        self._rq = RqWorker(
+            names,
+            name=self._name,
+            connection=self._redis,
+            serializer=JSONSerializer,
+            worker_ttl=self._settings.lease_seconds,
+        )
         self._pubsub.subscribe(keys.WAKE_CHANNEL, PUBSUB_CHANNEL_TEMPLATE % self._name)
         for each in cast(set[bytes], self._redis.smembers(books.executions_key(self._name))):
             job_id, _, token = each.decode().partition(":")
@@ -182,27 +151,11 @@ class Inbox:
 
     def progress(self, claim: Claim, progress: Progress) -> None:
         """Tell how far a job is; called as often as one likes, passed on a few times a second. May be lost."""
-        last, now = self._reported.get(claim.token), time.monotonic()
-        if last is None or now - last.at < PROGRESS_SECONDS:
-            return
-        last.at = now
-        worth_an_event = progress.fraction - last.fraction >= PROGRESS_FRACTION
-        last.fraction = progress.fraction if worth_an_event else last.fraction
-        try:
-            with self._redis.pipeline() as pipe:
-                pipe.set(keys.progress(claim.job_id), progress.model_dump_json(), ex=self._settings.lease_seconds)
-                if worth_an_event:
-                    publish_progress(pipe, claim.job_id, progress)
-                pipe.execute()
-        except REDIS_AWAY as error:
-            log.warning("redis_away", error=str(error))
+        self._reports.progress(claim, progress)
 
     def preview(self, claim: Claim, preview: Preview) -> None:
         """Show a preview to who listens just now. May be lost."""
-        try:
-            publish_preview(self._redis, claim.job_id, preview)
-        except REDIS_AWAY as error:
-            log.warning("redis_away", error=str(error))
+        self._reports.preview(claim, preview)
 
     def image_ready(self, claim: Claim, image: ImageRecord) -> bool:
         """Publish a stored image before its job is completed; False when the claim was lost."""
@@ -255,11 +208,18 @@ class Inbox:
         return written
 
     def cancelled(self, claim: Claim) -> bool:
-        """Tell that a job left the batch because it was cancelled; False when the claim was lost."""
+        """Tell that a job left the batch because it was cancelled; False when the claim was lost, or nobody asked.
+
+        A message to stop is no proof: it may come late and mean an earlier job of the same idempotency key. Where the
+        job itself does not say so, it goes back to the front of its queue at no cost.
+        """
 
         def write(pipe: Pipeline, record: Record) -> bool:
-            self._ledger.cancel(pipe, record)
-            return True
+            if record.cancel_requested:
+                self._ledger.cancel(pipe, record)
+            else:
+                self._ledger.requeue(pipe, record)
+            return record.cancel_requested
 
         written = self._fenced(claim, write, repeated=JobStatus.CANCELLED)
         self._finish(claim, JobStatus.CANCELLED if written else None)
@@ -284,11 +244,14 @@ class Inbox:
     def close(self) -> None:
         """Unregister. What is still in flight is found again when the lease ends, or at the next `open`."""
         self._pubsub.close()
-        with self._redis.pipeline() as pipe:
-            withdraw_worker(pipe, self._name)
-            worker_registration.unregister(self._rq, pipe)
-            pipe.delete(self._rq.key)
-            pipe.execute()
+        try:
+            with self._redis.pipeline() as pipe:
+                withdraw_worker(pipe, self._name)
+                worker_registration.unregister(self._rq, pipe)
+                pipe.delete(self._rq.key)
+                pipe.execute()
+        except REDIS_AWAY as error:
+            log.warning("redis_away", error=str(error))  # what was announced expires by itself
 
     def _messages(self, wait_seconds: float) -> list[Cancel]:
         """Read what came in; with a wait, return after the first message."""
@@ -302,68 +265,12 @@ class Inbox:
         return cancels
 
     def _take(self, room: int, commands: list[Submit | Cancel]) -> None:
-        while room > 0 and not any(each.alone for each in self._in_flight.values()):
-            head = self._head()
-            if head is None:
-                break
-            fits, claim = self._try_to_claim(*head, room)
-            if not fits:
-                break
-            if claim is not None:
-                commands.append(Submit(claim))
-                room -= claim.request.n
-
-    def _head(self) -> tuple[str, str] | None:
-        """The queue to take from next and the job that is first in it; pipelines of one priority take turns."""
-        turn = self._next_pipeline % len(self._pipelines)
-        order = self._pipelines[turn:] + self._pipelines[:turn]
-        queues = [keys.queue(each.id, priority) for priority in keys.PRIORITIES for each in order]
-        with self._redis.pipeline(transaction=False) as pipe:
-            for queue in queues:
-                pipe.lindex(books.queue_key(queue), 0)
-            heads = pipe.execute()
-        return next(((queue, head.decode()) for queue, head in zip(queues, heads, strict=True) if head), None)
-
-    def _try_to_claim(self, queue: str, job_id: str, room: int) -> tuple[bool, Claim | None]:
-        """Claim a job, or drop it from the queue if it is not to be run; (False, None) if it must wait for room.
-
-        Whoever changed the job meanwhile, a cancel or another worker, makes the transaction run again.
-        """
-
-        def decide(pipe: Pipeline, record: Record | None) -> tuple[bool, Claim | None]:
-            if record is None or record.status is not JobStatus.QUEUED or record.queue != queue:
-                pipe.lrem(books.queue_key(queue), 1, job_id)
-                return True, None
-            if record.attempt == 0 and time.time() > record.expires_at > 0:
-                self._ledger.expire(pipe, record)
-                return True, None
-            try:
-                request = record.request()
-            except BadPayloadError as error:
-                log.warning("bad_payload", job_id=job_id, error=str(error))
-                self._ledger.fail(pipe, record, FailureKind.BAD_PAYLOAD, str(error))
-                return True, None
-            if (record.runs_alone and self._in_flight) or room < request.n <= self._settings.max_rows:
-                return False, None
-            token = uuid4().hex
-            self._ledger.claim(pipe, record, self._name, token, time.time() + self._settings.lease_seconds)
-            class_name = record.text("adm_class_name") or None
-            return True, Claim(
-                job_id, token, request, record.attempt + 1, record.runs_alone, class_name, record.created_at
-            )
-
-        fits, claim = self._ledger.change(job_id, decide)
-        if claim is not None:
-            if (stale := self._in_flight.get(job_id)) is not None:
+        for claim in self._taker.take(room, self._in_flight):
+            if (stale := self._in_flight.get(claim.job_id)) is not None:
                 self._release(stale)
-            self._in_flight[job_id] = claim
-            self._reported[claim.token] = Reported()
-            self._next_pipeline += 1
-            if claim.attempt == 1:
-                waited = max(0.0, time.time() - claim.created_at)
-                self._metrics.waited.labels(claim.request.model, claim.request.priority).observe(waited)
-            log.info("claimed", job_id=job_id, attempt=claim.attempt, alone=claim.alone)
-        return fits, claim
+            self._in_flight[claim.job_id] = claim
+            self._reports.begin(claim)
+            commands.append(Submit(claim))
 
     def _fenced(self, claim: Claim, write: Callable[[Pipeline, Record], bool], repeated: JobStatus | None) -> bool:
         """Write if the claim still stands. `repeated`: the status that says this very write went through before,
@@ -403,4 +310,4 @@ class Inbox:
     def _release(self, claim: Claim) -> None:
         if self._in_flight.get(claim.job_id) is claim:
             del self._in_flight[claim.job_id]
-        self._reported.pop(claim.token, None)
+        self._reports.end(claim)

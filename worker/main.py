@@ -15,20 +15,29 @@ import torch
 from prometheus_client import CollectorRegistry
 from redis import Redis
 from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
 from redis.retry import Retry
+from tenacity import (
+    Retrying,
+    retry_if_exception_type,
+    sleep_using_event,
+    stop_after_delay,
+    stop_when_event_set,
+    wait_exponential,
+)
 
 from engine.engine import Engine
 from engine.numerics import fingerprint
 from engine.pipeline import build_stages
 from jobs import logs
-from jobs.errors import SettingsError
+from jobs.errors import SettingsError, UnavailableError
 from jobs.images import ImageStore
 from jobs.settings import Settings
 from jobs.workers import WorkerInfo
 from models.checkpoint import WeightsError
 from models.precision import has_fast_bf16
 from models.stack import MANIFEST, Stack, load_stack
-from worker.inbox import Inbox
+from worker.inbox import REDIS_AWAY, Inbox
 from worker.loop import Held, Worker
 from worker.metrics import StepMetrics
 from worker.offers import offer, select
@@ -37,6 +46,8 @@ from worker.warmup import measure_steps
 
 log = structlog.get_logger("worker")
 
+START_PATIENCE_SECONDS = 30.0  # for a Redis that starts beside us, or again
+
 
 def main() -> None:
     """Run a worker with the environment's settings; leave with one line and status 1 when it cannot start."""
@@ -44,7 +55,7 @@ def main() -> None:
         settings = Settings.load()
         logs.configure(settings)
         run(settings)
-    except (SettingsError, WeightsError) as error:
+    except (SettingsError, WeightsError, UnavailableError) as error:
         sys.exit(f"adm worker: {error}")
 
 
@@ -59,19 +70,36 @@ def run(settings: Settings) -> None:
     signal.signal(signal.SIGINT, stop)
     device = choose_device(settings.device)
     torch.set_num_threads(settings.threads or torch.get_num_threads())
-    name = settings.worker_name or f"{device.type}-{device.index or 0}"
+    name = settings.name_of_worker(f"{device.type}-{device.index or 0}")
+    store = ImageStore(settings.store_address)
     with hold_name(settings.run_dir, name):
         held = load(settings, device, name)
         redis = Redis.from_url(settings.redis_address, retry=Retry(NoBackoff(), 0), health_check_interval=0)
         infos = [offer(pipeline) for pipeline in held.pipelines.values()]
         inbox = Inbox(redis, settings, name, infos, held.registry)
-        inbox.open()
+        open_inbox(inbox, stopping)
         log.info(
             "ready", worker=name, device=held.info.device, pipelines=list(held.pipelines), numerics=held.info.numerics
         )
-        Worker(held, inbox, ImageStore(settings.store_address), settings).run(stopping)
+        Worker(held, inbox, store, settings).run(stopping)
         inbox.close()
         log.info("stopped", worker=name)
+
+
+def open_inbox(inbox: Inbox, stopping: Event) -> None:
+    """Open it; a Redis that is away is waited for. Raises: UnavailableError when it stays away."""
+    patiently = Retrying(
+        retry=retry_if_exception_type(REDIS_AWAY),
+        wait=wait_exponential(multiplier=0.1, max=2),
+        stop=stop_after_delay(START_PATIENCE_SECONDS) | stop_when_event_set(stopping),
+        sleep=sleep_using_event(stopping),
+        before_sleep=lambda _: log.warning("redis_away"),
+        reraise=True,
+    )
+    try:
+        patiently(inbox.open)
+    except RedisError as error:
+        raise UnavailableError(f"ADM_REDIS_URL: Redis cannot be used: {error}") from error
 
 
 def load(settings: Settings, device: torch.device, name: str) -> Held:

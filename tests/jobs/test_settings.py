@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from jobs.errors import SettingsError
+from jobs.images import ImageStore
 from jobs.settings import Settings
 
 
@@ -31,7 +32,16 @@ def test_unknown_variable_is_refused_with_the_nearest_name(monkeypatch: pytest.M
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("ADM_PORT", "http"), ("ADM_PIPELINES", ","), ("ADM_PRECISION", "fp8"), ("ADM_HEARTBEAT_SECONDS", "40")],
+    [
+        ("ADM_PORT", "http"),
+        ("ADM_PIPELINES", ","),
+        ("ADM_PRECISION", "fp8"),
+        ("ADM_HEARTBEAT_SECONDS", "40"),
+        ("ADM_REDIS_URL", "localhost:6379"),
+        ("ADM_REDIS_URL", "redis://localhost:port"),
+        ("ADM_STORE", "ftp://host/images"),
+        ("ADM_STORE", "s3://"),
+    ],
 )
 def test_wrong_value_is_one_line_naming_the_variable(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(name, value)
@@ -50,6 +60,21 @@ def test_socket_path_that_the_system_cannot_take_is_refused(monkeypatch: pytest.
     monkeypatch.setenv("ADM_DATA", "/" + "x" * 107)
     with pytest.raises(SettingsError, match=r"ADM_DATA: .*107 bytes"):
         Settings.load()
+
+
+def test_worker_is_named_after_its_machine_where_others_may_share_its_redis() -> None:
+    assert Settings().name_of_worker("cpu-0") == "cpu-0"
+    assert Settings(redis_url="redis://elsewhere", worker_name="left").name_of_worker("cpu-0") == "left"
+    name = Settings(redis_url="redis://elsewhere").name_of_worker("cpu-0")
+    assert name.endswith("-cpu-0")
+    assert name != "-cpu-0"
+    assert Settings(worker_name=name).worker_name == name
+
+
+def test_store_that_cannot_be_used_is_one_line_naming_the_variable(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SettingsError, match=r"\AADM_STORE: .*\Z"):
+        ImageStore(str(tmp_path / "file" / "images"))
 
 
 def test_sources_tell_where_a_value_came_from_and_hide_passwords(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,125 @@
+"""Taking jobs from the queues: which is next, whether it fits, and the claim that makes it this worker's."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from uuid import uuid4
+
+import structlog
+from redis.client import Pipeline, Redis
+
+from jobs import books, keys
+from jobs.errors import FailureKind
+from jobs.job import JobStatus
+from jobs.ledger import Ledger
+from jobs.pipelines import PipelineInfo
+from jobs.record import BadPayloadError, Record
+from jobs.request import ResolvedRequest
+from jobs.settings import Settings
+from worker.queue_metrics import QueueMetrics
+
+log = structlog.get_logger("worker.taking")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The right to run one job and write its results, as long as its token stands in the job."""
+
+    job_id: str
+    token: str
+    request: ResolvedRequest
+    attempt: int
+    alone: bool  # two workers died with it in flight: run nothing beside it
+    class_name: str | None
+    created_at: float
+
+
+@dataclass(frozen=True)
+class Submit:
+    claim: Claim
+
+
+@dataclass(frozen=True)
+class Cancel:
+    job_id: str
+
+
+class Taker:
+    """Takes jobs for one worker; holds no claim itself."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        ledger: Ledger,
+        settings: Settings,
+        worker_name: str,
+        pipelines: Sequence[PipelineInfo],
+        metrics: QueueMetrics,
+    ) -> None:
+        self._redis, self._ledger, self._settings, self._name = redis, ledger, settings, worker_name
+        self._pipelines, self._metrics = tuple(pipelines), metrics
+        self._next_pipeline = 0
+
+    def take(self, room: int, in_flight: Mapping[str, Claim]) -> Iterator[Claim]:
+        """Claim jobs for so many images, high priority first.
+
+        The caller enters each claim into `in_flight`, by its job, before it asks for the next.
+        """
+        while room > 0 and not any(each.alone for each in in_flight.values()):
+            head = self._head()
+            if head is None:
+                break
+            fits, claim = self._try_to_claim(*head, room, busy=bool(in_flight))
+            if not fits:
+                break
+            if claim is not None:
+                self._next_pipeline += 1
+                room -= claim.request.n
+                yield claim
+
+    def _head(self) -> tuple[str, str] | None:
+        """The queue to take from next and the job that is first in it; pipelines of one priority take turns."""
+        turn = self._next_pipeline % len(self._pipelines)
+        order = self._pipelines[turn:] + self._pipelines[:turn]
+        queues = [keys.queue(each.id, priority) for priority in keys.PRIORITIES for each in order]
+        with self._redis.pipeline(transaction=False) as pipe:
+            for queue in queues:
+                pipe.lindex(books.queue_key(queue), 0)
+            heads = pipe.execute()
+        return next(((queue, head.decode()) for queue, head in zip(queues, heads, strict=True) if head), None)
+
+    def _try_to_claim(self, queue: str, job_id: str, room: int, *, busy: bool) -> tuple[bool, Claim | None]:
+        """Claim a job, or drop it from the queue if it is not to be run; (False, None) if it must wait for room.
+
+        Whoever changed the job meanwhile, a cancel or another worker, makes the transaction run again.
+        """
+
+        def decide(pipe: Pipeline, record: Record | None) -> tuple[bool, Claim | None]:
+            if record is None or record.status is not JobStatus.QUEUED or record.queue != queue:
+                pipe.lrem(books.queue_key(queue), 1, job_id)
+                return True, None
+            if record.attempt == 0 and time.time() > record.expires_at > 0:
+                self._ledger.expire(pipe, record)
+                return True, None
+            try:
+                request = record.request()
+            except BadPayloadError as error:
+                log.warning("bad_payload", job_id=job_id, error=str(error))
+                self._ledger.fail(pipe, record, FailureKind.BAD_PAYLOAD, str(error))
+                return True, None
+            if (record.runs_alone and busy) or room < request.n <= self._settings.max_rows:
+                return False, None
+            token = uuid4().hex
+            self._ledger.claim(pipe, record, self._name, token, time.time() + self._settings.lease_seconds)
+            class_name = record.text("adm_class_name") or None
+            return True, Claim(
+                job_id, token, request, record.attempt + 1, record.runs_alone, class_name, record.created_at
+            )
+
+        fits, claim = self._ledger.change(job_id, decide)
+        if claim is not None:
+            if claim.attempt == 1:
+                waited = max(0.0, time.time() - claim.created_at)
+                self._metrics.waited.labels(claim.request.model, claim.request.priority).observe(waited)
+            log.info("claimed", job_id=job_id, attempt=claim.attempt, alone=claim.alone)
+        return fits, claim
