@@ -91,16 +91,17 @@ class Job(View):
     started_at: float | None
     ended_at: float | None
     expires_at: float = Field(
-        description="until it has started: when it will be given up; once it has ended: when it and its images go"
+        description="until it first starts: when it will be given up; from then on: until when it is kept at least; "
+        "once it has ended: when it and its images go"
     )
     request: ResolvedRequest | None = Field(description="null only if it cannot be read; the job will fail, or has")
-    progress: Progress | None
+    progress: Progress
     queue: QueueInfo | None = Field(description="null once started")
     images: list[ImageView]
     error: JobError | None
-    usage: Usage | None
+    usage: Usage
     results: dict[str, Any] | None = Field(default=None, description="what is not an image")
-    attempt: int = Field(description="0 until it has started, then 1; each further start adds one")
+    attempt: int = Field(description="1 at first; each further start adds one")
     numerics: str | None = Field(description="fingerprint under which the bytes repeat; null until completed")
 
 

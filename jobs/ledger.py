@@ -102,10 +102,11 @@ class Ledger:
 
     def claim(self, pipe: Pipeline, record: Record, worker_name: str, token: str, lease_ends_at: float) -> None:
         """Write that a worker takes a queued job."""
-        attempt = record.attempt + 1
+        attempt, now = record.starts + 1, time.time()
         books.dequeue(pipe, record)
         fields = books.start(pipe, self.redis, record, worker_name, token)
-        fields |= {"adm_token": token, "adm_attempt": attempt, "adm_started_at": time.time()}
+        fields |= {"adm_token": token, "adm_attempt": attempt, "adm_started_at": now}
+        fields["adm_expires_at"] = now + self.retention_seconds  # it is not given up any more, also when it is requeued
         pipe.hset(books.job_key(record.id), mapping=books.encodable(fields))
         pipe.zadd(keys.LEASES, {f"{record.id}:{token}": lease_ends_at})
         pipe.zrem(keys.EXPIRING, record.id)

@@ -22,7 +22,7 @@ from jobs.pipelines import PipelineInfo
 from jobs.record import Record
 from jobs.request import DRAWN_SEED_BELOW, JobRequest
 from jobs.settings import Settings
-from jobs.views import Views, readable_request, view
+from jobs.views import Views, progress_of, readable_request, view
 
 JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 CURSOR = re.compile(r"\d{16}-[A-Za-z0-9_-]{1,128}")
@@ -73,7 +73,9 @@ class JobQueue:
             body_digest=digest,
             is_new=idempotency_key is None,
         )
-        return Submitted(view(record, resolved, queue, None), False) if created else self._replay(record, digest)
+        if not created:
+            return self._replay(record, digest)
+        return Submitted(view(record, resolved, queue, progress_of(record, resolved, None)), False)
 
     def get(self, job_id: str) -> Job:
         """One job. Raises: RefusedError for an unknown one."""

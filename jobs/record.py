@@ -76,7 +76,7 @@ class Record:
 
     @property
     def expires_at(self) -> float:
-        """Until it has ended: when it is given up if it has not started. Then: when it is removed."""
+        """Until it first starts: when it is given up. Then: until when it is kept at least; once ended, exactly."""
         return self.number("adm_expires_at") or 0.0
 
     @property
@@ -85,8 +85,14 @@ class Record:
         return self.text("adm_token")
 
     @property
-    def attempt(self) -> int:
+    def starts(self) -> int:
+        """How often a worker has taken it."""
         return int(self.number("adm_attempt") or 0)
+
+    @property
+    def attempt(self) -> int:
+        """The attempt it is in, or waits for as its first."""
+        return max(1, self.starts)
 
     @property
     def deaths(self) -> int:
@@ -127,9 +133,10 @@ class Record:
         return JobError.model_validate_json(text) if text else None
 
     @property
-    def usage(self) -> Usage | None:
+    def usage(self) -> Usage:
+        """What its images cost; nothing until it is completed."""
         text = self.text("adm_usage")
-        return Usage.model_validate_json(text) if text else None
+        return Usage.model_validate_json(text) if text else Usage(steps=0, device_seconds=0)
 
     def request(self) -> ResolvedRequest:
         """The request it carries.

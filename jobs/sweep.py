@@ -27,7 +27,7 @@ class Sweeper:
         due = cast(list[bytes], self._redis.zrangebyscore(keys.EXPIRING, "-inf", time.time()))
 
         def decide(pipe: Pipeline, record: Record | None) -> bool:
-            if record is not None and record.status is JobStatus.QUEUED and record.attempt == 0:
+            if record is not None and record.status is JobStatus.QUEUED and record.starts == 0:
                 self._ledger.expire(pipe, record)
                 return True
             return False

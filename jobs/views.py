@@ -72,7 +72,7 @@ class Views:
         )
 
 
-def view(record: Record, request: ResolvedRequest | None, queue: QueueInfo | None, progress: Progress | None) -> Job:
+def view(record: Record, request: ResolvedRequest | None, queue: QueueInfo | None, progress: Progress) -> Job:
     """The Job of `api.md`."""
     return Job(
         id=record.id,
@@ -92,21 +92,19 @@ def view(record: Record, request: ResolvedRequest | None, queue: QueueInfo | Non
     )
 
 
-def progress_of(record: Record, request: ResolvedRequest | None, text: bytes | None) -> Progress | None:
-    """What its worker reported last; before its first word, the first step; once completed, all of it."""
+def progress_of(record: Record, request: ResolvedRequest | None, text: bytes | None) -> Progress:
+    """What its worker reported last; once completed, all of it; where nothing was told or kept, nothing."""
     if text is not None:
         return Progress.model_validate_json(text)
     if request is None:
-        return None
+        return Progress(stage="base", step=0, steps=0, fraction=0)
     match record.status:
-        case JobStatus.IN_PROGRESS | JobStatus.CANCELLING:
-            return Progress(stage="base", step=0, steps=request.steps, fraction=0)
         case JobStatus.COMPLETED if request.upsample:
             return Progress(stage="upsample", step=request.upsample.steps, steps=request.upsample.steps, fraction=1)
         case JobStatus.COMPLETED:
             return Progress(stage="base", step=request.steps, steps=request.steps, fraction=1)
         case _:
-            return None
+            return Progress(stage="base", step=0, steps=request.steps, fraction=0)
 
 
 def readable_request(record: Record) -> ResolvedRequest | None:

@@ -159,7 +159,7 @@ async def follow(client: httpx2.AsyncClient, job_id: str, bar: TaskID, progress:
             response = await client.get(f"/v1/jobs/{job_id}")
             if response.status_code == httpx2.codes.OK:
                 job: dict[str, Any] = response.json()
-                progress.update(bar, completed=(job["progress"] or {"fraction": 0.0})["fraction"])
+                progress.update(bar, completed=job["progress"]["fraction"])
                 if job["status"] in ENDED:
                     return job
         await asyncio.sleep(POLL_SECONDS)

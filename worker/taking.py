@@ -98,7 +98,7 @@ class Taker:
             if record is None or record.status is not JobStatus.QUEUED or record.queue != queue:
                 pipe.lrem(books.queue_key(queue), 1, job_id)
                 return True, None
-            if record.attempt == 0 and time.time() > record.expires_at > 0:
+            if record.starts == 0 and time.time() > record.expires_at > 0:
                 self._ledger.expire(pipe, record)
                 return True, None
             try:
@@ -113,7 +113,7 @@ class Taker:
             self._ledger.claim(pipe, record, self._name, token, time.time() + self._settings.lease_seconds)
             class_name = record.text("adm_class_name") or None
             return True, Claim(
-                job_id, token, request, record.attempt + 1, record.runs_alone, class_name, record.created_at
+                job_id, token, request, record.starts + 1, record.runs_alone, class_name, record.created_at
             )
 
         fits, claim = self._ledger.change(job_id, decide)

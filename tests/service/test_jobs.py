@@ -31,6 +31,8 @@ def test_job_is_accepted_resolved_and_completed(client: httpx2.Client, worker: T
     assert job["status"] == "queued"
     assert job["queue"]["position"] == 0
     assert job["queue"]["workers"] == 1
+    assert job["progress"] == {"stage": "base", "step": 0, "steps": 25, "fraction": 0}
+    assert (job["usage"], job["attempt"]) == ({"steps": 0, "device_seconds": 0}, 1)
     assert job["request"] == {
         "kind": "generate",
         "model": "demo",

@@ -39,7 +39,6 @@ def test_job_is_claimed_completed_and_its_image_readable(bench: Bench, inbox: In
     assert [each.class_name for each in job.images] == ["torus", "torus"]
     assert bench.queue.image_bytes(job_id, bench.queue.image(job_id, 1).record) == png(1)
     assert bench.events(job_id) == ["queued", "started", "image", "image", "completed"]
-    assert job.progress is not None
     assert job.progress.fraction == 1
 
 
@@ -263,6 +262,13 @@ def test_job_given_back_after_its_expiry_still_runs(bench: Bench, inbox: Inbox, 
     assert len(bench.claim(inbox)) == 1
 
 
+def test_job_that_was_started_says_no_more_that_it_will_be_given_up(bench: Bench, inbox: Inbox) -> None:
+    job_id = bench.submit(expires_in=1)
+    (claim,) = bench.claim(inbox)
+    inbox.give_back(claim)
+    assert bench.queue.get(job_id).expires_at > time.time() + 86_000
+
+
 def test_deleted_job_leaves_no_key_and_its_worker_is_refused(bench: Bench, inbox: Inbox, redis: Redis) -> None:
     job_id = bench.submit()
     (claim,) = bench.claim(inbox)
@@ -283,7 +289,6 @@ def test_progress_is_throttled_and_seen_by_polls(bench: Bench, inbox: Inbox) -> 
         inbox.progress(claim, Progress(stage="base", step=step, steps=100, fraction=step / 100))
     assert bench.events(job_id).count("progress") == 1
     progress = bench.queue.get(job_id).progress
-    assert progress is not None
     assert (progress.stage, progress.step) == ("base", 1)
 
 

@@ -78,7 +78,7 @@ export class Gallery {
 
   #follow(tile, { job, frames }) {
     const name = className(this.modelOf(job.request.model), job.request.class_label);
-    const share = Math.floor((job.progress?.fraction ?? 0) * 100);
+    const share = Math.floor((job.progress.fraction) * 100);
     const state = job.status === "queued" ? "queued" : job.status === "cancelling" ? "cancelling" : `${share} %`;
     setText(tile.querySelector(".tile-name"), name);
     setText(tile.querySelector(".tile-seed"), state);

@@ -35,7 +35,7 @@ class Entry {
 
   /** Seconds until the job ends at the pace seen so far; null before there is one. */
   get secondsLeft() {
-    const fraction = this.job.progress?.fraction ?? 0;
+    const fraction = this.job.progress.fraction;
     if (this.pace === null || fraction <= this.pace.fraction) return null;
     const perFraction = (performance.now() - this.pace.at) / (fraction - this.pace.fraction);
     return ((1 - fraction) * perFraction) / 1000;
@@ -144,7 +144,9 @@ export class Jobs extends EventTarget {
     const told = parse(data);
     if (told.deleted) return this.#forget(job.id);
     if (told.object === "job") entry.job = told; // comes with the last event
-    else if (kind === "queued") Object.assign(job, { status: "queued", progress: null });
+    else if (kind === "queued") {
+      Object.assign(job, { status: "queued", progress: { stage: "base", step: 0, steps: job.request.steps, fraction: 0 } });
+    }
     else if (kind === "started") {
       Object.assign(job, { status: "in_progress", attempt: told.attempt, queue: null, started_at: Date.now() / 1000 });
       entry.pace = null;

@@ -141,7 +141,7 @@ export class Stage {
   #progress(entry) {
     const { job } = entry;
     byId("progress-area").hidden = !isActive(job);
-    byId("progress").value = job.progress?.fraction ?? 0;
+    byId("progress").value = job.progress.fraction;
     byId("cancel").disabled = job.status === "cancelling";
     setText(byId("progress-text"), progressText(job));
     setText(byId("progress-hint"), progressHint(entry));
@@ -163,7 +163,7 @@ export class Stage {
     if (request.n > 1) facts.push(["Image", `${this.#index}, of 0 to ${request.n - 1}`]);
     if (job.attempt > 1) facts.push(["Attempt", String(job.attempt)]);
     if (job.status === "completed") facts.push(["Took", duration(job.ended_at - job.started_at)]);
-    if (usage !== null) facts.push(["On the device", `${usage.device_seconds.toFixed(1)} s, ${usage.steps} steps`]);
+    if (usage.steps > 0) facts.push(["On the device", `${usage.device_seconds.toFixed(1)} s, ${usage.steps} steps`]);
     const shown = facts.flatMap(([term, value]) => [element("dt", {}, term), element("dd", {}, value)]);
     const list = byId("request-facts");
     if (list.textContent !== shown.map((each) => each.textContent).join("")) list.replaceChildren(...shown);
@@ -203,10 +203,10 @@ export class Stage {
 
   /** Tell screen readers the turns, not every step. */
   #announce({ job }, name) {
-    const quarter = Math.floor((job.progress?.fraction ?? 0) * 4) * 25;
+    const quarter = Math.floor((job.progress.fraction) * 4) * 25;
     const text = {
       queued: `${name}: ${queueText(job.queue)}`,
-      in_progress: `${name}: ${quarter} percent, ${stageName(job.progress?.stage ?? "base")}`,
+      in_progress: `${name}: ${quarter} percent, ${stageName(job.progress.stage)}`,
       cancelling: `${name}: cancelling`,
       completed: `${name}: finished, seed ${job.request.seed}`,
       failed: `${name}: failed`,
@@ -220,7 +220,7 @@ export class Stage {
 function progressText(job) {
   if (job.status === "cancelling") return "Cancelling…";
   if (job.status === "queued") return queueText(job.queue);
-  const { stage, step, steps } = job.progress ?? { stage: "base", step: 0, steps: job.request.steps };
+  const { stage, step, steps } = job.progress;
   return `${stageName(stage)} step ${step} of ${steps}`;
 }
 
