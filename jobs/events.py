@@ -5,7 +5,7 @@ from base64 import b64encode
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from redis.client import Pipeline, Redis
 
@@ -86,8 +86,3 @@ def decode(entries: Entries) -> list[Event]:
     return [
         Event(id.decode(), EventKind(fields[b"event"].decode()), fields[b"data"].decode()) for id, fields in entries
     ]
-
-
-def replay(redis: Redis, job_id: str, last_id: str = START) -> list[Event]:
-    """All kept events behind one, oldest first."""
-    return decode(cast(Entries, redis.xrange(keys.events(job_id), min=after(last_id))))

@@ -1,9 +1,14 @@
-"""Pipelines, workers and images that tests use."""
+"""Pipelines, workers, images and events that tests use."""
 
 import struct
 import time
 import zlib
+from typing import cast
 
+from redis import Redis
+
+from jobs import keys
+from jobs.events import START, Entries, Event, after, decode
 from jobs.pipelines import ClassInfo, Defaults, PipelineInfo, StageInfo, UpsampleDefaults
 from jobs.workers import WorkerInfo
 from models.presets import SHAPE_NAMES
@@ -59,3 +64,8 @@ def png(grey: int = 0, size: int = 2) -> bytes:
     header = struct.pack(">IIBBBBB", size, size, 8, 0, 0, 0, 0)
     rows = (b"\0" + bytes([grey] * size)) * size
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def replay(redis: Redis, job_id: str, last_id: str = START) -> list[Event]:
+    """All kept events behind one, oldest first."""
+    return decode(cast(Entries, redis.xrange(keys.events(job_id), min=after(last_id))))

@@ -6,14 +6,13 @@ from collections.abc import Callable, Iterator
 import pytest
 from redis import Redis
 
-from jobs.events import replay
 from jobs.images import ImageStore
 from jobs.job import Usage
 from jobs.queue import JobQueue
 from jobs.request import JobRequest
 from jobs.settings import Settings
 from tests.conftest import RedisServer
-from tests.jobs.samples import DEMO, DEMO_UNCOND, png
+from tests.jobs.samples import DEMO, DEMO_UNCOND, png, replay
 from worker.inbox import Claim, Inbox, Submit
 
 OpenInbox = Callable[..., Inbox]

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from redis import Redis
 
-from jobs.events import replay
 from jobs.images import ImageStore
 from jobs.job import Job, JobStatus
 from jobs.queue import JobQueue
 from jobs.request import JobRequest
 from jobs.settings import Settings
+from tests.jobs.samples import replay
 
 PATIENCE_SECONDS = 90.0
 

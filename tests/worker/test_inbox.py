@@ -20,11 +20,10 @@ from rq.worker import Worker
 
 from jobs import books, keys
 from jobs.errors import FailureKind
-from jobs.events import replay
 from jobs.job import Progress
 from jobs.settings import Settings
 from tests.conftest import RedisServer
-from tests.jobs.samples import DEMO, png, worker_info
+from tests.jobs.samples import DEMO, png, replay, worker_info
 from tests.worker.conftest import Bench, OpenInbox
 from worker.inbox import Cancel, Inbox, Submit
 

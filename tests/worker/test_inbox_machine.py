@@ -14,13 +14,12 @@ from redis import Redis
 
 from jobs import books, keys
 from jobs.errors import FailureKind, RefusedError
-from jobs.events import replay
 from jobs.job import FINAL_STATUSES, ImageRecord, JobStatus, Usage
 from jobs.queue import JobQueue
 from jobs.request import JobRequest
 from jobs.settings import Settings
 from tests.conftest import RedisServer
-from tests.jobs.samples import DEMO, worker_info
+from tests.jobs.samples import DEMO, replay, worker_info
 from worker.inbox import Cancel, Claim, Inbox
 
 WORKERS = st.sampled_from(["cpu-0", "cpu-1"])
