@@ -98,9 +98,15 @@ def test_container_runs_a_command_that_exists(name: str) -> None:
     assert command in COMMANDS
 
 
-@pytest.mark.parametrize("name", ["up", "demo", "golden", "judge"])
+@pytest.mark.parametrize("name", ["up", "demo", "judge"])
 def test_make_target_runs_a_command_of_its_name(name: str) -> None:
     assert re.search(rf"^{name}: install\n\t\$\(BIN\)/adm {name}\b", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+def test_make_golden_runs_the_cases_of_the_folder_named() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    assert "golden: install\n\t$(BIN)/python -m tests.golden_runner $(GOLDEN)\n" in makefile
+    assert re.search(r"^GOLDEN \?= tests/golden$", makefile, re.MULTILINE)
 
 
 def test_images_run_as_an_ordinary_user() -> None:
