@@ -19,6 +19,7 @@ Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; default a
 Images = Annotated[
     Path | None, typer.Option(help="folder of your own images, CLASS_anything.png; default the rendered shapes")
 ]
+Weights = Annotated[Path | None, typer.Option(help="network file that a new run begins at, to train it further")]
 Cache = Annotated[Path, typer.Option(help="folder where rendered sets are kept")]
 
 
@@ -33,10 +34,12 @@ def _command(name: str, what: str) -> None:
         seed: Seed = 0,
         threads: Threads = None,
         images: Images = None,
+        weights: Weights = None,
         cache: Cache = Path("data/cache"),
     ) -> None:
         import torch
 
+        from models.checkpoint import WeightsError
         from models.precision import has_fast_bf16
         from training.loop import Plan
         from training.recipes import RECIPES
@@ -56,8 +59,8 @@ def _command(name: str, what: str) -> None:
             seed=seed,
             bf16=has_fast_bf16(),
         )
-        with one_line_errors(ValueError, OSError):
-            train(name, plan, images=images, cache=cache)
+        with one_line_errors(ValueError, OSError, WeightsError):
+            train(name, plan, images=images, cache=cache, weights=weights)
 
 
 _command("diffusion", "The class-conditional 32x32 base, with a 'no class' row learnt by label dropout.")

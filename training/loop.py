@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from models.checkpoint import NetworkConfig, save_network
+from models.checkpoint import NetworkConfig, load_state, read_tensors, save_network
 from training.ema import Ema
 from training.optimisation import warmed_rate
 
@@ -81,6 +81,15 @@ class Run:
         plan.folder.mkdir(parents=True, exist_ok=True)
         if (plan.folder / STATE_FILE).exists():
             self._resume()
+
+    def start_from(self, path: Path) -> None:
+        """Begin at the weights of a network file, unless the run has begun already.
+
+        Raises: WeightsError for a file that does not fit the network.
+        """
+        if self.step == 0:
+            load_state(self.task.model, read_tensors(path), path.name)
+            self.ema = Ema(self.task.model.state_dict(), self.plan.ema_rate)
 
     def ticks(self) -> Iterator[Tick]:
         """Train to the end of the plan, yielding after every step; saves as it goes, and whatever ends it."""

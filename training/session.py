@@ -44,11 +44,12 @@ def build_task(name: str, recipe: Recipe, data: LabelledImages) -> Task:
     raise ValueError(f"unknown task {name!r}; known are {', '.join(RECIPES)}")
 
 
-def train(name: str, plan: Plan, *, images: Path | None, cache: Path) -> None:
+def train(name: str, plan: Plan, *, images: Path | None, cache: Path, weights: Path | None = None) -> None:
     """Train to the end of the plan, or until interrupted: the next call goes on where this one stopped.
 
     images is a folder of one's own; None takes the rendered shapes, which are kept in the cache folder.
-    Raises: ValueError for a folder without images.
+    weights is a network file to begin a new run at.
+    Raises: ValueError for a folder without images, WeightsError for weights that do not fit.
     """
     recipe = dataclasses.replace(RECIPES[name], batch_size=plan.batch_size)
     if images is None:
@@ -57,6 +58,8 @@ def train(name: str, plan: Plan, *, images: Path | None, cache: Path) -> None:
         data = own_images(images, recipe.image_size)
     torch.manual_seed(plan.seed)  # the initial weights
     run = Run(build_task(name, recipe, data), plan)
+    if weights is not None:
+        run.start_from(weights)
     parameters = sum(parameter.numel() for parameter in run.task.model.parameters())
     print(f"{name}: {parameters / 1e6:.2f}M parameters, at step {run.step}, into {plan.folder}", flush=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stopped run saves, however it is stopped

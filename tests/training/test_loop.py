@@ -151,6 +151,18 @@ def test_run_that_diverges_stops_and_says_at_which_step(
     assert all(torch.equal(run.ema.values[name], value) for name, value in before.items())
 
 
+def test_new_run_begins_at_given_weights_and_one_that_has_begun_does_not(whole: Run, tmp_path: Path) -> None:
+    weights = whole.plan.folder / EMA_FILE
+    run = Run(task(seed=1), plan(tmp_path, steps=1))
+    run.start_from(weights)
+    begun = read_tensors(weights)
+    assert all(torch.equal(value, begun[name]) for name, value in run.ema.values.items())
+    finish(run)
+    trained = {name: value.clone() for name, value in run.task.model.state_dict().items()}
+    run.start_from(weights)
+    assert all(torch.equal(value, trained[name]) for name, value in run.task.model.state_dict().items())
+
+
 def test_ticks_tell_the_share_that_is_done_and_the_parts_of_the_loss(tmp_path: Path) -> None:
     ticks = list(Run(task(), plan(tmp_path, 4)).ticks())
     assert [tick.done for tick in ticks] == [0.25, 0.5, 0.75, 1.0]
