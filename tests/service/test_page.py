@@ -31,7 +31,7 @@ document.addEventListener("securitypolicyviolation", (event) => console.error(`C
 WAIT_MS = 20_000  # for a busy machine; nothing waits longer than it must
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # Playwright holds a running event loop, in which others could run none
 def browser() -> Iterator[Browser]:
     if not CHROMIUM.exists():
         pytest.fail(f"the page's tests need {CHROMIUM}: `make browser`, or `apt-get install chromium`")

@@ -16,9 +16,19 @@ ROOT = Path(__file__).parents[2]
 
 @contextmanager
 def running(run_dir: Path, source: str, *prefix: str) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
-    """A supervisor in a process of its own with its two children up: it and their pids."""
+    """A supervisor in a process of its own with its two children up: it and their pids.
+
+    Without a prefix it minds SIGHUP, even if the tests themselves run under nohup.
+    """
     with subprocess.Popen(
-        [*prefix, sys.executable, "-m", "tests.stack.programs", str(run_dir), source],
+        [
+            *(prefix or ("env", "--default-signal=HUP")),
+            sys.executable,
+            "-m",
+            "tests.stack.programs",
+            str(run_dir),
+            source,
+        ],
         cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,
