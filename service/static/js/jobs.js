@@ -106,7 +106,7 @@ export class Jobs extends EventTarget {
     if (entry === undefined) {
       this.#entries.set(job.id, new Entry(job));
       for (const old of this.all.slice(MAX_FILMS)) old.frames.clear();
-    } else entry.job = job;
+    } else if (isActive(entry.job) || !isActive(job)) entry.job = job; // an answer that the last event overtook is old
     this.#changed(job.id, "job");
   }
 
