@@ -9,7 +9,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Route, expect, sync_playwright
 from redis import Redis
 
 from jobs.events import Preview
@@ -401,6 +401,24 @@ def test_keyboard_alone_makes_scrubs_and_cancels(page: Page, painter: Painter) -
     page.keyboard.press("Enter")
     painter.hear_cancel(claim)
     expect(page.locator("#outcome")).to_be_visible()
+
+
+def test_answer_of_a_cancel_that_the_end_overtook_changes_nothing(page: Page, painter: Painter) -> None:
+    open_page(page)
+    claim = generate(page, painter)
+
+    def hold_back(route: Route) -> None:
+        answer = route.fetch()
+        painter.hear_cancel(claim)
+        expect(page.locator("#outcome")).to_be_visible()
+        route.fulfill(response=answer)
+
+    page.route("**/cancel", hold_back)
+    with page.expect_response("**/cancel") as cancelled:
+        page.get_by_role("button", name="Cancel").click()
+    assert cancelled.value.json()["status"] == "cancelling"
+    expect(page.locator("#outcome")).to_be_visible()
+    expect(page.get_by_role("button", name="Cancel")).to_be_hidden()
 
 
 def test_every_control_has_a_name(page: Page, painter: Painter) -> None:
