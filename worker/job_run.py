@@ -26,17 +26,13 @@ class JobRun:
         index = trajectory.request.index
         self._steps_done[index] += 1
         self.device_seconds += seconds
-        before = sum(plan.num_steps for plan in trajectory.request.plans[: self._stage_index(trajectory)])
-        plan = trajectory.request.plans[self._stage_index(trajectory)]
-        self._behind[index] = (stage, self._steps_done[index] - before, plan.num_steps)
-
-    def _stage_index(self, trajectory: Trajectory) -> int:
         # From the count of steps: the engine may have moved the trajectory on to the next stage already.
-        done, reached = self._steps_done[trajectory.request.index], 0
-        for stage_index, plan in enumerate(trajectory.request.plans):
-            reached += plan.num_steps
-            if done <= reached:
-                return stage_index
+        step = self._steps_done[index]
+        for plan in trajectory.request.plans:
+            if step <= plan.num_steps:
+                self._behind[index] = (stage, step, plan.num_steps)
+                return
+            step -= plan.num_steps
         raise AssertionError("an image took more steps than its plans have")
 
     def place(self, index: int) -> tuple[int, int]:

@@ -73,9 +73,11 @@ class Worker:
             self._inbox.give_back(run.claim)
 
     def _read_inbox(self, *, accept: bool) -> None:
-        accept = accept and time.monotonic() >= self._store_is_away_until
-        room = QUEUE_DEPTH * self._engine.max_rows - self._engine.rows_in_flight if accept else 0
-        wait_seconds = 0.0 if self._runs or not accept else IDLE_WAIT_SECONDS
+        wait_seconds = (
+            0.0 if self._runs or not accept else IDLE_WAIT_SECONDS
+        )  # also while the store is away: no spinning
+        takes = accept and time.monotonic() >= self._store_is_away_until
+        room = QUEUE_DEPTH * self._engine.max_rows - self._engine.rows_in_flight if takes else 0
         for command in self._inbox.poll(room=max(room, 0), wait_seconds=wait_seconds):
             match command:
                 case Submit(claim):
