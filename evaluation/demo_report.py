@@ -15,7 +15,9 @@ from datasets.shapes import render_set
 from engine.engine import Engine
 from engine.pipeline import BASE, UPSAMPLE, Pipeline, build_stages
 from engine.trajectory import StagePlan
+from evaluation.inception_score import inception_score
 from evaluation.judging import Verdict, add_noise, distance, judge_images, sharpness
+from evaluation.precision_recall import precision_recall
 from evaluation.sampling import Sampler
 from models.checkpoint import load_network
 from models.judge import Judge
@@ -92,7 +94,17 @@ class DemoReport:
         what = f"conditional, {sampler}, scale {scale:g}"
         verdict = judge_images(self.judge, self._images("demo", list(labels), sampler, scale, what=what))
         fid = distance(self.fresh_verdict, verdict)
-        return {"guidance_scale": scale} | verdict.agreement(torch.tensor(labels)) | {"fid": fid}
+        covered = precision_recall(self.fresh_verdict.features, verdict.features)
+        return (
+            {"guidance_scale": scale}
+            | verdict.agreement(torch.tensor(labels))
+            | {
+                "fid": fid,
+                "precision": round(float(covered.precision), 4),
+                "recall": round(float(covered.recall), 4),
+                "inception_score": round(inception_score(verdict.probabilities), 3),
+            }
+        )
 
     def _unconditional(self, sampler: str) -> dict[str, Any]:
         sweep = {scale: self._steered(sampler, scale, SWEEP_IMAGES, SWEEP_SEED)["agreement"] for scale in SWEEP_SCALES}

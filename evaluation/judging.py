@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffusion.pixels import from_uint8
-from evaluation.statistics import Moments, frechet_distance, mean_interval, wilson_interval
+from evaluation.frechet import Moments, frechet_distance
+from evaluation.intervals import mean_interval, wilson_interval
 from models.judge import Judge
 
 BATCH = 100

@@ -7,7 +7,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from torch import Tensor
 
-from tests.golden_runner import losses, networks, schedules, steps, trajectories
+from tests.golden_runner import evaluator, losses, networks, schedules, steps, trajectories
 from tests.golden_runner.case import Case, CaseError, compare
 
 KINDS: dict[str, Callable[[Case], dict[str, Tensor]]] = {
@@ -19,6 +19,7 @@ KINDS: dict[str, Callable[[Case], dict[str, Tensor]]] = {
     "single_step": steps.single_step,
     "trajectory": trajectories.trajectory,
     "losses": losses.losses,
+    "evaluator": evaluator.evaluator,
 }
 
 

@@ -1,0 +1,30 @@
+"""The Frechet distance, against closed forms."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evaluation.frechet import Moments, frechet_distance
+
+
+def test_distance_of_a_set_to_itself_is_zero() -> None:
+    moments = Moments.of(torch.randn(200, 16, generator=torch.Generator().manual_seed(0)))
+    assert frechet_distance(moments, moments) == pytest.approx(0, abs=1e-9)
+
+
+@given(shift=st.floats(-3, 3), a=st.floats(0.1, 4), b=st.floats(0.1, 4), width=st.integers(1, 6))
+def test_distance_of_isotropic_gaussians_is_the_closed_form(shift: float, a: float, b: float, width: int) -> None:
+    zero, eye = torch.zeros(width, dtype=torch.float64), torch.eye(width, dtype=torch.float64)
+    got = frechet_distance(Moments(zero, a * eye), Moments(zero + shift, b * eye))
+    assert got == pytest.approx(width * (shift**2 + (math.sqrt(a) - math.sqrt(b)) ** 2), abs=1e-9)
+
+
+def test_distance_is_finite_and_symmetric_for_singular_covariances() -> None:
+    generator = torch.Generator().manual_seed(1)
+    few, more = torch.randn(5, 32, generator=generator), torch.randn(9, 32, generator=generator) + 1
+    there = frechet_distance(Moments.of(few), Moments.of(more))
+    assert there == pytest.approx(frechet_distance(Moments.of(more), Moments.of(few)), rel=1e-6)
+    assert there > 0
