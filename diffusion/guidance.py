@@ -1,5 +1,6 @@
 """Classifier guidance: the gradient, and the paper's two algorithms in plain form (ADM, section 4)."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -8,30 +9,61 @@ from torch import Tensor
 
 from diffusion.process import Prediction, Process, gather
 
-LogitsFn = Callable[[Tensor, Tensor], Tensor]
+LogProbabilityFn = Callable[[Tensor, Tensor], Tensor]
+"""x_t [N, C, H, W] and timesteps [N] to log p(y | x_t) of K conditions, [N, K]: anything differentiable in x_t."""
+
+ENTROPY_FACTOR_MAX = 10.0
 
 
-def classifier_gradient(
-    classifier: LogitsFn, x_t: Tensor, timesteps: Tensor, class_labels: Tensor, guidance_scale: Tensor | float
+def classifier_log_probabilities(classifier: Callable[[Tensor, Tensor], Tensor]) -> LogProbabilityFn:
+    """What a noisy classifier, which answers logits, says of its classes."""
+    return lambda x_t, timesteps: F.log_softmax(classifier(x_t, timesteps).float(), dim=-1)
+
+
+def one_hot(class_labels: Tensor, num_classes: int) -> Tensor:
+    """Labels [N] as targets [N, num_classes]."""
+    return F.one_hot(class_labels, num_classes).float()
+
+
+def guidance_gradient(
+    log_probabilities: LogProbabilityFn,
+    x_t: Tensor,
+    timesteps: Tensor,
+    targets: Tensor,
+    guidance_scale: Tensor | float,
+    entropy_scaled: Tensor | None = None,
 ) -> Tensor:
-    """guidance_scale * grad_x log p(y | x_t), by one backward pass of the batch's summed log-probability.
+    """guidance_scale * grad_x sum_y targets_y log p(y | x_t), by one backward pass of the batch's sum.
 
-    Shapes: x_t and result [N, C, H, W]; timesteps, class_labels [N]; guidance_scale a number or [N]. Images do not mix:
-    the gradient of the sum is each image's own. Weight gradients are not formed where the weights do not ask for them.
-    Source: ADM, Algorithms 1 and 2.
+    A target of one label is the paper's guidance; a distribution pulls the classifier's answer towards it, as the sum
+    is minus the cross entropy of the two. Where entropy_scaled is true the scale is multiplied by entropy_factor.
+    Shapes: x_t and result [N, C, H, W]; timesteps [N]; targets [N, K]; guidance_scale a number or [N]; entropy_scaled
+    [N] of booleans. Images do not mix: the gradient of the sum is each image's own. Weight gradients are not formed
+    where the weights do not ask for them.
+    Source: ADM, Algorithms 1 and 2; Zheng et al. 2022 for the entropy.
     """
     with torch.enable_grad():
         x = x_t.detach().requires_grad_(True)
-        selected = log_probability(classifier(x, timesteps).float(), class_labels)
-        (gradient,) = torch.autograd.grad(selected.sum(), x)
-    if isinstance(guidance_scale, Tensor):
-        guidance_scale = guidance_scale.to(gradient.dtype)[:, None, None, None]
-    return gradient * guidance_scale
+        scores = log_probabilities(x, timesteps)
+        (gradient,) = torch.autograd.grad((scores * targets).sum(), x)
+    scale = torch.as_tensor(guidance_scale, dtype=gradient.dtype, device=gradient.device).expand(len(x_t))
+    if entropy_scaled is not None:
+        scale = torch.where(entropy_scaled, scale * entropy_factor(scores.detach()), scale)
+    scaled: Tensor = gradient * scale[:, None, None, None]
+    return scaled
 
 
-def log_probability(logits: Tensor, class_labels: Tensor) -> Tensor:
-    """log softmax(logits) at the labels: [N, classes] and [N] to [N]."""
-    return F.log_softmax(logits, dim=-1).gather(1, class_labels[:, None])[:, 0]
+def entropy_factor(log_probabilities: Tensor) -> Tensor:
+    """log K over the entropy of p(y | x_t), from 1 for a classifier that knows nothing to ENTROPY_FACTOR_MAX: [N].
+
+    A sure classifier's gradient fades before the image is done; this keeps it going. Without the bound a certain
+    answer, whose entropy is 0, would have no scale.
+    Source: Zheng et al. 2022, "Entropy-driven Sampling and Training Scheme for Conditional Diffusion Generation".
+    """
+    entropy = torch.special.entr(log_probabilities.exp()).sum(dim=-1)
+    most = math.log(max(log_probabilities.shape[-1], 2))  # a single condition has no entropy to speak of
+    factor: Tensor = most / entropy.clamp(min=most / ENTROPY_FACTOR_MAX)
+    return factor.clamp(min=1)
 
 
 def guide_mean(predicted: Prediction, guidance: Tensor) -> Tensor:

@@ -35,6 +35,6 @@ def fingerprint(stages: Mapping[str, Stage], precision: str, **encoding: str | N
         "mode": "eager",
         "noise": NOISE_VERSION,
         "encoding": encoding,
-        "shapes": {key: [stage.network_shapes, stage.classifier_shapes] for key, stage in sorted(stages.items())},
+        "shapes": {key: [stage.network_shapes, stage.guide_shapes] for key, stage in sorted(stages.items())},
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:LENGTH]

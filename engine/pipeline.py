@@ -1,10 +1,11 @@
 """Pipelines as the engine runs them: which stages an image passes, and which labels it carries through them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from diffusion.process import Process
 from diffusion.schedule import Schedule
+from engine.guide import Guide
 from engine.numerics import settle_kernels
 from engine.stage import Stage
 from engine.trajectory import ImageRequest, StagePlan
@@ -35,10 +36,14 @@ class Pipeline:
         upsample: StagePlan | None,
         *,
         guidance_interval: tuple[int, int] = (0, 1000),
+        class_weights: Mapping[int, float] | None = None,
+        entropy_scaled: bool = False,
         wants_previews: bool = False,
     ) -> ImageRequest:
-        """One image of a job. The plans' stages are BASE and UPSAMPLE."""
+        """One image of a job. The plans' stages are BASE and UPSAMPLE; class_weights steer instead of class_label."""
         plans = [base] if upsample is None else [base, upsample]
+        if class_weights is None:
+            class_weights = {} if class_label is None else {class_label: 1.0}
         label = class_label if self.spec.conditional and class_label is not None else self.stack.no_class_label
         return ImageRequest(
             job_id=job_id,
@@ -46,9 +51,10 @@ class Pipeline:
             seed=seed,
             plans=tuple(StagePlan(self.stage_key(p.stage), p.sampler, p.num_steps, p.eta) for p in plans),
             network_label=label,
-            guidance_label=class_label,
+            guidance_target=tuple(sorted(class_weights.items())),
             guidance_scale=guidance_scale,
             guidance_interval=guidance_interval,
+            entropy_scaled=entropy_scaled,
             wants_previews=wants_previews,
         )
 
@@ -59,8 +65,8 @@ def build_stages(stacks: Iterable[Stack], max_rows: int, *, bf16: bool = False) 
     stages: dict[str, Stage] = {}
     for stack in stacks:
         base, upsampler = stack.base, stack.upsampler
-        classifier = None if stack.classifier is None else stack.classifier.network
-        stages[f"{stack.name}/{BASE}"] = Stage(BASE, 0, base.network, _process(base), classifier, bf16=bf16)
+        guide = None if stack.classifier is None else Guide.of_classifier(stack.classifier.network)
+        stages[f"{stack.name}/{BASE}"] = Stage(BASE, 0, base.network, _process(base), guide, bf16=bf16)
         if upsampler is not None:
             stages[f"{stack.name}/{UPSAMPLE}"] = Stage(UPSAMPLE, 1, upsampler.network, _process(upsampler), bf16=bf16)
     for stage in stages.values():

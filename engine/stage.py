@@ -6,14 +6,14 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from diffusion.guidance import classifier_gradient
+from diffusion.guidance import guidance_gradient
 from diffusion.noise import Draw, normals
 from diffusion.process import Process
 from diffusion.schedule import sampling_timesteps
 from diffusion.tables import COLUMNS, SamplerTable, ddim_table, ddpm_table, take_step
+from engine.guide import Guide
 from engine.shapes import agreeing_shapes, pad_rows, padded
 from engine.trajectory import ImageRequest, StagePlan, Trajectory
-from models.classifier import NoisyClassifier
 from models.unet import SuperResUNet, UNet
 
 SAMPLERS = ("ddim", "ddpm")
@@ -26,7 +26,7 @@ class UnknownOfferError(Exception):
 
 
 class Stage:
-    """A diffusion network, its process and, where it is guided, its classifier.
+    """A diffusion network, its process and, where it is guided, its guide.
 
     number is the stage's place in the order of stages, part of the address of its noise.
     """
@@ -37,14 +37,14 @@ class Stage:
         number: int,
         network: UNet,
         process: Process,
-        classifier: NoisyClassifier | None = None,
+        guide: Guide | None = None,
         *,
         bf16: bool = False,
     ) -> None:
         self.name, self.number, self.bf16 = name, number, bf16
         layout = torch.channels_last if bf16 else torch.contiguous_format  # each is the faster one of its precision
-        self.network, self.classifier = network, classifier
-        for each in (network, classifier):
+        self.network, self.guide = network, guide
+        for each in (network, None if guide is None else guide.module):
             if each is not None:
                 each.to(memory_format=layout)  # type: ignore[call-overload]  # missing in torch's stubs
         self.process = process
@@ -52,7 +52,7 @@ class Stage:
         size = network.config.image_size
         self.shape = (3, size, size)
         self.network_shapes: tuple[int, ...] = ()
-        self.classifier_shapes: tuple[int, ...] = ()
+        self.guide_shapes: tuple[int, ...] = ()
         self.table = lru_cache(TABLES_KEPT)(self._build_table)
 
     @torch.no_grad()
@@ -64,20 +64,21 @@ class Stage:
             return self._predict(x, timesteps, labels, low_res)
 
         def gradient(rows: int) -> Tensor:
-            x, timesteps, labels, _ = self._probe_inputs(rows, max_rows)
-            assert self.classifier is not None
-            classes = labels % self.classifier.config.out_channels
-            return self._gradient(x, timesteps, classes, torch.ones(rows, device=self.device))
+            x, timesteps, _, _ = self._probe_inputs(rows, max_rows)
+            assert self.guide is not None
+            targets = torch.ones(rows, self.guide.num_conditions, device=self.device)
+            ones = torch.ones(rows, device=self.device)
+            return self._gradient(x, timesteps, targets, ones, ones > 0)
 
         self.network_shapes = agreeing_shapes(network, max_rows)
-        if self.classifier is not None:
-            self.classifier_shapes = agreeing_shapes(gradient, max_rows)
+        if self.guide is not None:
+            self.guide_shapes = agreeing_shapes(gradient, max_rows)
 
     def rehearse(self, rows: int) -> None:
         """Take a step of so many rows, all guided where there is a classifier, and forget it."""
-        guided = self.classifier is not None
+        guided = self.guide is not None
         plan = StagePlan(self.name, "ddpm", 2)
-        request = ImageRequest("", 0, 0, (plan,), 0, 0 if guided else None, float(guided), (0, 10**9))
+        request = ImageRequest("", 0, 0, (plan,), 0, ((0, 1.0),) if guided else (), float(guided), (0, 10**9))
         table = self.table(plan.sampler, plan.num_steps, plan.eta)
         x, low_res = self.starting_noise(0, 0), torch.zeros(self.shape, device=self.device)[:, ::2, ::2]
         self.step([Trajectory(request, table, x, low_res) for _ in range(rows)])
@@ -135,21 +136,30 @@ class Stage:
                 predicted = self.network(x, timesteps, class_labels)
         return predicted.float()
 
-    def _gradient(self, x: Tensor, timesteps: Tensor, class_labels: Tensor, scales: Tensor) -> Tensor:
-        assert self.classifier is not None
+    def _gradient(
+        self, x: Tensor, timesteps: Tensor, targets: Tensor, scales: Tensor, entropy_scaled: Tensor
+    ) -> Tensor:
+        assert self.guide is not None
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            return classifier_gradient(self.classifier, x, timesteps, class_labels, scales).float()
+            log_probabilities = self.guide.log_probabilities
+            return guidance_gradient(log_probabilities, x, timesteps, targets, scales, entropy_scaled).float()
 
     def _guidance(self, batch: Sequence[Trajectory], x: Tensor, timesteps: Tensor) -> Tensor | None:
         guided = [i for i, each in enumerate(batch) if each.guided]
         if not guided:
             return None
+        assert self.guide is not None
         index = torch.tensor(guided, device=self.device)
-        count = padded(len(guided), self.classifier_shapes)
-        labels = torch.tensor([batch[i].request.guidance_label for i in guided], device=self.device)
-        scales = torch.tensor([batch[i].request.guidance_scale for i in guided], device=self.device)
-        inputs = (pad_rows(each, count) for each in (x[index], timesteps[index], labels, scales))
-        gradient = self._gradient(*inputs)
+        requests = [batch[i].request for i in guided]
+        targets = torch.zeros(len(guided), self.guide.num_conditions)
+        for target, request in zip(targets, requests, strict=True):
+            for condition, weight in request.guidance_target:
+                target[condition] = weight
+        scales = torch.tensor([each.guidance_scale for each in requests], device=self.device)
+        entropy_scaled = torch.tensor([each.entropy_scaled for each in requests], device=self.device)
+        count = padded(len(guided), self.guide_shapes)
+        each_row = (x[index], timesteps[index], targets.to(self.device), scales, entropy_scaled)
+        gradient = self._gradient(*(pad_rows(each, count) for each in each_row))
         return torch.zeros_like(x).index_copy_(0, index, gradient[: len(guided)])
 
     def _noise(self, batch: Sequence[Trajectory], rows: Tensor) -> Tensor:

@@ -21,9 +21,9 @@ class StagePlan:
 class ImageRequest:
     """All that determines an image's pixels, and whose it is.
 
-    network_label is the row of the label embedding, None for a network without one; guidance_label steers the
-    classifier, None for no guidance. The two differ where an unconditional model is guided.
-    guidance_interval is in original timesteps, both ends included.
+    network_label is the row of the label embedding, None for a network without one. guidance_target steers the
+    classifier: classes and their weights, one class of weight 1 as a rule, none for no guidance. The two differ where
+    an unconditional model is guided. guidance_interval is in original timesteps, both ends included.
     """
 
     job_id: str
@@ -31,9 +31,10 @@ class ImageRequest:
     seed: int
     plans: tuple[StagePlan, ...]
     network_label: int | None = None
-    guidance_label: int | None = None
+    guidance_target: tuple[tuple[int, float], ...] = ()
     guidance_scale: float = 0.0
     guidance_interval: tuple[int, int] = (0, 1000)
+    entropy_scaled: bool = False
     wants_previews: bool = False
 
     @property
@@ -67,7 +68,7 @@ class Trajectory:
     def guided(self) -> bool:
         """Whether the step to be taken next needs the classifier; only the first stage is ever guided."""
         request = self.request
-        if self.stage_index or request.guidance_label is None or request.guidance_scale == 0:
+        if self.stage_index or not request.guidance_target or request.guidance_scale == 0:
             return False
         low, high = request.guidance_interval
         return low <= self.timestep <= high

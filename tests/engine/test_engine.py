@@ -166,12 +166,12 @@ def test_plan_that_no_stage_can_run_is_refused_at_the_door(bench: Bench, stage: 
 
 
 @pytest.mark.parametrize("place", range(MAX_ROWS))
-@pytest.mark.parametrize("label", ["network_label", "guidance_label"])
-def test_row_that_breaks_fails_its_job_alone(bench: Bench, place: int, label: str) -> None:
+@pytest.mark.parametrize("label", [{"network_label": 99}, {"guidance_target": ((99, 1.0),)}], ids=str)
+def test_row_that_breaks_fails_its_job_alone(bench: Bench, place: int, label: dict[str, object]) -> None:
     """A label beyond the embedding, or beyond the classifier's logits, raises inside the network."""
     plan = (StagePlan(BASE, "ddpm", 2),)
     request = ImageRequest("broken", 0, 1, plan, network_label=0, guidance_scale=2.0)
-    broken = dataclasses.replace(request, **{label: 99})  # type: ignore[arg-type]  # both labels are integers
+    broken = dataclasses.replace(request, **label)  # type: ignore[arg-type]  # each value has its field's type
     good = [bench.image(str(i), sampler="ddpm", scale=3.0, label=i, seed=i) for i in range(MAX_ROWS - 1)]
     engine = bench.engine()
     for request in [*good[:place], broken, *good[place:]]:
@@ -265,13 +265,13 @@ def test_upsampler_is_never_guided(bench: Bench) -> None:
 
 def test_no_class_is_the_last_row_and_steers_nothing(bench: Bench) -> None:
     request = bench.image(label=None, scale=0.0)
-    assert (request.network_label, request.guidance_label) == (3, None)
+    assert (request.network_label, request.guidance_target) == (3, ())
 
 
 def test_unconditional_pipeline_steers_by_the_classifier_alone(bench: Bench) -> None:
     requests = [bench.image(label=label, scale=20.0, pipeline=bench.unconditional) for label in (0, 1)]
     assert [request.network_label for request in requests] == [3, 3]
-    assert [request.guidance_label for request in requests] == [0, 1]
+    assert [request.guidance_target for request in requests] == [((0, 1.0),), ((1, 1.0),)]
     assert not torch.equal(bench.alone(requests[0]), bench.alone(requests[1]))
 
 

@@ -12,8 +12,8 @@ BASE = "tiny/base"
 def test_warm_up_keeps_the_largest_shape_of_network_and_classifier(bench: Bench) -> None:
     for key, stage in bench.stages.items():
         assert stage.network_shapes[-1] == MAX_ROWS
-        assert bool(stage.classifier_shapes) == (key == BASE)
-    assert bench.stages[BASE].classifier_shapes[-1] == MAX_ROWS
+        assert bool(stage.guide_shapes) == (key == BASE)
+    assert bench.stages[BASE].guide_shapes[-1] == MAX_ROWS
 
 
 def test_unknown_sampler_is_refused_by_name(bench: Bench) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffusion.guidance import classifier_gradient
+from diffusion.guidance import classifier_log_probabilities, guidance_gradient, one_hot
 from models.attention import AttentionBlock, AttentionPool, attend
 from models.blocks import Downsample, ResBlock, Upsample, timestep_embedding
 from models.classifier import NoisyClassifier
@@ -55,7 +55,11 @@ def classifier(case: Case) -> dict[str, Tensor]:
     x, timesteps = case.inputs["x"], case.inputs["timesteps"]
     with torch.no_grad():
         logits = model(x, timesteps)
-    return {"out": logits, "guidance_grad": classifier_gradient(model, x, timesteps, case.inputs["y"], 1.0)}
+    targets = one_hot(case.inputs["y"], logits.shape[1])
+    return {
+        "out": logits,
+        "guidance_grad": guidance_gradient(classifier_log_probabilities(model), x, timesteps, targets, 1.0),
+    }
 
 
 def encoder_arguments(config: Fields) -> dict[str, Any]:

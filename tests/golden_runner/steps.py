@@ -5,7 +5,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from diffusion.guidance import classifier_gradient, guide_mean, guide_score, log_probability
+from diffusion.guidance import (
+    classifier_log_probabilities,
+    guidance_gradient,
+    guide_mean,
+    guide_score,
+    one_hot,
+)
 from diffusion.process import Prediction, Process
 from diffusion.tables import SamplerTable, ddim_table, ddpm_table, reverse_ddim_table, take_step
 from tests.golden_runner.analytic import check_seen, read_gradient, read_network, read_process
@@ -135,11 +141,13 @@ def _classifier_grad(case: Case) -> dict[str, Tensor]:
         return linear_logits(x, t, inputs["W"], inputs["b"])
 
     scale = case.config.need("classifier_scale")
-    at_x = logits(inputs["x"], inputs["t"])
+    log_probabilities = classifier_log_probabilities(logits)
+    x, t, at_x = inputs["x"], inputs["t"], logits(inputs["x"], inputs["t"])
+    targets = one_hot(inputs["y"], at_x.shape[1])
     return {
-        "grad": classifier_gradient(logits, inputs["x"], inputs["t"], inputs["y"], scale),
+        "grad": guidance_gradient(log_probabilities, x, t, targets, scale),
         "logits": at_x,
-        "selected": log_probability(at_x, inputs["y"]),
+        "selected": (log_probabilities(x, t) * targets).sum(dim=1),
     }
 
 

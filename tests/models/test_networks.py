@@ -6,7 +6,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffusion.guidance import classifier_gradient
 from models.blocks import ResBlock
 from models.classifier import NoisyClassifier
 from models.config import ClassifierConfig, UNetConfig
@@ -146,35 +145,6 @@ def test_linear_layer_computes_what_torchs_does() -> None:
 def test_training_linear_layer_is_not_padded() -> None:
     layer, x = Linear(16, 8).train(), torch.randn(3, 16, requires_grad=True)
     assert torch.equal(layer(x), torch.nn.functional.linear(x, layer.weight, layer.bias))
-
-
-@pytest.mark.parametrize("trainable", [False, True])
-def test_guidance_forms_no_gradient_of_the_weights(trainable: bool) -> None:
-    classifier = seeded(NoisyClassifier(CLASSIFIER), 0).requires_grad_(trainable)
-    gradient = classifier_gradient(classifier, images(2, 8), torch.tensor([5, 600]), torch.tensor([0, 1]), 3.0)
-    assert not gradient.requires_grad
-    assert all(parameter.grad is None for parameter in classifier.parameters())
-
-
-def test_guidance_gradient_is_each_images_own_and_grows_with_its_scale() -> None:
-    classifier = seeded(NoisyClassifier(CLASSIFIER), 0)
-    x, t, labels = images(3, 8), torch.tensor([5, 600, 40]), torch.tensor([0, 1, 2])
-    scales = torch.tensor([1.0, 0.0, 4.0])
-    together = classifier_gradient(classifier, x, t, labels, scales)
-    for i, scale in enumerate(scales.tolist()):
-        one = slice(i, i + 1)
-        alone = classifier_gradient(classifier, x[one], t[one], labels[one], 1.0)
-        torch.testing.assert_close(together[one], scale * alone, rtol=1e-4, atol=1e-6)
-
-
-def test_guidance_gradient_is_the_slope_of_the_log_probability() -> None:
-    classifier = seeded(NoisyClassifier(CLASSIFIER), 0)
-    x, t, label = images(1, 8), torch.tensor([5]), torch.tensor([1])
-    gradient = classifier_gradient(classifier, x, t, label, 1.0)
-    tiny = 1e-2 * gradient / gradient.norm()
-    with torch.no_grad():
-        above, below = (classifier(at, t).log_softmax(dim=-1)[0, 1] for at in (x + tiny, x - tiny))
-    torch.testing.assert_close(above - below, 2e-2 * gradient.norm(), rtol=1e-2, atol=1e-6)
 
 
 def test_conditional_network_asks_for_labels() -> None:

@@ -58,7 +58,7 @@ def test_unconditional_pipeline_hides_the_class_from_the_network_alone(folder: P
     body = {"model": "tiny-uncond", "class_label": "blue", "steps": 3, "seed": 1}
     request = JobRequest.parse(json.dumps(body).encode()).resolve(offer(pipelines["tiny-uncond"]), lambda: 0)
     (image,) = images_of("job", request, pipelines)
-    assert (image.network_label, image.guidance_label) == (3, 2)
+    assert (image.network_label, image.guidance_target) == (3, ((2, 1.0),))
 
 
 def test_unknown_default_sampler_stops_the_start(tmp_path: Path) -> None:

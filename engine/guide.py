@@ -1,0 +1,22 @@
+"""What steers a stage: any differentiable log p(y | x_t)."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from diffusion.guidance import LogProbabilityFn, classifier_log_probabilities
+from models.classifier import NoisyClassifier
+
+
+@dataclass(frozen=True)
+class Guide:
+    """log p(y | x_t) of num_conditions conditions, and the module whose weights it uses, None where it has none."""
+
+    log_probabilities: LogProbabilityFn
+    num_conditions: int
+    module: nn.Module | None = None
+
+    @classmethod
+    def of_classifier(cls, classifier: NoisyClassifier) -> "Guide":
+        """The paper's: a noisy classifier, whose conditions are its classes."""
+        return cls(classifier_log_probabilities(classifier), classifier.config.out_channels, classifier)
