@@ -7,7 +7,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from torch import Tensor
 
-from tests.golden_runner import evaluator, losses, networks, schedules, steps, trajectories
+from tests.golden_runner import evaluator, losses, networks, presets, schedules, steps, trajectories
 from tests.golden_runner.case import Case, CaseError, compare
 
 KINDS: dict[str, Callable[[Case], dict[str, Tensor]]] = {
@@ -31,6 +31,8 @@ def find_cases(folder: Path) -> list[Path]:
 def run_case(path: Path) -> list[str]:
     """What is wrong with a case, one line each; empty where it passes."""
     try:
+        if presets.is_presets(path, body := json.loads(path.read_text())):
+            return presets.problems(path, body)
         case = Case.load(path)
         if case.kind not in KINDS:
             raise CaseError(f"unknown kind {case.kind!r}; known are {', '.join(sorted(KINDS))}")

@@ -9,23 +9,31 @@ from typing import Any
 
 import pytest
 import torch
+from _pytest.mark.structures import ParameterSet
 from safetensors.torch import load_file, save_file
 
 from tests.golden_runner.runner import find_cases, run_case
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CASES = find_cases(GOLDEN)
+SLOW_CASES = {"presets.json"}  # builds and runs 15 large networks, on the meta device
 QKV = GOLDEN / "components" / "qkv_new.json"  # small, with one input and one output
 SCHEDULE = GOLDEN / "schedule" / "linear_1000.json"
 
 
-@pytest.mark.parametrize("path", CASES, ids=lambda path: str(path.relative_to(GOLDEN).with_suffix("")))
+def marked(path: Path) -> ParameterSet:
+    marks = [pytest.mark.slow] if path.name in SLOW_CASES else []
+    return pytest.param(path, marks=marks, id=str(path.relative_to(GOLDEN).with_suffix("")))
+
+
+@pytest.mark.parametrize("path", [marked(path) for path in CASES])
 def test_reference_case_is_met(path: Path) -> None:
     assert run_case(path) == []
 
 
 def test_cases_of_every_kind_are_there() -> None:
-    folders = {"classifier", "components", "losses", "schedule", "single_step", "trajectory", "unet"}
+    networks, diffusion = {"classifier", "components", "presets", "unet"}, {"schedule", "single_step", "trajectory"}
+    folders = networks | diffusion | {"evaluator", "losses"}
     assert {path.parent.name for path in CASES} == folders
 
 

@@ -1,0 +1,246 @@
+"""What the keys and shapes of an ADM checkpoint tell of its network, and what they leave open; imports no torch.
+
+A checkpoint brings no flags, and wrong flags make noise. Most of them follow from the state dict; the rest is named.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from models.config import ClassifierConfig, EncoderConfig, PoolName, UNetConfig
+from models.flags import CHANNEL_MULT
+from models.presets import PRESETS
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+UPSAMPLER_CHANNELS = 6  # of the input: RGB, joined by the low-resolution image
+SMALLEST_ATTENTION = 8  # the smallest feature map of the official default "32,16,8", for a guess at the image size
+USUAL_HEAD_CHANNELS = 64
+USUAL_HEADS = 4
+
+
+class NotAdmError(ValueError):
+    """Keys that are not those of an ADM network: one line that names what is missing."""
+
+
+@dataclass(frozen=True)
+class Open:
+    """A flag that keys and shapes do not determine, the value assumed, and what a wrong one does."""
+
+    flag: str
+    assumed: str
+    effect: str
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """The network inferred. config's open fields hold the values assumed; presets have this very table of keys."""
+
+    config: UNetConfig | ClassifierConfig
+    presets: tuple[str, ...]
+    open: tuple[Open, ...]
+
+
+@dataclass(frozen=True)
+class _Block:
+    """An input block: its output width, whether it attends, and how it resamples where its keys tell that."""
+
+    width: int
+    enters: int
+    attends: bool
+    kind: str  # "res", "conv", "pool"
+
+
+def inspect_shapes(shapes: Shapes) -> Inspection:
+    """Infer a network from its state dict's shapes. Raises: NotAdmError."""
+    blocks = list(_input_blocks(shapes))
+    is_unet = any(key.startswith("output_blocks.") for key in shapes)
+    depths = _depths(shapes, blocks) if is_unet else _encoder_depths(blocks)
+    if not depths:
+        raise NotAdmError("the input blocks follow no ADM pattern of levels and residual blocks")
+    levels, num_res_blocks = depths[0]
+    config = _unet(shapes) if is_unet else _classifier(shapes, levels)
+    config = replace(config, **_encoder_fields(shapes, blocks, levels, num_res_blocks))
+    config = replace(config, **_assumed_heads(config))
+    config = replace(config, image_size=config.image_size or _assumed_size(config))
+    presets = tuple(name for name, each in PRESETS.items() if _determined(each.config) == _determined(config))
+    if presets:
+        config = PRESETS[presets[0]].config
+    return Inspection(config, presets, tuple(_open(config, presets, depths)))
+
+
+def _shape(shapes: Shapes, key: str) -> tuple[int, ...]:
+    if key not in shapes:
+        raise NotAdmError(f"no ADM network: lacks {key}")
+    return shapes[key]
+
+
+def _indices(shapes: Shapes, pattern: str) -> set[int]:
+    return {int(match[1]) for key in shapes if (match := re.match(pattern, key))}
+
+
+def _input_blocks(shapes: Shapes) -> Iterator[_Block]:
+    """Every input block after the first convolution; one that has no keys is a pooling."""
+    enters = _shape(shapes, "input_blocks.0.0.weight")[0]
+    for n in range(1, max(_indices(shapes, r"input_blocks\.(\d+)\."), default=0) + 1):
+        stem = f"input_blocks.{n}"
+        kind = "res" if f"{stem}.0.in_layers.2.weight" in shapes else "conv"
+        weight = shapes.get(f"{stem}.0.in_layers.2.weight") or shapes.get(f"{stem}.0.op.weight")
+        if weight is None:
+            kind = "pool"
+        width = enters if weight is None else weight[0]
+        yield _Block(width, enters, f"{stem}.1.qkv.weight" in shapes, kind)
+        enters = width
+
+
+def _depths(shapes: Shapes, blocks: list[_Block]) -> list[tuple[int, int]]:
+    """(levels, residual blocks a level) of a UNet: every level but the finest ends its decoder with an upsampler."""
+    outputs = max(_indices(shapes, r"output_blocks\.(\d+)\.")) + 1
+    upsamplers = _indices(shapes, r"output_blocks\.(\d+)\.[12]\.(?:in_layers\.2|conv)\.weight")
+    levels = 1 + (len(upsamplers) or sum(block.kind == "pool" for block in blocks))
+    num_res_blocks = outputs // levels - 1
+    return [(levels, num_res_blocks)] if _fits(blocks, levels, num_res_blocks) else []
+
+
+def _encoder_depths(blocks: list[_Block]) -> list[tuple[int, int]]:
+    """All (levels, residual blocks a level) that the blocks of an encoder allow.
+
+    A residual block that halves the map has the keys of any other. What a level cannot have tells it apart: two widths,
+    or attention in some of its blocks. Where that leaves several, those near the official depth of two come first.
+    """
+    total = len(blocks) + 1
+    splits = [(total // (n + 1), n) for n in range(1, total) if total % (n + 1) == 0]
+    return [each for each in sorted(splits, key=lambda each: abs(each[1] - 2)) if _fits(blocks, *each)]
+
+
+def _fits(blocks: list[_Block], levels: int, num_res_blocks: int) -> bool:
+    if num_res_blocks < 1 or len(blocks) + 1 != levels * (num_res_blocks + 1):
+        return False
+    for level in range(levels):
+        start = level * (num_res_blocks + 1)
+        body, rest = blocks[start : start + num_res_blocks], blocks[start + num_res_blocks :][:1]
+        if any(block.kind != "res" for block in body):
+            return False
+        if len({block.width for block in body}) > 1 or len({block.attends for block in body}) > 1:
+            return False
+        if any(block.attends or block.width != block.enters for block in rest):
+            return False
+    downs = {block.kind for block in blocks[num_res_blocks :: num_res_blocks + 1]}
+    return len(downs) <= 1
+
+
+def _encoder_fields(shapes: Shapes, blocks: list[_Block], levels: int, num_res_blocks: int) -> dict[str, Any]:
+    firsts = blocks[:: num_res_blocks + 1]
+    model_channels = _shape(shapes, "time_embed.0.weight")[1]
+    in_channels = _shape(shapes, "input_blocks.0.0.weight")[1]
+    kind = blocks[num_res_blocks].kind if levels > 1 else "res"
+    emb_width = _shape(shapes, "middle_block.0.emb_layers.1.weight")[0]
+    return {
+        "model_channels": model_channels,
+        "in_channels": in_channels,
+        "num_res_blocks": num_res_blocks,
+        "channel_mult": tuple(_multiplier(block.width, model_channels) for block in firsts),
+        "attention_resolutions": tuple(2**level for level, block in enumerate(firsts) if block.attends),
+        "use_scale_shift_norm": emb_width == 2 * blocks[-1].width,
+        "resblock_updown": kind == "res",
+        "conv_resample": kind != "pool",
+    }
+
+
+def _multiplier(width: int, model_channels: int) -> float:
+    if width % model_channels == 0:
+        return width // model_channels
+    ratio = width / model_channels
+    return ratio if int(ratio * model_channels) == width else math.nextafter(ratio, math.inf)
+
+
+def _unet(shapes: Shapes) -> UNetConfig:
+    labels = shapes.get("label_emb.weight")
+    return UNetConfig(
+        **_UNKNOWN_YET,
+        out_channels=_shape(shapes, "out.2.weight")[0],
+        num_classes=None if labels is None else labels[0],
+        super_res=_shape(shapes, "input_blocks.0.0.weight")[1] == UPSAMPLER_CHANNELS,
+    )
+
+
+def _classifier(shapes: Shapes, levels: int) -> ClassifierConfig:
+    pool: PoolName
+    size = 0
+    if "out.2.positional_embedding" in shapes:
+        pool, logits = "attention", _shape(shapes, "out.2.c_proj.weight")
+        size = math.isqrt(shapes["out.2.positional_embedding"][1] - 1) * 2 ** (levels - 1)
+    elif len(_shape(shapes, "out.0.weight")) == 1:
+        pool, logits = "adaptive", _shape(shapes, "out.3.weight")
+    elif "out.1.weight" in shapes:
+        pool, logits = "spatial_v2", _shape(shapes, "out.3.weight")
+    else:
+        pool, logits = "spatial", _shape(shapes, "out.2.weight")
+    return ClassifierConfig(**_UNKNOWN_YET | {"image_size": size}, out_channels=logits[0], pool=pool)
+
+
+_UNKNOWN_YET: dict[str, Any] = {
+    "image_size": 0,
+    "model_channels": 0,
+    "num_res_blocks": 0,
+    "attention_resolutions": (),
+    "channel_mult": (),
+}
+
+
+def _assumed_heads(config: EncoderConfig) -> dict[str, int]:
+    widths = [config.width(level) for level in range(len(config.channel_mult))]
+    attending = [width for level, width in enumerate(widths) if 2**level in config.attention_resolutions]
+    if all(width % USUAL_HEAD_CHANNELS == 0 for width in [*attending, widths[-1]]):
+        return {"num_head_channels": USUAL_HEAD_CHANNELS, "num_heads": USUAL_HEADS}
+    if isinstance(config, ClassifierConfig) and config.pool == "attention":  # its pool counts channels alone
+        return {"num_head_channels": math.gcd(*attending, widths[-1])}
+    return {"num_heads": USUAL_HEADS if all(width % USUAL_HEADS == 0 for width in attending) else 1}
+
+
+def _assumed_size(config: EncoderConfig) -> int:
+    official = (size for size, mult in CHANNEL_MULT.items() if mult == config.channel_mult)
+    return next(official, SMALLEST_ATTENTION * max(config.attention_resolutions, default=2 ** len(config.channel_mult)))
+
+
+def _determined(config: EncoderConfig) -> EncoderConfig:
+    """The configuration without what no key and no shape tells."""
+    pooled = isinstance(config, ClassifierConfig) and config.pool == "attention"
+    reached = tuple(f for f in config.attention_resolutions if f < 2 ** len(config.channel_mult))
+    return replace(
+        config,
+        image_size=config.image_size if pooled else 0,
+        attention_resolutions=reached,
+        dropout=0.0,
+        num_heads=1,
+        num_head_channels=-1,
+        use_new_attention_order=False,
+        rescale_residual=False,
+        **({"num_heads_upsample": -1} if isinstance(config, UNetConfig) else {}),
+    )
+
+
+def _open(
+    config: UNetConfig | ClassifierConfig, presets: tuple[str, ...], depths: list[tuple[int, int]]
+) -> Iterator[Open]:
+    preset = PRESETS[presets[0]] if presets else None
+    order = "new" if config.use_new_attention_order else "legacy"
+    yield Open("use_new_attention_order", order, "noise: the shapes are the same in both orders of qkv")
+    heads = f"{config.num_head_channels} channels a head"
+    if config.num_head_channels == -1:
+        heads = f"num_heads {config.num_heads} at every width"
+    yield Open("num_heads / num_head_channels", heads, "images that fall apart, or noise")
+    if not (isinstance(config, ClassifierConfig) and config.pool == "attention"):
+        yield Open("image_size", str(config.image_size), "repeated or cut objects: the network runs at any size")
+    if len(depths) > 1:
+        others = ", ".join(f"{levels} of {count}" for levels, count in depths)
+        yield Open("levels and num_res_blocks", f"{depths[0][0]} of {depths[0][1]}", f"possible are {others}")
+    if isinstance(config, UNetConfig):
+        schedule = (preset and preset.schedule) or "linear"
+        yield Open("noise_schedule", schedule, "washed-out, over-sharp or noisy images")
+        yield Open("diffusion_steps", str((preset and preset.num_timesteps) or 1000), "the same")
+        yield Open("predict_xstart", "False (eps)", "noise")
+    yield Open("rescale_timesteps", "False", "none at 1000 diffusion_steps; noise at any other count")
+    yield Open("dropout", str(config.dropout), "none but in training")
