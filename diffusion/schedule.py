@@ -82,6 +82,10 @@ def sampling_timesteps(num_timesteps: int, sampler: str, num_steps: int) -> list
     return space_timesteps(num_timesteps, [num_steps])
 
 
+def _betas_between(alpha_bar: Tensor) -> Tensor:
+    return 1 - alpha_bar / torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]])
+
+
 @dataclass(frozen=True)
 class Schedule:
     """A diffusion process in discrete time: betas of its own steps and the original timestep of each.
@@ -97,6 +101,11 @@ class Schedule:
     def named(cls, name: str, num_timesteps: int) -> "Schedule":
         return cls(named_betas(name, num_timesteps), torch.arange(num_timesteps), num_timesteps)
 
+    @classmethod
+    def of_alpha_bar(cls, alpha_bar: Tensor) -> "Schedule":
+        """Steps at any levels of a process in continuous time: alpha_bar [T], float64, from image to noise."""
+        return cls(_betas_between(alpha_bar), torch.arange(len(alpha_bar)), len(alpha_bar))
+
     def respaced(self, timesteps: Sequence[int]) -> "Schedule":
         """The process that visits only these of this one's steps: betas follow from the kept alpha_bar.
 
@@ -105,9 +114,7 @@ class Schedule:
         if not timesteps:
             raise ValueError("a process needs at least one timestep")
         kept = torch.tensor(sorted(set(timesteps)))
-        alpha_bar = self.alpha_bar[kept]
-        before = torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]])
-        return Schedule(1 - alpha_bar / before, self.timestep_map[kept], self.num_original)
+        return Schedule(_betas_between(self.alpha_bar[kept]), self.timestep_map[kept], self.num_original)
 
     @property
     def num_timesteps(self) -> int:

@@ -1,40 +1,60 @@
-"""Samplers as coefficient tables: every step of DDPM and DDIM, guided or not, is one formula with a row of numbers.
+"""Samplers as coefficient tables: every step of every sampler, guided or not, is one formula with a row of numbers.
 
-    pred_x0 = clamp(X x - E out)
-    x_prev  = A x + B pred_x0 + D out + (G + H var(v)) g + (S + K sqrt(var(v))) noise
+    pred_x0 = threshold(X x - E out + I g)
+    x_prev  = A x + B pred_x0 + D out + M memory + (G + H var(v)) g + (S + K sqrt(var(v))) noise
+    memory  = P x + Q (pred_x0 + R g)
 
-with log var(v) between the row's two bounds. Rows are built once in float64 per (schedule, sampler, eta); a step
-gathers one row an image, so a batch mixes samplers, lengths, schedules and guidance scales without a branch.
+with log var(v) between the row's two bounds. Memory is what solvers of second order keep of the evaluation before, per
+image. Rows are built once in float64 per (schedule, sampler, eta, thresholding), one row an evaluation of the network;
+a step gathers one row an image, so a batch mixes samplers, lengths, schedules and guidance scales without a branch.
 """
 
 from dataclasses import dataclass, fields
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from diffusion.process import MeanType, Process
 
+Thresholding = Literal["clip", "dynamic", "none"]
+
+DYNAMIC_QUANTILE = 0.995  # of |pred_x0| over an image, the paper's choice (Saharia et al. 2022, section 2.3)
+
 
 @dataclass(frozen=True)
 class Coefficients:
-    """The columns, [S] each, one entry a step in order of execution (from noise to image), float64."""
+    """The columns, [S] each, one entry a row in order of execution (from noise to image), float64."""
 
     x_to_x0: Tensor  # X
     out_to_x0: Tensor  # E, subtracted
+    guidance_to_x0: Tensor  # I, where the threshold acts on the guided prediction
     clamp: Tensor  # bound on |pred_x0|; infinite where it is not clipped
+    quantile: Tensor  # of |pred_x0|, which bounds it and is scaled to 1 where it is above; 0 where it does not
     x_to_prev: Tensor  # A
     x0_to_prev: Tensor  # B
     out_to_prev: Tensor  # D, used where the network predicts x_prev itself
+    memory_to_prev: Tensor  # M
     guidance: Tensor  # G
     guidance_variance: Tensor  # H
     noise: Tensor  # S
     noise_std: Tensor  # K
     low_log_variance: Tensor
     high_log_variance: Tensor
-    guidance_x0: Tensor  # what guidance adds to the reported pred_x0: DDIM's is guided, DDPM's is not
+    guidance_x0: Tensor  # R, what guidance adds to the reported pred_x0: by Algorithm 2 it is guided, by 1 it is not
+    x_to_memory: Tensor  # P
+    x0_to_memory: Tensor  # Q
 
 
 COLUMNS = [field.name for field in fields(Coefficients)]
+
+
+class Step(NamedTuple):
+    """What a step leaves: all [N, C, H, W]. memory goes back in with the image's next step."""
+
+    x_prev: Tensor
+    pred_x0: Tensor
+    memory: Tensor
 
 
 @dataclass(frozen=True)
@@ -48,10 +68,12 @@ class SamplerTable:
         return len(self.timesteps)
 
 
-def ddpm_table(process: Process, *, clip_denoised: bool = True, rescale_timesteps: bool = False) -> SamplerTable:
+def ddpm_table(
+    process: Process, *, thresholding: Thresholding = "clip", rescale_timesteps: bool = False
+) -> SamplerTable:
     """Ancestral sampling (Ho et al. 2020, Algorithm 2); guided by ADM's Algorithm 1: the mean moves by variance * g."""
     schedule = process.schedule
-    columns = _prediction_columns(process, clip_denoised)
+    columns = prediction_columns(process, thresholding)
     if process.mean_type is MeanType.PREVIOUS_X:
         columns["out_to_prev"] = torch.ones_like(schedule.betas)
     else:
@@ -64,11 +86,11 @@ def ddpm_table(process: Process, *, clip_denoised: bool = True, rescale_timestep
     else:
         columns |= {"guidance": process.fixed_variance(), "noise": drawn * (0.5 * low).exp()}
     columns |= {"low_log_variance": low, "high_log_variance": high}
-    return _table(process, columns, rescale_timesteps)
+    return sampling_table(process, columns, rescale_timesteps)
 
 
 def ddim_table(
-    process: Process, eta: float, *, clip_denoised: bool = True, rescale_timesteps: bool = False
+    process: Process, eta: float, *, thresholding: Thresholding = "clip", rescale_timesteps: bool = False
 ) -> SamplerTable:
     """DDIM (Song et al. 2021, Eq. 12); guided by ADM's Algorithm 2: eps moves by -sqrt(1 - alpha_bar) g.
 
@@ -79,28 +101,41 @@ def ddim_table(
     alpha_bar, previous = schedule.alpha_bar, schedule.alpha_bar_prev
     std = eta * ((1 - previous) / (1 - alpha_bar)).sqrt() * (1 - alpha_bar / previous).sqrt()
     direction = (1 - previous - std**2).clamp(min=0).sqrt()  # of eps in x_prev; rounding may take it below 0 at eta 1
-    columns = _prediction_columns(process, clip_denoised)
-    columns |= _along_eps(process, previous, direction)
-    guided = (1 - alpha_bar).sqrt()
-    columns["guidance"] = guided * (previous.sqrt() * schedule.sigma - direction)
-    columns["guidance_x0"] = guided * schedule.sigma
+    columns = score_columns(process, previous, direction, thresholding)
     std[0] = 0
     columns["noise"] = std
-    return _table(process, columns, rescale_timesteps)
+    return sampling_table(process, columns, rescale_timesteps)
 
 
 def reverse_ddim_table(
-    process: Process, *, clip_denoised: bool = True, rescale_timesteps: bool = False
+    process: Process, *, thresholding: Thresholding = "clip", rescale_timesteps: bool = False
 ) -> SamplerTable:
     """DDIM's ODE from image to noise: eta 0, no guidance. Row 0 is the step at t = 0; the last ends at alpha_bar 0."""
-    columns = _prediction_columns(process, clip_denoised)
     onward = process.schedule.alpha_bar_next
-    columns |= _along_eps(process, onward, (1 - onward).sqrt())
-    table = _table(process, columns, rescale_timesteps)
+    columns = prediction_columns(process, thresholding) | _along_eps(process, onward, (1 - onward).sqrt())
+    table = sampling_table(process, columns, rescale_timesteps)
     return SamplerTable(table.rows.flip(0), table.timesteps.flip(0))
 
 
-def _prediction_columns(process: Process, clip_denoised: bool) -> dict[str, Tensor]:
+def score_columns(
+    process: Process, alpha_bar: Tensor, direction: Tensor, thresholding: Thresholding
+) -> dict[str, Tensor]:
+    """A step to sqrt(alpha_bar) pred_x0 + direction * eps, guided by ADM's Algorithm 2: [T] each, as the schedule.
+
+    Dynamic thresholding acts on the guided prediction, whose growth with the scale it is to contain; the clamp acts
+    before guidance, as the official code has it.
+    """
+    schedule = process.schedule
+    columns = prediction_columns(process, thresholding) | _along_eps(process, alpha_bar, direction)
+    guided = (1 - schedule.alpha_bar).sqrt()  # of g, subtracted from eps
+    if thresholding == "dynamic":
+        return columns | {"guidance_to_x0": guided * schedule.sigma}
+    guidance = guided * (alpha_bar.sqrt() * schedule.sigma - direction)
+    return columns | {"guidance": guidance, "guidance_x0": guided * schedule.sigma}
+
+
+def prediction_columns(process: Process, thresholding: Thresholding) -> dict[str, Tensor]:
+    """How the network's output becomes pred_x0, and how that is bounded: [T] each, as the schedule."""
     schedule = process.schedule
     ones = torch.ones_like(schedule.betas)
     match process.mean_type:
@@ -111,7 +146,12 @@ def _prediction_columns(process: Process, clip_denoised: bool) -> dict[str, Tens
         case MeanType.PREVIOUS_X:
             x_to_x0 = -schedule.posterior_mean_x / schedule.posterior_mean_x0
             out_to_x0 = -1 / schedule.posterior_mean_x0
-    return {"x_to_x0": x_to_x0, "out_to_x0": out_to_x0, "clamp": ones if clip_denoised else ones * torch.inf}
+    return {
+        "x_to_x0": x_to_x0,
+        "out_to_x0": out_to_x0,
+        "clamp": ones if thresholding == "clip" else ones * torch.inf,
+        "quantile": ones * (DYNAMIC_QUANTILE if thresholding == "dynamic" else 0),
+    }
 
 
 def _along_eps(process: Process, alpha_bar: Tensor, direction: Tensor) -> dict[str, Tensor]:
@@ -120,26 +160,39 @@ def _along_eps(process: Process, alpha_bar: Tensor, direction: Tensor) -> dict[s
     return {"x_to_prev": slope * process.schedule.x0_from_x, "x0_to_prev": alpha_bar.sqrt() - slope}
 
 
-def _table(process: Process, columns: dict[str, Tensor], rescale_timesteps: bool) -> SamplerTable:
-    zeros = torch.zeros_like(process.schedule.betas)
-    coefficients = Coefficients(**{name: columns.get(name, zeros) for name in COLUMNS})
-    rows = torch.stack([getattr(coefficients, name) for name in COLUMNS], dim=1)
+def sampling_table(process: Process, columns: dict[str, Tensor], rescale_timesteps: bool) -> SamplerTable:
+    """The table of columns [T] that ascend in noise, as schedules do; sampling descends. Columns not given are 0."""
     timesteps = process.schedule.network_timesteps(rescale=rescale_timesteps)
-    return SamplerTable(rows.flip(0), timesteps.flip(0))  # schedules ascend in noise, sampling descends
+    return SamplerTable(stack_columns(columns).flip(0), timesteps.flip(0))
 
 
-def take_step(rows: Tensor, x: Tensor, output: Tensor, guidance: Tensor | None, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """One reverse step of a batch whose images are each at a row of their own; returns (x_prev, pred_x0).
+def stack_columns(columns: dict[str, Tensor]) -> Tensor:
+    """Rows [T, len(COLUMNS)] of columns [T]; those not given are 0."""
+    zeros = torch.zeros_like(columns["x_to_x0"])
+    coefficients = Coefficients(**{name: columns.get(name, zeros) for name in COLUMNS})
+    return torch.stack([getattr(coefficients, name) for name in COLUMNS], dim=1)
 
-    Shapes: rows [N, len(COLUMNS)]; x, guidance, noise and the results [N, C, H, W]; output [N, C or 2C, H, W], the
-    second C channels being the variance values v.
-    Units: x in [-1, 1]; guidance is guidance_scale * grad_x log p(y | x_t), None where no row is guided.
+
+def take_step(
+    rows: Tensor, x: Tensor, output: Tensor, guidance: Tensor | None, noise: Tensor, memory: Tensor | None = None
+) -> Step:
+    """One reverse step of a batch whose images are each at a row of their own.
+
+    Shapes: rows [N, len(COLUMNS)]; x, guidance, noise and memory [N, C, H, W]; output [N, C or 2C, H, W], the second C
+    channels being the variance values v.
+    Units: x in [-1, 1]; guidance is guidance_scale * grad_x log p(y | x_t), None where no row is guided; memory is what
+    the step before returned, None before the first.
     """
     shaped = rows.to(x.dtype)[:, :, None, None, None].unbind(1)
     c = Coefficients(*shaped)
     out, v = (output, None) if output.shape[1] == x.shape[1] else output.chunk(2, dim=1)
-    pred_x0 = (c.x_to_x0 * x - c.out_to_x0 * out).clamp(-c.clamp, c.clamp)
+    pred_x0 = c.x_to_x0 * x - c.out_to_x0 * out
+    if guidance is not None:
+        pred_x0 = pred_x0 + c.guidance_to_x0 * guidance
+    pred_x0 = threshold(pred_x0, c.clamp, c.quantile)
     x_prev = c.x0_to_prev * pred_x0 + c.x_to_prev * x + c.out_to_prev * out
+    if memory is not None:
+        x_prev = x_prev + c.memory_to_prev * memory
     std = c.noise
     if v is not None:
         fraction = (v + 1) / 2
@@ -149,4 +202,22 @@ def take_step(rows: Tensor, x: Tensor, output: Tensor, guidance: Tensor | None, 
         weight = c.guidance if v is None else c.guidance + c.guidance_variance * log_variance.exp()
         x_prev = x_prev + weight * guidance
         pred_x0 = pred_x0 + c.guidance_x0 * guidance
-    return x_prev + std * noise, pred_x0
+    return Step(x_prev + std * noise, pred_x0, c.x_to_memory * x + c.x0_to_memory * pred_x0)
+
+
+def threshold(pred_x0: Tensor, clamp: Tensor, quantile: Tensor) -> Tensor:
+    """Bound predictions: clipped at clamp; or, where quantile is not 0, at that quantile s of their own magnitudes and
+    divided by s, if s is above 1 (dynamic thresholding).
+
+    Shapes: pred_x0 [N, C, H, W], clamp and quantile [N, 1, 1, 1]. The quantile is the order statistic itself, not
+    interpolated: nothing is rounded, so no image can tell its neighbours.
+    Source: Saharia et al. 2022, section 2.3.
+    """
+    dynamic = quantile > 0
+    if not bool(dynamic.any()):
+        return pred_x0.clamp(-clamp, clamp)
+    ordered = pred_x0.abs().flatten(1).sort(dim=1).values
+    place = (quantile * ordered.shape[1]).ceil().long().clamp(min=1) - 1
+    largest = ordered.gather(1, place.flatten(1)).reshape(quantile.shape).clamp(min=1)
+    bound = torch.where(dynamic, largest, clamp)
+    return pred_x0.clamp(-bound, bound) / torch.where(dynamic, largest, 1)

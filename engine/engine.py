@@ -118,7 +118,8 @@ class Engine:
         return batch
 
     def _table(self, plan: StagePlan) -> SamplerTable:
-        return self.stages[plan.stage].table(plan.sampler, plan.num_steps, plan.eta)
+        table = self.stages[plan.stage].table
+        return table(plan.sampler, plan.num_steps, plan.eta, plan.time_grid, plan.thresholding)
 
     def _enter(self, request: ImageRequest, stage_index: int, low_res: Tensor | None) -> Trajectory:
         plan = request.plans[stage_index]

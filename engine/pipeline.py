@@ -1,7 +1,7 @@
 """Pipelines as the engine runs them: which stages an image passes, and which labels it carries through them."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from diffusion.process import Process
 from diffusion.schedule import Schedule
@@ -49,7 +49,7 @@ class Pipeline:
             job_id=job_id,
             index=index,
             seed=seed,
-            plans=tuple(StagePlan(self.stage_key(p.stage), p.sampler, p.num_steps, p.eta) for p in plans),
+            plans=tuple(replace(plan, stage=self.stage_key(plan.stage)) for plan in plans),
             network_label=label,
             guidance_target=tuple(sorted(class_weights.items())),
             guidance_scale=guidance_scale,

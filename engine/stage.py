@@ -6,17 +6,18 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from diffusion.grids import TimeGrid, grid_timesteps
 from diffusion.guidance import guidance_gradient
 from diffusion.noise import Draw, normals
 from diffusion.process import Process
-from diffusion.schedule import sampling_timesteps
-from diffusion.tables import COLUMNS, SamplerTable, ddim_table, ddpm_table, take_step
+from diffusion.solvers import dpmpp_2m_table, heun_table
+from diffusion.tables import COLUMNS, SamplerTable, Thresholding, ddim_table, ddpm_table, take_step
 from engine.guide import Guide
 from engine.shapes import agreeing_shapes, pad_rows, padded
 from engine.trajectory import ImageRequest, StagePlan, Trajectory
 from models.unet import SuperResUNet, UNet
 
-SAMPLERS = ("ddim", "ddpm")
+SAMPLERS = ("ddim", "ddpm", "dpmpp_2m", "heun")
 NOISE_COLUMNS = [COLUMNS.index("noise"), COLUMNS.index("noise_std")]
 TABLES_KEPT = 256
 
@@ -92,16 +93,30 @@ class Stage:
         x, timesteps, labels, low_res = (each[:rows].to(self.device) for each in inputs)
         return x, timesteps, labels, low_res
 
-    def _build_table(self, sampler: str, num_steps: int, eta: float) -> SamplerTable:
+    def _build_table(
+        self,
+        sampler: str,
+        num_steps: int,
+        eta: float,
+        time_grid: TimeGrid = "official",
+        thresholding: Thresholding = "clip",
+    ) -> SamplerTable:
         if sampler not in SAMPLERS:
             raise UnknownOfferError(f"unknown sampler {sampler!r}; there are {', '.join(SAMPLERS)}")
         schedule = self.process.schedule
         try:
-            kept = schedule.respaced(sampling_timesteps(schedule.num_timesteps, sampler, num_steps))
+            kept = schedule.respaced(grid_timesteps(schedule, time_grid, sampler, num_steps))
         except ValueError as error:
             raise UnknownOfferError(f"{num_steps} steps of {schedule.num_timesteps}: {error}") from error
         respaced = Process(kept, self.process.mean_type, self.process.variance_type)
-        return ddim_table(respaced, eta) if sampler == "ddim" else ddpm_table(respaced)
+        match sampler:
+            case "ddim":
+                return ddim_table(respaced, eta, thresholding=thresholding)
+            case "dpmpp_2m":
+                return dpmpp_2m_table(respaced, thresholding=thresholding)
+            case "heun":
+                return heun_table(respaced, thresholding=thresholding)
+        return ddpm_table(respaced, thresholding=thresholding)
 
     def starting_noise(self, seed: int, index: int) -> Tensor:
         """x_T of an image: [3, H, W]."""
@@ -109,15 +124,16 @@ class Stage:
 
     @torch.no_grad()
     def step(self, batch: Sequence[Trajectory]) -> None:
-        """Take the next step of every trajectory of the batch: all of them, or on an exception none."""
+        """Take the next row of every trajectory's table: of all of them, or on an exception of none."""
         x = torch.stack([each.x for each in batch])
         rows = torch.stack([each.table.rows[each.row] for each in batch]).to(self.device, torch.float32)
         timesteps = torch.tensor([each.timestep for each in batch], device=self.device)
         output = self._output(batch, x, timesteps)
         guidance = self._guidance(batch, x, timesteps)
-        x_prev, pred_x0 = take_step(rows, x, output, guidance, self._noise(batch, rows))
-        for trajectory, state, prediction in zip(batch, x_prev, pred_x0, strict=True):
-            trajectory.x, trajectory.pred_x0 = state, prediction
+        memory = torch.stack([each.memory for each in batch])
+        taken = take_step(rows, x, output, guidance, self._noise(batch, rows), memory)
+        for trajectory, *state in zip(batch, *taken, strict=True):
+            trajectory.x, trajectory.pred_x0, trajectory.memory = state
             trajectory.row += 1
 
     def _output(self, batch: Sequence[Trajectory], x: Tensor, timesteps: Tensor) -> Tensor:

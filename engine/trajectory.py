@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
-from diffusion.tables import SamplerTable
+from diffusion.grids import TimeGrid
+from diffusion.solvers import num_evaluations
+from diffusion.tables import SamplerTable, Thresholding
 
 
 @dataclass(frozen=True)
@@ -15,6 +18,13 @@ class StagePlan:
     sampler: str
     num_steps: int
     eta: float = 0.0
+    time_grid: TimeGrid = "official"
+    thresholding: Thresholding = "clip"
+
+    @property
+    def num_evaluations(self) -> int:
+        """Steps that the engine takes, one an evaluation of the network: some samplers need two for one of theirs."""
+        return num_evaluations(self.sampler, self.num_steps)
 
 
 @dataclass(frozen=True)
@@ -38,9 +48,9 @@ class ImageRequest:
     wants_previews: bool = False
 
     @property
-    def num_steps(self) -> int:
-        """Denoising steps over all stages."""
-        return sum(plan.num_steps for plan in self.plans)
+    def num_evaluations(self) -> int:
+        """Network evaluations over all stages."""
+        return sum(plan.num_evaluations for plan in self.plans)
 
 
 @dataclass
@@ -54,6 +64,10 @@ class Trajectory:
     stage_index: int = 0
     row: int = 0
     pred_x0: Tensor | None = field(default=None, repr=False)  # (C, H, W), after the last step taken
+    memory: Tensor = field(init=False, repr=False)  # (C, H, W), what a solver of second order keeps for its next step
+
+    def __post_init__(self) -> None:
+        self.memory = torch.zeros_like(self.x)
 
     @property
     def plan(self) -> StagePlan:
@@ -74,6 +88,6 @@ class Trajectory:
         return low <= self.timestep <= high
 
     @property
-    def steps_done(self) -> int:
+    def evaluations_done(self) -> int:
         """Over all stages so far."""
-        return sum(plan.num_steps for plan in self.request.plans[: self.stage_index]) + self.row
+        return sum(plan.num_evaluations for plan in self.request.plans[: self.stage_index]) + self.row

@@ -16,7 +16,7 @@ class JobRun:
         self.claim = claim
         self.images: list[ImageRecord] = []
         self.device_seconds = 0.0
-        self._steps_total = sum(image.num_steps for image in images)
+        self._steps_total = sum(image.num_evaluations for image in images)
         self._steps_done = dict.fromkeys(range(len(images)), 0)
         self._shown_at: dict[int, float] = {}
         self._behind: dict[int, tuple[str, int, int]] = {}  # image -> stage, step and steps
@@ -29,10 +29,10 @@ class JobRun:
         # From the count of steps: the engine may have moved the trajectory on to the next stage already.
         step = self._steps_done[index]
         for plan in trajectory.request.plans:
-            if step <= plan.num_steps:
-                self._behind[index] = (stage, step, plan.num_steps)
+            if step <= plan.num_evaluations:
+                self._behind[index] = (stage, step, plan.num_evaluations)
                 return
-            step -= plan.num_steps
+            step -= plan.num_evaluations
         raise AssertionError("an image took more steps than its plans have")
 
     def place(self, index: int) -> tuple[int, int]:
@@ -60,7 +60,7 @@ class JobRun:
 
     @property
     def steps(self) -> int:
-        """Denoising steps taken, summed over images and stages."""
+        """Steps of the engine, each an evaluation of the network, summed over images and stages."""
         return sum(self._steps_done.values())
 
     @property

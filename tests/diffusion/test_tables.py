@@ -1,6 +1,7 @@
 """The tables against the plain formulas, in float64, and the laws that batching rests on, in float32."""
 
 from dataclasses import dataclass
+from typing import get_args
 
 import pytest
 import torch
@@ -11,7 +12,17 @@ from torch import Tensor
 from diffusion.guidance import guide_mean, guide_score
 from diffusion.process import MeanType, Prediction, Process, VarianceType
 from diffusion.schedule import Schedule, sampling_timesteps
-from diffusion.tables import COLUMNS, SamplerTable, ddim_table, ddpm_table, reverse_ddim_table, take_step
+from diffusion.solvers import dpmpp_2m_table, heun_table
+from diffusion.tables import (
+    COLUMNS,
+    SamplerTable,
+    Step,
+    Thresholding,
+    ddim_table,
+    ddpm_table,
+    reverse_ddim_table,
+    take_step,
+)
 
 PROPERTY = settings(deadline=None, derandomize=True, max_examples=150)
 SHAPE = (3, 2, 3)
@@ -50,7 +61,7 @@ class Point:
     def predict(self, *, clip: bool) -> Prediction:
         return self.process.predict(self.output, self.x, self.t, clip_denoised=clip)
 
-    def step(self, table: SamplerTable, guidance: Tensor | None) -> tuple[Tensor, Tensor]:
+    def step(self, table: SamplerTable, guidance: Tensor | None) -> Step:
         return take_step(table.rows.flip(0), self.x, self.output, guidance, self.noise)
 
 
@@ -68,8 +79,8 @@ def test_ddpm_step_is_algorithm_1(process: Process, seed: int, clip: bool, scale
     point = Point.random(process, seed)
     predicted, guidance = point.predict(clip=clip), scale * point.gradient
     drawn = (point.t > 0)[:, None, None, None] * (0.5 * predicted.log_variance).exp() * point.noise
-    table = ddpm_table(process, clip_denoised=clip)
-    x_prev, pred_x0 = point.step(table, guidance if scale else None)
+    table = ddpm_table(process, thresholding="clip" if clip else "none")
+    x_prev, pred_x0, _ = point.step(table, guidance if scale else None)
     assert_near(pred_x0, predicted.pred_x0)
     assert_near(x_prev, predicted.mean + predicted.variance * guidance + drawn)
     in_float32 = guide_mean(predicted, guidance) + drawn  # as the official code computes it
@@ -95,7 +106,7 @@ def test_ddim_step_is_algorithm_2(process: Process, seed: int, clip: bool, scale
     std = eta * ((1 - before) / (1 - now)).sqrt() * (1 - now / before).sqrt()
     direction = (1 - before - std**2).clamp(min=0).sqrt()
     drawn = (point.t > 0)[:, None, None, None] * std * point.noise
-    x_prev, pred_x0 = point.step(ddim_table(process, eta, clip_denoised=clip), guidance)
+    x_prev, pred_x0, _ = point.step(ddim_table(process, eta, thresholding="clip" if clip else "none"), guidance)
     assert_near(pred_x0, predicted.pred_x0)
     assert_near(x_prev, before.sqrt() * predicted.pred_x0 + direction * eps + drawn)
 
@@ -107,15 +118,15 @@ def test_reverse_step_is_ddims_ode_towards_the_noise(process: Process, seed: int
     predicted = point.predict(clip=clip)
     eps = process.eps_from_x0(point.x, point.t, predicted.pred_x0)
     onward = column(process.schedule.alpha_bar_next)
-    table = reverse_ddim_table(process, clip_denoised=clip)
-    x_next, _ = take_step(table.rows, point.x, point.output, None, point.noise)
+    table = reverse_ddim_table(process, thresholding="clip" if clip else "none")
+    x_next, *_ = take_step(table.rows, point.x, point.output, None, point.noise)
     assert_near(x_next, onward.sqrt() * predicted.pred_x0 + (1 - onward).sqrt() * eps)
 
 
 @PROPERTY
 @given(process=processes, eta=st.floats(0, 1))
 def test_last_step_lands_on_the_image_without_noise(process: Process, eta: float) -> None:
-    for table in (ddpm_table(process), ddim_table(process, eta)):
+    for table in (ddpm_table(process), ddim_table(process, eta), dpmpp_2m_table(process), heun_table(process)):
         last = dict(zip(COLUMNS, table.rows[-1].tolist(), strict=True))
         assert (last["noise"], last["noise_std"]) == (0, 0)
 
@@ -132,56 +143,89 @@ def test_table_runs_from_noise_to_image() -> None:
     assert reverse_ddim_table(process).timesteps.tolist() == [0, 400, 999]
 
 
-rows_of_a_batch = st.lists(
-    st.tuples(
-        st.sampled_from(["linear", "cosine"]),
-        st.sampled_from([0.0, 0.3, 1.0, None]),  # DDIM's eta; None is DDPM
-        st.integers(1, 30),
-        st.floats(0, 0.999),
-        st.booleans(),
-    ),
-    min_size=1,
-    max_size=9,
+@dataclass(frozen=True)
+class Pick:
+    """A row of some table."""
+
+    schedule: str
+    sampler: str
+    eta: float
+    num_steps: int
+    place: float
+    thresholding: Thresholding
+    guided: bool
+
+    @property
+    def row(self) -> Tensor:
+        kept = sampling_timesteps(1000, self.sampler, self.num_steps)
+        table = build(self.sampler, Process(Schedule.named(self.schedule, 1000).respaced(kept)), self)
+        return table.rows[int(self.place * len(table))].float()
+
+
+def build(sampler: str, process: Process, pick: Pick | None = None) -> SamplerTable:
+    thresholding = "clip" if pick is None else pick.thresholding
+    match sampler:
+        case "ddim":
+            return ddim_table(process, 0.0 if pick is None else pick.eta, thresholding=thresholding)
+        case "ddpm":
+            return ddpm_table(process, thresholding=thresholding)
+        case "dpmpp_2m":
+            return dpmpp_2m_table(process, thresholding=thresholding)
+        case _:
+            return heun_table(process, thresholding=thresholding)
+
+
+SAMPLERS = ["ddim", "ddpm", "dpmpp_2m", "heun"]
+THRESHOLDINGS: tuple[Thresholding, ...] = get_args(Thresholding)
+
+picks = st.builds(
+    Pick,
+    schedule=st.sampled_from(["linear", "cosine"]),
+    sampler=st.sampled_from(SAMPLERS),
+    eta=st.sampled_from([0.0, 0.3, 1.0]),
+    num_steps=st.integers(1, 30),
+    place=st.floats(0, 0.999),
+    thresholding=st.sampled_from(THRESHOLDINGS),
+    guided=st.booleans(),
 )
 
 
 @PROPERTY
-@given(batch=rows_of_a_batch, size=st.sampled_from([(3, 8, 8), (3, 5, 7), (1, 1, 1)]), seed=st.integers(0, 2**32))
+@given(
+    batch=st.lists(picks, min_size=1, max_size=9),
+    size=st.sampled_from([(3, 8, 8), (3, 5, 7), (1, 1, 1)]),
+    seed=st.integers(0, 2**32),
+)
 def test_step_of_a_mixed_batch_equals_its_single_steps_bit_for_bit(
-    batch: list[tuple[str, float | None, int, float, bool]], size: tuple[int, int, int], seed: int
+    batch: list[Pick], size: tuple[int, int, int], seed: int
 ) -> None:
-    rows = torch.stack([pick_row(schedule, eta, num_steps, place) for schedule, eta, num_steps, place, _ in batch])
+    rows = torch.stack([pick.row for pick in batch])
     generator = torch.Generator().manual_seed(seed)
-    x, out, v, gradient, noise = torch.randn(5, len(batch), *size, generator=generator)
-    guided = torch.tensor([each[-1] for each in batch])
+    x, out, v, gradient, noise, memory = torch.randn(6, len(batch), *size, generator=generator)
+    guided = torch.tensor([pick.guided for pick in batch])
     gradient = gradient * column(guided)
     output = torch.cat([out, v], dim=1)
-    together = take_step(rows, x, output, gradient if guided.any() else None, noise)
-    for i, is_guided in enumerate(guided):
+    together = take_step(rows, x, output, gradient if guided.any() else None, noise, memory)
+    for i, pick in enumerate(batch):
         one = slice(i, i + 1)
-        alone = take_step(rows[one], x[one], output[one], gradient[one] if is_guided else None, noise[one])
-        assert torch.equal(together[0][one], alone[0])
-        assert torch.equal(together[1][one], alone[1])
+        guidance = gradient[one] if pick.guided else None
+        alone = take_step(rows[one], x[one], output[one], guidance, noise[one], memory[one])
+        for of_batch, of_one in zip(together, alone, strict=True):
+            assert torch.equal(of_batch[one], of_one)
 
 
-def pick_row(schedule: str, eta: float | None, num_steps: int, place: float) -> Tensor:
-    kept = sampling_timesteps(1000, "ddpm" if eta is None else "ddim", num_steps)
-    process = Process(Schedule.named(schedule, 1000).respaced(kept))
-    table = ddpm_table(process) if eta is None else ddim_table(process, eta)
-    return table.rows[int(place * len(table))].float()
-
-
-@pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_perfect_network_leads_back_to_the_image(sampler: str) -> None:
-    """With the true eps of one fixed image, unguided DDIM at eta 0 ends on it exactly; DDPM, whatever it draws, too."""
+    """With the true eps of one fixed image, every sampler ends on it exactly, whatever noise it draws."""
     process = Process(Schedule.named("linear", 1000).respaced(sampling_timesteps(1000, sampler, 20)))
-    table = ddim_table(process, 0.0) if sampler == "ddim" else ddpm_table(process)
+    table = build(sampler, process)
     generator = torch.Generator().manual_seed(0)
     x0 = torch.rand(1, *SHAPE, generator=generator, dtype=torch.float64) * 2 - 1
     x = torch.randn(1, *SHAPE, generator=generator, dtype=torch.float64)
+    memory = torch.zeros_like(x)
     for row in range(len(table)):
-        t = torch.tensor([len(table) - 1 - row])
+        t = (process.schedule.timestep_map == table.timesteps[row]).nonzero()[0]
         output = torch.cat([process.eps_from_x0(x, t, x0), torch.zeros_like(x)], dim=1)
         noise = torch.randn(1, *SHAPE, generator=generator, dtype=torch.float64)
-        x, _ = take_step(table.rows[row : row + 1], x, output, None, noise)
+        x, _, memory = take_step(table.rows[row : row + 1], x, output, None, noise, memory)
     torch.testing.assert_close(x, x0, rtol=0, atol=1e-9)

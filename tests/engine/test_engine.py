@@ -289,9 +289,9 @@ def test_steps_are_counted_over_all_stages(bench: Bench) -> None:
     engine.add(request)
     counts = []
     while (report := engine.step()) is not None:
-        counts += [each.steps_done for each in report.moved]
+        counts += [each.evaluations_done for each in report.moved]
     assert counts == [1, 2, 3, 4, 5]
-    assert request.num_steps == 5
+    assert request.num_evaluations == 5
 
 
 def test_report_tells_the_shape_a_batch_was_padded_to(bench: Bench) -> None:

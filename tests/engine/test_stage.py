@@ -17,7 +17,7 @@ def test_warm_up_keeps_the_largest_shape_of_network_and_classifier(bench: Bench)
 
 
 def test_unknown_sampler_is_refused_by_name(bench: Bench) -> None:
-    with pytest.raises(UnknownOfferError, match="unknown sampler 'euler'; there are ddim, ddpm"):
+    with pytest.raises(UnknownOfferError, match="unknown sampler 'euler'; there are ddim, ddpm, dpmpp_2m, heun"):
         bench.stages[BASE].table("euler", 4, 0.0)
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from diffusion.process import MeanType, Process, VarianceType
 from diffusion.schedule import Schedule, space_timesteps
+from diffusion.tables import Thresholding
 from tests.golden_runner.case import CaseError, Fields
 
 Network = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -23,6 +24,10 @@ def read_process(config: Fields) -> Process:
             raise CaseError(f"{name} is {stated}, but the process has {schedule.num_timesteps}")
     mean_type = MeanType[config.take("model_mean_type", "EPSILON")]
     return Process(schedule, mean_type, VarianceType[config.take("model_var_type", "LEARNED_RANGE")])
+
+
+def read_thresholding(config: Fields) -> Thresholding:
+    return "clip" if config.take("clip_denoised", True) else "none"
 
 
 def read_network(config: Fields, process: Process) -> Network:

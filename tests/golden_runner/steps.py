@@ -13,8 +13,8 @@ from diffusion.guidance import (
     one_hot,
 )
 from diffusion.process import Prediction, Process
-from diffusion.tables import SamplerTable, ddim_table, ddpm_table, reverse_ddim_table, take_step
-from tests.golden_runner.analytic import check_seen, read_gradient, read_network, read_process
+from diffusion.tables import SamplerTable, Thresholding, ddim_table, ddpm_table, reverse_ddim_table, take_step
+from tests.golden_runner.analytic import check_seen, read_gradient, read_network, read_process, read_thresholding
 from tests.golden_runner.case import Case, CaseError
 
 
@@ -81,8 +81,8 @@ def _sample(case: Case) -> dict[str, Tensor]:
     config, x, t, y = case.config, case.inputs["x"], case.inputs["t"], case.inputs.get("y")
     process = read_process(config)
     config.take("class_spaced")
-    rescale, clip = config.take("rescale_timesteps", False), config.take("clip_denoised", True)
-    table, row = _table(case, process, clip, rescale, t)
+    rescale, thresholding = config.take("rescale_timesteps", False), read_thresholding(config)
+    table, row = _table(case, process, thresholding, rescale, t)
     timesteps = table.timesteps[row]
     check_seen(config, "model", timesteps)
     output = read_network(config, process)(x, timesteps, y)
@@ -91,20 +91,22 @@ def _sample(case: Case) -> dict[str, Tensor]:
         check_seen(config, "grad", timesteps)
     guidance = None if gradient is None else gradient(x, timesteps, y)
     noise = case.inputs.get("noise", torch.zeros_like(x))
-    sample, pred_x0 = take_step(table.rows[row], x, output, guidance, noise)
+    sample, pred_x0, _ = take_step(table.rows[row], x, output, guidance, noise)
     return {"sample": sample, "pred_xstart": pred_x0}
 
 
-def _table(case: Case, process: Process, clip: bool, rescale: bool, t: Tensor) -> tuple[SamplerTable, Tensor]:
+def _table(
+    case: Case, process: Process, thresholding: Thresholding, rescale: bool, t: Tensor
+) -> tuple[SamplerTable, Tensor]:
     method = case.config.need("method")
     if method == "ddim_reverse_sample":
         assert case.config.take("eta", 0.0) == 0.0
-        return reverse_ddim_table(process, clip_denoised=clip, rescale_timesteps=rescale), t
+        return reverse_ddim_table(process, thresholding=thresholding, rescale_timesteps=rescale), t
     row = process.schedule.num_timesteps - 1 - t
     if method == "ddim_sample":
         eta = case.config.take("eta", 0.0)
-        return ddim_table(process, eta, clip_denoised=clip, rescale_timesteps=rescale), row
-    return ddpm_table(process, clip_denoised=clip, rescale_timesteps=rescale), row
+        return ddim_table(process, eta, thresholding=thresholding, rescale_timesteps=rescale), row
+    return ddpm_table(process, thresholding=thresholding, rescale_timesteps=rescale), row
 
 
 def _q_sample(case: Case) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from diffusion.pixels import to_uint8
 from diffusion.tables import SamplerTable, ddim_table, ddpm_table, reverse_ddim_table, take_step
-from tests.golden_runner.analytic import Network, read_gradient, read_network, read_process
+from tests.golden_runner.analytic import Network, read_gradient, read_network, read_process, read_thresholding
 from tests.golden_runner.case import Case, CaseError
 
 
@@ -16,12 +16,12 @@ def trajectory(case: Case) -> dict[str, Tensor]:
         return _there_and_back(case)
     config = case.config
     process, rescale = read_process(config), config.take("rescale_timesteps", False)
-    clip, sampler = config.take("clip_denoised", True), config.need("sampler")
+    thresholding, sampler = read_thresholding(config), config.need("sampler")
     eta = config.take("eta", 0.0)
     if sampler == "ddim":
-        table = ddim_table(process, eta, clip_denoised=clip, rescale_timesteps=rescale)
+        table = ddim_table(process, eta, thresholding=thresholding, rescale_timesteps=rescale)
     elif sampler == "ddpm":
-        table = ddpm_table(process, clip_denoised=clip, rescale_timesteps=rescale)
+        table = ddpm_table(process, thresholding=thresholding, rescale_timesteps=rescale)
     else:
         raise CaseError(f"unknown sampler {sampler!r}")
     _check_times(case, table)
@@ -46,7 +46,7 @@ def run(
         guidance = None if gradient is None else gradient(x, timesteps, y)
         drawn = torch.zeros_like(x) if noise is None else noise[row]
         rows = table.rows[row].expand(len(x), -1)
-        x, pred_x0 = take_step(rows, x, network(x, timesteps, y), guidance, drawn)
+        x, pred_x0, _ = take_step(rows, x, network(x, timesteps, y), guidance, drawn)
         states.append(x)
         pred_x0s.append(pred_x0)
     return states, pred_x0s
@@ -64,12 +64,12 @@ def _check_times(case: Case, table: SamplerTable) -> None:
 def _there_and_back(case: Case) -> dict[str, Tensor]:
     config = case.config
     process, rescale = read_process(config), config.take("rescale_timesteps", False)
-    clip = config.take("clip_denoised", True)
+    thresholding = read_thresholding(config)
     assert config.take("eta", 0.0) == 0.0
     network, y = read_network(config, process), case.inputs.get("y")
-    there = reverse_ddim_table(process, clip_denoised=clip, rescale_timesteps=rescale)
+    there = reverse_ddim_table(process, thresholding=thresholding, rescale_timesteps=rescale)
     states, _ = run(there, network, None, case.inputs["x_0"], y, None)
-    back = ddim_table(process, 0.0, clip_denoised=clip, rescale_timesteps=rescale)
+    back = ddim_table(process, 0.0, thresholding=thresholding, rescale_timesteps=rescale)
     x_T = states[len(there) - 2]  # the noise level of the last index, where the way back starts
     return {
         "reverse_states": torch.stack([states[index] for index in config.need("reverse_state_indices")]),

@@ -2,7 +2,7 @@
 
 import torch
 
-from diffusion.tables import SamplerTable
+from diffusion.tables import COLUMNS, SamplerTable
 from engine.trajectory import ImageRequest, StagePlan, Trajectory
 from jobs.job import Progress
 from jobs.request import JobRequest
@@ -14,7 +14,7 @@ PLANS = (StagePlan("base", "ddim", 3), StagePlan("upsample", "ddim", 2))
 
 
 def trajectories() -> list[Trajectory]:
-    table = SamplerTable(torch.zeros(3, 13), torch.arange(3))
+    table = SamplerTable(torch.zeros(3, len(COLUMNS)), torch.arange(3))
     return [Trajectory(ImageRequest("job", index, 0, PLANS), table, torch.zeros(3, 8, 8)) for index in range(2)]
 
 

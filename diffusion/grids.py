@@ -1,0 +1,64 @@
+"""Time grids: which of the training timesteps a run keeps.
+
+The networks know whole timesteps and their alpha_bar, so every grid is snapped to the nearest of them: the coefficients
+stay exact, and the grid is off by half a timestep at most, more only where it asks for two in the same place.
+"""
+
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from diffusion.schedule import Schedule, sampling_timesteps
+
+TimeGrid = Literal["official", "uniform", "logsnr", "karras"]
+TIME_GRIDS: tuple[TimeGrid, ...] = get_args(TimeGrid)
+
+RHO = 7.0  # Karras et al. 2022, Eq. 5
+SIGMA_MAX = 80.0  # theirs too: above it lies nothing but noise, and the cosine schedule ends near 20,000
+
+
+def grid_timesteps(schedule: Schedule, time_grid: str, sampler: str, num_steps: int) -> list[int]:
+    """The timesteps that a run of a sampler keeps: num_steps distinct ones of the schedule, ascending.
+
+    "official" is the spacing of the published samplers. "uniform" has steps of one length in t from the last timestep
+    to the clean image (Lin et al. 2023, "trailing"). "logsnr" and "karras" go from sigma 80, or the schedule's last
+    where that is less, to timestep 0: even in log sigma, or in sigma^(1/7). One step is the last timestep alone.
+    Raises: ValueError for an unknown grid, and where the schedule has fewer timesteps than are asked for.
+    """
+    count = schedule.num_timesteps
+    if time_grid not in TIME_GRIDS:
+        raise ValueError(f"unknown time grid {time_grid!r}; there are {', '.join(TIME_GRIDS)}")
+    if not 1 <= num_steps <= count:
+        raise ValueError(f"a process of {count} timesteps cannot keep {num_steps}")
+    if time_grid == "official":
+        return sampling_timesteps(count, sampler, num_steps)
+    if num_steps == 1:
+        return [count - 1]
+    match time_grid:
+        case "uniform":
+            places = torch.arange(1, num_steps + 1, dtype=torch.float64) * count / num_steps - 1
+        case "logsnr":
+            places = _even_in(schedule, lambda sigma: sigma.log(), num_steps)
+        case "karras":
+            places = _even_in(schedule, lambda sigma: sigma ** (1 / RHO), num_steps)
+    return _snap(places, count)
+
+
+def _even_in(schedule: Schedule, measure: Callable[[Tensor], Tensor], num_steps: int) -> Tensor:
+    known = measure(schedule.sigma)
+    last = min(known[-1].item(), measure(torch.tensor(SIGMA_MAX, dtype=known.dtype)).item())
+    targets = torch.linspace(known[0].item(), last, num_steps, dtype=known.dtype)
+    after = torch.searchsorted(known, targets).clamp(1, len(known) - 1)
+    nearer_before = targets - known[after - 1] < known[after] - targets
+    return torch.where(nearer_before, after - 1, after)
+
+
+def _snap(places: Tensor, count: int) -> list[int]:
+    """The nearest distinct timesteps of ascending places: where they crowd, the later ones give way upwards."""
+    kept: list[int] = []
+    for i, place in enumerate(places.round().long().tolist()):
+        free = max(place, kept[-1] + 1 if kept else 0)
+        kept.append(min(free, count - len(places) + i))  # leaves room for those to come
+    return kept

@@ -1,0 +1,74 @@
+"""Solvers of second order for the probability-flow ODE, in the tables' form.
+
+Both solve the data-prediction form in half the log signal-to-noise ratio, lambda = log(sqrt(alpha_bar) /
+sqrt(1 - alpha_bar)), exactly but for the prediction, which they take as linear over a step where DDIM takes it as
+constant (Lu et al. 2022, "DPM-Solver++", Eq. 8):
+
+    x_prev = A x + B pred_x0,    A and B those of DDIM at eta 0.
+
+Guidance enters as in ADM's Algorithm 2: eps moves by -sqrt(1 - alpha_bar) g, and the guided prediction is remembered.
+"""
+
+import torch
+
+from diffusion.process import Process
+from diffusion.tables import SamplerTable, Thresholding, sampling_table, score_columns, stack_columns
+
+MOST_EXTRAPOLATION = 1.0  # of the last change of the prediction, in one step
+
+
+def num_evaluations(sampler: str, num_steps: int) -> int:
+    """Network evaluations, which are the rows of the table, for so many steps of a sampler."""
+    return 2 * num_steps - 1 if sampler == "heun" else num_steps
+
+
+def dpmpp_2m_table(
+    process: Process, *, thresholding: Thresholding = "clip", rescale_timesteps: bool = False
+) -> SamplerTable:
+    """DPM-Solver++(2M) (Lu et al. 2022, Algorithm 2): the prediction is extrapolated from the last two.
+
+    Its place is D + k (D - D_before), k half the ratio of this step's length in lambda to the last one's. k is 0, which
+    makes a step of first order, for the first step; and where k would be above 1, which is to guess far from little:
+    for the last step, of infinite length, and in short runs the one before it, where the paper too falls back.
+    """
+    schedule = process.schedule
+    previous = schedule.alpha_bar_prev
+    columns = score_columns(process, previous, (1 - previous).sqrt(), thresholding)
+    lengths = schedule.sigma.log().diff()  # from one kept timestep to the next in noise; lambda is -log sigma
+    ahead = torch.zeros_like(previous)
+    if len(ahead) > 2:
+        ahead[1:-1] = lengths[:-1] / (2 * lengths[1:])
+    ahead = torch.where(ahead > MOST_EXTRAPOLATION, 0, ahead)
+    columns["memory_to_prev"] = -ahead * columns["x0_to_prev"]
+    for name in ("x0_to_prev", "guidance"):
+        if name in columns:
+            columns[name] = (1 + ahead) * columns[name]
+    columns["x0_to_memory"] = torch.ones_like(previous)
+    return sampling_table(process, columns, rescale_timesteps)
+
+
+def heun_table(
+    process: Process, *, thresholding: Thresholding = "clip", rescale_timesteps: bool = False
+) -> SamplerTable:
+    """Heun's method: a step of DDIM, a second evaluation where it lands, and the step again with the mean of the two.
+
+    Two rows a step, but one for the last, which goes to the clean image, where there is nothing to evaluate (as in
+    Karras et al. 2022, Algorithm 1). The first row remembers A x + B/2 pred_x0; the second adds its B/2 pred_x0.
+    In lambda and not, as there, in sigma: their correction is larger by the ratio of the two sigmas of a step, which
+    is beyond a thousand where the cosine schedule begins.
+    """
+    schedule = process.schedule
+    previous = schedule.alpha_bar_prev
+    predict = score_columns(process, previous, (1 - previous).sqrt(), thresholding)
+    half = predict["x0_to_prev"] / 2
+    correct = {name: column[:-1] for name, column in predict.items() if name not in ("x_to_prev", "guidance")}
+    correct |= {"x0_to_prev": half[1:], "memory_to_prev": torch.ones_like(half[1:])}
+    if "guidance" in predict:
+        correct["guidance"] = half[1:] * predict["guidance_x0"][:-1]
+    predict |= {"x_to_memory": predict["x_to_prev"], "x0_to_memory": half}
+    # Ascending in noise as the schedule: the correction at a timestep is taken just before the prediction from it.
+    order = torch.arange(len(half)).repeat_interleave(2)[:-1]
+    rows = torch.stack([stack_columns(predict)[:-1], stack_columns(correct)], dim=1).flatten(0, 1)
+    rows = torch.cat([rows, stack_columns(predict)[-1:]])
+    timesteps = schedule.network_timesteps(rescale=rescale_timesteps)[order]
+    return SamplerTable(rows.flip(0), timesteps.flip(0))

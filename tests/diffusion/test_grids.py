@@ -1,0 +1,66 @@
+import pytest
+import torch
+
+from diffusion.grids import TIME_GRIDS, grid_timesteps
+from diffusion.schedule import Schedule, sampling_timesteps
+
+T = 1000
+SCHEDULES = {name: Schedule.named(name, T) for name in ("linear", "cosine")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("time_grid", TIME_GRIDS)
+def test_any_step_count_has_a_grid_of_as_many_timesteps(schedule: str, time_grid: str) -> None:
+    for num_steps in [*range(1, 60), 100, 250, 333, 500, 777, 998, 999, 1000]:
+        kept = grid_timesteps(SCHEDULES[schedule], time_grid, "dpmpp_2m", num_steps)
+        assert len(kept) == len(set(kept)) == num_steps
+        assert kept == sorted(kept)
+        assert 0 <= kept[0] <= kept[-1] < T
+
+
+@pytest.mark.parametrize("time_grid", TIME_GRIDS)
+def test_one_step_is_the_last_timestep_alone(time_grid: str) -> None:
+    assert grid_timesteps(SCHEDULES["linear"], time_grid, "ddim", 1) == [T - 1]
+
+
+@pytest.mark.parametrize("time_grid", TIME_GRIDS)
+@pytest.mark.parametrize("num_steps", [0, T + 1])
+def test_more_steps_than_timesteps_are_refused_by_number(time_grid: str, num_steps: int) -> None:
+    with pytest.raises(ValueError, match=f"1000 timesteps cannot keep {num_steps}"):
+        grid_timesteps(SCHEDULES["linear"], time_grid, "ddim", num_steps)
+
+
+def test_unknown_grid_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="unknown time grid 'log'; there are official, uniform, logsnr, karras"):
+        grid_timesteps(SCHEDULES["linear"], "log", "ddim", 5)
+
+
+def test_official_grid_is_the_samplers_own() -> None:
+    for sampler in ("ddim", "ddpm", "heun"):
+        assert grid_timesteps(SCHEDULES["linear"], "official", sampler, 25) == sampling_timesteps(T, sampler, 25)
+
+
+def test_uniform_steps_have_one_length_down_to_the_clean_image() -> None:
+    assert grid_timesteps(SCHEDULES["cosine"], "uniform", "ddim", 5) == [199, 399, 599, 799, 999]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize(("time_grid", "power"), [("logsnr", None), ("karras", 1 / 7)])
+def test_grid_is_even_in_its_measure_as_far_as_timesteps_allow(
+    schedule: str, time_grid: str, power: float | None
+) -> None:
+    sigma = SCHEDULES[schedule].sigma
+    measure = sigma.log() if power is None else sigma**power
+    kept = grid_timesteps(SCHEDULES[schedule], time_grid, "dpmpp_2m", 12)
+    assert kept[0] == 0
+    assert sigma[kept[-1]] == pytest.approx(80, rel=0.1)
+    exact = torch.linspace(measure[0].item(), measure[kept[-1]].item(), 12, dtype=torch.float64)
+    around = measure[[min(each + 1, T - 1) for each in kept]] - measure[[max(each - 1, 0) for each in kept]]
+    assert ((measure[kept] - exact).abs() <= around).all()
+
+
+def test_short_schedule_ends_its_grid_where_it_ends_itself() -> None:
+    schedule = Schedule.named("linear", T).respaced(range(400))
+    for time_grid in ("logsnr", "karras"):
+        assert grid_timesteps(schedule, time_grid, "ddim", 10)[-1] == 399
