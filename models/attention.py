@@ -65,7 +65,8 @@ class AttentionPool(nn.Module):
     def __init__(self, map_size: int, channels: int, num_head_channels: int, out_channels: int | None = None) -> None:
         super().__init__()
         self.num_heads = count_heads(channels, -1, num_head_channels)
-        self.positional_embedding = nn.Parameter(torch.randn(channels, map_size**2 + 1) / channels**0.5)
+        drawn = nn.init.normal_(torch.empty(channels, map_size**2 + 1), std=channels**-0.5)
+        self.positional_embedding = nn.Parameter(drawn)
         self.qkv_proj = nn.Conv1d(channels, 3 * channels, 1)
         self.c_proj = nn.Conv1d(channels, out_channels or channels, 1)
 

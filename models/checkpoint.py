@@ -1,30 +1,28 @@
-"""Network files: safetensors that carry their own configuration, loaded strictly and never through a free pickle."""
+"""Network files: tensors with the configuration of their network, loaded strictly and without a second copy."""
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from models.classifier import NoisyClassifier
 from models.config import ClassifierConfig, UNetConfig
+from models.inspection import NotAdmError, inspect_shapes
 from models.judge import Judge, JudgeConfig
+from models.tensor_file import WeightsError as WeightsError
+from models.tensor_file import is_finite, read_metadata, write_tensors
+from models.tensor_file import read_tensors as read_tensors
 from models.unet import build_unet
 
 NetworkConfig = UNetConfig | ClassifierConfig | JudgeConfig
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
 KINDS: dict[str, type[NetworkConfig]] = {"unet": UNetConfig, "classifier": ClassifierConfig, "judge": JudgeConfig}
-HEADER_START = 8  # bytes: a safetensors file begins with its header's length, and keeps its data aligned to as many
 SHOWN_KEYS = 3  # of a list of wrong keys: enough to see the pattern in one line
-
-
-class WeightsError(Exception):
-    """A weights file that cannot be used: one line that names the file and the key."""
 
 
 def build_network(config: NetworkConfig) -> nn.Module:
@@ -38,34 +36,42 @@ def build_network(config: NetworkConfig) -> nn.Module:
             return Judge(config)
 
 
-def save_network(path: Path, state: dict[str, Tensor], config: NetworkConfig, *, dtype: torch.dtype) -> None:
-    """Write a state dict with its configuration, atomically, floating tensors cast to dtype."""
+class _NoInitialisation(TorchFunctionMode):
+    """Leaves out torch.nn.init, whose values nobody would see: it takes seconds, on the meta device for its imports."""
+
+    def __torch_function__(
+        self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        if getattr(func, "__module__", None) == torch.nn.init.__name__:
+            return args[0] if args else given["tensor"]
+        return func(*args, **given)
+
+
+def blank_network(config: NetworkConfig) -> nn.Module:
+    """A network on the meta device: its keys, shapes and dtypes, and no values."""
+    with torch.device("meta"), _NoInitialisation():
+        return build_network(config)
+
+
+def metadata_of(config: NetworkConfig) -> dict[str, str]:
+    """What a network file says of its network."""
     kind = next(name for name, kind in KINDS.items() if type(config) is kind)
-    tensors = {key: value.detach().to("cpu", dtype).contiguous() for key, value in state.items()}
-    metadata = {"kind": kind, "config": json.dumps(dataclasses.asdict(config))}
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(_in_one_order(save(tensors, metadata)))
-    partial.replace(path)
+    return {"kind": kind, "config": json.dumps(dataclasses.asdict(config))}
 
 
-def _in_one_order(content: bytes) -> bytes:
-    # The library's header differs in order from call to call, and a file's hash is to name its weights.
-    size = int.from_bytes(content[:HEADER_START], "little")
-    end = HEADER_START + size
-    header = json.dumps(json.loads(content[HEADER_START:end]), sort_keys=True, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % HEADER_START)
-    return len(header).to_bytes(HEADER_START, "little") + header + content[end:]
+def save_network(path: Path, state: Mapping[str, Tensor], config: NetworkConfig, *, dtype: torch.dtype) -> None:
+    """Write a state dict with its configuration, atomically, floating tensors cast to dtype."""
+    write_tensors(path, state, dtype, metadata_of(config))
 
 
 def read_config(path: Path) -> NetworkConfig:
     """The configuration in a network file. Raises: WeightsError."""
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path.name}: not a readable safetensors file ({error})") from error
+    metadata = read_metadata(path)
     if metadata.get("kind") not in KINDS:
-        raise WeightsError(f"{path.name}: carries no network configuration; was it written by `adm train`?")
+        raise WeightsError(
+            f"{path.name}: carries no network configuration; was it written by `adm train` or `adm models convert`?"
+        )
     make: Callable[..., NetworkConfig] = KINDS[metadata["kind"]]
     try:
         fields: dict[str, Any] = json.loads(metadata["config"])
@@ -74,51 +80,61 @@ def read_config(path: Path) -> NetworkConfig:
         raise WeightsError(f"{path.name}: its configuration does not fit this version ({error})") from error
 
 
-def load_network(path: Path, expected: type[NetworkT], device: torch.device | str = "cpu") -> NetworkT:
-    """Build the network that a file describes and load it strictly, in evaluation mode and without gradients.
+def load_network(
+    path: Path,
+    expected: type[NetworkT],
+    device: torch.device | str = "cpu",
+    config: NetworkConfig | None = None,
+) -> NetworkT:
+    """Load a network strictly, in evaluation mode and without gradients, computed with in float32.
 
+    config: of a file that carries none, as the official ones. On the CPU float32 weights stay views of the mapped
+    file, so that they are never held twice; others are cast, and those for another device moved, one at a time.
     Raises: WeightsError for an unreadable file, another kind of network, missing, surplus or misshapen keys, or values
-    that are not finite. Weights are stored as float16 or float32 and computed with in float32.
+    that are not finite.
     """
     if not path.is_file():
         raise WeightsError(f"{path}: there is no such weights file")
-    config = read_config(path)
+    config = config or read_config(path)
     try:
-        model = build_network(config)
+        model = blank_network(config)
     except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
         raise WeightsError(f"{path.name}: no network can be built from its configuration ({error})") from error
     if not isinstance(model, expected):
         raise WeightsError(f"{path.name}: holds a {type(model).__name__}, expected a {expected.__name__}")
-    load_state(model, read_tensors(path), path.name)
-    return model.to(device).eval().requires_grad_(False)
+    tensors = read_tensors(path)
+    check_state(model, tensors, path.name)
+    model.load_state_dict({key: value.to(device, torch.float32) for key, value in tensors.items()}, assign=True)
+    return model.eval().requires_grad_(False)
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file or of a PyTorch file of plain tensors (weights_only). Raises: WeightsError."""
-    try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, "pt") as file:
-                return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - safe_open is no mapping
-        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # torch raises a dozen kinds for a damaged or hostile file
-        raise WeightsError(f"{path.name}: cannot be read as plain tensors ({type(error).__name__})") from error
-    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
-        raise WeightsError(f"{path.name}: is not a state dict of tensors")
-    return tensors
-
-
-def load_state(model: nn.Module, tensors: dict[str, Tensor], name: str) -> None:
-    """Copy a state dict into a model, strictly. Raises: WeightsError that names the first keys that differ."""
+def check_state(model: nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:
+    """Hold a state dict to a model. Raises: WeightsError that names the first keys that differ."""
     own = model.state_dict()
     for problem, keys in (("lacks", own.keys() - tensors.keys()), ("has surplus", tensors.keys() - own.keys())):
         if keys:
-            shown = ", ".join(sorted(keys)[:SHOWN_KEYS])
-            raise WeightsError(
-                f"{name}: {problem} {len(keys)} key(s): {shown}{' ...' if len(keys) > SHOWN_KEYS else ''}"
-            )
+            shown = ", ".join(sorted(keys)[:SHOWN_KEYS]) + (" ..." if len(keys) > SHOWN_KEYS else "")
+            raise WeightsError(f"{name}: {problem} {len(keys)} key(s): {shown}{_likeness(tensors)}")
     for key, value in tensors.items():
         if value.shape != own[key].shape:
-            raise WeightsError(f"{name}: {key} has shape {list(value.shape)}, expected {list(own[key].shape)}")
-        if not bool(torch.isfinite(value).all()):
+            shapes = f"has shape {list(value.shape)}, expected {list(own[key].shape)}"
+            raise WeightsError(f"{name}: {key} {shapes}{_likeness(tensors)}")
+        if not value.is_floating_point():
+            raise WeightsError(f"{name}: {key} is of {value.dtype}, expected a floating dtype")
+    for key, value in tensors.items():
+        if not is_finite(value):
             raise WeightsError(f"{name}: {key} holds values that are not finite")
-    model.load_state_dict(tensors)
+
+
+def _likeness(tensors: Mapping[str, Tensor]) -> str:
+    try:
+        presets = inspect_shapes({key: tuple(value.shape) for key, value in tensors.items()}).presets
+    except NotAdmError:
+        presets = ()
+    return f"; its keys are those of {' or '.join(presets)}" if presets else ""
+
+
+def load_state(model: nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:
+    """Copy a state dict into a model, strictly. Raises: WeightsError, as check_state."""
+    check_state(model, tensors, name)
+    model.load_state_dict(dict(tensors))

@@ -61,7 +61,7 @@ def inspect_shapes(shapes: Shapes) -> Inspection:
     if not depths:
         raise NotAdmError("the input blocks follow no ADM pattern of levels and residual blocks")
     levels, num_res_blocks = depths[0]
-    config = _unet(shapes) if is_unet else _classifier(shapes, levels)
+    config: UNetConfig | ClassifierConfig = _unet(shapes) if is_unet else _classifier(shapes, levels)
     config = replace(config, **_encoder_fields(shapes, blocks, levels, num_res_blocks))
     config = replace(config, **_assumed_heads(config))
     config = replace(config, image_size=config.image_size or _assumed_size(config))
@@ -190,7 +190,7 @@ _UNKNOWN_YET: dict[str, Any] = {
 }
 
 
-def _assumed_heads(config: EncoderConfig) -> dict[str, int]:
+def _assumed_heads(config: EncoderConfig) -> dict[str, Any]:
     widths = [config.width(level) for level in range(len(config.channel_mult))]
     attending = [width for level, width in enumerate(widths) if 2**level in config.attention_resolutions]
     if all(width % USUAL_HEAD_CHANNELS == 0 for width in [*attending, widths[-1]]):
@@ -208,6 +208,7 @@ def _assumed_size(config: EncoderConfig) -> int:
 def _determined(config: EncoderConfig) -> EncoderConfig:
     """The configuration without what no key and no shape tells."""
     pooled = isinstance(config, ClassifierConfig) and config.pool == "attention"
+    decoder: dict[str, Any] = {"num_heads_upsample": -1} if isinstance(config, UNetConfig) else {}
     reached = tuple(f for f in config.attention_resolutions if f < 2 ** len(config.channel_mult))
     return replace(
         config,
@@ -218,7 +219,7 @@ def _determined(config: EncoderConfig) -> EncoderConfig:
         num_head_channels=-1,
         use_new_attention_order=False,
         rescale_residual=False,
-        **({"num_heads_upsample": -1} if isinstance(config, UNetConfig) else {}),
+        **decoder,
     )
 
 

@@ -4,7 +4,7 @@ Source of the official ones: guided-diffusion's README and evaluations/README (f
 checkpoint brings no flags of its own: these are what its README says, and `models.flags` resolves them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,6 +15,7 @@ from models.flags import (
     CLASSIFIER_DEFAULTS,
     DIFFUSION_DEFAULTS,
     UPSAMPLER_DEFAULTS,
+    Flags,
     classifier_config,
     diffusion_config,
     upsampler_config,
@@ -95,7 +96,7 @@ class Preset:
 
     name: str
     role: Role
-    flags: Mapping[str, Any]
+    flags: Flags
     param_count: int
     sampling: Sampling | None = None
     published: tuple[Figures, ...] = ()
@@ -140,8 +141,16 @@ class Preset:
         return imagenet_names() if conditional else ()
 
 
-_DEFAULTS = {"diffusion": DIFFUSION_DEFAULTS, "upsampler": UPSAMPLER_DEFAULTS, "classifier": CLASSIFIER_DEFAULTS}
-_CONFIGS = {"diffusion": diffusion_config, "upsampler": upsampler_config, "classifier": classifier_config}
+_DEFAULTS: dict[Role, Flags] = {
+    "diffusion": DIFFUSION_DEFAULTS,
+    "upsampler": UPSAMPLER_DEFAULTS,
+    "classifier": CLASSIFIER_DEFAULTS,
+}
+_CONFIGS: dict[Role, Callable[[Flags], UNetConfig | ClassifierConfig]] = {
+    "diffusion": diffusion_config,
+    "upsampler": upsampler_config,
+    "classifier": classifier_config,
+}
 
 _COMMON = {
     "class_cond": True,
