@@ -9,6 +9,7 @@ from engine.guide import Guide
 from engine.numerics import settle_kernels
 from engine.stage import Stage
 from engine.trajectory import ImageRequest, StagePlan
+from models.precision import Precision
 from models.stack import DiffusionNetwork, PipelineSpec, Stack
 
 BASE, UPSAMPLE = "base", "upsample"
@@ -59,16 +60,18 @@ class Pipeline:
         )
 
 
-def build_stages(stacks: Iterable[Stack], max_rows: int, *, bf16: bool = False) -> dict[str, Stage]:
+def build_stages(stacks: Iterable[Stack], max_rows: int, *, precision: Precision = "fp32") -> dict[str, Stage]:
     """Every stage of the stacks by its key, warmed up."""
     settle_kernels()
     stages: dict[str, Stage] = {}
     for stack in stacks:
         base, upsampler = stack.base, stack.upsampler
         guide = None if stack.classifier is None else Guide.of_classifier(stack.classifier.network)
-        stages[f"{stack.name}/{BASE}"] = Stage(BASE, 0, base.network, _process(base), guide, bf16=bf16)
+        stages[f"{stack.name}/{BASE}"] = Stage(BASE, 0, base.network, _process(base), guide, precision=precision)
         if upsampler is not None:
-            stages[f"{stack.name}/{UPSAMPLE}"] = Stage(UPSAMPLE, 1, upsampler.network, _process(upsampler), bf16=bf16)
+            stages[f"{stack.name}/{UPSAMPLE}"] = Stage(
+                UPSAMPLE, 1, upsampler.network, _process(upsampler), precision=precision
+            )
     for stage in stages.values():
         stage.warm_up(max_rows)
     return stages

@@ -15,6 +15,7 @@ from diffusion.tables import COLUMNS, SamplerTable, Thresholding, ddim_table, dd
 from engine.guide import Guide
 from engine.shapes import agreeing_shapes, pad_rows, padded
 from engine.trajectory import ImageRequest, StagePlan, Trajectory
+from models.precision import DTYPES, Precision
 from models.unet import SuperResUNet, UNet
 
 SAMPLERS = ("ddim", "ddpm", "dpmpp_2m", "heun")
@@ -40,10 +41,11 @@ class Stage:
         process: Process,
         guide: Guide | None = None,
         *,
-        bf16: bool = False,
+        precision: Precision = "fp32",
     ) -> None:
-        self.name, self.number, self.bf16 = name, number, bf16
-        layout = torch.channels_last if bf16 else torch.contiguous_format  # each is the faster one of its precision
+        self.name, self.number, self.precision = name, number, precision
+        # each is the faster one of its precision
+        layout = torch.contiguous_format if precision == "fp32" else torch.channels_last
         self.network, self.guide = network, guide
         for each in (network, None if guide is None else guide.module):
             if each is not None:
@@ -145,18 +147,21 @@ class Stage:
 
     def _predict(self, x: Tensor, timesteps: Tensor, labels: Tensor, low_res: Tensor) -> Tensor:
         class_labels = labels if self.network.config.num_classes is not None else None
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+        with self._autocast():
             if isinstance(self.network, SuperResUNet):
                 predicted: Tensor = self.network(x, timesteps, class_labels, low_res=low_res)
             else:
                 predicted = self.network(x, timesteps, class_labels)
         return predicted.float()
 
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "fp32")
+
     def _gradient(
         self, x: Tensor, timesteps: Tensor, targets: Tensor, scales: Tensor, entropy_scaled: Tensor
     ) -> Tensor:
         assert self.guide is not None
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+        with self._autocast():
             log_probabilities = self.guide.log_probabilities
             return guidance_gradient(log_probabilities, x, timesteps, targets, scales, entropy_scaled).float()
 

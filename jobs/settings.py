@@ -57,7 +57,9 @@ class Settings(BaseSettings):
         description="stable name of the worker; none: its device's, as cuda-0, with ADM_REDIS_URL behind the host's",
     )
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
-    precision: Literal["auto", "fp32", "bf16"] = Field(default="auto", description="arithmetic of the networks")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        default="auto", description="arithmetic of the networks; auto: bf16 where the device is fast at it, else fp32"
+    )
     threads: int | None = Field(
         default=None, ge=1, description="CPU threads of the worker; none: as many as there are cores"
     )

@@ -35,7 +35,7 @@ from jobs.images import ImageStore
 from jobs.settings import Settings
 from jobs.workers import WorkerInfo
 from models.checkpoint import WeightsError
-from models.precision import has_fast_bf16
+from models.precision import best_precision
 from models.stack import MANIFEST, Stack, load_stack
 from worker.inbox import REDIS_AWAY, Inbox
 from worker.loop import Held, Worker
@@ -108,8 +108,8 @@ def load(settings: Settings, device: torch.device, name: str) -> Held:
     stacks = load_stacks(settings.weights, device)
     pipelines = select(settings.pipelines, stacks)
     needed = {pipeline.stack.name: pipeline.stack for pipeline in pipelines.values()}
-    bf16 = settings.precision == "bf16" or (settings.precision == "auto" and (device.type == "cuda" or has_fast_bf16()))
-    stages = build_stages(needed.values(), settings.max_rows, bf16=bf16)
+    precision = best_precision(device) if settings.precision == "auto" else settings.precision
+    stages = build_stages(needed.values(), settings.max_rows, precision=precision)
     registry = CollectorRegistry()
     metrics = StepMetrics(registry)
     measure_steps(stages.values(), metrics)
@@ -118,7 +118,7 @@ def load(settings: Settings, device: torch.device, name: str) -> Held:
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         pipelines=tuple(pipelines),
         row_shapes=tuple(sorted(set.intersection(*(set(stage.network_shapes) for stage in stages.values())))),
-        numerics=fingerprint(stages, "bf16" if bf16 else "fp32", **encoder_versions()),
+        numerics=fingerprint(stages, precision, **encoder_versions()),
         started_at=time.time(),
         last_heartbeat=time.time(),
         version=version("adm-serve"),

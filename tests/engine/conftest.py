@@ -6,6 +6,7 @@ import pytest
 
 from engine.pipeline import BASE, UPSAMPLE, Pipeline, build_stages
 from engine.stage import Stage
+from models.precision import Precision
 from models.stack import load_stack
 from tests.engine.bench import MAX_ROWS, Bench
 from tests.models.samples import write_stack
@@ -28,8 +29,8 @@ def own_bench(stack_folder: Path) -> Bench:
     return make_bench(stack_folder)
 
 
-def make_bench(folder: Path) -> Bench:
+def make_bench(folder: Path, precision: Precision = "fp32") -> Bench:
     stack = load_stack(folder)
-    stages: dict[str, Stage] = build_stages([stack], MAX_ROWS)
+    stages: dict[str, Stage] = build_stages([stack], MAX_ROWS, precision=precision)
     assert set(stages) == {f"tiny/{BASE}", f"tiny/{UPSAMPLE}"}
     return Bench(Pipeline(stack.pipelines["tiny"], stack), Pipeline(stack.pipelines["tiny-uncond"], stack), stages)

@@ -15,14 +15,15 @@ from engine.engine import Engine, Finished
 from engine.pipeline import BASE, UPSAMPLE, Pipeline, build_stages
 from engine.stage import Stage
 from engine.trajectory import ImageRequest, StagePlan
-from models.precision import has_fast_bf16
+from models.precision import Precision, has_fast_bf16
 from models.stack import load_stack
 from worker.png import encode
 
 DEMO = Path(__file__).parents[2] / "weights" / "demo"
 MAX_ROWS = 16
 MAX_IMAGES = 16  # no more are added while so many are alive; with the last job they may be more than fit a batch
-PRECISIONS = ["fp32", "bf16"] if has_fast_bf16() else ["fp32"]  # what a worker on this machine may choose
+# what a worker on this machine may choose
+PRECISIONS: list[Precision] = ["fp32", "bf16"] if has_fast_bf16() else ["fp32"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,10 +37,10 @@ class Alone:
 class Stacks:
     """The demo's pipelines and stages, and what each image is when it is alone."""
 
-    def __init__(self, *, bf16: bool) -> None:
+    def __init__(self, *, precision: Precision) -> None:
         stack = load_stack(DEMO)
         self.pipelines = [Pipeline(spec, stack) for spec in stack.pipelines.values()]
-        self.stages: dict[str, Stage] = build_stages([stack], MAX_ROWS, bf16=bf16)
+        self.stages: dict[str, Stage] = build_stages([stack], MAX_ROWS, precision=precision)
         self._alone: dict[ImageRequest, Alone] = {}
 
     def alone(self, request: ImageRequest) -> Alone:
@@ -152,8 +153,8 @@ class Neighbours(RuleBasedStateMachine):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_image_is_the_same_bit_for_bit_whatever_runs_beside_it(precision: str) -> None:
-    stacks = Stacks(bf16=precision == "bf16")
+def test_image_is_the_same_bit_for_bit_whatever_runs_beside_it(precision: Precision) -> None:
+    stacks = Stacks(precision=precision)
     run_state_machine_as_test(  # type: ignore[no-untyped-call, unused-ignore]  # typed for classes, takes a factory
         lambda: Neighbours(stacks),  # type: ignore[arg-type]  # see above
         settings=settings(

@@ -1,0 +1,42 @@
+"""Half precision: near float32, and as indifferent to neighbours."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.precision import Precision, best_precision
+from tests.engine.bench import Bench, finish
+from tests.engine.conftest import make_bench
+
+HALVES: list[Precision] = ["bf16", "fp16"]
+DIGITS = {"bf16": 2**-8, "fp16": 2**-11}  # of their significands
+
+
+@pytest.fixture(scope="module", params=HALVES)
+def half(request: pytest.FixtureRequest, stack_folder: Path) -> Bench:
+    return make_bench(stack_folder, request.param)
+
+
+def test_a_prediction_is_off_by_no_more_than_its_digits_allow(bench: Bench, half: Bench) -> None:
+    for key, stage in half.stages.items():
+        x, exact = stage.starting_noise(1, 0)[None], bench.stages[key]
+        inputs = (x, torch.tensor([400.0]), torch.tensor([1]), torch.zeros(1, 3, 8, 8))
+        with torch.no_grad():
+            ours, theirs = stage._predict(*inputs), exact._predict(*inputs)
+        assert ours.dtype == torch.float32
+        assert not torch.equal(ours, theirs)
+        assert float((ours - theirs).norm() / theirs.norm()) < 16 * DIGITS[stage.precision]
+
+
+def test_neighbours_change_nothing_in_half_precision(half: Bench) -> None:
+    request = half.image("me", sampler="ddpm", steps=3, scale=3.0, upsample=1)
+    alone, engine = half.alone(request), half.engine()
+    for each in (half.image("other", label=2, steps=2, seed=3), request, half.image("third", scale=9.0, seed=4)):
+        engine.add(each)
+    (pixels,) = (each.pixels for each in finish(engine) if each.request == request)
+    assert torch.equal(pixels, alone)
+
+
+def test_a_gpu_is_given_bf16() -> None:
+    assert best_precision(torch.device("cuda")) == "bf16"
