@@ -20,6 +20,7 @@ class ErrorKind(StrEnum):
     UNKNOWN_JOB = "unknown-job"
     UNKNOWN_MODEL = "unknown-model"
     UNKNOWN_IMAGE = "unknown-image"
+    UNKNOWN_FILE = "unknown-file"
     IMAGE_NOT_READY = "image-not-ready"
     JOB_ENDED = "job-ended"
     QUEUE_FULL = "queue-full"
@@ -33,6 +34,7 @@ class FailureKind(StrEnum):
     BAD_PAYLOAD = "bad-payload"  # what lies in the queue cannot be read as a request
     STEP_FAILED = "step-failed"  # the engine raised for this job's rows
     STORE_FAILED = "store-failed"  # its images could not be stored
+    FILE_GONE = "file-gone"  # a picture that it starts from was deleted
     NOT_OFFERED = "not-offered"  # the worker's pipeline cannot do what the job asks
 
 

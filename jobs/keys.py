@@ -60,6 +60,11 @@ def progress(job_id: str) -> str:
     return f"adm:progress:{job_id}"
 
 
+def file(file_id: str) -> str:
+    """Record of an uploaded picture; expires with it."""
+    return f"adm:file:{file_id}"
+
+
 def channel(job_id: str) -> str:
     """Pub/sub: an empty message for every event of a job, a preview's JSON for every preview."""
     return f"adm:job:{job_id}"

@@ -14,6 +14,7 @@ from redis.client import Redis
 from jobs import books, keys
 from jobs.errors import ErrorKind, FieldError, InvalidRequestError, RefusedError
 from jobs.estimate import Backlog, Estimator, work_of
+from jobs.files import FileStore
 from jobs.fleet import FleetReader
 from jobs.images import ImageStore
 from jobs.job import ImageRecord, Job, JobPage, JobStatus
@@ -46,6 +47,7 @@ class JobQueue:
     def __init__(self, redis: Redis, settings: Settings, images: ImageStore) -> None:
         self._redis, self._settings, self._images = redis, settings, images
         self.ledger = Ledger(redis, settings.retention_seconds)
+        self.files = FileStore(redis, settings, images.objects)
         self.fleet = FleetReader(redis)
         self._views = Views(redis, self.fleet)
 

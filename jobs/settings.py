@@ -76,6 +76,10 @@ class Settings(BaseSettings):
     queue_limit_seconds: float = Field(
         default=3600, gt=0, description="estimated queued work above which jobs are refused"
     )
+    max_upload_bytes: int = Field(default=16 << 20, ge=1, description="largest picture that may be uploaded, as a file")
+    max_upload_pixels: int = Field(
+        default=50_000_000, ge=1, le=89_000_000, description="largest picture that may be uploaded, decoded"
+    )
     allow_anonymous: bool = Field(default=False, description="listen on other addresses than loopback, without keys")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="least severe line logged"

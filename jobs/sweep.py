@@ -8,6 +8,7 @@ from typing import cast
 from redis.client import Pipeline, Redis
 
 from jobs import books, keys
+from jobs.files import FileStore
 from jobs.images import ImageStore, StoredImage
 from jobs.job import JobStatus
 from jobs.ledger import Ledger
@@ -18,8 +19,8 @@ from jobs.record import Record
 class Sweeper:
     """Each call may be repeated and may run in many processes at once."""
 
-    def __init__(self, redis: Redis, ledger: Ledger, images: ImageStore, lease_seconds: int) -> None:
-        self._redis, self._ledger, self._images = redis, ledger, images
+    def __init__(self, redis: Redis, ledger: Ledger, images: ImageStore, files: FileStore, lease_seconds: int) -> None:
+        self._redis, self._ledger, self._images, self._files = redis, ledger, images, files
         self._lease_seconds = lease_seconds
 
     def expire_jobs(self) -> int:
@@ -80,6 +81,10 @@ class Sweeper:
             self._images.delete(orphans)
             removed += len(orphans)
         return removed
+
+    def remove_stray_files(self) -> int:
+        """Remove the pictures of uploads that have expired; returns how many."""
+        return self._files.remove_strays()
 
     def first_within(self, seconds: int) -> bool:
         """Whether no sweeper of this Redis, this one included, has been told so in the last seconds."""

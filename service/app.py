@@ -13,7 +13,7 @@ from pydantic.json_schema import models_json_schema
 
 from jobs.request import JobRequest
 from jobs.settings import Settings
-from service import page, problems, routes_events, routes_fleet, routes_health, routes_jobs
+from service import page, problems, routes_events, routes_files, routes_fleet, routes_health, routes_jobs
 from service.metrics import Metrics
 from service.middleware import Requests, answered_hosts
 from service.problems import Problem
@@ -57,11 +57,17 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.include_router(routes_jobs.router)
     app.include_router(routes_events.router)
+    app.include_router(routes_files.router)
     app.include_router(routes_fleet.router)
     app.include_router(routes_health.router)
     page.install(app)
     problems.install(app)
-    app.add_middleware(Requests, metrics=metrics, hosts=answered_hosts(settings))
+    app.add_middleware(
+        Requests,
+        metrics=metrics,
+        hosts=answered_hosts(settings),
+        body_limits={routes_files.PREFIX: settings.max_upload_bytes + routes_files.MAX_FRAMING_BYTES},
+    )
     plain_openapi = app.openapi
 
     def openapi() -> dict[str, Any]:

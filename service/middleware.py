@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections.abc import Mapping
 from uuid import uuid4
 
 import structlog
@@ -18,7 +19,6 @@ from service.problems import METHODS, problem
 log = structlog.get_logger("service")
 
 MAX_BODY_BYTES = 65_536
-TOO_LARGE = f"a body may have {MAX_BODY_BYTES} bytes"
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 PORT = re.compile(r":\d*$")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -31,7 +31,7 @@ SECURITY_HEADERS = {
 }
 
 
-def limited(receive: Receive) -> Receive:
+def limited(receive: Receive, max_bytes: int) -> Receive:
     """Refuse a body that grows too large while it is read: a chunked one does not say how long it is."""
     received = 0
 
@@ -39,11 +39,15 @@ def limited(receive: Receive) -> Receive:
         nonlocal received
         message = await receive()
         received += len(message.get("body", b""))
-        if received > MAX_BODY_BYTES:
-            raise HTTPException(413, TOO_LARGE)
+        if received > max_bytes:
+            raise HTTPException(413, too_large(max_bytes))
         return message
 
     return receive_within_limit
+
+
+def too_large(max_bytes: int) -> str:
+    return f"a body may have {max_bytes} bytes"
 
 
 def without_body(send: Send) -> Send:
@@ -73,8 +77,11 @@ def answered_hosts(settings: Settings) -> frozenset[str] | None:
 class Requests:
     """Outermost of our middlewares; plain ASGI, so that streams pass through untouched."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, hosts: frozenset[str] | None) -> None:
-        self._app, self._metrics, self._hosts = app, metrics, hosts
+    def __init__(
+        self, app: ASGIApp, metrics: Metrics, hosts: frozenset[str] | None, body_limits: Mapping[str, int]
+    ) -> None:
+        """`body_limits`: bytes, by path, where others than MAX_BODY_BYTES apply."""
+        self._app, self._metrics, self._hosts, self._body_limits = app, metrics, hosts, body_limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -102,7 +109,7 @@ class Requests:
                 if (refusal := self._refusal(Request(scope))) is not None:
                     await refusal(scope, receive, send_with_headers)
                 else:
-                    await self._app(scope, limited(receive), send_with_headers)
+                    await self._app(scope, limited(receive, self._max_bytes(scope)), send_with_headers)
             except Exception:
                 log.exception("failed")
                 if status:
@@ -120,9 +127,13 @@ class Requests:
         if request.method not in SAFE_METHODS and headers.get("sec-fetch-site") in ("cross-site", "same-site"):
             # callers are not asked for a key, so another site's page must not act through its visitor's browser
             return problem(request, 403, "pages of other sites may not call this service")
-        if int(headers.get("content-length") or 0) > MAX_BODY_BYTES:
-            return problem(request, 413, TOO_LARGE)
+        max_bytes = self._max_bytes(request.scope)
+        if int(headers.get("content-length") or 0) > max_bytes:
+            return problem(request, 413, too_large(max_bytes))
         return None
+
+    def _max_bytes(self, scope: Scope) -> int:
+        return self._body_limits.get(scope["path"], MAX_BODY_BYTES)
 
     def _record(self, scope: Scope, method: str, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "unmatched")

@@ -19,6 +19,7 @@ from jobs.errors import FieldError, InvalidRequestError, RefusedError
 from jobs.job import Job, JobPage, JobStatus
 from jobs.record import Record
 from jobs.request import JobRequest
+from service.conditional import matches
 from service.problems import documented
 from service.state import Service, ServiceDep
 
@@ -186,9 +187,3 @@ async def at_end(service: Service, job_id: str, seconds: float) -> Job:
 async def read_record(service: Service, job_id: str) -> Record | None:
     fields = cast(dict[bytes, bytes], await service.async_redis.hgetall(books.job_key(job_id)))
     return Record(job_id, fields) if fields else None
-
-
-def matches(if_none_match: str, etag: str) -> bool:
-    """RFC 9110, 13.1.2: weak comparison with any of a list."""
-    given = [each.strip().removeprefix("W/") for each in if_none_match.split(",")]
-    return "*" in given or etag in given

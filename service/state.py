@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, cast
 
+from anyio import CapacityLimiter
 from fastapi import Depends, Request
 from redis import Redis
 from redis.asyncio import BlockingConnectionPool
@@ -32,6 +33,7 @@ class Service:
     sweeper: Sweeper
     hub: Hub
     metrics: Metrics
+    decoding: CapacityLimiter  # of uploads: one at a time, for a large picture takes hundreds of megabytes
 
 
 def connect(settings: Settings, metrics: Metrics) -> Service:
@@ -53,8 +55,8 @@ def connect(settings: Settings, metrics: Metrics) -> Service:
     async_redis = AsyncRedis.from_pool(pool)
     images = ImageStore(settings.store_address)
     queue = JobQueue(redis, settings, images)
-    sweeper = Sweeper(redis, queue.ledger, images, settings.lease_seconds)
-    return Service(settings, redis, async_redis, queue, sweeper, Hub(async_redis), metrics)
+    sweeper = Sweeper(redis, queue.ledger, images, queue.files, settings.lease_seconds)
+    return Service(settings, redis, async_redis, queue, sweeper, Hub(async_redis), metrics, CapacityLimiter(1))
 
 
 async def get_service(request: Request) -> Service:  # async: FastAPI sends a plain dependency through the thread pool

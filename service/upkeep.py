@@ -53,5 +53,7 @@ def sweep(sweeper: Sweeper) -> None:
 
 
 def sweep_store(sweeper: Sweeper) -> None:
-    if sweeper.first_within(STORE_SWEEP_SECONDS) and (images := sweeper.remove_unpublished_images()):
-        log.info("store_swept", unpublished_images=images)
+    if sweeper.first_within(STORE_SWEEP_SECONDS):
+        images, files = sweeper.remove_unpublished_images(), sweeper.remove_stray_files()
+        if images or files:
+            log.info("store_swept", unpublished_images=images, expired_files=files)

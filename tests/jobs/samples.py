@@ -55,12 +55,13 @@ def worker_info(name: str = "cpu-0", **changes: object) -> WorkerInfo:
     return info.model_copy(update=changes)
 
 
+def chunk(kind: bytes, data: bytes) -> bytes:
+    """One chunk of a PNG."""
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
 def png(grey: int = 0, size: int = 2) -> bytes:
     """A real PNG of one grey."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
     header = struct.pack(">IIBBBBB", size, size, 8, 0, 0, 0, 0)
     rows = (b"\0" + bytes([grey] * size)) * size
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")

@@ -3,6 +3,7 @@ import asyncio
 import pytest
 from redis import Redis
 
+from jobs.files import FileStore
 from jobs.images import ImageStore
 from jobs.ledger import Ledger
 from jobs.settings import Settings
@@ -13,7 +14,8 @@ from service.upkeep import keep_up
 def test_upkeep_goes_on_after_a_failure_that_nobody_foresaw(
     redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sweeper = Sweeper(redis, Ledger(redis, 60), ImageStore(settings.store_address), lease_seconds=30)
+    images = ImageStore(settings.store_address)
+    sweeper = Sweeper(redis, Ledger(redis, 60), images, FileStore(redis, settings, images.objects), lease_seconds=30)
     calls: list[str] = []
 
     def expire_jobs() -> int:

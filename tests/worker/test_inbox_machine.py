@@ -28,6 +28,8 @@ WORKERS = st.sampled_from(["cpu-0", "cpu-1"])
 class NoImages:
     """Stands for the store, which plays no part in who owns a job."""
 
+    objects = None
+
     def delete_job(self, job_id: str) -> None:
         pass
 

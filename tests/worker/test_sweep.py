@@ -17,7 +17,7 @@ from worker.inbox import Inbox
 
 @pytest.fixture
 def sweeper(bench: Bench, redis: Redis) -> Sweeper:
-    return Sweeper(redis, bench.queue.ledger, bench.images, lease_seconds=30)
+    return Sweeper(redis, bench.queue.ledger, bench.images, bench.queue.files, lease_seconds=30)
 
 
 def make_old(settings: Settings) -> None:
@@ -133,7 +133,22 @@ def test_stray_file_in_the_store_disturbs_neither_sweep_nor_removal(
     assert all(stray.exists() for stray in strays)
 
 
+def test_file_of_an_upload_goes_when_its_record_has_expired(
+    bench: Bench, sweeper: Sweeper, redis: Redis, settings: Settings
+) -> None:
+    kept, expired = (bench.queue.files.put(png(grey)).id for grey in (1, 2))
+    stray = settings.data / "images" / "files" / "stray.png"
+    stray.write_bytes(png())
+    redis.delete(keys.file(expired))
+    assert sweeper.remove_stray_files() == 0
+    make_old(settings)
+    assert sweeper.remove_stray_files() == 1
+    assert bench.queue.files.png(kept)
+    assert stray.exists()
+
+
 def test_one_sweeper_of_all_lists_the_store_in_a_while(sweeper: Sweeper, bench: Bench, redis: Redis) -> None:
-    other = Sweeper(redis, bench.queue.ledger, bench.images, lease_seconds=30)
+    other = Sweeper(redis, bench.queue.ledger, bench.images, bench.queue.files, lease_seconds=30)
+    redis.delete(keys.STORE_SWEPT)  # a service of other tests may run beside
     assert [each.first_within(60) for each in (sweeper, other, sweeper)] == [True, False, False]
     assert 0 < redis.ttl(keys.STORE_SWEPT) <= 60

@@ -1,0 +1,138 @@
+"""Pictures that callers have uploaded: the record in Redis, the PNG in the store.
+
+The record publishes the object and expires by itself; the sweep removes objects that no record names. An object's key
+is of one upload, so that a sweep never takes what a later upload of the same bytes has just stored.
+"""
+
+import hashlib
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Literal, NamedTuple, cast
+from uuid import uuid4
+
+from pydantic import BaseModel, ConfigDict, Field
+from redis.client import Redis
+
+from jobs import keys
+from jobs.errors import ErrorKind, RefusedError
+from jobs.pictures import normalise
+from jobs.settings import Settings
+from jobs.store import ObjectStore
+
+ROOT = "files"
+KEY_PARTS = 3  # folder, file, upload
+
+
+class FileInfo(BaseModel):
+    """An uploaded picture."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str = Field(description="the same for the same bytes")
+    object: Literal["file"] = "file"
+    sha256: str = Field(description="of the bytes as they were uploaded")
+    width: int = Field(description="of the picture, upright")
+    height: int
+    bytes: int = Field(description="as uploaded")
+    expires_at: float = Field(description="Unix seconds; another upload, or a job that uses it, puts it off")
+
+
+class FileRecord(BaseModel):
+    """What Redis keeps of a file; when it expires is known to Redis itself."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    sha256: str
+    width: int
+    height: int
+    bytes: int
+    key: str = Field(description="of the PNG in the store")
+    png_sha256: str
+
+    def info(self, expires_at: float) -> FileInfo:
+        return FileInfo(**self.model_dump(include=set(FileInfo.model_fields)), expires_at=expires_at)
+
+
+class StoredFile(NamedTuple):
+    record: FileRecord
+    info: FileInfo
+
+
+class FileStore:
+    """The files of one Redis; all calls block."""
+
+    def __init__(self, redis: Redis, settings: Settings, objects: ObjectStore) -> None:
+        self._redis, self._settings, self._objects = redis, settings, objects
+
+    def put(self, data: bytes) -> FileInfo:
+        """Keep a picture for as long as jobs are kept. Not for two threads at once: see `jobs.pictures.normalise`.
+
+        Raises: InvalidRequestError for what is no picture, or too large.
+        """
+        sha256 = hashlib.sha256(data).hexdigest()
+        file_id = f"file-{sha256[:32]}"
+        seconds = self._settings.retention_seconds
+        if (present := self.hold([file_id], seconds)[0]) is not None and self._objects.has(present.key):
+            return self.get(file_id).info
+        picture = normalise(data, self._settings.max_upload_pixels)
+        record = FileRecord(
+            id=file_id,
+            sha256=sha256,
+            width=picture.width,
+            height=picture.height,
+            bytes=len(data),
+            key=f"{ROOT}/{file_id}/{uuid4().hex}.png",
+            png_sha256=hashlib.sha256(picture.png).hexdigest(),
+        )
+        self._objects.put(record.key, picture.png)
+        self._redis.set(keys.file(file_id), record.model_dump_json(), ex=seconds)
+        return record.info(time.time() + seconds)
+
+    def get(self, file_id: str) -> StoredFile:
+        """A file's record, and how it is shown. Raises: RefusedError for one that is unknown or has expired."""
+        with self._redis.pipeline() as pipe:
+            pipe.get(keys.file(file_id))
+            pipe.expiretime(keys.file(file_id))
+            text, expires_at = pipe.execute()
+        if text is None:
+            raise RefusedError(ErrorKind.UNKNOWN_FILE, f"no file {file_id[:128]!r}")
+        record = FileRecord.model_validate_json(text)
+        return StoredFile(record, record.info(expires_at))
+
+    def png(self, file_id: str) -> bytes:
+        """A file's picture: PNG, 8-bit RGB. Raises: RefusedError when it is gone."""
+        try:
+            return self._objects.get(self.get(file_id).record.key)
+        except FileNotFoundError as error:
+            raise RefusedError(ErrorKind.UNKNOWN_FILE, f"file {file_id} is gone") from error
+
+    def hold(self, file_ids: Sequence[str], seconds: int) -> list[FileRecord | None]:
+        """Keep files for at least so long from now; None for each that is unknown or has expired."""
+        with self._redis.pipeline() as pipe:
+            for each in file_ids:
+                pipe.expire(keys.file(each), seconds, gt=True)
+                pipe.get(keys.file(each))
+            texts = cast(list[bytes | None], pipe.execute()[1::2])
+        return [None if text is None else FileRecord.model_validate_json(text) for text in texts]
+
+    def delete(self, file_id: str) -> None:
+        """Remove a file; a job that still waits for it will fail. Raises: RefusedError for an unknown one."""
+        record = self.get(file_id).record
+        self._redis.delete(keys.file(file_id))
+        self._objects.delete([record.key])
+
+    def remove_strays(self) -> int:
+        """Remove pictures that no record names, because it has expired or was never written; returns how many."""
+        old = datetime.now(UTC) - timedelta(
+            seconds=self._settings.lease_seconds
+        )  # younger ones may be about to get one
+        ours = [each for each in self._objects.list(ROOT) if len(each.key.split("/")) == KEY_PARTS]
+        strays = [each.key for each in ours if each.last_modified < old and not self._is_recorded(each.key)]
+        self._objects.delete(strays)
+        return len(strays)
+
+    def _is_recorded(self, key: str) -> bool:
+        text = cast(bytes | None, self._redis.get(keys.file(key.split("/")[1])))
+        return text is not None and FileRecord.model_validate_json(text).key == key

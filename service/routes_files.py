@@ -1,0 +1,108 @@
+"""/v1/files: pictures that jobs start from. A body is spooled to disk; one picture at a time is decoded."""
+
+import time
+from tempfile import SpooledTemporaryFile
+from typing import IO, Annotated, Any
+
+from anyio import to_thread
+from fastapi import APIRouter, Header, Request, Response
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+
+from jobs.errors import FieldError, InvalidRequestError
+from jobs.files import FileInfo
+from service.conditional import matches
+from service.problems import documented
+from service.state import Service, ServiceDep
+
+PREFIX = "/v1/files"
+router = APIRouter(prefix=PREFIX, tags=["files"])
+
+MAX_FRAMING_BYTES = 65_536  # of a multipart body, beside the file
+MEMORY_BYTES = 1 << 20  # of a body; what is more goes to disk
+BINARY = {"type": "string", "format": "binary"}
+BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "description": "A PNG, JPEG or WebP picture. What it is is told from its bytes; any other type of a body than "
+        "multipart/form-data counts as the picture itself.",
+        "content": {
+            "multipart/form-data": {"schema": {"type": "object", "required": ["file"], "properties": {"file": BINARY}}},
+            "application/octet-stream": {"schema": BINARY},
+        },
+    }
+}
+LOCATION = {"Location": {"description": "/v1/files/{id}", "schema": {"type": "string"}}}
+PNG: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The PNG", "content": {"image/png": {"schema": BINARY}}},
+    304: {"description": "As the caller holds it"},
+}
+
+
+@router.post(
+    "",
+    status_code=201,
+    summary="Upload a picture; the same bytes give the same id",
+    openapi_extra=BODY,
+    responses={201: {"headers": LOCATION}, **documented(400, 413, 422, 503)},
+)
+async def create_file(request: Request, response: Response, service: ServiceDep) -> FileInfo:
+    if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+        async with request.form(max_files=1) as form:
+            part = form.get("file")
+            if not isinstance(part, UploadFile):
+                raise InvalidRequestError([FieldError("/file", "is required, as a file")])
+            info = await keep(service, part.file)
+    else:
+        with SpooledTemporaryFile(MEMORY_BYTES) as body:
+            async for chunk in request.stream():
+                body.write(chunk)
+            body.seek(0)
+            info = await keep(service, body)
+    response.headers["Location"] = f"{PREFIX}/{info.id}"
+    return info
+
+
+@router.get("/{file_id}", summary="One file", responses=documented(404, 503))
+def get_file(file_id: str, service: ServiceDep) -> FileInfo:
+    return service.queue.files.get(file_id).info
+
+
+@router.get(
+    "/{file_id}/content",
+    summary="The picture as jobs see it: upright, 8-bit RGB",
+    response_class=Response,
+    responses={**PNG, **documented(404, 503)},
+)
+def get_file_content(
+    file_id: str, service: ServiceDep, if_none_match: Annotated[str | None, Header()] = None
+) -> Response:
+    record, info = service.queue.files.get(file_id)
+    etag = f'"{record.png_sha256}"'
+    seconds = max(0, int(info.expires_at - time.time()))
+    headers = {"ETag": etag, "Cache-Control": f"private, max-age={seconds}, immutable"}
+    if if_none_match is not None and matches(if_none_match, etag):
+        return Response(status_code=304, headers=headers)
+    return Response(service.queue.files.png(file_id), headers=headers, media_type="image/png")
+
+
+@router.delete(
+    "/{file_id}",
+    status_code=204,
+    summary="Remove a file; jobs that still wait for it will fail",
+    responses=documented(404, 503),
+)
+def delete_file(file_id: str, service: ServiceDep) -> None:
+    service.queue.files.delete(file_id)
+
+
+async def keep(service: Service, body: IO[bytes]) -> FileInfo:
+    """Store an uploaded picture, in its turn: that needs memory by the hundreds of megabytes."""
+
+    def read_and_store() -> FileInfo:
+        data = body.read(service.settings.max_upload_bytes + 1)
+        if len(data) > service.settings.max_upload_bytes:
+            raise HTTPException(413, f"a file may have {service.settings.max_upload_bytes} bytes")
+        return service.queue.files.put(data)
+
+    return await to_thread.run_sync(read_and_store, limiter=service.decoding)

@@ -1,0 +1,140 @@
+import hashlib
+import io
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any, cast
+
+import httpx2
+import pytest
+from PIL import Image
+from redis import Redis
+
+from jobs import keys
+from jobs.settings import Settings
+from tests.jobs.samples import png
+from tests.service.conftest import running_service
+from tests.service.test_jobs import is_problem
+
+PNG = png(7)
+ID = "file-" + hashlib.sha256(PNG).hexdigest()[:32]
+
+
+@pytest.fixture
+def uploaded(client: httpx2.Client) -> dict[str, Any]:
+    response = client.post("/v1/files", content=PNG)
+    assert response.status_code == 201
+    found: dict[str, Any] = response.json()
+    return found
+
+
+@pytest.fixture
+def stored(uploaded: dict[str, Any], redis: Redis, service_settings: Settings) -> Path:
+    """Where the uploaded picture lies."""
+    record = json.loads(cast(bytes, redis.get(keys.file(ID))))
+    return service_settings.data / "images" / str(record["key"])
+
+
+def test_raw_bytes_and_multipart_give_the_same_file(client: httpx2.Client, uploaded: dict[str, Any]) -> None:
+    response = client.post("/v1/files", files={"file": ("anything.exe", PNG, "text/plain")})
+    assert (response.status_code, response.headers["location"]) == (201, f"/v1/files/{ID}")
+    again = response.json()
+    assert again.pop("expires_at") >= uploaded["expires_at"] - 1
+    assert again == {
+        "id": ID,
+        "object": "file",
+        "sha256": hashlib.sha256(PNG).hexdigest(),
+        "width": 2,
+        "height": 2,
+        "bytes": len(PNG),
+    }
+
+
+def test_file_is_kept_as_long_as_jobs_are(
+    client: httpx2.Client, uploaded: dict[str, Any], redis: Redis, service_settings: Settings
+) -> None:
+    assert uploaded["expires_at"] - time.time() == pytest.approx(service_settings.retention_seconds, abs=5)
+    redis.expire(keys.file(ID), 100)
+    assert client.get(f"/v1/files/{ID}").json()["expires_at"] == pytest.approx(time.time() + 100, abs=5)
+    client.post("/v1/files", content=PNG)
+    assert client.get(f"/v1/files/{ID}").json()["expires_at"] == pytest.approx(uploaded["expires_at"], abs=20)
+
+
+def test_content_is_the_normalised_png(client: httpx2.Client, uploaded: dict[str, Any]) -> None:
+    response = client.get(f"/v1/files/{ID}/content")
+    assert response.headers["content-type"] == "image/png"
+    image = Image.open(io.BytesIO(response.content))
+    assert (image.mode, image.size, image.getpixel((0, 0))) == ("RGB", (2, 2), (7, 7, 7))
+    etag = response.headers["etag"]
+    assert etag == f'"{hashlib.sha256(response.content).hexdigest()}"'
+    assert client.get(f"/v1/files/{ID}/content", headers={"If-None-Match": etag}).status_code == 304
+
+
+def test_removed_file_is_gone_and_may_be_uploaded_anew(
+    client: httpx2.Client, uploaded: dict[str, Any], stored: Path
+) -> None:
+    assert client.delete(f"/v1/files/{ID}").status_code == 204
+    for method, path in (("GET", ""), ("GET", "/content"), ("DELETE", "")):
+        assert is_problem(client.request(method, f"/v1/files/{ID}{path}"), 404)
+    assert not stored.exists()
+    assert client.post("/v1/files", content=PNG).json()["id"] == ID
+
+
+def test_file_whose_object_was_lost_is_stored_again(
+    client: httpx2.Client, uploaded: dict[str, Any], stored: Path
+) -> None:
+    stored.unlink()
+    assert is_problem(client.get(f"/v1/files/{ID}/content"), 404)
+    client.post("/v1/files", content=PNG)
+    assert client.get(f"/v1/files/{ID}/content").status_code == 200
+
+
+@pytest.mark.parametrize("content", [b"", b"not a picture", PNG[:40]])
+def test_what_is_no_picture_is_422_at_file(client: httpx2.Client, content: bytes) -> None:
+    assert is_problem(client.post("/v1/files", content=content), 422, "/file")
+    assert is_problem(client.post("/v1/files", files={"file": content}), 422, "/file")
+
+
+def test_form_without_a_file_is_422(client: httpx2.Client) -> None:
+    assert is_problem(client.post("/v1/files", files={"picture": PNG}), 422, "/file")
+    head = {"Content-Type": "multipart/form-data; boundary=x"}
+    as_text = b'--x\r\nContent-Disposition: form-data; name="file"\r\n\r\ntext\r\n--x--\r\n'
+    assert is_problem(client.post("/v1/files", content=as_text, headers=head), 422, "/file")
+
+
+def test_form_that_is_none_is_4xx(client: httpx2.Client) -> None:
+    def post(kind: str) -> httpx2.Response:
+        return client.post("/v1/files", content=b"--x\r\nnonsense", headers={"Content-Type": kind})
+
+    assert is_problem(post("multipart/form-data"), 400)
+    assert is_problem(post("multipart/form-data; boundary=x"), 422, "/file")
+
+
+def test_file_over_the_limit_is_413_however_it_comes(redis: Redis, settings: Settings) -> None:
+    limited = settings.model_copy(update={"max_upload_bytes": len(PNG)})
+    with running_service(limited) as (address, _, _), httpx2.Client(base_url=address) as client:
+        assert client.post("/v1/files", content=PNG).status_code == 201
+        assert client.post("/v1/files", files={"file": PNG}).status_code == 201
+        for given in ({"content": PNG + b"x"}, {"content": iter([PNG, b"x"])}, {"files": {"file": PNG + b"x"}}):
+            assert is_problem(client.post("/v1/files", **given), 413)
+        assert is_problem(client.post("/v1/files", content=bytes(70_000)), 413)
+
+
+def test_large_upload_passes_where_other_bodies_may_not(client: httpx2.Client) -> None:
+    noise = Image.frombytes("RGB", (256, 256), os.urandom(256 * 256 * 3))
+    buffer = io.BytesIO()
+    noise.save(buffer, "PNG")
+    assert len(buffer.getvalue()) > 65_536
+    assert client.post("/v1/files", content=buffer.getvalue()).status_code == 201
+    assert is_problem(client.post("/v1/jobs", content=buffer.getvalue()), 413)
+
+
+def test_store_that_does_not_take_a_picture_is_503(redis: Redis, settings: Settings) -> None:
+    folder = settings.data / "images" / "files"
+    folder.parent.mkdir()
+    folder.write_text("in the way")
+    with running_service(settings) as (address, _, _), httpx2.Client(base_url=address) as client:
+        assert is_problem(client.post("/v1/files", content=PNG), 503)
+        folder.unlink()
+        assert client.post("/v1/files", content=PNG).status_code == 201
