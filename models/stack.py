@@ -1,15 +1,19 @@
-"""A stack: the networks of one weights folder and the pipelines they make, as its stack.json says."""
+"""A stack: networks and the pipelines they make, as a folder's stack.json or the official presets say."""
 
-import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from models.checkpoint import WeightsError, load_network
+from models.checkpoint import NetworkConfig, NetworkT, WeightsError, load_network, read_config
 from models.classifier import NoisyClassifier
+from models.config import ClassifierConfig, UNetConfig
+from models.presets import OFFICIAL_PIPELINES, PRESETS, OfficialPipeline
+from models.record import ChangedFileError, recorded_hash
 from models.unet import SuperResUNet, UNet
 
 MANIFEST = "stack.json"
@@ -78,25 +82,123 @@ class Stack:
         return len(self.class_names) if rows is not None and rows > len(self.class_names) else None
 
 
+@dataclass(frozen=True)
+class NetworkFile:
+    """A network of a stack on disk. config: of a file that carries none; schedule: None for a classifier."""
+
+    path: Path
+    config: NetworkConfig
+    schedule: str | None = None
+    num_timesteps: int = 0
+
+
+@dataclass(frozen=True)
+class StackPlan:
+    """A stack before it is loaded: its files and what they make."""
+
+    name: str
+    class_names: tuple[str, ...]
+    base: NetworkFile
+    classifier: NetworkFile | None
+    upsampler: NetworkFile | None
+    pipelines: Mapping[str, PipelineSpec]
+
+    @property
+    def files(self) -> tuple[NetworkFile, ...]:
+        return tuple(filter(None, (self.base, self.classifier, self.upsampler)))
+
+    def only(self, names: Collection[str]) -> "StackPlan":
+        """The stack with these of its pipelines, without an upsampler that none of them needs."""
+        kept = {name: spec for name, spec in self.pipelines.items() if name in names}
+        upsampler = self.upsampler if any(spec.upsampling for spec in kept.values()) else None
+        return replace(self, pipelines=kept, upsampler=upsampler)
+
+
 def load_stack(folder: Path, device: torch.device | str = "cpu") -> Stack:
-    """Load every network of a stack, strictly.
+    """Load every network of a stack's folder, strictly. Raises: WeightsError, as read_stack and load_plan."""
+    return load_plan(read_stack(folder), device)
+
+
+def load_plan(
+    plan: StackPlan, device: torch.device | str = "cpu", loaded: dict[Path, nn.Module] | None = None
+) -> Stack:
+    """Load every network of a stack, strictly; those in `loaded` already are shared, the others join them.
 
     Raises: WeightsError, one line that names the file and the key, for anything missing, damaged or that does not fit.
     """
+    held: dict[Path, nn.Module] = {} if loaded is None else loaded
+    _check_fit(plan)
+
+    def load(file: NetworkFile, kind: type[NetworkT]) -> NetworkT:
+        network = held.get(file.path) or load_network(file.path, kind, device, file.config)
+        assert isinstance(network, kind)
+        held[file.path] = network
+        return network
+
+    def diffusion(file: NetworkFile, kind: type[UNet]) -> DiffusionNetwork:
+        assert file.schedule is not None
+        return DiffusionNetwork(load(file, kind), file.schedule, file.num_timesteps, file_hash(file.path))
+
+    def guiding(file: NetworkFile) -> GuidingNetwork:
+        return GuidingNetwork(load(file, NoisyClassifier), file_hash(file.path))
+
+    base = diffusion(plan.base, UNet)
+    classifier = None if plan.classifier is None else guiding(plan.classifier)
+    upsampler = None if plan.upsampler is None else diffusion(plan.upsampler, SuperResUNet)
+    return Stack(plan.name, plan.class_names, base, classifier, upsampler, dict(plan.pipelines))
+
+
+def read_stack(folder: Path) -> StackPlan:
+    """What a stack's folder holds, from its stack.json and the heads of its files. Raises: WeightsError."""
     manifest = _read_manifest(folder / MANIFEST)
     try:
-        class_names = tuple(manifest["classes"])
-        base = _diffusion(folder, manifest["base"], UNet, device)
-        classifier = _classifier(folder, manifest["classifier"], device) if "classifier" in manifest else None
-        upsampler = None
-        if "upsampler" in manifest:
-            upsampler = _diffusion(folder, manifest["upsampler"], SuperResUNet, device)
-        pipelines = {name: _pipeline(name, entry) for name, entry in manifest["pipelines"].items()}
+        return StackPlan(
+            name=folder.name,
+            class_names=tuple(manifest["classes"]),
+            base=_diffusion(folder, manifest["base"], super_res=False),
+            classifier=_classifier(folder, manifest["classifier"]) if "classifier" in manifest else None,
+            upsampler=_diffusion(folder, manifest["upsampler"], super_res=True) if "upsampler" in manifest else None,
+            pipelines={name: _pipeline(name, entry) for name, entry in manifest["pipelines"].items()},
+        )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise WeightsError(f"{folder.name}/{MANIFEST}: a field is missing, unknown or wrong: {error}") from error
-    stack = Stack(folder.name, class_names, base, classifier, upsampler, pipelines)
-    _check_fit(stack)
-    return stack
+
+
+def official_stacks(folder: Path) -> list[StackPlan]:
+    """The stacks of the official checkpoints, one a base network, whether or not their files are in the folder.
+
+    A file is found by its preset's name, NAME.safetensors (as `adm models convert` writes it) before NAME.pt.
+    """
+    bases = dict.fromkeys(pipeline.base for pipeline in OFFICIAL_PIPELINES.values())
+    return [_official_stack(folder, base) for base in bases]
+
+
+def _official_stack(folder: Path, base: str) -> StackPlan:
+    made = [pipeline for pipeline in OFFICIAL_PIPELINES.values() if pipeline.base == base]
+    classifier, upsampler = made[0].sampling.classifier, next((each.upsampler for each in made if each.upsampler), None)
+    return StackPlan(
+        name=base,
+        class_names=PRESETS[classifier or base].class_names,
+        base=_official_file(folder, base),
+        classifier=None if classifier is None else _official_file(folder, classifier),
+        upsampler=None if upsampler is None else _official_file(folder, upsampler),
+        pipelines={pipeline.name: _official_pipeline(pipeline) for pipeline in made},
+    )
+
+
+def _official_file(folder: Path, name: str) -> NetworkFile:
+    preset, converted = PRESETS[name], folder / f"{name}.safetensors"
+    path = converted if converted.exists() else folder / preset.file
+    return NetworkFile(path, preset.config, preset.schedule, preset.num_timesteps or 0)
+
+
+def _official_pipeline(pipeline: OfficialPipeline) -> PipelineSpec:
+    sampling, conditional = pipeline.sampling, bool(PRESETS[pipeline.base].flags["class_cond"])
+    upsampling = None
+    if pipeline.upsampler and (given := PRESETS[pipeline.upsampler].sampling):
+        upsampling = SamplingDefaults(given.steps, given.sampler)
+    defaults = SamplingDefaults(sampling.steps, sampling.sampler)
+    return PipelineSpec(pipeline.name, conditional, conditional, sampling.guidance_scale, defaults, upsampling)
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
@@ -111,22 +213,27 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def _diffusion(folder: Path, entry: dict[str, Any], kind: type[UNet], device: torch.device | str) -> DiffusionNetwork:
+def _diffusion(folder: Path, entry: dict[str, Any], *, super_res: bool) -> NetworkFile:
     path, schedule, num_timesteps = folder / entry["file"], entry["schedule"], entry["num_timesteps"]
     if schedule not in SCHEDULES:
         raise ValueError(f"schedule {schedule!r}; known are {', '.join(SCHEDULES)}")
     if not isinstance(num_timesteps, int) or num_timesteps < FEWEST_TIMESTEPS:
         raise ValueError(f"num_timesteps must be an integer of at least {FEWEST_TIMESTEPS}")
-    network = load_network(path, kind, device)
-    joined = 2 if isinstance(network, SuperResUNet) else 1  # the low-resolution image comes in beside x
-    if (network.config.in_channels, network.config.out_channels) != (3 * joined, 6):
+    config = read_config(path)
+    if not isinstance(config, UNetConfig) or config.super_res != super_res:
+        raise WeightsError(f"{path.name}: holds another kind of network than {MANIFEST} says")
+    joined = 2 if super_res else 1  # the low-resolution image comes in beside x
+    if (config.in_channels, config.out_channels) != (3 * joined, 6):
         raise WeightsError(f"{path.name}: must take {3 * joined} channels and give 6, RGB eps and variance values")
-    return DiffusionNetwork(network, schedule, num_timesteps, file_hash(path))
+    return NetworkFile(path, config, schedule, num_timesteps)
 
 
-def _classifier(folder: Path, entry: dict[str, Any], device: torch.device | str) -> GuidingNetwork:
+def _classifier(folder: Path, entry: dict[str, Any]) -> NetworkFile:
     path = folder / entry["file"]
-    return GuidingNetwork(load_network(path, NoisyClassifier, device), file_hash(path))
+    config = read_config(path)
+    if not isinstance(config, ClassifierConfig):
+        raise WeightsError(f"{path.name}: holds another kind of network than {MANIFEST} says")
+    return NetworkFile(path, config)
 
 
 def _pipeline(name: str, entry: dict[str, Any]) -> PipelineSpec:
@@ -141,13 +248,15 @@ def _pipeline(name: str, entry: dict[str, Any]) -> PipelineSpec:
     )
 
 
-def _check_fit(stack: Stack) -> None:
-    classes, base = len(stack.class_names), stack.base.network.config
+def _check_fit(stack: StackPlan) -> None:
+    classes, base = len(stack.class_names), stack.base.config
+    assert isinstance(base, UNetConfig)
     rows = base.num_classes
     if rows is not None and rows not in (classes, classes + 1):
         raise WeightsError(f"{stack.name}: the base has {rows} label rows, {MANIFEST} names {classes} classes")
     if stack.classifier is not None:
-        classifier = stack.classifier.network.config
+        classifier = stack.classifier.config
+        assert isinstance(classifier, ClassifierConfig)
         if classifier.out_channels != classes:
             raise WeightsError(
                 f"{stack.name}: the classifier has {classifier.out_channels} classes, {MANIFEST} names {classes}"
@@ -155,7 +264,7 @@ def _check_fit(stack: Stack) -> None:
         if classifier.image_size != base.image_size:
             raise WeightsError(f"{stack.name}: classifier and base are of different image sizes")
     for spec in stack.pipelines.values():
-        if spec.conditional != (rows is not None) and stack.no_class_label is None:
+        if spec.conditional != (rows is not None) and (rows is None or rows == classes):
             needed = "a base with label rows" if spec.conditional else "a base with a 'no class' row, or with none"
             raise WeightsError(f"{stack.name}: the pipeline {spec.name!r} needs {needed}")
         if spec.upsampling is not None and stack.upsampler is None:
@@ -165,6 +274,11 @@ def _check_fit(stack: Stack) -> None:
 
 
 def file_hash(path: Path) -> str:
-    """The first 16 hex digits of a file's sha256: names the weights in images and announcements."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:HASH_LENGTH]
+    """The first 16 hex digits of a file's sha256: names the weights in images and announcements.
+
+    Raises: WeightsError for a file that is not the one recorded beside it.
+    """
+    try:
+        return recorded_hash(path)[:HASH_LENGTH]
+    except ChangedFileError as error:
+        raise WeightsError(str(error)) from error
