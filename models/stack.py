@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from models.checkpoint import NetworkConfig, NetworkT, WeightsError, load_network, read_config
+from models.checkpoint import NetworkT, WeightsError, load_network, read_config
 from models.classifier import NoisyClassifier
 from models.config import ClassifierConfig, UNetConfig
 from models.presets import OFFICIAL_PIPELINES, PRESETS, OfficialPipeline
@@ -87,7 +87,7 @@ class NetworkFile:
     """A network of a stack on disk. config: of a file that carries none; schedule: None for a classifier."""
 
     path: Path
-    config: NetworkConfig
+    config: UNetConfig | ClassifierConfig
     schedule: str | None = None
     num_timesteps: int = 0
 

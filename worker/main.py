@@ -36,12 +36,12 @@ from jobs.settings import Settings
 from jobs.workers import WorkerInfo
 from models.checkpoint import WeightsError
 from models.precision import best_precision
-from models.stack import MANIFEST, Stack, load_stack
 from worker.inbox import REDIS_AWAY, Inbox
 from worker.loop import Held, Worker
 from worker.metrics import StepMetrics
 from worker.offers import offer, select
 from worker.png import encoder_versions
+from worker.stacks import load_stacks
 from worker.warmup import measure_steps
 
 log = structlog.get_logger("worker")
@@ -105,11 +105,10 @@ def open_inbox(inbox: Inbox, stopping: Event) -> None:
 def load(settings: Settings, device: torch.device, name: str) -> Held:
     """Load the stacks that the pipelines need and warm them up."""
     started = time.monotonic()
-    stacks = load_stacks(settings.weights, device)
+    stacks = load_stacks(settings.weights, settings.pipelines, settings.max_rows, device)
     pipelines = select(settings.pipelines, stacks)
-    needed = {pipeline.stack.name: pipeline.stack for pipeline in pipelines.values()}
     precision = best_precision(device) if settings.precision == "auto" else settings.precision
-    stages = build_stages(needed.values(), settings.max_rows, precision=precision)
+    stages = build_stages(stacks, settings.max_rows, precision=precision)
     registry = CollectorRegistry()
     metrics = StepMetrics(registry)
     measure_steps(stages.values(), metrics)
@@ -125,14 +124,6 @@ def load(settings: Settings, device: torch.device, name: str) -> Held:
     )
     log.info("loaded", seconds=round(time.monotonic() - started, 2), row_shapes=info.row_shapes)
     return Held(pipelines, Engine(stages, settings.max_rows), info, metrics, registry)
-
-
-def load_stacks(folder: Path, device: torch.device) -> list[Stack]:
-    """Every stack of a weights folder. Raises: WeightsError."""
-    found = sorted(path.parent for path in folder.glob(f"*/{MANIFEST}"))
-    if not found:
-        raise WeightsError(f"ADM_WEIGHTS: {folder} holds no folder with a {MANIFEST}")
-    return [load_stack(path, device) for path in found]
 
 
 def choose_device(wanted: str) -> torch.device:

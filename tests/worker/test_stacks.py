@@ -1,0 +1,92 @@
+"""What ADM_PIPELINES chooses among stacks' folders and official checkpoints, before anything is loaded."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.checkpoint import WeightsError
+from models.presets import OFFICIAL_PIPELINES
+from models.stack import load_plan, official_stacks, read_stack
+from tests.models.samples import write_stack
+from worker import stacks
+from worker.stacks import choose, find_plans, load_stacks
+
+CPU = torch.device("cpu")
+
+
+def put(weights: Path, *names: str) -> Path:
+    """Official files that are there; choosing looks at no more."""
+    for name in names:
+        path = weights / "official" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return weights
+
+
+def test_every_official_pipeline_is_in_one_stack(tmp_path: Path) -> None:
+    names = [name for plan in official_stacks(tmp_path) for name in plan.pipelines]
+    assert sorted(names) == sorted(OFFICIAL_PIPELINES)
+
+
+def test_cascade_and_its_base_are_one_stack_so_that_they_share_batches(tmp_path: Path) -> None:
+    put(tmp_path, "64x64_diffusion.pt", "64x64_classifier.pt", "64_256_upsampler.safetensors")
+    (plan,) = choose(["adm-64", "adm-64-256"], find_plans(tmp_path))
+    assert plan.upsampler is not None
+    assert plan.upsampler.path.name == "64_256_upsampler.safetensors"
+    assert len(plan.class_names) == 1000
+    assert plan.pipelines["adm-64"].upsampling is None
+    assert plan.pipelines["adm-64-256"].guidance_scale == 1.0
+
+
+def test_base_alone_needs_no_upsampler(tmp_path: Path) -> None:
+    put(tmp_path, "64x64_diffusion.pt", "64x64_classifier.pt")
+    (plan,) = choose(["adm-64"], find_plans(tmp_path))
+    assert plan.upsampler is None
+
+
+def test_missing_checkpoint_is_one_line_that_says_how_to_get_it(tmp_path: Path) -> None:
+    put(tmp_path, "64x64_diffusion.pt", "64x64_classifier.pt")
+    with pytest.raises(
+        WeightsError, match=r"\AADM_PIPELINES: 'adm-64-256' needs 64_256_upsampler\.pt.* fetch 64_256_upsampler .*\Z"
+    ):
+        choose(["adm-64-256"], find_plans(tmp_path))
+
+
+def test_unknown_pipeline_is_refused_with_those_there_are(tmp_path: Path) -> None:
+    write_stack(tmp_path / "tiny")
+    with pytest.raises(WeightsError, match=r"no stack has a pipeline 'huge'; there are adm-128, .* tiny, tiny-uncond"):
+        choose(["huge"], find_plans(tmp_path))
+
+
+def test_uncond_pipeline_is_guided_and_lsun_is_not(tmp_path: Path) -> None:
+    plans = {name: plan for plan in official_stacks(tmp_path) for name in plan.pipelines}
+    uncond, lsun = plans["adm-256-uncond"], plans["lsun-cat"]
+    assert uncond.classifier is not None
+    assert uncond.pipelines["adm-256-uncond"].guidance_scale == 10.0
+    assert not uncond.pipelines["adm-256-uncond"].conditional
+    assert len(uncond.class_names) == 1000
+    assert (lsun.classifier, lsun.class_names, lsun.pipelines["lsun-cat"].guidance_scale) == (None, (), 0.0)
+
+
+def test_network_that_two_stacks_share_is_loaded_once(tmp_path: Path) -> None:
+    plan = read_stack(write_stack(tmp_path / "tiny"))
+    loaded: dict[Path, torch.nn.Module] = {}
+    one, other = load_plan(plan, CPU, loaded), load_plan(plan.only(["tiny-uncond"]), CPU, loaded)
+    assert one.base.network is other.base.network
+    assert other.upsampler is None
+
+
+@pytest.mark.slow  # the reckoning imports half of torch
+def test_too_little_memory_is_said_before_anything_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_stack(tmp_path / "tiny")
+    monkeypatch.setattr(stacks, "free_bytes", lambda device: 0)
+    monkeypatch.setattr(stacks, "load_plan", None)
+    with pytest.raises(WeightsError, match=r"\AADM_PIPELINES: tiny need .* at ADM_MAX_ROWS=4, 0\.0 GiB are free"):
+        load_stacks(tmp_path, ["tiny"], 4, CPU)
+
+
+def test_stack_that_fits_is_loaded(tmp_path: Path) -> None:
+    write_stack(tmp_path / "tiny")
+    (stack,) = load_stacks(tmp_path, ["tiny"], 4, CPU)
+    assert set(stack.pipelines) == {"tiny"}
