@@ -11,6 +11,7 @@ from jobs.errors import FieldError, InvalidRequestError
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_SIDE_PX = 16_384
+MAX_ASPECT = 32  # a pipeline scales the short side to its own size before it takes the middle square
 FAST = 1  # zlib's level: a photograph of 50 million pixels takes seconds at the default, for a tenth of its size
 UPRIGHT = {  # what undoes each value of EXIF's Orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -70,8 +71,8 @@ def refuse(image: Image.Image, max_pixels: int) -> None:
         raise wrong(f"has {size}; a side may have {MAX_SIDE_PX}")
     if image.width * image.height > max_pixels:
         raise wrong(f"has {size}; they may be {max_pixels} in all")
-    if min(image.size) < 1:
-        raise wrong(f"has {size}")
+    if max(image.size) > MAX_ASPECT * min(image.size):
+        raise wrong(f"has {size}; its long side may be {MAX_ASPECT} times its short one")
     # a second picture in a JPEG (MPO) is no frame but a depth or brightness map, as telephones add it
     if image.format != "MPO" and getattr(image, "is_animated", False):
         raise wrong("is animated; a picture has one frame")

@@ -164,6 +164,7 @@ def test_cut_off_file_is_refused(kind: str) -> None:
     [
         (50_000, 1, "a side may have 16384"),
         (1, 50_000, "a side may have 16384"),
+        (33, 1, "its long side may be 32 times its short one"),
         (1001, 1000, "they may be 1000000 in all"),
         (16_384, 16_384, "pixels"),
         (2**31 - 1, 2**31 - 1, "pixels"),
