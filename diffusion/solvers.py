@@ -17,9 +17,17 @@ from diffusion.tables import SamplerTable, Thresholding, sampling_table, score_c
 MOST_EXTRAPOLATION = 1.0  # of the last change of the prediction, in one step
 
 
+ENCODE = "ddim_encode"  # not a sampler that draws: from an image to the noise that DDIM makes it of
+
+
 def num_evaluations(sampler: str, num_steps: int) -> int:
     """Network evaluations, which are the rows of the table, for so many steps of a sampler."""
-    return 2 * num_steps - 1 if sampler == "heun" else num_steps
+    match sampler:
+        case "heun":
+            return 2 * num_steps - 1
+        case "ddim_encode":
+            return num_steps - 1
+    return num_steps
 
 
 def dpmpp_2m_table(

@@ -10,7 +10,7 @@ a step gathers one row an image, so a batch mixes samplers, lengths, schedules a
 """
 
 from dataclasses import dataclass, fields
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from torch import Tensor
 from diffusion.process import MeanType, Process
 
 Thresholding = Literal["clip", "dynamic", "none"]
+THRESHOLDINGS: tuple[Thresholding, ...] = get_args(Thresholding)
 
 DYNAMIC_QUANTILE = 0.995  # of |pred_x0| over an image, the paper's choice (Saharia et al. 2022, section 2.3)
 
@@ -115,6 +116,16 @@ def reverse_ddim_table(
     columns = prediction_columns(process, thresholding) | _along_eps(process, onward, (1 - onward).sqrt())
     table = sampling_table(process, columns, rescale_timesteps)
     return SamplerTable(table.rows.flip(0), table.timesteps.flip(0))
+
+
+def encoding_table(process: Process, *, rescale_timesteps: bool = False) -> SamplerTable:
+    """From an image to the x_t of the process's last timestep, which DDIM on the same steps takes back to the image.
+
+    A step less than there are timesteps: the image counts as x_t of the first, and reverse_ddim_table's own last step
+    would go beyond the last, to noise of alpha_bar 0. Nothing is clipped: what a bound takes away does not come back.
+    """
+    reverse = reverse_ddim_table(process, thresholding="none", rescale_timesteps=rescale_timesteps)
+    return SamplerTable(reverse.rows[:-1], reverse.timesteps[:-1])
 
 
 def score_columns(

@@ -23,9 +23,10 @@ class NotFiniteError(Exception):
 
 @dataclass(frozen=True)
 class Finished:
-    """An image that has passed its last stage: pixels [3, H, W], uint8."""
+    """An image that has passed its last stage: x [3, H, W] as it left it, and its pixels, uint8."""
 
     request: ImageRequest
+    x: Tensor
     pixels: Tensor
 
 
@@ -73,7 +74,7 @@ class Engine:
             raise DuplicateImageError(f"image {request.index} of job {request.job_id}")
         for plan in request.plans:
             self._table(plan)  # here, and not when the image gets there: then its neighbours would fail with it
-        self._live[key] = self._enter(request, 0, None)
+        self._live[key] = self._enter(request)
 
     def abort(self, job_id: str) -> bool:
         """Drop all images of a job; False if there were none: a lost race, not an error."""
@@ -119,12 +120,21 @@ class Engine:
 
     def _table(self, plan: StagePlan) -> SamplerTable:
         table = self.stages[plan.stage].table
-        return table(plan.sampler, plan.num_steps, plan.eta, plan.time_grid, plan.thresholding)
+        return table(plan.sampler, plan.num_steps, plan.eta, plan.time_grid, plan.thresholding, plan.strength)
 
-    def _enter(self, request: ImageRequest, stage_index: int, low_res: Tensor | None) -> Trajectory:
-        plan = request.plans[stage_index]
+    def _enter(self, request: ImageRequest) -> Trajectory:
+        plan, table = request.plans[0], self._table(request.plans[0])
+        return Trajectory(request, table, *self.stages[plan.stage].begin(request, plan, table))
+
+    def _enter_next(self, passed: Trajectory, pixels: Tensor) -> Trajectory:
+        """Within one stage x goes on as it is, from an encoding to the steps back."""
+        request, index = passed.request, passed.stage_index + 1
+        plan = request.plans[index]
+        if plan.stage == passed.plan.stage:
+            return Trajectory(request, self._table(plan), passed.x, None, index)
         noise = self.stages[plan.stage].starting_noise(request.seed, request.index)
-        return Trajectory(request, self._table(plan), noise, low_res, stage_index)
+        # The next stage gets what the official scripts hand over: the truncated 8-bit image.
+        return Trajectory(request, self._table(plan), noise, from_uint8(pixels), index)
 
     def _advance(self, passed: list[Trajectory], failed: dict[str, Exception]) -> list[Finished]:
         """Send images that passed a stage on to the next; those that passed their last leave, finished."""
@@ -137,8 +147,7 @@ class Engine:
             pixels = to_uint8(each.x)
             if each.stage_index + 1 == len(request.plans):
                 del self._live[key]
-                finished.append(Finished(request, pixels))
+                finished.append(Finished(request, each.x, pixels))
             else:
-                # The next stage gets what the official scripts hand over: the truncated 8-bit image.
-                self._live[key] = self._enter(request, each.stage_index + 1, from_uint8(pixels))
+                self._live[key] = self._enter_next(each, pixels)
         return finished

@@ -8,7 +8,7 @@ from diffusion.schedule import Schedule
 from engine.guide import Guide
 from engine.numerics import settle_kernels
 from engine.stage import Stage
-from engine.trajectory import ImageRequest, StagePlan
+from engine.trajectory import FromLatent, FromPicture, ImageRequest, StagePlan
 from models.precision import Precision
 from models.stack import DiffusionNetwork, PipelineSpec, Stack
 
@@ -33,16 +33,21 @@ class Pipeline:
         seed: int,
         class_label: int | None,
         guidance_scale: float,
-        base: StagePlan,
+        base: StagePlan | None,
         upsample: StagePlan | None,
         *,
+        encode: StagePlan | None = None,
+        start: FromPicture | FromLatent | None = None,
         guidance_interval: tuple[int, int] = (0, 1000),
         class_weights: Mapping[int, float] | None = None,
         entropy_scaled: bool = False,
         wants_previews: bool = False,
     ) -> ImageRequest:
-        """One image of a job. The plans' stages are BASE and UPSAMPLE; class_weights steer instead of class_label."""
-        plans = [base] if upsample is None else [base, upsample]
+        """One image of a job: through the stages whose plans are given, an encoding before them.
+
+        The plans' stages are BASE, of an encoding too, and UPSAMPLE; class_weights steer instead of class_label.
+        """
+        plans = [plan for plan in (encode, base, upsample) if plan is not None]
         if class_weights is None:
             class_weights = {} if class_label is None else {class_label: 1.0}
         label = class_label if self.spec.conditional and class_label is not None else self.stack.no_class_label
@@ -56,6 +61,7 @@ class Pipeline:
             guidance_scale=guidance_scale,
             guidance_interval=guidance_interval,
             entropy_scaled=entropy_scaled,
+            start=start,
             wants_previews=wants_previews,
         )
 

@@ -9,12 +9,21 @@ from torch import Tensor
 from diffusion.grids import TimeGrid, grid_timesteps
 from diffusion.guidance import guidance_gradient
 from diffusion.noise import Draw, normals
+from diffusion.pixels import from_uint8
 from diffusion.process import Process
-from diffusion.solvers import dpmpp_2m_table, heun_table
-from diffusion.tables import COLUMNS, SamplerTable, Thresholding, ddim_table, ddpm_table, take_step
+from diffusion.solvers import ENCODE, dpmpp_2m_table, heun_table
+from diffusion.tables import (
+    COLUMNS,
+    SamplerTable,
+    Thresholding,
+    ddim_table,
+    ddpm_table,
+    encoding_table,
+    take_step,
+)
 from engine.guide import Guide
 from engine.shapes import agreeing_shapes, pad_rows, padded
-from engine.trajectory import ImageRequest, StagePlan, Trajectory
+from engine.trajectory import FromLatent, FromPicture, ImageRequest, StagePlan, Trajectory, steps_taken
 from models.precision import DTYPES, Precision
 from models.unet import SuperResUNet, UNet
 
@@ -102,12 +111,16 @@ class Stage:
         eta: float,
         time_grid: TimeGrid = "official",
         thresholding: Thresholding = "clip",
+        strength: float = 1.0,
     ) -> SamplerTable:
-        if sampler not in SAMPLERS:
+        if sampler not in (*SAMPLERS, ENCODE):
             raise UnknownOfferError(f"unknown sampler {sampler!r}; there are {', '.join(SAMPLERS)}")
+        if sampler == ENCODE and num_steps < 2:
+            raise UnknownOfferError("an encoding takes at least 2 steps")
         schedule = self.process.schedule
         try:
-            kept = schedule.respaced(grid_timesteps(schedule, time_grid, sampler, num_steps))
+            grid = grid_timesteps(schedule, time_grid, "ddim" if sampler == ENCODE else sampler, num_steps)
+            kept = schedule.respaced(grid[: steps_taken(num_steps, strength)])
         except ValueError as error:
             raise UnknownOfferError(f"{num_steps} steps of {schedule.num_timesteps}: {error}") from error
         respaced = Process(kept, self.process.mean_type, self.process.variance_type)
@@ -118,11 +131,46 @@ class Stage:
                 return dpmpp_2m_table(respaced, thresholding=thresholding)
             case "heun":
                 return heun_table(respaced, thresholding=thresholding)
+            case "ddim_encode":
+                return encoding_table(respaced)
         return ddpm_table(respaced, thresholding=thresholding)
 
     def starting_noise(self, seed: int, index: int) -> Tensor:
         """x_T of an image: [3, H, W]."""
         return normals([Draw(seed, index, self.number, 0)], self.shape, self.device)[0]
+
+    def begin(self, request: ImageRequest, plan: StagePlan, table: SamplerTable) -> tuple[Tensor, Tensor | None]:
+        """What an image's first stage starts from: x_t [3, H, W], and the low-resolution image of an upsampler."""
+        noise = self.starting_noise(request.seed, request.index)
+        match request.start:
+            case FromLatent(x):
+                return x.to(self.device), None
+            case FromPicture(pixels):
+                x0 = from_uint8(pixels.to(self.device))
+                if isinstance(self.network, SuperResUNet):
+                    return noise, x0
+                if plan.sampler == ENCODE:
+                    return x0, None
+                first = int(table.timesteps[0])
+                return self.process.q_sample(x0[None], torch.tensor([first]), noise[None])[0], None
+        return noise, None
+
+    @torch.no_grad()
+    def classify(self, pixels: Tensor) -> Tensor:
+        """p(y | x) of the guide for clean images [N, 3, H, W], uint8: [N, K].
+
+        Raises: UnknownOfferError where there is no guide.
+        """
+        if self.guide is None:
+            raise UnknownOfferError("there is no classifier to ask")
+        x = from_uint8(pixels.to(self.device))
+        answers = []
+        for part in x.split(self.guide_shapes[-1]):
+            padding = padded(len(part), self.guide_shapes)
+            with self._autocast():
+                scores = self.guide.log_probabilities(pad_rows(part, padding), torch.zeros(padding, device=self.device))
+            answers.append(scores[: len(part)].float().softmax(dim=1))
+        return torch.cat(answers)
 
     @torch.no_grad()
     def step(self, batch: Sequence[Trajectory]) -> None:

@@ -1,18 +1,23 @@
 """One image on its way through the stages."""
 
+import math
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from diffusion.grids import TimeGrid
-from diffusion.solvers import num_evaluations
+from diffusion.solvers import ENCODE, num_evaluations
 from diffusion.tables import SamplerTable, Thresholding
 
 
 @dataclass(frozen=True)
 class StagePlan:
-    """How an image passes one stage."""
+    """How an image passes one stage.
+
+    strength is the share of the steps that is taken, the last ones: an image that starts from a picture is noised only
+    as far as they remove it again.
+    """
 
     stage: str
     sampler: str
@@ -20,11 +25,31 @@ class StagePlan:
     eta: float = 0.0
     time_grid: TimeGrid = "official"
     thresholding: Thresholding = "clip"
+    strength: float = 1.0
 
     @property
     def num_evaluations(self) -> int:
         """Steps that the engine takes, one an evaluation of the network: some samplers need two for one of theirs."""
-        return num_evaluations(self.sampler, self.num_steps)
+        return num_evaluations(self.sampler, steps_taken(self.num_steps, self.strength))
+
+
+def steps_taken(num_steps: int, strength: float) -> int:
+    """How many of a sampler's steps a strength takes; one at least."""
+    return max(1, math.ceil(round(strength * num_steps, 9)))
+
+
+@dataclass(frozen=True, eq=False)
+class FromPicture:
+    """Pixels [3, H, W], uint8: of the size of the first stage, or, where that is an upsampler, of its input."""
+
+    pixels: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class FromLatent:
+    """x_t [3, H, W] of the first stage's first step, as an encoding left it."""
+
+    x: Tensor
 
 
 @dataclass(frozen=True)
@@ -45,6 +70,7 @@ class ImageRequest:
     guidance_scale: float = 0.0
     guidance_interval: tuple[int, int] = (0, 1000)
     entropy_scaled: bool = False
+    start: FromPicture | FromLatent | None = None  # noise
     wants_previews: bool = False
 
     @property
@@ -80,9 +106,11 @@ class Trajectory:
 
     @property
     def guided(self) -> bool:
-        """Whether the step to be taken next needs the classifier; only the first stage is ever guided."""
+        """Whether the step to be taken next needs the classifier; only the first stage is, and no encoding is."""
         request = self.request
-        if self.stage_index or not request.guidance_target or request.guidance_scale == 0:
+        if self.plan.stage != request.plans[0].stage or self.plan.sampler == ENCODE:
+            return False
+        if not request.guidance_target or request.guidance_scale == 0:
             return False
         low, high = request.guidance_interval
         return low <= self.timestep <= high
