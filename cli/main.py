@@ -2,7 +2,7 @@
 
 import typer
 
-from cli import config, judge, service, stack, train, worker
+from cli import config, judge, samplers, service, stack, train, worker
 
 app = typer.Typer(
     name="adm",
@@ -17,4 +17,5 @@ app.command("service")(service.service)
 app.command("worker")(worker.worker)
 app.command("judge")(judge.judge)
 app.command("config")(config.config)
+app.command("samplers")(samplers.samplers)
 app.add_typer(train.app, name="train")

@@ -5,6 +5,7 @@ stay exact, and the grid is off by half a timestep at most, more only where it a
 """
 
 from collections.abc import Callable
+from math import ceil
 from typing import Literal, get_args
 
 import torch
@@ -16,15 +17,16 @@ TimeGrid = Literal["official", "uniform", "logsnr", "karras"]
 TIME_GRIDS: tuple[TimeGrid, ...] = get_args(TimeGrid)
 
 RHO = 7.0  # Karras et al. 2022, Eq. 5
-SIGMA_MAX = 80.0  # theirs too: above it lies nothing but noise, and the cosine schedule ends near 20,000
 
 
 def grid_timesteps(schedule: Schedule, time_grid: str, sampler: str, num_steps: int) -> list[int]:
     """The timesteps that a run of a sampler keeps: num_steps distinct ones of the schedule, ascending.
 
-    "official" is the spacing of the published samplers. "uniform" has steps of one length in t from the last timestep
-    to the clean image (Lin et al. 2023, "trailing"). "logsnr" and "karras" go from sigma 80, or the schedule's last
-    where that is less, to timestep 0: even in log sigma, or in sigma^(1/7). One step is the last timestep alone.
+    "official" is the spacing of the published samplers, DDIM's for the solvers of second order. The others begin one
+    N-th below the last timestep, as DDIM's does: from the end of the cosine schedule, sigma 20,000, no network can tell
+    an image, and what it guesses there a sampler that draws no noise never forgets. "uniform" has steps of one length
+    in t, the last one to the clean image; "logsnr" and "karras" are even in log sigma and in sigma^(1/7), down to
+    timestep 0. One step is the last timestep alone.
     Raises: ValueError for an unknown grid, and where the schedule has fewer timesteps than are asked for.
     """
     count = schedule.num_timesteps
@@ -36,20 +38,20 @@ def grid_timesteps(schedule: Schedule, time_grid: str, sampler: str, num_steps: 
         return sampling_timesteps(count, sampler, num_steps)
     if num_steps == 1:
         return [count - 1]
+    start = count - ceil(count / num_steps)
     match time_grid:
         case "uniform":
-            places = torch.arange(1, num_steps + 1, dtype=torch.float64) * count / num_steps - 1
+            places = torch.linspace(-1, start, num_steps + 1, dtype=torch.float64)[1:]
         case "logsnr":
-            places = _even_in(schedule, lambda sigma: sigma.log(), num_steps)
+            places = _even_in(schedule, lambda sigma: sigma.log(), start, num_steps)
         case "karras":
-            places = _even_in(schedule, lambda sigma: sigma ** (1 / RHO), num_steps)
+            places = _even_in(schedule, lambda sigma: sigma ** (1 / RHO), start, num_steps)
     return _snap(places, count)
 
 
-def _even_in(schedule: Schedule, measure: Callable[[Tensor], Tensor], num_steps: int) -> Tensor:
+def _even_in(schedule: Schedule, measure: Callable[[Tensor], Tensor], start: int, num_steps: int) -> Tensor:
     known = measure(schedule.sigma)
-    last = min(known[-1].item(), measure(torch.tensor(SIGMA_MAX, dtype=known.dtype)).item())
-    targets = torch.linspace(known[0].item(), last, num_steps, dtype=known.dtype)
+    targets = torch.linspace(known[0].item(), known[start].item(), num_steps, dtype=known.dtype)
     after = torch.searchsorted(known, targets).clamp(1, len(known) - 1)
     nearer_before = targets - known[after - 1] < known[after] - targets
     return torch.where(nearer_before, after - 1, after)

@@ -10,16 +10,22 @@ from jobs import keys
 from jobs.fleet import Fleet, StepMs
 from jobs.ledger import RUNNING
 from jobs.request import ResolvedRequest
+from jobs.samplers import num_evaluations
 
 UNKNOWN_ERROR = 0.5  # of an estimate, as long as nothing was measured
 
 
 def work_of(request: ResolvedRequest) -> dict[str, int]:
     """Row steps of a job, by stage."""
-    work = {"base": request.n * request.steps}
+    return {stage: request.n * evaluations for stage, evaluations in evaluations_of(request).items()}
+
+
+def evaluations_of(request: ResolvedRequest) -> dict[str, int]:
+    """Steps of the engine that each image takes, by stage: network evaluations, not steps of its sampler."""
+    stages = {"base": num_evaluations(request.sampler, request.steps)}
     if request.upsample:
-        work["upsample"] = request.n * request.upsample.steps
-    return work
+        stages["upsample"] = num_evaluations(request.upsample.sampler, request.upsample.steps)
+    return stages
 
 
 @dataclass(frozen=True)
@@ -85,11 +91,10 @@ class Estimator:
     def _run_seconds(self, pipeline: str, request: ResolvedRequest, *, crowded: bool) -> float:
         """Seconds from start to end: every step waits for its whole batch, whose size is the shape that runs."""
         step_ms = self._fleet.step_ms[pipeline]
-        steps = {"base": request.steps, "upsample": request.upsample.steps if request.upsample else 0}
         return (
             sum(
-                steps[stage] * batch_ms(step_ms[stage], request.n, crowded=crowded)
-                for stage in steps
+                evaluations * batch_ms(step_ms[stage], request.n, crowded=crowded)
+                for stage, evaluations in evaluations_of(request).items()
                 if step_ms.get(stage)
             )
             / 1000

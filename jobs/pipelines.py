@@ -2,13 +2,10 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-
-class Announced(BaseModel):
-    """Frozen, since it crosses the queue; unknown fields are ignored, so that old services read newer workers."""
-
-    model_config = ConfigDict(frozen=True)
+from jobs.announced import Announced
+from jobs.samplers import SamplerNote
 
 
 class ClassInfo(Announced):
@@ -68,6 +65,9 @@ class PipelineInfo(Announced):
     stages: tuple[StageInfo, ...]
     image_size: int = Field(description="edge of the final image, pixels")
     samplers: tuple[str, ...]
+    sampler_notes: tuple[SamplerNote, ...] = Field(default=(), description="what each costs, and when to choose it")
+    time_grids: tuple[str, ...] = Field(default=("official",), description="choices of which timesteps a run keeps")
+    thresholdings: tuple[str, ...] = Field(default=("clip",), description="choices of how pred_x0 is bounded")
     limits: Limits = Limits()
     defaults: Defaults
     class_required: bool = Field(description="class_label must be given, if only as null")

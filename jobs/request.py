@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from jobs.errors import FieldError, InvalidRequestError
 from jobs.pipelines import PipelineInfo, UpsampleDefaults
+from jobs.samplers import Thresholding, TimeGrid
 
 MAX_STEPS = 1000
 MAX_IMAGES = 64
@@ -36,12 +37,16 @@ class UpsampleOptions(Strict):
     steps: Steps | None = None
     sampler: Name | None = None
     eta: Eta | None = None
+    time_grid: TimeGrid = "official"
+    thresholding: Thresholding = "clip"
 
 
 class ResolvedUpsample(Strict):
     steps: Steps
     sampler: Name
     eta: Eta
+    time_grid: TimeGrid = "official"
+    thresholding: Thresholding = "clip"
 
 
 class ResolvedRequest(Strict):
@@ -55,6 +60,8 @@ class ResolvedRequest(Strict):
     steps: Steps
     sampler: Name
     eta: Eta
+    time_grid: TimeGrid = "official"  # jobs from before there was a choice have none in their payload
+    thresholding: Thresholding = "clip"
     n: Annotated[int, Field(ge=1, le=MAX_IMAGES)]
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)]
     upsample: ResolvedUpsample | Literal[False]
@@ -80,9 +87,23 @@ class JobRequest(Strict):
     guidance_interval: Annotated[list[Timestep], Field(min_length=2, max_length=2)] = Field(
         default=[0, 1000], description="guide only at original timesteps inside, ends included"
     )
-    steps: Steps | None = Field(default=None, description="denoising steps; null: the pipeline's default, 25")
+    steps: Steps | None = Field(
+        default=None,
+        description="steps of the sampler, some of which take two network evaluations for one; null: the "
+        "pipeline's default, 25",
+    )
     sampler: Name | None = Field(default=None, description="one of the pipeline's; null: its default")
     eta: Eta | None = Field(default=None, description="DDIM only: 0 is deterministic; null: the pipeline's default")
+    time_grid: TimeGrid = Field(
+        default="official",
+        description="the timesteps a run keeps: the published spacing; steps of one length in t, the last of them to "
+        "the clean image; even in log-SNR; or in sigma^(1/7) (Karras et al. 2022)",
+    )
+    thresholding: Thresholding = Field(
+        default="clip",
+        description="how the predicted clean image is bounded: clipped before guidance, as published; dynamic: the "
+        "guided prediction scaled down to its own 99.5 % quantile (Saharia et al. 2022); or not at all",
+    )
     n: Annotated[int, Field(ge=1, le=MAX_IMAGES)] = Field(default=1, description="number of images")
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = Field(
         default=None, description="image i draws its noise from (seed, i); null: drawn, and reported"
@@ -133,6 +154,7 @@ class Resolution:
         sampler, eta = self._sampler(
             "", request.sampler, request.eta, defaults.sampler, defaults.eta, self.pipeline.samplers
         )
+        self._grid_and_bound("", request.time_grid, request.thresholding)
         guidance_scale = self._guidance_scale()
         upsample = self._upsample()
         if self.errors:
@@ -145,6 +167,8 @@ class Resolution:
             steps=steps,
             sampler=sampler,
             eta=eta,
+            time_grid=request.time_grid,
+            thresholding=request.thresholding,
             n=request.n,
             seed=draw_seed() if request.seed is None else request.seed,
             upsample=upsample,
@@ -221,6 +245,14 @@ class Resolution:
             self._wrong(f"{at}/eta", f"is for ddim alone; {chosen} has none")
         return chosen, abs(eta)
 
+    def _grid_and_bound(self, at: str, time_grid: str, thresholding: str) -> None:
+        for name, chosen, offered in (
+            ("time_grid", time_grid, self.pipeline.time_grids),
+            ("thresholding", thresholding, self.pipeline.thresholdings),
+        ):
+            if chosen not in offered:
+                self._wrong(f"{at}/{name}", f"{self.pipeline.id!r} does not offer {chosen!r}, but {', '.join(offered)}")
+
     def _upsample(self) -> ResolvedUpsample | Literal[False]:
         asked, defaults = self.request.upsample, self.pipeline.defaults.upsample
         if asked is False or (asked is None and defaults is None):
@@ -233,8 +265,14 @@ class Resolution:
     def _upsample_options(self, options: UpsampleOptions, defaults: UpsampleDefaults) -> ResolvedUpsample:
         offered = next(each.samplers for each in self.pipeline.stages if each.name == "upsample")
         sampler, eta = self._sampler("/upsample", options.sampler, options.eta, defaults.sampler, defaults.eta, offered)
-        steps = defaults.steps if options.steps is None else options.steps
-        return ResolvedUpsample(steps=steps, sampler=sampler, eta=eta)
+        self._grid_and_bound("/upsample", options.time_grid, options.thresholding)
+        return ResolvedUpsample(
+            steps=defaults.steps if options.steps is None else options.steps,
+            sampler=sampler,
+            eta=eta,
+            time_grid=options.time_grid,
+            thresholding=options.thresholding,
+        )
 
 
 UNIONS = ("class_label", "upsample")  # pydantic names the branch of these in an error's location

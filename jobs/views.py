@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from redis.client import Pipeline, Redis
 
 from jobs import books, keys
-from jobs.estimate import Backlog, Estimator
+from jobs.estimate import Backlog, Estimator, evaluations_of
 from jobs.fleet import FleetReader
 from jobs.job import Job, JobStatus, Progress, QueueInfo
 from jobs.record import BadPayloadError, Record
@@ -98,13 +98,12 @@ def progress_of(record: Record, request: ResolvedRequest | None, text: bytes | N
         return Progress.model_validate_json(text)
     if request is None:
         return Progress(stage="base", step=0, steps=0, fraction=0)
-    match record.status:
-        case JobStatus.COMPLETED if request.upsample:
-            return Progress(stage="upsample", step=request.upsample.steps, steps=request.upsample.steps, fraction=1)
-        case JobStatus.COMPLETED:
-            return Progress(stage="base", step=request.steps, steps=request.steps, fraction=1)
-        case _:
-            return Progress(stage="base", step=0, steps=request.steps, fraction=0)
+    stages = list(evaluations_of(request).items())
+    if record.status is JobStatus.COMPLETED:
+        stage, steps = stages[-1]
+        return Progress(stage=stage, step=steps, steps=steps, fraction=1)
+    stage, steps = stages[0]
+    return Progress(stage=stage, step=0, steps=steps, fraction=0)
 
 
 def readable_request(record: Record) -> ResolvedRequest | None:

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from jobs.pipelines import Announced
+from jobs.announced import Announced
 
 
 class WorkerInfo(Announced):

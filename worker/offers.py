@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 
+from diffusion.grids import TIME_GRIDS
+from diffusion.tables import THRESHOLDINGS
 from engine.pipeline import BASE, UPSAMPLE, Pipeline
 from engine.stage import SAMPLERS, UnknownOfferError
 from engine.trajectory import ImageRequest, StagePlan
 from jobs.pipelines import ClassInfo, Defaults, FloatRange, Limits, PipelineInfo, StageInfo, UpsampleDefaults
-from jobs.request import ResolvedRequest
+from jobs.request import ResolvedRequest, ResolvedUpsample
+from jobs.samplers import SAMPLER_NOTES
 from models.checkpoint import WeightsError
 from models.stack import MANIFEST, Stack
 
@@ -56,6 +59,9 @@ def offer(pipeline: Pipeline) -> PipelineInfo:
         stages=tuple(stages),
         image_size=stages[-1].image_size,
         samplers=SAMPLERS,
+        sampler_notes=SAMPLER_NOTES,
+        time_grids=TIME_GRIDS,
+        thresholdings=THRESHOLDINGS,
         limits=Limits() if stack.classifier is not None else Limits(guidance_scale=FloatRange(min=0, max=0)),
         defaults=Defaults(
             sampler=spec.sampling.sampler,
@@ -80,10 +86,10 @@ def images_of(job_id: str, request: ResolvedRequest, pipelines: Mapping[str, Pip
     pipeline = pipelines[request.model]
     if request.class_label is not None and not 0 <= request.class_label < len(pipeline.stack.class_names):
         raise UnknownOfferError(f"{request.model!r} has no class {request.class_label}")
-    base = StagePlan(BASE, request.sampler, request.steps, request.eta)
+    base = _plan(BASE, request)
     upsample = None
     if request.upsample:
-        upsample = StagePlan(UPSAMPLE, request.upsample.sampler, request.upsample.steps, request.upsample.eta)
+        upsample = _plan(UPSAMPLE, request.upsample)
         if pipeline.spec.upsampling is None:
             raise UnknownOfferError(f"{request.model!r} has no upsampler")
     if request.guidance_scale and pipeline.stack.classifier is None:
@@ -103,3 +109,7 @@ def images_of(job_id: str, request: ResolvedRequest, pipelines: Mapping[str, Pip
         )
         for index in range(request.n)
     ]
+
+
+def _plan(stage: str, asked: ResolvedRequest | ResolvedUpsample) -> StagePlan:
+    return StagePlan(stage, asked.sampler, asked.steps, asked.eta, asked.time_grid, asked.thresholding)

@@ -9,9 +9,11 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from engine.pipeline import Pipeline
-from jobs.request import ResolvedRequest, ResolvedUpsample
+from jobs.request import ResolvedRequest
+from jobs.samplers import SAMPLER_NOTES
 
 CHUNK = "adm-serve"  # keyword of our own chunk
+TEXT_VERSION = 2  # of what the text chunks say: raise it when that changes, as equal requests then give other bytes
 
 
 def encode(pixels: Tensor, text: Mapping[str, str] | None = None) -> bytes:
@@ -26,7 +28,7 @@ def encode(pixels: Tensor, text: Mapping[str, str] | None = None) -> bytes:
 
 def encoder_versions() -> dict[str, str | None]:
     """What the bytes of a PNG depend on besides its pixels and text."""
-    return {"pillow": features.version("pil"), "zlib": features.version("zlib")}
+    return {"pillow": features.version("pil"), "zlib": features.version("zlib"), "text": str(TEXT_VERSION)}
 
 
 def describe(request: ResolvedRequest, index: int, pipeline: Pipeline, numerics: str) -> dict[str, str]:
@@ -44,7 +46,7 @@ def _determinants(request: ResolvedRequest, index: int, pipeline: Pipeline, nume
     if request.upsample and stack.upsampler is not None:
         stages.append({"stage": "upsample", "model": stack.upsampler.model_hash})
     return {
-        "version": 1,
+        "version": TEXT_VERSION,
         "model": request.model,
         "class_label": request.class_label,
         "guidance_scale": request.guidance_scale,
@@ -52,6 +54,8 @@ def _determinants(request: ResolvedRequest, index: int, pipeline: Pipeline, nume
         "steps": request.steps,
         "sampler": request.sampler,
         "eta": request.eta,
+        "time_grid": request.time_grid,
+        "thresholding": request.thresholding,
         "seed": request.seed,
         "image_index": index,
         "upsample": request.upsample.model_dump() if request.upsample else False,
@@ -74,11 +78,16 @@ def _parameters(request: ResolvedRequest, index: int, pipeline: Pipeline) -> str
         "Model": request.model,
         "Model hash": pipeline.stack.base.model_hash[:10],
     }
+    if request.time_grid != "official":
+        fields["Schedule type"] = request.time_grid  # theirs, too
+    if request.thresholding != "clip":
+        fields["Thresholding"] = request.thresholding
     return f"{prompt}\n" + ", ".join(f"{name}: {value}" for name, value in fields.items())
 
 
-def _sampler_name(request: ResolvedRequest | ResolvedUpsample) -> str:
-    return f"{request.sampler.upper()}{f' eta {request.eta:g}' if request.eta else ''}"
+def _sampler_name(request: ResolvedRequest) -> str:
+    titles = {each.name: each.title for each in SAMPLER_NOTES}
+    return f"{titles.get(request.sampler, request.sampler)}{f' eta {request.eta:g}' if request.eta else ''}"
 
 
 def _final_size(request: ResolvedRequest, pipeline: Pipeline) -> int:

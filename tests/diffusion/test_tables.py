@@ -1,7 +1,6 @@
 """The tables against the plain formulas, in float64, and the laws that batching rests on, in float32."""
 
 from dataclasses import dataclass
-from typing import get_args
 
 import pytest
 import torch
@@ -15,6 +14,7 @@ from diffusion.schedule import Schedule, sampling_timesteps
 from diffusion.solvers import dpmpp_2m_table, heun_table
 from diffusion.tables import (
     COLUMNS,
+    THRESHOLDINGS,
     SamplerTable,
     Step,
     Thresholding,
@@ -176,7 +176,6 @@ def build(sampler: str, process: Process, pick: Pick | None = None) -> SamplerTa
 
 
 SAMPLERS = ["ddim", "ddpm", "dpmpp_2m", "heun"]
-THRESHOLDINGS: tuple[Thresholding, ...] = get_args(Thresholding)
 
 picks = st.builds(
     Pick,

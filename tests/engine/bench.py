@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from diffusion.grids import TimeGrid
+from diffusion.tables import Thresholding
 from engine.engine import Engine, Finished, StepReport
 from engine.pipeline import BASE, UPSAMPLE, Pipeline
 from engine.stage import Stage
@@ -32,6 +34,8 @@ class Bench:
         upsample: int = 0,
         sampler: str = "ddim",
         eta: float = 0.0,
+        time_grid: TimeGrid = "official",
+        thresholding: Thresholding = "clip",
         label: int | None = 0,
         scale: float = 0.0,
         interval: tuple[int, int] = (0, 1000),
@@ -39,8 +43,8 @@ class Bench:
         pipeline: Pipeline | None = None,
     ) -> ImageRequest:
         """An image of so many base steps and, where upsample is not 0, so many in the upsampler."""
-        base = StagePlan(BASE, sampler, steps, eta)
-        plan = StagePlan(UPSAMPLE, sampler, upsample, eta) if upsample else None
+        base = StagePlan(BASE, sampler, steps, eta, time_grid, thresholding)
+        plan = StagePlan(UPSAMPLE, sampler, upsample, eta, time_grid, thresholding) if upsample else None
         return (pipeline or self.conditional).image(
             job_id, index, seed, label, scale, base, plan, guidance_interval=interval
         )

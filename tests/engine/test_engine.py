@@ -8,9 +8,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from diffusion.grids import TIME_GRIDS
 from diffusion.pixels import from_uint8, to_uint8
+from diffusion.tables import THRESHOLDINGS
 from engine.engine import DuplicateImageError, NotFiniteError, StepReport
-from engine.stage import UnknownOfferError
+from engine.stage import SAMPLERS, UnknownOfferError
 from engine.trajectory import ImageRequest, StagePlan, Trajectory
 from tests.engine.bench import MAX_ROWS, Bench, finish, reports
 
@@ -67,7 +69,9 @@ mixed_images = st.lists(
         {
             "steps": st.integers(1, 4),
             "upsample": st.integers(0, 2),
-            "sampler": st.sampled_from(["ddim", "ddpm"]),
+            "sampler": st.sampled_from(SAMPLERS),
+            "time_grid": st.sampled_from(TIME_GRIDS),
+            "thresholding": st.sampled_from(THRESHOLDINGS),
             "label": st.sampled_from([None, 0, 1, 2]),
             "scale": st.sampled_from([0.0, 1.0, 20.0]),
             "interval": st.sampled_from([(0, 1000), (200, 700)]),
@@ -230,7 +234,7 @@ def test_stages_of_an_image_start_from_different_noise(bench: Bench) -> None:
     assert not torch.equal(base, upsample[:, :8, :8])
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_guidance_outside_its_interval_is_none(bench: Bench, sampler: str) -> None:
     def pixels(scale: float, interval: tuple[int, int]) -> torch.Tensor:
         return bench.alone(bench.image(steps=4, sampler=sampler, scale=scale, interval=interval))
@@ -277,10 +281,22 @@ def test_unconditional_pipeline_steers_by_the_classifier_alone(bench: Bench) -> 
 
 @pytest.mark.parametrize(
     "changes",
-    [{"seed": 8}, {"index": 1}, {"label": 1}, {"scale": 20.0}, {"steps": 3}, {"sampler": "ddpm"}, {"eta": 1.0}],
+    [
+        {"seed": 8},
+        {"index": 1},
+        {"label": 1},
+        {"scale": 20.0},
+        {"steps": 3},
+        {"sampler": "ddpm"},
+        {"sampler": "dpmpp_2m"},
+        {"sampler": "heun"},
+        {"eta": 1.0},
+        {"time_grid": "uniform"},
+        {"thresholding": "dynamic"},
+    ],
 )
 def test_everything_that_determines_an_image_changes_it(bench: Bench, changes: dict[str, object]) -> None:
-    plain, changed = bench.image(), bench.image(**changes)  # type: ignore[arg-type]  # each value has its argument's type
+    plain, changed = bench.image(steps=4), bench.image(**{"steps": 4} | changes)  # type: ignore[arg-type]  # each value has its argument's type
     assert not torch.equal(bench.alone(plain), bench.alone(changed))
 
 
@@ -292,6 +308,27 @@ def test_steps_are_counted_over_all_stages(bench: Bench) -> None:
         counts += [each.evaluations_done for each in report.moved]
     assert counts == [1, 2, 3, 4, 5]
     assert request.num_evaluations == 5
+
+
+def test_step_of_heun_is_two_steps_of_the_engine_but_for_the_last(bench: Bench) -> None:
+    engine, request = bench.engine(), bench.image(steps=3, upsample=1, sampler="heun")
+    engine.add(request)
+    assert [report.stage for report in reports(engine)] == [BASE] * 5 + [UPSAMPLE]
+    assert request.num_evaluations == 6
+
+
+@pytest.mark.parametrize("sampler", ["dpmpp_2m", "heun"])
+def test_image_that_comes_back_remembers_nothing(bench: Bench, sampler: str) -> None:
+    request = bench.image("job", steps=4, sampler=sampler, scale=5.0)
+    engine = bench.engine()
+    for steps in (1, 2, 3):
+        engine.add(request)
+        for _ in range(steps):
+            engine.step()
+        engine.abort("job")
+    engine.add(request)
+    (finished,) = finish(engine)
+    assert torch.equal(finished.pixels, bench.alone(request))
 
 
 def test_report_tells_the_shape_a_batch_was_padded_to(bench: Bench) -> None:

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 from torch import Tensor
 
+from diffusion.grids import TIME_GRIDS
+from diffusion.tables import THRESHOLDINGS
 from engine.engine import Engine, Finished
 from engine.pipeline import BASE, UPSAMPLE, Pipeline, build_stages
 from engine.stage import Stage
@@ -63,8 +65,14 @@ class Stacks:
 
 
 def plans(stage: str, most: int) -> st.SearchStrategy[StagePlan]:
-    ddim = st.builds(StagePlan, st.just(stage), st.just("ddim"), st.integers(1, most), st.sampled_from([0.0, 0.5, 1.0]))
-    return ddim | st.builds(StagePlan, st.just(stage), st.just("ddpm"), st.integers(1, most))
+    common = {
+        "stage": st.just(stage),
+        "num_steps": st.integers(1, most),
+        "time_grid": st.sampled_from(TIME_GRIDS),
+        "thresholding": st.sampled_from(THRESHOLDINGS),
+    }
+    ddim = st.builds(StagePlan, sampler=st.just("ddim"), eta=st.sampled_from([0.0, 0.5, 1.0]), **common)
+    return ddim | st.builds(StagePlan, sampler=st.sampled_from(["ddpm", "dpmpp_2m", "heun"]), **common)
 
 
 jobs = st.fixed_dictionaries(

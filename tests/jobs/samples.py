@@ -10,11 +10,12 @@ from redis import Redis
 from jobs import keys
 from jobs.events import START, Entries, Event, after, decode
 from jobs.pipelines import ClassInfo, Defaults, PipelineInfo, StageInfo, UpsampleDefaults
+from jobs.samplers import SAMPLER_NOTES
 from jobs.workers import WorkerInfo
 from models.presets import SHAPE_NAMES
 
 SHAPES = tuple(ClassInfo(index=index, name=name) for index, name in enumerate(SHAPE_NAMES))
-SAMPLERS = ("ddpm", "ddim")
+SAMPLERS = ("ddpm", "ddim", "dpmpp_2m", "heun")
 BASE = StageInfo(name="base", image_size=32, model_hash="b" * 16, classifier_hash="c" * 16, samplers=SAMPLERS)
 UPSAMPLER = StageInfo(name="upsample", image_size=64, model_hash="u" * 16, samplers=SAMPLERS)
 DEFAULTS = Defaults(sampler="ddim", guidance_scale=1.5, upsample=UpsampleDefaults(steps=10, sampler="ddim", eta=0.0))
@@ -24,6 +25,9 @@ DEMO = PipelineInfo(
     stages=(BASE, UPSAMPLER),
     image_size=64,
     samplers=SAMPLERS,
+    sampler_notes=SAMPLER_NOTES,
+    time_grids=("official", "uniform", "logsnr", "karras"),
+    thresholdings=("clip", "dynamic", "none"),
     defaults=DEFAULTS,
     class_required=True,
     no_class_offered=True,

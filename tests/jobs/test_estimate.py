@@ -23,6 +23,13 @@ def test_work_counts_row_steps_of_every_stage() -> None:
     assert work_of(request(n=3, steps=50, upsample=True)) == {"base": 150, "upsample": 30}
 
 
+def test_work_of_a_sampler_with_two_evaluations_a_step_is_counted_in_evaluations() -> None:
+    assert work_of(request(n=2, steps=10, sampler="heun", upsample={"steps": 1, "sampler": "heun"})) == {
+        "base": 38,
+        "upsample": 2,
+    }
+
+
 def test_row_costs_what_the_best_shape_makes_it_cost() -> None:
     assert row_ms(STEP_MS, "base") == 5
     assert row_ms(STEP_MS, "other") == 0

@@ -77,8 +77,41 @@ def test_pipeline_without_upsampler_takes_only_false() -> None:
 def test_options_for_the_upsampler_are_completed() -> None:
     request = resolve(class_label=1, upsample={"steps": 50})
     assert request.upsample
-    assert request.upsample.model_dump() == {"steps": 50, "sampler": "ddim", "eta": 0.0}
+    assert request.upsample.model_dump() == {
+        "steps": 50,
+        "sampler": "ddim",
+        "eta": 0.0,
+        "time_grid": "official",
+        "thresholding": "clip",
+    }
     assert resolve(class_label=1, upsample=False).upsample is False
+
+
+def test_grid_and_threshold_are_those_asked_for() -> None:
+    request = resolve(class_label=1, time_grid="karras", upsample={"thresholding": "dynamic"})
+    assert (request.time_grid, request.thresholding) == ("karras", "clip")
+    assert request.upsample
+    assert (request.upsample.time_grid, request.upsample.thresholding) == ("official", "dynamic")
+
+
+def test_unknown_grid_or_threshold_is_named() -> None:
+    assert pointers(class_label=1, time_grid="log") == ["/time_grid"]
+    assert pointers(class_label=1, thresholding=0.995) == ["/thresholding"]
+    assert pointers(class_label=1, upsample={"time_grid": None}) == ["/upsample/time_grid"]
+
+
+def test_pipeline_of_an_older_worker_offers_what_it_always_did() -> None:
+    older = PipelineInfo.model_validate(DEMO.model_dump(exclude={"time_grids", "thresholdings", "sampler_notes"}))
+    assert resolve(older, class_label=1).time_grid == "official"
+    assert pointers(older, class_label=1, time_grid="uniform", upsample={"thresholding": "none"}) == [
+        "/time_grid",
+        "/upsample/thresholding",
+    ]
+
+
+def test_request_from_before_there_was_a_choice_is_still_read() -> None:
+    older = resolve(class_label=1).model_dump(exclude={"time_grid", "thresholding"})
+    assert ResolvedRequest.model_validate(older) == resolve(class_label=1)
 
 
 def test_minus_zero_is_zero() -> None:

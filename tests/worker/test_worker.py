@@ -29,6 +29,8 @@ MIXED: list[dict[str, object]] = [
     {"class_label": 3, "steps": 9, "sampler": "ddim", "eta": 0.5, "seed": 4, "guidance_interval": [100, 600]},
     {"model": "demo-uncond", "class_label": "cube", "guidance_scale": 8, "steps": 15, "seed": 5, "priority": "high"},
     {"class_label": "cone", "steps": 1, "seed": 6, "upsample": {"steps": 3, "sampler": "ddpm"}},
+    {"class_label": 2, "steps": 11, "sampler": "dpmpp_2m", "time_grid": "uniform", "guidance_scale": 9, "seed": 7},
+    {"class_label": 8, "steps": 7, "sampler": "heun", "time_grid": "karras", "thresholding": "dynamic", "seed": 8},
 ]
 
 Start = Callable[..., WorkerProcess]
@@ -163,7 +165,22 @@ def test_png_says_what_determines_it_and_nothing_of_its_caller(start: Start, cli
     assert text["parameters"].startswith("torus\nSteps: 5, Sampler: DDPM, CFG scale: 2, Seed: 5, Image index: 1")
     facts = json.loads(text["adm-serve"])
     assert (facts["class_label"], facts["seed"], facts["image_index"], facts["numerics"]) == (4, 5, 1, mine.numerics)
+    assert (facts["time_grid"], facts["thresholding"], facts["version"]) == ("official", "clip", 2)
     assert not set(facts) & {"user", "metadata", "priority", "n", "created_at"}
+
+
+def test_png_tells_solver_grid_and_threshold_and_usage_counts_evaluations(start: Start, client: Client) -> None:
+    start().wait_ready()
+    upsample = {"steps": 2, "sampler": "dpmpp_2m", "time_grid": "logsnr"}
+    options: dict[str, object] = {"sampler": "heun", "time_grid": "karras", "thresholding": "dynamic"}
+    (job,) = client.wait_all([client.submit(steps=5, upsample=upsample, **options)])
+    assert job.usage.steps == 9 + 2
+    text = Image.open(io.BytesIO(client.bytes_of(job)[0])).text  # type: ignore[attr-defined]  # of PNG files alone
+    assert text["parameters"].startswith("torus\nSteps: 5, Sampler: Heun, CFG scale: 2,")
+    assert text["parameters"].endswith("Schedule type: karras, Thresholding: dynamic")
+    facts = json.loads(text["adm-serve"])
+    assert (facts["sampler"], facts["time_grid"], facts["thresholding"]) == ("heun", "karras", "dynamic")
+    assert facts["upsample"] == upsample | {"eta": 0, "thresholding": "clip"}
 
 
 def test_worker_refuses_a_name_that_is_taken(start: Start) -> None:

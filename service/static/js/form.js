@@ -2,7 +2,7 @@
 
 import { write } from "./api.js";
 import { byId, copy, element, recall, remember, session, setNotice, setText } from "./dom.js";
-import { classLabel, curl, extrasOf } from "./format.js";
+import { classLabel, curl, extrasOf, samplerTitle } from "./format.js";
 
 const PAIRS = ["guidance_scale", "steps", "eta"]; // a number and a slider beside it
 const NUMBERS = [...PAIRS, "n"];
@@ -172,7 +172,7 @@ export class Form {
     byId("classes").replaceChildren(...shown);
     byId("class-filter").hidden = model.classes.length < FILTER_FROM;
     this.#choose("class_label", model.classes[0]?.index ?? NO_CLASS);
-    byId("samplers").replaceChildren(...model.samplers.map((each) => radio("sampler", each, each.toUpperCase())));
+    byId("samplers").replaceChildren(...model.samplers.map((each) => radio("sampler", each, samplerTitle(model, each))));
     this.#choose("sampler", defaults.sampler);
     for (const name of ["guidance_scale", "steps", "n"]) {
       const { min, max } = limits[name];

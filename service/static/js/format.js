@@ -4,6 +4,13 @@ import { write } from "./api.js";
 
 const STAGE_NAMES = { base: "Base", upsample: "Upsampler" };
 
+const USUAL_OPTIONS = { time_grid: "official", thresholding: "clip" }; // options without a field, and what they mostly are
+
+/** A sampler as people call it. */
+export function samplerTitle(model, name) {
+  return model.sampler_notes?.find((each) => each.name === name)?.title ?? name.toUpperCase();
+}
+
 export const stageName = (stage) => STAGE_NAMES[stage] ?? stage;
 
 /** A duration as a person says it. */
@@ -34,9 +41,12 @@ export function extrasOf(request, model) {
   const extras = {};
   const usual = model?.defaults.upsample;
   const { upsample, guidance_interval: interval } = request;
-  const asUsual = usual && ["steps", "sampler", "eta"].every((key) => upsample[key] === usual[key]);
+  const asUsual = usual && Object.keys(upsample).every((key) => upsample[key] === (usual[key] ?? USUAL_OPTIONS[key]));
   if (upsample && !asUsual) extras.upsample = upsample;
   if (interval && (interval[0] !== 0 || interval[1] !== 1000)) extras.guidance_interval = interval;
+  for (const [key, usually] of Object.entries(USUAL_OPTIONS)) {
+    if (request[key] !== undefined && request[key] !== usually) extras[key] = request[key];
+  }
   return extras;
 }
 
