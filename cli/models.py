@@ -1,0 +1,164 @@
+"""`adm models`: the official checkpoints: what there is, fetched, verified, converted, inspected."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from cli.failure import one_line_errors
+
+app = typer.Typer(help="Official checkpoints: list, fetch, verify, convert; inspect any.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(help="a preset, as adm models list names it")]
+File = Annotated[Path, typer.Argument(help="a checkpoint, .pt or .safetensors")]
+PresetOption = Annotated[str | None, typer.Option("--preset", help="default: the one the file is named after")]
+Dtype = Literal["fp32", "bf16", "fp16"]
+
+
+@app.command("list")
+def list_presets() -> None:
+    """The official checkpoints and the pipelines made of them."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from models.presets import OFFICIAL_PIPELINES, PRESETS
+
+    checkpoints = Table("checkpoint", "role", "size", "parameters", "classes", title="Checkpoints")
+    for preset in PRESETS.values():
+        size = f"{preset.low_res_size or ''}{' to ' if preset.low_res_size else ''}{preset.config.image_size}"
+        classes = str(len(preset.class_names) or "none")
+        checkpoints.add_row(preset.name, preset.role, size, f"{preset.param_count / 1e6:.1f} M", classes)
+    pipelines = Table("pipeline", "made of", "steps", "scale", "FID", title="Pipelines")
+    for each in OFFICIAL_PIPELINES.values():
+        fid = f"{each.published[0].fid:g}" if each.published else ""
+        scale = f"{each.sampling.guidance_scale:g}" if each.sampling.classifier else ""
+        pipelines.add_row(each.name, ", ".join(each.files), str(each.sampling.steps), scale, fid)
+    console = Console()
+    console.print(checkpoints)
+    console.print(pipelines)
+
+
+@app.command()
+def show(name: Name) -> None:
+    """One checkpoint: flags, configuration, sampling settings, published figures."""
+    import dataclasses
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from models.presets import OFFICIAL_PIPELINES, PRESETS
+
+    if name not in PRESETS:
+        typer.echo(f"adm: no preset is named {name!r}; there are {', '.join(PRESETS)}", err=True)
+        raise typer.Exit(1)
+    preset = PRESETS[name]
+    table = Table("", "", title=f"{preset.name} ({preset.role})", show_header=False)
+    table.add_row("file", preset.url)
+    table.add_row("flags", " ".join(f"--{flag} {value}" for flag, value in preset.flags.items()))
+    table.add_section()
+    for field, value in dataclasses.asdict(preset.config).items():
+        table.add_row(field, str(value))
+    table.add_section()
+    if preset.schedule:
+        table.add_row("schedule", f"{preset.schedule}, {preset.num_timesteps} timesteps")
+    for field, value in dataclasses.asdict(preset.sampling).items() if preset.sampling else ():
+        table.add_row(field, str(value))
+    for figures in preset.published:
+        table.add_row("published", ", ".join(f"{k} {v}" for k, v in dataclasses.asdict(figures).items() if v))
+    made = [each.name for each in OFFICIAL_PIPELINES.values() if name in each.files]
+    table.add_row("pipelines", ", ".join(made))
+    Console().print(table)
+
+
+@app.command()
+def fetch(
+    name: Name,
+    source: Annotated[str | None, typer.Option("--from", help="a mirror: the file's address, or its folder's")] = None,
+    to: Annotated[Path | None, typer.Option(help="folder; default official/ in ADM_WEIGHTS")] = None,
+) -> None:
+    """Fetch a checkpoint; a later run goes on where an earlier one stopped. Its size and sha256 are recorded."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    from jobs.settings import Settings
+    from models.fetch import FetchError
+    from models.fetch import fetch as fetch_file
+    from models.presets import OFFICIAL_URL, PRESETS
+    from models.record import ChangedFileError
+
+    if name not in PRESETS:
+        typer.echo(f"adm: no preset is named {name!r}; there are {', '.join(PRESETS)}", err=True)
+        raise typer.Exit(1)
+    preset, base = PRESETS[name], source or OFFICIAL_URL
+    url = base if base.endswith(".pt") else f"{base.rstrip('/')}/{preset.file}"
+    columns = TextColumn(name), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
+    with one_line_errors(FetchError, ChangedFileError, OSError):
+        target = (to or Settings.load().weights / "official") / preset.file
+        with Progress(*columns) as progress:
+            task = progress.add_task(name, total=None)
+            new = fetch_file(url, target, lambda done, total: progress.update(task, completed=done, total=total))
+    typer.echo(f"{target}  {target.stat().st_size:,} bytes{'' if new else ', there already'}; next: adm models verify")
+
+
+@app.command()
+def verify(path: File, preset: PresetOption = None) -> None:
+    """Compare every key, shape, dtype and value of a checkpoint with its preset, and the file with its record."""
+    from models.tensor_file import WeightsError
+    from models.verify import preset_of
+    from models.verify import verify as verify_file
+
+    with one_line_errors(WeightsError):
+        wanted = preset_of(path, preset)
+        lines = verify_file(path, wanted)
+    for line in lines:
+        typer.echo(f"{path.name}: {line}")
+    typer.echo(
+        f"{path.name}: is {wanted.name}" if not lines else f"{path.name}: {len(lines)} differences from {wanted.name}"
+    )
+    if lines:
+        raise typer.Exit(1)
+
+
+@app.command()
+def convert(
+    path: File,
+    out: Annotated[Path, typer.Argument(help="file to write, .safetensors")],
+    dtype: Annotated[Dtype, typer.Option(help="of the values written")] = "fp32",
+    preset: PresetOption = None,
+) -> None:
+    """Write a checkpoint as safetensors, never holding two copies of it in memory."""
+    from models.presets import PRESETS
+    from models.tensor_file import WeightsError
+    from models.verify import DTYPES, preset_of
+    from models.verify import convert as convert_file
+
+    with one_line_errors(WeightsError, OSError):
+        named = preset is not None or path.name.partition(".")[0] in PRESETS
+        convert_file(path, out, DTYPES[dtype], preset_of(path, preset) if named else None)
+    typer.echo(f"{out}  {out.stat().st_size:,} bytes")
+
+
+@app.command()
+def inspect(path: File) -> None:
+    """Infer a network from its keys and shapes, and name the flags that those leave open."""
+    import dataclasses
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from models.inspection import NotAdmError, inspect_shapes
+    from models.tensor_file import WeightsError, read_tensors
+
+    with one_line_errors(WeightsError, NotAdmError):
+        found = inspect_shapes({key: tuple(value.shape) for key, value in read_tensors(path).items()})
+    known = Table("", "", title=f"{path.name}: {type(found.config).__name__}", show_header=False)
+    left_open = {each.flag.split()[0] for each in found.open}
+    for field, value in dataclasses.asdict(found.config).items():
+        if field not in left_open | {"num_heads_upsample", "num_head_channels", "rescale_residual"}:
+            known.add_row(field, str(value))
+    known.add_row("same keys as", ", ".join(found.presets) or "no official checkpoint")
+    asked = Table("flag", "assumed", "if it is wrong", title="Not in the file: ask where it was trained")
+    for each in found.open:
+        asked.add_row(each.flag, each.assumed, each.effect)
+    console = Console()
+    console.print(known)
+    console.print(asked)

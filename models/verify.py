@@ -1,0 +1,68 @@
+"""Holding a checkpoint to its preset, and converting one: every key, shape, dtype and value, one line a difference."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from models.checkpoint import blank_network, metadata_of
+from models.presets import PRESETS, Preset
+from models.record import ChangedFileError, recorded_hash, write_record
+from models.tensor_file import WeightsError, is_finite, read_tensors, write_tensors
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def preset_of(path: Path, name: str | None = None) -> Preset:
+    """The preset of that name, else the one that the file is named after. Raises: WeightsError."""
+    wanted = name or path.name.partition(".")[0]
+    if wanted not in PRESETS:
+        raise WeightsError(f"{path.name}: no preset is named {wanted!r}; give --preset, one of {', '.join(PRESETS)}")
+    return PRESETS[wanted]
+
+
+def differences(tensors: Mapping[str, Tensor], preset: Preset) -> list[str]:
+    """Everything in which a state dict is not its preset's, one line each; converted files may be of half precision."""
+    want = blank_network(preset.config).state_dict()
+    lines = [f"lacks {key} {list(want[key].shape)}" for key in want if key not in tensors]
+    lines += [f"has surplus {key} {list(tensors[key].shape)}" for key in tensors if key not in want]
+    for key in (key for key in want if key in tensors):
+        got = tensors[key]
+        if got.shape != want[key].shape:
+            lines.append(f"{key} has shape {list(got.shape)}, expected {list(want[key].shape)}")
+        if got.dtype not in DTYPES.values():
+            lines.append(f"{key} is of {str(got.dtype).removeprefix('torch.')}, expected float32")
+    dtypes = {value.dtype for value in tensors.values()} & set(DTYPES.values())
+    if len(dtypes) > 1:
+        lines.append(f"mixes dtypes: {', '.join(sorted(str(each).removeprefix('torch.') for each in dtypes))}")
+    return lines + [f"{key} holds values that are not finite" for key, value in tensors.items() if not is_finite(value)]
+
+
+def verify(path: Path, preset: Preset) -> list[str]:
+    """What is wrong with a file, one line each, its record included. Raises: WeightsError for one not readable."""
+    lines = differences(read_tensors(path), preset)
+    try:
+        recorded_hash(path)
+    except ChangedFileError as error:
+        lines.append(str(error).removeprefix(f"{path.name}: "))
+    return lines
+
+
+def convert(source: Path, target: Path, dtype: torch.dtype, preset: Preset | None) -> None:
+    """Write a checkpoint as safetensors of a dtype, with its preset's configuration if it has one, and record it.
+
+    The source is mapped and the target written a tensor at a time, so that no second copy is ever in memory.
+    Raises: WeightsError where the source is not its preset's, and for values that are not finite in dtype; nothing is
+    written then.
+    """
+    if target.suffix != ".safetensors":
+        raise WeightsError(f"{target.name}: converted files are named .safetensors")
+    if target.exists() and target.samefile(source):
+        raise WeightsError(f"{target.name}: is the file to convert")
+    tensors = read_tensors(source)
+    if preset is not None and (lines := differences(tensors, preset)):
+        more = f" (and {len(lines) - 1} more; adm models verify names them)" if len(lines) > 1 else ""
+        raise WeightsError(f"{source.name}: is not {preset.name}: {lines[0]}{more}")
+    metadata = None if preset is None else metadata_of(preset.config) | {"preset": preset.name}
+    write_record(target, write_tensors(target, tensors, dtype, metadata))
