@@ -2,7 +2,7 @@
 
 import typer
 
-from cli import config, judge, samplers, service, stack, train, worker
+from cli import config, judge, models, samplers, service, stack, train, worker
 
 app = typer.Typer(
     name="adm",
@@ -19,3 +19,4 @@ app.command("judge")(judge.judge)
 app.command("config")(config.config)
 app.command("samplers")(samplers.samplers)
 app.add_typer(train.app, name="train")
+app.add_typer(models.app, name="models")
