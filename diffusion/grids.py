@@ -16,17 +16,18 @@ from diffusion.schedule import Schedule, sampling_timesteps
 TimeGrid = Literal["official", "uniform", "logsnr", "karras"]
 TIME_GRIDS: tuple[TimeGrid, ...] = get_args(TimeGrid)
 
+PUBLISHED = ("ddpm", "ddim")  # samplers with a spacing of their own in the official code
 RHO = 7.0  # Karras et al. 2022, Eq. 5
 
 
 def grid_timesteps(schedule: Schedule, time_grid: str, sampler: str, num_steps: int) -> list[int]:
     """The timesteps that a run of a sampler keeps: num_steps distinct ones of the schedule, ascending.
 
-    "official" is the spacing of the published samplers, DDIM's for the solvers of second order. The others begin one
-    N-th below the last timestep, as DDIM's does: from the end of the cosine schedule, sigma 20,000, no network can tell
-    an image, and what it guesses there a sampler that draws no noise never forgets. "uniform" has steps of one length
-    in t, the last one to the clean image; "logsnr" and "karras" are even in log sigma and in sigma^(1/7), down to
-    timestep 0. One step is the last timestep alone.
+    "official" is the published spacing for "ddpm" and "ddim". For the solvers of second order it is DDIM's, made even
+    where N does not divide. That and the other grids begin one N-th below the last timestep: at the end of the cosine
+    schedule, sigma 20,000, no network can tell an image, and what it guesses there a sampler that draws no noise never
+    forgets. "uniform" has steps of one length in t, the last one to the clean image; "logsnr" and "karras" are even in
+    log sigma and in sigma^(1/7), down to timestep 0. One step is the last timestep alone.
     Raises: ValueError for an unknown grid, and where the schedule has fewer timesteps than are asked for.
     """
     count = schedule.num_timesteps
@@ -34,12 +35,14 @@ def grid_timesteps(schedule: Schedule, time_grid: str, sampler: str, num_steps: 
         raise ValueError(f"unknown time grid {time_grid!r}; there are {', '.join(TIME_GRIDS)}")
     if not 1 <= num_steps <= count:
         raise ValueError(f"a process of {count} timesteps cannot keep {num_steps}")
-    if time_grid == "official":
+    if time_grid == "official" and sampler in PUBLISHED:
         return sampling_timesteps(count, sampler, num_steps)
     if num_steps == 1:
         return [count - 1]
     start = count - ceil(count / num_steps)
     match time_grid:
+        case "official":
+            places = torch.linspace(0, start, num_steps, dtype=torch.float64)
         case "uniform":
             places = torch.linspace(-1, start, num_steps + 1, dtype=torch.float64)[1:]
         case "logsnr":

@@ -71,11 +71,10 @@ def _ddim_timesteps(num_timesteps: int, num_steps: int) -> list[int]:
 
 
 def sampling_timesteps(num_timesteps: int, sampler: str, num_steps: int) -> list[int]:
-    """The grid of a sampling run: ddimN where there is one, for all but "ddpm"; else one section of N; 1 is the last
-    alone."""
+    """The grid of a sampling run: ddimN for "ddim" where there is one, else one section of N; 1 is the last alone."""
     if num_steps == 1:
         return [num_timesteps - 1]
-    if sampler != "ddpm":
+    if sampler == "ddim":
         try:
             return _ddim_timesteps(num_timesteps, num_steps)
         except ValueError:

@@ -36,9 +36,18 @@ def test_unknown_grid_is_refused_by_name() -> None:
         grid_timesteps(SCHEDULES["linear"], "log", "ddim", 5)
 
 
-def test_official_grid_is_the_samplers_own() -> None:
-    for sampler in ("ddim", "ddpm", "heun"):
+def test_official_grid_is_the_published_one() -> None:
+    for sampler in ("ddim", "ddpm"):
         assert grid_timesteps(SCHEDULES["linear"], "official", sampler, 25) == sampling_timesteps(T, sampler, 25)
+
+
+@pytest.mark.parametrize("sampler", ["dpmpp_2m", "heun"])
+def test_official_grid_of_the_solvers_is_ddims_and_never_begins_at_the_end(sampler: str) -> None:
+    for num_steps in (2, 5, 10, 25, 50, 250):
+        kept = grid_timesteps(SCHEDULES["linear"], "official", sampler, num_steps)
+        assert kept == sampling_timesteps(T, "ddim", num_steps)
+    assert sampling_timesteps(T, "ddim", 60)[-1] == 999  # there is no ddim60
+    assert grid_timesteps(SCHEDULES["linear"], "official", sampler, 60)[-1] == 983
 
 
 def test_uniform_steps_have_one_length_down_to_the_clean_image() -> None:
