@@ -3,6 +3,7 @@
 The unit of work is the row step: one image through one step of one stage.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -17,12 +18,27 @@ UNKNOWN_ERROR = 0.5  # of an estimate, as long as nothing was measured
 
 def work_of(request: ResolvedRequest) -> dict[str, int]:
     """Row steps of a job, by stage."""
-    return {stage: request.n * evaluations for stage, evaluations in evaluations_of(request).items()}
+    work = {stage: request.num_rows * evaluations for stage, evaluations in evaluations_of(request).items()}
+    if request.kind == "interpolate" and request.images:
+        work["base"] = (len(request.images) + request.n) * request.steps  # both are encoded once, for all frames
+    return work
 
 
 def evaluations_of(request: ResolvedRequest) -> dict[str, int]:
     """Steps of the engine that each image takes, by stage: network evaluations, not steps of its sampler."""
-    stages = {"base": num_evaluations(request.sampler, request.steps)}
+    stages = {}
+    match request.kind:
+        case "score":
+            return {"base": 1}
+        case "reconstruct":
+            stages["base"] = 2 * request.steps  # there and back
+        case "interpolate" if request.images:
+            stages["base"] = 2 * request.steps
+        case "variation":
+            steps = math.ceil((request.strength or 0) * request.steps)
+            stages["base"] = num_evaluations(request.sampler, steps) if steps else 0
+        case "generate" | "interpolate":
+            stages["base"] = num_evaluations(request.sampler, request.steps)
     if request.upsample:
         stages["upsample"] = num_evaluations(request.upsample.sampler, request.upsample.steps)
     return stages
@@ -93,7 +109,7 @@ class Estimator:
         step_ms = self._fleet.step_ms[pipeline]
         return (
             sum(
-                evaluations * batch_ms(step_ms[stage], request.n, crowded=crowded)
+                evaluations * batch_ms(step_ms[stage], request.num_rows, crowded=crowded)
                 for stage, evaluations in evaluations_of(request).items()
                 if step_ms.get(stage)
             )

@@ -69,6 +69,7 @@ class ImageView(View):
     class_label: int | None
     class_name: str | None
     seed: int
+    source: str | None = Field(default=None, description="the file it was made from; null where there is not the one")
 
 
 class JobError(View):
@@ -100,7 +101,12 @@ class Job(View):
     images: list[ImageView]
     error: JobError | None
     usage: Usage
-    results: dict[str, Any] | None = Field(default=None, description="what is not an image")
+    results: dict[str, Any] | None = Field(
+        default=None,
+        description="what is not an image; of kind score: `scores`, for each image its likeliest classes, 10 at most, "
+        "each with `class_label`, `class_name` and `probability`; of kind reconstruct: `errors`, for each image "
+        "`mean_absolute` in 255ths and `psnr` in dB",
+    )
     attempt: int = Field(description="1 at first; each further start adds one")
     numerics: str | None = Field(description="fingerprint under which the bytes repeat; null until completed")
 

@@ -116,15 +116,22 @@ class Ledger:
         publish(pipe, record.id, EventKind.STARTED, {"status": JobStatus.IN_PROGRESS, "attempt": attempt})
 
     def complete(
-        self, pipe: Pipeline, record: Record, images: Sequence[ImageRecord], usage: Usage, numerics: str
+        self,
+        pipe: Pipeline,
+        record: Record,
+        images: Sequence[ImageRecord],
+        usage: Usage,
+        numerics: str,
+        results: dict[str, Any] | None,
     ) -> None:
-        """Write that a job's images are all there; this is what publishes them."""
+        """Write that a job's images are all there, and what it found besides; this is what publishes both."""
         now = time.time()
         detail = f"{len(images)} image{'' if len(images) == 1 else 's'}"
         fields = books.end(pipe, self.redis, record, RqStatus.FINISHED, self.retention_seconds, now, detail) | {
             "adm_images": json.dumps([each.model_dump() for each in images]),
             "adm_usage": usage.model_dump_json(),
             "adm_numerics": numerics,
+            "adm_results": "" if results is None else json.dumps(results),
         }
         self._note_estimate(pipe, record, now)
         self._end(pipe, record, JobStatus.COMPLETED, EventKind.COMPLETED, fields, now)
@@ -290,7 +297,8 @@ class Ledger:
 
 def describe(request: ResolvedRequest, class_name: str | None) -> str:
     """What dashboards show; nothing of the caller's."""
-    return f"{request.n} x {class_name or 'no class'}, {request.steps} steps of {request.sampler}"
+    what = "" if request.kind == "generate" else f"{request.kind}, "
+    return f"{what}{request.num_rows} x {class_name or 'no class'}, {request.steps} steps of {request.sampler}"
 
 
 def move(pipe: Pipeline, record: Record, old: JobStatus, new: JobStatus) -> None:

@@ -68,6 +68,7 @@ class PipelineInfo(Announced):
     sampler_notes: tuple[SamplerNote, ...] = Field(default=(), description="what each costs, and when to choose it")
     time_grids: tuple[str, ...] = Field(default=("official",), description="choices of which timesteps a run keeps")
     thresholdings: tuple[str, ...] = Field(default=("clip",), description="choices of how pred_x0 is bounded")
+    kinds: tuple[str, ...] = Field(default=("generate",), description="of jobs that it does")
     limits: Limits = Limits()
     defaults: Defaults
     class_required: bool = Field(description="class_label must be given, if only as null")

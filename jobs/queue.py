@@ -21,7 +21,8 @@ from jobs.job import ImageRecord, Job, JobPage, JobStatus
 from jobs.ledger import Ledger
 from jobs.pipelines import PipelineInfo
 from jobs.record import Record
-from jobs.request import DRAWN_SEED_BELOW, JobRequest
+from jobs.request import DRAWN_SEED_BELOW, JobRequest, ResolvedRequest
+from jobs.resolution import resolve
 from jobs.settings import Settings
 from jobs.views import Views, progress_of, readable_request, view
 
@@ -62,9 +63,10 @@ class JobQueue:
         if idempotency_key is not None and (present := self.ledger.read(job_id)) is not None:
             return self._replay(present, digest)  # before anything that may have changed since is checked
         pipeline = self.pipeline(request.model or self._settings.default_model)
-        resolved = request.resolve(pipeline, lambda: secrets.randbelow(DRAWN_SEED_BELOW))
+        resolved = resolve(request, pipeline, lambda: secrets.randbelow(DRAWN_SEED_BELOW))
         backlog = self.backlogs([pipeline.id])[pipeline.id]
         self._refuse_if_full(backlog)
+        self._hold_files(resolved)
         queue = self._views.queue_info(backlog, resolved, backlog.lengths[resolved.priority])
         record, created = self.ledger.submit(
             job_id,
@@ -121,7 +123,7 @@ class JobQueue:
             if each.index == index:
                 kept_until = record.expires_at if is_final else time.time() + self._settings.retention_seconds
                 return PublishedImage(each, kept_until)
-        if not is_final and request is not None and 0 <= index < request.n:
+        if not is_final and request is not None and 0 <= index < request.num_images:
             raise RefusedError(ErrorKind.IMAGE_NOT_READY, f"image {index} of job {job_id} is not there yet")
         raise RefusedError(ErrorKind.UNKNOWN_IMAGE, f"no image {index} of job {job_id}")
 
@@ -158,6 +160,14 @@ class JobQueue:
         if record.text("adm_body") != digest:
             raise RefusedError(ErrorKind.IDEMPOTENCY_MISMATCH, "this Idempotency-Key was used with another body")
         return Submitted(self._views.of([record])[0], True)
+
+    def _hold_files(self, request: ResolvedRequest) -> None:
+        """Keep the files of a job until it has started and for as long after as it is kept then."""
+        held = self.files.hold(request.images, request.expires_in + self._settings.retention_seconds)
+        unknown = [index for index, record in enumerate(held) if record is None]
+        if unknown:
+            detail = "no such file: it was never uploaded, was removed or has expired"
+            raise InvalidRequestError([FieldError(f"/images/{index}", detail) for index in unknown])
 
     def _refuse_if_full(self, backlog: Backlog) -> None:
         queued, limit = Estimator(self.fleet.read()).queued_seconds(backlog), self._settings.queue_limit_seconds

@@ -138,6 +138,13 @@ class Record:
         text = self.text("adm_usage")
         return Usage.model_validate_json(text) if text else Usage(steps=0, device_seconds=0)
 
+    @property
+    def results(self) -> dict[str, Any] | None:
+        """What it found that is not an image."""
+        text = self.text("adm_results")
+        results: dict[str, Any] | None = json.loads(text) if text else None
+        return results
+
     def request(self) -> ResolvedRequest:
         """The request it carries.
 
@@ -165,4 +172,5 @@ class Record:
             class_label=request.class_label,
             class_name=self.text("adm_class_name") or None,
             seed=request.seed,
+            source=request.source(image.index),
         )

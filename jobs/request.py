@@ -1,17 +1,16 @@
-"""The body of POST /v1/jobs, and the same with every default filled in."""
+"""The body of POST /v1/jobs, and the same with every default filled in, which is what `jobs.resolution` does."""
 
-from collections.abc import Callable
-from difflib import get_close_matches
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from jobs.errors import FieldError, InvalidRequestError
-from jobs.pipelines import PipelineInfo, UpsampleDefaults
+from jobs.kinds import Kind
 from jobs.samplers import Thresholding, TimeGrid
 
 MAX_STEPS = 1000
 MAX_IMAGES = 64
+MAX_INPUTS = 16
 MAX_GUIDANCE_SCALE = 50.0
 MAX_SEED = 2**63 - 1
 DRAWN_SEED_BELOW = 2**53  # so that a JSON reader which holds numbers as doubles can send it back unharmed
@@ -20,6 +19,11 @@ Priority = Literal["low", "normal", "high"]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 Steps = Annotated[int, Field(ge=1, le=MAX_STEPS)]
 Eta = Annotated[float, Field(ge=0, le=1)]
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+FileId = Annotated[str, StringConstraints(min_length=1, max_length=128)]
+ClassName = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+ClassWeight = Annotated[float, Field(gt=0, le=1e6)]
+GuidanceSchedule = Literal["constant", "entropy"]
 Timestep = Annotated[int, Field(ge=0, le=1000)]
 MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 MetadataValue = Annotated[str, StringConstraints(max_length=512)]
@@ -52,18 +56,24 @@ class ResolvedUpsample(Strict):
 class ResolvedRequest(Strict):
     """A request with every default filled in: all that determines its images, and how to treat it."""
 
-    kind: Literal["generate"] = "generate"
+    kind: Kind = "generate"
     model: Name
+    # jobs from before there were other kinds have none of what has a default here in their payload
+    images: list[FileId] = []
+    seeds: list[Seed] | None = None
+    strength: Annotated[float, Field(ge=0, le=1)] | None = None
     class_label: int | None
+    class_weights: dict[str, float] | None = None
     guidance_scale: Annotated[float, Field(ge=0, le=MAX_GUIDANCE_SCALE)]
     guidance_interval: Annotated[list[Timestep], Field(min_length=2, max_length=2)]
+    guidance_schedule: GuidanceSchedule = "constant"
     steps: Steps
     sampler: Name
     eta: Eta
     time_grid: TimeGrid = "official"  # jobs from before there was a choice have none in their payload
     thresholding: Thresholding = "clip"
     n: Annotated[int, Field(ge=1, le=MAX_IMAGES)]
-    seed: Annotated[int, Field(ge=0, le=MAX_SEED)]
+    seed: Seed
     upsample: ResolvedUpsample | Literal[False]
     previews: bool
     priority: Priority
@@ -72,14 +82,61 @@ class ResolvedRequest(Strict):
     metadata: dict[str, str] | None
     webhook_url: None = None
 
+    @property
+    def num_images(self) -> int:
+        """Images that come out of it."""
+        match self.kind:
+            case "upsample" | "reconstruct":
+                return len(self.images)
+            case "variation":
+                return self.n * len(self.images)
+            case "score":
+                return 0
+            case _:
+                return self.n
+
+    @property
+    def num_rows(self) -> int:
+        """Images that are on their way at once."""
+        return self.num_images or len(self.images)
+
+    def source(self, index: int) -> str | None:
+        """The file that an image was made from; None where there is not the one."""
+        match self.kind:
+            case "upsample" | "reconstruct" | "variation":
+                return self.images[index // self.n]
+            case _:
+                return None
+
 
 class JobRequest(Strict):
-    """What to make. Only `class_label` has no default."""
+    """What to make. Which fields a kind has is in the description of each; the others must be left out."""
 
-    kind: Literal["generate"] = "generate"
+    kind: Kind = Field(
+        default="generate",
+        description="generate: images from noise; upsample: `images` enlarged; variation: noise up to `strength` and "
+        "back; reconstruct: encoded into noise by DDIM and back; interpolate: a way between two images or seeds; "
+        "score: the classifier's p(y|x), and no image. A pipeline's `kinds` are those it offers",
+    )
     model: Name | None = Field(default=None, description="a pipeline of /v1/models; null: the service's default")
-    class_label: int | Annotated[str, StringConstraints(min_length=1, max_length=256)] | None = Field(
-        default=None, description="index or name; null: no class, where offered, and then guidance_scale must be 0"
+    images: Annotated[list[FileId], Field(min_length=1, max_length=MAX_INPUTS)] | None = Field(
+        default=None, description="ids of uploaded files, for all kinds but generate; interpolate takes two, or `seeds`"
+    )
+    seeds: Annotated[list[Seed], Field(min_length=2, max_length=2)] | None = Field(
+        default=None, description="interpolate: the seeds of the noise at both ends"
+    )
+    strength: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        default=None, description="variation: how far up the noise goes, of all the way; null: 0.5"
+    )
+    class_label: int | ClassName | None = Field(
+        default=None,
+        description="index or name; null: no class, where offered, and then guidance_scale must be 0 unless there are "
+        "class_weights. Not for kinds upsample and score; only generate requires one",
+    )
+    class_weights: Annotated[dict[ClassName, ClassWeight], Field(min_length=1, max_length=32)] | None = Field(
+        default=None,
+        description="weights of classes, by name or index: guidance leads towards this distribution in place of "
+        "class_label, along the gradient of the weighted sum of log p(y|x)",
     )
     guidance_scale: Annotated[float, Field(ge=0, le=MAX_GUIDANCE_SCALE)] | None = Field(
         default=None, description="multiplies the classifier's gradient; 0 is off; null: the pipeline's default"
@@ -87,10 +144,15 @@ class JobRequest(Strict):
     guidance_interval: Annotated[list[Timestep], Field(min_length=2, max_length=2)] = Field(
         default=[0, 1000], description="guide only at original timesteps inside, ends included"
     )
+    guidance_schedule: GuidanceSchedule = Field(
+        default="constant",
+        description="entropy: the scale times the log of the number of classes over the entropy of the classifier's "
+        "answer, at most 10 times, so that guidance does not fade as it grows sure (Zheng et al. 2022)",
+    )
     steps: Steps | None = Field(
         default=None,
         description="steps of the sampler, some of which take two network evaluations for one; null: the "
-        "pipeline's default, 25",
+        "pipeline's default, or 50 where images are encoded",
     )
     sampler: Name | None = Field(default=None, description="one of the pipeline's; null: its default")
     eta: Eta | None = Field(default=None, description="DDIM only: 0 is deterministic; null: the pipeline's default")
@@ -104,8 +166,11 @@ class JobRequest(Strict):
         description="how the predicted clean image is bounded: clipped before guidance, as published; dynamic: the "
         "guided prediction scaled down to its own 99.5 % quantile (Saharia et al. 2022); or not at all",
     )
-    n: Annotated[int, Field(ge=1, le=MAX_IMAGES)] = Field(default=1, description="number of images")
-    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = Field(
+    n: Annotated[int, Field(ge=1, le=MAX_IMAGES)] = Field(
+        default=1,
+        description="number of images; variation: of each; interpolate: of frames, 2 to 64, 8 if left out; else 1",
+    )
+    seed: Seed | None = Field(
         default=None, description="image i draws its noise from (seed, i); null: drawn, and reported"
     )
     upsample: bool | UpsampleOptions | None = Field(
@@ -130,149 +195,6 @@ class JobRequest(Strict):
             return cls.model_validate_json(body)
         except ValidationError as error:
             raise InvalidRequestError(field_errors(error)) from error
-
-    def resolve(self, pipeline: PipelineInfo, draw_seed: Callable[[], int]) -> ResolvedRequest:
-        """Fill in every default from a pipeline and check what only the pipeline knows.
-
-        Raises: InvalidRequestError naming every wrong field.
-        """
-        return Resolution(self, pipeline).resolve(draw_seed)
-
-
-class Resolution:
-    """One request against one pipeline; gathers all errors before it raises."""
-
-    def __init__(self, request: JobRequest, pipeline: PipelineInfo) -> None:
-        self.request, self.pipeline = request, pipeline
-        self.errors: list[FieldError] = []
-
-    def resolve(self, draw_seed: Callable[[], int]) -> ResolvedRequest:
-        request, defaults = self.request, self.pipeline.defaults
-        self._check_offered()
-        class_label = self._class_label()
-        steps = defaults.steps if request.steps is None else request.steps
-        sampler, eta = self._sampler(
-            "", request.sampler, request.eta, defaults.sampler, defaults.eta, self.pipeline.samplers
-        )
-        self._grid_and_bound("", request.time_grid, request.thresholding)
-        guidance_scale = self._guidance_scale()
-        upsample = self._upsample()
-        if self.errors:
-            raise InvalidRequestError(self.errors)
-        return ResolvedRequest(
-            model=self.pipeline.id,
-            class_label=class_label,
-            guidance_scale=guidance_scale,
-            guidance_interval=request.guidance_interval,
-            steps=steps,
-            sampler=sampler,
-            eta=eta,
-            time_grid=request.time_grid,
-            thresholding=request.thresholding,
-            n=request.n,
-            seed=draw_seed() if request.seed is None else request.seed,
-            upsample=upsample,
-            previews=request.previews,
-            priority=request.priority,
-            expires_in=request.expires_in,
-            user=request.user,
-            metadata=request.metadata,
-        )
-
-    def _wrong(self, pointer: str, detail: str) -> None:
-        self.errors.append(FieldError(pointer, detail))
-
-    def _check_offered(self) -> None:
-        request, limits = self.request, self.pipeline.limits
-        if request.guidance_interval[0] > request.guidance_interval[1]:
-            self._wrong("/guidance_interval", "the first timestep is above the second")
-        for name, value, bounds in (
-            ("n", request.n, limits.n),
-            ("steps", request.steps, limits.steps),
-            ("guidance_scale", request.guidance_scale, limits.guidance_scale),
-        ):
-            if value is not None and not bounds.min <= value <= bounds.max:
-                self._wrong(f"/{name}", f"must be from {bounds.min:g} to {bounds.max:g} for {self.pipeline.id!r}")
-
-    def _class_label(self) -> int | None:
-        given, classes = self.request.class_label, self.pipeline.classes
-        if given is None:
-            if self.pipeline.class_required and "class_label" not in self.request.model_fields_set:
-                self._wrong("/class_label", f"is required by {self.pipeline.id!r}")
-            elif not self.pipeline.no_class_offered:
-                self._wrong("/class_label", f"null is not offered by {self.pipeline.id!r}")
-            return None
-        if isinstance(given, str):
-            index = next((each.index for each in classes if each.name == given), None)
-            if index is None:
-                close = get_close_matches(given.lower(), [each.name for each in classes], n=3)
-                self._wrong(
-                    "/class_label", f"unknown class {given!r}" + (f"; near: {', '.join(close)}" if close else "")
-                )
-            return index
-        if all(each.index != given for each in classes):
-            last = max((each.index for each in classes), default=None)
-            self._wrong("/class_label", f"unknown class {given}" + ("" if last is None else f"; there are 0 to {last}"))
-        return given
-
-    def _guidance_scale(self) -> float:
-        given = self.request.guidance_scale
-        if self.request.class_label is not None:
-            return self.pipeline.defaults.guidance_scale if given is None else abs(given)  # -0.0 is 0
-        if given is None and "class_label" not in self.request.model_fields_set and not self.errors:
-            # the pipeline does not insist on a class, but guides by default, and there is nothing to guide towards
-            if self.pipeline.defaults.guidance_scale > 0:
-                self._wrong("/class_label", "is required unless guidance_scale is 0")
-        elif given:
-            self._wrong("/guidance_scale", "must be 0 without a class: there is nothing to guide towards")
-        return 0.0
-
-    def _sampler(
-        self,
-        at: str,
-        sampler: str | None,
-        eta: float | None,
-        default: str,
-        default_eta: float,
-        offered: tuple[str, ...],
-    ) -> tuple[str, float]:
-        chosen = default if sampler is None else sampler
-        if chosen not in offered:
-            self._wrong(f"{at}/sampler", f"unknown sampler {chosen!r}; there are: {', '.join(offered)}")
-        if eta is None:
-            eta = default_eta if chosen == "ddim" else 0.0
-        if eta and chosen != "ddim":
-            self._wrong(f"{at}/eta", f"is for ddim alone; {chosen} has none")
-        return chosen, abs(eta)
-
-    def _grid_and_bound(self, at: str, time_grid: str, thresholding: str) -> None:
-        for name, chosen, offered in (
-            ("time_grid", time_grid, self.pipeline.time_grids),
-            ("thresholding", thresholding, self.pipeline.thresholdings),
-        ):
-            if chosen not in offered:
-                self._wrong(f"{at}/{name}", f"{self.pipeline.id!r} does not offer {chosen!r}, but {', '.join(offered)}")
-
-    def _upsample(self) -> ResolvedUpsample | Literal[False]:
-        asked, defaults = self.request.upsample, self.pipeline.defaults.upsample
-        if asked is False or (asked is None and defaults is None):
-            return False
-        if defaults is None:
-            self._wrong("/upsample", f"{self.pipeline.id!r} has no upsampler")
-            return False
-        return self._upsample_options(asked if isinstance(asked, UpsampleOptions) else UpsampleOptions(), defaults)
-
-    def _upsample_options(self, options: UpsampleOptions, defaults: UpsampleDefaults) -> ResolvedUpsample:
-        offered = next(each.samplers for each in self.pipeline.stages if each.name == "upsample")
-        sampler, eta = self._sampler("/upsample", options.sampler, options.eta, defaults.sampler, defaults.eta, offered)
-        self._grid_and_bound("/upsample", options.time_grid, options.thresholding)
-        return ResolvedUpsample(
-            steps=defaults.steps if options.steps is None else options.steps,
-            sampler=sampler,
-            eta=eta,
-            time_grid=options.time_grid,
-            thresholding=options.thresholding,
-        )
 
 
 UNIONS = ("class_label", "upsample")  # pydantic names the branch of these in an error's location

@@ -87,6 +87,7 @@ def view(record: Record, request: ResolvedRequest | None, queue: QueueInfo | Non
         images=[] if request is None else [record.image_view(each, request) for each in record.images],
         error=record.error,
         usage=record.usage,
+        results=record.results,
         attempt=record.attempt,
         numerics=record.text("adm_numerics") or None,
     )

@@ -33,7 +33,7 @@ class Metrics:
             registry=self.registry,
         )
         self.submitted = Counter(
-            "adm_jobs_submitted", "Jobs accepted", ("pipeline", "priority"), registry=self.registry
+            "adm_jobs_submitted", "Jobs accepted", ("pipeline", "priority", "kind"), registry=self.registry
         )
 
 

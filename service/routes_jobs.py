@@ -32,13 +32,22 @@ MAX_KEY_LENGTH = 255
 PREFERENCE = re.compile(r'(?:[^,"]|"(?:\\.|[^"\\])*"?)+')  # a comma within quotes separates nothing
 PREFERRED_WAIT = re.compile(r'\s*wait\s*=\s*("?)(\d{1,99})\1\s*(?:;.*)?', re.IGNORECASE)
 WAIT = Query(ge=0, description="seconds to hold the answer until the job ends; above 60 counts as 60")
+FILE = "file-ef20650d61eb1b00ba78c63c10b57435"  # an id as POST /v1/files gives one
 BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {
             "application/json": {
                 "schema": {"$ref": "#/components/schemas/JobRequest"},
-                "example": {"class_label": "torus", "guidance_scale": 2.5, "steps": 25},
+                "examples": {
+                    "generate": {"value": {"class_label": "torus", "guidance_scale": 2.5, "steps": 25}},
+                    "towards two classes": {"value": {"class_weights": {"torus": 0.5, "cone": 0.5}, "n": 4}},
+                    "upsample": {"value": {"kind": "upsample", "images": [FILE]}},
+                    "variation": {"value": {"kind": "variation", "images": [FILE], "strength": 0.4, "n": 4}},
+                    "reconstruct": {"value": {"kind": "reconstruct", "images": [FILE], "steps": 50}},
+                    "interpolate": {"value": {"kind": "interpolate", "images": [FILE, FILE], "n": 12}},
+                    "score": {"value": {"kind": "score", "images": [FILE]}},
+                },
             }
         },
     }
@@ -97,7 +106,7 @@ async def create_job(
     if submitted.replayed:
         headers["Idempotency-Replayed"] = "true"
     elif job.request is not None:
-        service.metrics.submitted.labels(job.request.model, job.request.priority).inc()
+        service.metrics.submitted.labels(job.request.model, job.request.priority, job.request.kind).inc()
     if wait is not None and not job.status.is_final:
         try:
             job = await at_end(service, job.id, wait)

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import Any, cast
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -169,8 +169,18 @@ class Inbox:
 
         return self._fenced(claim, write, repeated=None)
 
-    def complete(self, claim: Claim, images: Sequence[ImageRecord], usage: Usage, numerics: str) -> bool:
-        """Complete a job whose images are all stored; False when the claim was lost or the job was cancelled."""
+    def complete(
+        self,
+        claim: Claim,
+        images: Sequence[ImageRecord],
+        usage: Usage,
+        numerics: str,
+        results: dict[str, Any] | None = None,
+    ) -> bool:
+        """Complete a job whose images are all stored; False when the claim was lost or the job was cancelled.
+
+        `results` is what it found that is not an image, fit for JSON.
+        """
 
         def write(pipe: Pipeline, record: Record) -> bool:
             if record.cancel_requested:
@@ -180,7 +190,7 @@ class Inbox:
             for each in images:
                 if (each.index, each.execution_id) not in published:
                     self._publish_image(pipe, record, claim, each)
-            self._ledger.complete(pipe, record, images, usage, numerics)
+            self._ledger.complete(pipe, record, images, usage, numerics, results)
             return True
 
         completed = self._fenced(claim, write, repeated=JobStatus.COMPLETED)

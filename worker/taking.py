@@ -74,7 +74,7 @@ class Taker:
                 break
             if claim is not None:
                 self._next_pipeline += 1
-                room -= claim.request.n
+                room -= claim.request.num_rows
                 yield claim
 
     def _head(self) -> tuple[str, str] | None:
@@ -107,7 +107,7 @@ class Taker:
                 log.warning("bad_payload", job_id=job_id, error=str(error))
                 self._ledger.fail(pipe, record, FailureKind.BAD_PAYLOAD, str(error))
                 return True, None
-            if (record.runs_alone and busy) or room < request.n <= self._settings.max_rows:
+            if (record.runs_alone and busy) or room < request.num_rows <= self._settings.max_rows:
                 return False, None
             token = uuid4().hex
             self._ledger.claim(pipe, record, self._name, token, time.time() + self._settings.lease_seconds)

@@ -9,6 +9,7 @@ from redis import Redis
 
 from jobs import keys
 from jobs.events import START, Entries, Event, after, decode
+from jobs.kinds import KINDS
 from jobs.pipelines import ClassInfo, Defaults, PipelineInfo, StageInfo, UpsampleDefaults
 from jobs.samplers import SAMPLER_NOTES
 from jobs.workers import WorkerInfo
@@ -28,6 +29,7 @@ DEMO = PipelineInfo(
     sampler_notes=SAMPLER_NOTES,
     time_grids=("official", "uniform", "logsnr", "karras"),
     thresholdings=("clip", "dynamic", "none"),
+    kinds=KINDS,
     defaults=DEFAULTS,
     class_required=True,
     no_class_offered=True,

@@ -3,6 +3,7 @@ import pytest
 from jobs.estimate import Backlog, Estimator, batch_ms, row_ms, work_of
 from jobs.fleet import Fleet
 from jobs.request import JobRequest, ResolvedRequest
+from jobs.resolution import resolve
 from tests.jobs.samples import DEMO, worker_info
 
 STEP_MS = {"base": {4: 40.0, 16: 80.0}, "upsample": {4: 80.0, 16: 160.0}}
@@ -15,7 +16,7 @@ def fleet(workers: int) -> Fleet:
 
 
 def request(**fields: object) -> ResolvedRequest:
-    return JobRequest.model_validate({"class_label": 1, "upsample": False} | fields).resolve(DEMO, lambda: 0)
+    return resolve(JobRequest.model_validate({"class_label": 1, "upsample": False} | fields), DEMO, lambda: 0)
 
 
 def test_work_counts_row_steps_of_every_stage() -> None:

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jobs import resolution
 from jobs.errors import InvalidRequestError
 from jobs.pipelines import PipelineInfo
 from jobs.request import JobRequest, ResolvedRequest
@@ -13,7 +14,7 @@ from tests.jobs.samples import BASE_ONLY, DEMO, DEMO_UNCOND
 
 
 def resolve(pipeline: PipelineInfo = DEMO, **fields: Any) -> ResolvedRequest:
-    return JobRequest.parse(json.dumps(fields).encode()).resolve(pipeline, lambda: 7)
+    return resolution.resolve(JobRequest.parse(json.dumps(fields).encode()), pipeline, lambda: 7)
 
 
 def pointers(pipeline: PipelineInfo = DEMO, **fields: Any) -> list[str]:

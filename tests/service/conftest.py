@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -78,6 +79,9 @@ def client(address: str, redis: Redis) -> Iterator[httpx2.Client]:
         yield client
 
 
+METRICS = "# TYPE adm_toy_steps counter\nadm_toy_steps_total 3.0\n"
+
+
 class ToyWorker:
     """A worker whose network is a grey pixel: everything else, the inbox first of all, is real."""
 
@@ -85,10 +89,11 @@ class ToyWorker:
         self.images = ImageStore(settings.store_address)
         self.inbox = Inbox(redis, settings, "cpu-0", [DEMO, DEMO_UNCOND])
         self.inbox.open()
-        self.inbox.heartbeat(worker_info(), "# TYPE adm_toy_steps counter\nadm_toy_steps_total 3.0\n")
+        self._claims: dict[str, Claim] = {}
+        self._next_heartbeat = 0.0
+        self._heartbeat()
         self._stop, self._held = Event(), Event()
         self._held.set()
-        self._claims: dict[str, Claim] = {}
         self._thread = Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -104,9 +109,16 @@ class ToyWorker:
         self._thread.join(10)
         self.inbox.close()
 
+    def _heartbeat(self) -> None:
+        if time.monotonic() >= self._next_heartbeat:
+            self._next_heartbeat = time.monotonic() + 2
+            for job_id in self.inbox.heartbeat(worker_info(), METRICS):
+                self.inbox.cancelled(self._claims.pop(job_id))
+
     def _run(self) -> None:
         while not self._stop.is_set():
-            held = sum(each.request.n for each in self._claims.values())
+            self._heartbeat()
+            held = sum(each.request.num_rows for each in self._claims.values())
             for command in self.inbox.poll(room=max(0, 64 - held), wait_seconds=0.02):
                 if isinstance(command, Cancel):
                     self.inbox.cancelled(self._claims.pop(command.job_id))
@@ -123,10 +135,13 @@ class ToyWorker:
         if claim.request.previews:
             self.inbox.preview(claim, Preview(0, "base", 1, claim.request.steps, png(1)))
         images = []
-        for index in range(claim.request.n):
+        for index in range(claim.request.num_images):
             images.append(self.images.put(claim.job_id, claim.token, index, png(index)))
             self.inbox.image_ready(claim, images[-1])
-        self.inbox.complete(claim, images, Usage(steps=steps, device_seconds=0.01), "fingerprint")
+        results: dict[str, Any] | None = (
+            {"scores": [[] for _ in claim.request.images]} if claim.request.kind == "score" else None
+        )
+        self.inbox.complete(claim, images, Usage(steps=steps, device_seconds=0.01), "fingerprint", results)
 
 
 @pytest.fixture

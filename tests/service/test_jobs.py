@@ -36,9 +36,14 @@ def test_job_is_accepted_resolved_and_completed(client: httpx2.Client, worker: T
     assert job["request"] == {
         "kind": "generate",
         "model": "demo",
+        "images": [],
+        "seeds": None,
+        "strength": None,
         "class_label": 4,
+        "class_weights": None,
         "guidance_scale": 2.5,
         "guidance_interval": [0, 1000],
+        "guidance_schedule": "constant",
         "steps": 25,
         "sampler": "ddim",
         "eta": 0.0,
@@ -73,6 +78,7 @@ def test_job_is_accepted_resolved_and_completed(client: httpx2.Client, worker: T
         "class_label": 4,
         "class_name": "torus",
         "seed": job["request"]["seed"],
+        "source": None,
     }
 
 
@@ -150,7 +156,7 @@ def test_job_deleted_while_its_post_is_held_is_answered_as_it_was_submitted(
         (body(upsample={"sampler": "ddpm", "eta": 1}), "/upsample/eta"),
         (body(metadata={"a": 1}), "/metadata/a"),
         (body(prompt="a cat"), "/prompt"),
-        (body(kind="score"), "/kind"),
+        (body(kind="draw"), "/kind"),
         (body(webhook_url="https://example.org"), "/webhook_url"),
         ([], ""),
     ],

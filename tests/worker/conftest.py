@@ -34,7 +34,9 @@ class Bench:
         return [each.claim for each in inbox.poll(room=room, wait_seconds=0) if isinstance(each, Submit)]
 
     def finish(self, inbox: Inbox, claim: Claim) -> bool:
-        images = [self.images.put(claim.job_id, claim.token, index, png(index)) for index in range(claim.request.n)]
+        images = [
+            self.images.put(claim.job_id, claim.token, index, png(index)) for index in range(claim.request.num_images)
+        ]
         return inbox.complete(claim, images, Usage(steps=25, device_seconds=0.1), "fingerprint")
 
     def events(self, job_id: str) -> list[str]:

@@ -6,9 +6,11 @@ from diffusion.tables import COLUMNS, SamplerTable
 from engine.trajectory import ImageRequest, StagePlan, Trajectory
 from jobs.job import Progress
 from jobs.request import JobRequest
+from jobs.resolution import resolve
 from tests.jobs.samples import DEMO
 from worker.inbox import Claim
 from worker.job_run import JobRun
+from worker.plans import JobPlan
 
 PLANS = (StagePlan("base", "ddim", 3), StagePlan("upsample", "ddim", 2))
 
@@ -20,8 +22,8 @@ def trajectories() -> list[Trajectory]:
 
 def test_image_ahead_of_its_job_is_told_at_its_own_place() -> None:
     first, second = trajectories()
-    request = JobRequest(class_label=4, n=2).resolve(DEMO, lambda: 0)
-    run = JobRun(Claim("job", "token", request, 1, False, None, 0.0), [first.request, second.request])
+    request = resolve(JobRequest(class_label=4, n=2), DEMO, lambda: 0)
+    run = JobRun(Claim("job", "token", request, 1, False, None, 0.0), JobPlan([first.request, second.request]))
     for _ in range(3):
         run.moved(first, "base", 0.1)
     run.moved(second, "base", 0.1)

@@ -1,0 +1,267 @@
+"""Every default of a request filled in from a pipeline, and every check that only the pipeline allows."""
+
+from collections.abc import Callable
+from difflib import get_close_matches
+from typing import Literal
+
+from jobs.errors import FieldError, InvalidRequestError
+from jobs.kinds import COMMON, FIELDS
+from jobs.pipelines import PipelineInfo, UpsampleDefaults
+from jobs.request import MAX_IMAGES, JobRequest, ResolvedRequest, ResolvedUpsample, UpsampleOptions
+
+ENCODING_STEPS = 50  # there and back: half as many leave an error that one sees
+FRAMES = 8
+STRENGTH = 0.5
+
+
+def resolve(request: JobRequest, pipeline: PipelineInfo, draw_seed: Callable[[], int]) -> ResolvedRequest:
+    """A request with every default filled in from a pipeline.
+
+    Raises: InvalidRequestError naming every wrong field.
+    """
+    return Resolution(request, pipeline).resolve(draw_seed)
+
+
+class Resolution:
+    """One request against one pipeline; gathers all errors before it raises."""
+
+    def __init__(self, request: JobRequest, pipeline: PipelineInfo) -> None:
+        self.request, self.pipeline = request, pipeline
+        self.errors: list[FieldError] = []
+        # DDIM run towards the noise, which is then the way back
+        self.encodes = request.kind == "reconstruct" or (request.kind == "interpolate" and request.images is not None)
+
+    def resolve(self, draw_seed: Callable[[], int]) -> ResolvedRequest:
+        request = self.request
+        self._check_kind()
+        self._check_offered()
+        class_label, class_weights = self._class_label(), self._class_weights()
+        sampler, eta = self._base_sampler()
+        self._grid_and_bound("", request.time_grid, request.thresholding)
+        guidance_scale = self._guidance_scale()
+        upsample = self._upsample()
+        n = self._n()
+        if self.errors:
+            raise InvalidRequestError(self.errors)
+        resolved = ResolvedRequest(
+            kind=request.kind,
+            model=self.pipeline.id,
+            images=request.images or [],
+            seeds=request.seeds,
+            strength=self._strength(),
+            class_label=class_label,
+            class_weights=class_weights,
+            guidance_scale=guidance_scale,
+            guidance_interval=request.guidance_interval,
+            guidance_schedule=request.guidance_schedule,
+            steps=self._steps(),
+            sampler=sampler,
+            eta=eta,
+            time_grid=request.time_grid,
+            thresholding=request.thresholding,
+            n=n,
+            seed=self._seed(draw_seed),
+            upsample=upsample,
+            previews=request.previews,
+            priority=request.priority,
+            expires_in=request.expires_in,
+            user=request.user,
+            metadata=request.metadata,
+        )
+        # an image that passes the upsampler alone takes its steps and no others
+        alone = request.kind == "upsample" and resolved.upsample
+        return resolved.model_copy(update=alone.model_dump()) if alone else resolved
+
+    def _steps(self) -> int:
+        if self.request.kind == "score":
+            return 1  # one look at each image
+        return self.request.steps or (ENCODING_STEPS if self.encodes else self.pipeline.defaults.steps)
+
+    def _strength(self) -> float | None:
+        if self.request.kind != "variation":
+            return None
+        return STRENGTH if self.request.strength is None else abs(self.request.strength)
+
+    def _seed(self, draw_seed: Callable[[], int]) -> int:
+        if "seed" not in FIELDS[self.request.kind]:
+            return 0  # it is written into the image, which draws no noise: equal requests give equal bytes
+        return draw_seed() if self.request.seed is None else self.request.seed
+
+    def _wrong(self, pointer: str, detail: str) -> None:
+        self.errors.append(FieldError(pointer, detail))
+
+    def _check_kind(self) -> None:
+        """Whether the pipeline does it, and whether all fields given are of it and what it needs is there."""
+        request, kind = self.request, self.request.kind
+        if kind not in self.pipeline.kinds:
+            self._wrong("/kind", f"{self.pipeline.id!r} offers {', '.join(self.pipeline.kinds)}")
+        for name in sorted(request.model_fields_set - COMMON - FIELDS[kind]):
+            if getattr(request, name) != type(request).model_fields[name].default:
+                self._wrong(f"/{name}", f"is not for kind {kind!r}")
+        if kind == "interpolate":
+            if (request.images is None) == (request.seeds is None):
+                self._wrong("/images", "give either two images or two seeds to go between")
+            elif request.images is not None and len(request.images) != 2:
+                self._wrong("/images", "must be two files")
+        elif "images" in FIELDS[kind] and request.images is None:
+            self._wrong("/images", f"is required by kind {kind!r}")
+
+    def _check_offered(self) -> None:
+        request, limits = self.request, self.pipeline.limits
+        if request.guidance_interval[0] > request.guidance_interval[1]:
+            self._wrong("/guidance_interval", "the first timestep is above the second")
+        for name, value, bounds in (
+            ("n", request.n, limits.n),
+            ("steps", request.steps, limits.steps),
+            ("guidance_scale", request.guidance_scale, limits.guidance_scale),
+        ):
+            if value is not None and not bounds.min <= value <= bounds.max:
+                self._wrong(f"/{name}", f"must be from {bounds.min:g} to {bounds.max:g} for {self.pipeline.id!r}")
+        if not self.pipeline.stages[0].classifier_hash:
+            for name, wants in (
+                ("kind", request.kind == "score"),
+                ("class_weights", request.class_weights is not None),
+                ("guidance_schedule", request.guidance_schedule != "constant"),
+            ):
+                if wants:
+                    self._wrong(f"/{name}", f"{self.pipeline.id!r} has no classifier")
+
+    def _n(self) -> int:
+        request = self.request
+        if request.kind == "interpolate":
+            n = request.n if "n" in request.model_fields_set else min(FRAMES, self.pipeline.limits.n.max)
+            if n < 2:
+                self._wrong("/n", "a way between two images has 2 frames at least")
+            return n
+        if (images := request.n * len(request.images or "?")) > MAX_IMAGES:
+            self._wrong("/n", f"that is {images} images; a job has {MAX_IMAGES} at most")
+        return request.n
+
+    def _class_label(self) -> int | None:
+        request = self.request
+        if "class_label" not in FIELDS[request.kind]:
+            return None
+        if request.class_label is not None:
+            return self._class_index(request.class_label, "/class_label")
+        insists = self.pipeline.class_required and request.kind == "generate" and request.class_weights is None
+        if insists and "class_label" not in request.model_fields_set:
+            self._wrong("/class_label", f"is required by {self.pipeline.id!r}")
+        elif not self.pipeline.no_class_offered:
+            self._wrong("/class_label", f"null is not offered by {self.pipeline.id!r}")
+        return None
+
+    def _class_weights(self) -> dict[str, float] | None:
+        """Weights that sum to 1, by class."""
+        given = self.request.class_weights
+        if given is None:
+            return None
+        weights: dict[int, float] = {}
+        for name, weight in given.items():
+            pointer = "/class_weights/" + name.replace("~", "~0").replace("/", "~1")
+            numbered = name.isascii() and name.isdecimal() and name not in self._names()
+            index = self._class_index(int(name) if numbered else name, pointer)
+            if index in weights:
+                self._wrong(pointer, f"class {index} is there twice, by name and by index")
+            elif index is not None:
+                weights[index] = weight
+        total = sum(weights.values())
+        return {str(index): weights[index] / total for index in sorted(weights)}
+
+    def _names(self) -> list[str]:
+        return [each.name for each in self.pipeline.classes]
+
+    def _class_index(self, given: int | str, pointer: str) -> int | None:
+        classes = self.pipeline.classes
+        if isinstance(given, str):
+            index = next((each.index for each in classes if each.name == given), None)
+            if index is None:
+                close = get_close_matches(given.lower(), self._names(), n=3)
+                self._wrong(pointer, f"unknown class {given!r}" + (f"; near: {', '.join(close)}" if close else ""))
+            return index
+        if all(each.index != given for each in classes):
+            last = max((each.index for each in classes), default=None)
+            self._wrong(pointer, f"unknown class {given}" + ("" if last is None else f"; there are 0 to {last}"))
+        return given
+
+    def _guidance_scale(self) -> float:
+        request, given = self.request, self.request.guidance_scale
+        if request.class_label is not None or request.class_weights is not None:
+            default = 0.0 if self.encodes else self.pipeline.defaults.guidance_scale
+            return default if given is None else abs(given)  # -0.0 is 0
+        if given:
+            self._wrong("/guidance_scale", "must be 0 without a class: there is nothing to guide towards")
+        elif given is None and "class_label" not in request.model_fields_set and not self.errors:
+            self._miss_class()
+        return 0.0
+
+    def _miss_class(self) -> None:
+        """The pipeline does not insist on a class, but if it guides by default there is nothing to guide towards."""
+        if self.request.kind == "generate" and self.pipeline.defaults.guidance_scale > 0:
+            self._wrong("/class_label", "is required unless guidance_scale is 0")
+
+    def _base_sampler(self) -> tuple[str, float]:
+        request, defaults = self.request, self.pipeline.defaults
+        if not self.encodes:
+            return self._sampler(
+                "", request.sampler, request.eta, defaults.sampler, defaults.eta, self.pipeline.samplers
+            )
+        if request.sampler not in (None, "ddim"):
+            self._wrong("/sampler", "an image is encoded by ddim, and by it alone")
+        if request.eta:
+            self._wrong("/eta", "must be 0 where an image is encoded: drawn noise would not lead back to it")
+        if request.thresholding != "clip" and request.kind == "interpolate":
+            self._wrong("/thresholding", "is not for images that are encoded")
+        return "ddim", 0.0
+
+    def _sampler(
+        self,
+        at: str,
+        sampler: str | None,
+        eta: float | None,
+        default: str,
+        default_eta: float,
+        offered: tuple[str, ...],
+    ) -> tuple[str, float]:
+        chosen = default if sampler is None else sampler
+        if chosen not in offered:
+            self._wrong(f"{at}/sampler", f"unknown sampler {chosen!r}; there are: {', '.join(offered)}")
+        if eta is None:
+            eta = default_eta if chosen == "ddim" else 0.0
+        if eta and chosen != "ddim":
+            self._wrong(f"{at}/eta", f"is for ddim alone; {chosen} has none")
+        return chosen, abs(eta)
+
+    def _grid_and_bound(self, at: str, time_grid: str, thresholding: str) -> None:
+        for name, chosen, offered in (
+            ("time_grid", time_grid, self.pipeline.time_grids),
+            ("thresholding", thresholding, self.pipeline.thresholdings),
+        ):
+            if chosen not in offered:
+                self._wrong(f"{at}/{name}", f"{self.pipeline.id!r} does not offer {chosen!r}, but {', '.join(offered)}")
+
+    def _upsample(self) -> ResolvedUpsample | Literal[False]:
+        asked, defaults = self.request.upsample, self.pipeline.defaults.upsample
+        if "upsample" not in FIELDS[self.request.kind]:
+            return False
+        if self.request.kind == "upsample":
+            if asked is False:
+                self._wrong("/upsample", "is what the job is for")
+            asked = asked or True
+        if asked is False or (asked is None and defaults is None):
+            return False
+        if defaults is None:
+            self._wrong("/upsample", f"{self.pipeline.id!r} has no upsampler")
+            return False
+        return self._upsample_options(asked if isinstance(asked, UpsampleOptions) else UpsampleOptions(), defaults)
+
+    def _upsample_options(self, options: UpsampleOptions, defaults: UpsampleDefaults) -> ResolvedUpsample:
+        offered = next(each.samplers for each in self.pipeline.stages if each.name == "upsample")
+        sampler, eta = self._sampler("/upsample", options.sampler, options.eta, defaults.sampler, defaults.eta, offered)
+        self._grid_and_bound("/upsample", options.time_grid, options.thresholding)
+        return ResolvedUpsample(
+            steps=defaults.steps if options.steps is None else options.steps,
+            sampler=sampler,
+            eta=eta,
+            time_grid=options.time_grid,
+            thresholding=options.thresholding,
+        )
