@@ -29,8 +29,10 @@ from tenacity import (
 from engine.engine import Engine
 from engine.numerics import fingerprint
 from engine.pipeline import build_stages
+from engine.selfcheck import check_stack
 from jobs import logs
 from jobs.errors import SettingsError, UnavailableError
+from jobs.files import FileStore
 from jobs.images import ImageStore
 from jobs.settings import Settings
 from jobs.workers import WorkerInfo
@@ -81,7 +83,7 @@ def run(settings: Settings) -> None:
         log.info(
             "ready", worker=name, device=held.info.device, pipelines=list(held.pipelines), numerics=held.info.numerics
         )
-        Worker(held, inbox, store, settings).run(stopping)
+        Worker(held, inbox, store, FileStore(redis, settings, store.objects), settings).run(stopping)
         inbox.close()
         log.info("stopped", worker=name)
 
@@ -106,6 +108,8 @@ def load(settings: Settings, device: torch.device, name: str) -> Held:
     """Load the stacks that the pipelines need and warm them up."""
     started = time.monotonic()
     stacks = load_stacks(settings.weights, settings.pipelines, settings.max_rows, device)
+    for doubt in (line for stack in stacks for line in check_stack(stack)):
+        log.warning("weights_look_wrong", doubt=doubt, see="docs/self-check.md")
     pipelines = select(settings.pipelines, stacks)
     precision = best_precision(device) if settings.precision == "auto" else settings.precision
     stages = build_stages(stacks, settings.max_rows, precision=precision)

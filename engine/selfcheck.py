@@ -1,0 +1,162 @@
+"""A check that needs no data: do the flags that no key and no shape tells suit these weights?
+
+A checkpoint brings no flags, and a wrong one makes noise without any error. So known noise is laid over smooth random
+images, and the network is asked for it under the flags given and under each other reading of the same weights. Inputs
+are the same, so that the errors compare pair by pair: where another reading finds the noise clearly better, the flags
+are wrong. What this finds and what it misses is measured in docs/self-check.md.
+"""
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from diffusion.schedule import Schedule
+from models.attention import AttentionBlock
+from models.classifier import NoisyClassifier
+from models.stack import Stack
+from models.unet import SuperResUNet, UNet
+
+NOISE_FRACTIONS = (0.06, 0.15, 0.3, 0.55)  # of the schedule: where attention and the timestep matter
+CLEARLY_BETTER = 0.93  # ratio of squared errors: another reading's to the given one's
+FAINT_AGREEMENT = 0.99  # correlation with pure noise; networks that were trained for an hour reach 0.999
+CALM = 0.6  # entropy of a classifier's answer to pure noise, of log(classes)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Noisy inputs whose noise is known: x and noise [N, 3, H, W], alpha_bar and timesteps [N]."""
+
+    x: Tensor
+    noise: Tensor
+    alpha_bar: Tensor
+    timesteps: Tensor
+    low_res: Tensor
+
+
+def check_stack(stack: Stack) -> list[str]:
+    """Doubts about the flags of a stack's networks, one line each; none where all is well."""
+    lines = []
+    for role, held in (("base", stack.base), ("upsampler", stack.upsampler)):
+        if held is not None:
+            schedule = Schedule.named(held.schedule, held.num_timesteps)
+            lines += [f"{role}: {line}" for line in check_network(held.network, schedule)]
+    if stack.classifier is not None:
+        schedule = Schedule.named(stack.base.schedule, stack.base.num_timesteps)
+        lines += [f"classifier: {line}" for line in check_classifier(stack.classifier.network, schedule)]
+    return [f"{stack.name}, {line}" for line in lines]
+
+
+@torch.no_grad()
+def check_network(network: UNet, schedule: Schedule, seed: int = 0) -> list[str]:
+    """Doubts about a diffusion network's flags; none where all is well. Some thirty rows of forward passes."""
+    probe, pure = make_probe(network, schedule, seed), pure_noise(network, schedule, seed)
+    findings = []
+    eps = _eps(network, pure)
+    agreement = float(F.cosine_similarity(eps.flatten(), pure.noise.flatten(), dim=0))
+    if not agreement >= FAINT_AGREEMENT:  # also NaN
+        findings.append(f"at pure noise its eps agrees with the noise by {agreement:.3f}; 0.999 is usual")
+    given, given_pure = _error(_eps(network, probe), probe), _error(eps, pure)
+    ratios = {name: error / given for name, error in _other_readings(network, probe)}
+    ratios |= {name: error / given_pure for name, error in _other_timesteps(network, pure)}
+    best = min(ratios, key=ratios.__getitem__)
+    if ratios[best] < CLEARLY_BETTER:
+        findings.append(f"it finds noise better with {best}: {ratios[best]:.2f} of the squared error")
+    return findings
+
+
+def check_classifier(classifier: NoisyClassifier, schedule: Schedule, seed: int = 0) -> list[str]:
+    """Doubts about a classifier: it should not see a class in pure noise."""
+    device, size = next(classifier.parameters()).device, classifier.config.image_size
+    x = torch.randn(4, 3, size, size, generator=torch.Generator().manual_seed(seed)).to(device)
+    t = torch.full((4,), float(schedule.timestep_map[-1]), device=device)
+    with torch.no_grad():
+        log_p = classifier(x, t).float().log_softmax(-1)
+    calm = float(-(log_p.exp() * log_p).sum(-1).mean()) / math.log(classifier.config.out_channels)
+    return [] if calm >= CALM else [f"it sees classes in pure noise: entropy {calm:.2f} of log(classes)"]
+
+
+def make_probe(network: UNet, schedule: Schedule, seed: int) -> Probe:
+    """A smooth random image under one noise, at each of NOISE_FRACTIONS."""
+    generator, size, count = torch.Generator().manual_seed(seed), network.config.image_size, len(NOISE_FRACTIONS)
+    coarse = torch.rand(1, 3, 4, 4, generator=generator) * 1.4 - 0.7
+    image = F.interpolate(coarse, (size, size), mode="bilinear", align_corners=True).expand(count, -1, -1, -1)
+    noise = torch.randn(1, 3, size, size, generator=generator).expand(count, -1, -1, -1)
+    rows = torch.tensor([int(fraction * (schedule.num_timesteps - 1)) for fraction in NOISE_FRACTIONS])
+    alpha_bar = schedule.alpha_bar[rows].float()
+    weight = alpha_bar[:, None, None, None]
+    x = weight.sqrt() * image + (1 - weight).sqrt() * noise
+    timesteps = schedule.timestep_map[rows].float()
+    device = next(network.parameters()).device
+    return Probe(*(each.to(device) for each in (x, noise, alpha_bar, timesteps, F.avg_pool2d(image, 2))))
+
+
+def pure_noise(network: UNet, schedule: Schedule, seed: int) -> Probe:
+    """Noise and nothing else, at the last step."""
+    size, device = network.config.image_size, next(network.parameters()).device
+    noise = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(seed)).to(device)
+    timesteps = schedule.timestep_map[-1:].float().to(device).expand(2)
+    return Probe(noise, noise, schedule.alpha_bar[-1:].float().to(device).expand(2), timesteps, torch.zeros_like(noise))
+
+
+def _eps(network: UNet, probe: Probe) -> Tensor:
+    given = probe.timesteps
+    labels = torch.zeros(len(given), dtype=torch.long, device=given.device)
+    class_labels = None if network.config.num_classes is None else labels
+    if isinstance(network, SuperResUNet):
+        output: Tensor = network(probe.x, given, class_labels, low_res=probe.low_res)
+    else:
+        output = network(probe.x, given, class_labels)
+    return output[:, :3].float()
+
+
+def _error(eps: Tensor, probe: Probe) -> float:
+    """Geometric mean over the rows of the squared error: every noise level counts alike."""
+    return float((eps - probe.noise).square().mean((1, 2, 3)).clamp(min=1e-12).log().mean().exp())
+
+
+def _other_readings(network: UNet, probe: Probe) -> Iterator[tuple[str, float]]:
+    """The error under each other reading of the weights, by a name for it."""
+    for told, new_order, channels in _other_heads(network):
+        with _heads(network, new_order, channels):
+            yield told, _error(_eps(network, probe), probe)
+    weight = probe.alpha_bar[:, None, None, None]
+    from_x0 = (probe.x - weight.sqrt() * _eps(network, probe)) / (1 - weight).sqrt()
+    yield "predict_xstart", _error(from_x0, probe)
+
+
+def _other_timesteps(network: UNet, pure: Probe) -> Iterator[tuple[str, float]]:
+    # At pure noise alone: told another time, a network expects another share of image, and finds less of the noise.
+    for factor in (4.0, 0.25):
+        eps = _eps(network, dataclasses.replace(pure, timesteps=pure.timesteps * factor))
+        yield f"timesteps times {factor:g} (rescale_timesteps or diffusion_steps)", _error(eps, pure)
+
+
+def _other_heads(network: UNet) -> Iterator[tuple[str, bool, int | None]]:
+    """(name, new order, channels a head; None for the network's own) of the other readings of attention."""
+    blocks = [each for each in network.modules() if isinstance(each, AttentionBlock)]
+    order, widths = blocks[0].new_order, [block.norm.num_channels for block in blocks]
+    given = {width // block.num_heads for width, block in zip(widths, blocks, strict=True)}
+    yield f"{'legacy' if order else 'new'} attention order", not order, None
+    for channels in (32, 64, math.gcd(*widths)):
+        if given != {channels} and all(width % channels == 0 for width in widths):
+            yield f"{channels} channels a head", order, channels
+
+
+@contextlib.contextmanager
+def _heads(network: UNet, new_order: bool, channels: int | None) -> Iterator[None]:
+    blocks = [each for each in network.modules() if isinstance(each, AttentionBlock)]
+    before = [(block.num_heads, block.new_order) for block in blocks]
+    try:
+        for block in blocks:
+            block.new_order = new_order
+            block.num_heads = block.num_heads if channels is None else block.norm.num_channels // channels
+        yield
+    finally:
+        for block, (num_heads, order) in zip(blocks, before, strict=True):
+            block.num_heads, block.new_order = num_heads, order
