@@ -43,6 +43,11 @@ def center_crop(image: Image.Image, image_size: int) -> Image.Image:
     return reduced.crop((left, top, left + image_size, top + image_size))
 
 
+def square_pixels(image: Image.Image, image_size: int) -> Tensor:
+    """The middle square of an RGB picture as pixels [3, image_size, image_size], uint8."""
+    return torch.from_numpy(np.array(center_crop(image, image_size))).permute(2, 0, 1).contiguous()
+
+
 def random_crop(image: Image.Image, image_size: int, generator: np.random.Generator) -> Image.Image:
     """A random window of a picture that was reduced to a random short side, up to image_size / 0.8."""
     shortest, longest = image_size, math.ceil(image_size / MIN_CROP_FRACTION)

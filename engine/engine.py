@@ -72,9 +72,16 @@ class Engine:
         key = (request.job_id, request.index)
         if key in self._live:
             raise DuplicateImageError(f"image {request.index} of job {request.job_id}")
-        for plan in request.plans:
-            self._table(plan)  # here, and not when the image gets there: then its neighbours would fail with it
+        self.check(request)
         self._live[key] = self._enter(request)
+
+    def check(self, request: ImageRequest) -> None:
+        """Raises: UnknownOfferError for a plan that a stage has no table for.
+
+        Before an image enters, and not when it gets there: then its neighbours would fail with it.
+        """
+        for plan in request.plans:
+            self._table(plan)
 
     def abort(self, job_id: str) -> bool:
         """Drop all images of a job; False if there were none: a lost race, not an error."""

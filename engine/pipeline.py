@@ -3,6 +3,9 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from torch import Tensor
+
+from diffusion.noise import Draw, normals
 from diffusion.process import Process
 from diffusion.schedule import Schedule
 from engine.guide import Guide
@@ -13,6 +16,7 @@ from models.precision import Precision
 from models.stack import DiffusionNetwork, PipelineSpec, Stack
 
 BASE, UPSAMPLE = "base", "upsample"
+BASE_NUMBER, UPSAMPLE_NUMBER = 0, 1  # of the stages, in the address of noise
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,12 @@ class Pipeline:
     def stage_key(self, name: str) -> str:
         """The engine's key of a stage: two stacks in one engine each have a base."""
         return f"{self.stack.name}/{name}"
+
+    def starting_noise(self, seed: int) -> Tensor:
+        """x_T [3, H, W] of a base image of index 0."""
+        network = self.stack.base.network
+        size, device = network.config.image_size, next(network.parameters()).device
+        return normals([Draw(seed, 0, BASE_NUMBER, 0)], (3, size, size), device)[0]
 
     def image(
         self,
@@ -73,10 +83,12 @@ def build_stages(stacks: Iterable[Stack], max_rows: int, *, precision: Precision
     for stack in stacks:
         base, upsampler = stack.base, stack.upsampler
         guide = None if stack.classifier is None else Guide.of_classifier(stack.classifier.network)
-        stages[f"{stack.name}/{BASE}"] = Stage(BASE, 0, base.network, _process(base), guide, precision=precision)
+        stages[f"{stack.name}/{BASE}"] = Stage(
+            BASE, BASE_NUMBER, base.network, _process(base), guide, precision=precision
+        )
         if upsampler is not None:
             stages[f"{stack.name}/{UPSAMPLE}"] = Stage(
-                UPSAMPLE, 1, upsampler.network, _process(upsampler), precision=precision
+                UPSAMPLE, UPSAMPLE_NUMBER, upsampler.network, _process(upsampler), precision=precision
             )
     for stage in stages.values():
         stage.warm_up(max_rows)

@@ -1,23 +1,32 @@
 """One claimed job while its images are in the engine."""
 
-from collections.abc import Sequence
+import math
+from typing import Any
 
-from engine.trajectory import ImageRequest, Trajectory
+from torch import Tensor
+
+from engine.engine import Finished
+from engine.trajectory import FromPicture, ImageRequest, Trajectory
 from jobs.job import ImageRecord, Progress, Usage
 from worker.inbox import Claim
+from worker.plans import JobPlan
 
 PREVIEW_SECONDS = 0.05  # between two previews of one image: what an eye can follow
 
 
 class JobRun:
-    """What a job has so far: steps taken, device time, and the images that are stored."""
+    """What a job has so far: steps taken, device time, latents, and the images that are stored."""
 
-    def __init__(self, claim: Claim, images: Sequence[ImageRequest]) -> None:
+    def __init__(self, claim: Claim, plan: JobPlan) -> None:
         self.claim = claim
         self.images: list[ImageRecord] = []
         self.device_seconds = 0.0
+        self._plan = plan
+        self._latents: dict[int, Tensor] = {}
+        self._errors: dict[int, dict[str, float | None]] = {}
+        images = [*plan.images, *plan.frames]
         self._steps_total = sum(image.num_evaluations for image in images)
-        self._steps_done = dict.fromkeys(range(len(images)), 0)
+        self._steps_done = {image.index: 0 for image in images}
         self._shown_at: dict[int, float] = {}
         self._behind: dict[int, tuple[str, int, int]] = {}  # image -> stage, step and steps
 
@@ -53,10 +62,24 @@ class JobRun:
         stage, step, steps = self._behind[last]
         return Progress(stage=stage, step=step, steps=steps, fraction=self.steps / self._steps_total)
 
-    def stored(self, image: ImageRecord) -> bool:
+    def encoded(self, finished: Finished) -> list[ImageRequest]:
+        """Note the latent of an encoding; what enters the engine when it was the last."""
+        self._latents[finished.request.index] = finished.x
+        if len(self._latents) < len(self._plan.images):
+            return []
+        return self._plan.frames_between(*(self._latents[each.index] for each in self._plan.images))
+
+    def stored(self, image: ImageRecord, finished: Finished) -> bool:
         """Note a stored image; True when it was the last."""
         self.images.append(image)
-        return len(self.images) == self.claim.request.n
+        if self.claim.request.kind == "reconstruct":
+            self._errors[image.index] = reconstruction_error(finished)
+        return len(self.images) == self.claim.request.num_images
+
+    @property
+    def results(self) -> dict[str, Any] | None:
+        """What the job found that is not an image."""
+        return {"errors": [self._errors[index] for index in sorted(self._errors)]} if self._errors else None
 
     @property
     def steps(self) -> int:
@@ -66,3 +89,14 @@ class JobRun:
     @property
     def usage(self) -> Usage:
         return Usage(steps=self.steps, device_seconds=round(self.device_seconds, 4))
+
+
+def reconstruction_error(finished: Finished) -> dict[str, float | None]:
+    """How far an image is from the picture that it began as: in 255ths, and as a ratio in dB, null where they agree."""
+    assert isinstance(finished.request.start, FromPicture)
+    difference = finished.pixels.cpu().double() - finished.request.start.pixels.double()
+    square = float(difference.square().mean())
+    return {
+        "mean_absolute": round(float(difference.abs().mean()), 4),
+        "psnr": round(10 * math.log10(255**2 / square), 2) if square else None,
+    }

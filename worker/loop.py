@@ -1,29 +1,35 @@
 """The worker's loop: takes jobs, steps the engine, stores what is finished, and ends each job exactly once."""
 
+import io
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from threading import Event
 
 import structlog
+import torch
+from PIL import Image
 from prometheus_client import CollectorRegistry, generate_latest
 from redis.exceptions import RedisError
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
+from torch import Tensor
 
 from diffusion.pixels import to_uint8
+from diffusion.solvers import ENCODE
 from engine.engine import Engine, Finished, NotFiniteError, StepReport
-from engine.pipeline import Pipeline
+from engine.pipeline import BASE, Pipeline
 from engine.stage import UnknownOfferError
-from jobs.errors import FailureKind, UnavailableError
+from jobs.errors import FailureKind, RefusedError, UnavailableError
 from jobs.events import Preview
+from jobs.files import FileStore
 from jobs.images import ImageStore
-from jobs.job import ImageRecord
+from jobs.job import ImageRecord, Usage
 from jobs.settings import Settings
 from jobs.workers import WorkerInfo
 from worker.inbox import Cancel, Claim, Inbox, Submit
 from worker.job_run import JobRun
 from worker.metrics import StepMetrics
-from worker.offers import images_of
+from worker.plans import plan_job, top_classes
 from worker.png import describe, encode
 
 log = structlog.get_logger("worker.loop")
@@ -48,8 +54,9 @@ class Held:
 class Worker:
     """One engine and one inbox, driven by one thread."""
 
-    def __init__(self, held: Held, inbox: Inbox, store: ImageStore, settings: Settings) -> None:
+    def __init__(self, held: Held, inbox: Inbox, store: ImageStore, files: FileStore, settings: Settings) -> None:
         self._held, self._inbox, self._store, self._settings = held, inbox, store, settings
+        self._files = files
         self._engine = held.engine
         self._runs: dict[str, JobRun] = {}
         self._next_heartbeat = 0.0
@@ -90,14 +97,40 @@ class Worker:
             self._forget(stale)  # its lease ended while Redis was away, and no heartbeat has told us yet
         # The service has checked all this, but what lies in Redis may have come by another way.
         try:
-            images = images_of(claim.job_id, claim.request, self._held.pipelines)
-            for image in images:
+            plan = plan_job(claim.job_id, claim.request, self._held.pipelines, self._picture)
+            for image in plan.frames:
+                self._engine.check(image)
+            for image in plan.images:
                 self._engine.add(image)
-        except UnknownOfferError as error:
+        except (UnknownOfferError, RefusedError) as error:  # refused: a file that is gone
             self._engine.abort(claim.job_id)
             self._inbox.fail(claim, FailureKind.NOT_OFFERED, str(error), retry=False)
+        except UnavailableError as error:
+            self._put_back(claim, error)
         else:
-            self._runs[claim.job_id] = JobRun(claim, images)
+            self._runs[claim.job_id] = JobRun(claim, plan)
+            if plan.pictures:
+                self._classify(claim, plan.pictures)
+
+    def _picture(self, file_id: str) -> Image.Image:
+        return Image.open(io.BytesIO(self._files.png(file_id)), formats=["PNG"]).convert("RGB")
+
+    def _classify(self, claim: Claim, pictures: Sequence[Tensor]) -> None:
+        """Answer a job that asks for the classifier's opinion alone: less than a step of the engine."""
+        pipeline, started = self._held.pipelines[claim.request.model], time.monotonic()
+        try:
+            answers = self._engine.stages[pipeline.stage_key(BASE)].classify(torch.stack(list(pictures)))
+        except torch.AcceleratorError:
+            raise  # as in the engine: the device is lost, and the process with it
+        except Exception as error:  # noqa: BLE001 - whatever these pictures break must stay their job's
+            log.error("classify_failed", job_id=claim.job_id, error=f"{type(error).__name__}: {error}")
+            detail = "the classifier could not be asked about this job's images"
+            self._fail(claim.job_id, FailureKind.STEP_FAILED, detail, retry=True)
+            return
+        usage = Usage(steps=len(pictures), device_seconds=round(time.monotonic() - started, 4))
+        self._forget(self._runs[claim.job_id])
+        results = {"scores": [top_classes(each, pipeline.stack.class_names) for each in answers]}
+        self._inbox.complete(claim, [], usage, self._held.info.numerics, results)
 
     def _apply(self, report: StepReport, seconds: float) -> None:
         stage = self._engine.stages[report.stage].name
@@ -116,7 +149,10 @@ class Worker:
         self._send_previews(report, stage)
         for finished in report.finished:
             self._heartbeat_if_due()  # a store that is slow to answer must not cost the leases
-            self._store_image(finished)
+            if finished.request.plans[-1].sampler == ENCODE:
+                self._go_on_from(finished)
+            else:
+                self._store_image(finished)
         for job_id, run in touched.items():
             if job_id in self._runs:
                 self._inbox.progress(run.claim, run.progress())
@@ -134,6 +170,11 @@ class Worker:
             png = encode(to_uint8(trajectory.pred_x0))
             self._inbox.preview(run.claim, Preview(request.index, stage, step, steps, png))
 
+    def _go_on_from(self, finished: Finished) -> None:
+        if run := self._runs.get(finished.request.job_id):
+            for frame in run.encoded(finished):
+                self._engine.add(frame)
+
     def _store_image(self, finished: Finished) -> None:
         run = self._runs.get(finished.request.job_id)
         if run is None:
@@ -144,18 +185,22 @@ class Worker:
         try:
             image = self._put(claim, index, png)
         except UnavailableError as error:
-            # No fault of the job's: it starts over, at no cost to it, when the store is back.
-            log.error("store_away", job_id=claim.job_id, error=str(error))
-            self._store_is_away_until = time.monotonic() + STORE_PAUSE_SECONDS
             self._forget(run)
-            self._inbox.give_back(claim)
+            self._put_back(claim, error)
             return
-        is_last = run.stored(image)
+        is_last = run.stored(image, finished)
         if is_last:
             self._forget(run)
-            self._inbox.complete(claim, sorted(run.images, key=lambda i: i.index), run.usage, self._held.info.numerics)
+            images = sorted(run.images, key=lambda i: i.index)
+            self._inbox.complete(claim, images, run.usage, self._held.info.numerics, run.results)
         elif not self._inbox.image_ready(claim, image):
             self._forget(run)
+
+    def _put_back(self, claim: Claim, error: UnavailableError) -> None:
+        """No fault of the job's: it starts over, at no cost to it, when the store is back."""
+        log.error("store_away", job_id=claim.job_id, error=str(error))
+        self._store_is_away_until = time.monotonic() + STORE_PAUSE_SECONDS
+        self._inbox.give_back(claim)
 
     def _put(self, claim: Claim, index: int, png: bytes) -> ImageRecord:
         patiently = Retrying(

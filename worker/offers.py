@@ -1,14 +1,13 @@
-"""What this worker offers, as the queue knows it, and a job's request as the engine knows it."""
+"""What this worker offers, as the queue knows it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from diffusion.grids import TIME_GRIDS
 from diffusion.tables import THRESHOLDINGS
-from engine.pipeline import BASE, UPSAMPLE, Pipeline
-from engine.stage import SAMPLERS, UnknownOfferError
-from engine.trajectory import ImageRequest, StagePlan
+from engine.pipeline import Pipeline
+from engine.stage import SAMPLERS
+from jobs.kinds import KINDS
 from jobs.pipelines import ClassInfo, Defaults, FloatRange, Limits, PipelineInfo, StageInfo, UpsampleDefaults
-from jobs.request import ResolvedRequest, ResolvedUpsample
 from jobs.samplers import SAMPLER_NOTES
 from models.checkpoint import WeightsError
 from models.stack import MANIFEST, Stack
@@ -58,6 +57,7 @@ def offer(pipeline: Pipeline) -> PipelineInfo:
         classes=tuple(ClassInfo(index=index, name=name) for index, name in enumerate(stack.class_names)),
         stages=tuple(stages),
         image_size=stages[-1].image_size,
+        kinds=kinds(pipeline),
         samplers=SAMPLERS,
         sampler_notes=SAMPLER_NOTES,
         time_grids=TIME_GRIDS,
@@ -76,40 +76,9 @@ def offer(pipeline: Pipeline) -> PipelineInfo:
     )
 
 
-def images_of(job_id: str, request: ResolvedRequest, pipelines: Mapping[str, Pipeline]) -> list[ImageRequest]:
-    """The images that a job asks for, as the engine takes them.
-
-    Raises: UnknownOfferError for a pipeline or class that this worker does not have.
-    """
-    if request.model not in pipelines:
-        raise UnknownOfferError(f"this worker has no pipeline {request.model!r}")
-    pipeline = pipelines[request.model]
-    if request.class_label is not None and not 0 <= request.class_label < len(pipeline.stack.class_names):
-        raise UnknownOfferError(f"{request.model!r} has no class {request.class_label}")
-    base = _plan(BASE, request)
-    upsample = None
-    if request.upsample:
-        upsample = _plan(UPSAMPLE, request.upsample)
-        if pipeline.spec.upsampling is None:
-            raise UnknownOfferError(f"{request.model!r} has no upsampler")
-    if request.guidance_scale and pipeline.stack.classifier is None:
-        raise UnknownOfferError(f"{request.model!r} has no classifier to guide with")
-    low, high = request.guidance_interval
-    return [
-        pipeline.image(
-            job_id,
-            index,
-            request.seed,
-            request.class_label,
-            request.guidance_scale,
-            base,
-            upsample,
-            guidance_interval=(low, high),
-            wants_previews=request.previews,
-        )
-        for index in range(request.n)
-    ]
-
-
-def _plan(stage: str, asked: ResolvedRequest | ResolvedUpsample) -> StagePlan:
-    return StagePlan(stage, asked.sampler, asked.steps, asked.eta, asked.time_grid, asked.thresholding)
+def kinds(pipeline: Pipeline) -> tuple[str, ...]:
+    """The kinds of jobs that a pipeline's stages can do."""
+    lacking = {"upsample"} if pipeline.spec.upsampling is None else set()
+    if pipeline.stack.classifier is None:
+        lacking.add("score")
+    return tuple(kind for kind in KINDS if kind not in lacking)

@@ -47,9 +47,16 @@ def _determinants(request: ResolvedRequest, index: int, pipeline: Pipeline, nume
         stages.append({"stage": "upsample", "model": stack.upsampler.model_hash})
     return {
         "version": TEXT_VERSION,
+        "kind": request.kind,
+        "images": request.images,
+        "seeds": request.seeds,
+        "strength": request.strength,
+        "n": request.n if request.kind in ("interpolate", "variation") else None,  # places an index among the frames
         "model": request.model,
         "class_label": request.class_label,
+        "class_weights": request.class_weights,
         "guidance_scale": request.guidance_scale,
+        "guidance_schedule": request.guidance_schedule,
         "guidance_interval": request.guidance_interval,
         "steps": request.steps,
         "sampler": request.sampler,
@@ -68,6 +75,8 @@ def _parameters(request: ResolvedRequest, index: int, pipeline: Pipeline) -> str
     """The one-paragraph form that image viewers and other generators read: a prompt line, then fields."""
     names = pipeline.stack.class_names
     prompt = "no class" if request.class_label is None else names[request.class_label]
+    if request.class_weights:
+        prompt = ", ".join(f"({names[int(label)]}:{weight:.3g})" for label, weight in request.class_weights.items())
     fields: dict[str, object] = {
         "Steps": request.steps,
         "Sampler": _sampler_name(request),
@@ -82,6 +91,8 @@ def _parameters(request: ResolvedRequest, index: int, pipeline: Pipeline) -> str
         fields["Schedule type"] = request.time_grid  # theirs, too
     if request.thresholding != "clip":
         fields["Thresholding"] = request.thresholding
+    if request.strength is not None:
+        fields["Denoising strength"] = f"{request.strength:g}"
     return f"{prompt}\n" + ", ".join(f"{name}: {value}" for name, value in fields.items())
 
 

@@ -1,0 +1,140 @@
+"""What a job's request becomes in the engine."""
+
+import copy
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from diffusion.solvers import ENCODE
+from engine.pipeline import Pipeline
+from engine.stage import UnknownOfferError
+from engine.trajectory import FromLatent, FromPicture
+from jobs.request import JobRequest, ResolvedRequest
+from jobs.resolution import resolve
+from models.stack import load_stack
+from tests.models.samples import MANIFEST, write_manifest, write_stack
+from worker.offers import offer, select
+from worker.plans import JobPlan, plan_job, top_classes
+
+Plan = Callable[..., JobPlan]
+
+
+def colour(file_id: str) -> Image.Image:
+    """Stands where the worker's file store does: file "red" is a red picture, wider than high."""
+    return Image.new("RGB", (32, 20), file_id)
+
+
+@pytest.fixture(scope="module")
+def pipelines(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Pipeline]:
+    return select(["tiny", "tiny-uncond"], [load_stack(write_stack(tmp_path_factory.mktemp("weights") / "tiny"))])
+
+
+def resolved(pipelines: Mapping[str, Pipeline], **body: Any) -> ResolvedRequest:
+    body = {"model": "tiny", "steps": 4} | body
+    request = JobRequest.parse(
+        json.dumps({name: value for name, value in body.items() if value != "left out"}).encode()
+    )
+    return resolve(request, offer(pipelines[request.model or "tiny"]), lambda: 1)
+
+
+def plan(pipelines: Mapping[str, Pipeline], **body: Any) -> JobPlan:
+    return plan_job("job", resolved(pipelines, **body), pipelines, colour)
+
+
+def test_generated_images_start_from_noise(pipelines: Mapping[str, Pipeline]) -> None:
+    images = plan(pipelines, class_label="green", n=3).images
+    assert [image.index for image in images] == [0, 1, 2]
+    assert all(image.start is None for image in images)
+    assert [each.stage for each in images[0].plans] == ["tiny/base", "tiny/upsample"]
+
+
+def test_unconditional_pipeline_hides_the_class_from_the_network_alone(pipelines: Mapping[str, Pipeline]) -> None:
+    (image,) = plan(pipelines, model="tiny-uncond", class_label="blue").images
+    assert (image.network_label, image.guidance_target) == (3, ((2, 1.0),))
+
+
+def test_class_weights_steer_and_the_network_sees_no_class(pipelines: Mapping[str, Pipeline]) -> None:
+    request = {"class_weights": {"red": 3, "2": 1}, "guidance_scale": 2.0, "guidance_schedule": "entropy"}
+    (image,) = plan(pipelines, **request).images
+    assert (image.network_label, image.guidance_target) == (3, ((0, 0.75), (2, 0.25)))
+    assert image.entropy_scaled
+
+
+def test_variations_are_n_of_each_picture_and_take_their_share_of_the_steps(pipelines: Mapping[str, Pipeline]) -> None:
+    images = plan(pipelines, kind="variation", images=["red", "blue"], n=2, strength=0.5, upsample=False).images
+    assert [image.index for image in images] == [0, 1, 2, 3]
+    assert [image.num_evaluations for image in images] == [2] * 4
+    shown = [image.start.pixels[:, 0, 0].tolist() for image in images if isinstance(image.start, FromPicture)]
+    assert shown == [[255, 0, 0], [255, 0, 0], [0, 0, 255], [0, 0, 255]]
+
+
+def test_picture_to_enlarge_passes_the_upsampler_alone(pipelines: Mapping[str, Pipeline]) -> None:
+    (image,) = plan(pipelines, kind="upsample", images=["red"], steps="left out").images
+    assert [each.stage for each in image.plans] == ["tiny/upsample"]
+    assert isinstance(image.start, FromPicture)
+    assert image.start.pixels.shape == (3, 8, 8)
+
+
+def test_reconstruction_goes_there_and_back_unbounded(pipelines: Mapping[str, Pipeline]) -> None:
+    (image,) = plan(pipelines, kind="reconstruct", images=["red"]).images
+    there, back = image.plans
+    assert (there.sampler, back.sampler, there.num_steps, back.num_steps) == (ENCODE, "ddim", 4, 4)
+    assert there.thresholding == back.thresholding == "none"
+
+
+def test_frames_between_pictures_start_along_the_way_between_their_latents(pipelines: Mapping[str, Pipeline]) -> None:
+    made = plan(pipelines, kind="interpolate", images=["red", "blue"], n=3)
+    assert [[each.sampler for each in image.plans] for image in made.images] == [[ENCODE], [ENCODE]]
+    assert len({image.index for image in [*made.images, *made.frames]}) == 5
+    first, last = torch.zeros(3, 8, 8), torch.zeros(3, 8, 8)
+    first[0], last[1] = 1, 1
+    frames = made.frames_between(first, last)
+    latents = [frame.start.x for frame in frames if isinstance(frame.start, FromLatent)]
+    assert torch.equal(latents[0], first)
+    torch.testing.assert_close(latents[1], (first + last) / 2**0.5)
+    torch.testing.assert_close(latents[2], last)
+
+
+def test_frames_between_seeds_begin_and_end_at_their_noise(pipelines: Mapping[str, Pipeline]) -> None:
+    images = plan(pipelines, kind="interpolate", seeds=[7, 9], n=4, class_label="red").images
+    latents = [image.start.x for image in images if isinstance(image.start, FromLatent)]
+    assert len(latents) == 4
+    for latent, seed in ((latents[0], 7), (latents[-1], 9)):
+        torch.testing.assert_close(latent, pipelines["tiny"].starting_noise(seed))
+
+
+def test_pictures_to_classify_enter_no_stage(pipelines: Mapping[str, Pipeline]) -> None:
+    made = plan(pipelines, kind="score", images=["red", "blue"], steps="left out")
+    assert not made.images
+    assert [picture.shape for picture in made.pictures] == [(3, 8, 8)] * 2
+
+
+def test_likeliest_classes_come_first() -> None:
+    assert top_classes(torch.tensor([0.2, 0.7, 0.1]), ["a", "b", "c"])[:2] == [
+        {"class_label": 1, "class_name": "b", "probability": 0.7},
+        {"class_label": 0, "class_name": "a", "probability": 0.2},
+    ]
+
+
+def test_what_the_worker_has_not_is_refused(tmp_path: Path) -> None:
+    folder = write_stack(tmp_path / "tiny")
+    manifest = copy.deepcopy(MANIFEST)
+    del manifest["classifier"], manifest["upsampler"], manifest["pipelines"]["tiny-uncond"]
+    manifest["pipelines"]["tiny"] |= {"guidance_scale": 0, "upsampling": None}
+    write_manifest(folder, manifest)
+    pipelines = select(["tiny"], [load_stack(folder)])
+    request = resolved(pipelines, class_label="green")
+    (image,) = plan_job("job", request, pipelines, colour).images
+    assert (image.network_label, image.guidance_scale) == (1, 0)
+    for changes, said in (
+        ({"guidance_scale": 1.0}, "has no classifier"),
+        ({"class_label": 9}, "has no class 9"),
+        ({"model": "huge"}, "has no pipeline 'huge'"),
+    ):
+        with pytest.raises(UnknownOfferError, match=said):
+            plan_job("job", request.model_copy(update=changes), pipelines, colour)
