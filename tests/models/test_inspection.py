@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.checkpoint import blank_network
-from models.config import ClassifierConfig, UNetConfig
+from models.config import ClassifierConfig, PoolName, UNetConfig
 from models.inspection import NotAdmError, inspect_shapes
 from models.presets import PRESETS
 from tests.models.samples import BASE, CLASSIFIER, UPSAMPLER
@@ -89,7 +89,7 @@ def configs(draw: st.DrawFn) -> UNetConfig | ClassifierConfig:
         "conv_resample": draw(st.booleans()),
     }
     if draw(st.booleans()):
-        pool = draw(st.sampled_from(["adaptive", "attention", "spatial", "spatial_v2"]))
+        pool: PoolName = draw(st.sampled_from(["adaptive", "attention", "spatial", "spatial_v2"]))
         return ClassifierConfig(**shared, out_channels=draw(st.integers(2, 9)), pool=pool)
     super_res = draw(st.booleans())
     return UNetConfig(

@@ -23,7 +23,7 @@ KEY = "input_blocks.1.0.in_layers.2.weight"
 class Tiny(Preset):
     """A preset of a network small enough to write in a test."""
 
-    config = BASE  # type: ignore[assignment]  # a property there
+    config = BASE
 
 
 TINY = Tiny("tiny", "diffusion", {"class_cond": True}, 0)

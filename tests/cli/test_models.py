@@ -1,0 +1,89 @@
+"""`adm models` as a user types it."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from cli.main import app
+from models.checkpoint import save_network
+from models.unet import build_unet
+from tests.models.samples import BASE, seeded
+
+RUN = CliRunner()
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.pt"
+    torch.save(seeded(build_unet(BASE), 0).state_dict(), path)
+    return path
+
+
+def adm(*arguments: str | Path) -> tuple[int, str]:
+    result = RUN.invoke(app, ["models", *map(str, arguments)], env={"COLUMNS": "200"})
+    return result.exit_code, result.output
+
+
+def test_list_names_checkpoints_and_pipelines() -> None:
+    code, output = adm("list")
+    assert code == 0
+    assert all(name in output for name in ("64_256_upsampler", "lsun_horse_nodropout", "adm-256-uncond", "adm-128-512"))
+
+
+def test_show_tells_flags_and_figures() -> None:
+    code, output = adm("show", "64x64_diffusion")
+    assert code == 0
+    assert all(part in output for part in ("--noise_schedule cosine", "fid 2.07", "adm-64-256", "use_new_attention"))
+
+
+@pytest.mark.parametrize("command", ["show", "fetch"])
+def test_unknown_preset_is_one_line(command: str) -> None:
+    code, output = adm(command, "63x63")
+    assert (code, output.count("\n")) == (1, 1)
+    assert "no preset is named '63x63'; there are 64x64_classifier" in output
+
+
+def test_inspect_tells_what_is_in_the_file_and_what_is_not(checkpoint: Path) -> None:
+    code, output = adm("inspect", checkpoint)
+    assert code == 0
+    assert "no official checkpoint" in output
+    assert "use_new_attention_order" in output.partition("Not in the file")[2]
+
+
+def test_verify_names_the_differences_and_fails(checkpoint: Path) -> None:
+    code, output = adm("verify", checkpoint, "--preset", "64x64_diffusion")
+    assert code == 1
+    assert "mine.pt: lacks input_blocks.4.0.in_layers.0.weight [192]" in output
+    assert output.rstrip().endswith("differences from 64x64_diffusion")
+
+
+def test_convert_of_a_foreign_checkpoint_writes_its_tensors(checkpoint: Path) -> None:
+    target = checkpoint.with_suffix(".safetensors")
+    assert adm("convert", checkpoint, target, "--dtype", "bf16")[0] == 0
+    header = target.read_bytes()
+    size = int.from_bytes(header[:8], "little")
+    entries = json.loads(header[8 : 8 + size])
+    assert {entry["dtype"] for entry in entries.values()} == {"BF16"}
+    assert (8 + size) % 64 == 0
+
+
+def test_bad_file_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "64x64_diffusion.pt"
+    path.write_bytes(b"not a checkpoint")
+    for command in ("verify", "inspect"):
+        code, output = adm(command, path)
+        assert (code, output.count("\n")) == (1, 1)
+        assert "64x64_diffusion.pt: cannot be read as plain tensors" in output
+
+
+def test_judge_and_other_networks_are_no_adm_networks(tmp_path: Path) -> None:
+    from models.judge import Judge, JudgeConfig
+
+    config = JudgeConfig(image_size=8, num_classes=3, widths=(32,))
+    path = tmp_path / "judge.safetensors"
+    save_network(path, Judge(config).state_dict(), config, dtype=torch.float32)
+    code, output = adm("inspect", path)
+    assert (code, output) == (1, "adm: no ADM network: lacks input_blocks.0.0.weight\n")
