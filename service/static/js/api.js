@@ -14,8 +14,16 @@ const UNREACHABLE = { status: 0, title: "Unreachable", detail: "The service cann
 
 /** Answer of a call as JSON; `body` is JSON text. Throws: Problem. */
 export async function call(method, path, body = undefined) {
-  const headers = { Accept: "application/json" };
-  if (body !== undefined) headers["Content-Type"] = "application/json";
+  return send(method, path, body, body === undefined ? {} : { "Content-Type": "application/json" });
+}
+
+/** Upload a picture, a File of the browser; the service tells its kind by its bytes. Throws: Problem. */
+export async function upload(file) {
+  return send("POST", "/v1/files", file, { "Content-Type": "application/octet-stream" });
+}
+
+async function send(method, path, body, more) {
+  const headers = { Accept: "application/json", ...more };
   let response;
   let text;
   try {

@@ -39,6 +39,11 @@ export class Film {
     byId("film").hidden = true;
   }
 
+  /** Say what the slider goes through. */
+  name(text) {
+    this.slider.setAttribute("aria-label", text);
+  }
+
   /** Take the frames so far. */
   update(frames) {
     const same = (each, at) => each.key === this.#frames[at].key && each.url === this.#frames[at].url;

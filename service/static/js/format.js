@@ -4,7 +4,7 @@ import { write } from "./api.js";
 
 const STAGE_NAMES = { base: "Base", upsample: "Upsampler" };
 
-const USUAL_OPTIONS = { time_grid: "official", thresholding: "clip" }; // options without a field, and what they mostly are
+const USUAL_OPTIONS = { time_grid: "official", thresholding: "clip", guidance_schedule: "constant" }; // options without a field, and what they mostly are
 
 /** A sampler as people call it. */
 export function samplerTitle(model, name) {
@@ -29,6 +29,20 @@ export function className(model, classLabel) {
   return model?.classes.find((each) => each.index === classLabel)?.name ?? `class ${classLabel}`;
 }
 
+const KIND_TITLES = {
+  upsample: "Upsampled picture", variation: "Variation", reconstruct: "Reconstruction", interpolate: "Morph", score: "Scores",
+};
+
+/** What a job makes, in a word or two. */
+export function title(model, request) {
+  return KIND_TITLES[request.kind] ?? className(model, request.class_label);
+}
+
+/** How many images come out of a job. */
+export function numImages({ kind, n, images }) {
+  return { upsample: images?.length, reconstruct: images?.length, variation: n * images?.length, score: 0 }[kind] ?? n;
+}
+
 /** What to send for a class: its name, where no other class has the same. */
 export function classLabel(model, index) {
   if (index === null) return null;
@@ -44,6 +58,7 @@ export function extrasOf(request, model) {
   const asUsual = usual && Object.keys(upsample).every((key) => upsample[key] === (usual[key] ?? USUAL_OPTIONS[key]));
   if (upsample && !asUsual) extras.upsample = upsample;
   if (interval && (interval[0] !== 0 || interval[1] !== 1000)) extras.guidance_interval = interval;
+  if (request.class_weights) extras.class_weights = request.class_weights;
   for (const [key, usually] of Object.entries(USUAL_OPTIONS)) {
     if (request[key] !== undefined && request[key] !== usually) extras[key] = request[key];
   }
@@ -53,7 +68,14 @@ export function extrasOf(request, model) {
 /** A body that makes a job's images again, from its resolved request. */
 export function repeatable(request, model) {
   const { model: name, guidance_scale, steps, sampler, eta, n, seed, upsample } = request;
-  const body = { model: name, class_label: classLabel(model, request.class_label), guidance_scale, steps, sampler };
+  const { kind, images, seeds, strength } = request;
+  const start = kind === "generate" ? { model: name } : { kind, model: name, ...(seeds ? { seeds } : { images }) };
+  if (kind === "score") return start;
+  if (kind === "upsample") return { ...start, seed, upsample };
+  const body = { ...start, class_label: classLabel(model, request.class_label), guidance_scale, steps };
+  if (kind === "reconstruct") return body;
+  if (kind === "variation") body.strength = strength;
+  body.sampler = sampler;
   if (sampler === "ddim") body.eta = eta;
   return { ...body, n, seed, upsample: Boolean(upsample), ...extrasOf(request, model) };
 }
@@ -70,7 +92,7 @@ export function curl(request) {
 
 /** Name of a downloaded image: what is needed to make it again by hand. */
 export function fileName(request, image) {
-  const what = (image.class_name ?? "no-class").replace(/[^\w-]+/g, "-");
+  const what = (image.class_name ?? (request.kind === "generate" ? "no-class" : request.kind)).replace(/[^\w-]+/g, "-");
   return `${what}-seed${request.seed}-${image.index}.png`;
 }
 

@@ -1,7 +1,7 @@
 /** The gallery: finished images, and jobs on their way to one, newest first. */
 
 import { byId, element, setText } from "./dom.js";
-import { className, fileName } from "./format.js";
+import { fileName, numImages, title } from "./format.js";
 import { isActive } from "./jobs.js";
 
 export class Gallery {
@@ -26,7 +26,7 @@ export class Gallery {
     const wanted = [];
     for (const entry of this.jobs.all) {
       if (isActive(entry.job)) wanted.push([`${entry.job.id}/active`, () => this.#active(entry), entry]);
-      for (const image of entry.job.images) {
+      for (const image of shown(entry.job)) {
         wanted.push([`${entry.job.id}/${image.index}`, () => this.#finished(entry.job, image)]);
       }
     }
@@ -49,23 +49,26 @@ export class Gallery {
   }
 
   #finished(job, image) {
-    const name = image.class_name ?? "no class";
+    const { seed } = job.request;
+    const made = job.request.kind !== "generate";
+    const several = numImages(job.request) > 1 && job.request.kind !== "interpolate";
+    const name = made ? title(undefined, job.request) : image.class_name ?? "no class";
     const picture = element("img", { src: image.url, alt: "", width: 128, height: 128, loading: "lazy" });
     const show = element("button", {
-      type: "button", className: "tile-picture", "aria-label": `Show ${name}, seed ${job.request.seed}, image ${image.index}`,
+      type: "button", className: "tile-picture", "aria-label": `Show ${name}, seed ${seed}, image ${image.index}`,
     }, picture);
     show.addEventListener("click", () => this.actions.show(job.id, image.index));
     const save = element("a", {
-      href: image.url, download: fileName(job.request, image), "aria-label": `Download ${name}, seed ${job.request.seed}`,
+      href: image.url, download: fileName(job.request, image), "aria-label": `Download ${name}, seed ${seed}`,
     }, "Save");
     const again = element("button", {
-      type: "button", className: "link", "aria-label": `Again with seed ${job.request.seed}`,
+      type: "button", className: "link", "aria-label": `Again with seed ${seed}`,
     }, "Again");
     again.addEventListener("click", () => this.actions.again(job.request));
     return element("li", {}, show,
-      element("span", { className: "tile-name" }, job.request.n > 1 ? `${name} · ${image.index}` : name),
-      element("span", { className: "tile-seed", title: `Seed ${job.request.seed}` }, job.request.seed),
-      element("span", { className: "tile-actions" }, save, again));
+      element("span", { className: "tile-name" }, several ? `${name} · ${image.index}` : name),
+      element("span", { className: "tile-seed", title: `Seed ${seed}` }, job.request.kind === "reconstruct" ? "" : seed),
+      element("span", { className: "tile-actions" }, save, ...(made ? [] : [again])));
   }
 
   #active({ job }) {
@@ -77,7 +80,7 @@ export class Gallery {
   }
 
   #follow(tile, { job, frames }) {
-    const name = className(this.modelOf(job.request.model), job.request.class_label);
+    const name = title(this.modelOf(job.request.model), job.request);
     const share = Math.floor((job.progress.fraction) * 100);
     const state = job.status === "queued" ? "queued" : job.status === "cancelling" ? "cancelling" : `${share} %`;
     setText(tile.querySelector(".tile-name"), name);
@@ -87,4 +90,9 @@ export class Gallery {
     const picture = tile.querySelector("img");
     if (newest !== undefined && picture.src !== newest.url) Object.assign(picture, { src: newest.url, hidden: false });
   }
+}
+
+/** The images that get a tile: of a morph the first, for its frames are one thing. */
+function shown({ request, images }) {
+  return request.kind === "interpolate" ? images.slice(0, 1) : images;
 }

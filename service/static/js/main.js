@@ -4,12 +4,14 @@ import { byId, setNotice } from "./dom.js";
 import { Fleet } from "./fleet.js";
 import { Form } from "./form.js";
 import { Gallery } from "./gallery.js";
+import { FromPicture } from "./frompicture.js";
 import { Jobs } from "./jobs.js";
 import { Stage } from "./stage.js";
 
 const jobs = new Jobs();
 const form = new Form(submit);
-const fleet = new Fleet((models) => { form.setModels(models); draw(); });
+const fromPicture = new FromPicture(() => form.model, submit);
+const fleet = new Fleet((models) => { form.setModels(models); fromPicture.offer(); draw(); });
 const modelOf = (id) => fleet.model(id);
 const stage = new Stage(jobs, modelOf, { again, cancel, showing: (id, index) => gallery.mark(id, index) });
 const gallery = new Gallery(jobs, modelOf, { show, again });
@@ -67,6 +69,7 @@ async function load() {
   }
 }
 
+byId("model").addEventListener("change", () => fromPicture.offer());
 jobs.addEventListener("change", draw);
 byId("more").addEventListener("click", load);
 await Promise.all([fleet.ask(), load()]);

@@ -3,7 +3,7 @@
 import { write } from "./api.js";
 import { byId, copy, element, local, recall, remember, setNotice, setText } from "./dom.js";
 import { Film } from "./film.js";
-import { className, curl, duration, fileName, number, queueHint, queueText, repeatable, stageName } from "./format.js";
+import { className, curl, duration, fileName, number, numImages, queueHint, queueText, repeatable, stageName, title } from "./format.js";
 import { isActive } from "./jobs.js";
 
 const MAX_EDGE_PX = 512;
@@ -56,12 +56,14 @@ export class Stage {
     byId("invitation").hidden = entry !== undefined;
     if (entry === undefined) return this.#empty();
     const { job } = entry;
-    const name = className(this.modelOf(job.request.model), job.request.class_label);
+    const name = title(this.modelOf(job.request.model), job.request);
     setText(byId("stage-title"), name[0].toUpperCase() + name.slice(1));
-    this.film.update(this.#frames(entry));
+    this.film.name(job.request.kind === "interpolate" ? "Frame of the morph" : "Denoising step");
+    this.film.update(job.request.kind === "interpolate" ? morph(job) : this.#frames(entry));
     this.#size();
     this.#progress(entry);
-    this.#facts(job, name);
+    this.#facts(job);
+    this.#scores(job);
     this.#actions(job);
     this.#siblingImages(entry);
     this.#announce(entry, name);
@@ -86,25 +88,35 @@ export class Stage {
     setText(byId("stage-title"), "Nothing yet");
     setText(byId("caption"), "");
     byId("request-facts").replaceChildren();
-    for (const id of ["picture", "progress-area", "outcome", "image-actions", "job-source", "siblings-area"]) byId(id).hidden = true;
+    for (const id of ["picture", "progress-area", "outcome", "image-actions", "job-source", "siblings-area", "scores-area"]) byId(id).hidden = true;
   }
 
   #frames(entry) {
-    const frames = (entry.frames.get(this.#index) ?? []).map((each, at, all) => ({
+    const frames = this.#source(entry.job.request);
+    const steps = (entry.frames.get(this.#index) ?? []).map((each, at, all) => ({
       key: `${each.stage}/${each.step}`,
       url: each.url,
       mark: String(each.step),
       label: `${stageName(each.stage)}, step ${each.step} of ${each.steps}`,
       caption: `${stageName(each.stage)} step ${each.step} of ${each.steps}: the model's guess at the finished picture`,
-      starts: at > 0 && all[at - 1].stage !== each.stage,
+      starts: (at > 0 && all[at - 1].stage !== each.stage) || (at === 0 && frames.length > 0),
     }));
+    frames.push(...steps);
     const image = this.#image;
     if (image !== undefined) {
       const size = `Finished, ${image.width} × ${image.height} px`;
-      const caption = frames.length > 0 ? size : `${size}. Make it again with its seed to watch its steps.`;
+      const caption = steps.length > 0 || entry.job.request.kind !== "generate" ? size : `${size}. Make it again with its seed to watch its steps.`;
       frames.push({ key: "done", url: image.url, mark: "done", label: "Finished", caption, starts: frames.length > 0 });
     }
     return frames;
+  }
+
+  /** The picture that a job began with, where there is one, as its film's first frame. */
+  #source({ kind, images, n }) {
+    if (kind === "generate" || kind === "interpolate") return [];
+    const file = images[kind === "variation" ? Math.floor(this.#index / n) : this.#index];
+    const url = `/v1/files/${file}/content`;
+    return [{ key: `file/${file}`, url, mark: "yours", label: "Your picture", caption: "Your picture", starts: false }];
   }
 
   #picture(frame) {
@@ -150,17 +162,21 @@ export class Stage {
     byId("outcome").classList.toggle("error", job.status === "failed");
   }
 
-  #facts(job, name) {
+  #facts(job) {
     const { request, usage } = job;
-    const facts = [
-      ["Class", name],
-      ["Guidance", number(request.guidance_scale)],
-      ["Steps", `${request.steps}${request.upsample ? ` + ${request.upsample.steps}` : ""}`],
-      ["Sampler", request.sampler.toUpperCase() + (request.sampler === "ddim" ? `, eta ${number(request.eta)}` : "")],
-      ["Seed", request.seed],
-      ["Model", request.model],
-    ];
-    if (request.n > 1) facts.push(["Image", `${this.#index}, of 0 to ${request.n - 1}`]);
+    const error = job.results?.errors?.[this.#index];
+    const facts = [];
+    if (request.kind === "generate" || request.class_label !== null) {
+      facts.push(["Class", className(this.modelOf(request.model), request.class_label)], ["Guidance", number(request.guidance_scale)]);
+    }
+    if (error !== undefined) {
+      const psnr = error.psnr === null ? "no difference" : `${error.psnr.toFixed(1)} dB`;
+      facts.push(["Mean error", `${number(error.mean_absolute)} of 255`], ["PSNR", psnr]);
+    }
+    if (request.kind === "variation") facts.push(["Strength", number(request.strength)]);
+    if (request.kind !== "score") facts.push(...this.#sampling(request));
+    facts.push(["Model", request.model]);
+    if (numImages(request) > 1 && request.kind !== "interpolate") facts.push(["Image", `${this.#index}, of 0 to ${numImages(request) - 1}`]);
     if (job.attempt > 1) facts.push(["Attempt", String(job.attempt)]);
     if (job.status === "completed") facts.push(["Took", duration(job.ended_at - job.started_at)]);
     if (usage.steps > 0) facts.push(["On the device", `${usage.device_seconds.toFixed(1)} s, ${usage.steps} steps`]);
@@ -169,8 +185,30 @@ export class Stage {
     if (list.textContent !== shown.map((each) => each.textContent).join("")) list.replaceChildren(...shown);
   }
 
+  #sampling(request) {
+    const both = request.upsample && request.kind !== "upsample";
+    const facts = [
+      ["Steps", `${request.steps}${both ? ` + ${request.upsample.steps}` : ""}`],
+      ["Sampler", request.sampler.toUpperCase() + (request.sampler === "ddim" ? `, eta ${number(request.eta)}` : "")],
+    ];
+    if (request.kind !== "reconstruct") facts.push(["Seed", request.seed]); // which draws nothing
+    return facts;
+  }
+
+  /** The classifier's answer as bars, likeliest first. */
+  #scores(job) {
+    const scores = job.results?.scores?.[this.#index] ?? [];
+    byId("scores-area").hidden = scores.length === 0;
+    const bars = scores.map(({ class_name: name, probability }) => element("li", {},
+      element("span", { className: "bar-name" }, name),
+      element("progress", { max: 1, value: probability, "aria-label": name }),
+      element("span", { className: "bar-value" }, `${(100 * probability).toFixed(1)} %`)));
+    if (byId("scores").textContent !== bars.map((each) => each.textContent).join("")) byId("scores").replaceChildren(...bars);
+  }
+
   #actions(job) {
     const image = this.#image;
+    byId("again").hidden = job.request.kind !== "generate";
     byId("image-actions").hidden = isActive(job) && image === undefined;
     byId("download").hidden = image === undefined;
     if (image !== undefined) Object.assign(byId("download"), { href: image.url, download: fileName(job.request, image) });
@@ -182,9 +220,10 @@ export class Stage {
   }
 
   #siblingImages({ job, frames }) {
-    const { n } = job.request;
-    byId("siblings-area").hidden = n === 1;
-    if (n === 1) return;
+    const n = Math.max(numImages(job.request), job.request.kind === "score" ? job.request.images.length : 0);
+    const alone = n === 1 || job.request.kind === "interpolate"; // a morph's frames are its film
+    byId("siblings-area").hidden = alone;
+    if (alone) return;
     if (this.#siblings.length === 0) {
       this.#siblings = Array.from({ length: n }, (_, index) => {
         const made = element("button", { type: "button", "aria-label": `Image ${index}` }, element("img", { alt: "", hidden: true }));
@@ -195,7 +234,8 @@ export class Stage {
     }
     this.#siblings.forEach((button, index) => {
       button.setAttribute("aria-pressed", String(index === this.#index));
-      const url = job.images.find((each) => each.index === index)?.url ?? frames.get(index)?.at(-1)?.url;
+      const own = job.request.kind === "score" ? `/v1/files/${job.request.images[index]}/content` : undefined;
+      const url = own ?? job.images.find((each) => each.index === index)?.url ?? frames.get(index)?.at(-1)?.url;
       const picture = button.firstElementChild;
       if (url !== undefined && picture.getAttribute("src") !== url) Object.assign(picture, { src: url, hidden: false });
     });
@@ -203,18 +243,27 @@ export class Stage {
 
   /** Tell screen readers the turns, not every step. */
   #announce({ job }, name) {
+    const seed = job.request.kind === "generate" ? `, seed ${job.request.seed}` : "";
     const quarter = Math.floor((job.progress.fraction) * 4) * 25;
     const text = {
       queued: `${name}: ${queueText(job.queue)}`,
       in_progress: `${name}: ${quarter} percent, ${stageName(job.progress.stage)}`,
       cancelling: `${name}: cancelling`,
-      completed: `${name}: finished, seed ${job.request.seed}`,
+      completed: `${name}: finished${seed}`,
       failed: `${name}: failed`,
     }[job.status] ?? `${name}: ${job.status}`;
     if (text === this.#announced) return;
     this.#announced = text;
     setText(byId("announcer"), text);
   }
+}
+
+/** A morph's frames, as far as they are there. */
+function morph(job) {
+  const { n } = job.request;
+  return job.images.map(({ index, url }) => ({
+    key: `frame/${index}`, url, mark: String(index + 1), label: `Frame ${index + 1} of ${n}`, caption: `Frame ${index + 1} of ${n}`, starts: false,
+  }));
 }
 
 function progressText(job) {

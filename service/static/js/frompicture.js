@@ -1,0 +1,105 @@
+/** What can be made from a picture of one's own: upload it, then choose what is done with it. */
+
+import { upload } from "./api.js";
+import { byId, setNotice, setText } from "./dom.js";
+
+const SLOTS = [0, 1];
+const VARIATIONS = 4;
+const FRAMES = 12;
+const KINDS = ["reconstruct", "variation", "upsample", "score", "interpolate"];
+
+export class FromPicture {
+  #files = [null, null]; // what the service answered for each slot
+  #turn = [0, 0]; // of the last upload begun in each slot: an earlier one's answer may come later
+
+  /** model() is the chosen one; onSubmit(request) queues a job, or throws a Problem. */
+  constructor(model, onSubmit) {
+    Object.assign(this, { model, onSubmit, root: byId("from-picture") });
+    for (const slot of SLOTS) {
+      const label = byId(`slot-${slot}`);
+      label.querySelector("input").addEventListener("change", (event) => {
+        if (event.target.files.length > 0) this.#take(slot, event.target.files[0]);
+        event.target.value = ""; // so that the same file can be chosen again
+      });
+      label.addEventListener("dragover", (event) => { event.preventDefault(); label.classList.add("over"); });
+      label.addEventListener("dragleave", () => label.classList.remove("over"));
+      label.addEventListener("drop", (event) => {
+        event.preventDefault();
+        label.classList.remove("over");
+        const [file] = event.dataTransfer.files;
+        if (file !== undefined) this.#take(slot, file);
+      });
+    }
+    byId("strength").addEventListener("input", () => setText(byId("strength-shown"), byId("strength").value));
+    this.root.addEventListener("submit", (event) => { event.preventDefault(); this.#submit(event.submitter); });
+  }
+
+  /** Show what the chosen model does. */
+  offer() {
+    const kinds = this.model()?.kinds ?? [];
+    this.root.hidden = !KINDS.some((each) => kinds.includes(each));
+    for (const button of this.#buttons) {
+      button.hidden = !kinds.includes(button.value);
+      button.disabled = this.#inputs(button.value).includes(null);
+    }
+    byId("strength").closest(".field").hidden = !kinds.includes("variation");
+    byId("slot-1").hidden = !kinds.includes("interpolate");
+    setText(byId("picture-actions-hint"), this.#files[0] === null ? "Choose a picture first; Morph needs two." : "");
+  }
+
+  get #buttons() {
+    return [...byId("picture-actions").children];
+  }
+
+  /** The files that an action takes. */
+  #inputs(kind) {
+    return kind === "interpolate" ? this.#files : this.#files.slice(0, 1);
+  }
+
+  async #take(slot, file) {
+    const turn = (this.#turn[slot] += 1);
+    const label = byId(`slot-${slot}`);
+    const text = label.querySelector(".slot-text");
+    setNotice(byId("from-picture-error"), "");
+    setText(text, `Sending ${file.name}…`);
+    label.setAttribute("aria-busy", "true");
+    let told = "";
+    try {
+      const answer = await upload(file);
+      if (turn !== this.#turn[slot]) return;
+      this.#files[slot] = answer;
+      Object.assign(label.querySelector("img"), { src: `/v1/files/${answer.id}/content`, hidden: false });
+    } catch (problem) {
+      if (turn !== this.#turn[slot]) return;
+      told = `${file.name} ${problem.errors?.[0]?.detail ?? `was not taken: ${problem.message}`}`;
+    }
+    label.removeAttribute("aria-busy");
+    const kept = this.#files[slot];
+    label.classList.toggle("filled", kept !== null);
+    setText(text, kept === null ? "Try another picture" : `${kept.width} × ${kept.height} px`);
+    setNotice(byId("from-picture-error"), told);
+    this.offer();
+  }
+
+  async #submit(button) {
+    if (button === null || this.root.getAttribute("aria-busy") === "true") return;
+    setNotice(byId("from-picture-error"), "");
+    this.root.setAttribute("aria-busy", "true");
+    try {
+      await this.onSubmit(this.#request(button.value));
+    } catch (problem) {
+      const told = problem.errors.map(({ pointer, detail }) => `${pointer.slice(1)}: ${detail}`);
+      setNotice(byId("from-picture-error"), told.join("; ") || problem.message);
+    } finally {
+      this.root.removeAttribute("aria-busy");
+    }
+  }
+
+  #request(kind) {
+    const request = { kind, model: this.model().id, images: this.#inputs(kind).map((each) => each.id) };
+    if (kind !== "score") request.previews = true;
+    if (kind === "variation") Object.assign(request, { strength: Number(byId("strength").value), n: VARIATIONS });
+    if (kind === "interpolate") Object.assign(request, { n: FRAMES, previews: false });
+    return request;
+  }
+}
