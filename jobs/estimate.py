@@ -20,7 +20,8 @@ def work_of(request: ResolvedRequest) -> dict[str, int]:
     """Row steps of a job, by stage."""
     work = {stage: request.num_rows * evaluations for stage, evaluations in evaluations_of(request).items()}
     if request.kind == "interpolate" and request.images:
-        work["base"] = (len(request.images) + request.n) * request.steps  # both are encoded once, for all frames
+        # both are encoded once, for all frames
+        work["base"] = len(request.images) * (request.steps - 1) + request.n * request.steps
     return work
 
 
@@ -31,12 +32,13 @@ def evaluations_of(request: ResolvedRequest) -> dict[str, int]:
         case "score":
             return {"base": 1}
         case "reconstruct":
-            stages["base"] = 2 * request.steps  # there and back
+            stages["base"] = 2 * request.steps - 1  # there and back; the way there begins on the first timestep
         case "interpolate" if request.images:
-            stages["base"] = 2 * request.steps
+            stages["base"] = 2 * request.steps - 1
         case "variation":
-            steps = math.ceil((request.strength or 0) * request.steps)
-            stages["base"] = num_evaluations(request.sampler, steps) if steps else 0
+            strength = 1.0 if request.strength is None else request.strength
+            steps = math.ceil(round(strength * request.steps, 9))  # as the engine rounds it
+            stages["base"] = num_evaluations(request.sampler, max(1, steps))
         case "generate" | "interpolate":
             stages["base"] = num_evaluations(request.sampler, request.steps)
     if request.upsample:

@@ -207,6 +207,8 @@ class Resolution:
             )
         if request.sampler not in (None, "ddim"):
             self._wrong("/sampler", "an image is encoded by ddim, and by it alone")
+        if request.steps == 1:
+            self._wrong("/steps", "must be 2 at least where an image is encoded")
         if request.eta:
             self._wrong("/eta", "must be 0 where an image is encoded: drawn noise would not lead back to it")
         if request.thresholding != "clip" and request.kind == "interpolate":

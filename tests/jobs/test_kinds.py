@@ -21,7 +21,7 @@ def test_reconstruction_has_steps_of_ddim_and_nothing_to_draw() -> None:
     request = resolve(kind="reconstruct", images=["a", "b"])
     assert (request.steps, request.sampler, request.eta, request.seed) == (50, "ddim", 0, 0)
     assert (request.class_label, request.guidance_scale, request.upsample) == (None, 0, False)
-    assert (request.num_images, work_of(request)) == (2, {"base": 200})
+    assert (request.num_images, work_of(request)) == (2, {"base": 198})
     assert [request.source(index) for index in range(2)] == ["a", "b"]
 
 
@@ -39,22 +39,22 @@ def test_encoded_image_is_guided_only_when_asked_to() -> None:
 
 
 def test_variation_makes_n_of_each_image_in_order() -> None:
-    request = resolve(kind="variation", images=["a", "b"], n=3, strength=0.3, steps=25)
-    assert (request.strength, request.num_images) == (0.3, 6)
+    request = resolve(kind="variation", images=["a", "b"], n=3, strength=0.28, steps=25)
+    assert (request.strength, request.num_images) == (0.28, 6)
     assert [request.source(index) for index in range(6)] == ["a"] * 3 + ["b"] * 3
-    assert work_of(request) == {"base": 6 * 8, "upsample": 6 * 10}
+    assert work_of(request) == {"base": 6 * 7, "upsample": 6 * 10}
     assert resolve(kind="variation", images=["a"]).strength == 0.5
 
 
-def test_strength_zero_takes_no_step_of_the_base() -> None:
+def test_strength_zero_takes_one_step() -> None:
     request = resolve(kind="variation", images=["a"], strength=0, sampler="heun", upsample=False)
-    assert work_of(request) == {"base": 0}
+    assert work_of(request) == {"base": 1}
 
 
 def test_interpolation_between_images_encodes_both() -> None:
     request = resolve(kind="interpolate", images=["a", "b"], upsample=False)
     assert (request.n, request.num_images, request.steps, request.sampler) == (8, 8, 50, "ddim")
-    assert work_of(request) == {"base": (2 + 8) * 50}
+    assert work_of(request) == {"base": 2 * 49 + 8 * 50}
     assert request.source(0) is None
 
 
@@ -93,6 +93,7 @@ def test_score_looks_once_and_makes_no_image() -> None:
         ({"kind": "reconstruct", "images": ["a"], "sampler": "ddpm"}, ["/sampler"]),
         ({"kind": "reconstruct", "images": ["a"], "eta": 0.5}, ["/eta"]),
         ({"kind": "reconstruct", "images": ["a"], "n": 2}, ["/n"]),
+        ({"kind": "reconstruct", "images": ["a"], "steps": 1}, ["/steps"]),
         ({"kind": "reconstruct", "images": ["a"], "thresholding": "dynamic"}, ["/thresholding"]),
         ({"kind": "reconstruct", "images": ["a"], "guidance_scale": 1}, ["/guidance_scale"]),
         ({"kind": "interpolate"}, ["/images"]),
