@@ -25,7 +25,7 @@ def preview_images(
     x = normals([Draw(0, i, 0, 0) for i in range(count)], shape)
     for row in range(len(table)):
         t = table.timesteps[row].expand(count)
-        x, _ = take_step(table.rows[row].expand(count, -1), x, network(x, t), None, torch.zeros_like(x))
+        x = take_step(table.rows[row].expand(count, -1), x, network(x, t), None, torch.zeros_like(x)).x_prev
     return x
 
 
