@@ -1,6 +1,7 @@
 """The samplers as those who choose one see them: what each costs, and when to choose it. Plain data.
 
-What is said of scales and steps was measured on the demo stack: bench/results/guidance_breakdown.json.
+Few steps were measured on the demo stack (docs/samplers.md); that solvers of second order fall behind at scales of 8
+and more is known from Lu et al. 2022, and bench/guidance_breakdown.py measures where.
 """
 
 from typing import Literal
@@ -35,8 +36,8 @@ SAMPLER_NOTES = (
         noise="every step but the last",
         evaluations_per_step=1,
         cost="1 network evaluation a step",
-        choose_when="The published figures are its (250 steps). Many steps, clean images; the latitude of its noise "
-        "forgives an imperfect network.",
+        choose_when="The published figures are its (250 steps). Many steps; its fresh noise forgives what an imperfect "
+        "network guessed before.",
     ),
     SamplerNote(
         name="ddim",
@@ -57,7 +58,7 @@ SAMPLER_NOTES = (
         noise="never",
         evaluations_per_step=1,
         cost="1 network evaluation a step",
-        choose_when="10 to 20 steps at guidance scales below 8, with time_grid uniform. Above, ddim or dynamic "
+        choose_when="10 to 20 steps at guidance scales below 8, with time_grid logsnr. Above, ddim or dynamic "
         "thresholding.",
     ),
     SamplerNote(
