@@ -166,7 +166,8 @@ def test_png_says_what_determines_it_and_nothing_of_its_caller(start: Start, cli
     facts = json.loads(text["adm-serve"])
     assert (facts["class_label"], facts["seed"], facts["image_index"], facts["numerics"]) == (4, 5, 1, mine.numerics)
     assert (facts["time_grid"], facts["thresholding"], facts["version"]) == ("official", "clip", 2)
-    assert not set(facts) & {"user", "metadata", "priority", "n", "created_at"}
+    assert not set(facts) & {"user", "metadata", "priority", "created_at"}
+    assert facts["n"] is None  # it places an index among the frames of other kinds
 
 
 def test_png_tells_solver_grid_and_threshold_and_usage_counts_evaluations(start: Start, client: Client) -> None:
