@@ -2,7 +2,7 @@
 
 import typer
 
-from cli import config, judge, models, samplers, service, stack, train, worker
+from cli import config, judge, models, pictures, samplers, service, stack, train, worker
 
 app = typer.Typer(
     name="adm",
@@ -18,5 +18,8 @@ app.command("worker")(worker.worker)
 app.command("judge")(judge.judge)
 app.command("config")(config.config)
 app.command("samplers")(samplers.samplers)
+app.command("encode")(pictures.encode)
+app.command("reconstruct")(pictures.reconstruct)
+app.command("interpolate")(pictures.interpolate)
 app.add_typer(train.app, name="train")
 app.add_typer(models.app, name="models")

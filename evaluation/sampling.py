@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from engine.engine import Engine
+from engine.inversion import run_to_end
 from engine.pipeline import Pipeline
 from engine.trajectory import StagePlan
 
@@ -30,13 +31,8 @@ class Sampler:
 
         Raises: the exception of a step that could not be computed.
         """
-        for index, label in enumerate(class_labels):
-            scale = 0.0 if label is None else guidance_scale
-            self.engine.add(pipeline.image("sample", index, seed, label, scale, base, upsample))
-        images: dict[int, Tensor] = {}
-        while (report := self.engine.step()) is not None:
-            for error in report.failed.values():
-                raise error
-            images |= {done.request.index: done.pixels for done in report.finished}
-            self._on_step(len(report.moved))
-        return torch.stack([images[index] for index in range(len(class_labels))])
+        requests = [
+            pipeline.image("sample", index, seed, label, 0.0 if label is None else guidance_scale, base, upsample)
+            for index, label in enumerate(class_labels)
+        ]
+        return torch.stack([each.pixels for each in run_to_end(self.engine, requests, self._on_step)])
