@@ -95,28 +95,32 @@ class Estimator:
         return total
 
     def eta_seconds(self, backlog: Backlog, request: ResolvedRequest, place: int) -> float | None:
-        """Seconds until a job's images are there, for one at a place in the queue of its priority."""
-        ahead: dict[str, float] = {stage: row_steps / 2 for stage, row_steps in backlog.of(RUNNING).items()}
-        for priority in keys.PRIORITIES[: keys.PRIORITIES.index(request.priority)]:
-            add(ahead, backlog.of(priority), 1)
-        share = min(1, place / length) if (length := backlog.lengths[request.priority]) else 0
-        add(ahead, backlog.of(request.priority), share)
-        waiting = self.seconds(backlog.pipeline, ahead)
-        if waiting is None:
-            return None
-        return waiting + self._run_seconds(backlog.pipeline, request, crowded=waiting > 0)
+        """Seconds until a job's images are there, for one at a place in the queue of its priority.
 
-    def _run_seconds(self, pipeline: str, request: ResolvedRequest, *, crowded: bool) -> float:
-        """Seconds from start to end: every step waits for its whole batch, whose size is the shape that runs."""
-        step_ms = self._fleet.step_ms[pipeline]
-        return (
-            sum(
-                evaluations * batch_ms(step_ms[stage], request.num_rows, crowded=crowded)
-                for stage, evaluations in evaluations_of(request).items()
-                if step_ms.get(stage)
-            )
-            / 1000
-        )
+        What still has room in a batch joins the next step and shares every one of them; what has not waits for the
+        work before it, of which the running part is half done on average.
+        """
+        step_ms = self._fleet.step_ms.get(backlog.pipeline)
+        if not step_ms:
+            return None
+        queued: dict[str, float] = {}
+        for priority in keys.PRIORITIES[: keys.PRIORITIES.index(request.priority)]:
+            add(queued, backlog.of(priority), 1)
+        share = min(1, place / length) if (length := backlog.lengths[request.priority]) else 0
+        add(queued, backlog.of(request.priority), share)
+        running = backlog.of(RUNNING)
+        workers = max(1, len(self._fleet.holders(backlog.pipeline)))
+        taken = {stage: (queued.get(stage, 0) + running.get(stage, 0)) / workers for stage in {*queued, *running}}
+        waiting, seconds = 0.0, 0.0
+        if not has_room(step_ms, request, taken):
+            add(queued, running, 0.5)
+            waiting = self.seconds(backlog.pipeline, queued) or 0.0
+            taken = dict.fromkeys(step_ms, math.inf)
+        for stage, evaluations in evaluations_of(request).items():
+            if shapes := step_ms.get(stage):
+                beside = math.ceil(min(taken.get(stage, 0) / evaluations, max(shapes)))
+                seconds += evaluations * batch_ms(shapes, request.num_rows, beside) / 1000
+        return waiting + seconds
 
 
 def add(total: dict[str, float], work: Mapping[str, int], share: float) -> None:
@@ -129,8 +133,17 @@ def row_ms(step_ms: StepMs, stage: str) -> float:
     return min((ms / rows for rows, ms in step_ms.get(stage, {}).items()), default=0)
 
 
-def batch_ms(shapes: Mapping[int, float], rows: int, *, crowded: bool) -> float:
-    """Milliseconds a step takes for so many rows: at the largest shape when others run too, else at one that fits."""
+def has_room(step_ms: StepMs, request: ResolvedRequest, taken: Mapping[str, float]) -> bool:
+    """Whether a job's images fit a batch beside so many row steps of others, whose images count as like its own."""
+    return all(
+        request.num_rows + math.ceil(taken.get(stage, 0) / evaluations) <= max(step_ms[stage])
+        for stage, evaluations in evaluations_of(request).items()
+        if step_ms.get(stage)
+    )
+
+
+def batch_ms(shapes: Mapping[int, float], rows: int, beside: int) -> float:
+    """Milliseconds that a step of so many rows takes, with others in the same batch: what its shape takes."""
     largest = max(shapes)
-    fitting = largest if crowded else min((shape for shape in shapes if shape >= rows), default=largest)
+    fitting = min((shape for shape in shapes if shape >= rows + beside), default=largest)
     return shapes[fitting] * max(1, -(-rows // largest))

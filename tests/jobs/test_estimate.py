@@ -36,13 +36,21 @@ def test_row_costs_what_the_best_shape_makes_it_cost() -> None:
     assert row_ms(STEP_MS, "other") == 0
 
 
-@pytest.mark.parametrize(("rows", "crowded", "ms"), [(1, False, 40), (5, False, 80), (1, True, 80), (33, False, 240)])
-def test_step_costs_what_its_shape_costs(rows: int, crowded: bool, ms: float) -> None:
-    assert batch_ms(STEP_MS["base"], rows, crowded=crowded) == ms
+@pytest.mark.parametrize(("rows", "beside", "ms"), [(1, 0, 40), (5, 0, 80), (1, 3, 40), (1, 4, 80), (33, 0, 240)])
+def test_step_costs_what_its_shape_costs(rows: int, beside: int, ms: float) -> None:
+    assert batch_ms(STEP_MS["base"], rows, beside) == ms
 
 
 def test_lone_job_takes_its_own_steps() -> None:
     assert Estimator(fleet(1)).eta_seconds(EMPTY, request(steps=25), 0) == pytest.approx(1.0)
+
+
+def test_job_that_has_room_in_the_batch_waits_for_nobody() -> None:
+    """Another image of 100 steps runs, one waits: three share a shape of four."""
+    busy = Backlog(
+        "demo", lengths={"high": 0, "normal": 1, "low": 0}, work={"running:base": 100, "normal:base": 100}, errors=()
+    )
+    assert Estimator(fleet(1)).eta_seconds(busy, request(steps=100), 1) == pytest.approx(100 * 0.04)
 
 
 def test_wait_is_the_work_ahead_shared_by_the_workers() -> None:
