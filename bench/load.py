@@ -6,7 +6,6 @@ loaded each time in a fresh process, warm in the page cache. Writes bench/result
 
 import json
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
@@ -23,7 +22,7 @@ from models.unet import UNet
 from models.verify import convert
 
 PRESET = PRESETS["256x256_diffusion"]
-REPEATS = 3
+REPEATS = 2
 CHUNK = 1 << 24
 RESULT = Path("bench/results/load.json")
 
@@ -48,7 +47,9 @@ def read_seconds(path: Path) -> float:
 
 
 def peak_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """The most memory this process ever had resident, mapped files included; getrusage would count its parent's."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
 
 
 def measure_load(path: Path) -> dict[str, float]:
