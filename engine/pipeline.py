@@ -76,16 +76,25 @@ class Pipeline:
         )
 
 
-def build_stages(stacks: Iterable[Stack], max_rows: int, *, precision: Precision = "fp32") -> dict[str, Stage]:
-    """Every stage of the stacks by its key, warmed up."""
+def build_stages(
+    stacks: Iterable[Stack],
+    max_rows: int,
+    *,
+    precision: Precision = "fp32",
+    guides: Mapping[str, Guide] | None = None,
+) -> dict[str, Stage]:
+    """Every stage of the stacks by its key, warmed up.
+
+    guides steer the base stages of their keys, in place of the stack's classifier.
+    """
     settle_kernels()
     stages: dict[str, Stage] = {}
     for stack in stacks:
-        base, upsampler = stack.base, stack.upsampler
-        guide = None if stack.classifier is None else Guide.of_classifier(stack.classifier.network)
-        stages[f"{stack.name}/{BASE}"] = Stage(
-            BASE, BASE_NUMBER, base.network, _process(base), guide, precision=precision
-        )
+        base, upsampler, key = stack.base, stack.upsampler, f"{stack.name}/{BASE}"
+        guide = (guides or {}).get(key)
+        if guide is None and stack.classifier is not None:
+            guide = Guide.of_classifier(stack.classifier.network)
+        stages[key] = Stage(BASE, BASE_NUMBER, base.network, _process(base), guide, precision=precision)
         if upsampler is not None:
             stages[f"{stack.name}/{UPSAMPLE}"] = Stage(
                 UPSAMPLE, UPSAMPLE_NUMBER, upsampler.network, _process(upsampler), precision=precision

@@ -1,6 +1,8 @@
 """Guidance: what moves an image, by how much, and towards what."""
 
 import math
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor
 from diffusion.guidance import ENTROPY_FACTOR_MAX, entropy_factor, guidance_gradient, one_hot
 from engine.guide import Guide
 from models.classifier import NoisyClassifier
-from tests.models.samples import CLASSIFIER, seeded
+from tests.models.samples import CLASSIFIER, seeded, write_stack
 
 
 def images(count: int, size: int, seed: int = 0) -> Tensor:
@@ -82,3 +84,12 @@ def test_entropy_factor_is_bounded_and_1_for_a_classifier_that_knows_nothing(log
 def test_entropy_factor_of_a_certain_answer_is_the_bound() -> None:
     certain = torch.tensor([[0.0, -math.inf]])
     assert float(entropy_factor(certain)) == pytest.approx(ENTROPY_FACTOR_MAX)
+
+
+def test_documented_guide_of_ones_own_steers(tmp_path: Path) -> None:
+    """The example of docs/guidance.md, as it stands there, on a tiny stack."""
+    text = Path("docs/guidance.md").read_text()
+    example = text.partition("```python\n")[2].partition("```")[0]
+    names: dict[str, Any] = {"WEIGHTS": write_stack(tmp_path / "tiny")}
+    exec(compile(example, "docs/guidance.md", "exec"), names)  # noqa: S102 - our own page
+    assert names["dark"].float().mean() + 20 < names["bright"].float().mean()
