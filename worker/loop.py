@@ -102,9 +102,11 @@ class Worker:
                 self._engine.check(image)
             for image in plan.images:
                 self._engine.add(image)
-        except (UnknownOfferError, RefusedError) as error:  # refused: a file that is gone
+        except UnknownOfferError as error:
             self._engine.abort(claim.job_id)
             self._inbox.fail(claim, FailureKind.NOT_OFFERED, str(error), retry=False)
+        except RefusedError as error:
+            self._inbox.fail(claim, FailureKind.FILE_GONE, str(error), retry=False)
         except UnavailableError as error:
             self._put_back(claim, error)
         else:
