@@ -39,10 +39,13 @@ class FailureKind(StrEnum):
 
 
 class FieldError(NamedTuple):
-    """One wrong field: a JSON pointer (RFC 6901) and what is wrong with it."""
+    """One wrong field: a JSON pointer (RFC 6901), "" for the whole body, and what is wrong with it."""
 
     pointer: str
     detail: str
+
+    def __str__(self) -> str:
+        return f"{self.pointer}: {self.detail}" if self.pointer else self.detail
 
 
 class AdmError(Exception):
@@ -70,5 +73,5 @@ class InvalidRequestError(RefusedError):
     """A request whose fields are wrong, each named by its pointer."""
 
     def __init__(self, errors: Sequence[FieldError]) -> None:
-        super().__init__(ErrorKind.INVALID_REQUEST, "; ".join(f"{each.pointer}: {each.detail}" for each in errors))
+        super().__init__(ErrorKind.INVALID_REQUEST, "; ".join(map(str, errors)))
         self.errors = tuple(errors)

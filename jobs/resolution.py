@@ -12,6 +12,7 @@ from jobs.request import MAX_IMAGES, JobRequest, ResolvedRequest, ResolvedUpsamp
 ENCODING_STEPS = 50  # there and back: half as many leave an error that one sees
 FRAMES = 8
 STRENGTH = 0.5
+MAX_NAMES_SHOWN = 20  # of classes, in an error
 
 
 def resolve(request: JobRequest, pipeline: PipelineInfo, draw_seed: Callable[[], int]) -> ResolvedRequest:
@@ -175,13 +176,20 @@ class Resolution:
         if isinstance(given, str):
             index = next((each.index for each in classes if each.name == given), None)
             if index is None:
-                close = get_close_matches(given.lower(), self._names(), n=3)
-                self._wrong(pointer, f"unknown class {given!r}" + (f"; near: {', '.join(close)}" if close else ""))
+                self._wrong(pointer, f"unknown class {given!r}{self._names_instead(given)}")
             return index
         if all(each.index != given for each in classes):
             last = max((each.index for each in classes), default=None)
             self._wrong(pointer, f"unknown class {given}" + ("" if last is None else f"; there are 0 to {last}"))
         return given
+
+    def _names_instead(self, given: str) -> str:
+        """What to choose from; of very many names those alone that the given one may be meant for."""
+        names = self._names()
+        if len(names) <= MAX_NAMES_SHOWN:
+            return f"; there are: {', '.join(names)}" if names else "; there are none"
+        close = get_close_matches(given.lower(), names, n=3)
+        return f"; near: {', '.join(close)}" if close else f"; there are {len(names)}"
 
     def _guidance_scale(self) -> float:
         request, given = self.request, self.request.guidance_scale

@@ -16,7 +16,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match, Mount
 
-from jobs.errors import ErrorKind, InvalidRequestError, RefusedError, UnavailableError
+from jobs.errors import ErrorKind, FieldError, InvalidRequestError, RefusedError, UnavailableError
 
 log = structlog.get_logger("service")
 
@@ -137,9 +137,8 @@ def on_invalid_parameters(request: Request, error: Exception) -> Response:
     found = error.errors()
     if any(each["loc"][0] == "path" for each in found):
         return problem(request, 404, "Not Found")
-    errors = [{"pointer": "".join(f"/{part}" for part in each["loc"][1:]), "detail": each["msg"]} for each in found]
-    detail = "; ".join(f"{each['pointer']}: {each['detail']}" for each in errors)
-    return problem(request, 422, detail, kind=ErrorKind.INVALID_REQUEST, errors=errors)
+    errors = [FieldError("".join(f"/{part}" for part in each["loc"][1:]), each["msg"]) for each in found]
+    return on_refused(request, InvalidRequestError(errors))
 
 
 def install(app: FastAPI) -> None:

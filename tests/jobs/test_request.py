@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from jobs import resolution
 from jobs.errors import InvalidRequestError
-from jobs.pipelines import PipelineInfo
+from jobs.pipelines import ClassInfo, PipelineInfo
 from jobs.request import JobRequest, ResolvedRequest
 from tests.jobs.samples import BASE_ONLY, DEMO, DEMO_UNCOND
 
@@ -46,9 +46,23 @@ def test_all_wrong_fields_are_named_at_once() -> None:
     ]
 
 
-def test_near_class_names_are_suggested() -> None:
-    with pytest.raises(InvalidRequestError, match="near: torus"):
+def test_class_names_are_listed_where_they_are_few() -> None:
+    with pytest.raises(InvalidRequestError, match=f"there are: {', '.join(each.name for each in DEMO.classes)}$"):
         resolve(class_label="Torrus")
+
+
+def test_near_class_names_are_suggested_where_there_are_many() -> None:
+    many = [ClassInfo(index=index, name=f"kind {index}") for index in range(1, 30)]
+    pipeline = DEMO.model_copy(update={"classes": (ClassInfo(index=0, name="torus"), *many)})
+    with pytest.raises(InvalidRequestError, match="unknown class 'Torrus'; near: torus$"):
+        resolve(pipeline, class_label="Torrus")
+    with pytest.raises(InvalidRequestError, match="unknown class 'donut'; there are 30$"):
+        resolve(pipeline, class_label="donut")
+
+
+def test_error_of_the_whole_body_begins_with_no_colon() -> None:
+    with pytest.raises(InvalidRequestError, match="^invalid JSON"):
+        JobRequest.parse(b"{")
 
 
 def test_class_must_be_given_but_may_be_null_where_offered() -> None:
