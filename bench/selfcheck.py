@@ -23,7 +23,7 @@ from models.classifier import NoisyClassifier
 from models.stack import DiffusionNetwork, load_stack
 from models.unet import UNet
 
-SEEDS = range(6)
+SEEDS = range(5)
 RESULT = Path("bench/results/selfcheck.json")
 NetworkT = TypeVar("NetworkT", bound=UNet | NoisyClassifier)
 
