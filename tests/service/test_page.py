@@ -412,7 +412,43 @@ def test_keyboard_alone_makes_scrubs_and_cancels(page: Page, painter: Painter) -
     tab_to("#cancel")
     page.keyboard.press("Enter")
     painter.hear_cancel(claim)
-    expect(page.locator("#outcome")).to_be_visible()
+    expect(page.locator("#outcome")).to_be_focused()
+
+
+def test_error_of_a_field_takes_no_room_from_the_field_beside_it(
+    page: Page, painter: Painter, errors: list[str]
+) -> None:
+    open_page(page)
+    for width in (1280, 390):
+        page.set_viewport_size({"width": width, "height": 800})
+        page.get_by_label("Images").fill("0")
+        page.get_by_role("button", name="Generate").click()
+        expect(page.locator("[data-field=n] .field-error")).to_be_visible()
+        box = page.locator("#upsample-label").bounding_box()
+        assert box is not None
+        assert box["height"] < 50  # two lines at most
+        page.get_by_label("Images").fill("1")
+    assert len(errors) == 2
+    assert all("422" in errors.pop() for _ in range(2))
+
+
+def test_silent_worker_is_said_instead_of_a_time_left(page: Page, painter: Painter) -> None:
+    page.clock.install()
+    open_page(page)
+    claim = generate(page, painter)
+    painter.step(claim, "base", 1, 9, grey=9)
+    expect(page.locator("#progress-text")).to_have_text("Base step 1 of 9")
+    time.sleep(0.6)  # progress is passed on a few times a second
+    painter.step(claim, "base", 2, 9, grey=9)
+    hint = page.locator("#progress-hint")
+    expect(hint).to_contain_text("left")
+    page.clock.fast_forward(20_000)
+    expect(hint).to_have_text(
+        re.compile(r"The worker has been silent for 2\d s. If it is gone, the job is taken over when its lease ends.")
+    )
+    time.sleep(0.6)
+    painter.step(claim, "base", 3, 9, grey=9)
+    expect(hint).to_contain_text("left")
 
 
 def test_answer_of_a_cancel_that_the_end_overtook_changes_nothing(page: Page, painter: Painter) -> None:
@@ -592,6 +628,8 @@ def test_variation_goes_as_far_as_the_slider_says(page: Page, painter: Painter) 
     assert (claim.request.kind, claim.request.strength, claim.request.n) == ("variation", 0.3, 4)
     painter.finish(claim)
     expect(page.locator("#siblings button")).to_have_count(4)
+    page.get_by_role("button", name="Image 3 of 4").click()
+    expect(page.locator("#request-facts")).to_contain_text("3 of 4")
 
 
 def test_file_that_is_no_picture_is_refused_in_words(page: Page, painter: Painter, errors: list[str]) -> None:

@@ -24,6 +24,11 @@ export function setNotice(target, text) {
   target.hidden = text === "";
 }
 
+/** Focus the first of some elements that is shown. */
+export function focusFirst(ids) {
+  ids.map(byId).find((each) => each.offsetParent !== null)?.focus();
+}
+
 /** Copy a text and say so on the button; where no clipboard is to be had, select the text that is shown instead. */
 export async function copy(button, text, shown) {
   button.dataset.label ??= button.textContent;

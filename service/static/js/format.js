@@ -21,6 +21,12 @@ export function duration(seconds) {
   return `${Math.round(seconds / 3600)} h`;
 }
 
+/** A duration that is only an estimate. */
+export const about = (seconds) => (seconds < 1 ? duration(seconds) : `about ${duration(seconds)}`);
+
+/** A text as a sentence begins. */
+export const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
+
 export const number = (value) => String(Math.round(value * 1000) / 1000);
 
 /** Name of a request's class, as its model has it. */
@@ -106,6 +112,6 @@ export function queueHint(queue) {
   if (queue === null) return "";
   if (queue.workers === 0) return "No worker holds this pipeline; the job waits until one comes.";
   if (queue.eta_seconds === null) return "";
-  const about = `Done in about ${duration(queue.eta_seconds)}`;
-  return queue.eta_error_seconds >= 1 ? `${about}, give or take ${duration(queue.eta_error_seconds)}` : about;
+  const done = `Done in ${about(queue.eta_seconds)}`;
+  return queue.eta_error_seconds >= 1 ? `${done}, give or take ${duration(queue.eta_error_seconds)}` : done;
 }

@@ -6,6 +6,8 @@ import { followEvents } from "./events.js";
 const MAX_STREAMS = 4; // browsers open six connections to a host over HTTP/1.1, and images and calls need some
 const QUEUE_POLL_MS = 2000; // a place in the queue is no event
 const MAX_FILMS = 20; // jobs whose previews are kept: a large one has tens of megabytes
+const SILENT_SECONDS = 10; // without news of a running job that are worth a word
+const SLOW_STEPS = 3; // ... unless its steps are so slow that this many take longer
 const STAGES = ["base", "upsample"]; // in the order in which an image passes through them
 const ACTIVE = new Set(["queued", "in_progress", "cancelling"]);
 
@@ -18,7 +20,23 @@ class Entry {
     this.frames = new Map(); // image index -> [{stage, step, steps, url}], in order
     this.place = { lastId: null };
     this.connected = true;
+    this.begin();
+  }
+
+  /** An attempt begins, or is looked at from here on. */
+  begin() {
     this.pace = null; // {at, fraction} of the first progress seen of this attempt
+    this.heardAt = performance.now();
+    this.longestGapMs = 0; // between two progresses
+  }
+
+  /** Take news of the job's progress. */
+  advance({ stage, step, steps, fraction }) {
+    const now = performance.now();
+    if (this.pace !== null) this.longestGapMs = Math.max(this.longestGapMs, now - this.heardAt);
+    this.heardAt = now;
+    this.pace ??= { at: now, fraction };
+    this.job.progress = { stage, step, steps, fraction };
   }
 
   addFrame({ index, stage, step, steps, png }) {
@@ -33,11 +51,18 @@ class Entry {
     frames.splice(known ? place - 1 : place, known ? 1 : 0, frame);
   }
 
-  /** Seconds until the job ends at the pace seen so far; null before there is one. */
+  /** Seconds since anything was heard of the running job; 0 while that is nothing unusual. */
+  get silentSeconds() {
+    const silentMs = performance.now() - this.heardAt;
+    const unusual = silentMs >= Math.max(SILENT_SECONDS * 1000, SLOW_STEPS * this.longestGapMs);
+    return unusual ? silentMs / 1000 : 0;
+  }
+
+  /** Seconds from the last progress until the job ends, at the pace seen so far; null before there is one. */
   get secondsLeft() {
     const fraction = this.job.progress.fraction;
     if (this.pace === null || fraction <= this.pace.fraction) return null;
-    const perFraction = (performance.now() - this.pace.at) / (fraction - this.pace.fraction);
+    const perFraction = (this.heardAt - this.pace.at) / (fraction - this.pace.fraction);
     return ((1 - fraction) * perFraction) / 1000;
   }
 }
@@ -127,6 +152,7 @@ export class Jobs extends EventTarget {
     this.#streams.set(id, controller);
     const end = await followEvents(
       id, entry.place, controller.signal, (event) => this.#apply(entry, event), (connected) => {
+        if (connected) entry.begin(); // what it did meanwhile is neither silence nor pace
         if (entry.connected === connected) return;
         entry.connected = connected;
         this.#changed(id, "connection");
@@ -149,11 +175,9 @@ export class Jobs extends EventTarget {
     }
     else if (kind === "started") {
       Object.assign(job, { status: "in_progress", attempt: told.attempt, queue: null, started_at: Date.now() / 1000 });
-      entry.pace = null;
-    } else if (kind === "progress") {
-      job.progress = { stage: told.stage, step: told.step, steps: told.steps, fraction: told.fraction };
-      entry.pace ??= { at: performance.now(), fraction: told.fraction };
-    } else if (kind === "preview") entry.addFrame(told);
+      entry.begin();
+    } else if (kind === "progress") entry.advance(told);
+    else if (kind === "preview") entry.addFrame(told);
     else if (kind === "image") {
       job.images = [...job.images.filter((each) => each.index !== told.index), told].sort((a, b) => a.index - b.index);
     }

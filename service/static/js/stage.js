@@ -1,9 +1,9 @@
 /** The stage: one image of one job, large, with its film, its progress and what made it. */
 
 import { write } from "./api.js";
-import { byId, copy, element, local, recall, remember, setNotice, setText } from "./dom.js";
+import { byId, copy, element, focusFirst, local, recall, remember, setNotice, setText } from "./dom.js";
 import { Film } from "./film.js";
-import { className, curl, duration, fileName, number, numImages, queueHint, queueText, repeatable, stageName, title } from "./format.js";
+import { about, capital, className, curl, duration, fileName, number, numImages, queueHint, queueText, repeatable, stageName, title } from "./format.js";
 import { isActive } from "./jobs.js";
 
 const MAX_EDGE_PX = 512;
@@ -23,7 +23,9 @@ export class Stage {
   constructor(jobs, modelOf, actions) {
     Object.assign(this, { jobs, modelOf, actions });
     this.film = new Film((frame) => this.#picture(frame));
-    byId("cancel").addEventListener("click", () => actions.cancel(this.#id));
+    byId("cancel").addEventListener("click", () => {
+      if (this.#entry.job.status !== "cancelling") actions.cancel(this.#id);
+    });
     byId("again").addEventListener("click", () => actions.again(this.#entry.job.request));
     byId("copy-curl").addEventListener("click", (event) => copy(event.target, curl(this.#repeat), byId("source")));
     byId("copy-json").addEventListener("click", (event) => copy(event.target, write(this.#repeat, 2), byId("source")));
@@ -56,8 +58,9 @@ export class Stage {
     byId("invitation").hidden = entry !== undefined;
     if (entry === undefined) return this.#empty();
     const { job } = entry;
+    const cancelHadFocus = document.activeElement === byId("cancel");
     const name = title(this.modelOf(job.request.model), job.request);
-    setText(byId("stage-title"), name[0].toUpperCase() + name.slice(1));
+    setText(byId("stage-title"), capital(name));
     this.film.name(job.request.kind === "interpolate" ? "Frame of the morph" : "Denoising step");
     this.film.update(job.request.kind === "interpolate" ? morph(job) : this.#frames(entry));
     this.#size();
@@ -66,6 +69,7 @@ export class Stage {
     this.#scores(job);
     this.#actions(job);
     this.#siblingImages(entry);
+    if (cancelHadFocus && !isActive(job)) focusFirst(["outcome", "again", "download"]);
     this.#announce(entry, name);
     return undefined;
   }
@@ -154,7 +158,7 @@ export class Stage {
     const { job } = entry;
     byId("progress-area").hidden = !isActive(job);
     byId("progress").value = job.progress.fraction;
-    byId("cancel").disabled = job.status === "cancelling";
+    byId("cancel").setAttribute("aria-disabled", String(job.status === "cancelling")); // a disabled one would lose the focus
     setText(byId("progress-text"), progressText(job));
     setText(byId("progress-hint"), progressHint(entry));
     const failed = job.status === "failed" && `It failed: ${job.error?.detail ?? "its worker did not say why"}`;
@@ -176,7 +180,7 @@ export class Stage {
     if (request.kind === "variation") facts.push(["Strength", number(request.strength)]);
     if (request.kind !== "score") facts.push(...this.#sampling(request));
     facts.push(["Model", request.model]);
-    if (numImages(request) > 1 && request.kind !== "interpolate") facts.push(["Image", `${this.#index}, of 0 to ${numImages(request) - 1}`]);
+    if (numImages(request) > 1 && request.kind !== "interpolate") facts.push(["Image", `${this.#index + 1} of ${numImages(request)}`]);
     if (job.attempt > 1) facts.push(["Attempt", String(job.attempt)]);
     if (job.status === "completed") facts.push(["Took", duration(job.ended_at - job.started_at)]);
     if (usage.steps > 0) facts.push(["On the device", `${usage.device_seconds.toFixed(1)} s, ${usage.steps} steps`]);
@@ -226,7 +230,7 @@ export class Stage {
     if (alone) return;
     if (this.#siblings.length === 0) {
       this.#siblings = Array.from({ length: n }, (_, index) => {
-        const made = element("button", { type: "button", "aria-label": `Image ${index}` }, element("img", { alt: "", hidden: true }));
+        const made = element("button", { type: "button", "aria-label": `Image ${index + 1} of ${n}` }, element("img", { alt: "", hidden: true }));
         made.addEventListener("click", () => this.show(job.id, index));
         return made;
       });
@@ -276,8 +280,11 @@ function progressText(job) {
 function progressHint(entry) {
   if (!entry.connected) return "The connection was lost; trying again.";
   if (entry.job.status === "queued") return queueHint(entry.job.queue);
-  const { secondsLeft } = entry;
-  const left = secondsLeft === null ? "" : `About ${duration(secondsLeft)} left`;
+  const { secondsLeft, silentSeconds } = entry;
+  if (silentSeconds > 0) {
+    return `The worker has been silent for ${duration(silentSeconds)}. If it is gone, the job is taken over when its lease ends.`;
+  }
+  const left = secondsLeft === null ? "" : capital(`${about(secondsLeft)} left`);
   return entry.job.attempt > 1 ? `Attempt ${entry.job.attempt}. ${left}` : left;
 }
 
