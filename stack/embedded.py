@@ -21,7 +21,7 @@ from stack.supervisor import StackError, Supervisor, run_until_signalled, sole_o
 
 SERVICE_STOP_SECONDS = 10.0  # open streams are cut after a few seconds by the service itself
 REDIS_STOP_SECONDS = 10.0
-DRAIN_MARGIN_SECONDS = 5.0  # between a worker's own drain limit and SIGKILL
+DRAIN_MARGIN_SECONDS = 20.0  # between a worker's own drain limit and SIGKILL; a busy machine unloads torch slowly
 PROBE_TIMEOUT_SECONDS = 5.0
 WORKER_START_SECONDS = 180.0  # after which the page is announced without waiting longer for a slow worker
 

@@ -93,7 +93,7 @@ def test_children_stop_in_the_order_service_worker_redis(tmp_path: Path) -> None
 
 def test_worker_may_drain_for_as_long_as_its_setting_says(tmp_path: Path) -> None:
     worker = next(spec for spec in child_specs(Settings(data=tmp_path, drain_seconds=100)) if spec.name == "worker")
-    assert worker.stop_seconds > 100
+    assert worker.stop_seconds >= 115  # it drains, then its interpreter still has to end
 
 
 @pytest.mark.redis
