@@ -181,7 +181,10 @@ def test_redis_down_is_503_and_recovery_needs_no_restart(tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_logs_carry_request_and_job_ids_and_no_bodies(service_settings: Settings, worker: ToyWorker) -> None:
-    with running_service(service_settings) as (address, _, lines), httpx2.Client(base_url=address) as client:
+    with (
+        running_service(service_settings, ADM_LOG_LEVEL="debug") as (address, _, lines),
+        httpx2.Client(base_url=address) as client,
+    ):
         response = client.post("/v1/jobs", json=body(user="somebody-secret"), headers={"X-Request-ID": "r-1"})
         job_id = response.json()["id"]
         client.get(f"/v1/jobs/{job_id}", headers={"X-Request-ID": "r-2"})
@@ -189,6 +192,18 @@ def test_logs_carry_request_and_job_ids_and_no_bodies(service_settings: Settings
     assert entries["r-1"]["job_id"] == entries["r-2"]["job_id"] == job_id
     assert (entries["r-1"]["status"], entries["r-1"]["method"]) == (202, "POST")
     assert "somebody-secret" not in "".join(lines)
+
+
+@pytest.mark.slow
+def test_polls_are_logged_at_info_only_when_they_fail(service_settings: Settings, worker: ToyWorker) -> None:
+    with running_service(service_settings) as (address, _, lines), httpx2.Client(base_url=address) as client:
+        job_id = client.post("/v1/jobs", json=body()).json()["id"]
+        for path in ("/v1/models", "/v1/workers", f"/v1/jobs/{job_id}"):
+            assert client.get(path).status_code == 200
+        assert client.get("/v1/jobs/none").status_code == 404
+        assert client.delete(f"/v1/jobs/{job_id}").status_code == 204
+    told = [(each["method"], each["status"]) for each in map(json.loads, lines) if each["event"] == "request"]
+    assert told == [("POST", 202), ("GET", 404), ("DELETE", 204)]
 
 
 @pytest.mark.slow
