@@ -17,7 +17,10 @@ LearningRate = Annotated[float | None, typer.Option(min=0, help="default the rec
 Seed = Annotated[int, typer.Option(min=0, help="of the weights, batches and noise")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; default all")]
 Images = Annotated[
-    Path | None, typer.Option(help="folder of your own images, CLASS_anything.png; default the rendered shapes")
+    Path | None,
+    typer.Option(
+        help="folder of your own images, CLASS_anything.png (or .jpg, .jpeg, .gif); default the rendered shapes"
+    ),
 ]
 Weights = Annotated[Path | None, typer.Option(help="network file that a new run begins at, to train it further")]
 Cache = Annotated[Path, typer.Option(help="folder where rendered sets are kept")]

@@ -74,7 +74,7 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
 
     Labels are 0 and `classes` is empty unless `labelled`. With `augment_crop` or `flip` an item changes at every
     visit; what is drawn comes from torch's generator, so that the workers of a data loader draw apart.
-    Raises: ValueError for a folder without images or a rank that gets none.
+    Raises: ValueError for what is no folder, a folder without images, or a rank that gets none.
     """
 
     def __init__(
@@ -88,7 +88,11 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
+        if not folder.is_dir():
+            raise ValueError(f"{folder}: there is no such folder")
         files = find_images(folder)
+        if not files:
+            raise ValueError(f"{folder}: holds no images ({', '.join(sorted(SUFFIXES))})")
         self.classes: list[str] = []
         labels = [0] * len(files)
         if labelled:

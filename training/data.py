@@ -37,7 +37,7 @@ def rendered_shapes(count: int, image_size: int, cache: Path) -> LabelledImages:
 def own_images(folder: Path, image_size: int) -> LabelledImages:
     """Every image of a folder, centre-cropped; classes are the file names' text before the first "_".
 
-    Raises: ValueError for a folder without images.
+    Raises: ValueError for what is no folder, and for a folder without images.
     """
     files = ImageFolder(folder, image_size, labelled=True, flip=False)
     items = [files[index] for index in range(len(files))]

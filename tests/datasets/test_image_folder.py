@@ -45,9 +45,15 @@ def test_processes_share_the_files_without_overlap_and_agree_on_labels(folder: P
     assert parts[1].labels == whole.labels[1::4]
 
 
-def test_folder_without_images_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="0 images"):
+def test_folder_without_images_is_an_error_that_says_what_counts_as_one(tmp_path: Path) -> None:
+    (tmp_path / "cat_1.webp").write_bytes(b"")
+    with pytest.raises(ValueError, match=rf"^{tmp_path}: holds no images \(\.gif, \.jpeg, \.jpg, \.png\)$"):
         ImageFolder(tmp_path, 8)
+
+
+def test_missing_folder_is_an_error_that_names_it(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"^{tmp_path}/cats: there is no such folder$"):
+        ImageFolder(tmp_path / "cats", 8)
 
 
 def test_rank_without_images_is_an_error(folder: Path) -> None:
