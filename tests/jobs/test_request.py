@@ -54,14 +54,14 @@ def test_class_names_are_listed_where_they_are_few() -> None:
 def test_near_class_names_are_suggested_where_there_are_many() -> None:
     many = [ClassInfo(index=index, name=f"kind {index}") for index in range(1, 30)]
     pipeline = DEMO.model_copy(update={"classes": (ClassInfo(index=0, name="torus"), *many)})
-    with pytest.raises(InvalidRequestError, match="unknown class 'Torrus'; near: torus$"):
+    with pytest.raises(InvalidRequestError, match=r"unknown class 'Torrus'; near: torus$"):
         resolve(pipeline, class_label="Torrus")
-    with pytest.raises(InvalidRequestError, match="unknown class 'donut'; there are 30$"):
+    with pytest.raises(InvalidRequestError, match=r"unknown class 'donut'; there are 30$"):
         resolve(pipeline, class_label="donut")
 
 
 def test_error_of_the_whole_body_begins_with_no_colon() -> None:
-    with pytest.raises(InvalidRequestError, match="^invalid JSON"):
+    with pytest.raises(InvalidRequestError, match=r"^invalid JSON"):
         JobRequest.parse(b"{")
 
 
