@@ -15,7 +15,7 @@ from models.config import ClassifierConfig, UNetConfig
 from models.inspection import NotAdmError, inspect_shapes
 from models.judge import Judge, JudgeConfig
 from models.tensor_file import WeightsError as WeightsError
-from models.tensor_file import is_finite, read_metadata, write_tensors
+from models.tensor_file import is_finite, read_metadata, shown, write_tensors
 from models.tensor_file import read_tensors as read_tensors
 from models.unet import build_unet
 
@@ -70,14 +70,14 @@ def read_config(path: Path) -> NetworkConfig:
     metadata = read_metadata(path)
     if metadata.get("kind") not in KINDS:
         raise WeightsError(
-            f"{path.name}: carries no network configuration; was it written by `adm train` or `adm models convert`?"
+            f"{shown(path)}: carries no network configuration; was it written by `adm train` or `adm models convert`?"
         )
     make: Callable[..., NetworkConfig] = KINDS[metadata["kind"]]
     try:
         fields: dict[str, Any] = json.loads(metadata["config"])
         return make(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
     except (KeyError, ValueError, TypeError, AttributeError) as error:
-        raise WeightsError(f"{path.name}: its configuration does not fit this version ({error})") from error
+        raise WeightsError(f"{shown(path)}: its configuration does not fit this version ({error})") from error
 
 
 def load_network(
@@ -99,11 +99,11 @@ def load_network(
     try:
         model = blank_network(config)
     except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
-        raise WeightsError(f"{path.name}: no network can be built from its configuration ({error})") from error
+        raise WeightsError(f"{shown(path)}: no network can be built from its configuration ({error})") from error
     if not isinstance(model, expected):
-        raise WeightsError(f"{path.name}: holds a {type(model).__name__}, expected a {expected.__name__}")
+        raise WeightsError(f"{shown(path)}: holds a {type(model).__name__}, expected a {expected.__name__}")
     tensors = read_tensors(path)
-    check_state(model, tensors, path.name)
+    check_state(model, tensors, shown(path))
     model.load_state_dict({key: value.to(device, torch.float32) for key, value in tensors.items()}, assign=True)
     return model.eval().requires_grad_(False)
 

@@ -14,6 +14,7 @@ from models.classifier import NoisyClassifier
 from models.config import ClassifierConfig, UNetConfig
 from models.presets import OFFICIAL_PIPELINES, PRESETS, OfficialPipeline
 from models.record import ChangedFileError, recorded_hash
+from models.tensor_file import shown
 from models.unet import SuperResUNet, UNet
 
 MANIFEST = "stack.json"
@@ -24,11 +25,12 @@ FEWEST_TIMESTEPS = 20  # below, the linear schedule has a beta above 1
 
 @dataclass(frozen=True)
 class SamplingDefaults:
-    """What a stage does where a request says nothing."""
+    """What a stage does where a request says nothing; strength, an upsampler's, is that of a plan in `engine`."""
 
     steps: int
     sampler: str
     eta: float = 0.0
+    strength: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -207,9 +209,9 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise WeightsError(f"{path}: there is no such stack; ADM_WEIGHTS names the folder of stacks") from error
     except ValueError as error:
-        raise WeightsError(f"{path.parent.name}/{path.name}: is not JSON ({error})") from error
+        raise WeightsError(f"{shown(path)}: is not JSON ({error})") from error
     if not isinstance(manifest, dict):
-        raise WeightsError(f"{path.parent.name}/{path.name}: is not a JSON object")
+        raise WeightsError(f"{shown(path)}: is not a JSON object")
     return manifest
 
 
@@ -221,10 +223,10 @@ def _diffusion(folder: Path, entry: dict[str, Any], *, super_res: bool) -> Netwo
         raise ValueError(f"num_timesteps must be an integer of at least {FEWEST_TIMESTEPS}")
     config = read_config(path)
     if not isinstance(config, UNetConfig) or config.super_res != super_res:
-        raise WeightsError(f"{path.name}: holds another kind of network than {MANIFEST} says")
+        raise WeightsError(f"{shown(path)}: holds another kind of network than {MANIFEST} says")
     joined = 2 if super_res else 1  # the low-resolution image comes in beside x
     if (config.in_channels, config.out_channels) != (3 * joined, 6):
-        raise WeightsError(f"{path.name}: must take {3 * joined} channels and give 6, RGB eps and variance values")
+        raise WeightsError(f"{shown(path)}: must take {3 * joined} channels and give 6, RGB eps and variance values")
     return NetworkFile(path, config, schedule, num_timesteps)
 
 
@@ -232,7 +234,7 @@ def _classifier(folder: Path, entry: dict[str, Any]) -> NetworkFile:
     path = folder / entry["file"]
     config = read_config(path)
     if not isinstance(config, ClassifierConfig):
-        raise WeightsError(f"{path.name}: holds another kind of network than {MANIFEST} says")
+        raise WeightsError(f"{shown(path)}: holds another kind of network than {MANIFEST} says")
     return NetworkFile(path, config)
 
 

@@ -30,6 +30,11 @@ class WeightsError(Exception):
     """A weights file that cannot be used: one line that names the file and the key."""
 
 
+def shown(path: Path) -> str:
+    """A file as messages name it: with its folder, since every stack has a file of that name."""
+    return str(Path(*path.parts[-2:]))
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a safetensors file or of a PyTorch file of plain tensors (weights_only), in the file's order.
 
@@ -43,9 +48,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
                 return {key: file.get_tensor(key) for key in file.offset_keys()}
         tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch raises a dozen kinds for a damaged or hostile file
-        raise WeightsError(f"{path.name}: cannot be read as plain tensors ({type(error).__name__})") from error
+        raise WeightsError(f"{shown(path)}: cannot be read as plain tensors ({type(error).__name__})") from error
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
-        raise WeightsError(f"{path.name}: is not a state dict of tensors")
+        raise WeightsError(f"{shown(path)}: is not a state dict of tensors")
     return tensors
 
 
@@ -57,7 +62,7 @@ def read_metadata(path: Path) -> dict[str, str]:
         with safe_open(path, "pt") as file:
             return file.metadata() or {}
     except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path.name}: not a readable safetensors file ({error})") from error
+        raise WeightsError(f"{shown(path)}: not a readable safetensors file ({error})") from error
 
 
 def write_tensors(

@@ -158,7 +158,7 @@ def test_pipeline_that_needs_a_missing_network_is_refused(stack_folder: Path, mi
 
 def test_base_without_variance_values_is_refused(stack_folder: Path) -> None:
     replace_base(stack_folder, out_channels=3)
-    with pytest.raises(WeightsError, match=r"^base\.safetensors: must take 3 channels and give 6"):
+    with pytest.raises(WeightsError, match=rf"^{stack_folder.name}/base\.safetensors: must take 3 channels and give 6"):
         load_stack(stack_folder)
 
 
