@@ -139,9 +139,10 @@ class Engine:
         plan = request.plans[index]
         if plan.stage == passed.plan.stage:
             return Trajectory(request, self._table(plan), passed.x, None, index)
-        noise = self.stages[plan.stage].starting_noise(request.seed, request.index)
         # The next stage gets what the official scripts hand over: the truncated 8-bit image.
-        return Trajectory(request, self._table(plan), noise, from_uint8(pixels), index)
+        table, low_res = self._table(plan), from_uint8(pixels)
+        x = self.stages[plan.stage].enlarge(request, plan, table, low_res)
+        return Trajectory(request, table, x, low_res, index)
 
     def _advance(self, passed: list[Trajectory], failed: dict[str, Exception]) -> list[Finished]:
         """Send images that passed a stage on to the next; those that passed their last leave, finished."""

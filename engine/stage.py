@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from diffusion.grids import TimeGrid, grid_timesteps
@@ -139,6 +140,22 @@ class Stage:
         """x_T of an image: [3, H, W]."""
         return normals([Draw(seed, index, self.number, 0)], self.shape, self.device)[0]
 
+    def enlarge(self, request: ImageRequest, plan: StagePlan, table: SamplerTable, low_res: Tensor) -> Tensor:
+        """What an upsampler starts from, given the small image [3, h, w]: x_t [3, H, W].
+
+        Noise, as published; at a strength below 1 the bilinearly enlarged image, noised as far as the first step taken
+        removes it again. An upsampler that is lightly trained knows its input's colours only there.
+        """
+        noise = self.starting_noise(request.seed, request.index)
+        if plan.strength == 1:
+            return noise
+        enlarged = F.interpolate(low_res[None], self.shape[1:], mode="bilinear")
+        return self._noised(enlarged[0], table, noise)
+
+    def _noised(self, x0: Tensor, table: SamplerTable, noise: Tensor) -> Tensor:
+        first = torch.tensor([int(table.timesteps[0])], device=self.device)
+        return self.process.q_sample(x0[None], first, noise[None])[0]
+
     def begin(self, request: ImageRequest, plan: StagePlan, table: SamplerTable) -> tuple[Tensor, Tensor | None]:
         """What an image's first stage starts from: x_t [3, H, W], and the low-resolution image of an upsampler."""
         noise = self.starting_noise(request.seed, request.index)
@@ -148,11 +165,8 @@ class Stage:
             case FromPicture(pixels):
                 x0 = from_uint8(pixels.to(self.device))
                 if isinstance(self.network, SuperResUNet):
-                    return noise, x0
-                if plan.sampler == ENCODE:
-                    return x0, None
-                first = int(table.timesteps[0])
-                return self.process.q_sample(x0[None], torch.tensor([first]), noise[None])[0], None
+                    return self.enlarge(request, plan, table, x0), x0
+                return (x0 if plan.sampler == ENCODE else self._noised(x0, table, noise)), None
         return noise, None
 
     @torch.no_grad()

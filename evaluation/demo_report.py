@@ -16,7 +16,7 @@ from engine.engine import Engine
 from engine.pipeline import BASE, UPSAMPLE, Pipeline, build_stages
 from engine.trajectory import StagePlan
 from evaluation.inception_score import inception_score
-from evaluation.judging import Verdict, add_noise, distance, judge_images, sharpness
+from evaluation.judging import Verdict, add_noise, colour_error, distance, judge_images, sharpness
 from evaluation.precision_recall import precision_recall
 from evaluation.sampling import Sampler
 from models.checkpoint import load_network
@@ -128,14 +128,17 @@ class DemoReport:
         assert spec.upsampling is not None
         pipeline, labels = Pipeline(spec, self.stack), turns(UPSAMPLED_IMAGES, len(self.stack.class_names))
         base = StagePlan(BASE, spec.sampling.sampler, NUM_STEPS)
-        upsample = StagePlan(UPSAMPLE, spec.upsampling.sampler, spec.upsampling.steps, spec.upsampling.eta)
-        self.progress.reset(self._bar, total=len(labels) * (NUM_STEPS + spec.upsampling.steps), description="upsampled")
+        asked = spec.upsampling
+        upsample = StagePlan(UPSAMPLE, asked.sampler, asked.steps, asked.eta, strength=asked.strength)
+        steps = 2 * NUM_STEPS + upsample.num_evaluations
+        self.progress.reset(self._bar, total=len(labels) * steps, description="upsampled")
         small = self.sampler.sample(pipeline, labels, spec.guidance_scale, base)
         large = self.sampler.sample(pipeline, labels, spec.guidance_scale, base, upsample)
         bicubic = F.interpolate(small.float(), large.shape[2:], mode="bicubic").round().clamp(0, 255)
         truth = torch.tensor(labels)
         return {
-            "upsampler_steps": spec.upsampling.steps,
+            "upsampler_steps": upsample.num_evaluations,
+            "colour_error": round(colour_error(small, large), 3),
             "base": judge_images(self.judge, small).agreement(truth),
             "upsampled": judge_images(self.judge, large).agreement(truth),
             "sharpness_mean_abs_laplacian": {

@@ -67,6 +67,12 @@ def sharpness(pixels: Tensor) -> float:
     return float(F.conv2d(grey, kernel).abs().mean())
 
 
+def colour_error(small: Tensor, large: Tensor) -> float:
+    """Mean difference, in 255ths, of images enlarged and the same reduced again: what an upsampler should leave."""
+    reduced = F.interpolate(large.float(), small.shape[2:], mode="area")
+    return float((reduced - small.float()).abs().mean())
+
+
 def distance(a: Verdict, b: Verdict) -> float:
     """FID in the judge's features."""
     return round(frechet_distance(a.moments, b.moments), 4)

@@ -36,14 +36,19 @@ def evaluations_of(request: ResolvedRequest) -> dict[str, int]:
         case "interpolate" if request.images:
             stages["base"] = 2 * request.steps - 1
         case "variation":
-            strength = 1.0 if request.strength is None else request.strength
-            steps = math.ceil(round(strength * request.steps, 9))  # as the engine rounds it
-            stages["base"] = num_evaluations(request.sampler, max(1, steps))
+            stages["base"] = partial_evaluations(request.sampler, request.steps, request.strength)
         case "generate" | "interpolate":
             stages["base"] = num_evaluations(request.sampler, request.steps)
     if request.upsample:
-        stages["upsample"] = num_evaluations(request.upsample.sampler, request.upsample.steps)
+        upsample = request.upsample
+        stages["upsample"] = partial_evaluations(upsample.sampler, upsample.steps, upsample.strength)
     return stages
+
+
+def partial_evaluations(sampler: str, steps: int, strength: float | None) -> int:
+    """Evaluations of a sampler that takes a share of its steps; rounded as the engine does."""
+    share = 1.0 if strength is None else strength
+    return num_evaluations(sampler, max(1, math.ceil(round(share * steps, 9))))
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,7 @@ class UpsampleDefaults(Announced):
     steps: int
     sampler: str
     eta: float
+    strength: float = 1.0
 
 
 class Defaults(Announced):

@@ -20,6 +20,7 @@ Name = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 Steps = Annotated[int, Field(ge=1, le=MAX_STEPS)]
 Eta = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+Strength = Annotated[float, Field(ge=0, le=1)]
 FileId = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 ClassName = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 ClassWeight = Annotated[float, Field(gt=0, le=1e6)]
@@ -41,6 +42,11 @@ class UpsampleOptions(Strict):
     steps: Steps | None = None
     sampler: Name | None = None
     eta: Eta | None = None
+    strength: Strength | None = Field(
+        default=None,
+        description="share of the steps that is taken, the last ones, from the enlarged image noised that far; 1 is "
+        "as published, from noise alone; null: the pipeline's default",
+    )
     time_grid: TimeGrid = "official"
     thresholding: Thresholding = "clip"
 
@@ -49,6 +55,7 @@ class ResolvedUpsample(Strict):
     steps: Steps
     sampler: Name
     eta: Eta
+    strength: Strength = 1.0
     time_grid: TimeGrid = "official"
     thresholding: Thresholding = "clip"
 
@@ -61,7 +68,7 @@ class ResolvedRequest(Strict):
     # jobs from before there were other kinds have none of what has a default here in their payload
     images: list[FileId] = []
     seeds: list[Seed] | None = None
-    strength: Annotated[float, Field(ge=0, le=1)] | None = None
+    strength: Strength | None = None
     class_label: int | None
     class_weights: dict[str, float] | None = None
     guidance_scale: Annotated[float, Field(ge=0, le=MAX_GUIDANCE_SCALE)]
@@ -125,7 +132,7 @@ class JobRequest(Strict):
     seeds: Annotated[list[Seed], Field(min_length=2, max_length=2)] | None = Field(
         default=None, description="interpolate: the seeds of the noise at both ends"
     )
-    strength: Annotated[float, Field(ge=0, le=1)] | None = Field(
+    strength: Strength | None = Field(
         default=None, description="variation: how far up the noise goes, of all the way; null: 0.5"
     )
     class_label: int | ClassName | None = Field(

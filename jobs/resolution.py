@@ -71,7 +71,7 @@ class Resolution:
         )
         # an image that passes the upsampler alone takes its steps and no others
         alone = request.kind == "upsample" and resolved.upsample
-        return resolved.model_copy(update=alone.model_dump()) if alone else resolved
+        return resolved.model_copy(update=alone.model_dump(exclude={"strength"})) if alone else resolved
 
     def _steps(self) -> int:
         if self.request.kind == "score":
@@ -272,6 +272,7 @@ class Resolution:
             steps=defaults.steps if options.steps is None else options.steps,
             sampler=sampler,
             eta=eta,
+            strength=defaults.strength if options.strength is None else abs(options.strength),
             time_grid=options.time_grid,
             thresholding=options.thresholding,
         )

@@ -50,7 +50,10 @@ def offer(pipeline: Pipeline) -> PipelineInfo:
             )
         )
         upsampling = UpsampleDefaults(
-            steps=spec.upsampling.steps, sampler=spec.upsampling.sampler, eta=spec.upsampling.eta
+            steps=spec.upsampling.steps,
+            sampler=spec.upsampling.sampler,
+            eta=spec.upsampling.eta,
+            strength=spec.upsampling.strength,
         )
     return PipelineInfo(
         id=spec.name,

@@ -103,7 +103,9 @@ class Planner:
             return JobPlan(between([self.image(index, base=self.base()) for index in range(request.n)], first, last))
         encode, decode = self.there_and_back()
         ends = [
-            self.image(request.n + i, encode=encode, base=None, enlarge=False, start=start)
+            replace(
+                self.image(request.n + i, encode=encode, base=None, enlarge=False, start=start), wants_previews=False
+            )
             for i, start in enumerate(self.starts())
         ]
         return JobPlan(ends, [self.image(index, base=decode) for index in range(request.n)])
@@ -111,7 +113,8 @@ class Planner:
     def starts(self) -> list[FromPicture]:
         """The pictures, reduced and cropped to what the base stage makes, which is what an upsampler takes."""
         size = self.pipeline.stack.base.network.config.image_size
-        return [FromPicture(square_pixels(self.pictures(each), size)) for each in self.request.images]
+        squares = {each: FromPicture(square_pixels(self.pictures(each), size)) for each in set(self.request.images)}
+        return [squares[each] for each in self.request.images]
 
     def base(self) -> StagePlan:
         return _plan(BASE, self.request)
@@ -132,7 +135,9 @@ class Planner:
     ) -> ImageRequest:
         """An image that takes the given plans, and the upsampler's where the request has one."""
         request = self.request
-        upsample = _plan(UPSAMPLE, request.upsample) if enlarge and request.upsample else None
+        upsample = None
+        if enlarge and request.upsample:
+            upsample = replace(_plan(UPSAMPLE, request.upsample), strength=request.upsample.strength)
         low, high = request.guidance_interval
         weights = request.class_weights
         return self.pipeline.image(

@@ -141,3 +141,27 @@ def test_stage_without_a_classifier_cannot_answer(bench: Bench) -> None:
 def test_encoding_of_one_step_is_refused(bench: Bench) -> None:
     with pytest.raises(UnknownOfferError, match="at least 2 steps"):
         bench.engine().add(inversion(bench, 1))
+
+
+def test_upsampler_of_little_strength_starts_from_the_enlarged_image(bench: Bench) -> None:
+    """From noise alone, as published, at 1; the less it takes away, the nearer it stays."""
+    small = picture(2)
+    enlarged = torch.nn.functional.interpolate(from_uint8(small)[None], (16, 16), mode="bilinear")[0]
+    distances = []
+    for strength in (0.05, 0.5, 1.0):
+        plan = StagePlan(UPSAMPLE, "ddpm", 20, strength=strength)
+        (done,) = run(bench, bench.conditional.image("job", 0, 5, None, 0.0, None, plan, start=FromPicture(small)))
+        distances.append(float((done.x - enlarged).abs().mean()))
+    assert distances == sorted(distances)
+    assert distances[0] < 0.2
+
+
+def test_strength_holds_for_an_image_that_comes_from_the_base_too(bench: Bench) -> None:
+    base, plan = StagePlan(BASE, "ddim", 3), StagePlan(UPSAMPLE, "ddpm", 10, strength=0.3)
+    through = bench.conditional.image("job", 0, 5, 0, 0.0, base, plan)
+    assert through.num_evaluations == 6
+    (small,) = run(bench, bench.conditional.image("job", 0, 5, 0, 0.0, base, None))
+    (large,) = run(bench, through)
+    start = FromPicture(small.pixels)
+    (again,) = run(bench, bench.conditional.image("job", 0, 5, None, 0.0, None, plan, start=start))
+    assert torch.equal(large.pixels, again.pixels)
