@@ -32,6 +32,7 @@ RUN pip install --constraint requirements.lock --editable ".[compute]"
 COPY cli cli
 COPY jobs jobs
 COPY models models
+COPY datasets datasets
 COPY diffusion diffusion
 COPY engine engine
 COPY worker worker

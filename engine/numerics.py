@@ -2,13 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 
 from engine.stage import Stage
 
 NOISE_VERSION = 1  # of the counter's layout and Box-Muller: raise it when either changes
+TABLES_VERSION = 2  # of samplers' coefficients, time grids and guidance: raise it when they compute something else
 LENGTH = 16
 
 
@@ -20,10 +21,13 @@ def settle_kernels() -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
 
 
-def fingerprint(stages: Mapping[str, Stage], precision: str, **encoding: str | None) -> str:
-    """A short hash of torch, device, CPU features, threads, precision and each stage's row shapes.
+def fingerprint(
+    stages: Mapping[str, Stage], precision: str, weights: Sequence[str] = (), **encoding: str | None
+) -> str:
+    """A short hash of torch, device, CPU features, threads, precision, weights and each stage's row shapes.
 
-    encoding: versions of what turns pixels into files, whose bytes the fingerprint promises too.
+    weights: hashes of the networks' files. encoding: versions of what turns pixels into files, whose bytes the
+    fingerprint promises too.
     """
     device = next(iter(stages.values())).device
     facts = {
@@ -34,6 +38,8 @@ def fingerprint(stages: Mapping[str, Stage], precision: str, **encoding: str | N
         "precision": precision,
         "mode": "eager",
         "noise": NOISE_VERSION,
+        "tables": TABLES_VERSION,
+        "weights": sorted(weights),
         "encoding": encoding,
         "shapes": {key: [stage.network_shapes, stage.guide_shapes] for key, stage in sorted(stages.items())},
     }

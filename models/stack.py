@@ -78,6 +78,11 @@ class Stack:
     pipelines: dict[str, PipelineSpec]
 
     @property
+    def hashes(self) -> list[str]:
+        """Of the files of its networks."""
+        return [each.model_hash for each in (self.base, self.classifier, self.upsampler) if each is not None]
+
+    @property
     def no_class_label(self) -> int | None:
         """The row of the label embedding that stands for no class; None where the network has none."""
         rows = self.base.network.config.num_classes

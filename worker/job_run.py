@@ -34,6 +34,8 @@ class JobRun:
         """Note that an image took a step of a stage, at a cost of so much device time."""
         index = trajectory.request.index
         self._steps_done[index] += 1
+        for encoded in self._latents.keys() - {index}:
+            self._behind.pop(encoded, None)  # it has arrived; the frames tell from here on where the job stands
         self.device_seconds += seconds
         # From the count of steps: the engine may have moved the trajectory on to the next stage already.
         step = self._steps_done[index]

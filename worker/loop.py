@@ -26,7 +26,7 @@ from jobs.images import ImageStore
 from jobs.job import ImageRecord, Usage
 from jobs.settings import Settings
 from jobs.workers import WorkerInfo
-from worker.inbox import Cancel, Claim, Inbox, Submit
+from worker.inbox import REDIS_AWAY, Cancel, Claim, Inbox, Submit
 from worker.job_run import JobRun
 from worker.metrics import StepMetrics
 from worker.plans import plan_job, top_classes
@@ -107,14 +107,23 @@ class Worker:
             self._inbox.fail(claim, FailureKind.NOT_OFFERED, str(error), retry=False)
         except RefusedError as error:
             self._inbox.fail(claim, FailureKind.FILE_GONE, str(error), retry=False)
-        except UnavailableError as error:
+        except (UnavailableError, *REDIS_AWAY) as error:
+            self._engine.abort(claim.job_id)
             self._put_back(claim, error)
+        except torch.AcceleratorError:
+            raise  # as in the engine: the device is lost, and the process with it
+        except Exception as error:  # noqa: BLE001 - whatever a job breaks must stay its own
+            log.error("submit_failed", job_id=claim.job_id, error=f"{type(error).__name__}: {error}")
+            self._engine.abort(claim.job_id)
+            detail = "the worker could not prepare this job's images"
+            self._inbox.fail(claim, FailureKind.STEP_FAILED, detail, retry=True)
         else:
             self._runs[claim.job_id] = JobRun(claim, plan)
             if plan.pictures:
                 self._classify(claim, plan.pictures)
 
     def _picture(self, file_id: str) -> Image.Image:
+        self._heartbeat_if_due()  # a job may bring many large ones
         return Image.open(io.BytesIO(self._files.png(file_id)), formats=["PNG"]).convert("RGB")
 
     def _classify(self, claim: Claim, pictures: Sequence[Tensor]) -> None:
@@ -198,7 +207,7 @@ class Worker:
         elif not self._inbox.image_ready(claim, image):
             self._forget(run)
 
-    def _put_back(self, claim: Claim, error: UnavailableError) -> None:
+    def _put_back(self, claim: Claim, error: Exception) -> None:
         """No fault of the job's: it starts over, at no cost to it, when the store is back."""
         log.error("store_away", job_id=claim.job_id, error=str(error))
         self._store_is_away_until = time.monotonic() + STORE_PAUSE_SECONDS

@@ -121,7 +121,9 @@ def load(settings: Settings, device: torch.device, name: str) -> Held:
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         pipelines=tuple(pipelines),
         row_shapes=tuple(sorted(set.intersection(*(set(stage.network_shapes) for stage in stages.values())))),
-        numerics=fingerprint(stages, precision, **encoder_versions()),
+        numerics=fingerprint(
+            stages, precision, [each for stack in stacks for each in stack.hashes], **encoder_versions()
+        ),
         started_at=time.time(),
         last_heartbeat=time.time(),
         version=version("adm-serve"),

@@ -45,13 +45,14 @@ def _determinants(request: ResolvedRequest, index: int, pipeline: Pipeline, nume
     stages = [{"stage": "base", "model": stack.base.model_hash, "classifier": classifier}]
     if request.upsample and stack.upsampler is not None:
         stages.append({"stage": "upsample", "model": stack.upsampler.model_hash})
+    source = request.source(index)
     return {
         "version": TEXT_VERSION,
         "kind": request.kind,
-        "images": request.images,
+        "images": request.images if request.kind == "interpolate" else [source] if source else [],
         "seeds": request.seeds,
         "strength": request.strength,
-        "n": request.n if request.kind in ("interpolate", "variation") else None,  # places an index among the frames
+        "frames": request.n if request.kind == "interpolate" else None,
         "model": request.model,
         "class_label": request.class_label,
         "class_weights": request.class_weights,

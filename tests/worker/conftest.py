@@ -1,7 +1,8 @@
-"""A queue, a store and inboxes on a real Redis."""
+"""A queue, a store and inboxes on a real Redis; workers as processes of their own."""
 
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from redis import Redis
@@ -13,6 +14,8 @@ from jobs.request import JobRequest
 from jobs.settings import Settings
 from tests.conftest import RedisServer
 from tests.jobs.samples import DEMO, DEMO_UNCOND, png, replay
+from tests.worker.programs import Client, Start, WorkerProcess
+from tests.worker.tiny_stack import write_tiny_stack
 from worker.inbox import Claim, Inbox, Submit
 
 OpenInbox = Callable[..., Inbox]
@@ -70,3 +73,34 @@ def inbox(open_inbox: OpenInbox) -> Inbox:
 @pytest.fixture
 def bench(inbox: Inbox, redis: Redis, settings: Settings) -> Bench:
     return Bench(redis, settings)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_stack(tmp_path_factory.mktemp("weights")).parent
+
+
+@pytest.fixture
+def worker_settings(redis_server: RedisServer, tmp_path: Path, weights: Path) -> Settings:
+    return Settings(
+        data=tmp_path, redis_url=redis_server.address, weights=weights, lease_seconds=6, heartbeat_seconds=1
+    )
+
+
+@pytest.fixture
+def start(worker_settings: Settings, tmp_path: Path) -> Iterator[Start]:
+    """Starts workers, and ends what a test leaves running."""
+    started: list[WorkerProcess] = []
+
+    def start_(name: str = "test-0", **variables: str) -> WorkerProcess:
+        started.append(WorkerProcess(worker_settings, tmp_path, name, **variables))
+        return started[-1]
+
+    yield start_
+    for each in started:
+        each.end()
+
+
+@pytest.fixture
+def client(redis: Redis, worker_settings: Settings) -> Client:
+    return Client(redis, worker_settings)

@@ -72,6 +72,10 @@ class WorkerProcess:
         return self.log_path.read_text()
 
 
+Start = Callable[..., WorkerProcess]
+"""Starts a worker of a name, with further variables; what is left running is ended with the test."""
+
+
 class Client:
     """Posts jobs and looks at them, as the service does."""
 
@@ -81,7 +85,9 @@ class Client:
         self.queue = JobQueue(redis, settings, self.store)
 
     def submit(self, **fields: object) -> str:
-        body = {"class_label": "torus", "guidance_scale": 2.0, "steps": 5, "seed": 5} | fields
+        return self.post({"class_label": "torus", "guidance_scale": 2.0, "steps": 5, "seed": 5} | fields)
+
+    def post(self, body: dict[str, object]) -> str:
         return self.queue.submit(JobRequest.parse(json.dumps(body).encode())).job.id
 
     def job(self, job_id: str) -> Job:

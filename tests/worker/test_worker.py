@@ -5,7 +5,7 @@ import io
 import json
 import signal
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
@@ -14,9 +14,7 @@ from PIL import Image
 from redis import Redis
 
 from jobs.job import Job, JobStatus
-from jobs.settings import Settings
-from tests.conftest import RedisServer
-from tests.worker.programs import Client, WorkerProcess, eventually
+from tests.worker.programs import Client, Start, eventually
 from tests.worker.tiny_stack import write_tiny_stack
 
 pytestmark = pytest.mark.slow
@@ -32,39 +30,6 @@ MIXED: list[dict[str, object]] = [
     {"class_label": 2, "steps": 11, "sampler": "dpmpp_2m", "time_grid": "uniform", "guidance_scale": 9, "seed": 7},
     {"class_label": 8, "steps": 7, "sampler": "heun", "time_grid": "karras", "thresholding": "dynamic", "seed": 8},
 ]
-
-Start = Callable[..., WorkerProcess]
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_stack(tmp_path_factory.mktemp("weights")).parent
-
-
-@pytest.fixture
-def settings(redis_server: RedisServer, tmp_path: Path, weights: Path) -> Settings:
-    return Settings(
-        data=tmp_path, redis_url=redis_server.address, weights=weights, lease_seconds=6, heartbeat_seconds=1
-    )
-
-
-@pytest.fixture
-def start(settings: Settings, tmp_path: Path) -> Iterator[Start]:
-    """Starts workers, and ends what a test leaves running."""
-    started: list[WorkerProcess] = []
-
-    def start_(name: str = "test-0", **variables: str) -> WorkerProcess:
-        started.append(WorkerProcess(settings, tmp_path, name, **variables))
-        return started[-1]
-
-    yield start_
-    for each in started:
-        each.end()
-
-
-@pytest.fixture
-def client(redis: Redis, settings: Settings) -> Client:
-    return Client(redis, settings)
 
 
 def check_ended_once(client: Client, jobs: list[Job]) -> None:

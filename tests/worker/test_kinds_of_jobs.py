@@ -1,0 +1,90 @@
+"""Jobs that start from pictures, through a real worker: every kind, beside the others, and killed in between."""
+
+import io
+import signal
+
+import pytest
+from PIL import Image
+
+from jobs.errors import FailureKind
+from jobs.job import JobStatus
+from tests.worker.programs import Client, Start
+
+pytestmark = pytest.mark.slow
+
+
+def upload(client: Client, colour: str) -> str:
+    buffer = io.BytesIO()
+    Image.new("RGB", (40, 30), colour).save(buffer, "PNG")
+    return client.queue.files.put(buffer.getvalue()).id
+
+
+def bodies(client: Client) -> list[dict[str, object]]:
+    red, blue = upload(client, "red"), upload(client, "blue")
+    return [
+        {"kind": "upsample", "images": [red, blue], "seed": 1, "upsample": {"steps": 6}},
+        {"kind": "variation", "images": [red, blue], "n": 2, "strength": 0.4, "seed": 2, "steps": 20},
+        {
+            "kind": "variation",
+            "images": [blue],
+            "class_label": "cube",
+            "guidance_scale": 3,
+            "seed": 3,
+            "steps": 9,
+            "sampler": "dpmpp_2m",
+        },
+        {"kind": "reconstruct", "images": [red, blue], "steps": 12},
+        {"kind": "interpolate", "images": [red, blue], "n": 5, "steps": 10, "seed": 4},
+        {"kind": "interpolate", "seeds": [5, 6], "class_label": "star", "n": 3, "steps": 10, "seed": 5},
+        {
+            "kind": "generate",
+            "class_weights": {"star": 1, "cube": 2},
+            "guidance_scale": 4,
+            "steps": 11,
+            "seed": 6,
+            "guidance_schedule": "entropy",
+        },
+        {"kind": "score", "images": [red, blue]},
+    ]
+
+
+def test_every_kind_gives_its_images_and_results(start: Start, client: Client) -> None:
+    start().wait_ready()
+    jobs = client.wait_all([client.post(body) for body in bodies(client)])
+    assert [job.error for job in jobs] == [None] * len(jobs)
+    assert [len(job.images) for job in jobs] == [2, 4, 1, 2, 5, 3, 1, 0]
+    assert {(image.width, image.height) for image in jobs[0].images} == {(64, 64)}
+    reconstruct, score = jobs[3].results, jobs[7].results
+    assert reconstruct is not None
+    assert score is not None
+    assert [sorted(each) for each in reconstruct["errors"]] == [["mean_absolute", "psnr"]] * 2
+    assert [len(each) for each in score["scores"]] == [10, 10]
+    assert [job.progress.fraction for job in jobs] == [1] * len(jobs)
+
+
+def test_killed_worker_gives_the_bytes_that_jobs_from_pictures_give_alone(start: Start, client: Client) -> None:
+    worker = start()
+    worker.wait_ready()
+    alone = []
+    for body in bodies(client):
+        alone += [client.bytes_of(job) for job in client.wait_all([client.post(body)])]
+    job_ids = [client.post(body) for body in bodies(client)]
+    client.wait_started(job_ids[4])
+    worker.process.send_signal(signal.SIGKILL)
+    worker.process.wait()
+    start().wait_ready()
+    together = client.wait_all(job_ids)
+    assert [client.bytes_of(job) for job in together] == alone
+    for job_id in job_ids:
+        assert sum(event in {"completed", "failed", "cancelled"} for event in client.events(job_id)) == 1
+
+
+def test_job_whose_file_is_gone_says_so(start: Start, client: Client) -> None:
+    file_id = upload(client, "green")
+    job_id = client.post({"kind": "score", "images": [file_id]})
+    client.queue.files.delete(file_id)
+    start().wait_ready()
+    (job,) = client.wait_all([job_id])
+    assert job.status is JobStatus.FAILED
+    assert job.error is not None
+    assert job.error.kind is FailureKind.FILE_GONE
