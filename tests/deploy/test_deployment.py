@@ -12,6 +12,7 @@ import yaml
 from cli.main import app
 from jobs.settings import Settings
 from service.app import create_app
+from stack.embedded import DRAIN_MARGIN_SECONDS
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -130,7 +131,14 @@ def test_image_of_the_service_has_no_torch() -> None:
 def test_worker_may_drain_before_it_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in OURS[1:]:
         grace = COMPOSE["services"][name]["stop_grace_period"]
-        assert int(grace.removesuffix("s")) > settings_of(name, monkeypatch).drain_seconds
+        assert int(grace.removesuffix("s")) >= settings_of(name, monkeypatch).drain_seconds + DRAIN_MARGIN_SECONDS
+
+
+def test_workers_of_containers_see_the_weights_of_the_host_and_offer_what_is_named() -> None:
+    for name in OURS[1:]:
+        assert "./weights:/app/weights:ro" in COMPOSE["services"][name]["volumes"]
+        default = ",".join(Settings.model_fields["pipelines"].default)
+        assert COMPOSE["services"][name]["environment"]["ADM_PIPELINES"] == f"${{ADM_PIPELINES:-{default}}}"
 
 
 def test_redis_acknowledges_nothing_that_is_not_on_disk() -> None:
