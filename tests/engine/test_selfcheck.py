@@ -64,3 +64,10 @@ def test_check_leaves_the_network_as_it_was(demo: Stack, schedule: Schedule) -> 
     after = [(each.num_heads, each.new_order) for each in network.modules() if isinstance(each, AttentionBlock)]
     assert before == after
     assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
+
+
+def test_check_needs_room_for_one_row_at_a_time(demo: Stack, schedule: Schedule) -> None:
+    network, rows = copy.deepcopy(demo.base.network), set[int]()
+    network.register_forward_pre_hook(lambda _, inputs: rows.add(len(inputs[0])))
+    check_network(network, schedule)
+    assert rows == {1}
