@@ -21,6 +21,11 @@ MANIFEST = "stack.json"
 HASH_LENGTH = 16
 SCHEDULES = ("linear", "cosine")
 FEWEST_TIMESTEPS = 20  # below, the linear schedule has a beta above 1
+STACK_FIELDS = ("classes", "base", "classifier", "upsampler", "pipelines")
+DIFFUSION_FIELDS = ("file", "schedule", "num_timesteps")
+CLASSIFIER_FIELDS = ("file",)
+PIPELINE_FIELDS = ("conditional", "class_required", "guidance_scale", "sampling", "upsampling")
+SAMPLING_FIELDS = ("steps", "sampler", "eta", "strength")
 
 
 @dataclass(frozen=True)
@@ -159,6 +164,7 @@ def read_stack(folder: Path) -> StackPlan:
     """What a stack's folder holds, from its stack.json and the heads of its files. Raises: WeightsError."""
     manifest = _read_manifest(folder / MANIFEST)
     try:
+        _check_fields("the stack", manifest, STACK_FIELDS)
         return StackPlan(
             name=folder.name,
             class_names=tuple(manifest["classes"]),
@@ -220,7 +226,14 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
+def _check_fields(where: str, entry: Mapping[str, Any], known: Collection[str]) -> None:
+    # What would be dropped is a flag that somebody counts on: ADM's weights make noise under wrong ones, without error.
+    for name in sorted(entry.keys() - set(known)):
+        raise ValueError(f"{where} has an unknown field {name!r}; known are {', '.join(known)}")
+
+
 def _diffusion(folder: Path, entry: dict[str, Any], *, super_res: bool) -> NetworkFile:
+    _check_fields("the upsampler" if super_res else "the base", entry, DIFFUSION_FIELDS)
     path, schedule, num_timesteps = folder / entry["file"], entry["schedule"], entry["num_timesteps"]
     if schedule not in SCHEDULES:
         raise ValueError(f"schedule {schedule!r}; known are {', '.join(SCHEDULES)}")
@@ -236,6 +249,7 @@ def _diffusion(folder: Path, entry: dict[str, Any], *, super_res: bool) -> Netwo
 
 
 def _classifier(folder: Path, entry: dict[str, Any]) -> NetworkFile:
+    _check_fields("the classifier", entry, CLASSIFIER_FIELDS)
     path = folder / entry["file"]
     config = read_config(path)
     if not isinstance(config, ClassifierConfig):
@@ -244,7 +258,10 @@ def _classifier(folder: Path, entry: dict[str, Any]) -> NetworkFile:
 
 
 def _pipeline(name: str, entry: dict[str, Any]) -> PipelineSpec:
+    _check_fields(f"the pipeline {name!r}", entry, PIPELINE_FIELDS)
     upsampling = entry["upsampling"]
+    for each in ("sampling", "upsampling"):
+        _check_fields(f"the pipeline {name!r}, {each},", entry[each] or {}, SAMPLING_FIELDS)
     return PipelineSpec(
         name=name,
         conditional=entry["conditional"],

@@ -109,6 +109,47 @@ def test_manifest_with_a_wrong_field_is_refused_by_name(
         load_stack(stack_folder)
 
 
+def unknown_field(manifest: dict[str, Any]) -> None:
+    manifest["rescale_timesteps"] = True
+
+
+def unknown_field_of_the_base(manifest: dict[str, Any]) -> None:
+    manifest["base"]["rescale_timesteps"] = True
+
+
+def unknown_field_of_the_upsampler(manifest: dict[str, Any]) -> None:
+    manifest["upsampler"]["noise_schedule"] = "cosine"
+
+
+def unknown_field_of_the_classifier(manifest: dict[str, Any]) -> None:
+    manifest["classifier"]["schedule"] = "cosine"
+
+
+def unknown_field_of_a_pipeline(manifest: dict[str, Any]) -> None:
+    manifest["pipelines"]["tiny"]["class_conditional"] = True
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (unknown_field, "the stack has an unknown field 'rescale_timesteps'; known are classes, base, "),
+        (unknown_field_of_the_base, "the base has an unknown field 'rescale_timesteps'; known are file, schedule, "),
+        (unknown_field_of_the_upsampler, "the upsampler has an unknown field 'noise_schedule'; known are file, "),
+        (unknown_field_of_the_classifier, "the classifier has an unknown field 'schedule'; known are file$"),
+        (unknown_field_of_a_pipeline, "the pipeline 'tiny' has an unknown field 'class_conditional'; known are "),
+        (unknown_sampling_field, "the pipeline 'tiny', sampling, has an unknown field 'temperature'; known are "),
+    ],
+)
+def test_unknown_field_is_named_with_the_known_ones(
+    stack_folder: Path, change: Callable[[dict[str, Any]], None], told: str
+) -> None:
+    manifest = copy.deepcopy(MANIFEST)
+    change(manifest)
+    write_manifest(stack_folder, manifest)
+    with pytest.raises(WeightsError, match=told):
+        load_stack(stack_folder)
+
+
 def test_classifier_of_other_classes_is_refused(stack_folder: Path) -> None:
     config = dataclasses.replace(CLASSIFIER, out_channels=7)
     state = NoisyClassifier(config).state_dict()
