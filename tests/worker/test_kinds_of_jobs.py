@@ -80,10 +80,13 @@ def test_killed_worker_gives_the_bytes_that_jobs_from_pictures_give_alone(start:
 
 
 def test_job_whose_file_is_gone_says_so(start: Start, client: Client) -> None:
+    worker = start()
+    worker.wait_ready()
+    worker.process.send_signal(signal.SIGSTOP)
     file_id = upload(client, "green")
     job_id = client.post({"kind": "score", "images": [file_id]})
     client.queue.files.delete(file_id)
-    start().wait_ready()
+    worker.process.send_signal(signal.SIGCONT)
     (job,) = client.wait_all([job_id])
     assert job.status is JobStatus.FAILED
     assert job.error is not None
