@@ -12,7 +12,7 @@ DRAWING = frozenset({"seed", "upsample", "previews"})
 # An encoding runs along DDIM's own path, eta 0, and so has no use for a bound that changes from step to step.
 FIELDS: dict[Kind, frozenset[str]] = {
     "generate": GUIDANCE | SAMPLING | DRAWING | {"n"},
-    "upsample": DRAWING | {"images"},
+    "upsample": DRAWING | {"images", "class_label"},  # the label where the upsampler is class conditional
     "variation": GUIDANCE | SAMPLING | DRAWING | {"images", "n", "strength"},
     "reconstruct": GUIDANCE | SAMPLING - {"thresholding"} | {"images", "previews"},
     "interpolate": GUIDANCE | SAMPLING | DRAWING | {"images", "seeds", "n"},

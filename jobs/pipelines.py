@@ -21,6 +21,7 @@ class StageInfo(Announced):
     model_hash: str = Field(description="identifies the weights")
     classifier_hash: str | None = Field(default=None, description="weights of the classifier that guides it, if any")
     samplers: tuple[str, ...]
+    class_conditional: bool = Field(default=False, description="it is told the class of each image")
 
 
 class IntRange(Announced):

@@ -138,7 +138,8 @@ class JobRequest(Strict):
     class_label: int | ClassName | None = Field(
         default=None,
         description="index or name; null: no class, where offered, and then guidance_scale must be 0 unless there are "
-        "class_weights. Not for kinds upsample and score; only generate requires one",
+        "class_weights. Not for kind score; upsample has it where the upsampler is class_conditional. Required by "
+        "generate, where the pipeline says so, and by such an upsampler",
     )
     class_weights: Annotated[dict[ClassName, ClassWeight], Field(min_length=1, max_length=32)] | None = Field(
         default=None,

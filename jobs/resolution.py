@@ -29,6 +29,10 @@ class Resolution:
     def __init__(self, request: JobRequest, pipeline: PipelineInfo) -> None:
         self.request, self.pipeline = request, pipeline
         self.errors: list[FieldError] = []
+        self.fields = FIELDS[request.kind]
+        upsampler = next((each for each in pipeline.stages if each.name == "upsample"), None)
+        if request.kind == "upsample" and not (upsampler and upsampler.class_conditional):
+            self.fields -= {"class_label"}
         # DDIM run towards the noise, which is then the way back
         self.encodes = request.kind == "reconstruct" or (request.kind == "interpolate" and request.images is not None)
 
@@ -84,7 +88,7 @@ class Resolution:
         return STRENGTH if self.request.strength is None else abs(self.request.strength)
 
     def _seed(self, draw_seed: Callable[[], int]) -> int:
-        if "seed" not in FIELDS[self.request.kind]:
+        if "seed" not in self.fields:
             return 0  # it is written into the image, which draws no noise: equal requests give equal bytes
         return draw_seed() if self.request.seed is None else self.request.seed
 
@@ -96,7 +100,7 @@ class Resolution:
         request, kind = self.request, self.request.kind
         if kind not in self.pipeline.kinds:
             self._wrong("/kind", f"{self.pipeline.id!r} offers {', '.join(self.pipeline.kinds)}")
-        for name in sorted(request.model_fields_set - COMMON - FIELDS[kind]):
+        for name in sorted(request.model_fields_set - COMMON - self.fields):
             if getattr(request, name) != type(request).model_fields[name].default:
                 self._wrong(f"/{name}", f"is not for kind {kind!r}")
         if kind == "interpolate":
@@ -104,7 +108,7 @@ class Resolution:
                 self._wrong("/images", "give either two images or two seeds to go between")
             elif request.images is not None and len(request.images) != 2:
                 self._wrong("/images", "must be two files")
-        elif "images" in FIELDS[kind] and request.images is None:
+        elif "images" in self.fields and request.images is None:
             self._wrong("/images", f"is required by kind {kind!r}")
 
     def _check_offered(self) -> None:
@@ -140,11 +144,12 @@ class Resolution:
 
     def _class_label(self) -> int | None:
         request = self.request
-        if "class_label" not in FIELDS[request.kind]:
+        if "class_label" not in self.fields:
             return None
         if request.class_label is not None:
             return self._class_index(request.class_label, "/class_label")
         insists = self.pipeline.class_required and request.kind == "generate" and request.class_weights is None
+        insists |= request.kind == "upsample"
         if insists and "class_label" not in request.model_fields_set:
             self._wrong("/class_label", f"is required by {self.pipeline.id!r}")
         elif not self.pipeline.no_class_offered:
@@ -193,6 +198,8 @@ class Resolution:
 
     def _guidance_scale(self) -> float:
         request, given = self.request, self.request.guidance_scale
+        if "guidance_scale" not in self.fields:
+            return 0.0
         if request.class_label is not None or request.class_weights is not None:
             default = 0.0 if self.encodes else self.pipeline.defaults.guidance_scale
             return default if given is None else abs(given)  # -0.0 is 0
@@ -251,7 +258,7 @@ class Resolution:
 
     def _upsample(self) -> ResolvedUpsample | Literal[False]:
         asked, defaults = self.request.upsample, self.pipeline.defaults.upsample
-        if "upsample" not in FIELDS[self.request.kind]:
+        if "upsample" not in self.fields:
             return False
         if self.request.kind == "upsample":
             if asked is False:

@@ -278,6 +278,8 @@ def _check_fit(stack: StackPlan) -> None:
     rows = base.num_classes
     if rows is not None and rows not in (classes, classes + 1):
         raise WeightsError(f"{stack.name}: the base has {rows} label rows, {MANIFEST} names {classes} classes")
+    if stack.upsampler is not None:
+        _check_labels(stack, stack.upsampler, classes, rows)
     if stack.classifier is not None:
         classifier = stack.classifier.config
         assert isinstance(classifier, ClassifierConfig)
@@ -295,6 +297,17 @@ def _check_fit(stack: StackPlan) -> None:
             raise WeightsError(f"{stack.name}: the pipeline {spec.name!r} upsamples, but there is no upsampler")
         if spec.guidance_scale and stack.classifier is None:
             raise WeightsError(f"{stack.name}: the pipeline {spec.name!r} is guided, but there is no classifier")
+
+
+def _check_labels(stack: StackPlan, upsampler: NetworkFile, classes: int, base_rows: int | None) -> None:
+    # An image takes one label through both networks, so that each of the base's labels must be one of the upsampler's.
+    assert isinstance(upsampler.config, UNetConfig)
+    rows = upsampler.config.num_classes
+    if rows not in (None, classes, classes + 1):
+        raise WeightsError(f"{stack.name}: the upsampler has {rows} label rows, {MANIFEST} names {classes} classes")
+    if rows is not None and (base_rows is None or base_rows > rows):
+        has = "none" if base_rows is None else f"{base_rows}, one for 'no class'"
+        raise WeightsError(f"{stack.name}: the upsampler has {rows} label rows, but the base has {has}")
 
 
 def file_hash(path: Path) -> str:

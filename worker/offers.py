@@ -37,6 +37,7 @@ def offer(pipeline: Pipeline) -> PipelineInfo:
             model_hash=base.model_hash,
             classifier_hash=None if stack.classifier is None else stack.classifier.model_hash,
             samplers=SAMPLERS,
+            class_conditional=spec.conditional,
         )
     ]
     upsampling = None
@@ -47,6 +48,7 @@ def offer(pipeline: Pipeline) -> PipelineInfo:
                 image_size=upsampler.network.config.image_size,
                 model_hash=upsampler.model_hash,
                 samplers=SAMPLERS,
+                class_conditional=spec.conditional and upsampler.network.config.num_classes is not None,
             )
         )
         upsampling = UpsampleDefaults(

@@ -15,6 +15,9 @@ from tests.jobs.test_request import pointers, resolve
 NO_CLASSIFIER = DEMO.model_copy(
     update={"stages": (DEMO.stages[0].model_copy(update={"classifier_hash": None}), DEMO.stages[1])}
 )
+CLASS_UPSAMPLER = DEMO.model_copy(
+    update={"stages": (DEMO.stages[0], DEMO.stages[1].model_copy(update={"class_conditional": True}))}
+)
 
 
 def test_reconstruction_has_steps_of_ddim_and_nothing_to_draw() -> None:
@@ -69,6 +72,22 @@ def test_upsampling_takes_the_upsamplers_steps_alone() -> None:
     assert request.upsample
     assert (request.steps, request.sampler, request.upsample.steps) == (7, "ddpm", 7)
     assert work_of(request) == {"upsample": 7}
+
+
+def test_class_conditional_upsampler_is_told_a_class_and_not_guided() -> None:
+    request = resolve(CLASS_UPSAMPLER, kind="upsample", images=["a"], class_label="torus")
+    assert (request.class_label, request.guidance_scale) == (4, 0)
+    assert pointers(CLASS_UPSAMPLER, kind="upsample", images=["a"], class_label=1, guidance_scale=2) == [
+        "/guidance_scale"
+    ]
+
+
+def test_class_conditional_upsampler_requires_a_class_or_an_outright_none_where_offered() -> None:
+    assert pointers(CLASS_UPSAMPLER, kind="upsample", images=["a"]) == ["/class_label"]
+    assert resolve(CLASS_UPSAMPLER, kind="upsample", images=["a"], class_label=None).class_label is None
+    classes_alone = CLASS_UPSAMPLER.model_copy(update={"no_class_offered": False})
+    assert pointers(classes_alone, kind="upsample", images=["a"], class_label=None) == ["/class_label"]
+    assert pointers(classes_alone, kind="upsample", images=["a"], class_label=99) == ["/class_label"]
 
 
 def test_score_looks_once_and_makes_no_image() -> None:

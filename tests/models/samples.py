@@ -1,6 +1,7 @@
 """Tiny networks with seeded weights, and a stack of them on disk."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -91,6 +92,14 @@ def write_stack(folder: Path) -> Path:
     save_network(folder / "classifier.safetensors", classifier.state_dict(), CLASSIFIER, dtype=torch.float16)
     write_manifest(folder, MANIFEST)
     return folder
+
+
+def replace_upsampler(folder: Path, num_classes: int) -> None:
+    """Give a stack a class-conditional upsampler."""
+    config = replace(UPSAMPLER, num_classes=num_classes)
+    save_network(
+        folder / "upsampler.safetensors", seeded(build_unet(config), 1).state_dict(), config, dtype=torch.float16
+    )
 
 
 def write_manifest(folder: Path, manifest: object) -> None:

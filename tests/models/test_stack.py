@@ -1,5 +1,6 @@
 import copy
 import dataclasses
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from models.checkpoint import WeightsError, save_network
 from models.classifier import NoisyClassifier
 from models.stack import SamplingDefaults, file_hash, load_stack
 from models.unet import build_unet
-from tests.models.samples import BASE, CLASSES, CLASSIFIER, MANIFEST, write_manifest
+from tests.models.samples import BASE, CLASSES, CLASSIFIER, MANIFEST, replace_upsampler, write_manifest
 
 
 def test_stack_has_its_networks_classes_and_pipelines(pristine_stack: Path) -> None:
@@ -165,6 +166,30 @@ def test_base_of_other_classes_is_refused(stack_folder: Path, rows: int) -> None
         load_stack(stack_folder)
 
 
+@pytest.mark.parametrize(
+    ("rows", "base_rows", "told"),
+    [
+        (7, 4, "the upsampler has 7 label rows, stack.json names 3 classes"),
+        (3, 4, "the upsampler has 3 label rows, but the base has 4, one for 'no class'"),
+        (3, None, "the upsampler has 3 label rows, but the base has none"),
+    ],
+)
+def test_upsampler_that_lacks_a_label_of_the_base_is_refused(
+    stack_folder: Path, rows: int, base_rows: int | None, told: str
+) -> None:
+    replace_base(stack_folder, num_classes=base_rows)
+    replace_upsampler(stack_folder, num_classes=rows)
+    with pytest.raises(WeightsError, match=f"^tiny: {re.escape(told)}$"):
+        load_stack(stack_folder)
+
+
+def test_upsampler_of_the_labels_of_the_base_is_taken(stack_folder: Path) -> None:
+    replace_upsampler(stack_folder, num_classes=4)
+    upsampler = load_stack(stack_folder).upsampler
+    assert upsampler is not None
+    assert upsampler.network.config.num_classes == 4
+
+
 def test_classifier_of_another_image_size_is_refused(stack_folder: Path) -> None:
     replace_base(stack_folder, image_size=16)
     with pytest.raises(WeightsError, match="classifier and base are of different image sizes"):
@@ -203,6 +228,6 @@ def test_base_without_variance_values_is_refused(stack_folder: Path) -> None:
         load_stack(stack_folder)
 
 
-def replace_base(folder: Path, **changes: int) -> None:
+def replace_base(folder: Path, **changes: int | None) -> None:
     config = dataclasses.replace(BASE, **changes)  # type: ignore[arg-type]  # integer fields alone
     save_network(folder / "base.safetensors", build_unet(config).state_dict(), config, dtype=torch.float16)

@@ -7,7 +7,7 @@ import pytest
 
 from models.checkpoint import WeightsError
 from models.stack import load_stack
-from tests.models.samples import MANIFEST, write_manifest, write_stack
+from tests.models.samples import MANIFEST, replace_upsampler, write_manifest, write_stack
 from worker.offers import offer, select
 
 
@@ -43,6 +43,17 @@ def test_base_alone_offers_no_guidance(tmp_path: Path) -> None:
     assert info.limits.guidance_scale.max == 0
     assert info.stages[0].classifier_hash is None
     assert info.kinds == ("generate", "variation", "reconstruct", "interpolate")
+
+
+def test_class_conditional_upsampler_is_announced_where_the_networks_see_the_class(tmp_path: Path) -> None:
+    folder = write_stack(tmp_path / "tiny")
+    replace_upsampler(folder, num_classes=4)
+    manifest = copy.deepcopy(MANIFEST)
+    manifest["pipelines"]["tiny-uncond"]["upsampling"] = manifest["pipelines"]["tiny"]["upsampling"]
+    write_manifest(folder, manifest)
+    pipelines = select(["tiny", "tiny-uncond"], [load_stack(folder)])
+    told = [[stage.class_conditional for stage in offer(pipeline).stages] for pipeline in pipelines.values()]
+    assert told == [[True, True], [False, False]]
 
 
 def test_unknown_default_sampler_stops_the_start(tmp_path: Path) -> None:

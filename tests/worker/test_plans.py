@@ -17,7 +17,7 @@ from engine.trajectory import FromLatent, FromPicture
 from jobs.request import JobRequest, ResolvedRequest
 from jobs.resolution import resolve
 from models.stack import load_stack
-from tests.models.samples import MANIFEST, write_manifest, write_stack
+from tests.models.samples import MANIFEST, replace_upsampler, write_manifest, write_stack
 from worker.offers import offer, select
 from worker.plans import JobPlan, plan_job, top_classes
 
@@ -78,6 +78,15 @@ def test_picture_to_enlarge_passes_the_upsampler_alone(pipelines: Mapping[str, P
     assert [each.stage for each in image.plans] == ["tiny/upsample"]
     assert isinstance(image.start, FromPicture)
     assert image.start.pixels.shape == (3, 8, 8)
+
+
+def test_class_of_a_picture_to_enlarge_reaches_a_class_conditional_upsampler_unguided(tmp_path: Path) -> None:
+    folder = write_stack(tmp_path / "tiny")
+    replace_upsampler(folder, num_classes=4)
+    pipelines = select(["tiny"], [load_stack(folder)])
+    for given, row in (("blue", 2), (None, 3)):
+        (image,) = plan(pipelines, kind="upsample", images=["red"], steps="left out", class_label=given).images
+        assert (image.network_label, image.guidance_scale) == (row, 0)
 
 
 def test_reconstruction_goes_there_and_back_unbounded(pipelines: Mapping[str, Pipeline]) -> None:
