@@ -96,6 +96,7 @@ def test_options_for_the_upsampler_are_completed() -> None:
         "steps": 50,
         "sampler": "ddim",
         "eta": 0.0,
+        "strength": 1.0,
         "time_grid": "official",
         "thresholding": "clip",
     }

@@ -53,6 +53,7 @@ def test_job_is_accepted_resolved_and_completed(client: httpx2.Client, worker: T
             "steps": 10,
             "sampler": "ddim",
             "eta": 0.0,
+            "strength": 1.0,
             "time_grid": "official",
             "thresholding": "clip",
         },

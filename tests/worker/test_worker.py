@@ -137,7 +137,7 @@ def test_png_says_what_determines_it_and_nothing_of_its_caller(start: Start, cli
 
 def test_png_tells_solver_grid_and_threshold_and_usage_counts_evaluations(start: Start, client: Client) -> None:
     start().wait_ready()
-    upsample = {"steps": 2, "sampler": "dpmpp_2m", "time_grid": "logsnr"}
+    upsample = {"steps": 2, "sampler": "dpmpp_2m", "time_grid": "logsnr", "strength": 1}
     options: dict[str, object] = {"sampler": "heun", "time_grid": "karras", "thresholding": "dynamic"}
     (job,) = client.wait_all([client.submit(steps=5, upsample=upsample, **options)])
     assert job.usage.steps == 9 + 2
