@@ -56,6 +56,11 @@ export function classLabel(model, index) {
   return name !== undefined && model.classes.filter((each) => each.name === name).length === 1 ? name : index;
 }
 
+/** Whether an image that passes the upsampler alone needs a class. */
+export function upsamplerNeedsClass(model) {
+  return model?.stages.some((each) => each.name === "upsample" && each.class_conditional) ?? false;
+}
+
 /** Options of a resolved request that the form has no field for; {} for those that are as the form would ask. */
 export function extrasOf(request, model) {
   const extras = {};
@@ -77,7 +82,10 @@ export function repeatable(request, model) {
   const { kind, images, seeds, strength } = request;
   const start = kind === "generate" ? { model: name } : { kind, model: name, ...(seeds ? { seeds } : { images }) };
   if (kind === "score") return start;
-  if (kind === "upsample") return { ...start, seed, upsample };
+  if (kind === "upsample") {
+    const told = upsamplerNeedsClass(model) ? { class_label: classLabel(model, request.class_label) } : {};
+    return { ...start, ...told, seed, upsample };
+  }
   const body = { ...start, class_label: classLabel(model, request.class_label), guidance_scale, steps };
   if (kind === "reconstruct") return body;
   if (kind === "variation") body.strength = strength;

@@ -2,6 +2,7 @@
 
 import { upload } from "./api.js";
 import { byId, setNotice, setText } from "./dom.js";
+import { upsamplerNeedsClass } from "./format.js";
 
 const SLOTS = [0, 1];
 const VARIATIONS = 4;
@@ -12,9 +13,9 @@ export class FromPicture {
   #files = [null, null]; // what the service answered for each slot
   #turn = [0, 0]; // of the last upload begun in each slot: an earlier one's answer may come later
 
-  /** model() is the chosen one; onSubmit(request) queues a job, or throws a Problem. */
-  constructor(model, onSubmit) {
-    Object.assign(this, { model, onSubmit, root: byId("from-picture") });
+  /** form is where model and class are chosen; onSubmit(request) queues a job, or throws a Problem. */
+  constructor(form, onSubmit) {
+    Object.assign(this, { form, onSubmit, root: byId("from-picture") });
     for (const slot of SLOTS) {
       const label = byId(`slot-${slot}`);
       label.querySelector("input").addEventListener("change", (event) => {
@@ -36,7 +37,7 @@ export class FromPicture {
 
   /** Show what the chosen model does. */
   offer() {
-    const kinds = this.model()?.kinds ?? [];
+    const kinds = this.form.model?.kinds ?? [];
     this.root.hidden = !KINDS.some((each) => kinds.includes(each));
     for (const button of this.#buttons) {
       button.hidden = !kinds.includes(button.value);
@@ -96,8 +97,9 @@ export class FromPicture {
   }
 
   #request(kind) {
-    const request = { kind, model: this.model().id, images: this.#inputs(kind).map((each) => each.id) };
+    const request = { kind, model: this.form.model.id, images: this.#inputs(kind).map((each) => each.id) };
     if (kind !== "score") request.previews = true;
+    if (kind === "upsample" && upsamplerNeedsClass(this.form.model)) request.class_label = this.form.request.class_label;
     if (kind === "variation") Object.assign(request, { strength: Number(byId("strength").value), n: VARIATIONS });
     if (kind === "interpolate") Object.assign(request, { n: FRAMES, previews: false });
     return request;

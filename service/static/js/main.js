@@ -10,7 +10,7 @@ import { Stage } from "./stage.js";
 
 const jobs = new Jobs();
 const form = new Form(submit);
-const fromPicture = new FromPicture(() => form.model, submit);
+const fromPicture = new FromPicture(form, submit);
 const fleet = new Fleet((models) => { form.setModels(models); fromPicture.offer(); draw(); });
 const modelOf = (id) => fleet.model(id);
 const stage = new Stage(jobs, modelOf, { again, cancel, showing: (id, index) => gallery.mark(id, index) });
