@@ -124,7 +124,7 @@ def test_cancelled_job_leaves_the_batch_and_frees_its_rows(start: Start, client:
 def test_png_says_what_determines_it_and_nothing_of_its_caller(start: Start, client: Client) -> None:
     start().wait_ready()
     private: dict[str, object] = {"user": "somebody", "metadata": {"order": "4711"}, "priority": "low", "n": 2}
-    mine, plain = client.wait_all([client.submit(**private), client.submit()])
+    mine, plain = client.wait_all([client.submit(sampler="ddpm", **private), client.submit(sampler="ddpm")])
     assert mine.images[0].sha256 == plain.images[0].sha256
     text = Image.open(io.BytesIO(client.bytes_of(mine)[1])).text  # type: ignore[attr-defined]  # of PNG files alone
     assert text["parameters"].startswith("torus\nSteps: 5, Sampler: DDPM, CFG scale: 2, Seed: 5, Image index: 1")
@@ -132,7 +132,7 @@ def test_png_says_what_determines_it_and_nothing_of_its_caller(start: Start, cli
     assert (facts["class_label"], facts["seed"], facts["image_index"], facts["numerics"]) == (4, 5, 1, mine.numerics)
     assert (facts["time_grid"], facts["thresholding"], facts["version"]) == ("official", "clip", 2)
     assert not set(facts) & {"user", "metadata", "priority", "created_at"}
-    assert facts["n"] is None  # it places an index among the frames of other kinds
+    assert facts["frames"] is None  # they are of another kind
 
 
 def test_png_tells_solver_grid_and_threshold_and_usage_counts_evaluations(start: Start, client: Client) -> None:
