@@ -74,7 +74,13 @@ class DemoReport:
     ) -> Tensor:
         self.progress.reset(self._bar, total=len(labels) * NUM_STEPS, description=what)
         pipeline = Pipeline(self.stack.pipelines[name], self.stack)
-        return self.sampler.sample(pipeline, labels, scale, StagePlan(BASE, sampler, NUM_STEPS), seed=seed)
+        plan = StagePlan(BASE, sampler, NUM_STEPS, self._eta(sampler))
+        return self.sampler.sample(pipeline, labels, scale, plan, seed=seed)
+
+    def _eta(self, sampler: str) -> float:
+        """The default's own where the sampler is the default, else 0."""
+        default = self.stack.pipelines["demo"].sampling
+        return default.eta if sampler == default.sampler else 0.0
 
     def _judge_itself(self) -> dict[str, Any]:
         pixels, labels = render_set(2000, FRESH_SEED, self.judge.config.image_size)
@@ -96,7 +102,7 @@ class DemoReport:
         fid = distance(self.fresh_verdict, verdict)
         covered = precision_recall(self.fresh_verdict.features, verdict.features)
         return (
-            {"guidance_scale": scale}
+            {"guidance_scale": scale, "eta": self._eta(sampler)}
             | verdict.agreement(torch.tensor(labels))
             | {
                 "fid": fid,
@@ -127,7 +133,7 @@ class DemoReport:
         spec = self.stack.pipelines["demo"]
         assert spec.upsampling is not None
         pipeline, labels = Pipeline(spec, self.stack), turns(UPSAMPLED_IMAGES, len(self.stack.class_names))
-        base = StagePlan(BASE, spec.sampling.sampler, NUM_STEPS)
+        base = StagePlan(BASE, spec.sampling.sampler, NUM_STEPS, spec.sampling.eta)
         asked = spec.upsampling
         upsample = StagePlan(UPSAMPLE, asked.sampler, asked.steps, asked.eta, strength=asked.strength)
         steps = 2 * NUM_STEPS + upsample.num_evaluations

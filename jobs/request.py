@@ -163,7 +163,10 @@ class JobRequest(Strict):
         "pipeline's default, or 50 where images are encoded",
     )
     sampler: Name | None = Field(default=None, description="one of the pipeline's; null: its default")
-    eta: Eta | None = Field(default=None, description="DDIM only: 0 is deterministic; null: the pipeline's default")
+    eta: Eta | None = Field(
+        default=None,
+        description="DDIM only: 0 is deterministic; null: 0, or what the pipeline gives its default sampler",
+    )
     time_grid: TimeGrid = Field(
         default="official",
         description="the timesteps a run keeps: the published spacing; steps of one length in t, the last of them to "

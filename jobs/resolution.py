@@ -243,7 +243,8 @@ class Resolution:
         if chosen not in offered:
             self._wrong(f"{at}/sampler", f"unknown sampler {chosen!r}; there are: {', '.join(offered)}")
         if eta is None:
-            eta = default_eta if chosen == "ddim" else 0.0
+            # a pipeline's default is a sampler with its eta; who names a sampler gets it as it is known
+            eta = default_eta if sampler is None and chosen == "ddim" else 0.0
         if eta and chosen != "ddim":
             self._wrong(f"{at}/eta", f"is for ddim alone; {chosen} has none")
         return chosen, abs(eta)

@@ -31,10 +31,12 @@ def test_all_defaults_are_the_pipelines() -> None:
     assert request.upsample.steps == 10
 
 
-def test_ddpm_gets_eta_0_whatever_the_default_for_ddim() -> None:
+def test_default_eta_belongs_to_the_default_sampler_and_goes_with_no_other_that_is_named() -> None:
     pipeline = DEMO.model_copy(update={"defaults": DEMO.defaults.model_copy(update={"eta": 1.0})})
     assert resolve(pipeline, class_label=0).eta == 1
+    assert resolve(pipeline, class_label=0, sampler="ddim").eta == 0
     assert resolve(pipeline, class_label=0, sampler="ddpm").eta == 0
+    assert resolve(pipeline, class_label=0, sampler="ddim", eta=0.5).eta == 0.5
 
 
 def test_all_wrong_fields_are_named_at_once() -> None:
