@@ -19,7 +19,7 @@ def load_stacks(weights: Path, names: Sequence[str], max_rows: int, device: torc
     Raises: WeightsError, one line, for an unknown pipeline, a missing or wrong file, and before anything is loaded
     where the device has too little memory.
     """
-    plans = choose(names, find_plans(weights))
+    plans = choose(names, weights)
     free = free_bytes(device)
     if free is not None and (line := shortage(plans, max_rows, free)):
         raise WeightsError(f"ADM_PIPELINES: {', '.join(names)} {line} on {device}")
@@ -33,12 +33,17 @@ def find_plans(weights: Path) -> list[StackPlan]:
     return [*map(read_stack, folders), *official_stacks(weights / OFFICIAL)]
 
 
-def choose(names: Sequence[str], plans: Sequence[StackPlan]) -> list[StackPlan]:
-    """The stacks of these pipelines, without what none of them needs. Raises: WeightsError."""
+def choose(names: Sequence[str], weights: Path) -> list[StackPlan]:
+    """The stacks of a weights folder that have these pipelines, without what none of them needs.
+
+    Raises: WeightsError.
+    """
+    plans = find_plans(weights)
     known = {name: plan for plan in plans for name in plan.pipelines}
     for name in names:
         if name not in known:
-            raise WeightsError(f"ADM_PIPELINES: no stack has a pipeline {name!r}; there are {', '.join(sorted(known))}")
+            there = ", ".join(sorted(known))
+            raise WeightsError(f"ADM_PIPELINES: no stack of {weights} has a pipeline {name!r}; there are {there}")
         for file in known[name].only([name]).files:
             if not file.path.exists():
                 missing = f"needs {file.path.name}, which is not in {file.path.parent}"

@@ -21,7 +21,7 @@ def test_own_images_are_cropped_and_labelled_by_their_names(tmp_path: Path) -> N
 
 
 def test_folder_without_images_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="has 0 images"):
+    with pytest.raises(ValueError, match=r"holds no images \(.gif, .jpeg, .jpg, .png\)"):
         own_images(tmp_path, image_size=8)
 
 

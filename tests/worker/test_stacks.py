@@ -10,7 +10,7 @@ from models.presets import OFFICIAL_PIPELINES
 from models.stack import load_plan, official_stacks, read_stack
 from tests.models.samples import write_stack
 from worker import stacks
-from worker.stacks import choose, find_plans, load_stacks
+from worker.stacks import choose, load_stacks
 
 CPU = torch.device("cpu")
 
@@ -31,7 +31,7 @@ def test_every_official_pipeline_is_in_one_stack(tmp_path: Path) -> None:
 
 def test_cascade_and_its_base_are_one_stack_so_that_they_share_batches(tmp_path: Path) -> None:
     put(tmp_path, "64x64_diffusion.pt", "64x64_classifier.pt", "64_256_upsampler.safetensors")
-    (plan,) = choose(["adm-64", "adm-64-256"], find_plans(tmp_path))
+    (plan,) = choose(["adm-64", "adm-64-256"], tmp_path)
     assert plan.upsampler is not None
     assert plan.upsampler.path.name == "64_256_upsampler.safetensors"
     assert len(plan.class_names) == 1000
@@ -41,7 +41,7 @@ def test_cascade_and_its_base_are_one_stack_so_that_they_share_batches(tmp_path:
 
 def test_base_alone_needs_no_upsampler(tmp_path: Path) -> None:
     put(tmp_path, "64x64_diffusion.pt", "64x64_classifier.pt")
-    (plan,) = choose(["adm-64"], find_plans(tmp_path))
+    (plan,) = choose(["adm-64"], tmp_path)
     assert plan.upsampler is None
 
 
@@ -50,13 +50,15 @@ def test_missing_checkpoint_is_one_line_that_says_how_to_get_it(tmp_path: Path) 
     with pytest.raises(
         WeightsError, match=r"\AADM_PIPELINES: 'adm-64-256' needs 64_256_upsampler\.pt.* fetch 64_256_upsampler .*\Z"
     ):
-        choose(["adm-64-256"], find_plans(tmp_path))
+        choose(["adm-64-256"], tmp_path)
 
 
 def test_unknown_pipeline_is_refused_with_those_there_are(tmp_path: Path) -> None:
     write_stack(tmp_path / "tiny")
-    with pytest.raises(WeightsError, match=r"no stack has a pipeline 'huge'; there are adm-128, .* tiny, tiny-uncond"):
-        choose(["huge"], find_plans(tmp_path))
+    with pytest.raises(
+        WeightsError, match=r"no stack of .* has a pipeline 'huge'; there are adm-128, .* tiny, tiny-uncond"
+    ):
+        choose(["huge"], tmp_path)
 
 
 def test_uncond_pipeline_is_guided_and_lsun_is_not(tmp_path: Path) -> None:
