@@ -11,13 +11,14 @@ import json
 import math
 import platform
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from datasets.shapes import render_set
 from engine.engine import Engine
-from engine.inversion import Inverter
+from engine.inversion import Inverter, reconstruction_error
 from engine.pipeline import Pipeline, build_stages
 from models.stack import load_stack
 
@@ -28,35 +29,28 @@ ROWS = 16
 ROOT = Path(__file__).parent
 
 
-def measure(images: int) -> list[dict[str, float]]:
+def measure(images: int) -> list[dict[str, Any]]:
     stack = load_stack(ROOT.parent / "weights" / "demo")
     pipeline = Pipeline(stack.pipelines["demo"], stack)
     engine = Engine(build_stages([stack], ROWS), ROWS)
     pixels, labels = render_set(images, SEED, stack.base.network.config.image_size)
-    found = []
+    found: list[dict[str, Any]] = []
     for steps in STEPS:
         back: dict[float, list[Tensor]] = {scale: [] for scale in SCALES}
         for label in labels.unique(sorted=True).tolist():
             inverter = Inverter(engine, pipeline, steps, label)
             latents = inverter.encode(pixels[labels == label])
             for scale in SCALES:
-                back[scale].append(inverter.decode(latents, scale).double())
-        want = torch.cat([pixels[labels == label] for label in labels.unique(sorted=True)]).double()
+                back[scale].append(inverter.decode(latents, scale))
+        want = torch.cat([pixels[labels == label] for label in labels.unique(sorted=True)])
         for scale in SCALES:
-            difference = torch.cat(back[scale]) - want
-            found.append(
-                {
-                    "steps": steps,
-                    "guidance_scale": scale,
-                    "mean_absolute": round(float(difference.abs().mean()), 3),
-                    "psnr": round(10 * math.log10(255**2 / float(difference.square().mean())), 2),
-                }
-            )
+            error = reconstruction_error(torch.cat(back[scale]), want)
+            found.append({"steps": steps, "guidance_scale": scale} | error)
             print(found[-1], flush=True)
     return found
 
 
-def plot(found: list[dict[str, float]]) -> str:
+def plot(found: list[dict[str, Any]]) -> str:
     """Both curves on two logarithmic axes, as SVG."""
     left, top, width, height, low, high = 60, 20, 360, 220, 0.5, 32.0
 

@@ -1,11 +1,14 @@
 """`adm models`: the official checkpoints: what there is, fetched, verified, converted, inspected."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from cli.failure import one_line_errors
+
+if TYPE_CHECKING:
+    from models.presets import Preset
 
 app = typer.Typer(help="Official checkpoints: list, fetch, verify, convert; inspect any.", no_args_is_help=True)
 
@@ -38,6 +41,16 @@ def list_presets() -> None:
     console.print(pipelines)
 
 
+def named_preset(name: str) -> "Preset":
+    """A preset by its name; leaves with one line for one that there is not."""
+    from models.presets import PRESETS
+
+    if name not in PRESETS:
+        typer.echo(f"adm: no preset is named {name!r}; there are {', '.join(PRESETS)}", err=True)
+        raise typer.Exit(1)
+    return PRESETS[name]
+
+
 @app.command()
 def show(name: Name) -> None:
     """One checkpoint: flags, configuration, sampling settings, published figures."""
@@ -46,12 +59,9 @@ def show(name: Name) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from models.presets import OFFICIAL_PIPELINES, PRESETS
+    from models.presets import OFFICIAL_PIPELINES
 
-    if name not in PRESETS:
-        typer.echo(f"adm: no preset is named {name!r}; there are {', '.join(PRESETS)}", err=True)
-        raise typer.Exit(1)
-    preset = PRESETS[name]
+    preset = named_preset(name)
     table = Table("", "", title=f"{preset.name} ({preset.role})", show_header=False)
     table.add_row("file", preset.url)
     table.add_row("flags", " ".join(f"--{flag} {value}" for flag, value in preset.flags.items()))
@@ -82,17 +92,14 @@ def fetch(
     from jobs.settings import Settings
     from models.fetch import FetchError
     from models.fetch import fetch as fetch_file
-    from models.presets import OFFICIAL_URL, PRESETS
+    from models.presets import OFFICIAL_FOLDER, OFFICIAL_URL
     from models.record import ChangedFileError
 
-    if name not in PRESETS:
-        typer.echo(f"adm: no preset is named {name!r}; there are {', '.join(PRESETS)}", err=True)
-        raise typer.Exit(1)
-    preset, base = PRESETS[name], source or OFFICIAL_URL
+    preset, base = named_preset(name), source or OFFICIAL_URL
     url = base if base.endswith(".pt") else f"{base.rstrip('/')}/{preset.file}"
     columns = TextColumn(name), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
     with one_line_errors(FetchError, ChangedFileError, OSError):
-        target = (to or Settings.load().weights / "official") / preset.file
+        target = (to or Settings.load().weights / OFFICIAL_FOLDER) / preset.file
         with Progress(*columns) as progress:
             task = progress.add_task(name, total=None)
             new = fetch_file(url, target, lambda done, total: progress.update(task, completed=done, total=total))
@@ -126,10 +133,11 @@ def convert(
     preset: PresetOption = None,
 ) -> None:
     """Write a checkpoint as safetensors, never holding two copies of it in memory."""
+    from models.precision import DTYPES
     from models.presets import PRESETS
     from models.tensor_file import WeightsError
-    from models.verify import DTYPES, preset_of
     from models.verify import convert as convert_file
+    from models.verify import preset_of
 
     with one_line_errors(WeightsError, OSError):
         named = preset is not None or path.name.partition(".")[0] in PRESETS

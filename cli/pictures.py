@@ -51,13 +51,14 @@ def reconstruct(
     scale: Scale = 0.0,
 ) -> None:
     """Encode a picture, decode it again, and tell how far it came back."""
+    from engine.inversion import reconstruction_error
+
     with one_line_errors(*refusals()):
         inverter = open_inverter(stack, pipeline, steps, class_name)
         pixels = read_square(picture, inverter)
         back = inverter.reconstruct(pixels[None], scale)[0]
     write_png(back, out)
-    error = float((back.double() - pixels.double()).abs().mean())
-    typer.echo(f"{out}: off by {error:.2f} of 255 on average")
+    typer.echo(f"{out}: off by {reconstruction_error(back, pixels)['mean_absolute']:.2f} of 255 on average")
 
 
 def interpolate(

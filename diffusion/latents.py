@@ -6,6 +6,11 @@ from torch import Tensor
 NEARLY_PARALLEL = 1e-6  # radians; below, the spherical formula divides rounding by rounding
 
 
+def way(first: Tensor, last: Tensor, count: int) -> list[Tensor]:
+    """Latents evenly along the great circle from one to another, both ends included; one alone is the first."""
+    return [slerp(first, last, i / max(count - 1, 1)) for i in range(count)]
+
+
 def slerp(a: Tensor, b: Tensor, fraction: float) -> Tensor:
     """Spherical interpolation of two latents of one shape, from a at 0 to b at 1.
 

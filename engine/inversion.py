@@ -3,13 +3,14 @@
 Everything runs on an engine of one's own, in process; `worker.plans` asks for the same of the one that serves.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from diffusion.latents import slerp
+from diffusion.latents import way
 from diffusion.solvers import ENCODE
 from engine.engine import Engine, Finished
 from engine.pipeline import BASE, Pipeline
@@ -32,6 +33,16 @@ def run_to_end(
         done |= {each.request.index: each for each in report.finished}
         on_step(len(report.moved))
     return [done[request.index] for request in requests]
+
+
+def reconstruction_error(pixels: Tensor, picture: Tensor) -> dict[str, float | None]:
+    """How far pixels are from what they were made of, both 0..255: in 255ths, and in dB, None where they agree."""
+    difference = pixels.cpu().double() - picture.cpu().double()
+    square = float(difference.square().mean())
+    return {
+        "mean_absolute": round(float(difference.abs().mean()), 4),
+        "psnr": round(10 * math.log10(255**2 / square), 2) if square else None,
+    }
 
 
 @dataclass(frozen=True)
@@ -69,8 +80,7 @@ class Inverter:
     def interpolate(self, first: Tensor, last: Tensor, frames: int, guidance_scale: float = 0.0) -> Tensor:
         """Frames [frames, 3, H, W] between two pictures [3, H, W], both included: spherical between their latents."""
         start, end = self.encode(torch.stack([first, last]))
-        latents = [slerp(start, end, i / max(frames - 1, 1)) for i in range(frames)]
-        return self.decode(torch.stack(latents), guidance_scale)
+        return self.decode(torch.stack(way(start, end, frames)), guidance_scale)
 
     def _image(
         self,

@@ -36,6 +36,7 @@ SHAPE_NAMES = (
 )
 """Classes of the demo stack, in the order of their labels; `prism` is hexagonal."""
 
+OFFICIAL_FOLDER = "official"  # of ADM_WEIGHTS: holds the checkpoints under their own names
 OFFICIAL_URL = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021"
 """Where the official README's links lead; a checkpoint lies at OFFICIAL_URL/FILE."""
 

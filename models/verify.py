@@ -7,11 +7,10 @@ import torch
 from torch import Tensor
 
 from models.checkpoint import blank_network, metadata_of
+from models.precision import DTYPES
 from models.presets import PRESETS, Preset
 from models.record import ChangedFileError, recorded_hash, write_record
 from models.tensor_file import WeightsError, is_finite, read_tensors, write_tensors
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def preset_of(path: Path, name: str | None = None) -> Preset:

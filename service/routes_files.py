@@ -1,6 +1,5 @@
 """/v1/files: pictures that jobs start from. A body is spooled to disk; one picture at a time is decoded."""
 
-import time
 from tempfile import SpooledTemporaryFile
 from typing import IO, Annotated, Any
 
@@ -11,7 +10,7 @@ from starlette.exceptions import HTTPException
 
 from jobs.errors import FieldError, InvalidRequestError
 from jobs.files import FileInfo
-from service.conditional import matches
+from service.conditional import answer_png
 from service.problems import documented
 from service.state import Service, ServiceDep
 
@@ -78,12 +77,7 @@ def get_file_content(
     file_id: str, service: ServiceDep, if_none_match: Annotated[str | None, Header()] = None
 ) -> Response:
     record, info = service.queue.files.get(file_id)
-    etag = f'"{record.png_sha256}"'
-    seconds = max(0, int(info.expires_at - time.time()))
-    headers = {"ETag": etag, "Cache-Control": f"private, max-age={seconds}, immutable"}
-    if if_none_match is not None and matches(if_none_match, etag):
-        return Response(status_code=304, headers=headers)
-    return Response(service.queue.files.png(file_id), headers=headers, media_type="image/png")
+    return answer_png(lambda: service.queue.files.png(file_id), record.png_sha256, info.expires_at, if_none_match)
 
 
 @router.delete(

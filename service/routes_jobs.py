@@ -19,7 +19,7 @@ from jobs.errors import FieldError, InvalidRequestError, RefusedError
 from jobs.job import Job, JobPage, JobStatus
 from jobs.record import Record
 from jobs.request import JobRequest
-from service.conditional import matches
+from service.conditional import answer_png
 from service.problems import documented
 from service.state import Service, ServiceDep
 
@@ -162,12 +162,12 @@ def get_image(
     job_id: str, index: int, service: ServiceDep, if_none_match: Annotated[str | None, Header()] = None
 ) -> Response:
     image = service.queue.image(job_id, index)
-    seconds = max(0, int(image.kept_until - time.time()))
-    etag = f'"{image.record.sha256}"'
-    headers = {"ETag": etag, "Cache-Control": f"private, max-age={seconds}, immutable"}
-    if if_none_match is not None and matches(if_none_match, etag):
-        return Response(status_code=304, headers=headers)
-    return Response(service.queue.image_bytes(job_id, image.record), headers=headers, media_type="image/png")
+    return answer_png(
+        lambda: service.queue.image_bytes(job_id, image.record),
+        image.record.sha256,
+        image.kept_until,
+        if_none_match,
+    )
 
 
 def answer(job: Job, status: int, headers: dict[str, str]) -> Response:

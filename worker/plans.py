@@ -7,7 +7,7 @@ from PIL import Image
 from torch import Tensor
 
 from datasets.image_folder import square_pixels
-from diffusion.latents import slerp
+from diffusion.latents import way
 from diffusion.solvers import ENCODE
 from engine.pipeline import BASE, UPSAMPLE, Pipeline
 from engine.stage import UnknownOfferError
@@ -159,8 +159,8 @@ class Planner:
 
 def between(frames: Sequence[ImageRequest], first: Tensor, last: Tensor) -> list[ImageRequest]:
     """Frames that start evenly along the great circle from one latent to another, both ends included."""
-    steps = max(len(frames) - 1, 1)
-    return [replace(each, start=FromLatent(slerp(first, last, i / steps))) for i, each in enumerate(frames)]
+    latents = way(first, last, len(frames))
+    return [replace(each, start=FromLatent(latent)) for each, latent in zip(frames, latents, strict=True)]
 
 
 def _plan(stage: str, asked: ResolvedRequest | ResolvedUpsample) -> StagePlan:

@@ -8,9 +8,8 @@ from torch import nn
 
 from engine.memory import free_bytes, shortage
 from models.checkpoint import WeightsError
+from models.presets import OFFICIAL_FOLDER
 from models.stack import MANIFEST, Stack, StackPlan, load_plan, official_stacks, read_stack
-
-OFFICIAL = "official"  # the folder of ADM_WEIGHTS that holds official checkpoints under their own names
 
 
 def load_stacks(weights: Path, names: Sequence[str], max_rows: int, device: torch.device) -> list[Stack]:
@@ -30,7 +29,7 @@ def load_stacks(weights: Path, names: Sequence[str], max_rows: int, device: torc
 def find_plans(weights: Path) -> list[StackPlan]:
     """Every stack of a weights folder, and what could be made of official checkpoints. Raises: WeightsError."""
     folders = sorted(path.parent for path in weights.glob(f"*/{MANIFEST}"))
-    return [*map(read_stack, folders), *official_stacks(weights / OFFICIAL)]
+    return [*map(read_stack, folders), *official_stacks(weights / OFFICIAL_FOLDER)]
 
 
 def choose(names: Sequence[str], weights: Path) -> list[StackPlan]:

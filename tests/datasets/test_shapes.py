@@ -27,7 +27,7 @@ def alone() -> list[Tensor]:
     return [render(label_of(each), each, seed=3, image_size=8) for each in torch.arange(20).split(1)]
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(indices=st.lists(st.integers(0, 19), min_size=1, max_size=12))
 def test_image_is_the_same_bytes_in_any_batch(alone: list[Tensor], indices: list[int]) -> None:
     batch = torch.tensor(indices)

@@ -16,7 +16,7 @@ from diffusion.losses import (
 from diffusion.process import MeanType, Process, VarianceType
 from diffusion.schedule import Schedule
 
-PROPERTY = settings(deadline=None, derandomize=True, max_examples=50)
+PROPERTY = settings(max_examples=50)
 SHAPE = (4, 3, 4, 4)
 
 

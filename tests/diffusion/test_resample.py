@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from diffusion.resample import LossSecondMomentSampler, UniformSampler, draw_timesteps, importance
 
-PROPERTY = settings(deadline=None, derandomize=True, max_examples=50)
+PROPERTY = settings(max_examples=50)
 
 
 @PROPERTY

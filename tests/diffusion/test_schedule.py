@@ -7,7 +7,7 @@ from diffusion.process import MeanType, Process, VarianceType
 from diffusion.schedule import Schedule, named_betas, sampling_timesteps, space_timesteps
 from diffusion.tables import COLUMNS, SamplerTable, ddim_table, ddpm_table
 
-PROPERTY = settings(deadline=None, derandomize=True, max_examples=50)
+PROPERTY = settings(max_examples=50)
 T = 1000
 
 

@@ -11,7 +11,7 @@ from diffusion.schedule import Schedule
 from diffusion.solvers import dpmpp_2m_table, heun_table, num_evaluations
 from diffusion.tables import COLUMNS, SamplerTable, Step, ddim_table, take_step
 
-PROPERTY = settings(deadline=None, derandomize=True, max_examples=100)
+PROPERTY = settings(max_examples=100)
 SHAPE = (1, 3, 2, 3)
 SAME_AS_DDIM = [name for name in COLUMNS if name not in ("x_to_memory", "x0_to_memory")]
 

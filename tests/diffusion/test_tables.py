@@ -24,7 +24,7 @@ from diffusion.tables import (
     take_step,
 )
 
-PROPERTY = settings(deadline=None, derandomize=True, max_examples=150)
+PROPERTY = settings(max_examples=150)
 SHAPE = (3, 2, 3)
 
 processes = st.builds(

@@ -17,8 +17,6 @@ from engine.trajectory import ImageRequest, StagePlan, Trajectory
 from tests.engine.bench import MAX_ROWS, Bench, finish, reports
 
 PROPERTY = settings(
-    deadline=None,
-    derandomize=True,
     max_examples=8,
     suppress_health_check=[HealthCheck.too_slow],
 )

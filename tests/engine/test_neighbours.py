@@ -168,8 +168,6 @@ def test_image_is_the_same_bit_for_bit_whatever_runs_beside_it(precision: Precis
         settings=settings(
             max_examples=12,
             stateful_step_count=12,
-            deadline=None,
-            derandomize=True,
             # A failure is shown as it was found: to shrink it would keep the real network busy for an hour.
             phases=[Phase.generate],
             suppress_health_check=list(HealthCheck),

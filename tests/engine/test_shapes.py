@@ -6,7 +6,7 @@ from torch import Tensor
 
 from engine.shapes import CANDIDATES, agreeing_shapes, pad_rows, padded
 
-PROPERTY = settings(deadline=None, derandomize=True, max_examples=50)
+PROPERTY = settings(max_examples=50)
 
 
 class Compute:

@@ -5,7 +5,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
@@ -199,7 +199,6 @@ SEEDS = [
 ]
 
 
-@settings(deadline=None)  # the first decodes load Pillow's plugins
 @given(
     seed=st.sampled_from(SEEDS),
     changes=st.lists(st.tuples(st.integers(0, 4000), st.integers(0, 255)), max_size=8),

@@ -1,5 +1,6 @@
 """Tiny networks with seeded weights, and a stack of them on disk."""
 
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -91,6 +92,15 @@ def write_stack(folder: Path) -> Path:
     classifier = seeded(NoisyClassifier(CLASSIFIER), 2)
     save_network(folder / "classifier.safetensors", classifier.state_dict(), CLASSIFIER, dtype=torch.float16)
     write_manifest(folder, MANIFEST)
+    return folder
+
+
+def write_base_alone(folder: Path) -> Path:
+    """A stack whose manifest names no classifier and no upsampler."""
+    manifest = copy.deepcopy(MANIFEST)
+    del manifest["classifier"], manifest["upsampler"], manifest["pipelines"]["tiny-uncond"]
+    manifest["pipelines"]["tiny"] |= {"guidance_scale": 0, "upsampling": None}
+    write_manifest(write_stack(folder), manifest)
     return folder
 
 

@@ -101,7 +101,7 @@ def configs(draw: st.DrawFn) -> UNetConfig | ClassifierConfig:
     )
 
 
-@settings(deadline=None, derandomize=True, max_examples=25)
+@settings(max_examples=25)
 @given(config=configs())
 def test_inferred_network_has_the_keys_and_shapes_it_was_inferred_from(config: UNetConfig | ClassifierConfig) -> None:
     assert shapes_of(inspect_shapes(shapes_of(config)).config) == shapes_of(config)

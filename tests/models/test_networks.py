@@ -13,7 +13,7 @@ from models.linear import FIXED_ROWS, Linear
 from models.unet import SuperResUNet, UNet, build_unet
 from tests.models.samples import BASE, CLASSIFIER, UPSAMPLER, seeded
 
-PROPERTY = settings(deadline=None, derandomize=True, max_examples=30)
+PROPERTY = settings(max_examples=30)
 
 
 def images(count: int, size: int, seed: int = 0) -> torch.Tensor:

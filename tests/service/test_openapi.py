@@ -76,8 +76,6 @@ def test_service_answers_as_its_document_says(address: str, worker: ToyWorker, c
         @given(case=found.ok().as_strategy())
         @settings(
             max_examples=15,
-            deadline=None,
-            derandomize=True,
             phases=[Phase.explicit, Phase.generate],
             suppress_health_check=list(HealthCheck),
             database=None,

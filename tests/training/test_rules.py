@@ -19,7 +19,7 @@ from training.ema import Ema
 from training.optimisation import accumulate, warmed_rate
 from training.preview import preview_images, write_grid
 
-PROPERTY = settings(deadline=None, derandomize=True, max_examples=50)
+PROPERTY = settings(max_examples=50)
 
 
 @PROPERTY

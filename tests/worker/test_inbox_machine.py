@@ -171,9 +171,7 @@ def test_no_job_is_lost_or_done_twice(redis_server: RedisServer, tmp_path: Path)
         settings=settings(
             max_examples=25,
             stateful_step_count=30,
-            deadline=None,
             suppress_health_check=list(HealthCheck),
-            derandomize=True,
             print_blob=False,
         ),
     )

@@ -7,7 +7,7 @@ import pytest
 
 from models.checkpoint import WeightsError
 from models.stack import load_stack
-from tests.models.samples import MANIFEST, replace_upsampler, write_manifest, write_stack
+from tests.models.samples import MANIFEST, replace_upsampler, write_base_alone, write_manifest, write_stack
 from worker.offers import offer, select
 
 
@@ -33,12 +33,7 @@ def test_pipeline_that_no_stack_has_is_refused_by_name(folder: Path) -> None:
 
 
 def test_base_alone_offers_no_guidance(tmp_path: Path) -> None:
-    folder = write_stack(tmp_path / "tiny")
-    manifest = copy.deepcopy(MANIFEST)
-    del manifest["classifier"], manifest["upsampler"], manifest["pipelines"]["tiny-uncond"]
-    manifest["pipelines"]["tiny"] |= {"guidance_scale": 0, "upsampling": None}
-    write_manifest(folder, manifest)
-    pipelines = select(["tiny"], [load_stack(folder)])
+    pipelines = select(["tiny"], [load_stack(write_base_alone(tmp_path / "tiny"))])
     info = offer(pipelines["tiny"])
     assert info.limits.guidance_scale.max == 0
     assert info.stages[0].classifier_hash is None

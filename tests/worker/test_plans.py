@@ -1,6 +1,5 @@
 """What a job's request becomes in the engine."""
 
-import copy
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ from engine.trajectory import FromLatent, FromPicture
 from jobs.request import JobRequest, ResolvedRequest
 from jobs.resolution import resolve
 from models.stack import load_stack
-from tests.models.samples import MANIFEST, replace_upsampler, write_manifest, write_stack
+from tests.models.samples import replace_upsampler, write_base_alone, write_stack
 from worker.offers import offer, select
 from worker.plans import JobPlan, plan_job, top_classes
 
@@ -131,12 +130,7 @@ def test_likeliest_classes_come_first() -> None:
 
 
 def test_what_the_worker_has_not_is_refused(tmp_path: Path) -> None:
-    folder = write_stack(tmp_path / "tiny")
-    manifest = copy.deepcopy(MANIFEST)
-    del manifest["classifier"], manifest["upsampler"], manifest["pipelines"]["tiny-uncond"]
-    manifest["pipelines"]["tiny"] |= {"guidance_scale": 0, "upsampling": None}
-    write_manifest(folder, manifest)
-    pipelines = select(["tiny"], [load_stack(folder)])
+    pipelines = select(["tiny"], [load_stack(write_base_alone(tmp_path / "tiny"))])
     request = resolved(pipelines, class_label="green")
     (image,) = plan_job("job", request, pipelines, colour).images
     assert (image.network_label, image.guidance_scale) == (1, 0)
