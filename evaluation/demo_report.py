@@ -75,7 +75,8 @@ class DemoReport:
         self.progress.reset(self._bar, total=len(labels) * NUM_STEPS, description=what)
         pipeline = Pipeline(self.stack.pipelines[name], self.stack)
         plan = StagePlan(BASE, sampler, NUM_STEPS, self._eta(sampler))
-        return self.sampler.sample(pipeline, labels, scale, plan, seed=seed)
+        entropy_scaled = pipeline.spec.guidance_schedule == "entropy"
+        return self.sampler.sample(pipeline, labels, scale, plan, seed=seed, entropy_scaled=entropy_scaled)
 
     def _eta(self, sampler: str) -> float:
         """The default's own where the sampler is the default, else 0."""
@@ -95,14 +96,15 @@ class DemoReport:
         return scale
 
     def _conditional(self, sampler: str) -> dict[str, Any]:
-        scale = self.stack.pipelines["demo"].guidance_scale
+        spec = self.stack.pipelines["demo"]
+        scale = spec.guidance_scale
         labels = turns(CONDITIONAL_IMAGES, len(self.stack.class_names))
         what = f"conditional, {sampler}, scale {scale:g}"
         verdict = judge_images(self.judge, self._images("demo", list(labels), sampler, scale, what=what))
         fid = distance(self.fresh_verdict, verdict)
         covered = precision_recall(self.fresh_verdict.features, verdict.features)
         return (
-            {"guidance_scale": scale, "eta": self._eta(sampler)}
+            {"guidance_scale": scale, "guidance_schedule": spec.guidance_schedule, "eta": self._eta(sampler)}
             | verdict.agreement(torch.tensor(labels))
             | {
                 "fid": fid,
@@ -116,6 +118,7 @@ class DemoReport:
         sweep = {scale: self._steered(sampler, scale, SWEEP_IMAGES, SWEEP_SEED)["agreement"] for scale in SWEEP_SCALES}
         best = max(sweep, key=lambda scale: sweep[scale])
         return {
+            "guidance_schedule": self.stack.pipelines["demo-uncond"].guidance_schedule,
             "sweep": {f"{scale:g}": agreement for scale, agreement in sweep.items()},
             "scale_0": self._steered(sampler, 0.0, UNCONDITIONAL_IMAGES),
             "best": {"guidance_scale": best} | self._steered(sampler, best, UNCONDITIONAL_IMAGES),
@@ -138,8 +141,9 @@ class DemoReport:
         upsample = StagePlan(UPSAMPLE, asked.sampler, asked.steps, asked.eta, strength=asked.strength)
         steps = 2 * NUM_STEPS + upsample.num_evaluations
         self.progress.reset(self._bar, total=len(labels) * steps, description="upsampled")
-        small = self.sampler.sample(pipeline, labels, spec.guidance_scale, base)
-        large = self.sampler.sample(pipeline, labels, spec.guidance_scale, base, upsample)
+        scale, by_entropy = spec.guidance_scale, spec.guidance_schedule == "entropy"
+        small = self.sampler.sample(pipeline, labels, scale, base, entropy_scaled=by_entropy)
+        large = self.sampler.sample(pipeline, labels, scale, base, upsample, entropy_scaled=by_entropy)
         bicubic = F.interpolate(small.float(), large.shape[2:], mode="bicubic").round().clamp(0, 255)
         truth = torch.tensor(labels)
         return {

@@ -26,13 +26,23 @@ class Sampler:
         upsample: StagePlan | None = None,
         *,
         seed: int = 0,
+        entropy_scaled: bool = False,
     ) -> Tensor:
         """One image for each label: [N, 3, H, W] uint8; without an upsampling plan the base stage's images.
 
         Raises: the exception of a step that could not be computed.
         """
         requests = [
-            pipeline.image("sample", index, seed, label, 0.0 if label is None else guidance_scale, base, upsample)
+            pipeline.image(
+                "sample",
+                index,
+                seed,
+                label,
+                0.0 if label is None else guidance_scale,
+                base,
+                upsample,
+                entropy_scaled=entropy_scaled,
+            )
             for index, label in enumerate(class_labels)
         ]
         return torch.stack([each.pixels for each in run_to_end(self.engine, requests, self._on_step)])

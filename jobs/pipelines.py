@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from jobs.announced import Announced
+from jobs.request import GuidanceSchedule
 from jobs.samplers import SamplerNote
 
 
@@ -56,6 +57,9 @@ class Defaults(Announced):
     steps: int = 25
     eta: float = 0.0
     guidance_scale: float
+    guidance_schedule: GuidanceSchedule = Field(
+        default="constant", description="of the default scale; of another it is constant"
+    )
     upsample: UpsampleDefaults | None = Field(default=None, description="null: the pipeline has no upsampler")
 
 

@@ -152,10 +152,11 @@ class JobRequest(Strict):
     guidance_interval: Annotated[list[Timestep], Field(min_length=2, max_length=2)] = Field(
         default=[0, 1000], description="guide only at original timesteps inside, ends included"
     )
-    guidance_schedule: GuidanceSchedule = Field(
-        default="constant",
+    guidance_schedule: GuidanceSchedule | None = Field(
+        default=None,
         description="entropy: the scale times the log of the number of classes over the entropy of the classifier's "
-        "answer, at most 10 times, so that guidance does not fade as it grows sure (Zheng et al. 2022)",
+        "answer, at most 10 times, so that guidance does not fade as it grows sure (Zheng et al. 2022); null: "
+        "constant, or what the pipeline has with its default scale",
     )
     steps: Steps | None = Field(
         default=None,

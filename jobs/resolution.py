@@ -7,7 +7,7 @@ from typing import Literal
 from jobs.errors import FieldError, InvalidRequestError
 from jobs.kinds import COMMON, FIELDS
 from jobs.pipelines import PipelineInfo, UpsampleDefaults
-from jobs.request import MAX_IMAGES, JobRequest, ResolvedRequest, ResolvedUpsample, UpsampleOptions
+from jobs.request import MAX_IMAGES, GuidanceSchedule, JobRequest, ResolvedRequest, ResolvedUpsample, UpsampleOptions
 
 ENCODING_STEPS = 50  # there and back: half as many leave an error that one sees
 FRAMES = 8
@@ -58,7 +58,7 @@ class Resolution:
             class_weights=class_weights,
             guidance_scale=guidance_scale,
             guidance_interval=request.guidance_interval,
-            guidance_schedule=request.guidance_schedule,
+            guidance_schedule=self._guidance_schedule(),
             steps=self._steps(),
             sampler=sampler,
             eta=eta,
@@ -126,7 +126,7 @@ class Resolution:
             for name, wants in (
                 ("kind", request.kind == "score"),
                 ("class_weights", request.class_weights is not None),
-                ("guidance_schedule", request.guidance_schedule != "constant"),
+                ("guidance_schedule", request.guidance_schedule == "entropy"),
             ):
                 if wants:
                     self._wrong(f"/{name}", f"{self.pipeline.id!r} has no classifier")
@@ -208,6 +208,14 @@ class Resolution:
         elif given is None and "class_label" not in request.model_fields_set and not self.errors:
             self._miss_class()
         return 0.0
+
+    def _guidance_schedule(self) -> GuidanceSchedule:
+        """A pipeline's default is a scale with its schedule; who names a scale gets the paper's, which is constant."""
+        request = self.request
+        if request.guidance_schedule is not None:
+            return request.guidance_schedule
+        by_default = "guidance_schedule" in self.fields and not self.encodes and request.guidance_scale is None
+        return self.pipeline.defaults.guidance_schedule if by_default else "constant"
 
     def _miss_class(self) -> None:
         """The pipeline does not insist on a class, but if it guides by default there is nothing to guide towards."""

@@ -4,7 +4,7 @@ import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -24,7 +24,9 @@ FEWEST_TIMESTEPS = 20  # below, the linear schedule has a beta above 1
 STACK_FIELDS = ("classes", "base", "classifier", "upsampler", "pipelines")
 DIFFUSION_FIELDS = ("file", "schedule", "num_timesteps")
 CLASSIFIER_FIELDS = ("file",)
-PIPELINE_FIELDS = ("conditional", "class_required", "guidance_scale", "sampling", "upsampling")
+PIPELINE_FIELDS = ("conditional", "class_required", "guidance_scale", "guidance_schedule", "sampling", "upsampling")
+GuidanceSchedule = Literal["constant", "entropy"]
+GUIDANCE_SCHEDULES: tuple[GuidanceSchedule, ...] = get_args(GuidanceSchedule)
 SAMPLING_FIELDS = ("steps", "sampler", "eta", "strength")
 
 
@@ -48,6 +50,7 @@ class PipelineSpec:
     guidance_scale: float
     sampling: SamplingDefaults
     upsampling: SamplingDefaults | None
+    guidance_schedule: GuidanceSchedule = "constant"
 
 
 @dataclass(frozen=True)
@@ -262,6 +265,9 @@ def _pipeline(name: str, entry: dict[str, Any]) -> PipelineSpec:
     upsampling = entry["upsampling"]
     for each in ("sampling", "upsampling"):
         _check_fields(f"the pipeline {name!r}, {each},", entry[each] or {}, SAMPLING_FIELDS)
+    guidance_schedule = entry.get("guidance_schedule", "constant")
+    if guidance_schedule not in GUIDANCE_SCHEDULES:
+        raise ValueError(f"guidance_schedule {guidance_schedule!r}; known are {', '.join(GUIDANCE_SCHEDULES)}")
     return PipelineSpec(
         name=name,
         conditional=entry["conditional"],
@@ -269,6 +275,7 @@ def _pipeline(name: str, entry: dict[str, Any]) -> PipelineSpec:
         guidance_scale=float(entry["guidance_scale"]),
         sampling=SamplingDefaults(**entry["sampling"]),
         upsampling=None if upsampling is None else SamplingDefaults(**upsampling),
+        guidance_schedule=guidance_schedule,
     )
 
 

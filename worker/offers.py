@@ -73,6 +73,7 @@ def offer(pipeline: Pipeline) -> PipelineInfo:
             steps=spec.sampling.steps,
             eta=spec.sampling.eta,
             guidance_scale=spec.guidance_scale,
+            guidance_schedule=spec.guidance_schedule,
             upsample=upsampling,
         ),
         class_required=spec.class_required,

@@ -180,6 +180,15 @@ def test_guidance_by_a_classifier_that_is_not_there_is_refused() -> None:
     assert resolve(class_label=1, guidance_schedule="entropy").guidance_schedule == "entropy"
 
 
+def test_default_scale_comes_with_its_schedule_and_a_named_one_is_constant() -> None:
+    defaults = DEMO.defaults.model_copy(update={"guidance_scale": 20.0, "guidance_schedule": "entropy"})
+    by_entropy = DEMO.model_copy(update={"defaults": defaults})
+    assert resolve(by_entropy, class_label=1).guidance_schedule == "entropy"
+    assert resolve(by_entropy, class_label=1, guidance_scale=20.0).guidance_schedule == "constant"
+    assert resolve(by_entropy, class_label=1, guidance_schedule="constant").guidance_scale == 20.0
+    assert resolve(by_entropy, kind="reconstruct", images=["a"], class_label=1).guidance_schedule == "constant"
+
+
 def test_class_weights_do_not_help_where_the_network_needs_a_class() -> None:
     assert pointers(BASE_ONLY, class_weights={"torus": 1}) == ["/class_label"]
 

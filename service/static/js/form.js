@@ -181,7 +181,9 @@ export class Form {
     }
     Object.assign(byId("eta"), { value: defaults.eta, placeholder: defaults.eta });
     byId("upsample").checked = true;
-    this.#extras = {};
+    // the fields always say their numbers, and a scale that is said alone would get the constant schedule
+    const { guidance_schedule } = defaults;
+    this.#extras = (guidance_schedule ?? "constant") === "constant" ? {} : { guidance_schedule };
     this.#showHolders();
     this.#changed();
   }
