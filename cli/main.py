@@ -2,7 +2,7 @@
 
 import typer
 
-from cli import config, judge, models, pictures, samplers, service, stack, train, worker
+from cli import config, judge, models, pictures, sample, samplers, service, stack, train, worker
 
 app = typer.Typer(
     name="adm",
@@ -17,6 +17,7 @@ app.command("service")(service.service)
 app.command("worker")(worker.worker)
 app.command("judge")(judge.judge)
 app.command("config")(config.config)
+app.command("sample")(sample.sample)
 app.command("samplers")(samplers.samplers)
 app.command("encode")(pictures.encode)
 app.command("reconstruct")(pictures.reconstruct)

@@ -1,0 +1,59 @@
+"""Files that are there as a whole or not at all, and a folder that one run works in at a time."""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from bulk.errors import BulkError
+
+UNFINISHED = ".tmp"
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A path to write to; what was written takes the place of `path` when the block ends.
+
+    Its name is durable once the folder is settled.
+    """
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED}")
+    try:
+        yield unfinished
+        with unfinished.open("rb") as file:
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, pieces: Iterable[bytes]) -> None:
+    """Write a file of these pieces, durably."""
+    with whole_file(path) as unfinished, unfinished.open("wb") as file:
+        file.writelines(pieces)
+    settle(path.parent)
+
+
+def settle(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def sole_worker(folder: Path) -> Iterator[None]:
+    """Hold a folder, and clear it of what killed runs left unfinished. Raises: BulkError while another run holds it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BulkError(f"{folder}: another adm sample works here") from error
+        for left in folder.glob(f".*{UNFINISHED}"):
+            left.unlink(missing_ok=True)
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,208 @@
+"""Chunks made on the devices of this machine: in this process on one, in a process for each on several.
+
+What a device runs is a worker without its queue (`worker.alone`), which is handed in: this package and the worker's
+are neighbours.
+"""
+
+import os
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from threading import Thread
+from typing import Any, Protocol
+
+from bulk.errors import BulkError
+from bulk.outputs import Output
+from bulk.plan import Chunk
+from bulk.source import Work, of_chunk
+from jobs.pipelines import PipelineInfo
+from jobs.request import ResolvedRequest
+from jobs.settings import Settings
+
+DEPTH = 2  # images in the engine, in batches: so that both stages find full ones, as in a worker
+STOP_SECONDS = 5.0
+
+
+class Maker(Protocol):
+    """Pipelines on one device."""
+
+    @property
+    def numerics(self) -> str: ...
+
+    @property
+    def max_rows(self) -> int: ...
+
+    @property
+    def rows_in_flight(self) -> int: ...
+
+    def add(self, job_id: str, request: ResolvedRequest) -> None:
+        """Let the images of a request join the next step."""
+
+    def step(self) -> Sequence[tuple[str, int, bytes]] | None:
+        """Take a step; the images that it finished, each by its job, index and pixels. None where nothing is left.
+
+        Raises: what a step raises that could not be computed.
+        """
+
+
+OpenMaker = Callable[[Settings, str], Maker]
+"""Loads a settings' pipelines on a device. A function of a module, since other processes call it."""
+
+
+@dataclass(frozen=True)
+class Local:
+    """The devices of this machine. refusals are what is told in one line."""
+
+    settings: Settings
+    devices: Sequence[str]
+    pipeline_of: Callable[[Settings, str], PipelineInfo]
+    open_maker: OpenMaker
+    refusals: tuple[type[Exception], ...] = ()
+
+    def describe(self, model: str) -> PipelineInfo:
+        try:
+            return self.pipeline_of(self.settings, model)
+        except self.refusals as error:
+            raise BulkError(str(error).replace("ADM_PIPELINES", "--model")) from error
+
+    def make(self, work: Work) -> None:
+        settings = self.settings.model_copy(update={"pipelines": (work.request.model,)})
+        work.on_note("loading")
+        if len(self.devices) > 1:
+            Devices(settings, self.devices, self.open_maker, work).run()
+            return
+        try:
+            self._make_here(settings, work)
+        except self.refusals as error:
+            raise BulkError(f"{self.devices[0]}: {error}") from error
+
+    def _make_here(self, settings: Settings, work: Work) -> None:
+        maker = self.open_maker(settings, self.devices[0])
+        work.on_numerics(maker.numerics)
+        work.on_note("")
+
+        def keep(chunk: Chunk, images: list[bytes]) -> None:
+            work.output.keep(chunk, images, work.size)
+            work.on_images(len(images))
+
+        make_chunks(maker, work.request, lambda: next(work.chunks, None), keep)
+
+
+def make_chunks(
+    maker: Maker,
+    request: ResolvedRequest,
+    take: Callable[[], Chunk | None],
+    keep: Callable[[Chunk, list[bytes]], None],
+) -> None:
+    """Run chunks until there are no more, each joining as soon as there is room: batches stay full."""
+    begun: dict[str, tuple[Chunk, dict[int, bytes]]] = {}
+    more = True
+    while True:
+        while more and maker.rows_in_flight < DEPTH * maker.max_rows:
+            chunk = take()
+            if chunk is None:
+                more = False
+            else:
+                begun[chunk.name] = chunk, {}
+                maker.add(chunk.name, of_chunk(request, chunk))
+        finished = maker.step()
+        if finished is None:
+            return
+        for name, row, pixels in finished:
+            chunk, rows = begun[name]
+            rows[row] = pixels
+            if len(rows) == len(chunk.indices):
+                del begun[name]
+                keep(chunk, [rows[each] for each in range(len(rows))])
+
+
+class Devices:
+    """A process for each device; they ask for chunks as they have room, so a faster one makes more."""
+
+    def __init__(self, settings: Settings, devices: Sequence[str], open_maker: OpenMaker, work: Work) -> None:
+        self._work = work
+        self._processes: dict[Connection, tuple[str, BaseProcess]] = {}
+        context = get_context("spawn")  # CUDA does not survive a fork
+        for device in devices:
+            ours, theirs = context.Pipe()
+            given = (open_maker, settings, device, work.request, work.output, work.size, theirs)
+            process = context.Process(target=run_device, args=given, daemon=True)
+            process.start()
+            theirs.close()  # or we would never see the end of it
+            self._processes[ours] = device, process
+
+    def run(self) -> None:
+        """Answer them until all have ended. Raises: BulkError when one fails."""
+        try:
+            while self._processes:
+                for connection in wait(list(self._processes)):
+                    assert isinstance(connection, Connection)
+                    self._answer(connection)
+        finally:
+            for _, process in self._processes.values():
+                process.terminate()
+            for _, process in self._processes.values():
+                process.join(STOP_SECONDS)
+                process.kill()
+
+    def _answer(self, connection: Connection) -> None:
+        try:
+            message: tuple[str, Any] = connection.recv()
+        except EOFError:
+            device, process = self._processes.pop(connection)
+            process.join()
+            if process.exitcode:
+                raise BulkError(f"the process of {device} ended with status {process.exitcode}") from None
+            return
+        match message:
+            case ("take", _):
+                connection.send(next(self._work.chunks, None))
+            case ("kept", images):
+                self._work.on_images(images)
+            case ("loaded", numerics):
+                self._work.on_numerics(numerics)
+                self._work.on_note("")
+            case ("failed", detail):
+                raise BulkError(f"{self._processes[connection][0]}: {detail}")
+
+
+def run_device(
+    open_maker: OpenMaker,
+    settings: Settings,
+    device: str,
+    request: ResolvedRequest,
+    output: Output,
+    size: int,
+    connection: Connection,
+) -> None:
+    """The process of a device: asks for chunks, keeps them, and tells."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent ends us
+    Thread(target=end_with_parent, daemon=True).start()
+
+    def take() -> Chunk | None:
+        connection.send(("take", None))
+        chunk: Chunk | None = connection.recv()
+        return chunk
+
+    def keep(chunk: Chunk, images: list[bytes]) -> None:
+        output.keep(chunk, images, size)
+        connection.send(("kept", len(images)))
+
+    try:
+        maker = open_maker(settings, device)
+        connection.send(("loaded", maker.numerics))
+        make_chunks(maker, request, take, keep)
+    except Exception as error:
+        connection.send(("failed", f"{type(error).__name__}: {error}"))
+        raise
+
+
+def end_with_parent() -> None:
+    """Leave when the parent has been killed; whatever is being written has another name until it is whole."""
+    parent = parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)

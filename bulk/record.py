@@ -1,0 +1,88 @@
+"""The record of a run: what its images are, so that nothing else is ever added to them."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from bulk.classes import Classes
+from bulk.disk import write_whole
+from bulk.errors import BulkError
+from bulk.outputs import Output
+from bulk.plan import IMAGES_PER_CHUNK
+from bulk.source import common
+from jobs.pipelines import PipelineInfo
+from jobs.request import ResolvedRequest
+
+VERSION = 1  # of the addressing of images: raise it when bulk.plan gives other ones
+REDUCED = 12  # digits of a hash that tell two weights apart
+
+
+def parameters(
+    request: ResolvedRequest, classes: Classes, count: int, seed: int, pipeline: PipelineInfo
+) -> dict[str, Any]:
+    """All that determines the images of a run but for the numerics."""
+    used = pipeline.stages if request.upsample else pipeline.stages[:1]
+    hashes = [each for stage in used for each in (stage.model_hash, stage.classifier_hash) if each is not None]
+    return {
+        "count": count,
+        "classes": classes.spec,
+        "seed": seed,
+        **common(request),
+        "size": used[-1].image_size,
+        "weights": [each[:REDUCED] for each in hashes],
+        "images_per_chunk": IMAGES_PER_CHUNK,
+        "version": VERSION,
+    }
+
+
+class Record:
+    """A run's id, its parameters, and the numerics under which its images were made."""
+
+    def __init__(self, path: Path, run_id: str, parameters: dict[str, Any], numerics: list[str]) -> None:
+        self._path, self.run_id, self.parameters, self.numerics = path, run_id, parameters, numerics
+
+    @classmethod
+    def begin_or_resume(cls, output: Output, parameters: dict[str, Any]) -> "Record":
+        """The record of an output; written if there is none.
+
+        Raises: BulkError where the output is of a run with other parameters, which are named, or of no run.
+        """
+        path = output.record
+        if not path.exists():
+            if output.occupied:
+                raise BulkError(f"--out: what is there was not made by adm sample ({path.name} is missing)")
+            record = cls(path, uuid4().hex, parameters, [])
+            record._write()
+            return record
+        try:
+            found = json.loads(path.read_text())
+            record = cls(path, found["run"], found["parameters"], found["numerics"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise BulkError(f"{path}: is not the record of a run") from error
+        # as JSON, for a tuple comes back as a list
+        if other := list(differences(record.parameters, json.loads(json.dumps(parameters)))):
+            raise BulkError(
+                f"{path}: the run was begun with {'; '.join(other)}. Ask for the same, or for another --out"
+            )
+        return record
+
+    def note_numerics(self, numerics: str) -> None:
+        """Write down under which numerics images are made."""
+        if numerics not in self.numerics:
+            self.numerics.append(numerics)
+            self._write()
+
+    def _write(self) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        content = {"run": self.run_id, "parameters": self.parameters, "numerics": self.numerics}
+        write_whole(self._path, [json.dumps(content, indent=2).encode() + b"\n"])
+
+
+def differences(begun: dict[str, Any], asked: dict[str, Any]) -> Iterator[str]:
+    """What was asked for otherwise, in words."""
+    for name in begun.keys() | asked.keys():
+        was, now = begun.get(name), asked.get(name)
+        if was != now:
+            yield f"{name.replace('_', ' ')} {was}, not {now}"

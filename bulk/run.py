@@ -1,0 +1,141 @@
+"""`adm sample`: from what was asked for to the finished file, whatever interrupts it on the way."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from bulk.classes import Classes, parse_classes
+from bulk.disk import sole_worker
+from bulk.errors import BulkError, StoppedError
+from bulk.outputs import Output, open_output
+from bulk.plan import Chunk, Plan
+from bulk.record import Record, parameters
+from bulk.source import Source, Work
+from jobs.errors import InvalidRequestError
+from jobs.pipelines import PipelineInfo
+from jobs.request import JobRequest, ResolvedRequest
+from jobs.resolution import resolve
+
+SPEED_SECONDS = 600.0  # over which the ETA's pace is taken: chunks end in bursts
+
+
+@dataclass(frozen=True)
+class Order:
+    """What was asked for; None: the pipeline's default, and for the count the length of the file of classes."""
+
+    out: Path
+    model: str
+    count: int | None = None
+    classes: str = "uniform"
+    seed: int = 0
+    guidance_scale: float | None = None
+    steps: int | None = None
+    sampler: str | None = None
+    eta: float | None = None
+    upsample: bool | None = None
+
+    def request(self, classes: Classes, pipeline: PipelineInfo) -> ResolvedRequest:
+        """What all jobs of the run have in common. Raises: BulkError that names the option."""
+        asked = {name: getattr(self, name) for name in ("guidance_scale", "steps", "sampler", "eta", "upsample")}
+        given = {name: value for name, value in asked.items() if value is not None}
+        body = given | {"model": self.model, "class_label": classes.label(0), "seed": self.seed, "priority": "low"}
+        try:
+            return resolve(JobRequest.parse(json.dumps(body).encode()), pipeline, lambda: 0)
+        except InvalidRequestError as error:
+            raise BulkError("; ".join(f"{option(each.pointer)}: {each.detail}" for each in error.errors)) from error
+
+    def images(self, classes: Classes) -> int:
+        """How many images the run has. Raises: BulkError."""
+        if classes.length is None:
+            if self.count is None:
+                raise BulkError("--count: is required unless --classes is a file")
+            return self.count
+        if self.count is not None and self.count > classes.length:
+            raise BulkError(f"--count {self.count}: --classes {self.classes} has classes for {classes.length}")
+        return classes.length if self.count is None else self.count
+
+
+def option(pointer: str) -> str:
+    """The option that a request's field comes from."""
+    return {"class_label": "--classes"}.get(pointer[1:], f"--{pointer[1:].replace('_', '-')}")
+
+
+def run(order: Order, source: Source, console: Console) -> str:
+    """Make every image that is missing, and the result of them; returns a line that says what there is.
+
+    Raises: BulkError; StoppedError after Ctrl-C. What is finished stays, and the same order goes on from there.
+    """
+    output = open_output(order.out)
+    pipeline = source.describe(order.model)
+    classes = parse_classes(order.classes, pipeline.classes, order.seed)
+    plan = Plan(order.seed, order.images(classes), classes)
+    request = order.request(classes, pipeline)
+    content = parameters(request, classes, plan.count, order.seed, pipeline)
+    try:
+        record = Record.begin_or_resume(output, content)
+        was_finished = output.finished
+        if was_finished:
+            output.finish(plan, content["size"], lambda: None)  # what a kill at the very end left to tidy up
+        else:
+            output.folder.mkdir(parents=True, exist_ok=True)
+            with sole_worker(output.folder):
+                make(plan, output, record, request, source, content["size"], console)
+    except OSError as error:
+        raise BulkError(f"--out {order.out}: {error.strerror or error}") from error
+    return summary(order.out, plan, content["size"], record) + (", there already" if was_finished else "")
+
+
+def make(
+    plan: Plan, output: Output, record: Record, request: ResolvedRequest, source: Source, size: int, console: Console
+) -> None:
+    """Make what is missing under a progress bar, then the result."""
+    done = sum(len(chunk.indices) for chunk in plan.chunks() if output.has(chunk))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=console, speed_estimate_period=SPEED_SECONDS) as progress:
+        images = progress.add_task("images", total=plan.count, completed=done, note="")
+        work = Work(
+            record.run_id,
+            output,
+            size,
+            request,
+            missing(plan, output),
+            on_numerics=record.note_numerics,
+            on_images=lambda more: progress.advance(images, more),
+            on_note=lambda note: progress.update(images, note=note),
+        )
+        try:
+            if done < plan.count:
+                source.make(work)
+            writing = progress.add_task("writing", total=plan.count, note="")
+            output.finish(plan, size, lambda: progress.advance(writing))
+            progress.update(writing, completed=plan.count)
+        except KeyboardInterrupt as error:
+            kept = int(progress.tasks[images].completed)
+            raise StoppedError(f"stopped at {kept} of {plan.count} images; the same command goes on") from error
+
+
+def missing(plan: Plan, output: Output) -> Iterator[Chunk]:
+    """The chunks that are not kept."""
+    return (chunk for chunk in plan.chunks() if not output.has(chunk))
+
+
+def summary(out: Path, plan: Plan, size: int, record: Record) -> str:
+    """What there is, in a line."""
+    made = f"{out}: {plan.count} images of {size}x{size}"
+    if not record.numerics:
+        return made
+    others = len(record.numerics) - 1
+    mixed = f" and {others} others, which round differently" if others else ""
+    return f"{made}, numerics {record.numerics[0]}{mixed}"

@@ -1,0 +1,53 @@
+"""What makes the images of a run, and the requests that it answers."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from bulk.outputs import Output
+from bulk.plan import Chunk
+from jobs.pipelines import PipelineInfo
+from jobs.request import ResolvedRequest
+
+EACH_ITS_OWN = {"class_label", "n", "seed"}
+OF_OTHER_KINDS = {"kind", "images", "seeds", "strength", "class_weights"}
+OF_NO_PIXEL = {"previews", "priority", "expires_in", "user", "metadata", "webhook_url"}
+
+
+@dataclass(frozen=True)
+class Work:
+    """The chunks of a run that are missing, and what to do with them.
+
+    request holds what they have in common. on_numerics is told under which fingerprint images are made, on_images how
+    many were kept, on_note what is waited for.
+    """
+
+    run_id: str
+    output: Output
+    size: int
+    request: ResolvedRequest
+    chunks: Iterator[Chunk]
+    on_numerics: Callable[[str], None]
+    on_images: Callable[[int], None]
+    on_note: Callable[[str], None]
+
+
+class Source(Protocol):
+    """A machine's devices, or a service."""
+
+    def describe(self, model: str) -> PipelineInfo:
+        """A pipeline as it announces itself. Raises: BulkError where there is none of that name."""
+
+    def make(self, work: Work) -> None:
+        """Make and keep every chunk of the work. Raises: BulkError; what was kept until then stays."""
+
+
+def of_chunk(request: ResolvedRequest, chunk: Chunk) -> ResolvedRequest:
+    """The request that makes a chunk."""
+    own = {"class_label": chunk.class_label, "n": len(chunk.indices), "seed": chunk.seed}
+    return request.model_copy(update=own)
+
+
+def common(request: ResolvedRequest) -> dict[str, Any]:
+    """What all jobs of a run have in common and what determines their pixels, as JSON."""
+    return request.model_dump(mode="json", exclude=EACH_ITS_OWN | OF_OTHER_KINDS | OF_NO_PIXEL)

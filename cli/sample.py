@@ -1,0 +1,77 @@
+"""`adm sample`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.failure import one_line_errors
+
+if TYPE_CHECKING:
+    from bulk.local import Local
+    from jobs.settings import Settings
+
+
+def sample(
+    out: Annotated[Path, typer.Option(help="samples.npz in the official layout, or a folder of PNGs")],
+    count: Annotated[
+        int | None, typer.Option(min=1, help="images; default the lines of a file given as --classes")
+    ] = None,
+    classes: Annotated[
+        str, typer.Option(help="uniform (drawn), balanced (in turn), none, a list as 0,3,torus in turn, or a file")
+    ] = "uniform",
+    model: Annotated[str | None, typer.Option(help="pipeline; default ADM_DEFAULT_MODEL")] = None,
+    guidance_scale: Annotated[float | None, typer.Option(help="default the pipeline's")] = None,
+    steps: Annotated[int | None, typer.Option(help="default the pipeline's")] = None,
+    sampler: Annotated[str | None, typer.Option(help="default the pipeline's")] = None,
+    eta: Annotated[float | None, typer.Option(help="of ddim")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="image i is a function of the seed and i")] = 0,
+    upsample: Annotated[bool | None, typer.Option(help="default: where there is an upsampler")] = None,
+    local: Annotated[bool, typer.Option("--local", help="on this machine's devices, without a service")] = False,
+    devices: Annotated[
+        str | None, typer.Option(help="with --local: as cuda:0,cuda:1; default ADM_DEVICE, which is all")
+    ] = None,
+    rows: Annotated[
+        int | None, typer.Option(min=1, help="with --local: images in a step; default ADM_MAX_ROWS")
+    ] = None,
+    url: Annotated[str | None, typer.Option(help="of the service; default the one on ADM_HOST and ADM_PORT")] = None,
+    window: Annotated[int, typer.Option(min=1, help="images at the service at a time")] = 128,
+) -> None:
+    """Make images by the thousand; whatever stops it, the same command goes on where it was."""
+    from rich.console import Console
+
+    from bulk.errors import BulkError, StoppedError
+    from bulk.remote import Remote
+    from bulk.run import Order, run
+    from bulk.source import Source
+    from jobs.settings import Settings
+    from stack.embedded import page_address
+
+    with one_line_errors(BulkError):
+        settings = Settings.load()
+        order = Order(
+            out, model or settings.default_model, count, classes, seed, guidance_scale, steps, sampler, eta, upsample
+        )
+        source: Source = Remote(url or page_address(settings), window)
+        if local:
+            source = on_this_machine(settings, devices, rows)
+        try:
+            typer.echo(run(order, source, Console(stderr=True)))
+        except StoppedError as error:
+            typer.echo(f"adm: {error}", err=True)
+            raise typer.Exit(130) from error
+
+
+def on_this_machine(settings: "Settings", devices: str | None, rows: int | None) -> "Local":
+    """The devices given, or all of them."""
+    from bulk.local import Local
+    from engine.engine import NotFiniteError
+    from jobs import logs
+    from jobs.errors import SettingsError
+    from models.checkpoint import WeightsError
+    from worker import alone
+
+    quiet = settings.model_copy(update={"log_level": "warning", "max_rows": rows or settings.max_rows})
+    logs.configure(quiet)
+    chosen = devices.split(",") if devices else alone.devices(settings.device)
+    return Local(quiet, chosen, alone.pipeline_of, alone.Alone, (WeightsError, SettingsError, NotFiniteError))

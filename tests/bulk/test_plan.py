@@ -1,0 +1,86 @@
+"""The laws of a plan: which image is made where."""
+
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bulk.classes import Classes, in_turn, parse_classes
+from bulk.plan import IMAGES_PER_CHUNK, Plan
+from tests.jobs.samples import SHAPES
+
+LABELS = st.none() | st.integers(0, 3)
+LISTS = st.lists(LABELS, min_size=1, max_size=150)
+
+
+def listed(labels: list[int | None]) -> Classes:
+    return Classes(labels.__getitem__, "listed", len(labels))
+
+
+def address(plan: Plan) -> dict[int, tuple[int | None, int, int]]:
+    """Class, seed and row of each image: all that its pixels follow from."""
+    return {
+        index: (chunk.class_label, chunk.seed, row)
+        for chunk in plan.chunks()
+        for row, index in enumerate(chunk.indices)
+    }
+
+
+@given(LISTS)
+def test_every_image_is_planned_once_in_a_chunk_of_its_class(labels: list[int | None]) -> None:
+    chunks = list(Plan(0, len(labels), listed(labels)).chunks())
+    assert Counter(index for chunk in chunks for index in chunk.indices) == Counter(range(len(labels)))
+    assert all(labels[index] == chunk.class_label for chunk in chunks for index in chunk.indices)
+    assert all(0 < len(chunk.indices) <= IMAGES_PER_CHUNK for chunk in chunks)
+    assert len({chunk.name for chunk in chunks}) == len({chunk.seed for chunk in chunks}) == len(chunks)
+
+
+@given(LISTS)
+def test_only_the_last_chunk_of_a_class_is_not_full(labels: list[int | None]) -> None:
+    chunks = list(Plan(0, len(labels), listed(labels)).chunks())
+    partial = [chunk.class_label for chunk in chunks if len(chunk.indices) < IMAGES_PER_CHUNK]
+    assert len(set(partial)) == len(partial)
+
+
+@given(LISTS)
+def test_places_are_where_the_chunks_have_their_images(labels: list[int | None]) -> None:
+    plan = Plan(0, len(labels), listed(labels))
+    made = {index: (chunk.name, row) for chunk in plan.chunks() for row, index in enumerate(chunk.indices)}
+    places = list(plan.places())
+    assert [place.class_label for place in places] == labels
+    assert [(place.chunk, place.row) for place in places] == [made[index] for index in range(len(labels))]
+
+
+@given(LISTS, st.data())
+def test_image_is_the_same_however_many_there_are(labels: list[int | None], data: st.DataObject) -> None:
+    fewer = data.draw(st.integers(0, len(labels)))
+    whole, part = address(Plan(5, len(labels), listed(labels))), address(Plan(5, fewer, listed(labels)))
+    assert part == {index: whole[index] for index in range(fewer)}
+
+
+@given(LISTS)
+def test_images_of_a_class_are_the_same_whatever_the_other_classes(labels: list[int | None]) -> None:
+    mixed = address(Plan(5, len(labels), listed(labels)))
+    alone = address(Plan(5, labels.count(0), in_turn([0], "0")))
+    of_class = [mixed[index] for index, label in enumerate(labels) if label == 0]
+    assert of_class == [alone[index] for index in range(len(of_class))]
+
+
+def test_another_seed_gives_other_noise_to_every_chunk() -> None:
+    one, other = (
+        {chunk.seed for chunk in Plan(seed, 500, parse_classes("balanced", SHAPES, seed)).chunks()} for seed in (0, 1)
+    )
+    assert not one & other
+
+
+def test_addresses_are_those_that_were_published() -> None:
+    # Pinned: a run that was begun yesterday goes on today, and a paper's images can be made again.
+    plan = Plan(0, 50, parse_classes("uniform", SHAPES, 0))
+    assert [plan.classes.label(index) for index in range(10)] == [6, 7, 4, 4, 6, 3, 0, 3, 1, 2]
+    assert next(iter(Plan(0, 16, in_turn([3], "3")).chunks())).seed == 1421258248336945
+
+
+def test_planning_begins_at_once_and_holds_no_more_for_more_images() -> None:
+    chunks = Plan(0, 10**15, parse_classes("uniform", SHAPES, 0)).chunks()
+    assert len(next(chunks).indices) == IMAGES_PER_CHUNK
+    assert sum(1 for _, _ in zip(range(100), chunks, strict=False)) == 100

@@ -1,0 +1,246 @@
+"""A run from order to result, with a source that paints: what is kept, refused, resumed."""
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import hypothesis
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from PIL import Image
+
+from bulk.classes import parse_classes
+from bulk.disk import sole_worker, whole_file
+from bulk.errors import BulkError, StoppedError
+from bulk.plan import Plan
+from tests.bulk.painter import Painter, painted, sampled
+from tests.jobs.samples import BASE_ONLY, DEMO
+
+FORMS = ("samples.npz", "samples")
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    """All files of a result, but for its record."""
+    files = [out] if out.is_file() else [each for each in sorted(out.iterdir()) if each.suffix == ".png"]
+    return {each.name: each.read_bytes() for each in files}
+
+
+def stop_before(chunk: int, kind: type[BaseException] = KeyboardInterrupt) -> Callable[[int], None]:
+    calls = iter(range(chunk + 1))
+
+    def before(made: int) -> None:
+        if next(calls) == chunk:
+            raise kind
+
+    return before
+
+
+def test_npz_has_each_image_at_its_index_with_its_class(tmp_path: Path) -> None:
+    sampled(tmp_path / "samples.npz", Painter(), classes="0,3,7")
+    with np.load(tmp_path / "samples.npz") as archive:
+        images, labels = archive["arr_0"], archive["arr_1"]
+    assert images.shape == (50, 32, 32, 3)
+    assert labels.tolist() == [(0, 3, 7)[index % 3] for index in range(50)]
+    kept = json.loads((tmp_path / "samples.npz.json").read_text())
+    assert kept["numerics"] == ["paint"]
+
+
+def test_pixels_of_npz_and_folder_are_those_of_the_plan(tmp_path: Path) -> None:
+    for form in FORMS:
+        sampled(tmp_path / form, Painter(), count=20)
+    with np.load(tmp_path / "samples.npz") as archive:
+        images = archive["arr_0"]
+    for chunk in Plan(0, 20, parse_classes("uniform", DEMO.classes, 0)).chunks():
+        for row, index in enumerate(chunk.indices):
+            wanted = painted(chunk.seed, row, 32)
+            assert images[index].tobytes() == wanted
+            with Image.open(tmp_path / "samples" / f"{chunk.class_label:04d}_{index:06d}.png") as png:
+                assert png.tobytes() == wanted
+
+
+def test_folder_without_classes_is_numbered(tmp_path: Path) -> None:
+    sampled(tmp_path / "samples", Painter(), count=3, classes="none")
+    assert list(contents(tmp_path / "samples")) == ["000000.png", "000001.png", "000002.png"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", FORMS)
+@example(stops=[0, 1, 2])
+@hypothesis.settings(max_examples=5)  # every image is on disk before the next is begun, and disks are slow
+@given(stops=st.lists(st.integers(0, 5), max_size=3))
+def test_run_that_was_stopped_anywhere_ends_as_one_that_was_not(form: str, stops: list[int]) -> None:
+    few = {"count": 40, "classes": "0,1,1"}
+    with TemporaryDirectory() as folder:
+        out, undisturbed = Path(folder) / "a" / form, Path(folder) / "b" / form
+        sampled(undisturbed, Painter(), **few)
+        made: Counter[int] = Counter()
+        for chunk in stops:
+            painter = Painter(stop_before(chunk))
+            with suppress(StoppedError):  # there may be fewer chunks left
+                sampled(out, painter, **few)
+            made.update(painter.made)
+        last = Painter()
+        sampled(out, last, **few)
+        made.update(last.made)
+        assert made == Counter(range(40))
+        assert contents(out) == contents(undisturbed)
+
+
+def test_stopped_run_says_how_far_it_came(tmp_path: Path) -> None:
+    painter = Painter(stop_before(2))
+    with pytest.raises(StoppedError) as caught:
+        sampled(tmp_path / "samples.npz", painter)
+    assert f"stopped at {len(painter.made)} of 50 images; the same command goes on" in str(caught.value)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_finished_run_does_nothing_again(tmp_path: Path, form: str) -> None:
+    sampled(tmp_path / form, Painter())
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*") if path.is_file()}
+    painter = Painter(stop_before(0))
+    sampled(tmp_path / form, painter)
+    assert painter.made == []
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*") if path.is_file()}
+
+
+def test_parts_go_once_the_npz_is_there_also_if_the_run_was_killed_between(tmp_path: Path) -> None:
+    sampled(tmp_path / "samples.npz", Painter())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["samples.npz", "samples.npz.json"]
+    (tmp_path / "samples.npz.parts").mkdir()
+    (tmp_path / "samples.npz.parts" / "0-0.rgb").write_bytes(b"x")
+    sampled(tmp_path / "samples.npz", Painter())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["samples.npz", "samples.npz.json"]
+
+
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        ({"seed": 1}, "seed 0, not 1"),
+        ({"steps": 30}, "steps 25, not 30"),
+        ({"count": 51}, "count 50, not 51"),
+        ({"classes": "0,1"}, "classes uniform, not 0,1"),
+        ({"guidance_scale": 0.0}, "guidance scale 1.5, not 0.0"),
+        ({"sampler": "ddpm"}, "sampler ddim, not ddpm"),
+        ({"upsample": None}, "size 32, not 64"),
+    ],
+)
+@pytest.mark.parametrize("finished", [True, False])
+def test_run_of_other_parameters_is_refused_and_they_are_named(
+    tmp_path: Path, other: dict[str, object], says: str, finished: bool
+) -> None:
+    out = tmp_path / "samples.npz"
+    if finished:
+        sampled(out, Painter())
+    else:
+        with pytest.raises(StoppedError):
+            sampled(out, Painter(stop_before(1)))
+    with pytest.raises(BulkError) as caught:
+        sampled(out, Painter(), **other)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_run_of_other_weights_is_refused(tmp_path: Path) -> None:
+    sampled(tmp_path / "samples.npz", Painter())
+    changed = DEMO.model_copy(
+        update={"stages": (DEMO.stages[0].model_copy(update={"model_hash": "d" * 16}), *DEMO.stages[1:])}
+    )
+    with pytest.raises(BulkError, match="weights"):
+        sampled(tmp_path / "samples.npz", Painter(pipeline=changed))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_is_no_runs_is_not_touched(tmp_path: Path, form: str) -> None:
+    out = tmp_path / form
+    if form.endswith(".npz"):
+        out.write_bytes(b"somebody's")
+    else:
+        out.mkdir()
+        (out / "holiday.png").write_bytes(b"somebody's")
+    with pytest.raises(BulkError, match="was not made by adm sample"):
+        sampled(out, Painter())
+
+
+def test_two_runs_never_share_an_output(tmp_path: Path) -> None:
+    with pytest.raises(StoppedError):
+        sampled(tmp_path / "samples.npz", Painter(stop_before(1)))
+    with (
+        sole_worker(tmp_path / "samples.npz.parts"),
+        pytest.raises(BulkError, match="another adm sample works here"),
+    ):
+        sampled(tmp_path / "samples.npz", Painter())
+
+
+def test_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    def cut_short() -> None:
+        with whole_file(tmp_path / "part") as unfinished:
+            unfinished.write_bytes(b"half")
+            assert not (tmp_path / "part").exists()
+            raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space left"):
+        cut_short()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_run_left_unfinished_is_removed(tmp_path: Path) -> None:
+    left = tmp_path / ".3-0.rgb.123.tmp"
+    left.write_bytes(b"half")
+    with sole_worker(tmp_path):
+        assert not left.exists()
+
+
+def test_damaged_part_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StoppedError):
+        sampled(tmp_path / "samples.npz", Painter(stop_before(1)))
+    part = next((tmp_path / "samples.npz.parts").glob("*.rgb"))
+    part.write_bytes(part.read_bytes()[:-1])
+    with pytest.raises(BulkError, match=f"{part.name}: is damaged; remove it"):
+        sampled(tmp_path / "samples.npz", Painter())
+    part.unlink()
+    sampled(tmp_path / "samples.npz", Painter())
+
+
+@pytest.mark.parametrize(
+    ("order", "says"),
+    [
+        ({"count": None}, "--count: is required unless --classes is a file"),
+        ({"sampler": "euler"}, "--sampler: unknown sampler 'euler'"),
+        ({"guidance_scale": 51.0}, "--guidance-scale: "),
+        ({"steps": 0}, "--steps: "),
+        ({"eta": 0.5, "sampler": "ddpm"}, "--eta: is for ddim alone"),
+        ({"classes": "none", "guidance_scale": 2.0}, "--guidance-scale: must be 0 without a class"),
+    ],
+)
+def test_wrong_order_is_refused_by_its_option_before_anything_is_written(
+    tmp_path: Path, order: dict[str, object], says: str
+) -> None:
+    with pytest.raises(BulkError) as caught:
+        sampled(tmp_path / "samples.npz", Painter(), **order)
+    assert says in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_class_where_none_is_offered_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BulkError, match="--classes: null is not offered"):
+        sampled(tmp_path / "samples.npz", Painter(pipeline=BASE_ONLY), classes="none")
+
+
+def test_file_of_classes_says_how_many_images(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text("2\n" * 20)
+    sampled(tmp_path / "samples.npz", Painter(), count=None, classes=str(tmp_path / "classes.txt"))
+    with np.load(tmp_path / "samples.npz") as archive:
+        assert archive["arr_1"].tolist() == [2] * 20
+    with pytest.raises(BulkError, match=r"--count 21: --classes .* has classes for 20"):
+        sampled(tmp_path / "more.npz", Painter(), count=21, classes=str(tmp_path / "classes.txt"))
+
+
+def test_output_that_cannot_be_written_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BulkError, match=r"--out .*File exists"):
+        sampled(tmp_path / "file" / "samples.npz", Painter())

@@ -1,0 +1,71 @@
+"""A worker without its queue: requests in, pixels out, in this process; `adm sample --local` runs one a device."""
+
+from collections.abc import Sequence
+
+import torch
+from PIL import Image
+
+from jobs.pipelines import PipelineInfo
+from jobs.request import ResolvedRequest
+from jobs.settings import Settings
+from worker.main import choose_device, load
+from worker.offers import offer, select
+from worker.plans import plan_job
+from worker.stacks import load_stacks
+
+
+class Alone:
+    """Pipelines on one device, loaded as a worker of the same settings loads them: same numerics, same pixels."""
+
+    def __init__(self, settings: Settings, device: str) -> None:
+        torch.set_num_threads(settings.threads or torch.get_num_threads())
+        self._held = load(settings, choose_device(device), device)
+
+    @property
+    def numerics(self) -> str:
+        return self._held.info.numerics
+
+    @property
+    def max_rows(self) -> int:
+        return self._held.engine.max_rows
+
+    @property
+    def rows_in_flight(self) -> int:
+        return self._held.engine.rows_in_flight
+
+    def add(self, job_id: str, request: ResolvedRequest) -> None:
+        """Let the images of a request join the next step. Raises: UnknownOfferError."""
+        for image in plan_job(job_id, request, self._held.pipelines, no_pictures).images:
+            self._held.engine.add(image)
+
+    def step(self) -> Sequence[tuple[str, int, bytes]] | None:
+        """Take a step; the job, index and pixels [H, W, 3] of the images that it finished. None: nothing is left.
+
+        Raises: what a row's step raised.
+        """
+        report = self._held.engine.step()
+        if report is None:
+            return None
+        for error in report.failed.values():
+            raise error
+        return [
+            (each.request.job_id, each.request.index, each.pixels.permute(1, 2, 0).cpu().contiguous().numpy().tobytes())
+            for each in report.finished
+        ]
+
+
+def no_pictures(file_id: str) -> Image.Image:
+    raise AssertionError("a job without a queue has no files")
+
+
+def pipeline_of(settings: Settings, model: str) -> PipelineInfo:
+    """A pipeline of the weights folder as a worker would announce it. Raises: WeightsError."""
+    stacks = load_stacks(settings.weights, [model], 1, torch.device("cpu"))
+    return offer(select([model], stacks)[model])
+
+
+def devices(wanted: str) -> list[str]:
+    """What a setting of the device comes to on this machine; auto: every CUDA device, or the CPU."""
+    if wanted != "auto":
+        return [wanted]
+    return [f"cuda:{index}" for index in range(torch.cuda.device_count())] or ["cpu"]
