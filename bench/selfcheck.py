@@ -15,7 +15,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from diffusion.process import MeanType, Process
 from diffusion.schedule import Schedule
+from engine.process import process_of
 from engine.selfcheck import check_classifier, check_network
 from models.attention import AttentionBlock
 from models.blocks import ResBlock
@@ -62,8 +64,9 @@ def resized(network: NetworkT, factor: float) -> NetworkT:
     return copied
 
 
-def predicting_x0(network: UNet, schedule: Schedule) -> UNet:
+def predicting_x0(network: UNet, process: Process) -> UNet:
     """What a network trained with predict_xstart gives where eps is expected."""
+    schedule = process.schedule
 
     def to_x0(module: nn.Module, given: tuple[Any, ...], output: Tensor) -> Tensor:
         x, t = given[0][:, :3], given[1].long().clamp(max=schedule.num_timesteps - 1)
@@ -76,50 +79,53 @@ def predicting_x0(network: UNet, schedule: Schedule) -> UNet:
     return copied
 
 
+def told(process: Process, factor: float) -> Process:
+    """A process whose networks see other timesteps."""
+    schedule = process.schedule
+    return dataclasses.replace(
+        process, schedule=dataclasses.replace(schedule, timestep_map=schedule.timestep_map * factor)
+    )
+
+
 def rate(check: Callable[[int], object]) -> float:
     return sum(bool(check(seed)) for seed in SEEDS) / len(SEEDS)
 
 
 def diffusion_rates(held: DiffusionNetwork) -> dict[str, float]:
-    network, name = held.network, held.schedule
-    schedule = Schedule.named(name, held.num_timesteps)
-    other = "cosine" if name == "linear" else "linear"
+    network, process, given = held.network, process_of(held), held.process
+    other = Schedule.named("cosine" if given.schedule == "linear" else "linear", given.num_timesteps)
+    x0 = dataclasses.replace(process, mean_type=MeanType.START_X)
 
-    def found(network: UNet, schedule: Schedule = schedule) -> float:
-        return rate(lambda seed: check_network(network, schedule, seed))
-
-    def told(factor: float) -> Schedule:
-        return dataclasses.replace(schedule, timestep_map=schedule.timestep_map * factor)
+    def found(network: UNet, process: Process = process) -> float:
+        return rate(lambda seed: check_network(network, process, seed))
 
     return {
         "nothing wrong": found(network),
+        "nothing wrong with one that predicts x0": found(predicting_x0(network, process), x0),
         "attention order": found(changed(network, other_order)),
         "one head at every width": found(changed(network, heads_of(10**6))),
         "half the channels a head": found(changed(network, heads_of(network.config.num_head_channels // 2))),
-        "noise schedule": found(network, Schedule.named(other, held.num_timesteps)),
-        "timesteps times 4": found(network, told(4)),
-        "timesteps times 0.25": found(network, told(0.25)),
-        "mean type (x0 for eps)": found(predicting_x0(network, schedule)),
+        "noise schedule": found(network, dataclasses.replace(process, schedule=other)),
+        "timesteps times 4": found(network, told(process, 4)),
+        "timesteps times 0.25": found(network, told(process, 0.25)),
+        "mean type (x0 for eps)": found(predicting_x0(network, process)),
+        "mean type (eps for x0)": found(network, x0),
         "image size doubled": found(resized(network, 2)),
         "image size halved": found(resized(network, 0.5)),
         "scale and shift swapped": found(changed(network, swapped_halves)),
     }
 
 
-def classifier_rates(classifier: NoisyClassifier, schedule: Schedule) -> dict[str, float]:
-    def found(network: NoisyClassifier, schedule: Schedule = schedule) -> float:
-        return rate(lambda seed: check_classifier(network, schedule, seed))
+def classifier_rates(classifier: NoisyClassifier, process: Process) -> dict[str, float]:
+    def found(network: NoisyClassifier, process: Process = process) -> float:
+        return rate(lambda seed: check_classifier(network, process, seed))
 
     return {
         "nothing wrong": found(classifier),
         "attention order": found(changed(classifier, other_order)),
         "one head at every width": found(changed(classifier, heads_of(10**6))),
-        "timesteps times 0.25": found(
-            classifier, dataclasses.replace(schedule, timestep_map=schedule.timestep_map * 0.25)
-        ),
-        "timestep 0 at all times": found(
-            classifier, dataclasses.replace(schedule, timestep_map=schedule.timestep_map * 0)
-        ),
+        "timesteps times 0.25": found(classifier, told(process, 0.25)),
+        "timestep 0 at all times": found(classifier, told(process, 0)),
         "scale and shift swapped": found(changed(classifier, swapped_halves)),
     }
 
@@ -128,9 +134,9 @@ def main() -> None:
     stack = load_stack(Path(sys.argv[1]) if len(sys.argv) > 1 else Path("weights/demo"))
     assert stack.upsampler is not None
     assert stack.classifier is not None
-    schedule = Schedule.named(stack.base.schedule, stack.base.num_timesteps)
+    process = process_of(stack.base)
     started = time.perf_counter()
-    check_network(stack.base.network, schedule)
+    check_network(stack.base.network, process)
     result = {
         "seeds": len(SEEDS),
         "threads": torch.get_num_threads(),
@@ -139,7 +145,7 @@ def main() -> None:
         "upsampler": {"file": stack.upsampler.model_hash, "found": diffusion_rates(stack.upsampler)},
         "classifier": {
             "file": stack.classifier.model_hash,
-            "found": classifier_rates(stack.classifier.network, schedule),
+            "found": classifier_rates(stack.classifier.network, process),
         },
     }
     RESULT.parent.mkdir(exist_ok=True)

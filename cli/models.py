@@ -1,5 +1,7 @@
 """`adm models`: the official checkpoints: what there is, fetched, verified, converted, inspected."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -16,6 +18,28 @@ Name = Annotated[str, typer.Argument(help="a preset, as adm models list names it
 File = Annotated[Path, typer.Argument(help="a checkpoint, .pt or .safetensors")]
 PresetOption = Annotated[str | None, typer.Option("--preset", help="default: the one the file is named after")]
 Dtype = Literal["fp32", "bf16", "fp16"]
+
+# the open flags, as the official command lines name them
+NewOrder = Annotated[
+    bool | None,
+    typer.Option("--use-new-attention-order/--no-use-new-attention-order", help="qkv grouped by q, k, v before heads"),
+]
+NumHeads = Annotated[int | None, typer.Option(help="heads at every width")]
+HeadChannels = Annotated[int | None, typer.Option(help="channels of each head")]
+ImageSize = Annotated[int | None, typer.Option(help="edge of the images, pixels")]
+NumResBlocks = Annotated[int | None, typer.Option(help="a level, where the keys allow several")]
+NoiseSchedule = Annotated[Literal["linear", "cosine"] | None, typer.Option()]
+DiffusionSteps = Annotated[int | None, typer.Option(help="timesteps of training")]
+RescaleTimesteps = Annotated[
+    bool | None,
+    typer.Option("--rescale-timesteps/--no-rescale-timesteps", help="the network sees t * 1000 / diffusion_steps"),
+]
+PredictXstart = Annotated[
+    bool | None, typer.Option("--predict-xstart/--no-predict-xstart", help="the output is x_0, not eps")
+]
+SigmaSmall = Annotated[
+    bool | None, typer.Option("--sigma-small/--no-sigma-small", help="the posterior's variance, where none is learned")
+]
 
 
 @app.command("list")
@@ -69,8 +93,8 @@ def show(name: Name) -> None:
     for field, value in dataclasses.asdict(preset.config).items():
         table.add_row(field, str(value))
     table.add_section()
-    if preset.schedule:
-        table.add_row("schedule", f"{preset.schedule}, {preset.num_timesteps} timesteps")
+    if preset.process:
+        table.add_row("schedule", f"{preset.process.schedule}, {preset.process.num_timesteps} timesteps")
     for field, value in dataclasses.asdict(preset.sampling).items() if preset.sampling else ():
         table.add_row(field, str(value))
     for figures in preset.published:
@@ -131,42 +155,117 @@ def convert(
     out: Annotated[Path, typer.Argument(help="file to write, .safetensors")],
     dtype: Annotated[Dtype, typer.Option(help="of the values written")] = "fp32",
     preset: PresetOption = None,
+    use_new_attention_order: NewOrder = None,
+    num_heads: NumHeads = None,
+    num_head_channels: HeadChannels = None,
+    image_size: ImageSize = None,
+    num_res_blocks: NumResBlocks = None,
+    noise_schedule: NoiseSchedule = None,
+    diffusion_steps: DiffusionSteps = None,
+    rescale_timesteps: RescaleTimesteps = None,
+    predict_xstart: PredictXstart = None,
+    sigma_small: SigmaSmall = None,
 ) -> None:
-    """Write a checkpoint as safetensors, never holding two copies of it in memory."""
+    """Write a checkpoint as safetensors, never holding two copies of it in memory.
+
+    Of a preset, or with the flags that it was trained under, its configuration goes into the file, which a stack can
+    then name as it is.
+    """
+    from models.answers import Answers
     from models.precision import DTYPES
     from models.presets import PRESETS
-    from models.tensor_file import WeightsError
     from models.verify import convert as convert_file
     from models.verify import preset_of
 
-    with one_line_errors(WeightsError, OSError):
-        named = preset is not None or path.name.partition(".")[0] in PRESETS
-        convert_file(path, out, DTYPES[dtype], preset_of(path, preset) if named else None)
-    typer.echo(f"{out}  {out.stat().st_size:,} bytes")
+    answers = Answers(
+        use_new_attention_order=use_new_attention_order,
+        num_heads=num_heads,
+        num_head_channels=num_head_channels,
+        image_size=image_size,
+        num_res_blocks=num_res_blocks,
+        noise_schedule=noise_schedule,
+        diffusion_steps=diffusion_steps,
+        rescale_timesteps=rescale_timesteps,
+        predict_xstart=predict_xstart,
+        sigma_small=sigma_small,
+    )
+    if preset and (given := answers.given()):
+        typer.echo(f"adm: --preset settles {', '.join(given)}; give one or the other", err=True)
+        raise typer.Exit(1)
+    with wrong_answers():
+        named = preset is not None or (not answers.given() and path.name.partition(".")[0] in PRESETS)
+        convert_file(path, out, DTYPES[dtype], preset_of(path, preset) if named else None, answers)
+    told = "" if named or answers.given() else ", tensors alone: without a preset or flags it does not say what it is"
+    typer.echo(f"{out}  {out.stat().st_size:,} bytes{told}")
 
 
 @app.command()
-def inspect(path: File) -> None:
-    """Infer a network from its keys and shapes, and name the flags that those leave open."""
+def inspect(
+    path: File,
+    use_new_attention_order: NewOrder = None,
+    num_heads: NumHeads = None,
+    num_head_channels: HeadChannels = None,
+    image_size: ImageSize = None,
+    num_res_blocks: NumResBlocks = None,
+    noise_schedule: NoiseSchedule = None,
+    diffusion_steps: DiffusionSteps = None,
+    rescale_timesteps: RescaleTimesteps = None,
+    predict_xstart: PredictXstart = None,
+    sigma_small: SigmaSmall = None,
+) -> None:
+    """Infer a network from its keys and shapes, take the flags that those leave open, and show what they make."""
     import dataclasses
 
     from rich.console import Console
     from rich.table import Table
 
-    from models.inspection import NotAdmError, inspect_shapes
-    from models.tensor_file import WeightsError, read_tensors
+    from models.answers import Answers, resolve
+    from models.tensor_file import read_tensors
+    from models.verify import shapes_of
 
-    with one_line_errors(WeightsError, NotAdmError):
-        found = inspect_shapes({key: tuple(value.shape) for key, value in read_tensors(path).items()})
+    answers = Answers(
+        use_new_attention_order=use_new_attention_order,
+        num_heads=num_heads,
+        num_head_channels=num_head_channels,
+        image_size=image_size,
+        num_res_blocks=num_res_blocks,
+        noise_schedule=noise_schedule,
+        diffusion_steps=diffusion_steps,
+        rescale_timesteps=rescale_timesteps,
+        predict_xstart=predict_xstart,
+        sigma_small=sigma_small,
+    )
+    with wrong_answers():
+        resolved = resolve(shapes_of(read_tensors(path)), answers)
+    found = resolved.found
     known = Table("", "", title=f"{path.name}: {type(found.config).__name__}", show_header=False)
-    left_open = {each.flag.split()[0] for each in found.open}
+    left_open = {name for each in found.open for name in each.flag.split(" / ")}
     for field, value in dataclasses.asdict(found.config).items():
-        if field not in left_open | {"num_heads_upsample", "num_head_channels", "rescale_residual"}:
+        if field not in left_open | {"num_heads_upsample", "rescale_residual"}:
             known.add_row(field, str(value))
     known.add_row("same keys as", ", ".join(found.presets) or "no official checkpoint")
-    asked = Table("flag", "assumed", "if it is wrong", title="Not in the file: ask where it was trained")
+    asked = Table("flag", "value", "", "if it is wrong", title="Not in the file: ask where it was trained")
     for each in found.open:
-        asked.add_row(each.flag, each.assumed, each.effect)
+        asked.add_row(each.flag, resolved.value(each.flag), WHENCE[resolved.answered(each)], each.effect)
     console = Console()
     console.print(known)
     console.print(asked)
+
+
+WHENCE = {True: "as you say", False: "assumed"}
+
+
+@contextlib.contextmanager
+def wrong_answers() -> Iterator[None]:
+    """One line for each wrong answer, and for a file that cannot be used."""
+    from models.answers import AnswersError
+    from models.inspection import NotAdmError
+    from models.tensor_file import WeightsError
+
+    with one_line_errors(WeightsError, NotAdmError, OSError):
+        try:
+            yield
+        except AnswersError as error:
+            for line in error.lines:
+                typer.echo(f"adm: {line}", err=True)
+            raise typer.Exit(1) from error

@@ -1,7 +1,7 @@
 """What a network's output means: the distribution p(x_{t-1} | x_t) it stands for, in the six official readings."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import NamedTuple
 
@@ -48,11 +48,24 @@ def gather(values: Tensor, t: Tensor, like: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Process:
-    """A schedule together with what the network predicts. `t` is everywhere this schedule's own step, int64 [N]."""
+    """A schedule together with what the network sees and predicts.
+
+    `t` is everywhere this schedule's own step, int64 [N]. rescale_timesteps: networks see thousandths of the schedule.
+    """
 
     schedule: Schedule
     mean_type: MeanType = MeanType.EPSILON
     variance_type: VarianceType = VarianceType.LEARNED_RANGE
+    rescale_timesteps: bool = False
+
+    @property
+    def network_timesteps(self) -> Tensor:
+        """What the networks are given for each step of the schedule: [T]."""
+        return self.schedule.network_timesteps(rescale=self.rescale_timesteps)
+
+    def respaced(self, timesteps: Sequence[int]) -> "Process":
+        """The process that visits only these of the schedule's steps. Raises: ValueError where none is kept."""
+        return replace(self, schedule=self.schedule.respaced(timesteps))
 
     def q_sample(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """Noise clean images to step t (Ho et al. 2020, Eq. 4)."""

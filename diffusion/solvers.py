@@ -30,9 +30,7 @@ def num_evaluations(sampler: str, num_steps: int) -> int:
     return num_steps
 
 
-def dpmpp_2m_table(
-    process: Process, *, thresholding: Thresholding = "clip", rescale_timesteps: bool = False
-) -> SamplerTable:
+def dpmpp_2m_table(process: Process, *, thresholding: Thresholding = "clip") -> SamplerTable:
     """DPM-Solver++(2M) (Lu et al. 2022, Algorithm 2): the prediction is extrapolated from the last two.
 
     Its place is D + k (D - D_before), k half the ratio of this step's length in lambda to the last one's. k is 0, which
@@ -52,12 +50,10 @@ def dpmpp_2m_table(
         if name in columns:
             columns[name] = (1 + ahead) * columns[name]
     columns["x0_to_memory"] = torch.ones_like(previous)
-    return sampling_table(process, columns, rescale_timesteps)
+    return sampling_table(process, columns)
 
 
-def heun_table(
-    process: Process, *, thresholding: Thresholding = "clip", rescale_timesteps: bool = False
-) -> SamplerTable:
+def heun_table(process: Process, *, thresholding: Thresholding = "clip") -> SamplerTable:
     """Heun's method: a step of DDIM, a second evaluation where it lands, and the step again with the mean of the two.
 
     Two rows a step, but one for the last, which goes to the clean image, where there is nothing to evaluate (as in
@@ -78,5 +74,4 @@ def heun_table(
     order = torch.arange(len(half)).repeat_interleave(2)[:-1]
     rows = torch.stack([stack_columns(predict)[:-1], stack_columns(correct)], dim=1).flatten(0, 1)
     rows = torch.cat([rows, stack_columns(predict)[-1:]])
-    timesteps = schedule.network_timesteps(rescale=rescale_timesteps)[order]
-    return SamplerTable(rows.flip(0), timesteps.flip(0))
+    return SamplerTable(rows, process.network_timesteps[order], schedule.timestep_map[order]).reversed()

@@ -60,18 +60,24 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class SamplerTable:
-    """rows [S, len(COLUMNS)] float64 and timesteps [S] as the networks see them; row 0 is the first step taken."""
+    """rows [S, len(COLUMNS)] float64, timesteps [S] as the networks see them, and the schedule's own of the same steps.
+
+    Row 0 is the first step taken.
+    """
 
     rows: Tensor
     timesteps: Tensor
+    original: Tensor
 
     def __len__(self) -> int:
         return len(self.timesteps)
 
+    def reversed(self) -> "SamplerTable":
+        """The same rows from the last to the first."""
+        return SamplerTable(self.rows.flip(0), self.timesteps.flip(0), self.original.flip(0))
 
-def ddpm_table(
-    process: Process, *, thresholding: Thresholding = "clip", rescale_timesteps: bool = False
-) -> SamplerTable:
+
+def ddpm_table(process: Process, *, thresholding: Thresholding = "clip") -> SamplerTable:
     """Ancestral sampling (Ho et al. 2020, Algorithm 2); guided by ADM's Algorithm 1: the mean moves by variance * g."""
     schedule = process.schedule
     columns = prediction_columns(process, thresholding)
@@ -87,12 +93,10 @@ def ddpm_table(
     else:
         columns |= {"guidance": process.fixed_variance(), "noise": drawn * (0.5 * low).exp()}
     columns |= {"low_log_variance": low, "high_log_variance": high}
-    return sampling_table(process, columns, rescale_timesteps)
+    return sampling_table(process, columns)
 
 
-def ddim_table(
-    process: Process, eta: float, *, thresholding: Thresholding = "clip", rescale_timesteps: bool = False
-) -> SamplerTable:
+def ddim_table(process: Process, eta: float, *, thresholding: Thresholding = "clip") -> SamplerTable:
     """DDIM (Song et al. 2021, Eq. 12); guided by ADM's Algorithm 2: eps moves by -sqrt(1 - alpha_bar) g.
 
     eps is derived again from the clamped pred_x0, also where the network predicts eps; the guided pred_x0 is not
@@ -105,27 +109,25 @@ def ddim_table(
     columns = score_columns(process, previous, direction, thresholding)
     std[0] = 0
     columns["noise"] = std
-    return sampling_table(process, columns, rescale_timesteps)
+    return sampling_table(process, columns)
 
 
-def reverse_ddim_table(
-    process: Process, *, thresholding: Thresholding = "clip", rescale_timesteps: bool = False
-) -> SamplerTable:
+def reverse_ddim_table(process: Process, *, thresholding: Thresholding = "clip") -> SamplerTable:
     """DDIM's ODE from image to noise: eta 0, no guidance. Row 0 is the step at t = 0; the last ends at alpha_bar 0."""
     onward = process.schedule.alpha_bar_next
     columns = prediction_columns(process, thresholding) | _along_eps(process, onward, (1 - onward).sqrt())
-    table = sampling_table(process, columns, rescale_timesteps)
-    return SamplerTable(table.rows.flip(0), table.timesteps.flip(0))
+    table = sampling_table(process, columns)
+    return table.reversed()
 
 
-def encoding_table(process: Process, *, rescale_timesteps: bool = False) -> SamplerTable:
+def encoding_table(process: Process) -> SamplerTable:
     """From an image to the x_t of the process's last timestep, which DDIM on the same steps takes back to the image.
 
     A step less than there are timesteps: the image counts as x_t of the first, and reverse_ddim_table's own last step
     would go beyond the last, to noise of alpha_bar 0. Nothing is clipped: what a bound takes away does not come back.
     """
-    reverse = reverse_ddim_table(process, thresholding="none", rescale_timesteps=rescale_timesteps)
-    return SamplerTable(reverse.rows[:-1], reverse.timesteps[:-1])
+    reverse = reverse_ddim_table(process, thresholding="none")
+    return SamplerTable(reverse.rows[:-1], reverse.timesteps[:-1], reverse.original[:-1])
 
 
 def score_columns(
@@ -171,10 +173,9 @@ def _along_eps(process: Process, alpha_bar: Tensor, direction: Tensor) -> dict[s
     return {"x_to_prev": slope * process.schedule.x0_from_x, "x0_to_prev": alpha_bar.sqrt() - slope}
 
 
-def sampling_table(process: Process, columns: dict[str, Tensor], rescale_timesteps: bool) -> SamplerTable:
+def sampling_table(process: Process, columns: dict[str, Tensor]) -> SamplerTable:
     """The table of columns [T] that ascend in noise, as schedules do; sampling descends. Columns not given are 0."""
-    timesteps = process.schedule.network_timesteps(rescale=rescale_timesteps)
-    return SamplerTable(stack_columns(columns).flip(0), timesteps.flip(0))
+    return SamplerTable(stack_columns(columns), process.network_timesteps, process.schedule.timestep_map).reversed()
 
 
 def stack_columns(columns: dict[str, Tensor]) -> Tensor:

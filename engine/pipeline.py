@@ -6,14 +6,13 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from diffusion.noise import Draw, normals
-from diffusion.process import Process
-from diffusion.schedule import Schedule
 from engine.guide import Guide
 from engine.numerics import settle_kernels
+from engine.process import process_of
 from engine.stage import Stage
 from engine.trajectory import FromLatent, FromPicture, ImageRequest, StagePlan
 from models.precision import Precision
-from models.stack import DiffusionNetwork, PipelineSpec, Stack
+from models.stack import PipelineSpec, Stack
 
 BASE, UPSAMPLE = "base", "upsample"
 BASE_NUMBER, UPSAMPLE_NUMBER = 0, 1  # of the stages, in the address of noise
@@ -94,15 +93,11 @@ def build_stages(
         guide = (guides or {}).get(key)
         if guide is None and stack.classifier is not None:
             guide = Guide.of_classifier(stack.classifier.network)
-        stages[key] = Stage(BASE, BASE_NUMBER, base.network, _process(base), guide, precision=precision)
+        stages[key] = Stage(BASE, BASE_NUMBER, base.network, process_of(base), guide, precision=precision)
         if upsampler is not None:
             stages[f"{stack.name}/{UPSAMPLE}"] = Stage(
-                UPSAMPLE, UPSAMPLE_NUMBER, upsampler.network, _process(upsampler), precision=precision
+                UPSAMPLE, UPSAMPLE_NUMBER, upsampler.network, process_of(upsampler), precision=precision
             )
     for stage in stages.values():
         stage.warm_up(max_rows)
     return stages
-
-
-def _process(network: DiffusionNetwork) -> Process:
-    return Process(Schedule.named(network.schedule, network.num_timesteps))

@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffusion.schedule import Schedule
+from diffusion.process import MeanType, Process
+from engine.process import process_of
 from models.attention import AttentionBlock
 from models.classifier import NoisyClassifier
 from models.stack import Stack
@@ -44,40 +45,38 @@ def check_stack(stack: Stack) -> list[str]:
     lines = []
     for role, held in (("base", stack.base), ("upsampler", stack.upsampler)):
         if held is not None:
-            schedule = Schedule.named(held.schedule, held.num_timesteps)
-            lines += [f"{role}: {line}" for line in check_network(held.network, schedule)]
+            lines += [f"{role}: {line}" for line in check_network(held.network, process_of(held))]
     if stack.classifier is not None:
-        schedule = Schedule.named(stack.base.schedule, stack.base.num_timesteps)
-        lines += [f"classifier: {line}" for line in check_classifier(stack.classifier.network, schedule)]
+        lines += [f"classifier: {line}" for line in check_classifier(stack.classifier.network, process_of(stack.base))]
     return [f"{stack.name}, {line}" for line in lines]
 
 
 @torch.no_grad()
-def check_network(network: UNet, schedule: Schedule, seed: int = 0) -> list[str]:
+def check_network(network: UNet, process: Process, seed: int = 0) -> list[str]:
     """Doubts about a diffusion network's flags; none where all is well. Some twenty rows of forward passes."""
-    probe, pure = make_probe(network, schedule, seed), pure_noise(network, schedule, seed)
+    probe, pure = make_probe(network, process, seed), pure_noise(network, process, seed)
     findings = []
-    eps = _eps(network, pure)
+    eps = _eps(network, pure, process)
     agreement = float(F.cosine_similarity(eps.flatten(), pure.noise.flatten(), dim=0))
     if not agreement >= FAINT_AGREEMENT:  # also NaN
         findings.append(f"at pure noise its eps agrees with the noise by {agreement:.3f}; 0.999 is usual")
-    round_trip = _eps(network, probe)
-    given, given_pure = _error(round_trip, probe), _error(eps, pure)
-    readings = {name: error / given for name, error in _other_readings(network, probe, round_trip)}
-    timesteps = {name: error / given_pure for name, error in _other_timesteps(network, pure)}
+    given, given_pure = _error(_eps(network, probe, process), probe), _error(eps, pure)
+    groups = [{name: error / given for name, error in _other_readings(network, probe, process)}]
+    if process.mean_type is MeanType.EPSILON:  # what predicts x0 says next to nothing of pure noise
+        groups.append({name: error / given_pure for name, error in _other_timesteps(network, pure, process)})
     # the first group that explains it: a network that predicts x0 finds more or less noise at other timesteps, too
-    for ratios in (readings, timesteps):
+    for ratios in groups:
         best = min(ratios, key=ratios.__getitem__)
         if ratios[best] < CLEARLY_BETTER:
             return [*findings, f"it finds noise better with {best}: {ratios[best]:.2f} of the squared error"]
     return findings
 
 
-def check_classifier(classifier: NoisyClassifier, schedule: Schedule, seed: int = 0) -> list[str]:
+def check_classifier(classifier: NoisyClassifier, process: Process, seed: int = 0) -> list[str]:
     """Doubts about a classifier: it should not see a class in pure noise."""
     device, size = next(classifier.parameters()).device, classifier.config.image_size
     x = torch.randn(4, 3, size, size, generator=torch.Generator().manual_seed(seed)).to(device)
-    t = torch.full((4,), float(schedule.timestep_map[-1]), device=device)
+    t = torch.full((4,), float(process.network_timesteps[-1]), device=device)
     with torch.no_grad():
         rows = zip(x.split(1), t.split(1), strict=True)  # one at a time, as in _eps
         log_p = torch.cat([classifier(*row) for row in rows]).float().log_softmax(-1)
@@ -85,30 +84,43 @@ def check_classifier(classifier: NoisyClassifier, schedule: Schedule, seed: int 
     return [] if calm >= CALM else [f"it sees classes in pure noise: entropy {calm:.2f} of log(classes)"]
 
 
-def make_probe(network: UNet, schedule: Schedule, seed: int) -> Probe:
+def make_probe(network: UNet, process: Process, seed: int) -> Probe:
     """A smooth random image under one noise, at each of NOISE_FRACTIONS."""
     generator, size, count = torch.Generator().manual_seed(seed), network.config.image_size, len(NOISE_FRACTIONS)
     coarse = torch.rand(1, 3, 4, 4, generator=generator) * 1.4 - 0.7
     image = F.interpolate(coarse, (size, size), mode="bilinear", align_corners=True).expand(count, -1, -1, -1)
     noise = torch.randn(1, 3, size, size, generator=generator).expand(count, -1, -1, -1)
+    schedule = process.schedule
     rows = torch.tensor([int(fraction * (schedule.num_timesteps - 1)) for fraction in NOISE_FRACTIONS])
     alpha_bar = schedule.alpha_bar[rows].float()
     weight = alpha_bar[:, None, None, None]
     x = weight.sqrt() * image + (1 - weight).sqrt() * noise
-    timesteps = schedule.timestep_map[rows].float()
+    timesteps = process.network_timesteps[rows].float()
     device = next(network.parameters()).device
     return Probe(*(each.to(device) for each in (x, noise, alpha_bar, timesteps, F.avg_pool2d(image, 2))))
 
 
-def pure_noise(network: UNet, schedule: Schedule, seed: int) -> Probe:
+def pure_noise(network: UNet, process: Process, seed: int) -> Probe:
     """Noise and nothing else, at the last step."""
     size, device = network.config.image_size, next(network.parameters()).device
     noise = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(seed)).to(device)
-    timesteps = schedule.timestep_map[-1:].float().to(device).expand(2)
-    return Probe(noise, noise, schedule.alpha_bar[-1:].float().to(device).expand(2), timesteps, torch.zeros_like(noise))
+    timesteps = process.network_timesteps[-1:].float().to(device).expand(2)
+    alpha_bar = process.schedule.alpha_bar[-1:].float().to(device).expand(2)
+    return Probe(noise, noise, alpha_bar, timesteps, torch.zeros_like(noise))
 
 
-def _eps(network: UNet, probe: Probe) -> Tensor:
+def _eps(network: UNet, probe: Probe, process: Process) -> Tensor:
+    return _as_eps(_predict(network, probe), probe, process.mean_type)
+
+
+def _as_eps(output: Tensor, probe: Probe, mean_type: MeanType) -> Tensor:
+    if mean_type is MeanType.EPSILON:
+        return output
+    weight = probe.alpha_bar[:, None, None, None]
+    return (probe.x - weight.sqrt() * output) / (1 - weight).sqrt()
+
+
+def _predict(network: UNet, probe: Probe) -> Tensor:
     """Row by row: the device may have room for no more than one at a time."""
     labels = None if network.config.num_classes is None else torch.zeros(1, dtype=torch.long, device=probe.x.device)
     rows = zip(probe.x.split(1), probe.timesteps.split(1), probe.low_res.split(1), strict=True)
@@ -124,20 +136,21 @@ def _error(eps: Tensor, probe: Probe) -> float:
     return float((eps - probe.noise).square().mean((1, 2, 3)).clamp(min=1e-12).log().mean().exp())
 
 
-def _other_readings(network: UNet, probe: Probe, eps: Tensor) -> Iterator[tuple[str, float]]:
+def _other_readings(network: UNet, probe: Probe, process: Process) -> Iterator[tuple[str, float]]:
     """The error under each other reading of the weights, by a name for it."""
     for told, new_order, channels in _other_heads(network):
         with _heads(network, new_order, channels):
-            yield told, _error(_eps(network, probe), probe)
-    weight = probe.alpha_bar[:, None, None, None]
-    from_x0 = (probe.x - weight.sqrt() * eps) / (1 - weight).sqrt()
-    yield "predict_xstart", _error(from_x0, probe)
+            yield told, _error(_eps(network, probe, process), probe)
+    given_eps = process.mean_type is MeanType.EPSILON
+    other = MeanType.START_X if given_eps else MeanType.EPSILON
+    told = "predict_xstart" if given_eps else "eps in place of predict_xstart"
+    yield told, _error(_as_eps(_predict(network, probe), probe, other), probe)
 
 
-def _other_timesteps(network: UNet, pure: Probe) -> Iterator[tuple[str, float]]:
+def _other_timesteps(network: UNet, pure: Probe, process: Process) -> Iterator[tuple[str, float]]:
     # At pure noise alone: told another time, a network expects another share of image, and finds less of the noise.
     for factor in (4.0, 0.25):
-        eps = _eps(network, dataclasses.replace(pure, timesteps=pure.timesteps * factor))
+        eps = _eps(network, dataclasses.replace(pure, timesteps=pure.timesteps * factor), process)
         yield f"timesteps times {factor:g} (rescale_timesteps or diffusion_steps)", _error(eps, pure)
 
 

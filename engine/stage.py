@@ -121,10 +121,9 @@ class Stage:
         schedule = self.process.schedule
         try:
             grid = grid_timesteps(schedule, time_grid, "ddim" if sampler == ENCODE else sampler, num_steps)
-            kept = schedule.respaced(grid[: steps_taken(num_steps, strength)])
+            respaced = self.process.respaced(grid[: steps_taken(num_steps, strength)])
         except ValueError as error:
             raise UnknownOfferError(f"{num_steps} steps of {schedule.num_timesteps}: {error}") from error
-        respaced = Process(kept, self.process.mean_type, self.process.variance_type)
         match sampler:
             case "ddim":
                 return ddim_table(respaced, eta, thresholding=thresholding)
@@ -153,7 +152,7 @@ class Stage:
         return self._noised(enlarged[0], table, noise)
 
     def _noised(self, x0: Tensor, table: SamplerTable, noise: Tensor) -> Tensor:
-        first = torch.tensor([int(table.timesteps[0])], device=self.device)
+        first = torch.tensor([int(table.original[0])], device=self.device)
         return self.process.q_sample(x0[None], first, noise[None])[0]
 
     def begin(self, request: ImageRequest, plan: StagePlan, table: SamplerTable) -> tuple[Tensor, Tensor | None]:

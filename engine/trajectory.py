@@ -113,7 +113,7 @@ class Trajectory:
         if not request.guidance_target or request.guidance_scale == 0:
             return False
         low, high = request.guidance_interval
-        return low <= self.timestep <= high
+        return low <= int(self.table.original[self.row]) <= high
 
     @property
     def evaluations_done(self) -> int:

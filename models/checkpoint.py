@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from models.classifier import NoisyClassifier
-from models.config import ClassifierConfig, UNetConfig
+from models.config import ClassifierConfig, ProcessConfig, UNetConfig
 from models.inspection import NotAdmError, inspect_shapes
 from models.judge import Judge, JudgeConfig
 from models.tensor_file import WeightsError as WeightsError
@@ -54,10 +54,11 @@ def blank_network(config: NetworkConfig) -> nn.Module:
         return build_network(config)
 
 
-def metadata_of(config: NetworkConfig) -> dict[str, str]:
-    """What a network file says of its network."""
+def metadata_of(config: NetworkConfig, process: ProcessConfig | None = None) -> dict[str, str]:
+    """What a network file says of its network, and of the process it was trained on where that is known."""
     kind = next(name for name, kind in KINDS.items() if type(config) is kind)
-    return {"kind": kind, "config": json.dumps(dataclasses.asdict(config))}
+    said = {"kind": kind, "config": json.dumps(dataclasses.asdict(config))}
+    return said if process is None else said | {"process": json.dumps(dataclasses.asdict(process))}
 
 
 def save_network(path: Path, state: Mapping[str, Tensor], config: NetworkConfig, *, dtype: torch.dtype) -> None:
@@ -78,6 +79,15 @@ def read_config(path: Path) -> NetworkConfig:
         return make(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise WeightsError(f"{shown(path)}: its configuration does not fit this version ({error})") from error
+
+
+def read_process(path: Path) -> ProcessConfig | None:
+    """The process in a network file; None where it carries none. Raises: WeightsError."""
+    text = read_metadata(path).get("process")
+    try:
+        return None if text is None else ProcessConfig(**json.loads(text))
+    except (ValueError, TypeError) as error:
+        raise WeightsError(f"{shown(path)}: its process does not fit this version ({error})") from error
 
 
 def load_network(

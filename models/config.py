@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
+SCHEDULES = ("linear", "cosine")
+FEWEST_TIMESTEPS = 20  # below, the linear schedule has a beta above 1
+
 PoolName = Literal["adaptive", "attention", "spatial", "spatial_v2"]
 
 
@@ -46,3 +49,28 @@ class ClassifierConfig(EncoderConfig):
 
     out_channels: int = 1000
     pool: PoolName = "attention"
+
+
+@dataclass(frozen=True)
+class ProcessConfig:
+    """What a diffusion network was trained on, in the official flags' sense: nothing of it is in keys and shapes.
+
+    rescale_timesteps: the networks see t * 1000 / num_timesteps. predict_xstart: the output is x_0 and not eps.
+    sigma_small: the variance of a network that does not learn its own, the posterior's and not beta.
+    Raises: ValueError for values that make no process.
+    """
+
+    schedule: str
+    num_timesteps: int
+    rescale_timesteps: bool = False
+    predict_xstart: bool = False
+    sigma_small: bool = False
+
+    def __post_init__(self) -> None:
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"schedule {self.schedule!r}; known are {', '.join(SCHEDULES)}")
+        if type(self.num_timesteps) is not int or self.num_timesteps < FEWEST_TIMESTEPS:
+            raise ValueError(f"num_timesteps must be an integer of at least {FEWEST_TIMESTEPS}")
+        for name in ("rescale_timesteps", "predict_xstart", "sigma_small"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be true or false")

@@ -7,7 +7,7 @@ the feature-map sizes of the flag into downsampling factors.
 from collections.abc import Mapping
 from typing import Any, get_args
 
-from models.config import ClassifierConfig, PoolName, UNetConfig
+from models.config import ClassifierConfig, PoolName, ProcessConfig, UNetConfig
 
 Flags = Mapping[str, Any]
 
@@ -120,6 +120,17 @@ def classifier_config(flags: Flags) -> ClassifierConfig:
         resblock_updown=full["classifier_resblock_updown"],
         out_channels=NUM_CLASSES,
         pool=pool,
+    )
+
+
+def process_config(flags: Flags) -> ProcessConfig:
+    """What a diffusion network or an upsampler of these flags was trained on. Raises: KeyError; ValueError."""
+    return ProcessConfig(
+        schedule=flags["noise_schedule"],
+        num_timesteps=flags["diffusion_steps"],
+        rescale_timesteps=flags["rescale_timesteps"],
+        predict_xstart=flags["predict_xstart"],
+        sigma_small=flags.get("sigma_small", False),
     )
 
 

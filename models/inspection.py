@@ -11,11 +11,12 @@ from typing import Any
 
 from models.config import ClassifierConfig, EncoderConfig, PoolName, UNetConfig
 from models.flags import CHANNEL_MULT
-from models.presets import PRESETS
+from models.presets import PRESETS, Preset
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 UPSAMPLER_CHANNELS = 6  # of the input: RGB, joined by the low-resolution image
+RGB_CHANNELS = 3  # of the output, where the variance is not learned
 SMALLEST_ATTENTION = 8  # the smallest feature map of the official default "32,16,8", for a guess at the image size
 USUAL_HEAD_CHANNELS = 64
 USUAL_HEADS = 4
@@ -27,10 +28,9 @@ class NotAdmError(ValueError):
 
 @dataclass(frozen=True)
 class Open:
-    """A flag that keys and shapes do not determine, the value assumed, and what a wrong one does."""
+    """An official flag that keys and shapes do not determine, and what a wrong value does."""
 
     flag: str
-    assumed: str
     effect: str
 
 
@@ -41,6 +41,12 @@ class Inspection:
     config: UNetConfig | ClassifierConfig
     presets: tuple[str, ...]
     open: tuple[Open, ...]
+    depths: tuple[int, ...]  # residual blocks a level that the keys allow: several in some classifiers
+
+    @property
+    def preset(self) -> Preset | None:
+        """The first official checkpoint of these keys."""
+        return PRESETS[self.presets[0]] if self.presets else None
 
 
 @dataclass(frozen=True)
@@ -53,14 +59,14 @@ class _Block:
     kind: str  # "res", "conv", "pool"
 
 
-def inspect_shapes(shapes: Shapes) -> Inspection:
-    """Infer a network from its state dict's shapes. Raises: NotAdmError."""
+def inspect_shapes(shapes: Shapes, num_res_blocks: int | None = None) -> Inspection:
+    """Infer a network from its state dict's shapes, and from its depth where that is known. Raises: NotAdmError."""
     blocks = list(_input_blocks(shapes))
     is_unet = any(key.startswith("output_blocks.") for key in shapes)
     depths = _depths(shapes, blocks) if is_unet else _encoder_depths(blocks)
     if not depths:
         raise NotAdmError("the input blocks follow no ADM pattern of levels and residual blocks")
-    levels, num_res_blocks = depths[0]
+    levels, num_res_blocks = next((each for each in depths if each[1] == num_res_blocks), depths[0])
     config: UNetConfig | ClassifierConfig = _unet(shapes) if is_unet else _classifier(shapes, levels)
     config = replace(config, **_encoder_fields(shapes, blocks, levels, num_res_blocks))
     config = replace(config, **_assumed_heads(config))
@@ -68,7 +74,7 @@ def inspect_shapes(shapes: Shapes) -> Inspection:
     presets = tuple(name for name, each in PRESETS.items() if _determined(each.config) == _determined(config))
     if presets:
         config = PRESETS[presets[0]].config
-    return Inspection(config, presets, tuple(_open(config, presets, depths)))
+    return Inspection(config, presets, tuple(_open(config, len(depths) > 1)), tuple(count for _, count in depths))
 
 
 def _shape(shapes: Shapes, key: str) -> tuple[int, ...]:
@@ -223,25 +229,17 @@ def _determined(config: EncoderConfig) -> EncoderConfig:
     )
 
 
-def _open(
-    config: UNetConfig | ClassifierConfig, presets: tuple[str, ...], depths: list[tuple[int, int]]
-) -> Iterator[Open]:
-    preset = PRESETS[presets[0]] if presets else None
-    order = "new" if config.use_new_attention_order else "legacy"
-    yield Open("use_new_attention_order", order, "noise: the shapes are the same in both orders of qkv")
-    heads = f"{config.num_head_channels} channels a head"
-    if config.num_head_channels == -1:
-        heads = f"num_heads {config.num_heads} at every width"
-    yield Open("num_heads / num_head_channels", heads, "images that fall apart, or noise")
+def _open(config: UNetConfig | ClassifierConfig, ambiguous: bool) -> Iterator[Open]:
+    yield Open("use_new_attention_order", "noise: the shapes are the same in both orders of qkv")
+    yield Open("num_heads / num_head_channels", "images that fall apart, or noise")
     if not (isinstance(config, ClassifierConfig) and config.pool == "attention"):
-        yield Open("image_size", str(config.image_size), "repeated or cut objects: the network runs at any size")
-    if len(depths) > 1:
-        others = ", ".join(f"{levels} of {count}" for levels, count in depths)
-        yield Open("levels and num_res_blocks", f"{depths[0][0]} of {depths[0][1]}", f"possible are {others}")
+        yield Open("image_size", "repeated or cut objects: the network runs at any size")
+    if ambiguous:
+        yield Open("num_res_blocks", "another network of the same keys, and noise")
     if isinstance(config, UNetConfig):
-        schedule = (preset and preset.schedule) or "linear"
-        yield Open("noise_schedule", schedule, "washed-out, over-sharp or noisy images")
-        yield Open("diffusion_steps", str((preset and preset.num_timesteps) or 1000), "the same")
-        yield Open("predict_xstart", "False (eps)", "noise")
-    yield Open("rescale_timesteps", "False", "none at 1000 diffusion_steps; noise at any other count")
-    yield Open("dropout", str(config.dropout), "none but in training")
+        yield Open("noise_schedule", "washed-out, over-sharp or noisy images")
+        yield Open("diffusion_steps", "washed-out, over-sharp or noisy images")
+        yield Open("rescale_timesteps", "none at 1000 diffusion_steps; noise at any other count")
+        yield Open("predict_xstart", "noise")
+        if config.out_channels == RGB_CHANNELS:
+            yield Open("sigma_small", "DDPM's images over-sharp or too smooth, few steps most of all")

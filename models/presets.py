@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from models.config import ClassifierConfig, UNetConfig
+from models.config import ClassifierConfig, ProcessConfig, UNetConfig
 from models.flags import (
     CLASSIFIER_DEFAULTS,
     DIFFUSION_DEFAULTS,
@@ -18,6 +18,7 @@ from models.flags import (
     Flags,
     classifier_config,
     diffusion_config,
+    process_config,
     upsampler_config,
     with_defaults,
 )
@@ -121,13 +122,9 @@ class Preset:
         return _CONFIGS[self.role](self.flags)
 
     @property
-    def schedule(self) -> str | None:
-        """Noise schedule of training; a classifier takes that of the network it guides."""
-        return self.all_flags.get("noise_schedule")
-
-    @property
-    def num_timesteps(self) -> int | None:
-        return self.all_flags.get("diffusion_steps")
+    def process(self) -> ProcessConfig | None:
+        """What it was trained on; None for a classifier, which takes that of the network it guides."""
+        return None if self.role == "classifier" else process_config(self.all_flags)
 
     @property
     def low_res_size(self) -> int | None:

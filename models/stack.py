@@ -2,16 +2,16 @@
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
 
-from models.checkpoint import NetworkT, WeightsError, load_network, read_config
+from models.checkpoint import NetworkT, WeightsError, load_network, read_config, read_process
 from models.classifier import NoisyClassifier
-from models.config import ClassifierConfig, UNetConfig
+from models.config import ClassifierConfig, ProcessConfig, UNetConfig
 from models.presets import OFFICIAL_PIPELINES, PRESETS, OfficialPipeline
 from models.record import ChangedFileError, recorded_hash
 from models.tensor_file import shown
@@ -19,10 +19,9 @@ from models.unet import SuperResUNet, UNet
 
 MANIFEST = "stack.json"
 HASH_LENGTH = 16
-SCHEDULES = ("linear", "cosine")
-FEWEST_TIMESTEPS = 20  # below, the linear schedule has a beta above 1
 STACK_FIELDS = ("classes", "base", "classifier", "upsampler", "pipelines")
-DIFFUSION_FIELDS = ("file", "schedule", "num_timesteps")
+PROCESS_FIELDS = tuple(field.name for field in fields(ProcessConfig))
+DIFFUSION_FIELDS = ("file", *PROCESS_FIELDS)
 CLASSIFIER_FIELDS = ("file",)
 PIPELINE_FIELDS = ("conditional", "class_required", "guidance_scale", "guidance_schedule", "sampling", "upsampling")
 GuidanceSchedule = Literal["constant", "entropy"]
@@ -55,11 +54,10 @@ class PipelineSpec:
 
 @dataclass(frozen=True)
 class DiffusionNetwork:
-    """A diffusion network, the schedule it was trained on, and the hash of its file."""
+    """A diffusion network, the process it was trained on, and the hash of its file."""
 
     network: UNet
-    schedule: str
-    num_timesteps: int
+    process: ProcessConfig
     model_hash: str
 
 
@@ -99,12 +97,11 @@ class Stack:
 
 @dataclass(frozen=True)
 class NetworkFile:
-    """A network of a stack on disk. config: of a file that carries none; schedule: None for a classifier."""
+    """A network of a stack on disk. config: of a file that carries none; process: None for a classifier."""
 
     path: Path
     config: UNetConfig | ClassifierConfig
-    schedule: str | None = None
-    num_timesteps: int = 0
+    process: ProcessConfig | None = None
 
 
 @dataclass(frozen=True)
@@ -151,8 +148,8 @@ def load_plan(
         return network
 
     def diffusion(file: NetworkFile, kind: type[UNet]) -> DiffusionNetwork:
-        assert file.schedule is not None
-        return DiffusionNetwork(load(file, kind), file.schedule, file.num_timesteps, file_hash(file.path))
+        assert file.process is not None
+        return DiffusionNetwork(load(file, kind), file.process, file_hash(file.path))
 
     def guiding(file: NetworkFile) -> GuidingNetwork:
         return GuidingNetwork(load(file, NoisyClassifier), file_hash(file.path))
@@ -205,7 +202,7 @@ def _official_stack(folder: Path, base: str) -> StackPlan:
 def _official_file(folder: Path, name: str) -> NetworkFile:
     preset, converted = PRESETS[name], folder / f"{name}.safetensors"
     path = converted if converted.exists() else folder / preset.file
-    return NetworkFile(path, preset.config, preset.schedule, preset.num_timesteps or 0)
+    return NetworkFile(path, preset.config, preset.process)
 
 
 def _official_pipeline(pipeline: OfficialPipeline) -> PipelineSpec:
@@ -237,18 +234,32 @@ def _check_fields(where: str, entry: Mapping[str, Any], known: Collection[str]) 
 
 def _diffusion(folder: Path, entry: dict[str, Any], *, super_res: bool) -> NetworkFile:
     _check_fields("the upsampler" if super_res else "the base", entry, DIFFUSION_FIELDS)
-    path, schedule, num_timesteps = folder / entry["file"], entry["schedule"], entry["num_timesteps"]
-    if schedule not in SCHEDULES:
-        raise ValueError(f"schedule {schedule!r}; known are {', '.join(SCHEDULES)}")
-    if not isinstance(num_timesteps, int) or num_timesteps < FEWEST_TIMESTEPS:
-        raise ValueError(f"num_timesteps must be an integer of at least {FEWEST_TIMESTEPS}")
+    path, given = folder / entry["file"], {name: entry[name] for name in PROCESS_FIELDS if name in entry}
+    process = _process(path, given)
     config = read_config(path)
     if not isinstance(config, UNetConfig) or config.super_res != super_res:
         raise WeightsError(f"{shown(path)}: holds another kind of network than {MANIFEST} says")
     joined = 2 if super_res else 1  # the low-resolution image comes in beside x
-    if (config.in_channels, config.out_channels) != (3 * joined, 6):
-        raise WeightsError(f"{shown(path)}: must take {3 * joined} channels and give 6, RGB eps and variance values")
-    return NetworkFile(path, config, schedule, num_timesteps)
+    if config.in_channels != 3 * joined or config.out_channels not in (3, 6):
+        needed = f"must take {3 * joined} channels and give 3, RGB, or 6 with a variance it learned"
+        raise WeightsError(f"{shown(path)}: {needed}")
+    if process.sigma_small and config.out_channels == 6:
+        raise ValueError("sigma_small is for networks of 3 output channels; this one learned its variance")
+    return NetworkFile(path, config, process)
+
+
+def _process(path: Path, given: Mapping[str, Any]) -> ProcessConfig:
+    """What a stack says of a network's training, or its file; of both the same. Raises: TypeError; ValueError."""
+    held = read_process(path) if path.is_file() else None
+    if held is None:
+        for name in ("schedule", "num_timesteps"):
+            if name not in given:
+                raise ValueError(f"{name} is missing: {path.name} does not say it")
+        return ProcessConfig(**given)
+    for name, value in asdict(held).items():
+        if name in given and given[name] != value:
+            raise ValueError(f"{name} is {given[name]!r} here and {value!r} in {path.name}")
+    return held
 
 
 def _classifier(folder: Path, entry: dict[str, Any]) -> NetworkFile:

@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from models.checkpoint import blank_network, metadata_of
+from models.answers import Answers, AnswersError, resolve
+from models.checkpoint import NetworkConfig, blank_network, metadata_of
 from models.precision import DTYPES
 from models.presets import PRESETS, Preset
 from models.record import ChangedFileError, recorded_hash, write_record
@@ -21,9 +22,9 @@ def preset_of(path: Path, name: str | None = None) -> Preset:
     return PRESETS[wanted]
 
 
-def differences(tensors: Mapping[str, Tensor], preset: Preset) -> list[str]:
-    """Everything in which a state dict is not its preset's, one line each; converted files may be of half precision."""
-    want = blank_network(preset.config).state_dict()
+def differences(tensors: Mapping[str, Tensor], config: NetworkConfig) -> list[str]:
+    """Everything in which a state dict is not a network's, one line each; converted files may be of half precision."""
+    want = blank_network(config).state_dict()
     lines = [f"lacks {key} {list(want[key].shape)}" for key in want if key not in tensors]
     lines += [f"has surplus {key} {list(tensors[key].shape)}" for key in tensors if key not in want]
     for key in (key for key in want if key in tensors):
@@ -40,7 +41,7 @@ def differences(tensors: Mapping[str, Tensor], preset: Preset) -> list[str]:
 
 def verify(path: Path, preset: Preset) -> list[str]:
     """What is wrong with a file, one line each, its record included. Raises: WeightsError for one not readable."""
-    lines = differences(read_tensors(path), preset)
+    lines = differences(read_tensors(path), preset.config)
     try:
         recorded_hash(path)
     except ChangedFileError as error:
@@ -48,20 +49,46 @@ def verify(path: Path, preset: Preset) -> list[str]:
     return lines
 
 
-def convert(source: Path, target: Path, dtype: torch.dtype, preset: Preset | None) -> None:
-    """Write a checkpoint as safetensors of a dtype, with its preset's configuration if it has one, and record it.
+def convert(
+    source: Path, target: Path, dtype: torch.dtype, preset: Preset | None = None, answers: Answers | None = None
+) -> None:
+    """Write a checkpoint as safetensors of a dtype, with its configuration and process where known, and record it.
 
+    They are its preset's, or what its keys and the answers say together; with neither, tensors alone are written.
     The source is mapped and the target written a tensor at a time, so that no second copy is ever in memory.
-    Raises: WeightsError where the source is not its preset's, and for values that are not finite in dtype; nothing is
-    written then.
+    Raises: WeightsError where the source is not its preset's, and for values that are not finite in dtype; NotAdmError
+    and AnswersError where answers do not suit the file or settle it; nothing is written then.
     """
     if target.suffix != ".safetensors":
         raise WeightsError(f"{target.name}: converted files are named .safetensors")
     if target.exists() and target.samefile(source):
         raise WeightsError(f"{target.name}: is the file to convert")
     tensors = read_tensors(source)
-    if preset is not None and (lines := differences(tensors, preset)):
+    write_record(target, write_tensors(target, tensors, dtype, _identity(source, tensors, preset, answers)))
+
+
+def _identity(
+    source: Path, tensors: Mapping[str, Tensor], preset: Preset | None, answers: Answers | None
+) -> dict[str, str] | None:
+    """What the file is to say of its network; None where nobody knows. Raises: as convert."""
+    if preset is not None:
+        _hold(source, tensors, preset.config, preset.name)
+        return metadata_of(preset.config, preset.process) | {"preset": preset.name}
+    if answers is None or not answers.given():
+        return None
+    resolved = resolve(shapes_of(tensors), answers)
+    if lines := resolved.missing():
+        raise AnswersError(lines)
+    _hold(source, tensors, resolved.config, "a whole network")
+    return metadata_of(resolved.config, resolved.process)
+
+
+def _hold(source: Path, tensors: Mapping[str, Tensor], config: NetworkConfig, name: str) -> None:
+    if lines := differences(tensors, config):
         more = f" (and {len(lines) - 1} more; adm models verify names them)" if len(lines) > 1 else ""
-        raise WeightsError(f"{source.name}: is not {preset.name}: {lines[0]}{more}")
-    metadata = None if preset is None else metadata_of(preset.config) | {"preset": preset.name}
-    write_record(target, write_tensors(target, tensors, dtype, metadata))
+        raise WeightsError(f"{source.name}: is not {name}: {lines[0]}{more}")
+
+
+def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """The shapes of a state dict, by key."""
+    return {key: tuple(value.shape) for key, value in tensors.items()}

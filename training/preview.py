@@ -21,7 +21,7 @@ def preview_images(
 ) -> Tensor:
     """Images of a DDIM run with fixed noise, so that previews of one run can be compared: [count, *shape]."""
     timesteps = sampling_timesteps(process.schedule.num_timesteps, "ddim", PREVIEW_STEPS)
-    table = ddim_table(Process(process.schedule.respaced(timesteps), process.mean_type, process.variance_type), 0.0)
+    table = ddim_table(process.respaced(timesteps), 0.0)
     x = normals([Draw(0, i, 0, 0) for i in range(count)], shape)
     for row in range(len(table)):
         t = table.timesteps[row].expand(count)

@@ -78,7 +78,7 @@ def offer(pipeline: Pipeline) -> PipelineInfo:
         ),
         class_required=spec.class_required,
         no_class_offered=not spec.conditional or stack.no_class_label is not None,
-        num_timesteps=base.num_timesteps,
+        num_timesteps=base.process.num_timesteps,
     )
 
 

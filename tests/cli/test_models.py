@@ -9,8 +9,10 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from models.checkpoint import save_network
+from models.config import ProcessConfig
+from models.stack import load_stack
 from models.unet import build_unet
-from tests.models.samples import BASE, seeded
+from tests.models.samples import BASE, FACES, seeded, write_faces, write_manifest
 
 RUN = CliRunner()
 
@@ -68,6 +70,62 @@ def test_convert_of_a_foreign_checkpoint_writes_its_tensors(checkpoint: Path) ->
     entries = json.loads(header[8 : 8 + size])
     assert {entry["dtype"] for entry in entries.values()} == {"BF16"}
     assert (8 + size) % 64 == 0
+
+
+FLAGS = ("--num-head-channels", "16", "--no-use-new-attention-order", "--image-size", "8")
+TRAINING = ("--noise-schedule", "cosine", "--diffusion-steps", "4000", "--rescale-timesteps", "--predict-xstart")
+
+
+def test_inspect_shows_the_flags_given_and_those_assumed(checkpoint: Path) -> None:
+    code, output = adm("inspect", checkpoint, *FLAGS)
+    assert code == 0
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in output.splitlines() if "│" in line]
+    told = {row[0]: row[1:3] for row in rows if len(row) == 4}
+    assert told["num_heads / num_head_channels"] == ["16 channels a head", "as you say"]
+    assert told["image_size"] == ["8", "as you say"]
+    assert told["noise_schedule"] == ["linear", "assumed"]
+
+
+def test_checkpoint_of_another_dataset_is_a_network_of_a_stack_once_its_flags_are_said(tmp_path: Path) -> None:
+    source, folder = write_faces(tmp_path), tmp_path / "faces"
+    folder.mkdir()
+    code, output = adm("convert", source, folder / "faces.safetensors", *FLAGS, *TRAINING)
+    assert code == 0, output
+    pipeline = {"conditional": False, "class_required": False, "guidance_scale": 0, "upsampling": None}
+    pipelines = {"faces": pipeline | {"sampling": {"steps": 5, "sampler": "ddim"}}}
+    write_manifest(folder, {"classes": [], "base": {"file": "faces.safetensors"}, "pipelines": pipelines})
+    stack = load_stack(folder)
+    assert stack.base.network.config == FACES
+    assert stack.base.process == ProcessConfig("cosine", 4000, rescale_timesteps=True, predict_xstart=True)
+
+
+def test_convert_asks_for_every_flag_that_is_still_open(checkpoint: Path) -> None:
+    target = checkpoint.with_suffix(".safetensors")
+    code, output = adm("convert", checkpoint, target, *FLAGS, "--diffusion-steps", "250")
+    assert code == 1
+    assert [line.split()[1] for line in output.splitlines()] == [
+        "noise_schedule",
+        "rescale_timesteps",
+        "predict_xstart",
+    ]
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("command", ["inspect", "convert"])
+def test_wrong_flags_are_one_line_each(checkpoint: Path, command: str) -> None:
+    target = [checkpoint.with_suffix(".safetensors")] if command == "convert" else []
+    code, output = adm(command, checkpoint, *target, "--num-head-channels", "7", "--image-size", "9")
+    assert code == 1
+    assert output.splitlines() == [
+        "adm: num_head_channels 7 does not divide the 32 channels that attend",
+        "adm: image_size 9 cannot be halved 1 times, as the 2 levels do",
+    ]
+
+
+def test_preset_and_flags_contradict(checkpoint: Path) -> None:
+    target = checkpoint.with_suffix(".safetensors")
+    code, output = adm("convert", checkpoint, target, "--preset", "lsun_cat", "--image-size", "8")
+    assert (code, output) == (1, "adm: --preset settles image_size; give one or the other\n")
 
 
 def test_bad_file_is_one_line(tmp_path: Path) -> None:

@@ -135,5 +135,5 @@ def test_row_is_an_evaluation_of_the_network(sampler: str, build: type[SamplerTa
 def test_heun_evaluates_where_a_step_starts_and_where_it_lands() -> None:
     process = Process(Schedule.named("linear", 1000).respaced([0, 400, 999]))
     assert heun_table(process).timesteps.tolist() == [999, 400, 400, 0, 0]
-    scaled = heun_table(Process(Schedule.named("linear", 250)), rescale_timesteps=True).timesteps
+    scaled = heun_table(Process(Schedule.named("linear", 250), rescale_timesteps=True)).timesteps
     assert scaled[:3].tolist() == [996, 992, 992]

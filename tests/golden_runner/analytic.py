@@ -23,7 +23,8 @@ def read_process(config: Fields) -> Process:
         if (stated := config.take(name)) is not None and stated != schedule.num_timesteps:
             raise CaseError(f"{name} is {stated}, but the process has {schedule.num_timesteps}")
     mean_type = MeanType[config.take("model_mean_type", "EPSILON")]
-    return Process(schedule, mean_type, VarianceType[config.take("model_var_type", "LEARNED_RANGE")])
+    variance_type = VarianceType[config.take("model_var_type", "LEARNED_RANGE")]
+    return Process(schedule, mean_type, variance_type, config.take("rescale_timesteps", False))
 
 
 def read_thresholding(config: Fields) -> Thresholding:

@@ -38,7 +38,7 @@ def _training_losses(case: Case) -> dict[str, Tensor]:
     x_t = process.q_sample(x0, t, noise)
     if config.take("model_calls", 1) != 1:
         raise CaseError("the loss calls the network once")
-    timesteps = process.schedule.network_timesteps(rescale=config.take("rescale_timesteps", False))[t]
+    timesteps = process.network_timesteps[t]
     if "model_output" in inputs:
         config.take("grad")
         output = inputs["model_output"].requires_grad_()
@@ -56,7 +56,7 @@ def _bits_per_dim(case: Case) -> dict[str, Tensor]:
     config, inputs = case.config, case.inputs
     process = read_process(config)
     network = read_network(config, process)
-    timesteps = process.schedule.network_timesteps(rescale=config.take("rescale_timesteps", False))
+    timesteps = process.network_timesteps
     result = bits_per_dim(
         process,
         lambda x_t, t: network(x_t, timesteps[t], inputs.get("y")),
@@ -181,7 +181,7 @@ def _train_loop(case: Case) -> dict[str, Tensor]:
     network = _LinearNetwork(inputs)
     optimizer = torch.optim.AdamW(network.parameters(), lr=base_lr, weight_decay=config.need("weight_decay"))
     emas = {rate: Ema(network.state_dict(), float(rate)) for rate in config.need("ema_rate").split(",")}
-    timesteps = process.schedule.network_timesteps(rescale=config.take("rescale_timesteps", False))
+    timesteps = process.network_timesteps
     recorded: dict[str, list[Tensor]] = {}
     for step, stated in enumerate(config.need("lr_per_step")):
         rate = annealed_diffusion_rate(base_lr, step, 0, total)

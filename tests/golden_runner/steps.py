@@ -29,7 +29,7 @@ def _predict(case: Case) -> tuple[Process, Prediction, Tensor | None]:
     config, x, t, y = case.config, case.inputs["x"], case.inputs["t"], case.inputs.get("y")
     process = read_process(config)
     config.take("class_spaced")  # a process without respacing maps every index to itself
-    timesteps = process.schedule.network_timesteps(rescale=config.take("rescale_timesteps", False))[t]
+    timesteps = process.network_timesteps[t]
     check_seen(config, "model", timesteps)
     denoised_fns: dict[str | None, Callable[[Tensor], Tensor] | None] = {None: None, "0.5*x": lambda x0: 0.5 * x0}
     denoised_fn = config.take("denoised_fn")
@@ -81,8 +81,7 @@ def _sample(case: Case) -> dict[str, Tensor]:
     config, x, t, y = case.config, case.inputs["x"], case.inputs["t"], case.inputs.get("y")
     process = read_process(config)
     config.take("class_spaced")
-    rescale, thresholding = config.take("rescale_timesteps", False), read_thresholding(config)
-    table, row = _table(case, process, thresholding, rescale, t)
+    table, row = _table(case, process, read_thresholding(config), t)
     timesteps = table.timesteps[row]
     check_seen(config, "model", timesteps)
     output = read_network(config, process)(x, timesteps, y)
@@ -95,18 +94,16 @@ def _sample(case: Case) -> dict[str, Tensor]:
     return {"sample": sample, "pred_xstart": pred_x0}
 
 
-def _table(
-    case: Case, process: Process, thresholding: Thresholding, rescale: bool, t: Tensor
-) -> tuple[SamplerTable, Tensor]:
+def _table(case: Case, process: Process, thresholding: Thresholding, t: Tensor) -> tuple[SamplerTable, Tensor]:
     method = case.config.need("method")
     if method == "ddim_reverse_sample":
         assert case.config.take("eta", 0.0) == 0.0
-        return reverse_ddim_table(process, thresholding=thresholding, rescale_timesteps=rescale), t
+        return reverse_ddim_table(process, thresholding=thresholding), t
     row = process.schedule.num_timesteps - 1 - t
     if method == "ddim_sample":
         eta = case.config.take("eta", 0.0)
-        return ddim_table(process, eta, thresholding=thresholding, rescale_timesteps=rescale), row
-    return ddpm_table(process, thresholding=thresholding, rescale_timesteps=rescale), row
+        return ddim_table(process, eta, thresholding=thresholding), row
+    return ddpm_table(process, thresholding=thresholding), row
 
 
 def _q_sample(case: Case) -> dict[str, Tensor]:

@@ -15,13 +15,13 @@ def trajectory(case: Case) -> dict[str, Tensor]:
     if "reverse_state_indices" in case.config:
         return _there_and_back(case)
     config = case.config
-    process, rescale = read_process(config), config.take("rescale_timesteps", False)
+    process = read_process(config)
     thresholding, sampler = read_thresholding(config), config.need("sampler")
     eta = config.take("eta", 0.0)
     if sampler == "ddim":
-        table = ddim_table(process, eta, thresholding=thresholding, rescale_timesteps=rescale)
+        table = ddim_table(process, eta, thresholding=thresholding)
     elif sampler == "ddpm":
-        table = ddpm_table(process, thresholding=thresholding, rescale_timesteps=rescale)
+        table = ddpm_table(process, thresholding=thresholding)
     else:
         raise CaseError(f"unknown sampler {sampler!r}")
     _check_times(case, table)
@@ -63,13 +63,13 @@ def _check_times(case: Case, table: SamplerTable) -> None:
 
 def _there_and_back(case: Case) -> dict[str, Tensor]:
     config = case.config
-    process, rescale = read_process(config), config.take("rescale_timesteps", False)
+    process = read_process(config)
     thresholding = read_thresholding(config)
     assert config.take("eta", 0.0) == 0.0
     network, y = read_network(config, process), case.inputs.get("y")
-    there = reverse_ddim_table(process, thresholding=thresholding, rescale_timesteps=rescale)
+    there = reverse_ddim_table(process, thresholding=thresholding)
     states, _ = run(there, network, None, case.inputs["x_0"], y, None)
-    back = ddim_table(process, 0.0, thresholding=thresholding, rescale_timesteps=rescale)
+    back = ddim_table(process, 0.0, thresholding=thresholding)
     x_T = states[len(there) - 2]  # the noise level of the last index, where the way back starts
     return {
         "reverse_states": torch.stack([states[index] for index in config.need("reverse_state_indices")]),

@@ -112,5 +112,16 @@ def replace_upsampler(folder: Path, num_classes: int) -> None:
     )
 
 
+FACES = replace(BASE, num_classes=None, channel_mult=(1, 2), model_channels=64, num_res_blocks=2, num_heads=4)
+
+
+def write_faces(folder: Path) -> Path:
+    """A checkpoint as other people have them: of no classes and other widths, tensors alone."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "faces.pt"
+    torch.save(seeded(build_unet(FACES), 3).state_dict(), path)
+    return path
+
+
 def write_manifest(folder: Path, manifest: object) -> None:
     (folder / "stack.json").write_text(json.dumps(manifest))

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from models.checkpoint import WeightsError, save_network
+from models.checkpoint import WeightsError, metadata_of, read_tensors, save_network
 from models.classifier import NoisyClassifier
+from models.config import ProcessConfig
 from models.stack import SamplingDefaults, file_hash, load_stack
+from models.tensor_file import write_tensors
 from models.unet import build_unet
 from tests.models.samples import BASE, CLASSES, CLASSIFIER, MANIFEST, replace_upsampler, write_manifest
 
@@ -19,7 +21,10 @@ def test_stack_has_its_networks_classes_and_pipelines(pristine_stack: Path) -> N
     stack = load_stack(pristine_stack)
     assert (stack.name, stack.class_names, stack.no_class_label) == ("tiny", CLASSES, 3)
     assert stack.upsampler is not None
-    assert (stack.base.schedule, stack.upsampler.schedule, stack.base.num_timesteps) == ("cosine", "linear", 1000)
+    assert (stack.base.process, stack.upsampler.process) == (
+        ProcessConfig("cosine", 1000),
+        ProcessConfig("linear", 1000),
+    )
     assert list(stack.pipelines) == ["tiny", "tiny-uncond"]
     assert stack.pipelines["tiny"].upsampling == SamplingDefaults(4, "ddim", 0.0)
     assert stack.pipelines["tiny-uncond"].upsampling is None
@@ -80,6 +85,14 @@ def too_few_timesteps(manifest: dict[str, Any]) -> None:
     manifest["base"]["num_timesteps"] = 19
 
 
+def timesteps_in_words(manifest: dict[str, Any]) -> None:
+    manifest["base"]["rescale_timesteps"] = "yes"
+
+
+def fixed_variance_of_a_network_that_learned_it(manifest: dict[str, Any]) -> None:
+    manifest["base"]["sigma_small"] = True
+
+
 def scale_in_words(manifest: dict[str, Any]) -> None:
     manifest["pipelines"]["tiny"]["guidance_scale"] = "strong"
 
@@ -96,6 +109,8 @@ def pipelines_as_a_list(manifest: dict[str, Any]) -> None:
         unknown_schedule,
         too_few_timesteps,
         unknown_sampling_field,
+        timesteps_in_words,
+        fixed_variance_of_a_network_that_learned_it,
         scale_in_words,
         pipelines_as_a_list,
     ],
@@ -115,7 +130,7 @@ def unknown_field(manifest: dict[str, Any]) -> None:
 
 
 def unknown_field_of_the_base(manifest: dict[str, Any]) -> None:
-    manifest["base"]["rescale_timesteps"] = True
+    manifest["base"]["timestep_respacing"] = "250"
 
 
 def unknown_field_of_the_upsampler(manifest: dict[str, Any]) -> None:
@@ -134,7 +149,7 @@ def unknown_field_of_a_pipeline(manifest: dict[str, Any]) -> None:
     ("change", "told"),
     [
         (unknown_field, "the stack has an unknown field 'rescale_timesteps'; known are classes, base, "),
-        (unknown_field_of_the_base, "the base has an unknown field 'rescale_timesteps'; known are file, schedule, "),
+        (unknown_field_of_the_base, "the base has an unknown field 'timestep_respacing'; known are file, schedule, "),
         (unknown_field_of_the_upsampler, "the upsampler has an unknown field 'noise_schedule'; known are file, "),
         (unknown_field_of_the_classifier, "the classifier has an unknown field 'schedule'; known are file$"),
         (unknown_field_of_a_pipeline, "the pipeline 'tiny' has an unknown field 'class_conditional'; known are "),
@@ -222,12 +237,26 @@ def test_pipeline_that_needs_a_missing_network_is_refused(stack_folder: Path, mi
         load_stack(stack_folder)
 
 
-def test_base_without_variance_values_is_refused(stack_folder: Path) -> None:
-    replace_base(stack_folder, out_channels=3)
-    with pytest.raises(WeightsError, match=rf"^{stack_folder.name}/base\.safetensors: must take 3 channels and give 6"):
+def test_base_that_gives_neither_an_image_nor_one_with_its_variance_is_refused(stack_folder: Path) -> None:
+    replace_base(stack_folder, out_channels=4)
+    with pytest.raises(WeightsError, match=rf"^{stack_folder.name}/base\.safetensors: must take 3 channels and give 3"):
         load_stack(stack_folder)
 
 
 def replace_base(folder: Path, **changes: int | None) -> None:
     config = dataclasses.replace(BASE, **changes)  # type: ignore[arg-type]  # integer fields alone
     save_network(folder / "base.safetensors", build_unet(config).state_dict(), config, dtype=torch.float16)
+
+
+def test_process_in_a_file_need_not_be_in_the_manifest_but_must_not_contradict_it(stack_folder: Path) -> None:
+    process = ProcessConfig("cosine", 4000, rescale_timesteps=True)
+    path = stack_folder / "base.safetensors"
+    write_tensors(path, read_tensors(path), torch.float16, metadata_of(BASE, process))
+    manifest = copy.deepcopy(MANIFEST)
+    manifest["base"] = {"file": "base.safetensors"}
+    write_manifest(stack_folder, manifest)
+    assert load_stack(stack_folder).base.process == process
+    manifest["base"] |= {"schedule": "linear"}
+    write_manifest(stack_folder, manifest)
+    with pytest.raises(WeightsError, match=r"schedule is 'linear' here and 'cosine' in base\.safetensors$"):
+        load_stack(stack_folder)

@@ -56,7 +56,7 @@ def test_every_difference_is_named() -> None:
     tensors["out.0.bias"] = torch.zeros(512, dtype=torch.int64)
     tensors["out.0.weight"] = torch.full((512,), torch.nan)
     tensors["time_embed.2.bias"] = torch.zeros(512, dtype=torch.float16)
-    assert differences(tensors, PRESETS[NAME]) == [
+    assert differences(tensors, PRESETS[NAME].config) == [
         "lacks time_embed.0.bias [512]",
         "has surplus extra.weight [2]",
         f"{KEY} has shape [128, 128, 1, 1], expected [128, 128, 3, 3]",

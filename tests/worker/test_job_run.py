@@ -18,7 +18,7 @@ PLANS = (StagePlan("base", "ddim", 3), StagePlan("upsample", "ddim", 2))
 
 
 def trajectories() -> list[Trajectory]:
-    table = SamplerTable(torch.zeros(3, len(COLUMNS)), torch.arange(3))
+    table = SamplerTable(torch.zeros(3, len(COLUMNS)), torch.arange(3), torch.arange(3))
     return [Trajectory(ImageRequest("job", index, 0, PLANS), table, torch.zeros(3, 8, 8)) for index in range(2)]
 
 
@@ -41,7 +41,7 @@ def test_progress_of_frames_is_not_held_back_by_the_encodings_behind_them() -> N
     frame = ImageRequest("job", 0, 0, plan[1:])
     request = resolve(JobRequest(kind="interpolate", seeds=[1, 2], class_label=4, n=2), DEMO, lambda: 0)
     run = JobRun(Claim("job", "token", request, 1, False, None, 0.0), JobPlan(ends, [frame]))
-    table = SamplerTable(torch.zeros(3, len(COLUMNS)), torch.arange(3))
+    table = SamplerTable(torch.zeros(3, len(COLUMNS)), torch.arange(3), torch.arange(3))
     trajectories = {each.index: Trajectory(each, table, torch.zeros(3, 8, 8)) for each in (*ends, frame)}
     for _ in range(2):
         for each in ends:
