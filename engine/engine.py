@@ -8,7 +8,8 @@ from torch import Tensor
 
 from diffusion.pixels import from_uint8, to_uint8
 from diffusion.tables import SamplerTable
-from engine.shapes import padded
+from engine.costs import StepCosts
+from engine.scheduler import Scheduler
 from engine.stage import Stage
 from engine.trajectory import ImageRequest, StagePlan, Trajectory
 
@@ -47,14 +48,14 @@ class StepReport:
 class Engine:
     """Batches the steps of unrelated images; owns no thread, no clock and no I/O.
 
-    Stages take turns, the one that has waited longest first; within a stage the oldest images go first, so nobody
-    starves.
+    Who moves in a step is the scheduler's choice. It goes by `costs`; whoever times the steps notes them there.
     """
 
     def __init__(self, stages: Mapping[str, Stage], max_rows: int) -> None:
         self.stages, self.max_rows = stages, max_rows
+        self.costs = StepCosts({key: stage.network_shapes for key, stage in stages.items()})
+        self.scheduler: Scheduler[tuple[str, int]] = Scheduler(self.costs, max_rows)
         self._live: dict[tuple[str, int], Trajectory] = {}  # in order of arrival
-        self._turns = list(stages)  # the stage that has waited longest first
 
     @property
     def busy(self) -> bool:
@@ -74,6 +75,8 @@ class Engine:
             raise DuplicateImageError(f"image {request.index} of job {request.job_id}")
         self.check(request)
         self._live[key] = self._enter(request)
+        work = [(plan.stage, len(self._table(plan))) for plan in request.plans]
+        self.scheduler.enter(key, request.job_id, request.priority, work)
 
     def check(self, request: ImageRequest) -> None:
         """Raises: UnknownOfferError for a plan that a stage has no table for.
@@ -87,7 +90,7 @@ class Engine:
         """Drop all images of a job; False if there were none: a lost race, not an error."""
         keys = [key for key in self._live if key[0] == job_id]
         for key in keys:
-            del self._live[key]
+            self._leave(key)
         return bool(keys)
 
     def step(self) -> StepReport | None:
@@ -96,21 +99,17 @@ class Engine:
         A batch that fails is bisected, so that one bad row fails its own job alone and the others move on.
         Raises: torch.AcceleratorError where the device is lost, for the process to end with.
         """
-        name = next(
-            (turn for turn in self._turns if any(each.plan.stage == turn for each in self._live.values())), None
-        )
-        if name is None:
+        choice = self.scheduler.choose()
+        if choice is None:
             return None
-        self._turns.remove(name)
-        self._turns.append(name)
-        waiting = [each for each in self._live.values() if each.plan.stage == name]
-        batch = waiting[: self.max_rows]
+        batch = [self._live[key] for key in choice.keys]
         failed: dict[str, Exception] = {}
-        moved = self._take(self.stages[name], batch, failed)
+        moved = self._take(self.stages[choice.stage], batch, failed)
+        self.scheduler.moved(each.key for each in moved)
         finished = self._advance([each for each in moved if each.row == len(each.table)], failed)
         for job_id in failed:
             self.abort(job_id)
-        return StepReport(name, moved, padded(len(batch), self.stages[name].network_shapes), finished, failed)
+        return StepReport(choice.stage, moved, choice.row_shape, finished, failed)
 
     def _take(self, stage: Stage, batch: list[Trajectory], failed: dict[str, Exception]) -> list[Trajectory]:
         try:
@@ -148,14 +147,18 @@ class Engine:
         """Send images that passed a stage on to the next; those that passed their last leave, finished."""
         finished = []
         for each in passed:
-            request, key = each.request, (each.request.job_id, each.request.index)
+            request = each.request
             if not bool(each.x.isfinite().all()):
                 failed[request.job_id] = NotFiniteError(f"image {request.index} after stage {each.plan.stage}")
                 continue
             pixels = to_uint8(each.x)
             if each.stage_index + 1 == len(request.plans):
-                del self._live[key]
+                self._leave(each.key)
                 finished.append(Finished(request, each.x, pixels))
             else:
-                self._live[key] = self._enter_next(each, pixels)
+                self._live[each.key] = self._enter_next(each, pixels)
         return finished
+
+    def _leave(self, key: tuple[str, int]) -> None:
+        del self._live[key]
+        self.scheduler.leave(key)

@@ -9,6 +9,7 @@ from diffusion.noise import Draw, normals
 from engine.guide import Guide
 from engine.numerics import settle_kernels
 from engine.process import process_of
+from engine.scheduler import Priority
 from engine.stage import Stage
 from engine.trajectory import FromLatent, FromPicture, ImageRequest, StagePlan
 from models.precision import Precision
@@ -51,6 +52,7 @@ class Pipeline:
         class_weights: Mapping[int, float] | None = None,
         entropy_scaled: bool = False,
         wants_previews: bool = False,
+        priority: Priority = "normal",
     ) -> ImageRequest:
         """One image of a job: through the stages whose plans are given, an encoding before them.
 
@@ -72,6 +74,7 @@ class Pipeline:
             entropy_scaled=entropy_scaled,
             start=start,
             wants_previews=wants_previews,
+            priority=priority,
         )
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from diffusion.grids import TimeGrid
 from diffusion.solvers import ENCODE, num_evaluations
 from diffusion.tables import SamplerTable, Thresholding
+from engine.scheduler import Priority
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class FromLatent:
 
 @dataclass(frozen=True)
 class ImageRequest:
-    """All that determines an image's pixels, and whose it is.
+    """All that determines an image's pixels, whose it is and how it is to be treated.
 
     network_label is the row of the label embedding, None for a network without one. guidance_target steers the
     classifier: classes and their weights, one class of weight 1 as a rule, none for no guidance. The two differ where
@@ -73,6 +74,7 @@ class ImageRequest:
     start: FromPicture | FromLatent | None = None  # noise
     wants_previews: bool = False
 
+    priority: Priority = "normal"
     @property
     def num_evaluations(self) -> int:
         """Network evaluations over all stages."""
@@ -96,6 +98,11 @@ class Trajectory:
         self.memory = torch.zeros_like(self.x)
 
     @property
+    @property
+    def key(self) -> tuple[str, int]:
+        """Names the image: its job, and its place there."""
+        return self.request.job_id, self.request.index
+
     def plan(self) -> StagePlan:
         return self.request.plans[self.stage_index]
 

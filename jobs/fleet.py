@@ -28,9 +28,8 @@ def announce_worker(pipe: Pipeline, info: WorkerInfo, metrics_text: str, lease_s
     pipe.sadd(keys.WORKERS, info.name)
     pipe.set(keys.worker(info.name), info.model_dump_json(), ex=lease_seconds)
     pipe.set(keys.worker_metrics(info.name), metrics_text, ex=lease_seconds)
-    if info.step_ms:
-        for pipeline in info.pipelines:
-            pipe.hset(keys.STEP_COSTS, pipeline, json.dumps(info.step_ms))
+    for pipeline, step_ms in info.step_ms.items():
+        pipe.hset(keys.STEP_COSTS, pipeline, json.dumps(step_ms))
 
 
 def withdraw_worker(pipe: Pipeline, name: str) -> None:

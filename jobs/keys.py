@@ -1,9 +1,10 @@
 """Names of everything the project keeps in Redis beside RQ's own keys."""
 
 from jobs.job import JobStatus
+from jobs.request import Priority
 
 QUEUE_PREFIX = "adm:"  # of RQ queue names; ours, so that an ordinary `rq worker` never takes these jobs
-PRIORITIES = ("high", "normal", "low")  # in the order in which workers look
+PRIORITIES: tuple[Priority, ...] = ("high", "normal", "low")  # in the order in which workers look
 
 PIPELINES = "adm:pipelines"  # hash: pipeline -> PipelineInfo, as last announced; outlives its workers
 STEP_COSTS = "adm:step-costs"  # hash: pipeline -> step_ms of the worker that spoke last; outlives it too

@@ -13,9 +13,9 @@ class WorkerInfo(Announced):
     pipelines: tuple[str, ...]
     row_shapes: tuple[int, ...]  # row counts that a step is padded to
     rows_in_flight: int = 0
-    step_ms: dict[str, dict[int, float]] = Field(
-        default_factory=dict
-    )  # stage -> row shape -> measured milliseconds a step
+    step_ms: dict[str, dict[str, dict[int, float]]] = Field(
+        default_factory=dict, description="measured milliseconds of a step: by pipeline, stage and row shape"
+    )
     numerics: str  # fingerprint under which bytes repeat
     started_at: float  # Unix seconds, as all times here
     last_heartbeat: float

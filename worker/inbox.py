@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any, cast
 
 import structlog
@@ -26,7 +27,7 @@ from jobs.settings import Settings
 from jobs.workers import WorkerInfo
 from worker.queue_metrics import QueueMetrics
 from worker.reports import REDIS_AWAY, Reports
-from worker.taking import Cancel, Claim, Submit, Taker
+from worker.taking import Cancel, Claim, Submit, Taker, WouldRun
 
 log = structlog.get_logger("worker.inbox")
 
@@ -61,6 +62,7 @@ class Inbox:
         self._in_flight: dict[str, Claim] = {}  # by job
         self._reports = Reports(redis, settings.lease_seconds)
         self._rq: RqWorker  # made by `open`: making one asks Redis
+        self._queues_changed = True  # since the last look beyond their heads
         self._pubsub: PubSub = redis.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call] # untyped there
 
     def open(self) -> None:
@@ -90,11 +92,14 @@ class Inbox:
             announce_pipelines(pipe, self._pipelines)
             pipe.execute()
 
-    def poll(self, *, room: int, wait_seconds: float) -> list[Submit | Cancel]:
+    def poll(
+        self, *, room: int, wait_seconds: float, spare: int = 0, would_run: WouldRun = lambda *job: False
+    ) -> list[Submit | Cancel]:
         """Take jobs for so many images more, high priority first, and read cancellations.
 
         A job whose images do not fit waits, and what is behind it with it, so that nothing starves; one that could
-        never fit enters as soon as there is any room. Waits only if there is nothing to tell.
+        never fit enters as soon as there is any room. Only jobs that `would_run` at once are let past, into `spare`.
+        Waits only if there is nothing to tell.
         """
         deadline = time.monotonic() + wait_seconds
         commands: list[
@@ -102,10 +107,10 @@ class Inbox:
         ] = []  # filled in place: what was claimed must be told though Redis then goes away
         try:
             commands += self._messages(0)
-            self._take(room, commands)
+            self._take(room, spare, would_run, commands)
             while not commands and (left := deadline - time.monotonic()) > 0:
                 commands += self._messages(left)
-                self._take(room, commands)
+                self._take(room, spare, would_run, commands)
         except REDIS_AWAY as error:
             # rows in flight need no Redis to go on, so the loop is not held up; one without rows must not spin
             log.warning("redis_away", error=str(error))
@@ -268,14 +273,20 @@ class Inbox:
         cancels = []
         while message := self._pubsub.get_message(timeout=wait_seconds):
             wait_seconds = 0
-            if message["channel"] != keys.WAKE_CHANNEL.encode():
+            if message["channel"] == keys.WAKE_CHANNEL.encode():
+                self._queues_changed = True
+            else:
                 command = json.loads(message["data"])
                 if command.get("command") == "stop-job" and command.get("job_id") in self._in_flight:
                     cancels.append(Cancel(command["job_id"]))
         return cancels
 
-    def _take(self, room: int, commands: list[Submit | Cancel]) -> None:
-        for claim in self._taker.take(room, self._in_flight):
+    def _take(self, room: int, spare: int, would_run: WouldRun, commands: list[Submit | Cancel]) -> None:
+        claims = self._taker.take(room, self._in_flight)
+        if self._queues_changed:
+            claims = chain(claims, self._taker.take_beside(spare, would_run, self._in_flight))
+        self._queues_changed = False
+        for claim in claims:
             if (stale := self._in_flight.get(claim.job_id)) is not None:
                 self._release(stale)
             self._in_flight[claim.job_id] = claim
@@ -320,4 +331,5 @@ class Inbox:
     def _release(self, claim: Claim) -> None:
         if self._in_flight.get(claim.job_id) is claim:
             del self._in_flight[claim.job_id]
+            self._queues_changed = True
         self._reports.end(claim)

@@ -17,7 +17,8 @@ from torch import Tensor
 from diffusion.pixels import to_uint8
 from diffusion.solvers import ENCODE
 from engine.engine import Engine, Finished, NotFiniteError, StepReport
-from engine.pipeline import BASE, Pipeline
+from engine.pipeline import BASE, UPSAMPLE, Pipeline
+from engine.scheduler import Priority
 from engine.stage import UnknownOfferError
 from jobs.errors import FailureKind, RefusedError, UnavailableError
 from jobs.events import Preview
@@ -38,6 +39,7 @@ IDLE_WAIT_SECONDS = 1.0
 STORE_PATIENCE_SECONDS = 10.0  # for a store that does not answer, before the job is put back
 STORE_PAUSE_SECONDS = 5.0  # without taking jobs, after that
 QUEUE_DEPTH = 2  # images taken, in batches: so that both stages find full batches
+QUEUE_DEPTH_AT_MOST = 8  # with jobs that would run at once, before those that are there already
 
 
 @dataclass(frozen=True)
@@ -84,13 +86,23 @@ class Worker:
             0.0 if self._runs or not accept else IDLE_WAIT_SECONDS
         )  # also while the store is away: no spinning
         takes = accept and time.monotonic() >= self._store_is_away_until
-        room = QUEUE_DEPTH * self._engine.max_rows - self._engine.rows_in_flight if takes else 0
-        for command in self._inbox.poll(room=max(room, 0), wait_seconds=wait_seconds):
+        room = self._room(QUEUE_DEPTH) if takes else 0
+        spare = self._room(QUEUE_DEPTH_AT_MOST) if takes else 0
+        for command in self._inbox.poll(room=room, spare=spare, would_run=self._would_run, wait_seconds=wait_seconds):
             match command:
                 case Submit(claim):
                     self._submit(claim)
                 case Cancel(job_id):
                     self._drop(job_id)
+
+    def _room(self, depth: int) -> int:
+        return max(0, depth * self._engine.max_rows - self._engine.rows_in_flight)
+
+    def _would_run(self, model: str, priority: Priority, work: Mapping[str, int]) -> bool:
+        """Whether a job would get its steps at once, though there is more here than fits a batch."""
+        pipeline = self._held.pipelines[model]
+        steps = [(pipeline.stage_key(stage), row_steps) for stage, row_steps in work.items()]
+        return self._engine.scheduler.would_run(steps, priority)
 
     def _submit(self, claim: Claim) -> None:
         if stale := self._runs.get(claim.job_id):
@@ -146,6 +158,8 @@ class Worker:
     def _apply(self, report: StepReport, seconds: float) -> None:
         stage = self._engine.stages[report.stage].name
         rows = len(report.moved)
+        if not report.failed:
+            self._engine.costs.note(report.stage, report.row_shape, seconds)
         self._held.metrics.stepped(stage, rows, report.row_shape, seconds, self._engine.rows_in_flight)
         touched: dict[str, JobRun] = {}
         for trajectory in report.moved:
@@ -248,7 +262,7 @@ class Worker:
         info = held.info.model_copy(
             update={
                 "rows_in_flight": self._engine.rows_in_flight,
-                "step_ms": held.metrics.step_ms,
+                "step_ms": {name: self._step_ms(pipeline) for name, pipeline in held.pipelines.items()},
                 "last_heartbeat": time.time(),
             }
         )
@@ -257,3 +271,7 @@ class Worker:
                 self._drop(job_id)
         except RedisError as error:  # rows in flight go on; the lease decides how long
             log.warning("heartbeat_failed", error=str(error))
+
+    def _step_ms(self, pipeline: Pipeline) -> dict[str, dict[int, float]]:
+        stages = [BASE] if pipeline.spec.upsampling is None else [BASE, UPSAMPLE]
+        return {stage: self._engine.costs.measured_ms(pipeline.stage_key(stage)) for stage in stages}

@@ -115,7 +115,8 @@ def load(settings: Settings, device: torch.device, name: str) -> Held:
     stages = build_stages(stacks, settings.max_rows, precision=precision)
     registry = CollectorRegistry()
     metrics = StepMetrics(registry)
-    measure_steps(stages.values(), metrics)
+    engine = Engine(stages, settings.max_rows)
+    measure_steps(engine)
     info = WorkerInfo(
         name=name,
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
@@ -129,7 +130,7 @@ def load(settings: Settings, device: torch.device, name: str) -> Held:
         version=version("adm-serve"),
     )
     log.info("loaded", seconds=round(time.monotonic() - started, 2), row_shapes=info.row_shapes)
-    return Held(pipelines, Engine(stages, settings.max_rows), info, metrics, registry)
+    return Held(pipelines, engine, info, metrics, registry)
 
 
 def choose_device(wanted: str) -> torch.device:

@@ -6,11 +6,10 @@ import torch
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 STEP_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
-SMOOTHING = 0.9  # of the step costs: one step says little on a shared machine
 
 
 class StepMetrics:
-    """Latency, occupancy and memory of one worker, and the running mean of what a step costs."""
+    """Latency, occupancy and memory of one worker."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.latency = Histogram(
@@ -25,7 +24,6 @@ class StepMetrics:
         )
         self.in_flight = Gauge("adm_rows_in_flight", "Images in the engine", registry=registry)
         self.memory = Gauge("adm_device_memory_bytes", "Memory held on the worker's device", registry=registry)
-        self.step_ms: dict[str, dict[int, float]] = {}
 
     def stepped(self, stage: str, rows: int, shape: int, seconds: float, in_flight: int) -> None:
         """Note a step of so many rows at a shape."""
@@ -34,11 +32,6 @@ class StepMetrics:
         self.padding.labels(stage).inc(shape - rows)
         self.occupancy.set(rows / shape)
         self.in_flight.set(in_flight)
-        self.note_cost(stage, shape, seconds)
-
-    def note_cost(self, stage: str, shape: int, seconds: float) -> None:
-        costs = self.step_ms.setdefault(stage, {})
-        costs[shape] = SMOOTHING * costs.get(shape, seconds * 1000) + (1 - SMOOTHING) * seconds * 1000
 
     def note_memory(self, device: torch.device) -> None:
         """Note the device's memory; a CPU's is what the process holds at most."""

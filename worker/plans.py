@@ -154,6 +154,7 @@ class Planner:
             class_weights=None if weights is None else {int(label): weight for label, weight in weights.items()},
             entropy_scaled=request.guidance_schedule == "entropy",
             wants_previews=request.previews,
+            priority=request.priority,
         )
 
 

@@ -1,7 +1,8 @@
 """Taking jobs from the queues: which is next, whether it fits, and the claim that makes it this worker's."""
 
+import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import uuid4
 
@@ -14,11 +15,13 @@ from jobs.job import JobStatus
 from jobs.ledger import Ledger
 from jobs.pipelines import PipelineInfo
 from jobs.record import BadPayloadError, Record
-from jobs.request import ResolvedRequest
+from jobs.request import Priority, ResolvedRequest
 from jobs.settings import Settings
 from worker.queue_metrics import QueueMetrics
 
 log = structlog.get_logger("worker.taking")
+
+LOOK_AHEAD = 32  # jobs of a queue, behind those that wait for room
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,9 @@ class Submit:
 @dataclass(frozen=True)
 class Cancel:
     job_id: str
+
+
+WouldRun = Callable[[str, Priority, Mapping[str, int]], bool]  # of a job's pipeline, priority and row steps by stage
 
 
 class Taker:
@@ -76,6 +82,32 @@ class Taker:
                 self._next_pipeline += 1
                 room -= claim.request.num_rows
                 yield claim
+
+    def take_beside(self, spare: int, would_run: WouldRun, in_flight: Mapping[str, Claim]) -> Iterator[Claim]:
+        """Claim jobs for so many images that would run at once, past others that wait for room. As `take` else."""
+        if spare <= 0 or any(each.alone for each in in_flight.values()):
+            return
+        for pipeline, priority, job_id, work in self._waiting():
+            if would_run(pipeline, priority, work):
+                _, claim = self._try_to_claim(keys.queue(pipeline, priority), job_id, spare, busy=bool(in_flight))
+                if claim is not None:
+                    spare -= claim.request.num_rows
+                    yield claim
+            if spare <= 0:
+                return
+
+    def _waiting(self) -> list[tuple[str, Priority, str, dict[str, int]]]:
+        """The first jobs of each queue, and their work."""
+        queues = [(each.id, priority) for priority in keys.PRIORITIES for each in self._pipelines]
+        with self._redis.pipeline(transaction=False) as pipe:
+            for queue in queues:
+                pipe.lrange(books.queue_key(keys.queue(*queue)), 0, LOOK_AHEAD - 1)
+            found = [
+                (*queue, job_id.decode()) for queue, ids in zip(queues, pipe.execute(), strict=True) for job_id in ids
+            ]
+            for *_, job_id in found:
+                pipe.hget(books.job_key(job_id), "adm_work")
+            return [(*each, json.loads(work)) for each, work in zip(found, pipe.execute(), strict=True) if work]
 
     def _head(self) -> tuple[str, str] | None:
         """The queue to take from next and the job that is first in it; pipelines of one priority take turns."""

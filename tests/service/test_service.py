@@ -100,7 +100,7 @@ def test_models_show_what_workers_announced_and_who_holds_it(client: httpx2.Clie
     assert model["defaults"]["steps"] == 25
     assert is_problem(client.get("/v1/models/none"), 404)
     (shown,) = client.get("/v1/workers").json()["data"]
-    assert (shown["name"], shown["row_shapes"], shown["step_ms"]["base"]["16"]) == ("cpu-0", [4, 16], 80)
+    assert (shown["name"], shown["row_shapes"], shown["step_ms"]["demo"]["base"]["16"]) == ("cpu-0", [4, 16], 80)
 
 
 def test_pipeline_without_a_worker_is_said_everywhere(client: httpx2.Client, worker: ToyWorker) -> None:

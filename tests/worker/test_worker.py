@@ -216,6 +216,6 @@ def test_worker_announces_what_it_holds_and_what_steps_cost(start: Start, client
     eventually(lambda: bool(client.queue.fleet.read(fresh=True).workers), "the worker is announced")
     (info,) = client.queue.fleet.read(fresh=True).workers
     assert info.pipelines == ("demo", "demo-uncond")
-    assert set(info.step_ms) == {"base", "upsample"}
+    assert set(info.step_ms["demo"]) == {"base", "upsample"}
     assert info.row_shapes[-1] == 8
     assert client.queue.pipeline("demo").image_size == 16

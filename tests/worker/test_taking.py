@@ -1,0 +1,63 @@
+"""Which jobs a worker takes that has no room: those alone that would run at once."""
+
+from collections.abc import Mapping
+
+import pytest
+
+from jobs.request import Priority
+from tests.worker.conftest import Bench
+from worker.inbox import Inbox, Submit
+from worker.taking import LOOK_AHEAD
+
+pytestmark = pytest.mark.redis
+
+
+def short(pipeline: str, priority: Priority, work: Mapping[str, int]) -> bool:
+    return work["base"] <= 10
+
+
+def taken(inbox: Inbox, *, room: int = 0, spare: int = 8) -> list[str]:
+    commands = inbox.poll(room=room, spare=spare, would_run=short, wait_seconds=0)
+    return [each.claim.job_id for each in commands if isinstance(each, Submit)]
+
+
+def test_job_that_would_run_at_once_is_let_past_those_that_wait_for_room(bench: Bench, inbox: Inbox) -> None:
+    for _ in range(3):
+        bench.submit(steps=250, n=4)
+    quick = bench.submit(steps=10)
+    assert taken(inbox) == [quick]
+
+
+def test_job_is_let_past_one_that_does_not_fit(bench: Bench, inbox: Inbox) -> None:
+    first, _, quick = bench.submit(n=6), bench.submit(n=4), bench.submit(steps=5)
+    assert taken(inbox, room=8) == [first, quick]
+
+
+def test_spare_room_is_not_exceeded(bench: Bench, inbox: Inbox) -> None:
+    ids = [bench.submit(steps=1, n=3) for _ in range(4)]
+    assert taken(inbox, spare=7) == ids[:2]
+
+
+def test_high_priority_is_let_past_first(bench: Bench, inbox: Inbox) -> None:
+    low, high = (bench.submit(steps=5, priority=priority) for priority in ("low", "high"))
+    assert taken(inbox) == [high, low]
+
+
+def test_look_ahead_has_an_end(bench: Bench, inbox: Inbox) -> None:
+    for _ in range(LOOK_AHEAD):
+        bench.submit(steps=250)
+    bench.submit(steps=5)
+    assert taken(inbox) == []
+
+
+def test_queue_is_looked_through_again_when_a_job_came_or_ended(bench: Bench, inbox: Inbox) -> None:
+    bench.submit()
+    (claim,) = bench.claim(inbox)
+    bench.submit(steps=250)
+    assert taken(inbox) == []
+    quick = bench.submit(steps=5)
+    assert taken(inbox) == [quick]
+    bench.submit(steps=4)
+    assert taken(inbox, spare=0) == []
+    bench.finish(inbox, claim)
+    assert len(taken(inbox)) == 1
