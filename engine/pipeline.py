@@ -48,7 +48,7 @@ class Pipeline:
         *,
         encode: StagePlan | None = None,
         start: FromPicture | FromLatent | None = None,
-        guidance_interval: tuple[int, int] = (0, 1000),
+        guidance_interval: tuple[int, int] | None = None,
         class_weights: Mapping[int, float] | None = None,
         entropy_scaled: bool = False,
         wants_previews: bool = False,

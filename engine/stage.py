@@ -91,7 +91,7 @@ class Stage:
         """Take a step of so many rows, all guided where there is a classifier, and forget it."""
         guided = self.guide is not None
         plan = StagePlan(self.name, "ddpm", 2)
-        request = ImageRequest("", 0, 0, (plan,), 0, ((0, 1.0),) if guided else (), float(guided), (0, 10**9))
+        request = ImageRequest("", 0, 0, (plan,), 0, ((0, 1.0),) if guided else (), float(guided))
         table = self.table(plan.sampler, plan.num_steps, plan.eta)
         x, low_res = self.starting_noise(0, 0), torch.zeros(self.shape, device=self.device)[:, ::2, ::2]
         self.step([Trajectory(request, table, x, low_res) for _ in range(rows)])

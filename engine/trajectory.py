@@ -59,7 +59,8 @@ class ImageRequest:
 
     network_label is the row of the label embedding, None for a network without one. guidance_target steers the
     classifier: classes and their weights, one class of weight 1 as a rule, none for no guidance. The two differ where
-    an unconditional model is guided. guidance_interval is in original timesteps, both ends included.
+    an unconditional model is guided. guidance_interval is in original timesteps, both ends included;
+    None for all of them.
     """
 
     job_id: str
@@ -69,12 +70,12 @@ class ImageRequest:
     network_label: int | None = None
     guidance_target: tuple[tuple[int, float], ...] = ()
     guidance_scale: float = 0.0
-    guidance_interval: tuple[int, int] = (0, 1000)
+    guidance_interval: tuple[int, int] | None = None
     entropy_scaled: bool = False
     start: FromPicture | FromLatent | None = None  # noise
     wants_previews: bool = False
-
     priority: Priority = "normal"
+
     @property
     def num_evaluations(self) -> int:
         """Network evaluations over all stages."""
@@ -98,11 +99,11 @@ class Trajectory:
         self.memory = torch.zeros_like(self.x)
 
     @property
-    @property
     def key(self) -> tuple[str, int]:
         """Names the image: its job, and its place there."""
         return self.request.job_id, self.request.index
 
+    @property
     def plan(self) -> StagePlan:
         return self.request.plans[self.stage_index]
 
@@ -119,6 +120,8 @@ class Trajectory:
             return False
         if not request.guidance_target or request.guidance_scale == 0:
             return False
+        if request.guidance_interval is None:
+            return True
         low, high = request.guidance_interval
         return low <= int(self.table.original[self.row]) <= high
 

@@ -8,7 +8,7 @@ from jobs.errors import FieldError, InvalidRequestError
 from jobs.kinds import Kind
 from jobs.samplers import Thresholding, TimeGrid
 
-MAX_STEPS = 1000
+MAX_STEPS = 100_000  # no schedule is longer; what a pipeline allows is in its limits
 MAX_IMAGES = 64
 MAX_INPUTS = 16
 MAX_GUIDANCE_SCALE = 50.0
@@ -25,7 +25,7 @@ FileId = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 ClassName = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 ClassWeight = Annotated[float, Field(gt=0, le=1e6)]
 GuidanceSchedule = Literal["constant", "entropy"]
-Timestep = Annotated[int, Field(ge=0, le=1000)]
+Timestep = Annotated[int, Field(ge=0, le=MAX_STEPS)]
 MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 MetadataValue = Annotated[str, StringConstraints(max_length=512)]
 
@@ -150,7 +150,8 @@ class JobRequest(Strict):
         default=None, description="multiplies the classifier's gradient; 0 is off; null: the pipeline's default"
     )
     guidance_interval: Annotated[list[Timestep], Field(min_length=2, max_length=2)] = Field(
-        default=[0, 1000], description="guide only at original timesteps inside, ends included"
+        default=[0, 1000],
+        description="guide only at original timesteps inside, ends included; left out: at all of the pipeline's",
     )
     guidance_schedule: GuidanceSchedule | None = Field(
         default=None,

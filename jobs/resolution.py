@@ -57,7 +57,7 @@ class Resolution:
             class_label=class_label,
             class_weights=class_weights,
             guidance_scale=guidance_scale,
-            guidance_interval=request.guidance_interval,
+            guidance_interval=self._guidance_interval(),
             guidance_schedule=self._guidance_schedule(),
             steps=self._steps(),
             sampler=sampler,
@@ -80,12 +80,18 @@ class Resolution:
     def _steps(self) -> int:
         if self.request.kind == "score":
             return 1  # one look at each image
-        return self.request.steps or (ENCODING_STEPS if self.encodes else self.pipeline.defaults.steps)
+        encoding = min(ENCODING_STEPS, self.pipeline.limits.steps.max)
+        return self.request.steps or (encoding if self.encodes else self.pipeline.defaults.steps)
 
     def _strength(self) -> float | None:
         if self.request.kind != "variation":
             return None
         return STRENGTH if self.request.strength is None else abs(self.request.strength)
+
+    def _guidance_interval(self) -> list[int]:
+        if "guidance_interval" in self.request.model_fields_set:
+            return self.request.guidance_interval
+        return [0, self.pipeline.num_timesteps]
 
     def _seed(self, draw_seed: Callable[[], int]) -> int:
         if "seed" not in self.fields:
@@ -115,6 +121,9 @@ class Resolution:
         request, limits = self.request, self.pipeline.limits
         if request.guidance_interval[0] > request.guidance_interval[1]:
             self._wrong("/guidance_interval", "the first timestep is above the second")
+        # up to 1000 also for shorter schedules: what clients send who know no others
+        if request.guidance_interval[1] > (last := max(1000, self.pipeline.num_timesteps)):
+            self._wrong("/guidance_interval/1", f"must be from 0 to {last} for {self.pipeline.id!r}")
         for name, value, bounds in (
             ("n", request.n, limits.n),
             ("steps", request.steps, limits.steps),
@@ -281,8 +290,12 @@ class Resolution:
         return self._upsample_options(asked if isinstance(asked, UpsampleOptions) else UpsampleOptions(), defaults)
 
     def _upsample_options(self, options: UpsampleOptions, defaults: UpsampleDefaults) -> ResolvedUpsample:
-        offered = next(each.samplers for each in self.pipeline.stages if each.name == "upsample")
-        sampler, eta = self._sampler("/upsample", options.sampler, options.eta, defaults.sampler, defaults.eta, offered)
+        stage = next(each for each in self.pipeline.stages if each.name == "upsample")
+        sampler, eta = self._sampler(
+            "/upsample", options.sampler, options.eta, defaults.sampler, defaults.eta, stage.samplers
+        )
+        if options.steps is not None and options.steps > stage.num_timesteps:
+            self._wrong("/upsample/steps", f"must be from 1 to {stage.num_timesteps} for {self.pipeline.id!r}")
         self._grid_and_bound("/upsample", options.time_grid, options.thresholding)
         return ResolvedUpsample(
             steps=defaults.steps if options.steps is None else options.steps,

@@ -311,6 +311,10 @@ def _check_fit(stack: StackPlan) -> None:
         if spec.conditional != (rows is not None) and (rows is None or rows == classes):
             needed = "a base with label rows" if spec.conditional else "a base with a 'no class' row, or with none"
             raise WeightsError(f"{stack.name}: the pipeline {spec.name!r} needs {needed}")
+        for file, sampling in ((stack.base, spec.sampling), (stack.upsampler, spec.upsampling)):
+            if file and file.process and sampling and sampling.steps > file.process.num_timesteps:
+                too_many = f"takes {sampling.steps} of {file.process.num_timesteps} timesteps"
+                raise WeightsError(f"{stack.name}: the pipeline {spec.name!r} {too_many}")
         if spec.upsampling is not None and stack.upsampler is None:
             raise WeightsError(f"{stack.name}: the pipeline {spec.name!r} upsamples, but there is no upsampler")
         if spec.guidance_scale and stack.classifier is None:

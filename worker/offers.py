@@ -7,7 +7,8 @@ from diffusion.tables import THRESHOLDINGS
 from engine.pipeline import Pipeline
 from engine.stage import SAMPLERS
 from jobs.kinds import KINDS
-from jobs.pipelines import ClassInfo, Defaults, FloatRange, Limits, PipelineInfo, StageInfo, UpsampleDefaults
+from jobs.pipelines import ClassInfo, Defaults, FloatRange, IntRange, Limits, PipelineInfo, StageInfo, UpsampleDefaults
+from jobs.request import MAX_GUIDANCE_SCALE
 from jobs.samplers import SAMPLER_NOTES
 from models.checkpoint import WeightsError
 from models.stack import MANIFEST, Stack
@@ -38,6 +39,7 @@ def offer(pipeline: Pipeline) -> PipelineInfo:
             classifier_hash=None if stack.classifier is None else stack.classifier.model_hash,
             samplers=SAMPLERS,
             class_conditional=spec.conditional,
+            num_timesteps=base.process.num_timesteps,
         )
     ]
     upsampling = None
@@ -49,6 +51,7 @@ def offer(pipeline: Pipeline) -> PipelineInfo:
                 model_hash=upsampler.model_hash,
                 samplers=SAMPLERS,
                 class_conditional=spec.conditional and upsampler.network.config.num_classes is not None,
+                num_timesteps=upsampler.process.num_timesteps,
             )
         )
         upsampling = UpsampleDefaults(
@@ -67,7 +70,10 @@ def offer(pipeline: Pipeline) -> PipelineInfo:
         sampler_notes=SAMPLER_NOTES,
         time_grids=TIME_GRIDS,
         thresholdings=THRESHOLDINGS,
-        limits=Limits() if stack.classifier is not None else Limits(guidance_scale=FloatRange(min=0, max=0)),
+        limits=Limits(
+            steps=IntRange(min=1, max=base.process.num_timesteps),
+            guidance_scale=FloatRange(min=0, max=0 if stack.classifier is None else MAX_GUIDANCE_SCALE),
+        ),
         defaults=Defaults(
             sampler=spec.sampling.sampler,
             steps=spec.sampling.steps,

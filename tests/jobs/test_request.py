@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from jobs import resolution
 from jobs.errors import InvalidRequestError
-from jobs.pipelines import ClassInfo, PipelineInfo
+from jobs.pipelines import ClassInfo, IntRange, Limits, PipelineInfo
 from jobs.request import JobRequest, ResolvedRequest
 from tests.jobs.samples import BASE_ONLY, DEMO, DEMO_UNCOND
 
@@ -29,6 +29,26 @@ def test_all_defaults_are_the_pipelines() -> None:
     assert (request.n, request.seed, request.guidance_interval) == (1, 7, [0, 1000])
     assert request.upsample
     assert request.upsample.steps == 10
+
+
+LONG = DEMO.model_copy(update={"num_timesteps": 4000, "limits": Limits(steps=IntRange(min=1, max=4000))})
+SHORT = DEMO.model_copy(update={"num_timesteps": 30, "limits": Limits(steps=IntRange(min=1, max=30))})
+
+
+def test_steps_are_at_most_the_timesteps_of_the_stage() -> None:
+    assert resolve(LONG, class_label=0, steps=4000).steps == 4000
+    assert pointers(class_label=0, steps=1001, upsample={"steps": 1001}) == ["/steps", "/upsample/steps"]
+    assert pointers(SHORT, class_label=0, steps=31) == ["/steps"]
+    assert resolve(SHORT, kind="reconstruct", images=["file_1"]).steps == 30
+
+
+def test_interval_is_of_the_pipelines_timesteps() -> None:
+    assert resolve(LONG, class_label=0).guidance_interval == [0, 4000]
+    assert resolve(LONG, class_label=0, guidance_interval=[0, 1000]).guidance_interval == [0, 1000]
+    assert resolve(LONG, class_label=0, guidance_interval=[1500, 4000]).guidance_interval == [1500, 4000]
+    assert pointers(LONG, class_label=0, guidance_interval=[0, 4001]) == ["/guidance_interval/1"]
+    assert pointers(class_label=0, guidance_interval=[0, 1001]) == ["/guidance_interval/1"]
+    assert resolve(SHORT, class_label=0, guidance_interval=[0, 1000]).guidance_interval == [0, 1000]
 
 
 def test_default_eta_belongs_to_the_default_sampler_and_goes_with_no_other_that_is_named() -> None:
