@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from models.checkpoint import blank_network
 from models.classifier import NoisyClassifier
 from models.config import ClassifierConfig, UNetConfig
-from models.stack import StackPlan
+from models.plan import StackPlan
 from models.unet import SuperResUNet, UNet
 
 NetworkConfig = UNetConfig | ClassifierConfig

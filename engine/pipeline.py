@@ -12,8 +12,9 @@ from engine.process import process_of
 from engine.scheduler import Priority
 from engine.stage import Stage
 from engine.trajectory import FromLatent, FromPicture, ImageRequest, StagePlan
+from models.plan import PipelineSpec
 from models.precision import Precision
-from models.stack import PipelineSpec, Stack
+from models.stack import Stack
 
 BASE, UPSAMPLE = "base", "upsample"
 BASE_NUMBER, UPSAMPLE_NUMBER = 0, 1  # of the stages, in the address of noise

@@ -1,55 +1,19 @@
-"""A stack: networks and the pipelines they make, as a folder's stack.json or the official presets say."""
+"""A stack: loaded networks and the pipelines they make."""
 
-import json
-from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
 
-from models.checkpoint import NetworkT, WeightsError, load_network, read_config, read_process
+from models.checkpoint import NetworkT, WeightsError, load_network
 from models.classifier import NoisyClassifier
-from models.config import ClassifierConfig, ProcessConfig, UNetConfig
-from models.presets import OFFICIAL_PIPELINES, PRESETS, OfficialPipeline
+from models.config import ProcessConfig
+from models.plan import NetworkFile, PipelineSpec, StackPlan, check_fit, read_stack
 from models.record import ChangedFileError, recorded_hash
-from models.tensor_file import shown
 from models.unet import SuperResUNet, UNet
 
-MANIFEST = "stack.json"
 HASH_LENGTH = 16
-STACK_FIELDS = ("classes", "base", "classifier", "upsampler", "pipelines")
-PROCESS_FIELDS = tuple(field.name for field in fields(ProcessConfig))
-DIFFUSION_FIELDS = ("file", *PROCESS_FIELDS)
-CLASSIFIER_FIELDS = ("file",)
-PIPELINE_FIELDS = ("conditional", "class_required", "guidance_scale", "guidance_schedule", "sampling", "upsampling")
-GuidanceSchedule = Literal["constant", "entropy"]
-GUIDANCE_SCHEDULES: tuple[GuidanceSchedule, ...] = get_args(GuidanceSchedule)
-SAMPLING_FIELDS = ("steps", "sampler", "eta", "strength")
-
-
-@dataclass(frozen=True)
-class SamplingDefaults:
-    """What a stage does where a request says nothing; strength, an upsampler's, is that of a plan in `engine`."""
-
-    steps: int
-    sampler: str
-    eta: float = 0.0
-    strength: float = 1.0
-
-
-@dataclass(frozen=True)
-class PipelineSpec:
-    """One pipeline of a stack. conditional False gives the network its "no class" row whatever the class asked for."""
-
-    name: str
-    conditional: bool
-    class_required: bool
-    guidance_scale: float
-    sampling: SamplingDefaults
-    upsampling: SamplingDefaults | None
-    guidance_schedule: GuidanceSchedule = "constant"
 
 
 @dataclass(frozen=True)
@@ -95,37 +59,6 @@ class Stack:
         return len(self.class_names) if rows is not None and rows > len(self.class_names) else None
 
 
-@dataclass(frozen=True)
-class NetworkFile:
-    """A network of a stack on disk. config: of a file that carries none; process: None for a classifier."""
-
-    path: Path
-    config: UNetConfig | ClassifierConfig
-    process: ProcessConfig | None = None
-
-
-@dataclass(frozen=True)
-class StackPlan:
-    """A stack before it is loaded: its files and what they make."""
-
-    name: str
-    class_names: tuple[str, ...]
-    base: NetworkFile
-    classifier: NetworkFile | None
-    upsampler: NetworkFile | None
-    pipelines: Mapping[str, PipelineSpec]
-
-    @property
-    def files(self) -> tuple[NetworkFile, ...]:
-        return tuple(filter(None, (self.base, self.classifier, self.upsampler)))
-
-    def only(self, names: Collection[str]) -> "StackPlan":
-        """The stack with these of its pipelines, without an upsampler that none of them needs."""
-        kept = {name: spec for name, spec in self.pipelines.items() if name in names}
-        upsampler = self.upsampler if any(spec.upsampling for spec in kept.values()) else None
-        return replace(self, pipelines=kept, upsampler=upsampler)
-
-
 def load_stack(folder: Path, device: torch.device | str = "cpu") -> Stack:
     """Load every network of a stack's folder, strictly. Raises: WeightsError, as read_stack and load_plan."""
     return load_plan(read_stack(folder), device)
@@ -139,7 +72,7 @@ def load_plan(
     Raises: WeightsError, one line that names the file and the key, for anything missing, damaged or that does not fit.
     """
     held: dict[Path, nn.Module] = {} if loaded is None else loaded
-    _check_fit(plan)
+    check_fit(plan)
 
     def load(file: NetworkFile, kind: type[NetworkT]) -> NetworkT:
         network = held.get(file.path) or load_network(file.path, kind, device, file.config)
@@ -158,178 +91,6 @@ def load_plan(
     classifier = None if plan.classifier is None else guiding(plan.classifier)
     upsampler = None if plan.upsampler is None else diffusion(plan.upsampler, SuperResUNet)
     return Stack(plan.name, plan.class_names, base, classifier, upsampler, dict(plan.pipelines))
-
-
-def read_stack(folder: Path) -> StackPlan:
-    """What a stack's folder holds, from its stack.json and the heads of its files. Raises: WeightsError."""
-    manifest = _read_manifest(folder / MANIFEST)
-    try:
-        _check_fields("the stack", manifest, STACK_FIELDS)
-        return StackPlan(
-            name=folder.name,
-            class_names=tuple(manifest["classes"]),
-            base=_diffusion(folder, manifest["base"], super_res=False),
-            classifier=_classifier(folder, manifest["classifier"]) if "classifier" in manifest else None,
-            upsampler=_diffusion(folder, manifest["upsampler"], super_res=True) if "upsampler" in manifest else None,
-            pipelines={name: _pipeline(name, entry) for name, entry in manifest["pipelines"].items()},
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise WeightsError(f"{folder.name}/{MANIFEST}: a field is missing, unknown or wrong: {error}") from error
-
-
-def official_stacks(folder: Path) -> list[StackPlan]:
-    """The stacks of the official checkpoints, one a base network, whether or not their files are in the folder.
-
-    A file is found by its preset's name, NAME.safetensors (as `adm models convert` writes it) before NAME.pt.
-    """
-    bases = dict.fromkeys(pipeline.base for pipeline in OFFICIAL_PIPELINES.values())
-    return [_official_stack(folder, base) for base in bases]
-
-
-def _official_stack(folder: Path, base: str) -> StackPlan:
-    made = [pipeline for pipeline in OFFICIAL_PIPELINES.values() if pipeline.base == base]
-    classifier, upsampler = made[0].sampling.classifier, next((each.upsampler for each in made if each.upsampler), None)
-    return StackPlan(
-        name=base,
-        class_names=PRESETS[classifier or base].class_names,
-        base=_official_file(folder, base),
-        classifier=None if classifier is None else _official_file(folder, classifier),
-        upsampler=None if upsampler is None else _official_file(folder, upsampler),
-        pipelines={pipeline.name: _official_pipeline(pipeline) for pipeline in made},
-    )
-
-
-def _official_file(folder: Path, name: str) -> NetworkFile:
-    preset, converted = PRESETS[name], folder / f"{name}.safetensors"
-    path = converted if converted.exists() else folder / preset.file
-    return NetworkFile(path, preset.config, preset.process)
-
-
-def _official_pipeline(pipeline: OfficialPipeline) -> PipelineSpec:
-    sampling, conditional = pipeline.sampling, bool(PRESETS[pipeline.base].flags["class_cond"])
-    upsampling = None
-    if pipeline.upsampler and (given := PRESETS[pipeline.upsampler].sampling):
-        upsampling = SamplingDefaults(given.steps, given.sampler)
-    defaults = SamplingDefaults(sampling.steps, sampling.sampler)
-    return PipelineSpec(pipeline.name, conditional, conditional, sampling.guidance_scale, defaults, upsampling)
-
-
-def _read_manifest(path: Path) -> dict[str, Any]:
-    try:
-        manifest = json.loads(path.read_text())
-    except OSError as error:
-        raise WeightsError(f"{path}: there is no such stack; ADM_WEIGHTS names the folder of stacks") from error
-    except ValueError as error:
-        raise WeightsError(f"{shown(path)}: is not JSON ({error})") from error
-    if not isinstance(manifest, dict):
-        raise WeightsError(f"{shown(path)}: is not a JSON object")
-    return manifest
-
-
-def _check_fields(where: str, entry: Mapping[str, Any], known: Collection[str]) -> None:
-    # What would be dropped is a flag that somebody counts on: ADM's weights make noise under wrong ones, without error.
-    for name in sorted(entry.keys() - set(known)):
-        raise ValueError(f"{where} has an unknown field {name!r}; known are {', '.join(known)}")
-
-
-def _diffusion(folder: Path, entry: dict[str, Any], *, super_res: bool) -> NetworkFile:
-    _check_fields("the upsampler" if super_res else "the base", entry, DIFFUSION_FIELDS)
-    path, given = folder / entry["file"], {name: entry[name] for name in PROCESS_FIELDS if name in entry}
-    process = _process(path, given)
-    config = read_config(path)
-    if not isinstance(config, UNetConfig) or config.super_res != super_res:
-        raise WeightsError(f"{shown(path)}: holds another kind of network than {MANIFEST} says")
-    joined = 2 if super_res else 1  # the low-resolution image comes in beside x
-    if config.in_channels != 3 * joined or config.out_channels not in (3, 6):
-        needed = f"must take {3 * joined} channels and give 3, RGB, or 6 with a variance it learned"
-        raise WeightsError(f"{shown(path)}: {needed}")
-    if process.sigma_small and config.out_channels == 6:
-        raise ValueError("sigma_small is for networks of 3 output channels; this one learned its variance")
-    return NetworkFile(path, config, process)
-
-
-def _process(path: Path, given: Mapping[str, Any]) -> ProcessConfig:
-    """What a stack says of a network's training, or its file; of both the same. Raises: TypeError; ValueError."""
-    held = read_process(path) if path.is_file() else None
-    if held is None:
-        for name in ("schedule", "num_timesteps"):
-            if name not in given:
-                raise ValueError(f"{name} is missing: {path.name} does not say it")
-        return ProcessConfig(**given)
-    for name, value in asdict(held).items():
-        if name in given and given[name] != value:
-            raise ValueError(f"{name} is {given[name]!r} here and {value!r} in {path.name}")
-    return held
-
-
-def _classifier(folder: Path, entry: dict[str, Any]) -> NetworkFile:
-    _check_fields("the classifier", entry, CLASSIFIER_FIELDS)
-    path = folder / entry["file"]
-    config = read_config(path)
-    if not isinstance(config, ClassifierConfig):
-        raise WeightsError(f"{shown(path)}: holds another kind of network than {MANIFEST} says")
-    return NetworkFile(path, config)
-
-
-def _pipeline(name: str, entry: dict[str, Any]) -> PipelineSpec:
-    _check_fields(f"the pipeline {name!r}", entry, PIPELINE_FIELDS)
-    upsampling = entry["upsampling"]
-    for each in ("sampling", "upsampling"):
-        _check_fields(f"the pipeline {name!r}, {each},", entry[each] or {}, SAMPLING_FIELDS)
-    guidance_schedule = entry.get("guidance_schedule", "constant")
-    if guidance_schedule not in GUIDANCE_SCHEDULES:
-        raise ValueError(f"guidance_schedule {guidance_schedule!r}; known are {', '.join(GUIDANCE_SCHEDULES)}")
-    return PipelineSpec(
-        name=name,
-        conditional=entry["conditional"],
-        class_required=entry["class_required"],
-        guidance_scale=float(entry["guidance_scale"]),
-        sampling=SamplingDefaults(**entry["sampling"]),
-        upsampling=None if upsampling is None else SamplingDefaults(**upsampling),
-        guidance_schedule=guidance_schedule,
-    )
-
-
-def _check_fit(stack: StackPlan) -> None:
-    classes, base = len(stack.class_names), stack.base.config
-    assert isinstance(base, UNetConfig)
-    rows = base.num_classes
-    if rows is not None and rows not in (classes, classes + 1):
-        raise WeightsError(f"{stack.name}: the base has {rows} label rows, {MANIFEST} names {classes} classes")
-    if stack.upsampler is not None:
-        _check_labels(stack, stack.upsampler, classes, rows)
-    if stack.classifier is not None:
-        classifier = stack.classifier.config
-        assert isinstance(classifier, ClassifierConfig)
-        if classifier.out_channels != classes:
-            raise WeightsError(
-                f"{stack.name}: the classifier has {classifier.out_channels} classes, {MANIFEST} names {classes}"
-            )
-        if classifier.image_size != base.image_size:
-            raise WeightsError(f"{stack.name}: classifier and base are of different image sizes")
-    for spec in stack.pipelines.values():
-        if spec.conditional != (rows is not None) and (rows is None or rows == classes):
-            needed = "a base with label rows" if spec.conditional else "a base with a 'no class' row, or with none"
-            raise WeightsError(f"{stack.name}: the pipeline {spec.name!r} needs {needed}")
-        for file, sampling in ((stack.base, spec.sampling), (stack.upsampler, spec.upsampling)):
-            if file and file.process and sampling and sampling.steps > file.process.num_timesteps:
-                too_many = f"takes {sampling.steps} of {file.process.num_timesteps} timesteps"
-                raise WeightsError(f"{stack.name}: the pipeline {spec.name!r} {too_many}")
-        if spec.upsampling is not None and stack.upsampler is None:
-            raise WeightsError(f"{stack.name}: the pipeline {spec.name!r} upsamples, but there is no upsampler")
-        if spec.guidance_scale and stack.classifier is None:
-            raise WeightsError(f"{stack.name}: the pipeline {spec.name!r} is guided, but there is no classifier")
-
-
-def _check_labels(stack: StackPlan, upsampler: NetworkFile, classes: int, base_rows: int | None) -> None:
-    # An image takes one label through both networks, so that each of the base's labels must be one of the upsampler's.
-    assert isinstance(upsampler.config, UNetConfig)
-    rows = upsampler.config.num_classes
-    if rows not in (None, classes, classes + 1):
-        raise WeightsError(f"{stack.name}: the upsampler has {rows} label rows, {MANIFEST} names {classes} classes")
-    if rows is not None and (base_rows is None or base_rows > rows):
-        has = "none" if base_rows is None else f"{base_rows}, one for 'no class'"
-        raise WeightsError(f"{stack.name}: the upsampler has {rows} label rows, but the base has {has}")
 
 
 def file_hash(path: Path) -> str:

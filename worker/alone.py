@@ -5,13 +5,13 @@ from collections.abc import Sequence
 import torch
 from PIL import Image
 
+from engine.loading import load_stacks
 from jobs.pipelines import PipelineInfo
 from jobs.request import ResolvedRequest
 from jobs.settings import Settings
 from worker.main import choose_device, load
 from worker.offers import offer, select
 from worker.plans import plan_job
-from worker.stacks import load_stacks
 
 
 class Alone:

@@ -27,9 +27,9 @@ from tenacity import (
 )
 
 from engine.engine import Engine
+from engine.loading import load_stacks
 from engine.numerics import fingerprint
 from engine.pipeline import build_stages
-from engine.selfcheck import check_stack
 from jobs import logs
 from jobs.errors import SettingsError, UnavailableError
 from jobs.files import FileStore
@@ -43,7 +43,6 @@ from worker.loop import Held, Worker
 from worker.metrics import StepMetrics
 from worker.offers import offer, select
 from worker.png import encoder_versions
-from worker.stacks import load_stacks
 from worker.warmup import measure_steps
 
 log = structlog.get_logger("worker")
@@ -107,9 +106,11 @@ def open_inbox(inbox: Inbox, stopping: Event) -> None:
 def load(settings: Settings, device: torch.device, name: str) -> Held:
     """Load the stacks that the pipelines need and warm them up."""
     started = time.monotonic()
-    stacks = load_stacks(settings.weights, settings.pipelines, settings.max_rows, device)
-    for doubt in (line for stack in stacks for line in check_stack(stack)):
-        log.warning("weights_look_wrong", doubt=doubt, see="docs/self-check.md")
+
+    def doubt(line: str) -> None:
+        log.warning("weights_look_wrong", doubt=line, see="docs/self-check.md")
+
+    stacks = load_stacks(settings.weights, settings.pipelines, settings.max_rows, device, doubt)
     pipelines = select(settings.pipelines, stacks)
     precision = best_precision(device) if settings.precision == "auto" else settings.precision
     stages = build_stages(stacks, settings.max_rows, precision=precision)

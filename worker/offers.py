@@ -11,7 +11,8 @@ from jobs.pipelines import ClassInfo, Defaults, FloatRange, IntRange, Limits, Pi
 from jobs.request import MAX_GUIDANCE_SCALE
 from jobs.samplers import SAMPLER_NOTES
 from models.checkpoint import WeightsError
-from models.stack import MANIFEST, Stack
+from models.plan import MANIFEST
+from models.stack import Stack
 
 
 def select(names: Sequence[str], stacks: Sequence[Stack]) -> dict[str, Pipeline]:

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from engine.memory import Need, PeakMeter, free_bytes, row_bytes, shortage, surely_fits
+from models.plan import official_stacks, read_stack
 from models.presets import PRESETS
-from models.stack import official_stacks, read_stack
 
 MIB = 2**20
 

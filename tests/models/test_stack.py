@@ -11,7 +11,8 @@ import torch
 from models.checkpoint import WeightsError, metadata_of, read_tensors, save_network
 from models.classifier import NoisyClassifier
 from models.config import ProcessConfig
-from models.stack import SamplingDefaults, file_hash, load_stack
+from models.plan import SamplingDefaults
+from models.stack import file_hash, load_stack
 from models.tensor_file import write_tensors
 from models.unet import build_unet
 from tests.models.samples import BASE, CLASSES, CLASSIFIER, MANIFEST, replace_upsampler, write_manifest

@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from engine import loading
+from engine.loading import choose, load_stacks
 from models.checkpoint import WeightsError
+from models.plan import official_stacks, read_stack
 from models.presets import OFFICIAL_PIPELINES
-from models.stack import load_plan, official_stacks, read_stack
+from models.stack import load_plan
 from tests.models.samples import write_stack
-from worker import stacks
-from worker.stacks import choose, load_stacks
 
 CPU = torch.device("cpu")
 
@@ -82,8 +83,8 @@ def test_network_that_two_stacks_share_is_loaded_once(tmp_path: Path) -> None:
 @pytest.mark.slow  # the reckoning imports half of torch
 def test_too_little_memory_is_said_before_anything_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_stack(tmp_path / "tiny")
-    monkeypatch.setattr(stacks, "free_bytes", lambda device: 0)
-    monkeypatch.setattr(stacks, "load_plan", None)
+    monkeypatch.setattr(loading, "free_bytes", lambda device: 0)
+    monkeypatch.setattr(loading, "load_plan", None)
     with pytest.raises(WeightsError, match=r"\AADM_PIPELINES: tiny need .* at ADM_MAX_ROWS=4, 0\.0 GiB are free"):
         load_stacks(tmp_path, ["tiny"], 4, CPU)
 
@@ -92,3 +93,10 @@ def test_stack_that_fits_is_loaded(tmp_path: Path) -> None:
     write_stack(tmp_path / "tiny")
     (stack,) = load_stacks(tmp_path, ["tiny"], 4, CPU)
     assert set(stack.pipelines) == {"tiny"}
+
+
+def test_load_ends_with_the_self_check(tmp_path: Path) -> None:
+    write_stack(tmp_path / "tiny")
+    doubts: list[str] = []
+    load_stacks(tmp_path, ["tiny"], 4, CPU, doubts.append)
+    assert any(line.startswith("tiny, base: at pure noise its eps agrees with the noise by ") for line in doubts)

@@ -1,0 +1,83 @@
+"""Loading pipelines by their names: found, chosen, reckoned, only then loaded, and checked in the end."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from engine.memory import free_bytes, shortage
+from engine.selfcheck import check_stack
+from models.checkpoint import WeightsError
+from models.plan import MANIFEST, StackPlan, official_stacks, read_stack
+from models.presets import OFFICIAL_FOLDER
+from models.stack import Stack, load_plan
+
+OnDoubt = Callable[[str], None]
+"""Told each doubt about weights in one line (docs/self-check.md)."""
+
+SETTING = "ADM_PIPELINES"
+
+
+def load_stacks(
+    weights: Path,
+    names: Sequence[str],
+    max_rows: int,
+    device: torch.device,
+    on_doubt: OnDoubt | None = None,
+    *,
+    setting: str = SETTING,
+) -> list[Stack]:
+    """The stacks of a weights folder that have these pipelines; networks that several of them share are loaded once.
+
+    on_doubt is told what the self-check finds; None, for those who will compute nothing, leaves the check out. setting
+    is what named the pipelines, for errors.
+    Raises: WeightsError, one line, for an unknown pipeline, a missing or wrong file, and before anything is loaded
+    where the device has too little memory.
+    """
+    return load_plans(choose(names, weights, setting), max_rows, device, on_doubt, setting=setting)
+
+
+def load_plans(
+    plans: Sequence[StackPlan],
+    max_rows: int,
+    device: torch.device,
+    on_doubt: OnDoubt | None = None,
+    *,
+    setting: str = SETTING,
+) -> list[Stack]:
+    """The stacks of these plans, as load_stacks."""
+    free = free_bytes(device)
+    if free is not None and (line := shortage(plans, max_rows, free)):
+        names = ", ".join(name for plan in plans for name in plan.pipelines)
+        raise WeightsError(f"{setting}: {names} {line} on {device}")
+    loaded: dict[Path, nn.Module] = {}
+    stacks = [load_plan(plan, device, loaded) for plan in plans]
+    if on_doubt is not None:
+        for line in (line for stack in stacks for line in check_stack(stack)):
+            on_doubt(line)
+    return stacks
+
+
+def find_plans(weights: Path) -> list[StackPlan]:
+    """Every stack of a weights folder, and what could be made of official checkpoints. Raises: WeightsError."""
+    folders = sorted(path.parent for path in weights.glob(f"*/{MANIFEST}"))
+    return [*map(read_stack, folders), *official_stacks(weights / OFFICIAL_FOLDER)]
+
+
+def choose(names: Sequence[str], weights: Path, setting: str = SETTING) -> list[StackPlan]:
+    """The stacks of a weights folder that have these pipelines, without what none of them needs.
+
+    Raises: WeightsError.
+    """
+    plans = find_plans(weights)
+    known = {name: plan for plan in plans for name in plan.pipelines}
+    for name in names:
+        if name not in known:
+            there = ", ".join(sorted(known))
+            raise WeightsError(f"{setting}: no stack of {weights} has a pipeline {name!r}; there are {there}")
+        for file in known[name].only([name]).files:
+            if not file.path.exists():
+                missing = f"needs {file.path.name}, which is not in {file.path.parent}"
+                raise WeightsError(f"{setting}: {name!r} {missing}; adm models fetch {file.path.stem} brings it")
+    return [plan.only(names) for plan in plans if plan.pipelines.keys() & set(names)]
