@@ -118,7 +118,17 @@ class Taker:
             for queue in queues:
                 pipe.lindex(books.queue_key(queue), 0)
             heads = pipe.execute()
-        return next(((queue, head.decode()) for queue, head in zip(queues, heads, strict=True) if head), None)
+        named = ((queue, self._named(queue, head)) for queue, head in zip(queues, heads, strict=True))
+        return next(((queue, job_id) for queue, job_id in named if job_id is not None), None)
+
+    def _named(self, queue: str, entry: bytes | None) -> str | None:
+        """The job that an entry of a queue names; one that is no text names none, and is dropped."""
+        try:
+            return None if entry is None else entry.decode()
+        except UnicodeDecodeError:
+            log.warning("rubbish_in_queue", queue=queue)
+            self._redis.lrem(books.queue_key(queue), 0, entry)  # type: ignore[arg-type] # bytes serve as well
+            return None
 
     def _try_to_claim(self, queue: str, job_id: str, room: int, *, busy: bool) -> tuple[bool, Claim | None]:
         """Claim a job, or drop it from the queue if it is not to be run; (False, None) if it must wait for room.
