@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from struct import unpack
+from uuid import uuid4
 
-from jobs.errors import ErrorKind, RefusedError
+from jobs.errors import ErrorKind, RefusedError, UnavailableError
 from jobs.job import ImageRecord
 from jobs.store import ObjectStore
 
 ROOT = "jobs"
+PROBE = "probe"  # stands for a job in the keys of what `takes` stores for a moment
 KEY_PARTS = 4  # as `image_key` makes them
 
 
@@ -47,6 +49,16 @@ class ImageStore:
             bytes=len(png),
             execution_id=execution_id,
         )
+
+    def takes(self, png: bytes) -> bool:
+        """Whether the store takes these bytes elsewhere just now, where nobody looks for them and the sweep would."""
+        key = image_key(PROBE, uuid4().hex, 0)
+        try:
+            self.objects.put(key, png)
+            self.objects.delete([key])
+        except UnavailableError:
+            return False
+        return True
 
     def get(self, job_id: str, image: ImageRecord) -> bytes:
         """An image's bytes. Raises: RefusedError when it is gone."""

@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 from prometheus_client import CollectorRegistry, generate_latest
 from redis.exceptions import RedisError
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
 from torch import Tensor
 
 from diffusion.pixels import to_uint8
@@ -24,7 +23,7 @@ from jobs.errors import FailureKind, RefusedError, UnavailableError
 from jobs.events import Preview
 from jobs.files import FileStore
 from jobs.images import ImageStore
-from jobs.job import ImageRecord, Usage
+from jobs.job import Usage
 from jobs.settings import Settings
 from jobs.workers import WorkerInfo
 from worker.inbox import REDIS_AWAY, Cancel, Claim, Inbox, Submit
@@ -32,12 +31,12 @@ from worker.job_run import JobRun
 from worker.metrics import StepMetrics
 from worker.plans import plan_job, top_classes
 from worker.png import describe, encode
+from worker.storing import UnstorableError, put_patiently
 
 log = structlog.get_logger("worker.loop")
 
 IDLE_WAIT_SECONDS = 1.0
-STORE_PATIENCE_SECONDS = 10.0  # for a store that does not answer, before the job is put back
-STORE_PAUSE_SECONDS = 5.0  # without taking jobs, after that
+STORE_PAUSE_SECONDS = 5.0  # without taking jobs, after a store did not answer
 QUEUE_DEPTH = 2  # images taken, in batches: so that both stages find full batches
 QUEUE_DEPTH_AT_MOST = 8  # with jobs that would run at once, before those that are there already
 
@@ -208,11 +207,20 @@ class Worker:
         pipeline = self._held.pipelines[claim.request.model]
         png = encode(finished.pixels, describe(claim.request, index, pipeline, self._held.info.numerics))
         try:
-            image = self._put(claim, index, png)
+            image = put_patiently(self._store, claim, index, png, self._heartbeat_if_due)
         except UnavailableError as error:
-            self._forget(run)
+            if self._runs.get(claim.job_id) is run:
+                self._forget(run)
             self._put_back(claim, error)
             return
+        except UnstorableError as error:
+            log.error("unstorable", job_id=claim.job_id, error=str(error))
+            if self._runs.get(claim.job_id) is run:
+                detail = "the store takes other images, but not this job's"
+                self._fail(claim.job_id, FailureKind.STORE_FAILED, detail, retry=True)
+            return
+        if self._runs.get(claim.job_id) is not run:
+            return  # the store was slow, and a heartbeat has dropped the job meanwhile
         is_last = run.stored(image, finished)
         if is_last:
             self._forget(run)
@@ -226,16 +234,6 @@ class Worker:
         log.error("store_away", job_id=claim.job_id, error=str(error))
         self._store_is_away_until = time.monotonic() + STORE_PAUSE_SECONDS
         self._inbox.give_back(claim)
-
-    def _put(self, claim: Claim, index: int, png: bytes) -> ImageRecord:
-        patiently = Retrying(
-            retry=retry_if_exception_type(UnavailableError),
-            wait=wait_exponential(multiplier=0.1, max=2),
-            stop=stop_after_delay(STORE_PATIENCE_SECONDS),
-            reraise=True,
-        )
-        image: ImageRecord = patiently(self._store.put, claim.job_id, claim.token, index, png)
-        return image
 
     def _fail(self, job_id: str, kind: FailureKind, detail: str, *, retry: bool) -> None:
         run = self._runs[job_id]
