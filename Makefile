@@ -3,6 +3,7 @@
 #   make demo     one job per class on a stack of its own; leaves demo/contact-sheet.png, demo/report.json
 #   make test     everything: format, lint, types, import layers, tests
 #   make check    the same without the tests
+#   make chaos    hurt everything for minutes, and lose nothing; CHAOS_SEED, CHAOS_JOBS, CHAOS_SECONDS
 #   make golden   the reference cases under GOLDEN=tests/golden
 #   make judge    measure the demo stack and write weights/demo/judge.json
 #   make lock     resolve the dependencies anew into requirements.lock
@@ -13,7 +14,7 @@ GOLDEN ?= tests/golden
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: up demo test check golden judge install browser lock clean
+.PHONY: up demo test check chaos golden judge install browser lock clean
 
 up: install
 	$(BIN)/adm up
@@ -29,6 +30,9 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+chaos: install
+	CHAOS_JOBS=$${CHAOS_JOBS:-400} CHAOS_SECONDS=$${CHAOS_SECONDS:-240} $(BIN)/pytest -s tests/chaos
 
 golden: install
 	$(BIN)/python -m tests.golden_runner $(GOLDEN)

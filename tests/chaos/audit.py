@@ -1,0 +1,166 @@
+"""What must hold when the dust has settled. Every check returns its complaints, one a line; none means all is well."""
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import httpx2
+from redis import Redis
+
+from jobs import books, keys
+from jobs.events import EventKind
+from tests.chaos.load import Ask
+from tests.jobs.samples import replay
+
+FINAL = ("completed", "failed", "cancelled", "expired")
+NUM_PAGE = 100
+
+# What remains when all jobs are gone: announcements, figures of the past, and RQ's list of queues.
+LASTING_KEYS = re.compile(
+    r"adm:(pipelines|step-costs|workers|store-swept|worker:.+|worker-metrics:.+|work:.+|estimate-errors:.+)"
+    r"|rq:(queues|workers|worker:.+|workers:.+)"
+)
+BOOKS_OF_RUNNING_JOBS = ("rq:wip:*", "rq:executions:*", "rq:execution:*", "rq:worker:*:executions", "adm:progress:*")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One job as the world sees it afterwards."""
+
+    id: str
+    job: dict[str, Any]  # GET /v1/jobs/{id}
+    events: tuple[tuple[str, dict[str, Any]], ...]  # kind and data, of all that are kept
+    bytes_sha256: tuple[str, ...]  # of the images' bytes, fetched
+
+    @property
+    def status(self) -> str:
+        return str(self.job["status"])
+
+    @property
+    def sha256(self) -> tuple[str, ...]:
+        return tuple(each["sha256"] for each in self.job["images"])
+
+
+def look_at(client: httpx2.Client, redis: Redis, job_id: str) -> Seen | None:
+    """A job, its events and its images; None where there is no such job."""
+    answer = client.get(f"/v1/jobs/{job_id}")
+    if answer.status_code == 404:
+        return None
+    job = answer.raise_for_status().json()
+    images = [client.get(each["url"]).raise_for_status().content for each in job["images"]]
+    events = tuple((each.kind.value, json.loads(each.data)) for each in replay(redis, job_id))
+    return Seen(job_id, job, events, tuple(hashlib.sha256(each).hexdigest() for each in images))
+
+
+def list_all(client: httpx2.Client) -> list[str]:
+    """Ids of all jobs there are."""
+    ids, after = [], None
+    while True:
+        page = client.get("/v1/jobs", params={"limit": NUM_PAGE} | ({"after": after} if after else {}))
+        page.raise_for_status()
+        ids += [each["id"] for each in page.json()["data"]]
+        if (after := page.json()["next"]) is None:
+            return ids
+
+
+def ended_once(seen: Seen) -> list[str]:
+    """One terminal event, the last of all, that says what the status says."""
+    if seen.status not in FINAL:
+        return [f"{seen.id}: has not ended: {seen.status}"]
+    kinds = [kind for kind, _ in seen.events]
+    ends = [kind for kind in kinds if EventKind(kind).is_final]
+    if ends != [seen.status] or kinds[-1] != seen.status:
+        return [f"{seen.id}: is {seen.status}, and its events end so: {kinds[-6:]}, with {ends}"]
+    return []
+
+
+def images_are_right(seen: Seen, reference: Seen | None) -> list[str]:
+    """The images of a completed job are all there, once, and are those of the undisturbed run, in events too."""
+    complaints = []
+    if seen.bytes_sha256 != seen.sha256:
+        complaints.append(f"{seen.id}: its images' bytes are not what their records say")
+    told = {data["index"]: data["sha256"] for kind, data in seen.events if kind == "image"}
+    published = {each["index"]: each["sha256"] for each in seen.job["images"]}
+    if any(told.get(index) != sha256 for index, sha256 in published.items()):
+        complaints.append(f"{seen.id}: its events tell of other images than it has")
+    if reference is None or seen.status != "completed":
+        return complaints
+    if seen.job["numerics"] != reference.job["numerics"]:
+        complaints.append(f"{seen.id}: made under other numerics than the undisturbed run's")
+    elif seen.sha256 != reference.sha256:
+        complaints.append(f"{seen.id}: its images are not those of the undisturbed run")
+    if seen.job["results"] != reference.job["results"]:
+        complaints.append(f"{seen.id}: its results are not those of the undisturbed run")
+    return complaints
+
+
+def fate_is_right(ask: Ask, seen: Seen | None) -> list[str]:
+    """An acknowledged job came to what was asked for, under one id."""
+    if len(ask.ids) > 1:
+        return [f"job {ask.number}: one key gave {len(ask.ids)} jobs"]
+    if ask.deleted or not ask.ids:
+        return [] if seen is None else [f"{seen.id}: was deleted, and is there"]
+    if seen is None:
+        return [f"{ask.id}: was acknowledged, and is lost"]
+    fates = {ask.fate} | ({"cancelled"} if ask.cancel_sent else set())
+    if seen.status not in fates:
+        return [f"{seen.id}: is {seen.status} ({seen.job['error']}), not {' or '.join(sorted(fates))}"]
+    return failed_for(ask.failure, seen) if seen.status == "failed" else []
+
+
+def failed_for(failure: str | None, seen: Seen) -> list[str]:
+    """A job failed for the reason that it was given."""
+    kind = (seen.job["error"] or {}).get("kind")
+    return [] if kind == failure else [f"{seen.id}: failed as {seen.job['error']}, not {failure}"]
+
+
+def nobody_else(asks: Sequence[Ask], unsure: int, poisoned: Iterable[str], found: Iterable[str]) -> list[str]:
+    """There are no jobs but those that were acknowledged, and those of posts that got no answer."""
+    known = {job_id for ask in asks for job_id in ask.ids} | set(poisoned)
+    others = set(found) - known
+    return [f"{len(others)} jobs that nobody knows, and {unsure} unanswered posts"] if len(others) > unsure else []
+
+
+def books_are_closed(redis: Redis) -> list[str]:
+    """Nothing of a running job is left, and the counters of work are back at nothing."""
+    complaints = []
+    if leases := redis.zcard(keys.LEASES):
+        complaints.append(f"{leases} leases are left")
+    if expiring := redis.zcard(keys.EXPIRING):
+        complaints.append(f"{expiring} jobs are left to expire")
+    for pattern in BOOKS_OF_RUNNING_JOBS:
+        complaints += [f"{name!r} is left" for name in redis.scan_iter(pattern)]
+    for name in cast(set[bytes], redis.smembers(books.QUEUES_KEY)):
+        if length := redis.llen(name):
+            complaints.append(f"{length} ids are left in {name!r}")
+    for name in redis.scan_iter(keys.queued_work("*")):
+        work = cast(dict[bytes, bytes], redis.hgetall(name))
+        complaints += [f"{name!r} counts {count!r} of {what!r}" for what, count in work.items() if int(count) != 0]
+    return complaints
+
+
+def indexes_agree(redis: Redis, statuses: Mapping[str, str]) -> list[str]:
+    """Every job is in the index of its status, and in no other."""
+    counted = Counter(statuses.values())
+    return [
+        f"the index of {status} has {listed} jobs; there are {counted[status]}"
+        for status in (*FINAL, "queued", "in_progress", "cancelling")
+        if (listed := redis.zcard(f"adm:jobs:{status}")) != counted[status]
+    ]
+
+
+def nothing_left(redis: Redis, store: Path) -> list[str]:
+    """With all jobs deleted, Redis has no key of theirs and the store no file, not even a half-written one."""
+    stray = sorted(name for name in redis.scan_iter("*") if not LASTING_KEYS.fullmatch(name.decode(errors="replace")))
+    files = sorted(str(path.relative_to(store)) for path in store.rglob("*") if path.is_file())
+    return [f"key {name!r} is left" for name in stray] + [f"file {name} is left" for name in files]
+
+
+def no_server_errors(log: str) -> list[str]:
+    """The service never answered 500: what it cannot reach is a 503."""
+    return [line[:300] for line in log.splitlines() if '"status": 500' in line or "Traceback" in line]

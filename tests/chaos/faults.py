@@ -1,0 +1,228 @@
+"""What is done to the system: each fault is one function, and each ends by itself or with `Stack.heal`."""
+
+import json
+import random
+import signal
+import time
+import zlib
+from collections.abc import Callable
+from typing import Any, cast
+
+from redis.client import Pipeline, Redis
+
+from jobs import books, keys
+from jobs.fleet import announce_pipelines
+from jobs.images import ImageStore
+from jobs.queue import JobQueue
+from jobs.record import PAYLOAD_VERSION
+from jobs.request import JobRequest
+from tests.chaos.stack import LEASE_SECONDS, Program, Stack
+
+ORPHANED_PIPELINE = "orphaned"  # known, and no worker holds it any more
+POISONED_QUEUE = keys.queue("demo", "normal")
+
+
+class Faults:
+    """Hurts one stack; what it does is drawn from one seed."""
+
+    def __init__(self, stack: Stack, rng: random.Random) -> None:
+        self._stack, self._rng = stack, rng
+        self.poisoned: dict[str, str] = {}  # job -> the failure it must come to
+        self.journal: list[str] = []
+        self._began = time.monotonic()
+        self.kinds: list[Callable[[], None]] = [
+            self.kill_worker,
+            self.kill_worker_and_leave_its_jobs,
+            self.stall_worker,
+            self.stop_worker,
+            self.kill_redis,
+            self.fill_disk_of_redis,
+            self.hang_redis,
+            self.cut_connections,
+            self.kill_clients,
+            self.lose_replies,
+            self.tear_commands,
+            self.fill_disk_of_workers,
+            self.slow_store,
+            self.restart_service,
+            self.kill_service,
+            self.poison_queue,
+        ]
+
+    def plan(self, number: int) -> list[Callable[[], None]]:
+        """Faults in random order, every kind before any comes again."""
+        planned: list[Callable[[], None]] = []
+        while len(planned) < number:
+            planned += self._rng.sample(self.kinds, len(self.kinds))
+        return planned[:number]
+
+    def pause(self, seconds: float) -> float:
+        """How long to wait before the next fault: about so long, so that faults meet each other too."""
+        return self._rng.uniform(0, 2 * seconds)
+
+    def run(self, fault: Callable[[], None]) -> None:
+        self.journal.append(f"{time.monotonic() - self._began:6.1f} s {fault.__name__}")
+        fault()
+
+    def kill_worker(self) -> None:
+        """And start it again at once, under its name: within its lease, and before its record has expired."""
+        worker = self._worker()
+        worker.kill()
+        worker.start()
+
+    def kill_worker_and_leave_its_jobs(self) -> None:
+        """Others take over when the lease ends."""
+        worker = self._worker()
+        worker.kill()
+        time.sleep(LEASE_SECONDS + 0.5)
+        worker.start()
+
+    def stall_worker(self) -> None:
+        """Past its lease, so that it wakes up holding jobs that others have."""
+        worker = self._worker()
+        worker.pause()
+        time.sleep(LEASE_SECONDS + self._rng.uniform(0.5, 1.5))
+        worker.resume()
+
+    def stop_worker(self) -> None:
+        worker = self._worker()
+        was_ready = worker.said('"ready"')
+        status = worker.kill(signal.SIGTERM)
+        if was_ready and status != 0:  # one that still loads has nothing to finish
+            self._stack.crashes.append(f"{worker.name} was stopped, and left with {status}: {worker.lines[-12:]}")
+        worker.start()
+
+    def kill_redis(self) -> None:
+        self._stack.redis_server.kill()
+        time.sleep(self._rng.uniform(0, 1))
+        self._stack.start_redis()
+
+    def fill_disk_of_redis(self) -> None:
+        """It dies in the middle of a write, whose beginning is in its file."""
+        redis = self._stack.redis_server
+        redis.limit_files(self._rng.randrange(1, 200) + self._aof_bytes())
+        for _ in range(100):
+            if not redis.running:
+                break
+            time.sleep(0.02)
+        else:
+            redis.kill()  # nobody wrote
+        self._stack.start_redis()
+
+    def hang_redis(self) -> None:
+        self._stack.redis_server.pause()
+        time.sleep(self._rng.uniform(0.2, 1.5))
+        self._stack.redis_server.resume()
+
+    def cut_connections(self) -> None:
+        self._stack.proxy.cut()
+
+    def kill_clients(self) -> None:
+        """As an operator would; it ends all connections of the programs, subscriptions too."""
+        with self._stack.redis() as redis:
+            for kind in ("normal", "pubsub"):
+                redis.client_kill_filter(_type=kind, skipme=True)
+
+    def lose_replies(self) -> None:
+        self._stack.proxy.plan("lose reply", self._rng.randint(1, 6))
+
+    def tear_commands(self) -> None:
+        self._stack.proxy.plan("tear command", self._rng.randint(1, 6))
+
+    def fill_disk_of_workers(self) -> None:
+        """Every image is longer than the limit: its write fails half-way."""
+        for worker in self._stack.workers:
+            worker.limit_files(self._rng.randrange(1, 60))
+        time.sleep(self._rng.uniform(0.5, 2))
+        for worker in self._stack.workers:
+            worker.unlimit_files()
+
+    def slow_store(self) -> None:
+        self._stack.slow_store(self._rng.uniform(0.05, 0.4))
+        time.sleep(self._rng.uniform(0.5, 2))
+        self._stack.slow_store(0)
+
+    def restart_service(self) -> None:
+        self._stack.service.kill(signal.SIGTERM)
+        self._stack.start_service()
+
+    def kill_service(self) -> None:
+        self._stack.service.kill()
+        self._stack.start_service()
+
+    def poison_queue(self) -> None:
+        """What some other program, another version or a broken disk may leave in the queue."""
+        with self._stack.redis() as redis:
+            for rubbish in (b"nobody", b"\xff\xfe", b"", b"a b:c"):
+                redis.lpush(books.queue_key(POISONED_QUEUE), rubbish)
+            bare = f"bare-{len(self.poisoned)}"
+            redis.hset(books.job_key(bare), mapping={"status": "queued", "origin": POISONED_QUEUE})
+            redis.rpush(books.queue_key(POISONED_QUEUE), bare)
+            self.poisoned[bare] = "bad-payload"
+            for change, failure in PAYLOADS.values():
+                self.poisoned[self._poisoned_job(redis, change)] = failure
+
+    def _poisoned_job(self, redis: Redis, change: Callable[[list[Any]], bytes]) -> str:
+        """Post a job where nobody takes it, spoil it there, and move it to where somebody will."""
+        queue = JobQueue(redis, self._stack.settings, ImageStore(self._stack.settings.store_address))
+        body = {"model": ORPHANED_PIPELINE, "class_label": "torus", "steps": 3}
+        job_id = queue.submit(JobRequest.parse(json.dumps(body).encode())).job.id
+
+        def spoil(pipe: Pipeline) -> None:
+            fields = cast(dict[bytes, bytes], pipe.hgetall(books.job_key(job_id)))
+            data = change(json.loads(zlib.decompress(fields[b"data"])))
+            origin = fields[b"origin"].decode()
+            pipe.multi()
+            pipe.hset(books.job_key(job_id), mapping={"data": data, "origin": POISONED_QUEUE})
+            pipe.lrem(books.queue_key(origin), 0, job_id)
+            pipe.rpush(books.queue_key(POISONED_QUEUE), job_id)
+            for stage, row_steps in json.loads(fields[b"adm_work"]).items():
+                pipe.hincrby(keys.queued_work(ORPHANED_PIPELINE), f"normal:{stage}", -row_steps)
+                pipe.hincrby(keys.queued_work("demo"), f"normal:{stage}", row_steps)
+
+        redis.transaction(spoil, books.job_key(job_id))
+        return job_id
+
+    def _worker(self) -> Program:
+        running = [each for each in self._stack.workers if each.running]
+        return self._rng.choice(running)
+
+    def _aof_bytes(self) -> int:
+        return max(path.stat().st_size for path in self._stack.folder.glob("appendonlydir/*.aof"))
+
+
+def dumped(call: list[Any]) -> bytes:
+    return zlib.compress(json.dumps(call).encode())
+
+
+def with_version(call: list[Any]) -> bytes:
+    call[3]["version"] = PAYLOAD_VERSION + 1
+    return dumped(call)
+
+
+def with_field(name: str, value: object) -> Callable[[list[Any]], bytes]:
+    def change(call: list[Any]) -> bytes:
+        call[3]["request"][name] = value
+        return dumped(call)
+
+    return change
+
+
+PAYLOADS: dict[str, tuple[Callable[[list[Any]], bytes], str]] = {
+    "not compressed": (lambda call: b"rubbish", "bad-payload"),
+    "not JSON": (lambda call: zlib.compress(b"\x80\x04."), "bad-payload"),
+    "not a call": (lambda call: dumped([]), "bad-payload"),
+    "of another version": (with_version, "bad-payload"),
+    "of the wrong type": (with_field("steps", "many"), "bad-payload"),
+    "for an unknown pipeline": (with_field("model", "elsewhere"), "not-offered"),
+    "for the orphaned pipeline": (dumped, "not-offered"),
+    "for an unknown class": (with_field("class_label", 99), "not-offered"),
+}
+
+
+def announce_orphaned_pipeline(redis: Redis, stack: Stack) -> None:
+    """Leave behind what the last worker of a pipeline leaves."""
+    queue = JobQueue(redis, stack.settings, ImageStore(stack.settings.store_address))
+    with redis.pipeline() as pipe:
+        announce_pipelines(pipe, [queue.pipeline("demo").model_copy(update={"id": ORPHANED_PIPELINE})])
+        pipe.execute()

@@ -1,0 +1,55 @@
+"""`adm worker` in a world with faults: a store that may be slow, and networks that some rows break.
+
+What is changed is PyTorch and the store's driver; the program itself is as it is. Faults begin when it is loaded, so
+that it warms up and checks its weights in peace.
+"""
+
+import os
+import time
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import obstore
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import worker.main
+from worker.inbox import Inbox
+
+CONTROL = "CHAOS_CONTROL"  # folder in which the suite says how slow the store is
+SLOW_FILE = "slow-store-seconds"
+RAISES, OVERFLOWS = "octahedron", "star"  # classes whose rows break the network
+RAISES_LABEL, OVERFLOWS_LABEL = 7, 9
+
+embedding, put, open_inbox = F.embedding, obstore.put, worker.main.open_inbox
+
+
+def breakable_embedding(labels: Tensor, *args: Any, **options: Any) -> Tensor:
+    """The label embedding of the networks: one class raises, rows of another become NaN."""
+    if (labels == RAISES_LABEL).any():
+        raise RuntimeError("no kernel for this row")
+    rows: Tensor = embedding(labels, *args, **options)
+    return rows.masked_fill((labels == OVERFLOWS_LABEL)[:, None], torch.nan)
+
+
+def slow_put(*args: Any, **options: Any) -> Any:
+    """The store's put, after a while."""
+    try:
+        seconds = float((Path(os.environ[CONTROL]) / SLOW_FILE).read_text())
+    except (FileNotFoundError, ValueError):
+        seconds = 0.0
+    time.sleep(seconds)
+    return put(*args, **options)
+
+
+def open_inbox_and_arm(inbox: Inbox, stopping: Event) -> None:
+    F.embedding = breakable_embedding  # type: ignore[assignment] # passes on whatever options there are
+    obstore.put = slow_put
+    open_inbox(inbox, stopping)
+
+
+if __name__ == "__main__":
+    worker.main.open_inbox = open_inbox_and_arm
+    worker.main.main()

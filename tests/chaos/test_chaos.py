@@ -1,0 +1,171 @@
+"""Everything is hurt at once, and afterwards nothing is lost, doubled, wrong or left behind.
+
+The same plan runs again with CHAOS_SEED, which a failure names; CHAOS_JOBS and CHAOS_SECONDS make it longer, as
+`make chaos` does. Threads and clocks are not in the plan, so a repeat is alike, not equal.
+"""
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+from redis import Redis
+
+from jobs.files import FileStore
+from jobs.images import ROOT, ImageStore
+from jobs.ledger import Ledger
+from jobs.sweep import Sweeper
+from tests.chaos import audit
+from tests.chaos.audit import Seen
+from tests.chaos.faults import ORPHANED_PIPELINE, Faults, announce_orphaned_pipeline
+from tests.chaos.load import Ask, Body, Clients, cursed_ids, draw_asks, draw_templates, upload
+from tests.chaos.stack import LEASE_SECONDS, Stack, eventually
+from tests.worker.tiny_stack import write_tiny_stack
+
+pytestmark = [pytest.mark.slow, pytest.mark.redis]
+
+NUM_WORKERS = 2
+JOBS_OF_THE_SHORT_FORM, SECONDS_OF_THE_SHORT_FORM = 60, 30.0
+OBEYED = (-signal.SIGTERM,)  # uvicorn ends all in order, and then dies of the signal itself
+SECONDS_BETWEEN_FAULTS = 1.2
+SECONDS_PER_FAULT = 2.0  # about, with the pause before the next
+
+
+@pytest.fixture
+def stack() -> Iterator[Stack]:
+    folder = Path(tempfile.mkdtemp(prefix="adm-chaos-", dir="/tmp"))  # short: a socket's path has 107 bytes at most
+    stack = Stack(folder, write_tiny_stack(folder / "weights").parent, NUM_WORKERS)
+    try:
+        stack.start()
+        yield stack
+    finally:
+        stack.end()
+    if stack.sound:
+        shutil.rmtree(folder)  # a failure leaves the logs there
+
+
+def test_every_job_ends_once_with_its_images_whatever_happens(stack: Stack) -> None:
+    seed = int(os.environ.get("CHAOS_SEED") or random.SystemRandom().randrange(1_000_000))
+    num_jobs = int(os.environ.get("CHAOS_JOBS") or JOBS_OF_THE_SHORT_FORM)
+    seconds = float(os.environ.get("CHAOS_SECONDS") or SECONDS_OF_THE_SHORT_FORM)
+    print(f"CHAOS_SEED={seed} CHAOS_JOBS={num_jobs} CHAOS_SECONDS={seconds:g}; logs in {stack.folder}", flush=True)
+    rng = random.Random(f"load {seed}")
+    with stack.redis() as redis, stack.client() as client:
+        announce_orphaned_pipeline(redis, stack)
+        files = [upload(client, colour) for colour in ("red", "green", "blue")]
+        templates = draw_templates(rng, num_jobs // 2, files)
+        asks = draw_asks(rng, num_jobs, templates, ORPHANED_PIPELINE)
+        reference = run_undisturbed(client, redis, templates)
+        faults = Faults(stack, random.Random(f"faults {seed}"))
+        clients = Clients(stack.client, asks, seconds, seed)
+        hurt(stack, clients, faults, asks, seconds)
+        complaints = (
+            clients.errors
+            + stack.crashes
+            + judge(stack, client, redis, asks, clients.unsure, faults.poisoned, reference)
+        )
+        complaints += take_leave(stack, client, redis, files)
+    stack.sound = not complaints
+    assert stack.sound, "\n".join([*complaints, "", *faults.journal, f"CHAOS_SEED={seed}", str(stack.folder)])
+
+
+def run_undisturbed(client: httpx2.Client, redis: Redis, templates: list[Body]) -> list[Seen]:
+    """What every request gives when nothing happens to it."""
+    ids = [client.post("/v1/jobs", json=body).raise_for_status().json()["id"] for body in templates]
+    return [ended(client, redis, job_id) for job_id in ids]
+
+
+def ended(client: httpx2.Client, redis: Redis, job_id: str) -> Seen:
+    while client.get(f"/v1/jobs/{job_id}", params={"wait": 30}).json()["status"] not in audit.FINAL:
+        pass
+    seen = audit.look_at(client, redis, job_id)
+    assert seen is not None
+    assert seen.status == "completed", seen.job["error"]
+    return seen
+
+
+def hurt(stack: Stack, clients: Clients, faults: Faults, asks: list[Ask], seconds: float) -> None:
+    """Fault upon fault while the clients post; then all is healed, and everything may end."""
+    for job_id in cursed_ids(asks):  # a file where its folder has to be: nothing of this job can be stored, ever
+        (stack.store / ROOT / job_id).write_text("in the way")
+    planned = iter(faults.plan(max(len(faults.kinds), int(seconds / SECONDS_PER_FAULT))))
+    clients.start()
+    try:
+        for fault in planned:
+            faults.run(fault)
+            time.sleep(faults.pause(SECONDS_BETWEEN_FAULTS))
+        stack.heal()
+        eventually(lambda: not clients.busy, "every client has its answers", 60 + seconds)
+    finally:
+        clients.stopping.set()
+        clients.join()
+
+
+def judge(
+    stack: Stack,
+    client: httpx2.Client,
+    redis: Redis,
+    asks: list[Ask],
+    unsure: int,
+    poisoned: dict[str, str],
+    reference: list[Seen],
+) -> list[str]:
+    """Wait until everything has ended, and look at all of it."""
+    with contextlib.suppress(AssertionError):  # the audit says which did not, and what else is wrong
+        eventually(lambda: not unfinished(redis), "every job ends")
+    listed = audit.list_all(client)
+    seen = {job_id: audit.look_at(client, redis, job_id) for job_id in {*listed, *poisoned}}
+    there = {job_id: each for job_id, each in seen.items() if each is not None}
+    complaints = audit.nobody_else(asks, unsure, [*poisoned, *(each.id for each in reference)], listed)
+    for each in there.values():
+        complaints += audit.ended_once(each)
+    for ask in asks:
+        found = there.get(ask.id or "")
+        complaints += audit.fate_is_right(ask, found)
+        if found is not None:
+            complaints += audit.images_are_right(found, None if ask.template is None else reference[ask.template])
+    for job_id, failure in poisoned.items():
+        complaints += audit.failed_for(failure, there[job_id]) if job_id in there else [f"{job_id}: poisoned, and lost"]
+    complaints += audit.books_are_closed(redis)
+    complaints += audit.indexes_agree(redis, {job_id: each.status for job_id, each in there.items()})
+    return complaints + audit.no_server_errors(stack.service.log_path.read_text())
+
+
+def unfinished(redis: Redis) -> int:
+    return sum(redis.zcard(f"adm:jobs:{status}") for status in ("queued", "in_progress", "cancelling"))
+
+
+def take_leave(stack: Stack, client: httpx2.Client, redis: Redis, files: list[str]) -> list[str]:
+    """Delete everything, sweep, stop: nothing may be left in Redis, in the store, or among the processes."""
+    for job_id in [*audit.list_all(client), *bare_jobs(redis)]:
+        client.delete(f"/v1/jobs/{job_id}")
+    for file_id in files:
+        client.delete(f"/v1/files/{file_id}").raise_for_status()
+    for path in stack.store.glob(f"{ROOT}/*"):
+        if path.is_file():
+            path.unlink()  # the curse
+    time.sleep(LEASE_SECONDS + 1)  # younger images may belong to a worker that is about to publish them
+    images = ImageStore(stack.settings.store_address)
+    uploads = FileStore(redis, stack.settings, images.objects)
+    ledger = Ledger(redis, stack.settings.retention_seconds)
+    sweeper = Sweeper(redis, ledger, images, uploads, LEASE_SECONDS)
+    sweeper.remove_unpublished_images()
+    sweeper.remove_stray_files()
+    complaints = audit.nothing_left(redis, stack.store)
+    statuses = stack.stop()
+    complaints += [
+        f"{name} left with status {status}" for name, status in statuses.items() if status not in (0, *OBEYED)
+    ]
+    return complaints + [f"{each.name} still runs" for each in stack.programs if each.running]
+
+
+def bare_jobs(redis: Redis) -> list[str]:
+    """Jobs that are in no list, as they came by no post."""
+    return [name.decode().removeprefix("rq:job:") for name in redis.scan_iter("rq:job:bare-*")]
