@@ -17,6 +17,7 @@ ENV ADM_DATA=/data ADM_LOG_FORMAT=json
 # is a path entry to /app, so the code can come in a later layer and a change of it installs nothing again.
 FROM base AS web
 RUN pip install --constraint requirements.lock --editable .
+COPY bulk bulk
 COPY cli cli
 COPY jobs jobs
 COPY models models
@@ -29,6 +30,7 @@ CMD ["adm", "service"]
 
 FROM base AS worker
 RUN pip install --constraint requirements.lock --editable ".[compute]"
+COPY bulk bulk
 COPY cli cli
 COPY jobs jobs
 COPY models models

@@ -72,7 +72,7 @@ class Local:
         settings = self.settings.model_copy(update={"pipelines": (work.request.model,)})
         work.on_note("loading")
         if len(self.devices) > 1:
-            Devices(settings, self.devices, self.open_maker, work).run()
+            Devices(settings, self, work).run()
             return
         try:
             self._make_here(settings, work)
@@ -122,14 +122,14 @@ def make_chunks(
 class Devices:
     """A process for each device; they ask for chunks as they have room, so a faster one makes more."""
 
-    def __init__(self, settings: Settings, devices: Sequence[str], open_maker: OpenMaker, work: Work) -> None:
+    def __init__(self, settings: Settings, local: Local, work: Work) -> None:
         self._work = work
         self._processes: dict[Connection, tuple[str, BaseProcess]] = {}
         context = get_context("spawn")  # CUDA does not survive a fork
-        for device in devices:
+        for device in local.devices:
             ours, theirs = context.Pipe()
-            given = (open_maker, settings, device, work.request, work.output, work.size, theirs)
-            process = context.Process(target=run_device, args=given, daemon=True)
+            job = DeviceJob(local.open_maker, settings, device, work.request, work.output, work.size, local.refusals)
+            process = context.Process(target=run_device, args=(job, theirs), daemon=True)
             process.start()
             theirs.close()  # or we would never see the end of it
             self._processes[ours] = device, process
@@ -169,15 +169,20 @@ class Devices:
                 raise BulkError(f"{self._processes[connection][0]}: {detail}")
 
 
-def run_device(
-    open_maker: OpenMaker,
-    settings: Settings,
-    device: str,
-    request: ResolvedRequest,
-    output: Output,
-    size: int,
-    connection: Connection,
-) -> None:
+@dataclass(frozen=True)
+class DeviceJob:
+    """What a device's process is told at its start."""
+
+    open_maker: OpenMaker
+    settings: Settings
+    device: str
+    request: ResolvedRequest
+    output: Output
+    size: int
+    refusals: tuple[type[Exception], ...]
+
+
+def run_device(job: DeviceJob, connection: Connection) -> None:
     """The process of a device: asks for chunks, keeps them, and tells."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent ends us
     Thread(target=end_with_parent, daemon=True).start()
@@ -188,16 +193,15 @@ def run_device(
         return chunk
 
     def keep(chunk: Chunk, images: list[bytes]) -> None:
-        output.keep(chunk, images, size)
+        job.output.keep(chunk, images, job.size)
         connection.send(("kept", len(images)))
 
     try:
-        maker = open_maker(settings, device)
+        maker = job.open_maker(job.settings, job.device)
         connection.send(("loaded", maker.numerics))
-        make_chunks(maker, request, take, keep)
-    except Exception as error:
-        connection.send(("failed", f"{type(error).__name__}: {error}"))
-        raise
+        make_chunks(maker, job.request, take, keep)
+    except (OSError, *job.refusals) as error:
+        connection.send(("failed", str(error)))
 
 
 def end_with_parent() -> None:

@@ -8,7 +8,7 @@ import typer
 from cli.failure import one_line_errors
 
 if TYPE_CHECKING:
-    from bulk.local import Local
+    from bulk.source import Source
     from jobs.settings import Settings
 
 
@@ -41,20 +41,15 @@ def sample(
     from rich.console import Console
 
     from bulk.errors import BulkError, StoppedError
-    from bulk.remote import Remote
     from bulk.run import Order, run
-    from bulk.source import Source
     from jobs.settings import Settings
-    from stack.embedded import page_address
 
     with one_line_errors(BulkError):
         settings = Settings.load()
         order = Order(
             out, model or settings.default_model, count, classes, seed, guidance_scale, steps, sampler, eta, upsample
         )
-        source: Source = Remote(url or page_address(settings), window)
-        if local:
-            source = on_this_machine(settings, devices, rows)
+        source = on_this_machine(settings, devices, rows) if local else at_service(settings, url, window)
         try:
             typer.echo(run(order, source, Console(stderr=True)))
         except StoppedError as error:
@@ -62,7 +57,7 @@ def sample(
             raise typer.Exit(130) from error
 
 
-def on_this_machine(settings: "Settings", devices: str | None, rows: int | None) -> "Local":
+def on_this_machine(settings: "Settings", devices: str | None, rows: int | None) -> "Source":
     """The devices given, or all of them."""
     from bulk.local import Local
     from engine.engine import NotFiniteError
@@ -75,3 +70,14 @@ def on_this_machine(settings: "Settings", devices: str | None, rows: int | None)
     logs.configure(quiet)
     chosen = devices.split(",") if devices else alone.devices(settings.device)
     return Local(quiet, chosen, alone.pipeline_of, alone.Alone, (WeightsError, SettingsError, NotFiniteError))
+
+
+def at_service(settings: "Settings", url: str | None, window: int) -> "Source":
+    """The service named, or that which the same settings start."""
+    from bulk.remote import Remote
+
+    if url is None:
+        from stack.embedded import page_address  # not in the containers, which are told --url
+
+        url = page_address(settings)
+    return Remote(url, window)

@@ -1,0 +1,20 @@
+"""A tiny stack of real networks, and the settings of a worker or of this process that loads it."""
+
+from pathlib import Path
+
+import pytest
+
+from jobs.settings import Settings
+from tests.worker.tiny_stack import write_tiny_stack
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("weights")
+    write_tiny_stack(folder)
+    return folder
+
+
+@pytest.fixture
+def own_settings(weights: Path, tmp_path: Path) -> Settings:
+    return Settings(data=tmp_path / "data", weights=weights, device="cpu", max_rows=8, threads=1, log_level="warning")

@@ -1,0 +1,128 @@
+"""`adm sample --local` with real networks, in this process, in processes for devices, and killed."""
+
+import io
+import json
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from bulk.errors import BulkError
+from bulk.local import Local
+from bulk.run import Order, run
+from jobs.settings import Settings
+from models.checkpoint import WeightsError
+from tests.bulk.programs import Sampling, waited
+from worker.alone import Alone, devices, pipeline_of
+
+pytestmark = pytest.mark.slow
+
+QUICK = {"steps": 3, "upsample": False}
+RUN = ("--local", "--count", "96", "--steps", "12", "--no-upsample", "--classes", "0,3")
+
+
+def sampled(settings: Settings, out: Path, *on: str, **order: object) -> str:
+    source = Local(settings, on or ("cpu",), pipeline_of, Alone, (WeightsError,))
+    asked = {"model": "demo", "count": 40} | QUICK | order
+    return run(Order(out, **asked), source, Console(file=io.StringIO()))  # type: ignore[arg-type]  # as options come
+
+
+@pytest.fixture(scope="module")
+def undisturbed(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    settings = Settings(data=folder, weights=weights, device="cpu", max_rows=8, threads=1)
+    said = Sampling(settings, folder / "samples.npz", *RUN).end()
+    assert (folder / "samples.npz").exists(), said
+    return (folder / "samples.npz").read_bytes()
+
+
+def test_image_is_the_same_whatever_the_count_the_classes_and_the_rows(own_settings: Settings, tmp_path: Path) -> None:
+    sampled(own_settings, tmp_path / "few.npz", count=20, classes="0,3")
+    sampled(own_settings, tmp_path / "many.npz", count=40, classes="0,3,7,7")
+    with np.load(tmp_path / "few.npz") as few, np.load(tmp_path / "many.npz") as many:
+        for label in (0, 3):
+            of_few, of_many = few["arr_0"][few["arr_1"] == label], many["arr_0"][many["arr_1"] == label]
+            assert np.array_equal(of_few, of_many)
+        assert len(np.unique(many["arr_0"], axis=0)) == 40
+
+
+def test_two_devices_make_the_bytes_that_one_makes(own_settings: Settings, tmp_path: Path) -> None:
+    sampled(own_settings, tmp_path / "one.npz")
+    sampled(own_settings, tmp_path / "two.npz", "cpu", "cpu:0")
+    assert (tmp_path / "one.npz").read_bytes() == (tmp_path / "two.npz").read_bytes()
+    kept = [json.loads((tmp_path / f"{name}.npz.json").read_text()) for name in ("one", "two")]
+    assert kept[0]["numerics"] == kept[1]["numerics"]
+
+
+def test_device_that_is_not_there_fails_the_run_in_one_line(own_settings: Settings, tmp_path: Path) -> None:
+    with pytest.raises(BulkError, match=r"cuda:99.*ADM_DEVICE"):
+        sampled(own_settings, tmp_path / "samples.npz", "cpu", "cuda:99")
+    sampled(own_settings, tmp_path / "samples.npz")
+
+
+def test_upsampled_images_are_of_the_upsamplers_size(own_settings: Settings, tmp_path: Path) -> None:
+    sampled(own_settings, tmp_path / "samples.npz", count=3, upsample=None)
+    with np.load(tmp_path / "samples.npz") as archive:
+        assert archive["arr_0"].shape == (3, 16, 16, 3)
+
+
+def test_pipeline_that_is_not_there_is_refused_by_its_option(own_settings: Settings, tmp_path: Path) -> None:
+    with pytest.raises(BulkError, match=r"^--model: .*'unicorn'; there are"):
+        sampled(own_settings, tmp_path / "samples.npz", model="unicorn")
+
+
+def test_auto_is_every_device_there_is() -> None:
+    assert devices("cuda:1") == ["cuda:1"]
+    assert devices("auto")
+
+
+@pytest.mark.parametrize("on", [(), ("--devices", "cpu,cpu:0")])
+def test_run_killed_again_and_again_ends_with_the_bytes_of_one_that_was_not(
+    own_settings: Settings, tmp_path: Path, undisturbed: bytes, on: tuple[str, ...]
+) -> None:
+    out = tmp_path / "samples.npz"
+    for parts in (1, 3):
+        run_ = Sampling(own_settings, out, *RUN, *on)
+        run_.wait_parts(parts)
+        run_.kill()
+        assert not out.exists()
+    said = Sampling(own_settings, out, *RUN, *on).end()
+    assert out.read_bytes() == undisturbed, said
+
+
+def test_processes_of_devices_end_with_a_run_that_is_killed(own_settings: Settings, tmp_path: Path) -> None:
+    run_ = Sampling(own_settings, tmp_path / "samples.npz", *RUN, "--devices", "cpu,cpu:0")
+    run_.wait_parts(1)
+    group = os.getpgid(run_.process.pid)
+    run_.kill()
+    assert waited(lambda: not members(group))
+
+
+def test_ctrl_c_leaves_what_is_finished_and_says_how_to_go_on(
+    own_settings: Settings, tmp_path: Path, undisturbed: bytes
+) -> None:
+    out = tmp_path / "samples.npz"
+    run_ = Sampling(own_settings, out, *RUN)
+    run_.wait_parts(2)
+    said = run_.kill(signal.SIGINT)
+    assert run_.process.returncode == 130
+    assert "of 96 images; the same command goes on" in said.splitlines()[-1]
+    assert run_.parts >= 2
+    said = Sampling(own_settings, out, *RUN).end()
+    assert out.read_bytes() == undisturbed, said
+
+
+def members(group: int) -> list[int]:
+    """Processes of a group that run."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, pgrp = stat.read_text().rpartition(")")[2].split()[:3]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(pgrp) == group and state not in "ZX":
+            found.append(int(stat.parent.name))
+    return found

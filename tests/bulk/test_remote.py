@@ -1,0 +1,221 @@
+"""`adm sample` through a real service: the same bytes as in process, and whatever goes wrong on the way."""
+
+import io
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from threading import Thread
+from urllib.parse import urlsplit
+
+import httpx2
+import pytest
+from redis import Redis
+from rich.console import Console
+
+from bulk.errors import BulkError
+from bulk.remote import Remote, pause
+from bulk.run import Order, run
+from jobs.errors import FailureKind
+from jobs.settings import Settings
+from tests.bulk.programs import Sampling, waited
+from tests.conftest import RedisServer
+from tests.service.conftest import ToyWorker, running_service
+from tests.worker.programs import WorkerProcess
+from worker.inbox import Claim
+
+pytestmark = pytest.mark.slow
+
+RUN = ("--count", "96", "--steps", "12", "--no-upsample", "--classes", "0,3", "--window", "32")
+
+
+class FailingWorker(ToyWorker):
+    """Fails what it claims."""
+
+    def _make(self, claim: Claim) -> None:
+        self.inbox.fail(claim, FailureKind.STEP_FAILED, "the engine could not compute this job's images", retry=False)
+
+
+@pytest.fixture
+def settings(redis_server: RedisServer, own_settings: Settings, redis: Redis) -> Settings:
+    """Of the service, the worker and the client alike."""
+    return own_settings.model_copy(update={"redis_url": redis_server.address})
+
+
+@pytest.fixture
+def address(settings: Settings) -> Iterator[str]:
+    with running_service(settings) as (address, _, _):
+        yield address
+
+
+@pytest.fixture
+def worker(settings: Settings, tmp_path: Path) -> Iterator[WorkerProcess]:
+    started = WorkerProcess(settings, tmp_path, ADM_THREADS="1")
+    started.wait_ready()
+    yield started
+    started.end()
+
+
+@contextmanager
+def toy(kind: type[ToyWorker], redis_server: RedisServer, settings: Settings) -> Iterator[ToyWorker]:
+    own = redis_server.client()
+    worker = kind(own, settings)
+    yield worker
+    worker.stop()
+    own.close()
+
+
+def sampled(out: Path, address: str, window: int = 32, **order: object) -> str:
+    asked = {"model": "demo", "count": 40, "upsample": False} | order
+    return run(Order(out, **asked), Remote(address, window), Console(file=io.StringIO()))  # type: ignore[arg-type]  # as options come
+
+
+def in_background(action: Callable[[], object]) -> list[BaseException | None]:
+    """Run an action in a thread; what it raised, None for nothing, is entered when it ends."""
+    ended: list[BaseException | None] = []
+
+    def act() -> None:
+        try:
+            action()
+        except BulkError as error:
+            ended.append(error)
+        else:
+            ended.append(None)
+
+    Thread(target=act, daemon=True).start()
+    return ended
+
+
+def jobs_at(address: str) -> list[dict[str, object]]:
+    found: list[dict[str, object]] = httpx2.get(f"{address}/v1/jobs", params={"limit": 100}).json()["data"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def in_process(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run without a service, on the settings of the worker."""
+    folder = tmp_path_factory.mktemp("local")
+    settings = Settings(data=folder, weights=weights, device="cpu", max_rows=8, threads=1)
+    said = Sampling(settings, folder / "samples.npz", *RUN, "--local").end()
+    assert (folder / "samples.npz").exists(), said
+    return folder / "samples.npz"
+
+
+def numerics_of(out: Path) -> object:
+    return json.loads(out.with_name(f"{out.name}.json").read_text())["numerics"]
+
+
+def test_service_gives_the_bytes_that_this_machine_gives_and_keeps_none(
+    address: str, worker: WorkerProcess, settings: Settings, tmp_path: Path, in_process: Path
+) -> None:
+    out = tmp_path / "samples.npz"
+    said = Sampling(settings, out, *RUN, "--url", address).end()
+    assert numerics_of(out) == numerics_of(in_process), said
+    assert out.read_bytes() == in_process.read_bytes()
+    assert jobs_at(address) == []
+
+
+def test_client_killed_again_and_again_ends_with_the_same_bytes(
+    address: str, worker: WorkerProcess, settings: Settings, tmp_path: Path, in_process: Path
+) -> None:
+    out = tmp_path / "samples.npz"
+    for parts in (0, 1, 3):
+        run_ = Sampling(settings, out, *RUN, "--url", address)
+        assert waited(lambda: bool(jobs_at(address)))
+        run_.wait_parts(parts)
+        run_.kill()
+    said = Sampling(settings, out, *RUN, "--url", address).end()
+    assert out.read_bytes() == in_process.read_bytes(), said
+    assert len(jobs_at(address)) <= 3  # of each kill, at most what was kept and not yet deleted
+
+
+def test_run_begun_through_the_service_may_end_on_this_machine(
+    address: str, worker: WorkerProcess, settings: Settings, tmp_path: Path, in_process: Path
+) -> None:
+    out = tmp_path / "samples.npz"
+    run_ = Sampling(settings, out, *RUN, "--url", address)
+    run_.wait_parts(1)
+    run_.kill()
+    said = Sampling(settings, out, *RUN, "--local").end()
+    assert out.read_bytes() == in_process.read_bytes(), said
+
+
+def test_service_and_worker_that_die_and_come_back_are_waited_for(
+    worker: WorkerProcess, settings: Settings, tmp_path: Path, in_process: Path
+) -> None:
+    out = tmp_path / "samples.npz"
+    with ExitStack() as stack:
+        first = ExitStack()
+        address, process, _ = first.enter_context(running_service(settings))
+        run_ = Sampling(settings, out, *RUN, "--url", address)
+        run_.wait_parts(1)
+        process.kill()
+        worker.kill()
+        first.close()
+        stack.enter_context(running_service(settings, ADM_PORT=str(urlsplit(address).port)))
+        again = WorkerProcess(settings, tmp_path, ADM_THREADS="1")
+        stack.callback(again.end)
+        said = run_.end()
+        assert out.read_bytes() == in_process.read_bytes(), said
+
+
+def test_queue_that_is_full_is_waited_for(worker: WorkerProcess, settings: Settings, tmp_path: Path) -> None:
+    with running_service(settings, ADM_QUEUE_LIMIT_SECONDS="0.001") as (address, _, lines):
+        sampled(tmp_path / "samples.npz", address, window=64, steps=30)
+        assert any('"status": 503' in line for line in lines)
+
+
+def test_window_bounds_what_the_service_has_and_all_of_it_is_of_low_priority(
+    address: str, settings: Settings, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    with toy(ToyWorker, redis_server, settings) as worker:
+        worker.hold()
+        ended = in_background(lambda: sampled(tmp_path / "samples.npz", address, window=33, count=200))
+        assert waited(lambda: len(jobs_at(address)) == 3)
+        held = jobs_at(address)
+        worker.release()
+        assert waited(lambda: bool(ended))
+    assert len(held) == 3
+    assert all(job["request"]["priority"] == "low" for job in held)  # type: ignore[index]  # JSON
+
+
+def test_job_that_fails_again_and_again_ends_the_run_and_is_named(
+    address: str, settings: Settings, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    with toy(FailingWorker, redis_server, settings), pytest.raises(BulkError) as caught:
+        sampled(tmp_path / "samples.npz", address)
+    assert "job i-" in str(caught.value)
+    assert "tried 3 times: the engine could not compute this job's images (class " in str(caught.value)
+
+
+def test_images_that_are_not_what_was_asked_for_are_not_kept(
+    address: str, settings: Settings, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    with toy(ToyWorker, redis_server, settings), pytest.raises(BulkError, match="did not arrive whole"):
+        sampled(tmp_path / "samples.npz", address)  # the toy's have 2x2 pixels
+    assert list((tmp_path / "samples.npz.parts").iterdir()) == []
+
+
+def test_job_that_somebody_deleted_is_made_anew(
+    address: str, worker: WorkerProcess, settings: Settings, tmp_path: Path, in_process: Path
+) -> None:
+    out = tmp_path / "samples.npz"
+    run_ = Sampling(settings, out, *RUN, "--url", address)
+    assert waited(lambda: bool(jobs_at(address)))
+    httpx2.delete(f"{address}/v1/jobs/{jobs_at(address)[0]['id']}")
+    said = run_.end()
+    assert out.read_bytes() == in_process.read_bytes(), said
+
+
+def test_pipeline_that_the_service_does_not_know_is_refused_with_those_there_are(
+    address: str, settings: Settings, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    with (
+        toy(ToyWorker, redis_server, settings),
+        pytest.raises(BulkError, match=r"--model: unknown pipeline 'unicorn'; there are: demo, demo-uncond"),
+    ):
+        sampled(tmp_path / "samples.npz", address, model="unicorn")
+
+
+def test_retry_after_is_kept_to_within_reason() -> None:
+    assert [pause(each) for each in ("7", "0", "86400", None, "Sun, 22 Nov 2026 21:00:00 GMT")] == [7, 1, 60, 2, 2]

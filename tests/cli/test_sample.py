@@ -1,0 +1,28 @@
+import socket
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from cli.main import app
+
+
+def test_service_that_is_not_there_is_told_in_one_line(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = holder.getsockname()[1]
+    out = str(tmp_path / "samples.npz")
+    result = CliRunner().invoke(app, ["sample", "--out", out, "--count", "5", "--url", f"http://127.0.0.1:{port}"])
+    assert result.exit_code == 1
+    assert result.stderr.count("\n") == 1
+    assert f"no service answers at http://127.0.0.1:{port}" in result.stderr
+    assert "--local" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("url", ["nonsense", "ftp://127.0.0.1", "http://"])
+def test_url_that_is_none_is_told_in_one_line(tmp_path: Path, url: str) -> None:
+    out = str(tmp_path / "samples.npz")
+    result = CliRunner().invoke(app, ["sample", "--out", out, "--count", "5", "--url", url])
+    assert result.exit_code == 1
+    assert result.stderr.count("\n") == 1
+    assert "--url" in result.stderr
