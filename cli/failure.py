@@ -19,3 +19,8 @@ def one_line_errors(*kinds: type[Exception]) -> Iterator[None]:
     except kinds as error:
         typer.echo(f"adm: {error}", err=True)
         raise typer.Exit(1) from error
+
+
+def tell_doubt(line: str) -> None:
+    """One line about weights that look wrong; the command goes on."""
+    typer.echo(f"adm: weights look wrong: {line} (docs/self-check.md)", err=True)

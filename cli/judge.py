@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cli.failure import one_line_errors
+from cli.failure import one_line_errors, tell_doubt
 
 
 def judge(
@@ -18,5 +18,5 @@ def judge(
     from models.checkpoint import WeightsError
 
     with one_line_errors(WeightsError):
-        path = write_report(folder)
+        path = write_report(folder, tell_doubt)
     typer.echo(f"{path}\n{path.read_text()}")

@@ -5,29 +5,34 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.failure import one_line_errors
+from cli.failure import one_line_errors, tell_doubt
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from engine.inversion import Inverter
+    from engine.pipeline import Pipeline
 
 Picture = Annotated[Path, typer.Argument(help="picture of any size; its middle square is taken", exists=True)]
-Stack = Annotated[Path, typer.Option("--stack", help="folder of the weights, with its stack.json")]
-Model = Annotated[str | None, typer.Option("--pipeline", help="pipeline of the stack; default its first")]
+StackFolder = Annotated[
+    Path | None, typer.Option("--stack", help="folder with a stack.json, in place of all that ADM_WEIGHTS has")
+]
+Name = Annotated[
+    str | None, typer.Option("--pipeline", help="official ones too; default the first of ADM_PIPELINES, or of --stack")
+]
 Steps = Annotated[int, typer.Option(min=2, help="steps each way; twice as many, half the error")]
 ClassName = Annotated[
     str | None, typer.Option("--class", help="name or index of the picture's class; default no class")
 ]
 Scale = Annotated[float, typer.Option("--scale", min=0, max=50, help="guidance on the way back, which leads elsewhere")]
-DEMO = Path("weights/demo")
+ROWS = 8
 
 
 def encode(
     picture: Picture,
     out: Annotated[Path, typer.Argument(help="safetensors file to write, one tensor `latent`")],
-    stack: Stack = DEMO,
-    pipeline: Model = None,
+    stack: StackFolder = None,
+    pipeline: Name = None,
     steps: Steps = 50,
     class_name: ClassName = None,
 ) -> None:
@@ -44,8 +49,8 @@ def encode(
 def reconstruct(
     picture: Picture,
     out: Annotated[Path, typer.Argument(help="PNG to write")],
-    stack: Stack = DEMO,
-    pipeline: Model = None,
+    stack: StackFolder = None,
+    pipeline: Name = None,
     steps: Steps = 50,
     class_name: ClassName = None,
     scale: Scale = 0.0,
@@ -54,7 +59,7 @@ def reconstruct(
     from engine.inversion import reconstruction_error
 
     with one_line_errors(*refusals()):
-        inverter = open_inverter(stack, pipeline, steps, class_name)
+        inverter = open_inverter(stack, pipeline, steps, class_name, scale)
         pixels = read_square(picture, inverter)
         back = inverter.reconstruct(pixels[None], scale)[0]
     write_png(back, out)
@@ -66,15 +71,15 @@ def interpolate(
     last: Picture,
     out: Annotated[Path, typer.Argument(help="folder for frame-NN.png")],
     frames: Annotated[int, typer.Option(min=2, max=1000, help="both ends included")] = 8,
-    stack: Stack = DEMO,
-    pipeline: Model = None,
+    stack: StackFolder = None,
+    pipeline: Name = None,
     steps: Steps = 50,
     class_name: ClassName = None,
     scale: Scale = 0.0,
 ) -> None:
     """Write the frames on the way from one picture to another, spherical between their latents."""
     with one_line_errors(*refusals()):
-        inverter = open_inverter(stack, pipeline, steps, class_name)
+        inverter = open_inverter(stack, pipeline, steps, class_name, scale)
         shown = inverter.interpolate(read_square(first, inverter), read_square(last, inverter), frames, scale)
     out.mkdir(parents=True, exist_ok=True)
     digits = len(str(frames - 1))
@@ -91,22 +96,50 @@ def refusals() -> tuple[type[Exception], ...]:
     return WeightsError, UnknownOfferError, OSError, ValueError
 
 
-def open_inverter(stack: Path, name: str | None, steps: int, class_name: str | None) -> "Inverter":
-    """An engine of one's own with a pipeline of a stack. Raises: WeightsError; ValueError for an unknown name."""
+def open_inverter(
+    folder: Path | None, name: str | None, steps: int, class_name: str | None, scale: float = 0.0
+) -> "Inverter":
+    """An engine of one's own with a pipeline, loaded as a worker loads it.
+
+    Raises: WeightsError; SettingsError; ValueError for what there is not, and what nothing can be guided by or towards.
+    """
     from engine.engine import Engine
     from engine.inversion import Inverter
-    from engine.pipeline import Pipeline, build_stages
-    from models.stack import load_stack
+    from engine.pipeline import build_stages
 
-    loaded = load_stack(stack)
-    name = name or next(iter(loaded.pipelines))
-    if name not in loaded.pipelines:
-        raise ValueError(f"{stack} has no pipeline {name!r}; there are {', '.join(loaded.pipelines)}")
-    rows = 8
-    engine = Engine(build_stages([loaded], rows), rows)
-    return Inverter(
-        engine, Pipeline(loaded.pipelines[name], loaded), steps, class_index(loaded.class_names, class_name)
-    )
+    pipeline = load_pipeline(folder, name)
+    stack, spec = pipeline.stack, pipeline.spec
+    label = class_index(stack.class_names, class_name)
+    if label is None and spec.conditional and stack.no_class_label is None:
+        raise ValueError(f"{spec.name!r} has no row for no class; give --class")
+    if scale and stack.classifier is None:
+        raise ValueError(f"--scale: {spec.name!r} has no classifier to be guided by")
+    if scale and label is None:
+        raise ValueError("--scale needs --class: without one there is nothing to guide towards")
+    return Inverter(Engine(build_stages([stack], ROWS), ROWS), pipeline, steps, label)
+
+
+def load_pipeline(folder: Path | None, name: str | None) -> "Pipeline":
+    """A pipeline of a stack's folder, or of all that ADM_WEIGHTS has; doubts about its weights go to stderr."""
+    from engine.loading import choose, load_plans
+    from engine.pipeline import Pipeline
+    from jobs.settings import Settings
+    from models.plan import read_stack
+    from worker.main import choose_device
+
+    settings = Settings.load()
+    device = choose_device(settings.device)
+    if folder is None:
+        name = name or settings.pipelines[0]
+        plans = choose([name], settings.weights, "--pipeline")
+    else:
+        plan = read_stack(folder)
+        name = name or next(iter(plan.pipelines))
+        if name not in plan.pipelines:
+            raise ValueError(f"{folder} has no pipeline {name!r}; there are {', '.join(plan.pipelines)}")
+        plans = [plan.only([name])]
+    (stack,) = load_plans(plans, ROWS, device, tell_doubt, setting="--pipeline")
+    return Pipeline(stack.pipelines[name], stack)
 
 
 def class_index(names: tuple[str, ...], given: str | None) -> int | None:
@@ -121,14 +154,30 @@ def class_index(names: tuple[str, ...], given: str | None) -> int | None:
 
 
 def read_square(path: Path, inverter: "Inverter") -> "Tensor":
-    """A picture's middle square as the base stage's pixels [3, H, W], uint8."""
-    from PIL import Image, ImageOps
+    """A picture as the base stage's pixels."""
+    return read_pixels(path, inverter.pipeline.stack.base.network.config.image_size)
+
+
+def read_pixels(path: Path, size: int) -> "Tensor":
+    """A picture's middle square [3, size, size], uint8, made as the service makes it.
+
+    Raises: ValueError for what the service refuses.
+    """
+    import io
+
+    from PIL import Image
 
     from datasets.image_folder import square_pixels
+    from jobs.errors import InvalidRequestError
+    from jobs.pictures import normalise
+    from jobs.settings import Settings
 
-    with Image.open(path) as image:
-        upright = ImageOps.exif_transpose(image).convert("RGB")
-    return square_pixels(upright, inverter.pipeline.stack.base.network.config.image_size)
+    try:
+        picture = normalise(path.read_bytes(), Settings.load().max_upload_pixels)
+    except InvalidRequestError as error:
+        raise ValueError(f"{path.name}: {error.errors[0].detail}") from error
+    with Image.open(io.BytesIO(picture.png)) as image:
+        return square_pixels(image.convert("RGB"), size)
 
 
 def write_png(pixels: "Tensor", path: Path) -> None:

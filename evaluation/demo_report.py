@@ -13,6 +13,7 @@ from torch import Tensor
 
 from datasets.shapes import render_set
 from engine.engine import Engine
+from engine.loading import OnDoubt, load_plans
 from engine.pipeline import BASE, UPSAMPLE, Pipeline, build_stages
 from engine.trajectory import StagePlan
 from evaluation.inception_score import inception_score
@@ -21,7 +22,8 @@ from evaluation.precision_recall import precision_recall
 from evaluation.sampling import Sampler
 from models.checkpoint import load_network
 from models.judge import Judge
-from models.stack import file_hash, load_stack
+from models.plan import read_stack
+from models.stack import file_hash
 
 NUM_STEPS = 25
 SAMPLERS = ("ddim", "ddpm")
@@ -36,9 +38,9 @@ MAX_ROWS = 32
 class DemoReport:
     """The measurements, each of which adds its part to the report."""
 
-    def __init__(self, folder: Path, progress: Progress) -> None:
+    def __init__(self, folder: Path, progress: Progress, on_doubt: OnDoubt) -> None:
         self.folder, self.progress = folder, progress
-        self.stack = load_stack(folder)
+        (self.stack,) = load_plans([read_stack(folder)], MAX_ROWS, torch.device("cpu"), on_doubt)
         self.judge = load_network(folder / "judge.safetensors", Judge)
         self.sampler = Sampler(Engine(build_stages([self.stack], MAX_ROWS), MAX_ROWS), self._stepped)
         size = self.stack.base.network.config.image_size
@@ -164,11 +166,14 @@ def turns(count: int, classes: int) -> list[int]:
     return [index % classes for index in range(count)]
 
 
-def write_report(folder: Path) -> Path:
-    """Measure a stack folder and write its judge.json. Raises: WeightsError."""
+def write_report(folder: Path, on_doubt: OnDoubt) -> Path:
+    """Measure a stack folder and write its judge.json; on_doubt is told what the self-check finds.
+
+    Raises: WeightsError.
+    """
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f}%"), TimeElapsedColumn())
     with Progress(*columns) as progress:
-        report = DemoReport(folder, progress).measure()
+        report = DemoReport(folder, progress, on_doubt).measure()
     path = folder / "judge.json"
     path.write_text(json.dumps(report, indent=2) + "\n")
     return path

@@ -1,14 +1,21 @@
 """`adm encode`, `reconstruct` and `interpolate` on a tiny stack."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from PIL import Image
+import torch
+from PIL import ExifTags, Image
 from safetensors.torch import load_file
 from typer.testing import CliRunner, Result
 
 from cli.main import app
-from tests.models.samples import write_stack
+from cli.pictures import read_pixels
+from models.presets import PRESETS, Preset, Sampling
+from models.unet import build_unet
+from tests.models.samples import BASE, seeded, write_stack
+
+DOUBT = "adm: weights look wrong: "
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +31,8 @@ def picture(tmp_path: Path) -> Path:
     return path
 
 
-def adm(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(app, [str(each) for each in arguments])
+def adm(*arguments: str | Path, env: dict[str, str] | None = None) -> Result:
+    return CliRunner().invoke(app, [str(each) for each in arguments], env=env)
 
 
 def test_latent_is_written_as_one_tensor(stack: Path, picture: Path, tmp_path: Path) -> None:
@@ -55,6 +62,7 @@ def test_frames_are_numbered_so_that_they_sort(stack: Path, picture: Path, tmp_p
         (["--class", "purple"], "unknown class 'purple'; there are red, green, blue"),
         (["--pipeline", "huge"], "has no pipeline 'huge'; there are tiny, tiny-uncond"),
         (["--stack", "nowhere"], "no such stack"),
+        (["--scale", "2"], "--scale needs --class: without one there is nothing to guide towards"),
     ],
 )
 def test_what_there_is_not_is_told_in_one_line(
@@ -63,11 +71,62 @@ def test_what_there_is_not_is_told_in_one_line(
     result = adm("reconstruct", picture, tmp_path / "back.png", "--stack", stack, *arguments)
     assert result.exit_code == 1
     assert said in result.output
-    assert len(result.output.splitlines()) == 1
+    assert len([line for line in result.output.splitlines() if not line.startswith(DOUBT)]) == 1
+
+
+def test_pipeline_is_found_by_its_name_in_the_weights(stack: Path, picture: Path, tmp_path: Path) -> None:
+    weights = {"ADM_WEIGHTS": str(stack.parent), "ADM_PIPELINES": "tiny-uncond,tiny"}
+    for name in ([], ["--pipeline", "tiny"]):
+        result = adm("encode", picture, tmp_path / "latent.safetensors", "--steps", "2", *name, env=weights)
+        assert result.exit_code == 0, result.output
+    result = adm("encode", picture, tmp_path / "x", "--pipeline", "adm-64", env=weights)
+    assert result.exit_code == 1
+    assert "--pipeline: 'adm-64' needs 64x64_diffusion.pt, which is not in" in result.output
+
+
+def test_official_checkpoint_is_a_pipeline_here_too(
+    picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Tiny(Preset):
+        config = replace(BASE, num_classes=None)
+
+    monkeypatch.setitem(PRESETS, "lsun_cat", Tiny("lsun_cat", "diffusion", {"class_cond": False}, 0, Sampling()))
+    official = tmp_path / "official"
+    official.mkdir()
+    torch.save(seeded(build_unet(Tiny.config), 0).state_dict(), official / "lsun_cat.pt")
+    weights = {"ADM_WEIGHTS": str(tmp_path)}
+    named = ("--pipeline", "lsun-cat", "--steps", "2")
+    result = adm("reconstruct", picture, tmp_path / "back.png", *named, env=weights)
+    assert result.exit_code == 0, result.output
+    result = adm("reconstruct", picture, tmp_path / "back.png", *named, "--scale", "1", env=weights)
+    assert "adm: --scale: 'lsun-cat' has no classifier to be guided by" in result.output
+
+
+def test_doubts_about_the_weights_are_a_line_each_on_stderr(stack: Path, picture: Path, tmp_path: Path) -> None:
+    result = adm("encode", picture, tmp_path / "latent.safetensors", "--stack", stack, "--steps", "2")
+    doubts = [line for line in result.stderr.splitlines() if line.startswith(DOUBT)]
+    assert any("tiny, base: at pure noise its eps agrees with the noise by" in line for line in doubts)
+    assert DOUBT not in result.stdout
+
+
+def test_picture_is_read_as_the_service_reads_it(tmp_path: Path) -> None:
+    half = Image.new("RGB", (8, 8), "white")
+    half.paste("black", (0, 0, 4, 8))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # to be turned clockwise
+    half.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
+    Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(tmp_path / "clear.png")
+    Image.new("I;16", (8, 8), 65535).save(tmp_path / "deep.png")
+    Image.new("CMYK", (8, 8), (0, 0, 0, 0)).save(tmp_path / "cmyk.jpg")
+    white = torch.full((3, 8, 8), 255, dtype=torch.uint8)
+    for name in ("clear.png", "deep.png", "cmyk.jpg"):
+        assert torch.equal(read_pixels(tmp_path / name, 8), white), name
+    white[:, :, :4] = 0
+    assert torch.equal(read_pixels(tmp_path / "turned.png", 8), white)
 
 
 def test_a_file_that_is_no_picture_is_told_in_one_line(stack: Path, tmp_path: Path) -> None:
     (tmp_path / "picture.png").write_text("not a picture")
     result = adm("encode", tmp_path / "picture.png", tmp_path / "latent.safetensors", "--stack", stack)
     assert result.exit_code == 1
-    assert "cannot identify image file" in result.output
+    assert "adm: picture.png: is not a PNG, JPEG or WebP picture" in result.output
