@@ -20,7 +20,8 @@ class FetchError(Exception):
 def fetch(url: str, target: Path, progress: Progress = lambda done, total: None) -> bool:
     """Fetch a file beside which NAME.partial is kept until it is whole; False where it was there already.
 
-    A later run goes on where an earlier one stopped, if the server offers ranges and the file there is the same.
+    A later run goes on where an earlier one stopped, if the server offers ranges and says by a strong entity tag that
+    the file there is the same; a weak one, which two files may share, or none is no word, and it begins again.
     Raises: FetchError; ChangedFileError where the file here or there is not the one recorded.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -68,27 +69,35 @@ def _fetch_all(client: httpx2.Client, url: str, partial: Path, progress: Progres
             reason = str(error) or type(error).__name__
         failures = 0 if _length(partial) > before else failures + 1
         if failures == ATTEMPTS or (failures and not partial.exists()):
-            kept = f"; {_length(partial):,} bytes are kept, run it again to go on" if _length(partial) else ""
+            resumable = _length(partial) and _strong_tag(partial)
+            kept = f"; {_length(partial):,} bytes are kept, run it again to go on" if resumable else ""
             raise FetchError(f"{url}: {reason}{kept}")
 
 
 def _fetch_rest(client: httpx2.Client, url: str, partial: Path, progress: Progress) -> bool:
     """One connection; whether the file is whole now."""
-    have = _length(partial)
+    have, tag = _length(partial), _strong_tag(partial)
     headers = {"Accept-Encoding": "identity"}
-    if have:
-        headers |= {"Range": f"bytes={have}-"} | _if_same(partial)
+    if have and tag:  # If-Range: another file at the same address is then sent whole, and not glued to this beginning
+        headers |= {"Range": f"bytes={have}-", "If-Range": tag}
     with client.stream("GET", url, headers=headers) as response:
         if response.status_code == httpx2.codes.RANGE_NOT_SATISFIABLE:
             total = response.headers.get("content-range", "").rpartition("/")[2]
             if total == str(have):
                 return True  # killed between the last byte and the record
-            partial.unlink()
+            partial.write_bytes(b"")
+            return False
+        resumed = response.status_code == httpx2.codes.PARTIAL_CONTENT
+        if resumed and response.headers.get("etag") != tag:  # If-Range was not understood
+            partial.write_bytes(b"")
             return False
         if not response.is_success:
             raise FetchError(f"{url}: the server answers {response.status_code} {response.reason_phrase}")
-        resumed = response.status_code == httpx2.codes.PARTIAL_CONTENT
-        have = have if resumed else 0  # a server without ranges, or with another file, gives all of it
+        if not resumed:  # a server without ranges, or with another file, gives all of it
+            have = 0
+            partial.unlink(
+                missing_ok=True
+            )  # before its tag is written: that of one file beside another would glue them
         length = response.headers.get("content-length")
         total_bytes = None if length is None else have + int(length)
         _source_path(partial).write_text(json.dumps({"etag": response.headers.get("etag")}))
@@ -105,13 +114,13 @@ def _source_path(partial: Path) -> Path:
     return partial.with_name(partial.name + ".json")
 
 
-def _if_same(partial: Path) -> dict[str, str]:
-    # If-Range: another file at the same address is then sent whole, and not glued to the beginning of this one.
+def _strong_tag(partial: Path) -> str | None:
+    """The entity tag of what was begun; None for a weak one, which does not promise the same bytes, and for none."""
     try:
         etag = json.loads(_source_path(partial).read_text()).get("etag")
     except (OSError, ValueError):
-        return {}
-    return {"If-Range": etag} if etag and not etag.startswith("W/") else {}
+        return None
+    return etag if etag and not etag.startswith("W/") else None
 
 
 def _length(path: Path) -> int:

@@ -1,6 +1,7 @@
 """Fetching from a real server: whole, resumed, without ranges, cut short, changed."""
 
 import hashlib
+import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,7 +20,7 @@ class Source(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.content, self.etag, self.ranges = CONTENT, '"one"', True
+        self.content, self.etag, self.ranges, self.conditions = CONTENT, '"one"', True, True
         self.sent_at_most: int | None = None  # of each answer; then the connection ends
         self.asked: list[str | None] = []
 
@@ -44,13 +45,13 @@ class Handler(BaseHTTPRequestHandler):
         if self.path != "/model.pt":
             self.send_error(404)
             return
-        if wanted and source.ranges and condition in (None, source.etag):
+        if wanted and source.ranges and (condition in (None, source.etag) or not source.conditions):
             start = int(wanted.removeprefix("bytes=").removesuffix("-"))
             self.send_response(206 if start < len(content) else 416)
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         else:
             self.send_response(200)
-        self.send_header("Content-Length", str(len(content) - start))
+        self.send_header("Content-Length", str(max(0, len(content) - start)))
         self.send_header("ETag", source.etag)
         self.end_headers()
         if body:
@@ -76,11 +77,12 @@ def target(tmp_path: Path) -> Path:
     return tmp_path / "official" / "model.pt"
 
 
-def begun(target: Path, content: bytes) -> Path:
+def begun(target: Path, content: bytes, etag: str | None = '"one"') -> Path:
     """What a run that was killed left behind."""
     target.parent.mkdir()
     partial = target.with_name("model.pt.partial")
     partial.write_bytes(content)
+    partial.with_name("model.pt.partial.json").write_text(json.dumps({"etag": etag}))
     return partial
 
 
@@ -140,11 +142,43 @@ def test_server_that_never_gets_further_is_one_line_and_the_rest_is_kept(source:
 
 def test_file_that_changed_at_the_source_half_way_is_not_glued(source: Source, target: Path) -> None:
     source.sent_at_most = 0
-    begun(target, CONTENT[:1000]).with_name("model.pt.partial.json").write_text('{"etag": "\\"zero\\""}')
+    begun(target, CONTENT[:1000], '"zero"')
     source.sent_at_most = None
     source.content = CONTENT[::-1]
     fetch(source.url, target)
     assert target.read_bytes() == CONTENT[::-1]
+
+
+@pytest.mark.parametrize("etag", ['W/"one"', None])
+def test_beginning_that_no_strong_tag_vouches_for_is_not_built_on(
+    source: Source, target: Path, etag: str | None
+) -> None:
+    source.etag = etag or ""
+    begun(target, b"x" * 70_000, etag)
+    fetch(source.url, target)
+    assert target.read_bytes() == CONTENT
+    assert source.asked == [None]
+
+
+def test_server_that_ignores_the_condition_glues_nothing(source: Source, target: Path) -> None:
+    source.conditions = False
+    begun(target, b"x" * 70_000, '"zero"')
+    fetch(source.url, target)
+    assert target.read_bytes() == CONTENT
+    assert source.asked == ["bytes=70000-", None]
+
+
+def test_beginning_without_a_strong_tag_is_not_said_to_be_kept(source: Source, target: Path) -> None:
+    source.etag, source.sent_at_most = 'W/"one"', 1000
+    with pytest.raises(FetchError) as refused:
+        fetch(source.url, target)
+    assert "are kept" not in str(refused.value)
+
+
+def test_beginning_longer_than_the_file_is_dropped(source: Source, target: Path) -> None:
+    begun(target, CONTENT + b"x")
+    fetch(source.url, target)
+    assert target.read_bytes() == CONTENT
 
 
 def test_missing_file_is_one_line(source: Source, target: Path) -> None:
