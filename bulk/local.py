@@ -128,7 +128,8 @@ class Devices:
         context = get_context("spawn")  # CUDA does not survive a fork
         for device in local.devices:
             ours, theirs = context.Pipe()
-            job = DeviceJob(local.open_maker, settings, device, work.request, work.output, work.size, local.refusals)
+            told: tuple[type[Exception], ...] = (OSError, *local.refusals)
+            job = DeviceJob(local.open_maker, settings, device, work.request, work.output, work.size, told)
             process = context.Process(target=run_device, args=(job, theirs), daemon=True)
             process.start()
             theirs.close()  # or we would never see the end of it
@@ -200,7 +201,7 @@ def run_device(job: DeviceJob, connection: Connection) -> None:
         maker = job.open_maker(job.settings, job.device)
         connection.send(("loaded", maker.numerics))
         make_chunks(maker, job.request, take, keep)
-    except (OSError, *job.refusals) as error:
+    except job.refusals as error:
         connection.send(("failed", str(error)))
 
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from bulk.errors import BulkError
 from bulk.local import Local
 from bulk.run import Order, run
+from jobs.errors import SettingsError
 from jobs.settings import Settings
 from models.checkpoint import WeightsError
 from tests.bulk.programs import Sampling, waited
@@ -25,7 +26,7 @@ RUN = ("--local", "--count", "96", "--steps", "12", "--no-upsample", "--classes"
 
 
 def sampled(settings: Settings, out: Path, *on: str, **order: object) -> str:
-    source = Local(settings, on or ("cpu",), pipeline_of, Alone, (WeightsError,))
+    source = Local(settings, on or ("cpu",), pipeline_of, Alone, (WeightsError, SettingsError))
     asked = {"model": "demo", "count": 40} | QUICK | order
     return run(Order(out, **asked), source, Console(file=io.StringIO()))  # type: ignore[arg-type]  # as options come
 

@@ -39,7 +39,7 @@ class FailingWorker(ToyWorker):
 @pytest.fixture
 def settings(redis_server: RedisServer, own_settings: Settings, redis: Redis) -> Settings:
     """Of the service, the worker and the client alike."""
-    return own_settings.model_copy(update={"redis_url": redis_server.address})
+    return own_settings.model_copy(update={"redis_url": redis_server.address, "log_level": "info"})
 
 
 @pytest.fixture
