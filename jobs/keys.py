@@ -46,6 +46,11 @@ def worker(name: str) -> str:
     return f"adm:worker:{name}"
 
 
+def worker_process(name: str) -> str:
+    """Which process has a worker's name; expires when it falls silent."""
+    return f"adm:worker-process:{name}"
+
+
 def worker_metrics(name: str) -> str:
     """A worker's metrics in Prometheus' text form."""
     return f"adm:worker-metrics:{name}"

@@ -13,7 +13,6 @@ from rq import worker_registration
 from rq.command import PUBSUB_CHANNEL_TEMPLATE
 from rq.serializers import JSONSerializer
 from rq.worker import BaseWorker, WorkerStatus
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
 from jobs import books, keys
 from jobs.errors import FailureKind
@@ -25,6 +24,7 @@ from jobs.pipelines import PipelineInfo
 from jobs.record import Record
 from jobs.settings import Settings
 from jobs.workers import WorkerInfo
+from worker.namesake import Process, keep_name, take_name
 from worker.queue_metrics import QueueMetrics
 from worker.reports import REDIS_AWAY, Reports
 from worker.taking import Cancel, Claim, Submit, Taker, WouldRun
@@ -32,6 +32,9 @@ from worker.taking import Cancel, Claim, Submit, Taker, WouldRun
 log = structlog.get_logger("worker.inbox")
 
 __all__ = ["REDIS_AWAY", "Cancel", "Claim", "Inbox", "Submit"]
+
+
+REPEAT_SECONDS = 0.2  # between two attempts to write a result while Redis is away
 
 
 class RqWorker(BaseWorker):
@@ -44,7 +47,8 @@ class RqWorker(BaseWorker):
 class Inbox:
     """One worker's inbox. Not for several threads, except for `progress` and `preview`, which may lose a report.
 
-    What writes results waits for a Redis that is away as long as a lease lasts; after that the claim is lost anyway.
+    What writes results waits for a Redis that is away, as long as a lease lasts all in all; then the claim counts as
+    lost, and the lease gives the job to others.
     """
 
     def __init__(
@@ -54,6 +58,7 @@ class Inbox:
         worker_name: str,
         pipelines: Sequence[PipelineInfo],
         registry: CollectorRegistry | None = None,
+        process: Process | None = None,
     ) -> None:
         self._redis, self._settings, self._name, self._pipelines = redis, settings, worker_name, tuple(pipelines)
         self._ledger = Ledger(redis, settings.retention_seconds)
@@ -61,6 +66,8 @@ class Inbox:
         self._taker = Taker(redis, self._ledger, settings, worker_name, self._pipelines, self._metrics)
         self._in_flight: dict[str, Claim] = {}  # by job
         self._reports = Reports(redis, settings.lease_seconds)
+        self._process = process or Process.current()
+        self._away_since: float | None = None  # Redis, to what writes results
         self._rq: RqWorker  # made by `open`: making one asks Redis
         self._queues_changed = True  # since the last look beyond their heads
         self._pubsub: PubSub = redis.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call] # untyped there
@@ -68,8 +75,9 @@ class Inbox:
     def open(self) -> None:
         """Announce the pipelines and the worker; take back the jobs that an earlier process of this name held.
 
-        The caller holds the file lock of the worker's name, so whoever held them is dead.
+        Raises: SettingsError while a living worker has the name.
         """
+        take_name(self._redis, self._name, self._process, self._settings.lease_seconds)
         names = [keys.queue(each.id, priority) for priority in keys.PRIORITIES for each in self._pipelines]
         self._rq = RqWorker(
             names,
@@ -131,6 +139,7 @@ class Inbox:
             return []
 
     def _beat(self, info: WorkerInfo, metrics_text: str) -> list[str]:
+        keep_name(self._redis, self._name, self._process, self._settings.lease_seconds)
         claims = list(self._in_flight.values())
         lease_ends_at = time.time() + self._settings.lease_seconds
         with self._redis.pipeline() as pipe:
@@ -172,7 +181,7 @@ class Inbox:
             self._publish_image(pipe, record, claim, image)
             return True
 
-        return self._fenced(claim, write, repeated=None)
+        return self._fenced(claim, write)
 
     def complete(
         self,
@@ -198,7 +207,7 @@ class Inbox:
             self._ledger.complete(pipe, record, images, usage, numerics, results)
             return True
 
-        completed = self._fenced(claim, write, repeated=JobStatus.COMPLETED)
+        completed = self._fenced(claim, write, JobStatus.COMPLETED)
         if completed:
             self._metrics.images.labels(claim.request.model).inc(len(images))
         self._finish(claim, JobStatus.COMPLETED if completed else None)
@@ -211,12 +220,12 @@ class Inbox:
             if record.cancel_requested:
                 self._ledger.cancel(pipe, record)
             elif retry:
-                self._ledger.retry_or_fail(pipe, record, kind, detail)
+                self._ledger.retry_or_fail(pipe, record, kind, detail, adm_given_back_by=claim.token)
             else:
                 self._ledger.fail(pipe, record, kind, detail)
             return True
 
-        written = self._fenced(claim, write, repeated=JobStatus.FAILED)
+        written = self._fenced(claim, write, JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.QUEUED)
         if written and retry:
             self._metrics.requeued.labels(claim.request.model, "retry").inc()
         self._finish(claim, JobStatus.FAILED if written and not retry else None)
@@ -236,7 +245,7 @@ class Inbox:
                 self._ledger.requeue(pipe, record)
             return record.cancel_requested
 
-        written = self._fenced(claim, write, repeated=JobStatus.CANCELLED)
+        written = self._fenced(claim, write, JobStatus.CANCELLED)
         self._finish(claim, JobStatus.CANCELLED if written else None)
         return written
 
@@ -247,10 +256,10 @@ class Inbox:
             if record.cancel_requested:
                 self._ledger.cancel(pipe, record)
             else:
-                self._ledger.requeue(pipe, record)
+                self._ledger.requeue(pipe, record, adm_given_back_by=claim.token)
             return True
 
-        written = self._fenced(claim, write, repeated=JobStatus.QUEUED)
+        written = self._fenced(claim, write, JobStatus.QUEUED, JobStatus.CANCELLED)
         if written:
             self._metrics.requeued.labels(claim.request.model, "given back").inc()
         self._finish(claim, None)
@@ -263,7 +272,7 @@ class Inbox:
             with self._redis.pipeline() as pipe:
                 withdraw_worker(pipe, self._name)
                 worker_registration.unregister(self._rq, pipe)
-                pipe.delete(self._rq.key)
+                pipe.delete(self._rq.key, keys.worker_process(self._name))
                 pipe.execute()
         except REDIS_AWAY as error:
             log.warning("redis_away", error=str(error))  # what was announced expires by itself
@@ -293,26 +302,32 @@ class Inbox:
             self._reports.begin(claim)
             commands.append(Submit(claim))
 
-    def _fenced(self, claim: Claim, write: Callable[[Pipeline, Record], bool], repeated: JobStatus | None) -> bool:
-        """Write if the claim still stands. `repeated`: the status that says this very write went through before,
-        and only its answer was lost."""
+    def _fenced(self, claim: Claim, write: Callable[[Pipeline, Record], bool], *repeated: JobStatus) -> bool:
+        """Write if the claim still stands. `repeated`: the statuses that say that this very write went through before,
+        and only its answer was lost. False too when Redis stays away: the lease then gives the job to others."""
 
         def decide(pipe: Pipeline, record: Record | None) -> bool:
+            if record is not None and JobStatus.QUEUED in repeated and record.given_back_by == claim.token:
+                return True
             if record is None or record.token != claim.token:
                 self._metrics.fenced.inc()
                 return False
             if record.status.is_final:
-                return record.status is repeated
+                return record.status in repeated
             return write(pipe, record)
 
-        patiently = Retrying(
-            retry=retry_if_exception_type(REDIS_AWAY),
-            wait=wait_exponential(multiplier=0.05, max=1),
-            stop=stop_after_delay(self._settings.lease_seconds),
-            reraise=True,
-        )
-        written: bool = patiently(self._ledger.change, claim.job_id, decide)
-        return written
+        while True:
+            try:
+                written = self._ledger.change(claim.job_id, decide)
+                self._away_since = None
+                return written
+            except REDIS_AWAY as error:
+                now = time.monotonic()
+                self._away_since = now if self._away_since is None else self._away_since
+                if now - self._away_since > self._settings.lease_seconds:
+                    log.warning("given_up", job_id=claim.job_id, error=str(error))
+                    return False
+                time.sleep(REPEAT_SECONDS)
 
     def _publish_image(self, pipe: Pipeline, record: Record, claim: Claim, image: ImageRecord) -> None:
         view = record.image_view(image, claim.request)

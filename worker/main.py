@@ -41,6 +41,7 @@ from models.precision import best_precision
 from worker.inbox import REDIS_AWAY, Inbox
 from worker.loop import Held, Worker
 from worker.metrics import StepMetrics
+from worker.namesake import Process
 from worker.offers import offer, select
 from worker.png import encoder_versions
 from worker.warmup import measure_steps
@@ -73,11 +74,11 @@ def run(settings: Settings) -> None:
     torch.set_num_threads(settings.threads or torch.get_num_threads())
     name = settings.name_of_worker(f"{device.type}-{device.index or 0}")
     store = ImageStore(settings.store_address)
-    with hold_name(settings.run_dir, name):
+    with hold_name(settings.run_dir, name) as lock:
         held = load(settings, device, name)
         redis = Redis.from_url(settings.redis_address, retry=Retry(NoBackoff(), 0), health_check_interval=0)
         infos = [offer(pipeline) for pipeline in held.pipelines.values()]
-        inbox = Inbox(redis, settings, name, infos, held.registry)
+        inbox = Inbox(redis, settings, name, infos, held.registry, Process.current(lock))
         open_inbox(inbox, stopping)
         log.info(
             "ready", worker=name, device=held.info.device, pipelines=list(held.pipelines), numerics=held.info.numerics
