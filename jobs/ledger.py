@@ -175,10 +175,12 @@ class Ledger:
         publish(pipe, record.id, EventKind.QUEUED, {"status": JobStatus.QUEUED, "attempt": record.attempt})
         pipe.publish(keys.WAKE_CHANNEL, record.queue)
 
-    def retry_or_fail(self, pipe: Pipeline, record: Record, kind: FailureKind, detail: str) -> None:
+    def retry_or_fail(
+        self, pipe: Pipeline, record: Record, kind: FailureKind, detail: str, **fields: int | str
+    ) -> None:
         """Spend a retry, or fail the job when none is left."""
         if record.retries_left > 0:
-            self.requeue(pipe, record, retries_left=record.retries_left - 1)
+            self.requeue(pipe, record, retries_left=record.retries_left - 1, **fields)
         else:
             self.fail(pipe, record, kind, detail)
 

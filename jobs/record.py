@@ -85,6 +85,11 @@ class Record:
         return self.text("adm_token")
 
     @property
+    def given_back_by(self) -> str:
+        """Id of the last execution that put it back into its queue itself."""
+        return self.text("adm_given_back_by")
+
+    @property
     def starts(self) -> int:
         """How often a worker has taken it."""
         return int(self.number("adm_attempt") or 0)

@@ -235,6 +235,38 @@ def test_write_whose_answer_was_lost_may_be_repeated(bench: Bench, inbox: Inbox)
     assert bench.events(job_id).count("completed") == 1
 
 
+def test_return_whose_answer_was_lost_may_be_repeated_also_when_another_has_the_job(
+    bench: Bench, inbox: Inbox, open_inbox: OpenInbox, redis: Redis
+) -> None:
+    job_id = bench.submit()
+    (claim,) = bench.claim(inbox)
+    assert inbox.give_back(claim)
+    assert inbox.give_back(claim)
+    (second,) = bench.claim(open_inbox("cpu-1"))
+    assert inbox.give_back(claim)
+    assert inbox.fail(second, FailureKind.STEP_FAILED, "the step raised", retry=True)
+    assert inbox.fail(second, FailureKind.STEP_FAILED, "the step raised", retry=True)
+    assert redis.lrange(books.queue_key("adm:demo:normal"), 0, -1) == [job_id.encode()]
+    assert redis.hget(books.job_key(job_id), "retries_left") == b"2"
+    assert not bench.finish(inbox, claim)
+
+
+def test_job_that_was_taken_away_is_not_given_back(bench: Bench, inbox: Inbox) -> None:
+    job_id = bench.submit()
+    (claim,) = bench.claim(inbox)
+    bench.queue.ledger.recover(job_id, claim.token)
+    assert not inbox.give_back(claim)
+
+
+def test_queue_entry_that_is_no_job_is_dropped(bench: Bench, inbox: Inbox, redis: Redis) -> None:
+    queue = books.queue_key("adm:demo:normal")
+    for rubbish in (b"nobody", b"", b"\xff\xfe"):
+        redis.rpush(queue, rubbish)
+    job_id = bench.submit()
+    assert [each.job_id for each in bench.claim(inbox) or bench.claim(inbox)] == [job_id]
+    assert redis.llen(queue) == 0
+
+
 def test_poisoned_payload_fails_and_does_not_stop_the_queue(bench: Bench, inbox: Inbox, redis: Redis) -> None:
     bad, good = bench.submit(), bench.submit()
     redis.hset(books.job_key(bad), "data", b"\x80\x04not json")
@@ -405,6 +437,23 @@ def test_worker_rides_out_a_restart_of_redis(tmp_path: Path) -> None:
     assert inbox.poll(room=0, wait_seconds=1) == [Cancel(second)]
     server.stop()
     inbox.close()  # without Redis is no failure: what was announced expires
+    shutil.rmtree(folder)
+
+
+@pytest.mark.slow
+def test_redis_that_stays_away_past_the_lease_fails_no_drain(tmp_path: Path) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="adm-", dir="/tmp"))
+    server = RedisServer(folder)
+    server.start()
+    client, own = server.client(), server.client()
+    inbox = Inbox(own, Settings(data=tmp_path, redis_url=server.address, lease_seconds=2), "cpu-0", [DEMO])
+    inbox.open()
+    bench = Bench(client, Settings(data=tmp_path, redis_url=server.address))
+    for _ in range(8):
+        bench.submit()
+    claims = bench.claim(inbox)
+    server.stop()
+    assert [inbox.give_back(each) for each in claims] == [False] * 8
     shutil.rmtree(folder)
 
 
