@@ -103,7 +103,9 @@ class Taker:
             for queue in queues:
                 pipe.lrange(books.queue_key(keys.queue(*queue)), 0, LOOK_AHEAD - 1)
             found = [
-                (*queue, job_id.decode()) for queue, ids in zip(queues, pipe.execute(), strict=True) for job_id in ids
+                (*queue, job_id.decode(errors="replace"))
+                for queue, ids in zip(queues, pipe.execute(), strict=True)
+                for job_id in ids
             ]
             for *_, job_id in found:
                 pipe.hget(books.job_key(job_id), "adm_work")
