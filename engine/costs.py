@@ -18,16 +18,21 @@ class StepCosts:
     def __init__(self, shapes: Mapping[str, Sequence[int]]) -> None:
         self._shapes = {stage: tuple(each) for stage, each in shapes.items()}
         self._measured: dict[str, dict[int, float]] = {stage: {} for stage in shapes}
-        self._seconds = {
-            stage: {shape: 1.0 + UNMEASURED_ROW * shape for shape in each} for stage, each in self._shapes.items()
-        }
+        self._seconds: dict[str, dict[int, float]] = {}
+        self._row_seconds: dict[str, float] = {}
+        for stage, each in self._shapes.items():
+            self._set(stage, {shape: 1.0 + UNMEASURED_ROW * shape for shape in each})
 
     def note(self, stage: str, row_shape: int, seconds: float) -> None:
         """Take a measured step into account."""
         measured = self._measured[stage]
         before = measured.get(row_shape, seconds)
         measured[row_shape] = SMOOTHING * before + (1 - SMOOTHING) * seconds
-        self._seconds[stage] = {shape: _at_most(measured, shape) for shape in self._shapes[stage]}
+        self._set(stage, {shape: _at_most(measured, shape) for shape in self._shapes[stage]})
+
+    def _set(self, stage: str, seconds: dict[int, float]) -> None:
+        self._seconds[stage] = seconds
+        self._row_seconds[stage] = min(each / shape for shape, each in seconds.items())
 
     def seconds(self, stage: str, rows: int) -> float:
         """Of a step of so many rows, which are padded to a shape."""
@@ -35,7 +40,7 @@ class StepCosts:
 
     def row_seconds(self, stage: str) -> float:
         """Of one row of a step, at the shape where that is least."""
-        return min(seconds / shape for shape, seconds in self._seconds[stage].items())
+        return self._row_seconds[stage]
 
     def row_shape(self, stage: str, rows: int) -> int:
         """What so many rows are padded to."""

@@ -10,7 +10,8 @@ where they are not; images for the upsampler gathered until a step of them pays;
 room.
 """
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+import math
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
@@ -56,8 +57,9 @@ class Scheduler(Generic[KeyT]):
 
     def __init__(self, costs: StepCosts, max_rows: int) -> None:
         self.costs, self.max_rows, self.clock = costs, max_rows, 0.0
-        self._places: dict[KeyT, Place] = {}
         self._jobs: dict[str, Job] = {}
+        self._places: dict[KeyT, Place] = {}
+        self._waiting: dict[str, dict[KeyT, Place]] = {}  # by the stage of the next step
 
     def enter(self, key: KeyT, job_id: str, priority: Priority, work: Work) -> None:
         """Let an image take part from the next step on."""
@@ -65,11 +67,14 @@ class Scheduler(Generic[KeyT]):
         job.images += 1
         for stage, steps in work:
             job.steps_left[stage] = job.steps_left.get(stage, 0) + steps
-        self._places[key] = Place(job, PATIENCE[priority], list(work), self.clock)
+        place = self._places[key] = Place(job, PATIENCE[priority], list(work), self.clock)
+        self._waiting.setdefault(work[0][0], {})[key] = place
 
     def leave(self, key: KeyT) -> None:
         """Forget an image, whether or not it has come to its end."""
         place = self._places.pop(key)
+        if place.ahead:
+            del self._waiting[place.ahead[0][0]][key]
         for stage, steps in place.ahead:
             place.job.steps_left[stage] -= steps
         place.job.images -= 1
@@ -81,52 +86,72 @@ class Scheduler(Generic[KeyT]):
         for key in keys:
             place = self._places[key]
             stage, steps = place.ahead[0]
-            place.ahead[:1] = [(stage, steps - 1)] if steps > 1 else []
             place.job.steps_left[stage] -= 1
             place.job.has_moved, place.since = True, self.clock
+            if steps > 1:
+                place.ahead[0] = stage, steps - 1
+                continue
+            del place.ahead[0], self._waiting[stage][key]
+            if place.ahead:
+                self._waiting.setdefault(place.ahead[0][0], {})[key] = place
 
     def choose(self) -> Choice[KeyT] | None:
         """The next step, and the clock set to its end; None where no image has one to take."""
-        slacks = self._slacks()
-        if not slacks:
+        lines = self._lines()
+        if not lines:
             return None
-        slack, most_urgent = min(((slack, key) for key, slack in slacks.items()), key=lambda each: each[0])
-        # whoever is overdue moves now, and brings the best batch of its stage along
-        stages = {self._places[key].ahead[0][0] for key in ([most_urgent] if slack < 0 else slacks)}
-        _, stage, keys = max((self._best_batch(stage, slacks) for stage in sorted(stages)), key=lambda each: each[0])
-        self.clock += self.costs.seconds(stage, len(keys))
-        return Choice(stage, keys, self.costs.row_shape(stage, len(keys)))
+        first = min(lines, key=lambda stage: lines[stage][0][0])
+        if lines[first][0][0] < 0:
+            lines = {first: lines[first]}  # whoever is overdue moves now, and brings the best batch of its stage along
+        _, stage, rows = max((self._best_batch(stage, line) for stage, line in lines.items()), key=lambda each: each[0])
+        self.clock += self.costs.seconds(stage, rows)
+        return Choice(stage, [key for _, _, key in lines[stage][:rows]], self.costs.row_shape(stage, rows))
 
-    def would_run(self, work: Work, priority: Priority) -> bool:
-        """Whether a job's images would share the next steps, and not wait behind those that are here."""
-        left = sum(steps * self.costs.row_seconds(stage) for stage, steps in work)
-        slack = PATIENCE[priority] * left
-        return sum(each <= slack for each in self._slacks().values()) < self.max_rows
+    def slack_of_newcomers(self) -> float:
+        """What a job's slack must be below for it to share the next steps, and not wait behind those that are here."""
+        slacks = sorted(slack for line in self._lines().values() for slack, _, _ in line)
+        return slacks[self.max_rows - 1] if len(slacks) >= self.max_rows else math.inf
 
-    def _slacks(self) -> Mapping[KeyT, float]:
-        """For how long each image may still be passed over, seconds; below 0 for one that is overdue."""
+    def slack(self, work: Work, priority: Priority) -> float:
+        """For how long a job with so much left may be passed over, seconds."""
+        return PATIENCE[priority] * sum(steps * self.costs.row_seconds(stage) for stage, steps in work)
+
+    def _lines(self) -> dict[str, list[tuple[float, int, KeyT]]]:
+        """The images of each stage by slack, those with least first: slack, place in the order of coming, key."""
         row_seconds = {stage: self.costs.row_seconds(stage) for job in self._jobs.values() for stage in job.steps_left}
         left = {
             job.id: sum(steps * row_seconds[stage] for stage, steps in job.steps_left.items())
             for job in self._jobs.values()
         }
-        slacks = {}
-        for key, place in self._places.items():
-            if place.ahead:
+        lines = {}
+        for stage, waiting in self._waiting.items():
+            if waiting:
                 # who just came sees its job start: as if that had one step
-                work = left[place.job.id] if place.job.has_moved else row_seconds[place.ahead[0][0]]
-                slacks[key] = place.patience * work - (self.clock - place.since)
-        return slacks
+                lines[stage] = sorted(
+                    (
+                        place.patience * (left[place.job.id] if place.job.has_moved else row_seconds[stage])
+                        - (self.clock - place.since),
+                        index,
+                        key,
+                    )
+                    for index, (key, place) in enumerate(waiting.items())
+                )
+        return lines
 
-    def _best_batch(self, stage: str, slacks: Mapping[KeyT, float]) -> tuple[float, str, list[KeyT]]:
-        """The rows of a stage that serve most urgency a second, and how much that is."""
-        here = [key for key in slacks if self._places[key].ahead[0][0] == stage]
-        here = sorted(here, key=slacks.__getitem__)[: self.max_rows]
-        floor = self.costs.row_seconds(stage)
-        best, best_rows, urgency = 0.0, 0, 0.0
-        worth_trying = {*self.costs.row_shapes(stage), len(here)}
-        for rows, key in enumerate(here, start=1):
-            urgency += floor / max(floor, slacks[key])
-            if rows in worth_trying and (value := urgency / self.costs.seconds(stage, rows)) >= best:
+    def _best_batch(self, stage: str, line: Sequence[tuple[float, int, KeyT]]) -> tuple[float, str, int]:
+        """How many of the first rows serve most urgency a second, and how much that is.
+
+        The more images wait, the less of the device's time may be wasted on serving some of them sooner.
+        """
+        seconds, row_seconds = self.costs.seconds, self.costs.row_seconds(stage)
+        here = min(len(line), self.max_rows)
+        worth_trying = [rows for rows in self.costs.row_shapes(stage) if rows < here] + [here]
+        dearest = min(seconds(stage, rows) / rows for rows in worth_trying) * (1 + self.max_rows / len(self._places))
+        best, best_rows, urgency, counted = 0.0, here, 0.0, 0
+        for rows in worth_trying:
+            urgency += sum(row_seconds / max(row_seconds, slack) for slack, _, _ in line[counted:rows])
+            counted = rows
+            value = urgency / seconds(stage, rows)
+            if value >= best and seconds(stage, rows) / rows <= dearest:
                 best, best_rows = value, rows
-        return best, stage, here[:best_rows]
+        return best, stage, best_rows

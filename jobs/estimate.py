@@ -1,54 +1,17 @@
-"""How long queued work will take, from what workers measured a step to cost.
-
-The unit of work is the row step: one image through one step of one stage.
-"""
+"""How long queued work will take, from what workers measured a step to cost."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import mean, median
 
 from jobs import keys
 from jobs.fleet import Fleet, StepMs
-from jobs.ledger import RUNNING
 from jobs.request import ResolvedRequest
-from jobs.samplers import num_evaluations
+from jobs.work import RUNNING, evaluations_of, rank_of, work_of
 
 UNKNOWN_ERROR = 0.5  # of an estimate, as long as nothing was measured
-
-
-def work_of(request: ResolvedRequest) -> dict[str, int]:
-    """Row steps of a job, by stage."""
-    work = {stage: request.num_rows * evaluations for stage, evaluations in evaluations_of(request).items()}
-    if request.kind == "interpolate" and request.images:
-        # both are encoded once, for all frames
-        work["base"] = len(request.images) * (request.steps - 1) + request.n * request.steps
-    return work
-
-
-def evaluations_of(request: ResolvedRequest) -> dict[str, int]:
-    """Steps of the engine that each image takes, by stage: network evaluations, not steps of its sampler."""
-    stages = {}
-    match request.kind:
-        case "score":
-            return {"base": 1}
-        case "reconstruct":
-            stages["base"] = 2 * request.steps - 1  # there and back; the way there begins on the first timestep
-        case "interpolate" if request.images:
-            stages["base"] = 2 * request.steps - 1
-        case "variation":
-            stages["base"] = partial_evaluations(request.sampler, request.steps, request.strength)
-        case "generate" | "interpolate":
-            stages["base"] = num_evaluations(request.sampler, request.steps)
-    if request.upsample:
-        upsample = request.upsample
-        stages["upsample"] = partial_evaluations(upsample.sampler, upsample.steps, upsample.strength)
-    return stages
-
-
-def partial_evaluations(sampler: str, steps: int, strength: float | None) -> int:
-    """Evaluations of a sampler that takes a share of its steps; rounded as the engine does."""
-    share = 1.0 if strength is None else strength
-    return num_evaluations(sampler, max(1, math.ceil(round(share * steps, 9))))
+FEWEST_RATIOS = 8  # of jobs that have ended, before they correct what is reckoned for others
 
 
 @dataclass(frozen=True)
@@ -57,22 +20,30 @@ class Backlog:
 
     pipeline: str
     lengths: Mapping[str, int]  # jobs queued, by priority
-    work: Mapping[str, int]  # row steps, by "priority:stage" and "running:stage"
-    errors: tuple[float, ...]  # of recent estimates
+    work: Mapping[str, int]  # row steps, by "priority:rank:stage" and "running:rank:stage"
+    ratios: tuple[float, ...]  # of what recent jobs took, to what had been reckoned for them
 
-    def of(self, where: str) -> dict[str, int]:
-        """Row steps by stage of one priority, or of the jobs in progress."""
-        return {
-            stage: max(0, row_steps)
-            for name, row_steps in self.work.items()
-            for priority, _, stage in [name.partition(":")]
-            if priority == where
-        }
+    def of(self, where: str, before: float = math.inf) -> dict[str, float]:
+        """Row steps by stage of one priority, or of the jobs in progress.
+
+        before: only what goes before a job of this rank: lower ranks, and half of the same.
+        """
+        total: dict[str, float] = {}
+        for name, row_steps in self.work.items():
+            place, rank, stage = name.split(":")
+            if place == where and int(rank) <= before:
+                total[stage] = total.get(stage, 0) + max(0, row_steps) * (0.5 if int(rank) == before else 1)
+        return total
+
+    @property
+    def bias(self) -> float:
+        """What recent jobs took, of what had been reckoned: the median."""
+        return median(self.ratios) if len(self.ratios) >= FEWEST_RATIOS else 1.0
 
     @property
     def error(self) -> float:
-        """Mean error of recent estimates, as a fraction."""
-        return sum(self.errors) / len(self.errors) if self.errors else UNKNOWN_ERROR
+        """Mean error of recent estimates once their bias is taken out, as a fraction."""
+        return mean(abs(ratio / self.bias - 1) for ratio in self.ratios) if self.ratios else UNKNOWN_ERROR
 
 
 class Estimator:
@@ -99,21 +70,20 @@ class Estimator:
             total += seconds
         return total
 
-    def eta_seconds(self, backlog: Backlog, request: ResolvedRequest, place: int) -> float | None:
-        """Seconds until a job's images are there, for one at a place in the queue of its priority.
+    def eta_seconds(self, backlog: Backlog, request: ResolvedRequest) -> float | None:
+        """Seconds until a job's images are there, reckoned from what is queued and running; not yet for `bias`.
 
         What still has room in a batch joins the next step and shares every one of them; what has not waits for the
-        work before it, of which the running part is half done on average.
+        work that the scheduler puts before it, of which the running part is half done on average.
         """
         step_ms = self._fleet.step_ms.get(backlog.pipeline)
         if not step_ms:
             return None
+        rank = rank_of(request.priority, work_of(request))
         queued: dict[str, float] = {}
-        for priority in keys.PRIORITIES[: keys.PRIORITIES.index(request.priority)]:
-            add(queued, backlog.of(priority), 1)
-        share = min(1, place / length) if (length := backlog.lengths[request.priority]) else 0
-        add(queued, backlog.of(request.priority), share)
-        running = backlog.of(RUNNING)
+        for priority in keys.PRIORITIES:
+            add(queued, backlog.of(priority, rank), 1)
+        running = backlog.of(RUNNING, rank)
         workers = max(1, len(self._fleet.holders(backlog.pipeline)))
         taken = {stage: (queued.get(stage, 0) + running.get(stage, 0)) / workers for stage in {*queued, *running}}
         waiting, seconds = 0.0, 0.0
@@ -128,7 +98,7 @@ class Estimator:
         return waiting + seconds
 
 
-def add(total: dict[str, float], work: Mapping[str, int], share: float) -> None:
+def add(total: dict[str, float], work: Mapping[str, float], share: float) -> None:
     for stage, row_steps in work.items():
         total[stage] = total.get(stage, 0) + row_steps * share
 

@@ -32,13 +32,13 @@ def index_member(created_at: float, job_id: str) -> str:
 
 
 def queued_work(pipeline: str) -> str:
-    """Hash: "priority:stage" -> row steps queued, and "running:stage" -> row steps of jobs in progress."""
+    """Hash: row steps queued, by "priority:rank:stage", and of jobs in progress, by "running:rank:stage"."""
     return f"adm:work:{pipeline}"
 
 
-def estimate_errors(pipeline: str) -> str:
-    """List: how far the last estimates were off, as fractions of the estimate."""
-    return f"adm:estimate-errors:{pipeline}"
+def estimate_ratios(pipeline: str) -> str:
+    """List: what the last jobs took, of what had been reckoned for them when they came."""
+    return f"adm:estimate-ratios:{pipeline}"
 
 
 def worker(name: str) -> str:

@@ -20,9 +20,10 @@ from jobs.events import EventKind, publish
 from jobs.job import ImageRecord, JobStatus, Usage
 from jobs.record import PAYLOAD_VERSION, Record
 from jobs.request import ResolvedRequest
+from jobs.work import RUNNING, rank_of
 
 T = TypeVar("T")
-RUNNING = "running"  # in the counters of work, beside the priorities
+RATIOS_KEPT = 32  # of what jobs took to what was reckoned
 
 
 class Ledger:
@@ -57,7 +58,7 @@ class Ledger:
         *,
         class_name: str | None,
         work: dict[str, int],
-        eta_seconds: float | None,
+        reckoned_seconds: float | None,
         body_digest: str,
         is_new: bool,
     ) -> tuple[Record, bool]:
@@ -75,7 +76,7 @@ class Ledger:
             "adm_expires_at": now + request.expires_in,
             "adm_class_name": class_name or "",
             "adm_work": json.dumps(work),
-            "adm_eta_seconds": "" if eta_seconds is None else eta_seconds,
+            "adm_reckoned_seconds": "" if reckoned_seconds is None else reckoned_seconds,
             "adm_body": body_digest,
         }
         record = Record(job_id, {name.encode(): encoded(value) for name, value in fields.items()})
@@ -289,12 +290,11 @@ class Ledger:
         pipe.expire(keys.events(record.id), self.retention_seconds)
 
     def _note_estimate(self, pipe: Pipeline, record: Record, now: float) -> None:
-        """Remember how far off the estimate given at submission was, for the error of later ones."""
-        estimate = record.number("adm_eta_seconds")
-        if estimate:
-            error = abs(now - record.created_at - estimate) / estimate
-            pipe.lpush(keys.estimate_errors(record.pipeline), f"{error:.4f}")
-            pipe.ltrim(keys.estimate_errors(record.pipeline), 0, 31)
+        """Remember what a job took, of what had been reckoned when it came, for the bias and error of later ones."""
+        reckoned = record.number("adm_reckoned_seconds")
+        if reckoned:
+            pipe.lpush(keys.estimate_ratios(record.pipeline), f"{(now - record.created_at) / reckoned:.4f}")
+            pipe.ltrim(keys.estimate_ratios(record.pipeline), 0, RATIOS_KEPT - 1)
 
 
 def describe(request: ResolvedRequest, class_name: str | None) -> str:
@@ -311,8 +311,9 @@ def move(pipe: Pipeline, record: Record, old: JobStatus, new: JobStatus) -> None
 
 def count_work(pipe: Pipeline, record: Record, where: str, sign: int) -> None:
     """Add a job's row steps to a counter, or take them away."""
+    rank = rank_of(record.priority, record.work)
     for stage, row_steps in record.work.items():
-        pipe.hincrby(keys.queued_work(record.pipeline), f"{where}:{stage}", sign * row_steps)
+        pipe.hincrby(keys.queued_work(record.pipeline), f"{where}:{rank}:{stage}", sign * row_steps)
 
 
 def encoded(value: Any) -> bytes:

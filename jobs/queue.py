@@ -13,7 +13,7 @@ from redis.client import Redis
 
 from jobs import books, keys
 from jobs.errors import ErrorKind, FieldError, InvalidRequestError, RefusedError
-from jobs.estimate import Backlog, Estimator, work_of
+from jobs.estimate import Backlog, Estimator
 from jobs.files import FileStore
 from jobs.fleet import FleetReader
 from jobs.images import ImageStore
@@ -25,6 +25,7 @@ from jobs.request import DRAWN_SEED_BELOW, JobRequest, ResolvedRequest
 from jobs.resolution import resolve
 from jobs.settings import Settings
 from jobs.views import Views, progress_of, readable_request, view
+from jobs.work import work_of
 
 JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 CURSOR = re.compile(r"\d{16}-[A-Za-z0-9_-]{1,128}")
@@ -73,7 +74,7 @@ class JobQueue:
             resolved,
             class_name=pipeline.class_name(resolved.class_label),
             work=work_of(resolved),
-            eta_seconds=queue.eta_seconds,
+            reckoned_seconds=self._views.reckoned_seconds(backlog, resolved),
             body_digest=digest,
             is_new=idempotency_key is None,
         )

@@ -3,7 +3,7 @@
 import json
 import zlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from pydantic import ValidationError
 from rq.job import JobStatus as RqStatus
@@ -11,7 +11,7 @@ from rq.job import JobStatus as RqStatus
 from jobs import keys
 from jobs.errors import AdmError
 from jobs.job import ImageRecord, ImageView, JobError, JobStatus, Usage
-from jobs.request import ResolvedRequest
+from jobs.request import Priority, ResolvedRequest
 
 PAYLOAD_VERSION = 1
 
@@ -67,8 +67,8 @@ class Record:
         return self.queue.removeprefix(keys.QUEUE_PREFIX).rpartition(":")[0]
 
     @property
-    def priority(self) -> str:
-        return self.queue.rpartition(":")[2]
+    def priority(self) -> Priority:
+        return cast(Priority, self.queue.rpartition(":")[2])
 
     @property
     def created_at(self) -> float:

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from redis.client import Pipeline, Redis
 
 from jobs import books, keys
-from jobs.estimate import Backlog, Estimator, evaluations_of
+from jobs.estimate import Backlog, Estimator
 from jobs.fleet import FleetReader
 from jobs.job import Job, JobStatus, Progress, QueueInfo
 from jobs.record import BadPayloadError, Record
 from jobs.request import ResolvedRequest
+from jobs.work import evaluations_of
 
 BACKLOG_COMMANDS = len(keys.PRIORITIES) + 2
 
@@ -59,11 +60,16 @@ class Views:
             answers = iter(pipe.execute())
         return {name: take_backlog(name, [next(answers) for _ in range(BACKLOG_COMMANDS)]) for name in pipelines}
 
+    def reckoned_seconds(self, backlog: Backlog, request: ResolvedRequest) -> float | None:
+        """What the estimator makes of a job, before its bias is taken out."""
+        return Estimator(self._fleet.read()).eta_seconds(backlog, request)
+
     def queue_info(self, backlog: Backlog, request: ResolvedRequest, place: int | None) -> QueueInfo:
         """Where a job stands that has so many before it in the queue of its priority; None: it is being taken."""
         fleet = self._fleet.read()
         ahead = keys.PRIORITIES[: keys.PRIORITIES.index(request.priority)]
-        eta_seconds = Estimator(fleet).eta_seconds(backlog, request, place or 0)
+        reckoned = self.reckoned_seconds(backlog, request)
+        eta_seconds = None if reckoned is None else reckoned * backlog.bias
         return QueueInfo(
             position=sum(backlog.lengths[each] for each in ahead) + (place or 0),
             eta_seconds=None if eta_seconds is None else round(eta_seconds, 3),
@@ -120,16 +126,16 @@ def ask_backlog(pipe: Pipeline, pipeline: str) -> None:
     for priority in keys.PRIORITIES:
         pipe.llen(books.queue_key(keys.queue(pipeline, priority)))
     pipe.hgetall(keys.queued_work(pipeline))
-    pipe.lrange(keys.estimate_errors(pipeline), 0, -1)
+    pipe.lrange(keys.estimate_ratios(pipeline), 0, -1)
 
 
 def take_backlog(pipeline: str, answers: Sequence[object]) -> Backlog:
-    *lengths, work, errors = answers
+    *lengths, work, ratios = answers
     assert isinstance(work, dict)
-    assert isinstance(errors, list)
+    assert isinstance(ratios, list)
     return Backlog(
         pipeline,
         lengths={priority: int(str(length)) for priority, length in zip(keys.PRIORITIES, lengths, strict=True)},
         work={name.decode(): int(row_steps) for name, row_steps in work.items()},
-        errors=tuple(map(float, errors)),
+        ratios=tuple(map(float, ratios)),
     )

@@ -4,6 +4,7 @@ import io
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from threading import Event
 
 import structlog
@@ -32,6 +33,7 @@ from worker.metrics import StepMetrics
 from worker.plans import plan_job, top_classes
 from worker.png import describe, encode
 from worker.storing import UnstorableError, put_patiently
+from worker.taking import WouldRun
 
 log = structlog.get_logger("worker.loop")
 
@@ -87,7 +89,7 @@ class Worker:
         takes = accept and time.monotonic() >= self._store_is_away_until
         room = self._room(QUEUE_DEPTH) if takes else 0
         spare = self._room(QUEUE_DEPTH_AT_MOST) if takes else 0
-        for command in self._inbox.poll(room=room, spare=spare, would_run=self._would_run, wait_seconds=wait_seconds):
+        for command in self._inbox.poll(room=room, spare=spare, would_run=self._newcomers(), wait_seconds=wait_seconds):
             match command:
                 case Submit(claim):
                     self._submit(claim)
@@ -97,11 +99,17 @@ class Worker:
     def _room(self, depth: int) -> int:
         return max(0, depth * self._engine.max_rows - self._engine.rows_in_flight)
 
-    def _would_run(self, model: str, priority: Priority, work: Mapping[str, int]) -> bool:
-        """Whether a job would get its steps at once, though there is more here than fits a batch."""
-        pipeline = self._held.pipelines[model]
-        steps = [(pipeline.stage_key(stage), row_steps) for stage, row_steps in work.items()]
-        return self._engine.scheduler.would_run(steps, priority)
+    def _newcomers(self) -> WouldRun:
+        """Tells whether a job would get its steps at once, though there may be more here than fits a batch."""
+        scheduler = self._engine.scheduler
+        bar = cache(scheduler.slack_of_newcomers)  # few polls look beyond the queues' heads
+
+        def would_run(model: str, priority: Priority, work: Mapping[str, int]) -> bool:
+            pipeline = self._held.pipelines[model]
+            steps = [(pipeline.stage_key(stage), row_steps) for stage, row_steps in work.items()]
+            return scheduler.slack(steps, priority) < bar()
+
+        return would_run
 
     def _submit(self, claim: Claim) -> None:
         if stale := self._runs.get(claim.job_id):

@@ -16,6 +16,7 @@ from jobs.images import ImageStore
 from jobs.queue import JobQueue
 from jobs.record import PAYLOAD_VERSION
 from jobs.request import JobRequest
+from jobs.work import rank_of
 from tests.chaos.stack import LEASE_SECONDS, Program, Stack
 
 ORPHANED_PIPELINE = "orphaned"  # known, and no worker holds it any more
@@ -176,9 +177,11 @@ class Faults:
             pipe.hset(books.job_key(job_id), mapping={"data": data, "origin": POISONED_QUEUE})
             pipe.lrem(books.queue_key(origin), 0, job_id)
             pipe.rpush(books.queue_key(POISONED_QUEUE), job_id)
-            for stage, row_steps in json.loads(fields[b"adm_work"]).items():
-                pipe.hincrby(keys.queued_work(ORPHANED_PIPELINE), f"normal:{stage}", -row_steps)
-                pipe.hincrby(keys.queued_work("demo"), f"normal:{stage}", row_steps)
+            work = json.loads(fields[b"adm_work"])
+            for stage, row_steps in work.items():
+                counter = f"normal:{rank_of('normal', work)}:{stage}"
+                pipe.hincrby(keys.queued_work(ORPHANED_PIPELINE), counter, -row_steps)
+                pipe.hincrby(keys.queued_work("demo"), counter, row_steps)
 
         redis.transaction(spoil, books.job_key(job_id))
         return job_id

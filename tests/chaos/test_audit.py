@@ -33,7 +33,7 @@ def test_sound_world_gives_no_complaint(redis: Redis, tmp_path: Path) -> None:
     assert audit.fate_is_right(replace(ASK, deleted=True), None) == []
     assert audit.fate_is_right(replace(ASK, fate="failed", failure="step-failed"), FAILED) == []
     assert audit.nobody_else([ASK], 1, ["p"], ["j", "p", "unanswered"]) == []
-    redis.hset("adm:work:demo", "normal:base", 0)
+    redis.hset("adm:work:demo", "normal:5:base", 0)
     redis.set("adm:worker:worker-0", "{}")
     assert audit.books_are_closed(redis) == []
     redis.zadd("adm:jobs:completed", {"1-j": 0})
@@ -109,7 +109,7 @@ def test_unknown_job_is_told() -> None:
         ("ZADD", "rq:executions:j", 1, "token"),
         ("SADD", "rq:worker:worker-0:executions", "j:token"),
         ("SET", "adm:progress:j", "{}"),
-        ("HSET", "adm:work:demo", "running:base", 3),
+        ("HSET", "adm:work:demo", "running:5:base", 3),
     ],
     ids=lambda command: str(command[1]),
 )

@@ -163,9 +163,9 @@ def test_only_a_job_that_would_share_the_next_steps_would_run() -> None:
     line = scheduler(base=FLAT)
     enter(line, "long", images=64, base=250)
     step(line)
-    assert line.would_run([(BASE, 10)], "normal")
-    assert not line.would_run([(BASE, 100 * 250)], "normal")
-    assert line.would_run([(BASE, 100 * 250)], "high")
+    assert line.slack([(BASE, 10)], "normal") < line.slack_of_newcomers()
+    assert line.slack([(BASE, 100 * 250)], "normal") > line.slack_of_newcomers()
+    assert line.slack([(BASE, 100 * 250)], "high") < line.slack_of_newcomers()
 
 
 jobs = st.lists(

@@ -1,13 +1,18 @@
+import dataclasses
+import math
+
 import pytest
 
-from jobs.estimate import Backlog, Estimator, batch_ms, row_ms, work_of
+from engine.scheduler import PATIENCE
+from jobs.estimate import Backlog, Estimator, batch_ms, row_ms
 from jobs.fleet import Fleet
 from jobs.request import JobRequest, ResolvedRequest
 from jobs.resolution import resolve
+from jobs.work import rank_of, work_of
 from tests.jobs.samples import DEMO, worker_info
 
 STEP_MS = {"base": {4: 40.0, 16: 80.0}, "upsample": {4: 80.0, 16: 160.0}}
-EMPTY = Backlog("demo", lengths={"high": 0, "normal": 0, "low": 0}, work={}, errors=())
+EMPTY = Backlog("demo", lengths={"high": 0, "normal": 0, "low": 0}, work={}, ratios=())
 
 
 def fleet(workers: int) -> Fleet:
@@ -42,30 +47,46 @@ def test_step_costs_what_its_shape_costs(rows: int, beside: int, ms: float) -> N
 
 
 def test_lone_job_takes_its_own_steps() -> None:
-    assert Estimator(fleet(1)).eta_seconds(EMPTY, request(steps=25), 0) == pytest.approx(1.0)
+    assert Estimator(fleet(1)).eta_seconds(EMPTY, request(steps=25)) == pytest.approx(1.0)
 
 
 def test_job_that_has_room_in_the_batch_waits_for_nobody() -> None:
     """Another image of 100 steps runs, one waits: three share a shape of four."""
     busy = Backlog(
-        "demo", lengths={"high": 0, "normal": 1, "low": 0}, work={"running:base": 100, "normal:base": 100}, errors=()
+        "demo",
+        lengths={"high": 0, "normal": 1, "low": 0},
+        work={"running:10:base": 100, "normal:10:base": 100},
+        ratios=(),
     )
-    assert Estimator(fleet(1)).eta_seconds(busy, request(steps=100), 1) == pytest.approx(100 * 0.04)
+    assert Estimator(fleet(1)).eta_seconds(busy, request(steps=100)) == pytest.approx(100 * 0.04)
 
 
 def test_wait_is_the_work_ahead_shared_by_the_workers() -> None:
-    busy = Backlog(
-        "demo",
-        lengths={"high": 1, "normal": 4, "low": 9},
-        work={"high:base": 1000, "normal:base": 2000, "low:base": 9000, "running:base": 400},
-        errors=(),
-    )
+    """Ahead is what has a lower rank, and half of what has the same; what is longer waits."""
+    own = rank_of("normal", {"base": 25})
+    work = {f"high:{own - 4}:base": 1000, f"normal:{own}:base": 2000, f"normal:{own + 1}:base": 9000}
+    work |= {f"low:{own + 4}:base": 9000, f"running:{own - 1}:base": 400, f"running:{own + 3}:base": 9000}
+    busy = Backlog("demo", lengths={"high": 1, "normal": 4, "low": 9}, work=work, ratios=())
     for workers in (1, 2):
-        eta = Estimator(fleet(workers)).eta_seconds(busy, request(steps=25), 2)
+        eta = Estimator(fleet(workers)).eta_seconds(busy, request(steps=25))
         assert eta == pytest.approx((1000 + 2000 / 2 + 400 / 2) * 0.005 / workers + 25 * 0.08)
 
 
 def test_nothing_is_estimated_before_anything_was_measured() -> None:
     estimator = Estimator(Fleet())
-    assert estimator.eta_seconds(EMPTY, request(), 0) is None
+    assert estimator.eta_seconds(EMPTY, request()) is None
     assert estimator.queued_seconds(EMPTY) is None
+
+
+def test_a_priority_weighs_as_much_in_an_estimate_as_in_the_engine() -> None:
+    by_rank = [rank_of(priority, {"base": 100}) for priority in ("high", "normal", "low")]
+    by_patience = [math.log2(PATIENCE[priority]) for priority in ("high", "normal", "low")]
+    assert [rank - by_rank[1] for rank in by_rank] == by_patience
+
+
+def test_estimates_that_were_all_off_the_same_way_are_corrected() -> None:
+    late = dataclasses.replace(EMPTY, ratios=(2.0,) * 8)
+    assert (late.bias, late.error) == (2.0, 0.0)
+    assert dataclasses.replace(EMPTY, ratios=(2.0,) * 7).bias == 1
+    assert EMPTY.error == 0.5
+    assert dataclasses.replace(EMPTY, ratios=(0.5, 1.5)).error == 0.5

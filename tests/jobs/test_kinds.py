@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from jobs.errors import InvalidRequestError
-from jobs.estimate import work_of
 from jobs.kinds import KINDS
 from jobs.request import ResolvedRequest
+from jobs.work import work_of
 from tests.jobs.samples import BASE_ONLY, DEMO
 from tests.jobs.test_request import pointers, resolve
 
