@@ -13,10 +13,10 @@ from redis.client import Pipeline, Redis
 from jobs import books, keys
 from jobs.fleet import announce_pipelines
 from jobs.images import ImageStore
+from jobs.ledger import count_work
 from jobs.queue import JobQueue
-from jobs.record import PAYLOAD_VERSION
+from jobs.record import PAYLOAD_VERSION, Record
 from jobs.request import JobRequest
-from jobs.work import rank_of
 from tests.chaos.stack import LEASE_SECONDS, Program, Stack
 
 ORPHANED_PIPELINE = "orphaned"  # known, and no worker holds it any more
@@ -172,16 +172,14 @@ class Faults:
         def spoil(pipe: Pipeline) -> None:
             fields = cast(dict[bytes, bytes], pipe.hgetall(books.job_key(job_id)))
             data = change(json.loads(zlib.decompress(fields[b"data"])))
-            origin = fields[b"origin"].decode()
+            posted = Record(job_id, fields)
+            moved = Record(job_id, fields | {b"origin": POISONED_QUEUE.encode()})
             pipe.multi()
-            pipe.hset(books.job_key(job_id), mapping={"data": data, "origin": POISONED_QUEUE})
-            pipe.lrem(books.queue_key(origin), 0, job_id)
-            pipe.rpush(books.queue_key(POISONED_QUEUE), job_id)
-            work = json.loads(fields[b"adm_work"])
-            for stage, row_steps in work.items():
-                counter = f"normal:{rank_of('normal', work)}:{stage}"
-                pipe.hincrby(keys.queued_work(ORPHANED_PIPELINE), counter, -row_steps)
-                pipe.hincrby(keys.queued_work("demo"), counter, row_steps)
+            pipe.hset(books.job_key(job_id), mapping={"data": data, "origin": moved.queue})
+            pipe.lrem(books.queue_key(posted.queue), 0, job_id)
+            pipe.rpush(books.queue_key(moved.queue), job_id)
+            count_work(pipe, posted, posted.priority, -1)
+            count_work(pipe, moved, moved.priority, 1)
 
         redis.transaction(spoil, books.job_key(job_id))
         return job_id

@@ -18,7 +18,6 @@ Body = dict[str, Any]
 Act = Literal["nothing", "cancel", "delete"]
 
 HEALTHY = ("sphere", "cube", "cylinder", "cone", "torus", "pyramid", "capsule", "prism")
-PRIVATE = ("user", "metadata", "priority", "previews", "expires_in")  # fields that must not reach the pixels
 NUM_POSTERS = 6
 AWAY = (httpx2.TransportError,)
 NOT_NOW = (429, 500, 502, 503, 504)  # 500 is told by the audit of the service's log
@@ -83,7 +82,7 @@ def draw_asks(rng: random.Random, number: int, templates: Sequence[Body], orphan
     asks = []
     for each in range(number):
         key = f"ask-{each}" if rng.random() < 0.85 else None
-        private = {"priority": rng.choice(["low", "normal", "high"]), "user": f"user-{each}", "previews": each % 7 == 0}
+        private = {"priority": rng.choice(["low", "normal", "high"]), "user": f"user-{each}"}
         act: Act = rng.choices(["nothing", "cancel", "delete"], [8, 1, 1])[0]  # type: ignore[assignment] # of these
         fault = rng.choices(["none", "raises", "overflows", "orphaned", "cursed"], [85, 4, 4, 4, 3])[0]
         # each fault once at least, however few jobs there are
@@ -101,7 +100,10 @@ def draw_asks(rng: random.Random, number: int, templates: Sequence[Body], orphan
                 asks.append(Ask(each, generate, f"ask-{each}", "nothing", None, "failed", "store-failed"))
             case _:
                 template = rng.randrange(len(templates))
-                asks.append(Ask(each, templates[template] | private, key, act, template))
+                body = templates[template] | private
+                if each % 7 == 0 and body.get("kind") != "score":
+                    body |= {"previews": True}
+                asks.append(Ask(each, body, key, act, template))
     return asks
 
 
