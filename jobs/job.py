@@ -41,7 +41,7 @@ class Progress(View):
 
 
 class QueueInfo(View):
-    """Where a queued job stands; estimates are null while no worker has announced what a step costs."""
+    """Where a queued job stands; estimates are null while no live worker holds its pipeline, or none said its costs."""
 
     position: int = Field(description="0 is next")
     eta_seconds: float | None = Field(description="until its images are there")

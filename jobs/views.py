@@ -68,13 +68,14 @@ class Views:
         """Where a job stands that has so many before it in the queue of its priority; None: it is being taken."""
         fleet = self._fleet.read()
         ahead = keys.PRIORITIES[: keys.PRIORITIES.index(request.priority)]
-        reckoned = self.reckoned_seconds(backlog, request)
+        workers = len(fleet.holders(request.model))
+        reckoned = self.reckoned_seconds(backlog, request) if workers else None  # it may wait until it expires
         eta_seconds = None if reckoned is None else reckoned * backlog.bias
         return QueueInfo(
             position=sum(backlog.lengths[each] for each in ahead) + (place or 0),
             eta_seconds=None if eta_seconds is None else round(eta_seconds, 3),
             eta_error_seconds=None if eta_seconds is None else round(eta_seconds * backlog.error, 3),
-            workers=len(fleet.holders(request.model)),
+            workers=workers,
         )
 
 

@@ -198,7 +198,8 @@ def test_known_pipeline_without_worker_is_accepted_and_says_so(client: httpx2.Cl
     time.sleep(0.6)  # what the service knows of the fleet is at most half a second old
     response = client.post("/v1/jobs", json=body(model="demo-uncond"))
     assert response.status_code == 202
-    assert response.json()["queue"]["workers"] == 0
+    queue = client.get(response.headers["Location"]).json()["queue"]
+    assert (queue["workers"], queue["eta_seconds"], queue["position"]) == (0, None, 0)
 
 
 def test_null_class_without_scale_means_no_guidance(client: httpx2.Client, fleet: ToyWorker) -> None:
