@@ -183,11 +183,16 @@ class Simulation:
     def _take_beside(self, worker: SimulatedWorker, first: Priority) -> None:
         slack = worker.scheduler.slack_of_newcomers()
         for priority in keys.PRIORITIES[keys.PRIORITIES.index(first) :]:
-            for job in list(islice(self.queues[priority], LOOK_AHEAD)):
+            queue = self.queues[priority]
+            ends = [
+                *islice(queue, LOOK_AHEAD),
+                *islice(reversed(queue), max(0, min(LOOK_AHEAD, len(queue) - LOOK_AHEAD))),
+            ]
+            for job in ends:
                 if len(worker.left) + job.request.num_rows > QUEUE_DEPTH_AT_MOST * MAX_ROWS:
                     continue
                 if worker.scheduler.slack(list(job.work.items()), priority) < slack:
-                    self.queues[priority].remove(job)
+                    queue.remove(job)
                     self._enter(worker, job)
 
     def _enter(self, worker: SimulatedWorker, job: SimulatedJob) -> None:

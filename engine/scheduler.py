@@ -19,6 +19,7 @@ from engine.costs import StepCosts
 
 Priority = Literal["high", "normal", "low"]
 PATIENCE: dict[Priority, float] = {"high": 1 / 16, "normal": 1.0, "low": 16.0}
+WASTE = 0.5  # share of time that a quicker but dearer batch may cost, where no more wait than fit a batch
 KeyT = TypeVar("KeyT", bound=Hashable)  # of an image
 Work = Sequence[tuple[str, int]]  # stages in the order of passing, and the steps that an image takes in each
 
@@ -146,7 +147,9 @@ class Scheduler(Generic[KeyT]):
         seconds, row_seconds = self.costs.seconds, self.costs.row_seconds(stage)
         here = min(len(line), self.max_rows)
         worth_trying = [rows for rows in self.costs.row_shapes(stage) if rows < here] + [here]
-        dearest = min(seconds(stage, rows) / rows for rows in worth_trying) * (1 + self.max_rows / len(self._places))
+        dearest = min(seconds(stage, rows) / rows for rows in worth_trying) * (
+            1 + WASTE * self.max_rows / len(self._places)
+        )
         best, best_rows, urgency, counted = 0.0, here, 0.0, 0
         for rows in worth_trying:
             urgency += sum(row_seconds / max(row_seconds, slack) for slack, _, _ in line[counted:rows])

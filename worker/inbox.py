@@ -86,7 +86,12 @@ class Inbox:
             serializer=JSONSerializer,
             worker_ttl=self._settings.lease_seconds,
         )
-        self._pubsub.subscribe(keys.WAKE_CHANNEL, PUBSUB_CHANNEL_TEMPLATE % self._name)
+        channels = keys.WAKE_CHANNEL, PUBSUB_CHANNEL_TEMPLATE % self._name
+        self._pubsub.subscribe(*channels)
+        for _ in channels:
+            self._pubsub.get_message(
+                timeout=1
+            )  # the confirmation, which would pass for the end of what there is to read
         for each in cast(set[bytes], self._redis.smembers(books.executions_key(self._name))):
             job_id, _, token = each.decode().partition(":")
             log.info("recovering", job_id=job_id, worker=self._name)

@@ -21,7 +21,7 @@ from worker.queue_metrics import QueueMetrics
 
 log = structlog.get_logger("worker.taking")
 
-LOOK_AHEAD = 32  # jobs of a queue, behind those that wait for room
+LOOK_AHEAD = 32  # jobs from each end of a queue in which others wait for room
 
 
 @dataclass(frozen=True)
@@ -97,15 +97,20 @@ class Taker:
                 return
 
     def _waiting(self) -> list[tuple[str, Priority, str, dict[str, int]]]:
-        """The first jobs of each queue, and their work."""
+        """The first and the newest jobs of each queue, and their work.
+
+        The newest too: at the head those gather that are too long to be let past.
+        """
         queues = [(each.id, priority) for priority in keys.PRIORITIES for each in self._pipelines]
         with self._redis.pipeline(transaction=False) as pipe:
             for queue in queues:
                 pipe.lrange(books.queue_key(keys.queue(*queue)), 0, LOOK_AHEAD - 1)
+                pipe.lrange(books.queue_key(keys.queue(*queue)), -LOOK_AHEAD, -1)
+            answers = iter(pipe.execute())
             found = [
                 (*queue, job_id.decode(errors="replace"))
-                for queue, ids in zip(queues, pipe.execute(), strict=True)
-                for job_id in ids
+                for queue in queues
+                for job_id in dict.fromkeys([*next(answers), *next(answers)])
             ]
             for *_, job_id in found:
                 pipe.hget(books.job_key(job_id), "adm_work")

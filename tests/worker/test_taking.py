@@ -47,7 +47,11 @@ def test_look_ahead_has_an_end(bench: Bench, inbox: Inbox) -> None:
     for _ in range(LOOK_AHEAD):
         bench.submit(steps=250)
     bench.submit(steps=5)
+    for _ in range(LOOK_AHEAD):
+        bench.submit(steps=250)
     assert taken(inbox) == []
+    newest = bench.submit(steps=5)
+    assert taken(inbox) == [newest]
 
 
 def test_queue_is_looked_through_again_when_a_job_came_or_ended(bench: Bench, inbox: Inbox) -> None:
