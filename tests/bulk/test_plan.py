@@ -1,5 +1,6 @@
 """The laws of a plan: which image is made where."""
 
+import tracemalloc
 from collections import Counter
 
 from hypothesis import given
@@ -80,7 +81,20 @@ def test_addresses_are_those_that_were_published() -> None:
     assert next(iter(Plan(0, 16, in_turn([3], "3")).chunks())).seed == 1421258248336945
 
 
-def test_planning_begins_at_once_and_holds_no_more_for_more_images() -> None:
+def test_planning_begins_at_once_however_many_images() -> None:
     chunks = Plan(0, 10**15, parse_classes("uniform", SHAPES, 0)).chunks()
     assert len(next(chunks).indices) == IMAGES_PER_CHUNK
-    assert sum(1 for _, _ in zip(range(100), chunks, strict=False)) == 100
+
+
+def test_memory_of_a_plan_does_not_grow_with_the_number_of_images() -> None:
+    def peak(count: int) -> int:
+        plan = Plan(0, count, parse_classes("balanced", SHAPES, 0))
+        tracemalloc.start()
+        for _ in zip(plan.chunks(), plan.places(), strict=False):
+            pass
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    peak(10)
+    assert peak(20_000) < peak(500) + 5_000  # the indices alone are 160,000 bytes
