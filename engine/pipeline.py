@@ -57,7 +57,8 @@ class Pipeline:
     ) -> ImageRequest:
         """One image of a job: through the stages whose plans are given, an encoding before them.
 
-        The plans' stages are BASE, of an encoding too, and UPSAMPLE; class_weights steer instead of class_label.
+        The plans' stages are BASE, of an encoding too, and UPSAMPLE; class_weights steer instead of class_label. Only the
+        base is guided: an image without it, through the upsampler alone, is not, whatever its scale.
         """
         plans = [plan for plan in (encode, base, upsample) if plan is not None]
         if class_weights is None:
@@ -70,7 +71,7 @@ class Pipeline:
             plans=tuple(replace(plan, stage=self.stage_key(plan.stage)) for plan in plans),
             network_label=label,
             guidance_target=tuple(sorted(class_weights.items())),
-            guidance_scale=guidance_scale,
+            guidance_scale=0.0 if base is None else guidance_scale,
             guidance_interval=guidance_interval,
             entropy_scaled=entropy_scaled,
             start=start,

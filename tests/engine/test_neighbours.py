@@ -12,11 +12,12 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 from torch import Tensor
 
 from diffusion.grids import TIME_GRIDS
+from diffusion.solvers import ENCODE
 from diffusion.tables import THRESHOLDINGS
 from engine.engine import Engine, Finished
 from engine.pipeline import BASE, UPSAMPLE, Pipeline, build_stages
 from engine.stage import Stage
-from engine.trajectory import ImageRequest, StagePlan
+from engine.trajectory import FromLatent, FromPicture, ImageRequest, StagePlan
 from models.precision import Precision, has_fast_bf16
 from models.stack import load_stack
 from worker.png import encode
@@ -24,6 +25,12 @@ from worker.png import encode
 DEMO = Path(__file__).parents[2] / "weights" / "demo"
 MAX_ROWS = 16
 MAX_IMAGES = 16  # no more are added while so many are alive; with the last job they may be more than fit a batch
+GENERATOR = torch.Generator().manual_seed(0)
+PICTURES = [
+    FromPicture(torch.randint(0, 256, (3, 32, 32), generator=GENERATOR, dtype=torch.uint8)),
+    FromPicture(torch.full((3, 32, 32), 200, dtype=torch.uint8)),
+]
+LATENTS = [FromLatent(torch.randn(3, 32, 32, generator=GENERATOR)) for _ in range(2)]
 # what a worker on this machine may choose
 PRECISIONS: list[Precision] = ["fp32", "bf16"] if has_fast_bf16() else ["fp32"]
 
@@ -80,7 +87,11 @@ jobs = st.fixed_dictionaries(
         "pipeline": st.integers(0, 1),
         "class_label": st.sampled_from([*range(10), None]),
         "guidance_scale": st.sampled_from([0.0, 1.0, 2.0, 10.0, 50.0]),
-        "interval": st.sampled_from([(0, 1000), (300, 800)]),
+        "interval": st.sampled_from([None, (300, 800)]),
+        "class_weights": st.none() | st.sampled_from([{3: 1.0}, {0: 0.25, 7: 0.75}]),
+        "entropy_scaled": st.booleans(),
+        "start": st.sampled_from(["noise", "noise", "picture", "encoded picture", "enlarged picture", "latent"]),
+        "strength": st.sampled_from([0.3, 0.7, 1.0]),
         "base": plans(BASE, 4),
         "upsample": st.none() | plans(UPSAMPLE, 2),
         "seed": st.integers(0, 2**63 - 1),
@@ -113,15 +124,48 @@ class Neighbours(RuleBasedStateMachine):
         pipeline: int,
         class_label: int | None,
         guidance_scale: float,
-        interval: tuple[int, int],
+        interval: tuple[int, int] | None,
+        class_weights: dict[int, float] | None,
+        entropy_scaled: bool,
+        start: str,
+        strength: float,
         base: StagePlan,
         upsample: StagePlan | None,
         seed: int,
         images: int,
     ) -> list[ImageRequest]:
+        picture, latent = PICTURES[seed % len(PICTURES)], LATENTS[seed % len(LATENTS)]
+        first: StagePlan | None = base
+        encode: StagePlan | None = None
+        begins: FromPicture | FromLatent | None = picture
+        match start:
+            case "noise":
+                begins = None
+            case "latent":
+                begins = latent
+            case "picture":
+                first = dataclasses.replace(base, strength=strength)
+            case "encoded picture":
+                encode = StagePlan(BASE, ENCODE, max(2, base.num_steps))
+            case "enlarged picture":
+                first, upsample = (
+                    None,
+                    dataclasses.replace(upsample or StagePlan(UPSAMPLE, "ddpm", 2), strength=strength),
+                )
         return [
             self.stacks.pipelines[pipeline].image(
-                job_id, index, seed, class_label, guidance_scale, base, upsample, guidance_interval=interval
+                job_id,
+                index,
+                seed,
+                class_label,
+                guidance_scale,
+                first,
+                upsample,
+                encode=encode,
+                start=begins,
+                guidance_interval=interval,
+                class_weights=class_weights,
+                entropy_scaled=entropy_scaled,
             )
             for index in range(images)
         ]
@@ -139,6 +183,7 @@ class Neighbours(RuleBasedStateMachine):
             return
         assert not report.failed
         event(f"rows padded to {report.row_shape}")
+        event(f"starts beside each other: {len({type(each.request.start) for each in report.moved})}")
         for moved in report.moved:
             expected = self.stacks.alone(moved.request).states[moved.stage_index, moved.row]
             assert torch.equal(moved.x, expected), (moved, len(report.moved))

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from bench.selfcheck import predicting_x0
 from diffusion.process import MeanType, Process, VarianceType
-from engine.pipeline import BASE, Pipeline, build_stages
+from engine.pipeline import BASE, UPSAMPLE, Pipeline, build_stages
 from engine.process import process_of
 from engine.stage import Stage
-from engine.trajectory import StagePlan
+from engine.trajectory import FromPicture, StagePlan
 from models.config import ProcessConfig
 from models.stack import DiffusionNetwork, Stack, load_stack
 from models.unet import UNet, build_unet
@@ -109,3 +109,13 @@ def test_picture_is_noised_to_the_original_timestep_of_the_first_step_taken(stac
         + (1 - process.schedule.alpha_bar[1000]).sqrt().float() * noise
     )
     torch.testing.assert_close(stage._noised(torch.full_like(noise, 0.5), table, noise), expected)
+
+
+def test_image_through_the_upsampler_alone_is_not_guided(bench: Bench) -> None:
+    picture = FromPicture(torch.zeros(3, 8, 8, dtype=torch.uint8))
+    plan = StagePlan(UPSAMPLE, "ddim", 2)
+    request = bench.conditional.image("job", 0, 7, 0, 2.0, None, plan, start=picture)
+    engine = bench.engine()
+    engine.add(request)
+    (finished,) = finish(engine)
+    assert finished.pixels.shape == (3, 16, 16)
