@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from redis.client import Pipeline, Redis
 
 from jobs import keys
-from jobs.books import encodable
+from jobs.books import job_key
 from jobs.job import Progress
 
 MAX_EVENTS = 2000  # of one job; progress is throttled to some 200 an attempt
@@ -62,12 +62,35 @@ def publish(pipe: Pipeline, job_id: str, kind: EventKind, data: dict[str, Any]) 
     pipe.publish(keys.channel(job_id), b"")
 
 
-def publish_progress(pipe: Pipeline, job_id: str, progress: Progress) -> None:
-    """Append a progress event, unless the job was deleted meanwhile: that would leave a stream nobody removes."""
-    text = json.dumps({"id": job_id, **progress.model_dump()}, separators=(",", ":"))
-    fields = {"event": EventKind.PROGRESS, "data": text}
-    pipe.xadd(keys.events(job_id), encodable(fields), maxlen=MAX_EVENTS, nomkstream=True)
-    pipe.publish(keys.channel(job_id), b"")
+# One round trip, as it is sent often. A worker that was stalled past its lease must not add to the events of a job that
+# another has ended, and a deleted job must not get a stream that nobody would remove.
+PROGRESS_SCRIPT = """
+local job, progress, events = KEYS[1], KEYS[2], KEYS[3]
+local token, text, seconds, event, data, kept, channel = unpack(ARGV)
+local found = redis.call('HMGET', job, 'adm_token', 'status')
+if found[1] ~= token or found[2] ~= 'started' then return 0 end
+redis.call('SET', progress, text, 'EX', seconds)
+if data ~= '' then
+    redis.call('XADD', events, 'NOMKSTREAM', 'MAXLEN', '~', kept, '*', 'event', event, 'data', data)
+    redis.call('PUBLISH', channel, '')
+end
+return 1
+"""
+
+
+class ProgressPublisher:
+    """Tells how far jobs are, as long as the execution that says so holds its job."""
+
+    def __init__(self, redis: Redis, kept_seconds: int) -> None:
+        self._script, self._kept_seconds = redis.register_script(PROGRESS_SCRIPT), kept_seconds
+
+    def publish(self, job_id: str, token: str, progress: Progress, *, as_event: bool) -> bool:
+        """Note the progress for polls, and append an event if asked for; False, and nothing, if the claim was lost."""
+        data = json.dumps({"id": job_id, **progress.model_dump()}, separators=(",", ":")) if as_event else ""
+        names = [job_key(job_id), keys.progress(job_id), keys.events(job_id)]
+        note = (token, progress.model_dump_json(), self._kept_seconds)
+        event = (EventKind.PROGRESS.value, data, MAX_EVENTS, keys.channel(job_id))
+        return bool(self._script(names, [*note, *event]))
 
 
 def publish_preview(redis: Redis, job_id: str, preview: Preview) -> None:

@@ -8,8 +8,7 @@ from redis.client import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from jobs import keys
-from jobs.events import Preview, publish_preview, publish_progress
+from jobs.events import Preview, ProgressPublisher, publish_preview
 from jobs.job import Progress
 from worker.taking import Claim
 
@@ -32,7 +31,7 @@ class Reports:
     """Reports of one worker's claims."""
 
     def __init__(self, redis: Redis, lease_seconds: int) -> None:
-        self._redis, self._lease_seconds = redis, lease_seconds
+        self._redis, self._publisher = redis, ProgressPublisher(redis, lease_seconds)
         self._reported: dict[str, Reported] = {}  # by token
 
     def begin(self, claim: Claim) -> None:
@@ -51,11 +50,7 @@ class Reports:
         worth_an_event = progress.fraction - last.fraction >= PROGRESS_FRACTION
         last.fraction = progress.fraction if worth_an_event else last.fraction
         try:
-            with self._redis.pipeline() as pipe:
-                pipe.set(keys.progress(claim.job_id), progress.model_dump_json(), ex=self._lease_seconds)
-                if worth_an_event:
-                    publish_progress(pipe, claim.job_id, progress)
-                pipe.execute()
+            self._publisher.publish(claim.job_id, claim.token, progress, as_event=worth_an_event)
         except REDIS_AWAY as error:
             log.warning("redis_away", error=str(error))
 

@@ -315,6 +315,23 @@ def test_deleted_job_leaves_no_key_and_its_worker_is_refused(bench: Bench, inbox
     assert all(int(value) == 0 for value in redis.hvals(keys.queued_work("demo")))
 
 
+@pytest.mark.parametrize("ended", [False, True])
+def test_stalled_worker_tells_nothing_of_a_job_that_another_has(
+    bench: Bench, inbox: Inbox, open_inbox: OpenInbox, redis: Redis, ended: bool
+) -> None:
+    job_id = bench.submit()
+    (claim,) = bench.claim(inbox)
+    bench.queue.ledger.recover(job_id, claim.token)
+    other = open_inbox("cpu-1")
+    (second,) = bench.claim(other)
+    if ended:
+        assert bench.finish(other, second)
+    before = bench.events(job_id)
+    inbox.progress(claim, Progress(stage="base", step=1, steps=25, fraction=0.1))
+    assert bench.events(job_id) == before
+    assert not redis.exists(keys.progress(job_id))
+
+
 def test_progress_is_throttled_and_seen_by_polls(bench: Bench, inbox: Inbox) -> None:
     job_id = bench.submit()
     (claim,) = bench.claim(inbox)
