@@ -1,5 +1,6 @@
 """Bytes by key: a local folder or an S3 bucket. `jobs.images` and `jobs.files` say what lies there."""
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,6 +11,8 @@ from obstore.exceptions import BaseError
 from obstore.store import LocalStore, from_url
 
 from jobs.errors import SettingsError, UnavailableError
+
+UNFINISHED = re.compile(r"#\d+$")  # of the file that object_store writes before it renames it
 
 
 @dataclass(frozen=True)
@@ -26,10 +29,11 @@ class ObjectStore:
     def __init__(self, address: str) -> None:
         """Raises: SettingsError for an address that no store can be made of."""
         try:
-            if "://" in address:
+            self._folder = None if "://" in address else Path(address)
+            if self._folder is None:
                 self._store = from_url(address)
             else:
-                self._store = LocalStore(Path(address), mkdir=True, automatic_cleanup=True)
+                self._store = LocalStore(self._folder, mkdir=True, automatic_cleanup=True)
         except (BaseError, OSError, ValueError) as error:
             raise SettingsError(f"ADM_STORE: {address} cannot be used: {str(error).partition(chr(10))[0]}") from error
 
@@ -76,3 +80,18 @@ class ObjectStore:
                     yield StoredObject(each["path"], each["last_modified"])
         except BaseError as error:
             raise UnavailableError(f"the image store cannot be listed: {type(error).__name__}") from error
+
+    def remove_unfinished(self, before: datetime) -> int:
+        """Remove what killed writers left half-written in a folder, where no listing shows it; returns how many.
+
+        A bucket has no such thing: an object is there as a whole or not at all.
+        """
+        removed = 0
+        try:
+            for path in self._folder.rglob("*#*") if self._folder is not None else ():
+                if UNFINISHED.search(path.name) and path.stat().st_mtime < before.timestamp():
+                    path.unlink(missing_ok=True)
+                    removed += 1
+        except OSError as error:
+            raise UnavailableError(f"the image store does not delete: {error.strerror}") from error
+        return removed

@@ -68,7 +68,7 @@ class Sweeper:
             books.trim_registries(self._redis, queue.decode())
 
     def remove_unpublished_images(self) -> int:
-        """Remove images that no job shows and no live execution will publish; returns how many."""
+        """Remove images that no job shows and no live execution will publish, and half-written ones; returns how many."""
         old = datetime.now(UTC) - timedelta(seconds=self._lease_seconds)
         by_job: defaultdict[str, list[StoredImage]] = defaultdict(list)
         for each in self._images.images():
@@ -80,7 +80,7 @@ class Sweeper:
             orphans = [each.key for each in images if each.execution_id not in wanted]
             self._images.delete(orphans)
             removed += len(orphans)
-        return removed
+        return removed + self._images.objects.remove_unfinished(old)
 
     def remove_stray_files(self) -> int:
         """Remove the pictures of uploads that have expired; returns how many."""

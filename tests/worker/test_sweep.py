@@ -21,7 +21,7 @@ def sweeper(bench: Bench, redis: Redis) -> Sweeper:
 
 
 def make_old(settings: Settings) -> None:
-    for path in (settings.data / "images").rglob("*.png"):
+    for path in (settings.data / "images").rglob("*.png*"):
         os.utime(path, (time.time() - 60,) * 2)
 
 
@@ -100,6 +100,18 @@ def test_only_old_images_that_nobody_will_publish_are_removed(
     make_old(settings)
     assert sweeper.remove_unpublished_images() == 2
     assert {each.job_id for each in bench.images.images()} == {done, running}
+
+
+def test_image_that_a_killed_worker_left_half_written_is_removed(
+    bench: Bench, sweeper: Sweeper, settings: Settings
+) -> None:
+    half = settings.data / "images" / "jobs" / "a-job" / "an-execution" / "0.png#1"
+    half.parent.mkdir(parents=True)
+    half.write_bytes(png()[:20])
+    assert sweeper.remove_unpublished_images() == 0, "it may be in the making"
+    make_old(settings)
+    assert sweeper.remove_unpublished_images() == 1
+    assert not half.exists()
 
 
 def test_image_that_is_gone_is_refused_by_name(bench: Bench, inbox: Inbox) -> None:
