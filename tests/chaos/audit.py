@@ -14,6 +14,7 @@ from redis import Redis
 
 from jobs import books, keys
 from jobs.events import EventKind
+from tests.chaos.follow import Followed
 from tests.chaos.load import Ask
 from tests.jobs.samples import replay
 
@@ -97,6 +98,15 @@ def images_are_right(seen: Seen, reference: Seen | None) -> list[str]:
     if seen.job["results"] != reference.job["results"]:
         complaints.append(f"{seen.id}: its results are not those of the undisturbed run")
     return complaints
+
+
+def stream_was_whole(followed: Followed, seen: Seen | None) -> list[str]:
+    """Whoever followed a job saw each of its events once, in order, whatever broke in between."""
+    if seen is None:
+        return []  # deleted: its stream went with it
+    kept = [kind for kind, _ in seen.events]
+    told = [kind for _, kind in followed.seen]
+    return [] if told == kept else [f"{seen.id}: a follower saw {told[-8:]}, and its events are {kept[-8:]}"]
 
 
 def fate_is_right(ask: Ask, seen: Seen | None) -> list[str]:

@@ -12,7 +12,7 @@ from redis.client import Pipeline, Redis
 
 from jobs import books, keys
 from jobs.fleet import announce_pipelines
-from jobs.images import ImageStore
+from jobs.images import ImageStore, image_key
 from jobs.ledger import count_work
 from jobs.queue import JobQueue
 from jobs.record import PAYLOAD_VERSION, Record
@@ -72,9 +72,15 @@ class Faults:
         worker.start()
 
     def kill_worker_and_leave_its_jobs(self) -> None:
-        """Others take over when the lease ends."""
+        """Others take over when the lease ends.
+
+        A kill seldom falls into a write, so what one there leaves is laid down besides.
+        """
         worker = self._worker()
         worker.kill()
+        half_written = self._stack.store / image_key(f"killed-{worker.pid}", "token", 0)
+        half_written.parent.mkdir(parents=True)
+        half_written.with_name(f"{half_written.name}#1").write_bytes(b"\x89PNG")
         time.sleep(LEASE_SECONDS + 0.5)
         worker.start()
 

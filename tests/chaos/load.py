@@ -13,12 +13,14 @@ from PIL import Image
 
 from jobs.queue import keyed_id
 from tests.chaos.faulty_worker import OVERFLOWS, RAISES
+from tests.chaos.follow import Follower
 
 Body = dict[str, Any]
 Act = Literal["nothing", "cancel", "delete"]
 
 HEALTHY = ("sphere", "cube", "cylinder", "cone", "torus", "pyramid", "capsule", "prism")
 NUM_POSTERS = 6
+FOLLOWED_EACH = 6  # of so many jobs one is followed by its events
 AWAY = (httpx2.TransportError,)
 NOT_NOW = (429, 500, 502, 503, 504)  # 500 is told by the audit of the service's log
 
@@ -132,6 +134,7 @@ class Clients:
             Thread(target=self._run, args=(first,), name=f"client-{first}") for first in range(NUM_POSTERS)
         ]
         self.errors: list[str] = []
+        self.followers: list[Follower] = []
 
     def start(self) -> None:
         self._began = time.monotonic()
@@ -142,9 +145,15 @@ class Clients:
     def busy(self) -> bool:
         return any(each.is_alive() for each in self._threads)
 
+    @property
+    def following(self) -> bool:
+        return any(each.busy for each in self.followers)
+
     def join(self) -> None:
         for each in self._threads:
             each.join()
+        for follower in self.followers:
+            follower.join()
 
     def _run(self, first: int) -> None:
         rng = random.Random(f"client {first} of {self._seed}")
@@ -157,6 +166,8 @@ class Clients:
     def _serve(self, client: httpx2.Client, ask: Ask, rng: random.Random) -> None:
         if not self._post(client, ask):
             return
+        if ask.number % FOLLOWED_EACH == 0 and ask.id is not None:
+            self.followers.append(Follower(self._connect, ask.id, self.stopping))
         if rng.random() < 0.2 and ask.key is not None:
             self._post(client, ask)  # a client that is not sure posts again, and gets the same job
         if ask.act != "nothing":

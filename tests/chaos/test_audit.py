@@ -9,6 +9,7 @@ from redis import Redis
 
 from tests.chaos import audit
 from tests.chaos.audit import Seen
+from tests.chaos.follow import Followed
 from tests.chaos.load import Ask
 
 IMAGE = {"index": 0, "sha256": "a", "url": "/v1/jobs/j/images/0"}
@@ -32,6 +33,8 @@ def test_sound_world_gives_no_complaint(redis: Redis, tmp_path: Path) -> None:
     assert audit.fate_is_right(ASK, COMPLETED) == []
     assert audit.fate_is_right(replace(ASK, deleted=True), None) == []
     assert audit.fate_is_right(replace(ASK, fate="failed", failure="step-failed"), FAILED) == []
+    whole = Followed("j", [("1-0", kind) for kind, _ in COMPLETED.events])
+    assert audit.stream_was_whole(whole, COMPLETED) == []
     assert audit.nobody_else([ASK], 1, ["p"], ["j", "p", "unanswered"]) == []
     redis.hset("adm:work:demo", "normal:5:base", 0)
     redis.set("adm:worker:worker-0", "{}")
@@ -94,6 +97,11 @@ def test_wrong_images_are_told(seen: Seen) -> None:
 )
 def test_wrong_fate_is_told(ask: Ask, seen: Seen | None) -> None:
     assert audit.fate_is_right(ask, seen)
+
+
+@pytest.mark.parametrize("kinds", [["queued"], ["queued", "started", "started", "image", "completed"]])
+def test_stream_with_a_gap_or_an_echo_is_told(kinds: list[str]) -> None:
+    assert audit.stream_was_whole(Followed("j", [("1-0", kind) for kind in kinds]), COMPLETED)
 
 
 def test_unknown_job_is_told() -> None:

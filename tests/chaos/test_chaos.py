@@ -67,9 +67,7 @@ def test_every_job_ends_once_with_its_images_whatever_happens(stack: Stack) -> N
         clients = Clients(stack.client, asks, seconds, seed)
         hurt(stack, clients, faults, asks, seconds)
         complaints = (
-            clients.errors
-            + stack.crashes
-            + judge(stack, client, redis, asks, clients.unsure, faults.poisoned, reference)
+            clients.errors + stack.crashes + judge(stack, client, redis, asks, clients, faults.poisoned, reference)
         )
         complaints += take_leave(stack, client, redis, files)
     stack.sound = not complaints
@@ -103,6 +101,9 @@ def hurt(stack: Stack, clients: Clients, faults: Faults, asks: list[Ask], second
             time.sleep(faults.pause(SECONDS_BETWEEN_FAULTS))
         stack.heal()
         eventually(lambda: not clients.busy, "every client has its answers", 60 + seconds)
+        with contextlib.suppress(AssertionError), stack.redis() as redis:  # the audit says what has not ended
+            eventually(lambda: not unfinished(redis), "every job ends")
+            eventually(lambda: not clients.following, "every follower has seen the end", 20)
     finally:
         clients.stopping.set()
         clients.join()
@@ -113,17 +114,15 @@ def judge(
     client: httpx2.Client,
     redis: Redis,
     asks: list[Ask],
-    unsure: int,
+    clients: Clients,
     poisoned: dict[str, str],
     reference: list[Seen],
 ) -> list[str]:
-    """Wait until everything has ended, and look at all of it."""
-    with contextlib.suppress(AssertionError):  # the audit says which did not, and what else is wrong
-        eventually(lambda: not unfinished(redis), "every job ends")
+    """Look at everything, now that all has ended."""
     listed = audit.list_all(client)
     seen = {job_id: audit.look_at(client, redis, job_id) for job_id in {*listed, *poisoned}}
     there = {job_id: each for job_id, each in seen.items() if each is not None}
-    complaints = audit.nobody_else(asks, unsure, [*poisoned, *(each.id for each in reference)], listed)
+    complaints = audit.nobody_else(asks, clients.unsure, [*poisoned, *(each.id for each in reference)], listed)
     for each in there.values():
         complaints += audit.ended_once(each)
     for ask in asks:
@@ -131,6 +130,8 @@ def judge(
         complaints += audit.fate_is_right(ask, found)
         if found is not None:
             complaints += audit.images_are_right(found, None if ask.template is None else reference[ask.template])
+    for follower in clients.followers:
+        complaints += audit.stream_was_whole(follower.followed, there.get(follower.followed.job_id))
     for job_id, failure in poisoned.items():
         complaints += audit.failed_for(failure, there[job_id]) if job_id in there else [f"{job_id}: poisoned, and lost"]
     complaints += audit.books_are_closed(redis)
