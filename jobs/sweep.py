@@ -68,7 +68,7 @@ class Sweeper:
             books.trim_registries(self._redis, queue.decode())
 
     def remove_unpublished_images(self) -> int:
-        """Remove images that no job shows and no live execution will publish, and half-written ones; returns how many."""
+        """Remove half-written images, and those that no job shows and no live execution will publish; counts them."""
         old = datetime.now(UTC) - timedelta(seconds=self._lease_seconds)
         by_job: defaultdict[str, list[StoredImage]] = defaultdict(list)
         for each in self._images.images():
