@@ -57,8 +57,8 @@ class Pipeline:
     ) -> ImageRequest:
         """One image of a job: through the stages whose plans are given, an encoding before them.
 
-        The plans' stages are BASE, of an encoding too, and UPSAMPLE; class_weights steer instead of class_label. Only the
-        base is guided: an image without it, through the upsampler alone, is not, whatever its scale.
+        The plans' stages are BASE, of an encoding too, and UPSAMPLE; class_weights steer instead of class_label.
+        Only the base is guided: an image without it, through the upsampler alone, is not, whatever its scale.
         """
         plans = [plan for plan in (encode, base, upsample) if plan is not None]
         if class_weights is None:
