@@ -158,6 +158,24 @@ def test_worker_refuses_a_name_that_is_taken(start: Start) -> None:
     assert first.process.poll() is None
 
 
+def test_worker_refuses_a_name_that_lives_with_other_data_on_the_same_redis(
+    start: Start, client: Client, tmp_path: Path
+) -> None:
+    first = start()
+    first.wait_ready()
+    job_id = client.submit(steps=1000)
+    client.wait_started(job_id)
+    other_data: dict[str, str] = {"ADM_DATA": str(tmp_path / "elsewhere")}
+    second = start(**other_data)
+    assert second.process.wait(60) == 1
+    assert f"ADM_WORKER_NAME: a worker named 'test-0' is running already, process {first.process.pid}" in second.output
+    assert client.job(job_id).attempt == 1, "its jobs stay its own"
+    first.kill()
+    start(**other_data).wait_ready()
+    eventually(lambda: client.job(job_id).attempt == 2, "the dead one's job is taken back at once")
+    client.queue.cancel(job_id)
+
+
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
