@@ -157,6 +157,7 @@ class Inbox:
             self._rq.set_state(WorkerStatus.BUSY if claims else WorkerStatus.IDLE, pipeline=pipe)
             worker_registration.register(self._rq, pipe)
             answers = pipe.execute()[:written]
+        self._away_since = None
         dropped = []
         for each, (token, cancel) in zip(claims, answers[1::2], strict=True):
             if token != each.token.encode():
