@@ -11,11 +11,15 @@ from diffusion.tables import SamplerTable
 from engine.costs import StepCosts
 from engine.scheduler import Scheduler
 from engine.stage import Stage
-from engine.trajectory import ImageRequest, StagePlan, Trajectory
+from engine.trajectory import ImageRequest, ImageState, StagePlan, Trajectory
 
 
 class DuplicateImageError(Exception):
     """The image is in the engine already."""
+
+
+class UnfitStateError(Exception):
+    """The state is none that the image could be in here."""
 
 
 class NotFiniteError(Exception):
@@ -65,18 +69,23 @@ class Engine:
     def rows_in_flight(self) -> int:
         return len(self._live)
 
-    def add(self, request: ImageRequest) -> None:
-        """Let an image join the next step of its first stage.
+    def add(self, request: ImageRequest, state: ImageState | None = None) -> None:
+        """Let an image join the next step of its first stage, or go on from a state that `states` gave.
 
-        Raises: DuplicateImageError; UnknownOfferError for a plan that a stage of it has no table for.
+        Raises: DuplicateImageError; UnknownOfferError for a plan that a stage of it has no table for; UnfitStateError.
         """
         key = (request.job_id, request.index)
         if key in self._live:
             raise DuplicateImageError(f"image {request.index} of job {request.job_id}")
         self.check(request)
-        self._live[key] = self._enter(request)
-        work = [(plan.stage, len(self._table(plan))) for plan in request.plans]
-        self.scheduler.enter(key, request.job_id, request.priority, work)
+        entered = self._live[key] = self._enter(request) if state is None else self._enter_again(request, state)
+        ahead = [(plan.stage, len(self._table(plan))) for plan in request.plans[entered.stage_index :]]
+        ahead[0] = entered.plan.stage, len(entered.table) - entered.row
+        self.scheduler.enter(key, request.job_id, request.priority, ahead)
+
+    def states(self, job_id: str) -> dict[int, ImageState]:
+        """Where a job's images that are here stand, by index; to be used before the next step."""
+        return {index: each.state for (owner, index), each in self._live.items() if owner == job_id}
 
     def check(self, request: ImageRequest) -> None:
         """Raises: UnknownOfferError for a plan that a stage has no table for.
@@ -131,6 +140,19 @@ class Engine:
     def _enter(self, request: ImageRequest) -> Trajectory:
         plan, table = request.plans[0], self._table(request.plans[0])
         return Trajectory(request, table, *self.stages[plan.stage].begin(request, plan, table))
+
+    def _enter_again(self, request: ImageRequest, state: ImageState) -> Trajectory:
+        if not 0 <= state.stage_index < len(request.plans):
+            raise UnfitStateError(f"image {request.index} has no stage {state.stage_index}")
+        plan = request.plans[state.stage_index]
+        table, stage = self._table(plan), self.stages[plan.stage]
+        if not 0 <= state.row < len(table) or not state.x.shape == state.memory.shape == stage.shape:
+            raise UnfitStateError(f"image {request.index}: row {state.row} and {list(state.x.shape)} in {plan.stage}")
+        x, memory = state.x.to(stage.device), state.memory.to(stage.device)
+        low_res = None if state.low_res is None else state.low_res.to(stage.device)
+        entered = Trajectory(request, table, x, low_res, state.stage_index, state.row)
+        entered.memory = memory
+        return entered
 
     def _enter_next(self, passed: Trajectory, pixels: Tensor) -> Trajectory:
         """Within one stage x goes on as it is, from an encoding to the steps back."""

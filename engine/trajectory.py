@@ -82,6 +82,20 @@ class ImageRequest:
         return sum(plan.num_evaluations for plan in self.plans)
 
 
+@dataclass(frozen=True, eq=False)
+class ImageState:
+    """Where an image stands between two steps: with its request and the same numerics, all that its pixels follow from.
+
+    Shapes as in Trajectory, on any device. Taken from an engine it is not a copy.
+    """
+
+    stage_index: int
+    row: int  # of the step to be taken next
+    x: Tensor
+    memory: Tensor
+    low_res: Tensor | None
+
+
 @dataclass
 class Trajectory:
     """An image within a stage: its own state, place and coefficients."""
@@ -97,6 +111,10 @@ class Trajectory:
 
     def __post_init__(self) -> None:
         self.memory = torch.zeros_like(self.x)
+
+    @property
+    def state(self) -> ImageState:
+        return ImageState(self.stage_index, self.row, self.x, self.memory, self.low_res)
 
     @property
     def key(self) -> tuple[str, int]:
