@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.convolution import Conv1d
 from models.norm import GroupNorm32, zero_parameters
 
 
@@ -45,8 +46,8 @@ class AttentionBlock(nn.Module):
         self.num_heads = count_heads(channels, num_heads, num_head_channels)
         self.new_order = new_order
         self.norm = GroupNorm32(channels)
-        self.qkv = nn.Conv1d(channels, 3 * channels, 1)
-        self.proj_out = zero_parameters(nn.Conv1d(channels, channels, 1))
+        self.qkv = Conv1d(channels, 3 * channels, 1)
+        self.proj_out = zero_parameters(Conv1d(channels, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         n, c, h, w = x.shape
@@ -67,8 +68,8 @@ class AttentionPool(nn.Module):
         self.num_heads = count_heads(channels, -1, num_head_channels)
         drawn = nn.init.normal_(torch.empty(channels, map_size**2 + 1), std=channels**-0.5)
         self.positional_embedding = nn.Parameter(drawn)
-        self.qkv_proj = nn.Conv1d(channels, 3 * channels, 1)
-        self.c_proj = nn.Conv1d(channels, out_channels or channels, 1)
+        self.qkv_proj = Conv1d(channels, 3 * channels, 1)
+        self.c_proj = Conv1d(channels, out_channels or channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = x.flatten(2)  # (N, C, HW)

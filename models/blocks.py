@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.convolution import Conv2d
 from models.linear import Linear
 from models.norm import GroupNorm32, zero_parameters
 
@@ -28,7 +29,7 @@ class Downsample(nn.Module):
     def __init__(self, channels: int, *, use_conv: bool, out_channels: int | None = None) -> None:
         super().__init__()
         self.op: nn.Module = (
-            nn.Conv2d(channels, out_channels or channels, 3, stride=2, padding=1) if use_conv else nn.AvgPool2d(2)
+            Conv2d(channels, out_channels or channels, 3, stride=2, padding=1) if use_conv else nn.AvgPool2d(2)
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -41,7 +42,7 @@ class Upsample(nn.Module):
 
     def __init__(self, channels: int, *, use_conv: bool, out_channels: int | None = None) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, out_channels or channels, 3, padding=1) if use_conv else None
+        self.conv = Conv2d(channels, out_channels or channels, 3, padding=1) if use_conv else None
 
     def forward(self, x: Tensor) -> Tensor:
         doubled = F.interpolate(x, scale_factor=2, mode="nearest")
@@ -75,21 +76,19 @@ class ResBlock(nn.Module):
         self.resample: nn.Module | None = None
         if up or down:
             self.resample = Upsample(channels, use_conv=False) if up else Downsample(channels, use_conv=False)
-        self.in_layers = nn.Sequential(
-            GroupNorm32(channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1)
-        )
+        self.in_layers = nn.Sequential(GroupNorm32(channels), nn.SiLU(), Conv2d(channels, out_channels, 3, padding=1))
         emb_width = 2 * out_channels if use_scale_shift_norm else out_channels
         self.emb_layers = nn.Sequential(nn.SiLU(), Linear(emb_channels, emb_width))
         self.out_layers = nn.Sequential(
             GroupNorm32(out_channels),
             nn.SiLU(),
             nn.Dropout(dropout),
-            zero_parameters(nn.Conv2d(out_channels, out_channels, 3, padding=1)),
+            zero_parameters(Conv2d(out_channels, out_channels, 3, padding=1)),
         )
         self.skip_connection: nn.Module = nn.Identity()
         if out_channels != channels:
             kernel = 3 if use_conv else 1
-            self.skip_connection = nn.Conv2d(channels, out_channels, kernel, padding=kernel // 2)
+            self.skip_connection = Conv2d(channels, out_channels, kernel, padding=kernel // 2)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         norm_silu, conv = self.in_layers[:2], self.in_layers[2]

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from models.attention import AttentionPool
 from models.config import ClassifierConfig
+from models.convolution import Conv2d
 from models.encoder import Encoder
 from models.linear import Linear
 from models.norm import GroupNorm32, zero_parameters
@@ -37,7 +38,7 @@ class NoisyClassifier(Encoder):
 def build_head(config: ClassifierConfig, width: int, feature_width: int) -> nn.Sequential:
     """The pool and what follows it, under the official indices of `out`."""
     if config.pool == "adaptive":
-        last_conv = zero_parameters(nn.Conv2d(width, config.out_channels, 1))
+        last_conv = zero_parameters(Conv2d(width, config.out_channels, 1))
         return nn.Sequential(GroupNorm32(width), nn.SiLU(), nn.AdaptiveAvgPool2d(1), last_conv, nn.Flatten())
     if config.pool == "attention":
         map_size = config.image_size // 2 ** (len(config.channel_mult) - 1)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from models.attention import AttentionBlock
 from models.blocks import Downsample, ResBlock, timestep_embedding
 from models.config import EncoderConfig
+from models.convolution import Conv2d
 from models.linear import Linear
 
 
@@ -46,7 +47,7 @@ class Encoder(nn.Module):
     def _input_blocks(self) -> Iterator[tuple[Layers, int]]:
         config = self.config
         width = config.width(0)
-        yield Layers(nn.Conv2d(config.in_channels, width, 3, padding=1)), width
+        yield Layers(Conv2d(config.in_channels, width, 3, padding=1)), width
         for level in range(len(config.channel_mult)):
             for _ in range(config.num_res_blocks):
                 stage = Layers(self.res_block(width, config.width(level)))

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from models.blocks import Upsample
 from models.config import UNetConfig
+from models.convolution import Conv2d
 from models.encoder import Encoder, Layers
 from models.norm import GroupNorm32, zero_parameters
 
@@ -24,7 +25,7 @@ class UNet(Encoder):
         skip_widths = self.build_encoder()
         self.output_blocks = nn.ModuleList(self._output_blocks(skip_widths))
         width = config.width(0)
-        last_conv = zero_parameters(nn.Conv2d(width, config.out_channels, 3, padding=1))
+        last_conv = zero_parameters(Conv2d(width, config.out_channels, 3, padding=1))
         self.out = nn.Sequential(GroupNorm32(width), nn.SiLU(), last_conv)
 
     def _output_blocks(self, skip_widths: list[int]) -> Iterator[Layers]:

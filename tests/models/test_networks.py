@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from models.blocks import ResBlock
 from models.classifier import NoisyClassifier
 from models.config import ClassifierConfig, UNetConfig
+from models.convolution import Conv1d, Conv2d
 from models.linear import FIXED_ROWS, Linear
 from models.unet import SuperResUNet, UNet, build_unet
 from tests.models.samples import BASE, CLASSIFIER, UPSAMPLER, seeded
@@ -152,3 +153,15 @@ def test_conditional_network_asks_for_labels() -> None:
     assert isinstance(network, UNet)
     with pytest.raises(AssertionError):
         network(images(1, 8), torch.tensor([0]))
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch was built without oneDNN")
+@pytest.mark.parametrize("size", [4, 8, 32])
+@torch.no_grad()
+def test_convolution_of_few_images_equals_that_among_others_bit_for_bit(size: int) -> None:
+    x = torch.randn(16, 32, size, size, generator=torch.Generator().manual_seed(0))
+    for stride, kernel in ((1, 3), (2, 3), (1, 1)):
+        conv = seeded(Conv2d(32, 48, kernel, stride=stride, padding=kernel // 2), 0).eval()
+        assert all(torch.equal(conv(x[:rows]), conv(x)[:rows]) for rows in (1, 2, 4))
+    pointwise, flat = seeded(Conv1d(32, 96, 1), 0).eval(), x.flatten(2)
+    assert all(torch.equal(pointwise(flat[:rows]), pointwise(flat)[:rows]) for rows in (1, 2, 4))

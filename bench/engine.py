@@ -1,0 +1,126 @@
+"""The engine against other ways to run the same networks, each a ratio of one run: python -m bench.engine.
+
+Medians of alternating runs of the shipped demo stack; writes bench/results/engine.json.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from bench.machine import machine
+from bench.official_loop import guided_ddim
+from engine.engine import Engine
+from engine.inversion import run_to_end
+from engine.pipeline import BASE, Pipeline, build_stages
+from engine.scheduler import Priority
+from engine.stage import Stage
+from engine.trajectory import ImageRequest, StagePlan
+from models.precision import Precision, best_precision
+from models.stack import Stack, load_stack
+from worker.warmup import measure_steps
+
+ROOT = Path(__file__).parent
+STEPS, SCALE, ROWS = 25, 2.0, 32
+
+
+def seconds_of(run: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started
+
+
+def ratio(one: Callable[[], object], other: Callable[[], object], repeats: int) -> dict[str, Any]:
+    """How many times as long the other takes, by medians of runs that take turns."""
+    times = [(seconds_of(one), seconds_of(other)) for _ in range(repeats)]
+    ours, theirs = (median(each) for each in zip(*times, strict=True))
+    return {"ratio": round(theirs / ours, 3), "seconds": [round(ours, 3), round(theirs, 3)], "repeats": repeats}
+
+
+class EngineBench:
+    """The demo stack in engines of several kinds."""
+
+    def __init__(self, repeats: int) -> None:
+        self.repeats = repeats
+        self.stack: Stack = load_stack(ROOT.parent / "weights" / "demo")
+        self.pipeline = Pipeline(self.stack.pipelines["demo"], self.stack)
+        self.precision: Precision = best_precision(torch.device("cpu"))
+        self.stages = build_stages([self.stack], ROWS, precision=self.precision)
+
+    def engine(self, stages: dict[str, Stage], max_rows: int = ROWS) -> Engine:
+        engine = Engine(stages, max_rows)
+        measure_steps(engine)
+        return engine
+
+    def images(self, job_id: str, count: int, steps: int = STEPS, priority: Priority = "normal") -> list[ImageRequest]:
+        plan = StagePlan(BASE, "ddim", steps)
+        return [
+            self.pipeline.image(job_id, index, 1, index % 10, SCALE, plan, None, priority=priority)
+            for index in range(count)
+        ]
+
+    def against_official_loop(self, precision: Precision) -> dict[str, Any]:
+        """32 guided images of 25 steps; the loop has its own networks, plain and in fp32."""
+        plain = load_stack(ROOT.parent / "weights" / "demo")
+        loop = build_stages([plain], 1, precision="fp32")[f"{plain.name}/{BASE}"]
+        stages = self.stages if precision == self.precision else build_stages([self.stack], ROWS, precision=precision)
+        engine, labels = self.engine(stages), torch.arange(ROWS) % 10
+        found = ratio(
+            lambda: run_to_end(engine, self.images("bench", ROWS)),
+            lambda: guided_ddim(loop, labels, SCALE, STEPS, seed=1),
+            self.repeats,
+        )
+        return found | {"precision": precision}
+
+    def lone_image(self) -> dict[str, Any]:
+        """One image in the engine of all shapes against one that has no other shape than one row."""
+        one = build_stages([self.stack], 1, precision=self.precision)
+        every, single = self.engine(self.stages), self.engine(one, 1)
+        return ratio(
+            lambda: run_to_end(every, self.images("bench", 1)),
+            lambda: run_to_end(single, self.images("bench", 1)),
+            self.repeats,
+        )
+
+    def first_step(self) -> dict[str, Any]:
+        """From a job's coming, while 64 images are at work, to its first step, in steps of their full batch."""
+        waits = []
+        for _ in range(self.repeats):
+            engine = self.engine(self.stages)
+            for image in self.images("many", 2 * ROWS, 250):
+                engine.add(image)
+            full = max(seconds_of(engine.step) for _ in range(3))
+            engine.add(self.images("new", 1, 250)[0])
+            started = time.perf_counter()
+            while (report := engine.step()) is not None:
+                if any(each.request.job_id == "new" for each in report.moved):
+                    break
+            waits.append((time.perf_counter() - started) / full)
+        return {"full_batch_steps": round(median(waits), 3), "repeats": self.repeats}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--repeats", type=int, default=3)
+    bench = EngineBench(parser.parse_args(arguments).repeats)
+    lines: dict[str, Callable[[], dict[str, Any]]] = {
+        "engine against the official loop in fp32": lambda: bench.against_official_loop(bench.precision),
+        "a lone image against an engine of one row": bench.lone_image,
+        "wait of a new job for its first step": bench.first_step,
+    }
+    if bench.precision != "fp32":
+        lines["the same in fp32 on both sides"] = lambda: bench.against_official_loop("fp32")
+    found = {}
+    for name, measure in lines.items():
+        found[name] = measure()
+        print(name, json.dumps(found[name]), flush=True)
+    (ROOT / "results" / "engine.json").write_text(json.dumps(machine() | {"found": found}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
