@@ -1,7 +1,7 @@
-"""Where the images of jobs lie.
+"""Where the images of jobs lie, and the checkpoints of those in progress.
 
 A fence in Redis cannot cover a file store. So a key carries the execution that wrote it, the transaction that records
-an image publishes it, and the sweep removes what was never published.
+an image publishes it, and the sweep removes what was never published. A checkpoint is published in the same way.
 """
 
 import hashlib
@@ -12,17 +12,18 @@ from struct import unpack
 from uuid import uuid4
 
 from jobs.errors import ErrorKind, RefusedError, UnavailableError
-from jobs.job import ImageRecord
+from jobs.job import CheckpointRecord, ImageRecord
 from jobs.store import ObjectStore
 
 ROOT = "jobs"
 PROBE = "probe"  # stands for a job in the keys of what `takes` stores for a moment
-KEY_PARTS = 4  # as `image_key` makes them
+CHECKPOINT_SUFFIX = ".safetensors"
+KEY_PARTS = 4  # as `image_key` and `checkpoint_key` make them
 
 
 @dataclass(frozen=True)
 class StoredImage:
-    """One image in the store, published or not."""
+    """One image or checkpoint in the store, published or not."""
 
     key: str
     job_id: str
@@ -67,8 +68,22 @@ class ImageStore:
         except FileNotFoundError as error:
             raise RefusedError(ErrorKind.UNKNOWN_IMAGE, f"image {image.index} of job {job_id} is gone") from error
 
+    def put_checkpoint(self, job_id: str, execution_id: str, numerics: str, data: bytes) -> CheckpointRecord:
+        """Store a checkpoint; nobody goes on from it before its record is written."""
+        record = CheckpointRecord(execution_id=execution_id, sha256=hashlib.sha256(data).hexdigest(), numerics=numerics)
+        self.objects.put(checkpoint_key(job_id, record), data)
+        return record
+
+    def get_checkpoint(self, job_id: str, record: CheckpointRecord) -> bytes:
+        """A checkpoint's bytes, whatever has become of them. Raises: FileNotFoundError when it is gone."""
+        return self.objects.get(checkpoint_key(job_id, record))
+
+    def delete_checkpoint(self, job_id: str, record: CheckpointRecord) -> None:
+        """Remove a checkpoint that nobody will go on from."""
+        self.objects.delete([checkpoint_key(job_id, record)])
+
     def delete_job(self, job_id: str) -> None:
-        """Remove all images of a job, of every execution."""
+        """Remove all images and checkpoints of a job, of every execution."""
         self.delete([each.key for each in self.images(job_id)])
 
     def delete(self, keys: list[str]) -> None:
@@ -76,7 +91,7 @@ class ImageStore:
         self.objects.delete(keys)
 
     def images(self, job_id: str | None = None) -> Iterator[StoredImage]:
-        """All images of a job, or of all jobs, published or not; whatever else lies there is left alone."""
+        """All images and checkpoints of a job, or of all, published or not; whatever else lies there is left alone."""
         for each in self.objects.list(ROOT if job_id is None else f"{ROOT}/{job_id}"):
             parts = each.key.split("/")
             if len(parts) == KEY_PARTS:
@@ -85,3 +100,7 @@ class ImageStore:
 
 def image_key(job_id: str, execution_id: str, index: int) -> str:
     return f"{ROOT}/{job_id}/{execution_id}/{index}.png"
+
+
+def checkpoint_key(job_id: str, checkpoint: CheckpointRecord) -> str:
+    return f"{ROOT}/{job_id}/{checkpoint.execution_id}/{checkpoint.sha256}{CHECKPOINT_SUFFIX}"

@@ -60,6 +60,14 @@ class ImageRecord(View):
     execution_id: str = Field(description="part of the image's key in the store")
 
 
+class CheckpointRecord(View):
+    """Where a job in progress stood: a stored file, and under which numerics one may go on from it."""
+
+    execution_id: str = Field(description="part of the file's key in the store")
+    sha256: str = Field(description="of the file, and the other part of its key")
+    numerics: str
+
+
 class ImageView(View):
     index: int
     url: str

@@ -17,7 +17,7 @@ from rq.job import JobStatus as RqStatus
 from jobs import books, keys
 from jobs.errors import ErrorKind, FailureKind, RefusedError
 from jobs.events import EventKind, publish
-from jobs.job import ImageRecord, JobStatus, Usage
+from jobs.job import CheckpointRecord, ImageRecord, JobStatus, Usage
 from jobs.record import PAYLOAD_VERSION, Record
 from jobs.request import ResolvedRequest
 from jobs.work import RUNNING, rank_of
@@ -115,6 +115,17 @@ class Ledger:
         count_work(pipe, record, record.priority, -1)
         count_work(pipe, record, RUNNING, 1)
         publish(pipe, record.id, EventKind.STARTED, {"status": JobStatus.IN_PROGRESS, "attempt": attempt})
+
+    def note_checkpoint(self, job_id: str, token: str, checkpoint: CheckpointRecord) -> bool:
+        """Write from where a job in progress may go on; False where another execution may write its results."""
+
+        def decide(pipe: Pipeline, record: Record | None) -> bool:
+            if record is None or record.token != token or record.status.is_final:
+                return False
+            pipe.hset(books.job_key(job_id), "adm_checkpoint", checkpoint.model_dump_json())
+            return True
+
+        return self.change(job_id, decide)
 
     def complete(
         self,
@@ -274,6 +285,7 @@ class Ledger:
         assert not was.is_final, f"{record.id} has ended already"
         fields |= {"adm_ended_at": now, "adm_expires_at": now + self.retention_seconds}
         pipe.hset(books.job_key(record.id), mapping=books.encodable(fields))
+        pipe.hdel(books.job_key(record.id), "adm_checkpoint")
         if was is JobStatus.QUEUED:
             books.dequeue(pipe, record)
             pipe.zrem(keys.EXPIRING, record.id)

@@ -10,7 +10,7 @@ from rq.job import JobStatus as RqStatus
 
 from jobs import keys
 from jobs.errors import AdmError
-from jobs.job import ImageRecord, ImageView, JobError, JobStatus, Usage
+from jobs.job import CheckpointRecord, ImageRecord, ImageView, JobError, JobStatus, Usage
 from jobs.request import Priority, ResolvedRequest
 
 PAYLOAD_VERSION = 1
@@ -131,6 +131,14 @@ class Record:
     def images(self) -> list[ImageRecord]:
         """Published images, by index."""
         return [ImageRecord(**each) for each in json.loads(self.text("adm_images", "[]"))]
+
+    @property
+    def checkpoint(self) -> CheckpointRecord | None:
+        """From where its next attempt may go on; none once it has ended, and none that cannot be read."""
+        try:
+            return CheckpointRecord.model_validate_json(self.text("adm_checkpoint"))
+        except ValidationError:
+            return None
 
     @property
     def error(self) -> JobError | None:

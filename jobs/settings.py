@@ -72,6 +72,9 @@ class Settings(BaseSettings):
     drain_seconds: float = Field(
         default=25, ge=0, description="a stopping worker finishes what it can within this time"
     )
+    checkpoint_seconds: float = Field(
+        default=60, ge=0, description="device time of a job between two checkpoints, from which others go on; 0: none"
+    )
     sweep_seconds: float = Field(default=60, gt=0, description="between two sweeps of the service for what has expired")
     queue_limit_seconds: float = Field(
         default=3600, gt=0, description="estimated queued work above which jobs are refused"

@@ -9,7 +9,7 @@ from redis.client import Pipeline, Redis
 
 from jobs import books, keys
 from jobs.files import FileStore
-from jobs.images import ImageStore, StoredImage
+from jobs.images import CHECKPOINT_SUFFIX, ImageStore, StoredImage, checkpoint_key
 from jobs.job import JobStatus
 from jobs.ledger import Ledger
 from jobs.queue import job_id_of
@@ -68,7 +68,10 @@ class Sweeper:
             books.trim_registries(self._redis, queue.decode())
 
     def remove_unpublished_images(self) -> int:
-        """Remove half-written images, and those that no job shows and no live execution will publish; counts them."""
+        """Remove half-written images, and those that no job shows and no live execution will publish; counts them.
+
+        Checkpoints too, but those from which jobs may go on.
+        """
         old = datetime.now(UTC) - timedelta(seconds=self._lease_seconds)
         by_job: defaultdict[str, list[StoredImage]] = defaultdict(list)
         for each in self._images.images():
@@ -76,8 +79,8 @@ class Sweeper:
                 by_job[each.job_id].append(each)
         removed = 0
         for job_id, images in by_job.items():
-            wanted = wanted_executions(self._ledger.read(job_id))
-            orphans = [each.key for each in images if each.execution_id not in wanted]
+            record = self._ledger.read(job_id)
+            orphans = [each.key for each in images if not is_wanted(each, record)]
             self._images.delete(orphans)
             removed += len(orphans)
         return removed + self._images.objects.remove_unfinished(old)
@@ -91,9 +94,11 @@ class Sweeper:
         return bool(self._redis.set(keys.STORE_SWEPT, 1, nx=True, ex=seconds))
 
 
-def wanted_executions(record: Record | None) -> set[str]:
-    """Executions whose images are shown, or may yet be."""
+def is_wanted(stored: StoredImage, record: Record | None) -> bool:
+    """Whether it is the checkpoint of its job, or of an execution whose images are shown or may yet be."""
     if record is None:
-        return set()
+        return False
+    if stored.key.endswith(CHECKPOINT_SUFFIX):
+        return record.checkpoint is not None and stored.key == checkpoint_key(record.id, record.checkpoint)
     published = {each.execution_id for each in record.images}
-    return published if record.status.is_final else published | {record.token}
+    return stored.execution_id in (published if record.status.is_final else published | {record.token})

@@ -18,7 +18,7 @@ from jobs import books, keys
 from jobs.errors import FailureKind
 from jobs.events import EventKind, Preview, publish
 from jobs.fleet import announce_pipelines, announce_worker, withdraw_worker
-from jobs.job import ImageRecord, JobStatus, Progress, Usage
+from jobs.job import CheckpointRecord, ImageRecord, JobStatus, Progress, Usage
 from jobs.ledger import Ledger
 from jobs.pipelines import PipelineInfo
 from jobs.record import Record
@@ -188,6 +188,14 @@ class Inbox:
             return True
 
         return self._fenced(claim, write)
+
+    def checkpointed(self, claim: Claim, checkpoint: CheckpointRecord) -> bool:
+        """Name what a next attempt may go on from; False when the claim was lost. May be lost: nobody waits for it."""
+        try:
+            return self._ledger.note_checkpoint(claim.job_id, claim.token, checkpoint)
+        except REDIS_AWAY as error:
+            log.warning("redis_away", error=str(error))
+            return False
 
     def complete(
         self,

@@ -1,34 +1,59 @@
 """One claimed job while its images are in the engine."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
 from engine.engine import Finished
 from engine.inversion import reconstruction_error
-from engine.trajectory import FromPicture, ImageRequest, Trajectory
+from engine.trajectory import FromPicture, ImageRequest, ImageState, Trajectory
 from jobs.job import ImageRecord, Progress, Usage
 from worker.inbox import Claim
+from worker.job_state import JobState
 from worker.plans import JobPlan
 
 PREVIEW_SECONDS = 0.05  # between two previews of one image: what an eye can follow
 
 
 class JobRun:
-    """What a job has so far: steps taken, device time, latents, and the images that are stored."""
+    """What a job has so far: steps taken, device time, latents, and the images that are stored.
 
-    def __init__(self, claim: Claim, plan: JobPlan) -> None:
+    Of all its attempts as far as this one goes on from them: what its images cost, not what was lost on the way.
+    """
+
+    def __init__(self, claim: Claim, plan: JobPlan, resumed: JobState | None = None) -> None:
         self.claim = claim
         self.images: list[ImageRecord] = []
         self.device_seconds = 0.0
+        self.checkpoint = claim.checkpoint
+        self.checkpointed_at = 0.0  # in device_seconds
         self._plan = plan
         self._latents: dict[int, Tensor] = {}
         self._errors: dict[int, dict[str, float | None]] = {}
+        self._frames = {image.index for image in plan.frames}
         images = [*plan.images, *plan.frames]
         self._steps_total = sum(image.num_evaluations for image in images)
         self._steps_done = {image.index: 0 for image in images}
         self._shown_at: dict[int, float] = {}
         self._behind: dict[int, tuple[str, int, int]] = {}  # image -> stage, step and steps
+        if resumed is not None:
+            self.images += resumed.images
+            self.device_seconds = self.checkpointed_at = resumed.device_seconds
+            self._errors |= resumed.errors
+            self._latents |= resumed.latents
+            self._steps_done |= resumed.steps_done
+
+    def state(self, in_flight: Mapping[int, ImageState]) -> JobState:
+        """All that another worker needs to go on, given where the images in the engine stand."""
+        return JobState(
+            images=list(self.images),
+            errors=dict(self._errors),
+            steps_done=dict(self._steps_done),
+            device_seconds=self.device_seconds,
+            latents={} if in_flight.keys() & self._frames else dict(self._latents),
+            in_flight=in_flight,
+        )
 
     def moved(self, trajectory: Trajectory, stage: str, seconds: float) -> None:
         """Note that an image took a step of a stage, at a cost of so much device time."""

@@ -27,6 +27,7 @@ from jobs.images import ImageStore
 from jobs.job import Usage
 from jobs.settings import Settings
 from jobs.workers import WorkerInfo
+from worker.checkpoints import Checkpoints
 from worker.inbox import REDIS_AWAY, Cancel, Claim, Inbox, Submit
 from worker.job_run import JobRun
 from worker.metrics import StepMetrics
@@ -61,6 +62,8 @@ class Worker:
         self._held, self._inbox, self._store, self._settings = held, inbox, store, settings
         self._files = files
         self._engine = held.engine
+        numerics, seconds = held.info.numerics, settings.checkpoint_seconds
+        self._checkpoints = Checkpoints(held.engine, inbox, store, numerics, seconds)
         self._runs: dict[str, JobRun] = {}
         self._next_heartbeat = 0.0
         self._store_is_away_until = 0.0
@@ -79,6 +82,7 @@ class Worker:
             if report is not None:
                 self._apply(report, time.monotonic() - started)
         for run in list(self._runs.values()):
+            self._checkpoints.write_last(run)
             self._forget(run)
             self._inbox.give_back(run.claim)
 
@@ -119,8 +123,7 @@ class Worker:
             plan = plan_job(claim.job_id, claim.request, self._held.pipelines, self._picture)
             for image in plan.frames:
                 self._engine.check(image)
-            for image in plan.images:
-                self._engine.add(image)
+            resumed = self._checkpoints.enter(claim, plan)
         except UnknownOfferError as error:
             self._engine.abort(claim.job_id)
             self._inbox.fail(claim, FailureKind.NOT_OFFERED, str(error), retry=False)
@@ -137,7 +140,7 @@ class Worker:
             detail = "the worker could not prepare this job's images"
             self._inbox.fail(claim, FailureKind.STEP_FAILED, detail, retry=True)
         else:
-            self._runs[claim.job_id] = JobRun(claim, plan)
+            self._runs[claim.job_id] = JobRun(claim, plan, resumed)
             if plan.pictures:
                 self._classify(claim, plan.pictures)
 
@@ -188,6 +191,7 @@ class Worker:
         for job_id, run in touched.items():
             if job_id in self._runs:
                 self._inbox.progress(run.claim, run.progress())
+                self._checkpoints.write_if_due(run)
 
     def _send_previews(self, report: StepReport, stage: str) -> None:
         now = time.monotonic()
@@ -233,7 +237,8 @@ class Worker:
         if is_last:
             self._forget(run)
             images = sorted(run.images, key=lambda i: i.index)
-            self._inbox.complete(claim, images, run.usage, self._held.info.numerics, run.results)
+            if self._inbox.complete(claim, images, run.usage, self._held.info.numerics, run.results):
+                self._checkpoints.ended(run)
         elif not self._inbox.image_ready(claim, image):
             self._forget(run)
 

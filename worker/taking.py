@@ -11,7 +11,7 @@ from redis.client import Pipeline, Redis
 
 from jobs import books, keys
 from jobs.errors import FailureKind
-from jobs.job import JobStatus
+from jobs.job import CheckpointRecord, ImageRecord, JobStatus
 from jobs.ledger import Ledger
 from jobs.pipelines import PipelineInfo
 from jobs.record import BadPayloadError, Record
@@ -35,6 +35,8 @@ class Claim:
     alone: bool  # two workers died with it in flight: run nothing beside it
     class_name: str | None
     created_at: float
+    checkpoint: CheckpointRecord | None = None  # of an earlier attempt
+    published: tuple[ImageRecord, ...] = ()  # by earlier attempts
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,15 @@ class Taker:
             self._ledger.claim(pipe, record, self._name, token, time.time() + self._settings.lease_seconds)
             class_name = record.text("adm_class_name") or None
             return True, Claim(
-                job_id, token, request, record.starts + 1, record.runs_alone, class_name, record.created_at
+                job_id,
+                token,
+                request,
+                record.starts + 1,
+                record.runs_alone,
+                class_name,
+                record.created_at,
+                record.checkpoint,
+                tuple(record.images),
             )
 
         fits, claim = self._ledger.change(job_id, decide)

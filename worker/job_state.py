@@ -1,0 +1,127 @@
+"""What a job has between two steps, as bytes and back: tensors in safetensors, the rest in its metadata."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from pydantic import BaseModel, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from engine.trajectory import ImageState
+from jobs.errors import AdmError
+from jobs.job import ImageRecord
+from jobs.request import ResolvedRequest
+from worker.plans import JobPlan
+
+VERSION = 1  # of the format
+FACTS = "adm-checkpoint"
+
+
+class UnusableCheckpointError(AdmError):
+    """Nobody can go on from this."""
+
+
+@dataclass(frozen=True)
+class JobState:
+    """A job between two steps; indices are those of its images.
+
+    latents are those of encodings that wait for the other one. in_flight says where the images in the engine stand.
+    """
+
+    images: list[ImageRecord]
+    errors: dict[int, dict[str, float | None]]
+    steps_done: dict[int, int]
+    device_seconds: float
+    latents: dict[int, Tensor]
+    in_flight: Mapping[int, ImageState]
+
+    @property
+    def num_bytes(self) -> int:
+        """What its tensors take."""
+        states = [each for state in self.in_flight.values() for each in (state.x, state.memory, state.low_res)]
+        return sum(each.nbytes for each in (*states, *self.latents.values()) if each is not None)
+
+    def fits(self, plan: JobPlan) -> bool:
+        """Whether what is here and what is in flight are together all that the plan has at this point."""
+        here = self.in_flight.keys() | {each.index for each in self.images}
+        frames, images = ({each.index for each in requests} for requests in (plan.frames, plan.images))
+        if frames and not here & frames:
+            here |= self.latents.keys()  # the frames come when both encodings are there
+        else:
+            images = frames or images
+        return bool(self.in_flight) and here == images
+
+
+class Facts(BaseModel):
+    """What of a state is no tensor."""
+
+    version: int
+    numerics: str
+    request: str
+    images: list[ImageRecord]
+    errors: dict[int, dict[str, float | None]]
+    steps_done: dict[int, int]
+    device_seconds: float
+    places: dict[int, tuple[int, int]]  # stage_index and row of those in flight
+
+
+def to_bytes(state: JobState, request: ResolvedRequest, numerics: str) -> bytes:
+    """One safetensors file; a solver's memory that is zero is left out."""
+    tensors = {f"latent/{index}": each for index, each in state.latents.items()}
+    for index, image in state.in_flight.items():
+        tensors[f"x/{index}"] = image.x
+        if image.memory.any():
+            tensors[f"memory/{index}"] = image.memory
+        if image.low_res is not None:
+            tensors[f"low_res/{index}"] = image.low_res
+    facts = Facts(
+        version=VERSION,
+        numerics=numerics,
+        request=digest(request),
+        images=state.images,
+        errors=state.errors,
+        steps_done=state.steps_done,
+        device_seconds=state.device_seconds,
+        places={index: (image.stage_index, image.row) for index, image in state.in_flight.items()},
+    )
+    # clones: rows of one batch share their memory, which safetensors refuses
+    copies = {name: each.cpu().clone(memory_format=torch.contiguous_format) for name, each in tensors.items()}
+    return save(copies, {FACTS: facts.model_dump_json()})
+
+
+def from_bytes(data: bytes, request: ResolvedRequest, numerics: str) -> JobState:
+    """The state that `to_bytes` wrote. Raises: UnusableCheckpointError for other bytes, another request or numerics."""
+    try:
+        tensors = load(data)
+        header_bytes = int.from_bytes(data[:8], "little")  # which `load` has checked
+        facts = Facts.model_validate_json(json.loads(data[8 : 8 + header_bytes])["__metadata__"][FACTS])
+    except (SafetensorError, ValidationError, ValueError, KeyError) as error:
+        raise UnusableCheckpointError("the checkpoint is damaged, or of another version") from error
+    if (facts.version, facts.numerics, facts.request) != (VERSION, numerics, digest(request)):
+        raise UnusableCheckpointError("the checkpoint is of another version, request or numerics")
+    return JobState(
+        facts.images,
+        facts.errors,
+        facts.steps_done,
+        facts.device_seconds,
+        {int(name.removeprefix("latent/")): each for name, each in tensors.items() if name.startswith("latent/")},
+        {index: _image(tensors, index, *place) for index, place in facts.places.items()},
+    )
+
+
+def _image(tensors: Mapping[str, Tensor], index: int, stage_index: int, row: int) -> ImageState:
+    try:
+        x = tensors[f"x/{index}"]
+    except KeyError as error:
+        raise UnusableCheckpointError(f"image {index} is not in the checkpoint") from error
+    memory = tensors.get(f"memory/{index}", torch.zeros_like(x))
+    return ImageState(stage_index, row, x, memory, tensors.get(f"low_res/{index}"))
+
+
+def digest(request: ResolvedRequest) -> str:
+    """Names a request by all that it says."""
+    return hashlib.sha256(request.model_dump_json().encode()).hexdigest()
