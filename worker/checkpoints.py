@@ -78,7 +78,7 @@ class Checkpoints:
                 requests = {each.index: each for each in (*plan.images, *plan.frames)}
                 for index, image in state.in_flight.items():
                     self._engine.add(requests[index], image)
-            except (UnusableCheckpointError, UnfitStateError, FileNotFoundError, UnavailableError) as error:
+            except (UnusableCheckpointError, UnfitStateError, UnavailableError) as error:
                 log.warning("starts_over", job_id=claim.job_id, why=str(error))
                 self._engine.abort(claim.job_id)
             else:
@@ -91,7 +91,10 @@ class Checkpoints:
     def _load(self, claim: Claim, checkpoint: CheckpointRecord, plan: JobPlan) -> JobState:
         if checkpoint.numerics != self._numerics:
             raise UnusableCheckpointError("the checkpoint is of other numerics")
-        data = self._store.get_checkpoint(claim.job_id, checkpoint)
+        try:
+            data = self._store.get_checkpoint(claim.job_id, checkpoint)
+        except FileNotFoundError as error:
+            raise UnusableCheckpointError("the checkpoint is gone") from error
         if hashlib.sha256(data).hexdigest() != checkpoint.sha256:
             raise UnusableCheckpointError("the checkpoint is damaged")
         state = from_bytes(data, claim.request, self._numerics)

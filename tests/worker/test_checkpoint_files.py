@@ -1,0 +1,167 @@
+"""Which checkpoints their jobs name, which lie in the store, and what becomes of those that cannot be written."""
+
+import os
+import time
+
+import pytest
+from redis import Redis
+
+from engine.engine import Engine
+from jobs.errors import FailureKind
+from jobs.job import CheckpointRecord
+from jobs.settings import Settings
+from jobs.sweep import Sweeper
+from tests.worker.conftest import Bench
+from worker import checkpoints
+from worker.checkpoints import Checkpoints
+from worker.inbox import Claim, Inbox
+from worker.job_run import JobRun
+from worker.plans import JobPlan
+
+
+@pytest.fixture
+def sweeper(bench: Bench, redis: Redis) -> Sweeper:
+    return Sweeper(redis, bench.queue.ledger, bench.images, bench.queue.files, lease_seconds=30)
+
+
+def make_old(settings: Settings) -> None:
+    for path in (settings.data / "images").rglob("*.*"):
+        os.utime(path, (0, time.time() - 31))
+
+
+def put(bench: Bench, inbox: Inbox, claim: Claim, data: bytes = b"state") -> CheckpointRecord:
+    record = bench.images.put_checkpoint(claim.job_id, claim.token, "numerics", data)
+    assert inbox.checkpointed(claim, record)
+    return record
+
+
+def stored(bench: Bench) -> list[str]:
+    return [each.key.rpartition("/")[2].partition(".")[0] for each in bench.images.images()]
+
+
+def test_next_claim_gets_the_last_checkpoint_and_the_images_published_before(bench: Bench, inbox: Inbox) -> None:
+    job_id = bench.submit(n=2)
+    (claim,) = bench.claim(inbox)
+    assert claim.checkpoint is None
+    image = bench.images.put(job_id, claim.token, 0, b"\x89PNG" + bytes(30))
+    inbox.image_ready(claim, image)
+    put(bench, inbox, claim)
+    last = put(bench, inbox, claim, b"later")
+    bench.queue.ledger.recover(job_id, claim.token)
+    (again,) = bench.claim(inbox)
+    assert (again.checkpoint, again.published) == (last, (image,))
+
+
+def test_lost_claim_names_no_checkpoint(bench: Bench, inbox: Inbox) -> None:
+    job_id = bench.submit()
+    (claim,) = bench.claim(inbox)
+    bench.queue.ledger.recover(job_id, claim.token)
+    record = bench.images.put_checkpoint(job_id, claim.token, "numerics", b"state")
+    assert not inbox.checkpointed(claim, record)
+    bench.queue.delete(job_id)
+    assert not inbox.checkpointed(claim, record)
+    assert bench.claim(inbox) == []
+
+
+def test_sweep_keeps_the_checkpoint_of_a_job_that_is_not_over_and_no_other(
+    bench: Bench, inbox: Inbox, sweeper: Sweeper, settings: Settings
+) -> None:
+    job_id = bench.submit()
+    (claim,) = bench.claim(inbox)
+    put(bench, inbox, claim)
+    last = put(bench, inbox, claim, b"later")
+    bench.queue.ledger.recover(job_id, claim.token)  # and so waits again
+    make_old(settings)
+    assert sweeper.remove_unpublished_images() == 1
+    assert stored(bench) == [last.sha256]
+
+
+@pytest.mark.parametrize("end", ["completed", "failed", "cancelled"])
+def test_nothing_of_a_checkpoint_is_left_when_its_job_is_over(
+    bench: Bench, inbox: Inbox, sweeper: Sweeper, settings: Settings, redis: Redis, end: str
+) -> None:
+    job_id = bench.submit()
+    (claim,) = bench.claim(inbox)
+    put(bench, inbox, claim)
+    match end:
+        case "completed":
+            bench.finish(inbox, claim)
+        case "failed":
+            inbox.fail(claim, FailureKind.STEP_FAILED, "the step raised", retry=False)
+        case _:
+            bench.queue.cancel(job_id)
+            inbox.cancelled(claim)
+    assert bench.status(job_id) == end
+    record = bench.queue.ledger.read(job_id)
+    assert record is not None
+    assert record.checkpoint is None
+    make_old(settings)
+    assert sweeper.remove_unpublished_images() == 1
+    assert stored(bench) == (["0"] if end == "completed" else [])
+
+
+def test_deleted_job_takes_its_checkpoint_along(bench: Bench, inbox: Inbox) -> None:
+    job_id = bench.submit()
+    (claim,) = bench.claim(inbox)
+    put(bench, inbox, claim)
+    bench.queue.delete(job_id)
+    assert stored(bench) == []
+
+
+def test_record_that_cannot_be_read_is_none(bench: Bench, inbox: Inbox, redis: Redis) -> None:
+    job_id = bench.submit()
+    redis.hset(f"rq:job:{job_id}", "adm_checkpoint", '{"sha256": 1')
+    (claim,) = bench.claim(inbox)
+    assert claim.checkpoint is None
+
+
+@pytest.fixture
+def run(bench: Bench, inbox: Inbox) -> JobRun:
+    bench.submit()
+    (claim,) = bench.claim(inbox)
+    return JobRun(claim, JobPlan())
+
+
+def checkpoints_of(bench: Bench, inbox: Inbox, seconds: float = 60) -> Checkpoints:
+    return Checkpoints(Engine({}, 1), inbox, bench.images, "numerics", seconds)
+
+
+def test_one_is_written_after_so_much_device_time_and_replaces_the_one_before(
+    bench: Bench, inbox: Inbox, run: JobRun
+) -> None:
+    writer, written = checkpoints_of(bench, inbox), []
+    for run.device_seconds in (59, 60, 119, 121):
+        writer.write_if_due(run)
+        written.append(None if run.checkpoint is None else run.checkpoint.sha256)
+        assert stored(bench) == [each for each in written[-1:] if each]
+    assert written[0] is None
+    assert written[1] == written[2] != written[3]
+    run.device_seconds = 122
+    writer.write_last(run)
+    assert stored(bench) != written[-1:]
+
+
+def test_short_jobs_leave_none_behind_and_none_are_written_where_they_are_off(
+    bench: Bench, inbox: Inbox, run: JobRun
+) -> None:
+    run.device_seconds = 59
+    checkpoints_of(bench, inbox).write_last(run)
+    run.device_seconds = 1000
+    for write in (checkpoints_of(bench, inbox, 0).write_last, checkpoints_of(bench, inbox, 0).write_if_due):
+        write(run)
+    assert stored(bench) == []
+
+
+def test_too_large_a_state_and_a_store_that_is_away_are_passed_over(
+    bench: Bench, inbox: Inbox, run: JobRun, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.device_seconds = 60
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "MAX_BYTES", -1)
+        checkpoints_of(bench, inbox).write_if_due(run)
+    assert stored(bench) == []
+    (settings.data / "images" / "jobs").write_text("in the way")
+    run.device_seconds = 120
+    checkpoints_of(bench, inbox).write_if_due(run)
+    assert run.checkpoint is None
+    assert run.checkpointed_at == 120, "not at each step again"
