@@ -1,8 +1,10 @@
 """A tiny stack of real networks, and the settings of a worker or of this process that loads it."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from jobs.settings import Settings
 from tests.worker.tiny_stack import write_tiny_stack
@@ -16,5 +18,9 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def own_settings(weights: Path, tmp_path: Path) -> Settings:
-    return Settings(data=tmp_path / "data", weights=weights, device="cpu", max_rows=8, threads=1, log_level="warning")
+def own_settings(weights: Path, tmp_path: Path) -> Iterator[Settings]:
+    threads = (
+        torch.get_num_threads()
+    )  # what loads these here sets its own, and other tests compare with other processes
+    yield Settings(data=tmp_path / "data", weights=weights, device="cpu", max_rows=8, threads=1, log_level="warning")
+    torch.set_num_threads(threads)

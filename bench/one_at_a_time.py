@@ -1,0 +1,53 @@
+"""A job-at-a-time RQ worker that holds the same models: what a plain queue gives."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from redis import Redis
+from rq import Queue, SimpleWorker
+
+from engine.engine import Engine
+from engine.inversion import run_to_end
+from engine.pipeline import Pipeline
+from jobs.images import ImageStore
+from jobs.request import ResolvedRequest
+from worker.plans import plan_job
+from worker.png import encode
+
+QUEUE = "bench:one-at-a-time"
+
+
+class Holder:
+    """What stays in memory between jobs."""
+
+    engine: Engine
+    pipelines: dict[str, Pipeline]
+    store: ImageStore
+
+
+def run_job(job_id: str, request: str) -> int:
+    """Make and store the images of one job, with nobody else's in the batch."""
+    plan = plan_job(job_id, ResolvedRequest.model_validate_json(request), Holder.pipelines, no_pictures)
+    finished = run_to_end(Holder.engine, plan.images)
+    for each in finished:
+        Holder.store.put(job_id, "bench", each.request.index, encode(each.pixels))
+    return len(finished)
+
+
+def no_pictures(file_id: str) -> NoReturn:
+    raise AssertionError("the jobs of this benchmark have no files")
+
+
+def seconds_one_at_a_time(
+    redis: Redis, engine: Engine, pipelines: dict[str, Pipeline], folder: Path, requests: Sequence[ResolvedRequest]
+) -> float:
+    """From the first job's queueing to the last one's end."""
+    Holder.engine, Holder.pipelines, Holder.store = engine, pipelines, ImageStore(str(folder))
+    queue = Queue(QUEUE, connection=redis)
+    started = time.perf_counter()
+    for index, request in enumerate(requests):
+        queue.enqueue(run_job, f"job-{index}", request.model_dump_json())
+    SimpleWorker([queue], connection=redis).work(burst=True, logging_level="WARNING")
+    return time.perf_counter() - started

@@ -1,0 +1,191 @@
+"""The whole service against the bare engine and against a job-at-a-time worker: python -m bench.serving.
+
+The shipped demo stack as `make up` starts it, on free ports; 64 mixed jobs through HTTP and queue. Also how
+soon a killed worker's jobs run again. Each line is a ratio or a time of one run; writes bench/results/serving.json.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import httpx2
+import torch
+from redis import Redis
+from rich.console import Console
+
+from bench.machine import machine
+from bench.one_at_a_time import seconds_one_at_a_time
+from engine.engine import Engine
+from engine.inversion import run_to_end
+from engine.pipeline import BASE, UPSAMPLE, Pipeline, build_stages
+from engine.trajectory import StagePlan
+from jobs.request import ResolvedRequest
+from jobs.settings import Settings
+from jobs.work import work_of
+from models.precision import best_precision
+from models.stack import load_stack
+from stack.demo import running_stack
+from stack.embedded import with_free_port
+from stack.log import Log
+from worker.warmup import measure_steps
+
+ROOT = Path(__file__).parent
+ROWS = 32
+JOBS = 64
+ENDED = frozenset({"completed", "failed", "cancelled", "expired"})
+POLL_SECONDS = 0.5
+
+
+def mixed_jobs(seed: int = 1) -> list[dict[str, Any]]:
+    """Guided jobs of all classes, scales, step counts and samplers, some of several images, some not enlarged."""
+    draw = random.Random(seed)
+    return [
+        {
+            "class_label": index % 10,
+            "guidance_scale": draw.choice((0.5, 1.0, 2.0, 4.0)),
+            "steps": draw.choice((10, 25, 50)),
+            "sampler": draw.choice(("ddim", "ddpm", "dpmpp_2m")),
+            "n": draw.choice((1, 1, 1, 2, 4)),
+            "upsample": draw.random() < 0.5,
+            "seed": index,
+        }
+        for index in range(JOBS)
+    ]
+
+
+class BareEngine:
+    """The demo stack in this process."""
+
+    def __init__(self) -> None:
+        stack = load_stack(ROOT.parent / "weights" / "demo")
+        self.pipelines = {name: Pipeline(spec, stack) for name, spec in stack.pipelines.items()}
+        self.engine = Engine(build_stages([stack], ROWS, precision=best_precision(torch.device("cpu"))), ROWS)
+        measure_steps(self.engine)
+
+    def row_seconds(self, work: dict[str, int]) -> float:
+        """What row steps of the stages cost in full batches."""
+        pipeline = self.pipelines["demo"]
+        return sum(steps * self.engine.costs.row_seconds(pipeline.stage_key(stage)) for stage, steps in work.items())
+
+    def homogeneous_rate(self) -> float:
+        """Cost-weighted row steps a second of one batch of like images, base and upsampler by turns."""
+        pipeline, started = self.pipelines["demo"], time.perf_counter()
+        base, upsample = StagePlan(BASE, "ddim", 25), StagePlan(UPSAMPLE, "ddpm", 6)
+        images = [pipeline.image("bench", index, 1, index % 10, 2.0, base, upsample) for index in range(ROWS)]
+        run_to_end(self.engine, images)
+        work = {BASE: ROWS * base.num_evaluations, UPSAMPLE: ROWS * upsample.num_evaluations}
+        return self.row_seconds(work) / (time.perf_counter() - started)
+
+
+async def posted(client: httpx2.AsyncClient, bodies: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    answers = await asyncio.gather(*(client.post("/v1/jobs", json=body) for body in bodies))
+    return [answer.raise_for_status().json() for answer in answers]
+
+
+async def now(client: httpx2.AsyncClient, ids: Sequence[str]) -> list[dict[str, Any]]:
+    """The jobs as they are, in the order of their ids."""
+    page = (await client.get("/v1/jobs", params={"limit": 100})).raise_for_status().json()
+    found = {job["id"]: job for job in page["data"]}
+    return [found[each] for each in ids]
+
+
+async def through_the_service(client: httpx2.AsyncClient, bare: BareEngine) -> dict[str, Any]:
+    """Rate while a full batch could be run, total time, and the jobs as they were resolved."""
+    started = time.perf_counter()
+    ids = [job["id"] for job in await posted(client, mixed_jobs())]
+    seen: list[tuple[float, float, int]] = []  # time, work done, images left
+    while True:
+        jobs = await now(client, ids)
+        requests = [ResolvedRequest.model_validate(job["request"], strict=False) for job in jobs]
+        work = [bare.row_seconds(work_of(request)) for request in requests]
+        done = sum(each * job["progress"]["fraction"] for each, job in zip(work, jobs, strict=True))
+        left = sum(job["request"]["n"] for job in jobs if job["status"] not in ENDED)
+        seen.append((time.perf_counter() - started, done, left))
+        if left == 0:
+            break
+        await asyncio.sleep(POLL_SECONDS)
+    assert all(job["status"] == "completed" for job in jobs)
+    begin, end = seen[0], [each for each in seen if each[2] >= ROWS][-1]
+    return {
+        "rate": (end[1] - begin[1]) / (end[0] - begin[0]),
+        "seconds": max(job["ended_at"] for job in jobs) - min(job["created_at"] for job in jobs),
+        "requests": requests,
+    }
+
+
+async def killed(client: httpx2.AsyncClient, run_dir: Path, repeats: int) -> list[float]:
+    """Seconds from when a killed worker is up again to when all its jobs run again."""
+    waits = []
+    for _ in range(repeats):
+        bodies = [{"class_label": index, "steps": 250, "upsample": False} for index in range(8)]
+        ids = [job["id"] for job in await posted(client, bodies)]
+        await until(client, ids, lambda jobs: all(job["progress"]["step"] > 2 for job in jobs))
+        kill_worker(run_dir)
+        again = await until(client, ids, lambda jobs: all(job["attempt"] == 2 and job["started_at"] for job in jobs))
+        (worker,) = (await client.get("/v1/workers")).raise_for_status().json()["data"]
+        waits.append(max(job["started_at"] for job in again) - worker["started_at"])
+        for each in ids:
+            await client.delete(f"/v1/jobs/{each}")
+    return waits
+
+
+def kill_worker(run_dir: Path) -> None:
+    (pid_file,) = run_dir.glob("worker-*.pid")
+    os.kill(int(pid_file.read_text()), signal.SIGKILL)
+
+
+async def until(
+    client: httpx2.AsyncClient, ids: Sequence[str], holds: Callable[[list[dict[str, Any]]], bool]
+) -> list[dict[str, Any]]:
+    while not holds(jobs := await now(client, ids)):
+        await asyncio.sleep(0.1)
+    return jobs
+
+
+async def measure(repeats: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="adm-bench-") as data:
+        bare = BareEngine()
+        settings = Settings(data=Path(data), port=0, max_rows=ROWS)
+        settings.run_dir.mkdir(parents=True)
+        settings = with_free_port(settings)
+        log_path = Path(data) / "stack.log"
+        with log_path.open("w") as lines:
+            async with running_stack(settings, log_path, Log(lines, answers=lines), Console()) as client:
+                runs = []
+                for _ in range(repeats):
+                    alone = bare.homogeneous_rate()
+                    served = await through_the_service(client, bare)
+                    redis = Redis.from_url(settings.redis_address)
+                    one_by_one = seconds_one_at_a_time(
+                        redis, bare.engine, bare.pipelines, Path(data) / "one", served["requests"]
+                    )
+                    runs.append((served["rate"] / alone, one_by_one / served["seconds"]))
+                    print("of the engine alone, faster than one at a time:", runs[-1], flush=True)
+                waits = await killed(client, settings.run_dir, repeats)
+    return {
+        "64 mixed jobs: rate, of the engine alone on one homogeneous batch": round(median(r for r, _ in runs), 3),
+        "the same: times as fast as a job-at-a-time RQ worker": round(median(r for _, r in runs), 3),
+        "seconds from a killed worker's being up to all its jobs' running": round(median(waits), 3),
+        "repeats": repeats,
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--repeats", type=int, default=3)
+    found = asyncio.run(measure(parser.parse_args(arguments).repeats))
+    print(json.dumps(found, indent=1))
+    (ROOT / "results" / "serving.json").write_text(json.dumps(machine() | {"found": found}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
