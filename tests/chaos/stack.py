@@ -144,6 +144,7 @@ class Stack:
             "ADM_MAX_ROWS": "8",
             "ADM_DEVICE": "cpu",
             "ADM_THREADS": "1",
+            "ADM_CHECKPOINT_SECONDS": "0.05",
             "OMP_WAIT_POLICY": "PASSIVE",
             CONTROL: str(self.control),
         }
