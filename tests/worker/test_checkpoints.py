@@ -102,7 +102,7 @@ def test_jobs_of_every_kind_go_on_with_the_same_bytes_and_results(start: Start, 
 def test_stopped_worker_gives_a_long_job_back_as_far_as_it_is(start: Start, client: Client) -> None:
     worker = start(ADM_CHECKPOINT_SECONDS="0.5", ADM_DRAIN_SECONDS="0")
     worker.wait_ready()
-    job_id = client.post(LONG | {"steps": 600})
+    job_id = client.post(LONG | {"steps": 1000, "n": 4})
     wait_checkpointed(worker, client, job_id)
     before = client.job(job_id).progress.fraction
     eventually(lambda: client.job(job_id).progress.fraction > before, "it goes on")
@@ -146,7 +146,7 @@ def test_job_starts_over_where_its_checkpoint_cannot_be_used(
     variables: dict[str, str],
     why: str,
 ) -> None:
-    worker = start(ADM_CHECKPOINT_SECONDS="0.3", ADM_THREADS="1")
+    worker = start(**OFTEN, ADM_THREADS="1")
     worker.wait_ready()
     job_id = client.post(LONG)
     wait_checkpointed(worker, client, job_id)
