@@ -3,10 +3,11 @@
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import structlog
 from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from jobs import keys
@@ -44,6 +45,15 @@ class Listener:
         self._woken.clear()
 
 
+@contextlib.contextmanager
+def closing_is_no_connection() -> Iterator[None]:
+    """redis-py's connection has no writer for as long as another task closes it, and stumbles over that."""
+    try:
+        yield
+    except AttributeError as error:
+        raise RedisConnectionError("the connection is being closed") from error
+
+
 class Hub:
     """Passes on what is published about jobs; only for one event loop."""
 
@@ -77,7 +87,8 @@ class Hub:
             if channel not in self._subscribed:
                 self._subscribed[channel] = asyncio.Event()
                 try:
-                    await self._pubsub.subscribe(channel)
+                    with closing_is_no_connection():
+                        await self._pubsub.subscribe(channel)
                 except BaseException:
                     del self._subscribed[channel]
                     raise
@@ -93,7 +104,7 @@ class Hub:
         async with self._lock:
             if channel not in self._listeners:  # somebody may have come meanwhile
                 self._subscribed.pop(channel, None)
-                with contextlib.suppress(RedisError, OSError):
+                with contextlib.suppress(RedisError, OSError), closing_is_no_connection():
                     await self._pubsub.unsubscribe(channel)
 
     async def run(self) -> None:

@@ -4,7 +4,7 @@ import pytest
 from redis.asyncio import Redis as AsyncRedis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from service.hub import Hub
+from service.hub import Hub, closing_is_no_connection
 from tests.conftest import RedisServer
 
 
@@ -48,3 +48,8 @@ def test_listener_cancelled_while_others_subscribe_leaves_nothing(redis_server: 
         await redis.aclose()
 
     asyncio.run(scenario())
+
+
+def test_connection_that_is_being_closed_counts_as_one_that_is_gone() -> None:
+    with pytest.raises(RedisConnectionError), closing_is_no_connection():
+        raise AttributeError("'NoneType' object has no attribute 'writelines'")
