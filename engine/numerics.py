@@ -24,7 +24,7 @@ def settle_kernels() -> None:
 def fingerprint(
     stages: Mapping[str, Stage], precision: str, weights: Sequence[str] = (), **encoding: str | None
 ) -> str:
-    """A short hash of torch, device, CPU features, threads, precision, weights and each stage's row shapes.
+    """A short hash of torch, device, CPU features, threads, precision, mode, weights and each stage's row shapes.
 
     weights: hashes of the networks' files. encoding: versions of what turns pixels into files, whose bytes the
     fingerprint promises too.
@@ -36,7 +36,7 @@ def fingerprint(
         "cpu": {key: value for key, value in torch.cpu.get_capabilities().items() if isinstance(value, bool)},
         "threads": torch.get_num_threads(),
         "precision": precision,
-        "mode": "eager",
+        "mode": sorted({stage.mode for stage in stages.values()}),
         "noise": NOISE_VERSION,
         "tables": TABLES_VERSION,
         "weights": sorted(weights),

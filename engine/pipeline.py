@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from diffusion.noise import Draw, normals
+from engine.compiling import Compiler
 from engine.guide import Guide
 from engine.numerics import settle_kernels
 from engine.process import process_of
@@ -86,23 +87,35 @@ def build_stages(
     *,
     precision: Precision = "fp32",
     guides: Mapping[str, Guide] | None = None,
+    compiler: Compiler | None = None,
 ) -> dict[str, Stage]:
-    """Every stage of the stacks by its key, warmed up.
+    """Every stage of the stacks by its key, warmed up, compiled by the compiler where one is given.
 
     guides steer the base stages of their keys, in place of the stack's classifier.
     """
     settle_kernels()
+    if compiler is not None:
+        compiler.begin()
     stages: dict[str, Stage] = {}
     for stack in stacks:
         base, upsampler, key = stack.base, stack.upsampler, f"{stack.name}/{BASE}"
         guide = (guides or {}).get(key)
         if guide is None and stack.classifier is not None:
             guide = Guide.of_classifier(stack.classifier.network)
-        stages[key] = Stage(BASE, BASE_NUMBER, base.network, process_of(base), guide, precision=precision)
+        stages[key] = Stage(
+            BASE, BASE_NUMBER, base.network, process_of(base), guide, precision=precision, compiler=compiler
+        )
         if upsampler is not None:
             stages[f"{stack.name}/{UPSAMPLE}"] = Stage(
-                UPSAMPLE, UPSAMPLE_NUMBER, upsampler.network, process_of(upsampler), precision=precision
+                UPSAMPLE,
+                UPSAMPLE_NUMBER,
+                upsampler.network,
+                process_of(upsampler),
+                precision=precision,
+                compiler=compiler,
             )
     for stage in stages.values():
         stage.warm_up(max_rows)
+    if compiler is not None:
+        compiler.finish()
     return stages

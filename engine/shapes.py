@@ -12,15 +12,17 @@ from torch import Tensor
 CANDIDATES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
-def agreeing_shapes(compute: Callable[[int], Tensor], max_rows: int) -> tuple[int, ...]:
-    """The row counts up to max_rows whose rows are equal, bit for bit, to those of the largest.
+def agreeing_shapes(
+    compute: Callable[[int], Tensor], max_rows: int, candidates: Sequence[int] = CANDIDATES
+) -> tuple[int, ...]:
+    """The candidates up to max_rows whose rows are equal, bit for bit, to those of the largest.
 
     compute(rows) returns the results of the first `rows` rows of one fixed input: [rows, ...], thousands of values a
     row, so that shapes which round differently do not agree by luck. The largest shape is always kept, as throughput
     rests on it; in the worst case it is the only one.
     """
     reference = compute(max_rows)
-    smaller = (rows for rows in CANDIDATES if rows < max_rows)
+    smaller = (rows for rows in candidates if rows < max_rows)
     return (*(rows for rows in smaller if torch.equal(compute(rows), reference[:rows])), max_rows)
 
 

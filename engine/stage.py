@@ -1,6 +1,6 @@
 """One network of a pipeline and everything a batched step of it needs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import torch
@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffusion.grids import TimeGrid, grid_timesteps
-from diffusion.guidance import guidance_gradient
+from diffusion.guidance import classifier_log_probabilities, guidance_gradient
 from diffusion.noise import Draw, normals
 from diffusion.pixels import from_uint8
 from diffusion.process import Process
@@ -22,9 +22,11 @@ from diffusion.tables import (
     encoding_table,
     take_step,
 )
+from engine.compiling import Compiler
 from engine.guide import Guide
-from engine.shapes import agreeing_shapes, pad_rows, padded
+from engine.shapes import CANDIDATES, agreeing_shapes, pad_rows, padded
 from engine.trajectory import FromLatent, FromPicture, ImageRequest, StagePlan, Trajectory, steps_taken
+from models.classifier import NoisyClassifier
 from models.precision import DTYPES, Precision
 from models.unet import SuperResUNet, UNet
 
@@ -40,7 +42,8 @@ class UnknownOfferError(Exception):
 class Stage:
     """A diffusion network, its process and, where it is guided, its guide.
 
-    number is the stage's place in the order of stages, part of the address of its noise.
+    number is the stage's place in the order of stages, part of the address of its noise. With a compiler, network and
+    guide run compiled: at fewer shapes, each of which takes its time in warm_up.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class Stage:
         guide: Guide | None = None,
         *,
         precision: Precision = "fp32",
+        compiler: Compiler | None = None,
     ) -> None:
         self.name, self.number, self.precision = name, number, precision
         # each is the faster one of its precision
@@ -60,6 +64,15 @@ class Stage:
         for each in (network, None if guide is None else guide.module):
             if each is not None:
                 each.to(memory_format=layout)  # type: ignore[call-overload]  # missing in torch's stubs
+        self._network: Callable[..., Tensor] = network
+        self._log_probabilities = None if guide is None else guide.log_probabilities
+        self._compiler = compiler
+        if compiler is not None:
+            self._network = compiler.compile(network, frozen=True)
+            if guide is not None and isinstance(guide.module, NoisyClassifier):
+                # without its softmax: a vector of a compiled loop over few classes would hold parts of several rows,
+                # and a row's last digits would tell its place in the batch
+                self._log_probabilities = classifier_log_probabilities(compiler.compile(guide.module))
         self.process = process
         self.device = next(network.parameters()).device
         size = network.config.image_size
@@ -68,24 +81,36 @@ class Stage:
         self.guide_shapes: tuple[int, ...] = ()
         self.table = lru_cache(TABLES_KEPT)(self._build_table)
 
+    @property
+    def mode(self) -> str:
+        """How the networks are run, as far as it may change how they round."""
+        return "eager" if self._compiler is None else f"compiled by {self._compiler.version}"
+
     @torch.no_grad()
     def warm_up(self, max_rows: int) -> None:
         """Find the row shapes that agree bit for bit; has to be called before the first step."""
+        candidates = CANDIDATES if self._compiler is None else self._compiler.candidates
+
+        def tell(part: str, rows: int) -> None:
+            if self._compiler is not None:
+                self._compiler.on_shape(f"{self.name} {part}", rows)
 
         def network(rows: int) -> Tensor:
+            tell("network", rows)
             x, timesteps, labels, low_res = self._probe_inputs(rows, max_rows)
             return self._predict(x, timesteps, labels, low_res)
 
         def gradient(rows: int) -> Tensor:
+            tell("guide", rows)
             x, timesteps, _, _ = self._probe_inputs(rows, max_rows)
             assert self.guide is not None
             targets = torch.ones(rows, self.guide.num_conditions, device=self.device)
             ones = torch.ones(rows, device=self.device)
             return self._gradient(x, timesteps, targets, ones, ones > 0)
 
-        self.network_shapes = agreeing_shapes(network, max_rows)
+        self.network_shapes = agreeing_shapes(network, max_rows, candidates)
         if self.guide is not None:
-            self.guide_shapes = agreeing_shapes(gradient, max_rows)
+            self.guide_shapes = agreeing_shapes(gradient, max_rows, candidates)
 
     def rehearse(self, rows: int) -> None:
         """Take a step of so many rows, all guided where there is a classifier, and forget it."""
@@ -180,8 +205,7 @@ class Stage:
         answers = []
         for part in x.split(self.guide_shapes[-1]):
             padding = padded(len(part), self.guide_shapes)
-            with self._autocast():
-                scores = self.guide.log_probabilities(pad_rows(part, padding), torch.zeros(padding, device=self.device))
+            scores = self._scores(pad_rows(part, padding), torch.zeros(padding, device=self.device))
             answers.append(scores[: len(part)].float().softmax(dim=1))
         return torch.cat(answers)
 
@@ -210,21 +234,26 @@ class Stage:
         class_labels = labels if self.network.config.num_classes is not None else None
         with self._autocast():
             if isinstance(self.network, SuperResUNet):
-                predicted: Tensor = self.network(x, timesteps, class_labels, low_res=low_res)
+                predicted = self._network(x, timesteps, class_labels, low_res=low_res)
             else:
-                predicted = self.network(x, timesteps, class_labels)
+                predicted = self._network(x, timesteps, class_labels)
         return predicted.float()
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "fp32")
 
+    def _scores(self, x: Tensor, timesteps: Tensor) -> Tensor:
+        assert self._log_probabilities is not None
+        # compiled, the forward of a step is taken, which has a gradient: without one it would be compiled once more
+        with torch.set_grad_enabled(self._compiler is not None), self._autocast():
+            return self._log_probabilities(x.requires_grad_(self._compiler is not None), timesteps).detach()
+
     def _gradient(
         self, x: Tensor, timesteps: Tensor, targets: Tensor, scales: Tensor, entropy_scaled: Tensor
     ) -> Tensor:
-        assert self.guide is not None
+        assert self._log_probabilities is not None
         with self._autocast():
-            log_probabilities = self.guide.log_probabilities
-            return guidance_gradient(log_probabilities, x, timesteps, targets, scales, entropy_scaled).float()
+            return guidance_gradient(self._log_probabilities, x, timesteps, targets, scales, entropy_scaled).float()
 
     def _guidance(self, batch: Sequence[Trajectory], x: Tensor, timesteps: Tensor) -> Tensor | None:
         guided = [i for i, each in enumerate(batch) if each.guided]

@@ -60,6 +60,10 @@ class Settings(BaseSettings):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         default="auto", description="arithmetic of the networks; auto: bf16 where the device is fast at it, else fp32"
     )
+    compile: Literal["auto", "yes", "no"] = Field(
+        default="auto",
+        description="compile the networks, on a CPU, once for minutes; auto: where that was done before",
+    )
     threads: int | None = Field(
         default=None, ge=1, description="CPU threads of the worker; none: as many as there are cores"
     )

@@ -27,7 +27,8 @@ from stack.embedded import embedded_supervisor, page_address, with_free_port
 from stack.log import Log
 from stack.supervisor import StackError, sole_owner
 
-START_SECONDS = 300.0  # a cold start compiles and warms up
+START_SECONDS = 300.0  # a start loads and warms up
+COMPILING_SECONDS = 3600.0  # the first start that is asked to compile
 POLL_SECONDS = 0.5
 HEARTBEAT_SECONDS = 30.0  # how long to wait for metrics that are no job's result
 ENDED = frozenset({"completed", "failed", "cancelled", "expired"})
@@ -99,14 +100,15 @@ async def running_stack(
     """
     supervisor = embedded_supervisor(settings, log)
     starting = asyncio.create_task(supervisor.start())
+    limit = COMPILING_SECONDS if settings.compile == "yes" else START_SECONDS
     try:
         with console.status("starting Redis, the service and a worker"):
             try:
-                async with asyncio.timeout(START_SECONDS):
+                async with asyncio.timeout(limit):
                     await supervisor.children["service"].ready.wait()
                     await supervisor.children["worker"].settled.wait()
             except TimeoutError as error:
-                raise StackError(f"the stack was not ready within {START_SECONDS:g} s; see {log_path}") from error
+                raise StackError(f"the stack was not ready within {limit:g} s; see {log_path}") from error
         if not supervisor.children["worker"].ready.is_set():
             raise StackError(f"the worker did not start: {last_words('worker', log_path)} (all of it: {log_path})")
         async with httpx2.AsyncClient(base_url=page_address(settings), trust_env=False, timeout=60.0) as client:

@@ -38,6 +38,7 @@ from jobs.settings import Settings
 from jobs.workers import WorkerInfo
 from models.checkpoint import WeightsError
 from models.precision import best_precision
+from worker.compiling import choose_compiler
 from worker.inbox import REDIS_AWAY, Inbox
 from worker.loop import Held, Worker
 from worker.metrics import StepMetrics
@@ -114,7 +115,12 @@ def load(settings: Settings, device: torch.device, name: str) -> Held:
     stacks = load_stacks(settings.weights, settings.pipelines, settings.max_rows, device, doubt)
     pipelines = select(settings.pipelines, stacks)
     precision = best_precision(device) if settings.precision == "auto" else settings.precision
-    stages = build_stages(stacks, settings.max_rows, precision=precision)
+    stages = build_stages(
+        stacks,
+        settings.max_rows,
+        precision=precision,
+        compiler=choose_compiler(settings, device, stacks, precision),
+    )
     registry = CollectorRegistry()
     metrics = StepMetrics(registry)
     engine = Engine(stages, settings.max_rows)

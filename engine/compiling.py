@@ -1,0 +1,136 @@
+"""Networks compiled for this CPU by torch.compile, and kept on disk, so that the next start finds them.
+
+A shape takes tens of seconds to compile, so there are few of them, and what has been compiled for exactly the same
+networks, machine and versions is marked: a start may ask whether it would be a warm one.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sysconfig
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import diffusion
+import models
+from models.precision import Precision
+from models.stack import Stack
+
+FEW = (1, 2, 8)  # row counts beside the largest
+MARKER = "compiled.json"
+LENGTH = 16
+MOST_COMPILATIONS = 256  # of one function, over all networks and shapes
+
+OnShape = Callable[[str, int], None]
+"""Told the part of a stage and a row count before that is computed for the first time."""
+
+
+class NoCompilerError(Exception):
+    """What compiling needs is not on this machine; the message is one line that names it."""
+
+
+class Compiler:
+    """Compiles functions of tensors for these networks under this machine's facts, which its folder is named after."""
+
+    def __init__(
+        self,
+        folder: Path,
+        stacks: Sequence[Stack],
+        precision: Precision,
+        max_rows: int,
+        on_shape: OnShape = lambda part, rows: None,
+        candidates: Sequence[int] = FEW,
+    ) -> None:
+        """candidates: row counts to compile beside max_rows. Raises: NoCompilerError."""
+        self.candidates = candidates
+        self._command = find_command()
+        self.version = first_line_of_version(self._command)
+        self.on_shape = on_shape
+        self._facts = {
+            "torch": torch.__version__,
+            "compiler": self.version,
+            "cpu": dict(torch.cpu.get_capabilities()),
+            "threads": torch.get_num_threads(),
+            "precision": precision,
+            "shapes": [*candidates, max_rows],
+            "networks": [dataclasses.asdict(config) for stack in stacks for config in configs_of(stack)],
+            "code": hash_of_code(),
+        }
+        digest = hashlib.sha256(json.dumps(self._facts, sort_keys=True).encode()).hexdigest()[:LENGTH]
+        self.folder = folder.absolute() / digest
+
+    @property
+    def is_warm(self) -> bool:
+        """Whether all of it has been compiled before."""
+        return (self.folder / MARKER).exists()
+
+    def begin(self) -> None:
+        """Direct this process's compiling into the folder."""
+        import torch._dynamo.config  # here: an eager start does without their second of imports
+        import torch._inductor.config
+
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(self.folder)
+        torch._inductor.config.cpp.cxx = (None, self._command)
+        torch._inductor.config.compile_threads = 1  # no pool of processes that outlives the compiling
+        # past the limit a function would run eagerly, which rounds differently, and say nothing
+        torch._dynamo.config.recompile_limit = MOST_COMPILATIONS
+        torch._dynamo.config.fail_on_recompile_limit_hit = True
+
+    def finish(self) -> None:
+        """Mark the folder: a start under the same facts is a warm one."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / MARKER).write_text(json.dumps(self._facts, indent=1) + "\n")
+
+    def compile(self, function: Callable[..., Tensor], *, frozen: bool = False) -> Callable[..., Tensor]:
+        """The function, compiled at its first call with each shape.
+
+        frozen: weights are packed for their kernels once, a copy for each shape; for what is called without gradients.
+        """
+        compiled = torch.compile(function, dynamic=False, options={"freezing": frozen})
+
+        def call(*inputs: Tensor | None, **named: Tensor) -> Tensor:
+            # another order in memory would be another compilation, in the middle of serving
+            return compiled(*map(contiguous, inputs), **{name: each.contiguous() for name, each in named.items()})
+
+        return call
+
+
+def contiguous(x: Tensor | None) -> Tensor | None:
+    return None if x is None else x.contiguous()
+
+
+def find_command() -> str:
+    """The C++ compiler: $CXX, else g++, else clang++. Raises: NoCompilerError."""
+    wanted = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++"]
+    found = next(filter(None, map(shutil.which, wanted)), None)
+    if found is None:
+        raise NoCompilerError(f"there is no C++ compiler on this machine: {' or '.join(wanted)} was not found")
+    headers = Path(sysconfig.get_path("include"))
+    if not (headers / "Python.h").exists():
+        raise NoCompilerError(f"Python's headers are not installed: there is no Python.h in {headers}")
+    return found
+
+
+def first_line_of_version(command: str) -> str:
+    answer = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
+    return answer.stdout.partition("\n")[0]
+
+
+def configs_of(stack: Stack) -> list[Any]:
+    """Of all networks of a stack, which say everything of their code but the weights, which are no part of it."""
+    parts = (stack.base, stack.classifier, stack.upsampler)
+    return [part.network.config for part in parts if part is not None]
+
+
+def hash_of_code() -> str:
+    """Of the packages whose functions are compiled: a changed one is compiled anew."""
+    folders = (Path(str(package.__file__)).parent for package in (models, diffusion))
+    files = (file for folder in folders for file in sorted(folder.glob("*.py")))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:LENGTH]

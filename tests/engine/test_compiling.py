@@ -1,0 +1,184 @@
+"""Compiled networks: the same images within rounding, indifferent to neighbours, found again by a second start."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from diffusion.guidance import guidance_gradient
+from engine.compiling import Compiler, NoCompilerError, find_command
+from engine.numerics import fingerprint
+from engine.pipeline import BASE, Pipeline, build_stages
+from engine.stage import Stage
+from models.checkpoint import save_network
+from models.classifier import NoisyClassifier
+from models.stack import Stack, load_stack
+from models.unet import build_unet
+from tests.engine.bench import Bench, finish
+from tests.models.samples import BASE as BASE_CONFIG
+from tests.models.samples import CLASSIFIER, seeded, write_stack
+
+try:
+    find_command()
+    WHY_NOT = ""
+except NoCompilerError as error:
+    WHY_NOT = str(error)
+
+# of torch's own compiler, as it is imported
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+needs_compiler = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
+MAX_ROWS = 3
+ROWS = (2,)
+
+
+def base_of(folder: Path) -> Stack:
+    return replace(load_stack(folder), upsampler=None)
+
+
+@pytest.fixture(scope="module")
+def shallow_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A stack of one level: every layer takes its time to compile."""
+    folder = write_stack(tmp_path_factory.mktemp("weights") / "tiny")
+    base = replace(BASE_CONFIG, channel_mult=(1,), attention_resolutions=())
+    classifier = replace(CLASSIFIER, channel_mult=(1,), attention_resolutions=())
+    for name, network in (("base", build_unet(base)), ("classifier", NoisyClassifier(classifier))):
+        state = seeded(network, 0).state_dict()
+        save_network(folder / f"{name}.safetensors", state, network.config, dtype=torch.float32)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def eager(shallow_folder: Path) -> dict[str, Stage]:
+    return build_stages([base_of(shallow_folder)], MAX_ROWS)
+
+
+def compile_tiny(weights: Path, folder: Path) -> tuple[Compiler, Stack, dict[str, Stage], list[tuple[str, int]]]:
+    stack = base_of(weights)
+    told: list[tuple[str, int]] = []
+    compiler = Compiler(folder, [stack], "fp32", MAX_ROWS, lambda part, rows: told.append((part, rows)), ROWS)
+    return compiler, stack, build_stages([stack], MAX_ROWS, compiler=compiler), told
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("compiled")
+
+
+@pytest.fixture(scope="module")
+def compiled(shallow_folder: Path, folder: Path) -> Iterator[Bench]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    _, stack, stages, told = compile_tiny(shallow_folder, folder)
+    assert told == [(f"{BASE} {part}", rows) for part in ("network", "guide") for rows in (MAX_ROWS, *ROWS)]
+    conditional, unconditional = (Pipeline(stack.pipelines[name], stack) for name in ("tiny", "tiny-uncond"))
+    yield Bench(conditional, unconditional, stages)
+    torch.set_num_threads(threads)
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_compiled_images_are_the_eager_ones_within_rounding(eager: dict[str, Stage], compiled: Bench) -> None:
+    ours, theirs = compiled.stages[f"tiny/{BASE}"], eager[f"tiny/{BASE}"]
+    inputs = ours._probe_inputs(MAX_ROWS, MAX_ROWS)
+    assert theirs.guide is not None
+    guides = (ours._log_probabilities, theirs.guide.log_probabilities)
+    with torch.no_grad():
+        torch.testing.assert_close(ours._predict(*inputs), theirs._predict(*inputs), rtol=1e-4, atol=1e-5)
+    gradients = [
+        guidance_gradient(guide, inputs[0], inputs[1], torch.ones(MAX_ROWS, 3), 1.0) for guide in guides if guide
+    ]
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-5)
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_nothing_is_compiled_after_warming_up_and_neighbours_change_nothing(compiled: Bench) -> None:
+    stage = compiled.stages[f"tiny/{BASE}"]
+    assert stage.network_shapes[-1] == stage.guide_shapes[-1] == MAX_ROWS
+    request = compiled.image("me", sampler="ddpm", steps=4, scale=3.0)
+    with torch.compiler.set_stance("fail_on_recompile"):
+        alone, engine = compiled.alone(request), compiled.engine(MAX_ROWS)
+        for each in (compiled.image("other", label=2, steps=2, seed=3), request, compiled.image("third", steps=5)):
+            engine.add(each)
+        (pixels,) = (each.pixels for each in finish(engine) if each.request == request)
+        pictures = torch.randint(256, (5, 3, 8, 8), dtype=torch.uint8)
+        answers = stage.classify(pictures)
+        assert torch.equal(stage.classify(pictures[4:])[0], answers[4])
+    assert torch.equal(pixels, alone)
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_the_fingerprint_says_that_it_is_compiled(shallow_folder: Path, compiled: Bench) -> None:
+    eager = build_stages([base_of(shallow_folder)], MAX_ROWS)
+    for stage in eager.values():
+        stage.network_shapes = compiled.stages[f"tiny/{BASE}"].network_shapes
+        stage.guide_shapes = compiled.stages[f"tiny/{BASE}"].guide_shapes
+    assert fingerprint(eager, "fp32") != fingerprint(compiled.stages, "fp32")
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_a_second_start_finds_everything_compiled(shallow_folder: Path, folder: Path, compiled: Bench) -> None:
+    compiler = Compiler(folder, [base_of(shallow_folder)], "fp32", MAX_ROWS, candidates=ROWS)
+    assert compiler.is_warm
+    objects = libraries(compiler.folder)
+    assert objects
+    program = (
+        "import sys; from pathlib import Path; import torch; torch.set_num_threads(1);"
+        "from tests.engine.test_compiling import compile_tiny;"
+        "compiler, *_ = compile_tiny(Path(sys.argv[1]), Path(sys.argv[2]));"
+        "print(compiler.folder)"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program, str(shallow_folder), str(folder)], capture_output=True, text=True, check=True
+    )
+    assert ran.stdout.splitlines()[-1] == str(compiler.folder)
+    assert libraries(compiler.folder) == objects
+
+
+def libraries(folder: Path) -> dict[Path, float]:
+    return {path: path.stat().st_mtime for path in folder.rglob("*.so")}
+
+
+@needs_compiler
+def test_other_rows_precision_or_threads_are_compiled_apart(shallow_folder: Path, tmp_path: Path) -> None:
+    stack = base_of(shallow_folder)
+    folders = {
+        Compiler(tmp_path, [stack], "fp32", 2).folder,
+        Compiler(tmp_path, [stack], "bf16", 2).folder,
+        Compiler(tmp_path, [stack], "fp32", 3).folder,
+        Compiler(tmp_path, [stack, stack], "fp32", 2).folder,
+    }
+    assert len(folders) == 4
+    assert not Compiler(tmp_path, [stack], "fp32", 2).is_warm
+
+
+def test_a_machine_without_a_compiler_says_so_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(NoCompilerError, match=r"^there is no C\+\+ compiler on this machine: g\+\+ or clang\+\+ was"):
+        find_command()
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_no_weight_gradients_are_formed(compiled: Bench) -> None:
+    stage = compiled.stages[f"tiny/{BASE}"]
+    assert stage.guide is not None
+    assert stage.guide.module is not None
+    assert stage._log_probabilities is not None
+    assert not any(each.requires_grad for each in stage.guide.module.parameters())
+    x = torch.randn(MAX_ROWS, *stage.shape, requires_grad=True)
+    scores = stage._log_probabilities(x, torch.zeros(MAX_ROWS))
+    leaves, ahead = [], [scores.grad_fn]
+    while ahead:
+        node = ahead.pop()
+        if node is not None:
+            ahead += [each for each, _ in node.next_functions]
+            leaves += [node.variable] if hasattr(node, "variable") else []
+    assert [each is x for each in leaves] == [True]

@@ -1,0 +1,39 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from jobs.errors import SettingsError
+from jobs.settings import Settings
+from models.stack import load_stack
+from tests.models.samples import write_stack
+from worker.compiling import choose_compiler
+
+CPU = torch.device("cpu")
+
+
+def asking(answer: str, data: Path) -> Settings:
+    return Settings.model_validate({"data": data, "compile": answer})
+
+
+@pytest.mark.parametrize("answer", ["auto", "no"])
+def test_a_start_that_was_not_asked_to_wait_does_not_compile(tmp_path: Path, answer: str) -> None:
+    stack = load_stack(write_stack(tmp_path / "tiny"))
+    assert choose_compiler(asking(answer, tmp_path), CPU, [stack], "fp32") is None
+    assert not (tmp_path / "compiled").exists()
+
+
+def test_without_a_compiler_auto_is_eager_and_yes_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert choose_compiler(asking("auto", tmp_path), CPU, [], "fp32") is None
+    with pytest.raises(
+        SettingsError, match=r"^ADM_COMPILE: there is no C\+\+ compiler .*no-such-compiler was not found$"
+    ):
+        choose_compiler(asking("yes", tmp_path), CPU, [], "fp32")
+
+
+def test_other_devices_are_not_compiled_for(tmp_path: Path) -> None:
+    cuda = torch.device("cuda", 0)
+    assert choose_compiler(asking("auto", tmp_path), cuda, [], "fp32") is None
+    with pytest.raises(SettingsError, match="on a CPU only, not on cuda:0"):
+        choose_compiler(asking("yes", tmp_path), cuda, [], "fp32")

@@ -1,0 +1,41 @@
+"""Whether a worker's networks are compiled: as ADM_COMPILE says, and never by a start that was not asked to wait."""
+
+from collections.abc import Sequence
+
+import structlog
+import torch
+
+from engine.compiling import Compiler, NoCompilerError
+from jobs.errors import SettingsError
+from jobs.settings import Settings
+from models.precision import Precision
+from models.stack import Stack
+
+log = structlog.get_logger("worker")
+
+
+def choose_compiler(
+    settings: Settings, device: torch.device, stacks: Sequence[Stack], precision: Precision
+) -> Compiler | None:
+    """The compiler for these stacks; None: they run eagerly.
+
+    Raises: SettingsError where compiling is demanded and cannot be.
+    """
+    if settings.compile == "no" or (settings.compile == "auto" and device.type != "cpu"):
+        return None
+    if device.type != "cpu":
+        raise SettingsError(f"ADM_COMPILE: networks are compiled on a CPU only, not on {device}")
+    try:
+        compiler = Compiler(settings.data / "compiled", stacks, precision, settings.max_rows, tell)
+    except NoCompilerError as error:
+        if settings.compile == "auto":
+            return None
+        raise SettingsError(f"ADM_COMPILE: {error}") from error
+    if settings.compile == "auto" and not compiler.is_warm:
+        return None
+    log.info("compiled_networks", warm=compiler.is_warm, folder=str(compiler.folder), compiler=compiler.version)
+    return compiler
+
+
+def tell(part: str, rows: int) -> None:
+    log.info("compiling", stage=part, rows=rows)
