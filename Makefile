@@ -4,6 +4,7 @@
 #   make test     everything: format, lint, types, import layers, tests
 #   make check    the same without the tests
 #   make chaos    hurt everything for minutes, and lose nothing; CHAOS_SEED, CHAOS_JOBS, CHAOS_SECONDS
+#   make bench    ratios against the official way, a job at a time and the bare engine; into bench/results
 #   make golden   the reference cases under GOLDEN=tests/golden
 #   make judge    measure the demo stack and write weights/demo/judge.json
 #   make lock     resolve the dependencies anew into requirements.lock
@@ -14,7 +15,7 @@ GOLDEN ?= tests/golden
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: up demo test check chaos golden judge install browser lock clean
+.PHONY: up demo test check chaos bench golden judge install browser lock clean
 
 up: install
 	$(BIN)/adm up
@@ -33,6 +34,11 @@ check: install
 
 chaos: install
 	CHAOS_JOBS=$${CHAOS_JOBS:-400} CHAOS_SECONDS=$${CHAOS_SECONDS:-240} $(BIN)/pytest -s tests/chaos
+
+bench: install
+	$(BIN)/python -m bench.engine
+	$(BIN)/python -m bench.serving
+	$(BIN)/python -m bench.simulate
 
 golden: install
 	$(BIN)/python -m tests.golden_runner $(GOLDEN)
