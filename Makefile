@@ -38,6 +38,7 @@ chaos: install
 bench: install
 	$(BIN)/python -m bench.engine
 	$(BIN)/python -m bench.serving
+	$(BIN)/python -m bench.overhead
 	$(BIN)/python -m bench.simulate
 
 golden: install
