@@ -68,13 +68,14 @@ class JobQueue:
         backlog = self.backlogs([pipeline.id])[pipeline.id]
         self._refuse_if_full(backlog)
         self._hold_files(resolved)
-        queue = self._views.queue_info(backlog, resolved, backlog.lengths[resolved.priority])
+        reckoned = self._views.reckoned_seconds(backlog, resolved)
+        queue = self._views.queue_info(backlog, resolved, backlog.lengths[resolved.priority], reckoned)
         record, created = self.ledger.submit(
             job_id,
             resolved,
             class_name=pipeline.class_name(resolved.class_label),
             work=work_of(resolved),
-            reckoned_seconds=self._views.reckoned_seconds(backlog, resolved),
+            reckoned_seconds=reckoned,
             body_digest=digest,
             is_new=idempotency_key is None,
         )

@@ -48,7 +48,9 @@ class Views:
             request = readable_request(each)
             queue = None
             if each.id in places and request is not None:
-                queue = self.queue_info(backlogs[each.pipeline], request, places[each.id])
+                backlog = backlogs[each.pipeline]
+                reckoned = self.reckoned_seconds(backlog, request)
+                queue = self.queue_info(backlog, request, places[each.id], reckoned)
             views.append(view(each, request, queue, progress_of(each, request, progress.get(each.id))))
         return views
 
@@ -64,13 +66,14 @@ class Views:
         """What the estimator makes of a job, before its bias is taken out."""
         return Estimator(self._fleet.read()).eta_seconds(backlog, request)
 
-    def queue_info(self, backlog: Backlog, request: ResolvedRequest, place: int | None) -> QueueInfo:
+    def queue_info(
+        self, backlog: Backlog, request: ResolvedRequest, place: int | None, reckoned: float | None
+    ) -> QueueInfo:
         """Where a job stands that has so many before it in the queue of its priority; None: it is being taken."""
-        fleet = self._fleet.read()
         ahead = keys.PRIORITIES[: keys.PRIORITIES.index(request.priority)]
-        workers = len(fleet.holders(request.model))
-        reckoned = self.reckoned_seconds(backlog, request) if workers else None  # it may wait until it expires
-        eta_seconds = None if reckoned is None else reckoned * backlog.bias
+        workers = len(self._fleet.read().holders(request.model))
+        # without a worker it may wait until it expires
+        eta_seconds = reckoned * backlog.bias if reckoned is not None and workers else None
         return QueueInfo(
             position=sum(backlog.lengths[each] for each in ahead) + (place or 0),
             eta_seconds=None if eta_seconds is None else round(eta_seconds, 3),

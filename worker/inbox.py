@@ -3,7 +3,6 @@
 import json
 import time
 from collections.abc import Callable, Sequence
-from itertools import chain
 from typing import Any, cast
 
 import structlog
@@ -88,10 +87,8 @@ class Inbox:
         )
         channels = keys.WAKE_CHANNEL, PUBSUB_CHANNEL_TEMPLATE % self._name
         self._pubsub.subscribe(*channels)
-        for _ in channels:
-            self._pubsub.get_message(
-                timeout=1
-            )  # the confirmation, which would pass for the end of what there is to read
+        for _ in channels:  # a confirmation each, which would pass for the end of what there is to read
+            self._pubsub.get_message(timeout=1)
         for each in cast(set[bytes], self._redis.smembers(books.executions_key(self._name))):
             job_id, _, token = each.decode().partition(":")
             log.info("recovering", job_id=job_id, worker=self._name)
@@ -305,11 +302,9 @@ class Inbox:
         return cancels
 
     def _take(self, room: int, spare: int, would_run: WouldRun, commands: list[Submit | Cancel]) -> None:
-        claims = self._taker.take(room, self._in_flight)
-        if self._queues_changed:
-            claims = chain(claims, self._taker.take_beside(spare, would_run, self._in_flight))
+        looking = spare if self._queues_changed else 0
         self._queues_changed = False
-        for claim in claims:
+        for claim in self._taker.take(room, looking, would_run, self._in_flight):
             if (stale := self._in_flight.get(claim.job_id)) is not None:
                 self._release(stale)
             self._in_flight[claim.job_id] = claim

@@ -68,15 +68,15 @@ class Taker:
         self._pipelines, self._metrics = tuple(pipelines), metrics
         self._next_pipeline = 0
 
-    def take(self, room: int, in_flight: Mapping[str, Claim]) -> Iterator[Claim]:
-        """Claim jobs for so many images, high priority first.
+    def take(self, room: int, spare: int, would_run: WouldRun, in_flight: Mapping[str, Claim]) -> Iterator[Claim]:
+        """Claim jobs for so many images, high priority first; then, into `spare`, those that would run at once.
 
         The caller enters each claim into `in_flight`, by its job, before it asks for the next.
         """
-        while room > 0 and not any(each.alone for each in in_flight.values()):
+        while room > 0 and not runs_alone(in_flight):
             head = self._head()
             if head is None:
-                break
+                return
             fits, claim = self._try_to_claim(*head, room, busy=bool(in_flight))
             if not fits:
                 break
@@ -84,19 +84,18 @@ class Taker:
                 self._next_pipeline += 1
                 room -= claim.request.num_rows
                 yield claim
+        yield from self._take_beside(spare, would_run, in_flight)
 
-    def take_beside(self, spare: int, would_run: WouldRun, in_flight: Mapping[str, Claim]) -> Iterator[Claim]:
-        """Claim jobs for so many images that would run at once, past others that wait for room. As `take` else."""
-        if spare <= 0 or any(each.alone for each in in_flight.values()):
-            return
-        for pipeline, priority, job_id, work in self._waiting():
+    def _take_beside(self, spare: int, would_run: WouldRun, in_flight: Mapping[str, Claim]) -> Iterator[Claim]:
+        """Claim jobs past others that wait for room."""
+        for pipeline, priority, job_id, work in self._waiting() if spare > 0 else []:
+            if spare <= 0 or runs_alone(in_flight):
+                return
             if would_run(pipeline, priority, work):
                 _, claim = self._try_to_claim(keys.queue(pipeline, priority), job_id, spare, busy=bool(in_flight))
                 if claim is not None:
                     spare -= claim.request.num_rows
                     yield claim
-            if spare <= 0:
-                return
 
     def _waiting(self) -> list[tuple[str, Priority, str, dict[str, int]]]:
         """The first and the newest jobs of each queue, and their work.
@@ -182,3 +181,8 @@ class Taker:
                 self._metrics.waited.labels(claim.request.model, claim.request.priority).observe(waited)
             log.info("claimed", job_id=job_id, attempt=claim.attempt, alone=claim.alone)
         return fits, claim
+
+
+def runs_alone(in_flight: Mapping[str, Claim]) -> bool:
+    """Whether one of the claims suffers no other beside it."""
+    return any(each.alone for each in in_flight.values())
