@@ -3,149 +3,24 @@
 import json
 import re
 import time
-from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import httpx2
 import pytest
 from playwright.sync_api import (
     Browser,
-    ConsoleMessage,
-    FilePayload,
-    JSHandle,
-    Locator,
     Page,
     Route,
     expect,
-    sync_playwright,
 )
 from redis import Redis
 
-from jobs import keys
-from jobs.events import Preview
-from jobs.images import ImageStore
-from jobs.job import ImageRecord, Progress, Usage
 from jobs.settings import Settings
-from tests.conftest import RedisServer
-from tests.jobs.samples import DEMO, DEMO_UNCOND, png, worker_info
 from tests.service.conftest import body, running_service
-from worker.inbox import Cancel, Claim, Inbox, Submit
+from tests.service.page.painter import Painter, films, generate, open_page
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
-
-CHROMIUM = Path("/usr/bin/chromium")
-ARGUMENTS = ["--no-sandbox", "--disable-quic", "--disable-background-networking", "--disable-component-update"]
-TELL_VIOLATIONS = """
-document.addEventListener("securitypolicyviolation", (event) => console.error(`CSP: ${event.violatedDirective}`));
-"""
-WAIT_MS = 20_000  # for a busy machine; nothing waits longer than it must
-
-
-@pytest.fixture(scope="module")  # Playwright holds a running event loop, in which others could run none
-def browser() -> Iterator[Browser]:
-    if not CHROMIUM.exists():
-        pytest.fail(f"the page's tests need {CHROMIUM}: `make browser`, or `apt-get install chromium`")
-    expect.set_options(timeout=WAIT_MS)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=[*ARGUMENTS, "--disable-sync"], timeout=60_000
-        )
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def errors() -> list[str]:
-    """What the page complained of; a test that provokes something takes it out."""
-    return []
-
-
-@pytest.fixture
-def page(browser: Browser, address: str, errors: list[str]) -> Iterator[Page]:
-    def note(message: ConsoleMessage) -> None:
-        if message.type in ("error", "warning"):
-            errors.append(message.text)
-
-    context = browser.new_context(base_url=address, viewport={"width": 1280, "height": 900})
-    context.set_default_timeout(WAIT_MS)
-    context.add_init_script(TELL_VIOLATIONS)
-    page = context.new_page()
-    page.on("console", note)
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    yield page
-    context.close()
-    assert errors == []
-
-
-class Painter:
-    """A worker that does only what it is told; inbox and store are real."""
-
-    def __init__(self, redis: Redis, settings: Settings) -> None:
-        self.images = ImageStore(settings.store_address)
-        self.inbox = Inbox(redis, settings, "cpu-0", [DEMO, DEMO_UNCOND])
-        self.inbox.open()
-        self.beat()
-
-    def beat(self) -> None:
-        self.inbox.heartbeat(worker_info(), "")
-
-    def claim(self) -> Claim:
-        (command,) = self._next()
-        assert isinstance(command, Submit)
-        return command.claim
-
-    def hear_cancel(self, claim: Claim) -> None:
-        assert self._next() == [Cancel(claim.job_id)]
-        assert self.inbox.cancelled(claim)
-
-    def _next(self) -> list[Submit | Cancel]:
-        until = time.monotonic() + WAIT_MS / 1000
-        while time.monotonic() < until:
-            if commands := self.inbox.poll(room=64, wait_seconds=1):
-                return commands
-        raise TimeoutError("nothing came through the queue")
-
-    def step(self, claim: Claim, stage: str, step: int, steps: int, grey: int) -> None:
-        for index in range(claim.request.num_images):
-            self.inbox.preview(claim, Preview(index, stage, step, steps, png(grey, 4)))
-        self.inbox.progress(claim, Progress(stage=stage, step=step, steps=steps, fraction=step / (2 * steps)))
-
-    def finish(self, claim: Claim, results: dict[str, Any] | None = None) -> list[ImageRecord]:
-        records = []
-        for index in range(claim.request.num_images):
-            records.append(self.images.put(claim.job_id, claim.token, index, png(200 + index, 8)))
-            self.inbox.image_ready(claim, records[-1])
-        self.inbox.complete(claim, records, Usage(steps=9, device_seconds=0.5), "fingerprint", results)
-        return records
-
-
-@pytest.fixture
-def painter(redis_server: RedisServer, redis: Redis, service_settings: Settings) -> Iterator[Painter]:
-    own = redis_server.client()
-    painter = Painter(own, service_settings)
-    time.sleep(0.6)  # the service looks at the fleet no oftener than twice a second
-    yield painter
-    painter.inbox.close()
-    own.close()
-
-
-def open_page(page: Page) -> None:
-    page.goto("/")
-    expect(page.locator("#generate")).to_be_visible()
-
-
-def generate(page: Page, painter: Painter) -> Claim:
-    """Press Generate, claim the job, and wait until its stream tells the page so."""
-    page.get_by_role("button", name="Generate").click()
-    claim = painter.claim()
-    expect(page.locator("#progress-text")).to_contain_text("Base step 0")
-    return claim
-
-
-def films(page: Page) -> Locator:
-    return page.locator("#strip .thumb")
 
 
 def no_horizontal_scroll(page: Page) -> bool:
@@ -531,123 +406,8 @@ def test_stream_is_taken_up_again_after_the_service_restarted(
 
 
 def test_modules_stay_small_and_nothing_comes_from_elsewhere() -> None:
-    static = Path(__file__).parents[2] / "service" / "static"
+    static = Path(__file__).parents[3] / "service" / "static"
     for path in (each for each in static.rglob("*") if each.is_file()):
         text = path.read_text()
         assert len(text.splitlines()) <= 300, path
         assert "://" not in text.replace("http://www.w3.org/2000/svg", ""), path
-
-
-def choose(page: Page, slot: int, content: bytes, name: str = "mine.png") -> None:
-    file = FilePayload(name=name, mimeType="image/png", buffer=content)
-    page.locator(f"#slot-{slot} input").set_input_files(file)
-
-
-def test_uploaded_picture_is_shown_and_reconstructed(page: Page, painter: Painter) -> None:
-    open_page(page)
-    reconstruct = page.get_by_role("button", name="Reconstruct", exact=True)
-    expect(reconstruct).to_be_disabled()
-    choose(page, 0, png(50, 8))
-    expect(page.locator("#slot-0")).to_contain_text("8 \N{MULTIPLICATION SIGN} 8 px")
-    expect(page.get_by_role("button", name="Morph", exact=True)).to_be_disabled()
-    reconstruct.click()
-    claim = painter.claim()
-    assert (claim.request.kind, len(claim.request.images), claim.request.model) == ("reconstruct", 1, "demo")
-    painter.finish(claim, {"errors": [{"mean_absolute": 1.25, "psnr": 41.5}]})
-    expect(page.locator("#stage-title")).to_have_text("Reconstruction")
-    expect(page.locator("#request-facts")).to_contain_text("1.25 of 255")
-    expect(page.locator("#request-facts")).to_contain_text("41.5 dB")
-    expect(page.locator("#caption")).to_contain_text("Finished")
-    page.get_by_role("slider", name="Denoising step").fill("0")
-    expect(page.locator("#caption")).to_have_text("Your picture")
-    expect(page.get_by_role("button", name="Again with this seed")).to_be_hidden()
-
-
-def test_nothing_lies_over_a_picture(page: Page, painter: Painter) -> None:
-    open_page(page)
-    painter.finish(generate(page, painter))
-    expect(page.locator("#picture")).to_be_visible()
-    box = page.locator("#picture").bounding_box()
-    assert box is not None
-    at = [box["x"] + box["width"] / 2, box["y"] + box["height"] / 2]
-    assert page.evaluate("([x, y]) => document.elementFromPoint(x, y).id", at) == "picture"
-
-
-def test_dropped_pictures_morph_frame_by_frame(page: Page, painter: Painter) -> None:
-    open_page(page)
-    for slot in (0, 1):
-        page.locator(f"#slot-{slot}").dispatch_event("drop", {"dataTransfer": dropped(page, png(90 + slot, 8))})
-        expect(page.locator(f"#slot-{slot}")).to_contain_text("8 \N{MULTIPLICATION SIGN} 8 px")
-    page.get_by_role("button", name="Morph", exact=True).click()
-    claim = painter.claim()
-    assert (claim.request.kind, claim.request.n, len(set(claim.request.images))) == ("interpolate", 12, 2)
-    painter.finish(claim)
-    expect(films(page)).to_have_count(12)
-    slider = page.get_by_role("slider", name="Frame of the morph")
-    slider.fill("3")
-    expect(page.locator("#caption")).to_have_text("Frame 4 of 12")
-    slider.press("ArrowRight")
-    expect(page.locator("#caption")).to_have_text("Frame 5 of 12")
-    page.get_by_role("button", name="Play").click()
-    expect(page.locator("#caption")).to_have_text("Frame 12 of 12")
-    expect(page.locator("#siblings-area")).to_be_hidden()
-
-
-def dropped(page: Page, content: bytes) -> JSHandle:
-    """What a browser hands over when a file is dropped."""
-    make = """bytes => {
-        const transfer = new DataTransfer();
-        transfer.items.add(new File([new Uint8Array(bytes)], "mine.png", {type: "image/png"}));
-        return transfer;
-    }"""
-    return page.evaluate_handle(make, list(content))
-
-
-def test_scores_are_shown_as_bars(page: Page, painter: Painter) -> None:
-    open_page(page)
-    choose(page, 0, png(60, 8))
-    page.get_by_role("button", name="Score", exact=True).click()
-    claim = painter.claim()
-    scores = [
-        {"class_label": 4, "class_name": "torus", "probability": 0.875},
-        {"class_label": 1, "class_name": "sphere", "probability": 0.125},
-    ]
-    painter.finish(claim, {"scores": [scores]})
-    expect(page.locator("#scores li")).to_have_text(["torus87.5 %", "sphere12.5 %"])
-    expect(page.get_by_role("progressbar", name="torus")).to_have_attribute("value", "0.875")
-
-
-def test_variation_goes_as_far_as_the_slider_says(page: Page, painter: Painter) -> None:
-    open_page(page)
-    choose(page, 0, png(70, 8))
-    page.get_by_label("Strength of a variation").fill("0.3")
-    expect(page.locator("#strength-shown")).to_have_text("0.3")
-    page.get_by_role("button", name="Variations").focus()
-    page.keyboard.press("Enter")
-    claim = painter.claim()
-    assert (claim.request.kind, claim.request.strength, claim.request.n) == ("variation", 0.3, 4)
-    painter.finish(claim)
-    expect(page.locator("#siblings button")).to_have_count(4)
-    page.get_by_role("button", name="Image 3 of 4").click()
-    expect(page.locator("#request-facts")).to_contain_text("3 of 4")
-
-
-def test_file_that_is_no_picture_is_refused_in_words(page: Page, painter: Painter, errors: list[str]) -> None:
-    open_page(page)
-    choose(page, 0, b"not a picture", "notes.png")
-    expect(page.locator("#from-picture-error")).to_have_text("notes.png is not a PNG, JPEG or WebP picture")
-    expect(page.get_by_role("button", name="Score", exact=True)).to_be_disabled()
-    assert len(errors) == 1
-    assert "422" in errors.pop()
-    choose(page, 0, png(80, 8))
-    expect(page.get_by_role("button", name="Score", exact=True)).to_be_enabled()
-    expect(page.locator("#from-picture-error")).to_be_hidden()
-
-
-def test_model_that_only_generates_offers_nothing_from_pictures(page: Page, painter: Painter, redis: Redis) -> None:
-    redis.hset(keys.PIPELINES, "demo-uncond", DEMO_UNCOND.model_copy(update={"kinds": ("generate",)}).model_dump_json())
-    time.sleep(0.6)
-    open_page(page)
-    expect(page.locator("#from-picture")).to_be_visible()
-    page.get_by_label("Model").select_option("demo-uncond")
-    expect(page.locator("#from-picture")).to_be_hidden()

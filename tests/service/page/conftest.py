@@ -1,0 +1,71 @@
+"""Chromium, a page that may complain of nothing, and a painter."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import (
+    Browser,
+    ConsoleMessage,
+    Page,
+    expect,
+    sync_playwright,
+)
+from redis import Redis
+
+from jobs.settings import Settings
+from tests.conftest import RedisServer
+from tests.service.page.painter import WAIT_MS, Painter
+
+CHROMIUM = Path("/usr/bin/chromium")
+ARGUMENTS = ["--no-sandbox", "--disable-quic", "--disable-background-networking", "--disable-component-update"]
+TELL_VIOLATIONS = """
+document.addEventListener("securitypolicyviolation", (event) => console.error(`CSP: ${event.violatedDirective}`));
+"""
+
+
+@pytest.fixture(scope="module")  # Playwright holds a running event loop, in which others could run none
+def browser() -> Iterator[Browser]:
+    if not CHROMIUM.exists():
+        pytest.fail(f"the page's tests need {CHROMIUM}: `make browser`, or `apt-get install chromium`")
+    expect.set_options(timeout=WAIT_MS)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=[*ARGUMENTS, "--disable-sync"], timeout=60_000
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def errors() -> list[str]:
+    """What the page complained of; a test that provokes something takes it out."""
+    return []
+
+
+@pytest.fixture
+def page(browser: Browser, address: str, errors: list[str]) -> Iterator[Page]:
+    def note(message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            errors.append(message.text)
+
+    context = browser.new_context(base_url=address, viewport={"width": 1280, "height": 900})
+    context.set_default_timeout(WAIT_MS)
+    context.add_init_script(TELL_VIOLATIONS)
+    page = context.new_page()
+    page.on("console", note)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    yield page
+    context.close()
+    assert errors == []
+
+
+@pytest.fixture
+def painter(redis_server: RedisServer, redis: Redis, service_settings: Settings) -> Iterator[Painter]:
+    own = redis_server.client()
+    painter = Painter(own, service_settings)
+    time.sleep(0.6)  # the service looks at the fleet no oftener than twice a second
+    yield painter
+    painter.inbox.close()
+    own.close()

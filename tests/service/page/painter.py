@@ -1,0 +1,79 @@
+"""A worker that does only what a test of the page tells it, and what those tests do over and over."""
+
+import time
+from typing import Any
+
+from playwright.sync_api import (
+    Locator,
+    Page,
+    expect,
+)
+from redis import Redis
+
+from jobs.events import Preview
+from jobs.images import ImageStore
+from jobs.job import ImageRecord, Progress, Usage
+from jobs.settings import Settings
+from tests.jobs.samples import DEMO, DEMO_UNCOND, png, worker_info
+from worker.inbox import Cancel, Claim, Inbox, Submit
+
+WAIT_MS = 20_000  # for a busy machine; nothing waits longer than it must
+
+
+class Painter:
+    """A worker that does only what it is told; inbox and store are real."""
+
+    def __init__(self, redis: Redis, settings: Settings) -> None:
+        self.images = ImageStore(settings.store_address)
+        self.inbox = Inbox(redis, settings, "cpu-0", [DEMO, DEMO_UNCOND])
+        self.inbox.open()
+        self.beat()
+
+    def beat(self) -> None:
+        self.inbox.heartbeat(worker_info(), "")
+
+    def claim(self) -> Claim:
+        (command,) = self._next()
+        assert isinstance(command, Submit)
+        return command.claim
+
+    def hear_cancel(self, claim: Claim) -> None:
+        assert self._next() == [Cancel(claim.job_id)]
+        assert self.inbox.cancelled(claim)
+
+    def _next(self) -> list[Submit | Cancel]:
+        until = time.monotonic() + WAIT_MS / 1000
+        while time.monotonic() < until:
+            if commands := self.inbox.poll(room=64, wait_seconds=1):
+                return commands
+        raise TimeoutError("nothing came through the queue")
+
+    def step(self, claim: Claim, stage: str, step: int, steps: int, grey: int) -> None:
+        for index in range(claim.request.num_images):
+            self.inbox.preview(claim, Preview(index, stage, step, steps, png(grey, 4)))
+        self.inbox.progress(claim, Progress(stage=stage, step=step, steps=steps, fraction=step / (2 * steps)))
+
+    def finish(self, claim: Claim, results: dict[str, Any] | None = None) -> list[ImageRecord]:
+        records = []
+        for index in range(claim.request.num_images):
+            records.append(self.images.put(claim.job_id, claim.token, index, png(200 + index, 8)))
+            self.inbox.image_ready(claim, records[-1])
+        self.inbox.complete(claim, records, Usage(steps=9, device_seconds=0.5), "fingerprint", results)
+        return records
+
+
+def open_page(page: Page) -> None:
+    page.goto("/")
+    expect(page.locator("#generate")).to_be_visible()
+
+
+def generate(page: Page, painter: Painter) -> Claim:
+    """Press Generate, claim the job, and wait until its stream tells the page so."""
+    page.get_by_role("button", name="Generate").click()
+    claim = painter.claim()
+    expect(page.locator("#progress-text")).to_contain_text("Base step 0")
+    return claim
+
+
+def films(page: Page) -> Locator:
+    return page.locator("#strip .thumb")
