@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from datasets.shapes import render_set
 from diffusion.grids import TIME_GRIDS, TimeGrid
@@ -30,6 +31,7 @@ from evaluation.judging import distance, judge_images
 from evaluation.sampling import Sampler
 from models.checkpoint import load_network
 from models.judge import Judge
+from models.precision import Precision
 from models.stack import file_hash, load_stack
 
 ROOT = Path(__file__).parents[1]
@@ -78,18 +80,22 @@ def few_step_cells(scale: float) -> list[Cell]:
 class Bench:
     """The demo stack, its judge and the renders that samples are held against."""
 
-    def __init__(self) -> None:
+    def __init__(self, precision: Precision = "fp32", fresh_images: int = FRESH_IMAGES) -> None:
         self.stack = load_stack(DEMO)
         self.judge = load_network(DEMO / "judge.safetensors", Judge)
-        self.sampler = Sampler(Engine(build_stages([self.stack], MAX_ROWS), MAX_ROWS))
-        pixels, _ = render_set(FRESH_IMAGES, FRESH_SEED, self.stack.base.network.config.image_size)
+        self.sampler = Sampler(Engine(build_stages([self.stack], MAX_ROWS, precision=precision), MAX_ROWS))
+        pixels, _ = render_set(fresh_images, FRESH_SEED, self.stack.base.network.config.image_size)
         self.fresh = judge_images(self.judge, pixels)
+
+    def sample(self, cell: Cell, labels: Sequence[int], seed: int = SEED) -> Tensor:
+        """One image a label: [N, 3, H, W] uint8."""
+        pipeline = Pipeline(self.stack.pipelines["demo"], self.stack)
+        return self.sampler.sample(pipeline, labels, cell.guidance_scale, cell.plan, seed=seed)
 
     def measure(self, cell: Cell, images: int) -> dict[str, Any]:
         """Judge agreement, FID, the share of values at the ends of the range, and seconds."""
         started, labels = time.perf_counter(), turns(images, len(self.stack.class_names))
-        pipeline = Pipeline(self.stack.pipelines["demo"], self.stack)
-        pixels = self.sampler.sample(pipeline, labels, cell.guidance_scale, cell.plan, seed=SEED)
+        pixels = self.sample(cell, labels)
         verdict = judge_images(self.judge, pixels)
         return {
             **asdict(cell),
