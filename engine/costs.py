@@ -30,6 +30,12 @@ class StepCosts:
         measured[row_shape] = SMOOTHING * before + (1 - SMOOTHING) * seconds
         self._set(stage, {shape: _at_most(measured, shape) for shape in self._shapes[stage]})
 
+    def keep(self, stage: str, shapes: Sequence[int]) -> None:
+        """Forget all shapes of a stage but these, which it still has."""
+        self._shapes[stage] = tuple(shapes)
+        self._measured[stage] = {shape: each for shape, each in self._measured[stage].items() if shape in shapes}
+        self._set(stage, {shape: self._seconds[stage][shape] for shape in shapes})
+
     def _set(self, stage: str, seconds: dict[int, float]) -> None:
         self._seconds[stage] = seconds
         self._row_seconds[stage] = min(each / shape for shape, each in seconds.items())

@@ -39,7 +39,9 @@ class Finished:
 class StepReport:
     """What a step did: its stage, the rows that moved and the shape they were padded to.
 
-    failed has the jobs that cannot be computed, and why; all their images have left the engine.
+    failed has the jobs that cannot be computed, and why; all their images have left the engine. Where the device's
+    memory did not suffice, lowered says that the stage takes smaller batches from here on, and the row shapes it has
+    left; torch.OutOfMemoryError in failed, that not even the smallest could be computed, which is no job's fault.
     """
 
     stage: str
@@ -47,6 +49,7 @@ class StepReport:
     row_shape: int
     finished: list[Finished]
     failed: dict[str, Exception]
+    lowered: tuple[int, ...] = ()
 
 
 class Engine:
@@ -111,20 +114,27 @@ class Engine:
         choice = self.scheduler.choose()
         if choice is None:
             return None
-        batch = [self._live[key] for key in choice.keys]
+        batch, stage = [self._live[key] for key in choice.keys], self.stages[choice.stage]
         failed: dict[str, Exception] = {}
-        moved = self._take(self.stages[choice.stage], batch, failed)
+        shapes = stage.network_shapes, stage.guide_shapes
+        moved = self._take(stage, batch, failed)
+        lowered = () if shapes == (stage.network_shapes, stage.guide_shapes) else stage.network_shapes
+        if lowered:
+            self.costs.keep(choice.stage, lowered)
         self.scheduler.moved(each.key for each in moved)
         finished = self._advance([each for each in moved if each.row == len(each.table)], failed)
         for job_id in failed:
             self.abort(job_id)
-        return StepReport(choice.stage, moved, choice.row_shape, finished, failed)
+        return StepReport(choice.stage, moved, choice.row_shape, finished, failed, lowered)
 
     def _take(self, stage: Stage, batch: list[Trajectory], failed: dict[str, Exception]) -> list[Trajectory]:
         try:
             stage.step(batch)
         except torch.AcceleratorError:
             raise  # every later call of this process fails too: it would take all jobs of the queue and fail them
+        except torch.OutOfMemoryError as error:
+            failed.update((each.request.job_id, error) for each in batch)  # the stage has tried all smaller shapes
+            return []
         except Exception as error:  # noqa: BLE001 - whatever a row breaks must stay that row's
             if len(batch) == 1:
                 failed[batch[0].request.job_id] = error

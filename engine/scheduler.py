@@ -145,8 +145,9 @@ class Scheduler(Generic[KeyT]):
         The more images wait, the less of the device's time may be wasted on serving some of them sooner.
         """
         seconds, row_seconds = self.costs.seconds, self.costs.row_seconds(stage)
-        here = min(len(line), self.max_rows)
-        worth_trying = [rows for rows in self.costs.row_shapes(stage) if rows < here] + [here]
+        shapes = self.costs.row_shapes(stage)
+        here = min(len(line), self.max_rows, shapes[-1])
+        worth_trying = [rows for rows in shapes if rows < here] + [here]
         dearest = min(seconds(stage, rows) / rows for rows in worth_trying) * (
             1 + WASTE * self.max_rows / len(self._places)
         )

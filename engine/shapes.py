@@ -1,7 +1,7 @@
 """Which row counts a step may be padded to, so that no image can tell how many neighbours it had.
 
 Kernels are chosen by shape and round differently, which flips pixels. So the candidates are tried on the same rows, and
-only a set whose rows agree bit for bit is kept.
+only a set whose rows agree bit for bit is kept. A shape that the device's memory does not suffice for is given up.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,12 +18,48 @@ def agreeing_shapes(
     """The candidates up to max_rows whose rows are equal, bit for bit, to those of the largest.
 
     compute(rows) returns the results of the first `rows` rows of one fixed input: [rows, ...], thousands of values a
-    row, so that shapes which round differently do not agree by luck. The largest shape is always kept, as throughput
-    rests on it; in the worst case it is the only one.
+    row, so that shapes which round differently do not agree by luck. The largest shape that the memory suffices for is
+    always kept, as throughput rests on it; in the worst case it is the only one.
+    Raises: torch.OutOfMemoryError where it suffices for none.
     """
-    reference = compute(max_rows)
-    smaller = (rows for rows in candidates if rows < max_rows)
+    smaller = [rows for rows in candidates if rows < max_rows]
+    try:
+        reference = compute(max_rows)
+    except torch.OutOfMemoryError:
+        if not smaller:
+            raise
+        reference = None
+    if reference is None:  # here, where the exception and all that it held are gone
+        return agreeing_shapes(compute, smaller[-1], candidates)
     return (*(rows for rows in smaller if torch.equal(compute(rows), reference[:rows])), max_rows)
+
+
+def in_parts(compute: Callable[..., Tensor], shapes: Sequence[int], *inputs: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+    """The results of all rows, computed in parts of at most the largest shape, and the shapes that memory sufficed for.
+
+    Each part is padded to one of the ascending shapes, which agree. inputs are tensors of as many rows.
+    Raises: torch.OutOfMemoryError where even the smallest shape takes too much.
+    """
+    left = tuple(shapes)
+    while True:
+        try:
+            return _by_parts(compute, left, inputs), left
+        except torch.OutOfMemoryError:
+            tried = padded(min(len(inputs[0]), left[-1]), left)
+            if tried == left[0]:
+                raise
+        left = left[: left.index(tried)]
+        if inputs[0].is_cuda:
+            torch.cuda.empty_cache()
+
+
+def _by_parts(compute: Callable[..., Tensor], shapes: Sequence[int], inputs: Sequence[Tensor]) -> Tensor:
+    computed = []
+    for part in zip(*(each.split(shapes[-1]) for each in inputs), strict=True):
+        rows = len(part[0])
+        count = padded(rows, shapes)
+        computed.append(compute(*(pad_rows(each, count) for each in part))[:rows])
+    return computed[0] if len(computed) == 1 else torch.cat(computed)
 
 
 def padded(rows: int, shapes: Sequence[int]) -> int:

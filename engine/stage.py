@@ -24,7 +24,7 @@ from diffusion.tables import (
 )
 from engine.compiling import Compiler
 from engine.guide import Guide
-from engine.shapes import CANDIDATES, agreeing_shapes, pad_rows, padded
+from engine.shapes import CANDIDATES, agreeing_shapes, in_parts
 from engine.trajectory import FromLatent, FromPicture, ImageRequest, StagePlan, Trajectory, steps_taken
 from models.classifier import NoisyClassifier
 from models.precision import DTYPES, Precision
@@ -202,16 +202,17 @@ class Stage:
         if self.guide is None:
             raise UnknownOfferError("there is no classifier to ask")
         x = from_uint8(pixels.to(self.device))
-        answers = []
-        for part in x.split(self.guide_shapes[-1]):
-            padding = padded(len(part), self.guide_shapes)
-            scores = self._scores(pad_rows(part, padding), torch.zeros(padding, device=self.device))
-            answers.append(scores[: len(part)].float().softmax(dim=1))
-        return torch.cat(answers)
+        timesteps = torch.zeros(len(x), device=self.device)
+        scores, self.guide_shapes = in_parts(self._scores, self.guide_shapes, x, timesteps)
+        return scores.float().softmax(dim=1)
 
     @torch.no_grad()
     def step(self, batch: Sequence[Trajectory]) -> None:
-        """Take the next row of every trajectory's table: of all of them, or on an exception of none."""
+        """Take the next row of every trajectory's table: of all of them, or on an exception of none.
+
+        Where the device's memory does not suffice, the rows are computed in parts, and the shapes that were too large
+        are given up. Raises: torch.OutOfMemoryError where the smallest is.
+        """
         x = torch.stack([each.x for each in batch])
         rows = torch.stack([each.table.rows[each.row] for each in batch]).to(self.device, torch.float32)
         timesteps = torch.tensor([each.timestep for each in batch], device=self.device)
@@ -224,11 +225,11 @@ class Stage:
             trajectory.row += 1
 
     def _output(self, batch: Sequence[Trajectory], x: Tensor, timesteps: Tensor) -> Tensor:
-        count = padded(len(batch), self.network_shapes)
         labels = torch.tensor([each.request.network_label or 0 for each in batch], device=self.device)
-        low_res = torch.stack([each.low_res for each in batch if each.low_res is not None] or [x[0]])
-        inputs = (pad_rows(each, count) for each in (x, timesteps, labels, low_res))
-        return self._predict(*inputs)[: len(batch)]
+        low_res = [each.low_res for each in batch if each.low_res is not None]
+        inputs = (x, timesteps, labels, torch.stack(low_res) if low_res else x)
+        output, self.network_shapes = in_parts(self._predict, self.network_shapes, *inputs)
+        return output
 
     def _predict(self, x: Tensor, timesteps: Tensor, labels: Tensor, low_res: Tensor) -> Tensor:
         class_labels = labels if self.network.config.num_classes is not None else None
@@ -268,10 +269,9 @@ class Stage:
                 target[condition] = weight
         scales = torch.tensor([each.guidance_scale for each in requests], device=self.device)
         entropy_scaled = torch.tensor([each.entropy_scaled for each in requests], device=self.device)
-        count = padded(len(guided), self.guide_shapes)
         each_row = (x[index], timesteps[index], targets.to(self.device), scales, entropy_scaled)
-        gradient = self._gradient(*(pad_rows(each, count) for each in each_row))
-        return torch.zeros_like(x).index_copy_(0, index, gradient[: len(guided)])
+        gradient, self.guide_shapes = in_parts(self._gradient, self.guide_shapes, *each_row)
+        return torch.zeros_like(x).index_copy_(0, index, gradient)
 
     def _noise(self, batch: Sequence[Trajectory], rows: Tensor) -> Tensor:
         noise = torch.zeros(len(batch), *self.shape, device=self.device)

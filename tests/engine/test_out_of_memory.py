@@ -1,0 +1,140 @@
+"""What the engine does when the device's memory does not suffice for a batch, which no job is to blame for."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from engine.engine import Engine, Finished
+from engine.pipeline import build_stages
+from engine.shapes import agreeing_shapes, in_parts
+from engine.trajectory import ImageRequest
+from models.stack import load_stack
+from tests.engine.bench import MAX_ROWS, Bench, finish, reports
+
+BASE, UPSAMPLE = "tiny/base", "tiny/upsample"
+
+
+def limit_rows(module: nn.Module, most: Callable[[], int]) -> list[int]:
+    """Let a network run out of memory above so many rows; the row counts that it computed."""
+    computed: list[int] = []
+
+    def run_out(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        rows = len(inputs[0])
+        if rows > most():
+            raise torch.OutOfMemoryError(f"{rows} rows")
+        computed.append(rows)
+
+    module.register_forward_pre_hook(run_out)
+    return computed
+
+
+def images(bench: Bench) -> list[ImageRequest]:
+    return [
+        bench.image(f"{i}", i, sampler="ddpm", steps=3, upsample=1, scale=2.0 * (i % 3), label=i % 3) for i in range(6)
+    ]
+
+
+def enter(bench: Bench) -> Engine:
+    engine = bench.engine()
+    for each in images(bench):
+        engine.add(each)
+    return engine
+
+
+def by_key(finished: Iterable[Finished]) -> dict[tuple[str, int], Tensor]:
+    return {(each.request.job_id, each.request.index): each.pixels for each in finished}
+
+
+@pytest.fixture
+def expected(bench: Bench) -> dict[tuple[str, int], Tensor]:
+    return by_key(finish(enter(bench)))
+
+
+@pytest.mark.parametrize("most", [2, 1])
+def test_batch_too_large_for_the_memory_is_split_and_later_ones_are_smaller(
+    own_bench: Bench, expected: dict[tuple[str, int], Tensor], most: int
+) -> None:
+    computed = limit_rows(own_bench.conditional.stack.base.network, lambda: most)
+    seen = reports(enter(own_bench))
+    assert not any(report.failed for report in seen)
+    finished = by_key(each for report in seen for each in report.finished)
+    assert finished.keys() == expected.keys()
+    assert all(torch.equal(finished[key], pixels) for key, pixels in expected.items())
+    base = [report for report in seen if report.stage == BASE]
+    assert len(base[0].moved) == MAX_ROWS
+    assert max(base[0].lowered) == most
+    assert not any(report.lowered for report in seen[1:])
+    assert max(len(report.moved) for report in base[1:]) == max(report.row_shape for report in base[1:]) == most
+    assert max(computed) == most
+    assert own_bench.stages[BASE].network_shapes[-1] == most
+    assert own_bench.stages[UPSAMPLE].network_shapes[-1] == MAX_ROWS
+    assert max(len(report.moved) for report in seen if report.stage == UPSAMPLE) == MAX_ROWS
+
+
+def test_guide_that_runs_out_is_asked_in_parts_and_the_network_is_not(
+    own_bench: Bench, expected: dict[tuple[str, int], Tensor]
+) -> None:
+    stage, classifier = own_bench.stages[BASE], own_bench.conditional.stack.classifier
+    assert classifier is not None
+    most = stage.guide_shapes[-2]
+    limit_rows(classifier.network, lambda: most)
+    finished = by_key(finish(enter(own_bench)))
+    assert all(torch.equal(finished[key], pixels) for key, pixels in expected.items())
+    assert (stage.guide_shapes[-1], stage.network_shapes[-1]) == (most, MAX_ROWS)
+    pictures = torch.randint(256, (MAX_ROWS, 3, 8, 8), dtype=torch.uint8)
+    assert torch.equal(stage.classify(pictures)[-1], stage.classify(pictures[-1:])[0])
+
+
+def test_jobs_that_not_even_one_row_fits_for_leave_unblamed_and_may_come_back(
+    own_bench: Bench, expected: dict[tuple[str, int], Tensor]
+) -> None:
+    free = [0]
+    computed = limit_rows(own_bench.conditional.stack.base.network, lambda: free[0])
+    engine = enter(own_bench)
+    report = engine.step()
+    assert report is not None
+    assert len(report.failed) == MAX_ROWS
+    assert all(isinstance(error, torch.OutOfMemoryError) for error in report.failed.values())
+    assert (report.moved, report.lowered, computed, engine.rows_in_flight) == ([], (), [], 2)
+    free[0] = MAX_ROWS
+    for each in images(own_bench):
+        if each.job_id in report.failed:
+            engine.add(each)
+    finished = by_key(finish(engine))
+    assert all(torch.equal(finished[key], pixels) for key, pixels in expected.items())
+
+
+def test_shapes_that_the_memory_does_not_suffice_for_at_start_are_left_out(stack_folder: Path) -> None:
+    stack = load_stack(stack_folder)
+    limit_rows(stack.base.network, lambda: 2)
+    stages = build_stages([stack], MAX_ROWS)
+    assert stages[BASE].network_shapes[-1] == 2
+    assert stages[BASE].guide_shapes[-1] == stages[UPSAMPLE].network_shapes[-1] == MAX_ROWS
+
+
+def test_no_shape_is_left_where_nothing_fits() -> None:
+    def run_out(*_: object) -> Tensor:
+        raise torch.OutOfMemoryError
+
+    with pytest.raises(torch.OutOfMemoryError):
+        agreeing_shapes(run_out, 8)
+    with pytest.raises(torch.OutOfMemoryError):
+        in_parts(run_out, (2, 4), torch.zeros(3, 1))
+
+
+def test_parts_are_padded_to_the_shapes_there_are() -> None:
+    asked = []
+
+    def double(x: Tensor) -> Tensor:
+        asked.append(len(x))
+        if len(x) > 4:
+            raise torch.OutOfMemoryError
+        return 2 * x
+
+    x = torch.arange(7.0)[:, None]
+    answer, left = in_parts(double, (1, 2, 4, 8), x)
+    assert torch.equal(answer, 2 * x)
+    assert (left, asked) == ((1, 2, 4), [8, 4, 4])
