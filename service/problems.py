@@ -10,12 +10,11 @@ import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import OutOfMemoryError, ReadOnlyError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match, Mount
 
+from jobs.away import is_away
 from jobs.errors import ErrorKind, FieldError, InvalidRequestError, RefusedError, UnavailableError
 
 log = structlog.get_logger("service")
@@ -109,7 +108,9 @@ def on_unavailable(request: Request, error: Exception) -> Response:
     return unavailable(request, "the image store cannot be reached")
 
 
-def on_redis_away(request: Request, error: Exception) -> Response:
+def on_redis_error(request: Request, error: Exception) -> Response:
+    if not is_away(error):
+        raise error
     log.warning("redis_away", error=type(error).__name__)
     return unavailable(request, "the queue cannot be reached")
 
@@ -147,8 +148,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(UnavailableError, on_unavailable)
     app.add_exception_handler(HTTPException, on_http)
     app.add_exception_handler(RequestValidationError, on_invalid_parameters)
-    for away in (RedisConnectionError, RedisTimeoutError, ReadOnlyError, OutOfMemoryError):
-        app.add_exception_handler(away, on_redis_away)
+    app.add_exception_handler(RedisError, on_redis_error)
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -8,12 +8,14 @@ from typing import Any, cast
 import structlog
 from prometheus_client import CollectorRegistry
 from redis.client import Pipeline, PubSub, Redis
+from redis.exceptions import RedisError
 from rq import worker_registration
 from rq.command import PUBSUB_CHANNEL_TEMPLATE
 from rq.serializers import JSONSerializer
 from rq.worker import BaseWorker, WorkerStatus
 
 from jobs import books, keys
+from jobs.away import is_away
 from jobs.errors import FailureKind
 from jobs.events import EventKind, Preview, publish
 from jobs.fleet import announce_pipelines, announce_worker, withdraw_worker
@@ -25,13 +27,12 @@ from jobs.settings import Settings
 from jobs.workers import WorkerInfo
 from worker.namesake import Process, keep_name, take_name
 from worker.queue_metrics import QueueMetrics
-from worker.reports import REDIS_AWAY, Reports
+from worker.reports import Reports
 from worker.taking import Cancel, Claim, Submit, Taker, WouldRun
 
 log = structlog.get_logger("worker.inbox")
 
-__all__ = ["REDIS_AWAY", "Cancel", "Claim", "Inbox", "Submit"]
-
+__all__ = ["Cancel", "Claim", "Inbox", "Submit"]
 
 REPEAT_SECONDS = 0.2  # between two attempts to write a result while Redis is away
 
@@ -121,7 +122,9 @@ class Inbox:
             while not commands and (left := deadline - time.monotonic()) > 0:
                 commands += self._messages(left)
                 self._take(room, spare, would_run, commands)
-        except REDIS_AWAY as error:
+        except RedisError as error:
+            if not is_away(error):
+                raise
             # rows in flight need no Redis to go on, so the loop is not held up; one without rows must not spin
             log.warning("redis_away", error=str(error))
             if not commands:
@@ -136,8 +139,8 @@ class Inbox:
         """
         try:
             return self._beat(info, metrics_text)
-        except REDIS_AWAY as error:
-            log.warning("redis_away", error=str(error))
+        except RedisError as error:  # rows in flight go on; the lease decides how long
+            log.warning("heartbeat_failed", error=str(error))
             return []
 
     def _beat(self, info: WorkerInfo, metrics_text: str) -> list[str]:
@@ -190,8 +193,8 @@ class Inbox:
         """Name what a next attempt may go on from; False when the claim was lost. May be lost: nobody waits for it."""
         try:
             return self._ledger.note_checkpoint(claim.job_id, claim.token, checkpoint)
-        except REDIS_AWAY as error:
-            log.warning("redis_away", error=str(error))
+        except RedisError as error:
+            log.warning("checkpoint_not_named", job_id=claim.job_id, error=str(error))
             return False
 
     def complete(
@@ -285,8 +288,8 @@ class Inbox:
                 worker_registration.unregister(self._rq, pipe)
                 pipe.delete(self._rq.key, keys.worker_process(self._name))
                 pipe.execute()
-        except REDIS_AWAY as error:
-            log.warning("redis_away", error=str(error))  # what was announced expires by itself
+        except RedisError as error:
+            log.warning("not_withdrawn", error=str(error))  # what was announced expires by itself
 
     def _messages(self, wait_seconds: float) -> list[Cancel]:
         """Read what came in; with a wait, return after the first message."""
@@ -330,7 +333,9 @@ class Inbox:
                 written = self._ledger.change(claim.job_id, decide)
                 self._away_since = None
                 return written
-            except REDIS_AWAY as error:
+            except RedisError as error:
+                if not is_away(error):
+                    raise
                 now = time.monotonic()
                 self._away_since = now if self._away_since is None else self._away_since
                 if now - self._away_since > self._settings.lease_seconds:

@@ -11,7 +11,6 @@ import structlog
 import torch
 from PIL import Image
 from prometheus_client import CollectorRegistry, generate_latest
-from redis.exceptions import RedisError
 from torch import Tensor
 
 from diffusion.pixels import to_uint8
@@ -20,6 +19,7 @@ from engine.engine import Engine, Finished, NotFiniteError, StepReport
 from engine.pipeline import BASE, UPSAMPLE, Pipeline
 from engine.scheduler import Priority
 from engine.stage import UnknownOfferError
+from jobs.away import is_away
 from jobs.errors import FailureKind, RefusedError, UnavailableError
 from jobs.events import Preview
 from jobs.files import FileStore
@@ -28,7 +28,7 @@ from jobs.job import Usage
 from jobs.settings import Settings
 from jobs.workers import WorkerInfo
 from worker.checkpoints import Checkpoints
-from worker.inbox import REDIS_AWAY, Cancel, Claim, Inbox, Submit
+from worker.inbox import Cancel, Claim, Inbox, Submit
 from worker.job_run import JobRun
 from worker.metrics import StepMetrics
 from worker.plans import plan_job, top_classes
@@ -129,14 +129,14 @@ class Worker:
             self._inbox.fail(claim, FailureKind.NOT_OFFERED, str(error), retry=False)
         except RefusedError as error:
             self._inbox.fail(claim, FailureKind.FILE_GONE, str(error), retry=False)
-        except (UnavailableError, *REDIS_AWAY) as error:
-            self._engine.abort(claim.job_id)
-            self._put_back(claim, error)
         except torch.AcceleratorError:
             raise  # as in the engine: the device is lost, and the process with it
         except Exception as error:  # noqa: BLE001 - whatever a job breaks must stay its own
-            log.error("submit_failed", job_id=claim.job_id, error=f"{type(error).__name__}: {error}")
             self._engine.abort(claim.job_id)
+            if isinstance(error, UnavailableError) or is_away(error):
+                self._put_back(claim, error)
+                return
+            log.error("submit_failed", job_id=claim.job_id, error=f"{type(error).__name__}: {error}")
             detail = "the worker could not prepare this job's images"
             self._inbox.fail(claim, FailureKind.STEP_FAILED, detail, retry=True)
         else:
@@ -277,11 +277,8 @@ class Worker:
                 "last_heartbeat": time.time(),
             }
         )
-        try:
-            for job_id in self._inbox.heartbeat(info, generate_latest(held.registry).decode()):
-                self._drop(job_id)
-        except RedisError as error:  # rows in flight go on; the lease decides how long
-            log.warning("heartbeat_failed", error=str(error))
+        for job_id in self._inbox.heartbeat(info, generate_latest(held.registry).decode()):
+            self._drop(job_id)
 
     def _step_ms(self, pipeline: Pipeline) -> dict[str, dict[int, float]]:
         stages = [BASE] if pipeline.spec.upsampling is None else [BASE, UPSAMPLE]

@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 from tenacity import (
     Retrying,
-    retry_if_exception_type,
+    retry_if_exception,
     sleep_using_event,
     stop_after_delay,
     stop_when_event_set,
@@ -31,6 +31,7 @@ from engine.loading import load_stacks
 from engine.numerics import fingerprint
 from engine.pipeline import build_stages
 from jobs import logs
+from jobs.away import is_away
 from jobs.errors import SettingsError, UnavailableError
 from jobs.files import FileStore
 from jobs.images import ImageStore
@@ -39,7 +40,7 @@ from jobs.workers import WorkerInfo
 from models.checkpoint import WeightsError
 from models.precision import best_precision
 from worker.compiling import choose_compiler
-from worker.inbox import REDIS_AWAY, Inbox
+from worker.inbox import Inbox
 from worker.loop import Held, Worker
 from worker.metrics import StepMetrics
 from worker.namesake import Process
@@ -92,7 +93,7 @@ def run(settings: Settings) -> None:
 def open_inbox(inbox: Inbox, stopping: Event) -> None:
     """Open it; a Redis that is away is waited for. Raises: UnavailableError when it stays away."""
     patiently = Retrying(
-        retry=retry_if_exception_type(REDIS_AWAY),
+        retry=retry_if_exception(is_away),
         wait=wait_exponential(multiplier=0.1, max=2),
         stop=stop_after_delay(START_PATIENCE_SECONDS) | stop_when_event_set(stopping),
         sleep=sleep_using_event(stopping),

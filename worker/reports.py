@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 import structlog
 from redis.client import Redis
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.exceptions import RedisError
 
 from jobs.events import Preview, ProgressPublisher, publish_preview
 from jobs.job import Progress
@@ -14,7 +13,6 @@ from worker.taking import Claim
 
 log = structlog.get_logger("worker.reports")
 
-REDIS_AWAY = (RedisConnectionError, RedisTimeoutError)
 PROGRESS_SECONDS = 0.25  # between two reports of one job
 PROGRESS_FRACTION = 0.005  # between two progress events, which are kept, of one job
 
@@ -51,12 +49,12 @@ class Reports:
         last.fraction = progress.fraction if worth_an_event else last.fraction
         try:
             self._publisher.publish(claim.job_id, claim.token, progress, as_event=worth_an_event)
-        except REDIS_AWAY as error:
-            log.warning("redis_away", error=str(error))
+        except RedisError as error:
+            log.warning("report_lost", job_id=claim.job_id, error=str(error))
 
     def preview(self, claim: Claim, preview: Preview) -> None:
         """Show a preview to who listens just now."""
         try:
             publish_preview(self._redis, claim.job_id, preview)
-        except REDIS_AWAY as error:
-            log.warning("redis_away", error=str(error))
+        except RedisError as error:
+            log.warning("report_lost", job_id=claim.job_id, error=str(error))

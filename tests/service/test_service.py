@@ -16,6 +16,7 @@ from jobs.errors import ErrorKind
 from jobs.settings import Settings
 from service.problems import HTTP_STATUS, TITLES
 from tests.conftest import RedisServer
+from tests.refusals import REFUSALS, Refusal
 from tests.service.conftest import ROOT, ToyWorker, body, running_service
 from tests.service.test_jobs import is_problem
 
@@ -180,6 +181,18 @@ def test_redis_down_is_503_and_recovery_needs_no_restart(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("refuse", REFUSALS)
+def test_redis_that_takes_no_writes_is_503_for_what_writes_and_still_read(
+    client: httpx2.Client, fleet: ToyWorker, redis: Redis, redis_server: RedisServer, refuse: Refusal
+) -> None:
+    end = refuse(redis, redis_server.folder)
+    refused, listed = client.post("/v1/jobs", json=body()), client.get("/v1/jobs")
+    end()
+    assert is_problem(refused, 503)
+    assert "Retry-After" in refused.headers
+    assert listed.status_code == 200
+
+
 def test_logs_carry_request_and_job_ids_and_no_bodies(service_settings: Settings, worker: ToyWorker) -> None:
     with (
         running_service(service_settings, ADM_LOG_LEVEL="debug") as (address, _, lines),
