@@ -180,7 +180,6 @@ def test_redis_down_is_503_and_recovery_needs_no_restart(tmp_path: Path) -> None
     server.stop()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("refuse", REFUSALS)
 def test_redis_that_takes_no_writes_is_503_for_what_writes_and_still_read(
     client: httpx2.Client, fleet: ToyWorker, redis: Redis, redis_server: RedisServer, refuse: Refusal
@@ -193,6 +192,7 @@ def test_redis_that_takes_no_writes_is_503_for_what_writes_and_still_read(
     assert listed.status_code == 200
 
 
+@pytest.mark.slow
 def test_logs_carry_request_and_job_ids_and_no_bodies(service_settings: Settings, worker: ToyWorker) -> None:
     with (
         running_service(service_settings, ADM_LOG_LEVEL="debug") as (address, _, lines),
