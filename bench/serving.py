@@ -18,12 +18,14 @@ from statistics import median
 from typing import Any
 
 import httpx2
+import psutil
 import torch
 from redis import Redis
 from rich.console import Console
 
 from bench.machine import machine
 from bench.one_at_a_time import seconds_one_at_a_time
+from bench.step_profile import Steps
 from engine.engine import Engine
 from engine.inversion import run_to_end
 from engine.pipeline import BASE, UPSAMPLE, Pipeline, build_stages
@@ -33,7 +35,7 @@ from jobs.settings import Settings
 from jobs.work import work_of
 from models.precision import best_precision
 from models.stack import load_stack
-from stack.demo import running_stack
+from stack.demo import heartbeat_after, running_stack
 from stack.embedded import with_free_port
 from stack.log import Log
 from worker.warmup import measure_steps
@@ -98,9 +100,17 @@ async def now(client: httpx2.AsyncClient, ids: Sequence[str]) -> list[dict[str, 
     return [found[each] for each in ids]
 
 
-async def through_the_service(client: httpx2.AsyncClient, bare: BareEngine) -> dict[str, Any]:
-    """Rate while a full batch could be run, total time, and the jobs as they were resolved."""
-    started = time.perf_counter()
+def processor_seconds(run_dir: Path) -> dict[str, float]:
+    """What the stack's processes, and this one as their client, have taken of the processor so far."""
+    pids = {path.stem.partition("-")[0]: int(path.read_text()) for path in run_dir.glob("*.pid")}
+    used = {name: psutil.Process(pid).cpu_times() for name, pid in (pids | {"client": os.getpid()}).items()}
+    return {name: times.user + times.system for name, times in used.items()}
+
+
+async def through_the_service(client: httpx2.AsyncClient, bare: BareEngine, run_dir: Path) -> dict[str, Any]:
+    """Rate while a full batch could be run, total time, who took the processor, and the jobs as they were resolved."""
+    before = await steps_so_far(client)
+    started, used = time.perf_counter(), processor_seconds(run_dir)
     ids = [job["id"] for job in await posted(client, mixed_jobs())]
     seen: list[tuple[float, float, int]] = []  # time, work done, images left
     while True:
@@ -114,12 +124,31 @@ async def through_the_service(client: httpx2.AsyncClient, bare: BareEngine) -> d
             break
         await asyncio.sleep(POLL_SECONDS)
     assert all(job["status"] == "completed" for job in jobs)
+    used = {name: each - used[name] for name, each in processor_seconds(run_dir).items()}
+    steps = (await steps_so_far(client)).since(before)
+    seconds = max(job["ended_at"] for job in jobs) - min(job["created_at"] for job in jobs)
     begin, end = seen[0], [each for each in seen if each[2] >= ROWS][-1]
     return {
         "rate": (end[1] - begin[1]) / (end[0] - begin[0]),
-        "seconds": max(job["ended_at"] for job in jobs) - min(job["created_at"] for job in jobs),
+        "seconds": seconds,
+        "profile": profile(bare, steps, used, seconds),
         "requests": requests,
     }
+
+
+async def steps_so_far(client: httpx2.AsyncClient) -> Steps:
+    """With the worker's last steps in: they are told with a heartbeat."""
+    await heartbeat_after(client, time.time())
+    return Steps.of((await client.get("/metrics")).raise_for_status().text)
+
+
+def profile(bare: BareEngine, steps: Steps, used: dict[str, float], seconds: float) -> dict[str, float]:
+    """What the whole run's time went into: factors of its rate, and shares of the machine's processors."""
+    pipeline = bare.pipelines["demo"]
+    losses = steps.losses(lambda stage: bare.engine.costs.row_seconds(pipeline.stage_key(stage)), ROWS, seconds)
+    cores = seconds * torch.get_num_threads()
+    shares = {f"processors taken by the {name}": each / cores for name, each in used.items()}
+    return {name: round(each, 3) for name, each in (losses | shares).items()}
 
 
 async def killed(client: httpx2.AsyncClient, run_dir: Path, repeats: int) -> list[float]:
@@ -160,20 +189,24 @@ async def measure(repeats: int) -> dict[str, Any]:
         log_path = Path(data) / "stack.log"
         with log_path.open("w") as lines:
             async with running_stack(settings, log_path, Log(lines, answers=lines), Console()) as client:
-                runs = []
+                runs, profiles = [], []
                 for _ in range(repeats):
                     alone = bare.homogeneous_rate()
-                    served = await through_the_service(client, bare)
+                    served = await through_the_service(client, bare, settings.run_dir)
                     redis = Redis.from_url(settings.redis_address)
                     one_by_one = seconds_one_at_a_time(
                         redis, bare.engine, bare.pipelines, Path(data) / "one", served["requests"]
                     )
                     runs.append((served["rate"] / alone, one_by_one / served["seconds"]))
-                    print("of the engine alone, faster than one at a time:", runs[-1], flush=True)
+                    profiles.append(served["profile"])
+                    print("of the engine alone, faster than one at a time:", runs[-1], profiles[-1], flush=True)
                 waits = await killed(client, settings.run_dir, repeats)
     return {
         "64 mixed jobs: rate, of the engine alone on one homogeneous batch": round(median(r for r, _ in runs), 3),
         "the same: times as fast as a job-at-a-time RQ worker": round(median(r for _, r in runs), 3),
+        "where the time of those jobs goes": {
+            name: round(median(each[name] for each in profiles), 3) for name in profiles[0]
+        },
         "seconds from a killed worker's being up to all its jobs' running": round(median(waits), 3),
         "repeats": repeats,
     }
