@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from diffusion.upload import upload
+
 ROUNDS = 10
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 WEYL = (0x9E3779B9, 0xBB67AE85)  # added to the key each round: the golden ratio and sqrt(3) - 1
@@ -50,9 +52,8 @@ def normals(draws: Sequence[Draw], shape: Sequence[int], device: torch.device | 
     """Standard normal noise, one image for each draw: [len(draws), *shape], float32."""
     count = math.prod(shape)
     blocks = (count + 1) // 2  # a block of four words gives two uniforms of 52 bits, so two normals
-    address = torch.tensor(
-        [[d.step, d.image_index, d.stage, d.seed & WORD, d.seed >> 32] for d in draws], dtype=torch.int64, device=device
-    )
+    words_of_draws = [[d.step, d.image_index, d.stage, d.seed & WORD, d.seed >> 32] for d in draws]
+    address = upload(torch.tensor(words_of_draws, dtype=torch.int64), device)
     block = torch.arange(blocks, dtype=torch.int64, device=device).expand(len(draws), -1)
     step, image_index, stage = (address[:, i, None].expand_as(block) for i in range(3))
     words = philox(torch.stack([block, step, image_index, stage], dim=-1), address[:, None, 3:])

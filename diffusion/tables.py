@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from diffusion.process import MeanType, Process
+from diffusion.upload import upload
 
 Thresholding = Literal["clip", "dynamic", "none"]
 THRESHOLDINGS: tuple[Thresholding, ...] = get_args(Thresholding)
@@ -48,6 +49,7 @@ class Coefficients:
 
 
 COLUMNS = [field.name for field in fields(Coefficients)]
+QUANTILE = COLUMNS.index("quantile")
 
 
 class Step(NamedTuple):
@@ -190,18 +192,19 @@ def take_step(
 ) -> Step:
     """One reverse step of a batch whose images are each at a row of their own.
 
-    Shapes: rows [N, len(COLUMNS)]; x, guidance, noise and memory [N, C, H, W]; output [N, C or 2C, H, W], the second C
-    channels being the variance values v.
+    Shapes: rows [N, len(COLUMNS)], on the host as tables are, so that what they say is known there without waiting for
+    the device; x, guidance, noise and memory [N, C, H, W]; output [N, C or 2C, H, W], the second C channels being the
+    variance values v.
     Units: x in [-1, 1]; guidance is guidance_scale * grad_x log p(y | x_t), None where no row is guided; memory is what
     the step before returned, None before the first.
     """
-    shaped = rows.to(x.dtype)[:, :, None, None, None].unbind(1)
-    c = Coefficients(*shaped)
+    is_dynamic = bool((rows[:, QUANTILE] > 0).any())
+    c = Coefficients(*upload(rows.to(x.dtype), x.device)[:, :, None, None, None].unbind(1))
     out, v = (output, None) if output.shape[1] == x.shape[1] else output.chunk(2, dim=1)
     pred_x0 = c.x_to_x0 * x - c.out_to_x0 * out
     if guidance is not None:
         pred_x0 = pred_x0 + c.guidance_to_x0 * guidance
-    pred_x0 = threshold(pred_x0, c.clamp, c.quantile)
+    pred_x0 = threshold(pred_x0, c.clamp, c.quantile if is_dynamic else None)
     x_prev = c.x0_to_prev * pred_x0 + c.x_to_prev * x + c.out_to_prev * out
     if memory is not None:
         x_prev = x_prev + c.memory_to_prev * memory
@@ -217,17 +220,17 @@ def take_step(
     return Step(x_prev + std * noise, pred_x0, c.x_to_memory * x + c.x0_to_memory * pred_x0)
 
 
-def threshold(pred_x0: Tensor, clamp: Tensor, quantile: Tensor) -> Tensor:
+def threshold(pred_x0: Tensor, clamp: Tensor, quantile: Tensor | None) -> Tensor:
     """Bound predictions: clipped at clamp; or, where quantile is not 0, at that quantile s of their own magnitudes and
     divided by s, if s is above 1 (dynamic thresholding).
 
-    Shapes: pred_x0 [N, C, H, W], clamp and quantile [N, 1, 1, 1]. The quantile is the order statistic itself, not
-    interpolated: nothing is rounded, so no image can tell its neighbours.
+    Shapes: pred_x0 [N, C, H, W], clamp and quantile [N, 1, 1, 1]; a quantile of None where no row has one. It is the
+    order statistic itself, not interpolated: nothing is rounded, so no image can tell its neighbours.
     Source: Saharia et al. 2022, section 2.3.
     """
-    dynamic = quantile > 0
-    if not bool(dynamic.any()):
+    if quantile is None:
         return pred_x0.clamp(-clamp, clamp)
+    dynamic = quantile > 0
     ordered = pred_x0.abs().flatten(1).sort(dim=1).values
     place = (quantile * ordered.shape[1]).ceil().long().clamp(min=1) - 1
     largest = ordered.gather(1, place.flatten(1)).reshape(quantile.shape).clamp(min=1)

@@ -1,6 +1,7 @@
 """One network of a pipeline and everything a batched step of it needs."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 
 import torch
@@ -22,6 +23,7 @@ from diffusion.tables import (
     encoding_table,
     take_step,
 )
+from diffusion.upload import upload
 from engine.compiling import Compiler
 from engine.guide import Guide
 from engine.shapes import CANDIDATES, agreeing_shapes, in_parts
@@ -214,18 +216,30 @@ class Stage:
         are given up. Raises: torch.OutOfMemoryError where the smallest is.
         """
         x = torch.stack([each.x for each in batch])
-        rows = torch.stack([each.table.rows[each.row] for each in batch]).to(self.device, torch.float32)
-        timesteps = torch.tensor([each.timestep for each in batch], device=self.device)
+        rows = torch.stack([each.table.rows[each.row] for each in batch]).float()  # on the host
+        timesteps = self._upload([each.timestep for each in batch])
         output = self._output(batch, x, timesteps)
         guidance = self._guidance(batch, x, timesteps)
         memory = torch.stack([each.memory for each in batch])
         taken = take_step(rows, x, output, guidance, self._noise(batch, rows), memory)
+        self._wait()
         for trajectory, *state in zip(batch, *taken, strict=True):
             trajectory.x, trajectory.pred_x0, trajectory.memory = state
             trajectory.row += 1
 
+    def _wait(self) -> None:
+        """Let the device come to the end of the step; the one place of a step where the host waits for it.
+
+        Who calls times the step, and a device's errors must come before anything has moved.
+        """
+        if self.device.type == "cuda":
+            torch.cuda.current_stream(self.device).synchronize()
+
+    def _upload(self, values: Sequence[float]) -> Tensor:
+        return upload(torch.tensor(values), self.device)
+
     def _output(self, batch: Sequence[Trajectory], x: Tensor, timesteps: Tensor) -> Tensor:
-        labels = torch.tensor([each.request.network_label or 0 for each in batch], device=self.device)
+        labels = self._upload([each.request.network_label or 0 for each in batch])
         low_res = [each.low_res for each in batch if each.low_res is not None]
         inputs = (x, timesteps, labels, torch.stack(low_res) if low_res else x)
         output, self.network_shapes = in_parts(self._predict, self.network_shapes, *inputs)
@@ -240,8 +254,8 @@ class Stage:
                 predicted = self._network(x, timesteps, class_labels)
         return predicted.float()
 
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "fp32")
+    def _autocast(self) -> AbstractContextManager[object]:
+        return nullcontext() if self.precision == "fp32" else torch.autocast(self.device.type, DTYPES[self.precision])
 
     def _scores(self, x: Tensor, timesteps: Tensor) -> Tensor:
         assert self._log_probabilities is not None
@@ -261,22 +275,22 @@ class Stage:
         if not guided:
             return None
         assert self.guide is not None
-        index = torch.tensor(guided, device=self.device)
+        index = self._upload(guided)
         requests = [batch[i].request for i in guided]
         targets = torch.zeros(len(guided), self.guide.num_conditions)
         for target, request in zip(targets, requests, strict=True):
             for condition, weight in request.guidance_target:
                 target[condition] = weight
-        scales = torch.tensor([each.guidance_scale for each in requests], device=self.device)
-        entropy_scaled = torch.tensor([each.entropy_scaled for each in requests], device=self.device)
-        each_row = (x[index], timesteps[index], targets.to(self.device), scales, entropy_scaled)
+        scales = self._upload([each.guidance_scale for each in requests])
+        entropy_scaled = self._upload([each.entropy_scaled for each in requests])
+        each_row = (x[index], timesteps[index], upload(targets, self.device), scales, entropy_scaled)
         gradient, self.guide_shapes = in_parts(self._gradient, self.guide_shapes, *each_row)
         return torch.zeros_like(x).index_copy_(0, index, gradient)
 
     def _noise(self, batch: Sequence[Trajectory], rows: Tensor) -> Tensor:
         noise = torch.zeros(len(batch), *self.shape, device=self.device)
         drawn = [i for i, row in enumerate(rows[:, NOISE_COLUMNS].any(dim=1).tolist()) if row]
-        if drawn:
-            draws = [Draw(batch[i].request.seed, batch[i].request.index, self.number, batch[i].row + 1) for i in drawn]
-            noise[drawn] = normals(draws, self.shape, self.device)
-        return noise
+        if not drawn:
+            return noise
+        draws = [Draw(batch[i].request.seed, batch[i].request.index, self.number, batch[i].row + 1) for i in drawn]
+        return noise.index_copy_(0, self._upload(drawn), normals(draws, self.shape, self.device))

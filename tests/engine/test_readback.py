@@ -1,0 +1,172 @@
+"""Nothing of a step waits for the device but its end.
+
+Steps run on torch's meta device, whose tensors have no values: whatever reads one back raises. What the host sends is
+watched, as a copy that waits looks like any other there.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from diffusion.tables import Thresholding
+from engine.guide import Guide
+from engine.stage import SAMPLERS, Stage
+from engine.trajectory import ImageRequest, Trajectory
+from models.classifier import NoisyClassifier
+from tests.engine.bench import MAX_ROWS, Bench
+
+BASE, UPSAMPLE = "tiny/base", "tiny/upsample"
+SHAPES = (1, 2, MAX_ROWS)
+aten = torch.ops.aten
+
+
+class WaitingError(AssertionError):
+    """A copy from the host to the device is waited for."""
+
+
+class Numbers(TorchFunctionMode):
+    """Raises: WaitingError for Python's numbers that torch makes tensors of the meta device from."""
+
+    def __torch_function__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func in (torch.tensor, torch.as_tensor) and result.is_meta and not isinstance(args[0], Tensor):
+            raise WaitingError("torch.tensor(..., device=...)")
+        if func in (Tensor.__getitem__, Tensor.__setitem__) and isinstance(args[1], list):
+            raise WaitingError("a list as index")
+        return result
+
+
+class Uploads(TorchDispatchMode):
+    """Counts the host's tensors that go to the meta device. Raises: WaitingError for what it would wait for."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's
+        self.count = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        tensors = [each for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
+        from_host = any(not each.is_meta and each.dim() > 0 for each in tensors)  # of no dimension: a number
+        if from_host and any(each.is_meta for each in tensors):
+            raise WaitingError(f"{func} of the device's and the host's tensors")
+        result = func(*args, **kwargs)
+        if func is aten._to_copy.default and from_host and result.is_meta:
+            self.count += 1
+            if not kwargs.get("non_blocking"):
+                raise WaitingError(func)
+        return result
+
+
+@pytest.fixture(scope="module")
+def stages(bench: Bench) -> dict[str, Stage]:
+    return {key: on_meta(stage) for key, stage in bench.stages.items()}
+
+
+def on_meta(stage: Stage) -> Stage:
+    guide = None
+    if stage.guide is not None:
+        assert isinstance(stage.guide.module, NoisyClassifier)
+        guide = Guide.of_classifier(copy.deepcopy(stage.guide.module).to("meta"))
+    moved = Stage(stage.name, stage.number, copy.deepcopy(stage.network).to("meta"), stage.process, guide)
+    moved.network_shapes, moved.guide_shapes = SHAPES, SHAPES if guide else ()
+    moved.rehearse(1)  # torch imports what meta tensors need with the first
+    return moved
+
+
+def enter(stage: Stage, request: ImageRequest) -> Trajectory:
+    plan = next(plan for plan in request.plans if plan.stage.endswith(stage.name))
+    table = stage.table(plan.sampler, plan.num_steps, plan.eta, plan.time_grid, plan.thresholding)
+    low_res = torch.zeros(3, 8, 8, device="meta") if stage.name == "upsample" else None
+    stage_index = request.plans.index(plan)
+    return Trajectory(request, table, torch.zeros(stage.shape, device="meta"), low_res, stage_index)
+
+
+def take_steps(stage: Stage, requests: Sequence[ImageRequest], steps: int) -> int:
+    """Step a batch, and count what was sent."""
+    uploads = Uploads()
+    with Numbers(), uploads:
+        batch = [enter(stage, request) for request in requests]
+        for _ in range(steps):
+            stage.step(batch)
+    assert all(each.row == steps and each.x.is_meta for each in batch)
+    return uploads.count
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("scales", [(0.0,), (2.0,), (2.0, 0.0, 5.0)], ids=str)
+def test_step_of_the_base_waits_for_nothing(
+    bench: Bench, stages: dict[str, Stage], sampler: str, scales: tuple[float, ...]
+) -> None:
+    requests = [
+        replace(
+            bench.image(index=i, sampler=sampler, steps=2, scale=scale, eta=float(sampler == "ddim")),
+            entropy_scaled=i > 0,
+        )
+        for i, scale in enumerate(scales)
+    ]
+    assert take_steps(stages[BASE], requests, 2) > 0
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_step_of_the_upsampler_waits_for_nothing(bench: Bench, stages: dict[str, Stage], sampler: str) -> None:
+    requests = [bench.image(index=i, sampler=sampler, upsample=2) for i in range(3)]
+    assert take_steps(stages[UPSAMPLE], requests, 2) > 0
+
+
+@pytest.mark.parametrize("thresholding", ["clip", "dynamic", "none"])
+def test_no_thresholding_waits(bench: Bench, stages: dict[str, Stage], thresholding: Thresholding) -> None:
+    requests = [bench.image(), bench.image(index=1, thresholding=thresholding, scale=2.0)]
+    assert take_steps(stages[BASE], requests, 2) > 0
+
+
+def read_back(x: Tensor) -> None:
+    bool((x > 0).any())
+
+
+def select_by_mask(x: Tensor) -> None:
+    x[x > 0].sum()
+
+
+def fetch(x: Tensor) -> None:
+    x.cpu()
+
+
+@pytest.mark.parametrize("wait", [read_back, select_by_mask, fetch])
+def test_meta_device_answers_no_question(wait: Callable[[Tensor], None]) -> None:
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        wait(torch.zeros(2, device="meta"))
+
+
+def build_there(x: Tensor) -> None:
+    torch.tensor([1.0, 2.0], device=x.device)
+
+
+def move(x: Tensor) -> None:
+    torch.tensor([1.0, 2.0]).to(x.device)
+
+
+def mix(x: Tensor) -> None:
+    x.index_fill_(0, torch.tensor([1]), 0.0)
+
+
+def index_by_list(x: Tensor) -> None:
+    x[[0, 1]] = 1.0
+
+
+@pytest.mark.parametrize("wait", [build_there, move, mix, index_by_list])
+def test_watch_sees_each_way_of_sending_that_waits(wait: Callable[[Tensor], None]) -> None:
+    x = torch.zeros(2, device="meta")
+    with Numbers(), Uploads(), pytest.raises(WaitingError):
+        wait(x)
