@@ -35,6 +35,7 @@ class EventKind(StrEnum):
         return self in FINAL_EVENTS
 
 
+KINDS = {each.encode(): each for each in EventKind}
 FINAL_EVENTS = frozenset({EventKind.COMPLETED, EventKind.FAILED, EventKind.CANCELLED, EventKind.EXPIRED})
 
 
@@ -105,7 +106,9 @@ def after(event_id: str) -> str:
 
 
 def decode(entries: Entries) -> list[Event]:
-    """Events from what XRANGE answers."""
+    """Events from what XRANGE answers; what is none is left out."""
     return [
-        Event(id.decode(), EventKind(fields[b"event"].decode()), fields[b"data"].decode()) for id, fields in entries
+        Event(id.decode(), kind, fields.get(b"data", b"{}").decode(errors="replace"))
+        for id, fields in entries
+        if (kind := KINDS.get(fields.get(b"event", b"")))
     ]

@@ -11,12 +11,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal, NamedTuple, cast
 from uuid import uuid4
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from redis.client import Redis
 
 from jobs import keys
 from jobs.errors import ErrorKind, RefusedError
 from jobs.pictures import normalise
+from jobs.rubbish import answers
 from jobs.settings import Settings
 from jobs.store import ObjectStore
 
@@ -95,10 +96,9 @@ class FileStore:
         with self._redis.pipeline() as pipe:
             pipe.get(keys.file(file_id))
             pipe.expiretime(keys.file(file_id))
-            text, expires_at = pipe.execute()
-        if text is None:
+            text, expires_at = answers(pipe)
+        if (record := record_of(text)) is None:
             raise RefusedError(ErrorKind.UNKNOWN_FILE, f"no file {file_id[:128]!r}")
-        record = FileRecord.model_validate_json(text)
         return StoredFile(record, record.info(expires_at))
 
     def png(self, file_id: str) -> bytes:
@@ -114,8 +114,7 @@ class FileStore:
             for each in file_ids:
                 pipe.expire(keys.file(each), seconds, gt=True)
                 pipe.get(keys.file(each))
-            texts = cast(list[bytes | None], pipe.execute()[1::2])
-        return [None if text is None else FileRecord.model_validate_json(text) for text in texts]
+            return [record_of(text) for text in answers(pipe)[1::2]]
 
     def delete(self, file_id: str) -> None:
         """Remove a file; a job that still waits for it will fail. Raises: RefusedError for an unknown one."""
@@ -134,5 +133,14 @@ class FileStore:
         return len(strays)
 
     def _is_recorded(self, key: str) -> bool:
-        text = cast(bytes | None, self._redis.get(keys.file(key.split("/")[1])))
-        return text is not None and FileRecord.model_validate_json(text).key == key
+        (text,) = cast(list[bytes | None], self._redis.mget(keys.file(key.split("/")[1])))  # None for the wrong type
+        record = record_of(text)
+        return record is not None and record.key == key
+
+
+def record_of(text: bytes | None) -> FileRecord | None:
+    """What Redis keeps of a file; None where that is nothing, or rubbish."""
+    try:
+        return None if text is None else FileRecord.model_validate_json(text)
+    except ValidationError:
+        return None

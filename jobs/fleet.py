@@ -2,19 +2,25 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import TypeVar, cast
 
-from pydantic import TypeAdapter
+import structlog
+from pydantic import TypeAdapter, ValidationError
 from redis.client import Pipeline, Redis
 
 from jobs import keys
 from jobs.pipelines import PipelineInfo
+from jobs.rubbish import answers
 from jobs.workers import WorkerInfo
 
+log = structlog.get_logger("jobs.fleet")
+
+T = TypeVar("T")
 StepMs = dict[str, dict[int, float]]  # stage -> row shape -> milliseconds a step
 STEP_MS = TypeAdapter(StepMs)
+PIPELINE, WORKER = TypeAdapter(PipelineInfo), TypeAdapter(WorkerInfo)
 
 
 def announce_pipelines(pipe: Pipeline, pipelines: Sequence[PipelineInfo]) -> None:
@@ -57,6 +63,7 @@ class FleetReader:
     def __init__(self, redis: Redis, max_age_seconds: float = 0.5) -> None:
         self._redis, self._max_age_seconds = redis, max_age_seconds
         self._fleet, self._read_at = Fleet(), float("-inf")
+        self._not_understood: set[str] = set()  # where something lies that was logged
 
     def read(self, *, fresh: bool = False) -> Fleet:
         """The fleet; `fresh` for when what was asked for is not in the one at hand."""
@@ -66,20 +73,34 @@ class FleetReader:
 
     def _load(self) -> Fleet:
         with self._redis.pipeline(transaction=False) as pipe:
-            pipe.hvals(keys.PIPELINES)
+            pipe.hgetall(keys.PIPELINES)
             pipe.smembers(keys.WORKERS)
             pipe.hgetall(keys.STEP_COSTS)
-            pipelines, names, costs = pipe.execute()
-        infos = [PipelineInfo.model_validate_json(each) for each in pipelines]
+            pipelines, names, costs = (answer or {} for answer in answers(pipe))
+        infos = self._understood(keys.PIPELINES, pipelines, PIPELINE).values()
         return Fleet(
             pipelines={each.id: each for each in sorted(infos, key=lambda info: info.id)},
-            workers=self._workers(sorted(name.decode() for name in names)),
-            step_ms={name.decode(): STEP_MS.validate_json(text) for name, text in costs.items()},
+            workers=self._workers(sorted(name.decode(errors="replace") for name in names)),
+            step_ms=self._understood(keys.STEP_COSTS, costs, STEP_MS),
         )
 
     def _workers(self, names: list[str]) -> tuple[WorkerInfo, ...]:
         texts = cast(list[bytes | None], self._redis.mget([keys.worker(name) for name in names])) if names else []
-        return tuple(WorkerInfo.model_validate_json(text) for text in texts if text is not None)
+        said = {name.encode(): text for name, text in zip(names, texts, strict=True) if text is not None}
+        return tuple(self._understood(keys.WORKERS, said, WORKER).values())
+
+    def _understood(self, where: str, said: Mapping[bytes, bytes], kind: TypeAdapter[T]) -> dict[str, T]:
+        """What can be read of what was announced, by name; the rest is another version's, or rubbish."""
+        understood = {}
+        for each, text in said.items():
+            name = each.decode(errors="replace")
+            try:
+                understood[name] = kind.validate_json(text)
+            except ValidationError as error:
+                if f"{where} {name}" not in self._not_understood:
+                    self._not_understood.add(f"{where} {name}")
+                    log.warning("not_understood", key=where, name=name, wrong_fields=error.error_count())
+        return understood
 
     def metrics(self) -> dict[str, str]:
         """The metrics that each live worker left, by its name."""
@@ -87,4 +108,6 @@ class FleetReader:
         texts = (
             cast(list[bytes | None], self._redis.mget([keys.worker_metrics(name) for name in names])) if names else []
         )
-        return {name: text.decode() for name, text in zip(names, texts, strict=True) if text is not None}
+        return {
+            name: text.decode(errors="replace") for name, text in zip(names, texts, strict=True) if text is not None
+        }

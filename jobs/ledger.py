@@ -10,19 +10,27 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
+import structlog
 from redis import WatchError
 from redis.client import Pipeline, Redis
+from redis.exceptions import ResponseError
 from rq.job import JobStatus as RqStatus
 
 from jobs import books, keys
 from jobs.errors import ErrorKind, FailureKind, RefusedError
 from jobs.events import EventKind, publish
 from jobs.job import CheckpointRecord, ImageRecord, JobStatus, Usage
+from jobs.mending import mend
 from jobs.record import PAYLOAD_VERSION, Record
 from jobs.request import ResolvedRequest
+from jobs.rubbish import EXECUTION, is_wrong_type, matched
+from jobs.soundness import damage_of
 from jobs.work import RUNNING, rank_of
 
+log = structlog.get_logger("jobs.ledger")
+
 T = TypeVar("T")
+TOLD_ASIDE = ("XADD", "HINCRBY")  # commands that no state depends on
 RATIOS_KEPT = 32  # of what jobs took to what was reckoned
 
 
@@ -33,20 +41,36 @@ class Ledger:
         self.redis, self.retention_seconds = redis, retention_seconds
 
     def read(self, job_id: str) -> Record | None:
-        """A job as it is now."""
-        fields = cast(dict[bytes, bytes], self.redis.hgetall(books.job_key(job_id)))
+        """A job as it is now; a damaged one fails by that."""
+        return self.sound(job_id, hash_of(self.redis, job_id))
+
+    def sound(self, job_id: str, fields: dict[bytes, bytes] | None) -> Record | None:
+        """The job of a hash that was just read, None where its key is no hash; a damaged one fails by that."""
+        if fields is None or (fields and damage_of(fields)):
+            return self.change(job_id, lambda pipe, record: record)
         return Record(job_id, fields) if fields else None
 
     def change(self, job_id: str, decide: Callable[[Pipeline, Record | None], T]) -> T:
-        """Run one transaction on a job; `decide` may run again when somebody else changed the job meanwhile."""
+        """Run one transaction on a job; `decide` may run again when somebody else changed the job meanwhile.
+
+        A damaged job is failed first, so that nobody else ever sees one; what is no job of ours is none.
+        """
         with self.redis.pipeline() as pipe:
             while True:
                 try:
                     pipe.watch(books.job_key(job_id))  # type: ignore[no-untyped-call] # redis-py leaves it untyped
-                    fields = cast(dict[bytes, bytes], pipe.hgetall(books.job_key(job_id)))
+                    fields = hash_of(pipe, job_id)
+                    damaged = fields is None or (fields and damage_of(fields))
+                    mended = mend(pipe, job_id, fields) if damaged else None
                     pipe.multi()
-                    outcome = decide(pipe, Record(job_id, fields) if fields else None)
-                    pipe.execute()
+                    if mended is not None:
+                        mended.write(pipe)
+                        if not mended.record.status.is_final:
+                            self.fail(pipe, mended.record, FailureKind.BAD_PAYLOAD, mended.reason)
+                        execute(pipe)
+                        continue
+                    outcome = decide(pipe, Record(job_id, fields) if fields and not damaged else None)
+                    execute(pipe)
                     return outcome
                 except WatchError:
                     continue
@@ -266,8 +290,11 @@ class Ledger:
         """Take back the jobs of workers that have been silent for longer than their lease; returns how many."""
         ended = cast(list[bytes], self.redis.zrangebyscore(keys.LEASES, "-inf", time.time()))
         for each in ended:
-            job_id, _, token = each.decode().partition(":")
-            self.recover(job_id, token)
+            if held := matched(EXECUTION, each):
+                self.recover(held[1], held[2])
+            else:
+                log.warning("rubbish_among_leases", entry=repr(each[:80]))
+                self.redis.zrem(keys.LEASES, each)
         return len(ended)
 
     def _end(
@@ -307,6 +334,26 @@ class Ledger:
         if reckoned:
             pipe.lpush(keys.estimate_ratios(record.pipeline), f"{(now - record.created_at) / reckoned:.4f}")
             pipe.ltrim(keys.estimate_ratios(record.pipeline), 0, RATIOS_KEPT - 1)
+
+
+def hash_of(redis: Redis, job_id: str) -> dict[bytes, bytes] | None:
+    """A job's hash, empty where there is none; None where its key holds something else."""
+    try:
+        return cast(dict[bytes, bytes], redis.hgetall(books.job_key(job_id)))
+    except ResponseError as error:
+        if is_wrong_type(error):
+            return None
+        raise
+
+
+def execute(pipe: Pipeline) -> None:
+    """Execute a transaction; where an event or a counter meets a key that is none, the rest of it counts."""
+    commands = [args[:2] for args, _ in pipe.command_stack]
+    for command, answer in zip(commands, pipe.execute(raise_on_error=False), strict=True):
+        if isinstance(answer, Exception):
+            if command[0] not in TOLD_ASIDE:
+                raise answer
+            log.error("damaged_key", command=command, error=str(answer))
 
 
 def describe(request: ResolvedRequest, class_name: str | None) -> str:

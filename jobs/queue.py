@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 import secrets
 import time
 from collections.abc import Sequence
@@ -23,12 +22,10 @@ from jobs.pipelines import PipelineInfo
 from jobs.record import Record
 from jobs.request import DRAWN_SEED_BELOW, JobRequest, ResolvedRequest
 from jobs.resolution import resolve
+from jobs.rubbish import INDEX_MEMBER, JOB_ID, answers, matched
 from jobs.settings import Settings
 from jobs.views import Views, progress_of, readable_request, view
 from jobs.work import work_of
-
-JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
-CURSOR = re.compile(r"\d{16}-[A-Za-z0-9_-]{1,128}")
 
 
 class Submitted(NamedTuple):
@@ -89,18 +86,19 @@ class JobQueue:
 
     def page(self, status: JobStatus | None = None, limit: int = 20, after: str | None = None) -> JobPage:
         """Jobs, newest first, behind a cursor."""
-        if after is not None and not CURSOR.fullmatch(after):
+        if after is not None and not INDEX_MEMBER.fullmatch(after):
             raise InvalidRequestError([FieldError("/after", "is not a cursor of this list")])
         bound = "+" if after is None else f"({after}"
         answer = self._redis.zrevrangebylex(keys.index(status), bound, "-", 0, limit + 1)
-        members = [each.decode() for each in cast(list[bytes], answer)]
+        members = [found for each in cast(list[bytes], answer) if (found := matched(INDEX_MEMBER, each))]
         shown = members[:limit]
         with self._redis.pipeline(transaction=False) as pipe:
             for member in shown:
-                pipe.hgetall(books.job_key(job_id_of(member)))
-            found = [Record(job_id_of(m), fields) for m, fields in zip(shown, pipe.execute(), strict=True) if fields]
+                pipe.hgetall(books.job_key(member[2]))
+            hashes = zip(shown, answers(pipe), strict=True)
+        records = [record for member, fields in hashes if (record := self.ledger.sound(member[2], fields))]
         has_more = len(members) > limit
-        return JobPage(data=self._views.of(found), has_more=has_more, next=shown[-1] if has_more else None)
+        return JobPage(data=self._views.of(records), has_more=has_more, next=shown[-1][0] if has_more else None)
 
     def cancel(self, job_id: str) -> Job:
         """Cancel a job: at once if it is queued, between two steps if it runs.
@@ -190,7 +188,3 @@ def body_digest(request: JobRequest) -> str:
     """What tells two bodies apart: the fields given, whatever their order and spacing."""
     text = json.dumps(request.model_dump(exclude_unset=True), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def job_id_of(index_member: str) -> str:
-    return index_member.partition("-")[2]

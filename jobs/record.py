@@ -14,6 +14,7 @@ from jobs.job import CheckpointRecord, ImageRecord, ImageView, JobError, JobStat
 from jobs.request import Priority, ResolvedRequest
 
 PAYLOAD_VERSION = 1
+MAX_PAYLOAD_BYTES = 16 << 20  # what is more is no JSON by that; a few bytes may stand for gigabytes
 
 STATUS_OF_RQ = {
     RqStatus.CREATED: JobStatus.QUEUED,
@@ -36,13 +37,13 @@ class BadPayloadError(AdmError):
 
 @dataclass(frozen=True)
 class Record:
-    """One job's hash; values are decoded when asked for."""
+    """One job's hash, without damage (`jobs.soundness`); values are decoded when asked for."""
 
     id: str
     fields: dict[bytes, bytes]
 
-    def text(self, name: str, default: str = "") -> str:
-        return self.fields.get(name.encode(), default.encode()).decode()
+    def text(self, name: str) -> str:
+        return self.fields.get(name.encode(), b"").decode()
 
     def number(self, name: str) -> float | None:
         value = self.fields.get(name.encode())
@@ -124,19 +125,19 @@ class Record:
     @property
     def work(self) -> dict[str, int]:
         """Row steps by stage."""
-        work: dict[str, int] = json.loads(self.text("adm_work", "{}"))
+        work: dict[str, int] = json.loads(self.text("adm_work") or "{}")
         return work
 
     @property
     def images(self) -> list[ImageRecord]:
         """Published images, by index."""
-        return [ImageRecord(**each) for each in json.loads(self.text("adm_images", "[]"))]
+        return [ImageRecord(**each) for each in json.loads(self.text("adm_images") or "[]")]
 
     @property
     def checkpoint(self) -> CheckpointRecord | None:
         """From where its next attempt may go on; none once it has ended, and none that cannot be read."""
         try:
-            return CheckpointRecord.model_validate_json(self.text("adm_checkpoint"))
+            return CheckpointRecord.model_validate_json(self.fields.get(b"adm_checkpoint", b""))
         except ValidationError:
             return None
 
@@ -164,14 +165,14 @@ class Record:
         Raises: BadPayloadError for anything but the JSON that this version of the project writes.
         """
         try:
-            payload: Any = json.loads(zlib.decompress(self.fields[b"data"]))
+            payload: Any = json.loads(zlib.decompressobj().decompress(self.fields[b"data"], MAX_PAYLOAD_BYTES))
             _, _, _, kwargs = payload  # RQ's call: function, instance, arguments, keyword arguments
             if kwargs["version"] != PAYLOAD_VERSION:
                 raise BadPayloadError(f"written by version {kwargs['version']!r}, read by {PAYLOAD_VERSION}")
             return ResolvedRequest.model_validate(kwargs["request"])
         except ValidationError as error:
             raise BadPayloadError(f"not a request: {error.error_count()} wrong fields") from error
-        except (zlib.error, ValueError, KeyError, TypeError) as error:
+        except (zlib.error, ValueError, KeyError, TypeError, RecursionError) as error:
             raise BadPayloadError("not a request in JSON") from error
 
     def image_view(self, image: ImageRecord, request: ResolvedRequest) -> ImageView:

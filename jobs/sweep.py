@@ -12,8 +12,8 @@ from jobs.files import FileStore
 from jobs.images import CHECKPOINT_SUFFIX, ImageStore, StoredImage, checkpoint_key
 from jobs.job import JobStatus
 from jobs.ledger import Ledger
-from jobs.queue import job_id_of
 from jobs.record import Record
+from jobs.rubbish import INDEX_MEMBER, JOB_ID, matched
 
 
 class Sweeper:
@@ -35,7 +35,8 @@ class Sweeper:
 
         expired = 0
         for each in due:
-            expired += self._ledger.change(each.decode(), decide)
+            if job_id := matched(JOB_ID, each):
+                expired += self._ledger.change(job_id[0], decide)
             self._redis.zrem(keys.EXPIRING, each)
         return expired
 
@@ -45,27 +46,32 @@ class Sweeper:
 
     def remove_ended(self) -> int:
         """Remove the jobs whose retention is over, with their images; returns how many."""
-        due = [each.decode() for each in cast(list[bytes], self._redis.zrangebyscore(keys.ENDED, "-inf", time.time()))]
-        for member in due:
-            # images first: a sweep that is killed in between finds the job again
-            self._images.delete_job(job_id_of(member))
-            self._ledger.delete(job_id_of(member))
-            self._forget(member)
-        return len(due)
+        due = cast(list[bytes], self._redis.zrangebyscore(keys.ENDED, "-inf", time.time()))
+        removed = 0
+        for each in due:
+            if member := matched(INDEX_MEMBER, each):
+                # images first: a sweep that is killed in between finds the job again
+                self._images.delete_job(member[2])
+                self._ledger.delete(member[2])
+                self._forget(each, member[2])
+                removed += 1
+            else:
+                self._redis.zrem(keys.ENDED, each)  # names no job, and so not all of them
+        return removed
 
-    def _forget(self, member: str) -> None:
+    def _forget(self, member: bytes, job_id: str) -> None:
         """Take a job whose hash Redis has expired by itself out of the indexes."""
         with self._redis.pipeline() as pipe:
             pipe.zrem(keys.ENDED, member)
             for status in (None, *JobStatus):
                 pipe.zrem(keys.index(status), member)
-            pipe.delete(keys.events(job_id_of(member)), keys.progress(job_id_of(member)))
+            pipe.delete(keys.events(job_id), keys.progress(job_id))
             pipe.execute()
 
     def trim_registries(self) -> None:
         """Take what has expired out of RQ's registries of ended jobs; no RQ worker runs that would."""
         for queue in cast(set[bytes], self._redis.smembers(books.QUEUES_KEY)):
-            books.trim_registries(self._redis, queue.decode())
+            books.trim_registries(self._redis, queue.decode(errors="replace"))
 
     def remove_unpublished_images(self) -> int:
         """Remove half-written images, and those that no job shows and no live execution will publish; counts them.

@@ -1,18 +1,26 @@
 """Jobs as their clients see them, made from records."""
 
+import contextlib
+import re
 from collections.abc import Sequence
+from typing import Any
 
+from pydantic import ValidationError
 from redis.client import Pipeline, Redis
 
 from jobs import books, keys
 from jobs.estimate import Backlog, Estimator
 from jobs.fleet import FleetReader
-from jobs.job import Job, JobStatus, Progress, QueueInfo
+from jobs.job import ImageView, Job, JobStatus, Progress, QueueInfo
 from jobs.record import BadPayloadError, Record
 from jobs.request import ResolvedRequest
+from jobs.rubbish import answers
 from jobs.work import evaluations_of
 
 BACKLOG_COMMANDS = len(keys.PRIORITIES) + 2
+COUNTER = re.compile(r"[a-z]+:\d{1,4}:[a-z]+")
+COUNT = re.compile(rb"-?\d{1,18}")
+RATIO = re.compile(rb"\d{1,18}\.\d{4}")  # as `jobs.ledger` writes them
 
 
 class Views:
@@ -37,12 +45,10 @@ class Views:
                     pipe.lpos(books.queue_key(each.queue), each.id)
                 for each in running:
                     pipe.get(keys.progress(each.id))
-                answers = iter(pipe.execute())
-            backlogs = {
-                name: take_backlog(name, [next(answers) for _ in range(BACKLOG_COMMANDS)]) for name in pipelines
-            }
-            places = {each.id: next(answers) for each in queued}
-            progress = {each.id: next(answers) for each in running}
+                told = iter(answers(pipe))
+            backlogs = {name: take_backlog(name, [next(told) for _ in range(BACKLOG_COMMANDS)]) for name in pipelines}
+            places = {each.id: next(told) for each in queued}
+            progress = {each.id: next(told) for each in running}
         views = []
         for each in records:
             request = readable_request(each)
@@ -59,8 +65,8 @@ class Views:
         with self._redis.pipeline(transaction=False) as pipe:
             for name in pipelines:
                 ask_backlog(pipe, name)
-            answers = iter(pipe.execute())
-        return {name: take_backlog(name, [next(answers) for _ in range(BACKLOG_COMMANDS)]) for name in pipelines}
+            told = iter(answers(pipe))
+        return {name: take_backlog(name, [next(told) for _ in range(BACKLOG_COMMANDS)]) for name in pipelines}
 
     def reckoned_seconds(self, backlog: Backlog, request: ResolvedRequest) -> float | None:
         """What the estimator makes of a job, before its bias is taken out."""
@@ -94,7 +100,7 @@ def view(record: Record, request: ResolvedRequest | None, queue: QueueInfo | Non
         request=request,
         progress=progress,
         queue=queue,
-        images=[] if request is None else [record.image_view(each, request) for each in record.images],
+        images=[] if request is None else images_of(record, request),
         error=record.error,
         usage=record.usage,
         results=record.results,
@@ -103,10 +109,16 @@ def view(record: Record, request: ResolvedRequest | None, queue: QueueInfo | Non
     )
 
 
+def images_of(record: Record, request: ResolvedRequest) -> list[ImageView]:
+    """The images that a job shows, of those that it can have."""
+    return [record.image_view(each, request) for each in record.images if 0 <= each.index < request.num_images]
+
+
 def progress_of(record: Record, request: ResolvedRequest | None, text: bytes | None) -> Progress:
     """What its worker reported last; once completed, all of it; where nothing was told or kept, nothing."""
     if text is not None:
-        return Progress.model_validate_json(text)
+        with contextlib.suppress(ValidationError):  # what was told wrongly counts as not told
+            return Progress.model_validate_json(text)
     if request is None:
         return Progress(stage="base", step=0, steps=0, fraction=0)
     stages = list(evaluations_of(request).items())
@@ -133,13 +145,13 @@ def ask_backlog(pipe: Pipeline, pipeline: str) -> None:
     pipe.lrange(keys.estimate_ratios(pipeline), 0, -1)
 
 
-def take_backlog(pipeline: str, answers: Sequence[object]) -> Backlog:
-    *lengths, work, ratios = answers
-    assert isinstance(work, dict)
-    assert isinstance(ratios, list)
+def take_backlog(pipeline: str, told: Sequence[Any]) -> Backlog:
+    """A backlog of the answers; what is neither a counter nor a ratio is left out."""
+    *lengths, work, ratios = told
+    counters = {name.decode(errors="replace"): number for name, number in (work or {}).items()}
     return Backlog(
         pipeline,
-        lengths={priority: int(str(length)) for priority, length in zip(keys.PRIORITIES, lengths, strict=True)},
-        work={name.decode(): int(row_steps) for name, row_steps in work.items()},
-        ratios=tuple(map(float, ratios)),
+        lengths={priority: length or 0 for priority, length in zip(keys.PRIORITIES, lengths, strict=True)},
+        work={name: int(n) for name, n in counters.items() if COUNTER.fullmatch(name) and COUNT.fullmatch(n)},
+        ratios=tuple(float(each) for each in ratios or () if RATIO.fullmatch(each)),
     )

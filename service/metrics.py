@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable, Iterator
 
+import structlog
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
@@ -12,6 +13,8 @@ from prometheus_client.registry import Collector
 from jobs import keys
 from jobs.estimate import Estimator
 from jobs.queue import JobQueue
+
+log = structlog.get_logger("service.metrics")
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60)
 
@@ -69,7 +72,10 @@ def text(metrics: Metrics, queue: JobQueue) -> bytes:
     families.add(metrics.registry.collect())
     families.add(queue_families(queue))
     for name, snapshot in queue.fleet.metrics().items():
-        families.add(text_string_to_metric_families(snapshot), worker=name)
+        try:
+            families.add(list(text_string_to_metric_families(snapshot)), worker=name)
+        except ValueError as error:
+            log.warning("not_understood", key="metrics", name=name, error=str(error)[:80])
     return generate_latest(families)
 
 

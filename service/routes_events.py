@@ -7,13 +7,14 @@ from typing import Annotated, Any, cast
 
 import structlog
 from fastapi import APIRouter, Header, Response
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 
 from jobs import keys
 from jobs.errors import ErrorKind, RefusedError
 from jobs.events import START, Entries, Event, EventKind, after, decode
+from jobs.rubbish import is_wrong_type
 from service.hub import RECHECK_SECONDS
 from service.problems import documented
 from service.routes_jobs import read_record
@@ -76,7 +77,12 @@ async def events(service: Service, job_id: str, last_id: str) -> AsyncIterator[S
 
 
 async def missed(service: Service, job_id: str, last_id: str) -> list[Event]:
-    return decode(cast(Entries, await service.async_redis.xrange(keys.events(job_id), min=after(last_id))))
+    try:
+        return decode(cast(Entries, await service.async_redis.xrange(keys.events(job_id), min=after(last_id))))
+    except ResponseError as error:
+        if is_wrong_type(error):
+            return []
+        raise
 
 
 async def data_of(service: Service, job_id: str, event: Event) -> str:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, cast
 import structlog
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from pydantic import BeforeValidator
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 from starlette.concurrency import run_in_threadpool
 
 from jobs import books
@@ -19,6 +19,8 @@ from jobs.errors import FieldError, InvalidRequestError, RefusedError
 from jobs.job import Job, JobPage, JobStatus
 from jobs.record import Record
 from jobs.request import JobRequest
+from jobs.rubbish import is_wrong_type
+from jobs.soundness import damage_of
 from service.conditional import answer_png
 from service.problems import documented
 from service.state import Service, ServiceDep
@@ -194,5 +196,12 @@ async def at_end(service: Service, job_id: str, seconds: float) -> Job:
 
 
 async def read_record(service: Service, job_id: str) -> Record | None:
-    fields = cast(dict[bytes, bytes], await service.async_redis.hgetall(books.job_key(job_id)))
+    try:
+        fields = cast(dict[bytes, bytes], await service.async_redis.hgetall(books.job_key(job_id)))
+    except ResponseError as error:
+        if not is_wrong_type(error):
+            raise
+        fields = None
+    if fields is None or (fields and damage_of(fields)):
+        return await run_in_threadpool(service.queue.ledger.read, job_id)
     return Record(job_id, fields) if fields else None

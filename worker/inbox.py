@@ -23,6 +23,7 @@ from jobs.job import CheckpointRecord, ImageRecord, JobStatus, Progress, Usage
 from jobs.ledger import Ledger
 from jobs.pipelines import PipelineInfo
 from jobs.record import Record
+from jobs.rubbish import EXECUTION, answers, matched
 from jobs.settings import Settings
 from jobs.workers import WorkerInfo
 from worker.namesake import Process, keep_name, take_name
@@ -91,9 +92,9 @@ class Inbox:
         for _ in channels:  # a confirmation each, which would pass for the end of what there is to read
             self._pubsub.get_message(timeout=1)
         for each in cast(set[bytes], self._redis.smembers(books.executions_key(self._name))):
-            job_id, _, token = each.decode().partition(":")
-            log.info("recovering", job_id=job_id, worker=self._name)
-            self._ledger.recover(job_id, token)
+            if held := matched(EXECUTION, each):
+                log.info("recovering", job_id=held[1], worker=self._name)
+                self._ledger.recover(held[1], held[2])
             self._redis.srem(books.executions_key(self._name), each)
         self._ledger.recover_expired_leases()
         self._redis.delete(self._rq.key)  # a killed worker's, which RQ would take for a living namesake
@@ -156,10 +157,11 @@ class Inbox:
             self._rq.heartbeat(pipeline=pipe)
             self._rq.set_state(WorkerStatus.BUSY if claims else WorkerStatus.IDLE, pipeline=pipe)
             worker_registration.register(self._rq, pipe)
-            answers = pipe.execute()[:written]
+            told = answers(pipe)[:written]
         self._away_since = None
         dropped = []
-        for each, (token, cancel) in zip(claims, answers[1::2], strict=True):
+        for each, fields in zip(claims, told[1::2], strict=True):
+            token, cancel = fields or (None, None)
             if token != each.token.encode():
                 log.warning("claim_lost", job_id=each.job_id)
                 self._release(each)
@@ -299,9 +301,9 @@ class Inbox:
             if message["channel"] == keys.WAKE_CHANNEL.encode():
                 self._queues_changed = True
             else:
-                command = json.loads(message["data"])
-                if command.get("command") == "stop-job" and command.get("job_id") in self._in_flight:
-                    cancels.append(Cancel(command["job_id"]))
+                job_id = told_to_stop(message["data"])
+                if job_id in self._in_flight:
+                    cancels.append(Cancel(job_id))
         return cancels
 
     def _take(self, room: int, spare: int, would_run: WouldRun, commands: list[Submit | Cancel]) -> None:
@@ -362,3 +364,13 @@ class Inbox:
             del self._in_flight[claim.job_id]
             self._queues_changed = True
         self._reports.end(claim)
+
+
+def told_to_stop(message: bytes) -> str:
+    """The job that a message of RQ's command channel is to stop; "" for any other message."""
+    try:
+        command = json.loads(message)
+    except (ValueError, RecursionError):
+        return ""
+    job_id = command.get("job_id") if isinstance(command, dict) and command.get("command") == "stop-job" else None
+    return job_id if isinstance(job_id, str) else ""

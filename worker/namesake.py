@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import IO, Self
 
 import structlog
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 from redis.client import Redis
+from redis.exceptions import ResponseError
 
 from jobs import keys
 from jobs.errors import SettingsError
+from jobs.rubbish import is_wrong_type
 
 log = structlog.get_logger("worker.namesake")
 
@@ -73,10 +75,9 @@ def take_name(redis: Redis, name: str, mine: Process, lease_seconds: int) -> Non
     key, text = keys.worker_process(name), mine.model_dump_json()
     heard_until, waits = 0, False
     while not redis.set(key, text, nx=True, px=lease_seconds * 1000):
-        present = redis.get(key)
-        if present is None:
+        other = holder(redis, key)
+        if other is None:
             continue  # it has expired just now
-        other = Process.model_validate_json(present)
         if other == mine or other.is_known_dead(mine):
             redis.set(key, text, px=lease_seconds * 1000)
             return
@@ -92,6 +93,19 @@ def take_name(redis: Redis, name: str, mine: Process, lease_seconds: int) -> Non
         time.sleep(LOOK_SECONDS)
 
 
+def holder(redis: Redis, key: str) -> Process | None:
+    """Who has a name; rubbish has none, and is removed."""
+    try:
+        present = redis.get(key)
+        return None if present is None else Process.model_validate_json(present)
+    except (ValidationError, ResponseError) as error:
+        if isinstance(error, ResponseError) and not is_wrong_type(error):
+            raise
+        log.warning("rubbish_for_a_name", key=key)
+        redis.delete(key)
+        return None
+
+
 def lives_here(other: Process, mine: Process) -> bool:
     return (other.host, other.pid_namespace) == (mine.host, mine.pid_namespace)
 
@@ -102,8 +116,7 @@ def keep_name(redis: Redis, name: str, mine: Process, lease_seconds: int) -> Non
     Raises: SettingsError when it is another's, who took it after this one had been silent for its lease.
     """
     key, text = keys.worker_process(name), mine.model_dump_json()
-    present = redis.get(key)
-    if present is not None and Process.model_validate_json(present) != mine:
+    if holder(redis, key) not in (None, mine):
         raise SettingsError(f"ADM_WORKER_NAME: another worker took the name {name!r} while this one was silent")
     redis.set(key, text, px=lease_seconds * 1000)
 

@@ -16,7 +16,9 @@ from jobs.ledger import Ledger
 from jobs.pipelines import PipelineInfo
 from jobs.record import BadPayloadError, Record
 from jobs.request import Priority, ResolvedRequest
+from jobs.rubbish import JOB_ID, answers, matched
 from jobs.settings import Settings
+from jobs.soundness import is_readable
 from worker.queue_metrics import QueueMetrics
 
 log = structlog.get_logger("worker.taking")
@@ -107,36 +109,34 @@ class Taker:
             for queue in queues:
                 pipe.lrange(books.queue_key(keys.queue(*queue)), 0, LOOK_AHEAD - 1)
                 pipe.lrange(books.queue_key(keys.queue(*queue)), -LOOK_AHEAD, -1)
-            answers = iter(pipe.execute())
+            entries = iter(answers(pipe))
             found = [
-                (*queue, job_id.decode(errors="replace"))
+                (*queue, named[0])
                 for queue in queues
-                for job_id in dict.fromkeys([*next(answers), *next(answers)])
+                for entry in dict.fromkeys([*(next(entries) or ()), *(next(entries) or ())])
+                if (named := matched(JOB_ID, entry))
             ]
             for *_, job_id in found:
                 pipe.hget(books.job_key(job_id), "adm_work")
-            return [(*each, json.loads(work)) for each, work in zip(found, pipe.execute(), strict=True) if work]
+            told = zip(found, answers(pipe), strict=True)
+            return [(*each, json.loads(work)) for each, work in told if work and is_readable("adm_work", work)]
 
     def _head(self) -> tuple[str, str] | None:
         """The queue to take from next and the job that is first in it; pipelines of one priority take turns."""
         turn = self._next_pipeline % len(self._pipelines)
         order = self._pipelines[turn:] + self._pipelines[:turn]
         queues = [keys.queue(each.id, priority) for priority in keys.PRIORITIES for each in order]
-        with self._redis.pipeline(transaction=False) as pipe:
-            for queue in queues:
-                pipe.lindex(books.queue_key(queue), 0)
-            heads = pipe.execute()
-        named = ((queue, self._named(queue, head)) for queue, head in zip(queues, heads, strict=True))
-        return next(((queue, job_id) for queue, job_id in named if job_id is not None), None)
-
-    def _named(self, queue: str, entry: bytes | None) -> str | None:
-        """The job that an entry of a queue names; one that is no text names none, and is dropped."""
-        try:
-            return None if entry is None else entry.decode()
-        except UnicodeDecodeError:
-            log.warning("rubbish_in_queue", queue=queue)
-            self._redis.lrem(books.queue_key(queue), 0, entry)  # type: ignore[arg-type] # bytes serve as well
-            return None
+        while True:
+            with self._redis.pipeline(transaction=False) as pipe:
+                for queue in queues:
+                    pipe.lindex(books.queue_key(queue), 0)
+                heads = [(queue, head) for queue, head in zip(queues, answers(pipe), strict=True) if head is not None]
+            rubbish = [(queue, head) for queue, head in heads if not matched(JOB_ID, head)]
+            if not rubbish:
+                return (heads[0][0], heads[0][1].decode()) if heads else None
+            for queue, head in rubbish:  # it names no job
+                log.warning("rubbish_in_queue", queue=queue, entry=repr(head[:80]))
+                self._redis.lrem(books.queue_key(queue), 0, head)
 
     def _try_to_claim(self, queue: str, job_id: str, room: int, *, busy: bool) -> tuple[bool, Claim | None]:
         """Claim a job, or drop it from the queue if it is not to be run; (False, None) if it must wait for room.
