@@ -186,9 +186,10 @@ def test_no_bytes_in_any_field_stop_a_worker(
     for each in claims:
         inbox.progress(each, Progress(stage="base", step=1, steps=25, fraction=0.1))
     assert set(inbox.heartbeat(worker_info(), "")) <= {bad}
-    claims += bench.claim(inbox) + bench.claim(inbox)
-    for each in claims:
-        bench.finish(inbox, each)
+    for _ in range(3):  # what is left of the damaged job may say that it runs alone
+        claims += bench.claim(inbox)
+        while claims:
+            bench.finish(inbox, claims.pop())
     assert bench.status(good) == "completed"
     for status in (None, *JobStatus):
         assert bench.queue.page(status).model_dump_json()
