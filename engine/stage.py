@@ -29,6 +29,7 @@ from engine.guide import Guide
 from engine.shapes import CANDIDATES, agreeing_shapes, in_parts
 from engine.trajectory import FromLatent, FromPicture, ImageRequest, StagePlan, Trajectory, steps_taken
 from models.classifier import NoisyClassifier
+from models.convolution import can_pack, pack_weights
 from models.precision import DTYPES, Precision
 from models.unet import SuperResUNet, UNet
 
@@ -77,6 +78,7 @@ class Stage:
                 self._log_probabilities = classifier_log_probabilities(compiler.compile(guide.module))
         self.process = process
         self.device = next(network.parameters()).device
+        self._packs = compiler is None and can_pack(self.device, DTYPES[precision])
         size = network.config.image_size
         self.shape = (3, size, size)
         self.network_shapes: tuple[int, ...] = ()
@@ -86,11 +88,18 @@ class Stage:
     @property
     def mode(self) -> str:
         """How the networks are run, as far as it may change how they round."""
-        return "eager" if self._compiler is None else f"compiled by {self._compiler.version}"
+        if self._compiler is not None:
+            return f"compiled by {self._compiler.version}"
+        return "packed" if self._packs else "eager"
 
     @torch.no_grad()
     def warm_up(self, max_rows: int) -> None:
-        """Find the row shapes that agree bit for bit; has to be called before the first step."""
+        """Find the row shapes that agree bit for bit; has to be called before the first step.
+
+        On a CPU the network's weights are packed for their kernels before, where that goes; it trains no more.
+        """
+        if self._packs:
+            pack_weights(self.network, max_rows, lambda: self._predict(*self._probe_inputs(1, 1)))
         candidates = CANDIDATES if self._compiler is None else self._compiler.candidates
 
         def tell(part: str, rows: int) -> None:

@@ -53,8 +53,9 @@ class AttentionBlock(nn.Module):
         n, c, h, w = x.shape
         flat = x.reshape(n, c, h * w)
         attended = attend(self.qkv(self.norm(flat)), self.num_heads, new_order=self.new_order)
-        total: Tensor = flat + self.proj_out(attended)
-        return total.reshape(n, c, h, w)
+        # added as maps: the sum of flat ones loses track of a channels-last order where there is one row
+        total: Tensor = x + self.proj_out(attended).reshape(n, c, h, w)
+        return total
 
 
 class AttentionPool(nn.Module):

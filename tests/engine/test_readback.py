@@ -21,6 +21,7 @@ from engine.guide import Guide
 from engine.stage import SAMPLERS, Stage
 from engine.trajectory import ImageRequest, Trajectory
 from models.classifier import NoisyClassifier
+from models.unet import build_unet
 from tests.engine.bench import MAX_ROWS, Bench
 
 BASE, UPSAMPLE = "tiny/base", "tiny/upsample"
@@ -79,7 +80,8 @@ def on_meta(stage: Stage) -> Stage:
     if stage.guide is not None:
         assert isinstance(stage.guide.module, NoisyClassifier)
         guide = Guide.of_classifier(copy.deepcopy(stage.guide.module).to("meta"))
-    moved = Stage(stage.name, stage.number, copy.deepcopy(stage.network).to("meta"), stage.process, guide)
+    network = build_unet(stage.network.config).to("meta").eval().requires_grad_(False)
+    moved = Stage(stage.name, stage.number, network, stage.process, guide)
     moved.network_shapes, moved.guide_shapes = SHAPES, SHAPES if guide else ()
     moved.rehearse(1)  # torch imports what meta tensors need with the first
     return moved
