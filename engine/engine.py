@@ -72,6 +72,11 @@ class Engine:
     def rows_in_flight(self) -> int:
         return len(self._live)
 
+    @property
+    def row_shapes(self) -> tuple[int, ...]:
+        """Row counts that steps of all stages may be padded to, ascending; fewer where memory did not suffice."""
+        return tuple(sorted(set.intersection(*(set(stage.network_shapes) for stage in self.stages.values()))))
+
     def add(self, request: ImageRequest, state: ImageState | None = None) -> None:
         """Let an image join the next step of its first stage, or go on from a state that `states` gave.
 

@@ -39,7 +39,7 @@ from worker.taking import WouldRun
 log = structlog.get_logger("worker.loop")
 
 IDLE_WAIT_SECONDS = 1.0
-STORE_PAUSE_SECONDS = 5.0  # without taking jobs, after a store did not answer
+PAUSE_SECONDS = 5.0  # without taking jobs, after the store or the device's memory failed one
 QUEUE_DEPTH = 2  # images taken, in batches: so that both stages find full batches
 QUEUE_DEPTH_AT_MOST = 8  # with jobs that would run at once, before those that are there already
 
@@ -66,7 +66,7 @@ class Worker:
         self._checkpoints = Checkpoints(held.engine, inbox, store, numerics, seconds)
         self._runs: dict[str, JobRun] = {}
         self._next_heartbeat = 0.0
-        self._store_is_away_until = 0.0
+        self._takes_nothing_until = 0.0
 
     def run(self, stopping: Event) -> None:
         """Serve until stopping is set; then take nothing new, finish what fits the drain time, give the rest back."""
@@ -90,7 +90,7 @@ class Worker:
         wait_seconds = (
             0.0 if self._runs or not accept else IDLE_WAIT_SECONDS
         )  # also while the store is away: no spinning
-        takes = accept and time.monotonic() >= self._store_is_away_until
+        takes = accept and time.monotonic() >= self._takes_nothing_until
         room = self._room(QUEUE_DEPTH) if takes else 0
         spare = self._room(QUEUE_DEPTH_AT_MOST) if takes else 0
         for command in self._inbox.poll(room=room, spare=spare, would_run=self._newcomers(), wait_seconds=wait_seconds):
@@ -133,7 +133,7 @@ class Worker:
             raise  # as in the engine: the device is lost, and the process with it
         except Exception as error:  # noqa: BLE001 - whatever a job breaks must stay its own
             self._engine.abort(claim.job_id)
-            if isinstance(error, UnavailableError) or is_away(error):
+            if isinstance(error, UnavailableError | torch.OutOfMemoryError) or is_away(error):
                 self._put_back(claim, error)
                 return
             log.error("submit_failed", job_id=claim.job_id, error=f"{type(error).__name__}: {error}")
@@ -155,6 +155,10 @@ class Worker:
             answers = self._engine.stages[pipeline.stage_key(BASE)].classify(torch.stack(list(pictures)))
         except torch.AcceleratorError:
             raise  # as in the engine: the device is lost, and the process with it
+        except torch.OutOfMemoryError as error:
+            self._forget(self._runs[claim.job_id])
+            self._put_back(claim, error)
+            return
         except Exception as error:  # noqa: BLE001 - whatever these pictures break must stay their job's
             log.error("classify_failed", job_id=claim.job_id, error=f"{type(error).__name__}: {error}")
             detail = "the classifier could not be asked about this job's images"
@@ -168,7 +172,9 @@ class Worker:
     def _apply(self, report: StepReport, seconds: float) -> None:
         stage = self._engine.stages[report.stage].name
         rows = len(report.moved)
-        if not report.failed:
+        if report.lowered:
+            log.warning("out_of_memory", stage=stage, rows=rows, row_shapes_left=report.lowered)
+        elif not report.failed:
             self._engine.costs.note(report.stage, report.row_shape, seconds)
         self._held.metrics.stepped(stage, rows, report.row_shape, seconds, self._engine.rows_in_flight)
         touched: dict[str, JobRun] = {}
@@ -177,6 +183,11 @@ class Worker:
             run.moved(trajectory, stage, seconds / rows)
             touched[trajectory.request.job_id] = run
         for job_id, error in report.failed.items():
+            if isinstance(error, torch.OutOfMemoryError):
+                run = self._runs[job_id]
+                self._forget(run)
+                self._put_back(run.claim, error)
+                continue
             log.error("step_failed", job_id=job_id, error=f"{type(error).__name__}: {error}")
             # The same numbers would overflow again: only what may pass by itself is worth another try.
             retry = not isinstance(error, NotFiniteError)
@@ -243,9 +254,10 @@ class Worker:
             self._forget(run)
 
     def _put_back(self, claim: Claim, error: Exception) -> None:
-        """No fault of the job's: it starts over, at no cost to it, when the store is back."""
-        log.error("store_away", job_id=claim.job_id, error=str(error))
-        self._store_is_away_until = time.monotonic() + STORE_PAUSE_SECONDS
+        """No fault of the job's: it starts over, at no cost to it, when the store or memory is back, or elsewhere."""
+        what = "out_of_memory" if isinstance(error, torch.OutOfMemoryError) else "store_away"
+        log.error(what, job_id=claim.job_id, error=str(error))
+        self._takes_nothing_until = time.monotonic() + PAUSE_SECONDS
         self._inbox.give_back(claim)
 
     def _fail(self, job_id: str, kind: FailureKind, detail: str, *, retry: bool) -> None:
@@ -273,6 +285,7 @@ class Worker:
         info = held.info.model_copy(
             update={
                 "rows_in_flight": self._engine.rows_in_flight,
+                "row_shapes": self._engine.row_shapes,
                 "step_ms": {name: self._step_ms(pipeline) for name, pipeline in held.pipelines.items()},
                 "last_heartbeat": time.time(),
             }

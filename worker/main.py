@@ -130,7 +130,7 @@ def load(settings: Settings, device: torch.device, name: str) -> Held:
         name=name,
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         pipelines=tuple(pipelines),
-        row_shapes=tuple(sorted(set.intersection(*(set(stage.network_shapes) for stage in stages.values())))),
+        row_shapes=engine.row_shapes,
         numerics=fingerprint(
             stages, precision, [each for stack in stacks for each in stack.hashes], **encoder_versions()
         ),

@@ -1,0 +1,59 @@
+"""A worker whose device has too little memory for a while: no job fails for it."""
+
+from pathlib import Path
+from threading import Event, Thread
+
+import pytest
+import torch
+from redis import Redis
+from torch import Tensor, nn
+
+from jobs.files import FileStore
+from jobs.job import JobStatus
+from jobs.settings import Settings
+from tests.worker.conftest import Bench, OpenInbox
+from tests.worker.programs import eventually
+from tests.worker.tiny_stack import write_tiny_stack
+from worker import loop
+from worker.loop import Worker
+from worker.main import load
+
+pytestmark = pytest.mark.slow
+
+
+def test_job_that_nothing_fits_for_goes_back_at_no_cost_and_completes_when_there_is_memory(
+    bench: Bench,
+    open_inbox: OpenInbox,
+    redis: Redis,
+    settings: Settings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loop, "PAUSE_SECONDS", 0.1)
+    write_tiny_stack(tmp_path / "weights")
+    settings = settings.model_copy(update={"weights": tmp_path / "weights", "max_rows": 2, "pipelines": ("demo",)})
+    held = load(settings, torch.device("cpu"), "cpu-0")
+    most, stopping, ran_out = [0], Event(), Event()
+
+    def run_out(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if len(inputs[0]) > most[0]:
+            ran_out.set()
+            raise torch.OutOfMemoryError
+
+    held.engine.stages["demo/base"].network.register_forward_pre_hook(run_out)
+    worker = Worker(held, open_inbox(), bench.images, FileStore(redis, settings, bench.images.objects), settings)
+    job_id = bench.submit(n=2, steps=3, upsample=False)
+    thread = Thread(target=worker.run, args=[stopping])
+    thread.start()
+    try:
+        assert ran_out.wait(60)
+        assert not bench.queue.get(job_id).status.is_final
+        most[0] = 1
+        eventually(lambda: bench.queue.get(job_id).status.is_final, "the job ends")
+    finally:
+        stopping.set()
+        thread.join()
+    job = bench.queue.get(job_id)
+    assert (job.status, job.error, len(job.images)) == (JobStatus.COMPLETED, None, 2)
+    assert bench.events(job_id).count("completed") == 1
+    assert held.engine.row_shapes == (1,)
