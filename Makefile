@@ -5,6 +5,7 @@
 #   make check    the same without the tests
 #   make chaos    hurt everything for minutes, and lose nothing; CHAOS_SEED, CHAOS_JOBS, CHAOS_SECONDS
 #   make bench    ratios against the official way, a job at a time and the bare engine; into bench/results
+#   make test-gpu, make bench-gpu    tests and times of this machine's GPU, with GPU_PYTHON and the torch it has
 #   make golden   the reference cases under GOLDEN=tests/golden
 #   make judge    measure the demo stack and write weights/demo/judge.json
 #   make lock     resolve the dependencies anew into requirements.lock
@@ -12,10 +13,11 @@
 
 PYTHON ?= python3
 GOLDEN ?= tests/golden
+GPU_PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: up demo test check chaos bench golden judge install browser lock clean
+.PHONY: up demo test check chaos bench test-gpu bench-gpu golden judge install browser lock clean
 
 up: install
 	$(BIN)/adm up
@@ -40,6 +42,13 @@ bench: install
 	$(BIN)/python -m bench.serving
 	$(BIN)/python -m bench.overhead
 	$(BIN)/python -m bench.simulate
+
+# With the Python that has the GPU's torch, which the lock does not decide; other versions of libraries warn of other things.
+test-gpu:
+	ADM_TEST_DEVICE=cuda $(GPU_PYTHON) -m pytest -W default --confcutdir=tests/device tests/device
+
+bench-gpu:
+	$(GPU_PYTHON) -m bench.device
 
 golden: install
 	$(BIN)/python -m tests.golden_runner $(GOLDEN)

@@ -1,0 +1,223 @@
+"""What a step of the published networks takes on a device, against its arithmetic and the official style's loop.
+
+    python -m bench.device [--device cuda] [--stages 256x256_diffusion ...] [--rows 1 8 32] [--out FILE]
+
+Random weights of the right shapes serve. An image-step is a network evaluation and, where there is a classifier,
+its gradient; its bound is that arithmetic at the rate of a large matrix product measured in the same run. Runs with
+torch, numpy, scipy and safetensors alone. Writes bench/results/device-NAME.json, line by line.
+"""
+
+import argparse
+import json
+import re
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import product
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from bench.machine import machine
+from bench.official_loop import guided_ddim
+from engine.engine import Engine
+from engine.guide import Guide
+from engine.inversion import run_to_end
+from engine.memory import row_bytes
+from engine.numerics import settle_kernels
+from engine.pipeline import BASE, Pipeline, build_stages
+from engine.process import process_of
+from engine.stage import Stage
+from engine.trajectory import StagePlan
+from models.checkpoint import blank_network
+from models.classifier import NoisyClassifier
+from models.config import ClassifierConfig, UNetConfig
+from models.precision import Precision, best_precision
+from models.presets import PRESETS
+from models.stack import DiffusionNetwork, load_stack
+from models.unet import SuperResUNet, UNet
+
+ROOT = Path(__file__).parent
+STAGES = (
+    "64x64_diffusion",
+    "128x128_diffusion",
+    "256x256_diffusion",
+    "512x512_diffusion",
+    "64_256_upsampler",
+    "128_512_upsampler",
+)
+REPEATS, WARM_UPS = 10, 3
+STEPS, SCALE = 25, 2.0
+STD = 0.02  # of random weights: activations stay finite
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def memory_of(device: torch.device, *, peak: bool = False) -> int | None:
+    """Bytes that torch holds on a GPU now, or held at most since this was asked for now; of a CPU it keeps no count."""
+    if device.type != "cuda":
+        return None
+    if peak:
+        return torch.cuda.max_memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    return torch.cuda.memory_allocated(device)
+
+
+def official_precisions(device: torch.device) -> Sequence[Precision]:
+    """What the official code would be run in."""
+    return ("fp32", "fp16") if device.type == "cuda" else ("fp32",)
+
+
+def median_seconds(run: Callable[[], object], device: torch.device) -> float:
+    """Of one call, warmed up and waited for."""
+    for _ in range(WARM_UPS):
+        run()
+    times = []
+    for _ in range(REPEATS):
+        synchronize(device)
+        started = time.perf_counter()
+        run()
+        synchronize(device)
+        times.append(time.perf_counter() - started)
+    return median(times)
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP a second of a large matrix product."""
+    size = 8192 if device.type == "cuda" else 1024
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    return 2 * size**3 / median_seconds(lambda: a @ b, device)
+
+
+def random_network(config: UNetConfig | ClassifierConfig, device: torch.device) -> nn.Module:
+    """Ready to serve, with weights of no meaning."""
+    network = blank_network(config).to_empty(device=device)
+    generator = torch.Generator(device).manual_seed(0)
+    with torch.no_grad():
+        for each in network.parameters():
+            each.normal_(std=STD, generator=generator)
+    return network.eval().requires_grad_(False)
+
+
+def forward_flops(config: UNetConfig | ClassifierConfig) -> int:
+    """Of one row, a multiply-add being two."""
+    network = blank_network(config)
+    x, t = torch.empty(1, 3, config.image_size, config.image_size, device="meta"), torch.empty(1, device="meta")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        if isinstance(network, UNet):
+            labels = None if network.config.num_classes is None else torch.empty(1, dtype=torch.long, device="meta")
+            network(x, t, labels, **({"low_res": x} if isinstance(network, SuperResUNet) else {}))
+        else:
+            network(x, t)
+    return int(counter.get_total_flops())
+
+
+def image_step_flops(name: str) -> int:
+    """A preset's network and, guided, its classifier: forward, and as much back to the image."""
+    preset = PRESETS[name]
+    guide = preset.sampling.classifier if preset.sampling else None
+    return forward_flops(preset.config) + (2 * forward_flops(PRESETS[guide].config) if guide else 0)
+
+
+def random_stage(name: str, device: torch.device, precision: Precision) -> Stage:
+    """A preset's stage, guided where its pipeline is; not warmed up."""
+    preset = PRESETS[name]
+    network, process = random_network(preset.config, device), preset.process
+    assert isinstance(network, UNet)
+    assert process is not None
+    classifier = preset.sampling.classifier if preset.sampling else None
+    guide = None
+    if classifier is not None:
+        guiding = random_network(PRESETS[classifier].config, device)
+        assert isinstance(guiding, NoisyClassifier)
+        guide = Guide.of_classifier(guiding)
+    held = DiffusionNetwork(network, process, "")
+    return Stage(name, 0, network, process_of(held), guide, precision=precision)
+
+
+def stage_lines(
+    name: str, rows: Sequence[int], device: torch.device, precision: Precision, rate: float
+) -> dict[str, Any]:
+    """By row count: milliseconds an image-step, the share of the arithmetic's bound, the memory of a step, and, for a
+    guided stage, how many times as long the official style's loop takes."""
+    settle_kernels()
+    stage, flops = random_stage(name, device, precision), image_step_flops(name)
+    found: dict[str, Any] = {
+        "GFLOP an image-step": round(flops / 1e9, 1),
+        "bytes a row, reckoned": row_bytes(PRESETS[name].config),
+    }
+    seconds = {}
+    for count in rows:
+        stage.network_shapes = stage.guide_shapes = (count,)
+        before = memory_of(device)
+        seconds[count] = median_seconds(partial(stage.rehearse, count), device) / count
+        found[str(count)] = {
+            "ms an image-step": round(1000 * seconds[count], 3),
+            "of the bound": round(flops / rate / seconds[count], 3),
+        }
+        if before is not None and (most := memory_of(device, peak=True)) is not None:
+            found[str(count)]["bytes a row, measured"] = (most - before) // count
+    if stage.guide is not None:
+        loop = Stage(name, 0, stage.network, stage.process, stage.guide)  # in float32's layout, as the official code
+        for count, each in product(rows, official_precisions(device)):
+            run = partial(guided_ddim, loop, torch.zeros(count, dtype=torch.long), SCALE, 2, 1, each)
+            theirs = median_seconds(run, device) / 2 / count
+            found[str(count)][f"against the loop in {each}"] = round(theirs / seconds[count], 3)
+    return found
+
+
+def demo_lines(device: torch.device, precision: Precision, rows: int) -> dict[str, Any]:
+    """The shipped demo stack, guided DDIM: the engine against the official style's loop, in half precision and not."""
+    stack = load_stack(ROOT.parent / "weights" / "demo", device)
+    pipeline, labels = Pipeline(stack.pipelines["demo"], stack), torch.arange(rows) % 10
+    engine = Engine(build_stages([stack], rows, precision=precision), rows)
+    plain = load_stack(ROOT.parent / "weights" / "demo", device)
+    loop = Stage(BASE, 0, plain.base.network, process_of(plain.base), engine.stages[f"{stack.name}/{BASE}"].guide)
+
+    def ours() -> list[Tensor]:
+        plan = StagePlan(BASE, "ddim", STEPS)
+        images = [pipeline.image("bench", index, 1, index % 10, SCALE, plan, None) for index in range(rows)]
+        return [each.pixels for each in run_to_end(engine, images)]
+
+    seconds = median_seconds(ours, device)
+    found: dict[str, Any] = {"rows": rows, "seconds": round(seconds, 3)}
+    for each in official_precisions(device):
+        theirs = median_seconds(partial(guided_ddim, loop, labels, SCALE, STEPS, 1, each), device)
+        found[f"against the loop in {each}"] = round(theirs / seconds, 3)
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", type=torch.device, default=torch.device("cuda"))
+    parser.add_argument("--stages", nargs="*", choices=STAGES, default=STAGES)
+    parser.add_argument("--rows", nargs="+", type=int, default=[1, 8, 32])
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args(arguments)
+    device = options.device
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("bench.device: this machine's torch sees no GPU; --device cpu measures its processor")
+    precision = best_precision(device)
+    facts = machine()
+    name = re.sub(r"[^a-z0-9]+", "-", str(facts["gpu"] if device.type == "cuda" else facts["cpu"]).lower()).strip("-")
+    out = options.out or ROOT / "results" / f"device-{name}.json"
+    rate = matrix_rate(device, torch.float32 if precision == "fp32" else torch.bfloat16)
+    found: dict[str, Any] = {"precision": precision, "TFLOP/s of a matrix product": round(rate / 1e12, 3)}
+    lines: dict[str, Callable[[], Any]] = {"demo": partial(demo_lines, device, precision, max(options.rows))}
+    for stage in options.stages:
+        lines[stage] = partial(stage_lines, stage, options.rows, device, precision, rate)
+    for line, measure in lines.items():
+        found[line] = measure()
+        print(line, found[line], flush=True)
+        out.write_text(json.dumps(facts | {"found": found}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

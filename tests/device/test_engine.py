@@ -1,0 +1,81 @@
+"""The shipped demo stack in an engine on the device: every promise of its pixels that a worker there relies on."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from diffusion.noise import Draw, normals
+from engine.engine import Engine
+from engine.inversion import run_to_end
+from engine.pipeline import BASE, UPSAMPLE, Pipeline, build_stages
+from engine.stage import Stage
+from engine.trajectory import ImageRequest, StagePlan
+from models.precision import Precision, best_precision
+from models.stack import load_stack
+
+DEMO = Path(__file__).parents[2] / "weights" / "demo"
+MAX_ROWS = 8
+STEPS = 5
+NEAR = 1.0  # of 255, on the mean: float32 in another order of summing
+Held = tuple[Pipeline, dict[str, Stage]]
+
+
+def held_on(device: torch.device, precision: Precision) -> Held:
+    stack = load_stack(DEMO, device)
+    return Pipeline(stack.pipelines["demo"], stack), build_stages([stack], MAX_ROWS, precision=precision)
+
+
+@pytest.fixture(scope="module")
+def held(device: torch.device) -> Held:
+    return held_on(device, best_precision(device))
+
+
+@pytest.fixture(scope="module")
+def exact(device: torch.device) -> Held:
+    return held_on(device, "fp32")
+
+
+def requests(held: Held, *job_ids: str) -> list[ImageRequest]:
+    """An image for each job, of all samplers, guided and not, every other one enlarged."""
+    found = []
+    for index, job_id in enumerate(job_ids):
+        base = StagePlan(BASE, ("ddim", "ddpm", "dpmpp_2m", "heun")[index % 4], STEPS)
+        enlarged = StagePlan(UPSAMPLE, "ddim", 2) if index % 2 else None
+        found.append(held[0].image(job_id, index, 5, index % 10, float(index % 3), base, enlarged))
+    return found
+
+
+def pixels(held: Held, images: list[ImageRequest]) -> list[Tensor]:
+    return [each.pixels.cpu() for each in run_to_end(Engine(held[1], MAX_ROWS), images)]
+
+
+@pytest.mark.slow
+def test_an_image_has_the_same_bytes_alone_and_among_others(held: Held) -> None:
+    images = requests(held, *"abcdefgh")
+    among = pixels(held, images)
+    for image, each in zip(images, among, strict=True):
+        (alone,) = pixels(held, [image])
+        assert torch.equal(alone, each), image.plans
+
+
+@pytest.mark.slow
+def test_images_repeat(held: Held) -> None:
+    images = requests(held, *"abcd")
+    for one, other in zip(pixels(held, images), pixels(held, images), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.slow
+def test_images_are_those_of_a_cpu_in_float32(device: torch.device, exact: Held) -> None:
+    here, there = exact, held_on(torch.device("cpu"), "fp32")
+    ours, theirs = pixels(here, requests(here, *"abcd")), pixels(there, requests(there, *"abcd"))
+    for one, other in zip(ours, theirs, strict=True):
+        assert float((one.float() - other.float()).abs().mean()) < NEAR
+
+
+def test_noise_is_that_of_a_cpu(device: torch.device) -> None:
+    draws = [Draw(seed, index, 0, 3) for seed in (0, 2**62) for index in range(3)]
+    ours, theirs = normals(draws, (3, 33, 31), device).cpu(), normals(draws, (3, 33, 31))
+    assert torch.allclose(ours, theirs, rtol=1e-6, atol=1e-6)  # logarithm and cosine may round otherwise
