@@ -8,10 +8,12 @@ import typer
 from cli.failure import one_line_errors, tell_doubt
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from engine.inversion import Inverter
     from engine.pipeline import Pipeline
+    from jobs.settings import Settings
 
 Picture = Annotated[Path, typer.Argument(help="picture of any size; its middle square is taken", exists=True)]
 StackFolder = Annotated[
@@ -106,8 +108,12 @@ def open_inverter(
     from engine.engine import Engine
     from engine.inversion import Inverter
     from engine.pipeline import build_stages
+    from jobs.settings import Settings
+    from worker.main import choose_device, choose_precision
 
-    pipeline = load_pipeline(folder, name)
+    settings = Settings.load()
+    device = choose_device(settings.device)
+    pipeline = load_pipeline(settings, device, folder, name)
     stack, spec = pipeline.stack, pipeline.spec
     label = class_index(stack.class_names, class_name)
     if label is None and spec.conditional and stack.no_class_label is None:
@@ -116,19 +122,16 @@ def open_inverter(
         raise ValueError(f"--scale: {spec.name!r} has no classifier to be guided by")
     if scale and label is None:
         raise ValueError("--scale needs --class: without one there is nothing to guide towards")
-    return Inverter(Engine(build_stages([stack], ROWS), ROWS), pipeline, steps, label)
+    stages = build_stages([stack], ROWS, precision=choose_precision(settings.precision, device))
+    return Inverter(Engine(stages, ROWS), pipeline, steps, label)
 
 
-def load_pipeline(folder: Path | None, name: str | None) -> "Pipeline":
+def load_pipeline(settings: "Settings", device: "torch.device", folder: Path | None, name: str | None) -> "Pipeline":
     """A pipeline of a stack's folder, or of all that ADM_WEIGHTS has; doubts about its weights go to stderr."""
     from engine.loading import choose, load_plans
     from engine.pipeline import Pipeline
-    from jobs.settings import Settings
     from models.plan import read_stack
-    from worker.main import choose_device
 
-    settings = Settings.load()
-    device = choose_device(settings.device)
     if folder is None:
         name = name or settings.pipelines[0]
         plans = choose([name], settings.weights, "--pipeline")

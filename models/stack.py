@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import nn
 
-from models.checkpoint import NetworkT, WeightsError, load_network
+from models.checkpoint import NetworkT, WeightsError, blank_network, load_network
 from models.classifier import NoisyClassifier
 from models.config import ProcessConfig
 from models.plan import NetworkFile, PipelineSpec, StackPlan, check_fit, read_stack
@@ -72,7 +73,6 @@ def load_plan(
     Raises: WeightsError, one line that names the file and the key, for anything missing, damaged or that does not fit.
     """
     held: dict[Path, nn.Module] = {} if loaded is None else loaded
-    check_fit(plan)
 
     def load(file: NetworkFile, kind: type[NetworkT]) -> NetworkT:
         network = held.get(file.path) or load_network(file.path, kind, device, file.config)
@@ -80,12 +80,36 @@ def load_plan(
         held[file.path] = network
         return network
 
+    return _stack_of(plan, load)
+
+
+def outline_plan(plan: StackPlan) -> Stack:
+    """A stack whose networks have no weights, for those who will compute nothing: of its files only hashes are taken.
+
+    Raises: WeightsError for what does not fit.
+    """
+
+    def outline(file: NetworkFile, kind: type[NetworkT]) -> NetworkT:
+        network = blank_network(file.config)
+        assert isinstance(network, kind)
+        return network
+
+    return _stack_of(plan, outline)
+
+
+class _Maker(Protocol):
+    def __call__(self, file: NetworkFile, kind: type[NetworkT], /) -> NetworkT: ...
+
+
+def _stack_of(plan: StackPlan, make: _Maker) -> Stack:
+    check_fit(plan)
+
     def diffusion(file: NetworkFile, kind: type[UNet]) -> DiffusionNetwork:
         assert file.process is not None
-        return DiffusionNetwork(load(file, kind), file.process, file_hash(file.path))
+        return DiffusionNetwork(make(file, kind), file.process, file_hash(file.path))
 
     def guiding(file: NetworkFile) -> GuidingNetwork:
-        return GuidingNetwork(load(file, NoisyClassifier), file_hash(file.path))
+        return GuidingNetwork(make(file, NoisyClassifier), file_hash(file.path))
 
     base = diffusion(plan.base, UNet)
     classifier = None if plan.classifier is None else guiding(plan.classifier)

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 import torch
 from PIL import Image
 
-from engine.loading import load_stacks
+from engine.loading import choose
 from jobs.pipelines import PipelineInfo
 from jobs.request import ResolvedRequest
 from jobs.settings import Settings
+from models.stack import outline_plan
 from worker.main import choose_device, load
 from worker.offers import offer, select
 from worker.plans import plan_job
@@ -59,9 +60,9 @@ def no_pictures(file_id: str) -> Image.Image:
 
 
 def pipeline_of(settings: Settings, model: str) -> PipelineInfo:
-    """A pipeline of the weights folder as a worker would announce it. Raises: WeightsError."""
-    stacks = load_stacks(settings.weights, [model], 1, torch.device("cpu"))
-    return offer(select([model], stacks)[model])
+    """A pipeline of the weights folder as a worker would announce it; no weights are read. Raises: WeightsError."""
+    (plan,) = choose([model], settings.weights)
+    return offer(select([model], [outline_plan(plan)])[model])
 
 
 def devices(wanted: str) -> list[str]:

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from threading import Event
 from types import FrameType
-from typing import IO
+from typing import IO, Literal
 
 import structlog
 import torch
@@ -30,6 +30,7 @@ from engine.engine import Engine
 from engine.loading import load_stacks
 from engine.numerics import fingerprint
 from engine.pipeline import build_stages
+from engine.threads import usable_threads
 from jobs import logs
 from jobs.away import is_away
 from jobs.errors import SettingsError, UnavailableError
@@ -38,7 +39,7 @@ from jobs.images import ImageStore
 from jobs.settings import Settings
 from jobs.workers import WorkerInfo
 from models.checkpoint import WeightsError
-from models.precision import best_precision
+from models.precision import Precision, best_precision
 from worker.compiling import choose_compiler
 from worker.inbox import Inbox
 from worker.loop import Held, Worker
@@ -73,7 +74,7 @@ def run(settings: Settings) -> None:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     device = choose_device(settings.device)
-    torch.set_num_threads(settings.threads or torch.get_num_threads())
+    torch.set_num_threads(settings.threads or usable_threads())
     name = settings.name_of_worker(f"{device.type}-{device.index or 0}")
     store = ImageStore(settings.store_address)
     with hold_name(settings.run_dir, name) as lock:
@@ -115,7 +116,7 @@ def load(settings: Settings, device: torch.device, name: str) -> Held:
 
     stacks = load_stacks(settings.weights, settings.pipelines, settings.max_rows, device, doubt)
     pipelines = select(settings.pipelines, stacks)
-    precision = best_precision(device) if settings.precision == "auto" else settings.precision
+    precision = choose_precision(settings.precision, device)
     stages = build_stages(
         stacks,
         settings.max_rows,
@@ -152,6 +153,11 @@ def choose_device(wanted: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise SettingsError(f"ADM_DEVICE: {wanted!r} is not usable here") from error
     return device
+
+
+def choose_precision(wanted: Precision | Literal["auto"], device: torch.device) -> Precision:
+    """The arithmetic of a setting."""
+    return best_precision(device) if wanted == "auto" else wanted
 
 
 def hold_name(run_dir: Path, name: str) -> IO[str]:

@@ -49,6 +49,16 @@ def test_reconstruction_is_a_picture_and_a_figure(stack: Path, picture: Path, tm
         assert back.size == (8, 8)
 
 
+def test_pictures_are_computed_in_the_precision_of_the_settings(stack: Path, picture: Path, tmp_path: Path) -> None:
+    latents = {}
+    for precision in ("fp32", "bf16"):
+        path, chosen = tmp_path / precision, {"ADM_PRECISION": precision}
+        assert adm("encode", picture, path, "--stack", stack, "--steps", "2", env=chosen).exit_code == 0
+        latents[precision] = load_file(path)["latent"]
+    assert not torch.equal(latents["fp32"], latents["bf16"])
+    assert torch.allclose(latents["fp32"], latents["bf16"], atol=0.1)
+
+
 def test_frames_are_numbered_so_that_they_sort(stack: Path, picture: Path, tmp_path: Path) -> None:
     result = adm("interpolate", picture, picture, tmp_path / "way", "--frames", "11", "--stack", stack, "--steps", "2")
     assert result.exit_code == 0, result.output

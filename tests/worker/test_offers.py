@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from jobs.settings import Settings
 from models.checkpoint import WeightsError
-from models.stack import load_stack
+from models.plan import read_stack
+from models.stack import load_stack, outline_plan
 from tests.models.samples import MANIFEST, replace_upsampler, write_base_alone, write_manifest, write_stack
+from worker.alone import pipeline_of
 from worker.offers import offer, select
 
 
@@ -25,6 +28,15 @@ def test_offer_tells_classes_stages_and_defaults(folder: Path) -> None:
     assert guided.class_required
     assert not uncond.class_required
     assert uncond.defaults.upsample is None
+
+
+def test_pipeline_is_described_from_its_plan_as_from_its_networks(folder: Path) -> None:
+    outlined, loaded = outline_plan(read_stack(folder)), load_stack(folder)
+    assert all(each.is_meta for each in outlined.base.network.parameters())
+    for name in ("tiny", "tiny-uncond"):
+        info = offer(select([name], [loaded])[name])
+        assert offer(select([name], [outlined])[name]) == info
+        assert pipeline_of(Settings(weights=folder.parent), name) == info
 
 
 def test_pipeline_that_no_stack_has_is_refused_by_name(folder: Path) -> None:
