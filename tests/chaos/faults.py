@@ -39,6 +39,7 @@ class Faults:
             self.kill_redis,
             self.fill_disk_of_redis,
             self.hang_redis,
+            self.fill_memory_of_redis,
             self.cut_connections,
             self.kill_clients,
             self.lose_replies,
@@ -121,6 +122,13 @@ class Faults:
         time.sleep(self._rng.uniform(0.2, 1.5))
         self._stack.redis_server.resume()
 
+    def fill_memory_of_redis(self) -> None:
+        """It answers, and refuses all that would need memory."""
+        with self._stack.redis() as redis:
+            redis.config_set("maxmemory", 1)
+            time.sleep(self._rng.uniform(0.2, 2))
+            redis.config_set("maxmemory", 0)
+
     def cut_connections(self) -> None:
         self._stack.proxy.cut()
 
@@ -166,8 +174,14 @@ class Faults:
             redis.hset(books.job_key(bare), mapping={"status": "queued", "origin": POISONED_QUEUE})
             redis.rpush(books.queue_key(POISONED_QUEUE), bare)
             self.poisoned[bare] = "bad-payload"
+            redis.zadd(keys.LEASES, dict.fromkeys([b"\xff\xfe", b"odd", b"nobody:" + b"0" * 32], 1.0))
+            redis.publish(keys.WAKE_CHANNEL, b"\xff")
             for change, failure in PAYLOADS.values():
                 self.poisoned[self._poisoned_job(redis, change)] = failure
+            for field in ("adm_work", "adm_attempt", "retries_left", "adm_created_at"):
+                job_id = self._poisoned_job(redis, dumped)
+                redis.hset(books.job_key(job_id), field, "rubbish")
+                self.poisoned[job_id] = "bad-payload"
 
     def _poisoned_job(self, redis: Redis, change: Callable[[list[Any]], bytes]) -> str:
         """Post a job where nobody takes it, spoil it there, and move it to where somebody will."""
