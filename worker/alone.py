@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from engine.loading import choose
+from engine.threads import usable_threads
 from jobs.pipelines import PipelineInfo
 from jobs.request import ResolvedRequest
 from jobs.settings import Settings
@@ -19,7 +20,7 @@ class Alone:
     """Pipelines on one device, loaded as a worker of the same settings loads them: same numerics, same pixels."""
 
     def __init__(self, settings: Settings, device: str) -> None:
-        torch.set_num_threads(settings.threads or torch.get_num_threads())
+        torch.set_num_threads(settings.threads or usable_threads())
         self._held = load(settings, choose_device(device), device)
 
     @property

@@ -1,0 +1,35 @@
+"""How many threads compute on a CPU where nobody has said so."""
+
+import math
+import os
+from pathlib import Path
+
+import torch
+
+CGROUP = Path("/sys/fs/cgroup")
+
+
+def usable_threads(cgroup: Path = CGROUP) -> int:
+    """torch's own number, which goes by physical cores and OMP_NUM_THREADS, or fewer where not all may be used.
+
+    A container's quota of processor time hides no core: more threads than it pays for wait for each other, most of them
+    throttled, and a step takes many times as long.
+    """
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _quota(cgroup)
+    return min(torch.get_num_threads(), usable, usable if quota is None else max(1, math.ceil(quota)))
+
+
+def _quota(cgroup: Path) -> float | None:
+    """Processors' worth of time that the control group has; None where it is not limited, or the system has none."""
+    try:
+        quota, period = (cgroup / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:  # version 1 of control groups
+            quota, period = ((cgroup / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        except OSError:
+            return None
+    try:
+        return float(quota) / float(period) if float(quota) > 0 else None
+    except (ValueError, ZeroDivisionError):
+        return None  # "max"
