@@ -4,13 +4,16 @@ A shape takes tens of seconds to compile, so there are few of them, and what has
 networks, machine and versions is marked: a start may ask whether it would be a warm one.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import shutil
 import subprocess
 import sysconfig
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,7 @@ from models.stack import Stack
 FEW = (1, 2, 8)  # row counts beside the largest
 MARKER = "compiled.json"
 LENGTH = 16
+UNUSED_SECONDS = 30 * 86400.0  # since the last start that used it, until a folder is removed
 MOST_COMPILATIONS = 256  # of one function, over all networks and shapes
 
 OnShape = Callable[[str, int], None]
@@ -84,9 +88,15 @@ class Compiler:
         torch._dynamo.config.fail_on_recompile_limit_hit = True
 
     def finish(self) -> None:
-        """Mark the folder: a start under the same facts is a warm one."""
+        """Mark the folder, as every start does that uses it: one under the same facts is a warm one.
+
+        What no start has used for UNUSED_SECONDS is removed: other facts' folders beside it, finished or not.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / MARKER).write_text(json.dumps(self._facts, indent=1) + "\n")
+        for other in self.folder.parent.iterdir():
+            if other != self.folder and time.time() - _last_used(other) > UNUSED_SECONDS:
+                shutil.rmtree(other, ignore_errors=True)  # another start may be removing it too
 
     def compile(self, function: Callable[..., Tensor], *, frozen: bool = False) -> Callable[..., Tensor]:
         """The function, compiled at its first call with each shape.
@@ -100,6 +110,14 @@ class Compiler:
             return compiled(*map(contiguous, inputs), **{name: each.contiguous() for name, each in named.items()})
 
         return call
+
+
+def _last_used(folder: Path) -> float:
+    """When a start marked a folder last; of one that never came so far, when something was written there."""
+    for path in (folder / MARKER, folder):
+        with contextlib.suppress(FileNotFoundError):
+            return path.stat().st_mtime
+    return math.inf  # gone
 
 
 def contiguous(x: Tensor | None) -> Tensor | None:

@@ -1,7 +1,9 @@
 """Compiled networks: the same images within rounding, indifferent to neighbours, found again by a second start."""
 
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +12,7 @@ import pytest
 import torch
 
 from diffusion.guidance import guidance_gradient
-from engine.compiling import Compiler, NoCompilerError, find_command
+from engine.compiling import MARKER, UNUSED_SECONDS, Compiler, NoCompilerError, find_command
 from engine.numerics import fingerprint
 from engine.pipeline import BASE, Pipeline, build_stages
 from engine.stage import Stage
@@ -156,6 +158,23 @@ def test_other_rows_precision_or_threads_are_compiled_apart(shallow_folder: Path
     }
     assert len(folders) == 4
     assert not Compiler(tmp_path, [stack], "fp32", 2).is_warm
+
+
+@needs_compiler
+def test_folders_that_no_start_has_used_for_long_are_removed(shallow_folder: Path, tmp_path: Path) -> None:
+    stack, long_ago = base_of(shallow_folder), time.time() - UNUSED_SECONDS - 60
+    old, recent, ours = (Compiler(tmp_path, [stack], "fp32", rows) for rows in (1, 2, 3))
+    unfinished = tmp_path / "unfinished"
+    unfinished.mkdir()
+    os.utime(unfinished, (long_ago, long_ago))
+    for compiler in (ours, old, recent):
+        compiler.finish()
+    for compiler in (ours, old):
+        os.utime(compiler.folder / MARKER, (long_ago, long_ago))
+    ours.finish()
+    assert sorted(tmp_path.iterdir()) == sorted([ours.folder, recent.folder])
+    assert ours.is_warm
+    assert not old.is_warm
 
 
 def test_a_machine_without_a_compiler_says_so_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
