@@ -25,10 +25,10 @@ from engine.scheduler import Priority, Scheduler
 from jobs import keys
 from jobs.estimate import Backlog, Estimator
 from jobs.fleet import Fleet
-from jobs.ledger import RATIOS_KEPT
 from jobs.pipelines import PipelineInfo
 from jobs.request import JobRequest, ResolvedRequest
 from jobs.resolution import resolve
+from jobs.transitions import RATIOS_KEPT
 from jobs.work import RUNNING, evaluations_of, rank_of, work_of
 from tests.jobs.samples import DEMO, worker_info
 from worker.loop import QUEUE_DEPTH, QUEUE_DEPTH_AT_MOST

@@ -1,44 +1,39 @@
 """Every change of a job's state, each one transaction in Redis.
 
-A change watches the job's hash, decides by what it reads, and writes everything that follows from it at once: the hash,
-the queue, RQ's books, the indexes, the lease, the counters of queued work, the event. So either side may be killed
-between any two commands. Results are fenced: only who holds the job's token may write them.
+A change watches the job's hash, decides by what it reads, and writes what `jobs.transitions` says. Results are fenced:
+only who holds the job's token may write them.
 """
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import structlog
 from redis import WatchError
 from redis.client import Pipeline, Redis
 from redis.exceptions import ResponseError
-from rq.job import JobStatus as RqStatus
 
 from jobs import books, keys
 from jobs.errors import ErrorKind, FailureKind, RefusedError
 from jobs.events import EventKind, publish
-from jobs.job import CheckpointRecord, ImageRecord, JobStatus, Usage
+from jobs.job import CheckpointRecord, JobStatus
 from jobs.mending import mend
 from jobs.record import PAYLOAD_VERSION, Record
 from jobs.request import ResolvedRequest
 from jobs.rubbish import EXECUTION, is_wrong_type, matched
 from jobs.soundness import damage_of
-from jobs.work import RUNNING, rank_of
+from jobs.transitions import Transitions, count_work, move
+from jobs.work import RUNNING
 
 log = structlog.get_logger("jobs.ledger")
 
 T = TypeVar("T")
 TOLD_ASIDE = ("XADD", "HINCRBY")  # commands that no state depends on
-RATIOS_KEPT = 32  # of what jobs took to what was reckoned
 
 
-class Ledger:
+class Ledger(Transitions):
     """Changes jobs; holds nothing but its connection."""
-
-    def __init__(self, redis: Redis, retention_seconds: int) -> None:
-        self.redis, self.retention_seconds = redis, retention_seconds
 
     def read(self, job_id: str) -> Record | None:
         """A job as it is now; a damaged one fails by that."""
@@ -125,21 +120,6 @@ class Ledger:
                 return outcome
         return self.change(job_id, decide)
 
-    def claim(self, pipe: Pipeline, record: Record, worker_name: str, token: str, lease_ends_at: float) -> None:
-        """Write that a worker takes a queued job."""
-        attempt, now = record.starts + 1, time.time()
-        books.dequeue(pipe, record)
-        fields = books.start(pipe, self.redis, record, worker_name, token)
-        fields |= {"adm_token": token, "adm_attempt": attempt, "adm_started_at": now}
-        fields["adm_expires_at"] = now + self.retention_seconds  # it is not given up any more, also when it is requeued
-        pipe.hset(books.job_key(record.id), mapping=books.encodable(fields))
-        pipe.zadd(keys.LEASES, {f"{record.id}:{token}": lease_ends_at})
-        pipe.zrem(keys.EXPIRING, record.id)
-        move(pipe, record, JobStatus.QUEUED, JobStatus.IN_PROGRESS)
-        count_work(pipe, record, record.priority, -1)
-        count_work(pipe, record, RUNNING, 1)
-        publish(pipe, record.id, EventKind.STARTED, {"status": JobStatus.IN_PROGRESS, "attempt": attempt})
-
     def note_checkpoint(self, job_id: str, token: str, checkpoint: CheckpointRecord) -> bool:
         """Write from where a job in progress may go on; False where another execution may write its results."""
 
@@ -150,75 +130,6 @@ class Ledger:
             return True
 
         return self.change(job_id, decide)
-
-    def complete(
-        self,
-        pipe: Pipeline,
-        record: Record,
-        images: Sequence[ImageRecord],
-        usage: Usage,
-        numerics: str,
-        results: dict[str, Any] | None,
-    ) -> None:
-        """Write that a job's images are all there, and what it found besides; this is what publishes both."""
-        now = time.time()
-        detail = f"{len(images)} image{'' if len(images) == 1 else 's'}"
-        fields = books.end(pipe, self.redis, record, RqStatus.FINISHED, self.retention_seconds, now, detail) | {
-            "adm_images": json.dumps([each.model_dump() for each in images]),
-            "adm_usage": usage.model_dump_json(),
-            "adm_numerics": numerics,
-            "adm_results": "" if results is None else json.dumps(results),
-        }
-        self._note_estimate(pipe, record, now)
-        self._end(pipe, record, JobStatus.COMPLETED, EventKind.COMPLETED, fields, now)
-
-    def fail(self, pipe: Pipeline, record: Record, kind: FailureKind, detail: str) -> None:
-        """Write that a job has failed for good."""
-        now = time.time()
-        error = {"kind": kind, "detail": detail}
-        fields = books.end(
-            pipe, self.redis, record, RqStatus.FAILED, self.retention_seconds, now, f"{kind}: {detail}"
-        ) | {"adm_error": json.dumps(error)}
-        self._end(pipe, record, JobStatus.FAILED, EventKind.FAILED, fields, now, error=error)
-
-    def cancel(self, pipe: Pipeline, record: Record) -> None:
-        """Write that a job was given up because somebody asked for it."""
-        now = time.time()
-        fields = books.end(pipe, self.redis, record, RqStatus.CANCELED, self.retention_seconds, now, "")
-        self._end(pipe, record, JobStatus.CANCELLED, EventKind.CANCELLED, fields, now)
-
-    def expire(self, pipe: Pipeline, record: Record) -> None:
-        """Write that a job was not started in time."""
-        now = time.time()
-        fields = books.end(pipe, self.redis, record, RqStatus.CANCELED, self.retention_seconds, now, "")
-        self._end(pipe, record, JobStatus.EXPIRED, EventKind.EXPIRED, fields | {"adm_expired": "1"}, now)
-
-    def requeue(self, pipe: Pipeline, record: Record, **fields: int | str) -> None:
-        """Put a job in progress back to the front of its queue."""
-        books.close_execution(pipe, self.redis, record)
-        books.enqueue(pipe, record.id, record.queue, at_front=True)
-        pipe.hset(
-            books.job_key(record.id),
-            mapping=books.encodable(
-                {"status": RqStatus.QUEUED.value, "started_at": "", "adm_started_at": "", "adm_token": ""} | fields
-            ),
-        )
-        pipe.zrem(keys.LEASES, f"{record.id}:{record.token}")
-        pipe.delete(keys.progress(record.id))
-        move(pipe, record, record.status, JobStatus.QUEUED)
-        count_work(pipe, record, RUNNING, -1)
-        count_work(pipe, record, record.priority, 1)
-        publish(pipe, record.id, EventKind.QUEUED, {"status": JobStatus.QUEUED, "attempt": record.attempt})
-        pipe.publish(keys.WAKE_CHANNEL, record.queue)
-
-    def retry_or_fail(
-        self, pipe: Pipeline, record: Record, kind: FailureKind, detail: str, **fields: int | str
-    ) -> None:
-        """Spend a retry, or fail the job when none is left."""
-        if record.retries_left > 0:
-            self.requeue(pipe, record, retries_left=record.retries_left - 1, **fields)
-        else:
-            self.fail(pipe, record, kind, detail)
 
     def request_cancel(self, job_id: str) -> Record:
         """Cancel a queued job at once; ask the worker of one in progress to.
@@ -297,44 +208,6 @@ class Ledger:
                 self.redis.zrem(keys.LEASES, each)
         return len(ended)
 
-    def _end(
-        self,
-        pipe: Pipeline,
-        record: Record,
-        status: JobStatus,
-        event: EventKind,
-        fields: dict[str, Any],
-        now: float,
-        **data: Any,
-    ) -> None:
-        """What all ends have in common, the one terminal event among it."""
-        was = record.status
-        assert not was.is_final, f"{record.id} has ended already"
-        fields |= {"adm_ended_at": now, "adm_expires_at": now + self.retention_seconds}
-        pipe.hset(books.job_key(record.id), mapping=books.encodable(fields))
-        pipe.hdel(books.job_key(record.id), "adm_checkpoint")
-        if was is JobStatus.QUEUED:
-            books.dequeue(pipe, record)
-            pipe.zrem(keys.EXPIRING, record.id)
-            count_work(pipe, record, record.priority, -1)
-        else:
-            books.close_execution(pipe, self.redis, record)
-            pipe.zrem(keys.LEASES, f"{record.id}:{record.token}")
-            count_work(pipe, record, RUNNING, -1)
-        pipe.delete(keys.progress(record.id))
-        move(pipe, record, was, status)
-        pipe.zadd(keys.ENDED, {record.index_member: now + self.retention_seconds})
-        publish(pipe, record.id, event, {"status": status, "attempt": record.attempt, **data})
-        pipe.expire(books.job_key(record.id), self.retention_seconds)
-        pipe.expire(keys.events(record.id), self.retention_seconds)
-
-    def _note_estimate(self, pipe: Pipeline, record: Record, now: float) -> None:
-        """Remember what a job took, of what had been reckoned when it came, for the bias and error of later ones."""
-        reckoned = record.number("adm_reckoned_seconds")
-        if reckoned:
-            pipe.lpush(keys.estimate_ratios(record.pipeline), f"{(now - record.created_at) / reckoned:.4f}")
-            pipe.ltrim(keys.estimate_ratios(record.pipeline), 0, RATIOS_KEPT - 1)
-
 
 def hash_of(redis: Redis, job_id: str) -> dict[bytes, bytes] | None:
     """A job's hash, empty where there is none; None where its key holds something else."""
@@ -360,19 +233,6 @@ def describe(request: ResolvedRequest, class_name: str | None) -> str:
     """What dashboards show; nothing of the caller's."""
     what = "" if request.kind == "generate" else f"{request.kind}, "
     return f"{what}{request.num_rows} x {class_name or 'no class'}, {request.steps} steps of {request.sampler}"
-
-
-def move(pipe: Pipeline, record: Record, old: JobStatus, new: JobStatus) -> None:
-    """Move a job between the indexes by status."""
-    pipe.zrem(keys.index(old), record.index_member)
-    pipe.zadd(keys.index(new), {record.index_member: 0})
-
-
-def count_work(pipe: Pipeline, record: Record, where: str, sign: int) -> None:
-    """Add a job's row steps to a counter, or take them away."""
-    rank = rank_of(record.priority, record.work)
-    for stage, row_steps in record.work.items():
-        pipe.hincrby(keys.queued_work(record.pipeline), f"{where}:{rank}:{stage}", sign * row_steps)
 
 
 def encoded(value: Any) -> bytes:

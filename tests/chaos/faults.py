@@ -13,10 +13,10 @@ from redis.client import Pipeline, Redis
 from jobs import books, keys
 from jobs.fleet import announce_pipelines
 from jobs.images import ImageStore, image_key
-from jobs.ledger import count_work
 from jobs.queue import JobQueue
 from jobs.record import PAYLOAD_VERSION, Record
 from jobs.request import JobRequest
+from jobs.transitions import count_work
 from tests.chaos.stack import LEASE_SECONDS, Program, Stack
 
 ORPHANED_PIPELINE = "orphaned"  # known, and no worker holds it any more
