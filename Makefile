@@ -42,6 +42,7 @@ bench: install
 	$(BIN)/python -m bench.serving
 	$(BIN)/python -m bench.overhead
 	$(BIN)/python -m bench.simulate
+	$(BIN)/python -m bench.summary
 
 # With the Python that has the GPU's torch, which the lock does not decide; other versions of libraries warn of other things.
 test-gpu:
