@@ -19,7 +19,7 @@ from engine.costs import StepCosts
 
 Priority = Literal["high", "normal", "low"]
 PATIENCE: dict[Priority, float] = {"high": 1 / 16, "normal": 1.0, "low": 16.0}
-WASTE = 0.5  # share of time that a quicker but dearer batch may cost, where no more wait than fit a batch
+WASTE = 0.1  # share of time that a quicker but dearer batch may cost, where no more wait than fit a batch
 KeyT = TypeVar("KeyT", bound=Hashable)  # of an image
 Work = Sequence[tuple[str, int]]  # stages in the order of passing, and the steps that an image takes in each
 
