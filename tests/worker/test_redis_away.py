@@ -1,20 +1,24 @@
-"""A Redis that answers, but takes no writes for a while, costs no job and no worker."""
+"""A Redis that is away, or answers but takes no writes for a while, costs no job and no worker."""
 
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from threading import Timer
 
 import pytest
 from redis import Redis
 
 from jobs.job import JobStatus, Progress
+from jobs.settings import Settings
 from tests.conftest import RedisServer
-from tests.jobs.samples import worker_info
+from tests.jobs.samples import DEMO, worker_info
 from tests.refusals import REFUSALS, Refusal, out_of_memory
 from tests.worker.conftest import Bench
 from tests.worker.programs import Client, Start, eventually
-from worker.inbox import Inbox
+from worker.inbox import Cancel, Inbox
 
 
 @contextmanager
@@ -60,3 +64,51 @@ def test_worker_whose_redis_is_full_goes_on_and_writes_its_results_later(
         assert (job.status, job.attempt) == (JobStatus.COMPLETED, 1)
         assert client.events(job.id).count("completed") == 1
     assert worker.process.poll() is None
+
+
+@pytest.mark.slow
+def test_worker_rides_out_a_restart_of_redis(tmp_path: Path) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="adm-", dir="/tmp"))
+    server = RedisServer(folder)
+    server.start()
+    settings = Settings(data=tmp_path, redis_url=server.address)
+    client, own = server.client(), server.client()
+    inbox = Inbox(own, settings, "cpu-0", [DEMO])
+    inbox.open()
+    bench = Bench(client, settings)
+    first, second = bench.submit(), bench.submit()
+    (claim, _) = bench.claim(inbox)
+    server.stop()
+    assert inbox.poll(room=1, wait_seconds=0) == []
+    assert inbox.heartbeat(worker_info(), "") == []
+    inbox.progress(claim, Progress(stage="base", step=1, steps=25, fraction=0.1))
+    starter = Timer(0.3, server.start)
+    starter.start()
+    assert bench.finish(inbox, claim)
+    starter.join()
+    assert bench.status(first) == "completed"
+    assert inbox.heartbeat(worker_info(), "") == []
+    assert inbox.poll(room=0, wait_seconds=0) == []  # finds that its subscription is gone
+    assert inbox.poll(room=0, wait_seconds=0) == []  # subscribes again
+    bench.queue.cancel(second)
+    assert inbox.poll(room=0, wait_seconds=1) == [Cancel(second)]
+    server.stop()
+    inbox.close()  # without Redis is no failure: what was announced expires
+    shutil.rmtree(folder)
+
+
+@pytest.mark.slow
+def test_redis_that_stays_away_past_the_lease_fails_no_drain(tmp_path: Path) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="adm-", dir="/tmp"))
+    server = RedisServer(folder)
+    server.start()
+    client, own = server.client(), server.client()
+    inbox = Inbox(own, Settings(data=tmp_path, redis_url=server.address, lease_seconds=2), "cpu-0", [DEMO])
+    inbox.open()
+    bench = Bench(client, Settings(data=tmp_path, redis_url=server.address))
+    for _ in range(8):
+        bench.submit()
+    claims = bench.claim(inbox)
+    server.stop()
+    assert [inbox.give_back(each) for each in claims] == [False] * 8
+    shutil.rmtree(folder)
