@@ -16,13 +16,13 @@ import sysconfig
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 import diffusion
 import models
+from models.config import ClassifierConfig, UNetConfig
 from models.precision import Precision
 from models.stack import Stack
 
@@ -141,7 +141,7 @@ def first_line_of_version(command: str) -> str:
     return answer.stdout.partition("\n")[0]
 
 
-def configs_of(stack: Stack) -> list[Any]:
+def configs_of(stack: Stack) -> list[UNetConfig | ClassifierConfig]:
     """Of all networks of a stack, which say everything of their code but the weights, which are no part of it."""
     parts = (stack.base, stack.classifier, stack.upsampler)
     return [part.network.config for part in parts if part is not None]

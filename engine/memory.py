@@ -1,4 +1,8 @@
-"""How much device memory a step takes, reckoned before anything is loaded, on the meta device."""
+"""How much device memory serving takes, reckoned before anything is loaded: weights, a step, the images in flight.
+
+Everything counts in float32. Weights are held in it whatever the precision, one layer's at a time is cast; packing them
+for the kernels of a CPU replaces them. Activations of a lower precision take less than is reckoned.
+"""
 
 import contextlib
 import weakref
@@ -19,6 +23,9 @@ from models.plan import StackPlan
 from models.unet import SuperResUNet, UNet
 
 NetworkConfig = UNetConfig | ClassifierConfig
+
+BATCHES_IN_FLIGHT = 8  # that a worker takes at most: few of the images move in a step, the others wait for theirs
+MAPS_KEPT = 3  # of an image between two steps: x, the prediction of the clean image, what a solver remembers
 
 
 class PeakMeter(TorchDispatchMode):
@@ -76,15 +83,28 @@ def row_bytes(config: NetworkConfig) -> int:
     return peak
 
 
+def state_bytes(config: NetworkConfig) -> int:
+    """Size of what an image keeps between two steps, in float32."""
+    maps = MAPS_KEPT * config.image_size**2
+    low_res = (config.image_size // 2) ** 2 if isinstance(config, UNetConfig) and config.super_res else 0
+    return 4 * 3 * (maps + low_res)
+
+
+def bytes_per_row(configs: Iterable[NetworkConfig]) -> int:
+    """What each row of the largest batch takes: its share of a step, and of the images that wait."""
+    known = set(configs)
+    return max(map(row_bytes, known)) + BATCHES_IN_FLIGHT * max(map(state_bytes, known))
+
+
 def surely_fits(config: NetworkConfig, rows: int, free: int) -> bool:
     """Whether a network fits by a bound so wide that the exact reckoning, whose imports take seconds, is not needed."""
     depth, widest = config.num_res_blocks + 2, config.image_size**2 * config.width(0)
-    return 4 * (30 * depth * widest * rows) < free
+    return 4 * (30 * depth * widest * rows) + rows * BATCHES_IN_FLIGHT * state_bytes(config) < free
 
 
 @dataclass(frozen=True)
 class Need:
-    """What a set of networks takes on a device, bytes: weights together, and the largest row of a step."""
+    """What a set of networks takes on a device, bytes: weights together, and each row of the largest batch."""
 
     weights: int
     row: int
@@ -94,7 +114,7 @@ class Need:
         files = {file.path: file.config for plan in plans for file in plan.files}
         return cls(
             sum(parameter_bytes(config) for config in files.values()),
-            max(row_bytes(config) for config in set(files.values())),
+            bytes_per_row(files.values()),
         )
 
     def rows_in(self, free: int) -> int:
@@ -117,6 +137,18 @@ def shortage(plans: Sequence[StackPlan], max_rows: int, free: int) -> str | None
     alone = {name: Need.of([plan.only([name])]).rows_in(free) for plan in plans for name in plan.pipelines}
     fitting = [f"{name} with ADM_MAX_ROWS={min(rows, max_rows)}" for name, rows in alone.items() if rows >= 1]
     return f"{wanted}; " + (f"alone would fit: {', '.join(fitting)}" if fitting else "none of them fits alone")
+
+
+def shortage_when_compiled(configs: Sequence[NetworkConfig], shapes: int, max_rows: int, free: int) -> str | None:
+    """Why networks that are loaded, of these configurations, cannot be compiled for so many row shapes as well.
+
+    The diffusion networks' weights are then packed once for each shape, beside those that are there.
+    """
+    packed = shapes * sum(parameter_bytes(config) for config in configs if isinstance(config, UNetConfig))
+    needed = packed + max_rows * bytes_per_row(configs)
+    if needed <= free:
+        return None
+    return f"compiled networks need {gib(needed)} more at ADM_MAX_ROWS={max_rows}, {gib(free)} are free"
 
 
 def gib(size: int) -> str:

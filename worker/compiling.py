@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import structlog
 import torch
 
-from engine.compiling import Compiler, NoCompilerError
+from engine.compiling import Compiler, NoCompilerError, configs_of
+from engine.memory import free_bytes, shortage_when_compiled
 from jobs.errors import SettingsError
 from jobs.settings import Settings
 from models.precision import Precision
@@ -32,6 +33,14 @@ def choose_compiler(
             return None
         raise SettingsError(f"ADM_COMPILE: {error}") from error
     if settings.compile == "auto" and not compiler.is_warm:
+        return None
+    configs = [config for stack in stacks for config in configs_of(stack)]
+    free = free_bytes(device)
+    shapes = len({min(each, settings.max_rows) for each in (*compiler.candidates, settings.max_rows)})
+    if free is not None and (line := shortage_when_compiled(configs, shapes, settings.max_rows, free)):
+        if settings.compile == "yes":
+            raise SettingsError(f"ADM_COMPILE: {line}")
+        log.warning("not_compiled", reason=line)
         return None
     log.info("compiled_networks", warm=compiler.is_warm, folder=str(compiler.folder), compiler=compiler.version)
     return compiler

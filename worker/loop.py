@@ -16,6 +16,7 @@ from torch import Tensor
 from diffusion.pixels import to_uint8
 from diffusion.solvers import ENCODE
 from engine.engine import Engine, Finished, NotFiniteError, StepReport
+from engine.memory import BATCHES_IN_FLIGHT
 from engine.pipeline import BASE, UPSAMPLE, Pipeline
 from engine.scheduler import Priority
 from engine.stage import UnknownOfferError
@@ -41,7 +42,7 @@ log = structlog.get_logger("worker.loop")
 IDLE_WAIT_SECONDS = 1.0
 PAUSE_SECONDS = 5.0  # without taking jobs, after the store or the device's memory failed one
 QUEUE_DEPTH = 2  # images taken, in batches: so that both stages find full batches
-QUEUE_DEPTH_AT_MOST = 8  # with jobs that would run at once, before those that are there already
+QUEUE_DEPTH_AT_MOST = BATCHES_IN_FLIGHT  # with jobs that would run at once, before those that are there already
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,25 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.memory import Need, PeakMeter, free_bytes, row_bytes, shortage, surely_fits
+from engine.memory import (
+    BATCHES_IN_FLIGHT,
+    Need,
+    NetworkConfig,
+    PeakMeter,
+    bytes_per_row,
+    free_bytes,
+    parameter_bytes,
+    row_bytes,
+    shortage,
+    shortage_when_compiled,
+    state_bytes,
+    surely_fits,
+)
 from models.plan import official_stacks, read_stack
 from models.presets import PRESETS
+from tests.engine.bench import Bench
+from tests.models.samples import BASE as BASE_CONFIG
+from tests.models.samples import CLASSIFIER, UPSAMPLER
 
 MIB = 2**20
 
@@ -48,9 +64,46 @@ def test_shortage_says_what_would_fit(stack_folder: Path) -> None:
 
 
 @pytest.mark.slow
+def test_step_takes_no_more_than_is_reckoned_and_not_much_less(bench: Bench) -> None:
+    """What tensors hold; scratch space inside kernels is not seen."""
+    rows = 4
+    for key, stage in bench.stages.items():
+        stage.rehearse(rows)
+        with PeakMeter() as meter:
+            stage.rehearse(rows)
+        configs: list[NetworkConfig] = [stage.network.config, *([CLASSIFIER] if stage.guide else [])]
+        reckoned = rows * (max(map(row_bytes, configs)) + state_bytes(stage.network.config))
+        assert 0.5 * reckoned < meter.peak <= reckoned, key
+
+
+def test_image_between_two_steps_takes_what_is_reckoned(bench: Bench) -> None:
+    engine = bench.engine(1)  # in a larger batch its tensors are parts of the batch's
+    engine.add(bench.image(sampler="dpmpp_2m", steps=2, upsample=2))
+    for config in (BASE_CONFIG, BASE_CONFIG, UPSAMPLER):
+        report = engine.step()
+        assert report is not None
+        (image,) = report.moved
+        kept = (each for each in (image.x, image.memory, image.pred_x0, image.low_res) if each is not None)
+        held = {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in kept}
+        assert sum(held.values()) <= state_bytes(config)
+
+
+@pytest.mark.slow
+def test_compiled_networks_need_their_weights_once_more_for_each_shape() -> None:
+    configs: list[NetworkConfig] = [BASE_CONFIG, UPSAMPLER, CLASSIFIER]
+    packed = 3 * (parameter_bytes(BASE_CONFIG) + parameter_bytes(UPSAMPLER))
+    rows = 8 * bytes_per_row(configs)
+    assert shortage_when_compiled(configs, 3, 8, packed + rows) is None
+    assert shortage_when_compiled(configs, 3, 8, packed + rows - 1) == (
+        "compiled networks need 0.0 GiB more at ADM_MAX_ROWS=8, 0.0 GiB are free"
+    )
+
+
+@pytest.mark.slow
 def test_cascade_needs_its_three_networks_and_the_largest_row(tmp_path: Path) -> None:
     plan = next(plan for plan in official_stacks(tmp_path) if "adm-64-256" in plan.pipelines)
     need = Need.of([plan])
     assert need.weights == 4 * sum(PRESETS[file.path.stem].param_count for file in plan.files)
-    assert need.row == row_bytes(PRESETS["64_256_upsampler"].config)
+    upsampler = PRESETS["64_256_upsampler"].config
+    assert need.row == row_bytes(upsampler) + BATCHES_IN_FLIGHT * state_bytes(upsampler)
     assert Need.of([plan.only(["adm-64"])]).weights < need.weights

@@ -3,10 +3,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from engine.compiling import Compiler
 from jobs.errors import SettingsError
 from jobs.settings import Settings
 from models.stack import load_stack
+from tests.engine.test_compiling import needs_compiler
 from tests.models.samples import write_stack
+from worker import compiling
 from worker.compiling import choose_compiler
 
 CPU = torch.device("cpu")
@@ -30,6 +33,19 @@ def test_without_a_compiler_auto_is_eager_and_yes_is_one_line(tmp_path: Path, mo
         SettingsError, match=r"^ADM_COMPILE: there is no C\+\+ compiler .*no-such-compiler was not found$"
     ):
         choose_compiler(asking("yes", tmp_path), CPU, [], "fp32")
+
+
+@pytest.mark.slow  # the reckoning imports half of torch
+@needs_compiler
+def test_networks_that_the_memory_does_not_suffice_for_are_not_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack = load_stack(write_stack(tmp_path / "tiny"))
+    monkeypatch.setattr(compiling, "free_bytes", lambda device: 2**20)
+    monkeypatch.setattr(Compiler, "is_warm", True)
+    assert choose_compiler(asking("auto", tmp_path), CPU, [stack], "fp32") is None
+    with pytest.raises(SettingsError, match=r"^ADM_COMPILE: compiled networks need .* 0\.0 GiB are free$"):
+        choose_compiler(asking("yes", tmp_path), CPU, [stack], "fp32")
 
 
 def test_other_devices_are_not_compiled_for(tmp_path: Path) -> None:
