@@ -1,9 +1,9 @@
 """Every default of a request filled in from a pipeline, and every check that only the pipeline allows."""
 
 from collections.abc import Callable
-from difflib import get_close_matches
 from typing import Literal
 
+from jobs.classes import find_class, named
 from jobs.errors import FieldError, InvalidRequestError
 from jobs.kinds import COMMON, FIELDS
 from jobs.pipelines import PipelineInfo, UpsampleDefaults
@@ -12,7 +12,6 @@ from jobs.request import MAX_IMAGES, GuidanceSchedule, JobRequest, ResolvedReque
 ENCODING_STEPS = 50  # there and back: half as many leave an error that one sees
 FRAMES = 8
 STRENGTH = 0.5
-MAX_NAMES_SHOWN = 20  # of classes, in an error
 
 
 def resolve(request: JobRequest, pipeline: PipelineInfo, draw_seed: Callable[[], int]) -> ResolvedRequest:
@@ -173,7 +172,7 @@ class Resolution:
         weights: dict[int, float] = {}
         for name, weight in given.items():
             pointer = "/class_weights/" + name.replace("~", "~0").replace("/", "~1")
-            numbered = name.isascii() and name.isdecimal() and name not in self._names()
+            numbered = name.isascii() and name.isdecimal() and not named(self.pipeline.classes, name)
             index = self._class_index(int(name) if numbered else name, pointer)
             if index in weights:
                 self._wrong(pointer, f"class {index} is there twice, by name and by index")
@@ -182,28 +181,11 @@ class Resolution:
         total = sum(weights.values())
         return {str(index): weights[index] / total for index in sorted(weights)}
 
-    def _names(self) -> list[str]:
-        return [each.name for each in self.pipeline.classes]
-
     def _class_index(self, given: int | str, pointer: str) -> int | None:
-        classes = self.pipeline.classes
-        if isinstance(given, str):
-            index = next((each.index for each in classes if each.name == given), None)
-            if index is None:
-                self._wrong(pointer, f"unknown class {given!r}{self._names_instead(given)}")
-            return index
-        if all(each.index != given for each in classes):
-            last = max((each.index for each in classes), default=None)
-            self._wrong(pointer, f"unknown class {given}" + ("" if last is None else f"; there are 0 to {last}"))
-        return given
-
-    def _names_instead(self, given: str) -> str:
-        """What to choose from; of very many names those alone that the given one may be meant for."""
-        names = self._names()
-        if len(names) <= MAX_NAMES_SHOWN:
-            return f"; there are: {', '.join(names)}" if names else "; there are none"
-        close = get_close_matches(given.lower(), names, n=3)
-        return f"; near: {', '.join(close)}" if close else f"; there are {len(names)}"
+        index, wrong = find_class(self.pipeline.classes, given)
+        if wrong:
+            self._wrong(pointer, wrong)
+        return index
 
     def _guidance_scale(self) -> float:
         request, given = self.request, self.request.guidance_scale
