@@ -47,10 +47,10 @@ class Listener:
 
 @contextlib.contextmanager
 def closing_is_no_connection() -> Iterator[None]:
-    """redis-py's connection has no writer for as long as another task closes it, and stumbles over that."""
+    """redis-py's connection has no writer while another task closes it, or uvloop has closed what that writes to."""
     try:
         yield
-    except AttributeError as error:
+    except (AttributeError, RuntimeError) as error:
         raise RedisConnectionError("the connection is being closed") from error
 
 
