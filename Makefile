@@ -16,6 +16,7 @@ GOLDEN ?= tests/golden
 GPU_PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+KERNELS := .venv/.kernels
 
 .PHONY: up demo test check chaos bench test-gpu bench-gpu golden judge install browser lock clean
 
@@ -25,7 +26,7 @@ up: install
 demo: install
 	$(BIN)/adm demo
 
-test: check browser
+test: check browser $(KERNELS)
 	$(BIN)/pytest
 
 check: install
@@ -65,6 +66,11 @@ $(STAMP): requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+# Triton, for tests alone: hundreds of megabytes that CUDA's torch brings along and a CPU runs without.
+$(KERNELS): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --no-build-isolation --editable ".[kernels]"
 	touch $@
 
 # The page's tests drive the system's Chromium. Only root can install it here; anyone else is told how.

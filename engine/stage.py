@@ -1,12 +1,13 @@
 """One network of a pipeline and everything a batched step of it needs."""
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffusion.grids import TimeGrid, grid_timesteps
 from diffusion.guidance import classifier_log_probabilities, guidance_gradient
@@ -30,6 +31,7 @@ from engine.shapes import CANDIDATES, agreeing_shapes, in_parts
 from engine.trajectory import FromLatent, FromPicture, ImageRequest, StagePlan, Trajectory, steps_taken
 from models.classifier import NoisyClassifier
 from models.convolution import can_pack, pack_weights
+from models.fusing import fuse_norms, fused_by
 from models.precision import DTYPES, Precision
 from models.unet import SuperResUNet, UNet
 
@@ -64,9 +66,8 @@ class Stage:
         # each is the faster one of its precision
         layout = torch.contiguous_format if precision == "fp32" else torch.channels_last
         self.network, self.guide = network, guide
-        for each in (network, None if guide is None else guide.module):
-            if each is not None:
-                each.to(memory_format=layout)  # type: ignore[call-overload]  # missing in torch's stubs
+        for _, module in self._modules():
+            module.to(memory_format=layout)  # type: ignore[call-overload]  # missing in torch's stubs
         self._network: Callable[..., Tensor] = network
         self._log_probabilities = None if guide is None else guide.log_probabilities
         self._compiler = compiler
@@ -90,38 +91,56 @@ class Stage:
         """How the networks are run, as far as it may change how they round."""
         if self._compiler is not None:
             return f"compiled by {self._compiler.version}"
-        return "packed" if self._packs else "eager"
+        fused = [f"norms of the {part} by {by}" for part, module in self._modules() if (by := fused_by(module))]
+        return ", ".join(["packed" if self._packs else "eager", *fused])
+
+    def _modules(self) -> Iterator[tuple[str, nn.Module]]:
+        yield "network", self.network
+        if self.guide is not None and self.guide.module is not None:
+            yield "guide", self.guide.module
 
     @torch.no_grad()
     def warm_up(self, max_rows: int) -> None:
         """Find the row shapes that agree bit for bit; has to be called before the first step.
 
-        On a CPU the network's weights are packed for their kernels before, where that goes; it trains no more.
+        On a GPU the norms are fused before, where that goes. On a CPU the network's weights are packed for their
+        kernels, where that goes; it trains no more.
         """
         if self._packs:
             pack_weights(self.network, max_rows, lambda: self._predict(*self._probe_inputs(1, 1)))
         candidates = CANDIDATES if self._compiler is None else self._compiler.candidates
-
-        def tell(part: str, rows: int) -> None:
-            if self._compiler is not None:
-                self._compiler.on_shape(f"{self.name} {part}", rows)
-
-        def network(rows: int) -> Tensor:
-            tell("network", rows)
-            x, timesteps, labels, low_res = self._probe_inputs(rows, max_rows)
-            return self._predict(x, timesteps, labels, low_res)
-
-        def gradient(rows: int) -> Tensor:
-            tell("guide", rows)
-            x, timesteps, _, _ = self._probe_inputs(rows, max_rows)
-            assert self.guide is not None
-            targets = torch.ones(rows, self.guide.num_conditions, device=self.device)
-            ones = torch.ones(rows, device=self.device)
-            return self._gradient(x, timesteps, targets, ones, ones > 0)
-
-        self.network_shapes = agreeing_shapes(network, max_rows, candidates)
+        if self.device.type == "cuda" and self._compiler is None:
+            self.fuse_norms(max_rows)
+        self.network_shapes = agreeing_shapes(partial(self._probe_network, max_rows), max_rows, candidates)
         if self.guide is not None:
-            self.guide_shapes = agreeing_shapes(gradient, max_rows, candidates)
+            self.guide_shapes = agreeing_shapes(partial(self._probe_guide, max_rows), max_rows, candidates)
+
+    @torch.no_grad()
+    def fuse_norms(self, max_rows: int) -> None:
+        """Fuse the norms of each network whose kernels agree with the eager form; where not, a warning says why."""
+        for part, module in self._modules():
+            probe = self._probe_network if part == "network" else self._probe_guide
+            if reason := fuse_norms(module, partial(probe, max_rows, min(2, max_rows))):
+                warnings.warn(
+                    f"the norms of {self.name}'s {part} are not fused: {reason}", RuntimeWarning, stacklevel=2
+                )
+
+    def _probe_network(self, max_rows: int, rows: int) -> Tensor:
+        self._tell("network", rows)
+        x, timesteps, labels, low_res = self._probe_inputs(rows, max_rows)
+        return self._predict(x, timesteps, labels, low_res)
+
+    def _probe_guide(self, max_rows: int, rows: int) -> Tensor:
+        self._tell("guide", rows)
+        x, timesteps, _, _ = self._probe_inputs(rows, max_rows)
+        assert self.guide is not None
+        targets = torch.ones(rows, self.guide.num_conditions, device=self.device)
+        ones = torch.ones(rows, device=self.device)
+        return self._gradient(x, timesteps, targets, ones, ones > 0)
+
+    def _tell(self, part: str, rows: int) -> None:
+        if self._compiler is not None:
+            self._compiler.on_shape(f"{self.name} {part}", rows)
 
     def rehearse(self, rows: int) -> None:
         """Take a step of so many rows, all guided where there is a classifier, and forget it."""

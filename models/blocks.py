@@ -52,7 +52,8 @@ class Upsample(nn.Module):
 class ResBlock(nn.Module):
     """norm-SiLU-conv, the embedding, norm-SiLU-dropout-conv, and a skip path; resamples inside where up or down.
 
-    With scale-shift norm (AdaGN) the embedding modulates the second norm, else it is added before it.
+    With scale-shift norm (AdaGN) the embedding modulates the second norm, else it is added before it. The SiLUs behind
+    the norms hold their places in the official keys; the norms compute them.
     rescale divides the sum of both paths by sqrt(2), the paper's "rescaled residual connections" (section 3, Table 1).
     """
 
@@ -91,16 +92,18 @@ class ResBlock(nn.Module):
             self.skip_connection = Conv2d(channels, out_channels, kernel, padding=kernel // 2)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        norm_silu, conv = self.in_layers[:2], self.in_layers[2]
-        h = norm_silu(x)
+        norm, _, conv = self.in_layers
+        h = norm(x, silu=True)
         if self.resample is not None:
             h, x = self.resample(h), self.resample(x)
         h = conv(h)
         modulation = self.emb_layers(emb).to(h.dtype)[:, :, None, None]
+        norm, _, dropout, conv = self.out_layers
         if self.use_scale_shift_norm:
             scale, shift = modulation.chunk(2, dim=1)
-            h = self.out_layers[1:](self.out_layers[0](h) * (1 + scale) + shift)
+            h = norm(h, scale, shift, silu=True)
         else:
-            h = self.out_layers(h + modulation)
+            h = norm(h + modulation, silu=True)
+        h = conv(dropout(h))
         total: Tensor = self.skip_connection(x) + h
         return total if self.gain == 1.0 else total * self.gain

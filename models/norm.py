@@ -2,6 +2,7 @@
 
 from typing import TypeVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -9,13 +10,29 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 class GroupNorm32(nn.GroupNorm):
-    """Group norm of 32 groups, eps 1e-5, affine, computed in float32 and cast back to the input's dtype."""
+    """Group norm of 32 groups, eps 1e-5, affine, computed in float32 and cast back to the input's dtype.
+
+    A caller may have it modulated, to norm(x) * (1 + scale) + shift, and passed through a SiLU. Where fused is set
+    (models.fusing) all of it is one kernel, as long as the norm's own weights take no gradient.
+    """
+
+    fused = False
 
     def __init__(self, channels: int) -> None:
         super().__init__(32, channels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.group_norm(x.float(), self.num_groups, self.weight.float(), self.bias.float(), self.eps).to(x.dtype)
+    def forward(
+        self, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None, *, silu: bool = False
+    ) -> Tensor:
+        """Shapes: x [N, C, ...]; scale and shift [N, C, 1, ...], both or none; the result as x."""
+        if self.fused and not (torch.is_grad_enabled() and self.weight.requires_grad):
+            from models.norm_kernels import group_norm  # here: it takes Triton
+
+            return group_norm(x, self.num_groups, self.weight, self.bias, self.eps, scale, shift, silu=silu)
+        h = F.group_norm(x.float(), self.num_groups, self.weight.float(), self.bias.float(), self.eps).to(x.dtype)
+        if scale is not None and shift is not None:
+            h = h * (1 + scale) + shift
+        return F.silu(h) if silu else h
 
 
 def zero_parameters(module: ModuleT) -> ModuleT:

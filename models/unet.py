@@ -62,7 +62,8 @@ class UNet(Encoder):
         h, skips = self.encode(x, emb)
         for block in self.output_blocks:
             h = block(torch.cat([h, skips.pop()], dim=1), emb)
-        predicted: Tensor = self.out(h)
+        norm, _, last_conv = self.out
+        predicted: Tensor = last_conv(norm(h, silu=True))
         return predicted
 
 
