@@ -8,6 +8,7 @@ from functools import lru_cache, partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from diffusion.grids import TimeGrid, grid_timesteps
 from diffusion.guidance import classifier_log_probabilities, guidance_gradient
@@ -295,7 +296,9 @@ class Stage:
         self, x: Tensor, timesteps: Tensor, targets: Tensor, scales: Tensor, entropy_scaled: Tensor
     ) -> Tensor:
         assert self._log_probabilities is not None
-        with self._autocast():
+        # fused attention adds its gradients up in whatever order a GPU's programs end: no two runs would agree
+        attention = nullcontext() if self.device.type == "cpu" else sdpa_kernel(SDPBackend.MATH)
+        with self._autocast(), attention:
             return guidance_gradient(self._log_probabilities, x, timesteps, targets, scales, entropy_scaled).float()
 
     def _guidance(self, batch: Sequence[Trajectory], x: Tensor, timesteps: Tensor) -> Tensor | None:

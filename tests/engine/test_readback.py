@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -131,6 +132,29 @@ def test_step_of_the_upsampler_waits_for_nothing(bench: Bench, stages: dict[str,
 def test_no_thresholding_waits(bench: Bench, stages: dict[str, Stage], thresholding: Thresholding) -> None:
     requests = [bench.image(), bench.image(index=1, thresholding=thresholding, scale=2.0)]
     assert take_steps(stages[BASE], requests, 2) > 0
+
+
+class Kernels(TorchFunctionMode):
+    """Keeps whether each attention, by whether it has a gradient, might run fused."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fused: set[tuple[bool, bool]] = set()
+
+    def __torch_function__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is F.scaled_dot_product_attention:
+            fused = torch.backends.cuda.flash_sdp_enabled() or torch.backends.cuda.mem_efficient_sdp_enabled()
+            self.fused.add((args[0].requires_grad, fused))
+        return func(*args, **(kwargs or {}))
+
+
+def test_attention_is_fused_but_where_its_gradient_has_to_repeat_itself(bench: Bench, stages: dict[str, Stage]) -> None:
+    kernels = Kernels()
+    with kernels:
+        stages[BASE].step([enter(stages[BASE], bench.image(scale=2.0))])
+    assert kernels.fused == {(False, True), (True, False)}
 
 
 def read_back(x: Tensor) -> None:

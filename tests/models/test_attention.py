@@ -1,5 +1,10 @@
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
 
 from models.attention import AttentionBlock, attend, count_heads
 
@@ -29,6 +34,42 @@ def test_attention_is_the_softmax_of_scaled_products() -> None:
     q, k, v = mixed.chunk(3, dim=1)
     weights = (torch.einsum("nct,ncs->nts", q, k) / 4**0.5).softmax(dim=-1)
     torch.testing.assert_close(attend(mixed, 1, new_order=True), torch.einsum("nts,ncs->nct", weights, v))
+
+
+class Attended(TorchFunctionMode):
+    """Keeps what attention is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given: list[torch.Tensor] = []
+
+    def __torch_function__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is F.scaled_dot_product_attention:
+            self.given += args
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("new_order", [False, True])
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_beside_the_cpu_heads_lie_as_fused_attention_takes_them(
+    dtype: torch.dtype, channels_last: bool, new_order: bool
+) -> None:
+    mixed = torch.empty(2, 3 * 16, 5, device="meta", dtype=dtype)
+    mixed = mixed.mT.contiguous().mT if channels_last else mixed
+    with Attended() as attended:
+        out = attend(mixed, 2, new_order=new_order)
+    assert out.shape == (2, 16, 5)
+    assert [(each.shape, each.dtype, each.stride(-1)) for each in attended.given] == [((2, 2, 5, 8), dtype, 1)] * 3
+
+
+@pytest.mark.parametrize("new_order", [False, True])
+def test_order_in_memory_changes_nothing_of_attention(new_order: bool) -> None:
+    mixed = qkv(8)
+    channels_last = mixed.mT.contiguous().mT
+    torch.testing.assert_close(attend(channels_last, 2, new_order=new_order), attend(mixed, 2, new_order=new_order))
 
 
 def test_heads_follow_from_their_channels_where_those_are_given() -> None:
