@@ -31,7 +31,7 @@ class FailureKind(StrEnum):
     """Why a job failed."""
 
     WORKER_LOST = "worker-lost"  # its worker died while it ran alone, so the job itself is the likely cause
-    BAD_PAYLOAD = "bad-payload"  # what lies in the queue cannot be read as a request
+    BAD_PAYLOAD = "bad-payload"  # what lies in Redis of it cannot be read
     STEP_FAILED = "step-failed"  # the engine raised for this job's rows
     STORE_FAILED = "store-failed"  # its images could not be stored
     FILE_GONE = "file-gone"  # a picture that it starts from was deleted
