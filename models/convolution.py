@@ -1,8 +1,8 @@
 """Convolutions that choose no kernel by the number of images, and whose weights may be packed for their kernels.
 
 For a batch of one small image, and on one thread for 1x1 kernels below 16 images, torch leaves oneDNN for an older
-kernel, which rounds differently and is slower: without these a lone image would have to be computed at two rows to come
-out as among others (measured on a CPU in float32). Training and gradients are torch's own.
+kernel, which rounds differently: without these a lone image would have to be computed at two rows to come out as among
+others, and its guidance on one thread at sixteen (measured on a CPU in float32). Training is torch's own.
 """
 
 from collections.abc import Callable
@@ -10,11 +10,37 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 
-def _chooses_by_rows(x: Tensor) -> bool:
+def _chooses_by_rows(x: Tensor, weight: Tensor) -> bool:
     plain = x.is_cpu and x.dtype == torch.float32 and not torch.is_autocast_enabled(x.device.type)
-    return plain and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    # on several threads torch's own backward agrees from two rows on, and turns no kernels
+    torchs = torch.is_grad_enabled() and (weight.requires_grad or (x.requires_grad and torch.get_num_threads() > 1))
+    return plain and not torchs and not torch.compiler.is_compiling() and torch.backends.mkldnn.is_available()
+
+
+class _Convolution(torch.autograd.Function):
+    """oneDNN's convolution of stride 1, and its gradient by the image, which is one too: with the kernels turned."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, ...]) -> Tensor:
+        ctx.weight, ctx.padding = weight, padding
+        return torch.mkldnn_convolution(x, weight, bias, padding, (1, 1), (1, 1), 1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        turned = ctx.weight.flip(2, 3).transpose(0, 1).contiguous()
+        padding = [size - 1 - each for size, each in zip(turned.shape[2:], ctx.padding, strict=True)]
+        return torch.mkldnn_convolution(gradient, turned, None, padding, (1, 1), (1, 1), 1), None, None, None
+
+
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, ...]) -> Tensor:
+    if torch.is_grad_enabled() and x.requires_grad:
+        convolved: Tensor = _Convolution.apply(x, weight, bias, padding)  # type: ignore[no-untyped-call] # torch's
+        return convolved
+    return torch.mkldnn_convolution(x, weight, bias, padding, (1, 1), (1, 1), 1)
 
 
 class Conv2d(nn.Conv2d):
@@ -24,8 +50,10 @@ class Conv2d(nn.Conv2d):
         padding = cast(tuple[int, ...], self.padding)
         if self.weight.is_mkldnn:
             return _convolve_packed(x, self.weight, self.bias, padding, self.stride)
-        if not _chooses_by_rows(x) or not torch.backends.mkldnn.is_available():
+        if not _chooses_by_rows(x, self.weight):
             return super().forward(x)
+        if self.stride == (1, 1):
+            return _convolve(x, self.weight, self.bias, padding)
         return torch.mkldnn_convolution(x, self.weight, self.bias, padding, self.stride, self.dilation, self.groups)
 
 
@@ -35,10 +63,9 @@ class Conv1d(nn.Conv1d):
     def forward(self, x: Tensor) -> Tensor:
         if self.weight.is_mkldnn:
             return _convolve_packed(x.unsqueeze(2), self.weight, self.bias, (0, 0), (1, 1)).squeeze(2)
-        if not _chooses_by_rows(x) or not torch.backends.mkldnn.is_available():
+        if not _chooses_by_rows(x, self.weight):
             return super().forward(x)
-        weight = self.weight.unsqueeze(2)
-        return torch.mkldnn_convolution(x.unsqueeze(2), weight, self.bias, (0, 0), (1, 1), (1, 1), 1).squeeze(2)
+        return _convolve(x.unsqueeze(2), self.weight.unsqueeze(2), self.bias, (0, 0)).squeeze(2)
 
 
 def _convolve_packed(

@@ -1,7 +1,7 @@
 """Convolutions with packed weights: the plain ones within rounding, indifferent to how many rows there are."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -33,6 +33,14 @@ def packed_copy(plain: UNet) -> tuple[UNet, Callable[[], object]]:
 
     pack_weights(packed, ROWS, run)
     return packed, run
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(params=[BASE, UPSAMPLER], ids=["base", "upsampler"])
@@ -69,6 +77,32 @@ def test_gradient_through_packed_weights_is_refused() -> None:
     pack_weights(layer, 1, lambda: layer(x))
     with torch.enable_grad(), pytest.raises(AssertionError, match="no gradient"):
         layer(x.requires_grad_())
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [(Conv2d(32, 48, 3, padding=1), (8, 8)), (Conv2d(32, 48, 1), (8, 8)), (Conv1d(32, 96, 1), (16,))],
+    ids=["3x3", "1x1", "line"],
+)
+def test_gradient_by_the_image_is_torchs_and_on_one_thread_does_not_depend_on_the_rows(
+    layer: Conv2d | Conv1d, shape: tuple[int, ...], one_thread: None
+) -> None:
+    layer.requires_grad_(False)
+    x = torch.randn(16, 32, *shape, generator=torch.Generator().manual_seed(0))
+    upstream = torch.randn(16, layer.out_channels, *shape, generator=torch.Generator().manual_seed(1))
+
+    def gradient(rows: int, forward: Callable[[Tensor], Tensor]) -> Tensor:
+        inputs = x[:rows].clone().requires_grad_()
+        return torch.autograd.grad(forward(inputs), inputs, upstream[:rows])[0]
+
+    def plain(x: Tensor) -> Tensor:
+        convolve = torch.conv2d if isinstance(layer, Conv2d) else torch.conv1d
+        return convolve(x, layer.weight, layer.bias, padding=layer.padding)
+
+    all_rows = gradient(16, layer)
+    torch.testing.assert_close(all_rows, gradient(16, plain), rtol=1e-4, atol=1e-5)
+    for rows in (1, 2, 8):
+        assert torch.equal(gradient(rows, layer), all_rows[:rows])
 
 
 def test_only_what_was_measured_is_packed() -> None:
