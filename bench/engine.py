@@ -5,8 +5,10 @@ Medians of alternating runs of the shipped demo stack; writes bench/results/engi
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -15,9 +17,12 @@ import torch
 
 from bench.machine import machine
 from bench.official_loop import guided_ddim
+from engine.compiling import Compiler, NoCompilerError
 from engine.engine import Engine
+from engine.guide import Guide
 from engine.inversion import run_to_end
-from engine.pipeline import BASE, Pipeline, build_stages
+from engine.pipeline import BASE, BASE_NUMBER, Pipeline, build_stages
+from engine.process import process_of
 from engine.scheduler import Priority
 from engine.stage import Stage
 from engine.trajectory import ImageRequest, StagePlan
@@ -26,7 +31,14 @@ from models.stack import Stack, load_stack
 from worker.warmup import measure_steps
 
 ROOT = Path(__file__).parent
+DEMO = ROOT.parent / "weights" / "demo"
+COMPILED = ROOT.parent / "runs" / "compiled"  # kept: a second run is spared minutes
+COMPILED_ROWS = (1, 8)  # beside the largest: each takes minutes
 STEPS, SCALE, ROWS = 25, 2.0, 32
+
+
+def tell(part: str, rows: int) -> None:
+    print(f"compiling {part} at {rows} rows", file=sys.stderr, flush=True)
 
 
 def seconds_of(run: Callable[[], object]) -> float:
@@ -47,7 +59,7 @@ class EngineBench:
 
     def __init__(self, repeats: int) -> None:
         self.repeats = repeats
-        self.stack: Stack = load_stack(ROOT.parent / "weights" / "demo")
+        self.stack: Stack = load_stack(DEMO)
         self.pipeline = Pipeline(self.stack.pipelines["demo"], self.stack)
         self.precision: Precision = best_precision(torch.device("cpu"))
         self.stages = build_stages([self.stack], ROWS, precision=self.precision)
@@ -64,22 +76,42 @@ class EngineBench:
             for index in range(count)
         ]
 
-    def against_official_loop(self, precision: Precision) -> dict[str, Any]:
+    def eager(self, precision: Precision) -> dict[str, Stage]:
+        if precision == self.precision:
+            return self.stages
+        return build_stages([load_stack(DEMO)], ROWS, precision=precision)  # weights are packed for one precision
+
+    def compiled(self, precision: Precision) -> dict[str, Stage]:
+        """The base stage alone. Raises: NoCompilerError."""
+        stack = replace(load_stack(DEMO), upsampler=None)
+        compiler = Compiler(COMPILED, [stack], precision, ROWS, tell, COMPILED_ROWS)
+        return build_stages([stack], ROWS, precision=precision, compiler=compiler)
+
+    def against_official_loop(
+        self, precision: Precision, build: Callable[[Precision], dict[str, Stage]]
+    ) -> dict[str, Any]:
         """32 guided images of 25 steps; the loop has its own networks, plain and in fp32."""
-        plain = load_stack(ROOT.parent / "weights" / "demo")
-        loop = build_stages([plain], 1, precision="fp32")[f"{plain.name}/{BASE}"]
-        stages = self.stages if precision == self.precision else build_stages([self.stack], ROWS, precision=precision)
+        try:
+            stages = build(precision)
+        except NoCompilerError as error:
+            return {"not measured": str(error)}
+        plain = load_stack(DEMO)
+        assert plain.classifier is not None
+        guide = Guide.of_classifier(plain.classifier.network)
+        loop = Stage(BASE, BASE_NUMBER, plain.base.network, process_of(plain.base), guide)
         engine, labels = self.engine(stages), torch.arange(ROWS) % 10
+        base = stages[self.pipeline.stage_key(BASE)]
         found = ratio(
             lambda: run_to_end(engine, self.images("bench", ROWS)),
             lambda: guided_ddim(loop, labels, SCALE, STEPS, seed=1),
             self.repeats,
         )
-        return found | {"precision": precision}
+        agreeing = {"network": base.network_shapes, "guide": base.guide_shapes}
+        return found | {"precision": precision, "mode": base.mode, "rows that agree bit for bit": agreeing}
 
     def lone_image(self) -> dict[str, Any]:
         """One image in the engine of all shapes against one that has no other shape than one row."""
-        one = build_stages([self.stack], 1, precision=self.precision)
+        one = build_stages([load_stack(DEMO)], 1, precision=self.precision)
         every, single = self.engine(self.stages), self.engine(one, 1)
         return ratio(
             lambda: run_to_end(every, self.images("bench", 1)),
@@ -110,12 +142,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=3)
     bench = EngineBench(parser.parse_args(arguments).repeats)
     lines: dict[str, Callable[[], dict[str, Any]]] = {
-        "engine against the official loop in fp32": lambda: bench.against_official_loop(bench.precision),
+        "engine against the official loop in fp32": lambda: bench.against_official_loop(bench.precision, bench.eager),
+        "engine, compiled, against the official loop in fp32": lambda: bench.against_official_loop(
+            bench.precision, bench.compiled
+        ),
         "a lone image against an engine of one row": bench.lone_image,
         "wait of a new job for its first step": bench.first_step,
     }
     if bench.precision != "fp32":
-        lines["the same in fp32 on both sides"] = lambda: bench.against_official_loop("fp32")
+        lines["in fp32 on both sides"] = lambda: bench.against_official_loop("fp32", bench.eager)
+        lines["in fp32 on both sides, compiled"] = lambda: bench.against_official_loop("fp32", bench.compiled)
     found = {}
     for name, measure in lines.items():
         found[name] = measure()
