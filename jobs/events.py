@@ -2,7 +2,7 @@
 
 import json
 from base64 import b64encode
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -63,7 +63,7 @@ def publish(pipe: Pipeline, job_id: str, kind: EventKind, data: dict[str, Any]) 
     pipe.publish(keys.channel(job_id), b"")
 
 
-# One round trip, as it is sent often. A worker that was stalled past its lease must not add to the events of a job that
+# One call, as it is sent often. A worker that was stalled past its lease must not add to the events of a job that
 # another has ended, and a deleted job must not get a stream that nobody would remove.
 PROGRESS_SCRIPT = """
 local job, progress, events = KEYS[1], KEYS[2], KEYS[3]
@@ -79,19 +79,38 @@ return 1
 """
 
 
+@dataclass(frozen=True)
+class ProgressReport:
+    """How far an execution of a job is; `token` says which."""
+
+    job_id: str
+    token: str
+    progress: Progress
+    as_event: bool  # beside what polls are told
+
+
 class ProgressPublisher:
     """Tells how far jobs are, as long as the execution that says so holds its job."""
 
     def __init__(self, redis: Redis, kept_seconds: int) -> None:
-        self._script, self._kept_seconds = redis.register_script(PROGRESS_SCRIPT), kept_seconds
+        self._redis, self._kept_seconds = redis, kept_seconds
+        self._script = redis.register_script(PROGRESS_SCRIPT)
 
-    def publish(self, job_id: str, token: str, progress: Progress, *, as_event: bool) -> bool:
-        """Note the progress for polls, and append an event if asked for; False, and nothing, if the claim was lost."""
-        data = json.dumps({"id": job_id, **progress.model_dump()}, separators=(",", ":")) if as_event else ""
-        names = [job_key(job_id), keys.progress(job_id), keys.events(job_id)]
-        note = (token, progress.model_dump_json(), self._kept_seconds)
-        event = (EventKind.PROGRESS.value, data, MAX_EVENTS, keys.channel(job_id))
-        return bool(self._script(names, [*note, *event]))
+    def publish(self, reports: Sequence[ProgressReport]) -> dict[str, Exception]:
+        """Pass on all in one round trip; of executions that lost their job, nothing. Returns what failed, by job."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            for each in reports:
+                names = [job_key(each.job_id), keys.progress(each.job_id), keys.events(each.job_id)]
+                self._script(names, self._arguments(each), client=pipe)
+            answers = pipe.execute(raise_on_error=False)
+        pairs = zip(reports, answers, strict=True)
+        return {each.job_id: answer for each, answer in pairs if isinstance(answer, Exception)}
+
+    def _arguments(self, report: ProgressReport) -> list[str | int]:
+        told = {"id": report.job_id, **report.progress.model_dump()}
+        data = json.dumps(told, separators=(",", ":")) if report.as_event else ""
+        note = (report.token, report.progress.model_dump_json(), self._kept_seconds)
+        return [*note, EventKind.PROGRESS.value, data, MAX_EVENTS, keys.channel(report.job_id)]
 
 
 def publish_preview(redis: Redis, job_id: str, preview: Preview) -> None:

@@ -200,10 +200,10 @@ class Worker:
                 self._go_on_from(finished)
             else:
                 self._store_image(finished)
-        for job_id, run in touched.items():
-            if job_id in self._runs:
-                self._inbox.progress(run.claim, run.progress())
-                self._checkpoints.write_if_due(run)
+        here = [run for job_id, run in touched.items() if job_id in self._runs]
+        self._inbox.progress(*((run.claim, run.progress()) for run in here))
+        for run in here:
+            self._checkpoints.write_if_due(run)
 
     def _send_previews(self, report: StepReport, stage: str) -> None:
         now = time.monotonic()

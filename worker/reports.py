@@ -7,7 +7,7 @@ import structlog
 from redis.client import Redis
 from redis.exceptions import RedisError
 
-from jobs.events import Preview, ProgressPublisher, publish_preview
+from jobs.events import Preview, ProgressPublisher, ProgressReport, publish_preview
 from jobs.job import Progress
 from worker.taking import Claim
 
@@ -39,18 +39,28 @@ class Reports:
         """Tell nothing more of a claim."""
         self._reported.pop(claim.token, None)
 
-    def progress(self, claim: Claim, progress: Progress) -> None:
-        """Tell how far a job is; called as often as one likes, passed on a few times a second."""
-        last, now = self._reported.get(claim.token), time.monotonic()
-        if last is None or now - last.at < PROGRESS_SECONDS:
+    def progress(self, *told: tuple[Claim, Progress]) -> None:
+        """Tell how far the jobs of a step are; called as often as one likes, passed on a few times a second.
+
+        In one round trip: every write is on a disk before its answer, and the next step waits for it.
+        """
+        now = time.monotonic()
+        if not (due := [self._note(last, *each, now) for each in told if (last := self._due(each[0], now))]):
             return
-        last.at = now
-        worth_an_event = progress.fraction - last.fraction >= PROGRESS_FRACTION
-        last.fraction = progress.fraction if worth_an_event else last.fraction
         try:
-            self._publisher.publish(claim.job_id, claim.token, progress, as_event=worth_an_event)
+            for job_id, error in self._publisher.publish(due).items():
+                log.warning("report_lost", job_id=job_id, error=str(error))
         except RedisError as error:
-            log.warning("report_lost", job_id=claim.job_id, error=str(error))
+            log.warning("report_lost", jobs=len(due), error=str(error))
+
+    def _due(self, claim: Claim, now: float) -> Reported | None:
+        last = self._reported.get(claim.token)
+        return last if last is not None and now - last.at >= PROGRESS_SECONDS else None
+
+    def _note(self, last: Reported, claim: Claim, progress: Progress, now: float) -> ProgressReport:
+        worth_an_event = progress.fraction - last.fraction >= PROGRESS_FRACTION
+        last.at, last.fraction = now, progress.fraction if worth_an_event else last.fraction
+        return ProgressReport(claim.job_id, claim.token, progress, worth_an_event)
 
     def preview(self, claim: Claim, preview: Preview) -> None:
         """Show a preview to who listens just now."""

@@ -42,9 +42,9 @@ class Results:
         self._reports = Reports(redis, settings.lease_seconds)
         self._away_since: float | None = None  # Redis, to what writes results
 
-    def progress(self, claim: Claim, progress: Progress) -> None:
-        """Tell how far a job is; called as often as one likes, passed on a few times a second. May be lost."""
-        self._reports.progress(claim, progress)
+    def progress(self, *told: tuple[Claim, Progress]) -> None:
+        """Tell how far jobs are; called as often as one likes, passed on a few times a second. May be lost."""
+        self._reports.progress(*told)
 
     def preview(self, claim: Claim, preview: Preview) -> None:
         """Show a preview to who listens just now. May be lost."""

@@ -131,7 +131,7 @@ class ToyWorker:
 
     def _make(self, claim: Claim) -> None:
         steps = claim.request.steps
-        self.inbox.progress(claim, Progress(stage="base", step=steps, steps=steps, fraction=0.5))
+        self.inbox.progress((claim, Progress(stage="base", step=steps, steps=steps, fraction=0.5)))
         if claim.request.previews:
             self.inbox.preview(claim, Preview(0, "base", 1, claim.request.steps, png(1)))
         images = []

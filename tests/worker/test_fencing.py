@@ -144,7 +144,7 @@ def test_stalled_worker_tells_nothing_of_a_job_that_another_has(
     if ended:
         assert bench.finish(other, second)
     before = bench.events(job_id)
-    inbox.progress(claim, Progress(stage="base", step=1, steps=25, fraction=0.1))
+    inbox.progress((claim, Progress(stage="base", step=1, steps=25, fraction=0.1)))
     assert bench.events(job_id) == before
     assert not redis.exists(keys.progress(job_id))
 

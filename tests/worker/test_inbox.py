@@ -173,9 +173,9 @@ def test_job_that_was_started_says_no_more_that_it_will_be_given_up(bench: Bench
 def test_deleted_job_leaves_no_key_and_its_worker_is_refused(bench: Bench, inbox: Inbox, redis: Redis) -> None:
     job_id = bench.submit()
     (claim,) = bench.claim(inbox)
-    inbox.progress(claim, Progress(stage="base", step=1, steps=25, fraction=0.1))
+    inbox.progress((claim, Progress(stage="base", step=1, steps=25, fraction=0.1)))
     bench.queue.delete(job_id)
-    inbox.progress(claim, Progress(stage="base", step=2, steps=25, fraction=0.2))
+    inbox.progress((claim, Progress(stage="base", step=2, steps=25, fraction=0.2)))
     assert inbox.heartbeat(worker_info(), "") == [job_id]
     assert not bench.finish(inbox, claim)
     bench.redis.delete(keys.progress(job_id))
@@ -187,10 +187,19 @@ def test_progress_is_throttled_and_seen_by_polls(bench: Bench, inbox: Inbox) -> 
     job_id = bench.submit()
     (claim,) = bench.claim(inbox)
     for step in range(1, 100):
-        inbox.progress(claim, Progress(stage="base", step=step, steps=100, fraction=step / 100))
+        inbox.progress((claim, Progress(stage="base", step=step, steps=100, fraction=step / 100)))
     assert bench.events(job_id).count("progress") == 1
     progress = bench.queue.get(job_id).progress
     assert (progress.stage, progress.step) == ("base", 1)
+
+
+def test_progress_of_all_jobs_of_a_step_is_told_though_one_of_them_is_lost(bench: Bench, inbox: Inbox) -> None:
+    first, lost, last = (bench.submit() for _ in range(3))
+    claims = bench.claim(inbox, room=3)
+    bench.queue.delete(lost)
+    inbox.progress(*((claim, Progress(stage="base", step=2, steps=25, fraction=0.1)) for claim in claims))
+    assert [bench.queue.get(job_id).progress.step for job_id in (first, last)] == [2, 2]
+    assert not bench.redis.exists(keys.progress(lost))
 
 
 def test_image_is_fetchable_as_soon_as_its_event_was_sent(bench: Bench, inbox: Inbox) -> None:

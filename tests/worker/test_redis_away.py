@@ -40,7 +40,7 @@ def test_redis_that_takes_no_writes_is_waited_for(
     with ended(refuse(redis, redis_server.folder), 0.5):
         assert inbox.poll(room=1, wait_seconds=0) == []
         assert inbox.heartbeat(worker_info(), "") == []
-        inbox.progress(claim, Progress(stage="base", step=1, steps=25, fraction=0.1))
+        inbox.progress((claim, Progress(stage="base", step=1, steps=25, fraction=0.1)))
         assert bench.finish(inbox, claim)
     assert bench.events(first) == ["queued", "started", "image", "completed"]
     (claim,) = bench.claim(inbox)
@@ -81,7 +81,7 @@ def test_worker_rides_out_a_restart_of_redis(tmp_path: Path) -> None:
     server.stop()
     assert inbox.poll(room=1, wait_seconds=0) == []
     assert inbox.heartbeat(worker_info(), "") == []
-    inbox.progress(claim, Progress(stage="base", step=1, steps=25, fraction=0.1))
+    inbox.progress((claim, Progress(stage="base", step=1, steps=25, fraction=0.1)))
     starter = Timer(0.3, server.start)
     starter.start()
     assert bench.finish(inbox, claim)

@@ -66,7 +66,7 @@ def test_running_job_with_a_damaged_field_fails_and_leaves_nothing(
     bad = bench.submit()
     (claim,) = bench.claim(inbox)
     spoil(redis, bad, field, DAMAGE[field])
-    inbox.progress(claim, Progress(stage="base", step=1, steps=25, fraction=0.1))
+    inbox.progress((claim, Progress(stage="base", step=1, steps=25, fraction=0.1)))
     inbox.heartbeat(worker_info(), "")
     assert not bench.finish(inbox, claim)
     assert redis.zcard(keys.LEASES) == 0
@@ -149,7 +149,7 @@ def test_job_whose_events_are_none_completes(
     job_id = bench.submit()
     replace(redis, key(job_id))
     (claim,) = bench.claim(inbox)
-    inbox.progress(claim, Progress(stage="base", step=1, steps=25, fraction=0.1))
+    inbox.progress((claim, Progress(stage="base", step=1, steps=25, fraction=0.1)))
     with capture_logs():
         assert bench.finish(inbox, claim)
     assert bench.status(job_id) == "completed"
@@ -184,7 +184,7 @@ def test_no_bytes_in_any_field_stop_a_worker(
         spoil(redis, bad, name, value)
     good = bench.submit()
     for each in claims:
-        inbox.progress(each, Progress(stage="base", step=1, steps=25, fraction=0.1))
+        inbox.progress((each, Progress(stage="base", step=1, steps=25, fraction=0.1)))
     assert set(inbox.heartbeat(worker_info(), "")) <= {bad}
     for _ in range(3):  # what is left of the damaged job may say that it runs alone
         claims += bench.claim(inbox)

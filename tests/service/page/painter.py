@@ -51,7 +51,7 @@ class Painter:
     def step(self, claim: Claim, stage: str, step: int, steps: int, grey: int) -> None:
         for index in range(claim.request.num_images):
             self.inbox.preview(claim, Preview(index, stage, step, steps, png(grey, 4)))
-        self.inbox.progress(claim, Progress(stage=stage, step=step, steps=steps, fraction=step / (2 * steps)))
+        self.inbox.progress((claim, Progress(stage=stage, step=step, steps=steps, fraction=step / (2 * steps))))
 
     def finish(self, claim: Claim, results: dict[str, Any] | None = None) -> list[ImageRecord]:
         records = []
