@@ -92,7 +92,7 @@ def interpolate(
 
 def refusals() -> tuple[type[Exception], ...]:
     """What is told in one line."""
-    from engine.stage import UnknownOfferError
+    from engine.sampling import UnknownOfferError
     from models.checkpoint import WeightsError
 
     return WeightsError, UnknownOfferError, OSError, ValueError

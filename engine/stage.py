@@ -10,39 +10,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from diffusion.grids import TimeGrid, grid_timesteps
 from diffusion.guidance import classifier_log_probabilities, guidance_gradient
 from diffusion.noise import Draw, normals
 from diffusion.pixels import from_uint8
 from diffusion.process import Process
-from diffusion.solvers import ENCODE, dpmpp_2m_table, heun_table
-from diffusion.tables import (
-    COLUMNS,
-    SamplerTable,
-    Thresholding,
-    ddim_table,
-    ddpm_table,
-    encoding_table,
-    take_step,
-)
+from diffusion.solvers import ENCODE
+from diffusion.tables import COLUMNS, SamplerTable, take_step
 from diffusion.upload import upload
 from engine.compiling import Compiler
 from engine.guide import Guide
+from engine.sampling import UnknownOfferError, build_table
 from engine.shapes import CANDIDATES, agreeing_shapes, in_parts
-from engine.trajectory import FromLatent, FromPicture, ImageRequest, StagePlan, Trajectory, steps_taken
+from engine.trajectory import FromLatent, FromPicture, ImageRequest, StagePlan, Trajectory
 from models.classifier import NoisyClassifier
 from models.convolution import can_pack, pack_weights
 from models.fusing import fuse_norms, fused_by
 from models.precision import DTYPES, Precision
 from models.unet import SuperResUNet, UNet
 
-SAMPLERS = ("ddim", "ddpm", "dpmpp_2m", "heun")
 NOISE_COLUMNS = [COLUMNS.index("noise"), COLUMNS.index("noise_std")]
 TABLES_KEPT = 256
-
-
-class UnknownOfferError(Exception):
-    """What is asked for is not offered here."""
 
 
 class Stage:
@@ -85,7 +72,7 @@ class Stage:
         self.shape = (3, size, size)
         self.network_shapes: tuple[int, ...] = ()
         self.guide_shapes: tuple[int, ...] = ()
-        self.table = lru_cache(TABLES_KEPT)(self._build_table)
+        self.table = lru_cache(TABLES_KEPT)(partial(build_table, process))
 
     @property
     def mode(self) -> str:
@@ -160,36 +147,6 @@ class Stage:
         inputs = (x, timesteps.float(), labels, x[:, :, ::2, ::2].clamp(-1, 1))
         x, timesteps, labels, low_res = (each[:rows].to(self.device) for each in inputs)
         return x, timesteps, labels, low_res
-
-    def _build_table(
-        self,
-        sampler: str,
-        num_steps: int,
-        eta: float,
-        time_grid: TimeGrid = "official",
-        thresholding: Thresholding = "clip",
-        strength: float = 1.0,
-    ) -> SamplerTable:
-        if sampler not in (*SAMPLERS, ENCODE):
-            raise UnknownOfferError(f"unknown sampler {sampler!r}; there are {', '.join(SAMPLERS)}")
-        if sampler == ENCODE and num_steps < 2:
-            raise UnknownOfferError("an encoding takes at least 2 steps")
-        schedule = self.process.schedule
-        try:
-            grid = grid_timesteps(schedule, time_grid, "ddim" if sampler == ENCODE else sampler, num_steps)
-            respaced = self.process.respaced(grid[: steps_taken(num_steps, strength)])
-        except ValueError as error:
-            raise UnknownOfferError(f"{num_steps} steps of {schedule.num_timesteps}: {error}") from error
-        match sampler:
-            case "ddim":
-                return ddim_table(respaced, eta, thresholding=thresholding)
-            case "dpmpp_2m":
-                return dpmpp_2m_table(respaced, thresholding=thresholding)
-            case "heun":
-                return heun_table(respaced, thresholding=thresholding)
-            case "ddim_encode":
-                return encoding_table(respaced)
-        return ddpm_table(respaced, thresholding=thresholding)
 
     def starting_noise(self, seed: int, index: int) -> Tensor:
         """x_T of an image: [3, H, W]."""

@@ -18,8 +18,8 @@ from diffusion.solvers import ENCODE
 from engine.engine import Engine, Finished, NotFiniteError, StepReport
 from engine.memory import BATCHES_IN_FLIGHT
 from engine.pipeline import BASE, UPSAMPLE, Pipeline
+from engine.sampling import UnknownOfferError
 from engine.scheduler import Priority
-from engine.stage import UnknownOfferError
 from jobs.away import is_away
 from jobs.errors import FailureKind, RefusedError, UnavailableError
 from jobs.events import Preview

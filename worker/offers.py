@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from diffusion.grids import TIME_GRIDS
 from diffusion.tables import THRESHOLDINGS
 from engine.pipeline import Pipeline
-from engine.stage import SAMPLERS
+from engine.sampling import SAMPLERS
 from jobs.kinds import KINDS
 from jobs.pipelines import ClassInfo, Defaults, FloatRange, IntRange, Limits, PipelineInfo, StageInfo, UpsampleDefaults
 from jobs.request import MAX_GUIDANCE_SCALE

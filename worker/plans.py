@@ -10,7 +10,7 @@ from datasets.image_folder import square_pixels
 from diffusion.latents import way
 from diffusion.solvers import ENCODE
 from engine.pipeline import BASE, UPSAMPLE, Pipeline
-from engine.stage import UnknownOfferError
+from engine.sampling import UnknownOfferError
 from engine.trajectory import FromLatent, FromPicture, ImageRequest, StagePlan
 from jobs.request import ResolvedRequest, ResolvedUpsample
 

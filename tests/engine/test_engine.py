@@ -12,7 +12,7 @@ from diffusion.grids import TIME_GRIDS
 from diffusion.pixels import from_uint8, to_uint8
 from diffusion.tables import THRESHOLDINGS
 from engine.engine import DuplicateImageError, NotFiniteError, StepReport
-from engine.stage import SAMPLERS, UnknownOfferError
+from engine.sampling import SAMPLERS, UnknownOfferError
 from engine.trajectory import ImageRequest, StagePlan, Trajectory
 from tests.engine.bench import MAX_ROWS, Bench, finish, reports
 

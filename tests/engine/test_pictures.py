@@ -12,7 +12,7 @@ from diffusion.pixels import from_uint8
 from diffusion.solvers import ENCODE
 from engine.engine import Engine, Finished
 from engine.pipeline import Pipeline, build_stages
-from engine.stage import UnknownOfferError
+from engine.sampling import UnknownOfferError
 from engine.trajectory import FromLatent, FromPicture, ImageRequest, StagePlan
 from models.stack import load_stack
 from tests.engine.bench import Bench, finish

@@ -19,7 +19,8 @@ from torch.utils._pytree import tree_leaves
 
 from diffusion.tables import Thresholding
 from engine.guide import Guide
-from engine.stage import SAMPLERS, Stage
+from engine.sampling import SAMPLERS
+from engine.stage import Stage
 from engine.trajectory import ImageRequest, Trajectory
 from models.classifier import NoisyClassifier
 from models.unet import build_unet

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from engine.numerics import fingerprint
-from engine.stage import SAMPLERS, UnknownOfferError
+from engine.sampling import SAMPLERS, UnknownOfferError
 from engine.trajectory import Trajectory
 from tests.engine.bench import MAX_ROWS, Bench, finish
 

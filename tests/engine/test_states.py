@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from diffusion.solvers import ENCODE
 from engine.engine import Engine, UnfitStateError
 from engine.pipeline import BASE
-from engine.stage import SAMPLERS
+from engine.sampling import SAMPLERS
 from engine.trajectory import FromLatent, FromPicture, ImageRequest, ImageState, StagePlan
 from tests.engine.bench import Bench, finish
 

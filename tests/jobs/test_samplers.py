@@ -5,7 +5,7 @@ import pytest
 from diffusion import solvers
 from diffusion.grids import TIME_GRIDS
 from diffusion.tables import THRESHOLDINGS
-from engine.stage import SAMPLERS
+from engine.sampling import SAMPLERS
 from jobs.request import JobRequest
 from jobs.samplers import SAMPLER_NOTES, num_evaluations
 

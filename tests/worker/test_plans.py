@@ -11,7 +11,7 @@ from PIL import Image
 
 from diffusion.solvers import ENCODE
 from engine.pipeline import Pipeline
-from engine.stage import UnknownOfferError
+from engine.sampling import UnknownOfferError
 from engine.trajectory import FromLatent, FromPicture
 from jobs.request import JobRequest, ResolvedRequest
 from jobs.resolution import resolve
