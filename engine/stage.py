@@ -210,7 +210,8 @@ class Stage:
         taken = take_step(rows, x, output, guidance, self._noise(batch, rows), memory)
         self._wait()
         for trajectory, *state in zip(batch, *taken, strict=True):
-            trajectory.x, trajectory.pred_x0, trajectory.memory = state
+            # a view would keep its whole batch in memory for as long as the image waits
+            trajectory.x, trajectory.pred_x0, trajectory.memory = (each.clone() for each in state)
             trajectory.row += 1
 
     def _wait(self) -> None:

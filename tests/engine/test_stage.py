@@ -39,6 +39,16 @@ def test_batch_that_raises_moves_nobody(bench: Bench) -> None:
     assert torch.equal(good.x, before)
 
 
+def test_image_that_waits_keeps_nothing_of_its_neighbours_in_memory(bench: Bench) -> None:
+    stage = bench.stages[BASE]
+    table = stage.table("dpmpp_2m", 4, 0.0)
+    batch = [Trajectory(bench.image(label=0), table, stage.starting_noise(1, index)) for index in range(3)]
+    stage.step(batch)
+    for each in (batch[0].x, batch[0].pred_x0, batch[0].memory):
+        assert each is not None
+        assert each.untyped_storage().nbytes() == each.nbytes
+
+
 @pytest.mark.parametrize("rows", range(1, MAX_ROWS + 1))
 def test_rehearsal_of_any_row_count_leaves_nothing(bench: Bench, rows: int) -> None:
     request = bench.image(sampler="ddpm", scale=2.0)
