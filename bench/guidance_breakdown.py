@@ -4,8 +4,9 @@
 
 Every cell makes the same classes from the same starting noise; the judge says how often it sees the class that was
 asked for, and how far its features are from those of fresh renders. All samplers have 25 network evaluations (Heun: 13
-steps). FID of few images is too large, by an amount that depends on their number: compare cells of one count alone.
-Writes bench/results/guidance_breakdown.json after every cell; with 0 images a part stays as that file has it.
+steps), and two of them 10 as well. FID of few images is too large, by an amount that depends on their number: compare
+cells of one count alone. Writes bench/results/guidance_breakdown.json after every cell; what that file has of the same
+weights stays, so that a run that was stopped goes on.
 """
 
 import argparse
@@ -37,8 +38,9 @@ from models.stack import file_hash, load_stack
 ROOT = Path(__file__).parents[1]
 DEMO = ROOT / "weights" / "demo"
 RESULT = Path(__file__).parent / "results" / "guidance_breakdown.json"
-SCALES = (0.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+SCALES = (0.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
 STEPS = {"ddpm": 25, "ddim": 25, "dpmpp_2m": 25, "heun": 13}
+FEW_STEPS = {"ddim": 10, "dpmpp_2m": 10}
 THRESHOLDINGS: tuple[Thresholding, ...] = ("clip", "dynamic")
 MAX_ROWS = 32
 SEED, FRESH_SEED, FRESH_IMAGES = 0, 1001, 500
@@ -64,7 +66,7 @@ def breakdown_cells(scales: Sequence[float]) -> list[Cell]:
     return [
         Cell(sampler, steps, scale, thresholding)
         for scale in scales
-        for sampler, steps in STEPS.items()
+        for sampler, steps in (*STEPS.items(), *FEW_STEPS.items())
         for thresholding in THRESHOLDINGS
     ]
 
@@ -118,8 +120,8 @@ class Bench:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=50, help="a cell of sampler, scale and thresholding")
-    parser.add_argument("--few-images", type=int, default=200, help="a cell of the comparison at few steps")
+    parser.add_argument("--images", type=int, default=50, help="a cell of sampler, scale and thresholding; 0: none")
+    parser.add_argument("--few-images", type=int, default=200, help="a cell of the comparison at few steps; 0: none")
     parser.add_argument("--scales", type=float, nargs="+", default=SCALES, help="of the breakdown")
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args(arguments)
@@ -127,15 +129,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     default_scale = bench.stack.pipelines["demo"].guidance_scale
     result: dict[str, Any] = bench.header() | {"few_steps": [], "breakdown": []}
     if options.out.exists() and (before := json.loads(options.out.read_text()))["hashes"] == result["hashes"]:
-        if not options.few_images:
-            result["few_steps"] = before["few_steps"]
-        if not options.images:
-            result["breakdown"] = before["breakdown"]
+        result |= {part: before[part] for part in ("few_steps", "breakdown")}
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    few = few_step_cells(default_scale) if options.few_images else []
-    breakdown = breakdown_cells(options.scales) if options.images else []
-    work = [("few_steps", cell, options.few_images) for cell in few]
-    for part, cell, images in [*work, *(("breakdown", cell, options.images) for cell in breakdown)]:
+    few = [("few_steps", cell, options.few_images) for cell in few_step_cells(default_scale)]
+    for part, cell, images in [
+        *few,
+        *(("breakdown", cell, options.images) for cell in breakdown_cells(options.scales)),
+    ]:
+        wanted = asdict(cell) | {"images": images}
+        if images == 0 or any(wanted.items() <= there.items() for there in result[part]):
+            continue
         measured = bench.measure(cell, images)
         result[part].append(measured)
         options.out.write_text(json.dumps(result, indent=1) + "\n")
