@@ -97,7 +97,7 @@ class ProgressPublisher:
         self._script = redis.register_script(PROGRESS_SCRIPT)
 
     def publish(self, reports: Sequence[ProgressReport]) -> dict[str, Exception]:
-        """Pass on all in one round trip; of executions that lost their job, nothing. Returns what failed, by job."""
+        """Pass on all at once; of executions that lost their job, nothing. Returns what failed, by job."""
         with self._redis.pipeline(transaction=False) as pipe:
             for each in reports:
                 names = [job_key(each.job_id), keys.progress(each.job_id), keys.events(each.job_id)]

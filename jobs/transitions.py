@@ -105,12 +105,13 @@ class Transitions:
 
     def retry_or_fail(
         self, pipe: Pipeline, record: Record, kind: FailureKind, detail: str, **fields: int | str
-    ) -> None:
-        """Spend a retry, or fail the job when none is left."""
+    ) -> JobStatus:
+        """Spend a retry, or fail the job when none is left; returns what it is then."""
         if record.retries_left > 0:
             self.requeue(pipe, record, retries_left=record.retries_left - 1, **fields)
-        else:
-            self.fail(pipe, record, kind, detail)
+            return JobStatus.QUEUED
+        self.fail(pipe, record, kind, detail)
+        return JobStatus.FAILED
 
     def _end(
         self,

@@ -38,7 +38,7 @@ class RqWorker(BaseWorker):
 
 
 class Inbox(Results):
-    """One worker's inbox. Not for several threads, except for `progress` and `preview`, which may lose a report."""
+    """One worker's inbox; for one thread."""
 
     def __init__(
         self,

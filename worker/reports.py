@@ -42,7 +42,7 @@ class Reports:
     def progress(self, *told: tuple[Claim, Progress]) -> None:
         """Tell how far the jobs of a step are; called as often as one likes, passed on a few times a second.
 
-        In one round trip: every write is on a disk before its answer, and the next step waits for it.
+        All in one answer: every write is on a disk before its answer, and the next step waits for that.
         """
         now = time.monotonic()
         if not (due := [self._note(last, *each, now) for each in told if (last := self._due(each[0], now))]):

@@ -60,7 +60,10 @@ class Results:
             self._publish_image(pipe, record, claim, image)
             return True
 
-        return self._fenced(claim, write)
+        published = self._fenced(claim, write)
+        if not published:
+            self._finish(claim, None)  # or the next heartbeat would go on holding what nobody works at
+        return published
 
     def checkpointed(self, claim: Claim, checkpoint: CheckpointRecord) -> bool:
         """Name what a next attempt may go on from; False when the claim was lost. May be lost: nobody waits for it."""
@@ -103,19 +106,23 @@ class Results:
     def fail(self, claim: Claim, kind: FailureKind, detail: str, *, retry: bool) -> bool:
         """Fail a job, or spend one of its retries; False when the claim was lost."""
 
+        became = JobStatus.QUEUED if retry else JobStatus.FAILED  # also where only the answer of the write was lost
+
         def write(pipe: Pipeline, record: Record) -> bool:
+            nonlocal became
             if record.cancel_requested:
                 self._ledger.cancel(pipe, record)
+                became = JobStatus.CANCELLED
             elif retry:
-                self._ledger.retry_or_fail(pipe, record, kind, detail, adm_given_back_by=claim.token)
+                became = self._ledger.retry_or_fail(pipe, record, kind, detail, adm_given_back_by=claim.token)
             else:
                 self._ledger.fail(pipe, record, kind, detail)
             return True
 
         written = self._fenced(claim, write, JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.QUEUED)
-        if written and retry:
+        if written and became is JobStatus.QUEUED:
             self._metrics.requeued.labels(claim.request.model, "retry").inc()
-        self._finish(claim, JobStatus.FAILED if written and not retry else None)
+        self._finish(claim, became if written and became.is_final else None)
         return written
 
     def cancelled(self, claim: Claim) -> bool:
@@ -139,17 +146,21 @@ class Results:
     def give_back(self, claim: Claim) -> bool:
         """Put a job back to the front of its queue, at no cost to it; False when the claim was lost."""
 
+        became = JobStatus.QUEUED
+
         def write(pipe: Pipeline, record: Record) -> bool:
+            nonlocal became
             if record.cancel_requested:
                 self._ledger.cancel(pipe, record)
+                became = JobStatus.CANCELLED
             else:
                 self._ledger.requeue(pipe, record, adm_given_back_by=claim.token)
             return True
 
         written = self._fenced(claim, write, JobStatus.QUEUED, JobStatus.CANCELLED)
-        if written:
+        if written and became is JobStatus.QUEUED:
             self._metrics.requeued.labels(claim.request.model, "given back").inc()
-        self._finish(claim, None)
+        self._finish(claim, became if written and became.is_final else None)
         return written
 
     def _fenced(self, claim: Claim, write: Callable[[Pipeline, Record], bool], *repeated: JobStatus) -> bool:

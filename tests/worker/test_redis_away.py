@@ -14,7 +14,7 @@ from redis import Redis
 from jobs.job import JobStatus, Progress
 from jobs.settings import Settings
 from tests.conftest import RedisServer
-from tests.jobs.samples import DEMO, worker_info
+from tests.jobs.samples import DEMO, png, worker_info
 from tests.refusals import REFUSALS, Refusal, out_of_memory
 from tests.worker.conftest import Bench
 from tests.worker.programs import Client, Start, eventually
@@ -45,6 +45,26 @@ def test_redis_that_takes_no_writes_is_waited_for(
     assert bench.events(first) == ["queued", "started", "image", "completed"]
     (claim,) = bench.claim(inbox)
     assert (claim.job_id, claim.attempt) == (second, 1)
+
+
+@pytest.mark.slow
+def test_claim_is_not_held_on_to_when_its_image_could_not_be_told_for_as_long_as_a_lease(
+    bench: Bench, settings: Settings, redis: Redis, redis_server: RedisServer
+) -> None:
+    own = redis_server.client()
+    inbox = Inbox(own, settings.model_copy(update={"lease_seconds": 1, "heartbeat_seconds": 0.25}), "cpu-9", [DEMO])
+    inbox.open()
+    job_id = bench.submit(n=2)
+    (claim,) = bench.claim(inbox)
+    image = bench.images.put(job_id, claim.token, 0, png(1))
+    end = out_of_memory(redis, redis_server.folder)
+    assert not inbox.image_ready(claim, image)
+    end()
+    inbox.heartbeat(worker_info("cpu-9"), "")
+    (again,) = bench.claim(inbox)
+    assert (again.job_id, again.attempt) == (job_id, 2)
+    inbox.close()
+    own.close()
 
 
 @pytest.mark.slow
