@@ -2,7 +2,7 @@
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffusion.grids import grid_timesteps
 from diffusion.pixels import to_uint8
@@ -10,13 +10,22 @@ from engine.stage import Stage
 from models.precision import DTYPES, Precision
 
 
+def hold_half(stage: Stage) -> None:
+    """Hold the weights of convolutions and linear layers in float16, as the official code does; norms stay."""
+    assert stage.guide is not None
+    assert stage.guide.module is not None
+    for network in (stage.network, stage.guide.module):
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d | nn.Conv1d | nn.Linear):
+                module.half()
+
+
 def guided_ddim(
     stage: Stage, labels: Tensor, guidance_scale: float, steps: int, seed: int, precision: Precision = "fp32"
 ) -> Tensor:
     """Images [N, 3, H, W] uint8 of classes [N], by DDIM with eta 0 and the paper's Algorithm 2, step by step.
 
-    Every step runs the network and the classifier on the whole batch, and computes its coefficients anew. Half
-    precision is autocast: the official code holds its weights in it, which saves the casts.
+    Every step runs the network and the classifier on the whole batch, and computes its coefficients anew.
     """
     schedule = stage.process.schedule
     grid = sorted(grid_timesteps(schedule, "official", "ddim", steps))

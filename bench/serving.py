@@ -24,6 +24,7 @@ from redis import Redis
 from rich.console import Console
 
 from bench.machine import machine
+from bench.names import KILLED, RATE, SPEED
 from bench.one_at_a_time import seconds_one_at_a_time
 from bench.step_profile import Steps
 from engine.engine import Engine
@@ -202,12 +203,12 @@ async def measure(repeats: int) -> dict[str, Any]:
                     print("of the engine alone, faster than one at a time:", runs[-1], profiles[-1], flush=True)
                 waits = await killed(client, settings.run_dir, repeats)
     return {
-        "64 mixed jobs: rate, of the engine alone on one homogeneous batch": round(median(r for r, _ in runs), 3),
-        "the same: times as fast as a job-at-a-time RQ worker": round(median(r for _, r in runs), 3),
+        RATE: round(median(r for r, _ in runs), 3),
+        SPEED: round(median(r for _, r in runs), 3),
         "where the time of those jobs goes": {
             name: round(median(each[name] for each in profiles), 3) for name in profiles[0]
         },
-        "seconds from a killed worker's being up to all its jobs' running": round(median(waits), 3),
+        KILLED: round(median(waits), 3),
         "repeats": repeats,
     }
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
+from bench.names import COMPILED, COMPILED_FP32, EAGER, FIRST_STEP, KILLED, LONE, RATE, SPEED
+
 ROOT = Path(__file__).parent
 REACHED, MISSED = "#2b8a3e", "#d9480f"
 
@@ -42,43 +44,43 @@ GOALS = (
     Goal(
         "guided DDIM-25, 32 images, compiled, against the official style's loop in fp32",
         "engine",
-        ("compiled engine against the official loop in fp32", "ratio"),
+        (COMPILED, "ratio"),
         2.5,
     ),
     Goal(
         "the same without a compiler",
         "engine",
-        ("engine against the official loop in fp32", "ratio"),
+        (EAGER, "ratio"),
         1.6,
     ),
     Goal(
         "the same, compiled, in fp32 on both sides",
         "engine",
-        ("compiled, the same in fp32 on both sides", "ratio"),
+        (COMPILED_FP32, "ratio"),
         1.5,
     ),
     Goal(
         "64 mixed jobs through HTTP: rate, of the engine alone on one homogeneous batch",
         "serving",
-        ("64 mixed jobs: rate, of the engine alone on one homogeneous batch",),
+        (RATE,),
         0.9,
     ),
     Goal(
         "the same jobs against a job-at-a-time RQ worker",
         "serving",
-        ("the same: times as fast as a job-at-a-time RQ worker",),
+        (SPEED,),
         1.3,
     ),
     Goal(
         "a lone image against an engine of one row alone",
         "engine",
-        ("a lone image against an engine of one row", "ratio"),
+        (LONE, "ratio"),
         0.8,
     ),
     Goal(
         "first step of a new job beside 64 images, in steps of their batch",
         "engine",
-        ("wait of a new job for its first step", "full_batch_steps"),
+        (FIRST_STEP, "full_batch_steps"),
         1.0,
         at_most=True,
     ),
@@ -86,7 +88,7 @@ GOALS = (
     Goal(
         "a killed worker's jobs run again after it is up",
         "serving",
-        ("seconds from a killed worker's being up to all its jobs' running",),
+        (KILLED,),
         2.0,
         " s",
         at_most=True,

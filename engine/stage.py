@@ -208,10 +208,11 @@ class Stage:
         guidance = self._guidance(batch, x, timesteps)
         memory = torch.stack([each.memory for each in batch])
         taken = take_step(rows, x, output, guidance, self._noise(batch, rows), memory)
+        # a view would keep its whole batch in memory for as long as the image waits
+        states = [tuple(each.clone() for each in state) for state in zip(*taken, strict=True)]
         self._wait()
-        for trajectory, *state in zip(batch, *taken, strict=True):
-            # a view would keep its whole batch in memory for as long as the image waits
-            trajectory.x, trajectory.pred_x0, trajectory.memory = (each.clone() for each in state)
+        for trajectory, (x_next, pred_x0, remembered) in zip(batch, states, strict=True):
+            trajectory.x, trajectory.pred_x0, trajectory.memory = x_next, pred_x0, remembered
             trajectory.row += 1
 
     def _wait(self) -> None:

@@ -37,6 +37,7 @@ class Faults:
             self.stall_worker,
             self.stop_worker,
             self.kill_redis,
+            self.kill_redis_for_longer_than_a_lease,
             self.fill_disk_of_redis,
             self.hang_redis,
             self.fill_memory_of_redis,
@@ -103,6 +104,12 @@ class Faults:
     def kill_redis(self) -> None:
         self._stack.redis_server.kill()
         time.sleep(self._rng.uniform(0, 1))
+        self._stack.start_redis()
+
+    def kill_redis_for_longer_than_a_lease(self) -> None:
+        """Workers give up what they could not write, and every lease has ended when it is back."""
+        self._stack.redis_server.kill()
+        time.sleep(LEASE_SECONDS + self._rng.uniform(0.5, 1.5))
         self._stack.start_redis()
 
     def fill_disk_of_redis(self) -> None:

@@ -1,0 +1,11 @@
+"""What the lines of the benchmarks are called in bench/results, by those who write and those who read them."""
+
+EAGER = "engine against the official loop in fp32"
+COMPILED = "engine, compiled, against the official loop in fp32"
+EAGER_FP32 = "in fp32 on both sides"
+COMPILED_FP32 = "in fp32 on both sides, compiled"
+LONE = "a lone image against an engine of one row"
+FIRST_STEP = "wait of a new job for its first step"
+RATE = "64 mixed jobs: rate, of the engine alone on one homogeneous batch"
+SPEED = "the same: times as fast as a job-at-a-time RQ worker"
+KILLED = "seconds from a killed worker's being up to all its jobs' running"
