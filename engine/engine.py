@@ -1,7 +1,7 @@
 """Continuous batching at the level of a step: a request joins the next step, a finished one leaves at once."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -40,8 +40,9 @@ class StepReport:
     """What a step did: its stage, the rows that moved and the shape they were padded to.
 
     failed has the jobs that cannot be computed, and why; all their images have left the engine. Where the device's
-    memory did not suffice, lowered says that the stage takes smaller batches from here on, and the row shapes it has
-    left; torch.OutOfMemoryError in failed, that not even the smallest could be computed, which is no job's fault.
+    memory did not suffice, lowered has the row shapes that are left to the parts of the stage, network or guide, that
+    take smaller batches from here on; torch.OutOfMemoryError in failed says that not even the smallest could be
+    computed, which is no job's fault.
     """
 
     stage: str
@@ -49,7 +50,7 @@ class StepReport:
     row_shape: int
     finished: list[Finished]
     failed: dict[str, Exception]
-    lowered: tuple[int, ...] = ()
+    lowered: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 class Engine:
@@ -80,7 +81,8 @@ class Engine:
     def add(self, request: ImageRequest, state: ImageState | None = None) -> None:
         """Let an image join the next step of its first stage, or go on from a state that `states` gave.
 
-        Raises: DuplicateImageError; UnknownOfferError for a plan that a stage of it has no table for; UnfitStateError.
+        Raises: DuplicateImageError; UnknownOfferError for a plan that a stage of it has no table for; UnfitStateError;
+        torch.OutOfMemoryError where there is no room for what it starts from. On any of them it is not here.
         """
         key = (request.job_id, request.index)
         if key in self._live:
@@ -113,7 +115,8 @@ class Engine:
     def step(self) -> StepReport | None:
         """Take one step of one stage; None where nothing is live.
 
-        A batch that fails is bisected, so that one bad row fails its own job alone and the others move on.
+        A batch that fails is bisected, so that one bad row fails its own job alone and the others move on. So is one
+        that there is too little memory for; the stage takes smaller ones from then on.
         Raises: torch.AcceleratorError where the device is lost, for the process to end with.
         """
         choice = self.scheduler.choose()
@@ -121,11 +124,11 @@ class Engine:
             return None
         batch, stage = [self._live[key] for key in choice.keys], self.stages[choice.stage]
         failed: dict[str, Exception] = {}
-        shapes = stage.network_shapes, stage.guide_shapes
+        before = stage.row_shapes
         moved = self._take(stage, batch, failed)
-        lowered = () if shapes == (stage.network_shapes, stage.guide_shapes) else stage.network_shapes
+        lowered = {part: left for part, left in stage.row_shapes.items() if left != before[part]}
         if lowered:
-            self.costs.keep(choice.stage, lowered)
+            self.costs.keep(choice.stage, stage.network_shapes)
         self.scheduler.moved(each.key for each in moved)
         finished = self._advance([each for each in moved if each.row == len(each.table)], failed)
         for job_id in failed:
@@ -135,18 +138,20 @@ class Engine:
     def _take(self, stage: Stage, batch: list[Trajectory], failed: dict[str, Exception]) -> list[Trajectory]:
         try:
             stage.step(batch)
+            return batch
         except torch.AcceleratorError:
             raise  # every later call of this process fails too: it would take all jobs of the queue and fail them
-        except torch.OutOfMemoryError as error:
-            failed.update((each.request.job_id, error) for each in batch)  # the stage has tried all smaller shapes
-            return []
         except Exception as error:  # noqa: BLE001 - whatever a row breaks must stay that row's
             if len(batch) == 1:
-                failed[batch[0].request.job_id] = error
+                failed[batch[0].request.job_id] = _light(error)
                 return []
-            middle = len(batch) // 2
-            return self._take(stage, batch[:middle], failed) + self._take(stage, batch[middle:], failed)
-        return batch
+            lacked_memory = isinstance(error, torch.OutOfMemoryError)
+        # here, where the exception and all that it held are gone
+        middle = len(batch) // 2
+        moved = self._take(stage, batch[:middle], failed) + self._take(stage, batch[middle:], failed)
+        if lacked_memory and len(moved) == len(batch):  # else it was no matter of their number
+            stage.give_up(len(batch))
+        return moved
 
     def _table(self, plan: StagePlan) -> SamplerTable:
         table = self.stages[plan.stage].table
@@ -184,18 +189,31 @@ class Engine:
         """Send images that passed a stage on to the next; those that passed their last leave, finished."""
         finished = []
         for each in passed:
-            request = each.request
-            if not bool(each.x.isfinite().all()):
-                failed[request.job_id] = NotFiniteError(f"image {request.index} after stage {each.plan.stage}")
-                continue
-            pixels = to_uint8(each.x)
-            if each.stage_index + 1 == len(request.plans):
-                self._leave(each.key)
-                finished.append(Finished(request, each.x, pixels))
-            else:
-                self._live[each.key] = self._enter_next(each, pixels)
+            try:
+                if (result := self._pass_on(each)) is not None:
+                    finished.append(result)
+            except torch.AcceleratorError:
+                raise  # as in a step
+            except Exception as error:  # noqa: BLE001 - whatever an image breaks must stay its job's
+                failed[each.request.job_id] = _light(error)
         return finished
+
+    def _pass_on(self, passed: Trajectory) -> Finished | None:
+        request = passed.request
+        if not bool(passed.x.isfinite().all()):
+            raise NotFiniteError(f"image {request.index} after stage {passed.plan.stage}")
+        pixels = to_uint8(passed.x)
+        if passed.stage_index + 1 < len(request.plans):
+            self._live[passed.key] = self._enter_next(passed, pixels)
+            return None
+        self._leave(passed.key)
+        return Finished(request, passed.x, pixels)
 
     def _leave(self, key: tuple[str, int]) -> None:
         del self._live[key]
         self.scheduler.leave(key)
+
+
+def _light(error: Exception) -> Exception:
+    """The error without its traceback, whose frames hold what a step takes of the device's memory."""
+    return error.with_traceback(None)

@@ -82,6 +82,15 @@ class Stage:
         fused = [f"norms of the {part} by {by}" for part, module in self._modules() if (by := fused_by(module))]
         return ", ".join(["packed" if self._packs else "eager", *fused])
 
+    @property
+    def row_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Row counts that each part is padded to, ascending: the network, and the guide, none where there is none."""
+        return {"network": self.network_shapes, "guide": self.guide_shapes}
+
+    def give_up(self, rows: int) -> None:
+        """Take fewer rows than so many in a step from here on, as far as there is a shape for fewer."""
+        self.network_shapes = tuple(each for each in self.network_shapes if each < rows) or self.network_shapes[:1]
+
     def _modules(self) -> Iterator[tuple[str, nn.Module]]:
         yield "network", self.network
         if self.guide is not None and self.guide.module is not None:
@@ -198,8 +207,9 @@ class Stage:
     def step(self, batch: Sequence[Trajectory]) -> None:
         """Take the next row of every trajectory's table: of all of them, or on an exception of none.
 
-        Where the device's memory does not suffice, the rows are computed in parts, and the shapes that were too large
-        are given up. Raises: torch.OutOfMemoryError where the smallest is.
+        Where the device's memory does not suffice for the networks, the rows are computed in parts, and the shapes that
+        were too large are given up. Raises: torch.OutOfMemoryError where the smallest is, and where it does not suffice
+        for what is beside the networks.
         """
         x = torch.stack([each.x for each in batch])
         rows = torch.stack([each.table.rows[each.row] for each in batch]).float()  # on the host

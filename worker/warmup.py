@@ -2,13 +2,27 @@
 
 import time
 
+import torch
+
 from engine.engine import Engine
 
 
 def measure_steps(engine: Engine) -> None:
-    """Time one step of every stage at every shape; the shapes were run before, so this times no first call."""
+    """Time one step of every stage at every shape; the shapes were run before, so this times no first call.
+
+    A whole step takes more memory than the network alone: shapes that it does not suffice for are given up.
+    Raises: torch.OutOfMemoryError where it does not suffice for the smallest one.
+    """
     for key, stage in engine.stages.items():
         for rows in stage.network_shapes:
             started = time.monotonic()
-            stage.rehearse(rows)
+            try:
+                stage.rehearse(rows)
+            except torch.OutOfMemoryError:
+                if rows == stage.network_shapes[0]:
+                    raise
+                stage.give_up(rows)
+            if rows not in stage.network_shapes:
+                break
             engine.costs.note(key, rows, time.monotonic() - started)
+        engine.costs.keep(key, stage.network_shapes)

@@ -18,3 +18,16 @@ def test_lost_device_is_raised_and_not_blamed_on_the_jobs_of_the_batch(own_bench
     with pytest.raises(torch.AcceleratorError):
         engine.step()
     assert engine.rows_in_flight == 2
+
+
+def test_device_that_is_lost_between_two_stages_is_raised_too(
+    own_bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose_device(*_: object) -> Tensor:
+        raise torch.AcceleratorError("an illegal memory access was encountered")
+
+    monkeypatch.setattr(own_bench.stages["tiny/upsample"], "enlarge", lose_device)
+    engine = own_bench.engine()
+    engine.add(own_bench.image(steps=1, upsample=1))
+    with pytest.raises(torch.AcceleratorError):
+        engine.step()

@@ -1,12 +1,17 @@
 """What the engine does when the device's memory does not suffice for a batch, which no job is to blame for."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+import engine.engine as engine_module
+import engine.stage as stage_module
+from diffusion.tables import take_step
 from engine.engine import Engine, Finished
 from engine.pipeline import build_stages
 from engine.shapes import agreeing_shapes, in_parts
@@ -65,7 +70,7 @@ def test_batch_too_large_for_the_memory_is_split_and_later_ones_are_smaller(
     assert all(torch.equal(finished[key], pixels) for key, pixels in expected.items())
     base = [report for report in seen if report.stage == BASE]
     assert len(base[0].moved) == MAX_ROWS
-    assert max(base[0].lowered) == most
+    assert max(base[0].lowered["network"]) == most
     assert not any(report.lowered for report in seen[1:])
     assert max(len(report.moved) for report in base[1:]) == max(report.row_shape for report in base[1:]) == most
     assert max(computed) == most
@@ -81,7 +86,9 @@ def test_guide_that_runs_out_is_asked_in_parts_and_the_network_is_not(
     assert classifier is not None
     most = stage.guide_shapes[-2]
     limit_rows(classifier.network, lambda: most)
-    finished = by_key(finish(enter(own_bench)))
+    seen = reports(enter(own_bench))
+    assert [report.lowered for report in seen if report.lowered] == [{"guide": stage.guide_shapes}]
+    finished = by_key(each for report in seen for each in report.finished)
     assert all(torch.equal(finished[key], pixels) for key, pixels in expected.items())
     assert (stage.guide_shapes[-1], stage.network_shapes[-1]) == (most, MAX_ROWS)
     pictures = torch.randint(256, (MAX_ROWS, 3, 8, 8), dtype=torch.uint8)
@@ -98,13 +105,82 @@ def test_jobs_that_not_even_one_row_fits_for_leave_unblamed_and_may_come_back(
     assert report is not None
     assert len(report.failed) == MAX_ROWS
     assert all(isinstance(error, torch.OutOfMemoryError) for error in report.failed.values())
-    assert (report.moved, report.lowered, computed, engine.rows_in_flight) == ([], (), [], 2)
+    assert (report.moved, report.lowered, computed, engine.rows_in_flight) == ([], {}, [], 2)
     free[0] = MAX_ROWS
     for each in images(own_bench):
         if each.job_id in report.failed:
             engine.add(each)
     finished = by_key(finish(engine))
     assert all(torch.equal(finished[key], pixels) for key, pixels in expected.items())
+
+
+def test_batch_that_there_is_no_memory_for_beside_the_networks_is_split_and_later_ones_are_smaller(
+    own_bench: Bench, expected: dict[tuple[str, int], Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def step_of_few(rows: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+        if len(rows) > 2:
+            raise torch.OutOfMemoryError
+        return take_step(rows, *others)
+
+    monkeypatch.setattr(stage_module, "take_step", step_of_few)
+    seen = reports(enter(own_bench))
+    assert not any(report.failed for report in seen)
+    finished = by_key(each for report in seen for each in report.finished)
+    assert finished.keys() == expected.keys()
+    assert all(torch.equal(finished[key], pixels) for key, pixels in expected.items())
+    base = [report for report in seen if report.stage == BASE]
+    assert [len(report.moved) for report in base[:2]] == [MAX_ROWS, 2]
+    assert [report.lowered for report in base if report.lowered] == [{"network": own_bench.stages[BASE].network_shapes}]
+    assert own_bench.stages[BASE].network_shapes[-1] == 2
+
+
+def test_guide_that_never_fits_fails_the_guided_alone_and_costs_the_network_no_shape(own_bench: Bench) -> None:
+    stage, classifier = own_bench.stages[BASE], own_bench.conditional.stack.classifier
+    assert classifier is not None
+    limit_rows(classifier.network, lambda: 0)
+    report = enter(own_bench).step()
+    assert report is not None
+    guided = {each.job_id for each in images(own_bench) if each.guidance_scale}
+    assert report.failed.keys() == {"0", "1", "2", "3"} & guided
+    assert len(report.moved) + len(report.failed) == MAX_ROWS
+    assert (report.lowered, stage.network_shapes[-1]) == ({}, MAX_ROWS)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError])
+@pytest.mark.parametrize("place", ["enlarge", "to_uint8"])
+def test_image_that_breaks_between_two_stages_fails_its_own_job_alone(
+    own_bench: Bench, expected: dict[tuple[str, int], Tensor], monkeypatch: pytest.MonkeyPatch, place: str, error: type
+) -> None:
+    asked = []
+
+    def break_first(function: Callable[..., Tensor], *inputs: Any) -> Tensor:
+        asked.append(inputs)
+        if len(asked) == 1:
+            raise error
+        return function(*inputs)
+
+    owner = own_bench.stages[UPSAMPLE] if place == "enlarge" else engine_module
+    monkeypatch.setattr(owner, place, partial(break_first, getattr(owner, place)))
+    seen = reports(enter(own_bench))
+    ((job_id, why),) = (each for report in seen for each in report.failed.items())
+    assert isinstance(why, error)
+    finished = by_key(each for report in seen for each in report.finished)
+    assert finished.keys() == expected.keys() - {(job_id, int(job_id))}
+    assert all(torch.equal(pixels, expected[key]) for key, pixels in finished.items())
+
+
+def test_image_that_there_is_no_room_for_is_not_entered(own_bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run_out(*_: object) -> Tensor:
+        raise torch.OutOfMemoryError
+
+    engine = own_bench.engine()
+    with monkeypatch.context() as patched:
+        patched.setattr(own_bench.stages[BASE], "starting_noise", run_out)
+        with pytest.raises(torch.OutOfMemoryError):
+            engine.add(own_bench.image())
+    assert not engine.busy
+    engine.add(own_bench.image())
+    assert len(finish(engine)) == 1
 
 
 def test_shapes_that_the_memory_does_not_suffice_for_at_start_are_left_out(stack_folder: Path) -> None:

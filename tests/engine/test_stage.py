@@ -1,5 +1,9 @@
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from engine.numerics import fingerprint
 from engine.sampling import SAMPLERS, UnknownOfferError
@@ -37,6 +41,32 @@ def test_batch_that_raises_moves_nobody(bench: Bench) -> None:
         stage.step([good, bad])
     assert (good.row, good.pred_x0) == (0, None)
     assert torch.equal(good.x, before)
+
+
+class ClonesFail(TorchFunctionMode):
+    """Lets no more than so many tensors be cloned."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.left = most
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.clone:
+            if self.left == 0:
+                raise torch.OutOfMemoryError
+            self.left -= 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_step_that_runs_out_of_memory_in_its_last_copies_moves_nobody(bench: Bench) -> None:
+    stage = bench.stages[BASE]
+    table = stage.table("ddim", 2, 0.0)
+    batch = [Trajectory(bench.image(label=0), table, stage.starting_noise(1, index)) for index in range(3)]
+    before = [each.x for each in batch]
+    with pytest.raises(torch.OutOfMemoryError), ClonesFail(most=8):
+        stage.step(batch)
+    assert [each.row for each in batch] == [0, 0, 0]
+    assert all(each.x is x and each.pred_x0 is None for each, x in zip(batch, before, strict=True))
 
 
 def test_image_that_waits_keeps_nothing_of_its_neighbours_in_memory(bench: Bench) -> None:
