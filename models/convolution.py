@@ -44,7 +44,16 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int
 
 
 class Conv2d(nn.Conv2d):
-    """nn.Conv2d whose images come out the same however few there are; zero padding alone."""
+    """nn.Conv2d whose images come out the same however few there are.
+
+    On one thread so does the gradient by an image, at stride 1 alone. There is no dilation, no groups and no padding
+    but by zeros: the kernels called here, and the packing of weights, take none.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1, padding: int = 0
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding)
 
     def forward(self, x: Tensor) -> Tensor:
         padding = cast(tuple[int, ...], self.padding)
@@ -54,7 +63,7 @@ class Conv2d(nn.Conv2d):
             return super().forward(x)
         if self.stride == (1, 1):
             return _convolve(x, self.weight, self.bias, padding)
-        return torch.mkldnn_convolution(x, self.weight, self.bias, padding, self.stride, self.dilation, self.groups)
+        return torch.mkldnn_convolution(x, self.weight, self.bias, padding, self.stride, (1, 1), 1)
 
 
 class Conv1d(nn.Conv1d):

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -108,3 +109,9 @@ def test_gradient_by_the_image_is_torchs_and_on_one_thread_does_not_depend_on_th
 def test_only_what_was_measured_is_packed() -> None:
     assert not can_pack(torch.device("cuda", 0), torch.float32)
     assert not can_pack(CPU, torch.bfloat16)
+
+
+@pytest.mark.parametrize("setting", [{"dilation": 2}, {"groups": 2}, {"padding_mode": "reflect"}], ids=str)
+def test_what_the_kernels_do_not_take_is_refused_and_not_ignored(setting: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match=f"unexpected keyword argument '{next(iter(setting))}'"):
+        Conv2d(4, 4, 3, padding=1, **setting)
