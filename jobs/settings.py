@@ -65,7 +65,9 @@ class Settings(BaseSettings):
         description="compile the networks, on a CPU, once for minutes; auto: where that was done before",
     )
     threads: int | None = Field(
-        default=None, ge=1, description="CPU threads of the worker; none: as many as there are cores"
+        default=None,
+        ge=1,
+        description="CPU threads of the worker, part of numerics; none: torch's default, within a container's quota",
     )
     max_rows: int = Field(default=32, ge=1, le=1024, description="images that share a step at most")
     retention_seconds: int = Field(default=86400, ge=1, description="how long an ended job and its images are kept")

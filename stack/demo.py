@@ -242,4 +242,5 @@ def name_of(job: dict[str, Any], model: dict[str, Any]) -> str:
 
 def note(request: dict[str, Any]) -> str:
     """How an image was made, in a few words."""
-    return f"{request['sampler']} {request['steps']} steps, scale {request['guidance_scale']:g}"
+    eta = f" eta {request['eta']:g}" if request["eta"] else ""
+    return f"{request['sampler']}{eta}, {request['steps']} steps, scale {request['guidance_scale']:g}"

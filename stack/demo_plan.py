@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 FIRST_SEED = 2021  # the year of the paper; fixed, so that two runs on one machine show the same images
-SCALES = (1.0, 2.0, 4.0, 0.5, 3.0)
+OF_DEFAULT_SCALE = (1.0, 0.5, 0.75, 1.25, 1.5)
 STEPS = (25, 50, 20, 40, 30)
 
 
@@ -12,12 +12,13 @@ def demo_requests(model: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One request per class of a model as `/v1/models` describes it.
 
     Samplers and scales take turns side by side; their numbers, four and five, have no common factor, so that the first
-    twenty requests all differ.
+    twenty requests all differ. The default sampler keeps the eta that it is the default with.
     """
-    samplers = model["samplers"]
+    samplers, defaults = model["samplers"], model["defaults"]
     requests = []
     for i, each in enumerate(model["classes"]):
-        sampler, scale, steps = samplers[i % len(samplers)], SCALES[i % len(SCALES)], STEPS[i % len(STEPS)]
+        sampler, steps = samplers[i % len(samplers)], STEPS[i % len(STEPS)]
+        scale = defaults["guidance_scale"] * OF_DEFAULT_SCALE[i % len(OF_DEFAULT_SCALE)]
         requests.append(
             {
                 "model": model["id"],
@@ -25,6 +26,7 @@ def demo_requests(model: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "guidance_scale": scale,
                 "steps": steps,
                 "sampler": sampler,
+                "eta": defaults["eta"] if sampler == defaults["sampler"] else 0.0,
                 "seed": FIRST_SEED + i,
             }
         )
