@@ -39,6 +39,8 @@ class Checkpoints:
             self._write(run)
 
     def _write(self, run: JobRun) -> None:
+        if run.in_hand:
+            return  # these images are neither in the engine nor stored: nobody could go on from here
         claim, run.checkpointed_at = run.claim, run.device_seconds  # also where it fails: not at each step again
         state = run.state(self._engine.states(claim.job_id))
         if state.num_bytes > MAX_BYTES:

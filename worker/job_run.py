@@ -28,6 +28,8 @@ class JobRun:
         self.device_seconds = 0.0
         self.checkpoint = claim.checkpoint
         self.checkpointed_at = 0.0  # in device_seconds
+        self.in_hand = 0  # images that have left the engine and are not stored yet
+        self.forgotten = False  # its worker works on it no longer, however this came
         self._plan = plan
         self._latents: dict[int, Tensor] = {}
         self._errors: dict[int, dict[str, float | None]] = {}
@@ -96,12 +98,18 @@ class JobRun:
             return []
         return self._plan.frames_between(*(self._latents[each.index] for each in self._plan.images))
 
-    def stored(self, image: ImageRecord, finished: Finished) -> bool:
-        """Note a stored image; True when it was the last."""
-        self.images.append(image)
+    def left(self, finished: Finished) -> None:
+        """Note an image that has left the engine and is to be stored."""
+        self.in_hand += 1
         if self.claim.request.kind == "reconstruct":
             assert isinstance(finished.request.start, FromPicture)
-            self._errors[image.index] = reconstruction_error(finished.pixels, finished.request.start.pixels)
+            error = reconstruction_error(finished.pixels, finished.request.start.pixels)
+            self._errors[finished.request.index] = error
+
+    def stored(self, image: ImageRecord) -> bool:
+        """Note a stored image; True when it was the last."""
+        self.in_hand -= 1
+        self.images.append(image)
         return len(self.images) == self.claim.request.num_images
 
     @property

@@ -13,7 +13,6 @@ from PIL import Image
 from prometheus_client import CollectorRegistry, generate_latest
 from torch import Tensor
 
-from diffusion.pixels import to_uint8
 from diffusion.solvers import ENCODE
 from engine.engine import Engine, Finished, NotFiniteError, StepReport
 from engine.memory import BATCHES_IN_FLIGHT
@@ -25,21 +24,22 @@ from jobs.errors import FailureKind, RefusedError, UnavailableError
 from jobs.events import Preview
 from jobs.files import FileStore
 from jobs.images import ImageStore
-from jobs.job import Usage
+from jobs.job import ImageRecord, Usage
 from jobs.settings import Settings
 from jobs.workers import WorkerInfo
 from worker.checkpoints import Checkpoints
+from worker.filing import Filing
 from worker.inbox import Cancel, Claim, Inbox, Submit
 from worker.job_run import JobRun
 from worker.metrics import StepMetrics
 from worker.plans import plan_job, top_classes
-from worker.png import describe, encode
-from worker.storing import UnstorableError, put_patiently
+from worker.storing import UnstorableError
 from worker.taking import WouldRun
 
 log = structlog.get_logger("worker.loop")
 
 IDLE_WAIT_SECONDS = 1.0
+STORE_WAIT_SECONDS = 0.02  # for an image, where nothing else is to be done but to look for jobs and tell of life
 PAUSE_SECONDS = 5.0  # without taking jobs, after the store or the device's memory failed one
 QUEUE_DEPTH = 2  # images taken, in batches: so that both stages find full batches
 QUEUE_DEPTH_AT_MOST = BATCHES_IN_FLIGHT  # with jobs that would run at once, before those that are there already
@@ -57,20 +57,26 @@ class Held:
 
 
 class Worker:
-    """One engine and one inbox, driven by one thread."""
+    """One engine and one inbox, driven by one thread; another encodes and stores images for it."""
 
     def __init__(self, held: Held, inbox: Inbox, store: ImageStore, files: FileStore, settings: Settings) -> None:
-        self._held, self._inbox, self._store, self._settings = held, inbox, store, settings
-        self._files = files
-        self._engine = held.engine
+        self._held, self._inbox, self._settings = held, inbox, settings
+        self._engine, self._files = held.engine, files
         numerics, seconds = held.info.numerics, settings.checkpoint_seconds
         self._checkpoints = Checkpoints(held.engine, inbox, store, numerics, seconds)
+        self._filing = Filing(store, held.pipelines, numerics)
         self._runs: dict[str, JobRun] = {}
         self._next_heartbeat = 0.0
         self._takes_nothing_until = 0.0
 
     def run(self, stopping: Event) -> None:
         """Serve until stopping is set; then take nothing new, finish what fits the drain time, give the rest back."""
+        try:
+            self._serve(stopping)
+        finally:
+            self._filing.close()
+
+    def _serve(self, stopping: Event) -> None:
         drained_by = float("inf")
         while not stopping.is_set() or (self._runs and time.monotonic() < drained_by):
             if stopping.is_set() and drained_by == float("inf"):
@@ -82,15 +88,14 @@ class Worker:
             report = self._engine.step()
             if report is not None:
                 self._apply(report, time.monotonic() - started)
+            self._settle(0.0 if self._engine.busy else STORE_WAIT_SECONDS)
         for run in list(self._runs.values()):
             self._checkpoints.write_last(run)
             self._forget(run)
             self._inbox.give_back(run.claim)
 
     def _read_inbox(self, *, accept: bool) -> None:
-        wait_seconds = (
-            0.0 if self._runs or not accept else IDLE_WAIT_SECONDS
-        )  # also while the store is away: no spinning
+        wait_seconds = 0.0 if self._runs or not accept else IDLE_WAIT_SECONDS  # the store away or not: no spinning
         takes = accept and time.monotonic() >= self._takes_nothing_until
         room = self._room(QUEUE_DEPTH) if takes else 0
         spare = self._room(QUEUE_DEPTH_AT_MOST) if takes else 0
@@ -157,7 +162,6 @@ class Worker:
         except torch.AcceleratorError:
             raise  # as in the engine: the device is lost, and the process with it
         except torch.OutOfMemoryError as error:
-            self._forget(self._runs[claim.job_id])
             self._put_back(claim, error)
             return
         except Exception as error:  # noqa: BLE001 - whatever these pictures break must stay their job's
@@ -185,80 +189,69 @@ class Worker:
             touched[trajectory.request.job_id] = run
         for job_id, error in report.failed.items():
             if isinstance(error, torch.OutOfMemoryError):
-                run = self._runs[job_id]
-                self._forget(run)
-                self._put_back(run.claim, error)
+                self._put_back(self._runs[job_id].claim, error)
                 continue
             log.error("step_failed", job_id=job_id, error=f"{type(error).__name__}: {error}")
             # The same numbers would overflow again: only what may pass by itself is worth another try.
             retry = not isinstance(error, NotFiniteError)
             self._fail(job_id, FailureKind.STEP_FAILED, "the engine could not compute this job's images", retry=retry)
-        self._send_previews(report, stage)
+        self._filing.show(report.moved, stage, self._runs)
         for finished in report.finished:
-            self._heartbeat_if_due()  # a store that is slow to answer must not cost the leases
             if finished.request.plans[-1].sampler == ENCODE:
                 self._go_on_from(finished)
             else:
-                self._store_image(finished)
+                self._hand_over(finished)
         here = [run for job_id, run in touched.items() if job_id in self._runs]
         self._inbox.progress(*((run.claim, run.progress()) for run in here))
         for run in here:
             self._checkpoints.write_if_due(run)
-
-    def _send_previews(self, report: StepReport, stage: str) -> None:
-        now = time.monotonic()
-        for trajectory in report.moved:
-            request = trajectory.request
-            run = self._runs.get(request.job_id)
-            if not request.wants_previews or run is None or trajectory.pred_x0 is None:
-                continue
-            if not run.shows_previews(request.index, now):
-                continue
-            step, steps = run.place(request.index)
-            png = encode(to_uint8(trajectory.pred_x0))
-            self._inbox.preview(run.claim, Preview(request.index, stage, step, steps, png))
 
     def _go_on_from(self, finished: Finished) -> None:
         if run := self._runs.get(finished.request.job_id):
             for frame in run.encoded(finished):
                 self._engine.add(frame)
 
-    def _store_image(self, finished: Finished) -> None:
-        run = self._runs.get(finished.request.job_id)
-        if run is None:
+    def _hand_over(self, finished: Finished) -> None:
+        if (run := self._runs.get(finished.request.job_id)) is None:
             return  # its job failed or was dropped in this very step
-        claim, index = run.claim, finished.request.index
-        pipeline = self._held.pipelines[claim.request.model]
-        png = encode(finished.pixels, describe(claim.request, index, pipeline, self._held.info.numerics))
-        try:
-            image = put_patiently(self._store, claim, index, png, self._heartbeat_if_due)
-        except UnavailableError as error:
-            if self._runs.get(claim.job_id) is run:
+        run.left(finished)
+        while self._filing.is_full:
+            self._heartbeat_if_due()  # a store that is slow to answer must not cost the leases
+            self._settle(STORE_WAIT_SECONDS)
+        self._filing.store(run, finished)
+
+    def _settle(self, wait_seconds: float) -> None:
+        """Tell of what was encoded and stored meanwhile; waits for it where there is more in hand."""
+        for run, outcome in self._filing.results(wait_seconds):
+            match outcome:
+                case Preview():
+                    self._inbox.preview(run.claim, outcome)
+                case ImageRecord():
+                    self._publish(run, outcome)
+                case UnavailableError():
+                    self._put_back(run.claim, outcome)
+                case UnstorableError():
+                    log.error("unstorable", job_id=run.claim.job_id, error=str(outcome))
+                    detail = "the store takes other images, but not this job's"
+                    self._fail(run.claim.job_id, FailureKind.STORE_FAILED, detail, retry=True)
+
+    def _publish(self, run: JobRun, image: ImageRecord) -> None:
+        if not run.stored(image):
+            if not self._inbox.image_ready(run.claim, image):
                 self._forget(run)
-            self._put_back(claim, error)
             return
-        except UnstorableError as error:
-            log.error("unstorable", job_id=claim.job_id, error=str(error))
-            if self._runs.get(claim.job_id) is run:
-                detail = "the store takes other images, but not this job's"
-                self._fail(claim.job_id, FailureKind.STORE_FAILED, detail, retry=True)
-            return
-        if self._runs.get(claim.job_id) is not run:
-            return  # the store was slow, and a heartbeat has dropped the job meanwhile
-        is_last = run.stored(image, finished)
-        if is_last:
-            self._forget(run)
-            images = sorted(run.images, key=lambda i: i.index)
-            if self._inbox.complete(claim, images, run.usage, self._held.info.numerics, run.results):
-                self._checkpoints.ended(run)
-        elif not self._inbox.image_ready(claim, image):
-            self._forget(run)
+        self._forget(run)
+        images = sorted(run.images, key=lambda i: i.index)
+        if self._inbox.complete(run.claim, images, run.usage, self._held.info.numerics, run.results):
+            self._checkpoints.ended(run)
 
     def _put_back(self, claim: Claim, error: Exception) -> None:
         """No fault of the job's: it starts over, at no cost to it, when the store or memory is back, or elsewhere."""
         what = "out_of_memory" if isinstance(error, torch.OutOfMemoryError) else "store_away"
         log.error(what, job_id=claim.job_id, error=str(error))
         self._takes_nothing_until = time.monotonic() + PAUSE_SECONDS
+        if run := self._runs.get(claim.job_id):
+            self._forget(run)
         self._inbox.give_back(claim)
 
     def _fail(self, job_id: str, kind: FailureKind, detail: str, *, retry: bool) -> None:
@@ -274,6 +267,7 @@ class Worker:
 
     def _forget(self, run: JobRun) -> None:
         del self._runs[run.claim.job_id]
+        run.forgotten = True
         self._engine.abort(run.claim.job_id)
 
     def _heartbeat_if_due(self) -> None:

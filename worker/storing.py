@@ -18,21 +18,24 @@ class UnstorableError(AdmError):
 
 
 def put_patiently(
-    store: ImageStore, claim: Claim, index: int, png: bytes, meanwhile: Callable[[], None]
+    store: ImageStore, claim: Claim, index: int, png: bytes, meanwhile: Callable[[], None], waited: float = 0.0
 ) -> ImageRecord:
     """Store an image, again and again if need be; `meanwhile` is called between two attempts.
 
+    `waited` seconds of the patience are spent already.
+
     Raises: UnavailableError when the store stays away; UnstorableError.
     """
-    gives_up_at, pause, refusals = time.monotonic() + PATIENCE_SECONDS, FIRST_PAUSE_SECONDS, 0
+    gives_up_at, pause, refusals = time.monotonic() + PATIENCE_SECONDS - waited, FIRST_PAUSE_SECONDS, 0
     while True:
         try:
             return store.put(claim.job_id, claim.token, index, png)
         except UnavailableError as error:
-            refusals += store.takes(png)
-            if refusals == REFUSALS:
-                raise UnstorableError(str(error)) from error
-            if time.monotonic() > gives_up_at:
+            if store.takes(png):
+                refusals += 1
+                if refusals == REFUSALS:
+                    raise UnstorableError(str(error)) from error
+            elif time.monotonic() > gives_up_at:
                 raise
         time.sleep(pause)
         pause = min(2 * pause, LONGEST_PAUSE_SECONDS)

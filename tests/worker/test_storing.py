@@ -48,6 +48,20 @@ def test_store_that_stays_away_is_told_after_a_while(
         put_patiently(store, claim, 0, png(), lambda: None)
 
 
+def test_image_that_has_waited_its_time_is_tried_once_and_told_unstorable_all_the_same(
+    tmp_path: Path, claim: Claim
+) -> None:
+    store, paused = ImageStore(str(tmp_path)), []
+    obstacle = obstruct(tmp_path / ROOT)
+    with pytest.raises(UnavailableError):
+        put_patiently(store, claim, 0, png(), lambda: paused.append(1), waited=storing.PATIENCE_SECONDS)
+    assert not paused
+    obstacle.unlink()
+    obstruct(tmp_path / ROOT / claim.job_id)
+    with pytest.raises(UnstorableError):
+        put_patiently(store, claim, 0, png(), lambda: None, waited=storing.PATIENCE_SECONDS)
+
+
 def test_store_that_comes_back_gets_its_image_and_the_lease_is_kept_meanwhile(tmp_path: Path, claim: Claim) -> None:
     store = ImageStore(str(tmp_path))
     obstacle = obstruct(tmp_path / ROOT)
