@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -213,13 +214,17 @@ def inspect(
     predict_xstart: PredictXstart = None,
     sigma_small: SigmaSmall = None,
 ) -> None:
-    """Infer a network from its keys and shapes, take the flags that those leave open, and show what they make."""
+    """Infer a network from its keys and shapes, and show what is known of the flags that those leave open.
+
+    A flag given here goes before what the file says of itself, or the stack.json beside it.
+    """
     import dataclasses
 
     from rich.console import Console
     from rich.table import Table
 
     from models.answers import Answers, resolve
+    from models.said import said_of
     from models.tensor_file import read_tensors
     from models.verify import shapes_of
 
@@ -236,7 +241,9 @@ def inspect(
         sigma_small=sigma_small,
     )
     with wrong_answers():
-        resolved = resolve(shapes_of(read_tensors(path)), answers)
+        shapes = shapes_of(read_tensors(path))
+        said = {"as you say": answers} | said_of(path)
+        resolved = resolve(shapes, reduce(Answers.over, said.values()))
     found = resolved.found
     known = Table("", "", title=f"{path.name}: {type(found.config).__name__}", show_header=False)
     left_open = {name for each in found.open for name in each.flag.split(" / ")}
@@ -244,15 +251,13 @@ def inspect(
         if field not in left_open | {"num_heads_upsample", "rescale_residual"}:
             known.add_row(field, str(value))
     known.add_row("same keys as", ", ".join(found.presets) or "no official checkpoint")
-    asked = Table("flag", "value", "", "if it is wrong", title="Not in the file: ask where it was trained")
+    asked = Table("flag", "value", "", "if it is wrong", title="Not told by its keys: if assumed, ask who trained it")
     for each in found.open:
-        asked.add_row(each.flag, resolved.value(each.flag), WHENCE[resolved.answered(each)], each.effect)
+        whence = next((where for where, source in said.items() if source.settle(each)), "assumed")
+        asked.add_row(each.flag, resolved.value(each.flag), whence, each.effect)
     console = Console()
     console.print(known)
     console.print(asked)
-
-
-WHENCE = {True: "as you say", False: "assumed"}
 
 
 @contextlib.contextmanager

@@ -39,6 +39,16 @@ class Answers:
         """Those that were given."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
+    def settle(self, each: Open) -> bool:
+        """Whether they say an open flag, or one of the two that make the heads."""
+        return any(name in self.given() for name in each.flag.split(" / "))
+
+    def over(self, others: "Answers") -> "Answers":
+        """These, and the others where these say nothing."""
+        given = self.given()
+        taken = {*given, *HEADS.split(" / ")} if any(name in given for name in HEADS.split(" / ")) else given.keys()
+        return replace(self, **{name: value for name, value in others.given().items() if name not in taken})
+
 
 @dataclass(frozen=True)
 class Resolved:
@@ -62,16 +72,12 @@ class Resolved:
         held = self.process if flag in TRAINING_FLAGS else self.config
         return str(getattr(held, names.get(flag, flag)))
 
-    def answered(self, each: Open) -> bool:
-        """Whether somebody said it, and not merely the usual was assumed."""
-        return any(name in self.answers.given() for name in each.flag.split(" / "))
-
     def missing(self) -> list[str]:
         """A line for each open flag that was not answered and that images depend on."""
         lines = []
         for each in self.found.open:
             irrelevant = each.flag == "rescale_timesteps" and self.value("diffusion_steps") == "1000"
-            if not self.answered(each) and not irrelevant:
+            if not self.answers.settle(each) and not irrelevant:
                 lines.append(f"{each.flag} is not in the file and has to be said; if it is wrong: {each.effect}")
         return lines
 

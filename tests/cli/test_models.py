@@ -12,7 +12,7 @@ from models.checkpoint import save_network
 from models.config import ProcessConfig
 from models.stack import load_stack
 from models.unet import build_unet
-from tests.models.samples import BASE, FACES, seeded, write_faces, write_manifest
+from tests.models.samples import BASE, FACES, seeded, write_faces, write_manifest, write_stack
 
 RUN = CliRunner()
 
@@ -52,7 +52,7 @@ def test_inspect_tells_what_is_in_the_file_and_what_is_not(checkpoint: Path) -> 
     code, output = adm("inspect", checkpoint)
     assert code == 0
     assert "no official checkpoint" in output
-    assert "use_new_attention_order" in output.partition("Not in the file")[2]
+    assert "use_new_attention_order" in output.partition("Not told by its keys")[2]
 
 
 def test_verify_names_the_differences_and_fails(checkpoint: Path) -> None:
@@ -76,14 +76,41 @@ FLAGS = ("--num-head-channels", "16", "--no-use-new-attention-order", "--image-s
 TRAINING = ("--noise-schedule", "cosine", "--diffusion-steps", "4000", "--rescale-timesteps", "--predict-xstart")
 
 
+def flags_told(output: str) -> dict[str, list[str]]:
+    """Each flag's value and where it is from."""
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in output.splitlines() if "│" in line]
+    return {row[0]: row[1:3] for row in rows if len(row) == 4}
+
+
 def test_inspect_shows_the_flags_given_and_those_assumed(checkpoint: Path) -> None:
     code, output = adm("inspect", checkpoint, *FLAGS)
     assert code == 0
-    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in output.splitlines() if "│" in line]
-    told = {row[0]: row[1:3] for row in rows if len(row) == 4}
+    told = flags_told(output)
     assert told["num_heads / num_head_channels"] == ["16 channels a head", "as you say"]
     assert told["image_size"] == ["8", "as you say"]
     assert told["noise_schedule"] == ["linear", "assumed"]
+
+
+def test_inspect_shows_what_convert_wrote_into_the_file(checkpoint: Path) -> None:
+    target = checkpoint.with_suffix(".safetensors")
+    settled = ("--noise-schedule", "cosine", "--diffusion-steps", "1000", "--no-predict-xstart")
+    code, output = adm("convert", checkpoint, target, *FLAGS, *settled)
+    assert code == 0, output
+    code, output = adm("inspect", target, "--num-heads", "1", "--diffusion-steps", "4000")
+    assert code == 0, output
+    told = flags_told(output)
+    assert told["noise_schedule"] == ["cosine", "in the file"]
+    assert told["image_size"] == ["8", "in the file"]
+    assert told["num_heads / num_head_channels"] == ["1 heads at every width", "as you say"]
+    assert told["diffusion_steps"] == ["4000", "as you say"]
+
+
+def test_inspect_shows_what_the_stack_beside_a_file_names(tmp_path: Path) -> None:
+    code, output = adm("inspect", write_stack(tmp_path) / "base.safetensors")
+    assert code == 0, output
+    told = flags_told(output)
+    assert told["num_heads / num_head_channels"] == ["16 channels a head", "in the file"]
+    assert told["noise_schedule"] == ["cosine", "named by stack.json"]
 
 
 def test_checkpoint_of_another_dataset_is_a_network_of_a_stack_once_its_flags_are_said(tmp_path: Path) -> None:

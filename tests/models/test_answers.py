@@ -62,7 +62,7 @@ def test_nothing_said_is_what_the_preset_of_the_keys_has() -> None:
     preset = PRESETS["64x64_diffusion"]
     resolved = resolve(shapes_of(preset.config), Answers())
     assert (resolved.config, resolved.process) == (preset.config, preset.process)
-    assert not any(resolved.answered(each) for each in resolved.found.open)
+    assert not any(resolved.answers.settle(each) for each in resolved.found.open)
 
 
 def test_every_open_flag_that_matters_has_to_be_said() -> None:
