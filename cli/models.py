@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Official checkpoints: list, fetch, verify, convert; inspect any.", no_args_is_help=True)
 
-Name = Annotated[str, typer.Argument(help="a preset, as adm models list names it")]
+Name = Annotated[str, typer.Argument(help="a checkpoint or pipeline, as adm models list names it")]
 File = Annotated[Path, typer.Argument(help="a checkpoint, .pt or .safetensors")]
 PresetOption = Annotated[str | None, typer.Option("--preset", help="default: the one the file is named after")]
 Dtype = Literal["fp32", "bf16", "fp16"]
@@ -66,43 +66,29 @@ def list_presets() -> None:
     console.print(pipelines)
 
 
-def named_preset(name: str) -> "Preset":
-    """A preset by its name; leaves with one line for one that there is not."""
-    from models.presets import PRESETS
+def named_presets(name: str) -> "tuple[Preset, ...]":
+    """A checkpoint by its name, or all that a pipeline is made of; leaves with one line for a name of neither."""
+    from models.presets import OFFICIAL_PIPELINES, PRESETS
 
+    if name in OFFICIAL_PIPELINES:
+        return tuple(PRESETS[each] for each in OFFICIAL_PIPELINES[name].files)
     if name not in PRESETS:
-        typer.echo(f"adm: no preset is named {name!r}; there are {', '.join(PRESETS)}", err=True)
+        known = ", ".join([*PRESETS, *OFFICIAL_PIPELINES])
+        typer.echo(f"adm: no preset and no pipeline is named {name!r}; there are {known}", err=True)
         raise typer.Exit(1)
-    return PRESETS[name]
+    return (PRESETS[name],)
 
 
 @app.command()
 def show(name: Name) -> None:
-    """One checkpoint: flags, configuration, sampling settings, published figures."""
-    import dataclasses
-
+    """A checkpoint, or each of a pipeline's: flags, configuration, sampling settings, published figures."""
     from rich.console import Console
-    from rich.table import Table
 
-    from models.presets import OFFICIAL_PIPELINES
+    from cli.preset_table import preset_table
 
-    preset = named_preset(name)
-    table = Table("", "", title=f"{preset.name} ({preset.role})", show_header=False)
-    table.add_row("file", preset.url)
-    table.add_row("flags", " ".join(f"--{flag} {value}" for flag, value in preset.flags.items()))
-    table.add_section()
-    for field, value in dataclasses.asdict(preset.config).items():
-        table.add_row(field, str(value))
-    table.add_section()
-    if preset.process:
-        table.add_row("schedule", f"{preset.process.schedule}, {preset.process.num_timesteps} timesteps")
-    for field, value in dataclasses.asdict(preset.sampling).items() if preset.sampling else ():
-        table.add_row(field, str(value))
-    for figures in preset.published:
-        table.add_row("published", ", ".join(f"{k} {v}" for k, v in dataclasses.asdict(figures).items() if v))
-    made = [each.name for each in OFFICIAL_PIPELINES.values() if name in each.files]
-    table.add_row("pipelines", ", ".join(made))
-    Console().print(table)
+    console = Console()
+    for preset in named_presets(name):
+        console.print(preset_table(preset))
 
 
 @app.command()
@@ -111,24 +97,38 @@ def fetch(
     source: Annotated[str | None, typer.Option("--from", help="a mirror: the file's address, or its folder's")] = None,
     to: Annotated[Path | None, typer.Option(help="folder; default official/ in ADM_WEIGHTS")] = None,
 ) -> None:
-    """Fetch a checkpoint; a later run goes on where an earlier one stopped. Its size and sha256 are recorded."""
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    """Fetch a checkpoint, or all of a pipeline's; a later run goes on where an earlier one stopped.
 
+    Their sizes and sha256 are recorded.
+    """
     from jobs.settings import Settings
     from models.fetch import FetchError
-    from models.fetch import fetch as fetch_file
     from models.presets import OFFICIAL_FOLDER, OFFICIAL_URL
     from models.record import ChangedFileError
 
-    preset, base = named_preset(name), source or OFFICIAL_URL
-    url = base if base.endswith(".pt") else f"{base.rstrip('/')}/{preset.file}"
-    columns = TextColumn(name), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
+    presets, base = named_presets(name), source or OFFICIAL_URL
+    if base.endswith(".pt") and len(presets) > 1:
+        typer.echo(f"adm: --from: {name} is {len(presets)} files; give the address of their folder", err=True)
+        raise typer.Exit(1)
     with one_line_errors(FetchError, ChangedFileError, OSError):
-        target = (to or Settings.load().weights / OFFICIAL_FOLDER) / preset.file
-        with Progress(*columns) as progress:
-            task = progress.add_task(name, total=None)
-            new = fetch_file(url, target, lambda done, total: progress.update(task, completed=done, total=total))
-    typer.echo(f"{target}  {target.stat().st_size:,} bytes{'' if new else ', there already'}; next: adm models verify")
+        folder = to or Settings.load().weights / OFFICIAL_FOLDER
+        for preset in presets:
+            target = folder / preset.file
+            new = fetch_under_a_bar(base if base.endswith(".pt") else f"{base.rstrip('/')}/{preset.file}", target)
+            there = "" if new else ", there already"
+            typer.echo(f"{target}  {target.stat().st_size:,} bytes{there}; next: adm models verify")
+
+
+def fetch_under_a_bar(url: str, target: Path) -> bool:
+    """Fetch a file and show how far it is; False where it was there already. Raises: as models.fetch.fetch."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    from models.fetch import fetch as fetch_file
+
+    columns = TextColumn(target.stem), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
+    with Progress(*columns) as progress:
+        task = progress.add_task(target.stem, total=None)
+        return fetch_file(url, target, lambda done, total: progress.update(task, completed=done, total=total))
 
 
 @app.command()

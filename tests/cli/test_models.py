@@ -1,7 +1,12 @@
 """`adm models` as a user types it."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
@@ -10,6 +15,7 @@ from typer.testing import CliRunner
 from cli.main import app
 from models.checkpoint import save_network
 from models.config import ProcessConfig
+from models.presets import PRESETS
 from models.stack import load_stack
 from models.unet import build_unet
 from tests.models.samples import BASE, FACES, seeded, write_faces, write_manifest, write_stack
@@ -29,6 +35,25 @@ def adm(*arguments: str | Path) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
+class QuietFiles(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        """Not on the screen."""
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """The address of a mirror that has a folder's files."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietFiles, directory=str(folder)))
+    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
 def test_list_names_checkpoints_and_pipelines() -> None:
     code, output = adm("list")
     assert code == 0
@@ -41,11 +66,48 @@ def test_show_tells_flags_and_figures() -> None:
     assert all(part in output for part in ("--noise_schedule cosine", "fid 2.07", "adm-64-256", "use_new_attention"))
 
 
+def test_show_of_a_pipeline_is_of_all_its_checkpoints() -> None:
+    code, output = adm("show", "adm-64-256")
+    assert code == 0
+    titles = [line.strip() for line in output.splitlines() if line.rstrip().endswith(")")]
+    assert titles == ["64x64_diffusion (diffusion)", "64x64_classifier (classifier)", "64_256_upsampler (upsampler)"]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_show_cuts_nothing_and_leaves_out_what_says_nothing(name: str) -> None:
+    result = RUN.invoke(app, ["models", "show", name], env={"COLUMNS": "60"})
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in result.output.splitlines() if "│" in line]
+    names = [row[0] for row in rows if row[0]]
+    assert PRESETS[name].url in "".join(value for _, value in rows)
+    assert "…" not in result.output
+    assert not {"None", "-1"} & {value for _, value in rows}
+    assert len({"num_heads", "num_head_channels"} & set(names)) == 1
+
+
+def test_fetch_of_a_pipeline_fetches_its_files_one_after_another(tmp_path: Path) -> None:
+    mirror, folder = tmp_path / "mirror", tmp_path / "official"
+    mirror.mkdir()
+    for name in ("128x128_diffusion", "128x128_classifier"):
+        (mirror / f"{name}.pt").write_bytes(name.encode())
+    with served(mirror) as address:
+        code, output = adm("fetch", "adm-128", "--from", address, "--to", folder)
+    assert code == 0, output
+    assert {each.name: each.read_bytes() for each in folder.glob("*.pt")} == {
+        "128x128_diffusion.pt": b"128x128_diffusion",
+        "128x128_classifier.pt": b"128x128_classifier",
+    }
+
+
+def test_address_of_one_file_is_not_that_of_a_pipeline() -> None:
+    code, output = adm("fetch", "adm-128", "--from", "http://127.0.0.1/128x128_diffusion.pt")
+    assert (code, output) == (1, "adm: --from: adm-128 is 2 files; give the address of their folder\n")
+
+
 @pytest.mark.parametrize("command", ["show", "fetch"])
 def test_unknown_preset_is_one_line(command: str) -> None:
     code, output = adm(command, "63x63")
     assert (code, output.count("\n")) == (1, 1)
-    assert "no preset is named '63x63'; there are 64x64_classifier" in output
+    assert "no preset and no pipeline is named '63x63'; there are 64x64_classifier" in output
 
 
 def test_inspect_tells_what_is_in_the_file_and_what_is_not(checkpoint: Path) -> None:
