@@ -49,6 +49,8 @@ def sample(
         order = Order(
             out, model or settings.default_model, count, classes, seed, guidance_scale, steps, sampler, eta, upsample
         )
+        if local:
+            typer.echo(f"loading {order.model} ...", err=True)  # before torch, whose import takes seconds by itself
         source = on_this_machine(settings, devices, rows) if local else at_service(settings, url, window)
         try:
             typer.echo(run(order, source, Console(stderr=True)))

@@ -70,6 +70,11 @@ def test_upsampled_images_are_of_the_upsamplers_size(own_settings: Settings, tmp
         assert archive["arr_0"].shape == (3, 16, 16, 3)
 
 
+def test_run_says_at_once_that_it_loads_also_where_nobody_sees_the_bar(own_settings: Settings, tmp_path: Path) -> None:
+    said = Sampling(own_settings, tmp_path / "samples.npz", "--local", "--count", "1", "--steps", "3").end()
+    assert said.splitlines()[0] == "loading demo ..."
+
+
 def test_pipeline_that_is_not_there_is_refused_by_its_option(own_settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(BulkError, match=r"^--model: .*'unicorn'; there are"):
         sampled(own_settings, tmp_path / "samples.npz", model="unicorn")
