@@ -141,4 +141,6 @@ def open_output(path: Path) -> Output:
         return NpzOutput(path)
     if path.exists() and not path.is_dir():
         raise BulkError(f"--out {path}: must end in .npz or be a folder, and this is a file")
+    if path.suffix and not path.is_dir():  # samples.png is hardly meant as a folder; one that is there already is
+        raise BulkError(f"--out {path}: ends in {path.suffix}; give a name in .npz, or a folder's without a suffix")
     return FolderOutput(path)
