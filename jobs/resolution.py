@@ -159,7 +159,8 @@ class Resolution:
         insists = self.pipeline.class_required and request.kind == "generate" and request.class_weights is None
         insists |= request.kind == "upsample"
         if insists and "class_label" not in request.model_fields_set:
-            self._wrong("/class_label", f"is required by {self.pipeline.id!r}")
+            or_none = " (null asks for no class)" if self.pipeline.no_class_offered else ""
+            self._wrong("/class_label", f"is required by {self.pipeline.id!r}{or_none}")
         elif not self.pipeline.no_class_offered:
             self._wrong("/class_label", f"null is not offered by {self.pipeline.id!r}")
         return None

@@ -68,6 +68,13 @@ def test_all_wrong_fields_are_named_at_once() -> None:
     ]
 
 
+def test_required_class_says_that_null_is_none_where_that_is_offered() -> None:
+    with pytest.raises(InvalidRequestError, match=r"is required by 'demo' \(null asks for no class\)$"):
+        resolve()
+    with pytest.raises(InvalidRequestError, match=r"is required by 'demo'$"):
+        resolve(DEMO.model_copy(update={"no_class_offered": False}))
+
+
 def test_class_names_are_listed_where_they_are_few() -> None:
     with pytest.raises(InvalidRequestError, match=f"there are: {', '.join(each.name for each in DEMO.classes)}$"):
         resolve(class_label="Torrus")
