@@ -24,6 +24,7 @@ PORT = re.compile(r":\d*$")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 QUIET_ROUTES = frozenset({"/livez", "/readyz", "/healthz", "/metrics"})  # asked every few seconds: not worth a line
 POLLED_ROUTES = frozenset({"/v1/models", "/v1/workers", "/v1/jobs/{job_id}"})  # ... nor at info, while all goes well
+PAGE_FILES = ("/static/", "/docs/")  # a load of the page asks for dozens: as polls
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
@@ -143,6 +144,7 @@ class Requests:
         self._metrics.seconds.labels(label, route).observe(seconds)
         if route not in QUIET_ROUTES:
             job = {"job_id": scope["path_params"]["job_id"]} if "job_id" in scope.get("path_params", {}) else {}
-            polled = method in SAFE_METHODS and route in POLLED_ROUTES and 200 <= status < 400
-            tell = log.debug if polled else log.info
+            asked_often = route in POLLED_ROUTES or scope["path"].startswith(PAGE_FILES)
+            dull = asked_often and method in SAFE_METHODS and 200 <= status < 400
+            tell = log.debug if dull else log.info
             tell("request", method=method, path=scope["path"], status=status, seconds=round(seconds, 4), **job)

@@ -220,6 +220,17 @@ def test_polls_are_logged_at_info_only_when_they_fail(service_settings: Settings
 
 
 @pytest.mark.slow
+def test_files_of_the_page_are_logged_at_info_only_when_they_fail(service_settings: Settings) -> None:
+    with running_service(service_settings) as (address, _, lines), httpx2.Client(base_url=address) as client:
+        for path in ("/static/icon.svg", "/static/js/api.js", "/docs/init.js"):
+            assert client.get(path).status_code == 200
+        assert client.get("/").status_code == 200
+        assert client.get("/static/none.js").status_code == 404
+    told = [(each["path"], each["status"]) for each in map(json.loads, lines) if each["event"] == "request"]
+    assert told == [("/", 200), ("/static/none.js", 404)]
+
+
+@pytest.mark.slow
 def test_service_stops_at_once_although_somebody_waits(service_settings: Settings, fleet: ToyWorker) -> None:
     with running_service(service_settings) as (address, process, _), httpx2.Client(base_url=address) as client:
         job_id = client.post("/v1/jobs", json=body()).json()["id"]
