@@ -123,5 +123,10 @@ class JobRun:
         return sum(self._steps_done.values())
 
     @property
+    def is_computed(self) -> bool:
+        """Whether all its steps are taken, and only the store is waited for."""
+        return self.steps == self._steps_total
+
+    @property
     def usage(self) -> Usage:
         return Usage(steps=self.steps, device_seconds=round(self.device_seconds, 4))

@@ -201,7 +201,7 @@ class Worker:
                 self._go_on_from(finished)
             else:
                 self._hand_over(finished)
-        here = [run for job_id, run in touched.items() if job_id in self._runs]
+        here = [run for job_id, run in touched.items() if job_id in self._runs and not run.is_computed]
         self._inbox.progress(*((run.claim, run.progress()) for run in here))
         for run in here:
             self._checkpoints.write_if_due(run)
