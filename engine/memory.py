@@ -1,7 +1,7 @@
 """How much device memory serving takes, reckoned before anything is loaded: weights, a step, the images in flight.
 
-Everything counts in float32. Weights are held in it whatever the precision, one layer's at a time is cast; packing them
-for the kernels of a CPU replaces them. Activations of a lower precision take less than is reckoned.
+Everything counts in float32. Weights are loaded in it whatever the precision; half precision holds most of them, and
+what is computed, in half the size then. Packing weights for the kernels of a CPU replaces them.
 """
 
 import contextlib

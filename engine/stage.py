@@ -25,7 +25,7 @@ from engine.trajectory import FromLatent, FromPicture, ImageRequest, StagePlan, 
 from models.classifier import NoisyClassifier
 from models.convolution import can_pack, pack_weights
 from models.fusing import fuse_norms, fused_by
-from models.precision import DTYPES, Precision
+from models.precision import DTYPES, Precision, hold_weights
 from models.unet import SuperResUNet, UNet
 
 NOISE_COLUMNS = [COLUMNS.index("noise"), COLUMNS.index("noise_std")]
@@ -35,7 +35,8 @@ TABLES_KEPT = 256
 class Stage:
     """A diffusion network, its process and, where it is guided, its guide.
 
-    number is the stage's place in the order of stages, part of the address of its noise. With a compiler, network and
+    number is the stage's place in the order of stages, part of the address of its noise. The networks are this
+    precision's from here on: in half precision their weights are rounded. With a compiler, network and
     guide run compiled: at fewer shapes, each of which takes its time in warm_up.
     """
 
@@ -56,6 +57,7 @@ class Stage:
         self.network, self.guide = network, guide
         for _, module in self._modules():
             module.to(memory_format=layout)  # type: ignore[call-overload]  # missing in torch's stubs
+            hold_weights(module, precision)
         self._network: Callable[..., Tensor] = network
         self._log_probabilities = None if guide is None else guide.log_probabilities
         self._compiler = compiler

@@ -1,10 +1,15 @@
 """Half precision: near float32, and as indifferent to neighbours."""
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from engine.stage import Stage
 from models.precision import Precision, best_precision
 from tests.engine.bench import Bench, finish
 from tests.engine.conftest import make_bench
@@ -27,6 +32,39 @@ def test_a_prediction_is_off_by_no_more_than_its_digits_allow(bench: Bench, half
         assert ours.dtype == torch.float32
         assert not torch.equal(ours, theirs)
         assert float((ours - theirs).norm() / theirs.norm()) < 16 * DIGITS[stage.precision]
+
+
+class WeightCasts(TorchDispatchMode):
+    """Counts casts of the parameters of convolutions and linear layers."""
+
+    def __init__(self, stages: Iterable[Stage]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        modules = (module for stage in stages for _, part in stage._modules() for module in part.modules())
+        layers = [each for each in modules if isinstance(each, nn.Conv1d | nn.Conv2d | nn.Linear)]
+        self.watched = {each.data_ptr() for layer in layers for each in layer.parameters()}
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten._to_copy.default and args[0].data_ptr() in self.watched
+        return func(*args, **(kwargs or {}))
+
+
+def test_images_are_what_autocast_makes_of_float32_weights_and_no_step_casts_one(
+    half: Bench, stack_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.stage.hold_weights", lambda *_: None)
+    casting = make_bench(stack_folder, half.stages["tiny/base"].precision)
+    images, counts = [], []
+    for each in (half, casting):
+        with WeightCasts(each.stages.values()) as casts:
+            engine = each.engine()
+            engine.add(each.image(sampler="ddpm", scale=3.0, upsample=1))
+            (finished,) = finish(engine)
+        images.append(finished.x)
+        counts.append(casts.count)
+    assert torch.equal(*images)
+    assert counts[0] == 0
+    assert counts[1] > 0
 
 
 def test_neighbours_change_nothing_in_half_precision(half: Bench) -> None:
