@@ -1,7 +1,7 @@
 """What a worker adds to a job beside its steps: python -m bench.overhead [--jobs N].
 
-A real worker on a real server, with networks so small that steps hardly count. It is the processor time of its threads, so
-without what they wait for the network and the disk, less that of the steps; PNG encoding and logging are part of it.
+A real worker on a real server, with networks so small that steps hardly count. It is the processor time of its threads,
+so without what they wait for the network and the disk, less that of the steps; PNG encoding and logging are part of it.
 Writes bench/results/overhead.json.
 """
 
