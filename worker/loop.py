@@ -161,13 +161,8 @@ class Worker:
             answers = self._engine.stages[pipeline.stage_key(BASE)].classify(torch.stack(list(pictures)))
         except torch.AcceleratorError:
             raise  # as in the engine: the device is lost, and the process with it
-        except torch.OutOfMemoryError as error:
-            self._put_back(claim, error)
-            return
         except Exception as error:  # noqa: BLE001 - whatever these pictures break must stay their job's
-            log.error("classify_failed", job_id=claim.job_id, error=f"{type(error).__name__}: {error}")
-            detail = "the classifier could not be asked about this job's images"
-            self._fail(claim.job_id, FailureKind.STEP_FAILED, detail, retry=True)
+            self._blame(claim.job_id, error, "the classifier could not be asked about this job's images")
             return
         usage = Usage(steps=len(pictures), device_seconds=round(time.monotonic() - started, 4))
         self._forget(self._runs[claim.job_id])
@@ -188,13 +183,7 @@ class Worker:
             run.moved(trajectory, stage, seconds / rows)
             touched[trajectory.request.job_id] = run
         for job_id, error in report.failed.items():
-            if isinstance(error, torch.OutOfMemoryError):
-                self._put_back(self._runs[job_id].claim, error)
-                continue
-            log.error("step_failed", job_id=job_id, error=f"{type(error).__name__}: {error}")
-            # The same numbers would overflow again: only what may pass by itself is worth another try.
-            retry = not isinstance(error, NotFiniteError)
-            self._fail(job_id, FailureKind.STEP_FAILED, "the engine could not compute this job's images", retry=retry)
+            self._blame(job_id, error, "the engine could not compute this job's images")
         self._filing.show(report.moved, stage, self._runs)
         for finished in report.finished:
             if finished.request.plans[-1].sampler == ENCODE:
@@ -207,9 +196,15 @@ class Worker:
             self._checkpoints.write_if_due(run)
 
     def _go_on_from(self, finished: Finished) -> None:
-        if run := self._runs.get(finished.request.job_id):
+        if (run := self._runs.get(finished.request.job_id)) is None:
+            return
+        try:
             for frame in run.encoded(finished):
                 self._engine.add(frame)
+        except torch.AcceleratorError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever a job's frames break must stay its own
+            self._blame(run.claim.job_id, error, "the worker could not prepare this job's frames")
 
     def _hand_over(self, finished: Finished) -> None:
         if (run := self._runs.get(finished.request.job_id)) is None:
@@ -253,6 +248,15 @@ class Worker:
         if run := self._runs.get(claim.job_id):
             self._forget(run)
         self._inbox.give_back(claim)
+
+    def _blame(self, job_id: str, error: Exception, detail: str) -> None:
+        """What could not be computed goes back where memory ran out; else it fails, or is tried once more."""
+        if isinstance(error, torch.OutOfMemoryError):
+            self._put_back(self._runs[job_id].claim, error)
+            return
+        log.error("step_failed", job_id=job_id, error=f"{type(error).__name__}: {error}")
+        # The same numbers would overflow again: only what may pass by itself is worth another try.
+        self._fail(job_id, FailureKind.STEP_FAILED, detail, retry=not isinstance(error, NotFiniteError))
 
     def _fail(self, job_id: str, kind: FailureKind, detail: str, *, retry: bool) -> None:
         run = self._runs[job_id]
