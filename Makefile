@@ -47,7 +47,7 @@ bench: install
 
 # With the Python that has the GPU's torch, which the lock does not decide; other versions of libraries warn of other things.
 test-gpu:
-	ADM_TEST_DEVICE=cuda $(GPU_PYTHON) -m pytest -W default --confcutdir=tests/device tests/device
+	TEST_DEVICE=cuda $(GPU_PYTHON) -m pytest -W default --confcutdir=tests/device tests/device
 
 bench-gpu:
 	$(GPU_PYTHON) -m bench.device

@@ -17,7 +17,7 @@ def _chooses_by_rows(x: Tensor, weight: Tensor) -> bool:
     plain = x.is_cpu and x.dtype == torch.float32 and not torch.is_autocast_enabled(x.device.type)
     # on several threads torch's own backward agrees from two rows on, and turns no kernels
     torchs = torch.is_grad_enabled() and (weight.requires_grad or (x.requires_grad and torch.get_num_threads() > 1))
-    return plain and not torchs and not torch.compiler.is_compiling() and torch.backends.mkldnn.is_available()
+    return plain and not torchs and torch.backends.mkldnn.is_available()
 
 
 class _Convolution(torch.autograd.Function):
@@ -56,6 +56,8 @@ class Conv2d(nn.Conv2d):
         super().__init__(in_channels, out_channels, kernel_size, stride, padding)
 
     def forward(self, x: Tensor) -> Tensor:
+        if torch.compiler.is_compiling():  # asked first: to ask a weight how it is laid out would break the graph
+            return super().forward(x)
         padding = cast(tuple[int, ...], self.padding)
         if self.weight.is_mkldnn:
             return _convolve_packed(x, self.weight, self.bias, padding, self.stride)
@@ -70,6 +72,8 @@ class Conv1d(nn.Conv1d):
     """nn.Conv1d of kernel size 1 whose rows come out the same however few there are."""
 
     def forward(self, x: Tensor) -> Tensor:
+        if torch.compiler.is_compiling():
+            return super().forward(x)
         if self.weight.is_mkldnn:
             return _convolve_packed(x.unsqueeze(2), self.weight, self.bias, (0, 0), (1, 1)).squeeze(2)
         if not _chooses_by_rows(x, self.weight):

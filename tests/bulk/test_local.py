@@ -22,7 +22,7 @@ from worker.alone import Alone, devices, pipeline_of
 pytestmark = pytest.mark.slow
 
 QUICK = {"steps": 3, "upsample": False}
-RUN = ("--local", "--count", "96", "--steps", "12", "--no-upsample", "--classes", "0,3")
+RUN = ("--local", "--count", "96", "--steps", "25", "--no-upsample", "--classes", "0,3")
 
 
 def sampled(settings: Settings, out: Path, *on: str, **order: object) -> str:
@@ -112,7 +112,7 @@ def test_ctrl_c_leaves_what_is_finished_and_says_how_to_go_on(
 ) -> None:
     out = tmp_path / "samples.npz"
     run_ = Sampling(own_settings, out, *RUN)
-    run_.wait_parts(2)
+    run_.wait_parts(1)
     said = run_.kill(signal.SIGINT)
     assert run_.process.returncode == 130
     assert "of 96 images; the same command goes on" in said.splitlines()[-1]

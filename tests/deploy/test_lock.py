@@ -13,7 +13,9 @@ ROOT = Path(__file__).parents[2]
 LINES = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
 PINS = {canonicalize_name(name): version for name, _, version in (line.partition("==") for line in LINES)}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-ASKED = [*PROJECT["dependencies"], *chain.from_iterable(PROJECT["optional-dependencies"].values())]
+EXTRAS = dict(PROJECT["optional-dependencies"])
+KERNELS = EXTRAS.pop("kernels")  # where torch is for CUDA it brings this itself, in a version that it pins
+ASKED = [*PROJECT["dependencies"], *chain.from_iterable(EXTRAS.values())]
 
 
 @pytest.mark.parametrize("line", LINES)
@@ -25,6 +27,12 @@ def test_line_pins_one_exact_public_version(line: str) -> None:
 def test_what_the_project_asks_for_is_pinned_and_allowed(asked: str) -> None:
     requirement = Requirement(asked)
     assert requirement.specifier.contains(PINS[canonicalize_name(requirement.name)])
+
+
+def test_what_only_cuda_wheels_bring_is_no_line_of_the_lock_and_pinned_where_it_is_asked_for() -> None:
+    for requirement in map(Requirement, KERNELS):
+        assert canonicalize_name(requirement.name) not in PINS
+        assert [each.operator for each in requirement.specifier] == ["=="]
 
 
 def test_torch_is_asked_for_exactly_as_it_is_pinned() -> None:

@@ -1,4 +1,4 @@
-"""The device that these tests run on: the CPU, or what ADM_TEST_DEVICE names (`make test-gpu`).
+"""The device that these tests run on: the CPU, or what TEST_DEVICE names (`make test-gpu`).
 
 They need torch, pytest, hypothesis, safetensors and numpy alone, so that they run on a machine that has no Redis.
 """
@@ -13,7 +13,7 @@ from engine.numerics import settle_kernels
 
 @pytest.fixture(scope="session")
 def device() -> torch.device:
-    wanted = torch.device(os.environ.get("ADM_TEST_DEVICE", "cpu"))
+    wanted = torch.device(os.environ.get("TEST_DEVICE", "cpu"))
     settle_kernels()
     torch.zeros(1, device=wanted)  # says at once that there is none
     return wanted

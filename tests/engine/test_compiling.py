@@ -74,11 +74,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def compiled(shallow_folder: Path, folder: Path) -> Iterator[Bench]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    _, stack, stages, told = compile_tiny(shallow_folder, folder)
-    assert told == [(f"{BASE} {part}", rows) for part in ("network", "guide") for rows in (MAX_ROWS, *ROWS)]
-    conditional, unconditional = (Pipeline(stack.pipelines[name], stack) for name in ("tiny", "tiny-uncond"))
-    yield Bench(conditional, unconditional, stages)
-    torch.set_num_threads(threads)
+    try:
+        _, stack, stages, told = compile_tiny(shallow_folder, folder)
+        assert told == [(f"{BASE} {part}", rows) for part in ("network", "guide") for rows in (MAX_ROWS, *ROWS)]
+        conditional, unconditional = (Pipeline(stack.pipelines[name], stack) for name in ("tiny", "tiny-uncond"))
+        yield Bench(conditional, unconditional, stages)
+    finally:
+        torch.set_num_threads(threads)
 
 
 @needs_compiler
