@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from jobs.settings import Settings
@@ -39,6 +40,8 @@ class Sampling:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            # what a shell starts in the background ignores it, and so would we
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - no thread runs here
         )
 
     @property
