@@ -27,7 +27,7 @@ from bench.official_loop import guided_ddim, hold_half
 from engine.engine import Engine
 from engine.guide import Guide
 from engine.inversion import run_to_end
-from engine.memory import row_bytes
+from engine.memory import blank_row, forward, row_bytes
 from engine.numerics import settle_kernels
 from engine.pipeline import BASE, Pipeline, build_stages
 from engine.process import process_of
@@ -39,7 +39,7 @@ from models.config import ClassifierConfig, UNetConfig
 from models.precision import Precision, best_precision
 from models.presets import PRESETS
 from models.stack import DiffusionNetwork, load_stack
-from models.unet import SuperResUNet, UNet
+from models.unet import UNet
 
 ROOT = Path(__file__).parent
 STAGES = (
@@ -108,14 +108,8 @@ def random_network(config: UNetConfig | ClassifierConfig, device: torch.device) 
 
 def forward_flops(config: UNetConfig | ClassifierConfig) -> int:
     """Of one row, a multiply-add being two."""
-    network = blank_network(config)
-    x, t = torch.empty(1, 3, config.image_size, config.image_size, device="meta"), torch.empty(1, device="meta")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        if isinstance(network, UNet):
-            labels = None if network.config.num_classes is None else torch.empty(1, dtype=torch.long, device="meta")
-            network(x, t, labels, **({"low_res": x} if isinstance(network, SuperResUNet) else {}))
-        else:
-            network(x, t)
+        forward(blank_network(config), blank_row(config))
     return int(counter.get_total_flops())
 
 

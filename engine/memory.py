@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -68,19 +68,32 @@ def parameter_bytes(config: NetworkConfig) -> int:
 def row_bytes(config: NetworkConfig) -> int:
     """Peak size of what one row of a step needs beside the weights, in float32: a classifier's gradient included."""
     network = blank_network(config).requires_grad_(False)
-    x = torch.empty(1, 3, config.image_size, config.image_size, device="meta")
-    t = torch.empty(1, device="meta")
+    x = blank_row(config)
     with PeakMeter() as meter:
         if isinstance(network, NoisyClassifier):
             with torch.enable_grad():
                 noisy = x.requires_grad_()
-                torch.autograd.grad(network(noisy, t).log_softmax(-1).sum(), noisy)
-        elif isinstance(network, UNet):
-            labels = None if network.config.num_classes is None else torch.empty(1, dtype=torch.long, device="meta")
-            extra = {"low_res": x} if isinstance(network, SuperResUNet) else {}
-            network(x, t, labels, **extra)
+                torch.autograd.grad(forward(network, noisy).log_softmax(-1).sum(), noisy)
+        else:
+            forward(network, x)
     peak: int = meter.peak
     return peak
+
+
+def blank_row(config: NetworkConfig) -> Tensor:
+    """One image of a network's size on the meta device: [1, 3, H, W]."""
+    return torch.empty(1, 3, config.image_size, config.image_size, device="meta")
+
+
+def forward(network: nn.Module, x: Tensor) -> Tensor:
+    """What a blank network gives for one image, and for blanks of whatever else it takes."""
+    inputs: list[Tensor | None] = [x, torch.empty(1, device="meta")]
+    extra = {"low_res": x} if isinstance(network, SuperResUNet) else {}
+    if isinstance(network, UNet):
+        conditional = network.config.num_classes is not None
+        inputs.append(torch.empty(1, dtype=torch.long, device="meta") if conditional else None)
+    output: Tensor = network(*inputs, **extra)
+    return output
 
 
 def state_bytes(config: NetworkConfig) -> int:

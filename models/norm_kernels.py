@@ -26,6 +26,13 @@ def _block(start, positions, channel, in_group, stride_channel, stride_position,
 
 
 @triton.jit
+def _read(image, start, positions, channel, in_group, stride_channel, stride_position, POSITIONS: tl.constexpr):
+    """A block of a group in float32, 0 where there is none, and which of it exists: [POSITIONS, channels]."""
+    offsets, inside = _block(start, positions, channel, in_group, stride_channel, stride_position, POSITIONS)
+    return tl.load(image + offsets, mask=inside, other=0.0).to(tl.float32), inside
+
+
+@triton.jit
 def _affine(weight, bias, scale, shift, channel, in_group, MODULATED: tl.constexpr):
     """The norm's own gain and bias by channel, and 1 + scale and shift."""
     gain = tl.load(weight + channel, mask=in_group, other=0.0).to(tl.float32)
@@ -60,8 +67,7 @@ def _forward_kernel(
     mean = 0.0
     deviations = 0.0
     for start in range(0, positions, POSITIONS):
-        offsets, inside = _block(start, positions, channel, in_group, x_channel, x_position, POSITIONS)
-        values = tl.load(x + offsets, mask=inside, other=0.0).to(tl.float32)
+        values, inside = _read(x, start, positions, channel, in_group, x_channel, x_position, POSITIONS)
         distances = tl.where(inside, values - pivot, 0.0)
         fresh = tl.sum(inside.to(tl.float32))
         fresh_mean = tl.sum(distances) / fresh
@@ -79,8 +85,7 @@ def _forward_kernel(
     )
     slope, height = gain * factor, offset * factor + moved
     for start in range(0, positions, POSITIONS):
-        offsets, inside = _block(start, positions, channel, in_group, x_channel, x_position, POSITIONS)
-        values = tl.load(x + offsets, mask=inside, other=0.0).to(tl.float32)
+        values, inside = _read(x, start, positions, channel, in_group, x_channel, x_position, POSITIONS)
         result = (values - pivot - mean) * rstd * slope[None, :] + height[None, :]
         if SILU:
             result = result * tl.sigmoid(result)
@@ -126,10 +131,8 @@ def _backward_kernel(
     along_one = tl.zeros([WIDTH], tl.float32)  # sums by channel of the gradient, and of it times the normed values
     along_normed = tl.zeros([WIDTH], tl.float32)
     for start in range(0, positions, POSITIONS):
-        offsets, inside = _block(start, positions, channel, in_group, x_channel, x_position, POSITIONS)
-        values = tl.load(x + offsets, mask=inside, other=0.0).to(tl.float32)
-        offsets, inside = _block(start, positions, channel, in_group, dy_channel, dy_position, POSITIONS)
-        given = tl.load(dy + offsets, mask=inside, other=0.0).to(tl.float32)
+        values, inside = _read(x, start, positions, channel, in_group, x_channel, x_position, POSITIONS)
+        given, inside = _read(dy, start, positions, channel, in_group, dy_channel, dy_position, POSITIONS)
         normed, dlinear = _to_normed(values, given, inside, pivot, mean, rstd, slope, height, SILU)
         along_one += tl.sum(dlinear, axis=0)
         along_normed += tl.sum(dlinear * normed, axis=0)
@@ -142,10 +145,8 @@ def _backward_kernel(
     mean_one = tl.sum(slope * along_one) / size
     mean_normed = tl.sum(slope * along_normed) / size
     for start in range(0, positions, POSITIONS):
-        offsets, inside = _block(start, positions, channel, in_group, x_channel, x_position, POSITIONS)
-        values = tl.load(x + offsets, mask=inside, other=0.0).to(tl.float32)
-        offsets, inside = _block(start, positions, channel, in_group, dy_channel, dy_position, POSITIONS)
-        given = tl.load(dy + offsets, mask=inside, other=0.0).to(tl.float32)
+        values, inside = _read(x, start, positions, channel, in_group, x_channel, x_position, POSITIONS)
+        given, inside = _read(dy, start, positions, channel, in_group, dy_channel, dy_position, POSITIONS)
         normed, dlinear = _to_normed(values, given, inside, pivot, mean, rstd, slope, height, SILU)
         result = (dlinear * slope[None, :] - mean_one - normed * mean_normed) * rstd
         offsets, inside = _block(start, positions, channel, in_group, dx_channel, dx_position, POSITIONS)
