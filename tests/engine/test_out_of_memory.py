@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import engine.engine as engine_module
 import engine.stage as stage_module
 from diffusion.tables import take_step
-from engine.engine import Engine, Finished
+from engine.engine import Engine, Finished, StepReport
 from engine.pipeline import build_stages
 from engine.shapes import agreeing_shapes, in_parts
 from engine.trajectory import ImageRequest
@@ -53,6 +53,15 @@ def by_key(finished: Iterable[Finished]) -> dict[tuple[str, int], Tensor]:
     return {(each.request.job_id, each.request.index): each.pixels for each in finished}
 
 
+def undisturbed(seen: list[StepReport], expected: dict[tuple[str, int], Tensor]) -> list[StepReport]:
+    """All images came out, with the bytes that they are expected to have; returns the steps of the base."""
+    assert not any(report.failed for report in seen)
+    finished = by_key(each for report in seen for each in report.finished)
+    assert finished.keys() == expected.keys()
+    assert all(torch.equal(finished[key], pixels) for key, pixels in expected.items())
+    return [report for report in seen if report.stage == BASE]
+
+
 @pytest.fixture
 def expected(bench: Bench) -> dict[tuple[str, int], Tensor]:
     return by_key(finish(enter(bench)))
@@ -64,11 +73,7 @@ def test_batch_too_large_for_the_memory_is_split_and_later_ones_are_smaller(
 ) -> None:
     computed = limit_rows(own_bench.conditional.stack.base.network, lambda: most)
     seen = reports(enter(own_bench))
-    assert not any(report.failed for report in seen)
-    finished = by_key(each for report in seen for each in report.finished)
-    assert finished.keys() == expected.keys()
-    assert all(torch.equal(finished[key], pixels) for key, pixels in expected.items())
-    base = [report for report in seen if report.stage == BASE]
+    base = undisturbed(seen, expected)
     assert len(base[0].moved) == MAX_ROWS
     assert max(base[0].lowered["network"]) == most
     assert not any(report.lowered for report in seen[1:])
@@ -124,11 +129,7 @@ def test_batch_that_there_is_no_memory_for_beside_the_networks_is_split_and_late
 
     monkeypatch.setattr(stage_module, "take_step", step_of_few)
     seen = reports(enter(own_bench))
-    assert not any(report.failed for report in seen)
-    finished = by_key(each for report in seen for each in report.finished)
-    assert finished.keys() == expected.keys()
-    assert all(torch.equal(finished[key], pixels) for key, pixels in expected.items())
-    base = [report for report in seen if report.stage == BASE]
+    base = undisturbed(seen, expected)
     assert [len(report.moved) for report in base[:2]] == [MAX_ROWS, 2]
     assert [report.lowered for report in base if report.lowered] == [{"network": own_bench.stages[BASE].network_shapes}]
     assert own_bench.stages[BASE].network_shapes[-1] == 2
