@@ -14,7 +14,8 @@ from torch import Tensor
 from diffusion.upload import upload
 
 ROUNDS = 10
-MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+# Philox's, less 2^32, so that no product overflows int64: its low word is the same, its high one lacks the other factor.
+MULTIPLIERS = (0xD2511F53 - 2**32, 0xCD9E8D57 - 2**32)
 WEYL = (0x9E3779B9, 0xBB67AE85)  # added to the key each round: the golden ratio and sqrt(3) - 1
 WORD = 0xFFFFFFFF
 
@@ -33,19 +34,11 @@ def philox(counter: Tensor, key: Tensor) -> Tensor:
     c0, c1, c2, c3 = counter.unbind(-1)
     k0, k1 = key.unbind(-1)
     for _ in range(ROUNDS):
-        high0, low0 = _wide_product(MULTIPLIERS[0], c0)
-        high1, low1 = _wide_product(MULTIPLIERS[1], c2)
-        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
+        product0, product1 = MULTIPLIERS[0] * c0, MULTIPLIERS[1] * c2
+        high0, high1 = (product0 >> 32) + c0, (product1 >> 32) + c2
+        c0, c1, c2, c3 = high1 ^ c1 ^ k0, product1 & WORD, high0 ^ c3 ^ k1, product0 & WORD
         k0, k1 = (k0 + WEYL[0]) & WORD, (k1 + WEYL[1]) & WORD
     return torch.stack(torch.broadcast_tensors(c0, c1, c2, c3), dim=-1)
-
-
-def _wide_product(constant: int, word: Tensor) -> tuple[Tensor, Tensor]:
-    # The 64-bit product would overflow int64's sign; in two halves of 16 bits every partial product fits.
-    low_part = constant * (word & 0xFFFF)
-    high_part = constant * (word >> 16)
-    middle = high_part + (low_part >> 16)
-    return middle >> 16, ((middle << 16) | (low_part & 0xFFFF)) & WORD
 
 
 def normals(draws: Sequence[Draw], shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
