@@ -14,7 +14,7 @@ from torch import Tensor
 from diffusion.upload import upload
 
 ROUNDS = 10
-# Philox's, less 2^32, so that no product overflows int64: its low word is the same, its high one lacks the other factor.
+# Philox's, less 2^32, so that no product overflows int64: its low word is the same, its high one lacks a factor.
 MULTIPLIERS = (0xD2511F53 - 2**32, 0xCD9E8D57 - 2**32)
 WEYL = (0x9E3779B9, 0xBB67AE85)  # added to the key each round: the golden ratio and sqrt(3) - 1
 WORD = 0xFFFFFFFF
