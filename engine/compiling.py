@@ -6,6 +6,7 @@ networks, machine and versions is marked: a start may ask whether it would be a 
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -56,7 +57,7 @@ class Compiler:
         self.candidates = candidates
         self._command = find_command()
         self.version = first_line_of_version(self._command)
-        self.on_shape = on_shape
+        self.on_shape = functools.cache(on_shape)  # a shape may be tried twice, and is computed once for the first time
         self._facts = {
             "torch": torch.__version__,
             "compiler": self.version,

@@ -13,25 +13,30 @@ CANDIDATES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 def agreeing_shapes(
-    compute: Callable[[int], Tensor], max_rows: int, candidates: Sequence[int] = CANDIDATES
+    compute: Callable[[Sequence[int]], Tensor], max_rows: int, candidates: Sequence[int] = CANDIDATES
 ) -> tuple[int, ...]:
-    """The candidates up to max_rows whose rows are equal, bit for bit, to those of the largest.
+    """The candidates up to max_rows, and max_rows, whose rows are equal, bit for bit, wherever in a batch they stand.
 
-    compute(rows) returns the results of the first `rows` rows of one fixed input: [rows, ...], thousands of values a
-    row, so that shapes which round differently do not agree by luck. The largest shape that the memory suffices for is
-    always kept, as throughput rests on it; in the worst case it is the only one.
-    Raises: torch.OutOfMemoryError where it suffices for none.
+    compute(rows) returns the results of rows known by their numbers, in this order: [len(rows), ...], thousands of
+    values a row, so that shapes which round differently do not agree by luck. The largest shape that the memory
+    suffices for and whose rows do not depend on their places is always kept, as throughput rests on it; in the worst
+    case it is the only one. Raises: torch.OutOfMemoryError where memory suffices for none.
     """
     smaller = [rows for rows in candidates if rows < max_rows]
     try:
-        reference = compute(max_rows)
+        reference = compute(range(max_rows))
+        moved = compute([*range(1, max_rows), 0])
     except torch.OutOfMemoryError:
         if not smaller:
             raise
         reference = None
-    if reference is None:  # here, where the exception and all that it held are gone
+    # below the try, where the exception and all that it held are gone
+    if smaller and (reference is None or not torch.equal(moved, reference.roll(-1, 0))):
         return agreeing_shapes(compute, smaller[-1], candidates)
-    return (*(rows for rows in smaller if torch.equal(compute(rows), reference[:rows])), max_rows)
+    assert reference is not None
+    # one place on, as places must not matter between shapes either
+    agree = (rows for rows in smaller if torch.equal(compute(range(1, rows + 1)), reference[1 : rows + 1]))
+    return (*agree, max_rows)
 
 
 def in_parts(compute: Callable[..., Tensor], shapes: Sequence[int], *inputs: Tensor) -> tuple[Tensor, tuple[int, ...]]:

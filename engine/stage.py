@@ -20,7 +20,7 @@ from diffusion.upload import upload
 from engine.compiling import Compiler
 from engine.guide import Guide
 from engine.sampling import UnknownOfferError, build_table
-from engine.shapes import CANDIDATES, agreeing_shapes, in_parts, pad_rows
+from engine.shapes import CANDIDATES, agreeing_shapes, in_parts
 from engine.trajectory import FromLatent, FromPicture, ImageRequest, StagePlan, Trajectory
 from models.classifier import NoisyClassifier
 from models.convolution import can_pack, pack_weights
@@ -106,36 +106,37 @@ class Stage:
         kernels, where that goes; it trains no more.
         """
         if self._packs:
-            pack_weights(self.network, max_rows, lambda: self._predict(*self._probe_inputs(1, 1)))
+            pack_weights(self.network, max_rows, lambda: self._predict(*self._probe_inputs([0])))
         candidates = CANDIDATES if self._compiler is None else self._compiler.candidates
         if self.device.type == "cuda" and self._compiler is None:
             self.fuse_norms(max_rows)
-        self.network_shapes = agreeing_shapes(partial(self._probe_network, max_rows), max_rows, candidates)
+        self.network_shapes = agreeing_shapes(self._probe_network, max_rows, candidates)
         if self.guide is not None:
-            self.guide_shapes = agreeing_shapes(partial(self._probe_guide, max_rows), max_rows, candidates)
+            self.guide_shapes = agreeing_shapes(self._probe_guide, max_rows, candidates)
 
     @torch.no_grad()
     def fuse_norms(self, max_rows: int) -> None:
         """Fuse the norms of each network whose kernels agree with the eager form; where not, a warning says why."""
         for part, module in self._modules():
             probe = self._probe_network if part == "network" else self._probe_guide
-            if reason := fuse_norms(module, partial(probe, max_rows, min(2, max_rows))):
+            if reason := fuse_norms(module, partial(probe, range(min(2, max_rows)))):
                 warnings.warn(
                     f"the norms of {self.name}'s {part} are not fused: {reason}", RuntimeWarning, stacklevel=2
                 )
 
-    def _probe_network(self, max_rows: int, rows: int) -> Tensor:
-        self._tell("network", rows)
-        x, timesteps, labels, low_res = self._probe_inputs(rows, max_rows)
-        return self._predict(x, timesteps, labels, low_res)
+    def _probe_network(self, rows: Sequence[int]) -> Tensor:
+        self._tell("network", len(rows))
+        return self._predict(*self._probe_inputs(rows))
 
-    def _probe_guide(self, max_rows: int, rows: int) -> Tensor:
-        self._tell("guide", rows)
-        x, timesteps, _, _ = self._probe_inputs(rows, max_rows)
+    def _probe_guide(self, rows: Sequence[int]) -> Tensor:
+        """Gradients and scores: a last digit of a score may be lost in a gradient."""
+        self._tell("guide", len(rows))
+        x, timesteps, _, _ = self._probe_inputs(rows)
         assert self.guide is not None
-        targets = torch.ones(rows, self.guide.num_conditions, device=self.device)
-        ones = torch.ones(rows, device=self.device)
-        return self._gradient(x, timesteps, targets, ones, ones > 0)
+        targets = torch.ones(len(rows), self.guide.num_conditions, device=self.device)
+        ones = torch.ones(len(rows), device=self.device)
+        gradient = self._gradient(x, timesteps, targets, ones, ones > 0)
+        return torch.cat([gradient.flatten(1), self._scores(x, timesteps).float()], dim=1)
 
     def _tell(self, part: str, rows: int) -> None:
         if self._compiler is not None:
@@ -150,14 +151,16 @@ class Stage:
         x, low_res = self.starting_noise(0, 0), torch.zeros(self.shape, device=self.device)[:, ::2, ::2]
         self.step([Trajectory(request, table, x, low_res) for _ in range(rows)])
 
-    def _probe_inputs(self, rows: int, max_rows: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        generator = torch.Generator().manual_seed(0)
-        x = torch.randn(max_rows, *self.shape, generator=generator)
-        timesteps = torch.randint(self.process.schedule.num_original, (max_rows,), generator=generator)
-        labels = torch.randint(self.network.config.num_classes or 1, (max_rows,), generator=generator)
-        inputs = (x, timesteps.float(), labels, x[:, :, ::2, ::2].clamp(-1, 1))
-        x, timesteps, labels, low_res = (each[:rows].to(self.device) for each in inputs)
-        return x, timesteps, labels, low_res
+    def _probe_inputs(self, rows: Sequence[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What a step computes with, of rows that are known by their numbers: x_t, timesteps, labels, low_res."""
+        generators = [torch.Generator().manual_seed(row) for row in rows]
+        drawn = [torch.randn(self.shape, generator=each) for each in generators]
+        last, classes = self.process.schedule.num_original, self.network.config.num_classes or 1
+        timesteps, labels = (
+            [int(torch.randint(most, (), generator=each)) for each in generators] for most in (last, classes)
+        )
+        x = torch.stack(drawn).to(self.device)
+        return x, self._upload(timesteps).float(), self._upload(labels), x[:, :, ::2, ::2].clamp(-1, 1)
 
     def starting_noise(self, seed: int, index: int) -> Tensor:
         """x_T of an image: [3, H, W]."""
@@ -201,12 +204,9 @@ class Stage:
         if self.guide is None:
             raise UnknownOfferError("there is no classifier to ask")
         x = from_uint8(pixels.to(self.device))
-        if self._compiler is not None:
-            # at the largest shape alone: scores are so few that shapes which round them differently may agree by luck
-            x = pad_rows(x, -(-len(x) // self.guide_shapes[-1]) * self.guide_shapes[-1])
         timesteps = torch.zeros(len(x), device=self.device)
         scores, self.guide_shapes = in_parts(self._scores, self.guide_shapes, x, timesteps)
-        return scores[: len(pixels)].float().softmax(dim=1)
+        return scores.float().softmax(dim=1)
 
     @torch.no_grad()
     def step(self, batch: Sequence[Trajectory]) -> None:

@@ -9,8 +9,11 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+ALIGNED = 16  # float32 in a line of a CPU's cache, and in its widest vectors
 
 
 def _chooses_by_rows(x: Tensor, weight: Tensor) -> bool:
@@ -73,7 +76,9 @@ class Conv1d(nn.Conv1d):
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.compiler.is_compiling():
-            return super().forward(x)
+            # on one thread a matrix product for each image, whose kernel is chosen by where in memory its result begins
+            length = x.shape[-1]
+            return super().forward(F.pad(x, (0, -length % ALIGNED)))[..., :length]
         if self.weight.is_mkldnn:
             return _convolve_packed(x.unsqueeze(2), self.weight, self.bias, (0, 0), (1, 1)).squeeze(2)
         if not _chooses_by_rows(x, self.weight):

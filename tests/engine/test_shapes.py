@@ -1,3 +1,5 @@
+from collections.abc import Collection, Sequence
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,36 +12,43 @@ PROPERTY = settings(max_examples=50)
 
 
 class Compute:
-    """Rows that come out by a tiny bit otherwise at some of the shapes, as kernels do."""
+    """Rows that come out by a tiny bit otherwise in some of the shapes, or at odd places of some, as kernels do."""
 
-    def __init__(self, odd: tuple[int, ...]) -> None:
-        self.odd = odd
+    def __init__(self, odd: Collection[int] = (), placed: Collection[int] = ()) -> None:
+        self.odd, self.placed = odd, placed
 
-    def __call__(self, rows: int) -> Tensor:
-        return torch.arange(128.0)[:rows] + 2.0**-10 * (rows in self.odd)
+    def __call__(self, rows: Sequence[int]) -> Tensor:
+        places = torch.arange(len(rows)) % 2
+        return torch.tensor(rows).float() + 2.0**-10 * (len(rows) in self.odd) + places * (len(rows) in self.placed)
 
 
 def test_shapes_that_round_otherwise_are_left_out() -> None:
-    assert agreeing_shapes(Compute((1, 4)), 32) == (2, 8, 16, 32)
+    assert agreeing_shapes(Compute(odd=(1, 4)), 32) == (2, 8, 16, 32)
 
 
 def test_largest_shape_is_kept_even_where_it_stands_alone() -> None:
-    assert agreeing_shapes(Compute((32,)), 32) == (32,)
+    assert agreeing_shapes(Compute(odd=(32,)), 32) == (32,)
 
 
 def test_largest_shape_need_not_be_a_candidate() -> None:
-    assert agreeing_shapes(Compute(()), 6) == (1, 2, 4, 6)
-    assert agreeing_shapes(Compute(()), 1) == (1,)
+    assert agreeing_shapes(Compute(), 6) == (1, 2, 4, 6)
+    assert agreeing_shapes(Compute(), 1) == (1,)
+
+
+def test_shape_in_which_a_row_can_tell_its_place_is_left_out_even_the_largest() -> None:
+    assert agreeing_shapes(Compute(placed=(4,)), 32) == (1, 2, 8, 16, 32)
+    assert agreeing_shapes(Compute(placed=(16, 32)), 32) == (1, 2, 4, 8)
+    assert agreeing_shapes(Compute(placed=CANDIDATES), 32) == (1,)
 
 
 @PROPERTY
 @given(st.sets(st.sampled_from(CANDIDATES)), st.sampled_from(CANDIDATES))
 def test_every_pair_of_kept_shapes_agrees(odd: set[int], max_rows: int) -> None:
-    compute = Compute(tuple(odd))
+    compute = Compute(odd)
     shapes = agreeing_shapes(compute, max_rows)
     assert shapes == tuple(sorted(set(shapes)))
     assert shapes[-1] == max_rows
-    assert all(torch.equal(compute(rows), compute(max_rows)[:rows]) for rows in shapes)
+    assert all(torch.equal(compute(range(rows)), compute(range(max_rows))[:rows]) for rows in shapes)
 
 
 @PROPERTY
