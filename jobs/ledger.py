@@ -1,7 +1,7 @@
 """Every change of a job's state, each one transaction in Redis.
 
-A change watches the job's hash, decides by what it reads, and writes what `jobs.transitions` says. Results are fenced:
-only who holds the job's token may write them.
+A change reads the job's hash, decides by it, and writes what `jobs.transitions` says if the hash is still the same.
+Results are fenced: only who holds the job's token may write them.
 """
 
 import json
@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import structlog
-from redis import WatchError
 from redis.client import Pipeline, Redis
 from redis.exceptions import ResponseError
 
@@ -23,13 +22,13 @@ from jobs.record import PAYLOAD_VERSION, Record
 from jobs.request import ResolvedRequest
 from jobs.rubbish import EXECUTION, is_wrong_type, matched
 from jobs.soundness import damage_of
+from jobs.transaction import commit
 from jobs.transitions import Transitions, count_work, move
 from jobs.work import RUNNING
 
 log = structlog.get_logger("jobs.ledger")
 
 T = TypeVar("T")
-TOLD_ASIDE = ("XADD", "HINCRBY")  # commands that no state depends on
 
 
 class Ledger(Transitions):
@@ -50,25 +49,19 @@ class Ledger(Transitions):
 
         A damaged job is failed first, so that nobody else ever sees one; what is no job of ours is none.
         """
-        with self.redis.pipeline() as pipe:
-            while True:
-                try:
-                    pipe.watch(books.job_key(job_id))  # type: ignore[no-untyped-call] # redis-py leaves it untyped
-                    fields = hash_of(pipe, job_id)
-                    damaged = fields is None or (fields and damage_of(fields))
-                    mended = mend(pipe, job_id, fields) if damaged else None
-                    pipe.multi()
-                    if mended is not None:
-                        mended.write(pipe)
-                        if not mended.record.status.is_final:
-                            self.fail(pipe, mended.record, FailureKind.BAD_PAYLOAD, mended.reason)
-                        execute(pipe)
-                        continue
-                    outcome = decide(pipe, Record(job_id, fields) if fields and not damaged else None)
-                    execute(pipe)
-                    return outcome
-                except WatchError:
-                    continue
+        key = books.job_key(job_id)
+        while True:
+            fields, pipe = hash_of(self.redis, job_id), self.redis.pipeline()
+            damaged = fields is None or (fields and damage_of(fields))
+            if damaged and (mended := mend(self.redis, job_id, fields)) is not None:
+                mended.write(pipe)
+                if not mended.record.status.is_final:
+                    self.fail(pipe, mended.record, FailureKind.BAD_PAYLOAD, mended.reason)
+                commit(self.redis, key, fields, pipe)
+                continue
+            outcome = decide(pipe, Record(job_id, fields) if fields and not damaged else None)
+            if commit(self.redis, key, fields, pipe):
+                return outcome
 
     def submit(
         self,
@@ -217,16 +210,6 @@ def hash_of(redis: Redis, job_id: str) -> dict[bytes, bytes] | None:
         if is_wrong_type(error):
             return None
         raise
-
-
-def execute(pipe: Pipeline) -> None:
-    """Execute a transaction; where an event or a counter meets a key that is none, the rest of it counts."""
-    commands = [args[:2] for args, _ in pipe.command_stack]
-    for command, answer in zip(commands, pipe.execute(raise_on_error=False), strict=True):
-        if isinstance(answer, Exception):
-            if command[0] not in TOLD_ASIDE:
-                raise answer
-            log.error("damaged_key", command=command, error=str(answer))
 
 
 def describe(request: ResolvedRequest, class_name: str | None) -> str:

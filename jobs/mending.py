@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import cast
 
 import structlog
-from redis.client import Pipeline
+from redis.client import Pipeline, Redis
 from rq.job import JobStatus as RqStatus
 
 from jobs import books, keys
@@ -59,15 +59,15 @@ class Mended:
         pipe.zadd(keys.index(self.record.status), {self.record.index_member: 0})
 
 
-def mend(pipe: Pipeline, job_id: str, fields: dict[bytes, bytes] | None) -> Mended | None:
-    """What a damaged job was, asked of Redis by a pipeline that watches it; None for what is no job of ours.
+def mend(redis: Redis, job_id: str, fields: dict[bytes, bytes] | None) -> Mended | None:
+    """What a damaged job was, as Redis tells; None for what is no job of ours.
 
     fields: None where the key is no hash.
     """
     read = Record(job_id, fields or {})
     damage = damage_of(read.fields)
-    created_at, indexed = indexed_as(pipe, read, damage)
-    token, queue = leased_as(pipe, job_id), queued_in(pipe, job_id)
+    created_at, indexed = indexed_as(redis, read, damage)
+    token, queue = leased_as(redis, job_id), queued_in(redis, job_id)
     if indexed is not None:
         status = indexed
     elif token or queue:
@@ -93,36 +93,36 @@ def mend(pipe: Pipeline, job_id: str, fields: dict[bytes, bytes] | None) -> Mend
     return Mended(record, f"its record in Redis {what}", filled, dropped, fields is not None, indexed)
 
 
-def indexed_as(pipe: Pipeline, read: Record, damage: Collection[str]) -> tuple[float, JobStatus | None]:
+def indexed_as(redis: Redis, read: Record, damage: Collection[str]) -> tuple[float, JobStatus | None]:
     """When a job was created, and which status it is listed under."""
     told = 0.0 if "adm_created_at" in damage else read.created_at
-    if status := listed_as(pipe, keys.index_member(told, read.id)):
+    if status := listed_as(redis, keys.index_member(told, read.id)):
         return told, status
     pattern = f"*-{''.join(f'[{each}]' for each in read.id)}"
-    for member, _ in pipe.zscan_iter(keys.index(), match=pattern, count=1000):
+    for member, _ in redis.zscan_iter(keys.index(), match=pattern, count=1000):
         if (found := matched(INDEX_MEMBER, member)) and found[2] == read.id:
             microseconds = int(found[1]) + 0.5  # the middle, so that rounding gives the same member
-            return microseconds / 1_000_000, listed_as(pipe, found[0])
+            return microseconds / 1_000_000, listed_as(redis, found[0])
     return told, None
 
 
-def listed_as(pipe: Pipeline, member: str) -> JobStatus | None:
-    return next((each for each in JobStatus if pipe.zscore(keys.index(each), member) is not None), None)
+def listed_as(redis: Redis, member: str) -> JobStatus | None:
+    return next((each for each in JobStatus if redis.zscore(keys.index(each), member) is not None), None)
 
 
-def leased_as(pipe: Pipeline, job_id: str) -> str:
+def leased_as(redis: Redis, job_id: str) -> str:
     """The token under which a worker holds a job; "" where none does."""
-    for member, _ in pipe.zscan_iter(keys.LEASES, count=1000):
+    for member, _ in redis.zscan_iter(keys.LEASES, count=1000):
         if (found := matched(EXECUTION, member)) and found[1] == job_id:
             return found[2]
     return ""
 
 
-def queued_in(pipe: Pipeline, job_id: str) -> str | None:
+def queued_in(redis: Redis, job_id: str) -> str | None:
     """The queue of ours in which a job waits."""
-    for key in sorted(cast(set[bytes], pipe.smembers(books.QUEUES_KEY))):
+    for key in sorted(cast(set[bytes], redis.smembers(books.QUEUES_KEY))):
         name = key.decode(errors="replace").removeprefix(books.queue_key(""))
-        if QUEUE.fullmatch(name) and pipe.type(key) == b"list" and pipe.lpos(books.queue_key(name), job_id) is not None:
+        if QUEUE.fullmatch(name) and redis.type(key) == b"list" and redis.lpos(key, job_id) is not None:
             return name
     return None
 
