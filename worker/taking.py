@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, zip_longest
 from uuid import uuid4
 
 import structlog
@@ -75,11 +76,10 @@ class Taker:
 
         The caller enters each claim into `in_flight`, by its job, before it asks for the next.
         """
-        while room > 0 and not runs_alone(in_flight):
-            head = self._head()
-            if head is None:
-                return
-            fits, claim = self._try_to_claim(*head, room, busy=bool(in_flight))
+        for queue, job_id in self._heads(room) if room > 0 else ():
+            if room <= 0 or runs_alone(in_flight):
+                break
+            fits, claim = self._try_to_claim(queue, job_id, room, busy=bool(in_flight))
             if not fits:
                 break
             if claim is not None:
@@ -121,22 +121,23 @@ class Taker:
             told = zip(found, answers(pipe), strict=True)
             return [(*each, json.loads(work)) for each, work in told if work and is_readable("adm_work", work)]
 
-    def _head(self) -> tuple[str, str] | None:
-        """The queue to take from next and the job that is first in it; pipelines of one priority take turns."""
+    def _heads(self, most: int) -> Iterator[tuple[str, str]]:
+        """The jobs that are next, each with its queue; pipelines of one priority take turns."""
         turn = self._next_pipeline % len(self._pipelines)
         order = self._pipelines[turn:] + self._pipelines[:turn]
-        queues = [keys.queue(each.id, priority) for priority in keys.PRIORITIES for each in order]
-        while True:
-            with self._redis.pipeline(transaction=False) as pipe:
-                for queue in queues:
-                    pipe.lindex(books.queue_key(queue), 0)
-                heads = [(queue, head) for queue, head in zip(queues, answers(pipe), strict=True) if head is not None]
-            rubbish = [(queue, head) for queue, head in heads if not matched(JOB_ID, head)]
-            if not rubbish:
-                return (heads[0][0], heads[0][1].decode()) if heads else None
-            for queue, head in rubbish:  # it names no job
-                log.warning("rubbish_in_queue", queue=queue, entry=repr(head[:80]))
-                self._redis.lrem(books.queue_key(queue), 0, head)
+        queues = [[keys.queue(each.id, priority) for each in order] for priority in keys.PRIORITIES]
+        with self._redis.pipeline(transaction=False) as pipe:
+            for queue in chain(*queues):
+                pipe.lrange(books.queue_key(queue), 0, most - 1)
+            entries = dict(zip(chain(*queues), answers(pipe), strict=True))
+        for one_priority in queues:
+            in_turns = zip_longest(*([(queue, entry) for entry in entries[queue] or ()] for queue in one_priority))
+            for queue, entry in filter(None, chain(*in_turns)):
+                if matched(JOB_ID, entry):
+                    yield queue, entry.decode()
+                else:
+                    log.warning("rubbish_in_queue", queue=queue, entry=repr(entry[:80]))
+                    self._redis.lrem(books.queue_key(queue), 0, entry)
 
     def _try_to_claim(self, queue: str, job_id: str, room: int, *, busy: bool) -> tuple[bool, Claim | None]:
         """Claim a job, or drop it from the queue if it is not to be run; (False, None) if it must wait for room.

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import pytest
 
 from jobs.request import Priority
-from tests.worker.conftest import Bench
+from tests.worker.conftest import Bench, OpenInbox
 from worker.inbox import Inbox, Submit
 from worker.taking import LOOK_AHEAD
 
@@ -65,3 +65,20 @@ def test_queue_is_looked_through_again_when_a_job_came_or_ended(bench: Bench, in
     assert taken(inbox, spare=0) == []
     bench.finish(inbox, claim)
     assert len(taken(inbox)) == 1
+
+
+def test_pipelines_of_one_priority_take_turns(bench: Bench, inbox: Inbox) -> None:
+    demo, uncond = ([bench.submit(model=model) for _ in range(3)] for model in ("demo", "demo-uncond"))
+    assert taken(inbox, room=1, spare=0) == demo[:1]
+    assert taken(inbox, room=4, spare=0) == [uncond[0], demo[1], uncond[1], demo[2]]
+    assert taken(inbox, room=4, spare=0) == [uncond[2]]
+
+
+def test_job_that_another_worker_took_after_the_look_at_the_queue_is_passed_over(
+    bench: Bench, inbox: Inbox, open_inbox: OpenInbox
+) -> None:
+    first, second, third = (bench.submit() for _ in range(3))
+    other, taking = open_inbox("cpu-1"), inbox._taker.take(3, 0, short, {})
+    assert next(taking).job_id == first
+    assert taken(other, room=1, spare=0) == [second]
+    assert [each.job_id for each in taking] == [third]
