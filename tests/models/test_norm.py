@@ -54,8 +54,8 @@ def test_norm_of_a_map_by_channels_is_the_norm(
     result = norm(laid, *moves, silu=silu)
     assert result.dtype == dtype
     assert result.stride() == laid.stride()
-    tolerance = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 2**-8, "atol": 1e-5}
-    torch.testing.assert_close(result.double(), expected, **tolerance)
+    rtol = 1e-5 if dtype == torch.float32 else 2**-8
+    torch.testing.assert_close(result.double(), expected, rtol=rtol, atol=1e-5)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3])
