@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 from models.checkpoint import blank_network
 from models.classifier import NoisyClassifier
 from models.config import ClassifierConfig, UNetConfig
+from models.convolution import SMALL
 from models.plan import StackPlan
 from models.unet import SuperResUNet, UNet
 
@@ -63,6 +64,12 @@ class PeakMeter(TorchDispatchMode):
 def parameter_bytes(config: NetworkConfig) -> int:
     """Size of a network's weights in float32."""
     return sum(each.numel() * each.element_size() for each in blank_network(config).parameters())
+
+
+def serving_bytes(config: NetworkConfig) -> int:
+    """Size of a network's weights at most while it serves: a small one keeps a second layout for a lone row."""
+    size = parameter_bytes(config)
+    return 2 * size if isinstance(config, UNetConfig) and size <= SMALL else size
 
 
 def row_bytes(config: NetworkConfig) -> int:
@@ -126,7 +133,7 @@ class Need:
     def of(cls, plans: Iterable[StackPlan]) -> "Need":
         files = {file.path: file.config for plan in plans for file in plan.files}
         return cls(
-            sum(parameter_bytes(config) for config in files.values()),
+            sum(serving_bytes(config) for config in files.values()),
             bytes_per_row(files.values()),
         )
 

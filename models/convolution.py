@@ -6,6 +6,7 @@ others, and its guidance on one thread at sixteen (measured on a CPU in float32)
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+SMALL = 256 * 2**20  # bytes of a network's weights
 ALIGNED = 16  # float32 in a line of a CPU's cache, and in its widest vectors
 
 
@@ -46,7 +48,24 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int
     return torch.mkldnn_convolution(x, weight, bias, padding, (1, 1), (1, 1), 1)
 
 
-class Conv2d(nn.Conv2d):
+class _Packable(nn.Module):
+    """A convolution whose weights may be packed, for batches and, where lone is not None, for a single row apart."""
+
+    weight: Tensor
+    bias: Tensor | None
+    lone: Tensor | None = None
+
+    def _convolve_packed(self, x: Tensor, padding: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
+        """The result is channels-last."""
+        assert not (torch.is_grad_enabled() and x.requires_grad), "packed weights have no gradient"
+        weight = self.weight if self.lone is None or len(x) > 1 else self.lone
+        convolved: Tensor = torch.ops.mkldnn._convolution_pointwise(
+            x, weight, self.bias, padding, stride, (1, 1), 1, "none", [], ""
+        )
+        return convolved
+
+
+class Conv2d(_Packable, nn.Conv2d):
     """nn.Conv2d whose images come out the same however few there are.
 
     On one thread so does the gradient by an image, at stride 1 alone. There is no dilation, no groups and no padding
@@ -63,7 +82,7 @@ class Conv2d(nn.Conv2d):
             return super().forward(x)
         padding = cast(tuple[int, ...], self.padding)
         if self.weight.is_mkldnn:
-            return _convolve_packed(x, self.weight, self.bias, padding, self.stride)
+            return self._convolve_packed(x, padding, self.stride)
         if not _chooses_by_rows(x, self.weight):
             return super().forward(x)
         if self.stride == (1, 1):
@@ -71,7 +90,7 @@ class Conv2d(nn.Conv2d):
         return torch.mkldnn_convolution(x, self.weight, self.bias, padding, self.stride, (1, 1), 1)
 
 
-class Conv1d(nn.Conv1d):
+class Conv1d(_Packable, nn.Conv1d):
     """nn.Conv1d of kernel size 1 whose rows come out the same however few there are."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -80,21 +99,10 @@ class Conv1d(nn.Conv1d):
             length = x.shape[-1]
             return super().forward(F.pad(x, (0, -length % ALIGNED)))[..., :length]
         if self.weight.is_mkldnn:
-            return _convolve_packed(x.unsqueeze(2), self.weight, self.bias, (0, 0), (1, 1)).squeeze(2)
+            return self._convolve_packed(x.unsqueeze(2), (0, 0), (1, 1)).squeeze(2)
         if not _chooses_by_rows(x, self.weight):
             return super().forward(x)
         return _convolve(x.unsqueeze(2), self.weight.unsqueeze(2), self.bias, (0, 0)).squeeze(2)
-
-
-def _convolve_packed(
-    x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, ...], stride: tuple[int, ...]
-) -> Tensor:
-    """The result is channels-last."""
-    assert not (torch.is_grad_enabled() and x.requires_grad), "packed weights have no gradient"
-    convolved: Tensor = torch.ops.mkldnn._convolution_pointwise(
-        x, weight, bias, padding, stride, (1, 1), 1, "none", [], ""
-    )
-    return convolved
 
 
 def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
@@ -106,8 +114,9 @@ def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
 def pack_weights(network: nn.Module, rows: int, run: Callable[[], object]) -> None:
     """Lay the weights of a network's convolutions out as their kernels take them: once, and not at every call.
 
-    They are replaced: a second copy is kept of none, and they have no gradient any more. What is packed already stays.
-    run computes the network, which tells the sizes of maps; the layout is chosen for so many rows and serves all.
+    They are replaced, and have no gradient any more; what is packed already stays. run computes the network, which
+    tells the sizes of maps. The layout is chosen for so many rows and serves all; but a single row may take another,
+    and to lay the weights of a small network out anew takes as long as the row. Such a network keeps both.
     Source: torch's own freezing, torch/_inductor/fx_passes/mkldnn_fusion.py.
     """
     sizes: dict[nn.Module, tuple[int, ...]] = {}
@@ -122,10 +131,12 @@ def pack_weights(network: nn.Module, rows: int, run: Callable[[], object]) -> No
     finally:
         for hook in hooks:
             hook.remove()
+    small = sum(each.weight.nbytes for each in plain) <= SMALL
     for each in plain:
         weight, size = each.weight, sizes[each]
         if isinstance(each, Conv1d):  # as a map of one line
             weight, size = weight.unsqueeze(2), (size[0], 1, size[1])
         padding, stride = (cast(tuple[int, ...], pair)[-1:] * 2 for pair in (each.padding, each.stride))
-        packed = torch.ops.mkldnn._reorder_convolution_weight(weight, padding, stride, (1, 1), 1, (rows, *size))
-        each.weight = nn.Parameter(packed, requires_grad=False)
+        pack = partial(torch.ops.mkldnn._reorder_convolution_weight, weight, padding, stride, (1, 1), 1)
+        each.weight = nn.Parameter(pack((rows, *size)), requires_grad=False)
+        each.lone = pack((1, *size)) if small else None

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from models import convolution
 from models.convolution import Conv1d, Conv2d, can_pack, pack_weights
 from models.unet import UNet, build_unet
 from tests.models.samples import BASE, UPSAMPLER, seeded
@@ -55,14 +56,19 @@ def test_packed_network_computes_what_the_plain_one_does(plain: UNet) -> None:
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
-def test_rows_of_a_packed_network_do_not_depend_on_how_many_there_are(plain: UNet) -> None:
+@pytest.mark.parametrize("small", [0, convolution.SMALL], ids=["one layout", "a layout for a lone row"])
+def test_rows_of_a_packed_network_do_not_depend_on_how_many_there_are(
+    plain: UNet, small: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(convolution, "SMALL", small)
     packed, _ = packed_copy(plain)
+    assert all((each.lone is None) == (small == 0) for each in packed.modules() if isinstance(each, Conv2d | Conv1d))
     all_rows = UNet.forward(packed, *inputs(packed, ROWS))
     for rows in (1, 2, 4):
         assert torch.equal(UNet.forward(packed, *inputs(packed, rows)), all_rows[:rows])
 
 
-def test_weights_are_kept_once_and_packed_once(plain: UNet) -> None:
+def test_weights_are_replaced_and_packed_once(plain: UNet) -> None:
     packed, run = packed_copy(plain)
     layers = [each for each in packed.modules() if isinstance(each, Conv2d | Conv1d)]
     assert all(each.weight.is_mkldnn for each in layers)

@@ -58,6 +58,28 @@ def test_norm_of_a_map_by_channels_is_the_norm(
     torch.testing.assert_close(result.double(), expected, rtol=rtol, atol=1e-5)
 
 
+@pytest.mark.parametrize("silu", [False, True])
+@pytest.mark.parametrize("modulated", [False, True])
+def test_gradient_through_a_map_by_channels_is_the_norms(modulated: bool, silu: bool) -> None:
+    x, upstream, norm = 3 * drawn(ROWS, CHANNELS, 4, 4) + 2, drawn(1, ROWS, CHANNELS, 4, 4)[0], a_norm()
+    moves = list(drawn(2, ROWS, CHANNELS, 1, 1)) if modulated else []
+    ours = by_channels(x).requires_grad_()
+    (gradient,) = torch.autograd.grad(norm(ours, *moves, silu=silu), ours, upstream)
+    theirs = x.double().requires_grad_()
+    h = F.group_norm(theirs, 32, norm.weight.double(), norm.bias.double(), norm.eps)
+    h = h * (1 + moves[0].double()) + moves[1].double() if modulated else h
+    (expected,) = torch.autograd.grad(F.silu(h) if silu else h, theirs, upstream.double())
+    torch.testing.assert_close(gradient.double(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_norm_that_trains_gives_its_weights_their_gradients() -> None:
+    norm = a_norm().requires_grad_(True)
+    x = by_channels(drawn(ROWS, CHANNELS, 4, 4)).requires_grad_()  # without, torch's own backward would crash
+    norm(x).square().sum().backward()
+    assert norm.weight.grad is not None
+    assert norm.weight.grad.abs().min() > 0
+
+
 @pytest.mark.parametrize("rows", [1, 2, 3])
 def test_norm_of_an_image_does_not_depend_on_how_many_share_the_threads(rows: int, two_threads: None) -> None:
     x, norm = by_channels(drawn(ROWS, CHANNELS, 32, 32)), a_norm()
