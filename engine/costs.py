@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 
 from engine.shapes import padded
 
-SMOOTHING = 0.9  # of what is measured: one step says little on a shared machine
+SMOOTHING = 0.9  # of what is measured often: one step says little on a shared machine
+FADING = 0.99  # for each smaller step, of a larger one's figure: one that was slow once is avoided, but not for ever
+HOPE = 0.8  # of the smaller step's time a row: as far as it fades
 UNMEASURED_ROW = 1 / 1024
 
 
@@ -18,6 +20,7 @@ class StepCosts:
     def __init__(self, shapes: Mapping[str, Sequence[int]]) -> None:
         self._shapes = {stage: tuple(each) for stage, each in shapes.items()}
         self._measured: dict[str, dict[int, float]] = {stage: {} for stage in shapes}
+        self._times: dict[tuple[str, int], int] = {}  # that a stage's shape was measured
         self._seconds: dict[str, dict[int, float]] = {}
         self._row_seconds: dict[str, float] = {}
         for stage, each in self._shapes.items():
@@ -26,9 +29,21 @@ class StepCosts:
     def note(self, stage: str, row_shape: int, seconds: float) -> None:
         """Take a measured step into account."""
         measured = self._measured[stage]
-        before = measured.get(row_shape, seconds)
-        measured[row_shape] = SMOOTHING * before + (1 - SMOOTHING) * seconds
-        self._set(stage, {shape: _at_most(measured, shape) for shape in self._shapes[stage]})
+        times = self._times.get((stage, row_shape), 0) + 1
+        weight = max(1 / times, 1 - SMOOTHING)
+        measured[row_shape] = (1 - weight) * measured.get(row_shape, 0.0) + weight * seconds
+        self._times[stage, row_shape] = times
+        self._fade_larger(stage, row_shape)
+        self._set(stage, {shape: measured.get(shape) or _at_most(measured, shape) for shape in self._shapes[stage]})
+
+    def _fade_larger(self, stage: str, row_shape: int) -> None:
+        """Believe in the end that larger batches may pay, so that one is taken and its time known again."""
+        measured = self._measured[stage]
+        for shape, seconds in measured.items():
+            hoped = HOPE * measured[row_shape] * shape / row_shape
+            if shape > row_shape and seconds > hoped:
+                measured[shape] = max(FADING * seconds, hoped)
+                self._times[stage, shape] = 0  # what it takes next is all that is known
 
     def keep(self, stage: str, shapes: Sequence[int]) -> None:
         """Forget all shapes of a stage but these, which it still has."""
@@ -62,6 +77,5 @@ class StepCosts:
 
 
 def _at_most(measured: Mapping[int, float], shape: int) -> float:
-    # A larger batch does the same work and more; several smaller ones do it too. So a shape that was slow once, and is
-    # avoided since, is not avoided for ever for a figure that nobody corrects.
+    """What a shape that was never measured takes: a larger batch does the same work and more; several smaller do too."""
     return min(seconds * -(-shape // rows) for rows, seconds in measured.items())
