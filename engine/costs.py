@@ -77,5 +77,5 @@ class StepCosts:
 
 
 def _at_most(measured: Mapping[int, float], shape: int) -> float:
-    """What a shape that was never measured takes: a larger batch does the same work and more; several smaller do too."""
+    """What a shape that was never measured takes: several smaller batches do its work, and a larger one more."""
     return min(seconds * -(-shape // rows) for rows, seconds in measured.items())
