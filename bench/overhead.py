@@ -5,7 +5,8 @@ count. Measured is the processor time of all the worker's threads from the first
 kernel's: so Redis' own and whatever is waited for, the network and the disk, do not count, while talking to Redis,
 encoding and storing PNGs, logging (as in production, into a file) and heartbeats do. Taken off is what the engine
 samples with: its steps, and the noise that images start from. The same is done with a few jobs before, for what is done
-only once. Writes bench/results/overhead.json.
+only once. What varies from run to run is the kernel's time in the file system of $TMPDIR; in memory it hardly does.
+Writes bench/results/overhead.json.
 """
 
 import argparse
