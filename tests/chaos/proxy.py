@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 from asyncio import StreamReader, StreamWriter
 from collections import deque
 from collections.abc import Callable
@@ -10,7 +11,8 @@ from threading import Thread
 from typing import Literal
 
 CHUNK_BYTES = 1 << 16
-TRANSACTION = b"EXEC\r\n"  # ends what the programs write in one go
+# What the programs write in one go: a script, as whose first bytes it comes, or what EXEC ends.
+TRANSACTION = re.compile(rb"\A\*\d+\r\n\$4\r\nEVAL\r\n|EXEC\r\n\Z")
 
 Accident = Literal["lose reply", "tear command"]
 Passed = Callable[[bytes], tuple[bytes, bool]]  # from what was read: what goes on, and whether that is the end
@@ -111,7 +113,7 @@ class Connection:
 
     def commands(self, data: bytes) -> tuple[bytes, bool]:
         """What goes on to Redis, and whether the connection ends there."""
-        if self._accidents and data.endswith(TRANSACTION):
+        if self._accidents and TRANSACTION.search(data):
             match self._accidents.popleft():
                 case "tear command":
                     return data[: len(data) // 2], True

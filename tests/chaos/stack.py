@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from threading import Thread
-from typing import Any
 
 import httpx2
 from redis import Redis
@@ -247,6 +246,3 @@ class Stack:
     def client(self) -> httpx2.Client:
         """Past all faults but those of the service itself."""
         return httpx2.Client(base_url=self.address, timeout=30)
-
-    def logs(self) -> dict[str, Any]:
-        return {each.name: each.log_path.read_text() for each in self.programs if each.log_path.exists()}
