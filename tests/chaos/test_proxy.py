@@ -1,6 +1,6 @@
 """The proxy's accidents happen to what the programs really send."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from redis import Redis
@@ -13,7 +13,6 @@ from jobs.books import job_key
 from jobs.ledger import Ledger
 from jobs.record import Record
 from tests.chaos.proxy import Accident, Proxy
-from tests.conftest import RedisServer
 
 pytestmark = pytest.mark.redis
 
@@ -31,14 +30,6 @@ def by_transaction(redis: Redis) -> None:
     with redis.pipeline() as pipe:
         pipe.hset(KEY, "a", "1")
         pipe.execute()
-
-
-@pytest.fixture
-def proxy(redis_server: RedisServer) -> Iterator[Proxy]:
-    proxy = Proxy(redis_server.folder / "proxy.sock", redis_server.socket)
-    proxy.start()
-    yield proxy
-    proxy.stop()
 
 
 @pytest.mark.parametrize("change", [by_ledger, by_transaction])
