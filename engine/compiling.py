@@ -17,6 +17,7 @@ import sysconfig
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -66,7 +67,7 @@ class Compiler:
             "precision": precision,
             "shapes": [*candidates, max_rows],
             "networks": [dataclasses.asdict(config) for stack in stacks for config in configs_of(stack)],
-            "code": hash_of_code(),
+            "code": hash_of_code(models, diffusion),
         }
         digest = hashlib.sha256(json.dumps(self._facts, sort_keys=True).encode()).hexdigest()[:LENGTH]
         self.folder = folder.absolute() / digest
@@ -148,8 +149,8 @@ def configs_of(stack: Stack) -> list[UNetConfig | ClassifierConfig]:
     return [part.network.config for part in parts if part is not None]
 
 
-def hash_of_code() -> str:
-    """Of the packages whose functions are compiled: a changed one is compiled anew."""
-    folders = (Path(str(package.__file__)).parent for package in (models, diffusion))
+def hash_of_code(*packages: ModuleType) -> str:
+    """Of packages whose changes may change what is computed."""
+    folders = (Path(str(package.__file__)).parent for package in packages)
     files = (file for folder in folders for file in sorted(folder.glob("*.py")))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:LENGTH]

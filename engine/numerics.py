@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+import diffusion
+import engine
+import models
+from engine.compiling import hash_of_code
 from engine.stage import Stage
 
-NOISE_VERSION = 1  # of the counter's layout and Box-Muller: raise it when either changes
-TABLES_VERSION = 2  # of samplers' coefficients, time grids and guidance: raise it when they compute something else
 LENGTH = 16
 
 
@@ -24,7 +26,7 @@ def settle_kernels() -> None:
 def fingerprint(
     stages: Mapping[str, Stage], precision: str, weights: Sequence[str] = (), **encoding: str | None
 ) -> str:
-    """A short hash of torch, device, CPU features, threads, precision, mode, weights and each stage's row shapes.
+    """A short hash of torch, our code, device, CPU, threads, precision, mode, weights and each stage's row shapes.
 
     weights: hashes of the networks' files. encoding: versions of what turns pixels into files, whose bytes the
     fingerprint promises too.
@@ -33,12 +35,11 @@ def fingerprint(
     facts = {
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "cpu": {key: value for key, value in torch.cpu.get_capabilities().items() if isinstance(value, bool)},
+        "cpu": dict(torch.cpu.get_capabilities()),
         "threads": torch.get_num_threads(),
         "precision": precision,
         "mode": sorted({stage.mode for stage in stages.values()}),
-        "noise": NOISE_VERSION,
-        "tables": TABLES_VERSION,
+        "code": hash_of_code(diffusion, engine, models),
         "weights": sorted(weights),
         "encoding": encoding,
         "shapes": {key: [stage.network_shapes, stage.guide_shapes] for key, stage in sorted(stages.items())},

@@ -142,8 +142,3 @@ class Trajectory:
             return True
         low, high = request.guidance_interval
         return low <= int(self.table.original[self.row]) <= high
-
-    @property
-    def evaluations_done(self) -> int:
-        """Over all stages so far."""
-        return sum(plan.num_evaluations for plan in self.request.plans[: self.stage_index]) + self.row
