@@ -39,6 +39,17 @@ def test_shape_in_which_a_row_can_tell_its_place_is_left_out_even_the_largest() 
     assert agreeing_shapes(Compute(placed=(4,)), 32) == (1, 2, 8, 16, 32)
     assert agreeing_shapes(Compute(placed=(16, 32)), 32) == (1, 2, 4, 8)
     assert agreeing_shapes(Compute(placed=CANDIDATES), 32) == (1,)
+    assert agreeing_shapes(Compute(placed=(2, 3)), 3, (2,)) == (1,)
+
+
+def test_place_that_mattered_once_is_tried_again() -> None:
+    compute, batches = Compute(), []
+
+    def err_once(rows: Sequence[int]) -> Tensor:
+        batches.append(rows)
+        return compute(rows) + (len(batches) == 2)
+
+    assert agreeing_shapes(err_once, 32) == (1, 2, 4, 8, 16, 32)
 
 
 @PROPERTY
