@@ -100,7 +100,7 @@ class Job(View):
     started_at: float | None
     ended_at: float | None
     expires_at: float = Field(
-        description="until it first starts: when it will be given up; from then on: until when it is kept at least; "
+        description="while it waits: when it will be given up; while it runs: until when it is kept at least; "
         "once it has ended: when it and its images go"
     )
     request: ResolvedRequest | None = Field(description="null only if it cannot be read; the job will fail, or has")

@@ -77,7 +77,7 @@ class Record:
 
     @property
     def expires_at(self) -> float:
-        """Until it first starts: when it is given up. Then: until when it is kept at least; once ended, exactly."""
+        """While it waits: when it is given up. While it runs: until when it is kept at least; once ended, exactly."""
         return self.number("adm_expires_at") or 0.0
 
     @property

@@ -25,10 +25,11 @@ class Sweeper:
 
     def expire_jobs(self) -> int:
         """End the jobs that were not started in time; returns how many."""
-        due = cast(list[bytes], self._redis.zrangebyscore(keys.EXPIRING, "-inf", time.time()))
+        now = time.time()
+        due = cast(list[bytes], self._redis.zrangebyscore(keys.EXPIRING, "-inf", now))
 
         def decide(pipe: Pipeline, record: Record | None) -> bool:
-            if record is not None and record.status is JobStatus.QUEUED and record.starts == 0:
+            if record is not None and record.status is JobStatus.QUEUED and now >= record.expires_at:
                 self._ledger.expire(pipe, record)
                 return True
             return False
@@ -37,7 +38,7 @@ class Sweeper:
         for each in due:
             if job_id := matched(JOB_ID, each):
                 expired += self._ledger.change(job_id[0], decide)
-            self._redis.zrem(keys.EXPIRING, each)
+        self._redis.zremrangebyscore(keys.EXPIRING, "-inf", now)  # and not one that was put back meanwhile
         return expired
 
     def recover_jobs(self) -> int:

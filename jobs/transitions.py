@@ -34,7 +34,7 @@ class Transitions:
         books.dequeue(pipe, record)
         fields = books.start(pipe, self.redis, record, worker_name, token)
         fields |= {"adm_token": token, "adm_attempt": attempt, "adm_started_at": now}
-        fields["adm_expires_at"] = now + self.retention_seconds  # it is not given up any more, also when it is requeued
+        fields["adm_expires_at"] = now + self.retention_seconds  # it is not given up while it runs
         pipe.hset(books.job_key(record.id), mapping=books.encodable(fields))
         pipe.zadd(keys.LEASES, {f"{record.id}:{token}": lease_ends_at})
         pipe.zrem(keys.EXPIRING, record.id)
@@ -86,15 +86,19 @@ class Transitions:
         self._end(pipe, record, JobStatus.EXPIRED, EventKind.EXPIRED, fields | {"adm_expired": "1"}, now)
 
     def requeue(self, pipe: Pipeline, record: Record, **fields: int | str) -> None:
-        """Put a job in progress back to the front of its queue."""
+        """Put a job in progress back to the front of its queue, where it waits as long as an ended one is kept."""
+        expires_at = time.time() + self.retention_seconds
         books.close_execution(pipe, self.redis, record)
         books.enqueue(pipe, record.id, record.queue, at_front=True)
         pipe.hset(
             books.job_key(record.id),
             mapping=books.encodable(
-                {"status": RqStatus.QUEUED.value, "started_at": "", "adm_started_at": "", "adm_token": ""} | fields
+                {"status": RqStatus.QUEUED.value, "started_at": "", "adm_started_at": "", "adm_token": ""}
+                | {"adm_expires_at": expires_at}
+                | fields
             ),
         )
+        pipe.zadd(keys.EXPIRING, {record.id: expires_at})
         pipe.zrem(keys.LEASES, f"{record.id}:{record.token}")
         pipe.delete(keys.progress(record.id))
         move(pipe, record, record.status, JobStatus.QUEUED)

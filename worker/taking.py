@@ -149,7 +149,7 @@ class Taker:
             if record is None or record.status is not JobStatus.QUEUED or record.queue != queue:
                 pipe.lrem(books.queue_key(queue), 1, job_id)
                 return True, None
-            if record.starts == 0 and time.time() > record.expires_at > 0:
+            if time.time() > record.expires_at > 0:
                 self._ledger.expire(pipe, record)
                 return True, None
             try:

@@ -163,11 +163,16 @@ def test_job_given_back_after_its_expiry_still_runs(bench: Bench, inbox: Inbox, 
     assert len(bench.claim(inbox)) == 1
 
 
-def test_job_that_was_started_says_no_more_that_it_will_be_given_up(bench: Bench, inbox: Inbox) -> None:
+def test_job_that_was_given_back_waits_for_as_long_as_an_ended_one_is_kept(
+    bench: Bench, inbox: Inbox, redis: Redis
+) -> None:
     job_id = bench.submit(expires_in=1)
     (claim,) = bench.claim(inbox)
     inbox.give_back(claim)
     assert bench.queue.get(job_id).expires_at > time.time() + 86_000
+    redis.hset(books.job_key(job_id), "adm_expires_at", time.time() - 1)
+    assert bench.claim(inbox) == []
+    assert bench.events(job_id) == ["queued", "started", "queued", "expired"]
 
 
 def test_deleted_job_leaves_no_key_and_its_worker_is_refused(bench: Bench, inbox: Inbox, redis: Redis) -> None:

@@ -1,13 +1,16 @@
 import os
 import time
+from collections.abc import Callable
 from typing import cast
 
 import pytest
 from redis import Redis
+from redis.client import Pipeline
 
 from jobs import books, keys
 from jobs.errors import ErrorKind, FailureKind, RefusedError, UnavailableError
 from jobs.images import ImageStore
+from jobs.record import Record
 from jobs.settings import Settings
 from jobs.sweep import Sweeper
 from tests.jobs.samples import png
@@ -60,9 +63,15 @@ def test_everything_of_an_ended_job_expires_even_without_a_sweep(bench: Bench, i
         assert 86000 < redis.ttl(key) <= 86400
 
 
+def is_due(redis: Redis, job_id: str) -> None:
+    then = time.time() - 1
+    redis.hset(books.job_key(job_id), "adm_expires_at", then)
+    redis.zadd(keys.EXPIRING, {job_id: then})
+
+
 def test_job_not_started_in_time_expires_once(bench: Bench, sweeper: Sweeper, redis: Redis) -> None:
     job_id, other = bench.submit(), bench.submit()
-    redis.zadd(keys.EXPIRING, {job_id: time.time() - 1})
+    is_due(redis, job_id)
     assert (sweeper.expire_jobs(), sweeper.expire_jobs()) == (1, 0)
     assert (bench.status(job_id), bench.status(other)) == ("expired", "queued")
     assert bench.events(job_id) == ["queued", "expired"]
@@ -71,9 +80,38 @@ def test_job_not_started_in_time_expires_once(bench: Bench, sweeper: Sweeper, re
 def test_started_job_does_not_expire(bench: Bench, inbox: Inbox, sweeper: Sweeper, redis: Redis) -> None:
     job_id = bench.submit()
     bench.claim(inbox)
-    redis.zadd(keys.EXPIRING, {job_id: time.time() - 1})
+    is_due(redis, job_id)
     assert sweeper.expire_jobs() == 0
     assert redis.zcard(keys.EXPIRING) == 0
+
+
+def test_job_that_nobody_takes_again_expires(bench: Bench, inbox: Inbox, sweeper: Sweeper, redis: Redis) -> None:
+    job_id = bench.submit(expires_in=1)
+    (claim,) = bench.claim(inbox)
+    inbox.give_back(claim)
+    assert redis.zscore(keys.EXPIRING, job_id) == pytest.approx(bench.queue.get(job_id).expires_at)
+    assert sweeper.expire_jobs() == 0
+    is_due(redis, job_id)
+    assert sweeper.expire_jobs() == 1
+    assert bench.events(job_id) == ["queued", "started", "queued", "expired"]
+
+
+def test_job_that_was_put_back_while_it_was_swept_stays_and_expires_later(
+    bench: Bench, inbox: Inbox, sweeper: Sweeper, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = bench.submit()
+    change = bench.queue.ledger.change
+    is_due(redis, job_id)
+    redis.hset(books.job_key(job_id), "adm_expires_at", time.time() + 10)  # so that the worker below takes it
+
+    def put_back_meanwhile(swept: str, decide: Callable[[Pipeline, Record | None], bool]) -> bool:
+        inbox.give_back(bench.claim(inbox)[0])
+        return change(swept, decide)
+
+    monkeypatch.setattr(bench.queue.ledger, "change", put_back_meanwhile)
+    assert sweeper.expire_jobs() == 0
+    assert bench.status(job_id) == "queued"
+    assert redis.zcount(keys.EXPIRING, time.time() + 86_000, "inf") == 1
 
 
 def test_cancel_asked_of_a_dead_worker_is_done_by_the_sweep(
