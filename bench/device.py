@@ -24,6 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench.machine import machine
 from bench.official_loop import guided_ddim, hold_half
+from bench.summary import Goal, line
 from engine.engine import Engine
 from engine.guide import Guide
 from engine.inversion import run_to_end
@@ -197,6 +198,19 @@ def demo_lines(device: torch.device, precision: Precision, rows: int) -> dict[st
     return found
 
 
+GOALS = (  # of an H200
+    Goal(
+        "256 guided at 32 rows, of the arithmetic's bound", "device", ("256x256_diffusion", "32", "of the bound"), 0.5
+    ),
+    Goal(
+        "the same against the official style's loop",
+        "device",
+        ("256x256_diffusion", "32", "against the loop in fp16"),
+        2.0,
+    ),
+)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", type=torch.device, default=torch.device("cuda"))
@@ -216,10 +230,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     lines: dict[str, Callable[[], Any]] = {"demo": partial(demo_lines, device, precision, max(options.rows))}
     for stage in options.stages:
         lines[stage] = partial(stage_lines, stage, options.rows, device, precision, rate)
-    for line, measure in lines.items():
-        found[line] = measure()
-        print(line, found[line], flush=True)
+    for each, measure in lines.items():
+        found[each] = measure()
+        print(each, found[each], flush=True)
         out.write_text(json.dumps(facts | {"found": found}, indent=1) + "\n")
+    for goal in GOALS:
+        print(line(goal, goal.measured(lambda _: {"found": found})))
 
 
 if __name__ == "__main__":
