@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 from itertools import chain, zip_longest
 from uuid import uuid4
 
@@ -42,6 +43,13 @@ class Claim:
     published: tuple[ImageRecord, ...] = ()  # by earlier attempts
 
 
+class Waits(Enum):
+    """For what a job waits that is not to be claimed yet."""
+
+    FOR_ROOM = auto()
+    TO_BE_ALONE = auto()
+
+
 @dataclass(frozen=True)
 class Submit:
     claim: Claim
@@ -74,13 +82,16 @@ class Taker:
     def take(self, room: int, spare: int, would_run: WouldRun, in_flight: Mapping[str, Claim]) -> Iterator[Claim]:
         """Claim jobs for so many images, high priority first; then, into `spare`, those that would run at once.
 
-        The caller enters each claim into `in_flight`, by its job, before it asks for the next.
+        Nothing is let past a job that is to run alone, or the worker would never be empty for it. The caller enters
+        each claim into `in_flight`, by its job, before it asks for the next.
         """
         for queue, job_id in self._heads(room) if room > 0 else ():
             if room <= 0 or runs_alone(in_flight):
                 break
-            fits, claim = self._try_to_claim(queue, job_id, room, busy=bool(in_flight))
-            if not fits:
+            claim = self._try_to_claim(queue, job_id, room, busy=bool(in_flight))
+            if claim is Waits.TO_BE_ALONE:
+                return
+            if claim is Waits.FOR_ROOM:
                 break
             if claim is not None:
                 self._next_pipeline += 1
@@ -94,8 +105,8 @@ class Taker:
             if spare <= 0 or runs_alone(in_flight):
                 return
             if would_run(pipeline, priority, work):
-                _, claim = self._try_to_claim(keys.queue(pipeline, priority), job_id, spare, busy=bool(in_flight))
-                if claim is not None:
+                claim = self._try_to_claim(keys.queue(pipeline, priority), job_id, spare, busy=bool(in_flight))
+                if isinstance(claim, Claim):
                     spare -= claim.request.num_rows
                     yield claim
 
@@ -139,31 +150,33 @@ class Taker:
                     log.warning("rubbish_in_queue", queue=queue, entry=repr(entry[:80]))
                     self._redis.lrem(books.queue_key(queue), 0, entry)
 
-    def _try_to_claim(self, queue: str, job_id: str, room: int, *, busy: bool) -> tuple[bool, Claim | None]:
-        """Claim a job, or drop it from the queue if it is not to be run; (False, None) if it must wait for room.
+    def _try_to_claim(self, queue: str, job_id: str, room: int, *, busy: bool) -> Claim | Waits | None:
+        """Claim a job, or drop it from the queue if it is not to be run; else for what it waits.
 
         Whoever changed the job meanwhile, a cancel or another worker, makes the transaction run again.
         """
 
-        def decide(pipe: Pipeline, record: Record | None) -> tuple[bool, Claim | None]:
+        def decide(pipe: Pipeline, record: Record | None) -> Claim | Waits | None:
             if record is None or record.status is not JobStatus.QUEUED or record.queue != queue:
                 pipe.lrem(books.queue_key(queue), 1, job_id)
-                return True, None
+                return None
             if time.time() > record.expires_at > 0:
                 self._ledger.expire(pipe, record)
-                return True, None
+                return None
             try:
                 request = record.request()
             except BadPayloadError as error:
                 log.warning("bad_payload", job_id=job_id, error=str(error))
                 self._ledger.fail(pipe, record, FailureKind.BAD_PAYLOAD, str(error))
-                return True, None
-            if (record.runs_alone and busy) or room < request.num_rows <= self._settings.max_rows:
-                return False, None
+                return None
+            if record.runs_alone and busy:
+                return Waits.TO_BE_ALONE
+            if room < request.num_rows <= self._settings.max_rows:
+                return Waits.FOR_ROOM
             token = uuid4().hex
             self._ledger.claim(pipe, record, self._name, token, time.time() + self._settings.lease_seconds)
             class_name = record.text("adm_class_name") or None
-            return True, Claim(
+            return Claim(
                 job_id,
                 token,
                 request,
@@ -175,13 +188,13 @@ class Taker:
                 tuple(record.images),
             )
 
-        fits, claim = self._ledger.change(job_id, decide)
-        if claim is not None:
+        claim = self._ledger.change(job_id, decide)
+        if isinstance(claim, Claim):
             if claim.attempt == 1:
                 waited = max(0.0, time.time() - claim.created_at)
                 self._metrics.waited.labels(claim.request.model, claim.request.priority).observe(waited)
             log.info("claimed", job_id=job_id, attempt=claim.attempt, alone=claim.alone)
-        return fits, claim
+        return claim
 
 
 def runs_alone(in_flight: Mapping[str, Claim]) -> bool:

@@ -33,6 +33,19 @@ def test_job_is_let_past_one_that_does_not_fit(bench: Bench, inbox: Inbox) -> No
     assert taken(inbox, room=8) == [first, quick]
 
 
+def test_nothing_is_let_past_a_job_that_waits_to_run_alone(bench: Bench, open_inbox: OpenInbox) -> None:
+    suspect = bench.submit()
+    for _ in range(2):
+        bench.claim(open_inbox("cpu-7"))
+    inbox = open_inbox("cpu-7")
+    bench.submit(priority="high")
+    (beside,) = bench.claim(inbox, room=1)
+    bench.submit(steps=5)
+    assert taken(inbox, room=7) == []
+    bench.finish(inbox, beside)
+    assert taken(inbox, room=8) == [suspect]
+
+
 def test_spare_room_is_not_exceeded(bench: Bench, inbox: Inbox) -> None:
     ids = [bench.submit(steps=1, n=3) for _ in range(4)]
     assert taken(inbox, spare=7) == ids[:2]
