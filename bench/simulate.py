@@ -32,7 +32,7 @@ from jobs.transitions import RATIOS_KEPT
 from jobs.work import RUNNING, evaluations_of, rank_of, work_of
 from tests.jobs.samples import DEMO, worker_info
 from worker.loop import QUEUE_DEPTH, QUEUE_DEPTH_AT_MOST
-from worker.taking import LOOK_AHEAD
+from worker.taking import LOOK_AHEAD, line_of_next
 
 SHAPES = (1, 2, 4, 8, 16, 32)
 MAX_ROWS = SHAPES[-1]
@@ -84,6 +84,7 @@ class SimulatedWorker:
     jobs: dict[str, SimulatedJob] = field(default_factory=dict)
     left: dict[tuple[str, int], int] = field(default_factory=dict)  # steps of each image in flight
     busy: bool = False
+    claimed: int = 0  # from the heads of the queues
     steps: int = 0
     rows: int = 0
     padded: int = 0
@@ -173,17 +174,17 @@ class Simulation:
             self.ratios.append((now - job.arrives) / job.reckoned)
 
     def _take(self, worker: SimulatedWorker) -> None:
-        for priority, queue in self.queues.items():
-            while queue and queue[0].request.num_rows <= QUEUE_DEPTH * MAX_ROWS - len(worker.left):
-                self._enter(worker, queue.popleft())
-            if queue:
-                self._take_beside(worker, priority)
+        while lines := [queue for queue in self.queues.values() if queue]:
+            queue = lines[line_of_next(worker.claimed, len(lines))]
+            if queue[0].request.num_rows > QUEUE_DEPTH * MAX_ROWS - len(worker.left):
+                self._take_beside(worker)
                 return
+            worker.claimed += 1
+            self._enter(worker, queue.popleft())
 
-    def _take_beside(self, worker: SimulatedWorker, first: Priority) -> None:
+    def _take_beside(self, worker: SimulatedWorker) -> None:
         slack = worker.scheduler.slack_of_newcomers()
-        for priority in keys.PRIORITIES[keys.PRIORITIES.index(first) :]:
-            queue = self.queues[priority]
+        for priority, queue in self.queues.items():
             ends = [
                 *islice(queue, LOOK_AHEAD),
                 *islice(reversed(queue), max(0, min(LOOK_AHEAD, len(queue) - LOOK_AHEAD))),

@@ -91,7 +91,7 @@ class Inbox(Results):
     def poll(
         self, *, room: int, wait_seconds: float, spare: int = 0, would_run: WouldRun = lambda *job: False
     ) -> list[Submit | Cancel]:
-        """Take jobs for so many images more, high priority first, and read cancellations.
+        """Take jobs for so many images more, high priority first but for each 16th, and read cancellations.
 
         A job whose images do not fit waits, and what is behind it with it, so that nothing starves; one that could
         never fit enters as soon as there is any room. Only jobs that `would_run` at once are let past, into `spare`.

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -11,6 +12,7 @@ from uuid import uuid4
 import structlog
 from redis.client import Pipeline, Redis
 
+from engine.scheduler import PATIENCE
 from jobs import books, keys
 from jobs.errors import FailureKind
 from jobs.job import CheckpointRecord, ImageRecord, JobStatus
@@ -26,6 +28,7 @@ from worker.queue_metrics import QueueMetrics
 log = structlog.get_logger("worker.taking")
 
 LOOK_AHEAD = 32  # jobs from each end of a queue in which others wait for room
+TURN = int(PATIENCE["low"] / PATIENCE["normal"])  # claims of which one is the next lower priority's
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ class Taker:
     ) -> None:
         self._redis, self._ledger, self._settings, self._name = redis, ledger, settings, worker_name
         self._pipelines, self._metrics = tuple(pipelines), metrics
-        self._next_pipeline = 0
+        self._claimed: Counter[Priority] = Counter()  # from the heads
 
     def take(self, room: int, spare: int, would_run: WouldRun, in_flight: Mapping[str, Claim]) -> Iterator[Claim]:
         """Claim jobs for so many images, high priority first; then, into `spare`, those that would run at once.
@@ -94,7 +97,7 @@ class Taker:
             if claim is Waits.FOR_ROOM:
                 break
             if claim is not None:
-                self._next_pipeline += 1
+                self._claimed[claim.request.priority] += 1
                 room -= claim.request.num_rows
                 yield claim
         yield from self._take_beside(spare, would_run, in_flight)
@@ -134,21 +137,26 @@ class Taker:
 
     def _heads(self, most: int) -> Iterator[tuple[str, str]]:
         """The jobs that are next, each with its queue; pipelines of one priority take turns."""
-        turn = self._next_pipeline % len(self._pipelines)
-        order = self._pipelines[turn:] + self._pipelines[:turn]
-        queues = [[keys.queue(each.id, priority) for each in order] for priority in keys.PRIORITIES]
+        queues = [[keys.queue(each.id, priority) for each in self._in_turn(priority)] for priority in keys.PRIORITIES]
         with self._redis.pipeline(transaction=False) as pipe:
             for queue in chain(*queues):
                 pipe.lrange(books.queue_key(queue), 0, most - 1)
             entries = dict(zip(chain(*queues), answers(pipe), strict=True))
+        lines = []
         for one_priority in queues:
             in_turns = zip_longest(*([(queue, entry) for entry in entries[queue] or ()] for queue in one_priority))
-            for queue, entry in filter(None, chain(*in_turns)):
-                if matched(JOB_ID, entry):
-                    yield queue, entry.decode()
-                else:
-                    log.warning("rubbish_in_queue", queue=queue, entry=repr(entry[:80]))
-                    self._redis.lrem(books.queue_key(queue), 0, entry)
+            lines.append(deque(filter(None, chain(*in_turns))))
+        while lines := [line for line in lines if line]:
+            queue, entry = lines[line_of_next(self._claimed.total(), len(lines))].popleft()
+            if matched(JOB_ID, entry):
+                yield queue, entry.decode()
+            else:
+                log.warning("rubbish_in_queue", queue=queue, entry=repr(entry[:80]))
+                self._redis.lrem(books.queue_key(queue), 0, entry)
+
+    def _in_turn(self, priority: Priority) -> tuple[PipelineInfo, ...]:
+        turn = self._claimed[priority] % len(self._pipelines)
+        return self._pipelines[turn:] + self._pipelines[:turn]
 
     def _try_to_claim(self, queue: str, job_id: str, room: int, *, busy: bool) -> Claim | Waits | None:
         """Claim a job, or drop it from the queue if it is not to be run; else for what it waits.
@@ -200,3 +208,12 @@ class Taker:
 def runs_alone(in_flight: Mapping[str, Claim]) -> bool:
     """Whether one of the claims suffers no other beside it."""
     return any(each.alone for each in in_flight.values())
+
+
+def line_of_next(claimed: int, lines: int) -> int:
+    """From which line the next job is claimed, of those with jobs in them, the highest priority's being 0.
+
+    Every 16th claim is of the next lower one, every 256th of the one below, as patience weighs them once they are in.
+    """
+    turn = claimed + 1
+    return min((turn % TURN == 0) + (turn % TURN**2 == 0), lines - 1)
