@@ -41,9 +41,19 @@ class JobState:
 
     @property
     def num_bytes(self) -> int:
-        """What its tensors take."""
-        states = [each for state in self.in_flight.values() for each in (state.x, state.memory, state.low_res)]
-        return sum(each.nbytes for each in (*states, *self.latents.values()) if each is not None)
+        """What its tensors take once they are written."""
+        return sum(each.nbytes for each in self.tensors().values())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What is written of its tensors, by name; a solver's memory that is zero is left out."""
+        tensors = {f"latent/{index}": each for index, each in self.latents.items()}
+        for index, image in self.in_flight.items():
+            tensors[f"x/{index}"] = image.x
+            if image.memory.any():
+                tensors[f"memory/{index}"] = image.memory
+            if image.low_res is not None:
+                tensors[f"low_res/{index}"] = image.low_res
+        return tensors
 
     def fits(self, plan: JobPlan) -> bool:
         """Whether what is here and what is in flight are together all that the plan has at this point."""
@@ -70,14 +80,7 @@ class Facts(BaseModel):
 
 
 def to_bytes(state: JobState, request: ResolvedRequest, numerics: str) -> bytes:
-    """One safetensors file; a solver's memory that is zero is left out."""
-    tensors = {f"latent/{index}": each for index, each in state.latents.items()}
-    for index, image in state.in_flight.items():
-        tensors[f"x/{index}"] = image.x
-        if image.memory.any():
-            tensors[f"memory/{index}"] = image.memory
-        if image.low_res is not None:
-            tensors[f"low_res/{index}"] = image.low_res
+    """One safetensors file."""
     facts = Facts(
         version=VERSION,
         numerics=numerics,
@@ -89,7 +92,7 @@ def to_bytes(state: JobState, request: ResolvedRequest, numerics: str) -> bytes:
         places={index: (image.stage_index, image.row) for index, image in state.in_flight.items()},
     )
     # clones: rows of one batch share their memory, which safetensors refuses
-    copies = {name: each.cpu().clone(memory_format=torch.contiguous_format) for name, each in tensors.items()}
+    copies = {name: each.cpu().clone(memory_format=torch.contiguous_format) for name, each in state.tensors().items()}
     return save(copies, {FACTS: facts.model_dump_json()})
 
 

@@ -4,6 +4,7 @@ import os
 import time
 
 import pytest
+import torch
 from redis import Redis
 
 from engine.engine import Engine
@@ -16,6 +17,7 @@ from worker import checkpoints
 from worker.checkpoints import Checkpoints
 from worker.inbox import Claim, Inbox
 from worker.job_run import JobRun
+from worker.job_state import JobState
 from worker.plans import JobPlan
 
 
@@ -150,6 +152,18 @@ def test_short_jobs_leave_none_behind_and_none_are_written_where_they_are_off(
     for write in (checkpoints_of(bench, inbox, 0).write_last, checkpoints_of(bench, inbox, 0).write_if_due):
         write(run)
     assert stored(bench) == []
+
+
+@pytest.mark.parametrize(("room", "written"), [(0, 1), (-1, 0)])
+def test_state_as_large_as_the_limit_is_written_and_a_larger_one_is_not(
+    bench: Bench, inbox: Inbox, run: JobRun, monkeypatch: pytest.MonkeyPatch, room: int, written: int
+) -> None:
+    latent = torch.ones(3, 4, 4)
+    long = JobRun(run.claim, JobPlan(), JobState([], {}, {}, 0.0, {0: latent}, {}))
+    long.device_seconds = 60
+    monkeypatch.setattr(checkpoints, "MAX_BYTES", latent.nbytes + room)
+    checkpoints_of(bench, inbox).write_if_due(long)
+    assert len(stored(bench)) == written
 
 
 def test_too_large_a_state_and_a_store_that_is_away_are_passed_over(
