@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -25,6 +26,14 @@ def whole_file(path: Path) -> Iterator[Path]:
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def remove_unfinished(path: Path) -> None:
+    """Remove what killed runs wrote to come in a file's place; for who alone writes it."""
+    of_any_process = re.compile(re.escape(f".{path.name}.") + r"\d+" + re.escape(UNFINISHED))
+    for left in path.parent.iterdir():
+        if of_any_process.fullmatch(left.name):
+            left.unlink(missing_ok=True)
 
 
 def write_whole(path: Path, pieces: Iterable[bytes]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from bulk.disk import settle, whole_file, write_whole
+from bulk.disk import remove_unfinished, settle, whole_file, write_whole
 from bulk.errors import BulkError
 from bulk.npz import write_npz
 from bulk.plan import Chunk, Plan
@@ -74,6 +74,7 @@ class NpzOutput(Output):
 
     def finish(self, plan: Plan, size: int, on_image: Callable[[], None]) -> None:
         if not self.finished:
+            remove_unfinished(self.path)  # as large as the whole of it
             labelled = plan.count > 0 and plan.classes.label(0) is not None
             labels = (place.class_label for place in plan.places() if place.class_label is not None)
             with whole_file(self.path) as unfinished:

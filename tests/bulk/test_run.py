@@ -195,6 +195,16 @@ def test_what_a_killed_run_left_unfinished_is_removed(tmp_path: Path) -> None:
         assert not left.exists()
 
 
+def test_npz_that_a_killed_run_left_unfinished_is_removed_and_others_are_not(tmp_path: Path) -> None:
+    with pytest.raises(StoppedError):
+        sampled(tmp_path / "samples.npz", Painter(stop_before(1)))
+    ours, others = (f".{name}.123.tmp" for name in ("samples.npz", "samples.npz.2.npz"))
+    for each in (ours, others):
+        (tmp_path / each).write_bytes(b"half")
+    sampled(tmp_path / "samples.npz", Painter())
+    assert sorted(path.name for path in tmp_path.iterdir()) == [others, "samples.npz", "samples.npz.json"]
+
+
 def test_damaged_part_is_named(tmp_path: Path) -> None:
     with pytest.raises(StoppedError):
         sampled(tmp_path / "samples.npz", Painter(stop_before(1)))
