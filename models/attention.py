@@ -19,9 +19,9 @@ def attend(qkv: Tensor, num_heads: int, *, new_order: bool) -> Tensor:
     """
     n, width, length = qkv.shape
     channels = width // (3 * num_heads)
-    if not qkv.is_cpu:
-        # GPUs' fused kernels take q, k and v only with a head's channels side by side, as channels-last maps have them
-        qkv = qkv.mT.contiguous().mT
+    # fused kernels take q, k and v only with a head's channels side by side, as channels-last maps have them; on a CPU
+    # plain ones would choose how to add up by where in memory an image's part begins, which is odd for odd T
+    qkv = qkv.mT.contiguous().mT
     if new_order:
         q, k, v = qkv.reshape(n, 3, num_heads, channels, length).unbind(1)
     else:

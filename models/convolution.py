@@ -102,7 +102,7 @@ class Conv1d(_Packable, nn.Conv1d):
             return self._convolve_packed(x.unsqueeze(2), (0, 0), (1, 1)).squeeze(2)
         if not _chooses_by_rows(x, self.weight):
             return super().forward(x)
-        return _convolve(x.unsqueeze(2), self.weight.unsqueeze(2), self.bias, (0, 0)).squeeze(2)
+        return _convolve(x.contiguous().unsqueeze(2), self.weight.unsqueeze(2), self.bias, (0, 0)).squeeze(2)
 
 
 def can_pack(device: torch.device, dtype: torch.dtype) -> bool:

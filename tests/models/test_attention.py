@@ -54,7 +54,7 @@ class Attended(TorchFunctionMode):
 @pytest.mark.parametrize("new_order", [False, True])
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-def test_beside_the_cpu_heads_lie_as_fused_attention_takes_them(
+def test_heads_lie_as_fused_attention_takes_them(
     dtype: torch.dtype, channels_last: bool, new_order: bool
 ) -> None:
     mixed = torch.empty(2, 3 * 16, 5, device="meta", dtype=dtype)
