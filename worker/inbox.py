@@ -2,12 +2,12 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import cast
 
 import structlog
 from prometheus_client import CollectorRegistry
-from redis.client import PubSub, Redis
+from redis.client import Pipeline, PubSub, Redis
 from redis.exceptions import RedisError
 from rq import worker_registration
 from rq.command import PUBSUB_CHANNEL_TEMPLATE
@@ -19,6 +19,7 @@ from jobs.away import is_away
 from jobs.fleet import announce_pipelines, announce_worker, withdraw_worker
 from jobs.pipelines import PipelineInfo
 from jobs.rubbish import EXECUTION, answers, matched
+from jobs.server import check_server
 from jobs.settings import Settings
 from jobs.workers import WorkerInfo
 from worker.namesake import Process, keep_name, take_name
@@ -38,7 +39,7 @@ class RqWorker(BaseWorker):
 
 
 class Inbox(Results):
-    """One worker's inbox; for one thread."""
+    """One worker's inbox; for one thread, but for `extend`."""
 
     def __init__(
         self,
@@ -60,8 +61,9 @@ class Inbox(Results):
     def open(self) -> None:
         """Announce the pipelines and the worker; take back the jobs that an earlier process of this name held.
 
-        Raises: SettingsError while a living worker has the name.
+        Raises: SettingsError while a living worker has the name, and for a Redis that is too old.
         """
+        check_server(self._redis)
         take_name(self._redis, self._name, self._process, self._settings.lease_seconds)
         names = [keys.queue(each.id, priority) for priority in keys.PRIORITIES for each in self._pipelines]
         self._rq = RqWorker(
@@ -131,20 +133,17 @@ class Inbox(Results):
     def _beat(self, info: WorkerInfo, metrics_text: str) -> list[str]:
         keep_name(self._redis, self._name, self._process, self._settings.lease_seconds)
         claims = list(self._in_flight.values())
-        lease_ends_at = time.time() + self._settings.lease_seconds
         with self._redis.pipeline() as pipe:
             for each in claims:
-                pipe.zadd(keys.LEASES, {f"{each.job_id}:{each.token}": lease_ends_at}, xx=True)
                 pipe.hmget(books.job_key(each.job_id), "adm_token", "adm_cancel")
-            written = len(pipe)
+            self._extend(pipe, claims)
             announce_worker(pipe, info, metrics_text, self._settings.lease_seconds)
-            self._rq.heartbeat(pipeline=pipe)
             self._rq.set_state(WorkerStatus.BUSY if claims else WorkerStatus.IDLE, pipeline=pipe)
             worker_registration.register(self._rq, pipe)
-            told = answers(pipe)[:written]
+            told = answers(pipe)[: len(claims)]
         self._away_since = None
         dropped = []
-        for each, fields in zip(claims, told[1::2], strict=True):
+        for each, fields in zip(claims, told, strict=True):
             token, cancel = fields or (None, None)
             if token != each.token.encode():
                 log.warning("claim_lost", job_id=each.job_id)
@@ -154,6 +153,28 @@ class Inbox(Results):
                 dropped.append(each.job_id)
         self._ledger.recover_expired_leases()
         return dropped
+
+    def extend(self) -> None:
+        """Extend the leases of all claims and the signs of life, while the loop has no time for a heartbeat.
+
+        For any thread. What was lost meanwhile stays lost, and is told by the next heartbeat.
+        """
+        claims = self._in_flight.copy().values()  # at once, while the loop may change it
+        try:
+            with self._redis.pipeline() as pipe:
+                self._extend(pipe, claims)
+                for key in (keys.worker, keys.worker_metrics, keys.worker_process):
+                    pipe.expire(key(self._name), self._settings.lease_seconds)
+                answers(pipe)
+        except RedisError as error:
+            log.warning("not_extended", error=str(error))
+
+    def _extend(self, pipe: Pipeline, claims: Iterable[Claim]) -> None:
+        lease_seconds = self._settings.lease_seconds
+        for each in claims:
+            pipe.zadd(keys.LEASES, {f"{each.job_id}:{each.token}": time.time() + lease_seconds}, xx=True)
+            pipe.expire(keys.progress(each.job_id), lease_seconds, gt=True)  # not that of one that has just ended
+        self._rq.heartbeat(pipeline=pipe)
 
     def close(self) -> None:
         """Unregister. What is still in flight is found again when the lease ends, or at the next `open`."""

@@ -33,6 +33,7 @@ from worker.inbox import Cancel, Claim, Inbox, Submit
 from worker.job_run import JobRun
 from worker.metrics import StepMetrics
 from worker.plans import plan_job, top_classes
+from worker.renewing import Renewing
 from worker.storing import UnstorableError
 from worker.taking import WouldRun
 
@@ -57,7 +58,7 @@ class Held:
 
 
 class Worker:
-    """One engine and one inbox, driven by one thread; another encodes and stores images for it."""
+    """One engine and one inbox, driven by one thread; others encode and store images and extend leases for it."""
 
     def __init__(self, held: Held, inbox: Inbox, store: ImageStore, files: FileStore, settings: Settings) -> None:
         self._held, self._inbox, self._settings = held, inbox, settings
@@ -66,13 +67,14 @@ class Worker:
         self._checkpoints = Checkpoints(held.engine, inbox, store, numerics, seconds)
         self._filing = Filing(store, held.pipelines, numerics)
         self._runs: dict[str, JobRun] = {}
-        self._next_heartbeat = 0.0
-        self._takes_nothing_until = 0.0
+        self._renewing = Renewing(inbox.extend, settings.lease_seconds)
+        self._next_heartbeat = self._takes_nothing_until = 0.0
 
     def run(self, stopping: Event) -> None:
         """Serve until stopping is set; then take nothing new, finish what fits the drain time, give the rest back."""
         try:
-            self._serve(stopping)
+            with self._renewing:
+                self._serve(stopping)
         finally:
             self._filing.close()
 
@@ -277,6 +279,7 @@ class Worker:
     def _heartbeat_if_due(self) -> None:
         if time.monotonic() < self._next_heartbeat:
             return
+        self._renewing.hear()
         self._next_heartbeat = time.monotonic() + self._settings.heartbeat_seconds
         held = self._held
         held.metrics.note_memory(next(iter(self._engine.stages.values())).device)

@@ -101,6 +101,7 @@ def test_worker_rides_out_a_restart_of_redis(tmp_path: Path) -> None:
     server.stop()
     assert inbox.poll(room=1, wait_seconds=0) == []
     assert inbox.heartbeat(worker_info(), "") == []
+    inbox.extend()
     inbox.progress((claim, Progress(stage="base", step=1, steps=25, fraction=0.1)))
     starter = Timer(0.3, server.start)
     starter.start()
