@@ -1,5 +1,6 @@
 """`adm service`: listens, and serves until it is told to stop."""
 
+import contextlib
 import errno
 import socket
 import sys
@@ -7,13 +8,15 @@ import sys
 import structlog
 import uvicorn
 from fastapi import FastAPI
+from redis.exceptions import RedisError
 
 from jobs import logs
 from jobs.errors import SettingsError
 from jobs.images import ImageStore
+from jobs.server import check_server
 from jobs.settings import Settings
 from service.app import create_app
-from service.state import Service
+from service.state import Service, connect_redis
 
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
 STOP_SECONDS = 5  # what is still being answered then is cut; streams and held answers end by themselves at once
@@ -38,6 +41,8 @@ def main() -> None:
     try:
         settings = Settings.load()
         ImageStore(settings.store_address)  # one that cannot be used must fail here, in one line
+        with connect_redis(settings) as redis, contextlib.suppress(RedisError):  # it may start later
+            check_server(redis)
         listener = listen(settings)
     except SettingsError as error:
         sys.exit(f"adm service: {error}")

@@ -36,17 +36,21 @@ class Service:
     decoding: CapacityLimiter  # of uploads: one at a time, for a large picture takes hundreds of megabytes
 
 
-def connect(settings: Settings, metrics: Metrics) -> Service:
-    """Everything the routes need; no connection is opened yet, so that the service starts without Redis too.
-
-    Commands are not repeated by the client: a submission whose answer was lost would be queued twice.
-    """
-    address = settings.redis_address
-    redis = Redis.from_url(
-        address, retry=Retry(NoBackoff(), 0), socket_timeout=SOCKET_SECONDS, socket_connect_timeout=SOCKET_SECONDS
+def connect_redis(settings: Settings) -> Redis:
+    """A client that repeats no command: a submission whose answer was lost would be queued twice."""
+    return Redis.from_url(
+        settings.redis_address,
+        retry=Retry(NoBackoff(), 0),
+        socket_timeout=SOCKET_SECONDS,
+        socket_connect_timeout=SOCKET_SECONDS,
     )
+
+
+def connect(settings: Settings, metrics: Metrics) -> Service:
+    """Everything the routes need; no connection is opened yet, so that the service starts without Redis too."""
+    redis = connect_redis(settings)
     pool = BlockingConnectionPool.from_url(
-        address,
+        settings.redis_address,
         max_connections=ASYNC_CONNECTIONS,
         timeout=SOCKET_SECONDS,
         retry=AsyncRetry(NoBackoff(), 0),
