@@ -34,7 +34,7 @@ LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 @dataclass(frozen=True)
 class Remote:
-    """A service, and how many images of the run it has at a time."""
+    """A service, and how many images of the run it has at a time, rounded up to whole jobs."""
 
     url: str
     window: int

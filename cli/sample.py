@@ -35,7 +35,7 @@ def sample(
         int | None, typer.Option(min=1, help="with --local: images in a step; default ADM_MAX_ROWS")
     ] = None,
     url: Annotated[str | None, typer.Option(help="of the service; default the one on ADM_HOST and ADM_PORT")] = None,
-    window: Annotated[int, typer.Option(min=1, help="images at the service at a time")] = 128,
+    window: Annotated[int, typer.Option(min=1, help="images at the service at a time, rounded up to jobs of 16")] = 128,
 ) -> None:
     """Make images by the thousand; whatever stops it, the same command goes on where it was."""
     from rich.console import Console
@@ -62,16 +62,13 @@ def sample(
 def on_this_machine(settings: "Settings", devices: str | None, rows: int | None) -> "Source":
     """The devices given, or all of them."""
     from bulk.local import Local
-    from engine.engine import NotFiniteError
     from jobs import logs
-    from jobs.errors import SettingsError
-    from models.checkpoint import WeightsError
     from worker import alone
 
     quiet = settings.model_copy(update={"log_level": "warning", "max_rows": rows or settings.max_rows})
     logs.configure(quiet)
     chosen = devices.split(",") if devices else alone.devices(settings.device)
-    return Local(quiet, chosen, alone.pipeline_of, alone.Alone, (WeightsError, SettingsError, NotFiniteError))
+    return Local(quiet, chosen, alone.pipeline_of, alone.Alone, alone.REFUSALS)
 
 
 def at_service(settings: "Settings", url: str | None, window: int) -> "Source":

@@ -1,24 +1,48 @@
 """A worker without its queue: requests in, pixels out, in this process; `adm sample --local` runs one a device."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 import torch
 from PIL import Image
 
+from engine.engine import NotFiniteError
 from engine.loading import choose
 from engine.threads import usable_threads
+from jobs.errors import AdmError, SettingsError
 from jobs.pipelines import PipelineInfo
 from jobs.request import ResolvedRequest
 from jobs.settings import Settings
+from models.checkpoint import WeightsError
 from models.stack import outline_plan
 from worker.main import choose_device, load
 from worker.offers import offer, select
 from worker.plans import plan_job
 
 
+class OutOfMemoryError(AdmError):
+    """The device's memory does not suffice, however small the batch."""
+
+
+REFUSALS = (WeightsError, SettingsError, NotFiniteError, OutOfMemoryError)
+"""What a user can mend, or at least needs no traceback of."""
+
+
+@contextlib.contextmanager
+def told_shortly() -> Iterator[None]:
+    """torch tells of memory at a length that only who allocates can use."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemoryError(
+            "its memory does not suffice, even for the smallest batch; what is finished is kept"
+        ) from error
+
+
 class Alone:
     """Pipelines on one device, loaded as a worker of the same settings loads them: same numerics, same pixels."""
 
+    @told_shortly()
     def __init__(self, settings: Settings, device: str) -> None:
         torch.set_num_threads(settings.threads or usable_threads())
         self._held = load(settings, choose_device(device), device)
@@ -35,15 +59,17 @@ class Alone:
     def rows_in_flight(self) -> int:
         return self._held.engine.rows_in_flight
 
+    @told_shortly()
     def add(self, job_id: str, request: ResolvedRequest) -> None:
-        """Let the images of a request join the next step. Raises: UnknownOfferError."""
+        """Let the images of a request join the next step. Raises: UnknownOfferError, OutOfMemoryError."""
         for image in plan_job(job_id, request, self._held.pipelines, no_pictures).images:
             self._held.engine.add(image)
 
+    @told_shortly()
     def step(self) -> Sequence[tuple[str, int, bytes]] | None:
         """Take a step; the job, index and pixels [H, W, 3] of the images that it finished. None: nothing is left.
 
-        Raises: what a row's step raised.
+        Raises: what a row's step raised, and OutOfMemoryError.
         """
         report = self._held.engine.step()
         if report is None:

@@ -8,16 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
+from torch import Tensor
 
 from bulk.errors import BulkError
 from bulk.local import Local
 from bulk.run import Order, run
-from jobs.errors import SettingsError
+from diffusion.tables import take_step
+from engine import stage
 from jobs.settings import Settings
-from models.checkpoint import WeightsError
 from tests.bulk.programs import Sampling, waited
-from worker.alone import Alone, devices, pipeline_of
+from worker.alone import REFUSALS, Alone, devices, pipeline_of
 
 pytestmark = pytest.mark.slow
 
@@ -26,7 +28,7 @@ RUN = ("--local", "--count", "96", "--steps", "25", "--no-upsample", "--classes"
 
 
 def sampled(settings: Settings, out: Path, *on: str, **order: object) -> str:
-    source = Local(settings, on or ("cpu",), pipeline_of, Alone, (WeightsError, SettingsError))
+    source = Local(settings, on or ("cpu",), pipeline_of, Alone, REFUSALS)
     asked = {"model": "demo", "count": 40} | QUICK | order
     return run(Order(out, **asked), source, Console(file=io.StringIO()))  # type: ignore[arg-type]  # as options come
 
@@ -62,6 +64,25 @@ def test_device_that_is_not_there_fails_the_run_in_one_line(own_settings: Settin
     with pytest.raises(BulkError, match=r"cuda:99.*ADM_DEVICE"):
         sampled(own_settings, tmp_path / "samples.npz", "cpu", "cuda:99")
     sampled(own_settings, tmp_path / "samples.npz")
+
+
+@pytest.mark.parametrize(("steps", "loads"), [(0, False), (40, True)])
+def test_too_little_memory_at_the_start_or_later_is_told_in_one_line(
+    own_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int, loads: bool
+) -> None:
+    left = iter(range(steps))
+
+    def take_few_steps(*given: Tensor) -> tuple[Tensor, ...]:
+        if next(left, None) is None:
+            raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2.00 GiB.")
+        return take_step(*given)
+
+    monkeypatch.setattr(stage, "take_step", take_few_steps)
+    with pytest.raises(BulkError) as caught:
+        sampled(own_settings, tmp_path / "samples.npz", steps=50)
+    assert str(caught.value).startswith("cpu: its memory does not suffice")
+    assert "\n" not in str(caught.value)
+    assert bool(json.loads((tmp_path / "samples.npz.json").read_text())["numerics"]) is loads
 
 
 def test_upsampled_images_are_of_the_upsamplers_size(own_settings: Settings, tmp_path: Path) -> None:

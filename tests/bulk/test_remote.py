@@ -165,7 +165,7 @@ def test_queue_that_is_full_is_waited_for(worker: WorkerProcess, settings: Setti
         assert any('"status": 503' in line for line in lines)
 
 
-def test_window_bounds_what_the_service_has_and_all_of_it_is_of_low_priority(
+def test_window_rounded_up_to_jobs_bounds_what_the_service_has_and_all_of_it_is_of_low_priority(
     address: str, settings: Settings, redis_server: RedisServer, tmp_path: Path
 ) -> None:
     with toy(ToyWorker, redis_server, settings) as worker:
