@@ -79,7 +79,7 @@ def test_deleted_job_ends_its_stream(client: httpx2.Client, fleet: ToyWorker) ->
     assert (last.kind, last.data["deleted"]) == ("cancelled", True)
 
 
-def test_cancelled_and_expired_jobs_end_their_streams(client: httpx2.Client, worker: ToyWorker) -> None:
+def test_cancelled_job_ends_its_stream(client: httpx2.Client, worker: ToyWorker) -> None:
     worker.stop()
     cancelled = client.post("/v1/jobs", json=body()).json()["id"]
     client.post(f"/v1/jobs/{cancelled}/cancel")
