@@ -29,12 +29,13 @@ class GroupNorm32(nn.GroupNorm):
         """Shapes: x [N, C, ...]; scale and shift [N, C, 1, ...], both or none; the result as x."""
         if torch.compiler.is_compiling():
             return self._eager(x, scale, shift, silu=silu)
-        trains = torch.is_grad_enabled() and (self.weight.requires_grad or (scale is not None and scale.requires_grad))
-        if self.fused and not (torch.is_grad_enabled() and self.weight.requires_grad):
+        trains = torch.is_grad_enabled() and self.weight.requires_grad
+        if self.fused and not trains:
             from models.norm_kernels import group_norm  # here: it takes Triton
 
             return group_norm(x, self.num_groups, self.weight, self.bias, self.eps, scale, shift, silu=silu)
-        if not trains and channel_norm.lies_by_channels(x):
+        modulation_trains = torch.is_grad_enabled() and scale is not None and scale.requires_grad
+        if not trains and not modulation_trains and channel_norm.lies_by_channels(x):
             affine = (self.num_groups, self.weight.float(), self.bias.float(), self.eps)
             return channel_norm.group_norm(x.float(), *affine, scale, shift, silu=silu).to(x.dtype)
         return self._eager(x, scale, shift, silu=silu)
