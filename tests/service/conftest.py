@@ -61,14 +61,9 @@ def service_settings(redis_server: RedisServer, tmp_path_factory: pytest.TempPat
     )
 
 
-@pytest.fixture(scope="session")
-def log_lines() -> list[str]:
-    """What the shared service has logged so far."""
-    return []
-
-
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def address(service_settings: Settings) -> Iterator[str]:
+    """A service for one module's tests: left running, its sweep would deal with jobs behind the backs of all others."""
     with running_service(service_settings) as (address, _, _):
         yield address
 
