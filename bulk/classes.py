@@ -1,5 +1,6 @@
 """Which class each image of a run is of: --classes."""
 
+import contextlib
 import hashlib
 from array import array
 from collections.abc import Callable, Mapping, Sequence
@@ -42,8 +43,9 @@ def parse_classes(given: str, known: Sequence[ClassInfo], seed: int) -> Classes:
         return in_turn(indices, "balanced")
     names = {str(each.index): each.index for each in known} | {each.name: each.index for each in known}
     path = Path(given)
-    if path.is_file():
-        return listed(path, names)
+    with contextlib.suppress(OSError):  # a list may be too long for a file's name
+        if path.is_file():
+            return listed(path, names)
     labels = [_index(each.strip(), names, "--classes", or_file="," not in given) for each in given.split(",")]
     return in_turn(labels, ",".join(map(str, labels)))
 

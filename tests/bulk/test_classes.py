@@ -31,6 +31,11 @@ def test_balanced_and_lists_take_turns() -> None:
     assert labels("torus, 0", 3) == [4, 0, 4]
 
 
+def test_list_may_be_longer_than_the_name_of_a_file() -> None:
+    many = [index % NUM for index in range(1000)]
+    assert labels(",".join(map(str, many)), 1000) == many
+
+
 def test_none_is_no_class() -> None:
     assert labels("none", 2) == [None, None]
 
