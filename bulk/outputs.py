@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from bulk.disk import remove_unfinished, settle, whole_file, write_whole
+from bulk.disk import UNFINISHED, remove_unfinished, settle, whole_file, write_whole
 from bulk.errors import BulkError
 from bulk.npz import write_npz
 from bulk.plan import Chunk, Plan
@@ -115,7 +115,7 @@ class FolderOutput(Output):
 
     @property
     def occupied(self) -> bool:
-        return self.folder.exists() and any(self.folder.iterdir())
+        return self.folder.exists() and any(each.suffix != UNFINISHED for each in self.folder.iterdir())
 
     def has(self, chunk: Chunk) -> bool:
         return all(self._path(chunk, index).exists() for index in chunk.indices)

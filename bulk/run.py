@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from bulk.classes import Classes, parse_classes
-from bulk.disk import sole_worker
+from bulk.disk import remove_unfinished, sole_worker
 from bulk.errors import BulkError, StoppedError
 from bulk.outputs import Output, open_output
 from bulk.plan import Chunk, Plan
@@ -83,6 +83,7 @@ def run(order: Order, source: Source, console: Console) -> str:
         else:
             output.folder.mkdir(parents=True, exist_ok=True)
             with sole_worker(output.folder):
+                remove_unfinished(output.record)
                 make(plan, output, record, request, source, content["size"], console)
     except OSError as error:
         raise BulkError(f"--out {order.out}: {error.strerror or error}") from error

@@ -205,6 +205,19 @@ def test_npz_that_a_killed_run_left_unfinished_is_removed_and_others_are_not(tmp
     assert sorted(path.name for path in tmp_path.iterdir()) == [others, "samples.npz", "samples.npz.json"]
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_run_that_was_killed_over_its_record_begins_anew_and_leaves_nothing_of_it(tmp_path: Path, form: str) -> None:
+    sampled(tmp_path / "undisturbed" / form, Painter())
+    record = tmp_path / "killed" / ("samples.npz.json" if form.endswith(".npz") else "samples/run.json")
+    record.parent.mkdir(parents=True)
+    (record.parent / f".{record.name}.123.tmp").write_bytes(b"{")
+    sampled(tmp_path / "killed" / form, Painter())
+    files = [
+        {path.relative_to(tmp_path / run) for path in (tmp_path / run).rglob("*")} for run in ("killed", "undisturbed")
+    ]
+    assert files[0] == files[1]
+
+
 def test_damaged_part_is_named(tmp_path: Path) -> None:
     with pytest.raises(StoppedError):
         sampled(tmp_path / "samples.npz", Painter(stop_before(1)))
