@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from jobs.errors import FieldError, InvalidRequestError
 from jobs.kinds import Kind
@@ -88,6 +88,17 @@ class ResolvedRequest(Strict):
     user: str | None
     metadata: dict[str, str] | None
     webhook_url: None = None
+
+    @model_validator(mode="after")
+    def _asks_for_something(self) -> Self:
+        """Resolution has told each field's fault; this is for payloads, which come by other ways too."""
+        if self.kind == "interpolate":
+            complete = len(self.images) == (2 if self.seeds is None else 0)
+        else:
+            complete = bool(self.images) == (self.kind != "generate")
+        if not complete or (self.kind == "upsample" and not self.upsample) or self.num_rows > MAX_IMAGES:
+            raise ValueError(f"no job of kind {self.kind!r}")
+        return self
 
     @property
     def num_images(self) -> int:

@@ -100,6 +100,31 @@ def test_payload_that_would_take_the_stack_or_the_memory_fails(
     assert_damaged(bench, bad, "not a request in JSON")
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"kind": "upsample"},
+        {"kind": "score"},
+        {"kind": "variation"},
+        {"kind": "interpolate"},
+        {"kind": "interpolate", "images": ["file-a"]},
+        {"kind": "variation", "images": ["file-a"] * 65},
+        {"kind": "upsample", "images": ["file-a"], "upsample": False},
+        {"images": ["file-a"]},
+    ],
+    ids=["none", "unscored", "unvaried", "no ends", "one end", "65 images", "not enlarged", "no use for pictures"],
+)
+def test_payload_that_asks_for_nothing_or_too_much_fails_before_it_is_run(
+    bench: Bench, inbox: Inbox, redis: Any, fields: dict[str, object]
+) -> None:
+    bad, good = bench.submit(), bench.submit()
+    call = json.loads(zlib.decompress(redis.hget(books.job_key(bad), "data")))
+    call[3]["request"] |= fields
+    spoil(redis, bad, "data", zlib.compress(json.dumps(call).encode()))
+    assert [each.job_id for each in bench.claim(inbox)] == [good]
+    assert_damaged(bench, bad, "not a request")
+
+
 def test_ended_job_with_a_damaged_field_stays_what_it_was(bench: Bench, inbox: Inbox, redis: Redis) -> None:
     job_id = bench.submit()
     (claim,) = bench.claim(inbox)
