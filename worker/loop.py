@@ -119,7 +119,8 @@ class Worker:
         def would_run(model: str, priority: Priority, work: Mapping[str, int]) -> bool:
             pipeline = self._held.pipelines[model]
             steps = [(pipeline.stage_key(stage), row_steps) for stage, row_steps in work.items()]
-            return scheduler.slack(steps, priority) < bar()
+            is_offered = all(stage in self._engine.stages for stage, _ in steps)  # else it fails when its turn comes
+            return is_offered and scheduler.slack(steps, priority) < bar()
 
         return would_run
 
