@@ -66,6 +66,7 @@ class Faults:
     def run(self, fault: Callable[[], None]) -> None:
         self.journal.append(f"{time.monotonic() - self._began:6.1f} s {fault.__name__}")
         fault()
+        self._stack.note_crashes()
 
     def kill_worker(self) -> None:
         """And start it again at once, under its name: within its lease, and before its record has expired."""
@@ -242,6 +243,7 @@ PAYLOADS: dict[str, tuple[Callable[[list[Any]], bytes], str]] = {
     "not a call": (lambda call: dumped([]), "bad-payload"),
     "of another version": (with_version, "bad-payload"),
     "of the wrong type": (with_field("steps", "many"), "bad-payload"),
+    "without its pictures": (with_field("kind", "upsample"), "bad-payload"),
     "for an unknown pipeline": (with_field("model", "elsewhere"), "not-offered"),
     "for the orphaned pipeline": (dumped, "not-offered"),
     "for an unknown class": (with_field("class_label", 99), "not-offered"),

@@ -210,8 +210,16 @@ class Stack:
     def slow_store(self, seconds: float) -> None:
         (self.control / SLOW_FILE).write_text(str(seconds))
 
+    def note_crashes(self) -> None:
+        """Complain of what is down though every fault starts again what it ends, and start it."""
+        for each in (self.service, *self.workers):
+            if not each.running:
+                self.crashes.append(f"{each.name} died by itself: {each.lines[-12:]}")
+                (self.start_service if each is self.service else each.start)()
+
     def heal(self) -> None:
         """End all faults, and start again whatever is down."""
+        self.note_crashes()
         self.proxy.calm()
         self.slow_store(0)
         for each in self.programs:
@@ -219,11 +227,6 @@ class Stack:
             each.unlimit_files()
         if not self.redis_server.running:
             self.start_redis()
-        if not self.service.running:
-            self.start_service()
-        for worker in self.workers:
-            if not worker.running:
-                worker.start()
         for worker in self.workers:
             self.wait_ready(worker)
 
