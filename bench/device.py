@@ -77,7 +77,7 @@ def official_precisions(device: torch.device) -> Sequence[Precision]:
 
 
 def median_seconds(run: Callable[[], object], device: torch.device) -> float:
-    """Of one call, warmed up and waited for."""
+    """Of one call, warmed up and waited for. Raises: torch.OutOfMemoryError."""
     for _ in range(WARM_UPS):
         run()
     times = []
@@ -88,6 +88,14 @@ def median_seconds(run: Callable[[], object], device: torch.device) -> float:
         synchronize(device)
         times.append(time.perf_counter() - started)
     return median(times)
+
+
+def seconds_that_fit(run: Callable[[], object], device: torch.device) -> float | None:
+    """As median_seconds; None where the device's memory does not suffice."""
+    try:
+        return median_seconds(run, device)
+    except torch.OutOfMemoryError:
+        return None
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
@@ -141,7 +149,7 @@ def stage_lines(
     name: str, rows: Sequence[int], device: torch.device, precision: Precision, rate: float
 ) -> dict[str, Any]:
     """By row count: milliseconds an image-step, the share of the arithmetic's bound, the memory of a step, and, for a
-    guided stage, how many times as long the official style's loop takes."""
+    guided stage, how many times as long the official style's loop takes, None where memory does not suffice."""
     settle_kernels()
     stage, flops = random_stage(name, device, precision), image_step_flops(name)
     if device.type == "cuda":
@@ -151,11 +159,15 @@ def stage_lines(
         "GFLOP an image-step": round(flops / 1e9, 1),
         "bytes a row, reckoned": row_bytes(PRESETS[name].config),
     }
-    seconds = {}
+    seconds: dict[int, float] = {}
     for count in rows:
         stage.network_shapes = stage.guide_shapes = (count,)
         before = memory_of(device)
-        seconds[count] = median_seconds(partial(stage.rehearse, count), device) / count
+        step = seconds_that_fit(partial(stage.rehearse, count), device)
+        if step is None:
+            found[str(count)] = None
+            continue
+        seconds[count] = step / count
         found[str(count)] = {
             "ms an image-step": round(1000 * seconds[count], 3),
             "of the bound": round(flops / rate / seconds[count], 3),
@@ -165,12 +177,13 @@ def stage_lines(
     if stage.guide is not None:
         del stage  # two of the largest may not fit
         loop = random_stage(name, device, "fp32")  # plain, in float32's layout, as the official code
-        for each, count in product(official_precisions(device), rows):
+        for each, count in product(official_precisions(device), seconds):
             if each == "fp16":
                 hold_half(loop)
             run = partial(guided_ddim, loop, torch.zeros(count, dtype=torch.long), SCALE, 2, 1, each)
-            theirs = median_seconds(run, device) / 2 / count
-            found[str(count)][f"against the loop in {each}"] = round(theirs / seconds[count], 3)
+            theirs = seconds_that_fit(run, device)
+            times = None if theirs is None else round(theirs / 2 / count / seconds[count], 3)
+            found[str(count)][f"against the loop in {each}"] = times
     return found
 
 

@@ -1,9 +1,14 @@
 """What the benchmark of a device holds its times against."""
 
 import pytest
+import torch
+from torch import Tensor, nn
 
-from bench.device import forward_flops, image_step_flops
+from bench import device as bench
+from bench.device import forward_flops, image_step_flops, random_network, stage_lines
+from models.config import ClassifierConfig, UNetConfig
 from models.presets import PRESETS
+from tests.worker.tiny_stack import BASE, CLASSIFIER
 
 PEAK = 790e12  # FLOP a second, the product of bf16 matrices that the published bounds are stated for
 BOUNDS = {  # milliseconds an image-step; two ways of counting what is not a product differ by a hundredth
@@ -26,3 +31,22 @@ def test_arithmetic_of_the_published_networks_is_counted() -> None:
 @pytest.mark.parametrize("name", BOUNDS)
 def test_an_image_step_counts_its_guidance(name: str) -> None:
     assert 1000 * image_step_flops(name) / PEAK == pytest.approx(BOUNDS[name], rel=0.02)
+
+
+@pytest.mark.slow
+def test_what_memory_does_not_suffice_for_is_left_out_and_the_rest_is_measured(
+    device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_large(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if len(inputs[0]) > 1:
+            raise torch.OutOfMemoryError
+
+    def small(config: UNetConfig | ClassifierConfig, device: torch.device) -> nn.Module:
+        network = random_network(BASE if isinstance(config, UNetConfig) else CLASSIFIER, device)
+        network.register_forward_pre_hook(too_large)
+        return network
+
+    monkeypatch.setattr(bench, "random_network", small)
+    found = stage_lines("64x64_diffusion", [1, 2], device, "fp32", rate=1e12)
+    assert found["2"] is None
+    assert found["1"]["against the loop in fp32"] > 0
