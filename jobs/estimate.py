@@ -1,13 +1,15 @@
 """How long queued work will take, from what workers measured a step to cost."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from statistics import mean, median
+from functools import cached_property
+from statistics import fmean, median
+from typing import NamedTuple
 
 from jobs import keys
 from jobs.fleet import Fleet, StepMs
-from jobs.request import ResolvedRequest
+from jobs.request import Priority, ResolvedRequest
 from jobs.work import RUNNING, evaluations_of, rank_of, work_of
 
 UNKNOWN_ERROR = 0.5  # of an estimate, as long as nothing was measured
@@ -21,19 +23,24 @@ class Backlog:
     pipeline: str
     lengths: Mapping[str, int]  # jobs queued, by priority
     work: Mapping[str, int]  # row steps, by "priority:rank:stage" and "running:rank:stage"
-    ratios: tuple[float, ...]  # of what recent jobs took, to what had been reckoned for them
+    ratios: tuple[float, ...] = ()  # of what recent jobs took, to what had been reckoned for them
+    beside: tuple["Backlog", ...] = ()  # of the other pipelines that its workers hold, without their ratios
 
-    def of(self, where: str, before: float = math.inf) -> dict[str, float]:
-        """Row steps by stage of one priority, or of the jobs in progress.
+    def of(self, places: Collection[str], before: float = math.inf) -> dict[str, float]:
+        """Row steps by stage of some priorities, or of the jobs in progress.
 
         before: only what goes before a job of this rank: lower ranks, and half of the same.
         """
         total: dict[str, float] = {}
-        for name, row_steps in self.work.items():
-            place, rank, stage = name.split(":")
-            if place == where and int(rank) <= before:
-                total[stage] = total.get(stage, 0) + max(0, row_steps) * (0.5 if int(rank) == before else 1)
+        for place, rank, stage, row_steps in self._counters:
+            if place in places and rank <= before:
+                total[stage] = total.get(stage, 0) + row_steps * (0.5 if rank == before else 1)
         return total
+
+    @cached_property
+    def _counters(self) -> list[tuple[str, int, str, int]]:
+        split = [(name.split(":"), row_steps) for name, row_steps in self.work.items() if row_steps > 0]
+        return [(place, int(rank), stage, row_steps) for (place, rank, stage), row_steps in split]
 
     @property
     def bias(self) -> float:
@@ -43,64 +50,102 @@ class Backlog:
     @property
     def error(self) -> float:
         """Mean error of recent estimates once their bias is taken out, as a fraction."""
-        return mean(abs(ratio / self.bias - 1) for ratio in self.ratios) if self.ratios else UNKNOWN_ERROR
+        bias = self.bias
+        return fmean(abs(ratio / bias - 1) for ratio in self.ratios) if self.ratios else UNKNOWN_ERROR
+
+
+class Load(NamedTuple):
+    """What falls on a pipeline's workers."""
+
+    row_steps: Mapping[str, float]  # by stage, in that pipeline's networks
+    others_ms: float  # of a worker, in networks of which only other pipelines make use
 
 
 class Estimator:
-    """Turns work into seconds; None as long as no worker ever said what a step costs."""
+    """Turns work into seconds; None as long as no worker ever said what a step costs.
+
+    Workers serve all that they hold, so a pipeline's jobs wait for the work of every pipeline that shares workers with
+    it, as far as it falls on those (`Fleet.shares`).
+    """
 
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
 
-    def seconds(self, pipeline: str, work: Mapping[str, float]) -> float | None:
-        """Seconds that the pipeline's workers take for so much work, batched as fully as they can."""
-        step_ms = self._fleet.step_ms.get(pipeline)
+    def own_seconds(self, backlog: Backlog, priority: str) -> float | None:
+        """Seconds that a pipeline's workers take for its own queue of one priority; over pipelines, this adds up."""
+        step_ms = self._fleet.step_ms.get(backlog.pipeline)
+        return self._shared_seconds(backlog, work_ms(step_ms, backlog.of((priority,)))) if step_ms else None
+
+    def queued_seconds(self, backlog: Backlog) -> float | None:
+        """Seconds that a pipeline's workers take for all that is queued for them, whichever of theirs it is for."""
+        step_ms = self._fleet.step_ms.get(backlog.pipeline)
         if not step_ms:
             return None
-        workers = max(1, len(self._fleet.holders(pipeline)))
-        return sum(row_steps * row_ms(step_ms, stage) for stage, row_steps in work.items()) / 1000 / workers
+        queued = self._load(backlog, keys.PRIORITIES)
+        return self._shared_seconds(backlog, work_ms(step_ms, queued.row_steps) + queued.others_ms)
 
-    def queued_seconds(self, backlog: Backlog, priority: str | None = None) -> float | None:
-        """Seconds of work in a pipeline's queues, or in one of them."""
-        total = 0.0
-        for each in keys.PRIORITIES if priority is None else (priority,):
-            seconds = self.seconds(backlog.pipeline, backlog.of(each))
-            if seconds is None:
-                return None
-            total += seconds
-        return total
+    def jobs_ahead(self, backlog: Backlog, priority: Priority, place: int | None) -> int:
+        """How many jobs may be claimed before one that has `place` others before it in the queue of its priority.
+
+        Higher priorities go first, of all that its workers hold; pipelines of one priority take turns. place None: it
+        is being claimed.
+        """
+        higher = keys.PRIORITIES[: keys.PRIORITIES.index(priority)]
+        turns = 0 if place is None else place + 1
+        shares, ahead = self._fleet.shares(backlog.pipeline), 0.0
+        for each in backlog.beside:
+            share = shares.get(each.pipeline, 0.0)
+            ahead += share * sum(each.lengths[one] for one in higher) + min(share * each.lengths[priority], turns)
+        return sum(backlog.lengths[one] for one in higher) + (place or 0) + round(ahead)
 
     def eta_seconds(self, backlog: Backlog, request: ResolvedRequest) -> float | None:
         """Seconds until a job's images are there, reckoned from what is queued and running; not yet for `bias`.
 
         What still has room in a batch joins the next step and shares every one of them; what has not waits for the
-        work that the scheduler puts before it, of which the running part is half done on average.
+        work that the scheduler puts before it, of which the running part is half done on average. Images in other
+        networks take no room in its batches, but their steps take time: it waits for that work in either case.
         """
         step_ms = self._fleet.step_ms.get(backlog.pipeline)
         if not step_ms:
             return None
         rank = rank_of(request.priority, work_of(request))
-        queued: dict[str, float] = {}
-        for priority in keys.PRIORITIES:
-            add(queued, backlog.of(priority, rank), 1)
-        running = backlog.of(RUNNING, rank)
+        queued, running = self._load(backlog, keys.PRIORITIES, rank), self._load(backlog, (RUNNING,), rank)
         workers = max(1, len(self._fleet.holders(backlog.pipeline)))
-        taken = {stage: (queued.get(stage, 0) + running.get(stage, 0)) / workers for stage in {*queued, *running}}
-        waiting, seconds = 0.0, 0.0
+        taken = {
+            stage: (queued.row_steps.get(stage, 0) + running.row_steps.get(stage, 0)) / workers for stage in step_ms
+        }
+        waiting_ms = queued.others_ms + running.others_ms / 2
         if not has_room(step_ms, request, taken):
-            add(queued, running, 0.5)
-            waiting = self.seconds(backlog.pipeline, queued) or 0.0
+            waiting_ms += work_ms(step_ms, queued.row_steps) + work_ms(step_ms, running.row_steps) / 2
             taken = dict.fromkeys(step_ms, math.inf)
+        seconds = self._shared_seconds(backlog, waiting_ms)
         for stage, evaluations in evaluations_of(request).items():
             if shapes := step_ms.get(stage):
                 beside = math.ceil(min(taken.get(stage, 0) / evaluations, max(shapes)))
                 seconds += evaluations * batch_ms(shapes, request.num_rows, beside) / 1000
-        return waiting + seconds
+        return seconds
+
+    def _load(self, backlog: Backlog, places: Collection[str], before: float = math.inf) -> Load:
+        """What falls on the workers of a backlog's pipeline, as `Backlog.of` counts it."""
+        pipeline, row_steps, others_ms = backlog.pipeline, backlog.of(places, before), 0.0
+        shares = self._fleet.shares(pipeline)
+        for other in backlog.beside:
+            share, step_ms = shares.get(other.pipeline, 0.0), self._fleet.step_ms.get(other.pipeline, {})
+            for stage, number in other.of(places, before).items():
+                if self._fleet.shares_network(stage, pipeline, other.pipeline):
+                    row_steps[stage] = row_steps.get(stage, 0) + number * share
+                else:
+                    others_ms += number * share * row_ms(step_ms, stage)
+        return Load(row_steps, others_ms)
+
+    def _shared_seconds(self, backlog: Backlog, ms: float) -> float:
+        """Seconds that a pipeline's workers take together for so much of one's time."""
+        return ms / 1000 / max(1, len(self._fleet.holders(backlog.pipeline)))
 
 
-def add(total: dict[str, float], work: Mapping[str, float], share: float) -> None:
-    for stage, row_steps in work.items():
-        total[stage] = total.get(stage, 0) + row_steps * share
+def work_ms(step_ms: StepMs, work: Mapping[str, float]) -> float:
+    """Milliseconds of a worker for row steps by stage, batched as fully as it can."""
+    return sum(row_steps * row_ms(step_ms, stage) for stage, row_steps in work.items())
 
 
 def row_ms(step_ms: StepMs, stage: str) -> float:

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TypeVar, cast
 
 import structlog
@@ -52,9 +53,48 @@ class Fleet:
     workers: tuple[WorkerInfo, ...] = ()
     step_ms: dict[str, StepMs] = field(default_factory=dict)  # by pipeline
 
+    @cached_property
+    def _held(self) -> dict[str, dict[str, WorkerInfo]]:
+        """Live workers by name, by the pipeline that they hold."""
+        held: dict[str, dict[str, WorkerInfo]] = {}
+        for worker in self.workers:
+            for pipeline in worker.pipelines:
+                held.setdefault(pipeline, {})[worker.name] = worker
+        return held
+
     def holders(self, pipeline: str) -> list[WorkerInfo]:
         """Live workers that hold a pipeline."""
-        return [each for each in self.workers if pipeline in each.pipelines]
+        return list(self._held.get(pipeline, {}).values())
+
+    def shares(self, pipeline: str) -> Mapping[str, float]:
+        """What part of each pipeline's work falls on the workers of this one, its own first: all of that.
+
+        Those it shares no worker with are left out. Work is taken to fall evenly on all who hold its pipeline.
+        """
+        return self._shares.get(pipeline, {pipeline: 1.0})
+
+    @cached_property
+    def _shares(self) -> dict[str, dict[str, float]]:
+        held = {name: frozenset(workers) for name, workers in self._held.items()}
+        return {
+            name: {name: 1.0}
+            | {other: len(own & theirs) / len(theirs) for other, theirs in held.items() if not own.isdisjoint(theirs)}
+            for name, own in held.items()
+        }
+
+    def shares_network(self, stage: str, pipeline: str, other: str) -> bool:
+        """Whether a stage of two pipelines is the same, so that images of both go into one batch.
+
+        Told by the weights: two stacks of the same files count as one, though a worker batches them apart.
+        """
+        network = self._network(pipeline, stage)
+        return pipeline == other or (network is not None and network == self._network(other, stage))
+
+    def _network(self, pipeline: str, stage: str) -> tuple[str, str | None] | None:
+        """What tells the network of a pipeline's stage from others: its weights, and those that guide it."""
+        info = self.pipelines.get(pipeline)
+        stages = () if info is None else info.stages
+        return next(((each.model_hash, each.classifier_hash) for each in stages if each.name == stage), None)
 
 
 class FleetReader:

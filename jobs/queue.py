@@ -172,9 +172,11 @@ class JobQueue:
     def _refuse_if_full(self, backlog: Backlog) -> None:
         queued, limit = Estimator(self.fleet.read()).queued_seconds(backlog), self._settings.queue_limit_seconds
         if queued is not None and queued > limit:
+            others = ", ".join(repr(each.pipeline) for each in backlog.beside)
             raise RefusedError(
                 ErrorKind.QUEUE_FULL,
-                f"{queued:.0f} s of work are queued for {backlog.pipeline!r}; the limit is {limit:.0f} s",
+                f"{queued:.0f} s of work are queued for the workers of {backlog.pipeline!r}"
+                f"{others and f', which hold {others} too'}; the limit is {limit:.0f} s",
                 retry_after_seconds=queued - limit,
             )
 

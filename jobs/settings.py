@@ -83,7 +83,10 @@ class Settings(BaseSettings):
     )
     sweep_seconds: float = Field(default=60, gt=0, description="between two sweeps of the service for what has expired")
     queue_limit_seconds: float = Field(
-        default=3600, gt=0, description="estimated queued work above which jobs are refused"
+        default=3600,
+        gt=0,
+        description="estimated work queued for the workers of a pipeline, of all that they hold, above which its jobs "
+        "are refused",
     )
     max_upload_bytes: int = Field(default=16 << 20, ge=1, description="largest picture that may be uploaded, as a file")
     max_upload_pixels: int = Field(

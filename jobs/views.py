@@ -2,7 +2,8 @@
 
 import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -10,14 +11,13 @@ from redis.client import Pipeline, Redis
 
 from jobs import books, keys
 from jobs.estimate import Backlog, Estimator
-from jobs.fleet import FleetReader
+from jobs.fleet import Fleet, FleetReader
 from jobs.job import ImageView, Job, JobStatus, Progress, QueueInfo
 from jobs.record import BadPayloadError, Record
 from jobs.request import ResolvedRequest
 from jobs.rubbish import answers
 from jobs.work import evaluations_of
 
-BACKLOG_COMMANDS = len(keys.PRIORITIES) + 2
 COUNTER = re.compile(r"[a-z]+:\d{1,4}:[a-z]+")
 COUNT = re.compile(rb"-?\d{1,18}")
 RATIO = re.compile(rb"\d{1,18}\.\d{4}")  # as `jobs.ledger` writes them
@@ -34,19 +34,19 @@ class Views:
         queued = [each for each in records if each.status is JobStatus.QUEUED]
         running = [each for each in records if each.status in (JobStatus.IN_PROGRESS, JobStatus.CANCELLING)]
         pipelines = sorted({each.pipeline for each in queued})
+        fleet = self._fleet.read()
         places: dict[str, int | None] = {}
         progress: dict[str, bytes | None] = {}
         backlogs: dict[str, Backlog] = {}
         if queued or running:
             with self._redis.pipeline(transaction=False) as pipe:
-                for name in pipelines:
-                    ask_backlog(pipe, name)
+                ask_backlogs(pipe, fleet, pipelines)
                 for each in queued:
                     pipe.lpos(books.queue_key(each.queue), each.id)
                 for each in running:
                     pipe.get(keys.progress(each.id))
                 told = iter(answers(pipe))
-            backlogs = {name: take_backlog(name, [next(told) for _ in range(BACKLOG_COMMANDS)]) for name in pipelines}
+            backlogs = take_backlogs(told, fleet, pipelines)
             places = {each.id: next(told) for each in queued}
             progress = {each.id: next(told) for each in running}
         views = []
@@ -62,11 +62,10 @@ class Views:
 
     def backlogs(self, pipelines: Sequence[str]) -> dict[str, Backlog]:
         """What is queued, by pipeline."""
+        fleet = self._fleet.read()
         with self._redis.pipeline(transaction=False) as pipe:
-            for name in pipelines:
-                ask_backlog(pipe, name)
-            told = iter(answers(pipe))
-        return {name: take_backlog(name, [next(told) for _ in range(BACKLOG_COMMANDS)]) for name in pipelines}
+            ask_backlogs(pipe, fleet, pipelines)
+            return take_backlogs(iter(answers(pipe)), fleet, pipelines)
 
     def reckoned_seconds(self, backlog: Backlog, request: ResolvedRequest) -> float | None:
         """What the estimator makes of a job, before its bias is taken out."""
@@ -76,12 +75,12 @@ class Views:
         self, backlog: Backlog, request: ResolvedRequest, place: int | None, reckoned: float | None
     ) -> QueueInfo:
         """Where a job stands that has so many before it in the queue of its priority; None: it is being taken."""
-        ahead = keys.PRIORITIES[: keys.PRIORITIES.index(request.priority)]
-        workers = len(self._fleet.read().holders(request.model))
+        fleet = self._fleet.read()
+        workers = len(fleet.holders(request.model))
         # without a worker it may wait until it expires
         eta_seconds = reckoned * backlog.bias if reckoned is not None and workers else None
         return QueueInfo(
-            position=sum(backlog.lengths[each] for each in ahead) + (place or 0),
+            position=Estimator(fleet).jobs_ahead(backlog, request.priority, place),
             eta_seconds=None if eta_seconds is None else round(eta_seconds, 3),
             eta_error_seconds=None if eta_seconds is None else round(eta_seconds * backlog.error, 3),
             workers=workers,
@@ -137,21 +136,34 @@ def readable_request(record: Record) -> ResolvedRequest | None:
         return None
 
 
-def ask_backlog(pipe: Pipeline, pipeline: str) -> None:
-    """Queue the BACKLOG_COMMANDS commands whose answers `take_backlog` takes."""
-    for priority in keys.PRIORITIES:
-        pipe.llen(books.queue_key(keys.queue(pipeline, priority)))
-    pipe.hgetall(keys.queued_work(pipeline))
-    pipe.lrange(keys.estimate_ratios(pipeline), 0, -1)
+def ask_backlogs(pipe: Pipeline, fleet: Fleet, pipelines: Sequence[str]) -> None:
+    """Queue the commands whose answers `take_backlogs` takes."""
+    for pipeline in with_those_beside(fleet, pipelines):
+        for priority in keys.PRIORITIES:
+            pipe.llen(books.queue_key(keys.queue(pipeline, priority)))
+        pipe.hgetall(keys.queued_work(pipeline))
+    for pipeline in pipelines:
+        pipe.lrange(keys.estimate_ratios(pipeline), 0, -1)
 
 
-def take_backlog(pipeline: str, told: Sequence[Any]) -> Backlog:
-    """A backlog of the answers; what is neither a counter nor a ratio is left out."""
-    *lengths, work, ratios = told
-    counters = {name.decode(errors="replace"): number for name, number in (work or {}).items()}
-    return Backlog(
-        pipeline,
-        lengths={priority: length or 0 for priority, length in zip(keys.PRIORITIES, lengths, strict=True)},
-        work={name: int(n) for name, n in counters.items() if COUNTER.fullmatch(name) and COUNT.fullmatch(n)},
-        ratios=tuple(float(each) for each in ratios or () if RATIO.fullmatch(each)),
-    )
+def take_backlogs(told: Iterator[Any], fleet: Fleet, pipelines: Sequence[str]) -> dict[str, Backlog]:
+    """Backlogs of the answers; what is neither a counter nor a ratio is left out."""
+    counted = {}
+    for name in with_those_beside(fleet, pipelines):
+        lengths: dict[str, int] = {priority: next(told) or 0 for priority in keys.PRIORITIES}
+        counters = {field.decode(errors="replace"): number for field, number in (next(told) or {}).items()}
+        work = {field: int(n) for field, n in counters.items() if COUNTER.fullmatch(field) and COUNT.fullmatch(n)}
+        counted[name] = Backlog(name, lengths, work)
+    return {
+        name: replace(
+            counted[name],
+            ratios=tuple(float(each) for each in next(told) or () if RATIO.fullmatch(each)),
+            beside=tuple(counted[other] for other in fleet.shares(name) if other != name),
+        )
+        for name in pipelines
+    }
+
+
+def with_those_beside(fleet: Fleet, pipelines: Sequence[str]) -> list[str]:
+    """Pipelines, and all others that are held by workers that hold one of them."""
+    return list(dict.fromkeys([*pipelines, *(other for name in pipelines for other in fleet.shares(name))]))

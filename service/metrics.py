@@ -97,9 +97,16 @@ def queue_families(queue: JobQueue) -> list[Metric]:
         ),
         gauge(
             "adm_queue_work_seconds",
-            "Estimated work queued; 0 as long as no worker has said what a step costs",
+            "Time a pipeline's workers would take for its own queue alone; 0 as long as none said what a step costs",
             ["pipeline", "priority"],
-            [((each.pipeline, priority), estimator.queued_seconds(each, priority) or 0) for each, priority in places],
+            [((each.pipeline, priority), estimator.own_seconds(each, priority) or 0) for each, priority in places],
+        ),
+        gauge(
+            "adm_pipeline_queued_seconds",
+            "Time a pipeline's workers would take for all that is queued for them, also of other pipelines, so not to "
+            "be summed; above ADM_QUEUE_LIMIT_SECONDS its jobs are refused",
+            ["pipeline"],
+            [((each.pipeline,), estimator.queued_seconds(each) or 0) for each in backlogs],
         ),
         gauge(
             "adm_pipeline_workers",

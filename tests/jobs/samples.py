@@ -35,6 +35,7 @@ DEMO = PipelineInfo(
     no_class_offered=True,
 )
 DEMO_UNCOND = DEMO.model_copy(update={"id": "demo-uncond", "class_required": False})
+PIPELINES = (DEMO.id, DEMO_UNCOND.id)  # of one stack
 BASE_ONLY = DEMO.model_copy(
     update={
         "id": "base-only",
@@ -50,9 +51,9 @@ def worker_info(name: str = "cpu-0", **changes: object) -> WorkerInfo:
     info = WorkerInfo(
         name=name,
         device="cpu",
-        pipelines=("demo", "demo-uncond"),
+        pipelines=PIPELINES,
         row_shapes=(4, 16),
-        step_ms={"demo": {"base": {4: 40.0, 16: 80.0}, "upsample": {4: 80.0, 16: 160.0}}},
+        step_ms={each: {"base": {4: 40.0, 16: 80.0}, "upsample": {4: 80.0, 16: 160.0}} for each in PIPELINES},
         numerics="fingerprint",
         started_at=time.time(),
         last_heartbeat=time.time(),

@@ -243,3 +243,28 @@ def test_estimate_grows_with_what_is_queued_before(client: httpx2.Client, fleet:
     estimates = [each["queue"]["eta_seconds"] for each in jobs]
     assert estimates == sorted(estimates)
     assert estimates[-1] > estimates[0] > 0
+
+
+def test_jobs_of_another_pipeline_on_the_same_worker_are_waited_for(client: httpx2.Client, fleet: ToyWorker) -> None:
+    fills_it = client.post("/v1/jobs", json=body(n=64)).headers["Location"]
+    while client.get(fills_it).json()["status"] != "in_progress":
+        time.sleep(0.01)
+    mine = client.post("/v1/jobs", json=body(n=64)).headers["Location"]
+    alone = client.get(mine).json()["queue"]
+    for priority in ("high", "high", "normal", "low"):
+        client.post("/v1/jobs", json=body(model="demo-uncond", n=64, steps=10, priority=priority))
+    beside = client.get(mine).json()["queue"]
+    assert (alone["position"], beside["position"]) == (0, 3)
+    assert beside["eta_seconds"] > alone["eta_seconds"]
+
+
+def test_queue_is_full_over_all_pipelines_of_its_workers(client: httpx2.Client, fleet: ToyWorker) -> None:
+    for index in range(30):
+        response = client.post("/v1/jobs", json=body(model=("demo", "demo-uncond")[index % 2], n=64, steps=1000))
+        if response.status_code != 202:
+            break
+    for name, other in (("demo", "demo-uncond"), ("demo-uncond", "demo")):
+        response = client.post("/v1/jobs", json=body(model=name))
+        assert is_problem(response, 503)
+        assert f"queued for the workers of '{name}', which hold '{other}' too" in response.json()["detail"]
+        assert 0 < int(response.headers["retry-after"]) < 400

@@ -133,6 +133,19 @@ def test_metrics_merge_the_queue_and_the_workers(client: httpx2.Client, worker: 
     assert len(types) == len(set(types))
 
 
+def test_metrics_tell_what_a_pipeline_has_queued_from_what_its_workers_have(
+    client: httpx2.Client, fleet: ToyWorker
+) -> None:
+    for index in range(3):  # the first is claimed
+        client.post("/v1/jobs", json=body(model=("demo", "demo", "demo-uncond")[index], n=64, upsample=False))
+        while index == 0 and client.get("/v1/jobs").json()["data"][0]["status"] != "in_progress":
+            time.sleep(0.01)
+    lines = client.get("/metrics").text.splitlines()
+    for name in ("demo", "demo-uncond"):  # 64 images of 25 steps, at 5 ms a row step
+        assert f'adm_queue_work_seconds{{pipeline="{name}",priority="normal"}} 8.0' in lines
+        assert f'adm_pipeline_queued_seconds{{pipeline="{name}"}} 16.0' in lines
+
+
 def test_page_files_and_docs_come_from_here_under_a_policy(client: httpx2.Client) -> None:
     docs = client.get("/docs")
     assert "'self'" in docs.headers["content-security-policy"]
