@@ -28,6 +28,7 @@ from bench.names import KILLED, RATE, SPEED
 from bench.one_at_a_time import seconds_one_at_a_time
 from bench.step_profile import Steps
 from engine.engine import Engine
+from engine.host_memory import keep_freed_memory
 from engine.inversion import run_to_end
 from engine.pipeline import BASE, UPSAMPLE, Pipeline, build_stages
 from engine.trajectory import StagePlan
@@ -69,6 +70,7 @@ class BareEngine:
     """The demo stack in this process."""
 
     def __init__(self) -> None:
+        keep_freed_memory()  # as the worker does
         stack = load_stack(ROOT.parent / "weights" / "demo")
         self.pipelines = {name: Pipeline(spec, stack) for name, spec in stack.pipelines.items()}
         self.engine = Engine(build_stages([stack], ROWS, precision=best_precision(torch.device("cpu"))), ROWS)

@@ -8,14 +8,13 @@ from PIL import Image
 
 from engine.engine import NotFiniteError
 from engine.loading import choose
-from engine.threads import usable_threads
 from jobs.errors import AdmError, SettingsError
 from jobs.pipelines import PipelineInfo
 from jobs.request import ResolvedRequest
 from jobs.settings import Settings
 from models.checkpoint import WeightsError
 from models.stack import outline_plan
-from worker.main import choose_device, load
+from worker.main import choose_device, load, use_host
 from worker.offers import offer, select
 from worker.plans import plan_job
 
@@ -44,7 +43,7 @@ class Alone:
 
     @told_shortly()
     def __init__(self, settings: Settings, device: str) -> None:
-        torch.set_num_threads(settings.threads or usable_threads())
+        use_host(settings)
         self._held = load(settings, choose_device(device), device)
 
     @property

@@ -27,6 +27,7 @@ from tenacity import (
 )
 
 from engine.engine import Engine
+from engine.host_memory import keep_freed_memory
 from engine.loading import load_stacks
 from engine.numerics import fingerprint
 from engine.pipeline import build_stages
@@ -74,7 +75,7 @@ def run(settings: Settings) -> None:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     device = choose_device(settings.device)
-    torch.set_num_threads(settings.threads or usable_threads())
+    use_host(settings)
     name = settings.name_of_worker(f"{device.type}-{device.index or 0}")
     store = ImageStore(settings.store_address)
     with hold_name(settings.run_dir, name) as lock:
@@ -141,6 +142,12 @@ def load(settings: Settings, device: torch.device, name: str) -> Held:
     )
     log.info("loaded", seconds=round(time.monotonic() - started, 2), row_shapes=info.row_shapes)
     return Held(pipelines, engine, info, metrics, registry)
+
+
+def use_host(settings: Settings) -> None:
+    """Compute with the host's processors and memory as the settings and the system allow."""
+    torch.set_num_threads(settings.threads or usable_threads())
+    keep_freed_memory()
 
 
 def choose_device(wanted: str) -> torch.device:
