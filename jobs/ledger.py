@@ -190,9 +190,14 @@ class Ledger(Transitions):
 
         self.change(job_id, decide)
 
+    def now(self) -> float:
+        """Redis' time, which leases go by: the clocks of two machines may be further apart than a lease is long."""
+        seconds, microseconds = self.redis.time()
+        return seconds + microseconds / 1_000_000
+
     def recover_expired_leases(self) -> int:
         """Take back the jobs of workers that have been silent for longer than their lease; returns how many."""
-        ended = cast(list[bytes], self.redis.zrangebyscore(keys.LEASES, "-inf", time.time()))
+        ended = cast(list[bytes], self.redis.zrangebyscore(keys.LEASES, "-inf", self.now()))
         for each in ended:
             if held := matched(EXECUTION, each):
                 self.recover(held[1], held[2])

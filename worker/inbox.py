@@ -171,8 +171,9 @@ class Inbox(Results):
 
     def _extend(self, pipe: Pipeline, claims: Iterable[Claim]) -> None:
         lease_seconds = self._settings.lease_seconds
+        ends_at = self._ledger.now() + lease_seconds
         for each in claims:
-            pipe.zadd(keys.LEASES, {f"{each.job_id}:{each.token}": time.time() + lease_seconds}, xx=True)
+            pipe.zadd(keys.LEASES, {f"{each.job_id}:{each.token}": ends_at}, xx=True)
             pipe.expire(keys.progress(each.job_id), lease_seconds, gt=True)  # not that of one that has just ended
         self._rq.heartbeat(pipeline=pipe)
 

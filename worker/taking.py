@@ -182,7 +182,7 @@ class Taker:
             if room < request.num_rows <= self._settings.max_rows:
                 return Waits.FOR_ROOM
             token = uuid4().hex
-            self._ledger.claim(pipe, record, self._name, token, time.time() + self._settings.lease_seconds)
+            self._ledger.claim(pipe, record, self._name, token, self._ledger.now() + self._settings.lease_seconds)
             class_name = record.text("adm_class_name") or None
             return Claim(
                 job_id,

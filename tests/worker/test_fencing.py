@@ -57,6 +57,22 @@ def test_heartbeat_extends_leases_and_names_lost_claims(
     assert inbox.heartbeat(worker_info(), "") == []
 
 
+@pytest.mark.parametrize("ahead_seconds", [3600, -3600])
+def test_workers_whose_clocks_differ_take_no_jobs_from_each_other(
+    bench: Bench, open_inbox: OpenInbox, monkeypatch: pytest.MonkeyPatch, ahead_seconds: float
+) -> None:
+    first, second, on_time = bench.submit(), bench.submit(), time.time
+    right, wrong = open_inbox("cpu-0"), open_inbox("cpu-1")
+    claims = bench.claim(right, room=1)
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(time, "time", lambda: on_time() + ahead_seconds)
+        claims += bench.claim(wrong, room=1)
+        assert wrong.heartbeat(worker_info("cpu-1"), "") == []
+    assert right.heartbeat(worker_info("cpu-0"), "") == []
+    assert [bench.finish(*each) for each in zip((right, wrong), claims, strict=True)] == [True, True]
+    assert [bench.queue.get(each).attempt for each in (first, second)] == [1, 1]
+
+
 def test_restarted_worker_takes_its_own_jobs_back_at_once_and_at_no_cost(bench: Bench, open_inbox: OpenInbox) -> None:
     ids = [bench.submit(), bench.submit()]
     assert len(bench.claim(open_inbox("cpu-7"))) == 2  # and then it is killed
