@@ -29,7 +29,8 @@ def snapshot_failed(redis: Redis, folder: Path) -> Callable[[], object]:
     (folder / "dump.rdb").mkdir()
     redis.config_set("save", "3600 1000000")
     redis.bgsave()
-    while redis.info("persistence")["rdb_last_bgsave_status"] != "err":
+    # its end too: the status may be that of an earlier one, and this one succeed when the folder is gone
+    while (told := redis.info("persistence"))["rdb_bgsave_in_progress"] or told["rdb_last_bgsave_status"] != "err":
         time.sleep(0.02)
 
     def end() -> None:
