@@ -168,7 +168,8 @@ class Taker:
             if record is None or record.status is not JobStatus.QUEUED or record.queue != queue:
                 pipe.lrem(books.queue_key(queue), 1, job_id)
                 return None
-            if time.time() > record.expires_at > 0:
+            now = self._ledger.now()
+            if now > record.expires_at > 0:
                 self._ledger.expire(pipe, record)
                 return None
             try:
@@ -182,7 +183,7 @@ class Taker:
             if room < request.num_rows <= self._settings.max_rows:
                 return Waits.FOR_ROOM
             token = uuid4().hex
-            self._ledger.claim(pipe, record, self._name, token, self._ledger.now() + self._settings.lease_seconds)
+            self._ledger.claim(pipe, record, self._name, token, now + self._settings.lease_seconds)
             class_name = record.text("adm_class_name") or None
             return Claim(
                 job_id,

@@ -61,7 +61,7 @@ def test_heartbeat_extends_leases_and_names_lost_claims(
 def test_workers_whose_clocks_differ_take_no_jobs_from_each_other(
     bench: Bench, open_inbox: OpenInbox, monkeypatch: pytest.MonkeyPatch, ahead_seconds: float
 ) -> None:
-    first, second, on_time = bench.submit(), bench.submit(), time.time
+    first, second, on_time = bench.submit(), bench.submit(expires_in=60), time.time
     right, wrong = open_inbox("cpu-0"), open_inbox("cpu-1")
     claims = bench.claim(right, room=1)
     with monkeypatch.context() as elsewhere:
