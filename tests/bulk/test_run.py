@@ -1,9 +1,12 @@
 """A run from order to result, with a source that paints: what is kept, refused, resumed."""
 
+import io
 import json
+import re
+import resource
 from collections import Counter
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,11 +16,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
+from rich.console import Console
 
 from bulk.classes import parse_classes
 from bulk.disk import sole_worker, whole_file
 from bulk.errors import BulkError, StoppedError
 from bulk.plan import Plan
+from bulk.run import Order, run
 from tests.bulk.painter import Painter, painted, sampled
 from tests.jobs.samples import BASE_ONLY, DEMO
 
@@ -96,6 +101,37 @@ def test_stopped_run_says_how_far_it_came(tmp_path: Path) -> None:
     with pytest.raises(StoppedError) as caught:
         sampled(tmp_path / "samples.npz", painter)
     assert f"stopped at {len(painter.made)} of 50 images; the same command goes on" in str(caught.value)
+
+
+@contextmanager
+def full_disk(size: int) -> Iterator[None]:
+    """No file of this process grows beyond a size: what would is cut off in the middle, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("size", [40_000, 100_000], ids=["of a chunk", "of the result"])
+def test_full_disk_ends_a_run_in_one_line_and_the_same_order_goes_on(tmp_path: Path, size: int) -> None:
+    out = tmp_path / "samples.npz"
+    with full_disk(size), pytest.raises(BulkError, match=r"^--out .*samples.npz: File too large$"):
+        sampled(out, Painter(), classes="0")
+    assert not out.exists()
+    sampled(out, Painter(), classes="0")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["samples.npz", "samples.npz.json"]
+    with np.load(out) as archive:
+        assert len(archive["arr_0"]) == 50
+
+
+def test_bar_says_how_far_the_run_is_and_when_it_ends(tmp_path: Path) -> None:
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=120)
+    with pytest.raises(StoppedError):
+        run(Order(tmp_path / "samples.npz", "demo", 50, "0", upsample=False), Painter(stop_before(2)), console)
+    assert re.search(r"images.*32/50.*ETA.*\d:\d\d:\d\d", screen.getvalue())
 
 
 @pytest.mark.parametrize("form", FORMS)
