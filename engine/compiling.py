@@ -139,7 +139,11 @@ def find_command() -> str:
 
 
 def first_line_of_version(command: str) -> str:
-    answer = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
+    """What a compiler calls itself. Raises: NoCompilerError for one that does not run."""
+    try:
+        answer = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise NoCompilerError(f"the C++ compiler does not run: {error}") from error
     return answer.stdout.partition("\n")[0]
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from diffusion.guidance import guidance_gradient
-from engine.compiling import MARKER, UNUSED_SECONDS, Compiler, NoCompilerError, find_command
+from engine.compiling import MARKER, UNUSED_SECONDS, Compiler, NoCompilerError, find_command, first_line_of_version
 from engine.numerics import fingerprint
 from engine.pipeline import BASE, Pipeline, build_stages
 from engine.stage import Stage
@@ -185,6 +185,15 @@ def test_a_machine_without_a_compiler_says_so_in_one_line(monkeypatch: pytest.Mo
     monkeypatch.setenv("PATH", "")
     with pytest.raises(NoCompilerError, match=r"^there is no C\+\+ compiler on this machine: g\+\+ or clang\+\+ was"):
         find_command()
+
+
+@pytest.mark.parametrize("script", ["#!/bin/sh\nexit 1\n", "#!/no/such/shell\n"], ids=["fails", "cannot run"])
+def test_compiler_that_does_not_run_is_none_and_says_so_in_one_line(tmp_path: Path, script: str) -> None:
+    command = tmp_path / "g++"
+    command.write_text(script)
+    command.chmod(0o755)
+    with pytest.raises(NoCompilerError, match=r"^the C\+\+ compiler does not run: .*g\+\+.*$"):
+        first_line_of_version(str(command))
 
 
 @needs_compiler
