@@ -1,6 +1,6 @@
 """A fleet of workers under realistic load, as discrete events: the same scheduler, admission rule and estimator.
 
-    python -m bench.simulate [--workers 10] [--jobs 10000] [--load 0.85] [--seed 1]
+    python -m bench.simulate [--workers 10] [--jobs 10000] [--load 0.85] [--pipelines 1] [--seed 1]
 
 Jobs come in bursts, of all sizes, step counts and priorities; step costs are those of a GPU worker whose larger batches
 cost less a row. Reports occupancy, fairness (Jain's index over how fast jobs went, of what they would have alone), the
@@ -13,67 +13,27 @@ import json
 import math
 import random
 import time
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from itertools import count, islice
 from pathlib import Path
 from statistics import mean, median, quantiles
 from typing import Any
 
+from bench.simulate_load import MAX_ROWS, SHAPES, STEP_MS, STEPS, SimulatedJob, make_jobs, make_pipelines
 from engine.costs import StepCosts
 from engine.scheduler import Priority, Scheduler
 from jobs import keys
 from jobs.estimate import Backlog, Estimator
 from jobs.fleet import Fleet
 from jobs.pipelines import PipelineInfo
-from jobs.request import JobRequest, ResolvedRequest
-from jobs.resolution import resolve
 from jobs.transitions import RATIOS_KEPT
-from jobs.work import RUNNING, evaluations_of, rank_of, work_of
-from tests.jobs.samples import DEMO, worker_info
+from jobs.work import RUNNING, rank_of
+from tests.jobs.samples import worker_info
 from worker.loop import QUEUE_DEPTH, QUEUE_DEPTH_AT_MOST
 from worker.taking import LOOK_AHEAD, line_of_next
 
-SHAPES = (1, 2, 4, 8, 16, 32)
-MAX_ROWS = SHAPES[-1]
-# Milliseconds a step: a floor for launches and reading the weights, and a price a row; the upsampler's rows cost more.
-STEP_MS = {
-    "base": {rows: 6.0 + 1.6 * rows for rows in SHAPES},
-    "upsample": {rows: 6.0 + 3.0 * rows for rows in SHAPES},
-}
-STEPS, STEP_WEIGHTS = (10, 25, 50, 100, 250), (20, 50, 15, 10, 5)
-IMAGES, IMAGE_WEIGHTS = (1, 2, 4, 8, 16, 64), (50, 15, 15, 10, 7, 3)
-BURST, CALM = 4.0, 0.5  # times the mean rate of arrivals
 ROOT = Path(__file__).parent
-
-
-@dataclass
-class SimulatedJob:
-    """A job, what it told its client, and when it ended."""
-
-    id: str
-    arrives: float
-    request: ResolvedRequest
-    work: dict[str, int]
-    evaluations: dict[str, int]
-    reckoned: float = 0.0
-    eta: float = 0.0
-    ends: float = 0.0
-    images_left: int = 0
-
-    @property
-    def solo(self) -> float:
-        """Seconds on an idle worker, all its rows in every step."""
-        rows = self.request.num_rows
-        full, rest = divmod(rows, MAX_ROWS)
-        shapes = [MAX_ROWS] * full + [next(s for s in SHAPES if s >= rest)] * (rest > 0)
-        return sum(
-            steps * sum(STEP_MS[stage][shape] for shape in shapes) / 1000 for stage, steps in self.evaluations.items()
-        )
-
-    @property
-    def slowdown(self) -> float:
-        return (self.ends - self.arrives) / self.solo
 
 
 @dataclass
@@ -84,7 +44,7 @@ class SimulatedWorker:
     jobs: dict[str, SimulatedJob] = field(default_factory=dict)
     left: dict[tuple[str, int], int] = field(default_factory=dict)  # steps of each image in flight
     busy: bool = False
-    claimed: int = 0  # from the heads of the queues
+    claimed: Counter[Priority] = field(default_factory=Counter)  # from the heads of the queues
     steps: int = 0
     rows: int = 0
     padded: int = 0
@@ -94,23 +54,28 @@ class SimulatedWorker:
 class Simulation:
     """Events in order of time: a job arrives, a worker's step ends."""
 
-    def __init__(self, workers: int, jobs: list[SimulatedJob]) -> None:
-        self.workers = [SimulatedWorker(Scheduler(self._costs(), MAX_ROWS)) for _ in range(workers)]
-        self.queues: dict[Priority, deque[SimulatedJob]] = {priority: deque() for priority in keys.PRIORITIES}
-        self.work: dict[str, int] = {}
-        self.ratios: deque[float] = deque(maxlen=RATIOS_KEPT)
-        info = worker_info().model_copy(update={"pipelines": (DEMO.id,)})
-        names = [info.model_copy(update={"name": str(i)}) for i in range(workers)]
-        self.estimator = Estimator(Fleet({DEMO.id: DEMO}, tuple(names), {DEMO.id: STEP_MS}))
+    def __init__(self, workers: int, pipelines: list[PipelineInfo], jobs: list[SimulatedJob]) -> None:
+        names = tuple(each.id for each in pipelines)
+        self.workers = [SimulatedWorker(Scheduler(self._costs(names), MAX_ROWS)) for _ in range(workers)]
+        self.queues: dict[Priority, dict[str, deque[SimulatedJob]]] = {
+            priority: {name: deque() for name in names} for priority in keys.PRIORITIES
+        }
+        self.work: dict[str, dict[str, int]] = {name: {} for name in names}
+        self.ratios: dict[str, deque[float]] = {name: deque(maxlen=RATIOS_KEPT) for name in names}
+        infos = [worker_info(str(index), pipelines=names) for index in range(workers)]
+        self.estimator = Estimator(
+            Fleet({each.id: each for each in pipelines}, tuple(infos), dict.fromkeys(names, STEP_MS))
+        )
         self.events: list[tuple[float, int, SimulatedJob | SimulatedWorker]] = []
         self.order = count()  # of events at one time
         for job in jobs:
             self._at(job.arrives, job)
 
     @staticmethod
-    def _costs() -> StepCosts:
-        costs = StepCosts(dict.fromkeys(STEP_MS, SHAPES))
-        for stage, by_shape in STEP_MS.items():
+    def _costs(pipelines: tuple[str, ...]) -> StepCosts:
+        step_ms = {f"{name}/{stage}": by_shape for name in pipelines for stage, by_shape in STEP_MS.items()}
+        costs = StepCosts(dict.fromkeys(step_ms, SHAPES))
+        for stage, by_shape in step_ms.items():
             for shape, ms in by_shape.items():
                 costs.note(stage, shape, ms / 1000)
         return costs
@@ -131,18 +96,22 @@ class Simulation:
                     self._go_on(worker, now)
 
     def _arrive(self, job: SimulatedJob) -> None:
-        priority = job.request.priority
-        lengths: dict[str, int] = {each: len(queue) for each, queue in self.queues.items()}
-        backlog = Backlog(DEMO.id, lengths, self.work, tuple(self.ratios))
+        priority, pipeline = job.request.priority, job.request.model
+        backlog = self._backlog(pipeline, tuple(self._backlog(name) for name in self.work if name != pipeline))
         job.reckoned = self.estimator.eta_seconds(backlog, job.request) or math.nan
         job.eta = job.reckoned * backlog.bias
-        self.queues[priority].append(job)
+        self.queues[priority][pipeline].append(job)
         self._count(job, priority, 1)
 
+    def _backlog(self, pipeline: str, beside: tuple[Backlog, ...] = ()) -> Backlog:
+        lengths: dict[str, int] = {priority: len(queues[pipeline]) for priority, queues in self.queues.items()}
+        return Backlog(pipeline, lengths, self.work[pipeline], tuple(self.ratios[pipeline]), beside)
+
     def _count(self, job: SimulatedJob, where: str, sign: int) -> None:
+        work = self.work[job.request.model]
         for stage, row_steps in job.work.items():
             name = f"{where}:{rank_of(job.request.priority, job.work)}:{stage}"
-            self.work[name] = self.work.get(name, 0) + sign * row_steps
+            work[name] = work.get(name, 0) + sign * row_steps
 
     def _go_on(self, worker: SimulatedWorker, now: float) -> None:
         self._take(worker)
@@ -150,7 +119,7 @@ class Simulation:
         if choice is None:
             return
         worker.busy = True
-        seconds = STEP_MS[choice.stage][choice.row_shape] / 1000
+        seconds = STEP_MS[choice.stage.rpartition("/")[2]][choice.row_shape] / 1000
         worker.scheduler.moved(choice.keys)
         worker.steps += 1
         worker.rows += len(choice.keys)
@@ -171,20 +140,23 @@ class Simulation:
             job.ends = now
             del worker.jobs[job.id]
             self._count(job, RUNNING, -1)
-            self.ratios.append((now - job.arrives) / job.reckoned)
+            self.ratios[job.request.model].append((now - job.arrives) / job.reckoned)
 
     def _take(self, worker: SimulatedWorker) -> None:
-        while lines := [queue for queue in self.queues.values() if queue]:
-            queue = lines[line_of_next(worker.claimed, len(lines))]
+        while lines := [priority for priority, queues in self.queues.items() if any(queues.values())]:
+            priority = lines[line_of_next(worker.claimed.total(), len(lines))]
+            waiting = [queue for queue in self.queues[priority].values() if queue]
+            queue = waiting[worker.claimed[priority] % len(waiting)]
             if queue[0].request.num_rows > QUEUE_DEPTH * MAX_ROWS - len(worker.left):
                 self._take_beside(worker)
                 return
-            worker.claimed += 1
+            worker.claimed[priority] += 1
             self._enter(worker, queue.popleft())
 
     def _take_beside(self, worker: SimulatedWorker) -> None:
         slack = worker.scheduler.slack_of_newcomers()
-        for priority, queue in self.queues.items():
+        lines = [(priority, queue) for priority, queues in self.queues.items() for queue in queues.values()]
+        for priority, queue in lines:
             ends = [
                 *islice(queue, LOOK_AHEAD),
                 *islice(reversed(queue), max(0, min(LOOK_AHEAD, len(queue) - LOOK_AHEAD))),
@@ -192,7 +164,8 @@ class Simulation:
             for job in ends:
                 if len(worker.left) + job.request.num_rows > QUEUE_DEPTH_AT_MOST * MAX_ROWS:
                     continue
-                if worker.scheduler.slack(list(job.work.items()), priority) < slack:
+                work = [(job.key_of(stage), row_steps) for stage, row_steps in job.work.items()]
+                if worker.scheduler.slack(work, priority) < slack:
                     queue.remove(job)
                     self._enter(worker, job)
 
@@ -201,40 +174,10 @@ class Simulation:
         self._count(job, priority, -1)
         self._count(job, RUNNING, 1)
         worker.jobs[job.id], job.images_left = job, job.request.num_rows
+        steps = [(job.key_of(stage), evaluations) for stage, evaluations in job.evaluations.items()]
         for index in range(job.request.num_rows):
-            worker.scheduler.enter((job.id, index), job.id, priority, list(job.evaluations.items()))
+            worker.scheduler.enter((job.id, index), job.id, priority, steps)
             worker.left[job.id, index] = sum(job.evaluations.values())
-
-
-def make_jobs(number: int, workers: int, load: float, draw: random.Random) -> list[SimulatedJob]:
-    """Jobs that come in calm and in bursts, at a rate that keeps the workers busy for a share `load` of the time."""
-    requests = [make_request(draw, DEMO) for _ in range(number)]
-    row_seconds = {stage: min(ms / rows for rows, ms in by_shape.items()) / 1000 for stage, by_shape in STEP_MS.items()}
-    works = [work_of(request) for request in requests]
-    mean_work = mean(sum(steps * row_seconds[stage] for stage, steps in work.items()) for work in works)
-    mean_gap, now, rate, until = mean_work / workers / load, 0.0, CALM, 0.0
-    jobs = []
-    for index, (request, work) in enumerate(zip(requests, works, strict=True)):
-        if now >= until:
-            # a seventh of the time in bursts, so that the mean rate is 1
-            rate = BURST if draw.random() < 1 / 7 else CALM
-            until = now + draw.expovariate(1 / (100 * mean_gap))
-        now += draw.expovariate(rate / mean_gap)
-        jobs.append(SimulatedJob(str(index), now, request, work, evaluations_of(request)))
-    return jobs
-
-
-def make_request(draw: random.Random, pipeline: PipelineInfo) -> ResolvedRequest:
-    priority = draw.choices(keys.PRIORITIES, (10, 70, 20))[0]
-    body = {
-        "class_label": draw.randrange(len(pipeline.classes)),
-        "steps": draw.choices(STEPS, STEP_WEIGHTS)[0],
-        "n": draw.choices(IMAGES, IMAGE_WEIGHTS)[0],
-        "upsample": draw.random() < 0.7,
-        "priority": priority,
-        "seed": 0,
-    }
-    return resolve(JobRequest.parse(json.dumps(body).encode()), pipeline, lambda: 0)
 
 
 def summary(jobs: list[SimulatedJob], simulation: Simulation) -> dict[str, Any]:
@@ -275,10 +218,12 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=10)
     parser.add_argument("--jobs", type=int, default=10_000)
     parser.add_argument("--load", type=float, default=0.85)
+    parser.add_argument("--pipelines", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1)
     asked = parser.parse_args()
-    jobs = make_jobs(asked.jobs, asked.workers, asked.load, random.Random(asked.seed))
-    simulation, started = Simulation(asked.workers, jobs), time.monotonic()
+    pipelines = make_pipelines(asked.pipelines)
+    jobs = make_jobs(asked.jobs, asked.workers, asked.load, pipelines, random.Random(asked.seed))
+    simulation, started = Simulation(asked.workers, pipelines, jobs), time.monotonic()
     simulation.run()
     report = vars(asked) | {"found": summary(jobs, simulation), "seconds": round(time.monotonic() - started, 1)}
     print(json.dumps(report, indent=1))
