@@ -149,11 +149,14 @@ class Ledger(Transitions):
 
         return self.change(job_id, decide)
 
-    def delete(self, job_id: str) -> Record | None:
-        """Remove a job wherever it stands; a worker that holds it finds its token gone. None: there was no such job."""
+    def delete(self, job_id: str, member: str | None = None) -> Record | None:
+        """Remove a job wherever it stands; a worker that holds it finds its token gone. None: there was no such job.
+
+        member: only the job that has this place in the indexes, and no later one of its id.
+        """
 
         def decide(pipe: Pipeline, record: Record | None) -> Record | None:
-            if record is None:
+            if record is None or member not in (None, record.index_member):
                 return None
             status = record.status
             if status in (JobStatus.IN_PROGRESS, JobStatus.CANCELLING):

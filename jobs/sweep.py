@@ -51,23 +51,30 @@ class Sweeper:
         removed = 0
         for each in due:
             if member := matched(INDEX_MEMBER, each):
-                # images first: a sweep that is killed in between finds the job again
-                self._images.delete_job(member[2])
-                self._ledger.delete(member[2])
-                self._forget(each, member[2])
+                self._remove(member[2], member[0])
                 removed += 1
             else:
                 self._redis.zrem(keys.ENDED, each)  # names no job, and so not all of them
         return removed
 
-    def _forget(self, member: bytes, job_id: str) -> None:
-        """Take a job whose hash Redis has expired by itself out of the indexes."""
-        with self._redis.pipeline() as pipe:
-            pipe.zrem(keys.ENDED, member)
-            for status in (None, *JobStatus):
-                pipe.zrem(keys.index(status), member)
-            pipe.delete(keys.events(job_id), keys.progress(job_id))
-            pipe.execute()
+    def _remove(self, job_id: str, member: str) -> None:
+        """Remove a job, known by its place in the indexes.
+
+        Redis expires its hash by itself, and then a later job of the same idempotency key may have its id: that stays.
+        """
+        images = [each.key for each in self._images.images(job_id)]  # before the look at the job: not a later one's
+        record = self._ledger.read(job_id)
+        if record is None or record.index_member == member:
+            self._images.delete(images)  # first: a sweep that is killed in between finds the job again
+        self._ledger.delete(job_id, member)
+
+        def forget(pipe: Pipeline, record: Record | None) -> None:
+            for key in (keys.ENDED, *map(keys.index, (None, *JobStatus))):
+                pipe.zrem(key, member)
+            if record is None:
+                pipe.delete(keys.events(job_id), keys.progress(job_id))
+
+        self._ledger.change(job_id, forget)
 
     def trim_registries(self) -> None:
         """Take what has expired out of RQ's registries of ended jobs; no RQ worker runs that would."""

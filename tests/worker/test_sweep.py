@@ -11,6 +11,7 @@ from jobs import books, keys
 from jobs.errors import ErrorKind, FailureKind, RefusedError, UnavailableError
 from jobs.images import ImageStore
 from jobs.record import Record
+from jobs.request import JobRequest
 from jobs.settings import Settings
 from jobs.sweep import Sweeper
 from tests.jobs.samples import png
@@ -53,6 +54,28 @@ def test_ended_job_goes_with_all_it_left(
     assert bench.queue.page().data == []
     assert list(bench.images.images()) == []
     assert list((settings.data / "images").rglob("*")) == []
+
+
+@pytest.mark.parametrize("done", [False, True])
+def test_sweep_of_an_ended_job_leaves_a_later_one_of_the_same_idempotency_key_alone(
+    bench: Bench, inbox: Inbox, sweeper: Sweeper, redis: Redis, done: bool
+) -> None:
+    def submit() -> str:
+        return bench.queue.submit(JobRequest.parse(b'{"class_label": "torus"}'), "every day").job.id
+
+    job_id = submit()
+    (claim,) = bench.claim(inbox)
+    bench.finish(inbox, claim)
+    is_over(redis, job_id)
+    redis.delete(books.job_key(job_id), keys.events(job_id))  # which Redis does itself, at that very time
+    assert submit() == job_id
+    (claim,) = bench.claim(inbox)
+    finished = done and bench.finish(inbox, claim)
+    sweeper.remove_ended()
+    assert finished or bench.finish(inbox, claim)
+    assert [each.id for each in bench.queue.page().data] == [job_id]
+    assert bench.queue.image_bytes(job_id, bench.queue.image(job_id, 0).record)
+    assert bench.events(job_id) == ["queued", "started", "image", "completed"]
 
 
 def test_everything_of_an_ended_job_expires_even_without_a_sweep(bench: Bench, inbox: Inbox, redis: Redis) -> None:
