@@ -47,6 +47,21 @@ def test_redis_that_takes_no_writes_is_waited_for(
     assert (claim.job_id, claim.attempt) == (second, 1)
 
 
+def test_redis_that_comes_back_empty_knows_the_worker_and_its_pipelines_again(
+    bench: Bench, inbox: Inbox, redis: Redis
+) -> None:
+    bench.submit()
+    (claim,) = bench.claim(inbox)
+    redis.flushall()
+    assert inbox.heartbeat(worker_info(), "") == [claim.job_id]
+    fleet = bench.queue.fleet.read(fresh=True)
+    assert ([*fleet.pipelines], [each.name for each in fleet.workers]) == (["demo", "demo-uncond"], ["cpu-0"])
+    job_id = bench.submit()
+    (claim,) = bench.claim(inbox)
+    assert claim.job_id == job_id
+    assert bench.finish(inbox, claim)
+
+
 @pytest.mark.slow
 def test_claim_is_not_held_on_to_when_its_image_could_not_be_told_for_as_long_as_a_lease(
     bench: Bench, settings: Settings, redis: Redis, redis_server: RedisServer
