@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs.fleet import Fleet
 from jobs.settings import Settings
 from models.checkpoint import WeightsError
 from models.plan import read_stack
@@ -28,6 +29,15 @@ def test_offer_tells_classes_stages_and_defaults(folder: Path) -> None:
     assert guided.class_required
     assert not uncond.class_required
     assert uncond.defaults.upsample is None
+
+
+def test_fleet_sees_that_pipelines_of_one_stack_share_its_networks(folder: Path) -> None:
+    """As the engine has it: the keys of their stages are the same."""
+    pipelines = select(["tiny", "tiny-uncond"], [load_stack(folder)])
+    fleet = Fleet({name: offer(pipeline) for name, pipeline in pipelines.items()})
+    assert len({pipeline.stage_key("base") for pipeline in pipelines.values()}) == 1
+    assert fleet.shares_network("base", "tiny", "tiny-uncond")
+    assert not fleet.shares_network("upsample", "tiny", "tiny-uncond"), "one of them has none"
 
 
 def test_pipeline_is_described_from_its_plan_as_from_its_networks(folder: Path) -> None:
