@@ -1,4 +1,4 @@
-"""No job is lost or done twice, over any order of submit, cancel, delete, claim, finish, fail, crash and stall."""
+"""No job is lost or done twice, over any order of submit, cancel, delete, expire, claim, finish, fail, crash, stall."""
 
 import json
 import time
@@ -14,15 +14,18 @@ from redis import Redis
 
 from jobs import books, keys
 from jobs.errors import FailureKind, RefusedError
+from jobs.images import StoredImage
 from jobs.job import FINAL_STATUSES, ImageRecord, JobStatus, Usage
 from jobs.queue import JobQueue
 from jobs.request import JobRequest
 from jobs.settings import Settings
+from jobs.sweep import Sweeper
 from tests.conftest import RedisServer
 from tests.jobs.samples import DEMO, replay, worker_info
 from worker.inbox import Cancel, Claim, Inbox
 
 WORKERS = st.sampled_from(["cpu-0", "cpu-1"])
+KEYS = st.sampled_from(["one", "other"])
 
 
 class NoImages:
@@ -32,6 +35,12 @@ class NoImages:
 
     def delete_job(self, job_id: str) -> None:
         pass
+
+    def images(self, job_id: str) -> list[StoredImage]:
+        return []
+
+    def delete(self, keys: list[str]) -> None:
+        assert keys == []
 
 
 class QueueMachine(RuleBasedStateMachine):
@@ -46,7 +55,9 @@ class QueueMachine(RuleBasedStateMachine):
         self.redis: Any = server.client()  # Any: its answers are bytes, which its types do not know
         self.redis.flushall()
         self.clients: list[Redis] = [self.redis]
-        self.queue = JobQueue(self.redis, config, NoImages())  # type: ignore[arg-type] # all that is called of it
+        images: Any = NoImages()  # all that is called of it
+        self.queue = JobQueue(self.redis, config, images)
+        self.sweeper = Sweeper(self.redis, self.queue.ledger, images, self.queue.files, config.lease_seconds)
         self.inboxes = {name: self.opened(name) for name in ("cpu-0", "cpu-1")}
         self.known: set[str] = set()
         self.completed: Counter[str] = Counter()
@@ -59,10 +70,19 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(target=jobs, n=st.integers(1, 4), priority=st.sampled_from(["low", "normal", "high"]))
     def submit(self, n: int, priority: str) -> str:
-        body = {"class_label": 1, "n": n, "priority": priority}
-        job_id = self.queue.submit(JobRequest.parse(json.dumps(body).encode())).job.id
-        self.known.add(job_id)
-        return job_id
+        return self.post({"class_label": 1, "n": n, "priority": priority}, None)
+
+    @rule(target=jobs, key=KEYS)
+    def submit_under_a_key(self, key: str) -> str:
+        return self.post({"class_label": 1}, key)
+
+    def post(self, body: dict[str, object], key: str | None) -> str:
+        job, replayed = self.queue.submit(JobRequest.parse(json.dumps(body).encode()), key)
+        assert replayed == (job.id in self.known)
+        if not replayed:
+            self.completed[job.id] = 0  # an earlier one of the key is gone
+        self.known.add(job.id)
+        return job.id
 
     @rule(job_id=jobs)
     def cancel(self, job_id: str) -> None:
@@ -78,6 +98,25 @@ class QueueMachine(RuleBasedStateMachine):
         except RefusedError:
             assert job_id not in self.known
         self.known.discard(job_id)
+
+    @rule(job_id=jobs)
+    def expire(self, job_id: str) -> None:
+        if job_id in self.known and self.queue.get(job_id).status is JobStatus.QUEUED:
+            self.redis.hset(books.job_key(job_id), "adm_expires_at", time.time() - 1)
+            self.redis.zadd(keys.EXPIRING, {job_id: time.time() - 1})
+            assert self.sweeper.expire_jobs() == 1
+            assert self.queue.get(job_id).status is JobStatus.EXPIRED
+
+    @rule(target=jobs, key=KEYS)
+    def retention_ends_and_a_key_is_used_again_before_the_sweep(self, key: str) -> str:
+        for job_id in [each for each in self.known if not self.is_open(each)]:
+            self.redis.delete(books.job_key(job_id), keys.events(job_id))  # as Redis does by itself
+            self.known.discard(job_id)
+        for member in self.redis.zrange(keys.ENDED, 0, -1):
+            self.redis.zadd(keys.ENDED, {member: time.time() - 1})
+        again = self.post({"class_label": 1}, key)
+        self.sweeper.remove_ended()
+        return again
 
     @rule(target=claims, name=WORKERS, room=st.integers(0, 6))
     def poll(self, name: str, room: int) -> Any:
