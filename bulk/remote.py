@@ -123,6 +123,8 @@ class Service:
     async def _at_end(self, job: dict[str, Any]) -> dict[str, Any]:
         """The job when it has ended; one that somebody deleted counts as failed."""
         while job["status"] not in FINAL_STATUSES:
+            if job["queue"] is not None and job["queue"]["workers"] == 0:
+                self._work.on_note("waiting: no worker holds the pipeline")
             response = await self._ask("GET", f"/v1/jobs/{job['id']}", params={"wait": WAIT_SECONDS})
             if response.status_code == httpx2.codes.NOT_FOUND:
                 return job | {"status": "gone"}

@@ -165,6 +165,20 @@ def test_queue_that_is_full_is_waited_for(worker: WorkerProcess, settings: Setti
         assert any('"status": 503' in line for line in lines)
 
 
+def test_run_whose_pipeline_has_no_worker_any_more_waits_and_says_so(
+    address: str, settings: Settings, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    screen = io.StringIO()
+    order = Order(tmp_path / "samples.npz", "demo", 40, upsample=False)
+    with toy(ToyWorker, redis_server, settings):
+        pass
+    ended = in_background(lambda: run(order, Remote(address, 32), Console(file=screen, force_terminal=True, width=150)))
+    assert waited(lambda: "waiting: no worker holds the pipeline" in screen.getvalue())
+    assert not ended
+    with toy(FailingWorker, redis_server, settings):
+        assert waited(lambda: bool(ended))
+
+
 def test_window_rounded_up_to_jobs_bounds_what_the_service_has_and_all_of_it_is_of_low_priority(
     address: str, settings: Settings, redis_server: RedisServer, tmp_path: Path
 ) -> None:
