@@ -59,7 +59,7 @@ class Checkpoints:
                 self._delete(claim.job_id, before)
 
     def ended(self, run: JobRun) -> None:
-        """Remove the checkpoint of a job that this worker has completed; others' are left to the sweep."""
+        """Remove the checkpoint of a job that this worker has completed or dropped; others' are left to the sweep."""
         if run.checkpoint is not None:
             self._delete(run.claim.job_id, run.checkpoint)
 

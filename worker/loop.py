@@ -270,7 +270,8 @@ class Worker:
         """Take a job out of the batch that was cancelled, or that another worker holds by now."""
         if run := self._runs.get(job_id):
             self._forget(run)
-            self._inbox.cancelled(run.claim)  # refused where the claim was lost
+            if self._inbox.cancelled(run.claim):  # refused where the claim was lost
+                self._checkpoints.ended(run)
 
     def _forget(self, run: JobRun) -> None:
         del self._runs[run.claim.job_id]

@@ -118,6 +118,16 @@ def test_stopped_worker_gives_a_long_job_back_as_far_as_it_is(start: Start, clie
     assert client.wait_all([job_id])[0].status is JobStatus.CANCELLED
 
 
+def test_cancelled_job_leaves_no_checkpoint(start: Start, client: Client, worker_settings: Settings) -> None:
+    worker = start(**OFTEN)
+    worker.wait_ready()
+    job_id = client.post(LONG | {"steps": 1000, "n": 4})
+    wait_checkpointed(worker, client, job_id)
+    client.queue.cancel(job_id)
+    assert client.wait_all([job_id])[0].status is JobStatus.CANCELLED
+    eventually(lambda: not files(worker_settings), "its checkpoint is removed, and not by a sweep an hour later")
+
+
 def truncate(path: Path) -> None:
     os.truncate(path, path.stat().st_size // 2)
 
