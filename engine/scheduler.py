@@ -20,6 +20,8 @@ from engine.costs import StepCosts
 Priority = Literal["high", "normal", "low"]
 PATIENCE: dict[Priority, float] = {"high": 1 / 16, "normal": 1.0, "low": 16.0}
 WASTE = 0.1  # share of time that a quicker but dearer batch may cost, where no more wait than fit a batch
+PROMISE = 2.0  # times what it would take alone, in which a job is to end though long ones are there
+SPARED = 2.0  # full batches' time: as much of WASTE is kept for jobs that end as promised only in smaller batches
 KeyT = TypeVar("KeyT", bound=Hashable)  # of an image
 Work = Sequence[tuple[str, int]]  # stages in the order of passing, and the steps that an image takes in each
 
@@ -32,6 +34,7 @@ class Job:
     steps_left: dict[str, int]
     images: int = 0
     has_moved: bool = False
+    due: float = 0.0  # when it is to end, where that can be, on the scheduler's clock
 
 
 @dataclass(slots=True)
@@ -61,6 +64,7 @@ class Scheduler(Generic[KeyT]):
         self._jobs: dict[str, Job] = {}
         self._places: dict[KeyT, Place] = {}
         self._waiting: dict[str, dict[KeyT, Place]] = {}  # by the stage of the next step
+        self._spared = math.inf  # seconds that may go into keeping promises
 
     def enter(self, key: KeyT, job_id: str, priority: Priority, work: Work) -> None:
         """Let an image take part from the next step on."""
@@ -68,6 +72,7 @@ class Scheduler(Generic[KeyT]):
         job.images += 1
         for stage, steps in work:
             job.steps_left[stage] = job.steps_left.get(stage, 0) + steps
+        job.due = self.clock + PROMISE * self._seconds_left(job, job.images)
         place = self._places[key] = Place(job, PATIENCE[priority], list(work), self.clock)
         self._waiting.setdefault(work[0][0], {})[key] = place
 
@@ -105,7 +110,7 @@ class Scheduler(Generic[KeyT]):
         if lines[first][0][0] < 0:
             lines = {first: lines[first]}  # whoever is overdue moves now, and brings the best batch of its stage along
         _, stage, rows = max((self._best_batch(stage, line) for stage, line in lines.items()), key=lambda each: each[0])
-        self.clock += self.costs.seconds(stage, rows)
+        self._spend(stage, rows, len(lines[stage]))
         return Choice(stage, [key for _, _, key in lines[stage][:rows]], self.costs.row_shape(stage, rows))
 
     def slack_of_newcomers(self) -> float:
@@ -142,20 +147,55 @@ class Scheduler(Generic[KeyT]):
     def _best_batch(self, stage: str, line: Sequence[tuple[float, int, KeyT]]) -> tuple[float, str, int]:
         """How many of the first rows serve most urgency a second, and how much that is.
 
-        The more images wait, the less of the device's time may be wasted on serving some of them sooner.
+        The more images wait, the less of the device's time may be wasted on serving some of them sooner; but for jobs
+        that end as promised in small batches alone, as long as there is time spared for them.
         """
-        seconds, row_seconds = self.costs.seconds, self.costs.row_seconds(stage)
-        shapes = self.costs.row_shapes(stage)
-        here = min(len(line), self.max_rows, shapes[-1])
-        worth_trying = [rows for rows in shapes if rows < here] + [here]
-        dearest = min(seconds(stage, rows) / rows for rows in worth_trying) * (
-            1 + WASTE * self.max_rows / len(self._places)
-        )
-        best, best_rows, urgency, counted = 0.0, here, 0.0, 0
-        for rows in worth_trying:
+        row_seconds = self.costs.row_seconds(stage)
+        best, best_rows, urgency, counted = -1.0, 0, 0.0, 0
+        for rows, extra in self._extra_seconds(stage, len(line)).items():
             urgency += sum(row_seconds / max(row_seconds, slack) for slack, _, _ in line[counted:rows])
             counted = rows
-            value = urgency / seconds(stage, rows)
-            if value >= best and seconds(stage, rows) / rows <= dearest:
+            value = urgency / self.costs.seconds(stage, rows)
+            if value >= best and (
+                self._is_cheap(stage, rows, extra)
+                or (extra <= self._spared and any(self._is_pressed(key) for _, _, key in line[:rows]))
+            ):
                 best, best_rows = value, rows
         return best, stage, best_rows
+
+    def _is_cheap(self, stage: str, rows: int, extra: float) -> bool:
+        """Whether a batch wastes no more of its time than any may."""
+        return extra <= self._share * (self.costs.seconds(stage, rows) - extra)
+
+    @property
+    def _share(self) -> float:
+        return WASTE * self.max_rows / len(self._places)
+
+    def _is_pressed(self, key: KeyT) -> bool:
+        """Whether an image's job ends as promised by itself, but not in the largest batches."""
+        job = self._places[key].job
+        time_left = job.due - self.clock
+        return self._seconds_left(job, job.images) <= time_left < self._seconds_left(job, self.max_rows)
+
+    def _seconds_left(self, job: Job, rows: int) -> float:
+        """What the steps of a job's images take in batches of so many rows."""
+        return sum(
+            steps / job.images * self.costs.seconds(stage, min(rows, self.costs.row_shapes(stage)[-1]))
+            for stage, steps in job.steps_left.items()
+        )
+
+    def _extra_seconds(self, stage: str, waiting: int) -> dict[int, float]:
+        """What batches of rows that wait cost over the cheapest of them a row, by row counts worth a trial."""
+        shapes = self.costs.row_shapes(stage)
+        here = min(waiting, self.max_rows, shapes[-1])
+        seconds = {rows: self.costs.seconds(stage, rows) for rows in (*(each for each in shapes if each < here), here)}
+        least = min(each / rows for rows, each in seconds.items())
+        return {rows: max(0.0, each - rows * least) for rows, each in seconds.items()}
+
+    def _spend(self, stage: str, rows: int, waiting: int) -> None:
+        """Let a step's time pass, and take what it costs over the cheapest a row from what is spared."""
+        seconds, extra = self.costs.seconds(stage, rows), self._extra_seconds(stage, waiting)[rows]
+        most = SPARED * max(self.costs.seconds(each, self.costs.row_shapes(each)[-1]) for each in self._waiting)
+        spent = 0.0 if self._is_cheap(stage, rows, extra) else extra
+        self._spared = min(self._spared - spent + self._share * seconds, most)
+        self.clock += seconds

@@ -7,11 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.costs import StepCosts
-from engine.scheduler import PATIENCE, Priority, Scheduler
+from engine.scheduler import PATIENCE, SPARED, WASTE, Priority, Scheduler
 
 SHAPES = (1, 2, 4, 8, 16, 32)
 FLAT = {shape: 1.0 + 0.01 * shape for shape in SHAPES}  # as on a GPU: one row costs nearly what 32 do
 LINEAR = {shape: 0.1 + shape for shape in SHAPES}  # as on a CPU
+BETWEEN = {shape: 3.0 + shape for shape in SHAPES}  # as on a CPU, where small batches are dear
 BASE, UPSAMPLE = "base", "upsample"
 
 
@@ -63,8 +64,8 @@ def test_nothing_to_do_without_images() -> None:
     assert scheduler().choose() is None
 
 
-@pytest.mark.parametrize("seconds", [FLAT, LINEAR], ids=["flat", "linear"])
-@pytest.mark.parametrize("others", [1, 64])
+@pytest.mark.parametrize("seconds", [FLAT, LINEAR, BETWEEN], ids=["flat", "linear", "between"])
+@pytest.mark.parametrize("others", [1, 8, 32, 64])
 def test_short_job_beside_long_ones_ends_within_twice_its_solo_time(seconds: Mapping[int, float], others: int) -> None:
     alone = scheduler(base=seconds)
     enter(alone, "short", base=10)
@@ -76,6 +77,20 @@ def test_short_job_beside_long_ones_ends_within_twice_its_solo_time(seconds: Map
     arrived = line.clock
     enter(line, "short", base=10)
     assert clock_at_end_of(line, "short", 10) - arrived <= 2 * solo
+
+
+@pytest.mark.parametrize("seconds", [FLAT, LINEAR, BETWEEN], ids=["flat", "linear", "between"])
+def test_however_many_short_jobs_come_what_they_cost_the_others_is_bounded(seconds: Mapping[int, float]) -> None:
+    line = scheduler(base=seconds)
+    enter(line, "long", images=64, base=10_000)
+    began, used = line.clock, 0.0
+    for count in range(300):
+        enter(line, f"short-{count}", base=10)
+        for _ in range(5):
+            answer = step(line)
+            assert answer is not None
+            used += len(answer[1]) * line.costs.row_seconds(BASE)
+        assert used / (line.clock - began) > 1 / (1 + 2 * WASTE) - SPARED * seconds[32] / (line.clock - began)
 
 
 @pytest.mark.parametrize("seconds", [FLAT, LINEAR], ids=["flat", "linear"])
