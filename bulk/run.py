@@ -6,21 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from bulk.classes import Classes, parse_classes
 from bulk.disk import remove_unfinished, sole_worker
 from bulk.errors import BulkError, StoppedError
 from bulk.outputs import Output, open_output
 from bulk.plan import Chunk, Plan
+from bulk.progress import shown_progress
 from bulk.record import Record, parameters
 from bulk.source import Source, Work
 from jobs.errors import InvalidRequestError
 from jobs.pipelines import PipelineInfo
 from jobs.request import JobRequest, ResolvedRequest
 from jobs.resolution import resolve
-
-SPEED_SECONDS = 600.0  # over which the ETA's pace is taken: chunks end in bursts
 
 
 @dataclass(frozen=True)
@@ -93,18 +91,9 @@ def run(order: Order, source: Source, console: Console) -> str:
 def make(
     plan: Plan, output: Output, record: Record, request: ResolvedRequest, source: Source, size: int, console: Console
 ) -> None:
-    """Make what is missing under a progress bar, then the result."""
+    """Make what is missing, showing how far it is, then the result."""
     done = sum(len(chunk.indices) for chunk in plan.chunks() if output.has(chunk))
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("ETA"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Progress(*columns, console=console, speed_estimate_period=SPEED_SECONDS) as progress:
+    with shown_progress(console) as progress:
         images = progress.add_task("images", total=plan.count, completed=done, note="")
         work = Work(
             record.run_id,

@@ -2,6 +2,7 @@
 
 import io
 import json
+import queue
 import re
 import resource
 from collections import Counter
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from rich.console import Console
 
+from bulk import progress
 from bulk.classes import parse_classes
 from bulk.disk import sole_worker, whole_file
 from bulk.errors import BulkError, StoppedError
@@ -132,6 +134,24 @@ def test_bar_says_how_far_the_run_is_and_when_it_ends(tmp_path: Path) -> None:
     with pytest.raises(StoppedError):
         run(Order(tmp_path / "samples.npz", "demo", 50, "0", upsample=False), Painter(stop_before(2)), console)
     assert re.search(r"images.*32/50.*ETA.*\d:\d\d:\d\d", screen.getvalue())
+
+
+def test_log_says_now_and_then_how_far_the_run_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "FIRST_LINE_SECONDS", 0.001)
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.001)
+    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    class Log(io.StringIO):
+        def flush(self) -> None:
+            lines.put(self.getvalue())
+            self.truncate(self.seek(0))
+
+    def wait_for_line(made: int) -> None:
+        while not re.fullmatch(rf"images: {made} of 50(, \d:\d\d:\d\d left)?\n", said := lines.get(timeout=60)):
+            assert re.fullmatch(r"images: \d+ of 50(, \d:\d\d:\d\d left)?\n", said)
+
+    order = Order(tmp_path / "samples.npz", "demo", 50, "0", upsample=False)
+    run(order, Painter(wait_for_line), Console(file=Log()))
 
 
 @pytest.mark.parametrize("form", FORMS)

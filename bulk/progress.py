@@ -1,0 +1,58 @@
+"""How far a run is: a bar on a terminal, a plain line now and then in a log."""
+
+import contextlib
+from collections.abc import Iterator
+from datetime import timedelta
+from threading import Event, Thread
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+SPEED_SECONDS = 600.0  # over which the ETA's pace is taken: chunks end in bursts
+FIRST_LINE_SECONDS = 3.0
+LINE_SECONDS = 30.0
+
+
+@contextlib.contextmanager
+def shown_progress(console: Console) -> Iterator[Progress]:
+    """A run's progress, shown as suits the console; its tasks have a field `note`, which says what is waited for."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(
+        *columns, console=console, speed_estimate_period=SPEED_SECONDS, disable=not console.is_terminal
+    ) as progress:
+        if console.is_terminal:
+            yield progress
+            return
+        ended = Event()
+        lines = Thread(target=_print_lines, args=(progress, ended), daemon=True)
+        lines.start()
+        try:
+            yield progress
+        finally:
+            ended.set()
+            lines.join()
+
+
+def _print_lines(progress: Progress, ended: Event) -> None:
+    pause = FIRST_LINE_SECONDS
+    while not ended.wait(pause):
+        pause = LINE_SECONDS
+        if progress.tasks:
+            progress.console.print(line(progress), markup=False, highlight=False, soft_wrap=True)  # which flushes
+
+
+def line(progress: Progress) -> str:
+    """How far the task is that began last."""
+    task = progress.tasks[-1]
+    pieces = [f"{task.description}: {task.completed:.0f} of {task.total:.0f}"]
+    if (seconds := task.time_remaining) is not None:
+        pieces.append(f"{timedelta(seconds=seconds)} left")
+    return ", ".join([*pieces, *filter(None, [task.fields["note"]])])
