@@ -1,8 +1,14 @@
 """The `adm` command line. Importing it is quick: each command imports its program in its own body."""
 
+import os
+
 import typer
 
 from cli import config, judge, models, pictures, sample, samplers, service, stack, train, worker
+
+# Looks that torch's threads take while they wait for each other: by default they spin so long that a machine that does
+# other things too crawls; not to spin at all costs a step a tenth.
+SPIN_COUNT = 3000
 
 app = typer.Typer(
     name="adm",
@@ -11,6 +17,15 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,  # a plain traceback fits a log, and shows no locals, which may hold a password
 )
+
+
+@app.callback()
+def settle_threads() -> None:
+    """Say how torch's threads wait, unless the user has: before any command, as it is read when torch is loaded."""
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", str(SPIN_COUNT))
+
+
 app.command("up")(stack.up)
 app.command("demo")(stack.demo)
 app.command("service")(service.service)

@@ -75,9 +75,7 @@ def environment(settings: Settings) -> dict[str, str]:
     """The environment of the children: ours, with every setting said as it stands here."""
     inherited = {name: value for name, value in os.environ.items() if not name.upper().startswith("ADM_")}
     said = {f"ADM_{name.upper()}": spoken(value) for name, value in settings if value is not None}
-    # torch's threads spin while they wait for each other, by default so long that it starves a machine that does other
-    # things too; not to spin at all costs a step a tenth
-    return {"GOMP_SPINCOUNT": "3000"} | inherited | said | {"PYTHONUNBUFFERED": "1"}
+    return inherited | said | {"PYTHONUNBUFFERED": "1"}
 
 
 def spoken(value: object) -> str:

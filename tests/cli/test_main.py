@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -5,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from cli.main import app
+from cli.main import SPIN_COUNT, app
 from jobs.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -43,3 +44,29 @@ def test_supervisor_needs_no_torch() -> None:
     code = "import sys, stack.embedded, stack.demo; print('torch' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "False"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ({}, f"GOMP_SPINCOUNT = '{SPIN_COUNT}'"),
+        ({"GOMP_SPINCOUNT": "77"}, "GOMP_SPINCOUNT = '77'"),
+        ({"OMP_WAIT_POLICY": "passive"}, "GOMP_SPINCOUNT = '0'"),
+    ],
+    ids=["nothing said", "count said", "policy said"],
+)
+def test_threads_of_torch_wait_as_said_or_without_starving_others(
+    tmp_path: Path, said: dict[str, str], shown: str
+) -> None:
+    own = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}
+    inherited = {name: value for name, value in os.environ.items() if name not in own}
+    run = subprocess.run(
+        [sys.executable, "-m", "cli", "sample", "--local", "--model", "none-such", "--out", str(tmp_path / "out.npz")],
+        cwd=ROOT,
+        env=inherited | said | {"OMP_DISPLAY_ENV": "verbose"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert shown in run.stderr
