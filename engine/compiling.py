@@ -1,7 +1,8 @@
 """Networks compiled for this CPU by torch.compile, and kept on disk, so that the next start finds them.
 
 A shape takes tens of seconds to compile, so there are few of them, and what has been compiled for exactly the same
-networks, machine and versions is marked: a start may ask whether it would be a warm one.
+networks, machine and versions is marked: a start may ask whether it would be a warm one, and spares itself the shapes
+that turned out not to agree.
 """
 
 import contextlib
@@ -18,6 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,6 +58,7 @@ class Compiler:
     ) -> None:
         """candidates: row counts to compile beside max_rows. Raises: NoCompilerError."""
         self.candidates = candidates
+        self._agreeing: dict[str, set[int]] = {}  # by part of a stage
         self._command = find_command()
         self.version = first_line_of_version(self._command)
         self.on_shape = functools.cache(on_shape)  # a shape may be tried twice, and is computed once for the first time
@@ -89,13 +92,30 @@ class Compiler:
         torch._dynamo.config.recompile_limit = MOST_COMPILATIONS
         torch._dynamo.config.fail_on_recompile_limit_hit = True
 
+    def candidates_of(self, part: str) -> Sequence[int]:
+        """Row counts to compile a part of a stage for, beside the largest: in a warm start those that agreed before."""
+        known = self._marked().get("agreeing", {}).get(part)
+        return [rows for rows in self.candidates if known is None or rows in known]
+
+    def note(self, part: str, shapes: Sequence[int]) -> None:
+        """Remember which row counts agreed; stages of one name, of several stacks, share what any of them can use."""
+        self._agreeing.setdefault(part, set()).update(shapes)
+
+    def _marked(self) -> dict[str, Any]:
+        try:
+            marked: dict[str, Any] = json.loads((self.folder / MARKER).read_text())
+        except (OSError, ValueError):
+            return {}
+        return marked
+
     def finish(self) -> None:
         """Mark the folder, as every start does that uses it: one under the same facts is a warm one.
 
         What no start has used for UNUSED_SECONDS is removed: other facts' folders beside it, finished or not.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / MARKER).write_text(json.dumps(self._facts, indent=1) + "\n")
+        agreeing = {part: sorted(shapes) for part, shapes in self._agreeing.items()}
+        (self.folder / MARKER).write_text(json.dumps(self._facts | {"agreeing": agreeing}, indent=1) + "\n")
         for other in self.folder.parent.iterdir():
             if other != self.folder and time.time() - _last_used(other) > UNUSED_SECONDS:
                 shutil.rmtree(other, ignore_errors=True)  # another start may be removing it too

@@ -107,12 +107,19 @@ class Stage:
         """
         if self._packs:
             pack_weights(self.network, max_rows, lambda: self._predict(*self._probe_inputs([0])))
-        candidates = CANDIDATES if self._compiler is None else self._compiler.candidates
         if self.device.type == "cuda" and self._compiler is None:
             self.fuse_norms(max_rows)
-        self.network_shapes = agreeing_shapes(self._probe_network, max_rows, candidates)
+        self.network_shapes = self._agreeing("network", self._probe_network, max_rows)
         if self.guide is not None:
-            self.guide_shapes = agreeing_shapes(self._probe_guide, max_rows, candidates)
+            self.guide_shapes = self._agreeing("guide", self._probe_guide, max_rows)
+
+    def _agreeing(self, part: str, probe: Callable[[Sequence[int]], Tensor], max_rows: int) -> tuple[int, ...]:
+        if self._compiler is None:
+            return agreeing_shapes(probe, max_rows, CANDIDATES)
+        name = f"{self.name} {part}"
+        shapes = agreeing_shapes(probe, max_rows, self._compiler.candidates_of(name))
+        self._compiler.note(name, shapes)
+        return shapes
 
     @torch.no_grad()
     def fuse_norms(self, max_rows: int) -> None:

@@ -26,6 +26,10 @@ def choose_compiler(
         return None
     if device.type != "cpu":
         raise SettingsError(f"ADM_COMPILE: networks are compiled on a CPU only, not on {device}")
+
+    def tell(part: str, rows: int) -> None:
+        log.info("loading_compiled" if compiler.is_warm else "compiling", stage=part, rows=rows)
+
     try:
         compiler = Compiler(settings.data / "compiled", stacks, precision, settings.max_rows, tell)
     except NoCompilerError as error:
@@ -44,7 +48,3 @@ def choose_compiler(
         return None
     log.info("compiled_networks", warm=compiler.is_warm, folder=str(compiler.folder), compiler=compiler.version)
     return compiler
-
-
-def tell(part: str, rows: int) -> None:
-    log.info("compiling", stage=part, rows=rows)

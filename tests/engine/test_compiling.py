@@ -146,6 +146,22 @@ def test_a_second_start_finds_everything_compiled(shallow_folder: Path, folder: 
     assert libraries(compiler.folder) == objects
 
 
+@needs_compiler
+def test_row_counts_that_did_not_agree_are_not_compiled_again(shallow_folder: Path, tmp_path: Path) -> None:
+    def start() -> Compiler:
+        return Compiler(tmp_path, [base_of(shallow_folder)], "fp32", 8, candidates=(1, 2, 4))
+
+    first = start()
+    assert first.candidates_of("base guide") == [1, 2, 4]
+    for shapes in ((2, 8), (4, 8)):  # of two stacks
+        first.note("base guide", shapes)
+    first.note("base network", (8,))
+    first.finish()
+    assert (start().candidates_of("base guide"), start().candidates_of("base network")) == ([2, 4], [])
+    (first.folder / MARKER).write_text("{")
+    assert start().candidates_of("base guide") == [1, 2, 4]
+
+
 def libraries(folder: Path) -> dict[Path, float]:
     return {path: path.stat().st_mtime for path in folder.rglob("*.so")}
 
