@@ -79,6 +79,7 @@ def run(settings: Settings) -> None:
     name = settings.name_of_worker(f"{device.type}-{device.index or 0}")
     store = ImageStore(settings.store_address)
     with hold_name(settings.run_dir, name) as lock:
+        log.info("loading", worker=name, device=str(device), pipelines=list(settings.pipelines))
         held = load(settings, device, name)
         redis = Redis.from_url(settings.redis_address, retry=Retry(NoBackoff(), 0), health_check_interval=0)
         infos = [offer(pipeline) for pipeline in held.pipelines.values()]

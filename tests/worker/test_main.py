@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from threading import Event
 
@@ -7,6 +8,7 @@ from jobs.errors import UnavailableError
 from jobs.settings import Settings
 from tests.conftest import RedisServer
 from tests.jobs.samples import DEMO
+from tests.worker.programs import Start
 from worker import main
 from worker.inbox import Inbox
 
@@ -22,3 +24,12 @@ def test_redis_that_stays_away_is_one_line_that_names_the_variable(
     client = RedisServer(tmp_path).client()
     with pytest.raises(UnavailableError, match=r"\AADM_REDIS_URL: .*\Z"):
         main.open_inbox(Inbox(client, Settings(data=tmp_path), "cpu-0", [DEMO]), stopping)
+
+
+@pytest.mark.slow
+def test_first_line_of_a_worker_says_what_it_loads(start: Start) -> None:
+    worker = start(ADM_PIPELINES="demo-uncond")
+    worker.wait_ready()
+    first = json.loads(worker.output.splitlines()[0])
+    assert (first["event"], first["worker"], first["device"]) == ("loading", "test-0", "cpu")
+    assert first["pipelines"] == ["demo-uncond"]
