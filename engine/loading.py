@@ -70,14 +70,16 @@ def choose(names: Sequence[str], weights: Path, setting: str = SETTING) -> list[
 
     Raises: WeightsError.
     """
+    weights = weights.absolute()  # the setting may be relative to a working folder that an error would not tell
     plans = find_plans(weights)
     known = {name: plan for plan in plans for name in plan.pipelines}
     for name in names:
         if name not in known:
             there = ", ".join(sorted(known))
-            raise WeightsError(f"{setting}: no stack of {weights} has a pipeline {name!r}; there are {there}")
+            where = f"no stack of {weights} (ADM_WEIGHTS)"
+            raise WeightsError(f"{setting}: {where} has a pipeline {name!r}; there are {there}")
         for file in known[name].only([name]).files:
             if not file.path.exists():
-                missing = f"needs {file.path.name}, which is not in {file.path.parent}"
+                missing = f"needs {file.path.name}, which is not in {file.path.parent} (ADM_WEIGHTS)"
                 raise WeightsError(f"{setting}: {name!r} {missing}; adm models fetch {file.path.stem} brings it")
     return [plan.only(names) for plan in plans if plan.pipelines.keys() & set(names)]

@@ -1,5 +1,6 @@
 """What ADM_PIPELINES chooses among stacks' folders and official checkpoints, before anything is loaded."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,16 @@ def test_unknown_pipeline_is_refused_with_those_there_are(tmp_path: Path) -> Non
         WeightsError, match=r"no stack of .* has a pipeline 'huge'; there are adm-128, .* tiny, tiny-uncond"
     ):
         choose(["huge"], tmp_path)
+
+
+def test_refusal_names_the_folder_that_a_relative_setting_means(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(WeightsError, match=f"no stack of {re.escape(str(tmp_path / 'weights'))} \\(ADM_WEIGHTS\\) has"):
+        choose(["demo"], Path("weights"))
+    with pytest.raises(WeightsError, match=f"not in {re.escape(str(tmp_path / 'weights'))}/.* \\(ADM_WEIGHTS\\);"):
+        choose(["adm-64"], Path("weights"))
 
 
 def test_uncond_pipeline_is_guided_and_lsun_is_not(tmp_path: Path) -> None:
