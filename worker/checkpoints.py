@@ -1,9 +1,11 @@
-"""Checkpoints of long jobs: written now and then, so that the next worker need not start such a job over.
+"""Checkpoints of jobs: written now and then and when they are given back, so that the next worker need not start over.
 
 Nothing depends on one. One that cannot be written is left out; one that cannot be used makes the job start over.
 """
 
 import hashlib
+import time
+from collections.abc import Iterable
 
 import structlog
 
@@ -19,6 +21,7 @@ from worker.plans import JobPlan
 log = structlog.get_logger("worker.checkpoints")
 
 MAX_BYTES = 64 << 20  # of one job's
+WORTH_SECONDS = 1.0  # of device time, from which a job that is given back gets one: it shares the device with others
 
 
 class Checkpoints:
@@ -30,13 +33,21 @@ class Checkpoints:
 
     def write_if_due(self, run: JobRun) -> None:
         """Write one where so much was done since the last that it is worth it; to be called between two steps."""
-        if self._seconds and run.device_seconds - run.checkpointed_at >= self._seconds:
+        if self._seconds and _unsaved(run) >= self._seconds:
             self._write(run)
 
-    def write_last(self, run: JobRun) -> None:
-        """Write one of a long job that is given back, wherever it stands."""
-        if self._seconds and run.device_seconds >= self._seconds and run.device_seconds > run.checkpointed_at:
-            self._write(run)
+    def write_last(self, runs: Iterable[JobRun], until: float) -> None:
+        """Write one of every job that is given back with some work behind it, wherever it stands.
+
+        Until a time of the monotonic clock, when the process may be killed: so what would be lost most goes first.
+        """
+        if not self._seconds:
+            return
+        least = min(self._seconds, WORTH_SECONDS)
+        due = [run for run in runs if run.device_seconds >= least and _unsaved(run)]
+        for run in sorted(due, key=_unsaved, reverse=True):
+            if time.monotonic() < until:
+                self._write(run)
 
     def _write(self, run: JobRun) -> None:
         if run.in_hand:
@@ -106,3 +117,7 @@ class Checkpoints:
         if not state.fits(plan):
             raise UnusableCheckpointError("the checkpoint does not fit what the job asks")
         return state
+
+
+def _unsaved(run: JobRun) -> float:
+    return run.device_seconds - run.checkpointed_at

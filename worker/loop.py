@@ -42,6 +42,7 @@ log = structlog.get_logger("worker.loop")
 IDLE_WAIT_SECONDS = 1.0
 STORE_WAIT_SECONDS = 0.02  # for an image, where nothing else is to be done but to look for jobs and tell of life
 PAUSE_SECONDS = 5.0  # without taking jobs, after the store or the device's memory failed one
+LAST_WRITES_SECONDS = 5.0  # to the store, when the drain time is up: some seconds later a supervisor kills
 QUEUE_DEPTH = 2  # images taken, in batches: so that both stages find full batches
 QUEUE_DEPTH_AT_MOST = BATCHES_IN_FLIGHT  # with jobs that would run at once, before those that are there already
 
@@ -91,8 +92,15 @@ class Worker:
             if report is not None:
                 self._apply(report, time.monotonic() - started)
             self._settle(0.0 if self._engine.busy else STORE_WAIT_SECONDS)
+        self._give_back_all()
+
+    def _give_back_all(self) -> None:
+        """Let others go on with what is here, from where it stands."""
+        written_by = time.monotonic() + LAST_WRITES_SECONDS
+        while any(run.in_hand for run in self._runs.values()) and time.monotonic() < written_by:
+            self._settle(STORE_WAIT_SECONDS)  # a job with an image between engine and store would start over
+        self._checkpoints.write_last(self._runs.values(), written_by)
         for run in list(self._runs.values()):
-            self._checkpoints.write_last(run)
             self._forget(run)
             self._inbox.give_back(run.claim)
 

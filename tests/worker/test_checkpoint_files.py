@@ -1,11 +1,13 @@
 """Which checkpoints their jobs name, which lie in the store, and what becomes of those that cannot be written."""
 
+import math
 import os
 import time
 
 import pytest
 import torch
 from redis import Redis
+from structlog.testing import capture_logs
 
 from engine.engine import Engine
 from jobs.errors import FailureKind
@@ -14,7 +16,7 @@ from jobs.settings import Settings
 from jobs.sweep import Sweeper
 from tests.worker.conftest import Bench
 from worker import checkpoints
-from worker.checkpoints import Checkpoints
+from worker.checkpoints import WORTH_SECONDS, Checkpoints
 from worker.inbox import Claim, Inbox
 from worker.job_run import JobRun
 from worker.job_state import JobState
@@ -139,19 +141,42 @@ def test_one_is_written_after_so_much_device_time_and_replaces_the_one_before(
     assert written[0] is None
     assert written[1] == written[2] != written[3]
     run.device_seconds = 122
-    writer.write_last(run)
+    writer.write_last([run], math.inf)
     assert stored(bench) != written[-1:]
 
 
 def test_short_jobs_leave_none_behind_and_none_are_written_where_they_are_off(
     bench: Bench, inbox: Inbox, run: JobRun
 ) -> None:
-    run.device_seconds = 59
-    checkpoints_of(bench, inbox).write_last(run)
+    run.device_seconds = WORTH_SECONDS - 0.1
+    checkpoints_of(bench, inbox).write_last([run], math.inf)
     run.device_seconds = 1000
-    for write in (checkpoints_of(bench, inbox, 0).write_last, checkpoints_of(bench, inbox, 0).write_if_due):
-        write(run)
+    checkpoints_of(bench, inbox, 0).write_last([run], math.inf)
+    checkpoints_of(bench, inbox, 0).write_if_due(run)
     assert stored(bench) == []
+
+
+def test_job_that_is_given_back_leaves_one_where_a_regular_one_is_not_due(
+    bench: Bench, inbox: Inbox, run: JobRun
+) -> None:
+    run.device_seconds = WORTH_SECONDS
+    checkpoints_of(bench, inbox).write_if_due(run)
+    assert stored(bench) == []
+    checkpoints_of(bench, inbox).write_last([run], math.inf)
+    assert len(stored(bench)) == 1
+
+
+def test_what_would_be_lost_most_is_written_first_and_nothing_when_time_is_up(
+    bench: Bench, inbox: Inbox, run: JobRun
+) -> None:
+    bench.submit()
+    more = JobRun(bench.claim(inbox)[0], JobPlan())
+    run.device_seconds, more.device_seconds = 4.0, 5.0
+    checkpoints_of(bench, inbox).write_last([run, more], -math.inf)
+    assert stored(bench) == []
+    with capture_logs() as logs:
+        checkpoints_of(bench, inbox).write_last([run, more], math.inf)
+    assert [each["job_id"] for each in logs] == [more.claim.job_id, run.claim.job_id]
 
 
 @pytest.mark.parametrize(("room", "written"), [(0, 1), (-1, 0)])

@@ -118,6 +118,24 @@ def test_stopped_worker_gives_a_long_job_back_as_far_as_it_is(start: Start, clie
     assert client.wait_all([job_id])[0].status is JobStatus.CANCELLED
 
 
+def test_stopped_worker_gives_jobs_back_as_far_as_they_are_that_are_too_short_for_a_regular_checkpoint(
+    start: Start, client: Client
+) -> None:
+    worker = start(ADM_CHECKPOINT_SECONDS="60", ADM_DRAIN_SECONDS="5")
+    worker.wait_ready()
+    job_ids = [client.post(LONG | {"sampler": "heun", "steps": 1000, "n": 2, "seed": seed}) for seed in range(3)]
+    for job_id in job_ids:
+        client.wait_started(job_id)
+    assert worker.kill(signal.SIGTERM) == 0
+    assert [client.job(job_id).status for job_id in job_ids] == [JobStatus.QUEUED] * 3
+    written = [logged(worker, "checkpointed", job_id)[-1] for job_id in job_ids]
+    assert all(0 < each["bytes"] < 300_000 for each in written)
+    second = start()
+    for job_id, last in zip(job_ids, written, strict=True):
+        eventually(lambda job_id=job_id: bool(logged(second, "resumed", job_id)), "it is gone on with")  # type: ignore[misc] # bound now
+        assert logged(second, "resumed", job_id)[0]["steps"] == last["steps"] > 0
+
+
 def test_cancelled_job_leaves_no_checkpoint(start: Start, client: Client, worker_settings: Settings) -> None:
     worker = start(**OFTEN)
     worker.wait_ready()
