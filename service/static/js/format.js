@@ -56,9 +56,15 @@ export function classLabel(model, index) {
   return name !== undefined && model.classes.filter((each) => each.name === name).length === 1 ? name : index;
 }
 
-/** Whether an image that passes the upsampler alone needs a class. */
-export function upsamplerNeedsClass(model) {
-  return model?.stages.some((each) => each.name === "upsample" && each.class_conditional) ?? false;
+/** Whether a kind of job passes a network that is told the class. */
+export function toldClass(model, kind) {
+  if (kind === "score") return false;
+  return model?.stages.some((each) => each.class_conditional && (kind !== "upsample" || each.name === "upsample")) ?? false;
+}
+
+/** How many of a sampler's steps a strength takes, the last ones; as the engine counts them. */
+export function stepsTaken(steps, strength) {
+  return Math.max(1, Math.ceil(Number((strength * steps).toFixed(9)))); // 0.28 * 25 is 7.000000000000001
 }
 
 /** Options of a resolved request that the form has no field for; {} for those that are as the form would ask. */
@@ -83,7 +89,7 @@ export function repeatable(request, model) {
   const start = kind === "generate" ? { model: name } : { kind, model: name, ...(seeds ? { seeds } : { images }) };
   if (kind === "score") return start;
   if (kind === "upsample") {
-    const told = upsamplerNeedsClass(model) ? { class_label: classLabel(model, request.class_label) } : {};
+    const told = toldClass(model, kind) ? { class_label: classLabel(model, request.class_label) } : {};
     return { ...start, ...told, seed, upsample };
   }
   const body = { ...start, class_label: classLabel(model, request.class_label), guidance_scale, steps };

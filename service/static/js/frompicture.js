@@ -2,7 +2,7 @@
 
 import { upload } from "./api.js";
 import { byId, setNotice, setText } from "./dom.js";
-import { upsamplerNeedsClass } from "./format.js";
+import { PictureClass } from "./pictureclass.js";
 
 const SLOTS = [0, 1];
 const VARIATIONS = 4;
@@ -13,7 +13,7 @@ export class FromPicture {
   #files = [null, null]; // what the service answered for each slot
   #turn = [0, 0]; // of the last upload begun in each slot: an earlier one's answer may come later
 
-  /** form is where model and class are chosen; onSubmit(request) queues a job, or throws a Problem. */
+  /** form is where the model is chosen; onSubmit(request) queues a job, or throws a Problem. */
   constructor(form, onSubmit) {
     Object.assign(this, { form, onSubmit, root: byId("from-picture") });
     for (const slot of SLOTS) {
@@ -31,6 +31,7 @@ export class FromPicture {
         if (file !== undefined) this.#take(slot, file);
       });
     }
+    this.pictureClass = new PictureClass(() => this.offer());
     byId("strength").addEventListener("input", () => setText(byId("strength-shown"), byId("strength").value));
     this.root.addEventListener("submit", (event) => { event.preventDefault(); this.#submit(event.submitter); });
   }
@@ -38,10 +39,11 @@ export class FromPicture {
   /** Show what the chosen model does. */
   offer() {
     const kinds = this.form.model?.kinds ?? [];
+    this.pictureClass.offer(this.form.model, this.#files[0]);
     this.root.hidden = !KINDS.some((each) => kinds.includes(each));
     for (const button of this.#buttons) {
       button.hidden = !kinds.includes(button.value);
-      button.disabled = this.#inputs(button.value).includes(null);
+      button.disabled = this.#inputs(button.value).includes(null) || !this.pictureClass.settled(button.value);
     }
     byId("strength").closest(".field").hidden = !kinds.includes("variation");
     byId("slot-1").hidden = !kinds.includes("interpolate");
@@ -97,9 +99,9 @@ export class FromPicture {
   }
 
   #request(kind) {
-    const request = { kind, model: this.form.model.id, images: this.#inputs(kind).map((each) => each.id) };
+    const images = this.#inputs(kind).map((each) => each.id);
+    const request = { kind, model: this.form.model.id, images, ...this.pictureClass.options(kind) };
     if (kind !== "score") request.previews = true;
-    if (kind === "upsample" && upsamplerNeedsClass(this.form.model)) request.class_label = this.form.request.class_label;
     if (kind === "variation") Object.assign(request, { strength: Number(byId("strength").value), n: VARIATIONS });
     if (kind === "interpolate") Object.assign(request, { n: FRAMES, previews: false });
     return request;

@@ -13,6 +13,13 @@ const ACTIVE = new Set(["queued", "in_progress", "cancelling"]);
 
 export const isActive = (job) => ACTIVE.has(job.status);
 
+/** A job that the page shows nowhere, once it has ended. Throws: Problem. */
+export async function finished(request) {
+  let job = await call("POST", "/v1/jobs", write(request));
+  while (isActive(job)) job = await call("GET", `/v1/jobs/${job.id}?wait=30`);
+  return job;
+}
+
 /** One job, its previews by image, and where its stream was read up to. */
 class Entry {
   constructor(job) {

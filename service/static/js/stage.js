@@ -3,7 +3,7 @@
 import { write } from "./api.js";
 import { byId, copy, element, focusFirst, local, recall, remember, setNotice, setText } from "./dom.js";
 import { Film } from "./film.js";
-import { about, capital, className, curl, duration, fileName, number, numImages, queueHint, queueText, repeatable, stageName, title } from "./format.js";
+import { about, capital, className, curl, duration, fileName, number, numImages, queueHint, queueText, repeatable, stageName, stepsTaken, title } from "./format.js";
 import { isActive } from "./jobs.js";
 
 const MAX_EDGE_PX = 512;
@@ -190,9 +190,11 @@ export class Stage {
   }
 
   #sampling(request) {
-    const both = request.upsample && request.kind !== "upsample";
+    const { upsample } = request;
+    const base = request.kind === "upsample" ? [] : [stepsTaken(request.steps, request.strength ?? 1)];
+    const enlarging = upsample ? [stepsTaken(upsample.steps, upsample.strength)] : [];
     const facts = [
-      ["Steps", `${request.steps}${both ? ` + ${request.upsample.steps}` : ""}`],
+      ["Steps", [...base, ...enlarging].join(" + ")],
       ["Sampler", request.sampler.toUpperCase() + (request.sampler === "ddim" ? `, eta ${number(request.eta)}` : "")],
     ];
     if (request.kind !== "reconstruct") facts.push(["Seed", request.seed]); // which draws nothing

@@ -1,0 +1,97 @@
+/** The class under which a job starts from a picture: the likeliest of the picture, or one that was chosen. */
+
+import { byId, element, setText } from "./dom.js";
+import { classLabel, toldClass } from "./format.js";
+import { finished } from "./jobs.js";
+
+const KINDS = ["reconstruct", "variation", "upsample", "interpolate"];
+const LIKELIEST = ""; // or, where there is no classifier to ask, nothing chosen yet
+const NO_CLASS = "none"; // an option's value is text; indices are digits
+const ASKING = "asking";
+
+export class PictureClass {
+  #model = undefined;
+  #file = null;
+  #answers = new Map(); // "pipeline/file" -> {class_label, class_name, probability}, ASKING, or null: it gave none
+
+  /** onChange() is called when another class would be sent. */
+  constructor(onChange) {
+    Object.assign(this, { onChange, select: byId("picture-class") });
+    this.select.addEventListener("change", onChange);
+  }
+
+  /** Show what a pipeline offers for a picture, null before there is one, and ask its classifier. */
+  offer(model, file) {
+    const another = file !== this.#file;
+    if (another && this.#file !== null) this.select.value = LIKELIEST; // what was chosen was the last picture's
+    if (model !== undefined && model.id !== this.#model?.id) this.#fill(model);
+    this.#model = model;
+    this.#file = file;
+    this.select.closest(".field").hidden = !this.#matters;
+    if (this.#matters && this.#asks && file !== null) {
+      if (this.#answer === undefined || (another && this.#answer === null)) this.#ask(model, file);
+    }
+    setText(byId("picture-class-told"), this.#told);
+  }
+
+  /** Whether it is known under which class a job of this kind would run. */
+  settled(kind) {
+    return !toldClass(this.#model, kind) || this.#index !== undefined;
+  }
+
+  /** What this adds to the request of a job. */
+  options(kind) {
+    return toldClass(this.#model, kind) ? { class_label: classLabel(this.#model, this.#index) } : {};
+  }
+
+  get #matters() {
+    return KINDS.some((kind) => this.#model?.kinds.includes(kind) && toldClass(this.#model, kind));
+  }
+
+  get #asks() {
+    return this.#model.kinds.includes("score");
+  }
+
+  get #answer() {
+    return this.#answers.get(`${this.#model?.id}/${this.#file?.id}`);
+  }
+
+  /** The class to send: its index, null for no class, undefined while that is open. */
+  get #index() {
+    const { value } = this.select;
+    if (value === LIKELIEST) return this.#answer?.class_label;
+    return value === NO_CLASS ? null : Number(value);
+  }
+
+  get #told() {
+    if (!this.#matters || this.#file === null || this.select.value !== LIKELIEST) return "";
+    if (!this.#asks) return "Choose one first.";
+    const answer = this.#answer;
+    if (answer === ASKING) return "Asking the classifier…";
+    if (answer === null) return "The classifier gave no answer: choose a class.";
+    return `The classifier sees: ${answer.class_name}, ${(100 * answer.probability).toFixed(1)} %.`;
+  }
+
+  #fill({ kinds, classes, no_class_offered: noClass }) {
+    const option = (value, text) => element("option", { value: String(value) }, text);
+    const shown = [option(LIKELIEST, kinds.includes("score") ? "likeliest of the picture" : "not chosen yet")];
+    shown.push(...classes.map((each) => option(each.index, each.name)));
+    if (noClass) shown.push(option(NO_CLASS, "no class"));
+    this.select.replaceChildren(...shown);
+    this.select.value = LIKELIEST;
+  }
+
+  async #ask(model, file) {
+    const key = `${model.id}/${file.id}`;
+    this.#answers.set(key, ASKING);
+    let answer = null;
+    try {
+      const { results } = await finished({ kind: "score", model: model.id, images: [file.id] });
+      answer = results?.scores[0][0] ?? null;
+    } catch {
+      // refused, or the service is away: a class can be chosen all the same
+    }
+    this.#answers.set(key, answer);
+    this.onChange();
+  }
+}
