@@ -24,6 +24,7 @@ from jobs.settings import Settings
 from jobs.workers import WorkerInfo
 from worker.namesake import Process, keep_name, take_name
 from worker.results import Results
+from worker.stopping import Stopping
 from worker.taking import Cancel, Claim, Submit, Taker, WouldRun
 
 log = structlog.get_logger("worker.inbox")
@@ -49,8 +50,9 @@ class Inbox(Results):
         pipelines: Sequence[PipelineInfo],
         registry: CollectorRegistry | None = None,
         process: Process | None = None,
+        stopping: Stopping | None = None,
     ) -> None:
-        super().__init__(redis, settings, CollectorRegistry() if registry is None else registry)
+        super().__init__(redis, settings, CollectorRegistry() if registry is None else registry, stopping or Stopping())
         self._name, self._pipelines = worker_name, tuple(pipelines)
         self._taker = Taker(redis, self._ledger, settings, worker_name, self._pipelines, self._metrics)
         self._process = process or Process.current()

@@ -48,6 +48,7 @@ from worker.metrics import StepMetrics
 from worker.namesake import Process
 from worker.offers import offer, select
 from worker.png import encoder_versions
+from worker.stopping import Stopping
 from worker.warmup import measure_steps
 
 log = structlog.get_logger("worker")
@@ -67,7 +68,7 @@ def main() -> None:
 
 def run(settings: Settings) -> None:
     """Load, warm up, announce, serve, withdraw."""
-    stopping = Event()
+    stopping = Stopping()
 
     def stop(number: int, frame: FrameType | None) -> None:
         stopping.set()
@@ -83,7 +84,7 @@ def run(settings: Settings) -> None:
         held = load(settings, device, name)
         redis = Redis.from_url(settings.redis_address, retry=Retry(NoBackoff(), 0), health_check_interval=0)
         infos = [offer(pipeline) for pipeline in held.pipelines.values()]
-        inbox = Inbox(redis, settings, name, infos, held.registry, Process.current(lock))
+        inbox = Inbox(redis, settings, name, infos, held.registry, Process.current(lock), stopping)
         open_inbox(inbox, stopping)
         log.info(
             "ready", worker=name, device=held.info.device, pipelines=list(held.pipelines), numerics=held.info.numerics

@@ -20,6 +20,7 @@ from jobs.record import Record
 from jobs.settings import Settings
 from worker.queue_metrics import QueueMetrics
 from worker.reports import Reports
+from worker.stopping import Stopping
 from worker.taking import Claim
 
 log = structlog.get_logger("worker.results")
@@ -30,12 +31,12 @@ REPEAT_SECONDS = 0.2  # between two attempts to write a result while Redis is aw
 class Results:
     """The claims of one worker in flight, and what is told and written of them.
 
-    What writes results waits for a Redis that is away, as long as a lease lasts all in all; then the claim counts as
-    lost, and the lease gives the job to others.
+    What writes results waits for a Redis that is away, as long as a lease lasts all in all, and once told to stop no
+    longer than the drain; then the claim counts as lost, and the lease gives the job to others.
     """
 
-    def __init__(self, redis: Redis, settings: Settings, registry: CollectorRegistry) -> None:
-        self._redis, self._settings = redis, settings
+    def __init__(self, redis: Redis, settings: Settings, registry: CollectorRegistry, stopping: Stopping) -> None:
+        self._redis, self._settings, self._stopping = redis, settings, stopping
         self._ledger = Ledger(redis, settings.retention_seconds)
         self._metrics = QueueMetrics(registry)
         self._in_flight: dict[str, Claim] = {}  # by job
@@ -187,7 +188,8 @@ class Results:
                     raise
                 now = time.monotonic()
                 self._away_since = now if self._away_since is None else self._away_since
-                if now - self._away_since > self._settings.lease_seconds:
+                drained_by = self._stopping.asked_at + self._settings.drain_seconds
+                if now > min(self._away_since + self._settings.lease_seconds, drained_by):
                     log.warning("given_up", job_id=claim.job_id, error=str(error))
                     return False
                 time.sleep(REPEAT_SECONDS)

@@ -19,6 +19,7 @@ from tests.refusals import REFUSALS, Refusal, out_of_memory
 from tests.worker.conftest import Bench
 from tests.worker.programs import Client, Start, eventually
 from worker.inbox import Cancel, Inbox
+from worker.stopping import Stopping
 
 
 @contextmanager
@@ -147,4 +148,24 @@ def test_redis_that_stays_away_past_the_lease_fails_no_drain(tmp_path: Path) -> 
     claims = bench.claim(inbox)
     server.stop()
     assert [inbox.give_back(each) for each in claims] == [False] * 8
+    shutil.rmtree(folder)
+
+
+@pytest.mark.slow
+def test_stopping_worker_waits_for_redis_no_longer_than_the_drain(tmp_path: Path) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="adm-", dir="/tmp"))
+    server = RedisServer(folder)
+    server.start()
+    settings = Settings(data=tmp_path, redis_url=server.address, lease_seconds=1000, drain_seconds=1)
+    stopping = Stopping()
+    inbox = Inbox(server.client(), settings, "cpu-0", [DEMO], stopping=stopping)
+    inbox.open()
+    bench = Bench(server.client(), settings)
+    bench.submit()
+    (claim,) = bench.claim(inbox)
+    server.stop()
+    stop = Timer(0.3, stopping.set)
+    stop.start()
+    assert not inbox.give_back(claim)
+    assert stopping.is_set()
     shutil.rmtree(folder)
