@@ -124,8 +124,7 @@ def test_stopped_worker_gives_jobs_back_as_far_as_they_are_that_are_too_short_fo
     worker = start(ADM_CHECKPOINT_SECONDS="60", ADM_DRAIN_SECONDS="5")
     worker.wait_ready()
     job_ids = [client.post(LONG | {"sampler": "heun", "steps": 1000, "n": 2, "seed": seed}) for seed in range(3)]
-    for job_id in job_ids:
-        client.wait_started(job_id)
+    eventually(lambda: all(client.job(job_id).progress.step > 40 for job_id in job_ids), "each has had its share")
     assert worker.kill(signal.SIGTERM) == 0
     assert [client.job(job_id).status for job_id in job_ids] == [JobStatus.QUEUED] * 3
     written = [logged(worker, "checkpointed", job_id)[-1] for job_id in job_ids]
