@@ -109,8 +109,9 @@ class Scheduler(Generic[KeyT]):
         first = min(lines, key=lambda stage: lines[stage][0][0])
         if lines[first][0][0] < 0:
             lines = {first: lines[first]}  # whoever is overdue moves now, and brings the best batch of its stage along
-        _, stage, rows = max((self._best_batch(stage, line) for stage, line in lines.items()), key=lambda each: each[0])
-        self._spend(stage, rows, len(lines[stage]))
+        best = max((self._best_batch(stage, line) for stage, line in lines.items()), key=lambda each: each[0])
+        _, stage, rows, extra = best
+        self._spend(stage, rows, extra)
         return Choice(stage, [key for _, _, key in lines[stage][:rows]], self.costs.row_shape(stage, rows))
 
     def slack_of_newcomers(self) -> float:
@@ -144,14 +145,14 @@ class Scheduler(Generic[KeyT]):
                 )
         return lines
 
-    def _best_batch(self, stage: str, line: Sequence[tuple[float, int, KeyT]]) -> tuple[float, str, int]:
-        """How many of the first rows serve most urgency a second, and how much that is.
+    def _best_batch(self, stage: str, line: Sequence[tuple[float, int, KeyT]]) -> tuple[float, str, int, float]:
+        """How many of the first rows serve most urgency a second: that, the stage, they, and what they cost extra.
 
         The more images wait, the less of the device's time may be wasted on serving some of them sooner; but for jobs
         that end as promised in small batches alone, as long as there is time spared for them.
         """
         row_seconds = self.costs.row_seconds(stage)
-        best, best_rows, urgency, counted = -1.0, 0, 0.0, 0
+        best, best_rows, best_extra, urgency, counted = -1.0, 0, 0.0, 0.0, 0
         for rows, extra in self._extra_seconds(stage, len(line)).items():
             urgency += sum(row_seconds / max(row_seconds, slack) for slack, _, _ in line[counted:rows])
             counted = rows
@@ -160,8 +161,8 @@ class Scheduler(Generic[KeyT]):
                 self._is_cheap(stage, rows, extra)
                 or (extra <= self._spared and any(self._is_pressed(key) for _, _, key in line[:rows]))
             ):
-                best, best_rows = value, rows
-        return best, stage, best_rows
+                best, best_rows, best_extra = value, rows, extra
+        return best, stage, best_rows, best_extra
 
     def _is_cheap(self, stage: str, rows: int, extra: float) -> bool:
         """Whether a batch wastes no more of its time than any may."""
@@ -192,9 +193,9 @@ class Scheduler(Generic[KeyT]):
         least = min(each / rows for rows, each in seconds.items())
         return {rows: max(0.0, each - rows * least) for rows, each in seconds.items()}
 
-    def _spend(self, stage: str, rows: int, waiting: int) -> None:
+    def _spend(self, stage: str, rows: int, extra: float) -> None:
         """Let a step's time pass, and take what it costs over the cheapest a row from what is spared."""
-        seconds, extra = self.costs.seconds(stage, rows), self._extra_seconds(stage, waiting)[rows]
+        seconds = self.costs.seconds(stage, rows)
         most = SPARED * max(self.costs.seconds(each, self.costs.row_shapes(each)[-1]) for each in self._waiting)
         spent = 0.0 if self._is_cheap(stage, rows, extra) else extra
         self._spared = min(self._spared - spent + self._share * seconds, most)
