@@ -32,10 +32,12 @@ from jobs.request import JobRequest
 from jobs.settings import Settings
 from tests.conftest import RedisServer
 from tests.worker.tiny_stack import write_tiny_stack
+from worker.held import Held
 from worker.inbox import Inbox
-from worker.loop import Held, Worker
+from worker.loop import Worker
 from worker.main import load
 from worker.offers import offer
+from worker.stopping import Stopping
 
 ROOT = Path(__file__).parent
 ONCE = 64  # jobs before those that count
@@ -74,7 +76,7 @@ def serve(worker: Worker, queue: JobQueue, jobs: int) -> float:
     """Processor time in which a worker serves so many jobs."""
     for _ in range(jobs):
         queue.submit(JobRequest.parse(BODY))
-    to_come, stopping = queue.counts()[JobStatus.COMPLETED] + jobs, threading.Event()
+    to_come, stopping = queue.counts()[JobStatus.COMPLETED] + jobs, Stopping()
     thread = threading.Thread(target=worker.run, args=(stopping,))
     started = others_time()
     thread.start()

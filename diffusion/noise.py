@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from diffusion.upload import upload
+from diffusion.transfer import upload
 
 ROUNDS = 10
 # Philox's, less 2^32, so that no product overflows int64: its low word is the same, its high one lacks a factor.

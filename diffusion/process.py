@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from diffusion.schedule import Schedule
+from diffusion.transfer import upload
 
 
 class MeanType(Enum):
@@ -42,8 +43,11 @@ class Prediction(NamedTuple):
 
 
 def gather(values: Tensor, t: Tensor, like: Tensor) -> Tensor:
-    """values[t] of a float64 array, cast to like's dtype only then, shaped to broadcast over like."""
-    return values.to(t.device)[t].to(like.dtype).reshape(-1, *[1] * (like.dim() - 1))
+    """values[t] of a float64 array, cast to like's dtype only then, shaped to broadcast over like, and where that is.
+
+    t may be on the host, as the array is: then nothing waits for a device.
+    """
+    return upload(values.to(t.device)[t].to(like.dtype), like.device).reshape(-1, *[1] * (like.dim() - 1))
 
 
 @dataclass(frozen=True)

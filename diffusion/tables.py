@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from diffusion.process import MeanType, Process
-from diffusion.upload import upload
+from diffusion.transfer import upload
 
 Thresholding = Literal["clip", "dynamic", "none"]
 THRESHOLDINGS: tuple[Thresholding, ...] = get_args(Thresholding)

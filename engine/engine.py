@@ -1,16 +1,19 @@
 """Continuous batching at the level of a step: a request joins the next step, a finished one leaves at once."""
 
+from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from diffusion.pixels import from_uint8, to_uint8
 from diffusion.tables import SamplerTable
+from diffusion.transfer import download, upload
 from engine.costs import StepCosts
+from engine.laps import lap_on, works_by_itself
 from engine.scheduler import Scheduler
 from engine.stage import Stage
+from engine.steps import Begun, Finished, Passed, StepReport
 from engine.trajectory import ImageRequest, ImageState, StagePlan, Trajectory
 
 
@@ -22,52 +25,32 @@ class UnfitStateError(Exception):
     """The state is none that the image could be in here."""
 
 
-class NotFiniteError(Exception):
-    """An image's state has overflowed: a picture of it would be noise or black, and nobody would know."""
-
-
-@dataclass(frozen=True)
-class Finished:
-    """An image that has passed its last stage: x [3, H, W] as it left it, and its pixels, uint8."""
-
-    request: ImageRequest
-    x: Tensor
-    pixels: Tensor
-
-
-@dataclass(frozen=True)
-class StepReport:
-    """What a step did: its stage, the rows that moved and the shape they were padded to.
-
-    failed has the jobs that cannot be computed, and why; all their images have left the engine. Where the device's
-    memory did not suffice, lowered has the row shapes that are left to the parts of the stage, network or guide, that
-    take smaller batches from here on; torch.OutOfMemoryError in failed says that not even the smallest could be
-    computed, which is no job's fault.
-    """
-
-    stage: str
-    moved: list[Trajectory]
-    row_shape: int
-    finished: list[Finished]
-    failed: dict[str, Exception]
-    lowered: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-
-
 class Engine:
-    """Batches the steps of unrelated images; owns no thread, no clock and no I/O.
+    """Batches the steps of unrelated images; owns no thread and no I/O.
 
-    Who moves in a step is the scheduler's choice. It goes by `costs`; whoever times the steps notes them there.
+    Who moves in a step is the scheduler's choice. It goes by `costs`; whoever hears what steps took notes it there.
+
+    A device that works by itself is given the next step while it is at the one before, so that it waits for the host
+    neither to prepare nor to tell of one. depth is how many steps it is given before the first is told of; to whoever
+    asks the engine, a step is taken when it is told of.
     """
 
-    def __init__(self, stages: Mapping[str, Stage], max_rows: int) -> None:
+    def __init__(self, stages: Mapping[str, Stage], max_rows: int, depth: int | None = None) -> None:
         self.stages, self.max_rows = stages, max_rows
+        self.depth = depth or (2 if any(works_by_itself(stage.device) for stage in stages.values()) else 1)
+        self._begun: deque[Begun] = deque()  # and not told of, the oldest first
         self.costs = StepCosts({key: stage.network_shapes for key, stage in stages.items()})
         self.scheduler: Scheduler[tuple[str, int]] = Scheduler(self.costs, max_rows)
         self._live: dict[tuple[str, int], Trajectory] = {}  # in order of arrival
 
     @property
     def busy(self) -> bool:
-        return bool(self._live)
+        return bool(self._live or self._begun)
+
+    @property
+    def seconds_ahead(self) -> float:
+        """For how long the device has work, as the costs have it, counted from the end of the step told of last."""
+        return sum(each.expected_seconds for each in self._begun if not each.lap.is_over)
 
     @property
     def rows_in_flight(self) -> int:
@@ -85,7 +68,7 @@ class Engine:
         torch.OutOfMemoryError where there is no room for what it starts from. On any of them it is not here.
         """
         key = (request.job_id, request.index)
-        if key in self._live:
+        if key in self._live or any(key == each.key for begun in self._begun for each in begun.before):
             raise DuplicateImageError(f"image {request.index} of job {request.job_id}")
         self.check(request)
         entered = self._live[key] = self._enter(request) if state is None else self._enter_again(request, state)
@@ -95,7 +78,8 @@ class Engine:
 
     def states(self, job_id: str) -> dict[int, ImageState]:
         """Where a job's images that are here stand, by index; to be used before the next step."""
-        return {index: each.state for (owner, index), each in self._live.items() if owner == job_id}
+        here = [*self._live.values(), *(each for begun in reversed(self._begun) for each in begun.before)]
+        return {each.request.index: each.state for each in here if each.request.job_id == job_id}
 
     def check(self, request: ImageRequest) -> None:
         """Raises: UnknownOfferError for a plan that a stage has no table for.
@@ -107,38 +91,59 @@ class Engine:
 
     def abort(self, job_id: str) -> bool:
         """Drop all images of a job; False if there were none: a lost race, not an error."""
-        keys = [key for key in self._live if key[0] == job_id]
-        for key in keys:
+        was_here = bool(self.states(job_id))
+        for key in [key for key in self._live if key[0] == job_id]:
             self._leave(key)
-        return bool(keys)
+        for begun in self._begun:
+            begun.drop(job_id)
+        return was_here
 
     def step(self) -> StepReport | None:
-        """Take one step of one stage; None where nothing is live.
+        """Take one step of one stage, and tell of it; None where nothing is live.
 
+        Where more than one is begun at a time, the one told of was begun in an earlier call.
         A batch that fails is bisected, so that one bad row fails its own job alone and the others move on. So is one
         that there is too little memory for; the stage takes smaller ones from then on.
         Raises: torch.AcceleratorError where the device is lost, for the process to end with.
         """
+        while len(self._begun) < self.depth and self._begin():
+            pass
+        if not self._begun:
+            return None
+        report = self._begun.popleft().report()
+        for job_id in report.failed:
+            self.abort(job_id)
+        return report
+
+    def _begin(self) -> bool:
+        """Give the device one more step; False where no image has one to take."""
         choice = self.scheduler.choose()
         if choice is None:
-            return None
+            return False
         batch, stage = [self._live[key] for key in choice.keys], self.stages[choice.stage]
+        expected, shapes = self.costs.seconds(choice.stage, choice.row_shape), stage.row_shapes
         failed: dict[str, Exception] = {}
-        before = stage.row_shapes
+        lap = lap_on(stage.device)
         moved = self._take(stage, batch, failed)
-        lowered = {part: left for part, left in stage.row_shapes.items() if left != before[part]}
+        lowered = {part: left for part, left in stage.row_shapes.items() if left != shapes[part]}
         if lowered:
             self.costs.keep(choice.stage, stage.network_shapes)
+        before = [self._live[each.key] for each in moved]
+        begun = Begun(choice.stage, choice.row_shape, expected, lap, before, moved, lowered)
+        self._live |= {each.key: each for each in moved}
         self.scheduler.moved(each.key for each in moved)
-        finished = self._advance([each for each in moved if each.row == len(each.table)], failed)
+        self._advance(begun, failed)
+        lap.end()
+        self._begun.append(begun)
         for job_id in failed:
             self.abort(job_id)
-        return StepReport(choice.stage, moved, choice.row_shape, finished, failed, lowered)
+        begun.failed |= failed
+        return True
 
     def _take(self, stage: Stage, batch: list[Trajectory], failed: dict[str, Exception]) -> list[Trajectory]:
+        """The batch, less what failed, as it stands after a step."""
         try:
-            stage.step(batch)
-            return batch
+            return stage.step(batch)
         except torch.AcceleratorError:
             raise  # every later call of this process fails too: it would take all jobs of the queue and fail them
         except Exception as error:  # noqa: BLE001 - whatever a row breaks must stay that row's
@@ -168,8 +173,8 @@ class Engine:
         table, stage = self._table(plan), self.stages[plan.stage]
         if not 0 <= state.row < len(table) or not state.x.shape == state.memory.shape == stage.shape:
             raise UnfitStateError(f"image {request.index}: row {state.row} and {list(state.x.shape)} in {plan.stage}")
-        x, memory = state.x.to(stage.device), state.memory.to(stage.device)
-        low_res = None if state.low_res is None else state.low_res.to(stage.device)
+        x, memory = upload(state.x, stage.device), upload(state.memory, stage.device)
+        low_res = None if state.low_res is None else upload(state.low_res, stage.device)
         entered = Trajectory(request, table, x, low_res, state.stage_index, state.row)
         entered.memory = memory
         return entered
@@ -185,29 +190,28 @@ class Engine:
         x = self.stages[plan.stage].enlarge(request, plan, table, low_res)
         return Trajectory(request, table, x, low_res, index)
 
-    def _advance(self, passed: list[Trajectory], failed: dict[str, Exception]) -> list[Finished]:
+    def _advance(self, begun: Begun, failed: dict[str, Exception]) -> None:
         """Send images that passed a stage on to the next; those that passed their last leave, finished."""
-        finished = []
-        for each in passed:
+        for each in begun.moved:
             try:
-                if (result := self._pass_on(each)) is not None:
-                    finished.append(result)
+                if each.request.wants_previews and each.pred_x0 is not None:
+                    begun.previews[each.key] = download(to_uint8(each.pred_x0))
+                if each.row == len(each.table):
+                    begun.passed.append(self._pass_on(each))
             except torch.AcceleratorError:
                 raise  # as in a step
             except Exception as error:  # noqa: BLE001 - whatever an image breaks must stay its job's
                 failed[each.request.job_id] = _light(error)
-        return finished
 
-    def _pass_on(self, passed: Trajectory) -> Finished | None:
-        request = passed.request
-        if not bool(passed.x.isfinite().all()):
-            raise NotFiniteError(f"image {request.index} after stage {passed.plan.stage}")
-        pixels = to_uint8(passed.x)
+    def _pass_on(self, passed: Trajectory) -> Passed:
+        request, pixels = passed.request, to_uint8(passed.x)
+        is_finite = download(passed.x.isfinite().all())
         if passed.stage_index + 1 < len(request.plans):
             self._live[passed.key] = self._enter_next(passed, pixels)
-            return None
+            return Passed(passed, is_finite, None)
+        finished = Finished(request, passed.x, download(pixels))
         self._leave(passed.key)
-        return Finished(request, passed.x, pixels)
+        return Passed(passed, is_finite, finished)
 
     def _leave(self, key: tuple[str, int]) -> None:
         del self._live[key]

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from diffusion.latents import way
 from diffusion.solvers import ENCODE
-from engine.engine import Engine, Finished
+from engine.engine import Engine
 from engine.pipeline import BASE, Pipeline
+from engine.steps import Finished
 from engine.trajectory import FromLatent, FromPicture, ImageRequest, StagePlan
 
 

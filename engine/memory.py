@@ -26,6 +26,7 @@ from models.unet import SuperResUNet, UNet
 NetworkConfig = UNetConfig | ClassifierConfig
 
 BATCHES_IN_FLIGHT = 8  # that a worker takes at most: few of the images move in a step, the others wait for theirs
+STATES_KEPT = BATCHES_IN_FLIGHT + 1  # in batches: of those that move in a step begun ahead, also where they stood
 MAPS_KEPT = 3  # of an image between two steps: x, the prediction of the clean image, what a solver remembers
 
 
@@ -113,13 +114,13 @@ def state_bytes(config: NetworkConfig) -> int:
 def bytes_per_row(configs: Iterable[NetworkConfig]) -> int:
     """What each row of the largest batch takes: its share of a step, and of the images that wait."""
     known = set(configs)
-    return max(map(row_bytes, known)) + BATCHES_IN_FLIGHT * max(map(state_bytes, known))
+    return max(map(row_bytes, known)) + STATES_KEPT * max(map(state_bytes, known))
 
 
 def surely_fits(config: NetworkConfig, rows: int, free: int) -> bool:
     """Whether a network fits by a bound so wide that the exact reckoning, whose imports take seconds, is not needed."""
     depth, widest = config.num_res_blocks + 2, config.image_size**2 * config.width(0)
-    return 4 * (30 * depth * widest * rows) + rows * BATCHES_IN_FLIGHT * state_bytes(config) < free
+    return 4 * (30 * depth * widest * rows) + rows * STATES_KEPT * state_bytes(config) < free
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from diffusion.pixels import from_uint8
 from diffusion.process import Process
 from diffusion.solvers import ENCODE
 from diffusion.tables import COLUMNS, SamplerTable, take_step
-from diffusion.upload import upload
+from diffusion.transfer import upload
 from engine.compiling import Compiler
 from engine.guide import Guide
 from engine.sampling import UnknownOfferError, build_table
@@ -186,7 +186,7 @@ class Stage:
         return self._noised(enlarged[0], table, noise)
 
     def _noised(self, x0: Tensor, table: SamplerTable, noise: Tensor) -> Tensor:
-        first = torch.tensor([int(table.original[0])], device=self.device)
+        first = torch.tensor([int(table.original[0])])
         return self.process.q_sample(x0[None], first, noise[None])[0]
 
     def begin(self, request: ImageRequest, plan: StagePlan, table: SamplerTable) -> tuple[Tensor, Tensor | None]:
@@ -194,9 +194,9 @@ class Stage:
         noise = self.starting_noise(request.seed, request.index)
         match request.start:
             case FromLatent(x):
-                return x.to(self.device), None
+                return upload(x, self.device), None
             case FromPicture(pixels):
-                x0 = from_uint8(pixels.to(self.device))
+                x0 = from_uint8(upload(pixels, self.device))
                 if isinstance(self.network, SuperResUNet):
                     return self.enlarge(request, plan, table, x0), x0
                 return (x0 if plan.sampler == ENCODE else self._noised(x0, table, noise)), None
@@ -216,9 +216,10 @@ class Stage:
         return scores.float().softmax(dim=1)
 
     @torch.no_grad()
-    def step(self, batch: Sequence[Trajectory]) -> None:
-        """Take the next row of every trajectory's table: of all of them, or on an exception of none.
+    def step(self, batch: Sequence[Trajectory]) -> list[Trajectory]:
+        """Take the next row of every trajectory's table, and tell where they stand then.
 
+        A device that works by itself need not have come to it yet: nothing here waits for it.
         Where the device's memory does not suffice for the networks, the rows are computed in parts, and the shapes that
         were too large are given up. Raises: torch.OutOfMemoryError where the smallest is, and where it does not suffice
         for what is beside the networks.
@@ -232,18 +233,7 @@ class Stage:
         taken = take_step(rows, x, output, guidance, self._noise(batch, rows), memory)
         # a view would keep its whole batch in memory for as long as the image waits
         states = [tuple(each.clone() for each in state) for state in zip(*taken, strict=True)]
-        self._wait()
-        for trajectory, (x_next, pred_x0, remembered) in zip(batch, states, strict=True):
-            trajectory.x, trajectory.pred_x0, trajectory.memory = x_next, pred_x0, remembered
-            trajectory.row += 1
-
-    def _wait(self) -> None:
-        """Let the device come to the end of the step; the one place of a step where the host waits for it.
-
-        Who calls times the step, and a device's errors must come before anything has moved.
-        """
-        if self.device.type == "cuda":
-            torch.cuda.current_stream(self.device).synchronize()
+        return [each.moved(*state) for each, state in zip(batch, states, strict=True)]
 
     def _upload(self, values: Sequence[float]) -> Tensor:
         return upload(torch.tensor(values), self.device)

@@ -1,5 +1,6 @@
 """One image on its way through the stages."""
 
+import copy
 import math
 from dataclasses import dataclass, field
 
@@ -98,7 +99,7 @@ class ImageState:
 
 @dataclass
 class Trajectory:
-    """An image within a stage: its own state, place and coefficients."""
+    """An image within a stage, as it stands between two steps: its own state, place and coefficients."""
 
     request: ImageRequest
     table: SamplerTable
@@ -111,6 +112,12 @@ class Trajectory:
 
     def __post_init__(self) -> None:
         self.memory = torch.zeros_like(self.x)
+
+    def moved(self, x: Tensor, pred_x0: Tensor, memory: Tensor) -> "Trajectory":
+        """What a step makes of it; itself it stays where it is."""
+        after = copy.copy(self)
+        after.x, after.pred_x0, after.memory, after.row = x, pred_x0, memory, self.row + 1
+        return after
 
     @property
     def state(self) -> ImageState:

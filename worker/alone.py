@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from PIL import Image
 
-from engine.engine import NotFiniteError
 from engine.loading import choose
+from engine.steps import NotFiniteError
 from jobs.errors import AdmError, SettingsError
 from jobs.pipelines import PipelineInfo
 from jobs.request import ResolvedRequest
@@ -76,7 +76,7 @@ class Alone:
         for error in report.failed.values():
             raise error
         return [
-            (each.request.job_id, each.request.index, each.pixels.permute(1, 2, 0).cpu().contiguous().numpy().tobytes())
+            (each.request.job_id, each.request.index, each.pixels.permute(1, 2, 0).contiguous().numpy().tobytes())
             for each in report.finished
         ]
 

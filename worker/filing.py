@@ -2,17 +2,15 @@
 
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-from diffusion.pixels import to_uint8
-from engine.engine import Finished
 from engine.pipeline import Pipeline
-from engine.trajectory import Trajectory
+from engine.steps import Finished
 from jobs.errors import AdmError, UnavailableError
 from jobs.events import Preview
 from jobs.images import ImageStore
@@ -58,22 +56,18 @@ class Filing:
         """Whether the next image has to wait until others are done."""
         return len(self._in_hand) >= MOST_IN_HAND
 
-    def show(self, moved: Sequence[Trajectory], stage: str, runs: Mapping[str, JobRun]) -> None:
-        """Encode what images that took a step of a stage are going to be, where it was asked for and there is time."""
+    def show(self, previews: Mapping[tuple[str, int], Tensor], stage: str, runs: Mapping[str, JobRun]) -> None:
+        """Encode what images that took a step of a stage are going to be, where there is time."""
         now = time.monotonic()
-        for each in moved:
-            request = each.request
-            run = runs.get(request.job_id)
-            if not request.wants_previews or run is None or each.pred_x0 is None:
+        for (job_id, index), pixels in previews.items():
+            if (run := runs.get(job_id)) is None:
                 continue
-            if len(self._in_hand) < PREVIEWS_UP_TO and run.shows_previews(request.index, now):
-                pixels = to_uint8(each.pred_x0).cpu()  # here: the device is the loop's, too
-                self._submit(run, _encode_preview, run, request.index, stage, run.place(request.index), pixels)
+            if len(self._in_hand) < PREVIEWS_UP_TO and run.shows_previews(index, now):
+                self._submit(run, _encode_preview, run, index, stage, run.place(index), pixels)
 
     def store(self, run: JobRun, finished: Finished) -> None:
         """Encode and store an image."""
-        pixels = finished.pixels.cpu()
-        self._submit(run, self._store_image, run, finished.request.index, pixels, time.monotonic())
+        self._submit(run, self._store_image, run, finished.request.index, finished.pixels, time.monotonic())
 
     def results(self, wait_seconds: float) -> Iterator[tuple[JobRun, Outcome]]:
         """What became of pictures of jobs that are not forgotten, in the order they came.

@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
-from engine.engine import Finished
 from engine.inversion import reconstruction_error
+from engine.steps import Finished
 from engine.trajectory import FromPicture, ImageRequest, ImageState, Trajectory
 from jobs.job import ImageRecord, Progress, Usage
 from worker.inbox import Claim

@@ -3,22 +3,20 @@
 import io
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
-from threading import Event
 
 import structlog
 import torch
 from PIL import Image
-from prometheus_client import CollectorRegistry, generate_latest
 from torch import Tensor
 
 from diffusion.solvers import ENCODE
-from engine.engine import Engine, Finished, NotFiniteError, StepReport
+from engine.laps import lap_on
 from engine.memory import BATCHES_IN_FLIGHT
-from engine.pipeline import BASE, UPSAMPLE, Pipeline
+from engine.pipeline import BASE
 from engine.sampling import UnknownOfferError
 from engine.scheduler import Priority
+from engine.steps import Finished, NotFiniteError, StepReport
 from jobs.away import is_away
 from jobs.errors import FailureKind, RefusedError, UnavailableError
 from jobs.events import Preview
@@ -26,14 +24,14 @@ from jobs.files import FileStore
 from jobs.images import ImageStore
 from jobs.job import ImageRecord, Usage
 from jobs.settings import Settings
-from jobs.workers import WorkerInfo
 from worker.checkpoints import Checkpoints
 from worker.filing import Filing
+from worker.held import Held
 from worker.inbox import Cancel, Claim, Inbox, Submit
 from worker.job_run import JobRun
-from worker.metrics import StepMetrics
 from worker.plans import plan_job, top_classes
 from worker.renewing import Renewing
+from worker.stopping import Stopping
 from worker.storing import UnstorableError
 from worker.taking import WouldRun
 
@@ -43,19 +41,10 @@ IDLE_WAIT_SECONDS = 1.0
 STORE_WAIT_SECONDS = 0.02  # for an image, where nothing else is to be done but to look for jobs and tell of life
 PAUSE_SECONDS = 5.0  # without taking jobs, after the store or the device's memory failed one
 LAST_WRITES_SECONDS = 5.0  # to the store, when the drain time is up: some seconds later a supervisor kills
+LEAD = 1 / 8  # of a device's work ahead, in which the next step is prepared
+LEAD_SECONDS = 0.005  # at least
 QUEUE_DEPTH = 2  # images taken, in batches: so that both stages find full batches
 QUEUE_DEPTH_AT_MOST = BATCHES_IN_FLIGHT  # with jobs that would run at once, before those that are there already
-
-
-@dataclass(frozen=True)
-class Held:
-    """What a worker holds for all its life."""
-
-    pipelines: Mapping[str, Pipeline]
-    engine: Engine
-    info: WorkerInfo
-    metrics: StepMetrics
-    registry: CollectorRegistry
 
 
 class Worker:
@@ -69,9 +58,9 @@ class Worker:
         self._filing = Filing(store, held.pipelines, numerics)
         self._runs: dict[str, JobRun] = {}
         self._renewing = Renewing(inbox.extend, settings.lease_seconds)
-        self._next_heartbeat = self._takes_nothing_until = 0.0
+        self._next_heartbeat = self._takes_nothing_until = self._next_step_at = 0.0
 
-    def run(self, stopping: Event) -> None:
+    def run(self, stopping: Stopping) -> None:
         """Serve until stopping is set; then take nothing new, finish what fits the drain time, give the rest back."""
         try:
             with self._renewing:
@@ -79,20 +68,27 @@ class Worker:
         finally:
             self._filing.close()
 
-    def _serve(self, stopping: Event) -> None:
-        drained_by = float("inf")
-        while not stopping.is_set() or (self._runs and time.monotonic() < drained_by):
-            if stopping.is_set() and drained_by == float("inf"):
-                drained_by = time.monotonic() + self._settings.drain_seconds
-                log.info("draining", jobs=len(self._runs), seconds=self._settings.drain_seconds)
-            self._heartbeat_if_due()
-            self._read_inbox(accept=not stopping.is_set())
-            started = time.monotonic()
-            report = self._engine.step()
-            if report is not None:
-                self._apply(report, time.monotonic() - started)
-            self._settle(0.0 if self._engine.busy else STORE_WAIT_SECONDS)
+    def _serve(self, stopping: Stopping) -> None:
+        while not stopping.is_set():
+            self._take_turn(accept=True)
+            # whoever comes until then still has a place in the next step
+            stopping.wait(self._next_step_at - time.monotonic())
+        seconds = self._settings.drain_seconds
+        if self._runs:
+            log.info("draining", jobs=len(self._runs), seconds=seconds)
+        while self._runs and time.monotonic() < stopping.asked_at + seconds:
+            self._take_turn(accept=False)
         self._give_back_all()
+
+    def _take_turn(self, *, accept: bool) -> None:
+        self._heartbeat_if_due()
+        self._read_inbox(accept=accept)
+        report = self._engine.step()
+        ahead = self._engine.seconds_ahead
+        self._next_step_at = time.monotonic() + ahead - max(LEAD_SECONDS, LEAD * ahead)
+        if report is not None:
+            self._apply(report)
+        self._settle(0.0 if self._engine.busy else STORE_WAIT_SECONDS)
 
     def _give_back_all(self) -> None:
         """Let others go on with what is here, from where it stands."""
@@ -167,22 +163,25 @@ class Worker:
 
     def _classify(self, claim: Claim, pictures: Sequence[Tensor]) -> None:
         """Answer a job that asks for the classifier's opinion alone: less than a step of the engine."""
-        pipeline, started = self._held.pipelines[claim.request.model], time.monotonic()
+        pipeline = self._held.pipelines[claim.request.model]
+        stage = self._engine.stages[pipeline.stage_key(BASE)]
+        lap = lap_on(stage.device)
         try:
-            answers = self._engine.stages[pipeline.stage_key(BASE)].classify(torch.stack(list(pictures)))
+            answers = stage.classify(torch.stack(list(pictures)))
+            lap.end()
+            seconds = lap.wait()
         except torch.AcceleratorError:
             raise  # as in the engine: the device is lost, and the process with it
         except Exception as error:  # noqa: BLE001 - whatever these pictures break must stay their job's
             self._blame(claim.job_id, error, "the classifier could not be asked about this job's images")
             return
-        usage = Usage(steps=len(pictures), device_seconds=round(time.monotonic() - started, 4))
+        usage = Usage(steps=len(pictures), device_seconds=round(seconds, 4))
         self._forget(self._runs[claim.job_id])
         results = {"scores": [top_classes(each, pipeline.stack.class_names) for each in answers]}
         self._inbox.complete(claim, [], usage, self._held.info.numerics, results)
 
-    def _apply(self, report: StepReport, seconds: float) -> None:
-        stage = self._engine.stages[report.stage].name
-        rows = len(report.moved)
+    def _apply(self, report: StepReport) -> None:
+        stage, rows, seconds = self._engine.stages[report.stage].name, report.num_rows, report.seconds
         if report.lowered:
             log.warning("out_of_memory", stage=stage, rows=rows, row_shapes_left=report.lowered)
         elif not report.failed:
@@ -195,7 +194,7 @@ class Worker:
             touched[trajectory.request.job_id] = run
         for job_id, error in report.failed.items():
             self._blame(job_id, error, "the engine could not compute this job's images")
-        self._filing.show(report.moved, stage, self._runs)
+        self._filing.show(report.previews, stage, self._runs)
         for finished in report.finished:
             if finished.request.plans[-1].sampler == ENCODE:
                 self._go_on_from(finished)
@@ -291,20 +290,6 @@ class Worker:
             return
         self._renewing.hear()
         self._next_heartbeat = time.monotonic() + self._settings.heartbeat_seconds
-        held = self._held
-        held.metrics.note_memory(next(iter(self._engine.stages.values())).device)
-        held.metrics.in_flight.set(self._engine.rows_in_flight)
-        info = held.info.model_copy(
-            update={
-                "rows_in_flight": self._engine.rows_in_flight,
-                "row_shapes": self._engine.row_shapes,
-                "step_ms": {name: self._step_ms(pipeline) for name, pipeline in held.pipelines.items()},
-                "last_heartbeat": time.time(),
-            }
-        )
-        for job_id in self._inbox.heartbeat(info, generate_latest(held.registry).decode()):
+        info, metrics = self._held.tell()
+        for job_id in self._inbox.heartbeat(info, metrics):
             self._drop(job_id)
-
-    def _step_ms(self, pipeline: Pipeline) -> dict[str, dict[int, float]]:
-        stages = [BASE] if pipeline.spec.upsampling is None else [BASE, UPSAMPLE]
-        return {stage: self._engine.costs.measured_ms(pipeline.stage_key(stage)) for stage in stages}

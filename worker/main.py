@@ -42,8 +42,9 @@ from jobs.workers import WorkerInfo
 from models.checkpoint import WeightsError
 from models.precision import Precision, best_precision
 from worker.compiling import choose_compiler
+from worker.held import Held
 from worker.inbox import Inbox
-from worker.loop import Held, Worker
+from worker.loop import Worker
 from worker.metrics import StepMetrics
 from worker.namesake import Process
 from worker.offers import offer, select

@@ -1,10 +1,9 @@
 """What a step costs at each shape, measured once at start, so that the first choices and estimates are not guesses."""
 
-import time
-
 import torch
 
 from engine.engine import Engine
+from engine.laps import lap_on
 
 
 def measure_steps(engine: Engine) -> None:
@@ -16,7 +15,7 @@ def measure_steps(engine: Engine) -> None:
     for key, stage in engine.stages.items():
         stage.rehearse(stage.network_shapes[0])  # tables, and all else that only a first step has to wait for
         for rows in stage.network_shapes:
-            started = time.monotonic()
+            lap = lap_on(stage.device)
             try:
                 stage.rehearse(rows)
             except torch.OutOfMemoryError:
@@ -25,5 +24,6 @@ def measure_steps(engine: Engine) -> None:
                 stage.give_up(rows)
             if rows not in stage.network_shapes:
                 break
-            engine.costs.note(key, rows, time.monotonic() - started)
+            lap.end()
+            engine.costs.note(key, rows, lap.wait())
         engine.costs.keep(key, stage.network_shapes)

@@ -7,9 +7,10 @@ from torch import Tensor
 
 from diffusion.grids import TimeGrid
 from diffusion.tables import Thresholding
-from engine.engine import Engine, Finished, StepReport
+from engine.engine import Engine
 from engine.pipeline import BASE, UPSAMPLE, Pipeline
 from engine.stage import Stage
+from engine.steps import Finished, StepReport
 from engine.trajectory import ImageRequest, StagePlan
 
 MAX_ROWS = 4
@@ -22,8 +23,8 @@ class Bench:
     stages: Mapping[str, Stage]
     _alone: dict[ImageRequest, Tensor] = field(default_factory=dict, repr=False)
 
-    def engine(self, max_rows: int = MAX_ROWS) -> Engine:
-        return Engine(self.stages, max_rows)
+    def engine(self, max_rows: int = MAX_ROWS, depth: int = 1) -> Engine:
+        return Engine(self.stages, max_rows, depth)
 
     def image(
         self,

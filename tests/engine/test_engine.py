@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from diffusion.grids import TIME_GRIDS
 from diffusion.pixels import from_uint8, to_uint8
 from diffusion.tables import THRESHOLDINGS
-from engine.engine import DuplicateImageError, NotFiniteError, StepReport
+from engine.engine import DuplicateImageError
 from engine.sampling import SAMPLERS, UnknownOfferError
+from engine.steps import NotFiniteError, StepReport
 from engine.trajectory import ImageRequest, StagePlan, Trajectory
 from tests.engine.bench import MAX_ROWS, Bench, finish, reports
 
@@ -40,9 +41,12 @@ def test_engine_without_images_has_nothing_to_do(bench: Bench) -> None:
 @given(
     plan=st.lists(st.tuples(st.integers(0, 4), st.integers(1, 4), st.integers(0, 2)), min_size=1, max_size=6),
     max_rows=st.integers(1, MAX_ROWS),
+    depth=st.integers(1, 3),
 )
-def test_each_image_runs_exactly_its_own_steps(bench: Bench, plan: list[tuple[int, int, int]], max_rows: int) -> None:
-    engine, ran, finished = bench.engine(max_rows), Counter[tuple[str, str]](), Counter[str]()
+def test_each_image_runs_exactly_its_own_steps(
+    bench: Bench, plan: list[tuple[int, int, int]], max_rows: int, depth: int
+) -> None:
+    engine, ran, finished = bench.engine(max_rows, depth), Counter[tuple[str, str]](), Counter[str]()
     tick = 0
     while engine.busy or tick <= 4:
         for i, (arrives_at, steps, upsample) in enumerate(plan):

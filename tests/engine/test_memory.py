@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from engine.memory import (
-    BATCHES_IN_FLIGHT,
+    STATES_KEPT,
     Need,
     NetworkConfig,
     PeakMeter,
@@ -105,5 +105,5 @@ def test_cascade_needs_its_three_networks_and_the_largest_row(tmp_path: Path) ->
     need = Need.of([plan])
     assert need.weights == 4 * sum(PRESETS[file.path.stem].param_count for file in plan.files)
     upsampler = PRESETS["64_256_upsampler"].config
-    assert need.row == row_bytes(upsampler) + BATCHES_IN_FLIGHT * state_bytes(upsampler)
+    assert need.row == row_bytes(upsampler) + STATES_KEPT * state_bytes(upsampler)
     assert Need.of([plan.only(["adm-64"])]).weights < need.weights

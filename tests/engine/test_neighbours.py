@@ -8,15 +8,16 @@ import pytest
 import torch
 from hypothesis import HealthCheck, Phase, event, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 from torch import Tensor
 
 from diffusion.grids import TIME_GRIDS
 from diffusion.solvers import ENCODE
 from diffusion.tables import THRESHOLDINGS
-from engine.engine import Engine, Finished
+from engine.engine import Engine
 from engine.pipeline import BASE, UPSAMPLE, Pipeline, build_stages
 from engine.stage import Stage
+from engine.steps import Finished
 from engine.trajectory import FromLatent, FromPicture, ImageRequest, StagePlan
 from models.precision import Precision, has_fast_bf16
 from models.stack import load_stack
@@ -101,14 +102,17 @@ jobs = st.fixed_dictionaries(
 
 
 class Neighbours(RuleBasedStateMachine):
-    """Images come, step and go in any order; each must move as if it were alone."""
+    """Images come, step and go in any order, and steps are begun ahead; each must move as if it were alone."""
 
     def __init__(self, stacks: Stacks) -> None:
         super().__init__()
         self.stacks = stacks
-        self.engine = Engine(stacks.stages, MAX_ROWS)
         self.waiting: set[ImageRequest] = set()
         self.jobs = 0
+
+    @initialize(depth=st.integers(1, 3))
+    def start(self, depth: int) -> None:
+        self.engine = Engine(self.stacks.stages, MAX_ROWS, depth)
 
     @precondition(lambda self: len(self.waiting) < MAX_IMAGES)
     @rule(job=jobs)

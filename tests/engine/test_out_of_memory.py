@@ -12,9 +12,10 @@ from torch import Tensor, nn
 import engine.engine as engine_module
 import engine.stage as stage_module
 from diffusion.tables import take_step
-from engine.engine import Engine, Finished, StepReport
+from engine.engine import Engine
 from engine.pipeline import build_stages
 from engine.shapes import agreeing_shapes, in_parts
+from engine.steps import Finished, StepReport
 from engine.trajectory import ImageRequest
 from models.stack import load_stack
 from tests.engine.bench import MAX_ROWS, Bench, finish, reports

@@ -10,9 +10,10 @@ from torch import Tensor
 from datasets.shapes import render_set
 from diffusion.pixels import from_uint8
 from diffusion.solvers import ENCODE
-from engine.engine import Engine, Finished
+from engine.engine import Engine
 from engine.pipeline import Pipeline, build_stages
 from engine.sampling import UnknownOfferError
+from engine.steps import Finished
 from engine.trajectory import FromLatent, FromPicture, ImageRequest, StagePlan
 from models.stack import load_stack
 from tests.engine.bench import Bench, finish

@@ -1,4 +1,4 @@
-"""A real worker process on the test's Redis, and what a client sees of its jobs."""
+"""Real workers on the test's Redis, and what a client sees of their jobs."""
 
 import json
 import os
@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from threading import Thread
 
 from redis import Redis
 
@@ -17,6 +18,8 @@ from jobs.queue import JobQueue
 from jobs.request import JobRequest
 from jobs.settings import Settings
 from tests.jobs.samples import replay
+from worker.loop import Worker
+from worker.stopping import Stopping
 
 PATIENCE_SECONDS = 90.0
 
@@ -105,3 +108,17 @@ class Client:
 
     def bytes_of(self, job: Job) -> list[bytes]:
         return [self.queue.image_bytes(job.id, self.queue.image(job.id, image.index).record) for image in job.images]
+
+
+class Shift:
+    """A worker that serves on a thread, and is told to stop."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.stopping = Stopping()
+        self.thread = Thread(target=worker.run, args=[self.stopping])
+        self.thread.start()
+
+    def end(self) -> None:
+        self.stopping.set()
+        self.thread.join(60)
+        assert not self.thread.is_alive()

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event
 from typing import Any
 
 import obstore
@@ -20,9 +20,10 @@ from jobs.images import PROBE
 from jobs.job import JobStatus
 from jobs.settings import Settings
 from tests.worker.conftest import Bench, OpenInbox
-from tests.worker.programs import eventually
+from tests.worker.programs import Shift, eventually
 from worker import filing, loop, storing
-from worker.loop import Held, Worker
+from worker.held import Held
+from worker.loop import Worker
 from worker.main import load
 
 pytestmark = pytest.mark.slow
@@ -59,20 +60,6 @@ def held(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Held:
     data = tmp_path_factory.mktemp("data")
     settings = Settings(data=data, weights=weights, max_rows=4, pipelines=("demo",))
     return load(settings, torch.device("cpu"), "cpu-0")
-
-
-class Shift:
-    """A worker that serves on a thread, and is told to stop."""
-
-    def __init__(self, worker: Worker) -> None:
-        self.stopping = Event()
-        self.thread = Thread(target=worker.run, args=[self.stopping])
-        self.thread.start()
-
-    def end(self) -> None:
-        self.stopping.set()
-        self.thread.join(60)
-        assert not self.thread.is_alive()
 
 
 @pytest.fixture

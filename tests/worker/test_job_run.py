@@ -4,7 +4,7 @@ import torch
 
 from diffusion.solvers import ENCODE
 from diffusion.tables import COLUMNS, SamplerTable
-from engine.engine import Finished
+from engine.steps import Finished
 from engine.trajectory import ImageRequest, StagePlan, Trajectory
 from jobs.job import Progress
 from jobs.request import JobRequest

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from threading import Event, Thread
+from threading import Thread
 
 import pytest
 import torch
@@ -17,6 +17,7 @@ from tests.worker.programs import eventually
 from tests.worker.tiny_stack import write_tiny_stack
 from worker.loop import Worker
 from worker.main import load
+from worker.stopping import Stopping
 
 pytestmark = pytest.mark.slow
 
@@ -36,7 +37,7 @@ def test_job_for_a_stage_that_is_not_here_stops_nobody_while_it_waits_and_fails_
     settings = settings.model_copy(update={"weights": tmp_path / "weights", "max_rows": 2, "pipelines": ("demo",)})
     full = [bench.submit(n=2, steps=20, upsample=False) for _ in range(2)]
     lacking, last = bench.submit(steps=2), bench.submit(steps=2, upsample=False)
-    held, stopping = load(settings, torch.device("cpu"), "cpu-0"), Event()
+    held, stopping = load(settings, torch.device("cpu"), "cpu-0"), Stopping()
     worker = Worker(held, open_inbox(), bench.images, FileStore(redis, settings, bench.images.objects), settings)
     thread = Thread(target=worker.run, args=[stopping])
     thread.start()

@@ -17,6 +17,7 @@ from tests.worker.tiny_stack import write_tiny_stack
 from worker import loop
 from worker.loop import Worker
 from worker.main import load
+from worker.stopping import Stopping
 
 pytestmark = pytest.mark.slow
 
@@ -33,7 +34,7 @@ def test_job_that_nothing_fits_for_goes_back_at_no_cost_and_completes_when_there
     write_tiny_stack(tmp_path / "weights")
     settings = settings.model_copy(update={"weights": tmp_path / "weights", "max_rows": 2, "pipelines": ("demo",)})
     held = load(settings, torch.device("cpu"), "cpu-0")
-    most, stopping, ran_out = [0], Event(), Event()
+    most, stopping, ran_out = [0], Stopping(), Event()
 
     def run_out(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if len(inputs[0]) > most[0]:

@@ -25,6 +25,7 @@ from worker.inbox import Claim, Inbox
 from worker.loop import Worker
 from worker.main import load
 from worker.renewing import Renewing
+from worker.stopping import Stopping
 
 pytestmark = pytest.mark.redis
 
@@ -112,7 +113,7 @@ def test_job_whose_steps_take_longer_than_a_lease_completes_at_its_first_attempt
             time.sleep(0.1)
 
     held.engine.stages["demo/base"].network.register_forward_pre_hook(take_long)
-    inbox, stopping = open_inbox(lease_seconds=1), Event()
+    inbox, stopping = open_inbox(lease_seconds=1), Stopping()
     worker = Worker(held, inbox, bench.images, FileStore(redis, settings, bench.images.objects), settings)
     thread = Thread(target=worker.run, args=[stopping])
     thread.start()

@@ -1,0 +1,124 @@
+"""A worker whose device is given the next step before it hears of the one before, as one on a GPU does."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from redis import Redis
+from structlog.testing import capture_logs
+
+from engine.engine import Engine
+from engine.laps import HostLap
+from engine.steps import StepReport
+from jobs.files import FileStore
+from jobs.job import Job, JobStatus
+from jobs.settings import Settings
+from tests.worker.conftest import Bench, OpenInbox
+from tests.worker.programs import Shift, eventually
+from worker.held import Held
+from worker.loop import Worker
+from worker.main import load
+from worker.warmup import measure_steps
+
+pytestmark = pytest.mark.slow
+
+JOBS: list[dict[str, object]] = [
+    {"steps": 4, "n": 3, "upsample": {"steps": 2}},
+    {"steps": 3, "n": 2, "sampler": "heun", "guidance_scale": 0, "upsample": False, "previews": True},
+    {"steps": 1, "upsample": False},
+    {"steps": 9, "sampler": "ddpm", "upsample": {"steps": 1}, "priority": "high"},
+]
+
+
+@pytest.fixture(scope="module")
+def held(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Held:
+    settings = Settings(data=tmp_path_factory.mktemp("data"), weights=weights, max_rows=4, pipelines=("demo",))
+    return load(settings, torch.device("cpu"), "cpu-0")
+
+
+Serve = Callable[..., Shift]
+
+
+@pytest.fixture
+def serve(held: Held, open_inbox: OpenInbox, bench: Bench, redis: Redis, settings: Settings) -> Iterator[Serve]:
+    shifts: list[Shift] = []
+
+    def serve_(depth: int, **changes: object) -> Shift:
+        engine = Engine(held.engine.stages, held.engine.max_rows, depth)
+        measure_steps(engine)
+        changed = settings.model_copy(update={"heartbeat_seconds": 0.1, **changes})
+        files = FileStore(redis, settings, bench.images.objects)
+        shifts.append(Shift(Worker(replace(held, engine=engine), open_inbox(), bench.images, files, changed)))
+        return shifts[-1]
+
+    yield serve_
+    for each in shifts:
+        each.end()
+
+
+def wait_all(bench: Bench, job_ids: list[str]) -> list[Job]:
+    eventually(lambda: all(bench.queue.get(each).status.is_final for each in job_ids), "all end")
+    return [bench.queue.get(each) for each in job_ids]
+
+
+def outcome(job: Job) -> tuple[list[str], int]:
+    assert job.status is JobStatus.COMPLETED, job.error
+    return [image.sha256 for image in sorted(job.images, key=lambda image: image.index)], job.usage.steps
+
+
+def test_jobs_have_the_bytes_and_the_steps_that_they_have_otherwise(bench: Bench, serve: Serve) -> None:
+    outcomes = []
+    for depth in (1, 2):
+        shift = serve(depth)
+        outcomes.append([outcome(job) for job in wait_all(bench, [bench.submit(**body) for body in JOBS])])
+        shift.end()
+    assert outcomes[0] == outcomes[1]
+
+
+def test_device_has_the_next_step_while_its_worker_tells_of_one(
+    bench: Bench, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And none when there is none to be had."""
+    ahead: list[bool] = []
+    step = Engine.step
+
+    def told(engine: Engine) -> StepReport | None:
+        if (report := step(engine)) is not None:
+            ahead.append(engine.seconds_ahead > 0)
+        return report
+
+    monkeypatch.setattr(Engine, "step", told)
+    monkeypatch.setattr(HostLap, "is_over", False)
+    job_id = bench.submit(steps=6, upsample=False)
+    serve(2)
+    (job,) = wait_all(bench, [job_id])
+    assert outcome(job)[1] == 6
+    assert ahead == [True] * 5 + [False]
+
+
+def test_job_that_is_given_back_goes_on_from_the_last_step_that_was_told_of(bench: Bench, serve: Serve) -> None:
+    often = {"checkpoint_seconds": 1e-6, "drain_seconds": 0}
+    body: dict[str, object] = {"n": 2, "steps": 200, "sampler": "ddpm", "upsample": {"steps": 2}}
+    shift = serve(2, **often)
+    (undisturbed,) = wait_all(bench, [bench.submit(**body)])
+    job_id = bench.submit(**body)
+    eventually(lambda: bench.queue.get(job_id).progress.step > 20, "it is under way")
+    shift.end()
+    assert bench.status(job_id) == "queued"
+    with capture_logs() as logs:
+        serve(1, **often)
+        (job,) = wait_all(bench, [job_id])
+    assert [each["event"] for each in logs if each["event"] in ("resumed", "starts_over")] == ["resumed"]
+    assert outcome(job) == outcome(undisturbed)
+
+
+def test_job_that_is_cancelled_under_way_takes_nobody_along(bench: Bench, serve: Serve) -> None:
+    serve(2)
+    gone, stays = bench.submit(steps=250, n=2, upsample=False), bench.submit(steps=40, upsample=False)
+    eventually(lambda: bench.queue.get(gone).status is JobStatus.IN_PROGRESS, "it runs")
+    bench.queue.cancel(gone)
+    (job,) = wait_all(bench, [stays])
+    assert outcome(job)[1] == 40
+    eventually(lambda: bench.status(gone) == "cancelled", "it is gone")
