@@ -71,8 +71,7 @@ class Worker:
     def _serve(self, stopping: Stopping) -> None:
         while not stopping.is_set():
             self._take_turn(accept=True)
-            # whoever comes until then still has a place in the next step
-            stopping.wait(self._next_step_at - time.monotonic())
+            self._linger(stopping)
         seconds = self._settings.drain_seconds
         if self._runs:
             log.info("draining", jobs=len(self._runs), seconds=seconds)
@@ -89,6 +88,12 @@ class Worker:
         if report is not None:
             self._apply(report)
         self._settle(0.0 if self._engine.busy else STORE_WAIT_SECONDS)
+
+    def _linger(self, stopping: Stopping) -> None:
+        """Keep the next step open to whoever comes, as long as the device has enough to do without it."""
+        while self._engine.seconds_ahead and (left := self._next_step_at - time.monotonic()) > 0:
+            if stopping.wait(min(left, LEAD_SECONDS)):  # and look: what is expected may be wrong
+                return
 
     def _give_back_all(self) -> None:
         """Let others go on with what is here, from where it stands."""

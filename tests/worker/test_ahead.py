@@ -98,6 +98,28 @@ def test_device_has_the_next_step_while_its_worker_tells_of_one(
     assert ahead == [True] * 5 + [False]
 
 
+def test_job_that_comes_while_the_device_is_at_a_step_has_a_place_in_the_next(
+    bench: Bench, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved: list[set[str]] = []
+    step = Engine.step
+
+    def told(engine: Engine) -> StepReport | None:
+        if (report := step(engine)) is not None:
+            moved.append({each.request.job_id for each in report.moved})
+        return report
+
+    monkeypatch.setattr(Engine, "step", told)
+    monkeypatch.setattr(HostLap, "is_over", False)
+    monkeypatch.setattr(HostLap, "wait", lambda lap: 0.5)
+    early = bench.submit(steps=4, upsample=False)
+    serve(2)
+    eventually(lambda: len(moved) == 1, "its first step is told of")
+    late = bench.submit(steps=2, upsample=False)
+    wait_all(bench, [early, late])
+    assert moved == [{early}, {early}, {early, late}, {early, late}], "the second was begun when the other came"
+
+
 def test_job_that_is_given_back_goes_on_from_the_last_step_that_was_told_of(bench: Bench, serve: Serve) -> None:
     often = {"checkpoint_seconds": 1e-6, "drain_seconds": 0}
     body: dict[str, object] = {"n": 2, "steps": 200, "sampler": "ddpm", "upsample": {"steps": 2}}
