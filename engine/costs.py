@@ -27,7 +27,9 @@ class StepCosts:
             self._set(stage, {shape: 1.0 + UNMEASURED_ROW * shape for shape in each})
 
     def note(self, stage: str, row_shape: int, seconds: float) -> None:
-        """Take a measured step into account."""
+        """Take a measured step into account; not at a shape that was given up since."""
+        if row_shape not in self._shapes[stage]:
+            return
         measured = self._measured[stage]
         times = self._times.get((stage, row_shape), 0) + 1
         weight = max(1 / times, 1 - SMOOTHING)

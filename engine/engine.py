@@ -1,5 +1,6 @@
 """Continuous batching at the level of a step: a request joins the next step, a finished one leaves at once."""
 
+import time
 from collections import deque
 from collections.abc import Mapping
 
@@ -38,6 +39,7 @@ class Engine:
     def __init__(self, stages: Mapping[str, Stage], max_rows: int, depth: int | None = None) -> None:
         self.stages, self.max_rows = stages, max_rows
         self.depth = depth or (2 if any(works_by_itself(stage.device) for stage in stages.values()) else 1)
+        self.host_seconds = 0.0  # that it took to begin the last step
         self._begun: deque[Begun] = deque()  # and not told of, the oldest first
         self.costs = StepCosts({key: stage.network_shapes for key, stage in stages.items()})
         self.scheduler: Scheduler[tuple[str, int]] = Scheduler(self.costs, max_rows)
@@ -117,6 +119,7 @@ class Engine:
 
     def _begin(self) -> bool:
         """Give the device one more step; False where no image has one to take."""
+        started = time.perf_counter()
         choice = self.scheduler.choose()
         if choice is None:
             return False
@@ -129,7 +132,8 @@ class Engine:
         if lowered:
             self.costs.keep(choice.stage, stage.network_shapes)
         before = [self._live[each.key] for each in moved]
-        begun = Begun(choice.stage, choice.row_shape, expected, lap, before, moved, lowered)
+        is_whole = not failed and not lowered
+        begun = Begun(choice.stage, choice.row_shape, expected, lap, before, moved, lowered, is_whole)
         self._live |= {each.key: each for each in moved}
         self.scheduler.moved(each.key for each in moved)
         self._advance(begun, failed)
@@ -138,6 +142,7 @@ class Engine:
         for job_id in failed:
             self.abort(job_id)
         begun.failed |= failed
+        self.host_seconds = time.perf_counter() - started
         return True
 
     def _take(self, stage: Stage, batch: list[Trajectory], failed: dict[str, Exception]) -> list[Trajectory]:

@@ -210,7 +210,7 @@ class Stage:
         """
         if self.guide is None:
             raise UnknownOfferError("there is no classifier to ask")
-        x = from_uint8(pixels.to(self.device))
+        x = from_uint8(upload(pixels, self.device))
         timesteps = torch.zeros(len(x), device=self.device)
         scores, self.guide_shapes = in_parts(self._scores, self.guide_shapes, x, timesteps)
         return scores.float().softmax(dim=1)

@@ -39,6 +39,7 @@ class StepReport:
     """What a step did: its stage, the images that moved, as they stood after it, and the shape they were padded to.
 
     seconds is what it took the device, for num_rows of images: of those, too, that were aborted before this was told.
+    It is no measure of such steps unless the batch is_whole: computed at once, without a failure.
     previews has what images are going to be, [3, H, W], uint8, on the host, by their keys, as far as it was asked for.
     failed has the jobs that cannot be computed, and why; all their images have left the engine. Where the device's
     memory did not suffice, lowered has the row shapes that are left to the parts of the stage, network or guide, that
@@ -50,6 +51,7 @@ class StepReport:
     moved: list[Trajectory]
     row_shape: int
     num_rows: int
+    is_whole: bool
     seconds: float
     previews: Mapping[tuple[str, int], Tensor]
     finished: list[Finished]
@@ -71,6 +73,7 @@ class Begun:
     before: list[Trajectory]
     moved: list[Trajectory]
     lowered: Mapping[str, tuple[int, ...]]
+    is_whole: bool
     num_rows: int = field(init=False)
     previews: dict[tuple[str, int], Tensor] = field(default_factory=dict)
     passed: list[Passed] = field(default_factory=list)
@@ -101,6 +104,7 @@ class Begun:
             moved=self.moved,
             row_shape=self.row_shape,
             num_rows=self.num_rows,
+            is_whole=self.is_whole,
             seconds=seconds,
             previews=self.previews,
             finished=finished,

@@ -54,6 +54,8 @@ class Checkpoints:
             return  # these images are neither in the engine nor stored: nobody could go on from here
         claim, run.checkpointed_at = run.claim, run.device_seconds  # also where it fails: not at each step again
         state = run.state(self._engine.states(claim.job_id))
+        if not state.fits(run.plan):
+            return  # it has failed in a step that is not told of yet: what was written before is better
         if state.num_bytes > MAX_BYTES:
             log.info("checkpoint_left_out", job_id=claim.job_id, bytes=state.num_bytes, limit=MAX_BYTES)
             return

@@ -30,7 +30,7 @@ class JobRun:
         self.checkpointed_at = 0.0  # in device_seconds
         self.in_hand = 0  # images that have left the engine and are not stored yet
         self.forgotten = False  # its worker works on it no longer, however this came
-        self._plan = plan
+        self.plan = plan
         self._latents: dict[int, Tensor] = {}
         self._errors: dict[int, dict[str, float | None]] = {}
         self._frames = {image.index for image in plan.frames}
@@ -94,9 +94,9 @@ class JobRun:
     def encoded(self, finished: Finished) -> list[ImageRequest]:
         """Note the latent of an encoding; what enters the engine when it was the last."""
         self._latents[finished.request.index] = finished.x
-        if len(self._latents) < len(self._plan.images):
+        if len(self._latents) < len(self.plan.images):
             return []
-        return self._plan.frames_between(*(self._latents[each.index] for each in self._plan.images))
+        return self.plan.frames_between(*(self._latents[each.index] for each in self.plan.images))
 
     def left(self, finished: Finished) -> None:
         """Note an image that has left the engine and is to be stored."""

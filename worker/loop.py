@@ -29,6 +29,7 @@ from worker.filing import Filing
 from worker.held import Held
 from worker.inbox import Cancel, Claim, Inbox, Submit
 from worker.job_run import JobRun
+from worker.pacing import patience
 from worker.plans import plan_job, top_classes
 from worker.renewing import Renewing
 from worker.stopping import Stopping
@@ -41,8 +42,7 @@ IDLE_WAIT_SECONDS = 1.0
 STORE_WAIT_SECONDS = 0.02  # for an image, where nothing else is to be done but to look for jobs and tell of life
 PAUSE_SECONDS = 5.0  # without taking jobs, after the store or the device's memory failed one
 LAST_WRITES_SECONDS = 5.0  # to the store, when the drain time is up: some seconds later a supervisor kills
-LEAD = 1 / 8  # of a device's work ahead, in which the next step is prepared
-LEAD_SECONDS = 0.005  # at least
+LOOK_SECONDS = 0.005  # while the device is at work: whether it is through sooner than expected
 QUEUE_DEPTH = 2  # images taken, in batches: so that both stages find full batches
 QUEUE_DEPTH_AT_MOST = BATCHES_IN_FLIGHT  # with jobs that would run at once, before those that are there already
 
@@ -83,17 +83,17 @@ class Worker:
         self._heartbeat_if_due()
         self._read_inbox(accept=accept)
         report = self._engine.step()
-        ahead = self._engine.seconds_ahead
-        self._next_step_at = time.monotonic() + ahead - max(LEAD_SECONDS, LEAD * ahead)
+        self._next_step_at = time.monotonic() + patience(self._engine.seconds_ahead, self._engine.host_seconds)
         if report is not None:
             self._apply(report)
         self._settle(0.0 if self._engine.busy else STORE_WAIT_SECONDS)
 
     def _linger(self, stopping: Stopping) -> None:
         """Keep the next step open to whoever comes, as long as the device has enough to do without it."""
-        while self._engine.seconds_ahead and (left := self._next_step_at - time.monotonic()) > 0:
-            if stopping.wait(min(left, LEAD_SECONDS)):  # and look: what is expected may be wrong
-                return
+        while (
+            self._engine.seconds_ahead and not stopping.is_set() and (left := self._next_step_at - time.monotonic()) > 0
+        ):
+            stopping.wait(min(left, LOOK_SECONDS))
 
     def _give_back_all(self) -> None:
         """Let others go on with what is here, from where it stands."""
@@ -189,7 +189,7 @@ class Worker:
         stage, rows, seconds = self._engine.stages[report.stage].name, report.num_rows, report.seconds
         if report.lowered:
             log.warning("out_of_memory", stage=stage, rows=rows, row_shapes_left=report.lowered)
-        elif not report.failed:
+        if report.is_whole:
             self._engine.costs.note(report.stage, report.row_shape, seconds)
         self._held.metrics.stepped(stage, rows, report.row_shape, seconds, self._engine.rows_in_flight)
         touched: dict[str, JobRun] = {}

@@ -6,7 +6,6 @@ import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
-from threading import Event
 from types import FrameType
 from typing import IO, Literal
 
@@ -20,9 +19,7 @@ from redis.retry import Retry
 from tenacity import (
     Retrying,
     retry_if_exception,
-    sleep_using_event,
     stop_after_delay,
-    stop_when_event_set,
     wait_exponential,
 )
 
@@ -95,13 +92,13 @@ def run(settings: Settings) -> None:
         log.info("stopped", worker=name)
 
 
-def open_inbox(inbox: Inbox, stopping: Event) -> None:
+def open_inbox(inbox: Inbox, stopping: Stopping) -> None:
     """Open it; a Redis that is away is waited for. Raises: UnavailableError when it stays away."""
     patiently = Retrying(
-        retry=retry_if_exception(is_away),
+        retry=retry_if_exception(lambda error: is_away(error) and not stopping.is_set()),
         wait=wait_exponential(multiplier=0.1, max=2),
-        stop=stop_after_delay(START_PATIENCE_SECONDS) | stop_when_event_set(stopping),
-        sleep=sleep_using_event(stopping),
+        stop=stop_after_delay(START_PATIENCE_SECONDS),
+        sleep=stopping.wait,
         before_sleep=lambda _: log.warning("redis_away"),
         reraise=True,
     )

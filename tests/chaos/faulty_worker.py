@@ -1,13 +1,14 @@
 """`adm worker` in a world with faults: a store that may be slow, and networks that some rows break.
 
 What is changed is PyTorch and the store's driver; the program itself is as it is. Faults begin when it is loaded, so
-that it warms up and checks its weights in peace.
+that it warms up and checks its weights in peace. The argument says how many steps its engine begins at once; on a GPU
+they are 2.
 """
 
 import os
+import sys
 import time
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import obstore
@@ -16,7 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import worker.main
+from engine.engine import Engine
 from worker.inbox import Inbox
+from worker.stopping import Stopping
 
 CONTROL = "CHAOS_CONTROL"  # folder in which the suite says how slow the store is
 SLOW_FILE = "slow-store-seconds"
@@ -44,7 +47,7 @@ def slow_put(*args: Any, **options: Any) -> Any:
     return put(*args, **options)
 
 
-def open_inbox_and_arm(inbox: Inbox, stopping: Event) -> None:
+def open_inbox_and_arm(inbox: Inbox, stopping: Stopping) -> None:
     F.embedding = breakable_embedding  # type: ignore[assignment] # passes on whatever options there are
     obstore.put = slow_put
     open_inbox(inbox, stopping)
@@ -52,4 +55,5 @@ def open_inbox_and_arm(inbox: Inbox, stopping: Event) -> None:
 
 if __name__ == "__main__":
     worker.main.open_inbox = open_inbox_and_arm
+    Engine.__init__.__defaults__ = (int(sys.argv[1]),)  # the depth
     worker.main.main()

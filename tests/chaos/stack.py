@@ -149,7 +149,7 @@ class Stack:
         }
         self.redis_server = Program("redis", self._redis_command(), plain, folder)
         self.service = Program("service", [], self._environment, folder)
-        self.workers = [self._worker(f"worker-{number}") for number in range(num_workers)]
+        self.workers = [self._worker(number) for number in range(num_workers)]
         self.address = ""
         self.sound = False  # until the audit says so
         self.crashes: list[str] = []
@@ -159,8 +159,10 @@ class Stack:
         options |= {"appendonly": "yes", "appendfsync": "always", "loglevel": "warning"}
         return [str(get_binary_path()), *(part for name, value in options.items() for part in (f"--{name}", value))]
 
-    def _worker(self, name: str) -> Program:
-        command = [sys.executable, "-m", "tests.chaos.faulty_worker"]
+    def _worker(self, number: int) -> Program:
+        """Every other one begins a step before it tells of the one before."""
+        name, depth = f"worker-{number}", 1 + number % 2
+        command = [sys.executable, "-m", "tests.chaos.faulty_worker", str(depth)]
         return Program(name, command, self._environment | {"ADM_WORKER_NAME": name}, self.folder)
 
     @property

@@ -13,6 +13,7 @@ from engine.laps import HostLap
 from engine.steps import NotFiniteError
 from engine.trajectory import ImageRequest, StagePlan
 from tests.engine.bench import MAX_ROWS, Bench, finish, reports
+from tests.engine.test_out_of_memory import limit_rows
 
 BASE = "tiny/base"
 
@@ -118,13 +119,25 @@ def test_job_that_fails_in_the_step_begun_behind_has_nothing_finished_in_the_one
     assert (second.moved, set(second.failed)) == ([], {"job"})
 
 
-def test_failure_of_an_aborted_job_is_not_told(bench: Bench) -> None:
+def test_failure_of_an_aborted_job_is_not_told_and_its_time_measures_nothing(bench: Bench) -> None:
     engine = bench.engine(max_rows=1, depth=2)
     engine.add(bench.image("good", steps=1))
     engine.add(ImageRequest("broken", 0, 1, (StagePlan(BASE, "ddim", 2),), network_label=99))
     assert moved(engine) == ["good"]
     engine.abort("broken")
-    assert not any(report.failed for report in reports(engine))
+    (report,) = reports(engine)
+    assert (report.failed, report.num_rows, report.is_whole) == ({}, 0, False)
+
+
+def test_time_of_a_batch_is_a_measure_where_it_was_computed_at_once(own_bench: Bench) -> None:
+    engine = own_bench.engine(depth=2)
+    for index in range(MAX_ROWS):
+        engine.add(own_bench.image(str(index), steps=2))
+    assert [report.is_whole for report in reports(engine)] == [True, True]
+    limit_rows(own_bench.conditional.stack.base.network, lambda: 2)
+    for index in range(MAX_ROWS):
+        engine.add(own_bench.image(str(index), steps=1))
+    assert [report.is_whole for report in reports(engine)] == [False]
 
 
 def test_image_that_overflows_fails_when_it_is_known_and_its_neighbours_do_not(own_bench: Bench) -> None:

@@ -33,6 +33,15 @@ def rows_of_steps(costs: StepCosts, steps: int) -> list[int]:
     return taken
 
 
+def test_shape_that_was_given_up_is_not_measured_again() -> None:
+    """A step at it may have been begun before, and told of after."""
+    costs = measured({})
+    costs.keep("base", (1, 2))
+    costs.note("base", 4, 0.01)
+    assert costs.measured_ms("base").keys() == {1, 2}
+    assert costs.row_seconds("base") == TRUE[2] / 2
+
+
 @pytest.mark.parametrize("factor", [3.0, 10.0])
 def test_full_batch_that_was_slow_once_is_tried_again(factor: float) -> None:
     assert set(rows_of_steps(measured({ROWS: factor}), 600)[-100:]) == {ROWS}

@@ -3,24 +3,30 @@
 import math
 import os
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
-import torch
 from redis import Redis
 from structlog.testing import capture_logs
 
 from engine.engine import Engine
+from engine.pipeline import build_stages
+from engine.stage import Stage
+from engine.trajectory import ImageRequest, StagePlan
 from jobs.errors import FailureKind
 from jobs.job import CheckpointRecord
 from jobs.settings import Settings
 from jobs.sweep import Sweeper
+from models.stack import load_stack
 from tests.worker.conftest import Bench
 from worker import checkpoints
 from worker.checkpoints import WORTH_SECONDS, Checkpoints
 from worker.inbox import Claim, Inbox
 from worker.job_run import JobRun
-from worker.job_state import JobState
 from worker.plans import JobPlan
+
+BASE = "demo/base"
 
 
 @pytest.fixture
@@ -119,21 +125,42 @@ def test_record_that_cannot_be_read_is_none(bench: Bench, inbox: Inbox, redis: R
     assert claim.checkpoint is None
 
 
+@pytest.fixture(scope="module")
+def stages(weights: Path) -> dict[str, Stage]:
+    return build_stages([load_stack(weights / "demo")], 1)
+
+
 @pytest.fixture
-def run(bench: Bench, inbox: Inbox) -> JobRun:
+def engine(stages: dict[str, Stage]) -> Engine:
+    return Engine(stages, 1)
+
+
+def begin(bench: Bench, inbox: Inbox, engine: Engine) -> JobRun:
+    """A job with an image that has not moved yet."""
     bench.submit()
     (claim,) = bench.claim(inbox)
-    return JobRun(claim, JobPlan())
+    plan = JobPlan([ImageRequest(claim.job_id, 0, 5, (StagePlan(BASE, "ddim", 2),), network_label=0)])
+    engine.add(plan.images[0])
+    return JobRun(claim, plan)
 
 
-def checkpoints_of(bench: Bench, inbox: Inbox, seconds: float = 60) -> Checkpoints:
-    return Checkpoints(Engine({}, 1), inbox, bench.images, "numerics", seconds)
+@pytest.fixture
+def run(bench: Bench, inbox: Inbox, engine: Engine) -> JobRun:
+    return begin(bench, inbox, engine)
+
+
+OpenCheckpoints = Callable[..., Checkpoints]
+
+
+@pytest.fixture
+def checkpoints_of(bench: Bench, inbox: Inbox, engine: Engine) -> OpenCheckpoints:
+    return lambda seconds=60: Checkpoints(engine, inbox, bench.images, "numerics", seconds)
 
 
 def test_one_is_written_after_so_much_device_time_and_replaces_the_one_before(
-    bench: Bench, inbox: Inbox, run: JobRun
+    bench: Bench, run: JobRun, checkpoints_of: OpenCheckpoints
 ) -> None:
-    writer, written = checkpoints_of(bench, inbox), []
+    writer, written = checkpoints_of(), []
     for run.device_seconds in (59, 60, 119, 121):
         writer.write_if_due(run)
         written.append(None if run.checkpoint is None else run.checkpoint.sha256)
@@ -145,62 +172,79 @@ def test_one_is_written_after_so_much_device_time_and_replaces_the_one_before(
     assert stored(bench) != written[-1:]
 
 
+def test_one_is_not_replaced_by_that_of_a_job_that_failed_and_was_not_told(
+    bench: Bench, engine: Engine, run: JobRun, checkpoints_of: OpenCheckpoints
+) -> None:
+    """Its images have left, in a step that was begun behind the one that is told of."""
+    run.device_seconds = 60
+    checkpoints_of().write_if_due(run)
+    before, run.device_seconds = stored(bench), 200
+    engine.abort(run.claim.job_id)
+    checkpoints_of().write_if_due(run)
+    checkpoints_of().write_last([run], math.inf)
+    assert stored(bench) == before != []
+
+
 def test_short_jobs_leave_none_behind_and_none_are_written_where_they_are_off(
-    bench: Bench, inbox: Inbox, run: JobRun
+    bench: Bench, run: JobRun, checkpoints_of: OpenCheckpoints
 ) -> None:
     run.device_seconds = WORTH_SECONDS - 0.1
-    checkpoints_of(bench, inbox).write_last([run], math.inf)
+    checkpoints_of().write_last([run], math.inf)
     run.device_seconds = 1000
-    checkpoints_of(bench, inbox, 0).write_last([run], math.inf)
-    checkpoints_of(bench, inbox, 0).write_if_due(run)
+    checkpoints_of(0).write_last([run], math.inf)
+    checkpoints_of(0).write_if_due(run)
     assert stored(bench) == []
 
 
 def test_job_that_is_given_back_leaves_one_where_a_regular_one_is_not_due(
-    bench: Bench, inbox: Inbox, run: JobRun
+    bench: Bench, run: JobRun, checkpoints_of: OpenCheckpoints
 ) -> None:
     run.device_seconds = WORTH_SECONDS
-    checkpoints_of(bench, inbox).write_if_due(run)
+    checkpoints_of().write_if_due(run)
     assert stored(bench) == []
-    checkpoints_of(bench, inbox).write_last([run], math.inf)
+    checkpoints_of().write_last([run], math.inf)
     assert len(stored(bench)) == 1
 
 
 def test_what_would_be_lost_most_is_written_first_and_nothing_when_time_is_up(
-    bench: Bench, inbox: Inbox, run: JobRun
+    bench: Bench, inbox: Inbox, engine: Engine, run: JobRun, checkpoints_of: OpenCheckpoints
 ) -> None:
-    bench.submit()
-    more = JobRun(bench.claim(inbox)[0], JobPlan())
+    more = begin(bench, inbox, engine)
     run.device_seconds, more.device_seconds = 4.0, 5.0
-    checkpoints_of(bench, inbox).write_last([run, more], -math.inf)
+    checkpoints_of().write_last([run, more], -math.inf)
     assert stored(bench) == []
     with capture_logs() as logs:
-        checkpoints_of(bench, inbox).write_last([run, more], math.inf)
+        checkpoints_of().write_last([run, more], math.inf)
     assert [each["job_id"] for each in logs] == [more.claim.job_id, run.claim.job_id]
 
 
 @pytest.mark.parametrize(("room", "written"), [(0, 1), (-1, 0)])
 def test_state_as_large_as_the_limit_is_written_and_a_larger_one_is_not(
-    bench: Bench, inbox: Inbox, run: JobRun, monkeypatch: pytest.MonkeyPatch, room: int, written: int
+    bench: Bench,
+    engine: Engine,
+    run: JobRun,
+    checkpoints_of: OpenCheckpoints,
+    monkeypatch: pytest.MonkeyPatch,
+    room: int,
+    written: int,
 ) -> None:
-    latent = torch.ones(3, 4, 4)
-    long = JobRun(run.claim, JobPlan(), JobState([], {}, {}, 0.0, {0: latent}, {}))
-    long.device_seconds = 60
-    monkeypatch.setattr(checkpoints, "MAX_BYTES", latent.nbytes + room)
-    checkpoints_of(bench, inbox).write_if_due(long)
+    run.device_seconds = 60
+    (state,) = engine.states(run.claim.job_id).values()
+    monkeypatch.setattr(checkpoints, "MAX_BYTES", state.x.nbytes + room)
+    checkpoints_of().write_if_due(run)
     assert len(stored(bench)) == written
 
 
 def test_too_large_a_state_and_a_store_that_is_away_are_passed_over(
-    bench: Bench, inbox: Inbox, run: JobRun, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, run: JobRun, checkpoints_of: OpenCheckpoints, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run.device_seconds = 60
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints, "MAX_BYTES", -1)
-        checkpoints_of(bench, inbox).write_if_due(run)
+        checkpoints_of().write_if_due(run)
     assert stored(bench) == []
     (settings.data / "images" / "jobs").write_text("in the way")
     run.device_seconds = 120
-    checkpoints_of(bench, inbox).write_if_due(run)
+    checkpoints_of().write_if_due(run)
     assert run.checkpoint is None
     assert run.checkpointed_at == 120, "not at each step again"

@@ -1,6 +1,5 @@
 import json
 from pathlib import Path
-from threading import Event
 
 import pytest
 
@@ -11,6 +10,7 @@ from tests.jobs.samples import DEMO
 from tests.worker.programs import Start
 from worker import main
 from worker.inbox import Inbox
+from worker.stopping import Stopping
 
 
 @pytest.mark.parametrize("told_to_stop", [False, True])
@@ -18,7 +18,7 @@ def test_redis_that_stays_away_is_one_line_that_names_the_variable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told_to_stop: bool
 ) -> None:
     monkeypatch.setattr(main, "START_PATIENCE_SECONDS", 60 if told_to_stop else 0.2)
-    stopping = Event()
+    stopping = Stopping()
     if told_to_stop:
         stopping.set()
     client = RedisServer(tmp_path).client()
