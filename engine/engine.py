@@ -101,16 +101,20 @@ class Engine:
         return was_here
 
     def step(self) -> StepReport | None:
-        """Take one step of one stage, and tell of it; None where nothing is live.
+        """Take one step of one stage, and tell of it; None where nothing is live. Raises: what a turn does."""
+        while (report := self.turn()) is None and self._begun:
+            pass
+        return report
 
-        Where more than one is begun at a time, the one told of was begun in an earlier call.
-        A batch that fails is bisected, so that one bad row fails its own job alone and the others move on. So is one
+    def turn(self) -> StepReport | None:
+        """Begin one more step, and tell of the oldest once as many are begun as may be; None where none is to be told.
+
+        Who calls this has time before each step is begun, the second of a device that was idle included. A batch that fails is bisected, so that one bad row fails its own job alone and the others move on. So is one
         that there is too little memory for; the stage takes smaller ones from then on.
         Raises: torch.AcceleratorError where the device is lost, for the process to end with.
         """
-        while len(self._begun) < self.depth and self._begin():
-            pass
-        if not self._begun:
+        has_begun = len(self._begun) < self.depth and self._begin()
+        if not self._begun or (has_begun and len(self._begun) < self.depth):
             return None
         report = self._begun.popleft().report()
         for job_id in report.failed:

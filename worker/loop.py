@@ -82,7 +82,7 @@ class Worker:
     def _take_turn(self, *, accept: bool) -> None:
         self._heartbeat_if_due()
         self._read_inbox(accept=accept)
-        report = self._engine.step()
+        report = self._engine.turn()
         self._next_step_at = time.monotonic() + patience(self._engine.seconds_ahead, self._engine.host_seconds)
         if report is not None:
             self._apply(report)

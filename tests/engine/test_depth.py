@@ -37,6 +37,18 @@ def test_next_step_is_begun_before_one_is_told_of(bench: Bench, engine: Engine) 
     assert [sorted(moved(engine)) for _ in range(2)] == [["early"], ["early", "late"]]
 
 
+def test_idle_device_is_given_one_step_and_then_the_next(bench: Bench, engine: Engine) -> None:
+    """So that there is time for newcomers before each."""
+    engine.add(bench.image("early", steps=2))
+    assert engine.turn() is None
+    engine.add(bench.image("late", steps=1))
+    reports = [engine.turn() for _ in range(3)]
+    told = [sorted(each.request.job_id for each in report.moved) for report in reports if report is not None]
+    assert told == [["early"], ["early", "late"]]
+    assert reports[-1] is None
+    assert not engine.busy
+
+
 def test_images_are_told_of_once_each_step_and_then_there_is_nothing(bench: Bench, engine: Engine) -> None:
     request = bench.image(steps=3, upsample=2)
     engine.add(request)

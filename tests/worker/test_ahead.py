@@ -82,14 +82,14 @@ def test_device_has_the_next_step_while_its_worker_tells_of_one(
 ) -> None:
     """And none when there is none to be had."""
     ahead: list[bool] = []
-    step = Engine.step
+    turn = Engine.turn
 
     def told(engine: Engine) -> StepReport | None:
-        if (report := step(engine)) is not None:
+        if (report := turn(engine)) is not None:
             ahead.append(engine.seconds_ahead > 0)
         return report
 
-    monkeypatch.setattr(Engine, "step", told)
+    monkeypatch.setattr(Engine, "turn", told)
     monkeypatch.setattr(HostLap, "is_over", False)
     job_id = bench.submit(steps=6, upsample=False)
     serve(2)
@@ -98,26 +98,33 @@ def test_device_has_the_next_step_while_its_worker_tells_of_one(
     assert ahead == [True] * 5 + [False]
 
 
+@pytest.mark.parametrize("steps_told", [0, 1])
 def test_job_that_comes_while_the_device_is_at_a_step_has_a_place_in_the_next(
-    bench: Bench, serve: Serve, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, serve: Serve, monkeypatch: pytest.MonkeyPatch, steps_told: int
 ) -> None:
-    moved: list[set[str]] = []
-    step = Engine.step
+    """In the second, too, of a device that had nothing to do before."""
+    told: list[set[str]] = []  # the jobs that moved, by steps
+    turns: list[StepReport | None] = []
+    turn = Engine.turn
 
-    def told(engine: Engine) -> StepReport | None:
-        if (report := step(engine)) is not None:
-            moved.append({each.request.job_id for each in report.moved})
+    def take_turn(engine: Engine) -> StepReport | None:
+        report = turn(engine)
+        if report is not None:
+            told.append({each.request.job_id for each in report.moved})
+        if engine.busy:
+            turns.append(report)
         return report
 
-    monkeypatch.setattr(Engine, "step", told)
+    monkeypatch.setattr(Engine, "turn", take_turn)
     monkeypatch.setattr(HostLap, "is_over", False)
     monkeypatch.setattr(HostLap, "wait", lambda lap: 0.5)
     early = bench.submit(steps=4, upsample=False)
     serve(2)
-    eventually(lambda: len(moved) == 1, "its first step is told of")
+    eventually(lambda: len(turns) == 1 + steps_told, "so many steps are begun, and one less told of")
     late = bench.submit(steps=2, upsample=False)
     wait_all(bench, [early, late])
-    assert moved == [{early}, {early}, {early, late}, {early, late}], "the second was begun when the other came"
+    alone, both = {early}, {early, late}
+    assert told == [alone] * (1 + steps_told) + [both] * 2 + [alone] * (1 - steps_told)
 
 
 def test_job_that_is_given_back_goes_on_from_the_last_step_that_was_told_of(bench: Bench, serve: Serve) -> None:

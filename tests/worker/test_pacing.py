@@ -15,26 +15,22 @@ class Device:
         self.step_seconds, self.begin_seconds, self.tell_seconds = step_seconds, begin_seconds, tell_seconds
         self.now = 0.0
         self.ends: list[float] = []  # of the steps begun
-        self.waits: list[float] = []  # from the last look for jobs, so at worst, to the next step that one joins
+        self.waits: list[float] = []  # of whoever came just too late for a step, until the next one runs
 
     def serve(self) -> None:
-        looked = 0.0
         self._begin()
         for turn in range(TURNS):
+            ahead = self.step_seconds if self.ends[-1] > self.now else 0.0
+            self.now = max(self.now + self.tell_seconds, self.now + patience(ahead, self.begin_seconds))
             self._begin()
-            if turn:
-                self.waits.append(self.ends[-2] - looked)
-            looked = self.now
-            told = self.now = max(self.now, self.ends[turn])
-            self.now += self.tell_seconds
-            ahead = self.step_seconds if self.ends[-1] > told else 0.0
-            self.now = max(self.now, told + patience(ahead, self.begin_seconds))
+            self.now = max(self.now, self.ends[turn])  # until its end is told of
 
     def _begin(self) -> None:
         """What is begun runs while the rest of it is still being begun."""
-        start = max(self.now, self.ends[-1] if self.ends else 0.0)
+        looked, start = self.now, max(self.now, self.ends[-1] if self.ends else 0.0)
         self.now += self.begin_seconds
         self.ends.append(max(start + self.step_seconds, self.now))
+        self.waits.append(self.ends[-1] - looked)
 
     @property
     def seconds_a_step(self) -> float:
@@ -56,4 +52,4 @@ def test_newcomer_waits_for_little_more_than_a_step(step: float, share: float) -
     begin = share * step
     device = Device(step, begin, 0.0)
     device.serve()
-    assert max(device.waits[10:]) <= step + max(SECONDS, SHARE * step, OVER_HOST * begin) + 1e-9
+    assert max(device.waits) <= step + max(SECONDS, SHARE * step, OVER_HOST * begin) + 1e-9
