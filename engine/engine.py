@@ -109,7 +109,8 @@ class Engine:
     def turn(self) -> StepReport | None:
         """Begin one more step, and tell of the oldest once as many are begun as may be; None where none is to be told.
 
-        Who calls this has time before each step is begun, the second of a device that was idle included. A batch that fails is bisected, so that one bad row fails its own job alone and the others move on. So is one
+        Who calls this has time before each step is begun, the second of a device that was idle included.
+        A batch that fails is bisected, so that one bad row fails its own job alone and the others move on. So is one
         that there is too little memory for; the stage takes smaller ones from then on.
         Raises: torch.AcceleratorError where the device is lost, for the process to end with.
         """
