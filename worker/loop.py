@@ -101,7 +101,7 @@ class Worker:
         while any(run.in_hand for run in self._runs.values()) and time.monotonic() < written_by:
             self._settle(STORE_WAIT_SECONDS)  # a job with an image between engine and store would start over
         self._checkpoints.write_last(self._runs.values(), written_by)
-        for run in list(self._runs.values()):
+        for run in reversed(list(self._runs.values())):  # each to the front: the first is to be the first again
             self._forget(run)
             self._inbox.give_back(run.claim)
 

@@ -221,6 +221,15 @@ def test_job_in_hand_goes_back_when_the_drain_time_is_over_and_goes_on_from_its_
     assert (first.usage.steps, second.usage.steps) == (10, 10)
 
 
+def test_jobs_that_are_given_back_stand_in_the_order_they_came_in(bench: Bench, serve: Callable[..., Shift]) -> None:
+    job_ids = [submit(bench, steps=250) for _ in range(3)]
+    shift = serve(drain_seconds=0)
+    eventually(lambda: all(bench.status(each) == "in_progress" for each in job_ids), "all run")
+    shift.end()
+    queued = [bench.queue.get(each).queue for each in job_ids]
+    assert [each.position for each in queued if each] == [0, 1, 2]
+
+
 def test_preview_comes_before_its_image(bench: Bench, serve: Callable[..., Shift], redis: Redis) -> None:
     job_id = submit(bench, previews=True, steps=2)
     listener = redis.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call] # untyped there
