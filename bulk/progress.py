@@ -44,7 +44,7 @@ def shown_progress(console: Console) -> Iterator[Progress]:
 def _print_lines(progress: Progress, ended: Event) -> None:
     pause = FIRST_LINE_SECONDS
     while not ended.wait(pause):
-        pause = LINE_SECONDS
+        pause = min(2 * pause, LINE_SECONDS)
         if progress.tasks:
             progress.console.print(line(progress), markup=False, highlight=False, soft_wrap=True)  # which flushes
 

@@ -1,5 +1,6 @@
 """`adm sample`."""
 
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -52,6 +53,7 @@ def sample(
         if local:
             typer.echo(f"loading {order.model} ...", err=True)  # before torch, whose import takes seconds by itself
         source = on_this_machine(settings, devices, rows) if local else at_service(settings, url, window)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
         try:
             typer.echo(run(order, source, Console(stderr=True)))
         except StoppedError as error:

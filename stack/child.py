@@ -71,7 +71,7 @@ class Child:
         """Send SIGTERM and wait; SIGKILL when the program's time is up. Nothing of it is left on return."""
         if self._keeping is None:
             return
-        self._log.line("stack", f"stopping {self.spec.name}")
+        self._log.line("stack", f"stopping {self.spec.name}: {self.spec.stop_seconds:.0f} s at most")
         self._stopping.set()
         await self._keeping
 

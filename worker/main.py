@@ -174,5 +174,6 @@ def hold_name(run_dir: Path, name: str) -> IO[str]:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise SettingsError(f"ADM_WORKER_NAME: a worker named {name!r} is running here already") from error
+        running = f"a worker named {name!r} is running here already; give this one another name"
+        raise SettingsError(f"ADM_WORKER_NAME: {running}") from error
     return lock

@@ -128,13 +128,14 @@ def test_processes_of_devices_end_with_a_run_that_is_killed(own_settings: Settin
     assert waited(lambda: not members(group))
 
 
-def test_ctrl_c_leaves_what_is_finished_and_says_how_to_go_on(
-    own_settings: Settings, tmp_path: Path, undisturbed: bytes
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_run_that_is_told_to_stop_leaves_what_is_finished_and_says_how_to_go_on(
+    own_settings: Settings, tmp_path: Path, undisturbed: bytes, number: signal.Signals
 ) -> None:
     out = tmp_path / "samples.npz"
     run_ = Sampling(own_settings, out, *RUN)
     run_.wait_parts(1)
-    said = run_.kill(signal.SIGINT)
+    said = run_.kill(number)
     assert run_.process.returncode == 130
     assert "of 96 images; the same command goes on" in said.splitlines()[-1]
     assert run_.parts >= 1

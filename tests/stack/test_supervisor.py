@@ -53,7 +53,7 @@ def test_signal_stops_all_in_order_and_leaves_no_process(tmp_path: Path, number:
         process.send_signal(number)
         _, said = process.communicate(timeout=10)
         assert process.returncode == 0
-    stops = [line.strip() for line in said.splitlines() if "stopping " in line or "bye" in line]
+    stops = [line.strip().partition(":")[0] for line in said.splitlines() if "stopping " in line or "bye" in line]
     assert stops == ["stack   | stopping first", "first   | bye", "stack   | stopping last", "last    | bye"]
     assert not any(alive(pid) for pid in pids)
     assert list(tmp_path.glob("*.pid")) == []

@@ -154,7 +154,9 @@ def test_worker_refuses_a_name_that_is_taken(start: Start) -> None:
     first.wait_ready()
     second = start()
     assert second.process.wait(60) == 1
-    assert "ADM_WORKER_NAME: a worker named 'test-0' is running here already" in second.output
+    assert (
+        "ADM_WORKER_NAME: a worker named 'test-0' is running here already; give this one another name" in second.output
+    )
     assert first.process.poll() is None
 
 
