@@ -221,6 +221,7 @@ class JobRequest(Strict):
             raise InvalidRequestError(field_errors(error)) from error
 
 
+SAID = {"extra_forbidden": "unknown field", "none_required": "is not offered yet: leave it out"}  # not as pydantic does
 UNIONS = ("class_label", "upsample")  # pydantic names the branch of these in an error's location
 
 
@@ -232,7 +233,7 @@ def field_errors(error: ValidationError) -> list[FieldError]:
         if len(parts) > 1 and parts[0] in UNIONS:
             del parts[1]
         pointer = "".join("/" + part.replace("~", "~0").replace("/", "~1") for part in parts)
-        detail = "unknown field" if each["type"] == "extra_forbidden" else each["msg"][:1].lower() + each["msg"][1:]
+        detail = SAID.get(each["type"], each["msg"][:1].lower() + each["msg"][1:])
         found[pointer] = f"{found[pointer]}, or: {detail}" if pointer in found else detail
     inner = {pointer.rpartition("/")[0] for pointer in found} - {""}  # an object was meant: what is wrong lies within
     return [FieldError(pointer, detail) for pointer, detail in found.items() if pointer not in inner]

@@ -167,6 +167,11 @@ def test_wrong_field_is_named_and_nothing_is_queued(
     assert client.get("/v1/jobs").json()["data"] == []
 
 
+def test_what_is_not_offered_is_said_to_be(client: httpx2.Client, fleet: ToyWorker) -> None:
+    problem = client.post("/v1/jobs", json=body(webhook_url="https://example.org")).json()
+    assert problem["errors"] == [{"pointer": "/webhook_url", "detail": "is not offered yet: leave it out"}]
+
+
 @pytest.mark.parametrize(
     ("text", "pointer"),
     [
