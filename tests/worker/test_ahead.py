@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 
 import pytest
 import torch
@@ -115,25 +116,30 @@ def test_job_that_comes_while_the_device_is_at_a_step_has_a_place_in_the_next(
             turns.append(report)
         return report
 
+    def is_over(lap: HostLap) -> bool:
+        return late_is_there.is_set() or len(turns) != 1 + steps_told
+
+    late_is_there = Event()
     monkeypatch.setattr(Engine, "turn", take_turn)
-    monkeypatch.setattr(HostLap, "is_over", False)
-    monkeypatch.setattr(HostLap, "wait", lambda lap: 0.5)
+    monkeypatch.setattr(HostLap, "is_over", property(is_over))
+    monkeypatch.setattr(HostLap, "wait", lambda lap: 600.0)
     early = bench.submit(steps=4, upsample=False)
     serve(2)
     eventually(lambda: len(turns) == 1 + steps_told, "so many steps are begun, and one less told of")
     late = bench.submit(steps=2, upsample=False)
+    late_is_there.set()
     wait_all(bench, [early, late])
     alone, both = {early}, {early, late}
     assert told == [alone] * (1 + steps_told) + [both] * 2 + [alone] * (1 - steps_told)
 
 
 def test_job_that_is_given_back_goes_on_from_the_last_step_that_was_told_of(bench: Bench, serve: Serve) -> None:
-    often = {"checkpoint_seconds": 1e-6, "drain_seconds": 0}
-    body: dict[str, object] = {"n": 2, "steps": 200, "sampler": "ddpm", "upsample": {"steps": 2}}
+    often = {"checkpoint_seconds": 0.01, "drain_seconds": 0}
+    body: dict[str, object] = {"n": 2, "steps": 150, "sampler": "ddpm", "upsample": {"steps": 2}}
     shift = serve(2, **often)
     (undisturbed,) = wait_all(bench, [bench.submit(**body)])
     job_id = bench.submit(**body)
-    eventually(lambda: bench.queue.get(job_id).progress.step > 20, "it is under way")
+    eventually(lambda: bench.queue.get(job_id).progress.step > 5, "it is under way")
     shift.end()
     assert bench.status(job_id) == "queued"
     with capture_logs() as logs:
@@ -145,7 +151,7 @@ def test_job_that_is_given_back_goes_on_from_the_last_step_that_was_told_of(benc
 
 def test_job_that_is_cancelled_under_way_takes_nobody_along(bench: Bench, serve: Serve) -> None:
     serve(2)
-    gone, stays = bench.submit(steps=250, n=2, upsample=False), bench.submit(steps=40, upsample=False)
+    gone, stays = bench.submit(steps=1000, n=2, upsample=False), bench.submit(steps=40, upsample=False)
     eventually(lambda: bench.queue.get(gone).status is JobStatus.IN_PROGRESS, "it runs")
     bench.queue.cancel(gone)
     (job,) = wait_all(bench, [stays])

@@ -222,7 +222,7 @@ def test_job_in_hand_goes_back_when_the_drain_time_is_over_and_goes_on_from_its_
 
 
 def test_jobs_that_are_given_back_stand_in_the_order_they_came_in(bench: Bench, serve: Callable[..., Shift]) -> None:
-    job_ids = [submit(bench, steps=250) for _ in range(3)]
+    job_ids = [submit(bench, steps=1000) for _ in range(3)]
     shift = serve(drain_seconds=0)
     eventually(lambda: all(bench.status(each) == "in_progress" for each in job_ids), "all run")
     shift.end()
