@@ -3,6 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -138,15 +139,16 @@ class Engine:
             self.costs.keep(choice.stage, stage.network_shapes)
         before = [self._live[each.key] for each in moved]
         is_whole = not failed and not lowered
-        begun = Begun(choice.stage, choice.row_shape, expected, lap, before, moved, lowered, is_whole)
         self._live |= {each.key: each for each in moved}
         self.scheduler.moved(each.key for each in moved)
-        self._advance(begun, failed)
+        previews, passed = self._advance(moved, failed)
         lap.end()
+        known = StepReport(choice.stage, moved, choice.row_shape, len(moved), is_whole, previews, lowered)
+        begun = Begun(known, expected, lap, before, passed)
         self._begun.append(begun)
         for job_id in failed:
             self.abort(job_id)
-        begun.failed |= failed
+        begun.known = replace(begun.known, failed=failed)
         self.host_seconds = time.perf_counter() - started
         return True
 
@@ -200,18 +202,22 @@ class Engine:
         x = self.stages[plan.stage].enlarge(request, plan, table, low_res)
         return Trajectory(request, table, x, low_res, index)
 
-    def _advance(self, begun: Begun, failed: dict[str, Exception]) -> None:
-        """Send images that passed a stage on to the next; those that passed their last leave, finished."""
-        for each in begun.moved:
+    def _advance(
+        self, moved: list[Trajectory], failed: dict[str, Exception]
+    ) -> tuple[dict[tuple[str, int], Tensor], list[Passed]]:
+        """The previews of images that moved, and those that passed a stage, which are sent on to the next or leave."""
+        previews, passed = {}, []
+        for each in moved:
             try:
                 if each.request.wants_previews and each.pred_x0 is not None:
-                    begun.previews[each.key] = download(to_uint8(each.pred_x0))
+                    previews[each.key] = download(to_uint8(each.pred_x0))
                 if each.row == len(each.table):
-                    begun.passed.append(self._pass_on(each))
+                    passed.append(self._pass_on(each))
             except torch.AcceleratorError:
                 raise  # as in a step
             except Exception as error:  # noqa: BLE001 - whatever an image breaks must stay its job's
                 failed[each.request.job_id] = _light(error)
+        return previews, passed
 
     def _pass_on(self, passed: Trajectory) -> Passed:
         request, pixels = passed.request, to_uint8(passed.x)

@@ -1,7 +1,7 @@
 """A step of the engine, from when a device is given it until it is told of."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -52,65 +52,50 @@ class StepReport:
     row_shape: int
     num_rows: int
     is_whole: bool
-    seconds: float
     previews: Mapping[tuple[str, int], Tensor]
-    finished: list[Finished]
-    failed: Mapping[str, Exception]
     lowered: Mapping[str, tuple[int, ...]]
+    seconds: float = 0.0
+    finished: list[Finished] = field(default_factory=list)
+    failed: Mapping[str, Exception] = field(default_factory=dict)
 
 
 @dataclass
 class Begun:
     """A step that a device was given. What is on the host of it may be read when its lap is over.
 
+    known is its report, but for what is known when it is told of: seconds, finished, and who turned out to have failed.
     before has the images that moved as they stood before it: for whoever asks, it is not taken until it is told of.
     """
 
-    stage: str
-    row_shape: int
+    known: StepReport
     expected_seconds: float
     lap: Lap
     before: list[Trajectory]
-    moved: list[Trajectory]
-    lowered: Mapping[str, tuple[int, ...]]
-    is_whole: bool
-    num_rows: int = field(init=False)
-    previews: dict[tuple[str, int], Tensor] = field(default_factory=dict)
     passed: list[Passed] = field(default_factory=list)
-    failed: dict[str, Exception] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.num_rows = len(self.moved)
 
     def drop(self, job_id: str) -> None:
         """Tell nothing of a job."""
-        self.before, self.moved = _of_others(job_id, self.before), _of_others(job_id, self.moved)
+        known = self.known
+        self.before = _of_others(job_id, self.before)
         self.passed = [each for each in self.passed if each.trajectory.request.job_id != job_id]
-        self.previews = {key: each for key, each in self.previews.items() if key[0] != job_id}
-        self.failed.pop(job_id, None)
+        self.known = replace(
+            known,
+            moved=_of_others(job_id, known.moved),
+            previews={key: each for key, each in known.previews.items() if key[0] != job_id},
+            failed={failing: error for failing, error in known.failed.items() if failing != job_id},
+        )
 
     def report(self) -> StepReport:
         """Wait for the device, and tell. Raises: torch.AcceleratorError where it is lost."""
         seconds = self.lap.wait()
-        failed, finished = dict(self.failed), []
+        failed, finished = dict(self.known.failed), []
         for each in self.passed:
             request, stage = each.trajectory.request, each.trajectory.plan.stage
             if not each.is_finite:
                 failed[request.job_id] = NotFiniteError(f"image {request.index} after stage {stage}")
             elif each.finished is not None:
                 finished.append(each.finished)
-        return StepReport(
-            stage=self.stage,
-            moved=self.moved,
-            row_shape=self.row_shape,
-            num_rows=self.num_rows,
-            is_whole=self.is_whole,
-            seconds=seconds,
-            previews=self.previews,
-            finished=finished,
-            failed=failed,
-            lowered=self.lowered,
-        )
+        return replace(self.known, seconds=seconds, finished=finished, failed=failed)
 
 
 def _of_others(job_id: str, images: Iterable[Trajectory]) -> list[Trajectory]:

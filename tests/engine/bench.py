@@ -1,9 +1,10 @@
 """What engine tests build images with, and how they run them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from diffusion.grids import TimeGrid
 from diffusion.tables import Thresholding
@@ -70,3 +71,17 @@ def reports(engine: Engine) -> list[StepReport]:
 
 def finish(engine: Engine) -> list[Finished]:
     return [finished for report in reports(engine) for finished in report.finished]
+
+
+def limit_rows(module: nn.Module, most: Callable[[], int]) -> list[int]:
+    """Let a network run out of memory above so many rows; the row counts that it computed."""
+    computed: list[int] = []
+
+    def run_out(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        rows = len(inputs[0])
+        if rows > most():
+            raise torch.OutOfMemoryError(f"{rows} rows")
+        computed.append(rows)
+
+    module.register_forward_pre_hook(run_out)
+    return computed

@@ -12,8 +12,7 @@ from engine.engine import DuplicateImageError, Engine
 from engine.laps import HostLap
 from engine.steps import NotFiniteError
 from engine.trajectory import ImageRequest, StagePlan
-from tests.engine.bench import MAX_ROWS, Bench, finish, reports
-from tests.engine.test_out_of_memory import limit_rows
+from tests.engine.bench import MAX_ROWS, Bench, finish, limit_rows, reports
 
 BASE = "tiny/base"
 

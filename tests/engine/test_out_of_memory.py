@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import engine.engine as engine_module
 import engine.stage as stage_module
@@ -18,23 +18,9 @@ from engine.shapes import agreeing_shapes, in_parts
 from engine.steps import Finished, StepReport
 from engine.trajectory import ImageRequest
 from models.stack import load_stack
-from tests.engine.bench import MAX_ROWS, Bench, finish, reports
+from tests.engine.bench import MAX_ROWS, Bench, finish, limit_rows, reports
 
 BASE, UPSAMPLE = "tiny/base", "tiny/upsample"
-
-
-def limit_rows(module: nn.Module, most: Callable[[], int]) -> list[int]:
-    """Let a network run out of memory above so many rows; the row counts that it computed."""
-    computed: list[int] = []
-
-    def run_out(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        rows = len(inputs[0])
-        if rows > most():
-            raise torch.OutOfMemoryError(f"{rows} rows")
-        computed.append(rows)
-
-    module.register_forward_pre_hook(run_out)
-    return computed
 
 
 def images(bench: Bench) -> list[ImageRequest]:
