@@ -30,7 +30,7 @@ from models.config import ClassifierConfig, UNetConfig
 from models.precision import Precision
 from models.stack import Stack
 
-FEW = (1, 2, 8)  # row counts beside the largest
+FEW = (2, 8)  # row counts beside the largest
 MARKER = "compiled.json"
 LENGTH = 16
 UNUSED_SECONDS = 30 * 86400.0  # since the last start that used it, until a folder is removed
@@ -92,10 +92,12 @@ class Compiler:
         torch._dynamo.config.recompile_limit = MOST_COMPILATIONS
         torch._dynamo.config.fail_on_recompile_limit_hit = True
 
-    def candidates_of(self, part: str) -> Sequence[int]:
-        """Row counts to compile a part of a stage for, beside the largest: in a warm start those that agreed before."""
+    def candidates_of(self, part: str, candidates: Sequence[int]) -> Sequence[int]:
+        """Which of the row counts to compile a part of a stage for: few; in a warm start those that agreed before."""
+        *_, largest = candidates
         known = self._marked().get("agreeing", {}).get(part)
-        return [rows for rows in self.candidates if known is None or rows in known]
+        few = (rows for rows in self.candidates if rows < largest and (known is None or rows in known))
+        return (*few, largest)
 
     def note(self, part: str, shapes: Sequence[int]) -> None:
         """Remember which row counts agreed; stages of one name, of several stacks, share what any of them can use."""

@@ -2,7 +2,7 @@
 
 import ctypes
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # malloc.h
 NEVER = -1
 LARGEST = 2**30, 2**25  # the second for glibc before 2.35, which takes no more
 
@@ -17,3 +17,4 @@ def keep_freed_memory() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None and any(mallopt(M_MMAP_THRESHOLD, size) for size in LARGEST):
         mallopt(M_TRIM_THRESHOLD, NEVER)
+        mallopt(M_ARENA_MAX, 1)  # a thread's own memory would be given back at once, whatever the thresholds

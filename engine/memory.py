@@ -19,7 +19,6 @@ from torch.utils._pytree import tree_leaves
 from models.checkpoint import blank_network
 from models.classifier import NoisyClassifier
 from models.config import ClassifierConfig, UNetConfig
-from models.convolution import SMALL
 from models.plan import StackPlan
 from models.unet import SuperResUNet, UNet
 
@@ -68,9 +67,9 @@ def parameter_bytes(config: NetworkConfig) -> int:
 
 
 def serving_bytes(config: NetworkConfig) -> int:
-    """Size of a network's weights at most while it serves: a small one keeps a second layout for a lone row."""
+    """Size of a network's weights at most while it serves: a classifier's are kept for its gradient as well."""
     size = parameter_bytes(config)
-    return 2 * size if isinstance(config, UNetConfig) and size <= SMALL else size
+    return 2 * size if isinstance(config, ClassifierConfig) else size
 
 
 def row_bytes(config: NetworkConfig) -> int:
@@ -114,7 +113,10 @@ def state_bytes(config: NetworkConfig) -> int:
 def bytes_per_row(configs: Iterable[NetworkConfig]) -> int:
     """What each row of the largest batch takes: its share of a step, and of the images that wait."""
     known = set(configs)
-    return max(map(row_bytes, known)) + STATES_KEPT * max(map(state_bytes, known))
+    networks, guides = ([each for each in known if isinstance(each, kind)] for kind in (UNetConfig, ClassifierConfig))
+    # a network and a guide may be computed at the same time
+    step = sum(max(map(row_bytes, each), default=0) for each in (networks, guides))
+    return step + STATES_KEPT * max(map(state_bytes, known))
 
 
 def surely_fits(config: NetworkConfig, rows: int, free: int) -> bool:

@@ -16,7 +16,12 @@ LENGTH = 16
 
 
 def settle_kernels() -> None:
-    """Choose kernels that repeat themselves: no autotuning in each process anew, no TF32, no atomics in a backward."""
+    """Choose kernels that repeat themselves: no autotuning in each process anew, no TF32, no atomics in a backward.
+
+    On a CPU an operation runs on the thread that asks for it, in this thread and all that it starts; `engine.lanes`
+    has more of them.
+    """
+    torch.set_num_threads(1)
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.allow_tf32 = False
@@ -26,7 +31,7 @@ def settle_kernels() -> None:
 def fingerprint(
     stages: Mapping[str, Stage], precision: str, weights: Sequence[str] = (), **encoding: str | None
 ) -> str:
-    """A short hash of torch, our code, device, CPU, threads, precision, mode, weights and each stage's row shapes.
+    """A short hash of torch, our code, device, CPU, precision, mode, weights and each stage's row shapes.
 
     weights: hashes of the networks' files. encoding: versions of what turns pixels into files, whose bytes the
     fingerprint promises too.
@@ -36,7 +41,6 @@ def fingerprint(
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "cpu": dict(torch.cpu.get_capabilities()),
-        "threads": torch.get_num_threads(),
         "precision": precision,
         "mode": sorted({stage.mode for stage in stages.values()}),
         "code": hash_of_code(diffusion, engine, models),

@@ -2,16 +2,19 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 from torch import Tensor
 
 from diffusion.noise import Draw, normals
 from engine.compiling import Compiler
 from engine.guide import Guide
+from engine.lanes import Lanes
 from engine.numerics import settle_kernels
 from engine.process import process_of
 from engine.scheduler import Priority
 from engine.stage import Stage
+from engine.threads import usable_threads
 from engine.trajectory import FromLatent, FromPicture, ImageRequest, StagePlan
 from models.plan import PipelineSpec
 from models.precision import Precision
@@ -88,32 +91,30 @@ def build_stages(
     precision: Precision = "fp32",
     guides: Mapping[str, Guide] | None = None,
     compiler: Compiler | None = None,
+    threads: int | None = None,
 ) -> dict[str, Stage]:
     """Every stage of the stacks by its key, warmed up, compiled by the compiler where one is given.
 
-    guides steer the base stages of their keys, in place of the stack's classifier.
+    guides steer the base stages of their keys, in place of the stack's classifier. threads compute on a CPU; None for
+    as many as are usable.
     """
     settle_kernels()
     if compiler is not None:
         compiler.begin()
     stages: dict[str, Stage] = {}
+    cpu_lanes = Lanes(threads or usable_threads())
     for stack in stacks:
+        device = next(stack.base.network.parameters()).device
+        lanes = cpu_lanes if device.type == "cpu" else Lanes()
         base, upsampler, key = stack.base, stack.upsampler, f"{stack.name}/{BASE}"
         guide = (guides or {}).get(key)
         if guide is None and stack.classifier is not None:
             guide = Guide.of_classifier(stack.classifier.network)
-        stages[key] = Stage(
-            BASE, BASE_NUMBER, base.network, process_of(base), guide, precision=precision, compiler=compiler
-        )
+        build = partial(Stage, precision=precision, compiler=compiler, lanes=lanes)
+        stages[key] = build(BASE, BASE_NUMBER, base.network, process_of(base), guide)
         if upsampler is not None:
-            stages[f"{stack.name}/{UPSAMPLE}"] = Stage(
-                UPSAMPLE,
-                UPSAMPLE_NUMBER,
-                upsampler.network,
-                process_of(upsampler),
-                precision=precision,
-                compiler=compiler,
-            )
+            upsample = build(UPSAMPLE, UPSAMPLE_NUMBER, upsampler.network, process_of(upsampler))
+            stages[f"{stack.name}/{UPSAMPLE}"] = upsample
     for stage in stages.values():
         stage.warm_up(max_rows)
     if compiler is not None:

@@ -19,8 +19,11 @@ from diffusion.tables import COLUMNS, SamplerTable, take_step
 from diffusion.transfer import upload
 from engine.compiling import Compiler
 from engine.guide import Guide
+from engine.lanes import Lanes, Rows, compute_rows
+from engine.probing import layer_shapes, trajectory_states
 from engine.sampling import UnknownOfferError, build_table
-from engine.shapes import CANDIDATES, agreeing_shapes, in_parts
+from engine.shapes import agreeing_shapes, candidates_for
+from engine.threads import torch_threads
 from engine.trajectory import FromLatent, FromPicture, ImageRequest, StagePlan, Trajectory
 from models.classifier import NoisyClassifier
 from models.convolution import can_pack, pack_weights
@@ -29,15 +32,22 @@ from models.precision import DTYPES, Precision, hold_weights
 from models.unet import SuperResUNet, UNet
 
 NOISE_COLUMNS = [COLUMNS.index("noise"), COLUMNS.index("noise_std")]
+Probe = Callable[[Sequence[Trajectory], Sequence[int]], Tensor]
+"""What a network makes of those of some states that have these numbers."""
+
 TABLES_KEPT = 256
+LARGE = 256 * 2**20  # bytes of a network's weights in float32, from which one row keeps several threads busy
 
 
 class Stage:
     """A diffusion network, its process and, where it is guided, its guide.
 
     number is the stage's place in the order of stages, part of the address of its noise. The networks are this
-    precision's from here on: in half precision their weights are rounded. With a compiler, network and
-    guide run compiled: at fewer shapes, each of which takes its time in warm_up.
+    precision's from here on: in half precision the weights of their convolutions are rounded. With a compiler, network
+    and guide run compiled: at fewer shapes, each of which takes its time in warm_up.
+
+    On a CPU the lanes compute parts of a step, each on one thread. A large network has all threads for one row instead,
+    so that a lone image does not wait for a single thread.
     """
 
     def __init__(
@@ -50,11 +60,17 @@ class Stage:
         *,
         precision: Precision = "fp32",
         compiler: Compiler | None = None,
+        lanes: Lanes | None = None,
     ) -> None:
         self.name, self.number, self.precision = name, number, precision
-        # each is the faster one of its precision
-        layout = torch.contiguous_format if precision == "fp32" else torch.channels_last
         self.network, self.guide = network, guide
+        self.device = next(network.parameters()).device
+        self.lanes = lanes or Lanes()
+        weights = sum(each.nbytes for each in network.parameters())
+        self._is_wide = self.device.type == "cpu" and weights > LARGE
+        self._packs = compiler is None and can_pack(self.device, DTYPES[precision])
+        # packed convolutions leave channels-last maps in any case
+        layout = torch.contiguous_format if precision == "fp32" and not self._packs else torch.channels_last
         for _, module in self._modules():
             module.to(memory_format=layout)  # type: ignore[call-overload]  # missing in torch's stubs
             hold_weights(module, precision)
@@ -68,8 +84,6 @@ class Stage:
                 # and a row's last digits would tell its place in the batch
                 self._log_probabilities = classifier_log_probabilities(compiler.compile(guide.module))
         self.process = process
-        self.device = next(network.parameters()).device
-        self._packs = compiler is None and can_pack(self.device, DTYPES[precision])
         size = network.config.image_size
         self.shape = (3, size, size)
         self.network_shapes: tuple[int, ...] = ()
@@ -79,10 +93,11 @@ class Stage:
     @property
     def mode(self) -> str:
         """How the networks are run, as far as it may change how they round."""
+        threads = [f"{self.lanes.count} threads a row"] if self._is_wide else []
         if self._compiler is not None:
-            return f"compiled by {self._compiler.version}"
+            return ", ".join([f"compiled by {self._compiler.version}", *threads])
         fused = [f"norms of the {part} by {by}" for part, module in self._modules() if (by := fused_by(module))]
-        return ", ".join(["packed" if self._packs else "eager", *fused])
+        return ", ".join(["packed" if self._packs else "eager", *fused, *threads])
 
     @property
     def row_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -102,72 +117,94 @@ class Stage:
     def warm_up(self, max_rows: int) -> None:
         """Find the row shapes that agree bit for bit; has to be called before the first step.
 
-        On a GPU the norms are fused before, where that goes. On a CPU the network's weights are packed for their
-        kernels, where that goes; it trains no more.
+        On a GPU the norms are fused before, where that goes. On a CPU the weights are packed for their kernels, where
+        that goes; the networks train no more.
         """
         if self._packs:
-            pack_weights(self.network, max_rows, lambda: self._predict(*self._probe_inputs([0])))
+            pack_weights(self.network, max_rows, partial(self._rehearse_part, self._probe_network))
+            if self.guide is not None and isinstance(self.guide.module, NoisyClassifier):
+                run = partial(self._rehearse_part, self._probe_guide)
+                pack_weights(self.guide.module, max_rows, run, with_gradient=True)
         if self.device.type == "cuda" and self._compiler is None:
             self.fuse_norms(max_rows)
-        self.network_shapes = self._agreeing("network", self._probe_network, max_rows)
+        if self._is_wide:  # each row is computed as if it were the only one: there is nothing to compare
+            self.network_shapes, self.guide_shapes = (1,), () if self.guide is None else (1,)
+            return
+        lanes, self.lanes = self.lanes, Lanes()  # one part at a time: compiling is not for several threads
+        candidates = candidates_for(self.device, max_rows)
+        states = self._states(candidates)
+        self.network_shapes = self._agreeing("network", self._probe_network, states, candidates)
         if self.guide is not None:
-            self.guide_shapes = self._agreeing("guide", self._probe_guide, max_rows)
+            self.guide_shapes = self._agreeing("guide", self._probe_guide, states, candidates)
+        self.lanes = lanes
 
-    def _agreeing(self, part: str, probe: Callable[[Sequence[int]], Tensor], max_rows: int) -> tuple[int, ...]:
-        if self._compiler is None:
-            return agreeing_shapes(probe, max_rows, CANDIDATES)
-        name = f"{self.name} {part}"
-        shapes = agreeing_shapes(probe, max_rows, self._compiler.candidates_of(name))
-        self._compiler.note(name, shapes)
+    def _states(self, candidates: Sequence[int]) -> Sequence[Trajectory]:
+        """States of real trajectories to compare the shapes on, as many as the largest has rows."""
+        shapes = tuple(candidates)
+        if self._compiler is not None:
+            shapes = shapes[-1:]  # the others may not be worth compiling
+            for part, _ in self._modules():
+                self._announce(part, shapes[-1])
+        self.network_shapes, self.guide_shapes = shapes, () if self.guide is None else shapes
+        return trajectory_states(self, candidates[-1])
+
+    def _agreeing(
+        self, part: str, probe: Probe, states: Sequence[Trajectory], candidates: Sequence[int]
+    ) -> tuple[int, ...]:
+        name, module = f"{self.name} {part}", dict(self._modules()).get(part)
+        if self._compiler is not None:
+            candidates = self._compiler.candidates_of(name, candidates)
+        elif module is not None:
+            run = partial(self._rehearse_part, probe)
+            candidates = layer_shapes(module, run, candidates, with_gradient=part == "guide")
+        shapes = agreeing_shapes(partial(probe, states), candidates)
+        if self._compiler is not None:
+            self._compiler.note(name, shapes)
         return shapes
+
+    def _rehearse_part(self, probe: Probe) -> Tensor:
+        return probe([self._rehearsal()], [0])
 
     @torch.no_grad()
     def fuse_norms(self, max_rows: int) -> None:
         """Fuse the norms of each network whose kernels agree with the eager form; where not, a warning says why."""
         for part, module in self._modules():
             probe = self._probe_network if part == "network" else self._probe_guide
-            if reason := fuse_norms(module, partial(probe, range(min(2, max_rows)))):
+            states = [self._rehearsal() for _ in range(min(2, max_rows))]
+            if reason := fuse_norms(module, partial(probe, states, range(len(states)))):
                 warnings.warn(
                     f"the norms of {self.name}'s {part} are not fused: {reason}", RuntimeWarning, stacklevel=2
                 )
 
-    def _probe_network(self, rows: Sequence[int]) -> Tensor:
-        self._tell("network", len(rows))
-        return self._predict(*self._probe_inputs(rows))
+    def _probe_network(self, states: Sequence[Trajectory], rows: Sequence[int]) -> Tensor:
+        self._announce("network", len(rows))
+        with self._threads():
+            return self._predict(*self._inputs([states[row] for row in rows]))
 
-    def _probe_guide(self, rows: Sequence[int]) -> Tensor:
+    def _probe_guide(self, states: Sequence[Trajectory], rows: Sequence[int]) -> Tensor:
         """Gradients and scores: a last digit of a score may be lost in a gradient."""
-        self._tell("guide", len(rows))
-        x, timesteps, _, _ = self._probe_inputs(rows)
-        assert self.guide is not None
-        targets = torch.ones(len(rows), self.guide.num_conditions, device=self.device)
-        ones = torch.ones(len(rows), device=self.device)
-        gradient = self._gradient(x, timesteps, targets, ones, ones > 0)
-        return torch.cat([gradient.flatten(1), self._scores(x, timesteps).float()], dim=1)
+        self._announce("guide", len(rows))
+        batch = [states[row] for row in rows]
+        x, timesteps, *_ = self._inputs(batch)
+        with self._threads():
+            gradient = self._gradient(x, timesteps, *self._guidance_inputs(batch))
+            return torch.cat([gradient.flatten(1), self._scores(x, timesteps).float()], dim=1)
 
-    def _tell(self, part: str, rows: int) -> None:
+    def _announce(self, part: str, rows: int) -> None:
         if self._compiler is not None:
             self._compiler.on_shape(f"{self.name} {part}", rows)
 
     def rehearse(self, rows: int) -> None:
         """Take a step of so many rows, all guided where there is a classifier, and forget it."""
-        guided = self.guide is not None
+        self.step([self._rehearsal() for _ in range(rows)])
+
+    def _rehearsal(self) -> Trajectory:
         plan = StagePlan(self.name, "ddpm", 2)
+        guided = self.guide is not None
         request = ImageRequest("", 0, 0, (plan,), 0, ((0, 1.0),) if guided else (), float(guided))
         table = self.table(plan.sampler, plan.num_steps, plan.eta)
-        x, low_res = self.starting_noise(0, 0), torch.zeros(self.shape, device=self.device)[:, ::2, ::2]
-        self.step([Trajectory(request, table, x, low_res) for _ in range(rows)])
-
-    def _probe_inputs(self, rows: Sequence[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What a step computes with, of rows that are known by their numbers: x_t, timesteps, labels, low_res."""
-        generators = [torch.Generator().manual_seed(row) for row in rows]
-        drawn = [torch.randn(self.shape, generator=each) for each in generators]
-        last, classes = self.process.schedule.num_original, self.network.config.num_classes or 1
-        timesteps, labels = (
-            [int(torch.randint(most, (), generator=each)) for each in generators] for most in (last, classes)
-        )
-        x = torch.stack(drawn).to(self.device)
-        return x, self._upload(timesteps).float(), self._upload(labels), x[:, :, ::2, ::2].clamp(-1, 1)
+        low_res = torch.zeros(self.shape, device=self.device)[:, ::2, ::2]
+        return Trajectory(request, table, self.starting_noise(0, 0), low_res)
 
     def starting_noise(self, seed: int, index: int) -> Tensor:
         """x_T of an image: [3, H, W]."""
@@ -212,7 +249,7 @@ class Stage:
             raise UnknownOfferError("there is no classifier to ask")
         x = from_uint8(upload(pixels, self.device))
         timesteps = torch.zeros(len(x), device=self.device)
-        scores, self.guide_shapes = in_parts(self._scores, self.guide_shapes, x, timesteps)
+        ((scores, self.guide_shapes),) = self._compute(Rows(self._scores, self.guide_shapes, (x, timesteps)))
         return scores.float().softmax(dim=1)
 
     @torch.no_grad()
@@ -224,11 +261,18 @@ class Stage:
         were too large are given up. Raises: torch.OutOfMemoryError where the smallest is, and where it does not suffice
         for what is beside the networks.
         """
-        x = torch.stack([each.x for each in batch])
         rows = torch.stack([each.table.rows[each.row] for each in batch]).float()  # on the host
-        timesteps = self._upload([each.timestep for each in batch])
-        output = self._output(batch, x, timesteps)
-        guidance = self._guidance(batch, x, timesteps)
+        x, *others = self._inputs(batch)
+        asked = [Rows(self._predict, self.network_shapes, (x, *others))]
+        guided = [place for place, each in enumerate(batch) if each.guided]
+        if guided:
+            index = self._upload(guided)
+            inputs = x[index], others[0][index], *self._guidance_inputs([batch[place] for place in guided])
+            asked.append(Rows(self._gradient, self.guide_shapes, inputs))
+        (output, self.network_shapes), *rest = self._compute(*asked)
+        guidance = None
+        for gradient, self.guide_shapes in rest:
+            guidance = torch.zeros_like(x).index_copy_(0, index, gradient)
         memory = torch.stack([each.memory for each in batch])
         taken = take_step(rows, x, output, guidance, self._noise(batch, rows), memory)
         # a view would keep its whole batch in memory for as long as the image waits
@@ -238,29 +282,46 @@ class Stage:
     def _upload(self, values: Sequence[float]) -> Tensor:
         return upload(torch.tensor(values), self.device)
 
-    def _output(self, batch: Sequence[Trajectory], x: Tensor, timesteps: Tensor) -> Tensor:
+    def _compute(self, *asked: Rows) -> list[tuple[Tensor, tuple[int, ...]]]:
+        """Results and shapes left of rows for several networks. Raises: as compute_rows."""
+        if not self._is_wide:
+            return compute_rows(self.lanes, asked)
+        with self._threads():
+            return compute_rows(Lanes(), asked)
+
+    def _threads(self) -> AbstractContextManager[object]:
+        """What a large network takes of the threads: all."""
+        return torch_threads(self.lanes.count) if self._is_wide else nullcontext()
+
+    def _inputs(self, batch: Sequence[Trajectory]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What the network takes: x_t, timesteps, labels, low_res."""
+        x = torch.stack([each.x for each in batch])
+        timesteps = self._upload([each.timestep for each in batch])
         labels = self._upload([each.request.network_label or 0 for each in batch])
         low_res = [each.low_res for each in batch if each.low_res is not None]
-        inputs = (x, timesteps, labels, torch.stack(low_res) if low_res else x)
-        output, self.network_shapes = in_parts(self._predict, self.network_shapes, *inputs)
-        return output
+        return x, timesteps, labels, torch.stack(low_res) if low_res else x
 
+    def _guidance_inputs(self, batch: Sequence[Trajectory]) -> tuple[Tensor, Tensor, Tensor]:
+        """What guides these rows: targets [N, K], scales and whether entropy scales them, [N]."""
+        assert self.guide is not None
+        targets = torch.zeros(len(batch), self.guide.num_conditions)
+        for target, each in zip(targets, batch, strict=True):
+            for condition, weight in each.request.guidance_target:
+                target[condition] = weight
+        scales = self._upload([each.request.guidance_scale for each in batch])
+        return upload(targets, self.device), scales, self._upload([each.request.entropy_scaled for each in batch])
+
+    @torch.no_grad()  # a lane's thread has grad enabled
     def _predict(self, x: Tensor, timesteps: Tensor, labels: Tensor, low_res: Tensor) -> Tensor:
         class_labels = labels if self.network.config.num_classes is not None else None
-        with self._autocast():
-            if isinstance(self.network, SuperResUNet):
-                predicted = self._network(x, timesteps, class_labels, low_res=low_res)
-            else:
-                predicted = self._network(x, timesteps, class_labels)
-        return predicted.float()
-
-    def _autocast(self) -> AbstractContextManager[object]:
-        return nullcontext() if self.precision == "fp32" else torch.autocast(self.device.type, DTYPES[self.precision])
+        if isinstance(self.network, SuperResUNet):
+            return self._network(x, timesteps, class_labels, low_res=low_res).float()
+        return self._network(x, timesteps, class_labels).float()
 
     def _scores(self, x: Tensor, timesteps: Tensor) -> Tensor:
         assert self._log_probabilities is not None
         # compiled, the forward of a step is taken, which has a gradient: without one it would be compiled once more
-        with torch.set_grad_enabled(self._compiler is not None), self._autocast():
+        with torch.set_grad_enabled(self._compiler is not None):
             return self._log_probabilities(x.requires_grad_(self._compiler is not None), timesteps).detach()
 
     def _gradient(
@@ -269,25 +330,8 @@ class Stage:
         assert self._log_probabilities is not None
         # fused attention adds its gradients up in whatever order a GPU's programs end: no two runs would agree
         attention = nullcontext() if self.device.type == "cpu" else sdpa_kernel(SDPBackend.MATH)
-        with self._autocast(), attention:
+        with attention:
             return guidance_gradient(self._log_probabilities, x, timesteps, targets, scales, entropy_scaled).float()
-
-    def _guidance(self, batch: Sequence[Trajectory], x: Tensor, timesteps: Tensor) -> Tensor | None:
-        guided = [i for i, each in enumerate(batch) if each.guided]
-        if not guided:
-            return None
-        assert self.guide is not None
-        index = self._upload(guided)
-        requests = [batch[i].request for i in guided]
-        targets = torch.zeros(len(guided), self.guide.num_conditions)
-        for target, request in zip(targets, requests, strict=True):
-            for condition, weight in request.guidance_target:
-                target[condition] = weight
-        scales = self._upload([each.guidance_scale for each in requests])
-        entropy_scaled = self._upload([each.entropy_scaled for each in requests])
-        each_row = (x[index], timesteps[index], upload(targets, self.device), scales, entropy_scaled)
-        gradient, self.guide_shapes = in_parts(self._gradient, self.guide_shapes, *each_row)
-        return torch.zeros_like(x).index_copy_(0, index, gradient)
 
     def _noise(self, batch: Sequence[Trajectory], rows: Tensor) -> Tensor:
         noise = torch.zeros(len(batch), *self.shape, device=self.device)

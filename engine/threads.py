@@ -1,7 +1,9 @@
 """How many threads compute on a CPU where nobody has said so."""
 
+import contextlib
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -10,14 +12,16 @@ CGROUP = Path("/sys/fs/cgroup")
 
 
 def usable_threads(cgroup: Path = CGROUP) -> int:
-    """torch's own number, which goes by physical cores and OMP_NUM_THREADS, or fewer where not all may be used.
+    """One thread a physical core, or OMP_NUM_THREADS, or fewer where not all may be used.
 
     A container's quota of processor time hides no core: more threads than it pays for wait for each other, most of them
     throttled, and a step takes many times as long.
     """
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    count = int(wanted) if wanted.isdecimal() else torch.cpu.get_capabilities().get("num_physical_cores")
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _quota(cgroup)
-    return min(torch.get_num_threads(), usable, usable if quota is None else max(1, math.ceil(quota)))
+    return min(int(count or usable), usable, usable if quota is None else max(1, math.ceil(quota)))
 
 
 def _quota(cgroup: Path) -> float | None:
@@ -33,3 +37,14 @@ def _quota(cgroup: Path) -> float | None:
         return float(quota) / float(period) if float(quota) > 0 else None
     except (ValueError, ZeroDivisionError):
         return None  # "max"
+
+
+@contextlib.contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Let this thread's operations share their work among so many threads; as before in the end."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

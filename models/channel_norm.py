@@ -1,8 +1,7 @@
-"""Group norm of a CPU's maps that lie by channels, in torch's own sums.
+"""Group norm of a CPU's maps that lie by channels, and its gradient, in float32.
 
-torch's kernel for such maps shares one image out to several threads where their number does not divide the batch's, and
-adds up in another order: only batches of so many images would agree bit for bit. Packed convolutions leave such maps.
-This is faster too, modulated ones above all.
+torch's kernel for such maps divides one image among threads where their number does not divide the batch's, and adds up
+in another order. This one is faster too, modulated ones above all. Convolutions leave such maps.
 """
 
 from typing import Any
@@ -29,19 +28,20 @@ def group_norm(
     *,
     silu: bool = False,
 ) -> Tensor:
-    """silu(norm(x) * (1 + scale) + shift), without what is not asked for, of float32 that lies by channels.
+    """silu(norm(x) * (1 + scale) + shift), without what is not asked for, of a map that lies by channels.
 
-    The gradient goes to x alone.
-    Shapes: x [N, C, ...]; weight and bias [C]; scale and shift [N, C, 1, ...], both or none.
+    Everything between reading x and writing the result is float32. The gradient goes to x alone.
+    Shapes: x [N, C, ...]; weight and bias [C], float32; scale and shift [N, C, 1, ...], both or none; result as x.
     """
     if scale is not None and shift is not None:
-        factor = 1 + scale.flatten(1)
-        weight, bias = weight * factor, bias * factor + shift.flatten(1)
+        factor = 1 + scale.float().flatten(1)
+        weight, bias = weight * factor, bias * factor + shift.float().flatten(1)
     pixels, weight, bias = x.flatten(2).mT, weight.expand(x.shape[:2]), bias.expand(x.shape[:2])
     if torch.is_grad_enabled() and x.requires_grad:
         y: Tensor = _GroupNorm.apply(pixels, groups, weight, bias, eps, silu)  # type: ignore[no-untyped-call]  # torch's
     else:
-        y = _values(*_centred(pixels, groups, eps), weight, bias, silu)
+        distances, rstd = _centred(pixels, groups, eps)
+        y = _values(distances, rstd, weight, bias, silu, out=distances).to(x.dtype)
     return y.mT.reshape(x.shape)
 
 
@@ -54,12 +54,16 @@ def _by_group(x: Tensor, groups: int) -> Tensor:
 def _centred(pixels: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor]:
     """Each group's values less their mean, and one over their deviation: [N, P, C] and, for each channel, [N, C]."""
     size = pixels[0].numel() / groups
-    distances = pixels - (_by_group(pixels.sum(1), groups) / size)[:, None]
+    exact = pixels.float()
+    means = (_by_group(exact.sum(1), groups) / size)[:, None]
+    distances = torch.sub(exact, means, out=None if exact is pixels else exact)
     return distances, (_by_group(distances.square().sum(1), groups) / size + eps).rsqrt()
 
 
-def _values(distances: Tensor, rstd: Tensor, weight: Tensor, bias: Tensor, silu: bool) -> Tensor:
-    h = torch.addcmul(bias[:, None], distances, (rstd * weight)[:, None])
+def _values(
+    distances: Tensor, rstd: Tensor, weight: Tensor, bias: Tensor, silu: bool, out: Tensor | None = None
+) -> Tensor:
+    h = torch.addcmul(bias[:, None], distances, (rstd * weight)[:, None], out=out)
     return F.silu(h, inplace=True) if silu else h
 
 
@@ -70,15 +74,15 @@ class _GroupNorm(torch.autograd.Function):
     def forward(ctx: Any, pixels: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float, silu: bool) -> Tensor:
         distances, rstd = _centred(pixels, groups, eps)
         ctx.save_for_backward(distances, rstd, weight, bias)
-        ctx.groups, ctx.silu = groups, silu
-        return _values(distances, rstd, weight, bias, silu)
+        ctx.groups, ctx.silu, ctx.dtype = groups, silu, pixels.dtype
+        return _values(distances, rstd, weight, bias, silu).to(pixels.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         """dx = rstd * (dn - mean(dn) - n * mean(dn * n)), with n = distances * rstd, dn by it, means over a group."""
         distances, rstd, weight, bias = ctx.saved_tensors
-        gain = rstd * weight
+        gain, dy = rstd * weight, dy.float()
         if ctx.silu:
             dy = torch.ops.aten.silu_backward(dy, _values(distances, rstd, weight, bias, False))
         size = distances[0].numel() / ctx.groups
@@ -86,4 +90,4 @@ class _GroupNorm(torch.autograd.Function):
         mean_normed = _by_group(gain * (dy * distances).sum(1), ctx.groups) / size
         dx = torch.addcmul((-rstd * mean_one)[:, None], dy, gain[:, None])
         dx.addcmul_(distances, (-rstd.square() * mean_normed)[:, None])
-        return dx, *[None] * 5
+        return dx.to(ctx.dtype), *[None] * 5

@@ -1,12 +1,11 @@
-"""Convolutions that choose no kernel by the number of images, and whose weights may be packed for their kernels.
+"""Convolutions for serving: one kernel for every number of images, weights laid out once, and a gradient of our own.
 
-For a batch of one small image, and on one thread for 1x1 kernels below 16 images, torch leaves oneDNN for an older
-kernel, which rounds differently: without these a lone image would have to be computed at two rows to come out as among
-others, and its guidance on one thread at sixteen (measured on a CPU in float32). Training is torch's own.
+torch chooses another kernel, which rounds differently, for a batch of one small image and for the gradient. Here every
+convolution on a CPU, and every gradient by the image, is oneDNN's forward convolution (docs/decisions/0014). Training
+and GPUs use torch's own.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, cast
 
 import torch
@@ -14,62 +13,111 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-SMALL = 256 * 2**20  # bytes of a network's weights
 ALIGNED = 16  # float32 in a line of a CPU's cache, and in its widest vectors
+Pair = tuple[int, int]
 
 
-def _chooses_by_rows(x: Tensor, weight: Tensor) -> bool:
-    plain = x.is_cpu and x.dtype == torch.float32 and not torch.is_autocast_enabled(x.device.type)
-    # on several threads torch's own backward agrees from two rows on, and turns no kernels
-    torchs = torch.is_grad_enabled() and (weight.requires_grad or (x.requires_grad and torch.get_num_threads() > 1))
-    return plain and not torchs and torch.backends.mkldnn.is_available()
+def onednn_computes(dtype: torch.dtype) -> bool:
+    """Whether oneDNN convolves this dtype on this CPU; half precision takes AVX512 or newer instructions."""
+    if not bool(torch.backends.mkldnn.is_available()):
+        return False
+    if dtype == torch.float32:
+        return True
+    onednn: Any = torch.ops.mkldnn
+    return bool(onednn._is_mkldnn_bf16_supported() if dtype == torch.bfloat16 else onednn._is_mkldnn_fp16_supported())
 
 
-class _Convolution(torch.autograd.Function):
-    """oneDNN's convolution of stride 1, and its gradient by the image, which is one too: with the kernels turned."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, ...]) -> Tensor:
-        ctx.weight, ctx.padding = weight, padding
-        return torch.mkldnn_convolution(x, weight, bias, padding, (1, 1), (1, 1), 1)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        turned = ctx.weight.flip(2, 3).transpose(0, 1).contiguous()
-        padding = [size - 1 - each for size, each in zip(turned.shape[2:], ctx.padding, strict=True)]
-        return torch.mkldnn_convolution(gradient, turned, None, padding, (1, 1), (1, 1), 1), None, None, None
+def autocasts(x: Tensor) -> bool:
+    """Whether torch chooses the arithmetic of operations on such tensors, as it does in training."""
+    return torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type)
 
 
-def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, ...]) -> Tensor:
-    if torch.is_grad_enabled() and x.requires_grad:
-        convolved: Tensor = _Convolution.apply(x, weight, bias, padding)  # type: ignore[no-untyped-call] # torch's
-        return convolved
-    return torch.mkldnn_convolution(x, weight, bias, padding, (1, 1), (1, 1), 1)
+def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether weights can be packed for such a device and arithmetic."""
+    return device.type == "cpu" and onednn_computes(dtype)
 
 
-class _Packable(nn.Module):
-    """A convolution whose weights may be packed, for batches and, where lone is not None, for a single row apart."""
+class _Served(nn.Module):
+    """A convolution of maps, or of lines as maps of height 1, without dilation and groups.
+
+    Packed weights serve without a gradient of their own; the gradient by the image takes turned kernels.
+    """
 
     weight: Tensor
     bias: Tensor | None
-    lone: Tensor | None = None
+    kernel_size: tuple[int, ...]
+    padding: tuple[int, ...] | str
+    stride: tuple[int, ...]
+    turned: Tensor | None = None  # packed, for the gradient
 
-    def _convolve_packed(self, x: Tensor, padding: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
-        """The result is channels-last."""
-        assert not (torch.is_grad_enabled() and x.requires_grad), "packed weights have no gradient"
-        weight = self.weight if self.lone is None or len(x) > 1 else self.lone
-        convolved: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            x, weight, self.bias, padding, stride, (1, 1), 1, "none", [], ""
-        )
-        return convolved
+    def forward(self, x: Tensor) -> Tensor:
+        if not autocasts(x):
+            x = x.to(self.weight.dtype)
+        if torch.compiler.is_compiling() or not self._is_served(x):
+            return self._torchs(x)
+        maps = x if x.ndim == 4 else x.unsqueeze(2)
+        if torch.is_grad_enabled() and x.requires_grad:
+            convolved: Tensor = _Convolution.apply(maps, self)  # type: ignore[no-untyped-call]  # torch's
+        else:
+            convolved = self.convolve(maps)
+        return convolved if x.ndim == 4 else convolved.squeeze(2)
+
+    def convolve(self, maps: Tensor) -> Tensor:
+        """Convolve maps [N, C, H, W]."""
+        return _convolve(maps, self._kernels(), self.bias, _pair(self.padding), _pair(self.stride))
+
+    def image_gradient(self, gradient: Tensor, size: Pair) -> Tensor:
+        """The gradient by maps [N, C, *size], given the gradient by the result."""
+        (kernel, _), (padding, _), (stride, _) = map(_pair, (self.kernel_size, self.padding, self.stride))
+        turned = turn(self._kernels()) if self.turned is None else self.turned
+        if stride > 1:
+            gradient = _spread(gradient, stride, [each + 2 * padding - kernel + 1 for each in size])
+        return _convolve(gradient, turned, None, (kernel - 1 - padding,) * 2)
+
+    def pack(self, rows: int, size: Pair, *, with_gradient: bool) -> None:
+        """Lay the weights out for their kernels, for maps of this size, once and not at every call."""
+        kernels, padding, stride = self._kernels(), _pair(self.padding), _pair(self.stride)
+        if with_gradient:
+            ahead = kernels.shape[2] - 1 - padding[0]
+            turned_size = (rows, len(kernels), *(each + 2 * padding[0] - kernels.shape[2] + 1 for each in size))
+            self.turned = _packed(turn(kernels), (ahead, ahead), (1, 1), turned_size)
+        packed = _packed(kernels, padding, stride, (rows, kernels.shape[1], *size))
+        self.weight = nn.Parameter(packed, requires_grad=False)
+
+    def _torchs(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _is_served(self, x: Tensor) -> bool:
+        """Whether oneDNN computes this here: on a CPU, outside of training and its autocast."""
+        if self.weight.is_mkldnn:
+            return True
+        trains = torch.is_grad_enabled() and self.weight.requires_grad
+        plain = x.is_cpu and not trains and not autocasts(x)
+        return plain and onednn_computes(self.weight.dtype)
+
+    def _kernels(self) -> Tensor:
+        """Weights as [out, in, height, width]; what is packed is that already."""
+        return self.weight.unsqueeze(2) if not self.weight.is_mkldnn and self.weight.ndim == 3 else self.weight
 
 
-class Conv2d(_Packable, nn.Conv2d):
-    """nn.Conv2d whose images come out the same however few there are.
+class _Convolution(torch.autograd.Function):
+    """A convolution whose gradient goes to the image alone, as a convolution of stride 1."""
 
-    On one thread so does the gradient by an image, at stride 1 alone. There is no dilation, no groups and no padding
-    but by zeros: the kernels called here, and the packing of weights, take none.
+    @staticmethod
+    def forward(ctx: Any, maps: Tensor, layer: _Served) -> Tensor:
+        ctx.layer, ctx.size = layer, maps.shape[2:]
+        return layer.convolve(maps)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return ctx.layer.image_gradient(gradient, ctx.size), None
+
+
+class Conv2d(_Served, nn.Conv2d):
+    """nn.Conv2d whose images come out the same however many there are, as do their gradients.
+
+    There is no dilation, no groups and no padding but by zeros: the kernels called here take none.
     """
 
     def __init__(
@@ -77,66 +125,73 @@ class Conv2d(_Packable, nn.Conv2d):
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride, padding)
 
-    def forward(self, x: Tensor) -> Tensor:
-        if torch.compiler.is_compiling():  # asked first: to ask a weight how it is laid out would break the graph
-            return super().forward(x)
-        padding = cast(tuple[int, ...], self.padding)
-        if self.weight.is_mkldnn:
-            return self._convolve_packed(x, padding, self.stride)
-        if not _chooses_by_rows(x, self.weight):
-            return super().forward(x)
-        if self.stride == (1, 1):
-            return _convolve(x, self.weight, self.bias, padding)
-        return torch.mkldnn_convolution(x, self.weight, self.bias, padding, self.stride, (1, 1), 1)
+    def _torchs(self, x: Tensor) -> Tensor:
+        return nn.Conv2d.forward(self, x)
 
 
-class Conv1d(_Packable, nn.Conv1d):
-    """nn.Conv1d of kernel size 1 whose rows come out the same however few there are."""
+class Conv1d(_Served, nn.Conv1d):
+    """nn.Conv1d of kernel size 1 whose rows come out the same however many there are."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        if torch.compiler.is_compiling():
-            # on one thread a matrix product for each image, whose kernel is chosen by where in memory its result begins
-            length = x.shape[-1]
-            return super().forward(F.pad(x, (0, -length % ALIGNED)))[..., :length]
-        if self.weight.is_mkldnn:
-            return self._convolve_packed(x.unsqueeze(2), (0, 0), (1, 1)).squeeze(2)
-        if not _chooses_by_rows(x, self.weight):
-            return super().forward(x)
-        return _convolve(x.contiguous().unsqueeze(2), self.weight.unsqueeze(2), self.bias, (0, 0)).squeeze(2)
+    def _torchs(self, x: Tensor) -> Tensor:
+        if not torch.compiler.is_compiling():
+            return nn.Conv1d.forward(self, x)
+        # on one thread a matrix product for each image, whose kernel is chosen by where in memory its result begins
+        length = x.shape[-1]
+        return nn.Conv1d.forward(self, F.pad(x, (0, -length % ALIGNED)))[..., :length]
 
 
-def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether weights can be packed for such a device and arithmetic."""
-    return device.type == "cpu" and dtype == torch.float32 and torch.backends.mkldnn.is_available()
+def _pair(setting: tuple[int, ...] | str) -> Pair:
+    """The setting of a square kernel, or of a line, as that of a map."""
+    return cast(Pair, tuple(setting[-1:]) * 2)
+
+
+def _convolve(maps: Tensor, kernels: Tensor, bias: Tensor | None, padding: Pair, stride: Pair = (1, 1)) -> Tensor:
+    """Packed kernels give channels-last maps."""
+    if kernels.is_mkldnn:
+        convolved: Tensor = torch.ops.mkldnn._convolution_pointwise(
+            maps, kernels, bias, padding, stride, (1, 1), 1, "none", [], ""
+        )
+        return convolved
+    return torch.mkldnn_convolution(maps, kernels, bias, padding, stride, (1, 1), 1)
+
+
+def turn(kernels: Tensor) -> Tensor:
+    """Kernels [out, in, h, w] that take a result's gradient to the image's: [in, out, h, w]."""
+    return kernels.flip(2, 3).transpose(0, 1).contiguous()
+
+
+def _spread(gradient: Tensor, stride: int, size: list[int]) -> Tensor:
+    """Undo a stride: values stand `stride` apart, zeros between them."""
+    spread = gradient.new_zeros(*gradient.shape[:2], *size).contiguous(memory_format=torch.channels_last)
+    spread[:, :, ::stride, ::stride] = gradient
+    return spread
+
+
+def _packed(kernels: Tensor, padding: Pair, stride: Pair, size: tuple[int, ...]) -> Tensor:
+    packed: Tensor = torch.ops.mkldnn._reorder_convolution_weight(kernels, padding, stride, (1, 1), 1, size)
+    return packed
 
 
 @torch.no_grad()
-def pack_weights(network: nn.Module, rows: int, run: Callable[[], object]) -> None:
-    """Lay the weights of a network's convolutions out as their kernels take them: once, and not at every call.
+def pack_weights(network: nn.Module, rows: int, run: Callable[[], object], *, with_gradient: bool = False) -> None:
+    """Pack the weights of all convolutions of a network, for batches of so many rows; other batches use them too.
 
-    They are replaced, and have no gradient any more; what is packed already stays. run computes the network, which
-    tells the sizes of maps. The layout is chosen for so many rows and serves all; but a single row may take another,
-    and to lay the weights of a small network out anew takes as long as the row. Such a network keeps both.
+    Weights are replaced: the network trains no more. What is packed already stays. run computes the network, which
+    shows the sizes of maps.
     Source: torch's own freezing, torch/_inductor/fx_passes/mkldnn_fusion.py.
     """
-    sizes: dict[nn.Module, tuple[int, ...]] = {}
+    sizes: dict[_Served, tuple[int, ...]] = {}
 
     def note(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        sizes[module] = tuple(inputs[0].shape[1:])
+        assert isinstance(module, _Served)
+        sizes[module] = tuple(inputs[0].shape[2:])
 
-    plain = [each for each in network.modules() if isinstance(each, Conv2d | Conv1d) and not each.weight.is_mkldnn]
+    plain = [each for each in network.modules() if isinstance(each, _Served) and not each.weight.is_mkldnn]
     hooks = [each.register_forward_pre_hook(note) for each in plain]
     try:
         run()
     finally:
         for hook in hooks:
             hook.remove()
-    small = sum(each.weight.nbytes for each in plain) <= SMALL
     for each in plain:
-        weight, size = each.weight, sizes[each]
-        if isinstance(each, Conv1d):  # as a map of one line
-            weight, size = weight.unsqueeze(2), (size[0], 1, size[1])
-        padding, stride = (cast(tuple[int, ...], pair)[-1:] * 2 for pair in (each.padding, each.stride))
-        pack = partial(torch.ops.mkldnn._reorder_convolution_weight, weight, padding, stride, (1, 1), 1)
-        each.weight = nn.Parameter(pack((rows, *size)), requires_grad=False)
-        each.lone = pack((1, *size)) if small else None
+        each.pack(rows, cast(Pair, (1, *sizes[each])[-2:]), with_gradient=with_gradient)

@@ -5,20 +5,21 @@ from typing import Literal
 import torch
 from torch import nn
 
+from models.convolution import Conv1d, Conv2d
+
 Precision = Literal["fp32", "bf16", "fp16"]
-"""Arithmetic of convolutions and matrix products; norms, softmax, sums and samplers are float32 in every one."""
+"""Arithmetic of convolutions, and of attention on GPUs; all else (norms, linear layers, samplers) is float32."""
 
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def hold_weights(network: nn.Module, precision: Precision) -> None:
-    """Round the weights of convolutions and linear layers to what this arithmetic takes, once and for all.
+    """Round the weights of convolutions to a precision; a convolution computes in its weights' dtype.
 
-    Under autocast the network computes the same, bit for bit, and casts none of them at each call; without it, in half
-    precision, it computes nothing any more. Norms and embeddings stay float32.
+    Linear layers, norms and embeddings stay float32, as in the official networks' float16.
     """
     for module in network.modules():
-        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear):
+        if isinstance(module, Conv1d | Conv2d):
             module.to(DTYPES[precision])
 
 

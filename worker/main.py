@@ -117,6 +117,7 @@ def load(settings: Settings, device: torch.device, name: str) -> Held:
         stacks,
         settings.max_rows,
         precision=precision,
+        threads=settings.threads,
         compiler=choose_compiler(settings, device, stacks, precision),
     )
     registry = CollectorRegistry()

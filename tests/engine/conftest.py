@@ -25,12 +25,12 @@ def bench(stack_folder: Path) -> Bench:
 
 @pytest.fixture
 def own_bench(stack_folder: Path) -> Bench:
-    """A bench whose networks the test may damage."""
-    return make_bench(stack_folder)
+    """A bench whose networks the test may damage, on one thread: a batch is one part."""
+    return make_bench(stack_folder, threads=1)
 
 
-def make_bench(folder: Path, precision: Precision = "fp32") -> Bench:
+def make_bench(folder: Path, precision: Precision = "fp32", threads: int = 2) -> Bench:
     stack = load_stack(folder)
-    stages: dict[str, Stage] = build_stages([stack], MAX_ROWS, precision=precision)
+    stages: dict[str, Stage] = build_stages([stack], MAX_ROWS, precision=precision, threads=threads)
     assert set(stages) == {f"tiny/{BASE}", f"tiny/{UPSAMPLE}"}
     return Bench(Pipeline(stack.pipelines["tiny"], stack), Pipeline(stack.pipelines["tiny-uncond"], stack), stages)

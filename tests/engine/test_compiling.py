@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from diffusion.guidance import guidance_gradient
 from engine.compiling import MARKER, UNUSED_SECONDS, Compiler, NoCompilerError, find_command, first_line_of_version
 from engine.numerics import fingerprint
 from engine.pipeline import BASE, Pipeline, build_stages
+from engine.probing import trajectory_states
 from engine.stage import Stage
 from models.checkpoint import save_network
 from models.classifier import NoisyClassifier
@@ -71,23 +71,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def compiled(shallow_folder: Path, folder: Path) -> Iterator[Bench]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        _, stack, stages, told = compile_tiny(shallow_folder, folder)
-        assert told == [(f"{BASE} {part}", rows) for part in ("network", "guide") for rows in (MAX_ROWS, *ROWS)]
-        conditional, unconditional = (Pipeline(stack.pipelines[name], stack) for name in ("tiny", "tiny-uncond"))
-        yield Bench(conditional, unconditional, stages)
-    finally:
-        torch.set_num_threads(threads)
+def compiled(shallow_folder: Path, folder: Path) -> Bench:
+    _, stack, stages, told = compile_tiny(shallow_folder, folder)
+    parts = [f"{BASE} {part}" for part in ("network", "guide")]
+    assert told == [*((part, MAX_ROWS) for part in parts), *((part, rows) for part in parts for rows in ROWS)]
+    conditional, unconditional = (Pipeline(stack.pipelines[name], stack) for name in ("tiny", "tiny-uncond"))
+    return Bench(conditional, unconditional, stages)
 
 
 @needs_compiler
 @pytest.mark.slow
 def test_compiled_images_are_the_eager_ones_within_rounding(eager: dict[str, Stage], compiled: Bench) -> None:
     ours, theirs = compiled.stages[f"tiny/{BASE}"], eager[f"tiny/{BASE}"]
-    inputs = ours._probe_inputs(range(MAX_ROWS))
+    inputs = ours._inputs(trajectory_states(ours, MAX_ROWS))
     assert theirs.guide is not None
     guides = (ours._log_probabilities, theirs.guide.log_probabilities)
     with torch.no_grad():
@@ -134,7 +130,7 @@ def test_a_second_start_finds_everything_compiled(shallow_folder: Path, folder: 
     objects = libraries(compiler.folder)
     assert objects
     program = (
-        "import sys; from pathlib import Path; import torch; torch.set_num_threads(1);"
+        "import sys; from pathlib import Path; import torch;"
         "from tests.engine.test_compiling import compile_tiny;"
         "compiler, *_ = compile_tiny(Path(sys.argv[1]), Path(sys.argv[2]));"
         "print(compiler.folder)"
@@ -152,14 +148,15 @@ def test_row_counts_that_did_not_agree_are_not_compiled_again(shallow_folder: Pa
         return Compiler(tmp_path, [base_of(shallow_folder)], "fp32", 8, candidates=(1, 2, 4))
 
     first = start()
-    assert first.candidates_of("base guide") == [1, 2, 4]
+    assert first.candidates_of("base guide", (1, 2, 4, 8)) == (1, 2, 4, 8)
     for shapes in ((2, 8), (4, 8)):  # of two stacks
         first.note("base guide", shapes)
     first.note("base network", (8,))
     first.finish()
-    assert (start().candidates_of("base guide"), start().candidates_of("base network")) == ([2, 4], [])
+    kept = [start().candidates_of(f"base {part}", (1, 2, 4, 8)) for part in ("guide", "network")]
+    assert kept == [(2, 4, 8), (8,)]
     (first.folder / MARKER).write_text("{")
-    assert start().candidates_of("base guide") == [1, 2, 4]
+    assert start().candidates_of("base guide", (1, 2, 4, 8)) == (1, 2, 4, 8)
 
 
 def libraries(folder: Path) -> dict[Path, float]:

@@ -1,4 +1,8 @@
-"""No image can tell who its neighbours were: on the demo stack as shipped, bit for bit, after every single step."""
+"""No image can tell who its neighbours were, bit for bit, after every single step.
+
+On a tiny stack in every precision, on whatever processor this is: torch computes them all, some slowly. And on the demo
+stack as shipped. An image is computed alone on one thread and among its neighbours on several: neither may matter.
+"""
 
 import dataclasses
 from collections.abc import Mapping
@@ -15,9 +19,10 @@ from diffusion.grids import TIME_GRIDS
 from diffusion.solvers import ENCODE
 from diffusion.tables import THRESHOLDINGS
 from engine.engine import Engine
+from engine.numerics import fingerprint
 from engine.pipeline import BASE, UPSAMPLE, Pipeline, build_stages
 from engine.stage import Stage
-from engine.steps import Finished
+from engine.steps import Finished, NotFiniteError
 from engine.trajectory import FromLatent, FromPicture, ImageRequest, StagePlan
 from models.precision import Precision, has_fast_bf16
 from models.stack import load_stack
@@ -26,31 +31,35 @@ from worker.png import encode
 DEMO = Path(__file__).parents[2] / "weights" / "demo"
 MAX_ROWS = 16
 MAX_IMAGES = 16  # no more are added while so many are alive; with the last job they may be more than fit a batch
-GENERATOR = torch.Generator().manual_seed(0)
-PICTURES = [
-    FromPicture(torch.randint(0, 256, (3, 32, 32), generator=GENERATOR, dtype=torch.uint8)),
-    FromPicture(torch.full((3, 32, 32), 200, dtype=torch.uint8)),
-]
-LATENTS = [FromLatent(torch.randn(3, 32, 32, generator=GENERATOR)) for _ in range(2)]
-# what a worker on this machine may choose
-PRECISIONS: list[Precision] = ["fp32", "bf16"] if has_fast_bf16() else ["fp32"]
+THREADS = 3
+PRECISIONS: list[Precision] = ["fp32", "bf16", "fp16"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Alone:
-    """An image computed without neighbours: its state after every step by (stage, row), and its PNG."""
+    """An image computed without neighbours: its state after every step by (stage, row), and its PNG.
+
+    There is none of an image that overflows, as some do in half precision on a network that was never trained.
+    """
 
     states: Mapping[tuple[int, int], Tensor]
-    png: bytes
+    png: bytes | None
 
 
 class Stacks:
-    """The demo's pipelines and stages, and what each image is when it is alone."""
+    """A stack's pipelines and stages, what images start from, and what each image is when it is alone."""
 
-    def __init__(self, *, precision: Precision) -> None:
-        stack = load_stack(DEMO)
-        self.pipelines = [Pipeline(spec, stack) for spec in stack.pipelines.values()]
-        self.stages: dict[str, Stage] = build_stages([stack], MAX_ROWS, precision=precision)
+    def __init__(self, folder: Path, precision: Precision) -> None:
+        one, several = load_stack(folder), load_stack(folder)
+        self.pipelines = [Pipeline(spec, several) for spec in several.pipelines.values()]
+        self.stages: dict[str, Stage] = build_stages([several], MAX_ROWS, precision=precision, threads=THREADS)
+        self.alone_stages = build_stages([one], MAX_ROWS, precision=precision, threads=1)
+        assert fingerprint(self.stages, precision) == fingerprint(self.alone_stages, precision)
+        self.classes = len(several.class_names)
+        size, generator = several.base.network.config.image_size, torch.Generator().manual_seed(0)
+        noise = torch.randint(0, 256, (3, size, size), generator=generator, dtype=torch.uint8)
+        self.pictures = [FromPicture(noise), FromPicture(torch.full((3, size, size), 200, dtype=torch.uint8))]
+        self.latents = [FromLatent(torch.randn(3, size, size, generator=generator)) for _ in range(2)]
         self._alone: dict[ImageRequest, Alone] = {}
 
     def alone(self, request: ImageRequest) -> Alone:
@@ -60,7 +69,7 @@ class Stacks:
         return self._alone[key]
 
     def _compute(self, request: ImageRequest) -> Alone:
-        engine = Engine(self.stages, MAX_ROWS)
+        engine = Engine(self.alone_stages, MAX_ROWS)
         engine.add(request)
         states: dict[tuple[int, int], Tensor] = {}
         finished: list[Finished] = []
@@ -68,8 +77,7 @@ class Stacks:
             (moved,) = report.moved
             states[moved.stage_index, moved.row] = moved.x
             finished += report.finished
-        (image,) = finished
-        return Alone(states, encode(image.pixels))
+        return Alone(states, encode(finished[0].pixels) if finished else None)
 
 
 def plans(stage: str, most: int) -> st.SearchStrategy[StagePlan]:
@@ -138,7 +146,9 @@ class Neighbours(RuleBasedStateMachine):
         seed: int,
         images: int,
     ) -> list[ImageRequest]:
-        picture, latent = PICTURES[seed % len(PICTURES)], LATENTS[seed % len(LATENTS)]
+        picture, latent = self.stacks.pictures[seed % 2], self.stacks.latents[seed % 2]
+        label = None if class_label is None else class_label % self.stacks.classes
+        weights = class_weights and {condition % self.stacks.classes: each for condition, each in class_weights.items()}
         first: StagePlan | None = base
         encode: StagePlan | None = None
         begins: FromPicture | FromLatent | None = picture
@@ -161,14 +171,14 @@ class Neighbours(RuleBasedStateMachine):
                 job_id,
                 index,
                 seed,
-                class_label,
+                label,
                 guidance_scale,
                 first,
                 upsample,
                 encode=encode,
                 start=begins,
                 guidance_interval=interval,
-                class_weights=class_weights,
+                class_weights=weights,
                 entropy_scaled=entropy_scaled,
             )
             for index in range(images)
@@ -185,12 +195,16 @@ class Neighbours(RuleBasedStateMachine):
         if report is None:
             assert not self.waiting
             return
-        assert not report.failed
+        for job_id, error in report.failed.items():
+            failed = {request for request in self.waiting if request.job_id == job_id}
+            assert isinstance(error, NotFiniteError)
+            assert any(self.stacks.alone(request).png is None for request in failed)
+            self.waiting -= failed
         event(f"rows padded to {report.row_shape}")
         event(f"starts beside each other: {len({type(each.request.start) for each in report.moved})}")
         for moved in report.moved:
             expected = self.stacks.alone(moved.request).states[moved.stage_index, moved.row]
-            assert torch.equal(moved.x, expected), (moved, len(report.moved))
+            assert torch.equal(moved.x.view(torch.int32), expected.view(torch.int32)), (moved, len(report.moved))
         for finished in report.finished:
             assert encode(finished.pixels) == self.stacks.alone(finished.request).png
             self.waiting.remove(finished.request)
@@ -208,17 +222,30 @@ class Neighbours(RuleBasedStateMachine):
         assert not self.waiting
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_image_is_the_same_bit_for_bit_whatever_runs_beside_it(precision: Precision) -> None:
-    stacks = Stacks(precision=precision)
+def hold(stacks: Stacks, examples: int, steps: int = 12) -> None:
     run_state_machine_as_test(  # type: ignore[no-untyped-call, unused-ignore]  # typed for classes, takes a factory
         lambda: Neighbours(stacks),  # type: ignore[arg-type]  # see above
         settings=settings(
-            max_examples=12,
-            stateful_step_count=12,
+            max_examples=examples,
+            stateful_step_count=steps,
             # A failure is shown as it was found: to shrink it would keep the real network busy for an hour.
             phases=[Phase.generate],
             suppress_health_check=list(HealthCheck),
         ),
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_image_of_a_tiny_network_is_the_same_whatever_runs_beside_it(precision: Precision, stack_folder: Path) -> None:
+    hold(Stacks(stack_folder, precision), examples=20)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_image_of_the_demo_is_the_same_whatever_runs_beside_it(precision: Precision) -> None:
+    stacks = Stacks(DEMO, precision)
+    if precision == "bf16" and not has_fast_bf16():
+        hold(stacks, examples=1, steps=4)
+    else:
+        hold(stacks, examples=8)

@@ -13,8 +13,9 @@ import engine.engine as engine_module
 import engine.stage as stage_module
 from diffusion.tables import take_step
 from engine.engine import Engine
+from engine.lanes import Lanes, Rows, compute_rows
 from engine.pipeline import build_stages
-from engine.shapes import agreeing_shapes, in_parts
+from engine.shapes import agreeing_shapes
 from engine.steps import Finished, StepReport
 from engine.trajectory import ImageRequest
 from models.stack import load_stack
@@ -54,10 +55,10 @@ def expected(bench: Bench) -> dict[tuple[str, int], Tensor]:
     return by_key(finish(enter(bench)))
 
 
-@pytest.mark.parametrize("most", [2, 1])
 def test_batch_too_large_for_the_memory_is_split_and_later_ones_are_smaller(
-    own_bench: Bench, expected: dict[tuple[str, int], Tensor], most: int
+    own_bench: Bench, expected: dict[tuple[str, int], Tensor]
 ) -> None:
+    most = 2
     computed = limit_rows(own_bench.conditional.stack.base.network, lambda: most)
     seen = reports(enter(own_bench))
     base = undisturbed(seen, expected)
@@ -174,7 +175,7 @@ def test_image_that_there_is_no_room_for_is_not_entered(own_bench: Bench, monkey
 def test_shapes_that_the_memory_does_not_suffice_for_at_start_are_left_out(stack_folder: Path) -> None:
     stack = load_stack(stack_folder)
     limit_rows(stack.base.network, lambda: 2)
-    stages = build_stages([stack], MAX_ROWS)
+    stages = build_stages([stack], MAX_ROWS, threads=1)
     assert stages[BASE].network_shapes[-1] == 2
     assert stages[BASE].guide_shapes[-1] == stages[UPSAMPLE].network_shapes[-1] == MAX_ROWS
 
@@ -184,9 +185,9 @@ def test_no_shape_is_left_where_nothing_fits() -> None:
         raise torch.OutOfMemoryError
 
     with pytest.raises(torch.OutOfMemoryError):
-        agreeing_shapes(run_out, 8)
+        agreeing_shapes(run_out, (2, 4, 8))
     with pytest.raises(torch.OutOfMemoryError):
-        in_parts(run_out, (2, 4), torch.zeros(3, 1))
+        compute_rows(Lanes(2), [Rows(run_out, (2, 4), (torch.zeros(3, 1),))])
 
 
 def test_parts_are_padded_to_the_shapes_there_are() -> None:
@@ -199,6 +200,6 @@ def test_parts_are_padded_to_the_shapes_there_are() -> None:
         return 2 * x
 
     x = torch.arange(7.0)[:, None]
-    answer, left = in_parts(double, (1, 2, 4, 8), x)
+    ((answer, left),) = compute_rows(Lanes(), [Rows(double, (1, 2, 4, 8), (x,))])
     assert torch.equal(answer, 2 * x)
     assert (left, asked) == ((1, 2, 4), [8, 4, 4])

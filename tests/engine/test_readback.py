@@ -4,7 +4,6 @@ Steps run on torch's meta device, whose tensors have no values: whatever reads o
 watched, as a copy that waits looks like any other there.
 """
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -90,7 +89,7 @@ def on_meta(stage: Stage) -> Stage:
     guide = None
     if stage.guide is not None:
         assert isinstance(stage.guide.module, NoisyClassifier)
-        guide = Guide.of_classifier(copy.deepcopy(stage.guide.module).to("meta"))
+        guide = Guide.of_classifier(NoisyClassifier(stage.guide.module.config).to("meta").eval().requires_grad_(False))
     network = build_unet(stage.network.config).to("meta").eval().requires_grad_(False)
     moved = Stage(stage.name, stage.number, network, stage.process, guide)
     moved.network_shapes, moved.guide_shapes = SHAPES, SHAPES if guide else ()

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from engine.shapes import CANDIDATES, agreeing_shapes, pad_rows, padded
+from engine.shapes import POWERS, agreeing_shapes, candidates_for, pad_rows, padded
 
 PROPERTY = settings(max_examples=50)
 
@@ -23,43 +23,39 @@ class Compute:
 
 
 def test_shapes_that_round_otherwise_are_left_out() -> None:
-    assert agreeing_shapes(Compute(odd=(1, 4)), 32) == (2, 8, 16, 32)
+    assert agreeing_shapes(Compute(odd=(1, 4)), (1, 2, 4, 8, 16, 32)) == (2, 8, 16, 32)
 
 
 def test_largest_shape_is_kept_even_where_it_stands_alone() -> None:
-    assert agreeing_shapes(Compute(odd=(32,)), 32) == (32,)
-
-
-def test_largest_shape_need_not_be_a_candidate() -> None:
-    assert agreeing_shapes(Compute(), 6) == (1, 2, 4, 6)
-    assert agreeing_shapes(Compute(), 1) == (1,)
+    assert agreeing_shapes(Compute(odd=(32,)), (2, 8, 32)) == (32,)
 
 
 def test_shape_in_which_a_row_can_tell_its_place_is_left_out_even_the_largest() -> None:
-    assert agreeing_shapes(Compute(placed=(4,)), 32) == (1, 2, 8, 16, 32)
-    assert agreeing_shapes(Compute(placed=(16, 32)), 32) == (1, 2, 4, 8)
-    assert agreeing_shapes(Compute(placed=CANDIDATES), 32) == (1,)
-    assert agreeing_shapes(Compute(placed=(2, 3)), 3, (2,)) == (1,)
+    assert agreeing_shapes(Compute(placed=(4,)), (1, 2, 4, 8)) == (1, 2, 8)
+    assert agreeing_shapes(Compute(placed=(8,)), (1, 2, 4, 8)) == (1, 2, 4)
 
 
-def test_place_that_mattered_once_is_tried_again() -> None:
-    compute, batches = Compute(), []
+def test_single_row_is_left_where_places_matter_in_every_batch() -> None:
+    assert agreeing_shapes(Compute(placed=(2, 4, 6)), (2, 4, 6)) == (1,)
 
-    def err_once(rows: Sequence[int]) -> Tensor:
-        batches.append(rows)
-        return compute(rows) + (len(batches) == 2)
 
-    assert agreeing_shapes(err_once, 32) == (1, 2, 4, 8, 16, 32)
+@pytest.mark.parametrize(("max_rows", "shapes"), [(1, (2,)), (2, (2,)), (5, (2, 4, 6)), (32, (2, 4, 8, 16, 32))])
+def test_rows_on_a_cpu_are_even(max_rows: int, shapes: tuple[int, ...]) -> None:
+    assert candidates_for(torch.device("cpu"), max_rows) == shapes
+
+
+def test_a_gpu_may_compute_a_single_row() -> None:
+    assert candidates_for(torch.device("cuda"), 6) == (1, 2, 4, 6)
 
 
 @PROPERTY
-@given(st.sets(st.sampled_from(CANDIDATES)), st.sampled_from(CANDIDATES))
-def test_every_pair_of_kept_shapes_agrees(odd: set[int], max_rows: int) -> None:
+@given(st.sets(st.sampled_from(POWERS)), st.sampled_from(POWERS))
+def test_every_pair_of_kept_shapes_agrees(odd: set[int], largest: int) -> None:
     compute = Compute(odd)
-    shapes = agreeing_shapes(compute, max_rows)
+    shapes = agreeing_shapes(compute, [rows for rows in POWERS if rows <= largest])
     assert shapes == tuple(sorted(set(shapes)))
-    assert shapes[-1] == max_rows
-    assert all(torch.equal(compute(range(rows)), compute(range(max_rows))[:rows]) for rows in shapes)
+    assert shapes[-1] == largest
+    assert all(torch.equal(compute(range(rows)), compute(range(largest))[:rows]) for rows in shapes)
 
 
 @PROPERTY

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.threads import usable_threads
+from engine.threads import torch_threads, usable_threads
 
 
 @pytest.fixture(autouse=True)
 def many_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
+    monkeypatch.setenv("OMP_NUM_THREADS", "64")
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(64)), raising=False)
 
 
@@ -36,3 +36,16 @@ def test_without_control_groups_the_affinity_counts(tmp_path: Path, monkeypatch:
     assert usable_threads(tmp_path) == 64
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 5, 6}, raising=False)
     assert usable_threads(tmp_path) == 3
+
+
+def test_without_a_wish_there_is_a_thread_for_each_core(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    torch.set_num_threads(1)  # as a process that serves has it
+    assert usable_threads(tmp_path) == torch.cpu.get_capabilities()["num_physical_cores"]
+
+
+def test_threads_are_shared_inside_only() -> None:
+    before = torch.get_num_threads()
+    with torch_threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+    assert torch.get_num_threads() == before

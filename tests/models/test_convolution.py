@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from models import convolution
 from models.convolution import Conv1d, Conv2d, can_pack, pack_weights
 from models.unet import UNet, build_unet
 from tests.models.samples import BASE, UPSAMPLER, seeded
@@ -56,15 +55,10 @@ def test_packed_network_computes_what_the_plain_one_does(plain: UNet) -> None:
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("small", [0, convolution.SMALL], ids=["one layout", "a layout for a lone row"])
-def test_rows_of_a_packed_network_do_not_depend_on_how_many_there_are(
-    plain: UNet, small: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(convolution, "SMALL", small)
+def test_rows_of_a_packed_network_do_not_depend_on_how_many_there_are(plain: UNet, one_thread: None) -> None:
     packed, _ = packed_copy(plain)
-    assert all((each.lone is None) == (small == 0) for each in packed.modules() if isinstance(each, Conv2d | Conv1d))
     all_rows = UNet.forward(packed, *inputs(packed, ROWS))
-    for rows in (1, 2, 4):
+    for rows in (2, 4):
         assert torch.equal(UNet.forward(packed, *inputs(packed, rows)), all_rows[:rows])
 
 
@@ -78,43 +72,53 @@ def test_weights_are_replaced_and_packed_once(plain: UNet) -> None:
     assert all(one is each.weight for one, each in zip(before, layers, strict=True))
 
 
-def test_gradient_through_packed_weights_is_refused() -> None:
-    layer = Conv2d(32, 32, 3, padding=1).requires_grad_(False)
-    x = torch.zeros(1, 32, 8, 8)
-    pack_weights(layer, 1, lambda: layer(x))
-    with torch.enable_grad(), pytest.raises(AssertionError, match="no gradient"):
-        layer(x.requires_grad_())
+LAYERS: dict[str, tuple[Conv2d | Conv1d, tuple[int, ...]]] = {
+    "3x3": (Conv2d(32, 48, 3, padding=1), (8, 8)),
+    "1x1": (Conv2d(32, 48, 1), (8, 8)),
+    "stride 2": (Conv2d(32, 48, 3, stride=2, padding=1), (8, 8)),
+    "stride 2 of an odd map": (Conv2d(32, 48, 3, stride=2, padding=1), (9, 7)),
+    "three channels": (Conv2d(3, 32, 3, padding=1), (8, 8)),
+    "line": (Conv1d(32, 96, 1), (16,)),
+}
 
 
-@pytest.mark.parametrize(
-    ("layer", "shape"),
-    [(Conv2d(32, 48, 3, padding=1), (8, 8)), (Conv2d(32, 48, 1), (8, 8)), (Conv1d(32, 96, 1), (16,))],
-    ids=["3x3", "1x1", "line"],
-)
-def test_gradient_by_the_image_is_torchs_and_on_one_thread_does_not_depend_on_the_rows(
-    layer: Conv2d | Conv1d, shape: tuple[int, ...], one_thread: None
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "packed"])
+@pytest.mark.parametrize("name", LAYERS)
+def test_gradient_by_the_image_is_torchs_and_does_not_depend_on_the_rows(
+    name: str, packed: bool, one_thread: None
 ) -> None:
-    layer.requires_grad_(False)
-    x = torch.randn(16, 32, *shape, generator=torch.Generator().manual_seed(0))
-    upstream = torch.randn(16, layer.out_channels, *shape, generator=torch.Generator().manual_seed(1))
+    original, shape = LAYERS[name]
+    layer = copy.deepcopy(original).requires_grad_(False)
+    x = torch.randn(16, layer.in_channels, *shape, generator=torch.Generator().manual_seed(0))
+
+    def torchs(x: Tensor) -> Tensor:
+        convolve: Callable[..., Tensor] = torch.conv2d if isinstance(layer, Conv2d) else torch.conv1d
+        return convolve(x, original.weight, original.bias, layer.stride, layer.padding)
+
+    upstream = torch.randn(torchs(x).shape, generator=torch.Generator().manual_seed(1))
 
     def gradient(rows: int, forward: Callable[[Tensor], Tensor]) -> Tensor:
         inputs = x[:rows].clone().requires_grad_()
         return torch.autograd.grad(forward(inputs), inputs, upstream[:rows])[0]
 
-    def plain(x: Tensor) -> Tensor:
-        convolve = torch.conv2d if isinstance(layer, Conv2d) else torch.conv1d
-        return convolve(x, layer.weight, layer.bias, padding=layer.padding)
-
+    if packed:
+        pack_weights(layer, 16, lambda: layer(x), with_gradient=True)
     all_rows = gradient(16, layer)
-    torch.testing.assert_close(all_rows, gradient(16, plain), rtol=1e-4, atol=1e-5)
-    for rows in (1, 2, 8):
+    torch.testing.assert_close(all_rows, gradient(16, torchs), rtol=1e-4, atol=1e-5)
+    for rows in (2, 8):
         assert torch.equal(gradient(rows, layer), all_rows[:rows])
 
 
-def test_only_what_was_measured_is_packed() -> None:
+def test_only_what_onednn_computes_here_is_packed() -> None:
     assert not can_pack(torch.device("cuda", 0), torch.float32)
-    assert not can_pack(CPU, torch.bfloat16)
+    assert can_pack(CPU, torch.bfloat16) == torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    assert can_pack(CPU, torch.float16) == torch.ops.mkldnn._is_mkldnn_fp16_supported()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_convolution_computes_in_the_dtype_of_its_weights(dtype: torch.dtype) -> None:
+    layer = Conv2d(32, 32, 3, padding=1).requires_grad_(False).to(dtype)
+    assert layer(torch.zeros(2, 32, 8, 8)).dtype == dtype
 
 
 @pytest.mark.parametrize("setting", [{"dilation": 2}, {"groups": 2}, {"padding_mode": "reflect"}], ids=str)
