@@ -18,14 +18,12 @@ import sysconfig
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-import diffusion
-import models
+from engine.rounding import ROUNDING
 from models.config import ClassifierConfig, UNetConfig
 from models.precision import Precision
 from models.stack import Stack
@@ -70,7 +68,7 @@ class Compiler:
             "precision": precision,
             "shapes": [*candidates, max_rows],
             "networks": [dataclasses.asdict(config) for stack in stacks for config in configs_of(stack)],
-            "code": hash_of_code(models, diffusion),
+            "rounding": ROUNDING,
         }
         digest = hashlib.sha256(json.dumps(self._facts, sort_keys=True).encode()).hexdigest()[:LENGTH]
         self.folder = folder.absolute() / digest
@@ -173,10 +171,3 @@ def configs_of(stack: Stack) -> list[UNetConfig | ClassifierConfig]:
     """Of all networks of a stack, which say everything of their code but the weights, which are no part of it."""
     parts = (stack.base, stack.classifier, stack.upsampler)
     return [part.network.config for part in parts if part is not None]
-
-
-def hash_of_code(*packages: ModuleType) -> str:
-    """Of packages whose changes may change what is computed."""
-    folders = (Path(str(package.__file__)).parent for package in packages)
-    files = (file for folder in folders for file in sorted(folder.glob("*.py")))
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:LENGTH]

@@ -6,10 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-import diffusion
-import engine
-import models
-from engine.compiling import hash_of_code
+from engine.rounding import ROUNDING
 from engine.stage import Stage
 
 LENGTH = 16
@@ -31,7 +28,7 @@ def settle_kernels() -> None:
 def fingerprint(
     stages: Mapping[str, Stage], precision: str, weights: Sequence[str] = (), **encoding: str | None
 ) -> str:
-    """A short hash of torch, our code, device, CPU, precision, mode, weights and each stage's row shapes.
+    """A short hash of torch, how our code rounds, device, CPU, precision, mode, weights and each stage's row shapes.
 
     weights: hashes of the networks' files. encoding: versions of what turns pixels into files, whose bytes the
     fingerprint promises too.
@@ -43,7 +40,7 @@ def fingerprint(
         "cpu": dict(torch.cpu.get_capabilities()),
         "precision": precision,
         "mode": sorted({stage.mode for stage in stages.values()}),
-        "code": hash_of_code(diffusion, engine, models),
+        "rounding": ROUNDING,
         "weights": sorted(weights),
         "encoding": encoding,
         "shapes": {key: [stage.network_shapes, stage.guide_shapes] for key, stage in sorted(stages.items())},

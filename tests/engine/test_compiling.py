@@ -33,7 +33,7 @@ except NoCompilerError as error:
 # of torch's own compiler, as it is imported
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 needs_compiler = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
-MAX_ROWS = 3
+MAX_ROWS = 4
 ROWS = (2,)
 
 

@@ -1,0 +1,32 @@
+"""A change of how images round is a change of engine.rounding.ROUNDING: what was recorded under it comes out again."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.rounding import ROUNDING
+from models.precision import Precision
+from tests.engine.record_rounding import PRECISIONS, RECORDS, digest, images, torchs_own
+
+
+def records() -> list[dict[str, object]]:
+    found: list[dict[str, object]] = json.loads(RECORDS.read_text())
+    return found
+
+
+def test_records_are_of_this_version() -> None:
+    assert {each["rounding"] for each in records()} == {ROUNDING}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_images_are_those_recorded(precision: Precision, stack_folder: Path) -> None:
+    """Bit for bit where torch's own operations give what they gave there; on other processors only a repetition."""
+    ours = images(stack_folder, precision)
+    known = {each["torchs_own"]: each["outputs"] for each in records()}.get(torchs_own())
+    if isinstance(known, dict):
+        assert digest(ours) == known[precision], "raise engine.rounding.ROUNDING, and record anew"
+    else:
+        assert all(map(torch.equal, ours, images(stack_folder, precision)))
