@@ -108,6 +108,14 @@ class Stage:
         """Take fewer rows than so many in a step from here on, as far as there is a shape for fewer."""
         self.network_shapes = tuple(each for each in self.network_shapes if each < rows) or self.network_shapes[:1]
 
+    def drop_shapes(self, part: str, shapes: Sequence[int]) -> None:
+        """Pad a part, network or guide, to these row counts no more; a single row is left where all are dropped."""
+        left = tuple(each for each in self.row_shapes[part] if each not in shapes) or (1,)
+        if part == "network":
+            self.network_shapes = left
+        else:
+            self.guide_shapes = left
+
     def _modules(self) -> Iterator[tuple[str, nn.Module]]:
         yield "network", self.network
         if self.guide is not None and self.guide.module is not None:
@@ -121,9 +129,9 @@ class Stage:
         that goes; the networks train no more.
         """
         if self._packs:
-            pack_weights(self.network, max_rows, partial(self._rehearse_part, self._probe_network))
+            pack_weights(self.network, max_rows, partial(self._rehearse_part, self.probe_network))
             if self.guide is not None and isinstance(self.guide.module, NoisyClassifier):
-                run = partial(self._rehearse_part, self._probe_guide)
+                run = partial(self._rehearse_part, self.probe_guide)
                 pack_weights(self.guide.module, max_rows, run, with_gradient=True)
         if self.device.type == "cuda" and self._compiler is None:
             self.fuse_norms(max_rows)
@@ -133,9 +141,9 @@ class Stage:
         lanes, self.lanes = self.lanes, Lanes()  # one part at a time: compiling is not for several threads
         candidates = candidates_for(self.device, max_rows)
         states = self._states(candidates)
-        self.network_shapes = self._agreeing("network", self._probe_network, states, candidates)
+        self.network_shapes = self._agreeing("network", self.probe_network, states, candidates)
         if self.guide is not None:
-            self.guide_shapes = self._agreeing("guide", self._probe_guide, states, candidates)
+            self.guide_shapes = self._agreeing("guide", self.probe_guide, states, candidates)
         self.lanes = lanes
 
     def _states(self, candidates: Sequence[int]) -> Sequence[Trajectory]:
@@ -163,25 +171,25 @@ class Stage:
         return shapes
 
     def _rehearse_part(self, probe: Probe) -> Tensor:
-        return probe([self._rehearsal()], [0])
+        return probe([self.rehearsal()], [0])
 
     @torch.no_grad()
     def fuse_norms(self, max_rows: int) -> None:
         """Fuse the norms of each network whose kernels agree with the eager form; where not, a warning says why."""
         for part, module in self._modules():
-            probe = self._probe_network if part == "network" else self._probe_guide
-            states = [self._rehearsal() for _ in range(min(2, max_rows))]
+            probe = self.probe_network if part == "network" else self.probe_guide
+            states = [self.rehearsal() for _ in range(min(2, max_rows))]
             if reason := fuse_norms(module, partial(probe, states, range(len(states)))):
                 warnings.warn(
                     f"the norms of {self.name}'s {part} are not fused: {reason}", RuntimeWarning, stacklevel=2
                 )
 
-    def _probe_network(self, states: Sequence[Trajectory], rows: Sequence[int]) -> Tensor:
+    def probe_network(self, states: Sequence[Trajectory], rows: Sequence[int]) -> Tensor:
         self._announce("network", len(rows))
         with self._threads():
             return self._predict(*self._inputs([states[row] for row in rows]))
 
-    def _probe_guide(self, states: Sequence[Trajectory], rows: Sequence[int]) -> Tensor:
+    def probe_guide(self, states: Sequence[Trajectory], rows: Sequence[int]) -> Tensor:
         """Gradients and scores: a last digit of a score may be lost in a gradient."""
         self._announce("guide", len(rows))
         batch = [states[row] for row in rows]
@@ -196,14 +204,15 @@ class Stage:
 
     def rehearse(self, rows: int) -> None:
         """Take a step of so many rows, all guided where there is a classifier, and forget it."""
-        self.step([self._rehearsal() for _ in range(rows)])
+        self.step([self.rehearsal() for _ in range(rows)])
 
-    def _rehearsal(self) -> Trajectory:
+    def rehearsal(self) -> Trajectory:
         plan = StagePlan(self.name, "ddpm", 2)
         guided = self.guide is not None
         request = ImageRequest("", 0, 0, (plan,), 0, ((0, 1.0),) if guided else (), float(guided))
         table = self.table(plan.sampler, plan.num_steps, plan.eta)
-        low_res = torch.zeros(self.shape, device=self.device)[:, ::2, ::2]
+        enlarges = isinstance(self.network, SuperResUNet)
+        low_res = torch.zeros(self.shape, device=self.device)[:, ::2, ::2] if enlarges else None
         return Trajectory(request, table, self.starting_noise(0, 0), low_res)
 
     def starting_noise(self, seed: int, index: int) -> Tensor:

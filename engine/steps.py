@@ -1,6 +1,6 @@
 """A step of the engine, from when a device is given it until it is told of."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor
@@ -36,7 +36,8 @@ class Passed:
 
 @dataclass(frozen=True)
 class StepReport:
-    """What a step did: its stage, the images that moved, as they stood after it, and the shape they were padded to.
+    """What a step did: its stage, the images that moved, as they stood after it and, in the same order, before it, and
+    the shape they were padded to.
 
     seconds is what it took the device, for num_rows of images: of those, too, that were aborted before this was told.
     It is no measure of such steps unless the batch is_whole: computed at once, without a failure.
@@ -57,6 +58,7 @@ class StepReport:
     seconds: float = 0.0
     finished: list[Finished] = field(default_factory=list)
     failed: Mapping[str, Exception] = field(default_factory=dict)
+    before: Sequence[Trajectory] = ()
 
 
 @dataclass
@@ -95,7 +97,7 @@ class Begun:
                 failed[request.job_id] = NotFiniteError(f"image {request.index} after stage {stage}")
             elif each.finished is not None:
                 finished.append(each.finished)
-        return replace(self.known, seconds=seconds, finished=finished, failed=failed)
+        return replace(self.known, seconds=seconds, finished=finished, failed=failed, before=self.before)
 
 
 def _of_others(job_id: str, images: Iterable[Trajectory]) -> list[Trajectory]:

@@ -203,7 +203,7 @@ def test_norm_that_is_trained_stays_eager() -> None:
 def test_stage_says_what_is_fused_and_computes_the_same() -> None:
     network = build_unet(replace(BASE, channel_mult=(1,), attention_resolutions=()))
     stage = Stage("base", 0, seeded(network, 0).to(DEVICE), Process(Schedule.named("linear", 1000)))
-    inputs = stage._inputs([stage._rehearsal()])
+    inputs = stage._inputs([stage.rehearsal()])
     expected = stage._predict(*inputs)
     before = stage.mode
     stage.fuse_norms(max_rows=1)

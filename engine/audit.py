@@ -1,0 +1,117 @@
+"""An audit in service: steps that images took are taken again, alone and among others, and compared bit for bit.
+
+Shapes are accepted for reasons (docs/decisions/0014) and compared at start. This is the third line: what neither has
+foreseen, on this processor and these inputs, is found here, and its row shape is used no more.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from random import Random
+
+import torch
+from torch import Tensor
+
+from engine.stage import Stage
+from engine.steps import StepReport
+from engine.trajectory import Trajectory
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A step that came out otherwise when it was taken again.
+
+    guilty has the row shapes that disagree with most others, by the part of the stage that computes them, network or
+    guide; they are out of use. It is empty where all shapes agree now: what differed does not repeat itself.
+    """
+
+    stage: str
+    timestep: float
+    class_label: int | None
+    row_shape: int
+    guilty: Mapping[str, tuple[int, ...]]
+
+
+@dataclass
+class Audit:
+    """Remembers one step of those that were taken since the last audit, each with the same chance.
+
+    share is the audits' part of the device's time, at most; 0 for none.
+    """
+
+    stages: Mapping[str, Stage]
+    share: float
+    draw: Random = field(default_factory=Random)
+    compared: int = 0
+    _owed_seconds: float = 0.0
+    _steps: int = 0
+    _kept: tuple[StepReport, Trajectory, Trajectory] | None = None
+
+    def note(self, report: StepReport) -> None:
+        """Remember a step of one image of a report, or keep the one that is remembered."""
+        self._owed_seconds += self.share * report.seconds
+        if not self.share or not report.is_whole or not report.moved:
+            return
+        self._steps += 1
+        if self.draw.random() * self._steps < 1:
+            place = self.draw.randrange(len(report.moved))
+            self._kept = report, report.before[place], report.moved[place]
+
+    @property
+    def is_due(self) -> bool:
+        """Whether a step is remembered, and the time that two more of them may take is saved up."""
+        return self._kept is not None and self._owed_seconds >= 2 * self._kept[0].seconds
+
+    @torch.no_grad()
+    def run(self) -> Finding | None:
+        """Take the remembered step again; None where it comes out the same. Nothing else may be in the engine."""
+        assert self._kept is not None
+        (report, before, after), self._kept, self._steps, self._owed_seconds = self._kept, None, 0, 0.0
+        stage = self.stages[report.stage]
+        self.compared += 1
+        if all(_same(after, moved) for moved in self._taken_again(stage, before)):
+            return None
+        guilty = {part: shapes for part in stage.row_shapes if (shapes := self._guilty(stage, part, before))}
+        for part, shapes in guilty.items():
+            stage.drop_shapes(part, shapes)
+        return Finding(report.stage, before.timestep, before.request.network_label, report.row_shape, guilty)
+
+    def _taken_again(self, stage: Stage, before: Trajectory) -> Iterator[Trajectory]:
+        yield stage.step([before])[0]
+        batch = [stage.rehearsal() for _ in range(self.draw.randint(1, stage.network_shapes[-1]))]
+        place = self.draw.randrange(len(batch))
+        batch[place] = before
+        yield stage.step(batch)[place]
+
+    def _guilty(self, stage: Stage, part: str, before: Trajectory) -> tuple[int, ...]:
+        """Shapes of a part whose results of a row are not those of most."""
+        if part == "guide" and not before.guided:
+            return ()
+        probe = stage.probe_network if part == "network" else stage.probe_guide
+        states = [before, stage.rehearsal()]
+        results = {}
+        for shape in stage.row_shapes[part]:
+            first, last = (probe(states, rows) for rows in ([0] + [1] * (shape - 1), [1] * (shape - 1) + [0]))
+            results[shape] = _bits(first[0]), _bits(last[-1])
+        usual, _ = Counter(bits for both in results.values() for bits in both).most_common(1)[0]
+        return tuple(shape for shape, both in results.items() if set(both) != {usual})
+
+
+def _same(one: Trajectory, other: Trajectory) -> bool:
+    return _bits(one.x) == _bits(other.x) and _bits(one.memory) == _bits(other.memory)
+
+
+def _bits(x: Tensor) -> bytes:
+    return x.contiguous().cpu().numpy().tobytes()
+
+
+def describe(finding: Finding, shapes: Mapping[str, Sequence[int]]) -> dict[str, object]:
+    """A finding as a log line has it, with the shapes that are left."""
+    return {
+        "stage": finding.stage,
+        "timestep": finding.timestep,
+        "class_label": finding.class_label,
+        "row_shape": finding.row_shape,
+        "out_of_use": {part: list(each) for part, each in finding.guilty.items()},
+        "shapes_left": {part: list(each) for part, each in shapes.items()},
+    }
