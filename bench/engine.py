@@ -18,8 +18,9 @@ from typing import Any
 
 import torch
 
+from bench import official_code
 from bench.machine import machine
-from bench.names import COMPILED, COMPILED_FP32, EAGER, EAGER_FP32, FIRST_STEP, LONE
+from bench.names import COMPILED, COMPILED_FP32, EAGER, EAGER_FP32, FIRST_STEP, LONE, STAND_IN
 from bench.official_loop import guided_ddim
 from engine.compiling import Compiler, NoCompilerError
 from engine.engine import Engine
@@ -38,7 +39,7 @@ from worker.warmup import measure_steps
 ROOT = Path(__file__).parent
 DEMO = ROOT.parent / "weights" / "demo"
 KEPT = ROOT.parent / "runs" / "compiled"  # kept: a second run is spared minutes
-COMPILED_ROWS = (1, 8)  # beside the largest: each takes minutes
+COMPILED_ROWS = (2, 16)  # beside the largest: each takes minutes
 STEPS, SCALE, ROWS = 25, 2.0, 32
 
 
@@ -68,9 +69,17 @@ def plain_stage() -> Stage:
     return Stage(BASE, BASE_NUMBER, stack.base.network, process_of(stack.base), guide)
 
 
-def official_loop(steps: int) -> None:
-    """In a process whose memory is as torch leaves it; a worker's is not."""
-    guided_ddim(plain_stage(), torch.arange(ROWS) % 10, SCALE, steps, seed=1)
+def official_loop(steps: int, rows: int = ROWS) -> None:
+    """In a process whose memory and threads are as torch leaves them; a worker's are not."""
+    guided_ddim(plain_stage(), torch.arange(rows) % 10, SCALE, steps, seed=1)
+
+
+def official_sampling(steps: int, rows: int = ROWS) -> None:
+    """The official code, in a process of its own as well."""
+    official_code.guided_ddim(DEMO, torch.arange(rows) % 10, SCALE, steps, seed=1)
+
+
+YARDSTICK = official_sampling if official_code.is_here() else official_loop
 
 
 class EngineBench:
@@ -110,7 +119,7 @@ class EngineBench:
     def against_official_loop(
         self, precision: Precision, build: Callable[[Precision], dict[str, Stage]]
     ) -> dict[str, Any]:
-        """32 guided images of 25 steps; the loop has a process of its own, and networks that are plain and in fp32."""
+        """32 guided images of 25 steps; the other side has a process of its own, and is in float32."""
         try:
             stages = build(precision)
         except NoCompilerError as error:
@@ -118,24 +127,40 @@ class EngineBench:
         engine = self.engine(stages)
         base = stages[self.pipeline.stage_key(BASE)]
         with ProcessPoolExecutor(1, get_context("spawn")) as loop:
-            loop.submit(official_loop, 1).result()  # loads
+            loop.submit(YARDSTICK, 1).result()  # loads
             found = ratio(
                 lambda: run_to_end(engine, self.images("bench", ROWS)),
-                lambda: loop.submit(official_loop, STEPS).result(),
+                lambda: loop.submit(YARDSTICK, STEPS).result(),
                 self.repeats,
             )
+        found["against"] = "the official code" if official_code.is_here() else "our stand-in for it"
         agreeing = {"network": base.network_shapes, "guide": base.guide_shapes}
         return found | {"precision": precision, "mode": base.mode, "rows that agree bit for bit": agreeing}
 
+    def stand_in(self) -> dict[str, Any]:
+        """Our stand-in for the official code against the official code itself."""
+        if not official_code.is_here():
+            return {"not measured": "bench/official/ is not there (bench/official_code.py says how to get it)"}
+        with ProcessPoolExecutor(1, get_context("spawn")) as one, ProcessPoolExecutor(1, get_context("spawn")) as other:
+            sides = one.submit(official_loop, 1), other.submit(official_sampling, 1)
+            for each in sides:
+                each.result()
+            return ratio(
+                lambda: one.submit(official_loop, STEPS).result(),
+                lambda: other.submit(official_sampling, STEPS).result(),
+                self.repeats,
+            )
+
     def lone_image(self) -> dict[str, Any]:
-        """One image in the engine of all shapes against one that has no other shape than one row."""
-        one = build_stages([load_stack(DEMO)], 1, precision=self.precision)
-        every, single = self.engine(self.stages), self.engine(one, 1)
-        return ratio(
-            lambda: run_to_end(every, self.images("bench", 1)),
-            lambda: run_to_end(single, self.images("bench", 1)),
-            self.repeats,
-        )
+        """One image in the engine of all shapes against one image in the official style."""
+        engine = self.engine(self.stages)
+        with ProcessPoolExecutor(1, get_context("spawn")) as loop:
+            loop.submit(YARDSTICK, 1, 1).result()  # loads
+            return ratio(
+                lambda: run_to_end(engine, self.images("bench", 1)),
+                lambda: loop.submit(YARDSTICK, STEPS, 1).result(),
+                self.repeats,
+            )
 
     def first_step(self) -> dict[str, Any]:
         """From a job's coming, while 64 images are at work, to its first step, in steps of their full batch."""
@@ -164,6 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         COMPILED: lambda: bench.against_official_loop(bench.precision, bench.compiled),
         LONE: bench.lone_image,
         FIRST_STEP: bench.first_step,
+        STAND_IN: bench.stand_in,
     }
     if bench.precision != "fp32":
         lines[EAGER_FP32] = lambda: bench.against_official_loop("fp32", bench.eager)

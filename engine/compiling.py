@@ -64,7 +64,6 @@ class Compiler:
             "torch": torch.__version__,
             "compiler": self.version,
             "cpu": dict(torch.cpu.get_capabilities()),
-            "threads": torch.get_num_threads(),
             "precision": precision,
             "shapes": [*candidates, max_rows],
             "networks": [dataclasses.asdict(config) for stack in stacks for config in configs_of(stack)],
