@@ -27,7 +27,6 @@ from engine.numerics import fingerprint
 from engine.pipeline import BASE, UPSAMPLE, Pipeline, build_stages
 from engine.stage import Stage
 from engine.trajectory import FromLatent, FromPicture, ImageRequest, StagePlan
-from models.precision import Precision
 from models.stack import load_stack
 
 SAMPLERS = ("ddpm", "ddim", "dpmpp_2m", "heun")
@@ -102,10 +101,10 @@ def run(stages: Mapping[str, Stage], max_rows: int, requests: list[ImageRequest]
     return final
 
 
-def build(folder: Path, precision: Precision, max_rows: int, threads: int, compiled: Path | None) -> dict[str, Stage]:
-    stack = load_stack(folder)
-    compiler = None if compiled is None else Compiler(compiled, [stack], precision, max_rows)
-    return build_stages([stack], max_rows, precision=precision, compiler=compiler, threads=threads)
+def build(asked: argparse.Namespace, threads: int) -> dict[str, Stage]:
+    stack, precision = load_stack(asked.stack, asked.device), asked.precision
+    compiler = None if asked.compile is None else Compiler(asked.compile, [stack], precision, asked.max_rows)
+    return build_stages([stack], asked.max_rows, precision=precision, compiler=compiler, threads=threads)
 
 
 def compare(
@@ -132,6 +131,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--stack", type=Path, default=Path("weights/demo"))
     parser.add_argument("--precision", choices=["fp32", "bf16", "fp16"], default="bf16")
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--compile", type=Path, metavar="FOLDER", help="compile, keeping the networks in this folder")
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after so long")
@@ -141,15 +141,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=random.randrange(2**32))
     asked = parser.parse_args()
     started = time.monotonic()
-    among = build(asked.stack, asked.precision, asked.max_rows, asked.threads, asked.compile)
-    # compiling takes minutes: then both are the same stages
-    alone = build(asked.stack, asked.precision, asked.max_rows, 1, None) if asked.compile is None else among
+    among = build(asked, asked.threads)
+    alone = build(asked, 1) if asked.compile is None else among  # compiling takes minutes: then both are the same
     stack = load_stack(asked.stack)
     requests = Requests([Pipeline(spec, stack) for spec in stack.pipelines.values()], asked.seed, asked.steps)
     counted = compare(alone, among, asked.max_rows, requests, asked.count, started + asked.seconds)
     figures = {
         "stack": asked.stack.name,
         "precision": asked.precision,
+        "device": str(asked.device),
         "compiled": asked.compile is not None,
         "seed": asked.seed,
         "threads": [1, asked.threads],

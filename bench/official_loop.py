@@ -11,12 +11,12 @@ from models.precision import DTYPES, Precision
 
 
 def hold_half(stage: Stage) -> None:
-    """Hold the weights of convolutions and linear layers in float16, as the official code does; norms stay."""
+    """Hold the weights of convolutions in float16, as the official code does; linear layers and norms stay."""
     assert stage.guide is not None
     assert stage.guide.module is not None
     for network in (stage.network, stage.guide.module):
         for module in network.modules():
-            if isinstance(module, nn.Conv2d | nn.Conv1d | nn.Linear):
+            if isinstance(module, nn.Conv2d | nn.Conv1d):
                 module.half()
 
 

@@ -1,0 +1,93 @@
+"""All that there is to know of a GPU, in less than ten minutes: make gpu-day OUT=folder.
+
+Runs the tests of tests/device, the neighbours' comparison in each precision, and bench.device at 64 and 256 pixels.
+Each part has a time of its own and is ended when it is up; what it printed and measured so far is kept. Leaves a log
+and a JSON file of each part in the folder, and summary.txt. Exits 1 where a part failed. With --device cpu it tries
+itself.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ENDED = 124  # the status of a part that was ended, as timeout(1) has it
+
+
+@dataclass(frozen=True)
+class Part:
+    """A program, the seconds it may take, and variables of its environment."""
+
+    name: str
+    arguments: tuple[str, ...]
+    seconds: float
+    variables: dict[str, str] = field(default_factory=dict)
+
+    def run(self, folder: Path) -> str:
+        """Run it; returns its line of the summary."""
+        log, started = folder / f"{self.name}.log", time.monotonic()
+        with log.open("w") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", *self.arguments],
+                env=os.environ | self.variables,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+            try:
+                status = process.wait(self.seconds)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                status = ENDED
+        said = {0: "passed", ENDED: f"ended after {self.seconds:.0f} s"}.get(status, f"failed with status {status}")
+        lines = log.read_text(errors="replace").splitlines()
+        return f"{self.name}: {said}, {time.monotonic() - started:.0f} s: {lines[-1][:200] if lines else 'no output'}"
+
+
+def parts(device: str, folder: Path, seconds: float) -> list[Part]:
+    """What is run on a device; seconds is the time of all parts together."""
+    pytest = ("pytest", "-q", "-W", "default", "--confcutdir=tests/device", "tests/device")
+    tests = Part("tests", pytest, 0.35 * seconds, {"TEST_DEVICE": device})
+    compared = [
+        Part(
+            f"neighbours-{precision}",
+            (
+                "bench.neighbours",
+                *("--device", device, "--precision", precision, "--max-rows", "32"),
+                *("--seconds", str(0.07 * seconds)),
+            ),
+            0.1 * seconds,
+        )
+        for precision in ("fp32", "bf16", "fp16")
+    ]
+    stages = ("256x256_diffusion", "64x64_diffusion") if device != "cpu" else ()
+    measured = ("bench.device", "--device", device, "--rows", "1", "32", "--out", str(folder / "device.json"))
+    return [tests, *compared, Part("bench", (*measured, "--stages", *stages), 0.35 * seconds)]
+
+
+def main() -> None:
+    """Run the parts one after the other, and say what came of them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--seconds", type=float, default=570.0)
+    asked = parser.parse_args()
+    asked.out.mkdir(parents=True, exist_ok=True)
+    summary = asked.out / "summary.txt"
+    lines: list[str] = []
+    for part in parts(asked.device, asked.out, asked.seconds):
+        lines.append(part.run(asked.out))
+        print(lines[-1], flush=True)
+        summary.write_text("\n".join(lines) + "\n")
+        log = asked.out / f"{part.name}.log"
+        if part.name.startswith("neighbours") and (found := log.read_text().splitlines()[-1:]):
+            (asked.out / f"{part.name}.json").write_text(found[0] if found[0].startswith("{") else json.dumps(found))
+    sys.exit(not all("passed" in line for line in lines))
+
+
+if __name__ == "__main__":
+    main()
