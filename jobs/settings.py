@@ -46,6 +46,11 @@ class Settings(BaseSettings):
     store: str | None = Field(
         default=None, description="folder or s3://bucket/prefix of the images; none: $ADM_DATA/images"
     )
+    store_threads: int = Field(
+        default=8,
+        ge=1,
+        description="calls of the image store that the service makes at once; more wait, and too many are refused",
+    )
     weights: Path = Field(default=Path("weights"), description="folder that holds one folder of weights a stack")
     pipelines: Annotated[tuple[str, ...], NoDecode] = Field(
         default=("demo", "demo-uncond"), min_length=1, description="pipelines a worker loads, separated by commas"

@@ -1,17 +1,18 @@
 """What the service does in the background: expire jobs, recover those of dead workers, remove what is over."""
 
 import asyncio
-import time
 from collections.abc import Callable
 
 import structlog
+from anyio import CapacityLimiter, to_thread
 from redis.exceptions import RedisError
-from starlette.concurrency import run_in_threadpool
 
 from jobs.errors import UnavailableError
 from jobs.sweep import Sweeper
 
 log = structlog.get_logger("service.upkeep")
+
+Chore = Callable[[Sweeper], None]
 
 TICK_SECONDS = 1.0  # a job expires within about that long; looking costs two commands
 STORE_SWEEP_SECONDS = 3600  # all services together: it lists the whole store, for what is rarely there
@@ -19,20 +20,25 @@ STORE_SWEEP_SECONDS = 3600  # all services together: it lists the whole store, f
 
 async def keep_up(sweeper: Sweeper, sweep_seconds: float) -> None:
     """Run until cancelled. Any number of services may do it at once."""
-    sweep_at = time.monotonic()
+    threads = CapacityLimiter(2)  # one for each loop: jobs expire in time though a slow store holds up the sweep
+    await asyncio.gather(
+        repeat([tick], sweeper, min(TICK_SECONDS, sweep_seconds), threads),
+        repeat([sweep, sweep_store], sweeper, sweep_seconds, threads),
+    )
+
+
+async def repeat(chores: list[Chore], sweeper: Sweeper, seconds: float, threads: CapacityLimiter) -> None:
+    """Do chores again and again, so many seconds after their last end."""
     while True:
-        await attempt(tick, sweeper)
-        if time.monotonic() >= sweep_at:
-            sweep_at = time.monotonic() + sweep_seconds
-            await attempt(sweep, sweeper)
-            await attempt(sweep_store, sweeper)
-        await asyncio.sleep(min(TICK_SECONDS, sweep_seconds))
+        for each in chores:
+            await attempt(each, sweeper, threads)
+        await asyncio.sleep(seconds)
 
 
-async def attempt(chore: Callable[[Sweeper], None], sweeper: Sweeper) -> None:
+async def attempt(chore: Chore, sweeper: Sweeper, threads: CapacityLimiter) -> None:
     """Do a chore; one that fails must stop neither itself for good nor the others."""
     try:
-        await run_in_threadpool(chore, sweeper)
+        await to_thread.run_sync(chore, sweeper, limiter=threads)
     except (RedisError, UnavailableError) as error:
         log.warning("upkeep_put_off", chore=chore.__name__, error=type(error).__name__)
     except Exception:
