@@ -79,7 +79,13 @@ def proxy(redis_server: RedisServer) -> Iterator[Proxy]:
 
 @pytest.fixture
 def settings(redis_server: RedisServer, tmp_path: Path) -> Settings:
-    return Settings(data=tmp_path, redis_url=redis_server.address, lease_seconds=30, heartbeat_seconds=5)
+    return Settings(
+        data=tmp_path,
+        redis_url=redis_server.address,
+        lease_seconds=30,
+        heartbeat_seconds=5,
+        fleet_refresh_seconds=0,  # what a test announces counts at once
+    )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -169,7 +169,6 @@ def test_pipeline_without_a_worker_is_said_and_noticed_when_one_comes(
     page: Page, painter: Painter, redis: Redis
 ) -> None:
     painter.inbox.close()
-    time.sleep(0.6)
     open_page(page)
     expect(page.locator("#held")).to_contain_text("No worker holds this pipeline")
     expect(page.locator("#fleet")).to_have_text("No worker is running")
