@@ -88,7 +88,10 @@ def settings(redis_server: RedisServer, tmp_path: Path) -> Settings:
     )
 
 
+MARKERS = {"redis_server": "redis", "address": "process", "start": "process"}  # of the tests that use a fixture
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if "redis_server" in getattr(item, "fixturenames", ()):
-            item.add_marker("redis")
+        for fixture in MARKERS.keys() & set(getattr(item, "fixturenames", ())):
+            item.add_marker(MARKERS[fixture])
