@@ -31,10 +31,13 @@ demo: install
 test: check browser $(KERNELS)
 	$(BIN)/pytest
 
+chaos: export PYTEST_TIMEOUT = 3600
+
 test-fast: install
 	$(BIN)/pytest -m "not slow and not browser and not process"
 
 coverage: browser $(KERNELS)
+	@mkdir -p build
 	$(BIN)/pytest --cov --cov-report=term:skip-covered --cov-report=html:build/coverage
 
 check: install
