@@ -75,6 +75,7 @@ def test_oldest_jobs_lose_their_previews_first(page: Page, painter: Painter) -> 
             expect(page.locator("#caption")).to_contain_text(f"Base step {step} of 100")
         painter.finish(claim)
         expect(page.locator("#caption")).to_contain_text("Finished")
+    expect(page.locator("#tiles .active")).to_have_count(0)  # of the last job, beside its finished image
     tiles = page.locator("#tiles .tile-picture")
     tiles.nth(5).click()
     expect(page.locator("#caption")).to_contain_text("Make it again with its seed to watch its steps.")
