@@ -1,4 +1,4 @@
-"""Takes out of Redis what no worker stands for any more: pipelines that nobody has held for long, names of the dead."""
+"""Removes from Redis the pipelines that no worker has held for long, and the names of dead workers."""
 
 from collections.abc import Iterable
 from typing import cast
