@@ -2,7 +2,9 @@
 #   make up       the whole stack here: Redis, service, worker; Ctrl-C stops it
 #   make demo     one job per class on a stack of its own; leaves demo/contact-sheet.png, demo/report.json
 #   make test     everything: format, lint, types, import layers, tests
-#   make check    the same without the tests
+#   make test-fast    the tests that need neither a process of ours nor a browser nor more than a second each
+#   make coverage    all tests again, and which lines they ran: a table, and pages under build/coverage
+#   make check    the same as make test, without the tests
 #   make chaos    hurt everything for minutes, and lose nothing; CHAOS_SEED, CHAOS_JOBS, CHAOS_SECONDS
 #   make bench    ratios against the official way, a job at a time and the bare engine; into bench/results
 #   make test-gpu, make bench-gpu    tests and times of this machine's GPU, with GPU_PYTHON and the torch it has
@@ -18,7 +20,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 KERNELS := .venv/.kernels
 
-.PHONY: up demo test check chaos bench test-gpu bench-gpu golden judge install browser lock clean
+.PHONY: up demo test test-fast coverage check chaos bench test-gpu bench-gpu golden judge install browser lock clean
 
 up: install
 	$(BIN)/adm up
@@ -28,6 +30,15 @@ demo: install
 
 test: check browser $(KERNELS)
 	$(BIN)/pytest
+
+chaos: export PYTEST_TIMEOUT = 3600
+
+test-fast: install
+	$(BIN)/pytest -m "not slow and not browser and not process"
+
+coverage: browser $(KERNELS)
+	@mkdir -p build
+	$(BIN)/pytest --cov --cov-report=term:skip-covered --cov-report=html:build/coverage
 
 check: install
 	$(BIN)/ruff format --check .
@@ -45,9 +56,10 @@ bench: install
 	$(BIN)/python -m bench.simulate
 	$(BIN)/python -m bench.summary
 
-# With the Python that has the GPU's torch, which the lock does not decide; other versions of libraries warn of other things.
+# With the Python that has the GPU's torch, which the lock does not decide; other versions of libraries warn of other things,
+# and pytest's plugins, whose settings a strict configuration would not know, need not be there.
 test-gpu:
-	TEST_DEVICE=cuda $(GPU_PYTHON) -m pytest -W default --confcutdir=tests/device tests/device
+	TEST_DEVICE=cuda $(GPU_PYTHON) -m pytest -W default -o addopts="--import-mode=importlib --strict-markers" --confcutdir=tests/device tests/device
 
 bench-gpu:
 	$(GPU_PYTHON) -m bench.device
@@ -89,5 +101,5 @@ lock:
 	mv build/requirements.lock requirements.lock
 
 clean:
-	rm -rf .venv build .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv build .coverage* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

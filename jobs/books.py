@@ -7,7 +7,7 @@ intermediate list is used: a job is taken by the transaction that claims it, so 
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,6 +23,7 @@ from rq.registry import CanceledJobRegistry, FailedJobRegistry, FinishedJobRegis
 from rq.results import Result
 from rq.serializers import JSONSerializer
 from rq.utils import utcformat
+from rq.worker_registration import WORKERS_BY_QUEUE_KEY, clean_worker_registry
 
 from jobs.record import Record
 
@@ -155,6 +156,17 @@ def tell_to_stop(pipe: Pipeline, record: Record) -> None:
     """Send RQ's own command for stopping a job to the worker that runs it."""
     command = {"command": "stop-job", "job_id": record.id}
     pipe.publish(PUBSUB_CHANNEL_TEMPLATE % record.text("worker_name"), json.dumps(command))
+
+
+def workers_key(queue: str) -> str:
+    """Set of the workers that listen to a queue."""
+    return WORKERS_BY_QUEUE_KEY % queue
+
+
+def forget_dead_workers(redis: Redis, queues: Iterable[str]) -> None:
+    """Remove workers whose record has expired from RQ's sets of all workers and of those of some queues."""
+    for each in queues:
+        clean_worker_registry(Queue(each, connection=redis))
 
 
 def trim_registries(redis: Redis, queue_key: str) -> None:

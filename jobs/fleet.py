@@ -25,9 +25,10 @@ PIPELINE, WORKER = TypeAdapter(PipelineInfo), TypeAdapter(WorkerInfo)
 
 
 def announce_pipelines(pipe: Pipeline, pipelines: Sequence[PipelineInfo]) -> None:
-    """Make pipelines known; they stay known when their last worker is gone, so that jobs may wait for the next one."""
+    """Make pipelines known; they stay so for a time without a worker, so that jobs may wait for the next one."""
     for each in pipelines:
         pipe.hset(keys.PIPELINES, each.id, each.model_dump_json())
+        pipe.zrem(keys.UNHELD, each.id)
 
 
 def announce_worker(pipe: Pipeline, info: WorkerInfo, metrics_text: str, lease_seconds: int) -> None:
@@ -100,7 +101,7 @@ class Fleet:
 class FleetReader:
     """Reads the fleet, at most once in a while: it changes with heartbeats, and every request asks for it."""
 
-    def __init__(self, redis: Redis, max_age_seconds: float = 0.5) -> None:
+    def __init__(self, redis: Redis, max_age_seconds: float) -> None:
         self._redis, self._max_age_seconds = redis, max_age_seconds
         self._fleet, self._read_at = Fleet(), float("-inf")
         self._not_understood: set[str] = set()  # where something lies that was logged

@@ -27,6 +27,8 @@ from jobs.settings import Settings
 from jobs.views import Views, progress_of, readable_request, view
 from jobs.work import work_of
 
+START_SECONDS = 5.0  # between two tries of a client that waits for the first worker to load
+
 
 class Submitted(NamedTuple):
     job: Job
@@ -47,7 +49,7 @@ class JobQueue:
         self._redis, self._settings, self._images = redis, settings, images
         self.ledger = Ledger(redis, settings.retention_seconds)
         self.files = FileStore(redis, settings, images.objects)
-        self.fleet = FleetReader(redis)
+        self.fleet = FleetReader(redis, settings.fleet_refresh_seconds)
         self._views = Views(redis, self.fleet)
 
     def submit(self, request: JobRequest, idempotency_key: str | None = None, caller: str = "") -> Submitted:
@@ -132,12 +134,22 @@ class JobQueue:
         return self._images.get(job_id, image)
 
     def pipeline(self, name: str) -> PipelineInfo:
-        """A pipeline by name. Raises: InvalidRequestError for one that no worker ever announced."""
+        """A pipeline by name.
+
+        Raises: InvalidRequestError for one that no worker ever announced or that was retired; RefusedError while no
+        pipeline at all is known, because no worker has started yet.
+        """
         found = self.fleet.read().pipelines.get(name) or self.fleet.read(fresh=True).pipelines.get(name)
-        if found is None:
-            known = ", ".join(self.fleet.read().pipelines) or "none yet, for no worker has started"
-            raise InvalidRequestError([FieldError("/model", f"unknown pipeline {name!r}; there are: {known}")])
-        return found
+        if found is not None:
+            return found
+        known = ", ".join(self.fleet.read().pipelines)
+        if not known:
+            raise RefusedError(
+                ErrorKind.UNAVAILABLE,
+                f"no pipeline is known, {name!r} neither: no worker has started yet",
+                retry_after_seconds=START_SECONDS,
+            )
+        raise InvalidRequestError([FieldError("/model", f"unknown pipeline {name!r}; there are: {known}")])
 
     def backlogs(self, pipelines: Sequence[str]) -> dict[str, Backlog]:
         """What is queued, by pipeline."""

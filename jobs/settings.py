@@ -46,6 +46,11 @@ class Settings(BaseSettings):
     store: str | None = Field(
         default=None, description="folder or s3://bucket/prefix of the images; none: $ADM_DATA/images"
     )
+    store_threads: int = Field(
+        default=8,
+        ge=1,
+        description="calls of the image store that the service makes at once; more wait, and too many are refused",
+    )
     weights: Path = Field(default=Path("weights"), description="folder that holds one folder of weights a stack")
     pipelines: Annotated[tuple[str, ...], NoDecode] = Field(
         default=("demo", "demo-uncond"), min_length=1, description="pipelines a worker loads, separated by commas"
@@ -71,6 +76,14 @@ class Settings(BaseSettings):
     )
     max_rows: int = Field(default=32, ge=1, le=1024, description="images that share a step at most")
     retention_seconds: int = Field(default=86400, ge=1, description="how long an ended job and its images are kept")
+    pipeline_retention_seconds: int = Field(
+        default=86400,
+        ge=1,
+        description="how long a pipeline stays known, and its jobs are accepted, while no live worker holds it",
+    )
+    fleet_refresh_seconds: float = Field(
+        default=0.5, ge=0, description="age at which the service reads anew what workers announced; 0: every time"
+    )
     lease_seconds: int = Field(default=45, ge=2, description="silence after which a worker's jobs are given to others")
     heartbeat_seconds: float = Field(
         default=5, gt=0, description="between two heartbeats of a worker; well below the lease"

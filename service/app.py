@@ -18,7 +18,6 @@ from service.metrics import Metrics
 from service.middleware import Requests, answered_hosts
 from service.problems import Problem
 from service.state import connect
-from service.upkeep import keep_up
 
 THREADS = 4  # more only fight for the interpreter: a call of the queue is short and mostly Python, 16 were slower
 DESCRIPTION = "Images from ADM diffusion models, batched step by step."
@@ -35,7 +34,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.state.service = service
         tasks = [
             asyncio.create_task(service.hub.run()),
-            asyncio.create_task(keep_up(service.sweeper, settings.sweep_seconds)),
+            asyncio.create_task(service.upkeep.run()),
         ]
         yield
         for task in tasks:

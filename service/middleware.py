@@ -23,7 +23,8 @@ LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 PORT = re.compile(r":\d*$")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 QUIET_ROUTES = frozenset({"/livez", "/readyz", "/healthz", "/metrics"})  # asked every few seconds: not worth a line
-POLLED_ROUTES = frozenset({"/v1/models", "/v1/workers", "/v1/jobs/{job_id}"})  # ... nor at info, while all goes well
+# ... nor at info, while all goes well
+POLLED_ROUTES = frozenset({"/v1/models", "/v1/workers", "/v1/jobs", "/v1/jobs/{job_id}"})
 PAGE_FILES = ("/static/", "/docs/")  # a load of the page asks for dozens: as polls
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 SECURITY_HEADERS = {

@@ -5,6 +5,7 @@ from typing import IO, Annotated, Any
 
 from anyio import to_thread
 from fastapi import APIRouter, Header, Request, Response
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
@@ -73,11 +74,16 @@ def get_file(file_id: str, service: ServiceDep) -> FileInfo:
     response_class=Response,
     responses={**PNG, **documented(404, 503)},
 )
-def get_file_content(
+async def get_file_content(
     file_id: str, service: ServiceDep, if_none_match: Annotated[str | None, Header()] = None
 ) -> Response:
-    record, info = service.queue.files.get(file_id)
-    return answer_png(lambda: service.queue.files.png(file_id), record.png_sha256, info.expires_at, if_none_match)
+    record, info = await run_in_threadpool(service.queue.files.get, file_id)
+    return await answer_png(
+        lambda: service.store_calls.run(lambda: service.queue.files.png(file_id)),
+        record.png_sha256,
+        info.expires_at,
+        if_none_match,
+    )
 
 
 @router.delete(
@@ -86,8 +92,8 @@ def get_file_content(
     summary="Remove a file; jobs that still wait for it will fail",
     responses=documented(404, 503),
 )
-def delete_file(file_id: str, service: ServiceDep) -> None:
-    service.queue.files.delete(file_id)
+async def delete_file(file_id: str, service: ServiceDep) -> None:
+    await service.store_calls.run(lambda: service.queue.files.delete(file_id))
 
 
 async def keep(service: Service, body: IO[bytes]) -> FileInfo:

@@ -1,14 +1,15 @@
 """/v1/models and /v1/workers: what workers have announced."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Header, Response
 from pydantic import BaseModel
 
 from jobs.errors import ErrorKind, RefusedError
 from jobs.fleet import Fleet
 from jobs.pipelines import PipelineInfo
 from jobs.workers import WorkerInfo
+from service.conditional import answer_json
 from service.problems import documented
 from service.state import ServiceDep
 
@@ -30,10 +31,16 @@ class WorkerList(BaseModel):
     data: list[WorkerInfo]
 
 
-@router.get("/models", summary="Pipelines, and which workers hold them", responses=documented(503))
-def list_models(service: ServiceDep) -> ModelList:
+@router.get(
+    "/models",
+    response_model=ModelList,
+    summary="Pipelines, and which workers hold them",
+    responses={304: {"description": "As the caller holds it"}, **documented(503)},
+)
+def list_models(service: ServiceDep, if_none_match: Annotated[str | None, Header()] = None) -> Response:
     fleet = service.queue.fleet.read()
-    return ModelList(data=[model_view(fleet, each) for each in fleet.pipelines.values()])
+    listed = ModelList(data=[model_view(fleet, each) for each in fleet.pipelines.values()])
+    return answer_json(listed.model_dump_json().encode(), if_none_match)
 
 
 @router.get("/models/{name}", summary="One pipeline", responses=documented(404, 503))

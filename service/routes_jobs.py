@@ -1,6 +1,7 @@
 """/v1/jobs. A route translates HTTP to a call of the queue and back; it decides nothing.
 
-The queue's client blocks, so its calls run in the thread pool; what waits, waits on the hub and holds no thread.
+The queue's client blocks, so its calls run in the thread pool, and those of the image store in threads of their own;
+what waits for a job, waits on the hub and holds no thread.
 """
 
 import math
@@ -150,8 +151,8 @@ def cancel_job(job_id: str, service: ServiceDep) -> Response:
     summary="Remove a job and its images, cancelling it if needed",
     responses=documented(404, 503),
 )
-def delete_job(job_id: str, service: ServiceDep) -> None:
-    service.queue.delete(job_id)
+async def delete_job(job_id: str, service: ServiceDep) -> None:
+    await service.store_calls.run(lambda: service.queue.delete(job_id))
 
 
 @router.get(
@@ -160,12 +161,12 @@ def delete_job(job_id: str, service: ServiceDep) -> None:
     response_class=Response,
     responses={**PNG, **documented(404, 409, 503)},
 )
-def get_image(
+async def get_image(
     job_id: str, index: int, service: ServiceDep, if_none_match: Annotated[str | None, Header()] = None
 ) -> Response:
-    image = service.queue.image(job_id, index)
-    return answer_png(
-        lambda: service.queue.image_bytes(job_id, image.record),
+    image = await run_in_threadpool(service.queue.image, job_id, index)
+    return await answer_png(
+        lambda: service.store_calls.run(lambda: service.queue.image_bytes(job_id, image.record)),
         image.record.sha256,
         image.kept_until,
         if_none_match,

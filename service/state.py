@@ -14,10 +14,13 @@ from redis.retry import Retry
 
 from jobs.images import ImageStore
 from jobs.queue import JobQueue
+from jobs.retirement import Retirement
 from jobs.settings import Settings
 from jobs.sweep import Sweeper
 from service.hub import Hub
 from service.metrics import Metrics
+from service.store_calls import StoreCalls
+from service.upkeep import Upkeep
 
 SOCKET_SECONDS = 5.0  # no command of ours takes this long; a server that hangs is as good as one that is down
 
@@ -30,10 +33,11 @@ class Service:
     redis: Redis
     async_redis: AsyncRedis
     queue: JobQueue
-    sweeper: Sweeper
+    upkeep: Upkeep
     hub: Hub
     metrics: Metrics
     decoding: CapacityLimiter  # of uploads: one at a time, for a large picture takes hundreds of megabytes
+    store_calls: StoreCalls
 
 
 def connect_redis(settings: Settings) -> Redis:
@@ -60,7 +64,18 @@ def connect(settings: Settings, metrics: Metrics) -> Service:
     images = ImageStore(settings.store_address)
     queue = JobQueue(redis, settings, images)
     sweeper = Sweeper(redis, queue.ledger, images, queue.files, settings.lease_seconds)
-    return Service(settings, redis, async_redis, queue, sweeper, Hub(async_redis), metrics, CapacityLimiter(1))
+    retirement = Retirement(redis, queue.ledger, queue.fleet, settings.pipeline_retention_seconds)
+    return Service(
+        settings=settings,
+        redis=redis,
+        async_redis=async_redis,
+        queue=queue,
+        upkeep=Upkeep(sweeper, retirement, settings.sweep_seconds),
+        hub=Hub(async_redis),
+        metrics=metrics,
+        decoding=CapacityLimiter(1),
+        store_calls=StoreCalls(settings.store_threads),
+    )
 
 
 async def get_service(request: Request) -> Service:  # async: FastAPI sends a plain dependency through the thread pool

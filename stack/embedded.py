@@ -188,7 +188,7 @@ def worker_beats(settings: Settings, name: str) -> Callable[[float], Awaitable[b
     def beats(started_at: float) -> bool:
         with Redis.from_url(settings.redis_address) as client:
             try:
-                workers = FleetReader(client).read().workers
+                workers = FleetReader(client, max_age_seconds=0).read().workers
             except (RedisError, OSError):
                 return False
         return any(each.name == name and each.last_heartbeat >= started_at for each in workers)

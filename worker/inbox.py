@@ -140,7 +140,7 @@ class Inbox(Results):
                 pipe.hmget(books.job_key(each.job_id), "adm_token", "adm_cancel")
             self._extend(pipe, claims)
             announce_worker(pipe, info, metrics_text, self._settings.lease_seconds)
-            for pipeline in self._pipelines:  # known already, unless Redis has lost its data
+            for pipeline in self._pipelines:  # known already, unless it was retired or Redis has lost its data
                 pipe.hsetnx(keys.PIPELINES, pipeline.id, pipeline.model_dump_json())
             self._rq.set_state(WorkerStatus.BUSY if claims else WorkerStatus.IDLE, pipeline=pipe)
             worker_registration.register(self._rq, pipe)

@@ -106,12 +106,12 @@ def test_auto_is_every_device_there_is() -> None:
     assert devices("auto")
 
 
-@pytest.mark.parametrize("on", [(), ("--devices", "cpu,cpu:0")])
+@pytest.mark.parametrize(("on", "kills"), [((), (1, 3)), (("--devices", "cpu,cpu:0"), (1,))], ids=["one", "two"])
 def test_run_killed_again_and_again_ends_with_the_bytes_of_one_that_was_not(
-    own_settings: Settings, tmp_path: Path, undisturbed: bytes, on: tuple[str, ...]
+    own_settings: Settings, tmp_path: Path, undisturbed: bytes, on: tuple[str, ...], kills: tuple[int, ...]
 ) -> None:
     out = tmp_path / "samples.npz"
-    for parts in (1, 3):
+    for parts in kills:
         run_ = Sampling(own_settings, out, *RUN, *on)
         run_.wait_parts(parts)
         run_.kill()
@@ -128,17 +128,17 @@ def test_processes_of_devices_end_with_a_run_that_is_killed(own_settings: Settin
     assert waited(lambda: not members(group))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_run_that_is_told_to_stop_leaves_what_is_finished_and_says_how_to_go_on(
-    own_settings: Settings, tmp_path: Path, undisturbed: bytes, number: signal.Signals
+    own_settings: Settings, tmp_path: Path, undisturbed: bytes
 ) -> None:
     out = tmp_path / "samples.npz"
-    run_ = Sampling(own_settings, out, *RUN)
-    run_.wait_parts(1)
-    said = run_.kill(number)
-    assert run_.process.returncode == 130
-    assert "of 96 images; the same command goes on" in said.splitlines()[-1]
-    assert run_.parts >= 1
+    for number, parts in ((signal.SIGINT, 1), (signal.SIGTERM, 2)):
+        run_ = Sampling(own_settings, out, *RUN)
+        run_.wait_parts(parts)
+        said = run_.kill(number)
+        assert run_.process.returncode == 130
+        assert "of 96 images; the same command goes on" in said.splitlines()[-1]
+        assert run_.parts >= parts
     said = Sampling(own_settings, out, *RUN).end()
     assert out.read_bytes() == undisturbed, said
 

@@ -19,7 +19,7 @@ from bulk.run import Order, run
 from jobs.errors import FailureKind
 from jobs.settings import Settings
 from tests.bulk.programs import Sampling, waited
-from tests.conftest import RedisServer
+from tests.conftest import RedisServer, running_redis
 from tests.service.conftest import ToyWorker, running_service
 from tests.worker.programs import WorkerProcess
 from worker.inbox import Claim
@@ -36,24 +36,45 @@ class FailingWorker(ToyWorker):
         self.inbox.fail(claim, FailureKind.STEP_FAILED, "the engine could not compute this job's images", retry=False)
 
 
+@pytest.fixture(scope="module")
+def common(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """Settings of a Redis of this module and of a worker on it, for the tests that let it live."""
+    folder = tmp_path_factory.mktemp("common")
+    with running_redis() as server, ExitStack() as stack:
+        settings = Settings(
+            data=folder / "data", redis_url=server.address, weights=weights, device="cpu", max_rows=8, threads=1
+        )
+        worker = WorkerProcess(settings, folder, ADM_THREADS="1")
+        stack.callback(worker.end)
+        worker.wait_ready()
+        yield settings
+
+
+@pytest.fixture(scope="module")
+def common_address(common: Settings) -> Iterator[str]:
+    with running_service(common) as (address, _, _):
+        yield address
+
+
+@pytest.fixture
+def served(common_address: str) -> Iterator[str]:
+    """The address of a service that has a worker; what a test leaves there is deleted."""
+    yield common_address
+    for job in jobs_at(common_address):
+        httpx2.delete(f"{common_address}/v1/jobs/{job['id']}")
+
+
 @pytest.fixture
 def settings(redis_server: RedisServer, own_settings: Settings, redis: Redis) -> Settings:
-    """Of the service, the worker and the client alike."""
+    """Of a service, a worker and a client of one test."""
     return own_settings.model_copy(update={"redis_url": redis_server.address, "log_level": "info"})
 
 
 @pytest.fixture
 def address(settings: Settings) -> Iterator[str]:
+    """A service that has no worker."""
     with running_service(settings) as (address, _, _):
         yield address
-
-
-@pytest.fixture
-def worker(settings: Settings, tmp_path: Path) -> Iterator[WorkerProcess]:
-    started = WorkerProcess(settings, tmp_path, ADM_THREADS="1")
-    started.wait_ready()
-    yield started
-    started.end()
 
 
 @contextmanager
@@ -106,46 +127,48 @@ def numerics_of(out: Path) -> object:
 
 
 def test_service_gives_the_bytes_that_this_machine_gives_and_keeps_none(
-    address: str, worker: WorkerProcess, settings: Settings, tmp_path: Path, in_process: Path
+    served: str, common: Settings, tmp_path: Path, in_process: Path
 ) -> None:
     out = tmp_path / "samples.npz"
-    said = Sampling(settings, out, *RUN, "--url", address).end()
+    said = Sampling(common, out, *RUN, "--url", served).end()
     assert numerics_of(out) == numerics_of(in_process), said
     assert out.read_bytes() == in_process.read_bytes()
-    assert jobs_at(address) == []
+    assert jobs_at(served) == []
 
 
 def test_client_killed_again_and_again_ends_with_the_same_bytes(
-    address: str, worker: WorkerProcess, settings: Settings, tmp_path: Path, in_process: Path
+    served: str, common: Settings, tmp_path: Path, in_process: Path
 ) -> None:
     out = tmp_path / "samples.npz"
     for parts in (0, 1, 3):
-        run_ = Sampling(settings, out, *RUN, "--url", address)
-        assert waited(lambda: bool(jobs_at(address)))
+        run_ = Sampling(common, out, *RUN, "--url", served)
+        assert waited(lambda: bool(jobs_at(served)))
         run_.wait_parts(parts)
         run_.kill()
-    said = Sampling(settings, out, *RUN, "--url", address).end()
+    said = Sampling(common, out, *RUN, "--url", served).end()
     assert out.read_bytes() == in_process.read_bytes(), said
-    assert len(jobs_at(address)) <= 3  # of each kill, at most what was kept and not yet deleted
+    assert len(jobs_at(served)) <= 3  # of each kill, at most what was kept and not yet deleted
 
 
 def test_run_begun_through_the_service_may_end_on_this_machine(
-    address: str, worker: WorkerProcess, settings: Settings, tmp_path: Path, in_process: Path
+    served: str, common: Settings, tmp_path: Path, in_process: Path
 ) -> None:
     out = tmp_path / "samples.npz"
-    run_ = Sampling(settings, out, *RUN, "--url", address)
+    run_ = Sampling(common, out, *RUN, "--url", served)
     run_.wait_parts(1)
     run_.kill()
-    said = Sampling(settings, out, *RUN, "--local").end()
+    said = Sampling(common, out, *RUN, "--local").end()
     assert out.read_bytes() == in_process.read_bytes(), said
 
 
 def test_service_and_worker_that_die_and_come_back_are_waited_for(
-    worker: WorkerProcess, settings: Settings, tmp_path: Path, in_process: Path
+    settings: Settings, tmp_path: Path, in_process: Path
 ) -> None:
     out = tmp_path / "samples.npz"
     with ExitStack() as stack:
-        first = ExitStack()
+        worker, first = WorkerProcess(settings, tmp_path, ADM_THREADS="1"), ExitStack()
+        stack.callback(worker.end)
+        worker.wait_ready()
         address, process, _ = first.enter_context(running_service(settings))
         run_ = Sampling(settings, out, *RUN, "--url", address)
         run_.wait_parts(1)
@@ -159,8 +182,8 @@ def test_service_and_worker_that_die_and_come_back_are_waited_for(
         assert out.read_bytes() == in_process.read_bytes(), said
 
 
-def test_queue_that_is_full_is_waited_for(worker: WorkerProcess, settings: Settings, tmp_path: Path) -> None:
-    with running_service(settings, ADM_QUEUE_LIMIT_SECONDS="0.001") as (address, _, lines):
+def test_queue_that_is_full_is_waited_for(common: Settings, tmp_path: Path) -> None:
+    with running_service(common, ADM_QUEUE_LIMIT_SECONDS="0.001") as (address, _, lines):
         sampled(tmp_path / "samples.npz", address, window=64, steps=30)
         assert any('"status": 503' in line for line in lines)
 
@@ -211,12 +234,12 @@ def test_images_that_are_not_what_was_asked_for_are_not_kept(
 
 
 def test_job_that_somebody_deleted_is_made_anew(
-    address: str, worker: WorkerProcess, settings: Settings, tmp_path: Path, in_process: Path
+    served: str, common: Settings, tmp_path: Path, in_process: Path
 ) -> None:
     out = tmp_path / "samples.npz"
-    run_ = Sampling(settings, out, *RUN, "--url", address)
-    assert waited(lambda: bool(jobs_at(address)))
-    httpx2.delete(f"{address}/v1/jobs/{jobs_at(address)[0]['id']}")
+    run_ = Sampling(common, out, *RUN, "--url", served)
+    assert waited(lambda: bool(jobs_at(served)))
+    httpx2.delete(f"{served}/v1/jobs/{jobs_at(served)[0]['id']}")
     said = run_.end()
     assert out.read_bytes() == in_process.read_bytes(), said
 

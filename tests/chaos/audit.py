@@ -23,7 +23,7 @@ NUM_PAGE = 100
 
 # What remains when all jobs are gone: announcements, figures of the past, and RQ's list of queues.
 LASTING_KEYS = re.compile(
-    r"adm:(pipelines|step-costs|workers|store-swept|worker:.+|worker-(process|metrics):.+|work:.+|estimate-.+:.+)"
+    r"adm:(pipelines|pipelines-unheld|step-costs|workers|store-swept|worker:.+|worker-(process|metrics):.+|work:.+|estimate-.+:.+)"
     r"|rq:(queues|workers|worker:.+|workers:.+)"
 )
 BOOKS_OF_RUNNING_JOBS = ("rq:wip:*", "rq:executions:*", "rq:execution:*", "rq:worker:*:executions", "adm:progress:*")

@@ -31,7 +31,10 @@ except NoCompilerError as error:
     WHY_NOT = str(error)
 
 # of torch's own compiler, as it is imported
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning"),
+    pytest.mark.timeout(1800),  # two minutes of a core's compiling, which a busy machine draws out
+]
 needs_compiler = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
 MAX_ROWS = 4
 ROWS = (2,)

@@ -57,7 +57,11 @@ def running_service(settings: Settings, **variables: str) -> Iterator[tuple[str,
 @pytest.fixture(scope="session")
 def service_settings(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     return Settings(
-        data=tmp_path_factory.mktemp("service"), redis_url=redis_server.address, sweep_seconds=0.2, lease_seconds=10
+        data=tmp_path_factory.mktemp("service"),
+        redis_url=redis_server.address,
+        sweep_seconds=0.2,
+        lease_seconds=10,
+        fleet_refresh_seconds=0,  # what a test announces counts at once
     )
 
 

@@ -198,7 +198,6 @@ def test_body_of_more_than_65536_bytes_is_413_however_it_comes(client: httpx2.Cl
 
 def test_known_pipeline_without_worker_is_accepted_and_says_so(client: httpx2.Client, worker: ToyWorker) -> None:
     worker.stop()
-    time.sleep(0.6)  # what the service knows of the fleet is at most half a second old
     response = client.post("/v1/jobs", json=body(model="demo-uncond"))
     assert response.status_code == 202
     queue = client.get(response.headers["Location"]).json()["queue"]

@@ -4,18 +4,22 @@ import pytest
 from redis import Redis
 
 from jobs.files import FileStore
+from jobs.fleet import FleetReader
 from jobs.images import ImageStore
 from jobs.ledger import Ledger
+from jobs.retirement import Retirement
 from jobs.settings import Settings
 from jobs.sweep import Sweeper
-from service.upkeep import keep_up
+from service.upkeep import Upkeep
 
 
 def test_upkeep_goes_on_after_a_failure_that_nobody_foresaw(
     redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = ImageStore(settings.store_address)
-    sweeper = Sweeper(redis, Ledger(redis, 60), images, FileStore(redis, settings, images.objects), lease_seconds=30)
+    ledger = Ledger(redis, 60)
+    sweeper = Sweeper(redis, ledger, images, FileStore(redis, settings, images.objects), lease_seconds=30)
+    retirement = Retirement(redis, ledger, FleetReader(redis, 0), after_seconds=60)
     calls: list[str] = []
 
     def expire_jobs() -> int:
@@ -27,7 +31,7 @@ def test_upkeep_goes_on_after_a_failure_that_nobody_foresaw(
     monkeypatch.setattr(sweeper, "expire_jobs", expire_jobs)
 
     async def scenario() -> None:
-        keeping = asyncio.create_task(keep_up(sweeper, 0.01))
+        keeping = asyncio.create_task(Upkeep(sweeper, retirement, 0.01).run())
         while len(calls) < 3 and not keeping.done():
             await asyncio.sleep(0.01)
         assert not keeping.done()

@@ -12,7 +12,7 @@ from jobs.job import Usage
 from jobs.queue import JobQueue
 from jobs.request import JobRequest
 from jobs.settings import Settings
-from tests.conftest import RedisServer
+from tests.conftest import RedisServer, running_redis
 from tests.jobs.samples import DEMO, DEMO_UNCOND, png, replay
 from tests.worker.programs import Client, Start, WorkerProcess
 from tests.worker.tiny_stack import write_tiny_stack
@@ -75,7 +75,7 @@ def bench(inbox: Inbox, redis: Redis, settings: Settings) -> Bench:
     return Bench(redis, settings)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_stack(tmp_path_factory.mktemp("weights")).parent
 
@@ -104,3 +104,28 @@ def start(worker_settings: Settings, tmp_path: Path) -> Iterator[Start]:
 @pytest.fixture
 def client(redis: Redis, worker_settings: Settings) -> Client:
     return Client(redis, worker_settings)
+
+
+@pytest.fixture(scope="session")
+def warm_settings(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    with running_redis() as server:
+        yield Settings(data=tmp_path_factory.mktemp("warm"), redis_url=server.address, weights=weights)
+
+
+@pytest.fixture(scope="session")
+def warm_worker(warm_settings: Settings) -> Iterator[WorkerProcess]:
+    """A worker for all tests that ask for nothing special of it and leave it as it is, on a Redis where it is alone."""
+    worker = WorkerProcess(warm_settings, warm_settings.data, "warm")
+    try:
+        worker.wait_ready()
+        yield worker
+    finally:
+        worker.end()
+
+
+@pytest.fixture
+def warm(warm_worker: WorkerProcess, warm_settings: Settings) -> Iterator[Client]:
+    """Posts jobs to that worker."""
+    with Redis.from_url(str(warm_settings.redis_url)) as redis:
+        yield Client(redis, warm_settings)
+    assert warm_worker.process.poll() is None, warm_worker.output

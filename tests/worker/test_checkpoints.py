@@ -155,36 +155,41 @@ def flip(path: Path) -> None:
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize(
-    ("damage", "variables", "why"),
-    [
-        (Path.unlink, {}, "the checkpoint is gone"),
-        (truncate, {}, "damaged"),
-        (flip, {}, "damaged"),
-        (Path.exists, {"ADM_THREADS": "2"}, "other numerics"),
-    ],
-    ids=["gone", "truncated", "one bit", "numerics"],
-)
-def test_job_starts_over_where_its_checkpoint_cannot_be_used(
-    start: Start,
-    client: Client,
-    worker_settings: Settings,
-    damage: Callable[[Path], object],
-    variables: dict[str, str],
-    why: str,
+def test_jobs_start_over_where_their_checkpoints_are_gone_or_damaged(
+    start: Start, client: Client, worker_settings: Settings
 ) -> None:
+    damages: list[tuple[Callable[[Path], object], str]] = [
+        (Path.unlink, "the checkpoint is gone"),
+        (truncate, "damaged"),
+        (flip, "damaged"),
+    ]
+    worker = start(**OFTEN)
+    worker.wait_ready()
+    job_ids = [client.post(LONG | {"steps": 250}) for _ in damages]
+    for job_id in job_ids:
+        wait_checkpointed(worker, client, job_id)
+    worker.kill(signal.SIGKILL)
+    for path in files(worker_settings):
+        damages[next(at for at, job_id in enumerate(job_ids) if job_id in path.parts)][0](path)
+    second = start(ADM_CHECKPOINT_SECONDS="0")
+    starts_over(second, client, dict(zip(job_ids, (why for _, why in damages), strict=True)))
+
+
+def test_job_starts_over_where_its_checkpoint_is_of_other_numerics(start: Start, client: Client) -> None:
     worker = start(**OFTEN, ADM_THREADS="1")
     worker.wait_ready()
     job_id = client.post(LONG)
     wait_checkpointed(worker, client, job_id)
     worker.kill(signal.SIGKILL)
-    for path in files(worker_settings):
-        damage(path)
-    second = start(**{"ADM_CHECKPOINT_SECONDS": "0", "ADM_THREADS": "1"} | variables)
-    written = len(logged(second, "checkpointed", job_id))
-    (job,) = client.wait_all([job_id])
-    assert (job.attempt, len(hashes(job))) == (2, 2)
-    (line,) = logged(second, "starts_over", job_id)
-    assert why in line["why"]
-    assert logged(second, "resumed", job_id) == []
-    assert len(logged(second, "checkpointed", job_id)) == written, "none are written where none are asked for"
+    starts_over(start(ADM_CHECKPOINT_SECONDS="0", ADM_THREADS="2"), client, {job_id: "other numerics"})
+
+
+def starts_over(worker: WorkerProcess, client: Client, why: dict[str, str]) -> None:
+    """Check that jobs start over, each for its reason, and complete without another checkpoint."""
+    written = {job_id: len(logged(worker, "checkpointed", job_id)) for job_id in why}
+    for job in client.wait_all(list(why)):
+        assert (job.attempt, len(hashes(job))) == (2, 2)
+        (line,) = logged(worker, "starts_over", job.id)
+        assert why[job.id] in line["why"]
+        assert logged(worker, "resumed", job.id) == []
+        assert len(logged(worker, "checkpointed", job.id)) == written[job.id], "none where none are asked for"

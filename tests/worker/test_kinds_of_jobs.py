@@ -8,7 +8,7 @@ from PIL import Image
 
 from jobs.errors import FailureKind
 from jobs.job import JobStatus
-from tests.worker.programs import Client, Start
+from tests.worker.programs import Client, Start, WorkerProcess
 
 pytestmark = pytest.mark.slow
 
@@ -48,9 +48,8 @@ def bodies(client: Client) -> list[dict[str, object]]:
     ]
 
 
-def test_every_kind_gives_its_images_and_results(start: Start, client: Client) -> None:
-    start().wait_ready()
-    jobs = client.wait_all([client.post(body) for body in bodies(client)])
+def test_every_kind_gives_its_images_and_results(warm: Client) -> None:
+    jobs = warm.wait_all([warm.post(body) for body in bodies(warm)])
     assert [job.error for job in jobs] == [None] * len(jobs)
     assert [len(job.images) for job in jobs] == [2, 4, 1, 2, 5, 3, 1, 0]
     assert {(image.width, image.height) for image in jobs[0].images} == {(16, 16)}  # the tiny stack's
@@ -79,15 +78,13 @@ def test_killed_worker_gives_the_bytes_that_jobs_from_pictures_give_alone(start:
         assert sum(event in {"completed", "failed", "cancelled"} for event in client.events(job_id)) == 1
 
 
-def test_job_whose_file_is_gone_says_so(start: Start, client: Client) -> None:
-    worker = start()
-    worker.wait_ready()
-    worker.process.send_signal(signal.SIGSTOP)
-    file_id = upload(client, "green")
-    job_id = client.post({"kind": "score", "images": [file_id]})
-    client.queue.files.delete(file_id)
-    worker.process.send_signal(signal.SIGCONT)
-    (job,) = client.wait_all([job_id])
+def test_job_whose_file_is_gone_says_so(warm: Client, warm_worker: WorkerProcess) -> None:
+    warm_worker.process.send_signal(signal.SIGSTOP)
+    file_id = upload(warm, "green")
+    job_id = warm.post({"kind": "score", "images": [file_id]})
+    warm.queue.files.delete(file_id)
+    warm_worker.process.send_signal(signal.SIGCONT)
+    (job,) = warm.wait_all([job_id])
     assert job.status is JobStatus.FAILED
     assert job.error is not None
     assert job.error.kind is FailureKind.FILE_GONE

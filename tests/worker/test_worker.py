@@ -41,12 +41,10 @@ def check_ended_once(client: Client, jobs: list[Job]) -> None:
             assert hashlib.sha256(png).hexdigest() == image.sha256
 
 
-def test_mixed_jobs_in_one_batch_give_the_bytes_they_give_alone(start: Start, client: Client) -> None:
-    worker = start()
-    worker.wait_ready()
-    together = client.wait_all([client.submit(**fields) for fields in MIXED])
-    alone = [client.wait_all([client.submit(**fields)])[0] for fields in MIXED]
-    check_ended_once(client, together + alone)
+def test_mixed_jobs_in_one_batch_give_the_bytes_they_give_alone(warm: Client) -> None:
+    together = warm.wait_all([warm.submit(**fields) for fields in MIXED])
+    alone = [warm.wait_all([warm.submit(**fields)])[0] for fields in MIXED]
+    check_ended_once(warm, together + alone)
     for one, other in zip(together, alone, strict=True):
         assert [image.sha256 for image in one.images] == [image.sha256 for image in other.images]
 
@@ -110,23 +108,20 @@ def test_stopped_worker_finishes_what_it_holds_and_gives_back_what_does_not_fit(
     assert client.wait_all([long])[0].status is JobStatus.CANCELLED
 
 
-def test_cancelled_job_leaves_the_batch_and_frees_its_rows(start: Start, client: Client) -> None:
-    worker = start()
-    worker.wait_ready()
-    job_id = client.submit(steps=1000, n=8)
-    client.wait_started(job_id)
-    client.queue.cancel(job_id)
-    assert client.wait_all([job_id])[0].status is JobStatus.CANCELLED
-    assert client.wait_all([client.submit(steps=2)])[0].status is JobStatus.COMPLETED
-    assert [event for event in client.events(job_id) if event in TERMINAL] == ["cancelled"]
+def test_cancelled_job_leaves_the_batch_and_frees_its_rows(warm: Client) -> None:
+    job_id = warm.submit(steps=1000, n=8)
+    warm.wait_started(job_id)
+    warm.queue.cancel(job_id)
+    assert warm.wait_all([job_id])[0].status is JobStatus.CANCELLED
+    assert warm.wait_all([warm.submit(steps=2)])[0].status is JobStatus.COMPLETED
+    assert [event for event in warm.events(job_id) if event in TERMINAL] == ["cancelled"]
 
 
-def test_png_says_what_determines_it_and_nothing_of_its_caller(start: Start, client: Client) -> None:
-    start().wait_ready()
+def test_png_says_what_determines_it_and_nothing_of_its_caller(warm: Client) -> None:
     private: dict[str, object] = {"user": "somebody", "metadata": {"order": "4711"}, "priority": "low", "n": 2}
-    mine, plain = client.wait_all([client.submit(sampler="ddpm", **private), client.submit(sampler="ddpm")])
+    mine, plain = warm.wait_all([warm.submit(sampler="ddpm", **private), warm.submit(sampler="ddpm")])
     assert mine.images[0].sha256 == plain.images[0].sha256
-    text = Image.open(io.BytesIO(client.bytes_of(mine)[1])).text  # type: ignore[attr-defined]  # of PNG files alone
+    text = Image.open(io.BytesIO(warm.bytes_of(mine)[1])).text  # type: ignore[attr-defined]  # of PNG files alone
     assert text["parameters"].startswith("torus\nSteps: 5, Sampler: DDPM, CFG scale: 2, Seed: 5, Image index: 1")
     facts = json.loads(text["adm-serve"])
     assert (facts["class_label"], facts["seed"], facts["image_index"], facts["numerics"]) == (4, 5, 1, mine.numerics)
@@ -135,13 +130,12 @@ def test_png_says_what_determines_it_and_nothing_of_its_caller(start: Start, cli
     assert facts["frames"] is None  # they are of another kind
 
 
-def test_png_tells_solver_grid_and_threshold_and_usage_counts_evaluations(start: Start, client: Client) -> None:
-    start().wait_ready()
+def test_png_tells_solver_grid_and_threshold_and_usage_counts_evaluations(warm: Client) -> None:
     upsample = {"steps": 2, "sampler": "dpmpp_2m", "time_grid": "logsnr", "strength": 1}
     options: dict[str, object] = {"sampler": "heun", "time_grid": "karras", "thresholding": "dynamic"}
-    (job,) = client.wait_all([client.submit(steps=5, upsample=upsample, **options)])
+    (job,) = warm.wait_all([warm.submit(steps=5, upsample=upsample, **options)])
     assert job.usage.steps == 9 + 2
-    text = Image.open(io.BytesIO(client.bytes_of(job)[0])).text  # type: ignore[attr-defined]  # of PNG files alone
+    text = Image.open(io.BytesIO(warm.bytes_of(job)[0])).text  # type: ignore[attr-defined]  # of PNG files alone
     assert text["parameters"].startswith("torus\nSteps: 5, Sampler: Heun, CFG scale: 2,")
     assert text["parameters"].endswith("Schedule type: karras, Thresholding: dynamic")
     facts = json.loads(text["adm-serve"])
@@ -204,39 +198,35 @@ def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1000])
 
 
-@pytest.mark.parametrize(
-    ("field", "value", "told"),
-    [
-        ("model", "elsewhere", "no pipeline 'elsewhere'"),
-        ("class_label", 99, "has no class 99"),
-        ("sampler", "magic", "unknown sampler 'magic'"),
-    ],
-)
-def test_job_that_asks_what_no_worker_offers_fails_and_stops_nobody(
-    start: Start, client: Client, redis: Redis, field: str, value: object, told: str
-) -> None:
+def test_job_that_asks_what_no_worker_offers_fails_and_stops_nobody(start: Start, client: Client, redis: Redis) -> None:
     first = start()
     first.wait_ready()
     first.kill(signal.SIGTERM)
-    bad, good = client.submit(steps=2), client.submit(steps=2)
-    key = f"rq:job:{bad}"  # RQ's own record, as some other program might have written it
-    call = json.loads(zlib.decompress(cast(bytes, redis.hget(key, "data"))))
-    call[3]["request"][field] = value
-    redis.hset(key, "data", zlib.compress(json.dumps(call).encode()))
+    wrong: list[tuple[str, object, str]] = [
+        ("model", "elsewhere", "no pipeline 'elsewhere'"),
+        ("class_label", 99, "has no class 99"),
+        ("sampler", "magic", "unknown sampler 'magic'"),
+    ]
+    job_ids = [client.submit(steps=2) for _ in wrong]
+    for job_id, (field, value, _) in zip(job_ids, wrong, strict=True):
+        key = f"rq:job:{job_id}"  # RQ's own record, as some other program might have written it
+        call = json.loads(zlib.decompress(cast(bytes, redis.hget(key, "data"))))
+        call[3]["request"][field] = value
+        redis.hset(key, "data", zlib.compress(json.dumps(call).encode()))
+    job_ids.append(client.submit(steps=2))
     start().wait_ready()
-    refused, fine = client.wait_all([bad, good])
-    assert refused.status is JobStatus.FAILED
-    assert refused.error is not None
-    assert told in refused.error.detail
+    *refused, fine = client.wait_all(job_ids)
+    for job, (_, _, told) in zip(refused, wrong, strict=True):
+        assert job.status is JobStatus.FAILED
+        assert job.error is not None
+        assert told in job.error.detail
     assert fine.status is JobStatus.COMPLETED
 
 
-def test_worker_announces_what_it_holds_and_what_steps_cost(start: Start, client: Client, redis: Redis) -> None:
-    worker = start()
-    worker.wait_ready()
-    eventually(lambda: bool(client.queue.fleet.read(fresh=True).workers), "the worker is announced")
-    (info,) = client.queue.fleet.read(fresh=True).workers
+def test_worker_announces_what_it_holds_and_what_steps_cost(warm: Client) -> None:
+    eventually(lambda: bool(warm.queue.fleet.read(fresh=True).workers), "the worker is announced")
+    (info,) = warm.queue.fleet.read(fresh=True).workers
     assert info.pipelines == ("demo", "demo-uncond")
     assert set(info.step_ms["demo"]) == {"base", "upsample"}
     assert info.row_shapes[-1] == 8
-    assert client.queue.pipeline("demo").image_size == 16
+    assert warm.queue.pipeline("demo").image_size == 16

@@ -10,6 +10,7 @@ export class Problem extends Error {
   }
 }
 
+const NOT_MODIFIED = 304;
 const UNREACHABLE = { status: 0, title: "Unreachable", detail: "The service cannot be reached" };
 
 /** Answer of a call as JSON; `body` is JSON text. Throws: Problem. */
@@ -22,7 +23,18 @@ export async function upload(file) {
   return send("POST", "/v1/files", file, { "Content-Type": "application/octet-stream" });
 }
 
+/** {answer, etag} of a GET; null while the answer is the one that `etag` names. Throws: Problem. */
+export async function callIfChanged(path, etag) {
+  const { response, text } = await exchange("GET", path, undefined, etag === null ? {} : { "If-None-Match": etag });
+  return response.status === NOT_MODIFIED ? null : { answer: parse(text), etag: response.headers.get("ETag") };
+}
+
 async function send(method, path, body, more) {
+  const { text } = await exchange(method, path, body, more);
+  return parse(text);
+}
+
+async function exchange(method, path, body, more) {
   const headers = { Accept: "application/json", ...more };
   let response;
   let text;
@@ -32,8 +44,8 @@ async function send(method, path, body, more) {
   } catch {
     throw new Problem(UNREACHABLE);
   }
-  if (!response.ok) throw problemOf(response, text);
-  return parse(text);
+  if (!response.ok && response.status !== NOT_MODIFIED) throw problemOf(response, text);
+  return { response, text };
 }
 
 function problemOf(response, text) {

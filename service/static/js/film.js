@@ -48,11 +48,19 @@ export class Film {
   update(frames) {
     const same = (each, at) => each.key === this.#frames[at].key && each.url === this.#frames[at].url;
     if (frames.length === this.#frames.length && frames.every(same)) return;
+    this.#keepPosition(frames);
     this.#frames = frames;
     byId("film").hidden = frames.length < 2;
     this.slider.max = Math.max(0, frames.length - 1);
     this.#lay();
     if (frames.length > 0) this.#go(this.#following ? frames.length - 1 : this.#position, false);
+  }
+
+  /** Stay at the frame that is shown; where that was dropped, as far along as it was. */
+  #keepPosition(frames) {
+    const at = frames.findIndex((each) => each.key === this.#frames[this.#position]?.key);
+    const along = this.#frames.length > 0 ? this.#position / this.#frames.length : 0;
+    this.#position = at >= 0 ? at : Math.floor(along * frames.length);
   }
 
   #go(position, byHand) {
@@ -101,6 +109,8 @@ export class Film {
       if (this.strip.children[i] !== thumb) this.strip.insertBefore(thumb, this.strip.children[i] ?? null);
     });
     while (this.strip.children.length > thumbs.length) this.strip.lastElementChild.remove();
+    const keys = new Set(this.#frames.map((each) => each.key));
+    for (const key of this.#thumbs.keys()) if (!keys.has(key)) this.#thumbs.delete(key);
   }
 
   #thumb(frame, position) {

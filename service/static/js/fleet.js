@@ -1,6 +1,6 @@
 /** Models and workers, asked for again and again. */
 
-import { call } from "./api.js";
+import { call, callIfChanged } from "./api.js";
 import { byId, setText } from "./dom.js";
 
 const ASK_MS = 5000;
@@ -10,6 +10,7 @@ export class Fleet {
   constructor(onModels) {
     this.onModels = onModels;
     this.models = [];
+    this.etag = null; // of the models: all names of classes are in them, and they seldom change
     document.addEventListener("visibilitychange", () => { if (!document.hidden) this.ask(); });
     setInterval(() => { if (!document.hidden) this.ask(); }, ASK_MS);
   }
@@ -20,8 +21,8 @@ export class Fleet {
 
   async ask() {
     try {
-      const [models, workers] = await Promise.all([call("GET", "/v1/models"), call("GET", "/v1/workers")]);
-      this.models = models.data;
+      const [models, workers] = await Promise.all([callIfChanged("/v1/models", this.etag), call("GET", "/v1/workers")]);
+      if (models !== null) Object.assign(this, { models: models.answer.data, etag: models.etag });
       this.#show(workers.data.length === 0 ? "none" : "live", workersText(workers.data));
       this.onModels(this.models);
     } catch (problem) {

@@ -79,14 +79,14 @@ export class Gallery {
       element("span", { className: "tile-name" }), element("span", { className: "tile-seed" }));
   }
 
-  #follow(tile, { job, frames }) {
+  #follow(tile, { job, previews }) {
     const name = title(this.modelOf(job.request.model), job.request);
     const share = Math.floor((job.progress.fraction) * 100);
     const state = job.status === "queued" ? "queued" : job.status === "cancelling" ? "cancelling" : `${share} %`;
     setText(tile.querySelector(".tile-name"), name);
     setText(tile.querySelector(".tile-seed"), state);
     tile.querySelector("button").setAttribute("aria-label", `Show ${name}, ${state}`);
-    const newest = frames.get(0)?.at(-1);
+    const newest = previews.of(0).at(-1);
     const picture = tile.querySelector("img");
     if (newest !== undefined && picture.src !== newest.url) Object.assign(picture, { src: newest.url, hidden: false });
   }

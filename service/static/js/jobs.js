@@ -2,13 +2,14 @@
 
 import { call, parse, write } from "./api.js";
 import { followEvents } from "./events.js";
+import { Previews } from "./previews.js";
 
 const MAX_STREAMS = 4; // browsers open six connections to a host over HTTP/1.1, and images and calls need some
 const QUEUE_POLL_MS = 2000; // a place in the queue is no event
-const MAX_FILMS = 20; // jobs whose previews are kept: a large one has tens of megabytes
+const QUEUE_PAGE = 100; // jobs of one answer; the service gives no more
+const MAX_PREVIEW_BYTES = 64 * 2 ** 20; // of all jobs together; the oldest lose theirs first
 const SILENT_SECONDS = 10; // without news of a running job that are worth a word
 const SLOW_STEPS = 3; // ... unless its steps are so slow that this many take longer
-const STAGES = ["base", "upsample"]; // in the order in which an image passes through them
 const ACTIVE = new Set(["queued", "in_progress", "cancelling"]);
 
 export const isActive = (job) => ACTIVE.has(job.status);
@@ -24,7 +25,7 @@ export async function finished(request) {
 class Entry {
   constructor(job) {
     this.job = job;
-    this.frames = new Map(); // image index -> [{stage, step, steps, url}], in order
+    this.previews = new Previews();
     this.place = { lastId: null };
     this.connected = true;
     this.begin();
@@ -44,18 +45,6 @@ class Entry {
     this.heardAt = now;
     this.pace ??= { at: now, fraction };
     this.job.progress = { stage, step, steps, fraction };
-  }
-
-  addFrame({ index, stage, step, steps, png }) {
-    const frames = this.frames.get(index) ?? [];
-    this.frames.set(index, frames);
-    const frame = { stage, step, steps, url: `data:image/png;base64,${png}` };
-    const order = (each) => STAGES.indexOf(each.stage) * 10_000 + each.step;
-    let place = frames.length;
-    while (place > 0 && order(frames[place - 1]) > order(frame)) place -= 1;
-    // a retried job takes its steps again, and they look the same
-    const known = place > 0 && order(frames[place - 1]) === order(frame);
-    frames.splice(known ? place - 1 : place, known ? 1 : 0, frame);
   }
 
   /** Seconds since anything was heard of the running job; 0 while that is nothing unusual. */
@@ -80,6 +69,8 @@ export class Jobs extends EventTarget {
   #streams = new Map(); // id -> AbortController
   #waiting = []; // ids that have no stream yet
   #next = null;
+  #queue = null; // {after, below}: where the list of queued jobs is read on; null: from its newest
+  #asking = false;
 
   constructor() {
     super();
@@ -135,10 +126,8 @@ export class Jobs extends EventTarget {
 
   #put(job) {
     const entry = this.#entries.get(job.id);
-    if (entry === undefined) {
-      this.#entries.set(job.id, new Entry(job));
-      for (const old of this.all.slice(MAX_FILMS)) old.frames.clear();
-    } else if (isActive(entry.job) || !isActive(job)) entry.job = job; // an answer that the last event overtook is old
+    if (entry === undefined) this.#entries.set(job.id, new Entry(job));
+    else if (isActive(entry.job) || !isActive(job)) entry.job = job; // an answer that the last event overtook is old
     this.#changed(job.id, "job");
   }
 
@@ -184,11 +173,21 @@ export class Jobs extends EventTarget {
       Object.assign(job, { status: "in_progress", attempt: told.attempt, queue: null, started_at: Date.now() / 1000 });
       entry.begin();
     } else if (kind === "progress") entry.advance(told);
-    else if (kind === "preview") entry.addFrame(told);
+    else if (kind === "preview") this.#keepPreview(entry, told);
     else if (kind === "image") {
       job.images = [...job.images.filter((each) => each.index !== told.index), told].sort((a, b) => a.index - b.index);
     }
     return this.#changed(job.id, kind);
+  }
+
+  #keepPreview(entry, told) {
+    entry.previews.add(told);
+    const bytes = () => [...this.#entries.values()].reduce((sum, each) => sum + each.previews.bytes, 0);
+    if (bytes() <= MAX_PREVIEW_BYTES) return;
+    for (const old of this.all.reverse()) {
+      if (bytes() <= MAX_PREVIEW_BYTES) return;
+      if (old !== entry) old.previews.clear();
+    }
   }
 
   #forget(id) {
@@ -208,9 +207,31 @@ export class Jobs extends EventTarget {
     }
   }
 
-  #askQueued() {
-    if (document.hidden) return;
-    for (const { job } of this.#entries.values()) if (job.status === "queued") this.#ask(job.id);
+  /** Ask for the places of all that wait: one call each time, which in a long queue reads on where the last one ended. */
+  async #askQueued() {
+    const waiting = [...this.#entries.values()].map(({ job }) => job).filter((job) => job.status === "queued");
+    if (document.hidden || this.#asking || waiting.length === 0) return;
+    this.#asking = true;
+    try {
+      const { after, below } = this.#queue ?? { after: "", below: Infinity };
+      const page = await call("GET", `/v1/jobs?status=queued&limit=${QUEUE_PAGE}${after}`);
+      const end = page.has_more ? page.data.at(-1).created_at : -Infinity;
+      const found = new Map(page.data.map((job) => [job.id, job]));
+      for (const { id, created_at: at } of waiting) {
+        if (found.has(id)) this.#putQueued(found.get(id));
+        else if (at < below && at > end) this.#ask(id); // it waits no longer
+      }
+      const older = page.has_more && waiting.some((job) => job.created_at < end);
+      this.#queue = older ? { after: `&after=${encodeURIComponent(page.next)}`, below: end } : null;
+    } catch {
+      this.#queue = null; // it passes: the next round asks again
+    } finally {
+      this.#asking = false;
+    }
+  }
+
+  #putQueued(job) {
+    if (this.#entries.get(job.id)?.job.status === "queued") this.#put(job); // else an event has overtaken the answer
   }
 
   #changed(id, kind) {

@@ -97,7 +97,7 @@ export class Stage {
 
   #frames(entry) {
     const frames = this.#source(entry.job.request);
-    const steps = (entry.frames.get(this.#index) ?? []).map((each, at, all) => ({
+    const steps = entry.previews.of(this.#index).map((each, at, all) => ({
       key: `${each.stage}/${each.step}`,
       url: each.url,
       mark: String(each.step),
@@ -225,7 +225,7 @@ export class Stage {
     }
   }
 
-  #siblingImages({ job, frames }) {
+  #siblingImages({ job, previews }) {
     const n = Math.max(numImages(job.request), job.request.kind === "score" ? job.request.images.length : 0);
     const alone = n === 1 || job.request.kind === "interpolate"; // a morph's frames are its film
     byId("siblings-area").hidden = alone;
@@ -241,7 +241,7 @@ export class Stage {
     this.#siblings.forEach((button, index) => {
       button.setAttribute("aria-pressed", String(index === this.#index));
       const own = job.request.kind === "score" ? `/v1/files/${job.request.images[index]}/content` : undefined;
-      const url = own ?? job.images.find((each) => each.index === index)?.url ?? frames.get(index)?.at(-1)?.url;
+      const url = own ?? job.images.find((each) => each.index === index)?.url ?? previews.of(index).at(-1)?.url;
       const picture = button.firstElementChild;
       if (url !== undefined && picture.getAttribute("src") !== url) Object.assign(picture, { src: url, hidden: false });
     });

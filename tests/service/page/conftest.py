@@ -1,6 +1,5 @@
 """Chromium, a page that may complain of nothing, and a painter."""
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,7 +64,6 @@ def page(browser: Browser, address: str, errors: list[str]) -> Iterator[Page]:
 def painter(redis_server: RedisServer, redis: Redis, service_settings: Settings) -> Iterator[Painter]:
     own = redis_server.client()
     painter = Painter(own, service_settings)
-    time.sleep(0.6)  # the service looks at the fleet no oftener than twice a second
     yield painter
     painter.inbox.close()
     own.close()

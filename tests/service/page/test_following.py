@@ -16,6 +16,8 @@ from tests.service.page.painter import Painter, films, generate, open_page
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
+ASK_MS = 5000  # between two looks of the page at models and workers
+
 
 def test_previews_appear_in_order_and_can_be_scrubbed(page: Page, painter: Painter) -> None:
     open_page(page)
@@ -169,14 +171,16 @@ def test_pipeline_without_a_worker_is_said_and_noticed_when_one_comes(
     page: Page, painter: Painter, redis: Redis
 ) -> None:
     painter.inbox.close()
-    time.sleep(0.6)
+    page.clock.install()
     open_page(page)
     expect(page.locator("#held")).to_contain_text("No worker holds this pipeline")
     expect(page.locator("#fleet")).to_have_text("No worker is running")
     redis.flushall()
+    page.clock.run_for(ASK_MS)
     expect(page.locator("#waiting")).to_be_visible()
     painter.inbox.open()
     painter.beat()
+    page.clock.run_for(ASK_MS)
     expect(page.locator("#held")).to_have_text("Held by cpu-0")
     expect(page.locator("#generate")).to_be_visible()
 

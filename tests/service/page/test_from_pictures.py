@@ -1,7 +1,5 @@
 """The panel that starts from pictures: uploads, and what is made of them."""
 
-import time
-
 import pytest
 from playwright.sync_api import (
     FilePayload,
@@ -126,7 +124,6 @@ def test_file_that_is_no_picture_is_refused_in_words(page: Page, painter: Painte
 
 def test_model_that_only_generates_offers_nothing_from_pictures(page: Page, painter: Painter, redis: Redis) -> None:
     redis.hset(keys.PIPELINES, "demo-uncond", DEMO_UNCOND.model_copy(update={"kinds": ("generate",)}).model_dump_json())
-    time.sleep(0.6)
     open_page(page)
     expect(page.locator("#from-picture")).to_be_visible()
     page.get_by_label("Model").select_option("demo-uncond")

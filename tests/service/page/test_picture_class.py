@@ -1,6 +1,5 @@
 """The class that jobs from pictures run under, and the steps that they are said to take."""
 
-import time
 from collections.abc import Sequence
 
 import pytest
@@ -28,7 +27,6 @@ TORUS = [
 
 def announce(redis: Redis, pipeline: PipelineInfo) -> None:
     redis.hset(keys.PIPELINES, pipeline.id, pipeline.model_dump_json())
-    time.sleep(0.6)
 
 
 def score(painter: Painter, scores: Sequence[dict[str, object]] = TORUS) -> None:

@@ -1,0 +1,55 @@
+"""Calls of the object store, in threads of their own: a slow store delays nothing that does without it."""
+
+import asyncio
+from collections.abc import Callable
+from typing import TypeVar
+
+from anyio import CapacityLimiter, to_thread
+
+from jobs.errors import ErrorKind, RefusedError
+from service.problems import RETRY_AFTER_SECONDS
+
+T = TypeVar("T")
+
+MAX_WAITING = 128  # calls that wait for a thread; what a page asks for at once is a third of it
+PATIENCE_SECONDS = 5.0  # longest wait for a thread; clients give up soon after
+
+
+class StoreCalls:
+    """Runs calls of the store; for one event loop."""
+
+    def __init__(
+        self, threads: int, max_waiting: int = MAX_WAITING, patience_seconds: float = PATIENCE_SECONDS
+    ) -> None:
+        self._max_waiting, self._patience_seconds = max_waiting, patience_seconds
+        self._turns = asyncio.Semaphore(threads)
+        self._threads = CapacityLimiter(threads)
+        self._waiting = 0
+
+    async def run(self, call: Callable[[], T]) -> T:
+        """Run a call in a thread, and return what it returns.
+
+        Raises: RefusedError when too many calls wait already, or no thread is free in time; the call was not made then.
+        """
+        if self._waiting >= self._max_waiting:
+            raise busy()
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(self._patience_seconds):
+                await self._turns.acquire()
+        except TimeoutError as error:
+            raise busy() from error
+        finally:
+            self._waiting -= 1
+        try:
+            return await to_thread.run_sync(call, limiter=self._threads)
+        finally:
+            self._turns.release()
+
+
+def busy() -> RefusedError:
+    return RefusedError(
+        ErrorKind.UNAVAILABLE,
+        "the image store is slow and too many calls wait for it",
+        retry_after_seconds=RETRY_AFTER_SECONDS,
+    )

@@ -1,0 +1,69 @@
+"""An image store that does not answer: a FIFO in place of an image, whose readers wait until somebody writes."""
+
+import asyncio
+import os
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from itertools import islice
+from pathlib import Path
+from threading import Event
+
+import httpx2
+import pytest
+
+from jobs.errors import ErrorKind, RefusedError
+from jobs.settings import Settings
+from service.store_calls import StoreCalls
+from tests.service.conftest import ToyWorker, body, running_service
+from tests.service.test_jobs import is_problem
+
+DOWNLOADS = 12
+STORE_THREADS = 4
+WITHOUT_STORE = ("/readyz", "/healthz", "/livez", "/metrics", "/", "/static/js/api.js", "/v1/jobs", "/v1/models")
+
+
+@pytest.mark.slow
+def test_downloads_that_wait_for_the_store_delay_nothing_else(service_settings: Settings, worker: ToyWorker) -> None:
+    with (
+        running_service(service_settings, ADM_STORE_THREADS=str(STORE_THREADS)) as (address, _, _),
+        httpx2.Client(base_url=address, timeout=20) as client,
+        ThreadPoolExecutor(DOWNLOADS) as pool,
+    ):
+        job = client.post("/v1/jobs", json=body(), headers={"Prefer": "wait=10"}).json()
+        (image,) = worker.images.images(job["id"])
+        path = Path(service_settings.store_address) / image.key
+        path.unlink()
+        os.mkfifo(path)
+        url = f"{address}{job['images'][0]['url']}"
+        downloads = [pool.submit(httpx2.get, url, timeout=60) for _ in range(DOWNLOADS)]
+        try:
+            refused = [each.result() for each in islice(as_completed(downloads), DOWNLOADS - STORE_THREADS)]
+            # all threads of the store wait in it now
+            answers = {each: client.get(each).status_code for each in WITHOUT_STORE}
+        finally:
+            writer = os.open(path, os.O_RDWR)  # the end of the silence
+            statuses = [each.result().status_code for each in downloads]
+            os.close(writer)
+        assert answers == dict.fromkeys(WITHOUT_STORE, 200)
+        assert statuses.count(200) == STORE_THREADS
+        assert all(is_problem(each, 503) and int(each.headers["Retry-After"]) > 0 for each in refused)
+
+
+def test_call_of_the_store_is_refused_when_too_many_wait_and_when_none_ends_in_time() -> None:
+    async def scenario() -> list[str]:
+        calls, released = StoreCalls(threads=1, max_waiting=1, patience_seconds=0.2), Event()
+        first = asyncio.create_task(calls.run(lambda: released.wait(30)))
+        await asyncio.sleep(0)
+        waiting = asyncio.create_task(calls.run(lambda: True))
+        await asyncio.sleep(0)
+        said = []
+        for refused in (calls.run(lambda: True), waiting):
+            with pytest.raises(RefusedError) as caught:
+                await refused
+            assert caught.value.kind is ErrorKind.UNAVAILABLE
+            said.append(str(caught.value))
+        released.set()
+        assert await first
+        assert await calls.run(lambda: "goes on") == "goes on"
+        return said
+
+    assert asyncio.run(scenario()) == ["the image store is slow and too many calls wait for it"] * 2
