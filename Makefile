@@ -8,6 +8,7 @@
 #   make chaos    hurt everything for minutes, and lose nothing; CHAOS_SEED, CHAOS_JOBS, CHAOS_SECONDS
 #   make bench    ratios against the official way, a job at a time and the bare engine; into bench/results
 #   make test-gpu, make bench-gpu    tests and times of this machine's GPU, with GPU_PYTHON and the torch it has
+#   make gpu-day  both, and the neighbours' comparison, in ten minutes; OUT=folder of the results
 #   make golden   the reference cases under GOLDEN=tests/golden
 #   make judge    measure the demo stack and write weights/demo/judge.json
 #   make lock     resolve the dependencies anew into requirements.lock
@@ -20,7 +21,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 KERNELS := .venv/.kernels
 
-.PHONY: up demo test test-fast coverage check chaos bench test-gpu bench-gpu golden judge install browser lock clean
+.PHONY: up demo test test-fast coverage check chaos bench test-gpu bench-gpu gpu-day golden judge install browser lock clean
 
 up: install
 	$(BIN)/adm up
@@ -60,6 +61,10 @@ bench: install
 # and pytest's plugins, whose settings a strict configuration would not know, need not be there.
 test-gpu:
 	TEST_DEVICE=cuda $(GPU_PYTHON) -m pytest -W default -o addopts="--import-mode=importlib --strict-markers" --confcutdir=tests/device tests/device
+
+# All of it, and the neighbours' comparison, in ten minutes; OUT is the folder that it leaves its results in.
+gpu-day:
+	$(GPU_PYTHON) -m bench.gpu_day $${OUT:-runs/gpu-day}
 
 bench-gpu:
 	$(GPU_PYTHON) -m bench.device

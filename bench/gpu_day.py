@@ -50,23 +50,24 @@ class Part:
 
 def parts(device: str, folder: Path, seconds: float) -> list[Part]:
     """What is run on a device; seconds is the time of all parts together."""
-    pytest = ("pytest", "-q", "-W", "default", "--confcutdir=tests/device", "tests/device")
-    tests = Part("tests", pytest, 0.35 * seconds, {"TEST_DEVICE": device})
+    options = "addopts=--import-mode=importlib --strict-markers"  # plugins need not be there
+    pytest = ("pytest", "-q", "-W", "default", "-o", options, "--confcutdir=tests/device", "tests/device")
+    tests = Part("tests", pytest, 0.3 * seconds, {"TEST_DEVICE": device})
     compared = [
         Part(
             f"neighbours-{precision}",
             (
                 "bench.neighbours",
                 *("--device", device, "--precision", precision, "--max-rows", "32"),
-                *("--seconds", str(0.07 * seconds)),
+                *("--seconds", str(0.05 * seconds)),
             ),
-            0.1 * seconds,
+            0.12 * seconds,
         )
         for precision in ("fp32", "bf16", "fp16")
     ]
     stages = ("256x256_diffusion", "64x64_diffusion") if device != "cpu" else ()
     measured = ("bench.device", "--device", device, "--rows", "1", "32", "--out", str(folder / "device.json"))
-    return [tests, *compared, Part("bench", (*measured, "--stages", *stages), 0.35 * seconds)]
+    return [tests, *compared, Part("bench", (*measured, "--stages", *stages), 0.34 * seconds)]
 
 
 def main() -> None:

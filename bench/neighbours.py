@@ -134,7 +134,7 @@ def main() -> None:
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--compile", type=Path, metavar="FOLDER", help="compile, keeping the networks in this folder")
     parser.add_argument("--count", type=int, default=2000)
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after so long")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="compare for so long at most")
     parser.add_argument("--steps", type=int, default=4, help="of the base stage at most")
     parser.add_argument("--max-rows", type=int, default=16)
     parser.add_argument("--threads", type=int, default=2)
@@ -145,7 +145,7 @@ def main() -> None:
     alone = build(asked, 1) if asked.compile is None else among  # compiling takes minutes: then both are the same
     stack = load_stack(asked.stack)
     requests = Requests([Pipeline(spec, stack) for spec in stack.pipelines.values()], asked.seed, asked.steps)
-    counted = compare(alone, among, asked.max_rows, requests, asked.count, started + asked.seconds)
+    counted = compare(alone, among, asked.max_rows, requests, asked.count, time.monotonic() + asked.seconds)
     figures = {
         "stack": asked.stack.name,
         "precision": asked.precision,
