@@ -71,7 +71,7 @@ def run(settings: Settings) -> None:
     device = choose_device(settings.device)
     use_host(settings)
     name = settings.name_of_worker(f"{device.type}-{device.index or 0}")
-    store = ImageStore(settings.store_address)
+    store = ImageStore(settings.store_address, settings.store_timeout_seconds)
     with hold_name(settings.run_dir, name) as lock:
         log.info("loading", worker=name, device=str(device), pipelines=list(settings.pipelines))
         held = load(settings, device, name)
