@@ -113,7 +113,7 @@ class ObjectStore:
 
 
 def bucket(address: str, timeout_seconds: float) -> S3Store:
-    """An S3 bucket whose requests end within a time: no retry begins after half of it, and none takes longer than half."""
+    """An S3 bucket whose requests end in time: no retry begins after half of it, and none takes more than half."""
     half = timedelta(seconds=timeout_seconds / 2)
     client: ClientConfig = {"timeout": half, "connect_timeout": half}
     for name in CLIENT_VARIABLES:
