@@ -56,7 +56,7 @@ class ObjectStore:
         try:
             # In one request: in parts, each part would have the timeout of a call.
             obstore.put(self._store, key, data, use_multipart=False)
-        except BaseError as error:
+        except (BaseError, FileNotFoundError) as error:  # the latter where there is no such bucket
             raise UnavailableError(f"the image store did not take an image: {type(error).__name__}") from error
 
     def get(self, key: str) -> bytes:
@@ -93,7 +93,7 @@ class ObjectStore:
             for chunk in obstore.list(self._store, prefix):
                 for each in chunk:
                     yield StoredObject(each["path"], each["last_modified"])
-        except BaseError as error:
+        except (BaseError, FileNotFoundError) as error:
             raise UnavailableError(f"the image store cannot be listed: {type(error).__name__}") from error
 
     def remove_unfinished(self, before: datetime) -> int:

@@ -35,6 +35,7 @@ log = structlog.get_logger("worker.loop")
 IDLE_WAIT_SECONDS = 1.0  # for a job, where there is none
 LOOK_SECONDS = 0.25  # at whether to stop, while there is no job
 OUTCOME_WAIT_SECONDS = 0.02  # for other threads, where the engine has nothing to do
+JOIN_SECONDS = 0.005  # for the answer to a look for jobs, so that they join the step to come; then it is taken without
 LAST_WRITES_SECONDS = 5.0  # to the store, when the drain time is up: some seconds later a supervisor kills
 LINGER_SECONDS = 0.005  # while the device is at work: whether it is through sooner than expected
 QUEUE_DEPTH = 2  # images taken, in batches: so that both stages find full batches
@@ -89,7 +90,8 @@ class Worker:
     def _take_turn(self, *, accept: bool) -> None:
         self._renewing.hear()
         self._heartbeat_if_due()
-        self._read_inbox(accept=accept)
+        if self._read_inbox(accept=accept) and self._engine.busy:
+            self._await_newcomers()
         report = self._engine.turn()
         self._next_step_at = time.monotonic() + patience(self._engine.seconds_ahead, self._engine.host_seconds)
         if report is not None:
@@ -122,9 +124,15 @@ class Worker:
             self._renewing.hear()
             self._errands.settle(OUTCOME_WAIT_SECONDS)
 
-    def _read_inbox(self, *, accept: bool) -> None:
+    def _await_newcomers(self) -> None:
+        until = time.monotonic() + JOIN_SECONDS
+        while self._queue.is_polling and (left := until - time.monotonic()) > 0:
+            self._errands.settle(left)
+
+    def _read_inbox(self, *, accept: bool) -> bool:
+        """Look for jobs and cancellations; False where the last look is not over, for Redis is slow."""
         if self._queue.is_polling:
-            return
+            return False
         is_idle = not self._holds_jobs
         takes = accept and self._runs.may_take_more
         self._queue.poll(
@@ -134,6 +142,7 @@ class Worker:
             wait_seconds=IDLE_WAIT_SECONDS if is_idle else 0.0,  # the store away or not: no spinning
             then=self._obey,
         )
+        return True
 
     def _obey(self, command: Submit | Cancel) -> None:
         match command:
