@@ -160,7 +160,7 @@ def test_steps_go_on_while_a_checkpoint_is_written_and_it_is_named_only_when_it_
 
 def hang(redis: Redis, folder: Path) -> Callable[[], None]:
     """Let Redis take connections and answer nothing; returns what ends that."""
-    pid = int(redis.info("server")["process_id"])  # type: ignore[index] # typed as if it could be awaited
+    pid = int(redis.info("server")["process_id"])
     os.kill(pid, signal.SIGSTOP)
     return lambda: os.kill(pid, signal.SIGCONT)
 
