@@ -1,5 +1,6 @@
 import json
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from jobs.errors import UnavailableError
 from jobs.job import JobStatus
 from jobs.settings import Settings
 from tests.conftest import RedisServer
+from tests.engine.test_compiling import needs_compiler
 from tests.jobs.samples import DEMO
 from tests.worker.programs import Client, Start, eventually
 from worker import main
@@ -38,13 +40,15 @@ def test_first_line_of_a_worker_says_what_it_loads(start: Start) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("compiled", ["no", "yes"])
+@pytest.mark.parametrize("compiled", ["no", pytest.param("yes", marks=needs_compiler)])
 def test_worker_that_is_stopped_while_it_loads_ends_at_once_and_well(start: Start, compiled: str) -> None:
     worker = start(ADM_COMPILE=compiled)
     eventually(
         lambda: '"compiling"' in worker.output if compiled == "yes" else '"loading"' in worker.output, "it loads"
     )
+    told_at = time.monotonic()
     assert worker.kill(signal.SIGTERM) == 0
+    assert time.monotonic() - told_at < 20, "where a drain has 25 seconds"
     assert '"ready"' not in worker.output
     assert "Traceback" not in worker.output
     assert json.loads(worker.output.splitlines()[-1])["event"] == "stopped"
