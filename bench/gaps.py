@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -243,14 +244,18 @@ def measure(folder: Path, max_rows: int) -> dict[str, Any]:
     server = RedisServer(folder)
     server.start()
     try:
-        bench = Bench(folder, server, max_rows)
-        return {
-            "alone": bench.alone(),
-            "sixteen pictures of 49 megapixels": bench.pictures(),
-            "checkpoints of 64 MiB to a store that takes 5 s": bench.checkpoints(),
-            "Redis hangs for 20 s": bench.redis_away(hangs=True),
-            "Redis refuses connections for 20 s": bench.redis_away(hangs=False),
+        bench, found = Bench(folder, server, max_rows), dict[str, Any]()
+        scenes: dict[str, Callable[[], dict[str, Any]]] = {
+            "alone": bench.alone,
+            "sixteen pictures of 49 megapixels": bench.pictures,
+            "checkpoints of 64 MiB to a store that takes 5 s": bench.checkpoints,
+            "Redis hangs for 20 s": partial(bench.redis_away, hangs=True),
+            "Redis refuses connections for 20 s": partial(bench.redis_away, hangs=False),
         }
+        for name, measured in scenes.items():
+            found[name] = measured()
+            print(json.dumps({name: found[name]}), flush=True)
+        return found
     finally:
         server.stop()
 
@@ -265,7 +270,6 @@ def main() -> None:
         redirect_stderr(log),
     ):
         found = measure(Path(folder), rows)
-    print(json.dumps(found, indent=1))
     (ROOT / "results" / "gaps.json").write_text(json.dumps(machine() | {"rows": rows, "found": found}, indent=1) + "\n")
 
 

@@ -35,4 +35,4 @@ class Errands:
 
 
 def nothing(result: object) -> None:
-    """What follows a call whose result nobody needs."""
+    """Do nothing with a result that nobody needs."""

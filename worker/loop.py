@@ -24,7 +24,7 @@ from worker.inbox import Cancel, Inbox, Submit
 from worker.job_run import JobRun
 from worker.pacing import patience
 from worker.queue_thread import QueueThread
-from worker.renewing import Renewing, end_process
+from worker.renewing import HUNG_STATUS, Renewing, end_process
 from worker.runs import Runs
 from worker.stopping import Stopping
 from worker.storing import UnstorableError
@@ -109,6 +109,7 @@ class Worker:
         while (
             self._engine.seconds_ahead and not stopping.is_set() and (left := self._next_step_at - time.monotonic()) > 0
         ):
+            self._renewing.hear()
             self._errands.settle(min(left, LINGER_SECONDS))
 
     def _give_back_all(self) -> None:
@@ -236,5 +237,5 @@ class Worker:
     def _hangs(self, silent_seconds: float) -> None:
         """End the process, on another thread: no step can be interrupted, and its jobs are to have another worker."""
         stage, rows = self._engine.launched
-        log.critical("step_hangs", stage=stage, rows=rows, silent_seconds=round(silent_seconds), status=70)
+        log.critical("step_hangs", stage=stage, rows=rows, silent_seconds=round(silent_seconds), status=HUNG_STATUS)
         end_process()

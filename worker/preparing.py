@@ -1,4 +1,4 @@
-"""What a job needs from the store before its images enter the engine: its pictures and its checkpoint."""
+"""Fetching what a job starts from before its images enter the engine: its pictures and its checkpoint."""
 
 import io
 from collections.abc import Callable, Mapping

@@ -82,7 +82,7 @@ class Runs:
         self._queue.write(call, partial(self._ended, run))
 
     def put_back(self, claim: Claim, error: Exception) -> None:
-        """No fault of the job's: it starts over, at no cost to it, when the store or memory is back, or elsewhere."""
+        """Give a job back at no cost to it; the store or the device's memory is at fault, and the job starts over."""
         what = "out_of_memory" if isinstance(error, torch.OutOfMemoryError) else "store_away"
         log.error(what, job_id=claim.job_id, error=str(error))
         self._takes_nothing_until = time.monotonic() + PAUSE_SECONDS
@@ -91,7 +91,7 @@ class Runs:
         self.give_back(claim)
 
     def blame(self, job_id: str, error: Exception, detail: str) -> None:
-        """What could not be computed goes back where memory ran out; else it fails, or is tried once more."""
+        """Give a job that failed in the engine back where memory ran out; else fail it, or spend one of its retries."""
         run = self._runs[job_id]
         if isinstance(error, torch.OutOfMemoryError):
             self.put_back(run.claim, error)

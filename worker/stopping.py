@@ -40,7 +40,7 @@ class Stopping:
     def interrupting(self) -> Iterator[None]:
         """Let the first signal end the block where it stands, which may take minutes and leaves nothing undone.
 
-        Raises: InterruptedStartError, at the block's end where the signal came as nobody could be told.
+        Raises: InterruptedStartError; at the block's end, if the signal came where Python swallows exceptions.
         """
         self._interrupts = True
         try:
