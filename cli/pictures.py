@@ -176,7 +176,7 @@ def read_pixels(path: Path, size: int) -> "Tensor":
     from jobs.settings import Settings
 
     try:
-        picture = normalise(path.read_bytes(), Settings.load().max_upload_pixels)
+        picture = normalise(path.read_bytes(), Settings.load().max_upload_pixels, size)
     except InvalidRequestError as error:
         raise ValueError(f"{path.name}: {error.errors[0].detail}") from error
     with Image.open(io.BytesIO(picture.png)) as image:

@@ -41,6 +41,7 @@ class Engine:
         self.stages, self.max_rows = stages, max_rows
         self.depth = depth or (2 if any(works_by_itself(stage.device) for stage in stages.values()) else 1)
         self.host_seconds = 0.0  # that it took to begin the last step
+        self.launched = ("none", 0)  # stage and rows of the last step, for a thread that watches a device that hangs
         self._begun: deque[Begun] = deque()  # and not told of, the oldest first
         self.costs = StepCosts({key: stage.network_shapes for key, stage in stages.items()})
         self.scheduler: Scheduler[tuple[str, int]] = Scheduler(self.costs, max_rows)
@@ -130,6 +131,7 @@ class Engine:
         if choice is None:
             return False
         batch, stage = [self._live[key] for key in choice.keys], self.stages[choice.stage]
+        self.launched = choice.stage, len(batch)
         expected, shapes = self.costs.seconds(choice.stage, choice.row_shape), stage.row_shapes
         failed: dict[str, Exception] = {}
         lap = lap_on(stage.device)

@@ -16,13 +16,15 @@ from redis.client import Redis
 
 from jobs import keys
 from jobs.errors import ErrorKind, RefusedError
-from jobs.pictures import normalise
+from jobs.fleet import FleetReader
+from jobs.pictures import MAX_SIDE_PX, is_reduced, normalise
 from jobs.rubbish import answers
 from jobs.settings import Settings
 from jobs.store import ObjectStore
 
 ROOT = "files"
 KEY_PARTS = 3  # folder, file, upload
+LEAST_SHORT_SIDE_PX = 512  # what the largest published model makes, for pipelines that no worker has announced yet
 
 
 class FileInfo(BaseModel):
@@ -33,7 +35,7 @@ class FileInfo(BaseModel):
     id: str = Field(description="the same for the same bytes")
     object: Literal["file"] = "file"
     sha256: str = Field(description="of the bytes as they were uploaded")
-    width: int = Field(description="of the picture, upright")
+    width: int = Field(description="of the picture as it was uploaded, upright; what is kept of it may be smaller")
     height: int
     bytes: int = Field(description="as uploaded")
     expires_at: float = Field(description="Unix seconds; another upload, or a job that uses it, puts it off")
@@ -51,6 +53,11 @@ class FileRecord(BaseModel):
     bytes: int
     key: str = Field(description="of the PNG in the store")
     png_sha256: str
+    short_side_px: int = Field(default=MAX_SIDE_PX, description="for which it was reduced; width and height are not")
+
+    def suffices(self, short_side_px: int) -> bool:
+        """Whether what is kept is as good as the whole for a pipeline that makes so much of the short side."""
+        return self.short_side_px >= short_side_px or not is_reduced(self.width, self.height, self.short_side_px)
 
     def info(self, expires_at: float) -> FileInfo:
         return FileInfo(**self.model_dump(include=set(FileInfo.model_fields)), expires_at=expires_at)
@@ -66,18 +73,22 @@ class FileStore:
 
     def __init__(self, redis: Redis, settings: Settings, objects: ObjectStore) -> None:
         self._redis, self._settings, self._objects = redis, settings, objects
+        self._fleet = FleetReader(redis)
 
     def put(self, data: bytes) -> FileInfo:
-        """Keep a picture for as long as jobs are kept. Not for two threads at once: see `jobs.pictures.normalise`.
+        """Keep a picture for as long as jobs are kept, no larger than pipelines can use.
 
+        A pipeline that came later and takes more than any before gets the better of it once it is uploaded again.
+        Not for two threads at once: see `jobs.pictures.normalise`.
         Raises: InvalidRequestError for what is no picture, or too large.
         """
         sha256 = hashlib.sha256(data).hexdigest()
         file_id = f"file-{sha256[:32]}"
-        seconds = self._settings.retention_seconds
-        if (present := self.hold([file_id], seconds)[0]) is not None and self._objects.has(present.key):
+        seconds, short_side_px = self._settings.retention_seconds, self._short_side_px()
+        present = self.hold([file_id], seconds)[0]
+        if present is not None and present.suffices(short_side_px) and self._objects.has(present.key):
             return self.get(file_id).info
-        picture = normalise(data, self._settings.max_upload_pixels)
+        picture = normalise(data, self._settings.max_upload_pixels, short_side_px)
         record = FileRecord(
             id=file_id,
             sha256=sha256,
@@ -86,6 +97,7 @@ class FileStore:
             bytes=len(data),
             key=f"{ROOT}/{file_id}/{uuid4().hex}.png",
             png_sha256=hashlib.sha256(picture.png).hexdigest(),
+            short_side_px=short_side_px,
         )
         self._objects.put(record.key, picture.png)
         self._redis.set(keys.file(file_id), record.model_dump_json(), ex=seconds)
@@ -131,6 +143,11 @@ class FileStore:
         strays = [each.key for each in ours if each.last_modified < old and not self._is_recorded(each.key)]
         self._objects.delete(strays)
         return len(strays)
+
+    def _short_side_px(self) -> int:
+        """What the largest pipeline makes of a picture's short side: the size of its first stage."""
+        sizes = [each.stages[0].image_size for each in self._fleet.read().pipelines.values() if each.stages]
+        return max([LEAST_SHORT_SIDE_PX, *sizes])
 
     def _is_recorded(self, key: str) -> bool:
         (text,) = cast(list[bytes | None], self._redis.mget(keys.file(key.split("/")[1])))  # None for the wrong type

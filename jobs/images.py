@@ -13,6 +13,7 @@ from uuid import uuid4
 
 from jobs.errors import ErrorKind, RefusedError, UnavailableError
 from jobs.job import CheckpointRecord, ImageRecord
+from jobs.settings import STORE_TIMEOUT_SECONDS
 from jobs.store import ObjectStore
 
 ROOT = "jobs"
@@ -34,9 +35,9 @@ class StoredImage:
 class ImageStore:
     """PNG files by job, execution and index. Raises UnavailableError when the store cannot be reached."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, timeout_seconds: float = STORE_TIMEOUT_SECONDS) -> None:
         """Raises: SettingsError for an address that no store can be made of."""
-        self.objects = ObjectStore(address)
+        self.objects = ObjectStore(address, timeout_seconds)
 
     def put(self, job_id: str, execution_id: str, index: int, png: bytes) -> ImageRecord:
         """Store an image; nobody sees it before its record is published."""

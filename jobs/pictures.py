@@ -25,14 +25,17 @@ UPRIGHT = {  # what undoes each value of EXIF's Orientation
 
 
 class Picture(NamedTuple):
+    """A picture as jobs take it, and its upright size before it was reduced."""
+
     png: bytes
     width: int
     height: int
 
 
-def normalise(data: bytes, max_pixels: int) -> Picture:
-    """Decode a PNG, JPEG or WebP file, whatever it claims to be, and encode it anew.
+def normalise(data: bytes, max_pixels: int, short_side_px: int) -> Picture:
+    """Decode a PNG, JPEG or WebP file, whatever it claims to be, reduce it and encode it anew.
 
+    short_side_px is what the largest pipeline makes of a picture's short side; see `reduced`.
     Limits are held against the header before any pixel is decoded. Not for two threads at once: a decoded picture
     may take hundreds of megabytes, and Python's switch for warnings is one for the whole process.
     Raises: InvalidRequestError, at /file, that says what is wrong.
@@ -46,7 +49,7 @@ def normalise(data: bytes, max_pixels: int) -> Picture:
         except Exception as error:  # Pillow's decoders raise whatever they stumble over
             raise wrong(f"cannot be decoded: the {image.format} file is damaged or cut off") from error
     buffer = io.BytesIO()
-    rgb.save(buffer, "PNG", compress_level=FAST)
+    reduced(rgb, short_side_px).save(buffer, "PNG", compress_level=FAST)
     return Picture(buffer.getvalue(), rgb.width, rgb.height)
 
 
@@ -101,6 +104,22 @@ def flattened(image: Image.Image) -> Image.Image:
     white = Image.new("RGB", image.size, "white")
     white.paste(rgba, mask=rgba.getchannel("A"))
     return white
+
+
+def reduced(image: Image.Image, short_side_px: int) -> Image.Image:
+    """An RGB picture, halved by a box filter while its short side is at least twice short_side_px.
+
+    A pipeline that makes no more of the short side begins with the same halvings (`datasets.image_folder.reduce_to`),
+    so that it makes the same pixels of this as of the whole.
+    """
+    while is_reduced(*image.size, short_side_px):
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    return image
+
+
+def is_reduced(width: int, height: int, short_side_px: int) -> bool:
+    """Whether `reduced` makes a picture of this size smaller."""
+    return min(width, height) >= 2 * short_side_px
 
 
 def wrong(detail: str) -> InvalidRequestError:

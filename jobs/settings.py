@@ -18,6 +18,8 @@ from jobs.errors import SettingsError
 
 PREFIX = "ADM_"
 MAX_WORKER_NAME = 64
+STORE_TIMEOUT_SECONDS = 10.0
+STEP_TIMEOUT_SECONDS = 600.0
 MAX_SOCKET_PATH_BYTES = 107  # sun_path of unix(7) is 108 with its closing zero
 
 
@@ -50,6 +52,11 @@ class Settings(BaseSettings):
         default=8,
         ge=1,
         description="calls of the image store that the service makes at once; more wait, and too many are refused",
+    )
+    store_timeout_seconds: float = Field(
+        default=STORE_TIMEOUT_SECONDS,
+        gt=0,
+        description="longest time that one request to a bucket takes, its retries included",
     )
     weights: Path = Field(default=Path("weights"), description="folder that holds one folder of weights a stack")
     pipelines: Annotated[tuple[str, ...], NoDecode] = Field(
@@ -90,6 +97,11 @@ class Settings(BaseSettings):
     )
     drain_seconds: float = Field(
         default=25, ge=0, description="a stopping worker finishes what it can within this time"
+    )
+    step_timeout_seconds: float = Field(
+        default=STEP_TIMEOUT_SECONDS,
+        gt=0,
+        description="a worker whose device is at one step for longer ends with status 70, so that it is started again",
     )
     checkpoint_seconds: float = Field(
         default=60, ge=0, description="device time of a job between two checkpoints, from which others go on; 0: none"

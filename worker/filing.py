@@ -1,11 +1,9 @@
 """Encoding images and storing them on a thread of its own, so that the engine goes on meanwhile."""
 
 import time
-from collections import deque
-from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from torch import Tensor
 
@@ -15,6 +13,7 @@ from jobs.errors import AdmError, UnavailableError
 from jobs.events import Preview
 from jobs.images import ImageStore
 from jobs.job import ImageRecord
+from worker.errands import Errands
 from worker.job_run import JobRun
 from worker.png import describe, encode
 from worker.storing import UnstorableError, put_patiently
@@ -31,71 +30,63 @@ Outcome = Preview | ImageRecord | UnavailableError | UnstorableError | None
 """A preview to be shown, a stored image to be published, why it could not be stored; None for a forgotten job's."""
 
 
-@dataclass(frozen=True)
-class InHand:
-    """One picture that waits for its encoding or the store."""
-
-    run: JobRun
-    outcome: Future[Outcome]
-
-
 class Filing:
     """One worker's; all its methods are for the loop's thread.
 
-    Its own thread reads what never changes (claims, pixels on the host) and whether a job is forgotten; whatever comes
-    of that, Redis and the engine are the loop's.
+    Its own thread reads what never changes (claims, pixels on the host) and whether a job is forgotten. `filed` gets
+    what became of each picture, in the order in which they came, unless its job is forgotten.
     """
 
-    def __init__(self, store: ImageStore, pipelines: Mapping[str, Pipeline], numerics: str) -> None:
+    def __init__(
+        self,
+        store: ImageStore,
+        pipelines: Mapping[str, Pipeline],
+        numerics: str,
+        errands: Errands,
+        filed: Callable[[JobRun, Outcome], None],
+    ) -> None:
         self._store, self._pipelines, self._numerics = store, pipelines, numerics
+        self._errands, self._filed = errands, filed
         self._thread = ThreadPoolExecutor(1, "filing")
-        self._in_hand: deque[InHand] = deque()
+        self._closing = False
+        self._in_hand = 0
 
     @property
     def is_full(self) -> bool:
         """Whether the next image has to wait until others are done."""
-        return len(self._in_hand) >= MOST_IN_HAND
+        return self._in_hand >= MOST_IN_HAND
 
-    def show(self, previews: Mapping[tuple[str, int], Tensor], stage: str, runs: Mapping[str, JobRun]) -> None:
+    def show(self, previews: Mapping[tuple[str, int], tuple[JobRun, Tensor]], stage: str) -> None:
         """Encode what images that took a step of a stage are going to be, where there is time."""
         now = time.monotonic()
-        for (job_id, index), pixels in previews.items():
-            if (run := runs.get(job_id)) is None:
-                continue
-            if len(self._in_hand) < PREVIEWS_UP_TO and run.shows_previews(index, now):
-                self._submit(run, _encode_preview, run, index, stage, run.place(index), pixels)
+        for (_, index), (run, pixels) in previews.items():
+            if self._in_hand < PREVIEWS_UP_TO and run.shows_previews(index, now):
+                self._submit(run, partial(_encode_preview, run, index, stage, run.place(index), pixels))
 
     def store(self, run: JobRun, finished: Finished) -> None:
         """Encode and store an image."""
-        self._submit(run, self._store_image, run, finished.request.index, finished.pixels, time.monotonic())
-
-    def results(self, wait_seconds: float) -> Iterator[tuple[JobRun, Outcome]]:
-        """What became of pictures of jobs that are not forgotten, in the order they came.
-
-        Waits only while something is in hand and nothing is done. Raises: what else went wrong on the thread.
-        """
-        if self._in_hand and wait_seconds > 0:
-            wait([self._in_hand[0].outcome], wait_seconds)
-        while self._in_hand and self._in_hand[0].outcome.done():
-            done = self._in_hand.popleft()
-            outcome = done.outcome.result()
-            if not done.run.forgotten:
-                yield done.run, outcome
+        self._submit(run, partial(self._store_image, run, finished.request.index, finished.pixels, time.monotonic()))
 
     def close(self) -> None:
         """Drop what is in hand; returns when the store has answered a call that it is at."""
-        for each in self._in_hand:
-            each.run.forgotten = True
+        self._closing = True
         self._thread.shutdown(cancel_futures=True)
 
-    def _submit(self, run: JobRun, *call: Any) -> None:
-        self._in_hand.append(InHand(run, self._thread.submit(*call)))
+    def _submit(self, run: JobRun, call: Callable[[], Outcome]) -> None:
+        self._in_hand += 1
+
+        def over(outcome: Outcome) -> None:
+            self._in_hand -= 1
+            if not run.forgotten:
+                self._filed(run, outcome)
+
+        self._errands.start(self._thread, call, over)
 
     def _store_image(self, run: JobRun, index: int, pixels: Tensor, handed_over_at: float) -> Outcome:
         claim = run.claim
 
         def stop_if_forgotten() -> None:
-            if run.forgotten:
+            if run.forgotten or self._closing:
                 raise ForgottenError
 
         try:

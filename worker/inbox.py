@@ -23,7 +23,7 @@ from jobs.server import check_server
 from jobs.settings import Settings
 from jobs.workers import WorkerInfo
 from worker.namesake import Process, keep_name, take_name
-from worker.results import Results
+from worker.results import REPEAT_SECONDS, Results
 from worker.stopping import Stopping
 from worker.taking import Cancel, Claim, Submit, Taker, WouldRun
 
@@ -114,10 +114,9 @@ class Inbox(Results):
         except RedisError as error:
             if not is_away(error):
                 raise
-            # rows in flight need no Redis to go on, so the loop is not held up; one without rows must not spin
             log.warning("redis_away", error=str(error))
-            if not commands:
-                time.sleep(max(0.0, min(1.0, deadline - time.monotonic())))
+            if not commands:  # nobody is held up by this: the engine goes on, and results cannot be written either
+                time.sleep(max(REPEAT_SECONDS, min(1.0, deadline - time.monotonic())))
         return commands
 
     def heartbeat(self, info: WorkerInfo, metrics_text: str) -> list[str]:

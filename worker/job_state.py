@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from pydantic import BaseModel, ValidationError
@@ -55,6 +55,24 @@ class JobState:
                 tensors[f"low_res/{index}"] = image.low_res
         return tensors
 
+    def copied(self) -> "JobState":
+        """The same on the host, in memory of its own, for a thread that reads it while the engine goes on."""
+
+        def copy(values: Tensor) -> Tensor:
+            return values.cpu().clone(memory_format=torch.contiguous_format)
+
+        in_flight = {
+            index: replace(
+                image,
+                x=copy(image.x),
+                memory=copy(image.memory),
+                low_res=None if image.low_res is None else copy(image.low_res),
+            )
+            for index, image in self.in_flight.items()
+        }
+        latents = {index: copy(each) for index, each in self.latents.items()}
+        return replace(self, latents=latents, in_flight=in_flight)
+
     def fits(self, plan: JobPlan) -> bool:
         """Whether what is here and what is in flight are together all that the plan has at this point."""
         here = self.in_flight.keys() | {each.index for each in self.images}
@@ -80,7 +98,7 @@ class Facts(BaseModel):
 
 
 def to_bytes(state: JobState, request: ResolvedRequest, numerics: str) -> bytes:
-    """One safetensors file."""
+    """One safetensors file, of a state that was `copied`: tensors that share their memory are refused."""
     facts = Facts(
         version=VERSION,
         numerics=numerics,
@@ -91,9 +109,7 @@ def to_bytes(state: JobState, request: ResolvedRequest, numerics: str) -> bytes:
         device_seconds=state.device_seconds,
         places={index: (image.stage_index, image.row) for index, image in state.in_flight.items()},
     )
-    # clones: rows of one batch share their memory, which safetensors refuses
-    copies = {name: each.cpu().clone(memory_format=torch.contiguous_format) for name, each in state.tensors().items()}
-    return save(copies, {FACTS: facts.model_dump_json()})
+    return save(state.tensors(), {FACTS: facts.model_dump_json()})
 
 
 def from_bytes(data: bytes, request: ResolvedRequest, numerics: str) -> JobState:

@@ -1,12 +1,10 @@
 """`adm worker`: loads its pipelines, warms up, and serves until it is told to stop."""
 
 import fcntl
-import signal
 import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
-from types import FrameType
 from typing import IO, Literal
 
 import structlog
@@ -41,7 +39,7 @@ from worker.metrics import StepMetrics
 from worker.namesake import Process
 from worker.offers import offer, select
 from worker.png import encoder_versions
-from worker.stopping import Stopping
+from worker.stopping import InterruptedStartError, Stopping
 from worker.warmup import measure_steps
 
 log = structlog.get_logger("worker")
@@ -62,19 +60,19 @@ def main() -> None:
 def run(settings: Settings) -> None:
     """Load, warm up, announce, serve, withdraw."""
     stopping = Stopping()
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        stopping.set()
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
+    stopping.listen()
     device = choose_device(settings.device)
     use_host(settings)
     name = settings.name_of_worker(f"{device.type}-{device.index or 0}")
-    store = ImageStore(settings.store_address)
+    store = ImageStore(settings.store_address, settings.store_timeout_seconds)
     with hold_name(settings.run_dir, name) as lock:
         log.info("loading", worker=name, device=str(device), pipelines=list(settings.pipelines))
-        held = load(settings, device, name)
+        try:
+            with stopping.interrupting():
+                held = load(settings, device, name)
+        except InterruptedStartError:
+            log.info("stopped", worker=name, before="its networks were loaded")
+            return
         redis = Redis.from_url(settings.redis_address, retry=Retry(NoBackoff(), 0), health_check_interval=0)
         infos = [offer(pipeline) for pipeline in held.pipelines.values()]
         inbox = Inbox(redis, settings, name, infos, held.registry, Process.current(lock), stopping)

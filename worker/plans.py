@@ -1,12 +1,10 @@
 """A job's request as the engine knows it: which images it takes, and what each of them starts from."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from PIL import Image
 from torch import Tensor
 
-from datasets.image_folder import square_pixels
 from diffusion.latents import way
 from diffusion.solvers import ENCODE
 from engine.pipeline import BASE, UPSAMPLE, Pipeline
@@ -14,9 +12,8 @@ from engine.sampling import UnknownOfferError
 from engine.trajectory import FromLatent, FromPicture, ImageRequest, StagePlan
 from jobs.request import ResolvedRequest, ResolvedUpsample
 
-Pictures = Callable[[str], Image.Image]
-"""An uploaded file's id to its picture, RGB."""
-
+Pictures = Mapping[str, Tensor]
+"""An uploaded file's id to its picture [3, H, W], uint8, reduced and cropped to what the base stage makes."""
 
 TOP_CLASSES = 10
 
@@ -38,14 +35,11 @@ class JobPlan:
 
 
 def plan_job(job_id: str, request: ResolvedRequest, pipelines: Mapping[str, Pipeline], pictures: Pictures) -> JobPlan:
-    """The images that a job asks for.
+    """The images that a job asks for; pictures has all that it starts from.
 
-    Raises: UnknownOfferError for a pipeline, class or stage that this worker does not have; what pictures raises.
+    Raises: UnknownOfferError for a pipeline, class or stage that this worker does not have.
     """
-    if request.model not in pipelines:
-        raise UnknownOfferError(f"this worker has no pipeline {request.model!r}")
-    pipeline = pipelines[request.model]
-    _check(request, pipeline)
+    pipeline = pipeline_of(request, pipelines)
     planner = Planner(job_id, request, pipeline, pictures)
     match request.kind:
         case "generate":
@@ -62,7 +56,11 @@ def plan_job(job_id: str, request: ResolvedRequest, pipelines: Mapping[str, Pipe
             return JobPlan(pictures=[start.pixels for start in planner.starts()])
 
 
-def _check(request: ResolvedRequest, pipeline: Pipeline) -> None:
+def pipeline_of(request: ResolvedRequest, pipelines: Mapping[str, Pipeline]) -> Pipeline:
+    """The pipeline that a job runs on. Raises: UnknownOfferError where it asks what this worker does not have."""
+    if request.model not in pipelines:
+        raise UnknownOfferError(f"this worker has no pipeline {request.model!r}")
+    pipeline = pipelines[request.model]
     classes, stack = len(pipeline.stack.class_names), pipeline.stack
     for label in (request.class_label, *map(int, request.class_weights or ())):
         if label is not None and not 0 <= label < classes:
@@ -71,6 +69,7 @@ def _check(request: ResolvedRequest, pipeline: Pipeline) -> None:
         raise UnknownOfferError(f"{request.model!r} has no upsampler")
     if (request.guidance_scale or request.kind == "score") and stack.classifier is None:
         raise UnknownOfferError(f"{request.model!r} has no classifier")
+    return pipeline
 
 
 @dataclass(frozen=True)
@@ -111,9 +110,8 @@ class Planner:
         return JobPlan(ends, [self.image(index, base=decode) for index in range(request.n)])
 
     def starts(self) -> list[FromPicture]:
-        """The pictures, reduced and cropped to what the base stage makes, which is what an upsampler takes."""
-        size = self.pipeline.stack.base.network.config.image_size
-        squares = {each: FromPicture(square_pixels(self.pictures(each), size)) for each in set(self.request.images)}
+        """What each image starts from; what the base stage makes is what an upsampler takes."""
+        squares = {each: FromPicture(self.pictures[each]) for each in set(self.request.images)}
         return [squares[each] for each in self.request.images]
 
     def base(self) -> StagePlan:

@@ -1,8 +1,17 @@
 """Being told to stop."""
 
+import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 
 LOOK_SECONDS = 0.02
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class InterruptedStartError(BaseException):
+    """A signal came while the worker held nothing that is worth finishing; no handler of errors is to keep it."""
 
 
 class Stopping:
@@ -13,6 +22,33 @@ class Stopping:
 
     def __init__(self) -> None:
         self.asked_at = float("inf")
+        self._interrupts = False
+
+    def listen(self) -> None:
+        """Let the first SIGTERM or SIGINT set this, and the second end the process at once. For the main thread."""
+        for each in SIGNALS:
+            signal.signal(each, self._on_signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        for each in SIGNALS:
+            signal.signal(each, signal.SIG_DFL)
+        self.set()
+        if self._interrupts:
+            raise InterruptedStartError
+
+    @contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """Let the first signal end the block where it stands, which may take minutes and leaves nothing undone.
+
+        Raises: InterruptedStartError; at the block's end, if the signal came where Python swallows exceptions.
+        """
+        self._interrupts = True
+        try:
+            yield
+        finally:
+            self._interrupts = False
+        if self.is_set():
+            raise InterruptedStartError
 
     def set(self) -> None:
         self.asked_at = min(self.asked_at, time.monotonic())

@@ -20,7 +20,7 @@ class UnstorableError(AdmError):
 def put_patiently(
     store: ImageStore, claim: Claim, index: int, png: bytes, meanwhile: Callable[[], None], waited: float = 0.0
 ) -> ImageRecord:
-    """Store an image, again and again if need be; `meanwhile` is called between two attempts.
+    """Store an image, again and again if need be; `meanwhile` is called between two calls of the store.
 
     `waited` seconds of the patience are spent already.
 
@@ -31,6 +31,7 @@ def put_patiently(
         try:
             return store.put(claim.job_id, claim.token, index, png)
         except UnavailableError as error:
+            meanwhile()  # a call of a silent store takes seconds
             if store.takes(png):
                 refusals += 1
                 if refusals == REFUSALS:

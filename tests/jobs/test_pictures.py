@@ -4,11 +4,13 @@ import zlib
 from contextlib import suppress
 from typing import Any
 
+import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
+from datasets.image_folder import center_crop
 from jobs.errors import InvalidRequestError
 from jobs.pictures import normalise
 from tests.jobs.samples import chunk
@@ -25,7 +27,7 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
 
 def decoded(data: bytes) -> Image.Image:
     """What is stored of a picture, once it was seen to be what jobs take."""
-    picture = normalise(data, MAX_PIXELS)
+    picture = normalise(data, MAX_PIXELS, 512)
     image = Image.open(io.BytesIO(picture.png))
     assert (image.format, image.mode, image.size) == ("PNG", "RGB", (picture.width, picture.height))
     assert image.info == {}
@@ -34,7 +36,7 @@ def decoded(data: bytes) -> Image.Image:
 
 def refusal(data: bytes) -> str:
     with pytest.raises(InvalidRequestError) as caught:
-        normalise(data, MAX_PIXELS)
+        normalise(data, MAX_PIXELS, 512)
     (error,) = caught.value.errors
     assert error.pointer == "/file"
     return error.detail
@@ -183,7 +185,26 @@ def test_metadata_that_unpack_a_thousandfold_are_refused() -> None:
 def test_metadata_are_left_behind() -> None:
     info = PngImagePlugin.PngInfo()
     info.add_text("Comment", "where I live")
-    assert b"where I live" not in normalise(encoded(COLOURS, pnginfo=info), MAX_PIXELS).png
+    assert b"where I live" not in normalise(encoded(COLOURS, pnginfo=info), MAX_PIXELS, 512).png
+
+
+@given(
+    size=st.tuples(st.integers(1, 300), st.integers(1, 300)),
+    largest=st.integers(1, 64),
+    fraction=st.floats(0.01, 1),
+    seed=st.integers(0, 9),
+)
+def test_pipelines_make_of_what_is_kept_what_they_would_make_of_the_whole(
+    size: tuple[int, int], largest: int, fraction: float, seed: int
+) -> None:
+    assume(max(size) <= 32 * min(size))
+    whole = Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+    picture = normalise(encoded(whole), MAX_PIXELS, largest)
+    kept = Image.open(io.BytesIO(picture.png))
+    assert (picture.width, picture.height) == size
+    assert min(kept.size) < 2 * largest
+    image_size = max(1, round(fraction * largest))
+    assert center_crop(kept, image_size).tobytes() == center_crop(whole, image_size).tobytes()
 
 
 SMALL = COLOURS.resize((9, 7))

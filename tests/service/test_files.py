@@ -12,10 +12,12 @@ from PIL import Image
 from redis import Redis
 
 from jobs import keys
+from jobs.fleet import announce_pipelines
 from jobs.settings import Settings
-from tests.jobs.samples import png
+from tests.jobs.samples import DEMO, png
 from tests.service.conftest import running_service
 from tests.service.test_jobs import is_problem
+from tests.worker.programs import eventually
 
 PNG = png(7)
 ID = "file-" + hashlib.sha256(PNG).hexdigest()[:32]
@@ -138,3 +140,25 @@ def test_store_that_does_not_take_a_picture_is_503(redis: Redis, settings: Setti
         assert is_problem(client.post("/v1/files", content=PNG), 503)
         folder.unlink()
         assert client.post("/v1/files", content=PNG).status_code == 201
+
+
+def test_picture_is_kept_no_larger_than_pipelines_can_use_and_anew_for_a_larger_one(
+    client: httpx2.Client, redis: Redis
+) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (2400, 2200), "teal").save(buffer, "PNG")
+
+    def size_kept() -> tuple[int, int]:
+        posted = client.post("/v1/files", content=buffer.getvalue()).json()
+        assert (posted["width"], posted["height"]) == (2400, 2200), "as it was uploaded"
+        content = client.get(f"/v1/files/{posted['id']}/content").content
+        return Image.open(io.BytesIO(content)).size
+
+    assert size_kept() == (600, 550), "512 is the most that a published model makes"
+    base = DEMO.stages[0].model_copy(update={"image_size": 1024})
+    with redis.pipeline() as pipe:
+        announce_pipelines(pipe, [DEMO.model_copy(update={"stages": (base, *DEMO.stages[1:])})])
+        pipe.execute()
+    eventually(lambda: size_kept() == (1200, 1100), "a larger pipeline is known")
+    redis.delete(keys.PIPELINES)
+    assert size_kept() == (1200, 1100), "it is not made smaller again"

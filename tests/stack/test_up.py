@@ -70,11 +70,12 @@ class Stack:
 
 
 @contextmanager
-def up(tmp_path: Path) -> Iterator[Stack]:
-    """`adm up` on a folder and a port of its own, past its announcement."""
+def up(tmp_path: Path, weights: Path | None = None, says: str = "http://127.0.0.1:") -> Iterator[Stack]:
+    """`adm up` on a folder and a port of its own, past its announcement or another line."""
     port = with_free_port(Settings(port=0)).port
-    weights = tmp_path / "weights"
-    weights.mkdir()
+    if weights is None:
+        weights = tmp_path / "weights"
+        weights.mkdir()
     told = {"ADM_PORT": str(port), "ADM_DATA": str(tmp_path / "data"), "ADM_WEIGHTS": str(weights)}
     with subprocess.Popen(
         [sys.executable, "-m", "cli", "up"],
@@ -86,7 +87,7 @@ def up(tmp_path: Path) -> Iterator[Stack]:
     ) as process:
         stack = Stack(process, tmp_path / "data", port)
         try:
-            assert stack.says(f"http://127.0.0.1:{port}/"), stack.said
+            assert stack.says(says), stack.said
             yield stack
         finally:
             process.kill()
@@ -138,4 +139,13 @@ def test_ctrl_c_stops_all_in_order_and_leaves_no_process_and_no_pid_file(tmp_pat
         assert stops == ["service", "worker", "redis"]
         assert not any(alive(pid) for pid in pids)
         assert list((stack.data / "run").glob("*.pid")) == []
+        assert not any("killing it" in line for line in stack.said)
+
+
+def test_stack_whose_worker_is_still_loading_stops_at_once(tmp_path: Path) -> None:
+    with up(tmp_path, weights=ROOT / "weights", says='"loading"') as stack:
+        stack.process.send_signal(signal.SIGTERM)
+        stack.end()
+        assert stack.process.returncode == 0
+        assert any("its networks were loaded" in line for line in stack.said), "the worker says when it stopped"
         assert not any("killing it" in line for line in stack.said)

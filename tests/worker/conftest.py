@@ -26,7 +26,7 @@ class Bench:
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self.redis = redis
-        self.images = ImageStore(settings.store_address)
+        self.images = ImageStore(settings.store_address, settings.store_timeout_seconds)
         self.queue = JobQueue(redis, settings, self.images)
 
     def submit(self, **fields: object) -> str:

@@ -33,9 +33,11 @@ def eventually(holds: Callable[[], bool], what: str) -> None:
 
 
 class WorkerProcess:
-    """`adm worker` as a user runs it, with its log in a file."""
+    """`adm worker` as a user runs it, or a module that stands for it, with its log in a file."""
 
-    def __init__(self, settings: Settings, folder: Path, name: str = "test-0", **variables: str) -> None:
+    def __init__(
+        self, settings: Settings, folder: Path, name: str = "test-0", module: str = "", **variables: str
+    ) -> None:
         self.log_path = folder / f"{name}.log"
         environment = {key: value for key, value in os.environ.items() if not key.startswith("ADM_")}
         environment |= {
@@ -50,9 +52,8 @@ class WorkerProcess:
             "OMP_WAIT_POLICY": "PASSIVE",
         }
         with self.log_path.open("a") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "cli", "worker"], env=environment | variables, stderr=log, stdout=log
-            )
+            command = [sys.executable, "-m", *([module] if module else ["cli", "worker"])]
+            self.process = subprocess.Popen(command, env=environment | variables, stderr=log, stdout=log)
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> int:
         """Send a signal and wait for the end."""
@@ -84,7 +85,7 @@ class Client:
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self.redis = redis
-        self.store = ImageStore(settings.store_address)
+        self.store = ImageStore(settings.store_address, settings.store_timeout_seconds)
         self.queue = JobQueue(redis, settings, self.store)
 
     def submit(self, **fields: object) -> str:

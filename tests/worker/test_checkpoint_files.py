@@ -3,7 +3,7 @@
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -22,9 +22,11 @@ from models.stack import load_stack
 from tests.worker.conftest import Bench
 from worker import checkpoints
 from worker.checkpoints import WORTH_SECONDS, Checkpoints
+from worker.errands import Errands
 from worker.inbox import Claim, Inbox
 from worker.job_run import JobRun
 from worker.plans import JobPlan
+from worker.queue_thread import QueueThread
 
 BASE = "demo/base"
 
@@ -149,16 +151,49 @@ def run(bench: Bench, inbox: Inbox, engine: Engine) -> JobRun:
     return begin(bench, inbox, engine)
 
 
-OpenCheckpoints = Callable[..., Checkpoints]
+class Writer:
+    """Checkpoints, and a loop that waits until all that they asked of other threads is done."""
+
+    def __init__(self, bench: Bench, inbox: Inbox, engine: Engine, seconds: float) -> None:
+        self._errands = Errands()
+        self._queue = QueueThread(inbox, self._errands)
+        self.checkpoints = Checkpoints(engine, inbox, self._queue, self._errands, bench.images, "numerics", seconds)
+
+    def write_if_due(self, run: JobRun) -> None:
+        self.checkpoints.write_if_due(run)
+        self.settle()
+
+    def write_last(self, runs: list[JobRun], until: float) -> None:
+        self.checkpoints.write_last(runs, until)
+        self.settle()
+
+    def settle(self) -> None:
+        while self.checkpoints.is_writing or self._queue.is_busy:
+            self._errands.settle(1)
+
+    def close(self) -> None:
+        self._queue.close()
+        self.checkpoints.close()
+
+
+OpenWriter = Callable[..., Writer]
 
 
 @pytest.fixture
-def checkpoints_of(bench: Bench, inbox: Inbox, engine: Engine) -> OpenCheckpoints:
-    return lambda seconds=60: Checkpoints(engine, inbox, bench.images, "numerics", seconds)
+def checkpoints_of(bench: Bench, inbox: Inbox, engine: Engine) -> Iterator[OpenWriter]:
+    writers: list[Writer] = []
+
+    def open_(seconds: float = 60) -> Writer:
+        writers.append(Writer(bench, inbox, engine, seconds))
+        return writers[-1]
+
+    yield open_
+    for each in writers:
+        each.close()
 
 
 def test_one_is_written_after_so_much_device_time_and_replaces_the_one_before(
-    bench: Bench, run: JobRun, checkpoints_of: OpenCheckpoints
+    bench: Bench, run: JobRun, checkpoints_of: OpenWriter
 ) -> None:
     writer, written = checkpoints_of(), []
     for run.device_seconds in (59, 60, 119, 121):
@@ -173,7 +208,7 @@ def test_one_is_written_after_so_much_device_time_and_replaces_the_one_before(
 
 
 def test_one_is_not_replaced_by_that_of_a_job_that_failed_and_was_not_told(
-    bench: Bench, engine: Engine, run: JobRun, checkpoints_of: OpenCheckpoints
+    bench: Bench, engine: Engine, run: JobRun, checkpoints_of: OpenWriter
 ) -> None:
     """Its images have left, in a step that was begun behind the one that is told of."""
     run.device_seconds = 60
@@ -186,7 +221,7 @@ def test_one_is_not_replaced_by_that_of_a_job_that_failed_and_was_not_told(
 
 
 def test_short_jobs_leave_none_behind_and_none_are_written_where_they_are_off(
-    bench: Bench, run: JobRun, checkpoints_of: OpenCheckpoints
+    bench: Bench, run: JobRun, checkpoints_of: OpenWriter
 ) -> None:
     run.device_seconds = WORTH_SECONDS - 0.1
     checkpoints_of().write_last([run], math.inf)
@@ -197,7 +232,7 @@ def test_short_jobs_leave_none_behind_and_none_are_written_where_they_are_off(
 
 
 def test_job_that_is_given_back_leaves_one_where_a_regular_one_is_not_due(
-    bench: Bench, run: JobRun, checkpoints_of: OpenCheckpoints
+    bench: Bench, run: JobRun, checkpoints_of: OpenWriter
 ) -> None:
     run.device_seconds = WORTH_SECONDS
     checkpoints_of().write_if_due(run)
@@ -207,7 +242,7 @@ def test_job_that_is_given_back_leaves_one_where_a_regular_one_is_not_due(
 
 
 def test_what_would_be_lost_most_is_written_first_and_nothing_when_time_is_up(
-    bench: Bench, inbox: Inbox, engine: Engine, run: JobRun, checkpoints_of: OpenCheckpoints
+    bench: Bench, inbox: Inbox, engine: Engine, run: JobRun, checkpoints_of: OpenWriter
 ) -> None:
     more = begin(bench, inbox, engine)
     run.device_seconds, more.device_seconds = 4.0, 5.0
@@ -223,7 +258,7 @@ def test_state_as_large_as_the_limit_is_written_and_a_larger_one_is_not(
     bench: Bench,
     engine: Engine,
     run: JobRun,
-    checkpoints_of: OpenCheckpoints,
+    checkpoints_of: OpenWriter,
     monkeypatch: pytest.MonkeyPatch,
     room: int,
     written: int,
@@ -236,7 +271,7 @@ def test_state_as_large_as_the_limit_is_written_and_a_larger_one_is_not(
 
 
 def test_too_large_a_state_and_a_store_that_is_away_are_passed_over(
-    bench: Bench, run: JobRun, checkpoints_of: OpenCheckpoints, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, run: JobRun, checkpoints_of: OpenWriter, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run.device_seconds = 60
     with monkeypatch.context() as patch:

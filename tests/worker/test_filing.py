@@ -21,7 +21,7 @@ from jobs.job import JobStatus
 from jobs.settings import Settings
 from tests.worker.conftest import Bench, OpenInbox
 from tests.worker.programs import Shift, eventually
-from worker import filing, loop, storing
+from worker import filing, runs, storing
 from worker.held import Held
 from worker.loop import Worker
 from worker.main import load
@@ -39,13 +39,13 @@ class Door:
         self.refuses: Callable[[str], bool] = lambda key: False
         self.open.set()
 
-    def put(self, store: Any, key: str, data: bytes) -> Any:
+    def put(self, store: Any, key: str, data: bytes, **options: Any) -> Any:
         if key.endswith(".png"):
             self.reached.set()
             assert self.open.wait(120)
         if self.refuses(key):
             raise GenericError("refused")
-        return put(store, key, data)
+        return put(store, key, data, **options)
 
 
 @pytest.fixture
@@ -157,7 +157,7 @@ def test_job_goes_back_while_the_store_is_away_and_completes_once(
     bench: Bench, serve: Callable[..., Shift], door: Door, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(storing, "PATIENCE_SECONDS", 0.0)
-    monkeypatch.setattr(loop, "PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr(runs, "PAUSE_SECONDS", 0.1)
     door.refuses = lambda key: True
     job_ids = [submit(bench, n=3), submit(bench)]
     serve()

@@ -1,13 +1,17 @@
 import json
+import signal
+import time
 from pathlib import Path
 
 import pytest
 
 from jobs.errors import UnavailableError
+from jobs.job import JobStatus
 from jobs.settings import Settings
 from tests.conftest import RedisServer
+from tests.engine.test_compiling import needs_compiler
 from tests.jobs.samples import DEMO
-from tests.worker.programs import Start
+from tests.worker.programs import Client, Start, eventually
 from worker import main
 from worker.inbox import Inbox
 from worker.stopping import Stopping
@@ -33,3 +37,37 @@ def test_first_line_of_a_worker_says_what_it_loads(start: Start) -> None:
     first = json.loads(worker.output.splitlines()[0])
     assert (first["event"], first["worker"], first["device"]) == ("loading", "test-0", "cpu")
     assert first["pipelines"] == ["demo-uncond"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compiled", ["no", pytest.param("yes", marks=needs_compiler)])
+def test_worker_that_is_stopped_while_it_loads_ends_at_once_and_well(start: Start, compiled: str) -> None:
+    worker = start(ADM_COMPILE=compiled)
+    eventually(
+        lambda: '"compiling"' in worker.output if compiled == "yes" else '"loading"' in worker.output, "it loads"
+    )
+    told_at = time.monotonic()
+    assert worker.kill(signal.SIGTERM) == 0
+    assert time.monotonic() - told_at < 20, "where a drain has 25 seconds"
+    assert '"ready"' not in worker.output
+    assert "Traceback" not in worker.output
+    assert json.loads(worker.output.splitlines()[-1])["event"] == "stopped"
+
+
+@pytest.mark.slow
+def test_device_that_hangs_ends_its_worker_and_the_next_one_completes_its_job(
+    start: Start, client: Client, tmp_path: Path
+) -> None:
+    hang = tmp_path / "hang"
+    worker = start(ADM_STEP_TIMEOUT_SECONDS="3", HANG_FILE=str(hang), module="tests.worker.hanging_worker")
+    worker.wait_ready()
+    hang.touch()
+    job_id = client.submit(steps=4, n=2)
+    assert worker.process.wait(60) == 70
+    line = json.loads(next(each for each in worker.output.splitlines() if "step_hangs" in each))
+    assert (line["stage"], line["rows"]) == ("demo/base", 2)
+    assert line["silent_seconds"] >= 3
+    hang.unlink()
+    start()
+    (job,) = client.wait_all([job_id])
+    assert (job.status, job.attempt) == (JobStatus.COMPLETED, 2)

@@ -14,7 +14,7 @@ from jobs.settings import Settings
 from tests.worker.conftest import Bench, OpenInbox
 from tests.worker.programs import eventually
 from tests.worker.tiny_stack import write_tiny_stack
-from worker import loop
+from worker import runs
 from worker.loop import Worker
 from worker.main import load
 from worker.stopping import Stopping
@@ -30,7 +30,7 @@ def test_job_that_nothing_fits_for_goes_back_at_no_cost_and_completes_when_there
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(loop, "PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr(runs, "PAUSE_SECONDS", 0.1)
     write_tiny_stack(tmp_path / "weights")
     settings = settings.model_copy(update={"weights": tmp_path / "weights", "max_rows": 2, "pipelines": ("demo",)})
     held = load(settings, torch.device("cpu"), "cpu-0")

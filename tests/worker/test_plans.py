@@ -1,14 +1,16 @@
 """What a job's request becomes in the engine."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
+from datasets.image_folder import square_pixels
 from diffusion.solvers import ENCODE
 from engine.pipeline import Pipeline
 from engine.sampling import UnknownOfferError
@@ -23,9 +25,10 @@ from worker.plans import JobPlan, plan_job, top_classes
 Plan = Callable[..., JobPlan]
 
 
-def colour(file_id: str) -> Image.Image:
-    """Stands where the worker's file store does: file "red" is a red picture, wider than high."""
-    return Image.new("RGB", (32, 20), file_id)
+def pictures(pipeline: Pipeline, file_ids: Iterable[str]) -> dict[str, Tensor]:
+    """What a worker fetches: file "red" is a red picture."""
+    size = pipeline.stack.base.network.config.image_size
+    return {each: square_pixels(Image.new("RGB", (32, 20), each), size) for each in file_ids}
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +45,8 @@ def resolved(pipelines: Mapping[str, Pipeline], **body: Any) -> ResolvedRequest:
 
 
 def plan(pipelines: Mapping[str, Pipeline], **body: Any) -> JobPlan:
-    return plan_job("job", resolved(pipelines, **body), pipelines, colour)
+    request = resolved(pipelines, **body)
+    return plan_job("job", request, pipelines, pictures(pipelines[request.model], request.images))
 
 
 def test_generated_images_start_from_noise(pipelines: Mapping[str, Pipeline]) -> None:
@@ -132,7 +136,7 @@ def test_likeliest_classes_come_first() -> None:
 def test_what_the_worker_has_not_is_refused(tmp_path: Path) -> None:
     pipelines = select(["tiny"], [load_stack(write_base_alone(tmp_path / "tiny"))])
     request = resolved(pipelines, class_label="green")
-    (image,) = plan_job("job", request, pipelines, colour).images
+    (image,) = plan_job("job", request, pipelines, {}).images
     assert (image.network_label, image.guidance_scale) == (1, 0)
     for changes, said in (
         ({"guidance_scale": 1.0}, "has no classifier"),
@@ -140,4 +144,4 @@ def test_what_the_worker_has_not_is_refused(tmp_path: Path) -> None:
         ({"model": "huge"}, "has no pipeline 'huge'"),
     ):
         with pytest.raises(UnknownOfferError, match=said):
-            plan_job("job", request.model_copy(update=changes), pipelines, colour)
+            plan_job("job", request.model_copy(update=changes), pipelines, {})

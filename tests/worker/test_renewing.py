@@ -20,7 +20,6 @@ from tests.jobs.samples import worker_info
 from tests.refusals import REFUSALS, Refusal
 from tests.worker.conftest import Bench, OpenInbox
 from tests.worker.programs import Client, Start, eventually
-from worker import renewing
 from worker.inbox import Claim, Inbox
 from worker.loop import Worker
 from worker.main import load
@@ -79,7 +78,7 @@ def test_redis_that_takes_no_writes_ends_no_extending(
         tries.set()
 
     end = refuse(redis, redis_server.folder)
-    with Renewing(extend, 0.03):
+    with Renewing(extend, 0.03, 600, never):
         try:
             assert tries.wait(30)
         finally:
@@ -87,14 +86,32 @@ def test_redis_that_takes_no_writes_ends_no_extending(
         eventually(lambda: (redis.zscore(keys.LEASES, lease_of(claim)) or 0) > 5, "the lease is extended")
 
 
-def test_loop_that_is_silent_for_longer_than_any_step_has_nothing_extended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(renewing, "LONGEST_STEP_SECONDS", 0.0)
-    extended = Event()
-    with Renewing(extended.set, 0.03) as thread:
-        assert not extended.wait(0.2)
-        monkeypatch.setattr(renewing, "LONGEST_STEP_SECONDS", 600.0)
-        thread.hear()
-        assert extended.wait(30), "it came back"
+def never(silent_seconds: float) -> None:
+    raise AssertionError("the loop does not hang")
+
+
+def test_loop_that_is_silent_for_longer_than_a_step_may_take_is_given_up_and_nothing_extended_after_that() -> None:
+    given_up, extended_late = Event(), Event()
+
+    def extend() -> None:
+        if given_up.is_set():
+            extended_late.set()
+
+    def hangs(silent_seconds: float) -> None:
+        assert silent_seconds > 0.2
+        given_up.set()
+
+    with Renewing(extend, 0.03, 0.2, hangs):
+        assert given_up.wait(30)
+        assert not extended_late.wait(0.1)
+
+
+def test_loop_that_goes_on_is_not_given_up() -> None:
+    given_up, extended = Event(), Event()
+    with Renewing(extended.set, 3, 1, lambda silent_seconds: given_up.set()) as thread:
+        while not extended.wait(0.05):
+            thread.hear()
+    assert not given_up.is_set(), "though it ran for as long as a step may take"
 
 
 @pytest.mark.slow

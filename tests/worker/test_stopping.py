@@ -1,5 +1,6 @@
 """A worker can be told to stop at any instant, by a signal's handler too."""
 
+import signal
 import subprocess
 import sys
 import time
@@ -47,3 +48,51 @@ def test_first_time_counts() -> None:
     first = stopping.asked_at
     stopping.set()
     assert stopping.asked_at == first
+
+
+SIGNALLED = """
+import os, signal, sys, time
+from worker.stopping import InterruptedStartError, Stopping
+stopping = Stopping()
+stopping.listen()
+"""
+
+
+def run(program: str) -> int:
+    return subprocess.run([sys.executable, "-c", SIGNALLED + program], check=False, timeout=60).returncode
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_second_signal_ends_the_process_at_once(number: signal.Signals) -> None:
+    first_alone = f"os.kill(os.getpid(), {number.value}); assert stopping.is_set(); sys.exit(3)"
+    assert run(first_alone) == 3
+    assert run(f"os.kill(os.getpid(), {number.value}); os.kill(os.getpid(), {number.value}); sys.exit(3)") == -number
+
+
+def test_signal_ends_what_may_be_interrupted_and_is_not_lost_where_an_exception_cannot_be_raised() -> None:
+    assert (
+        run("""
+try:
+    with stopping.interrupting():
+        os.kill(os.getpid(), signal.SIGTERM)
+        sys.exit("it went on")
+except InterruptedStartError:
+    sys.exit(4)
+""")
+        == 4
+    )
+    assert (
+        run("""
+class Leaves:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0)
+try:
+    with stopping.interrupting():
+        Leaves()
+except InterruptedStartError:
+    sys.exit(5)
+""")
+        == 5
+    )

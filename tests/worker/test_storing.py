@@ -51,11 +51,11 @@ def test_store_that_stays_away_is_told_after_a_while(
 def test_image_that_has_waited_its_time_is_tried_once_and_told_unstorable_all_the_same(
     tmp_path: Path, claim: Claim
 ) -> None:
-    store, paused = ImageStore(str(tmp_path)), []
+    store, looked = ImageStore(str(tmp_path)), []
     obstacle = obstruct(tmp_path / ROOT)
     with pytest.raises(UnavailableError):
-        put_patiently(store, claim, 0, png(), lambda: paused.append(1), waited=storing.PATIENCE_SECONDS)
-    assert not paused
+        put_patiently(store, claim, 0, png(), lambda: looked.append(1), waited=storing.PATIENCE_SECONDS)
+    assert len(looked) == 1, "before it is tried elsewhere, and not before a second try"
     obstacle.unlink()
     obstruct(tmp_path / ROOT / claim.job_id)
     with pytest.raises(UnstorableError):
