@@ -11,7 +11,8 @@ from pydantic import Field, TypeAdapter
 from rq.job import JobStatus as RqStatus
 
 from jobs import keys
-from jobs.job import ImageRecord, JobError, Usage
+from jobs.deaths import Deaths
+from jobs.job import ImageRecord, JobError, Progress, Usage
 
 LATEST = 1e10  # seconds; their microseconds fill the members of the indexes
 MOST = 2**40  # of what is counted, so that Redis can add it up
@@ -65,7 +66,9 @@ READERS: Mapping[str, Callable[[str], object]] = {
     "adm_ended_at": at_most(LATEST),
     "adm_reckoned_seconds": at_most(LATEST),
     "adm_attempt": at_most(MOST),
-    "adm_deaths": at_most(MOST),
+    "adm_worker_deaths": Deaths.model_validate_json,
+    "adm_reached": Progress.model_validate_json,
+    "adm_checkpoint_reached": Progress.model_validate_json,
     "retries_left": at_most(MOST),
     "adm_cancel": matching(FLAG),
     "adm_expired": matching(FLAG),
