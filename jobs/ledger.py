@@ -129,7 +129,7 @@ class Ledger(Transitions):
                 return False
             fields = {
                 "adm_checkpoint": checkpoint.model_dump_json(),
-                "adm_checkpoint_reached": record.text("adm_reached"),
+                "adm_checkpoint_reached": record.fields.get(b"adm_reached", b""),
             }
             pipe.hset(books.job_key(job_id), mapping=books.encodable(fields))
             return True

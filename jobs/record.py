@@ -109,9 +109,11 @@ class Record:
 
     @property
     def reached(self) -> Progress | None:
-        """What its last execution reported last, or started from; None before the first step."""
-        text = self.text("adm_reached")
-        return Progress.model_validate_json(text) if text else None
+        """What its last execution reported last, or started from; None before the first step, and if unreadable."""
+        try:
+            return Progress.model_validate_json(self.fields.get(b"adm_reached", b""))
+        except ValidationError:
+            return None
 
     @property
     def is_delayed(self) -> bool:

@@ -34,7 +34,7 @@ class Transitions:
         books.dequeue(pipe, record)
         fields = books.start(pipe, self.redis, record, worker_name, token)
         fields |= {"adm_token": token, "adm_attempt": attempt, "adm_started_at": now}
-        fields["adm_reached"] = "" if record.checkpoint is None else record.text("adm_checkpoint_reached")
+        fields["adm_reached"] = "" if record.checkpoint is None else record.fields.get(b"adm_checkpoint_reached", b"")
         fields["adm_expires_at"] = now + self.retention_seconds  # it is not given up while it runs
         pipe.hset(books.job_key(record.id), mapping=books.encodable(fields))
         pipe.zadd(keys.LEASES, {f"{record.id}:{token}": lease_ends_at})
