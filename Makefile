@@ -3,7 +3,7 @@
 #   make demo     one job per class on a stack of its own; leaves demo/contact-sheet.png, demo/report.json
 #   make test     everything: format, lint, types, import layers, tests
 #   make check    the same without the tests
-#   make chaos    hurt everything for minutes, and lose nothing; CHAOS_SEED, CHAOS_JOBS, CHAOS_SECONDS
+#   make chaos    hurt everything for minutes, and lose nothing; CHAOS_SEED, CHAOS_JOBS, CHAOS_SECONDS, CHAOS_KILLS
 #   make bench    ratios against the official way, a job at a time and the bare engine; into bench/results
 #   make test-gpu, make bench-gpu    tests and times of this machine's GPU, with GPU_PYTHON and the torch it has
 #   make golden   the reference cases under GOLDEN=tests/golden
@@ -36,7 +36,7 @@ check: install
 	$(BIN)/lint-imports
 
 chaos: install
-	CHAOS_JOBS=$${CHAOS_JOBS:-400} CHAOS_SECONDS=$${CHAOS_SECONDS:-240} $(BIN)/pytest -s tests/chaos
+	CHAOS_JOBS=$${CHAOS_JOBS:-400} CHAOS_SECONDS=$${CHAOS_SECONDS:-240} CHAOS_KILLS=$${CHAOS_KILLS:-60} $(BIN)/pytest -s tests/chaos
 
 bench: install
 	$(BIN)/python -m bench.engine
