@@ -13,7 +13,6 @@ from jobs.job import Progress
 
 DEATHS_ALONE = 5  # in a row, until the job is failed; default of ADM_WORKER_DEATHS_ALONE
 DEATHS_TOGETHER = 2  # of workers that had other jobs in flight too, until the job runs alone
-SAME_STEP = 1  # steps by which reports of one step may differ: a worker may launch the next before it reports one
 FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS = 1.0, 60.0  # before the next try alone; doubled with every death alone
 
 
@@ -42,22 +41,17 @@ class Deaths(BaseModel):
             return 0.0
         return min(LONGEST_DELAY_SECONDS, FIRST_DELAY_SECONDS * 2.0 ** min(self.alone - 1, 16))
 
-    def with_another(self, reached: Progress | None, checkpoint: str, steps: int, now: float) -> "Deaths":
-        """Return the record with one more death, of a worker that had reported `reached`.
-
-        steps: that one image of the job takes, in all stages.
-        """
-        ahead = round(steps * (fraction(reached) - fraction(self.furthest)), 3)  # steps, of the furthest
-        in_a_row, together = self.in_a_row, self.together
-        is_furthest = ahead > 0
+    def with_another(self, reached: Progress | None, checkpoint: str, now: float) -> "Deaths":
+        """Return the record with one more death, of a worker that had reported `reached`."""
+        is_further = fraction(reached) > fraction(self.furthest)
+        is_furthest, in_a_row, together = is_further, self.in_a_row, self.together
         if self.runs_alone:
-            is_furthest |= self.alone == 0  # where it got to beside others was reported less exactly
-            in_a_row = 1 if is_furthest else in_a_row + 1 if ahead >= -SAME_STEP else 0
+            is_furthest |= self.alone == 0  # beside others it is not each step that is reported
+            is_same = fraction(reached) == fraction(self.furthest)
+            in_a_row = 1 if is_furthest else in_a_row + 1 if is_same else 0
         else:
             together += 1
-        if (
-            ahead > 0 and checkpoint != self.checkpoint
-        ):  # its work lasts, so that it will end however often it is killed
+        if is_further and checkpoint != self.checkpoint:  # its work lasts, so it ends however often it is killed
             in_a_row, together = 0, 1
         return Deaths(
             workers=self.workers + 1,

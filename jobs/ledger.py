@@ -19,13 +19,13 @@ from jobs.errors import ErrorKind, FailureKind, RefusedError
 from jobs.events import EventKind, publish
 from jobs.job import CheckpointRecord, JobStatus
 from jobs.mending import mend
-from jobs.record import PAYLOAD_VERSION, BadPayloadError, Record
+from jobs.record import PAYLOAD_VERSION, Record
 from jobs.request import ResolvedRequest
 from jobs.rubbish import EXECUTION, JOB_ID, answers, is_wrong_type, matched
 from jobs.soundness import QUEUE, damage_of
 from jobs.transaction import commit
 from jobs.transitions import Transitions, count_work, move
-from jobs.work import RUNNING, evaluations_of
+from jobs.work import RUNNING
 
 log = structlog.get_logger("jobs.ledger")
 
@@ -203,7 +203,7 @@ class Ledger(Transitions):
 
     def _note_death(self, pipe: Pipeline, record: Record) -> None:
         checkpoint = "" if record.checkpoint is None else record.checkpoint.sha256
-        deaths = record.deaths.with_another(record.reached, checkpoint, steps_of(record), time.time())
+        deaths = record.deaths.with_another(record.reached, checkpoint, time.time())
         log.warning("worker_died", job_id=record.id, worker=record.text("worker_name"), deaths=deaths.model_dump())
         if deaths.in_a_row >= self._deaths_alone:
             self.fail(pipe, record, FailureKind.WORKER_LOST, f"{deaths}; the workers' logs may say why")
@@ -255,14 +255,6 @@ class Ledger(Transitions):
         else:
             log.warning("rubbish_among_delayed", queue=queue, entry=repr(entry[:80]))
             self.redis.zrem(books.delayed_key(queue), entry)
-
-
-def steps_of(record: Record) -> int:
-    """Steps that one image of a job takes, in all stages; 1 where its request cannot be read."""
-    try:
-        return sum(evaluations_of(record.request()).values())
-    except BadPayloadError:
-        return 1
 
 
 def hash_of(redis: Redis, job_id: str) -> dict[bytes, bytes] | None:

@@ -82,7 +82,8 @@ class Worker:
     def _take_turn(self, *, accept: bool) -> None:
         self._heartbeat_if_due()
         self._read_inbox(accept=accept)
-        report = self._engine.turn()
+        is_alone = any(run.claim.alone for run in self._runs.values())  # then its last report is evidence (jobs.deaths)
+        report = self._engine.turn(ahead=not is_alone)
         self._next_step_at = time.monotonic() + patience(self._engine.seconds_ahead, self._engine.host_seconds)
         if report is not None:
             self._apply(report)

@@ -15,7 +15,7 @@ def run_undisturbed(client: httpx2.Client, redis: Redis, templates: list[Body]) 
 
 
 def ended(client: httpx2.Client, redis: Redis, job_id: str) -> Seen:
-    while client.get(f"/v1/jobs/{job_id}", params={"wait": 30}).json()["status"] not in audit.FINAL:
+    while client.get(f"/v1/jobs/{job_id}", params={"wait": 10}).json()["status"] not in audit.FINAL:
         pass
     seen = audit.look_at(client, redis, job_id)
     assert seen is not None
