@@ -110,7 +110,8 @@ def test_device_has_the_next_step_while_its_worker_tells_of_one(
 def test_each_step_of_a_job_that_runs_alone_is_reported_before_the_device_has_the_next(
     bench: Bench, serve: Serve, open_inbox: OpenInbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ahead, told = note_steps_ahead(monkeypatch), []
+    told: list[int] = []
+    ahead = note_steps_ahead(monkeypatch)
     publish = ProgressPublisher.publish
 
     def note(publisher: ProgressPublisher, reports: Sequence[ProgressReport]) -> dict[str, Exception]:
