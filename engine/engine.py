@@ -108,16 +108,18 @@ class Engine:
             pass
         return report
 
-    def turn(self) -> StepReport | None:
+    def turn(self, *, ahead: bool = True) -> StepReport | None:
         """Begin one more step, and tell of the oldest once as many are begun as may be; None where none is to be told.
 
+        ahead: whether steps may be begun before the one before is told of, as many as `depth` says.
         Who calls this has time before each step is begun, the second of a device that was idle included.
         A batch that fails is bisected, so that one bad row fails its own job alone and the others move on. So is one
         that there is too little memory for; the stage takes smaller ones from then on.
         Raises: torch.AcceleratorError where the device is lost, for the process to end with.
         """
-        has_begun = len(self._begun) < self.depth and self._begin()
-        if not self._begun or (has_begun and len(self._begun) < self.depth):
+        depth = self.depth if ahead else 1
+        has_begun = len(self._begun) < depth and self._begin()
+        if not self._begun or (has_begun and len(self._begun) < depth):
             return None
         report = self._begun.popleft().report()
         for job_id in report.failed:

@@ -19,7 +19,13 @@ from rq.executions import WORKER_EXECUTIONS_KEY_TEMPLATE, Execution, ExecutionRe
 from rq.job import Job, Retry
 from rq.job import JobStatus as RqStatus
 from rq.queue import Queue
-from rq.registry import CanceledJobRegistry, FailedJobRegistry, FinishedJobRegistry, StartedJobRegistry
+from rq.registry import (
+    CanceledJobRegistry,
+    FailedJobRegistry,
+    FinishedJobRegistry,
+    ScheduledJobRegistry,
+    StartedJobRegistry,
+)
 from rq.results import Result
 from rq.serializers import JSONSerializer
 from rq.utils import utcformat
@@ -86,9 +92,22 @@ def enqueue(pipe: Pipeline, job_id: str, queue: str, *, at_front: bool) -> None:
     (pipe.lpush if at_front else pipe.rpush)(queue_key(queue), job_id)
 
 
+def delay(pipe: Pipeline, record: Record, due_at: float) -> None:
+    """Put a job's id where RQ keeps those that enter their queue later."""
+    pipe.sadd(Queue.redis_queues_keys, queue_key(record.queue))
+    pipe.zadd(delayed_key(record.queue), {record.id: due_at})
+
+
 def dequeue(pipe: Pipeline, record: Record) -> None:
-    """Take a job's id out of its queue."""
+    """Take a job's id out of its queue, or from among those that are to enter it."""
     pipe.lrem(queue_key(record.queue), 1, record.id)
+    if record.is_delayed:
+        pipe.zrem(delayed_key(record.queue), record.id)
+
+
+def delayed_key(queue: str) -> str:
+    """Sorted set of the jobs that are to enter a queue, by the time when they do."""
+    return ScheduledJobRegistry.key_template.format(queue)
 
 
 def start(pipe: Pipeline, redis: Redis, record: Record, worker_name: str, token: str) -> dict[str, Any]:

@@ -64,13 +64,15 @@ def publish(pipe: Pipeline, job_id: str, kind: EventKind, data: dict[str, Any]) 
 
 
 # One call, as it is sent often. A worker that was stalled past its lease must not add to the events of a job that
-# another has ended, and a deleted job must not get a stream that nobody would remove.
+# another has ended, and a deleted job must not get a stream that nobody would remove. What polls are told expires; the
+# job keeps its copy, which says where it stood should its worker die.
 PROGRESS_SCRIPT = """
 local job, progress, events = KEYS[1], KEYS[2], KEYS[3]
 local token, text, seconds, event, data, kept, channel = unpack(ARGV)
 local found = redis.call('HMGET', job, 'adm_token', 'status')
 if found[1] ~= token or found[2] ~= 'started' then return 0 end
 redis.call('SET', progress, text, 'EX', seconds)
+redis.call('HSET', job, 'adm_reached', text)
 if data ~= '' then
     redis.call('XADD', events, 'NOMKSTREAM', 'MAXLEN', '~', kept, '*', 'event', event, 'data', data)
     redis.call('PUBLISH', channel, '')

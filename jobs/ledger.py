@@ -14,14 +14,15 @@ from redis.client import Pipeline, Redis
 from redis.exceptions import ResponseError
 
 from jobs import books, keys
+from jobs.deaths import DEATHS_ALONE
 from jobs.errors import ErrorKind, FailureKind, RefusedError
 from jobs.events import EventKind, publish
 from jobs.job import CheckpointRecord, JobStatus
 from jobs.mending import mend
 from jobs.record import PAYLOAD_VERSION, Record
 from jobs.request import ResolvedRequest
-from jobs.rubbish import EXECUTION, is_wrong_type, matched
-from jobs.soundness import damage_of
+from jobs.rubbish import EXECUTION, JOB_ID, answers, is_wrong_type, matched
+from jobs.soundness import QUEUE, damage_of
 from jobs.transaction import commit
 from jobs.transitions import Transitions, count_work, move
 from jobs.work import RUNNING
@@ -32,7 +33,14 @@ T = TypeVar("T")
 
 
 class Ledger(Transitions):
-    """Changes jobs; holds nothing but its connection."""
+    """Changes jobs; holds nothing but its connection.
+
+    deaths_alone: so many deaths of workers in a row, at the furthest step of a job that ran alone, fail the job.
+    """
+
+    def __init__(self, redis: Redis, retention_seconds: int, deaths_alone: int = DEATHS_ALONE) -> None:
+        super().__init__(redis, retention_seconds)
+        self._deaths_alone = deaths_alone
 
     def read(self, job_id: str) -> Record | None:
         """A job as it is now; a damaged one fails by that."""
@@ -119,7 +127,11 @@ class Ledger(Transitions):
         def decide(pipe: Pipeline, record: Record | None) -> bool:
             if record is None or record.token != token or record.status.is_final:
                 return False
-            pipe.hset(books.job_key(job_id), "adm_checkpoint", checkpoint.model_dump_json())
+            fields = {
+                "adm_checkpoint": checkpoint.model_dump_json(),
+                "adm_checkpoint_reached": record.fields.get(b"adm_reached", b""),
+            }
+            pipe.hset(books.job_key(job_id), mapping=books.encodable(fields))
             return True
 
         return self.change(job_id, decide)
@@ -177,21 +189,30 @@ class Ledger(Transitions):
         return self.change(job_id, decide)
 
     def recover(self, job_id: str, token: str) -> None:
-        """Deal with a job whose worker died: that costs no retry, unless the job ran alone and so is the suspect."""
+        """Requeue a job whose worker died, at no cost, or fail it where the deaths show that it was their cause."""
 
         def decide(pipe: Pipeline, record: Record | None) -> None:
             if record is None or record.token != token or record.status.is_final:
                 pipe.zrem(keys.LEASES, f"{job_id}:{token}")
             elif record.cancel_requested:
                 self.cancel(pipe, record)
-            elif record.runs_alone:
-                self.retry_or_fail(
-                    pipe, record, FailureKind.WORKER_LOST, "its worker died each time it ran, also alone"
-                )
             else:
-                self.requeue(pipe, record, adm_deaths=record.deaths + 1)
+                self._note_death(pipe, record)
 
         self.change(job_id, decide)
+
+    def _note_death(self, pipe: Pipeline, record: Record) -> None:
+        checkpoint = "" if record.checkpoint is None else record.checkpoint.sha256
+        deaths = record.deaths.with_another(record.reached, checkpoint, time.time())
+        log.warning("worker_died", job_id=record.id, worker=record.text("worker_name"), deaths=deaths.model_dump())
+        if deaths.in_a_row >= self._deaths_alone:
+            self.fail(pipe, record, FailureKind.WORKER_LOST, f"{deaths}; the workers' logs may say why")
+            return
+        fields = {"adm_worker_deaths": deaths.model_dump_json()}
+        if deaths.delay_seconds:
+            self.requeue_later(pipe, record, self.now() + deaths.delay_seconds, **fields)
+        else:
+            self.requeue(pipe, record, **fields)
 
     def now(self) -> float:
         """Redis' time, which leases go by: the clocks of two machines may be further apart than a lease is long."""
@@ -208,6 +229,32 @@ class Ledger(Transitions):
                 log.warning("rubbish_among_leases", entry=repr(each[:80]))
                 self.redis.zrem(keys.LEASES, each)
         return len(ended)
+
+    def enqueue_due(self) -> None:
+        """Let the jobs whose delay is over enter their queues."""
+        now = self.now()
+        named = (each.decode(errors="replace") for each in cast(set[bytes], self.redis.smembers(books.QUEUES_KEY)))
+        queues = [name for each in named if QUEUE.fullmatch(name := each.removeprefix(books.queue_key("")))]
+        with self.redis.pipeline(transaction=False) as pipe:
+            for queue in queues:
+                pipe.zrangebyscore(books.delayed_key(queue), "-inf", now)
+            due = zip(queues, answers(pipe), strict=True)
+        for queue, entries in due:
+            for entry in entries or ():
+                self._enqueue_due(queue, entry)
+
+    def _enqueue_due(self, queue: str, entry: bytes) -> None:
+        def decide(pipe: Pipeline, record: Record | None) -> None:
+            if record is not None and record.is_delayed and record.queue == queue:
+                self.enqueue_delayed(pipe, record)
+            else:
+                pipe.zrem(books.delayed_key(queue), entry)
+
+        if matched(JOB_ID, entry):
+            self.change(entry.decode(), decide)
+        else:
+            log.warning("rubbish_among_delayed", queue=queue, entry=repr(entry[:80]))
+            self.redis.zrem(books.delayed_key(queue), entry)
 
 
 def hash_of(redis: Redis, job_id: str) -> dict[bytes, bytes] | None:

@@ -47,7 +47,7 @@ class JobQueue:
 
     def __init__(self, redis: Redis, settings: Settings, images: ImageStore) -> None:
         self._redis, self._settings, self._images = redis, settings, images
-        self.ledger = Ledger(redis, settings.retention_seconds)
+        self.ledger = Ledger(redis, settings.retention_seconds, settings.worker_deaths_alone)
         self.files = FileStore(redis, settings, images.objects)
         self.fleet = FleetReader(redis, settings.fleet_refresh_seconds)
         self._views = Views(redis, self.fleet)

@@ -9,8 +9,9 @@ from pydantic import ValidationError
 from rq.job import JobStatus as RqStatus
 
 from jobs import keys
+from jobs.deaths import Deaths
 from jobs.errors import AdmError
-from jobs.job import CheckpointRecord, ImageRecord, ImageView, JobError, JobStatus, Usage
+from jobs.job import CheckpointRecord, ImageRecord, ImageView, JobError, JobStatus, Progress, Usage
 from jobs.request import Priority, ResolvedRequest
 
 PAYLOAD_VERSION = 1
@@ -101,14 +102,23 @@ class Record:
         return max(1, self.starts)
 
     @property
-    def deaths(self) -> int:
-        """How many workers died with this job in flight."""
-        return int(self.number("adm_deaths") or 0)
+    def deaths(self) -> Deaths:
+        """The deaths of workers that had this job in flight."""
+        text = self.text("adm_worker_deaths")
+        return Deaths.model_validate_json(text) if text else Deaths()
 
     @property
-    def runs_alone(self) -> bool:
-        """Two workers died with it: one more death must tell whether it was this job."""
-        return self.deaths >= 2
+    def reached(self) -> Progress | None:
+        """What its last execution reported last, or started from; None before the first step, and if unreadable."""
+        try:
+            return Progress.model_validate_json(self.fields.get(b"adm_reached", b""))
+        except ValidationError:
+            return None
+
+    @property
+    def is_delayed(self) -> bool:
+        """Whether it is queued, but not in its queue yet."""
+        return self.text("status") == RqStatus.SCHEDULED.value
 
     @property
     def retries_left(self) -> int:

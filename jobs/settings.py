@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 from pydantic_settings.sources import EnvSettingsSource
 from redis.connection import parse_url
 
+from jobs.deaths import DEATHS_ALONE
 from jobs.errors import SettingsError
 
 PREFIX = "ADM_"
@@ -94,6 +95,11 @@ class Settings(BaseSettings):
     lease_seconds: int = Field(default=45, ge=2, description="silence after which a worker's jobs are given to others")
     heartbeat_seconds: float = Field(
         default=5, gt=0, description="between two heartbeats of a worker; well below the lease"
+    )
+    worker_deaths_alone: int = Field(
+        default=DEATHS_ALONE,
+        ge=1,
+        description="deaths of workers in a row, at the furthest step of a job that ran alone, that fail the job",
     )
     drain_seconds: float = Field(
         default=25, ge=0, description="a stopping worker finishes what it can within this time"

@@ -1,6 +1,6 @@
 """Which fields of a job's hash cannot be read; of all others a Record's properties raise nothing.
 
-The payload is not among them, and no checkpoint: what reads these deals with all that they may be.
+The payload is not among them, no checkpoint and no progress: what reads these deals with all that they may be.
 """
 
 import re
@@ -11,6 +11,7 @@ from pydantic import Field, TypeAdapter
 from rq.job import JobStatus as RqStatus
 
 from jobs import keys
+from jobs.deaths import Deaths
 from jobs.job import ImageRecord, JobError, Usage
 
 LATEST = 1e10  # seconds; their microseconds fill the members of the indexes
@@ -65,7 +66,7 @@ READERS: Mapping[str, Callable[[str], object]] = {
     "adm_ended_at": at_most(LATEST),
     "adm_reckoned_seconds": at_most(LATEST),
     "adm_attempt": at_most(MOST),
-    "adm_deaths": at_most(MOST),
+    "adm_worker_deaths": Deaths.model_validate_json,
     "retries_left": at_most(MOST),
     "adm_cancel": matching(FLAG),
     "adm_expired": matching(FLAG),

@@ -42,7 +42,11 @@ class Sweeper:
         return expired
 
     def recover_jobs(self) -> int:
-        """Take back the jobs of dead workers, for when no other worker lives that would; returns how many."""
+        """Take back the jobs of dead workers, for when no other worker lives that would; returns how many.
+
+        Delayed jobs whose time has come enter their queues too.
+        """
+        self._ledger.enqueue_due()
         return self._ledger.recover_expired_leases()
 
     def remove_ended(self) -> int:

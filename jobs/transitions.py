@@ -34,6 +34,7 @@ class Transitions:
         books.dequeue(pipe, record)
         fields = books.start(pipe, self.redis, record, worker_name, token)
         fields |= {"adm_token": token, "adm_attempt": attempt, "adm_started_at": now}
+        fields["adm_reached"] = "" if record.checkpoint is None else record.fields.get(b"adm_checkpoint_reached", b"")
         fields["adm_expires_at"] = now + self.retention_seconds  # it is not given up while it runs
         pipe.hset(books.job_key(record.id), mapping=books.encodable(fields))
         pipe.zadd(keys.LEASES, {f"{record.id}:{token}": lease_ends_at})
@@ -87,13 +88,38 @@ class Transitions:
 
     def requeue(self, pipe: Pipeline, record: Record, **fields: int | str) -> None:
         """Put a job in progress back to the front of its queue, where it waits as long as an ended one is kept."""
+        books.enqueue(pipe, record.id, record.queue, at_front=True)
+        self._put_back(pipe, record, RqStatus.QUEUED, fields)
+
+    def requeue_later(self, pipe: Pipeline, record: Record, due_at: float, **fields: int | str) -> None:
+        """Put a job in progress aside until a time of Redis, when it enters its queue at the back."""
+        books.delay(pipe, record, due_at)
+        self._put_back(pipe, record, RqStatus.SCHEDULED, fields)
+
+    def enqueue_delayed(self, pipe: Pipeline, record: Record) -> None:
+        """Let a delayed job enter its queue."""
+        books.dequeue(pipe, record)
+        books.enqueue(pipe, record.id, record.queue, at_front=False)
+        pipe.hset(books.job_key(record.id), "status", RqStatus.QUEUED.value)
+        pipe.publish(keys.WAKE_CHANNEL, record.queue)
+
+    def retry_or_fail(
+        self, pipe: Pipeline, record: Record, kind: FailureKind, detail: str, **fields: int | str
+    ) -> JobStatus:
+        """Spend a retry, or fail the job when none is left; returns what it is then."""
+        if record.retries_left > 0:
+            self.requeue(pipe, record, retries_left=record.retries_left - 1, **fields)
+            return JobStatus.QUEUED
+        self.fail(pipe, record, kind, detail)
+        return JobStatus.FAILED
+
+    def _put_back(self, pipe: Pipeline, record: Record, status: RqStatus, fields: dict[str, int | str]) -> None:
         expires_at = time.time() + self.retention_seconds
         books.close_execution(pipe, self.redis, record)
-        books.enqueue(pipe, record.id, record.queue, at_front=True)
         pipe.hset(
             books.job_key(record.id),
             mapping=books.encodable(
-                {"status": RqStatus.QUEUED.value, "started_at": "", "adm_started_at": "", "adm_token": ""}
+                {"status": status.value, "started_at": "", "adm_started_at": "", "adm_token": ""}
                 | {"adm_expires_at": expires_at}
                 | fields
             ),
@@ -106,16 +132,6 @@ class Transitions:
         count_work(pipe, record, record.priority, 1)
         publish(pipe, record.id, EventKind.QUEUED, {"status": JobStatus.QUEUED, "attempt": record.attempt})
         pipe.publish(keys.WAKE_CHANNEL, record.queue)
-
-    def retry_or_fail(
-        self, pipe: Pipeline, record: Record, kind: FailureKind, detail: str, **fields: int | str
-    ) -> JobStatus:
-        """Spend a retry, or fail the job when none is left; returns what it is then."""
-        if record.retries_left > 0:
-            self.requeue(pipe, record, retries_left=record.retries_left - 1, **fields)
-            return JobStatus.QUEUED
-        self.fail(pipe, record, kind, detail)
-        return JobStatus.FAILED
 
     def _end(
         self,

@@ -141,6 +141,7 @@ def ask_backlogs(pipe: Pipeline, fleet: Fleet, pipelines: Sequence[str]) -> None
     for pipeline in with_those_beside(fleet, pipelines):
         for priority in keys.PRIORITIES:
             pipe.llen(books.queue_key(keys.queue(pipeline, priority)))
+            pipe.zcard(books.delayed_key(keys.queue(pipeline, priority)))
         pipe.hgetall(keys.queued_work(pipeline))
     for pipeline in pipelines:
         pipe.lrange(keys.estimate_ratios(pipeline), 0, -1)
@@ -150,7 +151,7 @@ def take_backlogs(told: Iterator[Any], fleet: Fleet, pipelines: Sequence[str]) -
     """Backlogs of the answers; what is neither a counter nor a ratio is left out."""
     counted = {}
     for name in with_those_beside(fleet, pipelines):
-        lengths: dict[str, int] = {priority: next(told) or 0 for priority in keys.PRIORITIES}
+        lengths: dict[str, int] = {priority: (next(told) or 0) + (next(told) or 0) for priority in keys.PRIORITIES}
         counters = {field.decode(errors="replace"): number for field, number in (next(told) or {}).items()}
         work = {field: int(n) for field, n in counters.items() if COUNTER.fullmatch(field) and COUNT.fullmatch(n)}
         counted[name] = Backlog(name, lengths, work)

@@ -29,6 +29,10 @@ def in_leases(redis: Redis) -> None:
     redis.zadd(keys.LEASES, dict.fromkeys([NOT_UTF8, b"", b"odd", b"a:b:c", b"nobody:" + b"0" * 32], 1.0))
 
 
+def in_delayed(redis: Redis) -> None:
+    redis.zadd(books.delayed_key("adm:demo:normal"), dict.fromkeys([NOT_UTF8, b"", b"odd", b"a b:c", b"nobody"], 1.0))
+
+
 def in_executions(redis: Redis) -> None:
     redis.sadd(books.executions_key("cpu-0"), NOT_UTF8, b"", b"odd", b"a:b:c")
 
@@ -75,6 +79,7 @@ def in_expiries(redis: Redis) -> None:
 RUBBISH = [
     in_queue,
     in_leases,
+    in_delayed,
     in_executions,
     in_announcements,
     in_name,

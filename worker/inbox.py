@@ -85,6 +85,7 @@ class Inbox(Results):
                 self._ledger.recover(held[1], held[2])
             self._redis.srem(books.executions_key(self._name), each)
         self._ledger.recover_expired_leases()
+        self._ledger.enqueue_due()
         self._redis.delete(self._rq.key)  # a killed worker's, which RQ would take for a living namesake
         self._rq.register_birth()  # type: ignore[no-untyped-call] # RQ leaves it untyped
         self._rq.set_state(WorkerStatus.IDLE)
@@ -155,6 +156,7 @@ class Inbox(Results):
             elif cancel:
                 dropped.append(each.job_id)
         self._ledger.recover_expired_leases()
+        self._ledger.enqueue_due()
         return dropped
 
     def extend(self) -> None:

@@ -37,6 +37,7 @@ LOOK_SECONDS = 0.25  # at whether to stop, while there is no job
 OUTCOME_WAIT_SECONDS = 0.02  # for other threads, where the engine has nothing to do
 JOIN_SECONDS = 0.005  # for the answer to a look for jobs, so that they join the step to come; then it is taken without
 LAST_WRITES_SECONDS = 5.0  # to the store, when the drain time is up: some seconds later a supervisor kills
+REPORT_SECONDS = 5.0  # for Redis to take the report of a job that runs alone, until its steps go on without
 LINGER_SECONDS = 0.005  # while the device is at work: whether it is through sooner than expected
 QUEUE_DEPTH = 2  # images taken, in batches: so that both stages find full batches
 QUEUE_DEPTH_AT_MOST = BATCHES_IN_FLIGHT  # with jobs that would run at once, before those that are there already
@@ -92,10 +93,13 @@ class Worker:
         self._heartbeat_if_due()
         if self._read_inbox(accept=accept) and self._engine.busy:
             self._await_newcomers()
-        report = self._engine.turn()
+        is_alone = any(run.claim.alone for run in self._runs.values())  # then its last report is evidence (jobs.deaths)
+        report = self._engine.turn(ahead=not is_alone)
         self._next_step_at = time.monotonic() + patience(self._engine.seconds_ahead, self._engine.host_seconds)
         if report is not None:
             self._apply(report)
+        if is_alone:
+            self._await_report()
         self._errands.settle(self._wait_seconds)
 
     @property
@@ -129,6 +133,13 @@ class Worker:
         until = time.monotonic() + JOIN_SECONDS
         while self._queue.is_polling and (left := until - time.monotonic()) > 0:
             self._errands.settle(left)
+
+    def _await_report(self) -> None:
+        """Wait until the last step of a job that runs alone is on record: the next one may end the process."""
+        until = time.monotonic() + REPORT_SECONDS
+        while self._queue.is_reporting and (left := until - time.monotonic()) > 0:
+            self._renewing.hear()
+            self._errands.settle(min(left, LINGER_SECONDS))
 
     def _read_inbox(self, *, accept: bool) -> bool:
         """Look for jobs and cancellations; False where the last look is not over, for Redis is slow."""

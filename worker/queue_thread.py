@@ -30,8 +30,8 @@ class QueueThread:
         self._thread = ThreadPoolExecutor(1, "queue")
         self._progress: dict[str, tuple[Claim, Progress]] = {}  # by token
         self._previews = self._asked_for = 0
-        self.is_polling = False
-        self._is_beating = self._is_reporting = False
+        self.is_polling = self.is_reporting = False
+        self._is_beating = False
 
     @property
     def is_busy(self) -> bool:
@@ -80,13 +80,14 @@ class QueueThread:
     def progress(self, reports: Sequence[tuple[Claim, Progress]]) -> None:
         """Report how far jobs are; of what waits, the latest report of each job counts."""
         self._progress |= {claim.token: (claim, progress) for claim, progress in reports}
-        if self._is_reporting or not self._progress:
+        if self.is_reporting or not self._progress:
             return
-        self._is_reporting = True
+        self.is_reporting = True
         waiting, self._progress = list(self._progress.values()), {}
 
         def over(_: None) -> None:
-            self._is_reporting = False
+            self.is_reporting = False
+            self.progress(())  # what came meanwhile
 
         self.write(lambda: self._inbox.progress(*waiting), over)
 

@@ -42,6 +42,7 @@ class Reports:
     def progress(self, *told: tuple[Claim, Progress]) -> None:
         """Tell how far the jobs of a step are; called as often as one likes, passed on a few times a second.
 
+        All steps of a job that runs alone: the one at which its worker dies is evidence (`jobs.deaths`).
         All in one answer: every write is on a disk before its answer, and the next step waits for that.
         """
         now = time.monotonic()
@@ -55,7 +56,7 @@ class Reports:
 
     def _due(self, claim: Claim, now: float) -> Reported | None:
         last = self._reported.get(claim.token)
-        return last if last is not None and now - last.at >= PROGRESS_SECONDS else None
+        return last if last is not None and (claim.alone or now - last.at >= PROGRESS_SECONDS) else None
 
     def _note(self, last: Reported, claim: Claim, progress: Progress, now: float) -> ProgressReport:
         worth_an_event = progress.fraction - last.fraction >= PROGRESS_FRACTION

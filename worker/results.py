@@ -37,7 +37,7 @@ class Results:
 
     def __init__(self, redis: Redis, settings: Settings, registry: CollectorRegistry, stopping: Stopping) -> None:
         self._redis, self._settings, self._stopping = redis, settings, stopping
-        self._ledger = Ledger(redis, settings.retention_seconds)
+        self._ledger = Ledger(redis, settings.retention_seconds, settings.worker_deaths_alone)
         self._metrics = QueueMetrics(registry)
         self._in_flight: dict[str, Claim] = {}  # by job
         self._reports = Reports(redis, settings.lease_seconds)

@@ -39,7 +39,7 @@ class Claim:
     token: str
     request: ResolvedRequest
     attempt: int
-    alone: bool  # two workers died with it in flight: run nothing beside it
+    alone: bool  # workers died with it and others in flight: run nothing beside it
     class_name: str | None
     created_at: float
     checkpoint: CheckpointRecord | None = None  # of an earlier attempt
@@ -178,7 +178,7 @@ class Taker:
                 log.warning("bad_payload", job_id=job_id, error=str(error))
                 self._ledger.fail(pipe, record, FailureKind.BAD_PAYLOAD, str(error))
                 return None
-            if record.runs_alone and busy:
+            if record.deaths.runs_alone and busy:
                 return Waits.TO_BE_ALONE
             if room < request.num_rows <= self._settings.max_rows:
                 return Waits.FOR_ROOM
@@ -190,7 +190,7 @@ class Taker:
                 token,
                 request,
                 record.starts + 1,
-                record.runs_alone,
+                record.deaths.runs_alone,
                 class_name,
                 record.created_at,
                 record.checkpoint,

@@ -26,7 +26,14 @@ LASTING_KEYS = re.compile(
     r"adm:(pipelines|pipelines-unheld|step-costs|workers|store-swept|worker:.+|worker-(process|metrics):.+|work:.+|estimate-.+:.+)"
     r"|rq:(queues|workers|worker:.+|workers:.+)"
 )
-BOOKS_OF_RUNNING_JOBS = ("rq:wip:*", "rq:executions:*", "rq:execution:*", "rq:worker:*:executions", "adm:progress:*")
+BOOKS_OF_RUNNING_JOBS = (
+    "rq:wip:*",
+    "rq:scheduled:*",
+    "rq:executions:*",
+    "rq:execution:*",
+    "rq:worker:*:executions",
+    "adm:progress:*",
+)
 
 
 @dataclass(frozen=True)

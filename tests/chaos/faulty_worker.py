@@ -5,7 +5,9 @@ that it warms up and checks its weights in peace. The argument says how many ste
 they are 2.
 """
 
+import itertools
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -23,16 +25,20 @@ from worker.stopping import Stopping
 
 CONTROL = "CHAOS_CONTROL"  # folder in which the suite says how slow the store is
 SLOW_FILE = "slow-store-seconds"
-RAISES, OVERFLOWS = "octahedron", "star"  # classes whose rows break the network
-RAISES_LABEL, OVERFLOWS_LABEL = 7, 9
+RAISES, KILLS, OVERFLOWS = "octahedron", "prism", "star"  # classes whose rows break the network, or the process
+RAISES_LABEL, KILLS_LABEL, OVERFLOWS_LABEL = 7, 8, 9
+KILLS_AT = 6  # step of a job of that class, the first that this process runs
 
 embedding, put, open_inbox = F.embedding, obstore.put, worker.main.open_inbox
+killing_steps = itertools.count(1)
 
 
 def breakable_embedding(labels: Tensor, *args: Any, **options: Any) -> Tensor:
-    """The label embedding of the networks: one class raises, rows of another become NaN."""
+    """The label embedding of the networks: one class raises, one kills the process, rows of another become NaN."""
     if (labels == RAISES_LABEL).any():
         raise RuntimeError("no kernel for this row")
+    if (labels == KILLS_LABEL).any() and next(killing_steps) == KILLS_AT:
+        os.kill(os.getpid(), signal.SIGKILL)
     rows: Tensor = embedding(labels, *args, **options)
     return rows.masked_fill((labels == OVERFLOWS_LABEL)[:, None], torch.nan)
 

@@ -18,7 +18,7 @@ from tests.chaos.follow import Follower
 Body = dict[str, Any]
 Act = Literal["nothing", "cancel", "delete"]
 
-HEALTHY = ("sphere", "cube", "cylinder", "cone", "torus", "pyramid", "capsule", "prism")
+HEALTHY = ("sphere", "cube", "cylinder", "cone", "torus", "pyramid", "capsule")
 NUM_POSTERS = 6
 FOLLOWED_EACH = 6  # of so many jobs one is followed by its events
 AWAY = (httpx2.TransportError,)

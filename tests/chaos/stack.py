@@ -1,4 +1,7 @@
-"""The whole system as real processes that the suite may hurt: Redis under AOF, a proxy, the service, workers."""
+"""The whole system as real processes that the suite may hurt: Redis under AOF, a proxy, the service, workers.
+
+`variables` are further settings of the service and the workers.
+"""
 
 import os
 import re
@@ -117,7 +120,7 @@ class Program:
 class Stack:
     """Redis, service and workers; everybody but the suite itself reaches Redis through the proxy."""
 
-    def __init__(self, folder: Path, weights: Path, num_workers: int) -> None:
+    def __init__(self, folder: Path, weights: Path, num_workers: int, **variables: str) -> None:
         self.folder, self.control = folder, folder / "control"
         self.control.mkdir()
         self.redis_socket = folder / "redis.sock"
@@ -146,6 +149,7 @@ class Stack:
             "ADM_CHECKPOINT_SECONDS": "0.05",
             "OMP_WAIT_POLICY": "PASSIVE",
             CONTROL: str(self.control),
+            **variables,
         }
         self.redis_server = Program("redis", self._redis_command(), plain, folder)
         self.service = Program("service", [], self._environment, folder)
@@ -218,6 +222,12 @@ class Stack:
             if not each.running:
                 self.crashes.append(f"{each.name} died by itself: {each.lines[-12:]}")
                 (self.start_service if each is self.service else each.start)()
+
+    def start_dead_workers(self) -> None:
+        """Do what a supervisor does for workers that died, whatever killed them."""
+        for each in self.workers:
+            if not each.running:
+                each.start()
 
     def heal(self) -> None:
         """End all faults, and start again whatever is down."""

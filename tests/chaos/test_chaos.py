@@ -7,12 +7,8 @@ The same plan runs again with CHAOS_SEED, which a failure names; CHAOS_JOBS and 
 import contextlib
 import os
 import random
-import shutil
 import signal
-import tempfile
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import httpx2
 import pytest
@@ -24,14 +20,14 @@ from jobs.ledger import Ledger
 from jobs.sweep import Sweeper
 from tests.chaos import audit
 from tests.chaos.audit import Seen
+from tests.chaos.conftest import StartStack
 from tests.chaos.faults import ORPHANED_PIPELINE, Faults, announce_orphaned_pipeline
-from tests.chaos.load import Ask, Body, Clients, cursed_ids, draw_asks, draw_templates, upload
+from tests.chaos.load import Ask, Clients, cursed_ids, draw_asks, draw_templates, upload
 from tests.chaos.stack import LEASE_SECONDS, Stack, eventually
-from tests.worker.tiny_stack import write_tiny_stack
+from tests.chaos.undisturbed import run_undisturbed, unfinished
 
 pytestmark = [pytest.mark.slow, pytest.mark.redis]
 
-NUM_WORKERS = 2
 JOBS_OF_THE_SHORT_FORM, SECONDS_OF_THE_SHORT_FORM = 60, 30.0
 OBEYED = (-signal.SIGTERM,)  # uvicorn ends all in order, and then dies of the signal itself
 SECONDS_BETWEEN_FAULTS = 1.2
@@ -39,16 +35,8 @@ SECONDS_PER_FAULT = 2.0  # about, with the pause before the next
 
 
 @pytest.fixture
-def stack() -> Iterator[Stack]:
-    folder = Path(tempfile.mkdtemp(prefix="adm-chaos-", dir="/tmp"))  # short: a socket's path has 107 bytes at most
-    stack = Stack(folder, write_tiny_stack(folder / "weights").parent, NUM_WORKERS)
-    try:
-        stack.start()
-        yield stack
-    finally:
-        stack.end()
-    if stack.sound:
-        shutil.rmtree(folder)  # a failure leaves the logs there
+def stack(start_stack: StartStack) -> Stack:
+    return start_stack()
 
 
 def test_every_job_ends_once_with_its_images_whatever_happens(stack: Stack) -> None:
@@ -72,21 +60,6 @@ def test_every_job_ends_once_with_its_images_whatever_happens(stack: Stack) -> N
         complaints += take_leave(stack, client, redis, files)
     stack.sound = not complaints
     assert stack.sound, "\n".join([*complaints, "", *faults.journal, f"CHAOS_SEED={seed}", str(stack.folder)])
-
-
-def run_undisturbed(client: httpx2.Client, redis: Redis, templates: list[Body]) -> list[Seen]:
-    """What every request gives when nothing happens to it."""
-    ids = [client.post("/v1/jobs", json=body).raise_for_status().json()["id"] for body in templates]
-    return [ended(client, redis, job_id) for job_id in ids]
-
-
-def ended(client: httpx2.Client, redis: Redis, job_id: str) -> Seen:
-    while client.get(f"/v1/jobs/{job_id}", params={"wait": 30}).json()["status"] not in audit.FINAL:
-        pass
-    seen = audit.look_at(client, redis, job_id)
-    assert seen is not None
-    assert seen.status == "completed", seen.job["error"]
-    return seen
 
 
 def hurt(stack: Stack, clients: Clients, faults: Faults, asks: list[Ask], seconds: float) -> None:
@@ -137,10 +110,6 @@ def judge(
     complaints += audit.books_are_closed(redis)
     complaints += audit.indexes_agree(redis, {job_id: each.status for job_id, each in there.items()})
     return complaints + audit.no_server_errors(stack.service.log_path.read_text())
-
-
-def unfinished(redis: Redis) -> int:
-    return sum(redis.zcard(f"adm:jobs:{status}") for status in ("queued", "in_progress", "cancelling"))
 
 
 def take_leave(stack: Stack, client: httpx2.Client, redis: Redis, files: list[str]) -> list[str]:

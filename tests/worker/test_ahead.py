@@ -1,6 +1,6 @@
 """A worker whose device is given the next step before it hears of the one before, as one on a GPU does."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
@@ -13,6 +13,8 @@ from structlog.testing import capture_logs
 from engine.engine import Engine
 from engine.laps import HostLap
 from engine.steps import StepReport
+from jobs.deaths import DEATHS_TOGETHER
+from jobs.events import ProgressPublisher, ProgressReport
 from jobs.files import FileStore
 from jobs.job import Job, JobStatus
 from jobs.settings import Settings
@@ -78,25 +80,53 @@ def test_jobs_have_the_bytes_and_the_steps_that_they_have_otherwise(bench: Bench
     assert outcomes[0] == outcomes[1]
 
 
-def test_device_has_the_next_step_while_its_worker_tells_of_one(
-    bench: Bench, serve: Serve, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """And none when there is none to be had."""
+def note_steps_ahead(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Note of each step, when it is told of, whether the device has another."""
     ahead: list[bool] = []
     turn = Engine.turn
 
-    def told(engine: Engine) -> StepReport | None:
-        if (report := turn(engine)) is not None:
+    def told(engine: Engine, **options: bool) -> StepReport | None:
+        if (report := turn(engine, **options)) is not None:
             ahead.append(engine.seconds_ahead > 0)
         return report
 
     monkeypatch.setattr(Engine, "turn", told)
     monkeypatch.setattr(HostLap, "is_over", False)
+    return ahead
+
+
+def test_device_has_the_next_step_while_its_worker_tells_of_one(
+    bench: Bench, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And none when there is none to be had."""
+    ahead = note_steps_ahead(monkeypatch)
     job_id = bench.submit(steps=6, upsample=False)
     serve(2)
     (job,) = wait_all(bench, [job_id])
     assert outcome(job)[1] == 6
     assert ahead == [True] * 5 + [False]
+
+
+def test_each_step_of_a_job_that_runs_alone_is_reported_before_the_device_has_the_next(
+    bench: Bench, serve: Serve, open_inbox: OpenInbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[int] = []
+    ahead = note_steps_ahead(monkeypatch)
+    publish = ProgressPublisher.publish
+
+    def note(publisher: ProgressPublisher, reports: Sequence[ProgressReport]) -> dict[str, Exception]:
+        told.extend(each.progress.step for each in reports)
+        return publish(publisher, reports)
+
+    monkeypatch.setattr(ProgressPublisher, "publish", note)
+    job_id = bench.submit(steps=6, upsample=False)
+    for _ in range(DEATHS_TOGETHER):
+        bench.claim(open_inbox("cpu-0"))
+    serve(2)
+    (job,) = wait_all(bench, [job_id])
+    assert outcome(job)[1] == 6
+    assert ahead == [False] * 6
+    assert told == [1, 2, 3, 4, 5], "the end of the job tells of the last"
 
 
 @pytest.mark.parametrize("steps_told", [0, 1])

@@ -105,18 +105,6 @@ def test_nothing_is_taken_beside_a_job_that_runs_alone(bench: Bench, open_inbox:
     assert [each.alone for each in bench.claim(inbox)] == [False]
 
 
-def test_only_deaths_while_alone_use_up_the_retries(bench: Bench, open_inbox: OpenInbox) -> None:
-    job_id = bench.submit()
-    for _ in range(2 + 1 + 3):  # two in company, then the first try alone and three retries
-        assert len(bench.claim(open_inbox("cpu-7"))) == 1
-    open_inbox("cpu-7")
-    job = bench.queue.get(job_id)
-    assert job.status == "failed"
-    assert job.error is not None
-    assert job.error.kind is FailureKind.WORKER_LOST
-    assert bench.events(job_id).count("failed") == 1
-
-
 def test_write_whose_answer_was_lost_may_be_repeated(bench: Bench, inbox: Inbox) -> None:
     job_id = bench.submit()
     (claim,) = bench.claim(inbox)

@@ -155,12 +155,23 @@ class QueueMachine(RuleBasedStateMachine):
             self.redis.zadd(keys.LEASES, {member: time.time() - 1})
         self.queue.ledger.recover_expired_leases()
 
+    @rule()
+    def delays_end(self) -> None:
+        for priority in keys.PRIORITIES:
+            delayed = books.delayed_key(keys.queue("demo", priority))
+            for job_id in self.redis.zrange(delayed, 0, -1):
+                self.redis.zadd(delayed, {job_id: 1})
+        self.queue.ledger.enqueue_due()
+
     @invariant()
     def each_job_is_where_its_status_says(self) -> None:
         queued = Counter(
             each.decode()
             for priority in keys.PRIORITIES
-            for each in self.redis.lrange(books.queue_key(keys.queue("demo", priority)), 0, -1)
+            for each in (
+                *self.redis.lrange(books.queue_key(keys.queue("demo", priority)), 0, -1),
+                *self.redis.zrange(books.delayed_key(keys.queue("demo", priority)), 0, -1),
+            )
         )
         leased = Counter(each.decode().partition(":")[0] for each in self.redis.zrange(keys.LEASES, 0, -1))
         for job_id in self.known:
@@ -193,6 +204,7 @@ class QueueMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Everything that is left can be brought to an end by one worker."""
         self.leases_run_out()
+        self.delays_end()
         inbox = self.opened("cpu-9")
         while claims := [each for each in inbox.poll(room=99, wait_seconds=0) if not isinstance(each, Cancel)]:
             for each in claims:

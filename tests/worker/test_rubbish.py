@@ -180,7 +180,7 @@ def test_job_whose_events_are_none_completes(
     assert bench.status(job_id) == "completed"
 
 
-OTHER_FIELDS = ("adm_checkpoint", "data", "created_at", "description")
+OTHER_FIELDS = ("adm_checkpoint", "adm_reached", "adm_checkpoint_reached", "data", "created_at", "description")
 FIELDS = st.sampled_from([*READERS, *OTHER_FIELDS])
 JSON = st.recursive(
     st.none() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)

@@ -1,0 +1,33 @@
+"""Stacks of real processes that tests may hurt."""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.stack import Stack
+from tests.worker.tiny_stack import write_tiny_stack
+
+NUM_WORKERS = 2
+
+StartStack = Callable[..., Stack]
+"""Starts a stack, with further settings of its programs; it is ended with the test."""
+
+
+@pytest.fixture
+def start_stack() -> Iterator[StartStack]:
+    started: list[Stack] = []
+
+    def start(**variables: str) -> Stack:
+        folder = Path(tempfile.mkdtemp(prefix="adm-chaos-", dir="/tmp"))  # short: a socket's path has 107 bytes at most
+        started.append(Stack(folder, write_tiny_stack(folder / "weights").parent, NUM_WORKERS, **variables))
+        started[-1].start()
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.end()
+        if each.sound:
+            shutil.rmtree(each.folder)  # a failure leaves the logs there

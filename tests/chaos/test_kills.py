@@ -1,0 +1,152 @@
+"""Kills of workers from outside cost no job anything, however many; a job that kills its workers is failed.
+
+The same plan runs again with CHAOS_SEED, which is printed; CHAOS_KILLS makes it longer, as `make chaos` does.
+"""
+
+import os
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+import pytest
+from redis import Redis
+
+from jobs.ledger import Ledger
+from tests.chaos import audit
+from tests.chaos.audit import Seen
+from tests.chaos.conftest import StartStack
+from tests.chaos.faulty_worker import KILLS, KILLS_AT
+from tests.chaos.load import Body, draw_templates, upload
+from tests.chaos.stack import Program, Stack, eventually
+from tests.chaos.undisturbed import run_undisturbed, unfinished
+
+pytestmark = [pytest.mark.slow, pytest.mark.redis]
+
+KILLS_OF_THE_SHORT_FORM = 12
+JOBS_PER_KILL, JOBS_PER_TEMPLATE = 10 / 3, 4
+MOST_SECONDS_TO_A_KILL = 2.0  # after a worker has taken jobs: longer than most jobs take
+POISON = {"class_label": KILLS, "steps": 40, "guidance_scale": 1, "seed": 1, "priority": "high"}  # while kills go on
+SECONDS_TO_END = 240.0  # after the last kill; the poison kills a worker seven times, which takes seconds to start again
+
+
+@dataclass(frozen=True)
+class Posted:
+    """An innocent job, and what an undisturbed run of its request gave."""
+
+    id: str
+    reference: Seen
+
+
+def test_no_innocent_job_is_failed_however_often_workers_are_killed_and_a_job_that_kills_them_is(
+    start_stack: StartStack,
+) -> None:
+    seed = int(os.environ.get("CHAOS_SEED") or random.SystemRandom().randrange(1_000_000))
+    num_kills = int(os.environ.get("CHAOS_KILLS") or KILLS_OF_THE_SHORT_FORM)
+    num_jobs = round(num_kills * JOBS_PER_KILL)
+    stack = start_stack(ADM_CHECKPOINT_SECONDS="60")  # as users have it: none of these jobs gets one
+    print(f"CHAOS_SEED={seed} CHAOS_KILLS={num_kills}, {num_jobs} jobs; logs in {stack.folder}", flush=True)
+    rng = random.Random(f"kills {seed}")
+    with stack.redis() as redis, stack.client() as client:
+        files = [upload(client, colour) for colour in ("red", "green", "blue")]
+        templates = draw_templates(rng, num_jobs // JOBS_PER_TEMPLATE, files)
+        reference = run_undisturbed(client, redis, templates)
+        innocent, poison = kill_workers(stack, client, redis, rng, num_kills, num_jobs, templates, reference)
+        wait_for_the_end(stack, redis)
+        seen = {each.id: audit.look_at(client, redis, each.id) for each in innocent}
+        complaints = judge_innocent(innocent, seen) + judge_poison(audit.look_at(client, redis, poison))
+        complaints += audit.books_are_closed(redis) + audit.no_server_errors(stack.service.log_path.read_text())
+        print(figures(redis, innocent, poison), flush=True)
+    stack.sound = not complaints
+    assert stack.sound, "\n".join([*complaints, f"CHAOS_SEED={seed}", str(stack.folder)])
+
+
+def kill_workers(
+    stack: Stack,
+    client: httpx2.Client,
+    redis: Redis,
+    rng: random.Random,
+    num_kills: int,
+    num_jobs: int,
+    templates: Sequence[Body],
+    reference: Sequence[Seen],
+) -> tuple[list[Posted], str]:
+    """Kill a worker at a random instant of its work, again and again, while jobs arrive."""
+    innocent: list[Posted] = []
+    poison = ""
+    for kill in range(num_kills):
+        for _ in range(round(num_jobs * (kill + 1) / num_kills) - len(innocent)):
+            template = rng.randrange(len(templates))
+            private = {"priority": rng.choice(["low", "normal", "high"])}
+            innocent.append(Posted(post(client, templates[template] | private), reference[template]))
+        if kill == num_kills // 3:
+            poison = post(client, POISON)
+        victim = working(stack, redis, rng)
+        time.sleep(rng.uniform(0, MOST_SECONDS_TO_A_KILL))
+        if victim.running:
+            victim.kill()
+        stack.start_dead_workers()
+    return innocent, poison
+
+
+def post(client: httpx2.Client, body: Body) -> str:
+    return str(client.post("/v1/jobs", json=body).raise_for_status().json()["id"])
+
+
+def working(stack: Stack, redis: Redis, rng: random.Random) -> Program:
+    """Wait until a worker is ready and jobs are in progress or have all ended; returns one that is ready."""
+    ready: list[Program] = []
+
+    def is_time() -> bool:
+        stack.start_dead_workers()
+        ready[:] = [each for each in stack.workers if each.said('"ready"')]
+        return bool(ready) and bool(redis.zcard("adm:jobs:in_progress") or not unfinished(redis))
+
+    eventually(is_time, "a worker is at work")
+    return rng.choice(ready)
+
+
+def wait_for_the_end(stack: Stack, redis: Redis) -> None:
+    def ended() -> bool:
+        stack.start_dead_workers()
+        return not unfinished(redis)
+
+    eventually(ended, "every job ends", SECONDS_TO_END)
+
+
+def judge_innocent(innocent: Sequence[Posted], seen: dict[str, Seen | None]) -> list[str]:
+    """All are completed, once, with the bytes of the undisturbed run."""
+    complaints = []
+    for each in innocent:
+        found = seen[each.id]
+        if found is None or found.status != "completed":
+            complaints.append(f"{each.id}: is {found and (found.status, found.job['error'])}, not completed")
+        else:
+            complaints += audit.ended_once(found) + audit.images_are_right(found, each.reference)
+    return complaints
+
+
+def judge_poison(found: Seen | None) -> list[str]:
+    """It is failed as its workers' killer, and at the step at which it kills."""
+    if found is None or found.status != "failed":
+        return [f"the poison is {found and found.status}, not failed"]
+    complaints = audit.failed_for("worker-lost", found) + audit.ended_once(found)
+    detail = found.job["error"]["detail"]
+    if f"at step {KILLS_AT - 1} of {POISON['steps']} of stage base" not in detail:
+        complaints.append(f"the poison's failure names another step: {detail}")
+    return complaints
+
+
+def figures(redis: Redis, innocent: Sequence[Posted], poison: str) -> str:
+    """How often workers died with jobs, and how near an innocent job came to being failed."""
+    ledger = Ledger(redis, 60)
+    deaths = [record.deaths for each in innocent if (record := ledger.read(each.id)) is not None]
+    blamed: Any = ledger.read(poison)
+    return (
+        f"{sum(each.workers > 0 for each in deaths)} of {len(innocent)} innocent jobs were in flight at a death, "
+        f"{sum(each.alone > 0 for each in deaths)} alone; most of one job: {max(each.workers for each in deaths)}, "
+        f"alone {max(each.alone for each in deaths)}, in a row at one step {max(each.in_a_row for each in deaths)}; "
+        f"poison: {blamed.error.detail}"
+    )

@@ -1,0 +1,27 @@
+"""What requests give when nothing happens to them, and whether any job has yet to end."""
+
+import httpx2
+from redis import Redis
+
+from tests.chaos import audit
+from tests.chaos.audit import Seen
+from tests.chaos.load import Body
+
+
+def run_undisturbed(client: httpx2.Client, redis: Redis, templates: list[Body]) -> list[Seen]:
+    """What every request gives when nothing happens to it."""
+    ids = [client.post("/v1/jobs", json=body).raise_for_status().json()["id"] for body in templates]
+    return [ended(client, redis, job_id) for job_id in ids]
+
+
+def ended(client: httpx2.Client, redis: Redis, job_id: str) -> Seen:
+    while client.get(f"/v1/jobs/{job_id}", params={"wait": 10}).json()["status"] not in audit.FINAL:
+        pass
+    seen = audit.look_at(client, redis, job_id)
+    assert seen is not None
+    assert seen.status == "completed", seen.job["error"]
+    return seen
+
+
+def unfinished(redis: Redis) -> int:
+    return sum(redis.zcard(f"adm:jobs:{status}") for status in ("queued", "in_progress", "cancelling"))
