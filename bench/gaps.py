@@ -72,11 +72,11 @@ class Clock:
     def watch(self, held: Held) -> None:
         engine, turn = held.engine, held.engine.turn
 
-        def timed() -> StepReport | None:
+        def timed(*, ahead: bool = True) -> StepReport | None:
             began = time.perf_counter()
             if self.ended is not None and engine.busy:
                 self.gaps.append(began - self.ended)
-            report = turn()
+            report = turn(ahead=ahead)
             now = time.perf_counter()
             if report is not None:
                 self.steps.append(now - began)

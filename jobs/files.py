@@ -73,7 +73,7 @@ class FileStore:
 
     def __init__(self, redis: Redis, settings: Settings, objects: ObjectStore) -> None:
         self._redis, self._settings, self._objects = redis, settings, objects
-        self._fleet = FleetReader(redis)
+        self._fleet = FleetReader(redis, settings.fleet_refresh_seconds)
 
     def put(self, data: bytes) -> FileInfo:
         """Keep a picture for as long as jobs are kept, no larger than pipelines can use.

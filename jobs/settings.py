@@ -112,6 +112,12 @@ class Settings(BaseSettings):
     checkpoint_seconds: float = Field(
         default=60, ge=0, description="device time of a job between two checkpoints, from which others go on; 0: none"
     )
+    audit_share: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description="share of its device time in which an idle worker takes steps again and compares bits; 0: none",
+    )
     sweep_seconds: float = Field(default=60, gt=0, description="between two sweeps of the service for what has expired")
     queue_limit_seconds: float = Field(
         default=3600,

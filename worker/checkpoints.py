@@ -18,6 +18,7 @@ from engine.engine import Engine, UnfitStateError
 from jobs.errors import UnavailableError
 from jobs.images import ImageStore
 from jobs.job import CheckpointRecord
+from worker.auditing import Numerics
 from worker.errands import Errands
 from worker.inbox import Claim, Inbox
 from worker.job_run import JobRun
@@ -47,7 +48,7 @@ class Checkpoints:
         queue: QueueThread,
         errands: Errands,
         store: ImageStore,
-        numerics: str,
+        numerics: Numerics,
         seconds: float,
     ) -> None:
         self._engine, self._inbox, self._queue, self._errands, self._store = engine, inbox, queue, errands, store
@@ -107,9 +108,9 @@ class Checkpoints:
         )
 
     def _store_state(self, claim: Claim, state: JobState) -> tuple[CheckpointRecord, int] | UnavailableError:
-        data = to_bytes(state, claim.request, self._numerics)
+        data = to_bytes(state, claim.request, self._numerics.now)
         try:
-            return self._store.put_checkpoint(claim.job_id, claim.token, self._numerics, data), len(data)
+            return self._store.put_checkpoint(claim.job_id, claim.token, self._numerics.now, data), len(data)
         except UnavailableError as error:
             return error
 
@@ -181,7 +182,7 @@ class Checkpoints:
 
     def load(self, claim: Claim, checkpoint: CheckpointRecord) -> JobState:
         """The state in a checkpoint. For any thread. Raises: UnusableCheckpointError, UnavailableError."""
-        if checkpoint.numerics != self._numerics:
+        if checkpoint.numerics != self._numerics.now:
             raise UnusableCheckpointError("the checkpoint is of other numerics")
         try:
             data = self._store.get_checkpoint(claim.job_id, checkpoint)
@@ -189,7 +190,7 @@ class Checkpoints:
             raise UnusableCheckpointError("the checkpoint is gone") from error
         if hashlib.sha256(data).hexdigest() != checkpoint.sha256:
             raise UnusableCheckpointError("the checkpoint is damaged")
-        state = from_bytes(data, claim.request, self._numerics)
+        state = from_bytes(data, claim.request, self._numerics.now)
         # another attempt may have published its own in their place, and the sweep removed these
         if any(each not in claim.published for each in state.images):
             raise UnusableCheckpointError("an image of the checkpoint is no longer published")

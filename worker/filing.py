@@ -13,6 +13,7 @@ from jobs.errors import AdmError, UnavailableError
 from jobs.events import Preview
 from jobs.images import ImageStore
 from jobs.job import ImageRecord
+from worker.auditing import Numerics
 from worker.errands import Errands
 from worker.job_run import JobRun
 from worker.png import describe, encode
@@ -41,7 +42,7 @@ class Filing:
         self,
         store: ImageStore,
         pipelines: Mapping[str, Pipeline],
-        numerics: str,
+        numerics: Numerics,
         errands: Errands,
         filed: Callable[[JobRun, Outcome], None],
     ) -> None:
@@ -92,7 +93,7 @@ class Filing:
         try:
             stop_if_forgotten()
             pipeline = self._pipelines[claim.request.model]
-            png = encode(pixels, describe(claim.request, index, pipeline, self._numerics))
+            png = encode(pixels, describe(claim.request, index, pipeline, self._numerics.now))
             waited = time.monotonic() - handed_over_at  # or a store that is away would cost each its own patience
             return put_patiently(self._store, claim, index, png, stop_if_forgotten, waited)
         except (UnavailableError, UnstorableError) as error:

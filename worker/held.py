@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, generate_latest
 
+from engine.audit import Audit
 from engine.engine import Engine
 from engine.pipeline import BASE, UPSAMPLE, Pipeline
 from jobs.workers import WorkerInfo
+from worker.auditing import Numerics
 from worker.metrics import StepMetrics
 
 
@@ -21,6 +23,8 @@ class Held:
     info: WorkerInfo
     metrics: StepMetrics
     registry: CollectorRegistry
+    numerics: Numerics
+    audit: Audit
 
     def tell(self) -> tuple[WorkerInfo, str]:
         """How things stand now, and the metrics of it as Prometheus reads them."""
@@ -28,6 +32,7 @@ class Held:
         self.metrics.in_flight.set(self.engine.rows_in_flight)
         info = self.info.model_copy(
             update={
+                "numerics": self.numerics.now,
                 "rows_in_flight": self.engine.rows_in_flight,
                 "row_shapes": self.engine.row_shapes,
                 "step_ms": {name: self._step_ms(pipeline) for name, pipeline in self.pipelines.items()},

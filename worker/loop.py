@@ -15,6 +15,7 @@ from jobs.files import FileStore
 from jobs.images import ImageStore
 from jobs.job import ImageRecord
 from jobs.settings import Settings
+from worker.auditing import Auditing
 from worker.checkpoints import Checkpoints
 from worker.entering import Entering
 from worker.errands import Errands
@@ -52,7 +53,7 @@ class Worker:
 
     def __init__(self, held: Held, inbox: Inbox, store: ImageStore, files: FileStore, settings: Settings) -> None:
         self._held, self._engine, self._settings = held, held.engine, settings
-        numerics, errands = held.info.numerics, Errands()
+        numerics, errands = held.numerics, Errands()
         self._errands, self._queue = errands, QueueThread(inbox, errands)
         self._checkpoints = Checkpoints(
             held.engine, inbox, self._queue, errands, store, numerics, settings.checkpoint_seconds
@@ -61,6 +62,7 @@ class Worker:
         self._entering = Entering(held, self._runs, self._checkpoints, files, errands)
         self._filing = Filing(store, held.pipelines, numerics, errands, self._filed)
         self._renewing = Renewing(inbox.extend, settings.lease_seconds, settings.step_timeout_seconds, self._hangs)
+        self._auditing = Auditing(held.engine, held.audit, numerics, held.metrics)
         self._next_heartbeat = self._next_step_at = 0.0
         self._gives_back = False  # all that is here, and what is claimed from now on
 
@@ -93,7 +95,7 @@ class Worker:
         self._heartbeat_if_due()
         if self._read_inbox(accept=accept) and self._engine.busy:
             self._await_newcomers()
-        is_alone = any(run.claim.alone for run in self._runs.values())  # then its last report is evidence (jobs.deaths)
+        is_alone = any(run.claim.alone for run in self._runs.all)  # then its last report is evidence (jobs.deaths)
         report = self._engine.turn(ahead=not is_alone)
         self._next_step_at = time.monotonic() + patience(self._engine.seconds_ahead, self._engine.host_seconds)
         if report is not None:
@@ -101,6 +103,8 @@ class Worker:
         if is_alone:
             self._await_report()
         self._errands.settle(self._wait_seconds)
+        if accept and not self._holds_jobs and not self._engine.busy:
+            self._auditing.run_if_due()
 
     @property
     def _wait_seconds(self) -> float:
@@ -186,6 +190,7 @@ class Worker:
             log.warning("out_of_memory", stage=stage, rows=rows, row_shapes_left=report.lowered)
         if report.is_whole:
             self._engine.costs.note(report.stage, report.row_shape, seconds)
+        self._auditing.note(report)
         self._held.metrics.stepped(stage, rows, report.row_shape, seconds, self._engine.rows_in_flight)
         touched: dict[str, JobRun] = {}
         for trajectory in report.moved:

@@ -3,6 +3,7 @@
 import fcntl
 import sys
 import time
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Literal
@@ -16,6 +17,7 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential
 
+from engine.audit import Audit
 from engine.engine import Engine
 from engine.host_memory import keep_freed_memory
 from engine.loading import load_stacks
@@ -31,6 +33,7 @@ from jobs.settings import Settings
 from jobs.workers import WorkerInfo
 from models.checkpoint import WeightsError
 from models.precision import Precision, best_precision
+from worker.auditing import Numerics
 from worker.compiling import choose_compiler
 from worker.held import Held
 from worker.inbox import Inbox
@@ -122,20 +125,21 @@ def load(settings: Settings, device: torch.device, name: str) -> Held:
     metrics = StepMetrics(registry)
     engine = Engine(stages, settings.max_rows)
     measure_steps(engine)
+    hashes = [each for stack in stacks for each in stack.hashes]
+    numerics = Numerics(partial(fingerprint, stages, precision, hashes, **encoder_versions()))
     info = WorkerInfo(
         name=name,
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         pipelines=tuple(pipelines),
         row_shapes=engine.row_shapes,
-        numerics=fingerprint(
-            stages, precision, [each for stack in stacks for each in stack.hashes], **encoder_versions()
-        ),
+        numerics=numerics.now,
         started_at=time.time(),
         last_heartbeat=time.time(),
         version=version("adm-serve"),
     )
     log.info("loaded", seconds=round(time.monotonic() - started, 2), row_shapes=info.row_shapes)
-    return Held(pipelines, engine, info, metrics, registry)
+    audit = Audit(stages, settings.audit_share)
+    return Held(pipelines, engine, info, metrics, registry, numerics, audit)
 
 
 def use_host(settings: Settings) -> None:

@@ -23,6 +23,10 @@ class StepMetrics:
             "adm_batch_occupancy", "Share of the last step's rows that were images", registry=registry
         )
         self.in_flight = Gauge("adm_rows_in_flight", "Images in the engine", registry=registry)
+        self.audits = Counter("adm_audits", "Steps taken again, alone and among others", registry=registry)
+        self.differences = Counter(
+            "adm_audit_differences", "Steps that came out otherwise when taken again", ("stage",), registry=registry
+        )
         self.memory = Gauge("adm_device_memory_bytes", "Memory held on the worker's device", registry=registry)
 
     def stepped(self, stage: str, rows: int, shape: int, seconds: float, in_flight: int) -> None:

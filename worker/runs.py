@@ -12,6 +12,7 @@ from engine.engine import Engine
 from engine.steps import NotFiniteError
 from jobs.errors import FailureKind
 from jobs.job import ImageRecord, Usage
+from worker.auditing import Numerics
 from worker.checkpoints import Checkpoints
 from worker.inbox import Inbox
 from worker.job_run import JobRun
@@ -27,7 +28,7 @@ class Runs:
     """One worker's jobs in flight, by id. All methods are for the loop's thread."""
 
     def __init__(
-        self, engine: Engine, inbox: Inbox, queue: QueueThread, checkpoints: Checkpoints, numerics: str
+        self, engine: Engine, inbox: Inbox, queue: QueueThread, checkpoints: Checkpoints, numerics: Numerics
     ) -> None:
         self._engine, self._inbox, self._queue, self._checkpoints = engine, inbox, queue, checkpoints
         self._numerics = numerics
@@ -78,7 +79,7 @@ class Runs:
     def complete(self, run: JobRun, images: list[ImageRecord], usage: Usage, results: dict[str, Any] | None) -> None:
         """Complete a job: its result is written once Redis takes it, while others go on."""
         self.forget(run)
-        call = partial(self._inbox.complete, run.claim, images, usage, self._numerics, results)
+        call = partial(self._inbox.complete, run.claim, images, usage, self._numerics.now, results)
         self._queue.write(call, partial(self._ended, run))
 
     def put_back(self, claim: Claim, error: Exception) -> None:

@@ -21,6 +21,7 @@ from jobs.sweep import Sweeper
 from models.stack import load_stack
 from tests.worker.conftest import Bench
 from worker import checkpoints
+from worker.auditing import Numerics
 from worker.checkpoints import WORTH_SECONDS, Checkpoints
 from worker.errands import Errands
 from worker.inbox import Claim, Inbox
@@ -157,7 +158,8 @@ class Writer:
     def __init__(self, bench: Bench, inbox: Inbox, engine: Engine, seconds: float) -> None:
         self._errands = Errands()
         self._queue = QueueThread(inbox, self._errands)
-        self.checkpoints = Checkpoints(engine, inbox, self._queue, self._errands, bench.images, "numerics", seconds)
+        numerics = Numerics(lambda: "numerics")
+        self.checkpoints = Checkpoints(engine, inbox, self._queue, self._errands, bench.images, numerics, seconds)
 
     def write_if_due(self, run: JobRun) -> None:
         self.checkpoints.write_if_due(run)

@@ -32,7 +32,10 @@ def test_job_that_nothing_fits_for_goes_back_at_no_cost_and_completes_when_there
 ) -> None:
     monkeypatch.setattr(runs, "PAUSE_SECONDS", 0.1)
     write_tiny_stack(tmp_path / "weights")
-    settings = settings.model_copy(update={"weights": tmp_path / "weights", "max_rows": 2, "pipelines": ("demo",)})
+    # on one thread, so that a batch is one part
+    settings = settings.model_copy(
+        update={"threads": 1, "weights": tmp_path / "weights", "max_rows": 4, "pipelines": ("demo",)}
+    )
     held = load(settings, torch.device("cpu"), "cpu-0")
     most, stopping, ran_out = [0], Stopping(), Event()
 
@@ -43,18 +46,18 @@ def test_job_that_nothing_fits_for_goes_back_at_no_cost_and_completes_when_there
 
     held.engine.stages["demo/base"].network.register_forward_pre_hook(run_out)
     worker = Worker(held, open_inbox(), bench.images, FileStore(redis, settings, bench.images.objects), settings)
-    job_id = bench.submit(n=2, steps=3, upsample=False)
+    job_id = bench.submit(n=4, steps=3, upsample=False)
     thread = Thread(target=worker.run, args=[stopping])
     thread.start()
     try:
         assert ran_out.wait(60)
         assert not bench.queue.get(job_id).status.is_final
-        most[0] = 1
+        most[0] = 2
         eventually(lambda: bench.queue.get(job_id).status.is_final, "the job ends")
     finally:
         stopping.set()
         thread.join()
     job = bench.queue.get(job_id)
-    assert (job.status, job.error, len(job.images)) == (JobStatus.COMPLETED, None, 2)
+    assert (job.status, job.error, len(job.images)) == (JobStatus.COMPLETED, None, 4)
     assert bench.events(job_id).count("completed") == 1
-    assert held.engine.row_shapes == (1,)
+    assert held.engine.row_shapes == (2,)

@@ -1,0 +1,87 @@
+"""An idle worker takes steps again; a wrong kernel is logged, counted, and followed by new numerics."""
+
+from collections.abc import Callable
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+import torch
+from prometheus_client import CollectorRegistry
+from redis import Redis
+from structlog.testing import capture_logs
+from torch import Tensor
+
+from jobs.files import FileStore
+from jobs.settings import Settings
+from tests.worker.conftest import Bench, OpenInbox
+from tests.worker.programs import eventually
+from tests.worker.tiny_stack import write_tiny_stack
+from worker.held import Held
+from worker.loop import Worker
+from worker.main import load
+from worker.stopping import Stopping
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def held(settings: Settings, tmp_path: Path) -> Held:
+    write_tiny_stack(tmp_path / "weights")
+    changes = {"weights": tmp_path / "weights", "max_rows": 4, "pipelines": ("demo",), "audit_share": 1.0, "threads": 1}
+    return load(settings.model_copy(update=changes), torch.device("cpu"), "cpu-0")
+
+
+def counted(registry: CollectorRegistry, name: str) -> float:
+    return registry.get_sample_value(f"{name}_total", {"stage": "base"} if "differences" in name else {}) or 0.0
+
+
+def off_at(rows: int, compute: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def computed(x: Tensor, *others: Any, **named: Any) -> Tensor:
+        result = compute(x, *others, **named)
+        return result * 1.1 if len(x) == rows else result  # in a few steps, much is clipped
+
+    return computed
+
+
+def serve(
+    held: Held, bench: Bench, inbox: Any, files: FileStore, settings: Settings, until: Callable[[], bool]
+) -> None:
+    """Run jobs of four images, one after the other, until something is so."""
+    stopping = Stopping()
+    thread = Thread(target=Worker(held, inbox, bench.images, files, settings).run, args=[stopping])
+    thread.start()
+    try:
+        while not until():
+            job_id = bench.submit(n=4, steps=3, upsample=False)
+            eventually(lambda: bench.queue.get(job_id).status.is_final, "the job ends")  # noqa: B023 - waited for here
+            audits = counted(held.registry, "adm_audits")
+            eventually(lambda: counted(held.registry, "adm_audits") > audits, "a step is taken again")  # noqa: B023
+    finally:
+        stopping.set()
+        thread.join()
+
+
+def test_wrong_kernel_is_logged_counted_and_changes_the_numerics(
+    held: Held, bench: Bench, open_inbox: OpenInbox, redis: Redis, settings: Settings
+) -> None:
+    stage, before = held.engine.stages["demo/base"], held.numerics.now
+    stage._network = off_at(4, stage._network)
+    files = FileStore(redis, settings, bench.images.objects)
+    with capture_logs() as logs:
+        serve(held, bench, open_inbox(), files, settings, lambda: held.numerics.now != before)
+    (line,) = [each for each in logs if each["event"] == "audit_difference"]
+    assert (line["stage"], line["row_shape"], line["out_of_use"]) == ("demo/base", 4, {"network": [4]})
+    assert (line["numerics_before"], line["numerics"]) == (before, held.numerics.now)
+    assert counted(held.registry, "adm_audit_differences") == 1
+    assert held.engine.row_shapes == (2,)
+    assert held.tell()[0].numerics == held.numerics.now
+
+
+def test_sound_worker_audits_and_finds_nothing(
+    held: Held, bench: Bench, open_inbox: OpenInbox, redis: Redis, settings: Settings
+) -> None:
+    before, files = held.numerics.now, FileStore(redis, settings, bench.images.objects)
+    serve(held, bench, open_inbox(), files, settings, lambda: counted(held.registry, "adm_audits") >= 2)
+    assert counted(held.registry, "adm_audit_differences") == 0
+    assert held.numerics.now == before

@@ -1,0 +1,51 @@
+"""Audits in a worker: run when there is nothing better to do, logged, counted, and followed by new numerics."""
+
+from collections.abc import Callable
+
+import structlog
+
+from engine.audit import Audit, describe
+from engine.engine import Engine
+from worker.metrics import StepMetrics
+
+log = structlog.get_logger("worker.audit")
+
+
+class Numerics:
+    """The fingerprint under which a worker's bytes repeat, until an audit takes a row shape out of use."""
+
+    def __init__(self, compute: Callable[[], str]) -> None:
+        self._compute = compute
+        self.now = compute()
+
+    def renew(self) -> None:
+        self.now = self._compute()
+
+
+class Auditing:
+    """One worker's audits. All methods are for the loop's thread."""
+
+    def __init__(self, engine: Engine, audit: Audit, numerics: Numerics, metrics: StepMetrics) -> None:
+        self._engine, self._audit, self._numerics, self._metrics = engine, audit, numerics, metrics
+        self.note = audit.note
+
+    def run_if_due(self) -> None:
+        """Take one step of those since the last audit again; to be called while the worker has no job."""
+        if not self._audit.is_due:
+            return
+        finding = self._audit.run()
+        self._metrics.audits.inc()
+        if finding is None:
+            return
+        self._metrics.differences.labels(self._engine.stages[finding.stage].name).inc()
+        stage = self._engine.stages[finding.stage]
+        self._engine.costs.keep(finding.stage, stage.network_shapes)
+        before = self._numerics.now
+        self._numerics.renew()
+        log.error(
+            "audit_difference",
+            **describe(finding, stage.row_shapes),
+            numerics_before=before,
+            numerics=self._numerics.now,
+            see="docs/decisions/0014-a-row-is-computed-by-one-thread.md",
+        )
