@@ -32,6 +32,17 @@ class Finding:
     guilty: Mapping[str, tuple[int, ...]]
 
 
+@dataclass(frozen=True)
+class _Kept:
+    """A step of one image, and not the whole report, whose images take memory."""
+
+    stage: str
+    row_shape: int
+    seconds: float
+    before: Trajectory
+    after: Trajectory
+
+
 @dataclass
 class Audit:
     """Remembers one step of those that were taken since the last audit, each with the same chance.
@@ -45,7 +56,7 @@ class Audit:
     compared: int = 0
     _owed_seconds: float = 0.0
     _steps: int = 0
-    _kept: tuple[StepReport, Trajectory, Trajectory] | None = None
+    _kept: "_Kept | None" = None
 
     def note(self, report: StepReport) -> None:
         """Remember a step of one image of a report, or keep the one that is remembered."""
@@ -55,26 +66,27 @@ class Audit:
         self._steps += 1
         if self.draw.random() * self._steps < 1:
             place = self.draw.randrange(len(report.moved))
-            self._kept = report, report.before[place], report.moved[place]
+            kept = report.stage, report.row_shape, report.seconds, report.before[place], report.moved[place]
+            self._kept = _Kept(*kept)
 
     @property
     def is_due(self) -> bool:
         """Whether a step is remembered, and the time that two more of them may take is saved up."""
-        return self._kept is not None and self._owed_seconds >= 2 * self._kept[0].seconds
+        return self._kept is not None and self._owed_seconds >= 2 * self._kept.seconds
 
     @torch.no_grad()
     def run(self) -> Finding | None:
         """Take the remembered step again; None where it comes out the same. Nothing else may be in the engine."""
         assert self._kept is not None
-        (report, before, after), self._kept, self._steps, self._owed_seconds = self._kept, None, 0, 0.0
-        stage = self.stages[report.stage]
+        kept, self._kept, self._steps, self._owed_seconds = self._kept, None, 0, 0.0
+        stage, before = self.stages[kept.stage], kept.before
         self.compared += 1
-        if all(_same(after, moved) for moved in self._taken_again(stage, before)):
+        if all(_same(kept.after, moved) for moved in self._taken_again(stage, before)):
             return None
         guilty = {part: shapes for part in stage.row_shapes if (shapes := self._guilty(stage, part, before))}
         for part, shapes in guilty.items():
             stage.drop_shapes(part, shapes)
-        return Finding(report.stage, before.timestep, before.request.network_label, report.row_shape, guilty)
+        return Finding(kept.stage, before.timestep, before.request.network_label, kept.row_shape, guilty)
 
     def _taken_again(self, stage: Stage, before: Trajectory) -> Iterator[Trajectory]:
         yield stage.step([before])[0]

@@ -28,7 +28,8 @@ class Lanes:
 
     def __init__(self, count: int = 1) -> None:
         self.count = count
-        self._others = ThreadPoolExecutor(count - 1, "lane") if count > 1 else None
+        # to ask torch for its number of threads sets it in a new thread, where OpenMP's own would be all cores
+        self._others = ThreadPoolExecutor(count - 1, "lane", torch.get_num_threads) if count > 1 else None
 
     def run(self, tasks: Sequence[Callable[[], T]]) -> list[T]:
         """Run tasks at the same time, the first ones first; returns their results in order.
@@ -120,9 +121,12 @@ def divide(asked: tuple[tuple[int, tuple[int, ...]], ...], lanes: int) -> list[l
 
     Parts are as large as the shape they are padded to, but for the last. Of equal plans the one of fewest parts.
     """
-    options = [[_sizes(rows, parts, shapes) for parts in range(1, lanes + 1)] for rows, shapes in asked]
+    options = []
+    for rows, shapes in asked:
+        ways = (tuple(_sizes(rows, parts, shapes)) for parts in range(1, lanes + 1))
+        options.append(list(dict.fromkeys(ways)))  # many numbers of parts come out the same
 
-    def cost(plan: Iterable[list[int]]) -> tuple[int, int]:
+    def cost(plan: Iterable[Sequence[int]]) -> tuple[int, int]:
         costs = [
             padded(size, shapes) + LAUNCHING_ROWS
             for sizes, (_, shapes) in zip(plan, asked, strict=True)
@@ -133,7 +137,7 @@ def divide(asked: tuple[tuple[int, tuple[int, ...]], ...], lanes: int) -> list[l
             heapq.heapreplace(ends, ends[0] + each)
         return max(ends), len(costs)
 
-    return list(min(itertools.product(*options), key=cost))
+    return [list(sizes) for sizes in min(itertools.product(*options), key=cost)]
 
 
 def _sizes(rows: int, parts: int, shapes: tuple[int, ...]) -> list[int]:

@@ -43,9 +43,13 @@ def agreeing_shapes(compute: Callable[[Sequence[int]], Tensor], candidates: Sequ
         reference = None
     if reference is None:  # here, where the exception and all that it held are gone
         return agreeing_shapes(compute, smaller or (1,))
-    # one place on, as places must not matter between shapes either
-    agree = (rows for rows in smaller if torch.equal(compute(range(1, rows + 1)), reference[1 : rows + 1]))
-    return (*agree, largest)
+    return (*(rows for rows in smaller if _agrees(compute, rows, reference)), largest)
+
+
+def _agrees(compute: Callable[[Sequence[int]], Tensor], rows: int, reference: Tensor) -> bool:
+    """Whether all rows come out as in the reference, so many at a time; one place on, as places must not matter."""
+    starts = range(1, len(reference) - rows + 1, rows)
+    return all(torch.equal(compute(range(at, at + rows)), reference[at : at + rows]) for at in starts)
 
 
 def _wherever_they_stand(compute: Callable[[Sequence[int]], Tensor], count: int) -> Tensor | None:

@@ -72,8 +72,7 @@ class Stage:
         # packed convolutions leave channels-last maps in any case
         layout = torch.contiguous_format if precision == "fp32" and not self._packs else torch.channels_last
         for _, module in self._modules():
-            module.to(memory_format=layout)  # type: ignore[call-overload]  # missing in torch's stubs
-            hold_weights(module, precision)
+            hold_weights(module, precision, layout)
         self._network: Callable[..., Tensor] = network
         self._log_probabilities = None if guide is None else guide.log_probabilities
         self._compiler = compiler
@@ -129,14 +128,18 @@ class Stage:
         that goes; the networks train no more.
         """
         if self._packs:
-            pack_weights(self.network, max_rows, partial(self._rehearse_part, self.probe_network))
+            rows = 1 if self._is_wide else max_rows
+            pack_weights(self.network, rows, partial(self._rehearse_part, self.probe_network))
             if self.guide is not None and isinstance(self.guide.module, NoisyClassifier):
                 run = partial(self._rehearse_part, self.probe_guide)
-                pack_weights(self.guide.module, max_rows, run, with_gradient=True)
+                pack_weights(self.guide.module, rows, run, with_gradient=True)
         if self.device.type == "cuda" and self._compiler is None:
             self.fuse_norms(max_rows)
         if self._is_wide:  # each row is computed as if it were the only one: there is nothing to compare
             self.network_shapes, self.guide_shapes = (1,), () if self.guide is None else (1,)
+            self._rehearse_part(self.probe_network)  # compiles, where that is asked for
+            if self.guide is not None:
+                self._rehearse_part(self.probe_guide)
             return
         lanes, self.lanes = self.lanes, Lanes()  # one part at a time: compiling is not for several threads
         candidates = candidates_for(self.device, max_rows)

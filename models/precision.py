@@ -13,14 +13,19 @@ Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def hold_weights(network: nn.Module, precision: Precision) -> None:
-    """Round the weights of convolutions to a precision; a convolution computes in its weights' dtype.
+def hold_weights(
+    network: nn.Module, precision: Precision, layout: torch.memory_format = torch.contiguous_format
+) -> None:
+    """Round the weights of convolutions to a precision and lay them out; a convolution computes in its weights' dtype.
 
-    Linear layers, norms and embeddings stay float32, as in the official networks' float16.
+    Linear layers, norms and embeddings stay float32, as in the official networks' float16. Packed weights, of a network
+    that several stages share, stay as they are.
     """
     for module in network.modules():
-        if isinstance(module, Conv1d | Conv2d):
+        if isinstance(module, Conv1d | Conv2d) and not module.weight.is_mkldnn:
             module.to(DTYPES[precision])
+            if isinstance(module, Conv2d):
+                module.to(memory_format=layout)  # type: ignore[call-overload]  # missing in torch's stubs
 
 
 def best_precision(device: torch.device) -> Precision:

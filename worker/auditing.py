@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import structlog
+import torch
 
 from engine.audit import Audit, describe
 from engine.engine import Engine
@@ -33,13 +34,21 @@ class Auditing:
         """Take one step of those since the last audit again; to be called while the worker has no job."""
         if not self._audit.is_due:
             return
-        finding = self._audit.run()
+        try:
+            finding = self._audit.run()
+        except torch.AcceleratorError:
+            raise  # the device is lost, and the process with it
+        except Exception as error:  # noqa: BLE001 - an audit must not end a worker that serves
+            log.error("audit_failed", error=f"{type(error).__name__}: {error}")
+            return
+        finally:
+            for key, stage in self._engine.stages.items():  # memory may have sufficed for fewer rows only
+                self._engine.costs.keep(key, stage.network_shapes)
         self._metrics.audits.inc()
         if finding is None:
             return
-        self._metrics.differences.labels(self._engine.stages[finding.stage].name).inc()
         stage = self._engine.stages[finding.stage]
-        self._engine.costs.keep(finding.stage, stage.network_shapes)
+        self._metrics.differences.labels(stage.name).inc()
         before = self._numerics.now
         self._numerics.renew()
         log.error(

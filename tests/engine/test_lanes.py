@@ -1,5 +1,7 @@
 """Lanes: every row is computed once, in parts of the given shapes, at the same time, and failures come out."""
 
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -44,15 +46,22 @@ def test_an_exception_is_raised_when_all_tasks_have_ended() -> None:
     assert ended.is_set()
 
 
-def test_each_lane_computes_on_one_thread_of_torch() -> None:
-    torch.set_num_threads(1)
-    meeting = threading.Barrier(2)
-
-    def threads() -> int:
-        meeting.wait(60)
-        return torch.get_num_threads()
-
-    assert Lanes(2).run([threads, threads]) == [1, 1]
+def test_each_lane_computes_on_one_thread() -> None:
+    """OpenMP would start a thread for each core at the first operation of a lane."""
+    program = (
+        "import threading, psutil, torch;"
+        "torch.set_num_threads(1);"
+        "from engine.lanes import Lanes;"
+        "lanes, meeting = Lanes(2), threading.Barrier(2);"
+        "x, w = torch.zeros(32, 64, 64, 64), torch.zeros(64, 64, 3, 3);"
+        "lanes.run([meeting.wait, meeting.wait]);"
+        "before = psutil.Process().num_threads();"
+        "compute = lambda: (meeting.wait(), torch.mkldnn_convolution(x, w, None, (1, 1), (1, 1), (1, 1), 1));"
+        "lanes.run([compute, compute]);"
+        "print(psutil.Process().num_threads() - before)"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "0"
 
 
 @settings(max_examples=200)
