@@ -138,8 +138,8 @@ def test_job_that_comes_while_the_device_is_at_a_step_has_a_place_in_the_next(
     turns: list[StepReport | None] = []
     turn = Engine.turn
 
-    def take_turn(engine: Engine) -> StepReport | None:
-        report = turn(engine)
+    def take_turn(engine: Engine, *, ahead: bool = True) -> StepReport | None:
+        report = turn(engine, ahead=ahead)
         if report is not None:
             told.append({each.request.job_id for each in report.moved})
         if engine.busy:

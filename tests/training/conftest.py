@@ -1,0 +1,14 @@
+"""Training computes on all threads, in these tests as in a program of its own."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from engine.threads import torch_threads, usable_threads
+
+
+@pytest.fixture(autouse=True)
+def all_threads() -> Iterator[None]:
+    """Tests of what serves leave one thread to this process."""
+    with torch_threads(usable_threads()):
+        yield
