@@ -7,7 +7,7 @@ import pytest
 from engine.threads import torch_threads, usable_threads
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def all_threads() -> Iterator[None]:
     """Tests of what serves leave one thread to this process."""
     with torch_threads(usable_threads()):
