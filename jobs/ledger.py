@@ -17,7 +17,7 @@ from jobs import books, keys
 from jobs.deaths import DEATHS_ALONE
 from jobs.errors import ErrorKind, FailureKind, RefusedError
 from jobs.events import EventKind, publish
-from jobs.job import CheckpointRecord, JobStatus
+from jobs.job import CheckpointRecord, JobStatus, Progress
 from jobs.mending import mend
 from jobs.record import PAYLOAD_VERSION, Record
 from jobs.request import ResolvedRequest
@@ -121,15 +121,18 @@ class Ledger(Transitions):
                 return outcome
         return self.change(job_id, decide)
 
-    def note_checkpoint(self, job_id: str, token: str, checkpoint: CheckpointRecord) -> bool:
-        """Write from where a job in progress may go on; False where another execution may write its results."""
+    def note_checkpoint(self, job_id: str, token: str, checkpoint: CheckpointRecord, reached: Progress) -> bool:
+        """Write from where a job in progress may go on; False where another execution may write its results.
+
+        reached: where the job stood in the state that was written; it has moved on since.
+        """
 
         def decide(pipe: Pipeline, record: Record | None) -> bool:
             if record is None or record.token != token or record.status.is_final:
                 return False
             fields = {
                 "adm_checkpoint": checkpoint.model_dump_json(),
-                "adm_checkpoint_reached": record.fields.get(b"adm_reached", b""),
+                "adm_checkpoint_reached": reached.model_dump_json(),
             }
             pipe.hset(books.job_key(job_id), mapping=books.encodable(fields))
             return True

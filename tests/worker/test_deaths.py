@@ -16,6 +16,7 @@ from jobs import books, keys
 from jobs.deaths import DEATHS_ALONE, DEATHS_TOGETHER
 from jobs.errors import FailureKind
 from jobs.job import CheckpointRecord, Progress
+from jobs.record import Record
 from jobs.settings import Settings
 from jobs.sweep import Sweeper
 from tests.conftest import RedisServer
@@ -31,6 +32,12 @@ QUEUE = keys.queue("demo", "normal")
 
 def at(step: int) -> Progress:
     return Progress(stage="base", step=step, steps=25, fraction=step / STEPS)
+
+
+def read(bench: Bench, job_id: str) -> Record:
+    record = bench.queue.ledger.read(job_id)
+    assert record is not None
+    return record
 
 
 def end_delays(bench: Bench) -> None:
@@ -102,19 +109,18 @@ def test_job_that_dies_at_varying_steps_survives_any_number_of_deaths_and_costs_
     assert (record.retries_left, record.deaths.workers) == (3, 20)
 
 
-def test_death_at_the_first_step_after_a_checkpoint_is_a_death_at_that_checkpoint(
+def test_next_execution_starts_where_the_checkpoint_was_copied_not_where_it_was_named(
     bench: Bench, open_inbox: OpenInbox
 ) -> None:
-    job_id = bench.submit()
-    die(bench, open_inbox, *[5] * DEATHS_TOGETHER)
-    inbox = open_inbox(NAME)
+    job_id, inbox = bench.submit(), open_inbox(NAME)
     (claim,) = bench.claim(inbox)
     inbox.progress((claim, at(20)))
-    assert inbox.checkpointed(claim, CheckpointRecord(execution_id=claim.token, sha256="a" * 64, numerics="n"))
-    die(bench, open_inbox, 0)
-    record = bench.queue.ledger.read(job_id)
-    assert record is not None
-    assert record.deaths.furthest == at(20)
+    checkpoint = CheckpointRecord(execution_id=claim.token, sha256="a" * 64, numerics="n")
+    assert inbox.checkpointed(claim, checkpoint, at(15))
+    assert read(bench, job_id).reached == at(20)
+    (again,) = bench.claim(open_inbox(NAME))
+    assert again.checkpoint == checkpoint
+    assert read(bench, job_id).reached == at(15), "a death before its first step is one at the checkpoint"
 
 
 def test_others_are_taken_while_a_suspect_waits_for_its_next_try(bench: Bench, open_inbox: OpenInbox) -> None:
