@@ -1,8 +1,9 @@
 """The deaths of workers that had a job in flight, and whether the job is their cause.
 
 A job that kills its worker does so at the same step each time, and never gets past it. A kill from outside comes at any
-step. So a job is the cause only if workers died in a row at the furthest step that it reached while it ran alone. It
-starts a new count when it gets further, and also when it dies earlier: it has passed that step alive before.
+step. So deaths count at the furthest step that a job reached while it ran alone, and enough of them show that the job
+is the cause. The count starts at 1 again when the job gets further, and is cleared when it leaves a checkpoint further
+on. A death at an earlier step says nothing about the furthest step and leaves the count as it is.
 """
 
 from datetime import UTC, datetime
@@ -11,8 +12,9 @@ from pydantic import BaseModel, ConfigDict
 
 from jobs.job import Progress
 
-DEATHS_ALONE = 5  # in a row, until the job is failed; default of ADM_WORKER_DEATHS_ALONE
+DEATHS_ALONE = 5  # at the furthest step, until the job is failed; default of ADM_WORKER_DEATHS_ALONE
 DEATHS_TOGETHER = 2  # of workers that had other jobs in flight too, until the job runs alone
+MANY_ALONE = 20  # deaths alone from which each is logged as a warning: a job that kills at varying steps is not failed
 FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS = 1.0, 60.0  # before the next try alone; doubled with every death alone
 
 
@@ -23,9 +25,10 @@ class Deaths(BaseModel):
 
     workers: int = 0  # that died with the job in flight
     since: float = 0.0  # Unix time of the first of these deaths
+    no_progress_since: float = 0.0  # Unix time of the first death after the job's last checkpoint further on
     alone: int = 0  # workers of these that had no other job in flight
     together: int = 0  # all others, since the job made its last checkpoint
-    in_a_row: int = 0  # the latest deaths alone, as far as all of them were at the furthest step
+    at_furthest: int = 0  # deaths alone at the furthest step
     furthest: Progress | None = None  # None as long as the job died before its first step
     checkpoint: str = ""  # SHA-256 of the checkpoint that the job had at the last death
 
@@ -44,21 +47,23 @@ class Deaths(BaseModel):
     def with_another(self, reached: Progress | None, checkpoint: str, now: float) -> "Deaths":
         """Return the record with one more death, of a worker that had reported `reached`."""
         is_further = fraction(reached) > fraction(self.furthest)
-        is_furthest, in_a_row, together = is_further, self.in_a_row, self.together
+        is_furthest, at_furthest, together = is_further, self.at_furthest, self.together
+        no_progress_since = self.no_progress_since or now
         if self.runs_alone:
             is_furthest |= self.alone == 0  # beside others it is not each step that is reported
             is_same = fraction(reached) == fraction(self.furthest)
-            in_a_row = 1 if is_furthest else in_a_row + 1 if is_same else 0
+            at_furthest = 1 if is_furthest else at_furthest + is_same
         else:
             together += 1
         if is_further and checkpoint != self.checkpoint:  # its work lasts, so it ends however often it is killed
-            in_a_row, together = 0, 1
+            at_furthest, together, no_progress_since = 0, 1, now
         return Deaths(
             workers=self.workers + 1,
             since=self.since or now,
+            no_progress_since=no_progress_since,
             alone=self.alone + self.runs_alone,
             together=together,
-            in_a_row=in_a_row,
+            at_furthest=at_furthest,
             furthest=reached if is_furthest else self.furthest,
             checkpoint=checkpoint,
         )
@@ -70,7 +75,7 @@ class Deaths(BaseModel):
         since = datetime.fromtimestamp(self.since, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         return (
             f"{self.workers} workers died with this job in flight since {since}, {self.alone} of them while it ran "
-            f"alone, the last {self.in_a_row} {where}, and it never got further"
+            f"alone, {self.at_furthest} of these {where}, and it never got further"
         )
 
 

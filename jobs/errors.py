@@ -30,7 +30,7 @@ class ErrorKind(StrEnum):
 class FailureKind(StrEnum):
     """Why a job failed."""
 
-    WORKER_LOST = "worker-lost"  # workers died in a row at one step of it, while it ran alone (`jobs.deaths`)
+    WORKER_LOST = "worker-lost"  # workers died at one step of it, its furthest, while it ran alone (`jobs.deaths`)
     BAD_PAYLOAD = "bad-payload"  # what lies in Redis of it cannot be read
     STEP_FAILED = "step-failed"  # the engine raised for this job's rows
     STORE_FAILED = "store-failed"  # its images could not be stored

@@ -14,10 +14,10 @@ from redis.client import Pipeline, Redis
 from redis.exceptions import ResponseError
 
 from jobs import books, keys
-from jobs.deaths import DEATHS_ALONE
+from jobs.deaths import DEATHS_ALONE, MANY_ALONE
 from jobs.errors import ErrorKind, FailureKind, RefusedError
 from jobs.events import EventKind, publish
-from jobs.job import CheckpointRecord, JobStatus
+from jobs.job import CheckpointRecord, JobStatus, Progress
 from jobs.mending import mend
 from jobs.record import PAYLOAD_VERSION, Record
 from jobs.request import ResolvedRequest
@@ -35,7 +35,7 @@ T = TypeVar("T")
 class Ledger(Transitions):
     """Changes jobs; holds nothing but its connection.
 
-    deaths_alone: so many deaths of workers in a row, at the furthest step of a job that ran alone, fail the job.
+    deaths_alone: so many deaths of workers at the furthest step of a job that ran alone fail the job.
     """
 
     def __init__(self, redis: Redis, retention_seconds: int, deaths_alone: int = DEATHS_ALONE) -> None:
@@ -121,15 +121,18 @@ class Ledger(Transitions):
                 return outcome
         return self.change(job_id, decide)
 
-    def note_checkpoint(self, job_id: str, token: str, checkpoint: CheckpointRecord) -> bool:
-        """Write from where a job in progress may go on; False where another execution may write its results."""
+    def note_checkpoint(self, job_id: str, token: str, checkpoint: CheckpointRecord, reached: Progress) -> bool:
+        """Write from where a job in progress may go on; False where another execution may write its results.
+
+        reached: where the job stood in the state that was written; it has moved on since.
+        """
 
         def decide(pipe: Pipeline, record: Record | None) -> bool:
             if record is None or record.token != token or record.status.is_final:
                 return False
             fields = {
                 "adm_checkpoint": checkpoint.model_dump_json(),
-                "adm_checkpoint_reached": record.fields.get(b"adm_reached", b""),
+                "adm_checkpoint_reached": reached.model_dump_json(),
             }
             pipe.hset(books.job_key(job_id), mapping=books.encodable(fields))
             return True
@@ -205,14 +208,18 @@ class Ledger(Transitions):
         checkpoint = "" if record.checkpoint is None else record.checkpoint.sha256
         deaths = record.deaths.with_another(record.reached, checkpoint, time.time())
         log.warning("worker_died", job_id=record.id, worker=record.text("worker_name"), deaths=deaths.model_dump())
-        if deaths.in_a_row >= self._deaths_alone:
+        if deaths.at_furthest >= self._deaths_alone:
             self.fail(pipe, record, FailureKind.WORKER_LOST, f"{deaths}; the workers' logs may say why")
             return
+        expires_at = deaths.no_progress_since + self.retention_seconds  # not put off by each death, or it never expires
+        if deaths.alone >= MANY_ALONE:
+            log.warning("many_deaths_alone", job_id=record.id, deaths=deaths.alone, expires_at=expires_at)
         fields = {"adm_worker_deaths": deaths.model_dump_json()}
         if deaths.delay_seconds:
-            self.requeue_later(pipe, record, self.now() + deaths.delay_seconds, **fields)
+            due_at = self.now() + deaths.delay_seconds
+            self.requeue_later(pipe, record, due_at, expires_at=expires_at, **fields)
         else:
-            self.requeue(pipe, record, **fields)
+            self.requeue(pipe, record, expires_at=expires_at, **fields)
 
     def now(self) -> float:
         """Redis' time, which leases go by: the clocks of two machines may be further apart than a lease is long."""

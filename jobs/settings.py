@@ -99,7 +99,7 @@ class Settings(BaseSettings):
     worker_deaths_alone: int = Field(
         default=DEATHS_ALONE,
         ge=1,
-        description="deaths of workers in a row, at the furthest step of a job that ran alone, that fail the job",
+        description="deaths of workers at the furthest step of a job that ran alone that fail the job",
     )
     drain_seconds: float = Field(
         default=25, ge=0, description="a stopping worker finishes what it can within this time"

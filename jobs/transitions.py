@@ -86,15 +86,20 @@ class Transitions:
         fields = books.end(pipe, self.redis, record, RqStatus.CANCELED, self.retention_seconds, now, "")
         self._end(pipe, record, JobStatus.EXPIRED, EventKind.EXPIRED, fields | {"adm_expired": "1"}, now)
 
-    def requeue(self, pipe: Pipeline, record: Record, **fields: int | str) -> None:
-        """Put a job in progress back to the front of its queue, where it waits as long as an ended one is kept."""
-        books.enqueue(pipe, record.id, record.queue, at_front=True)
-        self._put_back(pipe, record, RqStatus.QUEUED, fields)
+    def requeue(self, pipe: Pipeline, record: Record, *, expires_at: float | None = None, **fields: int | str) -> None:
+        """Put a job in progress back to the front of its queue.
 
-    def requeue_later(self, pipe: Pipeline, record: Record, due_at: float, **fields: int | str) -> None:
+        It expires at `expires_at`, by default after the time for which an ended job is kept.
+        """
+        books.enqueue(pipe, record.id, record.queue, at_front=True)
+        self._put_back(pipe, record, RqStatus.QUEUED, expires_at, fields)
+
+    def requeue_later(
+        self, pipe: Pipeline, record: Record, due_at: float, *, expires_at: float, **fields: int | str
+    ) -> None:
         """Put a job in progress aside until a time of Redis, when it enters its queue at the back."""
         books.delay(pipe, record, due_at)
-        self._put_back(pipe, record, RqStatus.SCHEDULED, fields)
+        self._put_back(pipe, record, RqStatus.SCHEDULED, expires_at, fields)
 
     def enqueue_delayed(self, pipe: Pipeline, record: Record) -> None:
         """Let a delayed job enter its queue."""
@@ -108,13 +113,21 @@ class Transitions:
     ) -> JobStatus:
         """Spend a retry, or fail the job when none is left; returns what it is then."""
         if record.retries_left > 0:
-            self.requeue(pipe, record, retries_left=record.retries_left - 1, **fields)
+            self.requeue(pipe, record, expires_at=None, retries_left=record.retries_left - 1, **fields)
             return JobStatus.QUEUED
         self.fail(pipe, record, kind, detail)
         return JobStatus.FAILED
 
-    def _put_back(self, pipe: Pipeline, record: Record, status: RqStatus, fields: dict[str, int | str]) -> None:
-        expires_at = time.time() + self.retention_seconds
+    def _put_back(
+        self,
+        pipe: Pipeline,
+        record: Record,
+        status: RqStatus,
+        expires_at: float | None,
+        fields: dict[str, int | str],
+    ) -> None:
+        if expires_at is None:
+            expires_at = time.time() + self.retention_seconds
         books.close_execution(pipe, self.redis, record)
         pipe.hset(
             books.job_key(record.id),

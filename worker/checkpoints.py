@@ -17,7 +17,7 @@ import structlog
 from engine.engine import Engine, UnfitStateError
 from jobs.errors import UnavailableError
 from jobs.images import ImageStore
-from jobs.job import CheckpointRecord
+from jobs.job import CheckpointRecord, Progress
 from worker.auditing import Numerics
 from worker.errands import Errands
 from worker.inbox import Claim, Inbox
@@ -101,10 +101,12 @@ class Checkpoints:
         if size > MAX_BYTES:
             log.info("checkpoint_left_out", job_id=claim.job_id, bytes=size, limit=MAX_BYTES)
             return
-        copied, steps = state.copied(), run.steps
+        copied, steps, reached = state.copied(), run.steps, run.progress()  # of one moment: the job moves on meanwhile
         self._waiting[claim.token] = size
         self._errands.start(
-            self._thread, lambda: self._store_state(claim, copied), lambda outcome: self._stored(run, steps, outcome)
+            self._thread,
+            lambda: self._store_state(claim, copied),
+            lambda outcome: self._stored(run, steps, reached, outcome),
         )
 
     def _store_state(self, claim: Claim, state: JobState) -> tuple[CheckpointRecord, int] | UnavailableError:
@@ -114,7 +116,9 @@ class Checkpoints:
         except UnavailableError as error:
             return error
 
-    def _stored(self, run: JobRun, steps: int, outcome: tuple[CheckpointRecord, int] | UnavailableError) -> None:
+    def _stored(
+        self, run: JobRun, steps: int, reached: Progress, outcome: tuple[CheckpointRecord, int] | UnavailableError
+    ) -> None:
         claim = run.claim
         del self._waiting[claim.token]
         if isinstance(outcome, UnavailableError):
@@ -135,7 +139,7 @@ class Checkpoints:
             if before is not None:
                 self._delete(claim.job_id, before)
 
-        self._queue.write(partial(self._inbox.checkpointed, claim, written), named)
+        self._queue.write(partial(self._inbox.checkpointed, claim, written, reached), named)
 
     def ended(self, run: JobRun) -> None:
         """Remove the checkpoint of a job that this worker has completed or dropped; others' are left to the sweep."""

@@ -66,10 +66,13 @@ class Results:
             self._finish(claim, None)  # or the next heartbeat would go on holding what nobody works at
         return published
 
-    def checkpointed(self, claim: Claim, checkpoint: CheckpointRecord) -> bool:
-        """Name what a next attempt may go on from; False when the claim was lost. May be lost: nobody waits for it."""
+    def checkpointed(self, claim: Claim, checkpoint: CheckpointRecord, reached: Progress) -> bool:
+        """Name what a next attempt may go on from, and where the job stands in it; False when the claim was lost.
+
+        May be lost: nobody waits for it.
+        """
         try:
-            return self._ledger.note_checkpoint(claim.job_id, claim.token, checkpoint)
+            return self._ledger.note_checkpoint(claim.job_id, claim.token, checkpoint, reached)
         except RedisError as error:
             log.warning("checkpoint_not_named", job_id=claim.job_id, error=str(error))
             return False

@@ -147,6 +147,6 @@ def figures(redis: Redis, innocent: Sequence[Posted], poison: str) -> str:
     return (
         f"{sum(each.workers > 0 for each in deaths)} of {len(innocent)} innocent jobs were in flight at a death, "
         f"{sum(each.alone > 0 for each in deaths)} alone; most of one job: {max(each.workers for each in deaths)}, "
-        f"alone {max(each.alone for each in deaths)}, in a row at one step {max(each.in_a_row for each in deaths)}; "
+        f"alone {max(each.alone for each in deaths)}, at its furthest step {max(each.at_furthest for each in deaths)}; "
         f"poison: {blamed.error.detail}"
     )

@@ -38,19 +38,32 @@ def test_job_runs_alone_after_two_deaths_beside_others() -> None:
 
 @pytest.mark.parametrize("step", [0, 1, 12, 24])
 def test_deaths_at_one_step_count_from_the_first_alone(step: int) -> None:
-    assert [died(*[step] * times).in_a_row for times in range(1, 6)] == [1, 2, 3, 4, 5]
+    assert [died(*[step] * times).at_furthest for times in range(1, 6)] == [1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize("further", [13, 14, 24])
 def test_job_that_got_further_starts_a_new_count(further: int) -> None:
-    assert died(12, 12, 12, 12, further).in_a_row == 1
+    assert died(12, 12, 12, 12, further).at_furthest == 1
 
 
 @pytest.mark.parametrize("earlier", [0, 5, 11])
-def test_job_that_died_earlier_has_passed_that_step_before_and_starts_a_new_count(earlier: int) -> None:
+def test_earlier_death_says_nothing_about_the_furthest_step_and_keeps_the_count(earlier: int) -> None:
     record = died(12, 12, 12, 12, earlier)
-    assert record.in_a_row == 0
-    assert died(12, 12, record=record).in_a_row == 2, "the furthest step is remembered"
+    assert (record.at_furthest, record.furthest) == (4, at(12))
+    assert died(12, record=record).at_furthest == DEATHS_ALONE
+    assert died(13, record=record).at_furthest == 1
+
+
+@pytest.mark.parametrize("outside", [0.1, 0.3, 0.5])
+def test_job_that_kills_at_one_step_is_failed_soon_however_many_of_its_tries_end_from_outside(outside: float) -> None:
+    rng, all_tries = random.Random(7), []
+    for _ in range(200):
+        record, tries = suspect(), 0
+        while record.at_furthest < DEATHS_ALONE:
+            record = died(rng.randrange(12) if rng.random() < outside else 12, record=record)
+            tries += 1
+        all_tries.append(tries)
+    assert sum(all_tries) / len(all_tries) < 1.2 * DEATHS_ALONE / (1 - outside)
 
 
 def test_long_job_that_leaves_checkpoints_stays_beside_others_however_many_workers_die() -> None:
@@ -64,12 +77,22 @@ def test_long_job_that_leaves_checkpoints_stays_beside_others_however_many_worke
 def test_new_checkpoint_further_on_lets_the_job_run_beside_others_again() -> None:
     record = died(12, 12, 12, 12)
     again = died(20, record=record, checkpoint="one")
-    assert (again.runs_alone, again.in_a_row, again.delay_seconds) == (False, 0, 0)
+    assert (again.runs_alone, again.at_furthest, again.delay_seconds) == (False, 0, 0)
+
+
+def test_time_without_progress_runs_from_the_first_death_and_anew_from_a_checkpoint_further_on() -> None:
+    record = Deaths()
+    for now in (1000.0, 2000.0, 3000.0):
+        record = record.with_another(at(12), "", now)
+    record = record.with_another(at(12), "of another numerics", 4000.0)
+    assert (record.since, record.no_progress_since) == (1000, 1000)
+    record = record.with_another(at(20), "one", 5000.0)
+    assert (record.since, record.no_progress_since) == (1000, 5000)
 
 
 def test_new_checkpoint_no_further_on_is_no_progress() -> None:
     record = died(12, 12, 12, 12)
-    assert died(12, record=record, checkpoint="of another numerics").in_a_row == DEATHS_ALONE
+    assert died(12, record=record, checkpoint="of another numerics").at_furthest == DEATHS_ALONE
 
 
 def test_tries_alone_are_spaced_ever_further_apart_up_to_a_limit() -> None:
@@ -79,10 +102,10 @@ def test_tries_alone_are_spaced_ever_further_apart_up_to_a_limit() -> None:
 
 def test_record_says_all_that_was_seen() -> None:
     assert str(died(9, 12, 12, 12, 12, 12)) == (
-        "8 workers died with this job in flight since 1970-01-01 00:16:40 UTC, 6 of them while it ran alone, the last "
-        "5 at step 12 of 25 of stage base, and it never got further"
+        "8 workers died with this job in flight since 1970-01-01 00:16:40 UTC, 6 of them while it ran alone, 5 of "
+        "these at step 12 of 25 of stage base, and it never got further"
     )
-    assert "the last 5 before its first step" in str(died(*[0] * 5))
+    assert "5 of these before its first step" in str(died(*[0] * 5))
 
 
 def test_hardly_any_innocent_job_is_failed_however_often_kills_come() -> None:
@@ -97,5 +120,5 @@ def test_hardly_any_innocent_job_is_failed_however_often_kills_come() -> None:
             progress = Progress(stage="base", step=reached, steps=steps, fraction=reached / steps)
             record = record.with_another(progress, "", 1000.0)
             kills += 1
-            assert record.in_a_row < DEATHS_ALONE
+            assert record.at_furthest < DEATHS_ALONE
     assert kills > 10_000

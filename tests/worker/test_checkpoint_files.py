@@ -7,15 +7,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from redis import Redis
 from structlog.testing import capture_logs
 
+from diffusion.tables import COLUMNS, SamplerTable
 from engine.engine import Engine
 from engine.pipeline import build_stages
 from engine.stage import Stage
-from engine.trajectory import ImageRequest, StagePlan
+from engine.trajectory import ImageRequest, StagePlan, Trajectory
 from jobs.errors import FailureKind
-from jobs.job import CheckpointRecord
+from jobs.job import CheckpointRecord, Progress
 from jobs.settings import Settings
 from jobs.sweep import Sweeper
 from models.stack import load_stack
@@ -30,6 +32,7 @@ from worker.plans import JobPlan
 from worker.queue_thread import QueueThread
 
 BASE = "demo/base"
+REACHED = Progress(stage="base", step=1, steps=2, fraction=0.5)
 
 
 @pytest.fixture
@@ -44,7 +47,7 @@ def make_old(settings: Settings) -> None:
 
 def put(bench: Bench, inbox: Inbox, claim: Claim, data: bytes = b"state") -> CheckpointRecord:
     record = bench.images.put_checkpoint(claim.job_id, claim.token, "numerics", data)
-    assert inbox.checkpointed(claim, record)
+    assert inbox.checkpointed(claim, record, REACHED)
     return record
 
 
@@ -70,9 +73,9 @@ def test_lost_claim_names_no_checkpoint(bench: Bench, inbox: Inbox) -> None:
     (claim,) = bench.claim(inbox)
     bench.queue.ledger.recover(job_id, claim.token)
     record = bench.images.put_checkpoint(job_id, claim.token, "numerics", b"state")
-    assert not inbox.checkpointed(claim, record)
+    assert not inbox.checkpointed(claim, record, REACHED)
     bench.queue.delete(job_id)
-    assert not inbox.checkpointed(claim, record)
+    assert not inbox.checkpointed(claim, record, REACHED)
     assert bench.claim(inbox) == []
 
 
@@ -139,12 +142,15 @@ def engine(stages: dict[str, Stage]) -> Engine:
 
 
 def begin(bench: Bench, inbox: Inbox, engine: Engine) -> JobRun:
-    """A job with an image that has not moved yet."""
+    """A job with an image that took a step of two."""
     bench.submit()
     (claim,) = bench.claim(inbox)
     plan = JobPlan([ImageRequest(claim.job_id, 0, 5, (StagePlan(BASE, "ddim", 2),), network_label=0)])
     engine.add(plan.images[0])
-    return JobRun(claim, plan)
+    run = JobRun(claim, plan)
+    table = SamplerTable(torch.zeros(2, len(COLUMNS)), torch.arange(2), torch.arange(2))
+    run.moved(Trajectory(plan.images[0], table, torch.zeros(3, 8, 8)), BASE, 0.0)
+    return run
 
 
 @pytest.fixture
@@ -207,6 +213,21 @@ def test_one_is_written_after_so_much_device_time_and_replaces_the_one_before(
     run.device_seconds = 122
     writer.write_last([run], math.inf)
     assert stored(bench) != written[-1:]
+
+
+def test_job_that_moves_on_while_one_is_written_is_noted_where_its_state_was_copied(
+    bench: Bench, inbox: Inbox, run: JobRun, checkpoints_of: OpenWriter
+) -> None:
+    writer, run.device_seconds = checkpoints_of(), 60.0
+    copied = run.progress()
+    writer.checkpoints.write_if_due(run)
+    inbox.progress((run.claim, Progress(stage=BASE, step=2, steps=2, fraction=1.0)))
+    writer.settle()
+    bench.queue.ledger.recover(run.claim.job_id, run.claim.token)
+    (again,) = bench.claim(inbox)
+    record = bench.queue.ledger.read(again.job_id)
+    assert record is not None
+    assert (again.checkpoint, record.reached) == (run.checkpoint, copied)
 
 
 def test_one_is_not_replaced_by_that_of_a_job_that_failed_and_was_not_told(

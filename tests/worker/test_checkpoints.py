@@ -176,12 +176,12 @@ def test_jobs_start_over_where_their_checkpoints_are_gone_or_damaged(
 
 
 def test_job_starts_over_where_its_checkpoint_is_of_other_numerics(start: Start, client: Client) -> None:
-    worker = start(**OFTEN, ADM_THREADS="1")
+    worker = start(**OFTEN, ADM_MAX_ROWS="4")
     worker.wait_ready()
     job_id = client.post(LONG)
     wait_checkpointed(worker, client, job_id)
     worker.kill(signal.SIGKILL)
-    starts_over(start(ADM_CHECKPOINT_SECONDS="0", ADM_THREADS="2"), client, {job_id: "other numerics"})
+    starts_over(start(ADM_CHECKPOINT_SECONDS="0", ADM_MAX_ROWS="8"), client, {job_id: "other numerics"})
 
 
 def starts_over(worker: WorkerProcess, client: Client, why: dict[str, str]) -> None:

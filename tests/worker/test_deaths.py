@@ -11,11 +11,13 @@ from rq.job import Job as RqJob
 from rq.queue import Queue
 from rq.registry import ScheduledJobRegistry
 from rq.serializers import JSONSerializer
+from structlog.testing import capture_logs
 
 from jobs import books, keys
-from jobs.deaths import DEATHS_ALONE, DEATHS_TOGETHER
+from jobs.deaths import DEATHS_ALONE, DEATHS_TOGETHER, MANY_ALONE
 from jobs.errors import FailureKind
 from jobs.job import CheckpointRecord, Progress
+from jobs.record import Record
 from jobs.settings import Settings
 from jobs.sweep import Sweeper
 from tests.conftest import RedisServer
@@ -31,6 +33,12 @@ QUEUE = keys.queue("demo", "normal")
 
 def at(step: int) -> Progress:
     return Progress(stage="base", step=step, steps=25, fraction=step / STEPS)
+
+
+def read(bench: Bench, job_id: str) -> Record:
+    record = bench.queue.ledger.read(job_id)
+    assert record is not None
+    return record
 
 
 def end_delays(bench: Bench) -> None:
@@ -71,7 +79,7 @@ def test_job_that_kills_its_worker_at_one_step_is_failed_within_five_tries_alone
     assert job.error is not None
     assert (job.status, job.error.kind) == ("failed", FailureKind.WORKER_LOST)
     assert job.error.detail.startswith("7 workers died with this job in flight since 20")
-    assert "5 of them while it ran alone, the last 5 at step 12 of 25 of stage base" in job.error.detail
+    assert "5 of them while it ran alone, 5 of these at step 12 of 25 of stage base" in job.error.detail
     assert bench.events(job_id).count("failed") == 1
 
 
@@ -80,7 +88,7 @@ def test_job_that_kills_before_its_first_step_is_failed(bench: Bench, open_inbox
     die(bench, open_inbox, *[0] * (DEATHS_TOGETHER + DEATHS_ALONE))
     error = bench.queue.get(job_id).error
     assert error is not None
-    assert "the last 5 before its first step" in error.detail
+    assert "5 of these before its first step" in error.detail
 
 
 def test_number_of_deaths_is_a_setting(bench: Bench, open_inbox: OpenInbox) -> None:
@@ -97,24 +105,71 @@ def test_job_that_dies_at_varying_steps_survives_any_number_of_deaths_and_costs_
     job_id = bench.submit()
     die(bench, open_inbox, *[3, 9, 2, 2, 2, 9, 8, 1, 9, 12, 4, 12, 12, 13, 5, 5, 5, 5, 5, 5])
     assert bench.status(job_id) == "queued"
-    record = bench.queue.ledger.read(job_id)
-    assert record is not None
+    record = read(bench, job_id)
     assert (record.retries_left, record.deaths.workers) == (3, 20)
 
 
-def test_death_at_the_first_step_after_a_checkpoint_is_a_death_at_that_checkpoint(
+def test_deaths_at_one_step_fail_the_job_though_kills_from_outside_come_between_them(
     bench: Bench, open_inbox: OpenInbox
 ) -> None:
     job_id = bench.submit()
-    die(bench, open_inbox, *[5] * DEATHS_TOGETHER)
+    die(bench, open_inbox, *[12] * DEATHS_TOGETHER, 12, 3, 12, 12, 0, 7, 12, 11)
+    assert bench.status(job_id) == "queued"
+    die(bench, open_inbox, 12)
+    assert bench.status(job_id) == "failed"
+
+
+def test_job_whose_workers_die_at_varying_steps_expires_after_the_first_death_however_often_it_is_requeued(
+    bench: Bench, open_inbox: OpenInbox, settings: Settings
+) -> None:
+    job_id = bench.submit()
+    die(bench, open_inbox, 1)
+    expires_at = read(bench, job_id).expires_at
+    assert expires_at == read(bench, job_id).deaths.since + settings.retention_seconds
+    die(bench, open_inbox, *range(2, 7))
+    record = read(bench, job_id)
+    assert (record.status, record.expires_at) == ("queued", expires_at)
+    then = time.time() - settings.retention_seconds
+    early = record.deaths.model_copy(update={"no_progress_since": then})
+    bench.redis.hset(books.job_key(job_id), "adm_worker_deaths", early.model_dump_json())
+    die(bench, open_inbox, 7)
+    sweeper = Sweeper(bench.redis, bench.queue.ledger, bench.images, bench.queue.files, settings.lease_seconds)
+    assert sweeper.expire_jobs() == 1
+    assert bench.status(job_id) == "expired"
+
+
+def test_requeue_for_another_cause_than_a_death_renews_the_time_to_wait(bench: Bench, open_inbox: OpenInbox) -> None:
+    job_id = bench.submit()
+    die(bench, open_inbox, 1)
+    expires_at = read(bench, job_id).expires_at
     inbox = open_inbox(NAME)
     (claim,) = bench.claim(inbox)
+    inbox.give_back(claim)
+    assert read(bench, job_id).expires_at > expires_at
+
+
+def test_twenty_deaths_alone_are_a_warning_in_the_log(bench: Bench, open_inbox: OpenInbox) -> None:
+    job_id = bench.submit()
+    with capture_logs() as logs:
+        die(bench, open_inbox, *[3] * DEATHS_TOGETHER, *[5, 4] * 2, *range(6, MANY_ALONE + 3))
+    warnings = [each for each in logs if each["event"] == "many_deaths_alone"]
+    assert [(each["log_level"], each["job_id"], each["deaths"]) for each in warnings] == [
+        ("warning", job_id, deaths) for deaths in (MANY_ALONE, MANY_ALONE + 1)
+    ]
+
+
+def test_next_execution_starts_where_the_checkpoint_was_copied_not_where_it_was_named(
+    bench: Bench, open_inbox: OpenInbox
+) -> None:
+    job_id, inbox = bench.submit(), open_inbox(NAME)
+    (claim,) = bench.claim(inbox)
     inbox.progress((claim, at(20)))
-    assert inbox.checkpointed(claim, CheckpointRecord(execution_id=claim.token, sha256="a" * 64, numerics="n"))
-    die(bench, open_inbox, 0)
-    record = bench.queue.ledger.read(job_id)
-    assert record is not None
-    assert record.deaths.furthest == at(20)
+    checkpoint = CheckpointRecord(execution_id=claim.token, sha256="a" * 64, numerics="n")
+    assert inbox.checkpointed(claim, checkpoint, at(15))
+    assert read(bench, job_id).reached == at(20)
+    (again,) = bench.claim(open_inbox(NAME))
+    assert again.checkpoint == checkpoint
+    assert read(bench, job_id).reached == at(15), "a death before its first step is one at the checkpoint"
 
 
 def test_others_are_taken_while_a_suspect_waits_for_its_next_try(bench: Bench, open_inbox: OpenInbox) -> None:
