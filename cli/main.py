@@ -6,8 +6,9 @@ import typer
 
 from cli import config, judge, models, pictures, sample, samplers, service, stack, train, worker
 
-# Looks that torch's threads take while they wait for each other: by default they spin so long that a machine that does
-# other things too crawls; not to spin at all costs a step a tenth.
+# Looks that torch's threads take while they wait for each other in an operation that they share, as in loading, large
+# networks and training: by default they spin so long that a machine that does other things too crawls. Not to spin at
+# all cost a step a tenth when the threads of a step shared its operations.
 SPIN_COUNT = 3000
 
 app = typer.Typer(

@@ -68,6 +68,13 @@ class StoredFile(NamedTuple):
     info: FileInfo
 
 
+class PreparedFile(NamedTuple):
+    """An upload that is decoded and reduced, and not stored yet."""
+
+    record: FileRecord
+    png: bytes
+
+
 class FileStore:
     """The files of one Redis; all calls block."""
 
@@ -79,28 +86,52 @@ class FileStore:
         """Keep a picture for as long as jobs are kept, no larger than pipelines can use.
 
         A pipeline that came later and takes more than any before gets the better of it once it is uploaded again.
+        Not for two threads at once: see `prepare`.
+        Raises: InvalidRequestError for what is no picture, or too large.
+        """
+        short_side_px = self.short_side_px()
+        if (present := self.present(hashlib.sha256(data).hexdigest(), short_side_px)) is not None:
+            return present
+        return self.add(self.prepare(data, short_side_px))
+
+    def short_side_px(self) -> int:
+        """Return what the largest pipeline makes of a picture's short side: the size of its first stage."""
+        sizes = [each.stages[0].image_size for each in self._fleet.read().pipelines.values() if each.stages]
+        return max([LEAST_SHORT_SIDE_PX, *sizes])
+
+    def present(self, sha256: str, short_side_px: int) -> FileInfo | None:
+        """Keep an upload of these bytes for longer; None unless there is one, good enough for such pipelines."""
+        file_id = id_of(sha256)
+        record = self.hold([file_id], self._settings.retention_seconds)[0]
+        if record is not None and record.suffices(short_side_px) and self._objects.has(record.key):
+            return self.get(file_id).info
+        return None
+
+    def prepare(self, data: bytes, short_side_px: int) -> PreparedFile:
+        """Decode and reduce a picture; asks neither Redis nor the store.
+
         Not for two threads at once: see `jobs.pictures.normalise`.
         Raises: InvalidRequestError for what is no picture, or too large.
         """
         sha256 = hashlib.sha256(data).hexdigest()
-        file_id = f"file-{sha256[:32]}"
-        seconds, short_side_px = self._settings.retention_seconds, self._short_side_px()
-        present = self.hold([file_id], seconds)[0]
-        if present is not None and present.suffices(short_side_px) and self._objects.has(present.key):
-            return self.get(file_id).info
         picture = normalise(data, self._settings.max_upload_pixels, short_side_px)
         record = FileRecord(
-            id=file_id,
+            id=id_of(sha256),
             sha256=sha256,
             width=picture.width,
             height=picture.height,
             bytes=len(data),
-            key=f"{ROOT}/{file_id}/{uuid4().hex}.png",
+            key=f"{ROOT}/{id_of(sha256)}/{uuid4().hex}.png",
             png_sha256=hashlib.sha256(picture.png).hexdigest(),
             short_side_px=short_side_px,
         )
-        self._objects.put(record.key, picture.png)
-        self._redis.set(keys.file(file_id), record.model_dump_json(), ex=seconds)
+        return PreparedFile(record, picture.png)
+
+    def add(self, prepared: PreparedFile) -> FileInfo:
+        """Store a prepared picture and publish its record."""
+        seconds, record = self._settings.retention_seconds, prepared.record
+        self._objects.put(record.key, prepared.png)
+        self._redis.set(keys.file(record.id), record.model_dump_json(), ex=seconds)
         return record.info(time.time() + seconds)
 
     def get(self, file_id: str) -> StoredFile:
@@ -144,15 +175,15 @@ class FileStore:
         self._objects.delete(strays)
         return len(strays)
 
-    def _short_side_px(self) -> int:
-        """What the largest pipeline makes of a picture's short side: the size of its first stage."""
-        sizes = [each.stages[0].image_size for each in self._fleet.read().pipelines.values() if each.stages]
-        return max([LEAST_SHORT_SIDE_PX, *sizes])
-
     def _is_recorded(self, key: str) -> bool:
         (text,) = cast(list[bytes | None], self._redis.mget(keys.file(key.split("/")[1])))  # None for the wrong type
         record = record_of(text)
         return record is not None and record.key == key
+
+
+def id_of(sha256: str) -> str:
+    """The id of a file whose bytes, as uploaded, have a hash."""
+    return f"file-{sha256[:32]}"
 
 
 def record_of(text: bytes | None) -> FileRecord | None:

@@ -80,7 +80,7 @@ class Settings(BaseSettings):
     threads: int | None = Field(
         default=None,
         ge=1,
-        description="CPU threads of the worker, part of numerics; none: torch's default, within a container's quota",
+        description="CPU threads of the worker; none: a thread for each core, within a container's quota",
     )
     max_rows: int = Field(default=32, ge=1, le=1024, description="images that share a step at most")
     retention_seconds: int = Field(default=86400, ge=1, description="how long an ended job and its images are kept")

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig
 
 RETRIES = 3  # of one call, for answers such as 503 and connections that break
-FIRST_PAUSE, LONGEST_PAUSE = timedelta(seconds=0.1), timedelta(seconds=1)
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 1.0  # before a retry
+LONGEST_PAUSE_SHARE = 0.1  # of a call's time, where that is less
 # Options of the HTTP client that obstore reads as AWS_ variables, unless it is given options of ours.
 CLIENT_VARIABLES = ("allow_http", "allow_invalid_certificates", "proxy_url", "proxy_ca_certificate")
 UNFINISHED = re.compile(r"#\d+$")  # of the file that object_store writes before it renames it
@@ -113,15 +114,23 @@ class ObjectStore:
 
 
 def bucket(address: str, timeout_seconds: float) -> S3Store:
-    """An S3 bucket whose requests end in time: no retry begins after half of it, and none takes more than half."""
-    half = timedelta(seconds=timeout_seconds / 2)
-    client: ClientConfig = {"timeout": half, "connect_timeout": half}
+    """Return an S3 bucket whose requests end within timeout_seconds, retries included.
+
+    A try takes half of the time at most. The client decides on a retry before its pause, so the last decision comes
+    early enough for the longest pause and one more try.
+    """
+    half, longest_pause = timeout_seconds / 2, min(LONGEST_PAUSE_SECONDS, LONGEST_PAUSE_SHARE * timeout_seconds)
+    client: ClientConfig = {"timeout": timedelta(seconds=half), "connect_timeout": timedelta(seconds=half)}
     for name in CLIENT_VARIABLES:
         if (value := os.environ.get(f"AWS_{name.upper()}")) is not None:
             client[name] = value  # type: ignore[literal-required] # the names are ClientConfig's
     retries: RetryConfig = {
         "max_retries": RETRIES,
-        "retry_timeout": half,
-        "backoff": {"init_backoff": FIRST_PAUSE, "max_backoff": LONGEST_PAUSE, "base": 2},
+        "retry_timeout": timedelta(seconds=half - longest_pause),
+        "backoff": {
+            "init_backoff": timedelta(seconds=min(FIRST_PAUSE_SECONDS, longest_pause)),
+            "max_backoff": timedelta(seconds=longest_pause),
+            "base": 2,
+        },
     }
     return S3Store.from_url(address, client_options=client, retry_config=retries)

@@ -1,5 +1,7 @@
 """/v1/files: pictures that jobs start from. A body is spooled to disk; one picture at a time is decoded."""
 
+import hashlib
+from functools import partial
 from tempfile import SpooledTemporaryFile
 from typing import IO, Annotated, Any
 
@@ -10,7 +12,7 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from jobs.errors import FieldError, InvalidRequestError
-from jobs.files import FileInfo
+from jobs.files import FileInfo, PreparedFile
 from service.conditional import answer_png
 from service.problems import documented
 from service.state import Service, ServiceDep
@@ -97,12 +99,36 @@ async def delete_file(file_id: str, service: ServiceDep) -> None:
 
 
 async def keep(service: Service, body: IO[bytes]) -> FileInfo:
-    """Store an uploaded picture, in its turn: that needs memory by the hundreds of megabytes."""
+    """Store an uploaded picture, unless it is there already.
 
-    def read_and_store() -> FileInfo:
-        data = body.read(service.settings.max_upload_bytes + 1)
-        if len(data) > service.settings.max_upload_bytes:
-            raise HTTPException(413, f"a file may have {service.settings.max_upload_bytes} bytes")
-        return service.queue.files.put(data)
+    Only decoding takes turns, which needs memory by the hundreds of megabytes. The store is called elsewhere, so that a
+    slow one holds up nobody's decoding. Few decoded pictures wait for the store: each is refused after seconds.
+    Raises: RefusedError when too many calls wait for the store.
+    """
+    files = service.queue.files
 
-    return await to_thread.run_sync(read_and_store, limiter=service.decoding)
+    def look(sha256: str) -> tuple[int, FileInfo | None]:
+        short_side_px = files.short_side_px()
+        return short_side_px, files.present(sha256, short_side_px)
+
+    def read_and_prepare(short_side_px: int) -> PreparedFile:
+        body.seek(0)
+        return files.prepare(body.read(), short_side_px)
+
+    sha256 = await run_in_threadpool(hash_of, body, service.settings.max_upload_bytes)
+    short_side_px, present = await service.store_calls.run(partial(look, sha256))
+    if present is not None:
+        return present
+    prepared = await to_thread.run_sync(read_and_prepare, short_side_px, limiter=service.decoding)
+    return await service.store_calls.run(partial(files.add, prepared))
+
+
+def hash_of(body: IO[bytes], max_bytes: int) -> str:
+    """Return the SHA-256 of a body, read piece by piece. Raises: HTTPException 413 for one that is too long."""
+    digest, num_bytes = hashlib.sha256(), 0
+    while chunk := body.read(MEMORY_BYTES):
+        digest.update(chunk)
+        num_bytes += len(chunk)
+        if num_bytes > max_bytes:
+            raise HTTPException(413, f"a file may have {max_bytes} bytes")
+    return digest.hexdigest()

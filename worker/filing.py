@@ -17,7 +17,7 @@ from worker.auditing import Numerics
 from worker.errands import Errands
 from worker.job_run import JobRun
 from worker.png import describe, encode
-from worker.storing import UnstorableError, put_patiently
+from worker.storing import PatientStore, UnstorableError
 
 MOST_IN_HAND = 64  # 50 MB of pixels at 512x512
 PREVIEWS_UP_TO = 32  # in hand; beyond that they are left out, so that images need not wait for them
@@ -46,7 +46,7 @@ class Filing:
         errands: Errands,
         filed: Callable[[JobRun, Outcome], None],
     ) -> None:
-        self._store, self._pipelines, self._numerics = store, pipelines, numerics
+        self._store, self._pipelines, self._numerics = PatientStore(store), pipelines, numerics
         self._errands, self._filed = errands, filed
         self._thread = ThreadPoolExecutor(1, "filing")
         self._closing = False
@@ -92,10 +92,11 @@ class Filing:
 
         try:
             stop_if_forgotten()
+            self._store.check(time.monotonic() - handed_over_at)
             pipeline = self._pipelines[claim.request.model]
             png = encode(pixels, describe(claim.request, index, pipeline, self._numerics.now))
             waited = time.monotonic() - handed_over_at  # or a store that is away would cost each its own patience
-            return put_patiently(self._store, claim, index, png, stop_if_forgotten, waited)
+            return self._store.put_patiently(claim, index, png, stop_if_forgotten, waited)
         except (UnavailableError, UnstorableError) as error:
             return error
         except ForgottenError:

@@ -47,6 +47,9 @@ QUEUE_DEPTH_AT_MOST = BATCHES_IN_FLIGHT  # with jobs that would run at once, bef
 class Worker:
     """One engine and one inbox. One thread drives the engine; it waits for the device and for nothing else.
 
+    There is one limit: once 64 images wait for the store (`filing.MOST_IN_HAND`), the next one holds up all steps until
+    one of them is stored or given up. With a silent bucket that takes two calls at most, 20 s.
+
     Others talk to Redis (`QueueThread`), fetch what jobs start from (`Entering`), encode and store images (`Filing`),
     write checkpoints (`Checkpoints`) and watch the loop (`Renewing`). What follows their calls runs here, in `Errands`.
     """

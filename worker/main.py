@@ -79,7 +79,11 @@ def run(settings: Settings) -> None:
         redis = Redis.from_url(settings.redis_address, retry=Retry(NoBackoff(), 0), health_check_interval=0)
         infos = [offer(pipeline) for pipeline in held.pipelines.values()]
         inbox = Inbox(redis, settings, name, infos, held.registry, Process.current(lock), stopping)
-        open_inbox(inbox, stopping)
+        try:
+            open_inbox(inbox, stopping)
+        except InterruptedStartError:
+            log.info("stopped", worker=name, before="Redis was available")
+            return
         log.info(
             "ready", worker=name, device=held.info.device, pipelines=list(held.pipelines), numerics=held.info.numerics
         )
@@ -89,7 +93,10 @@ def run(settings: Settings) -> None:
 
 
 def open_inbox(inbox: Inbox, stopping: Stopping) -> None:
-    """Open it; a Redis that is away is waited for. Raises: UnavailableError when it stays away."""
+    """Open the inbox, and wait for a Redis that is unavailable.
+
+    Raises: UnavailableError when it stays unavailable; InterruptedStartError when the worker is to stop meanwhile.
+    """
     patiently = Retrying(
         retry=retry_if_exception(lambda error: is_away(error) and not stopping.is_set()),
         wait=wait_exponential(multiplier=0.1, max=2),
@@ -101,6 +108,8 @@ def open_inbox(inbox: Inbox, stopping: Stopping) -> None:
     try:
         patiently(inbox.open)
     except RedisError as error:
+        if is_away(error) and stopping.is_set():
+            raise InterruptedStartError from error
         raise UnavailableError(f"ADM_REDIS_URL: Redis cannot be used: {error}") from error
 
 

@@ -40,10 +40,13 @@ class Stopping:
     def interrupting(self) -> Iterator[None]:
         """Let the first signal end the block where it stands, which may take minutes and leaves nothing undone.
 
-        Raises: InterruptedStartError; at the block's end, if the signal came where Python swallows exceptions.
+        Raises: InterruptedStartError; at the block's start, if the signal came before it; at the block's end, if the
+        signal came where Python swallows exceptions.
         """
-        self._interrupts = True
         try:
+            self._interrupts = True  # before the look, or a signal between the two would be noticed at the end alone
+            if self.is_set():
+                raise InterruptedStartError
             yield
         finally:
             self._interrupts = False

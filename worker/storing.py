@@ -9,7 +9,9 @@ from jobs.job import ImageRecord
 from worker.taking import Claim
 
 PATIENCE_SECONDS = 10.0  # for a store that does not answer
+MOMENT_SECONDS = 5.0  # after a failure of the store, in which no image that has waited its time calls it again
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 0.5
+NEVER = float("-inf")
 REFUSALS = 3  # of one image, while the store took the same bytes elsewhere each time
 
 
@@ -17,27 +19,57 @@ class UnstorableError(AdmError):
     """The store takes others' images, but not this one."""
 
 
-def put_patiently(
-    store: ImageStore, claim: Claim, index: int, png: bytes, meanwhile: Callable[[], None], waited: float = 0.0
-) -> ImageRecord:
-    """Store an image, again and again if need be; `meanwhile` is called between two calls of the store.
+class PatientStore:
+    """Stores images with patience, and remembers when the store last failed; for one thread."""
 
-    `waited` seconds of the patience are spent already.
+    def __init__(self, store: ImageStore) -> None:
+        self._store = store
+        self._failed_at = NEVER
 
-    Raises: UnavailableError when the store stays away; UnstorableError.
-    """
-    gives_up_at, pause, refusals = time.monotonic() + PATIENCE_SECONDS - waited, FIRST_PAUSE_SECONDS, 0
-    while True:
-        try:
-            return store.put(claim.job_id, claim.token, index, png)
-        except UnavailableError as error:
-            meanwhile()  # a call of a silent store takes seconds
-            if store.takes(png):
-                refusals += 1
-                if refusals == REFUSALS:
-                    raise UnstorableError(str(error)) from error
-            elif time.monotonic() > gives_up_at:
-                raise
-        time.sleep(pause)
-        pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
-        meanwhile()
+    def check(self, waited: float) -> None:
+        """Give an image up without a call of the store, whose calls may take seconds, where another has just failed.
+
+        Raises: UnavailableError when the patience is used up after `waited` seconds and the store failed a moment ago.
+        """
+        if waited >= PATIENCE_SECONDS and self._failed_a_moment_ago:
+            raise UnavailableError("the image store failed a moment ago, and the image has waited for it")
+
+    def put_patiently(
+        self, claim: Claim, index: int, png: bytes, meanwhile: Callable[[], None], waited: float = 0.0
+    ) -> ImageRecord:
+        """Store an image, again and again if need be; `meanwhile` is called between two calls of the store.
+
+        `waited` seconds of the patience are spent already.
+
+        Raises: UnavailableError when the store stays unavailable; UnstorableError.
+        """
+        self.check(waited)
+        gives_up_at, pause, refusals = time.monotonic() + PATIENCE_SECONDS - waited, FIRST_PAUSE_SECONDS, 0
+        while True:
+            failed_before = self._failed_a_moment_ago
+            try:
+                record = self._store.put(claim.job_id, claim.token, index, png)
+            except UnavailableError as error:
+                meanwhile()  # a call of a silent store takes seconds
+                if failed_before and time.monotonic() >= gives_up_at:
+                    self._failed_at = time.monotonic()
+                    raise  # without trying elsewhere: the images behind this one wait for each call
+                if self._store.takes(png):
+                    self._failed_at = NEVER
+                    refusals += 1
+                    if refusals == REFUSALS:
+                        raise UnstorableError(str(error)) from error
+                else:
+                    self._failed_at = time.monotonic()
+                    if time.monotonic() + pause >= gives_up_at:
+                        raise
+            else:
+                self._failed_at = NEVER
+                return record
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+            meanwhile()
+
+    @property
+    def _failed_a_moment_ago(self) -> bool:
+        return time.monotonic() - self._failed_at < MOMENT_SECONDS

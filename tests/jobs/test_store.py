@@ -1,5 +1,6 @@
 """A bucket of a real S3-compatible server, and what its faults cost: never more than the time of a call."""
 
+import re
 import time
 from collections.abc import Callable
 
@@ -11,6 +12,7 @@ from jobs.files import FileStore
 from jobs.images import ImageStore
 from jobs.settings import Settings
 from jobs.store import ObjectStore
+from jobs.store import bucket as make_bucket
 from tests.chaos.proxy import StoreFault, StoreProxy
 from tests.jobs.samples import png
 
@@ -60,6 +62,21 @@ def test_call_ends_in_time_whatever_the_store_does_and_succeeds_when_it_is_back(
     assert time.monotonic() - started < TIMEOUT_SECONDS + MARGIN_SECONDS
     store_proxy.fault = "none"
     call(store)
+
+
+@pytest.mark.parametrize("seconds", [0.5, 2.0, 10.0, 60.0])
+def test_last_retry_its_pause_and_its_try_end_within_the_time_of_a_call(bucket: str, seconds: float) -> None:
+    """The HTTP client adds them up: what it decides at the last instant takes the longest pause and a whole try."""
+    store = make_bucket(bucket, seconds)
+    retries, client = store.retry_config, store.client_options
+    assert retries is not None
+    assert client is not None
+    number, unit = re.fullmatch(r"(\d+)(ms|s)", str(client["timeout"])).groups()  # type: ignore[union-attr] # it matches
+    try_seconds = int(number) * {"ms": 0.001, "s": 1.0}[unit]
+    pause = retries["backoff"]["max_backoff"]
+    assert retries["backoff"]["init_backoff"] <= pause
+    assert (retries["retry_timeout"] + pause).total_seconds() + try_seconds <= seconds
+    assert retries["retry_timeout"].total_seconds() >= 0.3 * seconds, "there is time for retries"
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)

@@ -2,23 +2,84 @@
 
 import asyncio
 import os
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
 from pathlib import Path
 from threading import Event
 
 import httpx2
 import pytest
+from redis import Redis
 
+from jobs import keys
 from jobs.errors import ErrorKind, RefusedError
 from jobs.settings import Settings
 from service.store_calls import StoreCalls
+from tests.chaos.proxy import StoreProxy
+from tests.jobs.samples import png
 from tests.service.conftest import ToyWorker, body, running_service
 from tests.service.test_jobs import is_problem
 
 DOWNLOADS = 12
 STORE_THREADS = 4
 WITHOUT_STORE = ("/readyz", "/healthz", "/livez", "/metrics", "/", "/static/js/api.js", "/v1/jobs", "/v1/models")
+
+
+Upload = Callable[[int], Future[httpx2.Response]]
+Uploading = Callable[[int], AbstractContextManager[Upload]]
+
+
+@pytest.fixture
+def uploading(redis: Redis, service_settings: Settings, bucket: str) -> Uploading:
+    """Runs a service, with so many threads for a bucket that is waited for during all of a test.
+
+    It gives what begins an upload of a grey picture. No sweep calls that store.
+    """
+
+    @contextmanager
+    def uploading_(store_threads: int) -> Iterator[Upload]:
+        variables = {"ADM_STORE": bucket, "ADM_STORE_TIMEOUT_SECONDS": "120", "ADM_STORE_THREADS": str(store_threads)}
+        redis.set(keys.STORE_SWEPT, 1)
+        with running_service(service_settings, **variables) as (address, _, _), ThreadPoolExecutor(DOWNLOADS) as pool:
+            yield lambda grey: pool.submit(httpx2.post, f"{address}/v1/files", content=png(grey), timeout=60)
+
+    return uploading_
+
+
+@pytest.mark.slow
+def test_upload_that_waits_for_the_store_delays_no_other(uploading: Uploading, store_proxy: StoreProxy) -> None:
+    with uploading(2) as upload:
+        store_proxy.fault, store_proxy.once = "silent", True
+        stuck = upload(1)
+        assert store_proxy.struck.wait(20)
+        try:
+            assert upload(2).result(20).status_code == 201
+            assert upload(2).result(20).status_code == 201, "it is there already"
+            assert not stuck.done()
+        finally:
+            store_proxy.cut()
+        assert stuck.result(20).status_code == 201, "the request is made again"
+
+
+@pytest.mark.slow
+def test_uploads_are_refused_when_the_store_is_stuck(uploading: Uploading, store_proxy: StoreProxy) -> None:
+    with uploading(1) as upload:
+        store_proxy.fault = "silent"
+        stuck = upload(1)
+        assert store_proxy.struck.wait(20)
+        try:
+            for refused in [upload(grey) for grey in range(2, 8)]:
+                answer = refused.result(20)
+                assert is_problem(answer, 503)
+                assert int(answer.headers["Retry-After"]) > 0
+            assert not stuck.done()
+        finally:
+            store_proxy.fault = "none"
+            store_proxy.cut()
+        assert stuck.result(20).status_code == 201
+        assert upload(2).result(20).status_code == 201
 
 
 @pytest.mark.slow

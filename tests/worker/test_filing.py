@@ -1,6 +1,7 @@
 """Images are encoded and stored beside the loop: what goes on meanwhile, and what comes of them in the end."""
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Event
@@ -157,6 +158,7 @@ def test_job_goes_back_while_the_store_is_away_and_completes_once(
     bench: Bench, serve: Callable[..., Shift], door: Door, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(storing, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(storing, "MOMENT_SECONDS", 0.1)
     monkeypatch.setattr(runs, "PAUSE_SECONDS", 0.1)
     door.refuses = lambda key: True
     job_ids = [submit(bench, n=3), submit(bench)]
@@ -167,6 +169,26 @@ def test_job_goes_back_while_the_store_is_away_and_completes_once(
     for each in job_ids:
         assert ended_once(bench, each)
         assert bench.queue.ledger.read(each).retries_left == 3  # type: ignore[union-attr] # it exists
+
+
+def test_images_that_wait_behind_a_silent_store_do_not_each_wait_for_calls_of_their_own(
+    bench: Bench, serve: Callable[..., Shift], door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storing, "PATIENCE_SECONDS", 0.5)
+    calls: list[str] = []
+
+    def answers_late(key: str) -> bool:
+        calls.append(key)
+        time.sleep(1)
+        return True
+
+    door.refuses = answers_late
+    job_ids = [submit(bench) for _ in range(8)]
+    serve()
+    eventually(lambda: all(bench.events(each).count("queued") > 1 for each in job_ids), "all go back")
+    assert len(calls) <= 4, "two for the first image, and perhaps for one that was computed later"
+    door.refuses = lambda key: False
+    eventually(lambda: completed(bench, *job_ids), "they end")
 
 
 def test_job_whose_images_the_store_never_takes_fails_alone(

@@ -2,8 +2,10 @@ import json
 import signal
 import time
 from pathlib import Path
+from threading import Timer
 
 import pytest
+from structlog.testing import capture_logs
 
 from jobs.errors import UnavailableError
 from jobs.job import JobStatus
@@ -14,20 +16,50 @@ from tests.jobs.samples import DEMO
 from tests.worker.programs import Client, Start, eventually
 from worker import main
 from worker.inbox import Inbox
-from worker.stopping import Stopping
+from worker.stopping import InterruptedStartError, Stopping
 
 
-@pytest.mark.parametrize("told_to_stop", [False, True])
 def test_redis_that_stays_away_is_one_line_that_names_the_variable(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told_to_stop: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(main, "START_PATIENCE_SECONDS", 60 if told_to_stop else 0.2)
-    stopping = Stopping()
-    if told_to_stop:
-        stopping.set()
+    monkeypatch.setattr(main, "START_PATIENCE_SECONDS", 0.2)
     client = RedisServer(tmp_path).client()
     with pytest.raises(UnavailableError, match=r"\AADM_REDIS_URL: .*\Z"):
+        main.open_inbox(Inbox(client, Settings(data=tmp_path), "cpu-0", [DEMO]), Stopping())
+
+
+def test_wait_for_redis_ends_when_the_worker_is_to_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(main, "START_PATIENCE_SECONDS", 600)
+    stopping, client = Stopping(), RedisServer(tmp_path).client()
+    timer = Timer(0.3, stopping.set)
+    timer.start()
+    with pytest.raises(InterruptedStartError):
         main.open_inbox(Inbox(client, Settings(data=tmp_path), "cpu-0", [DEMO]), stopping)
+    timer.join()
+
+
+@pytest.mark.slow
+def test_worker_that_is_stopped_while_it_waits_for_redis_ends_well(start: Start, tmp_path: Path) -> None:
+    worker = start(ADM_REDIS_URL=f"unix://{tmp_path / 'nobody.sock'}", ADM_PIPELINES="demo-uncond")
+    eventually(lambda: '"redis_away"' in worker.output, "it waits")
+    assert worker.kill(signal.SIGTERM) == 0
+    assert "Traceback" not in worker.output
+    last = json.loads(worker.output.splitlines()[-1])
+    assert (last["event"], last["before"]) == ("stopped", "Redis was available")
+
+
+def test_worker_that_is_stopped_before_it_loads_does_not_begin_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Told(Stopping):
+        def listen(self) -> None:
+            self.set()
+
+    monkeypatch.setattr(main, "Stopping", Told)
+    monkeypatch.setattr(main, "use_host", lambda settings: None)
+    with capture_logs() as logs:
+        main.run(Settings(data=tmp_path, weights=tmp_path / "nowhere", device="cpu"))  # loading would fail
+    assert [each["event"] for each in logs] == ["loading", "stopped"]
 
 
 @pytest.mark.slow

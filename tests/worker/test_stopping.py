@@ -70,7 +70,7 @@ def test_second_signal_ends_the_process_at_once(number: signal.Signals) -> None:
     assert run(f"os.kill(os.getpid(), {number.value}); os.kill(os.getpid(), {number.value}); sys.exit(3)") == -number
 
 
-def test_signal_ends_what_may_be_interrupted_and_is_not_lost_where_an_exception_cannot_be_raised() -> None:
+def test_signal_ends_what_may_be_interrupted_also_when_it_comes_before_or_where_an_exception_cannot_be_raised() -> None:
     assert (
         run("""
 try:
@@ -81,6 +81,17 @@ except InterruptedStartError:
     sys.exit(4)
 """)
         == 4
+    )
+    assert (
+        run("""
+os.kill(os.getpid(), signal.SIGTERM)
+try:
+    with stopping.interrupting():
+        sys.exit("it began")
+except InterruptedStartError:
+    sys.exit(6)
+""")
+        == 6
     )
     assert (
         run("""
