@@ -41,6 +41,7 @@ DEMO = ROOT.parent / "weights" / "demo"
 KEPT = ROOT.parent / "runs" / "compiled"  # kept: a second run is spared minutes
 COMPILED_ROWS = (2, 16)  # beside the largest: each takes minutes
 STEPS, SCALE, ROWS = 25, 2.0, 32
+FEW_STEPS = 5  # enough to load; a number that the official code has a grid of
 
 
 def tell(part: str, rows: int) -> None:
@@ -127,7 +128,7 @@ class EngineBench:
         engine = self.engine(stages)
         base = stages[self.pipeline.stage_key(BASE)]
         with ProcessPoolExecutor(1, get_context("spawn")) as loop:
-            loop.submit(YARDSTICK, 1).result()  # loads
+            loop.submit(YARDSTICK, FEW_STEPS).result()  # loads
             found = ratio(
                 lambda: run_to_end(engine, self.images("bench", ROWS)),
                 lambda: loop.submit(YARDSTICK, STEPS).result(),
@@ -142,7 +143,7 @@ class EngineBench:
         if not official_code.is_here():
             return {"not measured": "bench/official/ is not there (bench/official_code.py says how to get it)"}
         with ProcessPoolExecutor(1, get_context("spawn")) as one, ProcessPoolExecutor(1, get_context("spawn")) as other:
-            sides = one.submit(official_loop, 1), other.submit(official_sampling, 1)
+            sides = one.submit(official_loop, FEW_STEPS), other.submit(official_sampling, FEW_STEPS)
             for each in sides:
                 each.result()
             return ratio(
@@ -155,7 +156,7 @@ class EngineBench:
         """One image in the engine of all shapes against one image in the official style."""
         engine = self.engine(self.stages)
         with ProcessPoolExecutor(1, get_context("spawn")) as loop:
-            loop.submit(YARDSTICK, 1, 1).result()  # loads
+            loop.submit(YARDSTICK, FEW_STEPS, 1).result()  # loads
             return ratio(
                 lambda: run_to_end(engine, self.images("bench", 1)),
                 lambda: loop.submit(YARDSTICK, STEPS, 1).result(),
