@@ -58,7 +58,7 @@ def layer_shapes(
     """Those of the shapes on which every layer of a network agrees; run computes it, which shows the sizes of maps."""
     shapes = tuple(candidates)
     for layer, x, upstream in _layers(module, run, shapes[-1]):
-        shapes = agreeing_shapes(partial(_results, layer, x, upstream if with_gradient else None), shapes)
+        shapes = agreeing_shapes(partial(_results, layer, x, upstream if with_gradient else None), shapes, windows=1)
     return shapes
 
 

@@ -26,13 +26,16 @@ def candidates_for(device: torch.device, max_rows: int) -> tuple[int, ...]:
     return (*(rows for rows in POWERS if 1 < rows < largest), largest)
 
 
-def agreeing_shapes(compute: Callable[[Sequence[int]], Tensor], candidates: Sequence[int]) -> tuple[int, ...]:
+def agreeing_shapes(
+    compute: Callable[[Sequence[int]], Tensor], candidates: Sequence[int], windows: int | None = None
+) -> tuple[int, ...]:
     """Those of the ascending candidates whose rows are equal, bit for bit, wherever in a batch they stand.
 
     compute(rows) returns the results of rows known by their numbers, in this order: [len(rows), ...], thousands of
     values a row, so that shapes which round differently do not agree by luck. The largest shape that the memory
     suffices for and whose rows do not depend on their places is always kept, as throughput rests on it; in the worst
-    case it is a single row, which has no neighbours. Raises: torch.OutOfMemoryError where memory suffices for none.
+    case it is a single row, which has no neighbours. A shape is compared on all rows of the largest, so many at a time;
+    windows limits how many times. Raises: torch.OutOfMemoryError where memory suffices for none.
     """
     *smaller, largest = candidates
     try:
@@ -42,13 +45,13 @@ def agreeing_shapes(compute: Callable[[Sequence[int]], Tensor], candidates: Sequ
             raise
         reference = None
     if reference is None:  # here, where the exception and all that it held are gone
-        return agreeing_shapes(compute, smaller or (1,))
-    return (*(rows for rows in smaller if _agrees(compute, rows, reference)), largest)
+        return agreeing_shapes(compute, smaller or (1,), windows)
+    return (*(rows for rows in smaller if _agrees(compute, rows, reference, windows)), largest)
 
 
-def _agrees(compute: Callable[[Sequence[int]], Tensor], rows: int, reference: Tensor) -> bool:
-    """Whether all rows come out as in the reference, so many at a time; one place on, as places must not matter."""
-    starts = range(1, len(reference) - rows + 1, rows)
+def _agrees(compute: Callable[[Sequence[int]], Tensor], rows: int, reference: Tensor, windows: int | None) -> bool:
+    """Whether rows come out as in the reference, so many at a time; one place on, as places must not matter."""
+    starts = range(1, len(reference) - rows + 1, rows)[:windows]
     return all(torch.equal(compute(range(at, at + rows)), reference[at : at + rows]) for at in starts)
 
 
