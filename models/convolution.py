@@ -54,7 +54,8 @@ class _Served(nn.Module):
         if not autocasts(x):
             x = x.to(self.weight.dtype)
         if torch.compiler.is_compiling() or not self._is_served(x):
-            return self._torchs(x)
+            by_torch: Tensor = super().forward(x)
+            return by_torch
         maps = x if x.ndim == 4 else x.unsqueeze(2)
         if torch.is_grad_enabled() and x.requires_grad:
             convolved: Tensor = _Convolution.apply(maps, self)  # type: ignore[no-untyped-call]  # torch's
@@ -83,9 +84,6 @@ class _Served(nn.Module):
             self.turned = _packed(turn(kernels), (ahead, ahead), (1, 1), turned_size)
         packed = _packed(kernels, padding, stride, (rows, kernels.shape[1], *size))
         self.weight = nn.Parameter(packed, requires_grad=False)
-
-    def _torchs(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
 
     def _is_served(self, x: Tensor) -> bool:
         """Whether oneDNN computes this here: on a CPU, outside of training and its autocast."""
@@ -125,19 +123,16 @@ class Conv2d(_Served, nn.Conv2d):
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride, padding)
 
-    def _torchs(self, x: Tensor) -> Tensor:
-        return nn.Conv2d.forward(self, x)
-
 
 class Conv1d(_Served, nn.Conv1d):
     """nn.Conv1d of kernel size 1 whose rows come out the same however many there are."""
 
-    def _torchs(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         if not torch.compiler.is_compiling():
-            return nn.Conv1d.forward(self, x)
+            return super().forward(x)
         # on one thread a matrix product for each image, whose kernel is chosen by where in memory its result begins
         length = x.shape[-1]
-        return nn.Conv1d.forward(self, F.pad(x, (0, -length % ALIGNED)))[..., :length]
+        return super().forward(F.pad(x, (0, -length % ALIGNED)))[..., :length]
 
 
 def _pair(setting: tuple[int, ...] | str) -> Pair:
