@@ -153,7 +153,8 @@ class Stage:
         """States of real trajectories to compare the shapes on, as many as the largest has rows."""
         shapes = tuple(candidates)
         if self._compiler is not None:
-            shapes = shapes[-1:]  # the others may not be worth compiling
+            # the others may not be worth compiling
+            shapes = tuple(self._compiler.candidates_of(f"{self.name} network", candidates))[-1:]
             for part, _ in self._modules():
                 self._announce(part, shapes[-1])
         self.network_shapes, self.guide_shapes = shapes, () if self.guide is None else shapes

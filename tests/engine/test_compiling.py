@@ -18,6 +18,7 @@ from engine.probing import trajectory_states
 from engine.stage import Stage
 from models.checkpoint import save_network
 from models.classifier import NoisyClassifier
+from models.precision import Precision
 from models.stack import Stack, load_stack
 from models.unet import build_unet
 from tests.engine.bench import Bench, finish
@@ -160,6 +161,16 @@ def test_row_counts_that_did_not_agree_are_not_compiled_again(shallow_folder: Pa
     assert kept == [(2, 4, 8), (8,)]
     (first.folder / MARKER).write_text("{")
     assert start().candidates_of("base guide", (1, 2, 4, 8)) == (1, 2, 4, 8)
+
+
+@needs_compiler
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_is_compiled_for_one_row_count(
+    precision: Precision, shallow_folder: Path, tmp_path: Path
+) -> None:
+    compiler = Compiler(tmp_path, [base_of(shallow_folder)], precision, 32)
+    assert compiler.candidates_of("base network", (2, 4, 8, 16, 32)) == (8,)
+    assert compiler.candidates_of("base network", (2, 4)) == (4,)
 
 
 def libraries(folder: Path) -> dict[Path, float]:
