@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 LOOK_SECONDS = 0.02
+AGAIN_SECONDS = 1.0  # until a start that goes on after a signal is interrupted once more
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -34,6 +35,13 @@ class Stopping:
             signal.signal(each, signal.SIG_DFL)
         self.set()
         if self._interrupts:
+            signal.signal(signal.SIGALRM, self._interrupt_again)
+            signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS, AGAIN_SECONDS)
+            raise InterruptedStartError
+
+    def _interrupt_again(self, number: int, frame: FrameType | None) -> None:
+        """Raise once more: where the exception came to a callback of the compiler, Python has swallowed it."""
+        if self._interrupts:
             raise InterruptedStartError
 
     @contextmanager
@@ -50,6 +58,7 @@ class Stopping:
             yield
         finally:
             self._interrupts = False
+            signal.setitimer(signal.ITIMER_REAL, 0)
         if self.is_set():
             raise InterruptedStartError
 

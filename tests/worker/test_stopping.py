@@ -107,3 +107,21 @@ except InterruptedStartError:
 """)
         == 5
     )
+
+
+def test_start_that_swallows_the_interruption_is_interrupted_again() -> None:
+    program = (
+        "import contextlib, os, signal, time;"
+        "from worker.stopping import InterruptedStartError, Stopping;"
+        "stopping = Stopping(); stopping.listen();\n"
+        "try:\n"
+        "    with stopping.interrupting():\n"
+        "        with contextlib.suppress(BaseException):\n"
+        "            os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)\n"
+        "        time.sleep(60)\n"
+        "        print('went on')\n"
+        "except InterruptedStartError:\n"
+        "    print('interrupted')\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ran.stdout.splitlines() == ["interrupted"]
