@@ -5,7 +5,7 @@ foreseen, on this processor and these inputs, is found here, and its row shape i
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from random import Random
 
@@ -115,15 +115,3 @@ def _same(one: Trajectory, other: Trajectory) -> bool:
 
 def _bits(x: Tensor) -> bytes:
     return x.contiguous().cpu().numpy().tobytes()
-
-
-def describe(finding: Finding, shapes: Mapping[str, Sequence[int]]) -> dict[str, object]:
-    """A finding as a log line has it, with the shapes that are left."""
-    return {
-        "stage": finding.stage,
-        "timestep": finding.timestep,
-        "class_label": finding.class_label,
-        "row_shape": finding.row_shape,
-        "out_of_use": {part: list(each) for part, each in finding.guilty.items()},
-        "shapes_left": {part: list(each) for part, each in shapes.items()},
-    }

@@ -9,7 +9,7 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TypeVar
 
@@ -112,7 +112,7 @@ def _smaller(rows: Rows, size: int) -> Rows:
         torch.cuda.empty_cache()
     if tried == rows.shapes[0]:
         raise torch.OutOfMemoryError(f"memory does not suffice for {tried} rows")
-    return Rows(rows.compute, rows.shapes[: rows.shapes.index(tried)], rows.inputs)
+    return replace(rows, shapes=rows.shapes[: rows.shapes.index(tried)])
 
 
 @lru_cache(1024)

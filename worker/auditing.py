@@ -5,7 +5,7 @@ from collections.abc import Callable
 import structlog
 import torch
 
-from engine.audit import Audit, describe
+from engine.audit import Audit
 from engine.engine import Engine
 from worker.metrics import StepMetrics
 
@@ -53,7 +53,12 @@ class Auditing:
         self._numerics.renew()
         log.error(
             "audit_difference",
-            **describe(finding, stage.row_shapes),
+            stage=finding.stage,
+            timestep=finding.timestep,
+            class_label=finding.class_label,
+            row_shape=finding.row_shape,
+            out_of_use={part: list(shapes) for part, shapes in finding.guilty.items()},
+            shapes_left={part: list(shapes) for part, shapes in stage.row_shapes.items()},
             numerics_before=before,
             numerics=self._numerics.now,
             see="docs/decisions/0014-a-row-is-computed-by-one-thread.md",
