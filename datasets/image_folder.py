@@ -13,6 +13,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from pictures.decoding import decode
+from pictures.reduction import halved
+
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".gif"})
 MIN_CROP_FRACTION = 0.8  # of the reduced picture's short side that a random crop keeps at least
 
@@ -62,8 +65,7 @@ def reduce_to(image: Image.Image, short_side: int) -> Image.Image:
 
     A bicubic filter alone, taken over many pixels at once, would alias in older Pillow versions.
     """
-    while min(image.size) >= 2 * short_side:
-        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    image = halved(image, short_side)
     scale = short_side / min(image.size)
     size = (round(image.width * scale), round(image.height * scale))
     return image.resize(size, Image.Resampling.BICUBIC)
@@ -107,8 +109,7 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
         return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        with Image.open(self.files[index]) as file:
-            image = file.convert("RGB")
+        image = decode(self.files[index])
         generator = np.random.default_rng(int(torch.randint(2**62, ())))
         if self.augment_crop:
             image = random_crop(image, self.image_size, generator)

@@ -127,7 +127,15 @@ class Settings(BaseSettings):
     )
     max_upload_bytes: int = Field(default=16 << 20, ge=1, description="largest picture that may be uploaded, as a file")
     max_upload_pixels: int = Field(
-        default=50_000_000, ge=1, le=89_000_000, description="largest picture that may be uploaded, decoded"
+        default=25_000_000, ge=1, le=89_000_000, description="largest picture that may be uploaded, decoded"
+    )
+    max_files_bytes: int = Field(
+        default=4 << 30, ge=1, description="what uploaded pictures that are kept have together; more are refused"
+    )
+    decode_processes: int = Field(default=2, ge=1, description="uploaded pictures that are decoded at once")
+    decode_cpu_seconds: int = Field(default=10, ge=1, description="processor time for decoding an uploaded picture")
+    decode_memory_bytes: int = Field(
+        default=512 << 20, ge=1 << 27, description="address space of the process that decodes an uploaded picture"
     )
     allow_anonymous: bool = Field(default=False, description="listen on other addresses than loopback, without keys")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
