@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import quote, urlsplit, urlunsplit
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
@@ -201,16 +201,20 @@ class Settings(BaseSettings):
     def redis_address(self) -> str:
         """URL of the Redis server: the one given, or the embedded server's socket.
 
-        Raises: SettingsError when the socket's path is longer than the system takes.
+        Raises: SettingsError when the socket's path is longer than the system takes, or not UTF-8.
         """
         if self.redis_url is not None:
             return self.redis_url
         path = self.socket_path
+        try:
+            quoted = quote(str(path), errors="strict")
+        except UnicodeEncodeError as error:
+            raise SettingsError(f"ADM_DATA: {str(path)!r} is not UTF-8; use a folder whose name is") from error
         if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
             raise SettingsError(
                 f"ADM_DATA: the socket {path} is longer than {MAX_SOCKET_PATH_BYTES} bytes; use a shorter folder"
             )
-        return f"unix://{path}"
+        return f"unix://{quoted}"
 
     @property
     def socket_path(self) -> Path:

@@ -83,7 +83,7 @@ def _safetensors(path: Path) -> Iterator[Any]:
 def _shards(path: Path) -> dict[object, object]:
     """All tensors of the shards that an index names, as transformers and diffusers write one."""
     try:
-        files = set(json.loads(path.read_text(encoding="utf-8-sig"))["weight_map"].values())
+        files = set(json.loads(path.read_bytes())["weight_map"].values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(f"{shown(path)}: is no index of shards: it has no weight_map") from error
     together: dict[object, object] = {}
