@@ -85,7 +85,7 @@ def _opened(source: IO[bytes], formats: Sequence[str]) -> Image.Image:
         raise
     except Exception as error:  # as when it is decoded; a compressed text or profile that grows too large among them
         raise PictureError(
-            "cannot be read: its header is damaged, or what it carries beside the picture too large"
+            "cannot be read: its header is damaged or cut off, or what it carries beside the picture too large"
         ) from error
 
 

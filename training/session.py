@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from datasets.image_folder import Reading
+from datasets.listing import LabelsFrom
 from training.data import LabelledImages, own_images, rendered_shapes
 from training.loop import Plan, Run, Task, Tick
 from training.recipes import (
@@ -24,6 +26,7 @@ from training.recipes import (
 from training.tasks import ClassifierTask, DiffusionTask, JudgeTask, UpsamplerTask
 
 LOG_SECONDS = 30.0
+SHOWN_SKIPPED = 20
 
 
 def build_task(name: str, recipe: Recipe, data: LabelledImages) -> Task:
@@ -44,10 +47,20 @@ def build_task(name: str, recipe: Recipe, data: LabelledImages) -> Task:
     raise ValueError(f"unknown task {name!r}; known are {', '.join(RECIPES)}")
 
 
-def train(name: str, plan: Plan, *, images: Path | None, cache: Path, weights: Path | None = None) -> None:
+def train(
+    name: str,
+    plan: Plan,
+    *,
+    images: Path | None,
+    cache: Path,
+    weights: Path | None = None,
+    labels_from: LabelsFrom = "auto",
+    strict: bool = False,
+) -> None:
     """Train to the end of the plan, or until interrupted: the next call goes on where this one stopped.
 
-    images is a folder of one's own; None takes the rendered shapes, which are kept in the cache folder.
+    images is a folder of one's own, read as `own_images` says; None takes the rendered shapes, which are kept in the
+    cache folder. What was read is printed before anything is trained.
     weights is a network file to begin a new run at.
     Raises: ValueError for a folder without images, WeightsError for weights that do not fit.
     """
@@ -55,7 +68,8 @@ def train(name: str, plan: Plan, *, images: Path | None, cache: Path, weights: P
     if images is None:
         data = rendered_shapes(recipe.images, recipe.image_size, cache)
     else:
-        data = own_images(images, recipe.image_size)
+        data, reading = own_images(images, recipe.image_size, labels_from, strict=strict)
+        print_reading(images, reading)
     torch.manual_seed(plan.seed)  # the initial weights
     run = Run(build_task(name, recipe, data), plan)
     if weights is not None:
@@ -69,6 +83,16 @@ def train(name: str, plan: Plan, *, images: Path | None, cache: Path, weights: P
         run.preview()
     except KeyboardInterrupt:
         print(f"stopped at step {run.step}; the same command goes on from here")
+
+
+def print_reading(folder: Path, reading: Reading, at_most: int | None = SHOWN_SKIPPED) -> None:
+    """Say what a folder holds, and so many of the files that are not used."""
+    for line in reading.lines():
+        print(f"{folder}: {line}", flush=True)
+    for each in reading.skipped[:at_most]:
+        print(f"  {each.path.relative_to(folder)} {each.reason}", flush=True)
+    if at_most is not None and len(reading.skipped) > at_most:
+        print(f"  ... (adm train images {folder} names them all)", flush=True)
 
 
 def _describe(figures: dict[str, float]) -> str:
