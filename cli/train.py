@@ -69,7 +69,7 @@ def _command(name: str, what: str) -> None:
             seed=seed,
             bf16=has_fast_bf16(),
         )
-        with one_line_errors(ValueError, OSError, WeightsError):
+        with one_line_errors(ValueError, OSError, FloatingPointError, WeightsError):
             train(name, plan, images=images, cache=cache, weights=weights, labels_from=labels_from, strict=strict)
 
 
@@ -104,6 +104,6 @@ def pack(
     from models.checkpoint import WeightsError
     from training.packing import pack as pack_runs
 
-    with one_line_errors(WeightsError):
+    with one_line_errors(WeightsError, OSError):
         for path in pack_runs(runs, out):
             typer.echo(f"{path}  {path.stat().st_size:,} bytes")

@@ -23,6 +23,7 @@ from training.recipes import (
     process,
     upsampler_network,
 )
+from training.sole import sole_run
 from training.tasks import ClassifierTask, DiffusionTask, JudgeTask, UpsamplerTask
 
 LOG_SECONDS = 30.0
@@ -62,7 +63,8 @@ def train(
     images is a folder of one's own, read as `own_images` says; None takes the rendered shapes, which are kept in the
     cache folder. What was read is printed before anything is trained.
     weights is a network file to begin a new run at.
-    Raises: ValueError for a folder without images, WeightsError for weights that do not fit.
+    Raises: ValueError for a folder without images, or a run's folder that is in use or of another run; WeightsError for
+    weights that do not fit; and as `Run.ticks`.
     """
     recipe = dataclasses.replace(RECIPES[name], batch_size=plan.batch_size)
     if images is None:
@@ -70,12 +72,18 @@ def train(
     else:
         data, reading = own_images(images, recipe.image_size, labels_from, strict=strict)
         print_reading(images, reading)
-    torch.manual_seed(plan.seed)  # the initial weights
-    run = Run(build_task(name, recipe, data), plan)
-    if weights is not None:
-        run.start_from(weights)
-    parameters = sum(parameter.numel() for parameter in run.task.model.parameters())
-    print(f"{name}: {parameters / 1e6:.2f}M parameters, at step {run.step}, into {plan.folder}", flush=True)
+    with sole_run(plan.folder):
+        torch.manual_seed(plan.seed)  # the initial weights
+        run = Run(build_task(name, recipe, data), plan)
+        if weights is not None:
+            run.start_from(weights)
+        parameters = sum(parameter.numel() for parameter in run.task.model.parameters())
+        print(f"{name}: {parameters / 1e6:.2f}M parameters, at step {run.step}, into {plan.folder}", flush=True)
+        follow(run)
+
+
+def follow(run: Run) -> None:
+    """Train to the end, or until a signal, with progress shown."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stopped run saves, however it is stopped
     try:
         show = _show_bar if sys.stdout.isatty() else _show_lines
