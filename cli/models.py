@@ -211,6 +211,20 @@ def convert(
 
 
 @app.command()
+def export(
+    source: Annotated[Path, typer.Argument(help="a stack's folder, or a network file that says what it is")],
+    out: Annotated[Path, typer.Argument(help="folder for NAME.pt")],
+) -> None:
+    """Write networks as the official scripts read them, and say the flags to give to those."""
+    from models.export import export as export_networks
+
+    with wrong_answers(source):
+        for exported in export_networks(source, out):
+            for line in exported.lines():
+                typer.echo(line)
+
+
+@app.command()
 def inspect(
     path: File,
     weights_at: Where = None,
