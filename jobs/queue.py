@@ -24,7 +24,7 @@ from jobs.request import DRAWN_SEED_BELOW, JobRequest, ResolvedRequest
 from jobs.resolution import resolve
 from jobs.rubbish import INDEX_MEMBER, JOB_ID, answers, matched
 from jobs.settings import Settings
-from jobs.views import Views, progress_of, readable_request, view
+from jobs.views import Views, progress_of, readable_request
 from jobs.work import work_of
 
 START_SECONDS = 5.0  # between two tries of a client that waits for the first worker to load
@@ -50,7 +50,7 @@ class JobQueue:
         self.ledger = Ledger(redis, settings.retention_seconds, settings.worker_deaths_alone)
         self.files = FileStore(redis, settings, images.objects)
         self.fleet = FleetReader(redis, settings.fleet_refresh_seconds)
-        self._views = Views(redis, self.fleet)
+        self._views = Views(redis, self.fleet, settings.root_path)
 
     def submit(self, request: JobRequest, idempotency_key: str | None = None, caller: str = "") -> Submitted:
         """Queue a job.
@@ -80,7 +80,7 @@ class JobQueue:
         )
         if not created:
             return self._replay(record, digest)
-        return Submitted(view(record, resolved, queue, progress_of(record, resolved, None)), False)
+        return Submitted(self._views.view(record, resolved, queue, progress_of(record, resolved, None)), False)
 
     def get(self, job_id: str) -> Job:
         """One job. Raises: RefusedError for an unknown one."""

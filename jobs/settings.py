@@ -18,6 +18,7 @@ from jobs.deaths import DEATHS_ALONE
 from jobs.errors import SettingsError
 
 PREFIX = "ADM_"
+LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
 MAX_WORKER_NAME = 64
 STORE_TIMEOUT_SECONDS = 10.0
 STEP_TIMEOUT_SECONDS = 600.0
@@ -42,6 +43,32 @@ class Settings(BaseSettings):
         default="127.0.0.1", description="address the service listens on; loopback unless ADM_ALLOW_ANONYMOUS"
     )
     port: int = Field(default=8000, ge=0, le=65535, description="port the service listens on; 0 takes a free one")
+    hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="names beside localhost by which callers reach the service, separated by commas; * is any",
+    )
+    root_path: str = Field(
+        default="",
+        pattern=r"^(/[A-Za-z0-9._~-]+)*$",
+        description="path under which a proxy publishes the service, as /adm; the proxy may leave it on or take it off",
+    )
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="addresses or networks of proxies whose X-Forwarded-For and X-Forwarded-Proto are believed",
+    )
+    keep_alive_seconds: int = Field(
+        default=75, gt=0, description="how long an idle connection stays open for its next request"
+    )
+    client_seconds: float = Field(
+        default=30,
+        gt=0,
+        description="time a client has to send a request's headers and each 64 KiB of its body, and to take each "
+        "64 KiB of an answer",
+    )
+    max_header_bytes: int = Field(default=32_768, ge=1024, description="longest request line and headers, together")
+    max_connections: int = Field(
+        default=4096, ge=1, description="connections open at once; fewer where the process may open too few files"
+    )
     data: Path = Field(default=Path("data"), description="folder of Redis' log, images, caches and run/*.pid")
     redis_url: str | None = Field(
         default=None, description="redis://, rediss:// or unix://; none: $ADM_DATA/run/redis.sock"
@@ -137,7 +164,7 @@ class Settings(BaseSettings):
         default="auto", description="auto: pretty on a terminal, else JSON"
     )
 
-    @field_validator("pipelines", mode="before")
+    @field_validator("pipelines", "hosts", "trusted_proxies", mode="before")
     @classmethod
     def split_names(cls, value: Any) -> Any:
         return tuple(filter(None, (name.strip() for name in value.split(",")))) if isinstance(value, str) else value

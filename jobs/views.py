@@ -26,8 +26,8 @@ RATIO = re.compile(rb"\d{1,18}\.\d{4}")  # as `jobs.ledger` writes them
 class Views:
     """Adds to records what lies beside them: progress, the place in the queue, estimates."""
 
-    def __init__(self, redis: Redis, fleet: FleetReader) -> None:
-        self._redis, self._fleet = redis, fleet
+    def __init__(self, redis: Redis, fleet: FleetReader, root_path: str) -> None:
+        self._redis, self._fleet, self._root_path = redis, fleet, root_path
 
     def of(self, records: Sequence[Record]) -> list[Job]:
         """Views of jobs, with one round trip for all of them."""
@@ -57,7 +57,7 @@ class Views:
                 backlog = backlogs[each.pipeline]
                 reckoned = self.reckoned_seconds(backlog, request)
                 queue = self.queue_info(backlog, request, places[each.id], reckoned)
-            views.append(view(each, request, queue, progress_of(each, request, progress.get(each.id))))
+            views.append(self.view(each, request, queue, progress_of(each, request, progress.get(each.id))))
         return views
 
     def backlogs(self, pipelines: Sequence[str]) -> dict[str, Backlog]:
@@ -86,31 +86,30 @@ class Views:
             workers=workers,
         )
 
+    def view(self, record: Record, request: ResolvedRequest | None, queue: QueueInfo | None, progress: Progress) -> Job:
+        """The Job of `api.md`."""
+        return Job(
+            id=record.id,
+            status=record.status,
+            created_at=record.created_at,
+            started_at=record.number("adm_started_at"),
+            ended_at=record.number("adm_ended_at"),
+            expires_at=record.expires_at,
+            request=request,
+            progress=progress,
+            queue=queue,
+            images=[] if request is None else self._images(record, request),
+            error=record.error,
+            usage=record.usage,
+            results=record.results,
+            attempt=record.attempt,
+            numerics=record.text("adm_numerics") or None,
+        )
 
-def view(record: Record, request: ResolvedRequest | None, queue: QueueInfo | None, progress: Progress) -> Job:
-    """The Job of `api.md`."""
-    return Job(
-        id=record.id,
-        status=record.status,
-        created_at=record.created_at,
-        started_at=record.number("adm_started_at"),
-        ended_at=record.number("adm_ended_at"),
-        expires_at=record.expires_at,
-        request=request,
-        progress=progress,
-        queue=queue,
-        images=[] if request is None else images_of(record, request),
-        error=record.error,
-        usage=record.usage,
-        results=record.results,
-        attempt=record.attempt,
-        numerics=record.text("adm_numerics") or None,
-    )
-
-
-def images_of(record: Record, request: ResolvedRequest) -> list[ImageView]:
-    """The images that a job shows, of those that it can have."""
-    return [record.image_view(each, request) for each in record.images if 0 <= each.index < request.num_images]
+    def _images(self, record: Record, request: ResolvedRequest) -> list[ImageView]:
+        """The images that a job shows, of those that it can have."""
+        shown = (each for each in record.images if 0 <= each.index < request.num_images)
+        return [record.image_view(each, request, self._root_path) for each in shown]
 
 
 def progress_of(record: Record, request: ResolvedRequest | None, text: bytes | None) -> Progress:

@@ -20,10 +20,14 @@ async def answer_png(
 
 def answer_json(body: bytes, if_none_match: str | None) -> Response:
     """JSON that changes seldom, to be asked for again each time; 304 for a caller who has it."""
-    headers = {"ETag": f'"{hashlib.sha256(body).hexdigest()}"', "Cache-Control": "no-cache"}
+    headers = {"ETag": etag_of(body), "Cache-Control": "no-cache"}
     if matches(if_none_match, headers["ETag"]):
         return Response(status_code=304, headers=headers)
     return Response(body, headers=headers, media_type="application/json")
+
+
+def etag_of(body: bytes) -> str:
+    return f'"{hashlib.sha256(body).hexdigest()}"'
 
 
 def matches(if_none_match: str | None, etag: str) -> bool:

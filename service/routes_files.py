@@ -61,7 +61,7 @@ async def create_file(request: Request, response: Response, service: ServiceDep)
                 body.write(chunk)
             body.seek(0)
             info = await keep(service, body)
-    response.headers["Location"] = f"{PREFIX}/{info.id}"
+    response.headers["Location"] = f"{service.settings.root_path}{PREFIX}/{info.id}"
     return info
 
 

@@ -14,6 +14,8 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from pydantic import BeforeValidator
 from redis.exceptions import RedisError, ResponseError
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from jobs import books
 from jobs.errors import FieldError, InvalidRequestError, RefusedError
@@ -101,18 +103,19 @@ async def create_job(
 ) -> Response:
     if idempotency_key is not None and not 0 < len(idempotency_key) <= MAX_KEY_LENGTH:
         raise InvalidRequestError([FieldError("/Idempotency-Key", f"must have 1 to {MAX_KEY_LENGTH} characters")])
+    refuse_other_than_json(request)
     body = JobRequest.parse(await request.body())
     submitted = await run_in_threadpool(service.queue.submit, body, idempotency_key)
     job = submitted.job
     structlog.contextvars.bind_contextvars(job_id=job.id)
-    headers = {"Location": f"/v1/jobs/{job.id}"}
+    headers = {"Location": f"{service.settings.root_path}/v1/jobs/{job.id}"}
     if submitted.replayed:
         headers["Idempotency-Replayed"] = "true"
     elif job.request is not None:
         service.metrics.submitted.labels(job.request.model, job.request.priority, job.request.kind).inc()
     if wait is not None and not job.status.is_final:
         try:
-            job = await at_end(service, job.id, wait)
+            job = await at_end(request, service, job.id, wait)
         except (RedisError, RefusedError) as error:
             # it is queued all the same, or somebody deleted it; an error would have it posted twice
             log.warning("wait_cut", job_id=job.id, error=type(error).__name__)
@@ -133,10 +136,12 @@ def list_jobs(
 
 
 @router.get("/{job_id}", response_model=Job, summary="One job", responses=documented(404, 422, 503))
-async def get_job(job_id: str, service: ServiceDep, wait: Annotated[int | None, WAIT] = None) -> Response:
+async def get_job(
+    request: Request, job_id: str, service: ServiceDep, wait: Annotated[int | None, WAIT] = None
+) -> Response:
     job = await run_in_threadpool(service.queue.get, job_id)
     if wait and not job.status.is_final:
-        job = await at_end(service, job_id, min(wait, MAX_WAIT_SECONDS))
+        job = await at_end(request, service, job_id, min(wait, MAX_WAIT_SECONDS))
     return answer(job, 200, {})
 
 
@@ -173,6 +178,12 @@ async def get_image(
     )
 
 
+def refuse_other_than_json(request: Request) -> None:
+    """Raises: HTTPException 415; a form of another site's page, which needs no leave, is never JSON."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise HTTPException(415, "the body must be JSON, with Content-Type: application/json")
+
+
 def answer(job: Job, status: int, headers: dict[str, str]) -> Response:
     """A job, with the time after which it is worth asking again."""
     if not job.status.is_final:
@@ -181,10 +192,10 @@ def answer(job: Job, status: int, headers: dict[str, str]) -> Response:
     return Response(job.model_dump_json(), status, headers, media_type="application/json")
 
 
-async def at_end(service: Service, job_id: str, seconds: float) -> Job:
+async def at_end(request: Request, service: Service, job_id: str, seconds: float) -> Job:
     """The job when it has ended; as it is after so long, or when the service stops.
 
-    Raises: RefusedError for a job that was deleted.
+    Raises: RefusedError for a job that was deleted; ClientDisconnect when nobody waits any more.
     """
     deadline = time.monotonic() + seconds
     async with service.hub.listen(job_id) as listener:
@@ -193,6 +204,8 @@ async def at_end(service: Service, job_id: str, seconds: float) -> Job:
             if record is None or record.status.is_final:
                 break
             await listener.wait(left)
+            if await request.is_disconnected():
+                raise ClientDisconnect
     return await run_in_threadpool(service.queue.get, job_id)
 
 

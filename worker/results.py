@@ -198,7 +198,7 @@ class Results:
                 time.sleep(REPEAT_SECONDS)
 
     def _publish_image(self, pipe: Pipeline, record: Record, claim: Claim, image: ImageRecord) -> None:
-        view = record.image_view(image, claim.request)
+        view = record.image_view(image, claim.request, self._settings.root_path)
         publish(pipe, record.id, EventKind.IMAGE, view.model_dump())
 
     def _finish(self, claim: Claim, status: JobStatus | None) -> None:
