@@ -5,7 +5,6 @@ is of one upload, so that a sweep never takes what a later upload of the same by
 """
 
 import hashlib
-import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Literal, NamedTuple, cast
@@ -15,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from redis.client import Redis
 
 from jobs import keys
+from jobs.clock import RedisClock
 from jobs.errors import ErrorKind, RefusedError
 from jobs.fleet import FleetReader
 from jobs.pictures import MAX_SIDE_PX, is_reduced, normalise
@@ -64,8 +64,11 @@ class FileRecord(BaseModel):
 
 
 class StoredFile(NamedTuple):
+    """A file, how it is shown, and for how long it is kept."""
+
     record: FileRecord
     info: FileInfo
+    kept_seconds: float
 
 
 class PreparedFile(NamedTuple):
@@ -80,6 +83,7 @@ class FileStore:
 
     def __init__(self, redis: Redis, settings: Settings, objects: ObjectStore) -> None:
         self._redis, self._settings, self._objects = redis, settings, objects
+        self._now = RedisClock(redis).now
         self._fleet = FleetReader(redis, settings.fleet_refresh_seconds)
 
     def put(self, data: bytes) -> FileInfo:
@@ -132,7 +136,7 @@ class FileStore:
         seconds, record = self._settings.retention_seconds, prepared.record
         self._objects.put(record.key, prepared.png)
         self._redis.set(keys.file(record.id), record.model_dump_json(), ex=seconds)
-        return record.info(time.time() + seconds)
+        return record.info(self._now() + seconds)
 
     def get(self, file_id: str) -> StoredFile:
         """A file's record, and how it is shown. Raises: RefusedError for one that is unknown or has expired."""
@@ -142,7 +146,7 @@ class FileStore:
             text, expires_at = answers(pipe)
         if (record := record_of(text)) is None:
             raise RefusedError(ErrorKind.UNKNOWN_FILE, f"no file {file_id[:128]!r}")
-        return StoredFile(record, record.info(expires_at))
+        return StoredFile(record, record.info(expires_at), expires_at - self._now())
 
     def png(self, file_id: str) -> bytes:
         """A file's picture: PNG, 8-bit RGB. Raises: RefusedError when it is gone."""

@@ -152,6 +152,19 @@ class Settings(BaseSettings):
         description="estimated work queued for the workers of a pipeline, of all that they hold, above which its jobs "
         "are refused",
     )
+    max_queued_jobs: int = Field(
+        default=10_000, ge=1, description="jobs that wait at once, above which further ones are refused"
+    )
+    max_jobs: int = Field(
+        default=100_000,
+        ge=1,
+        description="jobs that are kept, in whatever state, above which further ones are refused",
+    )
+    max_redis_bytes: int = Field(
+        default=1 << 30,
+        ge=1,
+        description="memory of Redis above which further jobs are refused; 0.9 of its own maxmemory where that is less",
+    )
     max_upload_bytes: int = Field(default=16 << 20, ge=1, description="largest picture that may be uploaded, as a file")
     max_upload_pixels: int = Field(
         default=50_000_000, ge=1, le=89_000_000, description="largest picture that may be uploaded, decoded"

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from redis.client import Pipeline, Redis
 
 from jobs import books, keys
-from jobs.estimate import Backlog, Estimator
+from jobs.estimate import Backlog, Backlogs, Estimator
 from jobs.fleet import Fleet, FleetReader
 from jobs.job import ImageView, Job, JobStatus, Progress, QueueInfo
 from jobs.record import BadPayloadError, Record
@@ -37,7 +37,7 @@ class Views:
         fleet = self._fleet.read()
         places: dict[str, int | None] = {}
         progress: dict[str, bytes | None] = {}
-        backlogs: dict[str, Backlog] = {}
+        backlogs = Backlogs(fleet, {})
         if queued or running:
             with self._redis.pipeline(transaction=False) as pipe:
                 ask_backlogs(pipe, fleet, pipelines)
@@ -54,14 +54,14 @@ class Views:
             request = readable_request(each)
             queue = None
             if each.id in places and request is not None:
-                backlog = backlogs[each.pipeline]
+                backlog = backlogs.of(each.pipeline)
                 reckoned = self.reckoned_seconds(backlog, request)
                 queue = self.queue_info(backlog, request, places[each.id], reckoned)
             views.append(self.view(each, request, queue, progress_of(each, request, progress.get(each.id))))
         return views
 
-    def backlogs(self, pipelines: Sequence[str]) -> dict[str, Backlog]:
-        """What is queued, by pipeline."""
+    def backlogs(self, pipelines: Sequence[str]) -> Backlogs:
+        """What is queued for pipelines."""
         fleet = self._fleet.read()
         with self._redis.pipeline(transaction=False) as pipe:
             ask_backlogs(pipe, fleet, pipelines)
@@ -146,7 +146,7 @@ def ask_backlogs(pipe: Pipeline, fleet: Fleet, pipelines: Sequence[str]) -> None
         pipe.lrange(keys.estimate_ratios(pipeline), 0, -1)
 
 
-def take_backlogs(told: Iterator[Any], fleet: Fleet, pipelines: Sequence[str]) -> dict[str, Backlog]:
+def take_backlogs(told: Iterator[Any], fleet: Fleet, pipelines: Sequence[str]) -> Backlogs:
     """Backlogs of the answers; what is neither a counter nor a ratio is left out."""
     counted = {}
     for name in with_those_beside(fleet, pipelines):
@@ -154,14 +154,10 @@ def take_backlogs(told: Iterator[Any], fleet: Fleet, pipelines: Sequence[str]) -
         counters = {field.decode(errors="replace"): number for field, number in (next(told) or {}).items()}
         work = {field: int(n) for field, n in counters.items() if COUNTER.fullmatch(field) and COUNT.fullmatch(n)}
         counted[name] = Backlog(name, lengths, work)
-    return {
-        name: replace(
-            counted[name],
-            ratios=tuple(float(each) for each in next(told) or () if RATIO.fullmatch(each)),
-            beside=tuple(counted[other] for other in fleet.shares(name) if other != name),
-        )
-        for name in pipelines
-    }
+    for name in pipelines:
+        ratios = tuple(float(each) for each in next(told) or () if RATIO.fullmatch(each))
+        counted[name] = replace(counted[name], ratios=ratios)
+    return Backlogs(fleet, counted)
 
 
 def with_those_beside(fleet: Fleet, pipelines: Sequence[str]) -> list[str]:

@@ -14,11 +14,11 @@ from redis.exceptions import RedisError
 from jobs import logs
 from jobs.errors import SettingsError
 from jobs.images import ImageStore
-from jobs.server import check_server
+from jobs.server import check_server, connect_redis
 from jobs.settings import LOOPBACK_HOSTS, Settings
 from service.app import create_app
 from service.protocol import Limits, limited
-from service.state import Service, connect_redis
+from service.state import Service
 
 STOP_SECONDS = 5  # what is still being answered then is cut; streams and held answers end by themselves at once
 BACKLOG = 2048
@@ -44,7 +44,7 @@ def main() -> None:
     try:
         settings = Settings.load()
         ImageStore(settings.store_address)  # one that cannot be used must fail here, in one line
-        with connect_redis(settings) as redis, contextlib.suppress(RedisError):  # it may start later
+        with connect_redis(settings.redis_address) as redis, contextlib.suppress(RedisError):  # it may start later
             check_server(redis)
         listener = listen(settings)
     except SettingsError as error:

@@ -9,7 +9,6 @@ import structlog
 from fastapi import APIRouter, Header, Response
 from redis.exceptions import RedisError, ResponseError
 from sse_starlette import EventSourceResponse, ServerSentEvent
-from starlette.concurrency import run_in_threadpool
 
 from jobs import keys
 from jobs.errors import ErrorKind, RefusedError
@@ -90,7 +89,7 @@ async def data_of(service: Service, job_id: str, event: Event) -> str:
     if not event.kind.is_final:
         return event.data
     try:
-        job = await run_in_threadpool(service.queue.get, job_id)
+        job = await service.lookups.ask(job_id)
     except RefusedError:
         return event.data  # deleted just now
     return job.model_dump_json()

@@ -24,6 +24,7 @@ from jobs.record import Record
 from jobs.request import JobRequest
 from jobs.rubbish import is_wrong_type
 from jobs.soundness import damage_of
+from jobs.submitting import Submission
 from service.conditional import answer_png
 from service.problems import documented
 from service.state import Service, ServiceDep
@@ -105,7 +106,8 @@ async def create_job(
         raise InvalidRequestError([FieldError("/Idempotency-Key", f"must have 1 to {MAX_KEY_LENGTH} characters")])
     refuse_other_than_json(request)
     body = JobRequest.parse(await request.body())
-    submitted = await run_in_threadpool(service.queue.submit, body, idempotency_key)
+    request_id = structlog.contextvars.get_contextvars()["request_id"]
+    submitted = await service.submissions.ask(Submission(body, idempotency_key, request_id))
     job = submitted.job
     structlog.contextvars.bind_contextvars(job_id=job.id)
     headers = {"Location": f"{service.settings.root_path}/v1/jobs/{job.id}"}
@@ -139,7 +141,7 @@ def list_jobs(
 async def get_job(
     request: Request, job_id: str, service: ServiceDep, wait: Annotated[int | None, WAIT] = None
 ) -> Response:
-    job = await run_in_threadpool(service.queue.get, job_id)
+    job = await service.lookups.ask(job_id)
     if wait and not job.status.is_final:
         job = await at_end(request, service, job_id, min(wait, MAX_WAIT_SECONDS))
     return answer(job, 200, {})
@@ -173,7 +175,7 @@ async def get_image(
     return await answer_png(
         lambda: service.store_calls.run(lambda: service.queue.image_bytes(job_id, image.record)),
         image.record.sha256,
-        image.kept_until,
+        image.kept_seconds,
         if_none_match,
     )
 
@@ -206,7 +208,7 @@ async def at_end(request: Request, service: Service, job_id: str, seconds: float
             await listener.wait(left)
             if await request.is_disconnected():
                 raise ClientDisconnect
-    return await run_in_threadpool(service.queue.get, job_id)
+    return await service.lookups.ask(job_id)
 
 
 async def read_record(service: Service, job_id: str) -> Record | None:

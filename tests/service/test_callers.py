@@ -3,16 +3,22 @@
 import json
 import re
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from os import environ
 
 import httpx2
 import pytest
 from redis import Redis
 
+from jobs.books import job_key
+from jobs.fleet import announce_pipelines
 from jobs.settings import Settings
 from service.hosts import Hosts, is_same_origin
-from tests.service.conftest import ToyWorker, body, running_service
+from tests.jobs.samples import DEMO
+from tests.service.conftest import ROOT, ToyWorker, body, running_service
 from tests.service.test_jobs import is_problem
 
 
@@ -151,3 +157,53 @@ def test_service_works_under_a_path_whether_the_proxy_takes_it_off_or_not(
         assert job["images"][0]["url"] == f"/adm/v1/jobs/{job['id']}/images/0"
         assert client.get(job["images"][0]["url"].removeprefix("/adm")).status_code == 200
         assert client.get("/openapi.json").json()["servers"] == [{"url": "/adm"}]
+
+
+def test_request_id_goes_with_the_job(client: httpx2.Client, fleet: ToyWorker, redis: Redis) -> None:
+    job_id = client.post("/v1/jobs", json=body(), headers={"X-Request-ID": "abc-1"}).json()["id"]
+    assert redis.hget(job_key(job_id), "adm_request_id") == b"abc-1"
+
+
+def test_job_for_a_pipeline_that_workers_are_to_load_is_asked_to_come_again(
+    client: httpx2.Client, redis: Redis
+) -> None:
+    for fields in (body(), body(model="demo-uncond")):
+        response = client.post("/v1/jobs", json=fields)
+        assert is_problem(response, 503)
+        assert int(response.headers["retry-after"]) > 0
+    with redis.pipeline() as pipe:
+        announce_pipelines(pipe, [DEMO.model_copy(update={"id": "other"})])
+        pipe.execute()
+    assert is_problem(client.post("/v1/jobs", json=body()), 503)
+    assert is_problem(client.post("/v1/jobs", json=body(model="none")), 422, "/model")
+
+
+def test_redis_that_evicts_makes_the_service_unready(client: httpx2.Client, redis: Redis) -> None:
+    redis.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        response = client.get("/readyz")
+        assert is_problem(response, 503)
+        assert "maxmemory-policy" in response.json()["detail"]
+    finally:
+        redis.config_set("maxmemory-policy", "noeviction")
+    assert client.get("/readyz").status_code == 200
+
+
+@pytest.mark.process
+def test_service_does_not_start_on_a_redis_that_evicts(redis: Redis, service_settings: Settings) -> None:
+    redis.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        environment = environ | {"ADM_REDIS_URL": str(service_settings.redis_url), "ADM_PORT": "0"}
+        ended = subprocess.run(
+            [sys.executable, "-m", "service.main"],
+            check=False,
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    finally:
+        redis.config_set("maxmemory-policy", "noeviction")
+    assert ended.returncode != 0
+    assert re.fullmatch(r"adm service: ADM_REDIS_URL: .*noeviction\n", ended.stderr)
