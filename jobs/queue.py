@@ -62,14 +62,19 @@ class JobQueue:
 
     def get_all(self, job_ids: Sequence[str]) -> list[Job | RefusedError]:
         """Jobs by id, in two round trips for all of them."""
+        records = {each.id: each for each in self.records(job_ids) if each is not None}
+        jobs = {each.id: each for each in self._views.of(list(records.values()))}
+        return [jobs.get(each) or unknown_job(each) for each in job_ids]
+
+    def records(self, job_ids: Sequence[str]) -> list[Record | None]:
+        """What Redis keeps of jobs, in one round trip for all of them; None for an unknown one."""
         named = [each for each in dict.fromkeys(job_ids) if JOB_ID.fullmatch(each)]
         with self._redis.pipeline(transaction=False) as pipe:
             for each in named:
                 pipe.hgetall(books.job_key(each))
-            hashes = zip(named, answers(pipe), strict=True)
-        records = [record for job_id, fields in hashes if (record := self.ledger.sound(job_id, fields))]
-        jobs = {each.id: each for each in self._views.of(records)}
-        return [jobs.get(each) or unknown_job(each) for each in job_ids]
+            hashes = dict(zip(named, answers(pipe), strict=True))
+        found = {job_id: self.ledger.sound(job_id, fields) for job_id, fields in hashes.items()}
+        return [found.get(each) for each in job_ids]
 
     def page(self, status: JobStatus | None = None, limit: int = 20, after: str | None = None) -> JobPage:
         """Jobs, newest first, behind a cursor."""
@@ -79,11 +84,7 @@ class JobQueue:
         answer = self._redis.zrevrangebylex(keys.index(status), bound, "-", 0, limit + 1)
         members = [found for each in cast(list[bytes], answer) if (found := matched(INDEX_MEMBER, each))]
         shown = members[:limit]
-        with self._redis.pipeline(transaction=False) as pipe:
-            for member in shown:
-                pipe.hgetall(books.job_key(member[2]))
-            hashes = zip(shown, answers(pipe), strict=True)
-        records = [record for member, fields in hashes if (record := self.ledger.sound(member[2], fields))]
+        records = [record for record in self.records([each[2] for each in shown]) if record is not None]
         has_more = len(members) > limit
         return JobPage(data=self._views.of(records), has_more=has_more, next=shown[-1][0] if has_more else None)
 

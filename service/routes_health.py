@@ -2,6 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
+from anyio import to_thread
 from fastapi import APIRouter, Query, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
@@ -83,9 +84,9 @@ def health(service: Service) -> Health:
 
 
 @router.get("/metrics", response_class=Response, summary="Prometheus text")
-def get_metrics(service: ServiceDep) -> Response:
+async def get_metrics(service: ServiceDep) -> Response:
     try:
-        text = metrics.text(service.metrics, service.queue)
+        text = await to_thread.run_sync(metrics.text, service.metrics, service.queue, limiter=service.scraping)
     except RedisError:
         text = metrics.own_text(service.metrics)  # what is left to tell matters most just then
     return Response(text, headers={"Content-Type": CONTENT_TYPE_LATEST})

@@ -7,23 +7,19 @@ what waits for a job, waits on the hub and holds no thread.
 import math
 import re
 import time
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import structlog
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from pydantic import BeforeValidator
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from jobs import books
 from jobs.errors import FieldError, InvalidRequestError, RefusedError
 from jobs.job import Job, JobPage, JobStatus
-from jobs.record import Record
 from jobs.request import JobRequest
-from jobs.rubbish import is_wrong_type
-from jobs.soundness import damage_of
 from jobs.submitting import Submission
 from service.conditional import answer_png
 from service.problems import documented
@@ -202,22 +198,10 @@ async def at_end(request: Request, service: Service, job_id: str, seconds: float
     deadline = time.monotonic() + seconds
     async with service.hub.listen(job_id) as listener:
         while (left := deadline - time.monotonic()) > 0 and not service.hub.stopping:
-            record = await read_record(service, job_id)
+            record = await service.records.ask(job_id)
             if record is None or record.status.is_final:
                 break
             await listener.wait(left)
             if await request.is_disconnected():
                 raise ClientDisconnect
     return await service.lookups.ask(job_id)
-
-
-async def read_record(service: Service, job_id: str) -> Record | None:
-    try:
-        fields = cast(dict[bytes, bytes], await service.async_redis.hgetall(books.job_key(job_id)))
-    except ResponseError as error:
-        if not is_wrong_type(error):
-            raise
-        fields = None
-    if fields is None or (fields and damage_of(fields)):
-        return await run_in_threadpool(service.queue.ledger.read, job_id)
-    return Record(job_id, fields) if fields else None
