@@ -5,7 +5,6 @@ is of one upload, so that a sweep never takes what a later upload of the same by
 """
 
 import hashlib
-import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Literal, NamedTuple, cast
@@ -15,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from redis.client import Redis
 
 from jobs import keys
+from jobs.clock import RedisClock
 from jobs.errors import ErrorKind, RefusedError
 from jobs.fleet import FleetReader
 from jobs.rubbish import answers
@@ -66,8 +66,11 @@ class FileRecord(BaseModel):
 
 
 class StoredFile(NamedTuple):
+    """A file, how it is shown, and for how long it is kept."""
+
     record: FileRecord
     info: FileInfo
+    kept_seconds: float
 
 
 class FileStore:
@@ -75,6 +78,7 @@ class FileStore:
 
     def __init__(self, redis: Redis, settings: Settings, objects: ObjectStore) -> None:
         self._redis, self._settings, self._objects = redis, settings, objects
+        self._now = RedisClock(redis).now
         self._fleet = FleetReader(redis, settings.fleet_refresh_seconds)
 
     def short_side_px(self) -> int:
@@ -113,7 +117,7 @@ class FileStore:
             pipe.set(keys.file(file_id), record.model_dump_json(), ex=seconds)
             pipe.hset(keys.FILE_BYTES, file_id, max(len(picture.png), LEAST_COUNTED_BYTES))
             pipe.execute()
-        return record.info(time.time() + seconds)
+        return record.info(self._now() + seconds)
 
     def _refuse_above_quota(self, num_bytes: int) -> None:
         """Raise RefusedError for a file that does not fit beside those kept."""
@@ -148,7 +152,7 @@ class FileStore:
             text, expires_at = answers(pipe)
         if (record := record_of(text)) is None:
             raise RefusedError(ErrorKind.UNKNOWN_FILE, f"no file {file_id[:128]!r}")
-        return StoredFile(record, record.info(expires_at))
+        return StoredFile(record, record.info(expires_at), expires_at - self._now())
 
     def png(self, file_id: str) -> bytes:
         """A file's picture: PNG, 8-bit RGB. Raises: RefusedError when it is gone."""

@@ -68,7 +68,7 @@ async def create_file(request: Request, response: Response, service: ServiceDep)
                 body.write(chunk)
             body.seek(0)
             info = await keep(request, service, body)
-    response.headers["Location"] = f"{PREFIX}/{info.id}"
+    response.headers["Location"] = f"{service.settings.root_path}{PREFIX}/{info.id}"
     return info
 
 
@@ -86,11 +86,11 @@ def get_file(file_id: str, service: ServiceDep) -> FileInfo:
 async def get_file_content(
     file_id: str, service: ServiceDep, if_none_match: Annotated[str | None, Header()] = None
 ) -> Response:
-    record, info = await run_in_threadpool(service.queue.files.get, file_id)
+    record, _, kept_seconds = await run_in_threadpool(service.queue.files.get, file_id)
     return await answer_png(
         lambda: service.store_calls.run(lambda: service.queue.files.png(file_id)),
         record.png_sha256,
-        info.expires_at,
+        kept_seconds,
         if_none_match,
     )
 

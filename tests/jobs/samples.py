@@ -5,12 +5,10 @@ import io
 import struct
 import time
 import zlib
-from typing import cast
 
 from redis import Redis
 
-from jobs import keys
-from jobs.events import START, Entries, Event, after, decode
+from jobs.events import START, Event, Place, read_events
 from jobs.files import FileInfo, FileStore
 from jobs.kinds import KINDS
 from jobs.pipelines import ClassInfo, Defaults, PipelineInfo, StageInfo, UpsampleDefaults
@@ -87,4 +85,4 @@ def upload(files: FileStore, data: bytes) -> FileInfo:
 
 def replay(redis: Redis, job_id: str, last_id: str = START) -> list[Event]:
     """All kept events behind one, oldest first."""
-    return decode(cast(Entries, redis.xrange(keys.events(job_id), min=after(last_id))))
+    return read_events(redis, [Place(job_id, last_id)])[0]
