@@ -4,12 +4,15 @@ AdmError
   SettingsError              a variable of the environment is wrong; the program must not start
   RefusedError               a call cannot be done as asked; `kind` says why, HTTP maps each kind once
     InvalidRequestError      ... because fields of the request are wrong
+    TakenNameError           ... a worker's name, which a living worker has just now
   UnavailableError           Redis or the image store cannot be reached just now
 """
 
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import NamedTuple
+
+SETTINGS_STATUS = 2  # of a program that cannot work with its settings: to start it again would change nothing
 
 
 class ErrorKind(StrEnum):
@@ -54,6 +57,10 @@ class AdmError(Exception):
 
 class SettingsError(AdmError):
     """A setting is unknown or wrong; the message names the variable and fits one line."""
+
+
+class TakenNameError(SettingsError):
+    """A living worker has the name; it may be gone soon."""
 
 
 class UnavailableError(AdmError):
