@@ -15,6 +15,9 @@ from typing import NamedTuple
 SETTINGS_STATUS = 2  # of a program that cannot work with its settings: to start it again would change nothing
 
 
+MAX_ERRORS, MAX_POINTER, MAX_DETAIL = 16, 200, 500  # of an answer: callers choose how many fields are wrong, and names
+
+
 class ErrorKind(StrEnum):
     """Why a call was refused."""
 
@@ -77,8 +80,11 @@ class RefusedError(AdmError):
 
 
 class InvalidRequestError(RefusedError):
-    """A request whose fields are wrong, each named by its pointer."""
+    """A request whose fields are wrong, each named by its pointer; so many of them as an answer should hold."""
 
     def __init__(self, errors: Sequence[FieldError]) -> None:
-        super().__init__(ErrorKind.INVALID_REQUEST, "; ".join(map(str, errors)))
-        self.errors = tuple(errors)
+        shown = [FieldError(each.pointer[:MAX_POINTER], each.detail[:MAX_DETAIL]) for each in errors[:MAX_ERRORS]]
+        if len(errors) > MAX_ERRORS:
+            shown.append(FieldError("", f"and {len(errors) - MAX_ERRORS} more"))
+        super().__init__(ErrorKind.INVALID_REQUEST, "; ".join(map(str, shown)))
+        self.errors = tuple(shown)
