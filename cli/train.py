@@ -1,7 +1,7 @@
 """`adm train diffusion|classifier|upsampler|judge`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -19,9 +19,14 @@ Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; default a
 Images = Annotated[
     Path | None,
     typer.Option(
-        help="folder of your own images, CLASS_anything.png (or .jpg, .jpeg, .gif); default the rendered shapes"
+        help="folder of your own pictures, a subfolder a class or CLASS_anything; default the rendered shapes"
     ),
 ]
+LabelsFromOption = Annotated[
+    Literal["auto", "folder", "name"],
+    typer.Option("--labels-from", help="what tells a class: subfolders, or the text before a name's first _"),
+]
+Strict = Annotated[bool, typer.Option("--strict", help="end where a file of --images is not used")]
 Weights = Annotated[Path | None, typer.Option(help="network file that a new run begins at, to train it further")]
 Cache = Annotated[Path, typer.Option(help="folder where rendered sets are kept")]
 
@@ -37,6 +42,8 @@ def _command(name: str, what: str) -> None:
         seed: Seed = 0,
         threads: Threads = None,
         images: Images = None,
+        labels_from: LabelsFromOption = "auto",
+        strict: Strict = False,
         weights: Weights = None,
         cache: Cache = Path("data/cache"),
     ) -> None:
@@ -62,14 +69,30 @@ def _command(name: str, what: str) -> None:
             seed=seed,
             bf16=has_fast_bf16(),
         )
-        with one_line_errors(ValueError, OSError, WeightsError):
-            train(name, plan, images=images, cache=cache, weights=weights)
+        with one_line_errors(ValueError, OSError, FloatingPointError, WeightsError):
+            train(name, plan, images=images, cache=cache, weights=weights, labels_from=labels_from, strict=strict)
 
 
 _command("diffusion", "The class-conditional 32x32 base, with a 'no class' row learnt by label dropout.")
 _command("classifier", "The noisy classifier that guides it.")
 _command("upsampler", "The 32 to 64 upsampler.")
 _command("judge", "The judge that measures the stack and takes no part in it.")
+
+
+@app.command("images")
+def look_at_images(
+    folder: Annotated[Path, typer.Argument(help="folder of your own pictures")],
+    labels_from: LabelsFromOption = "auto",
+    strict: Strict = False,
+) -> None:
+    """Say what training would read of a folder: pictures, classes, and every file that is not used, with the reason."""
+    from training.data import own_images
+    from training.recipes import RECIPES
+    from training.session import print_reading
+
+    with one_line_errors(ValueError, OSError):
+        _, reading = own_images(folder, RECIPES["diffusion"].image_size, labels_from, strict=strict)
+        print_reading(folder, reading, at_most=None)
 
 
 @app.command("pack")
@@ -81,6 +104,6 @@ def pack(
     from models.checkpoint import WeightsError
     from training.packing import pack as pack_runs
 
-    with one_line_errors(WeightsError):
+    with one_line_errors(WeightsError, OSError):
         for path in pack_runs(runs, out):
             typer.echo(f"{path}  {path.stat().st_size:,} bytes")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
-from urllib.parse import parse_qsl, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlsplit, urlunsplit
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
@@ -168,7 +168,15 @@ class Settings(BaseSettings):
     )
     max_upload_bytes: int = Field(default=16 << 20, ge=1, description="largest picture that may be uploaded, as a file")
     max_upload_pixels: int = Field(
-        default=50_000_000, ge=1, le=89_000_000, description="largest picture that may be uploaded, decoded"
+        default=25_000_000, ge=1, le=89_000_000, description="largest picture that may be uploaded, decoded"
+    )
+    max_files_bytes: int = Field(
+        default=4 << 30, ge=1, description="what uploaded pictures that are kept have together; more are refused"
+    )
+    decode_processes: int = Field(default=2, ge=1, description="uploaded pictures that are decoded at once")
+    decode_cpu_seconds: int = Field(default=10, ge=1, description="processor time for decoding an uploaded picture")
+    decode_memory_bytes: int = Field(
+        default=512 << 20, ge=1 << 27, description="address space of the process that decodes an uploaded picture"
     )
     allow_anonymous: bool = Field(default=False, description="listen on other addresses than loopback, without keys")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
@@ -234,16 +242,20 @@ class Settings(BaseSettings):
     def redis_address(self) -> str:
         """URL of the Redis server: the one given, or the embedded server's socket.
 
-        Raises: SettingsError when the socket's path is longer than the system takes.
+        Raises: SettingsError when the socket's path is longer than the system takes, or not UTF-8.
         """
         if self.redis_url is not None:
             return self.redis_url
         path = self.socket_path
+        try:
+            quoted = quote(str(path), errors="strict")
+        except UnicodeEncodeError as error:
+            raise SettingsError(f"ADM_DATA: {str(path)!r} is not UTF-8; use a folder whose name is") from error
         if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
             raise SettingsError(
                 f"ADM_DATA: the socket {path} is longer than {MAX_SOCKET_PATH_BYTES} bytes; use a shorter folder"
             )
-        return f"unix://{path}"
+        return f"unix://{quoted}"
 
     @property
     def socket_path(self) -> Path:

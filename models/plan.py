@@ -134,7 +134,7 @@ def _official_pipeline(pipeline: OfficialPipeline) -> PipelineSpec:
 
 def _read_manifest(path: Path) -> dict[str, Any]:
     try:
-        manifest = json.loads(path.read_text())
+        manifest = json.loads(path.read_bytes())
     except OSError as error:
         raise WeightsError(f"{path}: there is no such stack; ADM_WEIGHTS names the folder of stacks") from error
     except (ValueError, RecursionError) as error:

@@ -33,6 +33,7 @@ HTTP_STATUS = {
     ErrorKind.IMAGE_NOT_READY: 409,
     ErrorKind.JOB_ENDED: 409,
     ErrorKind.QUEUE_FULL: 503,
+    ErrorKind.FILES_FULL: 507,
     ErrorKind.UNAVAILABLE: 503,
 }
 TITLES = {
@@ -45,6 +46,7 @@ TITLES = {
     ErrorKind.IMAGE_NOT_READY: "The image is not there yet",
     ErrorKind.JOB_ENDED: "The job has ended already",
     ErrorKind.QUEUE_FULL: "Too much work is queued",
+    ErrorKind.FILES_FULL: "Too many pictures are kept",
     ErrorKind.UNAVAILABLE: "Not available just now",
 }
 

@@ -37,7 +37,7 @@ class Service:
     upkeep: Upkeep
     hub: Hub
     metrics: Metrics
-    decoding: CapacityLimiter  # of uploads: one at a time, for a large picture takes hundreds of megabytes
+    decoding: CapacityLimiter  # processes that decode uploads
     store_calls: StoreCalls
     submissions: Batches[Submission, Submitted]
     lookups: Batches[str, Job]
@@ -67,7 +67,7 @@ def connect(settings: Settings, metrics: Metrics) -> Service:
         upkeep=Upkeep(sweeper, retirement, settings.sweep_seconds),
         hub=Hub(async_redis),
         metrics=metrics,
-        decoding=CapacityLimiter(1),
+        decoding=CapacityLimiter(settings.decode_processes),
         store_calls=StoreCalls(settings.store_threads),
         submissions=Batches(queue.submit_all),
         lookups=Batches(queue.get_all),

@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from datasets.image_folder import ImageFolder
+from datasets.image_folder import Reading, read_folder
+from datasets.listing import LabelsFrom
 from datasets.shapes import render_set
 from diffusion.pixels import from_uint8
 from models.presets import SHAPE_NAMES
@@ -21,11 +22,16 @@ class LabelledImages:
     images: Tensor
     class_labels: Tensor
     class_names: tuple[str, ...]
+    flip: bool = False  # each image of a batch, or not, as the official scripts do
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """A random batch: images in [-1, 1] float32 and their labels."""
         index = torch.randint(len(self.images), (count,), generator=generator)
-        return from_uint8(self.images[index]), self.class_labels[index]
+        images = from_uint8(self.images[index])
+        if self.flip:
+            mirrored = torch.rand(count, generator=generator) < 0.5
+            images = images.where(~mirrored[:, None, None, None], images.flip(3))
+        return images, self.class_labels[index]
 
 
 def rendered_shapes(count: int, image_size: int, cache: Path) -> LabelledImages:
@@ -34,12 +40,23 @@ def rendered_shapes(count: int, image_size: int, cache: Path) -> LabelledImages:
     return LabelledImages(images, labels, SHAPE_NAMES)
 
 
-def own_images(folder: Path, image_size: int) -> LabelledImages:
-    """Every image of a folder, centre-cropped; classes are the file names' text before the first "_".
+def own_images(
+    folder: Path, image_size: int, labels_from: LabelsFrom = "auto", *, strict: bool = False
+) -> tuple[LabelledImages, Reading]:
+    """Every picture of a folder, centre-cropped, and what was read of it.
 
-    Raises: ValueError for what is no folder, and for a folder without images.
+    Raises: ValueError for what is no folder, and for one without pictures; if strict, also for one in which a file is
+    skipped, or in which class names differ in case alone.
     """
-    files = ImageFolder(folder, image_size, labelled=True, flip=False)
-    items = [files[index] for index in range(len(files))]
-    labels = torch.tensor([label for _, label in items])
-    return LabelledImages(torch.stack([image for image, _ in items]), labels, tuple(files.classes))
+    reading = read_folder(folder, image_size, labels_from)
+    if strict and reading.skipped:
+        first = reading.skipped[0]
+        raise ValueError(
+            f"{first.path}: {first.reason}; --strict allows no such file, of which there are {len(reading.skipped)}"
+        )
+    if strict and reading.labels.alike:
+        raise ValueError(
+            f"{folder}: --strict allows no classes that differ in case alone: {', '.join(reading.labels.alike)}"
+        )
+    labels = torch.tensor(reading.labels.labels)
+    return LabelledImages(reading.images, labels, reading.labels.classes, flip=True), reading

@@ -1,5 +1,6 @@
 """The training loop: one story from a batch to a checkpoint, resumable at any moment."""
 
+import dataclasses
 import math
 import time
 from collections.abc import Iterator
@@ -10,12 +11,13 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from models.checkpoint import NetworkConfig, load_state, read_tensors, save_network
+from models.checkpoint import NetworkConfig, WeightsError, load_state, read_tensors, save_network
 from training.ema import Ema
 from training.optimisation import warmed_rate
 
 STATE_FILE, EMA_FILE = "state.pt", "ema.safetensors"
 GRADIENT_CLIP = 1.0
+DIVERGED = 100.0  # times the first loss, which is that of a network that knows nothing: batches vary by a few times
 
 
 class Task(Protocol):
@@ -26,6 +28,10 @@ class Task(Protocol):
 
     @property
     def model(self) -> nn.Module: ...
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Classes in the order of their labels; none where the network is told no class."""
 
     def loss(self, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """The mean loss of a batch drawn with the generator, and figures to show."""
@@ -67,7 +73,8 @@ class Run:
     """One training run in its folder: continues from what the folder holds.
 
     Batches, timesteps and noise of a step come from (seed, step), so a run that was interrupted draws what it would
-    have drawn.
+    have drawn. Raises: ValueError for a folder whose run is of another task, data, seed or batch size; WeightsError for
+    a state that cannot be read.
     """
 
     def __init__(self, task: Task, plan: Plan) -> None:
@@ -77,8 +84,11 @@ class Run:
         )
         self.ema = Ema(task.model.state_dict(), plan.ema_rate)
         self.step, self.seconds = 0, 0.0
+        self.first_loss: float | None = None  # a loss far above it is that of a run that has diverged
+        self._saved_step: int | None = None
         self._whole = True  # False while weights, averages and step are of different moments
         plan.folder.mkdir(parents=True, exist_ok=True)
+        self._partial.unlink(missing_ok=True)  # of a run that was killed: it may be what fills the disk
         if (plan.folder / STATE_FILE).exists():
             self._resume()
 
@@ -92,7 +102,11 @@ class Run:
             self.ema = Ema(self.task.model.state_dict(), self.plan.ema_rate)
 
     def ticks(self) -> Iterator[Tick]:
-        """Train to the end of the plan, yielding after every step; saves as it goes, and whatever ends it."""
+        """Train to the end of the plan, yielding after every step; saves as it goes, and when it is interrupted.
+
+        Raises: FloatingPointError for a run that diverges, OSError for a state that cannot be saved; the last state
+        that was saved stays.
+        """
         plan, saved, previewed = self.plan, time.monotonic(), time.monotonic()
         try:
             while self.done < 1:
@@ -106,9 +120,13 @@ class Run:
                 if time.monotonic() - previewed > plan.preview_seconds:
                     self.preview()
                     previewed = time.monotonic()
-        finally:
+        except (FloatingPointError, OSError):
+            raise
+        except BaseException:  # an interrupt, or the caller's end
             if self._whole:
                 self.save()
+            raise
+        self.save()
 
     @property
     def done(self) -> float:
@@ -123,17 +141,12 @@ class Run:
         )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        generator = torch.Generator().manual_seed((plan.seed << 32) + self.step)
-        task.model.train()
-        with torch.autocast("cpu", torch.bfloat16, enabled=plan.bf16):
-            loss, figures = task.loss(generator)
-        if not math.isfinite(loss.item()):
-            raise FloatingPointError(f"the loss is {loss.item()} at step {self.step}; lower the learning rate")
+        loss, figures = self._loss()
         self.optimizer.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(task.model.parameters(), GRADIENT_CLIP).item()
         if not math.isfinite(norm):
-            raise FloatingPointError(f"the gradient's norm is {norm} at step {self.step}; lower the learning rate")
+            raise self._diverged(f"the gradient's norm is {norm}")
         self._whole = False  # an interrupt from here on costs what came after the last save, and nothing else
         self.optimizer.step()
         # A fixed rate would carry the initial weights through a short run; this one forgets them within a few steps.
@@ -143,20 +156,69 @@ class Run:
         self._whole = True
         return figures | {"lr": rate}
 
+    def _loss(self) -> tuple[Tensor, dict[str, float]]:
+        """The loss of the step that comes. Raises: FloatingPointError for one that says that the run has diverged."""
+        generator = torch.Generator().manual_seed((self.plan.seed << 32) + self.step)
+        self.task.model.train()
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.plan.bf16):
+            loss, figures = self.task.loss(generator)
+        value = loss.item()
+        self.first_loss = value if self.first_loss is None else self.first_loss
+        if not math.isfinite(value) or value > DIVERGED * self.first_loss:
+            raise self._diverged(f"the loss is {value:.4g}")
+        return loss, figures
+
+    def _diverged(self, what: str) -> FloatingPointError:
+        kept = "nothing is saved yet" if self._saved_step is None else f"the state of step {self._saved_step} is kept"
+        return FloatingPointError(
+            f"{what} at step {self.step}; lower the learning rate, which is {self.plan.learning_rate:g}; {kept}"
+        )
+
+    @property
+    def _partial(self) -> Path:
+        return self.plan.folder / f"{STATE_FILE}.partial"
+
+    def _made_of(self) -> dict[str, object]:
+        """What must not change within a run, in the words of the command line."""
+        task, plan = self.task, self.plan
+        return {
+            "task": type(task).__name__,
+            "classes": task.class_names,
+            "seed": plan.seed,
+            "batch-size": plan.batch_size,
+            **dataclasses.asdict(task.config),
+        }
+
     def save(self) -> None:
-        """Write the whole state, then the averaged network; each file appears whole or not at all."""
+        """Write the whole state, then the averaged network; each file appears whole or not at all.
+
+        Raises: FloatingPointError for weights that have diverged; OSError where the disk takes no more.
+        """
+        with torch.no_grad():
+            self._loss()
         folder = self.plan.folder
         state = {
+            "made_of": self._made_of(),
+            "first_loss": self.first_loss,
             "model": self.task.model.state_dict(),
             "ema": self.ema.values,
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
             "seconds": self.seconds,
         }
-        partial = folder / f"{STATE_FILE}.partial"
-        torch.save(state, partial)
-        partial.replace(folder / STATE_FILE)
-        save_network(folder / EMA_FILE, self.ema.values, self.task.config, dtype=torch.float32)
+        try:
+            with self._partial.open("wb") as file:
+                torch.save(state, file)
+            self._partial.replace(folder / STATE_FILE)
+            save_network(folder / EMA_FILE, self.ema.values, self.task.config, dtype=torch.float32)
+        except (OSError, RuntimeError) as error:  # the latter is torch's, for what the system refused it
+            self._partial.unlink(missing_ok=True)
+            kept = (
+                "nothing was saved before" if self._saved_step is None else f"that of step {self._saved_step} is kept"
+            )
+            reason = error.strerror if isinstance(error, OSError) else "the disk may be full"
+            raise OSError(f"{folder}: the state of step {self.step} was not saved ({reason}); {kept}") from error
+        self._saved_step = self.step
 
     def preview(self) -> None:
         """Show what the averaged network does, in preview files of the run's folder."""
@@ -170,8 +232,23 @@ class Run:
             self.task.model.load_state_dict(trained)
 
     def _resume(self) -> None:
-        state = torch.load(self.plan.folder / STATE_FILE, weights_only=True)
+        path = self.plan.folder / STATE_FILE
+        try:
+            state = torch.load(path, weights_only=True)
+        except Exception as error:  # torch raises a dozen kinds for a damaged file
+            raise WeightsError(f"{path}: cannot be read ({type(error).__name__}); delete it to start anew") from error
+        for name, now in self._made_of().items():
+            before = state.get("made_of", {}).get(name, now)  # states of before say nothing
+            if before != now:
+                raise ValueError(
+                    f"{path.parent}: its run has {name} {_told(before)}, and not {_told(now)}; give another --out"
+                )
         self.task.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.ema.values = state["ema"]
         self.step, self.seconds = state["step"], state["seconds"]
+        self.first_loss, self._saved_step = state.get("first_loss"), self.step
+
+
+def _told(value: object) -> str:
+    return ", ".join(map(str, value)) or "none" if isinstance(value, tuple) else str(value)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from models.checkpoint import read_config, read_tensors, save_network
+from models.checkpoint import WeightsError, read_config, read_tensors, save_network
 from training.loop import EMA_FILE
 
 FILES = {"diffusion": "base", "classifier": "classifier", "upsampler": "upsampler", "judge": "judge"}
@@ -13,11 +13,14 @@ FILES = {"diffusion": "base", "classifier": "classifier", "upsampler": "upsample
 def pack(runs: Path, folder: Path) -> list[Path]:
     """Write the averaged network of each run into the stack's folder; returns the files written.
 
-    Raises: WeightsError for a run whose averaged weights cannot be read.
+    Raises: WeightsError for a folder without runs, and for a run whose averaged weights cannot be read.
     """
+    sources = {name: runs / run / EMA_FILE for run, name in FILES.items()}
+    if not any(source.exists() for source in sources.values()):
+        raise WeightsError(f"{runs}: holds no run; {', '.join(FILES)} are looked for, each with its {EMA_FILE}")
+    folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for run, name in FILES.items():
-        source = runs / run / EMA_FILE
+    for name, source in sources.items():
         if source.exists():
             target = folder / f"{name}.safetensors"
             save_network(target, read_tensors(source), read_config(source), dtype=torch.float16)

@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from datasets.image_folder import Reading
+from datasets.listing import LabelsFrom
 from training.data import LabelledImages, own_images, rendered_shapes
 from training.loop import Plan, Run, Task, Tick
 from training.recipes import (
@@ -21,9 +23,11 @@ from training.recipes import (
     process,
     upsampler_network,
 )
+from training.sole import sole_run
 from training.tasks import ClassifierTask, DiffusionTask, JudgeTask, UpsamplerTask
 
 LOG_SECONDS = 30.0
+SHOWN_SKIPPED = 20
 
 
 def build_task(name: str, recipe: Recipe, data: LabelledImages) -> Task:
@@ -44,24 +48,42 @@ def build_task(name: str, recipe: Recipe, data: LabelledImages) -> Task:
     raise ValueError(f"unknown task {name!r}; known are {', '.join(RECIPES)}")
 
 
-def train(name: str, plan: Plan, *, images: Path | None, cache: Path, weights: Path | None = None) -> None:
+def train(
+    name: str,
+    plan: Plan,
+    *,
+    images: Path | None,
+    cache: Path,
+    weights: Path | None = None,
+    labels_from: LabelsFrom = "auto",
+    strict: bool = False,
+) -> None:
     """Train to the end of the plan, or until interrupted: the next call goes on where this one stopped.
 
-    images is a folder of one's own; None takes the rendered shapes, which are kept in the cache folder.
+    images is a folder of one's own, read as `own_images` says; None takes the rendered shapes, which are kept in the
+    cache folder. What was read is printed before anything is trained.
     weights is a network file to begin a new run at.
-    Raises: ValueError for a folder without images, WeightsError for weights that do not fit.
+    Raises: ValueError for a folder without images, or a run's folder that is in use or of another run; WeightsError for
+    weights that do not fit; and as `Run.ticks`.
     """
     recipe = dataclasses.replace(RECIPES[name], batch_size=plan.batch_size)
     if images is None:
         data = rendered_shapes(recipe.images, recipe.image_size, cache)
     else:
-        data = own_images(images, recipe.image_size)
-    torch.manual_seed(plan.seed)  # the initial weights
-    run = Run(build_task(name, recipe, data), plan)
-    if weights is not None:
-        run.start_from(weights)
-    parameters = sum(parameter.numel() for parameter in run.task.model.parameters())
-    print(f"{name}: {parameters / 1e6:.2f}M parameters, at step {run.step}, into {plan.folder}", flush=True)
+        data, reading = own_images(images, recipe.image_size, labels_from, strict=strict)
+        print_reading(images, reading)
+    with sole_run(plan.folder):
+        torch.manual_seed(plan.seed)  # the initial weights
+        run = Run(build_task(name, recipe, data), plan)
+        if weights is not None:
+            run.start_from(weights)
+        parameters = sum(parameter.numel() for parameter in run.task.model.parameters())
+        print(f"{name}: {parameters / 1e6:.2f}M parameters, at step {run.step}, into {plan.folder}", flush=True)
+        follow(run)
+
+
+def follow(run: Run) -> None:
+    """Train to the end, or until a signal, with progress shown."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stopped run saves, however it is stopped
     try:
         show = _show_bar if sys.stdout.isatty() else _show_lines
@@ -69,6 +91,16 @@ def train(name: str, plan: Plan, *, images: Path | None, cache: Path, weights: P
         run.preview()
     except KeyboardInterrupt:
         print(f"stopped at step {run.step}; the same command goes on from here")
+
+
+def print_reading(folder: Path, reading: Reading, at_most: int | None = SHOWN_SKIPPED) -> None:
+    """Say what a folder holds, and so many of the files that are not used."""
+    for line in reading.lines():
+        print(f"{folder}: {line}", flush=True)
+    for each in reading.skipped[:at_most]:
+        print(f"  {each.path.relative_to(folder)} {each.reason}", flush=True)
+    if at_most is not None and len(reading.skipped) > at_most:
+        print(f"  ... (adm train images {folder} names them all)", flush=True)
 
 
 def _describe(figures: dict[str, float]) -> str:

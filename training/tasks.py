@@ -33,6 +33,7 @@ class DiffusionTask:
     ) -> None:
         self.config, self.process, self.data = config, process, data
         self.batch_size, self.label_dropout = batch_size, label_dropout
+        self.class_names = data.class_names if config.num_classes is not None else ()
         self.model: UNet = build_unet(config)
 
     def loss(self, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
@@ -64,6 +65,7 @@ class UpsamplerTask:
     ) -> None:
         self.config, self.process, self.data = config, process, data
         self.batch_size, self.small_size = batch_size, small_size
+        self.class_names: tuple[str, ...] = ()
         model = build_unet(config)
         assert isinstance(model, SuperResUNet)
         self.model: SuperResUNet = model
@@ -93,6 +95,7 @@ class ClassifierTask:
 
     def __init__(self, config: ClassifierConfig, process: Process, data: LabelledImages, batch_size: int) -> None:
         self.config, self.process, self.data, self.batch_size = config, process, data, batch_size
+        self.class_names = data.class_names
         self.model = NoisyClassifier(config)
 
     def loss(self, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
@@ -118,6 +121,7 @@ class JudgeTask:
 
     def __init__(self, config: JudgeConfig, data: LabelledImages, batch_size: int) -> None:
         self.config, self.data, self.batch_size = config, data, batch_size
+        self.class_names = data.class_names
         self.model = Judge(config)
 
     def loss(self, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:

@@ -38,6 +38,12 @@ class RqWorker(BaseWorker):
     def _set_connection(self, connection: Redis) -> Redis:
         return connection  # RQ would raise the timeout of every connection of the pool to its own
 
+    def _set_ip_address(self, connection: Redis) -> None:
+        try:
+            super()._set_ip_address(connection)
+        except ValueError:  # of redis-py, which cannot parse a socket's path that has a space or a "=" in CLIENT INFO
+            self.ip_address = "unknown"
+
 
 class Inbox(Results):
     """One worker's inbox; for one thread, but for `extend`."""

@@ -14,7 +14,7 @@ from models.checkpoint import WeightsError, metadata_of, read_tensors, save_netw
 from models.classifier import NoisyClassifier
 from models.config import ProcessConfig
 from models.manifest import Sampling
-from models.plan import SamplingDefaults
+from models.plan import SamplingDefaults, read_stack
 from models.stack import file_hash, load_stack
 from models.tensor_file import write_tensors
 from models.unet import build_unet
@@ -303,3 +303,11 @@ def test_process_in_a_file_need_not_be_in_the_manifest_but_must_not_contradict_i
     write_manifest(stack_folder, manifest)
     with pytest.raises(WeightsError, match=r"schedule is 'linear' here and 'cosine' in base\.safetensors$"):
         load_stack(stack_folder)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_manifest_is_read_with_a_byte_order_mark(stack_folder: Path, encoding: str) -> None:
+    manifest = stack_folder / "stack.json"
+    expected = read_stack(stack_folder)
+    manifest.write_text(manifest.read_text(), encoding=encoding)
+    assert read_stack(stack_folder) == expected
