@@ -110,7 +110,7 @@ def view(record: Record, request: ResolvedRequest | None, queue: QueueInfo | Non
 
 def images_of(record: Record, request: ResolvedRequest) -> list[ImageView]:
     """The images that a job shows, of those that it can have."""
-    return [record.image_view(each, request) for each in record.images if 0 <= each.index < request.num_images]
+    return [record.image_view(each, request) for each in record.images if each.index in request.indices]
 
 
 def progress_of(record: Record, request: ResolvedRequest | None, text: bytes | None) -> Progress:
