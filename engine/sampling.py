@@ -32,7 +32,8 @@ def build_table(
     if sampler not in (*SAMPLERS, ENCODE):
         raise UnknownOfferError(f"unknown sampler {sampler!r}; there are {', '.join(SAMPLERS)}")
     schedule = process.schedule
-    if sampler == ENCODE and not 2 <= num_steps <= (most := most_encoding_steps(schedule.num_timesteps)):
+    most = most_encoding_steps(schedule.num_timesteps)
+    if sampler == ENCODE and not 2 <= num_steps <= most:
         raise UnknownOfferError(f"an encoding takes from 2 to {most} steps")
     try:
         grid = grid_timesteps(schedule, time_grid, "ddim" if sampler == ENCODE else sampler, num_steps)
