@@ -92,8 +92,7 @@ class Inverter:
         decode: bool = True,
         guidance_scale: float = 0.0,
     ) -> ImageRequest:
-        scale = self.pipeline.spec.eps_scale
-        back = StagePlan(BASE, "ddim", self.steps, time_grid="even", thresholding="none", eps_scale=scale)
+        back = StagePlan(BASE, "ddim", self.steps, time_grid="even", thresholding="none")
         there = replace(back, sampler=ENCODE)
         return self.pipeline.image(
             "inversion",

@@ -208,7 +208,7 @@ class JobRequest(Strict):
     eps_scale: EpsScale | None = Field(
         default=None,
         description="factor on the noise that the base predicts: a network that predicts too little leaves grain where "
-        "the sampler draws none; null: the pipeline's, 1 for the official checkpoints",
+        "the sampler draws none; null: the pipeline's, 1 for the official checkpoints and where images are encoded",
     )
     n: Annotated[int, Field(ge=1, le=MAX_IMAGES)] = Field(
         default=1,

@@ -90,9 +90,10 @@ class Resolution:
         return self.request.steps or (encoding if self.encodes else self.pipeline.defaults.steps)
 
     def _eps_scale(self) -> float:
-        if "eps_scale" not in self.fields:
-            return 1.0
-        return self.pipeline.defaults.eps_scale if self.request.eps_scale is None else self.request.eps_scale
+        """The pipeline's, unless it is given; 1 where an image is encoded: latents of another are no standard noise."""
+        if self.request.eps_scale is not None:
+            return self.request.eps_scale
+        return self.pipeline.defaults.eps_scale if "eps_scale" in self.fields and not self.encodes else 1.0
 
     def _strength(self) -> float | None:
         if self.request.kind != "variation":

@@ -171,6 +171,9 @@ def test_scale_of_eps_is_the_pipelines_unless_it_is_given() -> None:
     for wrong in (0.89, 1.11, 0, "1"):
         assert pointers(class_label=1, eps_scale=wrong) == ["/eps_scale"]
     assert resolve(scaled, kind="upsample", images=["a"]).eps_scale == 1
+    assert resolve(scaled, kind="variation", images=["a"]).eps_scale == 1.02
+    assert resolve(scaled, kind="reconstruct", images=["a"]).eps_scale == 1
+    assert resolve(scaled, kind="reconstruct", images=["a"], eps_scale=1.01).eps_scale == 1.01
 
 
 def test_pipeline_of_an_older_worker_offers_what_it_always_did() -> None:
