@@ -21,7 +21,7 @@ from jobs.settings import variable
 from pictures.decoding import PictureError
 from pictures.limited import DecodeLimits, decode_in_child
 from service.conditional import answer_png
-from service.problems import RETRY_AFTER_SECONDS, documented
+from service.problems import RETRY_AFTER_SECONDS, documented, with_headers
 from service.state import Service, ServiceDep
 
 PREFIX = "/v1/files"
@@ -31,21 +31,25 @@ MAX_FRAMING_BYTES = 65_536  # of a multipart body, beside the file
 PATIENCE_SECONDS = 30.0  # longest wait for the decoding of others' pictures
 MEMORY_BYTES = 1 << 20  # of a body; what is more goes to disk
 BINARY = {"type": "string", "format": "binary"}
+PICTURES = ("image/png", "image/jpeg", "image/webp")
 BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "description": "A PNG, JPEG or WebP picture. What it is is told from its bytes; any other type of a body than "
         "multipart/form-data counts as the picture itself.",
         "content": {
-            "multipart/form-data": {"schema": {"type": "object", "required": ["file"], "properties": {"file": BINARY}}},
-            "application/octet-stream": {"schema": BINARY},
+            "multipart/form-data": {
+                "schema": {"type": "object", "required": ["file"], "properties": {"file": BINARY}},
+                "encoding": {"file": {"contentType": ", ".join(PICTURES)}},
+            },
+            **{each: {"schema": BINARY} for each in PICTURES},
         },
     }
 }
-LOCATION = {"Location": {"description": "/v1/files/{id}", "schema": {"type": "string"}}}
 PNG: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The PNG", "content": {"image/png": {"schema": BINARY}}},
-    304: {"description": "As the caller holds it"},
+    200: {"description": "The PNG", "content": {"image/png": {"schema": BINARY}}}
+    | with_headers("ETag", "Cache-Control"),
+    304: {"description": "As the caller holds it"} | with_headers("ETag", "Cache-Control"),
 }
 
 
@@ -54,7 +58,7 @@ PNG: dict[int | str, dict[str, Any]] = {
     status_code=201,
     summary="Upload a picture; the same bytes give the same id",
     openapi_extra=BODY,
-    responses={201: {"headers": LOCATION}, **documented(400, 413, 422, 503, 507)},
+    responses={201: with_headers("Location"), **documented(400, 413, 422, 503, 507)},
 )
 async def create_file(request: Request, response: Response, service: ServiceDep) -> FileInfo:
     if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
