@@ -17,7 +17,7 @@ from training.optimisation import warmed_rate
 
 STATE_FILE, EMA_FILE = "state.pt", "ema.safetensors"
 GRADIENT_CLIP = 1.0
-DIVERGED = 100.0  # times the first loss, which is that of a network that knows nothing: batches vary by a few times
+DIVERGED = 100.0  # times the loss of a network that knows nothing, about 1 or above; batches vary by a few times
 
 
 class Task(Protocol):
@@ -164,7 +164,7 @@ class Run:
             loss, figures = self.task.loss(generator)
         value = loss.item()
         self.first_loss = value if self.first_loss is None else self.first_loss
-        if not math.isfinite(value) or value > DIVERGED * self.first_loss:
+        if not math.isfinite(value) or value > DIVERGED * max(self.first_loss, 1.0):  # less where it began trained
             raise self._diverged(f"the loss is {value:.4g}")
         return loss, figures
 

@@ -53,6 +53,12 @@ def test_run_that_diverges_leaves_its_last_good_state_and_goes_on_at_a_lower_rat
     assert_same(finish(Run(task(seed=9), plan(begun, 4))), whole)
 
 
+def test_run_that_begins_at_trained_weights_may_have_harder_batches_later(begun: Path) -> None:
+    run = Run(task(), plan(begun, 4))
+    run.first_loss = 1e-6  # of an easy batch
+    assert finish(run).step == 4
+
+
 def of_classes(*names: str) -> Task:
     images = data()
     named = LabelledImages(images.images, images.class_labels % len(names), names)
