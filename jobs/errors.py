@@ -24,6 +24,7 @@ class ErrorKind(StrEnum):
     IMAGE_NOT_READY = "image-not-ready"
     JOB_ENDED = "job-ended"
     QUEUE_FULL = "queue-full"
+    FILES_FULL = "files-full"
     UNAVAILABLE = "unavailable"
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import quote, urlsplit, urlunsplit
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
@@ -18,6 +18,7 @@ from jobs.deaths import DEATHS_ALONE
 from jobs.errors import SettingsError
 
 PREFIX = "ADM_"
+LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
 MAX_WORKER_NAME = 64
 STORE_TIMEOUT_SECONDS = 10.0
 STEP_TIMEOUT_SECONDS = 600.0
@@ -42,6 +43,32 @@ class Settings(BaseSettings):
         default="127.0.0.1", description="address the service listens on; loopback unless ADM_ALLOW_ANONYMOUS"
     )
     port: int = Field(default=8000, ge=0, le=65535, description="port the service listens on; 0 takes a free one")
+    hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="names beside localhost by which callers reach the service, separated by commas; * is any",
+    )
+    root_path: str = Field(
+        default="",
+        pattern=r"^(/[A-Za-z0-9._~-]+)*$",
+        description="path under which a proxy publishes the service, as /adm; the proxy may leave it on or take it off",
+    )
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="addresses or networks of proxies whose X-Forwarded-For and X-Forwarded-Proto are believed",
+    )
+    keep_alive_seconds: int = Field(
+        default=75, gt=0, description="how long an idle connection stays open for its next request"
+    )
+    client_seconds: float = Field(
+        default=30,
+        gt=0,
+        description="time a client has to send a request's headers and each 64 KiB of its body, and to take each "
+        "64 KiB of an answer",
+    )
+    max_header_bytes: int = Field(default=32_768, ge=1024, description="longest request line and headers, together")
+    max_connections: int = Field(
+        default=4096, ge=1, description="connections open at once; fewer where the process may open too few files"
+    )
     data: Path = Field(default=Path("data"), description="folder of Redis' log, images, caches and run/*.pid")
     redis_url: str | None = Field(
         default=None, description="redis://, rediss:// or unix://; none: $ADM_DATA/run/redis.sock"
@@ -125,9 +152,30 @@ class Settings(BaseSettings):
         description="estimated work queued for the workers of a pipeline, of all that they hold, above which its jobs "
         "are refused",
     )
+    max_queued_jobs: int = Field(
+        default=10_000, ge=1, description="jobs that wait at once, above which further ones are refused"
+    )
+    max_jobs: int = Field(
+        default=100_000,
+        ge=1,
+        description="jobs that are kept, in whatever state, above which further ones are refused",
+    )
+    max_redis_bytes: int = Field(
+        default=1 << 30,
+        ge=1,
+        description="memory of Redis above which further jobs are refused; 0.9 of its own maxmemory where that is less",
+    )
     max_upload_bytes: int = Field(default=16 << 20, ge=1, description="largest picture that may be uploaded, as a file")
     max_upload_pixels: int = Field(
-        default=50_000_000, ge=1, le=89_000_000, description="largest picture that may be uploaded, decoded"
+        default=25_000_000, ge=1, le=89_000_000, description="largest picture that may be uploaded, decoded"
+    )
+    max_files_bytes: int = Field(
+        default=4 << 30, ge=1, description="what uploaded pictures that are kept have together; more are refused"
+    )
+    decode_processes: int = Field(default=2, ge=1, description="uploaded pictures that are decoded at once")
+    decode_cpu_seconds: int = Field(default=10, ge=1, description="processor time for decoding an uploaded picture")
+    decode_memory_bytes: int = Field(
+        default=512 << 20, ge=1 << 27, description="address space of the process that decodes an uploaded picture"
     )
     allow_anonymous: bool = Field(default=False, description="listen on other addresses than loopback, without keys")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
@@ -137,7 +185,7 @@ class Settings(BaseSettings):
         default="auto", description="auto: pretty on a terminal, else JSON"
     )
 
-    @field_validator("pipelines", mode="before")
+    @field_validator("pipelines", "hosts", "trusted_proxies", mode="before")
     @classmethod
     def split_names(cls, value: Any) -> Any:
         return tuple(filter(None, (name.strip() for name in value.split(",")))) if isinstance(value, str) else value
@@ -193,16 +241,20 @@ class Settings(BaseSettings):
     def redis_address(self) -> str:
         """URL of the Redis server: the one given, or the embedded server's socket.
 
-        Raises: SettingsError when the socket's path is longer than the system takes.
+        Raises: SettingsError when the socket's path is longer than the system takes, or not UTF-8.
         """
         if self.redis_url is not None:
             return self.redis_url
         path = self.socket_path
+        try:
+            quoted = quote(str(path), errors="strict")
+        except UnicodeEncodeError as error:
+            raise SettingsError(f"ADM_DATA: {str(path)!r} is not UTF-8; use a folder whose name is") from error
         if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
             raise SettingsError(
                 f"ADM_DATA: the socket {path} is longer than {MAX_SOCKET_PATH_BYTES} bytes; use a shorter folder"
             )
-        return f"unix://{path}"
+        return f"unix://{quoted}"
 
     @property
     def socket_path(self) -> Path:

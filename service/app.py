@@ -15,7 +15,7 @@ from jobs.request import JobRequest
 from jobs.settings import Settings
 from service import page, problems, routes_events, routes_files, routes_fleet, routes_health, routes_jobs
 from service.metrics import Metrics
-from service.middleware import Requests, answered_hosts
+from service.middleware import Requests
 from service.problems import Problem
 from service.state import connect
 
@@ -49,6 +49,8 @@ def create_app(settings: Settings) -> FastAPI:
         version=own_version(),
         description=DESCRIPTION,
         lifespan=lifespan,
+        servers=[{"url": settings.root_path or "/"}],
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
         generate_unique_id_function=operation_id,
@@ -64,7 +66,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(
         Requests,
         metrics=metrics,
-        hosts=answered_hosts(settings),
+        settings=settings,
         body_limits={routes_files.PREFIX: settings.max_upload_bytes + routes_files.MAX_FRAMING_BYTES},
     )
     plain_openapi = app.openapi

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-from collections import deque
 from collections.abc import AsyncIterator, Iterator
 
 import structlog
@@ -11,30 +10,37 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from jobs import keys
+from jobs.events import image_of_preview
 
 log = structlog.get_logger("service.hub")
 
 KEEP_OPEN_CHANNEL = "adm:hub"  # nobody publishes there; a subscription to nothing would be an error
 RECHECK_SECONDS = 5.0  # a message may be lost while Redis restarts, so who waits looks again this often
 RETRY_SECONDS = 0.5
-MAX_PREVIEWS = 128  # kept for a listener who reads slowly, then the oldest goes: two steps of a job of 64 images
 
 
 class Listener:
-    """One waiter's view of a job's channel."""
+    """One waiter's view of a job's channel.
+
+    Of each image it holds the latest preview alone, which all listeners share: those who read slowly hold no more.
+    """
 
     def __init__(self) -> None:
         self._woken = asyncio.Event()
-        self._previews: deque[str] = deque(maxlen=MAX_PREVIEWS)
+        self._previews: dict[int, str] = {}
 
-    def notify(self, data: bytes) -> None:
-        if data:
-            self._previews.append(data.decode())
+    def notify(self) -> None:
+        self._woken.set()
+
+    def show(self, index: int, preview: str) -> None:
+        """Note the latest preview of an image."""
+        self._previews.pop(index, None)  # so that the order is that of their coming
+        self._previews[index] = preview
         self._woken.set()
 
     def previews(self) -> list[str]:
-        """What came since the last call."""
-        taken = list(self._previews)
+        """What came since the last call, without what newer previews have replaced."""
+        taken = list(self._previews.values())
         self._previews.clear()
         return taken
 
@@ -128,7 +134,7 @@ class Hub:
         self.stopping = True
         for listeners in self._listeners.values():
             for each in listeners:
-                each.notify(b"")
+                each.notify()
 
     async def close(self) -> None:
         await asyncio.gather(*self._leaving, return_exceptions=True)
@@ -140,6 +146,13 @@ class Hub:
             self._subscribed[channel].set()
         elif kind == "subscribe" and channel != KEEP_OPEN_CHANNEL:
             self._leave(channel)  # could not be left while Redis was away, and the client subscribed to it again
-        if kind == "message":
-            for listener in self._listeners.get(channel, ()):
-                listener.notify(data)
+        if kind != "message":
+            return
+        listeners = self._listeners.get(channel, ())
+        if data:
+            index, preview = image_of_preview(data), data.decode()
+            for each in listeners:
+                each.show(index, preview)
+        else:
+            for each in listeners:
+                each.notify()

@@ -3,21 +3,17 @@
 import json
 import re
 from collections.abc import AsyncIterator
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import structlog
 from fastapi import APIRouter, Header, Response
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 from sse_starlette import EventSourceResponse, ServerSentEvent
-from starlette.concurrency import run_in_threadpool
 
-from jobs import keys
 from jobs.errors import ErrorKind, RefusedError
-from jobs.events import START, Entries, Event, EventKind, after, decode
-from jobs.rubbish import is_wrong_type
+from jobs.events import START, Event, EventKind, Place
 from service.hub import RECHECK_SECONDS
 from service.problems import documented
-from service.routes_jobs import read_record
 from service.state import Service, ServiceDep
 
 log = structlog.get_logger("service.events")
@@ -41,11 +37,11 @@ STREAM: dict[int | str, dict[str, Any]] = {
 async def stream_events(
     job_id: str, service: ServiceDep, last_event_id: Annotated[str | None, Header()] = None
 ) -> Response:
-    record = await read_record(service, job_id)
+    record = await service.records.ask(job_id)
     if record is None:
         raise RefusedError(ErrorKind.UNKNOWN_JOB, f"no job {job_id[:128]!r}")
     last_id = last_event_id if last_event_id is not None and EVENT_ID.fullmatch(last_event_id) else START
-    if record.status.is_final and not await missed(service, job_id, last_id):
+    if record.status.is_final and not await service.events.ask(Place(job_id, last_id)):
         return Response(status_code=204)  # all else would make an EventSource come back for ever
     return EventSourceResponse(
         events(service, job_id, last_id), ping=PING_SECONDS, headers={"Cache-Control": "no-store"}
@@ -58,7 +54,7 @@ async def events(service: Service, job_id: str, last_id: str) -> AsyncIterator[S
     try:
         async with service.hub.listen(job_id) as listener:
             while True:
-                found = await missed(service, job_id, last_id)
+                found = await service.events.ask(Place(job_id, last_id))
                 for each in found:
                     last_id = each.id
                     yield ServerSentEvent(await data_of(service, job_id, each), event=each.kind, id=each.id)
@@ -66,7 +62,7 @@ async def events(service: Service, job_id: str, last_id: str) -> AsyncIterator[S
                         return
                 for data in listener.previews():
                     yield ServerSentEvent(data, event=EventKind.PREVIEW, id=None if last_id == START else last_id)
-                if not found and await read_record(service, job_id) is None:
+                if not found and await service.records.ask(job_id) is None:
                     gone = json.dumps({"id": job_id, "status": EventKind.CANCELLED, "deleted": True})
                     yield ServerSentEvent(gone, event=EventKind.CANCELLED, id=last_id)
                     return
@@ -76,21 +72,12 @@ async def events(service: Service, job_id: str, last_id: str) -> AsyncIterator[S
         log.warning("redis_away", error=type(error).__name__)
 
 
-async def missed(service: Service, job_id: str, last_id: str) -> list[Event]:
-    try:
-        return decode(cast(Entries, await service.async_redis.xrange(keys.events(job_id), min=after(last_id))))
-    except ResponseError as error:
-        if is_wrong_type(error):
-            return []
-        raise
-
-
 async def data_of(service: Service, job_id: str, event: Event) -> str:
     """What was stored with it; with the last event comes the whole job, which changes no more."""
     if not event.kind.is_final:
         return event.data
     try:
-        job = await run_in_threadpool(service.queue.get, job_id)
+        job = await service.lookups.ask(job_id)
     except RefusedError:
         return event.data  # deleted just now
     return job.model_dump_json()

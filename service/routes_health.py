@@ -2,11 +2,13 @@
 
 from typing import Annotated, Any, Literal
 
+from anyio import to_thread
 from fastapi import APIRouter, Query, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 from redis.exceptions import RedisError
 
+from jobs.server import look
 from service import metrics
 from service.problems import documented, unavailable
 from service.state import Service, ServiceDep
@@ -45,7 +47,9 @@ def readyz(
     service: ServiceDep,
     workers: Annotated[bool, Query(description="ask too that a live worker holds the default pipeline")] = False,
 ) -> Any:
-    fleet = service.queue.fleet.read(fresh=True)  # Redis away: the handler of its errors answers 503
+    if (fault := look(service.redis).fault) is not None:  # Redis away: the handler of its errors answers 503
+        return unavailable(request, fault)
+    fleet = service.queue.fleet.read(fresh=True)
     default = service.settings.default_model
     if workers and not fleet.holders(default):
         return unavailable(request, f"no worker holds the pipeline {default!r}")
@@ -66,7 +70,7 @@ def health(service: Service) -> Health:
         PipelineHealth(
             id=name,
             workers=[each.name for each in fleet.holders(name)],
-            queued=sum(backlogs[name].lengths.values()),
+            queued=sum(backlogs.of(name).lengths.values()),
         )
         for name in names
     ]
@@ -80,9 +84,9 @@ def health(service: Service) -> Health:
 
 
 @router.get("/metrics", response_class=Response, summary="Prometheus text")
-def get_metrics(service: ServiceDep) -> Response:
+async def get_metrics(service: ServiceDep) -> Response:
     try:
-        text = metrics.text(service.metrics, service.queue)
+        text = await to_thread.run_sync(metrics.text, service.metrics, service.queue, limiter=service.scraping)
     except RedisError:
         text = metrics.own_text(service.metrics)  # what is left to tell matters most just then
     return Response(text, headers={"Content-Type": CONTENT_TYPE_LATEST})

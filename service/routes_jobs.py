@@ -7,21 +7,20 @@ what waits for a job, waits on the hub and holds no thread.
 import math
 import re
 import time
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import structlog
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from pydantic import BeforeValidator
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
-from jobs import books
 from jobs.errors import FieldError, InvalidRequestError, RefusedError
 from jobs.job import Job, JobPage, JobStatus
-from jobs.record import Record
 from jobs.request import JobRequest
-from jobs.rubbish import is_wrong_type
-from jobs.soundness import damage_of
+from jobs.submitting import Submission
 from service.conditional import answer_png
 from service.problems import documented
 from service.state import Service, ServiceDep
@@ -101,18 +100,20 @@ async def create_job(
 ) -> Response:
     if idempotency_key is not None and not 0 < len(idempotency_key) <= MAX_KEY_LENGTH:
         raise InvalidRequestError([FieldError("/Idempotency-Key", f"must have 1 to {MAX_KEY_LENGTH} characters")])
+    refuse_other_than_json(request)
     body = JobRequest.parse(await request.body())
-    submitted = await run_in_threadpool(service.queue.submit, body, idempotency_key)
+    request_id = structlog.contextvars.get_contextvars()["request_id"]
+    submitted = await service.submissions.ask(Submission(body, idempotency_key, request_id))
     job = submitted.job
     structlog.contextvars.bind_contextvars(job_id=job.id)
-    headers = {"Location": f"/v1/jobs/{job.id}"}
+    headers = {"Location": f"{service.settings.root_path}/v1/jobs/{job.id}"}
     if submitted.replayed:
         headers["Idempotency-Replayed"] = "true"
     elif job.request is not None:
         service.metrics.submitted.labels(job.request.model, job.request.priority, job.request.kind).inc()
     if wait is not None and not job.status.is_final:
         try:
-            job = await at_end(service, job.id, wait)
+            job = await at_end(request, service, job.id, wait)
         except (RedisError, RefusedError) as error:
             # it is queued all the same, or somebody deleted it; an error would have it posted twice
             log.warning("wait_cut", job_id=job.id, error=type(error).__name__)
@@ -133,10 +134,12 @@ def list_jobs(
 
 
 @router.get("/{job_id}", response_model=Job, summary="One job", responses=documented(404, 422, 503))
-async def get_job(job_id: str, service: ServiceDep, wait: Annotated[int | None, WAIT] = None) -> Response:
-    job = await run_in_threadpool(service.queue.get, job_id)
+async def get_job(
+    request: Request, job_id: str, service: ServiceDep, wait: Annotated[int | None, WAIT] = None
+) -> Response:
+    job = await service.lookups.ask(job_id)
     if wait and not job.status.is_final:
-        job = await at_end(service, job_id, min(wait, MAX_WAIT_SECONDS))
+        job = await at_end(request, service, job_id, min(wait, MAX_WAIT_SECONDS))
     return answer(job, 200, {})
 
 
@@ -168,9 +171,15 @@ async def get_image(
     return await answer_png(
         lambda: service.store_calls.run(lambda: service.queue.image_bytes(job_id, image.record)),
         image.record.sha256,
-        image.kept_until,
+        image.kept_seconds,
         if_none_match,
     )
+
+
+def refuse_other_than_json(request: Request) -> None:
+    """Raises: HTTPException 415; a form of another site's page, which needs no leave, is never JSON."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise HTTPException(415, "the body must be JSON, with Content-Type: application/json")
 
 
 def answer(job: Job, status: int, headers: dict[str, str]) -> Response:
@@ -181,28 +190,18 @@ def answer(job: Job, status: int, headers: dict[str, str]) -> Response:
     return Response(job.model_dump_json(), status, headers, media_type="application/json")
 
 
-async def at_end(service: Service, job_id: str, seconds: float) -> Job:
+async def at_end(request: Request, service: Service, job_id: str, seconds: float) -> Job:
     """The job when it has ended; as it is after so long, or when the service stops.
 
-    Raises: RefusedError for a job that was deleted.
+    Raises: RefusedError for a job that was deleted; ClientDisconnect when nobody waits any more.
     """
     deadline = time.monotonic() + seconds
     async with service.hub.listen(job_id) as listener:
         while (left := deadline - time.monotonic()) > 0 and not service.hub.stopping:
-            record = await read_record(service, job_id)
+            record = await service.records.ask(job_id)
             if record is None or record.status.is_final:
                 break
             await listener.wait(left)
-    return await run_in_threadpool(service.queue.get, job_id)
-
-
-async def read_record(service: Service, job_id: str) -> Record | None:
-    try:
-        fields = cast(dict[bytes, bytes], await service.async_redis.hgetall(books.job_key(job_id)))
-    except ResponseError as error:
-        if not is_wrong_type(error):
-            raise
-        fields = None
-    if fields is None or (fields and damage_of(fields)):
-        return await run_in_threadpool(service.queue.ledger.read, job_id)
-    return Record(job_id, fields) if fields else None
+            if await request.is_disconnected():
+                raise ClientDisconnect
+    return await service.lookups.ask(job_id)

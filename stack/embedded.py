@@ -6,14 +6,16 @@ import http.client
 import os
 import socket
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 from pathlib import Path
 
-from redis import Redis
 from redis.exceptions import RedisError
 
+from jobs.clock import RedisClock
 from jobs.fleet import FleetReader
+from jobs.server import connect_redis
 from jobs.settings import Settings
 from stack.child import Child, ChildSpec, happens
 from stack.log import Log
@@ -157,7 +159,7 @@ def redis_answers(address: str) -> Callable[[float], Awaitable[bool]]:
     """Whether a server has read its log and answers."""
 
     def answers(_: float) -> bool:
-        with Redis.from_url(address) as client:
+        with connect_redis(address) as client:
             try:
                 return bool(client.ping())
             except (RedisError, OSError):
@@ -186,12 +188,13 @@ def worker_beats(settings: Settings, name: str) -> Callable[[float], Awaitable[b
     """Whether the worker of that name has sent a heartbeat since it was started; its predecessor's does not count."""
 
     def beats(started_at: float) -> bool:
-        with Redis.from_url(settings.redis_address) as client:
+        with connect_redis(settings.redis_address) as client:
             try:
                 workers = FleetReader(client, max_age_seconds=0).read().workers
+                ahead_seconds = RedisClock(client).now() - time.time()  # heartbeats go by Redis' time
             except (RedisError, OSError):
                 return False
-        return any(each.name == name and each.last_heartbeat >= started_at for each in workers)
+        return any(each.name == name and each.last_heartbeat >= started_at + ahead_seconds for each in workers)
 
     return in_thread(beats)
 

@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from datasets.listing import LabelsFrom
 from models.config import ClassifierConfig, PoolName, ProcessConfig, UNetConfig
 from models.judge import JudgeConfig
 
@@ -30,6 +31,8 @@ class Data(Section):
     path: str | None = Field(None, description="of images: a folder, an idx file or an official .npz")
     count: int = Field(30_000, ge=1, description="of shapes: number of renders")
     labelled: bool = Field(True, description="whether the images have classes")
+    labels_from: LabelsFrom = Field("auto", description="of a folder: where a file's class stands")
+    strict: bool = Field(False, description="refuse a folder in which a file cannot be used, or is no picture")
     flip: bool = Field(True, description="mirror an image with probability 1/2")
     random_crop: bool = Field(False, description="crop at a random place and scale, not in the middle")
     padding: int = Field(0, ge=0, description="black pixels added at each edge of every image")

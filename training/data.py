@@ -11,12 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from datasets.idx import find_labels, read_idx
-from datasets.image_folder import ImageFolder
+from datasets.image_folder import read_folder
 from datasets.shapes import render_set
 from models.presets import SHAPE_NAMES
 from training.config import ConfigError, Data
 
 TRAINING_SEED = 1  # of the renders trained on; measurements render other seeds
+SHOWN_SKIPPED = 20  # files that a folder's reading names one by one
 FASHION_NAMES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 """Classes of Fashion-MNIST (Xiao et al. 2017), by label."""
 
@@ -88,11 +89,15 @@ def read_images(path: Path, settings: Data, image_size: int) -> tuple[LabelledIm
 
 
 def _read_folder(path: Path, settings: Data, image_size: int) -> LabelledImages:
-    inner = image_size - 2 * settings.padding
-    files = ImageFolder(path, inner, labelled=settings.labelled, flip=False)
-    items = [files[index] for index in range(len(files))]
-    labels = torch.tensor([label for _, label in items])
-    return LabelledImages(_pad(torch.stack([image for image, _ in items]), settings), labels, tuple(files.classes))
+    reading = read_folder(path, image_size - 2 * settings.padding, settings.labels_from)
+    if settings.strict and (reading.skipped or reading.labels.alike):
+        wrong = [f"{each.path.name} {each.reason}" for each in reading.skipped]
+        wrong += [f"classes that differ in case alone: {', '.join(reading.labels.alike)}"] * bool(reading.labels.alike)
+        raise ValueError(f"{path}: data.strict allows none of this: {wrong[0]} ({len(wrong)} in all)")
+    for line in (*reading.lines(), *(f"skipped: {each.path}: {each.reason}" for each in reading.skipped[:SHOWN_SKIPPED])):
+        print(line, flush=True)
+    labels = torch.tensor(reading.labels.labels)
+    return LabelledImages(_pad(reading.images, settings), labels, tuple(reading.labels.classes))
 
 
 def _read_idx(path: Path, settings: Data, image_size: int) -> tuple[LabelledImages, Tensor]:

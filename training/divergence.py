@@ -9,6 +9,7 @@ from typing import Any
 HISTORY = 100  # steps that a step is compared with
 RECENT = 20  # steps whose median has to have grown
 LOSS_FACTOR = 5.0  # times the lowest median of HISTORY losses; small losses may grow so, but not past the first ones
+BLOWN_UP = 1000.0  # times the largest of HISTORY losses, however few they are yet
 NORM_FACTOR = 100.0  # times the median norm of HISTORY gradients
 NORM_STEPS = 3  # steps in succession whose norm is so large: one alone is an unusual batch
 
@@ -30,6 +31,8 @@ class DivergenceWatch:
         for name, value in (("loss", loss), ("gradient's norm", norm)):
             if not math.isfinite(value):
                 raise DivergedError(f"the {name} of step {step} is {value}")
+        if self.losses and loss > BLOWN_UP * max(self.losses):
+            raise DivergedError(f"the loss of step {step} is {loss:.4g}, where it was {max(self.losses):.4g} at most")
         if self.large_norms + self._is_large(norm) >= NORM_STEPS:
             usual = median(self.norms)
             raise DivergedError(f"the gradient's norm of step {step} is {norm:.4g}, where {usual:.4g} is usual")

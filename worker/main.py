@@ -11,10 +11,7 @@ from typing import IO, Literal
 import structlog
 import torch
 from prometheus_client import CollectorRegistry
-from redis import Redis
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
-from redis.retry import Retry
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential
 
 from engine.audit import Audit
@@ -29,6 +26,7 @@ from jobs.away import is_away
 from jobs.errors import SettingsError, UnavailableError
 from jobs.files import FileStore
 from jobs.images import ImageStore
+from jobs.server import connect_redis
 from jobs.settings import Settings
 from jobs.workers import WorkerInfo
 from models.checkpoint import WeightsError
@@ -76,7 +74,7 @@ def run(settings: Settings) -> None:
         except InterruptedStartError:
             log.info("stopped", worker=name, before="its networks were loaded")
             return
-        redis = Redis.from_url(settings.redis_address, retry=Retry(NoBackoff(), 0), health_check_interval=0)
+        redis = connect_redis(settings.redis_address)
         infos = [offer(pipeline) for pipeline in held.pipelines.values()]
         inbox = Inbox(redis, settings, name, infos, held.registry, Process.current(lock), stopping)
         try:

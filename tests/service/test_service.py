@@ -71,12 +71,6 @@ def test_every_name_of_loopback_is_answered(client: httpx2.Client, host: str) ->
     assert client.get("/livez", headers={"Host": host}).status_code == 200
 
 
-@pytest.mark.slow
-def test_service_for_anybody_answers_to_any_name(service_settings: Settings) -> None:
-    with running_service(service_settings, ADM_ALLOW_ANONYMOUS="yes") as (address, _, _):
-        assert httpx2.get(f"{address}/livez", headers={"Host": "adm.example"}).status_code == 200
-
-
 def test_request_id_is_echoed_or_made(client: httpx2.Client) -> None:
     assert client.get("/livez", headers={"X-Request-ID": "abc-1"}).headers["x-request-id"] == "abc-1"
     made = client.get("/livez", headers={b"X-Request-ID": b"a b\xe9"}).headers["x-request-id"]
@@ -150,8 +144,8 @@ def test_page_files_and_docs_come_from_here_under_a_policy(client: httpx2.Client
     docs = client.get("/docs")
     assert "'self'" in docs.headers["content-security-policy"]
     for url in re.findall(r'(?:src|href)="([^"]+)"', docs.text):
-        assert url.startswith("/docs/")
-        assert client.get(url).status_code == 200
+        assert url.startswith("docs/")  # relative: a proxy may publish the service under a path
+        assert client.get(f"/{url}").status_code == 200
     assert "http" not in docs.text
     assert client.get("/livez").headers["content-security-policy"].startswith("default-src 'none'")
     assert client.get("/openapi.json").json()["openapi"].startswith("3.")

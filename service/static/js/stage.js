@@ -1,6 +1,6 @@
 /** The stage: one image of one job, large, with its film, its progress and what made it. */
 
-import { write } from "./api.js";
+import { ROOT, write } from "./api.js";
 import { byId, copy, element, focusFirst, local, recall, remember, setNotice, setText } from "./dom.js";
 import { Film } from "./film.js";
 import { about, capital, className, curl, duration, fileName, number, numImages, queueHint, queueText, repeatable, stageName, stepsTaken, title } from "./format.js";
@@ -119,7 +119,7 @@ export class Stage {
   #source({ kind, images, n }) {
     if (kind === "generate" || kind === "interpolate") return [];
     const file = images[kind === "variation" ? Math.floor(this.#index / n) : this.#index];
-    const url = `/v1/files/${file}/content`;
+    const url = `${ROOT}/v1/files/${file}/content`;
     return [{ key: `file/${file}`, url, mark: "yours", label: "Your picture", caption: "Your picture", starts: false }];
   }
 
@@ -240,7 +240,7 @@ export class Stage {
     }
     this.#siblings.forEach((button, index) => {
       button.setAttribute("aria-pressed", String(index === this.#index));
-      const own = job.request.kind === "score" ? `/v1/files/${job.request.images[index]}/content` : undefined;
+      const own = job.request.kind === "score" ? `${ROOT}/v1/files/${job.request.images[index]}/content` : undefined;
       const url = own ?? job.images.find((each) => each.index === index)?.url ?? previews.of(index).at(-1)?.url;
       const picture = button.firstElementChild;
       if (url !== undefined && picture.getAttribute("src") !== url) Object.assign(picture, { src: url, hidden: false });
