@@ -16,6 +16,7 @@ BatchSize = Annotated[int | None, typer.Option(min=1, help="images a step, of al
 Out = Annotated[Path | None, typer.Option(help="folder of the run; default runs/NAME")]
 Minutes = Annotated[float | None, typer.Option(min=0.01, help="stop then; the same command goes on later")]
 AllowChange = Annotated[list[str] | None, typer.Option(help="field that may differ from what the run began with")]
+Strict = Annotated[bool, typer.Option("--strict", help="refuse images of which a file cannot be used")]
 Rewind = Annotated[int | None, typer.Option(min=0, help="go back to the newest snapshot up to this step")]
 Cache = Annotated[Path, typer.Option(help="folder where rendered images are kept")]
 
@@ -33,13 +34,14 @@ def train(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print size, cost and time of the run, and end")] = False,
     schema: Annotated[bool, typer.Option("--schema", help="print the configuration's JSON schema, and end")] = False,
     presets: Annotated[bool, typer.Option("--presets", help="list the presets, and end")] = False,
+    strict: Strict = False,
     cache: Cache = Path("data/cache"),
 ) -> None:
     """Train a network; a run that was stopped, by whatever, goes on where it was.
 
     Several processes: torchrun --nproc-per-node 2 --no-python adm train ...
     """
-    from training.config import RunConfig, flatten, read_config, read_config_file
+    from training.config import RunConfig, read_config, read_config_file
     from training.presets import PRESET_NAMES, read_fields
     from training.session import Request
 
@@ -52,12 +54,11 @@ def train(
     if config is None and preset is None:
         raise typer.BadParameter("give a configuration file or --preset NAME; adm train --presets lists them")
     with one_line_errors(ValueError, OSError, ArithmeticError):
-        changes = _changes(images, steps, batch_size)
+        changes = _changes(images, steps, batch_size, strict)
         fields = read_fields(read_config_file(config) if config else {}, preset, changes)
         run_config = read_config(fields)
         folder = out or Path("runs") / (preset or (config.stem if config else run_config.kind))
-        allowed = set(allow_change or ()) | set(flatten({"optimiser": changes.get("optimiser", {})}))
-        request = Request(folder, allowed & {"optimiser.steps"} | set(allow_change or ()), rewind, minutes, cache)
+        request = Request(folder, allow_change or (), rewind, minutes, cache)
         if dry_run:
             from training.dry_run import describe
 
@@ -66,11 +67,13 @@ def train(
         _train(run_config, request)
 
 
-def _changes(images: Path | None, steps: int | None, batch_size: int | None) -> dict[str, Any]:
+def _changes(images: Path | None, steps: int | None, batch_size: int | None, strict: bool) -> dict[str, Any]:
     given = {"steps": steps, "batch_size": batch_size}
     changes: dict[str, Any] = {"optimiser": {name: value for name, value in given.items() if value is not None}}
     if images is not None:
         changes["data"] = {"source": "images", "path": str(images)}
+    if strict:
+        changes["data"] = {**changes.get("data", {}), "strict": True}
     return changes
 
 
@@ -84,3 +87,36 @@ def _train(config: Any, request: Any) -> None:
         train(config, request)
     except (DivergedError, SaveError) as error:
         raise ValueError(advice(error, config, request.folder)) from error
+
+
+def train_stack(
+    images: Annotated[Path, typer.Option(help="images to train on: a folder, an idx file or an official .npz")],
+    name: Annotated[str, typer.Option(help="name of the stack, which its pipeline has too")],
+    image_size: Annotated[int, typer.Option(min=8, help="edge of the base's images, pixels")] = 32,
+    upsampler: Annotated[bool, typer.Option("--upsampler", help="train an upsampler to twice the size too")] = False,
+    steps: Annotated[int | None, typer.Option(min=1, help="of the base; the others in the recipe's proportion")] = None,
+    batch_size: BatchSize = None,
+    minutes: Minutes = None,
+    strict: Strict = False,
+    out: Annotated[Path | None, typer.Option(help="folder of the runs; default runs/NAME")] = None,
+    weights: Annotated[Path | None, typer.Option(help="folder of stacks; default ADM_WEIGHTS")] = None,
+) -> None:
+    """Train the networks of a stack one after the other and add it to the stacks that are served."""
+    from datasets.survey import survey
+    from jobs.settings import Settings
+    from models.checkpoint import WeightsError
+    from training.divergence import DivergedError
+    from training.packing import add_stack
+    from training.stack_training import StackRequest, train_parts
+    from training.state import SaveError
+
+    with one_line_errors(ValueError, OSError, WeightsError):
+        has_classes = len(survey(images).classes) > 1
+        folder, stacks = out or Path("runs") / name, weights or Settings.load().weights
+        request = StackRequest(images, folder, image_size, batch_size, steps, minutes, upsampler, has_classes, strict)
+        try:
+            runs = train_parts(request, typer.echo)
+        except (DivergedError, SaveError) as error:
+            raise ValueError(f"{error}; the last good states are in {folder}") from error
+        if runs is not None:
+            typer.echo(f"{add_stack(runs, name, stacks)}: the stack is whole; adm up serves it at its next start")

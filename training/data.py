@@ -94,7 +94,10 @@ def _read_folder(path: Path, settings: Data, image_size: int) -> LabelledImages:
         wrong = [f"{each.path.name} {each.reason}" for each in reading.skipped]
         wrong += [f"classes that differ in case alone: {', '.join(reading.labels.alike)}"] * bool(reading.labels.alike)
         raise ValueError(f"{path}: data.strict allows none of this: {wrong[0]} ({len(wrong)} in all)")
-    for line in (*reading.lines(), *(f"skipped: {each.path}: {each.reason}" for each in reading.skipped[:SHOWN_SKIPPED])):
+    for line in (
+        *reading.lines(),
+        *(f"skipped: {each.path}: {each.reason}" for each in reading.skipped[:SHOWN_SKIPPED]),
+    ):
         print(line, flush=True)
     labels = torch.tensor(reading.labels.labels)
     return LabelledImages(_pad(reading.images, settings), labels, tuple(reading.labels.classes))
@@ -122,7 +125,7 @@ def _read_npz(path: Path, settings: Data, image_size: int) -> LabelledImages:
         if "arr_0" not in arrays or arrays["arr_0"].ndim != 4 or arrays["arr_0"].dtype != np.uint8:
             raise ValueError(f"{path}: arr_0 is no array of images [N, H, W, 3], uint8")
         stored = arrays["arr_0"]
-        labels = arrays["arr_1"] if "arr_1" in arrays else None
+        labels = arrays.get("arr_1")
     images = _pad(torch.from_numpy(stored).permute(0, 3, 1, 2), settings)
     _check_size(path, images, image_size)
     if settings.labelled and labels is None:
@@ -155,5 +158,4 @@ def _first_bytes(images: Tensor) -> Tensor:
 
 def balance(class_labels: Tensor, class_names: Sequence[str]) -> dict[str, int]:
     """How many images each class has."""
-    counts = torch.bincount(class_labels, minlength=len(class_names)).tolist()
-    return dict(zip(class_names, counts, strict=True))
+    return {name: int((class_labels == label).sum()) for label, name in enumerate(class_names)}

@@ -1,5 +1,6 @@
 """What a run will take, before it is begun: size, arithmetic, memory and time."""
 
+import itertools
 import time
 from pathlib import Path
 
@@ -22,7 +23,7 @@ ADAM_MOMENTS, GRADIENTS = 2, 1  # tensors of the weights' size beside them
 
 
 def describe(config: RunConfig, cache: Path) -> str:
-    """Lines on the run: parameters, FLOPs a step, memory (of shapes alone), images a second measured, time to the end."""
+    """Lines on a run: parameters, FLOPs a step, memory from shapes alone, measured images a second, time to the end."""
     split = open_data(config.data, config.network.image_size, cache)
     num_classes = max(len(split.training.class_names), 1)
     device = local_device(config.compute.device)
@@ -36,9 +37,10 @@ def describe(config: RunConfig, cache: Path) -> str:
     run = Run(config, split.training, device=device, precision=precision, group=Group())
     rate = _images_per_second(run)
     seconds = config.optimiser.steps * config.optimiser.batch_size / rate
+    data = f"{len(split.training)} images, {len(split.held_out)} held out, {len(split.training.class_names)} classes"
     lines = {
         "network": f"{config.kind}, {parameters / 1e6:.2f}M parameters",
-        "data": f"{len(split.training)} images, {len(split.held_out)} held out, {len(split.training.class_names)} classes",
+        "data": data,
         "device": f"{device}, {precision}",
         "FLOPs a step": f"{flops * config.optimiser.batch_size / microbatch:.3g}",
         "memory": f"{memory / 2**20:.0f} MiB, of which activations of {microbatch} images in float32 "
@@ -70,8 +72,7 @@ def _costs(config: RunConfig, network: nn.Module, num_classes: int, count: int) 
 
 
 def _images_per_second(run: Run) -> float:
-    marks = []
-    for _ in run.train(None, lambda: len(marks) > MEASURED_STEPS):
-        marks.append(time.monotonic())
-    steps = len(marks) - 1
-    return run.config.optimiser.batch_size * steps / (marks[-1] - marks[0]) if steps else 0.0
+    steps = itertools.islice(run.train(None, lambda: False), 1 + MEASURED_STEPS)
+    marks = [time.monotonic() for _ in steps]
+    steps_taken = len(marks) - 1
+    return run.config.optimiser.batch_size * steps_taken / max(marks[-1] - marks[0], 1e-9)

@@ -1,7 +1,7 @@
 """Averages of the weights over a run: exponential ones, and power-function ones whose length is chosen afterwards.
 
-Source of the latter: Karras et al. 2024 (EDM2), section 3: an average at step t of relative width sigma weighs step s by
-s^gamma, and averages of any other width are linear combinations of stored ones.
+Source of the latter: Karras et al. 2024 (EDM2), section 3. An average of a relative width weighs step s by s^gamma;
+averages of any other width are linear combinations of stored ones.
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,7 +42,7 @@ class Averages:
         """What an average keeps of itself at a step."""
         if name in self._rates:
             return min(self._rates[name], step / (9 + step))
-        return (1 - 1 / step) ** (self._gammas[name] + 1)
+        return float((1 - 1 / step) ** (self._gammas[name] + 1))
 
     def load(self, values: Mapping[str, Weights]) -> None:
         for name, average in values.items():
@@ -89,4 +89,4 @@ def _product(one: tuple[float, float], other: tuple[float, float]) -> float:
     """The integral of the product of two profiles p(s) = (gamma + 1) s^gamma / t^(gamma + 1) on [0, t]."""
     (a, gamma_a), (b, gamma_b) = sorted((one, other))
     # up to the shorter one's end, a: in this form no power of a step overflows
-    return (gamma_a + 1) * (gamma_b + 1) / (gamma_a + gamma_b + 1) * (a / b) ** gamma_b / b
+    return float((gamma_a + 1) * (gamma_b + 1) / (gamma_a + gamma_b + 1) * (a / b) ** gamma_b / b)

@@ -38,8 +38,8 @@ class Tick:
 class Run:
     """A run: everything that changes from step to step.
 
-    All that is drawn for a step is a function of the seed and the numbers of its samples (training.samples), and the state
-    holds all else, so a run that was interrupted equals one that was not.
+    All that is drawn for a step is a function of the seed and its samples' numbers (training.samples); the state holds
+    all else, so a run that was interrupted equals one that was not.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Run:
         self.network.to(device=device, memory_format=layout)  # type: ignore[call-overload]  # missing in torch's stubs
         if config.compute.checkpointing:
             checkpoint_blocks(self.network)
-        self._forward: nn.Module = torch.compile(self.network) if config.compute.compile else self.network
+        self._forward: Callable[..., Tensor] = torch.compile(self.network) if config.compute.compile else self.network
         self.objective = build_objective(config, len(data.class_names))
         self.timesteps = _timestep_sampler(config)
         given = config.optimiser
@@ -76,8 +76,8 @@ class Run:
     def train(self, files: StateFiles | None, wants_stop: Callable[[], bool]) -> Iterator[Tick]:
         """Train to the end, or until a process wants to stop, yielding after every step.
 
-        A state is saved when its own gradient has been found good, before the weights move on: no saved state is one from
-        which the next step diverges. Raises: DivergedError; SaveError.
+        A state is saved when its own gradient has been found good, before the weights move on, so that no saved state
+        diverges at its next step. Raises: DivergedError; SaveError.
         """
         config, saved = self.config, time.monotonic()
         samples = Samples(self.data, config.data, config.seed, more_noise=config.objective.low_res_noise > 0)
@@ -123,7 +123,7 @@ class Run:
                 losses = self.objective(self._forward, micro, t)
             weighted = losses.total * importance(weights)[t].to(losses.total.dtype)
             loss = weighted.sum() / given.batch_size
-            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch's
+            self.scaler.scale(loss).backward()
             self.gradients.add_loss(loss.detach())
             self.window.add(losses, t)
         loss_of_all, stop = self.gradients.add_up(self.group, stop=stop)
@@ -158,7 +158,11 @@ class Run:
             return None
         rate = learning_rate(self.config.optimiser, self.step - 1)
         scale = {"loss_scale": self.scaler.get_scale()} if self.scaler.is_enabled() else {}
-        return self.window.line(self.group, self.step, self.device) | {"learning_rate": rate, "gradient_norm": norm, **scale}
+        return self.window.line(self.group, self.step, self.device) | {
+            "learning_rate": rate,
+            "gradient_norm": norm,
+            **scale,
+        }
 
     @contextmanager
     def _autocast(self) -> Iterator[None]:

@@ -1,11 +1,12 @@
 """What each kind of network is trained to do: losses of a batch, image by image."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from diffusion.flags import select_types
 from diffusion.losses import LossTerms, LossType, training_losses
@@ -30,25 +31,30 @@ class Losses:
 class Objective(Protocol):
     """The losses of a batch whose images are at timesteps t [N]; a function of its arguments alone."""
 
-    def __call__(self, network: nn.Module, batch: Batch, t: Tensor) -> Losses: ...
+    def __call__(self, network: Callable[..., Tensor], batch: Batch, t: Tensor) -> Losses: ...
 
 
 class DiffusionObjective:
     """The official losses of a diffusion network or an upsampler (Nichol & Dhariwal 2021, section 3).
 
-    With label dropout the last class of the network stands for "no class". An upsampler sees the area-reduced image; with
-    low_res_noise under noise of a strength drawn for each image, up to that deviation.
+    With label dropout the last class of the network stands for "no class". An upsampler sees the area-reduced image
+    under noise of a strength drawn for each image, up to the deviation low_res_noise.
     """
 
     def __init__(
-        self, process: Process, settings: ObjectiveSettings, *, no_class: int | None = None, small_size: int | None = None
+        self,
+        process: Process,
+        settings: ObjectiveSettings,
+        *,
+        no_class: int | None = None,
+        small_size: int | None = None,
     ) -> None:
         self.process, self.settings, self.no_class, self.small_size = process, settings, no_class, small_size
         self.loss_type = LossType(settings.loss)
         self.timesteps = process.network_timesteps
         self.weights = mse_weights(process, settings)
 
-    def __call__(self, network: nn.Module, batch: Batch, t: Tensor) -> Losses:
+    def __call__(self, network: Callable[..., Tensor], batch: Batch, t: Tensor) -> Losses:
         x0, noise = batch.x0, batch.noise
         x_t = self.process.q_sample(x0, t, noise)
         output = network(x_t, self.timesteps.to(t.device)[t], **self._conditions(batch)).float()
@@ -70,6 +76,7 @@ class DiffusionObjective:
 
     def low_res(self, batch: Batch) -> Tensor:
         """What an upsampler is shown: [N, 3, small_size, small_size]."""
+        assert self.small_size is not None
         size = (self.small_size, self.small_size)
         reduced = F.interpolate(batch.x0, size, mode="area")
         if not self.settings.low_res_noise:
@@ -88,7 +95,11 @@ def mse_weights(process: Process, settings: ObjectiveSettings) -> Tensor | None:
         return None
     alpha_bar = process.schedule.alpha_bar
     snr = alpha_bar / (1 - alpha_bar)
-    of_x0 = snr.clamp(max=settings.min_snr_gamma) if settings.weighting == "min-snr" else snr / (1 + snr) ** settings.p2_gamma
+    of_x0 = (
+        snr.clamp(max=settings.min_snr_gamma)
+        if settings.weighting == "min-snr"
+        else snr / (1 + snr) ** settings.p2_gamma
+    )
     return of_x0 if process.mean_type is MeanType.START_X else of_x0 / snr
 
 
@@ -99,7 +110,7 @@ class ClassifierObjective:
         self.process, self.noised = process, noised
         self.timesteps = process.network_timesteps
 
-    def __call__(self, network: nn.Module, batch: Batch, t: Tensor) -> Losses:
+    def __call__(self, network: Callable[..., Tensor], batch: Batch, t: Tensor) -> Losses:
         t = t if self.noised else torch.full_like(t, CLEAN)
         x_t = self.process.q_sample(batch.x0, t, batch.noise) if self.noised else batch.x0
         return cross_entropy(network(x_t, self.timesteps.to(t.device)[t]).float(), batch.class_labels)
@@ -108,7 +119,7 @@ class ClassifierObjective:
 class JudgeObjective:
     """Cross entropy of augmented clean images, so that a judge learns things and not the edges of a renderer."""
 
-    def __call__(self, network: nn.Module, batch: Batch, t: Tensor) -> Losses:
+    def __call__(self, network: Callable[..., Tensor], batch: Batch, t: Tensor) -> Losses:
         return cross_entropy(network(augment(batch.x0, batch.augmentation, batch.noise)).float(), batch.class_labels)
 
 

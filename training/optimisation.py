@@ -36,7 +36,7 @@ class FlatGradients:
         self._extras[0] += loss
 
     def add_up(self, group: Group, *, stop: bool) -> tuple[float, bool]:
-        """Add all processes' gradients up; returns the loss of the whole batch, and whether any process wants to stop."""
+        """Add up all processes' gradients; returns the whole batch's loss, and whether any process wants to stop."""
         self._extras[1] = float(stop)
         group.add_up(self._flat)
         loss, stops = self._extras.tolist()

@@ -84,9 +84,18 @@ _PAPER_CLASSIFIERS: dict[str, tuple[str, Fields]] = {
 
 def _network_fields(config: EncoderConfig) -> Fields:
     kept = (
-        "image_size model_channels num_res_blocks channel_mult num_heads num_head_channels dropout conv_resample "
-        "use_scale_shift_norm resblock_updown use_new_attention_order"
-    ).split()
+        "image_size",
+        "model_channels",
+        "num_res_blocks",
+        "channel_mult",
+        "num_heads",
+        "num_head_channels",
+        "dropout",
+        "conv_resample",
+        "use_scale_shift_norm",
+        "resblock_updown",
+        "use_new_attention_order",
+    )
     sizes = [config.image_size // each for each in config.attention_resolutions]
     levels = [config.image_size // 2**level for level in range(len(config.channel_mult))]
     return {name: getattr(config, name) for name in kept} | {

@@ -26,8 +26,8 @@ UNIFORMS, FLIP = 24, 3  # uniform numbers of a sample, and the place of that whi
 class Batch:
     """Samples [N, ...] on one device.
 
-    x0 [N, 3, H, W] in [-1, 1]; class_labels [N] int64; noise as x0; uniforms [N, UNIFORMS] in [0, 1), float64; more_noise
-    as x0, a second draw where the run needs one, else [N, 0].
+    x0 [N, 3, H, W] in [-1, 1]; class_labels [N] int64; noise as x0; uniforms [N, UNIFORMS] in [0, 1), float64;
+    more_noise as x0, a second draw where the run needs one, else [N, 0].
     """
 
     x0: Tensor
@@ -132,7 +132,7 @@ def batches(samples: Samples, batch_size: int, first_step: int, rank: int, size:
             yield samples.batch(each)
     yield from DataLoader(
         samples,
-        batch_sampler=numbers(),  # type: ignore[arg-type]  # torch wants a Sampler and takes any iterable
+        batch_sampler=numbers(),
         num_workers=processes,
         collate_fn=collate,
         pin_memory=torch.cuda.is_available(),

@@ -16,11 +16,22 @@ import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from models.precision import Precision, best_precision
-from runfolder.folder import CONFIG, FORMAT, INFO, PREVIEWS, SNAPSHOTS, STATE, locked, read_json, snapshot_path, snapshot_steps, write_json
+from runfolder.folder import (
+    CONFIG,
+    FORMAT,
+    INFO,
+    PREVIEWS,
+    STATE,
+    locked,
+    read_json,
+    snapshot_path,
+    snapshot_steps,
+    write_json,
+)
 from runfolder.stats import append_line, forget_after
-from training.config import ConfigError, RunConfig, refuse_changes
+from training.config import ConfigError, RunConfig, check_allowed, refuse_changes
 from training.data import Split, balance, open_data
-from training.distributed import Group, join_group, local_device
+from training.distributed import join_group, local_device
 from training.divergence import DivergedError
 from training.events import Events
 from training.loop import Run, Tick
@@ -54,12 +65,15 @@ def train(config: RunConfig, request: Request) -> bool:
 
     Raises: ConfigError, TrainingError, RunFolderError, DivergedError, SaveError.
     """
+    check_allowed(request.allow_changes, config)
     device = local_device(config.compute.device)
     precision: Precision = best_precision(device) if config.compute.precision == "auto" else config.compute.precision
     config = config.model_copy(update={"compute": config.compute.model_copy(update={"precision": precision})})
     with join_group(device) as group, ExitStack() as held:
         if config.optimiser.batch_size % group.size:
-            raise ConfigError(f"optimiser.batch_size {config.optimiser.batch_size} cannot be shared by {group.size} processes")
+            raise ConfigError(
+                f"optimiser.batch_size {config.optimiser.batch_size} cannot be shared by {group.size} processes"
+            )
         if group.leads:
             held.enter_context(locked(request.folder))
         split = open_data(config.data, config.network.image_size, request.cache)
@@ -172,7 +186,9 @@ def _train(run: Run, split: Split, request: Request) -> bool:
                         write_preview(config, network, split.training, folder / PREVIEWS / f"{tick.step:08d}.png")
     ended = run.step >= config.optimiser.steps
     if run.group.leads:
-        print(f"ended at step {run.step}" if ended else f"stopped at step {run.step}; the same command goes on from here")
+        print(
+            f"ended at step {run.step}" if ended else f"stopped at step {run.step}; the same command goes on from here"
+        )
     return ended
 
 
@@ -227,7 +243,12 @@ class _Bar:
     """A progress bar on a terminal."""
 
     def __init__(self, config: RunConfig) -> None:
-        columns = (BarColumn(), TextColumn("{task.percentage:.1f}%"), TimeRemainingColumn(), TextColumn("{task.description}"))
+        columns = (
+            BarColumn(),
+            TextColumn("{task.percentage:.1f}%"),
+            TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+        )
         self._progress, self._smooth = Progress(*columns), _Smoothed()
         self._task = self._progress.add_task("", total=config.optimiser.steps)
 

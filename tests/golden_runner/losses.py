@@ -139,7 +139,13 @@ def _classifier_step(case: Case) -> dict[str, Tensor]:
         logits.append(predicted.detach())
     assert weight.grad is not None
     assert bias.grad is not None
-    return {"x_t": x_t, "loss": torch.cat(losses), "logits": torch.cat(logits), "grad_W": weight.grad, "grad_b": bias.grad}
+    return {
+        "x_t": x_t,
+        "loss": torch.cat(losses),
+        "logits": torch.cat(logits),
+        "grad_W": weight.grad,
+        "grad_b": bias.grad,
+    }
 
 
 def _classifier_logits(case: Case) -> dict[str, Tensor]:
@@ -171,12 +177,12 @@ def _annealed_classifier_rate(base: float, step: int, resumed_at: int, total: in
 
 
 def _annealed_diffusion_rate(base: float, step: int, resumed_at: int, total: int) -> float:
-    """The official diffusion loop anneals after a step: it is our rate of the step before, and twice that of the first."""
+    """The official diffusion loop anneals after a step: our rate of the step before, and twice that of the first."""
     return _annealed_classifier_rate(base, step - 1, resumed_at, total) if step else base
 
 
 def _accumulate(micro_losses: Callable[[slice], Any], weights: Tensor, microbatch: int) -> dict[str, Tensor]:
-    """The official diffusion loop's gradient: microbatches' means are added up as they are, so it grows with their number.
+    """The official diffusion loop's gradient: the sum of the microbatches' means, which grows with their number.
 
     AdamW takes the same step for a gradient of any size.
     """

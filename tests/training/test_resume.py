@@ -34,7 +34,9 @@ KILLS = int(os.environ.get("TRAINING_KILLS", "6"))
     ],
     ids=["plain", "second-moment", "dropout", "fp16"],
 )
-def test_run_that_is_stopped_and_resumed_equals_one_that_is_not(tmp_path: Path, stop: int, changes: dict[str, dict[str, object]]) -> None:
+def test_run_that_is_stopped_and_resumed_equals_one_that_is_not(
+    tmp_path: Path, stop: int, changes: dict[str, dict[str, object]]
+) -> None:
     given = config(**changes)
     whole = start(given)
     finish(whole)
@@ -95,7 +97,9 @@ def test_changed_configuration_is_refused_by_field_until_it_is_allowed(tmp_path:
     folder = tmp_path / "run"
     train(config(data=data), Request(folder))
     other = config(data=data, seed=6, optimiser={"learning_rate": 1e-4, "steps": 6})
-    with pytest.raises(ConfigError, match=r"optimiser.learning_rate \(0.001 before, 0.0001 now\).*seed \(5 before, 6 now\)"):
+    with pytest.raises(
+        ConfigError, match=r"optimiser.learning_rate \(0.001 before, 0.0001 now\).*seed \(5 before, 6 now\)"
+    ):
         train(other, Request(folder, allow_changes={"optimiser.steps"}))
     train(other, Request(folder, allow_changes={"optimiser.steps", "optimiser.learning_rate", "seed"}))
     assert step_of(folder) == 6
@@ -118,7 +122,9 @@ def test_second_process_in_a_folder_is_refused(tmp_path: Path) -> None:
 
 def test_diverging_run_keeps_its_last_good_state_and_goes_on_with_a_lower_rate(tmp_path: Path) -> None:
     data, folder = {"path": str(write_npz(tmp_path / "images.npz"))}, tmp_path / "run"
-    wild = config(data=data, optimiser={"steps": 8, "learning_rate": 1e30, "warmup_steps": 0}, saving={"state_seconds": 1e-6})
+    wild = config(
+        data=data, optimiser={"steps": 8, "learning_rate": 1e30, "warmup_steps": 0}, saving={"state_seconds": 1e-6}
+    )
     with pytest.raises(DivergedError):
         train(wild, Request(folder))
     good = read_state(folder / STATE)
@@ -142,7 +148,9 @@ def test_rewound_run_goes_back_to_a_snapshot_and_ends_the_same(tmp_path: Path) -
     assert [line["step"] for line in read_lines(folder)] == [2, 4, 6]
 
 
-def test_full_disk_leaves_the_state_before_and_no_part_of_the_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_leaves_the_state_before_and_no_part_of_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import resource
 
     files = StateFiles(tmp_path, 1)

@@ -122,7 +122,10 @@ def test_augmentation_of_an_image_depends_on_its_own_draws_alone() -> None:
     generator = torch.Generator().manual_seed(3)
     x = torch.full((4, 3, 16, 16), 0.25)
     x[:, :, 4:12, 4:12] = -0.5
-    uniforms, noise = torch.rand(4, 20, generator=generator, dtype=torch.float64), torch.randn(x.shape, generator=generator)
+    uniforms, noise = (
+        torch.rand(4, 20, generator=generator, dtype=torch.float64),
+        torch.randn(x.shape, generator=generator),
+    )
     together = augment(x, uniforms, noise)
     alone = [augment(x[i : i + 1], uniforms[i : i + 1], noise[i : i + 1]) for i in range(4)]
     torch.testing.assert_close(together, torch.cat(alone))
