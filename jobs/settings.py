@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlsplit, urlunsplit
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
@@ -19,6 +19,7 @@ from jobs.errors import SettingsError
 
 PREFIX = "ADM_"
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
+SECRET = re.compile("pass|secret|token|key|user|cred", re.IGNORECASE)  # in the name of a parameter of an address
 MAX_WORKER_NAME = 64
 STORE_TIMEOUT_SECONDS = 10.0
 STEP_TIMEOUT_SECONDS = 600.0
@@ -307,10 +308,13 @@ def refuse_unknown(environment: Mapping[str, str], known: list[str]) -> None:
 
 
 def masked(value: object) -> str:
-    """A value fit for a screen: tuples as one types them, no password."""
+    """A value fit for a screen: tuples as one types them, addresses without what may be a password."""
     if isinstance(value, tuple):
         return ",".join(value)
-    if isinstance(value, str) and "@" in value and (parts := urlsplit(value)).password:
+    if isinstance(value, str) and "://" in value:
+        parts = urlsplit(value)
         host = parts.netloc.rpartition("@")[2]
-        return urlunsplit(parts._replace(netloc=f"***@{host}"))
+        netloc = f"***@{host}" if "@" in parts.netloc else host
+        pairs = ((name, "***" if SECRET.search(name) else each) for name, each in parse_qsl(parts.query))
+        return urlunsplit(parts._replace(netloc=netloc, query="&".join(map("=".join, pairs))))
     return "" if value is None else str(value)

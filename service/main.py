@@ -12,7 +12,8 @@ from fastapi import FastAPI
 from redis.exceptions import RedisError
 
 from jobs import logs
-from jobs.errors import SettingsError
+from jobs.data_folder import keep_private
+from jobs.errors import SETTINGS_STATUS, SettingsError
 from jobs.images import ImageStore
 from jobs.server import check_server, connect_redis
 from jobs.settings import LOOPBACK_HOSTS, Settings
@@ -40,7 +41,8 @@ class Server(uvicorn.Server):
 
 
 def main() -> None:
-    """Serve with the environment's settings; leave with one line and status 1 when that cannot be."""
+    """Serve with the environment's settings; leave with one line and SETTINGS_STATUS when that cannot be."""
+    keep_private()
     try:
         settings = Settings.load()
         ImageStore(settings.store_address)  # one that cannot be used must fail here, in one line
@@ -48,7 +50,8 @@ def main() -> None:
             check_server(redis)
         listener = listen(settings)
     except SettingsError as error:
-        sys.exit(f"adm service: {error}")
+        print(f"adm service: {error}", file=sys.stderr)
+        sys.exit(SETTINGS_STATUS)
     logs.configure(settings)
     host, port = listener.getsockname()[:2]
     log = structlog.get_logger("service")

@@ -159,5 +159,15 @@ def install(app: FastAPI) -> None:
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """What OpenAPI says of a route's errors."""
+    return {status: problem_response(status) for status in statuses}
+
+
+def problem_response(status: int) -> dict[str, Any]:
+    """What OpenAPI says of one error."""
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in statuses}
+    return {"description": HTTPStatus(status).phrase, "content": content}
+
+
+def with_headers(*names: str) -> dict[str, Any]:
+    """What OpenAPI says of an answer's headers; `service.openapi` describes them."""
+    return {"headers": {name: {"$ref": f"#/components/headers/{name}"} for name in names}}

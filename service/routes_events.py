@@ -13,6 +13,7 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from jobs.errors import ErrorKind, RefusedError
 from jobs.events import START, Event, EventKind, Place
 from service.hub import RECHECK_SECONDS
+from service.openapi import EVENT_STREAM
 from service.problems import documented
 from service.state import Service, ServiceDep
 
@@ -23,7 +24,7 @@ EVENT_ID = re.compile(r"\d{1,19}-\d{1,19}")
 RECONNECT_MS = 1000
 PING_SECONDS = 15
 STREAM: dict[int | str, dict[str, Any]] = {
-    200: {"description": "Server-sent events", "content": {"text/event-stream": {"schema": {"type": "string"}}}},
+    200: {"description": "Server-sent events", "content": {"text/event-stream": EVENT_STREAM}},
     204: {"description": "The job has ended and nothing was missed; do not reconnect"},
 }
 

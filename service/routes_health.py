@@ -41,7 +41,7 @@ async def livez() -> Ok:
     return Ok()
 
 
-@router.get("/readyz", response_model=Ok, summary="It can serve", responses=documented(503))
+@router.get("/readyz", response_model=Ok, summary="It can serve", responses=documented(422, 503))
 def readyz(
     request: Request,
     service: ServiceDep,
@@ -83,7 +83,10 @@ def health(service: Service) -> Health:
     )
 
 
-@router.get("/metrics", response_class=Response, summary="Prometheus text")
+METRICS_TEXT = {"description": "Prometheus text", "content": {CONTENT_TYPE_LATEST: {"schema": {"type": "string"}}}}
+
+
+@router.get("/metrics", response_class=Response, summary="Metrics", responses={200: METRICS_TEXT})
 async def get_metrics(service: ServiceDep) -> Response:
     try:
         text = await to_thread.run_sync(metrics.text, service.metrics, service.queue, limiter=service.scraping)

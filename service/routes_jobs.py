@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import structlog
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, WithJsonSchema
 from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -20,9 +20,10 @@ from starlette.requests import ClientDisconnect
 from jobs.errors import FieldError, InvalidRequestError, RefusedError
 from jobs.job import Job, JobPage, JobStatus
 from jobs.request import JobRequest
+from jobs.rubbish import INDEX_MEMBER
 from jobs.submitting import Submission
 from service.conditional import answer_png
-from service.problems import documented
+from service.problems import documented, with_headers
 from service.state import Service, ServiceDep
 
 log = structlog.get_logger("service.jobs")
@@ -34,7 +35,6 @@ MAX_KEY_LENGTH = 255
 PREFERENCE = re.compile(r'(?:[^,"]|"(?:\\.|[^"\\])*"?)+')  # a comma within quotes separates nothing
 PREFERRED_WAIT = re.compile(r'\s*wait\s*=\s*("?)(\d{1,99})\1\s*(?:;.*)?', re.IGNORECASE)
 WAIT = Query(ge=0, description="seconds to hold the answer until the job ends; above 60 counts as 60")
-FILE = "file-ef20650d61eb1b00ba78c63c10b57435"  # an id as POST /v1/files gives one
 BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -44,26 +44,31 @@ BODY: dict[str, Any] = {
                 "examples": {
                     "generate": {"value": {"class_label": "torus", "guidance_scale": 2.5, "steps": 25}},
                     "towards two classes": {"value": {"class_weights": {"torus": 0.5, "cone": 0.5}, "n": 4}},
-                    "upsample": {"value": {"kind": "upsample", "images": [FILE]}},
-                    "variation": {"value": {"kind": "variation", "images": [FILE], "strength": 0.4, "n": 4}},
-                    "reconstruct": {"value": {"kind": "reconstruct", "images": [FILE], "steps": 50}},
-                    "interpolate": {"value": {"kind": "interpolate", "images": [FILE, FILE], "n": 12}},
-                    "score": {"value": {"kind": "score", "images": [FILE]}},
                 },
             }
         },
     }
 }
-LOCATION = {"Location": {"description": "/v1/jobs/{id}", "schema": {"type": "string"}}}
 PNG: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The PNG", "content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}},
-    304: {"description": "As the caller holds it"},
+    200: {"description": "The PNG", "content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}}
+    | with_headers("ETag", "Cache-Control"),
+    304: {"description": "As the caller holds it"} | with_headers("ETag", "Cache-Control"),
 }
 
 
-def unless_empty(default: int | None) -> BeforeValidator:
-    """A parameter that a form left empty counts as not given."""
-    return BeforeValidator(lambda value: default if value == "" else value)
+def unless_empty(default: int | None, schema: dict[str, Any]) -> tuple[BeforeValidator, WithJsonSchema]:
+    """A parameter of a schema that a form may leave empty, which counts as not given."""
+    described = WithJsonSchema({"anyOf": [schema, {"const": ""}], "default": default})
+    return BeforeValidator(lambda value: default if value == "" else value), described
+
+
+STATUS = unless_empty(None, {"enum": list(JobStatus)})
+LIMIT = unless_empty(PAGE_LIMIT, {"type": "integer", "minimum": 1, "maximum": 100})
+AFTER = unless_empty(None, {"type": "string", "pattern": f"^{INDEX_MEMBER.pattern}$"})
+KEY = Header(
+    description="same key and body: the same job",
+    json_schema_extra={"minLength": 1, "maxLength": MAX_KEY_LENGTH},
+)
 
 
 def preferred_wait(
@@ -87,8 +92,9 @@ def preferred_wait(
     summary="Queue a job",
     openapi_extra=BODY,
     responses={
-        202: {"headers": LOCATION},
-        200: {"model": Job, "description": "Ended within the wait, or replayed under its key", "headers": LOCATION},
+        202: with_headers("Location", "Retry-After"),
+        200: {"model": Job, "description": "Ended within the wait, or replayed under its key"}
+        | with_headers("Location", "Retry-After", "Idempotency-Replayed", "Preference-Applied"),
         **documented(413, 422, 503),
     },
 )
@@ -96,7 +102,7 @@ async def create_job(
     request: Request,
     service: ServiceDep,
     wait: Annotated[int | None, Depends(preferred_wait)],
-    idempotency_key: Annotated[str | None, Header(description="same key and body: the same job")] = None,
+    idempotency_key: Annotated[str | None, KEY] = None,
 ) -> Response:
     if idempotency_key is not None and not 0 < len(idempotency_key) <= MAX_KEY_LENGTH:
         raise InvalidRequestError([FieldError("/Idempotency-Key", f"must have 1 to {MAX_KEY_LENGTH} characters")])
@@ -126,14 +132,19 @@ async def create_job(
 @router.get("", summary="Jobs, newest first", responses=documented(422, 503))
 def list_jobs(
     service: ServiceDep,
-    status: Annotated[JobStatus | None, unless_empty(None)] = None,
-    limit: Annotated[int, Query(ge=1, le=100), unless_empty(PAGE_LIMIT)] = PAGE_LIMIT,
-    after: Annotated[str | None, Query(description="`next` of the page before"), unless_empty(None)] = None,
+    status: Annotated[JobStatus | None, *STATUS] = None,
+    limit: Annotated[int, Query(ge=1, le=100), *LIMIT] = PAGE_LIMIT,
+    after: Annotated[str | None, Query(description="`next` of the page before"), *AFTER] = None,
 ) -> JobPage:
     return service.queue.page(status, limit, after)
 
 
-@router.get("/{job_id}", response_model=Job, summary="One job", responses=documented(404, 422, 503))
+@router.get(
+    "/{job_id}",
+    response_model=Job,
+    summary="One job",
+    responses={200: with_headers("Retry-After"), **documented(404, 422, 503)},
+)
 async def get_job(
     request: Request, job_id: str, service: ServiceDep, wait: Annotated[int | None, WAIT] = None
 ) -> Response:
@@ -143,7 +154,12 @@ async def get_job(
     return answer(job, 200, {})
 
 
-@router.post("/{job_id}/cancel", response_model=Job, summary="Cancel a job", responses=documented(404, 409, 503))
+@router.post(
+    "/{job_id}/cancel",
+    response_model=Job,
+    summary="Cancel a job",
+    responses={200: with_headers("Retry-After"), **documented(404, 409, 503)},
+)
 def cancel_job(job_id: str, service: ServiceDep) -> Response:
     return answer(service.queue.cancel(job_id), 200, {})
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from redis.exceptions import RedisError
 
 from jobs.clock import RedisClock
+from jobs.data_folder import keep_private, open_data_folder
 from jobs.fleet import FleetReader
 from jobs.server import connect_redis
 from jobs.settings import Settings
@@ -217,6 +218,14 @@ async def announce(supervisor: Supervisor, settings: Settings, log: Log) -> None
     log.announce(f"ADM Serve is at {page_address(settings)}/ {worker_note(worker)}")
 
 
+def unheld_default(settings: Settings) -> str:
+    """What to know where the stack's worker does not load the pipeline of requests that name none."""
+    return (
+        f"ADM_DEFAULT_MODEL: {settings.default_model!r} is the pipeline of requests that name none, and no worker of "
+        f"this stack loads it (ADM_PIPELINES: {', '.join(settings.pipelines)})"
+    )
+
+
 def worker_note(worker: Child) -> str:
     """What to know about the worker when the page is announced."""
     return "(Ctrl-C stops all)" if worker.ready.is_set() else "but its worker has not started: jobs wait until it does"
@@ -225,9 +234,14 @@ def worker_note(worker: Child) -> str:
 def up(settings: Settings) -> None:
     """Run the embedded default until a signal stops it; returns when no process is left.
 
-    Raises: StackError before anything is started: another stack on the folder, a busy port, no server.
+    Raises: SettingsError, and StackError before anything is started: another stack on the folder, a busy port, no
+    server. StackError too, once all is stopped, when a program cannot work with the settings.
     """
+    keep_private()
+    open_data_folder(settings)
     log = Log()
+    if settings.default_model not in settings.pipelines:
+        log.line("stack", unheld_default(settings))
     with sole_owner(settings.run_dir):
         bound = with_free_port(settings)
         supervisor = embedded_supervisor(bound, log)

@@ -4,7 +4,7 @@ import pytest
 
 from jobs.errors import SettingsError
 from jobs.images import ImageStore
-from jobs.settings import Settings
+from jobs.settings import Settings, masked
 
 
 @pytest.fixture(autouse=True)
@@ -82,3 +82,20 @@ def test_sources_tell_where_a_value_came_from_and_hide_passwords(monkeypatch: py
     lines = {each.variable: each for each in Settings.load().sources()}
     assert (lines["ADM_REDIS_URL"].value, lines["ADM_REDIS_URL"].source) == ("redis://***@host:6379/0", "environment")
     assert (lines["ADM_PIPELINES"].value, lines["ADM_PIPELINES"].source) == ("demo,demo-uncond", "default")
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("redis://u:secret@host:6379/0", "redis://***@host:6379/0"),
+        ("redis://secret@host/0", "redis://***@host/0"),
+        ("redis://host/0?password=secret&db=1", "redis://host/0?password=***&db=1"),
+        ("unix://:secret@/run/redis.sock?db=2", "unix://***@/run/redis.sock?db=2"),
+        ("rediss://host/0?ssl_keyfile_Password=secret", "rediss://host/0?ssl_keyfile_Password=***"),
+        ("s3://secret@bucket/prefix", "s3://***@bucket/prefix"),
+        ("s3://bucket/prefix", "s3://bucket/prefix"),
+        ("a folder@home", "a folder@home"),
+    ],
+)
+def test_addresses_are_shown_without_passwords(value: str, shown: str) -> None:
+    assert masked(value) == shown

@@ -207,3 +207,34 @@ def test_service_does_not_start_on_a_redis_that_evicts(redis: Redis, service_set
         redis.config_set("maxmemory-policy", "noeviction")
     assert ended.returncode != 0
     assert re.fullmatch(r"adm service: ADM_REDIS_URL: .*noeviction\n", ended.stderr)
+
+
+@pytest.mark.parametrize(
+    "text", ['{"steps": 5, "steps": 900}', '{"upsample": {"steps": 1, "steps": 2}}', '{"a": 1, "\\u0061": 2}']
+)
+def test_name_given_twice_is_refused_whatever_the_values(client: httpx2.Client, text: str) -> None:
+    response = client.post("/v1/jobs", content=text, headers={"Content-Type": "application/json"})
+    assert is_problem(response, 422, "")
+    assert "given twice" in response.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{f"f{index}": 1 for index in range(4000)}, {"a" * 60_000: 1}, {"images": ["x"] * 16, "n": "1", "steps": "1"}],
+    ids=["many", "long", "few"],
+)
+def test_answer_to_wrong_fields_is_not_larger_than_it_need_be(client: httpx2.Client, wrong: dict[str, object]) -> None:
+    response = client.post("/v1/jobs", json=wrong)
+    assert response.status_code == 422
+    assert len(response.content) < 12_000
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_client_of_a_proxy_is_believed_from_trusted_ones_alone(redis: Redis, service_settings: Settings) -> None:
+    for trusted, told in (("", "127.0.0.1:"), ("127.0.0.1", "203.0.113.9:")):
+        with running_service(service_settings, ADM_TRUSTED_PROXIES=trusted) as (address, _, lines):
+            httpx2.post(f"{address}/v1/nothing", headers={"X-Forwarded-For": "203.0.113.9"})
+            while not (requests := [json.loads(each) for each in lines if '"request"' in each]):
+                time.sleep(0.01)
+        assert requests[0]["client"].startswith(told)

@@ -267,7 +267,7 @@ def refused(settings: Settings, **variables: str) -> str:
     command = [sys.executable, "-m", "service.main"]
     environment = {"PATH": "/usr/bin", "ADM_DATA": str(settings.data), **variables}
     result = subprocess.run(command, check=False, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=20)
-    assert result.returncode == 1
+    assert result.returncode == 2
     (line,) = result.stderr.splitlines()
     return line
 

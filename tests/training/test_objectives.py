@@ -53,3 +53,16 @@ def test_training_learns(kind: str) -> None:
     )
     lines = [tick.line for tick in finish(start(given)) if tick.line]
     assert lines[-1]["loss"] < 0.9 * lines[0]["loss"]
+
+
+@pytest.mark.parametrize("kind", ["diffusion", "upsampler", "classifier"])
+def test_network_is_trained_on_the_timesteps_that_it_will_see(kind: str) -> None:
+    """With rescale_timesteps those are thousandths of the schedule: what the sampling tables give it too."""
+    process = {"process": {"num_timesteps": 4000, "rescale_timesteps": True}}
+    run, seen = start(config(**KINDS[kind], **process, optimiser={"steps": 4, "batch_size": 8})), list[torch.Tensor]()
+    run.network.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[1]))
+    finish(run)
+    timesteps = torch.cat(seen)
+    assert set((timesteps * 4).tolist()) <= set(range(4000))
+    assert any(each % 1 for each in timesteps.tolist())
+    assert float(timesteps.max()) < 1000
