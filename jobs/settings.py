@@ -188,7 +188,7 @@ class Settings(BaseSettings):
         default=4 << 30, ge=1, description="what uploaded pictures that are kept have together; more are refused"
     )
     decode_processes: int = Field(default=2, ge=1, description="uploaded pictures that are decoded at once")
-    decode_cpu_seconds: int = Field(default=10, ge=1, description="processor time for decoding an uploaded picture")
+    decode_cpu_seconds: int = Field(default=5, ge=1, description="processor time for decoding an uploaded picture")
     decode_memory_bytes: int = Field(
         default=512 << 20, ge=1 << 27, description="address space of the process that decodes an uploaded picture"
     )
