@@ -34,7 +34,7 @@ def pipelines_of(weights: Path) -> tuple[str, ...]:
     names: list[str] = []
     for path in sorted(weights.glob("*/stack.json")):
         with contextlib.suppress(OSError, ValueError, AttributeError, KeyError):  # the worker that loads it says more
-            names += json.loads(path.read_text(encoding="utf-8"))["pipelines"].keys()
+            names += json.loads(path.read_bytes())["pipelines"].keys()
     return tuple(names) or SHIPPED_PIPELINES
 
 
