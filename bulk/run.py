@@ -1,9 +1,11 @@
 """`adm sample`: from what was asked for to the finished file, whatever interrupts it on the way."""
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -20,6 +22,19 @@ from jobs.pipelines import PipelineInfo
 from jobs.request import JobRequest, ResolvedRequest
 from jobs.resolution import resolve
 
+ASKED = (
+    "guidance_scale",
+    "guidance_interval",
+    "guidance_schedule",
+    "steps",
+    "sampler",
+    "eta",
+    "time_grid",
+    "thresholding",
+    "upsample",
+)
+"""Fields of a request that all jobs of a run have in common, as options name them."""
+
 
 @dataclass(frozen=True)
 class Order:
@@ -35,11 +50,21 @@ class Order:
     sampler: str | None = None
     eta: float | None = None
     upsample: bool | None = None
+    time_grid: str | None = None
+    thresholding: str | None = None
+    guidance_interval: tuple[int, int] | None = None
+    guidance_schedule: str | None = None
+    upsampler: Mapping[str, Any] = field(default_factory=dict)  # fields of `UpsampleOptions`
 
     def request(self, classes: Classes, pipeline: PipelineInfo) -> ResolvedRequest:
         """What all jobs of the run have in common. Raises: BulkError that names the option."""
-        asked = {name: getattr(self, name) for name in ("guidance_scale", "steps", "sampler", "eta", "upsample")}
-        given = {name: value for name, value in asked.items() if value is not None}
+        given = {name: getattr(self, name) for name in ASKED if getattr(self, name) is not None}
+        if self.upsampler:
+            if self.upsample is False:
+                raise BulkError(
+                    f"--no-upsample: contradicts {', '.join(option(f'/upsample/{each}') for each in self.upsampler)}"
+                )
+            given["upsample"] = dict(self.upsampler)
         body = given | {"model": self.model, "class_label": classes.label(0), "seed": self.seed, "priority": "low"}
         try:
             return resolve(JobRequest.parse(json.dumps(body).encode()), pipeline, lambda: 0)
@@ -59,7 +84,8 @@ class Order:
 
 def option(pointer: str) -> str:
     """The option that a request's field comes from."""
-    return {"class_label": "--classes"}.get(pointer[1:], f"--{pointer[1:].replace('_', '-')}")
+    name = re.sub(r"/\d+$", "", pointer[1:])  # without the place in a list
+    return {"class_label": "--classes"}.get(name, f"--{name.replace('_', '-').replace('/', '-')}")
 
 
 def run(order: Order, source: Source, console: Console) -> str:

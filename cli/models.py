@@ -33,6 +33,7 @@ NewOrder = Annotated[
 ]
 NumHeads = Annotated[int | None, typer.Option(help="heads at every width")]
 HeadChannels = Annotated[int | None, typer.Option(help="channels of each head")]
+DecoderHeads = Annotated[int | None, typer.Option(help="with --num-heads: those of the decoder; -1: as many")]
 ImageSize = Annotated[int | None, typer.Option(help="edge of the images, pixels")]
 NumResBlocks = Annotated[int | None, typer.Option(help="a level, where the keys allow several")]
 NoiseSchedule = Annotated[Literal["linear", "cosine"] | None, typer.Option()]
@@ -166,6 +167,7 @@ def convert(
     use_new_attention_order: NewOrder = None,
     num_heads: NumHeads = None,
     num_head_channels: HeadChannels = None,
+    num_heads_upsample: DecoderHeads = None,
     image_size: ImageSize = None,
     num_res_blocks: NumResBlocks = None,
     noise_schedule: NoiseSchedule = None,
@@ -188,6 +190,7 @@ def convert(
         use_new_attention_order=use_new_attention_order,
         num_heads=num_heads,
         num_head_channels=num_head_channels,
+        num_heads_upsample=num_heads_upsample,
         image_size=image_size,
         num_res_blocks=num_res_blocks,
         noise_schedule=noise_schedule,
@@ -211,12 +214,27 @@ def convert(
 
 
 @app.command()
+def export(
+    source: Annotated[Path, typer.Argument(help="a stack's folder, or a network file that says what it is")],
+    out: Annotated[Path, typer.Argument(help="folder for NAME.pt")],
+) -> None:
+    """Write networks as the official scripts read them, and say the flags to give to those."""
+    from models.export import export as export_networks
+
+    with wrong_answers(source):
+        for exported in export_networks(source, out):
+            for line in exported.lines():
+                typer.echo(line)
+
+
+@app.command()
 def inspect(
     path: File,
     weights_at: Where = None,
     use_new_attention_order: NewOrder = None,
     num_heads: NumHeads = None,
     num_head_channels: HeadChannels = None,
+    num_heads_upsample: DecoderHeads = None,
     image_size: ImageSize = None,
     num_res_blocks: NumResBlocks = None,
     noise_schedule: NoiseSchedule = None,
@@ -245,6 +263,7 @@ def inspect(
         use_new_attention_order=use_new_attention_order,
         num_heads=num_heads,
         num_head_channels=num_head_channels,
+        num_heads_upsample=num_heads_upsample,
         image_size=image_size,
         num_res_blocks=num_res_blocks,
         noise_schedule=noise_schedule,
@@ -262,7 +281,7 @@ def inspect(
         resolved = resolve(shapes, reduce(Answers.over, said.values()))
     found = resolved.found
     known = Table("", "", title=f"{path.name}: {type(found.config).__name__}", show_header=False)
-    left_open = {name for each in found.open for name in each.flag.split(" / ")}
+    left_open = {name for each in resolved.open for name in each.flag.split(" / ")}
     for field, value in dataclasses.asdict(found.config).items():
         if field not in left_open | {"num_heads_upsample", "rescale_residual", "dropout"}:
             known.add_row(field, str(value))
@@ -274,7 +293,7 @@ def inspect(
         known.add_row("weights at", network.where)
         known.add_row("--weights-at takes", ", ".join(each.where for each in networks))
     asked = Table("flag", "value", "", "if it is wrong", title="Not told by its keys: if assumed, ask who trained it")
-    for each in found.open:
+    for each in resolved.open:
         whence = next((where for where, source in said.items() if source.settle(each)), "assumed")
         asked.add_row(each.flag, resolved.value(each.flag), whence, each.effect)
     console = Console()

@@ -146,13 +146,16 @@ def bits_per_dim(
     *,
     clip_denoised: bool = True,
 ) -> BitsPerDim:
-    """Evaluate every term of the bound. model takes (x_t, t); draw_noise(k) is the noise of the k-th term."""
+    """Evaluate every term of the bound. model takes x_t and the timesteps as networks see them; draw_noise(k) is the
+    noise of the k-th term."""
     vb, x0_mse, eps_mse = [], [], []
     for k, step in enumerate(reversed(range(process.schedule.num_timesteps))):
         t = torch.full((len(x0),), step, device=x0.device)
         noise = draw_noise(k)
         x_t = process.q_sample(x0, t, noise)
-        term, pred_x0 = variational_bound(process, model(x_t, t), x0, x_t, t, clip_denoised=clip_denoised)
+        term, pred_x0 = variational_bound(
+            process, model(x_t, process.network_timesteps[t]), x0, x_t, t, clip_denoised=clip_denoised
+        )
         vb.append(term)
         x0_mse.append(mean_flat((pred_x0 - x0) ** 2))
         eps_mse.append(mean_flat((process.eps_from_x0(x_t, t, pred_x0) - noise) ** 2))

@@ -71,15 +71,32 @@ def _ddim_timesteps(num_timesteps: int, num_steps: int) -> list[int]:
 
 
 def sampling_timesteps(num_timesteps: int, sampler: str, num_steps: int) -> list[int]:
-    """The grid of a sampling run: ddimN for "ddim" where there is one, else one section of N; 1 is the last alone."""
+    """The published grid of a sampling run: one section of N for "ddpm", else ddimN.
+
+    A count that has no ddimN has even_timesteps. One step is the last timestep alone.
+    Raises: ValueError where there are fewer timesteps than steps.
+    """
     if num_steps == 1:
         return [num_timesteps - 1]
-    if sampler == "ddim":
-        try:
-            return _ddim_timesteps(num_timesteps, num_steps)
-        except ValueError:
-            pass  # documented: such counts take the section grid
-    return space_timesteps(num_timesteps, [num_steps])
+    if sampler == "ddpm":
+        return space_timesteps(num_timesteps, [num_steps])
+    try:
+        return _ddim_timesteps(num_timesteps, num_steps)
+    except ValueError:  # most counts above 50
+        return even_timesteps(num_timesteps, num_steps)
+
+
+def even_timesteps(num_timesteps: int, num_steps: int) -> list[int]:
+    """N timesteps evenly from 0 to one N-th below the end, as ddimN has them where N divides; 1 is the last alone.
+
+    Raises: ValueError where there are fewer timesteps than steps.
+    """
+    if not 1 <= num_steps <= num_timesteps:
+        raise ValueError(f"a process of {num_timesteps} timesteps cannot keep {num_steps}")
+    if num_steps == 1:
+        return [num_timesteps - 1]
+    last = num_timesteps - math.ceil(num_timesteps / num_steps)
+    return [round(i * last / (num_steps - 1)) for i in range(num_steps)]
 
 
 def _betas_between(alpha_bar: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from diffusion.process import MeanType, Process
+from diffusion.schedule import Schedule
 from diffusion.transfer import upload
 
 Thresholding = Literal["clip", "dynamic", "none"]
@@ -49,7 +50,7 @@ class Coefficients:
 
 
 COLUMNS = [field.name for field in fields(Coefficients)]
-QUANTILE = COLUMNS.index("quantile")
+QUANTILE, X_TO_X0, OUT_TO_X0 = (COLUMNS.index(name) for name in ("quantile", "x_to_x0", "out_to_x0"))
 
 
 class Step(NamedTuple):
@@ -130,6 +131,18 @@ def encoding_table(process: Process) -> SamplerTable:
     """
     reverse = reverse_ddim_table(process, thresholding="none")
     return SamplerTable(reverse.rows[:-1], reverse.timesteps[:-1], reverse.original[:-1])
+
+
+def scale_eps(table: SamplerTable, schedule: Schedule, eps_scale: float) -> SamplerTable:
+    """Return the table with the predicted noise multiplied by eps_scale, whatever the network predicts it as.
+
+    A network that predicts too little noise leaves grain in the image where its sampler draws none. schedule is the one
+    whose timesteps table.original names. Not for networks that predict x_prev.
+    """
+    rows = table.rows.clone()
+    rows[:, X_TO_X0] = eps_scale * rows[:, X_TO_X0] + (1 - eps_scale) * schedule.x0_from_x[table.original]
+    rows[:, OUT_TO_X0] *= eps_scale
+    return SamplerTable(rows, table.timesteps, table.original)
 
 
 def score_columns(

@@ -175,8 +175,8 @@ class Engine:
         return moved
 
     def _table(self, plan: StagePlan) -> SamplerTable:
-        table = self.stages[plan.stage].table
-        return table(plan.sampler, plan.num_steps, plan.eta, plan.time_grid, plan.thresholding, plan.strength)
+        options = plan.time_grid, plan.thresholding, plan.strength, plan.eps_scale
+        return self.stages[plan.stage].table(plan.sampler, plan.num_steps, plan.eta, *options)
 
     def _enter(self, request: ImageRequest) -> Trajectory:
         plan, table = request.plans[0], self._table(request.plans[0])

@@ -5,7 +5,7 @@ Everything runs on an engine of one's own, in process; `worker.plans` asks for t
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -92,8 +92,16 @@ class Inverter:
         decode: bool = True,
         guidance_scale: float = 0.0,
     ) -> ImageRequest:
-        there = StagePlan(BASE, ENCODE, self.steps) if encode else None
-        back = StagePlan(BASE, "ddim", self.steps, thresholding="none") if decode else None
+        back = StagePlan(BASE, "ddim", self.steps, time_grid="even", thresholding="none")
+        there = replace(back, sampler=ENCODE)
         return self.pipeline.image(
-            "inversion", index, 0, self.class_label, guidance_scale, back, None, encode=there, start=start
+            "inversion",
+            index,
+            0,
+            self.class_label,
+            guidance_scale,
+            back if decode else None,
+            None,
+            encode=there if encode else None,
+            start=start,
         )

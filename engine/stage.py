@@ -229,7 +229,7 @@ class Stage:
         Noise, as published; at a strength below 1 the bilinearly enlarged image, noised as far as the first step taken
         removes it again. An upsampler that is lightly trained knows its input's colours only there.
         """
-        noise = self.starting_noise(request.seed, request.index)
+        noise = self.starting_noise(request.seed, request.drawn_index)
         if plan.strength == 1:
             return noise
         enlarged = F.interpolate(low_res[None], self.shape[1:], mode="bilinear")
@@ -241,7 +241,7 @@ class Stage:
 
     def begin(self, request: ImageRequest, plan: StagePlan, table: SamplerTable) -> tuple[Tensor, Tensor | None]:
         """What an image's first stage starts from: x_t [3, H, W], and the low-resolution image of an upsampler."""
-        noise = self.starting_noise(request.seed, request.index)
+        noise = self.starting_noise(request.seed, request.drawn_index)
         match request.start:
             case FromLatent(x):
                 return upload(x, self.device), None
@@ -351,5 +351,6 @@ class Stage:
         drawn = [i for i, row in enumerate(rows[:, NOISE_COLUMNS].any(dim=1).tolist()) if row]
         if not drawn:
             return noise
-        draws = [Draw(batch[i].request.seed, batch[i].request.index, self.number, batch[i].row + 1) for i in drawn]
+        moved = [batch[i] for i in drawn]
+        draws = [Draw(each.request.seed, each.request.drawn_index, self.number, each.row + 1) for each in moved]
         return noise.index_copy_(0, self._upload(drawn), normals(draws, self.shape, self.device))

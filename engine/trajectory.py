@@ -25,9 +25,10 @@ class StagePlan:
     sampler: str
     num_steps: int
     eta: float = 0.0
-    time_grid: TimeGrid = "official"
+    time_grid: TimeGrid | None = None  # the sampler's own
     thresholding: Thresholding = "clip"
     strength: float = 1.0
+    eps_scale: float = 1.0  # factor on the predicted noise
 
     @property
     def num_evaluations(self) -> int:
@@ -61,7 +62,7 @@ class ImageRequest:
     network_label is the row of the label embedding, None for a network without one. guidance_target steers the
     classifier: classes and their weights, one class of weight 1 as a rule, none for no guidance. The two differ where
     an unconditional model is guided. guidance_interval is in original timesteps, both ends included;
-    None for all of them.
+    None for all of them. Images of one seed and noise_index draw the same noise; None for the index itself.
     """
 
     job_id: str
@@ -74,8 +75,14 @@ class ImageRequest:
     guidance_interval: tuple[int, int] | None = None
     entropy_scaled: bool = False
     start: FromPicture | FromLatent | None = None  # noise
+    noise_index: int | None = None
     wants_previews: bool = False
     priority: Priority = "normal"
+
+    @property
+    def drawn_index(self) -> int:
+        """The image index in the address of its noise."""
+        return self.index if self.noise_index is None else self.noise_index
 
     @property
     def num_evaluations(self) -> int:

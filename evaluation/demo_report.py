@@ -3,6 +3,7 @@
 import json
 import platform
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,15 @@ from models.judge import Judge
 from models.plan import read_stack
 from models.stack import file_hash
 
-NUM_STEPS = 25
-SAMPLERS = ("ddim", "ddpm")
+EVALUATIONS = 25  # of the network, an image
+WAYS = {
+    "ddim_eta_1": StagePlan(BASE, "ddim", EVALUATIONS, eta=1.0),
+    "ddim_eta_0": StagePlan(BASE, "ddim", EVALUATIONS),
+    "dpmpp_2m": StagePlan(BASE, "dpmpp_2m", EVALUATIONS),
+    "heun": StagePlan(BASE, "heun", (EVALUATIONS + 1) // 2),
+    "ddpm": StagePlan(BASE, "ddpm", EVALUATIONS),
+}
+UNCONDITIONAL_WAYS = ("ddim_eta_1", "dpmpp_2m", "ddpm")
 FRESH_SEED, OTHER_SEED = 1001, 1002  # of renders that nothing was trained on
 CONDITIONAL_IMAGES, UNCONDITIONAL_IMAGES, SWEEP_IMAGES, UPSAMPLED_IMAGES = 500, 200, 60, 50
 SWEEP_SCALES = (5.0, 10.0, 20.0, 40.0)
@@ -55,13 +63,15 @@ class DemoReport:
     def measure(self) -> dict[str, Any]:
         """Everything, in the order in which a reader wants it."""
         started = time.time()
-        conditional = {sampler: self._conditional(sampler) for sampler in SAMPLERS}
+        conditional = {way: self._conditional(way) for way in WAYS}
         report = {
-            "steps": NUM_STEPS,
+            "evaluations": EVALUATIONS,
+            "eps_scale": {name: spec.eps_scale for name, spec in self.stack.pipelines.items()},
             "judge_on_fresh_renders": self._judge_itself(),
             "fid_scale": self._fid_scale(),
+            "sharpness_of_renders": round(sharpness(self.fresh), 3),
             "conditional": conditional,
-            "unconditional": {sampler: self._unconditional(sampler) for sampler in SAMPLERS},
+            "unconditional": {way: self._unconditional(way) for way in UNCONDITIONAL_WAYS},
             "upsampled": self._upsampled(),
         }
         return report | {
@@ -72,18 +82,13 @@ class DemoReport:
         }
 
     def _images(
-        self, name: str, labels: list[int | None], sampler: str, scale: float, *, what: str, seed: int = SEED
+        self, name: str, labels: list[int | None], way: str, scale: float, *, what: str, seed: int = SEED
     ) -> Tensor:
-        self.progress.reset(self._bar, total=len(labels) * NUM_STEPS, description=what)
+        self.progress.reset(self._bar, total=len(labels) * EVALUATIONS, description=what)
         pipeline = Pipeline(self.stack.pipelines[name], self.stack)
-        plan = StagePlan(BASE, sampler, NUM_STEPS, self._eta(sampler))
+        plan = replace(WAYS[way], eps_scale=pipeline.spec.eps_scale)
         entropy_scaled = pipeline.spec.guidance_schedule == "entropy"
         return self.sampler.sample(pipeline, labels, scale, plan, seed=seed, entropy_scaled=entropy_scaled)
-
-    def _eta(self, sampler: str) -> float:
-        """The default's own where the sampler is the default, else 0."""
-        default = self.stack.pipelines["demo"].sampling
-        return default.eta if sampler == default.sampler else 0.0
 
     def _judge_itself(self) -> dict[str, Any]:
         pixels, labels = render_set(2000, FRESH_SEED, self.judge.config.image_size)
@@ -97,40 +102,42 @@ class DemoReport:
             scale[f"renders_with_noise_{noise}_of_255"] = distance(self.fresh_verdict, noisy)
         return scale
 
-    def _conditional(self, sampler: str) -> dict[str, Any]:
+    def _conditional(self, way: str) -> dict[str, Any]:
         spec = self.stack.pipelines["demo"]
         scale = spec.guidance_scale
         labels = turns(CONDITIONAL_IMAGES, len(self.stack.class_names))
-        what = f"conditional, {sampler}, scale {scale:g}"
-        verdict = judge_images(self.judge, self._images("demo", list(labels), sampler, scale, what=what))
+        what = f"conditional, {way}, scale {scale:g}"
+        pixels = self._images("demo", list(labels), way, scale, what=what)
+        verdict = judge_images(self.judge, pixels)
         fid = distance(self.fresh_verdict, verdict)
         covered = precision_recall(self.fresh_verdict.features, verdict.features)
         return (
-            {"guidance_scale": scale, "guidance_schedule": spec.guidance_schedule, "eta": self._eta(sampler)}
+            {"guidance_scale": scale, "guidance_schedule": spec.guidance_schedule, "steps": WAYS[way].num_steps}
             | verdict.agreement(torch.tensor(labels))
             | {
                 "fid": fid,
                 "precision": round(float(covered.precision), 4),
                 "recall": round(float(covered.recall), 4),
                 "inception_score": round(inception_score(verdict.probabilities), 3),
+                "sharpness": round(sharpness(pixels), 3),
             }
         )
 
-    def _unconditional(self, sampler: str) -> dict[str, Any]:
-        sweep = {scale: self._steered(sampler, scale, SWEEP_IMAGES, SWEEP_SEED)["agreement"] for scale in SWEEP_SCALES}
+    def _unconditional(self, way: str) -> dict[str, Any]:
+        sweep = {scale: self._steered(way, scale, SWEEP_IMAGES, SWEEP_SEED)["agreement"] for scale in SWEEP_SCALES}
         best = max(sweep, key=lambda scale: sweep[scale])
         return {
             "guidance_schedule": self.stack.pipelines["demo-uncond"].guidance_schedule,
             "sweep": {f"{scale:g}": agreement for scale, agreement in sweep.items()},
-            "scale_0": self._steered(sampler, 0.0, UNCONDITIONAL_IMAGES),
-            "best": {"guidance_scale": best} | self._steered(sampler, best, UNCONDITIONAL_IMAGES),
+            "scale_0": self._steered(way, 0.0, UNCONDITIONAL_IMAGES),
+            "best": {"guidance_scale": best} | self._steered(way, best, UNCONDITIONAL_IMAGES),
         }
 
-    def _steered(self, sampler: str, scale: float, count: int, seed: int = SEED) -> dict[str, Any]:
+    def _steered(self, way: str, scale: float, count: int, seed: int = SEED) -> dict[str, Any]:
         labels = turns(count, len(self.stack.class_names))
-        what = f"unconditional, {sampler}, scale {scale:g}"
+        what = f"unconditional, {way}, scale {scale:g}"
         verdict: Verdict = judge_images(
-            self.judge, self._images("demo-uncond", list(labels), sampler, scale, what=what, seed=seed)
+            self.judge, self._images("demo-uncond", list(labels), way, scale, what=what, seed=seed)
         )
         return verdict.agreement(torch.tensor(labels))
 
@@ -138,10 +145,11 @@ class DemoReport:
         spec = self.stack.pipelines["demo"]
         assert spec.upsampling is not None
         pipeline, labels = Pipeline(spec, self.stack), turns(UPSAMPLED_IMAGES, len(self.stack.class_names))
-        base = StagePlan(BASE, spec.sampling.sampler, NUM_STEPS, spec.sampling.eta)
+        sampling = spec.sampling
+        base = StagePlan(BASE, sampling.sampler, sampling.steps, sampling.eta, eps_scale=spec.eps_scale)
         asked = spec.upsampling
         upsample = StagePlan(UPSAMPLE, asked.sampler, asked.steps, asked.eta, strength=asked.strength)
-        steps = 2 * NUM_STEPS + upsample.num_evaluations
+        steps = 2 * base.num_evaluations + upsample.num_evaluations
         self.progress.reset(self._bar, total=len(labels) * steps, description="upsampled")
         scale, by_entropy = spec.guidance_scale, spec.guidance_schedule == "entropy"
         small = self.sampler.sample(pipeline, labels, scale, base, entropy_scaled=by_entropy)

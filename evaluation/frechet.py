@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from evaluation.features import exact_features
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -15,8 +17,11 @@ class Moments:
 
     @classmethod
     def of(cls, features: Tensor) -> "Moments":
-        """Shapes: features [N, ...], N > 1; FID takes pooled features, sFID spatial ones, flattened here."""
-        exact = features.flatten(1).double()
+        """Shapes: features [N, ...]; FID takes pooled features, sFID spatial ones, flattened here.
+
+        Raises: ValueError for fewer than 2 samples, and for NaN or infinity.
+        """
+        exact = exact_features(features, 2, "the Frechet distance")
         return cls(exact.mean(dim=0), torch.cov(exact.T).reshape(exact.shape[1], exact.shape[1]))
 
 
@@ -25,7 +30,10 @@ def frechet_distance(a: Moments, b: Moments) -> float:
 
     Source: Heusel et al. 2017, Eq. 6. The symmetric form has real eigenvalues also for singular covariances, where the
     official matrix root falls back to a shifted diagonal.
+    Raises: ValueError where the two are of features of other sizes.
     """
+    if a.mean.shape != b.mean.shape:
+        raise ValueError(f"the sets have features of {len(a.mean)} and {len(b.mean)} dimensions; they must be alike")
     values, vectors = torch.linalg.eigh(a.covariance)
     root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
     cross = torch.linalg.eigvalsh(root @ b.covariance @ root).clamp(min=0).sqrt().sum()

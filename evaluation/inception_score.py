@@ -3,18 +3,21 @@
 import torch
 from torch import Tensor
 
+from evaluation.features import exact_features
+
 OFFICIAL_SPLIT = 5000
 
 
 def inception_score(probabilities: Tensor, split_size: int = OFFICIAL_SPLIT) -> float:
     """exp of the mean KL divergence of p(y | x) from p(y), averaged over splits taken in order.
 
-    Shapes: probabilities [N, classes]. A short last split counts as much as a full one. A probability of exactly 0
-    gives NaN, as the official evaluator does.
+    Shapes: probabilities [N, classes]. A short last split counts as much as a full one. A probability of exactly 0, to
+    which a softmax in float32 underflows, adds nothing, as in the limit; the official evaluator gives NaN.
+    Raises: ValueError for no sample, and for NaN or infinity.
     """
     scores = []
-    for part in probabilities.double().split(split_size):
-        divergence = (part * (part.log() - part.mean(dim=0).log())).sum(dim=1)
+    for part in exact_features(probabilities, 1, "the Inception score").split(split_size):
+        divergence = (part.xlogy(part) - part.xlogy(part.mean(dim=0))).sum(dim=1)
         scores.append(divergence.mean().exp())
     return float(torch.stack(scores).mean())
 

@@ -61,6 +61,7 @@ class Defaults(Announced):
     guidance_schedule: GuidanceSchedule = Field(
         default="constant", description="of the default scale; of another it is constant"
     )
+    eps_scale: float = Field(default=1.0, description="factor on the noise that the base predicts")
     upsample: UpsampleDefaults | None = Field(default=None, description="null: the pipeline has no upsampler")
 
 

@@ -113,7 +113,7 @@ class JobQueue:
                 left = record.expires_at - self.ledger.now()
                 kept_seconds = left if is_final else self._settings.retention_seconds
                 return PublishedImage(each, kept_seconds)
-        if not is_final and request is not None and 0 <= index < request.num_images:
+        if not is_final and request is not None and index in request.indices:
             raise RefusedError(ErrorKind.IMAGE_NOT_READY, f"image {index} of job {job_id} is not there yet")
         raise RefusedError(ErrorKind.UNKNOWN_IMAGE, f"no image {index} of job {job_id}")
 

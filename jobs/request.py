@@ -16,6 +16,7 @@ MAX_IMAGES = 64
 MAX_INPUTS = 16
 MAX_GUIDANCE_SCALE = 50.0
 MAX_SEED = 2**63 - 1
+MAX_INDEX = 2**32 - 1  # of an image among those of a seed: a word of the noise's counter
 DRAWN_SEED_BELOW = 2**53  # so that a JSON reader which holds numbers as doubles can send it back unharmed
 
 Priority = Literal["low", "normal", "high"]
@@ -23,8 +24,10 @@ Name = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 Steps = Annotated[int, Field(ge=1, le=MAX_STEPS)]
 Eta = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+EpsScale = Annotated[float, Field(ge=0.9, le=1.1)]
 Strength = Annotated[float, Field(ge=0, le=1)]
 FileId = Annotated[str, StringConstraints(min_length=1, max_length=128)]
+FirstIndex = Annotated[int, Field(ge=0, le=MAX_INDEX + 1 - MAX_IMAGES)]
 ClassName = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 ClassWeight = Annotated[float, Field(gt=0, le=1e6)]
 GuidanceSchedule = Literal["constant", "entropy"]
@@ -50,7 +53,7 @@ class UpsampleOptions(Strict):
         description="share of the steps that is taken, the last ones, from the enlarged image noised that far; 1 is "
         "as published, from noise alone; null: the pipeline's default",
     )
-    time_grid: TimeGrid = "official"
+    time_grid: TimeGrid | None = None
     thresholding: Thresholding = "clip"
 
 
@@ -82,7 +85,9 @@ class ResolvedRequest(Strict):
     eta: Eta
     time_grid: TimeGrid = "official"  # jobs from before there was a choice have none in their payload
     thresholding: Thresholding = "clip"
+    eps_scale: EpsScale = 1.0
     n: Annotated[int, Field(ge=1, le=MAX_IMAGES)]
+    first_index: FirstIndex = 0
     seed: Seed
     upsample: ResolvedUpsample | Literal[False]
     previews: bool
@@ -117,6 +122,11 @@ class ResolvedRequest(Strict):
                 return self.n
 
     @property
+    def indices(self) -> range:
+        """The numbers of its images, which are in their addresses and, where they draw noise, choose it."""
+        return range(self.first_index, self.first_index + self.num_images)
+
+    @property
     def num_rows(self) -> int:
         """Images that are on their way at once."""
         return self.num_images or len(self.images)
@@ -125,7 +135,7 @@ class ResolvedRequest(Strict):
         """The file that an image was made from; None where there is not the one."""
         match self.kind:
             case "upsample" | "reconstruct" | "variation":
-                return self.images[index // self.n]
+                return self.images[(index - self.first_index) // self.n]
             case _:
                 return None
 
@@ -183,19 +193,31 @@ class JobRequest(Strict):
         default=None,
         description="DDIM only: 0 is deterministic; null: 0, or what the pipeline gives its default sampler",
     )
-    time_grid: TimeGrid = Field(
-        default="official",
-        description="the timesteps a run keeps: the published spacing; steps of one length in t, the last of them to "
-        "the clean image; even in log-SNR; or in sigma^(1/7) (Karras et al. 2022)",
+    time_grid: TimeGrid | None = Field(
+        default=None,
+        description="the timesteps a run keeps: the published spacing; evenly from 0 to one N-th below the end; steps "
+        "of one length in t, the last of them to the clean image; even in log-SNR; or in sigma^(1/7) (Karras et al. "
+        "2022). null: even where images are encoded, karras for dpmpp_2m and heun, official for ddpm and ddim, but "
+        "even for a ddim whose published spacing begins at the last timestep (38, 112 and 334 steps of 1000)",
     )
     thresholding: Thresholding = Field(
         default="clip",
         description="how the predicted clean image is bounded: clipped before guidance, as published; dynamic: the "
         "guided prediction scaled down to its own 99.5 % quantile (Saharia et al. 2022); or not at all",
     )
+    eps_scale: EpsScale | None = Field(
+        default=None,
+        description="factor on the noise that the base predicts: a network that predicts too little leaves grain where "
+        "the sampler draws none; null: the pipeline's, 1 for the official checkpoints and where images are encoded",
+    )
     n: Annotated[int, Field(ge=1, le=MAX_IMAGES)] = Field(
         default=1,
         description="number of images; variation: of each; interpolate: of frames, 2 to 64, 8 if left out; else 1",
+    )
+    first_index: FirstIndex = Field(
+        default=0,
+        description="images first_index to first_index + n - 1 of the seed, with the bytes that they have in a larger "
+        "job; generate, upsample, and variation of one image",
     )
     seed: Seed | None = Field(
         default=None, description="image i draws its noise from (seed, i); null: drawn, and reported"

@@ -1,5 +1,6 @@
 """Every default of a request filled in from a pipeline, and every check that only the pipeline allows."""
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -8,6 +9,7 @@ from jobs.errors import FieldError, InvalidRequestError
 from jobs.kinds import COMMON, FIELDS
 from jobs.pipelines import PipelineInfo, UpsampleDefaults
 from jobs.request import MAX_IMAGES, GuidanceSchedule, JobRequest, ResolvedRequest, ResolvedUpsample, UpsampleOptions
+from jobs.samplers import TimeGrid, default_grid
 
 ENCODING_STEPS = 50  # there and back: half as many leave an error that one sees
 FRAMES = 8
@@ -32,6 +34,8 @@ class Resolution:
         upsampler = next((each for each in pipeline.stages if each.name == "upsample"), None)
         if request.kind == "upsample" and not (upsampler and upsampler.class_conditional):
             self.fields -= {"class_label"}
+        # a latent lies a hundredth of the schedule below its end: further on no network can tell an image
+        self.most_encoding_steps = pipeline.num_timesteps - math.ceil(pipeline.num_timesteps / 100)
         # DDIM run towards the noise, which is then the way back
         self.encodes = request.kind == "reconstruct" or (request.kind == "interpolate" and request.images is not None)
 
@@ -41,7 +45,8 @@ class Resolution:
         self._check_offered()
         class_label, class_weights = self._class_label(), self._class_weights()
         sampler, eta = self._base_sampler()
-        self._grid_and_bound("", request.time_grid, request.thresholding)
+        time_grid = self._time_grid("", request.time_grid, sampler, self._steps(), self.pipeline.num_timesteps)
+        self._check_offer("/thresholding", request.thresholding, self.pipeline.thresholdings)
         guidance_scale = self._guidance_scale()
         upsample = self._upsample()
         n = self._n()
@@ -61,9 +66,11 @@ class Resolution:
             steps=self._steps(),
             sampler=sampler,
             eta=eta,
-            time_grid=request.time_grid,
+            time_grid=time_grid,
             thresholding=request.thresholding,
+            eps_scale=self._eps_scale(),
             n=n,
+            first_index=request.first_index,
             seed=self._seed(draw_seed),
             upsample=upsample,
             previews=request.previews,
@@ -79,8 +86,14 @@ class Resolution:
     def _steps(self) -> int:
         if self.request.kind == "score":
             return 1  # one look at each image
-        encoding = min(ENCODING_STEPS, self.pipeline.limits.steps.max)
+        encoding = min(ENCODING_STEPS, self.most_encoding_steps)
         return self.request.steps or (encoding if self.encodes else self.pipeline.defaults.steps)
+
+    def _eps_scale(self) -> float:
+        """The pipeline's, unless it is given; 1 where an image is encoded: latents of another are no standard noise."""
+        if self.request.eps_scale is not None:
+            return self.request.eps_scale
+        return self.pipeline.defaults.eps_scale if "eps_scale" in self.fields and not self.encodes else 1.0
 
     def _strength(self) -> float | None:
         if self.request.kind != "variation":
@@ -148,6 +161,8 @@ class Resolution:
             return n
         if (images := request.n * len(request.images or "?")) > MAX_IMAGES:
             self._wrong("/n", f"that is {images} images; a job has {MAX_IMAGES} at most")
+        if request.kind == "variation" and request.first_index and len(request.images or ()) > 1:
+            self._wrong("/first_index", "is for the variations of one image")
         return request.n
 
     def _class_label(self) -> int | None:
@@ -222,8 +237,8 @@ class Resolution:
             )
         if request.sampler not in (None, "ddim"):
             self._wrong("/sampler", "an image is encoded by ddim, and by it alone")
-        if request.steps == 1:
-            self._wrong("/steps", "must be 2 at least where an image is encoded")
+        if request.steps is not None and not 2 <= request.steps <= self.most_encoding_steps:
+            self._wrong("/steps", f"must be from 2 to {self.most_encoding_steps} where an image is encoded")
         if request.eta:
             self._wrong("/eta", "must be 0 where an image is encoded: drawn noise would not lead back to it")
         if request.thresholding != "clip" and request.kind == "interpolate":
@@ -249,13 +264,19 @@ class Resolution:
             self._wrong(f"{at}/eta", f"is for ddim alone; {chosen} has none")
         return chosen, abs(eta)
 
-    def _grid_and_bound(self, at: str, time_grid: str, thresholding: str) -> None:
-        for name, chosen, offered in (
-            ("time_grid", time_grid, self.pipeline.time_grids),
-            ("thresholding", thresholding, self.pipeline.thresholdings),
-        ):
-            if chosen not in offered:
-                self._wrong(f"{at}/{name}", f"{self.pipeline.id!r} does not offer {chosen!r}, but {', '.join(offered)}")
+    def _time_grid(self, at: str, given: TimeGrid | None, sampler: str, steps: int, num_timesteps: int) -> TimeGrid:
+        """The grid asked for, else the sampler's own, or the even one of an encoding, where the workers know it."""
+        offered = self.pipeline.time_grids
+        if given is None:
+            encodes = self.encodes and not at
+            default: TimeGrid = "even" if encodes else default_grid(sampler, steps, num_timesteps)
+            return default if default in offered else "official"
+        self._check_offer(f"{at}/time_grid", given, offered)
+        return given
+
+    def _check_offer(self, pointer: str, chosen: str, offered: tuple[str, ...]) -> None:
+        if chosen not in offered:
+            self._wrong(pointer, f"{self.pipeline.id!r} does not offer {chosen!r}, but {', '.join(offered)}")
 
     def _upsample(self) -> ResolvedUpsample | Literal[False]:
         asked, defaults = self.request.upsample, self.pipeline.defaults.upsample
@@ -279,12 +300,13 @@ class Resolution:
         )
         if options.steps is not None and options.steps > stage.num_timesteps:
             self._wrong("/upsample/steps", f"must be from 1 to {stage.num_timesteps} for {self.pipeline.id!r}")
-        self._grid_and_bound("/upsample", options.time_grid, options.thresholding)
+        steps = defaults.steps if options.steps is None else options.steps
+        self._check_offer("/upsample/thresholding", options.thresholding, self.pipeline.thresholdings)
         return ResolvedUpsample(
-            steps=defaults.steps if options.steps is None else options.steps,
+            steps=steps,
             sampler=sampler,
             eta=eta,
             strength=defaults.strength if options.strength is None else abs(options.strength),
-            time_grid=options.time_grid,
+            time_grid=self._time_grid("/upsample", options.time_grid, sampler, steps, stage.num_timesteps),
             thresholding=options.thresholding,
         )

@@ -4,13 +4,14 @@ Few steps and large scales were measured on the demo stack (docs/samplers.md); t
 at scales of 8 and more on large models is known from Lu et al. 2022.
 """
 
+import math
 from typing import Literal
 
 from pydantic import Field
 
 from jobs.announced import Announced
 
-TimeGrid = Literal["official", "uniform", "logsnr", "karras"]
+TimeGrid = Literal["official", "even", "uniform", "logsnr", "karras"]
 Thresholding = Literal["clip", "dynamic", "none"]
 
 
@@ -74,6 +75,17 @@ SAMPLER_NOTES = (
         "its steps, for grids and guidance that change abruptly.",
     ),
 )
+
+
+def default_grid(sampler: str, steps: int, num_timesteps: int) -> TimeGrid:
+    """The timesteps of a sampler where a request names none; `diffusion.grids` says why.
+
+    Names not known here have the published ones.
+    """
+    if any(each.order == 2 for each in SAMPLER_NOTES if each.name == sampler):
+        return "karras"
+    begins = (steps - 1) * math.ceil(num_timesteps / steps)
+    return "even" if sampler == "ddim" and begins == num_timesteps - 1 else "official"
 
 
 def num_evaluations(sampler: str, steps: int) -> int:

@@ -108,7 +108,7 @@ class Views:
 
     def _images(self, record: Record, request: ResolvedRequest) -> list[ImageView]:
         """The images that a job shows, of those that it can have."""
-        shown = (each for each in record.images if 0 <= each.index < request.num_images)
+        shown = (each for each in record.images if each.index in request.indices)
         return [record.image_view(each, request, self._root_path) for each in shown]
 
 

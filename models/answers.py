@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from models.config import FEWEST_TIMESTEPS, SCHEDULES, ClassifierConfig, ProcessConfig, UNetConfig
-from models.inspection import RGB_CHANNELS, Inspection, Open, Shapes, inspect_shapes
+from models.inspection import RGB_CHANNELS, Inspection, Open, Shapes, inspect_shapes, open_flags
 
 HEADS = "num_heads / num_head_channels"
 TRAINING_FLAGS = ("noise_schedule", "diffusion_steps", "rescale_timesteps", "predict_xstart", "sigma_small")
@@ -27,6 +27,7 @@ class Answers:
     use_new_attention_order: bool | None = None
     num_heads: int | None = None
     num_head_channels: int | None = None
+    num_heads_upsample: int | None = None
     image_size: int | None = None
     num_res_blocks: int | None = None
     noise_schedule: str | None = None
@@ -46,7 +47,8 @@ class Answers:
     def over(self, others: "Answers") -> "Answers":
         """These, and the others where these say nothing."""
         given = self.given()
-        taken = {*given, *HEADS.split(" / ")} if any(name in given for name in HEADS.split(" / ")) else given.keys()
+        has_heads = any(name in given for name in HEADS.split(" / "))
+        taken = {*given, *HEADS.split(" / "), "num_heads_upsample"} if has_heads else given.keys()
         return replace(self, **{name: value for name, value in others.given().items() if name not in taken})
 
 
@@ -62,12 +64,19 @@ class Resolved:
     config: UNetConfig | ClassifierConfig
     process: ProcessConfig | None
 
+    @property
+    def open(self) -> tuple[Open, ...]:
+        """The flags that neither keys nor the way in which heads are made determine."""
+        return tuple(open_flags(self.config, len(self.found.depths) > 1))
+
     def value(self, flag: str) -> str:
         """What an open flag is taken to be."""
         if flag == HEADS:
             config = self.config
             channels = config.num_head_channels
             return f"{config.num_heads} heads at every width" if channels == -1 else f"{channels} channels a head"
+        if flag == "num_heads_upsample" and getattr(self.config, flag) == -1:
+            return "as num_heads"
         names = {"noise_schedule": "schedule", "diffusion_steps": "num_timesteps"}
         held = self.process if flag in TRAINING_FLAGS else self.config
         return str(getattr(held, names.get(flag, flag)))
@@ -75,7 +84,7 @@ class Resolved:
     def missing(self) -> list[str]:
         """A line for each open flag that was not answered and that images depend on."""
         lines = []
-        for each in self.found.open:
+        for each in self.open:
             irrelevant = each.flag == "rescale_timesteps" and self.value("diffusion_steps") == "1000"
             if not self.answers.settle(each) and not irrelevant:
                 lines.append(f"{each.flag} is not in the file and has to be said; if it is wrong: {each.effect}")
@@ -96,6 +105,8 @@ def resolve(shapes: Shapes, answers: Answers) -> Resolved:
         fields["num_head_channels"] = given["num_head_channels"]
     elif "num_heads" in given:
         fields |= {"num_heads": given["num_heads"], "num_head_channels": -1}
+    if "num_heads_upsample" in given:
+        fields["num_heads_upsample"] = given["num_heads_upsample"]
     config = replace(found.config, **fields)
     return Resolved(found, answers, config, _process(found, given) if isinstance(config, UNetConfig) else None)
 
@@ -129,11 +140,17 @@ def _wrong_heads(config: UNetConfig | ClassifierConfig, given: dict[str, Any]) -
         yield "num_heads and num_head_channels contradict each other: only one of them makes the heads"
     if "num_heads" in given and isinstance(config, ClassifierConfig) and config.pool == "attention":
         yield "num_heads is not for an attention pool, which counts channels; give num_head_channels"
+    if "num_heads_upsample" in given and not (
+        isinstance(config, UNetConfig) and ("num_heads" in given or config.num_head_channels == -1)
+    ):
+        yield "num_heads_upsample is for diffusion networks whose heads num_heads makes; give num_heads as well"
     levels = len(config.channel_mult)
     attending = {level for level in range(levels) if 2**level in config.attention_resolutions} | {levels - 1}
     widths = sorted({config.width(level) for level in attending})
-    for name in ("num_heads", "num_head_channels"):
+    for name in ("num_heads", "num_head_channels", "num_heads_upsample"):
         value = given.get(name, 1)
+        if (name, value) == ("num_heads_upsample", -1):  # as many as num_heads
+            continue
         if value < 1:
             yield f"{name} {value} is below 1"
         elif wrong := [str(width) for width in widths if width % value]:

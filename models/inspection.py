@@ -95,7 +95,7 @@ def inspect_shapes(shapes: Shapes, num_res_blocks: int | None = None) -> Inspect
     presets = tuple(name for name, each in PRESETS.items() if _determined(each.config) == _determined(config))
     if presets:
         config = PRESETS[presets[0]].config
-    return Inspection(config, presets, tuple(_open(config, len(depths) > 1)), tuple(count for _, count in depths))
+    return Inspection(config, presets, tuple(open_flags(config, len(depths) > 1)), tuple(count for _, count in depths))
 
 
 def _shape(shapes: Shapes, key: str) -> tuple[int, ...]:
@@ -250,9 +250,12 @@ def _determined(config: EncoderConfig) -> EncoderConfig:
     )
 
 
-def _open(config: UNetConfig | ClassifierConfig, ambiguous: bool) -> Iterator[Open]:
+def open_flags(config: UNetConfig | ClassifierConfig, ambiguous: bool) -> Iterator[Open]:
+    """The flags that the keys of a network leave open; ambiguous: its depth too. Some depend on how heads are made."""
     yield Open("use_new_attention_order", "noise: the shapes are the same in both orders of qkv")
     yield Open("num_heads / num_head_channels", "images that fall apart, or noise")
+    if isinstance(config, UNetConfig) and config.num_head_channels == -1:
+        yield Open("num_heads_upsample", "noise, where the decoder's heads are others than the encoder's")
     if not (isinstance(config, ClassifierConfig) and config.pool == "attention"):
         yield Open("image_size", "repeated or cut objects: the network runs at any size")
     if ambiguous:

@@ -17,7 +17,11 @@ STACK_FIELDS = ("classes", "base", "classifier", "upsampler", "pipelines")
 PROCESS_FIELDS = tuple(field.name for field in fields(ProcessConfig))
 DIFFUSION_FIELDS = ("file", *PROCESS_FIELDS)
 CLASSIFIER_FIELDS = ("file",)
-PIPELINE_FIELDS = ("conditional", "class_required", "guidance_scale", "guidance_schedule", "sampling", "upsampling")
+PIPELINE_FIELDS = (
+    *("conditional", "class_required", "guidance_scale", "guidance_schedule", "eps_scale"),
+    *("sampling", "upsampling"),
+)
+EPS_SCALE_MIN, EPS_SCALE_MAX = 0.9, 1.1
 GuidanceSchedule = Literal["constant", "entropy"]
 GUIDANCE_SCHEDULES: tuple[GuidanceSchedule, ...] = get_args(GuidanceSchedule)
 SAMPLING_FIELDS = ("steps", "sampler", "eta", "strength")
@@ -44,6 +48,7 @@ class PipelineSpec:
     sampling: SamplingDefaults
     upsampling: SamplingDefaults | None
     guidance_schedule: GuidanceSchedule = "constant"
+    eps_scale: float = 1.0  # factor on the noise that the base predicts
 
 
 @dataclass(frozen=True)
@@ -197,6 +202,9 @@ def _pipeline(name: str, entry: dict[str, Any]) -> PipelineSpec:
     guidance_schedule = entry.get("guidance_schedule", "constant")
     if guidance_schedule not in GUIDANCE_SCHEDULES:
         raise ValueError(f"guidance_schedule {guidance_schedule!r}; known are {', '.join(GUIDANCE_SCHEDULES)}")
+    eps_scale = entry.get("eps_scale", 1.0)
+    if type(eps_scale) not in (int, float) or not EPS_SCALE_MIN <= eps_scale <= EPS_SCALE_MAX:
+        raise ValueError(f"eps_scale {eps_scale!r}; it must be from {EPS_SCALE_MIN} to {EPS_SCALE_MAX}")
     return PipelineSpec(
         name=name,
         conditional=entry["conditional"],
@@ -205,6 +213,7 @@ def _pipeline(name: str, entry: dict[str, Any]) -> PipelineSpec:
         sampling=SamplingDefaults(**entry["sampling"]),
         upsampling=None if upsampling is None else SamplingDefaults(**upsampling),
         guidance_schedule=guidance_schedule,
+        eps_scale=float(eps_scale),
     )
 
 

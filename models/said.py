@@ -34,6 +34,7 @@ def answers_of(config: NetworkConfig, process: ProcessConfig | None) -> Answers:
         use_new_attention_order=config.use_new_attention_order,
         num_heads=None if by_channels else config.num_heads,
         num_head_channels=config.num_head_channels if by_channels else None,
+        num_heads_upsample=config.num_heads_upsample if isinstance(config, UNetConfig) and not by_channels else None,
         image_size=config.image_size,
         num_res_blocks=config.num_res_blocks,
     )

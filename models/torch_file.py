@@ -3,6 +3,7 @@
 import pickle
 import pickletools
 import zipfile
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from pathlib import Path
 from typing import IO, Any
 
@@ -50,14 +51,23 @@ def _pickles(path: Path, zipped: bool) -> IO[bytes]:
 
 
 def _names(stream: IO[bytes], pickles: int) -> set[str]:
-    """Every class and function that pickles name, dotted; read without running anything."""
+    """Every class and function that pickles name, dotted; read without running anything.
+
+    Protocol 2 writes the names of Python 2.
+    """
     found: set[str] = set()
     for _ in range(pickles):
-        found |= {str(arg).replace(" ", ".") for op, arg, _ in pickletools.genops(stream) if op.name == "GLOBAL"}
+        for op, arg, _ in pickletools.genops(stream):
+            if op.name == "GLOBAL":
+                module, _, name = str(arg).partition(" ")
+                found.add(".".join(NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))))
     return found
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, pickle.UnpicklingError):
-        return "holds code to run, or objects that torch's restricted unpickler refuses; it was not loaded"
+        return (
+            "holds code to run, or objects that torch's restricted unpickler refuses, and was not loaded; "
+            "if you trust it, save its state_dict() alone"
+        )
     return f"is cut off or damaged, and cannot be read as tensors ({type(error).__name__}); fetch it again"

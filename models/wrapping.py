@@ -50,7 +50,7 @@ def chosen(networks: list[Network], where: str | None) -> Network:
 def _tensors(content: Mapping[object, object], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
     for name, value in content.items():
         if isinstance(value, Tensor):
-            yield f"{prefix}{name}", value
+            yield f"{prefix}{name}", value.detach()
         elif isinstance(value, Mapping):
             yield from _tensors(value, f"{prefix}{name}.")
 

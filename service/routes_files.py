@@ -8,26 +8,27 @@ from functools import partial
 from tempfile import SpooledTemporaryFile
 from typing import IO, Annotated, Any
 
-from anyio import CancelScope
+from anyio import CancelScope, CapacityLimiter
 from fastapi import APIRouter, Header, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from jobs.errors import FieldError, InvalidRequestError
+from jobs.errors import ErrorKind, FieldError, InvalidRequestError, RefusedError
 from jobs.files import FileInfo
 from jobs.settings import variable
 from pictures.decoding import PictureError
 from pictures.limited import DecodeLimits, decode_in_child
 from service.conditional import answer_png
-from service.problems import documented, with_headers
+from service.problems import RETRY_AFTER_SECONDS, documented, with_headers
 from service.state import Service, ServiceDep
 
 PREFIX = "/v1/files"
 router = APIRouter(prefix=PREFIX, tags=["files"])
 
 MAX_FRAMING_BYTES = 65_536  # of a multipart body, beside the file
+PATIENCE_SECONDS = 30.0  # longest wait for the decoding of others' pictures
 MEMORY_BYTES = 1 << 20  # of a body; what is more goes to disk
 BINARY = {"type": "string", "format": "binary"}
 PICTURES = ("image/png", "image/jpeg", "image/webp")
@@ -128,12 +129,27 @@ async def keep(request: Request, service: Service, body: IO[bytes]) -> FileInfo:
         return present
     limits = DecodeLimits(settings.max_upload_pixels, settings.decode_cpu_seconds, settings.decode_memory_bytes)
     try:
-        async with while_connected(request), service.decoding:
+        async with while_connected(request), a_turn(service.decoding):
             picture = await decode_in_child(body, short_side_px, limits)
     except PictureError as error:
         named = f" ({variable(error.limit)})" if error.limit else ""
         raise InvalidRequestError([FieldError("/file", f"{error}{named}")]) from error
     return await service.store_calls.run(partial(files.add, sha256, num_bytes, picture, short_side_px))
+
+
+@asynccontextmanager
+async def a_turn(decoding: CapacityLimiter) -> AsyncIterator[None]:
+    """Wait until another picture may be decoded. Raises: RefusedError when that takes too long."""
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await decoding.acquire()
+    except TimeoutError as error:
+        detail = "too many pictures are being decoded (ADM_DECODE_PROCESSES)"
+        raise RefusedError(ErrorKind.UNAVAILABLE, detail, retry_after_seconds=RETRY_AFTER_SECONDS) from error
+    try:
+        yield
+    finally:
+        decoding.release()
 
 
 @asynccontextmanager

@@ -45,7 +45,7 @@ class DiffusionTask:
         if self.config.num_classes is not None:
             dropped = torch.rand(len(x0), generator=generator) < self.label_dropout
             y = labels.where(~dropped, torch.full_like(labels, self.config.num_classes - 1))
-        output = self.model(x_t, t, y).float()
+        output = self.model(x_t, self.process.network_timesteps[t], y).float()
         terms = training_losses(self.process, LossType.RESCALED_MSE, output, x0, x_t, t, noise)
         return terms.loss.mean(), {name: value.mean().item() for name, value in terms.named().items()}
 
@@ -78,7 +78,7 @@ class UpsamplerTask:
         t = torch.randint(self.process.schedule.num_timesteps, (len(x0),), generator=generator)
         noise = noise_like(x0, generator)
         x_t = self.process.q_sample(x0, t, noise)
-        output = self.model(x_t, t, low_res=self.reduce(x0)).float()
+        output = self.model(x_t, self.process.network_timesteps[t], low_res=self.reduce(x0)).float()
         terms = training_losses(self.process, LossType.RESCALED_MSE, output, x0, x_t, t, noise)
         return terms.loss.mean(), {name: value.mean().item() for name, value in terms.named().items()}
 
@@ -101,7 +101,8 @@ class ClassifierTask:
     def loss(self, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         x0, labels = self.data.draw(self.batch_size, generator)
         t = torch.randint(self.process.schedule.num_timesteps, (len(x0),), generator=generator)
-        logits = self.model(self.process.q_sample(x0, t, noise_like(x0, generator)), t).float()
+        x_t = self.process.q_sample(x0, t, noise_like(x0, generator))
+        logits = self.model(x_t, self.process.network_timesteps[t]).float()
         loss = F.cross_entropy(logits, labels)
         return loss, {"loss": loss.item(), "acc1": top_k_hits(logits, labels, 1).mean().item()}
 
@@ -111,7 +112,8 @@ class ClassifierTask:
         noise, lines = noise_like(x0, generator), []
         for timestep in range(0, self.process.schedule.num_timesteps, 100):
             t = torch.full((len(x0),), timestep)
-            hits = top_k_hits(model(self.process.q_sample(x0, t, noise), t), labels, 1)
+            logits = model(self.process.q_sample(x0, t, noise), self.process.network_timesteps[t])
+            hits = top_k_hits(logits, labels, 1)
             lines.append(f"t {timestep:4d}  acc1 {hits.mean().item():.3f}")
         path.with_suffix(".txt").write_text("\n".join(lines) + "\n")
 

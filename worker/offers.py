@@ -76,6 +76,7 @@ def offer(pipeline: Pipeline) -> PipelineInfo:
             eta=spec.sampling.eta,
             guidance_scale=spec.guidance_scale,
             guidance_schedule=spec.guidance_schedule,
+            eps_scale=spec.eps_scale,
             upsample=upsampling,
         ),
         class_required=spec.class_required,

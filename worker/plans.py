@@ -43,7 +43,7 @@ def plan_job(job_id: str, request: ResolvedRequest, pipelines: Mapping[str, Pipe
     planner = Planner(job_id, request, pipeline, pictures)
     match request.kind:
         case "generate":
-            return JobPlan([planner.image(index, base=planner.base()) for index in range(request.n)])
+            return JobPlan([planner.image(index, base=planner.base()) for index in request.indices])
         case "upsample":
             return planner.upsample()
         case "variation":
@@ -82,13 +82,15 @@ class Planner:
     pictures: Pictures
 
     def upsample(self) -> JobPlan:
-        return JobPlan([self.image(index, base=None, start=start) for index, start in enumerate(self.starts())])
+        starts = zip(self.request.indices, self.starts(), strict=True)
+        return JobPlan([self.image(index, base=None, start=start) for index, start in starts])
 
     def variation(self) -> JobPlan:
         request = self.request
         base = replace(self.base(), strength=1.0 if request.strength is None else request.strength)
         starts = [start for start in self.starts() for _ in range(request.n)]
-        return JobPlan([self.image(index, base=base, start=start) for index, start in enumerate(starts)])
+        numbered = zip(request.indices, starts, strict=True)
+        return JobPlan([self.image(index, base=base, start=start) for index, start in numbered])
 
     def reconstruct(self) -> JobPlan:
         encode, decode = self.there_and_back()
@@ -115,7 +117,7 @@ class Planner:
         return [squares[each] for each in self.request.images]
 
     def base(self) -> StagePlan:
-        return _plan(BASE, self.request)
+        return replace(_plan(BASE, self.request), eps_scale=self.request.eps_scale)
 
     def there_and_back(self) -> tuple[StagePlan, StagePlan]:
         """Nothing is bounded either way: what a bound takes does not come back."""
@@ -157,9 +159,14 @@ class Planner:
 
 
 def between(frames: Sequence[ImageRequest], first: Tensor, last: Tensor) -> list[ImageRequest]:
-    """Frames that start evenly along the great circle from one latent to another, both ends included."""
+    """Frames that start evenly along the great circle from one latent to another, both ends included.
+
+    All draw the same noise, so that they differ by their latents alone, at any eta and in the upsampler.
+    """
     latents = way(first, last, len(frames))
-    return [replace(each, start=FromLatent(latent)) for each, latent in zip(frames, latents, strict=True)]
+    return [
+        replace(each, start=FromLatent(latent), noise_index=0) for each, latent in zip(frames, latents, strict=True)
+    ]
 
 
 def _plan(stage: str, asked: ResolvedRequest | ResolvedUpsample) -> StagePlan:

@@ -13,7 +13,7 @@ from jobs.request import ResolvedRequest
 from jobs.samplers import SAMPLER_NOTES
 
 CHUNK = "adm-serve"  # keyword of our own chunk
-TEXT_VERSION = 2  # of what the text chunks say: raise it when that changes, as equal requests then give other bytes
+TEXT_VERSION = 3  # of what the text chunks say: raise it when that changes, as equal requests then give other bytes
 
 
 def encode(pixels: Tensor, text: Mapping[str, str] | None = None) -> bytes:
@@ -64,6 +64,7 @@ def _determinants(request: ResolvedRequest, index: int, pipeline: Pipeline, nume
         "eta": request.eta,
         "time_grid": request.time_grid,
         "thresholding": request.thresholding,
+        "eps_scale": request.eps_scale,
         "seed": request.seed,
         "image_index": index,
         "upsample": request.upsample.model_dump() if request.upsample else False,

@@ -1,8 +1,10 @@
+from itertools import pairwise
+
 import pytest
 import torch
 
 from diffusion.grids import TIME_GRIDS, grid_timesteps
-from diffusion.schedule import Schedule, sampling_timesteps
+from diffusion.schedule import Schedule, sampling_timesteps, space_timesteps
 
 T = 1000
 SCHEDULES = {name: Schedule.named(name, T) for name in ("linear", "cosine")}
@@ -32,7 +34,7 @@ def test_more_steps_than_timesteps_are_refused_by_number(time_grid: str, num_ste
 
 
 def test_unknown_grid_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match="unknown time grid 'log'; there are official, uniform, logsnr, karras"):
+    with pytest.raises(ValueError, match="unknown time grid 'log'; there are official, even, uniform, logsnr, karras"):
         grid_timesteps(SCHEDULES["linear"], "log", "ddim", 5)
 
 
@@ -46,8 +48,52 @@ def test_official_grid_of_the_solvers_is_ddims_and_never_begins_at_the_end(sampl
     for num_steps in (2, 5, 10, 25, 50, 250):
         kept = grid_timesteps(SCHEDULES["linear"], "official", sampler, num_steps)
         assert kept == sampling_timesteps(T, "ddim", num_steps)
-    assert sampling_timesteps(T, "ddim", 60)[-1] == 999  # there is no ddim60
-    assert grid_timesteps(SCHEDULES["linear"], "official", sampler, 60)[-1] == 983
+    assert (
+        grid_timesteps(SCHEDULES["linear"], "official", sampler, 63)[-1] == 984
+    )  # ddim63 is not even, and ends at 992
+
+
+@pytest.mark.parametrize("num_steps", [60, 64, 75, 80, 96, 120, 128, 150, 300])
+def test_ddim_without_a_published_grid_has_an_even_one_that_ends_as_published_ones_do(num_steps: int) -> None:
+    """Not the section grid, which begins at timestep 999: a network cannot tell an image there."""
+    kept = grid_timesteps(SCHEDULES["cosine"], None, "ddim", num_steps)
+    assert kept == grid_timesteps(SCHEDULES["cosine"], "official", "ddim", num_steps)
+    assert (kept[0], kept[-1]) == (0, T - -(-T // num_steps))
+    assert max(lengths(kept)) - min(lengths(kept)) == 1
+
+
+def lengths(kept: list[int]) -> list[int]:
+    return [after - before for before, after in pairwise(kept)]
+
+
+@pytest.mark.parametrize("num_steps", [38, 112, 334])
+def test_ddims_own_grid_is_even_where_the_published_one_begins_at_the_last_timestep(num_steps: int) -> None:
+    schedule = SCHEDULES["cosine"]
+    assert grid_timesteps(schedule, "official", "ddim", num_steps) == space_timesteps(T, f"ddim{num_steps}")
+    assert grid_timesteps(schedule, "official", "ddim", num_steps)[-1] == T - 1
+    assert grid_timesteps(schedule, None, "ddim", num_steps) == grid_timesteps(schedule, "even", "ddim", num_steps)
+
+
+def test_ddim_has_the_published_grid_at_every_other_count_that_has_one() -> None:
+    published = [count for count in range(2, T) if len(range(0, T, -(-T // count))) == count]
+    assert len(published) == 61
+    for count in published:
+        if count not in (38, 112, 334):
+            assert grid_timesteps(SCHEDULES["linear"], None, "ddim", count) == space_timesteps(T, f"ddim{count}")
+
+
+@pytest.mark.parametrize("time_grid", ["even", "uniform", "logsnr", "karras"])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("num_steps", [100, 150, 300, 500, 990])
+def test_no_grid_begins_nearer_to_the_end_than_a_hundredth(schedule: str, time_grid: str, num_steps: int) -> None:
+    """Where timesteps crowd at the end of the cosine schedule, they give way downwards."""
+    assert grid_timesteps(SCHEDULES[schedule], time_grid, "dpmpp_2m", num_steps)[-1] == 990
+
+
+@pytest.mark.parametrize("sampler", ["dpmpp_2m", "heun"])
+def test_solvers_of_second_order_have_the_karras_grid_of_their_own(sampler: str) -> None:
+    schedule = SCHEDULES["linear"]
+    assert grid_timesteps(schedule, None, sampler, 25) == grid_timesteps(schedule, "karras", sampler, 25)
 
 
 def test_uniform_steps_have_one_length_down_to_the_clean_image() -> None:

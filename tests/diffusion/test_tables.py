@@ -21,6 +21,7 @@ from diffusion.tables import (
     ddim_table,
     ddpm_table,
     reverse_ddim_table,
+    scale_eps,
     take_step,
 )
 
@@ -211,6 +212,30 @@ def test_step_of_a_mixed_batch_equals_its_single_steps_bit_for_bit(
         alone = take_step(rows[one], x[one], output[one], guidance, noise[one], memory[one])
         for of_batch, of_one in zip(together, alone, strict=True):
             assert torch.equal(of_batch[one], of_one)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("mean_type", [MeanType.EPSILON, MeanType.START_X])
+def test_scaled_eps_is_that_of_a_network_which_predicts_as_much_more(sampler: str, mean_type: MeanType) -> None:
+    schedule = Schedule.named("cosine", 1000)
+    process = Process(schedule.respaced([0, 300, 700, 900]), mean_type, VarianceType.FIXED_SMALL)
+    table = build(sampler, process)
+    scaled = scale_eps(table, schedule, 1.02)
+    x, predicted = torch.randn(2, 1, *SHAPE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for row in range(len(table)):
+        t = (process.schedule.timestep_map == table.original[row]).nonzero()[0]
+        eps = process.eps_from_x0(x, t, process.to_x0(predicted, x, t))
+        more = 1.02 * eps if mean_type is MeanType.EPSILON else process.x0_from_eps(x, t, 1.02 * eps)
+        of_more = take_step(table.rows[row : row + 1], x, more, None, torch.zeros_like(x))
+        of_scaled = take_step(scaled.rows[row : row + 1], x, predicted, None, torch.zeros_like(x))
+        torch.testing.assert_close(of_scaled.x_prev, of_more.x_prev, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_scale_of_one_changes_no_bit(sampler: str) -> None:
+    schedule = Schedule.named("cosine", 1000)
+    table = build(sampler, Process(schedule.respaced([0, 300, 999])))
+    assert torch.equal(scale_eps(table, schedule, 1.0).rows, table.rows)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

@@ -140,7 +140,7 @@ def test_stage_without_a_classifier_cannot_answer(bench: Bench) -> None:
 
 
 def test_encoding_of_one_step_is_refused(bench: Bench) -> None:
-    with pytest.raises(UnknownOfferError, match="at least 2 steps"):
+    with pytest.raises(UnknownOfferError, match="from 2 to"):
         bench.engine().add(inversion(bench, 1))
 
 

@@ -28,3 +28,29 @@ def test_distance_is_finite_and_symmetric_for_singular_covariances() -> None:
     there = frechet_distance(Moments.of(few), Moments.of(more))
     assert there == pytest.approx(frechet_distance(Moments.of(more), Moments.of(few)), rel=1e-6)
     assert there > 0
+
+
+def test_translation_of_both_sets_changes_nothing() -> None:
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(2, 60, 8, generator=generator, dtype=torch.float64)
+    here = frechet_distance(Moments.of(a), Moments.of(b))
+    there = frechet_distance(Moments.of(a + 1e7), Moments.of(b + 1e7))
+    assert there == pytest.approx(here, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("features", "told"),
+    [
+        (torch.zeros(1, 4), "the Frechet distance: 1 samples are too few; there must be 2 or more"),
+        (torch.tensor([[0.0], [1.0], [math.nan]]), "sample 2 of 3 has NaN or infinity in its features"),
+        (torch.tensor([[math.inf], [1.0]]), "sample 0 of 2 has NaN or infinity in its features"),
+    ],
+)
+def test_sets_without_moments_are_refused(features: torch.Tensor, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        Moments.of(features)
+
+
+def test_features_of_other_sizes_have_no_distance() -> None:
+    with pytest.raises(ValueError, match="features of 4 and 3 dimensions"):
+        frechet_distance(Moments.of(torch.rand(9, 4)), Moments.of(torch.rand(9, 3)))

@@ -29,8 +29,24 @@ def test_one_answer_for_every_image_scores_1() -> None:
     assert inception_score(torch.tensor([[0.2, 0.8]]).repeat(9, 1)) == pytest.approx(1)
 
 
-def test_an_exact_zero_gives_nan_as_the_official_evaluator_does() -> None:
-    assert math.isnan(inception_score(torch.tensor([[0.0, 1.0], [0.5, 0.5]])))
+def test_an_exact_zero_adds_nothing_as_in_the_limit() -> None:
+    near = inception_score(torch.tensor([[1e-30, 1.0], [0.5, 0.5]], dtype=torch.float64))
+    assert inception_score(torch.tensor([[0.0, 1.0], [0.5, 0.5]])) == pytest.approx(near)
+    underflowing = torch.eye(7).mul(200).softmax(dim=1)
+    assert bool((underflowing == 0).any())
+    assert inception_score(underflowing) == pytest.approx(7)
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "told"),
+    [
+        (torch.zeros(0, 4), "the Inception score: 0 samples are too few"),
+        (torch.tensor([[0.5, math.nan]]), "sample 0 of 1 has NaN or infinity"),
+    ],
+)
+def test_probabilities_without_a_score_are_refused(probabilities: torch.Tensor, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        inception_score(probabilities)
 
 
 def test_probabilities_leave_the_bias_out() -> None:

@@ -1,5 +1,8 @@
 """Precision and recall: laws that hold for every pair of sets."""
 
+import re
+
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -50,3 +53,36 @@ def test_copies_lie_in_a_ball_of_radius_0_also_far_from_the_origin() -> None:
     point = features(0, 1, shift=10_000).repeat(5, 1)
     assert squared_radii(point.double(), (3,)).unique().tolist() == [0]
     assert float(precision_recall(point, point).precision) == 1
+
+
+@given(seed=st.integers(0, 99), shift=st.sampled_from([1e6, -1e8, 1e10]), width=st.integers(1, 5))
+def test_translation_changes_nothing(seed: int, shift: float, width: int) -> None:
+    """Also of some of the features: a constant one has no distance."""
+    a, b = (features(seed + i, 30, shift=0.5 * i).double() for i in range(2))
+    moved = torch.zeros(5, dtype=torch.float64)
+    moved[:width] = shift
+    here, there = precision_recall(a, b), precision_recall(a + moved, b + moved)
+    assert torch.equal(here.precision, there.precision)
+    assert torch.equal(here.recall, there.recall)
+
+
+def test_outliers_do_not_blur_the_others() -> None:
+    """They move the mean away from all of them, and their own balls are of radius 0."""
+    a, b = features(0, 40).double(), features(1, 40, shift=0.5).double()
+    far = torch.full((5, 5), 1e9, dtype=torch.float64)
+    with_outliers = precision_recall(torch.cat([a, far]), torch.cat([b, -far]))
+    assert float(with_outliers.precision) * 45 == pytest.approx(float(precision_recall(a, b).precision) * 40)
+
+
+@pytest.mark.parametrize(
+    ("reference", "sample", "told"),
+    [
+        (features(0, 3), features(1, 9), "precision and recall: 3 samples are too few; there must be 4 or more"),
+        (features(0, 9), features(1, 0), "precision and recall: 0 samples are too few; there must be 4 or more"),
+        (features(0, 9), features(1, 9) / 0, "precision and recall: sample 0 of 9 has NaN or infinity in its features"),
+        (features(0, 9), features(1, 9, 4), "the sets have features of 5 and 4 dimensions; they must be alike"),
+    ],
+)
+def test_sets_without_a_score_are_refused_in_one_line(reference: torch.Tensor, sample: torch.Tensor, told: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(told)}$"):
+        precision_recall(reference, sample)

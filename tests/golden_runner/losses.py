@@ -56,10 +56,9 @@ def _bits_per_dim(case: Case) -> dict[str, Tensor]:
     config, inputs = case.config, case.inputs
     process = read_process(config)
     network = read_network(config, process)
-    timesteps = process.network_timesteps
     result = bits_per_dim(
         process,
-        lambda x_t, t: network(x_t, timesteps[t], inputs.get("y")),
+        lambda x_t, timesteps: network(x_t, timesteps, inputs.get("y")),
         inputs["x_start"],
         lambda k: inputs["noise"][k],
         clip_denoised=config.take("clip_denoised", True),

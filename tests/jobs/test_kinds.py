@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from diffusion.grids import most_encoding_steps
 from jobs.errors import InvalidRequestError
 from jobs.kinds import KINDS
 from jobs.request import ResolvedRequest
@@ -26,6 +27,18 @@ def test_reconstruction_has_steps_of_ddim_and_nothing_to_draw() -> None:
     assert (request.class_label, request.guidance_scale, request.upsample) == (None, 0, False)
     assert (request.num_images, work_of(request)) == (2, {"base": 198})
     assert [request.source(index) for index in range(2)] == ["a", "b"]
+
+
+@pytest.mark.parametrize("steps", [38, 63, 64, 300, 990])
+@pytest.mark.parametrize("kind", ["reconstruct", "interpolate"])
+def test_encoded_image_takes_the_even_grid_at_any_count(kind: str, steps: int) -> None:
+    assert resolve(kind=kind, images=["a", "b"], steps=steps).time_grid == "even"
+    assert resolve(kind=kind, images=["a", "b"], steps=steps, time_grid="official").time_grid == "official"
+
+
+def test_latent_does_not_lie_at_the_end_of_the_schedule() -> None:
+    assert pointers(kind="reconstruct", images=["a"], steps=991) == ["/steps"]
+    assert most_encoding_steps(DEMO.num_timesteps) == 990
 
 
 def test_default_eta_of_a_pipeline_is_not_for_encoding() -> None:
@@ -52,6 +65,22 @@ def test_variation_makes_n_of_each_image_in_order() -> None:
 def test_strength_zero_takes_one_step() -> None:
     request = resolve(kind="variation", images=["a"], strength=0, sampler="heun", upsample=False)
     assert work_of(request) == {"base": 1}
+
+
+def test_first_index_numbers_the_images() -> None:
+    assert list(resolve(class_label=1, n=2, first_index=3).indices) == [3, 4]
+    request = resolve(kind="variation", images=["a"], n=3, first_index=4)
+    assert [request.source(index) for index in request.indices] == ["a"] * 3
+    request = resolve(kind="upsample", images=["a", "b"], first_index=4)
+    assert [request.source(index) for index in request.indices] == ["a", "b"]
+
+
+def test_first_index_is_refused_where_images_have_no_such_number() -> None:
+    assert pointers(kind="variation", images=["a", "b"], first_index=1) == ["/first_index"]
+    assert pointers(kind="interpolate", seeds=[1, 2], class_label=1, first_index=1) == ["/first_index"]
+    assert pointers(class_label=1, first_index=-1) == ["/first_index"]
+    assert pointers(class_label=1, first_index=2**32 - 63) == ["/first_index"]
+    assert resolve(class_label=1, n=64, first_index=2**32 - 64).indices[-1] == 2**32 - 1
 
 
 def test_interpolation_between_images_encodes_both() -> None:

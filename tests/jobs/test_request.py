@@ -39,7 +39,7 @@ def test_steps_are_at_most_the_timesteps_of_the_stage() -> None:
     assert resolve(LONG, class_label=0, steps=4000).steps == 4000
     assert pointers(class_label=0, steps=1001, upsample={"steps": 1001}) == ["/steps", "/upsample/steps"]
     assert pointers(SHORT, class_label=0, steps=31) == ["/steps"]
-    assert resolve(SHORT, kind="reconstruct", images=["file_1"]).steps == 30
+    assert resolve(SHORT, kind="reconstruct", images=["file_1"]).steps == 29  # no latent at the end
 
 
 def test_interval_is_of_the_pipelines_timesteps() -> None:
@@ -142,12 +142,44 @@ def test_grid_and_threshold_are_those_asked_for() -> None:
 def test_unknown_grid_or_threshold_is_named() -> None:
     assert pointers(class_label=1, time_grid="log") == ["/time_grid"]
     assert pointers(class_label=1, thresholding=0.995) == ["/thresholding"]
-    assert pointers(class_label=1, upsample={"time_grid": None}) == ["/upsample/time_grid"]
+    assert pointers(class_label=1, upsample={"time_grid": 3}) == ["/upsample/time_grid"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "time_grid"),
+    [
+        ({"sampler": "ddim", "steps": 60}, "official"),
+        ({"sampler": "ddim", "steps": 38}, "even"),
+        ({"sampler": "ddpm", "steps": 38}, "official"),
+        ({"sampler": "dpmpp_2m"}, "karras"),
+        ({"sampler": "heun", "time_grid": None}, "karras"),
+        ({"sampler": "heun", "time_grid": "official"}, "official"),
+    ],
+)
+def test_request_that_names_no_grid_has_its_samplers_own(fields: dict[str, Any], time_grid: str) -> None:
+    request = resolve(class_label=1, upsample=fields, **fields)
+    assert request.time_grid == time_grid
+    assert request.upsample
+    assert request.upsample.time_grid == time_grid
+
+
+def test_scale_of_eps_is_the_pipelines_unless_it_is_given() -> None:
+    scaled = DEMO.model_copy(update={"defaults": DEMO.defaults.model_copy(update={"eps_scale": 1.02})})
+    assert resolve(class_label=1).eps_scale == 1
+    assert resolve(scaled, class_label=1).eps_scale == 1.02
+    assert resolve(scaled, class_label=1, eps_scale=1.0).eps_scale == 1
+    for wrong in (0.89, 1.11, 0, "1"):
+        assert pointers(class_label=1, eps_scale=wrong) == ["/eps_scale"]
+    assert resolve(scaled, kind="upsample", images=["a"]).eps_scale == 1
+    assert resolve(scaled, kind="variation", images=["a"]).eps_scale == 1.02
+    assert resolve(scaled, kind="reconstruct", images=["a"]).eps_scale == 1
+    assert resolve(scaled, kind="reconstruct", images=["a"], eps_scale=1.01).eps_scale == 1.01
 
 
 def test_pipeline_of_an_older_worker_offers_what_it_always_did() -> None:
     older = PipelineInfo.model_validate(DEMO.model_dump(exclude={"time_grids", "thresholdings", "sampler_notes"}))
     assert resolve(older, class_label=1).time_grid == "official"
+    assert resolve(older, class_label=1, sampler="heun").time_grid == "official"
     assert pointers(older, class_label=1, time_grid="uniform", upsample={"thresholding": "none"}) == [
         "/time_grid",
         "/upsample/thresholding",

@@ -2,12 +2,12 @@
 
 import pytest
 
-from diffusion import solvers
+from diffusion import grids, solvers
 from diffusion.grids import TIME_GRIDS
 from diffusion.tables import THRESHOLDINGS
 from engine.sampling import SAMPLERS
 from jobs.request import JobRequest
-from jobs.samplers import SAMPLER_NOTES, num_evaluations
+from jobs.samplers import SAMPLER_NOTES, default_grid, num_evaluations
 
 
 def test_every_sampler_of_the_engine_has_a_note_and_no_other() -> None:
@@ -20,10 +20,17 @@ def test_evaluations_are_those_of_the_table(sampler: str, steps: int) -> None:
     assert num_evaluations(sampler, steps) == solvers.num_evaluations(sampler, steps)
 
 
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("num_timesteps", [50, 1000, 4000])
+def test_own_grid_of_a_sampler_is_the_engines(sampler: str, num_timesteps: int) -> None:
+    for steps in range(1, num_timesteps + 1):
+        assert default_grid(sampler, steps, num_timesteps) == grids.default_grid(sampler, steps, num_timesteps)
+
+
 def test_request_knows_the_engines_grids_and_thresholds() -> None:
     for time_grid in TIME_GRIDS:
         for thresholding in THRESHOLDINGS:
             JobRequest(time_grid=time_grid, thresholding=thresholding)
     schema = JobRequest.model_json_schema()["properties"]
-    assert schema["time_grid"]["enum"] == list(TIME_GRIDS)
+    assert schema["time_grid"]["anyOf"][0]["enum"] == list(TIME_GRIDS)
     assert schema["thresholding"]["enum"] == list(THRESHOLDINGS)

@@ -43,6 +43,7 @@ def test_answers_settle_a_network_of_few_classes_and_fixed_variance() -> None:
     answers = Answers(
         use_new_attention_order=True,
         num_heads=2,
+        num_heads_upsample=-1,
         image_size=32,
         noise_schedule="cosine",
         diffusion_steps=4000,
@@ -133,3 +134,36 @@ def test_all_wrong_answers_are_told_at_once() -> None:
     with pytest.raises(AnswersError) as refused:
         resolve(shapes_of(FFHQ), Answers(num_heads=3, num_head_channels=64, image_size=10))
     assert [line.split()[0] for line in refused.value.lines] == ["num_heads", "num_heads", "image_size"]
+
+
+def test_heads_of_the_decoder_are_open_where_num_heads_makes_them() -> None:
+    shapes = shapes_of(FEW_CLASSES)
+    by_number = resolve(shapes, Answers(num_heads=4))
+    by_channels = resolve(shapes, Answers(num_head_channels=16))
+    assert "num_heads_upsample" in [each.flag for each in by_number.open]
+    assert "num_heads_upsample" not in [each.flag for each in by_channels.open]
+    assert by_number.value("num_heads_upsample") == "as num_heads"
+    assert any(line.startswith("num_heads_upsample is not in the file") for line in by_number.missing())
+    said = resolve(shapes, Answers(num_heads=4, num_heads_upsample=2))
+    assert isinstance(said.config, UNetConfig)
+    assert (said.config.num_heads, said.config.num_heads_upsample) == (4, 2)
+    assert not any("num_heads_upsample" in line for line in said.missing())
+
+
+@pytest.mark.parametrize(
+    ("heads", "told"),
+    [
+        ({"num_head_channels": 16, "num_heads_upsample": 2}, "is for diffusion networks whose heads num_heads makes"),
+        ({"num_heads": 4, "num_heads_upsample": 0}, "num_heads_upsample 0 is below 1"),
+        ({"num_heads": 4, "num_heads_upsample": 5}, "num_heads_upsample 5 does not divide the"),
+    ],
+)
+def test_heads_of_the_decoder_that_cannot_be_are_refused(heads: dict[str, Any], told: str) -> None:
+    with pytest.raises(AnswersError, match=told):
+        resolve(shapes_of(FEW_CLASSES), Answers(**heads))
+
+
+def test_heads_said_anew_leave_nothing_of_those_before() -> None:
+    before = Answers(num_heads=4, num_heads_upsample=2, image_size=64)
+    assert Answers(num_head_channels=16).over(before) == Answers(num_head_channels=16, image_size=64)
+    assert Answers(num_heads=2).over(before) == Answers(num_heads=2, image_size=64)

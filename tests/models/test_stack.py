@@ -14,7 +14,7 @@ from models.checkpoint import WeightsError, metadata_of, read_tensors, save_netw
 from models.classifier import NoisyClassifier
 from models.config import ProcessConfig
 from models.manifest import Sampling
-from models.plan import SamplingDefaults, read_stack
+from models.plan import SamplingDefaults, official_stacks, read_stack
 from models.stack import file_hash, load_stack
 from models.tensor_file import write_tensors
 from models.unet import build_unet
@@ -206,6 +206,24 @@ def test_unknown_field_is_named_with_the_known_ones(
     change(manifest)
     write_manifest(stack_folder, manifest)
     with pytest.raises(WeightsError, match=told):
+        load_stack(stack_folder)
+
+
+def test_scale_of_eps_is_a_constant_of_the_pipeline(stack_folder: Path) -> None:
+    manifest = copy.deepcopy(MANIFEST)
+    manifest["pipelines"]["tiny"]["eps_scale"] = 1.02
+    write_manifest(stack_folder, manifest)
+    pipelines = load_stack(stack_folder).pipelines
+    assert (pipelines["tiny"].eps_scale, pipelines["tiny-uncond"].eps_scale) == (1.02, 1.0)
+    assert {spec.eps_scale for plan in official_stacks(stack_folder) for spec in plan.pipelines.values()} == {1.0}
+
+
+@pytest.mark.parametrize("wrong", [0.5, 1.2, "1", None, True])
+def test_scale_of_eps_out_of_bounds_is_refused(stack_folder: Path, wrong: object) -> None:
+    manifest = copy.deepcopy(MANIFEST)
+    manifest["pipelines"]["tiny"]["eps_scale"] = wrong
+    write_manifest(stack_folder, manifest)
+    with pytest.raises(WeightsError, match=r"eps_scale .*; it must be from 0\.9 to 1\.1"):
         load_stack(stack_folder)
 
 

@@ -6,6 +6,8 @@ import io
 import json
 import tarfile
 from collections.abc import Callable
+from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,7 @@ def half_convolutions(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return dict(network.state_dict())
 
 
+OBJECTS = [frozenset({1}), range(3), slice(1), Decimal(1), datetime(2026, 1, 1, tzinfo=UTC), np.float64(1), np.zeros(2)]
 WRAPPINGS: dict[str, tuple[Wrap, str]] = {
     "bare": (lambda state: state, ""),
     "state_dict": (lambda state: {"state_dict": state, "epoch": 4}, "state_dict"),
@@ -68,6 +71,8 @@ WRAPPINGS: dict[str, tuple[Wrap, str]] = {
     "torch.compile of a block": (compiled, ""),
     "DDP of a compiled one": (lambda state: under("module._orig_mod.", state), "module"),
     "Lightning": (lightning, "state_dict.model"),
+    "a trainer's objects": (lambda state: {"state_dict": state, "beside": OBJECTS}, "state_dict"),
+    "parameters": (lambda state: {key: nn.Parameter(value) for key, value in state.items()}, ""),
     "averaged beside trained": (lambda state: {"model": zeroed(state), "ema": state, "opt": {"state": {}}}, "ema"),
     "model_ema": (lambda state: {"step": 1, "model_state": zeroed(state), "model_ema": state}, "model_ema"),
     "ema-pytorch": (lambda state: under("online_model.", zeroed(state)) | under("ema_model.", state), "ema_model"),

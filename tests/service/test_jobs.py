@@ -47,7 +47,9 @@ def test_job_is_accepted_resolved_and_completed(client: httpx2.Client, worker: T
         "steps": 25,
         "sampler": "ddim",
         "eta": 0.0,
+        "eps_scale": 1.0,
         "n": 1,
+        "first_index": 0,
         "seed": job["request"]["seed"],
         "upsample": {
             "steps": 10,

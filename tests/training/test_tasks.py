@@ -74,3 +74,22 @@ def test_upsampler_is_shown_the_area_mean() -> None:
     assert isinstance(task, UpsamplerTask)
     x0 = torch.randn(2, 3, 16, 16)
     torch.testing.assert_close(task.reduce(x0), x0.reshape(2, 3, 8, 2, 8, 2).mean(dim=(3, 5)))
+
+
+@pytest.mark.parametrize("name", ["diffusion", "upsampler", "classifier"])
+def test_network_is_trained_on_the_timesteps_that_it_will_see(name: str) -> None:
+    """With rescale_timesteps those are thousandths of the schedule: what the sampling tables give it too."""
+    process = Process(Schedule.named("cosine", 4000), rescale_timesteps=True)
+    seen: list[torch.Tensor] = []
+    kinds: dict[str, DiffusionTask | UpsamplerTask | ClassifierTask] = {
+        "diffusion": DiffusionTask(BASE, process, data(), 32),
+        "upsampler": UpsamplerTask(UPSAMPLER, process, data(image_size=16), 32, small_size=8),
+        "classifier": ClassifierTask(CLASSIFIER, process, data(), 32),
+    }
+    task = kinds[name]
+    task.model.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[1]))
+    task.loss(torch.Generator().manual_seed(1))
+    (timesteps,) = seen
+    assert set((timesteps * 4).tolist()) <= set(range(4000))
+    assert any(each % 1 for each in timesteps.tolist())
+    assert float(timesteps.max()) < 1000

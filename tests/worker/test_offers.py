@@ -31,6 +31,13 @@ def test_offer_tells_classes_stages_and_defaults(folder: Path) -> None:
     assert uncond.defaults.upsample is None
 
 
+def test_offer_tells_the_pipelines_scale_of_eps(tmp_path: Path) -> None:
+    manifest = copy.deepcopy(MANIFEST)
+    manifest["pipelines"]["tiny"]["eps_scale"] = 1.02
+    write_manifest(write_stack(tmp_path / "tiny"), manifest)
+    assert offer(select(["tiny"], [load_stack(tmp_path / "tiny")])["tiny"]).defaults.eps_scale == 1.02
+
+
 def test_fleet_sees_that_pipelines_of_one_stack_share_its_networks(folder: Path) -> None:
     """As the engine has it: the keys of their stages are the same."""
     pipelines = select(["tiny", "tiny-uncond"], [load_stack(folder)])

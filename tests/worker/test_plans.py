@@ -120,6 +120,30 @@ def test_frames_between_seeds_begin_and_end_at_their_noise(pipelines: Mapping[st
         torch.testing.assert_close(latent, pipelines["tiny"].starting_noise(seed))
 
 
+def test_all_frames_draw_one_noise(pipelines: Mapping[str, Pipeline]) -> None:
+    between_seeds = plan(pipelines, kind="interpolate", seeds=[7, 9], n=4, class_label="red").images
+    made = plan(pipelines, kind="interpolate", images=["red", "blue"], n=4)
+    for frames in (between_seeds, made.frames_between(torch.ones(3, 8, 8), torch.zeros(3, 8, 8))):
+        assert [frame.index for frame in frames] == [0, 1, 2, 3]
+        assert {(frame.seed, frame.drawn_index) for frame in frames} == {(1, 0)}
+
+
+def test_images_are_numbered_from_the_first_index(pipelines: Mapping[str, Pipeline]) -> None:
+    whole = plan(pipelines, class_label="green", n=5).images
+    assert plan(pipelines, class_label="green", n=2, first_index=3).images == whole[3:]
+    enlarged = plan(pipelines, kind="upsample", images=["red", "blue"], first_index=3, steps="left out").images
+    assert [(image.index, image.drawn_index) for image in enlarged] == [(3, 3), (4, 4)]
+    varied = plan(pipelines, kind="variation", images=["red"], n=2, first_index=6).images
+    assert [image.index for image in varied] == [6, 7]
+
+
+def test_scale_of_eps_is_for_the_base_alone(pipelines: Mapping[str, Pipeline]) -> None:
+    (image,) = plan(pipelines, class_label="green", eps_scale=1.02).images
+    assert [each.eps_scale for each in image.plans] == [1.02, 1.0]
+    (there_and_back,) = plan(pipelines, kind="reconstruct", images=["red"], eps_scale=1.02).images
+    assert [each.eps_scale for each in there_and_back.plans] == [1.02, 1.02]
+
+
 def test_pictures_to_classify_enter_no_stage(pipelines: Mapping[str, Pipeline]) -> None:
     made = plan(pipelines, kind="score", images=["red", "blue"], steps="left out")
     assert not made.images

@@ -125,9 +125,16 @@ def test_png_says_what_determines_it_and_nothing_of_its_caller(warm: Client) -> 
     assert text["parameters"].startswith("torus\nSteps: 5, Sampler: DDPM, CFG scale: 2, Seed: 5, Image index: 1")
     facts = json.loads(text["adm-serve"])
     assert (facts["class_label"], facts["seed"], facts["image_index"], facts["numerics"]) == (4, 5, 1, mine.numerics)
-    assert (facts["time_grid"], facts["thresholding"], facts["version"]) == ("official", "clip", 2)
+    assert (facts["time_grid"], facts["thresholding"], facts["version"]) == ("official", "clip", 3)
     assert not set(facts) & {"user", "metadata", "priority", "created_at"}
     assert facts["frames"] is None  # they are of another kind
+
+
+def test_images_of_a_job_are_those_of_a_larger_one_from_its_first_index_on(warm: Client) -> None:
+    whole, part = warm.wait_all([warm.submit(n=5, seed=7), warm.submit(n=2, seed=7, first_index=3)])
+    assert [image.index for image in part.images] == [3, 4]
+    assert [image.url for image in part.images] == [f"/v1/jobs/{part.id}/images/{index}" for index in (3, 4)]
+    assert [image.sha256 for image in part.images] == [image.sha256 for image in whole.images[3:]]
 
 
 def test_png_tells_solver_grid_and_threshold_and_usage_counts_evaluations(warm: Client) -> None:

@@ -4,7 +4,7 @@ import { write } from "./api.js";
 
 const STAGE_NAMES = { base: "Base", upsample: "Upsampler" };
 
-const USUAL_OPTIONS = { time_grid: "official", thresholding: "clip", guidance_schedule: "constant" }; // options without a field, and what they mostly are
+const USUAL_OPTIONS = { time_grid: "official", thresholding: "clip", guidance_schedule: "constant", first_index: 0 }; // options without a field, and what they mostly are
 
 /** A sampler as people call it. */
 export function samplerTitle(model, name) {
@@ -75,6 +75,7 @@ export function extrasOf(request, model) {
   const asUsual = usual && Object.keys(upsample).every((key) => upsample[key] === (usual[key] ?? USUAL_OPTIONS[key]));
   if (upsample && !asUsual) extras.upsample = upsample;
   if (interval && (interval[0] !== 0 || interval[1] !== 1000)) extras.guidance_interval = interval;
+  if (request.eps_scale !== (model?.defaults.eps_scale ?? 1)) extras.eps_scale = request.eps_scale;
   if (request.class_weights) extras.class_weights = request.class_weights;
   for (const [key, usually] of Object.entries(USUAL_OPTIONS)) {
     if (request[key] !== undefined && request[key] !== usually) extras[key] = request[key];
@@ -90,7 +91,8 @@ export function repeatable(request, model) {
   if (kind === "score") return start;
   if (kind === "upsample") {
     const told = toldClass(model, kind) ? { class_label: classLabel(model, request.class_label) } : {};
-    return { ...start, ...told, seed, upsample };
+    const first = request.first_index > 0 ? { first_index: request.first_index } : {};
+    return { ...start, ...told, ...first, seed, upsample };
   }
   const body = { ...start, class_label: classLabel(model, request.class_label), guidance_scale, steps };
   if (kind === "reconstruct") return body;

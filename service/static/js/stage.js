@@ -39,7 +39,7 @@ export class Stage {
     return this.#id;
   }
 
-  show(id, index = 0) {
+  show(id, index = this.jobs.get(id)?.job.request.first_index ?? 0) {
     if (id === this.#id && index === this.#index) return;
     this.#id = id;
     this.#index = index;
@@ -116,9 +116,10 @@ export class Stage {
   }
 
   /** The picture that a job began with, where there is one, as its film's first frame. */
-  #source({ kind, images, n }) {
+  #source({ kind, images, n, first_index: first }) {
     if (kind === "generate" || kind === "interpolate") return [];
-    const file = images[kind === "variation" ? Math.floor(this.#index / n) : this.#index];
+    const place = this.#index - first;
+    const file = images[kind === "variation" ? Math.floor(place / n) : place];
     const url = `${ROOT}/v1/files/${file}/content`;
     return [{ key: `file/${file}`, url, mark: "yours", label: "Your picture", caption: "Your picture", starts: false }];
   }
@@ -180,7 +181,7 @@ export class Stage {
     if (request.kind === "variation") facts.push(["Strength", number(request.strength)]);
     if (request.kind !== "score") facts.push(...this.#sampling(request));
     facts.push(["Model", request.model]);
-    if (numImages(request) > 1 && request.kind !== "interpolate") facts.push(["Image", `${this.#index + 1} of ${numImages(request)}`]);
+    if (numImages(request) > 1 && request.kind !== "interpolate") facts.push(["Image", `${this.#index - request.first_index + 1} of ${numImages(request)}`]);
     if (job.attempt > 1) facts.push(["Attempt", String(job.attempt)]);
     if (job.status === "completed") facts.push(["Took", duration(job.ended_at - job.started_at)]);
     if (usage.steps > 0) facts.push(["On the device", `${usage.device_seconds.toFixed(1)} s, ${usage.steps} steps`]);
@@ -231,16 +232,17 @@ export class Stage {
     byId("siblings-area").hidden = alone;
     if (alone) return;
     if (this.#siblings.length === 0) {
-      this.#siblings = Array.from({ length: n }, (_, index) => {
-        const made = element("button", { type: "button", "aria-label": `Image ${index + 1} of ${n}` }, element("img", { alt: "", hidden: true }));
-        made.addEventListener("click", () => this.show(job.id, index));
+      this.#siblings = Array.from({ length: n }, (_, place) => {
+        const made = element("button", { type: "button", "aria-label": `Image ${place + 1} of ${n}` }, element("img", { alt: "", hidden: true }));
+        made.addEventListener("click", () => this.show(job.id, job.request.first_index + place));
         return made;
       });
       byId("siblings").replaceChildren(...this.#siblings);
     }
-    this.#siblings.forEach((button, index) => {
+    this.#siblings.forEach((button, place) => {
+      const index = job.request.first_index + place;
       button.setAttribute("aria-pressed", String(index === this.#index));
-      const own = job.request.kind === "score" ? `${ROOT}/v1/files/${job.request.images[index]}/content` : undefined;
+      const own = job.request.kind === "score" ? `${ROOT}/v1/files/${job.request.images[place]}/content` : undefined;
       const url = own ?? job.images.find((each) => each.index === index)?.url ?? previews.of(index).at(-1)?.url;
       const picture = button.firstElementChild;
       if (url !== undefined && picture.getAttribute("src") !== url) Object.assign(picture, { src: url, hidden: false });
