@@ -51,6 +51,7 @@ class LimitedProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self._arriving: Literal["head", "body"] | None = None  # the part of a request that has begun and not ended
         self._num_bytes = 0  # of that part, since its timer was set
+        self._framing_bytes = 0  # of a body, since its last byte: extensions of chunks, trailers
         self._num_requests = 0
         self._held = bytearray()  # received and not parsed yet
         self._is_refused = False  # nothing more is read
@@ -105,9 +106,13 @@ class LimitedProtocol(HttpToolsProtocol):
         self._num_bytes += num_bytes
         if self._arriving == "head" and self._num_bytes > self.limits.max_header_bytes:
             self._refuse_head()
-        elif self._arriving == "body" and self._num_bytes > PIECE_BYTES and not self.cycle.response_complete:
-            self._num_bytes = 0
-            self._restart_timer()
+        elif self._arriving == "body":
+            self._framing_bytes += num_bytes
+            if self._framing_bytes > self.limits.max_header_bytes:
+                self._refuse_head()
+            elif self._num_bytes > PIECE_BYTES and not self.cycle.response_complete:
+                self._num_bytes = 0
+                self._restart_timer()
 
     def _restart_timer(self) -> None:
         self._reading.cancel()
@@ -124,8 +129,16 @@ class LimitedProtocol(HttpToolsProtocol):
         if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > self.limits.max_header_bytes:
             self._refuse_head()
             raise StopParsingError
-        self._arriving = "body"
+        self._arriving, self._framing_bytes = "body", 0
         super().on_headers_complete()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._arriving == "head":  # trailers are dropped
+            super().on_header(name, value)
+
+    def on_body(self, body: bytes) -> None:
+        self._framing_bytes = 0
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._arriving = None

@@ -90,6 +90,24 @@ def test_head_without_an_end_is_refused_at_the_limit(caller: Caller, head: bytes
     assert "ADM_MAX_HEADER_BYTES" in str(content["detail"])
 
 
+@pytest.mark.parametrize("endless", [b"0\r\nX-Trailer: ", b"0\r\n", b"1;extension="])
+def test_chunked_body_whose_framing_has_no_end_is_refused(caller: Caller, endless: bytes) -> None:
+    caller.send(
+        b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n" + endless
+    )
+    caller.send(b"X: y\r\n" * 100_000 if endless == b"0\r\n" else b"a" * 600_000)
+    assert caller.error()[0] == 431
+
+
+def test_trailers_are_no_headers(caller: Caller) -> None:
+    caller.send(
+        b"POST /v1/nothing HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+        b"1\r\n{\r\n0\r\nX-Request-ID: trailer\r\n\r\n"
+    )
+    assert b"trailer" not in caller.socket.recv(9999)
+
+
 def test_head_that_is_complete_is_refused_above_the_limit_alone(caller: Caller) -> None:
     head = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX-Long: %s\r\n\r\n"
     caller.send(head % (b"a" * (HEADER_BYTES - 100)))
