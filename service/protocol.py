@@ -37,6 +37,18 @@ class StopParsingError(Exception):
     """Stops the parser in the middle of what was received."""
 
 
+class WhileOpen:
+    """A transport that drops what is written once it is closing: uvloop raises before it says that a client is gone."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self.close, self.is_closing = transport.close, transport.is_closing
+
+    def write(self, data: bytes) -> None:
+        if not self._transport.is_closing():
+            self._transport.write(data)
+
+
 class LimitedProtocol(HttpToolsProtocol):
     """One connection. `limited` makes the class that has limits.
 
@@ -53,6 +65,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._num_bytes = 0  # of that part, since its timer was set
         self._framing_bytes = 0  # of a body, since its last byte: extensions of chunks, trailers
         self._num_requests = 0
+        self._answers = WhileOpen(transport)
         self._held = bytearray()  # received and not parsed yet
         self._is_refused = False  # nothing more is read
         self._reading = self.loop.call_later(self.limits.client_seconds, self._on_late_request)
@@ -131,6 +144,7 @@ class LimitedProtocol(HttpToolsProtocol):
             raise StopParsingError
         self._arriving, self._framing_bytes = "body", 0
         super().on_headers_complete()
+        self.cycle.transport = cast(asyncio.Transport, self._answers)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._arriving == "head":  # trailers are dropped
@@ -201,7 +215,7 @@ class LimitedProtocol(HttpToolsProtocol):
             cycle.disconnected = True
             cycle.message_event.set()
         if cycle is None or cycle.response_complete or not (cycle.response_started or self.pipeline):
-            self.transport.write(self._error(status, detail))
+            self._answers.write(self._error(status, detail))
         if len(self.connections) > self.limits.max_connections:
             self.transport.close()
         else:  # not at once: a client that still sends would lose the answer
