@@ -17,9 +17,7 @@ log = structlog.get_logger("service.hub")
 KEEP_OPEN_CHANNEL = "adm:hub"  # nobody publishes there; a subscription to nothing would be an error
 RECHECK_SECONDS = 5.0  # a message may be lost while Redis restarts, so who waits looks again this often
 RETRY_SECONDS = 0.5
-MAX_HELD = (
-    1 << 18
-)  # characters of previews of a reader that is behind: some sixty of the demo, one of the largest model
+MAX_HELD = 1 << 18  # characters of previews that a reader may be behind: sixty of the demo, one of the largest model
 
 
 class Listener:
