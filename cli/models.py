@@ -87,6 +87,25 @@ def named_presets(name: str) -> "tuple[Preset, ...]":
 
 
 @app.command()
+def add(
+    runs: Annotated[list[Path], typer.Argument(help="folders of runs: a base, and a classifier, upsampler and judge")],
+    name: Annotated[str, typer.Option(help="name of the stack, which its pipeline has too")],
+    dtype: Annotated[Dtype, typer.Option(help="of the weights in the files")] = "fp16",
+    width: Annotated[float | None, typer.Option(help="relative width of the power-function average to pack")] = None,
+    weights: Annotated[Path | None, typer.Option(help="folder of stacks; default ADM_WEIGHTS")] = None,
+) -> None:
+    """Pack the averaged weights of training runs into a stack, which adm up serves at its next start."""
+    from jobs.settings import Settings
+    from models.checkpoint import WeightsError
+    from training.packing import add_stack
+
+    with one_line_errors(WeightsError, ValueError, OSError):
+        folder = add_stack(runs, name, weights or Settings.load().weights, dtype=dtype, width=width)
+        for path in sorted(folder.iterdir()):
+            typer.echo(f"{path}  {path.stat().st_size:,} bytes")
+
+
+@app.command()
 def show(name: Name) -> None:
     """A checkpoint, or each of a pipeline's: flags, configuration, sampling settings, published figures."""
     from rich.console import Console

@@ -1,5 +1,7 @@
 """All settings of all programs, read from variables that begin with ADM_."""
 
+import contextlib
+import json
 import os
 import re
 import socket
@@ -21,9 +23,19 @@ PREFIX = "ADM_"
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
 SECRET = re.compile("pass|secret|token|key|user|cred", re.IGNORECASE)  # in the name of a parameter of an address
 MAX_WORKER_NAME = 64
+SHIPPED_PIPELINES = ("demo", "demo-uncond")
 STORE_TIMEOUT_SECONDS = 10.0
 STEP_TIMEOUT_SECONDS = 600.0
 MAX_SOCKET_PATH_BYTES = 107  # sun_path of unix(7) is 108 with its closing zero
+
+
+def pipelines_of(weights: Path) -> tuple[str, ...]:
+    """The pipelines of every stack in a folder of stacks; the shipped ones' where there is none that can be read."""
+    names: list[str] = []
+    for path in sorted(weights.glob("*/stack.json")):
+        with contextlib.suppress(OSError, ValueError, AttributeError, KeyError):  # the worker that loads it says more
+            names += json.loads(path.read_text(encoding="utf-8"))["pipelines"].keys()
+    return tuple(names) or SHIPPED_PIPELINES
 
 
 class SettingSource(NamedTuple):
@@ -89,7 +101,9 @@ class Settings(BaseSettings):
     )
     weights: Path = Field(default=Path("weights"), description="folder that holds one folder of weights a stack")
     pipelines: Annotated[tuple[str, ...], NoDecode] = Field(
-        default=("demo", "demo-uncond"), min_length=1, description="pipelines a worker loads, separated by commas"
+        default_factory=lambda read: pipelines_of(read["weights"]),
+        min_length=1,
+        description="pipelines a worker loads, separated by commas; none: those of every stack in ADM_WEIGHTS",
     )
     default_model: str = Field(default="demo", min_length=1, description="pipeline of a request that names none")
     worker_name: str | None = Field(

@@ -61,9 +61,16 @@ def metadata_of(config: NetworkConfig, process: ProcessConfig | None = None) -> 
     return said if process is None else said | {"process": json.dumps(dataclasses.asdict(process))}
 
 
-def save_network(path: Path, state: Mapping[str, Tensor], config: NetworkConfig, *, dtype: torch.dtype) -> None:
-    """Write a state dict with its configuration, atomically, floating tensors cast to dtype."""
-    write_tensors(path, state, dtype, metadata_of(config))
+def save_network(
+    path: Path,
+    state: Mapping[str, Tensor],
+    config: NetworkConfig,
+    process: ProcessConfig | None = None,
+    *,
+    dtype: torch.dtype,
+) -> None:
+    """Write a state dict with its configuration and process, atomically, floating tensors cast to dtype."""
+    write_tensors(path, state, dtype, metadata_of(config, process))
 
 
 def read_config(path: Path) -> NetworkConfig:

@@ -4,9 +4,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
-from cli.main import app
 from datasets.image_folder import Reading, read_folder
 from datasets.listing import LabelsFrom
 
@@ -93,40 +91,3 @@ def test_class_without_a_readable_picture_is_none(tmp_path: Path) -> None:
 def test_transparency_and_orientation_are_those_of_uploads(tmp_path: Path) -> None:
     Image.new("RGBA", (8, 8), (200, 0, 0, 0)).save(tmp_path / "cat_0.png")
     assert read_folder(tmp_path, 8).images.unique().tolist() == [255]
-
-
-@pytest.mark.parametrize("name", ["missing", "empty", "text"])
-def test_folder_without_pictures_is_one_line(tmp_path: Path, name: str) -> None:
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "text").mkdir()
-    (tmp_path / "text" / "notes.txt").write_text("none")
-    said = {
-        "missing": "there is no such folder",
-        "empty": "holds no pictures (0 files skipped)",
-        "text": "holds no pictures (1 files skipped; notes.txt is not a readable picture)",
-    }
-    result = CliRunner().invoke(app, ["train", "images", str(tmp_path / name)])
-    assert (result.exit_code, result.output) == (1, f"adm: {tmp_path / name}: {said[name]}\n")
-
-
-def test_what_was_read_is_said(tmp_path: Path) -> None:
-    fill(tmp_path, "Cat/0.png", "cat/0.png", "dog/0.png", "dog/1.png")
-    (tmp_path / "dog" / "notes.txt").write_text("none")
-    result = CliRunner().invoke(app, ["train", "images", str(tmp_path)])
-    assert result.exit_code == 0
-    assert result.output.splitlines() == [
-        f"{tmp_path}: 4 images, 3 classes (Cat 1, cat 1, dog 2); a class for each folder in {tmp_path}",
-        f"{tmp_path}: classes that differ in case alone: Cat, cat",
-        f"{tmp_path}: 1 files skipped",
-        "  dog/notes.txt is not a readable picture",
-    ]
-
-
-@pytest.mark.parametrize(("odd", "said"), [("notes.txt", "is not a readable picture"), ("CAT_2.png", "in case alone")])
-def test_strict_refuses_what_would_be_skipped_or_doubted(tmp_path: Path, odd: str, said: str) -> None:
-    fill(tmp_path, "cat_0.png", *([odd] if odd.endswith("png") else []))
-    if odd.endswith("txt"):
-        (tmp_path / odd).write_text("none")
-    result = CliRunner().invoke(app, ["train", "images", str(tmp_path), "--strict"])
-    assert (result.exit_code, result.output.count("\n")) == (1, 1)
-    assert said in result.output

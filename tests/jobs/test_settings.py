@@ -24,6 +24,14 @@ def test_defaults_are_those_of_a_loopback_demo() -> None:
     assert settings.store_address == f"{Path.cwd()}/data/images"
 
 
+def test_added_stack_is_served_without_a_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ADM_WEIGHTS", str(tmp_path))
+    for name, text in (("mine", '{"pipelines": {"mine": {}, "mine-uncond": {}}}'), ("other", "damaged")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "stack.json").write_text(text)
+    assert Settings.load().pipelines == ("mine", "mine-uncond")
+
+
 def test_unknown_variable_is_refused_with_the_nearest_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ADM_PROT", "1")
     with pytest.raises(SettingsError, match="ADM_PROT: no such setting; the nearest is ADM_PORT"):
