@@ -34,7 +34,7 @@ def pipelines_of(weights: Path) -> tuple[str, ...]:
     names: list[str] = []
     for path in sorted(weights.glob("*/stack.json")):
         with contextlib.suppress(OSError, ValueError, AttributeError, KeyError):  # the worker that loads it says more
-            names += json.loads(path.read_text(encoding="utf-8"))["pipelines"].keys()
+            names += json.loads(path.read_bytes())["pipelines"].keys()
     return tuple(names) or SHIPPED_PIPELINES
 
 
@@ -191,7 +191,7 @@ class Settings(BaseSettings):
         default=4 << 30, ge=1, description="what uploaded pictures that are kept have together; more are refused"
     )
     decode_processes: int = Field(default=2, ge=1, description="uploaded pictures that are decoded at once")
-    decode_cpu_seconds: int = Field(default=10, ge=1, description="processor time for decoding an uploaded picture")
+    decode_cpu_seconds: int = Field(default=5, ge=1, description="processor time for decoding an uploaded picture")
     decode_memory_bytes: int = Field(
         default=512 << 20, ge=1 << 27, description="address space of the process that decodes an uploaded picture"
     )

@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import tarfile
+from collections import defaultdict
 from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -62,6 +63,10 @@ def half_convolutions(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return dict(network.state_dict())
 
 
+class AttributeDict(dict[str, Any]):
+    """As configuration libraries have it."""
+
+
 OBJECTS = [frozenset({1}), range(3), slice(1), Decimal(1), datetime(2026, 1, 1, tzinfo=UTC), np.float64(1), np.zeros(2)]
 WRAPPINGS: dict[str, tuple[Wrap, str]] = {
     "bare": (lambda state: state, ""),
@@ -71,6 +76,10 @@ WRAPPINGS: dict[str, tuple[Wrap, str]] = {
     "torch.compile of a block": (compiled, ""),
     "DDP of a compiled one": (lambda state: under("module._orig_mod.", state), "module"),
     "Lightning": (lightning, "state_dict.model"),
+    "mapping of a class": (
+        lambda state: AttributeDict(state_dict=state, counts=defaultdict(list, a=[1])),
+        "state_dict",
+    ),
     "a trainer's objects": (lambda state: {"state_dict": state, "beside": OBJECTS}, "state_dict"),
     "parameters": (lambda state: {key: nn.Parameter(value) for key, value in state.items()}, ""),
     "averaged beside trained": (lambda state: {"model": zeroed(state), "ema": state, "opt": {"state": {}}}, "ema"),
