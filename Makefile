@@ -54,6 +54,7 @@ bench: install
 	$(BIN)/python -m bench.engine
 	$(BIN)/python -m bench.serving
 	$(BIN)/python -m bench.overhead
+	$(BIN)/python -m bench.http
 	$(BIN)/python -m bench.simulate
 	$(BIN)/python -m bench.summary
 

@@ -6,7 +6,7 @@ transparency are those of uploads (`pictures.decoding`), and a class may also be
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datasets.listing import Labels, LabelsFrom, Skipped, find_files, label_pictures
+from datasets.entries import CLASS_FILE, Entry, find_entries
+from datasets.listing import Labels, LabelsFrom, Skipped, label_pictures, labels_of
 from pictures.decoding import PictureError, decode
 from pictures.reduction import halved
 
@@ -120,24 +121,32 @@ class Reading:
 
 
 def read_folder(folder: Path, image_size: int, labels_from: LabelsFrom = "auto") -> Reading:
-    """Decode every picture below a folder and take its middle square; what is none is skipped, with the reason.
+    """Decode every picture of a folder or an archive and take its middle square; skip what is none, with the reason.
 
-    Raises: ValueError for what is no folder, and for a folder without a picture.
+    Raises: ValueError for what is no folder and no archive, and for one without a picture.
     """
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: there is no such folder")
-    files, skipped = find_files(folder)
+    entries, skipped = find_entries(folder)
     squares: dict[Path, Tensor] = {}
-    for file in files:
+    for entry in entries:
         try:
-            squares[file] = square_pixels(decode(file), image_size)
+            with entry.open() as file:
+                squares[entry.path] = square_pixels(decode(file), image_size)
         except PictureError as error:
-            skipped.append(Skipped(file, str(error)))
+            skipped.append(Skipped(entry.path, str(error)))
         except OSError as error:
-            skipped.append(Skipped(file, f"cannot be opened: {error.strerror}"))
-    labels = label_pictures(folder, list(squares), labels_from)
+            skipped.append(Skipped(entry.path, f"cannot be opened: {error.strerror}"))
+    labels = label_entries(folder, [each for each in entries if each.path in squares], labels_from)
     skipped += labels.skipped
     if not labels.files:
         first = f"; {skipped[0].path.name} {skipped[0].reason}" if skipped else ""
         raise ValueError(f"{folder}: holds no pictures ({len(skipped)} files skipped{first})")
     return Reading(torch.stack([squares[file] for file in labels.files]), labels, tuple(skipped))
+
+
+def label_entries(folder: Path, entries: Sequence[Entry], labels_from: LabelsFrom = "auto") -> Labels:
+    """The classes of pictures: those that shards give, where all have one; else by folder or name."""
+    given = {each.path: each.class_name for each in entries if each.class_name is not None}
+    files = [each.path for each in entries]
+    if files and len(given) == len(files):
+        return labels_of(files, given, f"a class for each text in the {CLASS_FILE} files", "")
+    return label_pictures(folder, files, labels_from)

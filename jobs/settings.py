@@ -105,6 +105,9 @@ class Settings(BaseSettings):
         min_length=1,
         description="pipelines a worker loads, separated by commas; none: those of every stack in ADM_WEIGHTS",
     )
+    runs: Path | None = Field(
+        default=None, description="folder of training runs that the page /runs shows; none: the page shows none"
+    )
     default_model: str = Field(default="demo", min_length=1, description="pipeline of a request that names none")
     worker_name: str | None = Field(
         default=None,

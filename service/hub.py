@@ -17,31 +17,37 @@ log = structlog.get_logger("service.hub")
 KEEP_OPEN_CHANNEL = "adm:hub"  # nobody publishes there; a subscription to nothing would be an error
 RECHECK_SECONDS = 5.0  # a message may be lost while Redis restarts, so who waits looks again this often
 RETRY_SECONDS = 0.5
+MAX_HELD = 1 << 18  # characters of previews that a reader may be behind: sixty of the demo, one of the largest model
 
 
 class Listener:
     """One waiter's view of a job's channel.
 
-    Of each image it holds the latest preview alone, which all listeners share: those who read slowly hold no more.
+    Previews are shared by all listeners. One that reads slowly is left the latest of each image.
     """
 
     def __init__(self) -> None:
         self._woken = asyncio.Event()
-        self._previews: dict[int, str] = {}
+        self._previews: list[tuple[int, str]] = []  # by image, in the order of their coming
+        self._held = 0  # characters of them
 
     def notify(self) -> None:
         self._woken.set()
 
     def show(self, index: int, preview: str) -> None:
-        """Note the latest preview of an image."""
-        self._previews.pop(index, None)  # so that the order is that of their coming
-        self._previews[index] = preview
+        """Note a preview of an image."""
+        self._previews.append((index, preview))
+        self._held += len(preview)
+        if self._held > MAX_HELD:
+            last = {each: position for position, (each, _) in enumerate(self._previews)}
+            self._previews = [self._previews[position] for position in sorted(last.values())]
+            self._held = sum(len(each) for _, each in self._previews)
         self._woken.set()
 
     def previews(self) -> list[str]:
-        """What came since the last call, without what newer previews have replaced."""
-        taken = list(self._previews.values())
-        self._previews.clear()
+        """What came since the last call, of a slow reader's without what newer previews have replaced."""
+        taken = [preview for _, preview in self._previews]
+        self._previews, self._held = [], 0
         return taken
 
     async def wait(self, seconds: float) -> None:

@@ -1,5 +1,6 @@
 """What every request passes through: an id, a log line, metrics, security headers, and no exception left over."""
 
+import asyncio
 import re
 import time
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from jobs.settings import Settings
 from service.hosts import Hosts, is_same_origin
 from service.metrics import Metrics
-from service.problems import METHODS, problem
+from service.problems import METHODS, problem, unavailable
 from service.protocol import client_of
 
 log = structlog.get_logger("service")
@@ -107,6 +108,10 @@ class Requests:
                     await self._app(scope, limited(receive, self._max_bytes(scope)), send_with_headers)
             except ClientDisconnect:
                 status = status or CLIENT_GONE
+            except asyncio.CancelledError:
+                if status:
+                    raise
+                await unavailable(Request(scope), "the service is being stopped")(scope, receive, send_with_headers)
             except Exception:
                 log.exception("failed")
                 if status:

@@ -37,6 +37,18 @@ class StopParsingError(Exception):
     """Stops the parser in the middle of what was received."""
 
 
+class WhileOpen:
+    """A transport that drops what is written once it is closing: uvloop raises before it says that a client is gone."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self.close, self.is_closing = transport.close, transport.is_closing
+
+    def write(self, data: bytes) -> None:
+        if not self._transport.is_closing():
+            self._transport.write(data)
+
+
 class LimitedProtocol(HttpToolsProtocol):
     """One connection. `limited` makes the class that has limits.
 
@@ -51,7 +63,9 @@ class LimitedProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self._arriving: Literal["head", "body"] | None = None  # the part of a request that has begun and not ended
         self._num_bytes = 0  # of that part, since its timer was set
+        self._framing_bytes = 0  # of a body, since its last byte: extensions of chunks, trailers
         self._num_requests = 0
+        self._answers = WhileOpen(transport)
         self._held = bytearray()  # received and not parsed yet
         self._is_refused = False  # nothing more is read
         self._reading = self.loop.call_later(self.limits.client_seconds, self._on_late_request)
@@ -105,9 +119,13 @@ class LimitedProtocol(HttpToolsProtocol):
         self._num_bytes += num_bytes
         if self._arriving == "head" and self._num_bytes > self.limits.max_header_bytes:
             self._refuse_head()
-        elif self._arriving == "body" and self._num_bytes > PIECE_BYTES and not self.cycle.response_complete:
-            self._num_bytes = 0
-            self._restart_timer()
+        elif self._arriving == "body":
+            self._framing_bytes += num_bytes
+            if self._framing_bytes > self.limits.max_header_bytes:
+                self._refuse_head()
+            elif self._num_bytes > PIECE_BYTES and not self.cycle.response_complete:
+                self._num_bytes = 0
+                self._restart_timer()
 
     def _restart_timer(self) -> None:
         self._reading.cancel()
@@ -124,8 +142,17 @@ class LimitedProtocol(HttpToolsProtocol):
         if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > self.limits.max_header_bytes:
             self._refuse_head()
             raise StopParsingError
-        self._arriving = "body"
+        self._arriving, self._framing_bytes = "body", 0
         super().on_headers_complete()
+        self.cycle.transport = cast(asyncio.Transport, self._answers)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._arriving == "head":  # trailers are dropped
+            super().on_header(name, value)
+
+    def on_body(self, body: bytes) -> None:
+        self._framing_bytes = 0
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._arriving = None
@@ -188,7 +215,7 @@ class LimitedProtocol(HttpToolsProtocol):
             cycle.disconnected = True
             cycle.message_event.set()
         if cycle is None or cycle.response_complete or not (cycle.response_started or self.pipeline):
-            self.transport.write(self._error(status, detail))
+            self._answers.write(self._error(status, detail))
         if len(self.connections) > self.limits.max_connections:
             self.transport.close()
         else:  # not at once: a client that still sends would lose the answer

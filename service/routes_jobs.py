@@ -71,7 +71,7 @@ KEY = Header(
 )
 
 
-def preferred_wait(
+async def preferred_wait(  # async: FastAPI sends a plain dependency through the thread pool
     request: Request,
     prefer: Annotated[str | None, Header(description="`wait=N`: answer when the job has ended, or after N s")] = None,
 ) -> int | None:

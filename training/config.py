@@ -28,7 +28,10 @@ class Data(Section):
     """The training images and what is done to each of them."""
 
     source: Literal["images", "shapes"] = Field(default="images", description="files of one's own, or rendered shapes")
-    path: str | None = Field(default=None, description="of images: a folder, an idx file or an official .npz")
+    path: str | None = Field(
+        default=None,
+        description="of images: a folder, a zip or tar file, idx files of the MNIST family, or an official .npz",
+    )
     count: int = Field(default=30_000, ge=1, description="of shapes: number of renders")
     labelled: bool = Field(default=True, description="whether the images have classes")
     labels_from: LabelsFrom = Field(default="auto", description="of a folder: where a file's class stands")

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from datasets.idx import find_labels, read_idx
+from datasets.entries import ARCHIVES
+from datasets.idx import find_idx, read_labelled
 from datasets.image_folder import read_folder
 from datasets.shapes import render_set
 from models.presets import SHAPE_NAMES
@@ -74,16 +75,18 @@ def open_data(settings: Data, image_size: int, cache: Path) -> Split:
 
 
 def read_images(path: Path, settings: Data, image_size: int) -> tuple[LabelledImages, Tensor | None]:
-    """Images of a folder, an idx file or an official .npz; of idx files the first byte of each stored image's hash.
+    """Images of a folder, an archive, idx files or an official .npz; of idx files the first byte of each image's hash.
 
     Raises: ConfigError.
     """
     try:
-        if path.is_dir():
+        if path.is_dir() and (found := find_idx(path)):
+            return _read_idx(found, settings, image_size)
+        if path.is_dir() or path.suffix.lower() in ARCHIVES or not path.exists():
             return _read_folder(path, settings, image_size), None
         if path.suffix == ".npz":
             return _read_npz(path, settings, image_size), None
-        return _read_idx(path, settings, image_size)
+        return _read_idx([path], settings, image_size)
     except (ValueError, OSError) as error:
         raise ConfigError(f"data.path: {error}") from error
 
@@ -103,20 +106,14 @@ def _read_folder(path: Path, settings: Data, image_size: int) -> LabelledImages:
     return LabelledImages(_pad(reading.images, settings), labels, tuple(reading.labels.classes))
 
 
-def _read_idx(path: Path, settings: Data, image_size: int) -> tuple[LabelledImages, Tensor]:
-    stored = read_idx(path)
-    if stored.ndim != 3:
-        raise ValueError(f"{path}: holds {stored.ndim} dimensions, where images have 3")
-    images = _pad(torch.from_numpy(stored.copy())[:, None].expand(-1, 3, -1, -1), settings)
-    _check_size(path, images, image_size)
-    labels, names = np.zeros(len(stored), np.uint8), tuple[str, ...]()
-    if settings.labelled:
-        labels = read_idx(find_labels(path))
-        if labels.shape != (len(stored),):
-            raise ValueError(f"{path}: holds {len(stored)} images and {labels.size} labels")
-        count = int(labels.max()) + 1
-        names = FASHION_NAMES if "fashion" in str(path) and count == len(FASHION_NAMES) else _numbered(count)
+def _read_idx(paths: Sequence[Path], settings: Data, image_size: int) -> tuple[LabelledImages, Tensor]:
+    stored, labels = read_labelled(paths)
+    images = _pad(torch.from_numpy(stored)[:, None].expand(-1, 3, -1, -1), settings)
+    _check_size(paths[0], images, image_size)
+    count = int(labels.max()) + 1
+    is_fashion = "fashion" in str(paths[0]) and count == len(FASHION_NAMES)
     hashes = torch.tensor([hashlib.sha256(each.tobytes()).digest()[0] for each in stored])
+    names = FASHION_NAMES if is_fashion else _numbered(count)
     return LabelledImages(images, torch.from_numpy(labels.astype(np.int64)), names), hashes
 
 

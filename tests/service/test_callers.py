@@ -1,5 +1,6 @@
 """Which callers the service answers: by Host, by Origin, by the type of what they send; and those who hang up."""
 
+import asyncio
 import json
 import re
 import socket
@@ -12,11 +13,14 @@ from os import environ
 import httpx2
 import pytest
 from redis import Redis
+from starlette.types import Message, Receive, Scope, Send
 
 from jobs.books import job_key
 from jobs.fleet import announce_pipelines
 from jobs.settings import Settings
 from service.hosts import Hosts, is_same_origin
+from service.metrics import Metrics
+from service.middleware import Requests
 from tests.jobs.samples import DEMO
 from tests.service.conftest import ROOT, ToyWorker, body, running_service
 from tests.service.test_jobs import is_problem
@@ -238,3 +242,28 @@ def test_client_of_a_proxy_is_believed_from_trusted_ones_alone(redis: Redis, ser
             while not (requests := [json.loads(each) for each in lines if '"request"' in each]):
                 time.sleep(0.01)
         assert requests[0]["client"].startswith(told)
+
+
+def test_request_that_the_stop_of_the_service_cuts_is_answered() -> None:
+    sent: list[Message] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.Event().wait()
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b""}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def scenario() -> None:
+        requests = Requests(app, Metrics(), Settings(), {})
+        scope = {"type": "http", "method": "GET", "path": "/", "headers": [(b"host", b"localhost")], "client": None}
+        task = asyncio.create_task(requests(scope | {"query_string": b""}, receive, send))
+        await asyncio.sleep(0)
+        task.cancel()
+        await task
+
+    asyncio.run(scenario())
+    assert sent[0]["status"] == 503
+    assert {b"x-request-id", b"retry-after"} <= {name for name, _ in sent[0]["headers"]}

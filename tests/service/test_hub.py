@@ -65,10 +65,10 @@ def test_connection_that_is_being_closed_counts_as_one_that_is_gone(error: Excep
         raise error
 
 
-def test_listeners_share_the_latest_preview_of_each_image_and_hold_no_other(
+def test_listeners_share_previews_and_slow_ones_are_left_the_latest_of_each_image(
     redis_server: RedisServer, redis: Redis
 ) -> None:
-    async def scenario() -> None:
+    async def steps_held(picture: bytes) -> list[tuple[int, int]]:
         client = AsyncRedis.from_url(redis_server.address)
         hub = Hub(client)
         running = asyncio.create_task(hub.run())
@@ -76,16 +76,17 @@ def test_listeners_share_the_latest_preview_of_each_image_and_hold_no_other(
             await asyncio.sleep(0.01)
         async with hub.listen("job") as slow, hub.listen("job") as other:
             for index, step in ((0, 1), (1, 1), (0, 2), (0, 3)):
-                publish_preview(redis, "job", Preview(index, "base", step, 3, b"png"))
+                publish_preview(redis, "job", Preview(index, "base", step, 3, picture))
             told: list[str] = []
             while not told or json.loads(told[-1])["step"] != 3:
                 await slow.wait(5)
                 told += slow.previews()
-            shared = other.previews()
-        assert [(each["index"], each["step"]) for each in map(json.loads, shared)] == [(1, 1), (0, 3)]
-        assert shared[-1] is told[-1]
+            held = other.previews()
+        assert held[-1] is told[-1]
         running.cancel()
         await hub.close()
         await client.aclose()
+        return [(each["index"], each["step"]) for each in map(json.loads, held)]
 
-    asyncio.run(scenario())
+    assert asyncio.run(steps_held(b"small")) == [(0, 1), (1, 1), (0, 2), (0, 3)]
+    assert asyncio.run(steps_held(bytes(150_000))) == [(1, 1), (0, 3)]

@@ -1,16 +1,20 @@
 """What a client can make the service hold, and for how long: a real service with small limits, and raw connections."""
 
+import asyncio
 import json
 import socket
+import struct
 import time
 from collections.abc import Iterator
 from http.client import HTTPResponse
 
 import psutil
 import pytest
+import uvloop
 from redis import Redis
 
 from jobs.settings import Settings
+from service.protocol import WhileOpen
 from tests.service.conftest import running_service
 
 pytestmark = pytest.mark.process
@@ -88,6 +92,24 @@ def test_head_without_an_end_is_refused_at_the_limit(caller: Caller, head: bytes
     status, content = caller.error()
     assert status == 431
     assert "ADM_MAX_HEADER_BYTES" in str(content["detail"])
+
+
+@pytest.mark.parametrize("endless", [b"0\r\nX-Trailer: ", b"0\r\n", b"1;extension="])
+def test_chunked_body_whose_framing_has_no_end_is_refused(caller: Caller, endless: bytes) -> None:
+    caller.send(
+        b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n" + endless
+    )
+    caller.send(b"X: y\r\n" * 100_000 if endless == b"0\r\n" else b"a" * 600_000)
+    assert caller.error()[0] == 431
+
+
+def test_trailers_are_no_headers(caller: Caller) -> None:
+    caller.send(
+        b"POST /v1/nothing HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+        b"1\r\n{\r\n0\r\nX-Request-ID: trailer\r\n\r\n"
+    )
+    assert b"trailer" not in caller.socket.recv(9999)
 
 
 def test_head_that_is_complete_is_refused_above_the_limit_alone(caller: Caller) -> None:
@@ -197,3 +219,28 @@ def test_what_is_not_http_is_a_problem(caller: Caller) -> None:
 def test_offer_of_another_protocol_is_answered_in_this_one(caller: Caller) -> None:
     caller.send(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
     assert caller.rest().startswith(b"HTTP/1.1 200")
+
+
+def test_answer_to_a_client_that_has_reset_the_connection_is_dropped() -> None:
+    """uvloop raises as soon as the socket is gone; the protocol hears of that a turn of the loop later."""
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        made: asyncio.Future[asyncio.Transport] = loop.create_future()
+
+        class Server(asyncio.Protocol):
+            def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # a TCP server's
+                made.set_result(transport)
+
+        server = await loop.create_server(Server, "127.0.0.1", 0)
+        with socket.create_connection(server.sockets[0].getsockname()) as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            transport = await made
+        while not transport.is_closing():
+            await asyncio.sleep(0.01)
+        with pytest.raises(RuntimeError, match="the handler is closed"):
+            transport.write(b"x")
+        WhileOpen(transport).write(b"x")
+        server.close()
+
+    uvloop.run(scenario())

@@ -140,6 +140,14 @@ def test_metrics_tell_what_a_pipeline_has_queued_from_what_its_workers_have(
         assert f'adm_pipeline_queued_seconds{{pipeline="{name}"}} 16.0' in lines
 
 
+def test_page_and_document_have_routes_of_their_own_in_metrics(client: httpx2.Client) -> None:
+    for path in ("/openapi.json", "/static/js/main.js", "/"):
+        client.get(path)
+    text = client.get("/metrics").text
+    for route in ("/openapi.json", "/static/{name:path}", "/"):
+        assert f'adm_http_requests_total{{method="GET",route="{route}",status="200"}}' in text
+
+
 def test_page_files_and_docs_come_from_here_under_a_policy(client: httpx2.Client) -> None:
     docs = client.get("/docs")
     assert "'self'" in docs.headers["content-security-policy"]

@@ -13,6 +13,9 @@ export class Problem extends Error {
 /** Path under which a proxy publishes the service; empty at the root of a host. */
 export const ROOT = new URL("../..", import.meta.url).pathname.replace(/\/$/, "");
 
+/** Path of an uploaded picture. */
+export const pathOfFile = (id) => `${ROOT}/v1/files/${id}/content`;
+
 const NOT_MODIFIED = 304;
 const UNREACHABLE = { status: 0, title: "Unreachable", detail: "The service cannot be reached" };
 
