@@ -12,6 +12,7 @@ from cli.failure import one_line_errors
 
 if TYPE_CHECKING:
     from models.presets import Preset
+    from models.wrapping import Network
 
 app = typer.Typer(help="Official checkpoints: list, fetch, verify, convert; inspect any.", no_args_is_help=True)
 
@@ -163,12 +164,15 @@ def verify(path: File, preset: PresetOption = None, weights_at: Where = None) ->
 
     Without a preset it is compared with what it says of itself, or with the network that its keys tell.
     """
+    from models.tensor_file import read_network
     from models.verify import expected
     from models.verify import verify as verify_file
 
     with wrong_answers(path):
-        name, config = expected(path, preset, weights_at)
-        lines = verify_file(path, config, weights_at)
+        network = read_network(path, weights_at)
+        name, config = expected(path, preset, network.tensors)
+        lines = verify_file(path, network.tensors, config)
+    tell_place(network)
     for line in lines:
         typer.echo(f"{path.name}: {line}")
     typer.echo(f"{path.name}: is {name}" if not lines else f"{path.name}: {len(lines)} differences from {name}")
@@ -223,7 +227,8 @@ def convert(
         raise typer.Exit(1)
     with wrong_answers(path):
         named = None if answers.given() else preset_of(path, preset)
-        convert_file(path, out, DTYPES[dtype], named, answers, weights_at)
+        network = convert_file(path, out, DTYPES[dtype], named, answers, weights_at)
+    tell_place(network)
     told = (
         ""
         if named is not None or answers.given()
@@ -272,11 +277,9 @@ def inspect(
     from rich.table import Table
 
     from models.answers import Answers, resolve
-    from models.file_form import named
     from models.said import said_of
-    from models.tensor_file import read_networks
+    from models.tensor_file import read_network
     from models.verify import shapes_of
-    from models.wrapping import chosen
 
     answers = Answers(
         use_new_attention_order=use_new_attention_order,
@@ -292,9 +295,7 @@ def inspect(
         sigma_small=sigma_small,
     )
     with wrong_answers(path):
-        networks = read_networks(path)
-        with named(path):
-            network = chosen(networks, weights_at)
+        network = read_network(path, weights_at)
         shapes = shapes_of(network.tensors)
         said = {"as you say": answers} | said_of(path)
         resolved = resolve(shapes, reduce(Answers.over, said.values()))
@@ -308,9 +309,9 @@ def inspect(
     known.add_row(
         "dtypes", ", ".join(sorted({str(each.dtype).removeprefix("torch.") for each in network.tensors.values()}))
     )
-    if network.where or len(networks) > 1:
+    if network.where or network.others:
         known.add_row("weights at", network.where)
-        known.add_row("--weights-at takes", ", ".join(each.where for each in networks))
+        known.add_row("--weights-at also takes", ", ".join(network.others))
     asked = Table("flag", "value", "", "if it is wrong", title="Not told by its keys: if assumed, ask who trained it")
     for each in resolved.open:
         whence = next((where for where, source in said.items() if source.settle(each)), "assumed")
@@ -318,6 +319,12 @@ def inspect(
     console = Console()
     console.print(known)
     console.print(asked)
+
+
+def tell_place(network: "Network") -> None:
+    """Say on stderr which of several networks in a file was taken."""
+    if network.told:
+        typer.echo(f"adm: {network.told} (--weights-at)", err=True)
 
 
 @contextlib.contextmanager

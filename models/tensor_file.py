@@ -45,11 +45,16 @@ def read_networks(path: Path) -> list[Network]:
         return networks_in(content)
 
 
-def read_tensors(path: Path, where: str | None = None) -> dict[str, Tensor]:
-    """The tensors of one network of a file: that at `where`, or the first of `read_networks`. Raises: WeightsError."""
+def read_network(path: Path, where: str | None = None) -> Network:
+    """The network at a place of a weights file, or the first of `read_networks`. Raises: WeightsError."""
     networks = read_networks(path)
     with named(path):
-        return chosen(networks, where).tensors
+        return chosen(networks, where)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of the first of `read_networks`. Raises: WeightsError."""
+    return read_network(path).tensors
 
 
 def read_metadata(path: Path) -> dict[str, str]:

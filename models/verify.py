@@ -11,7 +11,8 @@ from models.checkpoint import NetworkConfig, blank_network, metadata_of, read_co
 from models.inspection import foreign, inspect_shapes
 from models.presets import PRESETS, Preset
 from models.record import ChangedFileError, recorded_hash, write_record
-from models.tensor_file import WeightsError, is_finite, read_metadata, read_tensors, write_tensors
+from models.tensor_file import WeightsError, is_finite, read_metadata, read_network, write_tensors
+from models.wrapping import Network
 
 
 def preset_of(path: Path, name: str | None = None) -> Preset | None:
@@ -23,7 +24,7 @@ def preset_of(path: Path, name: str | None = None) -> Preset | None:
     return PRESETS[name]
 
 
-def expected(path: Path, preset: str | None, where: str | None = None) -> tuple[str, NetworkConfig]:
+def expected(path: Path, preset: str | None, tensors: Mapping[str, Tensor]) -> tuple[str, NetworkConfig]:
     """What a file is to be, in words and as a network: its preset's, else as it says itself, else as its keys tell.
 
     Raises: WeightsError; NotAdmError where none of them says.
@@ -32,7 +33,7 @@ def expected(path: Path, preset: str | None, where: str | None = None) -> tuple[
         return named.name, named.config
     if "kind" in read_metadata(path):
         return "the network that it says it is", read_config(path)
-    return "a whole ADM network", inspect_shapes(shapes_of(read_tensors(path, where))).config
+    return "a whole ADM network", inspect_shapes(shapes_of(tensors)).config
 
 
 def differences(tensors: Mapping[str, Tensor], config: NetworkConfig) -> list[str]:
@@ -54,9 +55,9 @@ def differences(tensors: Mapping[str, Tensor], config: NetworkConfig) -> list[st
     return lines + [f"{key} holds values that are not finite" for key, value in tensors.items() if not is_finite(value)]
 
 
-def verify(path: Path, config: NetworkConfig, where: str | None = None) -> list[str]:
-    """What is wrong with a file, one line each, its record included. Raises: WeightsError for one not readable."""
-    lines = differences(read_tensors(path, where), config)
+def verify(path: Path, tensors: Mapping[str, Tensor], config: NetworkConfig) -> list[str]:
+    """What is wrong with a file that has these tensors, one line each, its record included."""
+    lines = differences(tensors, config)
     try:
         recorded_hash(path)
     except ChangedFileError as error:
@@ -71,11 +72,12 @@ def convert(
     preset: Preset | None = None,
     answers: Answers | None = None,
     where: str | None = None,
-) -> None:
+) -> Network:
     """Write a checkpoint as safetensors of a dtype, with its configuration and process where known, and record it.
 
-    where: of the weights in the file, as `read_tensors` takes it.
-    They are its preset's, or what its keys and the answers say together; with neither, tensors alone are written.
+    Returns the network that was written, which is that at `where` in the file, as `read_network` takes it.
+    Configuration and process are its preset's, or what its keys and the answers say together; with neither, tensors
+    alone are written.
     The source is mapped and the target written a tensor at a time, so that no second copy is ever in memory.
     Raises: WeightsError where the source is not its preset's, and for values that are not finite in dtype; NotAdmError
     and AnswersError where answers do not suit the file or settle it; nothing is written then.
@@ -84,8 +86,10 @@ def convert(
         raise WeightsError(f"{target.name}: converted files are named .safetensors")
     if target.exists() and target.samefile(source):
         raise WeightsError(f"{target.name}: is the file to convert")
-    tensors = read_tensors(source, where)
-    write_record(target, write_tensors(target, tensors, dtype, _identity(source, tensors, preset, answers)))
+    network = read_network(source, where)
+    identity = _identity(source, network.tensors, preset, answers)
+    write_record(target, write_tensors(target, network.tensors, dtype, identity))
+    return network
 
 
 def _identity(

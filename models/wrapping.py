@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -16,10 +16,24 @@ SHOWN_ENTRIES = 8
 
 @dataclass(frozen=True)
 class Network:
-    """The tensors of one network of a file. where: what stands before its keys, as `model.module`; "" for nothing."""
+    """The tensors of one network of a file.
+
+    where: what stands before its keys, as `model.module`; "" for nothing.
+    others: the places of the file's other networks.
+    """
 
     where: str
     tensors: dict[str, Tensor]
+    others: tuple[str, ...] = ()
+
+    @property
+    def told(self) -> str:
+        """Which of several networks this is; "" for the only one."""
+        return (
+            f"of its networks, that at {self.where!r}; others at {', '.join(map(repr, self.others))}"
+            if self.others
+            else ""
+        )
 
 
 def networks_in(content: object) -> list[Network]:
@@ -43,7 +57,7 @@ def chosen(networks: list[Network], where: str | None) -> Network:
     """The network at a place, or the first. Raises: WeightsError for a place that there is not."""
     for each in networks:
         if where in (None, each.where):
-            return each
+            return replace(each, others=tuple(other.where for other in networks if other is not each))
     raise WeightsError(f"has no weights at {where!r}; there are {', '.join(repr(each.where) for each in networks)}")
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from models.checkpoint import WeightsError, blank_network, check_state, load_network, read_config
 from models.presets import PRESETS, Preset
 from models.record import read_record, recorded_hash, write_record
+from models.tensor_file import read_tensors
 from models.unet import UNet, build_unet
 from models.verify import convert, differences, preset_of, verify
 from tests.models.samples import BASE, seeded
@@ -69,13 +70,15 @@ def test_every_difference_is_named() -> None:
 
 
 def test_whole_checkpoint_has_no_difference(checkpoint: Path) -> None:
-    assert verify(checkpoint, BASE) == []
+    assert verify(checkpoint, read_tensors(checkpoint), BASE) == []
 
 
 def test_file_that_is_not_the_one_recorded_is_told(checkpoint: Path) -> None:
     write_record(checkpoint, "0" * 64)
     os.utime(checkpoint)
-    assert verify(checkpoint, BASE) == ["has changed since it was recorded; if that is meant, delete its .json"]
+    assert verify(checkpoint, read_tensors(checkpoint), BASE) == [
+        "has changed since it was recorded; if that is meant, delete its .json"
+    ]
 
 
 @pytest.mark.parametrize(("dtype", "suffix"), [(torch.float32, "32"), (torch.float16, "16"), (torch.bfloat16, "b16")])
@@ -92,7 +95,7 @@ def test_converted_file_holds_the_same_values_and_says_what_it_is(
     record = read_record(target)
     assert record is not None
     assert record.sha256 == recorded_hash(target)
-    assert verify(target, BASE) == []
+    assert verify(target, read_tensors(target), BASE) == []
 
 
 def too_large(tensors: dict[str, Tensor]) -> None:

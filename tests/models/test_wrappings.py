@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 from cli.main import app
 from models.checkpoint import load_network
 from models.file_form import WeightsError
-from models.tensor_file import read_networks, read_tensors
+from models.tensor_file import read_network, read_networks, read_tensors
 from models.unet import UNet, build_unet
 from models.verify import differences
 from tests.models.samples import BASE, seeded
@@ -109,9 +109,13 @@ def test_network_is_found_in_every_wrapping(tmp_path: Path, state: dict[str, Ten
 
 def test_other_network_of_a_file_is_read_at_its_place(tmp_path: Path, state: dict[str, Tensor]) -> None:
     torch.save({"model": state, "ema": zeroed(state)}, tmp_path / "run.pt")
-    assert torch.equal(read_tensors(tmp_path / "run.pt", "model")["out.2.weight"], state["out.2.weight"])
+    assert torch.equal(read_network(tmp_path / "run.pt", "model").tensors["out.2.weight"], state["out.2.weight"])
     with pytest.raises(WeightsError, match=r"run\.pt: has no weights at 'weights'; there are 'ema', 'model'\Z"):
-        read_tensors(tmp_path / "run.pt", "weights")
+        read_network(tmp_path / "run.pt", "weights")
+    for command in (["verify"], ["convert", "--dtype", "fp16"]):
+        out = [str(tmp_path / "out.safetensors")] if command[0] == "convert" else []
+        result = RUN.invoke(app, ["models", command[0], str(tmp_path / "run.pt"), *out, *command[1:]])
+        assert "adm: of its networks, that at 'ema'; others at 'model' (--weights-at)" in result.output
 
 
 @pytest.mark.parametrize("name", ["mine.pt", "mine.safetensors", "mine.bin"])
@@ -305,6 +309,6 @@ def test_inspect_names_the_places_and_claims_nothing_of_dropout(tmp_path: Path, 
         row[0]: row[1] for line in output.splitlines() if len(row := [c.strip() for c in line.split("│")[1:-1]]) == 2
     }
     assert rows["weights at"] == "model"
-    assert rows["--weights-at takes"] == "ema, model"
+    assert rows["--weights-at also takes"] == "ema"
     assert rows["dtypes"] == "float16, float32"
     assert "dropout" not in output
