@@ -15,6 +15,15 @@ from bulk.plan import Chunk
 
 LOCAL_HEADER = struct.Struct("<26xHH")  # of a zip's member; the lengths of its name and of its extra field
 CHANNELS = 3
+DAMAGE = (
+    ValueError,
+    TypeError,
+    SyntaxError,
+    NotImplementedError,
+    OverflowError,
+    MemoryError,
+    struct.error,
+)  # odd bytes
 LABELS = {
     "|u1": "B",
     "<i2": "h",
@@ -63,10 +72,12 @@ def read_base_samples(path: Path) -> BaseSamples:
             file.seek(0)
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     except KeyError as error:
-        raise BulkError(f"--base-samples {path}: has no arr_0, as numpy.savez names what it is given first") from error
+        raise BulkError(
+            f"--base-samples {path}: has no {error}; numpy.savez names what it is given first arr_0"
+        ) from error
     except OSError as error:
         raise BulkError(f"--base-samples {path}: {error.strerror or error}") from error
-    except (zipfile.BadZipFile, ValueError, SyntaxError, struct.error) as error:
+    except (zipfile.BadZipFile, *DAMAGE) as error:
         raise BulkError(f"--base-samples {path}: is no whole .npz of numpy.savez ({error})") from error
     count, size = shape[:2]
     if labels is not None and len(labels) != count:
