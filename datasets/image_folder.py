@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from datasets.entries import CLASS_FILE, Entry, find_entries
 from datasets.listing import Labels, LabelsFrom, Skipped, label_pictures, labels_of
@@ -55,49 +54,6 @@ def reduce_to(image: Image.Image, short_side: int) -> Image.Image:
     scale = short_side / min(image.size)
     size = (round(image.width * scale), round(image.height * scale))
     return image.resize(size, Image.Resampling.BICUBIC)
-
-
-class ImageFolder(Dataset[tuple[Tensor, int]]):
-    """One process's share of labelled pictures, decoded at each visit.
-
-    Items are ([3, image_size, image_size] uint8 RGB, class label). With `augment_crop` or `flip` an item changes at
-    every visit; what is drawn comes from torch's generator, so that the workers of a data loader draw apart.
-    Raises: ValueError for a rank that gets none, and for an item that is no picture, by its name.
-    """
-
-    def __init__(
-        self,
-        pictures: Labels,
-        image_size: int,
-        *,
-        augment_crop: bool = False,
-        flip: bool = True,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        # numbered over the whole folder: a class has one label in every process
-        self.files, self.labels = pictures.files[rank::world_size], pictures.labels[rank::world_size]
-        if not self.files:
-            raise ValueError(f"there are {len(pictures.files)} pictures, none of them for rank {rank} of {world_size}")
-        self.image_size, self.augment_crop, self.flip = image_size, augment_crop, flip
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        try:
-            image = decode(self.files[index])
-        except PictureError as error:
-            raise ValueError(f"{self.files[index]}: {error}") from error
-        generator = np.random.default_rng(int(torch.randint(2**62, ())))
-        if self.augment_crop:
-            image = random_crop(image, self.image_size, generator)
-        else:
-            image = center_crop(image, self.image_size)
-        pixels = np.array(image)
-        if self.flip and generator.random() < 0.5:  # after the crop, as the official code draws them
-            pixels = np.ascontiguousarray(pixels[:, ::-1])
-        return torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), self.labels[index]
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import re
 import socket
 from collections.abc import Mapping
 from difflib import get_close_matches
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 from urllib.parse import parse_qsl, quote, urlsplit, urlunsplit
@@ -22,6 +23,7 @@ from jobs.errors import SettingsError
 PREFIX = "ADM_"
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
 SECRET = re.compile("pass|secret|token|key|user|cred", re.IGNORECASE)  # in the name of a parameter of an address
+HOST_NAME = re.compile(r"\*|[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
 MAX_WORKER_NAME = 64
 SHIPPED_PIPELINES = ("demo", "demo-uncond")
 STORE_TIMEOUT_SECONDS = 10.0
@@ -207,6 +209,21 @@ class Settings(BaseSettings):
     @classmethod
     def split_names(cls, value: Any) -> Any:
         return tuple(filter(None, (name.strip() for name in value.split(",")))) if isinstance(value, str) else value
+
+    @field_validator("hosts")
+    @classmethod
+    def refuse_what_is_no_name(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if not HOST_NAME.fullmatch(name):
+                raise ValueError(f"{name!r} must be a name alone, as images.example, without scheme, port and path")
+        return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def refuse_what_is_no_address(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for address in value:
+            ip_network(address, strict=False)
+        return value
 
     @field_validator("redis_url")
     @classmethod

@@ -42,23 +42,28 @@ async def livez() -> Ok:
 
 
 @router.get("/readyz", response_model=Ok, summary="It can serve", responses=documented(422, 503))
-def readyz(
+async def readyz(
     request: Request,
     service: ServiceDep,
     workers: Annotated[bool, Query(description="ask too that a live worker holds the default pipeline")] = False,
 ) -> Any:
-    if (fault := look(service.redis).fault) is not None:  # Redis away: the handler of its errors answers 503
-        return unavailable(request, fault)
-    fleet = service.queue.fleet.read(fresh=True)
+    lacks = await to_thread.run_sync(what_is_lacking, service, workers, limiter=service.probing)
+    return Ok() if lacks is None else unavailable(request, lacks)
+
+
+def what_is_lacking(service: Service, workers: bool) -> str | None:
+    """Why the service cannot serve; None if it can. Raises: RedisError, whose handler answers 503."""
+    if (fault := look(service.redis).fault) is not None:
+        return fault
     default = service.settings.default_model
-    if workers and not fleet.holders(default):
-        return unavailable(request, f"no worker holds the pipeline {default!r}")
-    return Ok()
+    if not service.queue.fleet.read(fresh=True).holders(default) and workers:
+        return f"no worker holds the pipeline {default!r}"
+    return None
 
 
 @router.get("/healthz", response_model=Health, summary="Detail", responses=documented(503))
-def healthz(service: ServiceDep) -> Health:
-    return health(service)
+async def healthz(service: ServiceDep) -> Health:
+    return await to_thread.run_sync(health, service, limiter=service.probing)
 
 
 def health(service: Service) -> Health:
@@ -89,7 +94,7 @@ METRICS_TEXT = {"description": "Prometheus text", "content": {CONTENT_TYPE_LATES
 @router.get("/metrics", response_class=Response, summary="Metrics", responses={200: METRICS_TEXT})
 async def get_metrics(service: ServiceDep) -> Response:
     try:
-        text = await to_thread.run_sync(metrics.text, service.metrics, service.queue, limiter=service.scraping)
+        text = await to_thread.run_sync(metrics.text, service.metrics, service.queue, limiter=service.probing)
     except RedisError:
         text = metrics.own_text(service.metrics)  # what is left to tell matters most just then
     return Response(text, headers={"Content-Type": CONTENT_TYPE_LATEST})

@@ -27,6 +27,8 @@ from service.metrics import Metrics
 from service.store_calls import StoreCalls
 from service.upkeep import Upkeep
 
+PROBES = 3  # threads: one for each of /metrics, /readyz and /healthz, as a rule
+
 
 @dataclass(frozen=True)
 class Service:
@@ -43,7 +45,7 @@ class Service:
     lookups: Batches[str, Job]
     records: Batches[str, Record | None]
     events: Batches[Place, list[Event]]
-    scraping: CapacityLimiter  # of /metrics: one at a time, and never behind other calls of Redis
+    probing: CapacityLimiter  # of /metrics and probes: they never wait behind other calls of Redis
 
 
 def connect(settings: Settings, metrics: Metrics) -> Service:
@@ -73,7 +75,7 @@ def connect(settings: Settings, metrics: Metrics) -> Service:
         lookups=Batches(queue.get_all),
         records=Batches(queue.records),
         events=Batches(partial(read_events, redis)),
-        scraping=CapacityLimiter(1),
+        probing=CapacityLimiter(PROBES),
     )
 
 

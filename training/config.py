@@ -45,7 +45,9 @@ class Data(Section):
         le=255,
         description="images whose SHA-256 begins with a byte below this are held out of training",
     )
-    loader_processes: int = Field(default=0, ge=0, description="processes that decode images; 0: the training process")
+    loader_processes: int | None = Field(
+        default=None, ge=0, description="processes that decode images; none: as many as cores, up to 8, where it pays"
+    )
 
 
 class Network(Section):

@@ -13,10 +13,10 @@ from models.checkpoint import build_network
 from models.precision import DTYPES, Precision
 from training.checkpointing import checkpoint_blocks
 from training.config import RunConfig
-from training.data import LabelledImages
 from training.distributed import Group
 from training.divergence import DivergenceWatch
 from training.ema import Averages
+from training.images import Images
 from training.objectives import build_objective
 from training.optimisation import FlatGradients, learning_rate, parts
 from training.samples import Batch, Samples, batches
@@ -43,7 +43,7 @@ class Run:
     """
 
     def __init__(
-        self, config: RunConfig, data: LabelledImages, *, device: torch.device, precision: Precision, group: Group
+        self, config: RunConfig, data: Images, *, device: torch.device, precision: Precision, group: Group
     ) -> None:
         self.config, self.data, self.device, self.precision, self.group = config, data, device, precision, group
         torch.manual_seed(config.seed)  # the initial weights: drawn on the CPU, so that every device begins alike

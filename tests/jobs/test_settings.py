@@ -114,3 +114,30 @@ def test_pipelines_of_a_stack_are_read_with_a_byte_order_mark_too(tmp_path: Path
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "stack.json").write_text('{"pipelines": {"mine": {}}}', encoding=encoding)
     assert Settings(weights=tmp_path).pipelines == ("mine",)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("ADM_HOSTS", "https://images.example"),
+        ("ADM_HOSTS", "images.example:8000"),
+        ("ADM_HOSTS", "images.example/adm"),
+        ("ADM_TRUSTED_PROXIES", "proxy.example"),
+        ("ADM_TRUSTED_PROXIES", "10.0.0.0/64"),
+        ("ADM_ROOT_PATH", "adm"),
+        ("ADM_ROOT_PATH", "/adm/"),
+    ],
+)
+def test_what_cannot_be_a_host_a_proxy_or_a_path_is_refused(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SettingsError, match=rf"^{variable}: [^\n]+$"):
+        Settings.load()
+
+
+def test_hosts_and_proxies_are_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ADM_HOSTS", "images.example, [fd00::1]")
+    monkeypatch.setenv("ADM_TRUSTED_PROXIES", "10.0.0.0/8,::1")
+    settings = Settings.load()
+    assert (settings.hosts, settings.trusted_proxies) == (("images.example", "[fd00::1]"), ("10.0.0.0/8", "::1"))
