@@ -9,6 +9,7 @@
 #   make bench    ratios against the official way, a job at a time and the bare engine; into bench/results
 #   make test-gpu, make bench-gpu    tests and times of this machine's GPU, with GPU_PYTHON and the torch it has
 #   make gpu-day  both, and the neighbours' comparison, in ten minutes; OUT=folder of the results
+#   make test-peers    random settings beside diffusers, torch-fidelity, torchmetrics and, from OFFICIAL=folder, the official code
 #   make golden   the reference cases under GOLDEN=tests/golden
 #   make judge    measure the demo stack and write weights/demo/judge.json
 #   make lock     resolve the dependencies anew into requirements.lock
@@ -20,8 +21,9 @@ GPU_PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 KERNELS := .venv/.kernels
+PEERS := build/peers
 
-.PHONY: up demo test test-fast coverage check chaos bench test-gpu bench-gpu gpu-day golden judge install browser lock clean
+.PHONY: up demo test test-fast coverage check chaos bench test-gpu bench-gpu gpu-day test-peers golden judge install browser lock clean
 
 up: install
 	$(BIN)/adm up
@@ -69,6 +71,17 @@ gpu-day:
 
 bench-gpu:
 	$(GPU_PYTHON) -m bench.device
+
+test-peers: $(PEERS)/.installed
+	$(PEERS)/bin/python -m pytest -W default -o addopts="--import-mode=importlib --strict-markers --strict-config" tests/peers
+
+# Its own packages over those of the project, which a line of a .pth file adds: there is one torch.
+$(PEERS)/.installed: $(STAMP) tests/peers/requirements.txt
+	$(BIN)/python -m venv --clear $(PEERS)
+	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+		> $$($(PEERS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/project.pth
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement tests/peers/requirements.txt
+	touch $@
 
 golden: install
 	$(BIN)/python -m tests.golden_runner $(GOLDEN)

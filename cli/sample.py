@@ -19,8 +19,14 @@ def sample(
         int | None, typer.Option(min=1, help="images; default the lines of a file given as --classes")
     ] = None,
     classes: Annotated[
-        str, typer.Option(help="uniform (drawn), balanced (in turn), none, a list as 0,3,torus in turn, or a file")
-    ] = "uniform",
+        str | None,
+        typer.Option(
+            help="uniform (drawn, the default), balanced (in turn), none, a list as 0,3,torus in turn, or a file"
+        ),
+    ] = None,
+    base_samples: Annotated[
+        Path | None, typer.Option(help="official .npz of images to enlarge, in place of the base stage's")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="pipeline; default ADM_DEFAULT_MODEL")] = None,
     guidance_scale: Annotated[float | None, typer.Option(help="default the pipeline's")] = None,
     steps: Annotated[int | None, typer.Option(help="default the pipeline's")] = None,
@@ -84,6 +90,7 @@ def sample(
             time_grid=time_grid,
             thresholding=thresholding,
             upsample=upsample,
+            base_samples=base_samples,
             upsampler={name: value for name, value in upsampler.items() if value is not None},
         )
         if local:

@@ -17,6 +17,9 @@ Out = Annotated[Path | None, typer.Option(help="folder of the run; default runs/
 Minutes = Annotated[float | None, typer.Option(min=0.01, help="stop then; the same command goes on later")]
 AllowChange = Annotated[list[str] | None, typer.Option(help="field that may differ from what the run began with")]
 Strict = Annotated[bool, typer.Option("--strict", help="refuse images of which a file cannot be used")]
+Weights = Annotated[Path | None, typer.Option(help="network file that a new run begins at, also an official model*.pt")]
+Ema = Annotated[list[Path] | None, typer.Option(help="official ema_*.pt, one for each of the run's averages")]
+OptimiserFile = Annotated[Path | None, typer.Option("--optimiser", help="official opt*.pt that belongs to --weights")]
 Rewind = Annotated[int | None, typer.Option(min=0, help="go back to the newest snapshot up to this step")]
 Cache = Annotated[Path, typer.Option(help="folder where rendered images are kept")]
 
@@ -35,13 +38,18 @@ def train(
     schema: Annotated[bool, typer.Option("--schema", help="print the configuration's JSON schema, and end")] = False,
     presets: Annotated[bool, typer.Option("--presets", help="list the presets, and end")] = False,
     strict: Strict = False,
+    weights: Weights = None,
+    ema: Ema = None,
+    optimiser: OptimiserFile = None,
     cache: Cache = Path("data/cache"),
 ) -> None:
     """Train a network; a run that was stopped, by whatever, goes on where it was.
 
     Several processes: torchrun --nproc-per-node 2 --no-python adm train ...
     """
+    from models.file_form import WeightsError
     from training.config import RunConfig, read_config, read_config_file
+    from training.importing import Beginning
     from training.presets import PRESET_NAMES, read_fields
     from training.session import Request
 
@@ -53,12 +61,13 @@ def train(
         return
     if config is None and preset is None:
         raise typer.BadParameter("give a configuration file or --preset NAME; adm train --presets lists them")
-    with one_line_errors(ValueError, OSError, ArithmeticError):
+    with one_line_errors(ValueError, OSError, WeightsError):
         changes = _changes(images, steps, batch_size, strict)
         fields = read_fields(read_config_file(config) if config else {}, preset, changes)
         run_config = read_config(fields)
         folder = out or Path("runs") / (preset or (config.stem if config else run_config.kind))
-        request = Request(folder, allow_change or (), rewind, minutes, cache)
+        beginning = Beginning(weights, tuple(ema or ()), optimiser)
+        request = Request(folder, allow_change or (), rewind, minutes, beginning, cache)
         if dry_run:
             from training.dry_run import describe
 

@@ -3,6 +3,7 @@
 import gzip
 import struct
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,3 +39,24 @@ def find_labels(images: Path) -> Path:
         if old in images.name and candidate.exists():
             return candidate
     raise ValueError(f"{images}: the file of labels beside it is missing")
+
+
+def find_idx(folder: Path) -> list[Path]:
+    """The files of images of the MNIST family in a folder, by their names, in sorted order."""
+    names = (each for each in folder.iterdir() if each.suffix != ".json")  # what a fetch notes beside a file
+    return sorted(each for each in names if "images-idx3" in each.name or "images.idx3" in each.name)
+
+
+def read_labelled(paths: Sequence[Path]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    """Images [N, H, W] and labels [N] of files, one after the other. Raises: ValueError, which names a file."""
+    images: list[npt.NDArray[np.uint8]] = []
+    labels: list[npt.NDArray[np.uint8]] = []
+    for path in paths:
+        some, of_them = read_idx(path), read_idx(find_labels(path))
+        if some.ndim != 3 or of_them.shape != (len(some),):
+            raise ValueError(f"{path}: holds images of shape {some.shape} and labels of shape {of_them.shape}")
+        if images and some.shape[1:] != images[0].shape[1:]:
+            raise ValueError(f"{path}: its images have another size than those of {paths[0]}")
+        images.append(some)
+        labels.append(of_them)
+    return np.concatenate(images), np.concatenate(labels)

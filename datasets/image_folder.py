@@ -6,7 +6,7 @@ transparency are those of uploads (`pictures.decoding`), and a class may also be
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from datasets.listing import Labels, LabelsFrom, Skipped, find_files, label_pictures
+from datasets.entries import CLASS_FILE, Entry, find_entries
+from datasets.listing import Labels, LabelsFrom, Skipped, label_pictures, labels_of
 from pictures.decoding import PictureError, decode
 from pictures.reduction import halved
 
@@ -56,49 +56,6 @@ def reduce_to(image: Image.Image, short_side: int) -> Image.Image:
     return image.resize(size, Image.Resampling.BICUBIC)
 
 
-class ImageFolder(Dataset[tuple[Tensor, int]]):
-    """One process's share of labelled pictures, decoded at each visit.
-
-    Items are ([3, image_size, image_size] uint8 RGB, class label). With `augment_crop` or `flip` an item changes at
-    every visit; what is drawn comes from torch's generator, so that the workers of a data loader draw apart.
-    Raises: ValueError for a rank that gets none, and for an item that is no picture, by its name.
-    """
-
-    def __init__(
-        self,
-        pictures: Labels,
-        image_size: int,
-        *,
-        augment_crop: bool = False,
-        flip: bool = True,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        # numbered over the whole folder: a class has one label in every process
-        self.files, self.labels = pictures.files[rank::world_size], pictures.labels[rank::world_size]
-        if not self.files:
-            raise ValueError(f"there are {len(pictures.files)} pictures, none of them for rank {rank} of {world_size}")
-        self.image_size, self.augment_crop, self.flip = image_size, augment_crop, flip
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        try:
-            image = decode(self.files[index])
-        except PictureError as error:
-            raise ValueError(f"{self.files[index]}: {error}") from error
-        generator = np.random.default_rng(int(torch.randint(2**62, ())))
-        if self.augment_crop:
-            image = random_crop(image, self.image_size, generator)
-        else:
-            image = center_crop(image, self.image_size)
-        pixels = np.array(image)
-        if self.flip and generator.random() < 0.5:  # after the crop, as the official code draws them
-            pixels = np.ascontiguousarray(pixels[:, ::-1])
-        return torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), self.labels[index]
-
-
 @dataclass(frozen=True)
 class Reading:
     """What was read of a folder, and what was not. Shapes: images [N, 3, image_size, image_size], uint8 RGB."""
@@ -120,24 +77,32 @@ class Reading:
 
 
 def read_folder(folder: Path, image_size: int, labels_from: LabelsFrom = "auto") -> Reading:
-    """Decode every picture below a folder and take its middle square; what is none is skipped, with the reason.
+    """Decode every picture of a folder or an archive and take its middle square; skip what is none, with the reason.
 
-    Raises: ValueError for what is no folder, and for a folder without a picture.
+    Raises: ValueError for what is no folder and no archive, and for one without a picture.
     """
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: there is no such folder")
-    files, skipped = find_files(folder)
+    entries, skipped = find_entries(folder)
     squares: dict[Path, Tensor] = {}
-    for file in files:
+    for entry in entries:
         try:
-            squares[file] = square_pixels(decode(file), image_size)
+            with entry.open() as file:
+                squares[entry.path] = square_pixels(decode(file), image_size)
         except PictureError as error:
-            skipped.append(Skipped(file, str(error)))
+            skipped.append(Skipped(entry.path, str(error)))
         except OSError as error:
-            skipped.append(Skipped(file, f"cannot be opened: {error.strerror}"))
-    labels = label_pictures(folder, list(squares), labels_from)
+            skipped.append(Skipped(entry.path, f"cannot be opened: {error.strerror}"))
+    labels = label_entries(folder, [each for each in entries if each.path in squares], labels_from)
     skipped += labels.skipped
     if not labels.files:
         first = f"; {skipped[0].path.name} {skipped[0].reason}" if skipped else ""
         raise ValueError(f"{folder}: holds no pictures ({len(skipped)} files skipped{first})")
     return Reading(torch.stack([squares[file] for file in labels.files]), labels, tuple(skipped))
+
+
+def label_entries(folder: Path, entries: Sequence[Entry], labels_from: LabelsFrom = "auto") -> Labels:
+    """The classes of pictures: those that shards give, where all have one; else by folder or name."""
+    given = {each.path: each.class_name for each in entries if each.class_name is not None}
+    files = [each.path for each in entries]
+    if files and len(given) == len(files):
+        return labels_of(files, given, f"a class for each text in the {CLASS_FILE} files", "")
+    return label_pictures(folder, files, labels_from)

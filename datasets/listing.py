@@ -2,7 +2,7 @@
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -85,11 +85,11 @@ def label_pictures(folder: Path, files: Sequence[Path], labels_from: LabelsFrom 
         labels_from = "folder" if in_folders else "name"
     if labels_from == "folder":
         names = {file: file.relative_to(base).parts[0] for file in files if file.parent != base}
-        return _labels(files, names, f"a class for each folder in {base}", "lies beside the folders of the classes")
+        return labels_of(files, names, f"a class for each folder in {base}", "lies beside the folders of the classes")
     if not any("_" in file.name for file in files):
-        return _labels(files, dict.fromkeys(files, base.name), 'one class: no subfolder, and no name with a "_"', "")
+        return labels_of(files, dict.fromkeys(files, base.name), 'one class: no subfolder, and no name with a "_"', "")
     names = {file: file.name.partition("_")[0] for file in files if "_" in file.name}
-    return _labels(
+    return labels_of(
         files, names, 'a class for each text before the first "_" of a name', 'has no "_" behind a class in its name'
     )
 
@@ -104,7 +104,8 @@ def _branching(folder: Path, files: Sequence[Path]) -> Path:
     return folder
 
 
-def _labels(files: Sequence[Path], names: dict[Path, str], rule: str, without: str) -> Labels:
+def labels_of(files: Sequence[Path], names: Mapping[Path, str], rule: str, without: str) -> Labels:
+    """Labels by the files' class names; files that have none are skipped, `without` being why."""
     normal = {file: unicodedata.normalize("NFC", name) for file, name in names.items()}
     classes = tuple(sorted(set(normal.values())))
     number = {name: index for index, name in enumerate(classes)}

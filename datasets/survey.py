@@ -1,6 +1,7 @@
 """What a set of training images holds, before anything is trained on it."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from datasets.idx import find_labels, read_idx
-from datasets.listing import LabelsFrom, Skipped, find_files, label_pictures
+from datasets.entries import ARCHIVES, find_entries
+from datasets.idx import find_idx, read_labelled
+from datasets.image_folder import label_entries
+from datasets.listing import LabelsFrom, Skipped
 from pictures.decoding import PictureError, decode
 
 SHOWN_PER_CLASS = 5
@@ -46,28 +49,34 @@ class Survey:
 
 
 def survey(path: Path, labels_from: LabelsFrom = "auto") -> Survey:
-    """Survey a folder, an idx file or an official .npz. Raises: ValueError for what is none of these; OSError."""
-    if path.is_dir():
-        return _survey_folder(path, labels_from)
-    if not path.exists():
-        raise ValueError(f"{path}: there is no such file or folder")
+    """Survey a folder, an archive, idx files or an official .npz. Raises: ValueError for anything else; OSError."""
+    if path.is_dir() and (found := find_idx(path)):
+        return _survey_idx(found)
+    if path.is_dir() or path.suffix.lower() in ARCHIVES or not path.exists():
+        return _survey_files(path, labels_from)
     if path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as arrays:
             if "arr_0" not in arrays:
                 raise ValueError(f"{path}: has no arr_0")
             return _survey_arrays(path, arrays["arr_0"], arrays.get("arr_1"))
-    images = read_idx(path)
-    return _survey_arrays(path, images, read_idx(find_labels(path)))
+    return _survey_idx([path])
 
 
-def _survey_folder(folder: Path, labels_from: LabelsFrom) -> Survey:
-    files, skipped = find_files(folder)
+def _survey_idx(paths: Sequence[Path]) -> Survey:
+    images, labels = read_labelled(paths)
+    return _survey_arrays(paths[0], images, labels)
+
+
+def _survey_files(folder: Path, labels_from: LabelsFrom) -> Survey:
+    entries, skipped = find_entries(folder)
     suffixes = Image.registered_extensions()
     sizes: dict[Path, str] = {}
     ignored = []
-    for file in files:
+    for entry in entries:
+        file = entry.path
         try:
-            picture = decode(file)
+            with entry.open() as content:
+                picture = decode(content)
             sizes[file] = f"{picture.width}x{picture.height}"
         except PictureError as error:
             if file.suffix.lower() in suffixes:
@@ -76,7 +85,8 @@ def _survey_folder(folder: Path, labels_from: LabelsFrom) -> Survey:
                 ignored.append(file)
         except OSError as error:
             skipped.append(Skipped(file, f"cannot be opened: {error.strerror}"))
-    labels = label_pictures(folder, list(sizes), labels_from)
+    opened = {entry.path: entry for entry in entries if entry.path in sizes}
+    labels = label_entries(folder, list(opened.values()), labels_from)
     skipped += labels.skipped
     if not labels.files:
         first = f"; {skipped[0].path.name} {skipped[0].reason}" if skipped else ""
@@ -87,7 +97,8 @@ def _survey_folder(folder: Path, labels_from: LabelsFrom) -> Survey:
     shown: dict[str, list[Image.Image]] = {name: [] for name in labels.classes}
     for file, name in zip(labels.files, names, strict=True):
         if len(shown[name]) < SHOWN_PER_CLASS:
-            shown[name].append(decode(file))
+            with opened[file].open() as content:
+                shown[name].append(decode(content))
     counts = Counter(names)
     return Survey(
         len(names),

@@ -27,6 +27,7 @@ class ErrorKind(StrEnum):
     UNKNOWN_MODEL = "unknown-model"
     UNKNOWN_IMAGE = "unknown-image"
     UNKNOWN_FILE = "unknown-file"
+    UNKNOWN_RUN = "unknown-run"
     IMAGE_NOT_READY = "image-not-ready"
     JOB_ENDED = "job-ended"
     QUEUE_FULL = "queue-full"

@@ -36,7 +36,7 @@ def pipelines_of(weights: Path) -> tuple[str, ...]:
     names: list[str] = []
     for path in sorted(weights.glob("*/stack.json")):
         with contextlib.suppress(OSError, ValueError, AttributeError, KeyError):  # the worker that loads it says more
-            names += json.loads(path.read_text(encoding="utf-8"))["pipelines"].keys()
+            names += json.loads(path.read_bytes())["pipelines"].keys()
     return tuple(names) or SHIPPED_PIPELINES
 
 
@@ -106,6 +106,9 @@ class Settings(BaseSettings):
         default_factory=lambda read: pipelines_of(read["weights"]),
         min_length=1,
         description="pipelines a worker loads, separated by commas; none: those of every stack in ADM_WEIGHTS",
+    )
+    runs: Path | None = Field(
+        default=None, description="folder of training runs that the page /runs shows; none: the page shows none"
     )
     default_model: str = Field(default="demo", min_length=1, description="pipeline of a request that names none")
     worker_name: str | None = Field(
@@ -190,7 +193,7 @@ class Settings(BaseSettings):
         default=4 << 30, ge=1, description="what uploaded pictures that are kept have together; more are refused"
     )
     decode_processes: int = Field(default=2, ge=1, description="uploaded pictures that are decoded at once")
-    decode_cpu_seconds: int = Field(default=10, ge=1, description="processor time for decoding an uploaded picture")
+    decode_cpu_seconds: int = Field(default=5, ge=1, description="processor time for decoding an uploaded picture")
     decode_memory_bytes: int = Field(
         default=512 << 20, ge=1 << 27, description="address space of the process that decodes an uploaded picture"
     )

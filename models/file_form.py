@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import struct
 import tarfile
 import zipfile
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ HEAD_BYTES = 512  # a tar's magic stands at 257
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save's first pickle before torch 1.6: one number
 TAR_MEMBERS = {"sys_info", "pickle", "storages", "tensors"}  # of torch.save's form before torch 0.1.10
 SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})(\.\w+)")
+DAMAGE = (ValueError, NotImplementedError, OverflowError, struct.error)  # of the standard library, for odd bytes
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"7z\xbc\xaf": "7z"}
 
 
@@ -100,6 +102,8 @@ def _zip_form(path: Path) -> Form | str:
             names = [name.rpartition("/")[2] for name in archive.namelist()]
     except zipfile.BadZipFile:
         return f"is cut off after {path.stat().st_size:,} bytes: the end of the zip is missing; fetch it again"
+    except DAMAGE as error:
+        return f"is a damaged zip ({type(error).__name__}); fetch it again"
     if "constants.pkl" in names:
         return "is a TorchScript program; save its state_dict() with torch.save"
     if "data.pkl" in names:
@@ -113,7 +117,7 @@ def _tar_form(path: Path) -> str:
     try:
         with tarfile.open(path) as archive:
             members = set(archive.getnames())
-    except (tarfile.TarError, EOFError):
+    except (tarfile.TarError, EOFError, *DAMAGE):
         members = set()
     if members >= TAR_MEMBERS:
         return (

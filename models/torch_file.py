@@ -4,8 +4,9 @@ import pickle
 import pickletools
 import zipfile
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
+from collections import OrderedDict
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import torch
 
@@ -25,18 +26,26 @@ class Ignored:
     def __setstate__(self, state: object) -> None: ...
 
 
+class Kept:
+    """Stands for a mapping of any class, as settings often are: an ordered one, which torch fills."""
+
+    def __new__(cls, *args: object, **kwargs: object) -> "Kept":
+        return cast("Kept", OrderedDict())
+
+
 def read_torch(path: Path, form: Form) -> object:
     """The object of a file, its tensors mapped where the form allows it, its other objects `Ignored`.
 
-    Only torch's own list of harmless names is ever called; a name of another class stands for `Ignored`, and a name
-    that runs a program is refused. Raises: WeightsError.
+    Only torch's own list of harmless names is ever called; a name of another class stands for `Ignored` or `Kept`, and
+    a name that runs a program is refused. Raises: WeightsError.
     """
     zipped = form is Form.TORCH_ZIP
     mapped = zipped and path.suffix != ".safetensors"  # by its name alone torch.load would take it for one
     try:
         with _pickles(path, zipped) as stream:
             names = _names(stream, 1 if zipped else LEGACY_PICKLES)
-        stand_ins: list[Any] = [(Ignored, name) for name in names]  # torch looks in its own list first
+        # torch looks in its own list first; a class is a mapping if its name says so, as EasyDict and defaultdict do
+        stand_ins: list[Any] = [(Kept if name.lower().endswith("dict") else Ignored, name) for name in names]
         with torch.serialization.safe_globals(stand_ins), path.open("rb") as file:
             return torch.load(path if mapped else file, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # torch raises a dozen kinds for a damaged or hostile file

@@ -1,6 +1,6 @@
 """The program that decodes one picture of a stranger's, from standard input to standard output, within limits.
 
-    python -I -m pictures.child MAX_UPLOAD_PIXELS SHORT_SIDE_PX CPU_SECONDS MEMORY_BYTES
+    python -s -m pictures.child MAX_UPLOAD_PIXELS SHORT_SIDE_PX CPU_SECONDS MEMORY_BYTES
 
 It answers with one line of JSON, then the PNG. It may read and write no file and is killed by the system when its
 processor time is used up.

@@ -11,11 +11,13 @@ import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO
 
 from pictures.decoding import PictureError
 from pictures.reduction import KEPT_ASPECT, Picture
 
+ROOT = Path(__file__).parents[1]  # where `pictures` is found, installed or not
 HELD_UP = 6  # times its processor time that a process may take by the clock: machines are busy
 ANSWER_BYTES = 1 << 12  # of the line before the PNG
 BYTES_PER_PIXEL = 4  # of a PNG of noise, with room
@@ -38,7 +40,8 @@ async def decode_in_child(body: IO[bytes], short_side_px: int, limits: DecodeLim
     body.seek(0)
     numbers = limits.max_upload_pixels, short_side_px, limits.decode_cpu_seconds, limits.decode_memory_bytes
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-I", "-m", "pictures.child", *map(str, numbers)),
+        *(sys.executable, "-s", "-m", "pictures.child", *map(str, numbers)),
+        cwd=ROOT,
         stdin=body.fileno(),
         stdout=PIPE,
         stderr=DEVNULL,

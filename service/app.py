@@ -10,7 +10,17 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
 from jobs.settings import Settings
-from service import openapi, page, problems, routes_events, routes_files, routes_fleet, routes_health, routes_jobs
+from service import (
+    openapi,
+    page,
+    problems,
+    routes_events,
+    routes_files,
+    routes_fleet,
+    routes_health,
+    routes_jobs,
+    routes_runs,
+)
 from service.metrics import Metrics
 from service.middleware import Requests
 from service.state import connect
@@ -56,6 +66,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(routes_events.router)
     app.include_router(routes_files.router)
     app.include_router(routes_fleet.router)
+    app.include_router(routes_runs.router)
     app.include_router(routes_health.router)
     page.install(app)
     problems.install(app)

@@ -28,7 +28,10 @@ class Data(Section):
     """The training images and what is done to each of them."""
 
     source: Literal["images", "shapes"] = Field(default="images", description="files of one's own, or rendered shapes")
-    path: str | None = Field(default=None, description="of images: a folder, an idx file or an official .npz")
+    path: str | None = Field(
+        default=None,
+        description="of images: a folder, a zip or tar file, idx files of the MNIST family, or an official .npz",
+    )
     count: int = Field(default=30_000, ge=1, description="of shapes: number of renders")
     labelled: bool = Field(default=True, description="whether the images have classes")
     labels_from: LabelsFrom = Field(default="auto", description="of a folder: where a file's class stands")
@@ -42,7 +45,9 @@ class Data(Section):
         le=255,
         description="images whose SHA-256 begins with a byte below this are held out of training",
     )
-    loader_processes: int = Field(default=0, ge=0, description="processes that decode images; 0: the training process")
+    loader_processes: int | None = Field(
+        default=None, ge=0, description="processes that decode images; none: as many as cores, up to 8, where it pays"
+    )
 
 
 class Network(Section):

@@ -13,10 +13,10 @@ from models.checkpoint import build_network
 from models.precision import DTYPES, Precision
 from training.checkpointing import checkpoint_blocks
 from training.config import RunConfig
-from training.data import LabelledImages
 from training.distributed import Group
 from training.divergence import DivergenceWatch
 from training.ema import Averages
+from training.images import Images
 from training.objectives import build_objective
 from training.optimisation import FlatGradients, learning_rate, parts
 from training.samples import Batch, Samples, batches
@@ -43,7 +43,7 @@ class Run:
     """
 
     def __init__(
-        self, config: RunConfig, data: LabelledImages, *, device: torch.device, precision: Precision, group: Group
+        self, config: RunConfig, data: Images, *, device: torch.device, precision: Precision, group: Group
     ) -> None:
         self.config, self.data, self.device, self.precision, self.group = config, data, device, precision, group
         torch.manual_seed(config.seed)  # the initial weights: drawn on the CPU, so that every device begins alike
@@ -174,15 +174,16 @@ class Run:
         """The network in evaluation mode with an average's weights, for as long as the context lasts."""
         trained = {key: each.detach().clone() for key, each in self.parameters.items()}
         try:
-            self._set_weights(self.averages.values[name])
+            self.set_weights(self.averages.values[name])
             self.network.eval()
             with torch.no_grad(), self._autocast():
                 yield self.network
         finally:  # an interrupt may save the run, and must not save the average as what is trained
-            self._set_weights(trained)
+            self.set_weights(trained)
 
     @torch.no_grad()
-    def _set_weights(self, weights: Mapping[str, Tensor]) -> None:
+    def set_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Copy weights into the network, which may be compiled and whose gradients stay where they are."""
         for key, parameter in self.parameters.items():
             parameter.copy_(weights[key])
 
@@ -205,7 +206,7 @@ class Run:
         shapes = {key: each.shape for key, each in self.parameters.items()}
         if {key: each.shape for key, each in state["network"].items()} != shapes:
             raise ValueError("the state is of another network")
-        self._set_weights(state["network"])
+        self.set_weights(state["network"])
         self.averages.load(state["averages"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.scaler.load_state_dict(state["scaler"])

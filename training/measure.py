@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from training.data import LabelledImages
+from training.images import Images
 from training.loop import Run
 from training.samples import Samples
 from training.window import Window, means
@@ -14,7 +14,7 @@ BATCH = 50
 
 
 @torch.no_grad()
-def held_out_figures(run: Run, network: nn.Module, held_out: LabelledImages) -> dict[str, float]:
+def held_out_figures(run: Run, network: nn.Module, held_out: Images) -> dict[str, float]:
     """Means by name, "held_out_loss" and its like; none where no image is held out."""
     if len(held_out) == 0:
         return {}

@@ -9,19 +9,19 @@ from PIL import Image
 from torch import Tensor, nn
 
 from diffusion.noise import Draw, normals
-from diffusion.pixels import to_uint8
+from diffusion.pixels import from_uint8, to_uint8
 from diffusion.process import Process
 from diffusion.schedule import sampling_timesteps
 from diffusion.tables import ddim_table, take_step
 from training.config import RunConfig
-from training.data import LabelledImages
+from training.images import Images
 from training.objectives import build_process
 
 PREVIEW_STEPS = 25
 COLUMNS, ROWS = 10, 2  # of a grid; an upsampler's shows bicubic enlargements, its images and the originals
 
 
-def write_preview(config: RunConfig, network: nn.Module, data: LabelledImages, path: Path) -> None:
+def write_preview(config: RunConfig, network: nn.Module, data: Images, path: Path) -> None:
     """Write a grid of what a diffusion network or an upsampler makes; other kinds have none."""
     process, size = build_process(config), config.network.image_size
     device = next(network.parameters()).device
@@ -32,7 +32,8 @@ def write_preview(config: RunConfig, network: nn.Module, data: LabelledImages, p
         write_grid(images, path, COLUMNS)
     elif config.kind == "upsampler":
         shown = data.select(torch.arange(min(COLUMNS, len(data))))
-        x0 = shown.images.to(device).float() / 127.5 - 1
+        pixels = torch.stack([shown.pixels(index, None) for index in range(len(shown))])
+        x0 = from_uint8(pixels.to(device))
         small = config.network.small_size
         assert small is not None
         low_res = F.interpolate(x0, (small, small), mode="area")

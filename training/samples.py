@@ -4,7 +4,7 @@ Sample n is image n of the run: step s trains on samples s * batch_size and foll
 not depend on the batch size, on microbatches, on the number of processes, or on when the run was interrupted.
 """
 
-import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from diffusion.pixels import from_uint8
 from training.config import Data
-from training.data import LabelledImages
+from training.images import Images, ImagesOnDisk
 
-MIN_CROP_SHARE = 0.8  # of an image's edge that a random crop keeps at least, as in the official training
+MOST_LOADERS = 8  # processes that decode, where the configuration does not say
 ORDER, SAMPLE = 0, 1  # what a generator is for: part of its key
 UNIFORMS, FLIP = 24, 3  # uniform numbers of a sample, and the place of that which mirrors it
 
@@ -69,8 +69,9 @@ class Batch:
 class Samples(Dataset[tuple[Tensor, ...]]):
     """Every sample of a run by its number; more_noise: draw a second noise image for each."""
 
-    def __init__(self, data: LabelledImages, settings: Data, seed: int, *, more_noise: bool = False) -> None:
+    def __init__(self, data: Images, settings: Data, seed: int, *, more_noise: bool = False) -> None:
         self.data, self.settings, self.seed, self.more_noise = data, settings, seed, more_noise
+        self.shape = tuple(data.pixels(0, None).shape)
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0))
 
     def __getitem__(self, number: int) -> tuple[Tensor, ...]:
@@ -78,13 +79,11 @@ class Samples(Dataset[tuple[Tensor, ...]]):
         index = int(self._epoch(epoch)[place])
         draws = self._generator(SAMPLE, number)
         uniforms = draws.random(UNIFORMS)
-        pixels = self.data.images[index]
         noise, more_noise = (
-            torch.from_numpy(draws.standard_normal(pixels.shape if drawn else 0, np.float32))
+            torch.from_numpy(draws.standard_normal(self.shape if drawn else 0, np.float32))
             for drawn in (True, self.more_noise)
         )
-        if self.settings.random_crop:
-            pixels = random_crop(pixels, draws)
+        pixels = self.data.pixels(index, draws if self.settings.random_crop else None)
         if self.settings.flip and uniforms[FLIP] < 0.5:
             pixels = pixels.flip(-1)
         return pixels, self.data.class_labels[index], noise, torch.from_numpy(uniforms), more_noise
@@ -102,16 +101,6 @@ class Samples(Dataset[tuple[Tensor, ...]]):
         return np.random.Generator(np.random.Philox(key=[self.seed << 1 | purpose, number]))
 
 
-def random_crop(pixels: Tensor, draws: np.random.Generator) -> Tensor:
-    """A random square of an image [3, H, W], at least 0.8 of its edge, enlarged to the image's size."""
-    size = pixels.shape[-1]
-    edge = int(draws.integers(math.ceil(MIN_CROP_SHARE * size), size, endpoint=True))
-    top, left = (int(each) for each in draws.integers(0, size - edge, 2, endpoint=True))
-    cropped = pixels[:, top : top + edge, left : left + edge][None].float()
-    resized = torch.nn.functional.interpolate(cropped, (size, size), mode="bilinear", antialias=True)
-    return resized[0].round().clamp(0, 255).to(torch.uint8)
-
-
 def collate(samples: Sequence[tuple[Tensor, ...]]) -> Batch:
     pixels, *others = (torch.stack(column) for column in zip(*samples, strict=True))
     return Batch(from_uint8(pixels), *others)
@@ -120,6 +109,8 @@ def collate(samples: Sequence[tuple[Tensor, ...]]) -> Batch:
 def batches(samples: Samples, batch_size: int, first_step: int, rank: int, size: int) -> Iterator[Batch]:
     """This process's share of every batch from a step on, without end; a batch has batch_size samples in all."""
     processes = samples.settings.loader_processes
+    if processes is None:  # decoding takes longer than a step of a small network
+        processes = min(os.cpu_count() or 1, MOST_LOADERS) if isinstance(samples.data, ImagesOnDisk) else 0
 
     def numbers() -> Iterator[list[int]]:
         step = first_step

@@ -34,6 +34,7 @@ from training.data import Split, balance, open_data
 from training.distributed import join_group, local_device
 from training.divergence import DivergedError
 from training.events import Events
+from training.importing import RANDOM_WEIGHTS, Beginning, begin_at
 from training.loop import Run, Tick
 from training.measure import held_out_figures
 from training.preview import write_preview
@@ -46,13 +47,15 @@ LOG_SECONDS = 30.0
 class Request:
     """What a caller asks of a run: its folder, and how to go on where it has begun.
 
-    rewind: the newest snapshot up to this step. minutes: stop then, to go on at the next start.
+    rewind: the newest snapshot up to this step. minutes: stop then, to go on at the next start. beginning: where a run
+    that has not begun takes its first weights from.
     """
 
     folder: Path
     allow_changes: Collection[str] = ()
     rewind: int | None = None
     minutes: float | None = None
+    beginning: Beginning = RANDOM_WEIGHTS
     cache: Path = Path("data/cache")
 
 
@@ -153,6 +156,8 @@ def _go_on(run: Run, request: Request) -> None:
             run.load(read_state(path))
         except (ValueError, KeyError) as error:
             raise TrainingError(f"{path}: {error}") from error
+    else:
+        begin_at(run, request.beginning)
     if run.group.leads:
         forget_after(request.folder, run.step)
         if run.step:

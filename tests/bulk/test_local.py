@@ -180,3 +180,14 @@ def members(group: int) -> list[int]:
         if int(pgrp) == group and state not in "ZX":
             found.append(int(stat.parent.name))
     return found
+
+
+def test_base_samples_are_enlarged_each_by_itself(own_settings: Settings, tmp_path: Path) -> None:
+    sampled(own_settings, tmp_path / "base.npz", count=20, classes="none")
+    alone = {"base_samples": tmp_path / "base.npz", "steps": None, "upsample": None, "upsampler": {"steps": 2}}
+    sampled(own_settings, tmp_path / "few.npz", count=18, **alone)
+    sampled(own_settings, tmp_path / "all.npz", count=None, **alone)
+    with np.load(tmp_path / "few.npz") as few, np.load(tmp_path / "all.npz") as every:
+        assert every["arr_0"].shape[0] == 20
+        assert np.array_equal(few["arr_0"], every["arr_0"][:18])
+        assert len(np.unique(every["arr_0"], axis=0)) == 20

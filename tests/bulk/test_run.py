@@ -372,7 +372,7 @@ def test_every_setting_of_sampling_is_that_of_the_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"time_grid": "even"}, r"--time-grid: "),
+        ({"time_grid": "crooked"}, r"--time-grid: "),
         ({"thresholding": "soft"}, r"--thresholding: "),
         ({"guidance_interval": (-1, 5)}, r"--guidance-interval: "),
         ({"upsample": None, "upsampler": {"strength": 2.0}}, r"--upsample-strength: "),

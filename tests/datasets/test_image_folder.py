@@ -5,8 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from datasets.image_folder import ImageFolder, center_crop, random_crop, read_folder, reduce_to
+from datasets.image_folder import center_crop, random_crop, read_folder, reduce_to, square_pixels
 from datasets.listing import Labels, find_files, label_pictures
+from pictures.decoding import decode
 
 
 def picture(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -25,29 +26,11 @@ def listed(folder: Path) -> Labels:
     return label_pictures(folder, find_files(folder)[0])
 
 
-def test_processes_share_the_files_without_overlap_and_agree_on_labels(folder: Path) -> None:
-    whole = ImageFolder(listed(folder), 8)
-    parts = [ImageFolder(listed(folder), 8, rank=rank, world_size=4) for rank in range(4)]
-    assert [part.files for part in parts] == [whole.files[rank::4] for rank in range(4)]
-    assert parts[1].labels == whole.labels[1::4]
-
-
-def test_rank_without_images_is_an_error(folder: Path) -> None:
-    with pytest.raises(ValueError, match="rank 7 of 8"):
-        ImageFolder(listed(folder), 8, rank=7, world_size=8)
-
-
-def test_item_that_is_no_picture_is_named(folder: Path) -> None:
-    (folder / "cat_1.PNG").write_bytes(b"")
-    data = ImageFolder(listed(folder), 8)
-    with pytest.raises(ValueError, match=r"cat_1\.PNG: is empty$"):
-        data[data.files.index(folder / "cat_1.PNG")]
-
-
 def test_folder_is_read_as_its_pictures_are_decoded_one_by_one(folder: Path) -> None:
-    reading, data = read_folder(folder, 8), ImageFolder(listed(folder), 8, flip=False)
+    reading = read_folder(folder, 8)
     assert reading.labels == listed(folder)
-    assert all(torch.equal(reading.images[index], data[index][0]) for index in range(len(data)))
+    for index, file in enumerate(reading.labels.files):
+        assert torch.equal(reading.images[index], square_pixels(decode(file), 8))
 
 
 @pytest.mark.parametrize("size", [(8, 8), (15, 8), (100, 37), (33, 64), (9, 31)])
@@ -84,13 +67,3 @@ def test_random_crop_draws_every_short_side_and_is_a_window_of_it() -> None:
         assert fits
         seen |= fits
     assert seen == {8, 9, 10}
-
-
-def test_flip_shows_both_sides_and_can_be_turned_off(folder: Path) -> None:
-    plain = ImageFolder(listed(folder), 8, flip=False)[1][0]
-    flipping = ImageFolder(listed(folder), 8)
-    torch.manual_seed(0)
-    seen = [flipping[1][0] for _ in range(20)]
-    mirrored = [torch.equal(each, plain.flip(2)) for each in seen]
-    assert all(torch.equal(each, plain) or other for each, other in zip(seen, mirrored, strict=True))
-    assert 0 < sum(mirrored) < 20

@@ -35,7 +35,8 @@ def test_what_programs_write_is_for_their_user_alone(tmp_path: Path) -> None:
 
 def test_folders_that_were_left_readable_are_closed_and_others_left_alone(tmp_path: Path) -> None:
     for name in ("redis", "images", "others", "run"):
-        (tmp_path / name).mkdir(mode=0o755)
+        (tmp_path / name).mkdir()
+        (tmp_path / name).chmod(0o755)  # whatever umask an earlier test left
     open_data_folder(Settings(data=tmp_path))
     modes = {each.name: oct(stat.S_IMODE(each.stat().st_mode)) for each in tmp_path.iterdir()}
     assert modes == {"redis": "0o700", "images": "0o700", "others": "0o755", "run": "0o700"}

@@ -109,6 +109,13 @@ def test_addresses_are_shown_without_passwords(value: str, shown: str) -> None:
     assert masked(value) == shown
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_pipelines_of_a_stack_are_read_with_a_byte_order_mark_too(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "stack.json").write_text('{"pipelines": {"mine": {}}}', encoding=encoding)
+    assert Settings(weights=tmp_path).pipelines == ("mine",)
+
+
 @pytest.mark.parametrize(
     ("variable", "value"),
     [

@@ -5,7 +5,9 @@ import gzip
 import io
 import json
 import tarfile
+from collections import defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -14,6 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from typer.testing import CliRunner
@@ -62,6 +66,10 @@ def half_convolutions(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return dict(network.state_dict())
 
 
+class AttributeDict(dict[str, Any]):
+    """As configuration libraries have it."""
+
+
 OBJECTS = [frozenset({1}), range(3), slice(1), Decimal(1), datetime(2026, 1, 1, tzinfo=UTC), np.float64(1), np.zeros(2)]
 WRAPPINGS: dict[str, tuple[Wrap, str]] = {
     "bare": (lambda state: state, ""),
@@ -71,6 +79,10 @@ WRAPPINGS: dict[str, tuple[Wrap, str]] = {
     "torch.compile of a block": (compiled, ""),
     "DDP of a compiled one": (lambda state: under("module._orig_mod.", state), "module"),
     "Lightning": (lightning, "state_dict.model"),
+    "mapping of a class": (
+        lambda state: AttributeDict(state_dict=state, counts=defaultdict(list, a=[1])),
+        "state_dict",
+    ),
     "a trainer's objects": (lambda state: {"state_dict": state, "beside": OBJECTS}, "state_dict"),
     "parameters": (lambda state: {key: nn.Parameter(value) for key, value in state.items()}, ""),
     "averaged beside trained": (lambda state: {"model": zeroed(state), "ema": state, "opt": {"state": {}}}, "ema"),
@@ -199,6 +211,34 @@ def test_what_is_no_network_is_one_line_that_says_what_it_is(tmp_path: Path, nam
         assert f"{tmp_path.name}/mine{suffix}: " in result.output
         assert said in result.output
     assert not (tmp_path / "out.safetensors").exists()
+
+
+WRITTEN = [
+    saved({"model": {"input_blocks.0.0.weight": torch.ones(4)}}),
+    saved({"model": {"input_blocks.0.0.weight": torch.ones(4)}}, _use_new_zipfile_serialization=False),
+    tar("weights/a.pt"),
+]
+
+
+@given(
+    written=st.sampled_from(WRITTEN),
+    changes=st.lists(st.tuples(st.integers(0, 4000), st.integers(0, 255)), min_size=1, max_size=8),
+    cut=st.none() | st.integers(0, 4000),
+)
+@example(written=WRITTEN[0], changes=[(len(WRITTEN[0]) - 40, 255)], cut=None)
+def test_damaged_file_is_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory,
+    written: bytes,
+    changes: list[tuple[int, int]],
+    cut: int | None,
+) -> None:
+    data = bytearray(written)
+    for place, value in changes:
+        data[-1 - place % len(data)] = value  # from the end, where a zip has its directory
+    path = tmp_path_factory.getbasetemp() / "damaged.pt"
+    path.write_bytes(data[: cut if cut is None else cut % len(data)])
+    with suppress(WeightsError):
+        read_networks(path)
 
 
 OTHERS: dict[str, tuple[dict[str, Tensor], str]] = {

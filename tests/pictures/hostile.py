@@ -2,7 +2,9 @@
 
 import io
 import zlib
+from contextlib import suppress
 
+import psutil
 from PIL import Image
 
 from tests.jobs.samples import chunk
@@ -33,3 +35,12 @@ def png_bomb(side: int) -> bytes:
         rows += packer.compress(bytes(1 + 4 * side))
     rows += packer.flush()
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def decoders(process: psutil.Process) -> list[psutil.Process]:
+    """The children of a process that decode; one that has ended and is not waited for yet decodes no more."""
+    found = []
+    for each in process.children():
+        with suppress(psutil.NoSuchProcess):  # a zombie too
+            found += [each] if "pictures.child" in each.cmdline() else []
+    return found

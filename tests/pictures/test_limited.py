@@ -10,7 +10,7 @@ from pictures.decoding import PictureError
 from pictures.limited import DecodeLimits, decode_in_child
 from pictures.reduction import Picture
 from tests.jobs.samples import png
-from tests.pictures.hostile import png_bomb, slow_jpeg, wide_webp
+from tests.pictures.hostile import decoders, png_bomb, slow_jpeg, wide_webp
 
 LIMITS = DecodeLimits(max_upload_pixels=25_000_000, decode_cpu_seconds=10, decode_memory_bytes=512 << 20)
 TIGHT = DecodeLimits(max_upload_pixels=50_000_000, decode_cpu_seconds=1, decode_memory_bytes=128 << 20)
@@ -21,10 +21,6 @@ async def decoded(data: bytes, limits: DecodeLimits) -> Picture:
         file.write(data)
         file.flush()
         return await decode_in_child(file, 512, limits)
-
-
-def children() -> list[psutil.Process]:
-    return [each for each in psutil.Process().children() if "pictures.child" in each.cmdline()]
 
 
 def test_honest_picture_comes_back() -> None:
@@ -48,7 +44,7 @@ def test_bomb_is_refused_by_the_limit_that_it_exceeds(data: bytes, limits: Decod
     with pytest.raises(PictureError) as refused:
         asyncio.run(decoded(data, limits))
     assert refused.value.limit == limit
-    assert children() == []
+    assert decoders(psutil.Process()) == []
 
 
 def test_decoding_that_is_cancelled_ends_its_process_which_knew_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,12 +52,12 @@ def test_decoding_that_is_cancelled_ends_its_process_which_knew_no_secret(monkey
 
     async def cancel_when_it_runs() -> dict[str, str]:
         task = asyncio.create_task(decoded(slow_jpeg(40_000), LIMITS))
-        while not children():
+        while not decoders(psutil.Process()):
             await asyncio.sleep(0.01)
-        environment = children()[0].environ()
+        environment = decoders(psutil.Process())[0].environ()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         return environment
 
     assert "AWS_SECRET_ACCESS_KEY" not in asyncio.run(cancel_when_it_runs())
-    assert children() == []
+    assert decoders(psutil.Process()) == []

@@ -3,7 +3,6 @@ import io
 import json
 import os
 import socket
-import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,7 +18,7 @@ from jobs import keys
 from jobs.fleet import announce_pipelines
 from jobs.settings import Settings
 from tests.jobs.samples import DEMO, png
-from tests.pictures.hostile import slow_jpeg, wide_webp
+from tests.pictures.hostile import decoders, slow_jpeg, wide_webp
 from tests.service.conftest import running_service
 from tests.service.test_jobs import is_problem
 from tests.worker.programs import eventually
@@ -169,35 +168,32 @@ def test_picture_is_kept_no_larger_than_pipelines_can_use_and_anew_for_a_larger_
     assert size_kept() == (1200, 1100), "it is not made smaller again"
 
 
-def decoders(process: "subprocess.Popen[str]") -> list[psutil.Process]:
-    return [each for each in psutil.Process(process.pid).children() if "pictures.child" in each.cmdline()]
-
-
 @pytest.mark.slow
 def test_hostile_picture_delays_nobody_and_ends_at_its_limit(redis: Redis, settings: Settings) -> None:
     limited = settings.model_copy(update={"decode_cpu_seconds": 2})
     with running_service(limited) as (address, process, _), httpx2.Client(base_url=address, timeout=60) as client:
         with ThreadPoolExecutor(1) as other:
             hostile = other.submit(client.post, "/v1/files", content=slow_jpeg(40_000))
-            eventually(lambda: bool(decoders(process)), "it is being decoded")
+            eventually(lambda: bool(decoders(psutil.Process(process.pid))), "it is being decoded")
             assert client.post("/v1/files", content=PNG).status_code == 201
             assert not hostile.done()
         assert is_problem(hostile.result(), 422, "/file")
         assert "(ADM_DECODE_CPU_SECONDS)" in hostile.result().json()["detail"]
-        assert decoders(process) == []
+        assert decoders(psutil.Process(process.pid)) == []
 
 
 @pytest.mark.slow
 def test_caller_that_hangs_up_ends_the_decoding(redis: Redis, settings: Settings) -> None:
     patient = settings.model_copy(update={"decode_cpu_seconds": 60})
-    with running_service(patient) as (address, process, _):
+    with running_service(patient) as (address, process, lines):
         host, port = address.removeprefix("http://").split(":")
         data = slow_jpeg(40_000)
         head = f"POST /v1/files HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(data)}\r\n\r\n"
         with socket.create_connection((host, int(port))) as caller:
             caller.sendall(head.encode() + data)
-            eventually(lambda: bool(decoders(process)), "it is being decoded")
-        eventually(lambda: not decoders(process), "nobody waits for it")
+            eventually(lambda: bool(decoders(psutil.Process(process.pid))), "it is being decoded")
+        eventually(lambda: not decoders(psutil.Process(process.pid)), "nobody waits for it")
+    assert not [line for line in lines if "Traceback" in line or '"failed"' in line]
 
 
 @pytest.mark.slow

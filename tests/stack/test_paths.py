@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,7 +17,8 @@ from stack.child import Child, happens
 from stack.embedded import redis_spec
 from tests.jobs.samples import DEMO, png
 from tests.stack.programs import Lines
-from tests.stack.test_up import ROOT, up
+from tests.stack.test_up import up
+from tests.worker.tiny_stack import write_tiny_stack
 from worker.inbox import Inbox
 
 NAMES = ["my data", "take#2", "100%20", "what?", "a=b&c", 'it\'s "quoted"\\', "Büro 日本", "two\nlines"]
@@ -59,7 +59,7 @@ def test_redis_the_store_and_a_worker_work_in_a_folder_of_any_name(short: Path, 
 @pytest.mark.redis
 def test_whole_stack_starts_in_folders_of_any_name(short: Path) -> None:
     folder = short / EVERYTHING
-    shutil.copytree(ROOT / "weights" / "demo", folder / "weights" / "demo")
+    write_tiny_stack(folder / "weights")
     with up(folder, folder / "weights", says="(Ctrl-C stops all)") as stack:
         assert stack.status("/readyz?workers=1") == 200
         assert not any("Traceback" in line for line in stack.said)

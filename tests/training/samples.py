@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from training.config import RunConfig, merge, read_config
-from training.data import LabelledImages, Split
 from training.distributed import Group
+from training.images import ImagesInMemory
 from training.loop import Run, Tick
 from training.session import Request, train
 from training.state import StateFiles
@@ -33,13 +33,13 @@ def config(**changes: Any) -> RunConfig:
     return read_config(merge(FIELDS, changes))
 
 
-def images(count: int = 16, image_size: int = 8) -> LabelledImages:
+def images(count: int = 16, image_size: int = 8) -> ImagesInMemory:
     """Images of one colour each, which tells their class, under a little noise."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(count) % len(CLASSES)
     colours = 200 * torch.eye(3)[labels] + 20
     pixels = colours[:, :, None, None] + torch.randint(30, (count, 3, image_size, image_size), generator=generator)
-    return LabelledImages(pixels.to(torch.uint8), labels, CLASSES)
+    return ImagesInMemory(pixels.to(torch.uint8), labels, CLASSES)
 
 
 def write_npz(path: Path, count: int = 16) -> Path:
@@ -49,7 +49,7 @@ def write_npz(path: Path, count: int = 16) -> Path:
     return path
 
 
-def start(given: RunConfig, group: Group | None = None, data: LabelledImages | None = None) -> Run:
+def start(given: RunConfig, group: Group | None = None, data: ImagesInMemory | None = None) -> Run:
     precision = given.compute.precision
     assert precision != "auto"
     return Run(given, data or images(), device=torch.device("cpu"), precision=precision, group=group or Group())
@@ -67,11 +67,6 @@ def assert_same(one: Run, other: Run) -> None:
     for average, values in one.averages.values.items():
         for name, value in values.items():
             assert torch.equal(value, other.averages.values[average][name]), (average, name)
-
-
-def split(count: int = 16) -> Split:
-    data = images(count)
-    return Split(data, data.select(torch.arange(0)))
 
 
 if __name__ == "__main__":  # a run of its own process, for tests that kill it: FOLDER IMAGES STEPS

@@ -1,0 +1,43 @@
+"""Other implementations, beside which ours runs on random settings that each run draws anew.
+
+OFFICIAL is the folder of guided-diffusion's checkout; PEERS_SEED repeats a run, whose seed its last line says.
+"""
+
+import os
+import random
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+SEED = int(os.environ.get("PEERS_SEED") or random.randrange(2**32))
+# torchvision's operators are built for another torch; its import registers a form of these two, and nobody runs them
+OPERATORS = torch.library.Library("torchvision", "DEF")
+for operator in ("nms", "qnms"):
+    OPERATORS.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
+
+def pytest_configure() -> None:
+    folder = Path(os.environ.get("OFFICIAL") or "build/official")
+    if not (folder / "guided_diffusion" / "script_util.py").is_file():
+        where = "OFFICIAL=folder names the checkout of github.com/openai/guided-diffusion"
+        pytest.exit(f"{folder} has no guided_diffusion; {where}", returncode=1)
+    sys.path.insert(0, str(folder))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if session.testscollected == 0:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    cases = sum(len(terminalreporter.stats.get(outcome, ())) for outcome in ("passed", "failed"))
+    terminalreporter.write_line(f"{cases} cases compared; PEERS_SEED={SEED} draws the same again")
+
+
+@pytest.fixture
+def draw(request: pytest.FixtureRequest) -> random.Random:
+    """Random choices of one case, a function of the seed and of the case's name."""
+    torch.manual_seed(SEED)
+    return random.Random(f"{SEED}/{request.node.name}")
