@@ -22,6 +22,7 @@ COPY cli cli
 COPY jobs jobs
 COPY models models
 COPY pictures pictures
+COPY runfolder runfolder
 COPY service service
 USER adm
 EXPOSE 8000

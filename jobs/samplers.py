@@ -5,6 +5,7 @@ at scales of 8 and more on large models is known from Lu et al. 2022.
 """
 
 import math
+from functools import lru_cache
 from typing import Literal
 
 from pydantic import Field
@@ -88,6 +89,7 @@ def default_grid(sampler: str, steps: int, num_timesteps: int) -> TimeGrid:
     return "even" if sampler == "ddim" and begins == num_timesteps - 1 else "official"
 
 
+@lru_cache(maxsize=1024)  # asked several times for each job that is shown
 def num_evaluations(sampler: str, steps: int) -> int:
     """Network evaluations of a run, which is what its progress and usage count. Names not known here cost 1 a step.
 

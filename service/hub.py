@@ -52,8 +52,9 @@ class Listener:
 
     async def wait(self, seconds: float) -> None:
         """Return when something happened, or after so long."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._woken.wait(), max(0.0, min(seconds, RECHECK_SECONDS)))
+        with contextlib.suppress(TimeoutError):  # not wait_for: until Python 3.12 it may swallow a cancellation
+            async with asyncio.timeout(max(0.0, min(seconds, RECHECK_SECONDS))):
+                await self._woken.wait()
         self._woken.clear()
 
 
@@ -85,7 +86,8 @@ class Hub:
         try:
             confirmed = await self._subscribe(channel)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(confirmed.wait(), 1.0)
+                async with asyncio.timeout(1.0):
+                    await confirmed.wait()
             yield listener
         finally:
             self._listeners[channel].discard(listener)
@@ -123,7 +125,8 @@ class Hub:
         """Pass messages on until cancelled; a Redis that went away is found again."""
         while True:
             try:
-                await self._pubsub.subscribe(KEEP_OPEN_CHANNEL)
+                async with self._lock:  # two that subscribe first would each open a connection, and one be lost
+                    await self._pubsub.subscribe(KEEP_OPEN_CHANNEL)
                 while True:
                     message = await self._pubsub.get_message(timeout=RECHECK_SECONDS)
                     if message is not None:

@@ -100,7 +100,7 @@ def unavailable(request: Request, detail: str, **members: Any) -> Response:
     return problem(request, 503, detail, kind=ErrorKind.UNAVAILABLE, headers=headers, **members)
 
 
-def on_refused(request: Request, error: Exception) -> Response:
+async def on_refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, RefusedError)  # Starlette types every handler's argument as Exception
     headers = {}
     if error.retry_after_seconds is not None:
@@ -111,19 +111,19 @@ def on_refused(request: Request, error: Exception) -> Response:
     return problem(request, HTTP_STATUS[error.kind], str(error), kind=error.kind, headers=headers, **members)
 
 
-def on_unavailable(request: Request, error: Exception) -> Response:
+async def on_unavailable(request: Request, error: Exception) -> Response:
     log.warning("store_away", error=str(error))
     return unavailable(request, "the image store cannot be reached")
 
 
-def on_redis_error(request: Request, error: Exception) -> Response:
+async def on_redis_error(request: Request, error: Exception) -> Response:
     if not is_away(error):
         raise error
     log.warning("redis_away", error=type(error).__name__)
     return unavailable(request, "the queue cannot be reached")
 
 
-def on_http(request: Request, error: Exception) -> Response:
+async def on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     headers = error.headers if error.status_code != 405 else {"Allow": ", ".join(sorted(allowed_methods(request)))}
     return problem(request, error.status_code, error.detail, headers=headers)
@@ -140,18 +140,18 @@ def allowed_methods(request: Request) -> set[str]:
     return allowed | {"HEAD"} if "GET" in allowed else allowed
 
 
-def on_invalid_parameters(request: Request, error: Exception) -> Response:
+async def on_invalid_parameters(request: Request, error: Exception) -> Response:
     """Wrong query parameters and headers; a path that cannot be right leads nowhere."""
     assert isinstance(error, RequestValidationError)
     found = error.errors()
     if any(each["loc"][0] == "path" for each in found):
         return problem(request, 404, "Not Found")
     errors = [FieldError("".join(f"/{part}" for part in each["loc"][1:]), each["msg"]) for each in found]
-    return on_refused(request, InvalidRequestError(errors))
+    return await on_refused(request, InvalidRequestError(errors))
 
 
 def install(app: FastAPI) -> None:
-    """Make every error that a route raises a problem."""
+    """Make every error that a route raises a problem; with plain functions it would wait for the thread pool."""
     app.add_exception_handler(RefusedError, on_refused)
     app.add_exception_handler(UnavailableError, on_unavailable)
     app.add_exception_handler(HTTPException, on_http)

@@ -35,7 +35,7 @@ def settings_of(name: str, monkeypatch: pytest.MonkeyPatch) -> Settings:
         monkeypatch.delenv(variable)
     given = dict(re.findall(r"(ADM_\w+)=(\S+)", DOCKERFILE)) | COMPOSE["services"][name]["environment"]
     for variable, value in given.items():
-        monkeypatch.setenv(variable, value)
+        monkeypatch.setenv(variable, re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", value))  # compose's own defaults
     return Settings.load()
 
 

@@ -182,8 +182,11 @@ def test_worker_refuses_a_name_that_lives_with_other_data_on_the_same_redis(
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
-        (lambda folder: (folder / "base.safetensors").write_bytes(b"\x10" * 99), "base.safetensors: not a readable"),
-        (lambda folder: truncate(folder / "classifier.safetensors"), "classifier.safetensors: not a readable"),
+        (
+            lambda folder: (folder / "base.safetensors").write_bytes(b"\x10" * 99),
+            "base.safetensors: is no weights file",
+        ),
+        (lambda folder: truncate(folder / "classifier.safetensors"), "classifier.safetensors: is cut off or damaged"),
         (lambda folder: (folder / "upsampler.safetensors").unlink(), "upsampler.safetensors: there is no such"),
         (lambda folder: (folder / "stack.json").write_text("{"), "stack.json: is not JSON"),
     ],
