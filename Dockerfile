@@ -21,6 +21,7 @@ COPY bulk bulk
 COPY cli cli
 COPY jobs jobs
 COPY models models
+COPY pictures pictures
 COPY service service
 USER adm
 EXPOSE 8000
@@ -34,6 +35,7 @@ COPY bulk bulk
 COPY cli cli
 COPY jobs jobs
 COPY models models
+COPY pictures pictures
 COPY datasets datasets
 COPY diffusion diffusion
 COPY engine engine

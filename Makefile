@@ -56,6 +56,7 @@ bench: install
 	$(BIN)/python -m bench.engine
 	$(BIN)/python -m bench.serving
 	$(BIN)/python -m bench.overhead
+	$(BIN)/python -m bench.http
 	$(BIN)/python -m bench.simulate
 	$(BIN)/python -m bench.summary
 
@@ -90,10 +91,12 @@ judge: install
 
 install: $(STAMP)
 
-# The stamp is written last, so that an interrupted install is done again; a changed lock makes it stale.
+# The stamp is written last, so that an interrupted install is done again; a changed lock makes it stale. A failed
+# `python3 -m venv` leaves an environment without pip (Debian), which is made anew.
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11" if sys.version_info < (3, 11) else 0)'
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv || { rm -rf .venv; \
+	echo "$(PYTHON) made no environment with pip. On Debian and Ubuntu: sudo apt-get install python3-venv; then make again" >&2; exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@

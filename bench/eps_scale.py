@@ -1,8 +1,8 @@
-"""Which factor on the predicted noise makes the demo's images best, for each sampler (docs/samplers.md).
+"""Which factor on the predicted noise makes the demo's images best, for each sampler.
 
     python -m bench.eps_scale [--images 200] [--scales 1 1.01 1.02 1.03 1.04]
 
-25 network evaluations an image, guidance scale 4. Images and renders are of seeds that `adm judge` has none of: a factor
+25 network evaluations an image, guidance scale 4. `adm judge` has other seeds of both images and renders: a factor
 picked on the images that are then reported would look better than it is.
 """
 

@@ -1,5 +1,6 @@
 """Which class each image of a run is of: --classes."""
 
+import codecs
 import contextlib
 import hashlib
 from array import array
@@ -60,7 +61,7 @@ def listed(path: Path, names: Mapping[str, int]) -> Classes:
     labels = array("l")
     digest = hashlib.sha256()
     try:
-        with path.open(encoding="utf-8") as lines:
+        with path.open(encoding=encoding_of(path)) as lines:
             for number, line in enumerate(lines, start=1):
                 labels.append(_index(line.strip(), names, f"{path}, line {number}"))
                 digest.update(b"%d\n" % labels[-1])
@@ -69,6 +70,13 @@ def listed(path: Path, names: Mapping[str, int]) -> Classes:
     if not labels:
         raise BulkError(f"--classes {path}: is empty")
     return Classes(labels.__getitem__, f"file of {len(labels)} lines, sha256 {digest.hexdigest()[:16]}", len(labels))
+
+
+def encoding_of(path: Path) -> str:
+    """The encoding that a text's byte order mark says; UTF-8 without one. Raises: OSError."""
+    with path.open("rb") as file:
+        head = file.read(2)
+    return "utf-16" if head in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
 
 
 def _index(given: str, names: Mapping[str, int], where: str, *, or_file: bool = False) -> int:

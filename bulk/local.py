@@ -6,7 +6,7 @@ are neighbours.
 
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
@@ -14,6 +14,7 @@ from multiprocessing.process import BaseProcess
 from threading import Thread
 from typing import Any, Protocol
 
+from bulk.base_samples import BaseSamples
 from bulk.errors import BulkError
 from bulk.outputs import Output
 from bulk.plan import Chunk
@@ -38,8 +39,8 @@ class Maker(Protocol):
     @property
     def rows_in_flight(self) -> int: ...
 
-    def add(self, job_id: str, request: ResolvedRequest) -> None:
-        """Let the images of a request join the next step."""
+    def add(self, job_id: str, request: ResolvedRequest, pictures: Mapping[str, bytes]) -> None:
+        """Let the images of a request join the next step; pictures has the pixels of those that it names."""
 
     def step(self) -> Sequence[tuple[str, int, bytes]] | None:
         """Take a step; the images that it finished, each by its job, index and pixels. None where nothing is left.
@@ -88,12 +89,13 @@ class Local:
             work.output.keep(chunk, images, work.size)
             work.on_images(len(images))
 
-        make_chunks(maker, work.request, lambda: next(work.chunks, None), keep)
+        make_chunks(maker, work.request, work.base, lambda: next(work.chunks, None), keep)
 
 
 def make_chunks(
     maker: Maker,
     request: ResolvedRequest,
+    base: BaseSamples | None,
     take: Callable[[], Chunk | None],
     keep: Callable[[Chunk, list[bytes]], None],
 ) -> None:
@@ -107,7 +109,7 @@ def make_chunks(
                 more = False
             else:
                 begun[chunk.name] = chunk, {}
-                maker.add(chunk.name, of_chunk(request, chunk))
+                maker.add(chunk.name, of_chunk(request, chunk), base.pictures(chunk) if base else {})
         finished = maker.step()
         if finished is None:
             return
@@ -129,7 +131,7 @@ class Devices:
         for device in local.devices:
             ours, theirs = context.Pipe()
             told: tuple[type[Exception], ...] = (OSError, *local.refusals)
-            job = DeviceJob(local.open_maker, settings, device, work.request, work.output, work.size, told)
+            job = DeviceJob(local.open_maker, settings, device, work.request, work.base, work.output, work.size, told)
             process = context.Process(target=run_device, args=(job, theirs), daemon=True)
             process.start()
             theirs.close()  # or we would never see the end of it
@@ -178,6 +180,7 @@ class DeviceJob:
     settings: Settings
     device: str
     request: ResolvedRequest
+    base: BaseSamples | None
     output: Output
     size: int
     refusals: tuple[type[Exception], ...]
@@ -200,7 +203,7 @@ def run_device(job: DeviceJob, connection: Connection) -> None:
     try:
         maker = job.open_maker(job.settings, job.device)
         connection.send(("loaded", maker.numerics))
-        make_chunks(maker, job.request, take, keep)
+        make_chunks(maker, job.request, job.base, take, keep)
     except job.refusals as error:
         connection.send(("failed", str(error)))
 

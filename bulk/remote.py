@@ -16,9 +16,10 @@ from urllib.parse import urlsplit
 import httpx2
 from PIL import Image
 
+from bulk.base_samples import BaseSamples
 from bulk.errors import BulkError
 from bulk.plan import IMAGES_PER_CHUNK, Chunk
-from bulk.source import EACH_ITS_OWN, Work, common, of_chunk
+from bulk.source import Work, body_of, of_chunk
 from jobs.job import FINAL_STATUSES
 from jobs.pipelines import PipelineInfo
 
@@ -89,6 +90,8 @@ class Service:
             self._work.output.keep(chunk, images, self._work.size)
             self._work.on_images(len(images))
             await self._delete(job)
+            for file_id in job["request"]["images"] or ():
+                await self._ask("DELETE", f"/v1/files/{file_id}")
 
     async def _make(self, chunk: Chunk) -> tuple[dict[str, Any], list[bytes]]:
         """A chunk's job, completed, and its images. Raises: BulkError when it fails again and again."""
@@ -111,14 +114,28 @@ class Service:
             self._work.on_note(f"trying again, job {job['id']}: {reason}")
 
     async def _post(self, chunk: Chunk) -> dict[str, Any]:
-        own = of_chunk(self._work.request, chunk).model_dump(include=EACH_ITS_OWN)
-        body = common(self._work.request) | own | {"priority": "low"}
+        request = of_chunk(self._work.request, chunk)
+        if self._work.base is not None:
+            request = request.model_copy(update={"images": await self._upload(self._work.base, chunk)})
+        body = body_of(request)
         key = f"adm-sample-{self._work.run_id}-{chunk.name}"
         response = await self._ask("POST", "/v1/jobs", json=body, headers={"Idempotency-Key": key})
         if response.status_code not in (httpx2.codes.OK, httpx2.codes.ACCEPTED):
             raise BulkError(f"the service {refusal(response)}")
         job: dict[str, Any] = response.json()
         return job
+
+    async def _upload(self, base: BaseSamples, chunk: Chunk) -> list[str]:
+        """Upload what a chunk starts from; the files' ids. Raises: BulkError."""
+        ids = []
+        for pixels in base.pictures(chunk).values():
+            png = io.BytesIO()
+            Image.frombytes("RGB", (base.size, base.size), pixels).save(png, "PNG")
+            response = await self._ask("POST", "/v1/files", content=png.getvalue())
+            if response.status_code != httpx2.codes.CREATED:
+                raise BulkError(f"the service {refusal(response)}")
+            ids.append(response.json()["id"])
+        return ids
 
     async def _at_end(self, job: dict[str, Any]) -> dict[str, Any]:
         """The job when it has ended; one that somebody deleted counts as failed."""

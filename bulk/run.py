@@ -1,12 +1,15 @@
 """`adm sample`: from what was asked for to the finished file, whatever interrupts it on the way."""
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
+from bulk.base_samples import BaseSamples, name_of, read_base_samples
 from bulk.classes import Classes, parse_classes
 from bulk.disk import remove_unfinished, sole_worker
 from bulk.errors import BulkError, StoppedError
@@ -16,9 +19,22 @@ from bulk.progress import shown_progress
 from bulk.record import Record, parameters
 from bulk.source import Source, Work
 from jobs.errors import InvalidRequestError
-from jobs.pipelines import PipelineInfo
+from jobs.pipelines import PipelineInfo, StageInfo
 from jobs.request import JobRequest, ResolvedRequest
 from jobs.resolution import resolve
+
+ASKED = (
+    "guidance_scale",
+    "guidance_interval",
+    "guidance_schedule",
+    "steps",
+    "sampler",
+    "eta",
+    "time_grid",
+    "thresholding",
+    "upsample",
+)
+"""Fields of a request that all jobs of a run have in common, as options name them."""
 
 
 @dataclass(frozen=True)
@@ -28,19 +44,54 @@ class Order:
     out: Path
     model: str
     count: int | None = None
-    classes: str = "uniform"
+    classes: str | None = None  # "uniform", or those of the base samples
     seed: int = 0
     guidance_scale: float | None = None
     steps: int | None = None
     sampler: str | None = None
     eta: float | None = None
     upsample: bool | None = None
+    time_grid: str | None = None
+    thresholding: str | None = None
+    guidance_interval: tuple[int, int] | None = None
+    guidance_schedule: str | None = None
+    upsampler: Mapping[str, Any] = field(default_factory=dict)  # fields of `UpsampleOptions`
+    base_samples: Path | None = None  # which are upsampled alone
+
+    def classes_of(self, pipeline: PipelineInfo, base: BaseSamples | None) -> Classes:
+        """Which class each image is of. Raises: BulkError."""
+        if base is None:
+            return parse_classes(self.classes or "uniform", pipeline.classes, self.seed)
+        if not upsampler_of(pipeline, base).class_conditional:
+            if self.classes not in (None, "none"):
+                raise BulkError(f"--classes {self.classes}: the upsampler of {self.model} is told no class")
+            return replace(parse_classes("none", pipeline.classes, self.seed), length=base.count)
+        if self.classes is not None:
+            return replace(parse_classes(self.classes, pipeline.classes, self.seed), length=base.count)
+        if base.labels is None:
+            raise BulkError(
+                f"--base-samples {base.path}: has no arr_1, and the upsampler of {self.model} needs --classes"
+            )
+        if unknown := set(base.labels) - {each.index for each in pipeline.classes}:
+            raise BulkError(
+                f"--base-samples {base.path}: arr_1 has the class {min(unknown)}, which {self.model} has not"
+            )
+        return Classes(base.labels.__getitem__, "of the base samples", base.count)
 
     def request(self, classes: Classes, pipeline: PipelineInfo) -> ResolvedRequest:
         """What all jobs of the run have in common. Raises: BulkError that names the option."""
-        asked = {name: getattr(self, name) for name in ("guidance_scale", "steps", "sampler", "eta", "upsample")}
-        given = {name: value for name, value in asked.items() if value is not None}
-        body = given | {"model": self.model, "class_label": classes.label(0), "seed": self.seed, "priority": "low"}
+        given = {name: getattr(self, name) for name in ASKED if getattr(self, name) is not None}
+        if self.base_samples is not None:
+            given |= {"kind": "upsample", "images": [name_of(0)]}
+        if self.upsampler:
+            if self.upsample is False:
+                raise BulkError(
+                    f"--no-upsample: contradicts {', '.join(option(f'/upsample/{each}') for each in self.upsampler)}"
+                )
+            given["upsample"] = dict(self.upsampler)
+        body = given | {"model": self.model, "seed": self.seed, "priority": "low"}
+        if self.base_samples is None or classes.label(0) is not None:
+            body["class_label"] = classes.label(0)
         try:
             return resolve(JobRequest.parse(json.dumps(body).encode()), pipeline, lambda: 0)
         except InvalidRequestError as error:
@@ -50,16 +101,28 @@ class Order:
         """How many images the run has. Raises: BulkError."""
         if classes.length is None:
             if self.count is None:
-                raise BulkError("--count: is required unless --classes is a file")
+                raise BulkError("--count: is required unless --classes is a file, or there are --base-samples")
             return self.count
         if self.count is not None and self.count > classes.length:
-            raise BulkError(f"--count {self.count}: --classes {self.classes} has classes for {classes.length}")
+            source = f"--classes {self.classes} has classes" if self.base_samples is None else "there are base samples"
+            raise BulkError(f"--count {self.count}: {source} for {classes.length}")
         return classes.length if self.count is None else self.count
+
+
+def upsampler_of(pipeline: PipelineInfo, base: BaseSamples) -> StageInfo:
+    """The stage that enlarges base samples. Raises: BulkError for a pipeline without one, or of other sizes."""
+    if len(pipeline.stages) == 1:
+        raise BulkError(f"--base-samples: {pipeline.id} has no upsampler")
+    if base.size != pipeline.stages[0].image_size:
+        size = pipeline.stages[0].image_size
+        raise BulkError(f"--base-samples {base.path}: has images of {base.size} pixels; {pipeline.id} enlarges {size}")
+    return pipeline.stages[-1]
 
 
 def option(pointer: str) -> str:
     """The option that a request's field comes from."""
-    return {"class_label": "--classes"}.get(pointer[1:], f"--{pointer[1:].replace('_', '-')}")
+    name = re.sub(r"/\d+$", "", pointer[1:])  # without the place in a list
+    return {"class_label": "--classes"}.get(name, f"--{name.replace('_', '-').replace('/', '-')}")
 
 
 def run(order: Order, source: Source, console: Console) -> str:
@@ -69,10 +132,13 @@ def run(order: Order, source: Source, console: Console) -> str:
     """
     output = open_output(order.out)
     pipeline = source.describe(order.model)
-    classes = parse_classes(order.classes, pipeline.classes, order.seed)
+    base = None if order.base_samples is None else read_base_samples(order.base_samples)
+    classes = order.classes_of(pipeline, base)
     plan = Plan(order.seed, order.images(classes), classes)
     request = order.request(classes, pipeline)
     content = parameters(request, classes, plan.count, order.seed, pipeline)
+    if base is not None:
+        content["base_samples"] = base.sha256
     try:
         record = Record.begin_or_resume(output, content)
         was_finished = output.finished
@@ -82,14 +148,21 @@ def run(order: Order, source: Source, console: Console) -> str:
             output.folder.mkdir(parents=True, exist_ok=True)
             with sole_worker(output.folder):
                 remove_unfinished(output.record)
-                make(plan, output, record, request, source, content["size"], console)
+                make(plan, output, record, request, base, source, content["size"], console)
     except OSError as error:
         raise BulkError(f"--out {order.out}: {error.strerror or error}") from error
     return summary(order.out, plan, content["size"], record) + (", there already" if was_finished else "")
 
 
 def make(
-    plan: Plan, output: Output, record: Record, request: ResolvedRequest, source: Source, size: int, console: Console
+    plan: Plan,
+    output: Output,
+    record: Record,
+    request: ResolvedRequest,
+    base: BaseSamples | None,
+    source: Source,
+    size: int,
+    console: Console,
 ) -> None:
     """Make what is missing, showing how far it is, then the result."""
     done = sum(len(chunk.indices) for chunk in plan.chunks() if output.has(chunk))
@@ -101,6 +174,7 @@ def make(
             size,
             request,
             missing(plan, output),
+            base,
             on_numerics=record.note_numerics,
             on_images=lambda more: progress.advance(images, more),
             on_note=lambda note: progress.update(images, note=note),

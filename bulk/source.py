@@ -4,8 +4,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from bulk.base_samples import BaseSamples, name_of
 from bulk.outputs import Output
 from bulk.plan import Chunk
+from jobs.kinds import FIELDS
 from jobs.pipelines import PipelineInfo
 from jobs.request import ResolvedRequest
 
@@ -18,8 +20,8 @@ OF_NO_PIXEL = {"previews", "priority", "expires_in", "user", "metadata", "webhoo
 class Work:
     """The chunks of a run that are missing, and what to do with them.
 
-    request holds what they have in common. on_numerics is told under which fingerprint images are made, on_images how
-    many were kept, on_note what is waited for.
+    request holds what they have in common, base what they start from, if not from noise. on_numerics is told under
+    which fingerprint images are made, on_images how many were kept, on_note what is waited for.
     """
 
     run_id: str
@@ -27,6 +29,7 @@ class Work:
     size: int
     request: ResolvedRequest
     chunks: Iterator[Chunk]
+    base: BaseSamples | None
     on_numerics: Callable[[str], None]
     on_images: Callable[[int], None]
     on_note: Callable[[str], None]
@@ -44,8 +47,18 @@ class Source(Protocol):
 
 def of_chunk(request: ResolvedRequest, chunk: Chunk) -> ResolvedRequest:
     """The request that makes a chunk."""
-    own = {"class_label": chunk.class_label, "n": len(chunk.indices), "seed": chunk.seed}
+    own: dict[str, Any] = {"class_label": chunk.class_label, "seed": chunk.seed}
+    if request.kind == "upsample":
+        own["images"] = [name_of(index) for index in chunk.indices]
+    else:
+        own["n"] = len(chunk.indices)
     return request.model_copy(update=own)
+
+
+def body_of(request: ResolvedRequest) -> dict[str, Any]:
+    """The request as a service takes it: the fields of its kind."""
+    said = request.model_dump(mode="json", include=set(FIELDS[request.kind] - OF_NO_PIXEL | {"kind", "model"}))
+    return {name: value for name, value in said.items() if value is not None} | {"priority": "low"}
 
 
 def common(request: ResolvedRequest) -> dict[str, Any]:

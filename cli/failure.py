@@ -9,13 +9,13 @@ import typer
 @contextlib.contextmanager
 def one_line_errors(*kinds: type[Exception]) -> Iterator[None]:
     """Turn the errors a user can mend into their one line; anything else is a bug and keeps its traceback."""
-    from jobs.errors import SettingsError
+    from jobs.errors import SETTINGS_STATUS, SettingsError
 
     try:
         yield
     except SettingsError as error:
         typer.echo(f"adm: {error}", err=True)
-        raise typer.Exit(2) from error
+        raise typer.Exit(SETTINGS_STATUS) from error
     except kinds as error:
         typer.echo(f"adm: {error}", err=True)
         raise typer.Exit(1) from error

@@ -18,6 +18,12 @@ app = typer.Typer(help="Official checkpoints: list, fetch, verify, convert; insp
 Name = Annotated[str, typer.Argument(help="a checkpoint or pipeline, as adm models list names it")]
 File = Annotated[Path, typer.Argument(help="a checkpoint, .pt or .safetensors")]
 PresetOption = Annotated[str | None, typer.Option("--preset", help="default: the one the file is named after")]
+Where = Annotated[
+    str | None,
+    typer.Option(
+        "--weights-at", help="which of several networks in the file, as adm models inspect names their places"
+    ),
+]
 Dtype = Literal["fp32", "bf16", "fp16"]
 
 # the open flags, as the official command lines name them
@@ -81,6 +87,25 @@ def named_presets(name: str) -> "tuple[Preset, ...]":
 
 
 @app.command()
+def add(
+    runs: Annotated[list[Path], typer.Argument(help="folders of runs: a base, and a classifier, upsampler and judge")],
+    name: Annotated[str, typer.Option(help="name of the stack, which its pipeline has too")],
+    dtype: Annotated[Dtype, typer.Option(help="of the weights in the files")] = "fp16",
+    width: Annotated[float | None, typer.Option(help="relative width of the power-function average to pack")] = None,
+    weights: Annotated[Path | None, typer.Option(help="folder of stacks; default ADM_WEIGHTS")] = None,
+) -> None:
+    """Pack the averaged weights of training runs into a stack, which adm up serves at its next start."""
+    from jobs.settings import Settings
+    from models.checkpoint import WeightsError
+    from training.packing import add_stack
+
+    with one_line_errors(WeightsError, ValueError, OSError):
+        folder = add_stack(runs, name, weights or Settings.load().weights, dtype=dtype, width=width)
+        for path in sorted(folder.iterdir()):
+            typer.echo(f"{path}  {path.stat().st_size:,} bytes")
+
+
+@app.command()
 def show(name: Name) -> None:
     """A checkpoint, or each of a pipeline's: flags, configuration, sampling settings, published figures."""
     from rich.console import Console
@@ -133,20 +158,20 @@ def fetch_under_a_bar(url: str, target: Path) -> bool:
 
 
 @app.command()
-def verify(path: File, preset: PresetOption = None) -> None:
-    """Compare every key, shape, dtype and value of a checkpoint with its preset, and the file with its record."""
-    from models.tensor_file import WeightsError
-    from models.verify import preset_of
+def verify(path: File, preset: PresetOption = None, weights_at: Where = None) -> None:
+    """Compare every key, shape, dtype and value of a checkpoint with its preset, and the file with its record.
+
+    Without a preset it is compared with what it says of itself, or with the network that its keys tell.
+    """
+    from models.verify import expected
     from models.verify import verify as verify_file
 
-    with one_line_errors(WeightsError):
-        wanted = preset_of(path, preset)
-        lines = verify_file(path, wanted)
+    with wrong_answers(path):
+        name, config = expected(path, preset, weights_at)
+        lines = verify_file(path, config, weights_at)
     for line in lines:
         typer.echo(f"{path.name}: {line}")
-    typer.echo(
-        f"{path.name}: is {wanted.name}" if not lines else f"{path.name}: {len(lines)} differences from {wanted.name}"
-    )
+    typer.echo(f"{path.name}: is {name}" if not lines else f"{path.name}: {len(lines)} differences from {name}")
     if lines:
         raise typer.Exit(1)
 
@@ -157,6 +182,7 @@ def convert(
     out: Annotated[Path, typer.Argument(help="file to write, .safetensors")],
     dtype: Annotated[Dtype, typer.Option(help="of the values written")] = "fp32",
     preset: PresetOption = None,
+    weights_at: Where = None,
     use_new_attention_order: NewOrder = None,
     num_heads: NumHeads = None,
     num_head_channels: HeadChannels = None,
@@ -176,7 +202,6 @@ def convert(
     """
     from models.answers import Answers
     from models.precision import DTYPES
-    from models.presets import PRESETS
     from models.verify import convert as convert_file
     from models.verify import preset_of
 
@@ -196,16 +221,35 @@ def convert(
     if preset and (given := answers.given()):
         typer.echo(f"adm: --preset settles {', '.join(given)}; give one or the other", err=True)
         raise typer.Exit(1)
-    with wrong_answers():
-        named = preset is not None or (not answers.given() and path.name.partition(".")[0] in PRESETS)
-        convert_file(path, out, DTYPES[dtype], preset_of(path, preset) if named else None, answers)
-    told = "" if named or answers.given() else ", tensors alone: without a preset or flags it does not say what it is"
+    with wrong_answers(path):
+        named = None if answers.given() else preset_of(path, preset)
+        convert_file(path, out, DTYPES[dtype], named, answers, weights_at)
+    told = (
+        ""
+        if named is not None or answers.given()
+        else ", tensors alone: without a preset or flags it does not say what it is"
+    )
     typer.echo(f"{out}  {out.stat().st_size:,} bytes{told}")
+
+
+@app.command()
+def export(
+    source: Annotated[Path, typer.Argument(help="a stack's folder, or a network file that says what it is")],
+    out: Annotated[Path, typer.Argument(help="folder for NAME.pt")],
+) -> None:
+    """Write networks as the official scripts read them, and say the flags to give to those."""
+    from models.export import export as export_networks
+
+    with wrong_answers(source):
+        for exported in export_networks(source, out):
+            for line in exported.lines():
+                typer.echo(line)
 
 
 @app.command()
 def inspect(
     path: File,
+    weights_at: Where = None,
     use_new_attention_order: NewOrder = None,
     num_heads: NumHeads = None,
     num_head_channels: HeadChannels = None,
@@ -228,9 +272,11 @@ def inspect(
     from rich.table import Table
 
     from models.answers import Answers, resolve
+    from models.file_form import named
     from models.said import said_of
-    from models.tensor_file import read_tensors
+    from models.tensor_file import read_networks
     from models.verify import shapes_of
+    from models.wrapping import chosen
 
     answers = Answers(
         use_new_attention_order=use_new_attention_order,
@@ -245,17 +291,26 @@ def inspect(
         predict_xstart=predict_xstart,
         sigma_small=sigma_small,
     )
-    with wrong_answers():
-        shapes = shapes_of(read_tensors(path))
+    with wrong_answers(path):
+        networks = read_networks(path)
+        with named(path):
+            network = chosen(networks, weights_at)
+        shapes = shapes_of(network.tensors)
         said = {"as you say": answers} | said_of(path)
         resolved = resolve(shapes, reduce(Answers.over, said.values()))
     found = resolved.found
     known = Table("", "", title=f"{path.name}: {type(found.config).__name__}", show_header=False)
     left_open = {name for each in resolved.open for name in each.flag.split(" / ")}
     for field, value in dataclasses.asdict(found.config).items():
-        if field not in left_open | {"num_heads_upsample", "rescale_residual"}:
+        if field not in left_open | {"num_heads_upsample", "rescale_residual", "dropout"}:
             known.add_row(field, str(value))
     known.add_row("same keys as", ", ".join(found.presets) or "no official checkpoint")
+    known.add_row(
+        "dtypes", ", ".join(sorted({str(each.dtype).removeprefix("torch.") for each in network.tensors.values()}))
+    )
+    if network.where or len(networks) > 1:
+        known.add_row("weights at", network.where)
+        known.add_row("--weights-at takes", ", ".join(each.where for each in networks))
     asked = Table("flag", "value", "", "if it is wrong", title="Not told by its keys: if assumed, ask who trained it")
     for each in resolved.open:
         whence = next((where for where, source in said.items() if source.settle(each)), "assumed")
@@ -266,15 +321,17 @@ def inspect(
 
 
 @contextlib.contextmanager
-def wrong_answers() -> Iterator[None]:
+def wrong_answers(path: Path) -> Iterator[None]:
     """One line for each wrong answer, and for a file that cannot be used."""
     from models.answers import AnswersError
     from models.inspection import NotAdmError
     from models.tensor_file import WeightsError
 
-    with one_line_errors(WeightsError, NotAdmError, OSError):
+    with one_line_errors(WeightsError, OSError):
         try:
             yield
+        except NotAdmError as error:
+            raise WeightsError(f"{path.name}: {error}") from error
         except AnswersError as error:
             for line in error.lines:
                 typer.echo(f"adm: {line}", err=True)

@@ -162,25 +162,14 @@ def read_square(path: Path, inverter: "Inverter") -> "Tensor":
 
 
 def read_pixels(path: Path, size: int) -> "Tensor":
-    """A picture's middle square [3, size, size], uint8, made as the service makes it.
-
-    Raises: ValueError for what the service refuses.
-    """
-    import io
-
-    from PIL import Image
-
+    """A picture's middle square [3, size, size], uint8. Raises: ValueError for what is no picture, by its name."""
     from datasets.image_folder import square_pixels
-    from jobs.errors import InvalidRequestError
-    from jobs.pictures import normalise
-    from jobs.settings import Settings
+    from pictures.decoding import PictureError, decode
 
     try:
-        picture = normalise(path.read_bytes(), Settings.load().max_upload_pixels, size)
-    except InvalidRequestError as error:
-        raise ValueError(f"{path.name}: {error.errors[0].detail}") from error
-    with Image.open(io.BytesIO(picture.png)) as image:
-        return square_pixels(image.convert("RGB"), size)
+        return square_pixels(decode(path), size)
+    except PictureError as error:
+        raise ValueError(f"{path.name}: {error}") from error
 
 
 def write_png(pixels: "Tensor", path: Path) -> None:

@@ -19,15 +19,35 @@ def sample(
         int | None, typer.Option(min=1, help="images; default the lines of a file given as --classes")
     ] = None,
     classes: Annotated[
-        str, typer.Option(help="uniform (drawn), balanced (in turn), none, a list as 0,3,torus in turn, or a file")
-    ] = "uniform",
+        str | None,
+        typer.Option(
+            help="uniform (drawn, the default), balanced (in turn), none, a list as 0,3,torus in turn, or a file"
+        ),
+    ] = None,
+    base_samples: Annotated[
+        Path | None, typer.Option(help="official .npz of images to enlarge, in place of the base stage's")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="pipeline; default ADM_DEFAULT_MODEL")] = None,
     guidance_scale: Annotated[float | None, typer.Option(help="default the pipeline's")] = None,
     steps: Annotated[int | None, typer.Option(help="default the pipeline's")] = None,
     sampler: Annotated[str | None, typer.Option(help="default the pipeline's")] = None,
     eta: Annotated[float | None, typer.Option(help="of ddim")] = None,
+    time_grid: Annotated[str | None, typer.Option(help="timesteps that a run keeps; adm samplers lists them")] = None,
+    thresholding: Annotated[str | None, typer.Option(help="of the predicted x_0: clip, dynamic, none")] = None,
+    guidance_interval: Annotated[
+        tuple[int, int] | None, typer.Option(help="guide only at timesteps from A to B", metavar="A B")
+    ] = None,
+    guidance_schedule: Annotated[str | None, typer.Option(help="constant or entropy; default the pipeline's")] = None,
     seed: Annotated[int, typer.Option(min=0, help="image i is a function of the seed and i")] = 0,
     upsample: Annotated[bool | None, typer.Option(help="default: where there is an upsampler")] = None,
+    upsample_steps: Annotated[int | None, typer.Option(help="of the upsampler; default the pipeline's")] = None,
+    upsample_sampler: Annotated[str | None, typer.Option(help="of the upsampler; default the pipeline's")] = None,
+    upsample_eta: Annotated[float | None, typer.Option(help="of the upsampler's ddim")] = None,
+    upsample_strength: Annotated[
+        float | None, typer.Option(help="share of the upsampler's steps that is taken")
+    ] = None,
+    upsample_time_grid: Annotated[str | None, typer.Option(help="of the upsampler")] = None,
+    upsample_thresholding: Annotated[str | None, typer.Option(help="of the upsampler")] = None,
     local: Annotated[bool, typer.Option("--local", help="on this machine's devices, without a service")] = False,
     devices: Annotated[
         str | None, typer.Option(help="with --local: as cuda:0,cuda:1; default ADM_DEVICE, which is all")
@@ -47,8 +67,31 @@ def sample(
 
     with one_line_errors(BulkError):
         settings = Settings.load()
+        upsampler = {
+            "steps": upsample_steps,
+            "sampler": upsample_sampler,
+            "eta": upsample_eta,
+            "strength": upsample_strength,
+            "time_grid": upsample_time_grid,
+            "thresholding": upsample_thresholding,
+        }
         order = Order(
-            out, model or settings.default_model, count, classes, seed, guidance_scale, steps, sampler, eta, upsample
+            out=out,
+            model=model or settings.default_model,
+            count=count,
+            classes=classes,
+            seed=seed,
+            guidance_scale=guidance_scale,
+            guidance_interval=guidance_interval,
+            guidance_schedule=guidance_schedule,
+            steps=steps,
+            sampler=sampler,
+            eta=eta,
+            time_grid=time_grid,
+            thresholding=thresholding,
+            upsample=upsample,
+            base_samples=base_samples,
+            upsampler={name: value for name, value in upsampler.items() if value is not None},
         )
         if local:
             typer.echo(f"loading {order.model} ...", err=True)  # before torch, whose import takes seconds by itself

@@ -1,86 +1,131 @@
-"""`adm train diffusion|classifier|upsampler|judge`."""
+"""`adm train`: one network; `adm train-stack`: all networks of a stack."""
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from cli.failure import one_line_errors
 
-app = typer.Typer(help="Train the networks of the demo stack; a run goes on where it stopped.", no_args_is_help=True)
-
+Config = Annotated[Path | None, typer.Argument(help="configuration, .toml or .json; its fields go over the preset's")]
+Preset = Annotated[str | None, typer.Option(help="named configuration to start from; --presets lists them")]
+Images = Annotated[Path | None, typer.Option(help="images to train on: a folder, an idx file or an official .npz")]
+Steps = Annotated[int | None, typer.Option(min=1, help="length of the run")]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="images a step, of all processes together")]
 Out = Annotated[Path | None, typer.Option(help="folder of the run; default runs/NAME")]
-Steps = Annotated[int | None, typer.Option(min=1, help="length of the run in steps; default the recipe's")]
-Minutes = Annotated[float | None, typer.Option(min=0.01, help="length of the run in minutes of training instead")]
-BatchSize = Annotated[int | None, typer.Option(min=1, help="images a step; default the recipe's")]
-LearningRate = Annotated[float | None, typer.Option(min=0, help="default the recipe's")]
-Seed = Annotated[int, typer.Option(min=0, help="of the weights, batches and noise")]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; default all")]
-Images = Annotated[
-    Path | None,
-    typer.Option(
-        help="folder of your own images, CLASS_anything.png (or .jpg, .jpeg, .gif); default the rendered shapes"
-    ),
-]
-Weights = Annotated[Path | None, typer.Option(help="network file that a new run begins at, to train it further")]
-Cache = Annotated[Path, typer.Option(help="folder where rendered sets are kept")]
+Minutes = Annotated[float | None, typer.Option(min=0.01, help="stop then; the same command goes on later")]
+AllowChange = Annotated[list[str] | None, typer.Option(help="field that may differ from what the run began with")]
+Strict = Annotated[bool, typer.Option("--strict", help="refuse images of which a file cannot be used")]
+Weights = Annotated[Path | None, typer.Option(help="network file that a new run begins at, also an official model*.pt")]
+Ema = Annotated[list[Path] | None, typer.Option(help="official ema_*.pt, one for each of the run's averages")]
+OptimiserFile = Annotated[Path | None, typer.Option("--optimiser", help="official opt*.pt that belongs to --weights")]
+Rewind = Annotated[int | None, typer.Option(min=0, help="go back to the newest snapshot up to this step")]
+Cache = Annotated[Path, typer.Option(help="folder where rendered images are kept")]
 
 
-def _command(name: str, what: str) -> None:
-    @app.command(name, help=what)
-    def command(
-        out: Out = None,
-        steps: Steps = None,
-        minutes: Minutes = None,
-        batch_size: BatchSize = None,
-        learning_rate: LearningRate = None,
-        seed: Seed = 0,
-        threads: Threads = None,
-        images: Images = None,
-        weights: Weights = None,
-        cache: Cache = Path("data/cache"),
-    ) -> None:
-        import torch
-
-        from models.checkpoint import WeightsError
-        from models.precision import has_fast_bf16
-        from training.loop import Plan
-        from training.recipes import RECIPES
-        from training.session import train
-
-        if threads is not None:
-            torch.set_num_threads(threads)
-        recipe = RECIPES[name]
-        plan = Plan(
-            folder=out or Path("runs") / name,
-            batch_size=batch_size or recipe.batch_size,
-            learning_rate=learning_rate or recipe.learning_rate,
-            steps=steps or recipe.steps,
-            minutes=minutes,
-            weight_decay=recipe.weight_decay,
-            ema_rate=recipe.ema_rate,
-            seed=seed,
-            bf16=has_fast_bf16(),
-        )
-        with one_line_errors(ValueError, OSError, WeightsError):
-            train(name, plan, images=images, cache=cache, weights=weights)
-
-
-_command("diffusion", "The class-conditional 32x32 base, with a 'no class' row learnt by label dropout.")
-_command("classifier", "The noisy classifier that guides it.")
-_command("upsampler", "The 32 to 64 upsampler.")
-_command("judge", "The judge that measures the stack and takes no part in it.")
-
-
-@app.command("pack")
-def pack(
-    runs: Annotated[Path, typer.Option(help="folder of the runs")] = Path("runs"),
-    out: Annotated[Path, typer.Option(help="folder of the stack")] = Path("weights/demo"),
+def train(
+    config: Config = None,
+    preset: Preset = None,
+    images: Images = None,
+    out: Out = None,
+    steps: Steps = None,
+    batch_size: BatchSize = None,
+    minutes: Minutes = None,
+    allow_change: AllowChange = None,
+    rewind: Rewind = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print size, cost and time of the run, and end")] = False,
+    schema: Annotated[bool, typer.Option("--schema", help="print the configuration's JSON schema, and end")] = False,
+    presets: Annotated[bool, typer.Option("--presets", help="list the presets, and end")] = False,
+    strict: Strict = False,
+    weights: Weights = None,
+    ema: Ema = None,
+    optimiser: OptimiserFile = None,
+    cache: Cache = Path("data/cache"),
 ) -> None:
-    """Write the averaged weights of the runs into a stack's folder, as float16."""
-    from models.checkpoint import WeightsError
-    from training.packing import pack as pack_runs
+    """Train a network; a run that was stopped, by whatever, goes on where it was.
 
-    with one_line_errors(WeightsError):
-        for path in pack_runs(runs, out):
-            typer.echo(f"{path}  {path.stat().st_size:,} bytes")
+    Several processes: torchrun --nproc-per-node 2 --no-python adm train ...
+    """
+    from models.file_form import WeightsError
+    from training.config import RunConfig, read_config, read_config_file
+    from training.importing import Beginning
+    from training.presets import PRESET_NAMES, read_fields
+    from training.session import Request
+
+    if schema:
+        typer.echo(json.dumps(RunConfig.model_json_schema(), indent=1))
+        return
+    if presets:
+        typer.echo("\n".join(PRESET_NAMES))
+        return
+    if config is None and preset is None:
+        raise typer.BadParameter("give a configuration file or --preset NAME; adm train --presets lists them")
+    with one_line_errors(ValueError, OSError, WeightsError):
+        changes = _changes(images, steps, batch_size, strict)
+        fields = read_fields(read_config_file(config) if config else {}, preset, changes)
+        run_config = read_config(fields)
+        folder = out or Path("runs") / (preset or (config.stem if config else run_config.kind))
+        beginning = Beginning(weights, tuple(ema or ()), optimiser)
+        request = Request(folder, allow_change or (), rewind, minutes, beginning, cache)
+        if dry_run:
+            from training.dry_run import describe
+
+            typer.echo(describe(run_config, cache))
+            return
+        _train(run_config, request)
+
+
+def _changes(images: Path | None, steps: int | None, batch_size: int | None, strict: bool) -> dict[str, Any]:
+    given = {"steps": steps, "batch_size": batch_size}
+    changes: dict[str, Any] = {"optimiser": {name: value for name, value in given.items() if value is not None}}
+    if images is not None:
+        changes["data"] = {"source": "images", "path": str(images)}
+    if strict:
+        changes["data"] = {**changes.get("data", {}), "strict": True}
+    return changes
+
+
+def _train(config: Any, request: Any) -> None:
+    """Raises: ValueError, the message of which says what a run that could not go on has kept."""
+    from training.divergence import DivergedError
+    from training.session import advice, train
+    from training.state import SaveError
+
+    try:
+        train(config, request)
+    except (DivergedError, SaveError) as error:
+        raise ValueError(advice(error, config, request.folder)) from error
+
+
+def train_stack(
+    images: Annotated[Path, typer.Option(help="images to train on: a folder, an idx file or an official .npz")],
+    name: Annotated[str, typer.Option(help="name of the stack, which its pipeline has too")],
+    image_size: Annotated[int, typer.Option(min=8, help="edge of the base's images, pixels")] = 32,
+    upsampler: Annotated[bool, typer.Option("--upsampler", help="train an upsampler to twice the size too")] = False,
+    steps: Annotated[int | None, typer.Option(min=1, help="of the base; the others in the recipe's proportion")] = None,
+    batch_size: BatchSize = None,
+    minutes: Minutes = None,
+    strict: Strict = False,
+    out: Annotated[Path | None, typer.Option(help="folder of the runs; default runs/NAME")] = None,
+    weights: Annotated[Path | None, typer.Option(help="folder of stacks; default ADM_WEIGHTS")] = None,
+) -> None:
+    """Train the networks of a stack one after the other and add it to the stacks that are served."""
+    from datasets.survey import survey
+    from jobs.settings import Settings
+    from models.checkpoint import WeightsError
+    from training.divergence import DivergedError
+    from training.packing import add_stack
+    from training.stack_training import StackRequest, train_parts
+    from training.state import SaveError
+
+    with one_line_errors(ValueError, OSError, WeightsError):
+        has_classes = len(survey(images).classes) > 1
+        folder, stacks = out or Path("runs") / name, weights or Settings.load().weights
+        request = StackRequest(images, folder, image_size, batch_size, steps, minutes, upsampler, has_classes, strict)
+        try:
+            runs = train_parts(request, typer.echo)
+        except (DivergedError, SaveError) as error:
+            raise ValueError(f"{error}; the last good states are in {folder}") from error
+        if runs is not None:
+            typer.echo(f"{add_stack(runs, name, stacks)}: the stack is whole; adm up serves it at its next start")

@@ -1,39 +1,27 @@
-"""A folder of image files, read as guided-diffusion reads one (`guided_diffusion/image_datasets.py`, MIT).
+"""A folder of pictures as training reads it, after guided-diffusion (`guided_diffusion/image_datasets.py`, MIT).
 
-The reductions, the order of the files, the labels and the random draws' distributions are the official ones, so that a
-model trained here sees what the published ones saw.
+The reductions, the order of the files and the random draws' distributions are the official ones. Modes, orientation and
+transparency are those of uploads (`pictures.decoding`), and a class may also be a folder (`datasets.listing`).
 """
 
 import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".gif"})
+from datasets.entries import CLASS_FILE, Entry, find_entries
+from datasets.listing import Labels, LabelsFrom, Skipped, label_pictures, labels_of
+from pictures.decoding import PictureError, decode
+from pictures.reduction import halved
+
+SHOWN = 20  # class names in a line
 MIN_CROP_FRACTION = 0.8  # of the reduced picture's short side that a random crop keeps at least
-
-
-def find_images(folder: Path) -> list[Path]:
-    """All image files below a folder: entries of each folder in sorted order, a subfolder's where it stands."""
-    found: list[Path] = []
-    for entry in sorted(folder.iterdir(), key=lambda each: each.name):
-        if entry.is_dir():
-            found += find_images(entry)
-        elif entry.suffix.lower() in SUFFIXES:
-            found.append(entry)
-    return found
-
-
-def labels_from_names(files: list[Path]) -> tuple[list[int], list[str]]:
-    """Class label of each file, and the class names: the text before a name's first "_", numbered in sorted order."""
-    names = [file.name.split("_")[0] for file in files]
-    classes = sorted(set(names))
-    number = {name: index for index, name in enumerate(classes)}
-    return [number[name] for name in names], classes
 
 
 def center_crop(image: Image.Image, image_size: int) -> Image.Image:
@@ -62,59 +50,59 @@ def reduce_to(image: Image.Image, short_side: int) -> Image.Image:
 
     A bicubic filter alone, taken over many pixels at once, would alias in older Pillow versions.
     """
-    while min(image.size) >= 2 * short_side:
-        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    image = halved(image, short_side)
     scale = short_side / min(image.size)
     size = (round(image.width * scale), round(image.height * scale))
     return image.resize(size, Image.Resampling.BICUBIC)
 
 
-class ImageFolder(Dataset[tuple[Tensor, int]]):
-    """One process's share of a folder: items are ([3, image_size, image_size] uint8 RGB, class label).
+@dataclass(frozen=True)
+class Reading:
+    """What was read of a folder, and what was not. Shapes: images [N, 3, image_size, image_size], uint8 RGB."""
 
-    Labels are 0 and `classes` is empty unless `labelled`. With `augment_crop` or `flip` an item changes at every
-    visit; what is drawn comes from torch's generator, so that the workers of a data loader draw apart.
-    Raises: ValueError for what is no folder, a folder without images, or a rank that gets none.
+    images: Tensor
+    labels: Labels
+    skipped: tuple[Skipped, ...]
+
+    def lines(self) -> Iterator[str]:
+        """What to know before training on it, a sentence a line, without what was skipped."""
+        counts = Counter(self.labels.labels)
+        named = [f"{name} {counts[index]}" for index, name in enumerate(self.labels.classes)]
+        more = f", and {len(named) - SHOWN} more" if len(named) > SHOWN else ""
+        yield f"{len(self.images)} images, {len(named)} classes ({', '.join(named[:SHOWN])}{more}); {self.labels.rule}"
+        if self.labels.alike:
+            yield f"classes that differ in case alone: {', '.join(self.labels.alike)}"
+        if self.skipped:
+            yield f"{len(self.skipped)} files skipped"
+
+
+def read_folder(folder: Path, image_size: int, labels_from: LabelsFrom = "auto") -> Reading:
+    """Decode every picture of a folder or an archive and take its middle square; skip what is none, with the reason.
+
+    Raises: ValueError for what is no folder and no archive, and for one without a picture.
     """
+    entries, skipped = find_entries(folder)
+    squares: dict[Path, Tensor] = {}
+    for entry in entries:
+        try:
+            with entry.open() as file:
+                squares[entry.path] = square_pixels(decode(file), image_size)
+        except PictureError as error:
+            skipped.append(Skipped(entry.path, str(error)))
+        except OSError as error:
+            skipped.append(Skipped(entry.path, f"cannot be opened: {error.strerror}"))
+    labels = label_entries(folder, [each for each in entries if each.path in squares], labels_from)
+    skipped += labels.skipped
+    if not labels.files:
+        first = f"; {skipped[0].path.name} {skipped[0].reason}" if skipped else ""
+        raise ValueError(f"{folder}: holds no pictures ({len(skipped)} files skipped{first})")
+    return Reading(torch.stack([squares[file] for file in labels.files]), labels, tuple(skipped))
 
-    def __init__(
-        self,
-        folder: Path,
-        image_size: int,
-        *,
-        labelled: bool = False,
-        augment_crop: bool = False,
-        flip: bool = True,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        if not folder.is_dir():
-            raise ValueError(f"{folder}: there is no such folder")
-        files = find_images(folder)
-        if not files:
-            raise ValueError(f"{folder}: holds no images ({', '.join(sorted(SUFFIXES))})")
-        self.classes: list[str] = []
-        labels = [0] * len(files)
-        if labelled:
-            # numbered over the whole folder: a class has one label in every process
-            labels, self.classes = labels_from_names(files)
-        self.files, self.labels = files[rank::world_size], labels[rank::world_size]
-        if not self.files:
-            raise ValueError(f"{folder} has {len(files)} images, none of them for rank {rank} of {world_size}")
-        self.image_size, self.augment_crop, self.flip = image_size, augment_crop, flip
 
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        with Image.open(self.files[index]) as file:
-            image = file.convert("RGB")
-        generator = np.random.default_rng(int(torch.randint(2**62, ())))
-        if self.augment_crop:
-            image = random_crop(image, self.image_size, generator)
-        else:
-            image = center_crop(image, self.image_size)
-        pixels = np.array(image)
-        if self.flip and generator.random() < 0.5:  # after the crop, as the official code draws them
-            pixels = np.ascontiguousarray(pixels[:, ::-1])
-        return torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), self.labels[index]
+def label_entries(folder: Path, entries: Sequence[Entry], labels_from: LabelsFrom = "auto") -> Labels:
+    """The classes of pictures: those that shards give, where all have one; else by folder or name."""
+    given = {each.path: each.class_name for each in entries if each.class_name is not None}
+    files = [each.path for each in entries]
+    if files and len(given) == len(files):
+        return labels_of(files, given, f"a class for each text in the {CLASS_FILE} files", "")
+    return label_pictures(folder, files, labels_from)

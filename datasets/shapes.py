@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from datasets.render import RENDERER_VERSION, render
 from datasets.sdf import SHAPES
@@ -18,23 +17,6 @@ _CHUNK = 500  # images rendered in one go by a thread
 def label_of(indices: Tensor) -> Tensor:
     """Class label of each image of a set: they take turns, so that every set is balanced."""
     return indices % len(SHAPES)
-
-
-class ShapesDataset(Dataset[tuple[Tensor, int]]):
-    """A set of `length` rendered shapes: items are ([3, image_size, image_size] uint8, class label)."""
-
-    def __init__(self, length: int, seed: int, image_size: int) -> None:
-        self.length, self.seed, self.image_size = length, seed, image_size
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        if not 0 <= index < self.length:
-            raise IndexError(f"image {index} of a set of {self.length}")
-        indices = torch.tensor([index])
-        labels = label_of(indices)
-        return render(labels, indices, seed=self.seed, image_size=self.image_size)[0], int(labels[0])
 
 
 def render_set(count: int, seed: int, image_size: int, *, cache: Path | None = None) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,6 @@
 """Which timesteps a training batch draws, and the weights that keep the loss unbiased (Nichol & Dhariwal 2021, 3.3)."""
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import torch
@@ -18,6 +19,12 @@ class TimestepSampler(Protocol):
     def update(self, t: Tensor, losses: Tensor) -> None:
         """Note the losses [N] that timesteps t [N] had."""
 
+    def state(self) -> dict[str, Tensor]:
+        """What was learnt from losses."""
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from a state."""
+
 
 class UniformSampler:
     """Every timestep alike."""
@@ -30,6 +37,12 @@ class UniformSampler:
 
     def update(self, t: Tensor, losses: Tensor) -> None:
         """Nothing to learn."""
+
+    def state(self) -> dict[str, Tensor]:
+        return {}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Nothing was learnt."""
 
 
 class LossSecondMomentSampler:
@@ -57,12 +70,18 @@ class LossSecondMomentSampler:
                 self.history[step, filled] = loss
                 self.counts[step] += 1
 
+    def state(self) -> dict[str, Tensor]:
+        return {"history": self.history, "counts": self.counts}
 
-def draw_timesteps(sampler: TimestepSampler, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Timesteps [count] int64, and their importance weights 1 / (T p_t) [count], float32."""
-    weights = sampler.weights()
-    t = torch.multinomial(weights, count, replacement=True, generator=generator)
-    return t, importance(weights)[t].float()
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        self.history.copy_(state["history"])
+        self.counts.copy_(state["counts"])
+
+
+def timesteps_at(weights: Tensor, position: Tensor) -> Tensor:
+    """Timesteps [N] int64 drawn with these weights [T] by inversion, given uniform positions [N] in [0, 1), float64."""
+    cumulative = weights.cumsum(0) / weights.sum()
+    return torch.searchsorted(cumulative, position, right=True).clamp(max=len(weights) - 1)
 
 
 def importance(weights: Tensor) -> Tensor:

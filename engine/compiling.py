@@ -58,6 +58,7 @@ class Compiler:
         """candidates: row counts to compile beside max_rows. Raises: NoCompilerError."""
         self.candidates = candidates
         self._agreeing: dict[str, set[int]] = {}  # by part of a stage
+        refuse_unspeakable(folder.absolute())
         self._command = find_command()
         self.version = first_line_of_version(self._command)
         self.on_shape = functools.cache(on_shape)  # a shape may be tried twice, and is computed once for the first time
@@ -150,6 +151,13 @@ def _last_used(folder: Path) -> float:
 
 def contiguous(x: Tensor | None) -> Tensor | None:
     return None if x is None else x.contiguous()
+
+
+def refuse_unspeakable(folder: Path) -> None:
+    """Raise NoCompilerError for a folder that torch, which writes command lines without quotes, cannot compile in."""
+    for path in (folder, Path(torch.__file__).parent):
+        if str(path).split() != [str(path)] or set(str(path)) & set("'\"\\"):
+            raise NoCompilerError(f"torch cannot compile in {path}: its path has a space or a quote")
 
 
 def find_command() -> str:

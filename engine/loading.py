@@ -19,6 +19,10 @@ OnDoubt = Callable[[str], None]
 SETTING = "ADM_PIPELINES"
 
 
+class UnknownPipelineError(WeightsError):
+    """No stack has a pipeline of this name."""
+
+
 def load_stacks(
     weights: Path,
     names: Sequence[str],
@@ -77,7 +81,7 @@ def choose(names: Sequence[str], weights: Path, setting: str = SETTING) -> list[
         if name not in known:
             there = ", ".join(sorted(known))
             where = f"no stack of {weights} (ADM_WEIGHTS)"
-            raise WeightsError(f"{setting}: {where} has a pipeline {name!r}; there are {there}")
+            raise UnknownPipelineError(f"{setting}: {where} has a pipeline {name!r}; there are {there}")
         for file in known[name].only([name]).files:
             if not file.path.exists():
                 missing = f"needs {file.path.name}, which is not in {file.path.parent} (ADM_WEIGHTS)"

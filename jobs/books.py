@@ -6,7 +6,6 @@ intermediate list is used: a job is taken by the transaction that claims it, so 
 """
 
 import json
-import time
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -45,7 +44,7 @@ ENDED_REGISTRIES = {
 }
 
 
-def encodable(fields: Mapping[str, Any]) -> dict[FieldT, EncodableT]:
+def encodable(fields: Mapping[str, Any] | Mapping[bytes, bytes]) -> dict[FieldT, EncodableT]:
     """A hash to write, with the types redis-py wants to see."""
     return {name: value for name, value in fields.items()}  # noqa: C416 - dict() would keep the narrower key type
 
@@ -188,8 +187,8 @@ def forget_dead_workers(redis: Redis, queues: Iterable[str]) -> None:
         clean_worker_registry(Queue(each, connection=redis))
 
 
-def trim_registries(redis: Redis, queue_key: str) -> None:
+def trim_registries(redis: Redis, queue_key: str, now: float) -> None:
     """Take ended jobs whose time is over out of a queue's registries."""
     queue = queue_key.removeprefix(Queue.redis_queue_namespace_prefix)
     for registry in ENDED_REGISTRIES.values():
-        redis.zremrangebyscore(registry.key_template.format(queue), "-inf", time.time())
+        redis.zremrangebyscore(registry.key_template.format(queue), "-inf", now)

@@ -4,12 +4,18 @@ AdmError
   SettingsError              a variable of the environment is wrong; the program must not start
   RefusedError               a call cannot be done as asked; `kind` says why, HTTP maps each kind once
     InvalidRequestError      ... because fields of the request are wrong
+    TakenNameError           ... a worker's name, which a living worker has just now
   UnavailableError           Redis or the image store cannot be reached just now
 """
 
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import NamedTuple
+
+SETTINGS_STATUS = 2  # of a program that cannot work with its settings: to start it again would change nothing
+
+
+MAX_ERRORS, MAX_POINTER, MAX_DETAIL = 16, 200, 500  # of an answer: callers choose how many fields are wrong, and names
 
 
 class ErrorKind(StrEnum):
@@ -21,9 +27,11 @@ class ErrorKind(StrEnum):
     UNKNOWN_MODEL = "unknown-model"
     UNKNOWN_IMAGE = "unknown-image"
     UNKNOWN_FILE = "unknown-file"
+    UNKNOWN_RUN = "unknown-run"
     IMAGE_NOT_READY = "image-not-ready"
     JOB_ENDED = "job-ended"
     QUEUE_FULL = "queue-full"
+    FILES_FULL = "files-full"
     UNAVAILABLE = "unavailable"
 
 
@@ -56,6 +64,10 @@ class SettingsError(AdmError):
     """A setting is unknown or wrong; the message names the variable and fits one line."""
 
 
+class TakenNameError(SettingsError):
+    """A living worker has the name; it may be gone soon."""
+
+
 class UnavailableError(AdmError):
     """Something the program depends on cannot be reached just now."""
 
@@ -70,8 +82,11 @@ class RefusedError(AdmError):
 
 
 class InvalidRequestError(RefusedError):
-    """A request whose fields are wrong, each named by its pointer."""
+    """A request whose fields are wrong, each named by its pointer; so many of them as an answer should hold."""
 
     def __init__(self, errors: Sequence[FieldError]) -> None:
-        super().__init__(ErrorKind.INVALID_REQUEST, "; ".join(map(str, errors)))
-        self.errors = tuple(errors)
+        shown = [FieldError(each.pointer[:MAX_POINTER], each.detail[:MAX_DETAIL]) for each in errors[:MAX_ERRORS]]
+        if len(errors) > MAX_ERRORS:
+            shown.append(FieldError("", f"and {len(errors) - MAX_ERRORS} more"))
+        super().__init__(ErrorKind.INVALID_REQUEST, "; ".join(map(str, shown)))
+        self.errors = tuple(shown)

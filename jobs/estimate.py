@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import fmean, median
 from typing import NamedTuple
@@ -52,6 +52,29 @@ class Backlog:
         """Mean error of recent estimates once their bias is taken out, as a fraction."""
         bias = self.bias
         return fmean(abs(ratio / bias - 1) for ratio in self.ratios) if self.ratios else UNKNOWN_ERROR
+
+
+class Backlogs:
+    """The backlogs of pipelines as they were read together, and with what has been queued since."""
+
+    def __init__(self, fleet: Fleet, counted: dict[str, Backlog]) -> None:
+        """`counted`: of the pipelines and of those beside them, each by itself."""
+        self._fleet, self._counted = fleet, counted
+
+    def of(self, pipeline: str) -> Backlog:
+        """A pipeline's backlog, with those beside it."""
+        beside = tuple(self._counted[other] for other in self._fleet.shares(pipeline) if other != pipeline)
+        return replace(self._counted[pipeline], beside=beside)
+
+    def add(self, request: ResolvedRequest, work: Mapping[str, int]) -> None:
+        """Count a job that is queued behind those that were read."""
+        present, rank = self._counted[request.model], rank_of(request.priority, work)
+        more = {f"{request.priority}:{rank}:{stage}": row_steps for stage, row_steps in work.items()}
+        self._counted[request.model] = replace(
+            present,
+            lengths={**present.lengths, request.priority: present.lengths[request.priority] + 1},
+            work={**present.work, **{name: present.work.get(name, 0) + each for name, each in more.items()}},
+        )
 
 
 class Load(NamedTuple):

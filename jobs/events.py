@@ -1,6 +1,7 @@
 """Events of a job: a capped stream in Redis that is replayed by id, and previews, which are not kept."""
 
 import json
+import re
 from base64 import b64encode
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -12,9 +13,11 @@ from redis.client import Pipeline, Redis
 from jobs import keys
 from jobs.books import job_key
 from jobs.job import Progress
+from jobs.rubbish import answers
 
 MAX_EVENTS = 2000  # of one job; progress is throttled to some 200 an attempt
 START = "0-0"
+PREVIEW_INDEX = re.compile(rb'"index":(\d{1,9})')  # `publish_preview` writes it before the picture
 Entries = Iterable[tuple[bytes, dict[bytes, bytes]]]  # what XRANGE answers, for a client that leaves bytes as they are
 
 
@@ -121,9 +124,25 @@ def publish_preview(redis: Redis, job_id: str, preview: Preview) -> None:
     redis.publish(keys.channel(job_id), json.dumps(data, separators=(",", ":")))
 
 
-def after(event_id: str) -> str:
-    """Lower end of a range that begins just behind an event."""
-    return f"({event_id}"
+def image_of_preview(data: bytes) -> int:
+    """The index of the image that a published preview is of."""
+    found = PREVIEW_INDEX.search(data)
+    return int(found[1]) if found else 0
+
+
+class Place(NamedTuple):
+    """Where a reader of a job's events stands."""
+
+    job_id: str
+    last_id: str
+
+
+def read_events(redis: Redis, places: Sequence[Place]) -> list[list[Event]]:
+    """The events behind each place, in one round trip."""
+    with redis.pipeline(transaction=False) as pipe:
+        for each in places:
+            pipe.xrange(keys.events(each.job_id), min=f"({each.last_id}")
+        return [decode(entries or ()) for entries in answers(pipe)]
 
 
 def decode(entries: Entries) -> list[Event]:

@@ -5,7 +5,6 @@ is of one upload, so that a sweep never takes what a later upload of the same by
 """
 
 import hashlib
-import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Literal, NamedTuple, cast
@@ -15,15 +14,18 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from redis.client import Redis
 
 from jobs import keys
+from jobs.clock import RedisClock
 from jobs.errors import ErrorKind, RefusedError
 from jobs.fleet import FleetReader
-from jobs.pictures import MAX_SIDE_PX, is_reduced, normalise
 from jobs.rubbish import answers
 from jobs.settings import Settings
 from jobs.store import ObjectStore
+from pictures.decoding import MAX_SIDE_PX
+from pictures.reduction import Picture, is_halved
 
 ROOT = "files"
 KEY_PARTS = 3  # folder, file, upload
+LEAST_COUNTED_BYTES = 1 << 16  # of a file, so that the quota bounds their number too
 LEAST_SHORT_SIDE_PX = 512  # what the largest published model makes, for pipelines that no worker has announced yet
 
 
@@ -57,22 +59,18 @@ class FileRecord(BaseModel):
 
     def suffices(self, short_side_px: int) -> bool:
         """Whether what is kept is as good as the whole for a pipeline that makes so much of the short side."""
-        return self.short_side_px >= short_side_px or not is_reduced(self.width, self.height, self.short_side_px)
+        return self.short_side_px >= short_side_px or not is_halved(self.width, self.height, self.short_side_px)
 
     def info(self, expires_at: float) -> FileInfo:
         return FileInfo(**self.model_dump(include=set(FileInfo.model_fields)), expires_at=expires_at)
 
 
 class StoredFile(NamedTuple):
+    """A file, how it is shown, and for how long it is kept."""
+
     record: FileRecord
     info: FileInfo
-
-
-class PreparedFile(NamedTuple):
-    """An upload that is decoded and reduced, and not stored yet."""
-
-    record: FileRecord
-    png: bytes
+    kept_seconds: float
 
 
 class FileStore:
@@ -80,19 +78,8 @@ class FileStore:
 
     def __init__(self, redis: Redis, settings: Settings, objects: ObjectStore) -> None:
         self._redis, self._settings, self._objects = redis, settings, objects
+        self._now = RedisClock(redis).now
         self._fleet = FleetReader(redis, settings.fleet_refresh_seconds)
-
-    def put(self, data: bytes) -> FileInfo:
-        """Keep a picture for as long as jobs are kept, no larger than pipelines can use.
-
-        A pipeline that came later and takes more than any before gets the better of it once it is uploaded again.
-        Not for two threads at once: see `prepare`.
-        Raises: InvalidRequestError for what is no picture, or too large.
-        """
-        short_side_px = self.short_side_px()
-        if (present := self.present(hashlib.sha256(data).hexdigest(), short_side_px)) is not None:
-            return present
-        return self.add(self.prepare(data, short_side_px))
 
     def short_side_px(self) -> int:
         """Return what the largest pipeline makes of a picture's short side: the size of its first stage."""
@@ -107,32 +94,55 @@ class FileStore:
             return self.get(file_id).info
         return None
 
-    def prepare(self, data: bytes, short_side_px: int) -> PreparedFile:
-        """Decode and reduce a picture; asks neither Redis nor the store.
+    def add(self, sha256: str, num_bytes: int, picture: Picture, short_side_px: int) -> FileInfo:
+        """Keep the picture decoded from an upload for as long as jobs are kept: store it and publish its record.
 
-        Not for two threads at once: see `jobs.pictures.normalise`.
-        Raises: InvalidRequestError for what is no picture, or too large.
+        A pipeline that came later and takes more than any before gets the better of it once it is uploaded again.
+        Raises: RefusedError when the files kept are too many bytes.
         """
-        sha256 = hashlib.sha256(data).hexdigest()
-        picture = normalise(data, self._settings.max_upload_pixels, short_side_px)
+        seconds, file_id = self._settings.retention_seconds, id_of(sha256)
+        self._refuse_above_quota(len(picture.png))
         record = FileRecord(
-            id=id_of(sha256),
+            id=file_id,
             sha256=sha256,
             width=picture.width,
             height=picture.height,
-            bytes=len(data),
-            key=f"{ROOT}/{id_of(sha256)}/{uuid4().hex}.png",
+            bytes=num_bytes,
+            key=f"{ROOT}/{file_id}/{uuid4().hex}.png",
             png_sha256=hashlib.sha256(picture.png).hexdigest(),
             short_side_px=short_side_px,
         )
-        return PreparedFile(record, picture.png)
+        self._objects.put(record.key, picture.png)
+        with self._redis.pipeline() as pipe:
+            pipe.set(keys.file(file_id), record.model_dump_json(), ex=seconds)
+            pipe.hset(keys.FILE_BYTES, file_id, max(len(picture.png), LEAST_COUNTED_BYTES))
+            pipe.execute()
+        return record.info(self._now() + seconds)
 
-    def add(self, prepared: PreparedFile) -> FileInfo:
-        """Store a prepared picture and publish its record."""
-        seconds, record = self._settings.retention_seconds, prepared.record
-        self._objects.put(record.key, prepared.png)
-        self._redis.set(keys.file(record.id), record.model_dump_json(), ex=seconds)
-        return record.info(time.time() + seconds)
+    def _refuse_above_quota(self, num_bytes: int) -> None:
+        """Raise RefusedError for a file that does not fit beside those kept."""
+        kept = self._kept_bytes()
+        if kept + num_bytes > self._settings.max_files_bytes:
+            self._forget_expired()
+            kept = self._kept_bytes()
+        if kept + num_bytes > self._settings.max_files_bytes:
+            detail = (
+                f"the pictures kept have {kept} bytes of ADM_MAX_FILES_BYTES; delete some, or wait until they expire"
+            )
+            raise RefusedError(ErrorKind.FILES_FULL, detail)
+
+    def _kept_bytes(self) -> int:
+        sizes = cast(list[bytes], self._redis.hvals(keys.FILE_BYTES))
+        return sum(map(int, sizes))
+
+    def _forget_expired(self) -> None:
+        counted = [each.decode() for each in cast(list[bytes], self._redis.hkeys(keys.FILE_BYTES))]
+        with self._redis.pipeline() as pipe:
+            for each in counted:
+                pipe.exists(keys.file(each))
+            gone = [file_id for file_id, exists in zip(counted, answers(pipe), strict=True) if not exists]
+        if gone:
+            self._redis.hdel(keys.FILE_BYTES, *gone)
 
     def get(self, file_id: str) -> StoredFile:
         """A file's record, and how it is shown. Raises: RefusedError for one that is unknown or has expired."""
@@ -142,7 +152,7 @@ class FileStore:
             text, expires_at = answers(pipe)
         if (record := record_of(text)) is None:
             raise RefusedError(ErrorKind.UNKNOWN_FILE, f"no file {file_id[:128]!r}")
-        return StoredFile(record, record.info(expires_at))
+        return StoredFile(record, record.info(expires_at), expires_at - self._now())
 
     def png(self, file_id: str) -> bytes:
         """A file's picture: PNG, 8-bit RGB. Raises: RefusedError when it is gone."""
@@ -163,6 +173,7 @@ class FileStore:
         """Remove a file; a job that still waits for it will fail. Raises: RefusedError for an unknown one."""
         record = self.get(file_id).record
         self._redis.delete(keys.file(file_id))
+        self._redis.hdel(keys.FILE_BYTES, file_id)
         self._objects.delete([record.key])
 
     def remove_strays(self) -> int:
@@ -170,6 +181,7 @@ class FileStore:
         old = datetime.now(UTC) - timedelta(
             seconds=self._settings.lease_seconds
         )  # younger ones may be about to get one
+        self._forget_expired()
         ours = [each for each in self._objects.list(ROOT) if len(each.key.split("/")) == KEY_PARTS]
         strays = [each.key for each in ours if each.last_modified < old and not self._is_recorded(each.key)]
         self._objects.delete(strays)

@@ -29,6 +29,7 @@ def announce_pipelines(pipe: Pipeline, pipelines: Sequence[PipelineInfo]) -> Non
     for each in pipelines:
         pipe.hset(keys.PIPELINES, each.id, each.model_dump_json())
         pipe.zrem(keys.UNHELD, each.id)
+        pipe.srem(keys.RETIRED, each.id)
 
 
 def announce_worker(pipe: Pipeline, info: WorkerInfo, metrics_text: str, lease_seconds: int) -> None:

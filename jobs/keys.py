@@ -8,11 +8,13 @@ PRIORITIES: tuple[Priority, ...] = ("high", "normal", "low")  # in the order in 
 
 PIPELINES = "adm:pipelines"  # hash: pipeline -> PipelineInfo, as last announced; outlives its workers for a time
 UNHELD = "adm:pipelines-unheld"  # sorted set: pipelines that no live worker holds, by the time that was first seen
+RETIRED = "adm:pipelines-retired"  # set: pipelines that were known and are no more; announcing one takes it out
 STEP_COSTS = "adm:step-costs"  # hash: pipeline -> step_ms of the worker that spoke last; outlives it too
 WORKERS = "adm:workers"  # set of names; the record of each expires with its heartbeats
 LEASES = "adm:leases"  # sorted set: "job:token" by the time the lease ends
 EXPIRING = "adm:expiring"  # sorted set: jobs that wait, by the time they expire
 ENDED = "adm:ended"  # sorted set: jobs that have ended, by the time they are to be removed
+FILE_BYTES = "adm:file-bytes"  # hash: uploaded picture -> bytes that its PNG counts for
 STORE_SWEPT = "adm:store-swept"  # there for as long as nobody needs to list the whole image store again
 WAKE_CHANNEL = "adm:wake"  # pub/sub: a queue's name whenever a job was added to it
 

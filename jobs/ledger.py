@@ -5,8 +5,7 @@ Results are fenced: only who holds the job's token may write them.
 """
 
 import json
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, cast
 
 import structlog
@@ -16,7 +15,6 @@ from redis.exceptions import ResponseError
 from jobs import books, keys
 from jobs.deaths import DEATHS_ALONE, MANY_ALONE
 from jobs.errors import ErrorKind, FailureKind, RefusedError
-from jobs.events import EventKind, publish
 from jobs.job import CheckpointRecord, JobStatus, Progress
 from jobs.mending import mend
 from jobs.record import PAYLOAD_VERSION, Record
@@ -71,7 +69,7 @@ class Ledger(Transitions):
             if commit(self.redis, key, fields, pipe):
                 return outcome
 
-    def submit(
+    def draft(
         self,
         job_id: str,
         request: ResolvedRequest,
@@ -80,46 +78,40 @@ class Ledger(Transitions):
         work: dict[str, int],
         reckoned_seconds: float | None,
         body_digest: str,
-        is_new: bool,
-    ) -> tuple[Record, bool]:
-        """Queue a job; returns it as it is now, and whether this call queued it.
-
-        Of all calls with the same id one does; `is_new` says that no other call can have it.
-        """
-        queue = keys.queue(request.model, request.priority)
-        now = time.time()
+        request_id: str,
+    ) -> Record:
+        """A job as it will be once `enqueue` or `submit` has queued it."""
+        now = self.now()
         payload = {"version": PAYLOAD_VERSION, "request": request.model_dump()}
-        fields = books.new_job(
-            self.redis, job_id, queue, payload, describe(request, class_name), self.retention_seconds
-        ) | {
+        queue, description = keys.queue(request.model, request.priority), describe(request, class_name)
+        fields = books.new_job(self.redis, job_id, queue, payload, description, self.retention_seconds) | {
             "adm_created_at": now,
             "adm_expires_at": now + request.expires_in,
             "adm_class_name": class_name or "",
             "adm_work": json.dumps(work),
             "adm_reckoned_seconds": "" if reckoned_seconds is None else reckoned_seconds,
             "adm_body": body_digest,
+            "adm_request_id": request_id,
         }
-        record = Record(job_id, {name.encode(): encoded(value) for name, value in fields.items()})
+        return Record(job_id, {name.encode(): encoded(value) for name, value in fields.items()})
+
+    def enqueue(self, drafts: Iterable[Record]) -> None:
+        """Queue jobs whose ids no other call can have; all of them or, where it raises, none."""
+        with self.redis.pipeline() as pipe:
+            for each in drafts:
+                self.create(pipe, each)
+            pipe.execute()
+
+    def submit(self, draft: Record) -> tuple[Record, bool]:
+        """Queue a job unless its id is there; returns it as it is now, and whether this call queued it."""
 
         def decide(pipe: Pipeline, present: Record | None) -> tuple[Record, bool]:
             if present is not None:
                 return present, False
-            pipe.hset(books.job_key(job_id), mapping=books.encodable(fields))
-            books.enqueue(pipe, job_id, queue, at_front=False)
-            pipe.zadd(keys.index(), {record.index_member: 0})
-            pipe.zadd(keys.index(JobStatus.QUEUED), {record.index_member: 0})
-            pipe.zadd(keys.EXPIRING, {job_id: record.expires_at})
-            count_work(pipe, record, request.priority, 1)
-            publish(pipe, job_id, EventKind.QUEUED, {"status": JobStatus.QUEUED})
-            pipe.publish(keys.WAKE_CHANNEL, queue)
-            return record, True
+            self.create(pipe, draft)
+            return draft, True
 
-        if is_new:
-            with self.redis.pipeline() as pipe:
-                outcome = decide(pipe, None)
-                pipe.execute()
-                return outcome
-        return self.change(job_id, decide)
+        return self.change(draft.id, decide)
 
     def note_checkpoint(self, job_id: str, token: str, checkpoint: CheckpointRecord, reached: Progress) -> bool:
         """Write from where a job in progress may go on; False where another execution may write its results.
@@ -206,7 +198,7 @@ class Ledger(Transitions):
 
     def _note_death(self, pipe: Pipeline, record: Record) -> None:
         checkpoint = "" if record.checkpoint is None else record.checkpoint.sha256
-        deaths = record.deaths.with_another(record.reached, checkpoint, time.time())
+        deaths = record.deaths.with_another(record.reached, checkpoint, self.now())
         log.warning("worker_died", job_id=record.id, worker=record.text("worker_name"), deaths=deaths.model_dump())
         if deaths.at_furthest >= self._deaths_alone:
             self.fail(pipe, record, FailureKind.WORKER_LOST, f"{deaths}; the workers' logs may say why")
@@ -220,11 +212,6 @@ class Ledger(Transitions):
             self.requeue_later(pipe, record, due_at, expires_at=expires_at, **fields)
         else:
             self.requeue(pipe, record, expires_at=expires_at, **fields)
-
-    def now(self) -> float:
-        """Redis' time, which leases go by: the clocks of two machines may be further apart than a lease is long."""
-        seconds, microseconds = self.redis.time()
-        return seconds + microseconds / 1_000_000
 
     def recover_expired_leases(self) -> int:
         """Take back the jobs of workers that have been silent for longer than their lease; returns how many."""

@@ -7,6 +7,24 @@ import structlog
 
 from jobs.settings import Settings
 
+MAX_LENGTH = 500  # characters of a value, but for a traceback
+
+
+def tidy(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Make values fit for a terminal: callers choose paths and names, and must not choose what the terminal does."""
+    return {name: tidied(name, value) if isinstance(value, str) else value for name, value in event.items()}
+
+
+def tidied(name: str, text: str) -> str:
+    kept = "\n" if name == "exception" else ""
+    if len(text) > MAX_LENGTH and not kept:
+        text = f"{text[:MAX_LENGTH]}..."
+    if text.isprintable():
+        return text
+    return "".join(
+        each if each.isprintable() or each in kept else each.encode("unicode_escape").decode() for each in text
+    )
+
 
 def configure(settings: Settings) -> None:
     """Set up structlog, and send what libraries log through it too."""
@@ -20,9 +38,7 @@ def configure(settings: Settings) -> None:
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    finish: list[structlog.typing.Processor] = (
-        [renderer] if pretty else [structlog.processors.format_exc_info, renderer]
-    )
+    finish: list[structlog.typing.Processor] = [structlog.processors.format_exc_info, tidy, renderer]
     structlog.configure(
         processors=[*shared, *finish],
         wrapper_class=structlog.make_filtering_bound_logger(level),

@@ -1,45 +1,31 @@
 """The queue as its users see it: submit, look, cancel, delete."""
 
-import hashlib
-import json
-import secrets
-import time
 from collections.abc import Sequence
 from typing import NamedTuple, cast
-from uuid import uuid4
 
 from redis.client import Redis
 
 from jobs import books, keys
 from jobs.errors import ErrorKind, FieldError, InvalidRequestError, RefusedError
-from jobs.estimate import Backlog, Estimator
+from jobs.estimate import Backlogs
 from jobs.files import FileStore
 from jobs.fleet import FleetReader
 from jobs.images import ImageStore
 from jobs.job import ImageRecord, Job, JobPage, JobStatus
 from jobs.ledger import Ledger
-from jobs.pipelines import PipelineInfo
 from jobs.record import Record
-from jobs.request import DRAWN_SEED_BELOW, JobRequest, ResolvedRequest
-from jobs.resolution import resolve
+from jobs.request import JobRequest
 from jobs.rubbish import INDEX_MEMBER, JOB_ID, answers, matched
 from jobs.settings import Settings
-from jobs.views import Views, progress_of, readable_request, view
-from jobs.work import work_of
-
-START_SECONDS = 5.0  # between two tries of a client that waits for the first worker to load
-
-
-class Submitted(NamedTuple):
-    job: Job
-    replayed: bool  # the job was there already, under the same idempotency key
+from jobs.submitting import Submission, Submitted, Submitter
+from jobs.views import Views, readable_request
 
 
 class PublishedImage(NamedTuple):
-    """An image that may be fetched, and until when it is kept."""
+    """An image that may be fetched, and for how long it is kept."""
 
     record: ImageRecord
-    kept_until: float
+    kept_seconds: float
 
 
 class JobQueue:
@@ -50,41 +36,45 @@ class JobQueue:
         self.ledger = Ledger(redis, settings.retention_seconds, settings.worker_deaths_alone)
         self.files = FileStore(redis, settings, images.objects)
         self.fleet = FleetReader(redis, settings.fleet_refresh_seconds)
-        self._views = Views(redis, self.fleet)
+        self._views = Views(redis, self.fleet, settings.root_path)
+        self._submitter = Submitter(redis, settings, self.ledger, self.files, self.fleet, self._views)
 
-    def submit(self, request: JobRequest, idempotency_key: str | None = None, caller: str = "") -> Submitted:
+    def submit(self, request: JobRequest, idempotency_key: str | None = None) -> Submitted:
         """Queue a job.
 
-        With a key, the same key and body give the same job, and exactly one is queued however many race.
         Raises: InvalidRequestError; RefusedError when the queue is full or the key belongs to another body.
         """
-        digest = body_digest(request)
-        job_id = uuid4().hex if idempotency_key is None else keyed_id(caller, idempotency_key)
-        if idempotency_key is not None and (present := self.ledger.read(job_id)) is not None:
-            return self._replay(present, digest)  # before anything that may have changed since is checked
-        pipeline = self.pipeline(request.model or self._settings.default_model)
-        resolved = resolve(request, pipeline, lambda: secrets.randbelow(DRAWN_SEED_BELOW))
-        backlog = self.backlogs([pipeline.id])[pipeline.id]
-        self._refuse_if_full(backlog)
-        self._hold_files(resolved)
-        reckoned = self._views.reckoned_seconds(backlog, resolved)
-        queue = self._views.queue_info(backlog, resolved, backlog.lengths[resolved.priority], reckoned)
-        record, created = self.ledger.submit(
-            job_id,
-            resolved,
-            class_name=pipeline.class_name(resolved.class_label),
-            work=work_of(resolved),
-            reckoned_seconds=reckoned,
-            body_digest=digest,
-            is_new=idempotency_key is None,
-        )
-        if not created:
-            return self._replay(record, digest)
-        return Submitted(view(record, resolved, queue, progress_of(record, resolved, None)), False)
+        (outcome,) = self.submit_all([Submission(request, idempotency_key)])
+        if isinstance(outcome, RefusedError):
+            raise outcome
+        return outcome
+
+    def submit_all(self, submissions: Sequence[Submission]) -> list[Submitted | RefusedError]:
+        """Queue jobs as if one by one, in a few round trips for all of them; what is refused stops no other."""
+        return self._submitter.submit_all(submissions)
 
     def get(self, job_id: str) -> Job:
         """One job. Raises: RefusedError for an unknown one."""
-        return self._views.of([self._record(job_id)])[0]
+        (outcome,) = self.get_all([job_id])
+        if isinstance(outcome, RefusedError):
+            raise outcome
+        return outcome
+
+    def get_all(self, job_ids: Sequence[str]) -> list[Job | RefusedError]:
+        """Jobs by id, in two round trips for all of them."""
+        records = {each.id: each for each in self.records(job_ids) if each is not None}
+        jobs = {each.id: each for each in self._views.of(list(records.values()))}
+        return [jobs.get(each) or unknown_job(each) for each in job_ids]
+
+    def records(self, job_ids: Sequence[str]) -> list[Record | None]:
+        """What Redis keeps of jobs, in one round trip for all of them; None for an unknown one."""
+        named = [each for each in dict.fromkeys(job_ids) if JOB_ID.fullmatch(each)]
+        with self._redis.pipeline(transaction=False) as pipe:
+            for each in named:
+                pipe.hgetall(books.job_key(each))
+            hashes = dict(zip(named, answers(pipe), strict=True))
+        found = {job_id: self.ledger.sound(job_id, fields) for job_id, fields in hashes.items()}
+        return [found.get(each) for each in job_ids]
 
     def page(self, status: JobStatus | None = None, limit: int = 20, after: str | None = None) -> JobPage:
         """Jobs, newest first, behind a cursor."""
@@ -94,11 +84,7 @@ class JobQueue:
         answer = self._redis.zrevrangebylex(keys.index(status), bound, "-", 0, limit + 1)
         members = [found for each in cast(list[bytes], answer) if (found := matched(INDEX_MEMBER, each))]
         shown = members[:limit]
-        with self._redis.pipeline(transaction=False) as pipe:
-            for member in shown:
-                pipe.hgetall(books.job_key(member[2]))
-            hashes = zip(shown, answers(pipe), strict=True)
-        records = [record for member, fields in hashes if (record := self.ledger.sound(member[2], fields))]
+        records = [record for record in self.records([each[2] for each in shown]) if record is not None]
         has_more = len(members) > limit
         return JobPage(data=self._views.of(records), has_more=has_more, next=shown[-1][0] if has_more else None)
 
@@ -107,7 +93,8 @@ class JobQueue:
 
         Raises: RefusedError for an unknown job and for one that has ended.
         """
-        self._record(job_id)
+        if not JOB_ID.fullmatch(job_id):
+            raise unknown_job(job_id)
         self.ledger.request_cancel(job_id)
         return self.get(job_id)
 
@@ -123,8 +110,9 @@ class JobQueue:
         is_final, request = record.status.is_final, readable_request(record)
         for each in record.images:
             if each.index == index:
-                kept_until = record.expires_at if is_final else time.time() + self._settings.retention_seconds
-                return PublishedImage(each, kept_until)
+                left = record.expires_at - self.ledger.now()
+                kept_seconds = left if is_final else self._settings.retention_seconds
+                return PublishedImage(each, kept_seconds)
         if not is_final and request is not None and index in request.indices:
             raise RefusedError(ErrorKind.IMAGE_NOT_READY, f"image {index} of job {job_id} is not there yet")
         raise RefusedError(ErrorKind.UNKNOWN_IMAGE, f"no image {index} of job {job_id}")
@@ -133,26 +121,8 @@ class JobQueue:
         """The PNG of a published image."""
         return self._images.get(job_id, image)
 
-    def pipeline(self, name: str) -> PipelineInfo:
-        """A pipeline by name.
-
-        Raises: InvalidRequestError for one that no worker ever announced or that was retired; RefusedError while no
-        pipeline at all is known, because no worker has started yet.
-        """
-        found = self.fleet.read().pipelines.get(name) or self.fleet.read(fresh=True).pipelines.get(name)
-        if found is not None:
-            return found
-        known = ", ".join(self.fleet.read().pipelines)
-        if not known:
-            raise RefusedError(
-                ErrorKind.UNAVAILABLE,
-                f"no pipeline is known, {name!r} neither: no worker has started yet",
-                retry_after_seconds=START_SECONDS,
-            )
-        raise InvalidRequestError([FieldError("/model", f"unknown pipeline {name!r}; there are: {known}")])
-
-    def backlogs(self, pipelines: Sequence[str]) -> dict[str, Backlog]:
-        """What is queued, by pipeline."""
+    def backlogs(self, pipelines: Sequence[str]) -> Backlogs:
+        """What is queued for pipelines."""
         return self._views.backlogs(pipelines)
 
     def counts(self) -> dict[JobStatus, int]:
@@ -165,40 +135,9 @@ class JobQueue:
     def _record(self, job_id: str) -> Record:
         record = self.ledger.read(job_id) if JOB_ID.fullmatch(job_id) else None
         if record is None:
-            raise RefusedError(ErrorKind.UNKNOWN_JOB, f"no job {job_id[:128]!r}")
+            raise unknown_job(job_id)
         return record
 
-    def _replay(self, record: Record, digest: str) -> Submitted:
-        if record.text("adm_body") != digest:
-            raise RefusedError(ErrorKind.IDEMPOTENCY_MISMATCH, "this Idempotency-Key was used with another body")
-        return Submitted(self._views.of([record])[0], True)
 
-    def _hold_files(self, request: ResolvedRequest) -> None:
-        """Keep the files of a job until it has started and for as long after as it is kept then."""
-        held = self.files.hold(request.images, request.expires_in + self._settings.retention_seconds)
-        unknown = [index for index, record in enumerate(held) if record is None]
-        if unknown:
-            detail = "no such file: it was never uploaded, was removed or has expired"
-            raise InvalidRequestError([FieldError(f"/images/{index}", detail) for index in unknown])
-
-    def _refuse_if_full(self, backlog: Backlog) -> None:
-        queued, limit = Estimator(self.fleet.read()).queued_seconds(backlog), self._settings.queue_limit_seconds
-        if queued is not None and queued > limit:
-            others = ", ".join(repr(each.pipeline) for each in backlog.beside)
-            raise RefusedError(
-                ErrorKind.QUEUE_FULL,
-                f"{queued:.0f} s of work are queued for the workers of {backlog.pipeline!r}"
-                f"{others and f', which hold {others} too'}; the limit is {limit:.0f} s",
-                retry_after_seconds=queued - limit,
-            )
-
-
-def keyed_id(caller: str, idempotency_key: str) -> str:
-    """Id of the job that a caller's key stands for."""
-    return "i-" + hashlib.sha256(json.dumps([caller, idempotency_key]).encode()).hexdigest()
-
-
-def body_digest(request: JobRequest) -> str:
-    """What tells two bodies apart: the fields given, whatever their order and spacing."""
-    text = json.dumps(request.model_dump(exclude_unset=True), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+def unknown_job(job_id: str) -> RefusedError:
+    return RefusedError(ErrorKind.UNKNOWN_JOB, f"no job {job_id[:128]!r}")

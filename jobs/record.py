@@ -185,11 +185,11 @@ class Record:
         except (zlib.error, ValueError, KeyError, TypeError, RecursionError) as error:
             raise BadPayloadError("not a request in JSON") from error
 
-    def image_view(self, image: ImageRecord, request: ResolvedRequest) -> ImageView:
-        """One of its images as clients see it."""
+    def image_view(self, image: ImageRecord, request: ResolvedRequest, root_path: str) -> ImageView:
+        """One of its images as clients see it, of a service that is published under a path."""
         return ImageView(
             index=image.index,
-            url=f"/v1/jobs/{self.id}/images/{image.index}",
+            url=f"{root_path}/v1/jobs/{self.id}/images/{image.index}",
             sha256=image.sha256,
             width=image.width,
             height=image.height,

@@ -1,6 +1,9 @@
 """The body of POST /v1/jobs, and the same with every default filled in, which is what `jobs.resolution` does."""
 
-from typing import Annotated, Literal, Self
+import json
+from collections import Counter
+from contextlib import suppress
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
@@ -237,10 +240,25 @@ class JobRequest(Strict):
 
         Raises: InvalidRequestError, one entry a wrong field; pointer "" for a body that is no JSON object.
         """
+        if (name := repeated_name(body)) is not None:
+            raise InvalidRequestError([FieldError("", f"the name {name!r} is given twice in one object")])
         try:
             return cls.model_validate_json(body)
         except ValidationError as error:
             raise InvalidRequestError(field_errors(error)) from error
+
+
+def repeated_name(body: bytes) -> str | None:
+    """A name that an object of a JSON text has twice, where parsers differ in which value counts."""
+    repeated: list[str] = []
+
+    def note(pairs: list[tuple[str, Any]]) -> None:
+        if len({name for name, _ in pairs}) < len(pairs):
+            repeated.extend(name for name, times in Counter(name for name, _ in pairs).items() if times > 1)
+
+    with suppress(ValueError, RecursionError):  # the validation says what is wrong with what is no JSON
+        json.loads(body, object_pairs_hook=note)
+    return repeated[0] if repeated else None
 
 
 SAID = {"extra_forbidden": "unknown field", "none_required": "is not offered yet: leave it out"}  # not as pydantic does

@@ -44,6 +44,7 @@ class Retirement:
                 pipe.hdel(keys.PIPELINES, *due)
                 pipe.hdel(keys.STEP_COSTS, *due)
                 pipe.zrem(keys.UNHELD, *due)
+                pipe.sadd(keys.RETIRED, *due)
                 pipe.delete(*map(keys.estimate_ratios, retired), *map(books.workers_key, queues(due)))
 
         # an announcement removes the note as well: coming in between, it makes this transaction look again

@@ -1,13 +1,16 @@
 """All settings of all programs, read from variables that begin with ADM_."""
 
+import contextlib
+import json
 import os
 import re
 import socket
 from collections.abc import Mapping
 from difflib import get_close_matches
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlsplit, urlunsplit
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
@@ -18,10 +21,23 @@ from jobs.deaths import DEATHS_ALONE
 from jobs.errors import SettingsError
 
 PREFIX = "ADM_"
+LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
+SECRET = re.compile("pass|secret|token|key|user|cred", re.IGNORECASE)  # in the name of a parameter of an address
+HOST_NAME = re.compile(r"\*|[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
 MAX_WORKER_NAME = 64
+SHIPPED_PIPELINES = ("demo", "demo-uncond")
 STORE_TIMEOUT_SECONDS = 10.0
 STEP_TIMEOUT_SECONDS = 600.0
 MAX_SOCKET_PATH_BYTES = 107  # sun_path of unix(7) is 108 with its closing zero
+
+
+def pipelines_of(weights: Path) -> tuple[str, ...]:
+    """The pipelines of every stack in a folder of stacks; the shipped ones' where there is none that can be read."""
+    names: list[str] = []
+    for path in sorted(weights.glob("*/stack.json")):
+        with contextlib.suppress(OSError, ValueError, AttributeError, KeyError):  # the worker that loads it says more
+            names += json.loads(path.read_bytes())["pipelines"].keys()
+    return tuple(names) or SHIPPED_PIPELINES
 
 
 class SettingSource(NamedTuple):
@@ -42,6 +58,32 @@ class Settings(BaseSettings):
         default="127.0.0.1", description="address the service listens on; loopback unless ADM_ALLOW_ANONYMOUS"
     )
     port: int = Field(default=8000, ge=0, le=65535, description="port the service listens on; 0 takes a free one")
+    hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="names beside localhost by which callers reach the service, separated by commas; * is any",
+    )
+    root_path: str = Field(
+        default="",
+        pattern=r"^(/[A-Za-z0-9._~-]+)*$",
+        description="path under which a proxy publishes the service, as /adm; the proxy may leave it on or take it off",
+    )
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="addresses or networks of proxies whose X-Forwarded-For and X-Forwarded-Proto are believed",
+    )
+    keep_alive_seconds: int = Field(
+        default=75, gt=0, description="how long an idle connection stays open for its next request"
+    )
+    client_seconds: float = Field(
+        default=30,
+        gt=0,
+        description="time a client has to send a request's headers and each 64 KiB of its body, and to take each "
+        "64 KiB of an answer",
+    )
+    max_header_bytes: int = Field(default=32_768, ge=1024, description="longest request line and headers, together")
+    max_connections: int = Field(
+        default=4096, ge=1, description="connections open at once; fewer where the process may open too few files"
+    )
     data: Path = Field(default=Path("data"), description="folder of Redis' log, images, caches and run/*.pid")
     redis_url: str | None = Field(
         default=None, description="redis://, rediss:// or unix://; none: $ADM_DATA/run/redis.sock"
@@ -61,7 +103,12 @@ class Settings(BaseSettings):
     )
     weights: Path = Field(default=Path("weights"), description="folder that holds one folder of weights a stack")
     pipelines: Annotated[tuple[str, ...], NoDecode] = Field(
-        default=("demo", "demo-uncond"), min_length=1, description="pipelines a worker loads, separated by commas"
+        default_factory=lambda read: pipelines_of(read["weights"]),
+        min_length=1,
+        description="pipelines a worker loads, separated by commas; none: those of every stack in ADM_WEIGHTS",
+    )
+    runs: Path | None = Field(
+        default=None, description="folder of training runs that the page /runs shows; none: the page shows none"
     )
     default_model: str = Field(default="demo", min_length=1, description="pipeline of a request that names none")
     worker_name: str | None = Field(
@@ -125,9 +172,30 @@ class Settings(BaseSettings):
         description="estimated work queued for the workers of a pipeline, of all that they hold, above which its jobs "
         "are refused",
     )
+    max_queued_jobs: int = Field(
+        default=10_000, ge=1, description="jobs that wait at once, above which further ones are refused"
+    )
+    max_jobs: int = Field(
+        default=100_000,
+        ge=1,
+        description="jobs that are kept, in whatever state, above which further ones are refused",
+    )
+    max_redis_bytes: int = Field(
+        default=1 << 30,
+        ge=1,
+        description="memory of Redis above which further jobs are refused; 0.9 of its own maxmemory where that is less",
+    )
     max_upload_bytes: int = Field(default=16 << 20, ge=1, description="largest picture that may be uploaded, as a file")
     max_upload_pixels: int = Field(
-        default=50_000_000, ge=1, le=89_000_000, description="largest picture that may be uploaded, decoded"
+        default=25_000_000, ge=1, le=89_000_000, description="largest picture that may be uploaded, decoded"
+    )
+    max_files_bytes: int = Field(
+        default=4 << 30, ge=1, description="what uploaded pictures that are kept have together; more are refused"
+    )
+    decode_processes: int = Field(default=2, ge=1, description="uploaded pictures that are decoded at once")
+    decode_cpu_seconds: int = Field(default=5, ge=1, description="processor time for decoding an uploaded picture")
+    decode_memory_bytes: int = Field(
+        default=512 << 20, ge=1 << 27, description="address space of the process that decodes an uploaded picture"
     )
     allow_anonymous: bool = Field(default=False, description="listen on other addresses than loopback, without keys")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
@@ -137,10 +205,25 @@ class Settings(BaseSettings):
         default="auto", description="auto: pretty on a terminal, else JSON"
     )
 
-    @field_validator("pipelines", mode="before")
+    @field_validator("pipelines", "hosts", "trusted_proxies", mode="before")
     @classmethod
     def split_names(cls, value: Any) -> Any:
         return tuple(filter(None, (name.strip() for name in value.split(",")))) if isinstance(value, str) else value
+
+    @field_validator("hosts")
+    @classmethod
+    def refuse_what_is_no_name(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if not HOST_NAME.fullmatch(name):
+                raise ValueError(f"{name!r} must be a name alone, as images.example, without scheme, port and path")
+        return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def refuse_what_is_no_address(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for address in value:
+            ip_network(address, strict=False)
+        return value
 
     @field_validator("redis_url")
     @classmethod
@@ -193,16 +276,20 @@ class Settings(BaseSettings):
     def redis_address(self) -> str:
         """URL of the Redis server: the one given, or the embedded server's socket.
 
-        Raises: SettingsError when the socket's path is longer than the system takes.
+        Raises: SettingsError when the socket's path is longer than the system takes, or not UTF-8.
         """
         if self.redis_url is not None:
             return self.redis_url
         path = self.socket_path
+        try:
+            quoted = quote(str(path), errors="strict")
+        except UnicodeEncodeError as error:
+            raise SettingsError(f"ADM_DATA: {str(path)!r} is not UTF-8; use a folder whose name is") from error
         if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
             raise SettingsError(
                 f"ADM_DATA: the socket {path} is longer than {MAX_SOCKET_PATH_BYTES} bytes; use a shorter folder"
             )
-        return f"unix://{path}"
+        return f"unix://{quoted}"
 
     @property
     def socket_path(self) -> Path:
@@ -255,10 +342,13 @@ def refuse_unknown(environment: Mapping[str, str], known: list[str]) -> None:
 
 
 def masked(value: object) -> str:
-    """A value fit for a screen: tuples as one types them, no password."""
+    """A value fit for a screen: tuples as one types them, addresses without what may be a password."""
     if isinstance(value, tuple):
         return ",".join(value)
-    if isinstance(value, str) and "@" in value and (parts := urlsplit(value)).password:
+    if isinstance(value, str) and "://" in value:
+        parts = urlsplit(value)
         host = parts.netloc.rpartition("@")[2]
-        return urlunsplit(parts._replace(netloc=f"***@{host}"))
+        netloc = f"***@{host}" if "@" in parts.netloc else host
+        pairs = ((name, "***" if SECRET.search(name) else each) for name, each in parse_qsl(parts.query))
+        return urlunsplit(parts._replace(netloc=netloc, query="&".join(map("=".join, pairs))))
     return "" if value is None else str(value)

@@ -80,5 +80,6 @@ READERS: Mapping[str, Callable[[str], object]] = {
     "adm_class_name": str,
     "adm_numerics": str,
     "adm_body": str,
+    "adm_request_id": str,
     "worker_name": str,
 }

@@ -1,6 +1,5 @@
 """What the service does now and then so that nothing stays for ever: expire, recover, remove."""
 
-import time
 from collections import defaultdict
 from datetime import UTC, datetime, timedelta
 from typing import cast
@@ -25,7 +24,7 @@ class Sweeper:
 
     def expire_jobs(self) -> int:
         """End the jobs that were not started in time; returns how many."""
-        now = time.time()
+        now = self._ledger.now()
         due = cast(list[bytes], self._redis.zrangebyscore(keys.EXPIRING, "-inf", now))
 
         def decide(pipe: Pipeline, record: Record | None) -> bool:
@@ -51,7 +50,7 @@ class Sweeper:
 
     def remove_ended(self) -> int:
         """Remove the jobs whose retention is over, with their images; returns how many."""
-        due = cast(list[bytes], self._redis.zrangebyscore(keys.ENDED, "-inf", time.time()))
+        due = cast(list[bytes], self._redis.zrangebyscore(keys.ENDED, "-inf", self._ledger.now()))
         removed = 0
         for each in due:
             if member := matched(INDEX_MEMBER, each):
@@ -83,7 +82,7 @@ class Sweeper:
     def trim_registries(self) -> None:
         """Take what has expired out of RQ's registries of ended jobs; no RQ worker runs that would."""
         for queue in cast(set[bytes], self._redis.smembers(books.QUEUES_KEY)):
-            books.trim_registries(self._redis, queue.decode(errors="replace"))
+            books.trim_registries(self._redis, queue.decode(errors="replace"), self._ledger.now())
 
     def remove_unpublished_images(self) -> int:
         """Remove half-written images, and those that no job shows and no live execution will publish; counts them.

@@ -5,7 +5,6 @@ counters of queued work, the event. So either side may be killed between any two
 """
 
 import json
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from redis.client import Pipeline, Redis
 from rq.job import JobStatus as RqStatus
 
 from jobs import books, keys
+from jobs.clock import RedisClock
 from jobs.errors import FailureKind
 from jobs.events import EventKind, publish
 from jobs.job import ImageRecord, JobStatus, Usage
@@ -27,10 +27,22 @@ class Transitions:
 
     def __init__(self, redis: Redis, retention_seconds: int) -> None:
         self.redis, self.retention_seconds = redis, retention_seconds
+        self.now = RedisClock(redis).now
+
+    def create(self, pipe: Pipeline, record: Record) -> None:
+        """Write a job that is queued."""
+        pipe.hset(books.job_key(record.id), mapping=books.encodable(record.fields))
+        books.enqueue(pipe, record.id, record.queue, at_front=False)
+        pipe.zadd(keys.index(), {record.index_member: 0})
+        pipe.zadd(keys.index(JobStatus.QUEUED), {record.index_member: 0})
+        pipe.zadd(keys.EXPIRING, {record.id: record.expires_at})
+        count_work(pipe, record, record.priority, 1)
+        publish(pipe, record.id, EventKind.QUEUED, {"status": JobStatus.QUEUED})
+        pipe.publish(keys.WAKE_CHANNEL, record.queue)
 
     def claim(self, pipe: Pipeline, record: Record, worker_name: str, token: str, lease_ends_at: float) -> None:
         """Write that a worker takes a queued job."""
-        attempt, now = record.starts + 1, time.time()
+        attempt, now = record.starts + 1, self.now()
         books.dequeue(pipe, record)
         fields = books.start(pipe, self.redis, record, worker_name, token)
         fields |= {"adm_token": token, "adm_attempt": attempt, "adm_started_at": now}
@@ -54,7 +66,7 @@ class Transitions:
         results: dict[str, Any] | None,
     ) -> None:
         """Write that a job's images are all there, and what it found besides; this is what publishes both."""
-        now = time.time()
+        now = self.now()
         detail = f"{len(images)} image{'' if len(images) == 1 else 's'}"
         fields = books.end(pipe, self.redis, record, RqStatus.FINISHED, self.retention_seconds, now, detail) | {
             "adm_images": json.dumps([each.model_dump() for each in images]),
@@ -67,7 +79,7 @@ class Transitions:
 
     def fail(self, pipe: Pipeline, record: Record, kind: FailureKind, detail: str) -> None:
         """Write that a job has failed for good."""
-        now = time.time()
+        now = self.now()
         error = {"kind": kind, "detail": detail}
         fields = books.end(
             pipe, self.redis, record, RqStatus.FAILED, self.retention_seconds, now, f"{kind}: {detail}"
@@ -76,13 +88,13 @@ class Transitions:
 
     def cancel(self, pipe: Pipeline, record: Record) -> None:
         """Write that a job was given up because somebody asked for it."""
-        now = time.time()
+        now = self.now()
         fields = books.end(pipe, self.redis, record, RqStatus.CANCELED, self.retention_seconds, now, "")
         self._end(pipe, record, JobStatus.CANCELLED, EventKind.CANCELLED, fields, now)
 
     def expire(self, pipe: Pipeline, record: Record) -> None:
         """Write that a job was not started in time."""
-        now = time.time()
+        now = self.now()
         fields = books.end(pipe, self.redis, record, RqStatus.CANCELED, self.retention_seconds, now, "")
         self._end(pipe, record, JobStatus.EXPIRED, EventKind.EXPIRED, fields | {"adm_expired": "1"}, now)
 
@@ -127,7 +139,7 @@ class Transitions:
         fields: dict[str, int | str],
     ) -> None:
         if expires_at is None:
-            expires_at = time.time() + self.retention_seconds
+            expires_at = self.now() + self.retention_seconds
         books.close_execution(pipe, self.redis, record)
         pipe.hset(
             books.job_key(record.id),

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from redis.client import Pipeline, Redis
 
 from jobs import books, keys
-from jobs.estimate import Backlog, Estimator
+from jobs.estimate import Backlog, Backlogs, Estimator
 from jobs.fleet import Fleet, FleetReader
 from jobs.job import ImageView, Job, JobStatus, Progress, QueueInfo
 from jobs.record import BadPayloadError, Record
@@ -26,8 +26,8 @@ RATIO = re.compile(rb"\d{1,18}\.\d{4}")  # as `jobs.ledger` writes them
 class Views:
     """Adds to records what lies beside them: progress, the place in the queue, estimates."""
 
-    def __init__(self, redis: Redis, fleet: FleetReader) -> None:
-        self._redis, self._fleet = redis, fleet
+    def __init__(self, redis: Redis, fleet: FleetReader, root_path: str) -> None:
+        self._redis, self._fleet, self._root_path = redis, fleet, root_path
 
     def of(self, records: Sequence[Record]) -> list[Job]:
         """Views of jobs, with one round trip for all of them."""
@@ -37,7 +37,7 @@ class Views:
         fleet = self._fleet.read()
         places: dict[str, int | None] = {}
         progress: dict[str, bytes | None] = {}
-        backlogs: dict[str, Backlog] = {}
+        backlogs = Backlogs(fleet, {})
         if queued or running:
             with self._redis.pipeline(transaction=False) as pipe:
                 ask_backlogs(pipe, fleet, pipelines)
@@ -54,14 +54,14 @@ class Views:
             request = readable_request(each)
             queue = None
             if each.id in places and request is not None:
-                backlog = backlogs[each.pipeline]
+                backlog = backlogs.of(each.pipeline)
                 reckoned = self.reckoned_seconds(backlog, request)
                 queue = self.queue_info(backlog, request, places[each.id], reckoned)
-            views.append(view(each, request, queue, progress_of(each, request, progress.get(each.id))))
+            views.append(self.view(each, request, queue, progress_of(each, request, progress.get(each.id))))
         return views
 
-    def backlogs(self, pipelines: Sequence[str]) -> dict[str, Backlog]:
-        """What is queued, by pipeline."""
+    def backlogs(self, pipelines: Sequence[str]) -> Backlogs:
+        """What is queued for pipelines."""
         fleet = self._fleet.read()
         with self._redis.pipeline(transaction=False) as pipe:
             ask_backlogs(pipe, fleet, pipelines)
@@ -86,31 +86,30 @@ class Views:
             workers=workers,
         )
 
+    def view(self, record: Record, request: ResolvedRequest | None, queue: QueueInfo | None, progress: Progress) -> Job:
+        """The Job of `api.md`."""
+        return Job(
+            id=record.id,
+            status=record.status,
+            created_at=record.created_at,
+            started_at=record.number("adm_started_at"),
+            ended_at=record.number("adm_ended_at"),
+            expires_at=record.expires_at,
+            request=request,
+            progress=progress,
+            queue=queue,
+            images=[] if request is None else self._images(record, request),
+            error=record.error,
+            usage=record.usage,
+            results=record.results,
+            attempt=record.attempt,
+            numerics=record.text("adm_numerics") or None,
+        )
 
-def view(record: Record, request: ResolvedRequest | None, queue: QueueInfo | None, progress: Progress) -> Job:
-    """The Job of `api.md`."""
-    return Job(
-        id=record.id,
-        status=record.status,
-        created_at=record.created_at,
-        started_at=record.number("adm_started_at"),
-        ended_at=record.number("adm_ended_at"),
-        expires_at=record.expires_at,
-        request=request,
-        progress=progress,
-        queue=queue,
-        images=[] if request is None else images_of(record, request),
-        error=record.error,
-        usage=record.usage,
-        results=record.results,
-        attempt=record.attempt,
-        numerics=record.text("adm_numerics") or None,
-    )
-
-
-def images_of(record: Record, request: ResolvedRequest) -> list[ImageView]:
-    """The images that a job shows, of those that it can have."""
-    return [record.image_view(each, request) for each in record.images if each.index in request.indices]
+    def _images(self, record: Record, request: ResolvedRequest) -> list[ImageView]:
+        """The images that a job shows, of those that it can have."""
+        shown = (each for each in record.images if each.index in request.indices)
+        return [record.image_view(each, request, self._root_path) for each in shown]
 
 
 def progress_of(record: Record, request: ResolvedRequest | None, text: bytes | None) -> Progress:
@@ -147,7 +146,7 @@ def ask_backlogs(pipe: Pipeline, fleet: Fleet, pipelines: Sequence[str]) -> None
         pipe.lrange(keys.estimate_ratios(pipeline), 0, -1)
 
 
-def take_backlogs(told: Iterator[Any], fleet: Fleet, pipelines: Sequence[str]) -> dict[str, Backlog]:
+def take_backlogs(told: Iterator[Any], fleet: Fleet, pipelines: Sequence[str]) -> Backlogs:
     """Backlogs of the answers; what is neither a counter nor a ratio is left out."""
     counted = {}
     for name in with_those_beside(fleet, pipelines):
@@ -155,14 +154,10 @@ def take_backlogs(told: Iterator[Any], fleet: Fleet, pipelines: Sequence[str]) -
         counters = {field.decode(errors="replace"): number for field, number in (next(told) or {}).items()}
         work = {field: int(n) for field, n in counters.items() if COUNTER.fullmatch(field) and COUNT.fullmatch(n)}
         counted[name] = Backlog(name, lengths, work)
-    return {
-        name: replace(
-            counted[name],
-            ratios=tuple(float(each) for each in next(told) or () if RATIO.fullmatch(each)),
-            beside=tuple(counted[other] for other in fleet.shares(name) if other != name),
-        )
-        for name in pipelines
-    }
+    for name in pipelines:
+        ratios = tuple(float(each) for each in next(told) or () if RATIO.fullmatch(each))
+        counted[name] = replace(counted[name], ratios=ratios)
+    return Backlogs(fleet, counted)
 
 
 def with_those_beside(fleet: Fleet, pipelines: Sequence[str]) -> list[str]:

@@ -56,11 +56,10 @@ class AttentionBlock(nn.Module):
         self.proj_out = zero_parameters(Conv1d(channels, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        n, c, h, w = x.shape
-        flat = x.reshape(n, c, h * w)
+        flat = x.flatten(2)  # of one, two or three spatial dimensions, as the official block takes them
         attended = attend(self.qkv(self.norm(flat)), self.num_heads, new_order=self.new_order)
         # added as maps: the sum of flat ones loses track of a channels-last order where there is one row
-        total: Tensor = x + self.proj_out(attended).reshape(n, c, h, w)
+        total: Tensor = x + self.proj_out(attended).reshape(x.shape)
         return total
 
 

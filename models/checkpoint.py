@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from models.classifier import NoisyClassifier
 from models.config import ClassifierConfig, ProcessConfig, UNetConfig
-from models.inspection import NotAdmError, inspect_shapes
+from models.inspection import NotAdmError, foreign, inspect_shapes
 from models.judge import Judge, JudgeConfig
 from models.tensor_file import WeightsError as WeightsError
 from models.tensor_file import is_finite, read_metadata, shown, write_tensors
@@ -61,9 +61,16 @@ def metadata_of(config: NetworkConfig, process: ProcessConfig | None = None) -> 
     return said if process is None else said | {"process": json.dumps(dataclasses.asdict(process))}
 
 
-def save_network(path: Path, state: Mapping[str, Tensor], config: NetworkConfig, *, dtype: torch.dtype) -> None:
-    """Write a state dict with its configuration, atomically, floating tensors cast to dtype."""
-    write_tensors(path, state, dtype, metadata_of(config))
+def save_network(
+    path: Path,
+    state: Mapping[str, Tensor],
+    config: NetworkConfig,
+    process: ProcessConfig | None = None,
+    *,
+    dtype: torch.dtype,
+) -> None:
+    """Write a state dict with its configuration and process, atomically, floating tensors cast to dtype."""
+    write_tensors(path, state, dtype, metadata_of(config, process))
 
 
 def read_config(path: Path) -> NetworkConfig:
@@ -103,8 +110,6 @@ def load_network(
     Raises: WeightsError for an unreadable file, another kind of network, missing, surplus or misshapen keys, or values
     that are not finite.
     """
-    if not path.is_file():
-        raise WeightsError(f"{path}: there is no such weights file")
     config = config or read_config(path)
     try:
         model = blank_network(config)
@@ -137,8 +142,11 @@ def check_state(model: nn.Module, tensors: Mapping[str, Tensor], name: str) -> N
 
 
 def _likeness(tensors: Mapping[str, Tensor]) -> str:
+    shapes = {key: tuple(value.shape) for key, value in tensors.items()}
+    if other := foreign(shapes):
+        return f"; it is {other}"
     try:
-        presets = inspect_shapes({key: tuple(value.shape) for key, value in tensors.items()}).presets
+        presets = inspect_shapes(shapes).presets
     except NotAdmError:
         presets = ()
     return f"; its keys are those of {' or '.join(presets)}" if presets else ""

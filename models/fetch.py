@@ -93,6 +93,8 @@ def _fetch_rest(client: httpx2.Client, url: str, partial: Path, progress: Progre
             return False
         if not response.is_success:
             raise FetchError(f"{url}: the server answers {response.status_code} {response.reason_phrase}")
+        if response.headers.get("content-type", "").startswith("text/html"):
+            raise FetchError(f"{url}: the server answers a web page in place of the file; give the file's own address")
         if not resumed:  # a server without ranges, or with another file, gives all of it
             have = 0
             partial.unlink(

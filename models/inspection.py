@@ -20,6 +20,15 @@ RGB_CHANNELS = 3  # of the output, where the variance is not learned
 SMALLEST_ATTENTION = 8  # the smallest feature map of the official default "32,16,8", for a guess at the image size
 USUAL_HEAD_CHANNELS = 64
 USUAL_HEADS = 4
+FOREIGN_KEYS = (
+    (r"transformer_blocks\.", "a UNet with cross-attention, as latent diffusion has it, conditioned on a text"),
+    (r"(down|up)_blocks\.|conv_in\.", "a network in the layout of diffusers, which has keys of its own"),
+    (r"(model\.)?(enc|dec)\.\d+x\d+_", "a network of EDM, which has keys and a parametrisation of its own"),
+    (r"(encoder|decoder)\.(down|up|mid)", "an autoencoder of latent diffusion"),
+    (r"(blocks\.\d+\.attn|x_embedder|patch_embed)\.", "a transformer (ViT, DiT), and no UNet"),
+    (r"(layer\d|Mixed_\d\w|features)\.", "a classifier of clean images, and no noisy classifier of ADM"),
+)
+CONV_DIMS = 4  # of a 2-D convolution's weight
 
 
 class NotAdmError(ValueError):
@@ -59,8 +68,20 @@ class _Block:
     kind: str  # "res", "conv", "pool"
 
 
+def foreign(shapes: Shapes) -> str | None:
+    """What a state dict is that is not ADM's, where its keys tell it."""
+    if any(key.endswith(".qkv.weight") and len(shape) == CONV_DIMS for key, shape in shapes.items()):
+        return "a consistency model (openai/consistency_models): its qkv have four dimensions, and it predicts no eps"
+    return next(
+        (what for pattern, what in FOREIGN_KEYS if any(re.search(rf"(?:^|\.)(?:{pattern})", key) for key in shapes)),
+        None,
+    )
+
+
 def inspect_shapes(shapes: Shapes, num_res_blocks: int | None = None) -> Inspection:
     """Infer a network from its state dict's shapes, and from its depth where that is known. Raises: NotAdmError."""
+    if other := foreign(shapes):
+        raise NotAdmError(f"no ADM network but {other}")
     blocks = list(_input_blocks(shapes))
     is_unet = any(key.startswith("output_blocks.") for key in shapes)
     depths = _depths(shapes, blocks) if is_unet else _encoder_depths(blocks)

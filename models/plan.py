@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from models.checkpoint import WeightsError, read_config, read_process
 from models.config import ClassifierConfig, ProcessConfig, UNetConfig
+from models.manifest import check_values
 from models.presets import OFFICIAL_PIPELINES, PRESETS, OfficialPipeline
 from models.tensor_file import shown
 
@@ -86,6 +87,7 @@ def read_stack(folder: Path) -> StackPlan:
     manifest = _read_manifest(folder / MANIFEST)
     try:
         _check_fields("the stack", manifest, STACK_FIELDS)
+        check_values(manifest)
         return StackPlan(
             name=folder.name,
             class_names=tuple(manifest["classes"]),
@@ -137,10 +139,10 @@ def _official_pipeline(pipeline: OfficialPipeline) -> PipelineSpec:
 
 def _read_manifest(path: Path) -> dict[str, Any]:
     try:
-        manifest = json.loads(path.read_text())
+        manifest = json.loads(path.read_bytes())
     except OSError as error:
         raise WeightsError(f"{path}: there is no such stack; ADM_WEIGHTS names the folder of stacks") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise WeightsError(f"{shown(path)}: is not JSON ({error})") from error
     if not isinstance(manifest, dict):
         raise WeightsError(f"{shown(path)}: is not a JSON object")

@@ -1,16 +1,23 @@
-"""Tensor files: read without copying, written a tensor at a time, and never through a free pickle."""
+"""Tensor files: read without copying in every form and wrapping, and written a tensor at a time."""
 
+import contextlib
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+
+from models.file_form import Form, form_of, named, refuse_shard
+from models.file_form import WeightsError as WeightsError
+from models.file_form import shown as shown
+from models.torch_file import read_torch
+from models.wrapping import Network, chosen, networks_in
 
 HEADER_START = 8  # bytes: a safetensors file begins with its header's length
 ALIGNMENT = 64  # bytes of a cache line: where the data begin, so that mapped tensors are as aligned as allocated ones
@@ -26,43 +33,66 @@ DTYPE_NAMES = {
 }
 
 
-class WeightsError(Exception):
-    """A weights file that cannot be used: one line that names the file and the key."""
+def read_networks(path: Path) -> list[Network]:
+    """The networks of a weights file of any form and wrapping, the averaged first; see `models.wrapping`.
 
-
-def shown(path: Path) -> str:
-    """A file as messages name it: with its folder, since every stack has a file of that name."""
-    return str(Path(*path.parts[-2:]))
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file or of a PyTorch file of plain tensors (weights_only), in the file's order.
-
-    They are views of the mapped file: nothing is read until a value is looked at. Raises: WeightsError.
+    Tensors are views of the mapped file, in its order: nothing is read until a value is looked at. A torch.save of the
+    older form is read into memory, once. Raises: WeightsError.
     """
-    if not path.is_file():
-        raise WeightsError(f"{path}: there is no such weights file")
-    try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, "pt") as file:
-                return {key: file.get_tensor(key) for key in file.offset_keys()}
-        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # torch raises a dozen kinds for a damaged or hostile file
-        raise WeightsError(f"{shown(path)}: cannot be read as plain tensors ({type(error).__name__})") from error
-    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
-        raise WeightsError(f"{shown(path)}: is not a state dict of tensors")
-    return tensors
+    refuse_shard(path)
+    content = _read(path)
+    with named(path):
+        return networks_in(content)
+
+
+def read_tensors(path: Path, where: str | None = None) -> dict[str, Tensor]:
+    """The tensors of one network of a file: that at `where`, or the first of `read_networks`. Raises: WeightsError."""
+    networks = read_networks(path)
+    with named(path):
+        return chosen(networks, where).tensors
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """The text beside the tensors of a safetensors file. Raises: WeightsError."""
-    if not path.is_file():
-        raise WeightsError(f"{path}: there is no such weights file")
+    """The text beside the tensors of a safetensors file; none in other forms. Raises: WeightsError."""
+    if form_of(path) is not Form.SAFETENSORS:
+        return {}
+    with _safetensors(path) as file:
+        return file.metadata() or {}
+
+
+def _read(path: Path) -> object:
+    match form := form_of(path):
+        case Form.SAFETENSORS:
+            with _safetensors(path) as file:
+                return {key: file.get_tensor(key) for key in file.offset_keys()}
+        case Form.INDEX:
+            return _shards(path)
+        case _:
+            return read_torch(path, form)
+
+
+@contextlib.contextmanager
+def _safetensors(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, "pt") as file:
-            return file.metadata() or {}
+            yield file
     except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{shown(path)}: not a readable safetensors file ({error})") from error
+        raise WeightsError(f"{shown(path)}: is cut off or damaged ({error}); fetch it again") from error
+
+
+def _shards(path: Path) -> dict[object, object]:
+    """All tensors of the shards that an index names, as transformers and diffusers write one."""
+    try:
+        files = set(json.loads(path.read_bytes())["weight_map"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{shown(path)}: is no index of shards: it has no weight_map") from error
+    together: dict[object, object] = {}
+    for name in sorted(map(str, files)):
+        if Path(name).name != name or not (path.parent / name).is_file():
+            raise WeightsError(f"{shown(path)}: names the shard {name!r}, which is not beside it")
+        content = _read(path.parent / name)
+        together |= content if isinstance(content, dict) else {}
+    return together
 
 
 def write_tensors(

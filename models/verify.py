@@ -7,23 +7,41 @@ import torch
 from torch import Tensor
 
 from models.answers import Answers, AnswersError, resolve
-from models.checkpoint import NetworkConfig, blank_network, metadata_of
-from models.precision import DTYPES
+from models.checkpoint import NetworkConfig, blank_network, metadata_of, read_config
+from models.inspection import foreign, inspect_shapes
 from models.presets import PRESETS, Preset
 from models.record import ChangedFileError, recorded_hash, write_record
-from models.tensor_file import WeightsError, is_finite, read_tensors, write_tensors
+from models.tensor_file import WeightsError, is_finite, read_metadata, read_tensors, write_tensors
 
 
-def preset_of(path: Path, name: str | None = None) -> Preset:
-    """The preset of that name, else the one that the file is named after. Raises: WeightsError."""
-    wanted = name or path.name.partition(".")[0]
-    if wanted not in PRESETS:
-        raise WeightsError(f"{path.name}: no preset is named {wanted!r}; give --preset, one of {', '.join(PRESETS)}")
-    return PRESETS[wanted]
+def preset_of(path: Path, name: str | None = None) -> Preset | None:
+    """The preset of that name, else the one that the file is named after, if any. Raises: WeightsError."""
+    if name is None:
+        return PRESETS.get(path.name.partition(".")[0])
+    if name not in PRESETS:
+        raise WeightsError(f"{path.name}: no preset is named {name!r}; there are {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def expected(path: Path, preset: str | None, where: str | None = None) -> tuple[str, NetworkConfig]:
+    """What a file is to be, in words and as a network: its preset's, else as it says itself, else as its keys tell.
+
+    Raises: WeightsError; NotAdmError where none of them says.
+    """
+    if (named := preset_of(path, preset)) is not None:
+        return named.name, named.config
+    if "kind" in read_metadata(path):
+        return "the network that it says it is", read_config(path)
+    return "a whole ADM network", inspect_shapes(shapes_of(read_tensors(path, where))).config
 
 
 def differences(tensors: Mapping[str, Tensor], config: NetworkConfig) -> list[str]:
-    """Everything in which a state dict is not a network's, one line each; converted files may be of half precision."""
+    """Everything in which a state dict is not a network's, one line each.
+
+    Files may be of lower precision, and mix them: the official `convert_to_fp16` makes halves of convolutions alone.
+    """
+    if other := foreign(shapes_of(tensors)):
+        return [f"is {other}"]
     want = blank_network(config).state_dict()
     lines = [f"lacks {key} {list(want[key].shape)}" for key in want if key not in tensors]
     lines += [f"has surplus {key} {list(tensors[key].shape)}" for key in tensors if key not in want]
@@ -31,17 +49,14 @@ def differences(tensors: Mapping[str, Tensor], config: NetworkConfig) -> list[st
         got = tensors[key]
         if got.shape != want[key].shape:
             lines.append(f"{key} has shape {list(got.shape)}, expected {list(want[key].shape)}")
-        if got.dtype not in DTYPES.values():
+        if not got.is_floating_point():
             lines.append(f"{key} is of {str(got.dtype).removeprefix('torch.')}, expected float32")
-    dtypes = {value.dtype for value in tensors.values()} & set(DTYPES.values())
-    if len(dtypes) > 1:
-        lines.append(f"mixes dtypes: {', '.join(sorted(str(each).removeprefix('torch.') for each in dtypes))}")
     return lines + [f"{key} holds values that are not finite" for key, value in tensors.items() if not is_finite(value)]
 
 
-def verify(path: Path, preset: Preset) -> list[str]:
+def verify(path: Path, config: NetworkConfig, where: str | None = None) -> list[str]:
     """What is wrong with a file, one line each, its record included. Raises: WeightsError for one not readable."""
-    lines = differences(read_tensors(path), preset.config)
+    lines = differences(read_tensors(path, where), config)
     try:
         recorded_hash(path)
     except ChangedFileError as error:
@@ -50,10 +65,16 @@ def verify(path: Path, preset: Preset) -> list[str]:
 
 
 def convert(
-    source: Path, target: Path, dtype: torch.dtype, preset: Preset | None = None, answers: Answers | None = None
+    source: Path,
+    target: Path,
+    dtype: torch.dtype,
+    preset: Preset | None = None,
+    answers: Answers | None = None,
+    where: str | None = None,
 ) -> None:
     """Write a checkpoint as safetensors of a dtype, with its configuration and process where known, and record it.
 
+    where: of the weights in the file, as `read_tensors` takes it.
     They are its preset's, or what its keys and the answers say together; with neither, tensors alone are written.
     The source is mapped and the target written a tensor at a time, so that no second copy is ever in memory.
     Raises: WeightsError where the source is not its preset's, and for values that are not finite in dtype; NotAdmError
@@ -63,7 +84,7 @@ def convert(
         raise WeightsError(f"{target.name}: converted files are named .safetensors")
     if target.exists() and target.samefile(source):
         raise WeightsError(f"{target.name}: is the file to convert")
-    tensors = read_tensors(source)
+    tensors = read_tensors(source, where)
     write_record(target, write_tensors(target, tensors, dtype, _identity(source, tensors, preset, answers)))
 
 
@@ -71,6 +92,8 @@ def _identity(
     source: Path, tensors: Mapping[str, Tensor], preset: Preset | None, answers: Answers | None
 ) -> dict[str, str] | None:
     """What the file is to say of its network; None where nobody knows. Raises: as convert."""
+    if other := foreign(shapes_of(tensors)):
+        raise WeightsError(f"{source.name}: is {other}")
     if preset is not None:
         _hold(source, tensors, preset.config, preset.name)
         return metadata_of(preset.config, preset.process) | {"preset": preset.name}
@@ -85,7 +108,8 @@ def _identity(
 
 def _hold(source: Path, tensors: Mapping[str, Tensor], config: NetworkConfig, name: str) -> None:
     if lines := differences(tensors, config):
-        more = f" (and {len(lines) - 1} more; adm models verify names them)" if len(lines) > 1 else ""
+        option = f" --preset {name}" if name in PRESETS else ""
+        more = f" (and {len(lines) - 1} more: adm models verify {source}{option})" if len(lines) > 1 else ""
         raise WeightsError(f"{source.name}: is not {name}: {lines[0]}{more}")
 
 

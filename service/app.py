@@ -4,19 +4,25 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
 
 from anyio.to_thread import current_default_thread_limiter
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
-from pydantic.json_schema import models_json_schema
 
-from jobs.request import JobRequest
 from jobs.settings import Settings
-from service import page, problems, routes_events, routes_files, routes_fleet, routes_health, routes_jobs
+from service import (
+    openapi,
+    page,
+    problems,
+    routes_events,
+    routes_files,
+    routes_fleet,
+    routes_health,
+    routes_jobs,
+    routes_runs,
+)
 from service.metrics import Metrics
-from service.middleware import Requests, answered_hosts
-from service.problems import Problem
+from service.middleware import Requests
 from service.state import connect
 
 THREADS = 4  # more only fight for the interpreter: a call of the queue is short and mostly Python, 16 were slower
@@ -49,6 +55,8 @@ def create_app(settings: Settings) -> FastAPI:
         version=own_version(),
         description=DESCRIPTION,
         lifespan=lifespan,
+        servers=[{"url": settings.root_path or "/"}],
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
         generate_unique_id_function=operation_id,
@@ -58,27 +66,17 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(routes_events.router)
     app.include_router(routes_files.router)
     app.include_router(routes_fleet.router)
+    app.include_router(routes_runs.router)
     app.include_router(routes_health.router)
     page.install(app)
     problems.install(app)
     app.add_middleware(
         Requests,
         metrics=metrics,
-        hosts=answered_hosts(settings),
+        settings=settings,
         body_limits={routes_files.PREFIX: settings.max_upload_bytes + routes_files.MAX_FRAMING_BYTES},
     )
-    plain_openapi = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        """FastAPI's document, with the schemas that it cannot see: bodies are read by us, errors are not its own."""
-        document = plain_openapi()
-        _, definitions = models_json_schema(
-            [(JobRequest, "validation"), (Problem, "serialization")], ref_template="#/components/schemas/{model}"
-        )
-        document["components"]["schemas"] |= definitions["$defs"]
-        return document
-
-    app.openapi = openapi  # type: ignore[method-assign] # FastAPI's own documented way to extend the document
+    openapi.install(app)
     return app
 
 

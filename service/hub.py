@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-from collections import deque
 from collections.abc import AsyncIterator, Iterator
 
 import structlog
@@ -11,31 +10,44 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from jobs import keys
+from jobs.events import image_of_preview
 
 log = structlog.get_logger("service.hub")
 
 KEEP_OPEN_CHANNEL = "adm:hub"  # nobody publishes there; a subscription to nothing would be an error
 RECHECK_SECONDS = 5.0  # a message may be lost while Redis restarts, so who waits looks again this often
 RETRY_SECONDS = 0.5
-MAX_PREVIEWS = 128  # kept for a listener who reads slowly, then the oldest goes: two steps of a job of 64 images
+MAX_HELD = 1 << 18  # characters of previews that a reader may be behind: sixty of the demo, one of the largest model
 
 
 class Listener:
-    """One waiter's view of a job's channel."""
+    """One waiter's view of a job's channel.
+
+    Previews are shared by all listeners. One that reads slowly is left the latest of each image.
+    """
 
     def __init__(self) -> None:
         self._woken = asyncio.Event()
-        self._previews: deque[str] = deque(maxlen=MAX_PREVIEWS)
+        self._previews: list[tuple[int, str]] = []  # by image, in the order of their coming
+        self._held = 0  # characters of them
 
-    def notify(self, data: bytes) -> None:
-        if data:
-            self._previews.append(data.decode())
+    def notify(self) -> None:
+        self._woken.set()
+
+    def show(self, index: int, preview: str) -> None:
+        """Note a preview of an image."""
+        self._previews.append((index, preview))
+        self._held += len(preview)
+        if self._held > MAX_HELD:
+            last = {each: position for position, (each, _) in enumerate(self._previews)}
+            self._previews = [self._previews[position] for position in sorted(last.values())]
+            self._held = sum(len(each) for _, each in self._previews)
         self._woken.set()
 
     def previews(self) -> list[str]:
-        """What came since the last call."""
-        taken = list(self._previews)
-        self._previews.clear()
+        """What came since the last call, of a slow reader's without what newer previews have replaced."""
+        taken = [preview for _, preview in self._previews]
+        self._previews, self._held = [], 0
         return taken
 
     async def wait(self, seconds: float) -> None:
@@ -128,7 +140,7 @@ class Hub:
         self.stopping = True
         for listeners in self._listeners.values():
             for each in listeners:
-                each.notify(b"")
+                each.notify()
 
     async def close(self) -> None:
         await asyncio.gather(*self._leaving, return_exceptions=True)
@@ -140,6 +152,13 @@ class Hub:
             self._subscribed[channel].set()
         elif kind == "subscribe" and channel != KEEP_OPEN_CHANNEL:
             self._leave(channel)  # could not be left while Redis was away, and the client subscribed to it again
-        if kind == "message":
-            for listener in self._listeners.get(channel, ()):
-                listener.notify(data)
+        if kind != "message":
+            return
+        listeners = self._listeners.get(channel, ())
+        if data:
+            index, preview = image_of_preview(data), data.decode()
+            for each in listeners:
+                each.show(index, preview)
+        else:
+            for each in listeners:
+                each.notify()

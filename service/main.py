@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import resource
 import socket
 import sys
 
@@ -11,16 +12,19 @@ from fastapi import FastAPI
 from redis.exceptions import RedisError
 
 from jobs import logs
-from jobs.errors import SettingsError
+from jobs.data_folder import keep_private
+from jobs.errors import SETTINGS_STATUS, SettingsError
 from jobs.images import ImageStore
-from jobs.server import check_server
-from jobs.settings import Settings
+from jobs.server import check_server, connect_redis
+from jobs.settings import LOOPBACK_HOSTS, Settings
 from service.app import create_app
-from service.state import Service, connect_redis
+from service.protocol import Limits, limited
+from service.state import Service
 
-LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
 STOP_SECONDS = 5  # what is still being answered then is cut; streams and held answers end by themselves at once
 BACKLOG = 2048
+MANY_FILES = 65_536  # where the system sets no limit
+OTHER_FILES = 128  # that the process has open beside its callers' connections: to Redis and the store, modules, uploads
 
 
 class Server(uvicorn.Server):
@@ -37,30 +41,49 @@ class Server(uvicorn.Server):
 
 
 def main() -> None:
-    """Serve with the environment's settings; leave with one line and status 1 when that cannot be."""
+    """Serve with the environment's settings; leave with one line and SETTINGS_STATUS when that cannot be."""
+    keep_private()
     try:
         settings = Settings.load()
         ImageStore(settings.store_address)  # one that cannot be used must fail here, in one line
-        with connect_redis(settings) as redis, contextlib.suppress(RedisError):  # it may start later
+        with connect_redis(settings.redis_address) as redis, contextlib.suppress(RedisError):  # it may start later
             check_server(redis)
         listener = listen(settings)
     except SettingsError as error:
-        sys.exit(f"adm service: {error}")
+        print(f"adm service: {error}", file=sys.stderr)
+        sys.exit(SETTINGS_STATUS)
     logs.configure(settings)
     host, port = listener.getsockname()[:2]
-    structlog.get_logger("service").info("listening", host=host, port=port)
+    log = structlog.get_logger("service")
+    log.info("listening", host=host, port=port)
+    num_connections = min(settings.max_connections, usable_files() - OTHER_FILES)
+    if num_connections < settings.max_connections:
+        log.warning(
+            "few_files", max_connections=num_connections, asked=settings.max_connections, raise_with="ulimit -n"
+        )
     app = create_app(settings)
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http="httptools",
+        http=limited(Limits(num_connections, settings.max_header_bytes, settings.client_seconds)),
         ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=list(settings.trusted_proxies),
+        timeout_keep_alive=settings.keep_alive_seconds,
         timeout_graceful_shutdown=STOP_SECONDS,
     )
     Server(config, app).run(sockets=[listener])
+
+
+def usable_files() -> int:
+    """Raise the number of files that the process may open to the most that it may set, and return it."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    usable = MANY_FILES if most == resource.RLIM_INFINITY else most
+    resource.setrlimit(resource.RLIMIT_NOFILE, (usable, most))
+    return usable
 
 
 def listen(settings: Settings) -> socket.socket:

@@ -1,6 +1,5 @@
 """Metrics in Prometheus' text form: the service's own, the queue's, and what workers left in Redis."""
 
-import time
 from collections.abc import Iterable, Iterator
 
 import structlog
@@ -82,10 +81,11 @@ def text(metrics: Metrics, queue: JobQueue) -> bytes:
 def queue_families(queue: JobQueue) -> list[Metric]:
     """What Redis says of jobs, queues and workers just now."""
     fleet = queue.fleet.read(fresh=True)
-    backlogs = queue.backlogs(sorted(fleet.pipelines)).values()
+    counted = queue.backlogs(sorted(fleet.pipelines))
+    backlogs = [counted.of(each) for each in fleet.pipelines]
     estimator = Estimator(fleet)
     places = [(each, priority) for each in backlogs for priority in keys.PRIORITIES]
-    now = time.time()
+    now = queue.ledger.now()
     return [
         gauge("adm_redis_up", "Redis can be reached", [], [((), 1)]),
         gauge("adm_jobs", "Jobs kept", ["status"], [((status,), n) for status, n in queue.counts().items()]),

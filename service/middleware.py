@@ -1,37 +1,40 @@
 """What every request passes through: an id, a log line, metrics, security headers, and no exception left over."""
 
+import asyncio
 import re
 import time
 from collections.abc import Mapping
 from uuid import uuid4
 
 import structlog
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from jobs.settings import Settings
+from service.hosts import Hosts, is_same_origin
 from service.metrics import Metrics
-from service.problems import METHODS, problem
+from service.problems import METHODS, problem, unavailable
+from service.protocol import client_of
 
 log = structlog.get_logger("service")
 
 MAX_BODY_BYTES = 65_536
-LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
-PORT = re.compile(r":\d*$")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 QUIET_ROUTES = frozenset({"/livez", "/readyz", "/healthz", "/metrics"})  # asked every few seconds: not worth a line
 # ... nor at info, while all goes well
 POLLED_ROUTES = frozenset({"/v1/models", "/v1/workers", "/v1/jobs", "/v1/jobs/{job_id}"})
 PAGE_FILES = ("/static/", "/docs/")  # a load of the page asks for dozens: as polls
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-SECURITY_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-}
+CLIENT_GONE = 499  # nginx' status of a request whose client hung up before its answer; nobody is sent it
+SECURITY_HEADERS = (
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),  # images too are for the service's own page alone
+)
 
 
 def limited(receive: Receive, max_bytes: int) -> Receive:
@@ -68,28 +71,19 @@ def without_body(send: Send) -> Send:
     return send_head
 
 
-def answered_hosts(settings: Settings) -> frozenset[str] | None:
-    """What a request's Host may name, port aside; None: anything.
-
-    A page of any site can make its own name resolve to 127.0.0.1 and be of our origin then, but for this header.
-    """
-    own = f"[{settings.host}]" if ":" in settings.host else settings.host.lower()
-    return None if settings.allow_anonymous else LOOPBACK | {own}
-
-
 class Requests:
     """Outermost of our middlewares; plain ASGI, so that streams pass through untouched."""
 
-    def __init__(
-        self, app: ASGIApp, metrics: Metrics, hosts: frozenset[str] | None, body_limits: Mapping[str, int]
-    ) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, settings: Settings, body_limits: Mapping[str, int]) -> None:
         """`body_limits`: bytes, by path, where others than MAX_BODY_BYTES apply."""
-        self._app, self._metrics, self._hosts, self._body_limits = app, metrics, hosts, body_limits
+        self._app, self._metrics, self._body_limits = app, metrics, body_limits
+        self._hosts, self._root_path = Hosts(settings), settings.root_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        scope = dict(scope, path=self._inner_path(scope["path"]))
         method = scope["method"]
         if method == "HEAD":  # RFC 9110, 9.3.2: answered as GET is, without the body
             scope, send = dict(scope, method="GET"), without_body(send)
@@ -101,10 +95,9 @@ class Requests:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                answer = MutableHeaders(scope=message)
-                answer["X-Request-ID"] = request_id
-                for name, value in SECURITY_HEADERS.items():
-                    answer.setdefault(name, value)
+                present = {name for name, _ in message["headers"]}
+                added = [each for each in SECURITY_HEADERS if each[0] not in present]
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode()), *added]
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
@@ -113,6 +106,12 @@ class Requests:
                     await refusal(scope, receive, send_with_headers)
                 else:
                     await self._app(scope, limited(receive, self._max_bytes(scope)), send_with_headers)
+            except ClientDisconnect:
+                status = status or CLIENT_GONE
+            except asyncio.CancelledError:
+                if status:
+                    raise
+                await unavailable(Request(scope), "the service is being stopped")(scope, receive, send_with_headers)
             except Exception:
                 log.exception("failed")
                 if status:
@@ -122,14 +121,30 @@ class Requests:
             finally:
                 self._record(scope, method, status, time.perf_counter() - began)
 
+    def _inner_path(self, path: str) -> str:
+        """The path below ADM_ROOT_PATH, whether the proxy has left that on or taken it off."""
+        inner = path.removeprefix(self._root_path)
+        return inner if inner.startswith("/") else path
+
     def _refusal(self, request: Request) -> Response | None:
         """The answer to what must not reach a route."""
         headers = request.headers
-        if self._hosts is not None and PORT.sub("", headers.get("host", "").lower()) not in self._hosts:
-            return problem(request, 421, f"this service is {', '.join(sorted(self._hosts))} and goes by no other name")
-        if request.method not in SAFE_METHODS and headers.get("sec-fetch-site") in ("cross-site", "same-site"):
+        hosts = headers.getlist("host")
+        if len(hosts) > 1:
+            return problem(request, 400, "the request has several Host headers")
+        host = "".join(hosts)
+        if host not in self._hosts:
+            known = ", ".join(sorted(self._hosts.names))
+            return problem(request, 421, f"the service is not known by this Host; it is {known} (ADM_HOSTS adds names)")
+        if request.method not in SAFE_METHODS:
             # callers are not asked for a key, so another site's page must not act through its visitor's browser
-            return problem(request, 403, "pages of other sites may not call this service")
+            origin = headers.get("origin")
+            if headers.get("sec-fetch-site") in ("cross-site", "same-site") or (
+                origin is not None and not is_same_origin(origin, host)
+            ):
+                return problem(request, 403, "pages of other sites may not call this service")
+        if headers.get("content-encoding", "identity").lower() != "identity":
+            return problem(request, 415, "a body must not be compressed", headers={"Accept-Encoding": "identity"})
         max_bytes = self._max_bytes(request.scope)
         if int(headers.get("content-length") or 0) > max_bytes:
             return problem(request, 413, too_large(max_bytes))
@@ -148,4 +163,12 @@ class Requests:
             asked_often = route in POLLED_ROUTES or scope["path"].startswith(PAGE_FILES)
             dull = asked_often and method in SAFE_METHODS and 200 <= status < 400
             tell = log.debug if dull else log.info
-            tell("request", method=method, path=scope["path"], status=status, seconds=round(seconds, 4), **job)
+            tell(
+                "request",
+                method=method,
+                path=scope["path"],
+                status=status,
+                seconds=round(seconds, 4),
+                client=client_of(scope["client"]),
+                **job,
+            )

@@ -12,7 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
-from starlette.routing import Match, Mount
+from starlette.routing import Match
 
 from jobs.away import is_away
 from jobs.errors import ErrorKind, FieldError, InvalidRequestError, RefusedError, UnavailableError
@@ -30,9 +30,11 @@ HTTP_STATUS = {
     ErrorKind.UNKNOWN_MODEL: 404,
     ErrorKind.UNKNOWN_IMAGE: 404,
     ErrorKind.UNKNOWN_FILE: 404,
+    ErrorKind.UNKNOWN_RUN: 404,
     ErrorKind.IMAGE_NOT_READY: 409,
     ErrorKind.JOB_ENDED: 409,
     ErrorKind.QUEUE_FULL: 503,
+    ErrorKind.FILES_FULL: 507,
     ErrorKind.UNAVAILABLE: 503,
 }
 TITLES = {
@@ -42,9 +44,11 @@ TITLES = {
     ErrorKind.UNKNOWN_MODEL: "No such model",
     ErrorKind.UNKNOWN_IMAGE: "No such image",
     ErrorKind.UNKNOWN_FILE: "No such file",
+    ErrorKind.UNKNOWN_RUN: "No such training run",
     ErrorKind.IMAGE_NOT_READY: "The image is not there yet",
     ErrorKind.JOB_ENDED: "The job has ended already",
     ErrorKind.QUEUE_FULL: "Too much work is queued",
+    ErrorKind.FILES_FULL: "Too many pictures are kept",
     ErrorKind.UNAVAILABLE: "Not available just now",
 }
 
@@ -75,15 +79,19 @@ def problem(
     **members: Any,
 ) -> Response:
     """A problem response; without a kind its type is about:blank and its title the status's phrase."""
-    content = {
+    content = content_of(status, detail, request.url.path, kind) | members
+    return Response(json.dumps(content), status, headers=headers, media_type=MEDIA_TYPE)
+
+
+def content_of(status: int, detail: str, instance: str, kind: ErrorKind | None = None) -> dict[str, Any]:
+    """The members that every problem has."""
+    return {
         "type": "about:blank" if kind is None else f"urn:adm:problem:{kind}",
         "title": HTTPStatus(status).phrase if kind is None else TITLES[kind],
         "status": status,
         "detail": detail,
-        "instance": request.url.path,
-        **members,
+        "instance": instance,
     }
-    return Response(json.dumps(content), status, headers=headers, media_type=MEDIA_TYPE)
 
 
 def unavailable(request: Request, detail: str, **members: Any) -> Response:
@@ -123,13 +131,13 @@ def on_http(request: Request, error: Exception) -> Response:
 
 def allowed_methods(request: Request) -> set[str]:
     """Methods of all routes with the request's path; Starlette names those of the first one alone."""
-    routes = [each for each in request.app.routes if not isinstance(each, Mount)]
+    routes = request.app.routes
     allowed = {
         method
         for method in METHODS
         if any(each.matches(dict(request.scope, method=method))[0] is Match.FULL for each in routes)
     }
-    return allowed | {"HEAD"} if "GET" in allowed else allowed or {"GET", "HEAD"}  # what is mounted is files
+    return allowed | {"HEAD"} if "GET" in allowed else allowed
 
 
 def on_invalid_parameters(request: Request, error: Exception) -> Response:
@@ -153,5 +161,15 @@ def install(app: FastAPI) -> None:
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """What OpenAPI says of a route's errors."""
+    return {status: problem_response(status) for status in statuses}
+
+
+def problem_response(status: int) -> dict[str, Any]:
+    """What OpenAPI says of one error."""
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in statuses}
+    return {"description": HTTPStatus(status).phrase, "content": content}
+
+
+def with_headers(*names: str) -> dict[str, Any]:
+    """What OpenAPI says of an answer's headers; `service.openapi` describes them."""
+    return {"headers": {name: {"$ref": f"#/components/headers/{name}"} for name in names}}

@@ -2,22 +2,22 @@
 
 import json
 import re
+import time
 from collections.abc import AsyncIterator
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import structlog
-from fastapi import APIRouter, Header, Response
-from redis.exceptions import RedisError, ResponseError
-from sse_starlette import EventSourceResponse, ServerSentEvent
-from starlette.concurrency import run_in_threadpool
+from fastapi import APIRouter, Header, Request, Response
+from fastapi.responses import StreamingResponse
+from fastapi.sse import format_sse_event
+from redis.exceptions import RedisError
+from starlette.types import Receive, Scope, Send
 
-from jobs import keys
 from jobs.errors import ErrorKind, RefusedError
-from jobs.events import START, Entries, Event, EventKind, after, decode
-from jobs.rubbish import is_wrong_type
+from jobs.events import START, Event, EventKind, Place
 from service.hub import RECHECK_SECONDS
+from service.openapi import EVENT_STREAM
 from service.problems import documented
-from service.routes_jobs import read_record
 from service.state import Service, ServiceDep
 
 log = structlog.get_logger("service.events")
@@ -27,7 +27,7 @@ EVENT_ID = re.compile(r"\d{1,19}-\d{1,19}")
 RECONNECT_MS = 1000
 PING_SECONDS = 15
 STREAM: dict[int | str, dict[str, Any]] = {
-    200: {"description": "Server-sent events", "content": {"text/event-stream": {"schema": {"type": "string"}}}},
+    200: {"description": "Server-sent events", "content": {"text/event-stream": EVENT_STREAM}},
     204: {"description": "The job has ended and nothing was missed; do not reconnect"},
 }
 
@@ -35,54 +35,58 @@ STREAM: dict[int | str, dict[str, Any]] = {
 @router.get(
     "/{job_id}/events",
     summary="Events of a job; the stream closes after the last",
-    response_class=EventSourceResponse,
+    response_class=Response,  # with its own class FastAPI would encode the events
     responses={**STREAM, **documented(404, 503)},
 )
 async def stream_events(
-    job_id: str, service: ServiceDep, last_event_id: Annotated[str | None, Header()] = None
+    request: Request, job_id: str, service: ServiceDep, last_event_id: Annotated[str | None, Header()] = None
 ) -> Response:
-    record = await read_record(service, job_id)
+    record = await service.records.ask(job_id)
     if record is None:
         raise RefusedError(ErrorKind.UNKNOWN_JOB, f"no job {job_id[:128]!r}")
     last_id = last_event_id if last_event_id is not None and EVENT_ID.fullmatch(last_event_id) else START
-    if record.status.is_final and not await missed(service, job_id, last_id):
+    if record.status.is_final and not await service.events.ask(Place(job_id, last_id)):
         return Response(status_code=204)  # all else would make an EventSource come back for ever
-    return EventSourceResponse(
-        events(service, job_id, last_id), ping=PING_SECONDS, headers={"Cache-Control": "no-store"}
-    )
+    return Stream(events(request, service, job_id, last_id), headers={"Cache-Control": "no-store"})
 
 
-async def events(service: Service, job_id: str, last_id: str) -> AsyncIterator[ServerSentEvent]:
+class Stream(StreamingResponse):
+    """A stream in one task: beside it Starlette would keep two more, of a thousand streams a third of the memory."""
+
+    media_type = "text/event-stream"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.stream_response(send)
+
+
+async def events(request: Request, service: Service, job_id: str, last_id: str) -> AsyncIterator[bytes]:
     """Events behind one, up to and with the job's last; previews as they come, under the id of the event before."""
-    yield ServerSentEvent(comment="open", retry=RECONNECT_MS)
+    yield format_sse_event(comment="open", retry=RECONNECT_MS)
+    ping_at = time.monotonic() + PING_SECONDS
     try:
         async with service.hub.listen(job_id) as listener:
-            while True:
-                found = await missed(service, job_id, last_id)
+            while not service.hub.stopping and not await request.is_disconnected():
+                found = await service.events.ask(Place(job_id, last_id))
                 for each in found:
                     last_id = each.id
-                    yield ServerSentEvent(await data_of(service, job_id, each), event=each.kind, id=each.id)
+                    data = await data_of(service, job_id, each)
+                    yield format_sse_event(data_str=data, event=each.kind, id=each.id)
                     if each.kind.is_final:
                         return
-                for data in listener.previews():
-                    yield ServerSentEvent(data, event=EventKind.PREVIEW, id=None if last_id == START else last_id)
-                if not found and await read_record(service, job_id) is None:
+                for preview in listener.previews():
+                    id_before = None if last_id == START else last_id
+                    yield format_sse_event(data_str=preview, event=EventKind.PREVIEW, id=id_before)
+                if not found and await service.records.ask(job_id) is None:
                     gone = json.dumps({"id": job_id, "status": EventKind.CANCELLED, "deleted": True})
-                    yield ServerSentEvent(gone, event=EventKind.CANCELLED, id=last_id)
+                    yield format_sse_event(data_str=gone, event=EventKind.CANCELLED, id=last_id)
                     return
+                if time.monotonic() >= ping_at:
+                    yield format_sse_event(comment="ping")
+                    ping_at = time.monotonic() + PING_SECONDS
                 await listener.wait(RECHECK_SECONDS)
     except RedisError as error:
         # the stream has begun, so no status can tell; the client comes back with the last id it saw
         log.warning("redis_away", error=type(error).__name__)
-
-
-async def missed(service: Service, job_id: str, last_id: str) -> list[Event]:
-    try:
-        return decode(cast(Entries, await service.async_redis.xrange(keys.events(job_id), min=after(last_id))))
-    except ResponseError as error:
-        if is_wrong_type(error):
-            return []
-        raise
 
 
 async def data_of(service: Service, job_id: str, event: Event) -> str:
@@ -90,7 +94,7 @@ async def data_of(service: Service, job_id: str, event: Event) -> str:
     if not event.kind.is_final:
         return event.data
     try:
-        job = await run_in_threadpool(service.queue.get, job_id)
+        job = await service.lookups.ask(job_id)
     except RefusedError:
         return event.data  # deleted just now
     return job.model_dump_json()

@@ -1,43 +1,55 @@
-"""/v1/files: pictures that jobs start from. A body is spooled to disk; one picture at a time is decoded."""
+"""/v1/files: pictures that jobs start from. A body is spooled to disk, and decoded in a process of its own."""
 
+import asyncio
 import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 from tempfile import SpooledTemporaryFile
 from typing import IO, Annotated, Any
 
-from anyio import to_thread
+from anyio import CancelScope, CapacityLimiter
 from fastapi import APIRouter, Header, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
-from jobs.errors import FieldError, InvalidRequestError
-from jobs.files import FileInfo, PreparedFile
+from jobs.errors import ErrorKind, FieldError, InvalidRequestError, RefusedError
+from jobs.files import FileInfo
+from jobs.settings import variable
+from pictures.decoding import PictureError
+from pictures.limited import DecodeLimits, decode_in_child
 from service.conditional import answer_png
-from service.problems import documented
+from service.problems import RETRY_AFTER_SECONDS, documented, with_headers
 from service.state import Service, ServiceDep
 
 PREFIX = "/v1/files"
 router = APIRouter(prefix=PREFIX, tags=["files"])
 
 MAX_FRAMING_BYTES = 65_536  # of a multipart body, beside the file
+PATIENCE_SECONDS = 30.0  # longest wait for the decoding of others' pictures
 MEMORY_BYTES = 1 << 20  # of a body; what is more goes to disk
 BINARY = {"type": "string", "format": "binary"}
+PICTURES = ("image/png", "image/jpeg", "image/webp")
 BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "description": "A PNG, JPEG or WebP picture. What it is is told from its bytes; any other type of a body than "
         "multipart/form-data counts as the picture itself.",
         "content": {
-            "multipart/form-data": {"schema": {"type": "object", "required": ["file"], "properties": {"file": BINARY}}},
-            "application/octet-stream": {"schema": BINARY},
+            "multipart/form-data": {
+                "schema": {"type": "object", "required": ["file"], "properties": {"file": BINARY}},
+                "encoding": {"file": {"contentType": ", ".join(PICTURES)}},
+            },
+            **{each: {"schema": BINARY} for each in PICTURES},
         },
     }
 }
-LOCATION = {"Location": {"description": "/v1/files/{id}", "schema": {"type": "string"}}}
 PNG: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The PNG", "content": {"image/png": {"schema": BINARY}}},
-    304: {"description": "As the caller holds it"},
+    200: {"description": "The PNG", "content": {"image/png": {"schema": BINARY}}}
+    | with_headers("ETag", "Cache-Control"),
+    304: {"description": "As the caller holds it"} | with_headers("ETag", "Cache-Control"),
 }
 
 
@@ -46,7 +58,7 @@ PNG: dict[int | str, dict[str, Any]] = {
     status_code=201,
     summary="Upload a picture; the same bytes give the same id",
     openapi_extra=BODY,
-    responses={201: {"headers": LOCATION}, **documented(400, 413, 422, 503)},
+    responses={201: with_headers("Location"), **documented(400, 413, 422, 503, 507)},
 )
 async def create_file(request: Request, response: Response, service: ServiceDep) -> FileInfo:
     if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
@@ -54,14 +66,14 @@ async def create_file(request: Request, response: Response, service: ServiceDep)
             part = form.get("file")
             if not isinstance(part, UploadFile):
                 raise InvalidRequestError([FieldError("/file", "is required, as a file")])
-            info = await keep(service, part.file)
+            info = await keep(request, service, part.file)
     else:
         with SpooledTemporaryFile(MEMORY_BYTES) as body:
             async for chunk in request.stream():
                 body.write(chunk)
             body.seek(0)
-            info = await keep(service, body)
-    response.headers["Location"] = f"{PREFIX}/{info.id}"
+            info = await keep(request, service, body)
+    response.headers["Location"] = f"{service.settings.root_path}{PREFIX}/{info.id}"
     return info
 
 
@@ -79,11 +91,11 @@ def get_file(file_id: str, service: ServiceDep) -> FileInfo:
 async def get_file_content(
     file_id: str, service: ServiceDep, if_none_match: Annotated[str | None, Header()] = None
 ) -> Response:
-    record, info = await run_in_threadpool(service.queue.files.get, file_id)
+    record, _, kept_seconds = await run_in_threadpool(service.queue.files.get, file_id)
     return await answer_png(
         lambda: service.store_calls.run(lambda: service.queue.files.png(file_id)),
         record.png_sha256,
-        info.expires_at,
+        kept_seconds,
         if_none_match,
     )
 
@@ -98,37 +110,81 @@ async def delete_file(file_id: str, service: ServiceDep) -> None:
     await service.store_calls.run(lambda: service.queue.files.delete(file_id))
 
 
-async def keep(service: Service, body: IO[bytes]) -> FileInfo:
+async def keep(request: Request, service: Service, body: IO[bytes]) -> FileInfo:
     """Store an uploaded picture, unless it is there already.
 
-    Only decoding takes turns, which needs memory by the hundreds of megabytes. The store is called elsewhere, so that a
-    slow one holds up nobody's decoding. Few decoded pictures wait for the store: each is refused after seconds.
-    Raises: RefusedError when too many calls wait for the store.
+    A process of its own decodes it, so that neither a slow store nor a slow picture holds up other uploads.
+    Raises: InvalidRequestError for what is no picture or exceeds a limit; RefusedError when too many calls wait for the
+    store, or too much is kept; ClientDisconnect.
     """
-    files = service.queue.files
+    files, settings = service.queue.files, service.settings
 
     def look(sha256: str) -> tuple[int, FileInfo | None]:
         short_side_px = files.short_side_px()
         return short_side_px, files.present(sha256, short_side_px)
 
-    def read_and_prepare(short_side_px: int) -> PreparedFile:
-        body.seek(0)
-        return files.prepare(body.read(), short_side_px)
-
-    sha256 = await run_in_threadpool(hash_of, body, service.settings.max_upload_bytes)
+    sha256, num_bytes = await run_in_threadpool(hash_of, body, settings.max_upload_bytes)
     short_side_px, present = await service.store_calls.run(partial(look, sha256))
     if present is not None:
         return present
-    prepared = await to_thread.run_sync(read_and_prepare, short_side_px, limiter=service.decoding)
-    return await service.store_calls.run(partial(files.add, prepared))
+    limits = DecodeLimits(settings.max_upload_pixels, settings.decode_cpu_seconds, settings.decode_memory_bytes)
+    try:
+        async with while_connected(request), a_turn(service.decoding):
+            picture = await decode_in_child(body, short_side_px, limits)
+    except PictureError as error:
+        named = f" ({variable(error.limit)})" if error.limit else ""
+        raise InvalidRequestError([FieldError("/file", f"{error}{named}")]) from error
+    return await service.store_calls.run(partial(files.add, sha256, num_bytes, picture, short_side_px))
 
 
-def hash_of(body: IO[bytes], max_bytes: int) -> str:
-    """Return the SHA-256 of a body, read piece by piece. Raises: HTTPException 413 for one that is too long."""
+@asynccontextmanager
+async def a_turn(decoding: CapacityLimiter) -> AsyncIterator[None]:
+    """Wait until another picture may be decoded. Raises: RefusedError when that takes too long."""
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await decoding.acquire()
+    except TimeoutError as error:
+        detail = "too many pictures are being decoded (ADM_DECODE_PROCESSES)"
+        raise RefusedError(ErrorKind.UNAVAILABLE, detail, retry_after_seconds=RETRY_AFTER_SECONDS) from error
+    try:
+        yield
+    finally:
+        decoding.release()
+
+
+@asynccontextmanager
+async def while_connected(request: Request) -> AsyncIterator[None]:
+    """Cancel what is done for a request, whose body has been read, when its caller hangs up.
+
+    Raises: ClientDisconnect.
+    """
+
+    async def watch(scope: CancelScope) -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        scope.cancel()
+
+    gone = True
+    with CancelScope() as scope:
+        watcher = asyncio.create_task(watch(scope))
+        try:
+            yield
+            gone = False
+        finally:
+            watcher.cancel()
+    if gone:
+        raise ClientDisconnect
+
+
+def hash_of(body: IO[bytes], max_bytes: int) -> tuple[str, int]:
+    """Return the SHA-256 and the length of a body, read piece by piece.
+
+    Raises: HTTPException 413 for one that is too long.
+    """
     digest, num_bytes = hashlib.sha256(), 0
     while chunk := body.read(MEMORY_BYTES):
         digest.update(chunk)
         num_bytes += len(chunk)
         if num_bytes > max_bytes:
             raise HTTPException(413, f"a file may have {max_bytes} bytes")
-    return digest.hexdigest()
+    return digest.hexdigest(), num_bytes

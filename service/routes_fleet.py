@@ -10,7 +10,7 @@ from jobs.fleet import Fleet
 from jobs.pipelines import PipelineInfo
 from jobs.workers import WorkerInfo
 from service.conditional import answer_json
-from service.problems import documented
+from service.problems import documented, with_headers
 from service.state import ServiceDep
 
 router = APIRouter(prefix="/v1", tags=["models"])
@@ -35,7 +35,11 @@ class WorkerList(BaseModel):
     "/models",
     response_model=ModelList,
     summary="Pipelines, and which workers hold them",
-    responses={304: {"description": "As the caller holds it"}, **documented(503)},
+    responses={
+        200: with_headers("ETag", "Cache-Control"),
+        304: {"description": "As the caller holds it"} | with_headers("ETag", "Cache-Control"),
+        **documented(503),
+    },
 )
 def list_models(service: ServiceDep, if_none_match: Annotated[str | None, Header()] = None) -> Response:
     fleet = service.queue.fleet.read()

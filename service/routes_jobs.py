@@ -7,23 +7,23 @@ what waits for a job, waits on the hub and holds no thread.
 import math
 import re
 import time
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import structlog
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
-from pydantic import BeforeValidator
-from redis.exceptions import RedisError, ResponseError
+from pydantic import BeforeValidator, WithJsonSchema
+from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
-from jobs import books
 from jobs.errors import FieldError, InvalidRequestError, RefusedError
 from jobs.job import Job, JobPage, JobStatus
-from jobs.record import Record
 from jobs.request import JobRequest
-from jobs.rubbish import is_wrong_type
-from jobs.soundness import damage_of
+from jobs.rubbish import INDEX_MEMBER
+from jobs.submitting import Submission
 from service.conditional import answer_png
-from service.problems import documented
+from service.problems import documented, with_headers
 from service.state import Service, ServiceDep
 
 log = structlog.get_logger("service.jobs")
@@ -35,7 +35,6 @@ MAX_KEY_LENGTH = 255
 PREFERENCE = re.compile(r'(?:[^,"]|"(?:\\.|[^"\\])*"?)+')  # a comma within quotes separates nothing
 PREFERRED_WAIT = re.compile(r'\s*wait\s*=\s*("?)(\d{1,99})\1\s*(?:;.*)?', re.IGNORECASE)
 WAIT = Query(ge=0, description="seconds to hold the answer until the job ends; above 60 counts as 60")
-FILE = "file-ef20650d61eb1b00ba78c63c10b57435"  # an id as POST /v1/files gives one
 BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -45,29 +44,34 @@ BODY: dict[str, Any] = {
                 "examples": {
                     "generate": {"value": {"class_label": "torus", "guidance_scale": 2.5, "steps": 25}},
                     "towards two classes": {"value": {"class_weights": {"torus": 0.5, "cone": 0.5}, "n": 4}},
-                    "upsample": {"value": {"kind": "upsample", "images": [FILE]}},
-                    "variation": {"value": {"kind": "variation", "images": [FILE], "strength": 0.4, "n": 4}},
-                    "reconstruct": {"value": {"kind": "reconstruct", "images": [FILE], "steps": 50}},
-                    "interpolate": {"value": {"kind": "interpolate", "images": [FILE, FILE], "n": 12}},
-                    "score": {"value": {"kind": "score", "images": [FILE]}},
                 },
             }
         },
     }
 }
-LOCATION = {"Location": {"description": "/v1/jobs/{id}", "schema": {"type": "string"}}}
 PNG: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The PNG", "content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}},
-    304: {"description": "As the caller holds it"},
+    200: {"description": "The PNG", "content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}}
+    | with_headers("ETag", "Cache-Control"),
+    304: {"description": "As the caller holds it"} | with_headers("ETag", "Cache-Control"),
 }
 
 
-def unless_empty(default: int | None) -> BeforeValidator:
-    """A parameter that a form left empty counts as not given."""
-    return BeforeValidator(lambda value: default if value == "" else value)
+def unless_empty(default: int | None, schema: dict[str, Any]) -> tuple[BeforeValidator, WithJsonSchema]:
+    """A parameter of a schema that a form may leave empty, which counts as not given."""
+    described = WithJsonSchema({"anyOf": [schema, {"const": ""}], "default": default})
+    return BeforeValidator(lambda value: default if value == "" else value), described
 
 
-def preferred_wait(
+STATUS = unless_empty(None, {"enum": list(JobStatus)})
+LIMIT = unless_empty(PAGE_LIMIT, {"type": "integer", "minimum": 1, "maximum": 100})
+AFTER = unless_empty(None, {"type": "string", "pattern": f"^{INDEX_MEMBER.pattern}$"})
+KEY = Header(
+    description="same key and body: the same job",
+    json_schema_extra={"minLength": 1, "maxLength": MAX_KEY_LENGTH},
+)
+
+
+async def preferred_wait(  # async: FastAPI sends a plain dependency through the thread pool
     request: Request,
     prefer: Annotated[str | None, Header(description="`wait=N`: answer when the job has ended, or after N s")] = None,
 ) -> int | None:
@@ -88,8 +92,9 @@ def preferred_wait(
     summary="Queue a job",
     openapi_extra=BODY,
     responses={
-        202: {"headers": LOCATION},
-        200: {"model": Job, "description": "Ended within the wait, or replayed under its key", "headers": LOCATION},
+        202: with_headers("Location", "Retry-After"),
+        200: {"model": Job, "description": "Ended within the wait, or replayed under its key"}
+        | with_headers("Location", "Retry-After", "Idempotency-Replayed", "Preference-Applied"),
         **documented(413, 422, 503),
     },
 )
@@ -97,22 +102,24 @@ async def create_job(
     request: Request,
     service: ServiceDep,
     wait: Annotated[int | None, Depends(preferred_wait)],
-    idempotency_key: Annotated[str | None, Header(description="same key and body: the same job")] = None,
+    idempotency_key: Annotated[str | None, KEY] = None,
 ) -> Response:
     if idempotency_key is not None and not 0 < len(idempotency_key) <= MAX_KEY_LENGTH:
         raise InvalidRequestError([FieldError("/Idempotency-Key", f"must have 1 to {MAX_KEY_LENGTH} characters")])
+    refuse_other_than_json(request)
     body = JobRequest.parse(await request.body())
-    submitted = await run_in_threadpool(service.queue.submit, body, idempotency_key)
+    request_id = structlog.contextvars.get_contextvars()["request_id"]
+    submitted = await service.submissions.ask(Submission(body, idempotency_key, request_id))
     job = submitted.job
     structlog.contextvars.bind_contextvars(job_id=job.id)
-    headers = {"Location": f"/v1/jobs/{job.id}"}
+    headers = {"Location": f"{service.settings.root_path}/v1/jobs/{job.id}"}
     if submitted.replayed:
         headers["Idempotency-Replayed"] = "true"
     elif job.request is not None:
         service.metrics.submitted.labels(job.request.model, job.request.priority, job.request.kind).inc()
     if wait is not None and not job.status.is_final:
         try:
-            job = await at_end(service, job.id, wait)
+            job = await at_end(request, service, job.id, wait)
         except (RedisError, RefusedError) as error:
             # it is queued all the same, or somebody deleted it; an error would have it posted twice
             log.warning("wait_cut", job_id=job.id, error=type(error).__name__)
@@ -125,22 +132,34 @@ async def create_job(
 @router.get("", summary="Jobs, newest first", responses=documented(422, 503))
 def list_jobs(
     service: ServiceDep,
-    status: Annotated[JobStatus | None, unless_empty(None)] = None,
-    limit: Annotated[int, Query(ge=1, le=100), unless_empty(PAGE_LIMIT)] = PAGE_LIMIT,
-    after: Annotated[str | None, Query(description="`next` of the page before"), unless_empty(None)] = None,
+    status: Annotated[JobStatus | None, *STATUS] = None,
+    limit: Annotated[int, Query(ge=1, le=100), *LIMIT] = PAGE_LIMIT,
+    after: Annotated[str | None, Query(description="`next` of the page before"), *AFTER] = None,
 ) -> JobPage:
     return service.queue.page(status, limit, after)
 
 
-@router.get("/{job_id}", response_model=Job, summary="One job", responses=documented(404, 422, 503))
-async def get_job(job_id: str, service: ServiceDep, wait: Annotated[int | None, WAIT] = None) -> Response:
-    job = await run_in_threadpool(service.queue.get, job_id)
+@router.get(
+    "/{job_id}",
+    response_model=Job,
+    summary="One job",
+    responses={200: with_headers("Retry-After"), **documented(404, 422, 503)},
+)
+async def get_job(
+    request: Request, job_id: str, service: ServiceDep, wait: Annotated[int | None, WAIT] = None
+) -> Response:
+    job = await service.lookups.ask(job_id)
     if wait and not job.status.is_final:
-        job = await at_end(service, job_id, min(wait, MAX_WAIT_SECONDS))
+        job = await at_end(request, service, job_id, min(wait, MAX_WAIT_SECONDS))
     return answer(job, 200, {})
 
 
-@router.post("/{job_id}/cancel", response_model=Job, summary="Cancel a job", responses=documented(404, 409, 503))
+@router.post(
+    "/{job_id}/cancel",
+    response_model=Job,
+    summary="Cancel a job",
+    responses={200: with_headers("Retry-After"), **documented(404, 409, 503)},
+)
 def cancel_job(job_id: str, service: ServiceDep) -> Response:
     return answer(service.queue.cancel(job_id), 200, {})
 
@@ -168,9 +187,15 @@ async def get_image(
     return await answer_png(
         lambda: service.store_calls.run(lambda: service.queue.image_bytes(job_id, image.record)),
         image.record.sha256,
-        image.kept_until,
+        image.kept_seconds,
         if_none_match,
     )
+
+
+def refuse_other_than_json(request: Request) -> None:
+    """Raises: HTTPException 415; a form of another site's page, which needs no leave, is never JSON."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise HTTPException(415, "the body must be JSON, with Content-Type: application/json")
 
 
 def answer(job: Job, status: int, headers: dict[str, str]) -> Response:
@@ -181,28 +206,18 @@ def answer(job: Job, status: int, headers: dict[str, str]) -> Response:
     return Response(job.model_dump_json(), status, headers, media_type="application/json")
 
 
-async def at_end(service: Service, job_id: str, seconds: float) -> Job:
+async def at_end(request: Request, service: Service, job_id: str, seconds: float) -> Job:
     """The job when it has ended; as it is after so long, or when the service stops.
 
-    Raises: RefusedError for a job that was deleted.
+    Raises: RefusedError for a job that was deleted; ClientDisconnect when nobody waits any more.
     """
     deadline = time.monotonic() + seconds
     async with service.hub.listen(job_id) as listener:
         while (left := deadline - time.monotonic()) > 0 and not service.hub.stopping:
-            record = await read_record(service, job_id)
+            record = await service.records.ask(job_id)
             if record is None or record.status.is_final:
                 break
             await listener.wait(left)
-    return await run_in_threadpool(service.queue.get, job_id)
-
-
-async def read_record(service: Service, job_id: str) -> Record | None:
-    try:
-        fields = cast(dict[bytes, bytes], await service.async_redis.hgetall(books.job_key(job_id)))
-    except ResponseError as error:
-        if not is_wrong_type(error):
-            raise
-        fields = None
-    if fields is None or (fields and damage_of(fields)):
-        return await run_in_threadpool(service.queue.ledger.read, job_id)
-    return Record(job_id, fields) if fields else None
+            if await request.is_disconnected():
+                raise ClientDisconnect
+    return await service.lookups.ask(job_id)

@@ -1,30 +1,33 @@
 """What the routes work with; made once, by the application's lifespan."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, cast
 
 from anyio import CapacityLimiter
 from fastapi import Depends, Request
 from redis import Redis
-from redis.asyncio import BlockingConnectionPool
 from redis.asyncio import Redis as AsyncRedis
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
-from redis.retry import Retry
 
+from jobs.events import Event, Place, read_events
 from jobs.images import ImageStore
+from jobs.job import Job
 from jobs.queue import JobQueue
+from jobs.record import Record
 from jobs.retirement import Retirement
+from jobs.server import SOCKET_SECONDS, connect_redis
 from jobs.settings import Settings
+from jobs.submitting import Submission, Submitted
 from jobs.sweep import Sweeper
+from service.batches import Batches
 from service.hub import Hub
 from service.metrics import Metrics
 from service.store_calls import StoreCalls
 from service.upkeep import Upkeep
 
-SOCKET_SECONDS = 5.0  # no command of ours takes this long; a server that hangs is as good as one that is down
-
-ASYNC_CONNECTIONS = 16  # an event may wake a thousand streams at once; they take turns
+PROBES = 3  # threads: one for each of /metrics, /readyz and /healthz, as a rule
 
 
 @dataclass(frozen=True)
@@ -36,31 +39,24 @@ class Service:
     upkeep: Upkeep
     hub: Hub
     metrics: Metrics
-    decoding: CapacityLimiter  # of uploads: one at a time, for a large picture takes hundreds of megabytes
+    decoding: CapacityLimiter  # processes that decode uploads
     store_calls: StoreCalls
-
-
-def connect_redis(settings: Settings) -> Redis:
-    """A client that repeats no command: a submission whose answer was lost would be queued twice."""
-    return Redis.from_url(
-        settings.redis_address,
-        retry=Retry(NoBackoff(), 0),
-        socket_timeout=SOCKET_SECONDS,
-        socket_connect_timeout=SOCKET_SECONDS,
-    )
+    submissions: Batches[Submission, Submitted]
+    lookups: Batches[str, Job]
+    records: Batches[str, Record | None]
+    events: Batches[Place, list[Event]]
+    probing: CapacityLimiter  # of /metrics and probes: they never wait behind other calls of Redis
 
 
 def connect(settings: Settings, metrics: Metrics) -> Service:
     """Everything the routes need; no connection is opened yet, so that the service starts without Redis too."""
-    redis = connect_redis(settings)
-    pool = BlockingConnectionPool.from_url(
+    redis = connect_redis(settings.redis_address)
+    async_redis = AsyncRedis.from_url(
         settings.redis_address,
-        max_connections=ASYNC_CONNECTIONS,
-        timeout=SOCKET_SECONDS,
         retry=AsyncRetry(NoBackoff(), 0),
+        socket_timeout=SOCKET_SECONDS,
         socket_connect_timeout=SOCKET_SECONDS,
     )
-    async_redis = AsyncRedis.from_pool(pool)
     images = ImageStore(settings.store_address, settings.store_timeout_seconds)
     queue = JobQueue(redis, settings, images)
     sweeper = Sweeper(redis, queue.ledger, images, queue.files, settings.lease_seconds)
@@ -73,8 +69,13 @@ def connect(settings: Settings, metrics: Metrics) -> Service:
         upkeep=Upkeep(sweeper, retirement, settings.sweep_seconds),
         hub=Hub(async_redis),
         metrics=metrics,
-        decoding=CapacityLimiter(1),
+        decoding=CapacityLimiter(settings.decode_processes),
         store_calls=StoreCalls(settings.store_threads),
+        submissions=Batches(queue.submit_all),
+        lookups=Batches(queue.get_all),
+        records=Batches(queue.records),
+        events=Batches(partial(read_events, redis)),
+        probing=CapacityLimiter(PROBES),
     )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from jobs.errors import SETTINGS_STATUS
 from stack import tether
 from stack.log import LineSplitter, Log
 
@@ -57,8 +58,11 @@ class Child:
         self.spec = spec
         self.ready = asyncio.Event()
         self.settled = asyncio.Event()  # ready, or dead for the first time
+        self.hopeless = asyncio.Event()  # never was ready, and cannot be with its settings: it is not started again
+        self.last_line = ""
         self.pid_file = run_dir / f"{spec.pid_name or spec.name}.pid"
         self._log = log
+        self._was_ready = False
         self._stopping = asyncio.Event()
         self._hasten = asyncio.Event()
         self._keeping: asyncio.Task[None] | None = None
@@ -87,6 +91,9 @@ class Child:
             self.ready.clear()
             self.settled.set()
             if self._stopping.is_set():
+                return
+            if status == SETTINGS_STATUS and not self._was_ready:
+                self.hopeless.set()
                 return
             deaths = 1 if time.monotonic() - started >= self.spec.backoff.steady_seconds else deaths + 1
             delay = self.spec.backoff.delay_seconds(deaths)
@@ -151,6 +158,7 @@ class Child:
                 chunk = await reader.read(65536)
                 for line in lines.feed(chunk):
                     self._log.line(self.spec.name, line)
+                    self.last_line = line
                 if not chunk:
                     return
         finally:
@@ -160,6 +168,7 @@ class Child:
         while not await self.spec.is_ready(started_at):
             await asyncio.sleep(PROBE_SECONDS)
         self._log.line("stack", f"{self.spec.name} is ready")
+        self._was_ready = True
         self.ready.set()
         self.settled.set()
 

@@ -6,14 +6,17 @@ import http.client
 import os
 import socket
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 from pathlib import Path
 
-from redis import Redis
 from redis.exceptions import RedisError
 
+from jobs.clock import RedisClock
+from jobs.data_folder import keep_private, open_data_folder
 from jobs.fleet import FleetReader
+from jobs.server import connect_redis
 from jobs.settings import Settings
 from stack.child import Child, ChildSpec, happens
 from stack.log import Log
@@ -157,7 +160,7 @@ def redis_answers(address: str) -> Callable[[float], Awaitable[bool]]:
     """Whether a server has read its log and answers."""
 
     def answers(_: float) -> bool:
-        with Redis.from_url(address) as client:
+        with connect_redis(address) as client:
             try:
                 return bool(client.ping())
             except (RedisError, OSError):
@@ -186,12 +189,13 @@ def worker_beats(settings: Settings, name: str) -> Callable[[float], Awaitable[b
     """Whether the worker of that name has sent a heartbeat since it was started; its predecessor's does not count."""
 
     def beats(started_at: float) -> bool:
-        with Redis.from_url(settings.redis_address) as client:
+        with connect_redis(settings.redis_address) as client:
             try:
                 workers = FleetReader(client, max_age_seconds=0).read().workers
+                ahead_seconds = RedisClock(client).now() - time.time()  # heartbeats go by Redis' time
             except (RedisError, OSError):
                 return False
-        return any(each.name == name and each.last_heartbeat >= started_at for each in workers)
+        return any(each.name == name and each.last_heartbeat >= started_at + ahead_seconds for each in workers)
 
     return in_thread(beats)
 
@@ -214,6 +218,14 @@ async def announce(supervisor: Supervisor, settings: Settings, log: Log) -> None
     log.announce(f"ADM Serve is at {page_address(settings)}/ {worker_note(worker)}")
 
 
+def unheld_default(settings: Settings) -> str:
+    """What to know where the stack's worker does not load the pipeline of requests that name none."""
+    return (
+        f"ADM_DEFAULT_MODEL: {settings.default_model!r} is the pipeline of requests that name none, and no worker of "
+        f"this stack loads it (ADM_PIPELINES: {', '.join(settings.pipelines)})"
+    )
+
+
 def worker_note(worker: Child) -> str:
     """What to know about the worker when the page is announced."""
     return "(Ctrl-C stops all)" if worker.ready.is_set() else "but its worker has not started: jobs wait until it does"
@@ -222,9 +234,14 @@ def worker_note(worker: Child) -> str:
 def up(settings: Settings) -> None:
     """Run the embedded default until a signal stops it; returns when no process is left.
 
-    Raises: StackError before anything is started: another stack on the folder, a busy port, no server.
+    Raises: SettingsError, and StackError before anything is started: another stack on the folder, a busy port, no
+    server. StackError too, once all is stopped, when a program cannot work with the settings.
     """
+    keep_private()
+    open_data_folder(settings)
     log = Log()
+    if settings.default_model not in settings.pipelines:
+        log.line("stack", unheld_default(settings))
     with sole_owner(settings.run_dir):
         bound = with_free_port(settings)
         supervisor = embedded_supervisor(bound, log)

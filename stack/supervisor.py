@@ -26,7 +26,7 @@ def sole_owner(run_dir: Path) -> Iterator[None]:
     """
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(run_dir / "stack.lock", os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(run_dir / "stack.lock", os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         raise StackError(f"ADM_DATA: {run_dir.parent} cannot be used: {error.strerror}") from error
     try:
@@ -68,6 +68,16 @@ class Supervisor:
         for child in self.children.values():
             await child.stop()
 
+    async def hopeless(self) -> Child:
+        """The first child that cannot work with its settings, once there is one."""
+        waits = {asyncio.create_task(child.hopeless.wait()): child for child in self.children.values()}
+        try:
+            done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in waits:
+                each.cancel()
+        return waits[done.pop()]
+
     def hasten(self) -> None:
         """Let a `stop()` wait for nobody longer than about a second."""
         for child in self.children.values():
@@ -78,6 +88,7 @@ async def run_until_signalled(supervisor: Supervisor, log: Log, while_running: C
     """Run the children until the first SIGINT, SIGTERM or SIGHUP, then stop them; a second signal hastens that.
 
     `while_running` runs beside them and is cancelled when the stop begins.
+    Raises: StackError, once all are stopped, when a child cannot work with its settings.
     """
     stopping = asyncio.Event()
 
@@ -90,11 +101,15 @@ async def run_until_signalled(supervisor: Supervisor, log: Log, while_running: C
     for number in STOP_SIGNALS:
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup is taken at its word
             loop.add_signal_handler(number, on_signal)
-    beside = [asyncio.create_task(supervisor.start()), asyncio.create_task(while_running)]
+    stopped, hopeless = asyncio.create_task(stopping.wait()), asyncio.create_task(supervisor.hopeless())
+    beside = [asyncio.create_task(supervisor.start()), asyncio.create_task(while_running), stopped, hopeless]
     try:
-        await stopping.wait()
+        await asyncio.wait({stopped, hopeless}, return_when=asyncio.FIRST_COMPLETED)
         log.line("stack", "stopping; Ctrl-C once more hastens it")
     finally:
         for task in beside:
             task.cancel()
         await supervisor.stop()
+    if not stopping.is_set():
+        child = hopeless.result()
+        raise StackError(f"{child.spec.name} cannot work with these settings: {child.last_line}")

@@ -34,7 +34,7 @@ def die_with(supervisor_pid: int) -> None:
 
 def take_pid_file(path: str) -> None:
     """Lock the pid file for as long as this process lives, whatever it turns into, and write the pid."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     os.set_inheritable(descriptor, True)
     deadline = time.monotonic() + LOCK_SECONDS
     while True:

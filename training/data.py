@@ -1,45 +1,153 @@
-"""What a run is trained on: the rendered shapes, or a folder of one's own images."""
+"""Opening what a run is trained on, and dividing it into what trains and what is held out."""
 
+import hashlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
-from datasets.image_folder import ImageFolder
+from datasets.entries import ARCHIVES, Entry, find_entries
+from datasets.idx import find_idx, read_labelled
+from datasets.image_folder import Reading, label_entries, read_folder
 from datasets.shapes import render_set
-from diffusion.pixels import from_uint8
 from models.presets import SHAPE_NAMES
+from training.config import ConfigError, Data
+from training.images import Images, ImagesInMemory, ImagesOnDisk
 
+MEMORY_BYTES = 2**31  # of a set's pixels that are held decoded; a larger set is decoded at every visit
 TRAINING_SEED = 1  # of the renders trained on; measurements render other seeds
+SHOWN_SKIPPED = 20  # files that a folder's reading names one by one
+FASHION_NAMES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+"""Classes of Fashion-MNIST (Xiao et al. 2017), by label."""
 
 
 @dataclass(frozen=True)
-class LabelledImages:
-    """A whole set in memory, or mapped from disk: images [N, 3, H, W] uint8, class_labels [N] int64."""
+class Split:
+    """The images that train, and those that are held out of training, which may be none."""
 
-    images: Tensor
-    class_labels: Tensor
-    class_names: tuple[str, ...]
-
-    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """A random batch: images in [-1, 1] float32 and their labels."""
-        index = torch.randint(len(self.images), (count,), generator=generator)
-        return from_uint8(self.images[index]), self.class_labels[index]
+    training: Images
+    held_out: Images
 
 
-def rendered_shapes(count: int, image_size: int, cache: Path) -> LabelledImages:
-    """A set of renders, kept in the cache folder."""
-    images, labels = render_set(count, TRAINING_SEED, image_size, cache=cache)
-    return LabelledImages(images, labels, SHAPE_NAMES)
+def open_data(settings: Data, image_size: int, cache: Path) -> Split:
+    """The images of a run at its size. Raises: ConfigError for what cannot be read, or does not fit the network."""
+    whole, held_out = _open(settings, image_size, cache)
+    if not settings.labelled:
+        whole = whole.without_classes()
+    if bool(held_out.all()):
+        raise ConfigError(f"data.held_out_below = {settings.held_out_below} leaves no image to train on")
+    kept = whole.select((~held_out).nonzero()[:, 0]) if bool(held_out.any()) else whole
+    return Split(kept, whole.select(held_out.nonzero()[:, 0]))
 
 
-def own_images(folder: Path, image_size: int) -> LabelledImages:
-    """Every image of a folder, centre-cropped; classes are the file names' text before the first "_".
+def _open(settings: Data, image_size: int, cache: Path) -> tuple[Images, Tensor]:
+    """All images, and whether each is held out: [N]."""
+    if settings.source == "shapes":
+        images, labels = render_set(settings.count, TRAINING_SEED, image_size, cache=cache)
+        return ImagesInMemory(images, labels, SHAPE_NAMES), _held_out(
+            settings, (each.numpy() for each in images), len(images)
+        )
+    assert settings.path is not None
+    path = Path(settings.path)
+    try:
+        if path.is_dir() and (found := find_idx(path)):
+            return _read_idx(found, settings, image_size)
+        if path.is_dir() or path.suffix.lower() in ARCHIVES or not path.exists():
+            return _read_pictures(path, settings, image_size)
+        if path.suffix == ".npz":
+            return _read_npz(path, settings, image_size)
+        return _read_idx([path], settings, image_size)
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"data.path: {error}") from error
 
-    Raises: ValueError for what is no folder, and for a folder without images.
-    """
-    files = ImageFolder(folder, image_size, labelled=True, flip=False)
-    items = [files[index] for index in range(len(files))]
-    labels = torch.tensor([label for _, label in items])
-    return LabelledImages(torch.stack([image for image, _ in items]), labels, tuple(files.classes))
+
+def _held_out(settings: Data, stored: Iterable[bytes | np.ndarray], count: int) -> Tensor:
+    """Whether each image's stored bytes hash to a first byte below the setting: [N]."""
+    if not settings.held_out_below:
+        return torch.zeros(count, dtype=torch.bool)
+    hashes = [hashlib.sha256(each if isinstance(each, bytes) else each.tobytes()).digest()[0] for each in stored]
+    return torch.tensor(hashes) < settings.held_out_below
+
+
+def _read_pictures(path: Path, settings: Data, image_size: int) -> tuple[Images, Tensor]:
+    """Pictures of a folder or an archive: decoded once where they fit in memory and are not cropped at random."""
+    entries, _ = find_entries(path)
+    inner = image_size - 2 * settings.padding
+    whole: Images
+    if settings.random_crop or len(entries) * 3 * image_size**2 > MEMORY_BYTES:
+        pictures = [each for each in entries if each.path.suffix.lower() in Image.registered_extensions()]
+        labels = label_entries(path, pictures, settings.labels_from)
+        if not labels.files:
+            raise ValueError(f"{path}: holds no pictures")
+        print(f"{len(labels.files)} pictures, {len(labels.classes)} classes; {labels.rule}; decoded at every visit")
+        opened = {each.path: each for each in pictures}
+        kept = [opened[each] for each in labels.files]
+        whole = ImagesOnDisk(kept, torch.tensor(labels.labels), labels.classes, image_size, settings.padding)
+    else:
+        reading = read_folder(path, inner, settings.labels_from)
+        _say(path, reading, settings)
+        opened = {each.path: each for each in entries}
+        kept = [opened[each] for each in reading.labels.files]
+        images = F.pad(reading.images, (settings.padding,) * 4)
+        whole = ImagesInMemory(images, torch.tensor(reading.labels.labels), reading.labels.classes)
+    return whole, _held_out(settings, (_content(each) for each in kept), len(kept))
+
+
+def _content(entry: Entry) -> bytes:
+    with entry.open() as file:
+        return file.read()
+
+
+def _say(path: Path, reading: Reading, settings: Data) -> None:
+    """Print what was read. Raises: ValueError where data.strict allows none of what was found."""
+    if settings.strict and (reading.skipped or reading.labels.alike):
+        wrong = [f"{each.path.name} {each.reason}" for each in reading.skipped]
+        wrong += [f"classes that differ in case alone: {', '.join(reading.labels.alike)}"] * bool(reading.labels.alike)
+        raise ValueError(f"{path}: data.strict allows none of this: {wrong[0]} ({len(wrong)} in all)")
+    skipped = (f"skipped: {each.path}: {each.reason}" for each in reading.skipped[:SHOWN_SKIPPED])
+    for line in (*reading.lines(), *skipped):
+        print(line, flush=True)
+
+
+def _read_idx(paths: Sequence[Path], settings: Data, image_size: int) -> tuple[Images, Tensor]:
+    stored, labels = read_labelled(paths)
+    images = F.pad(torch.from_numpy(stored)[:, None].expand(-1, 3, -1, -1), (settings.padding,) * 4)
+    _check_size(paths[0], images, image_size)
+    count = int(labels.max()) + 1
+    is_fashion = "fashion" in str(paths[0]) and count == len(FASHION_NAMES)
+    names = FASHION_NAMES if is_fashion else tuple(map(str, range(count)))
+    whole = ImagesInMemory(images, torch.from_numpy(labels.astype(np.int64)), names)
+    return whole, _held_out(settings, stored, len(stored))
+
+
+def _read_npz(path: Path, settings: Data, image_size: int) -> tuple[Images, Tensor]:
+    with np.load(path, allow_pickle=False) as arrays:
+        if "arr_0" not in arrays or arrays["arr_0"].ndim != 4 or arrays["arr_0"].dtype != np.uint8:
+            raise ValueError(f"{path}: arr_0 is no array of images [N, H, W, 3], uint8")
+        stored = arrays["arr_0"]
+        labels = arrays.get("arr_1")
+    images = F.pad(torch.from_numpy(stored).permute(0, 3, 1, 2), (settings.padding,) * 4).contiguous()
+    _check_size(path, images, image_size)
+    if settings.labelled and labels is None:
+        raise ValueError(f"{path}: has no labels (arr_1); set data.labelled = false")
+    found = np.zeros(len(stored), np.int64) if labels is None else labels.astype(np.int64)
+    whole = ImagesInMemory(images, torch.from_numpy(found), tuple(map(str, range(int(found.max()) + 1))))
+    return whole, _held_out(settings, stored, len(stored))
+
+
+def _check_size(path: Path, images: Tensor, image_size: int) -> None:
+    height, width = images.shape[2:]
+    if (height, width) != (image_size, image_size):
+        raise ValueError(
+            f"{path}: its images are {width}x{height} with their padding, where network.image_size is {image_size}"
+        )
+
+
+def balance(class_labels: Tensor, class_names: Sequence[str]) -> dict[str, int]:
+    """How many images each class has."""
+    return {name: int((class_labels == label).sum()) for label, name in enumerate(class_names)}

@@ -1,19 +1,92 @@
-"""Exponential moving average of parameters."""
+"""Averages of the weights over a run: exponential ones, and power-function ones whose length is chosen afterwards.
 
-from collections.abc import Mapping
+Source of the latter: Karras et al. 2024 (EDM2), section 3. An average of a relative width weighs step s by s^gamma;
+averages of any other width are linear combinations of stored ones.
+"""
 
+from collections.abc import Mapping, Sequence
+
+import numpy as np
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+Weights = Mapping[str, Tensor]
 
 
-class Ema:
-    """ema = rate * ema + (1 - rate) * parameter, after every optimizer step taken; starts as the parameters."""
+class Averages:
+    """Averages of a network's parameters by name: "0.9999" of a rate, "power-0.05" of a relative width.
 
-    def __init__(self, state: Mapping[str, Tensor], rate: float) -> None:
-        self.rate = rate
-        self.values = {name: value.detach().clone() for name, value in state.items()}
+    An exponential average starts with a small rate: a fixed one would carry the initial weights through a short run.
+    """
 
-    @torch.no_grad()
-    def update(self, state: Mapping[str, Tensor]) -> None:
-        for name, value in self.values.items():
-            value.mul_(self.rate).add_(state[name].detach(), alpha=1 - self.rate)
+    def __init__(self, parameters: Weights, rates: Sequence[float], power: Sequence[float]) -> None:
+        self._rates = {str(rate): rate for rate in rates}
+        self._gammas = {power_name(width): gamma_of(width) for width in power}
+        self.values = {
+            name: {key: each.detach().clone() for key, each in parameters.items()}
+            for name in (*self._rates, *self._gammas)
+        }
+
+    @property
+    def first(self) -> str:
+        """The average that is shown, measured and packed unless another is asked for."""
+        return next(iter(self.values))
+
+    def update(self, parameters: Weights, step: int) -> None:
+        """Take the parameters after a step, the first of which is 1, into all averages."""
+        for name, average in self.values.items():
+            move(average, parameters, self.decay(name, step))
+
+    def decay(self, name: str, step: int) -> float:
+        """What an average keeps of itself at a step."""
+        if name in self._rates:
+            return min(self._rates[name], step / (9 + step))
+        return float((1 - 1 / step) ** (self._gammas[name] + 1))
+
+    def load(self, values: Mapping[str, Weights]) -> None:
+        for name, average in values.items():
+            for key, each in average.items():
+                self.values[name][key].copy_(each)
+
+
+@torch.no_grad()
+def move(average: Weights, parameters: Weights, decay: float) -> None:
+    """average = decay * average + (1 - decay) * parameters, in place."""
+    current = [parameters[key].detach() for key in average]
+    get_ema_multi_avg_fn(decay)(list(average.values()), current, 0)
+
+
+def power_name(width: float) -> str:
+    return f"power-{width:g}"
+
+
+def gamma_of(width: float) -> float:
+    """Exponent of the power function of a relative width in (0, 0.28).
+
+    Source: EDM2, Eq. 3: width = sqrt(gamma + 1) / ((gamma + 2) sqrt(gamma + 3)), solved for its largest root.
+    """
+    roots = np.roots([1, 7, 16 - width**-2, 12 - width**-2])
+    return float(max(root.real for root in roots if abs(root.imag) < 1e-9))
+
+
+def combine(stored: Sequence[tuple[float, float]], wanted: tuple[float, float]) -> list[float]:
+    """Factors of stored averages whose sum comes closest to a wanted one, each given as (step, relative width).
+
+    The least squares distance of the weight profiles on [0, step]; source: EDM2, section 3.2.
+    Raises: ValueError where nothing is stored or the wanted step lies behind all stored ones.
+    """
+    if not stored or wanted[0] > max(step for step, _ in stored):
+        raise ValueError(f"no stored average reaches step {wanted[0]:g}")
+    profiles = [(step, gamma_of(width)) for step, width in stored]
+    target = (wanted[0], gamma_of(wanted[1]))
+    products = np.array([[_product(one, other) for other in profiles] for one in profiles])
+    with_target = np.array([_product(one, target) for one in profiles])
+    return [float(each) for each in np.linalg.lstsq(products, with_target, rcond=None)[0]]
+
+
+def _product(one: tuple[float, float], other: tuple[float, float]) -> float:
+    """The integral of the product of two profiles p(s) = (gamma + 1) s^gamma / t^(gamma + 1) on [0, t]."""
+    (a, gamma_a), (b, gamma_b) = sorted((one, other))
+    # up to the shorter one's end, a: in this form no power of a step overflows
+    return float((gamma_a + 1) * (gamma_b + 1) / (gamma_a + gamma_b + 1) * (a / b) ** gamma_b / b)

@@ -1,177 +1,222 @@
-"""The training loop: one story from a batch to a checkpoint, resumable at any moment."""
+"""The training loop: from a batch's gradient to the next state, resumable bit for bit at any moment."""
 
-import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from models.checkpoint import NetworkConfig, load_state, read_tensors, save_network
-from training.ema import Ema
-from training.optimisation import warmed_rate
+from diffusion.resample import LossSecondMomentSampler, TimestepSampler, UniformSampler, importance, timesteps_at
+from models.checkpoint import build_network
+from models.precision import DTYPES, Precision
+from training.checkpointing import checkpoint_blocks
+from training.config import RunConfig
+from training.distributed import Group
+from training.divergence import DivergenceWatch
+from training.ema import Averages
+from training.images import Images
+from training.objectives import build_objective
+from training.optimisation import FlatGradients, learning_rate, parts
+from training.samples import Batch, Samples, batches
+from training.state import State, StateFiles
+from training.window import Window
 
-STATE_FILE, EMA_FILE = "state.pt", "ema.safetensors"
-GRADIENT_CLIP = 1.0
-
-
-class Task(Protocol):
-    """What is trained: its network, and the loss of a batch that is a function of the step alone."""
-
-    @property
-    def config(self) -> NetworkConfig: ...
-
-    @property
-    def model(self) -> nn.Module: ...
-
-    def loss(self, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        """The mean loss of a batch drawn with the generator, and figures to show."""
-
-    def preview(self, model: nn.Module, path: Path) -> None:
-        """Write a picture or figures of what the averaged network does now."""
+SMALLEST_LOSS_SCALE = 2.0**-14  # of float16: gradients that overflow under it are not float16's fault
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How long and how fast. The run ends after `steps`, or after `minutes` of training time where that is given."""
-
-    folder: Path
-    batch_size: int
-    learning_rate: float
-    steps: int
-    minutes: float | None = None
-    weight_decay: float = 0.0
-    ema_rate: float = 0.999
-    warmup_steps: int = 200
-    decay_share: float = 0.4
-    seed: int = 0
-    bf16: bool = False
-    save_seconds: float = 120.0
-    preview_seconds: float = 600.0
-
-
-@dataclass
 class Tick:
-    """What a finished step reports. done is the share of the run, 0 to 1."""
+    """A finished step; `line` holds the figures since the last line, where the step ends one."""
 
     step: int
-    done: float
-    seconds: float
-    figures: dict[str, float]
+    loss: float
+    line: dict[str, float] | None
 
 
 class Run:
-    """One training run in its folder: continues from what the folder holds.
+    """A run: everything that changes from step to step.
 
-    Batches, timesteps and noise of a step come from (seed, step), so a run that was interrupted draws what it would
-    have drawn.
+    All that is drawn for a step is a function of the seed and its samples' numbers (training.samples); the state holds
+    all else, so a run that was interrupted equals one that was not.
     """
 
-    def __init__(self, task: Task, plan: Plan) -> None:
-        self.task, self.plan = task, plan
-        self.optimizer = torch.optim.AdamW(
-            task.model.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay
+    def __init__(
+        self, config: RunConfig, data: Images, *, device: torch.device, precision: Precision, group: Group
+    ) -> None:
+        self.config, self.data, self.device, self.precision, self.group = config, data, device, precision, group
+        torch.manual_seed(config.seed)  # the initial weights: drawn on the CPU, so that every device begins alike
+        self.network = build_network(config.network_config(max(len(data.class_names), 1)))
+        layout = torch.contiguous_format if precision == "fp32" and device.type == "cpu" else torch.channels_last
+        self.network.to(device=device, memory_format=layout)  # type: ignore[call-overload]  # missing in torch's stubs
+        if config.compute.checkpointing:
+            checkpoint_blocks(self.network)
+        self._forward: Callable[..., Tensor] = torch.compile(self.network) if config.compute.compile else self.network
+        self.objective = build_objective(config, len(data.class_names))
+        self.timesteps = _timestep_sampler(config)
+        given = config.optimiser
+        self.gradients = FlatGradients(self.network.parameters())
+        self.optimiser = torch.optim.AdamW(
+            self.network.parameters(),
+            lr=given.learning_rate,
+            betas=given.betas,
+            weight_decay=given.weight_decay,
+            fused=device.type in ("cpu", "cuda"),
         )
-        self.ema = Ema(task.model.state_dict(), plan.ema_rate)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+        self.averages = Averages(self.parameters, config.averages.rates, config.averages.power)
+        self.watch, self.window = DivergenceWatch(), Window(config)
         self.step, self.seconds = 0, 0.0
-        self._whole = True  # False while weights, averages and step are of different moments
-        plan.folder.mkdir(parents=True, exist_ok=True)
-        if (plan.folder / STATE_FILE).exists():
-            self._resume()
-
-    def start_from(self, path: Path) -> None:
-        """Begin at the weights of a network file, unless the run has begun already.
-
-        Raises: WeightsError for a file that does not fit the network.
-        """
-        if self.step == 0:
-            load_state(self.task.model, read_tensors(path), path.name)
-            self.ema = Ema(self.task.model.state_dict(), self.plan.ema_rate)
-
-    def ticks(self) -> Iterator[Tick]:
-        """Train to the end of the plan, yielding after every step; saves as it goes, and whatever ends it."""
-        plan, saved, previewed = self.plan, time.monotonic(), time.monotonic()
-        try:
-            while self.done < 1:
-                started = time.monotonic()
-                figures = self._train_step()
-                self.seconds += time.monotonic() - started
-                yield Tick(self.step, self.done, self.seconds, figures)
-                if time.monotonic() - saved > plan.save_seconds:
-                    self.save()
-                    saved = time.monotonic()
-                if time.monotonic() - previewed > plan.preview_seconds:
-                    self.preview()
-                    previewed = time.monotonic()
-        finally:
-            if self._whole:
-                self.save()
 
     @property
-    def done(self) -> float:
-        if self.plan.minutes is not None:
-            return min(self.seconds / (60 * self.plan.minutes), 1.0)
-        return min(self.step / self.plan.steps, 1.0)
+    def parameters(self) -> dict[str, Tensor]:
+        return dict(self.network.named_parameters())
 
-    def _train_step(self) -> dict[str, float]:
-        plan, task = self.plan, self.task
-        rate = warmed_rate(
-            plan.learning_rate, self.step, self.done, warmup_steps=plan.warmup_steps, decay_share=plan.decay_share
-        )
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        generator = torch.Generator().manual_seed((plan.seed << 32) + self.step)
-        task.model.train()
-        with torch.autocast("cpu", torch.bfloat16, enabled=plan.bf16):
-            loss, figures = task.loss(generator)
-        if not math.isfinite(loss.item()):
-            raise FloatingPointError(f"the loss is {loss.item()} at step {self.step}; lower the learning rate")
-        self.optimizer.zero_grad()
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(task.model.parameters(), GRADIENT_CLIP).item()
-        if not math.isfinite(norm):
-            raise FloatingPointError(f"the gradient's norm is {norm} at step {self.step}; lower the learning rate")
-        self._whole = False  # an interrupt from here on costs what came after the last save, and nothing else
-        self.optimizer.step()
-        # A fixed rate would carry the initial weights through a short run; this one forgets them within a few steps.
-        self.ema.rate = min(plan.ema_rate, (1 + self.step) / (10 + self.step))
-        self.ema.update(task.model.state_dict())
+    def train(self, files: StateFiles | None, wants_stop: Callable[[], bool]) -> Iterator[Tick]:
+        """Train to the end, or until a process wants to stop, yielding after every step.
+
+        A state is saved when its own gradient has been found good, before the weights move on, so that no saved state
+        diverges at its next step. Raises: DivergedError; SaveError.
+        """
+        config, saved = self.config, time.monotonic()
+        samples = Samples(self.data, config.data, config.seed, more_noise=config.objective.low_res_noise > 0)
+        share = batches(samples, config.optimiser.batch_size, self.step, self.group.rank, self.group.size)
+        started = time.monotonic()
+        for batch in share:
+            loss, norm, stop = self._compute(batch, wants_stop())
+            ends = stop or self.step >= config.optimiser.steps
+            snapshot = self._ends_interval(config.saving.snapshot_steps)
+            if files is not None and (ends or snapshot or time.monotonic() - saved > config.saving.state_seconds):
+                files.save(self.state(), snapshot=snapshot)
+                saved = time.monotonic()
+            if ends:
+                break
+            self._update(loss, norm)
+            now = time.monotonic()
+            self.seconds, started = self.seconds + now - started, now
+            self.window.end_step(len(batch) * self.group.size)
+            yield Tick(self.step, loss, self._line(norm))
+            started = time.monotonic()  # previews and measurements are not training
+        if files is not None:
+            files.finish()
+
+    def _ends_interval(self, steps: int) -> bool:
+        return steps > 0 and self.step > 0 and self.step % steps == 0
+
+    def _compute(self, batch: Batch, stop: bool) -> tuple[float, float, bool]:
+        """The gradient of a batch: its loss and norm, of all processes, and whether one of them wants to stop.
+
+        Raises: DivergedError.
+        """
+        given = self.config.optimiser
+        self.network.train()
+        self.gradients.clear()
+        self.window.begin_step()
+        for part in parts(len(batch), given.microbatch):
+            micro = batch[part].to(self.device)
+            if self.config.network.dropout:
+                torch.manual_seed(hash((self.config.seed, self.step, self.group.rank, part.start)))
+            weights = self.timesteps.weights().to(self.device)
+            t = timesteps_at(weights, micro.position)
+            with self._autocast():
+                losses = self.objective(self._forward, micro, t)
+            weighted = losses.total * importance(weights)[t].to(losses.total.dtype)
+            loss = weighted.sum() / given.batch_size
+            self.scaler.scale(loss).backward()
+            self.gradients.add_loss(loss.detach())
+            self.window.add(losses, t)
+        loss_of_all, stop = self.gradients.add_up(self.group, stop=stop)
+        if self.scaler.is_enabled():
+            self.scaler.unscale_(self.optimiser)
+        norm = self.gradients.norm
+        if not self._overflowed(norm):
+            self.watch.check(self.step, loss_of_all, norm)
+        return loss_of_all, norm, stop
+
+    def _overflowed(self, norm: float) -> bool:
+        """Whether float16 alone is why the gradient is not finite: the step is skipped and the loss scale halved."""
+        finite = norm < float("inf")
+        return self.scaler.is_enabled() and not finite and self.scaler.get_scale() >= SMALLEST_LOSS_SCALE
+
+    def _update(self, loss: float, norm: float) -> None:
+        given = self.config.optimiser
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(given, self.step)
+        self.gradients.clip(norm, given.clip)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
         self.step += 1
-        self._whole = True
-        return figures | {"lr": rate}
+        if not self._overflowed(norm):
+            self.watch.note(loss, norm)
+            self.averages.update(self.parameters, self.step)
+        t, losses = (self.group.gather(each) for each in self.window.draws())
+        self.timesteps.update(t, losses)
 
-    def save(self) -> None:
-        """Write the whole state, then the averaged network; each file appears whole or not at all."""
-        folder = self.plan.folder
-        state = {
-            "model": self.task.model.state_dict(),
-            "ema": self.ema.values,
-            "optimizer": self.optimizer.state_dict(),
+    def _line(self, norm: float) -> dict[str, float] | None:
+        if self.step % self.config.saving.log_steps and self.step != self.config.optimiser.steps:
+            return None
+        rate = learning_rate(self.config.optimiser, self.step - 1)
+        scale = {"loss_scale": self.scaler.get_scale()} if self.scaler.is_enabled() else {}
+        return self.window.line(self.group, self.step, self.device) | {
+            "learning_rate": rate,
+            "gradient_norm": norm,
+            **scale,
+        }
+
+    @contextmanager
+    def _autocast(self) -> Iterator[None]:
+        with torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "fp32"):
+            yield
+
+    @contextmanager
+    def averaged(self, name: str) -> Iterator[nn.Module]:
+        """The network in evaluation mode with an average's weights, for as long as the context lasts."""
+        trained = {key: each.detach().clone() for key, each in self.parameters.items()}
+        try:
+            self.set_weights(self.averages.values[name])
+            self.network.eval()
+            with torch.no_grad(), self._autocast():
+                yield self.network
+        finally:  # an interrupt may save the run, and must not save the average as what is trained
+            self.set_weights(trained)
+
+    @torch.no_grad()
+    def set_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Copy weights into the network, which may be compiled and whose gradients stay where they are."""
+        for key, parameter in self.parameters.items():
+            parameter.copy_(weights[key])
+
+    def state(self) -> State:
+        """All that the run goes on from."""
+        return {
             "step": self.step,
             "seconds": self.seconds,
+            "network": self.parameters,
+            "averages": self.averages.values,
+            "optimiser": self.optimiser.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "watch": self.watch.state(),
+            "timesteps": self.timesteps.state(),
+            "window": self.window.state(),
         }
-        partial = folder / f"{STATE_FILE}.partial"
-        torch.save(state, partial)
-        partial.replace(folder / STATE_FILE)
-        save_network(folder / EMA_FILE, self.ema.values, self.task.config, dtype=torch.float32)
 
-    def preview(self) -> None:
-        """Show what the averaged network does, in preview files of the run's folder."""
-        trained = {name: value.clone() for name, value in self.task.model.state_dict().items()}
-        try:
-            self.task.model.load_state_dict(self.ema.values)
-            self.task.model.eval()
-            with torch.no_grad():
-                self.task.preview(self.task.model, self.plan.folder / f"preview-{self.step:07d}.png")
-        finally:  # an interrupt saves the run, and must not save the average as what is trained
-            self.task.model.load_state_dict(trained)
-
-    def _resume(self) -> None:
-        state = torch.load(self.plan.folder / STATE_FILE, weights_only=True)
-        self.task.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.ema.values = state["ema"]
+    def load(self, state: State) -> None:
+        """Go on from a state. Raises: ValueError where it is of another network."""
+        shapes = {key: each.shape for key, each in self.parameters.items()}
+        if {key: each.shape for key, each in state["network"].items()} != shapes:
+            raise ValueError("the state is of another network")
+        self.set_weights(state["network"])
+        self.averages.load(state["averages"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.watch.load(state["watch"])
+        self.timesteps.load(state["timesteps"])
+        self.window.load(state["window"])
         self.step, self.seconds = state["step"], state["seconds"]
+
+
+def _timestep_sampler(config: RunConfig) -> TimestepSampler:
+    if config.objective.timestep_sampler == "uniform":
+        return UniformSampler(config.process.num_timesteps)
+    return LossSecondMomentSampler(config.process.num_timesteps)

@@ -1,47 +1,66 @@
-"""Microbatches and learning-rate rules of the official training loops."""
+"""One step of training: gradients of a batch in parts and over processes, the rate, AdamW's update."""
 
-from collections.abc import Callable
+from collections.abc import Iterable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from diffusion.losses import LossTerms
+from training.config import Optimiser
+from training.distributed import Group
 
 
-def accumulate(micro_losses: Callable[[slice], LossTerms], weights: Tensor, microbatch: int) -> dict[str, Tensor]:
-    """Backpropagate a batch in microbatches; returns the loss terms of the whole batch, [N] each, detached.
+class FlatGradients:
+    """All gradients of some parameters in one tensor, so that processes add them up in one call and in one order.
 
-    Each microbatch's weighted mean is backpropagated as it is, so gradients add and grow with their number: that is how
-    the published models were trained, and their learning rates belong to it.
+    Behind the gradients stand the batch's loss and the wish to stop, which are added up with them.
     """
-    parts = []
-    for start in range(0, len(weights), microbatch):
-        part = slice(start, min(start + microbatch, len(weights)))
-        terms = micro_losses(part)
-        (terms.loss * weights[part]).mean().backward()
-        parts.append({name: value.detach() for name, value in terms.named().items()})
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    EXTRAS = 2
+
+    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
+        self.parameters = list(parameters)
+        first = self.parameters[0]
+        sizes = [each.numel() for each in self.parameters]
+        self._flat = torch.zeros(sum(sizes) + self.EXTRAS, device=first.device, dtype=first.dtype)
+        start = 0
+        for parameter, size in zip(self.parameters, sizes, strict=True):
+            # laid out like its parameter, as a fused optimiser walks through both at once
+            parameter.grad = self._flat[start : start + size].as_strided(parameter.shape, parameter.stride())
+            start += size
+        self.values, self._extras = self._flat[:start], self._flat[start:]
+
+    def clear(self) -> None:
+        self._flat.zero_()
+
+    def add_loss(self, loss: Tensor) -> None:
+        self._extras[0] += loss
+
+    def add_up(self, group: Group, *, stop: bool) -> tuple[float, bool]:
+        """Add up all processes' gradients; returns the whole batch's loss, and whether any process wants to stop."""
+        self._extras[1] = float(stop)
+        group.add_up(self._flat)
+        loss, stops = self._extras.tolist()
+        return loss, stops > 0
+
+    @property
+    def norm(self) -> float:
+        return float(torch.linalg.vector_norm(self.values))
+
+    def clip(self, norm: float, largest: float | None) -> None:
+        if largest is not None and norm > largest:
+            self.values.mul_(largest / norm)
 
 
-def annealed_diffusion_rate(base: float, step: int, resumed_at: int, total: int) -> float:
-    """Learning rate in force at a step of the official diffusion loop, which anneals after the step.
-
-    So the first two steps run at the full rate. `step` counts from the resumption; total 0 means no annealing.
-    """
-    if total == 0 or step == 0:
-        return base
-    return base * (1 - (step - 1 + resumed_at) / total)
-
-
-def annealed_classifier_rate(base: float, step: int, resumed_at: int, total: int) -> float:
-    """Learning rate in force at a step of the official classifier loop, which anneals before the step."""
-    return base * (1 - (step + resumed_at) / total) if total else base
+def learning_rate(settings: Optimiser, step: int) -> float:
+    """The rate of a step: a linear warm-up, then constant, then linear to zero over the last share of the run."""
+    warmed = min((step + 1) / settings.warmup_steps, 1.0) if settings.warmup_steps else 1.0
+    if not settings.decay_share:
+        return settings.learning_rate * warmed
+    left = (1 - step / settings.steps) / settings.decay_share
+    return settings.learning_rate * warmed * min(left, 1.0)
 
 
-def warmed_rate(base: float, step: int, done: float, *, warmup_steps: int, decay_share: float) -> float:
-    """Our own rule for short runs: a linear warm-up, then constant, then linear to zero over the last share.
-
-    done is the share of the run that is over, 0 to 1: a run may be measured in steps or in minutes.
-    """
-    warmed = base * min((step + 1) / warmup_steps, 1.0)
-    return warmed * min((1 - done) / decay_share, 1.0)
+def parts(count: int, size: int | None) -> list[slice]:
+    """A batch of `count` in microbatches of one size, but for the last."""
+    size = size or count
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]

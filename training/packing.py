@@ -1,25 +1,178 @@
-"""From finished runs to the files of a stack: averaged weights, as float16."""
+"""From finished runs to a stack that is served: averaged weights, stack.json and a card."""
 
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-import torch
+from pydantic import TypeAdapter, ValidationError
+from torch import Tensor
 
-from models.checkpoint import read_config, read_tensors, save_network
-from training.loop import EMA_FILE
+from models.checkpoint import save_network
+from models.manifest import Name
+from models.plan import MANIFEST, read_stack
+from models.precision import DTYPES, Precision
+from runfolder.folder import CONFIG, INFO, STATE, RunFolderError, read_json, snapshot_path, snapshot_steps
+from training.config import RunConfig, read_config
+from training.ema import combine, power_name
+from training.state import State, read_state
 
 FILES = {"diffusion": "base", "classifier": "classifier", "upsampler": "upsampler", "judge": "judge"}
+STEPS, UPSAMPLING_STEPS, STRENGTH = 25, 20, 0.3  # of a pipeline's defaults: those of the demo stack
+GUIDANCE_SCALE, UNCONDITIONAL_SCALE = (
+    1.0,
+    10.0,
+)  # the paper's scales of conditional and unconditional networks (Table 4)
+CARD = "card.md"
 
 
-def pack(runs: Path, folder: Path) -> list[Path]:
-    """Write the averaged network of each run into the stack's folder; returns the files written.
+@dataclass(frozen=True)
+class Trained:
+    """A run that is packed."""
 
-    Raises: WeightsError for a run whose averaged weights cannot be read.
+    folder: Path
+    config: RunConfig
+    class_names: tuple[str, ...]
+    info: Mapping[str, Any]
+    state: State
+
+
+def read_run(folder: Path) -> Trained:
+    """Raises: ValueError for what is no run, or has no state yet."""
+    config = read_config(read_json(folder / CONFIG))
+    info = read_json(folder / INFO)
+    if not (folder / STATE).exists():
+        raise RunFolderError(f"{folder}: the run has saved no state yet")
+    return Trained(folder, config, tuple(info["data"]["class_names"]), info, read_state(folder / STATE))
+
+
+def add_stack(
+    runs: Sequence[Path], name: str, weights: Path, *, dtype: Precision = "fp16", width: float | None = None
+) -> Path:
+    """Pack runs into the stack `name` in the folder of stacks, which appears whole or not at all; returns its folder.
+
+    width: of the power-function average to pack, reconstructed from snapshots; None packs each run's first average.
+    Raises: ValueError for runs that make no stack, or a name that is taken; WeightsError; OSError.
     """
-    written = []
-    for run, name in FILES.items():
-        source = runs / run / EMA_FILE
-        if source.exists():
-            target = folder / f"{name}.safetensors"
-            save_network(target, read_tensors(source), read_config(source), dtype=torch.float16)
-            written.append(target)
-    return written
+    try:
+        TypeAdapter(Name).validate_python(name)
+    except ValidationError as error:
+        raise ValueError(f"--name {name!r}: a name has letters, digits, '.', '_' and '-', at most 64") from error
+    target, partial = weights / name, weights / f".{name}.partial"
+    if target.exists():
+        raise ValueError(f"{target}: there is a stack of this name; remove it, or give another --name")
+    trained = _by_kind([read_run(each) for each in runs])
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        for kind, run in trained.items():
+            config = run.config.network_config(max(len(run.class_names), 1))
+            process = None if kind in ("classifier", "judge") else run.config.process.config
+            save_network(
+                partial / f"{FILES[kind]}.safetensors", weights_of(run, width), config, process, dtype=DTYPES[dtype]
+            )
+        (partial / MANIFEST).write_text(json.dumps(manifest(name, trained), indent=2) + "\n")
+        (partial / CARD).write_text(card(name, trained))
+        read_stack(partial)
+        partial.replace(target)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return target
+
+
+def _by_kind(runs: Sequence[Trained]) -> dict[str, Trained]:
+    found: dict[str, Trained] = {}
+    for run in runs:
+        if run.config.kind in found:
+            raise ValueError(
+                f"{run.folder} and {found[run.config.kind].folder}: both train a {run.config.kind} network"
+            )
+        found[run.config.kind] = run
+    if "diffusion" not in found:
+        raise ValueError("none of the runs trains a diffusion network, which a stack needs")
+    base = found["diffusion"]
+    for kind in ("classifier", "judge"):
+        other = found.get(kind)
+        if other is not None and base.class_names and other.class_names != base.class_names:
+            raise ValueError(
+                f"{other.folder}: its classes are {', '.join(other.class_names)}; those of {base.folder} are not"
+            )
+    return found
+
+
+def weights_of(run: Trained, width: float | None) -> dict[str, Tensor]:
+    """The averaged weights of a run. Raises: ValueError where no average can give the width."""
+    averages = run.state["averages"]
+    if width is None:
+        first: dict[str, Tensor] = next(iter(averages.values()))
+        return first
+    widths = run.config.averages.power
+    if not widths:
+        raise ValueError(f"{run.folder}: the run keeps no power-function averages (averages.power)")
+    states = [read_state(snapshot_path(run.folder, step)) for step in snapshot_steps(run.folder)]
+    states = [*(each for each in states if each["step"] < run.state["step"]), run.state]
+    stored = [(state["step"], each) for state in states for each in widths]
+    values = [state["averages"][power_name(each)] for state in states for each in widths]
+    factors = combine(stored, (run.state["step"], width))
+    return {
+        key: sum((factor * value[key] for factor, value in zip(factors, values, strict=True)), start=0 * values[0][key])
+        for key in values[0]
+    }
+
+
+def manifest(name: str, trained: Mapping[str, Trained]) -> dict[str, Any]:
+    """The fields of stack.json."""
+    base, classifier, upsampler = (trained.get(each) for each in ("diffusion", "classifier", "upsampler"))
+    assert base is not None
+    class_names = base.class_names or (classifier.class_names if classifier else ())
+
+    def network(kind: str, run: Trained) -> dict[str, Any]:
+        return {"file": f"{FILES[kind]}.safetensors", **asdict(run.config.process.config)}
+
+    def pipeline(*, conditional: bool, scale: float) -> dict[str, Any]:
+        made: dict[str, Any] = {
+            "conditional": conditional,
+            "class_required": conditional and not base.config.objective.label_dropout,
+            "guidance_scale": scale if classifier else 0.0,
+            "sampling": {"steps": STEPS, "sampler": "ddim", "eta": 1.0},
+            "upsampling": None,
+        }
+        if upsampler is not None:
+            made["upsampling"] = {"steps": UPSAMPLING_STEPS, "sampler": "ddpm", "eta": 0.0, "strength": STRENGTH}
+        return made
+
+    pipelines = {name: pipeline(conditional=bool(base.class_names), scale=GUIDANCE_SCALE)}
+    if not base.class_names:
+        pipelines[name]["guidance_scale"] = UNCONDITIONAL_SCALE if classifier else 0.0
+    elif base.config.objective.label_dropout:
+        pipelines[f"{name}-uncond"] = pipeline(conditional=False, scale=UNCONDITIONAL_SCALE)
+    fields: dict[str, Any] = {"classes": list(class_names), "base": network("diffusion", base)}
+    if classifier is not None:
+        fields["classifier"] = {"file": f"{FILES['classifier']}.safetensors"}
+    if upsampler is not None:
+        fields["upsampler"] = network("upsampler", upsampler)
+    return fields | {"pipelines": pipelines}
+
+
+def card(name: str, trained: Mapping[str, Trained]) -> str:
+    """What the stack is and how it was made, in Markdown."""
+    lines = [
+        f"# {name}",
+        "",
+        "| network | steps | batch | images seen | hours | data | machine |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for kind, run in trained.items():
+        last, step, batch = run.info["starts"][-1], run.state["step"], run.config.optimiser.batch_size
+        data = f"{run.info['data']['images']} images, {len(run.class_names)} classes"
+        machine = f"{last['processor']}, {last['processes']} processes, {last['precision']}"
+        hours = f"{run.state['seconds'] / 3600:.1f}"
+        lines.append(f"| {' | '.join([FILES[kind], str(step), str(batch), str(step * batch), hours, data, machine])} |")
+    lines += ["", "Each network was trained by `adm train` with this configuration:", ""]
+    for kind, run in trained.items():
+        fields = run.config.model_dump(mode="json")
+        lines += [f"## {FILES[kind]}", "", "```json", json.dumps(fields, indent=1), "```", ""]
+    return "\n".join(lines)

@@ -1,112 +1,287 @@
-"""Sets a training run up from names and runs it with progress on the terminal or in a log."""
+"""A training run as one command: opens its folder, trains, shows how far it is, and leaves it in order."""
 
-import dataclasses
+import platform
 import signal
+import subprocess
 import sys
 import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from training.data import LabelledImages, own_images, rendered_shapes
-from training.loop import Plan, Run, Task, Tick
-from training.recipes import (
-    LABEL_DROPOUT,
-    RECIPES,
-    Recipe,
-    base_network,
-    classifier_network,
-    judge_network,
-    process,
-    upsampler_network,
+from models.precision import Precision, best_precision
+from runfolder.folder import (
+    CONFIG,
+    FORMAT,
+    INFO,
+    PREVIEWS,
+    STATE,
+    locked,
+    read_json,
+    snapshot_path,
+    snapshot_steps,
+    write_json,
 )
-from training.tasks import ClassifierTask, DiffusionTask, JudgeTask, UpsamplerTask
+from runfolder.stats import append_line, forget_after
+from training.config import ConfigError, RunConfig, check_allowed, refuse_changes
+from training.data import Split, balance, open_data
+from training.distributed import join_group, local_device
+from training.divergence import DivergedError
+from training.events import Events
+from training.importing import RANDOM_WEIGHTS, Beginning, begin_at
+from training.loop import Run, Tick
+from training.measure import held_out_figures
+from training.preview import write_preview
+from training.state import SaveError, StateFiles, read_state
 
 LOG_SECONDS = 30.0
 
 
-def build_task(name: str, recipe: Recipe, data: LabelledImages) -> Task:
-    """The task of a name in RECIPES."""
-    num_classes = len(data.class_names)
-    match name:
-        case "diffusion":
-            network = base_network(num_classes + 1)
-            return DiffusionTask(network, process("cosine"), data, recipe.batch_size, LABEL_DROPOUT)
-        case "classifier":
-            return ClassifierTask(classifier_network(num_classes), process("cosine"), data, recipe.batch_size)
-        case "upsampler":
-            return UpsamplerTask(
-                upsampler_network(), process("linear"), data, recipe.batch_size, recipe.image_size // 2
-            )
-        case "judge":
-            return JudgeTask(judge_network(num_classes), data, recipe.batch_size)
-    raise ValueError(f"unknown task {name!r}; known are {', '.join(RECIPES)}")
+@dataclass(frozen=True)
+class Request:
+    """What a caller asks of a run: its folder, and how to go on where it has begun.
 
-
-def train(name: str, plan: Plan, *, images: Path | None, cache: Path, weights: Path | None = None) -> None:
-    """Train to the end of the plan, or until interrupted: the next call goes on where this one stopped.
-
-    images is a folder of one's own; None takes the rendered shapes, which are kept in the cache folder.
-    weights is a network file to begin a new run at.
-    Raises: ValueError for a folder without images, WeightsError for weights that do not fit.
+    rewind: the newest snapshot up to this step. minutes: stop then, to go on at the next start. beginning: where a run
+    that has not begun takes its first weights from.
     """
-    recipe = dataclasses.replace(RECIPES[name], batch_size=plan.batch_size)
-    if images is None:
-        data = rendered_shapes(recipe.images, recipe.image_size, cache)
-    else:
-        data = own_images(images, recipe.image_size)
-    torch.manual_seed(plan.seed)  # the initial weights
-    run = Run(build_task(name, recipe, data), plan)
-    if weights is not None:
-        run.start_from(weights)
-    parameters = sum(parameter.numel() for parameter in run.task.model.parameters())
-    print(f"{name}: {parameters / 1e6:.2f}M parameters, at step {run.step}, into {plan.folder}", flush=True)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stopped run saves, however it is stopped
-    try:
-        show = _show_bar if sys.stdout.isatty() else _show_lines
-        show(run)
-        run.preview()
-    except KeyboardInterrupt:
-        print(f"stopped at step {run.step}; the same command goes on from here")
+
+    folder: Path
+    allow_changes: Collection[str] = ()
+    rewind: int | None = None
+    minutes: float | None = None
+    beginning: Beginning = RANDOM_WEIGHTS
+    cache: Path = Path("data/cache")
 
 
-def _describe(figures: dict[str, float]) -> str:
-    return "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
+class TrainingError(ValueError):
+    """A run that cannot begin or go on: one line that says why and what to do."""
 
 
-def _show_bar(run: Run) -> None:
-    columns = (
-        BarColumn(),
-        TextColumn("{task.percentage:.1f}%"),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}"),
+def train(config: RunConfig, request: Request) -> bool:
+    """Train until the run's end, an interrupt or the minutes asked for; returns whether the run has ended.
+
+    Raises: ConfigError, TrainingError, RunFolderError, DivergedError, SaveError.
+    """
+    check_allowed(request.allow_changes, config)
+    device = local_device(config.compute.device)
+    precision: Precision = best_precision(device) if config.compute.precision == "auto" else config.compute.precision
+    config = config.model_copy(update={"compute": config.compute.model_copy(update={"precision": precision})})
+    with join_group(device) as group, ExitStack() as held:
+        if config.optimiser.batch_size % group.size:
+            raise ConfigError(
+                f"optimiser.batch_size {config.optimiser.batch_size} cannot be shared by {group.size} processes"
+            )
+        if group.leads:
+            held.enter_context(locked(request.folder))
+        split = open_data(config.data, config.network.image_size, request.cache)
+        run = Run(config, split.training, device=device, precision=precision, group=group)
+        if group.leads:
+            _open_folder(run, split, request)
+        group.wait()
+        _go_on(run, request)
+        return _train(run, split, request)
+
+
+def _open_folder(run: Run, split: Split, request: Request) -> None:
+    """Hold the configuration and the data to those the folder began with, or write them down."""
+    folder, given = request.folder, run.config.model_dump(mode="json")
+    data = {
+        "images": len(split.training),
+        "held_out": len(split.held_out),
+        "class_names": list(split.training.class_names),
+        "classes": balance(split.training.class_labels, split.training.class_names),
+        "fingerprint": split.training.fingerprint,
+    }
+    start = {"time": time.time(), "processes": run.group.size, **machine(run)}
+    starts = []
+    if (folder / CONFIG).exists() and (folder / STATE).exists():
+        refuse_changes(read_json(folder / CONFIG), given, request.allow_changes)
+        info = read_json(folder / INFO)
+        refuse_other_data(info["data"], data, request.allow_changes)
+        starts = info["starts"]
+    write_json(folder / CONFIG, given)
+    write_json(folder / INFO, {"format": FORMAT, "kind": run.config.kind, "data": data, "starts": [*starts, start]})
+    (folder / PREVIEWS).mkdir(exist_ok=True)
+    print(
+        f"{run.config.kind}: {sum(each.numel() for each in run.parameters.values()) / 1e6:.2f}M parameters, "
+        f"{len(split.training)} images ({len(split.held_out)} held out), {len(split.training.class_names)} classes, "
+        f"{run.device} in {run.precision}, into {folder}",
+        flush=True,
     )
-    with Progress(*columns) as progress:
-        bar = progress.add_task("", total=1.0)
-        smooth = Smoothed()
-        for tick in run.ticks():
-            description = f"step {tick.step}  {_describe(smooth.add(tick))}"
-            progress.update(bar, completed=tick.done, description=description)
 
 
-def _show_lines(run: Run) -> None:
-    smooth, shown = Smoothed(), 0.0
-    for tick in run.ticks():
-        figures = smooth.add(tick)
-        if time.monotonic() - shown > LOG_SECONDS:
-            shown = time.monotonic()
-            print(f"{tick.done:6.1%}  step {tick.step}  {tick.seconds:.0f} s  {_describe(figures)}", flush=True)
+def refuse_other_data(before: Mapping[str, Any], now: Mapping[str, Any], allowed: Collection[str]) -> None:
+    """Raises: ConfigError where the data differ from those a run began with, in what they differ."""
+    if "data" in allowed or before["fingerprint"] == now["fingerprint"]:
+        return
+    changed = [name for name in ("images", "held_out", "class_names", "classes") if before[name] != now[name]]
+    what = ", ".join(f"{name} ({before[name]} before, {now[name]} now)" for name in changed) or "the pictures"
+    raise ConfigError(f"the data have changed since the run began: {what}; train in another folder")
 
 
-class Smoothed:
-    """Running means of the figures: single batches jump too much to read."""
+def machine(run: Run) -> dict[str, Any]:
+    """What a run is computed by: versions, commit, processor, threads."""
+    commit = subprocess.run(
+        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return {
+        "versions": {name: version(name) for name in ("adm-serve", "torch", "numpy", "pillow")},
+        "python": platform.python_version(),
+        "commit": commit.stdout.strip() or None,
+        "processor": torch.cuda.get_device_name(run.device) if run.device.type == "cuda" else platform.machine(),
+        "threads": torch.get_num_threads(),
+        "device": str(run.device),
+        "precision": run.precision,
+    }
 
-    def __init__(self, rate: float = 0.98) -> None:
-        self.rate = rate
-        self.means: dict[str, float] = {}
 
-    def add(self, tick: Tick) -> dict[str, float]:
-        for name, value in tick.figures.items():
-            self.means[name] = self.rate * self.means.get(name, value) + (1 - self.rate) * value
-        return self.means
+def _go_on(run: Run, request: Request) -> None:
+    """Load the folder's state, or the snapshot that --rewind names, where there is one."""
+    path = request.folder / STATE
+    if request.rewind is not None:
+        steps = snapshot_steps(request.folder)
+        earlier = [step for step in steps if step <= request.rewind]
+        if not earlier:
+            known = ", ".join(map(str, steps)) or "none"
+            raise TrainingError(f"there is no snapshot of step {request.rewind} or before; there are: {known}")
+        path = snapshot_path(request.folder, earlier[-1])
+    if path.exists():
+        try:
+            run.load(read_state(path))
+        except (ValueError, KeyError) as error:
+            raise TrainingError(f"{path}: {error}") from error
+    else:
+        begin_at(run, request.beginning)
+    if run.group.leads:
+        forget_after(request.folder, run.step)
+        if run.step:
+            print(f"going on at step {run.step}", flush=True)
+
+
+def _train(run: Run, split: Split, request: Request) -> bool:
+    config, folder = run.config, request.folder
+    files = StateFiles(folder, config.saving.keep_snapshots) if run.group.leads else None
+    deadline = None if request.minutes is None else time.monotonic() + 60 * request.minutes
+    with _stop_signals() as stopping, Events(folder if run.group.leads else None) as events:
+
+        def wants_stop() -> bool:
+            return stopping() or (deadline is not None and time.monotonic() > deadline)
+
+        show = _Bar(config) if sys.stdout.isatty() and run.group.leads else _Lines(config, silent=not run.group.leads)
+        with show:
+            for tick in run.train(files, wants_stop):
+                show(tick)
+                if not run.group.leads:
+                    continue
+                figures = dict(tick.line or {})
+                if _is_due(tick.step, config.saving.held_out_steps, config.optimiser.steps):
+                    with run.averaged(run.averages.first) as network:
+                        figures |= {"step": tick.step, **held_out_figures(run, network, split.held_out)}
+                if figures:
+                    append_line(folder, figures)
+                    events.write(figures)
+                if _is_due(tick.step, config.saving.preview_steps, config.optimiser.steps):
+                    with run.averaged(run.averages.first) as network:
+                        write_preview(config, network, split.training, folder / PREVIEWS / f"{tick.step:08d}.png")
+    ended = run.step >= config.optimiser.steps
+    if run.group.leads:
+        print(
+            f"ended at step {run.step}" if ended else f"stopped at step {run.step}; the same command goes on from here"
+        )
+    return ended
+
+
+def _is_due(step: int, interval: int, steps: int) -> bool:
+    return step == steps or (interval > 0 and step % interval == 0)
+
+
+@contextmanager
+def _stop_signals() -> Iterator[Callable[[], bool]]:
+    """Whether SIGTERM or SIGINT has come; a second one ends the process at once."""
+    came: list[int] = []
+
+    def note(number: int, _: object) -> None:
+        came.append(number)
+        signal.signal(number, signal.SIG_DFL)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield lambda: bool(came)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def advice(error: DivergedError | SaveError, config: RunConfig, folder: Path) -> str:
+    """One line on what a run that could not go on has kept, and what to try."""
+    if isinstance(error, SaveError):
+        return f"{error}; make room, then start again: the run goes on from the state before"
+    steps = snapshot_steps(folder)
+    back = f", or go back with --rewind STEP (snapshots: {', '.join(map(str, steps))})" if steps else ""
+    rate = config.optimiser.learning_rate
+    return (
+        f"the run has diverged: {error}; its last good state is kept in {folder / STATE}. Start again with a smaller "
+        f"learning rate (now {rate:g}) and --allow-change optimiser.learning_rate{back}"
+    )
+
+
+class _Smoothed:
+    """A running mean of the loss: single batches jump too much to read."""
+
+    RATE = 0.98
+
+    def __init__(self) -> None:
+        self.loss: float | None = None
+
+    def add(self, tick: Tick) -> float:
+        self.loss = tick.loss if self.loss is None else self.RATE * self.loss + (1 - self.RATE) * tick.loss
+        return self.loss
+
+
+class _Bar:
+    """A progress bar on a terminal."""
+
+    def __init__(self, config: RunConfig) -> None:
+        columns = (
+            BarColumn(),
+            TextColumn("{task.percentage:.1f}%"),
+            TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+        )
+        self._progress, self._smooth = Progress(*columns), _Smoothed()
+        self._task = self._progress.add_task("", total=config.optimiser.steps)
+
+    def __enter__(self) -> "_Bar":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def __call__(self, tick: Tick) -> None:
+        loss = self._smooth.add(tick)
+        self._progress.update(self._task, completed=tick.step, description=f"step {tick.step}  loss {loss:.4g}")
+
+
+class _Lines:
+    """A line in a log now and then."""
+
+    def __init__(self, config: RunConfig, *, silent: bool) -> None:
+        self._steps, self._silent, self._shown, self._smooth = config.optimiser.steps, silent, 0.0, _Smoothed()
+
+    def __enter__(self) -> "_Lines":
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def __call__(self, tick: Tick) -> None:
+        loss = self._smooth.add(tick)
+        if not self._silent and time.monotonic() - self._shown > LOG_SECONDS:
+            self._shown = time.monotonic()
+            print(f"{tick.step / self._steps:6.1%}  step {tick.step}  loss {loss:.4g}", flush=True)

@@ -1,7 +1,8 @@
 """A worker without its queue: requests in, pixels out, in this process; `adm sample --local` runs one a device."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
@@ -58,9 +59,13 @@ class Alone:
         return self._held.engine.rows_in_flight
 
     @told_shortly()
-    def add(self, job_id: str, request: ResolvedRequest) -> None:
-        """Let the images of a request join the next step. Raises: UnknownOfferError, OutOfMemoryError."""
-        for image in plan_job(job_id, request, self._held.pipelines, {}).images:
+    def add(self, job_id: str, request: ResolvedRequest, pictures: Mapping[str, bytes]) -> None:
+        """Let the images of a request join the next step; pictures are the pixels [H, H, 3], uint8, of those it names.
+
+        Raises: UnknownOfferError, OutOfMemoryError.
+        """
+        tensors = {name: as_picture(pixels) for name, pixels in pictures.items()}
+        for image in plan_job(job_id, request, self._held.pipelines, tensors).images:
             self._held.engine.add(image)
 
     @told_shortly()
@@ -78,6 +83,12 @@ class Alone:
             (each.request.job_id, each.request.index, each.pixels.permute(1, 2, 0).contiguous().numpy().tobytes())
             for each in report.finished
         ]
+
+
+def as_picture(pixels: bytes) -> torch.Tensor:
+    """Pixels of a square as a picture [3, H, H], uint8."""
+    size = math.isqrt(len(pixels) // 3)
+    return torch.frombuffer(bytearray(pixels), dtype=torch.uint8).reshape(size, size, 3).permute(2, 0, 1).contiguous()
 
 
 def pipeline_of(settings: Settings, model: str) -> PipelineInfo:

@@ -99,7 +99,7 @@ class Checkpoints:
         if not state.fits(run.plan):
             return  # it has failed in a step that is not told of yet: what was written before is better
         if size > MAX_BYTES:
-            log.info("checkpoint_left_out", job_id=claim.job_id, bytes=size, limit=MAX_BYTES)
+            log.info("checkpoint_left_out", **claim.ids, bytes=size, limit=MAX_BYTES)
             return
         copied, steps, reached = state.copied(), run.steps, run.progress()  # of one moment: the job moves on meanwhile
         self._waiting[claim.token] = size
@@ -122,7 +122,7 @@ class Checkpoints:
         claim = run.claim
         del self._waiting[claim.token]
         if isinstance(outcome, UnavailableError):
-            log.warning("checkpoint_left_out", job_id=claim.job_id, error=str(outcome))
+            log.warning("checkpoint_left_out", **claim.ids, error=str(outcome))
             return
         written, size = outcome
         if written == run.checkpoint:
@@ -135,7 +135,7 @@ class Checkpoints:
             if not is_named:
                 return  # the claim was lost, or Redis: the sweep knows which of the two lies there for nothing
             before, run.checkpoint = run.checkpoint, written
-            log.info("checkpointed", job_id=claim.job_id, steps=steps, bytes=size)
+            log.info("checkpointed", **claim.ids, steps=steps, bytes=size)
             if before is not None:
                 self._delete(claim.job_id, before)
 
@@ -176,10 +176,10 @@ class Checkpoints:
                 why = str(error)
                 self._engine.abort(claim.job_id)
             else:
-                log.info("resumed", job_id=claim.job_id, steps=sum(state.steps_done.values()))
+                log.info("resumed", **claim.ids, steps=sum(state.steps_done.values()))
                 return state
         if why:
-            log.warning("starts_over", job_id=claim.job_id, why=why)
+            log.warning("starts_over", **claim.ids, why=why)
         for each in plan.images:
             self._engine.add(each)
         return None

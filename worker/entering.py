@@ -124,7 +124,7 @@ class Entering:
         elif isinstance(error, UnavailableError | torch.OutOfMemoryError) or is_away(error):
             self._runs.put_back(claim, error)
         else:
-            log.error("submit_failed", job_id=claim.job_id, error=f"{type(error).__name__}: {error}")
+            log.error("submit_failed", **claim.ids, error=f"{type(error).__name__}: {error}")
             detail = "the worker could not prepare this job's images"
             self._runs.fail_claim(claim, FailureKind.STEP_FAILED, detail, retry=True)
 

@@ -1,6 +1,5 @@
 """What a worker holds for all its life, and what it tells of it."""
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -36,7 +35,6 @@ class Held:
                 "rows_in_flight": self.engine.rows_in_flight,
                 "row_shapes": self.engine.row_shapes,
                 "step_ms": {name: self._step_ms(pipeline) for name, pipeline in self.pipelines.items()},
-                "last_heartbeat": time.time(),
             }
         )
         return info, generate_latest(self.registry).decode()

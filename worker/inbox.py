@@ -38,6 +38,12 @@ class RqWorker(BaseWorker):
     def _set_connection(self, connection: Redis) -> Redis:
         return connection  # RQ would raise the timeout of every connection of the pool to its own
 
+    def _set_ip_address(self, connection: Redis) -> None:
+        try:
+            super()._set_ip_address(connection)
+        except ValueError:  # of redis-py, which cannot parse a socket's path that has a space or a "=" in CLIENT INFO
+            self.ip_address = "unknown"
+
 
 class Inbox(Results):
     """One worker's inbox; for one thread, but for `extend`."""
@@ -139,7 +145,10 @@ class Inbox(Results):
             for each in claims:
                 pipe.hmget(books.job_key(each.job_id), "adm_token", "adm_cancel")
             self._extend(pipe, claims)
-            announce_worker(pipe, info, metrics_text, self._settings.lease_seconds)
+            spoken = info.model_copy(
+                update={"last_heartbeat": self._ledger.now()}
+            )  # Redis may have been away until now
+            announce_worker(pipe, spoken, metrics_text, self._settings.lease_seconds)
             for pipeline in self._pipelines:  # known already, unless it was retired or Redis has lost its data
                 pipe.hsetnx(keys.PIPELINES, pipeline.id, pipeline.model_dump_json())
             self._rq.set_state(WorkerStatus.BUSY if claims else WorkerStatus.IDLE, pipeline=pipe)

@@ -236,7 +236,7 @@ class Worker:
             case UnavailableError():
                 self._runs.put_back(run.claim, outcome)
             case UnstorableError():
-                log.error("unstorable", job_id=run.claim.job_id, error=str(outcome))
+                log.error("unstorable", **run.claim.ids, error=str(outcome))
                 detail = "the store takes other images, but not this job's"
                 self._runs.fail(run, FailureKind.STORE_FAILED, detail, retry=True)
 

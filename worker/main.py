@@ -11,24 +11,23 @@ from typing import IO, Literal
 import structlog
 import torch
 from prometheus_client import CollectorRegistry
-from redis import Redis
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
-from redis.retry import Retry
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential
 
 from engine.audit import Audit
 from engine.engine import Engine
 from engine.host_memory import keep_freed_memory
-from engine.loading import load_stacks
+from engine.loading import UnknownPipelineError, load_stacks
 from engine.numerics import fingerprint
 from engine.pipeline import build_stages
 from engine.threads import usable_threads
 from jobs import logs
 from jobs.away import is_away
-from jobs.errors import SettingsError, UnavailableError
+from jobs.data_folder import keep_private, open_data_folder
+from jobs.errors import SETTINGS_STATUS, SettingsError, TakenNameError, UnavailableError
 from jobs.files import FileStore
 from jobs.images import ImageStore
+from jobs.server import connect_redis
 from jobs.settings import Settings
 from jobs.workers import WorkerInfo
 from models.checkpoint import WeightsError
@@ -51,12 +50,21 @@ START_PATIENCE_SECONDS = 30.0  # for a Redis that starts beside us, or again
 
 
 def main() -> None:
-    """Run a worker with the environment's settings; leave with one line and status 1 when it cannot start."""
+    """Run a worker with the environment's settings; leave with one line when it cannot start.
+
+    The status is SETTINGS_STATUS where another start would end in the same way.
+    """
+    keep_private()
     try:
         settings = Settings.load()
         logs.configure(settings)
         run(settings)
-    except (SettingsError, WeightsError, UnavailableError) as error:
+    except (TakenNameError, UnavailableError) as error:
+        sys.exit(f"adm worker: {error}")
+    except (SettingsError, UnknownPipelineError) as error:
+        print(f"adm worker: {error}", file=sys.stderr)
+        sys.exit(SETTINGS_STATUS)
+    except WeightsError as error:  # files may be put right, and memory become free
         sys.exit(f"adm worker: {error}")
 
 
@@ -68,6 +76,7 @@ def run(settings: Settings) -> None:
     use_host(settings)
     name = settings.name_of_worker(f"{device.type}-{device.index or 0}")
     store = ImageStore(settings.store_address, settings.store_timeout_seconds)
+    open_data_folder(settings)
     with hold_name(settings.run_dir, name) as lock:
         log.info("loading", worker=name, device=str(device), pipelines=list(settings.pipelines))
         try:
@@ -76,7 +85,7 @@ def run(settings: Settings) -> None:
         except InterruptedStartError:
             log.info("stopped", worker=name, before="its networks were loaded")
             return
-        redis = Redis.from_url(settings.redis_address, retry=Retry(NoBackoff(), 0), health_check_interval=0)
+        redis = connect_redis(settings.redis_address)
         infos = [offer(pipeline) for pipeline in held.pipelines.values()]
         inbox = Inbox(redis, settings, name, infos, held.registry, Process.current(lock), stopping)
         try:
@@ -175,12 +184,11 @@ def choose_precision(wanted: Precision | Literal["auto"], device: torch.device) 
 
 
 def hold_name(run_dir: Path, name: str) -> IO[str]:
-    """Lock the worker's name, so that whoever held its jobs before is dead. Raises: SettingsError while it is taken."""
-    run_dir.mkdir(parents=True, exist_ok=True)
+    """Lock the worker's name, so that its last holder is dead. Raises: TakenNameError while it is taken."""
     lock = (run_dir / f"worker-{name}.lock").open("w")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         running = f"a worker named {name!r} is running here already; give this one another name"
-        raise SettingsError(f"ADM_WORKER_NAME: {running}") from error
+        raise TakenNameError(f"ADM_WORKER_NAME: {running}") from error
     return lock

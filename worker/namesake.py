@@ -15,7 +15,7 @@ from redis.client import Redis
 from redis.exceptions import ResponseError
 
 from jobs import keys
-from jobs.errors import SettingsError
+from jobs.errors import TakenNameError
 from jobs.rubbish import is_wrong_type
 
 log = structlog.get_logger("worker.namesake")
@@ -69,7 +69,7 @@ class Process(BaseModel):
 def take_name(redis: Redis, name: str, mine: Process, lease_seconds: int) -> None:
     """Make a worker's name this process's.
 
-    One that died here gives it up at once; one elsewhere when it has been silent for its lease. Raises: SettingsError
+    One that died here gives it up at once; one elsewhere when it has been silent for its lease. Raises: TakenNameError
     while the name is a living worker's.
     """
     key, text = keys.worker_process(name), mine.model_dump_json()
@@ -83,7 +83,7 @@ def take_name(redis: Redis, name: str, mine: Process, lease_seconds: int) -> Non
             return
         expires_at = int(redis.pexpiretime(key))
         if lives_here(other, mine) or (waits and expires_at > heard_until):
-            raise SettingsError(
+            raise TakenNameError(
                 f"ADM_WORKER_NAME: a worker named {name!r} is running already, process {other.pid} of "
                 f"{'this host' if other.host == mine.host else 'another host'}, on the same Redis; give each its own"
             )
@@ -113,11 +113,11 @@ def lives_here(other: Process, mine: Process) -> bool:
 def keep_name(redis: Redis, name: str, mine: Process, lease_seconds: int) -> None:
     """Tell with every heartbeat that the name is still this process's.
 
-    Raises: SettingsError when it is another's, who took it after this one had been silent for its lease.
+    Raises: TakenNameError when it is another's, who took it after this one had been silent for its lease.
     """
     key, text = keys.worker_process(name), mine.model_dump_json()
     if holder(redis, key) not in (None, mine):
-        raise SettingsError(f"ADM_WORKER_NAME: another worker took the name {name!r} while this one was silent")
+        raise TakenNameError(f"ADM_WORKER_NAME: another worker took the name {name!r} while this one was silent")
     redis.set(key, text, px=lease_seconds * 1000)
 
 

@@ -11,20 +11,15 @@ from jobs.pipelines import ClassInfo, Defaults, FloatRange, IntRange, Limits, Pi
 from jobs.request import MAX_GUIDANCE_SCALE
 from jobs.samplers import SAMPLER_NOTES
 from models.checkpoint import WeightsError
-from models.plan import MANIFEST
 from models.stack import Stack
 
 
 def select(names: Sequence[str], stacks: Sequence[Stack]) -> dict[str, Pipeline]:
-    """The pipelines of these names. Raises: WeightsError for a name that no stack has, or an unknown sampler in one."""
+    """The pipelines of these names. Raises: WeightsError for a name that no stack has."""
     known = {name: Pipeline(spec, stack) for stack in stacks for name, spec in stack.pipelines.items()}
     for name in names:
         if name not in known:
             raise WeightsError(f"ADM_PIPELINES: no stack has a pipeline {name!r}; there are {', '.join(sorted(known))}")
-        spec = known[name].spec
-        for defaults in filter(None, (spec.sampling, spec.upsampling)):
-            if defaults.sampler not in SAMPLERS:
-                raise WeightsError(f"{MANIFEST}: the pipeline {name!r} has an unknown sampler {defaults.sampler!r}")
     return {name: known[name] for name in names}
 
 

@@ -1,6 +1,5 @@
 """The inbox on a thread of its own, so that steps go on while Redis is slow or away."""
 
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -67,8 +66,7 @@ class QueueThread:
         self._is_beating = True
 
         def beat() -> list[str]:
-            # Redis may have been away since the loop asked for this
-            return self._inbox.heartbeat(info.model_copy(update={"last_heartbeat": time.time()}), metrics)
+            return self._inbox.heartbeat(info, metrics)
 
         def over(job_ids: Sequence[str]) -> None:
             self._is_beating = False

@@ -68,4 +68,4 @@ class Reports:
         try:
             publish_preview(self._redis, claim.job_id, preview)
         except RedisError as error:
-            log.warning("report_lost", job_id=claim.job_id, error=str(error))
+            log.warning("report_lost", **claim.ids, error=str(error))

@@ -74,7 +74,7 @@ class Results:
         try:
             return self._ledger.note_checkpoint(claim.job_id, claim.token, checkpoint, reached)
         except RedisError as error:
-            log.warning("checkpoint_not_named", job_id=claim.job_id, error=str(error))
+            log.warning("checkpoint_not_named", **claim.ids, error=str(error))
             return False
 
     def complete(
@@ -193,23 +193,23 @@ class Results:
                 self._away_since = now if self._away_since is None else self._away_since
                 drained_by = self._stopping.asked_at + self._settings.drain_seconds
                 if now > min(self._away_since + self._settings.lease_seconds, drained_by):
-                    log.warning("given_up", job_id=claim.job_id, error=str(error))
+                    log.warning("given_up", **claim.ids, error=str(error))
                     return False
                 time.sleep(REPEAT_SECONDS)
 
     def _publish_image(self, pipe: Pipeline, record: Record, claim: Claim, image: ImageRecord) -> None:
-        view = record.image_view(image, claim.request)
+        view = record.image_view(image, claim.request, self._settings.root_path)
         publish(pipe, record.id, EventKind.IMAGE, view.model_dump())
 
     def _finish(self, claim: Claim, status: JobStatus | None) -> None:
         """Forget a claim; `status` is how the job ended, if it did and by us."""
         self._release(claim)
         if status is None:
-            log.info("released", job_id=claim.job_id)
+            log.info("released", **claim.ids)
         else:
-            took = max(0.0, time.time() - claim.created_at)
+            took = max(0.0, self._ledger.now() - claim.created_at)
             self._metrics.took.labels(claim.request.model, status.value).observe(took)
-            log.info("ended", job_id=claim.job_id, status=status.value, seconds=round(took, 3))
+            log.info("ended", **claim.ids, status=status.value, seconds=round(took, 3))
 
     def _release(self, claim: Claim) -> None:
         if self._in_flight.get(claim.job_id) is claim:

@@ -85,7 +85,7 @@ class Runs:
     def put_back(self, claim: Claim, error: Exception) -> None:
         """Give a job back at no cost to it; the store or the device's memory is at fault, and the job starts over."""
         what = "out_of_memory" if isinstance(error, torch.OutOfMemoryError) else "store_away"
-        log.error(what, job_id=claim.job_id, error=str(error))
+        log.error(what, **claim.ids, error=str(error))
         self._takes_nothing_until = time.monotonic() + PAUSE_SECONDS
         if run := self._runs.get(claim.job_id):
             self.forget(run)

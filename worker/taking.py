@@ -1,7 +1,6 @@
 """Taking jobs from the queues: which is next, whether it fits, and the claim that makes it this worker's."""
 
 import json
-import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -44,6 +43,12 @@ class Claim:
     created_at: float
     checkpoint: CheckpointRecord | None = None  # of an earlier attempt
     published: tuple[ImageRecord, ...] = ()  # by earlier attempts
+    request_id: str = ""  # of the HTTP request that queued it
+
+    @property
+    def ids(self) -> dict[str, str]:
+        """What log lines about it carry."""
+        return {"job_id": self.job_id} | ({"request_id": self.request_id} if self.request_id else {})
 
 
 class Waits(Enum):
@@ -195,14 +200,15 @@ class Taker:
                 record.created_at,
                 record.checkpoint,
                 tuple(record.images),
+                record.text("adm_request_id"),
             )
 
         claim = self._ledger.change(job_id, decide)
         if isinstance(claim, Claim):
             if claim.attempt == 1:
-                waited = max(0.0, time.time() - claim.created_at)
+                waited = max(0.0, self._ledger.now() - claim.created_at)
                 self._metrics.waited.labels(claim.request.model, claim.request.priority).observe(waited)
-            log.info("claimed", job_id=job_id, attempt=claim.attempt, alone=claim.alone)
+            log.info("claimed", **claim.ids, attempt=claim.attempt, alone=claim.alone)
         return claim
 
 

@@ -30,9 +30,7 @@ class Sampling:
     def __init__(self, settings: Settings, out: Path, *arguments: str) -> None:
         self.out = out
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("ADM_")}
-        given = {
-            f"ADM_{name.upper()}": str(value) for name, value in settings.model_dump(exclude_defaults=True).items()
-        }
+        given = {f"ADM_{name.upper()}": str(value) for name, value in settings.model_dump(exclude_unset=True).items()}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "cli", "sample", "--out", str(out), *arguments],
             env=inherited | given | {"OMP_WAIT_POLICY": "PASSIVE"},

@@ -103,3 +103,10 @@ def test_wrong_list_is_refused_in_one_line(given: str, says: str) -> None:
 def test_pipeline_without_classes_has_none_to_choose() -> None:
     with pytest.raises(BulkError, match="has no classes; use none"):
         parse_classes("uniform", (), 0)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_list_is_read_with_and_without_a_byte_order_mark(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "classes.txt"
+    path.write_text("torus\r\n3\r\n", encoding=encoding, newline="")
+    assert labels(str(path), 2) == [4, 3]

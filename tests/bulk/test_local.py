@@ -24,6 +24,12 @@ from worker.alone import REFUSALS, Alone, devices, pipeline_of
 pytestmark = pytest.mark.slow
 
 QUICK = {"steps": 3, "upsample": False}
+EVERY = (
+    *("--guidance-scale", "2", "--guidance-interval", "100", "900", "--guidance-schedule", "entropy"),
+    *("--steps", "3", "--sampler", "ddim", "--eta", "0.5", "--time-grid", "uniform", "--thresholding", "dynamic"),
+    *("--upsample-steps", "2", "--upsample-sampler", "ddim", "--upsample-eta", "0", "--upsample-strength", "0.5"),
+    *("--upsample-time-grid", "uniform", "--upsample-thresholding", "none"),
+)
 RUN = ("--local", "--count", "96", "--steps", "25", "--no-upsample", "--classes", "0,3")
 
 
@@ -50,6 +56,26 @@ def test_image_is_the_same_whatever_the_count_the_classes_and_the_rows(own_setti
             of_few, of_many = few["arr_0"][few["arr_1"] == label], many["arr_0"][many["arr_1"] == label]
             assert np.array_equal(of_few, of_many)
         assert len(np.unique(many["arr_0"], axis=0)) == 40
+
+
+def test_every_setting_is_an_option(own_settings: Settings, tmp_path: Path) -> None:
+    said = Sampling(own_settings, tmp_path / "samples.npz", "--local", "--count", "2", *EVERY).end()
+    assert (tmp_path / "samples.npz").exists(), said
+    made_of = json.loads((tmp_path / "samples.npz.json").read_text())["parameters"]
+    assert made_of["guidance_interval"] == [100, 900]
+    assert [made_of[name] for name in ("guidance_schedule", "time_grid", "thresholding")] == [
+        "entropy",
+        "uniform",
+        "dynamic",
+    ]
+    assert made_of["upsample"] == {
+        "steps": 2,
+        "sampler": "ddim",
+        "eta": 0.0,
+        "strength": 0.5,
+        "time_grid": "uniform",
+        "thresholding": "none",
+    }
 
 
 def test_two_devices_make_the_bytes_that_one_makes(own_settings: Settings, tmp_path: Path) -> None:
@@ -154,3 +180,14 @@ def members(group: int) -> list[int]:
         if int(pgrp) == group and state not in "ZX":
             found.append(int(stat.parent.name))
     return found
+
+
+def test_base_samples_are_enlarged_each_by_itself(own_settings: Settings, tmp_path: Path) -> None:
+    sampled(own_settings, tmp_path / "base.npz", count=20, classes="none")
+    alone = {"base_samples": tmp_path / "base.npz", "steps": None, "upsample": None, "upsampler": {"steps": 2}}
+    sampled(own_settings, tmp_path / "few.npz", count=18, **alone)
+    sampled(own_settings, tmp_path / "all.npz", count=None, **alone)
+    with np.load(tmp_path / "few.npz") as few, np.load(tmp_path / "all.npz") as every:
+        assert every["arr_0"].shape[0] == 20
+        assert np.array_equal(few["arr_0"], every["arr_0"][:18])
+        assert len(np.unique(every["arr_0"], axis=0)) == 20

@@ -9,6 +9,7 @@ from threading import Thread
 from urllib.parse import urlsplit
 
 import httpx2
+import numpy as np
 import pytest
 from redis import Redis
 from rich.console import Console
@@ -133,6 +134,21 @@ def test_service_gives_the_bytes_that_this_machine_gives_and_keeps_none(
     said = Sampling(common, out, *RUN, "--url", served).end()
     assert numerics_of(out) == numerics_of(in_process), said
     assert out.read_bytes() == in_process.read_bytes()
+    assert jobs_at(served) == []
+
+
+def test_base_samples_through_the_service_are_the_bytes_of_this_machine_and_none_stay(
+    served: str, common: Settings, tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "base.npz", np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), dtype=np.uint8))
+    asked = ("--base-samples", str(tmp_path / "base.npz"), "--upsample-steps", "3")
+    said = [
+        Sampling(common, tmp_path / "remote.npz", *asked, "--url", served).end(),
+        Sampling(common, tmp_path / "local.npz", *asked, "--local").end(),
+    ]
+    assert (tmp_path / "remote.npz").exists(), said
+    assert (tmp_path / "remote.npz").read_bytes() == (tmp_path / "local.npz").read_bytes(), said
+    assert not any(path.is_file() for path in (common.data / "images" / "files").rglob("*"))
     assert jobs_at(served) == []
 
 

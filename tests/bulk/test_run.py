@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import hypothesis
 import numpy as np
@@ -336,3 +337,49 @@ def test_output_that_cannot_be_written_is_told_in_one_line(tmp_path: Path) -> No
     (tmp_path / "file").write_text("")
     with pytest.raises(BulkError, match=r"--out .*File exists"):
         sampled(tmp_path / "file" / "samples.npz", Painter())
+
+
+EVERY: dict[str, Any] = {
+    "steps": 9,
+    "sampler": "ddim",
+    "eta": 0.5,
+    "guidance_scale": 2.0,
+    "guidance_interval": (100, 900),
+    "guidance_schedule": "entropy",
+    "time_grid": "uniform",
+    "thresholding": "dynamic",
+    "upsample": None,
+    "upsampler": {
+        "steps": 7,
+        "sampler": "ddim",
+        "eta": 0.25,
+        "strength": 0.5,
+        "time_grid": "karras",
+        "thresholding": "none",
+    },
+}
+
+
+def test_every_setting_of_sampling_is_that_of_the_run(tmp_path: Path) -> None:
+    sampled(tmp_path / "samples.npz", Painter(), count=2, **EVERY)
+    made_of = json.loads((tmp_path / "samples.npz.json").read_text())["parameters"]
+    expected = {name: value for name, value in EVERY.items() if name not in ("upsample", "upsampler")}
+    assert {name: made_of[name] for name in expected} == expected | {"guidance_interval": [100, 900]}
+    assert made_of["upsample"] == EVERY["upsampler"]
+    assert made_of["size"] == 64
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"time_grid": "crooked"}, r"--time-grid: "),
+        ({"thresholding": "soft"}, r"--thresholding: "),
+        ({"guidance_interval": (-1, 5)}, r"--guidance-interval: "),
+        ({"upsample": None, "upsampler": {"strength": 2.0}}, r"--upsample-strength: "),
+        ({"upsample": False, "upsampler": {"steps": 3}}, r"--no-upsample: contradicts --upsample-steps$"),
+    ],
+)
+def test_wrong_setting_is_named_as_its_option(tmp_path: Path, wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(BulkError, match=f"^{said}"):
+        sampled(tmp_path / "samples.npz", Painter(), **wrong)
+    assert list(tmp_path.iterdir()) == []

@@ -11,7 +11,7 @@ from typing import Any, cast
 from redis.client import Pipeline, Redis
 
 from jobs import books, keys
-from jobs.fleet import announce_pipelines
+from jobs.fleet import FleetReader, announce_pipelines
 from jobs.images import ImageStore, image_key
 from jobs.queue import JobQueue
 from jobs.record import PAYLOAD_VERSION, Record
@@ -252,7 +252,7 @@ PAYLOADS: dict[str, tuple[Callable[[list[Any]], bytes], str]] = {
 
 def announce_orphaned_pipeline(redis: Redis, stack: Stack) -> None:
     """Leave behind what the last worker of a pipeline leaves."""
-    queue = JobQueue(redis, stack.settings, ImageStore(stack.settings.store_address))
+    pipeline = FleetReader(redis, max_age_seconds=0).read().pipelines["demo"]
     with redis.pipeline() as pipe:
-        announce_pipelines(pipe, [queue.pipeline("demo").model_copy(update={"id": ORPHANED_PIPELINE})])
+        announce_pipelines(pipe, [pipeline.model_copy(update={"id": ORPHANED_PIPELINE})])
         pipe.execute()

@@ -223,7 +223,7 @@ def test_bad_file_is_one_line(tmp_path: Path) -> None:
     for command in ("verify", "inspect"):
         code, output = adm(command, path)
         assert (code, output.count("\n")) == (1, 1)
-        assert "64x64_diffusion.pt: cannot be read as plain tensors" in output
+        assert "64x64_diffusion.pt: is no weights file: it begins with b'not a ch'" in output
 
 
 def test_judge_and_other_networks_are_no_adm_networks(tmp_path: Path) -> None:
@@ -233,4 +233,4 @@ def test_judge_and_other_networks_are_no_adm_networks(tmp_path: Path) -> None:
     path = tmp_path / "judge.safetensors"
     save_network(path, Judge(config).state_dict(), config, dtype=torch.float32)
     code, output = adm("inspect", path)
-    assert (code, output) == (1, "adm: no ADM network: lacks input_blocks.0.0.weight\n")
+    assert (code, output) == (1, "adm: judge.safetensors: no ADM network: lacks input_blocks.0.0.weight\n")

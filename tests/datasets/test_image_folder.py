@@ -5,7 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from datasets.image_folder import ImageFolder, center_crop, find_images, random_crop, reduce_to
+from datasets.image_folder import center_crop, random_crop, read_folder, reduce_to, square_pixels
+from datasets.listing import Labels, find_files, label_pictures
+from pictures.decoding import decode
 
 
 def picture(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -15,50 +17,20 @@ def picture(width: int, height: int, seed: int = 0) -> Image.Image:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    names = ["b/dog_2.png", "b/cat_1.PNG", "a/eel_x_1.jpg", "cat_9.gif", "c.jpeg", "notes.txt", "b/deep/ant_0.png"]
-    for place, name in enumerate(names):
-        file = tmp_path / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        if file.suffix == ".txt":
-            file.write_text("no image")
-        else:
-            picture(20 + place, 16, place).save(file)
+    for place, name in enumerate(["dog_2.png", "cat_1.PNG", "eel_x_1.jpg", "cat_9.gif", "ant_0.png", "cat_7.webp"]):
+        picture(20 + place, 16, place).save(tmp_path / name)
     return tmp_path
 
 
-def test_files_are_found_at_any_depth_in_sorted_order(folder: Path) -> None:
-    found = [str(each.relative_to(folder)) for each in find_images(folder)]
-    assert found == ["a/eel_x_1.jpg", "b/cat_1.PNG", "b/deep/ant_0.png", "b/dog_2.png", "c.jpeg", "cat_9.gif"]
+def listed(folder: Path) -> Labels:
+    return label_pictures(folder, find_files(folder)[0])
 
 
-def test_label_is_the_number_of_the_text_before_the_first_underscore(folder: Path) -> None:
-    data = ImageFolder(folder, 8, labelled=True)
-    assert data.classes == ["ant", "c.jpeg", "cat", "dog", "eel"]
-    assert [data[index][1] for index in range(len(data))] == [4, 2, 0, 3, 1, 2]
-
-
-def test_processes_share_the_files_without_overlap_and_agree_on_labels(folder: Path) -> None:
-    whole = ImageFolder(folder, 8, labelled=True)
-    parts = [ImageFolder(folder, 8, labelled=True, rank=rank, world_size=4) for rank in range(4)]
-    assert [part.files for part in parts] == [whole.files[rank::4] for rank in range(4)]
-    assert all(part.classes == whole.classes for part in parts)
-    assert parts[1].labels == whole.labels[1::4]
-
-
-def test_folder_without_images_is_an_error_that_says_what_counts_as_one(tmp_path: Path) -> None:
-    (tmp_path / "cat_1.webp").write_bytes(b"")
-    with pytest.raises(ValueError, match=rf"^{tmp_path}: holds no images \(\.gif, \.jpeg, \.jpg, \.png\)$"):
-        ImageFolder(tmp_path, 8)
-
-
-def test_missing_folder_is_an_error_that_names_it(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=f"^{tmp_path}/cats: there is no such folder$"):
-        ImageFolder(tmp_path / "cats", 8)
-
-
-def test_rank_without_images_is_an_error(folder: Path) -> None:
-    with pytest.raises(ValueError, match="rank 7 of 8"):
-        ImageFolder(folder, 8, rank=7, world_size=8)
+def test_folder_is_read_as_its_pictures_are_decoded_one_by_one(folder: Path) -> None:
+    reading = read_folder(folder, 8)
+    assert reading.labels == listed(folder)
+    for index, file in enumerate(reading.labels.files):
+        assert torch.equal(reading.images[index], square_pixels(decode(file), 8))
 
 
 @pytest.mark.parametrize("size", [(8, 8), (15, 8), (100, 37), (33, 64), (9, 31)])
@@ -95,13 +67,3 @@ def test_random_crop_draws_every_short_side_and_is_a_window_of_it() -> None:
         assert fits
         seen |= fits
     assert seen == {8, 9, 10}
-
-
-def test_flip_shows_both_sides_and_can_be_turned_off(folder: Path) -> None:
-    plain = ImageFolder(folder, 8, flip=False)[1][0]
-    flipping = ImageFolder(folder, 8)
-    torch.manual_seed(0)
-    seen = [flipping[1][0] for _ in range(20)]
-    mirrored = [torch.equal(each, plain.flip(2)) for each in seen]
-    assert all(torch.equal(each, plain) or other for each, other in zip(seen, mirrored, strict=True))
-    assert 0 < sum(mirrored) < 20

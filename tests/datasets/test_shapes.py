@@ -8,7 +8,7 @@ from torch import Tensor
 
 from datasets.render import render
 from datasets.sdf import SHAPES
-from datasets.shapes import ShapesDataset, label_of, render_set
+from datasets.shapes import label_of, render_set
 from models.presets import SHAPE_NAMES
 
 
@@ -80,18 +80,6 @@ def test_no_value_is_lost_when_pixels_are_not_supersampled() -> None:
 def test_wrong_labels_are_refused(labels: list[int]) -> None:
     with pytest.raises(ValueError, match="label"):
         render(torch.tensor(labels), torch.tensor([0]), seed=0, image_size=8)
-
-
-def test_dataset_items_are_those_of_the_set() -> None:
-    images, labels = render_set(12, 5, 16)
-    dataset = ShapesDataset(12, 5, 16)
-    assert len(dataset) == 12
-    for index in (0, 7, 11):
-        image, label = dataset[index]
-        assert torch.equal(image, images[index])
-        assert label == labels[index]
-    with pytest.raises(IndexError):
-        dataset[12]
 
 
 def test_set_is_balanced_and_a_longer_one_begins_with_it() -> None:

@@ -1,8 +1,9 @@
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffusion.resample import LossSecondMomentSampler, UniformSampler, draw_timesteps, importance
+from diffusion.resample import LossSecondMomentSampler, UniformSampler, importance, timesteps_at
 
 PROPERTY = settings(max_examples=50)
 
@@ -15,12 +16,17 @@ def test_importance_weights_keep_the_mean_loss_unbiased(pairs: list[tuple[float,
     torch.testing.assert_close(expected, losses.mean())
 
 
-def test_drawn_timesteps_come_with_their_own_weights() -> None:
-    sampler = filled_sampler()
-    t, weights = draw_timesteps(sampler, 500, torch.Generator().manual_seed(0))
-    torch.testing.assert_close(weights, importance(sampler.weights())[t].float())
-    shares = torch.bincount(t, minlength=4) / 500
-    torch.testing.assert_close(shares.double(), sampler.weights(), rtol=0, atol=0.06)
+def test_positions_draw_timesteps_by_their_weights() -> None:
+    weights = filled_sampler().weights()
+    t = timesteps_at(weights, torch.arange(1000, dtype=torch.float64) / 1000)
+    torch.testing.assert_close(
+        torch.bincount(t, minlength=4) / 1000, (weights / weights.sum()).float(), rtol=0, atol=2e-3
+    )
+
+
+@pytest.mark.parametrize("position", [0.0, 1 - 2**-53])
+def test_first_and_last_position_draw_a_timestep(position: float) -> None:
+    assert 0 <= int(timesteps_at(torch.tensor([0.1, 0.2]).double(), torch.tensor([position]).double())) < 2
 
 
 def filled_sampler() -> LossSecondMomentSampler:
@@ -31,9 +37,10 @@ def filled_sampler() -> LossSecondMomentSampler:
 
 
 def test_uniform_draws_weigh_one() -> None:
-    t, weights = draw_timesteps(UniformSampler(10), 200, torch.Generator().manual_seed(0))
-    assert set(t.tolist()) == set(range(10))
-    assert weights.tolist() == [1.0] * 200
+    weights = UniformSampler(10).weights()
+    t = timesteps_at(weights, torch.arange(200, dtype=torch.float64) / 200)
+    assert torch.equal(torch.bincount(t), torch.full((10,), 20))
+    assert importance(weights).tolist() == [1.0] * 10
 
 
 def test_second_moment_is_uniform_until_every_timestep_has_a_full_row() -> None:

@@ -214,6 +214,12 @@ def test_a_machine_without_a_compiler_says_so_in_one_line(monkeypatch: pytest.Mo
         find_command()
 
 
+@pytest.mark.parametrize("name", ["my data", "it's", 'a"b', "two\nlines"])
+def test_folder_in_which_torch_cannot_compile_is_named(tmp_path: Path, name: str) -> None:
+    with pytest.raises(NoCompilerError, match=r"its path has a space or a quote$"):
+        Compiler(tmp_path / name, [], "fp32", MAX_ROWS)
+
+
 @pytest.mark.parametrize("script", ["#!/bin/sh\nexit 1\n", "#!/no/such/shell\n"], ids=["fails", "cannot run"])
 def test_compiler_that_does_not_run_is_none_and_says_so_in_one_line(tmp_path: Path, script: str) -> None:
     command = tmp_path / "g++"

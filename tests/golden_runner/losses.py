@@ -14,9 +14,10 @@ from diffusion.schedule import Schedule
 from tests.golden_runner.analytic import check_seen, read_network, read_process
 from tests.golden_runner.case import Case, CaseError
 from tests.golden_runner.steps import linear_logits
-from training.classifier_loss import accumulate_classifier, top_k_hits
-from training.ema import Ema
-from training.optimisation import accumulate, annealed_classifier_rate, annealed_diffusion_rate
+from training.config import Optimiser
+from training.ema import move
+from training.objectives import cross_entropy, top_k_hits
+from training.optimisation import learning_rate, parts
 
 
 def losses(case: Case) -> dict[str, Tensor]:
@@ -115,11 +116,10 @@ def _uniform(case: Case) -> dict[str, Tensor]:
 def _ema(case: Case) -> dict[str, Tensor]:
     got: dict[str, Tensor] = {}
     for rate in case.config.need("rates"):
-        state = {name: rows[0] for name, rows in case.inputs.items()}
-        ema, history = Ema(state, rate), []
+        average, history = {name: rows[0].clone() for name, rows in case.inputs.items()}, []
         for step in range(1, len(next(iter(case.inputs.values())))):
-            ema.update({name: rows[step] for name, rows in case.inputs.items()})
-            history.append({name: value.clone() for name, value in ema.values.items()})
+            move(average, {name: rows[step] for name, rows in case.inputs.items()}, rate)
+            history.append({name: value.clone() for name, value in average.items()})
         got |= {f"ema_{rate}/{name}": torch.stack([each[name] for each in history]) for name in case.inputs}
     return got
 
@@ -129,12 +129,22 @@ def _classifier_step(case: Case) -> dict[str, Tensor]:
     process = Process(Schedule.named(config.need("schedule"), config.need("steps")))
     weight, bias = nn.Parameter(inputs["W"]), nn.Parameter(inputs["b"])
     x_t = process.q_sample(inputs["x_start"], inputs["t"], inputs["noise"])
-    losses, logits = accumulate_classifier(
-        lambda x, t: linear_logits(x, t, weight, bias), x_t, inputs["t"], inputs["labels"], config.need("microbatch")
-    )
+    losses, logits = [], []
+    for part in parts(len(x_t), config.need("microbatch")):
+        predicted = linear_logits(x_t[part], inputs["t"][part], weight, bias)
+        computed = cross_entropy(predicted, inputs["labels"][part])
+        (computed.total.sum() / len(x_t)).backward()
+        losses.append(computed.total.detach())
+        logits.append(predicted.detach())
     assert weight.grad is not None
     assert bias.grad is not None
-    return {"x_t": x_t, "loss": losses, "logits": logits, "grad_W": weight.grad, "grad_b": bias.grad}
+    return {
+        "x_t": x_t,
+        "loss": torch.cat(losses),
+        "logits": torch.cat(logits),
+        "grad_W": weight.grad,
+        "grad_b": bias.grad,
+    }
 
 
 def _classifier_logits(case: Case) -> dict[str, Tensor]:
@@ -146,7 +156,7 @@ def _classifier_logits(case: Case) -> dict[str, Tensor]:
 
 def _lr_anneal(case: Case) -> dict[str, Tensor]:
     tolerance = case.body.take("atol")
-    rules = {"diffusion_loop": annealed_diffusion_rate, "classifier": annealed_classifier_rate}
+    rules = {"diffusion_loop": _annealed_diffusion_rate, "classifier": _annealed_classifier_rate}
     for entry in case.body.take("cases"):
         base, total, resume = (entry.pop(key) for key in ("base_lr", "total", "resume_step"))
         for name, rates in entry.items():
@@ -156,6 +166,31 @@ def _lr_anneal(case: Case) -> dict[str, Tensor]:
             if max(abs(a - b) for a, b in zip(got, rates, strict=True)) > tolerance:
                 raise CaseError(f"{name}: got {got}, expected {rates}")
     return {}
+
+
+def _annealed_classifier_rate(base: float, step: int, resumed_at: int, total: int) -> float:
+    """Our rate, whose steps count from the run's begin, where the official loop counts from its last start."""
+    decay_share = 1.0 if total else 0.0
+    settings = Optimiser(steps=total or 1, batch_size=1, learning_rate=base, decay_share=decay_share)
+    return learning_rate(settings, step + resumed_at)
+
+
+def _annealed_diffusion_rate(base: float, step: int, resumed_at: int, total: int) -> float:
+    """The official diffusion loop anneals after a step: our rate of the step before, and twice that of the first."""
+    return _annealed_classifier_rate(base, step - 1, resumed_at, total) if step else base
+
+
+def _accumulate(micro_losses: Callable[[slice], Any], weights: Tensor, microbatch: int) -> dict[str, Tensor]:
+    """The official diffusion loop's gradient: the sum of the microbatches' means, which grows with their number.
+
+    AdamW takes the same step for a gradient of any size.
+    """
+    terms = []
+    for part in parts(len(weights), microbatch):
+        computed = micro_losses(part)
+        (computed.loss * weights[part]).mean().backward()
+        terms.append({name: value.detach() for name, value in computed.named().items()})
+    return {name: torch.cat([each[name] for each in terms]) for name in terms[0]}
 
 
 class _LinearNetwork(nn.Module):
@@ -179,11 +214,14 @@ def _train_loop(case: Case) -> dict[str, Tensor]:
     total, base_lr, microbatch = config.need("lr_anneal_steps"), config.need("lr"), config.need("microbatch")
     network = _LinearNetwork(inputs)
     optimizer = torch.optim.AdamW(network.parameters(), lr=base_lr, weight_decay=config.need("weight_decay"))
-    emas = {rate: Ema(network.state_dict(), float(rate)) for rate in config.need("ema_rate").split(",")}
+    averages = {
+        rate: {name: value.clone() for name, value in network.state_dict().items()}
+        for rate in config.need("ema_rate").split(",")
+    }
     timesteps = process.network_timesteps
     recorded: dict[str, list[Tensor]] = {}
     for step, stated in enumerate(config.need("lr_per_step")):
-        rate = annealed_diffusion_rate(base_lr, step, 0, total)
+        rate = _annealed_diffusion_rate(base_lr, step, 0, total)
         if abs(rate - stated) > 1e-12:
             raise CaseError(f"step {step}: learning rate {rate}, expected {stated}")
         optimizer.param_groups[0]["lr"] = rate
@@ -195,12 +233,12 @@ def _train_loop(case: Case) -> dict[str, Tensor]:
             return training_losses(process, loss_type, output, x0[part], x_t, t[part], noise[part])
 
         optimizer.zero_grad()
-        terms = accumulate(micro_losses, inputs["weights"][step], microbatch)
+        terms = _accumulate(micro_losses, inputs["weights"][step], microbatch)
         optimizer.step()
-        for ema in emas.values():
-            ema.update(network.state_dict())
+        for name, average in averages.items():
+            move(average, network.state_dict(), float(name))
         row = {f"param/{name}": value for name, value in network.state_dict().items()}
-        row |= {f"ema_{rate}/{name}": value for rate, ema in emas.items() for name, value in ema.values.items()}
+        row |= {f"ema_{rate}/{name}": value for rate, average in averages.items() for name, value in average.items()}
         for name, value in (row | {f"terms/{name}": value for name, value in terms.items()}).items():
             recorded.setdefault(name, []).append(value.detach().clone())
     return {name: torch.stack(values) for name, values in recorded.items()}

@@ -1,19 +1,22 @@
 """Pipelines, workers, images and events that tests use."""
 
+import hashlib
+import io
 import struct
 import time
 import zlib
-from typing import cast
 
 from redis import Redis
 
-from jobs import keys
-from jobs.events import START, Entries, Event, after, decode
+from jobs.events import START, Event, Place, read_events
+from jobs.files import FileInfo, FileStore
 from jobs.kinds import KINDS
 from jobs.pipelines import ClassInfo, Defaults, PipelineInfo, StageInfo, UpsampleDefaults
 from jobs.samplers import SAMPLER_NOTES
 from jobs.workers import WorkerInfo
 from models.presets import SHAPE_NAMES
+from pictures.decoding import MAX_PIXELS
+from pictures.reduction import normalise
 
 SHAPES = tuple(ClassInfo(index=index, name=name) for index, name in enumerate(SHAPE_NAMES))
 SAMPLERS = ("ddpm", "ddim", "dpmpp_2m", "heun")
@@ -74,6 +77,12 @@ def png(grey: int = 0, size: int = 2) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
+def upload(files: FileStore, data: bytes) -> FileInfo:
+    """Keep a picture as the service does."""
+    picture = normalise(io.BytesIO(data), MAX_PIXELS, files.short_side_px())
+    return files.add(hashlib.sha256(data).hexdigest(), len(data), picture, files.short_side_px())
+
+
 def replay(redis: Redis, job_id: str, last_id: str = START) -> list[Event]:
     """All kept events behind one, oldest first."""
-    return decode(cast(Entries, redis.xrange(keys.events(job_id), min=after(last_id))))
+    return read_events(redis, [Place(job_id, last_id)])[0]

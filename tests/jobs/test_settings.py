@@ -4,7 +4,7 @@ import pytest
 
 from jobs.errors import SettingsError
 from jobs.images import ImageStore
-from jobs.settings import Settings
+from jobs.settings import Settings, masked
 
 
 @pytest.fixture(autouse=True)
@@ -22,6 +22,14 @@ def test_defaults_are_those_of_a_loopback_demo() -> None:
     assert (settings.host, settings.port, settings.pipelines) == ("127.0.0.1", 8000, ("demo", "demo-uncond"))
     assert settings.redis_address == f"unix://{Path.cwd()}/data/run/redis.sock"
     assert settings.store_address == f"{Path.cwd()}/data/images"
+
+
+def test_added_stack_is_served_without_a_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ADM_WEIGHTS", str(tmp_path))
+    for name, text in (("mine", '{"pipelines": {"mine": {}, "mine-uncond": {}}}'), ("other", "damaged")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "stack.json").write_text(text)
+    assert Settings.load().pipelines == ("mine", "mine-uncond")
 
 
 def test_unknown_variable_is_refused_with_the_nearest_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,3 +90,54 @@ def test_sources_tell_where_a_value_came_from_and_hide_passwords(monkeypatch: py
     lines = {each.variable: each for each in Settings.load().sources()}
     assert (lines["ADM_REDIS_URL"].value, lines["ADM_REDIS_URL"].source) == ("redis://***@host:6379/0", "environment")
     assert (lines["ADM_PIPELINES"].value, lines["ADM_PIPELINES"].source) == ("demo,demo-uncond", "default")
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("redis://u:secret@host:6379/0", "redis://***@host:6379/0"),
+        ("redis://secret@host/0", "redis://***@host/0"),
+        ("redis://host/0?password=secret&db=1", "redis://host/0?password=***&db=1"),
+        ("unix://:secret@/run/redis.sock?db=2", "unix://***@/run/redis.sock?db=2"),
+        ("rediss://host/0?ssl_keyfile_Password=secret", "rediss://host/0?ssl_keyfile_Password=***"),
+        ("s3://secret@bucket/prefix", "s3://***@bucket/prefix"),
+        ("s3://bucket/prefix", "s3://bucket/prefix"),
+        ("a folder@home", "a folder@home"),
+    ],
+)
+def test_addresses_are_shown_without_passwords(value: str, shown: str) -> None:
+    assert masked(value) == shown
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_pipelines_of_a_stack_are_read_with_a_byte_order_mark_too(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "stack.json").write_text('{"pipelines": {"mine": {}}}', encoding=encoding)
+    assert Settings(weights=tmp_path).pipelines == ("mine",)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("ADM_HOSTS", "https://images.example"),
+        ("ADM_HOSTS", "images.example:8000"),
+        ("ADM_HOSTS", "images.example/adm"),
+        ("ADM_TRUSTED_PROXIES", "proxy.example"),
+        ("ADM_TRUSTED_PROXIES", "10.0.0.0/64"),
+        ("ADM_ROOT_PATH", "adm"),
+        ("ADM_ROOT_PATH", "/adm/"),
+    ],
+)
+def test_what_cannot_be_a_host_a_proxy_or_a_path_is_refused(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SettingsError, match=rf"^{variable}: [^\n]+$"):
+        Settings.load()
+
+
+def test_hosts_and_proxies_are_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ADM_HOSTS", "images.example, [fd00::1]")
+    monkeypatch.setenv("ADM_TRUSTED_PROXIES", "10.0.0.0/8,::1")
+    settings = Settings.load()
+    assert (settings.hosts, settings.trusted_proxies) == (("images.example", "[fd00::1]"), ("10.0.0.0/8", "::1"))

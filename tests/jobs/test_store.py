@@ -14,7 +14,7 @@ from jobs.settings import Settings
 from jobs.store import ObjectStore
 from jobs.store import bucket as make_bucket
 from tests.chaos.proxy import StoreFault, StoreProxy
-from tests.jobs.samples import png
+from tests.jobs.samples import png, upload
 
 pytestmark = pytest.mark.slow
 
@@ -118,10 +118,10 @@ def test_uploads_lie_in_a_bucket_and_one_that_is_away_costs_no_record(
     files = FileStore(redis, settings, ObjectStore(bucket, TIMEOUT_SECONDS))
     store_proxy.fault = "silent"
     with pytest.raises(UnavailableError):
-        files.put(png(5))
+        upload(files, png(5))
     assert redis.dbsize() == 0
     store_proxy.fault = "none"
-    info = files.put(png(5))
+    info = upload(files, png(5))
     assert files.png(info.id)
     files.delete(info.id)
     assert list(files._objects.list("files")) == []

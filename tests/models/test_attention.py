@@ -84,3 +84,13 @@ def test_head_channels_that_do_not_divide_are_refused() -> None:
 def test_fresh_block_is_the_identity() -> None:
     x = torch.randn(2, 32, 4, 4, generator=torch.Generator().manual_seed(0))
     assert torch.equal(AttentionBlock(32, 2)(x), x)
+
+
+@pytest.mark.parametrize("size", [(12,), (2, 6), (2, 3, 2)])
+def test_block_attends_over_any_number_of_spatial_dimensions(size: tuple[int, ...]) -> None:
+    block = AttentionBlock(32, num_heads=2)
+    torch.nn.init.normal_(block.proj_out.weight, generator=torch.Generator().manual_seed(1))
+    x = torch.randn(2, 32, 12, generator=torch.Generator().manual_seed(0))
+    attended = block(x.reshape(2, 32, *size))
+    assert attended.shape == (2, 32, *size)
+    torch.testing.assert_close(attended.flatten(2), block(x.reshape(2, 32, 3, 4)).flatten(2))

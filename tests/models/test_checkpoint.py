@@ -115,22 +115,30 @@ def test_state_dict_that_does_not_fit_is_refused_by_file_and_key(
     assert str(refused.value) == f"{base.parent.name}/{said}"
 
 
+def keep_one(tensors: dict[str, Tensor]) -> None:
+    for key in list(tensors)[1:]:
+        del tensors[key]
+
+
 def test_list_of_many_wrong_keys_is_cut(base: Path) -> None:
-    rewrite(base, lambda tensors: tensors.clear())
+    rewrite(base, keep_one)
     with pytest.raises(WeightsError, match=r"lacks \d\d+ key\(s\): .*, .*, .* \.\.\.$"):
         load_network(base, UNet)
 
 
-@pytest.mark.parametrize("kept", [0, 7, 200, 100_000])
-def test_truncated_file_is_refused_by_name(base: Path, kept: int) -> None:
+@pytest.mark.parametrize(
+    ("kept", "said"),
+    [(0, "is empty"), (7, "is no weights file"), (200, "is cut off or damaged"), (100_000, "is cut off or damaged")],
+)
+def test_truncated_file_is_refused_by_name(base: Path, kept: int, said: str) -> None:
     base.write_bytes(base.read_bytes()[:kept])
-    with pytest.raises(WeightsError, match=rf"^{base.parent.name}/base\.safetensors: not a readable safetensors file"):
+    with pytest.raises(WeightsError, match=rf"^{base.parent.name}/base\.safetensors: {said}"):
         load_network(base, UNet)
 
 
 def test_file_of_something_else_is_refused_by_name(base: Path) -> None:
     base.write_bytes(b"<html>not found</html>" * 100)
-    with pytest.raises(WeightsError, match=rf"^{base.parent.name}/base\.safetensors: not a readable safetensors file"):
+    with pytest.raises(WeightsError, match=rf"^{base.parent.name}/base\.safetensors: is a web page"):
         load_network(base, UNet)
 
 
@@ -201,10 +209,3 @@ def test_pickle_that_holds_code_is_refused_and_not_run(
 def test_pickle_of_plain_tensors_is_read(tmp_path: Path) -> None:
     torch.save({"weight": torch.arange(3.0)}, tmp_path / "official.pt")
     assert read_tensors(tmp_path / "official.pt")["weight"].tolist() == [0, 1, 2]
-
-
-@pytest.mark.parametrize("content", [[torch.zeros(1)], {"step": 3}, {"model": {"weight": torch.zeros(1)}}])
-def test_pickle_of_anything_but_a_state_dict_is_refused(tmp_path: Path, content: object) -> None:
-    torch.save(content, tmp_path / "run.pt")
-    with pytest.raises(WeightsError, match=rf"^{tmp_path.name}/run\.pt: is not a state dict of tensors"):
-        read_tensors(tmp_path / "run.pt")

@@ -22,6 +22,7 @@ class Source(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.content, self.etag, self.ranges, self.conditions = CONTENT, '"one"', True, True
         self.sent_at_most: int | None = None  # of each answer; then the connection ends
+        self.content_type = "application/octet-stream"
         self.asked: list[str | None] = []
 
     @property
@@ -53,6 +54,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_response(200)
         self.send_header("Content-Length", str(max(0, len(content) - start)))
         self.send_header("ETag", source.etag)
+        self.send_header("Content-Type", source.content_type)
         self.end_headers()
         if body:
             self.wfile.write(content[start:][: source.sent_at_most])
@@ -223,3 +225,10 @@ def test_record_spares_the_hash_until_the_file_is_touched(source: Source, target
     target.touch()
     with pytest.raises(ChangedFileError):
         recorded_hash(target)
+
+
+def test_web_page_in_place_of_the_file_is_refused(source: Source, target: Path) -> None:
+    source.content_type = "text/html; charset=utf-8"
+    with pytest.raises(FetchError, match="answers a web page in place of the file"):
+        fetch(source.url, target)
+    assert list(target.parent.iterdir()) == []

@@ -1,17 +1,20 @@
 import copy
 import dataclasses
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 
+from engine.sampling import SAMPLERS
 from models.checkpoint import WeightsError, metadata_of, read_tensors, save_network
 from models.classifier import NoisyClassifier
 from models.config import ProcessConfig
-from models.plan import SamplingDefaults, official_stacks
+from models.manifest import Sampling
+from models.plan import SamplingDefaults, official_stacks, read_stack
 from models.stack import file_hash, load_stack
 from models.tensor_file import write_tensors
 from models.unet import build_unet
@@ -124,6 +127,45 @@ def test_manifest_with_a_wrong_field_is_refused_by_name(
     write_manifest(stack_folder, manifest)
     with pytest.raises(WeightsError, match=r"^tiny/stack\.json: a field is missing, unknown or wrong: "):
         load_stack(stack_folder)
+
+
+WRONG_VALUES: dict[str, list[Any]] = {
+    "classes": [["a", "a"], [1, 2], "torus", [""], [" a"], None],
+    "pipelines": [{}, {"a/b": MANIFEST["pipelines"]["tiny"]}],
+    "pipelines/tiny": [None, []],
+    "pipelines/tiny/conditional": [1, "yes", None],
+    "pipelines/tiny/guidance_scale": [math.nan, math.inf, -1, 51, "4", True, None],
+    "pipelines/tiny/sampling/steps": [-1, 0, 1001, "4", 4.5, True, None, 10**400],
+    "pipelines/tiny/sampling/sampler": ["euler", 1, ["ddim"]],
+    "pipelines/tiny/sampling/eta": [7, -0.1, math.nan, "1"],
+    "pipelines/tiny/upsampling/strength": [7, 0, math.nan],
+    "base/file": ["", 3, None],
+    "base": ["base.safetensors", None],
+}
+
+
+@pytest.mark.parametrize("place", WRONG_VALUES)
+def test_wrong_value_is_refused_in_one_line_that_names_it(stack_folder: Path, place: str) -> None:
+    *parents, name = place.split("/")
+    for value in WRONG_VALUES[place]:
+        manifest = copy.deepcopy(MANIFEST)
+        entry: Any = manifest
+        for each in parents:
+            entry = entry[each]
+        entry[name] = value
+        write_manifest(stack_folder, manifest)
+        with pytest.raises(WeightsError, match=rf"^tiny/stack\.json: [^\n]*{name}[^\n]*$"):
+            load_stack(stack_folder)
+
+
+def test_deep_nesting_is_no_manifest(stack_folder: Path) -> None:
+    (stack_folder / "stack.json").write_text("[" * 100_000)
+    with pytest.raises(WeightsError, match=r"^tiny/stack\.json: is not JSON"):
+        load_stack(stack_folder)
+
+
+def test_samplers_of_a_manifest_are_the_engines() -> None:
+    assert get_args(Sampling.model_fields["sampler"].annotation) == SAMPLERS
 
 
 def unknown_field(manifest: dict[str, Any]) -> None:
@@ -279,3 +321,11 @@ def test_process_in_a_file_need_not_be_in_the_manifest_but_must_not_contradict_i
     write_manifest(stack_folder, manifest)
     with pytest.raises(WeightsError, match=r"schedule is 'linear' here and 'cosine' in base\.safetensors$"):
         load_stack(stack_folder)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_manifest_is_read_with_a_byte_order_mark(stack_folder: Path, encoding: str) -> None:
+    manifest = stack_folder / "stack.json"
+    expected = read_stack(stack_folder)
+    manifest.write_text(manifest.read_text(), encoding=encoding)
+    assert read_stack(stack_folder) == expected

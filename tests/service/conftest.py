@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 @contextmanager
 def running_service(settings: Settings, **variables: str) -> Iterator[tuple[str, "subprocess.Popen[str]", list[str]]]:
     """The program itself on a free port; its address, its process, and what it logs."""
-    given = {f"ADM_{name.upper()}": str(value) for name, value in settings.model_dump(exclude_defaults=True).items()}
+    given = {f"ADM_{name.upper()}": str(value) for name, value in settings.model_dump(exclude_unset=True).items()}
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ADM_")}
     process = subprocess.Popen(
         [sys.executable, "-m", "service.main"],

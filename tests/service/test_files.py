@@ -2,11 +2,14 @@ import hashlib
 import io
 import json
 import os
+import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
 import httpx2
+import psutil
 import pytest
 from PIL import Image
 from redis import Redis
@@ -15,6 +18,7 @@ from jobs import keys
 from jobs.fleet import announce_pipelines
 from jobs.settings import Settings
 from tests.jobs.samples import DEMO, png
+from tests.pictures.hostile import decoders, slow_jpeg, wide_webp
 from tests.service.conftest import running_service
 from tests.service.test_jobs import is_problem
 from tests.worker.programs import eventually
@@ -162,3 +166,58 @@ def test_picture_is_kept_no_larger_than_pipelines_can_use_and_anew_for_a_larger_
     eventually(lambda: size_kept() == (1200, 1100), "a larger pipeline is known")
     redis.delete(keys.PIPELINES)
     assert size_kept() == (1200, 1100), "it is not made smaller again"
+
+
+@pytest.mark.slow
+def test_hostile_picture_delays_nobody_and_ends_at_its_limit(redis: Redis, settings: Settings) -> None:
+    limited = settings.model_copy(update={"decode_cpu_seconds": 2})
+    with running_service(limited) as (address, process, _), httpx2.Client(base_url=address, timeout=60) as client:
+        with ThreadPoolExecutor(1) as other:
+            hostile = other.submit(client.post, "/v1/files", content=slow_jpeg(40_000))
+            eventually(lambda: bool(decoders(psutil.Process(process.pid))), "it is being decoded")
+            assert client.post("/v1/files", content=PNG).status_code == 201
+            assert not hostile.done()
+        assert is_problem(hostile.result(), 422, "/file")
+        assert "(ADM_DECODE_CPU_SECONDS)" in hostile.result().json()["detail"]
+        assert decoders(psutil.Process(process.pid)) == []
+
+
+@pytest.mark.slow
+def test_caller_that_hangs_up_ends_the_decoding(redis: Redis, settings: Settings) -> None:
+    patient = settings.model_copy(update={"decode_cpu_seconds": 60})
+    with running_service(patient) as (address, process, lines):
+        host, port = address.removeprefix("http://").split(":")
+        data = slow_jpeg(40_000)
+        head = f"POST /v1/files HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(data)}\r\n\r\n"
+        with socket.create_connection((host, int(port))) as caller:
+            caller.sendall(head.encode() + data)
+            eventually(lambda: bool(decoders(psutil.Process(process.pid))), "it is being decoded")
+        eventually(lambda: not decoders(psutil.Process(process.pid)), "nobody waits for it")
+    assert not [line for line in lines if "Traceback" in line or '"failed"' in line]
+
+
+@pytest.mark.slow
+def test_large_pictures_leave_the_services_memory_as_it_was(redis: Redis, settings: Settings) -> None:
+    roomy = settings.model_copy(update={"max_upload_pixels": 50_000_000, "decode_memory_bytes": 1 << 30})
+    with running_service(roomy) as (address, process, _), httpx2.Client(base_url=address, timeout=60) as client:
+        assert client.post("/v1/files", content=PNG).status_code == 201
+        before = psutil.Process(process.pid).memory_info().rss
+        posted = client.post("/v1/files", content=wide_webp())
+        assert posted.status_code == 201
+        assert psutil.Process(process.pid).memory_info().rss < before + (32 << 20)
+        content = client.get(f"{posted.headers['location']}/content").content
+        assert max(Image.open(io.BytesIO(content)).size) <= 2048, "ends that no pipeline sees are not stored"
+
+
+def test_pictures_are_kept_within_a_quota(redis: Redis, settings: Settings) -> None:
+    small = settings.model_copy(update={"max_files_bytes": 2 * 65_536})
+    with running_service(small) as (address, _, _), httpx2.Client(base_url=address) as client:
+        first, second = (client.post("/v1/files", content=png(grey)).json()["id"] for grey in (1, 2))
+        refused = client.post("/v1/files", content=png(3))
+        assert is_problem(refused, 507)
+        assert "ADM_MAX_FILES_BYTES" in refused.json()["detail"]
+        assert client.post("/v1/files", content=png(1)).status_code == 201, "it is kept already"
+        client.delete(f"/v1/files/{first}")
+        assert client.post("/v1/files", content=png(3)).status_code == 201
+        redis.delete(keys.file(second))  # as when it expires
+        assert client.post("/v1/files", content=png(4)).status_code == 201

@@ -1,10 +1,13 @@
 import asyncio
+import json
 
 import pytest
+from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from service.hub import Hub, closing_is_no_connection
+from jobs.events import Preview, publish_preview
+from service.hub import KEEP_OPEN_CHANNEL, Hub, closing_is_no_connection
 from tests.conftest import RedisServer
 
 
@@ -60,3 +63,30 @@ def test_listener_cancelled_while_others_subscribe_leaves_nothing(redis_server: 
 def test_connection_that_is_being_closed_counts_as_one_that_is_gone(error: Exception) -> None:
     with pytest.raises(RedisConnectionError), closing_is_no_connection():
         raise error
+
+
+def test_listeners_share_previews_and_slow_ones_are_left_the_latest_of_each_image(
+    redis_server: RedisServer, redis: Redis
+) -> None:
+    async def steps_held(picture: bytes) -> list[tuple[int, int]]:
+        client = AsyncRedis.from_url(redis_server.address)
+        hub = Hub(client)
+        running = asyncio.create_task(hub.run())
+        while not redis.pubsub_channels(KEEP_OPEN_CHANNEL):
+            await asyncio.sleep(0.01)
+        async with hub.listen("job") as slow, hub.listen("job") as other:
+            for index, step in ((0, 1), (1, 1), (0, 2), (0, 3)):
+                publish_preview(redis, "job", Preview(index, "base", step, 3, picture))
+            told: list[str] = []
+            while not told or json.loads(told[-1])["step"] != 3:
+                await slow.wait(5)
+                told += slow.previews()
+            held = other.previews()
+        assert held[-1] is told[-1]
+        running.cancel()
+        await hub.close()
+        await client.aclose()
+        return [(each["index"], each["step"]) for each in map(json.loads, held)]
+
+    assert asyncio.run(steps_held(b"small")) == [(0, 1), (1, 1), (0, 2), (0, 3)]
+    assert asyncio.run(steps_held(bytes(150_000))) == [(1, 1), (0, 3)]

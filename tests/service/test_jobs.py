@@ -10,6 +10,8 @@ import pytest
 from tests.jobs.samples import png
 from tests.service.conftest import ToyWorker, body
 
+JSON = {"Content-Type": "application/json"}
+
 
 def is_problem(response: httpx2.Response, status: int, *pointers: str) -> bool:
     content = response.json()
@@ -187,15 +189,15 @@ def test_what_is_not_offered_is_said_to_be(client: httpx2.Client, fleet: ToyWork
     ],
 )
 def test_body_that_is_no_request_is_422(client: httpx2.Client, fleet: ToyWorker, text: bytes, pointer: str) -> None:
-    assert is_problem(client.post("/v1/jobs", content=text), 422, pointer)
+    assert is_problem(client.post("/v1/jobs", content=text, headers=JSON), 422, pointer)
 
 
 def test_body_of_more_than_65536_bytes_is_413_however_it_comes(client: httpx2.Client, fleet: ToyWorker) -> None:
     padded = json.dumps(body()).encode()
     fits = padded + b" " * (65_536 - len(padded))
-    assert client.post("/v1/jobs", content=fits).status_code == 202
-    assert is_problem(client.post("/v1/jobs", content=fits + b" "), 413)
-    assert is_problem(client.post("/v1/jobs", content=iter([fits, b" "])), 413)
+    assert client.post("/v1/jobs", content=fits, headers=JSON).status_code == 202
+    assert is_problem(client.post("/v1/jobs", content=fits + b" ", headers=JSON), 413)
+    assert is_problem(client.post("/v1/jobs", content=iter([fits, b" "]), headers=JSON), 413)
 
 
 def test_known_pipeline_without_worker_is_accepted_and_says_so(client: httpx2.Client, worker: ToyWorker) -> None:

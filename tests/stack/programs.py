@@ -4,6 +4,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from stack.child import Backoff, ChildSpec
@@ -21,6 +22,7 @@ DEAF = (
     "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('serving', flush=True); time.sleep(60)"
 )
 REFUSES = "import sys; print('weights/base.safetensors: key out.weight is missing', flush=True); sys.exit(3)"
+HOPELESS = "import sys; print('ADM_HOST: 0.0.0.0 is not loopback', flush=True); sys.exit(2)"
 PARENT = (
     "import subprocess, sys, time;"
     "child = subprocess.Popen([sys.executable, '-I', '-c', 'import time; time.sleep(60)']);"
@@ -49,6 +51,15 @@ class Lines(Log):
                         return line
                 self._written.clear()
                 await self._written.wait()
+
+
+def never_ready(spec: ChildSpec) -> ChildSpec:
+    """The child, except that it is never ready."""
+
+    async def never(_: float) -> bool:
+        return False
+
+    return replace(spec, is_ready=never)
 
 
 def program(name: str, source: str, *, stop_seconds: float = 10.0, backoff: Backoff = QUICK) -> ChildSpec:

@@ -9,7 +9,19 @@ from hypothesis import strategies as st
 
 from stack.child import Backoff, Child
 from stack.log import LineSplitter
-from tests.stack.programs import DEAF, OBEDIENT, PARENT, REFUSES, Lines, alive, program, waited, written_pid
+from tests.stack.programs import (
+    DEAF,
+    HOPELESS,
+    OBEDIENT,
+    PARENT,
+    REFUSES,
+    Lines,
+    alive,
+    never_ready,
+    program,
+    waited,
+    written_pid,
+)
 
 
 def test_killed_child_is_started_again_and_its_pid_file_follows(tmp_path: Path) -> None:
@@ -48,6 +60,31 @@ def test_child_that_refuses_to_start_is_heard_and_tried_again_after_growing_dela
     assert "worker: weights/base.safetensors: key out.weight is missing" in lines
     delays = [line for line in lines if line.startswith("stack: worker ended with status 3")]
     assert [line.split()[-2] for line in delays][:3] == ["0.01", "0.02", "0.04"]
+
+
+def test_child_that_cannot_work_with_its_settings_is_not_started_again(tmp_path: Path) -> None:
+    async def scenario() -> list[str]:
+        log = Lines()
+        child = Child(never_ready(program("service", HOPELESS)), tmp_path, log)
+        child.start()
+        await child.hopeless.wait()
+        assert child.last_line == "ADM_HOST: 0.0.0.0 is not loopback"
+        await child.stop()
+        return log.lines
+
+    assert not [line for line in asyncio.run(scenario()) if "again" in line]
+
+
+def test_child_that_was_ready_is_started_again_whatever_its_status(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        log = Lines()
+        child = Child(program("service", "import sys, time; time.sleep(0.3); sys.exit(2)"), tmp_path, log)
+        child.start()
+        await log.first("service ended with status 2; starting it again")
+        await child.stop()
+        assert not child.hopeless.is_set()
+
+    asyncio.run(scenario())
 
 
 def test_child_that_will_not_stop_is_killed_when_its_time_is_up(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,7 +27,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.redis]
 
 
 class Stack:
-    """A running `adm up` whose worker finds no weights, so that it needs no time to load them."""
+    """A running `adm up` whose worker finds no files of weights, so that it needs no time to load them."""
 
     def __init__(self, process: subprocess.Popen[str], data: Path, port: int) -> None:
         self.process, self.data, self.port = process, data, port
@@ -70,17 +71,20 @@ class Stack:
 
 
 @contextmanager
-def up(tmp_path: Path, weights: Path | None = None, says: str = "http://127.0.0.1:") -> Iterator[Stack]:
+def up(
+    tmp_path: Path, weights: Path | None = None, says: str = "http://127.0.0.1:", **variables: str
+) -> Iterator[Stack]:
     """`adm up` on a folder and a port of its own, past its announcement or another line."""
     port = with_free_port(Settings(port=0)).port
     if weights is None:
         weights = tmp_path / "weights"
-        weights.mkdir()
+        (weights / "demo").mkdir(parents=True)
+        shutil.copy(ROOT / "weights/demo/stack.json", weights / "demo")
     told = {"ADM_PORT": str(port), "ADM_DATA": str(tmp_path / "data"), "ADM_WEIGHTS": str(weights)}
     with subprocess.Popen(
         [sys.executable, "-m", "cli", "up"],
         cwd=ROOT,
-        env={name: value for name, value in os.environ.items() if not name.startswith("ADM_")} | told,
+        env={name: value for name, value in os.environ.items() if not name.startswith("ADM_")} | told | variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -103,6 +107,37 @@ def test_service_stays_up_beside_a_worker_that_refuses_its_weights(tmp_path: Pat
         assert any(str(tmp_path / "weights") in line for line in refusals)
         assert not any("Traceback" in line for line in stack.said)
         assert any("worker ended with status" in line for line in stack.said)
+
+
+@pytest.mark.parametrize(
+    ("variables", "told"),
+    [
+        ({"ADM_HOST": "0.0.0.0"}, "ADM_HOST: 0.0.0.0 is not loopback"),
+        ({"ADM_PIPELINES": "none"}, "ADM_PIPELINES: "),
+        ({"ADM_DATA": "pyproject.toml/data"}, "ADM_DATA: pyproject.toml/data cannot be used"),
+        ({"ADM_WORKER_NAME": "a b"}, "ADM_WORKER_NAME: "),
+    ],
+)
+def test_settings_that_cannot_work_end_the_stack_with_the_line(
+    tmp_path: Path, variables: dict[str, str], told: str
+) -> None:
+    given = {"ADM_PORT": "0", "ADM_DATA": str(tmp_path / "data")} | variables
+    ended = subprocess.run(
+        [sys.executable, "-m", "cli", "up"],
+        check=False,
+        cwd=ROOT,
+        env={name: value for name, value in os.environ.items() if not name.startswith("ADM_")} | given,
+        capture_output=True,
+        text=True,
+        timeout=START_SECONDS,
+    )
+    last = ended.stderr.splitlines()[-1]
+    assert (ended.returncode in (1, 2), last.startswith("adm: "), told in last) == (True, True, True), ended.stderr
+
+
+def test_default_pipeline_that_no_worker_loads_is_said(tmp_path: Path) -> None:
+    with up(tmp_path, says="ADM_DEFAULT_MODEL: 'demo'", ADM_PIPELINES="demo-uncond"):
+        pass
 
 
 def test_killed_service_is_back_on_its_port_under_a_new_pid(tmp_path: Path) -> None:

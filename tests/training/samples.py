@@ -1,51 +1,78 @@
-"""A training run of a tiny network on a few random images: seconds long, and real in every part."""
+"""Training runs of tiny networks on a few random images: a second long, and real in every part."""
 
-import dataclasses
+import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
-from diffusion.process import Process
-from diffusion.schedule import Schedule
-from tests.models.samples import BASE, CLASSES
-from training.data import LabelledImages
-from training.loop import Plan, Run
-from training.tasks import DiffusionTask
+from training.config import RunConfig, merge, read_config
+from training.distributed import Group
+from training.images import ImagesInMemory
+from training.loop import Run, Tick
+from training.session import Request, train
+from training.state import StateFiles
 
-LONG = 10**6  # steps: more than a test waits for
-NETWORK = dataclasses.replace(BASE, channel_mult=(1,), attention_resolutions=())
+CLASSES = ("red", "green", "blue")
+FIELDS: dict[str, Any] = {
+    "kind": "diffusion",
+    "seed": 5,
+    "data": {"path": "images.npz"},
+    "network": {"image_size": 8, "channel_mult": [1], "attention_sizes": []},
+    "objective": {"label_dropout": 0.2},
+    "optimiser": {"steps": 4, "batch_size": 4, "learning_rate": 1e-3, "warmup_steps": 2},
+    "averages": {"rates": [0.9], "power": [0.1]},
+    "compute": {"device": "cpu", "precision": "fp32"},
+    "saving": {"log_steps": 2},
+}
 
 
-def data(count: int = 16, image_size: int = 8) -> LabelledImages:
+def config(**changes: Any) -> RunConfig:
+    """A run of four steps, with changes to its fields."""
+    return read_config(merge(FIELDS, changes))
+
+
+def images(count: int = 16, image_size: int = 8) -> ImagesInMemory:
     """Images of one colour each, which tells their class, under a little noise."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(count) % len(CLASSES)
     colours = 200 * torch.eye(3)[labels] + 20
-    images = colours[:, :, None, None] + torch.randint(30, (count, 3, image_size, image_size), generator=generator)
-    return LabelledImages(images.to(torch.uint8), labels, CLASSES)
+    pixels = colours[:, :, None, None] + torch.randint(30, (count, 3, image_size, image_size), generator=generator)
+    return ImagesInMemory(pixels.to(torch.uint8), labels, CLASSES)
 
 
-def task(seed: int = 0) -> DiffusionTask:
-    """The base network's task, from initial weights that are the seed's."""
-    torch.manual_seed(seed)
-    return DiffusionTask(NETWORK, Process(Schedule.named("cosine", 1000)), data(), batch_size=4, label_dropout=0.2)
+def write_npz(path: Path, count: int = 16) -> Path:
+    """The same images as a file."""
+    data = images(count)
+    np.savez(path, data.images.permute(0, 2, 3, 1).numpy(), data.class_labels.numpy())
+    return path
 
 
-def plan(folder: Path, steps: int, *, save_seconds: float = 1e9, preview_seconds: float = 1e9) -> Plan:
-    return Plan(
-        folder,
-        batch_size=4,
-        learning_rate=1e-3,
-        steps=steps,
-        ema_rate=0.9,
-        warmup_steps=2,
-        seed=5,
-        save_seconds=save_seconds,
-        preview_seconds=preview_seconds,
+def start(given: RunConfig, group: Group | None = None, data: ImagesInMemory | None = None) -> Run:
+    precision = given.compute.precision
+    assert precision != "auto"
+    return Run(given, data or images(), device=torch.device("cpu"), precision=precision, group=group or Group())
+
+
+def finish(run: Run, files: StateFiles | None = None) -> list[Tick]:
+    return list(run.train(files, lambda: False))
+
+
+def assert_same(one: Run, other: Run) -> None:
+    """Equal bit for bit in weights, averages and step."""
+    assert one.step == other.step
+    for name, value in one.parameters.items():
+        assert torch.equal(value, other.parameters[name]), name
+    for average, values in one.averages.values.items():
+        for name, value in values.items():
+            assert torch.equal(value, other.averages.values[average][name]), (average, name)
+
+
+if __name__ == "__main__":  # a run of its own process, for tests that kill it: FOLDER IMAGES STEPS
+    folder, data_path, steps = sys.argv[1:]
+    torch.set_num_threads(1)
+    train(
+        config(data={"path": data_path}, optimiser={"steps": int(steps)}, saving={"state_seconds": 1e-6}),
+        Request(Path(folder)),
     )
-
-
-def train_for_ever(folder: Path) -> None:
-    """Save after every step and say so, until killed."""
-    for tick in Run(task(), plan(folder, LONG, save_seconds=0)).ticks():
-        print(tick.step, flush=True)

@@ -1,92 +1,108 @@
-"""Averages, learning rates, microbatches, augmentation and the pictures that show progress."""
+"""Averages, the learning rate, weights of the loss, augmentation."""
 
-from pathlib import Path
+import itertools
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
-from torch import nn
 
-from diffusion.losses import LossTerms
 from diffusion.process import Process
 from diffusion.schedule import Schedule
-from tests.training.samples import data
 from training.augment import augment
-from training.classifier_loss import accumulate_classifier
-from training.ema import Ema
-from training.optimisation import accumulate, warmed_rate
-from training.preview import preview_images, write_grid
+from training.config import Objective, Optimiser
+from training.ema import Averages, combine, gamma_of, move, power_name
+from training.objectives import mse_weights
+from training.optimisation import learning_rate, parts
 
 PROPERTY = settings(max_examples=50)
 
 
 @PROPERTY
-@given(rate=st.floats(0, 1), values=st.lists(st.floats(-5, 5), min_size=1, max_size=20))
-def test_average_follows_its_recurrence(rate: float, values: list[float]) -> None:
-    ema = Ema({"w": torch.tensor(values[0], dtype=torch.float64)}, rate)
+@given(decay=st.floats(0, 1), values=st.lists(st.floats(-5, 5), min_size=1, max_size=20))
+def test_average_follows_its_recurrence(decay: float, values: list[float]) -> None:
+    average = {"w": torch.tensor([values[0]], dtype=torch.float64)}
     expected = values[0]
     for value in values[1:]:
-        ema.update({"w": torch.tensor(value, dtype=torch.float64)})
-        expected = rate * expected + (1 - rate) * value
-    assert ema.values["w"].item() == pytest.approx(expected)
+        move(average, {"w": torch.tensor([value], dtype=torch.float64)}, decay)
+        expected = decay * expected + (1 - decay) * value
+    assert average["w"].item() == pytest.approx(expected)
 
 
-def test_average_is_a_copy_from_the_start() -> None:
-    network = nn.Linear(2, 2)
-    ema = Ema(network.state_dict(), 0.9)
-    before = ema.values["weight"].clone()
-    nn.init.zeros_(network.weight)
-    assert torch.equal(ema.values["weight"], before)
+def test_averages_are_copies_from_the_start() -> None:
+    weights = {"w": torch.ones(2)}
+    averages = Averages(weights, [0.9], [0.1])
+    weights["w"].zero_()
+    assert all(torch.equal(each["w"], torch.ones(2)) for each in averages.values.values())
+
+
+@pytest.mark.parametrize("width", [0.03, 0.05, 0.1, 0.2])
+def test_power_average_weighs_steps_by_a_power_of_the_relative_width_asked_for(width: float) -> None:
+    steps, weights = 4000, {"w": torch.zeros(1, dtype=torch.float64)}
+    averages, moments = Averages(weights, [], [width]), []
+    for power in (1, 2):  # the mean of s and of s^2 under the profile, in units of the run
+        averages = Averages(weights, [], [width])
+        for step in range(1, steps + 1):
+            averages.update({"w": torch.full((1,), (step / steps) ** power, dtype=torch.float64)}, step)
+        moments.append(averages.values[power_name(width)]["w"].item())
+    assert np.sqrt(moments[1] - moments[0] ** 2) == pytest.approx(width, rel=0.01)
+
+
+def test_average_of_another_width_is_a_combination_of_stored_ones() -> None:
+    steps, rng = 2000, np.random.default_rng(0)
+    path = np.cumsum(rng.standard_normal(steps)) / np.sqrt(steps)
+    weights = {"w": torch.zeros(1, dtype=torch.float64)}
+    averages, stored = Averages(weights, [], [0.05, 0.1, 0.07]), {}
+    for step in range(1, steps + 1):
+        averages.update({"w": torch.tensor([path[step - 1]])}, step)
+        if step % 250 == 0:
+            for width in (0.05, 0.1):
+                stored[step, width] = averages.values[power_name(width)]["w"].item()
+    factors = combine(list(stored), (steps, 0.07))
+    combined = sum(factor * value for factor, value in zip(factors, stored.values(), strict=True))
+    wanted = averages.values[power_name(0.07)]["w"].item()
+    assert combined == pytest.approx(wanted, abs=2e-3)
+    assert abs(stored[steps, 0.05] - wanted) > 2e-2  # the nearest stored one is much farther away
+
+
+def test_average_behind_all_stored_ones_is_refused() -> None:
+    with pytest.raises(ValueError, match="no stored average reaches step 10"):
+        combine([(5, 0.1)], (10, 0.1))
+
+
+def test_gamma_of_the_published_widths() -> None:
+    assert [round(gamma_of(width), 2) for width in (0.05, 0.10)] == [16.97, 6.94]  # EDM2, section 3.1
+
+
+def test_rate_warms_up_stays_and_falls_to_zero() -> None:
+    given_ = Optimiser(steps=1000, batch_size=1, learning_rate=1.0, warmup_steps=10, decay_share=0.4)
+    assert [learning_rate(given_, step) for step in (0, 4, 9, 10, 500)] == [0.1, 0.5, 1.0, 1.0, 1.0]
+    assert learning_rate(given_, 800) == pytest.approx(0.5)
+    assert learning_rate(given_, 1000) == 0.0
+    constant = Optimiser(steps=10, batch_size=1, learning_rate=0.5)
+    assert {learning_rate(constant, step) for step in range(10)} == {0.5}
 
 
 @PROPERTY
-@given(
-    step=st.integers(0, 1000),
-    done=st.floats(0, 1),
-    warmup_steps=st.integers(1, 300),
-    decay_share=st.floats(0.01, 1),
-)
-def test_rate_never_leaves_its_range(step: int, done: float, warmup_steps: int, decay_share: float) -> None:
-    rate = warmed_rate(1e-3, step, done, warmup_steps=warmup_steps, decay_share=decay_share)
-    assert 0 <= rate <= 1e-3
+@given(count=st.integers(1, 40), size=st.none() | st.integers(1, 9))
+def test_microbatches_are_the_batch_in_order(count: int, size: int | None) -> None:
+    taken = list(itertools.chain.from_iterable(range(count)[part] for part in parts(count, size)))
+    assert taken == list(range(count))
 
 
-def test_rate_warms_up_holds_and_falls_to_zero() -> None:
-    def rate(step: int, done: float) -> float:
-        return warmed_rate(1.0, step, done, warmup_steps=10, decay_share=0.4)
+@pytest.mark.parametrize("predict_xstart", [False, True])
+def test_min_snr_weights_of_eps_and_x0_are_one_weighting(predict_xstart: bool) -> None:
+    from diffusion.flags import select_types
 
-    assert [rate(step, 0) for step in (0, 4, 9, 10)] == [0.1, 0.5, 1.0, 1.0]
-    assert rate(500, 0.6) == 1.0
-    assert rate(500, 0.8) == pytest.approx(0.5)
-    assert rate(1000, 1.0) == 0.0
-
-
-@PROPERTY
-@given(count=st.integers(1, 9), microbatch=st.integers(1, 9))
-def test_classifier_gradient_does_not_depend_on_the_microbatch(count: int, microbatch: int) -> None:
-    generator = torch.Generator().manual_seed(0)
-    x, labels = torch.randn(count, 5, generator=generator), torch.randint(3, (count,), generator=generator)
-    gradients = []
-    for size in (count, microbatch):
-        classifier = nn.Bilinear(5, 1, 3, bias=False)
-        nn.init.ones_(classifier.weight)
-        accumulate_classifier(classifier, x, torch.ones(count, 1), labels, size)
-        assert classifier.weight.grad is not None
-        gradients.append(classifier.weight.grad)
-    torch.testing.assert_close(gradients[0], gradients[1])
-
-
-@PROPERTY
-@given(count=st.integers(1, 9), microbatch=st.integers(1, 9))
-def test_diffusion_microbatches_add_up_each_as_its_own_mean(count: int, microbatch: int) -> None:
-    weight, losses = nn.Parameter(torch.ones(())), torch.arange(1.0, count + 1)
-    terms = accumulate(lambda part: LossTerms(weight * losses[part]), torch.ones(count), microbatch)
-    assert torch.equal(terms["loss"], losses)
-    means = [losses[start : start + microbatch].mean() for start in range(0, count, microbatch)]
-    assert weight.grad is not None
-    torch.testing.assert_close(weight.grad, torch.stack(means).sum())
+    types = select_types(learn_sigma=True, sigma_small=False, predict_xstart=predict_xstart)
+    process = Process(Schedule.named("cosine", 1000), types[0], types[1])
+    weights = mse_weights(process, Objective(weighting="min-snr", min_snr_gamma=5))
+    alpha_bar = process.schedule.alpha_bar
+    snr = alpha_bar / (1 - alpha_bar)
+    expected = snr.clamp(max=5) if predict_xstart else snr.clamp(max=5) / snr
+    assert weights is not None
+    torch.testing.assert_close(weights, expected)
 
 
 @PROPERTY
@@ -95,45 +111,22 @@ def test_augmented_images_keep_shape_and_range(count: int, size: int, seed: int)
     generator = torch.Generator().manual_seed(seed)
     x = torch.rand(count, 3, size, size, generator=generator) * 2 - 1
     before = x.clone()
-    augmented = augment(x, generator)
+    uniforms = torch.rand(count, 20, generator=generator, dtype=torch.float64)
+    augmented = augment(x, uniforms, torch.randn(x.shape, generator=generator))
     assert augmented.shape == x.shape
     assert bool(((augmented >= -1) & (augmented <= 1)).all())
     assert torch.equal(x, before)
 
 
-def test_augmentation_is_its_generators_and_each_images_own() -> None:
-    x = torch.full((2, 3, 16, 16), 0.25)
+def test_augmentation_of_an_image_depends_on_its_own_draws_alone() -> None:
+    generator = torch.Generator().manual_seed(3)
+    x = torch.full((4, 3, 16, 16), 0.25)
     x[:, :, 4:12, 4:12] = -0.5
-    first, again = (augment(x, torch.Generator().manual_seed(3)) for _ in range(2))
-    assert torch.equal(first, again)
-    assert not torch.allclose(first[0], first[1])
-    assert not torch.allclose(first, augment(x, torch.Generator().manual_seed(4)))
-
-
-def test_batch_is_drawn_from_the_set_with_its_labels() -> None:
-    images = data()
-    drawn, labels = images.draw(64, torch.Generator().manual_seed(0))
-    assert drawn.shape == (64, 3, 8, 8)
-    assert bool(((drawn >= -1) & (drawn <= 1)).all())
-    assert torch.equal(drawn.mean(dim=(2, 3)).argmax(dim=1), labels)  # the colour tells the class
-
-
-def test_preview_is_the_same_pictures_each_time() -> None:
-    process = Process(Schedule.named("cosine", 1000))
-
-    def network(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        return torch.cat([x, torch.zeros_like(x)], dim=1)
-
-    first, again = (preview_images(process, network, 3, (3, 8, 8)) for _ in range(2))
-    assert torch.equal(first, again)
-    assert bool(first.isfinite().all())
-
-
-def test_grid_has_the_images_row_by_row(tmp_path: Path) -> None:
-    images = torch.linspace(-1, 1, 5)[:, None, None, None].expand(-1, 3, 2, 2)
-    write_grid(images, tmp_path / "grid.png", columns=3)
-    with Image.open(tmp_path / "grid.png") as sheet:
-        assert sheet.size == (6, 4)
-        assert [sheet.getpixel(place) for place in ((0, 0), (2, 0), (4, 0), (0, 2), (2, 2), (4, 2))] == [
-            (value,) * 3 for value in (0, 63, 127, 191, 255, 0)
-        ]
+    uniforms, noise = (
+        torch.rand(4, 20, generator=generator, dtype=torch.float64),
+        torch.randn(x.shape, generator=generator),
+    )
+    together = augment(x, uniforms, noise)
+    alone = [augment(x[i : i + 1], uniforms[i : i + 1], noise[i : i + 1]) for i in range(4)]
+    torch.testing.assert_close(together, torch.cat(alone))
+    assert not torch.allclose(together[0], together[1])

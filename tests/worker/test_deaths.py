@@ -211,7 +211,7 @@ def test_delayed_job_is_counted_and_shown_as_queued(bench: Bench, open_inbox: Op
     assert (job.status, job.attempt) == ("queued", 3)
     assert job.queue is not None
     assert bench.queue.counts()[job.status] == 1
-    assert bench.queue.backlogs(["demo"])["demo"].lengths["normal"] == 1
+    assert bench.queue.backlogs(["demo"]).of("demo").lengths["normal"] == 1
     assert [each.id for each in bench.queue.page(job.status).data] == [suspect]
 
 

@@ -8,6 +8,7 @@ from PIL import Image
 
 from jobs.errors import FailureKind
 from jobs.job import JobStatus
+from tests.jobs.samples import upload as keep
 from tests.worker.programs import Client, Start, WorkerProcess
 
 pytestmark = pytest.mark.slow
@@ -16,7 +17,7 @@ pytestmark = pytest.mark.slow
 def upload(client: Client, colour: str) -> str:
     buffer = io.BytesIO()
     Image.new("RGB", (40, 30), colour).save(buffer, "PNG")
-    return client.queue.files.put(buffer.getvalue()).id
+    return keep(client.queue.files, buffer.getvalue()).id
 
 
 def bodies(client: Client) -> list[dict[str, object]]:

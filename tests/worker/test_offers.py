@@ -78,12 +78,3 @@ def test_class_conditional_upsampler_is_announced_where_the_networks_see_the_cla
     pipelines = select(["tiny", "tiny-uncond"], [load_stack(folder)])
     told = [[stage.class_conditional for stage in offer(pipeline).stages] for pipeline in pipelines.values()]
     assert told == [[True, True], [False, False]]
-
-
-def test_unknown_default_sampler_stops_the_start(tmp_path: Path) -> None:
-    folder = write_stack(tmp_path / "tiny")
-    manifest = copy.deepcopy(MANIFEST)
-    manifest["pipelines"]["tiny"]["sampling"] = {"steps": 4, "sampler": "magic", "eta": 0.0}
-    write_manifest(folder, manifest)
-    with pytest.raises(WeightsError, match="pipeline 'tiny' has an unknown sampler 'magic'"):
-        select(["tiny"], [load_stack(folder)])

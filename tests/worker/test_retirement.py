@@ -80,7 +80,7 @@ def test_while_no_pipeline_is_known_a_job_is_refused_for_now(bench: Bench) -> No
         bench.submit()
     assert (caught.value.kind, str(caught.value)) == (
         ErrorKind.UNAVAILABLE,
-        "no pipeline is known, 'demo' neither: no worker has started yet",
+        "no worker has loaded the pipeline 'demo' yet",
     )
     assert caught.value.retry_after_seconds
 

@@ -19,6 +19,7 @@ from jobs.files import FileStore
 from jobs.settings import Settings
 from tests.chaos.proxy import StoreProxy
 from tests.conftest import RedisServer
+from tests.jobs.samples import upload as keep
 from tests.refusals import REFUSALS, Refusal
 from tests.worker.conftest import Bench, OpenInbox
 from tests.worker.programs import Shift, eventually
@@ -85,7 +86,7 @@ def mend(store_proxy: StoreProxy) -> None:
 def upload(bench: Bench) -> str:
     buffer = io.BytesIO()
     Image.new("RGB", (40, 30), "red").save(buffer, "PNG")
-    return bench.queue.files.put(buffer.getvalue()).id
+    return keep(bench.queue.files, buffer.getvalue()).id
 
 
 def from_picture(bench: Bench, store_proxy: StoreProxy) -> str:

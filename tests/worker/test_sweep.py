@@ -14,7 +14,7 @@ from jobs.record import Record
 from jobs.request import JobRequest
 from jobs.settings import Settings
 from jobs.sweep import Sweeper
-from tests.jobs.samples import png
+from tests.jobs.samples import png, upload
 from tests.worker.conftest import Bench
 from worker.inbox import Inbox
 
@@ -209,7 +209,7 @@ def test_stray_file_in_the_store_disturbs_neither_sweep_nor_removal(
 def test_file_of_an_upload_goes_when_its_record_has_expired(
     bench: Bench, sweeper: Sweeper, redis: Redis, settings: Settings
 ) -> None:
-    kept, expired = (bench.queue.files.put(png(grey)).id for grey in (1, 2))
+    kept, expired = (upload(bench.queue.files, png(grey)).id for grey in (1, 2))
     stray = settings.data / "images" / "files" / "stray.png"
     stray.write_bytes(png())
     redis.delete(keys.file(expired))

@@ -236,4 +236,4 @@ def test_worker_announces_what_it_holds_and_what_steps_cost(warm: Client) -> Non
     assert info.pipelines == ("demo", "demo-uncond")
     assert set(info.step_ms["demo"]) == {"base", "upsample"}
     assert info.row_shapes[-1] == 8
-    assert warm.queue.pipeline("demo").image_size == 16
+    assert warm.queue.fleet.read().pipelines["demo"].image_size == 16

@@ -10,6 +10,12 @@ export class Problem extends Error {
   }
 }
 
+/** Path under which a proxy publishes the service; empty at the root of a host. */
+export const ROOT = new URL("../..", import.meta.url).pathname.replace(/\/$/, "");
+
+/** Path of an uploaded picture. */
+export const pathOfFile = (id) => `${ROOT}/v1/files/${id}/content`;
+
 const NOT_MODIFIED = 304;
 const UNREACHABLE = { status: 0, title: "Unreachable", detail: "The service cannot be reached" };
 
@@ -39,7 +45,7 @@ async function exchange(method, path, body, more) {
   let response;
   let text;
   try {
-    response = await fetch(path, { method, headers, body });
+    response = await fetch(ROOT + path, { method, headers, body });
     text = await response.text();
   } catch {
     throw new Problem(UNREACHABLE);

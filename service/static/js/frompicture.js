@@ -1,6 +1,6 @@
 /** What can be made from a picture of one's own: upload it, then choose what is done with it. */
 
-import { upload } from "./api.js";
+import { pathOfFile, upload } from "./api.js";
 import { byId, setNotice, setText } from "./dom.js";
 import { PictureClass } from "./pictureclass.js";
 
@@ -71,7 +71,7 @@ export class FromPicture {
       const answer = await upload(file);
       if (turn !== this.#turn[slot]) return;
       this.#files[slot] = answer;
-      Object.assign(label.querySelector("img"), { src: `/v1/files/${answer.id}/content`, hidden: false });
+      Object.assign(label.querySelector("img"), { src: pathOfFile(answer.id), hidden: false });
     } catch (problem) {
       if (turn !== this.#turn[slot]) return;
       told = `${file.name} ${problem.errors?.[0]?.detail ?? `was not taken: ${problem.message}`}`;

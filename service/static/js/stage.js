@@ -1,6 +1,6 @@
 /** The stage: one image of one job, large, with its film, its progress and what made it. */
 
-import { write } from "./api.js";
+import { pathOfFile, write } from "./api.js";
 import { byId, copy, element, focusFirst, local, recall, remember, setNotice, setText } from "./dom.js";
 import { Film } from "./film.js";
 import { about, capital, className, curl, duration, fileName, number, numImages, queueHint, queueText, repeatable, stageName, stepsTaken, title } from "./format.js";
@@ -120,8 +120,7 @@ export class Stage {
     if (kind === "generate" || kind === "interpolate") return [];
     const place = this.#index - first;
     const file = images[kind === "variation" ? Math.floor(place / n) : place];
-    const url = `/v1/files/${file}/content`;
-    return [{ key: `file/${file}`, url, mark: "yours", label: "Your picture", caption: "Your picture", starts: false }];
+    return [{ key: `file/${file}`, url: pathOfFile(file), mark: "yours", label: "Your picture", caption: "Your picture", starts: false }];
   }
 
   #picture(frame) {
@@ -242,7 +241,7 @@ export class Stage {
     this.#siblings.forEach((button, place) => {
       const index = job.request.first_index + place;
       button.setAttribute("aria-pressed", String(index === this.#index));
-      const own = job.request.kind === "score" ? `/v1/files/${job.request.images[place]}/content` : undefined;
+      const own = job.request.kind === "score" ? pathOfFile(job.request.images[place]) : undefined;
       const url = own ?? job.images.find((each) => each.index === index)?.url ?? previews.of(index).at(-1)?.url;
       const picture = button.firstElementChild;
       if (url !== undefined && picture.getAttribute("src") !== url) Object.assign(picture, { src: url, hidden: false });

@@ -97,7 +97,7 @@ def test_refusal_of_no_field_is_told_with_the_time_to_try_again(
         expect(page.locator("#progress-text")).to_have_text("Next in the queue")
         page.get_by_role("button", name="Generate").click()
         expect(page.get_by_role("alert")).to_have_text(
-            re.compile(r"\d+ s of work are queued for the workers of 'demo'.*; the limit is 1 s. Try again in \d+ s.")
+            re.compile(r"\d+ s of work are queued for .* 'demo'.*; the limit is 1 s \(ADM_\w+\). Try again in \d+ s.")
         )
 
 

@@ -1,0 +1,218 @@
+"""The service's HTTP beside a bare FastAPI route: python -m bench.http [--requests N] [--streams N].
+
+A real service process on a real Redis, announced pipelines whose workers take nothing, and 32 connections of another
+process, each of which sends its next request when its last is answered. The bare routes are FastAPI's own, on the same
+server and loop: they read the same body as JSON and answer as many bytes, and do nothing else. Rates and latencies
+depend on what else the machine does; processor time a request, of the serving process alone, does little. Writes
+bench/results/http.json.
+"""
+
+import argparse
+import asyncio
+import json
+import multiprocessing
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import quantiles
+from typing import Any, NamedTuple
+
+import psutil
+import uvicorn
+from fastapi import FastAPI, Request, Response
+
+from bench.machine import machine
+from jobs.fleet import announce_pipelines, announce_worker
+from jobs.settings import Settings
+from stack.embedded import with_free_port
+from tests.conftest import RedisServer, running_redis
+from tests.jobs.samples import DEMO, DEMO_UNCOND, worker_info
+from tests.service.conftest import ROOT, running_service
+
+RESULTS = Path(__file__).parent / "results/http.json"
+CONNECTIONS = 32
+WARM_UP = 200  # requests before those that count
+BODY = json.dumps({"class_label": "torus", "guidance_scale": 2.5, "steps": 25}).encode()
+HEADERS = "Host: localhost\r\nContent-Type: application/json\r\n"
+
+
+class Answers(NamedTuple):
+    """What a load of requests was answered; latencies in seconds."""
+
+    seconds: float
+    latencies: list[float]
+    statuses: set[int]
+    bodies: list[bytes]
+
+
+def request(method: str, path: str, body: bytes = b"") -> bytes:
+    return f"{method} {path} HTTP/1.1\r\n{HEADERS}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+async def send_all(port: int, requests: list[bytes]) -> Answers:
+    waiting, latencies, statuses, bodies = iter(requests), [], set(), []
+
+    async def connection() -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for each in waiting:
+            began = time.perf_counter()
+            writer.write(each)
+            head = (await reader.readuntil(b"\r\n\r\n")).lower()
+            length = int(head.partition(b"content-length: ")[2].split(b"\r\n")[0])
+            bodies.append(await reader.readexactly(length))
+            latencies.append(time.perf_counter() - began)
+            statuses.add(int(head.split()[1]))
+        writer.close()
+
+    began = time.perf_counter()
+    await asyncio.gather(*(connection() for _ in range(CONNECTIONS)))
+    return Answers(time.perf_counter() - began, latencies, statuses, bodies)
+
+
+def send_in_this_process(port: int, requests: list[bytes]) -> Answers:
+    return asyncio.run(send_all(port, requests))
+
+
+class Load:
+    """Sends requests to a server from a process of its own."""
+
+    def __init__(self, pool: "multiprocessing.pool.Pool", port: int, pid: int) -> None:
+        self._pool, self._port, self._process = pool, port, psutil.Process(pid)
+
+    def send(self, requests: list[bytes]) -> tuple[dict[str, float], list[bytes]]:
+        """What the requests took, and the bodies of the answers."""
+        before = sum(self._process.cpu_times()[:2])
+        answers = self._pool.apply(send_in_this_process, (self._port, requests))
+        used = sum(self._process.cpu_times()[:2]) - before
+        assert max(answers.statuses) < 300, answers.statuses
+        percentiles = quantiles(answers.latencies, n=100)
+        measured = {
+            "per_second": round(len(requests) / answers.seconds, 1),
+            "p50_ms": round(percentiles[49] * 1000, 2),
+            "p99_ms": round(percentiles[98] * 1000, 2),
+            "processor_ms": round(used / len(requests) * 1000, 3),
+        }
+        return measured, answers.bodies
+
+    def memory_mb(self) -> float:
+        return round(self._process.memory_info().rss / 1e6, 1)
+
+
+def bare_app() -> FastAPI:
+    """Routes that do nothing but what every route does; the path says how many bytes to answer."""
+    app = FastAPI()
+
+    @app.post("/{size}", status_code=202)
+    async def post(size: int, request: Request) -> Response:
+        await request.json()
+        return Response(b" " * size, 202, media_type="application/json")
+
+    @app.get("/{size}")
+    async def get(size: int) -> Response:
+        return Response(b" " * size, media_type="application/json")
+
+    return app
+
+
+@contextmanager
+def bare_server() -> Iterator[tuple[int, int]]:
+    """The bare routes in a process of their own: its port and pid."""
+    port = with_free_port(Settings(port=0)).port
+    process = subprocess.Popen([sys.executable, "-m", "bench.http", "--serve-bare", str(port)], cwd=ROOT)
+    try:
+        while not psutil.Process(process.pid).net_connections("tcp"):
+            time.sleep(0.05)
+        yield port, process.pid
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def compare(service: Load, bare: Load, num_requests: int) -> dict[str, Any]:
+    """Each call of the service, and the bare route that takes and answers as many bytes."""
+    rows: dict[str, Any] = {}
+
+    def row(name: str, requests: list[bytes], method: str = "GET", body: bytes = b"") -> list[bytes]:
+        found, bodies = service.send(requests)
+        plain, _ = bare.send([request(method, f"/{len(bodies[0])}", body)] * len(requests))
+        times = round(found["processor_ms"] / plain["processor_ms"], 2)
+        rows[name] = found | {"bare": plain, "times_the_processor_time_of_bare": times}
+        return bodies
+
+    service.send([request("POST", "/v1/jobs", BODY)] * WARM_UP)
+    bare.send([request("POST", "/1", BODY)] * WARM_UP)
+    posted = row("POST /v1/jobs", [request("POST", "/v1/jobs", BODY)] * num_requests, "POST", BODY)
+    ids = [json.loads(each)["id"] for each in posted]
+    row("GET /v1/jobs/{id}, queued", [request("GET", f"/v1/jobs/{each}") for each in ids])
+    row("GET /v1/jobs, 20 of them", [request("GET", "/v1/jobs")] * (num_requests // 4))
+    row("POST /v1/jobs/{id}/cancel", [request("POST", f"/v1/jobs/{each}/cancel") for each in ids], "POST", b"{}")
+    row("GET /v1/jobs/{id}, ended", [request("GET", f"/v1/jobs/{each}") for each in ids])
+    row("GET /livez", [request("GET", "/livez")] * num_requests)
+    return rows
+
+
+async def open_streams(port: int, num_streams: int, service: Load) -> dict[str, float]:
+    """Open streams of one job at once, and cancel it: what that takes until all have heard."""
+    posted = await send_all(port, [request("POST", "/v1/jobs", BODY)])
+    job_id = json.loads(posted.bodies[0])["id"]
+    idle_mb, began = service.memory_mb(), time.perf_counter()
+
+    async def stream() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(request("GET", f"/v1/jobs/{job_id}/events"))
+        assert b" 200 " in await reader.readline()
+        await reader.readuntil(b"event: queued")
+        return reader, writer
+
+    streams = await asyncio.gather(*(stream() for _ in range(num_streams)))
+    opened, open_mb = time.perf_counter(), service.memory_mb()
+    await send_all(port, [request("POST", f"/v1/jobs/{job_id}/cancel")])
+    await asyncio.gather(*(reader.readuntil(b"event: cancelled") for reader, _ in streams))
+    heard = time.perf_counter()
+    for _, writer in streams:
+        writer.close()
+    return {
+        "streams": num_streams,
+        "seconds_to_open": round(opened - began, 2),
+        "seconds_until_all_heard_the_end": round(heard - opened, 2),
+        "idle_mb": idle_mb,
+        "open_mb": open_mb,
+    }
+
+
+def announce(server: RedisServer) -> None:
+    with server.client() as redis, redis.pipeline() as pipe:
+        announce_pipelines(pipe, [DEMO, DEMO_UNCOND])
+        announce_worker(pipe, worker_info(), "", lease_seconds=3600)
+        pipe.execute()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--requests", type=int, default=4000)
+    parser.add_argument("--streams", type=int, default=1000)
+    parser.add_argument("--serve-bare", type=int, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.serve_bare:
+        config = uvicorn.Config(bare_app(), port=given.serve_bare, loop="uvloop", log_config=None, access_log=False)
+        uvicorn.Server(config).run()
+        return
+    with tempfile.TemporaryDirectory() as data, running_redis() as server, multiprocessing.Pool(1) as pool:
+        settings = Settings(data=Path(data), redis_url=server.address, queue_limit_seconds=1e9, max_queued_jobs=10**6)
+        announce(server)
+        with running_service(settings) as (address, process, _), bare_server() as (bare_port, bare_pid):
+            port = int(address.rpartition(":")[2])
+            service, bare = Load(pool, port, process.pid), Load(pool, bare_port, bare_pid)
+            streams = asyncio.run(open_streams(port, given.streams, service))
+            rows = compare(service, bare, given.requests)
+            found = {"rows": rows, "streams": streams, "memory_after_all_mb": service.memory_mb()}
+    RESULTS.write_text(json.dumps(machine() | {"connections": CONNECTIONS, "found": found}, indent=1) + "\n")
+    print(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""`adm data`: looks at training images."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from cli.failure import one_line_errors
+
+app = typer.Typer(help="Training images: inspect, pack, fetch.", no_args_is_help=True)
+SHOWN_FILES = 20
+From = Annotated[Literal["auto", "folder", "name"], typer.Option("--labels-from", help="where a file's class stands")]
+
+
+@app.command()
+def inspect(
+    images: Annotated[Path, typer.Argument(help="folder, zip or tar file, idx file or official .npz")],
+    json_file: Annotated[Path | None, typer.Option("--json", help="write what was found here, as JSON")] = None,
+    sheet: Annotated[Path | None, typer.Option(help="contact sheet; default inspect-NAME.png")] = None,
+    labels_from: From = "auto",
+) -> None:
+    """Count images, classes and sizes, name every file that cannot be used, and draw some images of each class."""
+    from datasets.survey import survey
+    from stack.contact_sheet import Tile, contact_sheet
+
+    with one_line_errors(ValueError, OSError):
+        found = survey(images, labels_from)
+        report = found.report()
+        if json_file is not None:
+            json_file.write_text(json.dumps(report, indent=1) + "\n")
+        typer.echo(f"{found.images} images, {len(found.classes)} classes; {found.rule}")
+        for name, count in found.classes.items():
+            typer.echo(f"  {name}: {count}")
+        typer.echo(
+            f"sizes: {', '.join(f'{size} ({count})' for size, count in list(found.sizes.items())[:SHOWN_FILES])}"
+        )
+        for skipped in found.skipped[:SHOWN_FILES]:
+            typer.echo(f"skipped: {skipped.path}: {skipped.reason}")
+        if len(found.skipped) > SHOWN_FILES:
+            typer.echo(f"skipped: {len(found.skipped) - SHOWN_FILES} more; --json lists them")
+        if found.alike:
+            typer.echo(f"classes that differ in case alone: {', '.join(found.alike)}")
+        if found.ignored:
+            typer.echo(f"ignored: {len(found.ignored)} files that are no pictures")
+        tiles = [
+            Tile(image, name, f"{image.width}x{image.height}") for name, shown in found.shown.items() for image in shown
+        ]
+        if tiles:
+            target = sheet or Path(f"inspect-{images.resolve().name}.png")
+            contact_sheet(tiles).save(target)
+            typer.echo(f"contact sheet: {target}")
+
+
+@app.command()
+def pack(
+    images: Annotated[Path, typer.Argument(help="folder, zip or tar file")],
+    out: Annotated[Path, typer.Argument(help="new folder of the shards")],
+    labels_from: From = "auto",
+) -> None:
+    """Write pictures into tar shards as webdataset reads them, each beside its class."""
+    from datasets.shards import pack as pack_shards
+
+    with one_line_errors(ValueError, OSError):
+        count, shards = pack_shards(images, out, labels_from)
+        typer.echo(f"{out}: {count} pictures in {shards} shards")
+
+
+@app.command()
+def fetch(
+    name: Annotated[Literal["fashion-mnist"], typer.Argument(help="data set")],
+    to: Annotated[Path | None, typer.Option(help="folder; default data/NAME")] = None,
+    source: Annotated[str | None, typer.Option("--from", help="a mirror: the address of the files' folder")] = None,
+) -> None:
+    """Fetch a data set from its publisher and compare checksums; a later run goes on where an earlier one stopped."""
+    from cli.models import fetch_under_a_bar
+    from datasets.published import PUBLISHED, check
+    from models.fetch import FetchError
+    from models.record import ChangedFileError
+
+    published, folder = PUBLISHED[name], to or Path("data") / name
+    with one_line_errors(FetchError, ChangedFileError, ValueError, OSError):
+        for file, md5 in published.md5.items():
+            fetch_under_a_bar(f"{(source or published.url).rstrip('/')}/{file}", folder / file)
+            check(folder / file, md5)
+        typer.echo(f"{folder}: {len(published.md5)} files; next: adm train --preset fashion --images {folder}")

@@ -1,0 +1,91 @@
+"""The files of a set of pictures, wherever they lie: a folder, a zip file, tar files as webdataset writes them."""
+
+import io
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from datasets.listing import NOT_MEANT, Skipped, find_files
+
+ARCHIVES = frozenset({".zip", ".tar"})
+CLASS_FILE = ".cls"  # of a shard: KEY.cls holds the class of the picture KEY.jpg
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file of a set. path: its name, below that of its archive; class_name: where a shard gives it."""
+
+    path: Path
+    open: Callable[[], IO[bytes]]
+    class_name: str | None = None
+
+
+def find_entries(path: Path) -> tuple[list[Entry], list[Skipped]]:
+    """The files of a folder, of an archive, or of all tar files of a folder; hidden ones are left out.
+
+    Raises: ValueError for what is none of these, or is damaged.
+    """
+    if path.is_dir():
+        files, skipped = find_files(path)
+        if files and all(file.suffix == ".tar" for file in files):
+            return [entry for file in files for entry in _archive(file)], skipped
+        return [Entry(file, partial(_open_file, file)) for file in files], skipped
+    if path.suffix.lower() in ARCHIVES and path.is_file():
+        return list(_archive(path)), []
+    if not path.exists():
+        raise ValueError(f"{path}: there is no such file or folder")
+    raise ValueError(f"{path}: is no folder and no {' or '.join(sorted(ARCHIVES))} file")
+
+
+def _open_file(path: Path) -> IO[bytes]:
+    return path.open("rb")
+
+
+def _archive(path: Path) -> Iterator[Entry]:
+    try:
+        yield from _zip(path) if path.suffix.lower() == ".zip" else _tar(path)
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
+        raise ValueError(f"{path}: the archive is damaged or cut off ({str(error).splitlines()[0]})") from error
+
+
+def _zip(path: Path) -> Iterator[Entry]:
+    with zipfile.ZipFile(path) as archive:
+        names = sorted(each.filename for each in archive.infolist() if not each.is_dir())
+    for name in filter(_is_meant, names):
+        yield Entry(path / name, partial(_read_zip, path, name))
+
+
+def _read_zip(path: Path, name: str) -> IO[bytes]:
+    with zipfile.ZipFile(path) as archive:
+        return io.BytesIO(archive.read(name))
+
+
+def _tar(path: Path) -> Iterator[Entry]:
+    with tarfile.open(path) as archive:
+        members = {
+            each.name: (each.offset_data, each.size) for each in archive if each.isreg() and _is_meant(each.name)
+        }
+    classes = {
+        name.removesuffix(CLASS_FILE): _read_part(path, *members[name]).read().decode(errors="replace").strip()
+        for name in members
+        if name.endswith(CLASS_FILE)
+    }
+    for name, (offset, size) in members.items():
+        if not name.endswith(CLASS_FILE):
+            key = str(PurePosixPath(name).with_suffix(""))
+            yield Entry(path / name, partial(_read_part, path, offset, size), classes.get(key))
+
+
+def _read_part(path: Path, offset: int, size: int) -> IO[bytes]:
+    with path.open("rb") as file:
+        file.seek(offset)
+        return io.BytesIO(file.read(size))
+
+
+def _is_meant(name: str) -> bool:
+    parts = PurePosixPath(name).parts
+    return not any(part.startswith(".") or part in NOT_MEANT for part in parts)

@@ -1,0 +1,114 @@
+"""Which pictures a folder holds, and which class each is of, told by a rule that is said."""
+
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+LabelsFrom = Literal["auto", "folder", "name"]
+NOT_MEANT = frozenset(
+    {"Thumbs.db", "desktop.ini", "__MACOSX"}
+)  # what systems leave behind, beside what begins with "."
+
+
+class Skipped(NamedTuple):
+    """A file or folder that is not read, and why."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The pictures that have a class, the label of each, and the class names in the order of their labels.
+
+    rule: how they were told apart, as a sentence.
+    """
+
+    files: tuple[Path, ...]
+    labels: tuple[int, ...]
+    classes: tuple[str, ...]
+    rule: str
+    skipped: tuple[Skipped, ...]
+
+    @property
+    def alike(self) -> list[str]:
+        """Class names that differ from another's in case alone: most often one class with a slip."""
+        seen = Counter(name.casefold() for name in self.classes)
+        return [name for name in self.classes if seen[name.casefold()] > 1]
+
+
+def find_files(folder: Path) -> tuple[list[Path], list[Skipped]]:
+    """All files below a folder but hidden ones: entries of each folder in sorted order, a subfolder's where it stands.
+
+    A link to a folder above it, and one that leads nowhere, are skipped.
+    """
+    found: list[Path] = []
+    skipped: list[Skipped] = []
+    for each in _walk(folder, (folder.resolve(),)):
+        if isinstance(each, Skipped):
+            skipped.append(each)
+        else:
+            found.append(each)
+    return found, skipped
+
+
+def _walk(folder: Path, above: tuple[Path, ...]) -> Iterator[Path | Skipped]:
+    for entry in sorted(folder.iterdir(), key=lambda each: each.name):
+        if entry.name.startswith(".") or entry.name in NOT_MEANT:
+            continue
+        if entry.is_dir():
+            where = entry.resolve()
+            if where in above:
+                yield Skipped(entry, "is a link to a folder that it lies in")
+            else:
+                yield from _walk(entry, (*above, where))
+        elif entry.is_file():
+            yield entry
+        else:
+            yield Skipped(entry, "is a broken link, or no file")
+
+
+def label_pictures(folder: Path, files: Sequence[Path], labels_from: LabelsFrom = "auto") -> Labels:
+    """The classes of pictures below a folder.
+
+    "folder": the subfolder that a picture lies in, of the first folder that has several. "name": the text before the
+    first "_" of its name, as guided-diffusion reads it. "auto": by folder where every picture lies in one, or those
+    that do not have no class in their name; else by name; one class where no name has a "_".
+    """
+    base = _branching(folder, files)
+    beside = [file for file in files if file.parent == base]
+    if labels_from == "auto":
+        in_folders = len(beside) < len(files) and not any("_" in file.name for file in beside)
+        labels_from = "folder" if in_folders else "name"
+    if labels_from == "folder":
+        names = {file: file.relative_to(base).parts[0] for file in files if file.parent != base}
+        return labels_of(files, names, f"a class for each folder in {base}", "lies beside the folders of the classes")
+    if not any("_" in file.name for file in files):
+        return labels_of(files, dict.fromkeys(files, base.name), 'one class: no subfolder, and no name with a "_"', "")
+    names = {file: file.name.partition("_")[0] for file in files if "_" in file.name}
+    return labels_of(
+        files, names, 'a class for each text before the first "_" of a name', 'has no "_" behind a class in its name'
+    )
+
+
+def _branching(folder: Path, files: Sequence[Path]) -> Path:
+    """The deepest folder that all files lie below."""
+    while files and len(firsts := {file.relative_to(folder).parts[0] for file in files}) == 1:
+        (first,) = firsts
+        if (folder / first) in files:
+            break
+        folder = folder / first
+    return folder
+
+
+def labels_of(files: Sequence[Path], names: Mapping[Path, str], rule: str, without: str) -> Labels:
+    """Labels by the files' class names; files that have none are skipped, `without` being why."""
+    normal = {file: unicodedata.normalize("NFC", name) for file, name in names.items()}
+    classes = tuple(sorted(set(normal.values())))
+    number = {name: index for index, name in enumerate(classes)}
+    kept = tuple(file for file in files if file in normal)
+    skipped = tuple(Skipped(file, without) for file in files if file not in normal)
+    return Labels(kept, tuple(number[normal[file]] for file in kept), classes, rule, skipped)

@@ -1,0 +1,50 @@
+"""Tar shards as webdataset reads them: KEY.jpg beside KEY.cls, which holds the class."""
+
+import io
+import tarfile
+from pathlib import Path
+
+from datasets.entries import CLASS_FILE, find_entries
+from datasets.image_folder import label_entries
+from datasets.listing import LabelsFrom
+from pictures.decoding import PictureError, decode
+
+SHARD_IMAGES = 1000
+
+
+def pack(source: Path, target: Path, labels_from: LabelsFrom = "auto") -> tuple[int, int]:
+    """Write every picture of a folder or an archive into shards, its bytes unchanged; returns pictures and shards.
+
+    What is no picture is left out. Raises: ValueError where the target holds something, or the source no picture.
+    """
+    if target.exists() and any(target.iterdir()):
+        raise ValueError(f"{target}: is not empty; give a new folder")
+    entries, _ = find_entries(source)
+    usable = []
+    for entry in entries:
+        try:
+            with entry.open() as file:
+                decode(file)
+            usable.append(entry)
+        except (PictureError, OSError):
+            continue
+    labels = label_entries(source, usable, labels_from)
+    if not labels.files:
+        raise ValueError(f"{source}: holds no pictures")
+    opened = {entry.path: entry for entry in usable}
+    target.mkdir(parents=True, exist_ok=True)
+    shards = range(0, len(labels.files), SHARD_IMAGES)
+    for start in shards:
+        part = slice(start, start + SHARD_IMAGES)
+        with tarfile.open(target / f"shard-{start // SHARD_IMAGES:06d}.tar", "w") as archive:
+            for number, (path, label) in enumerate(zip(labels.files[part], labels.labels[part], strict=True), start):
+                with opened[path].open() as content:
+                    _add(archive, f"{number:08d}{path.suffix.lower()}", content.read())
+                _add(archive, f"{number:08d}{CLASS_FILE}", labels.classes[label].encode())
+    return len(labels.files), len(shards)
+
+
+def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)  # without times and owners: the same pictures give the same bytes
+    member.size = len(content)
+    archive.addfile(member, io.BytesIO(content))

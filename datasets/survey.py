@@ -1,0 +1,128 @@
+"""What a set of training images holds, before anything is trained on it."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from datasets.entries import ARCHIVES, find_entries
+from datasets.idx import find_idx, read_labelled
+from datasets.image_folder import label_entries
+from datasets.listing import LabelsFrom, Skipped
+from pictures.decoding import PictureError, decode
+
+SHOWN_PER_CLASS = 5
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Images by class and by size; skipped: pictures that cannot be used; ignored: files that are no pictures.
+
+    alike: classes whose names differ in case alone. shown: some images of each class, by its name.
+    """
+
+    images: int
+    classes: dict[str, int]
+    sizes: dict[str, int]
+    skipped: tuple[Skipped, ...]
+    ignored: tuple[Path, ...]
+    rule: str
+    alike: tuple[str, ...]
+    shown: dict[str, list[Image.Image]]
+
+    def report(self) -> dict[str, Any]:
+        """The survey as JSON."""
+        return {
+            "images": self.images,
+            "classes": self.classes,
+            "sizes": self.sizes,
+            "skipped": [{"file": str(each.path), "reason": each.reason} for each in self.skipped],
+            "ignored": [str(each) for each in self.ignored],
+            "rule": self.rule,
+            "alike": list(self.alike),
+        }
+
+
+def survey(path: Path, labels_from: LabelsFrom = "auto") -> Survey:
+    """Survey a folder, an archive, idx files or an official .npz. Raises: ValueError for anything else; OSError."""
+    if path.is_dir() and (found := find_idx(path)):
+        return _survey_idx(found)
+    if path.is_dir() or path.suffix.lower() in ARCHIVES or not path.exists():
+        return _survey_files(path, labels_from)
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as arrays:
+            if "arr_0" not in arrays:
+                raise ValueError(f"{path}: has no arr_0")
+            return _survey_arrays(path, arrays["arr_0"], arrays.get("arr_1"))
+    return _survey_idx([path])
+
+
+def _survey_idx(paths: Sequence[Path]) -> Survey:
+    images, labels = read_labelled(paths)
+    return _survey_arrays(paths[0], images, labels)
+
+
+def _survey_files(folder: Path, labels_from: LabelsFrom) -> Survey:
+    entries, skipped = find_entries(folder)
+    suffixes = Image.registered_extensions()
+    sizes: dict[Path, str] = {}
+    ignored = []
+    for entry in entries:
+        file = entry.path
+        try:
+            with entry.open() as content:
+                picture = decode(content)
+            sizes[file] = f"{picture.width}x{picture.height}"
+        except PictureError as error:
+            if file.suffix.lower() in suffixes:
+                skipped.append(Skipped(file, str(error)))
+            else:
+                ignored.append(file)
+        except OSError as error:
+            skipped.append(Skipped(file, f"cannot be opened: {error.strerror}"))
+    opened = {entry.path: entry for entry in entries if entry.path in sizes}
+    labels = label_entries(folder, list(opened.values()), labels_from)
+    skipped += labels.skipped
+    if not labels.files:
+        first = f"; {skipped[0].path.name} {skipped[0].reason}" if skipped else ""
+        raise ValueError(
+            f"{folder}: holds no pictures ({len(skipped)} files skipped, {len(ignored)} ignored as no pictures{first})"
+        )
+    names = [labels.classes[each] for each in labels.labels]
+    shown: dict[str, list[Image.Image]] = {name: [] for name in labels.classes}
+    for file, name in zip(labels.files, names, strict=True):
+        if len(shown[name]) < SHOWN_PER_CLASS:
+            with opened[file].open() as content:
+                shown[name].append(decode(content))
+    counts = Counter(names)
+    return Survey(
+        len(names),
+        {name: counts[name] for name in labels.classes},
+        dict(Counter(sizes[file] for file in labels.files).most_common()),
+        tuple(skipped),
+        tuple(ignored),
+        labels.rule,
+        tuple(labels.alike),
+        shown,
+    )
+
+
+def _survey_arrays(path: Path, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.integer[Any]] | None) -> Survey:
+    if images.ndim not in (3, 4) or images.dtype != np.uint8:
+        raise ValueError(f"{path}: holds no images of bytes, [N, H, W] or [N, H, W, 3]")
+    if labels is not None and labels.shape != (len(images),):
+        raise ValueError(f"{path}: holds {len(images)} images and {labels.size} labels")
+    found = np.zeros(len(images), np.int64) if labels is None else labels
+    classes, shown = {}, {}
+    for label in np.unique(found):
+        places = np.flatnonzero(found == label)
+        classes[str(label)] = len(places)
+        shown[str(label)] = [Image.fromarray(images[place]) for place in places[:SHOWN_PER_CLASS]]
+    height, width = images.shape[1:3]
+    rule = "no classes" if labels is None else "a class for each label in the file"
+    return Survey(len(images), classes, {f"{width}x{height}": len(images)}, (), (), rule, (), shown)

@@ -1,0 +1,126 @@
+"""What a weights file is, told from its first bytes: files come renamed, cut off, and in place of others."""
+
+import contextlib
+import re
+import struct
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from enum import Enum
+from pathlib import Path
+
+HEAD_BYTES = 512  # a tar's magic stands at 257
+LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save's first pickle before torch 1.6: one number
+TAR_MEMBERS = {"sys_info", "pickle", "storages", "tensors"}  # of torch.save's form before torch 0.1.10
+SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})(\.\w+)")
+DAMAGE = (ValueError, NotImplementedError, OverflowError, struct.error)  # of the standard library, for odd bytes
+COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"7z\xbc\xaf": "7z"}
+
+
+class WeightsError(Exception):
+    """A weights file that cannot be used: one line that names the file and the key."""
+
+
+class Form(Enum):
+    """The forms that are read."""
+
+    SAFETENSORS = "safetensors"
+    TORCH_ZIP = "a zip of torch.save"
+    TORCH_LEGACY = "torch.save before torch 1.6"
+    INDEX = "an index of shards"
+
+
+def shown(path: Path) -> str:
+    """A file as messages name it: with its folder, since every stack has a file of that name."""
+    return str(Path(*path.parts[-2:]))
+
+
+@contextlib.contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Put a file's name before the errors of what looks at its content."""
+    try:
+        yield
+    except WeightsError as error:
+        raise WeightsError(f"{shown(path)}: {error}") from error
+
+
+def refuse_shard(path: Path) -> None:
+    """Raise WeightsError for one of several files of a network, which says by its name that it is one."""
+    if (shard := SHARD.fullmatch(path.name)) and int(shard[3]) > 1:
+        index = f"{shard[1]}{shard[4]}.index.json"
+        raise WeightsError(f"{shown(path)}: is shard {int(shard[2])} of {int(shard[3])}; give their index, {index}")
+
+
+def form_of(path: Path) -> Form:
+    """The form of a weights file. Raises: WeightsError that says what any other file is, and what to do."""
+    if path.is_dir():
+        raise WeightsError(f"{path}: is a folder; give a file in it")
+    if not path.is_file():
+        raise WeightsError(f"{path}: there is no such weights file")
+    if path.name.endswith(".index.json"):
+        return Form.INDEX
+    try:
+        with path.open("rb") as file:
+            head = file.read(HEAD_BYTES)
+        found = _form(path, head)
+    except OSError as error:
+        raise WeightsError(f"{shown(path)}: cannot be read: {error.strerror or error}") from error
+    if isinstance(found, Form):
+        return found
+    raise WeightsError(f"{shown(path)}: {found}")
+
+
+def _form(path: Path, head: bytes) -> Form | str:
+    """The form, or what the file is in its place."""
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
+    if not head:
+        return "is empty; fetch it again"
+    if head.startswith(LEGACY_MAGIC):
+        return Form.TORCH_LEGACY
+    if head.startswith(b"PK"):
+        return _zip_form(path)
+    if text.startswith(b"version https://git-lfs"):
+        return "is a pointer of Git LFS in place of the file; run git lfs pull where it came from"
+    if text.startswith(b"<"):
+        return "is a web page in place of the file; fetch it from the address of the file itself"
+    if head[257:262] == b"ustar":
+        return _tar_form(path)
+    if compressed := next((name for magic, name in COMPRESSED.items() if head.startswith(magic)), None):
+        return f"is compressed by {compressed}; unpack it"
+    if head[8:9] == b"{":
+        return Form.SAFETENSORS
+    if re.match(rb"\x80[\x02-\x05]", head):
+        return "is a pickle that torch.save did not write, and may hold code; save its state_dict() with torch.save"
+    if text.startswith((b"{", b"[")):
+        return "is JSON, without tensors"
+    return f"is no weights file: it begins with {head[:8]!r}, as neither torch.save nor safetensors does"
+
+
+def _zip_form(path: Path) -> Form | str:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name.rpartition("/")[2] for name in archive.namelist()]
+    except zipfile.BadZipFile:
+        return f"is cut off after {path.stat().st_size:,} bytes: the end of the zip is missing; fetch it again"
+    except DAMAGE as error:
+        return f"is a damaged zip ({type(error).__name__}); fetch it again"
+    if "constants.pkl" in names:
+        return "is a TorchScript program; save its state_dict() with torch.save"
+    if "data.pkl" in names:
+        return Form.TORCH_ZIP
+    if any(name.endswith(".npy") for name in names):
+        return "is an .npz of numpy arrays, such as samples or statistics, without a network's weights"
+    return "is a zip that torch.save did not write; unpack it and give the weights file in it"
+
+
+def _tar_form(path: Path) -> str:
+    try:
+        with tarfile.open(path) as archive:
+            members = set(archive.getnames())
+    except (tarfile.TarError, EOFError, *DAMAGE):
+        members = set()
+    if members >= TAR_MEMBERS:
+        return (
+            "is of torch.save's tar form (before torch 0.1.10), which is not read; save it anew with a torch of today"
+        )
+    return "is a tar archive; unpack it and give the weights file in it"

@@ -1,0 +1,56 @@
+"""The values that a stack.json may hold; `models.plan` says which other fields it may have, and what fits what."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
+
+MAX_STEPS = 1000  # of a request
+MAX_GUIDANCE_SCALE = 50.0
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,64}$")]  # part of URLs, settings and keys in Redis
+
+
+class Entry(BaseModel):
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+
+class Sampling(Entry):
+    steps: Annotated[int, Field(ge=1, le=MAX_STEPS)]
+    sampler: Literal["ddim", "ddpm", "dpmpp_2m", "heun"]
+    eta: Annotated[float, Field(ge=0, le=1)] = 0.0
+    strength: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+
+class Pipeline(Entry):
+    conditional: bool
+    class_required: bool
+    guidance_scale: Annotated[float, Field(ge=0, le=MAX_GUIDANCE_SCALE)]
+    sampling: Sampling
+    upsampling: Sampling | None
+
+
+class Network(Entry):
+    file: Annotated[str, Field(min_length=1)]
+
+
+class Manifest(Entry):
+    classes: list[Annotated[str, StringConstraints(pattern=r"^\S(.*\S)?$")]]
+    base: Network
+    classifier: Network | None = None
+    upsampler: Network | None = None
+    pipelines: Annotated[dict[Name, Pipeline], Field(min_length=1)]
+
+    @field_validator("classes")
+    @classmethod
+    def refuse_namesakes(cls, names: list[str]) -> list[str]:
+        if len(set(names)) < len(names):
+            raise ValueError("two classes have the same name")
+        return names
+
+
+def check_values(manifest: dict[str, Any]) -> None:
+    """Raises: ValueError, one line that names the first wrong field."""
+    try:
+        Manifest.model_validate(manifest)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error

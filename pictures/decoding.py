@@ -1,0 +1,138 @@
+"""Any picture file made into the one kind that the project computes with: 8-bit RGB, upright, on white, one frame."""
+
+import os
+import warnings
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import IO, cast
+
+from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
+
+MAX_SIDE_PX = 16_384
+MAX_ASPECT = 32  # the short side is scaled to a pipeline's size before the middle square is taken
+MAX_PIXELS = 179_000_000  # Pillow's own limit, for files of one's own
+NOT_DECODED = frozenset(
+    {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"}
+)  # Ghostscript runs EPS; Pillow only names others
+UPRIGHT = {  # what undoes each value of EXIF's Orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class PictureError(ValueError):
+    """A file that is no usable picture: a clause that follows its name.
+
+    limit: the field of `pictures.limited.DecodeLimits` that it exceeds, if it is one.
+    """
+
+    def __init__(self, detail: str, limit: str | None = None) -> None:
+        super().__init__(detail)
+        self.limit = limit
+
+
+def decode(
+    source: Path | IO[bytes], max_upload_pixels: int = MAX_PIXELS, formats: Sequence[str] | None = None
+) -> Image.Image:
+    """The first frame of a picture, whatever its name claims: 8-bit RGB, turned as its EXIF data ask, laid over white.
+
+    formats: Pillow's names; none for all that it decodes by itself. Grey of 16 bits is scaled, of 32 bits
+    taken as of 16; floats are taken as 0 to 1 where none is above. Colour profiles are ignored, as by the official
+    code. Limits are held against the header before any pixel is decoded. Not for two threads at once: Python's switch
+    for warnings is one for the whole process.
+    Raises: PictureError; OSError for a file that cannot be opened; MemoryError.
+    """
+    if isinstance(source, Path):
+        with source.open("rb") as file:
+            return decode(file, max_upload_pixels, formats)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's, of odd metadata and of sizes that are checked here
+        with _opened(source, formats or all_formats()) as image:
+            refuse(image, max_upload_pixels)
+            try:
+                return flattened(upright(image))
+            except MemoryError:
+                raise
+            except Exception as error:  # Pillow's decoders raise whatever they stumble over
+                raise PictureError(f"cannot be decoded: the {image.format} file is damaged or cut off") from error
+
+
+@cache
+def all_formats() -> tuple[str, ...]:
+    """Every format that Pillow decodes by itself."""
+    Image.init()
+    return tuple(name for name in Image.OPEN if name not in NOT_DECODED)
+
+
+def _opened(source: IO[bytes], formats: Sequence[str]) -> Image.Image:
+    """The picture with its header read."""
+    try:
+        return Image.open(source, formats=tuple(formats))
+    except Image.DecompressionBombError as error:
+        raise PictureError("has too many pixels", "max_upload_pixels") from error
+    except UnidentifiedImageError as error:
+        if source.seek(0, os.SEEK_END) == 0:
+            raise PictureError("is empty") from error
+        raise PictureError(f"is not a {_listed(formats)} picture") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # as when it is decoded; a compressed text or profile that grows too large among them
+        raise PictureError(
+            "cannot be read: its header is damaged or cut off, or what it carries beside the picture too large"
+        ) from error
+
+
+def _listed(formats: Sequence[str]) -> str:
+    """Formats in a sentence; all of them are not listed."""
+    names = [{"WEBP": "WebP"}.get(name, name) for name in formats]
+    return f"{', '.join(names[:-1])} or {names[-1]}" if len(names) <= 4 else "readable"
+
+
+def refuse(image: Image.Image, max_upload_pixels: int) -> None:
+    """Raise PictureError for a picture that is not to be decoded."""
+    size = f"{image.width} x {image.height} pixels"
+    if max(image.size) > MAX_SIDE_PX:
+        raise PictureError(f"has {size}; a side may have {MAX_SIDE_PX}")
+    if image.width * image.height > max_upload_pixels:
+        raise PictureError(f"has {size}; they may be {max_upload_pixels} in all", "max_upload_pixels")
+    if max(image.size) > MAX_ASPECT * min(image.size):
+        raise PictureError(f"has {size}; its long side may be {MAX_ASPECT} times its short one")
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The picture turned as its EXIF data ask."""
+    image.load()  # first: Pillow itself turns a TIFF here, and takes the tag away
+    orientation = 1
+    with suppress(Exception):  # EXIF data that cannot be read say nothing; viewers show such pictures as they lie
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    turn = UPRIGHT.get(orientation)
+    return image if turn is None else image.transpose(turn)
+
+
+def flattened(image: Image.Image) -> Image.Image:
+    """8-bit RGB, transparency laid over white."""
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        transparency = image.info.get("transparency")
+        image = image.convert("I").point(lambda value: value * (1 / 257) + 0.5).convert("L")  # Pillow alone would clip
+        if transparency is not None:
+            image.info["transparency"] = round(transparency / 257)
+    elif image.mode == "F":
+        highest = cast(tuple[float, float], image.getextrema())[1]
+        white = 1 if highest <= 1 else 255
+        image = image.point(lambda value: value * (255 / white) + 0.5).convert("L")
+    elif image.mode == "LAB":  # which Pillow converts by profiles alone
+        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        image = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB") or image
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    rgba = image.convert("RGBA")
+    ground = Image.new("RGB", image.size, "white")
+    ground.paste(rgba, mask=rgba.getchannel("A"))
+    return ground

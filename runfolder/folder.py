@@ -1,0 +1,77 @@
+"""A run's folder: its files, what it is, and who may write to it.
+
+config.json holds the resolved configuration, run.json the data and every start, stats.jsonl a line for some steps each,
+state.pt all that the run goes on from, snapshots/ earlier states, previews/ pictures, events/ TensorBoard's files.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+CONFIG, INFO, STATS, STATE, LOCK = "config.json", "run.json", "stats.jsonl", "state.pt", "lock"
+SNAPSHOTS, PREVIEWS, EVENTS = "snapshots", "previews", "events"
+FORMAT = 1  # of the folder; raised when an older program would misread a newer folder
+
+
+class RunFolderError(ValueError):
+    """A folder that is no run, or that another process trains in: one line that says what to do."""
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a file that appears whole or not at all. Raises: OSError."""
+    write_whole(path, lambda file: file.write((json.dumps(content, indent=1) + "\n").encode()))
+
+
+def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file that appears whole or not at all, and leave nothing of it behind where that fails.
+
+    Raises: what `write` raises, and OSError.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        with partial.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Raises: RunFolderError, which names the file."""
+    try:
+        content = json.loads(path.read_text())
+    except OSError as error:
+        raise RunFolderError(f"{path}: cannot be read ({error.strerror}); is {path.parent} a training run?") from error
+    except ValueError as error:
+        raise RunFolderError(f"{path}: is not JSON ({error})") from error
+    if not isinstance(content, dict) or content.get("format", FORMAT) != FORMAT:
+        raise RunFolderError(f"{path}: is of another version of this program")
+    return content
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder for this process alone. Raises: RunFolderError where another process holds it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunFolderError(f"{folder}: another process trains in this folder; give another with --out") from error
+        yield
+
+
+def snapshot_steps(folder: Path) -> list[int]:
+    """The steps whose states are kept, ascending."""
+    return sorted(int(each.stem.removeprefix("state-")) for each in (folder / SNAPSHOTS).glob("state-*.pt"))
+
+
+def snapshot_path(folder: Path, step: int) -> Path:
+    return folder / SNAPSHOTS / f"state-{step:08d}.pt"

@@ -1,0 +1,55 @@
+"""Runs as a list and one run in full, from their folders."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runfolder.folder import CONFIG, INFO, PREVIEWS, RunFolderError, read_json
+from runfolder.stats import read_lines
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """A run's configuration, what its starts said, and its lines of figures."""
+
+    folder: Path
+    config: dict[str, Any]
+    info: dict[str, Any]
+    lines: list[dict[str, Any]]
+
+    @property
+    def step(self) -> int:
+        """The last step of which there are figures."""
+        return int(self.lines[-1]["step"]) if self.lines else 0
+
+    @property
+    def steps(self) -> int:
+        return int(self.config["optimiser"]["steps"])
+
+    @property
+    def last(self) -> dict[str, Any]:
+        """The newest value of each figure."""
+        return {name: value for line in self.lines for name, value in line.items()}
+
+    @property
+    def previews(self) -> list[Path]:
+        return sorted((self.folder / PREVIEWS).glob("*.png"))
+
+    def series(self, name: str) -> list[tuple[int, float]]:
+        """A figure by step."""
+        return [(int(line["step"]), float(line[name])) for line in self.lines if name in line]
+
+
+def read_summary(folder: Path) -> RunSummary:
+    """Raises: RunFolderError for what is no run."""
+    return RunSummary(folder, read_json(folder / CONFIG), read_json(folder / INFO), read_lines(folder))
+
+
+def find_runs(folder: Path) -> Iterator[RunSummary]:
+    """Every run below a folder, in the order of their names; what cannot be read is left out."""
+    for config in sorted(folder.rglob(CONFIG)):
+        try:
+            yield read_summary(config.parent)
+        except RunFolderError:
+            continue

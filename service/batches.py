@@ -1,0 +1,50 @@
+"""Calls of the queue, several at a time: a round trip to Redis costs as much for thirty callers as for one."""
+
+import asyncio
+import contextvars
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
+
+from anyio import CapacityLimiter, to_thread
+
+Q = TypeVar("Q")
+A = TypeVar("A")
+
+MOST = 64  # calls of a batch: what comes meanwhile waits for all of it
+
+
+class Batches(Generic[Q, A]):
+    """Answers questions in a thread of its own; those that come during a batch are the next. For one event loop."""
+
+    def __init__(self, answer_all: Callable[[Sequence[Q]], Sequence[A | Exception]]) -> None:
+        self._answer_all = answer_all
+        self._waiting: list[tuple[Q, asyncio.Future[A]]] = []
+        self._running: asyncio.Task[None] | None = None
+        self._thread = CapacityLimiter(1)
+
+    async def ask(self, question: Q) -> A:
+        """Return the answer. Raises: what it is, if that is an exception; what the whole batch raised."""
+        answer: asyncio.Future[A] = asyncio.get_running_loop().create_future()
+        self._waiting.append((question, answer))
+        if self._running is None:  # in a context of its own: what is logged there is not of the first caller's request
+            self._running = asyncio.create_task(self._run(), context=contextvars.Context())
+        return await answer
+
+    async def _run(self) -> None:
+        while self._waiting:
+            batch, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
+            try:
+                answers = await to_thread.run_sync(
+                    self._answer_all, [question for question, _ in batch], limiter=self._thread
+                )
+            except Exception as error:  # noqa: BLE001 - whatever it is, each caller is to be told
+                batch, self._waiting = batch + self._waiting, []  # Redis hangs: nobody should wait for that twice
+                answers = [error] * len(batch)
+            for (_, future), answer in zip(batch, answers, strict=True):
+                if future.cancelled():
+                    continue
+                if isinstance(answer, Exception):
+                    future.set_exception(answer)
+                else:
+                    future.set_result(answer)
+        self._running = None

@@ -1,0 +1,150 @@
+"""The OpenAPI document, completed with what FastAPI cannot know: bodies that routes read, errors, headers, events."""
+
+from http import HTTPStatus
+from typing import Any, Literal
+
+from fastapi import FastAPI
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.json_schema import models_json_schema
+
+from jobs.events import EventKind
+from jobs.job import ImageView, Job, JobStatus, Progress
+from jobs.request import JobRequest
+from service.problems import Problem, problem_response, with_headers
+
+UNSAFE = frozenset({"post", "put", "patch", "delete"})
+ANYWHERE = (400, 421, 431)  # answers of the server itself, and to a Host that is not ours
+TO_BODIES = (408, 413, 415)
+HEADERS = {
+    "X-Request-ID": "the request's, or made for it; log lines carry it",
+    "Retry-After": "seconds",
+    "Location": "path of what was made",
+    "ETag": "names the bytes",
+    "Cache-Control": "for how long the answer may be kept",
+    "Idempotency-Replayed": "`true`: the job was there already, under the same key",
+    "Preference-Applied": "`wait=N`: the answer was held until the job ended",
+    "Accept-Encoding": "`identity`: a body must not be compressed",
+}
+
+
+class OfJob(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    id: str = Field(description="the job's")
+
+
+class StateData(OfJob):
+    """Data of `queued` and `started`."""
+
+    status: JobStatus
+    attempt: int | None = None
+
+
+class ProgressData(Progress, OfJob):
+    """Data of `progress`."""
+
+
+class PreviewData(OfJob):
+    """Data of `preview`: a prediction of the clean image; previews are not replayed."""
+
+    index: int
+    stage: str
+    step: int
+    steps: int
+    png: str = Field(description="base64")
+
+
+class ImageData(ImageView, OfJob):
+    """Data of `image`: it can be fetched."""
+
+
+class DeletedData(OfJob):
+    """Data of a `cancelled` that ends the stream of a job that was deleted."""
+
+    status: Literal[JobStatus.CANCELLED]
+    deleted: Literal[True]
+
+
+EVENT_DATA: dict[EventKind, tuple[type[BaseModel], ...]] = {
+    EventKind.QUEUED: (StateData,),
+    EventKind.STARTED: (StateData,),
+    EventKind.PROGRESS: (ProgressData,),
+    EventKind.PREVIEW: (PreviewData,),
+    EventKind.IMAGE: (ImageData,),
+    EventKind.COMPLETED: (Job,),
+    EventKind.FAILED: (Job,),
+    EventKind.CANCELLED: (Job, DeletedData),
+    EventKind.EXPIRED: (Job,),
+}
+
+
+def reference(model: type[BaseModel]) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{model.__name__}"}
+
+
+def event_schema(kind: EventKind) -> dict[str, Any]:
+    """One kind of event of a stream; its data are JSON, in a string."""
+    models = [reference(each) for each in EVENT_DATA[kind]]
+    content = models[0] if len(models) == 1 else {"oneOf": models}
+    data = {"type": "string", "contentMediaType": "application/json", "contentSchema": content}
+    return {
+        "type": "object",
+        "required": ["event", "data"],
+        "properties": {"event": {"const": kind}, "id": {"type": "string"}, "data": data},
+    }
+
+
+EVENT_STREAM = {"itemSchema": {"oneOf": [event_schema(each) for each in EventKind]}}  # as OpenAPI 3.2 describes streams
+
+
+def complete(document: dict[str, Any]) -> None:
+    """Make FastAPI's document true."""
+    models = {JobRequest: "validation", Problem: "serialization"} | dict.fromkeys(
+        (model for each in EVENT_DATA.values() for model in each), "serialization"
+    )
+    _, definitions = models_json_schema(list(models.items()), ref_template="#/components/schemas/{model}")  # type: ignore[arg-type] # a dict's values are no literals
+    components = document["components"]
+    components["schemas"] |= definitions["$defs"]
+    for name in ("HTTPValidationError", "ValidationError"):  # FastAPI's own errors, which this service does not send
+        components["schemas"].pop(name, None)
+    components["headers"] = {
+        name: {"description": text, "schema": {"type": "string"}} for name, text in HEADERS.items()
+    }
+    components["responses"] = {str(status): problem_response(status) for status in {*ANYWHERE, *TO_BODIES, 403}}
+    for path in document["paths"].values():
+        for method, operation in path.items():
+            complete_operation(method, operation)
+    for response in components["responses"].values():
+        add_headers(response, "X-Request-ID")
+    add_headers(components["responses"]["415"], "Accept-Encoding")
+
+
+def complete_operation(method: str, operation: dict[str, Any]) -> None:
+    responses = operation["responses"]
+    if "application/json" in responses.get("422", {}).get("content", {}):
+        del responses["422"]  # FastAPI announces it for whatever has a parameter
+    common = [*ANYWHERE, *(TO_BODIES if "requestBody" in operation else ()), *((403,) if method in UNSAFE else ())]
+    for status in common:
+        responses.setdefault(str(status), {"$ref": f"#/components/responses/{status}"})
+    for status, response in responses.items():
+        if "$ref" not in response:
+            add_headers(response, "X-Request-ID")
+            if status == str(HTTPStatus.SERVICE_UNAVAILABLE):
+                add_headers(response, "Retry-After")
+
+
+def add_headers(response: dict[str, Any], *names: str) -> None:
+    response.setdefault("headers", {}).update(with_headers(*names)["headers"])
+
+
+def install(app: FastAPI) -> None:
+    """Serve the completed document; made once."""
+    plain = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            complete(plain())
+        assert app.openapi_schema is not None
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign] # FastAPI's own documented way to extend the document

@@ -1,0 +1,247 @@
+"""uvicorn's HTTP protocol, with limits on what a client makes the service hold and for how long.
+
+docs/decisions/0016-http-server.md compares servers and says why the limits are here.
+"""
+
+import asyncio
+import json
+from typing import ClassVar, Literal, NamedTuple, cast
+from uuid import uuid4
+
+import httptools
+import structlog
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+from service.problems import MEDIA_TYPE, RETRY_AFTER_SECONDS, content_of
+
+log = structlog.get_logger("service.protocol")
+
+MAX_PIPELINED = 16  # requests of a connection that wait for earlier answers, before no more are parsed
+PARSED_BYTES = 1024  # at once, as all requests in them are begun
+MAX_HELD_BYTES = 1 << 20  # received ahead; a read is up to 256 KiB
+PIECE_BYTES = 65_536  # the part of a body or of an answer for which a client has Limits.client_seconds
+
+
+LINGER_SECONDS = 2.0  # in which a client that was refused may read why
+
+
+class Limits(NamedTuple):
+    """What clients may take; the settings of these names say more."""
+
+    max_connections: int
+    max_header_bytes: int
+    client_seconds: float
+
+
+class StopParsingError(Exception):
+    """Stops the parser in the middle of what was received."""
+
+
+class WhileOpen:
+    """A transport that drops what is written once it is closing: uvloop raises before it says that a client is gone."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self.close, self.is_closing = transport.close, transport.is_closing
+
+    def write(self, data: bytes) -> None:
+        if not self._transport.is_closing():
+            self._transport.write(data)
+
+
+class LimitedProtocol(HttpToolsProtocol):
+    """One connection. `limited` makes the class that has limits.
+
+    Answers 431 for a head that is too large, 408 for a head or a body that arrives too slowly, 400 for what is not
+    HTTP, and 503 for one connection too many. Reads about MAX_PIPELINED requests ahead. Ends a connection whose
+    client takes its answer too slowly.
+    """
+
+    limits: ClassVar[Limits]
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # uvicorn's own signature
+        super().connection_made(transport)
+        self._arriving: Literal["head", "body"] | None = None  # the part of a request that has begun and not ended
+        self._num_bytes = 0  # of that part, since its timer was set
+        self._framing_bytes = 0  # of a body, since its last byte: extensions of chunks, trailers
+        self._num_requests = 0
+        self._answers = WhileOpen(transport)
+        self._held = bytearray()  # received and not parsed yet
+        self._is_refused = False  # nothing more is read
+        self._reading = self.loop.call_later(self.limits.client_seconds, self._on_late_request)
+        self._writing: asyncio.TimerHandle | None = None
+        if len(self.connections) > self.limits.max_connections:
+            self._refuse(503, f"{self.limits.max_connections} connections are open, the limit (ADM_MAX_CONNECTIONS)")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._reading.cancel()
+        if self._writing is not None:
+            self._writing.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if not self._is_refused:
+            self._held += data
+            self._read_on()
+        if len(self._held) > MAX_HELD_BYTES:  # reading was paused, and each request may resume it once
+            log.info("refused", detail="too much was sent ahead", client=client_of(self.client))
+            self.transport.abort()
+
+    def _read_on(self) -> None:
+        """Parse what has been received, unless enough requests wait for their answers; the rest is held."""
+        while self._held and not self._is_refused and len(self.pipeline) < MAX_PIPELINED:
+            piece = bytes(self._held[:PARSED_BYTES])
+            del self._held[:PARSED_BYTES]
+            self._parse(piece)
+        if self._held:
+            self.flow.pause_reading()
+
+    def _parse(self, piece: bytes) -> None:
+        part = (self._num_requests, self._arriving)
+        try:
+            self.parser.feed_data(piece)
+        except httptools.HttpParserUpgrade:  # not taken up: the request is answered, and what follows it not read
+            self._is_refused = True
+            self.cycle.keep_alive = False
+            return
+        except httptools.HttpParserError as error:
+            if not isinstance(error.__context__, StopParsingError):
+                self._refuse(400, "the request is not HTTP/1.1")
+            return
+        if part != (self._num_requests, self._arriving):
+            self._num_bytes = 0
+            self._restart_timer()
+        elif self._arriving is not None:
+            self._count(len(piece))
+
+    def _count(self, num_bytes: int) -> None:
+        """Count bytes of a part that had begun before they came."""
+        self._num_bytes += num_bytes
+        if self._arriving == "head" and self._num_bytes > self.limits.max_header_bytes:
+            self._refuse_head()
+        elif self._arriving == "body":
+            self._framing_bytes += num_bytes
+            if self._framing_bytes > self.limits.max_header_bytes:
+                self._refuse_head()
+            elif self._num_bytes > PIECE_BYTES and not self.cycle.response_complete:
+                self._num_bytes = 0
+                self._restart_timer()
+
+    def _restart_timer(self) -> None:
+        self._reading.cancel()
+        if self._arriving is not None:
+            self._reading = self.loop.call_later(self.limits.client_seconds, self._on_late_request)
+
+    def on_message_begin(self) -> None:
+        self._unset_keepalive_if_required()
+        self._arriving = "head"
+        self._num_requests += 1
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > self.limits.max_header_bytes:
+            self._refuse_head()
+            raise StopParsingError
+        self._arriving, self._framing_bytes = "body", 0
+        super().on_headers_complete()
+        self.cycle.transport = cast(asyncio.Transport, self._answers)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._arriving == "head":  # trailers are dropped
+            super().on_header(name, value)
+
+    def on_body(self, body: bytes) -> None:
+        self._framing_bytes = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._arriving = None
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._read_on()
+        if self.transport.is_closing():
+            self._watch_writing()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_writing()
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self._watch_writing()
+
+    def _watch_writing(self) -> None:
+        """Look later how much of the answer the client has taken."""
+        if self._writing is None:
+            unsent_bytes = self.transport.get_write_buffer_size()
+            self._writing = self.loop.call_later(self.limits.client_seconds, self._on_slow_reader, unsent_bytes)
+
+    def _on_slow_reader(self, unsent_bytes: int) -> None:
+        self._writing = None
+        left_bytes = self.transport.get_write_buffer_size()
+        if (self.flow.write_paused or self.transport.is_closing()) and left_bytes > unsent_bytes - PIECE_BYTES:
+            log.info("slow_reader", client=client_of(self.client), unsent_bytes=left_bytes)
+            self.transport.abort()
+        elif self.flow.write_paused or self.transport.is_closing():
+            self._watch_writing()
+
+    def _on_late_request(self) -> None:
+        if self._held:  # the client has sent on, and we have not read it
+            self._restart_timer()
+        elif self._arriving is None or (self._arriving == "body" and self.cycle.response_complete):
+            self.transport.abort()  # a connection that was never used, or a body that nobody waits for any more
+        else:
+            seconds = self.limits.client_seconds
+            self._refuse(408, f"the request's {self._arriving} did not arrive in {seconds:g} s (ADM_CLIENT_SECONDS)")
+
+    def _refuse_head(self) -> None:
+        self._refuse(
+            431, f"a request's line and headers may have {self.limits.max_header_bytes} bytes (ADM_MAX_HEADER_BYTES)"
+        )
+
+    def _refuse(self, status: int, detail: str) -> None:
+        """Read nothing more. Answer with an error and close, or close behind the answers to earlier requests."""
+        self._is_refused = True
+        self._held.clear()
+        self._reading.cancel()
+        log.info("refused", status=status, detail=detail, client=client_of(self.client))
+        cycle = cast(RequestResponseCycle | None, self.cycle)  # none before the connection's first request
+        if cycle is not None and not cycle.response_complete:
+            if not cycle.more_body:
+                cycle.keep_alive = False  # closes the connection once it and all before it are answered
+                return
+            cycle.disconnected = True
+            cycle.message_event.set()
+        if cycle is None or cycle.response_complete or not (cycle.response_started or self.pipeline):
+            self._answers.write(self._error(status, detail))
+        if len(self.connections) > self.limits.max_connections:
+            self.transport.close()
+        else:  # not at once: a client that still sends would lose the answer
+            self.transport.write_eof()
+            self._reading = self.loop.call_later(LINGER_SECONDS, self.transport.abort)
+
+    def _error(self, status: int, detail: str) -> bytes:
+        content = json.dumps(content_of(status, detail, "")).encode()
+        headers = {
+            "content-type": MEDIA_TYPE,
+            "content-length": len(content),
+            "connection": "close",
+            "x-request-id": uuid4().hex,
+        }
+        if status == 503:
+            headers["retry-after"] = RETRY_AFTER_SECONDS
+        lines = [f"{name}: {value}\r\n".encode() for name, value in headers.items()]
+        lines += [b"%s: %s\r\n" % each for each in self.server_state.default_headers]
+        return b"".join([STATUS_LINE[status], *lines, b"\r\n", content])
+
+
+def limited(limits: Limits) -> type[LimitedProtocol]:
+    """The protocol of all connections of a server."""
+    return type("LimitedProtocol", (LimitedProtocol,), {"limits": limits})
+
+
+def client_of(address: tuple[str, int] | None) -> str:
+    """A client's address as logs show it."""
+    return "" if address is None else f"{address[0]}:{address[1]}"

@@ -1,0 +1,99 @@
+"""/v1/runs: training runs, read from their folders; only where ADM_RUNS names one."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from fastapi import APIRouter, Response
+from pydantic import BaseModel
+
+from jobs.errors import ErrorKind, RefusedError
+from runfolder.summary import RunSummary, find_runs
+from service.problems import documented
+from service.state import ServiceDep
+
+router = APIRouter(prefix="/v1/runs", tags=["runs"])
+
+SHOWN_LINES = 1000  # of a run's figures: more than a plot has pixels
+SEPARATOR = "~"  # stands for "/" in the id of a run
+PNG: dict[int | str, dict[str, Any]] = {200: {"content": {"image/png": {}}, "description": "The picture"}}
+
+
+class RunRow(BaseModel):
+    """A run in the list."""
+
+    object: Literal["run"] = "run"
+    id: str
+    kind: str
+    step: int
+    steps: int
+    started_at: float
+    figures: dict[str, float]
+
+
+class RunList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[RunRow]
+
+
+class RunView(RunRow):
+    """A run in full: its configuration, what its starts recorded, figures by step, names of its previews."""
+
+    config: dict[str, Any]
+    info: dict[str, Any]
+    lines: list[dict[str, float]]
+    previews: list[str]
+
+
+@router.get("", summary="Training runs of the folder ADM_RUNS, newest first", responses=documented(404, 503))
+def list_runs(service: ServiceDep) -> RunList:
+    rows = [RunRow(**row_of(run_id, run)) for run_id, run in runs_of(service.settings.runs).items()]
+    return RunList(data=sorted(rows, key=lambda each: -each.started_at))
+
+
+@router.get("/{run_id}", summary="One run with its figures by step", responses=documented(404, 503))
+def get_run(run_id: str, service: ServiceDep) -> RunView:
+    run = found(service.settings.runs, run_id)
+    stride = -(-len(run.lines) // SHOWN_LINES) or 1
+    lines = run.lines[::-1][::stride][::-1]  # counted from the newest, which is always shown
+    previews = [each.name for each in run.previews]
+    return RunView(**row_of(run_id, run), config=run.config, info=run.info, lines=lines, previews=previews)
+
+
+@router.get(
+    "/{run_id}/previews/{name}",
+    summary="A sample grid of a run",
+    response_class=Response,
+    responses={**PNG, **documented(404, 503)},
+)
+def get_preview(run_id: str, name: str, service: ServiceDep) -> Response:
+    for path in found(service.settings.runs, run_id).previews:
+        if path.name == name:
+            return Response(path.read_bytes(), media_type="image/png")
+    raise RefusedError(ErrorKind.UNKNOWN_RUN, f"run {run_id[:128]!r} has no preview {name[:128]!r}")
+
+
+def runs_of(folder: Path | None) -> Mapping[str, RunSummary]:
+    """Every run below the folder by its id. Raises: RefusedError where no folder is set."""
+    if folder is None:
+        raise RefusedError(ErrorKind.UNKNOWN_RUN, "no folder of training runs is set; ADM_RUNS names it")
+    return {str(run.folder.relative_to(folder)).replace("/", SEPARATOR): run for run in find_runs(folder)}
+
+
+def found(folder: Path | None, run_id: str) -> RunSummary:
+    """Raises: RefusedError for a run that is not there; only what was found below the folder is ever read."""
+    run = runs_of(folder).get(run_id)
+    if run is None:
+        raise RefusedError(ErrorKind.UNKNOWN_RUN, f"no run {run_id[:128]!r}")
+    return run
+
+
+def row_of(run_id: str, run: RunSummary) -> dict[str, Any]:
+    return {
+        "id": run_id,
+        "kind": run.info["kind"],
+        "step": run.step,
+        "steps": run.steps,
+        "started_at": run.info["starts"][-1]["time"],
+        "figures": run.last,
+    }

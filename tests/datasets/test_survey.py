@@ -1,0 +1,93 @@
+"""What a set of images is said to hold, as JSON and on the terminal."""
+
+import gzip
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from cli.main import app
+from datasets.idx import read_idx
+
+
+def fill(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.effect_noise((20, 14), 50).convert("RGB").save(folder / name)
+    return folder
+
+
+def write_idx(path: Path, array: np.ndarray) -> Path:
+    head = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
+    path.write_bytes(gzip.compress(head + array.astype(np.uint8).tobytes()))
+    return path
+
+
+def inspect(path: Path, out: Path) -> tuple[dict[str, Any], str]:
+    result = CliRunner().invoke(
+        app, ["data", "inspect", str(path), "--json", str(out / "report.json"), "--sheet", str(out / "sheet.png")]
+    )
+    assert result.exit_code == 0, result.output
+    with Image.open(out / "sheet.png") as sheet:
+        assert sheet.width > 100
+    return json.loads((out / "report.json").read_text()), result.output
+
+
+def test_folder_is_counted_by_class_size_and_reason(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "two", "Cat/0.png", "cat/0.webp", "dog/0.png", "dog/1.jpg")
+    (folder / "dog" / "notes.txt").write_text("none")
+    (folder / "dog" / "2.png").write_bytes((folder / "dog" / "0.png").read_bytes()[:300])
+    report, said = inspect(folder, tmp_path)
+    assert report["images"] == 4
+    assert report["classes"] == {"Cat": 1, "cat": 1, "dog": 2}
+    assert report["sizes"] == {"20x14": 4}
+    assert report["ignored"] == [str(folder / "dog" / "notes.txt")]
+    (skipped,) = report["skipped"]
+    assert skipped["file"] == str(folder / "dog" / "2.png")
+    assert "damaged or cut off" in skipped["reason"]
+    assert "classes that differ in case alone: Cat, cat" in said
+    assert "4 images, 3 classes; a class for each folder" in said
+
+
+def test_idx_files_are_counted_by_label(tmp_path: Path) -> None:
+    images = write_idx(tmp_path / "x-images-idx3-ubyte.gz", np.arange(4 * 28 * 28).reshape(4, 28, 28) % 256)
+    write_idx(tmp_path / "x-labels-idx1-ubyte.gz", np.array([0, 1, 1, 2]))
+    report, _ = inspect(images, tmp_path)
+    assert (report["images"], report["classes"]) == (4, {"0": 1, "1": 2, "2": 1})
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "is not an idx file of bytes"),
+        (b"\0\0\x08\x03\0\0", "is cut off in its head"),
+        (struct.pack(">HBBI", 0, 8, 1, 5) + b"abc", "holds 3 bytes where its head announces 5"),
+        (gzip.compress(b"\0\0\x08\x01")[:-6], "cannot be read"),
+    ],
+)
+def test_damaged_idx_file_is_named(tmp_path: Path, content: bytes, said: str) -> None:
+    path = tmp_path / "images"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"^{path}: .*{said}"):
+        read_idx(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("missing", "there is no such file or folder"),
+        ("empty", "holds no pictures (0 files skipped, 0 ignored as no pictures)"),
+        ("text", "holds no pictures (0 files skipped, 1 ignored as no pictures)"),
+    ],
+)
+def test_folder_without_pictures_is_one_line(tmp_path: Path, name: str, said: str) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "notes.txt").write_text("none")
+    result = CliRunner().invoke(app, ["data", "inspect", str(tmp_path / name)])
+    assert (result.exit_code, result.output) == (1, f"adm: {tmp_path / name}: {said}\n")

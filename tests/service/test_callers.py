@@ -1,0 +1,269 @@
+"""Which callers the service answers: by Host, by Origin, by the type of what they send; and those who hang up."""
+
+import asyncio
+import json
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from os import environ
+
+import httpx2
+import pytest
+from redis import Redis
+from starlette.types import Message, Receive, Scope, Send
+
+from jobs.books import job_key
+from jobs.fleet import announce_pipelines
+from jobs.settings import Settings
+from service.hosts import Hosts, is_same_origin
+from service.metrics import Metrics
+from service.middleware import Requests
+from tests.jobs.samples import DEMO
+from tests.service.conftest import ROOT, ToyWorker, body, running_service
+from tests.service.test_jobs import is_problem
+
+
+@pytest.mark.parametrize(
+    ("given", "host", "is_answered"),
+    [
+        ({}, "localhost:8000", True),
+        ({}, "adm.example", False),
+        ({}, "10.0.0.7", False),
+        ({"host": "0.0.0.0", "allow_anonymous": True}, "adm.example", False),
+        ({"host": "0.0.0.0", "allow_anonymous": True}, "10.0.0.7:8000", True),
+        ({"host": "::", "allow_anonymous": True}, "[fd00::7]:8000", True),
+        ({"host": "adm.local"}, "adm.local:8000", True),
+        ({"hosts": "adm.example, Other.Example"}, "other.example:443", True),
+        ({"hosts": "adm.example"}, "evil.adm.example", False),
+        ({"hosts": "*"}, "anything.example", True),
+        ({"hosts": "adm.example"}, "", False),
+    ],
+)
+def test_host_is_answered_by_its_name_whoever_may_call(given: dict[str, str], host: str, is_answered: bool) -> None:
+    assert (host in Hosts(Settings.model_validate(given))) is is_answered
+
+
+@pytest.mark.parametrize(
+    ("origin", "host", "is_same"),
+    [
+        ("http://localhost:8000", "localhost:8000", True),
+        ("https://adm.example", "adm.example", True),
+        ("https://adm.example", "ADM.example:443", True),
+        ("http://[::1]:8000", "[::1]:8000", True),
+        ("http://localhost:3000", "localhost:8000", False),
+        ("http://evil.example", "localhost:8000", False),
+        ("http://localhost:8000.evil.example", "localhost:8000", False),
+        ("null", "localhost:8000", False),
+        ("", "", False),
+    ],
+)
+def test_origin_is_the_same_as_the_host_it_names(origin: str, host: str, is_same: bool) -> None:
+    assert is_same_origin(origin, host) is is_same
+
+
+@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/jobs/x/cancel", "/v1/files"])
+def test_page_of_another_origin_changes_nothing(client: httpx2.Client, fleet: ToyWorker, path: str) -> None:
+    for origin in ("http://evil.example", "null", "http://127.0.0.1:1"):
+        assert is_problem(client.post(path, json=body(), headers={"Origin": origin}), 403)
+        assert is_problem(client.delete("/v1/jobs/x", headers={"Origin": origin}), 403)
+    assert client.get("/v1/jobs", headers={"Origin": "http://evil.example"}).status_code == 200
+    own = str(client.base_url).rstrip("/")
+    assert client.post("/v1/jobs", json=body(), headers={"Origin": own}).status_code == 202
+
+
+def test_two_hosts_are_refused(client: httpx2.Client) -> None:
+    host, port = str(client.base_url.host), client.base_url.port
+    with socket.create_connection((host, port)) as caller:
+        caller.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\nConnection: close\r\n\r\n")
+        assert b"400 Bad Request" in caller.recv(9999)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Content-Type": "text/plain"},
+        {"Content-Type": "application/x-www-form-urlencoded"},
+        {},
+        {"Content-Type": "application/json", "Content-Encoding": "gzip"},
+    ],
+)
+def test_body_of_another_type_is_415(client: httpx2.Client, fleet: ToyWorker, headers: dict[str, str]) -> None:
+    assert is_problem(client.post("/v1/jobs", content=json.dumps(body()), headers=headers), 415)
+
+
+def test_parameters_of_json_are_no_other_type(client: httpx2.Client, fleet: ToyWorker) -> None:
+    headers = {"Content-Type": "Application/JSON; charset=utf-8"}
+    assert client.post("/v1/jobs", content=json.dumps(body()), headers=headers).status_code == 202
+
+
+def test_compressed_upload_is_415(client: httpx2.Client) -> None:
+    assert is_problem(client.post("/v1/files", content=b"x", headers={"Content-Encoding": "gzip"}), 415)
+
+
+def test_every_answer_says_who_may_embed_it(client: httpx2.Client) -> None:
+    assert client.get("/livez").headers["cross-origin-resource-policy"] == "same-origin"
+
+
+HANG_UPS = {
+    "within a body": b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    b"Content-Length: 99\r\n\r\n{",
+    "within an upload": b"POST /v1/files HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\nx",
+    "within a form": b"POST /v1/files HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n"
+    b"Content-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\n",
+    "within chunks": b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    b"Transfer-Encoding: chunked\r\n\r\n5\r\n{",
+    "in a wait": b"GET /v1/jobs/%s?wait=60 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "in a stream": b"GET /v1/jobs/%s/events HTTP/1.1\r\nHost: localhost\r\n\r\n",
+}
+
+
+@pytest.mark.slow
+def test_caller_who_hangs_up_is_no_failure_of_the_service(redis: Redis, service_settings: Settings) -> None:
+    with running_service(service_settings) as (address, _, lines), httpx2.Client(base_url=address) as client:
+        worker = ToyWorker(redis, service_settings)
+        worker.hold()
+        job_id = client.post("/v1/jobs", json=body()).json()["id"].encode()
+        for sent in HANG_UPS.values():
+            with socket.create_connection((client.base_url.host, client.base_url.port or 0)) as caller:
+                caller.sendall(sent.replace(b"%s", job_id))
+                time.sleep(0.1)  # the request has begun
+        started = time.monotonic()
+        while len(ended := [each for each in lines if '"request"' in each]) < len(HANG_UPS) + 1:
+            assert time.monotonic() - started < 10, ended
+            time.sleep(0.05)
+        worker.stop()
+    assert not [each for each in lines if "Traceback" in each or '"status": 500' in each]
+    assert sum('"status": 499' in each for each in ended) == len(HANG_UPS) - 1  # the stream had begun: 200
+
+
+@pytest.fixture(scope="module")
+def published(service_settings: Settings) -> Iterator[str]:
+    with running_service(service_settings, ADM_ROOT_PATH="/adm", ADM_HOSTS="images.example") as (address, _, _):
+        yield address
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("left_on", ["", "/adm"])
+def test_service_works_under_a_path_whether_the_proxy_takes_it_off_or_not(
+    published: str, worker: ToyWorker, left_on: str
+) -> None:
+    headers = {"Host": "images.example"}
+    with httpx2.Client(base_url=published + left_on, headers=headers) as client:
+        page = client.get("/")
+        for url in re.findall(r'(?:src|href)="([^"]+)"', page.text):
+            assert client.get(f"/{url}").status_code == 200, url
+        posted = client.post("/v1/jobs", json=body(), headers={"Prefer": "wait=10"})
+        job = posted.json()
+        assert posted.headers["location"] == f"/adm/v1/jobs/{job['id']}"
+        assert job["images"][0]["url"] == f"/adm/v1/jobs/{job['id']}/images/0"
+        assert client.get(job["images"][0]["url"].removeprefix("/adm")).status_code == 200
+        assert client.get("/openapi.json").json()["servers"] == [{"url": "/adm"}]
+
+
+def test_request_id_goes_with_the_job(client: httpx2.Client, fleet: ToyWorker, redis: Redis) -> None:
+    job_id = client.post("/v1/jobs", json=body(), headers={"X-Request-ID": "abc-1"}).json()["id"]
+    assert redis.hget(job_key(job_id), "adm_request_id") == b"abc-1"
+
+
+def test_job_for_a_pipeline_that_workers_are_to_load_is_asked_to_come_again(
+    client: httpx2.Client, redis: Redis
+) -> None:
+    for fields in (body(), body(model="demo-uncond")):
+        response = client.post("/v1/jobs", json=fields)
+        assert is_problem(response, 503)
+        assert int(response.headers["retry-after"]) > 0
+    with redis.pipeline() as pipe:
+        announce_pipelines(pipe, [DEMO.model_copy(update={"id": "other"})])
+        pipe.execute()
+    assert is_problem(client.post("/v1/jobs", json=body()), 503)
+    assert is_problem(client.post("/v1/jobs", json=body(model="none")), 422, "/model")
+
+
+def test_redis_that_evicts_makes_the_service_unready(client: httpx2.Client, redis: Redis) -> None:
+    redis.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        response = client.get("/readyz")
+        assert is_problem(response, 503)
+        assert "maxmemory-policy" in response.json()["detail"]
+    finally:
+        redis.config_set("maxmemory-policy", "noeviction")
+    assert client.get("/readyz").status_code == 200
+
+
+@pytest.mark.process
+def test_service_does_not_start_on_a_redis_that_evicts(redis: Redis, service_settings: Settings) -> None:
+    redis.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        environment = environ | {"ADM_REDIS_URL": str(service_settings.redis_url), "ADM_PORT": "0"}
+        ended = subprocess.run(
+            [sys.executable, "-m", "service.main"],
+            check=False,
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    finally:
+        redis.config_set("maxmemory-policy", "noeviction")
+    assert ended.returncode != 0
+    assert re.fullmatch(r"adm service: ADM_REDIS_URL: .*noeviction\n", ended.stderr)
+
+
+@pytest.mark.parametrize(
+    "text", ['{"steps": 5, "steps": 900}', '{"upsample": {"steps": 1, "steps": 2}}', '{"a": 1, "\\u0061": 2}']
+)
+def test_name_given_twice_is_refused_whatever_the_values(client: httpx2.Client, text: str) -> None:
+    response = client.post("/v1/jobs", content=text, headers={"Content-Type": "application/json"})
+    assert is_problem(response, 422, "")
+    assert "given twice" in response.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{f"f{index}": 1 for index in range(4000)}, {"a" * 60_000: 1}, {"images": ["x"] * 16, "n": "1", "steps": "1"}],
+    ids=["many", "long", "few"],
+)
+def test_answer_to_wrong_fields_is_not_larger_than_it_need_be(client: httpx2.Client, wrong: dict[str, object]) -> None:
+    response = client.post("/v1/jobs", json=wrong)
+    assert response.status_code == 422
+    assert len(response.content) < 12_000
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_client_of_a_proxy_is_believed_from_trusted_ones_alone(redis: Redis, service_settings: Settings) -> None:
+    for trusted, told in (("", "127.0.0.1:"), ("127.0.0.1", "203.0.113.9:")):
+        with running_service(service_settings, ADM_TRUSTED_PROXIES=trusted) as (address, _, lines):
+            httpx2.post(f"{address}/v1/nothing", headers={"X-Forwarded-For": "203.0.113.9"})
+            while not (requests := [json.loads(each) for each in lines if '"request"' in each]):
+                time.sleep(0.01)
+        assert requests[0]["client"].startswith(told)
+
+
+def test_request_that_the_stop_of_the_service_cuts_is_answered() -> None:
+    sent: list[Message] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.Event().wait()
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b""}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def scenario() -> None:
+        requests = Requests(app, Metrics(), Settings(), {})
+        scope = {"type": "http", "method": "GET", "path": "/", "headers": [(b"host", b"localhost")], "client": None}
+        task = asyncio.create_task(requests(scope | {"query_string": b""}, receive, send))
+        await asyncio.sleep(0)
+        task.cancel()
+        await task
+
+    asyncio.run(scenario())
+    assert sent[0]["status"] == 503
+    assert {b"x-request-id", b"retry-after"} <= {name for name, _ in sent[0]["headers"]}

@@ -1,0 +1,246 @@
+"""What a client can make the service hold, and for how long: a real service with small limits, and raw connections."""
+
+import asyncio
+import json
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from http.client import HTTPResponse
+
+import psutil
+import pytest
+import uvloop
+from redis import Redis
+
+from jobs.settings import Settings
+from service.protocol import WhileOpen
+from tests.service.conftest import running_service
+
+pytestmark = pytest.mark.process
+
+GET = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
+HEADER_BYTES = 2048
+CONNECTIONS = 24
+SECONDS = 0.4
+
+
+class Caller:
+    """One raw connection."""
+
+    def __init__(self, address: str) -> None:
+        host, port = address.removeprefix("http://").split(":")
+        self.socket = socket.create_connection((host, int(port)), timeout=10)
+
+    def send(self, data: bytes) -> None:
+        """Send what is taken: the service may have ended the connection meanwhile."""
+        try:
+            self.socket.sendall(data)
+        except OSError:
+            return
+
+    def rest(self) -> bytes:
+        """All that the service sends until it ends the connection."""
+        received = b""
+        try:
+            while piece := self.socket.recv(1 << 20):
+                received += piece
+        except ConnectionResetError:
+            pass
+        return received
+
+    def status(self) -> int:
+        """The status of the next answer, which is read to its end."""
+        with HTTPResponse(self.socket) as response:
+            response.begin()
+            response.read()
+            return response.status
+
+    def error(self) -> tuple[int, dict[str, object]]:
+        """The problem that ends the connection."""
+        head, _, body = self.rest().partition(b"\r\n\r\n")
+        assert b"application/problem+json" in head
+        assert b"x-request-id: " in head
+        content = json.loads(body)
+        assert content["status"] == int(head.split()[1])
+        return content["status"], content
+
+
+@pytest.fixture(scope="module")
+def limited(service_settings: Settings) -> Iterator[tuple[str, "psutil.Process"]]:
+    variables = {
+        "ADM_CLIENT_SECONDS": str(SECONDS),
+        "ADM_MAX_HEADER_BYTES": str(HEADER_BYTES),
+        "ADM_MAX_CONNECTIONS": str(CONNECTIONS),
+        "ADM_KEEP_ALIVE_SECONDS": "1",
+    }
+    with running_service(service_settings, **variables) as (address, process, _):
+        yield address, psutil.Process(process.pid)
+
+
+@pytest.fixture
+def caller(limited: tuple[str, "psutil.Process"], redis: Redis) -> Iterator[Caller]:
+    caller = Caller(limited[0])
+    yield caller
+    caller.socket.close()
+
+
+@pytest.mark.parametrize("head", [b"GET /livez HTTP/1.1\r\nX-Long: ", b"GET /livez?", b"GET /livez HTTP/1.1\r\n"])
+def test_head_without_an_end_is_refused_at_the_limit(caller: Caller, head: bytes) -> None:
+    caller.send(head)
+    caller.send(b"X: y\r\n" * 100_000 if head.endswith(b"\n") else b"a" * 600_000)
+    status, content = caller.error()
+    assert status == 431
+    assert "ADM_MAX_HEADER_BYTES" in str(content["detail"])
+
+
+@pytest.mark.parametrize("endless", [b"0\r\nX-Trailer: ", b"0\r\n", b"1;extension="])
+def test_chunked_body_whose_framing_has_no_end_is_refused(caller: Caller, endless: bytes) -> None:
+    caller.send(
+        b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n" + endless
+    )
+    caller.send(b"X: y\r\n" * 100_000 if endless == b"0\r\n" else b"a" * 600_000)
+    assert caller.error()[0] == 431
+
+
+def test_trailers_are_no_headers(caller: Caller) -> None:
+    caller.send(
+        b"POST /v1/nothing HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+        b"1\r\n{\r\n0\r\nX-Request-ID: trailer\r\n\r\n"
+    )
+    assert b"trailer" not in caller.socket.recv(9999)
+
+
+def test_head_that_is_complete_is_refused_above_the_limit_alone(caller: Caller) -> None:
+    head = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX-Long: %s\r\n\r\n"
+    caller.send(head % (b"a" * (HEADER_BYTES - 100)))
+    assert caller.status() == 200
+    caller.send(head % (b"a" * HEADER_BYTES))
+    assert caller.error()[0] == 431
+
+
+def test_pipelined_requests_cost_bounded_memory(caller: Caller, limited: tuple[str, "psutil.Process"]) -> None:
+    before = limited[1].memory_info().rss
+    caller.socket.settimeout(1)
+    caller.send(GET * 200_000)
+    assert limited[1].memory_info().rss - before < 16 << 20
+
+
+def test_few_pipelined_requests_are_answered_in_order_and_all(caller: Caller) -> None:
+    paths = ["/livez", "/nothing", "/livez", "/v1/nothing"]
+    for path in paths[:-1]:
+        caller.send(b"GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n" % path.encode())
+    caller.send(b"GET %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n" % paths[-1].encode())
+    answers = caller.rest().split(b"HTTP/1.1 ")[1:]
+    assert [each[:3] for each in answers] == [b"200", b"404", b"200", b"404"]
+
+
+def test_many_pipelined_requests_are_all_answered(caller: Caller) -> None:
+    caller.send(GET * 1000 + b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    assert caller.rest().count(b"HTTP/1.1 200 OK") == 1001
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"G",
+        b"GET /livez HTTP/1.1\r\nHo",
+        b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{",
+    ],
+)
+def test_request_that_does_not_arrive_in_time_is_answered_408(caller: Caller, sent: bytes) -> None:
+    caller.send(sent)
+    status, content = caller.error()
+    assert status == 408
+    assert "ADM_CLIENT_SECONDS" in str(content["detail"])
+
+
+def test_request_that_drips_in_is_answered_408(caller: Caller) -> None:
+    began = time.monotonic()
+    caller.socket.settimeout(0.05)
+    received = b""
+    caller.send(b"GET /livez HTTP/1.1\r\nX-Slow: ")
+    while not received:
+        assert time.monotonic() - began < 10
+        caller.send(b"a")
+        try:
+            received = caller.socket.recv(9999)
+        except TimeoutError:
+            continue
+    assert received.startswith(b"HTTP/1.1 408")
+
+
+@pytest.mark.parametrize("sent", [b"", b"\r\n"])
+def test_connection_that_sends_no_request_is_ended(caller: Caller, sent: bytes) -> None:
+    caller.send(sent)
+    assert caller.rest() == b""
+
+
+@pytest.mark.slow
+def test_connection_stays_open_between_requests_and_ends_after_keep_alive(caller: Caller) -> None:
+    for _ in range(2):
+        caller.send(GET)
+        assert caller.status() == 200
+        time.sleep(SECONDS * 1.5)  # longer than a request may take to arrive
+    caller.send(b"\r\n")
+    assert caller.rest() == b""
+
+
+@pytest.mark.slow
+def test_client_that_takes_no_answer_is_cut_off(caller: Caller, limited: tuple[str, "psutil.Process"]) -> None:
+    caller.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    caller.send(b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * 16)
+    own = caller.socket.getsockname()[1]
+    while any(each.raddr[1:] == (own,) for each in limited[1].net_connections("tcp")):
+        time.sleep(0.05)
+
+
+def test_connections_above_the_limit_are_answered_503_and_room_comes_back(limited: tuple[str, object]) -> None:
+    callers = [Caller(limited[0]) for _ in range(CONNECTIONS)]
+    refused = Caller(limited[0])
+    status, content = refused.error()
+    assert status == 503
+    assert "ADM_MAX_CONNECTIONS" in str(content["detail"])
+    for each in callers:
+        assert each.rest() == b""  # nothing was sent: ended
+    newcomer = Caller(limited[0])
+    newcomer.send(GET)
+    assert newcomer.status() == 200
+    for each in (*callers, refused, newcomer):
+        each.socket.close()
+
+
+def test_what_is_not_http_is_a_problem(caller: Caller) -> None:
+    caller.send(b"NONSENSE\r\n\r\n")
+    assert caller.error()[0] == 400
+
+
+def test_offer_of_another_protocol_is_answered_in_this_one(caller: Caller) -> None:
+    caller.send(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
+    assert caller.rest().startswith(b"HTTP/1.1 200")
+
+
+def test_answer_to_a_client_that_has_reset_the_connection_is_dropped() -> None:
+    """uvloop raises as soon as the socket is gone; the protocol hears of that a turn of the loop later."""
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        made: asyncio.Future[asyncio.Transport] = loop.create_future()
+
+        class Server(asyncio.Protocol):
+            def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # a TCP server's
+                made.set_result(transport)
+
+        server = await loop.create_server(Server, "127.0.0.1", 0)
+        with socket.create_connection(server.sockets[0].getsockname()) as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            transport = await made
+        while not transport.is_closing():
+            await asyncio.sleep(0.01)
+        with pytest.raises(RuntimeError, match="the handler is closed"):
+            transport.write(b"x")
+        WhileOpen(transport).write(b"x")
+        server.close()
+
+    uvloop.run(scenario())

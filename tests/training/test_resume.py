@@ -1,0 +1,170 @@
+"""A run may end at any moment and goes on as if it had not."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from runfolder.folder import STATE, locked, snapshot_path, snapshot_steps
+from runfolder.stats import read_lines
+from tests.training.samples import assert_same, config, finish, start, write_npz
+from training.config import ConfigError
+from training.divergence import DivergedError
+from training.session import Request, TrainingError, train
+from training.state import StateFiles, read_state
+
+ROOT = Path(__file__).parents[2]
+KILLS = int(os.environ.get("TRAINING_KILLS", "6"))
+
+
+@pytest.mark.parametrize("stop", [1, 3])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"objective": {"timestep_sampler": "loss-second-moment"}},
+        {"network": {"dropout": 0.3}, "optimiser": {"microbatch": 2}},
+        {"compute": {"precision": "fp16"}},
+    ],
+    ids=["plain", "second-moment", "dropout", "fp16"],
+)
+def test_run_that_is_stopped_and_resumed_equals_one_that_is_not(
+    tmp_path: Path, stop: int, changes: dict[str, dict[str, object]]
+) -> None:
+    given = config(**changes)
+    whole = start(given)
+    finish(whole)
+    stopped, files = start(given), StateFiles(tmp_path, 1)
+    steps = 0
+
+    def wants_stop() -> bool:
+        nonlocal steps
+        steps += 1
+        return steps > stop
+
+    assert [tick.step for tick in stopped.train(files, wants_stop)] == list(range(1, stop + 1))
+    resumed = start(given)
+    resumed.load(read_state(tmp_path / STATE))
+    assert resumed.step == stop
+    finish(resumed)
+    assert_same(resumed, whole)
+
+
+def run_in_a_process(folder: Path, images: Path, steps: int) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "tests.training.samples", str(folder), str(images), str(steps)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True)
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_run_that_is_killed_at_random_instants_ends_with_the_bytes_of_one_that_is_not(tmp_path: Path) -> None:
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    instants, steps = random.Random(seed), 60
+    images = write_npz(tmp_path / "images.npz")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert run_in_a_process(whole, images, steps).wait() == 0
+    for _ in range(KILLS):
+        process = run_in_a_process(killed, images, steps)
+        before = read_state(killed / STATE)["step"] if (killed / STATE).exists() else -1
+        while process.poll() is None and step_of(killed) <= before:
+            time.sleep(0.01)
+        time.sleep(instants.random() * 0.3)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert run_in_a_process(killed, images, steps).wait() == 0
+    one, other = (read_state(each / STATE) for each in (whole, killed))
+    assert one["step"] == other["step"] == steps
+    for part in ("network", "averages"):
+        assert str(one[part].keys()) == str(other[part].keys())
+    assert all(torch.equal(value, other["network"][name]) for name, value in one["network"].items())
+    figures = [[{key: line[key] for key in ("step", "loss")} for line in read_lines(each)] for each in (whole, killed)]
+    assert figures[0] == figures[1]
+
+
+def step_of(folder: Path) -> int:
+    return int(read_state(folder / STATE)["step"]) if (folder / STATE).exists() else -1
+
+
+def test_changed_configuration_is_refused_by_field_until_it_is_allowed(tmp_path: Path) -> None:
+    data = {"path": str(write_npz(tmp_path / "images.npz"))}
+    folder = tmp_path / "run"
+    train(config(data=data), Request(folder))
+    other = config(data=data, seed=6, optimiser={"learning_rate": 1e-4, "steps": 6})
+    with pytest.raises(
+        ConfigError, match=r"optimiser.learning_rate \(0.001 before, 0.0001 now\).*seed \(5 before, 6 now\)"
+    ):
+        train(other, Request(folder, allow_changes={"optimiser.steps"}))
+    train(other, Request(folder, allow_changes={"optimiser.steps", "optimiser.learning_rate", "seed"}))
+    assert step_of(folder) == 6
+
+
+def test_changed_data_are_refused_and_said(tmp_path: Path) -> None:
+    path, folder = write_npz(tmp_path / "images.npz"), tmp_path / "run"
+    train(config(data={"path": str(path)}), Request(folder))
+    write_npz(path, count=12)
+    with pytest.raises(ConfigError, match=r"the data have changed .*images \(16 before, 12 now\)"):
+        train(config(data={"path": str(path)}), Request(folder))
+
+
+def test_second_process_in_a_folder_is_refused(tmp_path: Path) -> None:
+    from runfolder.folder import RunFolderError
+
+    with locked(tmp_path), pytest.raises(RunFolderError, match="another process trains in this folder"):
+        train(config(data={"path": str(write_npz(tmp_path / "images.npz"))}), Request(tmp_path))
+
+
+def test_diverging_run_keeps_its_last_good_state_and_goes_on_with_a_lower_rate(tmp_path: Path) -> None:
+    data, folder = {"path": str(write_npz(tmp_path / "images.npz"))}, tmp_path / "run"
+    wild = config(
+        data=data, optimiser={"steps": 8, "learning_rate": 1e30, "warmup_steps": 0}, saving={"state_seconds": 1e-6}
+    )
+    with pytest.raises(DivergedError):
+        train(wild, Request(folder))
+    good = read_state(folder / STATE)
+    assert all(bool(value.isfinite().all()) for value in good["network"].values())
+    tame = config(data=data, optimiser={"steps": 8, "warmup_steps": 0}, saving={"state_seconds": 1e-6})
+    train(tame, Request(folder, allow_changes={"optimiser.learning_rate"}))
+    assert step_of(folder) == 8
+
+
+def test_rewound_run_goes_back_to_a_snapshot_and_ends_the_same(tmp_path: Path) -> None:
+    data, folder = {"path": str(write_npz(tmp_path / "images.npz"))}, tmp_path / "run"
+    given = config(data=data, optimiser={"steps": 6}, saving={"snapshot_steps": 2, "keep_snapshots": 2})
+    train(given, Request(folder))
+    end = read_state(folder / STATE)
+    assert snapshot_steps(folder) == [4, 6]
+    with pytest.raises(TrainingError, match=r"no snapshot of step 3 or before; there are: 4, 6"):
+        train(given, Request(folder, rewind=3))
+    train(given, Request(folder, rewind=5))
+    again = read_state(folder / STATE)
+    assert all(torch.equal(value, again["network"][name]) for name, value in end["network"].items())
+    assert [line["step"] for line in read_lines(folder)] == [2, 4, 6]
+
+
+def test_full_disk_leaves_the_state_before_and_no_part_of_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import resource
+
+    files = StateFiles(tmp_path, 1)
+    files.save({"step": 1, "network": {"a": torch.zeros(10)}}, snapshot=False)
+    files.finish()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))  # the same error as of a full disk: a write is refused
+    try:
+        files.save({"step": 2, "network": {"a": torch.zeros(10_000)}}, snapshot=False)
+        with pytest.raises(OSError, match="the state of step 2 cannot be saved"):
+            files.finish()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert read_state(tmp_path / STATE)["step"] == 1
+    assert [each.name for each in tmp_path.iterdir()] == [STATE]
+    assert not snapshot_path(tmp_path, 2).exists()

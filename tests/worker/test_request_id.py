@@ -1,0 +1,16 @@
+from structlog.testing import capture_logs
+
+from jobs.request import JobRequest
+from jobs.submitting import Submission, Submitted
+from tests.worker.conftest import Bench
+from worker.inbox import Inbox
+
+
+def test_workers_lines_about_a_job_carry_the_id_of_the_request_that_queued_it(bench: Bench, inbox: Inbox) -> None:
+    (queued,) = bench.queue.submit_all([Submission(JobRequest(class_label=1), request_id="abc-1")])
+    assert isinstance(queued, Submitted)
+    with capture_logs() as lines:
+        (claim,) = bench.claim(inbox)
+        assert bench.finish(inbox, claim)
+    told = [(each["event"], each["job_id"], each["request_id"]) for each in lines]
+    assert told == [("claimed", queued.job.id, "abc-1"), ("ended", queued.job.id, "abc-1")]

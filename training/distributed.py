@@ -1,0 +1,67 @@
+"""The processes of one run: torchrun starts them, each computes its share of every batch."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+TIMEOUT = timedelta(minutes=30)  # longest wait for another process: a preview or a save of the first one takes minutes
+
+
+@dataclass(frozen=True)
+class Group:
+    """This process among all processes of a run."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes the run's files."""
+        return self.rank == 0
+
+    def add_up(self, values: Tensor) -> Tensor:
+        """The sum of all processes' values, in place; one process alone returns its own."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def gather(self, values: Tensor) -> Tensor:
+        """All processes' values [N] in the order of their samples, which take turns among processes: [N * size]."""
+        if self.size == 1:
+            return values
+        shares = [torch.empty_like(values) for _ in range(self.size)]
+        dist.all_gather(shares, values)
+        return torch.stack(shares, dim=1).flatten()
+
+    def wait(self) -> None:
+        """Wait until every process has come here."""
+        if self.size > 1:
+            dist.barrier()
+
+
+@contextmanager
+def join_group(device: torch.device) -> Iterator[Group]:
+    """Join the processes that torchrun started with this one; without torchrun the group has one process."""
+    if "RANK" not in os.environ:
+        yield Group()
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    try:
+        group = Group(dist.get_rank(), dist.get_world_size())
+        yield group
+        group.wait()  # who closes a connection that another one still reads aborts that one
+    finally:
+        dist.destroy_process_group()
+
+
+def local_device(name: str) -> torch.device:
+    """The device of this process: "auto" takes a GPU, of several that of the process's number on its machine."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    return torch.device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if name == "cuda" else name)

@@ -1,0 +1,71 @@
+"""A run's state on disk: written beside the training, whole or not at all, with snapshots to go back to."""
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from runfolder.folder import SNAPSHOTS, STATE, snapshot_path, snapshot_steps, write_whole
+
+State = dict[str, Any]
+
+
+class SaveError(OSError):
+    """A state could not be written; the one before it is still there."""
+
+
+class StateFiles:
+    """Writes states in a thread of its own, from copies; at most one is on its way."""
+
+    def __init__(self, folder: Path, keep_snapshots: int) -> None:
+        self.folder, self.keep_snapshots = folder, keep_snapshots
+        self._thread = ThreadPoolExecutor(1, "state")
+        self._writing: Future[None] | None = None
+
+    def save(self, state: State, *, snapshot: bool) -> None:
+        """Begin to write a state; a snapshot too where asked. Raises: SaveError of the save before."""
+        self.finish()
+        copied = _copied(state)
+        self._writing = self._thread.submit(self._write, copied, snapshot)
+
+    def finish(self) -> None:
+        """Wait until the last save is on disk. Raises: SaveError."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def _write(self, state: State, snapshot: bool) -> None:
+        target = self.folder / STATE
+        try:
+            if snapshot:
+                (self.folder / SNAPSHOTS).mkdir(exist_ok=True)
+                write_whole(snapshot_path(self.folder, state["step"]), lambda file: torch.save(state, file))
+                for step in snapshot_steps(self.folder)[: -self.keep_snapshots]:
+                    snapshot_path(self.folder, step).unlink()
+            write_whole(target, lambda file: torch.save(state, file))
+        except (OSError, RuntimeError) as error:  # torch's own writer says RuntimeError for a full disk
+            raise SaveError(f"{target}: the state of step {state['step']} cannot be saved ({error})") from error
+
+
+def read_state(path: Path) -> State:
+    """Raises: ValueError, which names the file, for what is no state."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError) as error:
+        raise ValueError(f"{path}: the state cannot be read ({str(error).splitlines()[0]})") from error
+    if not isinstance(state, dict) or "step" not in state:
+        raise ValueError(f"{path}: is not the state of a run")
+    return state
+
+
+def _copied(value: Any) -> Any:
+    """A copy on the CPU that the training's next step does not change."""
+    match value:
+        case torch.Tensor():
+            return value.detach().to("cpu", copy=True)
+        case dict():
+            return {key: _copied(each) for key, each in value.items()}
+        case list() | tuple():
+            return type(value)(_copied(each) for each in value)
+    return value
