@@ -121,10 +121,10 @@ def sample(sampler: str, alpha_bar: Tensor, target: Mixture | Guided, x: Tensor)
     return x
 
 
-def integrate(score: Score, x: Tensor) -> Tensor:
+def integrate(score: Score, x: Tensor, span: tuple[float, float] = (LAMBDA_NOISE, LAMBDA_IMAGE)) -> Tensor:
     """The same run by another way: the probability-flow ODE in lambda by an adaptive method of order 8, to 1e-11, and
     the step from its end to the clean image."""
-    last = alpha_bar_of(torch.tensor(LAMBDA_IMAGE, dtype=torch.float64)).item()
+    last = alpha_bar_of(torch.tensor(span[1], dtype=torch.float64)).item()
 
     def slope(half_log_snr: float, flat: object) -> Tensor:
         # dx/dlambda = (1 - alpha_bar) (x + score): f x - g^2/2 score of the VP process, by the chain rule
@@ -132,9 +132,7 @@ def integrate(score: Score, x: Tensor) -> Tensor:
         x_t = torch.as_tensor(flat, dtype=torch.float64).reshape(x.shape)
         return ((1 - level) * (x_t + score(x_t, level))).flatten()
 
-    solved = solve_ivp(
-        slope, (LAMBDA_NOISE, LAMBDA_IMAGE), x.flatten().numpy(), method="DOP853", rtol=1e-11, atol=1e-12
-    )
+    solved = solve_ivp(slope, span, x.flatten().numpy(), method="DOP853", rtol=1e-11, atol=1e-12)
     x_t = torch.from_numpy(solved.y[:, -1]).reshape(x.shape)
     clean: Tensor = (x_t + (1 - last) * score(x_t, last)) / last**0.5
     return clean

@@ -49,14 +49,14 @@ class Painter:
         raise TimeoutError("nothing came through the queue")
 
     def step(self, claim: Claim, stage: str, step: int, steps: int, grey: int) -> None:
-        for index in range(claim.request.num_images):
+        for index in claim.request.indices:
             self.inbox.preview(claim, Preview(index, stage, step, steps, png(grey, 4)))
         self.inbox.progress((claim, Progress(stage=stage, step=step, steps=steps, fraction=step / (2 * steps))))
 
     def finish(self, claim: Claim, results: dict[str, Any] | None = None) -> list[ImageRecord]:
         records = []
-        for index in range(claim.request.num_images):
-            records.append(self.images.put(claim.job_id, claim.token, index, png(200 + index, 8)))
+        for place, index in enumerate(claim.request.indices):
+            records.append(self.images.put(claim.job_id, claim.token, index, png(200 + place, 8)))
             self.inbox.image_ready(claim, records[-1])
         self.inbox.complete(claim, records, Usage(steps=9, device_seconds=0.5), "fingerprint", results)
         return records

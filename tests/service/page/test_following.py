@@ -104,6 +104,20 @@ def test_queued_job_tells_its_place_and_can_be_cancelled(page: Page, painter: Pa
     expect(page.locator("#outcome")).to_have_text("This job was cancelled.")
 
 
+def test_images_from_a_first_index_on_have_their_own_addresses(
+    page: Page, painter: Painter, client: httpx2.Client
+) -> None:
+    client.post("/v1/jobs", json=body(n=2, first_index=3))
+    claim = painter.claim()
+    painter.finish(claim)
+    open_page(page)
+    picture = page.locator("#picture")
+    expect(picture).to_have_attribute("src", f"/v1/jobs/{claim.job_id}/images/3")
+    page.get_by_role("button", name="Image 2 of 2").click()
+    expect(picture).to_have_attribute("src", f"/v1/jobs/{claim.job_id}/images/4")
+    expect(page.locator("#request-facts")).to_contain_text("2 of 2")
+
+
 def test_reload_shows_the_gallery_and_follows_what_still_runs(page: Page, painter: Painter) -> None:
     open_page(page)
     page.get_by_label("Images").fill("2")
