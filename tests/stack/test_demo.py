@@ -12,8 +12,8 @@ from stack.demo_plan import demo_requests
 
 MODEL = {
     "id": "demo",
-    "samplers": ["ddpm", "ddim"],
-    "defaults": {"guidance_scale": 4.0, "sampler": "ddim", "eta": 1.0},
+    "samplers": ["ddpm", "ddim", "dpmpp_2m"],
+    "defaults": {"guidance_scale": 4.0, "sampler": "dpmpp_2m", "eta": 0.0},
     "classes": [{"index": i, "name": name} for i, name in enumerate(SHAPE_NAMES)],
 }
 
@@ -43,7 +43,9 @@ def test_demo_asks_once_for_each_class_and_mixes_scales_steps_and_samplers() -> 
     requests = demo_requests(MODEL)
     assert [each["class_label"] for each in requests] == list(SHAPE_NAMES)
     assert len({(each["guidance_scale"], each["steps"], each["sampler"]) for each in requests}) == len(requests)
-    assert {(each["sampler"], each["eta"]) for each in requests} == {("ddpm", 0.0), ("ddim", 1.0)}
+    assert {(each["sampler"], each["eta"]) for each in requests} == {
+        (each, 0.0) for each in ("ddpm", "ddim", "dpmpp_2m")
+    }
     assert len({each["seed"] for each in requests}) == len(requests)
 
 
