@@ -9,6 +9,7 @@ Nothing of it is part of this project.
 import dataclasses
 import importlib
 import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.config import EncoderConfig
+from models.config import EncoderConfig, UNetConfig
 from models.stack import load_stack
+from training.samples import Batch
 
 FOLDER = Path(__file__).parent / "official"
 OURS = ("rescale_residual", "super_res")  # arguments that the official constructors do not have
@@ -80,3 +82,31 @@ def guided_ddim(weights: Path, labels: Tensor, guidance_scale: float, steps: int
         device=torch.device("cpu"),
     )
     return images
+
+
+def training_steps(ours: nn.Module, batches: Iterator[Batch], learning_rate: float, ema_rate: float) -> Iterator[float]:
+    """The official training step on a diffusion network's weights, batch by batch: what TrainLoop does, without MPI.
+
+    Source: train_util.py, forward_backward, optimize and _update_ema.
+    """
+    config = ours.config
+    assert isinstance(config, UNetConfig)
+    network = _build("UNetModel", ours, config).train()
+    diffusion = _training_diffusion()
+    parameters = list(network.parameters())
+    averages = [each.detach().clone() for each in parameters]
+    optimiser = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0)
+    update_ema = _module("nn").update_ema
+    for batch in batches:
+        for parameter in parameters:
+            parameter.grad = None
+        t = (batch.position * 1000).long()
+        losses = diffusion.training_losses(network, batch.x0, t, {"y": batch.class_labels}, noise=batch.noise)
+        losses["loss"].mean().backward()
+        optimiser.step()
+        update_ema(averages, parameters, rate=ema_rate)
+        yield losses["loss"].mean().item()
+
+
+def _training_diffusion() -> Any:
+    return _module("script_util").create_gaussian_diffusion(steps=1000, learn_sigma=True, noise_schedule="cosine")
