@@ -135,6 +135,8 @@ def _read_npz(path: Path, settings: Data, image_size: int) -> tuple[Images, Tens
     _check_size(path, images, image_size)
     if settings.labelled and labels is None:
         raise ValueError(f"{path}: has no labels (arr_1); set data.labelled = false")
+    if labels is not None and (labels.shape != (len(stored),) or labels.dtype.kind not in "iu" or labels.min() < 0):
+        raise ValueError(f"{path}: arr_1 is no label from 0 for each of the {len(stored)} images")
     found = np.zeros(len(stored), np.int64) if labels is None else labels.astype(np.int64)
     whole = ImagesInMemory(images, torch.from_numpy(found), tuple(map(str, range(int(found.max()) + 1))))
     return whole, _held_out(settings, stored, len(stored))

@@ -13,6 +13,21 @@ from torch import Tensor
 TIMEOUT = timedelta(minutes=30)  # longest wait for another process: a preview or a save of the first one takes minutes
 
 
+class LostProcessError(OSError):
+    """Another process of the run has ended or cannot be reached."""
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Turn what torch raises in a collective call into its one line. Raises: LostProcessError."""
+    try:
+        yield
+    except RuntimeError as error:  # gloo's and NCCL's, of which only some have a type of their own
+        raise LostProcessError(
+            "another process of the run was lost; start all of them again: the run goes on from its last state"
+        ) from error
+
+
 @dataclass(frozen=True)
 class Group:
     """This process among all processes of a run."""
@@ -28,7 +43,8 @@ class Group:
     def add_up(self, values: Tensor) -> Tensor:
         """The sum of all processes' values, in place; one process alone returns its own."""
         if self.size > 1:
-            dist.all_reduce(values)
+            with together():
+                dist.all_reduce(values)
         return values
 
     def gather(self, values: Tensor) -> Tensor:
@@ -36,13 +52,15 @@ class Group:
         if self.size == 1:
             return values
         shares = [torch.empty_like(values) for _ in range(self.size)]
-        dist.all_gather(shares, values)
+        with together():
+            dist.all_gather(shares, values)
         return torch.stack(shares, dim=1).flatten()
 
     def wait(self) -> None:
         """Wait until every process has come here."""
         if self.size > 1:
-            dist.barrier()
+            with together():
+                dist.barrier()
 
 
 @contextmanager

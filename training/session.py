@@ -80,6 +80,8 @@ def train(config: RunConfig, request: Request) -> bool:
         if group.leads:
             held.enter_context(locked(request.folder))
         split = open_data(config.data, config.network.image_size, request.cache)
+        if config.kind in ("classifier", "judge") and len(split.training.class_names) < 2:
+            raise ConfigError(f"a {config.kind} needs two classes or more; the images have one")
         run = Run(config, split.training, device=device, precision=precision, group=group)
         if group.leads:
             _open_folder(run, split, request)

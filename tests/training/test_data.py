@@ -98,6 +98,7 @@ def test_renders_are_kept_and_read_back_the_same(tmp_path: Path) -> None:
         ),
         ({"path": "plain.npz"}, r"has no labels \(arr_1\); set data.labelled = false"),
         ({"path": "floats.npz"}, "arr_0 is no array of images"),
+        ({"path": "negative.npz"}, "arr_1 is no label from 0 for each of the 2 images"),
     ],
 )
 def test_images_that_do_not_fit_are_named(
@@ -106,6 +107,7 @@ def test_images_that_do_not_fit_are_named(
     monkeypatch.chdir(tmp_path)
     write_npz(Path("images.npz"))
     np.savez("plain.npz", np.zeros((2, 8, 8, 3), np.uint8))
+    np.savez("negative.npz", np.zeros((2, 8, 8, 3), np.uint8), np.array([0, -1]))
     np.savez("floats.npz", np.zeros((2, 8, 8, 3), np.float32))
     with pytest.raises(ConfigError, match=said):
         open_data(Data.model_validate(changes), 8, tmp_path)

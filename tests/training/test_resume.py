@@ -113,6 +113,21 @@ def test_changed_data_are_refused_and_said(tmp_path: Path) -> None:
         train(config(data={"path": str(path)}), Request(folder))
 
 
+def test_classifier_of_one_class_is_refused(tmp_path: Path) -> None:
+    path = write_npz(tmp_path / "images.npz", count=1)
+    given = config(kind="classifier", data={"path": str(path)}, objective={"label_dropout": 0})
+    with pytest.raises(ConfigError, match="needs two classes or more"):
+        train(given, Request(tmp_path / "run"))
+
+
+def test_state_of_another_network_is_named(tmp_path: Path) -> None:
+    data, folder = {"path": str(write_npz(tmp_path / "images.npz"))}, tmp_path / "run"
+    train(config(data=data), Request(folder))
+    wider = config(data=data, network={"model_channels": 64})
+    with pytest.raises(TrainingError, match=r"state.pt: the state is of another network"):
+        train(wider, Request(folder, allow_changes={"network.model_channels"}))
+
+
 def test_second_process_in_a_folder_is_refused(tmp_path: Path) -> None:
     from runfolder.folder import RunFolderError
 
