@@ -6,7 +6,7 @@ is of one upload, so that a sweep never takes what a later upload of the same by
 
 import hashlib
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Literal, NamedTuple, cast
 from uuid import uuid4
 
@@ -178,9 +178,8 @@ class FileStore:
 
     def remove_strays(self) -> int:
         """Remove pictures that no record names, because it has expired or was never written; returns how many."""
-        old = datetime.now(UTC) - timedelta(
-            seconds=self._settings.lease_seconds
-        )  # younger ones may be about to get one
+        # younger ones may be about to get one
+        old = self._objects.now() - timedelta(seconds=self._settings.lease_seconds)
         self._forget_expired()
         ours = [each for each in self._objects.list(ROOT) if len(each.key.split("/")) == KEY_PARTS]
         strays = [each.key for each in ours if each.last_modified < old and not self._is_recorded(each.key)]

@@ -1,7 +1,7 @@
 """What the service does now and then so that nothing stays for ever: expire, recover, remove."""
 
 from collections import defaultdict
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import cast
 
 from redis.client import Pipeline, Redis
@@ -89,7 +89,7 @@ class Sweeper:
 
         Checkpoints too, but those from which jobs may go on.
         """
-        old = datetime.now(UTC) - timedelta(seconds=self._lease_seconds)
+        old = self._images.objects.now() - timedelta(seconds=self._lease_seconds)
         by_job: defaultdict[str, list[StoredImage]] = defaultdict(list)
         for each in self._images.images():
             if each.last_modified < old:

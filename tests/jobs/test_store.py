@@ -28,6 +28,7 @@ CALLS: dict[str, Call] = {
     "has": lambda store: store.has("jobs/a/b/0.png"),
     "delete": lambda store: store.delete(["jobs/a/b/0.png"]),
     "list": lambda store: list(store.list("jobs")),
+    "now": lambda store: store.now(),
 }
 
 

@@ -1,6 +1,7 @@
 import os
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from typing import cast
 
 import pytest
@@ -161,6 +162,24 @@ def test_only_old_images_that_nobody_will_publish_are_removed(
     make_old(settings)
     assert sweeper.remove_unpublished_images() == 2
     assert {each.job_id for each in bench.images.images()} == {done, running}
+
+
+def test_age_of_an_image_goes_by_the_clock_of_its_store(
+    bench: Bench, inbox: Inbox, sweeper: Sweeper, settings: Settings
+) -> None:
+    """A store that is hours ahead of this machine, or behind it, dates what is in the making hours off as well."""
+    bench.submit()
+    (claim,) = bench.claim(inbox)
+    bench.images.put(claim.job_id, "a-lost-execution", 0, png())
+    objects = sweeper._images.objects
+    for hours in (-2, 2):
+        dated = time.time() + 3600 * hours
+        for path in (settings.data / "images" / "jobs").rglob("*.png"):
+            os.utime(path, (dated, dated))
+        with pytest.MonkeyPatch.context() as patched:
+            own = objects.now() + timedelta(hours=hours)
+            patched.setattr(objects, "now", lambda own=own: own)
+            assert sweeper.remove_unpublished_images() == 0
 
 
 def test_image_that_a_killed_worker_left_half_written_is_removed(
