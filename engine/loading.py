@@ -1,7 +1,9 @@
 """Loading pipelines by their names: found, chosen, reckoned, only then loaded, and checked in the end."""
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -63,10 +65,31 @@ def load_plans(
     return stacks
 
 
-def find_plans(weights: Path) -> list[StackPlan]:
-    """Every stack of a weights folder, and what could be made of official checkpoints. Raises: WeightsError."""
-    folders = sorted(path.parent for path in weights.glob(f"*/{MANIFEST}"))
-    return [*map(read_stack, folders), *official_stacks(weights / OFFICIAL_FOLDER)]
+class Found(NamedTuple):
+    """The stacks of a folder: those that can be read, and why another's pipelines, or its folder's name, cannot."""
+
+    plans: list[StackPlan]
+    damaged: dict[str, WeightsError]
+
+
+def find_plans(weights: Path) -> Found:
+    """Every stack of a weights folder, and what could be made of official checkpoints."""
+    plans: list[StackPlan] = []
+    damaged: dict[str, WeightsError] = {}
+    for path in sorted(weights.glob(f"*/{MANIFEST}")):
+        try:
+            plans.append(read_stack(path.parent))
+        except WeightsError as error:
+            damaged |= dict.fromkeys(_names(path), error)
+    return Found([*plans, *official_stacks(weights / OFFICIAL_FOLDER)], damaged)
+
+
+def _names(manifest: Path) -> list[str]:
+    """The pipelines of a stack that cannot be read, as far as its manifest can."""
+    try:
+        return list(json.loads(manifest.read_bytes())["pipelines"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return [manifest.parent.name]
 
 
 def choose(names: Sequence[str], weights: Path, setting: str = SETTING) -> list[StackPlan]:
@@ -75,9 +98,11 @@ def choose(names: Sequence[str], weights: Path, setting: str = SETTING) -> list[
     Raises: WeightsError.
     """
     weights = weights.absolute()  # the setting may be relative to a working folder that an error would not tell
-    plans = find_plans(weights)
+    plans, damaged = find_plans(weights)
     known = {name: plan for plan in plans for name in plan.pipelines}
     for name in names:
+        if name in damaged:
+            raise damaged[name]
         if name not in known:
             there = ", ".join(sorted(known))
             where = f"no stack of {weights} (ADM_WEIGHTS)"

@@ -17,7 +17,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_expone
 from engine.audit import Audit
 from engine.engine import Engine
 from engine.host_memory import keep_freed_memory
-from engine.loading import UnknownPipelineError, load_stacks
+from engine.loading import UnknownPipelineError, find_plans, load_stacks
 from engine.numerics import fingerprint
 from engine.pipeline import build_stages
 from engine.threads import usable_threads
@@ -129,8 +129,9 @@ def load(settings: Settings, device: torch.device, name: str) -> Held:
     def doubt(line: str) -> None:
         log.warning("weights_look_wrong", doubt=line, see="docs/self-check.md")
 
-    stacks = load_stacks(settings.weights, settings.pipelines, settings.max_rows, device, doubt)
-    pipelines = select(settings.pipelines, stacks)
+    names = readable_pipelines(settings)
+    stacks = load_stacks(settings.weights, names, settings.max_rows, device, doubt)
+    pipelines = select(names, stacks)
     precision = choose_precision(settings.precision, device)
     stages = build_stages(
         stacks,
@@ -158,6 +159,23 @@ def load(settings: Settings, device: torch.device, name: str) -> Held:
     log.info("loaded", seconds=round(time.monotonic() - started, 2), row_shapes=info.row_shapes)
     audit = Audit(stages, settings.audit_share)
     return Held(pipelines, engine, info, metrics, registry, numerics, audit)
+
+
+def readable_pipelines(settings: Settings) -> tuple[str, ...]:
+    """The pipelines to load: those of the setting, else of every stack that can be read, a warning for each other one.
+
+    The default pipeline stays, and all where none can be read, so that the start ends with the reason.
+    """
+    if "pipelines" in settings.model_fields_set:
+        return settings.pipelines
+    damaged = find_plans(settings.weights.absolute()).damaged
+    kept = tuple(name for name in settings.pipelines if name not in damaged or name == settings.default_model)
+    if not kept:
+        return settings.pipelines
+    for name in settings.pipelines:
+        if name not in kept:
+            log.warning("pipeline_left_out", pipeline=name, reason=str(damaged[name]))
+    return kept
 
 
 def use_host(settings: Settings) -> None:

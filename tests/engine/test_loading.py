@@ -7,12 +7,14 @@ import pytest
 import torch
 
 from engine import loading
-from engine.loading import choose, load_stacks
+from engine.loading import choose, find_plans, load_stacks
+from jobs.settings import Settings
 from models.checkpoint import WeightsError
 from models.plan import official_stacks, read_stack
 from models.presets import OFFICIAL_PIPELINES
 from models.stack import load_plan
 from tests.models.samples import write_stack
+from worker.main import readable_pipelines
 
 CPU = torch.device("cpu")
 
@@ -111,3 +113,29 @@ def test_load_ends_with_the_self_check(tmp_path: Path) -> None:
     doubts: list[str] = []
     load_stacks(tmp_path, ["tiny"], 4, CPU, doubts.append)
     assert any(line.startswith("tiny, base: at pure noise its eps agrees with the noise by ") for line in doubts)
+
+
+def test_damaged_stack_is_named_and_stops_no_other(tmp_path: Path) -> None:
+    for name in ("good", "cut"):
+        write_stack(tmp_path / name)
+    manifest = tmp_path / "cut" / "stack.json"
+    manifest.write_text(manifest.read_text().replace('"tiny', '"cut'))
+    base = tmp_path / "cut" / "base.safetensors"
+    base.write_bytes(base.read_bytes()[:-100])
+    (plan,) = choose(["tiny"], tmp_path)
+    assert plan.name == "good"
+    with pytest.raises(WeightsError, match=r"cut/base\.safetensors: is cut off or damaged"):
+        choose(["cut"], tmp_path)
+    assert set(find_plans(tmp_path).damaged) == {"cut", "cut-uncond"}
+
+
+def test_worker_without_a_list_loads_every_stack_that_can_be_read(tmp_path: Path) -> None:
+    write_stack(tmp_path / "good")
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "stack.json").write_text('{"pipelines": {"bad": {}}}')
+    settings = Settings(weights=tmp_path, default_model="tiny")
+    assert readable_pipelines(settings) == ("tiny", "tiny-uncond")
+    asked = settings.model_copy(update={"pipelines": ("bad", "tiny")})
+    assert readable_pipelines(asked) == ("bad", "tiny")
+    unusable = Settings(weights=tmp_path, default_model="bad")
+    assert "bad" in readable_pipelines(unusable)
