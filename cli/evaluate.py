@@ -149,6 +149,7 @@ def make(text: str, out: Path) -> None:
     """Generate the images of PIPELINE?KEY=VALUE in this process, as adm sample --local does. Raises: as generated."""
     from rich.console import Console
 
+    from bulk.errors import BulkError, StoppedError
     from bulk.run import Order, run
     from cli.sample import on_this_machine
     from evaluation.sources import parse_named, whole_number
@@ -172,7 +173,10 @@ def make(text: str, out: Path) -> None:
         thresholding=named.settings.get("thresholding"),
         upsample=None if upsample is None else upsample == "yes",
     )
-    run(order, on_this_machine(Settings.load(), None, None), Console(stderr=True))
+    try:
+        run(order, on_this_machine(Settings.load(), None, None), Console(stderr=True))
+    except StoppedError as error:
+        raise BulkError(f"{LOCAL}{text}: stopped; its images are not kept, those of adm sample are") from error
 
 
 def number(settings: Any, key: str) -> float | None:

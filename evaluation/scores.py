@@ -1,6 +1,5 @@
 """Every metric of a set of samples against a reference, each with its interval."""
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ from evaluation.extractors import Features
 from evaluation.features import exact_features
 from evaluation.frechet import Moments, frechet_distance
 from evaluation.inception_score import inception_score
+from evaluation.intervals import wilson_interval
 from evaluation.kernel_distance import KernelSums
 from evaluation.neighbourhood import LEAST, neighbourhood
 from evaluation.resampling import (
@@ -20,7 +20,6 @@ from evaluation.resampling import (
 )
 
 IMAGES_A_DIMENSION = 10  # with fewer, FID is mostly its own bias where sets are alike
-HIGHEST = {"precision": 1.0, "recall": 1.0, "density": math.inf, "coverage": 1.0}
 
 
 @dataclass(frozen=True)
@@ -116,12 +115,22 @@ def kernel_distance(sample: Tensor, reference: Tensor, ours: Draws, theirs: Draw
 def neighbours(sample: Tensor, reference: Tensor, ours: Draws, theirs: Draws) -> dict[str, Figure]:
     """Precision, recall, density and coverage; with fewer than twice the images that they need without intervals."""
     found = neighbourhood(sample, reference, ours.jackknife_blocks(), theirs.jackknife_blocks())
+    if min(len(sample), len(reference)) < 2 * LEAST:
+        return {name: Figure(each.value) for name, each in found.items()}
+    totals = {"precision": len(sample), "recall": len(reference), "coverage": len(reference)}
     figures = {}
     for name, (value, *without) in found.items():
-        enough = min(len(sample), len(reference)) >= 2 * LEAST
-        figure = jackknife(value, [each.tolist() for each in without], low=0, high=HIGHEST[name]) if enough else None
-        figures[name] = Figure(value, figure.low, figure.high) if figure else Figure(value)
+        figure = jackknife(value, [each.tolist() for each in without], low=0)
+        figures[name] = share(figure, totals[name]) if name in totals else Figure(value, figure.low, figure.high)
     return figures
+
+
+def share(figure: Figure, total: int) -> Figure:
+    """The interval of a share, no narrower than Wilson's: near 0 and 1 no block has another share than the whole."""
+    low, high = wilson_interval(round(figure.value * total), total)
+    if figure.low is None or figure.high is None:
+        return figure
+    return Figure(figure.value, min(figure.low, low), min(max(figure.high, high), 1.0))
 
 
 def _notes(fid: Figure, sample: Tensor, reference: Tensor | Moments) -> Iterator[str]:

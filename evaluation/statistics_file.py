@@ -19,9 +19,11 @@ from datasets.pictures import DAMAGE, IMAGES_MEMBER, npz_members
 from evaluation.extractors import Features
 from evaluation.frechet import Moments
 from evaluation.scores import Reference, Statistics
+from models.record import hash_file
 
 FORMAT = 1
 PROVENANCE = "provenance.npy"
+SAID = ("source", "images", "size", "sha256")  # by the provenance of any set
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,8 @@ def _own(path: Path, arrays: Mapping[str, Any], extractor: Mapping[str, Any]) ->
     try:
         provenance: dict[str, Any] = json.loads(str(arrays["provenance"]))
         made_by, version = provenance["extractor"]["sha256"], provenance["format"]
+        for name in SAID:
+            provenance[name]
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path}: its provenance is damaged ({error})") from error
     if version != FORMAT:
@@ -110,7 +114,9 @@ def _official(path: Path, arrays: Mapping[str, Any], extractor: Mapping[str, Any
                 f"are of {len(moments.mean)} {name.replace('_', ' ')}, the {extractor['name']}'s are {extractor[name]}"
             )
             raise ValueError(f"{path}: was made by another extractor: its statistics {kind}")
-    return Measured(Statistics(pooled, spatial), {"source": str(path), "images": None, "size": None, "sha256": None})
+    return Measured(
+        Statistics(pooled, spatial), {"source": str(path), "images": None, "size": None, "sha256": hash_file(path)}
+    )
 
 
 def _moments(path: Path, arrays: Mapping[str, Any], mean: str, covariance: str) -> Moments:

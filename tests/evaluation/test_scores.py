@@ -9,6 +9,7 @@ from torch import Tensor
 
 from evaluation.extractors import Features
 from evaluation.frechet import Moments, frechet_distance
+from evaluation.intervals import wilson_interval
 from evaluation.resampling import Draws, Figure, jackknife
 from evaluation.scores import (
     Statistics,
@@ -18,6 +19,7 @@ from evaluation.scores import (
     kernel_distance,
     moments_without_blocks,
     neighbours,
+    share,
 )
 
 NOMINAL = 0.95
@@ -131,6 +133,13 @@ def test_every_interval_lies_around_its_value() -> None:
         assert figure.low is not None
         assert figure.high is not None
         assert figure.low < figure.value < figure.high
+
+
+def test_a_share_of_all_of_few_images_is_not_certain() -> None:
+    low, _ = wilson_interval(20, 20)
+    assert share(Figure(1.0, 1.0, 1.0), 20) == Figure(1.0, low, 1.0)
+    assert share(Figure(0.5, 0.1, 0.9), 20) == Figure(0.5, 0.1, 0.9)
+    assert share(Figure(1.0, 0.5, 1.4), 20) == Figure(1.0, 0.5, 1.0)
 
 
 def test_all_metrics_are_there_and_a_set_is_at_no_distance_from_itself() -> None:

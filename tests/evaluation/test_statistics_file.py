@@ -56,6 +56,12 @@ def test_official_arrays_are_moments(tmp_path: Path) -> None:
     assert without.spatial is None
 
 
+def test_official_files_are_told_apart_so_that_compare_does_not_mix_references(tmp_path: Path) -> None:
+    one, other = official(tmp_path / "one.npz"), official(tmp_path / "other.npz", mu=np.ones(3))
+    hashes = {read_statistics(each, EXTRACTOR).provenance["sha256"] for each in (one, other)}
+    assert len(hashes) == 2
+
+
 def test_an_official_file_of_pictures_and_moments_is_one_of_pictures(tmp_path: Path) -> None:
     assert holds_statistics(official(tmp_path / "set.npz"))
     assert not holds_statistics(official(tmp_path / "both.npz", arr_0=np.zeros((2, 8, 8, 3), np.uint8)))
@@ -79,8 +85,12 @@ def test_statistics_of_another_extractor_are_refused_by_name(tmp_path: Path) -> 
         ({"sigma": None}, "it has no 'sigma'$"),
         ({"mu": np.array([{}], dtype=object)}, "is damaged"),
         ({"provenance": np.array("nonsense")}, "its provenance is damaged"),
-        ({"provenance": np.array(json.dumps({"extractor": {"sha256": "aa"}, "format": 9}))}, "is of format 9"),
-        ({"provenance": np.array(json.dumps({"extractor": {"sha256": "aa"}, "format": 1}))}, "it has no 'pooled'"),
+        ({"provenance": np.array(json.dumps(PROVENANCE | {"format": 9}))}, "is of format 9"),
+        (
+            {"provenance": np.array(json.dumps({"extractor": {"sha256": "aa"}, "format": 1}))},
+            "its provenance is damaged",
+        ),
+        ({"provenance": np.array(json.dumps(PROVENANCE | {"format": 1}))}, "it has no 'pooled'"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_told_in_one_line(tmp_path: Path, changed: dict[str, Any], told: str) -> None:
