@@ -62,8 +62,10 @@ def scores(
         from evaluation.extractors import load_extractor
         from evaluation.report import evaluate, table
 
-        opened = load_extractor(extractor)
         refuse_sources(against, "--against")
+        if json_file is not None:
+            refuse_target(json_file, "--json")
+        opened = load_extractor(extractor)
         with generated(samples) as (source, made), watched() as watch:
             report = evaluate(source, against, opened, watch, strict=strict, made=made).report
         for line in (*table(report), *(f"note: {note}" for note in report["notes"])):
@@ -87,6 +89,7 @@ def stats(
 
         if out.suffix != ".npz":
             raise ValueError(f"--out {out}: must end in .npz")
+        refuse_target(out, "--out")
         refuse_sources(source, "SOURCE")
         opened = load_extractor(extractor)
         with watched() as watch:
@@ -125,6 +128,12 @@ def refuse_sources(source: str, where: str) -> None:
     """Only samples are generated. Raises: ValueError."""
     if source.startswith((LOCAL, SERVICE)):
         raise ValueError(f"{where} {source}: must be there already; only SAMPLES may be {LOCAL}PIPELINE")
+
+
+def refuse_target(path: Path, option: str) -> None:
+    """What takes minutes is not lost for a slip in a name. Raises: ValueError."""
+    if path.is_dir() or not path.parent.is_dir():
+        raise ValueError(f"{option} {path}: is a folder, or lies in none that is there")
 
 
 @contextlib.contextmanager

@@ -51,6 +51,8 @@ def open_pictures(path: Path, idx_size: int) -> Pictures:
         return _entries(path)
     if path.suffix == ".npz":
         return _npz(path)
+    if path.suffix.lower() in Image.registered_extensions():
+        raise ValueError(f"{path}: is a single picture; a set is a folder, an archive, idx files or an .npz")
     return _idx([path], idx_size)
 
 

@@ -153,6 +153,12 @@ def test_sources_that_are_none_are_told_in_one_line(samples: str, more: tuple[st
     assert told in refused(samples, "--against", "shapes?images=2", *more)
 
 
+def test_a_file_that_cannot_be_written_is_told_before_anything_is_measured(tmp_path: Path) -> None:
+    target = str(tmp_path / "none" / "x.npz")
+    assert f"--out {target}: " in refused("stats", "nothing", "--out", target)
+    assert f"--json {tmp_path}: " in refused("nothing", "--against", "nothing", "--json", str(tmp_path))
+
+
 def test_a_reference_must_be_there_already() -> None:
     assert "only SAMPLES may be local:PIPELINE" in refused("shapes", "--against", "local:demo")
 

@@ -129,6 +129,12 @@ def test_a_folder_without_a_picture_is_refused(tmp_path: Path, content: bytes | 
         read(tmp_path)
 
 
+def test_a_single_picture_is_no_set(tmp_path: Path) -> None:
+    Image.new("RGB", (6, 6)).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"a\.png: is a single picture; a set is a folder"):
+        read(tmp_path / "a.png")
+
+
 def test_what_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="there is no such file or folder"):
         open_pictures(tmp_path / "none", 0)
