@@ -62,7 +62,9 @@ def pack(
     from datasets.shards import pack as pack_shards
 
     with one_line_errors(ValueError, OSError):
-        count, shards = pack_shards(images, out, labels_from)
+        count, shards, skipped = pack_shards(images, out, labels_from)
+        for each in skipped:
+            typer.echo(f"left out: {each.path}: {each.reason}")
         typer.echo(f"{out}: {count} pictures in {shards} shards")
 
 

@@ -104,6 +104,7 @@ def add(
         folder = add_stack(runs, name, weights or Settings.load().weights, dtype=dtype, width=width)
         for path in sorted(folder.iterdir()):
             typer.echo(f"{path}  {path.stat().st_size:,} bytes")
+        typer.echo(f"{folder}: adm up serves it at its next start")
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """`adm train`: one network; `adm train-stack`: all networks of a stack."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -107,6 +108,7 @@ def train_stack(
     batch_size: BatchSize = None,
     minutes: Minutes = None,
     strict: Strict = False,
+    allow_change: AllowChange = None,
     out: Annotated[Path | None, typer.Option(help="folder of the runs; default runs/NAME")] = None,
     weights: Annotated[Path | None, typer.Option(help="folder of stacks; default ADM_WEIGHTS")] = None,
 ) -> None:
@@ -115,14 +117,21 @@ def train_stack(
     from jobs.settings import Settings
     from models.checkpoint import WeightsError
     from training.divergence import DivergedError
-    from training.packing import add_stack
+    from training.packing import add_stack, check_name
     from training.stack_training import StackRequest, train_parts
     from training.state import SaveError
 
     with one_line_errors(ValueError, OSError, WeightsError):
+        check_name(name)
         has_classes = len(survey(images).classes) > 1
         folder, stacks = out or Path("runs") / name, weights or Settings.load().weights
         request = StackRequest(images, folder, image_size, batch_size, steps, minutes, upsampler, has_classes, strict)
+        request = replace(request, allow_changes=tuple(allow_change or ()))
+        if (stacks / name).exists():
+            if not request.has_ended:
+                raise ValueError(f"{stacks / name}: there is a stack of this name; give another --name")
+            typer.echo(f"{stacks / name}: the stack is whole already")
+            return
         try:
             runs = train_parts(request, typer.echo)
         except (DivergedError, SaveError) as error:

@@ -6,28 +6,29 @@ from pathlib import Path
 
 from datasets.entries import CLASS_FILE, find_entries
 from datasets.image_folder import label_entries
-from datasets.listing import LabelsFrom
+from datasets.listing import LabelsFrom, Skipped
 from pictures.decoding import PictureError, decode
 
 SHARD_IMAGES = 1000
 
 
-def pack(source: Path, target: Path, labels_from: LabelsFrom = "auto") -> tuple[int, int]:
-    """Write every picture of a folder or an archive into shards, its bytes unchanged; returns pictures and shards.
+def pack(source: Path, target: Path, labels_from: LabelsFrom = "auto") -> tuple[int, int, list[Skipped]]:
+    """Write every picture of a folder or an archive into shards, its bytes unchanged.
 
-    What is no picture is left out. Raises: ValueError where the target holds something, or the source no picture.
+    Returns the numbers of pictures and shards, and what was left out.
+    Raises: ValueError where the target holds something, or the source no picture.
     """
     if target.exists() and any(target.iterdir()):
         raise ValueError(f"{target}: is not empty; give a new folder")
-    entries, _ = find_entries(source)
+    entries, skipped = find_entries(source)
     usable = []
     for entry in entries:
         try:
             with entry.open() as file:
                 decode(file)
             usable.append(entry)
-        except (PictureError, OSError):
-            continue
+        except (PictureError, OSError) as error:
+            skipped.append(Skipped(entry.path, str(error)))
     labels = label_entries(source, usable, labels_from)
     if not labels.files:
         raise ValueError(f"{source}: holds no pictures")
@@ -41,7 +42,7 @@ def pack(source: Path, target: Path, labels_from: LabelsFrom = "auto") -> tuple[
                 with opened[path].open() as content:
                     _add(archive, f"{number:08d}{path.suffix.lower()}", content.read())
                 _add(archive, f"{number:08d}{CLASS_FILE}", labels.classes[label].encode())
-    return len(labels.files), len(shards)
+    return len(labels.files), len(shards), [*skipped, *labels.skipped]
 
 
 def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:

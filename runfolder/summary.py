@@ -20,8 +20,8 @@ class RunSummary:
 
     @property
     def step(self) -> int:
-        """The last step of which there are figures."""
-        return int(self.lines[-1]["step"]) if self.lines else 0
+        """The step that the run has reached: that of its newest figures, or of its last stop."""
+        return max(int(self.lines[-1]["step"]) if self.lines else 0, int(self.info.get("step", 0)))
 
     @property
     def steps(self) -> int:

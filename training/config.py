@@ -200,6 +200,8 @@ class RunConfig(Section):
             raise ValueError("objective.label_dropout needs a diffusion network and data.labelled")
         if self.kind in ("classifier", "judge") and not self.data.labelled:
             raise ValueError(f"a {self.kind} needs data.labelled")
+        if self.data.source == "shapes" and self.data.path is not None:
+            raise ValueError("data.path belongs to data.source = 'images'; leave one of them out")
         if self.data.source == "images" and self.data.path is None:
             raise ValueError("data.path is missing: give the images, or --images FOLDER")
         return self

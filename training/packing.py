@@ -56,10 +56,7 @@ def add_stack(
     width: of the power-function average to pack, reconstructed from snapshots; None packs each run's first average.
     Raises: ValueError for runs that make no stack, or a name that is taken; WeightsError; OSError.
     """
-    try:
-        TypeAdapter(Name).validate_python(name)
-    except ValidationError as error:
-        raise ValueError(f"--name {name!r}: a name has letters, digits, '.', '_' and '-', at most 64") from error
+    check_name(name)
     target, partial = weights / name, weights / f".{name}.partial"
     if target.exists():
         raise ValueError(f"{target}: there is a stack of this name; remove it, or give another --name")
@@ -81,6 +78,14 @@ def add_stack(
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return target
+
+
+def check_name(name: str) -> None:
+    """Raises: ValueError for what cannot be the name of a stack and its pipeline."""
+    try:
+        TypeAdapter(Name).validate_python(name)
+    except ValidationError as error:
+        raise ValueError(f"--name {name!r}: a name has letters, digits, '.', '_' and '-', at most 64") from error
 
 
 def _by_kind(runs: Sequence[Trained]) -> dict[str, Trained]:

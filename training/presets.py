@@ -144,6 +144,11 @@ def preset_fields(name: str) -> Fields:
 def read_fields(path_fields: Mapping[str, Any], preset: str | None, changes: Mapping[str, Any]) -> Fields:
     """A preset's fields, those of a file over them, and the command line's over both. Raises: ConfigError."""
     given = dict(path_fields)
+    data = given.get("data")
+    if (
+        isinstance(data, Mapping) and "path" in data
+    ):  # a file that names images means them, whatever its preset trains on
+        given["data"] = {"source": "images", **data}
     name = preset or given.pop("preset", None)
     given.pop("preset", None)
     return merge(merge(preset_fields(name) if name else {}, given), changes)

@@ -193,6 +193,7 @@ def _train(run: Run, split: Split, request: Request) -> bool:
                         write_preview(config, network, split.training, folder / PREVIEWS / f"{tick.step:08d}.png")
     ended = run.step >= config.optimiser.steps
     if run.group.leads:
+        write_json(folder / INFO, read_json(folder / INFO) | {"step": run.step})
         print(
             f"ended at step {run.step}" if ended else f"stopped at step {run.step}; the same command goes on from here"
         )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from runfolder.folder import CONFIG
+from runfolder.summary import read_summary
 from training.config import RunConfig, merge, read_config
 from training.presets import preset_fields
 from training.session import Request, train
@@ -27,6 +28,7 @@ class StackRequest:
     upsampler: bool
     has_classes: bool
     strict: bool
+    allow_changes: tuple[str, ...] = ()
 
     @property
     def parts(self) -> dict[str, str]:
@@ -53,6 +55,14 @@ class StackRequest:
             changes = merge(changes, {"data": {"labelled": False}, "objective": {"label_dropout": 0.0}})
         return read_config(merge(preset, changes))
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether every network has taken its last step, as the folders say."""
+        folders = [self.runs / part for part in self.parts]
+        if not all((folder / CONFIG).exists() for folder in folders):
+            return False
+        return all((run := read_summary(folder)).step >= run.steps for folder in folders)
+
     def _steps(self, preset: dict[str, Any]) -> int | None:
         if self.steps is None:
             return None
@@ -69,7 +79,7 @@ def train_parts(request: StackRequest, say: Callable[[str], None]) -> list[Path]
     for part in request.parts:
         folder = request.runs / part
         say(f"{part}: {'going on' if (folder / CONFIG).exists() else 'begins'} in {folder}")
-        if not train(request.config(part), Request(folder, minutes=request.minutes)):
+        if not train(request.config(part), Request(folder, request.allow_changes, minutes=request.minutes)):
             return None
         folders.append(folder)
     return folders

@@ -12,9 +12,9 @@ from cli.main import app
 from models.stack import load_stack
 from runfolder.folder import STATE
 from tests.training.samples import config, write_npz
-from training.config import merge, read_config
+from training.config import read_config
 from training.packing import add_stack
-from training.presets import PRESET_NAMES, preset_fields
+from training.presets import PRESET_NAMES, read_fields
 from training.session import Request, train
 from training.state import read_state
 
@@ -52,6 +52,34 @@ def test_folder_becomes_a_stack_with_its_classes(photos: Path, tmp_path: Path) -
     status, said = run("runs", "list", str(tmp_path / "runs"))
     assert status == 0
     assert "diffusion" in said
+
+
+@pytest.mark.slow
+def test_stack_is_refused_or_found_whole_before_anything_is_trained(photos: Path, tmp_path: Path) -> None:
+    def train(name: str, *more: str) -> tuple[int, str]:
+        sizes = ("--steps", "2", "--batch-size", "2", "--image-size", "16", "--weights", str(tmp_path / "weights"))
+        return run(
+            "train-stack", "--images", str(photos), "--name", name, "--out", str(tmp_path / "runs"), *sizes, *more
+        )
+
+    (tmp_path / "weights" / "taken").mkdir(parents=True)
+    assert train("taken") == (1, f"adm: {tmp_path}/weights/taken: there is a stack of this name; give another --name\n")
+    status, said = train("a/b")
+    assert (status, "a name has letters" in said, (tmp_path / "runs").exists()) == (1, True, False)
+    assert train("mine")[0] == 0
+    assert train("mine") == (0, f"{tmp_path}/weights/mine: the stack is whole already\n")
+    status, said = train("longer", "--steps", "3")
+    assert (status, "optimiser.steps (2 before, 3 now)" in said) == (1, True)
+    assert train("longer", "--steps", "3", "--allow-change", "optimiser.steps")[0] == 0
+
+
+def test_file_that_names_images_means_them_whatever_its_preset(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text('preset = "demo"\n[data]\npath = "/no/such/place"\n')
+    assert run("train", str(path), "--dry-run") == (
+        1,
+        "adm: data.path: /no/such/place: there is no such file or folder\n",
+    )
 
 
 def test_one_class_makes_an_unguided_stack(tmp_path: Path) -> None:
@@ -113,7 +141,7 @@ def test_command_adds_a_run_as_a_stack(base: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", PRESET_NAMES)
 def test_presets_are_whole_configurations(name: str) -> None:
-    given = read_config(merge(preset_fields(name), {"data": {"path": "images"}}))
+    given = read_config(read_fields({"data": {"path": "images"}}, name, {}))
     assert given.network_config(10).image_size == given.network.image_size
 
 

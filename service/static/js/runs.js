@@ -38,6 +38,9 @@ function chart(name, lines) {
     svg("text", { x: 0, y: HEIGHT - BOTTOM }, short(low)),
     svg("text", { x: LEFT, y: HEIGHT - 4 }, String(first)),
     svg("text", { x: WIDTH, y: HEIGHT - 4, "text-anchor": "end" }, String(last)),
+    ...lines.filter(({ points }) => points.length === 1).map(({ points: [[step, value]], series }) => svg("circle", {
+      class: `series-${series}`, cx: x(step), cy: y(value), r: 3,
+    })),
     ...lines.map(({ points, series }) => svg("polyline", {
       class: `series-${series}`, points: points.map(([step, value]) => `${x(step).toFixed(1)},${y(value).toFixed(1)}`).join(" "),
     })));
