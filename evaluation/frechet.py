@@ -1,6 +1,7 @@
 """FID and sFID: the Frechet distance between two feature sets."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -24,6 +25,13 @@ class Moments:
         exact = exact_features(features, 2, "the Frechet distance")
         return cls(exact.mean(dim=0), torch.cov(exact.T).reshape(exact.shape[1], exact.shape[1]))
 
+    @cached_property
+    def root(self) -> Tensor:
+        """The symmetric root of the covariance, [D, D]."""
+        values, vectors = torch.linalg.eigh(self.covariance)
+        root: Tensor = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+        return root
+
 
 def frechet_distance(a: Moments, b: Moments) -> float:
     """|mu_a - mu_b|^2 + tr(A + B - 2 (A B)^1/2), by eigenvalues of the symmetric A^1/2 B A^1/2.
@@ -34,8 +42,6 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     """
     if a.mean.shape != b.mean.shape:
         raise ValueError(f"the sets have features of {len(a.mean)} and {len(b.mean)} dimensions; they must be alike")
-    values, vectors = torch.linalg.eigh(a.covariance)
-    root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
-    cross = torch.linalg.eigvalsh(root @ b.covariance @ root).clamp(min=0).sqrt().sum()
+    cross = torch.linalg.eigvalsh(a.root @ b.covariance @ a.root).clamp(min=0).sqrt().sum()
     shift = (a.mean - b.mean).square().sum()
     return float(shift + a.covariance.trace() + b.covariance.trace() - 2 * cross)

@@ -43,15 +43,17 @@ class Verdict:
 def judge_images(judge: Judge, pixels: Tensor) -> Verdict:
     """Judge images [N, 3, H, W] uint8, reduced by area to the judge's size where they are larger."""
     probabilities, features = [], []
-    size = judge.config.image_size
     for batch in pixels.split(BATCH):
-        x = from_uint8(batch)
-        if x.shape[-1] != size:
-            x = F.interpolate(x, (size, size), mode="area")
-        pooled = judge.features(x)
+        pooled = judge.features(judged_input(judge, batch))
         features.append(pooled)
         probabilities.append(judge.head(pooled).softmax(dim=1))
     return Verdict(torch.cat(probabilities), torch.cat(features))
+
+
+def judged_input(judge: Judge, pixels: Tensor) -> Tensor:
+    """Images [N, 3, H, W] uint8 as the judge takes them, reduced by area to its size where they are larger."""
+    x, size = from_uint8(pixels), judge.config.image_size
+    return x if x.shape[-1] == size else F.interpolate(x, (size, size), mode="area")
 
 
 def add_noise(pixels: Tensor, strength: float, seed: int) -> Tensor:

@@ -57,20 +57,20 @@ def squared_radii(features: Tensor, neighbours: Sequence[int], block: int = BLOC
     columns = torch.tensor(neighbours)
     nearest = (
         distances.topk(max(neighbours) + 1, dim=1, largest=False, sorted=True).values
-        for distances in _blocks_of_distances(features, features, block)
+        for distances in blocks_of_distances(features, features, block)
     )
     return torch.cat([each[:, columns] for each in nearest])
 
 
 def _share_inside(points: Tensor, centres: Tensor, radii: Tensor, block: int) -> Tensor:
     hits = torch.zeros(radii.shape[1], dtype=torch.int64)
-    for distances in _blocks_of_distances(points, centres, block):
+    for distances in blocks_of_distances(points, centres, block):
         hits += torch.stack([(distances <= radius).any(dim=1).sum() for radius in radii.T])
     return hits.double() / len(points)
 
 
-def _blocks_of_distances(rows: Tensor, columns: Tensor, block: int) -> Iterator[Tensor]:
-    """Squared distances of `block` rows at a time to all columns."""
+def blocks_of_distances(rows: Tensor, columns: Tensor, block: int) -> Iterator[Tensor]:
+    """Squared distances of `block` rows at a time to all columns, float64."""
     column_norms = columns.square().sum(dim=1)
     for part in rows.split(block):
         norms = part.square().sum(dim=1)[:, None] + column_norms

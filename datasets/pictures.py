@@ -1,0 +1,145 @@
+"""Pictures to be measured, as they are: a batch at a time, from a folder, an archive, idx files or an official .npz."""
+
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import IO, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from datasets.entries import ARCHIVES, Entry, find_entries
+from datasets.idx import find_idx, read_idx
+from datasets.listing import Skipped
+from pictures.decoding import PictureError, decode
+
+BATCH = 100
+IMAGES_MEMBER = "arr_0.npy"  # of an .npz as the official scripts write it
+DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, SyntaxError)
+"""What an .npz that is cut off, or none, is told by beside ValueError."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Batches [n, 3, H, W] of uint8, all of one size, and how many images there are, files that are none included.
+
+    skipped is filled while the batches are read. Reading raises ValueError, which names the file, for images that are
+    not of one size and for what is damaged.
+    """
+
+    count: int
+    batches: Iterator[Tensor]
+    skipped: list[Skipped] = field(default_factory=list)
+
+
+def open_pictures(path: Path, idx_size: int) -> Pictures:
+    """Open a set of pictures.
+
+    idx_size: to which those of idx files get black around them where they are smaller, as training pads
+    Fashion-MNIST's 28 pixels to 32.
+    Raises: ValueError, which names the file, for what is none; OSError.
+    """
+    if path.is_dir() and (found := find_idx(path)):
+        return _idx(found, idx_size)
+    if path.is_dir() or path.suffix.lower() in ARCHIVES or not path.exists():
+        return _entries(path)
+    if path.suffix == ".npz":
+        return _npz(path)
+    if path.suffix.lower() in Image.registered_extensions():
+        raise ValueError(f"{path}: is a single picture; a set is a folder, an archive, idx files or an .npz")
+    return _idx([path], idx_size)
+
+
+def npz_members(path: Path) -> frozenset[str]:
+    """The names of the arrays in an .npz. Raises: ValueError for another file."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return frozenset(archive.namelist())
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"{path}: is no .npz file, or is damaged ({error})") from error
+
+
+def _entries(path: Path) -> Pictures:
+    entries, skipped = find_entries(path)
+    return Pictures(len(entries), _decoded(path, entries, skipped), skipped)
+
+
+def _decoded(path: Path, entries: Sequence[Entry], skipped: list[Skipped]) -> Iterator[Tensor]:
+    usable = ((entry, image) for entry in entries if (image := _picture(entry, skipped)) is not None)
+    size = None
+    while batch := list(islice(usable, BATCH)):
+        for entry, image in batch:
+            if (size := size or image.size) != image.size:
+                sizes = f"{image.width}x{image.height} where those before it are {size[0]}x{size[1]}"
+                raise ValueError(f"{entry.path}: is {sizes}; the pictures of a set must be of one size")
+        pixels = np.stack([np.array(image) for _, image in batch])
+        yield torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    if size is None:
+        first = f"; {skipped[0].path.name} {skipped[0].reason}" if skipped else ""
+        raise ValueError(f"{path}: holds no pictures ({len(skipped)} files skipped{first})")
+
+
+def _picture(entry: Entry, skipped: list[Skipped]) -> Image.Image | None:
+    """The decoded picture; None for a file that is none, which counts as skipped where its name claims a picture."""
+    try:
+        with entry.open() as file:
+            return decode(file)
+    except PictureError as error:
+        if entry.path.suffix.lower() in Image.registered_extensions():
+            skipped.append(Skipped(entry.path, str(error)))
+    except OSError as error:
+        skipped.append(Skipped(entry.path, f"cannot be opened: {error.strerror}"))
+    return None
+
+
+def _idx(paths: Sequence[Path], size: int) -> Pictures:
+    files = [read_idx(path) for path in paths]
+    for path, images in zip(paths, files, strict=True):
+        if images.ndim != 3 or images.shape[1:] != files[0].shape[1:]:
+            raise ValueError(f"{path}: holds bytes of shape {images.shape}; images [N, H, W] of one size are needed")
+    grey = torch.cat([torch.from_numpy(images.copy()) for images in files])
+    margin = max(0, size - max(grey.shape[1:])) // 2
+    padded = (F.pad(part, (margin,) * 4) for part in grey.split(BATCH))
+    return Pictures(len(grey), (part[:, None].expand(-1, 3, -1, -1) for part in padded))
+
+
+def _npz(path: Path) -> Pictures:
+    if IMAGES_MEMBER not in npz_members(path):
+        raise ValueError(f"{path}: has no arr_0, which holds the images of an official .npz")
+    with zipfile.ZipFile(path) as archive, archive.open(IMAGES_MEMBER) as file:
+        shape = _image_shape(path, file)
+    return Pictures(shape[0], _stored(path))
+
+
+def _image_shape(path: Path, file: IO[bytes]) -> tuple[int, ...]:
+    """The shape that the head of an array tells; the file is left at the first pixel."""
+    try:
+        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        shape, fortran_order, dtype = read[np.lib.format.read_magic(file)](file)
+    except (ValueError, KeyError, *DAMAGE) as error:
+        raise ValueError(f"{path}: arr_0 is damaged ({error})") from error
+    if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or fortran_order:
+        raise ValueError(f"{path}: arr_0 is {dtype} {shape}; uint8 [N, H, W, 3] is needed")
+    return cast("tuple[int, ...]", shape)
+
+
+def _stored(path: Path) -> Iterator[Tensor]:
+    with zipfile.ZipFile(path) as archive, archive.open(IMAGES_MEMBER) as file:
+        count, height, width, channels = _image_shape(path, file)
+        length = height * width * channels
+        for start in range(0, count, BATCH):
+            wanted = min(BATCH, count - start) * length
+            try:
+                content = file.read(wanted)
+            except DAMAGE as error:
+                raise ValueError(f"{path}: arr_0 is damaged ({error})") from error
+            if len(content) != wanted:
+                raise ValueError(f"{path}: arr_0 is cut off: its head announces {count} images")
+            pixels = np.frombuffer(bytearray(content), np.uint8).reshape(-1, height, width, channels)
+            yield torch.from_numpy(pixels).permute(0, 3, 1, 2)

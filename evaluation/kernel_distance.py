@@ -1,0 +1,82 @@
+"""KID: the squared maximum mean discrepancy of two feature sets under a polynomial kernel (Binkowski et al. 2018)."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from evaluation.features import exact_features
+
+
+@dataclass(frozen=True)
+class KernelSums:
+    """Sums of the kernel between blocks of two sets: within [A, A] and [B, B] without the diagonal, across [A, B].
+
+    sizes: images of each block. Any estimate that leaves blocks out follows from these.
+    """
+
+    within: tuple[Tensor, Tensor]
+    across: Tensor
+    sizes: tuple[Tensor, Tensor]
+
+    @classmethod
+    def of(
+        cls, sample: Tensor, reference: Tensor, sample_blocks: Sequence[Tensor], reference_blocks: Sequence[Tensor]
+    ) -> "KernelSums":
+        """Shapes: sample [N, D], reference [M, D]; blocks of indices. One block of the kernel is held at a time.
+
+        Raises: ValueError for fewer than 2 samples, NaN or infinity, and features of other sizes.
+        """
+        sets = [exact_features(each, 2, "KID") for each in (sample, reference)]
+        if sets[0].shape[1] != sets[1].shape[1]:
+            sizes = f"{sets[0].shape[1]} and {sets[1].shape[1]}"
+            raise ValueError(f"the sets have features of {sizes} dimensions; they must be alike")
+        blocks = [
+            [one[index] for index in each] for one, each in zip(sets, (sample_blocks, reference_blocks), strict=True)
+        ]
+        return cls(
+            (_within(blocks[0]), _within(blocks[1])),
+            torch.stack([torch.stack([polynomial_kernel(a, b).sum() for b in blocks[1]]) for a in blocks[0]]),
+            (_sizes(blocks[0]), _sizes(blocks[1])),
+        )
+
+    def estimate(self, sample_kept: Tensor, reference_kept: Tensor) -> float:
+        """The unbiased estimate of the blocks that masks [A] and [B] keep; each side keeps 2 images at least."""
+        within = 0.0
+        for kept, sums, sizes in zip((sample_kept, reference_kept), self.within, self.sizes, strict=True):
+            count = float(sizes[kept].sum())
+            within += float(sums[kept][:, kept].sum()) / (count * (count - 1))
+        pairs = float(self.sizes[0][sample_kept].sum() * self.sizes[1][reference_kept].sum())
+        return within - 2 * float(self.across[sample_kept][:, reference_kept].sum()) / pairs
+
+    def whole(self) -> float:
+        """The estimate of all images: its mean over all subsets of any size, of which the literature draws some."""
+        return self.estimate(*(torch.ones(len(sizes), dtype=torch.bool) for sizes in self.sizes))
+
+    def left_out(self, side: int) -> Iterator[float]:
+        """The estimates without each block of a side, 0 for the samples, 1 for the reference."""
+        for block in range(len(self.sizes[side])):
+            kept = [torch.ones(len(sizes), dtype=torch.bool) for sizes in self.sizes]
+            kept[side][block] = False
+            yield self.estimate(*kept)
+
+
+def polynomial_kernel(a: Tensor, b: Tensor) -> Tensor:
+    """(a . b / D + 1)^3 for every pair: [N, M] of [N, D] and [M, D]."""
+    kernel: Tensor = (a @ b.T / a.shape[1] + 1) ** 3
+    return kernel
+
+
+def _within(blocks: Sequence[Tensor]) -> Tensor:
+    sums = torch.zeros(len(blocks), len(blocks), dtype=torch.float64)
+    for i, a in enumerate(blocks):
+        own = polynomial_kernel(a, a)
+        sums[i, i] = own.sum() - own.diagonal().sum()
+        for j in range(i):
+            sums[i, j] = sums[j, i] = polynomial_kernel(a, blocks[j]).sum()
+    return sums
+
+
+def _sizes(blocks: Sequence[Tensor]) -> Tensor:
+    return torch.tensor([len(each) for each in blocks], dtype=torch.float64)

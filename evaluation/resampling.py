@@ -1,0 +1,95 @@
+"""Intervals of any metric of two sets, by the metric without each of some blocks of images.
+
+A plain bootstrap draws images twice, and FID, which falls with the number of different images, then lies above its own
+value. Here every image is there once or not at all, and the interval lies around the value of all images.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from scipy.special import chdtr, stdtrit
+from torch import Tensor
+
+JACKKNIFE_BLOCKS = 20
+SEED = 0
+TOO_EVEN = 0.001
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A metric, the ends of its 95 % interval, and by how much it exceeds its limit for endless images.
+
+    None: there are too few images for an interval; the bias is not estimated.
+    """
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    bias: float | None = None
+
+
+@dataclass(frozen=True)
+class Draws:
+    """How the images of a set were drawn: each for itself, or so many of each class, where classes is [count].
+
+    Of a set that was balanced on purpose a block must have all classes in the same shares: one that it lacks by chance
+    would move every metric by far more than other images of the same classes do.
+    """
+
+    count: int
+    classes: Tensor | None = None
+
+    @classmethod
+    def of(cls, probabilities: Tensor) -> "Draws":
+        """By the extractor's answers [N, C]: on purpose where their numbers are more even than chance ever makes them.
+
+        Pearson's chi-squared against equal shares, below what one set in a thousand of independent draws has.
+        """
+        count, classes = probabilities.shape
+        answers = probabilities.argmax(dim=1)
+        numbers = answers.bincount(minlength=classes).double()
+        chi_squared = float((numbers - count / classes).square().sum() * classes / count)
+        balanced = classes > 1 and int(numbers.min()) > 1 and chdtr(classes - 1, chi_squared) < TOO_EVEN
+        return cls(count, answers if balanced else None)
+
+    def blocks(self, number: int) -> list[Tensor]:
+        """Indices in so many blocks of nearly equal size, mixed: sets are often sorted by class."""
+        order = torch.randperm(self.count, generator=torch.Generator().manual_seed(SEED))
+        if self.classes is not None:
+            order = order[self.classes[order].argsort(stable=True)]
+        return [order[index::number] for index in range(number)]
+
+    def jackknife_blocks(self) -> list[Tensor]:
+        """The blocks that are left out one after the other: of as many as divide the classes most evenly."""
+        if self.classes is None:
+            return self.blocks(min(JACKKNIFE_BLOCKS, self.count))
+        sizes = self.classes.bincount()
+        most = min(JACKKNIFE_BLOCKS, int(sizes.min()))
+
+        def unevenness(number: int) -> float:
+            larger = sizes % number  # blocks with an image of a class more than the others
+            return float((larger * (number - larger)).sum()) / number**2
+
+        return self.blocks(min(range(most, most // 2, -1), key=unevenness))
+
+
+def jackknife(
+    value: float, left_out: Sequence[Iterable[float]], low: float = -math.inf, high: float = math.inf
+) -> Figure:
+    """The interval by the metric without each block, the sets one after the other (Quenouille, Tukey 1958).
+
+    left_out: for each set its estimates. low, high: between which the metric lies.
+    """
+    variance, bias, freedom = 0.0, 0.0, math.inf
+    for estimates in left_out:
+        found = torch.tensor(list(estimates), dtype=torch.float64)
+        others = len(found) - 1
+        if others < 1:
+            return Figure(value)
+        variance += others * float(found.var(correction=0))
+        bias += others * (float(found.mean()) - value)
+        freedom = min(freedom, others)
+    half = float(stdtrit(freedom, 0.975)) * math.sqrt(variance)
+    return Figure(value, max(value - half, low), min(value + half, high), bias)

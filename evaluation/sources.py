@@ -1,0 +1,95 @@
+"""What is compared, as the command line names it: a path, or a name with settings as `shapes?images=2000&seed=7`."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import parse_qsl
+
+from datasets.pictures import BATCH, Pictures, open_pictures
+from datasets.shapes import render_set
+from evaluation.extractors import JudgeExtractor, extract
+from evaluation.statistics_file import Measured, holds_statistics, read_statistics
+
+SHAPES = "shapes"
+SHAPES_IMAGES, SHAPES_SEED = 2000, 1001  # a seed that nothing was trained on: training renders seed 1
+SHAPES_SETTINGS = ("images", "seed", "size")
+
+
+@dataclass(frozen=True)
+class Named:
+    """A source's name and its settings."""
+
+    name: str
+    settings: Mapping[str, str]
+
+
+def parse_named(text: str, known: tuple[str, ...]) -> Named:
+    """NAME?KEY=VALUE&KEY=VALUE. Raises: ValueError, one line, for a setting that is unknown, empty or there twice."""
+    name, _, query = text.partition("?")
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
+    except ValueError as error:
+        raise ValueError(f"{text}: settings are KEY=VALUE, joined by &") from error
+    for key, value in pairs:
+        if key not in known:
+            raise ValueError(f"{text}: there is no setting {key!r}; there are {', '.join(known)}")
+        if not value:
+            raise ValueError(f"{text}: {key} has no value")
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError(f"{text}: a setting is there twice")
+    return Named(name, dict(pairs))
+
+
+def whole_number(named: Named, key: str, default: int, least: int = 0) -> int:
+    """A setting that counts. Raises: ValueError, one line."""
+    given = named.settings.get(key, str(default))
+    if not given.isascii() or not given.isdecimal() or int(given) < least:
+        raise ValueError(f"{named.name}: {key}={given}: must be a whole number, {least} or more")
+    return int(given)
+
+
+def measure(
+    source: str,
+    extractor: JudgeExtractor,
+    shapes_size: int | None,
+    *,
+    strict: bool,
+    on_total: Callable[[int], None],
+    on_images: Callable[[int], None],
+) -> Measured:
+    """The features of a source, or the statistics that it holds.
+
+    shapes_size: at which the shapes are rendered where the source does not say; None for the extractor's own size.
+    strict: files that claim to be pictures and cannot be read are refused, not counted.
+    Raises: ValueError, which names the source; OSError; WeightsError.
+    """
+    path = Path(source)
+    if holds_statistics(path):
+        return read_statistics(path, extractor.identity)
+    is_shapes = source.partition("?")[0] == SHAPES
+    pictures = (
+        _shapes(source, shapes_size or extractor.image_size) if is_shapes else open_pictures(path, extractor.image_size)
+    )
+    on_total(pictures.count)
+    try:
+        features, found = extract(pictures, extractor, on_images)
+    except ValueError as error:
+        raise ValueError(_naming(source, str(error))) from error
+    if strict and pictures.skipped:
+        first = pictures.skipped[0]
+        raise ValueError(
+            f"{source}: --strict allows none of this: {first.path} {first.reason} ({len(pictures.skipped)} in all)"
+        )
+    skipped = [{"file": str(each.path), "reason": each.reason} for each in pictures.skipped]
+    return Measured(features, {"source": source, **found, "skipped": skipped, "extractor": extractor.identity})
+
+
+def _naming(source: str, line: str) -> str:
+    return line if source in line else f"{source}: {line}"
+
+
+def _shapes(source: str, default_size: int) -> Pictures:
+    named = parse_named(source, SHAPES_SETTINGS)
+    count, seed = whole_number(named, "images", SHAPES_IMAGES, 2), whole_number(named, "seed", SHAPES_SEED)
+    images, _ = render_set(count, seed, whole_number(named, "size", default_size, 8))
+    return Pictures(count, iter(images.split(BATCH)))

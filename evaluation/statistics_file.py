@@ -1,0 +1,135 @@
+"""Statistics files: what a reference is measured by, made once.
+
+mu, sigma, mu_s and sigma_s are the official evaluator's arrays, of pooled and of spatial features. A file that is
+written here has the features themselves beside them, and its provenance as JSON.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datasets.pictures import DAMAGE, IMAGES_MEMBER, npz_members
+from evaluation.extractors import Features
+from evaluation.frechet import Moments
+from evaluation.scores import Reference, Statistics
+from models.record import hash_file
+
+FORMAT = 1
+PROVENANCE = "provenance.npy"
+SAID = ("source", "images", "size", "sha256")  # by the provenance of any set
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One side of a comparison: what is known of it, and where that comes from."""
+
+    content: Reference
+    provenance: Mapping[str, Any]
+
+
+def holds_statistics(path: Path) -> bool:
+    """Whether a file is one of statistics. Raises: ValueError for a damaged .npz.
+
+    The official reference files hold pictures and Inception's moments; of these the pictures are measured anew.
+    """
+    if path.suffix != ".npz" or not path.is_file():
+        return False
+    members = npz_members(path)
+    return PROVENANCE in members or ("mu.npy" in members and IMAGES_MEMBER not in members)
+
+
+def write_statistics(path: Path, features: Features, provenance: Mapping[str, Any]) -> None:
+    """Write the statistics of a set, atomically."""
+    pooled, spatial = Moments.of(features.pooled), Moments.of(features.spatial)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with partial.open("wb") as file:
+        np.savez(
+            file,
+            mu=pooled.mean.numpy(),
+            sigma=pooled.covariance.numpy(),
+            mu_s=spatial.mean.numpy(),
+            sigma_s=spatial.covariance.numpy(),
+            pooled=features.pooled.numpy(),
+            spatial=features.spatial.numpy(),
+            probabilities=features.probabilities.numpy(),
+            provenance=np.array(json.dumps(dict(provenance) | {"format": FORMAT})),
+        )
+    partial.replace(path)
+
+
+def read_statistics(path: Path, extractor: Mapping[str, Any]) -> Measured:
+    """Read a statistics file for an extractor of this identity.
+
+    Raises: ValueError, one line, for a damaged file and for statistics of another extractor.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (ValueError, *DAMAGE) as error:
+        raise ValueError(f"{path}: is damaged ({error})") from error
+    try:
+        return (_own if "provenance" in arrays else _official)(path, arrays, extractor)
+    except KeyError as error:
+        raise ValueError(f"{path}: is no statistics file: it has no {error}") from error
+
+
+def _own(path: Path, arrays: Mapping[str, Any], extractor: Mapping[str, Any]) -> Measured:
+    try:
+        provenance: dict[str, Any] = json.loads(str(arrays["provenance"]))
+        made_by, version = provenance["extractor"]["sha256"], provenance["format"]
+        for name in SAID:
+            provenance[name]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path}: its provenance is damaged ({error})") from error
+    if version != FORMAT:
+        raise ValueError(f"{path}: is of format {version}, this version reads {FORMAT}; make it anew")
+    if made_by != extractor["sha256"]:
+        other = f"{provenance['extractor'].get('file')} ({made_by})"
+        raise ValueError(
+            f"{path}: was made by another extractor, {other}, not {extractor['file']} ({extractor['sha256']})"
+        )
+    pooled, spatial, probabilities = (
+        torch.from_numpy(_finite(path, name, arrays[name], 2)) for name in ("pooled", "spatial", "probabilities")
+    )
+    if not len(pooled) == len(spatial) == len(probabilities) or len(pooled) < 2:
+        raise ValueError(
+            f"{path}: is damaged: it has features of {len(pooled)}, {len(spatial)}, {len(probabilities)} images"
+        )
+    return Measured(Features(pooled, spatial, probabilities), provenance | {"source": str(path)})
+
+
+def _official(path: Path, arrays: Mapping[str, Any], extractor: Mapping[str, Any]) -> Measured:
+    pooled = _moments(path, arrays, "mu", "sigma")
+    spatial = _moments(path, arrays, "mu_s", "sigma_s") if "mu_s" in arrays else None
+    for moments, name in ((pooled, "features"), (spatial, "spatial_features")):
+        if moments is not None and len(moments.mean) != extractor[name]:
+            kind = (
+                f"are of {len(moments.mean)} {name.replace('_', ' ')}, the {extractor['name']}'s are {extractor[name]}"
+            )
+            raise ValueError(f"{path}: was made by another extractor: its statistics {kind}")
+    return Measured(
+        Statistics(pooled, spatial), {"source": str(path), "images": None, "size": None, "sha256": hash_file(path)}
+    )
+
+
+def _moments(path: Path, arrays: Mapping[str, Any], mean: str, covariance: str) -> Moments:
+    mu, sigma = _finite(path, mean, arrays[mean], 1), _finite(path, covariance, arrays[covariance], 2)
+    if sigma.shape != (len(mu), len(mu)):
+        raise ValueError(f"{path}: {covariance} is {sigma.shape} where {mean} has {len(mu)} values")
+    exact: list[Tensor] = [torch.from_numpy(np.asarray(each, np.float64)) for each in (mu, sigma)]
+    return Moments(*exact)
+
+
+def _finite(path: Path, name: str, array: Any, dimensions: int) -> Any:
+    if not np.issubdtype(array.dtype, np.floating) or array.ndim != dimensions:
+        raise ValueError(f"{path}: {name} is {array.dtype} {array.shape}; floats of {dimensions} dimensions are needed")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{path}: {name} has NaN or infinity")
+    return array

@@ -1,0 +1,185 @@
+"""`adm evaluate` as a user runs it: figures from pictures on disk, and one line for whatever cannot be measured."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from cli.main import app
+from datasets.shapes import render_set
+
+METRICS = {"fid", "sfid", "inception_score", "kid", "precision", "recall", "density", "coverage"}
+IMAGES = 40
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two sets of renders as official .npz files, the first also as a folder of PNGs, and statistics of the second."""
+    folder = tmp_path_factory.mktemp("sets")
+    for name, seed in (("a", 5), ("b", 6)):
+        pixels = render_set(IMAGES, seed, 32)[0].permute(0, 2, 3, 1).numpy()
+        np.savez(folder / f"{name}.npz", pixels)
+        if name == "a":
+            (folder / "a").mkdir()
+            for index, each in enumerate(pixels):
+                Image.fromarray(each).save(folder / "a" / f"{index:03d}.png")
+    assert run("stats", str(folder / "b.npz"), "--out", str(folder / "b-stats.npz"))[0] == 0
+    return folder
+
+
+def run(*arguments: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, ["evaluate", *arguments])
+    return result.exit_code, result.stdout, result.stderr
+
+
+def report(folder: Path, samples: str, reference: str) -> dict[str, Any]:
+    target = folder / "report.json"
+    status, _, told = run(str(folder / samples), "--against", str(folder / reference), "--json", str(target))
+    assert status == 0, told
+    read: dict[str, Any] = json.loads(target.read_text())
+    return read
+
+
+def refused(*arguments: str) -> str:
+    status, printed, told = run(*arguments)
+    assert (status, printed) == (1, "")
+    assert told.startswith("adm: ")
+    (line,) = (each for each in told.splitlines() if each.startswith("adm: "))
+    assert told.endswith(f"{line}\n")
+    return line
+
+
+def test_all_figures_are_there_with_intervals_and_what_they_depend_on(sets: Path) -> None:
+    found = report(sets, "a.npz", "b.npz")
+    assert set(found["metrics"]) == METRICS
+    assert all(each["low"] <= each["value"] <= each["high"] for each in found["metrics"].values())
+    assert found["samples"]["images"] == IMAGES
+    assert found["extractor"]["sha256"]
+    assert set(found["versions"]) == {"adm-serve", "torch", "python"}
+    assert any("40 images are few for FID in 128 dimensions" in note for note in found["notes"])
+
+
+def test_figures_do_not_depend_on_the_form_of_a_set(sets: Path) -> None:
+    pictures, statistics = report(sets, "a.npz", "b.npz"), report(sets, "a", "b-stats.npz")
+    assert statistics["metrics"] == pictures["metrics"]
+    assert statistics["reference"]["sha256"] == pictures["reference"]["sha256"]
+
+
+def test_a_reference_that_is_the_sample_itself_is_said(sets: Path) -> None:
+    _, printed, _ = run(str(sets / "a"), "--against", str(sets / "a.npz"))
+    assert "note: the reference is the samples themselves, picture for picture" in printed
+
+
+def test_renders_are_of_the_size_of_the_samples(tmp_path: Path) -> None:
+    np.savez(tmp_path / "large.npz", render_set(4, 5, 40)[0].permute(0, 2, 3, 1).numpy())
+    target = tmp_path / "report.json"
+    status, _, told = run(
+        str(tmp_path / "large.npz"), "--against", "shapes?images=4&seed=7", "--json", str(target), "--strict"
+    )
+    assert status == 0, told
+    assert json.loads(target.read_text())["reference"]["size"] == "40x40"
+
+
+def test_compare_tells_a_difference_from_chance(sets: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "noise.npz", np.random.default_rng(0).integers(0, 256, (IMAGES, 32, 32, 3), np.uint8))
+    ours, theirs = tmp_path / "ours.json", tmp_path / "theirs.json"
+    for samples, target in ((sets / "a.npz", ours), (tmp_path / "noise.npz", theirs)):
+        assert run(str(samples), "--against", str(sets / "b.npz"), "--json", str(target))[0] == 0
+    _, same, _ = run("compare", str(ours), str(ours))
+    _, other, _ = run("compare", str(ours), str(theirs))
+    assert "larger than chance" not in same
+    (fid,) = (line for line in other.splitlines() if line.startswith("FID"))
+    assert fid.endswith("larger than chance")
+
+
+def test_reports_against_other_references_are_not_compared(sets: Path, tmp_path: Path) -> None:
+    ours, theirs = tmp_path / "ours.json", tmp_path / "theirs.json"
+    for reference, target in (("a.npz", ours), ("b.npz", theirs)):
+        assert run(str(sets / "a.npz"), "--against", str(sets / reference), "--json", str(target))[0] == 0
+    assert "of another reference each" in refused("compare", str(ours), str(theirs))
+    assert "is no report of adm evaluate --json" in refused("compare", str(ours), str(sets / "a.npz"))
+
+
+def test_files_that_cannot_be_read_are_counted_or_refused(sets: Path, tmp_path: Path) -> None:
+    for each in (sets / "a").iterdir():
+        (tmp_path / each.name).write_bytes(each.read_bytes())
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    _, printed, _ = run(str(tmp_path), "--against", str(sets / "b.npz"))
+    assert "note: samples: 1 files could not be read, first " in printed
+    line = refused(str(tmp_path), "--against", str(sets / "b.npz"), "--strict")
+    assert "broken.png" in line
+
+
+@pytest.mark.parametrize(
+    ("pixels", "told"),
+    [
+        (np.zeros((1, 32, 32, 3), np.uint8), "1 images are too few"),
+        (np.zeros((0, 32, 32, 3), np.uint8), "0 images are too few"),
+        (np.zeros((9, 16, 16, 3), np.uint8), "takes squares of 32x32 pixels or more"),
+        (np.zeros((9, 40, 32, 3), np.uint8), "images are 32x40"),
+        (np.zeros((9, 64, 64, 3), np.uint8), "the samples are 64x64 and the reference is 32x32"),
+        (np.zeros((9, 32, 32, 3)), "arr_0 is float64"),
+    ],
+)
+def test_pictures_that_cannot_be_measured_are_told_in_one_line(
+    sets: Path, tmp_path: Path, pixels: np.ndarray, told: str
+) -> None:
+    np.savez(tmp_path / "set.npz", pixels)
+    assert told in refused(str(tmp_path / "set.npz"), "--against", str(sets / "b.npz"))
+
+
+@pytest.mark.parametrize(
+    ("samples", "more", "told"),
+    [
+        ("none", (), "none: there is no such file or folder"),
+        ("service:demo?steps=25", (), "service:demo?steps=25: is not offered; adm sample --out FILE.npz"),
+        ("shapes?image=9", (), "there is no setting 'image'; there are images, seed, size"),
+        ("shapes?images=1", (), "images=1: must be a whole number, 2 or more"),
+        ("shapes?images", (), "settings are KEY=VALUE"),
+        ("shapes?seed=", (), "seed has no value"),
+        ("shapes?seed=1&seed=2", (), "a setting is there twice"),
+        ("local:demo?steps=x", (), "steps=x: must be a whole number"),
+        ("local:demo?scale=x", (), "scale=x: must be a number"),
+        ("local:demo?upsample=maybe", (), "upsample=maybe: must be yes or no"),
+        ("shapes", ("--extractor", "inception"), "there are judge and judge:FILE"),
+        ("shapes", ("--extractor", "judge:weights/demo/base.safetensors"), "holds a UNet, expected a Judge"),
+    ],
+)
+def test_sources_that_are_none_are_told_in_one_line(samples: str, more: tuple[str, ...], told: str) -> None:
+    assert told in refused(samples, "--against", "shapes?images=2", *more)
+
+
+def test_a_file_that_cannot_be_written_is_told_before_anything_is_measured(tmp_path: Path) -> None:
+    target = str(tmp_path / "none" / "x.npz")
+    assert f"--out {target}: " in refused("stats", "nothing", "--out", target)
+    assert f"--json {tmp_path}: " in refused("nothing", "--against", "nothing", "--json", str(tmp_path))
+
+
+def test_a_reference_must_be_there_already() -> None:
+    assert "only SAMPLES may be local:PIPELINE" in refused("shapes", "--against", "local:demo")
+
+
+def test_moments_alone_are_no_samples_but_a_reference(sets: Path, tmp_path: Path) -> None:
+    with np.load(sets / "b-stats.npz") as arrays:
+        np.savez(tmp_path / "official.npz", **{name: arrays[name] for name in ("mu", "sigma", "mu_s", "sigma_s")})
+    official = str(tmp_path / "official.npz")
+    status, printed, _ = run(str(sets / "a.npz"), "--against", official)
+    assert (status, "FID" in printed, "precision " in printed) == (0, True, False)
+    assert "must be pictures, or have features" in refused(official, "--against", str(sets / "a.npz"))
+
+
+@pytest.mark.slow
+def test_a_pipeline_is_sampled_in_this_process(tmp_path: Path) -> None:
+    target = tmp_path / "report.json"
+    samples = "local:demo?images=10&steps=2&upsample=no&seed=3"
+    status, printed, told = run(samples, "--against", "shapes?images=20", "--json", str(target))
+    assert status == 0, told
+    found = json.loads(target.read_text())
+    assert found["samples"]["source"] == samples
+    assert found["samples"]["made"]["parameters"]["steps"] == 2
+    assert found["samples"]["size"] == found["reference"]["size"] == "32x32"
+    assert "precision" in printed

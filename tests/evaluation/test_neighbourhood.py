@@ -1,0 +1,78 @@
+"""The metrics of neighbours, against brute force and `precision_recall`, also without each block of images."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evaluation.neighbourhood import Estimates, neighbourhood
+from evaluation.precision_recall import precision_recall
+from evaluation.resampling import Draws
+
+
+def features(seed: int, count: int, width: int = 3) -> torch.Tensor:
+    return torch.randn(count, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def found(sample: torch.Tensor, reference: torch.Tensor, number: int = 4) -> dict[str, Estimates]:
+    return neighbourhood(sample, reference, Draws(len(sample)).blocks(number), Draws(len(reference)).blocks(number))
+
+
+def density_coverage(sample: list[list[float]], reference: list[list[float]], k: int = 5) -> tuple[float, float]:
+    """Naeem et al. 2020, Eq. 2 and 3, in plain numbers; a list sorted by distance begins with the point itself."""
+    radii = [sorted(math.dist(x, other) for other in reference)[k] for x in reference]
+    inside = [[math.dist(x, y) <= radius for y in sample] for x, radius in zip(reference, radii, strict=True)]
+    return sum(map(sum, inside)) / (k * len(sample)), sum(map(any, inside)) / len(reference)
+
+
+def direct(sample: torch.Tensor, reference: torch.Tensor) -> list[float]:
+    balls = precision_recall(reference, sample)
+    return [float(balls.precision), float(balls.recall), *density_coverage(sample.tolist(), reference.tolist())]
+
+
+@given(seed=st.integers(0, 99), shift=st.floats(0, 2))
+def test_values_are_what_their_definitions_say(seed: int, shift: float) -> None:
+    sample, reference = features(seed, 9) + shift, features(seed + 1, 12)
+    assert [each.value for each in found(sample, reference, 3).values()] == pytest.approx(direct(sample, reference))
+
+
+@pytest.mark.parametrize("counts", [(30, 40), (100, 70)])
+def test_values_without_a_block_are_those_of_the_other_images(counts: tuple[int, int]) -> None:
+    """The larger sets have more images than neighbours are looked at."""
+    sets = [features(0, counts[0]) + 0.5, features(1, counts[1])]
+    estimates = found(sets[0], sets[1], 7)
+    for side in range(2):
+        for number, block in enumerate(Draws(counts[side]).blocks(7)):
+            left = list(sets)
+            left[side] = left[side][[index not in block for index in range(counts[side])]]
+            without = [(each.without_samples, each.without_reference)[side] for each in estimates.values()]
+            got = [float(each[number]) for each in without]
+            assert got == pytest.approx(direct(left[0], left[1]))
+
+
+def test_copies_of_one_outlier_are_dense_and_cover_little() -> None:
+    """Each lies in six balls of a line's end, its own and its five neighbours'; precision would call them perfect."""
+    line = torch.arange(20, dtype=torch.float64)[:, None]
+    estimates = found(line[:1].repeat(9, 1), line)
+    assert estimates["precision"].value == 1
+    assert estimates["coverage"].value < 0.3
+    assert (estimates["density"].value, estimates["coverage"].value) == density_coverage([[0.0]] * 9, line.tolist())
+
+
+def test_distant_sets_do_not_meet() -> None:
+    assert [each.value for each in found(features(0, 9) + 1000, features(1, 9)).values()] == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("reference", "sample", "told"),
+    [
+        (features(0, 5), features(1, 9), "density and coverage: 5 samples are too few; there must be 6 or more"),
+        (features(0, 9), features(1, 9) / 0, "density and coverage: sample 0 of 9 has NaN or infinity in its features"),
+        (features(0, 9), features(1, 9, 4), "the sets have features of 3 and 4 dimensions; they must be alike"),
+    ],
+)
+def test_sets_without_a_score_are_refused_in_one_line(reference: torch.Tensor, sample: torch.Tensor, told: str) -> None:
+    with pytest.raises(ValueError, match=f"^{told}$"):
+        found(sample, reference)
