@@ -164,13 +164,13 @@ def load(settings: Settings, device: torch.device, name: str) -> Held:
 def readable_pipelines(settings: Settings) -> tuple[str, ...]:
     """The pipelines to load: those of the setting, else of every stack that can be read, a warning for each other one.
 
-    The default pipeline stays, and all where none can be read, so that the start ends with the reason.
+    Where the default pipeline is damaged, all of them, so that the start ends with the reason.
     """
     if "pipelines" in settings.model_fields_set:
         return settings.pipelines
     damaged = find_plans(settings.weights.absolute()).damaged
-    kept = tuple(name for name in settings.pipelines if name not in damaged or name == settings.default_model)
-    if not kept:
+    kept = tuple(name for name in settings.pipelines if name not in damaged)
+    if not kept or settings.default_model in damaged:
         return settings.pipelines
     for name in settings.pipelines:
         if name not in kept:
