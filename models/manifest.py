@@ -29,7 +29,7 @@ class Pipeline(Entry):
 
 
 class Network(Entry):
-    file: Annotated[str, Field(min_length=1)]
+    file: Annotated[str, Field(min_length=1, max_length=255)]  # longer names are no file system's
 
 
 class Manifest(Entry):

@@ -4,9 +4,11 @@ config.json holds the resolved configuration, run.json the data and every start,
 state.pt all that the run goes on from, snapshots/ earlier states, previews/ pictures, events/ TensorBoard's files.
 """
 
+import errno
 import fcntl
 import json
 import os
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +17,9 @@ from typing import Any, BinaryIO
 CONFIG, INFO, STATS, STATE, LOCK = "config.json", "run.json", "stats.jsonl", "state.pt", "lock"
 SNAPSHOTS, PREVIEWS, EVENTS = "snapshots", "previews", "events"
 FORMAT = 1  # of the folder; raised when an older program would misread a newer folder
+
+
+MOST_BYTES = 1 << 20  # of a JSON file: a thousand times what a run writes
 
 
 class RunFolderError(ValueError):
@@ -43,13 +48,27 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
         raise
 
 
+def read_regular(path: Path, most_bytes: int | None = None) -> bytes:
+    """A file's content, or its last bytes where it has more.
+
+    Links, pipes and devices are refused: a folder of runs may be written by others. Raises: OSError.
+    """
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "is no regular file", str(path))
+        if most_bytes is not None and found.st_size > most_bytes:
+            file.seek(-most_bytes, os.SEEK_END)
+        return file.read()
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Raises: RunFolderError, which names the file."""
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(read_regular(path, MOST_BYTES))
     except OSError as error:
         raise RunFolderError(f"{path}: cannot be read ({error.strerror}); is {path.parent} a training run?") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RunFolderError(f"{path}: is not JSON ({error})") from error
     if not isinstance(content, dict) or content.get("format", FORMAT) != FORMAT:
         raise RunFolderError(f"{path}: is of another version of this program")

@@ -1,11 +1,12 @@
 """stats.jsonl: a line for every few steps, with the step and figures by name."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from runfolder.folder import STATS, write_whole
+from runfolder.folder import STATS, read_regular, write_whole
 
 
 def append_line(folder: Path, line: Mapping[str, Any]) -> None:
@@ -13,18 +14,26 @@ def append_line(folder: Path, line: Mapping[str, Any]) -> None:
         file.write(json.dumps(line) + "\n")
 
 
-def read_lines(folder: Path) -> list[dict[str, Any]]:
-    """All whole lines; the last one may have been cut off by a kill."""
-    path = folder / STATS
-    if not path.exists():
+def read_lines(folder: Path, most_bytes: int | None = None) -> list[dict[str, Any]]:
+    """All whole lines, or those in the file's last bytes; the last one may have been cut off by a kill.
+
+    What is no line of figures is left out. Raises: OSError.
+    """
+    try:
+        content = read_regular(folder / STATS, most_bytes)
+    except FileNotFoundError:
         return []
-    lines = []
-    for text in path.read_text().splitlines():
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            continue
-    return lines
+    return [line for text in content.splitlines() if (line := _line(text)) is not None]
+
+
+def _line(text: bytes) -> dict[str, Any] | None:
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(line, dict) or not isinstance(line.get("step"), int):
+        return None
+    return line if all(isinstance(each, int | float) and math.isfinite(each) for each in line.values()) else None
 
 
 def forget_after(folder: Path, step: int) -> None:

@@ -34,22 +34,36 @@ class RunSummary:
 
     @property
     def previews(self) -> list[Path]:
-        return sorted((self.folder / PREVIEWS).glob("*.png"))
+        found = sorted((self.folder / PREVIEWS).glob("*.png"))
+        return [each for each in found if each.is_file() and not each.is_symlink()]
 
     def series(self, name: str) -> list[tuple[int, float]]:
         """A figure by step."""
         return [(int(line["step"]), float(line[name])) for line in self.lines if name in line]
 
 
-def read_summary(folder: Path) -> RunSummary:
-    """Raises: RunFolderError for what is no run."""
-    return RunSummary(folder, read_json(folder / CONFIG), read_json(folder / INFO), read_lines(folder))
+def read_summary(folder: Path, most_bytes: int | None = None) -> RunSummary:
+    """A run with the figures in the last bytes of its file, or all. Raises: RunFolderError for what is no run."""
+    try:
+        config, info, lines = read_json(folder / CONFIG), read_json(folder / INFO), read_lines(folder, most_bytes)
+    except OSError as error:
+        raise RunFolderError(f"{folder}: its figures cannot be read ({error.strerror})") from error
+    run = RunSummary(folder, config, info, lines)
+    try:
+        fits = run.steps > 0 and run.step >= 0 and isinstance(info["kind"], str)
+        fits = fits and isinstance(info["starts"][-1]["time"], int | float) and isinstance(info["data"], dict)
+    except (KeyError, IndexError, TypeError, ValueError):
+        fits = False
+    if not fits:
+        raise RunFolderError(f"{folder}: {CONFIG} or {INFO} lacks a field; is it a training run?")
+    return run
 
 
-def find_runs(folder: Path) -> Iterator[RunSummary]:
+def find_runs(folder: Path, most_bytes: int | None = None) -> Iterator[RunSummary]:
     """Every run below a folder, in the order of their names; what cannot be read is left out."""
     for config in sorted(folder.rglob(CONFIG)):
         try:
-            yield read_summary(config.parent)
-        except RunFolderError:
+            str(config).encode()  # a name that is no text is no part of an address
+            yield read_summary(config.parent, most_bytes)
+        except (RunFolderError, UnicodeEncodeError):
             continue

@@ -29,6 +29,7 @@ router = APIRouter(prefix=PREFIX, tags=["files"])
 
 MAX_FRAMING_BYTES = 65_536  # of a multipart body, beside the file
 PATIENCE_SECONDS = 30.0  # longest wait for the decoding of others' pictures
+MOST_FIELDS, MOST_FIELD_BYTES = 4, 1024  # of a form, beside the file: the parser holds them in memory
 MEMORY_BYTES = 1 << 20  # of a body; what is more goes to disk
 BINARY = {"type": "string", "format": "binary"}
 PICTURES = ("image/png", "image/jpeg", "image/webp")
@@ -62,7 +63,7 @@ PNG: dict[int | str, dict[str, Any]] = {
 )
 async def create_file(request: Request, response: Response, service: ServiceDep) -> FileInfo:
     if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
-        async with request.form(max_files=1) as form:
+        async with request.form(max_files=1, max_fields=MOST_FIELDS, max_part_size=MOST_FIELD_BYTES) as form:
             part = form.get("file")
             if not isinstance(part, UploadFile):
                 raise InvalidRequestError([FieldError("/file", "is required, as a file")])

@@ -1,19 +1,25 @@
 """/v1/runs: training runs, read from their folders; only where ADM_RUNS names one."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
 from jobs.errors import ErrorKind, RefusedError
+from runfolder.folder import read_regular
 from runfolder.summary import RunSummary, find_runs
 from service.problems import documented
 from service.state import ServiceDep
 
 router = APIRouter(prefix="/v1/runs", tags=["runs"])
 
+MOST_STATS_BYTES = 4 << 20  # of a run's figures, the newest ones: some five thousand lines
+MOST_PREVIEW_BYTES = 16 << 20
+READER = CapacityLimiter(1)
+T = TypeVar("T")
 SHOWN_LINES = 1000  # of a run's figures: more than a plot has pixels
 SEPARATOR = "~"  # stands for "/" in the id of a run
 PNG: dict[int | str, dict[str, Any]] = {200: {"content": {"image/png": {}}, "description": "The picture"}}
@@ -46,14 +52,15 @@ class RunView(RunRow):
 
 
 @router.get("", summary="Training runs of the folder ADM_RUNS, newest first", responses=documented(404, 503))
-def list_runs(service: ServiceDep) -> RunList:
-    rows = [RunRow(**row_of(run_id, run)) for run_id, run in runs_of(service.settings.runs).items()]
+async def list_runs(service: ServiceDep) -> RunList:
+    runs = await read(lambda: runs_of(service.settings.runs))
+    rows = [RunRow(**row_of(run_id, run)) for run_id, run in runs.items()]
     return RunList(data=sorted(rows, key=lambda each: -each.started_at))
 
 
 @router.get("/{run_id}", summary="One run with its figures by step", responses=documented(404, 503))
-def get_run(run_id: str, service: ServiceDep) -> RunView:
-    run = found(service.settings.runs, run_id)
+async def get_run(run_id: str, service: ServiceDep) -> RunView:
+    run = await read(lambda: found(service.settings.runs, run_id))
     stride = -(-len(run.lines) // SHOWN_LINES) or 1
     lines = run.lines[::-1][::stride][::-1]  # counted from the newest, which is always shown
     previews = [each.name for each in run.previews]
@@ -66,18 +73,30 @@ def get_run(run_id: str, service: ServiceDep) -> RunView:
     response_class=Response,
     responses={**PNG, **documented(404, 503)},
 )
-def get_preview(run_id: str, name: str, service: ServiceDep) -> Response:
-    for path in found(service.settings.runs, run_id).previews:
-        if path.name == name:
-            return Response(path.read_bytes(), media_type="image/png")
+async def get_preview(run_id: str, name: str, service: ServiceDep) -> Response:
+    return Response(await read(lambda: preview(service.settings.runs, run_id, name)), media_type="image/png")
+
+
+def preview(folder: Path | None, run_id: str, name: str) -> bytes:
+    """Raises: RefusedError for a preview that is not there, or that is larger than any that a run writes."""
+    for path in found(folder, run_id).previews:
+        if path.name == name and path.stat().st_size <= MOST_PREVIEW_BYTES:
+            return read_regular(path)
     raise RefusedError(ErrorKind.UNKNOWN_RUN, f"run {run_id[:128]!r} has no preview {name[:128]!r}")
+
+
+async def read(call: Callable[[], T]) -> T:
+    """Read files in a thread of the runs' own: folders may be large, or on a slow disk, and no job waits for them."""
+    return await to_thread.run_sync(call, limiter=READER)
 
 
 def runs_of(folder: Path | None) -> Mapping[str, RunSummary]:
     """Every run below the folder by its id. Raises: RefusedError where no folder is set."""
     if folder is None:
         raise RefusedError(ErrorKind.UNKNOWN_RUN, "no folder of training runs is set; ADM_RUNS names it")
-    return {str(run.folder.relative_to(folder)).replace("/", SEPARATOR): run for run in find_runs(folder)}
+    return {
+        str(run.folder.relative_to(folder)).replace("/", SEPARATOR): run for run in find_runs(folder, MOST_STATS_BYTES)
+    }
 
 
 def found(folder: Path | None, run_id: str) -> RunSummary:

@@ -221,3 +221,10 @@ def test_pictures_are_kept_within_a_quota(redis: Redis, settings: Settings) -> N
         assert client.post("/v1/files", content=png(3)).status_code == 201
         redis.delete(keys.file(second))  # as when it expires
         assert client.post("/v1/files", content=png(4)).status_code == 201
+
+
+def test_fields_beside_a_picture_are_refused_before_they_are_held(client: httpx2.Client) -> None:
+    """The parser keeps a file's part on disk, and a field's in memory."""
+    response = client.post("/v1/files", data={"more": "x" * 100_000}, files={"file": ("a.png", png())})
+    assert response.status_code == 400
+    assert response.headers["content-type"] == "application/problem+json"

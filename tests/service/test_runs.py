@@ -1,5 +1,6 @@
 """Training runs through HTTP: read-only, and nothing but what lies below the configured folder."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,6 +70,42 @@ def test_what_is_no_run_is_unknown(runs: httpx2.Client, path: str) -> None:
     response = runs.get(path)
     assert response.status_code == 404
     assert response.headers["content-type"] == "application/problem+json"
+
+
+def test_malformed_runs_and_what_is_no_file_are_left_out(runs: httpx2.Client, folder: Path) -> None:
+    for name, file, text in (
+        ("a", "config.json", "{}"),
+        ("b", "config.json", "[" * 100_000),
+        ("c", "run.json", "{}"),
+        ("d", "stats.jsonl", '[1]\n{"loss": 1}\n{"step": NaN}\n{"step": 1, "loss": "x"}\n\xff\n'),
+    ):
+        run = write_run(folder / "odd" / name)
+        (run / file).write_text(text)
+    run = write_run(folder / "odd" / "e")
+    os.mkfifo(run / "previews" / "pipe.png")
+    (run / "previews" / "link.png").symlink_to("/etc/passwd")
+    (run / "previews" / "folder.png").mkdir()
+    (run / "stats.jsonl").unlink()
+    os.mkfifo(run / "stats.jsonl")
+    run = write_run(folder / "odd" / "f")
+    os.mkfifo(run / "previews" / "pipe.png")
+    (run / "previews" / "link.png").symlink_to("/etc/passwd")
+    with (run / "previews" / "large.png").open("wb") as large:
+        large.truncate(1 << 30)
+    listed = {row["id"]: row["step"] for row in runs.get("/v1/runs").json()["data"]}
+    assert {name: step for name, step in listed.items() if name.startswith("odd")} == {"odd~d": 0, "odd~f": 100}
+    assert runs.get("/v1/runs/odd~f").json()["previews"] == ["00000050.png", "00000100.png", "large.png"]
+    for name in ("pipe.png", "link.png", "large.png"):
+        assert runs.get(f"/v1/runs/odd~f/previews/{name}").status_code == 404
+
+
+def test_huge_file_of_figures_is_read_from_its_end(runs: httpx2.Client, folder: Path) -> None:
+    run = write_run(folder / "huge")
+    with (run / "stats.jsonl").open("a") as file:
+        file.writelines(f'{{"step": {step}, "loss": 0.5}}\n' for step in range(1000, 401_000))
+    lines = runs.get("/v1/runs/huge").json()["lines"]
+    assert lines[-1]["step"] == 400_999
+    assert lines[0]["step"] > 200_000
 
 
 def test_service_without_a_folder_says_so(client: httpx2.Client) -> None:
