@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import obstore
 from obstore.exceptions import BaseError
@@ -23,7 +24,7 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 1.0  # before a retry
 LONGEST_PAUSE_SHARE = 0.1  # of a call's time, where that is less
 # Options of the HTTP client that obstore reads as AWS_ variables, unless it is given options of ours.
 CLIENT_VARIABLES = ("allow_http", "allow_invalid_certificates", "proxy_url", "proxy_ca_certificate")
-CLOCK_KEY = "clock/now"  # of an object whose date alone is read
+CLOCK = "clock"  # folder of objects whose date alone is read
 UNFINISHED = re.compile(r"#\d+$")  # of the file that object_store writes before it renames it
 
 
@@ -100,11 +101,15 @@ class ObjectStore:
 
     def now(self) -> datetime:
         """The time by which the store dates its objects: the clocks of two machines may be hours apart."""
-        self.put(CLOCK_KEY, b"-")
+        key = f"{CLOCK}/{uuid4().hex}"
+        self.delete(each.key for each in self.list(CLOCK))  # of whoever was killed in between
+        self.put(key, b"-")
         try:
-            return obstore.head(self._store, CLOCK_KEY)["last_modified"]
+            return obstore.head(self._store, key)["last_modified"]
         except (BaseError, FileNotFoundError) as error:
             raise UnavailableError(f"the image store cannot be read: {type(error).__name__}") from error
+        finally:
+            self.delete([key])
 
     def remove_unfinished(self, before: datetime) -> int:
         """Remove what killed writers left half-written in a folder, where no listing shows it; returns how many.
