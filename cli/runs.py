@@ -55,12 +55,13 @@ def show(folder: Folder, as_json: Annotated[bool, typer.Option("--json", help="a
 @app.command()
 def compare(one: Folder, other: Annotated[Path, typer.Argument(help="folder of another run")]) -> None:
     """The fields in which two runs' configurations differ, and their figures at the last step that both have."""
+    from runfolder.fields import flatten
     from runfolder.folder import RunFolderError
     from runfolder.summary import read_summary
 
     with one_line_errors(RunFolderError):
         runs = read_summary(one), read_summary(other)
-    first, second = (_flat(run.config) for run in runs)
+    first, second = (flatten(run.config) for run in runs)
     for name in sorted(first.keys() | second.keys()):
         if first.get(name) != second.get(name):
             typer.echo(f"{name}: {first.get(name)} | {second.get(name)}")
@@ -73,13 +74,6 @@ def compare(one: Folder, other: Annotated[Path, typer.Argument(help="folder of a
     ours, theirs = (each[shared[-1]] for each in figures)
     for name in ours.keys() & theirs.keys() - {"step"}:
         typer.echo(f"  {name}: {ours[name]:.6g} | {theirs[name]:.6g}")
-
-
-def _flat(fields: dict[str, object], prefix: str = "") -> dict[str, object]:
-    flat: dict[str, object] = {}
-    for name, value in fields.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return flat
 
 
 @app.command()

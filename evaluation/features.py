@@ -14,3 +14,16 @@ def exact_features(features: Tensor, least: int, metric: str) -> Tensor:
     if len(wrong := (~exact.isfinite().all(dim=1)).nonzero()):
         raise ValueError(f"{metric}: sample {int(wrong[0])} of {len(exact)} has NaN or infinity in its features")
     return exact
+
+
+def centred_features(reference: Tensor, sample: Tensor, least: int, metric: str) -> tuple[Tensor, Tensor]:
+    """Return both sets as exact_features, less the mean of the reference: where features lie changes no distance.
+
+    Raises: ValueError as exact_features, and where the two have features of other sizes.
+    """
+    reference, sample = (exact_features(each, least, metric) for each in (reference, sample))
+    if reference.shape[1] != sample.shape[1]:
+        sizes = f"{reference.shape[1]} and {sample.shape[1]}"
+        raise ValueError(f"the sets have features of {sizes} dimensions; they must be alike")
+    centre = reference.mean(dim=0)
+    return reference - centre, sample - centre

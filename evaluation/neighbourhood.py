@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from evaluation.features import exact_features
+from evaluation.features import centred_features
 from evaluation.precision_recall import BLOCK, blocks_of_distances
 
 PRECISION_NEIGHBOUR, DENSITY_NEIGHBOUR = 3, 5  # as their authors have them
@@ -36,12 +36,7 @@ def neighbourhood(sample: Tensor, reference: Tensor, ours: Blocks, theirs: Block
 
     Raises: ValueError for fewer than LEAST images, NaN or infinity, and features of other sizes.
     """
-    sample, reference = (exact_features(each, LEAST, "density and coverage") for each in (sample, reference))
-    if reference.shape[1] != sample.shape[1]:
-        sizes = f"{reference.shape[1]} and {sample.shape[1]}"
-        raise ValueError(f"the sets have features of {sizes} dimensions; they must be alike")
-    centre = reference.mean(dim=0)
-    sample, reference = sample - centre, reference - centre
+    reference, sample = centred_features(reference, sample, LEAST, "density and coverage")
     narrow, wide = squared_radii_without(reference, (PRECISION_NEIGHBOUR, DENSITY_NEIGHBOUR), theirs)
     (around_samples,) = squared_radii_without(sample, (PRECISION_NEIGHBOUR,), ours)
     precision, without_samples, without_reference = _share_inside(sample, reference, narrow, ours)

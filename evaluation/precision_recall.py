@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from evaluation.features import exact_features
+from evaluation.features import centred_features
 
 OFFICIAL_NEIGHBOURS = (3,)
 BLOCK = 1000  # rows whose distances to all others are held at once: 400 MB where the others are 50,000
@@ -36,12 +36,7 @@ def precision_recall(
     where the two have features of other sizes.
     """
     least = max(neighbours) + 1
-    reference, sample = (exact_features(each, least, "precision and recall") for each in (reference, sample))
-    if reference.shape[1] != sample.shape[1]:
-        sizes = f"{reference.shape[1]} and {sample.shape[1]}"
-        raise ValueError(f"the sets have features of {sizes} dimensions; they must be alike")
-    centre = reference.mean(dim=0)
-    reference, sample = reference - centre, sample - centre
+    reference, sample = centred_features(reference, sample, least, "precision and recall")
     reference_radii = squared_radii(reference, neighbours, block)
     sample_radii = squared_radii(sample, neighbours, block)
     return PrecisionRecall(

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from datasets.listing import LabelsFrom
 from models.config import ClassifierConfig, PoolName, ProcessConfig, UNetConfig
 from models.judge import JudgeConfig
+from runfolder.fields import flatten
 
 Kind = Literal["diffusion", "upsampler", "classifier", "judge"]
 NetworkConfig = UNetConfig | ClassifierConfig | JudgeConfig
@@ -269,14 +270,6 @@ def merge(fields: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
         old = merged.get(name)
         merged[name] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
     return merged
-
-
-def flatten(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested fields by their dotted names."""
-    flat: dict[str, Any] = {}
-    for name, value in fields.items():
-        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return flat
 
 
 FREE = frozenset({"compute.device", "data.loader_processes"})
