@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Annotated, Any, Literal, Self
 
@@ -265,6 +266,11 @@ SAID = {"extra_forbidden": "unknown field", "none_required": "is not offered yet
 UNIONS = ("class_label", "upsample")  # pydantic names the branch of these in an error's location
 
 
+def pointer_to(names: Iterable[str]) -> str:
+    """JSON pointer (RFC 6901) to the value under these names, the outermost first."""
+    return "".join("/" + name.replace("~", "~0").replace("/", "~1") for name in names)
+
+
 def field_errors(error: ValidationError) -> list[FieldError]:
     """One entry a wrong field, in the order of the fields; unions give one entry, not one a branch."""
     found: dict[str, str] = {}
@@ -272,7 +278,7 @@ def field_errors(error: ValidationError) -> list[FieldError]:
         parts = [str(part) for part in each["loc"] if part != "[key]"]
         if len(parts) > 1 and parts[0] in UNIONS:
             del parts[1]
-        pointer = "".join("/" + part.replace("~", "~0").replace("/", "~1") for part in parts)
+        pointer = pointer_to(parts)
         detail = SAID.get(each["type"], each["msg"][:1].lower() + each["msg"][1:])
         found[pointer] = f"{found[pointer]}, or: {detail}" if pointer in found else detail
     inner = {pointer.rpartition("/")[0] for pointer in found} - {""}  # an object was meant: what is wrong lies within

@@ -11,12 +11,13 @@ from typing import IO, Annotated, Any
 from anyio import CancelScope, CapacityLimiter
 from fastapi import APIRouter, Header, Request, Response
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from jobs.errors import ErrorKind, FieldError, InvalidRequestError, RefusedError
 from jobs.files import FileInfo
+from jobs.request import pointer_to
 from jobs.settings import variable
 from pictures.decoding import PictureError
 from pictures.limited import DecodeLimits, decode_in_child
@@ -40,7 +41,12 @@ BODY: dict[str, Any] = {
         "multipart/form-data counts as the picture itself.",
         "content": {
             "multipart/form-data": {
-                "schema": {"type": "object", "required": ["file"], "properties": {"file": BINARY}},
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "properties": {"file": BINARY},
+                    "additionalProperties": False,
+                },
                 "encoding": {"file": {"contentType": ", ".join(PICTURES)}},
             },
             **{each: {"schema": BINARY} for each in PICTURES},
@@ -64,10 +70,7 @@ PNG: dict[int | str, dict[str, Any]] = {
 async def create_file(request: Request, response: Response, service: ServiceDep) -> FileInfo:
     if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         async with request.form(max_files=1, max_fields=MOST_FIELDS, max_part_size=MOST_FIELD_BYTES) as form:
-            part = form.get("file")
-            if not isinstance(part, UploadFile):
-                raise InvalidRequestError([FieldError("/file", "is required, as a file")])
-            info = await keep(request, service, part.file)
+            info = await keep(request, service, picture_of(form).file)
     else:
         with SpooledTemporaryFile(MEMORY_BYTES) as body:
             async for chunk in request.stream():
@@ -109,6 +112,17 @@ async def get_file_content(
 )
 async def delete_file(file_id: str, service: ServiceDep) -> None:
     await service.store_calls.run(lambda: service.queue.files.delete(file_id))
+
+
+def picture_of(form: FormData) -> UploadFile:
+    """The form's one field. Raises: InvalidRequestError, which names every field that is missing or unknown."""
+    wrong = [FieldError(pointer_to([name]), "unknown field") for name in sorted(set(form) - {"file"})]
+    part = form.get("file")
+    if not isinstance(part, UploadFile):
+        wrong.insert(0, FieldError("/file", "is required, as a file"))
+    elif not wrong:
+        return part
+    raise InvalidRequestError(wrong)
 
 
 async def keep(request: Request, service: Service, body: IO[bytes]) -> FileInfo:

@@ -103,7 +103,7 @@ def test_what_is_no_picture_is_422_at_file(client: httpx2.Client, content: bytes
 
 
 def test_form_without_a_file_is_422(client: httpx2.Client) -> None:
-    assert is_problem(client.post("/v1/files", files={"picture": PNG}), 422, "/file")
+    assert is_problem(client.post("/v1/files", files={"picture": PNG}), 422, "/file", "/picture")
     head = {"Content-Type": "multipart/form-data; boundary=x"}
     as_text = b'--x\r\nContent-Disposition: form-data; name="file"\r\n\r\ntext\r\n--x--\r\n'
     assert is_problem(client.post("/v1/files", content=as_text, headers=head), 422, "/file")
@@ -228,3 +228,8 @@ def test_fields_beside_a_picture_are_refused_before_they_are_held(client: httpx2
     response = client.post("/v1/files", data={"more": "x" * 100_000}, files={"file": ("a.png", png())})
     assert response.status_code == 400
     assert response.headers["content-type"] == "application/problem+json"
+
+
+def test_unknown_field_beside_a_picture_is_named(client: httpx2.Client) -> None:
+    response = client.post("/v1/files", data={"pur/pose": "edit"}, files={"file": ("a.png", png())})
+    assert is_problem(response, 422, "/pur~1pose")
