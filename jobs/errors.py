@@ -5,6 +5,7 @@ AdmError
   RefusedError               a call cannot be done as asked; `kind` says why, HTTP maps each kind once
     InvalidRequestError      ... because fields of the request are wrong
     TakenNameError           ... a worker's name, which a living worker has just now
+  KeyringError               a key cannot be made or changed as asked
   UnavailableError           Redis or the image store cannot be reached just now
 """
 
@@ -66,6 +67,10 @@ class SettingsError(AdmError):
 
 class TakenNameError(SettingsError):
     """A living worker has the name; it may be gone soon."""
+
+
+class KeyringError(AdmError):
+    """A key cannot be made or changed as asked; the message fits one line."""
 
 
 class UnavailableError(AdmError):

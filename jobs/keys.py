@@ -16,6 +16,8 @@ EXPIRING = "adm:expiring"  # sorted set: jobs that wait, by the time they expire
 ENDED = "adm:ended"  # sorted set: jobs that have ended, by the time they are to be removed
 FILE_BYTES = "adm:file-bytes"  # hash: uploaded picture -> bytes that its PNG counts for
 STORE_SWEPT = "adm:store-swept"  # there for as long as nobody needs to list the whole image store again
+API_KEYS = "adm:api-keys"  # hash: caller -> KeyRecord; with any entry, also of a revoked key, callers need one
+API_KEYS_VERSION = "adm:api-keys-version"  # another text after each change of them
 WAKE_CHANNEL = "adm:wake"  # pub/sub: a queue's name whenever a job was added to it
 
 

@@ -21,6 +21,7 @@ from jobs.server import SOCKET_SECONDS, connect_redis
 from jobs.settings import Settings
 from jobs.submitting import Submission, Submitted
 from jobs.sweep import Sweeper
+from service.authentication import KeyringReader
 from service.batches import Batches
 from service.hub import Hub
 from service.metrics import Metrics
@@ -35,6 +36,7 @@ class Service:
     settings: Settings
     redis: Redis
     async_redis: AsyncRedis
+    keyring: KeyringReader
     queue: JobQueue
     upkeep: Upkeep
     hub: Hub
@@ -65,6 +67,7 @@ def connect(settings: Settings, metrics: Metrics) -> Service:
         settings=settings,
         redis=redis,
         async_redis=async_redis,
+        keyring=KeyringReader(async_redis),
         queue=queue,
         upkeep=Upkeep(sweeper, retirement, settings.sweep_seconds),
         hub=Hub(async_redis),

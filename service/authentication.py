@@ -1,0 +1,140 @@
+"""Who calls, by the key in the Authorization header, and which paths that caller may reach."""
+
+import asyncio
+import time
+from typing import Annotated, cast
+
+import structlog
+from fastapi import Depends, Request, Response
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from jobs import keys
+from jobs.callers.caller import ANONYMOUS, Caller, Role
+from jobs.callers.keyring import IN_FORCE_SECONDS, Keyring, read_keyring
+from jobs.rubbish import is_wrong_type
+from jobs.settings import Settings
+from service.problems import on_redis_error, problem
+
+log = structlog.get_logger("service.authentication")
+
+REALM = 'Bearer realm="adm"'
+OPEN_PATHS = frozenset({"/", "/runs", "/docs", "/openapi.json", "/livez", "/readyz", "/healthz"})  # for strangers
+OPEN_BELOW = ("/static/", "/docs/")
+OPERATORS_PATHS = ("/v1/workers", "/v1/runs")  # and what is below them
+METRICS_PATH = "/metrics"
+MEMBERS = frozenset({Role.USER, Role.OPERATOR})
+
+
+class KeyringReader:
+    """The keyring, never older than IN_FORCE_SECONDS: so much later a change of keys is in force.
+
+    Requests in between cost no round trip.
+    """
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._keyring = Keyring({}, exist=False)
+        self._version: bytes | None = None  # as if no key was ever made, which is what the keyring says
+        self._read_at = float("-inf")
+        self._reading = asyncio.Lock()
+
+    async def read(self) -> Keyring:
+        """Raises: RedisError; a keyring that may have changed since opens nothing."""
+        if self._is_old():
+            async with self._reading:
+                if self._is_old():
+                    await self._look()
+        return self._keyring
+
+    def _is_old(self) -> bool:
+        return time.monotonic() - self._read_at > IN_FORCE_SECONDS
+
+    async def _look(self) -> None:
+        began = time.monotonic()
+        version = cast(bytes | None, await self._redis.get(keys.API_KEYS_VERSION))
+        if version != self._version:
+            self._keyring, self._version = read_keyring(await self._fields()), version
+            log.info("keys_read", in_force=len(self._keyring), needed=self._keyring.exist)
+        self._read_at = began
+
+    async def _fields(self) -> dict[bytes, bytes] | None:
+        try:
+            return cast(dict[bytes, bytes], await self._redis.hgetall(keys.API_KEYS))
+        except RedisError as error:
+            if is_wrong_type(error):
+                return None
+            raise
+
+
+class Authentication:
+    """Middleware that lets a request through to its route with its caller, or answers 400, 401 or 403.
+
+    A path that is not named here needs a key of a user or an operator, also one that does not exist.
+    """
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app, self._serves_anonymous = app, settings.serves_anonymous
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or is_open(scope["path"]):
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope)
+        try:
+            caller = self._judge(request, await request.app.state.service.keyring.read())
+        except RedisError as error:
+            caller = await on_redis_error(request, error)
+        if isinstance(caller, Response):
+            await caller(scope, receive, send)
+            return
+        request.state.caller = caller
+        if caller.id:
+            structlog.contextvars.bind_contextvars(caller=caller.id)
+        await self._app(scope, receive, send)
+
+    def _judge(self, request: Request, keyring: Keyring) -> Caller | Response:
+        """The caller, or the answer to one who may not go on."""
+        if not keyring.exist and self._serves_anonymous:
+            return ANONYMOUS
+        given = request.headers.getlist("authorization")
+        if len(given) > 1:
+            return refusal(request, 400, "the request has several Authorization headers", "invalid_request")
+        if not given:
+            return refusal(request, 401, "a key is needed, as Authorization: Bearer KEY")
+        scheme, _, key = given[0].partition(" ")
+        caller = keyring.caller_of(key.strip()) if scheme.lower() == "bearer" else None
+        if caller is None:
+            return refusal(request, 401, "the key is wrong or was revoked", "invalid_token")
+        if caller.role not in roles_for(request.scope["path"]):
+            detail = f"a key of role {caller.role} does not open this"
+            return refusal(request, 403, detail, "insufficient_scope")
+        return caller
+
+
+def refusal(request: Request, status: int, detail: str, error: str = "") -> Response:
+    """An answer as RFC 6750, 3, has it."""
+    challenge = f'{REALM}, error="{error}"' if error else REALM
+    return problem(request, status, detail, headers={"WWW-Authenticate": challenge})
+
+
+def is_open(path: str) -> bool:
+    """Whether strangers may call a path: it tells nothing of anybody's work."""
+    return path in OPEN_PATHS or path.startswith(OPEN_BELOW)
+
+
+def roles_for(path: str) -> frozenset[Role]:
+    """Roles whose keys open a path."""
+    if path == METRICS_PATH:
+        return frozenset({Role.OPERATOR, Role.METRICS})
+    if any(path == each or path.startswith(f"{each}/") for each in OPERATORS_PATHS):
+        return frozenset({Role.OPERATOR})
+    return MEMBERS
+
+
+async def get_caller(request: Request) -> Caller:  # async: FastAPI sends a plain dependency through the thread pool
+    return cast(Caller, request.state.caller)
+
+
+CallerDep = Annotated[Caller, Depends(get_caller)]
