@@ -13,6 +13,7 @@ from redis.client import Pipeline, Redis
 from redis.exceptions import ResponseError
 
 from jobs import books, keys
+from jobs.callers.caller import ANONYMOUS, Caller
 from jobs.deaths import DEATHS_ALONE, MANY_ALONE
 from jobs.errors import ErrorKind, FailureKind, RefusedError
 from jobs.job import CheckpointRecord, JobStatus, Progress
@@ -79,6 +80,7 @@ class Ledger(Transitions):
         reckoned_seconds: float | None,
         body_digest: str,
         request_id: str,
+        caller: Caller = ANONYMOUS,
     ) -> Record:
         """A job as it will be once `enqueue` or `submit` has queued it."""
         now = self.now()
@@ -92,6 +94,7 @@ class Ledger(Transitions):
             "adm_reckoned_seconds": "" if reckoned_seconds is None else reckoned_seconds,
             "adm_body": body_digest,
             "adm_request_id": request_id,
+            "adm_caller": caller.id,
         }
         return Record(job_id, {name.encode(): encoded(value) for name, value in fields.items()})
 
@@ -131,15 +134,15 @@ class Ledger(Transitions):
 
         return self.change(job_id, decide)
 
-    def request_cancel(self, job_id: str) -> Record:
+    def request_cancel(self, job_id: str, caller: Caller = ANONYMOUS) -> Record:
         """Cancel a queued job at once; ask the worker of one in progress to.
 
-        Returns the job as it was before. Raises: RefusedError for an unknown job and one that has ended.
+        Returns the job as it was before. Raises: RefusedError for one that the caller has not, and one that has ended.
         """
 
         def decide(pipe: Pipeline, record: Record | None) -> Record:
-            if record is None:
-                raise RefusedError(ErrorKind.UNKNOWN_JOB, f"no job {job_id}")
+            if record is None or not caller.may_see(record.caller):
+                raise RefusedError(ErrorKind.UNKNOWN_JOB, f"no job {job_id!r}")
             match record.status:
                 case JobStatus.QUEUED:
                     self.cancel(pipe, record)
@@ -172,8 +175,9 @@ class Ledger(Transitions):
             elif status is JobStatus.QUEUED:
                 count_work(pipe, record, record.priority, -1)
             books.forget(pipe, self.redis, record)
-            pipe.zrem(keys.index(), record.index_member)
-            pipe.zrem(keys.index(status), record.index_member)
+            for index in (*keys.indexes(None, record.caller), *keys.indexes(status, record.caller)):
+                pipe.zrem(index, record.index_member)
+            pipe.hdel(keys.JOB_CALLERS, record.index_member)
             pipe.zrem(keys.LEASES, f"{job_id}:{record.token}")
             pipe.zrem(keys.EXPIRING, job_id)
             pipe.zrem(keys.ENDED, record.index_member)

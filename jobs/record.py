@@ -73,6 +73,11 @@ class Record:
         return cast(Priority, self.queue.rpartition(":")[2])
 
     @property
+    def caller(self) -> str:
+        """Whose it is; "" where it was made without a key."""
+        return self.text("adm_caller")
+
+    @property
     def created_at(self) -> float:
         return self.number("adm_created_at") or 0.0
 

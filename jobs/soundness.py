@@ -11,6 +11,7 @@ from pydantic import Field, TypeAdapter
 from rq.job import JobStatus as RqStatus
 
 from jobs import keys
+from jobs.callers.keyring import CALLER_ID
 from jobs.deaths import Deaths
 from jobs.job import ImageRecord, JobError, Usage
 
@@ -81,5 +82,6 @@ READERS: Mapping[str, Callable[[str], object]] = {
     "adm_numerics": str,
     "adm_body": str,
     "adm_request_id": str,
+    "adm_caller": matching(CALLER_ID),
     "worker_name": str,
 }

@@ -10,6 +10,7 @@ from uuid import uuid4
 from redis.client import Redis
 
 from jobs import keys
+from jobs.callers.caller import ANONYMOUS, Caller
 from jobs.errors import ErrorKind, FieldError, InvalidRequestError, RefusedError
 from jobs.estimate import Backlog, Backlogs, Estimator
 from jobs.files import FileStore
@@ -39,7 +40,7 @@ class Submission(NamedTuple):
     request: JobRequest
     idempotency_key: str | None = None
     request_id: str = ""  # of the HTTP request, for the worker's log
-    caller: str = ""
+    caller: Caller = ANONYMOUS
 
 
 class Submitted(NamedTuple):
@@ -96,7 +97,7 @@ class Submitter:
         """An order, or the job that the submission's key stands for already."""
         request, key = submission.request, submission.idempotency_key
         digest = body_digest(request)
-        job_id = uuid4().hex if key is None else keyed_id(submission.caller, key)
+        job_id = uuid4().hex if key is None else keyed_id(submission.caller.id, key)
         if key is not None and (present := self._ledger.read(job_id)) is not None:
             return self._replay(present, digest)  # before anything that may have changed since is checked
         pipeline = self._pipeline(request.model or self._settings.default_model)
@@ -135,7 +136,7 @@ class Submitter:
         request, backlog = order.request, backlogs.of(order.pipeline.id)
         self._refuse_if_full(backlog)
         room.take()
-        self._hold_files(request)
+        self._hold_files(request, order.submission.caller)
         work = work_of(request)
         reckoned = self._views.reckoned_seconds(backlog, request)
         queue = self._views.queue_info(backlog, request, backlog.lengths[request.priority], reckoned)
@@ -147,6 +148,7 @@ class Submitter:
             reckoned_seconds=reckoned,
             body_digest=order.body_digest,
             request_id=order.submission.request_id,
+            caller=order.submission.caller,
         )
         if order.submission.idempotency_key is None:
             drafts.append(draft)
@@ -162,11 +164,11 @@ class Submitter:
             raise RefusedError(ErrorKind.IDEMPOTENCY_MISMATCH, "this Idempotency-Key was used with another body")
         return Submitted(self._views.of([record])[0], True)
 
-    def _hold_files(self, request: ResolvedRequest) -> None:
+    def _hold_files(self, request: ResolvedRequest, caller: Caller) -> None:
         """Keep the files of a job until it has started and for as long after as it is kept then."""
         if not request.images:
             return
-        held = self._files.hold(request.images, request.expires_in + self._settings.retention_seconds)
+        held = self._files.hold(request.images, request.expires_in + self._settings.retention_seconds, caller)
         unknown = [index for index, record in enumerate(held) if record is None]
         if unknown:
             detail = "no such file: it was never uploaded, was removed or has expired"

@@ -33,8 +33,10 @@ class Transitions:
         """Write a job that is queued."""
         pipe.hset(books.job_key(record.id), mapping=books.encodable(record.fields))
         books.enqueue(pipe, record.id, record.queue, at_front=False)
-        pipe.zadd(keys.index(), {record.index_member: 0})
-        pipe.zadd(keys.index(JobStatus.QUEUED), {record.index_member: 0})
+        for index in (*keys.indexes(None, record.caller), *keys.indexes(JobStatus.QUEUED, record.caller)):
+            pipe.zadd(index, {record.index_member: 0})
+        if record.caller:
+            pipe.hset(keys.JOB_CALLERS, record.index_member, record.caller)
         pipe.zadd(keys.EXPIRING, {record.id: record.expires_at})
         count_work(pipe, record, record.priority, 1)
         publish(pipe, record.id, EventKind.QUEUED, {"status": JobStatus.QUEUED})
@@ -199,8 +201,10 @@ class Transitions:
 
 def move(pipe: Pipeline, record: Record, old: JobStatus, new: JobStatus) -> None:
     """Move a job between the indexes by status."""
-    pipe.zrem(keys.index(old), record.index_member)
-    pipe.zadd(keys.index(new), {record.index_member: 0})
+    for index in keys.indexes(old, record.caller):
+        pipe.zrem(index, record.index_member)
+    for index in keys.indexes(new, record.caller):
+        pipe.zadd(index, {record.index_member: 0})
 
 
 def count_work(pipe: Pipeline, record: Record, where: str, sign: int) -> None:

@@ -14,7 +14,7 @@ from redis.backoff import NoBackoff
 from jobs.events import Event, Place, read_events
 from jobs.images import ImageStore
 from jobs.job import Job
-from jobs.queue import JobQueue
+from jobs.queue import Asked, JobQueue
 from jobs.record import Record
 from jobs.retirement import Retirement
 from jobs.server import SOCKET_SECONDS, connect_redis
@@ -44,8 +44,8 @@ class Service:
     decoding: CapacityLimiter  # processes that decode uploads
     store_calls: StoreCalls
     submissions: Batches[Submission, Submitted]
-    lookups: Batches[str, Job]
-    records: Batches[str, Record | None]
+    lookups: Batches[Asked, Job]
+    records: Batches[Asked, Record | None]
     events: Batches[Place, list[Event]]
     probing: CapacityLimiter  # of /metrics and probes: they never wait behind other calls of Redis
 

@@ -1,6 +1,6 @@
 """A caller of the service, and what it may see."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
@@ -17,6 +17,7 @@ class Caller:
     id: str
     role: Role
     weight: float = 1.0  # share of the turns that it gets beside other callers
+    key_sha256: str = field(default="", repr=False, compare=False)  # of the key that it showed
 
     def may_see(self, owner: str) -> bool:
         """Whether a job or a file of the caller `owner` is shown to this one; "" owns what was made without keys."""

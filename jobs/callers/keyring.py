@@ -48,7 +48,7 @@ class KeyRecord(BaseModel):
 
     @property
     def caller(self) -> Caller:
-        return Caller(self.id, self.role, self.weight)
+        return Caller(self.id, self.role, self.weight, self.sha256)
 
 
 class NewKey(NamedTuple):
@@ -75,6 +75,13 @@ class Keyring:
         expected = NO_HASH if record is None or record.revoked_at is not None else record.sha256
         is_right = hmac.compare_digest(hash_of(key), expected)
         return record.caller if is_right and record is not None else None
+
+    def still_opens(self, caller: Caller) -> bool:
+        """Whether the key that a caller has shown is in force; without keys, whether there still are none."""
+        if not caller.id:
+            return not self.exist
+        record = self._records.get(caller.id)
+        return record is not None and record.revoked_at is None and record.sha256 == caller.key_sha256
 
 
 def read_keyring(fields: Mapping[bytes, bytes] | None) -> Keyring:
