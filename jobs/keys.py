@@ -27,6 +27,16 @@ def queue(pipeline: str, priority: str) -> str:
     return f"{QUEUE_PREFIX}{pipeline}:{priority}"
 
 
+def turn_ends(queue: str) -> str:
+    """Hash: caller -> end of its latest turn in a queue."""
+    return f"adm:turns:{queue}"
+
+
+def own_line(queue: str, caller: str) -> str:
+    """Sorted set of a caller's jobs in a queue, by their turns; there are none of jobs without a caller."""
+    return f"adm:line:{caller}:{queue}"
+
+
 def index(status: JobStatus | None = None, caller: str = "") -> str:
     """Sorted set, all scores 0, of index members: jobs of one status, or all; lexical order is that of creation.
 

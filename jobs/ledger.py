@@ -5,7 +5,7 @@ Results are fenced: only who holds the job's token may write them.
 """
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
 import structlog
@@ -14,6 +14,7 @@ from redis.exceptions import ResponseError
 
 from jobs import books, keys
 from jobs.callers.caller import ANONYMOUS, Caller
+from jobs.callers.turns import ENTER, Place, place_told
 from jobs.deaths import DEATHS_ALONE, MANY_ALONE
 from jobs.errors import ErrorKind, FailureKind, RefusedError
 from jobs.job import CheckpointRecord, JobStatus, Progress
@@ -67,7 +68,7 @@ class Ledger(Transitions):
                 commit(self.redis, key, fields, pipe)
                 continue
             outcome = decide(pipe, Record(job_id, fields) if fields and not damaged else None)
-            if commit(self.redis, key, fields, pipe):
+            if commit(self.redis, key, fields, pipe) is not None:
                 return outcome
 
     def draft(
@@ -78,6 +79,7 @@ class Ledger(Transitions):
         class_name: str | None,
         work: dict[str, int],
         reckoned_seconds: float | None,
+        cost_seconds: float,
         body_digest: str,
         request_id: str,
         caller: Caller = ANONYMOUS,
@@ -95,15 +97,19 @@ class Ledger(Transitions):
             "adm_body": body_digest,
             "adm_request_id": request_id,
             "adm_caller": caller.id,
+            "adm_share": cost_seconds / caller.weight,
         }
         return Record(job_id, {name.encode(): encoded(value) for name, value in fields.items()})
 
-    def enqueue(self, drafts: Iterable[Record]) -> None:
-        """Queue jobs whose ids no other call can have; all of them or, where it raises, none."""
-        with self.redis.pipeline() as pipe:
-            for each in drafts:
-                self.create(pipe, each)
-            pipe.execute()
+    def enqueue(self, drafts: Sequence[Record]) -> list[Place]:
+        """Queue jobs whose ids no other call can have; all of them or, where it raises, none. Returns their places."""
+        pipe = self.redis.pipeline()
+        for each in drafts:
+            self.create(pipe, each)
+        commands = [args[0] for args, _ in pipe.command_stack]
+        told = commit(self.redis, books.job_key(drafts[0].id), {}, pipe) if drafts else []
+        assert told is not None, "ids drawn at random are new"
+        return [place_told(answer) for command, answer in zip(commands, told, strict=True) if command == ENTER]
 
     def submit(self, draft: Record) -> tuple[Record, bool]:
         """Queue a job unless its id is there; returns it as it is now, and whether this call queued it."""

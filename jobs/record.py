@@ -78,6 +78,11 @@ class Record:
         return self.text("adm_caller")
 
     @property
+    def share(self) -> float:
+        """How long its turn lasts, in virtual seconds (`jobs.callers.turns`)."""
+        return self.number("adm_share") or 0.0
+
+    @property
     def created_at(self) -> float:
         return self.number("adm_created_at") or 0.0
 

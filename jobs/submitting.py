@@ -3,14 +3,17 @@
 import hashlib
 import json
 import secrets
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from typing import NamedTuple
 from uuid import uuid4
 
 from redis.client import Redis
 
-from jobs import keys
+from jobs import books, keys
+from jobs.callers import turns
 from jobs.callers.caller import ANONYMOUS, Caller
+from jobs.callers.turns import Place
 from jobs.errors import ErrorKind, FieldError, InvalidRequestError, RefusedError
 from jobs.estimate import Backlog, Backlogs, Estimator
 from jobs.files import FileStore
@@ -57,6 +60,28 @@ class Order(NamedTuple):
     pipeline: PipelineInfo
     body_digest: str
 
+    @property
+    def line(self) -> tuple[str, str]:
+        """Its queue, and whose turns it takes there."""
+        return keys.queue(self.request.model, self.request.priority), self.submission.caller.id
+
+
+class Draft(NamedTuple):
+    """A job that is to be queued, and what is to be told of it then."""
+
+    record: Record
+    request: ResolvedRequest
+    backlog: Backlog
+    reckoned: float | None
+
+
+class Counted(NamedTuple):
+    """What is there already, as it was read for several orders and with those that have been accepted since."""
+
+    backlogs: Backlogs
+    room: Room
+    places: Counter[tuple[str, str]]  # how many jobs would go before another one, by line
+
 
 class Submitter:
     """Queues jobs, many at once."""
@@ -83,14 +108,21 @@ class Submitter:
                 else:
                     outcomes[index] = understood
         if orders:
-            backlogs, room = self._count({each.pipeline.id for each in orders.values()})
-            drafts: list[Record] = []
+            counted = self._count(list(orders.values()))
+            drafts: dict[int, Draft] = {}
             for index, order in orders.items():
                 try:
-                    outcomes[index] = self._queue(order, backlogs, room, drafts)
+                    queued = self._queue(order, counted)
                 except RefusedError as error:
                     outcomes[index] = error
-            self._ledger.enqueue(drafts)
+                else:
+                    if isinstance(queued, Draft):
+                        drafts[index] = queued
+                    else:
+                        outcomes[index] = queued
+            places = self._ledger.enqueue([each.record for each in drafts.values()])
+            for (index, draft), place in zip(drafts.items(), places, strict=True):
+                outcomes[index] = Submitted(self._view(draft, place), False)
         return [outcomes[index] for index in range(len(submissions))]
 
     def _understand(self, submission: Submission) -> Order | Submitted:
@@ -123,41 +155,51 @@ class Submitter:
             )
         raise InvalidRequestError([FieldError("/model", f"unknown pipeline {name!r}; there are: {known}")])
 
-    def _count(self, pipelines: Iterable[str]) -> tuple[Backlogs, Room]:
-        fleet, names = self._fleet.read(), sorted(pipelines)
+    def _count(self, orders: Sequence[Order]) -> Counted:
+        fleet, names = self._fleet.read(), sorted({each.pipeline.id for each in orders})
+        lines = dict.fromkeys(each.line for each in orders)
         with self._redis.pipeline(transaction=False) as pipe:
             ask_backlogs(pipe, fleet, names)
             ask_room(pipe)
+            for queue, caller in lines:
+                turns.ask_place(pipe, books.queue_key(queue), books.job_key(""), queue, caller)
             told = iter(answers(pipe))
-        return take_backlogs(told, fleet, names), take_room(told, self._settings, self._server)
+        backlogs, room = take_backlogs(told, fleet, names), take_room(told, self._settings, self._server)
+        return Counted(backlogs, room, Counter({line: next(told) or 0 for line in lines}))
 
-    def _queue(self, order: Order, backlogs: Backlogs, room: Room, drafts: list[Record]) -> Submitted:
-        """Queue a job that has a key; add one that has none to those that are to be queued together."""
-        request, backlog = order.request, backlogs.of(order.pipeline.id)
+    def _queue(self, order: Order, counted: Counted) -> Submitted | Draft:
+        """Queue a job that has a key; one that has none is to be queued with others."""
+        request, backlog = order.request, counted.backlogs.of(order.pipeline.id)
         self._refuse_if_full(backlog)
-        room.take()
+        counted.room.take()
         self._hold_files(request, order.submission.caller)
         work = work_of(request)
-        reckoned = self._views.reckoned_seconds(backlog, request)
-        queue = self._views.queue_info(backlog, request, backlog.lengths[request.priority], reckoned)
+        reckoned = self._views.reckoned_seconds(backlog, request, counted.places[order.line])
         draft = self._ledger.draft(
             order.job_id,
             request,
             class_name=order.pipeline.class_name(request.class_label),
             work=work,
             reckoned_seconds=reckoned,
+            cost_seconds=Estimator(self._fleet.read()).cost_seconds(order.pipeline.id, work),
             body_digest=order.body_digest,
             request_id=order.submission.request_id,
             caller=order.submission.caller,
         )
-        if order.submission.idempotency_key is None:
-            drafts.append(draft)
-        else:
+        if order.submission.idempotency_key is not None:
             record, created = self._ledger.submit(draft)
             if not created:
                 return self._replay(record, order.body_digest)
-        backlogs.add(request, work)
-        return Submitted(self._views.view(draft, request, queue, progress_of(draft, request, None)), False)
+        counted.backlogs.add(request, work)
+        counted.places[order.line] += 1
+        if order.submission.idempotency_key is not None:
+            return Submitted(self._views.of([draft])[0], False)
+        return Draft(draft, request, backlog, reckoned)
+
+    def _view(self, draft: Draft, place: Place) -> Job:
+        """A job as it was queued."""
+        queue = self._views.queue_info(draft.backlog, draft.request, place, draft.reckoned)
+        return self._views.view(draft.record, draft.request, queue, progress_of(draft.record, draft.request, None))
 
     def _replay(self, record: Record, digest: str) -> Submitted:
         if record.text("adm_body") != digest:

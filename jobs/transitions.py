@@ -32,7 +32,7 @@ class Transitions:
     def create(self, pipe: Pipeline, record: Record) -> None:
         """Write a job that is queued."""
         pipe.hset(books.job_key(record.id), mapping=books.encodable(record.fields))
-        books.enqueue(pipe, record.id, record.queue, at_front=False)
+        books.enqueue(pipe, record, at_front=False)
         for index in (*keys.indexes(None, record.caller), *keys.indexes(JobStatus.QUEUED, record.caller)):
             pipe.zadd(index, {record.index_member: 0})
         if record.caller:
@@ -105,7 +105,7 @@ class Transitions:
 
         It expires at `expires_at`, by default after the time for which an ended job is kept.
         """
-        books.enqueue(pipe, record.id, record.queue, at_front=True)
+        books.enqueue(pipe, record, at_front=True)
         self._put_back(pipe, record, RqStatus.QUEUED, expires_at, fields)
 
     def requeue_later(
@@ -118,7 +118,7 @@ class Transitions:
     def enqueue_delayed(self, pipe: Pipeline, record: Record) -> None:
         """Let a delayed job enter its queue."""
         books.dequeue(pipe, record)
-        books.enqueue(pipe, record.id, record.queue, at_front=False)
+        books.enqueue(pipe, record, at_front=False)
         pipe.hset(books.job_key(record.id), "status", RqStatus.QUEUED.value)
         pipe.publish(keys.WAKE_CHANNEL, record.queue)
 
@@ -177,7 +177,7 @@ class Transitions:
         pipe.hset(books.job_key(record.id), mapping=books.encodable(fields))
         pipe.hdel(books.job_key(record.id), "adm_checkpoint")
         if was is JobStatus.QUEUED:
-            books.dequeue(pipe, record)
+            books.dequeue(pipe, record, served=False)
             pipe.zrem(keys.EXPIRING, record.id)
             count_work(pipe, record, record.priority, -1)
         else:

@@ -61,7 +61,9 @@ class LimitedProtocol(HttpToolsProtocol):
     """
 
     limits: ClassVar[Limits]
-    unread: ClassVar[dict["LimitedProtocol", None]]  # connections with an answer that waits for its client; oldest first
+    unread: ClassVar[
+        dict["LimitedProtocol", None]
+    ]  # connections with an answer that waits for its client; oldest first
     addresses: ClassVar[Counter[str]]  # open connections of each
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # uvicorn's own signature
