@@ -13,7 +13,7 @@ from jobs.request import Priority, ResolvedRequest
 from jobs.work import RUNNING, evaluations_of, rank_of, work_of
 
 UNKNOWN_ERROR = 0.5  # of an estimate, as long as nothing was measured
-UNKNOWN_ROW_SECONDS = 0.001  # a row step, as long as nothing was measured: of an order that devices have
+UNKNOWN_ROW_MS = 1.0  # a row step, as long as nothing was measured: of an order that devices have
 FEWEST_RATIOS = 8  # of jobs that have ended, before they correct what is reckoned for others
 
 
@@ -100,10 +100,10 @@ class Estimator:
         step_ms = self._fleet.step_ms.get(backlog.pipeline)
         return self._shared_seconds(backlog, work_ms(step_ms, backlog.of((priority,)))) if step_ms else None
 
-    def cost_seconds(self, pipeline: str, work: Mapping[str, int]) -> float:
-        """Seconds of a device that work takes, batched as fully as it can; a guess as long as no worker said."""
+    def cost_ms(self, pipeline: str, work: Mapping[str, int]) -> int:
+        """Milliseconds of a device that work takes, batched as fully as it can; a guess as long as no worker said."""
         step_ms = self._fleet.step_ms.get(pipeline)
-        return work_ms(step_ms, work) / 1000 if step_ms else sum(work.values()) * UNKNOWN_ROW_SECONDS
+        return math.ceil(work_ms(step_ms, work) if step_ms else sum(work.values()) * UNKNOWN_ROW_MS)
 
     def queued_seconds(self, backlog: Backlog) -> float | None:
         """Seconds that a pipeline's workers take for all that is queued for them, whichever of theirs it is for."""

@@ -14,6 +14,7 @@ WORKERS = "adm:workers"  # set of names; the record of each expires with its hea
 LEASES = "adm:leases"  # sorted set: "job:token" by the time the lease ends
 EXPIRING = "adm:expiring"  # sorted set: jobs that wait, by the time they expire
 ENDED = "adm:ended"  # sorted set: jobs that have ended, by the time they are to be removed
+CALLERS_QUEUED = "adm:callers-queued"  # hash: caller -> estimated milliseconds of a device of its queued jobs
 JOB_CALLERS = "adm:job-callers"  # hash: index member -> caller, of jobs made with a key; outlives the job's own hash
 FILE_BYTES = "adm:file-bytes"  # hash: uploaded picture -> bytes that its PNG counts for
 STORE_SWEPT = "adm:store-swept"  # there for as long as nobody needs to list the whole image store again

@@ -79,7 +79,7 @@ class Ledger(Transitions):
         class_name: str | None,
         work: dict[str, int],
         reckoned_seconds: float | None,
-        cost_seconds: float,
+        cost_ms: int,
         body_digest: str,
         request_id: str,
         caller: Caller = ANONYMOUS,
@@ -97,7 +97,8 @@ class Ledger(Transitions):
             "adm_body": body_digest,
             "adm_request_id": request_id,
             "adm_caller": caller.id,
-            "adm_share": cost_seconds / caller.weight,
+            "adm_cost_ms": cost_ms,
+            "adm_share": cost_ms / 1000 / caller.weight,
         }
         return Record(job_id, {name.encode(): encoded(value) for name, value in fields.items()})
 

@@ -7,6 +7,7 @@ from redis.client import Redis
 
 from jobs import books, keys
 from jobs.callers.caller import ANONYMOUS, Caller
+from jobs.callers.quotas import Quotas
 from jobs.errors import ErrorKind, FieldError, InvalidRequestError, RefusedError
 from jobs.estimate import Backlogs
 from jobs.files import FileStore
@@ -45,7 +46,8 @@ class JobQueue:
         self.files = FileStore(redis, settings, images.objects)
         self.fleet = FleetReader(redis, settings.fleet_refresh_seconds)
         self._views = Views(redis, self.fleet, settings.root_path)
-        self._submitter = Submitter(redis, settings, self.ledger, self.files, self.fleet, self._views)
+        self.quotas = Quotas(redis, settings)
+        self._submitter = Submitter(redis, settings, self.ledger, self.files, self.fleet, self._views, self.quotas)
 
     def submit(self, request: JobRequest, idempotency_key: str | None = None) -> Submitted:
         """Queue a job.

@@ -78,6 +78,11 @@ class Record:
         return self.text("adm_caller")
 
     @property
+    def cost_ms(self) -> int:
+        """Estimated milliseconds of a device."""
+        return int(self.number("adm_cost_ms") or 0)
+
+    @property
     def share(self) -> float:
         """How long its turn lasts, in virtual seconds (`jobs.callers.turns`)."""
         return self.number("adm_share") or 0.0

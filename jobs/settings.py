@@ -214,6 +214,19 @@ class Settings(BaseSettings):
     allow_anonymous: bool = Field(
         default=False, description="serve anybody beyond loopback too, as long as no key was ever made"
     )
+    quota_posts: int | None = Field(
+        default=None, ge=1, description="jobs and files that a caller of role user may post a minute; none: no quota"
+    )
+    quota_device_seconds: int | None = Field(
+        default=None,
+        ge=1,
+        description="estimated seconds of a device that a caller's jobs of a minute may cost; none: no quota",
+    )
+    quota_queued_seconds: int | None = Field(
+        default=None,
+        ge=1,
+        description="estimated seconds of a device that a caller's queued jobs may cost together; none: no quota",
+    )
     api_key: SecretStr | None = Field(default=None, description="key with which adm's own commands call the service")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="least severe line logged"

@@ -83,6 +83,7 @@ READERS: Mapping[str, Callable[[str], object]] = {
     "adm_body": str,
     "adm_request_id": str,
     "adm_caller": matching(CALLER_ID),
+    "adm_cost_ms": at_most(MOST),
     "adm_share": at_most(MOST),
     "adm_turn": at_most(MOST),
     "worker_name": str,

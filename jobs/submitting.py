@@ -13,12 +13,13 @@ from redis.client import Redis
 from jobs import books, keys
 from jobs.callers import turns
 from jobs.callers.caller import ANONYMOUS, Caller
+from jobs.callers.quotas import Quotas
 from jobs.callers.turns import Place
 from jobs.errors import ErrorKind, FieldError, InvalidRequestError, RefusedError
 from jobs.estimate import Backlog, Backlogs, Estimator
 from jobs.files import FileStore
 from jobs.fleet import FleetReader
-from jobs.job import Job
+from jobs.job import Job, JobStatus
 from jobs.ledger import Ledger
 from jobs.pipelines import PipelineInfo
 from jobs.record import Record
@@ -28,7 +29,7 @@ from jobs.room import Room, ask_room, take_room
 from jobs.rubbish import answers
 from jobs.server import ServerReader
 from jobs.settings import Settings
-from jobs.views import Views, ask_backlogs, progress_of, take_backlogs
+from jobs.views import COUNT, Views, ask_backlogs, progress_of, take_backlogs
 from jobs.work import work_of
 
 START_SECONDS = 5.0  # between two tries of a client that waits for a worker to load
@@ -81,15 +82,23 @@ class Counted(NamedTuple):
     backlogs: Backlogs
     room: Room
     places: Counter[tuple[str, str]]  # how many jobs would go before another one, by line
+    queued_ms: Counter[str]  # estimated cost of the queued jobs of each caller
 
 
 class Submitter:
     """Queues jobs, many at once."""
 
     def __init__(
-        self, redis: Redis, settings: Settings, ledger: Ledger, files: FileStore, fleet: FleetReader, views: Views
+        self,
+        redis: Redis,
+        settings: Settings,
+        ledger: Ledger,
+        files: FileStore,
+        fleet: FleetReader,
+        views: Views,
+        quotas: Quotas,
     ) -> None:
-        self._redis, self._settings, self._ledger = redis, settings, ledger
+        self._redis, self._settings, self._ledger, self._quotas = redis, settings, ledger, quotas
         self._files, self._fleet, self._views = files, fleet, views
         self._server = ServerReader(redis)
 
@@ -127,6 +136,7 @@ class Submitter:
 
     def _understand(self, submission: Submission) -> Order | Submitted:
         """An order, or the job that the submission's key stands for already."""
+        self._quotas.take_post(submission.caller)
         request, key = submission.request, submission.idempotency_key
         digest = body_digest(request)
         job_id = uuid4().hex if key is None else keyed_id(submission.caller.id, key)
@@ -158,22 +168,31 @@ class Submitter:
     def _count(self, orders: Sequence[Order]) -> Counted:
         fleet, names = self._fleet.read(), sorted({each.pipeline.id for each in orders})
         lines = dict.fromkeys(each.line for each in orders)
+        callers = dict.fromkeys(each.submission.caller.id for each in orders)
         with self._redis.pipeline(transaction=False) as pipe:
             ask_backlogs(pipe, fleet, names)
             ask_room(pipe)
             for queue, caller in lines:
                 turns.ask_place(pipe, books.queue_key(queue), books.job_key(""), queue, caller)
+            for caller in callers:
+                pipe.zcard(keys.index(JobStatus.QUEUED, caller))
+                pipe.hget(keys.CALLERS_QUEUED, caller)
             told = iter(answers(pipe))
         backlogs, room = take_backlogs(told, fleet, names), take_room(told, self._settings, self._server)
-        return Counted(backlogs, room, Counter({line: next(told) or 0 for line in lines}))
+        places = Counter({line: next(told) or 0 for line in lines})
+        queued_ms = Counter({caller: cost_of(next(told), next(told)) for caller in callers})
+        return Counted(backlogs, room, places, queued_ms)
 
     def _queue(self, order: Order, counted: Counted) -> Submitted | Draft:
         """Queue a job that has a key; one that has none is to be queued with others."""
         request, backlog = order.request, counted.backlogs.of(order.pipeline.id)
         self._refuse_if_full(backlog)
         counted.room.take()
-        self._hold_files(request, order.submission.caller)
-        work = work_of(request)
+        caller, work = order.submission.caller, work_of(request)
+        cost_ms = Estimator(self._fleet.read()).cost_ms(order.pipeline.id, work)
+        self._quotas.refuse_above_queued(caller, counted.queued_ms[caller.id], cost_ms)
+        self._hold_files(request, caller)
+        self._quotas.take_cost(caller, cost_ms)
         reckoned = self._views.reckoned_seconds(backlog, request, counted.places[order.line])
         draft = self._ledger.draft(
             order.job_id,
@@ -181,10 +200,10 @@ class Submitter:
             class_name=order.pipeline.class_name(request.class_label),
             work=work,
             reckoned_seconds=reckoned,
-            cost_seconds=Estimator(self._fleet.read()).cost_seconds(order.pipeline.id, work),
+            cost_ms=cost_ms,
             body_digest=order.body_digest,
             request_id=order.submission.request_id,
-            caller=order.submission.caller,
+            caller=caller,
         )
         if order.submission.idempotency_key is not None:
             record, created = self._ledger.submit(draft)
@@ -192,6 +211,7 @@ class Submitter:
                 return self._replay(record, order.body_digest)
         counted.backlogs.add(request, work)
         counted.places[order.line] += 1
+        counted.queued_ms[caller.id] += cost_ms
         if order.submission.idempotency_key is not None:
             return Submitted(self._views.of([draft])[0], False)
         return Draft(draft, request, backlog, reckoned)
@@ -226,6 +246,11 @@ class Submitter:
                 f"{others and f', which hold {others} too'}; the limit is {limit:.0f} s (ADM_QUEUE_LIMIT_SECONDS)",
                 retry_after_seconds=queued - limit,
             )
+
+
+def cost_of(num_queued: int | None, counted_ms: bytes | None) -> int:
+    """What a caller's queued jobs cost; 0 where none is queued, whatever damaged jobs have left in the counter."""
+    return int(counted_ms) if num_queued and counted_ms is not None and COUNT.fullmatch(counted_ms) else 0
 
 
 def keyed_id(caller: str, idempotency_key: str) -> str:

@@ -208,7 +208,9 @@ def move(pipe: Pipeline, record: Record, old: JobStatus, new: JobStatus) -> None
 
 
 def count_work(pipe: Pipeline, record: Record, where: str, sign: int) -> None:
-    """Add a job's row steps to a counter, or take them away."""
+    """Add a job's row steps to a counter, and while it is queued its cost to its caller's; or take them away."""
     rank = rank_of(record.priority, record.work)
+    if record.caller and where != RUNNING:
+        pipe.hincrby(keys.CALLERS_QUEUED, record.caller, sign * record.cost_ms)
     for stage, row_steps in record.work.items():
         pipe.hincrby(keys.queued_work(record.pipeline), f"{where}:{rank}:{stage}", sign * row_steps)

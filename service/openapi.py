@@ -25,6 +25,8 @@ TO_BODIES = (408, 413, 415)
 HEADERS = {
     "X-Request-ID": "the request's, or made for it; log lines carry it",
     "Retry-After": "seconds",
+    "RateLimit": "the quota that is used up, what is left of it, and in how many seconds the call may be made",
+    "RateLimit-Policy": "that quota, and its window in seconds",
     "Location": "path of what was made",
     "ETag": "names the bytes",
     "Cache-Control": "for how long the answer may be kept",
@@ -143,8 +145,10 @@ def complete_operation(method: str, operation: dict[str, Any]) -> None:
     for status, response in responses.items():
         if "$ref" not in response:
             add_headers(response, "X-Request-ID")
-            if status == str(HTTPStatus.SERVICE_UNAVAILABLE):
+            if status in (str(HTTPStatus.SERVICE_UNAVAILABLE), str(HTTPStatus.TOO_MANY_REQUESTS)):
                 add_headers(response, "Retry-After")
+            if status == str(HTTPStatus.TOO_MANY_REQUESTS):
+                add_headers(response, "RateLimit", "RateLimit-Policy")
 
 
 def add_headers(response: dict[str, Any], *names: str) -> None:

@@ -67,9 +67,10 @@ PNG: dict[int | str, dict[str, Any]] = {
     status_code=201,
     summary="Upload a picture; the same bytes give the same id",
     openapi_extra=BODY,
-    responses={201: with_headers("Location"), **documented(400, 413, 422, 503, 507)},
+    responses={201: with_headers("Location"), **documented(400, 413, 422, 429, 503, 507)},
 )
 async def create_file(request: Request, response: Response, service: ServiceDep, caller: CallerDep) -> FileInfo:
+    await run_in_threadpool(service.queue.quotas.take_post, caller)
     if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         async with request.form(max_files=1, max_fields=MOST_FIELDS, max_part_size=MOST_FIELD_BYTES) as form:
             info = await keep(request, service, caller, picture_of(form).file)

@@ -97,7 +97,7 @@ async def preferred_wait(  # async: FastAPI sends a plain dependency through the
         202: with_headers("Location", "Retry-After"),
         200: {"model": Job, "description": "Ended within the wait, or replayed under its key"}
         | with_headers("Location", "Retry-After", "Idempotency-Replayed", "Preference-Applied"),
-        **documented(413, 422, 503),
+        **documented(413, 422, 429, 503),
     },
 )
 async def create_job(
