@@ -38,7 +38,7 @@ def create(
         if role not in list(Role):
             raise KeyringError(f"--role: {role!r} must be one of {', '.join(Role)}")
         made = store.create(name, Role(role), weight)
-        audit("keys.create", made.record)
+        audit("create_key", made.record)
     show_new(made, as_json)
 
 
@@ -65,7 +65,7 @@ def revoke(key: Which) -> None:
     """Let a key open nothing any more. Its caller's jobs stay, for operators; without any key nobody is served."""
     with key_store() as store:
         record = store.revoke(key)
-        audit("keys.revoke", record)
+        audit("revoke_key", record)
     typer.echo(f"revoked {record.name} ({record.id})")
 
 
@@ -74,7 +74,7 @@ def rotate(key: Which, as_json: AsJson = False) -> None:
     """Print another key for the same caller, who keeps its jobs; the present key opens nothing any more."""
     with key_store() as store:
         made = store.rotate(key)
-        audit("keys.rotate", made.record)
+        audit("rotate_key", made.record)
     show_new(made, as_json)
 
 

@@ -15,6 +15,7 @@ from jobs.callers.caller import ANONYMOUS, Caller, Role
 from jobs.callers.keyring import IN_FORCE_SECONDS, Keyring, read_keyring
 from jobs.rubbish import is_wrong_type
 from jobs.settings import Settings
+from service.audit import Audited
 from service.problems import on_redis_error, problem
 
 log = structlog.get_logger("service.authentication")
@@ -87,12 +88,16 @@ class Authentication:
         except RedisError as error:
             caller = await on_redis_error(request, error)
         if isinstance(caller, Response):
-            await caller(scope, receive, send)
+            with Audited(scope, send, "") as call:
+                await caller(scope, receive, call.send)
             return
         request.state.caller = caller
-        if caller.id:
-            structlog.contextvars.bind_contextvars(caller=caller.id)
-        await self._app(scope, receive, send)
+        if not caller.id:  # nobody has a key: there is no telling who it was
+            await self._app(scope, receive, send)
+            return
+        structlog.contextvars.bind_contextvars(caller=caller.id)
+        with Audited(scope, send, caller.id) as call:
+            await self._app(scope, receive, call.send)
 
     def _judge(self, request: Request, keyring: Keyring) -> Caller | Response:
         """The caller, or the answer to one who may not go on."""

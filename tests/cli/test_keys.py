@@ -39,7 +39,7 @@ def test_key_is_printed_once_and_every_change_is_logged_without_it(redis: Redis,
     assert (listed["id"], listed["name"], listed["role"]) == (made["id"], "ann", "user")
     revoked = adm_keys(settings, "revoke", made["id"])
     assert "revoked" in adm_keys(settings, "list").stdout
-    for ended, action in ((created, "keys.create"), (rotated, "keys.rotate"), (revoked, "keys.revoke")):
+    for ended, action in ((created, "create_key"), (rotated, "rotate_key"), (revoked, "revoke_key")):
         (line,) = [json.loads(each) for each in ended.stderr.splitlines() if each.startswith("{")]
         assert (line["event"], line["action"], line["target"]) == ("audit", action, made["id"])
         for key in (made["key"], rotated.stdout.strip()):
