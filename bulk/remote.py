@@ -207,7 +207,7 @@ def refusal(response: httpx2.Response) -> str:
     except (ValueError, KeyError, TypeError):
         detail = response.reason_phrase
     if response.status_code in (httpx2.codes.UNAUTHORIZED, httpx2.codes.FORBIDDEN):
-        detail = f"{detail} (ADM_API_KEY is the key that is sent)"
+        detail = f"{detail} (adm sends the key of ADM_API_KEY)"
     return f"answers {response.status_code}: {detail}"
 
 

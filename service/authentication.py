@@ -8,7 +8,7 @@ import structlog
 from fastapi import Depends, Request, Response
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from jobs import keys
 from jobs.callers.caller import ANONYMOUS, Caller, Role
@@ -96,7 +96,7 @@ class Authentication:
             await self._app(scope, receive, send)
             return
         structlog.contextvars.bind_contextvars(caller=caller.id)
-        with Audited(scope, send, caller.id) as call:
+        with Audited(scope, varying(send), caller.id) as call:
             await self._app(scope, receive, call.send)
 
     def _judge(self, request: Request, keyring: Keyring) -> Caller | Response:
@@ -116,6 +116,17 @@ class Authentication:
             detail = f"a key of role {caller.role} does not open this"
             return refusal(request, 403, detail, "insufficient_scope")
         return caller
+
+
+def varying(send: Send) -> Send:
+    """Say that an answer is this caller's: a browser must not show what it keeps to the next who signs in there."""
+
+    async def send_varying(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], (b"vary", b"Authorization")]
+        await send(message)
+
+    return send_varying
 
 
 def refusal(request: Request, status: int, detail: str, error: str = "") -> Response:

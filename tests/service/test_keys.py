@@ -2,6 +2,9 @@
 
 import json
 import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 import httpx2
 import pytest
@@ -9,7 +12,7 @@ from redis import Redis
 
 from jobs import keys
 from jobs.callers.caller import Role
-from jobs.callers.keyring import KeyStore
+from jobs.callers.keyring import IN_FORCE_SECONDS, KeyStore
 from jobs.settings import Settings
 from tests.service.conftest import MakeKey, ToyWorker, body, running_service
 from tests.service.test_jobs import is_problem
@@ -122,6 +125,46 @@ def test_damaged_keys_close_the_service(client: httpx2.Client, redis: Redis) -> 
     while client.get("/v1/jobs").status_code == 200:  # until the next look
         pass
     assert is_problem(client.get("/v1/jobs"), 401)
+
+
+def test_no_request_that_begins_after_a_change_is_judged_by_the_keys_before(
+    client: httpx2.Client, redis: Redis, make_key: MakeKey
+) -> None:
+    """Four callers ask all the time, while the first key is made, another caller's is, and the first is revoked."""
+    asked: list[tuple[str, float, float, int]] = []  # who, from when, until when, and the status
+    ended = Event()
+    held: dict[str, dict[str, str]] = {"nobody": {}}
+
+    def ask(name: str) -> None:
+        with httpx2.Client(base_url=client.base_url) as own:
+            while not ended.is_set():
+                began = time.monotonic()
+                status = own.get("/v1/jobs", headers=held[name]).status_code
+                asked.append((name, began, time.monotonic(), status))
+
+    with ThreadPoolExecutor(4) as pool:
+        asking = [pool.submit(ask, "nobody") for _ in range(2)]
+        held["ann"] = make_key("ann")
+        made = time.monotonic()
+        asking += [pool.submit(ask, "ann") for _ in range(2)]
+        make_key("bob")
+        revoking = time.monotonic()
+        KeyStore(redis).revoke("ann")
+        revoked = time.monotonic()
+        while not any(began > revoked + IN_FORCE_SECONDS for _, began, _, _ in asked):
+            time.sleep(0.01)
+        ended.set()
+    for each in asking:
+        each.result()
+    assert {status for name, began, _, status in asked if name == "nobody" and began > made} == {401}
+    assert {status for name, _, over, status in asked if name == "ann" and over < revoking} == {200}
+    assert {status for name, began, _, status in asked if name == "ann" and began > revoked} == {401}
+
+
+def test_answers_to_one_caller_are_no_others(client: httpx2.Client, make_key: MakeKey) -> None:
+    headers = make_key()
+    assert client.get("/v1/jobs", headers=headers).headers["vary"] == "Authorization"
+    assert "vary" not in client.get("/livez").headers
 
 
 @pytest.mark.slow
