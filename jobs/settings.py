@@ -92,7 +92,7 @@ class Settings(BaseSettings):
     )
     max_unread_bytes: int = Field(
         default=256 << 20,
-        ge=1 << 20,
+        ge=1 << 16,
         description="answers that wait for their callers to read them, together; those unread for longest are dropped",
     )
     max_incoming_bytes: int = Field(

@@ -170,6 +170,9 @@ class Requests:
                 return problem(request, 403, "pages of other sites may not call this service")
         if headers.get("content-encoding", "identity").lower() != "identity":
             return problem(request, 415, "a body must not be compressed", headers={"Accept-Encoding": "identity"})
+        coding = headers.get("transfer-encoding", "chunked")
+        if coding.lower() != "chunked":  # RFC 9112, 6.1
+            return problem(request, 501, f"the transfer coding {coding!r} is not understood; use chunked")
         max_bytes = self._max_bytes(request.scope)
         if int(headers.get("content-length") or 0) > max_bytes:
             return problem(request, 413, too_large(max_bytes))

@@ -61,9 +61,7 @@ class LimitedProtocol(HttpToolsProtocol):
     """
 
     limits: ClassVar[Limits]
-    unread: ClassVar[
-        dict["LimitedProtocol", None]
-    ]  # connections with an answer that waits for its client; oldest first
+    unread: ClassVar[dict["LimitedProtocol", None]]  # connections whose answer waits for its client, the oldest first
     addresses: ClassVar[Counter[str]]  # open connections of each
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # uvicorn's own signature
