@@ -1,6 +1,7 @@
 """Who calls, by the key in the Authorization header, and which paths that caller may reach."""
 
 import asyncio
+import contextvars
 import time
 from typing import Annotated, cast
 
@@ -25,6 +26,7 @@ OPEN_PATHS = frozenset({"/", "/runs", "/docs", "/openapi.json", "/livez", "/read
 OPEN_BELOW = ("/static/", "/docs/")
 OPERATORS_PATHS = ("/v1/workers", "/v1/runs")  # and what is below them
 METRICS_PATH = "/metrics"
+METRICS_PATIENCE_SECONDS = 1.0  # with Redis: what metrics still tell matters most while it is away
 MEMBERS = frozenset({Role.USER, Role.OPERATOR})
 
 
@@ -46,17 +48,18 @@ class KeyringReader:
         not_before = time.monotonic() - IN_FORCE_SECONDS
         while self._read_at < not_before:  # twice at most: the second look begins after this call
             if self._look is None:
-                self._look = asyncio.create_task(self._read())
-                self._look.add_done_callback(
-                    asyncio.Task.exception
-                )  # who waited may have hung up, and nobody ask for it
+                self._look = asyncio.create_task(self._read(), context=contextvars.Context())
+                # all who waited for it may have hung up, so that nobody takes its exception
+                self._look.add_done_callback(lambda look: look.cancelled() or look.exception())
             await asyncio.shield(self._look)  # shared: all who wait while Redis hangs wait for the same look
         return self.last
 
     async def _read(self) -> None:
         began = time.monotonic()
         try:
-            version = cast(bytes | None, await self._redis.get(keys.API_KEYS_VERSION))
+            (version,) = cast(
+                list[bytes | None], await self._redis.mget(keys.API_KEYS_VERSION)
+            )  # None for a wrong type
             if version != self._version:
                 self.last, self._version = read_keyring(await self._fields()), version
                 log.info("keys_read", in_force=len(self.last), needed=self.last.exist)
@@ -101,12 +104,14 @@ class Authentication:
             await self._app(scope, receive, call.send)
 
     async def _caller(self, request: Request, keyring: KeyringReader) -> Caller | Response:
+        is_metrics = request.scope["path"] == METRICS_PATH
         try:
-            return self._judge(request, await keyring.read())
+            async with asyncio.timeout(METRICS_PATIENCE_SECONDS if is_metrics else None):
+                return self._judge(request, await keyring.read())
+        except TimeoutError:
+            return self._judge(request, keyring.last)
         except RedisError as error:
-            if request.scope["path"] == METRICS_PATH:  # what is left to tell matters most just then
-                return self._judge(request, keyring.last)
-            return await on_redis_error(request, error)
+            return self._judge(request, keyring.last) if is_metrics else await on_redis_error(request, error)
 
     def _judge(self, request: Request, keyring: Keyring) -> Caller | Response:
         """The caller, or the answer to one who may not go on."""

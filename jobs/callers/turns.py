@@ -13,6 +13,7 @@ from redis.client import Pipeline
 
 from jobs import keys
 
+KEPT_SECONDS = 86_400  # for which turns are remembered behind rubbish in a line, where its last job leaves no empty one
 LATEST_TURN = 2**40  # virtual seconds: what is later is damage, as is NaN
 ENTER, LEAVE = "ADM.ENTER", "ADM.LEAVE"  # commands of `jobs.transaction`, which runs the functions below
 
@@ -53,6 +54,7 @@ local function enter(where, queue, ends, own, prefix, id, caller, share)
         if place == length then redis.pcall('RPUSH', queue, id)
         else redis.pcall('LINSERT', queue, 'BEFORE', redis.pcall('LINDEX', queue, place), id) end
         redis.pcall('HSET', ends, caller, turn + share)
+        redis.pcall('EXPIRE', ends, {KEPT_SECONDS})
     end
     redis.pcall('HSET', prefix .. id, 'adm_turn', turn)
     if caller == '' then return {{place, place}} end

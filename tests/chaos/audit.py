@@ -21,9 +21,10 @@ from tests.jobs.samples import replay
 FINAL = ("completed", "failed", "cancelled", "expired")
 NUM_PAGE = 100
 
-# What remains when all jobs are gone: announcements, figures of the past, and RQ's list of queues.
+# What remains when all jobs are gone: announcements, figures of the past, and RQ's list of queues; for a day the turns
+# of a line in which rubbish was when its last job left it.
 LASTING_KEYS = re.compile(
-    r"adm:(pipelines|pipelines-unheld|step-costs|workers|store-swept|worker:.+|worker-(process|metrics):.+|work:.+|estimate-.+:.+)"
+    r"adm:(pipelines|pipelines-unheld|step-costs|workers|store-swept|worker:.+|worker-(process|metrics):.+|work:.+|estimate-.+:.+|turns:.+)"
     r"|rq:(queues|workers|worker:.+|workers:.+)"
 )
 BOOKS_OF_RUNNING_JOBS = (
