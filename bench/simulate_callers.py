@@ -18,8 +18,8 @@ from typing import Any
 
 from bench.simulate import Simulation
 from bench.simulate_load import SimulatedJob, make_pipelines, make_request
-from jobs.pipelines import PipelineInfo
-from jobs.work import evaluations_of, work_of
+from jobs.contract.pipelines import PipelineInfo
+from jobs.contract.work import evaluations_of, work_of
 
 RESULTS = Path(__file__).parent / "results/simulate_callers.json"
 GAP_SECONDS = 2.0  # between two callers' thousands, and between single jobs

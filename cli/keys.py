@@ -32,7 +32,7 @@ def create(
 ) -> None:
     """Make a key and print it: the only time it can be seen. From the first key on, nobody is served without one."""
     from jobs.callers.caller import Role
-    from jobs.errors import KeyringError
+    from jobs.contract.errors import KeyringError
 
     with key_store() as store:
         if role not in list(Role):
@@ -85,8 +85,8 @@ def key_store() -> Iterator["KeyStore"]:
 
     from jobs import logs
     from jobs.callers.keyring import KeyStore
-    from jobs.errors import KeyringError
-    from jobs.server import connect_redis
+    from jobs.contract.errors import KeyringError
+    from jobs.queue.server import connect_redis
     from jobs.settings import Settings
 
     with one_line_errors(KeyringError):

@@ -11,10 +11,10 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from jobs import keys
 from jobs.callers.caller import ANONYMOUS, Caller, Role
 from jobs.callers.keyring import IN_FORCE_SECONDS, Keyring, read_keyring
-from jobs.rubbish import is_wrong_type
+from jobs.queue import keys
+from jobs.queue.rubbish import is_wrong_type
 from jobs.settings import Settings
 from service.audit import Audited
 from service.problems import on_redis_error, problem

@@ -13,9 +13,9 @@ from fastapi.sse import format_sse_event
 from redis.exceptions import RedisError
 from starlette.types import Receive, Scope, Send
 
-from jobs.errors import RefusedError
-from jobs.events import START, Event, EventKind, Place
-from jobs.queue import Asked, unknown_job
+from jobs.contract.errors import RefusedError
+from jobs.job_queue import Asked, unknown_job
+from jobs.queue.events import START, Event, EventKind, Place
 from service.authentication import CallerDep
 from service.hub import RECHECK_SECONDS
 from service.openapi import EVENT_STREAM

@@ -16,10 +16,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from jobs.callers.caller import Caller
-from jobs.errors import ErrorKind, FieldError, InvalidRequestError, RefusedError
-from jobs.files import FileInfo
-from jobs.request import pointer_to
+from jobs.contract.errors import ErrorKind, FieldError, InvalidRequestError, RefusedError
+from jobs.contract.request import pointer_to
 from jobs.settings import variable
+from jobs.storage.files import FileInfo
 from pictures.decoding import PictureError
 from pictures.limited import DecodeLimits, decode_in_child
 from service.authentication import CallerDep

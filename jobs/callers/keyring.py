@@ -17,10 +17,10 @@ import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from redis.client import Pipeline, Redis
 
-from jobs import keys
 from jobs.callers.caller import Caller, Role
-from jobs.clock import RedisClock
-from jobs.errors import KeyringError
+from jobs.contract.errors import KeyringError
+from jobs.queue import keys
+from jobs.queue.clock import RedisClock
 
 log = structlog.get_logger("jobs.keyring")
 

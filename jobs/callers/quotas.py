@@ -1,7 +1,7 @@
 """Quotas of callers: posts a minute, estimated device seconds a minute, and device seconds queued at once.
 
 The two by the minute are counted in sliding windows. What is queued is no rate but a sum over jobs, which the
-transactions that change them keep (`jobs.transitions`). Operators, and callers where there are no keys, have no quota.
+transactions that change them keep (`jobs.queue.transitions`). Operators have no quota, nor has anybody without keys.
 """
 
 import math
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from redis.client import Redis
 
 from jobs.callers.caller import Caller, Role
-from jobs.errors import OverQuotaError
+from jobs.contract.errors import OverQuotaError
 from jobs.settings import Settings
 
 if TYPE_CHECKING:

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple, cast
 
 from redis.client import Pipeline
 
-from jobs import keys
+from jobs.queue import keys
 
 KEPT_SECONDS = 86_400  # for which turns are remembered behind rubbish in a line, where its last job leaves no empty one
 LATEST_TURN = 2**40  # virtual seconds: what is later is damage, as is NaN
-ENTER, LEAVE = "ADM.ENTER", "ADM.LEAVE"  # commands of `jobs.transaction`, which runs the functions below
+ENTER, LEAVE = "ADM.ENTER", "ADM.LEAVE"  # commands of `jobs.queue.transaction`, which runs the functions below
 
 # A key of the wrong type counts as empty, a time that can be none as 0; where the line itself is no list, the answer is
 # the error. The place is found by halves: a line has up to 10,000 jobs. Jobs without a turn are of an earlier
@@ -96,7 +96,7 @@ class Entry(NamedTuple):
 
 
 def enter(pipe: Pipeline, queue_key: str, job_prefix: str, entry: Entry, *, at_front: bool) -> None:
-    """Put a job into its line, for `jobs.transaction` alone, whose answer `place_told` reads.
+    """Put a job into its line, for `jobs.queue.transaction` alone, whose answer `place_told` reads.
 
     at_front: before all others, at no cost: it has had its turn.
     """

@@ -19,10 +19,10 @@ from rich.console import Console
 from bulk.errors import BulkError
 from bulk.remote import Remote, pause
 from bulk.run import Order, run
-from jobs import keys
 from jobs.callers.caller import Role
 from jobs.callers.keyring import IN_FORCE_SECONDS, KeyStore
-from jobs.errors import FailureKind
+from jobs.contract.errors import FailureKind
+from jobs.queue import keys
 from jobs.settings import Settings
 from tests.bulk.programs import Sampling, waited
 from tests.conftest import RedisServer, running_redis

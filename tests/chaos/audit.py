@@ -12,9 +12,9 @@ from typing import Any, cast
 import httpx2
 from redis import Redis
 
-from jobs import books, keys
-from jobs.events import EventKind
-from jobs.job import JobStatus
+from jobs.contract.job import JobStatus
+from jobs.queue import keys, rq_registries
+from jobs.queue.events import EventKind
 from tests.chaos.follow import Followed
 from tests.chaos.load import Ask
 from tests.jobs.samples import replay
@@ -155,7 +155,7 @@ def books_are_closed(redis: Redis) -> list[str]:
         complaints.append(f"{expiring} jobs are left to expire")
     for pattern in BOOKS_OF_RUNNING_JOBS:
         complaints += [f"{name!r} is left" for name in redis.scan_iter(pattern)]
-    for name in cast(set[bytes], redis.smembers(books.QUEUES_KEY)):
+    for name in cast(set[bytes], redis.smembers(rq_registries.QUEUES_KEY)):
         if length := redis.llen(name):
             complaints.append(f"{length} ids are left in {name!r}")
     for name in redis.scan_iter(keys.queued_work("*")):
@@ -177,7 +177,7 @@ def indexes_agree(redis: Redis, statuses: Mapping[str, str]) -> list[str]:
 def lists_of_callers_agree(redis: Redis, statuses: Mapping[str, str]) -> list[str]:
     """Every job of a caller is in its lists by status, and nothing else is; nothing counts as queued."""
     complaints = []
-    found = {job_id: cast(bytes | None, redis.hget(books.job_key(job_id), "adm_caller")) for job_id in statuses}
+    found = {job_id: cast(bytes | None, redis.hget(rq_registries.job_key(job_id), "adm_caller")) for job_id in statuses}
     owners = {job_id: caller.decode() for job_id, caller in found.items() if caller}
     for caller in set(owners.values()):
         for status in (None, *JobStatus):

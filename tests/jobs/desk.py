@@ -5,15 +5,15 @@ from typing import Any, cast
 
 from redis import Redis
 
-from jobs import books, keys
 from jobs.callers.caller import Caller, Role
-from jobs.errors import RefusedError
-from jobs.fleet import announce_pipelines, announce_worker
-from jobs.images import ImageStore
-from jobs.queue import JobQueue
-from jobs.request import JobRequest
+from jobs.contract.errors import RefusedError
+from jobs.contract.request import JobRequest
+from jobs.job_queue import JobQueue
+from jobs.queue import keys, rq_registries
+from jobs.queue.announcements import announce_pipelines, announce_worker
+from jobs.queue.submitting import Submission, Submitted
 from jobs.settings import Settings
-from jobs.submitting import Submission, Submitted
+from jobs.storage.images import ImageStore
 from tests.jobs.samples import DEMO, worker_info
 
 ANN, BOB, CYD = (Caller(letter * 12, Role.USER) for letter in "abc")
@@ -41,7 +41,7 @@ class Desk:
         return [each.job.id for each in self.submit(*[job_of(caller, **fields)] * number)]
 
     def line(self) -> list[str]:
-        found = cast(list[bytes], self.redis.lrange(books.queue_key(QUEUE), 0, -1))
+        found = cast(list[bytes], self.redis.lrange(rq_registries.queue_key(QUEUE), 0, -1))
         return [each.decode() for each in found]
 
     def order(self) -> str:

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis import Redis
 
-from jobs import keys
 from jobs.callers.caller import ANONYMOUS, Caller, Role
 from jobs.callers.keyring import KEY, Keyring, KeyStore, read_keyring
-from jobs.errors import KeyringError
+from jobs.contract.errors import KeyringError
+from jobs.queue import keys
 
 pytestmark = pytest.mark.redis
 

@@ -3,12 +3,13 @@
 import pytest
 from redis import Redis
 
-from jobs import books, keys
 from jobs.callers.caller import ANONYMOUS, Caller, Role
 from jobs.callers.quotas import Quotas
-from jobs.errors import ErrorKind, OverQuotaError, RefusedError
+from jobs.contract.errors import ErrorKind, OverQuotaError, RefusedError
+from jobs.contract.request import PRIORITIES
+from jobs.queue import keys, rq_registries
+from jobs.queue.submitting import Submission, Submitted
 from jobs.settings import Settings
-from jobs.submitting import Submission, Submitted
 from tests.jobs.desk import ANN, BOB, Desk, job_of
 
 pytestmark = pytest.mark.redis
@@ -46,7 +47,9 @@ def refusal(desk: Desk, submission: Submission) -> OverQuotaError:
 
 def test_job_costs_what_its_steps_are_measured_to_take(device_desk: Desk) -> None:
     (job_id,) = device_desk.post(ANN, steps=25, n=40)
-    assert device_desk.redis.hget(books.job_key(job_id), "adm_cost_ms") == str(int(COST_SECONDS * 1000)).encode()
+    assert (
+        device_desk.redis.hget(rq_registries.job_key(job_id), "adm_cost_ms") == str(int(COST_SECONDS * 1000)).encode()
+    )
 
 
 def test_callers_have_a_quota_each_and_operators_none(device_desk: Desk) -> None:
@@ -85,7 +88,7 @@ def test_refused_job_is_not_charged(device_desk: Desk) -> None:
 def test_no_priority_goes_round_the_quota(device_desk: Desk, queued_desk: Desk) -> None:
     for desk in (device_desk, queued_desk):
         desk.redis.delete(*desk.redis.scan_iter("adm:quota*"), keys.CALLERS_QUEUED)
-        told = outcomes(desk, *(costly(ANN, priority=each) for each in keys.PRIORITIES))
+        told = outcomes(desk, *(costly(ANN, priority=each) for each in PRIORITIES))
         assert told == ["queued", "queued", ErrorKind.OVER_QUOTA]
         for job in desk.queue.page(caller=ANN).data:
             desk.queue.delete(job.id, ANN)

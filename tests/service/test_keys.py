@@ -10,9 +10,9 @@ import httpx2
 import pytest
 from redis import Redis
 
-from jobs import keys
 from jobs.callers.caller import Role
 from jobs.callers.keyring import IN_FORCE_SECONDS, KeyStore
+from jobs.queue import keys
 from jobs.settings import Settings
 from tests.service.conftest import MakeKey, ToyWorker, body, running_service
 from tests.service.test_jobs import is_problem

@@ -11,15 +11,15 @@ import httpx2
 import pytest
 from redis import Redis
 
-from jobs import keys
-from jobs.books import job_key
 from jobs.callers.caller import Role
 from jobs.callers.keyring import KeyStore
-from jobs.images import ImageStore
-from jobs.job import JobStatus
-from jobs.queue import JobQueue
+from jobs.contract.job import JobStatus
+from jobs.job_queue import JobQueue
+from jobs.queue import keys
+from jobs.queue.rq_registries import job_key
+from jobs.queue.sweep import Sweeper
 from jobs.settings import Settings
-from jobs.sweep import Sweeper
+from jobs.storage.images import ImageStore
 from tests.jobs.samples import png
 from tests.service.conftest import MakeKey, ToyWorker, body
 from tests.service.test_jobs import is_problem
