@@ -112,7 +112,7 @@ async def create_job(
     refuse_other_than_json(request)
     body = JobRequest.parse(await request.body())
     request_id = structlog.contextvars.get_contextvars()["request_id"]
-    submitted = await service.submissions.ask(Submission(body, idempotency_key, request_id, caller))
+    submitted = await service.submissions.ask(Submission(body, caller, idempotency_key, request_id))
     job = submitted.job
     structlog.contextvars.bind_contextvars(job_id=job.id)
     headers = {"Location": f"{service.settings.root_path}/v1/jobs/{job.id}"}
