@@ -1,6 +1,7 @@
 """Who calls, by the key in the Authorization header, and which paths that caller may reach."""
 
 import asyncio
+import contextlib
 import contextvars
 import time
 from typing import Annotated, cast
@@ -90,7 +91,7 @@ class Authentication:
             await self._app(scope, receive, send)
             return
         request = Request(scope)
-        caller = await self._caller(request, request.app.state.service.keyring)
+        caller = await self._caller(request)
         if isinstance(caller, Response):
             with Audited(scope, send, "") as call:
                 await caller(scope, receive, call.send)
@@ -103,15 +104,17 @@ class Authentication:
         with Audited(scope, varying(send), caller.id) as call:
             await self._app(scope, receive, call.send)
 
-    async def _caller(self, request: Request, keyring: KeyringReader) -> Caller | Response:
-        is_metrics = request.scope["path"] == METRICS_PATH
+    async def _caller(self, request: Request) -> Caller | Response:
+        reader: KeyringReader = request.app.state.service.keyring
+        if request.scope["path"] == METRICS_PATH:
+            with contextlib.suppress(RedisError, TimeoutError):
+                async with asyncio.timeout(METRICS_PATIENCE_SECONDS):
+                    await reader.read()
+            return self._judge(request, reader.last)
         try:
-            async with asyncio.timeout(METRICS_PATIENCE_SECONDS if is_metrics else None):
-                return self._judge(request, await keyring.read())
-        except TimeoutError:
-            return self._judge(request, keyring.last)
+            return self._judge(request, await reader.read())
         except RedisError as error:
-            return self._judge(request, keyring.last) if is_metrics else await on_redis_error(request, error)
+            return await on_redis_error(request, error)
 
     def _judge(self, request: Request, keyring: Keyring) -> Caller | Response:
         """The caller, or the answer to one who may not go on."""
