@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 from urllib.parse import parse_qsl, quote, urlsplit, urlunsplit
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.sources import EnvSettingsSource
 from redis.connection import parse_url
@@ -57,7 +57,8 @@ class Settings(BaseSettings):
     )
 
     host: str = Field(
-        default="127.0.0.1", description="address the service listens on; loopback unless ADM_ALLOW_ANONYMOUS"
+        default="127.0.0.1",
+        description="address the service listens on; beyond loopback callers need keys, unless ADM_ALLOW_ANONYMOUS",
     )
     port: int = Field(default=8000, ge=0, le=65535, description="port the service listens on; 0 takes a free one")
     hosts: Annotated[tuple[str, ...], NoDecode] = Field(
@@ -210,7 +211,23 @@ class Settings(BaseSettings):
     decode_memory_bytes: int = Field(
         default=512 << 20, ge=1 << 27, description="address space of the process that decodes an uploaded picture"
     )
-    allow_anonymous: bool = Field(default=False, description="listen on other addresses than loopback, without keys")
+    allow_anonymous: bool = Field(
+        default=False, description="serve anybody beyond loopback too, as long as no key was ever made"
+    )
+    quota_posts: int | None = Field(
+        default=None, ge=1, description="jobs and files that a caller of role user may post a minute; none: no quota"
+    )
+    quota_device_seconds: int | None = Field(
+        default=None,
+        ge=1,
+        description="estimated seconds of a device that a caller's jobs of a minute may cost; none: no quota",
+    )
+    quota_queued_seconds: int | None = Field(
+        default=None,
+        ge=1,
+        description="estimated seconds of a device that a caller's queued jobs may cost together; none: no quota",
+    )
+    api_key: SecretStr | None = Field(default=None, description="key with which adm's own commands call the service")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="least severe line logged"
     )
@@ -279,6 +296,11 @@ class Settings(BaseSettings):
             raise SettingsError("ADM_HEARTBEAT_SECONDS: must be at most half of ADM_LEASE_SECONDS")
         _ = settings.redis_address  # a path too long for a socket must fail at start
         return settings
+
+    @property
+    def serves_anonymous(self) -> bool:
+        """Whether callers need no key as long as there are none."""
+        return self.allow_anonymous or self.host in LOOPBACK_HOSTS
 
     @property
     def run_dir(self) -> Path:

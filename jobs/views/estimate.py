@@ -12,6 +12,7 @@ from jobs.contract.work import RUNNING, evaluations_of, rank_of, work_of
 from jobs.views.fleet import Fleet, StepMs
 
 UNKNOWN_ERROR = 0.5  # of an estimate, as long as nothing was measured
+UNKNOWN_ROW_MS = 1.0  # a row step, as long as nothing was measured: of an order that devices have
 FEWEST_RATIOS = 8  # of jobs that have ended, before they correct what is reckoned for others
 
 
@@ -98,6 +99,11 @@ class Estimator:
         step_ms = self._fleet.step_ms.get(backlog.pipeline)
         return self._shared_seconds(backlog, work_ms(step_ms, backlog.of((priority,)))) if step_ms else None
 
+    def cost_ms(self, pipeline: str, work: Mapping[str, int]) -> int:
+        """Milliseconds of a device that work takes, batched as fully as it can; a guess as long as no worker said."""
+        step_ms = self._fleet.step_ms.get(pipeline)
+        return math.ceil(work_ms(step_ms, work) if step_ms else sum(work.values()) * UNKNOWN_ROW_MS)
+
     def queued_seconds(self, backlog: Backlog) -> float | None:
         """Seconds that a pipeline's workers take for all that is queued for them, whichever of theirs it is for."""
         step_ms = self._fleet.step_ms.get(backlog.pipeline)
@@ -120,9 +126,10 @@ class Estimator:
             ahead += share * sum(each.lengths[one] for one in higher) + min(share * each.lengths[priority], turns)
         return sum(backlog.lengths[one] for one in higher) + (place or 0) + round(ahead)
 
-    def eta_seconds(self, backlog: Backlog, request: ResolvedRequest) -> float | None:
+    def eta_seconds(self, backlog: Backlog, request: ResolvedRequest, ahead: float = 1.0) -> float | None:
         """Seconds until a job's images are there, reckoned from what is queued and running; not yet for `bias`.
 
+        ahead: the share of the jobs in the queue of its priority that go before it, as callers take turns there.
         What still has room in a batch joins the next step and shares every one of them; what has not waits for the
         work that the scheduler puts before it, of which the running part is half done on average. Images in other
         networks take no room in its batches, but their steps take time: it waits for that work in either case.
@@ -132,6 +139,8 @@ class Estimator:
             return None
         rank = rank_of(request.priority, work_of(request))
         queued, running = self._load(backlog, PRIORITIES, rank), self._load(backlog, (RUNNING,), rank)
+        behind = {stage: (1 - ahead) * n for stage, n in backlog.of((request.priority,), rank).items()}
+        queued = queued._replace(row_steps={stage: n - behind.get(stage, 0) for stage, n in queued.row_steps.items()})
         workers = max(1, len(self._fleet.holders(backlog.pipeline)))
         taken = {
             stage: (queued.row_steps.get(stage, 0) + running.row_steps.get(stage, 0)) / workers for stage in step_ms

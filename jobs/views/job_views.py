@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 from redis.client import Pipeline, Redis
 
+from jobs.callers.turns import Place
 from jobs.contract.job import ImageView, Job, JobStatus, Progress, QueueInfo
 from jobs.contract.request import PRIORITIES, ResolvedRequest
 from jobs.contract.work import evaluations_of
@@ -35,7 +36,7 @@ class Views:
         running = [each for each in records if each.status in (JobStatus.IN_PROGRESS, JobStatus.CANCELLING)]
         pipelines = sorted({each.pipeline for each in queued})
         fleet = self._fleet.read()
-        places: dict[str, int | None] = {}
+        places: dict[str, Place | None] = {}
         progress: dict[str, bytes | None] = {}
         backlogs = Backlogs(fleet, {})
         if queued or running:
@@ -43,11 +44,12 @@ class Views:
                 ask_backlogs(pipe, fleet, pipelines)
                 for each in queued:
                     pipe.lpos(rq_registries.queue_key(each.queue), each.id)
+                    pipe.zrank(keys.own_line(each.queue, each.caller), each.id)
                 for each in running:
                     pipe.get(keys.progress(each.id))
                 told = iter(answers(pipe))
             backlogs = take_backlogs(told, fleet, pipelines)
-            places = {each.id: next(told) for each in queued}
+            places = {each.id: place_of(each, next(told), next(told)) for each in queued}
             progress = {each.id: next(told) for each in running}
         views = []
         for each in records:
@@ -55,8 +57,9 @@ class Views:
             queue = None
             if each.id in places and request is not None:
                 backlog = backlogs.of(each.pipeline)
-                reckoned = self.reckoned_seconds(backlog, request)
-                queue = self.queue_info(backlog, request, places[each.id], reckoned)
+                place = places[each.id]
+                reckoned = self.reckoned_seconds(backlog, request, 0 if place is None else place.all)
+                queue = self.queue_info(backlog, request, place, reckoned)
             views.append(self.view(each, request, queue, progress_of(each, request, progress.get(each.id))))
         return views
 
@@ -67,12 +70,14 @@ class Views:
             ask_backlogs(pipe, fleet, pipelines)
             return take_backlogs(iter(answers(pipe)), fleet, pipelines)
 
-    def reckoned_seconds(self, backlog: Backlog, request: ResolvedRequest) -> float | None:
-        """What the estimator makes of a job, before its bias is taken out."""
-        return Estimator(self._fleet.read()).eta_seconds(backlog, request)
+    def reckoned_seconds(self, backlog: Backlog, request: ResolvedRequest, place: int) -> float | None:
+        """What the estimator makes of a job at a place in the queue of its priority, before its bias is taken out."""
+        length = backlog.lengths[request.priority]
+        ahead = min(1.0, place / length) if length else 1.0
+        return Estimator(self._fleet.read()).eta_seconds(backlog, request, ahead)
 
     def queue_info(
-        self, backlog: Backlog, request: ResolvedRequest, place: int | None, reckoned: float | None
+        self, backlog: Backlog, request: ResolvedRequest, place: Place | None, reckoned: float | None
     ) -> QueueInfo:
         """Where a job stands that has so many before it in the queue of its priority; None: it is being taken."""
         fleet = self._fleet.read()
@@ -80,7 +85,8 @@ class Views:
         # without a worker it may wait until it expires
         eta_seconds = reckoned * backlog.bias if reckoned is not None and workers else None
         return QueueInfo(
-            position=Estimator(fleet).jobs_ahead(backlog, request.priority, place),
+            position=Estimator(fleet).jobs_ahead(backlog, request.priority, None if place is None else place.all),
+            yours=0 if place is None else place.own,
             eta_seconds=None if eta_seconds is None else round(eta_seconds, 3),
             eta_error_seconds=None if eta_seconds is None else round(eta_seconds * backlog.error, 3),
             workers=workers,
@@ -110,6 +116,13 @@ class Views:
         """The images that a job shows, of those that it can have."""
         shown = (each for each in record.images if each.index in request.indices)
         return [record.image_view(each, request, self._root_path) for each in shown]
+
+
+def place_of(record: Record, place: int | None, own: int | None) -> Place | None:
+    """A queued job's place; None where it is being claimed. Without callers all jobs are anybody's own."""
+    if place is None:
+        return None
+    return Place(place, (own or 0) if record.caller else place)
 
 
 def progress_of(record: Record, request: ResolvedRequest | None, text: bytes | None) -> Progress:

@@ -6,8 +6,10 @@ import { Form } from "./form.js";
 import { Gallery } from "./gallery.js";
 import { FromPicture } from "./frompicture.js";
 import { Jobs } from "./jobs.js";
+import { watchKey } from "./signin.js";
 import { Stage } from "./stage.js";
 
+watchKey();
 const jobs = new Jobs();
 const form = new Form(submit);
 const fromPicture = new FromPicture(form, submit);
