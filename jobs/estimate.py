@@ -10,7 +10,7 @@ from typing import NamedTuple
 from jobs import keys
 from jobs.fleet import Fleet, StepMs
 from jobs.request import Priority, ResolvedRequest
-from jobs.work import RUNNING, evaluations_of, rank_of, work_of
+from jobs.work import RUNNING, evaluations_left, evaluations_of, rank_of, work_of
 
 UNKNOWN_ERROR = 0.5  # of an estimate, as long as nothing was measured
 FEWEST_RATIOS = 8  # of jobs that have ended, before they correct what is reckoned for others
@@ -121,9 +121,10 @@ class Estimator:
             ahead += share * sum(each.lengths[one] for one in higher) + min(share * each.lengths[priority], turns)
         return sum(backlog.lengths[one] for one in higher) + (place or 0) + round(ahead)
 
-    def eta_seconds(self, backlog: Backlog, request: ResolvedRequest) -> float | None:
-        """Seconds until a job's images are there, reckoned from what is queued and running; not yet for `bias`.
+    def eta_seconds(self, backlog: Backlog, request: ResolvedRequest, done: float | None = None) -> float | None:
+        """Seconds until a job's images are there, estimated from what is queued and running; not yet for `bias`.
 
+        done: the share of its steps that a job has taken which is counted among those that run; None: it is not yet.
         What still has room in a batch joins the next step and shares every one of them; what has not waits for the
         work that the scheduler puts before it, of which the running part is half done on average. Images in other
         networks take no room in its batches, but their steps take time: it waits for that work in either case.
@@ -131,8 +132,12 @@ class Estimator:
         step_ms = self._fleet.step_ms.get(backlog.pipeline)
         if not step_ms:
             return None
-        rank = rank_of(request.priority, work_of(request))
+        work = work_of(request)
+        rank = rank_of(request.priority, work)
         queued, running = self._load(backlog, keys.PRIORITIES, rank), self._load(backlog, (RUNNING,), rank)
+        if done is not None:  # `Backlog.of` counts half of what has its rank, so half of its own work
+            others = {stage: max(0.0, n - work.get(stage, 0) / 2) for stage, n in running.row_steps.items()}
+            running = running._replace(row_steps=others)
         workers = max(1, len(self._fleet.holders(backlog.pipeline)))
         taken = {
             stage: (queued.row_steps.get(stage, 0) + running.row_steps.get(stage, 0)) / workers for stage in step_ms
@@ -142,10 +147,11 @@ class Estimator:
             waiting_ms += work_ms(step_ms, queued.row_steps) + work_ms(step_ms, running.row_steps) / 2
             taken = dict.fromkeys(step_ms, math.inf)
         seconds = self._shared_seconds(backlog, waiting_ms)
+        left = evaluations_left(request, done or 0.0)
         for stage, evaluations in evaluations_of(request).items():
             if shapes := step_ms.get(stage):
                 beside = math.ceil(min(taken.get(stage, 0) / evaluations, max(shapes)))
-                seconds += evaluations * batch_ms(shapes, request.num_rows, beside) / 1000
+                seconds += left[stage] * batch_ms(shapes, request.num_rows, beside) / 1000
         return seconds
 
     def _load(self, backlog: Backlog, places: Collection[str], before: float = math.inf) -> Load:
