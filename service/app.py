@@ -19,6 +19,7 @@ from service import (
     routes_fleet,
     routes_health,
     routes_jobs,
+    routes_openai,
     routes_runs,
 )
 from service.metrics import Metrics
@@ -64,6 +65,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.include_router(routes_jobs.router)
     app.include_router(routes_events.router)
+    app.include_router(routes_openai.router)
     app.include_router(routes_files.router)
     app.include_router(routes_fleet.router)
     app.include_router(routes_runs.router)
@@ -74,7 +76,9 @@ def create_app(settings: Settings) -> FastAPI:
         Requests,
         metrics=metrics,
         settings=settings,
-        body_limits={routes_files.PREFIX: settings.max_upload_bytes + routes_files.MAX_FRAMING_BYTES},
+        body_limits=dict.fromkeys(
+            (routes_files.PREFIX, *routes_openai.FORMS), settings.max_upload_bytes + routes_files.MAX_FRAMING_BYTES
+        ),
     )
     openapi.install(app)
     return app
