@@ -4,7 +4,22 @@ import os
 
 import typer
 
-from cli import config, data, evaluate, judge, models, pictures, runs, sample, samplers, service, stack, train, worker
+from cli import (
+    config,
+    data,
+    evaluate,
+    judge,
+    models,
+    pictures,
+    runs,
+    sample,
+    samplers,
+    service,
+    stack,
+    train,
+    webhooks,
+    worker,
+)
 
 # Looks that torch's threads take while they wait for each other in an operation that they share, as in loading, large
 # networks and training: by default they spin so long that a machine that does other things too crawls. Not to spin at
@@ -44,3 +59,4 @@ app.add_typer(data.app, name="data")
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(runs.app, name="runs")
 app.add_typer(models.app, name="models")
+app.add_typer(webhooks.app, name="webhooks")

@@ -16,6 +16,8 @@ EXPIRING = "adm:expiring"  # sorted set: jobs that wait, by the time they expire
 ENDED = "adm:ended"  # sorted set: jobs that have ended, by the time they are to be removed
 FILE_BYTES = "adm:file-bytes"  # hash: uploaded picture -> bytes that its PNG counts for
 STORE_SWEPT = "adm:store-swept"  # there for as long as nobody needs to list the whole image store again
+WEBHOOKS = "adm:webhooks"  # sorted set: deliveries by the time when they are due
+DEAD_WEBHOOKS = "adm:webhooks-dead"  # sorted set: deliveries that were given up, by when
 WAKE_CHANNEL = "adm:wake"  # pub/sub: a queue's name whenever a job was added to it
 
 
@@ -72,6 +74,11 @@ def progress(job_id: str) -> str:
 def file(file_id: str) -> str:
     """Record of an uploaded picture; expires with it."""
     return f"adm:file:{file_id}"
+
+
+def webhook(delivery_id: str) -> str:
+    """Hash: one delivery of a webhook."""
+    return f"adm:webhook:{delivery_id}"
 
 
 def channel(job_id: str) -> str:

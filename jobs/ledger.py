@@ -92,6 +92,7 @@ class Ledger(Transitions):
             "adm_reckoned_seconds": "" if reckoned_seconds is None else reckoned_seconds,
             "adm_body": body_digest,
             "adm_request_id": request_id,
+            "adm_webhook_url": request.webhook_url or "",
         }
         return Record(job_id, {name.encode(): encoded(value) for name, value in fields.items()})
 

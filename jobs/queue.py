@@ -19,6 +19,7 @@ from jobs.rubbish import INDEX_MEMBER, JOB_ID, answers, matched
 from jobs.settings import Settings
 from jobs.submitting import Submission, Submitted, Submitter
 from jobs.views import Views, readable_request
+from jobs.webhooks import Webhooks
 
 
 class PublishedImage(NamedTuple):
@@ -36,6 +37,7 @@ class JobQueue:
         self.ledger = Ledger(redis, settings.retention_seconds, settings.worker_deaths_alone)
         self.files = FileStore(redis, settings, images.objects)
         self.fleet = FleetReader(redis, settings.fleet_refresh_seconds)
+        self.webhooks = Webhooks(redis)
         self._views = Views(redis, self.fleet, settings.root_path)
         self._submitter = Submitter(redis, settings, self.ledger, self.files, self.fleet, self._views)
 

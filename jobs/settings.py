@@ -1,5 +1,6 @@
 """All settings of all programs, read from variables that begin with ADM_."""
 
+import base64
 import contextlib
 import json
 import os
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 from urllib.parse import parse_qsl, quote, urlsplit, urlunsplit
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.sources import EnvSettingsSource
 from redis.connection import parse_url
@@ -24,6 +25,7 @@ PREFIX = "ADM_"
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
 SECRET = re.compile("pass|secret|token|key|user|cred", re.IGNORECASE)  # in the name of a parameter of an address
 HOST_NAME = re.compile(r"\*|[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
+WEBHOOK_SECRET = re.compile(r"whsec_(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}(?:==)?|[A-Za-z0-9+/]{3}=?)?")
 MAX_WORKER_NAME = 64
 SHIPPED_PIPELINES = ("demo", "demo-uncond")
 STORE_TIMEOUT_SECONDS = 10.0
@@ -197,6 +199,14 @@ class Settings(BaseSettings):
     decode_memory_bytes: int = Field(
         default=512 << 20, ge=1 << 27, description="address space of the process that decodes an uploaded picture"
     )
+    webhook_secret: SecretStr | None = Field(
+        default=None,
+        description="signs webhooks: whsec_ and the base64 of 24 to 64 random bytes; several, separated by commas, "
+        "while receivers change from one to the next; none: no webhooks",
+    )
+    webhook_networks: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="networks beside public addresses that webhooks may go to, as 10.0.0.0/8"
+    )
     allow_anonymous: bool = Field(default=False, description="listen on other addresses than loopback, without keys")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="least severe line logged"
@@ -205,7 +215,7 @@ class Settings(BaseSettings):
         default="auto", description="auto: pretty on a terminal, else JSON"
     )
 
-    @field_validator("pipelines", "hosts", "trusted_proxies", mode="before")
+    @field_validator("pipelines", "hosts", "trusted_proxies", "webhook_networks", mode="before")
     @classmethod
     def split_names(cls, value: Any) -> Any:
         return tuple(filter(None, (name.strip() for name in value.split(",")))) if isinstance(value, str) else value
@@ -218,7 +228,15 @@ class Settings(BaseSettings):
                 raise ValueError(f"{name!r} must be a name alone, as images.example, without scheme, port and path")
         return value
 
-    @field_validator("trusted_proxies")
+    @field_validator("webhook_secret")
+    @classmethod
+    def refuse_what_is_no_secret(cls, value: SecretStr | None) -> SecretStr | None:
+        for secret in () if value is None else value.get_secret_value().split(","):
+            if not WEBHOOK_SECRET.fullmatch(secret) or not 24 <= len(key_of(secret)) <= 64:
+                raise ValueError("must be whsec_ and the base64 of 24 to 64 bytes")
+        return value
+
+    @field_validator("trusted_proxies", "webhook_networks")
     @classmethod
     def refuse_what_is_no_address(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for address in value:
@@ -266,6 +284,13 @@ class Settings(BaseSettings):
             raise SettingsError("ADM_HEARTBEAT_SECONDS: must be at most half of ADM_LEASE_SECONDS")
         _ = settings.redis_address  # a path too long for a socket must fail at start
         return settings
+
+    @property
+    def webhook_keys(self) -> tuple[bytes, ...]:
+        """The keys that sign webhooks; none: there are no webhooks."""
+        return (
+            () if self.webhook_secret is None else tuple(map(key_of, self.webhook_secret.get_secret_value().split(",")))
+        )
 
     @property
     def run_dir(self) -> Path:
@@ -326,6 +351,11 @@ class Settings(BaseSettings):
             )
             for name, field in type(self).model_fields.items()
         ]
+
+
+def key_of(secret: str) -> bytes:
+    """The key that a secret for webhooks holds."""
+    return base64.b64decode(secret.removeprefix("whsec_") + "==")  # its padding may be left out
 
 
 def variable(name: str) -> str:

@@ -81,5 +81,6 @@ READERS: Mapping[str, Callable[[str], object]] = {
     "adm_numerics": str,
     "adm_body": str,
     "adm_request_id": str,
+    "adm_webhook_url": str,
     "worker_name": str,
 }

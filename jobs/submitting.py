@@ -25,6 +25,7 @@ from jobs.rubbish import answers
 from jobs.server import ServerReader
 from jobs.settings import Settings
 from jobs.views import Views, ask_backlogs, progress_of, take_backlogs
+from jobs.webhook_targets import check_webhook
 from jobs.work import work_of
 
 START_SECONDS = 5.0  # between two tries of a client that waits for a worker to load
@@ -100,6 +101,7 @@ class Submitter:
         if key is not None and (present := self._ledger.read(job_id)) is not None:
             return self._replay(present, digest)  # before anything that may have changed since is checked
         pipeline = self._pipeline(request.model or self._settings.default_model)
+        check_webhook(request.webhook_url, self._settings)
         resolved = resolve(request, pipeline, lambda: secrets.randbelow(DRAWN_SEED_BELOW))
         return Order(job_id, submission, resolved, pipeline, digest)
 

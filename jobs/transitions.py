@@ -11,7 +11,7 @@ from typing import Any
 from redis.client import Pipeline, Redis
 from rq.job import JobStatus as RqStatus
 
-from jobs import books, keys
+from jobs import books, keys, webhooks
 from jobs.clock import RedisClock
 from jobs.errors import FailureKind
 from jobs.events import EventKind, publish
@@ -186,6 +186,8 @@ class Transitions:
         move(pipe, record, was, status)
         pipe.zadd(keys.ENDED, {record.index_member: now + self.retention_seconds})
         publish(pipe, record.id, event, {"status": status, "attempt": record.attempt, **data})
+        if url := record.text("adm_webhook_url"):
+            webhooks.enqueue(pipe, record.index_member, record.id, status, url, now)
         pipe.expire(books.job_key(record.id), self.retention_seconds)
         pipe.expire(keys.events(record.id), self.retention_seconds)
 

@@ -42,6 +42,7 @@ def create_app(settings: Settings) -> FastAPI:
         tasks = [
             asyncio.create_task(service.hub.run()),
             asyncio.create_task(service.upkeep.run()),
+            asyncio.create_task(service.webhooks.run()),
         ]
         yield
         for task in tasks:

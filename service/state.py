@@ -26,6 +26,7 @@ from service.hub import Hub
 from service.metrics import Metrics
 from service.store_calls import StoreCalls
 from service.upkeep import Upkeep
+from service.webhooks import WebhookSender
 
 PROBES = 3  # threads: one for each of /metrics, /readyz and /healthz, as a rule
 
@@ -37,6 +38,7 @@ class Service:
     async_redis: AsyncRedis
     queue: JobQueue
     upkeep: Upkeep
+    webhooks: WebhookSender
     hub: Hub
     metrics: Metrics
     decoding: CapacityLimiter  # processes that decode uploads
@@ -67,6 +69,7 @@ def connect(settings: Settings, metrics: Metrics) -> Service:
         async_redis=async_redis,
         queue=queue,
         upkeep=Upkeep(sweeper, retirement, settings.sweep_seconds),
+        webhooks=WebhookSender(queue.webhooks, queue, settings, metrics),
         hub=Hub(async_redis),
         metrics=metrics,
         decoding=CapacityLimiter(settings.decode_processes),
