@@ -25,6 +25,7 @@ PREFIX = "ADM_"
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
 SECRET = re.compile("pass|secret|token|key|user|cred", re.IGNORECASE)  # in the name of a parameter of an address
 HOST_NAME = re.compile(r"\*|[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
+ORIGIN = re.compile(r"https?://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::\d{1,5})?")  # as browsers send it
 WEBHOOK_SECRET = re.compile(r"whsec_(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}(?:==)?|[A-Za-z0-9+/]{3}=?)?")
 MAX_WORKER_NAME = 64
 SHIPPED_PIPELINES = ("demo", "demo-uncond")
@@ -85,6 +86,10 @@ class Settings(BaseSettings):
     max_header_bytes: int = Field(default=32_768, ge=1024, description="longest request line and headers, together")
     max_connections: int = Field(
         default=4096, ge=1, description="connections open at once; fewer where the process may open too few files"
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="origins whose pages may call the service from a browser, as https://app.example, by commas",
     )
     data: Path = Field(default=Path("data"), description="folder of Redis' log, images, caches and run/*.pid")
     redis_url: str | None = Field(
@@ -215,7 +220,7 @@ class Settings(BaseSettings):
         default="auto", description="auto: pretty on a terminal, else JSON"
     )
 
-    @field_validator("pipelines", "hosts", "trusted_proxies", "webhook_networks", mode="before")
+    @field_validator("pipelines", "hosts", "trusted_proxies", "webhook_networks", "cors_origins", mode="before")
     @classmethod
     def split_names(cls, value: Any) -> Any:
         return tuple(filter(None, (name.strip() for name in value.split(",")))) if isinstance(value, str) else value
@@ -226,6 +231,14 @@ class Settings(BaseSettings):
         for name in value:
             if not HOST_NAME.fullmatch(name):
                 raise ValueError(f"{name!r} must be a name alone, as images.example, without scheme, port and path")
+        return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def refuse_what_is_no_origin(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if not ORIGIN.fullmatch(origin):
+                raise ValueError(f"{origin!r} must be a scheme and a host, as https://app.example, in small letters")
         return value
 
     @field_validator("webhook_secret")

@@ -24,6 +24,7 @@ HEADERS = {
     "Idempotency-Replayed": "`true`: the job was there already, under the same key",
     "Preference-Applied": "`wait=N`: the answer was held until the job ended",
     "X-ADM-Ignored-Fields": "fields of OpenAI's that were given and mean nothing here",
+    "Content-Disposition": "a name for the file",
     "Accept-Encoding": "`identity`: a body must not be compressed",
 }
 

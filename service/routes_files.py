@@ -68,15 +68,8 @@ PNG: dict[int | str, dict[str, Any]] = {
     responses={201: with_headers("Location"), **documented(400, 413, 422, 503, 507)},
 )
 async def create_file(request: Request, response: Response, service: ServiceDep) -> FileInfo:
-    if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
-        async with request.form(max_files=1, max_fields=MOST_FIELDS, max_part_size=MOST_FIELD_BYTES) as form:
-            info = await keep(request, service, picture_of(form).file)
-    else:
-        with SpooledTemporaryFile(MEMORY_BYTES) as body:
-            async for chunk in request.stream():
-                body.write(chunk)
-            body.seek(0)
-            info = await keep(request, service, body)
+    async with uploaded(request) as body:
+        info = await keep(request, service, body)
     response.headers["Location"] = f"{service.settings.root_path}{PREFIX}/{info.id}"
     return info
 
@@ -112,6 +105,20 @@ async def get_file_content(
 )
 async def delete_file(file_id: str, service: ServiceDep) -> None:
     await service.store_calls.run(lambda: service.queue.files.delete(file_id))
+
+
+@asynccontextmanager
+async def uploaded(request: Request) -> AsyncIterator[IO[bytes]]:
+    """The picture of a body, be it that itself or a form. Raises: InvalidRequestError for a form without it."""
+    if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+        async with request.form(max_files=1, max_fields=MOST_FIELDS, max_part_size=MOST_FIELD_BYTES) as form:
+            yield picture_of(form).file
+    else:
+        with SpooledTemporaryFile(MEMORY_BYTES) as body:
+            async for chunk in request.stream():
+                body.write(chunk)
+            body.seek(0)
+            yield body
 
 
 def picture_of(form: FormData) -> UploadFile:

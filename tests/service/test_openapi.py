@@ -25,6 +25,8 @@ ROUTES = {
     "/v1/jobs/{job_id}/cancel": {"post"},
     "/v1/jobs/{job_id}/events": {"get"},
     "/v1/jobs/{job_id}/images/{index}": {"get"},
+    "/v1/jobs/{job_id}/images.zip": {"get"},
+    "/v1/requests/from-image": {"post"},
     "/v1/images/generations": {"post"},
     "/v1/images/edits": {"post"},
     "/v1/images/variations": {"post"},
