@@ -18,6 +18,7 @@ from jobs.clock import RedisClock
 from jobs.errors import ErrorKind, RefusedError
 from jobs.fleet import FleetReader
 from jobs.rubbish import answers
+from jobs.server import ServerReader
 from jobs.settings import Settings
 from jobs.store import ObjectStore
 from pictures.decoding import MAX_SIDE_PX
@@ -78,7 +79,7 @@ class FileStore:
 
     def __init__(self, redis: Redis, settings: Settings, objects: ObjectStore) -> None:
         self._redis, self._settings, self._objects = redis, settings, objects
-        self._now = RedisClock(redis).now
+        self._now, self._server = RedisClock(redis).now, ServerReader(redis)
         self._fleet = FleetReader(redis, settings.fleet_refresh_seconds)
 
     def short_side_px(self) -> int:
@@ -98,8 +99,9 @@ class FileStore:
         """Keep the picture decoded from an upload for as long as jobs are kept: store it and publish its record.
 
         A pipeline that came later and takes more than any before gets the better of it once it is uploaded again.
-        Raises: RefusedError when the files kept are too many bytes.
+        Raises: RefusedError when the files kept are too many bytes, and where Redis must not be used.
         """
+        self._server.usable()
         seconds, file_id = self._settings.retention_seconds, id_of(sha256)
         self._refuse_above_quota(len(picture.png))
         record = FileRecord(

@@ -8,10 +8,9 @@ from redis.client import Pipeline
 from jobs import keys
 from jobs.errors import ErrorKind, RefusedError
 from jobs.job import JobStatus
-from jobs.server import ServerReader
+from jobs.server import RETRY_SECONDS, ServerReader
 from jobs.settings import Settings
 
-RETRY_SECONDS = 60.0  # until room may have come back, where nothing says when
 KEPT_FREE = 0.1  # share of a memory limit of the server's own: jobs that were accepted still need some to be completed
 
 
@@ -23,9 +22,7 @@ class Room:
 
     def take(self) -> None:
         """Take the place of one job. Raises: RefusedError when there is none, and where Redis must not be used."""
-        server = self._server.read()
-        if server.fault is not None:
-            raise RefusedError(ErrorKind.UNAVAILABLE, server.fault, retry_after_seconds=RETRY_SECONDS)
+        server = self._server.usable()
         max_bytes = self._settings.max_redis_bytes
         if server.max_bytes:
             max_bytes = min(max_bytes, int(server.max_bytes * (1 - KEPT_FREE)))

@@ -8,10 +8,11 @@ from redis.backoff import NoBackoff
 from redis.client import Redis
 from redis.retry import Retry
 
-from jobs.errors import SettingsError
+from jobs.errors import ErrorKind, RefusedError, SettingsError
 
 NEEDED = 7  # scripts that say what they are ("#!lua"), PEXPIRETIME; every Valkey calls itself at least that
 SOCKET_SECONDS = 5.0  # no command of ours takes this long; a server that hangs is as good as one that is down
+RETRY_SECONDS = 60.0  # until room may have come back, or the server been mended, where nothing says when
 LOOKED_SECONDS = 1.0  # for which the last look at a server serves
 
 
@@ -81,8 +82,14 @@ class ServerReader:
         self._server: Server | None = None
         self._look_at = float("-inf")
 
-    def read(self) -> Server:
-        """Raises: RedisError."""
+    def usable(self) -> Server:
+        """Raises: RefusedError for a server that must not be used; RedisError."""
+        server = self._read()
+        if server.fault is not None:
+            raise RefusedError(ErrorKind.UNAVAILABLE, server.fault, retry_after_seconds=RETRY_SECONDS)
+        return server
+
+    def _read(self) -> Server:
         if self._server is None or time.monotonic() >= self._look_at:
             self._server, self._look_at = look(self._redis), time.monotonic() + LOOKED_SECONDS
         return self._server

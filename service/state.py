@@ -24,11 +24,10 @@ from jobs.sweep import Sweeper
 from service.batches import Batches
 from service.hub import Hub
 from service.metrics import Metrics
+from service.probes import Probes
 from service.store_calls import StoreCalls
 from service.upkeep import Upkeep
 from service.webhooks import WebhookSender
-
-PROBES = 3  # threads: one for each of /metrics, /readyz and /healthz, as a rule
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class Service:
     lookups: Batches[str, Job]
     records: Batches[str, Record | None]
     events: Batches[Place, list[Event]]
-    probing: CapacityLimiter  # of /metrics and probes: they never wait behind other calls of Redis
+    probes: Probes
 
 
 def connect(settings: Settings, metrics: Metrics) -> Service:
@@ -78,7 +77,7 @@ def connect(settings: Settings, metrics: Metrics) -> Service:
         lookups=Batches(queue.get_all),
         records=Batches(queue.records),
         events=Batches(partial(read_events, redis)),
-        probing=CapacityLimiter(PROBES),
+        probes=Probes(redis, queue, metrics, settings.default_model),
     )
 
 

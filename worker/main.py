@@ -1,6 +1,7 @@
 """`adm worker`: loads its pipelines, warms up, and serves until it is told to stop."""
 
 import fcntl
+import gc
 import sys
 import time
 from functools import partial
@@ -85,6 +86,8 @@ def run(settings: Settings) -> None:
         except InterruptedStartError:
             log.info("stopped", worker=name, before="its networks were loaded")
             return
+        gc.collect()
+        gc.freeze()  # a full collection would look at all that was loaded, between two steps, for 0.1 s and more
         redis = connect_redis(settings.redis_address)
         infos = [offer(pipeline) for pipeline in held.pipelines.values()]
         inbox = Inbox(redis, settings, name, infos, held.registry, Process.current(lock), stopping)
