@@ -226,6 +226,7 @@ class Settings(BaseSettings):
         default=(), description="networks beside public addresses that webhooks may go to, as 10.0.0.0/8"
     )
     allow_anonymous: bool = Field(default=False, description="listen on other addresses than loopback, without keys")
+    api_key: SecretStr | None = Field(default=None, description="key with which adm's own commands call the service")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="least severe line logged"
     )
