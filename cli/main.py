@@ -8,6 +8,8 @@ from cli import (
     config,
     data,
     evaluate,
+    generate,
+    jobs,
     judge,
     models,
     pictures,
@@ -30,7 +32,6 @@ app = typer.Typer(
     name="adm",
     help="Make images with the ADM diffusion models. Settings are ADM_ variables; adm config prints them.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,  # a plain traceback fits a log, and shows no locals, which may hold a password
 )
 
@@ -48,6 +49,10 @@ app.command("service")(service.service)
 app.command("worker")(worker.worker)
 app.command("judge")(judge.judge)
 app.command("config")(config.config)
+app.command("generate")(generate.generate)
+app.command("jobs")(jobs.jobs)
+app.command("watch")(jobs.watch)
+app.command("cancel")(jobs.cancel)
 app.command("sample")(sample.sample)
 app.command("samplers")(samplers.samplers)
 app.command("encode")(pictures.encode)
