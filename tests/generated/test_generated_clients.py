@@ -47,7 +47,7 @@ def check(said: str, client: httpx2.Client) -> None:
 
 
 def test_openapi_python_client_posts_a_job(client: httpx2.Client, document: Path, address: str, tmp_path: Path) -> None:
-    options = ["--path", document, "--output-path", tmp_path / "adm_api", "--meta", "none"]
+    options: list[str | Path] = ["--path", document, "--output-path", tmp_path / "adm_api", "--meta", "none"]
     run(PYTHON / "openapi-python-client", "generate", *options, cwd=tmp_path)
     run(PYTHON / "python", "-m", "compileall", "-q", "adm_api", cwd=tmp_path)
     shutil.copy2(HERE / "post_job.py", tmp_path)
