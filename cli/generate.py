@@ -103,9 +103,9 @@ def make_here(fields: dict[str, Any], out: Path) -> None:
     from PIL import Image
 
     from jobs import logs
-    from jobs.errors import InvalidRequestError
-    from jobs.request import DRAWN_SEED_BELOW, JobRequest
-    from jobs.resolution import resolve
+    from jobs.contract.errors import InvalidRequestError
+    from jobs.contract.request import DRAWN_SEED_BELOW, JobRequest
+    from jobs.contract.resolution import resolve
     from jobs.settings import Settings
     from worker import alone
 

@@ -10,7 +10,7 @@ import typer
 from cli.failure import one_line_errors
 
 if TYPE_CHECKING:
-    from jobs.webhooks import Webhooks
+    from jobs.queue.webhooks import Webhooks
 
 T = TypeVar("T")
 
@@ -49,9 +49,9 @@ def connected(call: "Callable[[Webhooks], T]") -> T:
     """What a call says of the deliveries of the settings' Redis."""
     from redis.exceptions import RedisError
 
-    from jobs.server import connect_redis
+    from jobs.queue.server import connect_redis
+    from jobs.queue.webhooks import Webhooks
     from jobs.settings import Settings
-    from jobs.webhooks import Webhooks
 
     with one_line_errors(RedisError), connect_redis(Settings.load().redis_address) as redis:
         return call(Webhooks(redis))

@@ -18,8 +18,8 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 from pydantic_settings.sources import EnvSettingsSource
 from redis.connection import parse_url
 
-from jobs.deaths import DEATHS_ALONE
-from jobs.errors import SettingsError
+from jobs.contract.errors import SettingsError
+from jobs.queue.deaths import DEATHS_ALONE
 
 PREFIX = "ADM_"
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})

@@ -13,11 +13,11 @@ from fastapi import FastAPI
 from redis.exceptions import RedisError
 
 from jobs import logs
-from jobs.data_folder import keep_private
-from jobs.errors import SETTINGS_STATUS, SettingsError
-from jobs.images import ImageStore
-from jobs.server import check_server, connect_redis
+from jobs.contract.errors import SETTINGS_STATUS, SettingsError
+from jobs.queue.server import check_server, connect_redis
 from jobs.settings import LOOPBACK_HOSTS, Settings
+from jobs.storage.data_folder import keep_private
+from jobs.storage.images import ImageStore
 from service.app import create_app
 from service.protocol import Limits, limited
 from service.state import Service

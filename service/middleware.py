@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from jobs.errors import ErrorKind, RefusedError
+from jobs.contract.errors import ErrorKind, RefusedError
 from jobs.settings import Settings
 from service.hosts import Hosts, is_same_origin
 from service.metrics import Metrics

@@ -6,12 +6,12 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from jobs.errors import FieldError, InvalidRequestError
-from jobs.job import ImageView
-from jobs.kinds import COMMON, FIELDS, Kind
-from jobs.pipelines import PipelineInfo
-from jobs.request import MAX_IMAGES, JobRequest, Name, ResolvedRequest, field_errors, repeated_name
-from jobs.work import evaluations_of
+from jobs.contract.errors import FieldError, InvalidRequestError
+from jobs.contract.job import ImageView
+from jobs.contract.kinds import COMMON, FIELDS, Kind
+from jobs.contract.pipelines import PipelineInfo
+from jobs.contract.request import MAX_IMAGES, JobRequest, Name, ResolvedRequest, field_errors, repeated_name
+from jobs.contract.work import evaluations_of
 
 MAX_PARTIAL_IMAGES = 3  # OpenAI's own bound
 PROMPT = "a class of the model, by name or index, as /v1/models/{model} lists them; empty: no class, where offered"

@@ -10,8 +10,8 @@ from pydantic import BaseModel
 from redis import Redis
 from redis.exceptions import RedisError
 
-from jobs.queue import JobQueue
-from jobs.server import look
+from jobs.job_queue import JobQueue
+from jobs.queue.server import look
 from service import metrics
 from service.batches import Batches
 from service.metrics import Metrics

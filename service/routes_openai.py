@@ -19,10 +19,10 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.requests import ClientDisconnect
 
-from jobs.errors import ErrorKind, FieldError, InvalidRequestError, RefusedError
-from jobs.events import START, EventKind
-from jobs.job import Job, JobStatus
-from jobs.work import evaluations_of
+from jobs.contract.errors import ErrorKind, FieldError, InvalidRequestError, RefusedError
+from jobs.contract.job import Job, JobStatus
+from jobs.contract.work import evaluations_of
+from jobs.queue.events import START, EventKind
 from service.openai_images import (
     Asked,
     ImageEvent,

@@ -3,9 +3,9 @@
 from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 
-from jobs.determinants import CHUNK, request_of
-from jobs.errors import FieldError, InvalidRequestError
-from jobs.request import JobRequest
+from jobs.contract.determinants import CHUNK, request_of
+from jobs.contract.errors import FieldError, InvalidRequestError
+from jobs.contract.request import JobRequest
 from pictures.text_chunks import text_chunk
 from service.problems import documented
 from service.routes_files import BODY, uploaded

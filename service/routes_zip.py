@@ -10,8 +10,8 @@ from zipfile import ZipFile, ZipInfo
 from fastapi import APIRouter, Header, Response
 from fastapi.responses import StreamingResponse
 
-from jobs.errors import ErrorKind, RefusedError
-from jobs.job import Job, JobStatus
+from jobs.contract.errors import ErrorKind, RefusedError
+from jobs.contract.job import Job, JobStatus
 from service.conditional import matches
 from service.problems import documented, with_headers
 from service.routes_openai import read_png

@@ -11,16 +11,16 @@ from redis.asyncio import Redis as AsyncRedis
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 
-from jobs.events import Event, Place, read_events
-from jobs.images import ImageStore
-from jobs.job import Job
-from jobs.queue import JobQueue
-from jobs.record import Record
-from jobs.retirement import Retirement
-from jobs.server import SOCKET_SECONDS, connect_redis
+from jobs.contract.job import Job
+from jobs.job_queue import JobQueue
+from jobs.queue.events import Event, Place, read_events
+from jobs.queue.record import Record
+from jobs.queue.retirement import Retirement
+from jobs.queue.server import SOCKET_SECONDS, connect_redis
+from jobs.queue.submitting import Submission, Submitted
+from jobs.queue.sweep import Sweeper
 from jobs.settings import Settings
-from jobs.submitting import Submission, Submitted
-from jobs.sweep import Sweeper
+from jobs.storage.images import ImageStore
 from service.batches import Batches
 from service.hub import Hub
 from service.metrics import Metrics

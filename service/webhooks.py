@@ -21,11 +21,11 @@ import structlog
 from anyio import CapacityLimiter, to_thread
 from redis.exceptions import RedisError
 
-from jobs.errors import RefusedError
-from jobs.queue import JobQueue
+from jobs.contract.errors import RefusedError
+from jobs.job_queue import JobQueue
+from jobs.queue.webhook_targets import WebhookTargets
+from jobs.queue.webhooks import Delivery, Webhooks
 from jobs.settings import Settings
-from jobs.webhook_targets import WebhookTargets
-from jobs.webhooks import Delivery, Webhooks
 from service.metrics import Metrics
 
 log = structlog.get_logger("service.webhooks")

@@ -23,14 +23,14 @@ from engine.numerics import fingerprint
 from engine.pipeline import build_stages
 from engine.threads import usable_threads
 from jobs import logs
-from jobs.away import is_away
-from jobs.data_folder import keep_private, open_data_folder
-from jobs.errors import SETTINGS_STATUS, SettingsError, TakenNameError, UnavailableError
-from jobs.files import FileStore
-from jobs.images import ImageStore
-from jobs.server import connect_redis
+from jobs.contract.errors import SETTINGS_STATUS, SettingsError, TakenNameError, UnavailableError
+from jobs.contract.workers import WorkerInfo
+from jobs.queue.availability import is_away
+from jobs.queue.server import connect_redis
 from jobs.settings import Settings
-from jobs.workers import WorkerInfo
+from jobs.storage.data_folder import keep_private, open_data_folder
+from jobs.storage.files import FileStore
+from jobs.storage.images import ImageStore
 from models.checkpoint import WeightsError
 from models.precision import Precision, best_precision
 from worker.auditing import Numerics

@@ -12,8 +12,8 @@ from adm_client import UnreachableError, models
 from adm_client.events import Decoder
 from adm_client.fields import JobFields
 from adm_client.patience import Attempts, Patience, asked_pause
-from jobs.job import JobStatus
-from jobs.request import JobRequest
+from jobs.contract.job import JobStatus
+from jobs.contract.request import JobRequest
 from tests.jobs.samples import png
 from tests.service.conftest import ToyWorker, body
 

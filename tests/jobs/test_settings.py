@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs.errors import SettingsError
-from jobs.images import ImageStore
+from jobs.contract.errors import SettingsError
 from jobs.settings import Settings, masked
+from jobs.storage.images import ImageStore
 
 
 @pytest.fixture(autouse=True)

@@ -3,10 +3,10 @@ from ipaddress import ip_address
 import pytest
 from redis import Redis
 
-from jobs import keys
+from jobs.queue import keys
+from jobs.queue.webhook_targets import WebhookTargets
+from jobs.queue.webhooks import LEASE_SECONDS, RETRY_SECONDS, Delivery, Webhooks, enqueue
 from jobs.settings import Settings
-from jobs.webhook_targets import WebhookTargets
-from jobs.webhooks import LEASE_SECONDS, RETRY_SECONDS, Delivery, Webhooks, enqueue
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 

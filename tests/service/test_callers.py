@@ -15,8 +15,8 @@ import pytest
 from redis import Redis
 from starlette.types import Message, Receive, Scope, Send
 
-from jobs.books import job_key
-from jobs.fleet import announce_pipelines
+from jobs.queue.announcements import announce_pipelines
+from jobs.queue.rq_registries import job_key
 from jobs.settings import Settings
 from service.hosts import Hosts, is_same_origin
 from service.metrics import Metrics

@@ -11,7 +11,7 @@ import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
 
-from jobs.request import MAX_IMAGES
+from jobs.contract.request import MAX_IMAGES
 from tests.jobs.samples import png
 from tests.service.conftest import ToyWorker
 from tests.worker.programs import eventually

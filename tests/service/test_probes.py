@@ -5,9 +5,9 @@ from typing import cast
 
 from redis import Redis
 
-from jobs.images import ImageStore
-from jobs.queue import JobQueue
+from jobs.job_queue import JobQueue
 from jobs.settings import Settings
+from jobs.storage.images import ImageStore
 from service.metrics import Metrics
 from service.probes import Probes
 

@@ -9,10 +9,10 @@ import httpx2
 import pytest
 from redis import Redis
 
-from jobs.images import ImageStore
-from jobs.queue import JobQueue
+from jobs.job_queue import JobQueue
+from jobs.queue.webhooks import Delivery, Webhooks
 from jobs.settings import Settings
-from jobs.webhooks import Delivery, Webhooks
+from jobs.storage.images import ImageStore
 from service.metrics import Metrics
 from service.webhooks import TargetError, WebhookSender
 from tests.service.conftest import ToyWorker, body, running_service

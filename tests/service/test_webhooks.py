@@ -14,9 +14,9 @@ from standardwebhooks.webhooks import WebhookVerificationError
 from typer.testing import CliRunner
 
 from cli.main import app
-from jobs import keys
+from jobs.queue import keys
+from jobs.queue.webhooks import Webhooks
 from jobs.settings import Settings
-from jobs.webhooks import Webhooks
 from service.webhooks import MOST_PER_HOST
 from tests.service.conftest import ToyWorker, body, running_service
 from tests.worker.programs import eventually

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from jobs.determinants import CHUNK, request_of
+from jobs.contract.determinants import CHUNK, request_of
 from pictures.text_chunks import text_chunk
 from tests.worker.programs import Client
 
