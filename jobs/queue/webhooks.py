@@ -1,7 +1,7 @@
 """Deliveries of webhooks: queued in Redis by the transaction that ends a job, sent by one service, kept if they fail.
 
-A delivery is a hash. One of two sorted sets names it: those that are due some time, and the dead letters. A sender first
-moves the delivery's time by a lease, so another takes over from one that dies.
+A delivery is a hash. One of two sorted sets names it: those that are due some time, and the dead letters. A sender
+first moves the delivery's time by a lease, so another takes over from one that dies.
 """
 
 from collections.abc import Iterator, Sequence
