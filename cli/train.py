@@ -48,7 +48,7 @@ def train(
 
     Several processes: torchrun --nproc-per-node 2 --no-python adm train ...
     """
-    from models.file_form import WeightsError
+    from models.checkpoints.file_form import WeightsError
     from training.config import RunConfig, read_config, read_config_file
     from training.importing import Beginning
     from training.presets import PRESET_NAMES, read_fields
@@ -115,7 +115,7 @@ def train_stack(
     """Train the networks of a stack one after the other and add it to the stacks that are served."""
     from datasets.survey import survey
     from jobs.settings import Settings
-    from models.checkpoint import WeightsError
+    from models.checkpoints.network_file import WeightsError
     from training.divergence import DivergedError
     from training.packing import add_stack, check_name
     from training.stack_training import StackRequest, train_parts

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from datasets.pictures import Pictures
 from evaluation.judging import judged_input
-from models.checkpoint import load_network
-from models.judge import Judge
+from models.checkpoints.network_file import load_network
+from models.networks.judge import Judge
 from models.stack import file_hash
 
 SHIPPED_JUDGE = Path(__file__).parents[1] / "weights" / "demo" / "judge.safetensors"

@@ -19,7 +19,7 @@ from datasets.pictures import DAMAGE, IMAGES_MEMBER, npz_members
 from evaluation.extractors import Features
 from evaluation.frechet import Moments
 from evaluation.scores import Reference, Statistics
-from models.record import hash_file
+from models.checkpoints.provenance import hash_file
 
 FORMAT = 1
 PROVENANCE = "provenance.npy"

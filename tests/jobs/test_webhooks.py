@@ -7,6 +7,7 @@ from jobs.queue import keys
 from jobs.queue.webhook_targets import WebhookTargets
 from jobs.queue.webhooks import LEASE_SECONDS, RETRY_SECONDS, Delivery, Webhooks, enqueue
 from jobs.settings import Settings
+from tests.conftest import running_redis
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
@@ -55,6 +56,22 @@ def test_delivery_that_is_due_is_claimed_by_one_and_again_when_its_lease_is_over
     assert redis.zscore(keys.WEBHOOKS, claimed.id) == pytest.approx(first.now() + LEASE_SECONDS, abs=10)
     redis.zadd(keys.WEBHOOKS, {claimed.id: 0})  # the sender died
     assert second.claim(10) == [claimed]
+
+
+def test_deliveries_and_dead_letters_outlive_redis() -> None:
+    with running_redis() as server:
+        with server.client() as redis:
+            queued(redis, "pending")
+            queued(redis, "dead")
+            webhooks = Webhooks(redis)
+            dead = next(each for each in webhooks.pending() if each.id == "msg_dead")
+            webhooks.failed(dead, "gone", for_good=True)
+        server.stop()
+        server.start()
+        with server.client() as redis:
+            webhooks = Webhooks(redis)
+            assert [each.id for each in webhooks.claim(10)] == ["msg_pending"]
+            assert [(each.id, each.error) for each in webhooks.dead()] == [("msg_dead", "gone")]
 
 
 def test_delivery_that_is_not_due_waits(redis: Redis) -> None:

@@ -4,8 +4,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from models.config import FEWEST_TIMESTEPS, MOST_TIMESTEPS, SCHEDULES, ClassifierConfig, ProcessConfig, UNetConfig
-from models.inspection import RGB_CHANNELS, Inspection, Open, Shapes, inspect_shapes, open_flags
+from models.checkpoints.inspection import RGB_CHANNELS, Inspection, Open, Shapes, inspect_shapes, open_flags
+from models.networks.config import (
+    FEWEST_TIMESTEPS,
+    MOST_TIMESTEPS,
+    SCHEDULES,
+    ClassifierConfig,
+    ProcessConfig,
+    UNetConfig,
+)
 
 HEADS = "num_heads / num_head_channels"
 TRAINING_FLAGS = ("noise_schedule", "diffusion_steps", "rescale_timesteps", "predict_xstart", "sigma_small")

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models import channel_norm
+from models.networks import channel_norm
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -15,7 +15,7 @@ class GroupNorm32(nn.GroupNorm):
     """Group norm of 32 groups, eps 1e-5, affine, computed in float32 and cast back to the input's dtype.
 
     A caller may have it modulated, to norm(x) * (1 + scale) + shift, and passed through a SiLU. Where fused is set
-    (models.fusing) all of it is one kernel, as long as the norm's own weights take no gradient.
+    (models.networks.fusing) all of it is one kernel, as long as the norm's own weights take no gradient.
     """
 
     fused = False
@@ -31,7 +31,7 @@ class GroupNorm32(nn.GroupNorm):
             return self._eager(x, scale, shift, silu=silu)
         trains = torch.is_grad_enabled() and self.weight.requires_grad
         if self.fused and not trains:
-            from models.norm_kernels import group_norm  # here: it takes Triton
+            from models.networks.norm_kernels import group_norm  # here: it takes Triton
 
             return group_norm(x, self.num_groups, self.weight, self.bias, self.eps, scale, shift, silu=silu)
         modulation_trains = torch.is_grad_enabled() and scale is not None and scale.requires_grad

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from models.config import ClassifierConfig, EncoderConfig, PoolName, UNetConfig
-from models.flags import CHANNEL_MULT
-from models.presets import PRESETS, Preset
+from models.checkpoints.flags import CHANNEL_MULT
+from models.checkpoints.presets import PRESETS, Preset
+from models.networks.config import ClassifierConfig, EncoderConfig, PoolName, UNetConfig
 
 Shapes = Mapping[str, tuple[int, ...]]
 

@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.convolution import Conv1d, autocasts
-from models.norm import GroupNorm32, zero_parameters
+from models.networks.convolution import Conv1d, autocasts
+from models.networks.norm import GroupNorm32, zero_parameters
 
 
 def attend(qkv: Tensor, num_heads: int, *, new_order: bool) -> Tensor:

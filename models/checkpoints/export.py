@@ -10,10 +10,8 @@ from typing import Any
 
 import torch
 
-from models.checkpoint import NetworkConfig, read_config, read_process
-from models.config import ClassifierConfig, ProcessConfig, UNetConfig
-from models.file_form import WeightsError
-from models.flags import (
+from models.checkpoints.file_form import WeightsError
+from models.checkpoints.flags import (
     CHANNEL_MULT,
     CLASSIFIER_DEFAULTS,
     CLASSIFIER_HEAD_CHANNELS,
@@ -23,8 +21,10 @@ from models.flags import (
     UPSAMPLER_DEFAULTS,
     Flags,
 )
+from models.checkpoints.network_file import NetworkConfig, read_config, read_process
+from models.checkpoints.tensor_file import read_tensors
+from models.networks.config import ClassifierConfig, ProcessConfig, UNetConfig
 from models.plan import read_stack
-from models.tensor_file import read_tensors
 
 SCRIPT = "guided_diffusion/script_util.py"
 LEARNED_SIGMA_CHANNELS = 6  # of the output

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from models.file_form import WeightsError
+from models.checkpoints.file_form import WeightsError
 
 FIRST_KEY = re.compile(r"(|.*\.)(?:input_blocks\.0\.0\.weight|time_embed\.0\.weight)")
 COMPILED = re.compile(r"\b(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")  # anywhere in a key

@@ -13,11 +13,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from models.file_form import Form, form_of, named, refuse_shard
-from models.file_form import WeightsError as WeightsError
-from models.file_form import shown as shown
-from models.torch_file import read_torch
-from models.wrapping import Network, chosen, networks_in
+from models.checkpoints.file_form import Form, form_of, named, refuse_shard
+from models.checkpoints.file_form import WeightsError as WeightsError
+from models.checkpoints.file_form import shown as shown
+from models.checkpoints.torch_file import read_torch
+from models.checkpoints.wrapping import Network, chosen, networks_in
 
 HEADER_START = 8  # bytes: a safetensors file begins with its header's length
 ALIGNMENT = 64  # bytes of a cache line: where the data begin, so that mapped tensors are as aligned as allocated ones
@@ -34,7 +34,7 @@ DTYPE_NAMES = {
 
 
 def read_networks(path: Path) -> list[Network]:
-    """The networks of a weights file of any form and wrapping, the averaged first; see `models.wrapping`.
+    """The networks of a weights file of any form and wrapping, the averaged first; see `models.checkpoints.wrapping`.
 
     Tensors are views of the mapped file, in its order: nothing is read until a value is looked at. A torch.save of the
     older form is read into memory, once. Raises: WeightsError.

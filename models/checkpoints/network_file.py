@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from models.classifier import NoisyClassifier
-from models.config import ClassifierConfig, ProcessConfig, UNetConfig
-from models.inspection import NotAdmError, foreign, inspect_shapes
-from models.judge import Judge, JudgeConfig
-from models.tensor_file import WeightsError as WeightsError
-from models.tensor_file import is_finite, read_metadata, shown, write_tensors
-from models.tensor_file import read_tensors as read_tensors
-from models.unet import build_unet
+from models.checkpoints.inspection import NotAdmError, foreign, inspect_shapes
+from models.checkpoints.tensor_file import WeightsError as WeightsError
+from models.checkpoints.tensor_file import is_finite, read_metadata, shown, write_tensors
+from models.checkpoints.tensor_file import read_tensors as read_tensors
+from models.networks.classifier import NoisyClassifier
+from models.networks.config import ClassifierConfig, ProcessConfig, UNetConfig
+from models.networks.judge import Judge, JudgeConfig
+from models.networks.unet import build_unet
 
 NetworkConfig = UNetConfig | ClassifierConfig | JudgeConfig
 NetworkT = TypeVar("NetworkT", bound=nn.Module)

@@ -6,8 +6,8 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.linear import Linear
-from models.norm import GroupNorm32
+from models.networks.linear import Linear
+from models.networks.norm import GroupNorm32
 
 
 @dataclass(frozen=True)

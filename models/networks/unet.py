@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.blocks import Upsample
-from models.config import UNetConfig
-from models.convolution import Conv2d
-from models.encoder import Encoder, Layers
-from models.norm import GroupNorm32, zero_parameters
+from models.networks.blocks import Upsample
+from models.networks.config import UNetConfig
+from models.networks.convolution import Conv2d
+from models.networks.encoder import Encoder, Layers
+from models.networks.norm import GroupNorm32, zero_parameters
 
 
 class UNet(Encoder):

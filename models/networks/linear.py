@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.convolution import autocasts
+from models.networks.convolution import autocasts
 
 FIXED_ROWS = 32
 

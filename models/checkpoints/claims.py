@@ -3,12 +3,12 @@
 from dataclasses import replace
 from pathlib import Path
 
-from models.answers import Answers
-from models.checkpoint import NetworkConfig, read_config, read_process
-from models.config import ClassifierConfig, ProcessConfig, UNetConfig
-from models.inspection import RGB_CHANNELS
+from models.checkpoints.answers import Answers
+from models.checkpoints.inspection import RGB_CHANNELS
+from models.checkpoints.network_file import NetworkConfig, read_config, read_process
+from models.checkpoints.tensor_file import WeightsError, read_metadata
+from models.networks.config import ClassifierConfig, ProcessConfig, UNetConfig
 from models.plan import MANIFEST, read_stack
-from models.tensor_file import WeightsError, read_metadata
 
 
 def said_of(path: Path) -> dict[str, Answers]:

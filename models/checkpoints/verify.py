@@ -6,13 +6,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from models.answers import Answers, AnswersError, resolve
-from models.checkpoint import NetworkConfig, blank_network, metadata_of, read_config
-from models.inspection import foreign, inspect_shapes
-from models.presets import PRESETS, Preset
-from models.record import ChangedFileError, recorded_hash, write_record
-from models.tensor_file import WeightsError, is_finite, read_metadata, read_network, write_tensors
-from models.wrapping import Network
+from models.checkpoints.answers import Answers, AnswersError, resolve
+from models.checkpoints.inspection import foreign, inspect_shapes
+from models.checkpoints.network_file import NetworkConfig, blank_network, metadata_of, read_config
+from models.checkpoints.presets import PRESETS, Preset
+from models.checkpoints.provenance import ChangedFileError, recorded_hash, write_record
+from models.checkpoints.tensor_file import WeightsError, is_finite, read_metadata, read_network, write_tensors
+from models.checkpoints.wrapping import Network
 
 
 def preset_of(path: Path, name: str | None = None) -> Preset | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import httpx2
 
-from models.record import ChangedFileError, hash_file, read_record, recorded_hash, write_record
+from models.checkpoints.provenance import ChangedFileError, hash_file, read_record, recorded_hash, write_record
 
 ATTEMPTS = 5  # connections without any progress before it gives up
 TIMEOUT_SECONDS = 30.0

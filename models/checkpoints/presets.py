@@ -1,7 +1,7 @@
 """The shipped and the official networks as plain data; imports no torch, so that the service may read it.
 
 Source of the official ones: guided-diffusion's README and evaluations/README (flags, sampling settings, figures). A
-checkpoint brings no flags of its own: these are what its README says, and `models.flags` resolves them.
+checkpoint brings no flags of its own: these are what its README says, and `models.checkpoints.flags` resolves them.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,8 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from models.config import ClassifierConfig, ProcessConfig, UNetConfig
-from models.flags import (
+from models.checkpoints.flags import (
     CLASSIFIER_DEFAULTS,
     DIFFUSION_DEFAULTS,
     UPSAMPLER_DEFAULTS,
@@ -22,6 +21,7 @@ from models.flags import (
     upsampler_config,
     with_defaults,
 )
+from models.networks.config import ClassifierConfig, ProcessConfig, UNetConfig
 
 SHAPE_NAMES = (
     "sphere",

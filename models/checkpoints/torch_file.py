@@ -10,7 +10,7 @@ from typing import IO, Any, cast
 
 import torch
 
-from models.file_form import Form, WeightsError, shown
+from models.checkpoints.file_form import Form, WeightsError, shown
 
 LEGACY_PICKLES = 4  # magic number, version, system, and then the object; its tensors' values follow
 

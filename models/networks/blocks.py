@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.convolution import Conv2d
-from models.linear import Linear
-from models.norm import GroupNorm32, zero_parameters
+from models.networks.convolution import Conv2d
+from models.networks.linear import Linear
+from models.networks.norm import GroupNorm32, zero_parameters
 
 
 def timestep_embedding(timesteps: Tensor, dim: int, max_period: float = 10_000) -> Tensor:

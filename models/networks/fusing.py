@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.norm import GroupNorm32
+from models.networks.norm import GroupNorm32
 
 TOLERANCE = 0.01  # of the largest value; rounding to bfloat16 takes 0.004 at most
 
@@ -42,7 +42,7 @@ def fused_by(network: nn.Module) -> str | None:
     """What runs a network's norms, where that is not torch."""
     if not any(isinstance(each, GroupNorm32) and each.fused for each in network.modules()):
         return None
-    from models.norm_kernels import VERSION
+    from models.networks.norm_kernels import VERSION
 
     return f"Triton {VERSION}"
 

@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor, nn
 
-from models.attention import AttentionPool
-from models.config import ClassifierConfig
-from models.convolution import Conv2d
-from models.encoder import Encoder
-from models.linear import Linear
-from models.norm import GroupNorm32, zero_parameters
+from models.networks.attention import AttentionPool
+from models.networks.config import ClassifierConfig
+from models.networks.convolution import Conv2d
+from models.networks.encoder import Encoder
+from models.networks.linear import Linear
+from models.networks.norm import GroupNorm32, zero_parameters
 
 SPATIAL_HIDDEN = 2048
 

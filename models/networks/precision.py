@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from models.convolution import Conv1d, Conv2d
+from models.networks.convolution import Conv1d, Conv2d
 
 Precision = Literal["fp32", "bf16", "fp16"]
 """Arithmetic of convolutions, and of attention on GPUs; all else (norms, linear layers, samplers) is float32."""

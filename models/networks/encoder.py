@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
-from models.attention import AttentionBlock
-from models.blocks import Downsample, ResBlock, timestep_embedding
-from models.config import EncoderConfig
-from models.convolution import Conv2d
-from models.linear import Linear
+from models.networks.attention import AttentionBlock
+from models.networks.blocks import Downsample, ResBlock, timestep_embedding
+from models.networks.config import EncoderConfig
+from models.networks.convolution import Conv2d
+from models.networks.linear import Linear
 
 
 class Layers(nn.Sequential):

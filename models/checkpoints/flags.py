@@ -7,7 +7,7 @@ the feature-map sizes of the flag into downsampling factors.
 from collections.abc import Mapping
 from typing import Any, get_args
 
-from models.config import ClassifierConfig, PoolName, ProcessConfig, UNetConfig
+from models.networks.config import ClassifierConfig, PoolName, ProcessConfig, UNetConfig
 
 Flags = Mapping[str, Any]
 
