@@ -35,7 +35,7 @@ class Asked(NamedTuple):
     """A job that somebody asks for; of others than its caller and operators, it does not exist."""
 
     job_id: str
-    caller: Caller = ANONYMOUS
+    caller: Caller
 
 
 class JobQueue:
@@ -56,7 +56,7 @@ class JobQueue:
 
         Raises: InvalidRequestError; RefusedError when the queue is full or the key belongs to another body.
         """
-        (outcome,) = self.submit_all([Submission(request, idempotency_key)])
+        (outcome,) = self.submit_all([Submission(request, ANONYMOUS, idempotency_key)])
         if isinstance(outcome, RefusedError):
             raise outcome
         return outcome

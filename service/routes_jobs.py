@@ -131,7 +131,7 @@ async def queue_job(service: Service, body: JobRequest, idempotency_key: str | N
     if idempotency_key is not None and not 0 < len(idempotency_key) <= MAX_KEY_LENGTH:
         raise InvalidRequestError([FieldError("/Idempotency-Key", f"must have 1 to {MAX_KEY_LENGTH} characters")])
     request_id = structlog.contextvars.get_contextvars()["request_id"]
-    submitted = await service.submissions.ask(Submission(body, idempotency_key, request_id, caller))
+    submitted = await service.submissions.ask(Submission(body, caller, idempotency_key, request_id))
     job = submitted.job
     structlog.contextvars.bind_contextvars(job_id=job.id)
     if not submitted.replayed and job.request is not None:

@@ -11,7 +11,7 @@ from uuid import uuid4
 from redis.client import Redis
 
 from jobs.callers import turns
-from jobs.callers.caller import ANONYMOUS, Caller
+from jobs.callers.caller import Caller
 from jobs.callers.quotas import Quotas
 from jobs.callers.turns import Place
 from jobs.contract.errors import ErrorKind, FieldError, InvalidRequestError, RefusedError
@@ -43,9 +43,9 @@ class Submission(NamedTuple):
     """
 
     request: JobRequest
+    caller: Caller  # has no default, so that no route forgets whose the job is
     idempotency_key: str | None = None
     request_id: str = ""  # of the HTTP request, for the worker's log
-    caller: Caller = ANONYMOUS
 
 
 class Submitted(NamedTuple):

@@ -51,4 +51,4 @@ class Desk:
 
 def job_of(caller: Caller, *, key: str | None = None, **fields: Any) -> Submission:
     body = {"class_label": "torus", "guidance_scale": 0, "upsample": False, "seed": 1} | fields
-    return Submission(JobRequest.parse(json.dumps(body).encode()), key, caller=caller)
+    return Submission(JobRequest.parse(json.dumps(body).encode()), caller, key)

@@ -83,7 +83,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     def post(self, body: dict[str, object], key: str | None, caller: Caller = ANONYMOUS) -> str:
         request = JobRequest.parse(json.dumps(body).encode())
-        (outcome,) = self.queue.submit_all([Submission(request, key, caller=caller)])
+        (outcome,) = self.queue.submit_all([Submission(request, caller, key)])
         assert not isinstance(outcome, RefusedError)
         job, replayed = outcome
         self.owners[job.id] = caller.id
