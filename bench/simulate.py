@@ -105,7 +105,8 @@ class Simulation:
         backlog = self._backlog(pipeline, tuple(self._backlog(name) for name in self.work if name != pipeline))
         length, share = backlog.lengths[priority], self.estimator.cost_ms(pipeline, job.work) / 1000
         place = self.queues[priority][pipeline].enter(job, job.caller, share)
-        job.reckoned = self.estimator.eta_seconds(backlog, job.request, place / length if length else 1.0) or math.nan
+        ahead = place / length if length else 1.0
+        job.reckoned = self.estimator.eta_seconds(backlog, job.request, ahead=ahead) or math.nan
         job.eta = job.reckoned * backlog.bias
         self._count(job, priority, 1)
 

@@ -15,6 +15,7 @@ from jobs.queue.ledger import Ledger
 from jobs.queue.record import Record
 from jobs.queue.rubbish import INDEX_MEMBER, JOB_ID, answers, matched
 from jobs.queue.submitting import Submission, Submitted, Submitter
+from jobs.queue.webhooks import Webhooks
 from jobs.settings import Settings
 from jobs.storage.files import FileStore
 from jobs.storage.images import ImageStore
@@ -45,6 +46,7 @@ class JobQueue:
         self.ledger = Ledger(redis, settings.retention_seconds, settings.worker_deaths_alone)
         self.files = FileStore(redis, settings, images.objects)
         self.fleet = FleetReader(redis, settings.fleet_refresh_seconds)
+        self.webhooks = Webhooks(redis)
         self._views = Views(redis, self.fleet, settings.root_path)
         self.quotas = Quotas(redis, settings)
         self._submitter = Submitter(redis, settings, self.ledger, self.files, self.fleet, self._views, self.quotas)

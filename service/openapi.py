@@ -11,7 +11,7 @@ from jobs.contract.job import ImageView, Job, JobStatus, Progress
 from jobs.contract.request import JobRequest
 from jobs.queue.events import EventKind
 from service.authentication import is_open
-from service.problems import Problem, problem_response, with_headers
+from service.problems import OpenAIError, Problem, problem_response, with_headers
 
 UNSAFE = frozenset({"post", "put", "patch", "delete"})
 ANYWHERE = (400, 421, 431)  # answers of the server itself, and to a Host that is not ours
@@ -32,6 +32,8 @@ HEADERS = {
     "Cache-Control": "for how long the answer may be kept",
     "Idempotency-Replayed": "`true`: the job was there already, under the same key",
     "Preference-Applied": "`wait=N`: the answer was held until the job ended",
+    "X-ADM-Ignored-Fields": "fields of OpenAI's that were given and mean nothing here",
+    "Content-Disposition": "a name for the file",
     "WWW-Authenticate": "how to give a key, and what is wrong with the one given (RFC 6750)",
     "Accept-Encoding": "`identity`: a body must not be compressed",
 }
@@ -109,7 +111,7 @@ EVENT_STREAM = {"itemSchema": {"oneOf": [event_schema(each) for each in EventKin
 
 def complete(document: dict[str, Any]) -> None:
     """Make FastAPI's document true."""
-    models = {JobRequest: "validation", Problem: "serialization"} | dict.fromkeys(
+    models = {JobRequest: "validation", Problem: "serialization", OpenAIError: "serialization"} | dict.fromkeys(
         (model for each in EVENT_DATA.values() for model in each), "serialization"
     )
     _, definitions = models_json_schema(list(models.items()), ref_template="#/components/schemas/{model}")  # type: ignore[arg-type] # a dict's values are no literals

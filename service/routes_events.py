@@ -3,7 +3,8 @@
 import json
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import Annotated, Any
 
 import structlog
@@ -67,12 +68,22 @@ class Stream(StreamingResponse):
 
 
 async def events(request: Request, service: Service, asked: Asked, last_id: str) -> AsyncIterator[bytes]:
-    """Events behind one, up to and with the job's last; previews as they come, under the id of the event before.
+    """Events behind one, up to and with the job's last, as they are sent."""
+    yield format_sse_event(comment="open", retry=RECONNECT_MS)
+    async with aclosing(follow(request, service, asked, last_id)) as found:
+        async for each in found:
+            if each is None:
+                yield format_sse_event(comment="ping")
+            else:
+                yield format_sse_event(data_str=each.data, event=each.kind, id=each.id or None)
 
-    Ends when the caller's key is revoked.
+
+async def follow(request: Request, service: Service, asked: Asked, last_id: str) -> AsyncGenerator[Event | None]:
+    """Events behind one, up to and with the job's last; None now and then, when there was nothing for long.
+
+    Previews come as they are made, under the id of the event before. Ends when the caller's key is revoked.
     """
     job_id = asked.job_id
-    yield format_sse_event(comment="open", retry=RECONNECT_MS)
     ping_at = time.monotonic() + PING_SECONDS
     try:
         async with service.hub.listen(job_id) as listener:
@@ -82,19 +93,17 @@ async def events(request: Request, service: Service, asked: Asked, last_id: str)
                     return
                 for each in found:
                     last_id = each.id
-                    data = await data_of(service, asked, each)
-                    yield format_sse_event(data_str=data, event=each.kind, id=each.id)
+                    yield each._replace(data=await data_of(service, asked, each))
                     if each.kind.is_final:
                         return
                 for preview in listener.previews():
-                    id_before = None if last_id == START else last_id
-                    yield format_sse_event(data_str=preview, event=EventKind.PREVIEW, id=id_before)
+                    yield Event("" if last_id == START else last_id, EventKind.PREVIEW, preview)
                 if not found and await service.records.ask(asked) is None:
                     gone = json.dumps({"id": job_id, "status": EventKind.CANCELLED, "deleted": True})
-                    yield format_sse_event(data_str=gone, event=EventKind.CANCELLED, id=last_id)
+                    yield Event(last_id, EventKind.CANCELLED, gone)
                     return
                 if time.monotonic() >= ping_at:
-                    yield format_sse_event(comment="ping")
+                    yield None
                     ping_at = time.monotonic() + PING_SECONDS
                 await listener.wait(RECHECK_SECONDS)
     except RedisError as error:

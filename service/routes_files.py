@@ -71,15 +71,8 @@ PNG: dict[int | str, dict[str, Any]] = {
 )
 async def create_file(request: Request, response: Response, service: ServiceDep, caller: CallerDep) -> FileInfo:
     await run_in_threadpool(service.queue.quotas.take_post, caller)
-    if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
-        async with request.form(max_files=1, max_fields=MOST_FIELDS, max_part_size=MOST_FIELD_BYTES) as form:
-            info = await keep(request, service, caller, picture_of(form).file)
-    else:
-        with SpooledTemporaryFile(MEMORY_BYTES) as body:
-            async for chunk in request.stream():
-                body.write(chunk)
-            body.seek(0)
-            info = await keep(request, service, caller, body)
+    async with uploaded(request) as body:
+        info = await keep(request, service, caller, body)
     response.headers["Location"] = f"{service.settings.root_path}{PREFIX}/{info.id}"
     return info
 
@@ -115,6 +108,20 @@ async def get_file_content(
 )
 async def delete_file(file_id: str, service: ServiceDep, caller: CallerDep) -> None:
     await service.store_calls.run(lambda: service.queue.files.delete(file_id, caller))
+
+
+@asynccontextmanager
+async def uploaded(request: Request) -> AsyncIterator[IO[bytes]]:
+    """The picture of a body, be it that itself or a form. Raises: InvalidRequestError for a form without it."""
+    if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+        async with request.form(max_files=1, max_fields=MOST_FIELDS, max_part_size=MOST_FIELD_BYTES) as form:
+            yield picture_of(form).file
+    else:
+        with SpooledTemporaryFile(MEMORY_BYTES) as body:
+            async for chunk in request.stream():
+                body.write(chunk)
+            body.seek(0)
+            yield body
 
 
 def picture_of(form: FormData) -> UploadFile:

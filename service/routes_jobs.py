@@ -17,12 +17,13 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from jobs.callers.caller import Caller
 from jobs.contract.errors import FieldError, InvalidRequestError, RefusedError
 from jobs.contract.job import Job, JobPage, JobStatus
 from jobs.contract.request import JobRequest
 from jobs.job_queue import Asked, unknown_job
 from jobs.queue.rubbish import INDEX_MEMBER
-from jobs.queue.submitting import Submission
+from jobs.queue.submitting import Submission, Submitted
 from service.authentication import CallerDep
 from service.conditional import answer_png
 from service.problems import documented, with_headers
@@ -107,19 +108,12 @@ async def create_job(
     wait: Annotated[int | None, Depends(preferred_wait)],
     idempotency_key: Annotated[str | None, KEY] = None,
 ) -> Response:
-    if idempotency_key is not None and not 0 < len(idempotency_key) <= MAX_KEY_LENGTH:
-        raise InvalidRequestError([FieldError("/Idempotency-Key", f"must have 1 to {MAX_KEY_LENGTH} characters")])
     refuse_other_than_json(request)
-    body = JobRequest.parse(await request.body())
-    request_id = structlog.contextvars.get_contextvars()["request_id"]
-    submitted = await service.submissions.ask(Submission(body, caller, idempotency_key, request_id))
+    submitted = await queue_job(service, JobRequest.parse(await request.body()), idempotency_key, caller)
     job = submitted.job
-    structlog.contextvars.bind_contextvars(job_id=job.id)
     headers = {"Location": f"{service.settings.root_path}/v1/jobs/{job.id}"}
     if submitted.replayed:
         headers["Idempotency-Replayed"] = "true"
-    elif job.request is not None:
-        service.metrics.submitted.labels(job.request.model, job.request.priority, job.request.kind).inc()
     if wait is not None and not job.status.is_final:
         try:
             job = await at_end(request, service, Asked(job.id, caller), wait)
@@ -130,6 +124,19 @@ async def create_job(
         headers["Preference-Applied"] = f"wait={wait}"
         return answer(job, 200, headers)
     return answer(job, 200 if submitted.replayed else 202, headers)
+
+
+async def queue_job(service: Service, body: JobRequest, idempotency_key: str | None, caller: Caller) -> Submitted:
+    """Queue the job of a request that is being answered. Raises: RefusedError."""
+    if idempotency_key is not None and not 0 < len(idempotency_key) <= MAX_KEY_LENGTH:
+        raise InvalidRequestError([FieldError("/Idempotency-Key", f"must have 1 to {MAX_KEY_LENGTH} characters")])
+    request_id = structlog.contextvars.get_contextvars()["request_id"]
+    submitted = await service.submissions.ask(Submission(body, caller, idempotency_key, request_id))
+    job = submitted.job
+    structlog.contextvars.bind_contextvars(job_id=job.id)
+    if not submitted.replayed and job.request is not None:
+        service.metrics.submitted.labels(job.request.model, job.request.priority, job.request.kind).inc()
+    return submitted
 
 
 @router.get("", summary="Jobs, newest first", responses=documented(422, 503))

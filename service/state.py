@@ -28,6 +28,7 @@ from service.metrics import Metrics
 from service.probes import Probes
 from service.store_calls import StoreCalls
 from service.upkeep import Upkeep
+from service.webhooks import WebhookSender
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Service:
     keyring: KeyringReader
     queue: JobQueue
     upkeep: Upkeep
+    webhooks: WebhookSender
     hub: Hub
     metrics: Metrics
     decoding: CapacityLimiter  # processes that decode uploads
@@ -69,6 +71,7 @@ def connect(settings: Settings, metrics: Metrics) -> Service:
         keyring=KeyringReader(async_redis),
         queue=queue,
         upkeep=Upkeep(sweeper, retirement, settings.sweep_seconds),
+        webhooks=WebhookSender(queue.webhooks, queue, settings, metrics),
         hub=Hub(async_redis),
         metrics=metrics,
         decoding=CapacityLimiter(settings.decode_processes),

@@ -40,6 +40,13 @@ class Progress(View):
     fraction: float = Field(ge=0, le=1)
 
 
+class JobProgress(Progress):
+    """How far a job is, and when it will be done; estimates are null unless it runs and a step's cost is known."""
+
+    eta_seconds: float | None = Field(default=None, description="until its images are there")
+    eta_error_seconds: float | None = None
+
+
 class QueueInfo(View):
     """Where a queued job stands; estimates are null while no live worker holds its pipeline, or none said its costs."""
 
@@ -105,7 +112,7 @@ class Job(View):
         "once it has ended: when it and its images go"
     )
     request: ResolvedRequest | None = Field(description="null only if it cannot be read; the job will fail, or has")
-    progress: Progress
+    progress: JobProgress
     queue: QueueInfo | None = Field(description="null once started")
     images: list[ImageView]
     error: JobError | None

@@ -16,6 +16,8 @@ CALLERS_QUEUED = "adm:callers-queued"  # hash: caller -> estimated milliseconds 
 JOB_CALLERS = "adm:job-callers"  # hash: index member -> caller, of jobs made with a key; outlives the job's own hash
 FILE_BYTES = "adm:file-bytes"  # hash: uploaded picture -> bytes that its PNG counts for
 STORE_SWEPT = "adm:store-swept"  # there for as long as nobody needs to list the whole image store again
+WEBHOOKS = "adm:webhooks"  # sorted set: deliveries by the time when they are due
+DEAD_WEBHOOKS = "adm:webhooks-dead"  # sorted set: deliveries that were given up, by when
 API_KEYS = "adm:api-keys"  # hash: caller -> KeyRecord; with any entry, also of a revoked key, callers need one
 API_KEYS_VERSION = "adm:api-keys-version"  # another text after each change of them
 WAKE_CHANNEL = "adm:wake"  # pub/sub: a queue's name whenever a job was added to it
@@ -93,6 +95,11 @@ def progress(job_id: str) -> str:
 def file(file_id: str) -> str:
     """Record of an uploaded picture; expires with it."""
     return f"adm:file:{file_id}"
+
+
+def webhook(delivery_id: str) -> str:
+    """Hash: one delivery of a webhook."""
+    return f"adm:webhook:{delivery_id}"
 
 
 def channel(job_id: str) -> str:

@@ -96,6 +96,7 @@ class Ledger(Transitions):
             "adm_reckoned_seconds": "" if reckoned_seconds is None else reckoned_seconds,
             "adm_body": body_digest,
             "adm_request_id": request_id,
+            "adm_webhook_url": request.webhook_url or "",
             "adm_caller": caller.id,
             "adm_cost_ms": cost_ms,
             "adm_share": cost_ms / 1000 / caller.weight,

@@ -26,6 +26,7 @@ from jobs.queue.ledger import Ledger
 from jobs.queue.record import Record
 from jobs.queue.rubbish import answers
 from jobs.queue.server import ServerReader
+from jobs.queue.webhook_targets import check_webhook
 from jobs.settings import Settings
 from jobs.storage.files import FileStore
 from jobs.views.estimate import Backlog, Backlogs, Estimator
@@ -143,6 +144,7 @@ class Submitter:
         if key is not None and (present := self._ledger.read(job_id)) is not None:
             return self._replay(present, digest)  # before anything that may have changed since is checked
         pipeline = self._pipeline(request.model or self._settings.default_model)
+        check_webhook(request.webhook_url, self._settings)
         resolved = resolve(request, pipeline, lambda: secrets.randbelow(DRAWN_SEED_BELOW))
         return Order(job_id, submission, resolved, pipeline, digest)
 

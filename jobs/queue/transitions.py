@@ -14,7 +14,7 @@ from rq.job import JobStatus as RqStatus
 from jobs.contract.errors import FailureKind
 from jobs.contract.job import ImageRecord, JobStatus, Usage
 from jobs.contract.work import RUNNING, rank_of
-from jobs.queue import keys, rq_registries
+from jobs.queue import keys, rq_registries, webhooks
 from jobs.queue.clock import RedisClock
 from jobs.queue.events import EventKind, publish
 from jobs.queue.record import Record
@@ -188,6 +188,8 @@ class Transitions:
         move(pipe, record, was, status)
         pipe.zadd(keys.ENDED, {record.index_member: now + self.retention_seconds})
         publish(pipe, record.id, event, {"status": status, "attempt": record.attempt, **data})
+        if url := record.text("adm_webhook_url"):
+            webhooks.enqueue(pipe, record.index_member, record.id, status, url, now)
         pipe.expire(rq_registries.job_key(record.id), self.retention_seconds)
         pipe.expire(keys.events(record.id), self.retention_seconds)
 

@@ -17,7 +17,7 @@ from redis import Redis
 from rich.console import Console
 
 from bulk.errors import BulkError
-from bulk.remote import Remote, pause
+from bulk.remote import Remote
 from bulk.run import Order, run
 from jobs.callers.caller import Role
 from jobs.callers.keyring import IN_FORCE_SECONDS, KeyStore
@@ -290,7 +290,3 @@ def test_pipeline_that_the_service_does_not_know_is_refused_with_those_there_are
         pytest.raises(BulkError, match=r"--model: unknown pipeline 'unicorn'; there are: demo, demo-uncond"),
     ):
         sampled(tmp_path / "samples.npz", address, model="unicorn")
-
-
-def test_retry_after_is_kept_to_within_reason() -> None:
-    assert [pause(each) for each in ("7", "0", "86400", None, "Sun, 22 Nov 2026 21:00:00 GMT")] == [7, 1, 60, 2, 2]

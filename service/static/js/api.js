@@ -32,6 +32,11 @@ export async function upload(file) {
   return send("POST", "/v1/files", file, { "Content-Type": "application/octet-stream" });
 }
 
+/** The request that makes a PNG of this service, a File of the browser. Throws: Problem. */
+export async function requestOf(file) {
+  return send("POST", "/v1/requests/from-image", file, { "Content-Type": "application/octet-stream" });
+}
+
 /** {answer, etag} of a GET; null while the answer is the one that `etag` names. Throws: Problem. */
 export async function callIfChanged(path, etag) {
   const { response, text } = await exchange("GET", path, undefined, etag === null ? {} : { "If-None-Match": etag });
