@@ -45,6 +45,9 @@ class Output(ABC):
     def keep(self, chunk: Chunk, images: Sequence[bytes], size: int) -> None:
         """Keep a chunk durably."""
 
+    def note_job(self, chunk: Chunk, job_id: str) -> None:  # noqa: B027 # files of images do not name jobs
+        """Note the service's job that made a chunk, before the chunk is kept."""
+
     @abstractmethod
     def finish(self, plan: Plan, size: int, on_image: Callable[[], None]) -> None:
         """Make the result of what was kept; it may be called again after it was killed."""

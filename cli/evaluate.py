@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,22 +12,10 @@ from typer.core import TyperGroup
 from cli.failure import one_line_errors
 
 if TYPE_CHECKING:
+    from evaluation.extractors import Extractor as OpenedExtractor
+    from evaluation.kept import Work
     from evaluation.report import Watch
-
-LOCAL, SERVICE = "local:", "service:"
-LOCAL_IMAGES = 500
-LOCAL_SETTINGS = (
-    "images",
-    "seed",
-    "classes",
-    "scale",
-    "steps",
-    "sampler",
-    "eta",
-    "time_grid",
-    "thresholding",
-    "upsample",
-)
+    from evaluation.statistics_file import Measured
 
 
 class ScoresByDefault(TyperGroup):
@@ -51,27 +38,40 @@ Strict = Annotated[bool, typer.Option("--strict", help="refuse sets with files t
 
 @app.command()
 def scores(
-    samples: Annotated[str, typer.Argument(help="pictures, features, or local:PIPELINE")],
+    samples: Annotated[str, typer.Argument(help="pictures, features, local:PIPELINE or service:PIPELINE")],
     against: Annotated[str, typer.Option(help="reference: pictures, a statistics file, or shapes")],
     json_file: Annotated[Path | None, typer.Option("--json", help="write the figures and where they come from")] = None,
     extractor: Extractor = "judge",
+    seeds: Annotated[int, typer.Option(min=1, help="of local: and service:, from the source's own on")] = 1,
     strict: Strict = False,
 ) -> None:
-    """FID, sFID, Inception Score, KID, precision, recall, density and coverage, each with its 95 % interval."""
+    """FID, sFID, Inception Score, KID, precision, recall and more, each with its 95 % interval."""
     with refusals():
+        from cli.generation import of_seeds
         from evaluation.extractors import load_extractor
-        from evaluation.report import evaluate, table
+        from evaluation.report import evaluate, measured, over_seeds, table, width
 
-        refuse_sources(against, "--against")
+        refuse_generated(against, "--against")
         if json_file is not None:
             refuse_target(json_file, "--json")
+        sources = list(of_seeds(samples, seeds))
         opened = load_extractor(extractor)
-        with generated(samples) as (source, made), watched() as watch:
-            report = evaluate(source, against, opened, watch, strict=strict, made=made).report
+        with kept_work() as work:
+            theirs, found = None, []
+            for _, source in sources:
+                ours = measured_samples(source, opened, work, strict=strict)
+                with watched() as watch:
+                    if theirs is None:
+                        theirs = measured(against, opened, width(ours), watch, "reference", work, strict=strict)
+                    found.append(evaluate(ours, theirs, opened, watch))
+            report = found[0].report
+            if seeds > 1:
+                report["seeds"] = over_seeds([seed for seed, _ in sources], [each.report for each in found])
+            if json_file is not None:
+                json_file.write_text(json.dumps(report, indent=1) + "\n")
+            work.remove()
         for line in (*table(report), *(f"note: {note}" for note in report["notes"])):
             typer.echo(line)
-        if json_file is not None:
-            json_file.write_text(json.dumps(report, indent=1) + "\n")
 
 
 @app.command()
@@ -90,13 +90,15 @@ def stats(
         if out.suffix != ".npz":
             raise ValueError(f"--out {out}: must end in .npz")
         refuse_target(out, "--out")
-        refuse_sources(source, "SOURCE")
+        refuse_generated(source, "SOURCE")
         opened = load_extractor(extractor)
-        with watched() as watch:
-            found = measured(source, opened, None, watch, "pictures", strict=strict)
-        if not isinstance(found.content, Features):
-            raise ValueError(f"{source}: is a statistics file without features already")
-        write_statistics(out, found.content, found.provenance)
+        with kept_work() as work:
+            with watched() as watch:
+                found = measured(source, opened, None, watch, "pictures", work, strict=strict)
+            if not isinstance(found.content, Features):
+                raise ValueError(f"{source}: is a statistics file without features already")
+            write_statistics(out, found.content, found.provenance)
+            work.remove()
         typer.echo(f"{out}: statistics of {found.provenance['images']} images of {found.provenance['size']}")
 
 
@@ -124,10 +126,12 @@ def refusals() -> Iterator[None]:
         yield
 
 
-def refuse_sources(source: str, where: str) -> None:
+def refuse_generated(source: str, where: str) -> None:
     """Only samples are generated. Raises: ValueError."""
-    if source.startswith((LOCAL, SERVICE)):
-        raise ValueError(f"{where} {source}: must be there already; only SAMPLES may be {LOCAL}PIPELINE")
+    from cli.generation import LOCAL, SERVICE, is_generated
+
+    if is_generated(source):
+        raise ValueError(f"{where} {source}: must be there already; only SAMPLES may be {LOCAL}... or {SERVICE}...")
 
 
 def refuse_target(path: Path, option: str) -> None:
@@ -136,66 +140,25 @@ def refuse_target(path: Path, option: str) -> None:
         raise ValueError(f"{option} {path}: is a folder, or lies in none that is there")
 
 
-@contextlib.contextmanager
-def generated(samples: str) -> Iterator[tuple[str, dict[str, Any] | None]]:
-    """The samples' source, made first where it is local:PIPELINE, with the record of their making.
-
-    Raises: ValueError; BulkError.
-    """
-    if samples.startswith(SERVICE):
-        raise ValueError(f"{samples}: is not offered; adm sample --out FILE.npz, then adm evaluate FILE.npz")
-    if not samples.startswith(LOCAL):
-        yield samples, None
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "samples.npz"
-        make(samples.removeprefix(LOCAL), out)
-        record = json.loads(out.with_name(f"{out.name}.json").read_text())
-        yield str(out), {"source": samples, "made": record}
-
-
-def make(text: str, out: Path) -> None:
-    """Generate the images of PIPELINE?KEY=VALUE in this process, as adm sample --local does. Raises: as generated."""
-    from rich.console import Console
-
-    from bulk.errors import BulkError, StoppedError
-    from bulk.run import Order, run
-    from cli.sample import on_this_machine
-    from evaluation.sources import parse_named, whole_number
+def kept_work() -> "Work":
+    """Where features are kept until they are measured to the end."""
+    from evaluation.kept import Work
     from jobs.settings import Settings
 
-    named = parse_named(text, LOCAL_SETTINGS)
-    upsample = named.settings.get("upsample")
-    if upsample not in (None, "yes", "no"):
-        raise ValueError(f"{text}: upsample={upsample}: must be yes or no")
-    order = Order(
-        out=out,
-        model=named.name,
-        count=whole_number(named, "images", LOCAL_IMAGES, 2),
-        classes=named.settings.get("classes", "balanced"),
-        seed=whole_number(named, "seed", 0),
-        guidance_scale=number(named.settings, "scale"),
-        steps=whole_number(named, "steps", 0, 1) if "steps" in named.settings else None,
-        sampler=named.settings.get("sampler"),
-        eta=number(named.settings, "eta"),
-        time_grid=named.settings.get("time_grid"),
-        thresholding=named.settings.get("thresholding"),
-        upsample=None if upsample is None else upsample == "yes",
-    )
-    try:
-        run(order, on_this_machine(Settings.load(), None, None), Console(stderr=True))
-    except StoppedError as error:
-        raise BulkError(f"{LOCAL}{text}: stopped; its images are not kept, those of adm sample are") from error
+    return Work(Settings.load().data / "evaluate")
 
 
-def number(settings: Any, key: str) -> float | None:
-    """A setting that need not be whole. Raises: ValueError, one line."""
-    if key not in settings:
-        return None
-    try:
-        return float(settings[key])
-    except ValueError as error:
-        raise ValueError(f"{key}={settings[key]}: must be a number") from error
+def measured_samples(source: str, extractor: "OpenedExtractor", work: "Work", *, strict: bool) -> "Measured":
+    """The samples' side, made first where they are generated. Raises: ValueError; BulkError; OSError; WeightsError."""
+    from rich.console import Console
+
+    from cli.generation import generate, is_generated
+    from evaluation.report import measured
+
+    if is_generated(source):
+        return generate(source, extractor, work, Console(stderr=True))
+    with watched() as watch:
+        return measured(source, extractor, None, watch, "samples", work, strict=strict)
 
 
 @contextlib.contextmanager

@@ -1,15 +1,12 @@
 """Feature extractors: what turns pictures into the numbers that distributions are compared in."""
 
-import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from datasets.pictures import Pictures
 from evaluation.judging import judged_input
 from models.checkpoint import load_network
 from models.judge import Judge
@@ -25,6 +22,20 @@ class Features:
     pooled: Tensor
     spatial: Tensor
     probabilities: Tensor
+
+
+class Extractor(Protocol):
+    """What turns pictures into features.
+
+    identity: name, file, sha256 of the weights, and the sizes of what it gives: features, spatial_features, classes.
+    image_size: the least edge of its pictures in pixels, and that of renders for which none is asked.
+    """
+
+    identity: dict[str, Any]
+    image_size: int
+
+    def __call__(self, pixels: Tensor) -> Features:
+        """Features of images [N, 3, H, W] of uint8, float32. Raises: ValueError for images that it cannot take."""
 
 
 class JudgeExtractor:
@@ -62,36 +73,9 @@ class JudgeExtractor:
         return Features(pooled, maps.permute(0, 2, 3, 1).flatten(1), probabilities)
 
 
-def load_extractor(name: str) -> JudgeExtractor:
+def load_extractor(name: str) -> Extractor:
     """The extractor of an option: "judge", which is shipped, or judge:FILE. Raises: ValueError; WeightsError."""
     kind, _, file = name.partition(":")
     if kind != "judge" or (":" in name and not file):
         raise ValueError(f"--extractor {name}: there is no such extractor; there are judge and judge:FILE")
     return JudgeExtractor(Path(file) if file else SHIPPED_JUDGE)
-
-
-def extract(
-    pictures: Pictures, extractor: JudgeExtractor, on_images: Callable[[int], None]
-) -> tuple[Features, dict[str, Any]]:
-    """The features of a set, float32, and what the set was: images, their size, and a hash of all pixels in order.
-
-    Raises: ValueError for fewer than 2 images and what reading raises.
-    """
-    parts: list[Features] = []
-    digest = hashlib.sha256()
-    size = ""
-    for batch in pictures.batches:
-        size = f"{batch.shape[3]}x{batch.shape[2]}"
-        digest.update(batch.contiguous().numpy().tobytes())
-        parts.append(extractor(batch))
-        on_images(len(batch))
-    count = sum(len(each.pooled) for each in parts)
-    if count < 2:
-        raise ValueError(f"{count} images are too few: a distribution needs 2 at least")
-    whole = Features(
-        torch.cat([each.pooled for each in parts]),
-        torch.cat([each.spatial for each in parts]),
-        torch.cat([each.probabilities for each in parts]),
-    )
-    found = {"images": count, "size": size, "sha256": digest.hexdigest()}
-    return whole, found

@@ -6,7 +6,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from evaluation.features import exact_features
+from evaluation.features import Points, checked_points
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,9 @@ class Moments:
 
         Raises: ValueError for fewer than 2 samples, and for NaN or infinity.
         """
-        exact = exact_features(features, 2, "the Frechet distance")
-        return cls(exact.mean(dim=0), torch.cov(exact.T).reshape(exact.shape[1], exact.shape[1]))
+        points = checked_points(features, 2, "the Frechet distance").centred()
+        assert points.centre is not None
+        return cls(points.centre, scatter(points) / (len(points) - 1))
 
     @cached_property
     def root(self) -> Tensor:
@@ -31,6 +32,14 @@ class Moments:
         values, vectors = torch.linalg.eigh(self.covariance)
         root: Tensor = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
         return root
+
+
+def scatter(points: Points) -> Tensor:
+    """The sum of x x^T over all points, [D, D]."""
+    total = torch.zeros(points.width, points.width, dtype=torch.float64)
+    for part in points.parts():
+        total.addmm_(part.T, part)
+    return total
 
 
 def frechet_distance(a: Moments, b: Moments) -> float:

@@ -18,6 +18,7 @@ from torch import Tensor
 from datasets.pictures import DAMAGE, IMAGES_MEMBER, npz_members
 from evaluation.extractors import Features
 from evaluation.frechet import Moments
+from evaluation.kept import KeptFeatures
 from evaluation.scores import Reference, Statistics
 from models.record import hash_file
 
@@ -28,10 +29,11 @@ SAID = ("source", "images", "size", "sha256")  # by the provenance of any set
 
 @dataclass(frozen=True)
 class Measured:
-    """One side of a comparison: what is known of it, and where that comes from."""
+    """One side of a comparison: what is known of it, where that comes from, and the files that it lies in meanwhile."""
 
     content: Reference
     provenance: Mapping[str, Any]
+    kept: KeptFeatures | None = None
 
 
 def holds_statistics(path: Path) -> bool:

@@ -15,8 +15,18 @@ from cli.main import app
 from datasets.shapes import render_set
 
 ROOT = Path(__file__).parents[2]
-METRICS = {"fid", "sfid", "inception_score", "kid", "precision", "recall", "density", "coverage"}
+METRICS = {
+    *("fid", "sfid", "inception_score", "kid"),
+    *("precision", "recall", "density", "coverage", "authenticity"),
+}
 IMAGES = 40
+
+
+@pytest.fixture(autouse=True)
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """ADM_DATA, where features are kept meanwhile."""
+    monkeypatch.setenv("ADM_DATA", str(tmp_path / "data"))
+    return tmp_path / "data"
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +40,9 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (folder / "a").mkdir()
             for index, each in enumerate(pixels):
                 Image.fromarray(each).save(folder / "a" / f"{index:03d}.png")
-    assert run("stats", str(folder / "b.npz"), "--out", str(folder / "b-stats.npz"))[0] == 0
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("ADM_DATA", str(folder / "data"))
+        assert run("stats", str(folder / "b.npz"), "--out", str(folder / "b-stats.npz"))[0] == 0
     return folder
 
 
@@ -68,6 +80,7 @@ def test_all_figures_are_there_with_intervals_and_what_they_depend_on(sets: Path
     assert found["samples"]["images"] == IMAGES
     assert found["extractor"]["sha256"]
     assert set(found["versions"]) == {"adm-serve", "torch", "python"}
+    assert {"cpu", "threads"} <= set(found["machine"])
     assert any("40 images are few for FID in 128 dimensions" in note for note in found["notes"])
 
 
@@ -75,6 +88,11 @@ def test_figures_do_not_depend_on_the_form_of_a_set(sets: Path) -> None:
     pictures, statistics = report(sets, "a.npz", "b.npz"), report(sets, "a", "b-stats.npz")
     assert statistics["metrics"] == pictures["metrics"]
     assert statistics["reference"]["sha256"] == pictures["reference"]["sha256"]
+
+
+def test_nothing_is_kept_once_all_is_measured(sets: Path, data: Path) -> None:
+    assert run(str(sets / "a"), "--against", str(sets / "b.npz"))[0] == 0
+    assert list((data / "evaluate").iterdir()) == []
 
 
 def test_a_reference_that_is_the_sample_itself_is_said(sets: Path) -> None:
@@ -144,7 +162,6 @@ def test_pictures_that_cannot_be_measured_are_told_in_one_line(
     ("samples", "more", "told"),
     [
         ("none", (), "none: there is no such file or folder"),
-        ("service:demo?steps=25", (), "service:demo?steps=25: is not offered; adm sample --out FILE.npz"),
         ("shapes?image=9", (), "there is no setting 'image'; there are images, seed, size"),
         ("shapes?images=1", (), "images=1: must be a whole number, 2 or more"),
         ("shapes?images", (), "settings are KEY=VALUE"),
@@ -168,7 +185,7 @@ def test_a_file_that_cannot_be_written_is_told_before_anything_is_measured(tmp_p
 
 
 def test_a_reference_must_be_there_already() -> None:
-    assert "only SAMPLES may be local:PIPELINE" in refused("shapes", "--against", "local:demo")
+    assert "only SAMPLES may be local:... or service:..." in refused("shapes", "--against", "local:demo")
 
 
 def test_moments_alone_are_no_samples_but_a_reference(sets: Path, tmp_path: Path) -> None:
