@@ -2,10 +2,10 @@
 
     python -m bench.evaluation statistics|neighbours|memory [--images 50000] [--features 2048]
 
-statistics: `adm evaluate stats` of 10,000 64x64 images of noise by the shipped judge. neighbours: precision and recall of
-10,000 against 10,000 in the judge's 128 dimensions and in Inception's 2,048. memory: every metric of so many images with
-random features, which lie in files as an evaluation keeps them. Each in a process of its own; peak memory is what it
-allocated (RssAnon), beside which the kernel keeps pages of mapped files as long as nobody needs the room. Writes
+statistics: `adm evaluate stats` of 10,000 64x64 images of noise by the shipped judge. neighbours: precision and recall
+of 10,000 against 10,000 in the judge's 128 dimensions and in Inception's 2,048. memory: every metric of so many images
+with random features, which lie in files as an evaluation keeps them. Each is a process of its own; peak memory is what
+it allocated (RssAnon), beside which the kernel keeps pages of mapped files as long as nobody needs the room. Writes
 bench/results/evaluation.json.
 """
 
@@ -74,9 +74,9 @@ def statistics(images: int, features: int) -> Iterator[tuple[str, dict[str, Any]
 def neighbours(images: int, features: int) -> Iterator[tuple[str, dict[str, Any]]]:
     for width in (128, features):
         found: dict[str, Any] = {"images": images, "features": width}
-        sets = [torch.randn(images, width) for _ in range(2)]
+        reference, sample = (torch.randn(images, width) for _ in range(2))
         with watched(found):
-            precision_recall(*sets)
+            precision_recall(reference, sample)
         yield f"neighbours, {width} features", found
 
 

@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import io
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -39,10 +39,13 @@ class Remote:
 
     url: str
     window: int
+    api_key: str | None = field(default=None, repr=False)
 
     def describe(self, model: str) -> PipelineInfo:
         try:
-            with httpx2.Client(base_url=self.url, timeout=REQUEST_SECONDS, trust_env=self._by_proxy) as client:
+            with httpx2.Client(
+                base_url=self.url, timeout=REQUEST_SECONDS, trust_env=self._by_proxy, headers=self._headers
+            ) as client:
                 response = client.get(f"/v1/models/{model}")
                 known = client.get("/v1/models") if response.status_code == httpx2.codes.NOT_FOUND else response
         except (httpx2.TransportError, httpx2.InvalidURL) as error:
@@ -58,7 +61,9 @@ class Remote:
         asyncio.run(self._make(work))
 
     async def _make(self, work: Work) -> None:
-        async with httpx2.AsyncClient(base_url=self.url, timeout=REQUEST_SECONDS, trust_env=self._by_proxy) as client:
+        async with httpx2.AsyncClient(
+            base_url=self.url, timeout=REQUEST_SECONDS, trust_env=self._by_proxy, headers=self._headers
+        ) as client:
             service = Service(client, work)
             slots = [asyncio.create_task(service.work_off()) for _ in range(-(-self.window // IMAGES_PER_CHUNK))]
             try:
@@ -67,6 +72,10 @@ class Remote:
                 for each in slots:
                     each.cancel()
                 await asyncio.gather(*slots, return_exceptions=True)
+
+    @property
+    def _headers(self) -> dict[str, str]:
+        return {} if self.api_key is None else {"Authorization": f"Bearer {self.api_key}"}
 
     @property
     def _by_proxy(self) -> bool:

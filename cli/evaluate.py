@@ -42,6 +42,7 @@ def scores(
     against: Annotated[str, typer.Option(help="reference: pictures, a statistics file, or shapes")],
     json_file: Annotated[Path | None, typer.Option("--json", help="write the figures and where they come from")] = None,
     extractor: Extractor = "judge",
+    url: Annotated[str | None, typer.Option(help="of service:; default the one on ADM_HOST and ADM_PORT")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="of local: and service:, from the source's own on")] = 1,
     strict: Strict = False,
 ) -> None:
@@ -59,7 +60,7 @@ def scores(
         with kept_work() as work:
             theirs, found = None, []
             for _, source in sources:
-                ours = measured_samples(source, opened, work, strict=strict)
+                ours = measured_samples(source, opened, work, url, strict=strict)
                 with watched() as watch:
                     if theirs is None:
                         theirs = measured(against, opened, width(ours), watch, "reference", work, strict=strict)
@@ -148,7 +149,9 @@ def kept_work() -> "Work":
     return Work(Settings.load().data / "evaluate")
 
 
-def measured_samples(source: str, extractor: "OpenedExtractor", work: "Work", *, strict: bool) -> "Measured":
+def measured_samples(
+    source: str, extractor: "OpenedExtractor", work: "Work", url: str | None, *, strict: bool
+) -> "Measured":
     """The samples' side, made first where they are generated. Raises: ValueError; BulkError; OSError; WeightsError."""
     from rich.console import Console
 
@@ -156,7 +159,7 @@ def measured_samples(source: str, extractor: "OpenedExtractor", work: "Work", *,
     from evaluation.report import measured
 
     if is_generated(source):
-        return generate(source, extractor, work, Console(stderr=True))
+        return generate(source, extractor, work, Console(stderr=True), url)
     with watched() as watch:
         return measured(source, extractor, None, watch, "samples", work, strict=strict)
 

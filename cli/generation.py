@@ -81,9 +81,10 @@ class FeatureOutput(Output):
         """Nothing: what is kept is the result."""
 
 
-def generate(source: str, extractor: "Extractor", work: "Work", console: "Console") -> Measured:
+def generate(source: str, extractor: "Extractor", work: "Work", console: "Console", url: str | None) -> Measured:
     """The features of images of local:PIPELINE?KEY=VALUE or service:..., which are made now, or go on being made.
 
+    url: of the service; None for the one on ADM_HOST and ADM_PORT.
     Raises: ValueError, one line, for the source; BulkError for what stops it; the same call then goes on.
     """
     kind, _, text = source.partition(":")
@@ -91,10 +92,13 @@ def generate(source: str, extractor: "Extractor", work: "Work", console: "Consol
     settings = Settings.load()
     kept = work.kept("samples", source, extractor)
     output = FeatureOutput(kept)
+    threads = torch.get_num_threads()  # which the engine sets for its steps; the metrics take as many as before
     try:
-        run(order_of(named, kept.folder), maker_of(f"{kind}:", settings), console, output)
+        run(order_of(named, kept.folder), maker_of(f"{kind}:", settings, url), console, output)
     except StoppedError as error:
         raise BulkError(f"{source}: {error}") from error
+    finally:
+        torch.set_num_threads(threads)
     batches = kept.batches
     record = json.loads(output.record.read_text())
     provenance = {
@@ -109,12 +113,12 @@ def generate(source: str, extractor: "Extractor", work: "Work", console: "Consol
     return Measured(kept.features(), provenance, kept)
 
 
-def maker_of(kind: str, settings: Settings) -> Source:
-    """This machine's first device, or the service of these settings."""
+def maker_of(kind: str, settings: Settings, url: str | None) -> Source:
+    """This machine's first device, or the service."""
     from cli.sample import at_service, on_this_machine
 
     if kind == SERVICE:
-        return at_service(settings, None, WINDOW)
+        return at_service(settings, url, WINDOW)
     from worker import alone
 
     return on_this_machine(settings, alone.devices(settings.device)[0], None)

@@ -76,10 +76,13 @@ def blocks_of_distances(rows: Points, columns: Points, block: int) -> Iterator[T
 
 
 def _squared_distances(rows: Tensor, columns: Tensor) -> Tensor:
-    norms = rows.square().sum(dim=1)[:, None] + columns.square().sum(dim=1)
-    distances = norms - 2 * rows @ columns.T
-    # Near points are subtracted, so that equal ones are at 0: a ball of radius 0 holds exact copies.
-    for near in (distances < CANCELLING * norms).nonzero().split(PAIRS):
-        row, column = near.unbind(1)
+    row_norms, column_norms = (each.square().sum(dim=1) for each in (rows, columns))
+    distances = torch.addmm(row_norms[:, None] + column_norms, rows, columns.T, alpha=-2)
+    # Near points are subtracted, so that equal ones are at 0: a ball of radius 0 holds exact copies. A row's smallest
+    # distance tells whether it has any.
+    suspects = (distances.amin(dim=1) < CANCELLING * (row_norms + column_norms.max())).nonzero()[:, 0]
+    cancelled = distances[suspects] < CANCELLING * (row_norms[suspects, None] + column_norms)
+    for near in cancelled.nonzero().split(PAIRS):
+        row, column = suspects[near[:, 0]], near[:, 1]
         distances[row, column] = (rows[row] - columns[column]).square().sum(dim=1)
     return distances

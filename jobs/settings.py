@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 from urllib.parse import parse_qsl, quote, urlsplit, urlunsplit
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.sources import EnvSettingsSource
 from redis.connection import parse_url
@@ -198,6 +198,7 @@ class Settings(BaseSettings):
         default=512 << 20, ge=1 << 27, description="address space of the process that decodes an uploaded picture"
     )
     allow_anonymous: bool = Field(default=False, description="listen on other addresses than loopback, without keys")
+    api_key: SecretStr | None = Field(default=None, description="key with which adm's own commands call the service")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="least severe line logged"
     )
