@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from evaluation.features import Points
-from evaluation.frechet import Moments, frechet_distance
+from evaluation.frechet import Moments, factor_of, frechet_distance
 
 PARTS = 5  # of the samples, the largest all of them
 SMALLEST = 0.1  # of the samples in the first part, as the authors have it: 5,000 of 50,000
@@ -43,13 +43,15 @@ def growing_moments(sample: Points, blocks: Sequence[Tensor], sizes: Sequence[in
     assert sample.centre is not None
     total = torch.zeros(sample.width, dtype=torch.float64)
     scatter = torch.zeros(sample.width, sample.width, dtype=torch.float64)
-    count = 0
+    count, rows = 0, sample.rows(slice(0, 0))
     for number, block in enumerate(blocks, start=1):
         part = sample.rows(block)
+        rows = torch.cat([rows, part]) if count + len(part) < sample.width else rows[:0]
         count += len(part)
         total += part.sum(dim=0)
         scatter.addmm_(part.T, part)
         if number in sizes:
             shift = total / count
             covariance = (scatter - count * shift.outer(shift)) / (count - 1)
-            yield count, Moments(sample.centre + shift, covariance)
+            factor = factor_of(rows - shift) if count < sample.width else None
+            yield count, Moments(sample.centre + shift, covariance, factor)

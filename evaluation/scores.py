@@ -10,7 +10,7 @@ from torch import Tensor
 from evaluation.endless import LEAST_IMAGES, endless_frechet
 from evaluation.extractors import Features
 from evaluation.features import checked_points
-from evaluation.frechet import Moments, frechet_distance, scatter
+from evaluation.frechet import Moments, factor_of, frechet_distance, scatter
 from evaluation.inception_score import inception_score
 from evaluation.intervals import wilson_interval
 from evaluation.kernel_distance import KernelSums
@@ -133,7 +133,13 @@ def moments_without_blocks(features: Tensor, draws: Draws) -> Iterator[Moments]:
         part = points.rows(block)
         left = len(points) - len(part)
         shift = -part.sum(dim=0) / left
-        yield Moments(points.centre + shift, (whole - part.T @ part - left * shift.outer(shift)) / (left - 1))
+        factor = None
+        if left < points.width:
+            kept = torch.ones(len(points), dtype=torch.bool)
+            kept[block] = False
+            factor = factor_of(points.rows(kept) - shift)
+        covariance = (whole - part.T @ part - left * shift.outer(shift)) / (left - 1)
+        yield Moments(points.centre + shift, covariance, factor)
 
 
 def inception(probabilities: Tensor, draws: Draws) -> Figure:

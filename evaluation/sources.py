@@ -8,9 +8,11 @@ from urllib.parse import parse_qsl
 
 from datasets.pictures import BATCH, Pictures, open_pictures
 from datasets.shapes import render_set
-from evaluation.extractors import Extractor
+from evaluation.extractors import INCEPTION, Extractor
 from evaluation.kept import KeptFeatures, Work
-from evaluation.statistics_file import Measured, holds_statistics, read_statistics
+from evaluation.scores import Reference
+from evaluation.statistics_file import Measured, holds_statistics, official_statistics, read_statistics
+from models.record import hash_file
 
 SHAPES = "shapes"
 SHAPES_IMAGES, SHAPES_SEED = 2000, 1001  # a seed that nothing was trained on: training renders seed 1
@@ -88,8 +90,13 @@ def measure(
             f"{source}: --strict allows none of this: {first.path} {first.reason} ({len(pictures.skipped)} in all)"
         )
     skipped = [{"file": str(each.path), "reason": each.reason} for each in pictures.skipped]
+    content: Reference = features
+    if part == "reference" and extractor.identity["name"] == INCEPTION and path.suffix == ".npz":
+        # Published scores are of the file's own moments, which are of all images of the data set.
+        moments = official_statistics(path, extractor.identity, features)
+        content, sha256 = (features, sha256) if moments is None else (moments, hash_file(path))
     found = {"images": kept.count, "size": kept.batches[0]["size"], "sha256": sha256, "skipped": skipped}
-    return Measured(features, {"source": source, **found, "extractor": extractor.identity}, kept)
+    return Measured(content, {"source": source, **found, "extractor": extractor.identity}, kept)
 
 
 def _extract(pictures: Pictures, kept: KeptFeatures, on_images: Callable[[int], None]) -> str:

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
 from cli.main import app
 from datasets.shapes import render_set
+from models.inception import Inception
 
 ROOT = Path(__file__).parents[2]
 METRICS = {
@@ -170,7 +172,8 @@ def test_pictures_that_cannot_be_measured_are_told_in_one_line(
         ("local:demo?steps=x", (), "steps=x: must be a whole number"),
         ("local:demo?scale=x", (), "scale=x: must be a number"),
         ("local:demo?upsample=maybe", (), "upsample=maybe: must be yes or no"),
-        ("shapes", ("--extractor", "inception"), "there are judge and judge:FILE"),
+        ("shapes", ("--extractor", "inception"), "there are judge, judge:FILE, inception:FILE"),
+        ("shapes", ("--extractor", "inception:weights/demo/judge.safetensors"), "lacks 472 key"),
         ("shapes", ("--extractor", "judge:weights/demo/base.safetensors"), "holds a UNet, expected a Judge"),
     ],
 )
@@ -195,6 +198,50 @@ def test_moments_alone_are_no_samples_but_a_reference(sets: Path, tmp_path: Path
     status, printed, _ = run(str(sets / "a.npz"), "--against", official)
     assert (status, "FID" in printed, "precision " in printed) == (0, True, False)
     assert "must be pictures, or have features" in refused(official, "--against", str(sets / "a.npz"))
+
+
+@pytest.fixture(scope="module")
+def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Inception's weights, drawn, and a reference file as the official ones are: ten pictures, and moments of more."""
+    folder = tmp_path_factory.mktemp("official")
+    torch.manual_seed(0)
+    torch.save(Inception().state_dict(), folder / "inception.pth")
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(0, 256, (10, 32, 32, 3), np.uint8)
+    moments = {"mu": np.zeros(2048), "sigma": np.eye(2048), "mu_s": np.zeros(2023), "sigma_s": np.eye(2023)}
+    arrays: dict[str, Any] = {"arr_0": pixels, **moments}
+    np.savez(folder / "reference.npz", **arrays)
+    np.savez(folder / "samples.npz", generator.integers(0, 256, (8, 32, 32, 3), np.uint8))
+    np.savez(folder / "pictures.npz", pixels)
+    return folder
+
+
+@pytest.mark.slow
+def test_the_papers_five_scores_against_an_official_reference_file(official: Path, tmp_path: Path) -> None:
+    extractor = f"inception:{official / 'inception.pth'}"
+    found = {}
+    for reference in ("reference", "pictures"):
+        arguments = (str(official / "samples.npz"), "--against", str(official / f"{reference}.npz"))
+        target = tmp_path / f"{reference}.json"
+        status, _, told = run(*arguments, "--extractor", extractor, "--json", str(target))
+        assert status == 0, told
+        found[reference] = json.loads(target.read_text())
+    ours, pictures = (each["metrics"] for each in found.values())
+    assert {"inception_score", "fid", "sfid", "precision", "recall"} <= set(ours)
+    assert ours["precision"] == pictures["precision"]
+    assert ours["fid"]["value"] != pytest.approx(pictures["fid"]["value"], rel=0.1)  # of the file's own moments
+    assert found["reference"]["extractor"]["name"] == "inception"
+    assert found["reference"]["reference"]["sha256"] != found["pictures"]["reference"]["sha256"]
+
+
+@pytest.mark.slow
+def test_statistics_of_the_judge_are_refused_for_inception(official: Path, sets: Path) -> None:
+    line = refused(
+        *(str(official / "samples.npz"), "--against", str(sets / "b-stats.npz")),
+        *("--extractor", f"inception:{official / 'inception.pth'}"),
+    )
+    assert "was made by another extractor, judge.safetensors (" in line
+    assert "not inception.pth (" in line
 
 
 @pytest.mark.slow
