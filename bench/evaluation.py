@@ -1,6 +1,6 @@
 """What measuring costs: statistics of 10,000 images, neighbours of 10,000, and memory at the size of published scores.
 
-    python -m bench.evaluation statistics|neighbours|memory [--images 50000] [--features 2048]
+    python -m bench.evaluation statistics|neighbours|memory [--images 50000] [--samples 50000] [--features 2048]
 
 statistics: `adm evaluate stats` of 10,000 64x64 images of noise by the shipped judge. neighbours: precision and recall
 of 10,000 against 10,000 in the judge's 128 dimensions and in Inception's 2,048. memory: every metric of so many images
@@ -60,7 +60,7 @@ def allocated_bytes() -> int:
     return int(line.split()[1]) * 1024
 
 
-def statistics(images: int, features: int) -> Iterator[tuple[str, dict[str, Any]]]:
+def statistics(images: int, samples: int, features: int) -> Iterator[tuple[str, dict[str, Any]]]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "images.npz"
         np.savez(path, np.random.default_rng(0).integers(0, 256, (images, 64, 64, 3), np.uint8))
@@ -71,7 +71,7 @@ def statistics(images: int, features: int) -> Iterator[tuple[str, dict[str, Any]
         yield "statistics", found
 
 
-def neighbours(images: int, features: int) -> Iterator[tuple[str, dict[str, Any]]]:
+def neighbours(images: int, samples: int, features: int) -> Iterator[tuple[str, dict[str, Any]]]:
     for width in (128, features):
         found: dict[str, Any] = {"images": images, "features": width}
         reference, sample = (torch.randn(images, width) for _ in range(2))
@@ -80,10 +80,11 @@ def neighbours(images: int, features: int) -> Iterator[tuple[str, dict[str, Any]
         yield f"neighbours, {width} features", found
 
 
-def memory(images: int, features: int) -> Iterator[tuple[str, dict[str, Any]]]:
+def memory(images: int, samples: int, features: int) -> Iterator[tuple[str, dict[str, Any]]]:
     with tempfile.TemporaryDirectory() as folder:
-        found: dict[str, Any] = {"images": images, "features": features}
-        sets = [random_features(Path(folder) / name, images, features) for name in ("samples", "reference")]
+        found: dict[str, Any] = {"images": images, "samples": samples, "features": features}
+        counts = {"samples": samples, "reference": images}
+        sets = [random_features(Path(folder) / name, count, features) for name, count in counts.items()]
         started: list[tuple[str, float]] = []
 
         def on_metric(name: str) -> None:
@@ -112,7 +113,7 @@ def random_features(path: Path, images: int, features: int) -> Features:
     return Features(**found)
 
 
-PARTS: dict[str, tuple[Callable[[int, int], Iterator[tuple[str, dict[str, Any]]]], int]] = {
+PARTS: dict[str, tuple[Callable[[int, int, int], Iterator[tuple[str, dict[str, Any]]]], int]] = {
     "statistics": (statistics, 10_000),
     "neighbours": (neighbours, 10_000),
     "memory": (memory, 50_000),
@@ -123,10 +124,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=list(PARTS))
     parser.add_argument("--images", type=int)
+    parser.add_argument("--samples", type=int, help="of memory; as many as there are images unless said")
     parser.add_argument("--features", type=int, default=2048)
     options = parser.parse_args(arguments)
     measure, images = PARTS[options.part]
-    for name, found in measure(options.images or images, options.features):
+    images = options.images or images
+    for name, found in measure(images, options.samples or images, options.features):
         print(name, found, flush=True)
         before = json.loads(RESULT.read_text()) if RESULT.exists() else {}
         RESULT.write_text(json.dumps(before | {name: found | machine()}, indent=1) + "\n")

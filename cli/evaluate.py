@@ -4,7 +4,7 @@ import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from typer.core import TyperGroup
@@ -26,6 +26,7 @@ class ScoresByDefault(TyperGroup):
         return super().parse_args(ctx, args if named or not args else ["scores", *args])
 
 
+Number = TypeVar("Number", int, float)
 app = typer.Typer(
     cls=ScoresByDefault,
     no_args_is_help=True,
@@ -41,6 +42,7 @@ def scores(
     samples: Annotated[str, typer.Argument(help="pictures, features, local:PIPELINE or service:PIPELINE")],
     against: Annotated[str, typer.Option(help="reference: pictures, a statistics file, or shapes")],
     json_file: Annotated[Path | None, typer.Option("--json", help="write the figures and where they come from")] = None,
+    page: Annotated[Path | None, typer.Option("--report", help="write all of it as one page, .html")] = None,
     extractor: Extractor = "judge",
     url: Annotated[str | None, typer.Option(help="of service:; default the one on ADM_HOST and ADM_PORT")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="of local: and service:, from the source's own on")] = 1,
@@ -51,13 +53,16 @@ def scores(
         from cli.generation import of_seeds
         from evaluation.extractors import load_extractor
         from evaluation.report import evaluate, measured, over_seeds, table, width
+        from evaluation.score_page import score_page
 
         refuse_generated(against, "--against")
         if json_file is not None:
             refuse_target(json_file, "--json")
+        if page is not None:
+            refuse_target(page, "--report")
         sources = list(of_seeds(samples, seeds))
         opened = load_extractor(extractor)
-        with kept_work() as work:
+        with kept_work(thumbnails=page is not None) as work:
             theirs, found = None, []
             for _, source in sources:
                 ours = measured_samples(source, opened, work, url, strict=strict)
@@ -70,6 +75,8 @@ def scores(
                 report["seeds"] = over_seeds([seed for seed, _ in sources], [each.report for each in found])
             if json_file is not None:
                 json_file.write_text(json.dumps(report, indent=1) + "\n")
+            if page is not None:
+                page.write_text(score_page(found[0]))
             work.remove()
         for line in (*table(report), *(f"note: {note}" for note in report["notes"])):
             typer.echo(line)
@@ -101,6 +108,59 @@ def stats(
             write_statistics(out, found.content, found.provenance)
             work.remove()
         typer.echo(f"{out}: statistics of {found.provenance['images']} images of {found.provenance['size']}")
+
+
+@app.command()
+def sweep(
+    pipeline: Annotated[str, typer.Argument(help="its name")],
+    against: Annotated[str, typer.Option(help="reference: pictures, a statistics file, or shapes")],
+    out: Annotated[Path, typer.Option(help="report, .json")],
+    scale: Annotated[str, typer.Option(help="guidance scales, as 0,1,2,4,8")] = "0,1,2,4,8",
+    steps: Annotated[str, typer.Option(help="numbers of steps, as 5,10,25,50")] = "10,25",
+    sampler: Annotated[str, typer.Option(help="samplers, as ddim,dpmpp_2m; adm samplers lists them")] = "ddim",
+    images: Annotated[int, typer.Option(min=2, help="of each setting, of all classes in turn")] = 500,
+    seed: Annotated[int, typer.Option(min=0, help="the same for every setting")] = 0,
+    report: Annotated[Path | None, typer.Option("--report", help="write a page with the plots, .html")] = None,
+    extractor: Extractor = "judge",
+) -> None:
+    """Measure a grid of settings, made in one engine on this machine, and say which to take."""
+    with refusals():
+        from rich.console import Console
+
+        from cli.sample import on_this_machine
+        from cli.sweep import Sweep, write_sweep
+        from evaluation.extractors import load_extractor
+        from evaluation.html_report import sweep_page
+        from evaluation.sweeps import grid, table
+        from jobs.settings import Settings
+        from worker import alone
+
+        refuse_generated(against, "--against")
+        refuse_target(out, "--out")
+        if report is not None:
+            refuse_target(report, "--report")
+        settings = grid(numbers("--scale", scale, float), numbers("--steps", steps, int), sampler.split(","))
+        given = Settings.load()
+        local = on_this_machine(given, alone.devices(given.device)[0], None)
+        opened = load_extractor(extractor)
+        with kept_work() as work:
+            found = Sweep(local, pipeline, settings, images, seed).run(against, opened, work, Console(stderr=True))
+            write_sweep(out, found)
+            if report is not None:
+                report.write_text(sweep_page(found))
+            work.remove()
+        for line in table(found["cells"]):
+            typer.echo(line)
+        for purpose, each in found["recommended"].items():
+            typer.echo(f"for {purpose}: {json.dumps(each)}")
+
+
+def numbers(option: str, given: str, kind: "type[Number]") -> "list[Number]":
+    """A list of numbers of an option. Raises: ValueError, one line."""
+    try:
+        return [kind(each) for each in given.split(",")]
+    except ValueError as error:
+        raise ValueError(f"{option} {given}: must be numbers, separated by commas") from error
 
 
 @app.command()
@@ -141,12 +201,12 @@ def refuse_target(path: Path, option: str) -> None:
         raise ValueError(f"{option} {path}: is a folder, or lies in none that is there")
 
 
-def kept_work() -> "Work":
+def kept_work(*, thumbnails: bool = False) -> "Work":
     """Where features are kept until they are measured to the end."""
     from evaluation.kept import Work
     from jobs.settings import Settings
 
-    return Work(Settings.load().data / "evaluate")
+    return Work(Settings.load().data / "evaluate", thumbnails=thumbnails)
 
 
 def measured_samples(

@@ -53,7 +53,7 @@ class FeatureOutput(Output):
     """The features of a run's images, in place of the images."""
 
     def __init__(self, kept: KeptFeatures) -> None:
-        self._kept = kept
+        self.kept = kept
         self.folder = kept.folder
         self.record = kept.folder / "record.json"
         self._jobs: dict[str, str] = {}
@@ -64,10 +64,10 @@ class FeatureOutput(Output):
 
     @property
     def occupied(self) -> bool:
-        return bool(self._kept.batches)
+        return bool(self.kept.batches)
 
     def has(self, chunk: Chunk) -> bool:
-        return self._kept.has(chunk.name)
+        return self.kept.has(chunk.name)
 
     def note_job(self, chunk: Chunk, job_id: str) -> None:
         self._jobs[chunk.name] = job_id
@@ -75,7 +75,7 @@ class FeatureOutput(Output):
     def keep(self, chunk: Chunk, images: Sequence[bytes], size: int) -> None:
         pixels = torch.frombuffer(bytearray(b"".join(images)), dtype=torch.uint8).reshape(-1, size, size, 3)
         said = {"class_label": chunk.class_label, "job": self._jobs.pop(chunk.name, None)}
-        self._kept.add(chunk.name, chunk.indices, pixels.permute(0, 3, 1, 2), said)
+        self.kept.add(chunk.name, chunk.indices, pixels.permute(0, 3, 1, 2), said)
 
     def finish(self, plan: Plan, size: int, on_image: Callable[[], None]) -> None:
         """Nothing: what is kept is the result."""
@@ -99,7 +99,12 @@ def generate(source: str, extractor: "Extractor", work: "Work", console: "Consol
         raise BulkError(f"{source}: {error}") from error
     finally:
         torch.set_num_threads(threads)
-    batches = kept.batches
+    return measured_output(source, output, extractor)
+
+
+def measured_output(source: str, output: FeatureOutput, extractor: "Extractor") -> Measured:
+    """One side of a comparison, of all that was kept of a run."""
+    kept, batches = output.kept, output.kept.batches
     record = json.loads(output.record.read_text())
     provenance = {
         "source": source,

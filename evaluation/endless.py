@@ -26,13 +26,18 @@ def part_sizes(blocks: Sequence[Tensor], width: int) -> list[int]:
     return sorted({round(first + (len(blocks) - first) * step / (PARTS - 1)) for step in range(PARTS)})
 
 
-def endless_frechet(reference: Moments, sample: Points, blocks: Sequence[Tensor]) -> float:
-    """The extrapolated distance; may lie below 0 where the distributions are equal. sample: less a centre."""
-    found = [
-        (1 / count, frechet_distance(reference, moments))
+def growth(reference: Moments, sample: Points, blocks: Sequence[Tensor]) -> list[tuple[int, float]]:
+    """The distances of growing parts of the samples, each with its images. sample: less a centre."""
+    return [
+        (count, frechet_distance(reference, moments))
         for count, moments in growing_moments(sample, blocks, part_sizes(blocks, sample.width))
     ]
-    inverse, distance = torch.tensor(found, dtype=torch.float64).unbind(1)
+
+
+def extrapolated(found: Sequence[tuple[int, float]]) -> float:
+    """The distance of endless images; may lie below 0 where the distributions are equal."""
+    count, distance = torch.tensor(found, dtype=torch.float64).unbind(1)
+    inverse = 1 / count
     away = inverse - inverse.mean()
     slope = (away * distance).sum() / away.square().sum()
     return float(distance.mean() - slope * inverse.mean())

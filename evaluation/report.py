@@ -73,6 +73,7 @@ def evaluate(ours: Measured, theirs: Measured, extractor: Extractor, watch: Watc
         "samples": dict(samples),
         "reference": dict(reference),
         "extractor": extractor.identity,
+        "growth": scores.growth,
         "nearest": None if scores.nearest is None else closest(scores.nearest),
         "versions": versions(),
         "machine": machine(),

@@ -1,13 +1,13 @@
 """Every metric of a set of samples against a reference, each with its interval."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from evaluation.endless import LEAST_IMAGES, endless_frechet
+from evaluation.endless import LEAST_IMAGES, extrapolated, growth
 from evaluation.extractors import Features
 from evaluation.features import checked_points
 from evaluation.frechet import Moments, factor_of, frechet_distance, scatter
@@ -46,6 +46,7 @@ class Scores:
     figures: dict[str, Figure]
     notes: list[str]
     nearest: Nearest | None = None
+    growth: list[tuple[int, float]] = field(default_factory=list)  # FID by the number of samples
 
 
 def all_scores(samples: Features, reference: Reference, on_metric: Callable[[str], None]) -> Scores:
@@ -60,9 +61,10 @@ def all_scores(samples: Features, reference: Reference, on_metric: Callable[[str
     on_metric("FID")
     distances = frechet_distances(samples.pooled, reference.pooled, ours, None if exact else theirs)
     figures = {"fid": distances.figure()}
+    grown: list[tuple[int, float]] = []
     if len(samples.pooled) >= LEAST_IMAGES:
         on_metric("FID of endless images")
-        figures["fid_infinity"] = endless(samples.pooled, reference.pooled, ours, distances)
+        figures["fid_infinity"], grown = endless(samples.pooled, reference.pooled, ours, distances)
     if reference.spatial is not None:
         on_metric("sFID")
         figures["sfid"] = frechet(samples.spatial, reference.spatial, ours, None if exact else theirs)
@@ -72,15 +74,15 @@ def all_scores(samples: Features, reference: Reference, on_metric: Callable[[str
     notes = [*_notes(figures["fid"], samples.pooled.shape[1], min(counts)), *_balance_notes(ours, theirs)]
     if theirs is None or known is None:
         lacking = "KID, precision, recall, density, coverage and authenticity need"
-        return Scores(figures, [*notes, f"the reference has no features, which {lacking}"])
+        return Scores(figures, [*notes, f"the reference has no features, which {lacking}"], None, grown)
     on_metric("KID")
     figures["kid"] = kernel_distance(samples.pooled, known.pooled, ours, theirs)
     if min(len(samples.pooled), len(known.pooled)) < LEAST:
         of_neighbours = "precision, recall, density, coverage and authenticity"
-        return Scores(figures, [*notes, f"{of_neighbours} need {LEAST} images on either side"])
+        return Scores(figures, [*notes, f"{of_neighbours} need {LEAST} images on either side"], None, grown)
     on_metric("neighbours")
     found, nearest = neighbours(samples.pooled, known.pooled, ours, theirs)
-    return Scores(figures | found, notes, nearest)
+    return Scores(figures | found, notes, nearest, grown)
 
 
 class Distances(NamedTuple):
@@ -110,18 +112,24 @@ def frechet_distances(sample: Tensor, reference: Tensor | Moments, ours: Draws, 
     return Distances(max(frechet_distance(other, whole), 0.0), without_samples, without_reference)
 
 
-def endless(sample: Tensor, reference: Tensor | Moments, ours: Draws, distances: Distances) -> Figure:
-    """FID of endlessly many samples: other images of the reference move it by as much as they move FID."""
+def endless(
+    sample: Tensor, reference: Tensor | Moments, ours: Draws, distances: Distances
+) -> tuple[Figure, list[tuple[int, float]]]:
+    """FID of endlessly many samples, and the FIDs of fewer that it follows from.
+
+    Other images of the reference move it by as much as they move FID.
+    """
     other = reference if isinstance(reference, Moments) else Moments.of(reference)
     points = checked_points(sample, 2, "the Frechet distance").centred()
     blocks = ours.jackknife_blocks()
-    value = endless_frechet(other, points, blocks)
+    grown = growth(other, points, blocks)
+    value = extrapolated(grown)
     without_samples = [
-        endless_frechet(other, points, [*blocks[:index], *blocks[index + 1 :]]) for index in range(len(blocks))
+        extrapolated(growth(other, points, [*blocks[:index], *blocks[index + 1 :]])) for index in range(len(blocks))
     ]
     without_reference = [[value + each - distances.value for each in part] for part in distances.without_reference]
     figure = jackknife(value, [without_samples, *without_reference])
-    return Figure(figure.value, figure.low, figure.high)
+    return Figure(figure.value, figure.low, figure.high), grown
 
 
 def moments_without_blocks(features: Tensor, draws: Draws) -> Iterator[Moments]:

@@ -1,6 +1,7 @@
 """`adm evaluate` as a user runs it: figures from pictures on disk, and one line for whatever cannot be measured."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -255,3 +256,52 @@ def test_a_pipeline_is_sampled_in_this_process(tmp_path: Path) -> None:
     assert found["samples"]["made"]["parameters"]["steps"] == 2
     assert found["samples"]["size"] == found["reference"]["size"] == "32x32"
     assert "precision" in printed
+
+
+@pytest.mark.slow
+def test_a_sweep_makes_in_one_engine_what_single_evaluations_measure(tmp_path: Path) -> None:
+    target, page = tmp_path / "sweep.json", tmp_path / "sweep.html"
+    command = [sys.executable, "-m", "cli", "evaluate"]
+    settings = ("--scale", "0,4", "--steps", "1,2", "--sampler", "ddim", "--images", "10")
+    swept = [*command, "sweep", "demo", "--against", "shapes?images=20", "--out", str(target), "--report", str(page)]
+    done = subprocess.run([*swept, *settings], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(target.read_text())
+    assert [(each["scale"], each["steps"]) for each in found["cells"]] == [(0, 1), (4, 1), (0, 2), (4, 2)]
+    single = tmp_path / "single.json"
+    source = "local:demo?images=10&steps=2&scale=4&sampler=ddim&upsample=no"
+    status, _, told = run(source, "--against", "shapes?images=20", "--json", str(single))
+    assert status == 0, told
+    assert found["cells"][3]["sha256"] == json.loads(single.read_text())["samples"]["sha256"]
+    assert set(found["recommended"]) == {"quality", "speed", "precision", "recall"}
+    assert page.read_text().startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize(
+    ("option", "given", "told"),
+    [
+        ("--scale", "0,x", "--scale 0,x: must be numbers, separated by commas"),
+        ("--steps", "1.5", "--steps 1.5: must be numbers, separated by commas"),
+        ("--against", "local:demo", "must be there already"),
+    ],
+)
+def test_settings_of_a_sweep_that_are_none_are_told_in_one_line(
+    tmp_path: Path, option: str, given: str, told: str
+) -> None:
+    options = {"--against": "shapes?images=4", "--out": str(tmp_path / "s.json")} | {option: given}
+    assert told in refused("sweep", "demo", *(each for pair in options.items() for each in pair))
+
+
+def test_a_report_is_one_page_that_names_everything_and_loads_nothing(sets: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "<b>pictures"
+    folder.mkdir()
+    for each in (sets / "a").iterdir():
+        (folder / each.name).write_bytes(each.read_bytes())
+    page = tmp_path / "page.html"
+    assert run(str(folder), "--against", str(sets / "b.npz"), "--report", str(page))[0] == 0
+    text = page.read_text()
+    assert "<b>pictures" not in text
+    assert "&lt;b&gt;pictures" in text
+    for section in ("Samples", "Best and worst by class", "Nearest reference images", "Published", "Computed by"):
+        assert f"<h2>{section}</h2>" in text
+    assert not re.search(r"(?:src|href)=\"(?!data:)", text)
