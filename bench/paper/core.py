@@ -3,19 +3,26 @@
 import json
 import time
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from bench.machine import machine
+from datasets.sdf import SHAPES
+from datasets.shapes import render_set
 from engine.engine import Engine
 from engine.pipeline import BASE, UPSAMPLE, Pipeline, build_stages
 from engine.trajectory import StagePlan
 from evaluation.demo_report import turns
+from evaluation.extractors import SHIPPED_JUDGE, Features, JudgeExtractor
+from evaluation.intervals import mean_interval
+from evaluation.resampling import Figure
 from evaluation.sampling import Sampler
+from evaluation.scores import all_scores
 from models.precision import Precision
 from models.stack import Stack, load_stack
 
@@ -64,12 +71,46 @@ class Lab:
 
     precision: Precision = "bf16"
     images: int = IMAGES
+    judge: JudgeExtractor = field(default_factory=lambda: JudgeExtractor(SHIPPED_JUDGE))
+    _points: dict[Cell, dict[str, Any]] = field(default_factory=dict)
     _samplers: dict[Variance, tuple[Stack, Sampler]] = field(default_factory=dict)
 
     def pixels(self, cell: Cell) -> Tensor:
         """[N, 3, H, W] uint8, in the order of the parts; what was made before is read."""
         parts = [self._part(cell, number) for number in range(self.images // PART)]
         return torch.cat([torch.from_numpy(np.load(path)) for path in parts])
+
+    @cached_property
+    def reference(self) -> Features:
+        """Of fresh renders at 32x32."""
+        return self.features(render_set(REFERENCE_IMAGES, REFERENCE_SEED, self.judge.image_size)[0])
+
+    def features(self, pixels: Tensor) -> Features:
+        """By the shipped judge."""
+        parts = [self.judge(part) for part in pixels.split(PART)]
+        return Features(
+            *(torch.cat([getattr(part, name) for part in parts]) for name in ("pooled", "spatial", "probabilities"))
+        )
+
+    def point(self, cell: Cell) -> dict[str, Any]:
+        """A cell's figures, computed once."""
+        if cell not in self._points:
+            self._points[cell] = self._measured(cell)
+        return self._points[cell]
+
+    def _measured(self, cell: Cell) -> dict[str, Any]:
+        """A cell with every metric against the renders, and how sure the judge is of the class that was asked for."""
+        found = self.features(self.pixels(cell))
+        asked = torch.tensor(turns(PART, len(SHAPES)) * (self.images // PART))
+        sure = found.probabilities.gather(1, asked[:, None])[:, 0]
+        low, high = mean_interval(sure)
+        metrics = {name: asdict(each) for name, each in self.scores(found, self.reference).items()}
+        metrics["class_probability"] = {"value": float(sure.mean()), "low": low, "high": high, "bias": None}
+        return asdict(cell) | {"evaluations": cell.plan.num_evaluations, "metrics": metrics}
+
+    def scores(self, sample: Features, reference: Features) -> dict[str, Figure]:
+        """Every metric."""
+        return all_scores(sample, reference, lambda metric: None).figures
 
     def seconds(self, cell: Cell) -> float:
         """Of wall-clock for an image, the fastest part's: other programs run beside."""
