@@ -11,6 +11,7 @@
 #   make gpu-day  both, and the neighbours' comparison, in ten minutes; OUT=folder of the results
 #   make test-peers    random settings beside diffusers, torch-fidelity, torchmetrics and, from OFFICIAL=folder, the official code
 #   make golden   the reference cases under GOLDEN=tests/golden
+#   make paper    the paper's claims in small, PART=guidance for one of them; into bench/results/paper and docs/paper
 #   make judge    measure the demo stack and write weights/demo/judge.json
 #   make lock     resolve the dependencies anew into requirements.lock
 #   make clean    remove the environment and the caches; data/, demo/ and runs/ stay
@@ -23,7 +24,7 @@ STAMP := .venv/.installed
 KERNELS := .venv/.kernels
 PEERS := build/peers
 
-.PHONY: up demo test test-fast coverage check chaos bench test-gpu bench-gpu gpu-day test-peers golden judge install browser lock clean
+.PHONY: up demo test test-fast coverage check chaos bench test-gpu bench-gpu gpu-day test-peers golden paper judge install browser lock clean
 
 up: install
 	$(BIN)/adm up
@@ -85,6 +86,10 @@ $(PEERS)/.installed: $(STAMP) tests/peers/requirements.txt
 
 golden: install
 	$(BIN)/python -m tests.golden_runner $(GOLDEN)
+
+# Threads that wait sleep: on a busy machine small products of several threads take ten times as long otherwise.
+paper: install
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m bench.paper $(PART)
 
 judge: install
 	$(BIN)/adm judge

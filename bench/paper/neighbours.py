@@ -48,10 +48,10 @@ def checks(points: Points) -> dict[str, bool]:
             next(each for each in points if each["set"] == name and each["space"] == space)["quantiles"]
             for name in ("samples", "held out")
         )
-        found[f"{space}: no sample is nearer to training than a hundredth of held-out images is"] = (
-            samples["0.0"] >= held_out["0.01"] * 0.5
+        found[f"{space}: no sample lies within half of the distance of the nearest hundredth of held-out images"] = (
+            samples["0.0"] >= 0.5 * held_out["0.01"]
         )
-        found[f"{space}: half of the samples are no nearer than 0.9 of what half of held-out images are"] = (
+        found[f"{space}: half of the samples lie no nearer than 0.9 of the distance of half of held-out images"] = (
             samples["0.5"] >= 0.9 * held_out["0.5"]
         )
     return found
