@@ -36,13 +36,14 @@ from torch import Tensor
 from bench.machine import machine
 from engine.steps import StepReport
 from engine.trajectory import ImageState
-from jobs import keys, logs
-from jobs.files import FileRecord, FileStore
-from jobs.images import ImageStore
-from jobs.job import JobStatus
-from jobs.queue import JobQueue
-from jobs.request import JobRequest
+from jobs import logs
+from jobs.contract.job import JobStatus
+from jobs.contract.request import JobRequest
+from jobs.job_queue import JobQueue
+from jobs.queue import keys
 from jobs.settings import Settings
+from jobs.storage.files import FileRecord, FileStore
+from jobs.storage.images import ImageStore
 from tests.conftest import RedisServer
 from worker.held import Held
 from worker.inbox import Inbox

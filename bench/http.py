@@ -26,7 +26,7 @@ import uvicorn
 from fastapi import FastAPI, Request, Response
 
 from bench.machine import machine
-from jobs.fleet import announce_pipelines, announce_worker
+from jobs.queue.announcements import announce_pipelines, announce_worker
 from jobs.settings import Settings
 from stack.embedded import with_free_port
 from tests.conftest import RedisServer, running_redis

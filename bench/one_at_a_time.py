@@ -10,8 +10,8 @@ from rq import Queue, SimpleWorker
 from engine.engine import Engine
 from engine.inversion import run_to_end
 from engine.pipeline import Pipeline
-from jobs.images import ImageStore
-from jobs.request import ResolvedRequest
+from jobs.contract.request import ResolvedRequest
+from jobs.storage.images import ImageStore
 from worker.plans import plan_job
 from worker.png import encode
 

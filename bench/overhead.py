@@ -24,12 +24,12 @@ from redis import Redis
 
 from bench.machine import machine
 from jobs import logs
-from jobs.files import FileStore
-from jobs.images import ImageStore
-from jobs.job import JobStatus
-from jobs.queue import JobQueue
-from jobs.request import JobRequest
+from jobs.contract.job import JobStatus
+from jobs.contract.request import JobRequest
+from jobs.job_queue import JobQueue
 from jobs.settings import Settings
+from jobs.storage.files import FileStore
+from jobs.storage.images import ImageStore
 from tests.conftest import RedisServer
 from tests.worker.tiny_stack import write_tiny_stack
 from worker.held import Held

@@ -32,9 +32,9 @@ from engine.host_memory import keep_freed_memory
 from engine.inversion import run_to_end
 from engine.pipeline import BASE, UPSAMPLE, Pipeline, build_stages
 from engine.trajectory import StagePlan
-from jobs.request import ResolvedRequest
+from jobs.contract.request import ResolvedRequest
+from jobs.contract.work import work_of
 from jobs.settings import Settings
-from jobs.work import work_of
 from models.precision import best_precision
 from models.stack import load_stack
 from stack.demo import heartbeat_after, running_stack

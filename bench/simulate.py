@@ -23,12 +23,12 @@ from typing import Any
 from bench.simulate_load import MAX_ROWS, SHAPES, STEP_MS, STEPS, SimulatedJob, make_jobs, make_pipelines
 from engine.costs import StepCosts
 from engine.scheduler import Priority, Scheduler
-from jobs import keys
-from jobs.estimate import Backlog, Estimator
-from jobs.fleet import Fleet
-from jobs.pipelines import PipelineInfo
-from jobs.transitions import RATIOS_KEPT
-from jobs.work import RUNNING, rank_of
+from jobs.contract.pipelines import PipelineInfo
+from jobs.contract.request import PRIORITIES
+from jobs.contract.work import RUNNING, rank_of
+from jobs.queue.transitions import RATIOS_KEPT
+from jobs.views.estimate import Backlog, Estimator
+from jobs.views.fleet import Fleet
 from tests.jobs.samples import worker_info
 from worker.loop import QUEUE_DEPTH, QUEUE_DEPTH_AT_MOST
 from worker.taking import LOOK_AHEAD, line_of_next
@@ -58,7 +58,7 @@ class Simulation:
         names = tuple(each.id for each in pipelines)
         self.workers = [SimulatedWorker(Scheduler(self._costs(names), MAX_ROWS)) for _ in range(workers)]
         self.queues: dict[Priority, dict[str, deque[SimulatedJob]]] = {
-            priority: {name: deque() for name in names} for priority in keys.PRIORITIES
+            priority: {name: deque() for name in names} for priority in PRIORITIES
         }
         self.work: dict[str, dict[str, int]] = {name: {} for name in names}
         self.ratios: dict[str, deque[float]] = {name: deque(maxlen=RATIOS_KEPT) for name in names}
@@ -195,7 +195,7 @@ def summary(jobs: list[SimulatedJob], simulation: Simulation) -> dict[str, Any]:
         "jain_index": round(sum(speeds) ** 2 / len(speeds) / sum(speed**2 for speed in speeds), 3),
         "slowdown": {
             name: slowdowns([job for job in jobs if priority in (None, job.request.priority)])
-            for name, priority in [("all", None), *((each, each) for each in keys.PRIORITIES)]
+            for name, priority in [("all", None), *((each, each) for each in PRIORITIES)]
         },
         "slowdown_by_steps": {
             str(steps): slowdowns([job for job in jobs if job.request.steps == steps]) for steps in STEPS

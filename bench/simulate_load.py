@@ -5,11 +5,10 @@ import random
 from dataclasses import dataclass
 from statistics import mean
 
-from jobs import keys
-from jobs.pipelines import PipelineInfo
-from jobs.request import JobRequest, ResolvedRequest
-from jobs.resolution import resolve
-from jobs.work import evaluations_of, work_of
+from jobs.contract.pipelines import PipelineInfo
+from jobs.contract.request import PRIORITIES, JobRequest, ResolvedRequest
+from jobs.contract.resolution import resolve
+from jobs.contract.work import evaluations_of, work_of
 from tests.jobs.samples import DEMO
 
 SHAPES = (1, 2, 4, 8, 16, 32)
@@ -99,7 +98,7 @@ def make_jobs(
 
 
 def make_request(draw: random.Random, pipeline: PipelineInfo) -> ResolvedRequest:
-    priority = draw.choices(keys.PRIORITIES, (10, 70, 20))[0]
+    priority = draw.choices(PRIORITIES, (10, 70, 20))[0]
     body = {
         "class_label": draw.randrange(len(pipeline.classes)),
         "steps": draw.choices(STEPS, STEP_WEIGHTS)[0],

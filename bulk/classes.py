@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bulk.draws import draw
 from bulk.errors import BulkError
-from jobs.pipelines import ClassInfo
+from jobs.contract.pipelines import ClassInfo
 
 NAMES_SHOWN = 20
 

@@ -20,8 +20,8 @@ from bulk.errors import BulkError
 from bulk.outputs import Output
 from bulk.plan import Chunk
 from bulk.source import Work, of_chunk
-from jobs.pipelines import PipelineInfo
-from jobs.request import ResolvedRequest
+from jobs.contract.pipelines import PipelineInfo
+from jobs.contract.request import ResolvedRequest
 from jobs.settings import Settings
 
 DEPTH = 2  # images in the engine, in batches: so that both stages find full ones, as in a worker

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from bulk.classes import Classes
 from bulk.draws import draw
-from jobs.request import DRAWN_SEED_BELOW
+from jobs.contract.request import DRAWN_SEED_BELOW
 
 IMAGES_PER_CHUNK = 16  # part of every image's address: another number gives other images
 

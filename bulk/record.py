@@ -12,8 +12,8 @@ from bulk.errors import BulkError
 from bulk.outputs import Output
 from bulk.plan import IMAGES_PER_CHUNK
 from bulk.source import common
-from jobs.pipelines import PipelineInfo
-from jobs.request import ResolvedRequest
+from jobs.contract.pipelines import PipelineInfo
+from jobs.contract.request import ResolvedRequest
 
 VERSION = 1  # of the addressing of images: raise it when bulk.plan gives other ones
 REDUCED = 12  # digits of a hash that tell two weights apart

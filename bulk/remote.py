@@ -20,8 +20,8 @@ from bulk.base_samples import BaseSamples
 from bulk.errors import BulkError
 from bulk.plan import IMAGES_PER_CHUNK, Chunk
 from bulk.source import Work, body_of, of_chunk
-from jobs.job import FINAL_STATUSES
-from jobs.pipelines import PipelineInfo
+from jobs.contract.job import FINAL_STATUSES
+from jobs.contract.pipelines import PipelineInfo
 
 ATTEMPTS = 3  # at a job that fails, before the run does
 WAIT_SECONDS = 30  # of a poll

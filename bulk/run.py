@@ -18,10 +18,10 @@ from bulk.plan import Chunk, Plan
 from bulk.progress import shown_progress
 from bulk.record import Record, parameters
 from bulk.source import Source, Work
-from jobs.errors import InvalidRequestError
-from jobs.pipelines import PipelineInfo, StageInfo
-from jobs.request import JobRequest, ResolvedRequest
-from jobs.resolution import resolve
+from jobs.contract.errors import InvalidRequestError
+from jobs.contract.pipelines import PipelineInfo, StageInfo
+from jobs.contract.request import JobRequest, ResolvedRequest
+from jobs.contract.resolution import resolve
 
 ASKED = (
     "guidance_scale",

@@ -7,9 +7,9 @@ from typing import Any, Protocol
 from bulk.base_samples import BaseSamples, name_of
 from bulk.outputs import Output
 from bulk.plan import Chunk
-from jobs.kinds import FIELDS
-from jobs.pipelines import PipelineInfo
-from jobs.request import ResolvedRequest
+from jobs.contract.kinds import FIELDS
+from jobs.contract.pipelines import PipelineInfo
+from jobs.contract.request import ResolvedRequest
 
 EACH_ITS_OWN = {"class_label", "n", "seed"}
 OF_OTHER_KINDS = {"kind", "images", "seeds", "strength", "class_weights"}

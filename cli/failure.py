@@ -9,7 +9,7 @@ import typer
 @contextlib.contextmanager
 def one_line_errors(*kinds: type[Exception]) -> Iterator[None]:
     """Turn the errors a user can mend into their one line; anything else is a bug and keeps its traceback."""
-    from jobs.errors import SETTINGS_STATUS, SettingsError
+    from jobs.contract.errors import SETTINGS_STATUS, SettingsError
 
     try:
         yield

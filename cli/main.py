@@ -1,6 +1,8 @@
 """The `adm` command line. Importing it is quick: each command imports its program in its own body."""
 
 import os
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 
@@ -20,8 +22,18 @@ app = typer.Typer(
 )
 
 
+def print_version(asked: bool) -> None:
+    if asked:
+        print(f"adm-serve {version('adm-serve')}")
+        raise typer.Exit
+
+
 @app.callback()
-def settle_threads() -> None:
+def settle_threads(
+    _: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="print the version, and end")
+    ] = False,
+) -> None:
     """Say how torch's threads wait, unless the user has: before any command, as it is read when torch is loaded."""
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", str(SPIN_COUNT))

@@ -6,7 +6,7 @@ def samplers() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from jobs.samplers import SAMPLER_NOTES
+    from jobs.contract.samplers import SAMPLER_NOTES
 
     table = Table("Sampler", "Order", "Cost", "Draws noise", "Choose it for", show_lines=True)
     for each in SAMPLER_NOTES:

@@ -1,1 +1,1 @@
-"""What both ends of the queue agree on: settings, requests, jobs, errors, Redis keys, events, images."""
+"""Jobs: what both ends of the queue agree on, in four rooms. `contract` knows no Redis, `views` writes nothing."""

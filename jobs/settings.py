@@ -17,8 +17,8 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 from pydantic_settings.sources import EnvSettingsSource
 from redis.connection import parse_url
 
-from jobs.deaths import DEATHS_ALONE
-from jobs.errors import SettingsError
+from jobs.contract.errors import SettingsError
+from jobs.queue.deaths import DEATHS_ALONE
 
 PREFIX = "ADM_"
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -52,7 +52,9 @@ class SettingSource(NamedTuple):
 class Settings(BaseSettings):
     """Everything that the service, the workers and the stack take from their environment."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, env_ignore_empty=True, extra="forbid")
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, frozen=True, env_ignore_empty=True, extra="forbid", allow_inf_nan=False
+    )
 
     host: str = Field(
         default="127.0.0.1", description="address the service listens on; loopback unless ADM_ALLOW_ANONYMOUS"
@@ -83,6 +85,17 @@ class Settings(BaseSettings):
     max_header_bytes: int = Field(default=32_768, ge=1024, description="longest request line and headers, together")
     max_connections: int = Field(
         default=4096, ge=1, description="connections open at once; fewer where the process may open too few files"
+    )
+    max_connections_per_address: int = Field(
+        default=2048, ge=1, description="connections open at once from one address; a proxy is one address"
+    )
+    max_unread_bytes: int = Field(
+        default=256 << 20,
+        ge=1 << 16,
+        description="answers that wait for their callers to read them, together; those unread for longest are dropped",
+    )
+    max_incoming_bytes: int = Field(
+        default=256 << 20, ge=1 << 20, description="bodies that are being received, together; more are refused"
     )
     data: Path = Field(default=Path("data"), description="folder of Redis' log, images, caches and run/*.pid")
     redis_url: str | None = Field(

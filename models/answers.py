@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from models.config import FEWEST_TIMESTEPS, SCHEDULES, ClassifierConfig, ProcessConfig, UNetConfig
+from models.config import FEWEST_TIMESTEPS, MOST_TIMESTEPS, SCHEDULES, ClassifierConfig, ProcessConfig, UNetConfig
 from models.inspection import RGB_CHANNELS, Inspection, Open, Shapes, inspect_shapes, open_flags
 
 HEADS = "num_heads / num_head_channels"
@@ -131,8 +131,8 @@ def _contradictions(found: Inspection, given: dict[str, Any]) -> Iterator[str]:
         yield f"sigma_small is not open: {config.out_channels} output channels say that the variance is learned"
     if (schedule := given.get("noise_schedule")) not in (None, *SCHEDULES):
         yield f"noise_schedule {schedule!r} is unknown; known are {', '.join(SCHEDULES)}"
-    if given.get("diffusion_steps", FEWEST_TIMESTEPS) < FEWEST_TIMESTEPS:
-        yield f"diffusion_steps {given['diffusion_steps']} is below {FEWEST_TIMESTEPS}, the fewest that make a schedule"
+    if not FEWEST_TIMESTEPS <= given.get("diffusion_steps", FEWEST_TIMESTEPS) <= MOST_TIMESTEPS:
+        yield f"diffusion_steps is {given['diffusion_steps']}; it must be from {FEWEST_TIMESTEPS} to {MOST_TIMESTEPS}"
 
 
 def _wrong_heads(config: UNetConfig | ClassifierConfig, given: dict[str, Any]) -> Iterator[str]:

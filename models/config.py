@@ -5,6 +5,7 @@ from typing import Literal
 
 SCHEDULES = ("linear", "cosine")
 FEWEST_TIMESTEPS = 20  # below, the linear schedule has a beta above 1
+MOST_TIMESTEPS = 100_000  # schedules are tables of so many values; published ones have 1,000 and 4,000
 
 PoolName = Literal["adaptive", "attention", "spatial", "spatial_v2"]
 
@@ -69,8 +70,8 @@ class ProcessConfig:
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule {self.schedule!r}; known are {', '.join(SCHEDULES)}")
-        if type(self.num_timesteps) is not int or self.num_timesteps < FEWEST_TIMESTEPS:
-            raise ValueError(f"num_timesteps must be an integer of at least {FEWEST_TIMESTEPS}")
+        if type(self.num_timesteps) is not int or not FEWEST_TIMESTEPS <= self.num_timesteps <= MOST_TIMESTEPS:
+            raise ValueError(f"num_timesteps must be an integer from {FEWEST_TIMESTEPS} to {MOST_TIMESTEPS}")
         for name in ("rescale_timesteps", "predict_xstart", "sigma_small"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be true or false")

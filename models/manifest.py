@@ -1,8 +1,8 @@
 """The values that a stack.json may hold; `models.plan` says which other fields it may have, and what fits what."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
 MAX_STEPS = 1000  # of a request
 MAX_GUIDANCE_SCALE = 50.0
@@ -19,6 +19,12 @@ class Sampling(Entry):
     eta: Annotated[float, Field(ge=0, le=1)] = 0.0
     strength: Annotated[float, Field(gt=0, le=1)] = 1.0
 
+    @model_validator(mode="after")
+    def refuse_eta_that_nothing_reads(self) -> Self:
+        if self.eta and self.sampler != "ddim":
+            raise ValueError(f"eta is ddim's; {self.sampler} has none")
+        return self
+
 
 class Pipeline(Entry):
     conditional: bool
@@ -33,7 +39,7 @@ class Network(Entry):
 
 
 class Manifest(Entry):
-    classes: list[Annotated[str, StringConstraints(pattern=r"^\S(.*\S)?$")]]
+    classes: list[Annotated[str, StringConstraints(pattern=r"^\S(.*\S)?$", max_length=128)]]
     base: Network
     classifier: Network | None = None
     upsampler: Network | None = None
@@ -44,6 +50,9 @@ class Manifest(Entry):
     def refuse_namesakes(cls, names: list[str]) -> list[str]:
         if len(set(names)) < len(names):
             raise ValueError("two classes have the same name")
+        for name in names:
+            if not name.isprintable():  # it is shown on terminals
+                raise ValueError(f"the name {name!r} has characters that cannot be printed")
         return names
 
 

@@ -139,7 +139,7 @@ def _official_pipeline(pipeline: OfficialPipeline) -> PipelineSpec:
 
 def _read_manifest(path: Path) -> dict[str, Any]:
     try:
-        manifest = json.loads(path.read_bytes())
+        manifest = json.loads(path.read_bytes(), object_pairs_hook=_without_namesakes)
     except OSError as error:
         raise WeightsError(f"{path}: there is no such stack; ADM_WEIGHTS names the folder of stacks") from error
     except (ValueError, RecursionError) as error:
@@ -147,6 +147,13 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict):
         raise WeightsError(f"{shown(path)}: is not a JSON object")
     return manifest
+
+
+def _without_namesakes(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):  # parsers differ in which of them counts
+        raise ValueError(f"a name is given twice in one object: {', '.join(name for name, _ in pairs)}")
+    return found
 
 
 def _check_fields(where: str, entry: Mapping[str, Any], known: Collection[str]) -> None:

@@ -9,9 +9,9 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-from jobs import keys
-from jobs.estimate import Estimator
-from jobs.queue import JobQueue
+from jobs.contract.request import PRIORITIES
+from jobs.job_queue import JobQueue
+from jobs.views.estimate import Estimator
 
 log = structlog.get_logger("service.metrics")
 
@@ -84,7 +84,7 @@ def queue_families(queue: JobQueue) -> list[Metric]:
     counted = queue.backlogs(sorted(fleet.pipelines))
     backlogs = [counted.of(each) for each in fleet.pipelines]
     estimator = Estimator(fleet)
-    places = [(each, priority) for each in backlogs for priority in keys.PRIORITIES]
+    places = [(each, priority) for each in backlogs for priority in PRIORITIES]
     now = queue.ledger.now()
     return [
         gauge("adm_redis_up", "Redis can be reached", [], [((), 1)]),

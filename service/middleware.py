@@ -3,7 +3,8 @@
 import asyncio
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from uuid import uuid4
 
 import structlog
@@ -13,10 +14,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from jobs.contract.errors import ErrorKind, RefusedError
 from jobs.settings import Settings
 from service.hosts import Hosts, is_same_origin
 from service.metrics import Metrics
-from service.problems import METHODS, problem, unavailable
+from service.problems import METHODS, RETRY_AFTER_SECONDS, problem, unavailable
 from service.protocol import client_of
 
 log = structlog.get_logger("service")
@@ -37,19 +39,40 @@ SECURITY_HEADERS = (
 )
 
 
-def limited(receive: Receive, max_bytes: int) -> Receive:
-    """Refuse a body that grows too large while it is read: a chunked one does not say how long it is."""
-    received = 0
+class Incoming:
+    """The bodies of all requests that are being answered, together: each is held in memory or in a temporary file."""
 
-    async def receive_within_limit() -> Message:
-        nonlocal received
-        message = await receive()
-        received += len(message.get("body", b""))
-        if received > max_bytes:
-            raise HTTPException(413, too_large(max_bytes))
-        return message
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes, self._num_bytes = max_bytes, 0
 
-    return receive_within_limit
+    @contextmanager
+    def body(self, receive: Receive, max_bytes: int) -> Iterator[Receive]:
+        """Receive one body, until it is done with.
+
+        What is yielded raises HTTPException for a body that grows too large (a chunked one does not say how long it
+        is), and RefusedError while all together are too large.
+        """
+        received = 0
+
+        async def receive_within_limits() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            self._num_bytes += len(message.get("body", b""))
+            if received > max_bytes:
+                raise HTTPException(413, too_large(max_bytes))
+            if self._num_bytes > self._max_bytes:
+                raise RefusedError(
+                    ErrorKind.UNAVAILABLE,
+                    f"bodies of {self._max_bytes} bytes are being received, the limit (ADM_MAX_INCOMING_BYTES)",
+                    retry_after_seconds=RETRY_AFTER_SECONDS,
+                )
+            return message
+
+        try:
+            yield receive_within_limits
+        finally:
+            self._num_bytes -= received
 
 
 def too_large(max_bytes: int) -> str:
@@ -78,6 +101,7 @@ class Requests:
         """`body_limits`: bytes, by path, where others than MAX_BODY_BYTES apply."""
         self._app, self._metrics, self._body_limits = app, metrics, body_limits
         self._hosts, self._root_path = Hosts(settings), settings.root_path
+        self._incoming = Incoming(settings.max_incoming_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -105,7 +129,8 @@ class Requests:
                 if (refusal := self._refusal(Request(scope))) is not None:
                     await refusal(scope, receive, send_with_headers)
                 else:
-                    await self._app(scope, limited(receive, self._max_bytes(scope)), send_with_headers)
+                    with self._incoming.body(receive, self._max_bytes(scope)) as receive_within_limits:
+                        await self._app(scope, receive_within_limits, send_with_headers)
             except ClientDisconnect:
                 status = status or CLIENT_GONE
             except asyncio.CancelledError:
@@ -145,6 +170,9 @@ class Requests:
                 return problem(request, 403, "pages of other sites may not call this service")
         if headers.get("content-encoding", "identity").lower() != "identity":
             return problem(request, 415, "a body must not be compressed", headers={"Accept-Encoding": "identity"})
+        coding = headers.get("transfer-encoding", "chunked")
+        if coding.lower() != "chunked":  # RFC 9112, 6.1
+            return problem(request, 501, f"the transfer coding {coding!r} is not understood; use chunked")
         max_bytes = self._max_bytes(request.scope)
         if int(headers.get("content-length") or 0) > max_bytes:
             return problem(request, 413, too_large(max_bytes))

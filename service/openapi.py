@@ -7,9 +7,9 @@ from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import models_json_schema
 
-from jobs.events import EventKind
-from jobs.job import ImageView, Job, JobStatus, Progress
-from jobs.request import JobRequest
+from jobs.contract.job import ImageView, Job, JobStatus, Progress
+from jobs.contract.request import JobRequest
+from jobs.queue.events import EventKind
 from service.problems import Problem, problem_response, with_headers
 
 UNSAFE = frozenset({"post", "put", "patch", "delete"})

@@ -14,8 +14,8 @@ from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
-from jobs.away import is_away
-from jobs.errors import ErrorKind, FieldError, InvalidRequestError, RefusedError, UnavailableError
+from jobs.contract.errors import ErrorKind, FieldError, InvalidRequestError, RefusedError, UnavailableError
+from jobs.queue.availability import is_away
 
 log = structlog.get_logger("service")
 

@@ -5,6 +5,7 @@ docs/decisions/0016-http-server.md compares servers and says why the limits are 
 
 import asyncio
 import json
+from collections import Counter
 from typing import ClassVar, Literal, NamedTuple, cast
 from uuid import uuid4
 
@@ -29,7 +30,9 @@ class Limits(NamedTuple):
     """What clients may take; the settings of these names say more."""
 
     max_connections: int
+    max_connections_per_address: int
     max_header_bytes: int
+    max_unread_bytes: int
     client_seconds: float
 
 
@@ -54,10 +57,12 @@ class LimitedProtocol(HttpToolsProtocol):
 
     Answers 431 for a head that is too large, 408 for a head or a body that arrives too slowly, 400 for what is not
     HTTP, and 503 for one connection too many. Reads about MAX_PIPELINED requests ahead. Ends a connection whose
-    client takes its answer too slowly.
+    client takes its answer too slowly, and those unread for longest while all together hold too much.
     """
 
     limits: ClassVar[Limits]
+    unread: ClassVar[dict["LimitedProtocol", None]]  # connections whose answer waits for its client, the oldest first
+    addresses: ClassVar[Counter[str]]  # open connections of each
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # uvicorn's own signature
         super().connection_made(transport)
@@ -70,10 +75,25 @@ class LimitedProtocol(HttpToolsProtocol):
         self._is_refused = False  # nothing more is read
         self._reading = self.loop.call_later(self.limits.client_seconds, self._on_late_request)
         self._writing: asyncio.TimerHandle | None = None
+        self._address = "" if self.client is None else self.client[0]
+        self.addresses[self._address] += 1
+        self._is_one_too_many = True
         if len(self.connections) > self.limits.max_connections:
             self._refuse(503, f"{self.limits.max_connections} connections are open, the limit (ADM_MAX_CONNECTIONS)")
+        elif self.addresses[self._address] > self.limits.max_connections_per_address:
+            self._refuse(
+                503,
+                f"your address has {self.limits.max_connections_per_address} connections open, the limit "
+                "(ADM_MAX_CONNECTIONS_PER_ADDRESS)",
+            )
+        else:
+            self._is_one_too_many = False
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.addresses[self._address] -= 1
+        if not self.addresses[self._address]:
+            del self.addresses[self._address]
+        self.unread.pop(self, None)
         self._reading.cancel()
         if self._writing is not None:
             self._writing.cancel()
@@ -167,6 +187,29 @@ class LimitedProtocol(HttpToolsProtocol):
     def pause_writing(self) -> None:
         super().pause_writing()
         self._watch_writing()
+        self.unread[self] = None
+        self._bound_unread()
+
+    def resume_writing(self) -> None:
+        self.unread.pop(self, None)
+        super().resume_writing()
+
+    def _bound_unread(self) -> None:
+        """End the connections that were unread for longest, while all together hold more than the limit."""
+        held_bytes = {each: each.transport.get_write_buffer_size() for each in self.unread}
+        total_bytes = sum(held_bytes.values())
+        for each, num_bytes in held_bytes.items():
+            if total_bytes <= self.limits.max_unread_bytes:
+                return
+            log.warning(
+                "unread_answer_dropped",
+                client=client_of(each.client),
+                unread_bytes=num_bytes,
+                all_unread_bytes=total_bytes,
+                setting="ADM_MAX_UNREAD_BYTES",
+            )
+            each.transport.abort()
+            total_bytes -= num_bytes
 
     def timeout_keep_alive_handler(self) -> None:
         super().timeout_keep_alive_handler()
@@ -216,7 +259,7 @@ class LimitedProtocol(HttpToolsProtocol):
             cycle.message_event.set()
         if cycle is None or cycle.response_complete or not (cycle.response_started or self.pipeline):
             self._answers.write(self._error(status, detail))
-        if len(self.connections) > self.limits.max_connections:
+        if self._is_one_too_many:
             self.transport.close()
         else:  # not at once: a client that still sends would lose the answer
             self.transport.write_eof()
@@ -239,7 +282,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
 def limited(limits: Limits) -> type[LimitedProtocol]:
     """The protocol of all connections of a server."""
-    return type("LimitedProtocol", (LimitedProtocol,), {"limits": limits})
+    return type("LimitedProtocol", (LimitedProtocol,), {"limits": limits, "unread": {}, "addresses": Counter()})
 
 
 def client_of(address: tuple[str, int] | None) -> str:

@@ -13,8 +13,8 @@ from fastapi.sse import format_sse_event
 from redis.exceptions import RedisError
 from starlette.types import Receive, Scope, Send
 
-from jobs.errors import ErrorKind, RefusedError
-from jobs.events import START, Event, EventKind, Place
+from jobs.contract.errors import ErrorKind, RefusedError
+from jobs.queue.events import START, Event, EventKind, Place
 from service.hub import RECHECK_SECONDS
 from service.openapi import EVENT_STREAM
 from service.problems import documented

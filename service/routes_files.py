@@ -15,10 +15,10 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from jobs.errors import ErrorKind, FieldError, InvalidRequestError, RefusedError
-from jobs.files import FileInfo
-from jobs.request import pointer_to
+from jobs.contract.errors import ErrorKind, FieldError, InvalidRequestError, RefusedError
+from jobs.contract.request import pointer_to
 from jobs.settings import variable
+from jobs.storage.files import FileInfo
 from pictures.decoding import PictureError
 from pictures.limited import DecodeLimits, decode_in_child
 from service.conditional import answer_png

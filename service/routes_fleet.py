@@ -5,10 +5,10 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Header, Response
 from pydantic import BaseModel
 
-from jobs.errors import ErrorKind, RefusedError
-from jobs.fleet import Fleet
-from jobs.pipelines import PipelineInfo
-from jobs.workers import WorkerInfo
+from jobs.contract.errors import ErrorKind, RefusedError
+from jobs.contract.pipelines import PipelineInfo
+from jobs.contract.workers import WorkerInfo
+from jobs.views.fleet import Fleet
 from service.conditional import answer_json
 from service.problems import documented, with_headers
 from service.state import ServiceDep

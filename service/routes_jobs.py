@@ -17,11 +17,11 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from jobs.errors import FieldError, InvalidRequestError, RefusedError
-from jobs.job import Job, JobPage, JobStatus
-from jobs.request import JobRequest
-from jobs.rubbish import INDEX_MEMBER
-from jobs.submitting import Submission
+from jobs.contract.errors import FieldError, InvalidRequestError, RefusedError
+from jobs.contract.job import Job, JobPage, JobStatus
+from jobs.contract.request import JobRequest
+from jobs.queue.rubbish import INDEX_MEMBER
+from jobs.queue.submitting import Submission
 from service.conditional import answer_png
 from service.problems import documented, with_headers
 from service.state import Service, ServiceDep

@@ -8,7 +8,7 @@ from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
-from jobs.errors import ErrorKind, RefusedError
+from jobs.contract.errors import ErrorKind, RefusedError
 from runfolder.folder import read_regular
 from runfolder.summary import RunSummary, find_runs
 from service.problems import documented

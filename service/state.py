@@ -11,23 +11,22 @@ from redis.asyncio import Redis as AsyncRedis
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 
-from jobs.events import Event, Place, read_events
-from jobs.images import ImageStore
-from jobs.job import Job
-from jobs.queue import JobQueue
-from jobs.record import Record
-from jobs.retirement import Retirement
-from jobs.server import SOCKET_SECONDS, connect_redis
+from jobs.contract.job import Job
+from jobs.job_queue import JobQueue
+from jobs.queue.events import Event, Place, read_events
+from jobs.queue.record import Record
+from jobs.queue.retirement import Retirement
+from jobs.queue.server import SOCKET_SECONDS, connect_redis
+from jobs.queue.submitting import Submission, Submitted
+from jobs.queue.sweep import Sweeper
 from jobs.settings import Settings
-from jobs.submitting import Submission, Submitted
-from jobs.sweep import Sweeper
+from jobs.storage.images import ImageStore
 from service.batches import Batches
 from service.hub import Hub
 from service.metrics import Metrics
+from service.probes import Probes
 from service.store_calls import StoreCalls
 from service.upkeep import Upkeep
-
-PROBES = 3  # threads: one for each of /metrics, /readyz and /healthz, as a rule
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class Service:
     lookups: Batches[str, Job]
     records: Batches[str, Record | None]
     events: Batches[Place, list[Event]]
-    probing: CapacityLimiter  # of /metrics and probes: they never wait behind other calls of Redis
+    probes: Probes
 
 
 def connect(settings: Settings, metrics: Metrics) -> Service:
@@ -75,7 +74,7 @@ def connect(settings: Settings, metrics: Metrics) -> Service:
         lookups=Batches(queue.get_all),
         records=Batches(queue.records),
         events=Batches(partial(read_events, redis)),
-        probing=CapacityLimiter(PROBES),
+        probes=Probes(redis, queue, metrics, settings.default_model),
     )
 
 

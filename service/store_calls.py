@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from anyio import CapacityLimiter, to_thread
 
-from jobs.errors import ErrorKind, RefusedError
+from jobs.contract.errors import ErrorKind, RefusedError
 from service.problems import RETRY_AFTER_SECONDS
 
 T = TypeVar("T")

@@ -7,9 +7,9 @@ import structlog
 from anyio import CapacityLimiter, to_thread
 from redis.exceptions import RedisError
 
-from jobs.errors import UnavailableError
-from jobs.retirement import Retirement
-from jobs.sweep import Sweeper
+from jobs.contract.errors import UnavailableError
+from jobs.queue.retirement import Retirement
+from jobs.queue.sweep import Sweeper
 
 log = structlog.get_logger("service.upkeep")
 

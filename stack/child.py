@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jobs.errors import SETTINGS_STATUS
+from jobs.contract.errors import SETTINGS_STATUS
 from stack import tether
 from stack.log import LineSplitter, Log
 

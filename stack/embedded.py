@@ -13,11 +13,11 @@ from pathlib import Path
 
 from redis.exceptions import RedisError
 
-from jobs.clock import RedisClock
-from jobs.data_folder import keep_private, open_data_folder
-from jobs.fleet import FleetReader
-from jobs.server import connect_redis
+from jobs.queue.clock import RedisClock
+from jobs.queue.server import connect_redis
 from jobs.settings import Settings
+from jobs.storage.data_folder import keep_private, open_data_folder
+from jobs.views.fleet import FleetReader
 from stack.child import Child, ChildSpec, happens
 from stack.log import Log
 from stack.supervisor import StackError, Supervisor, run_until_signalled, sole_owner

@@ -2,9 +2,9 @@
 
 from redis import Redis
 
-from jobs import books, keys
-from jobs.job import JobStatus
-from jobs.soundness import READERS
+from jobs.contract.job import JobStatus
+from jobs.queue import keys, rq_registries
+from jobs.queue.soundness import READERS
 
 NOT_UTF8 = b"\xff\xfe"
 PLAIN = ("adm_class_name", "adm_numerics", "adm_body", "adm_request_id", "worker_name")  # any text will do
@@ -12,7 +12,7 @@ DAMAGE = {name: NOT_UTF8 if name in PLAIN else b"rubbish" for name in READERS}
 
 
 def spoil(redis: Redis, job_id: str, name: str, value: bytes) -> None:
-    redis.hset(books.job_key(job_id), name, value)
+    redis.hset(rq_registries.job_key(job_id), name, value)
 
 
 def replace(redis: Redis, key: str) -> None:
@@ -22,7 +22,7 @@ def replace(redis: Redis, key: str) -> None:
 
 def in_queue(redis: Redis) -> None:
     for entry in (NOT_UTF8, b"", b"a b:c", b"\x00" * 200, b"*", b"nobody", b"../x"):
-        redis.lpush(books.queue_key("adm:demo:normal"), entry)
+        redis.lpush(rq_registries.queue_key("adm:demo:normal"), entry)
 
 
 def in_leases(redis: Redis) -> None:
@@ -30,11 +30,13 @@ def in_leases(redis: Redis) -> None:
 
 
 def in_delayed(redis: Redis) -> None:
-    redis.zadd(books.delayed_key("adm:demo:normal"), dict.fromkeys([NOT_UTF8, b"", b"odd", b"a b:c", b"nobody"], 1.0))
+    redis.zadd(
+        rq_registries.delayed_key("adm:demo:normal"), dict.fromkeys([NOT_UTF8, b"", b"odd", b"a b:c", b"nobody"], 1.0)
+    )
 
 
 def in_executions(redis: Redis) -> None:
-    redis.sadd(books.executions_key("cpu-0"), NOT_UTF8, b"", b"odd", b"a:b:c")
+    redis.sadd(rq_registries.executions_key("cpu-0"), NOT_UTF8, b"", b"odd", b"a:b:c")
 
 
 def in_announcements(redis: Redis) -> None:

@@ -8,9 +8,9 @@ import torch
 
 from engine.loading import choose
 from engine.steps import NotFiniteError
-from jobs.errors import AdmError, SettingsError
-from jobs.pipelines import PipelineInfo
-from jobs.request import ResolvedRequest
+from jobs.contract.errors import AdmError, SettingsError
+from jobs.contract.pipelines import PipelineInfo
+from jobs.contract.request import ResolvedRequest
 from jobs.settings import Settings
 from models.checkpoint import WeightsError
 from models.stack import outline_plan

@@ -15,9 +15,9 @@ from functools import partial
 import structlog
 
 from engine.engine import Engine, UnfitStateError
-from jobs.errors import UnavailableError
-from jobs.images import ImageStore
-from jobs.job import CheckpointRecord, Progress
+from jobs.contract.errors import UnavailableError
+from jobs.contract.job import CheckpointRecord, Progress
+from jobs.storage.images import ImageStore
 from worker.auditing import Numerics
 from worker.errands import Errands
 from worker.inbox import Claim, Inbox

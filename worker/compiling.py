@@ -7,7 +7,7 @@ import torch
 
 from engine.compiling import Compiler, NoCompilerError, configs_of
 from engine.memory import free_bytes, shortage_when_compiled
-from jobs.errors import SettingsError
+from jobs.contract.errors import SettingsError
 from jobs.settings import Settings
 from models.precision import Precision
 from models.stack import Stack

@@ -12,10 +12,10 @@ from engine.laps import lap_on
 from engine.pipeline import BASE
 from engine.sampling import UnknownOfferError
 from engine.steps import Finished
-from jobs.away import is_away
-from jobs.errors import FailureKind, RefusedError, UnavailableError
-from jobs.files import FileStore
-from jobs.job import Usage
+from jobs.contract.errors import FailureKind, RefusedError, UnavailableError
+from jobs.contract.job import Usage
+from jobs.queue.availability import is_away
+from jobs.storage.files import FileStore
 from worker.checkpoints import Checkpoints
 from worker.errands import Errands
 from worker.held import Held

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from engine.pipeline import Pipeline
 from engine.steps import Finished
-from jobs.errors import AdmError, UnavailableError
-from jobs.events import Preview
-from jobs.images import ImageStore
-from jobs.job import ImageRecord
+from jobs.contract.errors import AdmError, UnavailableError
+from jobs.contract.job import ImageRecord
+from jobs.queue.events import Preview
+from jobs.storage.images import ImageStore
 from worker.auditing import Numerics
 from worker.errands import Errands
 from worker.job_run import JobRun

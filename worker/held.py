@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from engine.audit import Audit
 from engine.engine import Engine
 from engine.pipeline import BASE, UPSAMPLE, Pipeline
-from jobs.workers import WorkerInfo
+from jobs.contract.workers import WorkerInfo
 from worker.auditing import Numerics
 from worker.metrics import StepMetrics
 

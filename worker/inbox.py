@@ -14,14 +14,15 @@ from rq.command import PUBSUB_CHANNEL_TEMPLATE
 from rq.serializers import JSONSerializer
 from rq.worker import BaseWorker, WorkerStatus
 
-from jobs import books, keys
-from jobs.away import is_away
-from jobs.fleet import announce_pipelines, announce_worker, withdraw_worker
-from jobs.pipelines import PipelineInfo
-from jobs.rubbish import EXECUTION, answers, matched
-from jobs.server import check_server
+from jobs.contract.pipelines import PipelineInfo
+from jobs.contract.request import PRIORITIES
+from jobs.contract.workers import WorkerInfo
+from jobs.queue import keys, rq_registries
+from jobs.queue.announcements import announce_pipelines, announce_worker, withdraw_worker
+from jobs.queue.availability import is_away
+from jobs.queue.rubbish import EXECUTION, answers, matched
+from jobs.queue.server import check_server
 from jobs.settings import Settings
-from jobs.workers import WorkerInfo
 from worker.namesake import Process, keep_name, take_name
 from worker.results import REPEAT_SECONDS, Results
 from worker.stopping import Stopping
@@ -73,7 +74,7 @@ class Inbox(Results):
         """
         check_server(self._redis)
         take_name(self._redis, self._name, self._process, self._settings.lease_seconds)
-        names = [keys.queue(each.id, priority) for priority in keys.PRIORITIES for each in self._pipelines]
+        names = [keys.queue(each.id, priority) for priority in PRIORITIES for each in self._pipelines]
         self._rq = RqWorker(
             names,
             name=self._name,
@@ -85,11 +86,11 @@ class Inbox(Results):
         self._pubsub.subscribe(*channels)
         for _ in channels:  # a confirmation each, which would pass for the end of what there is to read
             self._pubsub.get_message(timeout=1)
-        for each in cast(set[bytes], self._redis.smembers(books.executions_key(self._name))):
+        for each in cast(set[bytes], self._redis.smembers(rq_registries.executions_key(self._name))):
             if held := matched(EXECUTION, each):
                 log.info("recovering", job_id=held[1], worker=self._name)
                 self._ledger.recover(held[1], held[2])
-            self._redis.srem(books.executions_key(self._name), each)
+            self._redis.srem(rq_registries.executions_key(self._name), each)
         self._ledger.recover_expired_leases()
         self._ledger.enqueue_due()
         self._redis.delete(self._rq.key)  # a killed worker's, which RQ would take for a living namesake
@@ -143,7 +144,7 @@ class Inbox(Results):
         claims = list(self._in_flight.values())
         with self._redis.pipeline() as pipe:
             for each in claims:
-                pipe.hmget(books.job_key(each.job_id), "adm_token", "adm_cancel")
+                pipe.hmget(rq_registries.job_key(each.job_id), "adm_token", "adm_cancel")
             self._extend(pipe, claims)
             spoken = info.model_copy(
                 update={"last_heartbeat": self._ledger.now()}

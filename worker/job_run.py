@@ -8,7 +8,7 @@ from torch import Tensor
 from engine.inversion import reconstruction_error
 from engine.steps import Finished
 from engine.trajectory import FromPicture, ImageRequest, ImageState, Trajectory
-from jobs.job import ImageRecord, Progress, Usage
+from jobs.contract.job import ImageRecord, Progress, Usage
 from worker.inbox import Claim
 from worker.job_state import JobState
 from worker.plans import JobPlan

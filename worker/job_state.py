@@ -12,9 +12,9 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from engine.trajectory import ImageState
-from jobs.errors import AdmError
-from jobs.job import ImageRecord
-from jobs.request import ResolvedRequest
+from jobs.contract.errors import AdmError
+from jobs.contract.job import ImageRecord
+from jobs.contract.request import ResolvedRequest
 from worker.plans import JobPlan
 
 VERSION = 1  # of the format

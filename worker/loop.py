@@ -9,12 +9,12 @@ from diffusion.solvers import ENCODE
 from engine.memory import BATCHES_IN_FLIGHT
 from engine.scheduler import Priority
 from engine.steps import Finished, StepReport
-from jobs.errors import FailureKind, UnavailableError
-from jobs.events import Preview
-from jobs.files import FileStore
-from jobs.images import ImageStore
-from jobs.job import ImageRecord
+from jobs.contract.errors import FailureKind, UnavailableError
+from jobs.contract.job import ImageRecord
+from jobs.queue.events import Preview
 from jobs.settings import Settings
+from jobs.storage.files import FileStore
+from jobs.storage.images import ImageStore
 from worker.auditing import Auditing
 from worker.checkpoints import Checkpoints
 from worker.entering import Entering
@@ -98,7 +98,8 @@ class Worker:
         self._heartbeat_if_due()
         if self._read_inbox(accept=accept) and self._engine.busy:
             self._await_newcomers()
-        is_alone = any(run.claim.alone for run in self._runs.all)  # then its last report is evidence (jobs.deaths)
+        # its last report is evidence (jobs.queue.deaths)
+        is_alone = any(run.claim.alone for run in self._runs.all)
         report = self._engine.turn(ahead=not is_alone)
         self._next_step_at = time.monotonic() + patience(self._engine.seconds_ahead, self._engine.host_seconds)
         if report is not None:

@@ -1,6 +1,7 @@
 """`adm worker`: loads its pipelines, warms up, and serves until it is told to stop."""
 
 import fcntl
+import gc
 import sys
 import time
 from functools import partial
@@ -22,14 +23,14 @@ from engine.numerics import fingerprint
 from engine.pipeline import build_stages
 from engine.threads import usable_threads
 from jobs import logs
-from jobs.away import is_away
-from jobs.data_folder import keep_private, open_data_folder
-from jobs.errors import SETTINGS_STATUS, SettingsError, TakenNameError, UnavailableError
-from jobs.files import FileStore
-from jobs.images import ImageStore
-from jobs.server import connect_redis
+from jobs.contract.errors import SETTINGS_STATUS, SettingsError, TakenNameError, UnavailableError
+from jobs.contract.workers import WorkerInfo
+from jobs.queue.availability import is_away
+from jobs.queue.server import connect_redis
 from jobs.settings import Settings
-from jobs.workers import WorkerInfo
+from jobs.storage.data_folder import keep_private, open_data_folder
+from jobs.storage.files import FileStore
+from jobs.storage.images import ImageStore
 from models.checkpoint import WeightsError
 from models.precision import Precision, best_precision
 from worker.auditing import Numerics
@@ -85,6 +86,8 @@ def run(settings: Settings) -> None:
         except InterruptedStartError:
             log.info("stopped", worker=name, before="its networks were loaded")
             return
+        gc.collect()
+        gc.freeze()  # a full collection would look at all that was loaded, between two steps, for 0.1 s and more
         redis = connect_redis(settings.redis_address)
         infos = [offer(pipeline) for pipeline in held.pipelines.values()]
         inbox = Inbox(redis, settings, name, infos, held.registry, Process.current(lock), stopping)

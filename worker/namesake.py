@@ -14,9 +14,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from redis.client import Redis
 from redis.exceptions import ResponseError
 
-from jobs import keys
-from jobs.errors import TakenNameError
-from jobs.rubbish import is_wrong_type
+from jobs.contract.errors import TakenNameError
+from jobs.queue import keys
+from jobs.queue.rubbish import is_wrong_type
 
 log = structlog.get_logger("worker.namesake")
 

@@ -6,10 +6,19 @@ from diffusion.grids import TIME_GRIDS
 from diffusion.tables import THRESHOLDINGS
 from engine.pipeline import Pipeline
 from engine.sampling import SAMPLERS
-from jobs.kinds import KINDS
-from jobs.pipelines import ClassInfo, Defaults, FloatRange, IntRange, Limits, PipelineInfo, StageInfo, UpsampleDefaults
-from jobs.request import MAX_GUIDANCE_SCALE
-from jobs.samplers import SAMPLER_NOTES
+from jobs.contract.kinds import KINDS
+from jobs.contract.pipelines import (
+    ClassInfo,
+    Defaults,
+    FloatRange,
+    IntRange,
+    Limits,
+    PipelineInfo,
+    StageInfo,
+    UpsampleDefaults,
+)
+from jobs.contract.request import MAX_GUIDANCE_SCALE
+from jobs.contract.samplers import SAMPLER_NOTES
 from models.checkpoint import WeightsError
 from models.stack import Stack
 

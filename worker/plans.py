@@ -10,7 +10,7 @@ from diffusion.solvers import ENCODE
 from engine.pipeline import BASE, UPSAMPLE, Pipeline
 from engine.sampling import UnknownOfferError
 from engine.trajectory import FromLatent, FromPicture, ImageRequest, StagePlan
-from jobs.request import ResolvedRequest, ResolvedUpsample
+from jobs.contract.request import ResolvedRequest, ResolvedUpsample
 
 Pictures = Mapping[str, Tensor]
 """An uploaded file's id to its picture [3, H, W], uint8, reduced and cropped to what the base stage makes."""

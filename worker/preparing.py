@@ -8,9 +8,9 @@ from PIL import Image
 from torch import Tensor
 
 from datasets.image_folder import square_pixels
-from jobs.errors import UnavailableError
-from jobs.files import FileStore
-from jobs.job import CheckpointRecord
+from jobs.contract.errors import UnavailableError
+from jobs.contract.job import CheckpointRecord
+from jobs.storage.files import FileStore
 from worker.job_state import JobState, UnusableCheckpointError
 from worker.taking import Claim
 

@@ -5,9 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 
-from jobs.events import Preview
-from jobs.job import Progress
-from jobs.workers import WorkerInfo
+from jobs.contract.job import Progress
+from jobs.contract.workers import WorkerInfo
+from jobs.queue.events import Preview
 from worker.errands import Errands, nothing
 from worker.inbox import Cancel, Inbox, Submit
 from worker.taking import Claim, WouldRun

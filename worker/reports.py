@@ -7,8 +7,8 @@ import structlog
 from redis.client import Redis
 from redis.exceptions import RedisError
 
-from jobs.events import Preview, ProgressPublisher, ProgressReport, publish_preview
-from jobs.job import Progress
+from jobs.contract.job import Progress
+from jobs.queue.events import Preview, ProgressPublisher, ProgressReport, publish_preview
 from worker.taking import Claim
 
 log = structlog.get_logger("worker.reports")
@@ -42,7 +42,7 @@ class Reports:
     def progress(self, *told: tuple[Claim, Progress]) -> None:
         """Tell how far the jobs of a step are; called as often as one likes, passed on a few times a second.
 
-        All steps of a job that runs alone: the one at which its worker dies is evidence (`jobs.deaths`).
+        All steps of a job that runs alone: the one at which its worker dies is evidence (`jobs.queue.deaths`).
         All in one answer: every write is on a disk before its answer, and the next step waits for that.
         """
         now = time.monotonic()

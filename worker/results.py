@@ -10,13 +10,13 @@ from prometheus_client import CollectorRegistry
 from redis.client import Pipeline, Redis
 from redis.exceptions import RedisError
 
-from jobs import books
-from jobs.away import is_away
-from jobs.errors import FailureKind
-from jobs.events import EventKind, Preview, publish
-from jobs.job import CheckpointRecord, ImageRecord, JobStatus, Progress, Usage
-from jobs.ledger import Ledger
-from jobs.record import Record
+from jobs.contract.errors import FailureKind
+from jobs.contract.job import CheckpointRecord, ImageRecord, JobStatus, Progress, Usage
+from jobs.queue import rq_registries
+from jobs.queue.availability import is_away
+from jobs.queue.events import EventKind, Preview, publish
+from jobs.queue.ledger import Ledger
+from jobs.queue.record import Record
 from jobs.settings import Settings
 from worker.queue_metrics import QueueMetrics
 from worker.reports import Reports
@@ -57,7 +57,9 @@ class Results:
         def write(pipe: Pipeline, record: Record) -> bool:
             images = [each for each in record.images if each.index != image.index] + [image]
             images.sort(key=lambda each: each.index)
-            pipe.hset(books.job_key(record.id), "adm_images", json.dumps([each.model_dump() for each in images]))
+            pipe.hset(
+                rq_registries.job_key(record.id), "adm_images", json.dumps([each.model_dump() for each in images])
+            )
             self._publish_image(pipe, record, claim, image)
             return True
 

@@ -10,8 +10,8 @@ import torch
 
 from engine.engine import Engine
 from engine.steps import NotFiniteError
-from jobs.errors import FailureKind
-from jobs.job import ImageRecord, Usage
+from jobs.contract.errors import FailureKind
+from jobs.contract.job import ImageRecord, Usage
 from worker.auditing import Numerics
 from worker.checkpoints import Checkpoints
 from worker.inbox import Inbox

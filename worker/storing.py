@@ -3,9 +3,9 @@
 import time
 from collections.abc import Callable
 
-from jobs.errors import AdmError, UnavailableError
-from jobs.images import ImageStore
-from jobs.job import ImageRecord
+from jobs.contract.errors import AdmError, UnavailableError
+from jobs.contract.job import ImageRecord
+from jobs.storage.images import ImageStore
 from worker.taking import Claim
 
 PATIENCE_SECONDS = 10.0  # for a store that does not answer

@@ -12,16 +12,16 @@ import structlog
 from redis.client import Pipeline, Redis
 
 from engine.scheduler import PATIENCE
-from jobs import books, keys
-from jobs.errors import FailureKind
-from jobs.job import CheckpointRecord, ImageRecord, JobStatus
-from jobs.ledger import Ledger
-from jobs.pipelines import PipelineInfo
-from jobs.record import BadPayloadError, Record
-from jobs.request import Priority, ResolvedRequest
-from jobs.rubbish import JOB_ID, answers, matched
+from jobs.contract.errors import FailureKind
+from jobs.contract.job import CheckpointRecord, ImageRecord, JobStatus
+from jobs.contract.pipelines import PipelineInfo
+from jobs.contract.request import PRIORITIES, Priority, ResolvedRequest
+from jobs.queue import keys, rq_registries
+from jobs.queue.ledger import Ledger
+from jobs.queue.record import BadPayloadError, Record
+from jobs.queue.rubbish import JOB_ID, answers, matched
+from jobs.queue.soundness import is_readable
 from jobs.settings import Settings
-from jobs.soundness import is_readable
 from worker.queue_metrics import QueueMetrics
 
 log = structlog.get_logger("worker.taking")
@@ -123,11 +123,11 @@ class Taker:
 
         The newest too: at the head those gather that are too long to be let past.
         """
-        queues = [(each.id, priority) for priority in keys.PRIORITIES for each in self._pipelines]
+        queues = [(each.id, priority) for priority in PRIORITIES for each in self._pipelines]
         with self._redis.pipeline(transaction=False) as pipe:
             for queue in queues:
-                pipe.lrange(books.queue_key(keys.queue(*queue)), 0, LOOK_AHEAD - 1)
-                pipe.lrange(books.queue_key(keys.queue(*queue)), -LOOK_AHEAD, -1)
+                pipe.lrange(rq_registries.queue_key(keys.queue(*queue)), 0, LOOK_AHEAD - 1)
+                pipe.lrange(rq_registries.queue_key(keys.queue(*queue)), -LOOK_AHEAD, -1)
             entries = iter(answers(pipe))
             found = [
                 (*queue, named[0])
@@ -136,16 +136,16 @@ class Taker:
                 if (named := matched(JOB_ID, entry))
             ]
             for *_, job_id in found:
-                pipe.hget(books.job_key(job_id), "adm_work")
+                pipe.hget(rq_registries.job_key(job_id), "adm_work")
             told = zip(found, answers(pipe), strict=True)
             return [(*each, json.loads(work)) for each, work in told if work and is_readable("adm_work", work)]
 
     def _heads(self, most: int) -> Iterator[tuple[str, str]]:
         """The jobs that are next, each with its queue; pipelines of one priority take turns."""
-        queues = [[keys.queue(each.id, priority) for each in self._in_turn(priority)] for priority in keys.PRIORITIES]
+        queues = [[keys.queue(each.id, priority) for each in self._in_turn(priority)] for priority in PRIORITIES]
         with self._redis.pipeline(transaction=False) as pipe:
             for queue in chain(*queues):
-                pipe.lrange(books.queue_key(queue), 0, most - 1)
+                pipe.lrange(rq_registries.queue_key(queue), 0, most - 1)
             entries = dict(zip(chain(*queues), answers(pipe), strict=True))
         lines = []
         for one_priority in queues:
@@ -157,7 +157,7 @@ class Taker:
                 yield queue, entry.decode()
             else:
                 log.warning("rubbish_in_queue", queue=queue, entry=repr(entry[:80]))
-                self._redis.lrem(books.queue_key(queue), 0, entry)
+                self._redis.lrem(rq_registries.queue_key(queue), 0, entry)
 
     def _in_turn(self, priority: Priority) -> tuple[PipelineInfo, ...]:
         turn = self._claimed[priority] % len(self._pipelines)
@@ -171,7 +171,7 @@ class Taker:
 
         def decide(pipe: Pipeline, record: Record | None) -> Claim | Waits | None:
             if record is None or record.status is not JobStatus.QUEUED or record.queue != queue:
-                pipe.lrem(books.queue_key(queue), 1, job_id)
+                pipe.lrem(rq_registries.queue_key(queue), 1, job_id)
                 return None
             now = self._ledger.now()
             if now > record.expires_at > 0:

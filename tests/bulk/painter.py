@@ -10,7 +10,7 @@ from rich.console import Console
 from bulk.draws import draw
 from bulk.run import Order, run
 from bulk.source import Work
-from jobs.pipelines import PipelineInfo
+from jobs.contract.pipelines import PipelineInfo
 from tests.jobs.samples import DEMO
 
 

@@ -11,7 +11,7 @@ import pytest
 from bulk.base_samples import name_of, read_base_samples
 from bulk.errors import BulkError
 from bulk.plan import Chunk
-from jobs.pipelines import PipelineInfo
+from jobs.contract.pipelines import PipelineInfo
 from tests.bulk.painter import Painter, sampled
 from tests.jobs.samples import BASE_ONLY, DEMO
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from bulk.errors import BulkError
 from bulk.remote import Remote, pause
 from bulk.run import Order, run
-from jobs.errors import FailureKind
+from jobs.contract.errors import FailureKind
 from jobs.settings import Settings
 from tests.bulk.programs import Sampling, waited
 from tests.conftest import RedisServer, running_redis

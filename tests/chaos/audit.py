@@ -12,8 +12,8 @@ from typing import Any, cast
 import httpx2
 from redis import Redis
 
-from jobs import books, keys
-from jobs.events import EventKind
+from jobs.queue import keys, rq_registries
+from jobs.queue.events import EventKind
 from tests.chaos.follow import Followed
 from tests.chaos.load import Ask
 from tests.jobs.samples import replay
@@ -152,7 +152,7 @@ def books_are_closed(redis: Redis) -> list[str]:
         complaints.append(f"{expiring} jobs are left to expire")
     for pattern in BOOKS_OF_RUNNING_JOBS:
         complaints += [f"{name!r} is left" for name in redis.scan_iter(pattern)]
-    for name in cast(set[bytes], redis.smembers(books.QUEUES_KEY)):
+    for name in cast(set[bytes], redis.smembers(rq_registries.QUEUES_KEY)):
         if length := redis.llen(name):
             complaints.append(f"{length} ids are left in {name!r}")
     for name in redis.scan_iter(keys.queued_work("*")):

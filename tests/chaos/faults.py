@@ -10,13 +10,14 @@ from typing import Any, cast
 
 from redis.client import Pipeline, Redis
 
-from jobs import books, keys
-from jobs.fleet import FleetReader, announce_pipelines
-from jobs.images import ImageStore, image_key
-from jobs.queue import JobQueue
-from jobs.record import PAYLOAD_VERSION, Record
-from jobs.request import JobRequest
-from jobs.transitions import count_work
+from jobs.contract.request import JobRequest
+from jobs.job_queue import JobQueue
+from jobs.queue import keys, rq_registries
+from jobs.queue.announcements import announce_pipelines
+from jobs.queue.record import PAYLOAD_VERSION, Record
+from jobs.queue.transitions import count_work
+from jobs.storage.images import ImageStore, image_key
+from jobs.views.fleet import FleetReader
 from tests.chaos.stack import LEASE_SECONDS, Program, Stack
 
 ORPHANED_PIPELINE = "orphaned"  # known, and no worker holds it any more
@@ -177,10 +178,10 @@ class Faults:
         """What some other program, another version or a broken disk may leave in the queue."""
         with self._stack.redis() as redis:
             for rubbish in (b"nobody", b"\xff\xfe", b"", b"a b:c"):
-                redis.lpush(books.queue_key(POISONED_QUEUE), rubbish)
+                redis.lpush(rq_registries.queue_key(POISONED_QUEUE), rubbish)
             bare = f"bare-{len(self.poisoned)}"
-            redis.hset(books.job_key(bare), mapping={"status": "queued", "origin": POISONED_QUEUE})
-            redis.rpush(books.queue_key(POISONED_QUEUE), bare)
+            redis.hset(rq_registries.job_key(bare), mapping={"status": "queued", "origin": POISONED_QUEUE})
+            redis.rpush(rq_registries.queue_key(POISONED_QUEUE), bare)
             self.poisoned[bare] = "bad-payload"
             redis.zadd(keys.LEASES, dict.fromkeys([b"\xff\xfe", b"odd", b"nobody:" + b"0" * 32], 1.0))
             redis.publish(keys.WAKE_CHANNEL, b"\xff")
@@ -188,7 +189,7 @@ class Faults:
                 self.poisoned[self._poisoned_job(redis, change)] = failure
             for field in ("adm_work", "adm_attempt", "retries_left", "adm_created_at"):
                 job_id = self._poisoned_job(redis, dumped)
-                redis.hset(books.job_key(job_id), field, "rubbish")
+                redis.hset(rq_registries.job_key(job_id), field, "rubbish")
                 self.poisoned[job_id] = "bad-payload"
 
     def _poisoned_job(self, redis: Redis, change: Callable[[list[Any]], bytes]) -> str:
@@ -198,18 +199,18 @@ class Faults:
         job_id = queue.submit(JobRequest.parse(json.dumps(body).encode())).job.id
 
         def spoil(pipe: Pipeline) -> None:
-            fields = cast(dict[bytes, bytes], pipe.hgetall(books.job_key(job_id)))
+            fields = cast(dict[bytes, bytes], pipe.hgetall(rq_registries.job_key(job_id)))
             data = change(json.loads(zlib.decompress(fields[b"data"])))
             posted = Record(job_id, fields)
             moved = Record(job_id, fields | {b"origin": POISONED_QUEUE.encode()})
             pipe.multi()
-            pipe.hset(books.job_key(job_id), mapping={"data": data, "origin": moved.queue})
-            pipe.lrem(books.queue_key(posted.queue), 0, job_id)
-            pipe.rpush(books.queue_key(moved.queue), job_id)
+            pipe.hset(rq_registries.job_key(job_id), mapping={"data": data, "origin": moved.queue})
+            pipe.lrem(rq_registries.queue_key(posted.queue), 0, job_id)
+            pipe.rpush(rq_registries.queue_key(moved.queue), job_id)
             count_work(pipe, posted, posted.priority, -1)
             count_work(pipe, moved, moved.priority, 1)
 
-        redis.transaction(spoil, books.job_key(job_id))
+        redis.transaction(spoil, rq_registries.job_key(job_id))
         return job_id
 
     def _worker(self) -> Program:

@@ -14,10 +14,10 @@ import httpx2
 import pytest
 from redis import Redis
 
-from jobs.files import FileStore
-from jobs.images import ROOT, ImageStore
-from jobs.ledger import Ledger
-from jobs.sweep import Sweeper
+from jobs.queue.ledger import Ledger
+from jobs.queue.sweep import Sweeper
+from jobs.storage.files import FileStore
+from jobs.storage.images import ROOT, ImageStore
 from tests.chaos import audit
 from tests.chaos.audit import Seen
 from tests.chaos.conftest import StartStack

@@ -14,7 +14,7 @@ import httpx2
 import pytest
 from redis import Redis
 
-from jobs.ledger import Ledger
+from jobs.queue.ledger import Ledger
 from tests.chaos import audit
 from tests.chaos.audit import Seen
 from tests.chaos.conftest import StartStack

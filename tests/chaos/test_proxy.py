@@ -9,9 +9,9 @@ from redis.client import Pipeline
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry
 
-from jobs.books import job_key
-from jobs.ledger import Ledger
-from jobs.record import Record
+from jobs.queue.ledger import Ledger
+from jobs.queue.record import Record
+from jobs.queue.rq_registries import job_key
 from tests.chaos.proxy import Accident, Proxy
 
 pytestmark = pytest.mark.redis

@@ -1,7 +1,7 @@
 from typer.testing import CliRunner
 
 from cli.main import app
-from jobs.samplers import SAMPLER_NOTES
+from jobs.contract.samplers import SAMPLER_NOTES
 
 
 def test_samplers_are_listed_with_their_cost() -> None:

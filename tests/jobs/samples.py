@@ -8,12 +8,12 @@ import zlib
 
 from redis import Redis
 
-from jobs.events import START, Event, Place, read_events
-from jobs.files import FileInfo, FileStore
-from jobs.kinds import KINDS
-from jobs.pipelines import ClassInfo, Defaults, PipelineInfo, StageInfo, UpsampleDefaults
-from jobs.samplers import SAMPLER_NOTES
-from jobs.workers import WorkerInfo
+from jobs.contract.kinds import KINDS
+from jobs.contract.pipelines import ClassInfo, Defaults, PipelineInfo, StageInfo, UpsampleDefaults
+from jobs.contract.samplers import SAMPLER_NOTES
+from jobs.contract.workers import WorkerInfo
+from jobs.queue.events import START, Event, Place, read_events
+from jobs.storage.files import FileInfo, FileStore
 from models.presets import SHAPE_NAMES
 from pictures.decoding import MAX_PIXELS
 from pictures.reduction import normalise

@@ -4,8 +4,8 @@ import pytest
 from redis import Redis
 from redis.exceptions import RedisError
 
-from jobs.clock import RedisClock
-from jobs.server import connect_redis
+from jobs.queue.clock import RedisClock
+from jobs.queue.server import connect_redis
 
 
 def test_clock_tells_redis_time_whatever_that_of_the_machine(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,16 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from jobs.data_folder import open_data_folder
-from jobs.errors import SettingsError
+from jobs.contract.errors import SettingsError
 from jobs.settings import Settings
+from jobs.storage.data_folder import open_data_folder
 
 # In a process of its own, as it changes what the process's files look like from then on.
 PROGRAM = """
 from pathlib import Path
 import sys
-from jobs.data_folder import keep_private, open_data_folder
-from jobs.images import ImageStore
+from jobs.storage.data_folder import keep_private, open_data_folder
+from jobs.storage.images import ImageStore
 from jobs.settings import Settings
 
 keep_private()

@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from jobs.deaths import DEATHS_ALONE, DEATHS_TOGETHER, LONGEST_DELAY_SECONDS, Deaths
-from jobs.job import Progress
+from jobs.contract.job import Progress
+from jobs.queue.deaths import DEATHS_ALONE, DEATHS_TOGETHER, LONGEST_DELAY_SECONDS, Deaths
 
 STEPS = 25
 MOST_KILLS = 2000  # of one innocent job, after which it may end

@@ -4,11 +4,11 @@ import math
 import pytest
 
 from engine.scheduler import PATIENCE
-from jobs.estimate import Backlog, Estimator, batch_ms, row_ms
-from jobs.fleet import Fleet
-from jobs.request import JobRequest, ResolvedRequest
-from jobs.resolution import resolve
-from jobs.work import rank_of, work_of
+from jobs.contract.request import JobRequest, ResolvedRequest
+from jobs.contract.resolution import resolve
+from jobs.contract.work import rank_of, work_of
+from jobs.views.estimate import Backlog, Estimator, batch_ms, row_ms
+from jobs.views.fleet import Fleet
 from tests.jobs.samples import DEMO, worker_info
 
 STEP_MS = {"base": {4: 40.0, 16: 80.0}, "upsample": {4: 80.0, 16: 160.0}}

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from diffusion.grids import most_encoding_steps
-from jobs.errors import InvalidRequestError
-from jobs.kinds import KINDS
-from jobs.request import ResolvedRequest
-from jobs.work import work_of
+from jobs.contract.errors import InvalidRequestError
+from jobs.contract.kinds import KINDS
+from jobs.contract.request import ResolvedRequest
+from jobs.contract.work import work_of
 from tests.jobs.samples import BASE_ONLY, DEMO
 from tests.jobs.test_request import pointers, resolve
 

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs import resolution
-from jobs.errors import InvalidRequestError
-from jobs.pipelines import ClassInfo, IntRange, Limits, PipelineInfo
-from jobs.request import JobRequest, ResolvedRequest
+from jobs.contract import resolution
+from jobs.contract.errors import InvalidRequestError
+from jobs.contract.pipelines import ClassInfo, IntRange, Limits, PipelineInfo
+from jobs.contract.request import JobRequest, ResolvedRequest
 from tests.jobs.samples import BASE_ONLY, DEMO, DEMO_UNCOND
 
 

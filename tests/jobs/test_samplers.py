@@ -6,8 +6,8 @@ from diffusion import grids, solvers
 from diffusion.grids import TIME_GRIDS
 from diffusion.tables import THRESHOLDINGS
 from engine.sampling import SAMPLERS
-from jobs.request import JobRequest
-from jobs.samplers import SAMPLER_NOTES, default_grid, num_evaluations
+from jobs.contract.request import JobRequest
+from jobs.contract.samplers import SAMPLER_NOTES, default_grid, num_evaluations
 
 
 def test_every_sampler_of_the_engine_has_a_note_and_no_other() -> None:

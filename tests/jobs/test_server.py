@@ -4,8 +4,8 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from jobs.errors import SettingsError
-from jobs.server import check_server, server_of
+from jobs.contract.errors import SettingsError
+from jobs.queue.server import check_server, server_of
 
 INFO = {"redis_version": "8.0.0", "redis_mode": "standalone", "maxmemory_policy": "noeviction", "used_memory": 1}
 

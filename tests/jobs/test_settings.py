@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs.errors import SettingsError
-from jobs.images import ImageStore
+from jobs.contract.errors import SettingsError
 from jobs.settings import Settings, masked
+from jobs.storage.images import ImageStore
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +45,8 @@ def test_unknown_variable_is_refused_with_the_nearest_name(monkeypatch: pytest.M
         ("ADM_PIPELINES", ","),
         ("ADM_PRECISION", "fp8"),
         ("ADM_HEARTBEAT_SECONDS", "40"),
+        ("ADM_CLIENT_SECONDS", "inf"),
+        ("ADM_LEASE_SECONDS", "nan"),
         ("ADM_REDIS_URL", "localhost:6379"),
         ("ADM_REDIS_URL", "redis://localhost:port"),
         ("ADM_STORE", "ftp://host/images"),

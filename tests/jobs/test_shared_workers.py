@@ -6,13 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs import keys
-from jobs.estimate import Backlog, Estimator
-from jobs.fleet import Fleet
-from jobs.pipelines import PipelineInfo
-from jobs.request import JobRequest, ResolvedRequest
-from jobs.resolution import resolve
-from jobs.work import rank_of
+from jobs.contract.pipelines import PipelineInfo
+from jobs.contract.request import PRIORITIES, JobRequest, ResolvedRequest
+from jobs.contract.resolution import resolve
+from jobs.contract.work import rank_of
+from jobs.views.estimate import Backlog, Estimator
+from jobs.views.fleet import Fleet
 from tests.jobs.samples import BASE, DEMO, DEMO_UNCOND, UPSAMPLER, worker_info
 
 OTHER = DEMO.model_copy(
@@ -25,13 +24,13 @@ STEP_MS = {"base": {4: 40.0, 16: 80.0}, "upsample": {4: 80.0, 16: 160.0}}  # at 
 BASE_RANK = rank_of("normal", {"base": 25})
 
 Work = dict[str, int]
-PLACES = (*keys.PRIORITIES, "running")
+PLACES = (*PRIORITIES, "running")
 WORKS = st.dictionaries(
     st.builds("{}:{}:{}".format, st.sampled_from(PLACES), st.integers(1, 24), st.sampled_from(("base", "upsample"))),
     st.integers(0, 20_000),
     max_size=8,
 )
-LENGTHS = st.fixed_dictionaries({priority: st.integers(0, 9) for priority in keys.PRIORITIES})
+LENGTHS = st.fixed_dictionaries({priority: st.integers(0, 9) for priority in PRIORITIES})
 
 
 def fleet(*holding: tuple[str, ...], pipelines: tuple[PipelineInfo, ...] = (DEMO, DEMO_UNCOND, OTHER)) -> Fleet:
@@ -41,7 +40,7 @@ def fleet(*holding: tuple[str, ...], pipelines: tuple[PipelineInfo, ...] = (DEMO
 
 
 def backlog(pipeline: str, work: Work, *beside: Backlog, **lengths: int) -> Backlog:
-    return Backlog(pipeline, dict.fromkeys(keys.PRIORITIES, 0) | lengths, work, beside=beside)
+    return Backlog(pipeline, dict.fromkeys(PRIORITIES, 0) | lengths, work, beside=beside)
 
 
 def request(**fields: object) -> ResolvedRequest:
@@ -54,7 +53,7 @@ REQUESTS = st.sampled_from(
         for steps in (1, 25, 250)
         for n in (1, 3, 16, 64)
         for upsample in (False, True)
-        for priority in keys.PRIORITIES
+        for priority in PRIORITIES
     ]
 )
 
@@ -109,7 +108,7 @@ def test_what_pipelines_of_the_same_workers_have_queued_adds_up_to_what_the_cap_
 ) -> None:
     estimator = Estimator(fleet(("demo", "other"), ("demo", "other")))
     own, others = backlog("demo", ours), backlog("other", theirs)
-    total = sum(estimator.own_seconds(each, priority) or 0 for each in (own, others) for priority in keys.PRIORITIES)
+    total = sum(estimator.own_seconds(each, priority) or 0 for each in (own, others) for priority in PRIORITIES)
     for first, second in ((own, others), (others, own)):
         seen = dataclasses.replace(first, beside=(second,))
         assert estimator.queued_seconds(seen) == pytest.approx(total)

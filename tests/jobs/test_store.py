@@ -7,12 +7,12 @@ from collections.abc import Callable
 import pytest
 from redis import Redis
 
-from jobs.errors import UnavailableError
-from jobs.files import FileStore
-from jobs.images import ImageStore
+from jobs.contract.errors import UnavailableError
 from jobs.settings import Settings
-from jobs.store import ObjectStore
-from jobs.store import bucket as make_bucket
+from jobs.storage.files import FileStore
+from jobs.storage.images import ImageStore
+from jobs.storage.store import ObjectStore
+from jobs.storage.store import bucket as make_bucket
 from tests.chaos.proxy import StoreFault, StoreProxy
 from tests.jobs.samples import png, upload
 

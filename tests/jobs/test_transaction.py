@@ -8,11 +8,11 @@ from redis import Redis
 from redis.client import Pipeline
 from redis.exceptions import RedisError, ResponseError
 
-from jobs.away import is_away
-from jobs.books import encodable, job_key
-from jobs.ledger import Ledger
-from jobs.record import Record
-from jobs.transaction import commit
+from jobs.queue.availability import is_away
+from jobs.queue.ledger import Ledger
+from jobs.queue.record import Record
+from jobs.queue.rq_registries import encodable, job_key
+from jobs.queue.transaction import commit
 from tests.conftest import RedisServer
 from tests.refusals import REFUSALS, Refusal
 

@@ -108,7 +108,7 @@ def test_depth_of_an_ambiguous_classifier_is_an_answer() -> None:
         (FFHQ, {"num_heads": 0}, "num_heads 0 is below 1"),
         (FFHQ, {"image_size": 100}, "image_size 100 cannot be halved 5 times, as the 6 levels do"),
         (FFHQ, {"noise_schedule": "sine"}, "noise_schedule 'sine' is unknown; known are linear, cosine"),
-        (FFHQ, {"diffusion_steps": 5}, "diffusion_steps 5 is below 20, the fewest that make a schedule"),
+        (FFHQ, {"diffusion_steps": 5}, "diffusion_steps is 5; it must be from 20 to 100000"),
         (FFHQ, {"sigma_small": True}, "sigma_small is not open: 6 output channels say that the variance is learned"),
         (POOLED, {"image_size": 64}, "image_size 64 contradicts the attention pool, which is of images of 256"),
         (

@@ -56,7 +56,7 @@ def test_missing_file_is_named(stack_folder: Path, name: str) -> None:
         load_stack(stack_folder)
 
 
-@pytest.mark.parametrize("text", ["", "{", "\x00"])
+@pytest.mark.parametrize("text", ["", "{", "\x00", '{"classes": ["a"], "classes": ["b"]}'])
 def test_manifest_that_is_no_json_is_refused(stack_folder: Path, text: str) -> None:
     (stack_folder / "stack.json").write_text(text)
     with pytest.raises(WeightsError, match=r"^tiny/stack\.json: is not JSON"):
@@ -130,7 +130,7 @@ def test_manifest_with_a_wrong_field_is_refused_by_name(
 
 
 WRONG_VALUES: dict[str, list[Any]] = {
-    "classes": [["a", "a"], [1, 2], "torus", [""], [" a"], None],
+    "classes": [["a", "a"], [1, 2], "torus", [""], [" a"], ["a\x1b[2Jb"], ["a" * 129], None],
     "pipelines": [{}, {"a/b": MANIFEST["pipelines"]["tiny"]}],
     "pipelines/tiny": [None, []],
     "pipelines/tiny/conditional": [1, "yes", None],
@@ -138,6 +138,8 @@ WRONG_VALUES: dict[str, list[Any]] = {
     "pipelines/tiny/sampling/steps": [-1, 0, 1001, "4", 4.5, True, None, 10**400],
     "pipelines/tiny/sampling/sampler": ["euler", 1, ["ddim"]],
     "pipelines/tiny/sampling/eta": [7, -0.1, math.nan, "1"],
+    "pipelines/tiny/upsampling": [{"steps": 4, "sampler": "ddpm", "eta": 0.5}],
+    "base/num_timesteps": [0, 10**9, "1000", 4.5, True],
     "pipelines/tiny/upsampling/strength": [7, 0, math.nan],
     "base/file": ["", 3, None],
     "base": ["base.safetensors", None],

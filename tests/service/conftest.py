@@ -15,10 +15,10 @@ import httpx2
 import pytest
 from redis import Redis
 
-from jobs.events import Preview
-from jobs.images import ImageStore
-from jobs.job import Progress, Usage
+from jobs.contract.job import Progress, Usage
+from jobs.queue.events import Preview
 from jobs.settings import Settings
+from jobs.storage.images import ImageStore
 from tests.conftest import RedisServer
 from tests.jobs.samples import DEMO, DEMO_UNCOND, png, worker_info
 from worker.inbox import Cancel, Claim, Inbox

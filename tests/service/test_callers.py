@@ -15,13 +15,13 @@ import pytest
 from redis import Redis
 from starlette.types import Message, Receive, Scope, Send
 
-from jobs.books import job_key
-from jobs.fleet import announce_pipelines
+from jobs.queue.announcements import announce_pipelines
+from jobs.queue.rq_registries import job_key
 from jobs.settings import Settings
 from service.hosts import Hosts, is_same_origin
 from service.metrics import Metrics
 from service.middleware import Requests
-from tests.jobs.samples import DEMO
+from tests.jobs.samples import DEMO, png
 from tests.service.conftest import ROOT, ToyWorker, body, running_service
 from tests.service.test_jobs import is_problem
 
@@ -185,9 +185,9 @@ def test_job_for_a_pipeline_that_workers_are_to_load_is_asked_to_come_again(
 def test_redis_that_evicts_makes_the_service_unready(client: httpx2.Client, redis: Redis) -> None:
     redis.config_set("maxmemory-policy", "allkeys-lru")
     try:
-        response = client.get("/readyz")
-        assert is_problem(response, 503)
-        assert "maxmemory-policy" in response.json()["detail"]
+        for response in (client.get("/readyz"), client.post("/v1/files", content=png())):
+            assert is_problem(response, 503)
+            assert "maxmemory-policy" in response.json()["detail"]
     finally:
         redis.config_set("maxmemory-policy", "noeviction")
     assert client.get("/readyz").status_code == 200

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 from redis import Redis
 
-from jobs import keys
-from jobs.fleet import announce_pipelines
+from jobs.queue import keys
+from jobs.queue.announcements import announce_pipelines
 from jobs.settings import Settings
 from tests.jobs.samples import DEMO, png
 from tests.pictures.hostile import decoders, slow_jpeg, wide_webp

@@ -6,7 +6,7 @@ from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from jobs.events import Preview, publish_preview
+from jobs.queue.events import Preview, publish_preview
 from service.hub import KEEP_OPEN_CHANNEL, Hub, closing_is_no_connection
 from tests.conftest import RedisServer
 

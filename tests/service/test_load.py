@@ -11,7 +11,7 @@ import httpx2
 import psutil
 import pytest
 
-from jobs.events import Preview, publish_preview
+from jobs.queue.events import Preview, publish_preview
 from jobs.settings import Settings
 from tests.conftest import RedisServer, running_redis
 from tests.jobs.samples import png

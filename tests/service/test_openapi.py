@@ -12,7 +12,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from jobs.events import EventKind
+from jobs.queue.events import EventKind
 from jobs.settings import Settings
 from service.app import create_app
 from service.openapi import EVENT_DATA

@@ -28,9 +28,9 @@ SECONDS = 0.4
 class Caller:
     """One raw connection."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, source: str = "127.0.0.1") -> None:
         host, port = address.removeprefix("http://").split(":")
-        self.socket = socket.create_connection((host, int(port)), timeout=10)
+        self.socket = socket.create_connection((host, int(port)), timeout=10, source_address=(source, 0))
 
     def send(self, data: bytes) -> None:
         """Send what is taken: the service may have ended the connection meanwhile."""
@@ -244,3 +244,70 @@ def test_answer_to_a_client_that_has_reset_the_connection_is_dropped() -> None:
         server.close()
 
     uvloop.run(scenario())
+
+
+@pytest.fixture(scope="module")
+def small(service_settings: Settings) -> Iterator[tuple[str, list[str]]]:
+    """A service that holds little for all callers together, and waits long for each: its address and log."""
+    variables = {
+        "ADM_MAX_CONNECTIONS_PER_ADDRESS": "20",
+        "ADM_MAX_UNREAD_BYTES": str(1 << 18),
+        "ADM_MAX_INCOMING_BYTES": str(1 << 20),
+    }
+    with running_service(service_settings, **variables) as (address, _, lines):
+        yield address, lines
+
+
+def test_one_address_cannot_take_the_connections_of_others(small: tuple[str, list[str]], redis: Redis) -> None:
+    callers = [Caller(small[0]) for _ in range(20)]
+    refused, other = Caller(small[0]), Caller(small[0], source="127.0.0.2")
+    status, content = refused.error()
+    assert status == 503
+    assert "ADM_MAX_CONNECTIONS_PER_ADDRESS" in str(content["detail"])
+    other.send(GET)
+    assert other.status() == 200
+    for each in (*callers, refused, other):
+        each.socket.close()
+
+
+def test_answers_that_nobody_reads_are_dropped_and_others_go_on(small: tuple[str, list[str]], redis: Redis) -> None:
+    address, lines = small
+    silent = [Caller(address, source="127.0.0.3") for _ in range(10)]
+    for each in silent:
+        each.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        # the system takes some 4 MB of each; 64 KiB more wait in the service
+        each.send(b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * 120)
+    while not any("unread_answer_dropped" in line and "ADM_MAX_UNREAD_BYTES" in line for line in lines):
+        time.sleep(0.05)
+    reader = Caller(address, source="127.0.0.4")
+    reader.send(b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert reader.status() == 200
+    for each in (*silent, reader):
+        each.socket.close()
+
+
+def test_bodies_that_arrive_at_the_same_time_are_bounded_together(small: tuple[str, list[str]], redis: Redis) -> None:
+    head = (
+        b"POST /v1/files HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: 900000\r\n"
+        b"Expect: 100-continue\r\n\r\n"
+    )
+    slow, second = Caller(small[0], source="127.0.0.5"), Caller(small[0], source="127.0.0.5")
+    slow.send(head)
+    assert slow.socket.recv(100).startswith(b"HTTP/1.1 100")  # its route reads on
+    slow.send(b"x" * 800_000)
+    second.send(head)
+    assert second.socket.recv(100).startswith(b"HTTP/1.1 100")
+    second.send(b"y" * 800_000)
+    with HTTPResponse(second.socket) as refused:
+        refused.begin()
+        assert refused.status == 503
+        assert b"ADM_MAX_INCOMING_BYTES" in refused.read()
+    slow.send(b"x" * 100_000)
+    assert slow.status() == 422, "the first is read to its end: it is no picture"
+    for each in (slow, second):
+        each.socket.close()
+
+
+def test_transfer_coding_that_is_not_understood_is_refused(caller: Caller) -> None:
+    caller.send(b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n")
+    assert caller.status() == 501

@@ -6,8 +6,8 @@ import httpx2
 import pytest
 from redis import Redis
 
-from jobs import books, keys
-from jobs.soundness import READERS
+from jobs.queue import keys, rq_registries
+from jobs.queue.soundness import READERS
 from tests.rubbish import DAMAGE, RUBBISH, replace, spoil
 from tests.service.conftest import ToyWorker, body
 
@@ -49,7 +49,7 @@ def test_damaged_job_is_told_as_failed_and_others_as_they_are(
     assert_answers(client, f"/v1/jobs/{bad}/events")
 
 
-@pytest.mark.parametrize("key", [books.job_key, keys.events, keys.progress])
+@pytest.mark.parametrize("key", [rq_registries.job_key, keys.events, keys.progress])
 def test_keys_of_the_wrong_type_make_no_answer_a_failure(
     client: httpx2.Client, fleet: ToyWorker, redis: Redis, key: Callable[[str], str]
 ) -> None:

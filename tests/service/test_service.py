@@ -12,7 +12,7 @@ import httpx2
 import pytest
 from redis import Redis
 
-from jobs.errors import ErrorKind
+from jobs.contract.errors import ErrorKind
 from jobs.settings import Settings
 from service.problems import HTTP_STATUS, TITLES
 from tests.conftest import RedisServer

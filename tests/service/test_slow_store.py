@@ -13,8 +13,8 @@ import httpx2
 import pytest
 from redis import Redis
 
-from jobs import keys
-from jobs.errors import ErrorKind, RefusedError
+from jobs.contract.errors import ErrorKind, RefusedError
+from jobs.queue import keys
 from jobs.settings import Settings
 from service.store_calls import StoreCalls
 from tests.chaos.proxy import StoreProxy

@@ -3,13 +3,13 @@ import asyncio
 import pytest
 from redis import Redis
 
-from jobs.files import FileStore
-from jobs.fleet import FleetReader
-from jobs.images import ImageStore
-from jobs.ledger import Ledger
-from jobs.retirement import Retirement
+from jobs.queue.ledger import Ledger
+from jobs.queue.retirement import Retirement
+from jobs.queue.sweep import Sweeper
 from jobs.settings import Settings
-from jobs.sweep import Sweeper
+from jobs.storage.files import FileStore
+from jobs.storage.images import ImageStore
+from jobs.views.fleet import FleetReader
 from service.upkeep import Upkeep
 
 

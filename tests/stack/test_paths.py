@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from jobs.images import ImageStore
 from jobs.settings import Settings
+from jobs.storage.images import ImageStore
 from stack.child import Child, happens
 from stack.embedded import redis_spec
 from tests.jobs.samples import DEMO, png

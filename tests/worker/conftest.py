@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from jobs.images import ImageStore
-from jobs.job import Usage
-from jobs.queue import JobQueue
-from jobs.request import JobRequest
+from jobs.contract.job import Usage
+from jobs.contract.request import JobRequest
+from jobs.job_queue import JobQueue
 from jobs.settings import Settings
+from jobs.storage.images import ImageStore
 from tests.conftest import RedisServer, running_redis
 from tests.jobs.samples import DEMO, DEMO_UNCOND, png, replay
 from tests.worker.programs import Client, Start, WorkerProcess

@@ -12,11 +12,11 @@ from threading import Thread
 
 from redis import Redis
 
-from jobs.images import ImageStore
-from jobs.job import Job, JobStatus
-from jobs.queue import JobQueue
-from jobs.request import JobRequest
+from jobs.contract.job import Job, JobStatus
+from jobs.contract.request import JobRequest
+from jobs.job_queue import JobQueue
 from jobs.settings import Settings
+from jobs.storage.images import ImageStore
 from tests.jobs.samples import replay
 from worker.loop import Worker
 from worker.stopping import Stopping

@@ -13,11 +13,11 @@ from structlog.testing import capture_logs
 from engine.engine import Engine
 from engine.laps import HostLap
 from engine.steps import StepReport
-from jobs.deaths import DEATHS_TOGETHER
-from jobs.events import ProgressPublisher, ProgressReport
-from jobs.files import FileStore
-from jobs.job import Job, JobStatus
+from jobs.contract.job import Job, JobStatus
+from jobs.queue.deaths import DEATHS_TOGETHER
+from jobs.queue.events import ProgressPublisher, ProgressReport
 from jobs.settings import Settings
+from jobs.storage.files import FileStore
 from tests.worker.conftest import Bench, OpenInbox
 from tests.worker.programs import Shift, eventually
 from worker import loop

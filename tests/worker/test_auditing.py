@@ -12,8 +12,8 @@ from redis import Redis
 from structlog.testing import capture_logs
 from torch import Tensor
 
-from jobs.files import FileStore
 from jobs.settings import Settings
+from jobs.storage.files import FileStore
 from tests.worker.conftest import Bench, OpenInbox
 from tests.worker.programs import eventually
 from tests.worker.tiny_stack import write_tiny_stack

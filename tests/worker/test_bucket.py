@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from jobs.job import Job, JobStatus
+from jobs.contract.job import Job, JobStatus
 from jobs.settings import Settings
 from tests.chaos.proxy import StoreFault, StoreProxy
 from tests.worker.programs import Client, Start, WorkerProcess, eventually

@@ -16,10 +16,10 @@ from engine.engine import Engine
 from engine.pipeline import build_stages
 from engine.stage import Stage
 from engine.trajectory import ImageRequest, StagePlan, Trajectory
-from jobs.errors import FailureKind
-from jobs.job import CheckpointRecord, Progress
+from jobs.contract.errors import FailureKind
+from jobs.contract.job import CheckpointRecord, Progress
+from jobs.queue.sweep import Sweeper
 from jobs.settings import Settings
-from jobs.sweep import Sweeper
 from models.stack import load_stack
 from tests.worker.conftest import Bench
 from worker import checkpoints

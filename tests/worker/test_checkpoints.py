@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from jobs.images import CHECKPOINT_SUFFIX
-from jobs.job import Job, JobStatus
+from jobs.contract.job import Job, JobStatus
 from jobs.settings import Settings
+from jobs.storage.images import CHECKPOINT_SUFFIX
 from tests.worker.programs import Client, Start, WorkerProcess, eventually
 from tests.worker.test_kinds_of_jobs import upload
 

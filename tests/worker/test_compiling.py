@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from engine.compiling import Compiler
-from jobs.errors import SettingsError
+from jobs.contract.errors import SettingsError
 from jobs.settings import Settings
 from models.stack import load_stack
 from tests.engine.test_compiling import needs_compiler

@@ -14,12 +14,12 @@ from obstore.exceptions import GenericError
 from redis import Redis
 from structlog.testing import capture_logs
 
-from jobs import keys
-from jobs.errors import FailureKind
-from jobs.files import FileStore
-from jobs.images import PROBE
-from jobs.job import JobStatus
+from jobs.contract.errors import FailureKind
+from jobs.contract.job import JobStatus
+from jobs.queue import keys
 from jobs.settings import Settings
+from jobs.storage.files import FileStore
+from jobs.storage.images import PROBE
 from tests.worker.conftest import Bench, OpenInbox
 from tests.worker.programs import Shift, eventually
 from worker import filing, runs, storing

@@ -6,10 +6,10 @@ from typing import cast
 from redis import Redis
 from rq.registry import FailedJobRegistry
 
-from jobs import books, keys
-from jobs.errors import FailureKind
-from jobs.job import Progress
-from jobs.work import rank_of
+from jobs.contract.errors import FailureKind
+from jobs.contract.job import Progress
+from jobs.contract.work import rank_of
+from jobs.queue import keys, rq_registries
 from tests.jobs.samples import png, replay, worker_info
 from tests.worker.conftest import Bench
 from worker.inbox import Cancel, Inbox, Submit
@@ -85,7 +85,7 @@ def test_cancel_in_progress_reaches_the_worker_by_message_and_ends_it(bench: Ben
 def test_lost_cancel_message_is_made_up_for_by_the_heartbeat(bench: Bench, inbox: Inbox, redis: Redis) -> None:
     job_id = bench.submit()
     bench.claim(inbox)
-    redis.hset(books.job_key(job_id), "adm_cancel", "1")
+    redis.hset(rq_registries.job_key(job_id), "adm_cancel", "1")
     assert inbox.heartbeat(worker_info(), "") == [job_id]
 
 
@@ -129,7 +129,7 @@ def test_failure_without_retry_is_final_at_once(bench: Bench, inbox: Inbox) -> N
 
 
 def test_queue_entry_that_is_no_job_is_dropped(bench: Bench, inbox: Inbox, redis: Redis) -> None:
-    queue = books.queue_key("adm:demo:normal")
+    queue = rq_registries.queue_key("adm:demo:normal")
     for rubbish in (b"nobody", b"", b"\xff\xfe"):
         redis.rpush(queue, rubbish)
     job_id = bench.submit()
@@ -139,7 +139,7 @@ def test_queue_entry_that_is_no_job_is_dropped(bench: Bench, inbox: Inbox, redis
 
 def test_poisoned_payload_fails_and_does_not_stop_the_queue(bench: Bench, inbox: Inbox, redis: Redis) -> None:
     bad, good = bench.submit(), bench.submit()
-    redis.hset(books.job_key(bad), "data", b"\x80\x04not json")
+    redis.hset(rq_registries.job_key(bad), "data", b"\x80\x04not json")
     assert [each.job_id for each in bench.claim(inbox)] == [good]
     job = bench.queue.get(bad)
     assert job.error is not None
@@ -149,7 +149,7 @@ def test_poisoned_payload_fails_and_does_not_stop_the_queue(bench: Bench, inbox:
 
 def test_expired_job_is_never_run(bench: Bench, inbox: Inbox, redis: Redis) -> None:
     job_id = bench.submit(expires_in=1)
-    redis.hset(books.job_key(job_id), "adm_expires_at", time.time() - 1)
+    redis.hset(rq_registries.job_key(job_id), "adm_expires_at", time.time() - 1)
     assert bench.claim(inbox) == []
     assert bench.status(job_id) == "expired"
     assert bench.events(job_id) == ["queued", "expired"]
@@ -158,7 +158,7 @@ def test_expired_job_is_never_run(bench: Bench, inbox: Inbox, redis: Redis) -> N
 def test_job_given_back_after_its_expiry_still_runs(bench: Bench, inbox: Inbox, redis: Redis) -> None:
     job_id = bench.submit(expires_in=1)
     (claim,) = bench.claim(inbox)
-    redis.hset(books.job_key(job_id), "adm_expires_at", time.time() - 1)
+    redis.hset(rq_registries.job_key(job_id), "adm_expires_at", time.time() - 1)
     inbox.give_back(claim)
     assert len(bench.claim(inbox)) == 1
 
@@ -170,7 +170,7 @@ def test_job_that_was_given_back_waits_for_as_long_as_an_ended_one_is_kept(
     (claim,) = bench.claim(inbox)
     inbox.give_back(claim)
     assert bench.queue.get(job_id).expires_at > time.time() + 86_000
-    redis.hset(books.job_key(job_id), "adm_expires_at", time.time() - 1)
+    redis.hset(rq_registries.job_key(job_id), "adm_expires_at", time.time() - 1)
     assert bench.claim(inbox) == []
     assert bench.events(job_id) == ["queued", "started", "queued", "expired"]
 

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule, run_state_machine_as_test
 from redis import Redis
 
-from jobs import books, keys
-from jobs.errors import FailureKind, RefusedError
-from jobs.images import StoredImage
-from jobs.job import FINAL_STATUSES, ImageRecord, JobStatus, Usage
-from jobs.queue import JobQueue
-from jobs.request import JobRequest
+from jobs.contract.errors import FailureKind, RefusedError
+from jobs.contract.job import FINAL_STATUSES, ImageRecord, JobStatus, Usage
+from jobs.contract.request import PRIORITIES, JobRequest
+from jobs.job_queue import JobQueue
+from jobs.queue import keys, rq_registries
+from jobs.queue.sweep import Sweeper
 from jobs.settings import Settings
-from jobs.sweep import Sweeper
+from jobs.storage.images import StoredImage
 from tests.conftest import RedisServer
 from tests.jobs.samples import DEMO, replay, worker_info
 from worker.inbox import Cancel, Claim, Inbox
@@ -102,7 +102,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(job_id=jobs)
     def expire(self, job_id: str) -> None:
         if job_id in self.known and self.queue.get(job_id).status is JobStatus.QUEUED:
-            self.redis.hset(books.job_key(job_id), "adm_expires_at", time.time() - 1)
+            self.redis.hset(rq_registries.job_key(job_id), "adm_expires_at", time.time() - 1)
             self.redis.zadd(keys.EXPIRING, {job_id: time.time() - 1})
             assert self.sweeper.expire_jobs() == 1
             assert self.queue.get(job_id).status is JobStatus.EXPIRED
@@ -110,7 +110,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(target=jobs, key=KEYS)
     def retention_ends_and_a_key_is_used_again_before_the_sweep(self, key: str) -> str:
         for job_id in [each for each in self.known if not self.is_open(each)]:
-            self.redis.delete(books.job_key(job_id), keys.events(job_id))  # as Redis does by itself
+            self.redis.delete(rq_registries.job_key(job_id), keys.events(job_id))  # as Redis does by itself
             self.known.discard(job_id)
         for member in self.redis.zrange(keys.ENDED, 0, -1):
             self.redis.zadd(keys.ENDED, {member: time.time() - 1})
@@ -157,8 +157,8 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule()
     def delays_end(self) -> None:
-        for priority in keys.PRIORITIES:
-            delayed = books.delayed_key(keys.queue("demo", priority))
+        for priority in PRIORITIES:
+            delayed = rq_registries.delayed_key(keys.queue("demo", priority))
             for job_id in self.redis.zrange(delayed, 0, -1):
                 self.redis.zadd(delayed, {job_id: 1})
         self.queue.ledger.enqueue_due()
@@ -167,10 +167,10 @@ class QueueMachine(RuleBasedStateMachine):
     def each_job_is_where_its_status_says(self) -> None:
         queued = Counter(
             each.decode()
-            for priority in keys.PRIORITIES
+            for priority in PRIORITIES
             for each in (
-                *self.redis.lrange(books.queue_key(keys.queue("demo", priority)), 0, -1),
-                *self.redis.zrange(books.delayed_key(keys.queue("demo", priority)), 0, -1),
+                *self.redis.lrange(rq_registries.queue_key(keys.queue("demo", priority)), 0, -1),
+                *self.redis.zrange(rq_registries.delayed_key(keys.queue("demo", priority)), 0, -1),
             )
         )
         leased = Counter(each.decode().partition(":")[0] for each in self.redis.zrange(keys.LEASES, 0, -1))

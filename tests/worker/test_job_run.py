@@ -6,9 +6,9 @@ from diffusion.solvers import ENCODE
 from diffusion.tables import COLUMNS, SamplerTable
 from engine.steps import Finished
 from engine.trajectory import ImageRequest, StagePlan, Trajectory
-from jobs.job import Progress
-from jobs.request import JobRequest
-from jobs.resolution import resolve
+from jobs.contract.job import Progress
+from jobs.contract.request import JobRequest
+from jobs.contract.resolution import resolve
 from tests.jobs.samples import DEMO
 from worker.inbox import Claim
 from worker.job_run import JobRun

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from engine.trajectory import ImageRequest, ImageState
-from jobs.job import ImageRecord
-from jobs.request import JobRequest, ResolvedRequest
-from jobs.resolution import resolve
+from jobs.contract.job import ImageRecord
+from jobs.contract.request import JobRequest, ResolvedRequest
+from jobs.contract.resolution import resolve
 from tests.jobs.samples import DEMO
 from worker.job_state import JobState, UnusableCheckpointError, from_bytes, to_bytes
 from worker.plans import JobPlan

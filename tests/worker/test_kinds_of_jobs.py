@@ -6,8 +6,8 @@ import signal
 import pytest
 from PIL import Image
 
-from jobs.errors import FailureKind
-from jobs.job import JobStatus
+from jobs.contract.errors import FailureKind
+from jobs.contract.job import JobStatus
 from tests.jobs.samples import upload as keep
 from tests.worker.programs import Client, Start, WorkerProcess
 

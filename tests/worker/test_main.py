@@ -7,8 +7,8 @@ from threading import Timer
 import pytest
 from structlog.testing import capture_logs
 
-from jobs.errors import UnavailableError
-from jobs.job import JobStatus
+from jobs.contract.errors import UnavailableError
+from jobs.contract.job import JobStatus
 from jobs.settings import Settings
 from tests.conftest import RedisServer
 from tests.engine.test_compiling import needs_compiler

@@ -10,8 +10,8 @@ from threading import Event, Thread
 import pytest
 from redis import Redis
 
-from jobs import keys
-from jobs.errors import SettingsError
+from jobs.contract.errors import SettingsError
+from jobs.queue import keys
 from worker.main import hold_name
 from worker.namesake import Process, keep_name, started, take_name
 

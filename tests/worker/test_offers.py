@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.fleet import Fleet
 from jobs.settings import Settings
+from jobs.views.fleet import Fleet
 from models.checkpoint import WeightsError
 from models.plan import read_stack
 from models.stack import load_stack, outline_plan

@@ -8,9 +8,9 @@ import torch
 from redis import Redis
 from torch import Tensor, nn
 
-from jobs.files import FileStore
-from jobs.job import JobStatus
+from jobs.contract.job import JobStatus
 from jobs.settings import Settings
+from jobs.storage.files import FileStore
 from tests.worker.conftest import Bench, OpenInbox
 from tests.worker.programs import eventually
 from tests.worker.tiny_stack import write_tiny_stack

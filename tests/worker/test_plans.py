@@ -15,8 +15,8 @@ from diffusion.solvers import ENCODE
 from engine.pipeline import Pipeline
 from engine.sampling import UnknownOfferError
 from engine.trajectory import FromLatent, FromPicture
-from jobs.request import JobRequest, ResolvedRequest
-from jobs.resolution import resolve
+from jobs.contract.request import JobRequest, ResolvedRequest
+from jobs.contract.resolution import resolve
 from models.stack import load_stack
 from tests.models.samples import replace_upsampler, write_base_alone, write_stack
 from worker.offers import offer, select

@@ -11,7 +11,7 @@ from threading import Timer
 import pytest
 from redis import Redis
 
-from jobs.job import JobStatus, Progress
+from jobs.contract.job import JobStatus, Progress
 from jobs.settings import Settings
 from tests.conftest import RedisServer
 from tests.jobs.samples import DEMO, png, worker_info

@@ -1,7 +1,7 @@
 from structlog.testing import capture_logs
 
-from jobs.request import JobRequest
-from jobs.submitting import Submission, Submitted
+from jobs.contract.request import JobRequest
+from jobs.queue.submitting import Submission, Submitted
 from tests.worker.conftest import Bench
 from worker.inbox import Inbox
 

@@ -6,11 +6,11 @@ import httpx2
 import pytest
 from redis import Redis
 
-from jobs import keys
-from jobs.errors import ErrorKind, FieldError, InvalidRequestError, RefusedError
-from jobs.retirement import Retirement
+from jobs.contract.errors import ErrorKind, FieldError, InvalidRequestError, RefusedError
+from jobs.queue import keys
+from jobs.queue.retirement import Retirement
+from jobs.queue.sweep import Sweeper
 from jobs.settings import Settings
-from jobs.sweep import Sweeper
 from tests.jobs.samples import worker_info
 from tests.service.conftest import running_service
 from tests.worker.conftest import Bench, OpenInbox

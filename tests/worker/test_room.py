@@ -6,13 +6,13 @@ from typing import Protocol
 import pytest
 from redis import Redis
 
-from jobs.errors import ErrorKind, RefusedError
-from jobs.job import JobStatus
-from jobs.queue import JobQueue
-from jobs.request import JobRequest
+from jobs.contract.errors import ErrorKind, RefusedError
+from jobs.contract.job import JobStatus
+from jobs.contract.request import JobRequest
+from jobs.job_queue import JobQueue
+from jobs.queue.submitting import Submission, Submitted
+from jobs.queue.sweep import Sweeper
 from jobs.settings import Settings
-from jobs.submitting import Submission, Submitted
-from jobs.sweep import Sweeper
 from tests.worker.conftest import Bench
 
 REQUEST = JobRequest(class_label=1)

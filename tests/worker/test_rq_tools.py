@@ -12,7 +12,7 @@ from rq.registry import FailedJobRegistry, FinishedJobRegistry, StartedJobRegist
 from rq.serializers import JSONSerializer
 from rq.worker import Worker
 
-from jobs.errors import FailureKind
+from jobs.contract.errors import FailureKind
 from jobs.settings import Settings
 from tests.jobs.samples import worker_info
 from tests.worker.conftest import Bench

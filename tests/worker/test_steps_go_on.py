@@ -15,8 +15,8 @@ from PIL import Image
 from redis import Redis
 from structlog.testing import capture_logs
 
-from jobs.files import FileStore
 from jobs.settings import Settings
+from jobs.storage.files import FileStore
 from tests.chaos.proxy import StoreProxy
 from tests.conftest import RedisServer
 from tests.jobs.samples import upload as keep

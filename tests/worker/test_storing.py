@@ -9,8 +9,8 @@ import obstore
 import pytest
 from obstore.exceptions import GenericError
 
-from jobs.errors import UnavailableError
-from jobs.images import ROOT, ImageStore
+from jobs.contract.errors import UnavailableError
+from jobs.storage.images import ROOT, ImageStore
 from tests.jobs.samples import png
 from tests.worker.conftest import Bench
 from worker import storing

@@ -8,13 +8,13 @@ import pytest
 from redis import Redis
 from redis.client import Pipeline
 
-from jobs import books, keys
-from jobs.errors import ErrorKind, FailureKind, RefusedError, UnavailableError
-from jobs.images import ImageStore
-from jobs.record import Record
-from jobs.request import JobRequest
+from jobs.contract.errors import ErrorKind, FailureKind, RefusedError, UnavailableError
+from jobs.contract.request import JobRequest
+from jobs.queue import keys, rq_registries
+from jobs.queue.record import Record
+from jobs.queue.sweep import Sweeper
 from jobs.settings import Settings
-from jobs.sweep import Sweeper
+from jobs.storage.images import ImageStore
 from tests.jobs.samples import png, upload
 from tests.worker.conftest import Bench
 from worker.inbox import Inbox
@@ -46,7 +46,7 @@ def test_ended_job_goes_with_all_it_left(
     assert sweeper.remove_ended() == 0
     is_over(redis, job_id)
     if expired_by_redis:
-        redis.delete(books.job_key(job_id))
+        redis.delete(rq_registries.job_key(job_id))
     assert sweeper.remove_ended() == 1
     sweeper.trim_registries()
     leftovers = {key for key in redis.scan_iter() if job_id.encode() in key} - {f"rq:results:{job_id}".encode()}
@@ -68,7 +68,7 @@ def test_sweep_of_an_ended_job_leaves_a_later_one_of_the_same_idempotency_key_al
     (claim,) = bench.claim(inbox)
     bench.finish(inbox, claim)
     is_over(redis, job_id)
-    redis.delete(books.job_key(job_id), keys.events(job_id))  # which Redis does itself, at that very time
+    redis.delete(rq_registries.job_key(job_id), keys.events(job_id))  # which Redis does itself, at that very time
     assert submit() == job_id
     (claim,) = bench.claim(inbox)
     finished = done and bench.finish(inbox, claim)
@@ -83,13 +83,13 @@ def test_everything_of_an_ended_job_expires_even_without_a_sweep(bench: Bench, i
     job_id = bench.submit()
     (claim,) = bench.claim(inbox)
     inbox.fail(claim, FailureKind.STEP_FAILED, "the step raised", retry=False)
-    for key in (books.job_key(job_id), keys.events(job_id), f"rq:results:{job_id}"):
+    for key in (rq_registries.job_key(job_id), keys.events(job_id), f"rq:results:{job_id}"):
         assert 86000 < redis.ttl(key) <= 86400
 
 
 def is_due(redis: Redis, job_id: str) -> None:
     then = time.time() - 1
-    redis.hset(books.job_key(job_id), "adm_expires_at", then)
+    redis.hset(rq_registries.job_key(job_id), "adm_expires_at", then)
     redis.zadd(keys.EXPIRING, {job_id: then})
 
 
@@ -126,7 +126,7 @@ def test_job_that_was_put_back_while_it_was_swept_stays_and_expires_later(
     job_id = bench.submit()
     change = bench.queue.ledger.change
     is_due(redis, job_id)
-    redis.hset(books.job_key(job_id), "adm_expires_at", time.time() + 10)  # so that the worker below takes it
+    redis.hset(rq_registries.job_key(job_id), "adm_expires_at", time.time() + 10)  # so that the worker below takes it
 
     def put_back_meanwhile(swept: str, decide: Callable[[Pipeline, Record | None], bool]) -> bool:
         inbox.give_back(bench.claim(inbox)[0])

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from jobs.request import Priority
+from jobs.contract.request import Priority
 from tests.worker.conftest import Bench, OpenInbox
 from worker.inbox import Inbox, Submit
 from worker.taking import LOOK_AHEAD, TURN, line_of_next

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from redis import Redis
 
-from jobs.job import Job, JobStatus
+from jobs.contract.job import Job, JobStatus
 from tests.worker.programs import Client, Start, eventually
 from tests.worker.tiny_stack import write_tiny_stack
 

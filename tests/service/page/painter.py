@@ -10,10 +10,10 @@ from playwright.sync_api import (
 )
 from redis import Redis
 
-from jobs.events import Preview
-from jobs.images import ImageStore
-from jobs.job import ImageRecord, Progress, Usage
+from jobs.contract.job import ImageRecord, Progress, Usage
+from jobs.queue.events import Preview
 from jobs.settings import Settings
+from jobs.storage.images import ImageStore
 from tests.jobs.samples import DEMO, DEMO_UNCOND, png, worker_info
 from worker.inbox import Cancel, Claim, Inbox, Submit
 

@@ -8,7 +8,7 @@ import httpx2
 import pytest
 from playwright.sync_api import Page, Request, expect
 
-from jobs.events import Preview
+from jobs.queue.events import Preview
 from tests.jobs.samples import chunk, png
 from tests.service.conftest import body
 from tests.service.page.painter import Painter, films, generate, open_page

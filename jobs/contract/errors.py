@@ -1,0 +1,94 @@
+"""Every error of the queue's two ends, in one place.
+
+AdmError
+  SettingsError              a variable of the environment is wrong; the program must not start
+  RefusedError               a call cannot be done as asked; `kind` says why, HTTP maps each kind once
+    InvalidRequestError      ... because fields of the request are wrong
+    TakenNameError           ... a worker's name, which a living worker has just now
+  UnavailableError           Redis or the image store cannot be reached just now
+"""
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import NamedTuple
+
+SETTINGS_STATUS = 2  # of a program that cannot work with its settings: to start it again would change nothing
+
+
+MAX_ERRORS, MAX_POINTER, MAX_DETAIL = 16, 200, 500  # of an answer: callers choose how many fields are wrong, and names
+
+
+class ErrorKind(StrEnum):
+    """Why a call was refused."""
+
+    INVALID_REQUEST = "invalid-request"
+    IDEMPOTENCY_MISMATCH = "idempotency-mismatch"
+    UNKNOWN_JOB = "unknown-job"
+    UNKNOWN_MODEL = "unknown-model"
+    UNKNOWN_IMAGE = "unknown-image"
+    UNKNOWN_FILE = "unknown-file"
+    UNKNOWN_RUN = "unknown-run"
+    IMAGE_NOT_READY = "image-not-ready"
+    JOB_ENDED = "job-ended"
+    QUEUE_FULL = "queue-full"
+    FILES_FULL = "files-full"
+    UNAVAILABLE = "unavailable"
+
+
+class FailureKind(StrEnum):
+    """Why a job failed."""
+
+    WORKER_LOST = (
+        "worker-lost"  # workers died at one step of it, its furthest, while it ran alone (`jobs.queue.deaths`)
+    )
+    BAD_PAYLOAD = "bad-payload"  # what lies in Redis of it cannot be read
+    STEP_FAILED = "step-failed"  # the engine raised for this job's rows
+    STORE_FAILED = "store-failed"  # its images could not be stored
+    FILE_GONE = "file-gone"  # a picture that it starts from was deleted
+    NOT_OFFERED = "not-offered"  # the worker's pipeline cannot do what the job asks
+
+
+class FieldError(NamedTuple):
+    """One wrong field: a JSON pointer (RFC 6901), "" for the whole body, and what is wrong with it."""
+
+    pointer: str
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.pointer}: {self.detail}" if self.pointer else self.detail
+
+
+class AdmError(Exception):
+    """Base of all errors that this package raises."""
+
+
+class SettingsError(AdmError):
+    """A setting is unknown or wrong; the message names the variable and fits one line."""
+
+
+class TakenNameError(SettingsError):
+    """A living worker has the name; it may be gone soon."""
+
+
+class UnavailableError(AdmError):
+    """Something the program depends on cannot be reached just now."""
+
+
+class RefusedError(AdmError):
+    """A call that cannot be done as asked; nothing was changed."""
+
+    def __init__(self, kind: ErrorKind, detail: str, *, retry_after_seconds: float | None = None) -> None:
+        super().__init__(detail)
+        self.kind = kind
+        self.retry_after_seconds = retry_after_seconds
+
+
+class InvalidRequestError(RefusedError):
+    """A request whose fields are wrong, each named by its pointer; so many of them as an answer should hold."""
+
+    def __init__(self, errors: Sequence[FieldError]) -> None:
+        shown = [FieldError(each.pointer[:MAX_POINTER], each.detail[:MAX_DETAIL]) for each in errors[:MAX_ERRORS]]
+        if len(errors) > MAX_ERRORS:
+            shown.append(FieldError("", f"and {len(errors) - MAX_ERRORS} more"))
+        super().__init__(ErrorKind.INVALID_REQUEST, "; ".join(map(str, shown)))
+        self.errors = tuple(shown)

@@ -1,0 +1,128 @@
+"""A job as its clients see it, and what workers report about one."""
+
+from enum import StrEnum
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from jobs.contract.errors import FailureKind
+from jobs.contract.request import ResolvedRequest
+
+
+class JobStatus(StrEnum):
+    QUEUED = "queued"
+    IN_PROGRESS = "in_progress"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLING = "cancelling"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+    @property
+    def is_final(self) -> bool:
+        """Nothing about the job will change any more."""
+        return self in FINAL_STATUSES
+
+
+FINAL_STATUSES = frozenset({JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.EXPIRED})
+
+
+class View(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class Progress(View):
+    """How far a job is; `step` counts within the stage, `fraction` over all of the job."""
+
+    stage: str
+    step: int
+    steps: int
+    fraction: float = Field(ge=0, le=1)
+
+
+class QueueInfo(View):
+    """Where a queued job stands; estimates are null while no live worker holds its pipeline, or none said its costs."""
+
+    position: int = Field(description="how many jobs go before it, of all pipelines that its workers hold; 0 is next")
+    eta_seconds: float | None = Field(description="until its images are there")
+    eta_error_seconds: float | None
+    workers: int = Field(description="live workers that hold the job's pipeline; with 0 it waits until it expires")
+
+
+class ImageRecord(View):
+    """A stored image, as the worker that stored it reports it."""
+
+    index: int
+    sha256: str
+    width: int
+    height: int
+    bytes: int
+    execution_id: str = Field(description="part of the image's key in the store")
+
+
+class CheckpointRecord(View):
+    """Where a job in progress stood: a stored file, and under which numerics one may go on from it."""
+
+    execution_id: str = Field(description="part of the file's key in the store")
+    sha256: str = Field(description="of the file, and the other part of its key")
+    numerics: str
+
+
+class ImageView(View):
+    index: int
+    url: str
+    sha256: str
+    width: int
+    height: int
+    class_label: int | None
+    class_name: str | None
+    seed: int
+    source: str | None = Field(default=None, description="the file it was made from; null where there is not the one")
+
+
+class JobError(View):
+    kind: FailureKind
+    detail: str
+
+
+class Usage(View):
+    steps: int = Field(description="denoising steps taken, summed over images and stages")
+    device_seconds: float
+
+
+class Job(View):
+    """One job."""
+
+    id: str
+    object: Literal["job"] = "job"
+    status: JobStatus
+    created_at: float = Field(description="Unix seconds, as are all times")
+    started_at: float | None
+    ended_at: float | None
+    expires_at: float = Field(
+        description="while it waits: when it will be given up; while it runs: until when it is kept at least; "
+        "once it has ended: when it and its images go"
+    )
+    request: ResolvedRequest | None = Field(description="null only if it cannot be read; the job will fail, or has")
+    progress: Progress
+    queue: QueueInfo | None = Field(description="null once started")
+    images: list[ImageView]
+    error: JobError | None
+    usage: Usage
+    results: dict[str, Any] | None = Field(
+        default=None,
+        description="what is not an image; of kind score: `scores`, for each image its likeliest classes, 10 at most, "
+        "each with `class_label`, `class_name` and `probability`; of kind reconstruct: `errors`, for each image "
+        "`mean_absolute` in 255ths and `psnr` in dB",
+    )
+    attempt: int = Field(description="1 at first; each further start adds one")
+    numerics: str | None = Field(description="fingerprint under which the bytes repeat; null until completed")
+
+
+class JobPage(View):
+    """A page of jobs, newest first."""
+
+    object: Literal["list"] = "list"
+    data: list[Job]
+    has_more: bool
+    next: str | None = Field(description="give it as `after` to get the next page")

@@ -1,0 +1,88 @@
+"""What a worker announces about the pipelines it holds; all that the service ever learns of them."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from jobs.contract.announced import Announced
+from jobs.contract.request import GuidanceSchedule
+from jobs.contract.samplers import SamplerNote
+
+
+class ClassInfo(Announced):
+    index: int
+    name: str
+
+
+class StageInfo(Announced):
+    """One network of a pipeline, in the order in which an image passes through them."""
+
+    name: Literal["base", "upsample"]
+    image_size: int = Field(description="edge of its output, pixels")
+    model_hash: str = Field(description="identifies the weights")
+    classifier_hash: str | None = Field(default=None, description="weights of the classifier that guides it, if any")
+    samplers: tuple[str, ...]
+    class_conditional: bool = Field(default=False, description="it is told the class of each image")
+    num_timesteps: int = Field(default=1000, description="length of its training schedule, and the most steps")
+
+
+class IntRange(Announced):
+    min: int
+    max: int
+
+
+class FloatRange(Announced):
+    min: float
+    max: float
+
+
+class Limits(Announced):
+    """Inclusive bounds of a request's numbers."""
+
+    n: IntRange = IntRange(min=1, max=64)
+    steps: IntRange = IntRange(min=1, max=1000)
+    guidance_scale: FloatRange = FloatRange(min=0, max=50)
+
+
+class UpsampleDefaults(Announced):
+    steps: int
+    sampler: str
+    eta: float
+    strength: float = 1.0
+
+
+class Defaults(Announced):
+    """What a request that leaves a field out gets."""
+
+    sampler: str
+    steps: int = 25
+    eta: float = 0.0
+    guidance_scale: float
+    guidance_schedule: GuidanceSchedule = Field(
+        default="constant", description="of the default scale; of another it is constant"
+    )
+    eps_scale: float = Field(default=1.0, description="factor on the noise that the base predicts")
+    upsample: UpsampleDefaults | None = Field(default=None, description="null: the pipeline has no upsampler")
+
+
+class PipelineInfo(Announced):
+    """One pipeline as a worker holds it."""
+
+    id: str
+    classes: tuple[ClassInfo, ...]
+    stages: tuple[StageInfo, ...]
+    image_size: int = Field(description="edge of the final image, pixels")
+    samplers: tuple[str, ...]
+    sampler_notes: tuple[SamplerNote, ...] = Field(default=(), description="what each costs, and when to choose it")
+    time_grids: tuple[str, ...] = Field(default=("official",), description="choices of which timesteps a run keeps")
+    thresholdings: tuple[str, ...] = Field(default=("clip",), description="choices of how pred_x0 is bounded")
+    kinds: tuple[str, ...] = Field(default=("generate",), description="of jobs that it does")
+    limits: Limits = Limits()
+    defaults: Defaults
+    class_required: bool = Field(description="class_label must be given, if only as null")
+    no_class_offered: bool = Field(description="class_label may be null; guidance_scale is then 0")
+    num_timesteps: int = Field(default=1000, description="length of the training schedule")
+
+    def class_name(self, index: int | None) -> str | None:
+        """Name of a class; None for no class and for an index the pipeline does not have."""
+        return next((each.name for each in self.classes if each.index == index), None)

@@ -1,0 +1,286 @@
+"""The body of POST /v1/jobs, and the same with every default filled in, as `jobs.contract.resolution` does."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from jobs.contract.errors import FieldError, InvalidRequestError
+from jobs.contract.kinds import Kind
+from jobs.contract.samplers import Thresholding, TimeGrid
+
+MAX_STEPS = 100_000  # no schedule is longer; what a pipeline allows is in its limits
+MAX_IMAGES = 64
+MAX_INPUTS = 16
+MAX_GUIDANCE_SCALE = 50.0
+MAX_SEED = 2**63 - 1
+MAX_INDEX = 2**32 - 1  # of an image among those of a seed: a word of the noise's counter
+DRAWN_SEED_BELOW = 2**53  # so that a JSON reader which holds numbers as doubles can send it back unharmed
+
+Priority = Literal["low", "normal", "high"]
+PRIORITIES: tuple[Priority, ...] = ("high", "normal", "low")  # in the order in which workers look
+Name = Annotated[str, StringConstraints(min_length=1, max_length=128)]
+Steps = Annotated[int, Field(ge=1, le=MAX_STEPS)]
+Eta = Annotated[float, Field(ge=0, le=1)]
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+EpsScale = Annotated[float, Field(ge=0.9, le=1.1)]
+Strength = Annotated[float, Field(ge=0, le=1)]
+FileId = Annotated[str, StringConstraints(min_length=1, max_length=128)]
+FirstIndex = Annotated[int, Field(ge=0, le=MAX_INDEX + 1 - MAX_IMAGES)]
+ClassName = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+ClassWeight = Annotated[float, Field(gt=0, le=1e6)]
+GuidanceSchedule = Literal["constant", "entropy"]
+Timestep = Annotated[int, Field(ge=0, le=MAX_STEPS)]
+MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64)]
+MetadataValue = Annotated[str, StringConstraints(max_length=512)]
+
+
+class Strict(BaseModel):
+    """No coercion, no unknown fields, no NaN."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class UpsampleOptions(Strict):
+    """How the upsampler samples; what is left out is the pipeline's default."""
+
+    steps: Steps | None = None
+    sampler: Name | None = None
+    eta: Eta | None = None
+    strength: Strength | None = Field(
+        default=None,
+        description="share of the steps that is taken, the last ones, from the enlarged image noised that far; 1 is "
+        "as published, from noise alone; null: the pipeline's default",
+    )
+    time_grid: TimeGrid | None = None
+    thresholding: Thresholding = "clip"
+
+
+class ResolvedUpsample(Strict):
+    steps: Steps
+    sampler: Name
+    eta: Eta
+    strength: Strength = 1.0
+    time_grid: TimeGrid = "official"
+    thresholding: Thresholding = "clip"
+
+
+class ResolvedRequest(Strict):
+    """A request with every default filled in: all that determines its images, and how to treat it."""
+
+    kind: Kind = "generate"
+    model: Name
+    # jobs from before there were other kinds have none of what has a default here in their payload
+    images: list[FileId] = []
+    seeds: list[Seed] | None = None
+    strength: Strength | None = None
+    class_label: int | None
+    class_weights: dict[str, float] | None = None
+    guidance_scale: Annotated[float, Field(ge=0, le=MAX_GUIDANCE_SCALE)]
+    guidance_interval: Annotated[list[Timestep], Field(min_length=2, max_length=2)]
+    guidance_schedule: GuidanceSchedule = "constant"
+    steps: Steps
+    sampler: Name
+    eta: Eta
+    time_grid: TimeGrid = "official"  # jobs from before there was a choice have none in their payload
+    thresholding: Thresholding = "clip"
+    eps_scale: EpsScale = 1.0
+    n: Annotated[int, Field(ge=1, le=MAX_IMAGES)]
+    first_index: FirstIndex = 0
+    seed: Seed
+    upsample: ResolvedUpsample | Literal[False]
+    previews: bool
+    priority: Priority
+    expires_in: int
+    user: str | None
+    metadata: dict[str, str] | None
+    webhook_url: None = None
+
+    @model_validator(mode="after")
+    def _asks_for_something(self) -> Self:
+        """Resolution has told each field's fault; this is for payloads, which come by other ways too."""
+        if self.kind == "interpolate":
+            complete = len(self.images) == (2 if self.seeds is None else 0)
+        else:
+            complete = bool(self.images) == (self.kind != "generate")
+        if not complete or (self.kind == "upsample" and not self.upsample) or self.num_rows > MAX_IMAGES:
+            raise ValueError(f"no job of kind {self.kind!r}")
+        return self
+
+    @property
+    def num_images(self) -> int:
+        """Images that come out of it."""
+        match self.kind:
+            case "upsample" | "reconstruct":
+                return len(self.images)
+            case "variation":
+                return self.n * len(self.images)
+            case "score":
+                return 0
+            case _:
+                return self.n
+
+    @property
+    def indices(self) -> range:
+        """The numbers of its images, which are in their addresses and, where they draw noise, choose it."""
+        return range(self.first_index, self.first_index + self.num_images)
+
+    @property
+    def num_rows(self) -> int:
+        """Images that are on their way at once."""
+        return self.num_images or len(self.images)
+
+    def source(self, index: int) -> str | None:
+        """The file that an image was made from; None where there is not the one."""
+        match self.kind:
+            case "upsample" | "reconstruct" | "variation":
+                return self.images[(index - self.first_index) // self.n]
+            case _:
+                return None
+
+
+class JobRequest(Strict):
+    """What to make. Which fields a kind has is in the description of each; the others must be left out."""
+
+    kind: Kind = Field(
+        default="generate",
+        description="generate: images from noise; upsample: `images` enlarged; variation: noise up to `strength` and "
+        "back; reconstruct: encoded into noise by DDIM and back; interpolate: a way between two images or seeds; "
+        "score: the classifier's p(y|x), and no image. A pipeline's `kinds` are those it offers",
+    )
+    model: Name | None = Field(default=None, description="a pipeline of /v1/models; null: the service's default")
+    images: Annotated[list[FileId], Field(min_length=1, max_length=MAX_INPUTS)] | None = Field(
+        default=None, description="ids of uploaded files, for all kinds but generate; interpolate takes two, or `seeds`"
+    )
+    seeds: Annotated[list[Seed], Field(min_length=2, max_length=2)] | None = Field(
+        default=None, description="interpolate: the seeds of the noise at both ends"
+    )
+    strength: Strength | None = Field(
+        default=None, description="variation: how far up the noise goes, of all the way; null: 0.5"
+    )
+    class_label: int | ClassName | None = Field(
+        default=None,
+        description="index or name; null: no class, where offered, and then guidance_scale must be 0 unless there are "
+        "class_weights. Not for kind score; upsample has it where the upsampler is class_conditional. Required by "
+        "generate, where the pipeline says so, and by such an upsampler",
+    )
+    class_weights: Annotated[dict[ClassName, ClassWeight], Field(min_length=1, max_length=32)] | None = Field(
+        default=None,
+        description="weights of classes, by name or index: guidance leads towards this distribution in place of "
+        "class_label, along the gradient of the weighted sum of log p(y|x)",
+    )
+    guidance_scale: Annotated[float, Field(ge=0, le=MAX_GUIDANCE_SCALE)] | None = Field(
+        default=None, description="multiplies the classifier's gradient; 0 is off; null: the pipeline's default"
+    )
+    guidance_interval: Annotated[list[Timestep], Field(min_length=2, max_length=2)] = Field(
+        default=[0, 1000],
+        description="guide only at original timesteps inside, ends included; left out: at all of the pipeline's",
+    )
+    guidance_schedule: GuidanceSchedule | None = Field(
+        default=None,
+        description="entropy: the scale times the log of the number of classes over the entropy of the classifier's "
+        "answer, at most 10 times, so that guidance does not fade as it grows sure (Zheng et al. 2022); null: "
+        "constant, or what the pipeline has with its default scale",
+    )
+    steps: Steps | None = Field(
+        default=None,
+        description="steps of the sampler, some of which take two network evaluations for one; null: the "
+        "pipeline's default, or 50 where images are encoded",
+    )
+    sampler: Name | None = Field(default=None, description="one of the pipeline's; null: its default")
+    eta: Eta | None = Field(
+        default=None,
+        description="DDIM only: 0 is deterministic; null: 0, or what the pipeline gives its default sampler",
+    )
+    time_grid: TimeGrid | None = Field(
+        default=None,
+        description="the timesteps a run keeps: the published spacing; evenly from 0 to one N-th below the end; steps "
+        "of one length in t, the last of them to the clean image; even in log-SNR; or in sigma^(1/7) (Karras et al. "
+        "2022). null: even where images are encoded, karras for dpmpp_2m and heun, official for ddpm and ddim, but "
+        "even for a ddim whose published spacing begins at the last timestep (38, 112 and 334 steps of 1000)",
+    )
+    thresholding: Thresholding = Field(
+        default="clip",
+        description="how the predicted clean image is bounded: clipped before guidance, as published; dynamic: the "
+        "guided prediction scaled down to its own 99.5 % quantile (Saharia et al. 2022); or not at all",
+    )
+    eps_scale: EpsScale | None = Field(
+        default=None,
+        description="factor on the noise that the base predicts: a network that predicts too little leaves grain where "
+        "the sampler draws none; null: the pipeline's, 1 for the official checkpoints and where images are encoded",
+    )
+    n: Annotated[int, Field(ge=1, le=MAX_IMAGES)] = Field(
+        default=1,
+        description="number of images; variation: of each; interpolate: of frames, 2 to 64, 8 if left out; else 1",
+    )
+    first_index: FirstIndex = Field(
+        default=0,
+        description="images first_index to first_index + n - 1 of the seed, with the bytes that they have in a larger "
+        "job; generate, upsample, and variation of one image",
+    )
+    seed: Seed | None = Field(
+        default=None, description="image i draws its noise from (seed, i); null: drawn, and reported"
+    )
+    upsample: bool | UpsampleOptions | None = Field(
+        default=None, description="true where there is an upsampler; false: the base stage's images"
+    )
+    previews: bool = Field(default=False, description="send predictions of the clean image as `preview` events")
+    priority: Priority = "normal"
+    expires_in: Annotated[int, Field(ge=1, le=30 * 86400)] = Field(
+        default=86400, description="seconds until a job that has not started expires"
+    )
+    user: Annotated[str, StringConstraints(max_length=128)] | None = None
+    metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)] | None = None
+    webhook_url: None = Field(default=None, description="not offered yet")
+
+    @classmethod
+    def parse(cls, body: bytes) -> Self:
+        """Read a request from JSON.
+
+        Raises: InvalidRequestError, one entry a wrong field; pointer "" for a body that is no JSON object.
+        """
+        if (name := repeated_name(body)) is not None:
+            raise InvalidRequestError([FieldError("", f"the name {name!r} is given twice in one object")])
+        try:
+            return cls.model_validate_json(body)
+        except ValidationError as error:
+            raise InvalidRequestError(field_errors(error)) from error
+
+
+def repeated_name(body: bytes) -> str | None:
+    """A name that an object of a JSON text has twice, where parsers differ in which value counts."""
+    repeated: list[str] = []
+
+    def note(pairs: list[tuple[str, Any]]) -> None:
+        if len({name for name, _ in pairs}) < len(pairs):
+            repeated.extend(name for name, times in Counter(name for name, _ in pairs).items() if times > 1)
+
+    with suppress(ValueError, RecursionError):  # the validation says what is wrong with what is no JSON
+        json.loads(body, object_pairs_hook=note)
+    return repeated[0] if repeated else None
+
+
+SAID = {"extra_forbidden": "unknown field", "none_required": "is not offered yet: leave it out"}  # not as pydantic does
+UNIONS = ("class_label", "upsample")  # pydantic names the branch of these in an error's location
+
+
+def pointer_to(names: Iterable[str]) -> str:
+    """JSON pointer (RFC 6901) to the value under these names, the outermost first."""
+    return "".join("/" + name.replace("~", "~0").replace("/", "~1") for name in names)
+
+
+def field_errors(error: ValidationError) -> list[FieldError]:
+    """One entry a wrong field, in the order of the fields; unions give one entry, not one a branch."""
+    found: dict[str, str] = {}
+    for each in error.errors(include_url=False, include_context=False, include_input=False):
+        parts = [str(part) for part in each["loc"] if part != "[key]"]
+        if len(parts) > 1 and parts[0] in UNIONS:
+            del parts[1]
+        pointer = pointer_to(parts)
+        detail = SAID.get(each["type"], each["msg"][:1].lower() + each["msg"][1:])
+        found[pointer] = f"{found[pointer]}, or: {detail}" if pointer in found else detail
+    inner = {pointer.rpartition("/")[0] for pointer in found} - {""}  # an object was meant: what is wrong lies within
+    return [FieldError(pointer, detail) for pointer, detail in found.items() if pointer not in inner]

@@ -1,0 +1,143 @@
+"""The queue as its users see it: submit, look, cancel, delete."""
+
+from collections.abc import Sequence
+from typing import NamedTuple, cast
+
+from redis.client import Redis
+
+from jobs.contract.errors import ErrorKind, FieldError, InvalidRequestError, RefusedError
+from jobs.contract.job import ImageRecord, Job, JobPage, JobStatus
+from jobs.contract.request import JobRequest
+from jobs.queue import keys, rq_registries
+from jobs.queue.ledger import Ledger
+from jobs.queue.record import Record
+from jobs.queue.rubbish import INDEX_MEMBER, JOB_ID, answers, matched
+from jobs.queue.submitting import Submission, Submitted, Submitter
+from jobs.settings import Settings
+from jobs.storage.files import FileStore
+from jobs.storage.images import ImageStore
+from jobs.views.estimate import Backlogs
+from jobs.views.fleet import FleetReader
+from jobs.views.job_views import Views, readable_request
+
+
+class PublishedImage(NamedTuple):
+    """An image that may be fetched, and for how long it is kept."""
+
+    record: ImageRecord
+    kept_seconds: float
+
+
+class JobQueue:
+    """The jobs of one Redis; all calls block."""
+
+    def __init__(self, redis: Redis, settings: Settings, images: ImageStore) -> None:
+        self._redis, self._settings, self._images = redis, settings, images
+        self.ledger = Ledger(redis, settings.retention_seconds, settings.worker_deaths_alone)
+        self.files = FileStore(redis, settings, images.objects)
+        self.fleet = FleetReader(redis, settings.fleet_refresh_seconds)
+        self._views = Views(redis, self.fleet, settings.root_path)
+        self._submitter = Submitter(redis, settings, self.ledger, self.files, self.fleet, self._views)
+
+    def submit(self, request: JobRequest, idempotency_key: str | None = None) -> Submitted:
+        """Queue a job.
+
+        Raises: InvalidRequestError; RefusedError when the queue is full or the key belongs to another body.
+        """
+        (outcome,) = self.submit_all([Submission(request, idempotency_key)])
+        if isinstance(outcome, RefusedError):
+            raise outcome
+        return outcome
+
+    def submit_all(self, submissions: Sequence[Submission]) -> list[Submitted | RefusedError]:
+        """Queue jobs as if one by one, in a few round trips for all of them; what is refused stops no other."""
+        return self._submitter.submit_all(submissions)
+
+    def get(self, job_id: str) -> Job:
+        """One job. Raises: RefusedError for an unknown one."""
+        (outcome,) = self.get_all([job_id])
+        if isinstance(outcome, RefusedError):
+            raise outcome
+        return outcome
+
+    def get_all(self, job_ids: Sequence[str]) -> list[Job | RefusedError]:
+        """Jobs by id, in two round trips for all of them."""
+        records = {each.id: each for each in self.records(job_ids) if each is not None}
+        jobs = {each.id: each for each in self._views.of(list(records.values()))}
+        return [jobs.get(each) or unknown_job(each) for each in job_ids]
+
+    def records(self, job_ids: Sequence[str]) -> list[Record | None]:
+        """What Redis keeps of jobs, in one round trip for all of them; None for an unknown one."""
+        named = [each for each in dict.fromkeys(job_ids) if JOB_ID.fullmatch(each)]
+        with self._redis.pipeline(transaction=False) as pipe:
+            for each in named:
+                pipe.hgetall(rq_registries.job_key(each))
+            hashes = dict(zip(named, answers(pipe), strict=True))
+        found = {job_id: self.ledger.sound(job_id, fields) for job_id, fields in hashes.items()}
+        return [found.get(each) for each in job_ids]
+
+    def page(self, status: JobStatus | None = None, limit: int = 20, after: str | None = None) -> JobPage:
+        """Jobs, newest first, behind a cursor."""
+        if after is not None and not INDEX_MEMBER.fullmatch(after):
+            raise InvalidRequestError([FieldError("/after", "is not a cursor of this list")])
+        bound = "+" if after is None else f"({after}"
+        answer = self._redis.zrevrangebylex(keys.index(status), bound, "-", 0, limit + 1)
+        members = [found for each in cast(list[bytes], answer) if (found := matched(INDEX_MEMBER, each))]
+        shown = members[:limit]
+        records = [record for record in self.records([each[2] for each in shown]) if record is not None]
+        has_more = len(members) > limit
+        return JobPage(data=self._views.of(records), has_more=has_more, next=shown[-1][0] if has_more else None)
+
+    def cancel(self, job_id: str) -> Job:
+        """Cancel a job: at once if it is queued, between two steps if it runs.
+
+        Raises: RefusedError for an unknown job and for one that has ended.
+        """
+        if not JOB_ID.fullmatch(job_id):
+            raise unknown_job(job_id)
+        self.ledger.request_cancel(job_id)
+        return self.get(job_id)
+
+    def delete(self, job_id: str) -> None:
+        """Remove a job and its images, cancelling it if needed. Raises: RefusedError for an unknown one."""
+        self._record(job_id)
+        self.ledger.delete(job_id)
+        self._images.delete_job(job_id)
+
+    def image(self, job_id: str, index: int) -> PublishedImage:
+        """A published image. Raises: RefusedError for one that is not there yet, and for one that never will be."""
+        record = self._record(job_id)
+        is_final, request = record.status.is_final, readable_request(record)
+        for each in record.images:
+            if each.index == index:
+                left = record.expires_at - self.ledger.now()
+                kept_seconds = left if is_final else self._settings.retention_seconds
+                return PublishedImage(each, kept_seconds)
+        if not is_final and request is not None and index in request.indices:
+            raise RefusedError(ErrorKind.IMAGE_NOT_READY, f"image {index} of job {job_id} is not there yet")
+        raise RefusedError(ErrorKind.UNKNOWN_IMAGE, f"no image {index} of job {job_id}")
+
+    def image_bytes(self, job_id: str, image: ImageRecord) -> bytes:
+        """The PNG of a published image."""
+        return self._images.get(job_id, image)
+
+    def backlogs(self, pipelines: Sequence[str]) -> Backlogs:
+        """What is queued for pipelines."""
+        return self._views.backlogs(pipelines)
+
+    def counts(self) -> dict[JobStatus, int]:
+        """How many jobs there are, by status."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            for status in JobStatus:
+                pipe.zcard(keys.index(status))
+            return dict(zip(JobStatus, pipe.execute(), strict=True))
+
+    def _record(self, job_id: str) -> Record:
+        record = self.ledger.read(job_id) if JOB_ID.fullmatch(job_id) else None
+        if record is None:
+            raise unknown_job(job_id)
+        return record
+
+
+def unknown_job(job_id: str) -> RefusedError:
+    return RefusedError(ErrorKind.UNKNOWN_JOB, f"no job {job_id[:128]!r}")

@@ -1,0 +1,154 @@
+"""Events of a job: a capped stream in Redis that is replayed by id, and previews, which are not kept."""
+
+import json
+import re
+from base64 import b64encode
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from redis.client import Pipeline, Redis
+
+from jobs.contract.job import Progress
+from jobs.queue import keys
+from jobs.queue.rq_registries import job_key
+from jobs.queue.rubbish import answers
+
+MAX_EVENTS = 2000  # of one job; progress is throttled to some 200 an attempt
+START = "0-0"
+PREVIEW_INDEX = re.compile(rb'"index":(\d{1,9})')  # `publish_preview` writes it before the picture
+Entries = Iterable[tuple[bytes, dict[bytes, bytes]]]  # what XRANGE answers, for a client that leaves bytes as they are
+
+
+class EventKind(StrEnum):
+    QUEUED = "queued"
+    STARTED = "started"
+    PROGRESS = "progress"
+    PREVIEW = "preview"
+    IMAGE = "image"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+    @property
+    def is_final(self) -> bool:
+        """The last event of a job."""
+        return self in FINAL_EVENTS
+
+
+KINDS = {each.encode(): each for each in EventKind}
+FINAL_EVENTS = frozenset({EventKind.COMPLETED, EventKind.FAILED, EventKind.CANCELLED, EventKind.EXPIRED})
+
+
+class Event(NamedTuple):
+    id: str
+    kind: EventKind
+    data: str  # JSON
+
+
+@dataclass(frozen=True)
+class Preview:
+    """The prediction of a job's image `index` after a step of a stage."""
+
+    index: int
+    stage: str
+    step: int
+    steps: int
+    png: bytes
+
+
+def publish(pipe: Pipeline, job_id: str, kind: EventKind, data: dict[str, Any]) -> None:
+    """Append an event to the job's stream, as part of the transaction that makes it true, and wake who waits."""
+    text = json.dumps({"id": job_id, **data}, separators=(",", ":"))
+    pipe.xadd(keys.events(job_id), {"event": kind, "data": text}, maxlen=MAX_EVENTS)
+    pipe.publish(keys.channel(job_id), b"")
+
+
+# One call, as it is sent often. A worker that was stalled past its lease must not add to the events of a job that
+# another has ended, and a deleted job must not get a stream that nobody would remove. What polls are told expires; the
+# job keeps its copy, which says where it stood should its worker die.
+PROGRESS_SCRIPT = """
+local job, progress, events = KEYS[1], KEYS[2], KEYS[3]
+local token, text, seconds, event, data, kept, channel = unpack(ARGV)
+local found = redis.call('HMGET', job, 'adm_token', 'status')
+if found[1] ~= token or found[2] ~= 'started' then return 0 end
+redis.call('SET', progress, text, 'EX', seconds)
+redis.call('HSET', job, 'adm_reached', text)
+if data ~= '' then
+    redis.call('XADD', events, 'NOMKSTREAM', 'MAXLEN', '~', kept, '*', 'event', event, 'data', data)
+    redis.call('PUBLISH', channel, '')
+end
+return 1
+"""
+
+
+@dataclass(frozen=True)
+class ProgressReport:
+    """How far an execution of a job is; `token` says which."""
+
+    job_id: str
+    token: str
+    progress: Progress
+    as_event: bool  # beside what polls are told
+
+
+class ProgressPublisher:
+    """Tells how far jobs are, as long as the execution that says so holds its job."""
+
+    def __init__(self, redis: Redis, kept_seconds: int) -> None:
+        self._redis, self._kept_seconds = redis, kept_seconds
+        self._script = redis.register_script(PROGRESS_SCRIPT)
+
+    def publish(self, reports: Sequence[ProgressReport]) -> dict[str, Exception]:
+        """Pass on all at once; of executions that lost their job, nothing. Returns what failed, by job."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            for each in reports:
+                names = [job_key(each.job_id), keys.progress(each.job_id), keys.events(each.job_id)]
+                self._script(names, self._arguments(each), client=pipe)
+            answers = pipe.execute(raise_on_error=False)
+        pairs = zip(reports, answers, strict=True)
+        return {each.job_id: answer for each, answer in pairs if isinstance(answer, Exception)}
+
+    def _arguments(self, report: ProgressReport) -> list[str | int]:
+        told = {"id": report.job_id, **report.progress.model_dump()}
+        data = json.dumps(told, separators=(",", ":")) if report.as_event else ""
+        note = (report.token, report.progress.model_dump_json(), self._kept_seconds)
+        return [*note, EventKind.PROGRESS.value, data, MAX_EVENTS, keys.channel(report.job_id)]
+
+
+def publish_preview(redis: Redis, job_id: str, preview: Preview) -> None:
+    """Show a preview to whoever listens just now."""
+    data = {"id": job_id, **asdict(preview), "png": b64encode(preview.png).decode()}
+    redis.publish(keys.channel(job_id), json.dumps(data, separators=(",", ":")))
+
+
+def image_of_preview(data: bytes) -> int:
+    """The index of the image that a published preview is of."""
+    found = PREVIEW_INDEX.search(data)
+    return int(found[1]) if found else 0
+
+
+class Place(NamedTuple):
+    """Where a reader of a job's events stands."""
+
+    job_id: str
+    last_id: str
+
+
+def read_events(redis: Redis, places: Sequence[Place]) -> list[list[Event]]:
+    """The events behind each place, in one round trip."""
+    with redis.pipeline(transaction=False) as pipe:
+        for each in places:
+            pipe.xrange(keys.events(each.job_id), min=f"({each.last_id}")
+        return [decode(entries or ()) for entries in answers(pipe)]
+
+
+def decode(entries: Entries) -> list[Event]:
+    """Events from what XRANGE answers; what is none is left out."""
+    return [
+        Event(id.decode(), kind, fields.get(b"data", b"{}").decode(errors="replace"))
+        for id, fields in entries
+        if (kind := KINDS.get(fields.get(b"event", b"")))
+    ]

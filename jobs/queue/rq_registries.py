@@ -1,0 +1,194 @@
+"""RQ's books: what `rq info` and rq-dashboard read about our jobs, written along with every change of state.
+
+Two things differ from RQ's own worker, on purpose. Entries of the started registry never expire: RQ's tools clean that
+registry whenever they look at it, and would fail or retry a job behind our back; our leases decide who is dead. And no
+intermediate list is used: a job is taken by the transaction that claims it, so it never lies between two lists.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from redis.client import Pipeline, Redis
+from redis.typing import EncodableT, FieldT
+from rq.command import PUBSUB_CHANNEL_TEMPLATE
+from rq.defaults import RQ_KEY_PREFIX
+from rq.executions import WORKER_EXECUTIONS_KEY_TEMPLATE, Execution, ExecutionRegistry
+from rq.job import Job, Retry
+from rq.job import JobStatus as RqStatus
+from rq.queue import Queue
+from rq.registry import (
+    CanceledJobRegistry,
+    FailedJobRegistry,
+    FinishedJobRegistry,
+    ScheduledJobRegistry,
+    StartedJobRegistry,
+)
+from rq.results import Result
+from rq.serializers import JSONSerializer
+from rq.utils import utcformat
+from rq.worker_registration import WORKERS_BY_QUEUE_KEY, clean_worker_registry
+
+from jobs.queue.record import Record
+
+RESULTS_KEY = f"{RQ_KEY_PREFIX}:results:{{}}"
+QUEUES_KEY = Queue.redis_queues_keys  # set of the queues' keys
+FUNCTION = "adm.generate"  # names the work in dashboards; nothing imports it
+RETRIES = Retry(max=3, interval=0, enqueue_at_front=True)
+EXECUTION_SECONDS = 30 * 86400  # how long RQ's record of an execution may lie about if nobody ends it
+ENDED_REGISTRIES = {
+    RqStatus.FINISHED: FinishedJobRegistry,
+    RqStatus.FAILED: FailedJobRegistry,
+    RqStatus.CANCELED: CanceledJobRegistry,
+}
+
+
+def encodable(fields: Mapping[str, Any] | Mapping[bytes, bytes]) -> dict[FieldT, EncodableT]:
+    """A hash to write, with the types redis-py wants to see."""
+    return {name: value for name, value in fields.items()}  # noqa: C416 - dict() would keep the narrower key type
+
+
+def job_key(job_id: str) -> str:
+    return f"{Job.redis_job_namespace_prefix}{job_id}"
+
+
+def queue_key(queue: str) -> str:
+    return f"{Queue.redis_queue_namespace_prefix}{queue}"
+
+
+def executions_key(worker_name: str) -> str:
+    """Set of "job:execution" that a worker has in flight."""
+    return WORKER_EXECUTIONS_KEY_TEMPLATE.format(worker_name)
+
+
+def new_job(
+    redis: Redis, job_id: str, queue: str, kwargs: dict[str, Any], description: str, retention_seconds: int
+) -> dict[str, Any]:
+    """Fields of a queued RQ job that carries JSON."""
+    job = Job.create(
+        FUNCTION,
+        kwargs=kwargs,
+        connection=redis,
+        id=job_id,
+        origin=queue,
+        status=RqStatus.QUEUED,
+        description=description,
+        timeout=-1,  # the worker's loop checks time between steps
+        result_ttl=retention_seconds,
+        failure_ttl=retention_seconds,
+        retry=RETRIES,
+        serializer=JSONSerializer,
+    )
+    job.enqueued_at = job.created_at
+    fields: dict[str, Any] = job.to_dict()
+    return fields
+
+
+def enqueue(pipe: Pipeline, job_id: str, queue: str, *, at_front: bool) -> None:
+    """Put a job's id into its queue."""
+    pipe.sadd(Queue.redis_queues_keys, queue_key(queue))
+    (pipe.lpush if at_front else pipe.rpush)(queue_key(queue), job_id)
+
+
+def delay(pipe: Pipeline, record: Record, due_at: float) -> None:
+    """Put a job's id where RQ keeps those that enter their queue later."""
+    pipe.sadd(Queue.redis_queues_keys, queue_key(record.queue))
+    pipe.zadd(delayed_key(record.queue), {record.id: due_at})
+
+
+def dequeue(pipe: Pipeline, record: Record) -> None:
+    """Take a job's id out of its queue, or from among those that are to enter it."""
+    pipe.lrem(queue_key(record.queue), 1, record.id)
+    if record.is_delayed:
+        pipe.zrem(delayed_key(record.queue), record.id)
+
+
+def delayed_key(queue: str) -> str:
+    """Sorted set of the jobs that are to enter a queue, by the time when they do."""
+    return ScheduledJobRegistry.key_template.format(queue)
+
+
+def start(pipe: Pipeline, redis: Redis, record: Record, worker_name: str, token: str) -> dict[str, Any]:
+    """Open an execution; returns the fields to set in the job."""
+    execution = Execution(token, record.id, redis, worker_name)
+    execution.save(EXECUTION_SECONDS, pipe)
+    ExecutionRegistry(record.id, redis).add(execution, EXECUTION_SECONDS, pipe)
+    pipe.zadd(started_key(record.queue), {execution.composite_key: "+inf"})
+    pipe.sadd(executions_key(worker_name), execution.composite_key)
+    right_now = utcformat(execution.created_at)
+    return {
+        "status": RqStatus.STARTED.value,
+        "started_at": right_now,
+        "last_heartbeat": right_now,
+        "worker_name": worker_name,
+    }
+
+
+def started_key(queue: str) -> str:
+    return StartedJobRegistry.key_template.format(queue)
+
+
+def close_execution(pipe: Pipeline, redis: Redis, record: Record) -> None:
+    """End the execution that a job is in, if any."""
+    if not record.token:
+        return
+    execution = Execution(record.token, record.id, redis, record.text("worker_name"))
+    pipe.delete(execution.key, ExecutionRegistry(record.id, redis).key)
+    pipe.zrem(started_key(record.queue), execution.composite_key)
+    pipe.srem(execution.worker_executions_key, execution.composite_key)
+
+
+def end(
+    pipe: Pipeline, redis: Redis, record: Record, status: RqStatus, retention_seconds: int, now: float, detail: str
+) -> dict[str, Any]:
+    """Enter a job that has ended into its registry, with a result; returns the fields to set in the job."""
+    registry = ENDED_REGISTRIES[status].key_template.format(record.queue)
+    pipe.zadd(registry, {record.id: now + retention_seconds})
+    if status is not RqStatus.CANCELED:
+        succeeded = status is RqStatus.FINISHED
+        result = Result(
+            record.id,
+            Result.Type.SUCCESSFUL if succeeded else Result.Type.FAILED,
+            redis,
+            return_value=detail if succeeded else None,
+            exc_string=None if succeeded else detail,
+            worker_name=record.text("worker_name"),
+            serializer=JSONSerializer,
+        )
+        pipe.xadd(RESULTS_KEY.format(record.id), encodable(result.serialize()), maxlen=10)
+        pipe.expire(RESULTS_KEY.format(record.id), retention_seconds)
+    return {"status": status.value, "ended_at": utcformat(datetime.fromtimestamp(now, UTC))}
+
+
+def forget(pipe: Pipeline, redis: Redis, record: Record) -> None:
+    """Remove every trace of a job from RQ's books."""
+    dequeue(pipe, record)
+    close_execution(pipe, redis, record)
+    for registry in ENDED_REGISTRIES.values():
+        pipe.zrem(registry.key_template.format(record.queue), record.id)
+    pipe.delete(job_key(record.id), RESULTS_KEY.format(record.id))
+
+
+def tell_to_stop(pipe: Pipeline, record: Record) -> None:
+    """Send RQ's own command for stopping a job to the worker that runs it."""
+    command = {"command": "stop-job", "job_id": record.id}
+    pipe.publish(PUBSUB_CHANNEL_TEMPLATE % record.text("worker_name"), json.dumps(command))
+
+
+def workers_key(queue: str) -> str:
+    """Set of the workers that listen to a queue."""
+    return WORKERS_BY_QUEUE_KEY % queue
+
+
+def forget_dead_workers(redis: Redis, queues: Iterable[str]) -> None:
+    """Remove workers whose record has expired from RQ's sets of all workers and of those of some queues."""
+    for each in queues:
+        clean_worker_registry(Queue(each, connection=redis))
+
+
+def trim_registries(redis: Redis, queue_key: str, now: float) -> None:
+    """Take ended jobs whose time is over out of a queue's registries."""
+    queue = queue_key.removeprefix(Queue.redis_queue_namespace_prefix)
+    for registry in ENDED_REGISTRIES.values():
+        redis.zremrangebyscore(registry.key_template.format(queue), "-inf", now)

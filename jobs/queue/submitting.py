@@ -1,0 +1,195 @@
+"""How requests become queued jobs: resolved, refused where there is no room, and written together."""
+
+import hashlib
+import json
+import secrets
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+from uuid import uuid4
+
+from redis.client import Redis
+
+from jobs.contract.errors import ErrorKind, FieldError, InvalidRequestError, RefusedError
+from jobs.contract.job import Job
+from jobs.contract.pipelines import PipelineInfo
+from jobs.contract.request import DRAWN_SEED_BELOW, JobRequest, ResolvedRequest
+from jobs.contract.resolution import resolve
+from jobs.contract.work import work_of
+from jobs.queue import keys
+from jobs.queue.capacity import Room, ask_room, take_room
+from jobs.queue.ledger import Ledger
+from jobs.queue.record import Record
+from jobs.queue.rubbish import answers
+from jobs.queue.server import ServerReader
+from jobs.settings import Settings
+from jobs.storage.files import FileStore
+from jobs.views.estimate import Backlog, Backlogs, Estimator
+from jobs.views.fleet import FleetReader
+from jobs.views.job_views import Views, ask_backlogs, progress_of, take_backlogs
+
+START_SECONDS = 5.0  # between two tries of a client that waits for a worker to load
+
+
+class Submission(NamedTuple):
+    """A request for a job.
+
+    With a key, the same key and body of a caller give the same job, and exactly one is queued however many race.
+    """
+
+    request: JobRequest
+    idempotency_key: str | None = None
+    request_id: str = ""  # of the HTTP request, for the worker's log
+    caller: str = ""
+
+
+class Submitted(NamedTuple):
+    job: Job
+    replayed: bool  # the job was there already, under the same idempotency key
+
+
+class Order(NamedTuple):
+    """A submission that can be queued, if there is room."""
+
+    job_id: str
+    submission: Submission
+    request: ResolvedRequest
+    pipeline: PipelineInfo
+    body_digest: str
+
+
+class Submitter:
+    """Queues jobs, many at once."""
+
+    def __init__(
+        self, redis: Redis, settings: Settings, ledger: Ledger, files: FileStore, fleet: FleetReader, views: Views
+    ) -> None:
+        self._redis, self._settings, self._ledger = redis, settings, ledger
+        self._files, self._fleet, self._views = files, fleet, views
+        self._server = ServerReader(redis)
+
+    def submit_all(self, submissions: Sequence[Submission]) -> list[Submitted | RefusedError]:
+        """Queue jobs as if one by one; what is refused stops no other."""
+        outcomes: dict[int, Submitted | RefusedError] = {}
+        orders: dict[int, Order] = {}
+        for index, each in enumerate(submissions):
+            try:
+                understood = self._understand(each)
+            except RefusedError as error:
+                outcomes[index] = error
+            else:
+                if isinstance(understood, Order):
+                    orders[index] = understood
+                else:
+                    outcomes[index] = understood
+        if orders:
+            backlogs, room = self._count({each.pipeline.id for each in orders.values()})
+            drafts: list[Record] = []
+            for index, order in orders.items():
+                try:
+                    outcomes[index] = self._queue(order, backlogs, room, drafts)
+                except RefusedError as error:
+                    outcomes[index] = error
+            self._ledger.enqueue(drafts)
+        return [outcomes[index] for index in range(len(submissions))]
+
+    def _understand(self, submission: Submission) -> Order | Submitted:
+        """An order, or the job that the submission's key stands for already."""
+        request, key = submission.request, submission.idempotency_key
+        digest = body_digest(request)
+        job_id = uuid4().hex if key is None else keyed_id(submission.caller, key)
+        if key is not None and (present := self._ledger.read(job_id)) is not None:
+            return self._replay(present, digest)  # before anything that may have changed since is checked
+        pipeline = self._pipeline(request.model or self._settings.default_model)
+        resolved = resolve(request, pipeline, lambda: secrets.randbelow(DRAWN_SEED_BELOW))
+        return Order(job_id, submission, resolved, pipeline, digest)
+
+    def _pipeline(self, name: str) -> PipelineInfo:
+        """A pipeline by name.
+
+        Raises: InvalidRequestError for one that no worker ever announced or that was retired; RefusedError while it may
+        still be loading.
+        """
+        found = self._fleet.read().pipelines.get(name) or self._fleet.read(fresh=True).pipelines.get(name)
+        if found is not None:
+            return found
+        known = ", ".join(self._fleet.read().pipelines)
+        expected = name in (*self._settings.pipelines, self._settings.default_model)
+        if not known or (expected and not self._redis.sismember(keys.RETIRED, name)):
+            raise RefusedError(
+                ErrorKind.UNAVAILABLE,
+                f"no worker has loaded the pipeline {name!r} yet",
+                retry_after_seconds=START_SECONDS,
+            )
+        raise InvalidRequestError([FieldError("/model", f"unknown pipeline {name!r}; there are: {known}")])
+
+    def _count(self, pipelines: Iterable[str]) -> tuple[Backlogs, Room]:
+        fleet, names = self._fleet.read(), sorted(pipelines)
+        with self._redis.pipeline(transaction=False) as pipe:
+            ask_backlogs(pipe, fleet, names)
+            ask_room(pipe)
+            told = iter(answers(pipe))
+        return take_backlogs(told, fleet, names), take_room(told, self._settings, self._server)
+
+    def _queue(self, order: Order, backlogs: Backlogs, room: Room, drafts: list[Record]) -> Submitted:
+        """Queue a job that has a key; add one that has none to those that are to be queued together."""
+        request, backlog = order.request, backlogs.of(order.pipeline.id)
+        self._refuse_if_full(backlog)
+        room.take()
+        self._hold_files(request)
+        work = work_of(request)
+        reckoned = self._views.reckoned_seconds(backlog, request)
+        queue = self._views.queue_info(backlog, request, backlog.lengths[request.priority], reckoned)
+        draft = self._ledger.draft(
+            order.job_id,
+            request,
+            class_name=order.pipeline.class_name(request.class_label),
+            work=work,
+            reckoned_seconds=reckoned,
+            body_digest=order.body_digest,
+            request_id=order.submission.request_id,
+        )
+        if order.submission.idempotency_key is None:
+            drafts.append(draft)
+        else:
+            record, created = self._ledger.submit(draft)
+            if not created:
+                return self._replay(record, order.body_digest)
+        backlogs.add(request, work)
+        return Submitted(self._views.view(draft, request, queue, progress_of(draft, request, None)), False)
+
+    def _replay(self, record: Record, digest: str) -> Submitted:
+        if record.text("adm_body") != digest:
+            raise RefusedError(ErrorKind.IDEMPOTENCY_MISMATCH, "this Idempotency-Key was used with another body")
+        return Submitted(self._views.of([record])[0], True)
+
+    def _hold_files(self, request: ResolvedRequest) -> None:
+        """Keep the files of a job until it has started and for as long after as it is kept then."""
+        if not request.images:
+            return
+        held = self._files.hold(request.images, request.expires_in + self._settings.retention_seconds)
+        unknown = [index for index, record in enumerate(held) if record is None]
+        if unknown:
+            detail = "no such file: it was never uploaded, was removed or has expired"
+            raise InvalidRequestError([FieldError(f"/images/{index}", detail) for index in unknown])
+
+    def _refuse_if_full(self, backlog: Backlog) -> None:
+        queued, limit = Estimator(self._fleet.read()).queued_seconds(backlog), self._settings.queue_limit_seconds
+        if queued is not None and queued > limit:
+            others = ", ".join(repr(each.pipeline) for each in backlog.beside)
+            raise RefusedError(
+                ErrorKind.QUEUE_FULL,
+                f"{queued:.0f} s of work are queued for the workers of {backlog.pipeline!r}"
+                f"{others and f', which hold {others} too'}; the limit is {limit:.0f} s (ADM_QUEUE_LIMIT_SECONDS)",
+                retry_after_seconds=queued - limit,
+            )
+
+
+def keyed_id(caller: str, idempotency_key: str) -> str:
+    """Id of the job that a caller's key stands for."""
+    return "i-" + hashlib.sha256(json.dumps([caller, idempotency_key]).encode()).hexdigest()
+
+
+def body_digest(request: JobRequest) -> str:
+    """What tells two bodies apart: the fields given, whatever their order and spacing."""
+    text = json.dumps(request.model_dump(exclude_unset=True), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()

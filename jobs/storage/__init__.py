@@ -1,0 +1,1 @@
+"""Bytes: the store, the images and checkpoints in it, uploaded files."""

@@ -1,0 +1,107 @@
+"""Where the images of jobs lie, and the checkpoints of those in progress.
+
+A fence in Redis cannot cover a file store. So a key carries the execution that wrote it, the transaction that records
+an image publishes it, and the sweep removes what was never published. A checkpoint is published in the same way.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from struct import unpack
+from uuid import uuid4
+
+from jobs.contract.errors import ErrorKind, RefusedError, UnavailableError
+from jobs.contract.job import CheckpointRecord, ImageRecord
+from jobs.settings import STORE_TIMEOUT_SECONDS
+from jobs.storage.store import ObjectStore
+
+ROOT = "jobs"
+PROBE = "probe"  # stands for a job in the keys of what `takes` stores for a moment
+CHECKPOINT_SUFFIX = ".safetensors"
+KEY_PARTS = 4  # as `image_key` and `checkpoint_key` make them
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """One image or checkpoint in the store, published or not."""
+
+    key: str
+    job_id: str
+    execution_id: str
+    last_modified: datetime
+
+
+class ImageStore:
+    """PNG files by job, execution and index. Raises UnavailableError when the store cannot be reached."""
+
+    def __init__(self, address: str, timeout_seconds: float = STORE_TIMEOUT_SECONDS) -> None:
+        """Raises: SettingsError for an address that no store can be made of."""
+        self.objects = ObjectStore(address, timeout_seconds)
+
+    def put(self, job_id: str, execution_id: str, index: int, png: bytes) -> ImageRecord:
+        """Store an image; nobody sees it before its record is published."""
+        width, height = unpack(">II", png[16:24])  # PNG, 11.2.2: the header's first two fields
+        self.objects.put(image_key(job_id, execution_id, index), png)
+        return ImageRecord(
+            index=index,
+            sha256=hashlib.sha256(png).hexdigest(),
+            width=width,
+            height=height,
+            bytes=len(png),
+            execution_id=execution_id,
+        )
+
+    def takes(self, png: bytes) -> bool:
+        """Whether the store takes these bytes elsewhere just now, where nobody looks for them and the sweep would."""
+        key = image_key(PROBE, uuid4().hex, 0)
+        try:
+            self.objects.put(key, png)
+            self.objects.delete([key])
+        except UnavailableError:
+            return False
+        return True
+
+    def get(self, job_id: str, image: ImageRecord) -> bytes:
+        """An image's bytes. Raises: RefusedError when it is gone."""
+        try:
+            return self.objects.get(image_key(job_id, image.execution_id, image.index))
+        except FileNotFoundError as error:
+            raise RefusedError(ErrorKind.UNKNOWN_IMAGE, f"image {image.index} of job {job_id} is gone") from error
+
+    def put_checkpoint(self, job_id: str, execution_id: str, numerics: str, data: bytes) -> CheckpointRecord:
+        """Store a checkpoint; nobody goes on from it before its record is written."""
+        record = CheckpointRecord(execution_id=execution_id, sha256=hashlib.sha256(data).hexdigest(), numerics=numerics)
+        self.objects.put(checkpoint_key(job_id, record), data)
+        return record
+
+    def get_checkpoint(self, job_id: str, record: CheckpointRecord) -> bytes:
+        """A checkpoint's bytes, whatever has become of them. Raises: FileNotFoundError when it is gone."""
+        return self.objects.get(checkpoint_key(job_id, record))
+
+    def delete_checkpoint(self, job_id: str, record: CheckpointRecord) -> None:
+        """Remove a checkpoint that nobody will go on from."""
+        self.objects.delete([checkpoint_key(job_id, record)])
+
+    def delete_job(self, job_id: str) -> None:
+        """Remove all images and checkpoints of a job, of every execution."""
+        self.delete([each.key for each in self.images(job_id)])
+
+    def delete(self, keys: list[str]) -> None:
+        """Remove objects; one that has gone already is no error."""
+        self.objects.delete(keys)
+
+    def images(self, job_id: str | None = None) -> Iterator[StoredImage]:
+        """All images and checkpoints of a job, or of all, published or not; whatever else lies there is left alone."""
+        for each in self.objects.list(ROOT if job_id is None else f"{ROOT}/{job_id}"):
+            parts = each.key.split("/")
+            if len(parts) == KEY_PARTS:
+                yield StoredImage(each.key, parts[1], parts[2], each.last_modified)
+
+
+def image_key(job_id: str, execution_id: str, index: int) -> str:
+    return f"{ROOT}/{job_id}/{execution_id}/{index}.png"
+
+
+def checkpoint_key(job_id: str, checkpoint: CheckpointRecord) -> str:
+    return f"{ROOT}/{job_id}/{checkpoint.execution_id}/{checkpoint.sha256}{CHECKPOINT_SUFFIX}"

@@ -1,0 +1,150 @@
+"""Bytes by key: a local folder or an S3 bucket. `jobs.storage.images` and `jobs.storage.files` say what lies there."""
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import LocalStore, S3Store
+
+from jobs.contract.errors import SettingsError, UnavailableError
+from jobs.settings import STORE_TIMEOUT_SECONDS
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, RetryConfig
+
+RETRIES = 3  # of one call, for answers such as 503 and connections that break
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 1.0  # before a retry
+LONGEST_PAUSE_SHARE = 0.1  # of a call's time, where that is less
+# Options of the HTTP client that obstore reads as AWS_ variables, unless it is given options of ours.
+CLIENT_VARIABLES = ("allow_http", "allow_invalid_certificates", "proxy_url", "proxy_ca_certificate")
+CLOCK = "clock"  # folder of objects whose date alone is read
+UNFINISHED = re.compile(r"#\d+$")  # of the file that object_store writes before it renames it
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """One object of the store, as a listing shows it."""
+
+    key: str
+    last_modified: datetime
+
+
+class ObjectStore:
+    """Every call raises UnavailableError when the store cannot be reached, or does not do as told.
+
+    A request to a bucket, its retries included, ends within timeout_seconds. A call is one request, but for `delete`
+    (one request a key) and `list` (one a thousand objects).
+    """
+
+    def __init__(self, address: str, timeout_seconds: float = STORE_TIMEOUT_SECONDS) -> None:
+        """Raises: SettingsError for an address that no store can be made of."""
+        try:
+            self._folder = None if "://" in address else Path(address)
+            if self._folder is None:
+                self._store: S3Store | LocalStore = bucket(address, timeout_seconds)
+            else:
+                self._store = LocalStore(self._folder, mkdir=True, automatic_cleanup=True)
+        except (BaseError, OSError, ValueError) as error:
+            raise SettingsError(f"ADM_STORE: {address} cannot be used: {str(error).partition(chr(10))[0]}") from error
+
+    def put(self, key: str, data: bytes) -> None:
+        """Store an object, in place of one that has the key."""
+        try:
+            # In one request: in parts, each part would have the timeout of a call.
+            obstore.put(self._store, key, data, use_multipart=False)
+        except (BaseError, FileNotFoundError) as error:  # the latter where there is no such bucket
+            raise UnavailableError(f"the image store did not take an image: {type(error).__name__}") from error
+
+    def get(self, key: str) -> bytes:
+        """An object's bytes. Raises: FileNotFoundError when it is gone."""
+        try:
+            return bytes(obstore.get(self._store, key).bytes())
+        except FileNotFoundError:
+            raise
+        except BaseError as error:
+            raise UnavailableError(f"the image store cannot be read: {type(error).__name__}") from error
+
+    def has(self, key: str) -> bool:
+        try:
+            obstore.head(self._store, key)
+        except FileNotFoundError:
+            return False
+        except BaseError as error:
+            raise UnavailableError(f"the image store cannot be read: {type(error).__name__}") from error
+        return True
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Remove objects; one that has gone already is no error."""
+        for key in keys:
+            try:
+                obstore.delete(self._store, key)
+            except FileNotFoundError:
+                continue
+            except BaseError as error:
+                raise UnavailableError(f"the image store does not delete: {type(error).__name__}") from error
+
+    def list(self, prefix: str) -> Iterator[StoredObject]:
+        """All objects below a prefix, which is a folder's name."""
+        try:
+            for chunk in obstore.list(self._store, prefix):
+                for each in chunk:
+                    yield StoredObject(each["path"], each["last_modified"])
+        except (BaseError, FileNotFoundError) as error:
+            raise UnavailableError(f"the image store cannot be listed: {type(error).__name__}") from error
+
+    def now(self) -> datetime:
+        """The time by which the store dates its objects: the clocks of two machines may be hours apart."""
+        key = f"{CLOCK}/{uuid4().hex}"
+        self.delete(each.key for each in self.list(CLOCK))  # of whoever was killed in between
+        self.put(key, b"-")
+        try:
+            return obstore.head(self._store, key)["last_modified"]
+        except (BaseError, FileNotFoundError) as error:
+            raise UnavailableError(f"the image store cannot be read: {type(error).__name__}") from error
+        finally:
+            self.delete([key])
+
+    def remove_unfinished(self, before: datetime) -> int:
+        """Remove what killed writers left half-written in a folder, where no listing shows it; returns how many.
+
+        A bucket has no such thing: an object is there as a whole or not at all.
+        """
+        removed = 0
+        try:
+            for path in self._folder.rglob("*#*") if self._folder is not None else ():
+                if UNFINISHED.search(path.name) and path.stat().st_mtime < before.timestamp():
+                    path.unlink(missing_ok=True)
+                    removed += 1
+        except OSError as error:
+            raise UnavailableError(f"the image store does not delete: {error.strerror}") from error
+        return removed
+
+
+def bucket(address: str, timeout_seconds: float) -> S3Store:
+    """Return an S3 bucket whose requests end within timeout_seconds, retries included.
+
+    A try takes half of the time at most. The client decides on a retry before its pause, so the last decision comes
+    early enough for the longest pause and one more try.
+    """
+    half, longest_pause = timeout_seconds / 2, min(LONGEST_PAUSE_SECONDS, LONGEST_PAUSE_SHARE * timeout_seconds)
+    client: ClientConfig = {"timeout": timedelta(seconds=half), "connect_timeout": timedelta(seconds=half)}
+    for name in CLIENT_VARIABLES:
+        if (value := os.environ.get(f"AWS_{name.upper()}")) is not None:
+            client[name] = value  # type: ignore[literal-required] # the names are ClientConfig's
+    retries: RetryConfig = {
+        "max_retries": RETRIES,
+        "retry_timeout": timedelta(seconds=half - longest_pause),
+        "backoff": {
+            "init_backoff": timedelta(seconds=min(FIRST_PAUSE_SECONDS, longest_pause)),
+            "max_backoff": timedelta(seconds=longest_pause),
+            "base": 2,
+        },
+    }
+    return S3Store.from_url(address, client_options=client, retry_config=retries)

@@ -1,0 +1,191 @@
+"""How long queued work will take, from what workers measured a step to cost."""
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from statistics import fmean, median
+from typing import NamedTuple
+
+from jobs.contract.request import PRIORITIES, Priority, ResolvedRequest
+from jobs.contract.work import RUNNING, evaluations_of, rank_of, work_of
+from jobs.views.fleet import Fleet, StepMs
+
+UNKNOWN_ERROR = 0.5  # of an estimate, as long as nothing was measured
+FEWEST_RATIOS = 8  # of jobs that have ended, before they correct what is reckoned for others
+
+
+@dataclass(frozen=True)
+class Backlog:
+    """What a pipeline's counters say."""
+
+    pipeline: str
+    lengths: Mapping[str, int]  # jobs queued, by priority
+    work: Mapping[str, int]  # row steps, by "priority:rank:stage" and "running:rank:stage"
+    ratios: tuple[float, ...] = ()  # of what recent jobs took, to what had been reckoned for them
+    beside: tuple["Backlog", ...] = ()  # of the other pipelines that its workers hold, without their ratios
+
+    def of(self, places: Collection[str], before: float = math.inf) -> dict[str, float]:
+        """Row steps by stage of some priorities, or of the jobs in progress.
+
+        before: only what goes before a job of this rank: lower ranks, and half of the same.
+        """
+        total: dict[str, float] = {}
+        for place, rank, stage, row_steps in self._counters:
+            if place in places and rank <= before:
+                total[stage] = total.get(stage, 0) + row_steps * (0.5 if rank == before else 1)
+        return total
+
+    @cached_property
+    def _counters(self) -> list[tuple[str, int, str, int]]:
+        split = [(name.split(":"), row_steps) for name, row_steps in self.work.items() if row_steps > 0]
+        return [(place, int(rank), stage, row_steps) for (place, rank, stage), row_steps in split]
+
+    @property
+    def bias(self) -> float:
+        """What recent jobs took, of what had been reckoned: the median."""
+        return median(self.ratios) if len(self.ratios) >= FEWEST_RATIOS else 1.0
+
+    @property
+    def error(self) -> float:
+        """Mean error of recent estimates once their bias is taken out, as a fraction."""
+        bias = self.bias
+        return fmean(abs(ratio / bias - 1) for ratio in self.ratios) if self.ratios else UNKNOWN_ERROR
+
+
+class Backlogs:
+    """The backlogs of pipelines as they were read together, and with what has been queued since."""
+
+    def __init__(self, fleet: Fleet, counted: dict[str, Backlog]) -> None:
+        """`counted`: of the pipelines and of those beside them, each by itself."""
+        self._fleet, self._counted = fleet, counted
+
+    def of(self, pipeline: str) -> Backlog:
+        """A pipeline's backlog, with those beside it."""
+        beside = tuple(self._counted[other] for other in self._fleet.shares(pipeline) if other != pipeline)
+        return replace(self._counted[pipeline], beside=beside)
+
+    def add(self, request: ResolvedRequest, work: Mapping[str, int]) -> None:
+        """Count a job that is queued behind those that were read."""
+        present, rank = self._counted[request.model], rank_of(request.priority, work)
+        more = {f"{request.priority}:{rank}:{stage}": row_steps for stage, row_steps in work.items()}
+        self._counted[request.model] = replace(
+            present,
+            lengths={**present.lengths, request.priority: present.lengths[request.priority] + 1},
+            work={**present.work, **{name: present.work.get(name, 0) + each for name, each in more.items()}},
+        )
+
+
+class Load(NamedTuple):
+    """What falls on a pipeline's workers."""
+
+    row_steps: Mapping[str, float]  # by stage, in that pipeline's networks
+    others_ms: float  # of a worker, in networks of which only other pipelines make use
+
+
+class Estimator:
+    """Turns work into seconds; None as long as no worker ever said what a step costs.
+
+    Workers serve all that they hold, so a pipeline's jobs wait for the work of every pipeline that shares workers with
+    it, as far as it falls on those (`Fleet.shares`).
+    """
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+
+    def own_seconds(self, backlog: Backlog, priority: str) -> float | None:
+        """Seconds that a pipeline's workers take for its own queue of one priority; over pipelines, this adds up."""
+        step_ms = self._fleet.step_ms.get(backlog.pipeline)
+        return self._shared_seconds(backlog, work_ms(step_ms, backlog.of((priority,)))) if step_ms else None
+
+    def queued_seconds(self, backlog: Backlog) -> float | None:
+        """Seconds that a pipeline's workers take for all that is queued for them, whichever of theirs it is for."""
+        step_ms = self._fleet.step_ms.get(backlog.pipeline)
+        if not step_ms:
+            return None
+        queued = self._load(backlog, PRIORITIES)
+        return self._shared_seconds(backlog, work_ms(step_ms, queued.row_steps) + queued.others_ms)
+
+    def jobs_ahead(self, backlog: Backlog, priority: Priority, place: int | None) -> int:
+        """How many jobs may be claimed before one that has `place` others before it in the queue of its priority.
+
+        Higher priorities go first, of all that its workers hold; pipelines of one priority take turns. place None: it
+        is being claimed.
+        """
+        higher = PRIORITIES[: PRIORITIES.index(priority)]
+        turns = 0 if place is None else place + 1
+        shares, ahead = self._fleet.shares(backlog.pipeline), 0.0
+        for each in backlog.beside:
+            share = shares.get(each.pipeline, 0.0)
+            ahead += share * sum(each.lengths[one] for one in higher) + min(share * each.lengths[priority], turns)
+        return sum(backlog.lengths[one] for one in higher) + (place or 0) + round(ahead)
+
+    def eta_seconds(self, backlog: Backlog, request: ResolvedRequest) -> float | None:
+        """Seconds until a job's images are there, reckoned from what is queued and running; not yet for `bias`.
+
+        What still has room in a batch joins the next step and shares every one of them; what has not waits for the
+        work that the scheduler puts before it, of which the running part is half done on average. Images in other
+        networks take no room in its batches, but their steps take time: it waits for that work in either case.
+        """
+        step_ms = self._fleet.step_ms.get(backlog.pipeline)
+        if not step_ms:
+            return None
+        rank = rank_of(request.priority, work_of(request))
+        queued, running = self._load(backlog, PRIORITIES, rank), self._load(backlog, (RUNNING,), rank)
+        workers = max(1, len(self._fleet.holders(backlog.pipeline)))
+        taken = {
+            stage: (queued.row_steps.get(stage, 0) + running.row_steps.get(stage, 0)) / workers for stage in step_ms
+        }
+        waiting_ms = queued.others_ms + running.others_ms / 2
+        if not has_room(step_ms, request, taken):
+            waiting_ms += work_ms(step_ms, queued.row_steps) + work_ms(step_ms, running.row_steps) / 2
+            taken = dict.fromkeys(step_ms, math.inf)
+        seconds = self._shared_seconds(backlog, waiting_ms)
+        for stage, evaluations in evaluations_of(request).items():
+            if shapes := step_ms.get(stage):
+                beside = math.ceil(min(taken.get(stage, 0) / evaluations, max(shapes)))
+                seconds += evaluations * batch_ms(shapes, request.num_rows, beside) / 1000
+        return seconds
+
+    def _load(self, backlog: Backlog, places: Collection[str], before: float = math.inf) -> Load:
+        """What falls on the workers of a backlog's pipeline, as `Backlog.of` counts it."""
+        pipeline, row_steps, others_ms = backlog.pipeline, backlog.of(places, before), 0.0
+        shares = self._fleet.shares(pipeline)
+        for other in backlog.beside:
+            share, step_ms = shares.get(other.pipeline, 0.0), self._fleet.step_ms.get(other.pipeline, {})
+            for stage, number in other.of(places, before).items():
+                if self._fleet.shares_network(stage, pipeline, other.pipeline):
+                    row_steps[stage] = row_steps.get(stage, 0) + number * share
+                else:
+                    others_ms += number * share * row_ms(step_ms, stage)
+        return Load(row_steps, others_ms)
+
+    def _shared_seconds(self, backlog: Backlog, ms: float) -> float:
+        """Seconds that a pipeline's workers take together for so much of one's time."""
+        return ms / 1000 / max(1, len(self._fleet.holders(backlog.pipeline)))
+
+
+def work_ms(step_ms: StepMs, work: Mapping[str, float]) -> float:
+    """Milliseconds of a worker for row steps by stage, batched as fully as it can."""
+    return sum(row_steps * row_ms(step_ms, stage) for stage, row_steps in work.items())
+
+
+def row_ms(step_ms: StepMs, stage: str) -> float:
+    """Milliseconds a row step costs at the best shape; 0 for a stage that was not measured."""
+    return min((ms / rows for rows, ms in step_ms.get(stage, {}).items()), default=0)
+
+
+def has_room(step_ms: StepMs, request: ResolvedRequest, taken: Mapping[str, float]) -> bool:
+    """Whether a job's images fit a batch beside so many row steps of others, whose images count as like its own."""
+    return all(
+        request.num_rows + math.ceil(taken.get(stage, 0) / evaluations) <= max(step_ms[stage])
+        for stage, evaluations in evaluations_of(request).items()
+        if step_ms.get(stage)
+    )
+
+
+def batch_ms(shapes: Mapping[int, float], rows: int, beside: int) -> float:
+    """Milliseconds that a step of so many rows takes, with others in the same batch: what its shape takes."""
+    largest = max(shapes)
+    fitting = min((shape for shape in shapes if shape >= rows + beside), default=largest)
+    return shapes[fitting] * max(1, -(-rows // largest))

@@ -1,0 +1,131 @@
+"""What workers have announced, as the service reads it."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TypeVar, cast
+
+import structlog
+from pydantic import TypeAdapter, ValidationError
+from redis.client import Redis
+
+from jobs.contract.pipelines import PipelineInfo
+from jobs.contract.workers import WorkerInfo
+from jobs.queue import keys
+from jobs.queue.rubbish import answers
+
+log = structlog.get_logger("jobs.views.fleet")
+
+T = TypeVar("T")
+StepMs = dict[str, dict[int, float]]  # stage -> row shape -> milliseconds a step
+STEP_MS = TypeAdapter(StepMs)
+PIPELINE, WORKER = TypeAdapter(PipelineInfo), TypeAdapter(WorkerInfo)
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """All that is known of pipelines and workers at one moment."""
+
+    pipelines: dict[str, PipelineInfo] = field(default_factory=dict)
+    workers: tuple[WorkerInfo, ...] = ()
+    step_ms: dict[str, StepMs] = field(default_factory=dict)  # by pipeline
+
+    @cached_property
+    def _held(self) -> dict[str, dict[str, WorkerInfo]]:
+        """Live workers by name, by the pipeline that they hold."""
+        held: dict[str, dict[str, WorkerInfo]] = {}
+        for worker in self.workers:
+            for pipeline in worker.pipelines:
+                held.setdefault(pipeline, {})[worker.name] = worker
+        return held
+
+    def holders(self, pipeline: str) -> list[WorkerInfo]:
+        """Live workers that hold a pipeline."""
+        return list(self._held.get(pipeline, {}).values())
+
+    def shares(self, pipeline: str) -> Mapping[str, float]:
+        """What part of each pipeline's work falls on the workers of this one, its own first: all of that.
+
+        Those it shares no worker with are left out. Work is taken to fall evenly on all who hold its pipeline.
+        """
+        return self._shares.get(pipeline, {pipeline: 1.0})
+
+    @cached_property
+    def _shares(self) -> dict[str, dict[str, float]]:
+        held = {name: frozenset(workers) for name, workers in self._held.items()}
+        return {
+            name: {name: 1.0}
+            | {other: len(own & theirs) / len(theirs) for other, theirs in held.items() if not own.isdisjoint(theirs)}
+            for name, own in held.items()
+        }
+
+    def shares_network(self, stage: str, pipeline: str, other: str) -> bool:
+        """Whether a stage of two pipelines is the same, so that images of both go into one batch.
+
+        Told by the weights: two stacks of the same files count as one, though a worker batches them apart.
+        """
+        network = self._network(pipeline, stage)
+        return pipeline == other or (network is not None and network == self._network(other, stage))
+
+    def _network(self, pipeline: str, stage: str) -> tuple[str, str | None] | None:
+        """What tells the network of a pipeline's stage from others: its weights, and those that guide it."""
+        info = self.pipelines.get(pipeline)
+        stages = () if info is None else info.stages
+        return next(((each.model_hash, each.classifier_hash) for each in stages if each.name == stage), None)
+
+
+class FleetReader:
+    """Reads the fleet, at most once in a while: it changes with heartbeats, and every request asks for it."""
+
+    def __init__(self, redis: Redis, max_age_seconds: float) -> None:
+        self._redis, self._max_age_seconds = redis, max_age_seconds
+        self._fleet, self._read_at = Fleet(), float("-inf")
+        self._not_understood: set[str] = set()  # where something lies that was logged
+
+    def read(self, *, fresh: bool = False) -> Fleet:
+        """The fleet; `fresh` for when what was asked for is not in the one at hand."""
+        if fresh or time.monotonic() - self._read_at > self._max_age_seconds:
+            self._fleet, self._read_at = self._load(), time.monotonic()
+        return self._fleet
+
+    def _load(self) -> Fleet:
+        with self._redis.pipeline(transaction=False) as pipe:
+            pipe.hgetall(keys.PIPELINES)
+            pipe.smembers(keys.WORKERS)
+            pipe.hgetall(keys.STEP_COSTS)
+            pipelines, names, costs = (answer or {} for answer in answers(pipe))
+        infos = self._understood(keys.PIPELINES, pipelines, PIPELINE).values()
+        return Fleet(
+            pipelines={each.id: each for each in sorted(infos, key=lambda info: info.id)},
+            workers=self._workers(sorted(name.decode(errors="replace") for name in names)),
+            step_ms=self._understood(keys.STEP_COSTS, costs, STEP_MS),
+        )
+
+    def _workers(self, names: list[str]) -> tuple[WorkerInfo, ...]:
+        texts = cast(list[bytes | None], self._redis.mget([keys.worker(name) for name in names])) if names else []
+        said = {name.encode(): text for name, text in zip(names, texts, strict=True) if text is not None}
+        return tuple(self._understood(keys.WORKERS, said, WORKER).values())
+
+    def _understood(self, where: str, said: Mapping[bytes, bytes], kind: TypeAdapter[T]) -> dict[str, T]:
+        """What can be read of what was announced, by name; the rest is another version's, or rubbish."""
+        understood = {}
+        for each, text in said.items():
+            name = each.decode(errors="replace")
+            try:
+                understood[name] = kind.validate_json(text)
+            except ValidationError as error:
+                if f"{where} {name}" not in self._not_understood:
+                    self._not_understood.add(f"{where} {name}")
+                    log.warning("not_understood", key=where, name=name, wrong_fields=error.error_count())
+        return understood
+
+    def metrics(self) -> dict[str, str]:
+        """The metrics that each live worker left, by its name."""
+        names = [each.name for each in self.read(fresh=True).workers]
+        texts = (
+            cast(list[bytes | None], self._redis.mget([keys.worker_metrics(name) for name in names])) if names else []
+        )
+        return {
+            name: text.decode(errors="replace") for name, text in zip(names, texts, strict=True) if text is not None
+        }

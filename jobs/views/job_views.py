@@ -1,0 +1,165 @@
+"""Jobs as their clients see them, made from records."""
+
+import contextlib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from pydantic import ValidationError
+from redis.client import Pipeline, Redis
+
+from jobs.contract.job import ImageView, Job, JobStatus, Progress, QueueInfo
+from jobs.contract.request import PRIORITIES, ResolvedRequest
+from jobs.contract.work import evaluations_of
+from jobs.queue import keys, rq_registries
+from jobs.queue.record import BadPayloadError, Record
+from jobs.queue.rubbish import answers
+from jobs.views.estimate import Backlog, Backlogs, Estimator
+from jobs.views.fleet import Fleet, FleetReader
+
+COUNTER = re.compile(r"[a-z]+:\d{1,4}:[a-z]+")
+COUNT = re.compile(rb"-?\d{1,18}")
+RATIO = re.compile(rb"\d{1,18}\.\d{4}")  # as `jobs.queue.ledger` writes them
+
+
+class Views:
+    """Adds to records what lies beside them: progress, the place in the queue, estimates."""
+
+    def __init__(self, redis: Redis, fleet: FleetReader, root_path: str) -> None:
+        self._redis, self._fleet, self._root_path = redis, fleet, root_path
+
+    def of(self, records: Sequence[Record]) -> list[Job]:
+        """Views of jobs, with one round trip for all of them."""
+        queued = [each for each in records if each.status is JobStatus.QUEUED]
+        running = [each for each in records if each.status in (JobStatus.IN_PROGRESS, JobStatus.CANCELLING)]
+        pipelines = sorted({each.pipeline for each in queued})
+        fleet = self._fleet.read()
+        places: dict[str, int | None] = {}
+        progress: dict[str, bytes | None] = {}
+        backlogs = Backlogs(fleet, {})
+        if queued or running:
+            with self._redis.pipeline(transaction=False) as pipe:
+                ask_backlogs(pipe, fleet, pipelines)
+                for each in queued:
+                    pipe.lpos(rq_registries.queue_key(each.queue), each.id)
+                for each in running:
+                    pipe.get(keys.progress(each.id))
+                told = iter(answers(pipe))
+            backlogs = take_backlogs(told, fleet, pipelines)
+            places = {each.id: next(told) for each in queued}
+            progress = {each.id: next(told) for each in running}
+        views = []
+        for each in records:
+            request = readable_request(each)
+            queue = None
+            if each.id in places and request is not None:
+                backlog = backlogs.of(each.pipeline)
+                reckoned = self.reckoned_seconds(backlog, request)
+                queue = self.queue_info(backlog, request, places[each.id], reckoned)
+            views.append(self.view(each, request, queue, progress_of(each, request, progress.get(each.id))))
+        return views
+
+    def backlogs(self, pipelines: Sequence[str]) -> Backlogs:
+        """What is queued for pipelines."""
+        fleet = self._fleet.read()
+        with self._redis.pipeline(transaction=False) as pipe:
+            ask_backlogs(pipe, fleet, pipelines)
+            return take_backlogs(iter(answers(pipe)), fleet, pipelines)
+
+    def reckoned_seconds(self, backlog: Backlog, request: ResolvedRequest) -> float | None:
+        """What the estimator makes of a job, before its bias is taken out."""
+        return Estimator(self._fleet.read()).eta_seconds(backlog, request)
+
+    def queue_info(
+        self, backlog: Backlog, request: ResolvedRequest, place: int | None, reckoned: float | None
+    ) -> QueueInfo:
+        """Where a job stands that has so many before it in the queue of its priority; None: it is being taken."""
+        fleet = self._fleet.read()
+        workers = len(fleet.holders(request.model))
+        # without a worker it may wait until it expires
+        eta_seconds = reckoned * backlog.bias if reckoned is not None and workers else None
+        return QueueInfo(
+            position=Estimator(fleet).jobs_ahead(backlog, request.priority, place),
+            eta_seconds=None if eta_seconds is None else round(eta_seconds, 3),
+            eta_error_seconds=None if eta_seconds is None else round(eta_seconds * backlog.error, 3),
+            workers=workers,
+        )
+
+    def view(self, record: Record, request: ResolvedRequest | None, queue: QueueInfo | None, progress: Progress) -> Job:
+        """The Job of `api.md`."""
+        return Job(
+            id=record.id,
+            status=record.status,
+            created_at=record.created_at,
+            started_at=record.number("adm_started_at"),
+            ended_at=record.number("adm_ended_at"),
+            expires_at=record.expires_at,
+            request=request,
+            progress=progress,
+            queue=queue,
+            images=[] if request is None else self._images(record, request),
+            error=record.error,
+            usage=record.usage,
+            results=record.results,
+            attempt=record.attempt,
+            numerics=record.text("adm_numerics") or None,
+        )
+
+    def _images(self, record: Record, request: ResolvedRequest) -> list[ImageView]:
+        """The images that a job shows, of those that it can have."""
+        shown = (each for each in record.images if each.index in request.indices)
+        return [record.image_view(each, request, self._root_path) for each in shown]
+
+
+def progress_of(record: Record, request: ResolvedRequest | None, text: bytes | None) -> Progress:
+    """What its worker reported last; once completed, all of it; where nothing was told or kept, nothing."""
+    if text is not None:
+        with contextlib.suppress(ValidationError):  # what was told wrongly counts as not told
+            return Progress.model_validate_json(text)
+    if request is None:
+        return Progress(stage="base", step=0, steps=0, fraction=0)
+    stages = list(evaluations_of(request).items())
+    if record.status is JobStatus.COMPLETED:
+        stage, steps = stages[-1]
+        return Progress(stage=stage, step=steps, steps=steps, fraction=1)
+    stage, steps = stages[0]
+    return Progress(stage=stage, step=0, steps=steps, fraction=0)
+
+
+def readable_request(record: Record) -> ResolvedRequest | None:
+    """What the job asks for; None when that cannot be read, which its worker will find too, and fail it."""
+    try:
+        return record.request()
+    except BadPayloadError:
+        return None
+
+
+def ask_backlogs(pipe: Pipeline, fleet: Fleet, pipelines: Sequence[str]) -> None:
+    """Queue the commands whose answers `take_backlogs` takes."""
+    for pipeline in with_those_beside(fleet, pipelines):
+        for priority in PRIORITIES:
+            pipe.llen(rq_registries.queue_key(keys.queue(pipeline, priority)))
+            pipe.zcard(rq_registries.delayed_key(keys.queue(pipeline, priority)))
+        pipe.hgetall(keys.queued_work(pipeline))
+    for pipeline in pipelines:
+        pipe.lrange(keys.estimate_ratios(pipeline), 0, -1)
+
+
+def take_backlogs(told: Iterator[Any], fleet: Fleet, pipelines: Sequence[str]) -> Backlogs:
+    """Backlogs of the answers; what is neither a counter nor a ratio is left out."""
+    counted = {}
+    for name in with_those_beside(fleet, pipelines):
+        lengths: dict[str, int] = {priority: (next(told) or 0) + (next(told) or 0) for priority in PRIORITIES}
+        counters = {field.decode(errors="replace"): number for field, number in (next(told) or {}).items()}
+        work = {field: int(n) for field, n in counters.items() if COUNTER.fullmatch(field) and COUNT.fullmatch(n)}
+        counted[name] = Backlog(name, lengths, work)
+    for name in pipelines:
+        ratios = tuple(float(each) for each in next(told) or () if RATIO.fullmatch(each))
+        counted[name] = replace(counted[name], ratios=ratios)
+    return Backlogs(fleet, counted)
+
+
+def with_those_beside(fleet: Fleet, pipelines: Sequence[str]) -> list[str]:
+    """Pipelines, and all others that are held by workers that hold one of them."""
+    return list(dict.fromkeys([*pipelines, *(other for name in pipelines for other in fleet.shares(name))]))

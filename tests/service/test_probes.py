@@ -1,0 +1,33 @@
+"""What monitoring asks: many who ask at the same time cost as much as one."""
+
+import asyncio
+from typing import cast
+
+from redis import Redis
+
+from jobs.job_queue import JobQueue
+from jobs.settings import Settings
+from jobs.storage.images import ImageStore
+from service.metrics import Metrics
+from service.probes import Probes
+
+
+def num_looks(redis: Redis) -> int:
+    """How often the server has been looked at (INFO), less the looks of this function."""
+    stats = cast(dict[str, dict[str, int]], redis.info("commandstats"))
+    return stats.get("cmdstat_info", {}).get("calls", 0)
+
+
+def test_callers_who_ask_at_once_share_one_look(redis: Redis, settings: Settings) -> None:
+    """So a Redis that hangs keeps nobody waiting behind the waits of others."""
+    queue = JobQueue(redis, settings, ImageStore(settings.store_address))
+
+    async def ask(times: int) -> list[str | None]:
+        probes = Probes(redis, queue, Metrics(), settings.default_model)
+        return await asyncio.gather(*(probes.what_is_lacking(index % 2 == 0) for index in range(times)))
+
+    before = num_looks(redis)
+    lacks = asyncio.run(ask(24))
+    assert num_looks(redis) - before - 1 <= 4, "two batches at most, of the two questions"
+    assert len(lacks) == 24
+    assert {each is None for each in lacks[1::2]} == {True}
