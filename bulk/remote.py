@@ -9,12 +9,13 @@ import asyncio
 import hashlib
 import io
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
 from PIL import Image
+from pydantic import SecretStr
 
 from bulk.base_samples import BaseSamples
 from bulk.errors import BulkError
@@ -39,13 +40,11 @@ class Remote:
 
     url: str
     window: int
-    api_key: str | None = field(default=None, repr=False)
+    key: SecretStr | None = None
 
     def describe(self, model: str) -> PipelineInfo:
         try:
-            with httpx2.Client(
-                base_url=self.url, timeout=REQUEST_SECONDS, trust_env=self._by_proxy, headers=self._headers
-            ) as client:
+            with httpx2.Client(**self._options) as client:
                 response = client.get(f"/v1/models/{model}")
                 known = client.get("/v1/models") if response.status_code == httpx2.codes.NOT_FOUND else response
         except (httpx2.TransportError, httpx2.InvalidURL) as error:
@@ -61,9 +60,7 @@ class Remote:
         asyncio.run(self._make(work))
 
     async def _make(self, work: Work) -> None:
-        async with httpx2.AsyncClient(
-            base_url=self.url, timeout=REQUEST_SECONDS, trust_env=self._by_proxy, headers=self._headers
-        ) as client:
+        async with httpx2.AsyncClient(**self._options) as client:
             service = Service(client, work)
             slots = [asyncio.create_task(service.work_off()) for _ in range(-(-self.window // IMAGES_PER_CHUNK))]
             try:
@@ -74,14 +71,12 @@ class Remote:
                 await asyncio.gather(*slots, return_exceptions=True)
 
     @property
-    def _headers(self) -> dict[str, str]:
-        return {} if self.api_key is None else {"Authorization": f"Bearer {self.api_key}"}
-
-    @property
-    def _by_proxy(self) -> bool:
-        return (
-            urlsplit(self.url).hostname not in LOOPBACK
-        )  # an environment's proxy would look for it on its own machine
+    def _options(self) -> dict[str, Any]:
+        """What clients of the service are made with."""
+        # an environment's proxy would look for loopback on its own machine
+        by_proxy = urlsplit(self.url).hostname not in LOOPBACK
+        headers = {} if self.key is None else {"Authorization": f"Bearer {self.key.get_secret_value()}"}
+        return {"base_url": self.url, "timeout": REQUEST_SECONDS, "trust_env": by_proxy, "headers": headers}
 
 
 class Service:
@@ -212,6 +207,8 @@ def refusal(response: httpx2.Response) -> str:
         detail = response.json()["detail"]
     except (ValueError, KeyError, TypeError):
         detail = response.reason_phrase
+    if response.status_code in (httpx2.codes.UNAUTHORIZED, httpx2.codes.FORBIDDEN):
+        detail = f"{detail} (adm sends the key of ADM_API_KEY)"
     return f"answers {response.status_code}: {detail}"
 
 

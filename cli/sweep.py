@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from evaluation.extractors import Extractor
     from evaluation.kept import Work
     from evaluation.statistics_file import Measured
-    from jobs.request import ResolvedRequest
+    from jobs.contract.request import ResolvedRequest
 
 TIMED_STEPS, TIMED_RUNS = 3, 3  # of a full batch; the fastest counts, for other programs run beside
 

@@ -32,7 +32,7 @@ def rows(page: Path) -> list[list[str]]:
     """The table's cells, its head and rule left out."""
     lines = page.read_text().splitlines()
     start = next(number for number, line in enumerate(lines) if line.startswith("| at 25 network evaluations"))
-    found = []
+    found: list[list[str]] = []
     for line in lines[start + 2 :]:
         if not line.startswith("|"):
             return found
