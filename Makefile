@@ -12,6 +12,7 @@
 #   make test-peers    random settings beside diffusers, torch-fidelity, torchmetrics and, from OFFICIAL=folder, the official code
 #   make test-clients    clients that openapi-python-client and openapi-typescript generate compile and post a job; needs npm
 #   make golden   the reference cases under GOLDEN=tests/golden
+#   make paper    the paper's claims in small, PART=guidance for one of them; into bench/results/paper and docs/paper
 #   make judge    measure the demo stack and write weights/demo/judge.json
 #   make lock     resolve the dependencies anew into requirements.lock
 #   make clean    remove the environment and the caches; data/, demo/ and runs/ stay
@@ -25,7 +26,7 @@ KERNELS := .venv/.kernels
 PEERS := build/peers
 CLIENTS := build/clients
 
-.PHONY: up demo test test-fast coverage check chaos bench test-gpu bench-gpu gpu-day test-peers test-clients golden judge install browser lock clean
+.PHONY: up demo test test-fast coverage check chaos bench test-gpu bench-gpu gpu-day test-peers test-clients golden paper judge install browser lock clean
 
 up: install
 	$(BIN)/adm up
@@ -97,6 +98,10 @@ $(CLIENTS)/.installed: $(STAMP) tests/generated/requirements.txt tests/generated
 
 golden: install
 	$(BIN)/python -m tests.golden_runner $(GOLDEN)
+
+# Threads that wait sleep: on a busy machine small products of several threads take ten times as long otherwise.
+paper: install
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m bench.paper $(PART)
 
 judge: install
 	$(BIN)/adm judge

@@ -8,11 +8,12 @@ import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from threading import Thread
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from bulk.base_samples import BaseSamples
 from bulk.errors import BulkError
@@ -92,6 +93,16 @@ class Local:
         make_chunks(maker, work.request, work.base, lambda: next(work.chunks, None), keep)
 
 
+class Task(NamedTuple):
+    """A job for a maker: so many images of a request, and what to do with them once all are there."""
+
+    job_id: str
+    request: ResolvedRequest
+    pictures: Mapping[str, bytes]
+    images: int
+    keep: Callable[[list[bytes]], None]
+
+
 def make_chunks(
     maker: Maker,
     request: ResolvedRequest,
@@ -99,26 +110,38 @@ def make_chunks(
     take: Callable[[], Chunk | None],
     keep: Callable[[Chunk, list[bytes]], None],
 ) -> None:
-    """Run chunks until there are no more, each joining as soon as there is room: batches stay full."""
-    begun: dict[str, tuple[Chunk, dict[int, bytes]]] = {}
+    """Run chunks until there are no more."""
+
+    def next_task() -> Task | None:
+        if (chunk := take()) is None:
+            return None
+        pictures = base.pictures(chunk) if base else {}
+        return Task(chunk.name, of_chunk(request, chunk), pictures, len(chunk.indices), partial(keep, chunk))
+
+    run_tasks(maker, next_task)
+
+
+def run_tasks(maker: Maker, take: Callable[[], Task | None]) -> None:
+    """Run tasks until there are no more, each joining as soon as there is room: batches stay full."""
+    begun: dict[str, tuple[Task, dict[int, bytes]]] = {}
     more = True
     while True:
         while more and maker.rows_in_flight < DEPTH * maker.max_rows:
-            chunk = take()
-            if chunk is None:
+            task = take()
+            if task is None:
                 more = False
             else:
-                begun[chunk.name] = chunk, {}
-                maker.add(chunk.name, of_chunk(request, chunk), base.pictures(chunk) if base else {})
+                begun[task.job_id] = task, {}
+                maker.add(task.job_id, task.request, task.pictures)
         finished = maker.step()
         if finished is None:
             return
-        for name, row, pixels in finished:
-            chunk, rows = begun[name]
+        for job_id, row, pixels in finished:
+            task, rows = begun[job_id]
             rows[row] = pixels
-            if len(rows) == len(chunk.indices):
-                del begun[name]
-                keep(chunk, [rows[each] for each in range(len(rows))])
+            if len(rows) == task.images:
+                del begun[job_id]
+                task.keep([rows[each] for each in range(len(rows))])
 
 
 class Devices:

@@ -46,6 +46,9 @@ class Output(ABC):
     def keep(self, chunk: Chunk, images: Sequence[bytes], size: int) -> None:
         """Keep a chunk durably."""
 
+    def note_job(self, chunk: Chunk, job_id: str) -> None:  # noqa: B027 # files of images do not name jobs
+        """Note the service's job that made a chunk, before the chunk is kept."""
+
     @abstractmethod
     def grow(self, before: Plan, size: int) -> None:
         """Let a run of more images go on from a plan of fewer, finished or not; it may be called again after a kill."""

@@ -98,6 +98,7 @@ class Service:
         for chunk in self._work.chunks:
             job, images = await self._make(chunk)
             self._work.on_numerics(job.numerics or "")
+            self._work.output.note_job(chunk, job.id)
             self._work.output.keep(chunk, images, self._work.size)
             self._work.on_images(len(images))
             await self._delete(job.id)

@@ -125,12 +125,13 @@ def option(pointer: str) -> str:
     return {"class_label": "--classes"}.get(name, f"--{name.replace('_', '-').replace('/', '-')}")
 
 
-def run(order: Order, source: Source, console: Console) -> str:
+def run(order: Order, source: Source, console: Console, output: Output | None = None) -> str:
     """Make every image that is missing, and the result of them; returns a line that says what there is.
 
+    output: what keeps the images, where it is no file of the order's name.
     Raises: BulkError; StoppedError after Ctrl-C. What is finished stays, and the same order goes on from there.
     """
-    output = open_output(order.out)
+    output = output or open_output(order.out)
     pipeline = source.describe(order.model)
     base = None if order.base_samples is None else read_base_samples(order.base_samples)
     classes = order.classes_of(pipeline, base)

@@ -2,10 +2,9 @@
 
 import contextlib
 import json
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from typer.core import TyperGroup
@@ -13,22 +12,10 @@ from typer.core import TyperGroup
 from cli.failure import one_line_errors
 
 if TYPE_CHECKING:
+    from evaluation.extractors import Extractor as OpenedExtractor
+    from evaluation.kept import Work
     from evaluation.report import Watch
-
-LOCAL, SERVICE = "local:", "service:"
-LOCAL_IMAGES = 500
-LOCAL_SETTINGS = (
-    "images",
-    "seed",
-    "classes",
-    "scale",
-    "steps",
-    "sampler",
-    "eta",
-    "time_grid",
-    "thresholding",
-    "upsample",
-)
+    from evaluation.statistics_file import Measured
 
 
 class ScoresByDefault(TyperGroup):
@@ -39,6 +26,7 @@ class ScoresByDefault(TyperGroup):
         return super().parse_args(ctx, args if named or not args else ["scores", *args])
 
 
+Number = TypeVar("Number", int, float)
 app = typer.Typer(
     cls=ScoresByDefault,
     no_args_is_help=True,
@@ -51,27 +39,47 @@ Strict = Annotated[bool, typer.Option("--strict", help="refuse sets with files t
 
 @app.command()
 def scores(
-    samples: Annotated[str, typer.Argument(help="pictures, features, or local:PIPELINE")],
+    samples: Annotated[str, typer.Argument(help="pictures, features, local:PIPELINE or service:PIPELINE")],
     against: Annotated[str, typer.Option(help="reference: pictures, a statistics file, or shapes")],
     json_file: Annotated[Path | None, typer.Option("--json", help="write the figures and where they come from")] = None,
+    page: Annotated[Path | None, typer.Option("--report", help="write all of it as one page, .html")] = None,
     extractor: Extractor = "judge",
+    url: Annotated[str | None, typer.Option(help="of service:; default the one on ADM_HOST and ADM_PORT")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="of local: and service:, from the source's own on")] = 1,
     strict: Strict = False,
 ) -> None:
-    """FID, sFID, Inception Score, KID, precision, recall, density and coverage, each with its 95 % interval."""
+    """FID, sFID, Inception Score, KID, precision, recall and more, each with its 95 % interval."""
     with refusals():
+        from cli.generation import of_seeds
         from evaluation.extractors import load_extractor
-        from evaluation.report import evaluate, table
+        from evaluation.report import evaluate, measured, over_seeds, table, width
+        from evaluation.score_page import score_page
 
-        refuse_sources(against, "--against")
+        refuse_generated(against, "--against")
         if json_file is not None:
             refuse_target(json_file, "--json")
+        if page is not None:
+            refuse_target(page, "--report")
+        sources = list(of_seeds(samples, seeds))
         opened = load_extractor(extractor)
-        with generated(samples) as (source, made), watched() as watch:
-            report = evaluate(source, against, opened, watch, strict=strict, made=made).report
+        with kept_work(thumbnails=page is not None) as work:
+            theirs, found = None, []
+            for _, source in sources:
+                ours = measured_samples(source, opened, work, url, strict=strict)
+                with watched() as watch:
+                    if theirs is None:
+                        theirs = measured(against, opened, width(ours), watch, "reference", work, strict=strict)
+                    found.append(evaluate(ours, theirs, opened, watch))
+            report = found[0].report
+            if seeds > 1:
+                report["seeds"] = over_seeds([seed for seed, _ in sources], [each.report for each in found])
+            if json_file is not None:
+                json_file.write_text(json.dumps(report, indent=1) + "\n")
+            if page is not None:
+                page.write_text(score_page(found[0]))
+            work.remove()
         for line in (*table(report), *(f"note: {note}" for note in report["notes"])):
             typer.echo(line)
-        if json_file is not None:
-            json_file.write_text(json.dumps(report, indent=1) + "\n")
 
 
 @app.command()
@@ -90,14 +98,69 @@ def stats(
         if out.suffix != ".npz":
             raise ValueError(f"--out {out}: must end in .npz")
         refuse_target(out, "--out")
-        refuse_sources(source, "SOURCE")
+        refuse_generated(source, "SOURCE")
         opened = load_extractor(extractor)
-        with watched() as watch:
-            found = measured(source, opened, None, watch, "pictures", strict=strict)
-        if not isinstance(found.content, Features):
-            raise ValueError(f"{source}: is a statistics file without features already")
-        write_statistics(out, found.content, found.provenance)
+        with kept_work() as work:
+            with watched() as watch:
+                found = measured(source, opened, None, watch, "pictures", work, strict=strict)
+            if not isinstance(found.content, Features):
+                raise ValueError(f"{source}: is a statistics file without features already")
+            write_statistics(out, found.content, found.provenance)
+            work.remove()
         typer.echo(f"{out}: statistics of {found.provenance['images']} images of {found.provenance['size']}")
+
+
+@app.command()
+def sweep(
+    pipeline: Annotated[str, typer.Argument(help="its name")],
+    against: Annotated[str, typer.Option(help="reference: pictures, a statistics file, or shapes")],
+    out: Annotated[Path, typer.Option(help="report, .json")],
+    scale: Annotated[str, typer.Option(help="guidance scales, as 0,1,2,4,8")] = "0,1,2,4,8",
+    steps: Annotated[str, typer.Option(help="numbers of steps, as 5,10,25,50")] = "10,25",
+    sampler: Annotated[str, typer.Option(help="samplers, as ddim,dpmpp_2m; adm samplers lists them")] = "ddim",
+    images: Annotated[int, typer.Option(min=2, help="of each setting, of all classes in turn")] = 500,
+    seed: Annotated[int, typer.Option(min=0, help="the same for every setting")] = 0,
+    report: Annotated[Path | None, typer.Option("--report", help="write a page with the plots, .html")] = None,
+    extractor: Extractor = "judge",
+) -> None:
+    """Measure a grid of settings, made in one engine on this machine, and say which to take."""
+    with refusals():
+        from rich.console import Console
+
+        from cli.sample import on_this_machine
+        from cli.sweep import Sweep, write_sweep
+        from evaluation.extractors import load_extractor
+        from evaluation.html_report import sweep_page
+        from evaluation.sweeps import grid, table
+        from jobs.settings import Settings
+        from worker import alone
+
+        refuse_generated(against, "--against")
+        refuse_target(out, "--out")
+        if report is not None:
+            refuse_target(report, "--report")
+        settings = grid(numbers("--scale", scale, float), numbers("--steps", steps, int), sampler.split(","))
+        given = Settings.load()
+        local = on_this_machine(given, alone.devices(given.device)[0], None)
+        opened = load_extractor(extractor)
+        with kept_work() as work:
+            found = Sweep(local, pipeline, settings, images, seed).run(against, opened, work, Console(stderr=True))
+            write_sweep(out, found)
+            if report is not None:
+                report.write_text(sweep_page(found))
+            work.remove()
+        for line in table(found["cells"]):
+            typer.echo(line)
+        for purpose, each in found["recommended"].items():
+            typer.echo(f"for {purpose}: {json.dumps(each)}")
+
+
+def numbers(option: str, given: str, kind: "type[Number]") -> "list[Number]":
+    """A list of numbers of an option. Raises: ValueError, one line."""
+    try:
+        return [kind(each) for each in given.split(",")]
+    except ValueError as error:
+        raise ValueError(f"{option} {given}: must be numbers, separated by commas") from error
 
 
 @app.command()
@@ -124,10 +187,12 @@ def refusals() -> Iterator[None]:
         yield
 
 
-def refuse_sources(source: str, where: str) -> None:
+def refuse_generated(source: str, where: str) -> None:
     """Only samples are generated. Raises: ValueError."""
-    if source.startswith((LOCAL, SERVICE)):
-        raise ValueError(f"{where} {source}: must be there already; only SAMPLES may be {LOCAL}PIPELINE")
+    from cli.generation import LOCAL, SERVICE, is_generated
+
+    if is_generated(source):
+        raise ValueError(f"{where} {source}: must be there already; only SAMPLES may be {LOCAL}... or {SERVICE}...")
 
 
 def refuse_target(path: Path, option: str) -> None:
@@ -136,66 +201,27 @@ def refuse_target(path: Path, option: str) -> None:
         raise ValueError(f"{option} {path}: is a folder, or lies in none that is there")
 
 
-@contextlib.contextmanager
-def generated(samples: str) -> Iterator[tuple[str, dict[str, Any] | None]]:
-    """The samples' source, made first where it is local:PIPELINE, with the record of their making.
-
-    Raises: ValueError; BulkError.
-    """
-    if samples.startswith(SERVICE):
-        raise ValueError(f"{samples}: is not offered; adm sample --out FILE.npz, then adm evaluate FILE.npz")
-    if not samples.startswith(LOCAL):
-        yield samples, None
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "samples.npz"
-        make(samples.removeprefix(LOCAL), out)
-        record = json.loads(out.with_name(f"{out.name}.json").read_text())
-        yield str(out), {"source": samples, "made": record}
-
-
-def make(text: str, out: Path) -> None:
-    """Generate the images of PIPELINE?KEY=VALUE in this process, as adm sample --local does. Raises: as generated."""
-    from rich.console import Console
-
-    from bulk.errors import BulkError, StoppedError
-    from bulk.run import Order, run
-    from cli.sample import on_this_machine
-    from evaluation.sources import parse_named, whole_number
+def kept_work(*, thumbnails: bool = False) -> "Work":
+    """Where features are kept until they are measured to the end."""
+    from evaluation.kept import Work
     from jobs.settings import Settings
 
-    named = parse_named(text, LOCAL_SETTINGS)
-    upsample = named.settings.get("upsample")
-    if upsample not in (None, "yes", "no"):
-        raise ValueError(f"{text}: upsample={upsample}: must be yes or no")
-    order = Order(
-        out=out,
-        model=named.name,
-        count=whole_number(named, "images", LOCAL_IMAGES, 2),
-        classes=named.settings.get("classes", "balanced"),
-        seed=whole_number(named, "seed", 0),
-        guidance_scale=number(named.settings, "scale"),
-        steps=whole_number(named, "steps", 0, 1) if "steps" in named.settings else None,
-        sampler=named.settings.get("sampler"),
-        eta=number(named.settings, "eta"),
-        time_grid=named.settings.get("time_grid"),
-        thresholding=named.settings.get("thresholding"),
-        upsample=None if upsample is None else upsample == "yes",
-    )
-    try:
-        run(order, on_this_machine(Settings.load(), None, None), Console(stderr=True))
-    except StoppedError as error:
-        raise BulkError(f"{LOCAL}{text}: stopped; its images are not kept, those of adm sample are") from error
+    return Work(Settings.load().data / "evaluate", thumbnails=thumbnails)
 
 
-def number(settings: Any, key: str) -> float | None:
-    """A setting that need not be whole. Raises: ValueError, one line."""
-    if key not in settings:
-        return None
-    try:
-        return float(settings[key])
-    except ValueError as error:
-        raise ValueError(f"{key}={settings[key]}: must be a number") from error
+def measured_samples(
+    source: str, extractor: "OpenedExtractor", work: "Work", url: str | None, *, strict: bool
+) -> "Measured":
+    """The samples' side, made first where they are generated. Raises: ValueError; BulkError; OSError; WeightsError."""
+    from rich.console import Console
+
+    from cli.generation import generate, is_generated
+    from evaluation.report import measured
+
+    if is_generated(source):
+        return generate(source, extractor, work, Console(stderr=True), url)
+    with watched() as watch:
+        return measured(source, extractor, None, watch, "samples", work, strict=strict)
 
 
 @contextlib.contextmanager

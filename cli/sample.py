@@ -9,6 +9,7 @@ import typer
 from cli.failure import one_line_errors
 
 if TYPE_CHECKING:
+    from bulk.local import Local
     from bulk.source import Source
     from jobs.settings import Settings
 
@@ -104,7 +105,7 @@ def sample(
             raise typer.Exit(130) from error
 
 
-def on_this_machine(settings: "Settings", devices: str | None, rows: int | None) -> "Source":
+def on_this_machine(settings: "Settings", devices: str | None, rows: int | None) -> "Local":
     """The devices given, or all of them."""
     from bulk.local import Local
     from jobs import logs

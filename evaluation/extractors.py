@@ -1,20 +1,23 @@
 """Feature extractors: what turns pictures into the numbers that distributions are compared in."""
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from datasets.pictures import Pictures
+from evaluation.inception_score import class_probabilities
 from evaluation.judging import judged_input
 from models.checkpoints.network_file import load_network
+from models.networks.inception import CLASSES, FEATURES, SPATIAL_CHANNELS, SPATIAL_PLACES, load_inception, resized
 from models.networks.judge import Judge
 from models.stack import file_hash
 
+INCEPTION = "inception"
+INCEPTION_BATCH = 16  # images at 299x299 that its first layers hold at once: some 200 MB
+RENDERED_SIZE = 32  # of renders for an extractor that takes any size
 SHIPPED_JUDGE = Path(__file__).parents[1] / "weights" / "demo" / "judge.safetensors"
 
 
@@ -25,6 +28,20 @@ class Features:
     pooled: Tensor
     spatial: Tensor
     probabilities: Tensor
+
+
+class Extractor(Protocol):
+    """What turns pictures into features.
+
+    identity: name, file, sha256 of the weights, and the sizes of what it gives: features, spatial_features, classes.
+    image_size: the least edge of its pictures in pixels, and that of renders for which none is asked.
+    """
+
+    identity: dict[str, Any]
+    image_size: int
+
+    def __call__(self, pixels: Tensor) -> Features:
+        """Features of images [N, 3, H, W] of uint8, float32. Raises: ValueError for images that it cannot take."""
 
 
 class JudgeExtractor:
@@ -62,36 +79,43 @@ class JudgeExtractor:
         return Features(pooled, maps.permute(0, 2, 3, 1).flatten(1), probabilities)
 
 
-def load_extractor(name: str) -> JudgeExtractor:
-    """The extractor of an option: "judge", which is shipped, or judge:FILE. Raises: ValueError; WeightsError."""
+class InceptionExtractor:
+    """The Inception of FID, as the official evaluator of ADM runs it: features of the pooling, spatial ones of
+    mixed_6/conv, classes without the last layer's bias."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises: WeightsError, one line, for another file than that of FID's Inception."""
+        self._network = load_inception(path)
+        self.image_size = RENDERED_SIZE
+        self.identity: dict[str, Any] = {
+            "name": INCEPTION,
+            "file": path.name,
+            "sha256": file_hash(path),
+            "features": FEATURES,
+            "spatial_features": SPATIAL_CHANNELS * SPATIAL_PLACES,
+            "classes": CLASSES,
+        }
+
+    @torch.no_grad()
+    def __call__(self, pixels: Tensor) -> Features:
+        """Features of images [N, 3, H, W] of uint8. Raises: ValueError for images that are no squares."""
+        height, width = pixels.shape[2:]
+        if height != width:
+            raise ValueError(f"images are {width}x{height}; squares are needed")
+        parts = [self._network(resized(part)) for part in pixels.split(INCEPTION_BATCH)]
+        pooled, spatial = (torch.cat(each) for each in zip(*parts, strict=True))
+        return Features(pooled, spatial, class_probabilities(pooled, self._network.fc.weight.T))
+
+
+EXTRACTORS: dict[str, Callable[[Path], Extractor]] = {"judge": JudgeExtractor, INCEPTION: InceptionExtractor}
+
+
+def load_extractor(name: str) -> Extractor:
+    """The extractor of an option: "judge", which is shipped, or KIND:FILE. Raises: ValueError; WeightsError."""
     kind, _, file = name.partition(":")
-    if kind != "judge" or (":" in name and not file):
-        raise ValueError(f"--extractor {name}: there is no such extractor; there are judge and judge:FILE")
-    return JudgeExtractor(Path(file) if file else SHIPPED_JUDGE)
-
-
-def extract(
-    pictures: Pictures, extractor: JudgeExtractor, on_images: Callable[[int], None]
-) -> tuple[Features, dict[str, Any]]:
-    """The features of a set, float32, and what the set was: images, their size, and a hash of all pixels in order.
-
-    Raises: ValueError for fewer than 2 images and what reading raises.
-    """
-    parts: list[Features] = []
-    digest = hashlib.sha256()
-    size = ""
-    for batch in pictures.batches:
-        size = f"{batch.shape[3]}x{batch.shape[2]}"
-        digest.update(batch.contiguous().numpy().tobytes())
-        parts.append(extractor(batch))
-        on_images(len(batch))
-    count = sum(len(each.pooled) for each in parts)
-    if count < 2:
-        raise ValueError(f"{count} images are too few: a distribution needs 2 at least")
-    whole = Features(
-        torch.cat([each.pooled for each in parts]),
-        torch.cat([each.spatial for each in parts]),
-        torch.cat([each.probabilities for each in parts]),
-    )
-    found = {"images": count, "size": size, "sha256": digest.hexdigest()}
-    return whole, found
+    if name == "judge":
+        return JudgeExtractor(SHIPPED_JUDGE)
+    if kind not in EXTRACTORS or not file:
+        known = ", ".join(f"{each}:FILE" for each in EXTRACTORS)
+        raise ValueError(f"--extractor {name}: there is no such extractor; there are judge, {known}")
+    return EXTRACTORS[kind](Path(file))

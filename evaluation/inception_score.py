@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from evaluation.features import exact_features
+from evaluation.features import checked_points
 
 OFFICIAL_SPLIT = 5000
 
@@ -16,7 +16,7 @@ def inception_score(probabilities: Tensor, split_size: int = OFFICIAL_SPLIT) -> 
     Raises: ValueError for no sample, and for NaN or infinity.
     """
     scores = []
-    for part in exact_features(probabilities, 1, "the Inception score").split(split_size):
+    for part in checked_points(probabilities, 1, "the Inception score").parts(split_size):
         divergence = (part.xlogy(part) - part.xlogy(part.mean(dim=0))).sum(dim=1)
         scores.append(divergence.mean().exp())
     return float(torch.stack(scores).mean())

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from evaluation.features import exact_features
+from evaluation.features import Points, checked_pair
 
 
 @dataclass(frozen=True)
@@ -28,17 +28,15 @@ class KernelSums:
 
         Raises: ValueError for fewer than 2 samples, NaN or infinity, and features of other sizes.
         """
-        sets = [exact_features(each, 2, "KID") for each in (sample, reference)]
-        if sets[0].shape[1] != sets[1].shape[1]:
-            sizes = f"{sets[0].shape[1]} and {sets[1].shape[1]}"
-            raise ValueError(f"the sets have features of {sizes} dimensions; they must be alike")
-        blocks = [
-            [one[index] for index in each] for one, each in zip(sets, (sample_blocks, reference_blocks), strict=True)
+        ours, theirs = checked_pair(sample, reference, 2, "KID")
+        across = [
+            [polynomial_kernel(a, theirs.rows(block)).sum() for block in reference_blocks]
+            for a in map(ours.rows, sample_blocks)
         ]
         return cls(
-            (_within(blocks[0]), _within(blocks[1])),
-            torch.stack([torch.stack([polynomial_kernel(a, b).sum() for b in blocks[1]]) for a in blocks[0]]),
-            (_sizes(blocks[0]), _sizes(blocks[1])),
+            (_within(ours, sample_blocks), _within(theirs, reference_blocks)),
+            torch.tensor(across, dtype=torch.float64),
+            (_sizes(sample_blocks), _sizes(reference_blocks)),
         )
 
     def estimate(self, sample_kept: Tensor, reference_kept: Tensor) -> float:
@@ -68,13 +66,13 @@ def polynomial_kernel(a: Tensor, b: Tensor) -> Tensor:
     return kernel
 
 
-def _within(blocks: Sequence[Tensor]) -> Tensor:
+def _within(points: Points, blocks: Sequence[Tensor]) -> Tensor:
     sums = torch.zeros(len(blocks), len(blocks), dtype=torch.float64)
-    for i, a in enumerate(blocks):
+    for i, a in enumerate(map(points.rows, blocks)):
         own = polynomial_kernel(a, a)
         sums[i, i] = own.sum() - own.diagonal().sum()
         for j in range(i):
-            sums[i, j] = sums[j, i] = polynomial_kernel(a, blocks[j]).sum()
+            sums[i, j] = sums[j, i] = polynomial_kernel(a, points.rows(blocks[j])).sum()
     return sums
 
 

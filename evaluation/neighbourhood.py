@@ -1,20 +1,23 @@
-"""Precision, recall, density and coverage at once, and each of them without each block of images.
+"""Precision, recall, density, coverage and authenticity at once, and each of them without each block of images.
 
 Precision and recall are those of `precision_recall` (Kynkaanniemi et al. 2019). Density and coverage (Naeem et al.
 2020) are by balls around the reference alone: how many of them a sample lies in, over the neighbour's number, which is
-1 for equal sets; and the share of the balls that hold a sample. A ball holds its rim.
+1 for equal sets; and the share of the balls that hold a sample. A ball holds its rim. Authenticity (Alaa et al. 2022)
+is the share of samples that lie farther from their nearest reference image than that image from its own nearest
+neighbour in the reference: 1/2 or more for independent sets, and near 0 for copies.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from evaluation.features import centred_features
+from evaluation.features import Points, centred_pair
 from evaluation.precision_recall import BLOCK, blocks_of_distances
 
-PRECISION_NEIGHBOUR, DENSITY_NEIGHBOUR = 3, 5  # as their authors have them
+NEAREST, PRECISION_NEIGHBOUR, DENSITY_NEIGHBOUR = 1, 3, 5  # as their authors have them
 LEAST = DENSITY_NEIGHBOUR + 1
 REACH = (
     40  # neighbours among which the one is sought that is left without a block: never are all but a few of one block
@@ -31,40 +34,43 @@ class Estimates(NamedTuple):
     without_reference: Tensor
 
 
-def neighbourhood(sample: Tensor, reference: Tensor, ours: Blocks, theirs: Blocks) -> dict[str, Estimates]:
+@dataclass(frozen=True)
+class Nearest:
+    """The reference image nearest to each sample, its index and distance [M]; and for each reference image [N] the
+    distance to the nearest other one: copies lie nearer to the reference than its own images to each other."""
+
+    index: Tensor
+    distance: Tensor
+    within_reference: Tensor
+
+
+def neighbourhood(
+    sample: Tensor, reference: Tensor, ours: Blocks, theirs: Blocks
+) -> tuple[dict[str, Estimates], Nearest]:
     """Shapes: sample [M, D], reference [N, D]; blocks of their indices, which leave LEAST images each.
 
     Raises: ValueError for fewer than LEAST images, NaN or infinity, and features of other sizes.
     """
-    reference, sample = centred_features(reference, sample, LEAST, "density and coverage")
-    narrow, wide = squared_radii_without(reference, (PRECISION_NEIGHBOUR, DENSITY_NEIGHBOUR), theirs)
-    (around_samples,) = squared_radii_without(sample, (PRECISION_NEIGHBOUR,), ours)
-    precision, without_samples, without_reference = _share_inside(sample, reference, narrow, ours)
-    recall, recall_without_reference, recall_without_samples = _share_inside(reference, sample, around_samples, theirs)
-    return {
-        "precision": Estimates(precision, without_samples, without_reference),
-        "recall": Estimates(recall, recall_without_samples, recall_without_reference),
-        **_density_coverage(sample, reference, wide, ours, theirs),
-    }
+    centres, points = centred_pair(reference, sample, LEAST, "density and coverage")
+    neighbours = (NEAREST, PRECISION_NEIGHBOUR, DENSITY_NEIGHBOUR)
+    first, narrow, wide = squared_radii_without(centres, neighbours, theirs)
+    (around_samples,) = squared_radii_without(points, (PRECISION_NEIGHBOUR,), ours)
+    of_samples, nearest = _seen_from_samples(points, centres, first, narrow, ours, theirs)
+    return of_samples | _seen_from_reference(points, centres, around_samples, wide, ours, theirs), nearest
 
 
-def squared_radii_without(centres: Tensor, neighbours: Sequence[int], blocks: Blocks) -> list[Tensor]:
+def squared_radii_without(centres: Points, neighbours: Sequence[int], blocks: Blocks) -> list[Tensor]:
     """For each neighbour's number [1 + B, N]: the squared radii among all centres, then without each block.
 
     Those of the block itself are -1, so that they hold nothing. A neighbour's number counts from 1; 0 is the point
     itself.
     """
-    block_of = torch.empty(len(centres), dtype=torch.int64)
-    for number, block in enumerate(blocks):
-        block_of[block] = number
+    block_of = _block_of(len(centres), blocks)
     reach = min(REACH, len(centres))
     parts: list[list[Tensor]] = [[] for _ in neighbours]
     for distances in blocks_of_distances(centres, centres, BLOCK):
         nearest = distances.topk(reach, dim=1, largest=False, sorted=True)
-        of_block = block_of[nearest.indices]
-        kept_before = torch.stack(
-            [(of_block >= 0).cumsum(dim=1), *((of_block != number).cumsum(dim=1) for number in range(len(blocks)))]
-        )
+        kept_before = _kept(block_of[nearest.indices], blocks).cumsum(dim=2)
         for radii, neighbour in zip(parts, neighbours, strict=True):
             place = (kept_before <= neighbour).sum(dim=2).clamp(max=reach - 1)
             radii.append(nearest.values.gather(1, place.T).T)
@@ -75,33 +81,62 @@ def squared_radii_without(centres: Tensor, neighbours: Sequence[int], blocks: Bl
     return found
 
 
-def _share_inside(points: Tensor, centres: Tensor, radii: Tensor, blocks: Blocks) -> tuple[float, Tensor, Tensor]:
-    """The share of points in any ball: of all, without each block of points, without each of centres."""
-    inside = torch.cat(
-        [
-            torch.stack([(distances <= each).any(dim=1) for each in radii], dim=1)
-            for distances in blocks_of_distances(points, centres, BLOCK)
-        ]
-    ).double()
-    shares = inside.mean(dim=0)
-    return float(shares[0]), _means_without(inside[:, 0], blocks), shares[1:]
+def _block_of(count: int, blocks: Blocks) -> Tensor:
+    block_of = torch.empty(count, dtype=torch.int64)
+    for number, block in enumerate(blocks):
+        block_of[block] = number
+    return block_of
 
 
-def _density_coverage(
-    sample: Tensor, reference: Tensor, radii: Tensor, ours: Blocks, theirs: Blocks
+def _kept(of_block: Tensor, blocks: Blocks) -> Tensor:
+    """[1 + B, n, R]: which of the neighbours [n, R] are there among all, and without each block."""
+    return torch.stack([of_block >= 0, *(of_block != number for number in range(len(blocks)))])
+
+
+def _seen_from_samples(
+    points: Points, centres: Points, first: Tensor, narrow: Tensor, ours: Blocks, theirs: Blocks
+) -> tuple[dict[str, Estimates], Nearest]:
+    """Precision and authenticity: samples against balls around the reference, and the nearest of its images."""
+    block_of = _block_of(len(centres), theirs)
+    variants = torch.arange(1 + len(theirs))[:, None]
+    inside, authentic, indices, squares = [], [], [], []
+    for distances in blocks_of_distances(points, centres, BLOCK):
+        inside.append(torch.stack([(distances <= radii).any(dim=1) for radii in narrow], dim=1))
+        near = distances.topk(min(REACH, len(centres)), dim=1, largest=False, sorted=True)
+        place = _kept(block_of[near.indices], theirs).int().argmax(dim=2)  # the first that is kept
+        index = near.indices.gather(1, place.T).T
+        authentic.append((first[variants, index] < near.values.gather(1, place.T).T).T)
+        indices.append(near.indices[:, 0])
+        squares.append(near.values[:, 0])
+    estimates = {}
+    for name, parts in (("precision", inside), ("authenticity", authentic)):
+        held = torch.cat(parts).double()
+        shares = held.mean(dim=0)
+        estimates[name] = Estimates(float(shares[0]), _means_without(held[:, 0], ours), shares[1:])
+    return estimates, Nearest(torch.cat(indices), torch.cat(squares).clamp(min=0).sqrt(), first[0].sqrt())
+
+
+def _seen_from_reference(
+    points: Points, centres: Points, around_samples: Tensor, wide: Tensor, ours: Blocks, theirs: Blocks
 ) -> dict[str, Estimates]:
-    counts, of_blocks = [], []  # samples in each ball: [1 + B, n] by how it was drawn, and [n, A] by their blocks
-    for distances, part in zip(blocks_of_distances(reference, sample, BLOCK), radii.split(BLOCK, dim=1), strict=True):
+    """Recall: the reference against balls around samples; density and coverage: the samples in balls around it."""
+    inside, counts, of_blocks = [], [], []
+    # samples in each ball are counted as [1 + B, n] by how it was drawn, and as [n, A] by the samples' blocks
+    for distances, part in zip(blocks_of_distances(centres, points, BLOCK), wide.split(BLOCK, dim=1), strict=True):
+        inside.append(torch.stack([(distances <= radii).any(dim=1) for radii in around_samples], dim=1))
         counts.append(torch.stack([(distances <= each[:, None]).sum(dim=1) for each in part]))
-        inside = distances <= part[0][:, None]
-        of_blocks.append(torch.stack([inside[:, block].sum(dim=1) for block in ours], dim=1))
+        within = distances <= part[0][:, None]
+        of_blocks.append(torch.stack([within[:, block].sum(dim=1) for block in ours], dim=1))
+    covered = torch.cat(inside).double()
+    shares = covered.mean(dim=0)
     held = torch.cat(counts, dim=1).double()
     held_without = held[0][:, None] - torch.cat(of_blocks)
-    kept = torch.tensor([len(sample) - len(block) for block in ours])
-    centres_kept = torch.tensor([len(reference), *(len(reference) - len(block) for block in theirs)])
-    density = held.sum(dim=1) / (DENSITY_NEIGHBOUR * len(sample))
+    kept = torch.tensor([len(points) - len(block) for block in ours])
+    centres_kept = torch.tensor([len(centres), *(len(centres) - len(block) for block in theirs)])
+    density = held.sum(dim=1) / (DENSITY_NEIGHBOUR * len(points))
     coverage = (held > 0).sum(dim=1).double() / centres_kept
     return {
+        "recall": Estimates(float(shares[0]), shares[1:], _means_without(covered[:, 0], theirs)),
         "density": Estimates(float(density[0]), held_without.sum(dim=0) / (DENSITY_NEIGHBOUR * kept), density[1:]),
         "coverage": Estimates(float(coverage[0]), (held_without > 0).double().mean(dim=0), coverage[1:]),
     }

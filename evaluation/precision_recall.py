@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from evaluation.features import centred_features
+from evaluation.features import Points, centred_pair
 
 OFFICIAL_NEIGHBOURS = (3,)
-BLOCK = 1000  # rows whose distances to all others are held at once: 400 MB where the others are 50,000
+BLOCK = 500  # rows whose distances to all others are held at once: 200 MB where the others are 50,000
 CANCELLING = 1e-6  # of the squared norms that a squared distance is the difference of: below, its digits are lost
 PAIRS = 10_000  # whose differences are held at once: 160 MB of 2,048 features
 
@@ -36,42 +36,53 @@ def precision_recall(
     where the two have features of other sizes.
     """
     least = max(neighbours) + 1
-    reference, sample = centred_features(reference, sample, least, "precision and recall")
-    reference_radii = squared_radii(reference, neighbours, block)
-    sample_radii = squared_radii(sample, neighbours, block)
+    theirs, ours = centred_pair(reference, sample, least, "precision and recall")
+    reference_radii = squared_radii(theirs, neighbours, block)
+    sample_radii = squared_radii(ours, neighbours, block)
     return PrecisionRecall(
-        _share_inside(sample, reference, reference_radii, block),
-        _share_inside(reference, sample, sample_radii, block),
+        _share_inside(ours, theirs, reference_radii, block),
+        _share_inside(theirs, ours, sample_radii, block),
         reference_radii,
         sample_radii,
     )
 
 
-def squared_radii(features: Tensor, neighbours: Sequence[int], block: int = BLOCK) -> Tensor:
+def squared_radii(points: Points, neighbours: Sequence[int], block: int = BLOCK) -> Tensor:
     """The squared distance of every point to its neighbours of these numbers, [N, K]; 0 is the point itself."""
     columns = torch.tensor(neighbours)
     nearest = (
         distances.topk(max(neighbours) + 1, dim=1, largest=False, sorted=True).values
-        for distances in blocks_of_distances(features, features, block)
+        for distances in blocks_of_distances(points, points, block)
     )
     return torch.cat([each[:, columns] for each in nearest])
 
 
-def _share_inside(points: Tensor, centres: Tensor, radii: Tensor, block: int) -> Tensor:
+def _share_inside(points: Points, centres: Points, radii: Tensor, block: int) -> Tensor:
     hits = torch.zeros(radii.shape[1], dtype=torch.int64)
     for distances in blocks_of_distances(points, centres, block):
         hits += torch.stack([(distances <= radius).any(dim=1).sum() for radius in radii.T])
     return hits.double() / len(points)
 
 
-def blocks_of_distances(rows: Tensor, columns: Tensor, block: int) -> Iterator[Tensor]:
-    """Squared distances of `block` rows at a time to all columns, float64."""
-    column_norms = columns.square().sum(dim=1)
-    for part in rows.split(block):
-        norms = part.square().sum(dim=1)[:, None] + column_norms
-        distances = norms - 2 * part @ columns.T
-        # Near points are subtracted, so that equal ones are at 0: a ball of radius 0 holds exact copies.
-        for near in (distances < CANCELLING * norms).nonzero().split(PAIRS):
-            row, column = near.unbind(1)
-            distances[row, column] = (part[row] - columns[column]).square().sum(dim=1)
+def blocks_of_distances(rows: Points, columns: Points, block: int) -> Iterator[Tensor]:
+    """Squared distances of `block` rows at a time to all columns, float64; both are less the same centre."""
+    for part in rows.parts(block):
+        distances = part.new_empty(len(part), len(columns))
+        start = 0
+        for others in columns.parts():
+            distances[:, start : start + len(others)] = _squared_distances(part, others)
+            start += len(others)
         yield distances
+
+
+def _squared_distances(rows: Tensor, columns: Tensor) -> Tensor:
+    row_norms, column_norms = (each.square().sum(dim=1) for each in (rows, columns))
+    distances = torch.addmm(row_norms[:, None] + column_norms, rows, columns.T, alpha=-2)
+    # Near points are subtracted, so that equal ones are at 0: a ball of radius 0 holds exact copies. A row's smallest
+    # distance tells whether it has any.
+    suspects = (distances.amin(dim=1) < CANCELLING * (row_norms + column_norms.max())).nonzero()[:, 0]
+    cancelled = distances[suspects] < CANCELLING * (row_norms[suspects, None] + column_norms)
+    for near in cancelled.nonzero().split(PAIRS):
+        row, column = suspects[near[:, 0]], near[:, 1]
+        distances[row, column] = (rows[row] - columns[column]).square().sum(dim=1)
+    return distances

@@ -1,22 +1,25 @@
 """`adm evaluate`: both sides measured, compared, and told with all that the figures depend on."""
 
 import json
-import platform
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from scipy.special import stdtrit
 
-from evaluation.extractors import Features, JudgeExtractor
+from evaluation.extractors import Extractor, Features
+from evaluation.kept import Work
+from evaluation.machine import commit, machine, versions
+from evaluation.neighbourhood import Nearest
 from evaluation.scores import all_scores
 from evaluation.sources import measure
 from evaluation.statistics_file import Measured
 
 TITLES = {
     "fid": "FID",
+    "fid_infinity": "FID, endless",
     "sfid": "sFID",
     "inception_score": "Inception Score",
     "kid": "KID",
@@ -24,8 +27,10 @@ TITLES = {
     "recall": "recall",
     "density": "density",
     "coverage": "coverage",
+    "authenticity": "authenticity",
 }
 COUNTED = ("fid", "sfid", "inception_score", "recall", "coverage")  # which depend on how many images there are
+CLOSEST = 20  # pairs of a sample and a reference image that a report names
 
 
 @dataclass
@@ -38,60 +43,97 @@ class Watch:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was found; as JSON it is what `compare` reads."""
+    """What was found: as JSON it is what `compare` reads; and both sides, whose pictures a page may show."""
 
     report: dict[str, Any]
-    notes: list[str] = field(default_factory=list)
+    samples: Measured
+    reference: Measured
 
 
-def evaluate(
-    samples: str,
-    reference: str,
-    extractor: JudgeExtractor,
-    watch: Watch,
-    *,
-    strict: bool = False,
-    made: Mapping[str, Any] | None = None,
-) -> Evaluation:
-    """Score samples against a reference; made is what the provenance says of how the samples came to be, if anything.
+def evaluate(ours: Measured, theirs: Measured, extractor: Extractor, watch: Watch) -> Evaluation:
+    """Score samples against a reference.
 
-    Raises: ValueError, one line, for what cannot be compared; OSError; WeightsError.
+    Raises: ValueError, one line, for what cannot be compared.
     """
-    ours = measured(samples, extractor, None, watch, "samples", strict=strict)
+    samples, reference = ours.provenance, theirs.provenance
     if not isinstance(ours.content, Features):
-        raise ValueError(f"{samples}: holds moments without features; samples must be pictures, or have features")
-    theirs = measured(reference, extractor, _width(ours), watch, "reference", strict=strict)
-    sizes = [each.provenance["size"] for each in (ours, theirs)]
+        raise ValueError(
+            f"{samples['source']}: holds moments without features; samples must be pictures, or have features"
+        )
+    sizes = [samples["size"], reference["size"]]
     if None not in sizes and sizes[0] != sizes[1]:
         raise ValueError(f"the samples are {sizes[0]} and the reference is {sizes[1]}; make them of one size")
-    scores, notes = all_scores(ours.content, theirs.content, lambda metric: watch.on_part(metric, 1))
-    if ours.provenance["sha256"] == theirs.provenance["sha256"]:
+    scores = all_scores(ours.content, theirs.content, lambda metric: watch.on_part(metric, 1))
+    notes = list(scores.notes)
+    if samples["sha256"] == reference["sha256"]:
         notes.insert(0, "the reference is the samples themselves, picture for picture")
     notes += [note for side, each in (("samples", ours), ("reference", theirs)) for note in _skipped(side, each)]
-    provenance = {"samples": dict(ours.provenance) | dict(made or {}), "reference": dict(theirs.provenance)}
-    versions = {"adm-serve": version("adm-serve"), "torch": torch.__version__, "python": platform.python_version()}
-    metrics = {name: asdict(figure) for name, figure in scores.items()}
-    return Evaluation(
-        {"metrics": metrics, **provenance, "extractor": extractor.identity, "versions": versions, "notes": notes}, notes
-    )
+    report = {
+        "metrics": {name: asdict(scores.figures[name]) for name in TITLES if name in scores.figures},
+        "samples": dict(samples),
+        "reference": dict(reference),
+        "extractor": extractor.identity,
+        "growth": scores.growth,
+        "nearest": None if scores.nearest is None else closest(scores.nearest),
+        "versions": versions(),
+        "machine": machine(),
+        "commit": commit(),
+        "notes": notes,
+    }
+    return Evaluation(report, ours, theirs)
+
+
+def closest(nearest: Nearest) -> dict[str, Any]:
+    """The samples that lie nearest to the reference, each with the image there, and how near the sets lie at all."""
+    order = nearest.distance.argsort()[:CLOSEST].tolist()
+    return {
+        "closest": [
+            {"sample": index, "reference": int(nearest.index[index]), "distance": float(nearest.distance[index])}
+            for index in order
+        ],
+        "median_distance": float(nearest.distance.median()),
+        "median_within_reference": float(nearest.within_reference.median()),
+    }
+
+
+def over_seeds(seeds: Sequence[int], reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Every metric's values over seeds, their mean and its 95 % interval by Student's t."""
+    found = {}
+    for name in reports[0]["metrics"]:
+        values = torch.tensor([report["metrics"][name]["value"] for report in reports], dtype=torch.float64)
+        half = float(stdtrit(len(values) - 1, 0.975)) * float(values.std()) / len(values) ** 0.5
+        mean = float(values.mean())
+        found[name] = {"values": values.tolist(), "mean": mean, "low": mean - half, "high": mean + half}
+    return {"seeds": list(seeds), "metrics": found}
 
 
 def measured(
-    source: str, extractor: JudgeExtractor, shapes_size: int | None, watch: Watch, part: str, *, strict: bool
+    source: str,
+    extractor: Extractor,
+    shapes_size: int | None,
+    watch: Watch,
+    part: str,
+    work: Work,
+    *,
+    strict: bool,
 ) -> Measured:
-    """One side. Raises: as evaluate."""
+    """One side. Raises: ValueError, one line; OSError; WeightsError."""
     return measure(
         source,
         extractor,
         shapes_size,
+        work,
+        part,
         strict=strict,
         on_total=lambda total: watch.on_part(part, total),
         on_images=watch.on_images,
     )
 
 
-def _width(each: Measured) -> int | None:
-    return int(str(each.provenance["size"]).partition("x")[0])
+def width(each: Measured) -> int | None:
+    """The edge of a set's pictures, in pixels; None for moments of which nobody says it."""
+    size = each.provenance["size"]
+    return None if size is None else int(size.partition("x")[0])
 
 
 def _skipped(side: str, each: Measured) -> Iterator[str]:
@@ -106,6 +148,10 @@ def table(report: Mapping[str, Any]) -> Iterator[str]:
         ends = "too few images" if each["low"] is None else f"{each['low']:10.4f} to {each['high']:9.4f}"
         bias = "" if each["bias"] is None else f"  bias about {each['bias']:.3g}"
         yield f"{TITLES[name]:16}{each['value']:10.4f}  {ends:>23}{bias}"
+    if seeds := report.get("seeds"):
+        yield f"{'':16}{'mean':>10}  {'95 % interval':>23}  over seeds {', '.join(map(str, seeds['seeds']))}"
+        for name, each in seeds["metrics"].items():
+            yield f"{TITLES[name]:16}{each['mean']:10.4f}  {each['low']:10.4f} to {each['high']:9.4f}"
 
 
 def read_report(path: Path) -> dict[str, Any]:

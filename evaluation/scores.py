@@ -1,18 +1,20 @@
 """Every metric of a set of samples against a reference, each with its interval."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from evaluation.endless import LEAST_IMAGES, extrapolated, growth
 from evaluation.extractors import Features
-from evaluation.features import exact_features
-from evaluation.frechet import Moments, frechet_distance
+from evaluation.features import checked_points
+from evaluation.frechet import Moments, factor_of, frechet_distance, scatter
 from evaluation.inception_score import inception_score
 from evaluation.intervals import wilson_interval
 from evaluation.kernel_distance import KernelSums
-from evaluation.neighbourhood import LEAST, neighbourhood
+from evaluation.neighbourhood import LEAST, Nearest, neighbourhood
 from evaluation.resampling import (
     Draws,
     Figure,
@@ -24,72 +26,128 @@ IMAGES_A_DIMENSION = 10  # with fewer, FID is mostly its own bias where sets are
 
 @dataclass(frozen=True)
 class Statistics:
-    """Moments of pooled and of spatial features without the features themselves: FID and sFID alone."""
+    """Moments of pooled and of spatial features: FID and sFID alone.
+
+    features: of the pictures beside the moments, as the official reference files have some, for the other metrics.
+    """
 
     pooled: Moments
     spatial: Moments | None
+    features: Features | None = None
 
 
 Reference = Features | Statistics
 
 
-def all_scores(
-    samples: Features, reference: Reference, on_metric: Callable[[str], None]
-) -> tuple[dict[str, Figure], list[str]]:
-    """The metrics that the reference allows, and what is to be known of them, a sentence each.
+@dataclass(frozen=True)
+class Scores:
+    """The metrics that a reference allows, what is to be known of them, a sentence each, and whom samples are near."""
+
+    figures: dict[str, Figure]
+    notes: list[str]
+    nearest: Nearest | None = None
+    growth: list[tuple[int, float]] = field(default_factory=list)  # FID by the number of samples
+
+
+def all_scores(samples: Features, reference: Reference, on_metric: Callable[[str], None]) -> Scores:
+    """Every metric that the reference allows.
 
     Raises: ValueError for features that are not finite, or of other sizes than the reference's.
     """
-    scores: dict[str, Figure] = {}
+    known = reference.features if isinstance(reference, Statistics) else reference
     ours = Draws.of(samples.probabilities)
-    theirs = Draws.of(reference.probabilities) if isinstance(reference, Features) else None
+    theirs = Draws.of(known.probabilities) if known is not None else None
+    exact = isinstance(reference, Statistics)  # moments of more images than are at hand
     on_metric("FID")
-    pooled = reference.pooled
-    scores["fid"] = frechet(samples.pooled, pooled, ours, theirs)
+    distances = frechet_distances(samples.pooled, reference.pooled, ours, None if exact else theirs)
+    figures = {"fid": distances.figure()}
+    grown: list[tuple[int, float]] = []
+    if len(samples.pooled) >= LEAST_IMAGES:
+        on_metric("FID of endless images")
+        figures["fid_infinity"], grown = endless(samples.pooled, reference.pooled, ours, distances)
     if reference.spatial is not None:
         on_metric("sFID")
-        scores["sfid"] = frechet(samples.spatial, reference.spatial, ours, theirs)
+        figures["sfid"] = frechet(samples.spatial, reference.spatial, ours, None if exact else theirs)
     on_metric("Inception Score")
-    scores["inception_score"] = inception(samples.probabilities, ours)
-    notes = [*_notes(scores["fid"], samples.pooled, pooled), *_balance_notes(ours, theirs)]
-    if theirs is None or isinstance(pooled, Moments):
-        return scores, [*notes, "the reference has no features, which KID, precision, recall, density, coverage need"]
+    figures["inception_score"] = inception(samples.probabilities, ours)
+    counts = [len(samples.pooled)] + ([] if exact or known is None else [len(known.pooled)])
+    notes = [*_notes(figures["fid"], samples.pooled.shape[1], min(counts)), *_balance_notes(ours, theirs)]
+    if theirs is None or known is None:
+        lacking = "KID, precision, recall, density, coverage and authenticity need"
+        return Scores(figures, [*notes, f"the reference has no features, which {lacking}"], None, grown)
     on_metric("KID")
-    scores["kid"] = kernel_distance(samples.pooled, pooled, ours, theirs)
-    if min(len(samples.pooled), len(pooled)) < LEAST:
-        return scores, [*notes, f"precision, recall, density and coverage need {LEAST} images on either side"]
+    figures["kid"] = kernel_distance(samples.pooled, known.pooled, ours, theirs)
+    if min(len(samples.pooled), len(known.pooled)) < LEAST:
+        of_neighbours = "precision, recall, density, coverage and authenticity"
+        return Scores(figures, [*notes, f"{of_neighbours} need {LEAST} images on either side"], None, grown)
     on_metric("neighbours")
-    return scores | neighbours(samples.pooled, pooled, ours, theirs), notes
+    found, nearest = neighbours(samples.pooled, known.pooled, ours, theirs)
+    return Scores(figures | found, notes, nearest, grown)
+
+
+class Distances(NamedTuple):
+    """FID of all images, without each block of samples, and without each block of a reference that is not exact."""
+
+    value: float
+    without_samples: list[float]
+    without_reference: list[list[float]]
+
+    def figure(self) -> Figure:
+        return jackknife(self.value, [self.without_samples, *self.without_reference], low=0)
 
 
 def frechet(sample: Tensor, reference: Tensor | Moments, ours: Draws, theirs: Draws | None) -> Figure:
     """FID of features [N, D]; a reference of which only the moments are known is taken as exact."""
+    return frechet_distances(sample, reference, ours, theirs).figure()
+
+
+def frechet_distances(sample: Tensor, reference: Tensor | Moments, ours: Draws, theirs: Draws | None) -> Distances:
+    """As frechet."""
     whole = Moments.of(sample)
-    if theirs is None or isinstance(reference, Moments):
-        assert isinstance(reference, Moments)
-        distances = (frechet_distance(reference, part) for part in moments_without_blocks(sample, ours))
-        return jackknife(_distance(reference, whole), [distances], low=0)
-    other = Moments.of(reference)
-    without_samples = (frechet_distance(other, part) for part in moments_without_blocks(sample, ours))
-    without_reference = (frechet_distance(whole, part) for part in moments_without_blocks(reference, theirs))
-    return jackknife(_distance(other, whole), [without_samples, without_reference], low=0)
+    other = reference if isinstance(reference, Moments) else Moments.of(reference)
+    without_reference = []
+    if theirs is not None and not isinstance(reference, Moments):
+        without_reference = [[frechet_distance(whole, part) for part in moments_without_blocks(reference, theirs)]]
+    without_samples = [frechet_distance(other, part) for part in moments_without_blocks(sample, ours)]
+    return Distances(max(frechet_distance(other, whole), 0.0), without_samples, without_reference)
 
 
-def _distance(a: Moments, b: Moments) -> float:
-    return max(frechet_distance(a, b), 0.0)  # which rounding passes where sets are equal
+def endless(
+    sample: Tensor, reference: Tensor | Moments, ours: Draws, distances: Distances
+) -> tuple[Figure, list[tuple[int, float]]]:
+    """FID of endlessly many samples, and the FIDs of fewer that it follows from.
+
+    Other images of the reference move it by as much as they move FID.
+    """
+    other = reference if isinstance(reference, Moments) else Moments.of(reference)
+    points = checked_points(sample, 2, "the Frechet distance").centred()
+    blocks = ours.jackknife_blocks()
+    grown = growth(other, points, blocks)
+    value = extrapolated(grown)
+    without_samples = [
+        extrapolated(growth(other, points, [*blocks[:index], *blocks[index + 1 :]])) for index in range(len(blocks))
+    ]
+    without_reference = [[value + each - distances.value for each in part] for part in distances.without_reference]
+    figure = jackknife(value, [without_samples, *without_reference])
+    return Figure(figure.value, figure.low, figure.high), grown
 
 
 def moments_without_blocks(features: Tensor, draws: Draws) -> Iterator[Moments]:
     """The moments of a set [N, D] without each of its blocks; none where a block leaves fewer than 2 images."""
-    exact = exact_features(features, 2, "the Frechet distance")
-    centre = exact.mean(dim=0)
-    exact = exact - centre
-    scatter = exact.T @ exact
-    for block in draws.jackknife_blocks() if len(exact) > 2 else ():
-        part = exact[block]
-        left = len(exact) - len(part)
+    points = checked_points(features, 2, "the Frechet distance").centred()
+    assert points.centre is not None
+    whole = scatter(points)
+    for block in draws.jackknife_blocks() if len(points) > 2 else ():
+        part = points.rows(block)
+        left = len(points) - len(part)
         shift = -part.sum(dim=0) / left
-        yield Moments(centre + shift, (scatter - part.T @ part - left * shift.outer(shift)) / (left - 1))
+        factor = None
+        if left < points.width:
+            kept = torch.ones(len(points), dtype=torch.bool)
+            kept[block] = False
+            factor = factor_of(points.rows(kept) - shift)
+        covariance = (whole - part.T @ part - left * shift.outer(shift)) / (left - 1)
+        yield Moments(points.centre + shift, covariance, factor)
 
 
 def inception(probabilities: Tensor, draws: Draws) -> Figure:
@@ -112,17 +170,19 @@ def kernel_distance(sample: Tensor, reference: Tensor, ours: Draws, theirs: Draw
     return Figure(figure.value, figure.low, figure.high)
 
 
-def neighbours(sample: Tensor, reference: Tensor, ours: Draws, theirs: Draws) -> dict[str, Figure]:
-    """Precision, recall, density and coverage; with fewer than twice the images that they need without intervals."""
-    found = neighbourhood(sample, reference, ours.jackknife_blocks(), theirs.jackknife_blocks())
+def neighbours(sample: Tensor, reference: Tensor, ours: Draws, theirs: Draws) -> tuple[dict[str, Figure], Nearest]:
+    """The metrics of neighbours; with fewer than twice the images that they need without intervals."""
+    found, nearest = neighbourhood(sample, reference, ours.jackknife_blocks(), theirs.jackknife_blocks())
     if min(len(sample), len(reference)) < 2 * LEAST:
-        return {name: Figure(each.value) for name, each in found.items()}
-    totals = {"precision": len(sample), "recall": len(reference), "coverage": len(reference)}
+        return {name: Figure(each.value) for name, each in found.items()}, nearest
+    totals = {"precision": len(sample), "authenticity": len(sample)} | dict.fromkeys(
+        ("recall", "coverage"), len(reference)
+    )
     figures = {}
     for name, (value, *without) in found.items():
         figure = jackknife(value, [each.tolist() for each in without], low=0)
         figures[name] = share(figure, totals[name]) if name in totals else Figure(value, figure.low, figure.high)
-    return figures
+    return figures, nearest
 
 
 def share(figure: Figure, total: int) -> Figure:
@@ -133,9 +193,7 @@ def share(figure: Figure, total: int) -> Figure:
     return Figure(figure.value, min(figure.low, low), min(max(figure.high, high), 1.0))
 
 
-def _notes(fid: Figure, sample: Tensor, reference: Tensor | Moments) -> Iterator[str]:
-    counts = [len(sample)] + ([] if isinstance(reference, Moments) else [len(reference)])
-    dimensions, fewest = sample.shape[1], min(counts)
+def _notes(fid: Figure, dimensions: int, fewest: int) -> Iterator[str]:
     if fewest < IMAGES_A_DIMENSION * dimensions:
         size = "" if fid.bias is None else f": its bias is about {fid.bias:.3g}, where it is {fid.value:.3g}"
         wanted = IMAGES_A_DIMENSION * dimensions

@@ -1,5 +1,6 @@
 """What is compared, as the command line names it: a path, or a name with settings as `shapes?images=2000&seed=7`."""
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,8 +8,11 @@ from urllib.parse import parse_qsl
 
 from datasets.pictures import BATCH, Pictures, open_pictures
 from datasets.shapes import render_set
-from evaluation.extractors import JudgeExtractor, extract
-from evaluation.statistics_file import Measured, holds_statistics, read_statistics
+from evaluation.extractors import INCEPTION, Extractor
+from evaluation.kept import KeptFeatures, Work
+from evaluation.scores import Reference
+from evaluation.statistics_file import Measured, holds_statistics, official_statistics, read_statistics
+from models.checkpoints.provenance import hash_file
 
 SHAPES = "shapes"
 SHAPES_IMAGES, SHAPES_SEED = 2000, 1001  # a seed that nothing was trained on: training renders seed 1
@@ -50,8 +54,10 @@ def whole_number(named: Named, key: str, default: int, least: int = 0) -> int:
 
 def measure(
     source: str,
-    extractor: JudgeExtractor,
+    extractor: Extractor,
     shapes_size: int | None,
+    work: Work,
+    part: str,
     *,
     strict: bool,
     on_total: Callable[[int], None],
@@ -60,6 +66,7 @@ def measure(
     """The features of a source, or the statistics that it holds.
 
     shapes_size: at which the shapes are rendered where the source does not say; None for the extractor's own size.
+    work, part: where what was measured is kept until all is, and as which side of the comparison.
     strict: files that claim to be pictures and cannot be read are refused, not counted.
     Raises: ValueError, which names the source; OSError; WeightsError.
     """
@@ -71,8 +78,10 @@ def measure(
         _shapes(source, shapes_size or extractor.image_size) if is_shapes else open_pictures(path, extractor.image_size)
     )
     on_total(pictures.count)
+    kept = work.kept(part, source if is_shapes else str(path.absolute()), extractor)
     try:
-        features, found = extract(pictures, extractor, on_images)
+        sha256 = _extract(pictures, kept, on_images)
+        features = kept.features()
     except ValueError as error:
         raise ValueError(_naming(source, str(error))) from error
     if strict and pictures.skipped:
@@ -81,7 +90,26 @@ def measure(
             f"{source}: --strict allows none of this: {first.path} {first.reason} ({len(pictures.skipped)} in all)"
         )
     skipped = [{"file": str(each.path), "reason": each.reason} for each in pictures.skipped]
-    return Measured(features, {"source": source, **found, "skipped": skipped, "extractor": extractor.identity})
+    content: Reference = features
+    if part == "reference" and extractor.identity["name"] == INCEPTION and path.suffix == ".npz":
+        # Published scores are of the file's own moments, which are of all images of the data set.
+        moments = official_statistics(path, extractor.identity, features)
+        content, sha256 = (features, sha256) if moments is None else (moments, hash_file(path))
+    found = {"images": kept.count, "size": kept.batches[0]["size"], "sha256": sha256, "skipped": skipped}
+    return Measured(content, {"source": source, **found, "extractor": extractor.identity}, kept)
+
+
+def _extract(pictures: Pictures, kept: KeptFeatures, on_images: Callable[[int], None]) -> str:
+    """Measure every batch that is not kept; the hash of all pixels in order. Raises: ValueError."""
+    digest = hashlib.sha256()
+    start = 0
+    for batch in pictures.batches:
+        digest.update(batch.contiguous().numpy().data)
+        kept.add(str(start), range(start, start + len(batch)), batch)
+        start += len(batch)
+        on_images(len(batch))
+    kept.keep_first(start)
+    return digest.hexdigest()
 
 
 def _naming(source: str, line: str) -> str:

@@ -6,8 +6,10 @@ written here has the features themselves beside them, and its provenance as JSON
 
 import json
 import os
+import struct
+import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +20,24 @@ from torch import Tensor
 from datasets.pictures import DAMAGE, IMAGES_MEMBER, npz_members
 from evaluation.extractors import Features
 from evaluation.frechet import Moments
+from evaluation.kept import KeptFeatures
 from evaluation.scores import Reference, Statistics
 from models.checkpoints.provenance import hash_file
 
 FORMAT = 1
 PROVENANCE = "provenance.npy"
+FEATURE_ARRAYS = ("pooled", "spatial", "probabilities")
+LOCAL_HEADER = struct.Struct("<26xHH")  # of a zip's member: the lengths of its name and of its extra field
 SAID = ("source", "images", "size", "sha256")  # by the provenance of any set
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One side of a comparison: what is known of it, and where that comes from."""
+    """One side of a comparison: what is known of it, where that comes from, and the files that it lies in meanwhile."""
 
     content: Reference
     provenance: Mapping[str, Any]
+    kept: KeptFeatures | None = None
 
 
 def holds_statistics(path: Path) -> bool:
@@ -71,13 +77,28 @@ def read_statistics(path: Path, extractor: Mapping[str, Any]) -> Measured:
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+            arrays = {name: file[name] for name in file.files if name not in FEATURE_ARRAYS}
+        arrays |= {name: mapped_array(path, name) for name in FEATURE_ARRAYS if f"{name}.npy" in npz_members(path)}
     except (ValueError, *DAMAGE) as error:
         raise ValueError(f"{path}: is damaged ({error})") from error
     try:
         return (_own if "provenance" in arrays else _official)(path, arrays, extractor)
     except KeyError as error:
         raise ValueError(f"{path}: is no statistics file: it has no {error}") from error
+
+
+def mapped_array(path: Path, name: str) -> Any:
+    """An array of an .npz that numpy.savez wrote, mapped from the file. Raises: ValueError for a compressed one."""
+    with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+        member = archive.getinfo(f"{name}.npy")
+        if member.compress_type != zipfile.ZIP_STORED:
+            raise ValueError(f"{name} is compressed")
+        file.seek(member.header_offset)
+        name_length, extra_length = LOCAL_HEADER.unpack(file.read(LOCAL_HEADER.size))
+        file.seek(name_length + extra_length, os.SEEK_CUR)
+        np.lib.format.read_magic(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        return np.memmap(path, dtype, "c", offset=file.tell(), shape=shape)
 
 
 def _own(path: Path, arrays: Mapping[str, Any], extractor: Mapping[str, Any]) -> Measured:
@@ -95,9 +116,7 @@ def _own(path: Path, arrays: Mapping[str, Any], extractor: Mapping[str, Any]) ->
         raise ValueError(
             f"{path}: was made by another extractor, {other}, not {extractor['file']} ({extractor['sha256']})"
         )
-    pooled, spatial, probabilities = (
-        torch.from_numpy(_finite(path, name, arrays[name], 2)) for name in ("pooled", "spatial", "probabilities")
-    )
+    pooled, spatial, probabilities = (torch.from_numpy(_finite(path, name, arrays[name], 2)) for name in FEATURE_ARRAYS)
     if not len(pooled) == len(spatial) == len(probabilities) or len(pooled) < 2:
         raise ValueError(
             f"{path}: is damaged: it has features of {len(pooled)}, {len(spatial)}, {len(probabilities)} images"
@@ -105,7 +124,28 @@ def _own(path: Path, arrays: Mapping[str, Any], extractor: Mapping[str, Any]) ->
     return Measured(Features(pooled, spatial, probabilities), provenance | {"source": str(path)})
 
 
+def official_statistics(path: Path, extractor: Mapping[str, Any], features: Features) -> Statistics | None:
+    """The moments in an official reference file beside the pictures of these features; None where it has none.
+
+    Raises: ValueError for moments of another extractor.
+    """
+    if "mu.npy" not in npz_members(path):
+        return None
+    with np.load(path, allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file.files if name != IMAGES_MEMBER.removesuffix(".npy")}
+    try:
+        found = _statistics(path, arrays, extractor)
+    except KeyError as error:
+        raise ValueError(f"{path}: has mu and no {error}") from error
+    return replace(found, features=features)
+
+
 def _official(path: Path, arrays: Mapping[str, Any], extractor: Mapping[str, Any]) -> Measured:
+    found = _statistics(path, arrays, extractor)
+    return Measured(found, {"source": str(path), "images": None, "size": None, "sha256": hash_file(path)})
+
+
+def _statistics(path: Path, arrays: Mapping[str, Any], extractor: Mapping[str, Any]) -> Statistics:
     pooled = _moments(path, arrays, "mu", "sigma")
     spatial = _moments(path, arrays, "mu_s", "sigma_s") if "mu_s" in arrays else None
     for moments, name in ((pooled, "features"), (spatial, "spatial_features")):
@@ -114,9 +154,7 @@ def _official(path: Path, arrays: Mapping[str, Any], extractor: Mapping[str, Any
                 f"are of {len(moments.mean)} {name.replace('_', ' ')}, the {extractor['name']}'s are {extractor[name]}"
             )
             raise ValueError(f"{path}: was made by another extractor: its statistics {kind}")
-    return Measured(
-        Statistics(pooled, spatial), {"source": str(path), "images": None, "size": None, "sha256": hash_file(path)}
-    )
+    return Statistics(pooled, spatial)
 
 
 def _moments(path: Path, arrays: Mapping[str, Any], mean: str, covariance: str) -> Moments:

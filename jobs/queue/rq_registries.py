@@ -88,7 +88,7 @@ def new_job(
 
 
 def enqueue(pipe: Pipeline, record: Record, *, at_front: bool) -> None:
-    """Put a job's id into its queue, at its caller's turn or before all others; for `jobs.transaction` alone."""
+    """Put a job's id into its queue, at its caller's turn or before all others; for `jobs.queue.transaction` alone."""
     pipe.sadd(Queue.redis_queues_keys, queue_key(record.queue))
     turns.enter(pipe, queue_key(record.queue), job_key(""), entry_of(record), at_front=at_front)
 

@@ -1,6 +1,7 @@
 """`adm evaluate` as a user runs it: figures from pictures on disk, and one line for whatever cannot be measured."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,15 +9,27 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
 from cli.main import app
 from datasets.shapes import render_set
+from models.networks.inception import Inception
 
 ROOT = Path(__file__).parents[2]
-METRICS = {"fid", "sfid", "inception_score", "kid", "precision", "recall", "density", "coverage"}
+METRICS = {
+    *("fid", "sfid", "inception_score", "kid"),
+    *("precision", "recall", "density", "coverage", "authenticity"),
+}
 IMAGES = 40
+
+
+@pytest.fixture(autouse=True)
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """ADM_DATA, where features are kept meanwhile."""
+    monkeypatch.setenv("ADM_DATA", str(tmp_path / "data"))
+    return tmp_path / "data"
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +43,9 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (folder / "a").mkdir()
             for index, each in enumerate(pixels):
                 Image.fromarray(each).save(folder / "a" / f"{index:03d}.png")
-    assert run("stats", str(folder / "b.npz"), "--out", str(folder / "b-stats.npz"))[0] == 0
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("ADM_DATA", str(folder / "data"))
+        assert run("stats", str(folder / "b.npz"), "--out", str(folder / "b-stats.npz"))[0] == 0
     return folder
 
 
@@ -68,6 +83,7 @@ def test_all_figures_are_there_with_intervals_and_what_they_depend_on(sets: Path
     assert found["samples"]["images"] == IMAGES
     assert found["extractor"]["sha256"]
     assert set(found["versions"]) == {"adm-serve", "torch", "python"}
+    assert {"cpu", "threads"} <= set(found["machine"])
     assert any("40 images are few for FID in 128 dimensions" in note for note in found["notes"])
 
 
@@ -75,6 +91,11 @@ def test_figures_do_not_depend_on_the_form_of_a_set(sets: Path) -> None:
     pictures, statistics = report(sets, "a.npz", "b.npz"), report(sets, "a", "b-stats.npz")
     assert statistics["metrics"] == pictures["metrics"]
     assert statistics["reference"]["sha256"] == pictures["reference"]["sha256"]
+
+
+def test_nothing_is_kept_once_all_is_measured(sets: Path, data: Path) -> None:
+    assert run(str(sets / "a"), "--against", str(sets / "b.npz"))[0] == 0
+    assert list((data / "evaluate").iterdir()) == []
 
 
 def test_a_reference_that_is_the_sample_itself_is_said(sets: Path) -> None:
@@ -144,7 +165,6 @@ def test_pictures_that_cannot_be_measured_are_told_in_one_line(
     ("samples", "more", "told"),
     [
         ("none", (), "none: there is no such file or folder"),
-        ("service:demo?steps=25", (), "service:demo?steps=25: is not offered; adm sample --out FILE.npz"),
         ("shapes?image=9", (), "there is no setting 'image'; there are images, seed, size"),
         ("shapes?images=1", (), "images=1: must be a whole number, 2 or more"),
         ("shapes?images", (), "settings are KEY=VALUE"),
@@ -153,7 +173,8 @@ def test_pictures_that_cannot_be_measured_are_told_in_one_line(
         ("local:demo?steps=x", (), "steps=x: must be a whole number"),
         ("local:demo?scale=x", (), "scale=x: must be a number"),
         ("local:demo?upsample=maybe", (), "upsample=maybe: must be yes or no"),
-        ("shapes", ("--extractor", "inception"), "there are judge and judge:FILE"),
+        ("shapes", ("--extractor", "inception"), "there are judge, judge:FILE, inception:FILE"),
+        ("shapes", ("--extractor", "inception:weights/demo/judge.safetensors"), "lacks 472 key"),
         ("shapes", ("--extractor", "judge:weights/demo/base.safetensors"), "holds a UNet, expected a Judge"),
     ],
 )
@@ -168,7 +189,7 @@ def test_a_file_that_cannot_be_written_is_told_before_anything_is_measured(tmp_p
 
 
 def test_a_reference_must_be_there_already() -> None:
-    assert "only SAMPLES may be local:PIPELINE" in refused("shapes", "--against", "local:demo")
+    assert "only SAMPLES may be local:... or service:..." in refused("shapes", "--against", "local:demo")
 
 
 def test_moments_alone_are_no_samples_but_a_reference(sets: Path, tmp_path: Path) -> None:
@@ -178,6 +199,50 @@ def test_moments_alone_are_no_samples_but_a_reference(sets: Path, tmp_path: Path
     status, printed, _ = run(str(sets / "a.npz"), "--against", official)
     assert (status, "FID" in printed, "precision " in printed) == (0, True, False)
     assert "must be pictures, or have features" in refused(official, "--against", str(sets / "a.npz"))
+
+
+@pytest.fixture(scope="module")
+def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Inception's weights, drawn, and a reference file as the official ones are: ten pictures, and moments of more."""
+    folder = tmp_path_factory.mktemp("official")
+    torch.manual_seed(0)
+    torch.save(Inception().state_dict(), folder / "inception.pth")
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(0, 256, (10, 32, 32, 3), np.uint8)
+    moments = {"mu": np.zeros(2048), "sigma": np.eye(2048), "mu_s": np.zeros(2023), "sigma_s": np.eye(2023)}
+    arrays: dict[str, Any] = {"arr_0": pixels, **moments}
+    np.savez(folder / "reference.npz", **arrays)
+    np.savez(folder / "samples.npz", generator.integers(0, 256, (8, 32, 32, 3), np.uint8))
+    np.savez(folder / "pictures.npz", pixels)
+    return folder
+
+
+@pytest.mark.slow
+def test_the_papers_five_scores_against_an_official_reference_file(official: Path, tmp_path: Path) -> None:
+    extractor = f"inception:{official / 'inception.pth'}"
+    found = {}
+    for reference in ("reference", "pictures"):
+        arguments = (str(official / "samples.npz"), "--against", str(official / f"{reference}.npz"))
+        target = tmp_path / f"{reference}.json"
+        status, _, told = run(*arguments, "--extractor", extractor, "--json", str(target))
+        assert status == 0, told
+        found[reference] = json.loads(target.read_text())
+    ours, pictures = (each["metrics"] for each in found.values())
+    assert {"inception_score", "fid", "sfid", "precision", "recall"} <= set(ours)
+    assert ours["precision"] == pictures["precision"]
+    assert ours["fid"]["value"] != pytest.approx(pictures["fid"]["value"], rel=0.1)  # of the file's own moments
+    assert found["reference"]["extractor"]["name"] == "inception"
+    assert found["reference"]["reference"]["sha256"] != found["pictures"]["reference"]["sha256"]
+
+
+@pytest.mark.slow
+def test_statistics_of_the_judge_are_refused_for_inception(official: Path, sets: Path) -> None:
+    line = refused(
+        *(str(official / "samples.npz"), "--against", str(sets / "b-stats.npz")),
+        *("--extractor", f"inception:{official / 'inception.pth'}"),
+    )
+    assert "was made by another extractor, judge.safetensors (" in line
+    assert "not inception.pth (" in line
 
 
 @pytest.mark.slow
@@ -191,3 +256,52 @@ def test_a_pipeline_is_sampled_in_this_process(tmp_path: Path) -> None:
     assert found["samples"]["made"]["parameters"]["steps"] == 2
     assert found["samples"]["size"] == found["reference"]["size"] == "32x32"
     assert "precision" in printed
+
+
+@pytest.mark.slow
+def test_a_sweep_makes_in_one_engine_what_single_evaluations_measure(tmp_path: Path) -> None:
+    target, page = tmp_path / "sweep.json", tmp_path / "sweep.html"
+    command = [sys.executable, "-m", "cli", "evaluate"]
+    settings = ("--scale", "0,4", "--steps", "1,2", "--sampler", "ddim", "--images", "10")
+    swept = [*command, "sweep", "demo", "--against", "shapes?images=20", "--out", str(target), "--report", str(page)]
+    done = subprocess.run([*swept, *settings], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(target.read_text())
+    assert [(each["scale"], each["steps"]) for each in found["cells"]] == [(0, 1), (4, 1), (0, 2), (4, 2)]
+    single = tmp_path / "single.json"
+    source = "local:demo?images=10&steps=2&scale=4&sampler=ddim&upsample=no"
+    status, _, told = run(source, "--against", "shapes?images=20", "--json", str(single))
+    assert status == 0, told
+    assert found["cells"][3]["sha256"] == json.loads(single.read_text())["samples"]["sha256"]
+    assert set(found["recommended"]) == {"quality", "speed", "precision", "recall"}
+    assert page.read_text().startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize(
+    ("option", "given", "told"),
+    [
+        ("--scale", "0,x", "--scale 0,x: must be numbers, separated by commas"),
+        ("--steps", "1.5", "--steps 1.5: must be numbers, separated by commas"),
+        ("--against", "local:demo", "must be there already"),
+    ],
+)
+def test_settings_of_a_sweep_that_are_none_are_told_in_one_line(
+    tmp_path: Path, option: str, given: str, told: str
+) -> None:
+    options = {"--against": "shapes?images=4", "--out": str(tmp_path / "s.json")} | {option: given}
+    assert told in refused("sweep", "demo", *(each for pair in options.items() for each in pair))
+
+
+def test_a_report_is_one_page_that_names_everything_and_loads_nothing(sets: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "<b>pictures"
+    folder.mkdir()
+    for each in (sets / "a").iterdir():
+        (folder / each.name).write_bytes(each.read_bytes())
+    page = tmp_path / "page.html"
+    assert run(str(folder), "--against", str(sets / "b.npz"), "--report", str(page))[0] == 0
+    text = page.read_text()
+    assert "<b>pictures" not in text
+    assert "&lt;b&gt;pictures" in text
+    for section in ("Samples", "Best and worst by class", "Nearest reference images", "Published", "Computed by"):
+        assert f"<h2>{section}</h2>" in text
+    assert not re.search(r"(?:src|href)=\"(?!data:)", text)

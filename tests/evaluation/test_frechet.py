@@ -10,6 +10,15 @@ from hypothesis import strategies as st
 from evaluation.frechet import Moments, frechet_distance
 
 
+@pytest.mark.parametrize("counts", [(9, 50), (50, 9), (9, 8)])
+def test_few_images_in_many_dimensions_are_at_the_distance_of_their_moments(counts: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    a, b = (torch.randn(count, 12, dtype=torch.float64) + count / 50 for count in counts)
+    moments = Moments.of(a), Moments.of(b)
+    plain = [Moments(each.mean, each.covariance) for each in moments]
+    assert frechet_distance(moments[0], moments[1]) == pytest.approx(frechet_distance(plain[0], plain[1]), rel=1e-6)
+
+
 def test_distance_of_a_set_to_itself_is_zero() -> None:
     moments = Moments.of(torch.randn(200, 16, generator=torch.Generator().manual_seed(0)))
     assert frechet_distance(moments, moments) == pytest.approx(0, abs=1e-9)

@@ -11,13 +11,18 @@ from evaluation.neighbourhood import Estimates, neighbourhood
 from evaluation.precision_recall import precision_recall
 from evaluation.resampling import Draws
 
+NAMES = ("precision", "recall", "density", "coverage", "authenticity")
+
 
 def features(seed: int, count: int, width: int = 3) -> torch.Tensor:
     return torch.randn(count, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def found(sample: torch.Tensor, reference: torch.Tensor, number: int = 4) -> dict[str, Estimates]:
-    return neighbourhood(sample, reference, Draws(len(sample)).blocks(number), Draws(len(reference)).blocks(number))
+    estimates, _ = neighbourhood(
+        sample, reference, Draws(len(sample)).blocks(number), Draws(len(reference)).blocks(number)
+    )
+    return {name: estimates[name] for name in NAMES}
 
 
 def density_coverage(sample: list[list[float]], reference: list[list[float]], k: int = 5) -> tuple[float, float]:
@@ -27,9 +32,20 @@ def density_coverage(sample: list[list[float]], reference: list[list[float]], k:
     return sum(map(sum, inside)) / (k * len(sample)), sum(map(any, inside)) / len(reference)
 
 
+def authenticity(sample: list[list[float]], reference: list[list[float]]) -> float:
+    """Alaa et al. 2022, Eq. 8, in plain numbers."""
+    authentic = 0
+    for x in sample:
+        nearest = min(reference, key=lambda other: math.dist(x, other))
+        own = sorted(math.dist(nearest, other) for other in reference)[1]
+        authentic += math.dist(x, nearest) > own
+    return authentic / len(sample)
+
+
 def direct(sample: torch.Tensor, reference: torch.Tensor) -> list[float]:
     balls = precision_recall(reference, sample)
-    return [float(balls.precision), float(balls.recall), *density_coverage(sample.tolist(), reference.tolist())]
+    sets = sample.tolist(), reference.tolist()
+    return [float(balls.precision), float(balls.recall), *density_coverage(*sets), authenticity(*sets)]
 
 
 @given(seed=st.integers(0, 99), shift=st.floats(0, 2))
@@ -62,7 +78,24 @@ def test_copies_of_one_outlier_are_dense_and_cover_little() -> None:
 
 
 def test_distant_sets_do_not_meet() -> None:
-    assert [each.value for each in found(features(0, 9) + 1000, features(1, 9)).values()] == [0, 0, 0, 0]
+    assert [each.value for each in found(features(0, 9) + 1000, features(1, 9)).values()] == [0, 0, 0, 0, 1]
+
+
+def test_nearest_reference_images_are_named_with_their_distances() -> None:
+    sample, reference = features(0, 9), features(1, 12)
+    _, nearest = neighbourhood(sample, reference, Draws(9).blocks(3), Draws(12).blocks(3))
+    distances = torch.cdist(sample, reference)
+    assert nearest.index.tolist() == distances.argmin(dim=1).tolist()
+    assert nearest.distance.tolist() == pytest.approx(distances.min(dim=1).values.tolist())
+    within = torch.cdist(reference, reference).fill_diagonal_(math.inf)
+    assert nearest.within_reference.tolist() == pytest.approx(within.min(dim=1).values.tolist())
+
+
+def test_copies_are_not_authentic() -> None:
+    reference = features(0, 30)
+    estimates, nearest = neighbourhood(reference[:9], reference, Draws(9).blocks(3), Draws(30).blocks(3))
+    assert estimates["authenticity"].value == 0
+    assert nearest.distance.tolist() == [0] * 9
 
 
 @pytest.mark.parametrize(

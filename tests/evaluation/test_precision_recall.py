@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from evaluation.features import Points
 from evaluation.precision_recall import precision_recall, squared_radii
 
 
@@ -51,7 +52,7 @@ def test_distant_sets_do_not_meet() -> None:
 
 def test_copies_lie_in_a_ball_of_radius_0_also_far_from_the_origin() -> None:
     point = features(0, 1, shift=10_000).repeat(5, 1)
-    assert squared_radii(point.double(), (3,)).unique().tolist() == [0]
+    assert squared_radii(Points(point), (3,)).unique().tolist() == [0]
     assert float(precision_recall(point, point).precision) == 1
 
 

@@ -14,7 +14,9 @@ from evaluation.resampling import Draws, Figure, jackknife
 from evaluation.scores import (
     Statistics,
     all_scores,
+    endless,
     frechet,
+    frechet_distances,
     inception,
     kernel_distance,
     moments_without_blocks,
@@ -96,7 +98,8 @@ def figures_of(sample: Tensor, reference: Tensor, ours: Draws, theirs: Draws) ->
         "kid": kernel_distance(sample, reference, ours, theirs),
         "inception_score": inception((2 * sample).softmax(dim=1), ours),
     }
-    return own | neighbours(sample, reference, ours, theirs)
+    own["fid_infinity"] = endless(sample, reference, ours, frechet_distances(sample, reference, ours, theirs))[0]
+    return own | neighbours(sample, reference, ours, theirs)[0]
 
 
 CENTRES = 4 * torch.eye(4)
@@ -144,25 +147,53 @@ def test_a_share_of_all_of_few_images_is_not_certain() -> None:
 
 def test_all_metrics_are_there_and_a_set_is_at_no_distance_from_itself() -> None:
     own = features(0, 40)
-    found, notes = all_scores(own, own, nothing)
-    assert set(found) == {"fid", "sfid", "inception_score", "kid", "precision", "recall", "density", "coverage"}
+    scores = all_scores(own, own, nothing)
+    found, notes = scores.figures, scores.notes
+    of_neighbours = {"precision", "recall", "density", "coverage", "authenticity"}
+    assert set(found) == {"fid", "sfid", "inception_score", "kid"} | of_neighbours
     assert found["fid"].value == pytest.approx(0, abs=1e-6)
     assert (found["precision"].value, found["recall"].value, found["coverage"].value) == (1, 1, 1)
     assert not any("as many images of each class" in note for note in notes)
 
 
 def test_few_images_are_told_with_the_size_of_the_bias() -> None:
-    found, notes = all_scores(features(0, 29), features(1, 400), nothing)
+    scores = all_scores(features(0, 29), features(1, 400), nothing)
+    found, notes = scores.figures, scores.notes
     (note,) = (each for each in notes if "few for FID" in each)
     assert note.startswith("29 images are few for FID in 3 dimensions (30 or more are better): its bias is ")
     assert note.endswith(f"about {found['fid'].bias:.3g}, where it is {found['fid'].value:.3g}")
-    assert not any("few for FID" in each for each in all_scores(features(0, 30), features(1, 30), nothing)[1])
+    assert not any("few for FID" in each for each in all_scores(features(0, 30), features(1, 30), nothing).notes)
+
+
+def test_pictures_beside_the_moments_serve_the_other_metrics() -> None:
+    """The official reference files: moments of all of a data set's images, and 10,000 pictures of it."""
+    sample, reference, beside = features(0, 40), features(1, 50), features(2, 30)
+    moments = Statistics(Moments.of(reference.pooled), Moments.of(reference.spatial), beside)
+    found = all_scores(sample, moments, nothing).figures
+    assert found["fid"] == frechet(sample.pooled, moments.pooled, Draws(40), None)
+    assert found["precision"] == all_scores(sample, beside, nothing).figures["precision"]
+
+
+def test_fid_of_endless_images_is_there_for_enough_of_them_and_has_less_bias() -> None:
+    generator = seeded(0)
+    few = all_scores(features(0, 99), features(1, 400), nothing).figures
+    assert "fid_infinity" not in few
+    reference = Moments(torch.zeros(8, dtype=torch.float64), torch.eye(8, dtype=torch.float64))
+    found = []
+    for _ in range(20):
+        sample = drawn(generator, 200, 8)
+        distances = frechet_distances(sample, reference, Draws(200), None)
+        found.append((distances.value, endless(sample, reference, Draws(200), distances)[0].value))
+    plain, extrapolated = (sum(each) / len(found) for each in zip(*found, strict=True))
+    assert plain > 0.1
+    assert abs(extrapolated) < plain / 5
 
 
 def test_moments_alone_give_fid_and_sfid_and_the_score_of_the_samples() -> None:
     sample, reference = features(0, 40), features(1, 50)
     moments = Statistics(Moments.of(reference.pooled), Moments.of(reference.spatial))
-    found, notes = all_scores(sample, moments, nothing)
+    scores = all_scores(sample, moments, nothing)
+    found, notes = scores.figures, scores.notes
     assert set(found) == {"fid", "sfid", "inception_score"}
     assert found["fid"].value == frechet_distance(Moments.of(reference.pooled), Moments.of(sample.pooled))
     assert any("has no features" in note for note in notes)
@@ -170,7 +201,7 @@ def test_moments_alone_give_fid_and_sfid_and_the_score_of_the_samples() -> None:
 
 @pytest.mark.parametrize(("count", "there", "with_interval"), [(2, False, False), (6, True, False), (12, True, True)])
 def test_what_few_images_do_not_allow_is_left_out_not_made_up(count: int, there: bool, with_interval: bool) -> None:
-    found, _ = all_scores(features(0, count), features(1, 40), nothing)
+    found = all_scores(features(0, count), features(1, 40), nothing).figures
     assert ("precision" in found) is there
     assert (there and found["precision"].low is not None) is with_interval
     assert (found["fid"].low is not None) is (count > 2)
@@ -198,5 +229,5 @@ def test_blocks_of_a_balanced_set_have_as_many_of_each_class() -> None:
 def test_a_balanced_set_is_noted() -> None:
     pooled = drawn(seeded(0), 40, 4)
     sure = Features(pooled, pooled, torch.eye(4)[torch.arange(40) % 4])
-    _, notes = all_scores(sure, features(1, 40, 4), nothing)
+    notes = all_scores(sure, features(1, 40, 4), nothing).notes
     assert any(note.startswith("as many images of each class: samples;") for note in notes)

@@ -1,0 +1,167 @@
+"""What the paper's rows have in common: cells of images, made once and kept, and their figures."""
+
+import json
+import time
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bench.machine import machine
+from datasets.sdf import SHAPES
+from datasets.shapes import render_set
+from engine.engine import Engine
+from engine.pipeline import BASE, UPSAMPLE, Pipeline, build_stages
+from engine.trajectory import StagePlan
+from evaluation.demo_report import turns
+from evaluation.extractors import SHIPPED_JUDGE, Features, JudgeExtractor
+from evaluation.intervals import mean_interval
+from evaluation.resampling import Figure
+from evaluation.sampling import Sampler
+from evaluation.scores import all_scores
+from models.networks.precision import Precision
+from models.stack import Stack, load_stack
+
+ROOT = Path(__file__).parents[2]
+DEMO = ROOT / "weights" / "demo"
+KEPT = ROOT / "runs" / "paper"
+RESULTS = ROOT / "bench" / "results" / "paper"
+IMAGES = 500  # a cell; multiples of a part
+PART = 100
+REFERENCE_IMAGES, REFERENCE_SEED = 2000, 1001  # of renders that nothing was trained on
+MAX_ROWS = 32
+VARIANCE_CHANNELS = 3  # of the network's output, after those of the noise
+
+Variance = Literal["learned", "small", "large"]
+FIXED: dict[str, float] = {"small": -1.0, "large": 1.0}
+"""The network's answer that is the lower (posterior's) or the upper bound (beta) of the variance."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One way to make images: image i of part k is of class i mod 10 and draws its noise from (k, i) in every cell."""
+
+    scale: float = 0.0
+    sampler: str = "ddim"
+    steps: int = 15
+    pipeline: str = "demo"
+    eta: float = 0.0
+    eps_scale: float | None = None  # None: the pipeline's own
+    variance: Variance = "learned"
+    upsample: bool = False
+
+    @property
+    def name(self) -> str:
+        """A file's name, which says all that differs from the defaults."""
+        said = {key: value for key, value in asdict(self).items() if value != getattr(Cell(), key)}
+        return "_".join(f"{key}-{value}" for key, value in said.items()) or "plain"
+
+    @property
+    def plan(self) -> StagePlan:
+        return StagePlan(BASE, self.sampler, self.steps, self.eta)
+
+
+@dataclass
+class Lab:
+    """The demo stack, the images that its cells made, and what they are held against."""
+
+    precision: Precision = "bf16"
+    images: int = IMAGES
+    judge: JudgeExtractor = field(default_factory=lambda: JudgeExtractor(SHIPPED_JUDGE))
+    _points: dict[Cell, dict[str, Any]] = field(default_factory=dict)
+    _samplers: dict[Variance, tuple[Stack, Sampler]] = field(default_factory=dict)
+
+    def pixels(self, cell: Cell) -> Tensor:
+        """[N, 3, H, W] uint8, in the order of the parts; what was made before is read."""
+        parts = [self._part(cell, number) for number in range(self.images // PART)]
+        return torch.cat([torch.from_numpy(np.load(path)) for path in parts])
+
+    @cached_property
+    def reference(self) -> Features:
+        """Of fresh renders at 32x32."""
+        return self.features(render_set(REFERENCE_IMAGES, REFERENCE_SEED, self.judge.image_size)[0])
+
+    def features(self, pixels: Tensor) -> Features:
+        """By the shipped judge."""
+        parts = [self.judge(part) for part in pixels.split(PART)]
+        return Features(
+            *(torch.cat([getattr(part, name) for part in parts]) for name in ("pooled", "spatial", "probabilities"))
+        )
+
+    def point(self, cell: Cell) -> dict[str, Any]:
+        """A cell's figures, computed once."""
+        if cell not in self._points:
+            self._points[cell] = self._measured(cell)
+        return self._points[cell]
+
+    def _measured(self, cell: Cell) -> dict[str, Any]:
+        """A cell with every metric against the renders, and how sure the judge is of the class that was asked for."""
+        found = self.features(self.pixels(cell))
+        asked = torch.tensor(turns(PART, len(SHAPES)) * (self.images // PART))
+        sure = found.probabilities.gather(1, asked[:, None])[:, 0]
+        low, high = mean_interval(sure)
+        metrics = {name: asdict(each) for name, each in self.scores(found, self.reference).items()}
+        metrics["class_probability"] = {"value": float(sure.mean()), "low": low, "high": high, "bias": None}
+        return asdict(cell) | {"evaluations": cell.plan.num_evaluations, "metrics": metrics}
+
+    def scores(self, sample: Features, reference: Features) -> dict[str, Figure]:
+        """Every metric."""
+        return all_scores(sample, reference, lambda metric: None).figures
+
+    def seconds(self, cell: Cell) -> float:
+        """Of wall-clock for an image, the fastest part's: other programs run beside."""
+        self.pixels(cell)
+        times = [json.loads(path.read_text())["seconds"] for path in self._folder(cell).glob("*.json")]
+        return float(min(times)) / PART
+
+    def _folder(self, cell: Cell) -> Path:
+        return KEPT / self.precision / cell.name
+
+    def _part(self, cell: Cell, number: int) -> Path:
+        path = self._folder(cell) / f"{number}.npy"
+        if not path.exists():
+            started = time.perf_counter()
+            pixels = self._sampled(cell, number)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.with_suffix(".json").write_text(json.dumps({"seconds": time.perf_counter() - started} | machine()))
+            partial = path.with_suffix(".partial")
+            with partial.open("wb") as file:
+                np.save(file, pixels.numpy())
+            partial.replace(path)
+            print(f"{cell.name}: part {number}, {time.perf_counter() - started:.0f} s", flush=True)
+        return path
+
+    def _sampled(self, cell: Cell, number: int) -> Tensor:
+        stack, sampler = self._loaded(cell.variance)
+        pipeline = Pipeline(stack.pipelines[cell.pipeline], stack)
+        eps_scale = pipeline.spec.eps_scale if cell.eps_scale is None else cell.eps_scale
+        base = StagePlan(BASE, cell.sampler, cell.steps, cell.eta, eps_scale=eps_scale)
+        upsample = None
+        if cell.upsample:
+            asked = pipeline.spec.upsampling
+            assert asked is not None
+            upsample = StagePlan(UPSAMPLE, asked.sampler, asked.steps, asked.eta, strength=asked.strength)
+        labels = turns(PART, len(stack.class_names))
+        return sampler.sample(pipeline, labels, cell.scale, base, upsample, seed=number)
+
+    def _loaded(self, variance: Variance) -> tuple[Stack, Sampler]:
+        if variance not in self._samplers:
+            stack = load_stack(DEMO)
+            if variance != "learned":
+                fix_variance(stack.base.network.out[-1], FIXED[variance])
+            engine = Engine(build_stages([stack], MAX_ROWS, precision=self.precision), MAX_ROWS)
+            self._samplers[variance] = stack, Sampler(engine)
+        return self._samplers[variance]
+
+
+@torch.no_grad()
+def fix_variance(last: nn.Module, answer: float) -> None:
+    """Let the network's last convolution answer this for the variance of every pixel, whatever it sees."""
+    assert isinstance(last.weight, Tensor)
+    assert isinstance(last.bias, Tensor)
+    last.weight[VARIANCE_CHANNELS:] = 0
+    last.bias[VARIANCE_CHANNELS:] = answer

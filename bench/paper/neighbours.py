@@ -1,0 +1,80 @@
+"""Row 11: samples are not copies of training images."""
+
+import torch
+from torch import Tensor
+
+from bench.paper.core import Cell, Lab
+from bench.paper.row import Points, Row
+from datasets.shapes import render_set
+from evaluation.features import Points as FeaturePoints
+from evaluation.plots import Point, Series, chart
+from evaluation.precision_recall import BLOCK, blocks_of_distances
+
+TRAINING_SEED, TRAINING_IMAGES = 1, 5_000  # of 30,000 that the base was trained on
+HELD_OUT_SEED = 1001
+SHARES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 1.0)
+
+
+def measure(lab: Lab) -> Points:
+    size = lab.judge.image_size
+    training = render_set(TRAINING_IMAGES, TRAINING_SEED, size)[0]
+    sets = {
+        "samples": lab.pixels(Cell(4.0, "ddim", 25)),
+        "held out": render_set(lab.images, HELD_OUT_SEED, size)[0],
+    }
+    known = {"judge": lab.features(training).pooled, "pixels": training.flatten(1).float() / 255}
+    points = []
+    for name, pixels in sets.items():
+        own = {"judge": lab.features(pixels).pooled, "pixels": pixels.flatten(1).float() / 255}
+        for space, features in own.items():
+            distances = nearest(features, known[space])
+            quantiles = distances.quantile(torch.tensor(SHARES, dtype=torch.float64)).tolist()
+            points.append(
+                {"set": name, "space": space, "quantiles": dict(zip(map(str, SHARES), quantiles, strict=True))}
+            )
+    return points
+
+
+def nearest(features: Tensor, known: Tensor) -> Tensor:
+    """The distance of each image [N] to the nearest that is known."""
+    rows, columns = FeaturePoints(features), FeaturePoints(known)
+    return torch.cat([each.amin(dim=1) for each in blocks_of_distances(rows, columns, BLOCK)]).clamp(min=0).sqrt()
+
+
+def checks(points: Points) -> dict[str, bool]:
+    found = {}
+    for space in ("judge", "pixels"):
+        samples, held_out = (
+            next(each for each in points if each["set"] == name and each["space"] == space)["quantiles"]
+            for name in ("samples", "held out")
+        )
+        found[f"{space}: no sample lies within half of the distance of the nearest hundredth of held-out images"] = (
+            samples["0.0"] >= 0.5 * held_out["0.01"]
+        )
+        found[f"{space}: half of the samples lie no nearer than 0.9 of the distance of half of held-out images"] = (
+            samples["0.5"] >= 0.9 * held_out["0.5"]
+        )
+    return found
+
+
+def charts(points: Points) -> dict[str, str]:
+    drawn = {}
+    for space in ("judge", "pixels"):
+        series = [
+            Series(each["set"], [Point(distance, float(share)) for share, distance in each["quantiles"].items()])
+            for each in points
+            if each["space"] == space
+        ]
+        drawn[space] = chart(f"distance to the nearest training image ({space})", "distance", "share of images", series)
+    return drawn
+
+
+NEIGHBOURS = Row(
+    11,
+    "neighbours",
+    "Nearest neighbours in the training set show that samples are not copies.",
+    "Appendix C, as pictures.",
+    measure,
+    checks,
+    charts,
+)

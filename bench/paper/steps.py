@@ -1,0 +1,90 @@
+"""Row 7: 25 steps are near 250. Row 14: what an image costs beside what it is worth."""
+
+from bench.paper.core import Cell, Lab
+from bench.paper.row import Points, Row, above, curve, of, value
+from evaluation.plots import Point, Series, chart
+
+SCALE = 4.0
+SAMPLERS = ("ddim", "dpmpp_2m", "ddpm", "heun")
+EVALUATIONS = (5, 10, 25)
+LONG = 50
+
+
+def cells() -> list[Cell]:
+    return [
+        Cell(SCALE, sampler, (count + 1) // 2 if sampler == "heun" else count)
+        for sampler in SAMPLERS
+        for count in EVALUATIONS
+    ]
+
+
+def measure(lab: Lab) -> Points:
+    return [
+        lab.point(cell) | {"images_per_second": 1 / lab.seconds(cell)} for cell in [*cells(), Cell(SCALE, "ddim", LONG)]
+    ]
+
+
+def checks(points: Points) -> dict[str, bool]:
+    ddim = {point["steps"]: point for point in of(points, sampler="ddim")}
+    solver = {point["steps"]: point for point in of(points, sampler="dpmpp_2m")}
+    ddpm = {point["steps"]: point for point in of(points, sampler="ddpm")}
+    return {
+        "DDIM: FID at 25 steps is within chance of that at 50": not above(ddim[25], ddim[LONG], "fid"),
+        "DDIM: FID at 10 steps is above that at 25": above(ddim[10], ddim[25], "fid"),
+        "DDPM at 25 steps is above DDIM at 25": above(ddpm[25], ddim[25], "fid"),
+        "DPM-Solver++(2M) at 10 steps is within chance of DDIM at 25": not above(solver[10], ddim[25], "fid"),
+    }
+
+
+def charts(points: Points) -> dict[str, str]:
+    fids = [curve(sampler, of(points, sampler=sampler), "evaluations", "fid") for sampler in SAMPLERS]
+    recalls = [curve(sampler, of(points, sampler=sampler), "evaluations", "recall") for sampler in SAMPLERS]
+    return {
+        "fid": chart("FID by network evaluations", "evaluations", "FID", fids, log_x=True, log_y=True),
+        "recall": chart("recall by network evaluations", "evaluations", "recall", recalls, log_x=True),
+    }
+
+
+STEPS = Row(
+    7,
+    "steps",
+    "With guidance, 25 steps are near 250.",
+    "ImageNet 128: FID 5.98 (DDIM, 25) against 2.97 (250); ImageNet 256: 5.44 against 4.59.",
+    measure,
+    checks,
+    charts,
+)
+
+
+def cost_checks(points: Points) -> dict[str, bool]:
+    five, many = (min(of(points, evaluations=count), key=lambda each: value(each, "fid")) for count in (5, 25))
+    return {
+        "5 evaluations make at least three times the images a second of 25": five["images_per_second"]
+        > 3 * many["images_per_second"],
+        "the best FID of 5 evaluations is above the best of 25": above(five, many, "fid"),
+    }
+
+
+def cost_charts(points: Points) -> dict[str, str]:
+    series = [
+        Series(
+            sampler,
+            [
+                Point(each["images_per_second"], value(each, "fid"), label=f"{each['evaluations']} evaluations")
+                for each in of(points, sampler=sampler)
+            ],
+        )
+        for sampler in SAMPLERS
+    ]
+    return {"cost": chart("FID by images a second", "images a second", "FID", series, log_x=True, log_y=True)}
+
+
+COST = Row(
+    14,
+    "cost",
+    "Sampling is slower than a GAN's one pass; fewer steps, and distillation, are the way.",
+    "Section 7, without figures.",
+    measure,
+    cost_checks,
+    cost_charts,
+)

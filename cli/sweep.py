@@ -1,0 +1,191 @@
+"""`adm evaluate sweep`: a grid of settings, made in one engine and measured as it is made."""
+
+import json
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from bulk.errors import BulkError, StoppedError
+from bulk.local import Local, Maker, Task, run_tasks
+from bulk.plan import Plan
+from bulk.progress import shown_progress
+from bulk.record import Record, parameters
+from bulk.run import Order, missing
+from bulk.source import of_chunk
+from cli.generation import FeatureOutput, measured_output
+from evaluation.report import Watch, evaluate, measured, width
+from evaluation.sweeps import Setting, recommended
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from evaluation.extractors import Extractor
+    from evaluation.kept import Work
+    from evaluation.statistics_file import Measured
+    from jobs.contract.request import ResolvedRequest
+
+TIMED_STEPS, TIMED_RUNS = 3, 3  # of a full batch; the fastest counts, for other programs run beside
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One setting's run."""
+
+    setting: Setting
+    source: str
+    request: "ResolvedRequest"
+    plan: Plan
+    output: FeatureOutput
+    record: Record
+
+    def tasks(self, number: int) -> Iterator[Task]:
+        """The jobs whose images are missing."""
+        for chunk in missing(self.plan, self.output):
+
+            def keep(images: list[bytes], chunk: Any = chunk) -> None:
+                self.output.keep(chunk, images, self.record.parameters["size"])
+
+            request = of_chunk(self.request, chunk)
+            yield Task(f"{number}-{chunk.name}", request, {}, len(chunk.indices), keep)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Settings of a pipeline on this machine, each with as many images of the same classes from the same noise."""
+
+    local: Local
+    model: str
+    settings: Sequence[Setting]
+    images: int
+    seed: int
+
+    def run(self, against: str, extractor: "Extractor", work: "Work", console: "Console") -> dict[str, Any]:
+        """The report. Raises: ValueError, one line; BulkError; OSError; WeightsError."""
+        cells = [self._cell(setting, extractor, work) for setting in self.settings]
+        threads = torch.get_num_threads()  # which the engine sets for its steps; the metrics take as many as before
+        try:
+            numerics, seconds = self._make(cells, console)
+        except KeyboardInterrupt as error:
+            raise StoppedError("stopped; the same command goes on") from error
+        except self.local.refusals as error:
+            raise BulkError(f"{self.local.devices[0]}: {error}") from error
+        finally:
+            torch.set_num_threads(threads)
+        return self._report(cells, numerics, seconds, against, extractor, work, console)
+
+    def _cell(self, setting: Setting, extractor: "Extractor", work: "Work") -> Cell:
+        source = f"local:{self.model}?images={self.images}&seed={self.seed}&upsample=no&{setting.query}"
+        output = FeatureOutput(work.kept("sweep", source, extractor))
+        order = Order(
+            output.folder,
+            self.model,
+            count=self.images,
+            seed=self.seed,
+            classes="balanced",
+            guidance_scale=setting.scale,
+            steps=setting.steps,
+            sampler=setting.sampler,
+            upsample=False,
+        )
+        pipeline = self.local.describe(self.model)
+        if not pipeline.classes:
+            raise ValueError(f"{self.model}: has no classes")
+        classes = order.classes_of(pipeline, None)
+        request = order.request(classes, pipeline)
+        content = parameters(request, classes, self.images, self.seed, pipeline)
+        record = Record.begin_or_resume(output, content)
+        return Cell(setting, source, request, Plan(self.seed, self.images, classes), output, record)
+
+    def _make(self, cells: Sequence[Cell], console: "Console") -> tuple[str, dict[bool, float]]:
+        """What all cells miss, in one engine; its numerics, and the seconds of an evaluation, guided and not."""
+        settings = self.local.settings.model_copy(update={"pipelines": (self.model,)})
+        with shown_progress(console) as progress:
+            bar = progress.add_task("images", total=self.images * len(cells), note="loading")
+            maker = self.local.open_maker(settings, self.local.devices[0])
+            left = [list(each.tasks(number)) for number, each in enumerate(cells)]
+            waiting = in_turn(left)
+            lacking = sum(task.images for own in left for task in own)
+            progress.update(bar, note="", completed=self.images * len(cells) - lacking)
+
+            def take() -> Task | None:
+                task = next(waiting, None)
+                if task is not None:
+                    progress.advance(bar, task.images)
+                return task
+
+            run_tasks(maker, take)
+            guided = {each.setting.scale > 0: each for each in cells}
+            return maker.numerics, {kind: timed(maker, each) for kind, each in guided.items()}
+
+    def _report(
+        self,
+        cells: Sequence[Cell],
+        numerics: str,
+        seconds: dict[bool, float],
+        against: str,
+        extractor: "Extractor",
+        work: "Work",
+        console: "Console",
+    ) -> dict[str, Any]:
+        theirs: Measured | None = None
+        found, whole = [], {}
+        with shown_progress(console) as progress:
+            bar = progress.add_task("metrics", total=len(cells), note="")
+            for cell in cells:
+                ours = measured_output(cell.source, cell.output, extractor)
+                if theirs is None:
+                    theirs = measured(against, extractor, width(ours), Watch(), "reference", work, strict=False)
+                whole = evaluate(ours, theirs, extractor, Watch()).report
+                progress.advance(bar)
+                found.append(
+                    {
+                        "scale": cell.request.guidance_scale,
+                        "steps": cell.request.steps,
+                        "sampler": cell.request.sampler,
+                        "eta": cell.request.eta,
+                        "evaluations": cell.setting.evaluations,
+                        "seconds_per_image": cell.setting.evaluations * seconds[cell.setting.scale > 0],
+                        "metrics": whole["metrics"],
+                        "sha256": whole["samples"]["sha256"],
+                    }
+                )
+        names = ("reference", "extractor", "versions", "machine", "commit")
+        return {
+            "pipeline": self.model,
+            "images": self.images,
+            "seed": self.seed,
+            "numerics": numerics,
+            "cells": found,
+            "recommended": recommended(found),
+        } | {name: whole[name] for name in names}
+
+
+def in_turn(tasks: Sequence[Sequence[Task]]) -> Iterator[Task]:
+    """One of each cell after the other, so that a step's batch mixes them."""
+    for place in range(max(map(len, tasks), default=0)):
+        yield from (own[place] for own in tasks if place < len(own))
+
+
+def timed(maker: Maker, cell: Cell) -> float:
+    """Seconds of device time that an evaluation of one image takes in a full batch."""
+    request = cell.request.model_copy(
+        update={"steps": TIMED_STEPS, "sampler": "ddim", "n": maker.max_rows, "seed": 0, "first_index": 0}
+    )
+    fastest = math.inf
+    for _ in range(TIMED_RUNS):
+        tasks = iter([Task("timed", request, {}, maker.max_rows, lambda images: None)])
+        started = time.perf_counter()
+        run_tasks(maker, partial(next, tasks, None))
+        fastest = min(fastest, time.perf_counter() - started)
+    return fastest / (maker.max_rows * TIMED_STEPS)
+
+
+def write_sweep(path: Path, report: dict[str, Any]) -> None:
+    """The report as JSON."""
+    path.write_text(json.dumps(report, indent=1) + "\n")

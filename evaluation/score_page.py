@@ -1,0 +1,126 @@
+"""The page of one evaluation: figures, pictures, classes, neighbours, and all that they depend on."""
+
+from collections.abc import Iterator, Sequence
+from html import escape
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from evaluation.extractors import Features
+from evaluation.html_report import (
+    figures_table,
+    growth_chart,
+    html_table,
+    json_block,
+    origin,
+    page,
+    picture,
+    published_table,
+)
+from evaluation.report import TITLES, Evaluation
+
+GRID = 64  # pictures shown of the samples
+OF_A_CLASS = 5  # best and worst
+CLASSES = 20  # of which best and worst are shown, and a confusion: more do not fit a page
+PAIRS = 12
+
+
+def score_page(evaluation: Evaluation) -> str:
+    """The page; pictures where thumbnails were kept. Names come from strangers' files and are escaped."""
+    report = evaluation.report
+    source, reference = (str(report[side]["source"]) for side in ("samples", "reference"))
+    parts = [f"<p>{report['samples']['images']} images of {escape(str(report['samples']['size']))}.</p>"]
+    parts += [f'<p class="note">{escape(note)}</p>' for note in report["notes"]]
+    parts.append(figures_table(report["metrics"]))
+    if "seeds" in report:
+        parts.append(seeds_table(report["seeds"]))
+    if len(report["growth"]) > 1:
+        parts.append(growth_chart(report["growth"], report["metrics"]["fid_infinity"]["value"]))
+    parts += pictures(evaluation)
+    parts.append(f"<h2>Published</h2>{published_table()}")
+    sides = {
+        side: {name: each for name, each in report[side].items() if name != "extractor"}
+        for side in ("samples", "reference")
+    }
+    parts.append(f"<h2>Settings</h2>{json_block(sides)}<h2>Computed by</h2>{origin(report)}")
+    return page(f"{source} against {reference}", parts)
+
+
+def seeds_table(seeds: dict[str, Any]) -> str:
+    """Every metric over the seeds."""
+    rows = [
+        (TITLES[name], each["mean"], each["low"], each["high"], *each["values"])
+        for name, each in seeds["metrics"].items()
+    ]
+    return "<h2>Over seeds</h2>" + html_table(("", "mean", "95 % from", "to", *map(str, seeds["seeds"])), rows)
+
+
+def pictures(evaluation: Evaluation) -> Iterator[str]:
+    """The sections that show pictures."""
+    features, kept = evaluation.samples.content, evaluation.samples.kept
+    thumbnails = None if kept is None else kept.thumbnails()
+    if kept is None or thumbnails is None or not isinstance(features, Features):
+        return
+    yield "<h2>Samples</h2>" + "".join(picture(each) for each in thumbnails[:GRID])
+    asked = labels(kept.batches, kept.count)
+    answers = features.probabilities.argmax(dim=1)
+    classes = answers if asked is None else asked
+    yield from by_class(features.probabilities, classes, thumbnails, known=asked is not None)
+    if asked is not None and features.probabilities.shape[1] <= CLASSES:
+        yield "<h2>Confusion</h2><p>Rows: the class that was asked for; columns: the extractor's answer.</p>"
+        yield confusion_table(asked, answers, features.probabilities.shape[1])
+    yield from neighbours(evaluation, thumbnails)
+
+
+def labels(batches: Sequence[dict[str, Any]], count: int) -> Tensor | None:
+    """The class that each image was asked for as, [N]; None where nobody knows."""
+    found = torch.full((count,), -1)
+    for batch in batches:
+        if batch.get("class_label") is None:
+            return None
+        found[torch.tensor(batch["indices"])] = batch["class_label"]
+    return found
+
+
+def by_class(probabilities: Tensor, classes: Tensor, thumbnails: Tensor, *, known: bool) -> Iterator[str]:
+    """The images of each class of which the extractor is surest, and those of which it is least sure."""
+    what = "asked for" if known else "that the extractor sees"
+    yield f"<h2>Best and worst by class</h2><p>By the probability of the class {what}.</p><table>"
+    sure = probabilities.gather(1, classes[:, None].clamp(max=probabilities.shape[1] - 1))[:, 0]
+    for label in classes.unique(sorted=True)[:CLASSES].tolist():
+        members = (classes == label).nonzero()[:, 0]
+        order = members[sure[members].argsort(descending=True)].tolist()
+        best, worst = order[:OF_A_CLASS], order[OF_A_CLASS:][-OF_A_CLASS:]
+        cells = ("".join(picture(thumbnails[place], f"{sure[place]:.3f}") for place in side) for side in (best, worst))
+        yield f"<tr><td>{label}</td>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+    yield "</table>"
+
+
+def confusion_table(asked: Tensor, answers: Tensor, classes: int) -> str:
+    """How many images of each class got each answer."""
+    rows = torch.zeros(classes, classes, dtype=torch.int64)
+    rows.index_put_((asked, answers), torch.ones(len(asked), dtype=torch.int64), accumulate=True)
+    return html_table(
+        ("", *map(str, range(classes))),
+        [(label, *(each or "" for each in row)) for label, row in enumerate(rows.tolist())],
+    )
+
+
+def neighbours(evaluation: Evaluation, thumbnails: Tensor) -> Iterator[str]:
+    """The samples that lie nearest to the reference, beside its images where they were kept."""
+    nearest = evaluation.report["nearest"]
+    if nearest is None:
+        return
+    theirs = evaluation.reference.kept
+    beside = None if theirs is None else theirs.thumbnails()
+    yield (
+        "<h2>Nearest reference images</h2><p>The samples that lie nearest to the reference in the extractor's "
+        "features, each beside the image there. Half of the samples lie within "
+        f"{nearest['median_distance']:.4f} of the reference, half of its own images within "
+        f"{nearest['median_within_reference']:.4f} of each other.</p>"
+    )
+    for pair in nearest["closest"][:PAIRS]:
+        caption = f"{pair['sample']} and {pair['reference']}: {pair['distance']:.3f}"
+        both = picture(thumbnails[pair["sample"]]) + ("" if beside is None else picture(beside[pair["reference"]]))
+        yield f"<figure>{both}<figcaption>{escape(caption)}</figcaption></figure>"

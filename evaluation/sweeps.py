@@ -1,0 +1,138 @@
+"""A grid of settings: what each costs and gives, which are beaten by none, and which to take."""
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from diffusion.solvers import num_evaluations
+from evaluation.plots import Point, Series, chart
+
+METRICS = ("fid", "sfid", "inception_score", "precision", "recall")  # of a table; the JSON has all of them
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One cell of a grid."""
+
+    scale: float
+    steps: int
+    sampler: str
+
+    @property
+    def evaluations(self) -> int:
+        """Of the network, an image."""
+        return num_evaluations(self.sampler, self.steps)
+
+    @property
+    def name(self) -> str:
+        return f"{self.sampler}, {self.steps} steps, scale {self.scale:g}"
+
+    @property
+    def query(self) -> str:
+        """As the settings of a source."""
+        return f"scale={self.scale:g}&steps={self.steps}&sampler={self.sampler}"
+
+
+Cell = Mapping[str, Any]
+"""Of a report: scale, steps, sampler, evaluations, seconds_per_image, metrics."""
+
+
+def grid(scales: Sequence[float], steps: Sequence[int], samplers: Sequence[str]) -> list[Setting]:
+    """Every combination."""
+    return [Setting(scale, count, sampler) for sampler, count, scale in itertools.product(samplers, steps, scales)]
+
+
+def front(cells: Sequence[Cell], *costs: Callable[[Cell], float]) -> list[int]:
+    """The places of the cells to which no other is better in one cost and as good in the rest; less is better."""
+    found = [[cost(cell) for cost in costs] for cell in cells]
+
+    def beaten(own: Sequence[float], other: Sequence[float]) -> bool:
+        return other != own and all(a <= b for a, b in zip(other, own, strict=True))
+
+    return [place for place, own in enumerate(found) if not any(beaten(own, other) for other in found)]
+
+
+def value(metric: str, sign: float = 1.0) -> Callable[[Cell], float]:
+    """A metric of a cell; sign -1 where more is better."""
+    return lambda cell: sign * float(cell["metrics"][metric]["value"])
+
+
+def recommended(cells: Sequence[Cell]) -> dict[str, dict[str, Any]]:
+    """Settings as a stack's pipeline and /v1/models state them, by what they are good for.
+
+    quality: the lowest FID. speed: the fewest evaluations of those whose FID is not above that by more than chance.
+    precision, recall: the highest; of cells as good, the one of lower FID.
+    """
+    by_fid = sorted(cells, key=value("fid"))
+    best = by_fid[0]
+    near = [cell for cell in by_fid if within_chance(best["metrics"]["fid"], cell["metrics"]["fid"])]
+    chosen = {"quality": best, "speed": min(near, key=lambda cell: cell["evaluations"])}
+    if all("precision" in cell["metrics"] for cell in cells):
+        chosen |= {name: min(by_fid, key=value(name, -1)) for name in ("precision", "recall")}
+    return {name: as_defaults(cell) for name, cell in chosen.items()}
+
+
+def within_chance(best: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two figures differ by no more than their intervals, taken as independent, allow."""
+    if best["low"] is None or other["low"] is None:
+        return bool(best["value"] == other["value"])
+    half = math.hypot(*(max(each["value"] - each["low"], each["high"] - each["value"]) for each in (best, other)))
+    return float(other["value"] - best["value"]) <= half
+
+
+def as_defaults(cell: Cell) -> dict[str, Any]:
+    """The fields of a pipeline in stack.json that a cell gives."""
+    return {
+        "guidance_scale": cell["scale"],
+        "sampling": {"steps": cell["steps"], "sampler": cell["sampler"], "eta": cell["eta"]},
+    }
+
+
+def plots(cells: Sequence[Cell]) -> Iterator[str]:
+    """Precision against recall, and FID against evaluations and seconds; a series for each sampler and number of steps,
+    or for each sampler and scale."""
+    if all("precision" in cell["metrics"] for cell in cells):
+        by_steps = grouped(cells, lambda cell: f"{cell['sampler']}, {cell['steps']} steps")
+        curves = [
+            Series(name, [point(cell, cell["metrics"]["recall"]["value"], "precision") for cell in each])
+            for name, each in by_steps.items()
+        ]
+        yield chart("Precision against recall, by scale", "recall", "precision", curves)
+    by_scale = grouped(cells, lambda cell: f"{cell['sampler']}, scale {cell['scale']:g}")
+    for field, title in (("evaluations", "evaluations an image"), ("seconds_per_image", "seconds an image")):
+        curves = [
+            Series(
+                name, [point(cell, cell[field], "fid") for cell in sorted(each, key=lambda cell: float(cell[field]))]
+            )
+            for name, each in by_scale.items()
+        ]
+        yield chart(f"FID against {title}", title, "FID", curves, log_x=True, log_y=True)
+
+
+def grouped(cells: Sequence[Cell], name: Callable[[Cell], str]) -> dict[str, list[Cell]]:
+    """Cells by name, in their order."""
+    found: dict[str, list[Cell]] = {}
+    for cell in cells:
+        found.setdefault(name(cell), []).append(cell)
+    return found
+
+
+def point(cell: Cell, x: float, metric: str) -> Point:
+    """A cell's metric over x, with its interval."""
+    figure = cell["metrics"][metric]
+    label = f"{cell['sampler']}, {cell['steps']} steps, scale {cell['scale']:g}: {metric} {figure['value']:.4g}"
+    return Point(x, figure["value"], figure["low"], figure["high"], label)
+
+
+def table(cells: Sequence[Cell]) -> Iterator[str]:
+    """The cells, a line each."""
+    yield f"{'sampler':10}{'steps':>6}{'scale':>7}{'eval.':>7}{'s/image':>9}" + "".join(
+        f"{metric.replace('inception_score', 'IS'):>11}" for metric in METRICS
+    )
+    for cell in cells:
+        figures = (cell["metrics"].get(metric) for metric in METRICS)
+        values = "".join(f"{'-' if each is None else format(each['value'], '.4f'):>11}" for each in figures)
+        start = f"{cell['sampler']:10}{cell['steps']:>6}{cell['scale']:>7g}{cell['evaluations']:>7}"
+        yield f"{start}{cell['seconds_per_image']:>9.3f}{values}"

@@ -1,0 +1,64 @@
+"""FID's Inception: weights are taken strictly, images as TensorFlow 1 resized them; make test-peers has the rest."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from models.checkpoints.file_form import WeightsError
+from models.networks.inception import COUNTER, FEATURES, INPUT_SIZE, Inception, load_inception, resized
+
+
+@pytest.fixture(scope="module")
+def weights() -> dict[str, Tensor]:
+    torch.manual_seed(0)
+    return Inception().state_dict()
+
+
+def test_file_of_torch_save_loads_with_and_without_the_counters_of_training(
+    weights: dict[str, Tensor], tmp_path: Path
+) -> None:
+    torch.save(weights, tmp_path / "whole.pth")
+    torch.save({key: value for key, value in weights.items() if not key.endswith(COUNTER)}, tmp_path / "few.pth")
+    for name in ("whole.pth", "few.pth"):
+        network = load_inception(tmp_path / name)
+        assert not network.training
+        assert torch.equal(network.fc.weight, weights["fc.weight"])
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"fc.bias": None}, "lacks 1 key"),
+        ({"AuxLogits.fc.bias": torch.zeros(1000)}, "has surplus 1 key"),
+        ({"fc.weight": torch.zeros(1000, FEATURES)}, r"fc\.weight has shape \[1000, 2048\], expected \[1008, 2048\]"),
+        ({"fc.bias": torch.full((1008,), float("nan"))}, r"fc\.bias holds values that are not finite"),
+    ],
+)
+def test_other_weights_are_refused_by_the_key(
+    weights: dict[str, Tensor], tmp_path: Path, changed: dict[str, Tensor | None], told: str
+) -> None:
+    content = {key: value for key, value in (weights | changed).items() if value is not None}
+    torch.save(content, tmp_path / "other.pth")
+    with pytest.raises(WeightsError, match=rf"other\.pth: {told}"):
+        load_inception(tmp_path / "other.pth")
+
+
+def test_file_with_code_to_run_is_refused(tmp_path: Path) -> None:
+    torch.save(nn.ReLU(), tmp_path / "model.pth")
+    with pytest.raises(WeightsError, match=r"model\.pth: "):
+        load_inception(tmp_path / "model.pth")
+
+
+@pytest.mark.parametrize("size", [32, 64, 299, 512])
+def test_resizing_is_that_of_tensorflow_1(size: int) -> None:
+    """In plain numbers: place i lies at i * size / 299 between two pixels, the last of which is repeated."""
+    line = torch.arange(size) % 251
+    got = resized(line.to(torch.uint8).expand(1, 3, size, size))[0, 0, 0]
+    for i in (0, 1, 100, INPUT_SIZE - 1):
+        place = i * size / INPUT_SIZE
+        low, share = int(place), place - int(place)
+        want = (1 - share) * float(line[low]) + share * float(line[min(low + 1, size - 1)])
+        assert float(got[i]) == pytest.approx((want - 128) / 128, abs=1e-4)
+    assert got.shape == (INPUT_SIZE,)
