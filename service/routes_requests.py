@@ -19,7 +19,7 @@ router = APIRouter(tags=["jobs"])
     response_model_exclude_unset=True,
     summary="The request that makes a PNG of this service again, as POST /v1/jobs takes it",
     openapi_extra=BODY,
-    responses=documented(400, 413, 422),
+    responses=documented(400, 413, 422, 503),  # whose key it is, Redis knows
 )
 async def request_from_image(request: Request) -> JobRequest:
     async with uploaded(request) as body:
