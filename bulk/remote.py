@@ -12,6 +12,7 @@ from collections.abc import Awaitable
 from dataclasses import dataclass
 
 from PIL import Image
+from pydantic import SecretStr
 
 from adm_client import (
     AsyncClient,
@@ -44,11 +45,11 @@ class Remote:
 
     url: str
     window: int
-    api_key: str | None = None
+    key: SecretStr | None = None
 
     def describe(self, model: str) -> PipelineInfo:
         try:
-            with Client(self.url, self.api_key, patience=AT_ONCE) as client:
+            with Client(self.url, self._key, patience=AT_ONCE) as client:
                 try:
                     found = client.model(model)
                 except RefusedError as error:
@@ -69,7 +70,7 @@ class Remote:
         def note(waited_for: str) -> None:
             work.on_note(f"waiting: {waited_for}" if waited_for else "")
 
-        async with AsyncClient(self.url, self.api_key, patience=PATIENCE, on_wait=note) as client:
+        async with AsyncClient(self.url, self._key, patience=PATIENCE, on_wait=note) as client:
             service = Service(client, work)
             slots = [asyncio.create_task(service.work_off()) for _ in range(-(-self.window // IMAGES_PER_CHUNK))]
             try:
@@ -80,6 +81,10 @@ class Remote:
                 for each in slots:
                     each.cancel()
                 await asyncio.gather(*slots, return_exceptions=True)
+
+    @property
+    def _key(self) -> str | None:
+        return None if self.key is None else self.key.get_secret_value()
 
 
 class Service:

@@ -13,6 +13,7 @@ from cli import (
     generate,
     jobs,
     judge,
+    keys,
     models,
     pictures,
     runs,
@@ -77,3 +78,4 @@ app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(runs.app, name="runs")
 app.add_typer(models.app, name="models")
 app.add_typer(webhooks.app, name="webhooks")
+app.add_typer(keys.app, name="keys")

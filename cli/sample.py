@@ -124,5 +124,4 @@ def at_service(settings: "Settings", url: str | None, window: int) -> "Source":
         from stack.embedded import page_address  # not in the containers, which are told --url
 
         url = page_address(settings)
-    key = None if settings.api_key is None else settings.api_key.get_secret_value()
-    return Remote(url, window, key)
+    return Remote(url, window, settings.api_key)

@@ -60,7 +60,8 @@ class Settings(BaseSettings):
     )
 
     host: str = Field(
-        default="127.0.0.1", description="address the service listens on; loopback unless ADM_ALLOW_ANONYMOUS"
+        default="127.0.0.1",
+        description="address the service listens on; beyond loopback callers need keys, unless ADM_ALLOW_ANONYMOUS",
     )
     port: int = Field(default=8000, ge=0, le=65535, description="port the service listens on; 0 takes a free one")
     hosts: Annotated[tuple[str, ...], NoDecode] = Field(
@@ -225,7 +226,22 @@ class Settings(BaseSettings):
     webhook_networks: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(), description="networks beside public addresses that webhooks may go to, as 10.0.0.0/8"
     )
-    allow_anonymous: bool = Field(default=False, description="listen on other addresses than loopback, without keys")
+    allow_anonymous: bool = Field(
+        default=False, description="serve anybody beyond loopback too, as long as no key was ever made"
+    )
+    quota_posts: int | None = Field(
+        default=None, ge=1, description="jobs and files that a caller of role user may post a minute; none: no quota"
+    )
+    quota_device_seconds: int | None = Field(
+        default=None,
+        ge=1,
+        description="estimated seconds of a device that a caller's jobs of a minute may cost; none: no quota",
+    )
+    quota_queued_seconds: int | None = Field(
+        default=None,
+        ge=1,
+        description="estimated seconds of a device that a caller's queued jobs may cost together; none: no quota",
+    )
     api_key: SecretStr | None = Field(default=None, description="key with which adm's own commands call the service")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="least severe line logged"
@@ -318,6 +334,11 @@ class Settings(BaseSettings):
         return (
             () if self.webhook_secret is None else tuple(map(key_of, self.webhook_secret.get_secret_value().split(",")))
         )
+
+    @property
+    def serves_anonymous(self) -> bool:
+        """Whether callers need no key as long as there are none."""
+        return self.allow_anonymous or self.host in LOOPBACK_HOSTS
 
     @property
     def run_dir(self) -> Path:

@@ -25,6 +25,7 @@ from service import (
     routes_runs,
     routes_zip,
 )
+from service.authentication import Authentication
 from service.metrics import Metrics
 from service.middleware import Requests
 from service.state import connect
@@ -78,6 +79,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(routes_health.router)
     page.install(app)
     problems.install(app)
+    app.add_middleware(Authentication, settings=settings)
     app.add_middleware(
         Requests,
         metrics=metrics,

@@ -47,7 +47,7 @@ class StreamedFields(ImageFields):
     partial_images: Partials | None = Field(default=None, description="with stream: previews of each image, at most")
 
 
-class Asked(NamedTuple):
+class ImageCall(NamedTuple):
     """A call of OpenAI's, understood."""
 
     fields: ImageFields
@@ -92,7 +92,7 @@ def understand(
     images: list[str] | None,
     pipelines: Mapping[str, PipelineInfo],
     default_model: str,
-) -> Asked:
+) -> ImageCall:
     """A call as a job request. Raises: InvalidRequestError, one entry a wrong field, named as OpenAI does."""
     taken = {name: value for name, value in given.items() if name not in ImageFields.IGNORED}
     try:
@@ -118,7 +118,7 @@ def understand(
             ours["previews"] = True
         if streams and fields.response_format == "url":
             raise InvalidRequestError([FieldError("/response_format", "a stream's images are b64_json")])
-        return Asked(fields, JobRequest.model_validate(ours), ignored, partial_images, streams)
+        return ImageCall(fields, JobRequest.model_validate(ours), ignored, partial_images, streams)
     except ValidationError as error:
         raise InvalidRequestError(field_errors(error)) from error
 

@@ -14,7 +14,14 @@ from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
-from jobs.contract.errors import ErrorKind, FieldError, InvalidRequestError, RefusedError, UnavailableError
+from jobs.contract.errors import (
+    ErrorKind,
+    FieldError,
+    InvalidRequestError,
+    OverQuotaError,
+    RefusedError,
+    UnavailableError,
+)
 from jobs.queue.availability import is_away
 
 log = structlog.get_logger("service")
@@ -29,6 +36,7 @@ PARAMS = {"/class_label": "prompt", "/images/0": "image", "/file": "image"}  # a
 
 HTTP_STATUS = {
     ErrorKind.INVALID_REQUEST: 422,
+    ErrorKind.OVER_QUOTA: 429,
     ErrorKind.IDEMPOTENCY_MISMATCH: 422,
     ErrorKind.UNKNOWN_JOB: 404,
     ErrorKind.UNKNOWN_MODEL: 404,
@@ -42,6 +50,7 @@ HTTP_STATUS = {
     ErrorKind.UNAVAILABLE: 503,
 }
 TITLES = {
+    ErrorKind.OVER_QUOTA: "Over the quota",
     ErrorKind.INVALID_REQUEST: "Fields of the request are wrong",
     ErrorKind.IDEMPOTENCY_MISMATCH: "The key was used with another body",
     ErrorKind.UNKNOWN_JOB: "No such job",
@@ -141,10 +150,21 @@ async def on_refused(request: Request, error: Exception) -> Response:
     headers = {}
     if error.retry_after_seconds is not None:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_seconds)))
+    if isinstance(error, OverQuotaError):
+        headers |= rate_limit_headers(error)
     members: dict[str, Any] = {}
     if isinstance(error, InvalidRequestError):
         members["errors"] = [{"pointer": each.pointer, "detail": each.detail} for each in error.errors]
     return problem(request, HTTP_STATUS[error.kind], str(error), kind=error.kind, headers=headers, **members)
+
+
+def rate_limit_headers(error: OverQuotaError) -> dict[str, str]:
+    """RateLimit-Policy and RateLimit as draft-ietf-httpapi-ratelimit-headers has them."""
+    name, window, reset = f'"{error.policy}"', error.window_seconds, error.retry_after_seconds
+    return {
+        "RateLimit-Policy": f"{name};q={error.quota}" + ("" if window is None else f";w={window}"),
+        "RateLimit": f"{name};r={error.remaining}" + ("" if reset is None else f";t={max(1, math.ceil(reset))}"),
+    }
 
 
 async def on_unavailable(request: Request, error: Exception) -> Response:

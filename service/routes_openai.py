@@ -19,12 +19,15 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.requests import ClientDisconnect
 
+from jobs.callers.caller import Caller
 from jobs.contract.errors import ErrorKind, FieldError, InvalidRequestError, RefusedError
 from jobs.contract.job import Job, JobStatus
 from jobs.contract.work import evaluations_of
+from jobs.job_queue import Asked
 from jobs.queue.events import START, EventKind
+from service.authentication import CallerDep
 from service.openai_images import (
-    Asked,
+    ImageCall,
     ImageEvent,
     ImageFields,
     ImagesResponse,
@@ -55,7 +58,7 @@ EVENT_SCHEMA = {
 ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"description": "The images; with `stream`, events", "content": {"text/event-stream": EVENT_SCHEMA}}
     | with_headers("Location", "X-ADM-Ignored-Fields", "Idempotency-Replayed"),
-    **envelopes(400, 403, 404, 408, 409, 413, 415, 421, 500, 503),
+    **envelopes(400, 401, 403, 404, 408, 409, 413, 415, 421, 429, 500, 503),
 }
 
 
@@ -72,14 +75,14 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
     responses=ANSWERS,
 )
 async def create_images(
-    request: Request, service: ServiceDep, idempotency_key: Annotated[str | None, KEY] = None
+    request: Request, service: ServiceDep, caller: CallerDep, idempotency_key: Annotated[str | None, KEY] = None
 ) -> Response:
     refuse_other_than_json(request)
     given = json_fields(await request.body())
     fleet = await run_in_threadpool(service.queue.fleet.read)
     default = service.settings.default_model
     asked = understand("generate", StreamedFields, given, None, fleet.pipelines, default)
-    return await make(request, service, asked, "image_generation", idempotency_key)
+    return await make(request, service, caller, asked, "image_generation", idempotency_key)
 
 
 @router.post(
@@ -95,10 +98,10 @@ async def create_images(
     responses=ANSWERS,
 )
 async def edit_images(
-    request: Request, service: ServiceDep, idempotency_key: Annotated[str | None, KEY] = None
+    request: Request, service: ServiceDep, caller: CallerDep, idempotency_key: Annotated[str | None, KEY] = None
 ) -> Response:
-    asked = await understand_form(request, service, StreamedFields)
-    return await make(request, service, asked, "image_edit", idempotency_key)
+    asked = await understand_form(request, service, caller, StreamedFields)
+    return await make(request, service, caller, asked, "image_edit", idempotency_key)
 
 
 @router.post(
@@ -114,13 +117,13 @@ async def edit_images(
     responses=ANSWERS,
 )
 async def vary_images(
-    request: Request, service: ServiceDep, idempotency_key: Annotated[str | None, KEY] = None
+    request: Request, service: ServiceDep, caller: CallerDep, idempotency_key: Annotated[str | None, KEY] = None
 ) -> Response:
-    asked = await understand_form(request, service, ImageFields)
-    return await make(request, service, asked, "image_variation", idempotency_key)
+    asked = await understand_form(request, service, caller, ImageFields)
+    return await make(request, service, caller, asked, "image_variation", idempotency_key)
 
 
-async def understand_form(request: Request, service: Service, model: type[ImageFields]) -> Asked:
+async def understand_form(request: Request, service: Service, caller: Caller, model: type[ImageFields]) -> ImageCall:
     """A form's fields and its picture, uploaded, as a call. Raises: InvalidRequestError; RefusedError."""
     async with request.form(max_files=2, max_fields=MOST_FIELDS, max_part_size=MOST_FIELD_BYTES) as form:
         files = {name: value for name, value in form.multi_items() if isinstance(value, UploadFile)}
@@ -136,14 +139,16 @@ async def understand_form(request: Request, service: Service, model: type[ImageF
         fleet = await run_in_threadpool(service.queue.fleet.read)
         default = service.settings.default_model
         understand("variation", model, given, ["file"], fleet.pipelines, default)  # before the picture is decoded
-        info = await keep(request, service, picture.file)
+        info = await keep(request, service, caller, picture.file)
     return understand("variation", model, given, [info.id], fleet.pipelines, default)
 
 
-async def make(request: Request, service: Service, asked: Asked, called: str, key: str | None) -> Response:
+async def make(
+    request: Request, service: Service, caller: Caller, asked: ImageCall, called: str, key: str | None
+) -> Response:
     """Queue a call's job, and answer when it has ended, or as it goes."""
-    submitted = await queue_job(service, asked.request, key)
-    job = submitted.job
+    submitted = await queue_job(service, asked.request, key, caller)
+    job, place = submitted.job, Asked(submitted.job.id, caller)
     headers = {"Location": f"{service.settings.root_path}/v1/jobs/{job.id}", "Cache-Control": "no-store"}
     if asked.ignored:
         headers["X-ADM-Ignored-Fields"] = ", ".join(asked.ignored)
@@ -151,8 +156,8 @@ async def make(request: Request, service: Service, asked: Asked, called: str, ke
         headers["Idempotency-Replayed"] = "true"
     is_own = key is None  # nobody else can ask for it, so it goes with its caller
     if asked.streams:
-        return Stream(stream(request, service, job, asked, called, is_own), headers=headers)
-    job = await when_ended(request, service, job, is_own)
+        return Stream(stream(request, service, job, place, asked, called, is_own), headers=headers)
+    job = await when_ended(request, service, job, place, is_own)
     if job.status is not JobStatus.COMPLETED:
         status, content = failure(request, job)
         return Response(json.dumps(content), status, headers | {"X-Should-Retry": "false"}, "application/json")
@@ -160,11 +165,11 @@ async def make(request: Request, service: Service, asked: Asked, called: str, ke
         origin = f"{request.url.scheme}://{request.headers['host']}"
         data = [{"url": f"{origin}{image.url}"} for image in job.images]
         return Response(json.dumps(head_of(job) | {"data": data}), 200, headers, "application/json")
-    first = [await read_png(service, job.id, job.images[0].index)] if job.images else []  # a store that is away shows
-    return StreamingResponse(in_base64(service, job, first), 200, headers, "application/json")
+    first = [await read_png(service, place, job.images[0].index)] if job.images else []  # a store that is away shows
+    return StreamingResponse(in_base64(service, job, place, first), 200, headers, "application/json")
 
 
-async def when_ended(request: Request, service: Service, job: Job, is_own: bool) -> Job:
+async def when_ended(request: Request, service: Service, job: Job, place: Asked, is_own: bool) -> Job:
     """The job when it has ended. Raises: ClientDisconnect; RefusedError when the service stops, or it was deleted."""
     try:
         while not job.status.is_final:
@@ -172,7 +177,7 @@ async def when_ended(request: Request, service: Service, job: Job, is_own: bool)
                 detail = "the service is being stopped"
                 raise RefusedError(ErrorKind.UNAVAILABLE, detail, retry_after_seconds=RETRY_AFTER_SECONDS)
             try:
-                job = await at_end(request, service, job.id, MAX_WAIT_SECONDS)
+                job = await at_end(request, service, place, MAX_WAIT_SECONDS)
             except RedisError as error:  # the job goes on: an error would have it asked for twice
                 log.warning("redis_away", error=type(error).__name__)
                 await asyncio.sleep(RETRY_AFTER_SECONDS)
@@ -180,20 +185,20 @@ async def when_ended(request: Request, service: Service, job: Job, is_own: bool)
                     raise ClientDisconnect from error
     except BaseException:
         if is_own:
-            await give_up(service, job.id)
+            await give_up(service, place)
         raise
     return job
 
 
-async def give_up(service: Service, job_id: str) -> None:
+async def give_up(service: Service, place: Asked) -> None:
     """Cancel a job that nobody waits for any more; it may have ended."""
     with contextlib.suppress(RefusedError, RedisError):
-        await asyncio.shield(run_in_threadpool(service.queue.cancel, job_id))
-        log.info("given_up", job_id=job_id)
+        await asyncio.shield(run_in_threadpool(service.queue.cancel, place.job_id, place.caller))
+        log.info("given_up", job_id=place.job_id)
 
 
 async def stream(
-    request: Request, service: Service, job: Job, asked: Asked, called: str, is_own: bool
+    request: Request, service: Service, job: Job, place: Asked, asked: ImageCall, called: str, is_own: bool
 ) -> AsyncIterator[bytes]:
     """A job's previews and images as events of OpenAI's, and at the end of a job that failed, its error."""
     assert job.request is not None
@@ -201,7 +206,7 @@ async def stream(
     sent: set[int] = set()  # a second attempt announces its images again
     status = JobStatus.QUEUED
     try:
-        async with aclosing(follow(request, service, job.id, START)) as events:
+        async with aclosing(follow(request, service, place, START)) as events:
             async for each in events:
                 if each is None:
                     yield format_sse_event(comment="ping")
@@ -211,20 +216,20 @@ async def stream(
                     yield event(f"{called}.partial_image", data["png"], data["index"], partial_image_index=number)
                 elif each.kind is EventKind.IMAGE and data["index"] not in sent:
                     sent.add(data["index"])
-                    png = await read_png(service, job.id, data["index"])
+                    png = await read_png(service, place, data["index"])
                     encoded = (await run_in_threadpool(b64encode, png)).decode()
                     yield event(f"{called}.completed", encoded, data["index"], usage=TokenUsage.of(steps))
                 elif each.kind.is_final:
                     status = JobStatus(data["status"])
         if status is not JobStatus.COMPLETED:
-            found = await service.lookups.ask(job.id) if status.is_final else job
+            found = await service.lookups.ask(place) if status.is_final else job
             yield format_sse_event(data_str=json.dumps(failure(request, found)[1]), event="error")
     except (RefusedError, RedisError) as error:
         log.warning("stream_cut", error=type(error).__name__)
         yield format_sse_event(data_str=json.dumps(envelope_content(503, str(error), None, None)), event="error")
     finally:
         if is_own and not status.is_final:
-            await give_up(service, job.id)
+            await give_up(service, place)
 
 
 def event(kind: str, encoded: str, index: int, **more: Any) -> bytes:
@@ -235,17 +240,17 @@ def event(kind: str, encoded: str, index: int, **more: Any) -> bytes:
     return format_sse_event(data_str=made.model_dump_json(exclude_none=True), event=kind)
 
 
-async def read_png(service: Service, job_id: str, index: int) -> bytes:
+async def read_png(service: Service, place: Asked, index: int) -> bytes:
     """The bytes of a job's image. Raises: RefusedError."""
-    image = await run_in_threadpool(service.queue.image, job_id, index)
-    return await service.store_calls.run(lambda: service.queue.image_bytes(job_id, image.record))
+    image = await run_in_threadpool(service.queue.image, place.job_id, index, place.caller)
+    return await service.store_calls.run(lambda: service.queue.image_bytes(place.job_id, image.record))
 
 
-async def in_base64(service: Service, job: Job, first: list[bytes]) -> AsyncIterator[bytes]:
+async def in_base64(service: Service, job: Job, place: Asked, first: list[bytes]) -> AsyncIterator[bytes]:
     """The answer, an image at a time: 64 of the largest are a hundred megabytes."""
     yield json.dumps(head_of(job)).encode()[:-1] + b', "data": ['
     for number, image in enumerate(job.images):
-        png = first.pop() if first else await read_png(service, job.id, image.index)
+        png = first.pop() if first else await read_png(service, place, image.index)
         encoded = await run_in_threadpool(b64encode, png)
         yield (b", " if number else b"") + b'{"b64_json": "' + encoded + b'"}'
     yield b"]}"

@@ -12,6 +12,8 @@ from fastapi.responses import StreamingResponse
 
 from jobs.contract.errors import ErrorKind, RefusedError
 from jobs.contract.job import Job, JobStatus
+from jobs.job_queue import Asked
+from service.authentication import CallerDep
 from service.conditional import matches
 from service.problems import documented, with_headers
 from service.routes_openai import read_png
@@ -55,9 +57,10 @@ class Outbox(io.RawIOBase):
     },
 )
 async def get_images_zip(
-    job_id: str, service: ServiceDep, if_none_match: Annotated[str | None, Header()] = None
+    job_id: str, service: ServiceDep, caller: CallerDep, if_none_match: Annotated[str | None, Header()] = None
 ) -> Response:
-    job = await service.lookups.ask(job_id)
+    place = Asked(job_id, caller)
+    job = await service.lookups.ask(place)
     if not job.status.is_final:
         raise RefusedError(ErrorKind.IMAGE_NOT_READY, f"job {job_id} is {job.status}; its images are not all there yet")
     if job.status is not JobStatus.COMPLETED:
@@ -70,17 +73,17 @@ async def get_images_zip(
     if matches(if_none_match, headers["ETag"]):
         return Response(status_code=304, headers=headers)
     headers["Content-Disposition"] = f'attachment; filename="{job_id}.zip"'
-    first = await read_png(service, job_id, job.images[0].index)  # a store that is away shows before the answer begins
-    return StreamingResponse(archive(service, job, first), headers=headers, media_type="application/zip")
+    first = await read_png(service, place, job.images[0].index)  # a store that is away shows before the answer begins
+    return StreamingResponse(archive(service, job, place, first), headers=headers, media_type="application/zip")
 
 
-async def archive(service: Service, job: Job, first: bytes) -> AsyncIterator[bytes]:
+async def archive(service: Service, job: Job, place: Asked, first: bytes) -> AsyncIterator[bytes]:
     """The bytes of the archive; the same job gives the same ones."""
     outbox = Outbox()
     made_at = time.gmtime(job.created_at)[:6]
     with ZipFile(outbox, "w") as zipped:
         for number, image in enumerate(job.images):
-            png = await read_png(service, job.id, image.index) if number else first
+            png = await read_png(service, place, image.index) if number else first
             zipped.writestr(ZipInfo(f"{image.index:02d}.png", made_at), png)
             yield outbox.take()
     yield outbox.take()

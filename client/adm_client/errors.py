@@ -13,6 +13,8 @@ import httpx2
 
 from adm_client.models import JobState
 
+KEY_STATUSES = frozenset({401, 403})
+
 
 class ClientError(Exception):
     """Base of all errors that this package raises."""
@@ -34,7 +36,8 @@ class RefusedError(ClientError):
     """
 
     def __init__(self, status: int, kind: str, detail: str, errors: Sequence[Mapping[str, str]]) -> None:
-        super().__init__(f"{status}: {detail}")
+        hint = " (the key sent is that of ADM_API_KEY, or api_key=)" if status in KEY_STATUSES else ""
+        super().__init__(f"{status}: {detail}{hint}")
         self.status, self.kind, self.detail, self.errors = status, kind, detail, errors
 
     @classmethod

@@ -80,9 +80,10 @@ class Progress(View):
 
 
 class Queue(View):
-    """Where a queued job stands: so many jobs go before it."""
+    """Where a queued job stands: so many jobs go before it, and so many of them are the caller's own."""
 
     position: int
+    yours: int = 0
     eta_seconds: float | None
     eta_error_seconds: float | None
     workers: int

@@ -51,6 +51,7 @@ class QueueInfo(View):
     """Where a queued job stands; estimates are null while no live worker holds its pipeline, or none said its costs."""
 
     position: int = Field(description="how many jobs go before it, of all pipelines that its workers hold; 0 is next")
+    yours: int = Field(description="how many of them are its own caller's, of its pipeline and priority")
     eta_seconds: float | None = Field(description="until its images are there")
     eta_error_seconds: float | None
     workers: int = Field(description="live workers that hold the job's pipeline; with 0 it waits until it expires")

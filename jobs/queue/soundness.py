@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter
 from rq.job import JobStatus as RqStatus
 
+from jobs.callers.keyring import CALLER_ID
 from jobs.contract.job import ImageRecord, JobError, Usage
 from jobs.contract.request import PRIORITIES
 from jobs.queue import keys
@@ -84,5 +85,9 @@ READERS: Mapping[str, Callable[[str], object]] = {
     "adm_body": str,
     "adm_request_id": str,
     "adm_webhook_url": matching(WEBHOOK_URL),
+    "adm_caller": matching(CALLER_ID),
+    "adm_cost_ms": at_most(MOST),
+    "adm_share": at_most(MOST),
+    "adm_turn": at_most(MOST),
     "worker_name": str,
 }

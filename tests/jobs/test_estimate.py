@@ -85,15 +85,15 @@ def running(request: ResolvedRequest, jobs: int = 1) -> Backlog:
 def test_running_job_has_the_rest_of_its_own_steps_before_it(done: float, seconds: float) -> None:
     """25 steps of 40 ms in the base stage, then 10 of 80 ms."""
     alone = request(upsample=True)
-    assert Estimator(fleet(1)).eta_seconds(running(alone), alone, done) == pytest.approx(seconds)
+    assert Estimator(fleet(1)).eta_seconds(running(alone), alone, done=done) == pytest.approx(seconds)
 
 
 def test_running_job_takes_longer_for_those_beside_it() -> None:
     """Five images make a batch of 16, whose step takes 80 ms."""
     alone = request(n=4)
     together = dataclasses.replace(running(alone), work={"running:1:base": 100} | dict(running(alone).work))
-    assert Estimator(fleet(1)).eta_seconds(running(alone), alone, 0.2) == pytest.approx(20 * 0.04)
-    assert Estimator(fleet(1)).eta_seconds(together, alone, 0.2) == pytest.approx(20 * 0.08)
+    assert Estimator(fleet(1)).eta_seconds(running(alone), alone, done=0.2) == pytest.approx(20 * 0.04)
+    assert Estimator(fleet(1)).eta_seconds(together, alone, done=0.2) == pytest.approx(20 * 0.08)
 
 
 def test_nothing_is_estimated_before_anything_was_measured() -> None:

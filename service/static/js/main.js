@@ -7,8 +7,10 @@ import { Gallery } from "./gallery.js";
 import { FromPicture } from "./frompicture.js";
 import { Jobs } from "./jobs.js";
 import { Restore } from "./restore.js";
+import { watchKey } from "./signin.js";
 import { Stage } from "./stage.js";
 
+watchKey();
 const jobs = new Jobs();
 const form = new Form(submit);
 const fromPicture = new FromPicture(form, submit);
