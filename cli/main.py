@@ -9,6 +9,7 @@ import typer
 from cli import (
     config,
     data,
+    doctor,
     evaluate,
     generate,
     jobs,
@@ -62,6 +63,7 @@ app.command("service")(service.service)
 app.command("worker")(worker.worker)
 app.command("judge")(judge.judge)
 app.command("config")(config.config)
+app.command("doctor")(doctor.doctor)
 app.command("generate")(generate.generate)
 app.command("jobs")(jobs.jobs)
 app.command("watch")(jobs.watch)

@@ -1,0 +1,158 @@
+"""Checks of Redis for `adm doctor`: the server itself, what its user may do there, and its clock."""
+
+import contextlib
+import re
+import time
+from uuid import uuid4
+
+from redis.client import Redis
+from redis.exceptions import NoPermissionError, RedisError, ResponseError
+
+from jobs.finding import Finding
+from jobs.queue import keys
+from jobs.queue.server import connect_redis, look
+from jobs.settings import Settings, masked
+from stack.embedded import server_binary
+from stack.supervisor import StackError
+
+CHECK, RIGHTS_CHECK, CLOCK_CHECK = "redis", "redis rights", "clock"
+SKEW_SECONDS = 5.0  # more than any round trip; programs date jobs by Redis' clock, so that skew is no fault
+SCRATCH_SECONDS = 60  # after which Redis removes what a doctor that was killed left
+COMMAND = re.compile(r"'([^']+)' command")  # in Redis' refusal
+PREFIXES = ("adm:", "rq:")  # of all our keys and channels
+
+# What service, workers, RQ and the scripts of both send, each with the right number of words, since Redis counts them
+# before it looks at rights. KEY holds a string, so that what needs another type fails without writing anything. CLIENT
+# and CONFIG are left out: RQ does without them.
+COMMANDS = (
+    """
+PING; TIME; INFO; SCRIPT LOAD return; SCRIPT EXISTS 0; EVALSHA 0 0; EVAL return 0; MGET KEY; GET KEY; EXISTS KEY
+TYPE KEY; INCRBY KEY 1; EXPIRE KEY 60; PEXPIRE KEY 60000; EXPIRETIME KEY; PEXPIRETIME KEY; PTTL KEY
+HSET KEY a 1; HSETNX KEY a 1; HGET KEY a; HMGET KEY a; HGETALL KEY; HDEL KEY a; HKEYS KEY; HVALS KEY; HLEN KEY
+HINCRBY KEY a 1; HINCRBYFLOAT KEY a 1; LPUSH KEY a; RPUSH KEY a; LRANGE KEY 0 0; LINDEX KEY 0; LLEN KEY
+LINSERT KEY BEFORE a b; LPOS KEY a; LREM KEY 1 a; LTRIM KEY 0 0; SADD KEY a; SREM KEY a; SMEMBERS KEY
+SISMEMBER KEY a; ZADD KEY 1 a; ZREM KEY a; ZCARD KEY; ZCOUNT KEY 0 1; ZSCORE KEY a; ZRANK KEY a; ZRANGE KEY 0 0
+ZRANGEBYSCORE KEY 0 1; ZREVRANGEBYLEX KEY + -; ZREMRANGEBYSCORE KEY 0 1; ZREMRANGEBYRANK KEY 0 0; ZSCAN KEY 0
+XADD KEY * a 1; XRANGE KEY - +; PUBLISH KEY a; DEL KEY
+""".strip()
+    .replace("\n", ";")
+    .split(";")
+)
+
+
+def check_redis(settings: Settings) -> list[Finding]:
+    """Try what the user may do, then look at the server, the callers' keys and the clock, which need those rights."""
+    with connect_redis(settings.redis_address) as redis:
+        try:
+            with contextlib.suppress(NoPermissionError):  # named below, with all else that is not permitted
+                redis.ping()
+        except (RedisError, OSError) as error:
+            return [absent(settings, str(error).partition("\n")[0])]
+        try:
+            rights = check_rights(redis)
+            if rights.verdict == "fault":
+                return [rights]
+            return [check_server(redis, settings), rights, check_callers(redis, settings), check_clock(redis)]
+        except (RedisError, OSError) as error:
+            return [
+                Finding(CHECK, "fault", f"{masked(settings.redis_address)} stopped answering: {error}; see its log")
+            ]
+
+
+def absent(settings: Settings, why: str) -> Finding:
+    """A server that cannot be reached: no fault where it is the embedded one and nothing runs yet."""
+    if settings.redis_url is not None:
+        where = masked(settings.redis_url)
+        return Finding(CHECK, "fault", f"{where} cannot be used: {why}; start it, or correct ADM_REDIS_URL")
+    try:
+        server_binary()
+    except StackError as error:
+        return Finding(CHECK, "fault", str(error))
+    return Finding(CHECK, "ok", "the embedded server is not running; adm up starts it")
+
+
+def check_server(redis: Redis, settings: Settings) -> Finding:
+    """Version, mode and eviction policy, as every program checks them at its start; and persistence."""
+    server, persistence = look(redis), redis.info("persistence")
+    if server.fault is not None:
+        return Finding(CHECK, "fault", server.fault)
+    keeps = bool(persistence.get("aof_enabled"))
+    said = f"{masked(settings.redis_address)}: version {server.version}, {server.mode}, {server.eviction}"
+    if keeps:
+        return Finding(CHECK, "ok", f"{said}, append-only file on")
+    lost = "a crash of Redis loses accepted jobs; set its appendonly to yes"
+    return Finding(CHECK, "warning", f"{said}, append-only file off: {lost}")
+
+
+def check_rights(redis: Redis) -> Finding:
+    """Try every command of ours on scratch keys: ACL DRYRUN would itself need rights that a user of ours has not."""
+    scratch = [f"{prefix}doctor:{uuid4().hex}" for prefix in PREFIXES]
+    with redis.pipeline(transaction=False) as pipe:
+        for key in scratch:
+            pipe.set(key, "1", ex=SCRATCH_SECONDS)
+            for command in COMMANDS:
+                words = [key if word == "KEY" else word for word in command.split()]
+                pipe.execute_command(*words)  # type: ignore[no-untyped-call] # redis-py leaves it untyped
+        answers = pipe.execute(raise_on_error=False)
+    refusals: list[ResponseError] = [each for each in answers if isinstance(each, NoPermissionError)]
+    refusals += filter(None, (refused_conversation(redis, each) for each in scratch))
+    if not refusals:
+        return Finding(RIGHTS_CHECK, "ok", f"all commands of ours are permitted on {' and '.join(PREFIXES)} keys")
+    said = ", ".join(sorted({reason(each) for each in refusals}))
+    needed = " ".join(f"~{prefix}* &{prefix}*" for prefix in PREFIXES)
+    return Finding(
+        RIGHTS_CHECK, "fault", f"not permitted: {said}; give Redis' user {needed} and these commands (ACL SETUSER)"
+    )
+
+
+def refused_conversation(redis: Redis, name: str) -> ResponseError | None:
+    """Why a transaction, or else a subscription, is not permitted; None where both are."""
+    try:
+        with redis.pipeline() as pipe:
+            pipe.watch(name)  # type: ignore[no-untyped-call] # as above
+            pipe.unwatch()
+            pipe.multi()
+            pipe.exists(name)
+            pipe.execute()
+        with redis.pubsub() as pubsub:  # type: ignore[no-untyped-call] # untyped there
+            pubsub.subscribe(name)
+            pubsub.get_message(timeout=SCRATCH_SECONDS)  # the server's answer to the subscription
+            pubsub.unsubscribe(name)
+            pubsub.get_message(timeout=SCRATCH_SECONDS)
+    except ResponseError as error:
+        # EXEC's own refusal is an ExecAbortError that quotes it; other errors are no question of rights.
+        return error if isinstance(error, NoPermissionError) or "NOPERM" in str(error) else None
+    return None
+
+
+def reason(error: ResponseError) -> str:
+    """The command that Redis refused, or the kind of name that the user may not use."""
+    said = str(error)
+    if command := COMMAND.search(said):
+        return command[1].upper()
+    return "channels" if "channel" in said else "keys"
+
+
+def check_callers(redis: Redis, settings: Settings) -> Finding:
+    """Whether a service would have anybody to serve: beyond loopback callers need keys."""
+    if settings.serves_anonymous or redis.exists(keys.API_KEYS):
+        return Finding("callers", "ok", f"the service may listen on {settings.host}")
+    text = f"ADM_HOST: {settings.host} is not loopback and there is no key; adm keys create makes one"
+    return Finding("callers", "fault", f"{text}, ADM_ALLOW_ANONYMOUS=yes serves anybody")
+
+
+def check_clock(redis: Redis) -> Finding:
+    """Compare Redis' clock with this machine's, half of the question's round trip allowed for."""
+    before = time.time()
+    seconds, microseconds = redis.time()
+    here = (before + time.time()) / 2
+    return judge_clock(seconds + microseconds / 1_000_000 - here)
+
+
+def judge_clock(ahead_seconds: float) -> Finding:
+    """Judge by how much Redis' clock is ahead of this machine's."""
+    if abs(ahead_seconds) <= SKEW_SECONDS:
+        return Finding(CLOCK_CHECK, "ok", f"within {SKEW_SECONDS:g} s of Redis' ({ahead_seconds:+.3f} s)")
+    way = "ahead of" if ahead_seconds > 0 else "behind"
+    told = f"Redis' clock is {abs(ahead_seconds):.1f} s {way} this machine's"
+    return Finding(CLOCK_CHECK, "warning", f"{told}: jobs carry Redis' time, logs this machine's; set both by NTP")
