@@ -11,7 +11,7 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1 PYTHON
 RUN useradd --create-home --uid 10001 adm && mkdir /data && chown adm:adm /data
 WORKDIR /app
 COPY pyproject.toml requirements.lock ./
-ENV ADM_DATA=/data ADM_LOG_FORMAT=json
+ENV ADM_DATA=/data ADM_LOG_FORMAT=json PYTHONPATH=/app/client
 
 # The lock is a constraints file here: an image installs its part of it, at the very same versions. An editable install
 # is a path entry to /app, so the code can come in a later layer and a change of it installs nothing again.
@@ -19,6 +19,7 @@ FROM base AS web
 RUN pip install --constraint requirements.lock --editable .
 COPY bulk bulk
 COPY cli cli
+COPY client client
 COPY jobs jobs
 COPY models models
 COPY pictures pictures
@@ -34,6 +35,7 @@ FROM base AS worker
 RUN pip install --constraint requirements.lock --editable ".[compute]"
 COPY bulk bulk
 COPY cli cli
+COPY client client
 COPY jobs jobs
 COPY models models
 COPY pictures pictures

@@ -10,6 +10,7 @@
 #   make test-gpu, make bench-gpu    tests and times of this machine's GPU, with GPU_PYTHON and the torch it has
 #   make gpu-day  both, and the neighbours' comparison, in ten minutes; OUT=folder of the results
 #   make test-peers    random settings beside diffusers, torch-fidelity, torchmetrics and, from OFFICIAL=folder, the official code
+#   make test-clients    clients that openapi-python-client and openapi-typescript generate compile and post a job; needs npm
 #   make golden   the reference cases under GOLDEN=tests/golden
 #   make paper    the paper's claims in small, PART=guidance for one of them; into bench/results/paper and docs/paper
 #   make judge    measure the demo stack and write weights/demo/judge.json
@@ -23,8 +24,9 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 KERNELS := .venv/.kernels
 PEERS := build/peers
+CLIENTS := build/clients
 
-.PHONY: up demo test test-fast coverage check chaos bench test-gpu bench-gpu gpu-day test-peers golden paper judge install browser lock clean
+.PHONY: up demo test test-fast coverage check chaos bench test-gpu bench-gpu gpu-day test-peers test-clients golden paper judge install browser lock clean
 
 up: install
 	$(BIN)/adm up
@@ -84,6 +86,16 @@ $(PEERS)/.installed: $(STAMP) tests/peers/requirements.txt
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement tests/peers/requirements.txt
 	touch $@
 
+test-clients: $(CLIENTS)/.installed
+	$(BIN)/pytest -o addopts="--import-mode=importlib --strict-markers --strict-config" tests/generated
+
+$(CLIENTS)/.installed: $(STAMP) tests/generated/requirements.txt tests/generated/package.json
+	$(BIN)/python -m venv --clear $(CLIENTS)
+	$(CLIENTS)/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/generated/requirements.txt
+	cp tests/generated/package.json $(CLIENTS)/
+	npm install --prefix $(CLIENTS) --no-package-lock --silent
+	touch $@
+
 golden: install
 	$(BIN)/python -m tests.golden_runner $(GOLDEN)
 
@@ -98,12 +110,12 @@ install: $(STAMP)
 
 # The stamp is written last, so that an interrupted install is done again; a changed lock makes it stale. A failed
 # `python3 -m venv` leaves an environment without pip (Debian), which is made anew.
-$(STAMP): requirements.lock pyproject.toml
+$(STAMP): requirements.lock pyproject.toml client/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11" if sys.version_info < (3, 11) else 0)'
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv || { rm -rf .venv; \
 	echo "$(PYTHON) made no environment with pip. On Debian and Ubuntu: sudo apt-get install python3-venv; then make again" >&2; exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable . --editable client
 	touch $@
 
 # Triton, for tests alone: hundreds of megabytes that CUDA's torch brings along and a CPU runs without.

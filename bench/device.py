@@ -34,13 +34,13 @@ from engine.pipeline import BASE, Pipeline, build_stages
 from engine.process import process_of
 from engine.stage import Stage
 from engine.trajectory import StagePlan
-from models.checkpoint import blank_network
-from models.classifier import NoisyClassifier
-from models.config import ClassifierConfig, UNetConfig
-from models.precision import Precision, best_precision
-from models.presets import PRESETS
+from models.checkpoints.network_file import blank_network
+from models.checkpoints.presets import PRESETS
+from models.networks.classifier import NoisyClassifier
+from models.networks.config import ClassifierConfig, UNetConfig
+from models.networks.precision import Precision, best_precision
+from models.networks.unet import UNet
 from models.stack import DiffusionNetwork, load_stack
-from models.unet import UNet
 
 ROOT = Path(__file__).parent
 STAGES = (

@@ -32,7 +32,7 @@ from engine.process import process_of
 from engine.scheduler import Priority
 from engine.stage import Stage
 from engine.trajectory import ImageRequest, StagePlan
-from models.precision import Precision, best_precision
+from models.networks.precision import Precision, best_precision
 from models.stack import Stack, load_stack
 from worker.warmup import measure_steps
 

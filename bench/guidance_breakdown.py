@@ -30,9 +30,9 @@ from engine.trajectory import StagePlan
 from evaluation.demo_report import turns
 from evaluation.judging import distance, judge_images
 from evaluation.sampling import Sampler
-from models.checkpoint import load_network
-from models.judge import Judge
-from models.precision import Precision
+from models.checkpoints.network_file import load_network
+from models.networks.judge import Judge
+from models.networks.precision import Precision
 from models.stack import file_hash, load_stack
 
 ROOT = Path(__file__).parents[1]

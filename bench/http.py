@@ -1,10 +1,10 @@
-"""The service's HTTP beside a bare FastAPI route: python -m bench.http [--requests N] [--streams N].
+"""The service's HTTP beside a bare FastAPI route: python -m bench.http [--requests N] [--streams N] [--keys].
 
 A real service process on a real Redis, announced pipelines whose workers take nothing, and 32 connections of another
 process, each of which sends its next request when its last is answered. The bare routes are FastAPI's own, on the same
 server and loop: they read the same body as JSON and answer as many bytes, and do nothing else. Rates and latencies
-depend on what else the machine does; processor time a request, of the serving process alone, does little. Writes
-bench/results/http.json.
+depend on what else the machine does; processor time a request, of the serving process alone, does little. With --keys
+all requests are of one caller with a key, and all quotas are on. Writes bench/results/http.json, or http_keys.json.
 """
 
 import argparse
@@ -26,6 +26,8 @@ import uvicorn
 from fastapi import FastAPI, Request, Response
 
 from bench.machine import machine
+from jobs.callers.caller import Role
+from jobs.callers.keyring import KeyStore
 from jobs.queue.announcements import announce_pipelines, announce_worker
 from jobs.settings import Settings
 from stack.embedded import with_free_port
@@ -33,10 +35,12 @@ from tests.conftest import RedisServer, running_redis
 from tests.jobs.samples import DEMO, DEMO_UNCOND, worker_info
 from tests.service.conftest import ROOT, running_service
 
-RESULTS = Path(__file__).parent / "results/http.json"
+RESULTS = Path(__file__).parent / "results"
 CONNECTIONS = 32
 WARM_UP = 200  # requests before those that count
 BODY = json.dumps({"class_label": "torus", "guidance_scale": 2.5, "steps": 25}).encode()
+MANY = str(10**9)
+QUOTAS = {"ADM_QUOTA_POSTS": MANY, "ADM_QUOTA_DEVICE_SECONDS": MANY, "ADM_QUOTA_QUEUED_SECONDS": MANY}
 HEADERS = "Host: localhost\r\nContent-Type: application/json\r\n"
 
 
@@ -80,13 +84,17 @@ def send_in_this_process(port: int, requests: list[bytes]) -> Answers:
 class Load:
     """Sends requests to a server from a process of its own."""
 
-    def __init__(self, pool: "multiprocessing.pool.Pool", port: int, pid: int) -> None:
-        self._pool, self._port, self._process = pool, port, psutil.Process(pid)
+    def __init__(self, pool: "multiprocessing.pool.Pool", port: int, pid: int, header: bytes = b"") -> None:
+        self._pool, self._port, self._process, self._header = pool, port, psutil.Process(pid), header
+
+    def signed(self, request: bytes) -> bytes:
+        """A request with the header of its caller."""
+        return request.replace(b"\r\n", b"\r\n" + self._header, 1)
 
     def send(self, requests: list[bytes]) -> tuple[dict[str, float], list[bytes]]:
         """What the requests took, and the bodies of the answers."""
         before = sum(self._process.cpu_times()[:2])
-        answers = self._pool.apply(send_in_this_process, (self._port, requests))
+        answers = self._pool.apply(send_in_this_process, (self._port, [self.signed(each) for each in requests]))
         used = sum(self._process.cpu_times()[:2]) - before
         assert max(answers.statuses) < 300, answers.statuses
         percentiles = quantiles(answers.latencies, n=100)
@@ -157,20 +165,20 @@ def compare(service: Load, bare: Load, num_requests: int) -> dict[str, Any]:
 
 async def open_streams(port: int, num_streams: int, service: Load) -> dict[str, float]:
     """Open streams of one job at once, and cancel it: what that takes until all have heard."""
-    posted = await send_all(port, [request("POST", "/v1/jobs", BODY)])
+    posted = await send_all(port, [service.signed(request("POST", "/v1/jobs", BODY))])
     job_id = json.loads(posted.bodies[0])["id"]
     idle_mb, began = service.memory_mb(), time.perf_counter()
 
     async def stream() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(request("GET", f"/v1/jobs/{job_id}/events"))
+        writer.write(service.signed(request("GET", f"/v1/jobs/{job_id}/events")))
         assert b" 200 " in await reader.readline()
         await reader.readuntil(b"event: queued")
         return reader, writer
 
     streams = await asyncio.gather(*(stream() for _ in range(num_streams)))
     opened, open_mb = time.perf_counter(), service.memory_mb()
-    await send_all(port, [request("POST", f"/v1/jobs/{job_id}/cancel")])
+    await send_all(port, [service.signed(request("POST", f"/v1/jobs/{job_id}/cancel"))])
     await asyncio.gather(*(reader.readuntil(b"event: cancelled") for reader, _ in streams))
     heard = time.perf_counter()
     for _, writer in streams:
@@ -191,10 +199,16 @@ def announce(server: RedisServer) -> None:
         pipe.execute()
 
 
+def header_of_key(server: RedisServer) -> bytes:
+    with server.client() as redis:
+        return f"Authorization: Bearer {KeyStore(redis).create('bench', Role.USER).key}\r\n".encode()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=4000)
     parser.add_argument("--streams", type=int, default=1000)
+    parser.add_argument("--keys", action="store_true")
     parser.add_argument("--serve-bare", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.serve_bare:
@@ -204,13 +218,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as data, running_redis() as server, multiprocessing.Pool(1) as pool:
         settings = Settings(data=Path(data), redis_url=server.address, queue_limit_seconds=1e9, max_queued_jobs=10**6)
         announce(server)
-        with running_service(settings) as (address, process, _), bare_server() as (bare_port, bare_pid):
+        quotas, header = (QUOTAS, header_of_key(server)) if given.keys else ({}, b"")
+        with running_service(settings, **quotas) as (address, process, _), bare_server() as (bare_port, bare_pid):
             port = int(address.rpartition(":")[2])
-            service, bare = Load(pool, port, process.pid), Load(pool, bare_port, bare_pid)
+            service, bare = Load(pool, port, process.pid, header), Load(pool, bare_port, bare_pid)
             streams = asyncio.run(open_streams(port, given.streams, service))
             rows = compare(service, bare, given.requests)
             found = {"rows": rows, "streams": streams, "memory_after_all_mb": service.memory_mb()}
-    RESULTS.write_text(json.dumps(machine() | {"connections": CONNECTIONS, "found": found}, indent=1) + "\n")
+    (RESULTS / ("http_keys.json" if given.keys else "http.json")).write_text(
+        json.dumps(machine() | {"connections": CONNECTIONS, "found": found}, indent=1) + "\n"
+    )
     print(json.dumps(found, indent=1))
 
 

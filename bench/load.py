@@ -15,11 +15,11 @@ from statistics import median
 
 import torch
 
-from models.checkpoint import blank_network, load_network
-from models.presets import PRESETS
-from models.record import recorded_hash
-from models.unet import UNet
-from models.verify import convert
+from models.checkpoints.network_file import blank_network, load_network
+from models.checkpoints.presets import PRESETS
+from models.checkpoints.provenance import recorded_hash
+from models.checkpoints.verify import convert
+from models.networks.unet import UNet
 
 PRESET = PRESETS["256x256_diffusion"]
 REPEATS = 3

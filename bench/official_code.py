@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.config import EncoderConfig, UNetConfig
+from models.networks.config import EncoderConfig, UNetConfig
 from models.stack import load_stack
 from training.samples import Batch
 

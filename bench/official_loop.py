@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from diffusion.grids import grid_timesteps
 from diffusion.pixels import to_uint8
 from engine.stage import Stage
-from models.precision import DTYPES, Precision
+from models.networks.precision import DTYPES, Precision
 
 
 def hold_half(stage: Stage) -> None:

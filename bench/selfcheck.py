@@ -19,11 +19,11 @@ from diffusion.process import MeanType, Process
 from diffusion.schedule import Schedule
 from engine.process import process_of
 from engine.selfcheck import check_classifier, check_network
-from models.attention import AttentionBlock
-from models.blocks import ResBlock
-from models.classifier import NoisyClassifier
+from models.networks.attention import AttentionBlock
+from models.networks.blocks import ResBlock
+from models.networks.classifier import NoisyClassifier
+from models.networks.unet import UNet
 from models.stack import DiffusionNetwork, load_stack
-from models.unet import UNet
 
 SEEDS = range(5)
 RESULT = Path("bench/results/selfcheck.json")

@@ -35,7 +35,7 @@ from engine.trajectory import StagePlan
 from jobs.contract.request import ResolvedRequest
 from jobs.contract.work import work_of
 from jobs.settings import Settings
-from models.precision import best_precision
+from models.networks.precision import best_precision
 from models.stack import load_stack
 from stack.demo import heartbeat_after, running_stack
 from stack.embedded import with_free_port

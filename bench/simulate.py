@@ -13,7 +13,8 @@ import json
 import math
 import random
 import time
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count, islice
 from pathlib import Path
@@ -21,6 +22,7 @@ from statistics import mean, median, quantiles
 from typing import Any
 
 from bench.simulate_load import MAX_ROWS, SHAPES, STEP_MS, STEPS, SimulatedJob, make_jobs, make_pipelines
+from bench.turns import Line
 from engine.costs import StepCosts
 from engine.scheduler import Priority, Scheduler
 from jobs.contract.pipelines import PipelineInfo
@@ -57,9 +59,12 @@ class Simulation:
     def __init__(self, workers: int, pipelines: list[PipelineInfo], jobs: list[SimulatedJob]) -> None:
         names = tuple(each.id for each in pipelines)
         self.workers = [SimulatedWorker(Scheduler(self._costs(names), MAX_ROWS)) for _ in range(workers)]
-        self.queues: dict[Priority, dict[str, deque[SimulatedJob]]] = {
-            priority: {name: deque() for name in names} for priority in PRIORITIES
+        self.queues: dict[Priority, dict[str, Line[SimulatedJob]]] = {
+            priority: {name: Line() for name in names} for priority in PRIORITIES
         }
+        self.owner_of: Callable[[str], str] = lambda job_id: ""
+        # device seconds that each owner's images had, by second
+        self.served: defaultdict[str, defaultdict[int, float]] = defaultdict(lambda: defaultdict(float))
         self.work: dict[str, dict[str, int]] = {name: {} for name in names}
         self.ratios: dict[str, deque[float]] = {name: deque(maxlen=RATIOS_KEPT) for name in names}
         infos = [worker_info(str(index), pipelines=names) for index in range(workers)]
@@ -98,9 +103,11 @@ class Simulation:
     def _arrive(self, job: SimulatedJob) -> None:
         priority, pipeline = job.request.priority, job.request.model
         backlog = self._backlog(pipeline, tuple(self._backlog(name) for name in self.work if name != pipeline))
-        job.reckoned = self.estimator.eta_seconds(backlog, job.request) or math.nan
+        length, share = backlog.lengths[priority], self.estimator.cost_ms(pipeline, job.work) / 1000
+        place = self.queues[priority][pipeline].enter(job, job.caller, share)
+        ahead = place / length if length else 1.0
+        job.reckoned = self.estimator.eta_seconds(backlog, job.request, ahead=ahead) or math.nan
         job.eta = job.reckoned * backlog.bias
-        self.queues[priority][pipeline].append(job)
         self._count(job, priority, 1)
 
     def _backlog(self, pipeline: str, beside: tuple[Backlog, ...] = ()) -> Backlog:
@@ -114,7 +121,7 @@ class Simulation:
             work[name] = work.get(name, 0) + sign * row_steps
 
     def _go_on(self, worker: SimulatedWorker, now: float) -> None:
-        self._take(worker)
+        self._take(worker, now)
         choice = worker.scheduler.choose()
         if choice is None:
             return
@@ -126,6 +133,7 @@ class Simulation:
         worker.padded += choice.row_shape
         worker.seconds += seconds
         for key in choice.keys:
+            self.served[self.owner_of(key[0])][int(now)] += seconds / len(choice.keys)
             worker.left[key] -= 1
             if worker.left[key] == 0:
                 self._end_image(worker, key, now + seconds)
@@ -142,18 +150,18 @@ class Simulation:
             self._count(job, RUNNING, -1)
             self.ratios[job.request.model].append((now - job.arrives) / job.reckoned)
 
-    def _take(self, worker: SimulatedWorker) -> None:
+    def _take(self, worker: SimulatedWorker, now: float) -> None:
         while lines := [priority for priority, queues in self.queues.items() if any(queues.values())]:
             priority = lines[line_of_next(worker.claimed.total(), len(lines))]
             waiting = [queue for queue in self.queues[priority].values() if queue]
             queue = waiting[worker.claimed[priority] % len(waiting)]
             if queue[0].request.num_rows > QUEUE_DEPTH * MAX_ROWS - len(worker.left):
-                self._take_beside(worker)
+                self._take_beside(worker, now)
                 return
             worker.claimed[priority] += 1
-            self._enter(worker, queue.popleft())
+            self._claim(worker, queue, queue[0], now)
 
-    def _take_beside(self, worker: SimulatedWorker) -> None:
+    def _take_beside(self, worker: SimulatedWorker, now: float) -> None:
         slack = worker.scheduler.slack_of_newcomers()
         lines = [(priority, queue) for priority, queues in self.queues.items() for queue in queues.values()]
         for priority, queue in lines:
@@ -166,8 +174,12 @@ class Simulation:
                     continue
                 work = [(job.key_of(stage), row_steps) for stage, row_steps in job.work.items()]
                 if worker.scheduler.slack(work, priority) < slack:
-                    queue.remove(job)
-                    self._enter(worker, job)
+                    self._claim(worker, queue, job, now)
+
+    def _claim(self, worker: SimulatedWorker, queue: Line[SimulatedJob], job: SimulatedJob, now: float) -> None:
+        job.claimed = now
+        queue.leave(job, served=True)
+        self._enter(worker, job)
 
     def _enter(self, worker: SimulatedWorker, job: SimulatedJob) -> None:
         priority = job.request.priority

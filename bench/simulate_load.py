@@ -23,7 +23,7 @@ IMAGES, IMAGE_WEIGHTS = (1, 2, 4, 8, 16, 64), (50, 15, 15, 10, 7, 3)
 BURST, CALM = 4.0, 0.5  # times the mean rate of arrivals
 
 
-@dataclass
+@dataclass(eq=False)
 class SimulatedJob:
     """A job, what it told its client, and when it ended."""
 
@@ -34,8 +34,10 @@ class SimulatedJob:
     evaluations: dict[str, int]
     reckoned: float = 0.0
     eta: float = 0.0
+    claimed: float = 0.0
     ends: float = 0.0
     images_left: int = 0
+    caller: str = ""
 
     def key_of(self, stage: str) -> str:
         """The engine's key of one of its stages."""

@@ -20,7 +20,7 @@ import torch
 
 from bench import official_code
 from bench.machine import machine
-from models.precision import Precision, best_precision
+from models.networks.precision import Precision, best_precision
 from runfolder.stats import read_lines
 from training.config import RunConfig, merge, read_config
 from training.distributed import Group

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from PIL import Image
 
+from bulk.base_samples import read_base_samples
 from bulk.disk import UNFINISHED, remove_unfinished, settle, whole_file, write_whole
 from bulk.errors import BulkError
 from bulk.npz import write_npz
-from bulk.plan import Chunk, Plan
+from bulk.plan import IMAGES_PER_CHUNK, Chunk, Plan
 
 CHANNELS = 3
 DIGITS = 6  # of an index in a file's name, at least
@@ -49,6 +50,10 @@ class Output(ABC):
         """Note the service's job that made a chunk, before the chunk is kept."""
 
     @abstractmethod
+    def grow(self, before: Plan, size: int) -> None:
+        """Let a run of more images go on from a plan of fewer, finished or not; it may be called again after a kill."""
+
+    @abstractmethod
     def finish(self, plan: Plan, size: int, on_image: Callable[[], None]) -> None:
         """Make the result of what was kept; it may be called again after it was killed."""
 
@@ -74,6 +79,17 @@ class NpzOutput(Output):
 
     def keep(self, chunk: Chunk, images: Sequence[bytes], size: int) -> None:
         write_whole(self._part(chunk.name), images)
+
+    def grow(self, before: Plan, size: int) -> None:
+        """Take the file apart again; a chunk that was cut short by the end of the run is made anew."""
+        made = read_base_samples(self.path) if self.finished else None
+        for chunk in before.chunks():
+            if len(chunk.indices) < IMAGES_PER_CHUNK:
+                self._part(chunk.name).unlink(missing_ok=True)
+            elif made is not None and not self.has(chunk):
+                self.keep(chunk, list(made.pictures(chunk).values()), size)
+        self.path.unlink(missing_ok=True)
+        settle(self.path.parent)
 
     def finish(self, plan: Plan, size: int, on_image: Callable[[], None]) -> None:
         if not self.finished:
@@ -128,6 +144,9 @@ class FolderOutput(Output):
             with whole_file(self._path(chunk, index)) as unfinished:
                 Image.frombytes("RGB", (size, size), pixels).save(unfinished, "PNG")
         settle(self.folder)
+
+    def grow(self, before: Plan, size: int) -> None:
+        """Nothing: each file is an image."""
 
     def finish(self, plan: Plan, size: int, on_image: Callable[[], None]) -> None:
         """Nothing: the files are the result."""

@@ -59,14 +59,27 @@ class Record:
         try:
             found = json.loads(path.read_text())
             record = cls(path, found["run"], found["parameters"], found["numerics"])
+            _ = record.count
         except (ValueError, KeyError, TypeError) as error:
             raise BulkError(f"{path}: is not the record of a run") from error
-        # as JSON, for a tuple comes back as a list
-        if other := list(differences(record.parameters, json.loads(json.dumps(parameters)))):
+        asked = json.loads(json.dumps(parameters))  # as JSON, for a tuple comes back as a list
+        if asked["count"] > record.count:
+            asked["count"] = record.count  # the run goes on from what it has; `grow` notes that
+        if other := list(differences(record.parameters, asked)):
             raise BulkError(
                 f"{path}: the run was begun with {'; '.join(other)}. Ask for the same, or for another --out"
             )
         return record
+
+    @property
+    def count(self) -> int:
+        """How many images the run has."""
+        return int(self.parameters["count"])
+
+    def grow(self, count: int) -> None:
+        """Write down that the run has more images."""
+        self.parameters["count"] = count
+        self._write()
 
     def note_numerics(self, numerics: str) -> None:
         """Write down under which numerics images are made."""

@@ -142,6 +142,11 @@ def run(order: Order, source: Source, console: Console, output: Output | None = 
         content["base_samples"] = base.sha256
     try:
         record = Record.begin_or_resume(output, content)
+        if plan.count > record.count:
+            output.folder.mkdir(parents=True, exist_ok=True)
+            with sole_worker(output.folder):
+                output.grow(replace(plan, count=record.count), content["size"])
+                record.grow(plan.count)
         was_finished = output.finished
         if was_finished:
             output.finish(plan, content["size"], lambda: None)  # what a kill at the very end left to tidy up

@@ -77,8 +77,8 @@ def fetch(
     """Fetch a data set from its publisher and compare checksums; a later run goes on where an earlier one stopped."""
     from cli.models import fetch_under_a_bar
     from datasets.published import PUBLISHED, check
-    from models.fetch import FetchError
-    from models.record import ChangedFileError
+    from models.checkpoints.fetch import FetchError
+    from models.checkpoints.provenance import ChangedFileError
 
     published, folder = PUBLISHED[name], to or Path("data") / name
     with one_line_errors(FetchError, ChangedFileError, ValueError, OSError):

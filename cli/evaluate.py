@@ -181,7 +181,7 @@ def compare(
 def refusals() -> Iterator[None]:
     """What a user can mend, in one line."""
     from bulk.errors import BulkError
-    from models.checkpoint import WeightsError
+    from models.checkpoints.network_file import WeightsError
 
     with one_line_errors(ValueError, OSError, WeightsError, BulkError):
         yield

@@ -77,6 +77,10 @@ class FeatureOutput(Output):
         said = {"class_label": chunk.class_label, "job": self._jobs.pop(chunk.name, None)}
         self.kept.add(chunk.name, chunk.indices, pixels.permute(0, 3, 1, 2), said)
 
+    def grow(self, before: Plan, size: int) -> None:
+        """Refuse: a source that names another number of images has another folder. Raises: BulkError."""
+        raise BulkError(f"{self.folder}: holds the features of {before.count} images; remove it to begin again")
+
     def finish(self, plan: Plan, size: int, on_image: Callable[[], None]) -> None:
         """Nothing: what is kept is the result."""
 

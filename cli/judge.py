@@ -15,7 +15,7 @@ def judge(
 ) -> None:
     """Measure the demo stack with the judge and write judge.json beside its weights."""
     from evaluation.demo_report import write_report
-    from models.checkpoint import WeightsError
+    from models.checkpoints.network_file import WeightsError
 
     with one_line_errors(WeightsError):
         path = write_report(folder, tell_doubt)

@@ -6,7 +6,25 @@ from typing import Annotated
 
 import typer
 
-from cli import config, data, evaluate, judge, models, pictures, runs, sample, samplers, service, stack, train, worker
+from cli import (
+    config,
+    data,
+    evaluate,
+    generate,
+    jobs,
+    judge,
+    keys,
+    models,
+    pictures,
+    runs,
+    sample,
+    samplers,
+    service,
+    stack,
+    train,
+    webhooks,
+    worker,
+)
 
 # Looks that torch's threads take while they wait for each other in an operation that they share, as in loading, large
 # networks and training: by default they spin so long that a machine that does other things too crawls. Not to spin at
@@ -17,7 +35,6 @@ app = typer.Typer(
     name="adm",
     help="Make images with the ADM diffusion models. Settings are ADM_ variables; adm config prints them.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,  # a plain traceback fits a log, and shows no locals, which may hold a password
 )
 
@@ -45,6 +62,10 @@ app.command("service")(service.service)
 app.command("worker")(worker.worker)
 app.command("judge")(judge.judge)
 app.command("config")(config.config)
+app.command("generate")(generate.generate)
+app.command("jobs")(jobs.jobs)
+app.command("watch")(jobs.watch)
+app.command("cancel")(jobs.cancel)
 app.command("sample")(sample.sample)
 app.command("samplers")(samplers.samplers)
 app.command("encode")(pictures.encode)
@@ -56,3 +77,5 @@ app.add_typer(data.app, name="data")
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(runs.app, name="runs")
 app.add_typer(models.app, name="models")
+app.add_typer(webhooks.app, name="webhooks")
+app.add_typer(keys.app, name="keys")

@@ -11,8 +11,8 @@ import typer
 from cli.failure import one_line_errors
 
 if TYPE_CHECKING:
-    from models.presets import Preset
-    from models.wrapping import Network
+    from models.checkpoints.presets import Preset
+    from models.checkpoints.wrapping import Network
 
 app = typer.Typer(help="Official checkpoints: list, fetch, verify, convert; inspect any.", no_args_is_help=True)
 
@@ -57,7 +57,7 @@ def list_presets() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from models.presets import OFFICIAL_PIPELINES, PRESETS
+    from models.checkpoints.presets import OFFICIAL_PIPELINES, PRESETS
 
     checkpoints = Table("checkpoint", "role", "size", "parameters", "classes", title="Checkpoints")
     for preset in PRESETS.values():
@@ -76,7 +76,7 @@ def list_presets() -> None:
 
 def named_presets(name: str) -> "tuple[Preset, ...]":
     """A checkpoint by its name, or all that a pipeline is made of; leaves with one line for a name of neither."""
-    from models.presets import OFFICIAL_PIPELINES, PRESETS
+    from models.checkpoints.presets import OFFICIAL_PIPELINES, PRESETS
 
     if name in OFFICIAL_PIPELINES:
         return tuple(PRESETS[each] for each in OFFICIAL_PIPELINES[name].files)
@@ -97,7 +97,7 @@ def add(
 ) -> None:
     """Pack the averaged weights of training runs into a stack, which adm up serves at its next start."""
     from jobs.settings import Settings
-    from models.checkpoint import WeightsError
+    from models.checkpoints.network_file import WeightsError
     from training.packing import add_stack
 
     with one_line_errors(WeightsError, ValueError, OSError):
@@ -130,9 +130,9 @@ def fetch(
     Their sizes and sha256 are recorded.
     """
     from jobs.settings import Settings
-    from models.fetch import FetchError
-    from models.presets import OFFICIAL_FOLDER, OFFICIAL_URL
-    from models.record import ChangedFileError
+    from models.checkpoints.fetch import FetchError
+    from models.checkpoints.presets import OFFICIAL_FOLDER, OFFICIAL_URL
+    from models.checkpoints.provenance import ChangedFileError
 
     presets, base = named_presets(name), source or OFFICIAL_URL
     if base.endswith(".pt") and len(presets) > 1:
@@ -148,10 +148,10 @@ def fetch(
 
 
 def fetch_under_a_bar(url: str, target: Path) -> bool:
-    """Fetch a file and show how far it is; False where it was there already. Raises: as models.fetch.fetch."""
+    """Fetch a file and show how far it is; False where it was there already. Raises: as `fetch` does."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-    from models.fetch import fetch as fetch_file
+    from models.checkpoints.fetch import fetch as fetch_file
 
     columns = TextColumn(target.stem), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
     with Progress(*columns) as progress:
@@ -165,9 +165,9 @@ def verify(path: File, preset: PresetOption = None, weights_at: Where = None) ->
 
     Without a preset it is compared with what it says of itself, or with the network that its keys tell.
     """
-    from models.tensor_file import read_network
-    from models.verify import expected
-    from models.verify import verify as verify_file
+    from models.checkpoints.tensor_file import read_network
+    from models.checkpoints.verify import expected
+    from models.checkpoints.verify import verify as verify_file
 
     with wrong_answers(path):
         network = read_network(path, weights_at)
@@ -205,10 +205,10 @@ def convert(
     Of a preset, or with the flags that it was trained under, its configuration goes into the file, which a stack can
     then name as it is.
     """
-    from models.answers import Answers
-    from models.precision import DTYPES
-    from models.verify import convert as convert_file
-    from models.verify import preset_of
+    from models.checkpoints.answers import Answers
+    from models.checkpoints.verify import convert as convert_file
+    from models.checkpoints.verify import preset_of
+    from models.networks.precision import DTYPES
 
     answers = Answers(
         use_new_attention_order=use_new_attention_order,
@@ -244,7 +244,7 @@ def export(
     out: Annotated[Path, typer.Argument(help="folder for NAME.pt")],
 ) -> None:
     """Write networks as the official scripts read them, and say the flags to give to those."""
-    from models.export import export as export_networks
+    from models.checkpoints.export import export as export_networks
 
     with wrong_answers(source):
         for exported in export_networks(source, out):
@@ -277,10 +277,10 @@ def inspect(
     from rich.console import Console
     from rich.table import Table
 
-    from models.answers import Answers, resolve
-    from models.said import said_of
-    from models.tensor_file import read_network
-    from models.verify import shapes_of
+    from models.checkpoints.answers import Answers, resolve
+    from models.checkpoints.claims import said_of
+    from models.checkpoints.tensor_file import read_network
+    from models.checkpoints.verify import shapes_of
 
     answers = Answers(
         use_new_attention_order=use_new_attention_order,
@@ -331,9 +331,9 @@ def tell_place(network: "Network") -> None:
 @contextlib.contextmanager
 def wrong_answers(path: Path) -> Iterator[None]:
     """One line for each wrong answer, and for a file that cannot be used."""
-    from models.answers import AnswersError
-    from models.inspection import NotAdmError
-    from models.tensor_file import WeightsError
+    from models.checkpoints.answers import AnswersError
+    from models.checkpoints.inspection import NotAdmError
+    from models.checkpoints.tensor_file import WeightsError
 
     with one_line_errors(WeightsError, OSError):
         try:

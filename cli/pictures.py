@@ -93,7 +93,7 @@ def interpolate(
 def refusals() -> tuple[type[Exception], ...]:
     """What is told in one line."""
     from engine.sampling import UnknownOfferError
-    from models.checkpoint import WeightsError
+    from models.checkpoints.network_file import WeightsError
 
     return WeightsError, UnknownOfferError, OSError, ValueError
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from rich.table import Column, Table
 
-from models.config import ClassifierConfig, UNetConfig
-from models.presets import OFFICIAL_PIPELINES, Preset, Sampling
+from models.checkpoints.presets import OFFICIAL_PIPELINES, Preset, Sampling
+from models.networks.config import ClassifierConfig, UNetConfig
 
 UNSET = (None, -1)  # values of fields that say nothing
 

@@ -48,7 +48,7 @@ def train(
 
     Several processes: torchrun --nproc-per-node 2 --no-python adm train ...
     """
-    from models.file_form import WeightsError
+    from models.checkpoints.file_form import WeightsError
     from training.config import RunConfig, read_config, read_config_file
     from training.importing import Beginning
     from training.presets import PRESET_NAMES, read_fields
@@ -113,9 +113,9 @@ def train_stack(
     weights: Annotated[Path | None, typer.Option(help="folder of stacks; default ADM_WEIGHTS")] = None,
 ) -> None:
     """Train the networks of a stack one after the other and add it to the stacks that are served."""
-    from datasets.survey import survey
+    from datasets.survey import class_names
     from jobs.settings import Settings
-    from models.checkpoint import WeightsError
+    from models.checkpoints.network_file import WeightsError
     from training.divergence import DivergedError
     from training.packing import add_stack, check_name
     from training.stack_training import StackRequest, train_parts
@@ -123,7 +123,7 @@ def train_stack(
 
     with one_line_errors(ValueError, OSError, WeightsError):
         check_name(name)
-        has_classes = len(survey(images).classes) > 1
+        has_classes = len(class_names(images)) > 1
         folder, stacks = out or Path("runs") / name, weights or Settings.load().weights
         request = StackRequest(images, folder, image_size, batch_size, steps, minutes, upsampler, has_classes, strict)
         request = replace(request, allow_changes=tuple(allow_change or ()))

@@ -105,7 +105,7 @@ class Shape:
 
 _ANY = (0.0, 2 * math.pi)
 
-# In the order of the class labels (models.presets.SHAPE_NAMES). Never from below (cone, pyramid), never edge-on (star,
+# In the order of the class labels (SHAPE_NAMES of the presets). Never from below (cone, pyramid), never edge-on (star,
 # torus) or end-on (capsule), an end always in view (cylinder, prism), three faces in view (cube): from elsewhere
 # several of them have the same outline.
 SHAPES = (

@@ -50,16 +50,37 @@ class Survey:
 
 def survey(path: Path, labels_from: LabelsFrom = "auto") -> Survey:
     """Survey a folder, an archive, idx files or an official .npz. Raises: ValueError for anything else; OSError."""
-    if path.is_dir() and (found := find_idx(path)):
-        return _survey_idx(found)
-    if path.is_dir() or path.suffix.lower() in ARCHIVES or not path.exists():
+    if is_of_files(path):
         return _survey_files(path, labels_from)
+    if path.is_dir():
+        return _survey_idx(find_idx(path))
     if path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as arrays:
             if "arr_0" not in arrays:
                 raise ValueError(f"{path}: has no arr_0")
             return _survey_arrays(path, arrays["arr_0"], arrays.get("arr_1"))
     return _survey_idx([path])
+
+
+def class_names(path: Path, labels_from: LabelsFrom = "auto") -> list[str]:
+    """The classes of a set, of which no picture is decoded. Raises: as `survey` does."""
+    if is_of_files(path):
+        suffixes = Image.registered_extensions()
+        entries = [each for each in find_entries(path)[0] if each.path.suffix.lower() in suffixes]
+        return list(label_entries(path, entries, labels_from).classes)
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as arrays:
+            labels = arrays.get("arr_1", np.zeros(1, np.int64))
+    else:
+        labels = read_labelled(find_idx(path) if path.is_dir() else [path])[1]
+    return [str(each) for each in np.unique(labels)]
+
+
+def is_of_files(path: Path) -> bool:
+    """Whether a set has a file for each picture, in a folder or an archive."""
+    if path.is_dir():
+        return not find_idx(path)
+    return path.suffix.lower() in ARCHIVES or not path.exists()  # a pattern of shards is no file's name
 
 
 def _survey_idx(paths: Sequence[Path]) -> Survey:

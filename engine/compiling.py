@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 from engine.rounding import ROUNDING
-from models.config import ClassifierConfig, UNetConfig
-from models.precision import Precision
+from models.networks.config import ClassifierConfig, UNetConfig
+from models.networks.precision import Precision
 from models.stack import Stack
 
 FEW = (2, 8)  # row counts beside the largest

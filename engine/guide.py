@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from diffusion.guidance import LogProbabilityFn, classifier_log_probabilities
-from models.classifier import NoisyClassifier
+from models.networks.classifier import NoisyClassifier
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from torch import nn
 
 from engine.memory import free_bytes, shortage
 from engine.selfcheck import check_stack
-from models.checkpoint import WeightsError
+from models.checkpoints.network_file import WeightsError
+from models.checkpoints.presets import OFFICIAL_FOLDER
 from models.plan import MANIFEST, StackPlan, official_stacks, read_stack
-from models.presets import OFFICIAL_FOLDER
 from models.stack import Stack, load_plan
 
 OnDoubt = Callable[[str], None]

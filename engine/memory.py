@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from models.checkpoint import blank_network
-from models.classifier import NoisyClassifier
-from models.config import ClassifierConfig, UNetConfig
+from models.checkpoints.network_file import blank_network
+from models.networks.classifier import NoisyClassifier
+from models.networks.config import ClassifierConfig, UNetConfig
+from models.networks.unet import SuperResUNet, UNet
 from models.plan import StackPlan
-from models.unet import SuperResUNet, UNet
 
 NetworkConfig = UNetConfig | ClassifierConfig
 

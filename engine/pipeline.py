@@ -16,8 +16,8 @@ from engine.scheduler import Priority
 from engine.stage import Stage
 from engine.threads import usable_threads
 from engine.trajectory import FromLatent, FromPicture, ImageRequest, StagePlan
+from models.networks.precision import Precision
 from models.plan import PipelineSpec
-from models.precision import Precision
 from models.stack import Stack
 
 BASE, UPSAMPLE = "base", "upsample"

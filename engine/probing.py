@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from engine.shapes import agreeing_shapes
 from engine.trajectory import ImageRequest, StagePlan, Trajectory
-from models.attention import AttentionBlock, AttentionPool, attend
-from models.convolution import Conv1d, Conv2d
-from models.linear import Linear
-from models.norm import GroupNorm32
+from models.networks.attention import AttentionBlock, AttentionPool, attend
+from models.networks.convolution import Conv1d, Conv2d
+from models.networks.linear import Linear
+from models.networks.norm import GroupNorm32
 
 if TYPE_CHECKING:
     from engine.stage import Stage

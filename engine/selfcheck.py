@@ -18,10 +18,10 @@ from torch import Tensor
 
 from diffusion.process import MeanType, Process
 from engine.process import process_of
-from models.attention import AttentionBlock
-from models.classifier import NoisyClassifier
+from models.networks.attention import AttentionBlock
+from models.networks.classifier import NoisyClassifier
+from models.networks.unet import SuperResUNet, UNet
 from models.stack import Stack
-from models.unet import SuperResUNet, UNet
 
 NOISE_FRACTIONS = (0.06, 0.15, 0.3, 0.55)  # of the schedule: where attention and the timestep matter
 CLEARLY_BETTER = 0.93  # ratio of squared errors: another reading's to the given one's

@@ -25,11 +25,11 @@ from engine.sampling import UnknownOfferError, build_table
 from engine.shapes import agreeing_shapes, candidates_for
 from engine.threads import torch_threads
 from engine.trajectory import FromLatent, FromPicture, ImageRequest, StagePlan, Trajectory
-from models.classifier import NoisyClassifier
-from models.convolution import can_pack, pack_weights
-from models.fusing import fuse_norms, fused_by
-from models.precision import DTYPES, Precision, hold_weights
-from models.unet import SuperResUNet, UNet
+from models.networks.classifier import NoisyClassifier
+from models.networks.convolution import can_pack, pack_weights
+from models.networks.fusing import fuse_norms, fused_by
+from models.networks.precision import DTYPES, Precision, hold_weights
+from models.networks.unet import SuperResUNet, UNet
 
 NOISE_COLUMNS = [COLUMNS.index("noise"), COLUMNS.index("noise_std")]
 Probe = Callable[[Sequence[Trajectory], Sequence[int]], Tensor]

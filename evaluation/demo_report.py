@@ -21,8 +21,8 @@ from evaluation.inception_score import inception_score
 from evaluation.judging import Verdict, add_noise, colour_error, distance, judge_images, sharpness
 from evaluation.precision_recall import precision_recall
 from evaluation.sampling import Sampler
-from models.checkpoint import load_network
-from models.judge import Judge
+from models.checkpoints.network_file import load_network
+from models.networks.judge import Judge
 from models.plan import read_stack
 from models.stack import file_hash
 

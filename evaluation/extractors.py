@@ -10,9 +10,9 @@ from torch import Tensor
 
 from evaluation.inception_score import class_probabilities
 from evaluation.judging import judged_input
-from models.checkpoint import load_network
-from models.inception import CLASSES, FEATURES, SPATIAL_CHANNELS, SPATIAL_PLACES, load_inception, resized
-from models.judge import Judge
+from models.checkpoints.network_file import load_network
+from models.networks.inception import CLASSES, FEATURES, SPATIAL_CHANNELS, SPATIAL_PLACES, load_inception, resized
+from models.networks.judge import Judge
 from models.stack import file_hash
 
 INCEPTION = "inception"

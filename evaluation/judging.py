@@ -10,7 +10,7 @@ from torch import Tensor
 from diffusion.pixels import from_uint8
 from evaluation.frechet import Moments, frechet_distance
 from evaluation.intervals import mean_interval, wilson_interval
-from models.judge import Judge
+from models.networks.judge import Judge
 
 BATCH = 100
 

@@ -12,7 +12,7 @@ from evaluation.extractors import INCEPTION, Extractor
 from evaluation.kept import KeptFeatures, Work
 from evaluation.scores import Reference
 from evaluation.statistics_file import Measured, holds_statistics, official_statistics, read_statistics
-from models.record import hash_file
+from models.checkpoints.provenance import hash_file
 
 SHAPES = "shapes"
 SHAPES_IMAGES, SHAPES_SEED = 2000, 1001  # a seed that nothing was trained on: training renders seed 1

@@ -22,7 +22,7 @@ from evaluation.extractors import Features
 from evaluation.frechet import Moments
 from evaluation.kept import KeptFeatures
 from evaluation.scores import Reference, Statistics
-from models.record import hash_file
+from models.checkpoints.provenance import hash_file
 
 FORMAT = 1
 PROVENANCE = "provenance.npy"

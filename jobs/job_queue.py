@@ -5,6 +5,8 @@ from typing import NamedTuple, cast
 
 from redis.client import Redis
 
+from jobs.callers.caller import ANONYMOUS, Caller
+from jobs.callers.quotas import Quotas
 from jobs.contract.errors import ErrorKind, FieldError, InvalidRequestError, RefusedError
 from jobs.contract.job import ImageRecord, Job, JobPage, JobStatus
 from jobs.contract.request import JobRequest
@@ -13,6 +15,7 @@ from jobs.queue.ledger import Ledger
 from jobs.queue.record import Record
 from jobs.queue.rubbish import INDEX_MEMBER, JOB_ID, answers, matched
 from jobs.queue.submitting import Submission, Submitted, Submitter
+from jobs.queue.webhooks import Webhooks
 from jobs.settings import Settings
 from jobs.storage.files import FileStore
 from jobs.storage.images import ImageStore
@@ -28,6 +31,13 @@ class PublishedImage(NamedTuple):
     kept_seconds: float
 
 
+class Asked(NamedTuple):
+    """A job that somebody asks for; of others than its caller and operators, it does not exist."""
+
+    job_id: str
+    caller: Caller
+
+
 class JobQueue:
     """The jobs of one Redis; all calls block."""
 
@@ -36,15 +46,17 @@ class JobQueue:
         self.ledger = Ledger(redis, settings.retention_seconds, settings.worker_deaths_alone)
         self.files = FileStore(redis, settings, images.objects)
         self.fleet = FleetReader(redis, settings.fleet_refresh_seconds)
+        self.webhooks = Webhooks(redis)
         self._views = Views(redis, self.fleet, settings.root_path)
-        self._submitter = Submitter(redis, settings, self.ledger, self.files, self.fleet, self._views)
+        self.quotas = Quotas(redis, settings)
+        self._submitter = Submitter(redis, settings, self.ledger, self.files, self.fleet, self._views, self.quotas)
 
     def submit(self, request: JobRequest, idempotency_key: str | None = None) -> Submitted:
         """Queue a job.
 
         Raises: InvalidRequestError; RefusedError when the queue is full or the key belongs to another body.
         """
-        (outcome,) = self.submit_all([Submission(request, idempotency_key)])
+        (outcome,) = self.submit_all([Submission(request, ANONYMOUS, idempotency_key)])
         if isinstance(outcome, RefusedError):
             raise outcome
         return outcome
@@ -53,60 +65,70 @@ class JobQueue:
         """Queue jobs as if one by one, in a few round trips for all of them; what is refused stops no other."""
         return self._submitter.submit_all(submissions)
 
-    def get(self, job_id: str) -> Job:
+    def get(self, job_id: str, caller: Caller = ANONYMOUS) -> Job:
         """One job. Raises: RefusedError for an unknown one."""
-        (outcome,) = self.get_all([job_id])
+        (outcome,) = self.get_all([Asked(job_id, caller)])
         if isinstance(outcome, RefusedError):
             raise outcome
         return outcome
 
-    def get_all(self, job_ids: Sequence[str]) -> list[Job | RefusedError]:
+    def get_all(self, asked: Sequence[Asked]) -> list[Job | RefusedError]:
         """Jobs by id, in two round trips for all of them."""
-        records = {each.id: each for each in self.records(job_ids) if each is not None}
-        jobs = {each.id: each for each in self._views.of(list(records.values()))}
-        return [jobs.get(each) or unknown_job(each) for each in job_ids]
+        records = self.records(asked)
+        shown = {each.id: each for each in records if each is not None}
+        jobs = {each.id: each for each in self._views.of(list(shown.values()))}
+        pairs = zip(asked, records, strict=True)
+        return [unknown_job(each.job_id) if record is None else jobs[record.id] for each, record in pairs]
 
-    def records(self, job_ids: Sequence[str]) -> list[Record | None]:
+    def records(self, asked: Sequence[Asked]) -> list[Record | None]:
         """What Redis keeps of jobs, in one round trip for all of them; None for an unknown one."""
-        named = [each for each in dict.fromkeys(job_ids) if JOB_ID.fullmatch(each)]
+        named = [each for each in dict.fromkeys(each.job_id for each in asked) if JOB_ID.fullmatch(each)]
         with self._redis.pipeline(transaction=False) as pipe:
             for each in named:
                 pipe.hgetall(rq_registries.job_key(each))
             hashes = dict(zip(named, answers(pipe), strict=True))
         found = {job_id: self.ledger.sound(job_id, fields) for job_id, fields in hashes.items()}
-        return [found.get(each) for each in job_ids]
+        records = (found.get(each.job_id) for each in asked)
+        return [
+            record if record is not None and each.caller.may_see(record.caller) else None
+            for each, record in zip(asked, records, strict=True)
+        ]
 
-    def page(self, status: JobStatus | None = None, limit: int = 20, after: str | None = None) -> JobPage:
-        """Jobs, newest first, behind a cursor."""
+    def page(
+        self, status: JobStatus | None = None, limit: int = 20, after: str | None = None, caller: Caller = ANONYMOUS
+    ) -> JobPage:
+        """Jobs that a caller may see, newest first, behind a cursor."""
         if after is not None and not INDEX_MEMBER.fullmatch(after):
             raise InvalidRequestError([FieldError("/after", "is not a cursor of this list")])
         bound = "+" if after is None else f"({after}"
-        answer = self._redis.zrevrangebylex(keys.index(status), bound, "-", 0, limit + 1)
+        index = keys.index(status, "" if caller.may_see("") else caller.id)
+        answer = self._redis.zrevrangebylex(index, bound, "-", 0, limit + 1)
         members = [found for each in cast(list[bytes], answer) if (found := matched(INDEX_MEMBER, each))]
         shown = members[:limit]
-        records = [record for record in self.records([each[2] for each in shown]) if record is not None]
+        asked = [Asked(each[2], caller) for each in shown]
+        records = [record for record in self.records(asked) if record is not None]
         has_more = len(members) > limit
         return JobPage(data=self._views.of(records), has_more=has_more, next=shown[-1][0] if has_more else None)
 
-    def cancel(self, job_id: str) -> Job:
+    def cancel(self, job_id: str, caller: Caller = ANONYMOUS) -> Job:
         """Cancel a job: at once if it is queued, between two steps if it runs.
 
         Raises: RefusedError for an unknown job and for one that has ended.
         """
         if not JOB_ID.fullmatch(job_id):
             raise unknown_job(job_id)
-        self.ledger.request_cancel(job_id)
-        return self.get(job_id)
+        self.ledger.request_cancel(job_id, caller)
+        return self.get(job_id, caller)
 
-    def delete(self, job_id: str) -> None:
+    def delete(self, job_id: str, caller: Caller = ANONYMOUS) -> None:
         """Remove a job and its images, cancelling it if needed. Raises: RefusedError for an unknown one."""
-        self._record(job_id)
+        self._record(job_id, caller)
         self.ledger.delete(job_id)
         self._images.delete_job(job_id)
 
-    def image(self, job_id: str, index: int) -> PublishedImage:
+    def image(self, job_id: str, index: int, caller: Caller = ANONYMOUS) -> PublishedImage:
         """A published image. Raises: RefusedError for one that is not there yet, and for one that never will be."""
-        record = self._record(job_id)
+        record = self._record(job_id, caller)
         is_final, request = record.status.is_final, readable_request(record)
         for each in record.images:
             if each.index == index:
@@ -132,8 +154,8 @@ class JobQueue:
                 pipe.zcard(keys.index(status))
             return dict(zip(JobStatus, pipe.execute(), strict=True))
 
-    def _record(self, job_id: str) -> Record:
-        record = self.ledger.read(job_id) if JOB_ID.fullmatch(job_id) else None
+    def _record(self, job_id: str, caller: Caller) -> Record:
+        (record,) = self.records([Asked(job_id, caller)])
         if record is None:
             raise unknown_job(job_id)
         return record

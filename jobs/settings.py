@@ -1,5 +1,6 @@
 """All settings of all programs, read from variables that begin with ADM_."""
 
+import base64
 import contextlib
 import json
 import os
@@ -24,6 +25,8 @@ PREFIX = "ADM_"
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
 SECRET = re.compile("pass|secret|token|key|user|cred", re.IGNORECASE)  # in the name of a parameter of an address
 HOST_NAME = re.compile(r"\*|[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
+ORIGIN = re.compile(r"https?://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::\d{1,5})?")  # as browsers send it
+WEBHOOK_SECRET = re.compile(r"whsec_(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}(?:==)?|[A-Za-z0-9+/]{3}=?)?")
 MAX_WORKER_NAME = 64
 SHIPPED_PIPELINES = ("demo", "demo-uncond")
 STORE_TIMEOUT_SECONDS = 10.0
@@ -57,7 +60,8 @@ class Settings(BaseSettings):
     )
 
     host: str = Field(
-        default="127.0.0.1", description="address the service listens on; loopback unless ADM_ALLOW_ANONYMOUS"
+        default="127.0.0.1",
+        description="address the service listens on; beyond loopback callers need keys, unless ADM_ALLOW_ANONYMOUS",
     )
     port: int = Field(default=8000, ge=0, le=65535, description="port the service listens on; 0 takes a free one")
     hosts: Annotated[tuple[str, ...], NoDecode] = Field(
@@ -85,6 +89,10 @@ class Settings(BaseSettings):
     max_header_bytes: int = Field(default=32_768, ge=1024, description="longest request line and headers, together")
     max_connections: int = Field(
         default=4096, ge=1, description="connections open at once; fewer where the process may open too few files"
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="origins whose pages may call the service from a browser, as https://app.example, by commas",
     )
     max_connections_per_address: int = Field(
         default=2048, ge=1, description="connections open at once from one address; a proxy is one address"
@@ -210,7 +218,30 @@ class Settings(BaseSettings):
     decode_memory_bytes: int = Field(
         default=512 << 20, ge=1 << 27, description="address space of the process that decodes an uploaded picture"
     )
-    allow_anonymous: bool = Field(default=False, description="listen on other addresses than loopback, without keys")
+    webhook_secret: SecretStr | None = Field(
+        default=None,
+        description="signs webhooks: whsec_ and the base64 of 24 to 64 random bytes; several, separated by commas, "
+        "while receivers change from one to the next; none: no webhooks",
+    )
+    webhook_networks: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="networks beside public addresses that webhooks may go to, as 10.0.0.0/8"
+    )
+    allow_anonymous: bool = Field(
+        default=False, description="serve anybody beyond loopback too, as long as no key was ever made"
+    )
+    quota_posts: int | None = Field(
+        default=None, ge=1, description="jobs and files that a caller of role user may post a minute; none: no quota"
+    )
+    quota_device_seconds: int | None = Field(
+        default=None,
+        ge=1,
+        description="estimated seconds of a device that a caller's jobs of a minute may cost; none: no quota",
+    )
+    quota_queued_seconds: int | None = Field(
+        default=None,
+        ge=1,
+        description="estimated seconds of a device that a caller's queued jobs may cost together; none: no quota",
+    )
     api_key: SecretStr | None = Field(default=None, description="key with which adm's own commands call the service")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="least severe line logged"
@@ -219,7 +250,7 @@ class Settings(BaseSettings):
         default="auto", description="auto: pretty on a terminal, else JSON"
     )
 
-    @field_validator("pipelines", "hosts", "trusted_proxies", mode="before")
+    @field_validator("pipelines", "hosts", "trusted_proxies", "webhook_networks", "cors_origins", mode="before")
     @classmethod
     def split_names(cls, value: Any) -> Any:
         return tuple(filter(None, (name.strip() for name in value.split(",")))) if isinstance(value, str) else value
@@ -232,7 +263,23 @@ class Settings(BaseSettings):
                 raise ValueError(f"{name!r} must be a name alone, as images.example, without scheme, port and path")
         return value
 
-    @field_validator("trusted_proxies")
+    @field_validator("cors_origins")
+    @classmethod
+    def refuse_what_is_no_origin(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if not ORIGIN.fullmatch(origin):
+                raise ValueError(f"{origin!r} must be a scheme and a host, as https://app.example, in small letters")
+        return value
+
+    @field_validator("webhook_secret")
+    @classmethod
+    def refuse_what_is_no_secret(cls, value: SecretStr | None) -> SecretStr | None:
+        for secret in () if value is None else value.get_secret_value().split(","):
+            if not WEBHOOK_SECRET.fullmatch(secret) or not 24 <= len(key_of(secret)) <= 64:
+                raise ValueError("must be whsec_ and the base64 of 24 to 64 bytes")
+        return value
+
+    @field_validator("trusted_proxies", "webhook_networks")
     @classmethod
     def refuse_what_is_no_address(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for address in value:
@@ -280,6 +327,18 @@ class Settings(BaseSettings):
             raise SettingsError("ADM_HEARTBEAT_SECONDS: must be at most half of ADM_LEASE_SECONDS")
         _ = settings.redis_address  # a path too long for a socket must fail at start
         return settings
+
+    @property
+    def webhook_keys(self) -> tuple[bytes, ...]:
+        """The keys that sign webhooks; none: there are no webhooks."""
+        return (
+            () if self.webhook_secret is None else tuple(map(key_of, self.webhook_secret.get_secret_value().split(",")))
+        )
+
+    @property
+    def serves_anonymous(self) -> bool:
+        """Whether callers need no key as long as there are none."""
+        return self.allow_anonymous or self.host in LOOPBACK_HOSTS
 
     @property
     def run_dir(self) -> Path:
@@ -340,6 +399,11 @@ class Settings(BaseSettings):
             )
             for name, field in type(self).model_fields.items()
         ]
+
+
+def key_of(secret: str) -> bytes:
+    """The key that a secret for webhooks holds."""
+    return base64.b64decode(secret.removeprefix("whsec_") + "==")  # its padding may be left out
 
 
 def variable(name: str) -> str:

@@ -6,11 +6,11 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from models.checkpoint import WeightsError, read_config, read_process
-from models.config import ClassifierConfig, ProcessConfig, UNetConfig
+from models.checkpoints.network_file import WeightsError, read_config, read_process
+from models.checkpoints.presets import OFFICIAL_PIPELINES, PRESETS, OfficialPipeline
+from models.checkpoints.tensor_file import shown
 from models.manifest import check_values
-from models.presets import OFFICIAL_PIPELINES, PRESETS, OfficialPipeline
-from models.tensor_file import shown
+from models.networks.config import ClassifierConfig, ProcessConfig, UNetConfig
 
 MANIFEST = "stack.json"
 STACK_FIELDS = ("classes", "base", "classifier", "upsampler", "pipelines")

@@ -7,12 +7,12 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from models.checkpoint import NetworkT, WeightsError, blank_network, load_network
-from models.classifier import NoisyClassifier
-from models.config import ProcessConfig
+from models.checkpoints.network_file import NetworkT, WeightsError, blank_network, load_network
+from models.checkpoints.provenance import ChangedFileError, recorded_hash
+from models.networks.classifier import NoisyClassifier
+from models.networks.config import ProcessConfig
+from models.networks.unet import SuperResUNet, UNet
 from models.plan import NetworkFile, PipelineSpec, StackPlan, check_fit, read_stack
-from models.record import ChangedFileError, recorded_hash
-from models.unet import SuperResUNet, UNet
 
 HASH_LENGTH = 16
 

@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from anyio.to_thread import current_default_thread_limiter
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
+from starlette.middleware.cors import CORSMiddleware
 
 from jobs.settings import Settings
 from service import (
@@ -19,8 +20,12 @@ from service import (
     routes_fleet,
     routes_health,
     routes_jobs,
+    routes_openai,
+    routes_requests,
     routes_runs,
+    routes_zip,
 )
+from service.authentication import Authentication
 from service.metrics import Metrics
 from service.middleware import Requests
 from service.state import connect
@@ -41,6 +46,7 @@ def create_app(settings: Settings) -> FastAPI:
         tasks = [
             asyncio.create_task(service.hub.run()),
             asyncio.create_task(service.upkeep.run()),
+            asyncio.create_task(service.webhooks.run()),
         ]
         yield
         for task in tasks:
@@ -63,19 +69,34 @@ def create_app(settings: Settings) -> FastAPI:
         telemetry={"tracing": False},
     )
     app.include_router(routes_jobs.router)
+    app.include_router(routes_zip.router)
     app.include_router(routes_events.router)
+    app.include_router(routes_openai.router)
     app.include_router(routes_files.router)
+    app.include_router(routes_requests.router)
     app.include_router(routes_fleet.router)
     app.include_router(routes_runs.router)
     app.include_router(routes_health.router)
     page.install(app)
     problems.install(app)
+    app.add_middleware(Authentication, settings=settings)
     app.add_middleware(
         Requests,
         metrics=metrics,
         settings=settings,
-        body_limits={routes_files.PREFIX: settings.max_upload_bytes + routes_files.MAX_FRAMING_BYTES},
+        body_limits=dict.fromkeys(
+            (routes_files.PREFIX, routes_requests.FROM_IMAGE, *routes_openai.FORMS),
+            settings.max_upload_bytes + routes_files.MAX_FRAMING_BYTES,
+        ),
     )
+    if settings.cors_origins:  # outermost: refusals too must say that a page may read them
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=("GET", "POST", "DELETE"),
+            allow_headers=("*",),
+            expose_headers=tuple(openapi.HEADERS),
+        )
     openapi.install(app)
     return app
 

@@ -10,12 +10,14 @@ import sys
 import structlog
 import uvicorn
 from fastapi import FastAPI
+from redis import Redis
 from redis.exceptions import RedisError
 
 from jobs import logs
 from jobs.contract.errors import SETTINGS_STATUS, SettingsError
+from jobs.queue import keys
 from jobs.queue.server import check_server, connect_redis
-from jobs.settings import LOOPBACK_HOSTS, Settings
+from jobs.settings import Settings
 from jobs.storage.data_folder import keep_private
 from jobs.storage.images import ImageStore
 from service.app import create_app
@@ -49,6 +51,7 @@ def main() -> None:
         ImageStore(settings.store_address)  # one that cannot be used must fail here, in one line
         with connect_redis(settings.redis_address) as redis, contextlib.suppress(RedisError):  # it may start later
             check_server(redis)
+            refuse_to_serve_nobody(settings, redis)
         listener = listen(settings)
     except SettingsError as error:
         print(f"adm service: {error}", file=sys.stderr)
@@ -89,6 +92,15 @@ def main() -> None:
     Server(config, app).run(sockets=[listener])
 
 
+def refuse_to_serve_nobody(settings: Settings, redis: Redis) -> None:
+    """Raises: SettingsError where callers need keys, as the service listens beyond loopback, and none was ever made."""
+    if not settings.serves_anonymous and not redis.exists(keys.API_KEYS):
+        raise SettingsError(
+            f"ADM_HOST: {settings.host} is not loopback and there is no key; adm keys create makes one, "
+            "ADM_ALLOW_ANONYMOUS=yes serves anybody"
+        )
+
+
 def usable_files() -> int:
     """Raise the number of files that the process may open to the most that it may set, and return it."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -100,12 +112,8 @@ def usable_files() -> int:
 def listen(settings: Settings) -> socket.socket:
     """The socket to serve on.
 
-    Raises: SettingsError for a port that is in use, and for an address that would let anybody in.
+    Raises: SettingsError for a port that is in use.
     """
-    if settings.host not in LOOPBACK_HOSTS and not settings.allow_anonymous:
-        raise SettingsError(
-            f"ADM_HOST: {settings.host} is not loopback and callers need no key; ADM_ALLOW_ANONYMOUS=yes serves anybody"
-        )
     try:
         family, *_, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family, backlog=BACKLOG)

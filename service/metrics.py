@@ -37,6 +37,9 @@ class Metrics:
         self.submitted = Counter(
             "adm_jobs_submitted", "Jobs accepted", ("pipeline", "priority", "kind"), registry=self.registry
         )
+        self.webhooks = Counter(
+            "adm_webhook_attempts", "Attempts to deliver a webhook", ("event", "outcome"), registry=self.registry
+        )
 
 
 class Families(Collector):
@@ -88,6 +91,12 @@ def queue_families(queue: JobQueue) -> list[Metric]:
     now = queue.ledger.now()
     return [
         gauge("adm_redis_up", "Redis can be reached", [], [((), 1)]),
+        gauge(
+            "adm_webhooks",
+            "Deliveries of webhooks that will be tried, and that were given up",
+            ["state"],
+            [((state,), n) for state, n in zip(("pending", "dead"), queue.webhooks.counts(), strict=True)],
+        ),
         gauge("adm_jobs", "Jobs kept", ["status"], [((status,), n) for status, n in queue.counts().items()]),
         gauge(
             "adm_queue_jobs",

@@ -101,6 +101,7 @@ class Requests:
         """`body_limits`: bytes, by path, where others than MAX_BODY_BYTES apply."""
         self._app, self._metrics, self._body_limits = app, metrics, body_limits
         self._hosts, self._root_path = Hosts(settings), settings.root_path
+        self._origins = frozenset(settings.cors_origins)
         self._incoming = Incoming(settings.max_incoming_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -164,8 +165,9 @@ class Requests:
         if request.method not in SAFE_METHODS:
             # callers are not asked for a key, so another site's page must not act through its visitor's browser
             origin = headers.get("origin")
-            if headers.get("sec-fetch-site") in ("cross-site", "same-site") or (
-                origin is not None and not is_same_origin(origin, host)
+            if origin not in self._origins and (
+                headers.get("sec-fetch-site") in ("cross-site", "same-site")
+                or (origin is not None and not is_same_origin(origin, host))
             ):
                 return problem(request, 403, "pages of other sites may not call this service")
         if headers.get("content-encoding", "identity").lower() != "identity":

@@ -10,19 +10,31 @@ from pydantic.json_schema import models_json_schema
 from jobs.contract.job import ImageView, Job, JobStatus, Progress
 from jobs.contract.request import JobRequest
 from jobs.queue.events import EventKind
-from service.problems import Problem, problem_response, with_headers
+from service.authentication import is_open
+from service.problems import OpenAIError, Problem, problem_response, with_headers
 
 UNSAFE = frozenset({"post", "put", "patch", "delete"})
 ANYWHERE = (400, 421, 431)  # answers of the server itself, and to a Host that is not ours
+TO_STRANGERS = (401, 403)
+KEY = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "A key that `adm keys create` made. Needed once there is any; until then nobody needs one.",
+}
 TO_BODIES = (408, 413, 415)
 HEADERS = {
     "X-Request-ID": "the request's, or made for it; log lines carry it",
     "Retry-After": "seconds",
+    "RateLimit": "the quota that is used up, what is left of it, and in how many seconds the call may be made",
+    "RateLimit-Policy": "that quota, and its window in seconds",
     "Location": "path of what was made",
     "ETag": "names the bytes",
     "Cache-Control": "for how long the answer may be kept",
     "Idempotency-Replayed": "`true`: the job was there already, under the same key",
     "Preference-Applied": "`wait=N`: the answer was held until the job ended",
+    "X-ADM-Ignored-Fields": "fields of OpenAI's that were given and mean nothing here",
+    "Content-Disposition": "a name for the file",
+    "WWW-Authenticate": "how to give a key, and what is wrong with the one given (RFC 6750)",
     "Accept-Encoding": "`identity`: a body must not be compressed",
 }
 
@@ -99,7 +111,7 @@ EVENT_STREAM = {"itemSchema": {"oneOf": [event_schema(each) for each in EventKin
 
 def complete(document: dict[str, Any]) -> None:
     """Make FastAPI's document true."""
-    models = {JobRequest: "validation", Problem: "serialization"} | dict.fromkeys(
+    models = {JobRequest: "validation", Problem: "serialization", OpenAIError: "serialization"} | dict.fromkeys(
         (model for each in EVENT_DATA.values() for model in each), "serialization"
     )
     _, definitions = models_json_schema(list(models.items()), ref_template="#/components/schemas/{model}")  # type: ignore[arg-type] # a dict's values are no literals
@@ -110,27 +122,35 @@ def complete(document: dict[str, Any]) -> None:
     components["headers"] = {
         name: {"description": text, "schema": {"type": "string"}} for name, text in HEADERS.items()
     }
-    components["responses"] = {str(status): problem_response(status) for status in {*ANYWHERE, *TO_BODIES, 403}}
-    for path in document["paths"].values():
-        for method, operation in path.items():
+    components["responses"] = {
+        str(status): problem_response(status) for status in {*ANYWHERE, *TO_BODIES, *TO_STRANGERS}
+    }
+    components["securitySchemes"] = {"key": KEY}
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            operation["security"] = [] if is_open(path) else [{"key": []}, {}]
             complete_operation(method, operation)
     for response in components["responses"].values():
         add_headers(response, "X-Request-ID")
     add_headers(components["responses"]["415"], "Accept-Encoding")
+    for status in TO_STRANGERS:
+        add_headers(components["responses"][str(status)], "WWW-Authenticate")
 
 
 def complete_operation(method: str, operation: dict[str, Any]) -> None:
     responses = operation["responses"]
     if "application/json" in responses.get("422", {}).get("content", {}):
         del responses["422"]  # FastAPI announces it for whatever has a parameter
-    common = [*ANYWHERE, *(TO_BODIES if "requestBody" in operation else ()), *((403,) if method in UNSAFE else ())]
-    for status in common:
+    bodies, pages = (TO_BODIES if "requestBody" in operation else ()), ((403,) if method in UNSAFE else ())
+    for status in (*ANYWHERE, *bodies, *pages, *(TO_STRANGERS if operation["security"] else ())):
         responses.setdefault(str(status), {"$ref": f"#/components/responses/{status}"})
     for status, response in responses.items():
         if "$ref" not in response:
             add_headers(response, "X-Request-ID")
-            if status == str(HTTPStatus.SERVICE_UNAVAILABLE):
+            if status in (str(HTTPStatus.SERVICE_UNAVAILABLE), str(HTTPStatus.TOO_MANY_REQUESTS)):
                 add_headers(response, "Retry-After")
+            if status == str(HTTPStatus.TOO_MANY_REQUESTS):
+                add_headers(response, "RateLimit", "RateLimit-Policy")
 
 
 def add_headers(response: dict[str, Any], *names: str) -> None:

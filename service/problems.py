@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -14,7 +14,14 @@ from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
-from jobs.contract.errors import ErrorKind, FieldError, InvalidRequestError, RefusedError, UnavailableError
+from jobs.contract.errors import (
+    ErrorKind,
+    FieldError,
+    InvalidRequestError,
+    OverQuotaError,
+    RefusedError,
+    UnavailableError,
+)
 from jobs.queue.availability import is_away
 
 log = structlog.get_logger("service")
@@ -23,8 +30,13 @@ METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"}
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 2  # while Redis or the store is away; a restart of either takes about that long
 
+OPENAI_PREFIX = "/v1/images/"  # of paths whose errors come in OpenAI's envelope
+OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+PARAMS = {"/class_label": "prompt", "/images/0": "image", "/file": "image"}  # as OpenAI names them
+
 HTTP_STATUS = {
     ErrorKind.INVALID_REQUEST: 422,
+    ErrorKind.OVER_QUOTA: 429,
     ErrorKind.IDEMPOTENCY_MISMATCH: 422,
     ErrorKind.UNKNOWN_JOB: 404,
     ErrorKind.UNKNOWN_MODEL: 404,
@@ -38,6 +50,7 @@ HTTP_STATUS = {
     ErrorKind.UNAVAILABLE: 503,
 }
 TITLES = {
+    ErrorKind.OVER_QUOTA: "Over the quota",
     ErrorKind.INVALID_REQUEST: "Fields of the request are wrong",
     ErrorKind.IDEMPOTENCY_MISMATCH: "The key was used with another body",
     ErrorKind.UNKNOWN_JOB: "No such job",
@@ -79,6 +92,8 @@ def problem(
     **members: Any,
 ) -> Response:
     """A problem response; without a kind its type is about:blank and its title the status's phrase."""
+    if request.scope["path"].startswith(OPENAI_PREFIX):
+        return envelope(status, detail, kind, headers, members.get("errors", []))
     content = content_of(status, detail, request.url.path, kind) | members
     return Response(json.dumps(content), status, headers=headers, media_type=MEDIA_TYPE)
 
@@ -94,6 +109,36 @@ def content_of(status: int, detail: str, instance: str, kind: ErrorKind | None =
     }
 
 
+class OpenAIErrorDetail(BaseModel):
+    message: str
+    type: str
+    param: str | None = Field(description="the first field that is wrong")
+    code: str | None
+
+
+class OpenAIError(BaseModel):
+    """An error as OpenAI's clients read it."""
+
+    error: OpenAIErrorDetail
+
+
+def envelope(
+    status: int, detail: str, kind: str | None, headers: Mapping[str, str] | None, errors: Sequence[Mapping[str, str]]
+) -> Response:
+    """A problem as OpenAI's clients read it; they know wrong fields as 400."""
+    named = [(PARAMS.get(each["pointer"], each["pointer"][1:].replace("/", ".")), each["detail"]) for each in errors]
+    message = "; ".join(f"{name}: {text}" if name else text for name, text in named) or detail
+    param = next((name for name, _ in named if name), None)
+    status = 400 if status == 422 else status
+    content = envelope_content(status, message, kind, param)
+    return Response(json.dumps(content), status, headers=headers, media_type="application/json")
+
+
+def envelope_content(status: int, message: str, kind: str | None, param: str | None) -> dict[str, Any]:
+    error_type = OPENAI_TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    return {"error": {"message": message, "type": error_type, "param": param, "code": kind}}
+
+
 def unavailable(request: Request, detail: str, **members: Any) -> Response:
     """503 for something that will be back."""
     headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
@@ -105,10 +150,21 @@ async def on_refused(request: Request, error: Exception) -> Response:
     headers = {}
     if error.retry_after_seconds is not None:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_seconds)))
+    if isinstance(error, OverQuotaError):
+        headers |= rate_limit_headers(error)
     members: dict[str, Any] = {}
     if isinstance(error, InvalidRequestError):
         members["errors"] = [{"pointer": each.pointer, "detail": each.detail} for each in error.errors]
     return problem(request, HTTP_STATUS[error.kind], str(error), kind=error.kind, headers=headers, **members)
+
+
+def rate_limit_headers(error: OverQuotaError) -> dict[str, str]:
+    """RateLimit-Policy and RateLimit as draft-ietf-httpapi-ratelimit-headers has them."""
+    name, window, reset = f'"{error.policy}"', error.window_seconds, error.retry_after_seconds
+    return {
+        "RateLimit-Policy": f"{name};q={error.quota}" + ("" if window is None else f";w={window}"),
+        "RateLimit": f"{name};r={error.remaining}" + ("" if reset is None else f";t={max(1, math.ceil(reset))}"),
+    }
 
 
 async def on_unavailable(request: Request, error: Exception) -> Response:
@@ -162,6 +218,12 @@ def install(app: FastAPI) -> None:
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """What OpenAPI says of a route's errors."""
     return {status: problem_response(status) for status in statuses}
+
+
+def envelopes(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """What OpenAPI says of errors in OpenAI's envelope."""
+    content = {"application/json": {"schema": {"$ref": "#/components/schemas/OpenAIError"}}}
+    return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in statuses}
 
 
 def problem_response(status: int) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 import json
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import Annotated, Any
 
 import structlog
@@ -13,8 +14,10 @@ from fastapi.sse import format_sse_event
 from redis.exceptions import RedisError
 from starlette.types import Receive, Scope, Send
 
-from jobs.contract.errors import ErrorKind, RefusedError
+from jobs.contract.errors import RefusedError
+from jobs.job_queue import Asked, unknown_job
 from jobs.queue.events import START, Event, EventKind, Place
+from service.authentication import CallerDep
 from service.hub import RECHECK_SECONDS
 from service.openapi import EVENT_STREAM
 from service.problems import documented
@@ -39,15 +42,20 @@ STREAM: dict[int | str, dict[str, Any]] = {
     responses={**STREAM, **documented(404, 503)},
 )
 async def stream_events(
-    request: Request, job_id: str, service: ServiceDep, last_event_id: Annotated[str | None, Header()] = None
+    request: Request,
+    job_id: str,
+    service: ServiceDep,
+    caller: CallerDep,
+    last_event_id: Annotated[str | None, Header()] = None,
 ) -> Response:
-    record = await service.records.ask(job_id)
+    asked = Asked(job_id, caller)
+    record = await service.records.ask(asked)
     if record is None:
-        raise RefusedError(ErrorKind.UNKNOWN_JOB, f"no job {job_id[:128]!r}")
+        raise unknown_job(job_id)
     last_id = last_event_id if last_event_id is not None and EVENT_ID.fullmatch(last_event_id) else START
     if record.status.is_final and not await service.events.ask(Place(job_id, last_id)):
         return Response(status_code=204)  # all else would make an EventSource come back for ever
-    return Stream(events(request, service, job_id, last_id), headers={"Cache-Control": "no-store"})
+    return Stream(events(request, service, asked, last_id), headers={"Cache-Control": "no-store"})
 
 
 class Stream(StreamingResponse):
@@ -59,29 +67,43 @@ class Stream(StreamingResponse):
         await self.stream_response(send)
 
 
-async def events(request: Request, service: Service, job_id: str, last_id: str) -> AsyncIterator[bytes]:
-    """Events behind one, up to and with the job's last; previews as they come, under the id of the event before."""
+async def events(request: Request, service: Service, asked: Asked, last_id: str) -> AsyncIterator[bytes]:
+    """Events behind one, up to and with the job's last, as they are sent."""
     yield format_sse_event(comment="open", retry=RECONNECT_MS)
+    async with aclosing(follow(request, service, asked, last_id)) as found:
+        async for each in found:
+            if each is None:
+                yield format_sse_event(comment="ping")
+            else:
+                yield format_sse_event(data_str=each.data, event=each.kind, id=each.id or None)
+
+
+async def follow(request: Request, service: Service, asked: Asked, last_id: str) -> AsyncGenerator[Event | None]:
+    """Events behind one, up to and with the job's last; None now and then, when there was nothing for long.
+
+    Previews come as they are made, under the id of the event before. Ends when the caller's key is revoked.
+    """
+    job_id = asked.job_id
     ping_at = time.monotonic() + PING_SECONDS
     try:
         async with service.hub.listen(job_id) as listener:
             while not service.hub.stopping and not await request.is_disconnected():
                 found = await service.events.ask(Place(job_id, last_id))
+                if not (await service.keyring.read()).still_opens(asked.caller):
+                    return
                 for each in found:
                     last_id = each.id
-                    data = await data_of(service, job_id, each)
-                    yield format_sse_event(data_str=data, event=each.kind, id=each.id)
+                    yield each._replace(data=await data_of(service, asked, each))
                     if each.kind.is_final:
                         return
                 for preview in listener.previews():
-                    id_before = None if last_id == START else last_id
-                    yield format_sse_event(data_str=preview, event=EventKind.PREVIEW, id=id_before)
-                if not found and await service.records.ask(job_id) is None:
+                    yield Event("" if last_id == START else last_id, EventKind.PREVIEW, preview)
+                if not found and await service.records.ask(asked) is None:
                     gone = json.dumps({"id": job_id, "status": EventKind.CANCELLED, "deleted": True})
-                    yield format_sse_event(data_str=gone, event=EventKind.CANCELLED, id=last_id)
+                    yield Event(last_id, EventKind.CANCELLED, gone)
                     return
                 if time.monotonic() >= ping_at:
-                    yield format_sse_event(comment="ping")
+                    yield None
                     ping_at = time.monotonic() + PING_SECONDS
                 await listener.wait(RECHECK_SECONDS)
     except RedisError as error:
@@ -89,12 +111,12 @@ async def events(request: Request, service: Service, job_id: str, last_id: str) 
         log.warning("redis_away", error=type(error).__name__)
 
 
-async def data_of(service: Service, job_id: str, event: Event) -> str:
+async def data_of(service: Service, asked: Asked, event: Event) -> str:
     """What was stored with it; with the last event comes the whole job, which changes no more."""
     if not event.kind.is_final:
         return event.data
     try:
-        job = await service.lookups.ask(job_id)
+        job = await service.lookups.ask(asked)
     except RefusedError:
         return event.data  # deleted just now
     return job.model_dump_json()

@@ -15,12 +15,14 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from jobs.callers.caller import Caller
 from jobs.contract.errors import ErrorKind, FieldError, InvalidRequestError, RefusedError
 from jobs.contract.request import pointer_to
 from jobs.settings import variable
 from jobs.storage.files import FileInfo
 from pictures.decoding import PictureError
 from pictures.limited import DecodeLimits, decode_in_child
+from service.authentication import CallerDep
 from service.conditional import answer_png
 from service.problems import RETRY_AFTER_SECONDS, documented, with_headers
 from service.state import Service, ServiceDep
@@ -65,25 +67,19 @@ PNG: dict[int | str, dict[str, Any]] = {
     status_code=201,
     summary="Upload a picture; the same bytes give the same id",
     openapi_extra=BODY,
-    responses={201: with_headers("Location"), **documented(400, 413, 422, 503, 507)},
+    responses={201: with_headers("Location"), **documented(400, 413, 422, 429, 503, 507)},
 )
-async def create_file(request: Request, response: Response, service: ServiceDep) -> FileInfo:
-    if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
-        async with request.form(max_files=1, max_fields=MOST_FIELDS, max_part_size=MOST_FIELD_BYTES) as form:
-            info = await keep(request, service, picture_of(form).file)
-    else:
-        with SpooledTemporaryFile(MEMORY_BYTES) as body:
-            async for chunk in request.stream():
-                body.write(chunk)
-            body.seek(0)
-            info = await keep(request, service, body)
+async def create_file(request: Request, response: Response, service: ServiceDep, caller: CallerDep) -> FileInfo:
+    await run_in_threadpool(service.queue.quotas.take_post, caller)
+    async with uploaded(request) as body:
+        info = await keep(request, service, caller, body)
     response.headers["Location"] = f"{service.settings.root_path}{PREFIX}/{info.id}"
     return info
 
 
 @router.get("/{file_id}", summary="One file", responses=documented(404, 503))
-def get_file(file_id: str, service: ServiceDep) -> FileInfo:
-    return service.queue.files.get(file_id).info
+def get_file(file_id: str, service: ServiceDep, caller: CallerDep) -> FileInfo:
+    return service.queue.files.get(file_id, caller).info
 
 
 @router.get(
@@ -93,11 +89,11 @@ def get_file(file_id: str, service: ServiceDep) -> FileInfo:
     responses={**PNG, **documented(404, 503)},
 )
 async def get_file_content(
-    file_id: str, service: ServiceDep, if_none_match: Annotated[str | None, Header()] = None
+    file_id: str, service: ServiceDep, caller: CallerDep, if_none_match: Annotated[str | None, Header()] = None
 ) -> Response:
-    record, _, kept_seconds = await run_in_threadpool(service.queue.files.get, file_id)
+    record, _, kept_seconds = await run_in_threadpool(service.queue.files.get, file_id, caller)
     return await answer_png(
-        lambda: service.store_calls.run(lambda: service.queue.files.png(file_id)),
+        lambda: service.store_calls.run(lambda: service.queue.files.png(file_id, caller)),
         record.png_sha256,
         kept_seconds,
         if_none_match,
@@ -110,8 +106,22 @@ async def get_file_content(
     summary="Remove a file; jobs that still wait for it will fail",
     responses=documented(404, 503),
 )
-async def delete_file(file_id: str, service: ServiceDep) -> None:
-    await service.store_calls.run(lambda: service.queue.files.delete(file_id))
+async def delete_file(file_id: str, service: ServiceDep, caller: CallerDep) -> None:
+    await service.store_calls.run(lambda: service.queue.files.delete(file_id, caller))
+
+
+@asynccontextmanager
+async def uploaded(request: Request) -> AsyncIterator[IO[bytes]]:
+    """The picture of a body, be it that itself or a form. Raises: InvalidRequestError for a form without it."""
+    if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+        async with request.form(max_files=1, max_fields=MOST_FIELDS, max_part_size=MOST_FIELD_BYTES) as form:
+            yield picture_of(form).file
+    else:
+        with SpooledTemporaryFile(MEMORY_BYTES) as body:
+            async for chunk in request.stream():
+                body.write(chunk)
+            body.seek(0)
+            yield body
 
 
 def picture_of(form: FormData) -> UploadFile:
@@ -125,8 +135,8 @@ def picture_of(form: FormData) -> UploadFile:
     raise InvalidRequestError(wrong)
 
 
-async def keep(request: Request, service: Service, body: IO[bytes]) -> FileInfo:
-    """Store an uploaded picture, unless it is there already.
+async def keep(request: Request, service: Service, caller: Caller, body: IO[bytes]) -> FileInfo:
+    """Store a caller's picture, unless it is there already.
 
     A process of its own decodes it, so that neither a slow store nor a slow picture holds up other uploads.
     Raises: InvalidRequestError for what is no picture or exceeds a limit; RefusedError when too many calls wait for the
@@ -136,7 +146,7 @@ async def keep(request: Request, service: Service, body: IO[bytes]) -> FileInfo:
 
     def look(sha256: str) -> tuple[int, FileInfo | None]:
         short_side_px = files.short_side_px()
-        return short_side_px, files.present(sha256, short_side_px)
+        return short_side_px, files.present(sha256, short_side_px, caller)
 
     sha256, num_bytes = await run_in_threadpool(hash_of, body, settings.max_upload_bytes)
     short_side_px, present = await service.store_calls.run(partial(look, sha256))
@@ -149,7 +159,7 @@ async def keep(request: Request, service: Service, body: IO[bytes]) -> FileInfo:
     except PictureError as error:
         named = f" ({variable(error.limit)})" if error.limit else ""
         raise InvalidRequestError([FieldError("/file", f"{error}{named}")]) from error
-    return await service.store_calls.run(partial(files.add, sha256, num_bytes, picture, short_side_px))
+    return await service.store_calls.run(partial(files.add, sha256, num_bytes, picture, short_side_px, caller))
 
 
 @asynccontextmanager

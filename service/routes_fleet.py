@@ -3,7 +3,7 @@
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Header, Response
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from jobs.contract.errors import ErrorKind, RefusedError
 from jobs.contract.pipelines import PipelineInfo
@@ -18,6 +18,8 @@ router = APIRouter(prefix="/v1", tags=["models"])
 
 class ModelView(PipelineInfo):
     object: Literal["model"] = "model"
+    created: int = Field(default=0, description="for OpenAI's clients, as owned_by is; always 0: not known")
+    owned_by: str = "adm"
     workers: list[str]  # live ones that hold it; with none, its jobs wait until they expire
 
 

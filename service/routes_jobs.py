@@ -17,11 +17,14 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from jobs.callers.caller import Caller
 from jobs.contract.errors import FieldError, InvalidRequestError, RefusedError
 from jobs.contract.job import Job, JobPage, JobStatus
 from jobs.contract.request import JobRequest
+from jobs.job_queue import Asked, unknown_job
 from jobs.queue.rubbish import INDEX_MEMBER
-from jobs.queue.submitting import Submission
+from jobs.queue.submitting import Submission, Submitted
+from service.authentication import CallerDep
 from service.conditional import answer_png
 from service.problems import documented, with_headers
 from service.state import Service, ServiceDep
@@ -95,31 +98,25 @@ async def preferred_wait(  # async: FastAPI sends a plain dependency through the
         202: with_headers("Location", "Retry-After"),
         200: {"model": Job, "description": "Ended within the wait, or replayed under its key"}
         | with_headers("Location", "Retry-After", "Idempotency-Replayed", "Preference-Applied"),
-        **documented(413, 422, 503),
+        **documented(413, 422, 429, 503),
     },
 )
 async def create_job(
     request: Request,
     service: ServiceDep,
+    caller: CallerDep,
     wait: Annotated[int | None, Depends(preferred_wait)],
     idempotency_key: Annotated[str | None, KEY] = None,
 ) -> Response:
-    if idempotency_key is not None and not 0 < len(idempotency_key) <= MAX_KEY_LENGTH:
-        raise InvalidRequestError([FieldError("/Idempotency-Key", f"must have 1 to {MAX_KEY_LENGTH} characters")])
     refuse_other_than_json(request)
-    body = JobRequest.parse(await request.body())
-    request_id = structlog.contextvars.get_contextvars()["request_id"]
-    submitted = await service.submissions.ask(Submission(body, idempotency_key, request_id))
+    submitted = await queue_job(service, JobRequest.parse(await request.body()), idempotency_key, caller)
     job = submitted.job
-    structlog.contextvars.bind_contextvars(job_id=job.id)
     headers = {"Location": f"{service.settings.root_path}/v1/jobs/{job.id}"}
     if submitted.replayed:
         headers["Idempotency-Replayed"] = "true"
-    elif job.request is not None:
-        service.metrics.submitted.labels(job.request.model, job.request.priority, job.request.kind).inc()
     if wait is not None and not job.status.is_final:
         try:
-            job = await at_end(request, service, job.id, wait)
+            job = await at_end(request, service, Asked(job.id, caller), wait)
         except (RedisError, RefusedError) as error:
             # it is queued all the same, or somebody deleted it; an error would have it posted twice
             log.warning("wait_cut", job_id=job.id, error=type(error).__name__)
@@ -129,14 +126,28 @@ async def create_job(
     return answer(job, 200 if submitted.replayed else 202, headers)
 
 
+async def queue_job(service: Service, body: JobRequest, idempotency_key: str | None, caller: Caller) -> Submitted:
+    """Queue the job of a request that is being answered. Raises: RefusedError."""
+    if idempotency_key is not None and not 0 < len(idempotency_key) <= MAX_KEY_LENGTH:
+        raise InvalidRequestError([FieldError("/Idempotency-Key", f"must have 1 to {MAX_KEY_LENGTH} characters")])
+    request_id = structlog.contextvars.get_contextvars()["request_id"]
+    submitted = await service.submissions.ask(Submission(body, caller, idempotency_key, request_id))
+    job = submitted.job
+    structlog.contextvars.bind_contextvars(job_id=job.id)
+    if not submitted.replayed and job.request is not None:
+        service.metrics.submitted.labels(job.request.model, job.request.priority, job.request.kind).inc()
+    return submitted
+
+
 @router.get("", summary="Jobs, newest first", responses=documented(422, 503))
 def list_jobs(
     service: ServiceDep,
+    caller: CallerDep,
     status: Annotated[JobStatus | None, *STATUS] = None,
     limit: Annotated[int, Query(ge=1, le=100), *LIMIT] = PAGE_LIMIT,
     after: Annotated[str | None, Query(description="`next` of the page before"), *AFTER] = None,
 ) -> JobPage:
-    return service.queue.page(status, limit, after)
+    return service.queue.page(status, limit, after, caller)
 
 
 @router.get(
@@ -146,11 +157,16 @@ def list_jobs(
     responses={200: with_headers("Retry-After"), **documented(404, 422, 503)},
 )
 async def get_job(
-    request: Request, job_id: str, service: ServiceDep, wait: Annotated[int | None, WAIT] = None
+    request: Request,
+    job_id: str,
+    service: ServiceDep,
+    caller: CallerDep,
+    wait: Annotated[int | None, WAIT] = None,
 ) -> Response:
-    job = await service.lookups.ask(job_id)
+    asked = Asked(job_id, caller)
+    job = await service.lookups.ask(asked)
     if wait and not job.status.is_final:
-        job = await at_end(request, service, job_id, min(wait, MAX_WAIT_SECONDS))
+        job = await at_end(request, service, asked, min(wait, MAX_WAIT_SECONDS))
     return answer(job, 200, {})
 
 
@@ -160,8 +176,8 @@ async def get_job(
     summary="Cancel a job",
     responses={200: with_headers("Retry-After"), **documented(404, 409, 503)},
 )
-def cancel_job(job_id: str, service: ServiceDep) -> Response:
-    return answer(service.queue.cancel(job_id), 200, {})
+def cancel_job(job_id: str, service: ServiceDep, caller: CallerDep) -> Response:
+    return answer(service.queue.cancel(job_id, caller), 200, {})
 
 
 @router.delete(
@@ -170,8 +186,8 @@ def cancel_job(job_id: str, service: ServiceDep) -> Response:
     summary="Remove a job and its images, cancelling it if needed",
     responses=documented(404, 503),
 )
-async def delete_job(job_id: str, service: ServiceDep) -> None:
-    await service.store_calls.run(lambda: service.queue.delete(job_id))
+async def delete_job(job_id: str, service: ServiceDep, caller: CallerDep) -> None:
+    await service.store_calls.run(lambda: service.queue.delete(job_id, caller))
 
 
 @router.get(
@@ -181,9 +197,13 @@ async def delete_job(job_id: str, service: ServiceDep) -> None:
     responses={**PNG, **documented(404, 409, 503)},
 )
 async def get_image(
-    job_id: str, index: int, service: ServiceDep, if_none_match: Annotated[str | None, Header()] = None
+    job_id: str,
+    index: int,
+    service: ServiceDep,
+    caller: CallerDep,
+    if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
-    image = await run_in_threadpool(service.queue.image, job_id, index)
+    image = await run_in_threadpool(service.queue.image, job_id, index, caller)
     return await answer_png(
         lambda: service.store_calls.run(lambda: service.queue.image_bytes(job_id, image.record)),
         image.record.sha256,
@@ -206,18 +226,21 @@ def answer(job: Job, status: int, headers: dict[str, str]) -> Response:
     return Response(job.model_dump_json(), status, headers, media_type="application/json")
 
 
-async def at_end(request: Request, service: Service, job_id: str, seconds: float) -> Job:
+async def at_end(request: Request, service: Service, asked: Asked, seconds: float) -> Job:
     """The job when it has ended; as it is after so long, or when the service stops.
 
-    Raises: RefusedError for a job that was deleted; ClientDisconnect when nobody waits any more.
+    Raises: RefusedError for a job that was deleted, or whose caller's key has been revoked; ClientDisconnect when
+    nobody waits any more.
     """
     deadline = time.monotonic() + seconds
-    async with service.hub.listen(job_id) as listener:
+    async with service.hub.listen(asked.job_id) as listener:
         while (left := deadline - time.monotonic()) > 0 and not service.hub.stopping:
-            record = await service.records.ask(job_id)
+            record = await service.records.ask(asked)
             if record is None or record.status.is_final:
                 break
             await listener.wait(left)
             if await request.is_disconnected():
                 raise ClientDisconnect
-    return await service.lookups.ask(job_id)
+    if not (await service.keyring.read()).still_opens(asked.caller):
+        raise unknown_job(asked.job_id)
+    return await service.lookups.ask(asked)

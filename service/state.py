@@ -12,7 +12,7 @@ from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 
 from jobs.contract.job import Job
-from jobs.job_queue import JobQueue
+from jobs.job_queue import Asked, JobQueue
 from jobs.queue.events import Event, Place, read_events
 from jobs.queue.record import Record
 from jobs.queue.retirement import Retirement
@@ -21,12 +21,14 @@ from jobs.queue.submitting import Submission, Submitted
 from jobs.queue.sweep import Sweeper
 from jobs.settings import Settings
 from jobs.storage.images import ImageStore
+from service.authentication import KeyringReader
 from service.batches import Batches
 from service.hub import Hub
 from service.metrics import Metrics
 from service.probes import Probes
 from service.store_calls import StoreCalls
 from service.upkeep import Upkeep
+from service.webhooks import WebhookSender
 
 
 @dataclass(frozen=True)
@@ -34,15 +36,17 @@ class Service:
     settings: Settings
     redis: Redis
     async_redis: AsyncRedis
+    keyring: KeyringReader
     queue: JobQueue
     upkeep: Upkeep
+    webhooks: WebhookSender
     hub: Hub
     metrics: Metrics
     decoding: CapacityLimiter  # processes that decode uploads
     store_calls: StoreCalls
     submissions: Batches[Submission, Submitted]
-    lookups: Batches[str, Job]
-    records: Batches[str, Record | None]
+    lookups: Batches[Asked, Job]
+    records: Batches[Asked, Record | None]
     events: Batches[Place, list[Event]]
     probes: Probes
 
@@ -64,8 +68,10 @@ def connect(settings: Settings, metrics: Metrics) -> Service:
         settings=settings,
         redis=redis,
         async_redis=async_redis,
+        keyring=KeyringReader(async_redis),
         queue=queue,
         upkeep=Upkeep(sweeper, retirement, settings.sweep_seconds),
+        webhooks=WebhookSender(queue.webhooks, queue, settings, metrics),
         hub=Hub(async_redis),
         metrics=metrics,
         decoding=CapacityLimiter(settings.decode_processes),

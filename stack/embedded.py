@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 from pathlib import Path
 
+from pydantic import SecretStr
 from redis.exceptions import RedisError
 
 from jobs.queue.clock import RedisClock
@@ -83,6 +84,8 @@ def environment(settings: Settings) -> dict[str, str]:
 
 def spoken(value: object) -> str:
     """A setting's value as one writes it in a variable."""
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
     return ",".join(value) if isinstance(value, tuple) else str(value)
 
 

@@ -28,8 +28,9 @@ def augment(x: Tensor, uniforms: Tensor, noise: Tensor) -> Tensor:
 
 def _shift(x: Tensor, uniforms: Tensor) -> Tensor:
     padded = F.pad(x, (MAX_SHIFT_PX,) * 4, mode="replicate")
-    offsets = (uniforms * (2 * MAX_SHIFT_PX + 1)).long().tolist()
-    height, width = x.shape[2:]
-    return torch.stack(
-        [image[:, dy : dy + height, dx : dx + width] for image, (dy, dx) in zip(padded, offsets, strict=True)]
-    )
+    offsets = (uniforms * (2 * MAX_SHIFT_PX + 1)).long()  # [N, 2], down and right
+    n, channels, height, width = x.shape
+    images, bands = torch.arange(n, device=x.device), torch.arange(channels, device=x.device)
+    rows = offsets[:, 0, None] + torch.arange(height, device=x.device)
+    columns = offsets[:, 1, None] + torch.arange(width, device=x.device)
+    return padded[images[:, None, None, None], bands[:, None, None], rows[:, None, :, None], columns[:, None, None, :]]

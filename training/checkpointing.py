@@ -5,8 +5,8 @@ from functools import partial
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from models.attention import AttentionBlock
-from models.blocks import ResBlock
+from models.networks.attention import AttentionBlock
+from models.networks.blocks import ResBlock
 
 
 def checkpoint_blocks(network: nn.Module) -> None:

@@ -9,8 +9,8 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from datasets.listing import LabelsFrom
-from models.config import ClassifierConfig, PoolName, ProcessConfig, UNetConfig
-from models.judge import JudgeConfig
+from models.networks.config import ClassifierConfig, PoolName, ProcessConfig, UNetConfig
+from models.networks.judge import JudgeConfig
 from runfolder.fields import flatten
 
 Kind = Literal["diffusion", "upsampler", "classifier", "judge"]

@@ -15,7 +15,7 @@ from datasets.entries import ARCHIVES, Entry, find_entries
 from datasets.idx import find_idx, read_labelled
 from datasets.image_folder import Reading, label_entries, read_folder
 from datasets.shapes import render_set
-from models.presets import SHAPE_NAMES
+from models.checkpoints.presets import SHAPE_NAMES
 from training.config import ConfigError, Data
 from training.images import Images, ImagesInMemory, ImagesOnDisk
 

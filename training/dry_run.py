@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
-from models.checkpoint import blank_network
-from models.precision import best_precision
+from models.checkpoints.network_file import blank_network
+from models.networks.precision import best_precision
 from training.config import RunConfig
 from training.data import open_data
 from training.distributed import Group, local_device

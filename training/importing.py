@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.checkpoint import check_state
-from models.file_form import WeightsError, form_of, shown
-from models.tensor_file import read_tensors
-from models.torch_file import read_torch
+from models.checkpoints.file_form import WeightsError, form_of, shown
+from models.checkpoints.network_file import check_state
+from models.checkpoints.tensor_file import read_tensors
+from models.checkpoints.torch_file import read_torch
 from training.loop import Run
 
 MOMENTS = ("exp_avg", "exp_avg_sq")

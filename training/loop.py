@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from diffusion.resample import LossSecondMomentSampler, TimestepSampler, UniformSampler, importance, timesteps_at
-from models.checkpoint import build_network
-from models.precision import DTYPES, Precision
+from models.checkpoints.network_file import build_network
+from models.networks.precision import DTYPES, Precision
 from training.checkpointing import checkpoint_blocks
 from training.config import RunConfig
 from training.distributed import Group

@@ -10,10 +10,10 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from models.checkpoint import save_network
+from models.checkpoints.network_file import save_network
 from models.manifest import Name
+from models.networks.precision import DTYPES, Precision
 from models.plan import MANIFEST, read_stack
-from models.precision import DTYPES, Precision
 from runfolder.folder import CONFIG, INFO, STATE, RunFolderError, read_json, snapshot_path, snapshot_steps
 from training.config import RunConfig, read_config
 from training.ema import combine, power_name

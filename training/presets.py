@@ -1,14 +1,14 @@
 """Configurations by name: the shipped stacks' and the paper's (Dhariwal & Nichol 2021, Tables 11 to 13).
 
-A preset is one network's run without its data's path. Official networks come from models.presets, whose flags are the
-published ones.
+A preset is one network's run without its data's path. Official networks come from models.checkpoints.presets, whose
+flags are the published ones.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-from models.config import EncoderConfig
-from models.presets import PRESETS as OFFICIAL
+from models.checkpoints.presets import PRESETS as OFFICIAL
+from models.networks.config import EncoderConfig
 from training.config import ConfigError, merge
 
 Fields = dict[str, Any]

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from models.precision import Precision, best_precision
+from models.networks.precision import Precision, best_precision
 from runfolder.folder import (
     CONFIG,
     FORMAT,

@@ -12,7 +12,7 @@ from jobs.contract.errors import AdmError, SettingsError
 from jobs.contract.pipelines import PipelineInfo
 from jobs.contract.request import ResolvedRequest
 from jobs.settings import Settings
-from models.checkpoint import WeightsError
+from models.checkpoints.network_file import WeightsError
 from models.stack import outline_plan
 from worker.main import choose_device, load, use_host
 from worker.offers import offer, select

@@ -9,7 +9,7 @@ from engine.compiling import Compiler, NoCompilerError, configs_of
 from engine.memory import free_bytes, shortage_when_compiled
 from jobs.contract.errors import SettingsError
 from jobs.settings import Settings
-from models.precision import Precision
+from models.networks.precision import Precision
 from models.stack import Stack
 
 log = structlog.get_logger("worker")

@@ -98,7 +98,7 @@ class Worker:
         self._heartbeat_if_due()
         if self._read_inbox(accept=accept) and self._engine.busy:
             self._await_newcomers()
-        # its last report is evidence (jobs.queue.deaths)
+        # what a job that runs alone reported last is evidence (jobs.queue.deaths)
         is_alone = any(run.claim.alone for run in self._runs.all)
         report = self._engine.turn(ahead=not is_alone)
         self._next_step_at = time.monotonic() + patience(self._engine.seconds_ahead, self._engine.host_seconds)

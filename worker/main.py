@@ -31,8 +31,8 @@ from jobs.settings import Settings
 from jobs.storage.data_folder import keep_private, open_data_folder
 from jobs.storage.files import FileStore
 from jobs.storage.images import ImageStore
-from models.checkpoint import WeightsError
-from models.precision import Precision, best_precision
+from models.checkpoints.network_file import WeightsError
+from models.networks.precision import Precision, best_precision
 from worker.auditing import Numerics
 from worker.compiling import choose_compiler
 from worker.held import Held

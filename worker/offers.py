@@ -19,7 +19,7 @@ from jobs.contract.pipelines import (
 )
 from jobs.contract.request import MAX_GUIDANCE_SCALE
 from jobs.contract.samplers import SAMPLER_NOTES
-from models.checkpoint import WeightsError
+from models.checkpoints.network_file import WeightsError
 from models.stack import Stack
 
 

@@ -9,10 +9,10 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from engine.pipeline import Pipeline
+from jobs.contract.determinants import CHUNK
 from jobs.contract.request import ResolvedRequest
 from jobs.contract.samplers import SAMPLER_NOTES
 
-CHUNK = "adm-serve"  # keyword of our own chunk
 TEXT_VERSION = 3  # of what the text chunks say: raise it when that changes, as equal requests then give other bytes
 
 

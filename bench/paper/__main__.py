@@ -22,7 +22,7 @@ from bench.paper.stages import STAGES
 from bench.paper.steps import COST, STEPS
 from bench.paper.temperature import TEMPERATURE
 from bench.paper.variance import VARIANCE
-from models.precision import Precision
+from models.networks.precision import Precision
 
 CHARTS = ROOT / "docs" / "paper"
 ROWS = (GUIDANCE, STEPS, STAGES, VARIANCE, RECONSTRUCTION, NEIGHBOURS, TEMPERATURE, CONFIDENCE, COST)

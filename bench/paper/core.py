@@ -23,7 +23,7 @@ from evaluation.intervals import mean_interval
 from evaluation.resampling import Figure
 from evaluation.sampling import Sampler
 from evaluation.scores import all_scores
-from models.precision import Precision
+from models.networks.precision import Precision
 from models.stack import Stack, load_stack
 
 ROOT = Path(__file__).parents[2]

@@ -3,8 +3,10 @@
 AdmError
   SettingsError              a variable of the environment is wrong; the program must not start
   RefusedError               a call cannot be done as asked; `kind` says why, HTTP maps each kind once
+    OverQuotaError           ... because the caller has used up a quota
     InvalidRequestError      ... because fields of the request are wrong
     TakenNameError           ... a worker's name, which a living worker has just now
+  KeyringError               a key cannot be made or changed as asked
   UnavailableError           Redis or the image store cannot be reached just now
 """
 
@@ -22,6 +24,7 @@ class ErrorKind(StrEnum):
     """Why a call was refused."""
 
     INVALID_REQUEST = "invalid-request"
+    OVER_QUOTA = "over-quota"
     IDEMPOTENCY_MISMATCH = "idempotency-mismatch"
     UNKNOWN_JOB = "unknown-job"
     UNKNOWN_MODEL = "unknown-model"
@@ -70,6 +73,10 @@ class TakenNameError(SettingsError):
     """A living worker has the name; it may be gone soon."""
 
 
+class KeyringError(AdmError):
+    """A key cannot be made or changed as asked; the message fits one line."""
+
+
 class UnavailableError(AdmError):
     """Something the program depends on cannot be reached just now."""
 
@@ -81,6 +88,23 @@ class RefusedError(AdmError):
         super().__init__(detail)
         self.kind = kind
         self.retry_after_seconds = retry_after_seconds
+
+
+class OverQuotaError(RefusedError):
+    """A call that is above a quota of its caller; in so many seconds, if at all, it may be made."""
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        policy: str,
+        quota: int,
+        remaining: int,
+        window_seconds: int | None = None,
+        retry_after_seconds: float | None,
+    ) -> None:
+        super().__init__(ErrorKind.OVER_QUOTA, detail, retry_after_seconds=retry_after_seconds)
+        self.policy, self.quota, self.remaining, self.window_seconds = policy, quota, remaining, window_seconds
 
 
 class InvalidRequestError(RefusedError):

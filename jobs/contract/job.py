@@ -40,10 +40,18 @@ class Progress(View):
     fraction: float = Field(ge=0, le=1)
 
 
+class JobProgress(Progress):
+    """How far a job is, and when it will be done; estimates are null unless it runs and a step's cost is known."""
+
+    eta_seconds: float | None = Field(default=None, description="until its images are there")
+    eta_error_seconds: float | None = None
+
+
 class QueueInfo(View):
     """Where a queued job stands; estimates are null while no live worker holds its pipeline, or none said its costs."""
 
     position: int = Field(description="how many jobs go before it, of all pipelines that its workers hold; 0 is next")
+    yours: int = Field(description="how many of them are its own caller's, of its pipeline and priority")
     eta_seconds: float | None = Field(description="until its images are there")
     eta_error_seconds: float | None
     workers: int = Field(description="live workers that hold the job's pipeline; with 0 it waits until it expires")
@@ -104,7 +112,7 @@ class Job(View):
         "once it has ended: when it and its images go"
     )
     request: ResolvedRequest | None = Field(description="null only if it cannot be read; the job will fail, or has")
-    progress: Progress
+    progress: JobProgress
     queue: QueueInfo | None = Field(description="null once started")
     images: list[ImageView]
     error: JobError | None

@@ -34,6 +34,12 @@ ClassName = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 ClassWeight = Annotated[float, Field(gt=0, le=1e6)]
 GuidanceSchedule = Literal["constant", "entropy"]
 Timestep = Annotated[int, Field(ge=0, le=MAX_STEPS)]
+WebhookUrl = Annotated[
+    str,
+    StringConstraints(
+        max_length=1024, pattern=r"^https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?([/?][!-~]*)?$"
+    ),
+]
 MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 MetadataValue = Annotated[str, StringConstraints(max_length=512)]
 
@@ -97,7 +103,7 @@ class ResolvedRequest(Strict):
     expires_in: int
     user: str | None
     metadata: dict[str, str] | None
-    webhook_url: None = None
+    webhook_url: str | None = None
 
     @model_validator(mode="after")
     def _asks_for_something(self) -> Self:
@@ -234,7 +240,11 @@ class JobRequest(Strict):
     )
     user: Annotated[str, StringConstraints(max_length=128)] | None = None
     metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)] | None = None
-    webhook_url: None = Field(default=None, description="not offered yet")
+    webhook_url: WebhookUrl | None = Field(
+        default=None,
+        description="where the job is posted when it has ended, as job.completed, job.failed, job.cancelled or "
+        "job.expired, signed as Standard Webhooks says; a public address, over http or https",
+    )
 
     @classmethod
     def parse(cls, body: bytes) -> Self:
@@ -263,7 +273,7 @@ def repeated_name(body: bytes) -> str | None:
     return repeated[0] if repeated else None
 
 
-SAID = {"extra_forbidden": "unknown field", "none_required": "is not offered yet: leave it out"}  # not as pydantic does
+SAID = {"extra_forbidden": "unknown field"}  # not as pydantic does
 UNIONS = ("class_label", "upsample")  # pydantic names the branch of these in an error's location
 
 

@@ -85,6 +85,7 @@ class Resolution:
             expires_in=request.expires_in,
             user=request.user,
             metadata=request.metadata,
+            webhook_url=request.webhook_url,
         )
         # an image that passes the upsampler alone takes its steps and no others
         alone = request.kind == "upsample" and resolved.upsample

@@ -42,6 +42,16 @@ def evaluations_of(request: ResolvedRequest) -> dict[str, int]:
     return stages
 
 
+def evaluations_left(request: ResolvedRequest, done: float) -> dict[str, float]:
+    """Evaluations that each image of a job has before it, on average, when a share of all its steps is done."""
+    stages = evaluations_of(request)
+    left, ahead = {}, (1 - done) * sum(stages.values())
+    for stage, evaluations in reversed(stages.items()):
+        left[stage] = min(evaluations, ahead)
+        ahead -= left[stage]
+    return left
+
+
 def partial_evaluations(sampler: str, steps: int, strength: float | None) -> int:
     """Evaluations of a sampler that takes a share of its steps; rounded as the engine does."""
     share = 1.0 if strength is None else strength

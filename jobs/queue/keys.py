@@ -12,8 +12,14 @@ WORKERS = "adm:workers"  # set of names; the record of each expires with its hea
 LEASES = "adm:leases"  # sorted set: "job:token" by the time the lease ends
 EXPIRING = "adm:expiring"  # sorted set: jobs that wait, by the time they expire
 ENDED = "adm:ended"  # sorted set: jobs that have ended, by the time they are to be removed
+CALLERS_QUEUED = "adm:callers-queued"  # hash: caller -> estimated milliseconds of a device of its queued jobs
+JOB_CALLERS = "adm:job-callers"  # hash: index member -> caller, of jobs made with a key; outlives the job's own hash
 FILE_BYTES = "adm:file-bytes"  # hash: uploaded picture -> bytes that its PNG counts for
 STORE_SWEPT = "adm:store-swept"  # there for as long as nobody needs to list the whole image store again
+WEBHOOKS = "adm:webhooks"  # sorted set: deliveries by the time when they are due
+DEAD_WEBHOOKS = "adm:webhooks-dead"  # sorted set: deliveries that were given up, by when
+API_KEYS = "adm:api-keys"  # hash: caller -> KeyRecord; with any entry, also of a revoked key, callers need one
+API_KEYS_VERSION = "adm:api-keys-version"  # another text after each change of them
 WAKE_CHANNEL = "adm:wake"  # pub/sub: a queue's name whenever a job was added to it
 
 
@@ -22,9 +28,28 @@ def queue(pipeline: str, priority: str) -> str:
     return f"{QUEUE_PREFIX}{pipeline}:{priority}"
 
 
-def index(status: JobStatus | None = None) -> str:
-    """Sorted set, all scores 0, of index members: jobs of one status, or all; lexical order is that of creation."""
-    return "adm:jobs" if status is None else f"adm:jobs:{status}"
+def turn_ends(queue: str) -> str:
+    """Hash: caller -> end of its latest turn in a queue."""
+    return f"adm:turns:{queue}"
+
+
+def own_line(queue: str, caller: str) -> str:
+    """Sorted set of a caller's jobs in a queue, by their turns; there are none of jobs without a caller."""
+    return f"adm:line:{caller}:{queue}"
+
+
+def index(status: JobStatus | None = None, caller: str = "") -> str:
+    """Sorted set, all scores 0, of index members: jobs of one status, or all; lexical order is that of creation.
+
+    caller: those of one caller alone.
+    """
+    jobs = f"adm:jobs-of:{caller}" if caller else "adm:jobs"
+    return jobs if status is None else f"{jobs}:{status}"
+
+
+def indexes(status: JobStatus | None, caller: str) -> tuple[str, ...]:
+    """The indexes that hold a job of a caller: everybody's, and the caller's own if it has a key."""
+    return (index(status), index(status, caller)) if caller else (index(status),)
 
 
 def index_member(created_at: float, job_id: str) -> str:
@@ -70,6 +95,11 @@ def progress(job_id: str) -> str:
 def file(file_id: str) -> str:
     """Record of an uploaded picture; expires with it."""
     return f"adm:file:{file_id}"
+
+
+def webhook(delivery_id: str) -> str:
+    """Hash: one delivery of a webhook."""
+    return f"adm:webhook:{delivery_id}"
 
 
 def channel(job_id: str) -> str:

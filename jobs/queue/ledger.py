@@ -5,13 +5,15 @@ Results are fenced: only who holds the job's token may write them.
 """
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
 import structlog
 from redis.client import Pipeline, Redis
 from redis.exceptions import ResponseError
 
+from jobs.callers.caller import ANONYMOUS, Caller
+from jobs.callers.turns import ENTER, Place, place_told
 from jobs.contract.errors import ErrorKind, FailureKind, RefusedError
 from jobs.contract.job import CheckpointRecord, JobStatus, Progress
 from jobs.contract.request import ResolvedRequest
@@ -66,7 +68,7 @@ class Ledger(Transitions):
                 commit(self.redis, key, fields, pipe)
                 continue
             outcome = decide(pipe, Record(job_id, fields) if fields and not damaged else None)
-            if commit(self.redis, key, fields, pipe):
+            if commit(self.redis, key, fields, pipe) is not None:
                 return outcome
 
     def draft(
@@ -77,8 +79,10 @@ class Ledger(Transitions):
         class_name: str | None,
         work: dict[str, int],
         reckoned_seconds: float | None,
+        cost_ms: int,
         body_digest: str,
         request_id: str,
+        caller: Caller = ANONYMOUS,
     ) -> Record:
         """A job as it will be once `enqueue` or `submit` has queued it."""
         now = self.now()
@@ -92,15 +96,22 @@ class Ledger(Transitions):
             "adm_reckoned_seconds": "" if reckoned_seconds is None else reckoned_seconds,
             "adm_body": body_digest,
             "adm_request_id": request_id,
+            "adm_webhook_url": request.webhook_url or "",
+            "adm_caller": caller.id,
+            "adm_cost_ms": cost_ms,
+            "adm_share": cost_ms / 1000 / caller.weight,
         }
         return Record(job_id, {name.encode(): encoded(value) for name, value in fields.items()})
 
-    def enqueue(self, drafts: Iterable[Record]) -> None:
-        """Queue jobs whose ids no other call can have; all of them or, where it raises, none."""
-        with self.redis.pipeline() as pipe:
-            for each in drafts:
-                self.create(pipe, each)
-            pipe.execute()
+    def enqueue(self, drafts: Sequence[Record]) -> list[Place]:
+        """Queue jobs whose ids no other call can have; all of them or, where it raises, none. Returns their places."""
+        pipe = self.redis.pipeline()
+        for each in drafts:
+            self.create(pipe, each)
+        commands = [args[0] for args, _ in pipe.command_stack]
+        told = commit(self.redis, rq_registries.job_key(drafts[0].id), {}, pipe) if drafts else []
+        assert told is not None, "ids drawn at random are new"
+        return [place_told(answer) for command, answer in zip(commands, told, strict=True) if command == ENTER]
 
     def submit(self, draft: Record) -> tuple[Record, bool]:
         """Queue a job unless its id is there; returns it as it is now, and whether this call queued it."""
@@ -131,15 +142,15 @@ class Ledger(Transitions):
 
         return self.change(job_id, decide)
 
-    def request_cancel(self, job_id: str) -> Record:
+    def request_cancel(self, job_id: str, caller: Caller = ANONYMOUS) -> Record:
         """Cancel a queued job at once; ask the worker of one in progress to.
 
-        Returns the job as it was before. Raises: RefusedError for an unknown job and one that has ended.
+        Returns the job as it was before. Raises: RefusedError for one that the caller has not, and one that has ended.
         """
 
         def decide(pipe: Pipeline, record: Record | None) -> Record:
-            if record is None:
-                raise RefusedError(ErrorKind.UNKNOWN_JOB, f"no job {job_id}")
+            if record is None or not caller.may_see(record.caller):
+                raise RefusedError(ErrorKind.UNKNOWN_JOB, f"no job {job_id!r}")
             match record.status:
                 case JobStatus.QUEUED:
                     self.cancel(pipe, record)
@@ -172,8 +183,9 @@ class Ledger(Transitions):
             elif status is JobStatus.QUEUED:
                 count_work(pipe, record, record.priority, -1)
             rq_registries.forget(pipe, self.redis, record)
-            pipe.zrem(keys.index(), record.index_member)
-            pipe.zrem(keys.index(status), record.index_member)
+            for index in (*keys.indexes(None, record.caller), *keys.indexes(status, record.caller)):
+                pipe.zrem(index, record.index_member)
+            pipe.hdel(keys.JOB_CALLERS, record.index_member)
             pipe.zrem(keys.LEASES, f"{job_id}:{record.token}")
             pipe.zrem(keys.EXPIRING, job_id)
             pipe.zrem(keys.ENDED, record.index_member)

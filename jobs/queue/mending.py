@@ -54,9 +54,12 @@ class Mended:
         elif self.dropped:
             pipe.hdel(key, *self.dropped)
         pipe.hset(key, mapping=rq_registries.encodable(self.filled))
+        caller = self.record.caller
         if self.indexed is not None:
-            pipe.zrem(keys.index(self.indexed), self.record.index_member)
-        pipe.zadd(keys.index(self.record.status), {self.record.index_member: 0})
+            for index in keys.indexes(self.indexed, caller):
+                pipe.zrem(index, self.record.index_member)
+        for index in keys.indexes(self.record.status, caller):
+            pipe.zadd(index, {self.record.index_member: 0})
 
 
 def mend(redis: Redis, job_id: str, fields: dict[bytes, bytes] | None) -> Mended | None:
@@ -82,6 +85,7 @@ def mend(redis: Redis, job_id: str, fields: dict[bytes, bytes] | None) -> Mended
         "origin": queue,
         "adm_work": json.dumps({} if request is None else work_of(request)),
         "adm_token": token,
+        "adm_caller": caller_of(redis, created_at, job_id),
     }
     filled = {name: value for name, value in told.items() if name in damage or fields is None}
     filled["adm_created_at"] = repr(created_at)
@@ -108,6 +112,12 @@ def indexed_as(redis: Redis, read: Record, damage: Collection[str]) -> tuple[flo
 
 def listed_as(redis: Redis, member: str) -> JobStatus | None:
     return next((each for each in JobStatus if redis.zscore(keys.index(each), member) is not None), None)
+
+
+def caller_of(redis: Redis, created_at: float, job_id: str) -> str:
+    """Whose a job is; "" where it was made without a key."""
+    found = cast(bytes | None, redis.hget(keys.JOB_CALLERS, keys.index_member(created_at, job_id))) or b""
+    return found.decode(errors="replace")
 
 
 def leased_as(redis: Redis, job_id: str) -> str:

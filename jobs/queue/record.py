@@ -73,6 +73,21 @@ class Record:
         return cast(Priority, self.queue.rpartition(":")[2])
 
     @property
+    def caller(self) -> str:
+        """Whose it is; "" where it was made without a key."""
+        return self.text("adm_caller")
+
+    @property
+    def cost_ms(self) -> int:
+        """Estimated milliseconds of a device."""
+        return int(self.number("adm_cost_ms") or 0)
+
+    @property
+    def share(self) -> float:
+        """How long its turn lasts, in virtual seconds (`jobs.callers.turns`)."""
+        return self.number("adm_share") or 0.0
+
+    @property
     def created_at(self) -> float:
         return self.number("adm_created_at") or 0.0
 

@@ -30,6 +30,8 @@ from rq.serializers import JSONSerializer
 from rq.utils import utcformat
 from rq.worker_registration import WORKERS_BY_QUEUE_KEY, clean_worker_registry
 
+from jobs.callers import turns
+from jobs.contract.job import JobStatus
 from jobs.queue.record import Record
 
 RESULTS_KEY = f"{RQ_KEY_PREFIX}:results:{{}}"
@@ -85,10 +87,14 @@ def new_job(
     return fields
 
 
-def enqueue(pipe: Pipeline, job_id: str, queue: str, *, at_front: bool) -> None:
-    """Put a job's id into its queue."""
-    pipe.sadd(Queue.redis_queues_keys, queue_key(queue))
-    (pipe.lpush if at_front else pipe.rpush)(queue_key(queue), job_id)
+def enqueue(pipe: Pipeline, record: Record, *, at_front: bool) -> None:
+    """Put a job's id into its queue, at its caller's turn or before all others; for `jobs.queue.transaction` alone."""
+    pipe.sadd(Queue.redis_queues_keys, queue_key(record.queue))
+    turns.enter(pipe, queue_key(record.queue), job_key(""), entry_of(record), at_front=at_front)
+
+
+def entry_of(record: Record) -> turns.Entry:
+    return turns.Entry(record.id, record.queue, record.caller, record.share)
 
 
 def delay(pipe: Pipeline, record: Record, due_at: float) -> None:
@@ -97,9 +103,13 @@ def delay(pipe: Pipeline, record: Record, due_at: float) -> None:
     pipe.zadd(delayed_key(record.queue), {record.id: due_at})
 
 
-def dequeue(pipe: Pipeline, record: Record) -> None:
-    """Take a job's id out of its queue, or from among those that are to enter it."""
+def dequeue(pipe: Pipeline, record: Record, *, served: bool = True) -> None:
+    """Take a job's id out of its queue, or from among those that are to enter it.
+
+    served: its caller has had its turn, or will.
+    """
     pipe.lrem(queue_key(record.queue), 1, record.id)
+    turns.leave(pipe, queue_key(record.queue), entry_of(record), served=served or record.starts > 0)
     if record.is_delayed:
         pipe.zrem(delayed_key(record.queue), record.id)
 
@@ -162,8 +172,8 @@ def end(
 
 
 def forget(pipe: Pipeline, redis: Redis, record: Record) -> None:
-    """Remove every trace of a job from RQ's books."""
-    dequeue(pipe, record)
+    """Remove every trace of a job from RQ's rq_registries."""
+    dequeue(pipe, record, served=record.status is not JobStatus.QUEUED)
     close_execution(pipe, redis, record)
     for registry in ENDED_REGISTRIES.values():
         pipe.zrem(registry.key_template.format(record.queue), record.id)

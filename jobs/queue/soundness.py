@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter
 from rq.job import JobStatus as RqStatus
 
+from jobs.callers.keyring import CALLER_ID
 from jobs.contract.job import ImageRecord, JobError, Usage
 from jobs.contract.request import PRIORITIES
 from jobs.queue import keys
@@ -20,6 +21,7 @@ MOST = 2**40  # of what is counted, so that Redis can add it up
 QUEUE = re.compile(rf"{keys.QUEUE_PREFIX}.+:(?:{'|'.join(PRIORITIES)})", re.DOTALL)
 TOKEN = re.compile(r"[0-9a-f]{32}")
 FLAG = re.compile("1")
+WEBHOOK_URL = re.compile(r"https?://[!-~]+")
 WORK = TypeAdapter(dict[Literal["base", "upsample"], Annotated[int, Field(ge=0, le=MOST, strict=True)]])
 IMAGES = TypeAdapter(list[ImageRecord])
 RESULTS = TypeAdapter(dict[str, Any])
@@ -82,5 +84,10 @@ READERS: Mapping[str, Callable[[str], object]] = {
     "adm_numerics": str,
     "adm_body": str,
     "adm_request_id": str,
+    "adm_webhook_url": matching(WEBHOOK_URL),
+    "adm_caller": matching(CALLER_ID),
+    "adm_cost_ms": at_most(MOST),
+    "adm_share": at_most(MOST),
+    "adm_turn": at_most(MOST),
     "worker_name": str,
 }

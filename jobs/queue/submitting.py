@@ -3,29 +3,35 @@
 import hashlib
 import json
 import secrets
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from typing import NamedTuple
 from uuid import uuid4
 
 from redis.client import Redis
 
+from jobs.callers import turns
+from jobs.callers.caller import Caller
+from jobs.callers.quotas import Quotas
+from jobs.callers.turns import Place
 from jobs.contract.errors import ErrorKind, FieldError, InvalidRequestError, RefusedError
-from jobs.contract.job import Job
+from jobs.contract.job import Job, JobStatus
 from jobs.contract.pipelines import PipelineInfo
 from jobs.contract.request import DRAWN_SEED_BELOW, JobRequest, ResolvedRequest
 from jobs.contract.resolution import resolve
 from jobs.contract.work import work_of
-from jobs.queue import keys
+from jobs.queue import keys, rq_registries
 from jobs.queue.capacity import Room, ask_room, take_room
 from jobs.queue.ledger import Ledger
 from jobs.queue.record import Record
 from jobs.queue.rubbish import answers
 from jobs.queue.server import ServerReader
+from jobs.queue.webhook_targets import check_webhook
 from jobs.settings import Settings
 from jobs.storage.files import FileStore
 from jobs.views.estimate import Backlog, Backlogs, Estimator
 from jobs.views.fleet import FleetReader
-from jobs.views.job_views import Views, ask_backlogs, progress_of, take_backlogs
+from jobs.views.job_views import COUNT, Views, ask_backlogs, progress_of, take_backlogs
 
 START_SECONDS = 5.0  # between two tries of a client that waits for a worker to load
 
@@ -37,9 +43,9 @@ class Submission(NamedTuple):
     """
 
     request: JobRequest
+    caller: Caller  # has no default, so that no route forgets whose the job is
     idempotency_key: str | None = None
     request_id: str = ""  # of the HTTP request, for the worker's log
-    caller: str = ""
 
 
 class Submitted(NamedTuple):
@@ -56,14 +62,44 @@ class Order(NamedTuple):
     pipeline: PipelineInfo
     body_digest: str
 
+    @property
+    def line(self) -> tuple[str, str]:
+        """Its queue, and whose turns it takes there."""
+        return keys.queue(self.request.model, self.request.priority), self.submission.caller.id
+
+
+class Draft(NamedTuple):
+    """A job that is to be queued, and what is to be told of it then."""
+
+    record: Record
+    request: ResolvedRequest
+    backlog: Backlog
+    reckoned: float | None
+
+
+class Counted(NamedTuple):
+    """What is there already, as it was read for several orders and with those that have been accepted since."""
+
+    backlogs: Backlogs
+    room: Room
+    places: Counter[tuple[str, str]]  # how many jobs would go before another one, by line
+    queued_ms: Counter[str]  # estimated cost of the queued jobs of each caller
+
 
 class Submitter:
     """Queues jobs, many at once."""
 
     def __init__(
-        self, redis: Redis, settings: Settings, ledger: Ledger, files: FileStore, fleet: FleetReader, views: Views
+        self,
+        redis: Redis,
+        settings: Settings,
+        ledger: Ledger,
+        files: FileStore,
+        fleet: FleetReader,
+        views: Views,
+        quotas: Quotas,
     ) -> None:
-        self._redis, self._settings, self._ledger = redis, settings, ledger
+        self._redis, self._settings, self._ledger, self._quotas = redis, settings, ledger, quotas
         self._files, self._fleet, self._views = files, fleet, views
         self._server = ServerReader(redis)
 
@@ -82,24 +118,33 @@ class Submitter:
                 else:
                     outcomes[index] = understood
         if orders:
-            backlogs, room = self._count({each.pipeline.id for each in orders.values()})
-            drafts: list[Record] = []
+            counted = self._count(list(orders.values()))
+            drafts: dict[int, Draft] = {}
             for index, order in orders.items():
                 try:
-                    outcomes[index] = self._queue(order, backlogs, room, drafts)
+                    queued = self._queue(order, counted)
                 except RefusedError as error:
                     outcomes[index] = error
-            self._ledger.enqueue(drafts)
+                else:
+                    if isinstance(queued, Draft):
+                        drafts[index] = queued
+                    else:
+                        outcomes[index] = queued
+            places = self._ledger.enqueue([each.record for each in drafts.values()])
+            for (index, draft), place in zip(drafts.items(), places, strict=True):
+                outcomes[index] = Submitted(self._view(draft, place), False)
         return [outcomes[index] for index in range(len(submissions))]
 
     def _understand(self, submission: Submission) -> Order | Submitted:
         """An order, or the job that the submission's key stands for already."""
+        self._quotas.take_post(submission.caller)
         request, key = submission.request, submission.idempotency_key
         digest = body_digest(request)
-        job_id = uuid4().hex if key is None else keyed_id(submission.caller, key)
+        job_id = uuid4().hex if key is None else keyed_id(submission.caller.id, key)
         if key is not None and (present := self._ledger.read(job_id)) is not None:
             return self._replay(present, digest)  # before anything that may have changed since is checked
         pipeline = self._pipeline(request.model or self._settings.default_model)
+        check_webhook(request.webhook_url, self._settings)
         resolved = resolve(request, pipeline, lambda: secrets.randbelow(DRAWN_SEED_BELOW))
         return Order(job_id, submission, resolved, pipeline, digest)
 
@@ -122,51 +167,72 @@ class Submitter:
             )
         raise InvalidRequestError([FieldError("/model", f"unknown pipeline {name!r}; there are: {known}")])
 
-    def _count(self, pipelines: Iterable[str]) -> tuple[Backlogs, Room]:
-        fleet, names = self._fleet.read(), sorted(pipelines)
+    def _count(self, orders: Sequence[Order]) -> Counted:
+        fleet, names = self._fleet.read(), sorted({each.pipeline.id for each in orders})
+        lines = dict.fromkeys(each.line for each in orders)
+        callers = dict.fromkeys(each.submission.caller.id for each in orders)
         with self._redis.pipeline(transaction=False) as pipe:
             ask_backlogs(pipe, fleet, names)
             ask_room(pipe)
+            for queue, caller in lines:
+                turns.ask_place(pipe, rq_registries.queue_key(queue), rq_registries.job_key(""), queue, caller)
+            for caller in callers:
+                pipe.zcard(keys.index(JobStatus.QUEUED, caller))
+                pipe.hget(keys.CALLERS_QUEUED, caller)
             told = iter(answers(pipe))
-        return take_backlogs(told, fleet, names), take_room(told, self._settings, self._server)
+        backlogs, room = take_backlogs(told, fleet, names), take_room(told, self._settings, self._server)
+        places = Counter({line: next(told) or 0 for line in lines})
+        queued_ms = Counter({caller: cost_of(next(told), next(told)) for caller in callers})
+        return Counted(backlogs, room, places, queued_ms)
 
-    def _queue(self, order: Order, backlogs: Backlogs, room: Room, drafts: list[Record]) -> Submitted:
-        """Queue a job that has a key; add one that has none to those that are to be queued together."""
-        request, backlog = order.request, backlogs.of(order.pipeline.id)
+    def _queue(self, order: Order, counted: Counted) -> Submitted | Draft:
+        """Queue a job that has a key; one that has none is to be queued with others."""
+        request, backlog = order.request, counted.backlogs.of(order.pipeline.id)
         self._refuse_if_full(backlog)
-        room.take()
-        self._hold_files(request)
-        work = work_of(request)
-        reckoned = self._views.reckoned_seconds(backlog, request)
-        queue = self._views.queue_info(backlog, request, backlog.lengths[request.priority], reckoned)
+        counted.room.take()
+        caller, work = order.submission.caller, work_of(request)
+        cost_ms = Estimator(self._fleet.read()).cost_ms(order.pipeline.id, work)
+        self._quotas.refuse_above_queued(caller, counted.queued_ms[caller.id], cost_ms)
+        self._hold_files(request, caller)
+        self._quotas.take_cost(caller, cost_ms)
+        reckoned = self._views.reckoned_seconds(backlog, request, counted.places[order.line])
         draft = self._ledger.draft(
             order.job_id,
             request,
             class_name=order.pipeline.class_name(request.class_label),
             work=work,
             reckoned_seconds=reckoned,
+            cost_ms=cost_ms,
             body_digest=order.body_digest,
             request_id=order.submission.request_id,
+            caller=caller,
         )
-        if order.submission.idempotency_key is None:
-            drafts.append(draft)
-        else:
+        if order.submission.idempotency_key is not None:
             record, created = self._ledger.submit(draft)
             if not created:
                 return self._replay(record, order.body_digest)
-        backlogs.add(request, work)
-        return Submitted(self._views.view(draft, request, queue, progress_of(draft, request, None)), False)
+        counted.backlogs.add(request, work)
+        counted.places[order.line] += 1
+        counted.queued_ms[caller.id] += cost_ms
+        if order.submission.idempotency_key is not None:
+            return Submitted(self._views.of([draft])[0], False)
+        return Draft(draft, request, backlog, reckoned)
+
+    def _view(self, draft: Draft, place: Place) -> Job:
+        """A job as it was queued."""
+        queue = self._views.queue_info(draft.backlog, draft.request, place, draft.reckoned)
+        return self._views.view(draft.record, draft.request, queue, progress_of(draft.record, draft.request, None))
 
     def _replay(self, record: Record, digest: str) -> Submitted:
         if record.text("adm_body") != digest:
             raise RefusedError(ErrorKind.IDEMPOTENCY_MISMATCH, "this Idempotency-Key was used with another body")
         return Submitted(self._views.of([record])[0], True)
 
-    def _hold_files(self, request: ResolvedRequest) -> None:
+    def _hold_files(self, request: ResolvedRequest, caller: Caller) -> None:
         """Keep the files of a job until it has started and for as long after as it is kept then."""
         if not request.images:
             return
-        held = self._files.hold(request.images, request.expires_in + self._settings.retention_seconds)
+        held = self._files.hold(request.images, request.expires_in + self._settings.retention_seconds, caller)
         unknown = [index for index, record in enumerate(held) if record is None]
         if unknown:
             detail = "no such file: it was never uploaded, was removed or has expired"
@@ -182,6 +248,11 @@ class Submitter:
                 f"{others and f', which hold {others} too'}; the limit is {limit:.0f} s (ADM_QUEUE_LIMIT_SECONDS)",
                 retry_after_seconds=queued - limit,
             )
+
+
+def cost_of(num_queued: int | None, counted_ms: bytes | None) -> int:
+    """What a caller's queued jobs cost; 0 where none is queued, whatever damaged jobs have left in the counter."""
+    return int(counted_ms) if num_queued and counted_ms is not None and COUNT.fullmatch(counted_ms) else 0
 
 
 def keyed_id(caller: str, idempotency_key: str) -> str:

@@ -67,13 +67,16 @@ class Sweeper:
         """
         images = [each.key for each in self._images.images(job_id)]  # before the look at the job: not a later one's
         record = self._ledger.read(job_id)
+        caller = (cast(bytes | None, self._redis.hget(keys.JOB_CALLERS, member)) or b"").decode()
         if record is None or record.index_member == member:
             self._images.delete(images)  # first: a sweep that is killed in between finds the job again
         self._ledger.delete(job_id, member)
 
         def forget(pipe: Pipeline, record: Record | None) -> None:
-            for key in (keys.ENDED, *map(keys.index, (None, *JobStatus))):
+            indexes = (index for status in (None, *JobStatus) for index in keys.indexes(status, caller))
+            for key in (keys.ENDED, *indexes):
                 pipe.zrem(key, member)
+            pipe.hdel(keys.JOB_CALLERS, member)
             if record is None:
                 pipe.delete(keys.events(job_id), keys.progress(job_id))
 

@@ -14,7 +14,7 @@ from rq.job import JobStatus as RqStatus
 from jobs.contract.errors import FailureKind
 from jobs.contract.job import ImageRecord, JobStatus, Usage
 from jobs.contract.work import RUNNING, rank_of
-from jobs.queue import keys, rq_registries
+from jobs.queue import keys, rq_registries, webhooks
 from jobs.queue.clock import RedisClock
 from jobs.queue.events import EventKind, publish
 from jobs.queue.record import Record
@@ -32,9 +32,11 @@ class Transitions:
     def create(self, pipe: Pipeline, record: Record) -> None:
         """Write a job that is queued."""
         pipe.hset(rq_registries.job_key(record.id), mapping=rq_registries.encodable(record.fields))
-        rq_registries.enqueue(pipe, record.id, record.queue, at_front=False)
-        pipe.zadd(keys.index(), {record.index_member: 0})
-        pipe.zadd(keys.index(JobStatus.QUEUED), {record.index_member: 0})
+        rq_registries.enqueue(pipe, record, at_front=False)
+        for index in (*keys.indexes(None, record.caller), *keys.indexes(JobStatus.QUEUED, record.caller)):
+            pipe.zadd(index, {record.index_member: 0})
+        if record.caller:
+            pipe.hset(keys.JOB_CALLERS, record.index_member, record.caller)
         pipe.zadd(keys.EXPIRING, {record.id: record.expires_at})
         count_work(pipe, record, record.priority, 1)
         publish(pipe, record.id, EventKind.QUEUED, {"status": JobStatus.QUEUED})
@@ -103,7 +105,7 @@ class Transitions:
 
         It expires at `expires_at`, by default after the time for which an ended job is kept.
         """
-        rq_registries.enqueue(pipe, record.id, record.queue, at_front=True)
+        rq_registries.enqueue(pipe, record, at_front=True)
         self._put_back(pipe, record, RqStatus.QUEUED, expires_at, fields)
 
     def requeue_later(
@@ -116,7 +118,7 @@ class Transitions:
     def enqueue_delayed(self, pipe: Pipeline, record: Record) -> None:
         """Let a delayed job enter its queue."""
         rq_registries.dequeue(pipe, record)
-        rq_registries.enqueue(pipe, record.id, record.queue, at_front=False)
+        rq_registries.enqueue(pipe, record, at_front=False)
         pipe.hset(rq_registries.job_key(record.id), "status", RqStatus.QUEUED.value)
         pipe.publish(keys.WAKE_CHANNEL, record.queue)
 
@@ -175,7 +177,7 @@ class Transitions:
         pipe.hset(rq_registries.job_key(record.id), mapping=rq_registries.encodable(fields))
         pipe.hdel(rq_registries.job_key(record.id), "adm_checkpoint")
         if was is JobStatus.QUEUED:
-            rq_registries.dequeue(pipe, record)
+            rq_registries.dequeue(pipe, record, served=False)
             pipe.zrem(keys.EXPIRING, record.id)
             count_work(pipe, record, record.priority, -1)
         else:
@@ -186,6 +188,8 @@ class Transitions:
         move(pipe, record, was, status)
         pipe.zadd(keys.ENDED, {record.index_member: now + self.retention_seconds})
         publish(pipe, record.id, event, {"status": status, "attempt": record.attempt, **data})
+        if url := record.text("adm_webhook_url"):
+            webhooks.enqueue(pipe, record.index_member, record.id, status, url, now)
         pipe.expire(rq_registries.job_key(record.id), self.retention_seconds)
         pipe.expire(keys.events(record.id), self.retention_seconds)
 
@@ -199,12 +203,16 @@ class Transitions:
 
 def move(pipe: Pipeline, record: Record, old: JobStatus, new: JobStatus) -> None:
     """Move a job between the indexes by status."""
-    pipe.zrem(keys.index(old), record.index_member)
-    pipe.zadd(keys.index(new), {record.index_member: 0})
+    for index in keys.indexes(old, record.caller):
+        pipe.zrem(index, record.index_member)
+    for index in keys.indexes(new, record.caller):
+        pipe.zadd(index, {record.index_member: 0})
 
 
 def count_work(pipe: Pipeline, record: Record, where: str, sign: int) -> None:
-    """Add a job's row steps to a counter, or take them away."""
+    """Add a job's row steps to a counter, and while it is queued its cost to its caller's; or take them away."""
     rank = rank_of(record.priority, record.work)
+    if record.caller and where != RUNNING:
+        pipe.hincrby(keys.CALLERS_QUEUED, record.caller, sign * record.cost_ms)
     for stage, row_steps in record.work.items():
         pipe.hincrby(keys.queued_work(record.pipeline), f"{where}:{rank}:{stage}", sign * row_steps)

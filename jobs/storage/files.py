@@ -13,6 +13,7 @@ from uuid import uuid4
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from redis.client import Redis
 
+from jobs.callers.caller import ANONYMOUS, Caller
 from jobs.contract.errors import ErrorKind, RefusedError
 from jobs.queue import keys
 from jobs.queue.clock import RedisClock
@@ -35,7 +36,7 @@ class FileInfo(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    id: str = Field(description="the same for the same bytes")
+    id: str = Field(description="the same for the same bytes of the same caller")
     object: Literal["file"] = "file"
     sha256: str = Field(description="of the bytes as they were uploaded")
     width: int = Field(description="of the picture as it was uploaded, upright; what is kept of it may be smaller")
@@ -57,6 +58,7 @@ class FileRecord(BaseModel):
     key: str = Field(description="of the PNG in the store")
     png_sha256: str
     short_side_px: int = Field(default=MAX_SIDE_PX, description="for which it was reduced; width and height are not")
+    caller: str = Field(default="", description="whose it is; empty where it was made without a key")
 
     def suffices(self, short_side_px: int) -> bool:
         """Whether what is kept is as good as the whole for a pipeline that makes so much of the short side."""
@@ -87,22 +89,24 @@ class FileStore:
         sizes = [each.stages[0].image_size for each in self._fleet.read().pipelines.values() if each.stages]
         return max([LEAST_SHORT_SIDE_PX, *sizes])
 
-    def present(self, sha256: str, short_side_px: int) -> FileInfo | None:
-        """Keep an upload of these bytes for longer; None unless there is one, good enough for such pipelines."""
-        file_id = id_of(sha256)
-        record = self.hold([file_id], self._settings.retention_seconds)[0]
+    def present(self, sha256: str, short_side_px: int, caller: Caller = ANONYMOUS) -> FileInfo | None:
+        """Keep a caller's upload of these bytes for longer; None unless one suffices for such pipelines."""
+        file_id = id_of(sha256, caller)
+        record = self.hold([file_id], self._settings.retention_seconds, caller)[0]
         if record is not None and record.suffices(short_side_px) and self._objects.has(record.key):
             return self.get(file_id).info
         return None
 
-    def add(self, sha256: str, num_bytes: int, picture: Picture, short_side_px: int) -> FileInfo:
+    def add(
+        self, sha256: str, num_bytes: int, picture: Picture, short_side_px: int, caller: Caller = ANONYMOUS
+    ) -> FileInfo:
         """Keep the picture decoded from an upload for as long as jobs are kept: store it and publish its record.
 
         A pipeline that came later and takes more than any before gets the better of it once it is uploaded again.
         Raises: RefusedError when the files kept are too many bytes, and where Redis must not be used.
         """
         self._server.usable()
-        seconds, file_id = self._settings.retention_seconds, id_of(sha256)
+        seconds, file_id = self._settings.retention_seconds, id_of(sha256, caller)
         self._refuse_above_quota(len(picture.png))
         record = FileRecord(
             id=file_id,
@@ -113,6 +117,7 @@ class FileStore:
             key=f"{ROOT}/{file_id}/{uuid4().hex}.png",
             png_sha256=hashlib.sha256(picture.png).hexdigest(),
             short_side_px=short_side_px,
+            caller=caller.id,
         )
         self._objects.put(record.key, picture.png)
         with self._redis.pipeline() as pipe:
@@ -146,34 +151,38 @@ class FileStore:
         if gone:
             self._redis.hdel(keys.FILE_BYTES, *gone)
 
-    def get(self, file_id: str) -> StoredFile:
+    def get(self, file_id: str, caller: Caller = ANONYMOUS) -> StoredFile:
         """A file's record, and how it is shown. Raises: RefusedError for one that is unknown or has expired."""
         with self._redis.pipeline() as pipe:
             pipe.get(keys.file(file_id))
             pipe.expiretime(keys.file(file_id))
             text, expires_at = answers(pipe)
-        if (record := record_of(text)) is None:
+        if (record := record_of(text)) is None or not caller.may_see(record.caller):
             raise RefusedError(ErrorKind.UNKNOWN_FILE, f"no file {file_id[:128]!r}")
         return StoredFile(record, record.info(expires_at), expires_at - self._now())
 
-    def png(self, file_id: str) -> bytes:
+    def png(self, file_id: str, caller: Caller = ANONYMOUS) -> bytes:
         """A file's picture: PNG, 8-bit RGB. Raises: RefusedError when it is gone."""
         try:
-            return self._objects.get(self.get(file_id).record.key)
+            return self._objects.get(self.get(file_id, caller).record.key)
         except FileNotFoundError as error:
             raise RefusedError(ErrorKind.UNKNOWN_FILE, f"file {file_id} is gone") from error
 
-    def hold(self, file_ids: Sequence[str], seconds: int) -> list[FileRecord | None]:
-        """Keep files for at least so long from now; None for each that is unknown or has expired."""
+    def hold(self, file_ids: Sequence[str], seconds: int, caller: Caller = ANONYMOUS) -> list[FileRecord | None]:
+        """Keep a caller's files for at least so long from now; None for each that is unknown or has expired."""
+        texts = cast(list[bytes | None], self._redis.mget([keys.file(each) for each in file_ids]))
+        owned = [record is not None and caller.may_see(record.caller) for record in map(record_of, texts)]
         with self._redis.pipeline() as pipe:
-            for each in file_ids:
-                pipe.expire(keys.file(each), seconds, gt=True)
-                pipe.get(keys.file(each))
-            return [record_of(text) for text in answers(pipe)[1::2]]
+            for each, is_own in zip(file_ids, owned, strict=True):
+                if is_own:
+                    pipe.expire(keys.file(each), seconds, gt=True)
+                    pipe.get(keys.file(each))
+            held = iter(answers(pipe)[1::2])
+        return [record_of(next(held)) if is_own else None for is_own in owned]
 
-    def delete(self, file_id: str) -> None:
+    def delete(self, file_id: str, caller: Caller = ANONYMOUS) -> None:
         """Remove a file; a job that still waits for it will fail. Raises: RefusedError for an unknown one."""
-        record = self.get(file_id).record
+        record = self.get(file_id, caller).record
         self._redis.delete(keys.file(file_id))
         self._redis.hdel(keys.FILE_BYTES, file_id)
         self._objects.delete([record.key])
@@ -194,9 +203,10 @@ class FileStore:
         return record is not None and record.key == key
 
 
-def id_of(sha256: str) -> str:
-    """The id of a file whose bytes, as uploaded, have a hash."""
-    return f"file-{sha256[:32]}"
+def id_of(sha256: str, caller: Caller = ANONYMOUS) -> str:
+    """The id of a caller's file whose bytes, as uploaded, have a hash: nobody learns whether others have it too."""
+    of_caller = hashlib.sha256(f"{caller.id}:{sha256}".encode()).hexdigest() if caller.id else sha256
+    return f"file-{of_caller[:32]}"
 
 
 def record_of(text: bytes | None) -> FileRecord | None:

@@ -8,10 +8,11 @@ from statistics import fmean, median
 from typing import NamedTuple
 
 from jobs.contract.request import PRIORITIES, Priority, ResolvedRequest
-from jobs.contract.work import RUNNING, evaluations_of, rank_of, work_of
+from jobs.contract.work import RUNNING, evaluations_left, evaluations_of, rank_of, work_of
 from jobs.views.fleet import Fleet, StepMs
 
 UNKNOWN_ERROR = 0.5  # of an estimate, as long as nothing was measured
+UNKNOWN_ROW_MS = 1.0  # a row step, as long as nothing was measured: of an order that devices have
 FEWEST_RATIOS = 8  # of jobs that have ended, before they correct what is reckoned for others
 
 
@@ -98,6 +99,11 @@ class Estimator:
         step_ms = self._fleet.step_ms.get(backlog.pipeline)
         return self._shared_seconds(backlog, work_ms(step_ms, backlog.of((priority,)))) if step_ms else None
 
+    def cost_ms(self, pipeline: str, work: Mapping[str, int]) -> int:
+        """Milliseconds of a device that work takes, batched as fully as it can; a guess as long as no worker said."""
+        step_ms = self._fleet.step_ms.get(pipeline)
+        return math.ceil(work_ms(step_ms, work) if step_ms else sum(work.values()) * UNKNOWN_ROW_MS)
+
     def queued_seconds(self, backlog: Backlog) -> float | None:
         """Seconds that a pipeline's workers take for all that is queued for them, whichever of theirs it is for."""
         step_ms = self._fleet.step_ms.get(backlog.pipeline)
@@ -120,9 +126,13 @@ class Estimator:
             ahead += share * sum(each.lengths[one] for one in higher) + min(share * each.lengths[priority], turns)
         return sum(backlog.lengths[one] for one in higher) + (place or 0) + round(ahead)
 
-    def eta_seconds(self, backlog: Backlog, request: ResolvedRequest) -> float | None:
-        """Seconds until a job's images are there, reckoned from what is queued and running; not yet for `bias`.
+    def eta_seconds(
+        self, backlog: Backlog, request: ResolvedRequest, *, ahead: float = 1.0, done: float | None = None
+    ) -> float | None:
+        """Seconds until a job's images are there, estimated from what is queued and running; not yet for `bias`.
 
+        ahead: the share of the jobs in the queue of its priority that go before it, as callers take turns there.
+        done: the share of its steps that a job has taken which is counted among those that run; None: it is not yet.
         What still has room in a batch joins the next step and shares every one of them; what has not waits for the
         work that the scheduler puts before it, of which the running part is half done on average. Images in other
         networks take no room in its batches, but their steps take time: it waits for that work in either case.
@@ -130,8 +140,14 @@ class Estimator:
         step_ms = self._fleet.step_ms.get(backlog.pipeline)
         if not step_ms:
             return None
-        rank = rank_of(request.priority, work_of(request))
+        work = work_of(request)
+        rank = rank_of(request.priority, work)
         queued, running = self._load(backlog, PRIORITIES, rank), self._load(backlog, (RUNNING,), rank)
+        if done is not None:  # `Backlog.of` counts half of what has its rank, so half of its own work
+            others = {stage: max(0.0, n - work.get(stage, 0) / 2) for stage, n in running.row_steps.items()}
+            running = running._replace(row_steps=others)
+        behind = {stage: (1 - ahead) * n for stage, n in backlog.of((request.priority,), rank).items()}
+        queued = queued._replace(row_steps={stage: n - behind.get(stage, 0) for stage, n in queued.row_steps.items()})
         workers = max(1, len(self._fleet.holders(backlog.pipeline)))
         taken = {
             stage: (queued.row_steps.get(stage, 0) + running.row_steps.get(stage, 0)) / workers for stage in step_ms
@@ -141,10 +157,11 @@ class Estimator:
             waiting_ms += work_ms(step_ms, queued.row_steps) + work_ms(step_ms, running.row_steps) / 2
             taken = dict.fromkeys(step_ms, math.inf)
         seconds = self._shared_seconds(backlog, waiting_ms)
+        left = evaluations_left(request, done or 0.0)
         for stage, evaluations in evaluations_of(request).items():
             if shapes := step_ms.get(stage):
                 beside = math.ceil(min(taken.get(stage, 0) / evaluations, max(shapes)))
-                seconds += evaluations * batch_ms(shapes, request.num_rows, beside) / 1000
+                seconds += left[stage] * batch_ms(shapes, request.num_rows, beside) / 1000
         return seconds
 
     def _load(self, backlog: Backlog, places: Collection[str], before: float = math.inf) -> Load:

@@ -9,7 +9,8 @@ from typing import Any
 from pydantic import ValidationError
 from redis.client import Pipeline, Redis
 
-from jobs.contract.job import ImageView, Job, JobStatus, Progress, QueueInfo
+from jobs.callers.turns import Place
+from jobs.contract.job import ImageView, Job, JobProgress, JobStatus, QueueInfo
 from jobs.contract.request import PRIORITIES, ResolvedRequest
 from jobs.contract.work import evaluations_of
 from jobs.queue import keys, rq_registries
@@ -33,9 +34,9 @@ class Views:
         """Views of jobs, with one round trip for all of them."""
         queued = [each for each in records if each.status is JobStatus.QUEUED]
         running = [each for each in records if each.status in (JobStatus.IN_PROGRESS, JobStatus.CANCELLING)]
-        pipelines = sorted({each.pipeline for each in queued})
+        pipelines = sorted({each.pipeline for each in queued + running})
         fleet = self._fleet.read()
-        places: dict[str, int | None] = {}
+        places: dict[str, Place | None] = {}
         progress: dict[str, bytes | None] = {}
         backlogs = Backlogs(fleet, {})
         if queued or running:
@@ -43,21 +44,25 @@ class Views:
                 ask_backlogs(pipe, fleet, pipelines)
                 for each in queued:
                     pipe.lpos(rq_registries.queue_key(each.queue), each.id)
+                    pipe.zrank(keys.own_line(each.queue, each.caller), each.id)
                 for each in running:
                     pipe.get(keys.progress(each.id))
                 told = iter(answers(pipe))
             backlogs = take_backlogs(told, fleet, pipelines)
-            places = {each.id: next(told) for each in queued}
+            places = {each.id: place_of(each, next(told), next(told)) for each in queued}
             progress = {each.id: next(told) for each in running}
         views = []
         for each in records:
             request = readable_request(each)
-            queue = None
+            queue, how_far = None, progress_of(each, request, progress.get(each.id))
+            if request is not None and each.status is JobStatus.IN_PROGRESS:
+                how_far = self._with_eta(how_far, backlogs.of(each.pipeline), request)
             if each.id in places and request is not None:
                 backlog = backlogs.of(each.pipeline)
-                reckoned = self.reckoned_seconds(backlog, request)
-                queue = self.queue_info(backlog, request, places[each.id], reckoned)
-            views.append(self.view(each, request, queue, progress_of(each, request, progress.get(each.id))))
+                place = places[each.id]
+                reckoned = self.reckoned_seconds(backlog, request, 0 if place is None else place.all)
+                queue = self.queue_info(backlog, request, place, reckoned)
+            views.append(self.view(each, request, queue, how_far))
         return views
 
     def backlogs(self, pipelines: Sequence[str]) -> Backlogs:
@@ -67,26 +72,33 @@ class Views:
             ask_backlogs(pipe, fleet, pipelines)
             return take_backlogs(iter(answers(pipe)), fleet, pipelines)
 
-    def reckoned_seconds(self, backlog: Backlog, request: ResolvedRequest) -> float | None:
-        """What the estimator makes of a job, before its bias is taken out."""
-        return Estimator(self._fleet.read()).eta_seconds(backlog, request)
+    def reckoned_seconds(self, backlog: Backlog, request: ResolvedRequest, place: int) -> float | None:
+        """What the estimator makes of a job at a place in the queue of its priority, before its bias is taken out."""
+        length = backlog.lengths[request.priority]
+        ahead = min(1.0, place / length) if length else 1.0
+        return Estimator(self._fleet.read()).eta_seconds(backlog, request, ahead=ahead)
 
     def queue_info(
-        self, backlog: Backlog, request: ResolvedRequest, place: int | None, reckoned: float | None
+        self, backlog: Backlog, request: ResolvedRequest, place: Place | None, reckoned: float | None
     ) -> QueueInfo:
         """Where a job stands that has so many before it in the queue of its priority; None: it is being taken."""
         fleet = self._fleet.read()
         workers = len(fleet.holders(request.model))
-        # without a worker it may wait until it expires
-        eta_seconds = reckoned * backlog.bias if reckoned is not None and workers else None
         return QueueInfo(
-            position=Estimator(fleet).jobs_ahead(backlog, request.priority, place),
-            eta_seconds=None if eta_seconds is None else round(eta_seconds, 3),
-            eta_error_seconds=None if eta_seconds is None else round(eta_seconds * backlog.error, 3),
+            position=Estimator(fleet).jobs_ahead(backlog, request.priority, None if place is None else place.all),
+            yours=0 if place is None else place.own,
+            # without a worker it may wait until it expires
+            **unbiased(backlog, reckoned if workers else None),
             workers=workers,
         )
 
-    def view(self, record: Record, request: ResolvedRequest | None, queue: QueueInfo | None, progress: Progress) -> Job:
+    def _with_eta(self, progress: JobProgress, backlog: Backlog, request: ResolvedRequest) -> JobProgress:
+        seconds = Estimator(self._fleet.read()).eta_seconds(backlog, request, done=progress.fraction)
+        return progress.model_copy(update=unbiased(backlog, seconds))
+
+    def view(
+        self, record: Record, request: ResolvedRequest | None, queue: QueueInfo | None, progress: JobProgress
+    ) -> Job:
         """The Job of `api.md`."""
         return Job(
             id=record.id,
@@ -112,19 +124,34 @@ class Views:
         return [record.image_view(each, request, self._root_path) for each in shown]
 
 
-def progress_of(record: Record, request: ResolvedRequest | None, text: bytes | None) -> Progress:
+def unbiased(backlog: Backlog, seconds: float | None) -> dict[str, float | None]:
+    """The fields that show an estimate, with the bias of recent ones taken out and their mean error."""
+    if seconds is None:
+        return {"eta_seconds": None, "eta_error_seconds": None}
+    eta_seconds = seconds * backlog.bias
+    return {"eta_seconds": round(eta_seconds, 3), "eta_error_seconds": round(eta_seconds * backlog.error, 3)}
+
+
+def place_of(record: Record, place: int | None, own: int | None) -> Place | None:
+    """A queued job's place; None where it is being claimed. Without callers all jobs are anybody's own."""
+    if place is None:
+        return None
+    return Place(place, (own or 0) if record.caller else place)
+
+
+def progress_of(record: Record, request: ResolvedRequest | None, text: bytes | None) -> JobProgress:
     """What its worker reported last; once completed, all of it; where nothing was told or kept, nothing."""
     if text is not None:
         with contextlib.suppress(ValidationError):  # what was told wrongly counts as not told
-            return Progress.model_validate_json(text)
+            return JobProgress.model_validate_json(text)
     if request is None:
-        return Progress(stage="base", step=0, steps=0, fraction=0)
+        return JobProgress(stage="base", step=0, steps=0, fraction=0)
     stages = list(evaluations_of(request).items())
     if record.status is JobStatus.COMPLETED:
         stage, steps = stages[-1]
-        return Progress(stage=stage, step=steps, steps=steps, fraction=1)
+        return JobProgress(stage=stage, step=steps, steps=steps, fraction=1)
     stage, steps = stages[0]
-    return Progress(stage=stage, step=0, steps=steps, fraction=0)
+    return JobProgress(stage=stage, step=0, steps=steps, fraction=0)
 
 
 def readable_request(record: Record) -> ResolvedRequest | None:

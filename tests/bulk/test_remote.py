@@ -2,6 +2,7 @@
 
 import io
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -11,13 +12,17 @@ from urllib.parse import urlsplit
 import httpx2
 import numpy as np
 import pytest
+from pydantic import SecretStr
 from redis import Redis
 from rich.console import Console
 
 from bulk.errors import BulkError
-from bulk.remote import Remote, pause
+from bulk.remote import Remote
 from bulk.run import Order, run
+from jobs.callers.caller import Role
+from jobs.callers.keyring import IN_FORCE_SECONDS, KeyStore
 from jobs.contract.errors import FailureKind
+from jobs.queue import keys
 from jobs.settings import Settings
 from tests.bulk.programs import Sampling, waited
 from tests.conftest import RedisServer, running_redis
@@ -121,6 +126,23 @@ def in_process(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     said = Sampling(settings, folder / "samples.npz", *RUN, "--local").end()
     assert (folder / "samples.npz").exists(), said
     return folder / "samples.npz"
+
+
+def test_key_of_the_environment_opens_a_service_that_asks_for_one(
+    common: Settings, common_address: str, tmp_path: Path
+) -> None:
+    with Redis.from_url(str(common.redis_url)) as redis:
+        key = SecretStr(KeyStore(redis).create("sampler", Role.USER).key)
+        try:
+            with pytest.raises(BulkError, match=r"401: .*ADM_API_KEY"):
+                sampled(tmp_path / "none.npz", common_address, count=2)
+            order = Order(tmp_path / "two.npz", "demo", count=2, steps=3, upsample=False)
+            run(order, Remote(common_address, 32, key), Console(file=io.StringIO()))
+        finally:
+            redis.delete(keys.API_KEYS, keys.API_KEYS_VERSION)
+            time.sleep(IN_FORCE_SECONDS)
+    assert np.load(tmp_path / "two.npz")["arr_0"].shape[0] == 2
+    assert "adm_" not in (tmp_path / "two.npz.json").read_text()
 
 
 def numerics_of(out: Path) -> object:
@@ -268,7 +290,3 @@ def test_pipeline_that_the_service_does_not_know_is_refused_with_those_there_are
         pytest.raises(BulkError, match=r"--model: unknown pipeline 'unicorn'; there are: demo, demo-uncond"),
     ):
         sampled(tmp_path / "samples.npz", address, model="unicorn")
-
-
-def test_retry_after_is_kept_to_within_reason() -> None:
-    assert [pause(each) for each in ("7", "0", "86400", None, "Sun, 22 Nov 2026 21:00:00 GMT")] == [7, 1, 60, 2, 2]

@@ -165,6 +165,39 @@ def test_finished_run_does_nothing_again(tmp_path: Path, form: str) -> None:
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*") if path.is_file()}
 
 
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("stopped_at", "counts"), [(None, (50, 51, 400)), (2, (50, 200)), (None, (1, 16, 17))])
+def test_run_that_is_extended_ends_as_one_of_that_many_and_makes_no_whole_chunk_again(
+    tmp_path: Path, form: str, stopped_at: int | None, counts: tuple[int, ...]
+) -> None:
+    if stopped_at is not None:
+        with pytest.raises(StoppedError):
+            sampled(tmp_path / form, Painter(stop_before(stopped_at)), count=counts[0], classes="0,3")
+    made: list[int] = []
+    for count in counts:
+        painter = Painter()
+        sampled(tmp_path / form, painter, count=count, classes="0,3")
+        made += painter.made
+    (tmp_path / "whole").mkdir()
+    sampled(tmp_path / "whole" / form, Painter(), count=counts[-1], classes="0,3")
+    assert contents(tmp_path / form) == contents(tmp_path / "whole" / form)
+    assert len(made) < counts[-1] + 2 * 16 * len(counts)  # beside what the end of a run had cut short
+
+
+def test_extension_that_was_killed_anywhere_goes_on(tmp_path: Path) -> None:
+    """Before the record says so, the run is still the smaller one; its parts are there, and the file may be gone."""
+    out = tmp_path / "samples.npz"
+    sampled(out, Painter(), count=40, classes="0")
+    record = (tmp_path / "samples.npz.json").read_text()
+    with pytest.raises(StoppedError):
+        sampled(out, Painter(stop_before(0)), count=100, classes="0")
+    assert not out.exists()
+    (tmp_path / "samples.npz.json").write_text(record)
+    sampled(out, Painter(), count=100, classes="0")
+    sampled(tmp_path / "whole.npz", Painter(), count=100, classes="0")
+    assert out.read_bytes() == (tmp_path / "whole.npz").read_bytes()
+
+
 def test_parts_go_once_the_npz_is_there_also_if_the_run_was_killed_between(tmp_path: Path) -> None:
     sampled(tmp_path / "samples.npz", Painter())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["samples.npz", "samples.npz.json"]
@@ -179,7 +212,7 @@ def test_parts_go_once_the_npz_is_there_also_if_the_run_was_killed_between(tmp_p
     [
         ({"seed": 1}, "seed 0, not 1"),
         ({"steps": 30}, "steps 25, not 30"),
-        ({"count": 51}, "count 50, not 51"),
+        ({"count": 49}, "count 50, not 49"),
         ({"classes": "0,1"}, "classes uniform, not 0,1"),
         ({"guidance_scale": 0.0}, "guidance scale 1.5, not 0.0"),
         ({"sampler": "ddpm"}, "sampler ddim, not ddpm"),

@@ -12,6 +12,7 @@ from typing import Any, cast
 import httpx2
 from redis import Redis
 
+from jobs.contract.job import JobStatus
 from jobs.queue import keys, rq_registries
 from jobs.queue.events import EventKind
 from tests.chaos.follow import Followed
@@ -21,9 +22,11 @@ from tests.jobs.samples import replay
 FINAL = ("completed", "failed", "cancelled", "expired")
 NUM_PAGE = 100
 
-# What remains when all jobs are gone: announcements, figures of the past, and RQ's list of queues.
+# What remains when all jobs are gone: announcements, figures of the past, and RQ's list of queues; for a day the turns
+# of a line in which rubbish was when its last job left it.
 LASTING_KEYS = re.compile(
-    r"adm:(pipelines|pipelines-unheld|step-costs|workers|store-swept|worker:.+|worker-(process|metrics):.+|work:.+|estimate-.+:.+)"
+    r"adm:(pipelines|pipelines-unheld|step-costs|workers|store-swept|worker:.+|worker-(process|metrics):.+|work:.+|estimate-.+:.+|turns:.+"
+    r"|api-keys|api-keys-version|callers-queued)"
     r"|rq:(queues|workers|worker:.+|workers:.+)"
 )
 BOOKS_OF_RUNNING_JOBS = (
@@ -169,6 +172,23 @@ def indexes_agree(redis: Redis, statuses: Mapping[str, str]) -> list[str]:
         for status in (*FINAL, "queued", "in_progress", "cancelling")
         if (listed := redis.zcard(f"adm:jobs:{status}")) != counted[status]
     ]
+
+
+def lists_of_callers_agree(redis: Redis, statuses: Mapping[str, str]) -> list[str]:
+    """Every job of a caller is in its lists by status, and nothing else is; nothing counts as queued."""
+    complaints = []
+    found = {job_id: cast(bytes | None, redis.hget(rq_registries.job_key(job_id), "adm_caller")) for job_id in statuses}
+    owners = {job_id: caller.decode() for job_id, caller in found.items() if caller}
+    for caller in set(owners.values()):
+        for status in (None, *JobStatus):
+            members = cast(list[bytes], redis.zrange(keys.index(status, caller), 0, -1))
+            listed = {each.decode()[17:] for each in members}
+            own = {each for each, by in owners.items() if by == caller and status in (None, statuses[each])}
+            if listed != own:
+                complaints.append(f"{caller} has {len(own)} jobs that are {status}, and {len(listed)} are listed")
+        if queued := int(cast(bytes | None, redis.hget(keys.CALLERS_QUEUED, caller)) or 0):
+            complaints.append(f"{caller} has {queued} ms of work queued")
+    return complaints
 
 
 def nothing_left(redis: Redis, store: Path) -> list[str]:

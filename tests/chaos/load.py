@@ -109,9 +109,18 @@ def draw_asks(rng: random.Random, number: int, templates: Sequence[Body], orphan
     return asks
 
 
-def cursed_ids(asks: Sequence[Ask]) -> list[str]:
-    """Jobs whose images no store will ever take."""
-    return [keyed_id("", each.key) for each in asks if each.failure == "store-failed" and each.key is not None]
+def cursed_ids(asks: Sequence[Ask], callers: Sequence[str]) -> list[str]:
+    """Jobs whose images no store will ever take; `callers` are ids, of those that post in turns."""
+    return [
+        keyed_id(callers[poster_of(each) % len(callers)], each.key)
+        for each in asks
+        if each.failure == "store-failed" and each.key is not None
+    ]
+
+
+def poster_of(ask: Ask) -> int:
+    """Which of the posters asks."""
+    return ask.number % NUM_POSTERS
 
 
 def upload(client: httpx2.Client, colour: str) -> str:
@@ -124,10 +133,15 @@ def upload(client: httpx2.Client, colour: str) -> str:
 
 
 class Clients:
-    """Threads that post the asks at an even pace, repeat what got no answer, and cancel or delete some."""
+    """Threads that post the asks at an even pace, repeat what got no answer, and cancel or delete some.
 
-    def __init__(self, connect: Callable[[], httpx2.Client], asks: Sequence[Ask], seconds: float, seed: int) -> None:
-        self._connect, self._asks, self._seconds, self._seed = connect, asks, seconds, seed
+    `connects` connect as callers, who post in turns.
+    """
+
+    def __init__(
+        self, connects: Sequence[Callable[[], httpx2.Client]], asks: Sequence[Ask], seconds: float, seed: int
+    ) -> None:
+        self._connects, self._asks, self._seconds, self._seed = connects, asks, seconds, seed
         self.stopping = Event()
         self.unsure = 0  # posts without a key whose answer was lost: there may be a job of each, or not
         self._threads = [
@@ -157,7 +171,7 @@ class Clients:
 
     def _run(self, first: int) -> None:
         rng = random.Random(f"client {first} of {self._seed}")
-        with self._connect() as client:
+        with self._connects[first % len(self._connects)]() as client:
             for ask in self._asks[first::NUM_POSTERS]:
                 due = self._began + self._seconds * ask.number / len(self._asks)
                 self.stopping.wait(max(0.0, due - time.monotonic()))
@@ -167,7 +181,8 @@ class Clients:
         if not self._post(client, ask):
             return
         if ask.number % FOLLOWED_EACH == 0 and ask.id is not None:
-            self.followers.append(Follower(self._connect, ask.id, self.stopping))
+            connect = self._connects[poster_of(ask) % len(self._connects)]
+            self.followers.append(Follower(connect, ask.id, self.stopping))
         if rng.random() < 0.2 and ask.key is not None:
             self._post(client, ask)  # a client that is not sure posts again, and gets the same job
         if ask.act != "nothing":

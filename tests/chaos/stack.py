@@ -258,6 +258,7 @@ class Stack:
                 each.kill()
         self.proxy.stop()
 
-    def client(self) -> httpx2.Client:
+    def client(self, key: str | None = None) -> httpx2.Client:
         """Past all faults but those of the service itself."""
-        return httpx2.Client(base_url=self.address, timeout=30)
+        headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+        return httpx2.Client(base_url=self.address, timeout=30, headers=headers)

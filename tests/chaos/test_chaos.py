@@ -9,11 +9,14 @@ import os
 import random
 import signal
 import time
+from functools import partial
 
 import httpx2
 import pytest
 from redis import Redis
 
+from jobs.callers.caller import Role
+from jobs.callers.keyring import KeyStore
 from jobs.queue.ledger import Ledger
 from jobs.queue.sweep import Sweeper
 from jobs.storage.files import FileStore
@@ -45,15 +48,17 @@ def test_every_job_ends_once_with_its_images_whatever_happens(stack: Stack) -> N
     seconds = float(os.environ.get("CHAOS_SECONDS") or SECONDS_OF_THE_SHORT_FORM)
     print(f"CHAOS_SEED={seed} CHAOS_JOBS={num_jobs} CHAOS_SECONDS={seconds:g}; logs in {stack.folder}", flush=True)
     rng = random.Random(f"load {seed}")
-    with stack.redis() as redis, stack.client() as client:
+    with stack.redis() as redis:
+        auditor, *callers = (KeyStore(redis).create(f"caller {each}", Role.OPERATOR) for each in range(3))
+    with stack.redis() as redis, stack.client(auditor.key) as client:
         announce_orphaned_pipeline(redis, stack)
         files = [upload(client, colour) for colour in ("red", "green", "blue")]
         templates = draw_templates(rng, num_jobs // 2, files)
         asks = draw_asks(rng, num_jobs, templates, ORPHANED_PIPELINE)
         reference = run_undisturbed(client, redis, templates)
         faults = Faults(stack, random.Random(f"faults {seed}"))
-        clients = Clients(stack.client, asks, seconds, seed)
-        hurt(stack, clients, faults, asks, seconds)
+        clients = Clients([partial(stack.client, each.key) for each in callers], asks, seconds, seed)
+        hurt(stack, clients, faults, cursed_ids(asks, [each.record.id for each in callers]), seconds)
         complaints = (
             clients.errors + stack.crashes + judge(stack, client, redis, asks, clients, faults.poisoned, reference)
         )
@@ -62,9 +67,9 @@ def test_every_job_ends_once_with_its_images_whatever_happens(stack: Stack) -> N
     assert stack.sound, "\n".join([*complaints, "", *faults.journal, f"CHAOS_SEED={seed}", str(stack.folder)])
 
 
-def hurt(stack: Stack, clients: Clients, faults: Faults, asks: list[Ask], seconds: float) -> None:
+def hurt(stack: Stack, clients: Clients, faults: Faults, cursed: list[str], seconds: float) -> None:
     """Fault upon fault while the clients post; then all is healed, and everything may end."""
-    for job_id in cursed_ids(asks):  # a file where its folder has to be: nothing of this job can be stored, ever
+    for job_id in cursed:  # a file where its folder has to be: nothing of this job can be stored, ever
         (stack.store / ROOT / job_id).write_text("in the way")
     planned = iter(faults.plan(max(len(faults.kinds), int(seconds / SECONDS_PER_FAULT))))
     clients.start()
@@ -109,6 +114,7 @@ def judge(
         complaints += audit.failed_for(failure, there[job_id]) if job_id in there else [f"{job_id}: poisoned, and lost"]
     complaints += audit.books_are_closed(redis)
     complaints += audit.indexes_agree(redis, {job_id: each.status for job_id, each in there.items()})
+    complaints += audit.lists_of_callers_agree(redis, {job_id: each.status for job_id, each in there.items()})
     return complaints + audit.no_server_errors(stack.service.log_path.read_text())
 
 

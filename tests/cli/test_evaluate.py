@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from datasets.shapes import render_set
-from models.inception import Inception
+from models.networks.inception import Inception
 
 ROOT = Path(__file__).parents[2]
 METRICS = {

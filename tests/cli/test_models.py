@@ -13,11 +13,11 @@ import torch
 from typer.testing import CliRunner
 
 from cli.main import app
-from models.checkpoint import save_network
-from models.config import ProcessConfig
-from models.presets import PRESETS
+from models.checkpoints.network_file import save_network
+from models.checkpoints.presets import PRESETS
+from models.networks.config import ProcessConfig
+from models.networks.unet import build_unet
 from models.stack import load_stack
-from models.unet import build_unet
 from tests.models.samples import BASE, FACES, seeded, write_faces, write_manifest, write_stack
 
 RUN = CliRunner()
@@ -227,7 +227,7 @@ def test_bad_file_is_one_line(tmp_path: Path) -> None:
 
 
 def test_judge_and_other_networks_are_no_adm_networks(tmp_path: Path) -> None:
-    from models.judge import Judge, JudgeConfig
+    from models.networks.judge import Judge, JudgeConfig
 
     config = JudgeConfig(image_size=8, num_classes=3, widths=(32,))
     path = tmp_path / "judge.safetensors"

@@ -11,8 +11,8 @@ from typer.testing import CliRunner, Result
 
 from cli.main import app
 from cli.pictures import read_pixels
-from models.presets import PRESETS, Preset, Sampling
-from models.unet import build_unet
+from models.checkpoints.presets import PRESETS, Preset, Sampling
+from models.networks.unet import build_unet
 from tests.models.samples import BASE, seeded, write_stack
 
 DOUBT = "adm: weights look wrong: "

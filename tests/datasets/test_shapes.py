@@ -9,7 +9,7 @@ from torch import Tensor
 from datasets.render import render
 from datasets.sdf import SHAPES
 from datasets.shapes import label_of, render_set
-from models.presets import SHAPE_NAMES
+from models.checkpoints.presets import SHAPE_NAMES
 
 
 def each_shape(image_size: int, count: int = 10, seed: int = 3) -> Tensor:

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from datasets.idx import read_idx
+from datasets.survey import class_names
 
 
 def fill(folder: Path, *names: str) -> Path:
@@ -91,3 +92,11 @@ def test_folder_without_pictures_is_one_line(tmp_path: Path, name: str, said: st
     (tmp_path / "text" / "notes.txt").write_text("none")
     result = CliRunner().invoke(app, ["data", "inspect", str(tmp_path / name)])
     assert (result.exit_code, result.output) == (1, f"adm: {tmp_path / name}: {said}\n")
+
+
+def test_classes_are_told_without_decoding_a_picture(tmp_path: Path) -> None:
+    """So a large set is not read once more, only to know whether it has classes."""
+    for name in ("b/1.png", "a/2.jpg", "a/notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"no picture")
+    assert class_names(tmp_path) == ["a", "b"]

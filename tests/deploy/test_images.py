@@ -15,7 +15,8 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-OURS = {each.parent.name for each in ROOT.glob("*/__init__.py")}
+CLIENT = "client"  # the folder of a package of another name
+OURS = {each.parent.name for each in ROOT.glob("*/__init__.py")} | {"adm_client"}
 INSTALLED = {
     "web": PROJECT["dependencies"],
     "worker": PROJECT["dependencies"] + PROJECT["optional-dependencies"]["compute"],
@@ -28,7 +29,8 @@ UNUSED = {"web": {Path("models")}, "worker": set[Path]()}
 def copied(target: str) -> set[str]:
     """Packages of ours that an image holds."""
     text = DOCKERFILE.partition(f" AS {target}\n")[2].partition("\nFROM ")[0]
-    return {line.split()[0] for line in re.findall(r"^COPY (.+)$", text, re.MULTILINE)} & OURS
+    folders = {line.split()[0] for line in re.findall(r"^COPY (.+)$", text, re.MULTILINE)}
+    return (folders | ({"adm_client"} if CLIENT in folders else set())) & OURS
 
 
 def imported(path: Path) -> Iterator[str]:
@@ -42,7 +44,7 @@ def imported(path: Path) -> Iterator[str]:
 
 def imports_of(target: str) -> set[str]:
     """Every module that the code of an image imports; not that of `cli`, whose commands import what they run."""
-    folders = {Path(name) for name in copied(target) - {"cli"}} - UNUSED[target]
+    folders = {Path(CLIENT if name == "adm_client" else name) for name in copied(target) - {"cli"}} - UNUSED[target]
     files = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
     return {name for path in files for name in imported(path)} - set(sys.stdlib_module_names)
 

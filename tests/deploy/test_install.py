@@ -24,8 +24,9 @@ esac
 
 def make_install(folder: Path, python: str) -> "subprocess.CompletedProcess[str]":
     """Run it in a folder with the project's Makefile and a python that behaves so."""
-    for name in ("Makefile", "pyproject.toml", "requirements.lock"):
-        shutil.copy2(ROOT / name, folder)
+    (folder / "client").mkdir(exist_ok=True)
+    for name in ("Makefile", "pyproject.toml", "requirements.lock", "client/pyproject.toml"):
+        shutil.copy2(ROOT / name, folder / name)
     program = folder / "python"
     program.write_text(python)
     program.chmod(0o755)

@@ -17,12 +17,12 @@ from torch import Tensor
 from diffusion.process import Process
 from diffusion.schedule import Schedule
 from engine.stage import Stage
-from models import norm_kernels
-from models.blocks import ResBlock
-from models.fusing import fuse_norms, fused_by
-from models.norm import GroupNorm32
-from models.norm_kernels import group_norm
-from models.unet import build_unet
+from models.networks import norm_kernels
+from models.networks.blocks import ResBlock
+from models.networks.fusing import fuse_norms, fused_by
+from models.networks.norm import GroupNorm32
+from models.networks.norm_kernels import group_norm
+from models.networks.unet import build_unet
 from tests.models.samples import BASE, seeded
 
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"

@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from bench import device as bench
 from bench.device import forward_flops, image_step_flops, random_network, stage_lines
-from models.config import ClassifierConfig, UNetConfig
-from models.presets import PRESETS
+from models.checkpoints.presets import PRESETS
+from models.networks.config import ClassifierConfig, UNetConfig
 from tests.worker.tiny_stack import BASE, CLASSIFIER
 
 PEAK = 790e12  # FLOP a second, the product of bf16 matrices that the published bounds are stated for

@@ -12,7 +12,7 @@ from engine.inversion import run_to_end
 from engine.pipeline import BASE, UPSAMPLE, Pipeline, build_stages
 from engine.stage import Stage
 from engine.trajectory import ImageRequest, StagePlan
-from models.precision import Precision, best_precision
+from models.networks.precision import Precision, best_precision
 from models.stack import load_stack
 
 DEMO = Path(__file__).parents[2] / "weights" / "demo"

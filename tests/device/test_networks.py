@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.precision import DTYPES, Precision
+from models.networks.precision import DTYPES, Precision
 from tests.golden_runner.case import Case, compare
 from tests.golden_runner.runner import KINDS, find_cases
 

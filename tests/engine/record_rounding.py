@@ -21,7 +21,7 @@ from engine.engine import Engine
 from engine.pipeline import BASE, UPSAMPLE, Pipeline, build_stages
 from engine.rounding import ROUNDING
 from engine.trajectory import ImageRequest, StagePlan
-from models.precision import Precision
+from models.networks.precision import Precision
 from models.stack import load_stack
 from tests.models.samples import write_stack
 

@@ -16,11 +16,11 @@ from engine.numerics import fingerprint
 from engine.pipeline import BASE, Pipeline, build_stages
 from engine.probing import trajectory_states
 from engine.stage import Stage
-from models.checkpoint import save_network
-from models.classifier import NoisyClassifier
-from models.precision import Precision
+from models.checkpoints.network_file import save_network
+from models.networks.classifier import NoisyClassifier
+from models.networks.precision import Precision
+from models.networks.unet import build_unet
 from models.stack import Stack, load_stack
-from models.unet import build_unet
 from tests.engine.bench import Bench, finish
 from tests.models.samples import BASE as BASE_CONFIG
 from tests.models.samples import CLASSIFIER, seeded, write_stack

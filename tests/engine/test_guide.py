@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diffusion.guidance import ENTROPY_FACTOR_MAX, entropy_factor, guidance_gradient, one_hot
 from engine.guide import Guide
-from models.classifier import NoisyClassifier
+from models.networks.classifier import NoisyClassifier
 from tests.models.samples import CLASSIFIER, seeded, write_stack
 
 

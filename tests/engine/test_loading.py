@@ -9,9 +9,9 @@ import torch
 from engine import loading
 from engine.loading import choose, find_plans, load_stacks
 from jobs.settings import Settings
-from models.checkpoint import WeightsError
+from models.checkpoints.network_file import WeightsError
+from models.checkpoints.presets import OFFICIAL_PIPELINES
 from models.plan import official_stacks, read_stack
-from models.presets import OFFICIAL_PIPELINES
 from models.stack import load_plan
 from tests.models.samples import write_stack
 from worker.main import readable_pipelines

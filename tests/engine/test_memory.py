@@ -19,8 +19,8 @@ from engine.memory import (
     state_bytes,
     surely_fits,
 )
+from models.checkpoints.presets import PRESETS
 from models.plan import official_stacks, read_stack
-from models.presets import PRESETS
 from tests.engine.bench import Bench
 from tests.models.samples import BASE as BASE_CONFIG
 from tests.models.samples import CLASSIFIER, UPSAMPLER

@@ -24,7 +24,7 @@ from engine.pipeline import BASE, UPSAMPLE, Pipeline, build_stages
 from engine.stage import Stage
 from engine.steps import Finished, NotFiniteError
 from engine.trajectory import FromLatent, FromPicture, ImageRequest, StagePlan
-from models.precision import Precision, has_fast_bf16
+from models.networks.precision import Precision, has_fast_bf16
 from models.stack import load_stack
 from worker.png import encode
 

@@ -10,10 +10,10 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from engine.stage import Stage
-from models.convolution import Conv2d
-from models.linear import Linear
-from models.precision import Precision, best_precision, hold_weights
-from models.unet import build_unet
+from models.networks.convolution import Conv2d
+from models.networks.linear import Linear
+from models.networks.precision import Precision, best_precision, hold_weights
+from models.networks.unet import build_unet
 from tests.engine.bench import Bench, finish
 from tests.engine.conftest import make_bench
 from tests.models.samples import BASE

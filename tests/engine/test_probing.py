@@ -11,9 +11,9 @@ from torch import Tensor
 from engine.pipeline import build_stages
 from engine.probing import trajectory_states
 from engine.stage import Stage
-from models import convolution
-from models.norm import GroupNorm32
-from models.precision import Precision
+from models.networks import convolution
+from models.networks.norm import GroupNorm32
+from models.networks.precision import Precision
 from models.stack import load_stack
 from tests.engine.bench import Bench
 

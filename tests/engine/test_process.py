@@ -13,9 +13,9 @@ from engine.pipeline import BASE, UPSAMPLE, Pipeline, build_stages
 from engine.process import process_of
 from engine.stage import Stage
 from engine.trajectory import FromPicture, StagePlan
-from models.config import ProcessConfig
+from models.networks.config import ProcessConfig
+from models.networks.unet import UNet, build_unet
 from models.stack import DiffusionNetwork, Stack, load_stack
-from models.unet import UNet, build_unet
 from tests.engine.bench import Bench, finish
 from tests.models.samples import BASE as BASE_CONFIG
 from tests.models.samples import seeded

@@ -22,8 +22,8 @@ from engine.guide import Guide
 from engine.sampling import SAMPLERS
 from engine.stage import Stage
 from engine.trajectory import FromPicture, ImageRequest, StagePlan, Trajectory
-from models.classifier import NoisyClassifier
-from models.unet import build_unet
+from models.networks.classifier import NoisyClassifier
+from models.networks.unet import build_unet
 from tests.engine.bench import MAX_ROWS, Bench, reports
 
 BASE, UPSAMPLE = "tiny/base", "tiny/upsample"

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from engine.rounding import ROUNDING
-from models.precision import Precision
+from models.networks.precision import Precision
 from tests.engine.record_rounding import PRECISIONS, RECORDS, digest, images, torchs_own
 
 

@@ -11,8 +11,8 @@ from bench.selfcheck import changed, heads_of, other_order, predicting_x0, swapp
 from diffusion.process import MeanType, Process
 from engine.process import process_of
 from engine.selfcheck import check_network, check_stack
-from models.attention import AttentionBlock
-from models.config import ProcessConfig
+from models.networks.attention import AttentionBlock
+from models.networks.config import ProcessConfig
 from models.stack import DiffusionNetwork, Stack, load_stack
 
 DEMO = Path("weights/demo")

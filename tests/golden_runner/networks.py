@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from diffusion.guidance import classifier_log_probabilities, guidance_gradient, one_hot
-from models.attention import AttentionBlock, AttentionPool, attend
-from models.blocks import Downsample, ResBlock, Upsample, timestep_embedding
-from models.classifier import NoisyClassifier
-from models.config import ClassifierConfig, UNetConfig
-from models.norm import GroupNorm32
-from models.unet import build_unet
+from models.networks.attention import AttentionBlock, AttentionPool, attend
+from models.networks.blocks import Downsample, ResBlock, Upsample, timestep_embedding
+from models.networks.classifier import NoisyClassifier
+from models.networks.config import ClassifierConfig, UNetConfig
+from models.networks.norm import GroupNorm32
+from models.networks.unet import build_unet
 from tests.golden_runner.case import Case, CaseError, Fields
 
 Call = Callable[..., Tensor]

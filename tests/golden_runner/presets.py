@@ -9,10 +9,10 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from models.checkpoint import build_network
-from models.config import ClassifierConfig, UNetConfig
-from models.inspection import inspect_shapes
-from models.presets import OFFICIAL_PIPELINES, PRESETS, Preset
+from models.checkpoints.inspection import inspect_shapes
+from models.checkpoints.network_file import build_network
+from models.checkpoints.presets import OFFICIAL_PIPELINES, PRESETS, Preset
+from models.networks.config import ClassifierConfig, UNetConfig
 from tests.golden_runner.case import CaseError, Fields
 from tests.golden_runner.networks import encoder_arguments
 

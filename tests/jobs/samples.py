@@ -14,7 +14,7 @@ from jobs.contract.samplers import SAMPLER_NOTES
 from jobs.contract.workers import WorkerInfo
 from jobs.queue.events import START, Event, Place, read_events
 from jobs.storage.files import FileInfo, FileStore
-from models.presets import SHAPE_NAMES
+from models.checkpoints.presets import SHAPE_NAMES
 from pictures.decoding import MAX_PIXELS
 from pictures.reduction import normalise
 

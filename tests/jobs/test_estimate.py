@@ -72,6 +72,30 @@ def test_wait_is_the_work_ahead_shared_by_the_workers() -> None:
         assert eta == pytest.approx((1000 + 2000 / 2 + 400 / 2) * 0.005 / workers + 25 * 0.08)
 
 
+def running(request: ResolvedRequest, jobs: int = 1) -> Backlog:
+    """So many jobs of a request in progress."""
+    work = work_of(request)
+    counters = {
+        f"running:{rank_of(request.priority, work)}:{stage}": jobs * row_steps for stage, row_steps in work.items()
+    }
+    return dataclasses.replace(EMPTY, work=counters)
+
+
+@pytest.mark.parametrize(("done", "seconds"), [(0, 1.8), (5 / 35, 1.6), (25 / 35, 0.8), (34 / 35, 0.08), (1, 0)])
+def test_running_job_has_the_rest_of_its_own_steps_before_it(done: float, seconds: float) -> None:
+    """25 steps of 40 ms in the base stage, then 10 of 80 ms."""
+    alone = request(upsample=True)
+    assert Estimator(fleet(1)).eta_seconds(running(alone), alone, done=done) == pytest.approx(seconds)
+
+
+def test_running_job_takes_longer_for_those_beside_it() -> None:
+    """Five images make a batch of 16, whose step takes 80 ms."""
+    alone = request(n=4)
+    together = dataclasses.replace(running(alone), work={"running:1:base": 100} | dict(running(alone).work))
+    assert Estimator(fleet(1)).eta_seconds(running(alone), alone, done=0.2) == pytest.approx(20 * 0.04)
+    assert Estimator(fleet(1)).eta_seconds(together, alone, done=0.2) == pytest.approx(20 * 0.08)
+
+
 def test_nothing_is_estimated_before_anything_was_measured() -> None:
     estimator = Estimator(Fleet())
     assert estimator.eta_seconds(EMPTY, request()) is None

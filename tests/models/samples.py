@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from models.checkpoint import save_network
-from models.classifier import NoisyClassifier
-from models.config import ClassifierConfig, UNetConfig
-from models.unet import build_unet
+from models.checkpoints.network_file import save_network
+from models.networks.classifier import NoisyClassifier
+from models.networks.config import ClassifierConfig, UNetConfig
+from models.networks.unet import build_unet
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 

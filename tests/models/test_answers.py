@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from models.answers import Answers, AnswersError, resolve
-from models.config import ClassifierConfig, ProcessConfig, UNetConfig
-from models.presets import PRESETS
+from models.checkpoints.answers import Answers, AnswersError, resolve
+from models.checkpoints.presets import PRESETS
+from models.networks.config import ClassifierConfig, ProcessConfig, UNetConfig
 from tests.models.test_inspection import FFHQ, shapes_of
 
 ALL = Answers(

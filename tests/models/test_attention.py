@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
-from models.attention import AttentionBlock, attend, count_heads
+from models.networks.attention import AttentionBlock, attend, count_heads
 
 
 def qkv(channels: int) -> torch.Tensor:

@@ -10,10 +10,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from models.checkpoint import WeightsError, load_network, read_config, read_tensors, save_network
-from models.classifier import NoisyClassifier
-from models.judge import Judge, JudgeConfig
-from models.unet import SuperResUNet, UNet, build_unet
+from models.checkpoints.network_file import WeightsError, load_network, read_config, read_tensors, save_network
+from models.networks.classifier import NoisyClassifier
+from models.networks.judge import Judge, JudgeConfig
+from models.networks.unet import SuperResUNet, UNet, build_unet
 from tests.models.samples import BASE, seeded
 
 KEY = "input_blocks.1.0.in_layers.2.weight"

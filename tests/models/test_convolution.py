@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.convolution import Conv1d, Conv2d, can_pack, pack_weights
-from models.unet import UNet, build_unet
+from models.networks.convolution import Conv1d, Conv2d, can_pack, pack_weights
+from models.networks.unet import UNet, build_unet
 from tests.models.samples import BASE, UPSAMPLER, seeded
 
 CPU = torch.device("cpu")

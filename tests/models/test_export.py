@@ -8,13 +8,13 @@ import torch
 from typer.testing import CliRunner
 
 from cli.main import app
-from models.checkpoint import load_network, read_config
-from models.config import ClassifierConfig
-from models.export import official_flags
-from models.flags import classifier_config, diffusion_config, upsampler_config
-from models.presets import PRESETS
-from models.unet import UNet
-from models.verify import differences
+from models.checkpoints.export import official_flags
+from models.checkpoints.flags import classifier_config, diffusion_config, upsampler_config
+from models.checkpoints.network_file import load_network, read_config
+from models.checkpoints.presets import PRESETS
+from models.checkpoints.verify import differences
+from models.networks.config import ClassifierConfig
+from models.networks.unet import UNet
 
 MAKERS = {"diffusion": diffusion_config, "upsampler": upsampler_config, "classifier": classifier_config}
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from models.fetch import FetchError, fetch
-from models.record import ChangedFileError, read_record, record_path, recorded_hash
+from models.checkpoints.fetch import FetchError, fetch
+from models.checkpoints.provenance import ChangedFileError, read_record, record_path, recorded_hash
 
 CONTENT = bytes(range(256)) * 4000
 

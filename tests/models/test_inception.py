@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.file_form import WeightsError
-from models.inception import COUNTER, FEATURES, INPUT_SIZE, Inception, load_inception, resized
+from models.checkpoints.file_form import WeightsError
+from models.networks.inception import COUNTER, FEATURES, INPUT_SIZE, Inception, load_inception, resized
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.checkpoint import blank_network
-from models.config import ClassifierConfig, PoolName, UNetConfig
-from models.inspection import NotAdmError, inspect_shapes
-from models.presets import PRESETS
+from models.checkpoints.inspection import NotAdmError, inspect_shapes
+from models.checkpoints.network_file import blank_network
+from models.checkpoints.presets import PRESETS
+from models.networks.config import ClassifierConfig, PoolName, UNetConfig
 from tests.models.samples import BASE, CLASSIFIER, UPSAMPLER
 
 TABLES = Path("tests/golden/presets")

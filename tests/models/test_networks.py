@@ -6,12 +6,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.blocks import ResBlock
-from models.classifier import NoisyClassifier
-from models.config import ClassifierConfig, UNetConfig
-from models.convolution import Conv1d, Conv2d
-from models.linear import FIXED_ROWS, Linear
-from models.unet import SuperResUNet, UNet, build_unet
+from models.networks.blocks import ResBlock
+from models.networks.classifier import NoisyClassifier
+from models.networks.config import ClassifierConfig, UNetConfig
+from models.networks.convolution import Conv1d, Conv2d
+from models.networks.linear import FIXED_ROWS, Linear
+from models.networks.unet import SuperResUNet, UNet, build_unet
 from tests.models.samples import BASE, CLASSIFIER, UPSAMPLER, seeded
 
 PROPERTY = settings(max_examples=30)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.norm import GroupNorm32
+from models.networks.norm import GroupNorm32
 
 ROWS, CHANNELS = 4, 64
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.blocks import ResBlock
-from models.fusing import fuse_norms, fused_by
+from models.networks.blocks import ResBlock
+from models.networks.fusing import fuse_norms, fused_by
 from tests.models.samples import seeded
 
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
@@ -20,7 +20,7 @@ COMPILE = """
 from triton import compile
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from models.norm_kernels import _backward_kernel, _forward_kernel, launch_options
+from models.networks.norm_kernels import _backward_kernel, _forward_kernel, launch_options
 
 for capability, dtype in ((80, "fp32"), (90, "bf16"), (90, "fp16")):
     for kernel, fused in ((_forward_kernel, True), (_forward_kernel, False), (_backward_kernel, True)):
@@ -66,7 +66,7 @@ def test_norms_stay_eager_without_triton(
     block: ResBlock, probe: Callable[[], Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "triton", None)
-    monkeypatch.delitem(sys.modules, "models.norm_kernels", raising=False)
+    monkeypatch.delitem(sys.modules, "models.networks.norm_kernels", raising=False)
     assert fuse_norms(block, probe) == "ModuleNotFoundError: import of triton halted; None in sys.modules"
     assert fused_by(block) is None
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from models.presets import OFFICIAL_PIPELINES, PRESETS, OfficialPipeline, imagenet_names
+from models.checkpoints.presets import OFFICIAL_PIPELINES, PRESETS, OfficialPipeline, imagenet_names
 
 DOCUMENT = Path("docs/checkpoints.md")
 

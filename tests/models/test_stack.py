@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from engine.sampling import SAMPLERS
-from models.checkpoint import WeightsError, metadata_of, read_tensors, save_network
-from models.classifier import NoisyClassifier
-from models.config import ProcessConfig
+from models.checkpoints.network_file import WeightsError, metadata_of, read_tensors, save_network
+from models.checkpoints.tensor_file import write_tensors
 from models.manifest import Sampling
+from models.networks.classifier import NoisyClassifier
+from models.networks.config import ProcessConfig
+from models.networks.unet import build_unet
 from models.plan import SamplingDefaults, official_stacks, read_stack
 from models.stack import file_hash, load_stack
-from models.tensor_file import write_tensors
-from models.unet import build_unet
 from tests.models.samples import BASE, CLASSES, CLASSIFIER, MANIFEST, replace_upsampler, write_manifest
 
 

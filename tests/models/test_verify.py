@@ -9,12 +9,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from models.checkpoint import WeightsError, blank_network, check_state, load_network, read_config
-from models.presets import PRESETS, Preset
-from models.record import read_record, recorded_hash, write_record
-from models.tensor_file import read_tensors
-from models.unet import UNet, build_unet
-from models.verify import convert, differences, preset_of, verify
+from models.checkpoints.network_file import WeightsError, blank_network, check_state, load_network, read_config
+from models.checkpoints.presets import PRESETS, Preset
+from models.checkpoints.provenance import read_record, recorded_hash, write_record
+from models.checkpoints.tensor_file import read_tensors
+from models.checkpoints.verify import convert, differences, preset_of, verify
+from models.networks.unet import UNet, build_unet
 from tests.models.samples import BASE, seeded
 
 NAME = "64x64_classifier"

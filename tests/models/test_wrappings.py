@@ -23,11 +23,11 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from cli.main import app
-from models.checkpoint import load_network
-from models.file_form import WeightsError
-from models.tensor_file import read_network, read_networks, read_tensors
-from models.unet import UNet, build_unet
-from models.verify import differences
+from models.checkpoints.file_form import WeightsError
+from models.checkpoints.network_file import load_network
+from models.checkpoints.tensor_file import read_network, read_networks, read_tensors
+from models.checkpoints.verify import differences
+from models.networks.unet import UNet, build_unet
 from tests.models.samples import BASE, seeded
 
 Wrap = Callable[[dict[str, Tensor]], Any]

@@ -8,9 +8,8 @@ import torch
 from guided_diffusion import script_util as official
 from torch import nn
 
-from models.answers import Answers, resolve
-from models.classifier import NoisyClassifier
-from models.flags import (
+from models.checkpoints.answers import Answers, resolve
+from models.checkpoints.flags import (
     CLASSIFIER_DEFAULTS,
     DIFFUSION_DEFAULTS,
     UPSAMPLER_DEFAULTS,
@@ -18,7 +17,8 @@ from models.flags import (
     diffusion_config,
     upsampler_config,
 )
-from models.unet import build_unet
+from models.networks.classifier import NoisyClassifier
+from models.networks.unet import build_unet
 
 CASES = range(6)
 

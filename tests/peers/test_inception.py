@@ -10,7 +10,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 
 from evaluation.extractors import InceptionExtractor
 from evaluation.inception_score import class_probabilities
-from models.inception import SPATIAL_CHANNELS, Inception
+from models.networks.inception import SPATIAL_CHANNELS, Inception
 
 CASES = range(3)
 

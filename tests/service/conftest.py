@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Thread
@@ -15,6 +15,8 @@ import httpx2
 import pytest
 from redis import Redis
 
+from jobs.callers.caller import Role
+from jobs.callers.keyring import IN_FORCE_SECONDS, KeyStore
 from jobs.contract.job import Progress, Usage
 from jobs.queue.events import Preview
 from jobs.settings import Settings
@@ -24,6 +26,7 @@ from tests.jobs.samples import DEMO, DEMO_UNCOND, png, worker_info
 from worker.inbox import Cancel, Claim, Inbox
 
 ROOT = Path(__file__).parents[2]
+MakeKey = Callable[..., dict[str, str]]
 
 
 @contextmanager
@@ -159,6 +162,18 @@ def fleet(worker: ToyWorker, client: httpx2.Client) -> ToyWorker:
     while not client.get("/v1/workers").raise_for_status().json()["data"]:
         time.sleep(0.05)
     return worker
+
+
+@pytest.fixture
+def make_key(redis: Redis) -> Iterator[MakeKey]:
+    """Makes keys; returns the header that each is sent in."""
+
+    def make(name: str = "ann", role: Role = Role.USER, weight: float = 1.0) -> dict[str, str]:
+        return {"Authorization": f"Bearer {KeyStore(redis).create(name, role, weight).key}"}
+
+    yield make
+    redis.flushall()
+    time.sleep(IN_FORCE_SECONDS)  # the service of the module's other tests has forgotten them by then
 
 
 def body(**fields: Any) -> dict[str, Any]:

@@ -51,6 +51,22 @@ def test_cancel_of_a_running_job_ends_it_and_a_second_after_its_end_is_409(
     assert is_problem(client.post(f"/v1/jobs/{job_id}/cancel"), 409)
 
 
+def test_running_job_says_when_it_will_be_done_and_an_ended_one_does_not(
+    client: httpx2.Client, fleet: ToyWorker
+) -> None:
+    job_id = client.post("/v1/jobs", json=body(upsample=False)).json()["id"]
+    with client.stream("GET", f"/v1/jobs/{job_id}/events") as stream:
+        next(line for line in stream.iter_lines() if line == "event: started")
+    progress = client.get(f"/v1/jobs/{job_id}").json()["progress"]
+    assert (progress["eta_seconds"], progress["eta_error_seconds"]) == (
+        1.0,
+        0.5,
+    )  # 25 steps of 40 ms, and no ratios yet
+    fleet.release()
+    ended = client.get(f"/v1/jobs/{job_id}?wait=5").json()["progress"]
+    assert (ended["fraction"], ended["eta_seconds"], ended["eta_error_seconds"]) == (1, None, None)
+
+
 def test_deleted_job_is_gone_with_its_images(client: httpx2.Client, worker: ToyWorker) -> None:
     job_id = client.post("/v1/jobs", json=body(), headers={"Prefer": "wait=5"}).json()["id"]
     assert client.get(f"/v1/jobs/{job_id}/images/0").status_code == 200

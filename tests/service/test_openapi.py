@@ -25,6 +25,11 @@ ROUTES = {
     "/v1/jobs/{job_id}/cancel": {"post"},
     "/v1/jobs/{job_id}/events": {"get"},
     "/v1/jobs/{job_id}/images/{index}": {"get"},
+    "/v1/jobs/{job_id}/images.zip": {"get"},
+    "/v1/requests/from-image": {"post"},
+    "/v1/images/generations": {"post"},
+    "/v1/images/edits": {"post"},
+    "/v1/images/variations": {"post"},
     "/v1/files": {"post"},
     "/v1/files/{file_id}": {"get", "delete"},
     "/v1/files/{file_id}/content": {"get"},
@@ -78,9 +83,17 @@ def test_document_announces_no_error_of_frameworks_and_every_one_of_ours() -> No
         for method, operation in operations.items():
             announced = set(operation["responses"])
             assert announced >= {"400", "421", "431"}, (method, path)
-            assert ("403" in announced) == (method in ("post", "delete")), (method, path)
+            assert (announced >= {"401", "403"}) == (operation["security"] != []), (method, path)
             assert ("415" in announced) == ("requestBody" in operation), (method, path)
     assert "HTTPValidationError" not in json.dumps(document())
+
+
+def test_document_says_that_all_but_probes_may_need_a_key() -> None:
+    described = document()
+    assert described["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
+    paths = described["paths"]
+    free = {path for path, operations in paths.items() for each in operations.values() if each["security"] == []}
+    assert free == {"/livez", "/readyz", "/healthz"}
 
 
 def test_document_describes_the_data_of_every_event() -> None:

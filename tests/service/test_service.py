@@ -287,8 +287,10 @@ def test_busy_port_is_one_line_that_names_the_variable(settings: Settings) -> No
 
 
 @pytest.mark.slow
-def test_other_addresses_than_loopback_need_the_permission(settings: Settings) -> None:
-    assert "ADM_ALLOW_ANONYMOUS" in refused(settings, ADM_HOST="0.0.0.0")
+def test_other_addresses_than_loopback_need_a_key_or_the_permission(redis: Redis, settings: Settings) -> None:
+    line = refused(settings, ADM_HOST="0.0.0.0", ADM_REDIS_URL=str(settings.redis_url))
+    assert "adm keys create" in line
+    assert "ADM_ALLOW_ANONYMOUS" in line
 
 
 @pytest.mark.slow

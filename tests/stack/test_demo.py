@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from models.presets import SHAPE_NAMES
+from models.checkpoints.presets import SHAPE_NAMES
 from stack.contact_sheet import MARGIN_PX, TILE_PX, Tile, contact_sheet
 from stack.demo import Outcome, batch_occupancy, report
 from stack.demo_plan import demo_requests

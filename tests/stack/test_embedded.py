@@ -6,6 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 
@@ -54,7 +55,8 @@ def test_page_address_can_be_opened_on_this_machine(host: str, address: str) -> 
 
 def test_children_read_back_exactly_the_settings_of_the_stack(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ADM_REDIS_URL", "redis://elsewhere")
-    settings = Settings(redis_url=None, port=8123, pipelines=("demo",), threads=2, allow_anonymous=True, max_rows=7)
+    secret = SecretStr("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
+    settings = Settings(port=8123, pipelines=("demo",), threads=2, allow_anonymous=True, webhook_secret=secret)
     told = environment(settings)
     for name in [name for name in os.environ if name.startswith("ADM_")]:
         monkeypatch.delenv(name)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from models.presets import SHAPE_NAMES
+from models.checkpoints.presets import SHAPE_NAMES
 from tests.training.samples import write_npz
 from training import data
 from training.config import ConfigError, Data

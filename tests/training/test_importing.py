@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from models.file_form import WeightsError
+from models.checkpoints.file_form import WeightsError
 from tests.training.samples import assert_same, config, finish, start
 from training.importing import Beginning, begin_at
 from training.loop import Run

@@ -82,6 +82,23 @@ def test_file_that_names_images_means_them_whatever_its_preset(tmp_path: Path) -
     )
 
 
+@pytest.mark.parametrize("kind", ["diffusion", "classifier", "judge", "upsampler"])
+def test_dry_run_reckons_every_kind_of_network(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "photos").mkdir()
+    for index in range(4):
+        Image.new("RGB", (20, 20), "red").save(tmp_path / "photos" / f"{'ab'[index % 2]}_{index}.png")
+    network = {"image_size": 16, "model_channels": 32, "channel_mult": [1], "attention_sizes": []}
+    if kind == "upsampler":
+        network["small_size"] = 8
+    optimiser = {"batch_size": 2, "steps": 2, "learning_rate": 1e-3}
+    config = {"kind": kind, "network": network, "optimiser": optimiser, "data": {"path": str(tmp_path / "photos")}}
+    (tmp_path / "run.json").write_text(json.dumps(config))
+    status, said = run("train", str(tmp_path / "run.json"), "--dry-run")
+    assert status == 0, said
+    lines = [line.split("  ")[0] for line in said.splitlines()[1:]]  # the first tells the classes
+    assert lines == ["network", "data", "device", "FLOPs a step", "memory", "speed", "time"]
+
+
 def test_one_class_makes_an_unguided_stack(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     for index in range(4):

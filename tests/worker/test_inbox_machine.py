@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule, run_state_machine_as_test
 from redis import Redis
 
+from jobs.callers.caller import ANONYMOUS, Caller, Role
 from jobs.contract.errors import FailureKind, RefusedError
 from jobs.contract.job import FINAL_STATUSES, ImageRecord, JobStatus, Usage
 from jobs.contract.request import PRIORITIES, JobRequest
 from jobs.job_queue import JobQueue
 from jobs.queue import keys, rq_registries
+from jobs.queue.submitting import Submission
 from jobs.queue.sweep import Sweeper
 from jobs.settings import Settings
 from jobs.storage.images import StoredImage
@@ -26,6 +28,8 @@ from worker.inbox import Cancel, Claim, Inbox
 
 WORKERS = st.sampled_from(["cpu-0", "cpu-1"])
 KEYS = st.sampled_from(["one", "other"])
+ANN, BOB = (Caller(letter * 12, Role.USER) for letter in "ab")
+CALLERS = st.sampled_from([ANONYMOUS, ANN, BOB])
 
 
 class NoImages:
@@ -60,6 +64,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.sweeper = Sweeper(self.redis, self.queue.ledger, images, self.queue.files, config.lease_seconds)
         self.inboxes = {name: self.opened(name) for name in ("cpu-0", "cpu-1")}
         self.known: set[str] = set()
+        self.owners: dict[str, str] = {}
         self.completed: Counter[str] = Counter()
 
     def opened(self, name: str) -> Inbox:
@@ -68,16 +73,20 @@ class QueueMachine(RuleBasedStateMachine):
         inbox.open()
         return inbox
 
-    @rule(target=jobs, n=st.integers(1, 4), priority=st.sampled_from(["low", "normal", "high"]))
-    def submit(self, n: int, priority: str) -> str:
-        return self.post({"class_label": 1, "n": n, "priority": priority}, None)
+    @rule(target=jobs, n=st.integers(1, 4), priority=st.sampled_from(["low", "normal", "high"]), caller=CALLERS)
+    def submit(self, n: int, priority: str, caller: Caller) -> str:
+        return self.post({"class_label": 1, "n": n, "priority": priority}, None, caller)
 
     @rule(target=jobs, key=KEYS)
     def submit_under_a_key(self, key: str) -> str:
         return self.post({"class_label": 1}, key)
 
-    def post(self, body: dict[str, object], key: str | None) -> str:
-        job, replayed = self.queue.submit(JobRequest.parse(json.dumps(body).encode()), key)
+    def post(self, body: dict[str, object], key: str | None, caller: Caller = ANONYMOUS) -> str:
+        request = JobRequest.parse(json.dumps(body).encode())
+        (outcome,) = self.queue.submit_all([Submission(request, caller, key)])
+        assert not isinstance(outcome, RefusedError)
+        job, replayed = outcome
+        self.owners[job.id] = caller.id
         assert replayed == (job.id in self.known)
         if not replayed:
             self.completed[job.id] = 0  # an earlier one of the key is gone
@@ -192,6 +201,27 @@ class QueueMachine(RuleBasedStateMachine):
         work = self.redis.hgetall(keys.queued_work("demo"))
         left = sum(self.base_work(each) for each in self.known if self.is_open(each))
         assert sum(int(value) for name, value in work.items() if name.endswith(b":base")) == left
+
+    @invariant()
+    def lists_and_lines_of_callers_hold_their_own_jobs(self) -> None:
+        for caller in (each.id for each in (ANN, BOB)):
+            own = {each for each in self.known if self.owners[each] == caller}
+            statuses = {each: self.queue.get(each).status for each in own}
+            for status in (None, *JobStatus):
+                listed = {each.decode()[17:] for each in self.redis.zrange(keys.index(status, caller), 0, -1)}
+                assert listed == {each for each in own if status in (None, statuses[each])}
+            for queue in (keys.queue("demo", priority) for priority in PRIORITIES):
+                line = {each.decode() for each in self.redis.lrange(rq_registries.queue_key(queue), 0, -1)}
+                assert {each.decode() for each in self.redis.zrange(keys.own_line(queue, caller), 0, -1)} == line & own
+        marked = {each.decode()[17:]: by.decode() for each, by in self.redis.hgetall(keys.JOB_CALLERS).items()}
+        assert marked == {each: self.owners[each] for each in self.known if self.owners[each]}
+
+    @invariant()
+    def lines_are_in_the_order_of_turns(self) -> None:
+        for queue in (keys.queue("demo", priority) for priority in PRIORITIES):
+            line = [each.decode() for each in self.redis.lrange(rq_registries.queue_key(queue), 0, -1)]
+            turns = [float(self.redis.hget(rq_registries.job_key(each), "adm_turn")) for each in line]
+            assert turns == sorted(turns)
 
     def base_work(self, job_id: str) -> int:
         request = self.queue.get(job_id).request

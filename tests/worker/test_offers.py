@@ -7,7 +7,7 @@ import pytest
 
 from jobs.settings import Settings
 from jobs.views.fleet import Fleet
-from models.checkpoint import WeightsError
+from models.checkpoints.network_file import WeightsError
 from models.plan import read_stack
 from models.stack import load_stack, outline_plan
 from tests.models.samples import MANIFEST, replace_upsampler, write_base_alone, write_manifest, write_stack

@@ -1,5 +1,6 @@
 from structlog.testing import capture_logs
 
+from jobs.callers.caller import ANONYMOUS
 from jobs.contract.request import JobRequest
 from jobs.queue.submitting import Submission, Submitted
 from tests.worker.conftest import Bench
@@ -7,7 +8,7 @@ from worker.inbox import Inbox
 
 
 def test_workers_lines_about_a_job_carry_the_id_of_the_request_that_queued_it(bench: Bench, inbox: Inbox) -> None:
-    (queued,) = bench.queue.submit_all([Submission(JobRequest(class_label=1), request_id="abc-1")])
+    (queued,) = bench.queue.submit_all([Submission(JobRequest(class_label=1), ANONYMOUS, request_id="abc-1")])
     assert isinstance(queued, Submitted)
     with capture_logs() as lines:
         (claim,) = bench.claim(inbox)

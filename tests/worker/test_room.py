@@ -6,6 +6,7 @@ from typing import Protocol
 import pytest
 from redis import Redis
 
+from jobs.callers.caller import ANONYMOUS
 from jobs.contract.errors import ErrorKind, RefusedError
 from jobs.contract.job import JobStatus
 from jobs.contract.request import JobRequest
@@ -54,7 +55,7 @@ def test_jobs_that_are_cancelled_again_and_again_are_bounded_in_number(limited: 
 
 
 def test_jobs_of_one_batch_count_before_they_are_written(limited: Limited) -> None:
-    outcomes = limited(max_queued_jobs=2).submit_all([Submission(REQUEST)] * 3)
+    outcomes = limited(max_queued_jobs=2).submit_all([Submission(REQUEST, ANONYMOUS)] * 3)
     assert [isinstance(each, Submitted) for each in outcomes] == [True, True, False]
 
 
@@ -78,7 +79,7 @@ def test_no_job_is_accepted_by_a_redis_that_evicts(limited: Limited, redis: Redi
 
 
 def test_jobs_of_one_batch_see_each_other_in_the_queue(bench: Bench) -> None:
-    outcomes = bench.queue.submit_all([Submission(REQUEST)] * 3)
+    outcomes = bench.queue.submit_all([Submission(REQUEST, ANONYMOUS)] * 3)
     queues = [each.job.queue for each in outcomes if isinstance(each, Submitted)]
     assert [each and each.position for each in queues] == [0, 1, 2]
     assert [each.job.queue for each in outcomes if isinstance(each, Submitted)] == [
@@ -87,8 +88,8 @@ def test_jobs_of_one_batch_see_each_other_in_the_queue(bench: Bench) -> None:
 
 
 def test_what_is_refused_stops_nothing_else_of_its_batch(bench: Bench) -> None:
-    good, bad = Submission(REQUEST), Submission(JobRequest(class_label=1, model="none"))
-    keyed = Submission(REQUEST, idempotency_key="k")
+    good, bad = Submission(REQUEST, ANONYMOUS), Submission(JobRequest(class_label=1, model="none"), ANONYMOUS)
+    keyed = Submission(REQUEST, ANONYMOUS, idempotency_key="k")
     outcomes = bench.queue.submit_all([good, bad, keyed, keyed, good])
     assert [isinstance(each, Submitted) for each in outcomes] == [True, False, True, True, True]
     assert len(bench.queue.page().data) == 3

@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from models.checkpoint import NetworkConfig, build_network, save_network
-from models.config import ClassifierConfig, UNetConfig
-from models.presets import SHAPE_NAMES
+from models.checkpoints.network_file import NetworkConfig, build_network, save_network
+from models.checkpoints.presets import SHAPE_NAMES
+from models.networks.config import ClassifierConfig, UNetConfig
 
 BASE = UNetConfig(
     image_size=8,

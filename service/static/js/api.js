@@ -1,5 +1,7 @@
 /** Calls of the service: JSON in and out, errors as RFC 9457 tells them. */
 
+import { credentials, refused } from "./key.js";
+
 /** What the service refused, or that it cannot be reached (status 0). */
 export class Problem extends Error {
   constructor({ status, title, detail, errors }, retryAfterSeconds = 0) {
@@ -17,6 +19,7 @@ export const ROOT = new URL("../..", import.meta.url).pathname.replace(/\/$/, ""
 export const pathOfFile = (id) => `${ROOT}/v1/files/${id}/content`;
 
 const NOT_MODIFIED = 304;
+const UNAUTHORIZED = 401;
 const UNREACHABLE = { status: 0, title: "Unreachable", detail: "The service cannot be reached" };
 
 /** Answer of a call as JSON; `body` is JSON text. Throws: Problem. */
@@ -27,6 +30,11 @@ export async function call(method, path, body = undefined) {
 /** Upload a picture, a File of the browser; the service tells its kind by its bytes. Throws: Problem. */
 export async function upload(file) {
   return send("POST", "/v1/files", file, { "Content-Type": "application/octet-stream" });
+}
+
+/** The request that makes a PNG of this service, a File of the browser. Throws: Problem. */
+export async function requestOf(file) {
+  return send("POST", "/v1/requests/from-image", file, { "Content-Type": "application/octet-stream" });
 }
 
 /** {answer, etag} of a GET; null while the answer is the one that `etag` names. Throws: Problem. */
@@ -41,7 +49,7 @@ async function send(method, path, body, more) {
 }
 
 async function exchange(method, path, body, more) {
-  const headers = { Accept: "application/json", ...more };
+  const headers = { Accept: "application/json", ...credentials(), ...more };
   let response;
   let text;
   try {
@@ -50,7 +58,10 @@ async function exchange(method, path, body, more) {
   } catch {
     throw new Problem(UNREACHABLE);
   }
-  if (!response.ok && response.status !== NOT_MODIFIED) throw problemOf(response, text);
+  if (!response.ok && response.status !== NOT_MODIFIED) {
+    if (response.status === UNAUTHORIZED) refused();
+    throw problemOf(response, text);
+  }
   return { response, text };
 }
 

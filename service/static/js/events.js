@@ -1,6 +1,7 @@
 /** Server-sent events over fetch: unlike EventSource it can send headers, and it says why a stream ended. */
 
 import { ROOT } from "./api.js";
+import { credentials, refused } from "./key.js";
 
 const FINAL = new Set(["completed", "failed", "cancelled", "expired"]);
 const SILENCE_MS = 40_000; // the service sends a comment every 15 s; after this long the connection is dead
@@ -56,12 +57,16 @@ export async function followEvents(jobId, place, signal, onEvent, onConnected) {
     const attempt = new AbortController();
     let ended = false;
     try {
-      const headers = { Accept: "text/event-stream" };
+      const headers = { Accept: "text/event-stream", ...credentials() };
       if (place.lastId) headers["Last-Event-ID"] = place.lastId;
       const either = AbortSignal.any([signal, attempt.signal]);
       const response = await fetch(`${ROOT}/v1/jobs/${jobId}/events`, { headers, cache: "no-store", signal: either });
       if (response.status === 204) return "ended";
       if (response.status === 404) return "gone";
+      if (response.status === 401) {
+        refused();
+        return "gone";
+      }
       if (!response.ok) throw new Error(`status ${response.status}`);
       onConnected(true);
       const parser = new EventParser((event) => {

@@ -1,6 +1,7 @@
 /** The filmstrip: what came of each denoising step, to scrub through and to play. */
 
 import { byId, element, setText } from "./dom.js";
+import { showPicture } from "./pictures.js";
 
 const MAX_THUMBS = 120; // more only slow the page down; the slider still reaches every frame
 const PLAY_MS = 110;
@@ -121,7 +122,7 @@ export class Film {
       this.#thumbs.set(frame.key, thumb);
     }
     const image = thumb.firstElementChild;
-    if (image.getAttribute("src") !== frame.url) image.src = frame.url;
+    showPicture(image, frame.url);
     thumb.dataset.position = position;
     thumb.classList.toggle("starts", frame.starts && position > 0);
     return thumb;

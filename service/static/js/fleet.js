@@ -2,8 +2,11 @@
 
 import { call, callIfChanged } from "./api.js";
 import { byId, setText } from "./dom.js";
+import { key } from "./key.js";
+import { isAsking } from "./signin.js";
 
 const ASK_MS = 5000;
+const NONE = "No worker is running";
 
 /** Calls onModels with the service's models, now and whenever it asked again. */
 export class Fleet {
@@ -20,14 +23,21 @@ export class Fleet {
   }
 
   async ask() {
+    if (isAsking()) return;
     try {
-      const [models, workers] = await Promise.all([callIfChanged("/v1/models", this.etag), call("GET", "/v1/workers")]);
+      const [models, workers] = await Promise.all([callIfChanged("/v1/models", this.etag), this.#workers()]);
       if (models !== null) Object.assign(this, { models: models.answer.data, etag: models.etag });
-      this.#show(workers.data.length === 0 ? "none" : "live", workersText(workers.data));
+      const text = workers === null ? namesText(this.models) : workersText(workers.data);
+      this.#show(text === NONE ? "none" : "live", text);
       this.onModels(this.models);
     } catch (problem) {
       this.#show("away", problem.status === 0 ? "The service cannot be reached" : problem.message);
     }
+  }
+
+  /** The workers; null where callers have keys, of which few may see them. */
+  async #workers() {
+    return key() === null ? call("GET", "/v1/workers") : null;
   }
 
   #show(state, text) {
@@ -36,8 +46,15 @@ export class Fleet {
   }
 }
 
+/** Who works, as the models tell it. */
+function namesText(models) {
+  const names = [...new Set(models.flatMap((each) => each.workers))];
+  if (names.length === 0) return NONE;
+  return names.length === 1 ? `Worker ${names[0]}` : `${names.length} workers`;
+}
+
 function workersText(workers) {
-  if (workers.length === 0) return "No worker is running";
+  if (workers.length === 0) return NONE;
   const rows = workers.reduce((sum, each) => sum + each.rows_in_flight, 0);
   const busy = rows === 0 ? "idle" : `${rows} image${rows === 1 ? "" : "s"} in flight`;
   const who = workers.length === 1 ? `Worker ${workers[0].name}` : `${workers.length} workers`;

@@ -1,6 +1,7 @@
 /** Words and texts made from jobs and requests. */
 
 import { write } from "./api.js";
+import { key } from "./key.js";
 
 const STAGE_NAMES = { base: "Base", upsample: "Upsampler" };
 
@@ -108,6 +109,7 @@ export function curl(request) {
   return [
     `curl -X POST ${location.origin}/v1/jobs`,
     "  -H 'Content-Type: application/json' -H 'Prefer: wait=60'",
+    ...(key() === null ? [] : ['  -H "Authorization: Bearer $ADM_API_KEY"']), // what is copied is shown, and stays about
     `  -d '${body}'`,
   ].join(" \\\n");
 }
@@ -121,7 +123,9 @@ export function fileName(request, image) {
 /** Where a queued job stands. */
 export function queueText(queue) {
   if (queue === null) return "Queued";
-  return queue.position === 0 ? "Next in the queue" : `${queue.position} before it in the queue`;
+  if (queue.position === 0) return "Next in the queue";
+  const yours = key() === null ? "" : `, ${queue.yours} of them yours`;
+  return `${queue.position} before it in the queue${yours}`;
 }
 
 export function queueHint(queue) {

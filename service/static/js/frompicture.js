@@ -3,6 +3,7 @@
 import { pathOfFile, upload } from "./api.js";
 import { byId, setNotice, setText } from "./dom.js";
 import { PictureClass } from "./pictureclass.js";
+import { showPicture } from "./pictures.js";
 
 const SLOTS = [0, 1];
 const VARIATIONS = 4;
@@ -71,7 +72,7 @@ export class FromPicture {
       const answer = await upload(file);
       if (turn !== this.#turn[slot]) return;
       this.#files[slot] = answer;
-      Object.assign(label.querySelector("img"), { src: pathOfFile(answer.id), hidden: false });
+      showPicture(label.querySelector("img"), pathOfFile(answer.id));
     } catch (problem) {
       if (turn !== this.#turn[slot]) return;
       told = `${file.name} ${problem.errors?.[0]?.detail ?? `was not taken: ${problem.message}`}`;

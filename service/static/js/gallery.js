@@ -3,6 +3,7 @@
 import { byId, element, setText } from "./dom.js";
 import { fileName, numImages, title } from "./format.js";
 import { isActive } from "./jobs.js";
+import { linkPicture, showPicture } from "./pictures.js";
 
 export class Gallery {
   #tiles = new Map(); // key -> element
@@ -53,14 +54,14 @@ export class Gallery {
     const made = job.request.kind !== "generate";
     const several = numImages(job.request) > 1 && job.request.kind !== "interpolate";
     const name = made ? title(undefined, job.request) : image.class_name ?? "no class";
-    const picture = element("img", { src: image.url, alt: "", width: 128, height: 128, loading: "lazy" });
+    const picture = element("img", { alt: "", width: 128, height: 128, loading: "lazy" });
+    showPicture(picture, image.url);
     const show = element("button", {
       type: "button", className: "tile-picture", "aria-label": `Show ${name}, seed ${seed}, image ${image.index}`,
     }, picture);
     show.addEventListener("click", () => this.actions.show(job.id, image.index));
-    const save = element("a", {
-      href: image.url, download: fileName(job.request, image), "aria-label": `Download ${name}, seed ${seed}`,
-    }, "Save");
+    const save = element("a", { "aria-label": `Download ${name}, seed ${seed}` }, "Save");
+    linkPicture(save, image.url, fileName(job.request, image));
     const again = element("button", {
       type: "button", className: "link", "aria-label": `Again with seed ${seed}`,
     }, "Again");
@@ -88,7 +89,7 @@ export class Gallery {
     tile.querySelector("button").setAttribute("aria-label", `Show ${name}, ${state}`);
     const newest = previews.of(0).at(-1);
     const picture = tile.querySelector("img");
-    if (newest !== undefined && picture.src !== newest.url) Object.assign(picture, { src: newest.url, hidden: false });
+    if (newest !== undefined) showPicture(picture, newest.url);
   }
 }
 

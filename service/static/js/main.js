@@ -6,8 +6,11 @@ import { Form } from "./form.js";
 import { Gallery } from "./gallery.js";
 import { FromPicture } from "./frompicture.js";
 import { Jobs } from "./jobs.js";
+import { Restore } from "./restore.js";
+import { watchKey } from "./signin.js";
 import { Stage } from "./stage.js";
 
+watchKey();
 const jobs = new Jobs();
 const form = new Form(submit);
 const fromPicture = new FromPicture(form, submit);
@@ -15,6 +18,8 @@ const fleet = new Fleet((models) => { form.setModels(models); fromPicture.offer(
 const modelOf = (id) => fleet.model(id);
 const stage = new Stage(jobs, modelOf, { again, cancel, showing: (id, index) => gallery.mark(id, index) });
 const gallery = new Gallery(jobs, modelOf, { show, again });
+
+new Restore(form, again);
 
 let due = false;
 

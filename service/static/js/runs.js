@@ -2,6 +2,7 @@
 
 import { call, ROOT } from "./api.js";
 import { byId, element, setText } from "./dom.js";
+import { showPicture } from "./pictures.js";
 
 const ASK_MS = 5000;
 const SERIES = 6; // colours of runs.css
@@ -68,7 +69,7 @@ function grid(run) {
   const slider = element("input", { type: "range", min: 0, max: run.previews.length - 1, value: place, "aria-label": `Preview of ${run.id}` });
   const show = () => {
     const name = run.previews[slider.value];
-    picture.src = `${ROOT}/v1/runs/${encodeURIComponent(run.id)}/previews/${name}`;
+    showPicture(picture, `${ROOT}/v1/runs/${encodeURIComponent(run.id)}/previews/${name}`);
     picture.alt = setLabel(caption, `${run.id}, step ${Number(name.replace(".png", ""))}`);
   };
   slider.addEventListener("input", () => { steps.set(run.id, Number(slider.value)); show(); });

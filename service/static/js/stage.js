@@ -5,6 +5,7 @@ import { byId, copy, element, focusFirst, local, recall, remember, setNotice, se
 import { Film } from "./film.js";
 import { about, capital, className, curl, duration, fileName, number, numImages, queueHint, queueText, repeatable, stageName, stepsTaken, title } from "./format.js";
 import { isActive } from "./jobs.js";
+import { linkPicture, showPicture } from "./pictures.js";
 
 const MAX_EDGE_PX = 512;
 const SCALING = "adm-scaling";
@@ -125,9 +126,8 @@ export class Stage {
 
   #picture(frame) {
     const picture = byId("picture");
-    if (picture.getAttribute("src") !== frame.url) picture.src = frame.url;
+    showPicture(picture, frame.url);
     picture.alt = `${byId("stage-title").textContent}: ${frame.label}`;
-    picture.hidden = false;
     setText(byId("caption"), frame.caption);
   }
 
@@ -217,7 +217,7 @@ export class Stage {
     byId("again").hidden = job.request.kind !== "generate";
     byId("image-actions").hidden = isActive(job) && image === undefined;
     byId("download").hidden = image === undefined;
-    if (image !== undefined) Object.assign(byId("download"), { href: image.url, download: fileName(job.request, image) });
+    if (image !== undefined) linkPicture(byId("download"), image.url, fileName(job.request, image));
     byId("job-source").hidden = false;
     if (byId("source").dataset.job !== job.id) {
       byId("source").dataset.job = job.id;
@@ -244,7 +244,7 @@ export class Stage {
       const own = job.request.kind === "score" ? pathOfFile(job.request.images[place]) : undefined;
       const url = own ?? job.images.find((each) => each.index === index)?.url ?? previews.of(index).at(-1)?.url;
       const picture = button.firstElementChild;
-      if (url !== undefined && picture.getAttribute("src") !== url) Object.assign(picture, { src: url, hidden: false });
+      if (url !== undefined) showPicture(picture, url);
     });
   }
 

@@ -1,0 +1,49 @@
+"""The turns of `jobs.callers.turns` in Python, for the simulation; a test holds Redis' script to the same order."""
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from typing import Generic, NamedTuple, TypeVar
+
+T = TypeVar("T")
+
+
+class Turn(NamedTuple):
+    starts: float
+    caller: str
+    share: float
+
+
+class Line(Generic[T]):
+    """Jobs of a pipeline and priority in the order in which they are claimed."""
+
+    def __init__(self) -> None:
+        self._jobs: list[T] = []
+        self._turns: dict[T, Turn] = {}
+        self._ends: dict[str, float] = {}  # of each caller's latest turn
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(self._jobs)
+
+    def __getitem__(self, place: int) -> T:
+        return self._jobs[place]
+
+    def enter(self, job: T, caller: str, share: float) -> int:
+        """Give a job its place; how many go before it."""
+        head = self._turns[self._jobs[0]].starts if self._jobs else 0.0
+        starts = max(head, self._ends.get(caller, 0.0))
+        place = bisect_right(self._jobs, starts, key=lambda each: self._turns[each].starts)
+        self._jobs.insert(place, job)
+        self._turns[job] = Turn(starts, caller, share)
+        self._ends[caller] = starts + share
+        return place
+
+    def leave(self, job: T, *, served: bool) -> None:
+        self._jobs.remove(job)
+        turn = self._turns.pop(job)
+        if not self._jobs:
+            self._ends.clear()
+        elif not served:
+            self._ends[turn.caller] = self._ends.get(turn.caller, 0.0) - turn.share

@@ -1,0 +1,116 @@
+"""`adm keys`: who may call the service."""
+
+import contextlib
+import getpass
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.failure import one_line_errors
+
+if TYPE_CHECKING:
+    from jobs.callers.keyring import KeyRecord, KeyStore, NewKey
+
+app = typer.Typer(
+    help="Keys of callers: create, list, revoke, rotate. A change is in force when its command returns.",
+    no_args_is_help=True,
+)
+Which = Annotated[str, typer.Argument(metavar="NAME", help="name or id of the key")]
+AsJson = Annotated[bool, typer.Option("--json", help="as JSON")]
+
+
+@app.command()
+def create(
+    name: Annotated[str, typer.Option(help="of the caller, for people")],
+    role: Annotated[str, typer.Option(help="user: its own jobs; operator: everything; metrics: /metrics alone")],
+    weight: Annotated[
+        float, typer.Option(min=0.01, max=100, help="share of the turns it gets beside other callers")
+    ] = 1.0,
+    as_json: AsJson = False,
+) -> None:
+    """Make a key and print it: the only time it can be seen. From the first key on, nobody is served without one."""
+    from jobs.callers.caller import Role
+    from jobs.contract.errors import KeyringError
+
+    with key_store() as store:
+        if role not in list(Role):
+            raise KeyringError(f"--role: {role!r} must be one of {', '.join(Role)}")
+        made = store.create(name, Role(role), weight)
+        audit("create_key", made.record)
+    show_new(made, as_json)
+
+
+@app.command("list")
+def list_keys(as_json: AsJson = False) -> None:
+    """Every key, also those revoked; never the keys themselves."""
+    from rich.console import Console
+    from rich.table import Table
+
+    with key_store() as store:
+        records = store.records()
+    if as_json:
+        typer.echo(json.dumps([each.model_dump(mode="json", exclude={"sha256"}) for each in records], indent=1))
+        return
+    table = Table("id", "name", "role", "weight", "state")
+    for each in records:
+        state = "revoked" if each.revoked_at is not None else "in force"
+        table.add_row(each.id, each.name, each.role, f"{each.weight:g}", state)
+    Console().print(table)
+
+
+@app.command()
+def revoke(key: Which) -> None:
+    """Let a key open nothing any more. Its caller's jobs stay, for operators; without any key nobody is served."""
+    with key_store() as store:
+        record = store.revoke(key)
+        audit("revoke_key", record)
+    typer.echo(f"revoked {record.name} ({record.id})")
+
+
+@app.command()
+def rotate(key: Which, as_json: AsJson = False) -> None:
+    """Print another key for the same caller, who keeps its jobs; the present key opens nothing any more."""
+    with key_store() as store:
+        made = store.rotate(key)
+        audit("rotate_key", made.record)
+    show_new(made, as_json)
+
+
+@contextlib.contextmanager
+def key_store() -> Iterator["KeyStore"]:
+    """The keys of the Redis that the settings name."""
+    from redis.exceptions import RedisError
+
+    from jobs import logs
+    from jobs.callers.keyring import KeyStore
+    from jobs.contract.errors import KeyringError
+    from jobs.queue.server import connect_redis
+    from jobs.settings import Settings
+
+    with one_line_errors(KeyringError):
+        settings = Settings.load()
+        logs.configure(settings)
+        try:
+            with connect_redis(settings.redis_address) as redis:
+                yield KeyStore(redis)
+        except RedisError as error:
+            raise KeyringError(f"ADM_REDIS_URL: Redis cannot be reached ({error}); keys are kept there") from error
+
+
+def audit(action: str, record: "KeyRecord") -> None:
+    """Log who changed a key; the line has the same form as the service's."""
+    import structlog
+
+    who = f"cli:{getpass.getuser()}"
+    structlog.get_logger("audit").info("audit", caller=who, action=action, target=record.id, outcome="done")
+
+
+def show_new(made: "NewKey", as_json: bool) -> None:
+    if as_json:
+        shown = {"key": made.key, "id": made.record.id, "name": made.record.name, "role": made.record.role}
+        typer.echo(json.dumps(shown))
+        return
+    typer.echo(f"key of {made.record.name} ({made.record.id}), shown this once:", err=True)
+    typer.echo(made.key)

@@ -1,0 +1,34 @@
+"""Client of ADM Serve: images from ADM diffusion models, over HTTP."""
+
+from adm_client.asynchronous import AsyncClient, AsyncJob
+from adm_client.blocking import Client, Job
+from adm_client.errors import ClientError, DamagedError, JobFailedError, RefusedError, UnreachableError
+from adm_client.events import Event
+from adm_client.fields import JobFields, Picture
+from adm_client.models import File, ImageInfo, JobPage, JobState, Model, Progress, Status
+from adm_client.patience import Patience
+from adm_client.pictures import Images
+
+__all__ = [
+    "AsyncClient",
+    "AsyncJob",
+    "Client",
+    "ClientError",
+    "DamagedError",
+    "Event",
+    "File",
+    "ImageInfo",
+    "Images",
+    "Job",
+    "JobFailedError",
+    "JobFields",
+    "JobPage",
+    "JobState",
+    "Model",
+    "Patience",
+    "Picture",
+    "Progress",
+    "RefusedError",
+    "Status",
+    "UnreachableError",
+]

@@ -1,0 +1,59 @@
+"""Every error of the client.
+
+ClientError
+  RefusedError       the service refused a call; `status` and `kind` say why, `errors` name wrong fields
+  UnreachableError   the service has not answered for so long
+  JobFailedError     a job has ended without its images; `job` is its last state
+  DamagedError       what arrived is not what the service announced
+"""
+
+from collections.abc import Mapping, Sequence
+
+import httpx2
+
+from adm_client.models import JobState
+
+KEY_STATUSES = frozenset({401, 403})
+
+
+class ClientError(Exception):
+    """Base of all errors that this package raises."""
+
+
+class UnreachableError(ClientError):
+    pass
+
+
+class DamagedError(ClientError):
+    pass
+
+
+class RefusedError(ClientError):
+    """A call that the service did not do.
+
+    kind: the last part of the problem's type, as "queue-full"; "" where it has none.
+    errors: {"pointer", "detail"} of each wrong field.
+    """
+
+    def __init__(self, status: int, kind: str, detail: str, errors: Sequence[Mapping[str, str]]) -> None:
+        hint = " (the key sent is that of ADM_API_KEY, or api_key=)" if status in KEY_STATUSES else ""
+        super().__init__(f"{status}: {detail}{hint}")
+        self.status, self.kind, self.detail, self.errors = status, kind, detail, errors
+
+    @classmethod
+    def of(cls, response: httpx2.Response) -> "RefusedError":
+        """What an answer that is none says: RFC 9457 from the service, anything from what stands before it."""
+        try:
+            problem = response.json()
+            kind = str(problem.get("type", "")).rpartition(":")[2]
+            found = cls(response.status_code, kind, str(problem["detail"]), problem.get("errors") or ())
+        except (ValueError, KeyError, TypeError, AttributeError):
+            found = cls(response.status_code, "", response.reason_phrase, ())
+        return found
+
+
+class JobFailedError(ClientError):
+    def __init__(self, job: JobState) -> None:
+        reason = job.error.detail if job.error is not None else f"it was {job.status}"
+        super().__init__(f"job {job.id}: {reason}")
+        self.job = job

@@ -1,0 +1,72 @@
+"""How long a service is waited for that does not answer, or has no room."""
+
+import random
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import httpx2
+
+from adm_client.errors import RefusedError, UnreachableError
+
+ASK_LATER = frozenset({429, 502, 503, 504})
+FIRST_PAUSE_SECONDS, MOST_PAUSE_SECONDS = 0.5, 60.0
+
+
+class Patience(NamedTuple):
+    """Seconds for which a call is repeated: while nothing answers, and while the service asks to come again later."""
+
+    silent_seconds: float = 30.0
+    busy_seconds: float = 120.0
+
+
+USUAL = Patience()
+
+
+class Attempts:
+    """The attempts at one call."""
+
+    def __init__(self, patience: Patience, on_wait: Callable[[str], None]) -> None:
+        """`on_wait` is told what is waited for, and "" when that is over."""
+        self._patience, self._on_wait = patience, on_wait
+        self._number = 0
+        self._silent_since: float | None = None
+        self._busy_since: float | None = None
+
+    def after_error(self, error: httpx2.TransportError, *, repeatable: bool) -> float:
+        """Seconds to wait when no answer came. Raises: UnreachableError when that is over, or would do harm."""
+        now = time.monotonic()
+        self._silent_since = self._silent_since or now
+        harmless = repeatable or isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout)
+        if not harmless or now - self._silent_since >= self._patience.silent_seconds:
+            raise UnreachableError(f"the service does not answer ({str(error) or type(error).__name__})") from error
+        self._on_wait("the service does not answer")
+        return self._backoff()
+
+    def after_refusal(self, response: httpx2.Response) -> float:
+        """Seconds to wait when the service has no room. Raises: RefusedError when that takes too long."""
+        now = time.monotonic()
+        self._silent_since, self._busy_since = None, self._busy_since or now
+        pause = asked_pause(response.headers.get("Retry-After")) or self._backoff()
+        refused = RefusedError.of(response)
+        if now - self._busy_since + pause > self._patience.busy_seconds:
+            raise refused
+        self._on_wait(f"the service answers {refused}")
+        return pause
+
+    def answered(self) -> None:
+        """Note that the service does what it was asked."""
+        if self._number or self._busy_since is not None:
+            self._on_wait("")
+        self._number, self._silent_since, self._busy_since = 0, None, None
+
+    def _backoff(self) -> float:
+        self._number += 1
+        return min(MOST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** (self._number - 1)) * random.uniform(0.75, 1.0)
+
+
+def asked_pause(retry_after: str | None) -> float | None:
+    """Seconds to wait as the service asks for, within reason; None for none, and for a date, which ours never sends."""
+    if retry_after is None or not retry_after.isdecimal():
+        return None
+    return min(max(float(retry_after), 1.0), MOST_PAUSE_SECONDS)

@@ -1,0 +1,94 @@
+"""Quotas of callers: posts a minute, estimated device seconds a minute, and device seconds queued at once.
+
+The two by the minute are counted in sliding windows. What is queued is no rate but a sum over jobs, which the
+transactions that change them keep (`jobs.queue.transitions`). Operators have no quota, nor has anybody without keys.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from redis.client import Redis
+
+from jobs.callers.caller import Caller, Role
+from jobs.contract.errors import OverQuotaError
+from jobs.settings import Settings
+
+if TYPE_CHECKING:
+    from jobs.callers.windows import Window
+
+WINDOW_SECONDS = 60
+MS = 1000  # device time is counted in milliseconds
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A policy by the minute."""
+
+    policy: str
+    what: str
+    setting: str
+    quota: int
+    unit: int  # counted for 1 of the quota
+    window: "Window"
+
+    def take(self, caller: Caller, amount: int) -> None:
+        """Charge a caller. Raises: OverQuotaError, and nothing is charged."""
+        if caller.role is not Role.USER or self.window.take(caller.id, amount):
+            return
+        left = self.window.left(caller.id, amount)
+        detail = f"{self.what} of yours are over the quota of {self.quota} a minute ({self.setting})"
+        if left.seconds is None:
+            detail = f"{amount / self.unit:.1f} {detail}, and always would be: ask for less at a time"
+        raise OverQuotaError(
+            detail,
+            policy=self.policy,
+            quota=self.quota,
+            remaining=left.amount // self.unit,
+            window_seconds=WINDOW_SECONDS,
+            retry_after_seconds=left.seconds,
+        )
+
+
+class Quotas:
+    """Charges callers, and refuses what is above a quota; nothing is charged for what a quota refuses."""
+
+    def __init__(self, redis: Redis, settings: Settings) -> None:
+        posts, device = settings.quota_posts, settings.quota_device_seconds
+        self._posts = rate(redis, "posts", "calls", "ADM_QUOTA_POSTS", posts, 1)
+        self._device = rate(redis, "device-seconds", "device seconds", "ADM_QUOTA_DEVICE_SECONDS", device, MS)
+        self._queued_seconds = settings.quota_queued_seconds
+
+    def take_post(self, caller: Caller) -> None:
+        """Charge a call that makes something, replayed and refused ones too. Raises: OverQuotaError."""
+        if self._posts is not None:
+            self._posts.take(caller, 1)
+
+    def take_cost(self, caller: Caller, cost_ms: int) -> None:
+        """Charge a job's estimated cost; a cancellation does not give it back. Raises: OverQuotaError."""
+        if self._device is not None:
+            self._device.take(caller, cost_ms)
+
+    def refuse_above_queued(self, caller: Caller, queued_ms: int, cost_ms: int) -> None:
+        """Raises: OverQuotaError where a job and those that a caller has queued cost more than may be queued."""
+        quota = self._queued_seconds
+        if quota is None or caller.role is not Role.USER or queued_ms + cost_ms <= quota * MS:
+            return
+        raise OverQuotaError(
+            f"{(queued_ms + cost_ms) / MS:.1f} device seconds of yours would be queued, and the quota is {quota} "
+            "(ADM_QUOTA_QUEUED_SECONDS); wait until some have started, or cancel some",
+            policy="queued-device-seconds",
+            quota=quota,
+            remaining=max(0, quota - math.ceil(queued_ms / MS)),
+            # by then a device would have made room
+            retry_after_seconds=(queued_ms + cost_ms) / MS - quota if cost_ms <= quota * MS else None,
+        )
+
+
+def rate(redis: Redis, policy: str, what: str, setting: str, quota: int | None, unit: int) -> Rate | None:
+    """A policy by the minute, where there is a quota; without one its library is not loaded, which takes 4 MB."""
+    if quota is None:
+        return None
+    from jobs.callers.windows import Window
+
+    return Rate(policy, what, setting, quota, unit, Window(redis, policy, quota * unit))

@@ -1,0 +1,123 @@
+"""Turns between callers in a line of jobs: start-time fair queueing, kept by the order of the line itself.
+
+A line is the RQ queue of a pipeline and priority. Each job in it has a turn, a virtual time, and the line is sorted by
+turns. A job that enters gets the turn of the line's head, or the end of its caller's latest turn where that is later.
+A turn lasts for the job's share: its estimated cost over its caller's weight. So a caller's jobs are spread over the
+line, and another's job enters near the head. The jobs of one caller, or those without keys, keep the order of coming.
+docs/decisions/0019-callers-take-turns.md says why.
+"""
+
+from typing import Any, NamedTuple, cast
+
+from redis.client import Pipeline
+
+from jobs.queue import keys
+
+KEPT_SECONDS = 86_400  # for which turns are remembered behind rubbish in a line, where its last job leaves no empty one
+LATEST_TURN = 2**40  # virtual seconds: what is later is damage, as is NaN
+ENTER, LEAVE = "ADM.ENTER", "ADM.LEAVE"  # commands of `jobs.queue.transaction`, which runs the functions below
+
+# A key of the wrong type counts as empty, a time that can be none as 0; where the line itself is no list, the answer is
+# the error. The place is found by halves: a line has up to 10,000 jobs. Jobs without a turn are of an earlier
+# version, and count as the oldest.
+FUNCTIONS = f"""
+local function time_in(hash, field)
+    local time = tonumber(redis.pcall('HGET', hash, field)) or 0
+    return time >= 0 and time <= {LATEST_TURN} and time or 0
+end
+
+local function turn_at(queue, prefix, place)
+    local id = redis.pcall('LINDEX', queue, place)
+    return type(id) == 'string' and time_in(prefix .. id, 'adm_turn') or 0
+end
+
+local function place_of(queue, ends, prefix, caller, length)
+    if length == 0 then return 0, 0 end
+    local turn = math.max(turn_at(queue, prefix, 0), time_in(ends, caller))
+    local first, last = 0, length
+    while first < last do
+        local middle = math.floor((first + last) / 2)
+        if turn_at(queue, prefix, middle) > turn then last = middle else first = middle + 1 end
+    end
+    return turn, first
+end
+
+local function enter(where, queue, ends, own, prefix, id, caller, share)
+    local length = redis.pcall('LLEN', queue)
+    if type(length) ~= 'number' then return length end
+    local turn, place = 0, 0
+    if where == 'front' then
+        turn = length > 0 and turn_at(queue, prefix, 0) or 0
+        redis.pcall('LPUSH', queue, id)
+    else
+        turn, place = place_of(queue, ends, prefix, caller, length)
+        if place == length then redis.pcall('RPUSH', queue, id)
+        else redis.pcall('LINSERT', queue, 'BEFORE', redis.pcall('LINDEX', queue, place), id) end
+        redis.pcall('HSET', ends, caller, turn + share)
+        redis.pcall('EXPIRE', ends, {KEPT_SECONDS})
+    end
+    redis.pcall('HSET', prefix .. id, 'adm_turn', turn)
+    if caller == '' then return {{place, place}} end
+    redis.pcall('ZADD', own, turn, id)
+    local before = redis.pcall('ZRANK', own, id)
+    return {{place, type(before) == 'number' and before or 0}}
+end
+
+local function leave(queue, ends, own, id, caller, unserved)
+    if caller ~= '' then redis.pcall('ZREM', own, id) end
+    if redis.pcall('LLEN', queue) == 0 then redis.pcall('DEL', ends)
+    elseif tonumber(unserved) > 0 then redis.pcall('HINCRBYFLOAT', ends, caller, -unserved) end
+    return 0
+end
+"""
+
+PLACE_SCRIPT = f"""#!lua flags=no-writes
+{FUNCTIONS}
+local length = redis.pcall('LLEN', KEYS[1])
+local _, place = place_of(KEYS[1], KEYS[2], ARGV[1], ARGV[2], type(length) == 'number' and length or 0)
+return place
+"""
+
+
+class Place(NamedTuple):
+    """How many jobs go before one in its line, and how many of these are its own caller's."""
+
+    all: int
+    own: int
+
+
+class Entry(NamedTuple):
+    """A job that enters a line."""
+
+    job_id: str
+    queue: str
+    caller: str
+    share: float
+
+
+def enter(pipe: Pipeline, queue_key: str, job_prefix: str, entry: Entry, *, at_front: bool) -> None:
+    """Put a job into its line, for `jobs.queue.transaction` alone, whose answer `place_told` reads.
+
+    at_front: before all others, at no cost: it has had its turn.
+    """
+    where, own = "front" if at_front else "back", keys.own_line(entry.queue, entry.caller)
+    ends = keys.turn_ends(entry.queue)
+    pipe.execute_command(ENTER, where, queue_key, ends, own, job_prefix, entry.job_id, entry.caller, entry.share)  # type: ignore[no-untyped-call] # redis-py leaves it untyped
+
+
+def place_told(answer: Any) -> Place:
+    return Place(*cast(list[int], answer))
+
+
+def ask_place(pipe: Pipeline, queue_key: str, job_prefix: str, queue: str, caller: str) -> None:
+    """Ask how many jobs would go before one that enters now."""
+    pipe.eval(PLACE_SCRIPT, 2, queue_key, keys.turn_ends(queue), job_prefix, caller)
+
+
+def leave(pipe: Pipeline, queue_key: str, entry: Entry, *, served: bool) -> None:
+    """Take a job that has left its line out of what is kept beside it; one that was not served gives its share back.
+
+    Behind the last job of a line nothing is kept: whoever comes next, comes first.
+    """
+    ends, own = keys.turn_ends(entry.queue), keys.own_line(entry.queue, entry.caller)
+    pipe.execute_command(LEAVE, queue_key, ends, own, entry.job_id, entry.caller, 0.0 if served else entry.share)  # type: ignore[no-untyped-call] # as above

@@ -1,0 +1,71 @@
+"""Where webhooks may go: public addresses, and those that a setting allows."""
+
+from collections.abc import Sequence
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
+from urllib.parse import urlsplit
+
+from jobs.contract.errors import FieldError, InvalidRequestError
+from jobs.settings import Settings
+
+Address = IPv4Address | IPv6Address
+# Addresses of IPv6 that stand for one of IPv4: a gateway of the machine's network would lead there.
+TRANSLATED = tuple(map(IPv6Network, ("::/96", "64:ff9b::/96", "64:ff9b:1::/48")))
+PLATFORM = ip_address("168.63.129.16")  # Azure's own, of the public range: virtual machines ask it for secrets
+
+
+class WebhookTargets:
+    """Decides about addresses, after their names are resolved."""
+
+    def __init__(self, networks: Sequence[str]) -> None:
+        """`networks`: those that are allowed beside public addresses."""
+        self._allowed = [ip_network(each, strict=False) for each in networks]
+
+    def allows(self, address: Address) -> bool:
+        """Whether a connection to the address may be made."""
+        meant = plain(address)
+        if any(each in network for each in (address, meant) for network in self._allowed):
+            return True
+        return meant.is_global and not meant.is_multicast and meant != PLATFORM
+
+
+def plain(address: Address) -> Address:
+    """The address that is reached by one: that of IPv4 which an address of IPv6 stands for, if it does."""
+    if isinstance(address, IPv4Address):
+        return address
+    if (inner := address.ipv4_mapped or address.sixtofour) is not None:
+        return inner
+    if address.teredo is not None:
+        return address.teredo[1]
+    if any(address in network for network in TRANSLATED):
+        return IPv4Address(int(address) & 0xFFFF_FFFF)
+    return address
+
+
+def check_webhook(url: str | None, settings: Settings) -> None:
+    """Refuse at once what would never be delivered; names are resolved, and checked, when a webhook is sent.
+
+    Raises: InvalidRequestError.
+    """
+    if url is None:
+        return
+    reason = ""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        reason = "is no URL"
+    else:
+        if settings.webhook_secret is None:
+            reason = "this service sends no webhooks: ADM_WEBHOOK_SECRET is not set"
+        elif not reaches(parts.hostname or "", WebhookTargets(settings.webhook_networks)):
+            reason = "is an address that webhooks do not go to (ADM_WEBHOOK_NETWORKS allows networks)"
+    if reason:
+        raise InvalidRequestError([FieldError("/webhook_url", reason)])
+
+
+def reaches(host: str, targets: WebhookTargets) -> bool:
+    """Whether a host may be allowed: an address is, or is not; a name, once it is resolved."""
+    try:
+        return targets.allows(ip_address(host))
+    except ValueError:
+        return True

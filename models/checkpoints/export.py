@@ -1,0 +1,159 @@
+"""Networks as the official scripts read them: a `.pt` of their state dict in float32, and the flags that make them.
+
+Source: guided-diffusion, script_util.py. What no flag says is a constant in that file, and is named.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from models.checkpoints.file_form import WeightsError
+from models.checkpoints.flags import (
+    CHANNEL_MULT,
+    CLASSIFIER_DEFAULTS,
+    CLASSIFIER_HEAD_CHANNELS,
+    DIFFUSION_DEFAULTS,
+    NUM_CLASSES,
+    UPSAMPLER_CHANNEL_MULT,
+    UPSAMPLER_DEFAULTS,
+    Flags,
+)
+from models.checkpoints.network_file import NetworkConfig, read_config, read_process
+from models.checkpoints.tensor_file import read_tensors
+from models.networks.config import ClassifierConfig, ProcessConfig, UNetConfig
+from models.plan import read_stack
+
+SCRIPT = "guided_diffusion/script_util.py"
+LEARNED_SIGMA_CHANNELS = 6  # of the output
+UNET_CONSTANTS = {"num_classes": NUM_CLASSES, "in_channels": 3, "conv_resample": True, "rescale_residual": False}
+UPSAMPLER_CONSTANTS = UNET_CONSTANTS | {"in_channels": 6, "use_new_attention_order": False}
+CLASSIFIER_CONSTANTS = {
+    "out_channels": NUM_CLASSES,
+    "num_head_channels": CLASSIFIER_HEAD_CHANNELS,
+    "use_new_attention_order": False,
+    "in_channels": 3,
+    "conv_resample": True,
+    "dropout": 0.0,
+    "rescale_residual": False,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Exported:
+    """A file that was written, the command line's flags for it, and what of the network no flag says."""
+
+    path: Path
+    flags: dict[str, Any]
+    unsaid: dict[str, Any]
+
+    def lines(self) -> Iterator[str]:
+        """What to give to the official scripts, and what to change in them."""
+        yield f"{self.path}: " + " ".join(f"--{flag} {value}" for flag, value in self.flags.items())
+        for field, value in self.unsaid.items():
+            yield f"{self.path}: no official flag says {field} = {value}: write it into {SCRIPT}"
+
+
+def export(source: Path, folder: Path) -> list[Exported]:
+    """Write every network of a stack's folder, or the one of a file, as NAME.pt into a folder.
+
+    Raises: WeightsError for a source that does not say what its networks are, and for a file that is there already.
+    """
+    networks: list[tuple[Path, NetworkConfig, ProcessConfig | None]]
+    if source.is_dir():
+        networks = [(each.path, each.config, each.process) for each in read_stack(source).files]
+    else:
+        networks = [(source, read_config(source), read_process(source))]
+    targets = [folder / f"{path.stem}.pt" for path, _, _ in networks]
+    if present := next((each for each in targets if each.exists()), None):
+        raise WeightsError(f"{present}: is there already")
+    folder.mkdir(parents=True, exist_ok=True)
+    return [_write(*network, target) for network, target in zip(networks, targets, strict=True)]
+
+
+def _write(path: Path, config: NetworkConfig, process: ProcessConfig | None, target: Path) -> Exported:
+    if not isinstance(config, UNetConfig | ClassifierConfig):
+        raise WeightsError(
+            f"{path}: is a {type(config).__name__.removesuffix('Config')}, which the official code has not"
+        )
+    partial = target.with_name(f"{target.name}.partial")
+    try:
+        torch.save({key: value.float() for key, value in read_tensors(path).items()}, partial)
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+    return Exported(target, *official_flags(config, process))
+
+
+def official_flags(
+    config: UNetConfig | ClassifierConfig, process: ProcessConfig | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The flags of the official scripts that are not their defaults, and the fields that no flag says, with values."""
+    if isinstance(config, ClassifierConfig):
+        return _told(_classifier_flags(config), CLASSIFIER_DEFAULTS), _unsaid(
+            config, CLASSIFIER_CONSTANTS, CHANNEL_MULT
+        )
+    flags = _unet_flags(config) | ({} if process is None else _process_flags(process))
+    if config.super_res:
+        flags["large_size"] = config.image_size
+        return _told(flags, UPSAMPLER_DEFAULTS), _unsaid(config, UPSAMPLER_CONSTANTS, UPSAMPLER_CHANNEL_MULT)
+    flags |= {"image_size": config.image_size, "use_new_attention_order": config.use_new_attention_order}
+    if CHANNEL_MULT.get(config.image_size) != config.channel_mult and all(
+        each == int(each) for each in config.channel_mult
+    ):
+        flags["channel_mult"] = ",".join(str(int(each)) for each in config.channel_mult)
+        return _told(flags, DIFFUSION_DEFAULTS), _unsaid(config, UNET_CONSTANTS)
+    return _told(flags, DIFFUSION_DEFAULTS), _unsaid(config, UNET_CONSTANTS, CHANNEL_MULT)
+
+
+def _told(flags: dict[str, Any], defaults: Flags) -> dict[str, Any]:
+    return {name: value for name, value in flags.items() if value != defaults[name]}
+
+
+def _unsaid(
+    config: UNetConfig | ClassifierConfig,
+    constants: dict[str, Any],
+    channel_mult: Mapping[int, tuple[float, ...]] | None = None,
+) -> dict[str, Any]:
+    fixed = constants if channel_mult is None else constants | {"channel_mult": channel_mult.get(config.image_size)}
+    return {name: getattr(config, name) for name, value in fixed.items() if getattr(config, name) not in (value, None)}
+
+
+def _sizes(config: UNetConfig | ClassifierConfig) -> str:
+    """Feature-map sizes that attend; "1", which no map has, for none: an empty flag is none to the official code."""
+    return ",".join(str(config.image_size // factor) for factor in config.attention_resolutions) or "1"
+
+
+def _classifier_flags(config: ClassifierConfig) -> dict[str, Any]:
+    return {
+        "image_size": config.image_size,
+        "classifier_width": config.model_channels,
+        "classifier_depth": config.num_res_blocks,
+        "classifier_attention_resolutions": _sizes(config),
+        "classifier_use_scale_shift_norm": config.use_scale_shift_norm,
+        "classifier_resblock_updown": config.resblock_updown,
+        "classifier_pool": config.pool,
+    }
+
+
+def _unet_flags(config: UNetConfig) -> dict[str, Any]:
+    same = ("num_res_blocks", "num_heads", "num_heads_upsample", "num_head_channels", "dropout")
+    switches = ("use_scale_shift_norm", "resblock_updown")
+    return {
+        "num_channels": config.model_channels,
+        "attention_resolutions": _sizes(config),
+        "class_cond": config.num_classes is not None,
+        "learn_sigma": config.out_channels == LEARNED_SIGMA_CHANNELS,
+        **{name: getattr(config, name) for name in (*same, *switches)},
+    }
+
+
+def _process_flags(process: ProcessConfig) -> dict[str, Any]:
+    return {
+        "diffusion_steps": process.num_timesteps,
+        "noise_schedule": process.schedule,
+        "predict_xstart": process.predict_xstart,
+        "rescale_timesteps": process.rescale_timesteps,
+    }

@@ -1,0 +1,129 @@
+"""Fetching a checkpoint: resumed where it stopped, recorded when it is whole, refused when it changed."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx2
+
+from models.checkpoints.provenance import ChangedFileError, hash_file, read_record, recorded_hash, write_record
+
+ATTEMPTS = 5  # connections without any progress before it gives up
+TIMEOUT_SECONDS = 30.0
+Progress = Callable[[int, int | None], None]  # bytes there, bytes in all where the server says
+
+
+class FetchError(Exception):
+    """A file that could not be fetched: one line that says why, and what is kept."""
+
+
+def fetch(url: str, target: Path, progress: Progress = lambda done, total: None) -> bool:
+    """Fetch a file beside which NAME.partial is kept until it is whole; False where it was there already.
+
+    A later run goes on where an earlier one stopped, if the server offers ranges and says by a strong entity tag that
+    the file there is the same; a weak one, which two files may share, or none is no word, and it begins again.
+    Raises: FetchError; ChangedFileError where the file here or there is not the one recorded.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    record = read_record(target)
+    with httpx2.Client(timeout=TIMEOUT_SECONDS, follow_redirects=True) as client:
+        if target.exists():
+            recorded_hash(target)  # refuses one that changed here
+            size = _size_there(client, url)
+            if size is not None and size != target.stat().st_size:
+                raise ChangedFileError(f"{target.name}: has {target.stat().st_size:,} bytes here and {size:,} at {url}")
+            if record is None:
+                write_record(target, hash_file(target), url)
+            return False
+        partial = target.with_name(target.name + ".partial")
+        _fetch_all(client, url, partial, progress)
+    sha256 = hash_file(partial)
+    if record is not None and record.sha256 != sha256:
+        raise ChangedFileError(
+            f"{target.name}: what {url} gives is not what was recorded; if that is meant, delete {target.name}.json"
+        )
+    partial.replace(target)
+    _source_path(partial).unlink(missing_ok=True)
+    write_record(target, sha256, url)
+    return True
+
+
+def _size_there(client: httpx2.Client, url: str) -> int | None:
+    try:
+        response = client.head(url)
+    except httpx2.HTTPError as error:
+        raise FetchError(f"{url}: {str(error) or type(error).__name__}") from error
+    length = response.headers.get("content-length", "")
+    return int(length) if response.is_success and length.isdigit() else None
+
+
+def _fetch_all(client: httpx2.Client, url: str, partial: Path, progress: Progress) -> None:
+    failures = 0
+    while True:
+        before = _length(partial)
+        try:
+            if _fetch_rest(client, url, partial, progress):
+                return
+            reason = "the connection ended early"
+        except httpx2.HTTPError as error:
+            reason = str(error) or type(error).__name__
+        failures = 0 if _length(partial) > before else failures + 1
+        if failures == ATTEMPTS or (failures and not partial.exists()):
+            resumable = _length(partial) and _strong_tag(partial)
+            kept = f"; {_length(partial):,} bytes are kept, run it again to go on" if resumable else ""
+            raise FetchError(f"{url}: {reason}{kept}")
+
+
+def _fetch_rest(client: httpx2.Client, url: str, partial: Path, progress: Progress) -> bool:
+    """One connection; whether the file is whole now."""
+    have, tag = _length(partial), _strong_tag(partial)
+    headers = {"Accept-Encoding": "identity"}
+    if have and tag:  # If-Range: another file at the same address is then sent whole, and not glued to this beginning
+        headers |= {"Range": f"bytes={have}-", "If-Range": tag}
+    with client.stream("GET", url, headers=headers) as response:
+        if response.status_code == httpx2.codes.RANGE_NOT_SATISFIABLE:
+            total = response.headers.get("content-range", "").rpartition("/")[2]
+            if total == str(have):
+                return True  # killed between the last byte and the record
+            partial.write_bytes(b"")
+            return False
+        resumed = response.status_code == httpx2.codes.PARTIAL_CONTENT
+        if resumed and response.headers.get("etag") != tag:  # If-Range was not understood
+            partial.write_bytes(b"")
+            return False
+        if not response.is_success:
+            raise FetchError(f"{url}: the server answers {response.status_code} {response.reason_phrase}")
+        if response.headers.get("content-type", "").startswith("text/html"):
+            raise FetchError(f"{url}: the server answers a web page in place of the file; give the file's own address")
+        if not resumed:  # a server without ranges, or with another file, gives all of it
+            have = 0
+            partial.unlink(
+                missing_ok=True
+            )  # before its tag is written: that of one file beside another would glue them
+        length = response.headers.get("content-length")
+        total_bytes = None if length is None else have + int(length)
+        _source_path(partial).write_text(json.dumps({"etag": response.headers.get("etag")}))
+        with partial.open("ab" if resumed else "wb") as file:
+            progress(have, total_bytes)
+            for chunk in response.iter_bytes():  # of no fixed size: what came before a break is kept
+                file.write(chunk)
+                have += len(chunk)
+                progress(have, total_bytes)
+    return total_bytes is None or have == total_bytes
+
+
+def _source_path(partial: Path) -> Path:
+    return partial.with_name(partial.name + ".json")
+
+
+def _strong_tag(partial: Path) -> str | None:
+    """The entity tag of what was begun; None for a weak one, which does not promise the same bytes, and for none."""
+    try:
+        etag = json.loads(_source_path(partial).read_text()).get("etag")
+    except (OSError, ValueError):
+        return None
+    return etag if etag and not etag.startswith("W/") else None
+
+
+def _length(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0

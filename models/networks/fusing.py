@@ -1,0 +1,74 @@
+"""Whether a network's norms may run as Triton kernels here: tried, and compared, before they are relied on."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.networks.norm import GroupNorm32
+
+TOLERANCE = 0.01  # of the largest value; rounding to bfloat16 takes 0.004 at most
+
+
+class DisagreementError(Exception):
+    """A fused norm computes something else than its eager form."""
+
+
+def fuse_norms(network: nn.Module, probe: Callable[[], object]) -> str | None:
+    """Fuse a network's norms if each agrees with its eager form on what it gets in the probe, which calls the network.
+
+    Kernels are compiled for the device at hand, and a device may be one that nobody has tried. Where a norm's input
+    takes a gradient, the gradients are compared too. Returns None, or in one line why the norms stay eager.
+    Raises: torch.AcceleratorError where a kernel costs the process its device.
+    """
+    norms = [each for each in network.modules() if isinstance(each, GroupNorm32)]
+    hooks = [each.register_forward_pre_hook(_compare, with_kwargs=True) for each in norms]
+    try:
+        probe()
+    except torch.AcceleratorError:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever Triton stumbles over, the eager norms remain
+        return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for each in norms:
+        each.fused = True
+    return None
+
+
+def fused_by(network: nn.Module) -> str | None:
+    """What runs a network's norms, where that is not torch."""
+    if not any(isinstance(each, GroupNorm32) and each.fused for each in network.modules()):
+        return None
+    from models.networks.norm_kernels import VERSION
+
+    return f"Triton {VERSION}"
+
+
+def _compare(norm: GroupNorm32, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> None:
+    """Raises: DisagreementError."""
+    x, *modulation = args
+    differentiated = torch.is_grad_enabled() and x.requires_grad
+    moves = [each.detach() for each in modulation]
+    ours = _run(norm, x, moves, kwargs, differentiated, fused=True)
+    theirs = _run(norm, x.float(), [each.float() for each in moves], kwargs, differentiated, fused=False)
+    for what, fused, eager in zip(("values", "gradients"), ours, theirs, strict=False):
+        apart, most = (fused - eager).abs().max(), eager.abs().max()
+        if not bool(apart <= TOLERANCE * most):  # also NaN
+            of = f"{list(x.shape)}, {x.dtype}"
+            raise DisagreementError(f"{what} of a norm of {of} are {float(apart):.2g} off, of {float(most):.2g}")
+
+
+def _run(
+    norm: GroupNorm32, x: Tensor, moves: list[Tensor], kwargs: dict[str, Any], differentiated: bool, *, fused: bool
+) -> list[Tensor]:
+    x = x.detach().requires_grad_(differentiated)
+    norm.fused = fused
+    try:
+        y = norm.forward(x, *moves, **kwargs)
+    finally:
+        norm.fused = False
+    # a gradient from above that is not the same everywhere: one that is leaves nothing behind a norm
+    return [y.detach(), *(torch.autograd.grad(y, x, x.detach().flip(1)) if differentiated else ())]

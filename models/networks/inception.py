@@ -1,0 +1,229 @@
+"""Inception v3 as FID is measured in: the network of the file that pytorch-fid and torch-fidelity take.
+
+Of the 2015 graph of TensorFlow, whose poolings differ from torchvision's: means leave the padding out, and the last
+block pools by the maximum. Keys are those of `pt_inception-2015-12-05`: a checkpoint loads as it is.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.checkpoints.file_form import shown
+from models.checkpoints.network_file import check_state
+from models.checkpoints.tensor_file import read_tensors
+from models.networks.linear import Linear
+
+FEATURES, CLASSES = 2048, 1008
+SPATIAL_CHANNELS, SPATIAL_PLACES = 7, 17 * 17  # of mixed_6/conv, as the official evaluator takes for sFID
+INPUT_SIZE = 299
+COUNTER = ".num_batches_tracked"  # of training; files have it or not
+TINY = 1e-3  # of the graph's batch normalisation
+
+Kernel = int | tuple[int, int]
+
+
+class ConvNorm(nn.Module):
+    """A convolution without bias, batch normalisation by stored moments, ReLU."""
+
+    def __init__(self, channels: int, width: int, kernel: Kernel, stride: int = 1, padding: Kernel = 0) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, width, kernel, stride, padding, bias=False)
+        self.bn = nn.BatchNorm2d(width, eps=TINY)
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed: Tensor = self.bn(self.conv(x))
+        return F.relu(normed)
+
+
+def row(channels: int, width: int, length: int) -> ConvNorm:
+    """A convolution over places beside each other."""
+    return ConvNorm(channels, width, (1, length), padding=(0, length // 2))
+
+
+def column(channels: int, width: int, length: int) -> ConvNorm:
+    """A convolution over places above each other."""
+    return ConvNorm(channels, width, (length, 1), padding=(length // 2, 0))
+
+
+def mean_pool(x: Tensor) -> Tensor:
+    """3x3 means of the pixels that are there."""
+    return F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
+
+
+class Mixed35(nn.Module):
+    """Blocks of 35x35 places: 1x1, 5x5, twice 3x3, and pooling."""
+
+    def __init__(self, channels: int, pooled: int) -> None:
+        super().__init__()
+        self.branch1x1 = ConvNorm(channels, 64, 1)
+        self.branch5x5_1 = ConvNorm(channels, 48, 1)
+        self.branch5x5_2 = ConvNorm(48, 64, 5, padding=2)
+        self.branch3x3dbl_1 = ConvNorm(channels, 64, 1)
+        self.branch3x3dbl_2 = ConvNorm(64, 96, 3, padding=1)
+        self.branch3x3dbl_3 = ConvNorm(96, 96, 3, padding=1)
+        self.branch_pool = ConvNorm(channels, pooled, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        double = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
+        five = self.branch5x5_2(self.branch5x5_1(x))
+        return torch.cat([self.branch1x1(x), five, double, self.branch_pool(mean_pool(x))], dim=1)
+
+
+class Reduce35(nn.Module):
+    """From 35x35 to 17x17 places."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.branch3x3 = ConvNorm(channels, 384, 3, stride=2)
+        self.branch3x3dbl_1 = ConvNorm(channels, 64, 1)
+        self.branch3x3dbl_2 = ConvNorm(64, 96, 3, padding=1)
+        self.branch3x3dbl_3 = ConvNorm(96, 96, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        double = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
+        return torch.cat([self.branch3x3(x), double, F.max_pool2d(x, 3, stride=2)], dim=1)
+
+
+class Mixed17(nn.Module):
+    """Blocks of 17x17 places: 1x1, 7x7 and twice 7x7 as rows and columns, and pooling. `inner`: their channels."""
+
+    def __init__(self, channels: int, inner: int) -> None:
+        super().__init__()
+        self.branch1x1 = ConvNorm(channels, 192, 1)
+        self.branch7x7_1 = ConvNorm(channels, inner, 1)
+        self.branch7x7_2 = row(inner, inner, 7)
+        self.branch7x7_3 = column(inner, 192, 7)
+        self.branch7x7dbl_1 = ConvNorm(channels, inner, 1)
+        self.branch7x7dbl_2 = column(inner, inner, 7)
+        self.branch7x7dbl_3 = row(inner, inner, 7)
+        self.branch7x7dbl_4 = column(inner, inner, 7)
+        self.branch7x7dbl_5 = row(inner, 192, 7)
+        self.branch_pool = ConvNorm(channels, 192, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        seven = self.branch7x7_3(self.branch7x7_2(self.branch7x7_1(x)))
+        double = self.branch7x7dbl_3(self.branch7x7dbl_2(self.branch7x7dbl_1(x)))
+        double = self.branch7x7dbl_5(self.branch7x7dbl_4(double))
+        return torch.cat([self.branch1x1(x), seven, double, self.branch_pool(mean_pool(x))], dim=1)
+
+
+class Reduce17(nn.Module):
+    """From 17x17 to 8x8 places."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.branch3x3_1 = ConvNorm(channels, 192, 1)
+        self.branch3x3_2 = ConvNorm(192, 320, 3, stride=2)
+        self.branch7x7x3_1 = ConvNorm(channels, 192, 1)
+        self.branch7x7x3_2 = row(192, 192, 7)
+        self.branch7x7x3_3 = column(192, 192, 7)
+        self.branch7x7x3_4 = ConvNorm(192, 192, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        seven = self.branch7x7x3_4(self.branch7x7x3_3(self.branch7x7x3_2(self.branch7x7x3_1(x))))
+        return torch.cat([self.branch3x3_2(self.branch3x3_1(x)), seven, F.max_pool2d(x, 3, stride=2)], dim=1)
+
+
+class Mixed8(nn.Module):
+    """Blocks of 8x8 places, whose 3x3 branches end in a row and a column beside each other."""
+
+    def __init__(self, channels: int, *, pools_maximum: bool) -> None:
+        super().__init__()
+        self.branch1x1 = ConvNorm(channels, 320, 1)
+        self.branch3x3_1 = ConvNorm(channels, 384, 1)
+        self.branch3x3_2a = row(384, 384, 3)
+        self.branch3x3_2b = column(384, 384, 3)
+        self.branch3x3dbl_1 = ConvNorm(channels, 448, 1)
+        self.branch3x3dbl_2 = ConvNorm(448, 384, 3, padding=1)
+        self.branch3x3dbl_3a = row(384, 384, 3)
+        self.branch3x3dbl_3b = column(384, 384, 3)
+        self.branch_pool = ConvNorm(channels, 192, 1)
+        self._pools_maximum = pools_maximum
+
+    def forward(self, x: Tensor) -> Tensor:
+        three = self.branch3x3_1(x)
+        double = self.branch3x3dbl_2(self.branch3x3dbl_1(x))
+        pooled = F.max_pool2d(x, 3, stride=1, padding=1) if self._pools_maximum else mean_pool(x)
+        branches = [
+            self.branch1x1(x),
+            *(self.branch3x3_2a(three), self.branch3x3_2b(three)),
+            *(self.branch3x3dbl_3a(double), self.branch3x3dbl_3b(double)),
+            self.branch_pool(pooled),
+        ]
+        return torch.cat(branches, dim=1)
+
+
+class Inception(nn.Module):
+    """Pooled and spatial features, and the last layer whose weight gives the classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.Conv2d_1a_3x3 = ConvNorm(3, 32, 3, stride=2)
+        self.Conv2d_2a_3x3 = ConvNorm(32, 32, 3)
+        self.Conv2d_2b_3x3 = ConvNorm(32, 64, 3, padding=1)
+        self.Conv2d_3b_1x1 = ConvNorm(64, 80, 1)
+        self.Conv2d_4a_3x3 = ConvNorm(80, 192, 3)
+        self.Mixed_5b = Mixed35(192, 32)
+        self.Mixed_5c = Mixed35(256, 64)
+        self.Mixed_5d = Mixed35(288, 64)
+        self.Mixed_6a = Reduce35(288)
+        self.Mixed_6b = Mixed17(768, 128)
+        self.Mixed_6c = Mixed17(768, 160)
+        self.Mixed_6d = Mixed17(768, 160)
+        self.Mixed_6e = Mixed17(768, 192)
+        self.Mixed_7a = Reduce17(768)
+        self.Mixed_7b = Mixed8(1280, pools_maximum=False)
+        self.Mixed_7c = Mixed8(2048, pools_maximum=True)
+        self.fc = Linear(FEATURES, CLASSES)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Shapes: x [N, 3, 299, 299] in [-1, 1); pooled [N, 2048] and spatial [N, 17 * 17 * 7], place after place."""
+        x = self._run(x, (self.Conv2d_1a_3x3, self.Conv2d_2a_3x3, self.Conv2d_2b_3x3))
+        x = self._run(F.max_pool2d(x, 3, stride=2), (self.Conv2d_3b_1x1, self.Conv2d_4a_3x3))
+        x = self._run(F.max_pool2d(x, 3, stride=2), (self.Mixed_5b, self.Mixed_5c, self.Mixed_5d))
+        x = self._run(x, (self.Mixed_6a, self.Mixed_6b, self.Mixed_6c, self.Mixed_6d))
+        spatial = x[:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1)  # mixed_6/conv is the block's first branch
+        x = self._run(x, (self.Mixed_6e, self.Mixed_7a, self.Mixed_7b, self.Mixed_7c))
+        return x.mean(dim=(2, 3)), spatial
+
+    @staticmethod
+    def _run(x: Tensor, layers: Sequence[nn.Module]) -> Tensor:
+        for layer in layers:
+            x = layer(x)
+        return x
+
+
+def load_inception(path: Path) -> Inception:
+    """The network of a weights file. Raises: WeightsError for another file, which names the first keys that differ."""
+    tensors = {key: value for key, value in read_tensors(path).items() if not key.endswith(COUNTER)}
+    network = Inception()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.num_batches_tracked = None
+    check_state(network, tensors, shown(path))
+    network.load_state_dict(tensors, strict=False)  # was checked; batch norms would miss the counters that they lost
+    return network.eval().requires_grad_(False)
+
+
+def resized(pixels: Tensor) -> Tensor:
+    """Images [N, 3, H, W] of uint8 as the graph takes them: [N, 3, 299, 299], (x - 128) / 128.
+
+    TensorFlow 1's bilinear resizing, in which the first pixels of both images lie on each other, not their corners:
+    place i of the result lies at i * H / 299.
+    """
+    x = _interpolated(_interpolated(pixels.float(), 2), 3)
+    return (x - 128) / 128
+
+
+def _interpolated(x: Tensor, dim: int) -> Tensor:
+    size = x.shape[dim]
+    if size == INPUT_SIZE:
+        return x
+    place = torch.arange(INPUT_SIZE, dtype=torch.float32) * (size / INPUT_SIZE)
+    low = place.floor().long()
+    share = (place - low).reshape([-1 if axis == dim else 1 for axis in range(x.dim())])
+    before, after = x.index_select(dim, low), x.index_select(dim, (low + 1).clamp(max=size - 1))
+    return before + (after - before) * share

@@ -1,0 +1,173 @@
+"""Who calls, by the key in the Authorization header, and which paths that caller may reach."""
+
+import asyncio
+import contextlib
+import contextvars
+import time
+from typing import Annotated, cast
+
+import structlog
+from fastapi import Depends, Request, Response
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from jobs.callers.caller import ANONYMOUS, Caller, Role
+from jobs.callers.keyring import IN_FORCE_SECONDS, Keyring, read_keyring
+from jobs.queue import keys
+from jobs.queue.rubbish import is_wrong_type
+from jobs.settings import Settings
+from service.audit import Audited
+from service.problems import on_redis_error, problem
+
+log = structlog.get_logger("service.authentication")
+
+REALM = 'Bearer realm="adm"'
+OPEN_PATHS = frozenset({"/", "/runs", "/docs", "/openapi.json", "/livez", "/readyz", "/healthz"})  # for strangers
+OPEN_BELOW = ("/static/", "/docs/")
+OPERATORS_PATHS = ("/v1/workers", "/v1/runs")  # and what is below them
+METRICS_PATH = "/metrics"
+METRICS_PATIENCE_SECONDS = 1.0  # with Redis: what metrics still tell matters most while it is away
+MEMBERS = frozenset({Role.USER, Role.OPERATOR})
+
+
+class KeyringReader:
+    """The keyring, as it was IN_FORCE_SECONDS before a request at most: so much later a change of keys is in force.
+
+    Requests in between cost no round trip. For one event loop.
+    """
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self.last = Keyring({}, exist=False)  # as it was read last, whenever that was
+        self._version: bytes | None = None  # as if no key was ever made, which is what the keyring says
+        self._read_at = float("-inf")
+        self._look: asyncio.Task[None] | None = None
+
+    async def read(self) -> Keyring:
+        """Raises: RedisError; a keyring that may have changed since opens nothing."""
+        not_before = time.monotonic() - IN_FORCE_SECONDS
+        while self._read_at < not_before:  # twice at most: the second look begins after this call
+            if self._look is None:
+                self._look = asyncio.create_task(self._read(), context=contextvars.Context())
+                # all who waited for it may have hung up, so that nobody takes its exception
+                self._look.add_done_callback(lambda look: look.cancelled() or look.exception())
+            await asyncio.shield(self._look)  # shared: all who wait while Redis hangs wait for the same look
+        return self.last
+
+    async def _read(self) -> None:
+        began = time.monotonic()
+        try:
+            (version,) = cast(
+                list[bytes | None], await self._redis.mget(keys.API_KEYS_VERSION)
+            )  # None for a wrong type
+            if version != self._version:
+                self.last, self._version = read_keyring(await self._fields()), version
+                log.info("keys_read", in_force=len(self.last), needed=self.last.exist)
+            self._read_at = began
+        finally:
+            self._look = None
+
+    async def _fields(self) -> dict[bytes, bytes] | None:
+        try:
+            return cast(dict[bytes, bytes], await self._redis.hgetall(keys.API_KEYS))
+        except RedisError as error:
+            if is_wrong_type(error):
+                return None
+            raise
+
+
+class Authentication:
+    """Middleware that lets a request through to its route with its caller, or answers 400, 401 or 403.
+
+    A path that is not named here needs a key of a user or an operator, also one that does not exist.
+    """
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app, self._serves_anonymous = app, settings.serves_anonymous
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or is_open(scope["path"]):
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope)
+        caller = await self._caller(request)
+        if isinstance(caller, Response):
+            with Audited(scope, send, "") as call:
+                await caller(scope, receive, call.send)
+            return
+        request.state.caller = caller
+        if not caller.id:  # nobody has a key: there is no telling who it was
+            await self._app(scope, receive, send)
+            return
+        structlog.contextvars.bind_contextvars(caller=caller.id)
+        with Audited(scope, varying(send), caller.id) as call:
+            await self._app(scope, receive, call.send)
+
+    async def _caller(self, request: Request) -> Caller | Response:
+        reader: KeyringReader = request.app.state.service.keyring
+        if request.scope["path"] == METRICS_PATH:
+            with contextlib.suppress(RedisError, TimeoutError):
+                async with asyncio.timeout(METRICS_PATIENCE_SECONDS):
+                    await reader.read()
+            return self._judge(request, reader.last)
+        try:
+            return self._judge(request, await reader.read())
+        except RedisError as error:
+            return await on_redis_error(request, error)
+
+    def _judge(self, request: Request, keyring: Keyring) -> Caller | Response:
+        """The caller, or the answer to one who may not go on."""
+        if not keyring.exist and self._serves_anonymous:
+            return ANONYMOUS
+        given = request.headers.getlist("authorization")
+        if len(given) > 1:
+            return refusal(request, 400, "the request has several Authorization headers", "invalid_request")
+        if not given:
+            return refusal(request, 401, "a key is needed, as Authorization: Bearer KEY")
+        scheme, _, key = given[0].partition(" ")
+        caller = keyring.caller_of(key.strip()) if scheme.lower() == "bearer" else None
+        if caller is None:
+            return refusal(request, 401, "the key is wrong or was revoked", "invalid_token")
+        if caller.role not in roles_for(request.scope["path"]):
+            detail = f"a key of role {caller.role} does not open this"
+            return refusal(request, 403, detail, "insufficient_scope")
+        return caller
+
+
+def varying(send: Send) -> Send:
+    """Say that an answer is this caller's: a browser must not show what it keeps to the next who signs in there."""
+
+    async def send_varying(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], (b"vary", b"Authorization")]
+        await send(message)
+
+    return send_varying
+
+
+def refusal(request: Request, status: int, detail: str, error: str = "") -> Response:
+    """An answer as RFC 6750, 3, has it."""
+    challenge = f'{REALM}, error="{error}"' if error else REALM
+    return problem(request, status, detail, headers={"WWW-Authenticate": challenge})
+
+
+def is_open(path: str) -> bool:
+    """Whether strangers may call a path: it tells nothing of anybody's work."""
+    return path in OPEN_PATHS or path.startswith(OPEN_BELOW)
+
+
+def roles_for(path: str) -> frozenset[Role]:
+    """Roles whose keys open a path."""
+    if path == METRICS_PATH:
+        return frozenset({Role.OPERATOR, Role.METRICS})
+    if any(path == each or path.startswith(f"{each}/") for each in OPERATORS_PATHS):
+        return frozenset({Role.OPERATOR})
+    return MEMBERS
+
+
+async def get_caller(request: Request) -> Caller:  # async: FastAPI sends a plain dependency through the thread pool
+    return cast(Caller, request.state.caller)
+
+
+CallerDep = Annotated[Caller, Depends(get_caller)]

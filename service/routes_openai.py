@@ -1,0 +1,271 @@
+"""/v1/images: OpenAI's images API. Each call is a job like any other, which ends when its caller goes away."""
+
+import asyncio
+import contextlib
+import json
+import time
+from base64 import b64decode, b64encode
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from struct import unpack
+from typing import Annotated, Any
+
+import structlog
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import StreamingResponse
+from fastapi.sse import format_sse_event
+from redis.exceptions import RedisError
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile
+from starlette.requests import ClientDisconnect
+
+from jobs.callers.caller import Caller
+from jobs.contract.errors import ErrorKind, FieldError, InvalidRequestError, RefusedError
+from jobs.contract.job import Job, JobStatus
+from jobs.contract.work import evaluations_of
+from jobs.job_queue import Asked
+from jobs.queue.events import START, EventKind
+from service.authentication import CallerDep
+from service.openai_images import (
+    ImageCall,
+    ImageEvent,
+    ImageFields,
+    ImagesResponse,
+    PartialImages,
+    StreamedFields,
+    TokenUsage,
+    body_schema,
+    form_fields,
+    json_fields,
+    size_of,
+    understand,
+)
+from service.problems import RETRY_AFTER_SECONDS, envelope_content, envelopes, with_headers
+from service.routes_events import Stream, follow
+from service.routes_files import MOST_FIELD_BYTES, keep
+from service.routes_jobs import KEY, MAX_WAIT_SECONDS, at_end, queue_job, refuse_other_than_json
+from service.state import Service, ServiceDep
+
+log = structlog.get_logger("service.openai")
+router = APIRouter(prefix="/v1/images", tags=["openai"])
+
+FORMS = ("/v1/images/edits", "/v1/images/variations")  # paths whose bodies hold pictures
+MOST_FIELDS = 40  # of a form: more than there are
+FAILED_STATUS = {JobStatus.FAILED: 500, JobStatus.CANCELLED: 409, JobStatus.EXPIRED: 503}
+EVENT_SCHEMA = {
+    "itemSchema": {"type": "object", "properties": {"event": {"type": "string"}, "data": {"type": "string"}}}
+}
+ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The images; with `stream`, events", "content": {"text/event-stream": EVENT_SCHEMA}}
+    | with_headers("Location", "X-ADM-Ignored-Fields", "Idempotency-Replayed"),
+    **envelopes(400, 401, 403, 404, 408, 409, 413, 415, 421, 429, 500, 503),
+}
+
+
+@router.post(
+    "/generations",
+    response_model=ImagesResponse,
+    summary="OpenAI's images.generate: the prompt names a class",
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": body_schema("generate", StreamedFields)}},
+        }
+    },
+    responses=ANSWERS,
+)
+async def create_images(
+    request: Request, service: ServiceDep, caller: CallerDep, idempotency_key: Annotated[str | None, KEY] = None
+) -> Response:
+    refuse_other_than_json(request)
+    given = json_fields(await request.body())
+    fleet = await run_in_threadpool(service.queue.fleet.read)
+    default = service.settings.default_model
+    asked = understand("generate", StreamedFields, given, None, fleet.pipelines, default)
+    return await make(request, service, caller, asked, "image_generation", idempotency_key)
+
+
+@router.post(
+    "/edits",
+    response_model=ImagesResponse,
+    summary="OpenAI's images.edit: a variation of the picture towards the class that the prompt names",
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"multipart/form-data": {"schema": body_schema("variation", StreamedFields, "image")}},
+        }
+    },
+    responses=ANSWERS,
+)
+async def edit_images(
+    request: Request, service: ServiceDep, caller: CallerDep, idempotency_key: Annotated[str | None, KEY] = None
+) -> Response:
+    asked = await understand_form(request, service, caller, StreamedFields)
+    return await make(request, service, caller, asked, "image_edit", idempotency_key)
+
+
+@router.post(
+    "/variations",
+    response_model=ImagesResponse,
+    summary="OpenAI's images.create_variation",
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"multipart/form-data": {"schema": body_schema("variation", ImageFields, "image")}},
+        }
+    },
+    responses=ANSWERS,
+)
+async def vary_images(
+    request: Request, service: ServiceDep, caller: CallerDep, idempotency_key: Annotated[str | None, KEY] = None
+) -> Response:
+    asked = await understand_form(request, service, caller, ImageFields)
+    return await make(request, service, caller, asked, "image_variation", idempotency_key)
+
+
+async def understand_form(request: Request, service: Service, caller: Caller, model: type[ImageFields]) -> ImageCall:
+    """A form's fields and its picture, uploaded, as a call. Raises: InvalidRequestError; RefusedError."""
+    async with request.form(max_files=2, max_fields=MOST_FIELDS, max_part_size=MOST_FIELD_BYTES) as form:
+        files = {name: value for name, value in form.multi_items() if isinstance(value, UploadFile)}
+        given = form_fields((name, value) for name, value in form.multi_items() if isinstance(value, str))
+        picture = files.pop("image", None) or files.pop("image[]", None)
+        if "mask" in files:
+            raise InvalidRequestError([FieldError("/mask", "is not offered: the whole picture is edited")])
+        wrong = [FieldError(f"/{name}", "unknown field") for name in sorted(files)]
+        if picture is None:
+            wrong.append(FieldError("/image", "is required, as one file"))
+        if wrong or picture is None:
+            raise InvalidRequestError(wrong)
+        fleet = await run_in_threadpool(service.queue.fleet.read)
+        default = service.settings.default_model
+        understand("variation", model, given, ["file"], fleet.pipelines, default)  # before the picture is decoded
+        info = await keep(request, service, caller, picture.file)
+    return understand("variation", model, given, [info.id], fleet.pipelines, default)
+
+
+async def make(
+    request: Request, service: Service, caller: Caller, asked: ImageCall, called: str, key: str | None
+) -> Response:
+    """Queue a call's job, and answer when it has ended, or as it goes."""
+    submitted = await queue_job(service, asked.request, key, caller)
+    job, place = submitted.job, Asked(submitted.job.id, caller)
+    headers = {"Location": f"{service.settings.root_path}/v1/jobs/{job.id}", "Cache-Control": "no-store"}
+    if asked.ignored:
+        headers["X-ADM-Ignored-Fields"] = ", ".join(asked.ignored)
+    if submitted.replayed:
+        headers["Idempotency-Replayed"] = "true"
+    is_own = key is None  # nobody else can ask for it, so it goes with its caller
+    if asked.streams:
+        return Stream(stream(request, service, job, place, asked, called, is_own), headers=headers)
+    job = await when_ended(request, service, job, place, is_own)
+    if job.status is not JobStatus.COMPLETED:
+        status, content = failure(request, job)
+        return Response(json.dumps(content), status, headers | {"X-Should-Retry": "false"}, "application/json")
+    if asked.fields.response_format == "url":
+        origin = f"{request.url.scheme}://{request.headers['host']}"
+        data = [{"url": f"{origin}{image.url}"} for image in job.images]
+        return Response(json.dumps(head_of(job) | {"data": data}), 200, headers, "application/json")
+    first = [await read_png(service, place, job.images[0].index)] if job.images else []  # a store that is away shows
+    return StreamingResponse(in_base64(service, job, place, first), 200, headers, "application/json")
+
+
+async def when_ended(request: Request, service: Service, job: Job, place: Asked, is_own: bool) -> Job:
+    """The job when it has ended. Raises: ClientDisconnect; RefusedError when the service stops, or it was deleted."""
+    try:
+        while not job.status.is_final:
+            if service.hub.stopping:
+                detail = "the service is being stopped"
+                raise RefusedError(ErrorKind.UNAVAILABLE, detail, retry_after_seconds=RETRY_AFTER_SECONDS)
+            try:
+                job = await at_end(request, service, place, MAX_WAIT_SECONDS)
+            except RedisError as error:  # the job goes on: an error would have it asked for twice
+                log.warning("redis_away", error=type(error).__name__)
+                await asyncio.sleep(RETRY_AFTER_SECONDS)
+                if await request.is_disconnected():
+                    raise ClientDisconnect from error
+    except BaseException:
+        if is_own:
+            await give_up(service, place)
+        raise
+    return job
+
+
+async def give_up(service: Service, place: Asked) -> None:
+    """Cancel a job that nobody waits for any more; it may have ended."""
+    with contextlib.suppress(RefusedError, RedisError):
+        await asyncio.shield(run_in_threadpool(service.queue.cancel, place.job_id, place.caller))
+        log.info("given_up", job_id=place.job_id)
+
+
+async def stream(
+    request: Request, service: Service, job: Job, place: Asked, asked: ImageCall, called: str, is_own: bool
+) -> AsyncIterator[bytes]:
+    """A job's previews and images as events of OpenAI's, and at the end of a job that failed, its error."""
+    assert job.request is not None
+    chosen, steps = PartialImages(job.request, asked.partial_images), sum(evaluations_of(job.request).values())
+    sent: set[int] = set()  # a second attempt announces its images again
+    status = JobStatus.QUEUED
+    try:
+        async with aclosing(follow(request, service, place, START)) as events:
+            async for each in events:
+                if each is None:
+                    yield format_sse_event(comment="ping")
+                    continue
+                data = json.loads(each.data)
+                if each.kind is EventKind.PREVIEW and (number := chosen.take(data)) is not None:
+                    yield event(f"{called}.partial_image", data["png"], data["index"], partial_image_index=number)
+                elif each.kind is EventKind.IMAGE and data["index"] not in sent:
+                    sent.add(data["index"])
+                    png = await read_png(service, place, data["index"])
+                    encoded = (await run_in_threadpool(b64encode, png)).decode()
+                    yield event(f"{called}.completed", encoded, data["index"], usage=TokenUsage.of(steps))
+                elif each.kind.is_final:
+                    status = JobStatus(data["status"])
+        if status is not JobStatus.COMPLETED:
+            found = await service.lookups.ask(place) if status.is_final else job
+            yield format_sse_event(data_str=json.dumps(failure(request, found)[1]), event="error")
+    except (RefusedError, RedisError) as error:
+        log.warning("stream_cut", error=type(error).__name__)
+        yield format_sse_event(data_str=json.dumps(envelope_content(503, str(error), None, None)), event="error")
+    finally:
+        if is_own and not status.is_final:
+            await give_up(service, place)
+
+
+def event(kind: str, encoded: str, index: int, **more: Any) -> bytes:
+    """One event about a picture, which says its size itself."""
+    width, height = unpack(">II", b64decode(encoded[:32])[16:24])  # PNG, 11.2.2: the header's first two fields
+    size = f"{width}x{height}"
+    made = ImageEvent(type=kind, b64_json=encoded, created_at=int(time.time()), size=size, index=index, **more)
+    return format_sse_event(data_str=made.model_dump_json(exclude_none=True), event=kind)
+
+
+async def read_png(service: Service, place: Asked, index: int) -> bytes:
+    """The bytes of a job's image. Raises: RefusedError."""
+    image = await run_in_threadpool(service.queue.image, place.job_id, index, place.caller)
+    return await service.store_calls.run(lambda: service.queue.image_bytes(place.job_id, image.record))
+
+
+async def in_base64(service: Service, job: Job, place: Asked, first: list[bytes]) -> AsyncIterator[bytes]:
+    """The answer, an image at a time: 64 of the largest are a hundred megabytes."""
+    yield json.dumps(head_of(job)).encode()[:-1] + b', "data": ['
+    for number, image in enumerate(job.images):
+        png = first.pop() if first else await read_png(service, place, image.index)
+        encoded = await run_in_threadpool(b64encode, png)
+        yield (b", " if number else b"") + b'{"b64_json": "' + encoded + b'"}'
+    yield b"]}"
+
+
+def head_of(job: Job) -> dict[str, Any]:
+    """The answer without its images."""
+    usage = TokenUsage.of(job.usage.steps).model_dump()
+    return {"created": int(job.created_at), "output_format": "png", "size": size_of(job.images), "usage": usage}
+
+
+def failure(request: Request, job: Job) -> tuple[int, dict[str, Any]]:
+    """Why a job has no images, with the status that says so."""
+    status = FAILED_STATUS.get(job.status, 503)
+    if job.error is not None:
+        return status, envelope_content(status, job.error.detail, job.error.kind, None)
+    detail = f"job {job.id} was {job.status}" if job.status.is_final else "the service cannot say how the job ends"
+    return status, envelope_content(status, detail, f"job-{job.status}", None)

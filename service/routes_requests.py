@@ -1,0 +1,29 @@
+"""/v1/requests: the request behind an image."""
+
+from fastapi import APIRouter, Request
+from starlette.concurrency import run_in_threadpool
+
+from jobs.contract.determinants import CHUNK, request_of
+from jobs.contract.errors import FieldError, InvalidRequestError
+from jobs.contract.request import JobRequest
+from pictures.text_chunks import text_chunk
+from service.problems import documented
+from service.routes_files import BODY, uploaded
+
+FROM_IMAGE = "/v1/requests/from-image"
+router = APIRouter(tags=["jobs"])
+
+
+@router.post(
+    FROM_IMAGE,
+    response_model_exclude_unset=True,
+    summary="The request that makes a PNG of this service again, as POST /v1/jobs takes it",
+    openapi_extra=BODY,
+    responses=documented(400, 413, 422, 503),  # whose key it is, Redis knows
+)
+async def request_from_image(request: Request) -> JobRequest:
+    async with uploaded(request) as body:
+        text = await run_in_threadpool(text_chunk, body, CHUNK)
+    if text is None:
+        raise InvalidRequestError([FieldError("/file", f"is no PNG of this service: it has no {CHUNK!r} text")])
+    return request_of(text)

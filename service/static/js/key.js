@@ -1,0 +1,27 @@
+/** The caller's API key: kept for this tab alone, sent in a header, never in a URL. */
+
+import { recall, remember, session } from "./dom.js";
+
+const PLACE = "adm-key";
+
+/** Fires "needed" when the service asks for a key, or refuses the present one. */
+export const asking = new EventTarget();
+
+export const key = () => recall(session, PLACE);
+
+/** Header of a call; none without a key. */
+export const credentials = () => (key() === null ? {} : { Authorization: `Bearer ${key()}` });
+
+export function keep(given) {
+  remember(session, PLACE, given);
+}
+
+export function forget() {
+  session().removeItem(PLACE);
+}
+
+/** The service has answered 401: forget the key, and ask for another. */
+export function refused() {
+  forget();
+  asking.dispatchEvent(new Event("needed"));
+}

@@ -1,0 +1,36 @@
+/** Signing in with a key, where the service asks for one, and out again. */
+
+import { call } from "./api.js";
+import { byId, setNotice } from "./dom.js";
+import { asking, forget, keep, key } from "./key.js";
+
+/** Show the form when a key is needed, in place of the page; a right key loads the page anew. */
+export function watchKey() {
+  asking.addEventListener("needed", ask);
+  byId("sign-in").addEventListener("submit", (event) => { event.preventDefault(); signIn(byId("key").value.trim()); });
+  byId("sign-out").addEventListener("click", () => { forget(); location.reload(); });
+  byId("sign-out").hidden = key() === null;
+}
+
+export const isAsking = () => !byId("sign-in").hidden;
+
+function ask() {
+  if (isAsking()) return;
+  document.querySelector("main").hidden = true;
+  byId("sign-out").hidden = true;
+  byId("sign-in").hidden = false;
+  byId("key").focus();
+}
+
+async function signIn(given) {
+  setNotice(byId("sign-in-error"), "");
+  keep(given);
+  try {
+    await call("GET", "/v1/jobs?limit=1");
+  } catch (problem) {
+    forget();
+    setNotice(byId("sign-in-error"), problem.message);
+    return;
+  }
+  location.reload();
+}

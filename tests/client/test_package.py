@@ -1,0 +1,94 @@
+"""The package by itself: it installs and imports without the service, and knows the service's types."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from adm_client import UnreachableError, models
+from adm_client.events import Decoder
+from adm_client.fields import JobFields
+from adm_client.patience import Attempts, Patience, asked_pause
+from jobs.contract.job import JobStatus
+from jobs.contract.request import JobRequest
+from tests.jobs.samples import png
+from tests.service.conftest import ToyWorker, body
+
+ROOT = Path(__file__).parents[2]
+NOT_NEEDED = ["redis", "rq", "fastapi", "torch", "numpy", "pydantic_settings", "structlog", "jobs", "service", "models"]
+
+
+@pytest.mark.slow
+def test_package_installs_and_imports_without_the_service(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "client", tmp_path / "client", ignore=shutil.ignore_patterns("*.egg-info", "__pycache__"))
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    subprocess.run([*pip, "--target", tmp_path / "site", tmp_path / "client"], check=True, cwd=tmp_path)
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r}); import adm_client; "
+        f"assert adm_client.__file__.startswith({str(tmp_path)!r}), adm_client.__file__; "
+        f"loaded = set({NOT_NEEDED!r}) & set(sys.modules); assert not loaded, loaded"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+    assert (tmp_path / "site" / "adm_client" / "py.typed").exists()
+
+
+def test_fields_are_those_of_a_request() -> None:
+    assert set(JobFields.__annotations__) == set(JobRequest.model_fields)
+    assert [*models.Status] == [*JobStatus]
+
+
+def test_models_hold_all_that_the_service_answers(client: httpx2.Client, fleet: ToyWorker) -> None:
+    job_id = client.post("/v1/jobs", json=body(n=2, metadata={"a": "b"})).json()["id"]
+    waiting = client.get(f"/v1/jobs/{job_id}").json()
+    fleet.release()
+    ended = client.get(f"/v1/jobs/{job_id}?wait=20").json()
+    unreadable = client.post("/v1/jobs", json={"class_label": None, "upsample": False}).json()
+    for answer in (waiting, ended, unreadable):
+        assert models.JobState.model_validate(answer).model_dump(mode="json") == answer
+    page = client.get("/v1/jobs").json()
+    assert models.JobPage.model_validate(page).model_dump(mode="json") == page
+    file = client.post("/v1/files", content=png(3)).json()
+    assert models.File.model_validate(file).model_dump(mode="json") == file
+    listed = client.get("/v1/models").json()
+    assert models.ModelList.model_validate(listed).model_dump(mode="json") == listed
+
+
+def test_fields_that_a_newer_service_adds_are_no_error(client: httpx2.Client, worker: ToyWorker) -> None:
+    answer = client.post("/v1/jobs", json=body()).json()
+    assert models.JobState.model_validate(answer | {"cost": 3}).id == answer["id"]
+
+
+def test_stream_is_read_as_the_standard_says() -> None:
+    lines = [
+        ": open",
+        "retry: 1000",
+        "",
+        "event: progress",
+        "id: 1-0",
+        'data: {"a":',
+        "data: 1}",
+        "",
+        "id:2",
+        "data:{}",
+        "",
+    ]
+    decoder = Decoder()
+    events = [event for line in lines if (event := decoder.feed(line)) is not None]
+    assert [(each.kind, each.data, each.id) for each in events] == [("progress", {"a": 1}, "1-0"), ("message", {}, "2")]
+
+
+def test_retry_after_is_kept_to_within_reason() -> None:
+    given = ("7", "0", "86400", None, "Sun, 22 Nov 2026 21:00:00 GMT")
+    assert [asked_pause(each) for each in given] == [7, 1, 60, None, None]
+
+
+def test_pauses_grow_and_what_may_do_harm_twice_is_not_sent_twice() -> None:
+    attempts = Attempts(Patience(60, 60), lambda _: None)
+    pauses = [attempts.after_error(httpx2.ReadError("cut"), repeatable=True) for _ in range(4)]
+    assert all(0.75 * usual <= pause <= usual for usual, pause in zip((0.5, 1, 2, 4), pauses, strict=True))
+    assert attempts.after_error(httpx2.ConnectError("no"), repeatable=False) > 0  # nothing was sent
+    with pytest.raises(UnreachableError, match="does not answer"):
+        attempts.after_error(httpx2.ReadError("cut"), repeatable=False)

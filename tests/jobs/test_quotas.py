@@ -1,0 +1,172 @@
+"""Quotas of callers on a real Redis: what is charged, what is refused, and what does not go round them."""
+
+import pytest
+from redis import Redis
+
+from jobs.callers.caller import ANONYMOUS, Caller, Role
+from jobs.callers.quotas import Quotas
+from jobs.contract.errors import ErrorKind, OverQuotaError, RefusedError
+from jobs.contract.request import PRIORITIES
+from jobs.queue import keys, rq_registries
+from jobs.queue.submitting import Submission, Submitted
+from jobs.settings import Settings
+from tests.jobs.desk import ANN, BOB, Desk, job_of
+
+pytestmark = pytest.mark.redis
+
+COST_SECONDS = 5.0  # of `costly`: 25 steps of 40 images at 5 ms a row
+ROOT = Caller("d" * 12, Role.OPERATOR)
+
+
+def costly(caller: Caller, *, key: str | None = None, **fields: object) -> Submission:
+    return job_of(caller, key=key, **({"steps": 25, "n": 40} | fields))
+
+
+@pytest.fixture
+def device_desk(redis: Redis, settings: Settings) -> Desk:
+    """Callers may post jobs of 12 device seconds a minute."""
+    return Desk(redis, settings.model_copy(update={"quota_device_seconds": 12}))
+
+
+@pytest.fixture
+def queued_desk(redis: Redis, settings: Settings) -> Desk:
+    """Callers may have jobs of 12 device seconds queued."""
+    return Desk(redis, settings.model_copy(update={"quota_queued_seconds": 12}))
+
+
+def outcomes(desk: Desk, *submissions: Submission) -> list[str]:
+    told = desk.queue.submit_all(submissions)
+    return ["queued" if isinstance(each, Submitted) else each.kind for each in told]
+
+
+def refusal(desk: Desk, submission: Submission) -> OverQuotaError:
+    (told,) = desk.queue.submit_all([submission])
+    assert isinstance(told, OverQuotaError)
+    return told
+
+
+def test_job_costs_what_its_steps_are_measured_to_take(device_desk: Desk) -> None:
+    (job_id,) = device_desk.post(ANN, steps=25, n=40)
+    assert (
+        device_desk.redis.hget(rq_registries.job_key(job_id), "adm_cost_ms") == str(int(COST_SECONDS * 1000)).encode()
+    )
+
+
+def test_callers_have_a_quota_each_and_operators_none(device_desk: Desk) -> None:
+    three = ["queued", "queued", ErrorKind.OVER_QUOTA]
+    assert outcomes(device_desk, *[costly(ANN)] * 3) == three
+    assert outcomes(device_desk, *[costly(BOB)] * 3) == three
+    for free in (ROOT, ANONYMOUS):
+        assert outcomes(device_desk, *[costly(free)] * 4) == ["queued"] * 4
+
+
+def test_refusal_names_the_quota_what_is_left_and_when_it_suffices(device_desk: Desk) -> None:
+    outcomes(device_desk, *[costly(ANN)] * 2)
+    told = refusal(device_desk, costly(ANN))
+    assert "ADM_QUOTA_DEVICE_SECONDS" in str(told)
+    assert (told.policy, told.quota, told.remaining, told.window_seconds) == ("device-seconds", 12, 2, 60)
+    assert told.retry_after_seconds is not None
+    assert 60 < told.retry_after_seconds <= 120, "what was charged just now fades in the minute after this one"
+    assert outcomes(device_desk, job_of(ANN, steps=10)) == ["queued"], "a smaller one still fits"
+
+
+def test_job_above_the_whole_quota_is_refused_without_a_time(device_desk: Desk) -> None:
+    told = refusal(device_desk, costly(ANN, steps=250))
+    assert told.retry_after_seconds is None
+    assert "ask for less" in str(told)
+    assert outcomes(device_desk, costly(ANN)) == ["queued"]
+
+
+def test_refused_job_is_not_charged(device_desk: Desk) -> None:
+    assert outcomes(device_desk, costly(ANN), costly(ANN, steps=50), costly(ANN)) == [
+        "queued",
+        ErrorKind.OVER_QUOTA,
+        "queued",
+    ]
+
+
+def test_no_priority_goes_round_the_quota(device_desk: Desk, queued_desk: Desk) -> None:
+    for desk in (device_desk, queued_desk):
+        desk.redis.delete(*desk.redis.scan_iter("adm:quota*"), keys.CALLERS_QUEUED)
+        told = outcomes(desk, *(costly(ANN, priority=each) for each in PRIORITIES))
+        assert told == ["queued", "queued", ErrorKind.OVER_QUOTA]
+        for job in desk.queue.page(caller=ANN).data:
+            desk.queue.delete(job.id, ANN)
+
+
+def test_cancelling_gives_no_device_seconds_of_the_minute_back(device_desk: Desk) -> None:
+    for _ in range(2):
+        (job_id,) = device_desk.post(ANN, steps=25, n=40)
+        device_desk.queue.cancel(job_id, ANN)
+        device_desk.queue.delete(job_id, ANN)
+    assert refusal(device_desk, costly(ANN)).policy == "device-seconds"
+
+
+def test_replay_is_not_charged_and_a_key_used_again_after_a_deletion_is(device_desk: Desk) -> None:
+    first = costly(ANN, key="one")
+    job_id = device_desk.submit(first)[0].job.id
+    assert [each.replayed for each in device_desk.submit(*[first] * 5)] == [True] * 5
+    device_desk.queue.delete(job_id, ANN)
+    assert not device_desk.submit(first)[0].replayed
+    device_desk.queue.delete(job_id, ANN)
+    assert refusal(device_desk, first).policy == "device-seconds"
+
+
+def test_queued_jobs_count_until_they_start_end_or_go(queued_desk: Desk) -> None:
+    ids = queued_desk.post(ANN, 2, steps=25, n=40)
+    told = refusal(queued_desk, costly(ANN))
+    assert (told.policy, told.quota, told.remaining, told.window_seconds) == ("queued-device-seconds", 12, 2, None)
+    queued_desk.queue.cancel(ids[0], ANN)
+    assert outcomes(queued_desk, costly(ANN), costly(ANN)) == ["queued", ErrorKind.OVER_QUOTA]
+    queued_desk.queue.delete(ids[1], ANN)
+    assert outcomes(queued_desk, costly(ANN), costly(ANN)) == ["queued", ErrorKind.OVER_QUOTA]
+    for job in queued_desk.queue.page(caller=ANN).data:
+        queued_desk.queue.delete(job.id, ANN)
+    assert queued_desk.redis.hget(keys.CALLERS_QUEUED, ANN.id) == b"0"
+
+
+def test_damaged_counter_locks_nobody_out(queued_desk: Desk) -> None:
+    for rubbish in ("999999999", "rubbish"):
+        queued_desk.redis.hset(keys.CALLERS_QUEUED, ANN.id, rubbish)
+        (job_id,) = queued_desk.post(ANN, steps=25, n=40)
+        queued_desk.queue.delete(job_id, ANN)
+
+
+def test_posts_are_counted_replayed_and_wrong_ones_too(redis: Redis, settings: Settings) -> None:
+    desk = Desk(redis, settings.model_copy(update={"quota_posts": 4}))
+    replayed = job_of(ANN, key="one")
+    told = outcomes(desk, replayed, replayed, job_of(ANN, model="none"), replayed, replayed)
+    assert told == ["queued", "queued", ErrorKind.INVALID_REQUEST, "queued", ErrorKind.OVER_QUOTA]
+    assert outcomes(desk, job_of(BOB)) == ["queued"]
+
+
+def test_nobody_waits_longer_than_told(redis: Redis, settings: Settings) -> None:
+    """The library's windows by Redis' clock, moved on by shortening what is left of them."""
+    quotas = Quotas(redis, settings.model_copy(update={"quota_device_seconds": 10}))
+    for _ in range(6):
+        quotas.take_cost(ANN, 1500)
+    with pytest.raises(OverQuotaError) as raised:
+        quotas.take_cost(ANN, 4000)
+    wait = raised.value.retry_after_seconds
+    assert wait is not None
+    pass_time(redis, wait - 2)
+    with pytest.raises(RefusedError):
+        quotas.take_cost(ANN, 4000)
+    pass_time(redis, 3)
+    quotas.take_cost(ANN, 4000)
+
+
+def pass_time(redis: Redis, seconds: float) -> None:
+    for key in redis.scan_iter("adm:quota*"):
+        if (left := int(redis.pttl(key)) - int(seconds * 1000)) > 0:
+            redis.pexpire(key, left)
+        else:
+            redis.delete(key)
+
+
+def test_quotas_leave_nothing_that_stays(redis: Redis, settings: Settings) -> None:
+    quotas = Quotas(redis, settings.model_copy(update={"quota_device_seconds": 10, "quota_posts": 5}))
+    quotas.take_cost(ANN, 100)
+    quotas.take_post(ANN)
+    assert all(0 < int(redis.ttl(each)) <= 120 for each in redis.scan_iter("adm:quota*"))
+    assert len(list(redis.scan_iter("*"))) == 2

@@ -1,0 +1,112 @@
+"""Where webhooks do not go: a service with the defaults, which may send to public addresses alone."""
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import httpx2
+import pytest
+from redis import Redis
+
+from jobs.job_queue import JobQueue
+from jobs.queue.webhooks import Delivery, Webhooks
+from jobs.settings import Settings
+from jobs.storage.images import ImageStore
+from service.metrics import Metrics
+from service.webhooks import TargetError, WebhookSender
+from tests.service.conftest import ToyWorker, body, running_service
+from tests.service.test_jobs import is_problem
+from tests.service.test_webhooks import SIGNED, Receiver, post
+from tests.worker.programs import eventually
+
+
+@pytest.fixture(scope="module")
+def address(service_settings: Settings) -> Iterator[str]:
+    with running_service(service_settings, **SIGNED) as (address, _, _):
+        yield address
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    receiver = Receiver()
+    yield receiver
+    receiver.close()
+
+
+@pytest.fixture
+def webhooks(redis: Redis) -> Webhooks:
+    return Webhooks(redis)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1/", "http://0.0.0.0/", "http://[::1]:80/", "http://[::ffff:127.0.0.1]/", "http://10.0.0.1",
+        "http://169.254.169.254/latest/meta-data/", "http://[64:ff9b::7f00:1]/", "https://192.168.0.1/x",
+        "http://a.example:99999/", "ftp://a.example/", "file:///etc/passwd", "http://", "http://u:p@a.example/",
+        "http://a.example/\r\nX: y", "//a.example", "a.example", "http://a.example/" + "x" * 1024,
+    ],
+)  # fmt: skip
+def test_address_that_is_never_sent_to_is_refused_at_once(client: httpx2.Client, worker: ToyWorker, url: str) -> None:
+    assert is_problem(client.post("/v1/jobs", json=body(webhook_url=url)), 422, "/webhook_url")
+
+
+@pytest.mark.parametrize("host", ["2130706433", "0x7f.1", "017700000001", "127.1", "localhost"])
+def test_name_that_resolves_to_this_machine_is_not_sent_to(
+    client: httpx2.Client, worker: ToyWorker, receiver: Receiver, webhooks: Webhooks, host: str
+) -> None:
+    post(client, f"http://{host}:{receiver.port}/")
+    eventually(lambda: bool(webhooks.pending() and webhooks.pending()[0].error), "it has failed")
+    assert "resolves to an address that webhooks do not go to" in webhooks.pending()[0].error
+    assert receiver.received.empty()
+
+
+@pytest.fixture
+def sender(redis: Redis, service_settings: Settings) -> WebhookSender:
+    settings = service_settings.model_copy(update={"webhook_networks": ("127.0.0.1/32",)})
+    queue = JobQueue(redis, settings, ImageStore(settings.store_address))
+    return WebhookSender(queue.webhooks, queue, settings, Metrics())
+
+
+def resolving(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> list[str]:
+    """Let any name resolve to addresses; returns the names that are asked for."""
+    asked: list[str] = []
+
+    def getaddrinfo(host: str, port: int, *_: object, **__: object) -> list[tuple[Any, ...]]:
+        asked.append(host)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (each, port)) for each in addresses]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    return asked
+
+
+def test_name_with_one_forbidden_address_among_several_is_not_sent_to(
+    sender: WebhookSender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolving(monkeypatch, "1.1.1.1", "10.0.0.1")
+    with pytest.raises(TargetError, match="resolves to an address that webhooks do not go to"):
+        asyncio.run(sender._resolve("a.example", 80))
+
+
+def test_connection_goes_to_the_address_that_was_checked_and_the_name_is_not_resolved_again(
+    sender: WebhookSender, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name that resolves otherwise the second time (DNS rebinding) would be connected to unchecked."""
+    asked = resolving(monkeypatch, "127.0.0.1")
+    delivery = Delivery("msg_1", "gone", "completed", f"http://a.example:{receiver.port}/", 0)
+
+    async def send() -> None:
+        async with httpx2.AsyncClient(trust_env=False) as client:
+            await sender._post(client, delivery)
+
+    asyncio.run(send())
+    assert receiver.get().headers["Host"] == f"a.example:{receiver.port}"
+    assert asked.count("a.example") == 1
+
+
+def test_service_without_secret_takes_no_webhooks(service_settings: Settings, worker: ToyWorker) -> None:
+    with running_service(service_settings) as (address, _, _), httpx2.Client(base_url=address) as client:
+        answer = client.post("/v1/jobs", json=body(webhook_url="https://a.example"))
+    assert is_problem(answer, 422, "/webhook_url")
+    assert "ADM_WEBHOOK_SECRET is not set" in answer.json()["detail"]
