@@ -31,9 +31,9 @@ app = typer.Typer(
     cls=ScoresByDefault,
     no_args_is_help=True,
     help="Score pictures: adm evaluate SAMPLES --against REFERENCE. Either side is a folder, an archive, idx files, an "
-    ".npz or a statistics file, or shapes?images=N&seed=S; samples may be local:PIPELINE?images=N&steps=S.",
+    ".npz or a statistics file, or shapes?images=N&seed=S; samples may be local: or service:PIPELINE?images=N&steps=S.",
 )
-Extractor = Annotated[str, typer.Option(help="judge, or judge:FILE as adm train makes one")]
+Extractor = Annotated[str, typer.Option(help="judge, judge:FILE as adm train makes one, or inception:FILE")]
 Strict = Annotated[bool, typer.Option("--strict", help="refuse sets with files that cannot be read")]
 
 
@@ -128,7 +128,7 @@ def sweep(
         from rich.console import Console
 
         from cli.sample import on_this_machine
-        from cli.sweep import Sweep, write_sweep
+        from cli.sweep import Sweep
         from evaluation.extractors import load_extractor
         from evaluation.html_report import sweep_page
         from evaluation.sweeps import grid, table
@@ -145,7 +145,7 @@ def sweep(
         opened = load_extractor(extractor)
         with kept_work() as work:
             found = Sweep(local, pipeline, settings, images, seed).run(against, opened, work, Console(stderr=True))
-            write_sweep(out, found)
+            out.write_text(json.dumps(found, indent=1) + "\n")
             if report is not None:
                 report.write_text(sweep_page(found))
             work.remove()

@@ -1,12 +1,10 @@
 """`adm evaluate sweep`: a grid of settings, made in one engine and measured as it is made."""
 
-import json
 import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -184,8 +182,3 @@ def timed(maker: Maker, cell: Cell) -> float:
         run_tasks(maker, partial(next, tasks, None))
         fastest = min(fastest, time.perf_counter() - started)
     return fastest / (maker.max_rows * TIMED_STEPS)
-
-
-def write_sweep(path: Path, report: dict[str, Any]) -> None:
-    """The report as JSON."""
-    path.write_text(json.dumps(report, indent=1) + "\n")

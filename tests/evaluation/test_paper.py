@@ -1,0 +1,42 @@
+"""The paper in small: the charts and findings of docs/paper.md follow from the figures that are kept."""
+
+import json
+from typing import Any
+
+import pytest
+
+from bench.paper.__main__ import CHARTS, ROWS
+from bench.paper.core import RESULTS, Cell
+from bench.paper.row import Row, above
+
+MEASURED = [row for row in ROWS if (RESULTS / f"{row.part}.json").exists()]
+
+
+@pytest.mark.parametrize("row", MEASURED, ids=lambda row: row.part)
+def test_findings_and_charts_are_those_of_the_kept_figures(row: Row) -> None:
+    content: dict[str, Any] = json.loads((RESULTS / f"{row.part}.json").read_text())
+    assert content["row"] == row.number
+    assert content["checks"] == row.checks(content["points"])
+    for name, svg in row.charts(content["points"]).items():
+        assert (CHARTS / f"{row.part}-{name.replace('_', '-')}.svg").read_text() == svg
+
+
+def test_page_shows_every_row_that_was_measured() -> None:
+    page = (CHARTS.parent / "paper.md").read_text()
+    for row in MEASURED:
+        assert f"](paper/{row.part}-" in page
+        assert f"\n## {row.number}. " in page
+
+
+def test_cells_that_differ_are_kept_apart() -> None:
+    cells = [Cell(), Cell(4.0), Cell(4.0, steps=10), Cell(4.0, eta=1.0), Cell(eps_scale=1.0), Cell(upsample=True)]
+    assert len({cell.name for cell in cells}) == len(cells)
+
+
+def test_a_difference_counts_only_beyond_both_intervals() -> None:
+    def point(value: float, half: float) -> dict[str, Any]:
+        return {"metrics": {"fid": {"value": value, "low": value - half, "high": value + half}}}
+
+    assert above(point(2, 0.5), point(1, 0.5), "fid")
+    assert not above(point(1.7, 0.5), point(1, 0.5), "fid")
+    assert not above(point(1, 0.5), point(2, 0.5), "fid")
