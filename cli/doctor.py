@@ -26,10 +26,10 @@ def doctor(
     try:
         settings = Settings.load()
     except SettingsError as error:
-        tell([Finding("settings", "fault", str(error))], None, as_json=as_json)
+        report([Finding("settings", "fault", str(error))], None, as_json=as_json)
         raise typer.Exit(SETTINGS_STATUS) from error
     findings = [Finding("settings", "ok", "all known and valid; adm config prints them"), *checks(settings)]
-    tell(findings, settings, as_json=as_json)
+    report(findings, settings, as_json=as_json)
     if any(each.verdict == "fault" for each in findings):
         raise typer.Exit(1)
 
@@ -56,7 +56,7 @@ def checks(settings: "Settings") -> "Iterator[Finding]":
         yield from check_weights(settings)
 
 
-def tell(findings: "list[Finding]", settings: "Settings | None", *, as_json: bool) -> None:
+def report(findings: "list[Finding]", settings: "Settings | None", *, as_json: bool) -> None:
     """Print a line a finding, or all of them as one document."""
     if as_json:
         said = {} if settings is None else {name: value for name, value, *_ in settings.sources()}

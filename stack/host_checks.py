@@ -24,7 +24,7 @@ TORCH = re.compile(r"torch==([^;\s]+)")
 
 
 def check_python() -> Finding:
-    """Whether this Python is one that the project says it runs on; pip asks only at installation."""
+    """Check whether this Python is one that the project says it runs on; pip asks only at installation."""
     here, needed = ".".join(map(str, sys.version_info[:3])), metadata("adm-serve")["Requires-Python"]
     least = tuple(map(int, needed.removeprefix(">=").split(".")))
     if sys.version_info[: len(least)] < least:
@@ -33,7 +33,7 @@ def check_python() -> Finding:
 
 
 def check_torch() -> Finding:
-    """Whether the installed torch is the one that the project pins: rounding, and so bytes, differ between versions."""
+    """Check whether torch is the version that the project pins: others round otherwise, so that bytes differ."""
     pinned = next(filter(None, map(TORCH.match, requires("adm-serve") or ())), None)
     assert pinned is not None  # by pyproject.toml
     try:
@@ -47,7 +47,7 @@ def check_torch() -> Finding:
 
 
 def check_data(settings: Settings) -> Finding:
-    """Whether the data folder can be written, or made, and how much room its disk has."""
+    """Check whether the data folder can be written, or made, and how much room its disk has."""
     folder = nearest_folder(settings.data)
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         text = f"{settings.data} cannot be written by this user: correct ADM_DATA, or the rights of {folder}"
@@ -60,7 +60,7 @@ def check_data(settings: Settings) -> Finding:
 
 
 def nearest_folder(path: Path) -> Path:
-    """The path itself where it exists, else the closest of its parents that does."""
+    """Return the path itself where it exists, else the closest of its parents that does."""
     return next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())
 
 
@@ -89,7 +89,7 @@ def check_store(settings: Settings) -> Finding:
 
 
 def check_port(settings: Settings) -> Finding:
-    """Whether the service can listen, or does already."""
+    """Check whether the service can listen, or does already."""
     try:
         with_free_port(settings)
     except StackError as error:
@@ -104,7 +104,7 @@ def check_port(settings: Settings) -> Finding:
 
 
 def service_lives(settings: Settings) -> bool:
-    """Whether it is a service of ours that answers on the port."""
+    """Check whether it is a service of ours that answers on the port."""
     connection = http.client.HTTPConnection(local_host(settings), settings.port, timeout=PROBE_TIMEOUT_SECONDS)
     try:
         connection.request("GET", "/livez")
@@ -116,7 +116,7 @@ def service_lives(settings: Settings) -> bool:
 
 
 def stack_runs(settings: Settings) -> bool:
-    """Whether the stack of this data folder keeps a service, as its pid file says."""
+    """Check whether the stack of this data folder keeps a service, as its pid file says."""
     try:
         os.kill(int((settings.run_dir / "service.pid").read_text()), 0)
     except (OSError, ValueError):
@@ -125,7 +125,7 @@ def stack_runs(settings: Settings) -> bool:
 
 
 def check_files(settings: Settings, other_files: int) -> Finding:
-    """Whether a process may open as many files as connections are allowed, beside its other_files."""
+    """Check whether a process may open as many files as connections are allowed, beside its other_files."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = settings.max_connections + other_files
     if most != resource.RLIM_INFINITY and most < needed:

@@ -24,8 +24,9 @@ PREFIXES = ("adm:", "rq:")  # of all our keys and channels
 # What service, workers, RQ and the scripts of both send, each with the right number of words, since Redis counts them
 # before it looks at rights. KEY holds a string, so that what needs another type fails without writing anything. CLIENT
 # and CONFIG are left out: RQ does without them.
-COMMANDS = (
-    """
+COMMANDS = re.split(
+    r"[;\n]\s*",
+    """\
 PING; TIME; INFO; SCRIPT LOAD return; SCRIPT EXISTS 0; EVALSHA 0 0; EVAL return 0; MGET KEY; GET KEY; EXISTS KEY
 TYPE KEY; INCRBY KEY 1; EXPIRE KEY 60; PEXPIRE KEY 60000; EXPIRETIME KEY; PEXPIRETIME KEY; PTTL KEY
 HSET KEY a 1; HSETNX KEY a 1; HGET KEY a; HMGET KEY a; HGETALL KEY; HDEL KEY a; HKEYS KEY; HVALS KEY; HLEN KEY
@@ -33,10 +34,7 @@ HINCRBY KEY a 1; HINCRBYFLOAT KEY a 1; LPUSH KEY a; RPUSH KEY a; LRANGE KEY 0 0;
 LINSERT KEY BEFORE a b; LPOS KEY a; LREM KEY 1 a; LTRIM KEY 0 0; SADD KEY a; SREM KEY a; SMEMBERS KEY
 SISMEMBER KEY a; ZADD KEY 1 a; ZREM KEY a; ZCARD KEY; ZCOUNT KEY 0 1; ZSCORE KEY a; ZRANK KEY a; ZRANGE KEY 0 0
 ZRANGEBYSCORE KEY 0 1; ZREVRANGEBYLEX KEY + -; ZREMRANGEBYSCORE KEY 0 1; ZREMRANGEBYRANK KEY 0 0; ZSCAN KEY 0
-XADD KEY * a 1; XRANGE KEY - +; PUBLISH KEY a; DEL KEY
-""".strip()
-    .replace("\n", ";")
-    .split(";")
+XADD KEY * a 1; XRANGE KEY - +; PUBLISH KEY a; DEL KEY""",
 )
 
 
@@ -54,13 +52,12 @@ def check_redis(settings: Settings) -> list[Finding]:
                 return [rights]
             return [check_server(redis, settings), rights, check_callers(redis, settings), check_clock(redis)]
         except (RedisError, OSError) as error:
-            return [
-                Finding(CHECK, "fault", f"{masked(settings.redis_address)} stopped answering: {error}; see its log")
-            ]
+            text = f"{masked(settings.redis_address)} stopped answering: {error}; see its log"
+            return [Finding(CHECK, "fault", text)]
 
 
 def absent(settings: Settings, why: str) -> Finding:
-    """A server that cannot be reached: no fault where it is the embedded one and nothing runs yet."""
+    """Judge a server that cannot be reached: no fault where it is the embedded one and nothing runs yet."""
     if settings.redis_url is not None:
         where = masked(settings.redis_url)
         return Finding(CHECK, "fault", f"{where} cannot be used: {why}; start it, or correct ADM_REDIS_URL")
@@ -72,21 +69,38 @@ def absent(settings: Settings, why: str) -> Finding:
 
 
 def check_server(redis: Redis, settings: Settings) -> Finding:
-    """Version, mode and eviction policy, as every program checks them at its start; and persistence."""
+    """Check version, mode and eviction policy as every program does at its start; and persistence, and a write."""
     server, persistence = look(redis), redis.info("persistence")
     if server.fault is not None:
         return Finding(CHECK, "fault", server.fault)
-    keeps = bool(persistence.get("aof_enabled"))
+    if refusal := refused_write(redis):
+        return Finding(CHECK, "fault", f"ADM_REDIS_URL: the server takes no writes: {refusal}; name one that does")
     said = f"{masked(settings.redis_address)}: version {server.version}, {server.mode}, {server.eviction}"
-    if keeps:
+    if persistence.get("aof_enabled"):
         return Finding(CHECK, "ok", f"{said}, append-only file on")
     lost = "a crash of Redis loses accepted jobs; set its appendonly to yes"
     return Finding(CHECK, "warning", f"{said}, append-only file off: {lost}")
 
 
+def refused_write(redis: Redis) -> ResponseError | None:
+    """Return why Redis stores nothing, as a replica does, or a server whose disk is full; None where it does."""
+    key = scratch_key(PREFIXES[0])
+    try:
+        redis.set(key, "1", ex=SCRATCH_SECONDS)
+        redis.delete(key)
+    except ResponseError as error:
+        return error
+    return None
+
+
+def scratch_key(prefix: str) -> str:
+    """Return a key that nothing else uses."""
+    return f"{prefix}doctor:{uuid4().hex}"
+
+
 def check_rights(redis: Redis) -> Finding:
     """Try every command of ours on scratch keys: ACL DRYRUN would itself need rights that a user of ours has not."""
-    scratch = [f"{prefix}doctor:{uuid4().hex}" for prefix in PREFIXES]
+    scratch = [scratch_key(each) for each in PREFIXES]
     with redis.pipeline(transaction=False) as pipe:
         for key in scratch:
             pipe.set(key, "1", ex=SCRATCH_SECONDS)
@@ -106,7 +120,7 @@ def check_rights(redis: Redis) -> Finding:
 
 
 def refused_conversation(redis: Redis, name: str) -> ResponseError | None:
-    """Why a transaction, or else a subscription, is not permitted; None where both are."""
+    """Return why a transaction, or else a subscription, is not permitted; None where both are."""
     try:
         with redis.pipeline() as pipe:
             pipe.watch(name)  # type: ignore[no-untyped-call] # as above
@@ -126,7 +140,7 @@ def refused_conversation(redis: Redis, name: str) -> ResponseError | None:
 
 
 def reason(error: ResponseError) -> str:
-    """The command that Redis refused, or the kind of name that the user may not use."""
+    """Return the command that Redis refused, or the kind of name that the user may not use."""
     said = str(error)
     if command := COMMAND.search(said):
         return command[1].upper()
@@ -134,7 +148,7 @@ def reason(error: ResponseError) -> str:
 
 
 def check_callers(redis: Redis, settings: Settings) -> Finding:
-    """Whether a service would have anybody to serve: beyond loopback callers need keys."""
+    """Check whether a service would have anybody to serve: beyond loopback callers need keys."""
     if settings.serves_anonymous or redis.exists(keys.API_KEYS):
         return Finding("callers", "ok", f"the service may listen on {settings.host}")
     text = f"ADM_HOST: {settings.host} is not loopback and there is no key; adm keys create makes one"

@@ -30,7 +30,7 @@ def check_machine(settings: Settings) -> list[Finding]:
 
 
 def check_precision(settings: Settings, device: torch.device) -> Finding:
-    """Whether the precision that a worker takes is one that its device is fast at."""
+    """Check whether the precision that a worker takes is one that its device is fast at."""
     precision = choose_precision(settings.precision, device)
     if precision == "bf16" and device.type == "cpu" and not has_fast_bf16():
         text = "bf16 is emulated by this CPU, tens of times slower than fp32: set ADM_PRECISION to auto or fp32"
@@ -40,7 +40,7 @@ def check_precision(settings: Settings, device: torch.device) -> Finding:
 
 
 def check_compiler(settings: Settings, device: torch.device) -> Finding:
-    """Whether networks can be compiled where ADM_COMPILE demands it."""
+    """Check whether networks can be compiled where ADM_COMPILE demands it."""
     if device.type != "cpu":
         if settings.compile == "yes":
             text = "ADM_COMPILE: networks are compiled on a CPU only; set it to auto"
@@ -88,7 +88,7 @@ def check_weights(settings: Settings) -> list[Finding]:
 
 
 def misfit(plan: StackPlan) -> WeightsError | None:
-    """Why a stack's networks do not fit each other; None where they do."""
+    """Return why a stack's networks do not fit each other; None where they do."""
     try:
         check_fit(plan)
     except WeightsError as error:

@@ -72,6 +72,16 @@ def test_redis_that_evicts_keys_is_a_fault(redis: Redis, settings: Settings) -> 
     assert "must be noeviction" in found.text
 
 
+def test_replica_which_takes_no_writes_is_a_fault(redis: Redis, settings: Settings) -> None:
+    redis.replicaof("127.0.0.1", "1")  # nobody listens there, so that it keeps trying
+    try:
+        found = by_check(check_redis(settings))["redis"]
+    finally:
+        redis.replicaof("NO", "ONE")
+    assert found.verdict == "fault"
+    assert "takes no writes" in found.text
+
+
 def test_user_with_the_rights_that_the_doctor_names_passes(limited: tuple[Redis, Settings]) -> None:
     redis, settings = limited
     assert {each.verdict for each in check_redis(settings)} == {"ok"}
