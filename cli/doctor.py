@@ -38,7 +38,7 @@ def checks(settings: "Settings") -> "Iterator[Finding]":
     """Every check, quick ones first; those of a worker only where torch is installed."""
     from importlib.util import find_spec
 
-    from service.main import OTHER_FILES
+    from service.main import OTHER_FILES, usable_files
     from stack import host_checks
     from stack.redis_checks import check_redis
 
@@ -46,7 +46,7 @@ def checks(settings: "Settings") -> "Iterator[Finding]":
     yield host_checks.check_torch()
     yield host_checks.check_data(settings)
     yield host_checks.check_port(settings)
-    yield host_checks.check_files(settings, OTHER_FILES)
+    yield host_checks.check_files(settings, usable_files(), OTHER_FILES)
     yield from check_redis(settings)
     yield host_checks.check_store(settings)
     if find_spec("torch"):

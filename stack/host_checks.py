@@ -3,7 +3,6 @@
 import http.client
 import os
 import re
-import resource
 import shutil
 import sys
 import time
@@ -124,12 +123,11 @@ def stack_runs(settings: Settings) -> bool:
     return True
 
 
-def check_files(settings: Settings, other_files: int) -> Finding:
-    """Check whether a process may open as many files as connections are allowed, beside its other_files."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = settings.max_connections + other_files
-    if most != resource.RLIM_INFINITY and most < needed:
-        text = f"{most} at most, for {needed}: the service takes {max(most - other_files, 0)} connections"
+def check_files(settings: Settings, usable: int, others: int) -> Finding:
+    """Check whether `usable` files suffice for all connections that the settings allow and for `others` beside them."""
+    needed = settings.max_connections + others
+    if usable < needed:
+        text = f"{usable} at most, for {needed}: the service takes {max(usable - others, 0)} connections"
         return Finding("open files", "warning", f"{text}; raise ulimit -Hn, or lower ADM_MAX_CONNECTIONS")
-    limit = "no limit" if most == resource.RLIM_INFINITY else f"{most} at most"
-    return Finding("open files", "ok", f"{limit}, {needed} needed for ADM_MAX_CONNECTIONS={settings.max_connections}")
+    text = f"{usable} at most, {needed} needed for ADM_MAX_CONNECTIONS={settings.max_connections}"
+    return Finding("open files", "ok", text)
