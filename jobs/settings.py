@@ -100,10 +100,12 @@ class Settings(BaseSettings):
     max_unread_bytes: int = Field(
         default=256 << 20,
         ge=1 << 16,
-        description="answers that wait for their callers to read them, together; those unread for longest are dropped",
+        description="answers that wait for their callers to read them, together; the largest are dropped",
     )
     max_incoming_bytes: int = Field(
-        default=256 << 20, ge=1 << 20, description="bodies that are being received, together; more are refused"
+        default=256 << 20,
+        ge=1 << 20,
+        description="bodies of more than 64 KiB that are being received, together; more are refused",
     )
     data: Path = Field(default=Path("data"), description="folder of Redis' log, images, caches and run/*.pid")
     redis_url: str | None = Field(

@@ -40,7 +40,10 @@ SECURITY_HEADERS = (
 
 
 class Incoming:
-    """The bodies of all requests that are being answered, together: each is held in memory or in a temporary file."""
+    """What the bodies of all requests that are being answered have above MAX_BODY_BYTES each, together.
+
+    They are held in temporary files. Smaller bodies are never refused for the larger ones of others.
+    """
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes, self._num_bytes = max_bytes, 0
@@ -57,11 +60,11 @@ class Incoming:
         async def receive_within_limits() -> Message:
             nonlocal received
             message = await receive()
-            received += len(message.get("body", b""))
-            self._num_bytes += len(message.get("body", b""))
+            before, received = received, received + len(message.get("body", b""))
+            self._num_bytes += max(received, MAX_BODY_BYTES) - max(before, MAX_BODY_BYTES)
             if received > max_bytes:
                 raise HTTPException(413, too_large(max_bytes))
-            if self._num_bytes > self._max_bytes:
+            if received > MAX_BODY_BYTES and self._num_bytes > self._max_bytes:
                 raise RefusedError(
                     ErrorKind.UNAVAILABLE,
                     f"bodies of {self._max_bytes} bytes are being received, the limit (ADM_MAX_INCOMING_BYTES)",
@@ -72,7 +75,7 @@ class Incoming:
         try:
             yield receive_within_limits
         finally:
-            self._num_bytes -= received
+            self._num_bytes -= max(received, MAX_BODY_BYTES) - MAX_BODY_BYTES
 
 
 def too_large(max_bytes: int) -> str:

@@ -57,11 +57,11 @@ class LimitedProtocol(HttpToolsProtocol):
 
     Answers 431 for a head that is too large, 408 for a head or a body that arrives too slowly, 400 for what is not
     HTTP, and 503 for one connection too many. Reads about MAX_PIPELINED requests ahead. Ends a connection whose
-    client takes its answer too slowly, and those unread for longest while all together hold too much.
+    client takes its answer too slowly, and those that hold most while all together hold too much.
     """
 
     limits: ClassVar[Limits]
-    unread: ClassVar[dict["LimitedProtocol", None]]  # connections whose answer waits for its client, the oldest first
+    unread: ClassVar[dict["LimitedProtocol", None]]  # connections whose answer waits for its client
     addresses: ClassVar[Counter[str]]  # open connections of each
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # uvicorn's own signature
@@ -195,10 +195,10 @@ class LimitedProtocol(HttpToolsProtocol):
         super().resume_writing()
 
     def _bound_unread(self) -> None:
-        """End the connections that were unread for longest, while all together hold more than the limit."""
+        """End the connections that hold most, while all together hold more than the limit."""
         held_bytes = {each: each.transport.get_write_buffer_size() for each in self.unread}
         total_bytes = sum(held_bytes.values())
-        for each, num_bytes in held_bytes.items():
+        for each, num_bytes in sorted(held_bytes.items(), key=lambda held: held[1], reverse=True):
             if total_bytes <= self.limits.max_unread_bytes:
                 return
             log.warning(
@@ -208,6 +208,7 @@ class LimitedProtocol(HttpToolsProtocol):
                 all_unread_bytes=total_bytes,
                 setting="ADM_MAX_UNREAD_BYTES",
             )
+            del self.unread[each]
             each.transport.abort()
             total_bytes -= num_bytes
 

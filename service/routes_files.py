@@ -111,10 +111,20 @@ async def delete_file(file_id: str, service: ServiceDep, caller: CallerDep) -> N
 
 
 @asynccontextmanager
+async def form_of(request: Request, max_files: int, max_fields: int) -> AsyncIterator[FormData]:
+    """A body's form. Raises: HTTPException for what is none; RefusedError while too much is being received."""
+    try:
+        async with request.form(max_files=max_files, max_fields=max_fields, max_part_size=MOST_FIELD_BYTES) as form:
+            yield form
+    except UnicodeError as error:  # Starlette answers for one kind of these alone
+        raise HTTPException(400, "the form's charset is unknown or not that of its fields") from error
+
+
+@asynccontextmanager
 async def uploaded(request: Request) -> AsyncIterator[IO[bytes]]:
     """The picture of a body, be it that itself or a form. Raises: InvalidRequestError for a form without it."""
     if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
-        async with request.form(max_files=1, max_fields=MOST_FIELDS, max_part_size=MOST_FIELD_BYTES) as form:
+        async with form_of(request, max_files=1, max_fields=MOST_FIELDS) as form:
             yield picture_of(form).file
     else:
         with SpooledTemporaryFile(MEMORY_BYTES) as body:

@@ -42,7 +42,7 @@ from service.openai_images import (
 )
 from service.problems import RETRY_AFTER_SECONDS, envelope_content, envelopes, with_headers
 from service.routes_events import Stream, follow
-from service.routes_files import MOST_FIELD_BYTES, keep
+from service.routes_files import form_of, keep
 from service.routes_jobs import KEY, MAX_WAIT_SECONDS, at_end, queue_job, refuse_other_than_json
 from service.state import Service, ServiceDep
 
@@ -125,7 +125,7 @@ async def vary_images(
 
 async def understand_form(request: Request, service: Service, caller: Caller, model: type[ImageFields]) -> ImageCall:
     """A form's fields and its picture, uploaded, as a call. Raises: InvalidRequestError; RefusedError."""
-    async with request.form(max_files=2, max_fields=MOST_FIELDS, max_part_size=MOST_FIELD_BYTES) as form:
+    async with form_of(request, max_files=2, max_fields=MOST_FIELDS) as form:
         files = {name: value for name, value in form.multi_items() if isinstance(value, UploadFile)}
         given = form_fields((name, value) for name, value in form.multi_items() if isinstance(value, str))
         picture = files.pop("image", None) or files.pop("image[]", None)

@@ -9,7 +9,11 @@ from jobs.settings import Settings
 
 Address = IPv4Address | IPv6Address
 # Addresses of IPv6 that stand for one of IPv4: a gateway of the machine's network would lead there.
-TRANSLATED = tuple(map(IPv6Network, ("::/96", "64:ff9b::/96", "64:ff9b:1::/48")))
+TRANSLATED = tuple(map(IPv6Network, ("::/96", "64:ff9b::/96")))
+# Ranges of special use (IANA's registries) that ipaddress takes for global in some versions of Python.
+SPECIAL = tuple(
+    map(ip_network, ("192.0.0.0/24", "fec0::/10", "::ffff:0:0:0/96", "64:ff9b:1::/48", "3fff::/20", "5f00::/16"))
+)
 PLATFORM = ip_address("168.63.129.16")  # Azure's own, of the public range: virtual machines ask it for secrets
 
 
@@ -25,6 +29,8 @@ class WebhookTargets:
         meant = plain(address)
         if any(each in network for each in (address, meant) for network in self._allowed):
             return True
+        if any(each in network for each in (address, meant) for network in SPECIAL):
+            return False
         return meant.is_global and not meant.is_multicast and meant != PLATFORM
 
 

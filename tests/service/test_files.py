@@ -233,3 +233,10 @@ def test_fields_beside_a_picture_are_refused_before_they_are_held(client: httpx2
 def test_unknown_field_beside_a_picture_is_named(client: httpx2.Client) -> None:
     response = client.post("/v1/files", data={"pur/pose": "edit"}, files={"file": ("a.png", png())})
     assert is_problem(response, 422, "/pur~1pose")
+
+
+def test_form_of_a_charset_that_nobody_knows_is_400(client: httpx2.Client) -> None:
+    content = b'--BB\r\nContent-Disposition: form-data; name="a"\r\n\r\nx\r\n--BB--\r\n'
+    head = {"Content-Type": "multipart/form-data; boundary=BB; charset=undefined"}
+    for path in ("/v1/files", "/v1/requests/from-image", "/v1/images/edits", "/v1/images/variations"):
+        assert client.post(path, content=content, headers=head).status_code == 400, path

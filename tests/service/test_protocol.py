@@ -302,9 +302,16 @@ def test_bodies_that_arrive_at_the_same_time_are_bounded_together(small: tuple[s
         refused.begin()
         assert refused.status == 503
         assert b"ADM_MAX_INCOMING_BYTES" in refused.read()
+    modest = Caller(small[0], source="127.0.0.5")
+    modest.send(
+        b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
+    )
+    with HTTPResponse(modest.socket) as answer:
+        answer.begin()
+        assert b"ADM_MAX_INCOMING_BYTES" not in answer.read(), "small bodies are not refused for large ones of others"
     slow.send(b"x" * 100_000)
     assert slow.status() == 422, "the first is read to its end: it is no picture"
-    for each in (slow, second):
+    for each in (slow, second, modest):
         each.socket.close()
 
 

@@ -43,7 +43,9 @@ def webhooks(redis: Redis) -> Webhooks:
     "url",
     [
         "http://127.0.0.1/", "http://0.0.0.0/", "http://[::1]:80/", "http://[::ffff:127.0.0.1]/", "http://10.0.0.1",
-        "http://169.254.169.254/latest/meta-data/", "http://[64:ff9b::7f00:1]/", "https://192.168.0.1/x",
+        "http://169.254.169.254/latest/meta-data/", "http://[64:ff9b::7f00:1]/", "http://192.0.0.192/",
+        "http://[fec0::1]/", "http://[::ffff:0:7f00:1]/", "http://[64:ff9b:1:a00:0:100:808:808]/", "http://[3fff::1]/",
+        "http://[5f00::1]/", "https://192.168.0.1/x",
         "http://a.example:99999/", "ftp://a.example/", "file:///etc/passwd", "http://", "http://u:p@a.example/",
         "http://a.example/\r\nX: y", "//a.example", "a.example", "http://a.example/" + "x" * 1024,
     ],
