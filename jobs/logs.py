@@ -5,6 +5,7 @@ import sys
 
 import structlog
 
+from jobs.callers.caller import KEY
 from jobs.settings import Settings
 
 MAX_LENGTH = 500  # characters of a value, but for a traceback
@@ -17,6 +18,7 @@ def tidy(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typ
 
 def tidied(name: str, text: str) -> str:
     kept = "\n" if name == "exception" else ""
+    text = KEY.sub(r"adm_\1_...", text)  # which careless callers put into paths
     if len(text) > MAX_LENGTH and not kept:
         text = f"{text[:MAX_LENGTH]}..."
     if text.isprintable():

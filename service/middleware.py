@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from jobs.callers.caller import KEY
 from jobs.contract.errors import ErrorKind, RefusedError
 from jobs.settings import Settings
 from service.hosts import Hosts, is_same_origin
@@ -116,7 +117,7 @@ class Requests:
         if method == "HEAD":  # RFC 9110, 9.3.2: answered as GET is, without the body
             scope, send = dict(scope, method="GET"), without_body(send)
         given = Headers(scope=scope).get("x-request-id", "")
-        request_id = given if REQUEST_ID.fullmatch(given) else uuid4().hex
+        request_id = given if REQUEST_ID.fullmatch(given) and not KEY.search(given) else uuid4().hex
         began, status = time.perf_counter(), 0
 
         async def send_with_headers(message: Message) -> None:

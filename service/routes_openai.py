@@ -139,6 +139,7 @@ async def understand_form(request: Request, service: Service, caller: Caller, mo
         fleet = await run_in_threadpool(service.queue.fleet.read)
         default = service.settings.default_model
         understand("variation", model, given, ["file"], fleet.pipelines, default)  # before the picture is decoded
+        await run_in_threadpool(service.queue.quotas.take_post, caller)  # the picture's, as if it had been uploaded
         info = await keep(request, service, caller, picture.file)
     return understand("variation", model, given, [info.id], fleet.pipelines, default)
 

@@ -1,7 +1,10 @@
 """A caller of the service, and what it may see."""
 
+import re
 from dataclasses import dataclass, field
 from enum import StrEnum
+
+KEY = re.compile(r"adm_([0-9a-f]{12})_[A-Za-z0-9_-]{43}")  # the caller's id, and 256 random bits
 
 
 class Role(StrEnum):

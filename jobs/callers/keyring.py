@@ -17,7 +17,7 @@ import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from redis.client import Pipeline, Redis
 
-from jobs.callers.caller import Caller, Role
+from jobs.callers.caller import KEY, Caller, Role
 from jobs.contract.errors import KeyringError
 from jobs.queue import keys
 from jobs.queue.clock import RedisClock
@@ -25,7 +25,6 @@ from jobs.queue.clock import RedisClock
 log = structlog.get_logger("jobs.keyring")
 
 IN_FORCE_SECONDS = 0.2  # age of a keyring at most when a request is judged by it: then a change is in force everywhere
-KEY = re.compile(r"adm_([0-9a-f]{12})_[A-Za-z0-9_-]{43}")
 CALLER_ID = re.compile(r"[0-9a-f]{12}")
 SECRET_BYTES = 32
 NAME = r"^[A-Za-z0-9][A-Za-z0-9 ._@-]{0,63}$"

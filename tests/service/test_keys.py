@@ -200,5 +200,9 @@ def test_keys_are_in_no_log_line(redis: Redis, service_settings: Settings, make_
         for given in (headers, {"Authorization": f"Bearer {key}x"}, {"Authorization": key}):
             httpx2.get(f"{address}/v1/jobs", headers=given)
             httpx2.post(f"{address}/v1/jobs", json=body(), headers=given)
+        assert (
+            httpx2.get(f"{address}/v1/jobs/{key}", headers=headers | {"X-Request-ID": key}).headers["x-request-id"]
+            != key
+        )
     assert any(json.loads(each).get("caller") == key[4:16] for each in lines)
     assert key[17:] not in "".join(lines)
