@@ -238,6 +238,8 @@ async def at_end(request: Request, service: Service, asked: Asked, seconds: floa
             record = await service.records.ask(asked)
             if record is None or record.status.is_final:
                 break
+            if not (await service.keyring.read()).still_opens(asked.caller):
+                break
             await listener.wait(left)
             if await request.is_disconnected():
                 raise ClientDisconnect
