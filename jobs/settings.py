@@ -29,6 +29,7 @@ ORIGIN = re.compile(r"https?://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::\d{1,5})?")  
 WEBHOOK_SECRET = re.compile(r"whsec_(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}(?:==)?|[A-Za-z0-9+/]{3}=?)?")
 MAX_WORKER_NAME = 64
 SHIPPED_PIPELINES = ("demo", "demo-uncond")
+SHIPPED_WEIGHTS = Path(__file__).parents[1] / "weights"  # of the checkout, or as the wheel was installed
 STORE_TIMEOUT_SECONDS = 10.0
 STEP_TIMEOUT_SECONDS = 600.0
 MAX_SOCKET_PATH_BYTES = 107  # sun_path of unix(7) is 108 with its closing zero
@@ -124,7 +125,10 @@ class Settings(BaseSettings):
         gt=0,
         description="longest time that one request to a bucket takes, its retries included",
     )
-    weights: Path = Field(default=Path("weights"), description="folder that holds one folder of weights a stack")
+    weights: Path = Field(
+        default_factory=lambda: Path("weights") if Path("weights").is_dir() else SHIPPED_WEIGHTS,
+        description="folder that holds one folder of weights a stack; none: ./weights, or what was installed",
+    )
     pipelines: Annotated[tuple[str, ...], NoDecode] = Field(
         default_factory=lambda read: pipelines_of(read["weights"]),
         min_length=1,

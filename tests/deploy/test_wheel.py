@@ -1,0 +1,72 @@
+"""What a built wheel brings along: `adm up` serves the demo from it, far from any checkout."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import urllib.request
+from os import environ
+from pathlib import Path
+
+import pytest
+
+from jobs.settings import Settings
+from stack.embedded import with_free_port
+from tests.stack.programs import waited
+
+ROOT = Path(__file__).parents[2]
+START_SECONDS = 120.0  # the demo's networks are loaded and probed
+NOT_BUILT = shutil.ignore_patterns(".*", "build", "data", "runs", "tests", "bench", "docs", "*.egg-info", "__pycache__")
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The `adm` of an environment that has the wheel, and the libraries of this one."""
+    folder = tmp_path_factory.mktemp("wheel")
+    shutil.copytree(ROOT, folder / "source", ignore=NOT_BUILT)
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder)]
+    subprocess.run([*build, str(folder / "source"), str(folder / "source" / "client")], check=True)
+    environment = folder / "environment"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True)
+    python = environment / "bin" / "python"
+    wheels = [str(each) for each in folder.glob("*.whl")]
+    subprocess.run([*pip, "--python", str(python), "install", "--no-deps", *wheels], check=True)
+    # a plain path entry: the editable install that lies there is found by .pth files, which are not read then
+    (found,) = (environment / "lib").glob("python*/site-packages")
+    (found / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return environment / "bin" / "adm"
+
+
+@pytest.mark.slow
+@pytest.mark.process
+def test_wheel_serves_the_demo_from_any_folder(program: Path, tmp_path: Path) -> None:
+    port = with_free_port(Settings(port=0)).port
+    variables = {name: value for name, value in environ.items() if not name.startswith(("ADM_", "PYTHON"))}
+    process = subprocess.Popen([str(program), "up"], cwd=tmp_path, env=variables | {"ADM_PORT": str(port)})
+    try:
+
+        def is_ready() -> bool:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz?workers=true", timeout=5) as answer:
+                    return bool(answer.status == 200)
+            except OSError:
+                return False
+
+        assert waited(is_ready, seconds=START_SECONDS)
+        for path in ("/", "/static/js/main.js", "/docs"):
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+                assert answer.status == 200
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{port}/v1/jobs",
+            json.dumps({"class_label": "torus", "steps": 2, "upsample": False}).encode(),
+            {"Content-Type": "application/json", "Prefer": "wait=60"},
+        )
+        with urllib.request.urlopen(request, timeout=90) as answer:
+            assert json.load(answer)["status"] == "completed"
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+    assert not (tmp_path / "weights").exists()
