@@ -13,6 +13,8 @@ from tests.jobs.samples import png
 from tests.service.conftest import ToyWorker
 from tests.service.test_jobs import is_problem
 
+NO_ETA = {"eta_seconds": None, "eta_error_seconds": None}  # of a job that has ended
+
 
 @pytest.fixture
 def files(client: httpx2.Client) -> list[str]:
@@ -37,13 +39,13 @@ def test_images_say_which_file_they_were_made_from(client: httpx2.Client, worker
 def test_score_gives_results_and_no_image(client: httpx2.Client, worker: ToyWorker, files: list[str]) -> None:
     job = done(client, kind="score", images=files)
     assert (job["images"], job["results"]) == ([], {"scores": [[], []]})
-    assert job["progress"] == {"stage": "base", "step": 1, "steps": 1, "fraction": 1}
+    assert job["progress"] == {"stage": "base", "step": 1, "steps": 1, "fraction": 1} | NO_ETA
     assert done(client, class_label=1)["results"] is None
 
 
 def test_upsampling_shows_progress_of_its_own_stage(client: httpx2.Client, worker: ToyWorker, files: list[str]) -> None:
     job = done(client, kind="upsample", images=files[:1], upsample={"steps": 7})
-    assert job["progress"] == {"stage": "upsample", "step": 7, "steps": 7, "fraction": 1}
+    assert job["progress"] == {"stage": "upsample", "step": 7, "steps": 7, "fraction": 1} | NO_ETA
 
 
 def test_missing_image_of_a_job_in_progress_is_told_from_one_that_never_will_be(
