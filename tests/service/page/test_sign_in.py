@@ -22,7 +22,7 @@ def sign_in(page: Page, headers: dict[str, str]) -> str:
     page.goto("/")
     page.get_by_label("Key").fill(key)
     page.get_by_role("button", name="Sign in").click()
-    expect(page.locator("#generate")).to_be_visible()
+    expect(page.locator("#sign-out")).to_be_visible()  # the page was loaded anew, and its script has run
     return key
 
 
