@@ -148,5 +148,5 @@ def figures(redis: Redis, innocent: Sequence[Posted], poison: str) -> str:
         f"{sum(each.workers > 0 for each in deaths)} of {len(innocent)} innocent jobs were in flight at a death, "
         f"{sum(each.alone > 0 for each in deaths)} alone; most of one job: {max(each.workers for each in deaths)}, "
         f"alone {max(each.alone for each in deaths)}, at its furthest step {max(each.at_furthest for each in deaths)}; "
-        f"poison: {blamed.error.detail}"
+        f"poison: {blamed and (blamed.status, blamed.error)}"
     )

@@ -24,4 +24,8 @@ def ended(client: httpx2.Client, redis: Redis, job_id: str) -> Seen:
 
 
 def unfinished(redis: Redis) -> int:
-    return sum(redis.zcard(f"adm:jobs:{status}") for status in ("queued", "in_progress", "cancelling"))
+    """Jobs that have not ended; counted at one instant, as one may move from a status to another meanwhile."""
+    with redis.pipeline() as pipe:
+        for status in ("queued", "in_progress", "cancelling"):
+            pipe.zcard(f"adm:jobs:{status}")
+        return sum(pipe.execute())

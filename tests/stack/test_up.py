@@ -182,5 +182,5 @@ def test_stack_whose_worker_is_still_loading_stops_at_once(tmp_path: Path) -> No
         stack.process.send_signal(signal.SIGTERM)
         stack.end()
         assert stack.process.returncode == 0
-        assert any("its networks were loaded" in line for line in stack.said), "the worker says when it stopped"
+        assert any("its networks were loaded" in line for line in stack.said), stack.said
         assert not any("killing it" in line for line in stack.said)

@@ -79,7 +79,7 @@ def test_worker_that_is_stopped_while_it_loads_ends_at_once_and_well(start: Star
         lambda: '"compiling"' in worker.output if compiled == "yes" else '"loading"' in worker.output, "it loads"
     )
     told_at = time.monotonic()
-    assert worker.kill(signal.SIGTERM) == 0
+    assert worker.kill(signal.SIGTERM) == 0, worker.output
     assert time.monotonic() - told_at < 20, "where a drain has 25 seconds"
     assert '"ready"' not in worker.output
     assert "Traceback" not in worker.output
