@@ -49,13 +49,18 @@ class Stopping:
         """Let the first signal end the block where it stands, which may take minutes and leaves nothing undone.
 
         Raises: InterruptedStartError; at the block's start, if the signal came before it; at the block's end, if the
-        signal came where Python swallows exceptions.
+        signal came where Python swallows exceptions; and for the error by which a library replaced it (torch, in the
+        middle of making a tensor of a storage, raises ValueError).
         """
         try:
             self._interrupts = True  # before the look, or a signal between the two would be noticed at the end alone
             if self.is_set():
                 raise InterruptedStartError
             yield
+        except Exception as error:
+            if self.is_set():
+                raise InterruptedStartError from error
+            raise
         finally:
             self._interrupts = False
             signal.setitimer(signal.ITIMER_REAL, 0)

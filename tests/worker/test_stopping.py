@@ -125,3 +125,30 @@ def test_start_that_swallows_the_interruption_is_interrupted_again() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert ran.stdout.splitlines() == ["interrupted"]
+
+
+REPLACED = """
+try:
+    with stopping.interrupting():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        except BaseException:
+            raise ValueError("could not determine the shape of object type 'torch.storage.UntypedStorage'")
+except InterruptedStartError:
+    sys.exit(7)
+"""
+FAULTY = """
+try:
+    with stopping.interrupting():
+        raise ValueError("a fault of the start's own")
+except ValueError:
+    sys.exit(8)
+"""
+
+
+@pytest.mark.parametrize(("start", "status"), [(REPLACED, 7), (FAULTY, 8)])
+def test_error_that_takes_the_interruptions_place_is_the_interruption(start: str, status: int) -> None:
+    """torch does that in the middle of reading weights; the worker then ended as if these were damaged."""
+    ended = subprocess.run([sys.executable, "-c", SIGNALLED + start], check=False, timeout=60)
+    assert ended.returncode == status
