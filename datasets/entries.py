@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from datasets.idx import find_idx
 from datasets.listing import NOT_MEANT, Skipped, find_files
 
 ARCHIVES = frozenset({".zip", ".tar"})
@@ -22,6 +23,13 @@ class Entry:
     path: Path
     open: Callable[[], IO[bytes]]
     class_name: str | None = None
+
+
+def is_of_files(path: Path) -> bool:
+    """Whether a set has a file for each picture, in a folder or an archive."""
+    if path.is_dir():
+        return not find_idx(path)
+    return path.suffix.lower() in ARCHIVES or not path.exists()  # a pattern of shards is no file's name
 
 
 def find_entries(path: Path) -> tuple[list[Entry], list[Skipped]]:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from datasets.entries import ARCHIVES, Entry, find_entries
+from datasets.entries import Entry, find_entries, is_of_files
 from datasets.idx import find_idx, read_idx
 from datasets.listing import Skipped
 from pictures.decoding import PictureError, decode
@@ -45,10 +45,10 @@ def open_pictures(path: Path, idx_size: int) -> Pictures:
     Fashion-MNIST's 28 pixels to 32.
     Raises: ValueError, which names the file, for what is none; OSError.
     """
-    if path.is_dir() and (found := find_idx(path)):
-        return _idx(found, idx_size)
-    if path.is_dir() or path.suffix.lower() in ARCHIVES or not path.exists():
+    if is_of_files(path):
         return _entries(path)
+    if path.is_dir():
+        return _idx(find_idx(path), idx_size)
     if path.suffix == ".npz":
         return _npz(path)
     if path.suffix.lower() in Image.registered_extensions():

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from datasets.entries import ARCHIVES, find_entries
+from datasets.entries import find_entries, is_of_files
 from datasets.idx import find_idx, read_labelled
 from datasets.image_folder import label_entries
 from datasets.listing import LabelsFrom, Skipped
@@ -74,13 +74,6 @@ def class_names(path: Path, labels_from: LabelsFrom = "auto") -> list[str]:
     else:
         labels = read_labelled(find_idx(path) if path.is_dir() else [path])[1]
     return [str(each) for each in np.unique(labels)]
-
-
-def is_of_files(path: Path) -> bool:
-    """Whether a set has a file for each picture, in a folder or an archive."""
-    if path.is_dir():
-        return not find_idx(path)
-    return path.suffix.lower() in ARCHIVES or not path.exists()  # a pattern of shards is no file's name
 
 
 def _survey_idx(paths: Sequence[Path]) -> Survey:

@@ -10,7 +10,7 @@ from jobs.contract.errors import FieldError, InvalidRequestError
 from jobs.contract.job import ImageView
 from jobs.contract.kinds import COMMON, FIELDS, Kind
 from jobs.contract.pipelines import PipelineInfo
-from jobs.contract.request import MAX_IMAGES, JobRequest, Name, ResolvedRequest, field_errors, repeated_name
+from jobs.contract.request import MAX_IMAGES, JobRequest, Name, ResolvedRequest, field_errors, refuse_repeated_names
 from jobs.contract.work import evaluations_of
 
 MAX_PARTIAL_IMAGES = 3  # OpenAI's own bound
@@ -59,8 +59,7 @@ class ImageCall(NamedTuple):
 
 def json_fields(body: bytes) -> dict[str, Any]:
     """The members of a JSON object. Raises: InvalidRequestError."""
-    if (name := repeated_name(body)) is not None:
-        raise InvalidRequestError([FieldError("", f"the name {name!r} is given twice in one object")])
+    refuse_repeated_names(body)
     try:
         found = json.loads(body)
     except (ValueError, RecursionError) as error:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from datasets.entries import ARCHIVES, Entry, find_entries
+from datasets.entries import Entry, find_entries, is_of_files
 from datasets.idx import find_idx, read_labelled
 from datasets.image_folder import Reading, label_entries, read_folder
 from datasets.shapes import render_set
@@ -55,10 +55,10 @@ def _open(settings: Data, image_size: int, cache: Path) -> tuple[Images, Tensor]
     assert settings.path is not None
     path = Path(settings.path)
     try:
-        if path.is_dir() and (found := find_idx(path)):
-            return _read_idx(found, settings, image_size)
-        if path.is_dir() or path.suffix.lower() in ARCHIVES or not path.exists():
+        if is_of_files(path):
             return _read_pictures(path, settings, image_size)
+        if path.is_dir():
+            return _read_idx(find_idx(path), settings, image_size)
         if path.suffix == ".npz":
             return _read_npz(path, settings, image_size)
         return _read_idx([path], settings, image_size)

@@ -252,16 +252,18 @@ class JobRequest(Strict):
 
         Raises: InvalidRequestError, one entry a wrong field; pointer "" for a body that is no JSON object.
         """
-        if (name := repeated_name(body)) is not None:
-            raise InvalidRequestError([FieldError("", f"the name {name!r} is given twice in one object")])
+        refuse_repeated_names(body)
         try:
             return cls.model_validate_json(body)
         except ValidationError as error:
             raise InvalidRequestError(field_errors(error)) from error
 
 
-def repeated_name(body: bytes) -> str | None:
-    """A name that an object of a JSON text has twice, where parsers differ in which value counts."""
+def refuse_repeated_names(body: bytes) -> None:
+    """Refuse a JSON text of which an object has a name twice: parsers differ in which value counts.
+
+    Raises: InvalidRequestError.
+    """
     repeated: list[str] = []
 
     def note(pairs: list[tuple[str, Any]]) -> None:
@@ -270,7 +272,8 @@ def repeated_name(body: bytes) -> str | None:
 
     with suppress(ValueError, RecursionError):  # the validation says what is wrong with what is no JSON
         json.loads(body, object_pairs_hook=note)
-    return repeated[0] if repeated else None
+    if repeated:
+        raise InvalidRequestError([FieldError("", f"the name {repeated[0]!r} is given twice in one object")])
 
 
 SAID = {"extra_forbidden": "unknown field"}  # not as pydantic does
