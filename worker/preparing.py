@@ -8,6 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from datasets.image_folder import square_pixels
+from jobs.callers.caller import ANONYMOUS
 from jobs.contract.errors import UnavailableError
 from jobs.contract.job import CheckpointRecord
 from jobs.storage.files import FileStore
@@ -52,7 +53,8 @@ def prepare(preparation: Preparation, size: int, files: FileStore, load: Load) -
     for each in set(claim.request.images):
         if preparation.forgotten:
             return Prepared()
-        picture = Image.open(io.BytesIO(files.png(each)), formats=["PNG"]).convert("RGB")
+        png = files.png(each, ANONYMOUS)  # its caller was asked for when the job was submitted
+        picture = Image.open(io.BytesIO(png), formats=["PNG"]).convert("RGB")
         pictures[each] = square_pixels(picture, size)
     if claim.checkpoint is None or preparation.forgotten:
         return Prepared(pictures)

@@ -13,7 +13,7 @@ from uuid import uuid4
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from redis.client import Redis
 
-from jobs.callers.caller import ANONYMOUS, Caller
+from jobs.callers.caller import Caller
 from jobs.contract.errors import ErrorKind, RefusedError
 from jobs.queue import keys
 from jobs.queue.clock import RedisClock
@@ -89,17 +89,15 @@ class FileStore:
         sizes = [each.stages[0].image_size for each in self._fleet.read().pipelines.values() if each.stages]
         return max([LEAST_SHORT_SIDE_PX, *sizes])
 
-    def present(self, sha256: str, short_side_px: int, caller: Caller = ANONYMOUS) -> FileInfo | None:
+    def present(self, sha256: str, short_side_px: int, caller: Caller) -> FileInfo | None:
         """Keep a caller's upload of these bytes for longer; None unless one suffices for such pipelines."""
         file_id = id_of(sha256, caller)
         record = self.hold([file_id], self._settings.retention_seconds, caller)[0]
         if record is not None and record.suffices(short_side_px) and self._objects.has(record.key):
-            return self.get(file_id).info
+            return self.get(file_id, caller).info
         return None
 
-    def add(
-        self, sha256: str, num_bytes: int, picture: Picture, short_side_px: int, caller: Caller = ANONYMOUS
-    ) -> FileInfo:
+    def add(self, sha256: str, num_bytes: int, picture: Picture, short_side_px: int, caller: Caller) -> FileInfo:
         """Keep the picture decoded from an upload for as long as jobs are kept: store it and publish its record.
 
         A pipeline that came later and takes more than any before gets the better of it once it is uploaded again.
@@ -151,7 +149,7 @@ class FileStore:
         if gone:
             self._redis.hdel(keys.FILE_BYTES, *gone)
 
-    def get(self, file_id: str, caller: Caller = ANONYMOUS) -> StoredFile:
+    def get(self, file_id: str, caller: Caller) -> StoredFile:
         """A file's record, and how it is shown. Raises: RefusedError for one that is unknown or has expired."""
         with self._redis.pipeline() as pipe:
             pipe.get(keys.file(file_id))
@@ -161,14 +159,14 @@ class FileStore:
             raise RefusedError(ErrorKind.UNKNOWN_FILE, f"no file {file_id[:128]!r}")
         return StoredFile(record, record.info(expires_at), expires_at - self._now())
 
-    def png(self, file_id: str, caller: Caller = ANONYMOUS) -> bytes:
+    def png(self, file_id: str, caller: Caller) -> bytes:
         """A file's picture: PNG, 8-bit RGB. Raises: RefusedError when it is gone."""
         try:
             return self._objects.get(self.get(file_id, caller).record.key)
         except FileNotFoundError as error:
             raise RefusedError(ErrorKind.UNKNOWN_FILE, f"file {file_id} is gone") from error
 
-    def hold(self, file_ids: Sequence[str], seconds: int, caller: Caller = ANONYMOUS) -> list[FileRecord | None]:
+    def hold(self, file_ids: Sequence[str], seconds: int, caller: Caller) -> list[FileRecord | None]:
         """Keep a caller's files for at least so long from now; None for each that is unknown or has expired."""
         texts = cast(list[bytes | None], self._redis.mget([keys.file(each) for each in file_ids]))
         owned = [record is not None and caller.may_see(record.caller) for record in map(record_of, texts)]
@@ -180,7 +178,7 @@ class FileStore:
             held = iter(answers(pipe)[1::2])
         return [record_of(next(held)) if is_own else None for is_own in owned]
 
-    def delete(self, file_id: str, caller: Caller = ANONYMOUS) -> None:
+    def delete(self, file_id: str, caller: Caller) -> None:
         """Remove a file; a job that still waits for it will fail. Raises: RefusedError for an unknown one."""
         record = self.get(file_id, caller).record
         self._redis.delete(keys.file(file_id))
@@ -203,7 +201,7 @@ class FileStore:
         return record is not None and record.key == key
 
 
-def id_of(sha256: str, caller: Caller = ANONYMOUS) -> str:
+def id_of(sha256: str, caller: Caller) -> str:
     """The id of a caller's file whose bytes, as uploaded, have a hash: nobody learns whether others have it too."""
     of_caller = hashlib.sha256(f"{caller.id}:{sha256}".encode()).hexdigest() if caller.id else sha256
     return f"file-{of_caller[:32]}"

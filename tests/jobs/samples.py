@@ -8,6 +8,7 @@ import zlib
 
 from redis import Redis
 
+from jobs.callers.caller import ANONYMOUS
 from jobs.contract.kinds import KINDS
 from jobs.contract.pipelines import ClassInfo, Defaults, PipelineInfo, StageInfo, UpsampleDefaults
 from jobs.contract.samplers import SAMPLER_NOTES
@@ -80,7 +81,7 @@ def png(grey: int = 0, size: int = 2) -> bytes:
 def upload(files: FileStore, data: bytes) -> FileInfo:
     """Keep a picture as the service does."""
     picture = normalise(io.BytesIO(data), MAX_PIXELS, files.short_side_px())
-    return files.add(hashlib.sha256(data).hexdigest(), len(data), picture, files.short_side_px())
+    return files.add(hashlib.sha256(data).hexdigest(), len(data), picture, files.short_side_px(), ANONYMOUS)
 
 
 def replay(redis: Redis, job_id: str, last_id: str = START) -> list[Event]:

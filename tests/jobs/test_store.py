@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 from redis import Redis
 
+from jobs.callers.caller import ANONYMOUS
 from jobs.contract.errors import UnavailableError
 from jobs.settings import Settings
 from jobs.storage.files import FileStore
@@ -123,6 +124,6 @@ def test_uploads_lie_in_a_bucket_and_one_that_is_away_costs_no_record(
     assert redis.dbsize() == 0
     store_proxy.fault = "none"
     info = upload(files, png(5))
-    assert files.png(info.id)
-    files.delete(info.id)
+    assert files.png(info.id, ANONYMOUS)
+    files.delete(info.id, ANONYMOUS)
     assert list(files._objects.list("files")) == []

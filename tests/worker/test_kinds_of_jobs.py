@@ -6,6 +6,7 @@ import signal
 import pytest
 from PIL import Image
 
+from jobs.callers.caller import ANONYMOUS
 from jobs.contract.errors import FailureKind
 from jobs.contract.job import JobStatus
 from tests.jobs.samples import upload as keep
@@ -92,7 +93,7 @@ def test_job_whose_file_is_gone_says_so(warm: Client, warm_worker: WorkerProcess
     warm_worker.process.send_signal(signal.SIGSTOP)
     file_id = upload(warm, "green")
     job_id = warm.post({"kind": "score", "images": [file_id]})
-    warm.queue.files.delete(file_id)
+    warm.queue.files.delete(file_id, ANONYMOUS)
     warm_worker.process.send_signal(signal.SIGCONT)
     (job,) = warm.wait_all([job_id])
     assert job.status is JobStatus.FAILED

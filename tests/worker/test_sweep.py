@@ -8,6 +8,7 @@ import pytest
 from redis import Redis
 from redis.client import Pipeline
 
+from jobs.callers.caller import ANONYMOUS
 from jobs.contract.errors import ErrorKind, FailureKind, RefusedError, UnavailableError
 from jobs.contract.request import JobRequest
 from jobs.queue import keys, rq_registries
@@ -235,7 +236,7 @@ def test_file_of_an_upload_goes_when_its_record_has_expired(
     assert sweeper.remove_stray_files() == 0
     make_old(settings)
     assert sweeper.remove_stray_files() == 1
-    assert bench.queue.files.png(kept)
+    assert bench.queue.files.png(kept, ANONYMOUS)
     assert stray.exists()
 
 
