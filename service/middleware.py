@@ -28,7 +28,7 @@ MAX_BODY_BYTES = 65_536
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 QUIET_ROUTES = frozenset({"/livez", "/readyz", "/healthz", "/metrics"})  # asked every few seconds: not worth a line
 # ... nor at info, while all goes well
-POLLED_ROUTES = frozenset({"/v1/models", "/v1/workers", "/v1/jobs", "/v1/jobs/{job_id}"})
+POLLED_ROUTES = frozenset({"/v1/models", "/v1/workers", "/v1/queue", "/v1/jobs", "/v1/jobs/{job_id}"})
 PAGE_FILES = ("/static/", "/docs/")  # a load of the page asks for dozens: as polls
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 CLIENT_GONE = 499  # nginx' status of a request whose client hung up before its answer; nobody is sent it

@@ -59,10 +59,10 @@ class Quotas:
         self._device = rate(redis, "device-seconds", "device seconds", "ADM_QUOTA_DEVICE_SECONDS", device, MS)
         self._queued_seconds = settings.quota_queued_seconds
 
-    def take_post(self, caller: Caller) -> None:
-        """Charge a call that makes something, replayed and refused ones too. Raises: OverQuotaError."""
+    def take_post(self, caller: Caller, number: int = 1) -> None:
+        """Charge a call that makes so many things, replayed and refused ones too. Raises: OverQuotaError."""
         if self._posts is not None:
-            self._posts.take(caller, 1)
+            self._posts.take(caller, number)
 
     def take_cost(self, caller: Caller, cost_ms: int) -> None:
         """Charge a job's estimated cost; a cancellation does not give it back. Raises: OverQuotaError."""

@@ -1,6 +1,5 @@
 """How requests become queued jobs: resolved, refused where there is no room, and written together."""
 
-import hashlib
 import json
 import secrets
 from collections import Counter
@@ -15,6 +14,7 @@ from jobs.callers.caller import Caller
 from jobs.callers.quotas import Quotas
 from jobs.callers.turns import Place
 from jobs.contract.errors import ErrorKind, FieldError, InvalidRequestError, RefusedError
+from jobs.contract.items import JobItems
 from jobs.contract.job import Job, JobStatus
 from jobs.contract.pipelines import PipelineInfo
 from jobs.contract.request import DRAWN_SEED_BELOW, JobRequest, ResolvedRequest
@@ -22,6 +22,7 @@ from jobs.contract.resolution import resolve
 from jobs.contract.work import work_of
 from jobs.queue import keys, rq_registries
 from jobs.queue.capacity import Room, ask_room, take_room
+from jobs.queue.idempotency import MISMATCH, body_digest, job_id_of
 from jobs.queue.ledger import Ledger
 from jobs.queue.record import Record
 from jobs.queue.rubbish import answers
@@ -51,6 +52,15 @@ class Submission(NamedTuple):
 class Submitted(NamedTuple):
     job: Job
     replayed: bool  # the job was there already, under the same idempotency key
+
+
+class ItemsSubmission(NamedTuple):
+    """A call for several jobs; with a key, the same key and body of a caller give the same jobs."""
+
+    items: JobItems
+    caller: Caller
+    idempotency_key: str | None = None
+    request_id: str = ""
 
 
 class Order(NamedTuple):
@@ -84,6 +94,12 @@ class Counted(NamedTuple):
     room: Room
     places: Counter[tuple[str, str]]  # how many jobs would go before another one, by line
     queued_ms: Counter[str]  # estimated cost of the queued jobs of each caller
+
+    def add(self, order: Order, draft: Draft) -> None:
+        """Count a job that has been accepted."""
+        self.backlogs.add(draft.request, draft.record.work)
+        self.places[order.line] += 1
+        self.queued_ms[order.submission.caller.id] += draft.record.cost_ms
 
 
 class Submitter:
@@ -131,22 +147,69 @@ class Submitter:
                     else:
                         outcomes[index] = queued
             places = self._ledger.enqueue([each.record for each in drafts.values()])
+            assert places is not None, "ids drawn at random are new"
             for (index, draft), place in zip(drafts.items(), places, strict=True):
                 outcomes[index] = Submitted(self._view(draft, place), False)
         return [outcomes[index] for index in range(len(submissions))]
 
+    def submit_items(self, submission: ItemsSubmission) -> list[Submitted]:
+        """Queue the jobs of one call, all of them or, where it raises, none. Each costs its caller what a job does.
+
+        The key's id is the first job's, which names the others: so the key stands for them until that job is removed.
+        Raises: RefusedError.
+        """
+        requests, (caller, key) = submission.items.requests, submission[1:3]
+        self._quotas.take_post(caller, len(requests))
+        digest, first_id = body_digest(submission.items), job_id_of(caller, key)
+        if key is not None and (present := self._ledger.read(first_id)) is not None:
+            return self._replay_items(present, digest)
+        ids = [first_id, *(uuid4().hex for _ in requests[1:])]
+        orders, wrong = list[Order](), list[FieldError]()
+        for place, request in enumerate(requests):
+            try:
+                item = Submission(request, caller, None, submission.request_id)
+                orders.append(self._order(ids[place], item, digest))
+            except InvalidRequestError as error:
+                wrong += within_item(place, error)
+        if wrong:
+            raise InvalidRequestError(wrong)
+        drafts = self._drafts(orders)
+        self._quotas.take_cost(caller, sum(each.record.cost_ms for each in drafts))
+        records = [each.record for each in drafts]
+        if key is not None:
+            records[0] = Record(first_id, records[0].fields | {b"adm_items": json.dumps(ids).encode()})
+        while (places := self._ledger.enqueue(records)) is None:  # another call of the same key came first
+            if (present := self._ledger.read(first_id)) is not None:
+                return self._replay_items(present, digest)
+        return [Submitted(self._view(draft, place), False) for draft, place in zip(drafts, places, strict=True)]
+
     def _understand(self, submission: Submission) -> Order | Submitted:
         """An order, or the job that the submission's key stands for already."""
         self._quotas.take_post(submission.caller)
-        request, key = submission.request, submission.idempotency_key
-        digest = body_digest(request)
-        job_id = uuid4().hex if key is None else keyed_id(submission.caller.id, key)
+        key, digest = submission.idempotency_key, body_digest(submission.request)
+        job_id = job_id_of(submission.caller, key)
         if key is not None and (present := self._ledger.read(job_id)) is not None:
             return self._replay(present, digest)  # before anything that may have changed since is checked
+        return self._order(job_id, submission, digest)
+
+    def _order(self, job_id: str, submission: Submission, digest: str) -> Order:
+        request = submission.request
         pipeline = self._pipeline(request.model or self._settings.default_model)
         check_webhook(request.webhook_url, self._settings)
         resolved = resolve(request, pipeline, lambda: secrets.randbelow(DRAWN_SEED_BELOW))
         return Order(job_id, submission, resolved, pipeline, digest)
+
+    def _drafts(self, orders: Sequence[Order]) -> list[Draft]:
+        """Drafts of the jobs of one call. Raises: RefusedError where there is no room for all of them."""
+        counted, drafts = self._count(orders), list[Draft]()
+        for place, order in enumerate(orders):
+            try:
+                draft = self._draft(order, counted)
+            except InvalidRequestError as error:
+                raise InvalidRequestError(within_item(place, error)) from error
+            counted.add(order, draft)
+            drafts.append(draft)
+        return drafts
 
     def _pipeline(self, name: str) -> PipelineInfo:
         """A pipeline by name.
@@ -187,6 +250,19 @@ class Submitter:
 
     def _queue(self, order: Order, counted: Counted) -> Submitted | Draft:
         """Queue a job that has a key; one that has none is to be queued with others."""
+        draft = self._draft(order, counted)
+        self._quotas.take_cost(order.submission.caller, draft.record.cost_ms)
+        if order.submission.idempotency_key is not None:
+            record, created = self._ledger.submit(draft.record)
+            if not created:
+                return self._replay(record, order.body_digest)
+        counted.add(order, draft)
+        if order.submission.idempotency_key is not None:
+            return Submitted(self._views.of([draft.record])[0], False)
+        return draft
+
+    def _draft(self, order: Order, counted: Counted) -> Draft:
+        """A job as it can be queued. Raises: RefusedError where there is no room for it."""
         request, backlog = order.request, counted.backlogs.of(order.pipeline.id)
         self._refuse_if_full(backlog)
         counted.room.take()
@@ -194,9 +270,8 @@ class Submitter:
         cost_ms = Estimator(self._fleet.read()).cost_ms(order.pipeline.id, work)
         self._quotas.refuse_above_queued(caller, counted.queued_ms[caller.id], cost_ms)
         self._hold_files(request, caller)
-        self._quotas.take_cost(caller, cost_ms)
         reckoned = self._views.reckoned_seconds(backlog, request, counted.places[order.line])
-        draft = self._ledger.draft(
+        record = self._ledger.draft(
             order.job_id,
             request,
             class_name=order.pipeline.class_name(request.class_label),
@@ -207,16 +282,7 @@ class Submitter:
             request_id=order.submission.request_id,
             caller=caller,
         )
-        if order.submission.idempotency_key is not None:
-            record, created = self._ledger.submit(draft)
-            if not created:
-                return self._replay(record, order.body_digest)
-        counted.backlogs.add(request, work)
-        counted.places[order.line] += 1
-        counted.queued_ms[caller.id] += cost_ms
-        if order.submission.idempotency_key is not None:
-            return Submitted(self._views.of([draft])[0], False)
-        return Draft(draft, request, backlog, reckoned)
+        return Draft(record, request, backlog, reckoned)
 
     def _view(self, draft: Draft, place: Place) -> Job:
         """A job as it was queued."""
@@ -225,8 +291,15 @@ class Submitter:
 
     def _replay(self, record: Record, digest: str) -> Submitted:
         if record.text("adm_body") != digest:
-            raise RefusedError(ErrorKind.IDEMPOTENCY_MISMATCH, "this Idempotency-Key was used with another body")
+            raise RefusedError(ErrorKind.IDEMPOTENCY_MISMATCH, MISMATCH)
         return Submitted(self._views.of([record])[0], True)
+
+    def _replay_items(self, first: Record, digest: str) -> list[Submitted]:
+        """The jobs of a call that are still kept."""
+        if first.text("adm_body") != digest:
+            raise RefusedError(ErrorKind.IDEMPOTENCY_MISMATCH, MISMATCH)
+        kept = [record for each in first.item_ids if (record := self._ledger.read(each)) is not None]
+        return [Submitted(job, True) for job in self._views.of(kept)]
 
     def _hold_files(self, request: ResolvedRequest, caller: Caller) -> None:
         """Keep the files of a job until it has started and for as long after as it is kept then."""
@@ -255,12 +328,6 @@ def cost_of(num_queued: int | None, counted_ms: bytes | None) -> int:
     return int(counted_ms) if num_queued and counted_ms is not None and COUNT.fullmatch(counted_ms) else 0
 
 
-def keyed_id(caller: str, idempotency_key: str) -> str:
-    """Id of the job that a caller's key stands for."""
-    return "i-" + hashlib.sha256(json.dumps([caller, idempotency_key]).encode()).hexdigest()
-
-
-def body_digest(request: JobRequest) -> str:
-    """What tells two bodies apart: the fields given, whatever their order and spacing."""
-    text = json.dumps(request.model_dump(exclude_unset=True), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+def within_item(place: int, error: InvalidRequestError) -> list[FieldError]:
+    """The wrong fields of one item, as its call has them."""
+    return [FieldError(f"/items/{place}{each.pointer}", each.detail) for each in error.errors]
