@@ -107,8 +107,11 @@ class Submitter:
         """Queue jobs as if one by one; what is refused stops no other."""
         outcomes: dict[int, Submitted | RefusedError] = {}
         orders: dict[int, Order] = {}
+        charged = self._quotas.take_posts(Counter(each.caller for each in submissions))
         for index, each in enumerate(submissions):
             try:
+                if each.caller not in charged:
+                    self._quotas.take_post(each.caller)
                 understood = self._understand(each)
             except RefusedError as error:
                 outcomes[index] = error
@@ -137,7 +140,6 @@ class Submitter:
 
     def _understand(self, submission: Submission) -> Order | Submitted:
         """An order, or the job that the submission's key stands for already."""
-        self._quotas.take_post(submission.caller)
         request, key = submission.request, submission.idempotency_key
         digest = body_digest(request)
         job_id = uuid4().hex if key is None else keyed_id(submission.caller.id, key)
