@@ -60,6 +60,21 @@ class LimitedProtocol(HttpToolsProtocol):
     client takes its answer too slowly, and those that hold most while all together hold too much.
     """
 
+    # beside uvicorn's attributes, in a dictionary of each connection's own, these would double its size
+    __slots__ = (
+        "_address",
+        "_answers",
+        "_arriving",
+        "_framing_bytes",
+        "_held",
+        "_is_one_too_many",
+        "_is_refused",
+        "_num_bytes",
+        "_num_requests",
+        "_reading",
+        "_writing",
+    )
+
     limits: ClassVar[Limits]
     unread: ClassVar[dict["LimitedProtocol", None]]  # connections whose answer waits for its client
     addresses: ClassVar[Counter[str]]  # open connections of each

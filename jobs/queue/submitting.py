@@ -123,8 +123,11 @@ class Submitter:
         """Queue jobs as if one by one; what is refused stops no other."""
         outcomes: dict[int, Submitted | RefusedError] = {}
         orders: dict[int, Order] = {}
+        charged = self._quotas.take_posts(Counter(each.caller for each in submissions))
         for index, each in enumerate(submissions):
             try:
+                if each.caller not in charged:
+                    self._quotas.take_post(each.caller)
                 understood = self._understand(each)
             except RefusedError as error:
                 outcomes[index] = error
@@ -185,7 +188,6 @@ class Submitter:
 
     def _understand(self, submission: Submission) -> Order | Submitted:
         """An order, or the job that the submission's key stands for already."""
-        self._quotas.take_post(submission.caller)
         key, digest = submission.idempotency_key, body_digest(submission.request)
         job_id = job_id_of(submission.caller, key)
         if key is not None and (present := self._ledger.read(job_id)) is not None:
