@@ -23,7 +23,7 @@ log = structlog.get_logger("jobs.views.load")
 MOST_CALLERS = 100  # that are shown; for each one the lines of all pipelines are counted
 WINDOW_SECONDS = 60
 UNFINISHED = (JobStatus.QUEUED, JobStatus.IN_PROGRESS, JobStatus.CANCELLING)
-IMAGES = "adm_images_total"  # of a worker's metrics
+IMAGES, OCCUPANCY = "adm_images_total", "adm_batch_occupancy"  # of a worker's metrics
 
 
 class PipelineLoad(View):
@@ -45,6 +45,14 @@ class CallerLoad(View):
         return self.queued + self.in_progress
 
 
+class WorkerLoad(View):
+    name: str
+    images_completed: int = Field(description="of completed jobs, counted since it started; throughput is its growth")
+    batch_occupancy: float | None = Field(
+        description="share of its last step's rows that were images; null: no step yet"
+    )
+
+
 class QueueLoad(View):
     """The queue, for operators."""
 
@@ -53,10 +61,7 @@ class QueueLoad(View):
     callers: list[CallerLoad] = Field(description="those that have jobs queued or in progress, most jobs first")
     callers_left_out: int = Field(description="callers with fewer jobs, where there are more than 100")
     ended_in_last_minute: int = Field(description="jobs that were completed, failed, cancelled or expired")
-    images_completed: int = Field(
-        description="images of completed jobs, counted by each live worker since it started; the throughput is its "
-        "growth"
-    )
+    workers: list[WorkerLoad] = Field(description="live ones, as their metrics have it")
 
 
 class LoadReader:
@@ -88,7 +93,7 @@ class LoadReader:
             callers=[*shown, *without_key(counts, queued, shown)],
             callers_left_out=len(busy) - len(shown),
             ended_in_last_minute=ended,
-            images_completed=self._images_completed(),
+            workers=self._workers(),
         )
 
     def _with_pipelines(self, loads: Sequence[CallerLoad], names: Sequence[str]) -> list[CallerLoad]:
@@ -105,17 +110,24 @@ class LoadReader:
             found.append(each.model_copy(update={"queued_by_pipeline": without_zeros(queued)}))
         return found
 
-    def _images_completed(self) -> int:
-        """What the live workers have counted."""
-        total = 0.0
-        for name, snapshot in self._fleet.metrics().items():
-            try:
-                samples = [each for family in text_string_to_metric_families(snapshot) for each in family.samples]
-            except ValueError as error:
-                log.warning("not_understood", key="metrics", name=name, error=str(error)[:80])
-            else:
-                total += sum(each.value for each in samples if each.name == IMAGES)
-        return int(total)
+    def _workers(self) -> list[WorkerLoad]:
+        """What the live workers measured."""
+        return [worker_load(name, snapshot) for name, snapshot in self._fleet.metrics().items()]
+
+
+def worker_load(name: str, snapshot: str) -> WorkerLoad:
+    """A worker's load by its metrics; of metrics that cannot be read, nothing."""
+    images, occupancy = 0, None
+    try:
+        for family in text_string_to_metric_families(snapshot):
+            for each in family.samples:
+                if each.name == IMAGES:
+                    images += int(each.value)
+                elif each.name == OCCUPANCY:
+                    occupancy = each.value
+    except ValueError as error:  # also for a number that is none
+        log.warning("not_understood", key="metrics", name=name, error=str(error)[:80])
+    return WorkerLoad(name=name, images_completed=images, batch_occupancy=occupancy)
 
 
 def caller_load(caller: KeyRecord, queued: int, in_progress: int, cancelling: int) -> CallerLoad:

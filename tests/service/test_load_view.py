@@ -57,10 +57,17 @@ def test_without_keys_everybody_sees_the_queue(client: httpx2.Client, fleet: Toy
     assert caller == {"id": None, "name": None, "queued": 1, "in_progress": 1, "queued_by_pipeline": {"demo": 1}}
 
 
-def test_images_completed_are_those_that_workers_counted(client: httpx2.Client, fleet: ToyWorker, redis: Redis) -> None:
-    text = '# TYPE adm_images counter\nadm_images_total{pipeline="demo"} 3.0\nadm_images_total{pipeline="b"} 4.0\n'
-    redis.set("adm:worker-metrics:cpu-0", text)
-    assert client.get("/v1/queue").json()["images_completed"] == 7
+def test_workers_are_shown_by_what_they_measured(client: httpx2.Client, fleet: ToyWorker, redis: Redis) -> None:
+    images = '# TYPE adm_images counter\nadm_images_total{pipeline="demo"} 3.0\nadm_images_total{pipeline="b"} 4.0\n'
+    occupancy = "# TYPE adm_batch_occupancy gauge\nadm_batch_occupancy 0.5\n"
+    nothing = {"name": "cpu-0", "images_completed": 0, "batch_occupancy": None}
+    for text, shown in (
+        (images + occupancy, {"name": "cpu-0", "images_completed": 7, "batch_occupancy": 0.5}),
+        (images.replace("4.0", "NaN"), nothing | {"images_completed": 3}),
+        ("rubbish {", nothing),
+    ):
+        redis.set("adm:worker-metrics:cpu-0", text)
+        assert client.get("/v1/queue").json()["workers"] == [shown]
 
 
 @pytest.mark.parametrize("path", ["/v1/queue", "/v1/workers"])

@@ -155,7 +155,7 @@ export class Form {
       setText(shown, `${shown.textContent}; ${detail}`);
       return;
     }
-    field.append(element("p", { id, className: "field-error" }, detail));
+    field.append(element("p", { id, className: "field-error", role: "alert" }, detail));
     const controls = field.querySelectorAll(`[name="${CSS.escape(name)}"]`);
     for (const each of controls) {
       each.setAttribute("aria-invalid", "true");
@@ -230,7 +230,8 @@ export class Form {
     field.disabled = withoutClass;
     byId("guidance_scale-slider").disabled = withoutClass;
     setText(byId("guidance-hint"), withoutClass ? "Off without a class: there is nothing to pull towards."
-      : "How hard the classifier pulls; 0 is off.");
+      : "How hard the classifier pulls each step towards the class. 0 is off; a higher scale gives clearer examples, "
+        + "and fewer kinds of them.");
   }
 
   #choose(name, value) {

@@ -69,6 +69,7 @@ export class Jobs extends EventTarget {
   #streams = new Map(); // id -> AbortController
   #waiting = []; // ids that have no stream yet
   #next = null;
+  #query = ""; // of the list's filter
   #queue = null; // {after, below}: where the list of queued jobs is read on; null: from its newest
   #asking = false;
 
@@ -98,10 +99,19 @@ export class Jobs extends EventTarget {
     return job.id;
   }
 
-  /** Load a page of jobs: the newest, or those behind what was loaded before. Throws: Problem. */
+  /** Begin the list anew, with a filter as the address has it. Throws: Problem. */
+  async filter(query) {
+    this.#query = query;
+    this.#next = null;
+    await this.load();
+  }
+
+  /** Load a page of the caller's jobs: the newest, or those behind what was loaded before. Throws: Problem. */
   async load() {
+    const query = this.#query;
     const after = this.#next === null ? "" : `&after=${encodeURIComponent(this.#next)}`;
-    const page = await call("GET", `/v1/jobs?limit=40${after}`);
+    const page = await call("GET", `/v1/jobs?mine=true&limit=40${query}${after}`);
+    if (query !== this.#query) return; // another filter was chosen meanwhile
     this.#next = page.has_more ? page.next : null;
     for (const job of page.data) {
       if (job.request === null || this.#entries.has(job.id)) continue;
@@ -113,7 +123,8 @@ export class Jobs extends EventTarget {
 
   /** Ask for a job to be cancelled. Throws: Problem. */
   async cancel(id) {
-    this.#put(await call("POST", `/v1/jobs/${id}/cancel`));
+    const job = await call("POST", `/v1/jobs/${id}/cancel`);
+    if (this.#entries.has(id)) this.#put(job);
   }
 
   /** The user looks at this one: it gets a stream at once, if need be in place of another. */
@@ -214,7 +225,7 @@ export class Jobs extends EventTarget {
     this.#asking = true;
     try {
       const { after, below } = this.#queue ?? { after: "", below: Infinity };
-      const page = await call("GET", `/v1/jobs?status=queued&limit=${QUEUE_PAGE}${after}`);
+      const page = await call("GET", `/v1/jobs?mine=true&status=queued&limit=${QUEUE_PAGE}${after}`);
       const end = page.has_more ? page.data.at(-1).created_at : -Infinity;
       const found = new Map(page.data.map((job) => [job.id, job]));
       for (const { id, created_at: at } of waiting) {

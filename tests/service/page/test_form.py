@@ -32,7 +32,7 @@ def test_posts_what_the_form_says(page: Page, painter: Painter) -> None:
 
 def test_no_class_posts_null_and_no_guidance(page: Page, painter: Painter) -> None:
     open_page(page)
-    page.get_by_label("Model").select_option("demo-uncond")
+    page.get_by_label("Model", exact=True).select_option("demo-uncond")
     page.get_by_role("radio", name="no class").check(force=True)
     expect(page.get_by_label("Guidance scale", exact=True)).to_be_disabled()
     page.get_by_role("radio", name="DDPM").check(force=True)
