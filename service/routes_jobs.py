@@ -137,7 +137,7 @@ async def create_items(
     for each in submitted:
         count_submitted(service, each)
     jobs, replayed = [each.job for each in submitted], any(each.replayed for each in submitted)
-    log.info("items_queued", job_ids=[each.id for each in jobs], replayed=replayed)
+    request.state.audited = " ".join(each.id for each in jobs)
     headers = {"Idempotency-Replayed": "true"} if replayed else {}
     deadline = time.monotonic() + (wait or 0)
     try:
