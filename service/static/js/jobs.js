@@ -91,12 +91,15 @@ export class Jobs extends EventTarget {
     return this.#next !== null;
   }
 
-  /** Post a request and follow the job. Throws: Problem. */
+  /** Post a request and follow its job, or jobs; returns the id of the first. Throws: Problem. */
   async submit(request) {
-    const job = await call("POST", "/v1/jobs", write(request));
-    this.#put(job);
-    this.#follow(job.id, true);
-    return job.id;
+    const made = await call("POST", "/v1/jobs", write(request));
+    const jobs = made.object === "list" ? made.data : [made];
+    for (const job of jobs) {
+      this.#put(job);
+      this.#follow(job.id, job === jobs[0]);
+    }
+    return jobs[0].id;
   }
 
   /** Begin the list anew, with a filter as the address has it. Throws: Problem. */
