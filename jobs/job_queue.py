@@ -1,7 +1,6 @@
 """The queue as its users see it: submit, look, cancel, delete."""
 
-import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, cast
 
 from redis.client import Redis
@@ -26,7 +25,7 @@ from jobs.views.fleet import FleetReader
 from jobs.views.job_views import Views, readable_request
 from jobs.views.load import LoadReader
 
-READ_AT_ONCE = 100  # jobs of a round trip, as many as a page can have
+READ_AT_ONCE = 100  # jobs of a round trip, where a list is filtered
 MOST_READ = 500  # jobs that are read for one page of a filtered list: some 50 ms
 ANY_JOB = JobFilter()
 
@@ -118,34 +117,33 @@ class JobQueue:
     ) -> JobPage:
         """Jobs that a caller may see, newest first, behind a cursor.
 
-        mine: of an operator too, its own jobs alone. With a filter, a call reads MOST_READ jobs at most; so a page may
-        have fewer jobs than there are, and the next one goes on behind them.
+        mine: of an operator too, its own jobs alone. With a filter, a call reads MOST_READ jobs at most, so that a page
+        may have fewer jobs than `limit` although there are more.
         """
         if after is not None and not INDEX_MEMBER.fullmatch(after):
             raise InvalidRequestError([FieldError("/after", "is not a cursor of this list")])
         index = keys.index(status, "" if caller.may_see("") and not mine else caller.id)
-        found, cursor, has_more = list[Record](), after, True
-        left = limit if wanted.admits_all else MOST_READ
-        while has_more and left and len(found) < limit:
-            members = self._members(index, cursor, min(left, READ_AT_ONCE) + 1)
-            has_more = len(members) > min(left, READ_AT_ONCE)
-            read = members[: min(left, READ_AT_ONCE)]
-            left -= len(read)
-            records = self.records([Asked(each[2], caller) for each in read])
-            for number, (member, record) in enumerate(zip(read, records, strict=True), 1):
-                cursor = member[0]
-                if record is not None and wanted.admits(record):
-                    found.append(record)
-                    if len(found) == limit:
-                        has_more = has_more or number < len(read)
-                        break
-        return JobPage(data=self._views.of(found), has_more=has_more, next=cursor if has_more else None)
+        most, at_once = (limit, limit + 1) if wanted.admits_all else (MOST_READ, READ_AT_ONCE)
+        found, cursor, num_read = list[Record](), after, 0
+        for member, record in self._newest(index, after, caller, at_once):
+            if num_read == most or len(found) == limit:
+                return JobPage(data=self._views.of(found), has_more=True, next=cursor)
+            cursor, num_read = member, num_read + 1
+            if record is not None and wanted.admits(record):
+                found.append(record)
+        return JobPage(data=self._views.of(found), has_more=False, next=None)
 
-    def _members(self, index: str, after: str | None, number: int) -> list[re.Match[str]]:
-        """The newest entries of an index behind a cursor."""
-        bound = "+" if after is None else f"({after}"
-        answer = cast(list[bytes], self._redis.zrevrangebylex(index, bound, "-", 0, number))
-        return [found for each in answer if (found := matched(INDEX_MEMBER, each))]
+    def _newest(
+        self, index: str, after: str | None, caller: Caller, at_once: int
+    ) -> Iterator[tuple[str, Record | None]]:
+        """The members of an index behind a cursor, newest first, with their jobs; None for one that has gone."""
+        bound, answer = b"+" if after is None else f"({after}".encode(), [b""] * at_once
+        while len(answer) == at_once:
+            answer = cast(list[bytes], self._redis.zrevrangebylex(index, bound, "-", 0, at_once))
+            members = [found for each in answer if (found := matched(INDEX_MEMBER, each))]
+            records = self.records([Asked(each[2], caller) for each in members])
+            yield from zip((each[0] for each in members), records, strict=True)
+            bound = b"(" + answer[-1] if answer else bound
 
     def cancel(self, job_id: str, caller: Caller = ANONYMOUS) -> Job:
         """Cancel a job: at once if it is queued, between two steps if it runs.
