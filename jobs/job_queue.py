@@ -14,7 +14,8 @@ from jobs.queue import keys, rq_registries
 from jobs.queue.ledger import Ledger
 from jobs.queue.record import Record
 from jobs.queue.rubbish import INDEX_MEMBER, JOB_ID, answers, matched
-from jobs.queue.submitting import ItemsSubmission, Submission, Submitted, Submitter
+from jobs.queue.submitting import Submission, Submitted
+from jobs.queue.submitting_items import ItemsSubmission, ItemsSubmitter
 from jobs.queue.webhooks import Webhooks
 from jobs.settings import Settings
 from jobs.storage.files import FileStore
@@ -56,7 +57,7 @@ class JobQueue:
         self.loads = LoadReader(redis, self.fleet, settings.retention_seconds)
         self._views = Views(redis, self.fleet, settings.root_path)
         self.quotas = Quotas(redis, settings)
-        self._submitter = Submitter(redis, settings, self.ledger, self.files, self.fleet, self._views, self.quotas)
+        self._submitter = ItemsSubmitter(redis, settings, self.ledger, self.files, self.fleet, self._views, self.quotas)
 
     def submit(self, request: JobRequest, idempotency_key: str | None = None) -> Submitted:
         """Queue a job.

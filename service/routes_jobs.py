@@ -22,7 +22,8 @@ from jobs.contract.items import JobItems, parse_body
 from jobs.contract.job import Job, JobList
 from jobs.contract.request import JobRequest
 from jobs.job_queue import Asked, unknown_job
-from jobs.queue.submitting import ItemsSubmission, Submission, Submitted
+from jobs.queue.submitting import Submission, Submitted
+from jobs.queue.submitting_items import ItemsSubmission
 from service.authentication import CallerDep
 from service.problems import documented, with_headers
 from service.state import Service, ServiceDep

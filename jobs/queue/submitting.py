@@ -1,11 +1,9 @@
 """How requests become queued jobs: resolved, refused where there is no room, and written together."""
 
-import json
 import secrets
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
-from uuid import uuid4
 
 from redis.client import Redis
 
@@ -14,7 +12,6 @@ from jobs.callers.caller import Caller
 from jobs.callers.quotas import Quotas
 from jobs.callers.turns import Place
 from jobs.contract.errors import ErrorKind, FieldError, InvalidRequestError, RefusedError
-from jobs.contract.items import JobItems
 from jobs.contract.job import Job, JobStatus
 from jobs.contract.pipelines import PipelineInfo
 from jobs.contract.request import DRAWN_SEED_BELOW, JobRequest, ResolvedRequest
@@ -52,15 +49,6 @@ class Submission(NamedTuple):
 class Submitted(NamedTuple):
     job: Job
     replayed: bool  # the job was there already, under the same idempotency key
-
-
-class ItemsSubmission(NamedTuple):
-    """A call for several jobs; with a key, the same key and body of a caller give the same jobs."""
-
-    items: JobItems
-    caller: Caller
-    idempotency_key: str | None = None
-    request_id: str = ""
 
 
 class Order(NamedTuple):
@@ -155,37 +143,6 @@ class Submitter:
                 outcomes[index] = Submitted(self._view(draft, place), False)
         return [outcomes[index] for index in range(len(submissions))]
 
-    def submit_items(self, submission: ItemsSubmission) -> list[Submitted]:
-        """Queue the jobs of one call, all of them or, where it raises, none. Each costs its caller what a job does.
-
-        The key's id is the first job's, which names the others: so the key stands for them until that job is removed.
-        Raises: RefusedError.
-        """
-        requests, (caller, key) = submission.items.requests, submission[1:3]
-        self._quotas.take_post(caller, len(requests))
-        digest, first_id = body_digest(submission.items), job_id_of(caller, key)
-        if key is not None and (present := self._ledger.read(first_id)) is not None:
-            return self._replay_items(present, digest)
-        ids = [first_id, *(uuid4().hex for _ in requests[1:])]
-        orders, wrong = list[Order](), list[FieldError]()
-        for place, request in enumerate(requests):
-            try:
-                item = Submission(request, caller, None, submission.request_id)
-                orders.append(self._order(ids[place], item, digest))
-            except InvalidRequestError as error:
-                wrong += within_item(place, error)
-        if wrong:
-            raise InvalidRequestError(wrong)
-        drafts = self._drafts(orders)
-        self._quotas.take_cost(caller, sum(each.record.cost_ms for each in drafts))
-        records = [each.record for each in drafts]
-        if key is not None:
-            records[0] = Record(first_id, records[0].fields | {b"adm_items": json.dumps(ids).encode()})
-        while (places := self._ledger.enqueue(records)) is None:  # another call of the same key came first
-            if (present := self._ledger.read(first_id)) is not None:
-                return self._replay_items(present, digest)
-        return [Submitted(self._view(draft, place), False) for draft, place in zip(drafts, places, strict=True)]
-
     def _understand(self, submission: Submission) -> Order | Submitted:
         """An order, or the job that the submission's key stands for already."""
         key, digest = submission.idempotency_key, body_digest(submission.request)
@@ -200,18 +157,6 @@ class Submitter:
         check_webhook(request.webhook_url, self._settings)
         resolved = resolve(request, pipeline, lambda: secrets.randbelow(DRAWN_SEED_BELOW))
         return Order(job_id, submission, resolved, pipeline, digest)
-
-    def _drafts(self, orders: Sequence[Order]) -> list[Draft]:
-        """Drafts of the jobs of one call. Raises: RefusedError where there is no room for all of them."""
-        counted, drafts = self._count(orders), list[Draft]()
-        for place, order in enumerate(orders):
-            try:
-                draft = self._draft(order, counted)
-            except InvalidRequestError as error:
-                raise InvalidRequestError(within_item(place, error)) from error
-            counted.add(order, draft)
-            drafts.append(draft)
-        return drafts
 
     def _pipeline(self, name: str) -> PipelineInfo:
         """A pipeline by name.
@@ -296,13 +241,6 @@ class Submitter:
             raise RefusedError(ErrorKind.IDEMPOTENCY_MISMATCH, MISMATCH)
         return Submitted(self._views.of([record])[0], True)
 
-    def _replay_items(self, first: Record, digest: str) -> list[Submitted]:
-        """The jobs of a call that are still kept."""
-        if first.text("adm_body") != digest:
-            raise RefusedError(ErrorKind.IDEMPOTENCY_MISMATCH, MISMATCH)
-        kept = [record for each in first.item_ids if (record := self._ledger.read(each)) is not None]
-        return [Submitted(job, True) for job in self._views.of(kept)]
-
     def _hold_files(self, request: ResolvedRequest, caller: Caller) -> None:
         """Keep the files of a job until it has started and for as long after as it is kept then."""
         if not request.images:
@@ -328,8 +266,3 @@ class Submitter:
 def cost_of(num_queued: int | None, counted_ms: bytes | None) -> int:
     """What a caller's queued jobs cost; 0 where none is queued, whatever damaged jobs have left in the counter."""
     return int(counted_ms) if num_queued and counted_ms is not None and COUNT.fullmatch(counted_ms) else 0
-
-
-def within_item(place: int, error: InvalidRequestError) -> list[FieldError]:
-    """The wrong fields of one item, as its call has them."""
-    return [FieldError(f"/items/{place}{each.pointer}", each.detail) for each in error.errors]

@@ -65,7 +65,7 @@ class QueueLoad(View):
 
 
 class LoadReader:
-    """Reads the load, in three round trips."""
+    """Reads the load."""
 
     def __init__(self, redis: Redis, fleet: FleetReader, retention_seconds: int) -> None:
         self._redis, self._fleet, self._retention_seconds = redis, fleet, retention_seconds
@@ -125,7 +125,7 @@ def worker_load(name: str, snapshot: str) -> WorkerLoad:
                     images += int(each.value)
                 elif each.name == OCCUPANCY:
                     occupancy = each.value
-    except ValueError as error:  # also for a number that is none
+    except (ValueError, OverflowError) as error:  # also for a number that is none
         log.warning("not_understood", key="metrics", name=name, error=str(error)[:80])
     return WorkerLoad(name=name, images_completed=images, batch_occupancy=occupancy)
 

@@ -5,7 +5,13 @@ import pytest
 from redis import Redis
 
 from jobs.callers.caller import Role
-from jobs.callers.keyring import KeyStore
+from jobs.callers.keyring import KeyRecord, KeyStore
+from jobs.contract.job import JobStatus
+from jobs.job_queue import JobQueue
+from jobs.queue import keys
+from jobs.settings import Settings
+from jobs.storage.images import ImageStore
+from jobs.views.load import MOST_CALLERS
 from tests.service.conftest import MakeKey, ToyWorker, body
 from tests.service.test_jobs import is_problem
 
@@ -64,10 +70,27 @@ def test_workers_are_shown_by_what_they_measured(client: httpx2.Client, fleet: T
     for text, shown in (
         (images + occupancy, {"name": "cpu-0", "images_completed": 7, "batch_occupancy": 0.5}),
         (images.replace("4.0", "NaN"), nothing | {"images_completed": 3}),
+        (images.replace("3.0", "Inf"), nothing),
         ("rubbish {", nothing),
     ):
         redis.set("adm:worker-metrics:cpu-0", text)
         assert client.get("/v1/queue").json()["workers"] == [shown]
+
+
+def test_callers_with_fewest_jobs_are_left_out_and_counted(
+    redis: Redis, settings: Settings, client: httpx2.Client
+) -> None:
+    queue = JobQueue(redis, settings, ImageStore(settings.store_address))
+    callers = [
+        KeyRecord(id=f"{number:012x}", name=f"c{number}", role=Role.USER, sha256="", created_at=0)
+        for number in range(MOST_CALLERS + 2)
+    ]
+    for number, each in enumerate(callers):
+        for place in range(number + 1):
+            redis.zadd(keys.index(JobStatus.QUEUED, each.id), {keys.index_member(place, "job"): 0})
+    load = queue.loads.read(callers, queue.ledger.now())
+    assert [each.queued for each in load.callers] == list(range(MOST_CALLERS + 2, 2, -1))
+    assert load.callers_left_out == 2
 
 
 @pytest.mark.parametrize("path", ["/v1/queue", "/v1/workers"])
