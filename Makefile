@@ -34,8 +34,9 @@ up: install
 demo: install
 	$(BIN)/adm demo
 
+# Two at a time, each file on one of them: many tests wait for processes of theirs.
 test: check browser $(KERNELS)
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 chaos: export PYTEST_TIMEOUT = 3600
 
