@@ -52,7 +52,7 @@ class RedisServer:
             client.ping()
 
     def stop(self) -> None:
-        """Kill it, once what it has answered is in its file: while it syncs that, it may put writing off for seconds."""
+        """Kill it, once its file holds what it has answered; writing is put off for seconds while that is synced."""
         assert self._process is not None
         with contextlib.suppress(RedisError), Redis.from_url(self.address, socket_timeout=5) as client:
             client.execute_command("WAITAOF", 1, 0, 4000)
