@@ -5,7 +5,7 @@
 #   make test-fast    the tests that need neither a process of ours nor a browser nor more than a second each
 #   make coverage    all tests again, and which lines they ran: a table, and pages under build/coverage
 #   make check    the same as make test, without the tests
-#   make chaos    hurt everything for minutes, and lose nothing; CHAOS_SEED, CHAOS_JOBS, CHAOS_SECONDS, CHAOS_KILLS
+#   make chaos    hurt everything for minutes, and lose nothing; CHAOS_SEED, CHAOS_JOBS, CHAOS_SECONDS, CHAOS_KILLS, CHAOS_STOPS
 #   make bench    ratios against the official way, a job at a time and the bare engine; into bench/results
 #   make test-gpu, make bench-gpu    tests and times of this machine's GPU, with GPU_PYTHON and the torch it has
 #   make gpu-day  both, and the neighbours' comparison, in ten minutes; OUT=folder of the results
@@ -55,7 +55,7 @@ check: install
 	$(BIN)/lint-imports
 
 chaos: install
-	CHAOS_JOBS=$${CHAOS_JOBS:-400} CHAOS_SECONDS=$${CHAOS_SECONDS:-240} CHAOS_KILLS=$${CHAOS_KILLS:-60} $(BIN)/pytest -s tests/chaos
+	CHAOS_JOBS=$${CHAOS_JOBS:-400} CHAOS_SECONDS=$${CHAOS_SECONDS:-240} CHAOS_KILLS=$${CHAOS_KILLS:-60} CHAOS_STOPS=$${CHAOS_STOPS:-80} $(BIN)/pytest -s tests/chaos
 
 bench: install
 	$(BIN)/python -m bench.engine
