@@ -8,6 +8,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from bench.autoscaling import Rule
 from jobs.settings import Settings
 from models.checkpoints.presets import OFFICIAL_PIPELINES
 from service.app import create_app
@@ -230,6 +231,55 @@ def test_gpu_is_asked_for_by_workers_alone_and_by_none_on_cpus() -> None:
     for overlay, wanted in (("cpu", set()), ("gpu", {"adm-worker-demo", "adm-worker-imagenet"})):
         limits = {name: each.get("resources", {}).get("limits", {}) for name, each in containers(overlay)}
         assert {name for name, each in limits.items() if "nvidia.com/gpu" in each} == wanted
+
+
+def query_names(query: str) -> set[str]:
+    return set(re.findall(r"\badm_[a-z_]+", query))
+
+
+def test_each_set_is_scaled_by_the_work_of_its_own_pipelines_and_by_metrics_that_there_are() -> None:
+    code = (ROOT / "service/metrics.py").read_text()
+    scaled = {name_of(each): each["spec"] for each in of_kind("keda", "ScaledObject")}
+    assert scaled.keys() == {f"adm-worker-{each}" for each in workers("keda")}
+    for name, each in workers("keda").items():
+        spec = scaled[f"adm-worker-{name}"]
+        (container,) = each["spec"]["template"]["spec"]["containers"]
+        pipelines = variables("keda", container)["ADM_PIPELINES"].replace(",", "|")
+        queries = [one["metadata"]["query"] for one in spec["triggers"]]
+        assert all(f'"{metric}"' in code for query in queries for metric in query_names(query))
+        assert {found for query in queries for found in re.findall(r'pipeline=~"([^"]+)"', query)} == {pipelines}
+        (pods_of,) = {found for query in queries for found in re.findall(r'worker=~"([^"]+)"', query)}
+        assert re.fullmatch(pods_of, f"adm-worker-{name}-7")
+        assert {one["metadata"]["serverAddress"] for one in spec["triggers"]} == {"http://adm-prometheus.adm.svc:9090"}
+
+
+def test_rule_is_the_one_that_was_simulated() -> None:
+    for each in of_kind("keda", "ScaledObject"):
+        spec = each["spec"]
+        behavior = spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
+        queued, rows, waiting = (one["metadata"] for one in spec["triggers"])
+        (up,), (down,) = (behavior[way]["policies"] for way in ("scaleUp", "scaleDown"))
+        assert up["periodSeconds"] == down["periodSeconds"] == Rule.period_seconds
+        assert Rule() == Rule(
+            threshold_seconds=float(queued["threshold"]),
+            activation_seconds=float(queued["activationThreshold"]),
+            rows=int(rows["threshold"]),
+            patience_seconds=60.0 * int(re.findall(r"\[(\d+)m\]", waiting["query"])[0]),
+            polling_seconds=spec["pollingInterval"],
+            cooldown_seconds=spec["cooldownPeriod"],
+            stabilization_seconds=behavior["scaleDown"]["stabilizationWindowSeconds"],
+            up=up["value"],
+            down=down["value"],
+            min_replicas=spec["minReplicaCount"],
+            max_replicas=spec["maxReplicaCount"],
+        )
+        assert behavior["scaleUp"]["stabilizationWindowSeconds"] == 0
+        assert rows["activationThreshold"] == waiting["activationThreshold"] == "0"
+
+
+def test_pipelines_stay_known_for_longer_than_a_set_is_likely_to_be_at_zero() -> None:
+    (settings,) = [each["data"] for each in of_kind("keda", "ConfigMap") if "ADM_STORE" in each["data"]]
+    assert int(settings["ADM_PIPELINE_RETENTION_SECONDS"]) >= 7 * 86_400
 
 
 def test_every_file_of_the_folder_is_part_of_an_overlay() -> None:
