@@ -3,21 +3,19 @@
     tiny       a network of 256 pixels that is as small as one can be
     official   the network and the classifier of adm-256, with random weights: the largest that a CPU here can hold
 
-A job of one guided image of 250 steps runs alone; some steps after it began the worker gets SIGTERM. Reported, of each
-stop: seconds until the job is back in its queue or completed, and until the process has ended, the checkpoint's bytes,
-and steps that the next worker took again. Once without a drain time, and once with the default one. Writes
-bench/results/drain.json.
+A job of one guided image of 250 steps runs alone; some steps after it began its worker gets SIGTERM, and the next one
+goes on with it. Reported, of each stop: seconds until the job is back in its queue or completed and until the process
+has ended, the checkpoint's bytes, and steps that it lacks of those reported. Without a drain time, and with the default
+one. Writes bench/results/drain.json.
 """
 
 import argparse
 import json
 import os
-import re
 import signal
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -69,6 +67,7 @@ TINY_STACK = {
             "class_required": True,
             "guidance_scale": 1.0,
             "sampling": {"steps": 250, "sampler": "ddpm", "eta": 0.0},
+            "upsampling": None,
         }
     },
 }
@@ -92,18 +91,58 @@ def write_all(folder: Path, networks: Mapping[str, NetworkConfig]) -> None:
         save_network(folder / f"{name}.safetensors", build_network(config).state_dict(), config, dtype=torch.float32)
 
 
-@contextmanager
-def worker(settings: Settings, folder: Path, drain_seconds: float) -> Iterator[WorkerProcess]:
-    variables = {"ADM_PIPELINES": settings.pipelines[0], "ADM_DRAIN_SECONDS": str(drain_seconds)}
-    # above what a step takes, and a heartbeat that does not hide how soon the job is back
-    given = WorkerProcess(settings, folder, "drained", **variables, ADM_MAX_ROWS="1", ADM_LEASE_SECONDS="45")
-    try:
-        yield given
-    finally:
-        given.end()
+class Drained:
+    """One worker after the other on the same job, each stopped in the middle of it."""
+
+    def __init__(self, settings: Settings, folder: Path, client: Client) -> None:
+        self._settings, self._folder, self._client = settings, folder, client
+        self._started = 0
+        self.starts: list[float] = []  # seconds
+
+    def stop_one(self, steps: int, drain_seconds: float, job_id: str | None) -> tuple[str | None, dict[str, float]]:
+        """Start a worker, stop it when the job has moved by so many steps; returns the job if it goes on."""
+        began = time.monotonic()
+        self._started += 1
+        process = self._start(drain_seconds)
+        try:
+            wait(lambda: is_ready(process), "the worker is ready")
+            self.starts.append(time.monotonic() - began)
+            job_id = job_id or self._client.post(JOB | {"model": self._settings.pipelines[0]})
+            wait(lambda: self._client.job(job_id).status is JobStatus.IN_PROGRESS, "the job is taken")
+            before = self._step(job_id)
+            wait(lambda: self._step(job_id) > before, "a first step")
+            first, since = self._step(job_id), time.monotonic()
+            wait(lambda: self._step(job_id) >= first + steps, "some steps")
+            step_seconds = (time.monotonic() - since) / (self._step(job_id) - first)
+            return self._stop(process, job_id, {"step_seconds": round(step_seconds, 3)})
+        finally:
+            process.end()
+
+    def _start(self, drain_seconds: float) -> WorkerProcess:
+        variables = {"ADM_PIPELINES": self._settings.pipelines[0], "ADM_DRAIN_SECONDS": str(drain_seconds)}
+        name = f"drained-{self._started}"
+        return WorkerProcess(self._settings, self._folder, name, **variables, ADM_MAX_ROWS="1", ADM_LEASE_SECONDS="45")
+
+    def _step(self, job_id: str) -> int:
+        return self._client.job(job_id).progress.step
+
+    def _stop(
+        self, process: WorkerProcess, job_id: str, found: dict[str, float]
+    ) -> tuple[str | None, dict[str, float]]:
+        stopped = time.monotonic()
+        process.process.send_signal(signal.SIGTERM)
+        left = wait(lambda: self._client.job(job_id).status is not JobStatus.IN_PROGRESS, "the job is back")
+        ended = wait(lambda: process.process.poll() is not None, "the worker ends")
+        found |= {"job_left_seconds": round(left - stopped, 3), "ended_seconds": round(ended - stopped, 3)}
+        if self._client.job(job_id).status is JobStatus.COMPLETED:
+            return None, found | {"completed": 1}
+        lines = [json.loads(line) for line in process.output.splitlines() if '"checkpointed"' in line]
+        reached = self._client.job(job_id).progress.step
+        found |= {"completed": 0, "checkpoint_bytes": lines[-1]["bytes"]}
+        return job_id, found | {"steps_lost": reached - lines[-1]["steps"]}
 
 
-def wait(holds: Any, what: str) -> float:
+def wait(holds: Callable[[], bool], what: str) -> float:
     """Wait until something holds; the time at which it did."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not holds():
@@ -112,45 +151,9 @@ def wait(holds: Any, what: str) -> float:
     return time.monotonic()
 
 
-def measure(settings: Settings, folder: Path, client: Client, steps: int, drain_seconds: float) -> dict[str, float]:
-    """Stop a worker in the middle of a job, and let another go on with it for a step."""
-    job_id = client.post(JOB | {"model": settings.pipelines[0]})
-    with worker(settings, folder, drain_seconds) as first:
-        began_at = 0
-
-        def has_begun() -> bool:
-            assert first.process.poll() is None, first.output
-            return client.job(job_id).progress.step > began_at
-
-        wait(has_begun, "the job's first step")
-        began_at, since = client.job(job_id).progress.step, time.monotonic()
-        wait(lambda: client.job(job_id).progress.step >= began_at + steps, "some steps")
-        step_seconds = (time.monotonic() - since) / (client.job(job_id).progress.step - began_at)
-        stopped = time.monotonic()
-        first.process.send_signal(signal.SIGTERM)
-        left = wait(lambda: client.job(job_id).status is not JobStatus.IN_PROGRESS, "the job is back")
-        ended = wait(lambda: first.process.poll() is not None, "the worker ends")
-        times = {
-            "step_seconds": round(step_seconds, 3),
-            "job_left_seconds": round(left - stopped, 3),
-            "ended_seconds": round(ended - stopped, 3),
-        }
-        if client.job(job_id).status is JobStatus.COMPLETED:
-            return times | {"completed": 1}
-        done, size = last_checkpoint(first.output, job_id)
-        reached = client.job(job_id).progress
-    with worker(settings, folder, drain_seconds) as second:
-        wait(lambda: '"resumed"' in second.output.rpartition('"loaded"')[2], "the next worker goes on")
-        resumed = int(re.findall(r'"steps": (\d+)[^\n]*"resumed"|"resumed"[^\n]*"steps": (\d+)', second.output)[-1][1])
-        client.queue.cancel(job_id)
-        wait(lambda: client.job(job_id).status.is_final, "the job is cancelled")
-    return times | {"completed": 0, "checkpoint_bytes": size, "steps_repeated": max(done, reached.step) - resumed}
-
-
-def last_checkpoint(log: str, job_id: str) -> tuple[int, int]:
-    """Steps done and bytes of the last checkpoint of a job that a log names."""
-    lines = [json.loads(line) for line in log.splitlines() if '"checkpointed"' in line and job_id in line]
-    return int(lines[-1]["steps"]), int(lines[-1]["bytes"])
+def is_ready(known: WorkerProcess) -> bool:
+    assert known.process.poll() is None, known.output
+    return '"ready"' in known.output
 
 
 def main() -> None:
@@ -160,7 +163,7 @@ def main() -> None:
     report: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     report["machine"] = machine() | {"cores": len(os.sched_getaffinity(0)), "load": round(os.getloadavg()[0], 1)}
     for case in asked.cases:
-        pipeline, stops, steps = CASES[case]
+        pipeline, number, steps = CASES[case]
         with tempfile.TemporaryDirectory(dir="/tmp", prefix="adm-") as temporary, running_redis() as server:
             folder = Path(temporary)
             (write_tiny if case == "tiny" else write_official)(folder / "weights")
@@ -172,20 +175,17 @@ def main() -> None:
                 lease_seconds=45,
                 default_model=pipeline,
             )
-            with worker(settings, folder, 0) as known:
-                began = time.monotonic()
-                wait(lambda: '"ready"' in known.output, "the pipeline is known")
-                start_seconds = time.monotonic() - began
-                known.kill(signal.SIGTERM)
             with server.client() as redis:
-                client = Client(redis, settings)
-                found = {
-                    f"drain {drain:g} s": summary(
-                        [measure(settings, folder, client, steps, drain) for _ in range(stops)]
-                    )
-                    for drain in (0.0, DEFAULT_DRAIN_SECONDS)
-                }
-        report[case] = {"start_seconds": round(start_seconds, 1), "stops_each": stops, **found}
+                drained, found = Drained(settings, folder, Client(redis, settings)), {}
+                job_id: str | None = None
+                for drain_seconds in (0.0, DEFAULT_DRAIN_SECONDS):
+                    stops = []
+                    for _ in range(number):
+                        job_id, stop = drained.stop_one(steps, drain_seconds, job_id)
+                        print(json.dumps(stop), flush=True)
+                        stops.append(stop)
+                    found[f"drain {drain_seconds:g} s"] = summary(stops)
+        report[case] = {"start_seconds": round(median(drained.starts), 1), "stops_each": number, **found}
         print(json.dumps({case: report[case]}, indent=1), flush=True)
         RESULTS.write_text(json.dumps(report, indent=1) + "\n")
 
