@@ -112,7 +112,7 @@ class Job(View):
         "once it has ended: when it and its images go"
     )
     request: ResolvedRequest | None = Field(
-        description="null only if it cannot be read: the job will fail, or has, or waits for a worker of a newer version"
+        description="null only if it cannot be read: the job will fail, or has, or waits for a newer worker"
     )
     progress: JobProgress
     queue: QueueInfo | None = Field(description="null once started")
