@@ -167,8 +167,11 @@ def run_real(arrivals: list[Arrival], folder: Path) -> tuple[dict[str, Any], Fle
         fleet = Fleet(settings, folder)
         try:
             with running_service(settings) as (address, _, _), httpx2.Client(base_url=address, timeout=60) as client:
-                fleet.start(time.monotonic()).process.wait_ready()
-                fleet.replicas[0].look(time.monotonic())
+                first = fleet.start(time.monotonic())
+                while first.ready is None:
+                    first.look(time.monotonic())
+                    assert first.gone is None, first.process.output
+                    time.sleep(0.1)
                 began, autoscaler = time.monotonic(), Autoscaler(RULE)
                 poster = Thread(target=post_all, args=(client, arrivals, began))
                 poster.start()
