@@ -54,4 +54,5 @@ COPY engine engine
 COPY worker worker
 COPY weights weights
 USER adm
+HEALTHCHECK --interval=15s --timeout=8s --start-period=120s CMD ["python", "-m", "worker.probe"]
 CMD ["adm", "worker"]
