@@ -28,26 +28,27 @@ from service import (
 from service.authentication import Authentication
 from service.metrics import Metrics
 from service.middleware import Requests
+from service.slot import ALONE, Slot
 from service.state import connect
 
 THREADS = 4  # more only fight for the interpreter: a call of the queue is short and mostly Python, 16 were slower
 DESCRIPTION = "Images from ADM diffusion models, batched step by step."
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: Settings, slot: Slot = ALONE) -> FastAPI:
     """The service for one set of settings; connects when it starts, not here."""
     metrics = Metrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         current_default_thread_limiter().total_tokens = THREADS
-        service = connect(settings, metrics)
+        service = connect(settings, metrics, slot)
         app.state.service = service
-        tasks = [
-            asyncio.create_task(service.hub.run()),
-            asyncio.create_task(service.upkeep.run()),
-            asyncio.create_task(service.webhooks.run()),
-        ]
+        tasks = [asyncio.create_task(service.hub.run())]
+        if slot.is_first:
+            tasks += [asyncio.create_task(service.upkeep.run()), asyncio.create_task(service.webhooks.run())]
+        if slot.count > 1:
+            tasks.append(asyncio.create_task(service.process_metrics.run()))
         yield
         for task in tasks:
             task.cancel()

@@ -129,7 +129,10 @@ class Requests:
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode()), *added]
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
+        with (
+            structlog.contextvars.bound_contextvars(request_id=request_id),
+            self._metrics.in_progress.track_inprogress(),
+        ):
             try:
                 if (refusal := self._refusal(Request(scope))) is not None:
                     await refusal(scope, receive, send_with_headers)

@@ -53,6 +53,11 @@ class Filing:
         self._in_hand = 0
 
     @property
+    def num_in_hand(self) -> int:
+        """Images and previews that are not encoded and stored yet."""
+        return self._in_hand
+
+    @property
     def is_full(self) -> bool:
         """Whether the next image has to wait until others are done."""
         return self._in_hand >= MOST_IN_HAND

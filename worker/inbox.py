@@ -122,6 +122,7 @@ class Inbox(Results):
         except RedisError as error:
             if not is_away(error):
                 raise
+            self._metrics.redis_unavailable.inc()
             log.warning("redis_away", error=str(error))
             if not commands:  # nobody is held up by this: the engine goes on, and results cannot be written either
                 time.sleep(max(REPEAT_SECONDS, min(1.0, deadline - time.monotonic())))
@@ -136,6 +137,7 @@ class Inbox(Results):
         try:
             return self._beat(info, metrics_text)
         except RedisError as error:  # rows in flight go on; the lease decides how long
+            self._metrics.redis_unavailable.inc()
             log.warning("heartbeat_failed", error=str(error))
             return []
 

@@ -252,6 +252,7 @@ class Worker:
         if time.monotonic() < self._next_heartbeat:
             return
         self._next_heartbeat = time.monotonic() + self._settings.heartbeat_seconds
+        self._held.metrics.in_filing.set(self._filing.num_in_hand)
         self._queue.heartbeat(*self._held.tell(), self._drop)
 
     def _hangs(self, silent_seconds: float) -> None:

@@ -31,6 +31,7 @@ from jobs.settings import Settings
 from jobs.storage.data_folder import keep_private, open_data_folder
 from jobs.storage.files import FileStore
 from jobs.storage.images import ImageStore
+from jobs.storage.store_metrics import StoreMetrics
 from models.checkpoints.network_file import WeightsError
 from models.networks.precision import Precision, best_precision
 from worker.auditing import Numerics
@@ -76,7 +77,7 @@ def run(settings: Settings) -> None:
     device = choose_device(settings.device)
     use_host(settings)
     name = settings.name_of_worker(f"{device.type}-{device.index or 0}")
-    store = ImageStore(settings.store_address, settings.store_timeout_seconds)
+    ImageStore(settings.store_address)  # one that cannot be used must fail before minutes of loading
     open_data_folder(settings)
     with hold_name(settings.run_dir, name) as lock:
         log.info("loading", worker=name, device=str(device), pipelines=list(settings.pipelines))
@@ -99,6 +100,8 @@ def run(settings: Settings) -> None:
         log.info(
             "ready", worker=name, device=held.info.device, pipelines=list(held.pipelines), numerics=held.info.numerics
         )
+        observe = StoreMetrics(held.registry).note
+        store = ImageStore(settings.store_address, settings.store_timeout_seconds, observe)
         Worker(held, inbox, store, FileStore(redis, settings, store.objects), settings).run(stopping)
         inbox.close()
         log.info("stopped", worker=name)

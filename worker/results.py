@@ -191,6 +191,7 @@ class Results:
             except RedisError as error:
                 if not is_away(error):
                     raise
+                self._metrics.redis_unavailable.inc()
                 now = time.monotonic()
                 self._away_since = now if self._away_since is None else self._away_since
                 drained_by = self._stopping.asked_at + self._settings.drain_seconds
