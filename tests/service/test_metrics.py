@@ -1,11 +1,13 @@
 """What an operator measures by: the service, its queue and its store, as `/metrics` shows them."""
 
 import time
+from pathlib import Path
 
 import httpx2
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from jobs.contract.errors import UnavailableError
 from jobs.storage.store import ObjectStore
 from tests.service.conftest import ToyWorker, body
 
@@ -40,7 +42,7 @@ def test_calls_of_the_store_are_measured_by_operation_and_outcome(client: httpx2
     assert samples(client, "adm_store_seconds_count")[labels(operation="get", outcome="ok")] >= 1
 
 
-def test_store_that_is_unavailable_counts_as_failed_and_a_lost_object_as_missing(tmp_path: object) -> None:
+def test_lost_object_counts_as_missing_and_not_as_a_failure_of_the_store(tmp_path: Path) -> None:
     seen: list[tuple[str, str]] = []
     store = ObjectStore(str(tmp_path), observe=lambda operation, outcome, seconds: seen.append((operation, outcome)))
     store.put("a/b", b"x")
@@ -55,7 +57,17 @@ def test_store_that_is_unavailable_counts_as_failed_and_a_lost_object_as_missing
 def test_request_that_is_being_answered_is_counted_until_it_is(client: httpx2.Client, fleet: ToyWorker) -> None:
     job = client.post("/v1/jobs", json=body()).json()
     with client.stream("GET", f"/v1/jobs/{job['id']}/events") as stream:
-        next(stream.iter_raw())
+        chunks = stream.iter_raw()
+        next(chunks)
         assert samples(client, "adm_http_requests_in_progress")[labels()] >= 2  # the scrape itself, too
     while samples(client, "adm_http_requests_in_progress")[labels()] > 1:
         time.sleep(0.05)
+
+
+def test_store_that_does_not_take_an_image_counts_as_failed(tmp_path: Path) -> None:
+    seen: list[tuple[str, str]] = []
+    store = ObjectStore(str(tmp_path), observe=lambda operation, outcome, seconds: seen.append((operation, outcome)))
+    (tmp_path / "a").write_bytes(b"a file where a folder is to be")
+    with pytest.raises(UnavailableError):
+        store.put("a/b", b"x")
+    assert seen == [("put", "failed")]
