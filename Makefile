@@ -24,6 +24,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 KERNELS := .venv/.kernels
 PEERS := build/peers
+PROMETHEUS := build/prometheus/usr/bin/prometheus
 CLIENTS := build/clients
 
 .PHONY: up demo test test-fast coverage check chaos bench test-gpu bench-gpu gpu-day test-peers test-clients golden paper judge install browser lock clean
@@ -34,7 +35,7 @@ up: install
 demo: install
 	$(BIN)/adm demo
 
-test: check browser $(KERNELS)
+test: check browser $(PROMETHEUS) $(KERNELS)
 	$(BIN)/pytest
 
 chaos: export PYTEST_TIMEOUT = 3600
@@ -42,7 +43,7 @@ chaos: export PYTEST_TIMEOUT = 3600
 test-fast: install
 	$(BIN)/pytest -m "not slow and not browser and not process"
 
-coverage: browser $(KERNELS)
+coverage: browser $(PROMETHEUS) $(KERNELS)
 	@mkdir -p build
 	$(BIN)/pytest --cov --cov-report=term:skip-covered --cov-report=html:build/coverage
 
@@ -129,6 +130,15 @@ browser:
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
 	else echo "The tests of the web page need Chromium: sudo apt-get install chromium" >&2; exit 1; fi
+
+# Alerts and the dashboard are tried by a real Prometheus. Unpacked and not installed: installing Debian's package starts a
+# server that listens on all addresses. Nobody but apt-get knows where it is, and downloading needs no root.
+$(PROMETHEUS):
+	@command -v apt-get >/dev/null 2>&1 || { echo "The tests of alerts need Prometheus 2.42 or newer: \
+	put prometheus and promtool into $(@D)" >&2; exit 1; }
+	@if [ "$$(id -u)" = 0 ]; then apt-get update -qq; fi
+	mkdir -p build/prometheus
+	cd build/prometheus && apt-get download -qq prometheus && dpkg-deb --extract prometheus_*.deb . && rm prometheus_*.deb
 
 lock:
 	$(PYTHON) -m venv --clear build/lock
