@@ -142,7 +142,7 @@ $(PROMETHEUS):
 
 lock:
 	$(PYTHON) -m venv --clear build/lock
-	build/lock/bin/python -m pip install --quiet ".[compute,embedded,dev]" "setuptools>=77"
+	build/lock/bin/python -m pip install --quiet ".[compute,embedded,otel,dev]" "setuptools>=77"
 	sed -n '/^#/p' requirements.lock > build/requirements.lock
 	build/lock/bin/python -m pip freeze --all --exclude pip --exclude adm-serve \
 		| grep -vE '^(nvidia-|triton==|cuda-)' | sed -E 's/^(torch==[^+]*)\+.*/\1/' >> build/requirements.lock

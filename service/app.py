@@ -28,14 +28,16 @@ from service import (
 from service.authentication import Authentication
 from service.metrics import Metrics
 from service.middleware import Requests
+from service.request_spans import RequestSpans
 from service.slot import ALONE, Slot
 from service.state import connect
+from tracing.recording import OFF, Tracing
 
 THREADS = 4  # more only fight for the interpreter: a call of the queue is short and mostly Python, 16 were slower
 DESCRIPTION = "Images from ADM diffusion models, batched step by step."
 
 
-def create_app(settings: Settings, slot: Slot = ALONE) -> FastAPI:
+def create_app(settings: Settings, slot: Slot = ALONE, tracing: Tracing = OFF) -> FastAPI:
     """The service for one set of settings; connects when it starts, not here."""
     metrics = Metrics()
 
@@ -85,6 +87,7 @@ def create_app(settings: Settings, slot: Slot = ALONE) -> FastAPI:
         Requests,
         metrics=metrics,
         settings=settings,
+        spans=RequestSpans(tracing),
         body_limits=dict.fromkeys(
             (routes_files.PREFIX, routes_requests.FROM_IMAGE, *routes_openai.FORMS),
             settings.max_upload_bytes + routes_files.MAX_FRAMING_BYTES,

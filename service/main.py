@@ -19,6 +19,8 @@ from jobs.storage.images import ImageStore
 from service.processes import Processes
 from service.serving import serve
 from service.slot import ALONE
+from tracing import recording
+from tracing.recording import TracingError
 
 BACKLOG = 2048
 
@@ -28,12 +30,13 @@ def main() -> None:
     keep_private()
     try:
         settings = Settings.load()
+        recording.check()
         ImageStore(settings.store_address)  # one that cannot be used must fail here, in one line
         with connect_redis(settings.redis_address) as redis, contextlib.suppress(RedisError):  # it may start later
             check_server(redis)
             refuse_to_serve_nobody(settings, redis)
         listener = listen(settings)
-    except SettingsError as error:
+    except (SettingsError, TracingError) as error:
         print(f"adm service: {error}", file=sys.stderr)
         sys.exit(SETTINGS_STATUS)
     logs.configure(settings)

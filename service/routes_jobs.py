@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import structlog
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from opentelemetry import trace
 from pydantic import BeforeValidator, WithJsonSchema
 from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
@@ -28,6 +29,7 @@ from service.authentication import CallerDep
 from service.conditional import answer_png
 from service.problems import documented, with_headers
 from service.state import Service, ServiceDep
+from tracing.propagation import current_traceparent
 
 log = structlog.get_logger("service.jobs")
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -131,9 +133,11 @@ async def queue_job(service: Service, body: JobRequest, idempotency_key: str | N
     if idempotency_key is not None and not 0 < len(idempotency_key) <= MAX_KEY_LENGTH:
         raise InvalidRequestError([FieldError("/Idempotency-Key", f"must have 1 to {MAX_KEY_LENGTH} characters")])
     request_id = structlog.contextvars.get_contextvars()["request_id"]
-    submitted = await service.submissions.ask(Submission(body, caller, idempotency_key, request_id))
+    submission = Submission(body, caller, idempotency_key, request_id, current_traceparent())
+    submitted = await service.submissions.ask(submission)
     job = submitted.job
     structlog.contextvars.bind_contextvars(job_id=job.id)
+    trace.get_current_span().set_attribute("adm.job.id", job.id)
     if not submitted.replayed and job.request is not None:
         service.metrics.submitted.labels(job.request.model, job.request.priority, job.request.kind).inc()
     return submitted

@@ -13,6 +13,7 @@ from service.app import create_app
 from service.protocol import Limits, limited
 from service.slot import Slot
 from service.state import Service
+from tracing import recording
 
 STOP_SECONDS = 5  # what is still being answered then is cut; streams and held answers end by themselves at once
 MANY_FILES = 65_536  # where the system sets no limit
@@ -39,7 +40,8 @@ def serve(settings: Settings, listener: socket.socket, slot: Slot) -> None:
         structlog.get_logger("service").warning(
             "few_files", max_connections=num_connections, asked=settings.max_connections, raise_with="ulimit -n"
         )
-    app = create_app(settings, slot)
+    tracing = recording.start("service", **slot.labels)
+    app = create_app(settings, slot, tracing)
     config = uvicorn.Config(
         app,
         loop="uvloop",
@@ -63,7 +65,10 @@ def serve(settings: Settings, listener: socket.socket, slot: Slot) -> None:
     )
     config.load()  # imports what is left to import
     gc.freeze()  # a full collection would look at the half million objects of modules: 65 ms, twice a second under load
-    Server(config, app).run(sockets=[listener])
+    try:
+        Server(config, app).run(sockets=[listener])
+    finally:
+        tracing.close()
 
 
 def usable_files() -> int:

@@ -84,6 +84,7 @@ READERS: Mapping[str, Callable[[str], object]] = {
     "adm_numerics": str,
     "adm_body": str,
     "adm_request_id": str,
+    "adm_traceparent": str,
     "adm_webhook_url": matching(WEBHOOK_URL),
     "adm_caller": matching(CALLER_ID),
     "adm_cost_ms": at_most(MOST),

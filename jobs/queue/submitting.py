@@ -46,6 +46,7 @@ class Submission(NamedTuple):
     caller: Caller  # has no default, so that no route forgets whose the job is
     idempotency_key: str | None = None
     request_id: str = ""  # of the HTTP request, for the worker's log
+    traceparent: str = ""  # of its trace, which the worker continues
 
 
 class Submitted(NamedTuple):
@@ -205,6 +206,7 @@ class Submitter:
             cost_ms=cost_ms,
             body_digest=order.body_digest,
             request_id=order.submission.request_id,
+            traceparent=order.submission.traceparent,
             caller=caller,
         )
         if order.submission.idempotency_key is not None:
