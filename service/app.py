@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
 
-from anyio.to_thread import current_default_thread_limiter
+from anyio import to_thread
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from starlette.middleware.cors import CORSMiddleware
@@ -43,7 +43,7 @@ def create_app(settings: Settings, slot: Slot = ALONE, tracing: Tracing = OFF) -
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        current_default_thread_limiter().total_tokens = THREADS
+        to_thread.current_default_thread_limiter().total_tokens = THREADS
         service = connect(settings, metrics, slot)
         app.state.service = service
         tasks = [asyncio.create_task(service.hub.run())]
@@ -55,6 +55,7 @@ def create_app(settings: Settings, slot: Slot = ALONE, tracing: Tracing = OFF) -
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await to_thread.run_sync(tracing.close)  # not after the server: it ends by the signal that stopped it
         await service.hub.close()
         await service.async_redis.aclose()
         service.redis.close()

@@ -65,10 +65,7 @@ def serve(settings: Settings, listener: socket.socket, slot: Slot) -> None:
     )
     config.load()  # imports what is left to import
     gc.freeze()  # a full collection would look at the half million objects of modules: 65 ms, twice a second under load
-    try:
-        Server(config, app).run(sockets=[listener])
-    finally:
-        tracing.close()
+    Server(config, app).run(sockets=[listener])
 
 
 def usable_files() -> int:

@@ -172,6 +172,20 @@ def test_trace_of_a_caller_reaches_the_worker_though_nobody_records_spans(
         )
 
 
+def test_last_spans_are_sent_before_the_programs_end(
+    redis: Redis, redis_server: RedisServer, tmp_path: Path, collector: Collector
+) -> None:
+    never = collector.variables | {"OTEL_BSP_SCHEDULE_DELAY": "600000"}
+    with running(redis_server, tmp_path, never) as (address, worker):
+        job = httpx2.post(f"{address}/v1/jobs", json=body(steps=2), headers={"Prefer": "wait=60"}, timeout=90).json()
+        assert job["status"] == "completed", job
+        assert collector.spans() == []
+        worker.process.terminate()
+        assert worker.process.wait(60) == 0
+        assert {program for program, _ in collector.spans()} == {"adm-worker"}
+    assert "POST /v1/jobs" in {span.name for _, span in collector.spans()}
+
+
 @pytest.mark.parametrize("listens", [True, False])
 def test_jobs_are_completed_and_programs_stop_though_the_collector_hangs_or_is_away(
     redis: Redis, redis_server: RedisServer, tmp_path: Path, listens: bool
