@@ -25,6 +25,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 KERNELS := .venv/.kernels
 PEERS := build/peers
+PROMETHEUS := build/prometheus/usr/bin/prometheus
 CLIENTS := build/clients
 KEDA := build/keda
 
@@ -37,7 +38,7 @@ demo: install
 	$(BIN)/adm demo
 
 # Two at a time, each file on one of them: many tests wait for processes of theirs.
-test: check browser kubectl $(KERNELS)
+test: check browser kubectl $(PROMETHEUS) $(KERNELS)
 	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 chaos: export PYTEST_TIMEOUT = 3600
@@ -45,7 +46,7 @@ chaos: export PYTEST_TIMEOUT = 3600
 test-fast: install
 	$(BIN)/pytest -m "not slow and not browser and not process"
 
-coverage: browser kubectl $(KERNELS)
+coverage: browser kubectl $(PROMETHEUS) $(KERNELS)
 	@mkdir -p build
 	$(BIN)/pytest --cov --cov-report=term:skip-covered --cov-report=html:build/coverage
 
@@ -149,9 +150,18 @@ kubectl:
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends kubernetes-client >/dev/null; \
 	else echo "The tests of deploy/kubernetes need kubectl: sudo apt-get install kubernetes-client" >&2; exit 1; fi
 
+# Alerts and the dashboard are tried by a real Prometheus. Unpacked and not installed: installing Debian's package starts a
+# server that listens on all addresses. Nobody but apt-get knows where it is, and downloading needs no root.
+$(PROMETHEUS):
+	@command -v apt-get >/dev/null 2>&1 || { echo "The tests of alerts need Prometheus 2.42 or newer: \
+	put prometheus and promtool into $(@D)" >&2; exit 1; }
+	@if [ "$$(id -u)" = 0 ]; then apt-get update -qq; fi
+	mkdir -p build/prometheus
+	cd build/prometheus && apt-get download -qq prometheus && dpkg-deb --extract prometheus_*.deb . && rm prometheus_*.deb
+
 lock:
 	$(PYTHON) -m venv --clear build/lock
-	build/lock/bin/python -m pip install --quiet ".[compute,embedded,dev]" "setuptools>=77"
+	build/lock/bin/python -m pip install --quiet ".[compute,embedded,otel,dev]" "setuptools>=77"
 	sed -n '/^#/p' requirements.lock > build/requirements.lock
 	build/lock/bin/python -m pip freeze --all --exclude pip --exclude adm-serve \
 		| grep -vE '^(nvidia-|triton==|cuda-)' | sed -E 's/^(torch==[^+]*)\+.*/\1/' >> build/requirements.lock

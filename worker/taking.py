@@ -24,6 +24,7 @@ from jobs.queue.record import Record
 from jobs.queue.rubbish import JOB_ID, answers, matched
 from jobs.queue.soundness import is_readable
 from jobs.settings import Settings
+from tracing.propagation import trace_id_of
 from worker.queue_metrics import QueueMetrics
 
 log = structlog.get_logger("worker.taking")
@@ -47,11 +48,13 @@ class Claim:
     checkpoint: CheckpointRecord | None = None  # of an earlier attempt
     published: tuple[ImageRecord, ...] = ()  # by earlier attempts
     request_id: str = ""  # of the HTTP request that queued it
+    traceparent: str = ""  # of that request's trace
 
     @property
     def ids(self) -> dict[str, str]:
         """What log lines about it carry."""
-        return {"job_id": self.job_id} | ({"request_id": self.request_id} if self.request_id else {})
+        told = {"job_id": self.job_id, "request_id": self.request_id, "trace_id": trace_id_of(self.traceparent)}
+        return {name: value for name, value in told.items() if value}
 
 
 class Waits(Enum):
@@ -219,6 +222,7 @@ class Taker:
                 record.checkpoint,
                 tuple(record.images),
                 record.text("adm_request_id"),
+                record.text("adm_traceparent"),
             )
 
         claim = self._ledger.change(job_id, decide)

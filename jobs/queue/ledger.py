@@ -83,6 +83,7 @@ class Ledger(Transitions):
         cost_ms: int,
         body_digest: str,
         request_id: str,
+        traceparent: str = "",
         caller: Caller = ANONYMOUS,
     ) -> Record:
         """A job as it will be once `enqueue` or `submit` has queued it."""
@@ -98,6 +99,7 @@ class Ledger(Transitions):
             "adm_reckoned_seconds": "" if reckoned_seconds is None else reckoned_seconds,
             "adm_body": body_digest,
             "adm_request_id": request_id,
+            "adm_traceparent": traceparent,
             "adm_webhook_url": request.webhook_url or "",
             "adm_caller": caller.id,
             "adm_cost_ms": cost_ms,

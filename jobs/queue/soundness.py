@@ -88,6 +88,7 @@ READERS: Mapping[str, Callable[[str], object]] = {
     "adm_body": str,
     "adm_items": JOB_IDS.validate_json,
     "adm_request_id": str,
+    "adm_traceparent": str,
     "adm_webhook_url": matching(WEBHOOK_URL),
     "adm_caller": matching(CALLER_ID),
     "adm_cost_ms": at_most(MOST),
