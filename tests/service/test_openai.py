@@ -10,8 +10,10 @@ import httpx2
 import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
+from redis import Redis
 
 from jobs.contract.request import MAX_IMAGES
+from jobs.queue import keys
 from tests.jobs.samples import png
 from tests.service.conftest import ToyWorker
 from tests.worker.programs import eventually
@@ -127,10 +129,16 @@ def test_full_queue_is_an_internal_server_error_that_says_when_to_come_again(
     assert int(caught.value.response.headers["Retry-After"]) >= 1
 
 
-def test_stream_sends_partial_images_and_then_each_image(ai: OpenAI) -> None:
+def test_stream_sends_partial_images_and_then_each_image(
+    ai: OpenAI, worker: ToyWorker, client: httpx2.Client, redis: Redis
+) -> None:
+    worker.hold()
     stream = ai.images.generate(
         prompt="torus", n=2, stream=True, partial_images=3, extra_body={"steps": 1, "upsample": False}
     )
+    channel = keys.channel(newest_job(client)["id"])
+    eventually(lambda: redis.pubsub_numsub(channel)[0][1] > 0, "the stream hears of previews")  # which are not kept
+    worker.release()
     events = list(stream)
     assert [each.type for each in events] == ["image_generation.partial_image"] + ["image_generation.completed"] * 2
     assert [base64.b64decode(each.b64_json) for each in events] == [png(1), png(0), png(1)]
