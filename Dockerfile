@@ -16,7 +16,7 @@ ENV ADM_DATA=/data ADM_LOG_FORMAT=json PYTHONPATH=/app/client
 # The lock is a constraints file here: an image installs its part of it, at the very same versions. An editable install
 # is a path entry to /app, so the code can come in a later layer and a change of it installs nothing again.
 FROM base AS web
-RUN pip install --constraint requirements.lock --editable .
+RUN pip install --constraint requirements.lock --editable ".[otel]"
 COPY bulk bulk
 COPY cli cli
 COPY client client
@@ -25,6 +25,7 @@ COPY models models
 COPY pictures pictures
 COPY runfolder runfolder
 COPY service service
+COPY tracing tracing
 USER adm
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s \
@@ -40,7 +41,7 @@ COPY models models
 RUN python -c "import setuptools; setuptools.setup()" build_ext --inplace
 
 FROM base AS worker
-RUN pip install --constraint requirements.lock --editable ".[compute]"
+RUN pip install --constraint requirements.lock --editable ".[compute,otel]"
 COPY bulk bulk
 COPY cli cli
 COPY client client
@@ -51,7 +52,9 @@ COPY pictures pictures
 COPY datasets datasets
 COPY diffusion diffusion
 COPY engine engine
+COPY tracing tracing
 COPY worker worker
 COPY weights weights
 USER adm
+HEALTHCHECK --interval=15s --timeout=8s --start-period=120s CMD ["python", "-m", "worker.probe"]
 CMD ["adm", "worker"]

@@ -5,12 +5,13 @@
 #   make test-fast    the tests that need neither a process of ours nor a browser nor more than a second each
 #   make coverage    all tests again, and which lines they ran: a table, and pages under build/coverage
 #   make check    the same as make test, without the tests
-#   make chaos    hurt everything for minutes, and lose nothing; CHAOS_SEED, CHAOS_JOBS, CHAOS_SECONDS, CHAOS_KILLS
+#   make chaos    hurt everything for minutes, and lose nothing; CHAOS_SEED, CHAOS_JOBS, CHAOS_SECONDS, CHAOS_KILLS, CHAOS_STOPS
 #   make bench    ratios against the official way, a job at a time and the bare engine; into bench/results
 #   make test-gpu, make bench-gpu    tests and times of this machine's GPU, with GPU_PYTHON and the torch it has
 #   make gpu-day  both, and the neighbours' comparison, in ten minutes; OUT=folder of the results
 #   make test-peers    random settings beside diffusers, torch-fidelity, torchmetrics and, from OFFICIAL=folder, the official code
 #   make test-clients    clients that openapi-python-client and openapi-typescript generate compile and post a job; needs npm
+#   make test-keda    the autoscaling of deploy/kubernetes against KEDA's published schema; needs npm
 #   make golden   the reference cases under GOLDEN=tests/golden
 #   make paper    the paper's claims in small, PART=guidance for one of them; into bench/results/paper and docs/paper
 #   make judge    measure the demo stack and write weights/demo/judge.json
@@ -24,9 +25,11 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 KERNELS := .venv/.kernels
 PEERS := build/peers
+PROMETHEUS := build/prometheus/usr/bin/prometheus
 CLIENTS := build/clients
+KEDA := build/keda
 
-.PHONY: up demo test test-fast coverage check chaos bench test-gpu bench-gpu gpu-day test-peers test-clients golden paper judge install browser lock clean
+.PHONY: up demo test test-fast coverage check chaos bench test-gpu bench-gpu gpu-day test-peers test-clients test-keda golden paper judge install browser kubectl lock clean
 
 up: install
 	$(BIN)/adm up
@@ -35,7 +38,7 @@ demo: install
 	$(BIN)/adm demo
 
 # Two at a time, each file on one of them: many tests wait for processes of theirs.
-test: check browser $(KERNELS)
+test: check browser kubectl $(PROMETHEUS) $(KERNELS)
 	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 chaos: export PYTEST_TIMEOUT = 3600
@@ -43,7 +46,7 @@ chaos: export PYTEST_TIMEOUT = 3600
 test-fast: install
 	$(BIN)/pytest -m "not slow and not browser and not process"
 
-coverage: browser $(KERNELS)
+coverage: browser kubectl $(PROMETHEUS) $(KERNELS)
 	@mkdir -p build
 	$(BIN)/pytest --cov --cov-report=term:skip-covered --cov-report=html:build/coverage
 
@@ -54,7 +57,7 @@ check: install
 	$(BIN)/lint-imports
 
 chaos: install
-	CHAOS_JOBS=$${CHAOS_JOBS:-400} CHAOS_SECONDS=$${CHAOS_SECONDS:-240} CHAOS_KILLS=$${CHAOS_KILLS:-60} $(BIN)/pytest -s tests/chaos
+	CHAOS_JOBS=$${CHAOS_JOBS:-400} CHAOS_SECONDS=$${CHAOS_SECONDS:-240} CHAOS_KILLS=$${CHAOS_KILLS:-60} CHAOS_STOPS=$${CHAOS_STOPS:-80} $(BIN)/pytest -s tests/chaos
 
 bench: install
 	$(BIN)/python -m bench.engine
@@ -97,6 +100,15 @@ $(CLIENTS)/.installed: $(STAMP) tests/generated/requirements.txt tests/generated
 	npm install --prefix $(CLIENTS) --no-package-lock --silent
 	touch $@
 
+test-keda: $(KEDA)/.installed kubectl
+	$(BIN)/pytest -o addopts="--import-mode=importlib --strict-markers --strict-config" tests/keda
+
+$(KEDA)/.installed: $(STAMP) tests/keda/package.json
+	mkdir -p $(KEDA)
+	cp tests/keda/package.json $(KEDA)/
+	npm install --prefix $(KEDA) --no-package-lock --silent
+	touch $@
+
 golden: install
 	$(BIN)/python -m tests.golden_runner $(GOLDEN)
 
@@ -131,9 +143,25 @@ browser:
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
 	else echo "The tests of the web page need Chromium: sudo apt-get install chromium" >&2; exit 1; fi
 
+# The manifests' tests render them with any kubectl since 1.20, which is Debian's. No cluster is asked.
+kubectl:
+	@if command -v kubectl >/dev/null 2>&1; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends kubernetes-client >/dev/null; \
+	else echo "The tests of deploy/kubernetes need kubectl: sudo apt-get install kubernetes-client" >&2; exit 1; fi
+
+# Alerts and the dashboard are tried by a real Prometheus. Unpacked and not installed: installing Debian's package starts a
+# server that listens on all addresses. Nobody but apt-get knows where it is, and downloading needs no root.
+$(PROMETHEUS):
+	@command -v apt-get >/dev/null 2>&1 || { echo "The tests of alerts need Prometheus 2.42 or newer: \
+	put prometheus and promtool into $(@D)" >&2; exit 1; }
+	@if [ "$$(id -u)" = 0 ]; then apt-get update -qq; fi
+	mkdir -p build/prometheus
+	cd build/prometheus && apt-get download -qq prometheus && dpkg-deb --extract prometheus_*.deb . && rm prometheus_*.deb
+
 lock:
 	$(PYTHON) -m venv --clear build/lock
-	build/lock/bin/python -m pip install --quiet ".[compute,embedded,dev]" "setuptools>=77"
+	build/lock/bin/python -m pip install --quiet ".[compute,embedded,otel,dev]" "setuptools>=77"
 	sed -n '/^#/p' requirements.lock > build/requirements.lock
 	build/lock/bin/python -m pip freeze --all --exclude pip --exclude adm-serve \
 		| grep -vE '^(nvidia-|triton==|cuda-)' | sed -E 's/^(torch==[^+]*)\+.*/\1/' >> build/requirements.lock

@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import mean, median, quantiles
 from typing import Any
 
-from bench.simulate_load import MAX_ROWS, SHAPES, STEP_MS, STEPS, SimulatedJob, make_jobs, make_pipelines
+from bench.simulate_load import MAX_ROWS, STEP_MS, STEPS, SimulatedJob, make_jobs, make_pipelines
 from bench.turns import Line
 from engine.costs import StepCosts
 from engine.scheduler import Priority, Scheduler
@@ -30,7 +30,7 @@ from jobs.contract.request import PRIORITIES
 from jobs.contract.work import RUNNING, rank_of
 from jobs.queue.transitions import RATIOS_KEPT
 from jobs.views.estimate import Backlog, Estimator
-from jobs.views.fleet import Fleet
+from jobs.views.fleet import Fleet, StepMs
 from tests.jobs.samples import worker_info
 from worker.loop import QUEUE_DEPTH, QUEUE_DEPTH_AT_MOST
 from worker.taking import LOOK_AHEAD, line_of_next
@@ -56,9 +56,12 @@ class SimulatedWorker:
 class Simulation:
     """Events in order of time: a job arrives, a worker's step ends."""
 
-    def __init__(self, workers: int, pipelines: list[PipelineInfo], jobs: list[SimulatedJob]) -> None:
+    def __init__(
+        self, workers: int, pipelines: list[PipelineInfo], jobs: list[SimulatedJob], step_ms: StepMs = STEP_MS
+    ) -> None:
         names = tuple(each.id for each in pipelines)
-        self.workers = [SimulatedWorker(Scheduler(self._costs(names), MAX_ROWS)) for _ in range(workers)]
+        self.step_ms, self.names = step_ms, names
+        self.workers = [self._worker() for _ in range(workers)]
         self.queues: dict[Priority, dict[str, Line[SimulatedJob]]] = {
             priority: {name: Line() for name in names} for priority in PRIORITIES
         }
@@ -69,36 +72,39 @@ class Simulation:
         self.ratios: dict[str, deque[float]] = {name: deque(maxlen=RATIOS_KEPT) for name in names}
         infos = [worker_info(str(index), pipelines=names) for index in range(workers)]
         self.estimator = Estimator(
-            Fleet({each.id: each for each in pipelines}, tuple(infos), dict.fromkeys(names, STEP_MS))
+            Fleet({each.id: each for each in pipelines}, tuple(infos), dict.fromkeys(names, step_ms))
         )
-        self.events: list[tuple[float, int, SimulatedJob | SimulatedWorker]] = []
+        self.events: list[tuple[float, int, object]] = []
         self.order = count()  # of events at one time
         for job in jobs:
             self._at(job.arrives, job)
 
-    @staticmethod
-    def _costs(pipelines: tuple[str, ...]) -> StepCosts:
-        step_ms = {f"{name}/{stage}": by_shape for name in pipelines for stage, by_shape in STEP_MS.items()}
-        costs = StepCosts(dict.fromkeys(step_ms, SHAPES))
+    def _worker(self) -> SimulatedWorker:
+        step_ms = {f"{name}/{stage}": by_shape for name in self.names for stage, by_shape in self.step_ms.items()}
+        costs = StepCosts({stage: tuple(by_shape) for stage, by_shape in step_ms.items()})
         for stage, by_shape in step_ms.items():
             for shape, ms in by_shape.items():
                 costs.note(stage, shape, ms / 1000)
-        return costs
+        return SimulatedWorker(Scheduler(costs, MAX_ROWS))
 
-    def _at(self, when: float, what: SimulatedJob | SimulatedWorker) -> None:
+    def _at(self, when: float, what: object) -> None:
         heapq.heappush(self.events, (when, next(self.order), what))
 
     def run(self) -> None:
         while self.events:
             now, _, what = heapq.heappop(self.events)
-            if isinstance(what, SimulatedJob):
-                self._arrive(what)
-            else:
-                what.busy = False
-            # an idle worker takes at once; a busy one between two steps
-            for worker in self.workers if isinstance(what, SimulatedJob) else [what]:
-                if not worker.busy:
-                    self._go_on(worker, now)
+            self._happen(now, what)
+
+    def _happen(self, now: float, what: object) -> None:
+        ready = self.workers
+        if isinstance(what, SimulatedJob):
+            self._arrive(what)
+        elif isinstance(what, SimulatedWorker):
+            what.busy, ready = False, [what]
+        # an idle worker takes at once; a busy one between two steps
+        for worker in ready:
+            if not worker.busy:
+                self._go_on(worker, now)
 
     def _arrive(self, job: SimulatedJob) -> None:
         priority, pipeline = job.request.priority, job.request.model
@@ -126,7 +132,7 @@ class Simulation:
         if choice is None:
             return
         worker.busy = True
-        seconds = STEP_MS[choice.stage.rpartition("/")[2]][choice.row_shape] / 1000
+        seconds = self.step_ms[choice.stage.rpartition("/")[2]][choice.row_shape] / 1000
         worker.scheduler.moved(choice.keys)
         worker.steps += 1
         worker.rows += len(choice.keys)
@@ -177,7 +183,7 @@ class Simulation:
                     self._claim(worker, queue, job, now)
 
     def _claim(self, worker: SimulatedWorker, queue: Line[SimulatedJob], job: SimulatedJob, now: float) -> None:
-        job.claimed = now
+        job.claimed = job.claimed or now
         queue.leave(job, served=True)
         self._enter(worker, job)
 
@@ -185,11 +191,21 @@ class Simulation:
         priority = job.request.priority
         self._count(job, priority, -1)
         self._count(job, RUNNING, 1)
-        worker.jobs[job.id], job.images_left = job, job.request.num_rows
+        worker.jobs[job.id], job.images_left = job, len(job.left)
         steps = [(job.key_of(stage), evaluations) for stage, evaluations in job.evaluations.items()]
-        for index in range(job.request.num_rows):
-            worker.scheduler.enter((job.id, index), job.id, priority, steps)
-            worker.left[job.id, index] = sum(job.evaluations.values())
+        for index, left in job.left.items():
+            worker.scheduler.enter((job.id, index), job.id, priority, last(steps, left))
+            worker.left[job.id, index] = left
+
+
+def last(steps: list[tuple[str, int]], left: int) -> list[tuple[str, int]]:
+    """The last so many steps of an image, by stage."""
+    found: list[tuple[str, int]] = []
+    for stage, number in reversed(steps):
+        if taken := min(number, left):
+            found.insert(0, (stage, taken))
+            left -= taken
+    return found
 
 
 def summary(jobs: list[SimulatedJob], simulation: Simulation) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import json
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import mean
 
 from jobs.contract.pipelines import PipelineInfo
@@ -38,6 +38,10 @@ class SimulatedJob:
     ends: float = 0.0
     images_left: int = 0
     caller: str = ""
+    left: dict[int, int] = field(default_factory=dict)  # steps of each image that has not ended, while it is queued
+
+    def __post_init__(self) -> None:
+        self.left = self.left or dict.fromkeys(range(self.request.num_rows), sum(self.evaluations.values()))
 
     def key_of(self, stage: str) -> str:
         """The engine's key of one of its stages."""

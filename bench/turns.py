@@ -40,6 +40,12 @@ class Line(Generic[T]):
         self._ends[caller] = starts + share
         return place
 
+    def put_back(self, job: T, caller: str) -> None:
+        """Give a job that was served its place before all others, at no cost."""
+        starts = self._turns[self._jobs[0]].starts if self._jobs else 0.0
+        self._jobs.insert(0, job)
+        self._turns[job] = Turn(starts, caller, 0.0)
+
     def leave(self, job: T, *, served: bool) -> None:
         self._jobs.remove(job)
         turn = self._turns.pop(job)

@@ -38,7 +38,7 @@ def checks(settings: "Settings") -> "Iterator[Finding]":
     """Every check, quick ones first; those of a worker only where torch is installed."""
     from importlib.util import find_spec
 
-    from service.main import OTHER_FILES, usable_files
+    from service.serving import OTHER_FILES, usable_files
     from stack import host_checks
     from stack.redis_checks import check_redis
 

@@ -9,7 +9,7 @@ from jobs.callers.caller import ANONYMOUS, Caller
 from jobs.callers.quotas import Quotas
 from jobs.contract.errors import ErrorKind, FieldError, InvalidRequestError, RefusedError
 from jobs.contract.job import ImageRecord, Job, JobPage, JobStatus
-from jobs.contract.request import JobRequest
+from jobs.contract.request import PRIORITIES, JobRequest
 from jobs.queue import keys, rq_registries
 from jobs.queue.ledger import Ledger
 from jobs.queue.record import Record
@@ -182,6 +182,20 @@ class JobQueue:
     def backlogs(self, pipelines: Sequence[str]) -> Backlogs:
         """What is queued for pipelines."""
         return self._views.backlogs(pipelines)
+
+    def head_ages(self, pipelines: Sequence[str]) -> dict[tuple[str, str], float]:
+        """Seconds since the submission of the job that is next, by pipeline and priority; 0 where none is queued."""
+        lines = [(pipeline, priority) for pipeline in pipelines for priority in PRIORITIES]
+        with self._redis.pipeline(transaction=False) as pipe:
+            for line in lines:
+                pipe.lindex(rq_registries.queue_key(keys.queue(*line)), 0)
+            heads = [matched(JOB_ID, each or b"") for each in answers(pipe)]
+        records = self.records([Asked(head[0] if head else "", ANONYMOUS) for head in heads])
+        now = self.ledger.now()
+        return {
+            line: 0.0 if record is None else max(0.0, now - record.created_at)
+            for line, record in zip(lines, records, strict=True)
+        }
 
     def counts(self) -> dict[JobStatus, int]:
         """How many jobs there are, by status."""

@@ -65,6 +65,12 @@ class Settings(BaseSettings):
         description="address the service listens on; beyond loopback callers need keys, unless ADM_ALLOW_ANONYMOUS",
     )
     port: int = Field(default=8000, ge=0, le=65535, description="port the service listens on; 0 takes a free one")
+    service_processes: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="processes of the service that answer at one port; each has limits of its own",
+    )
     hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
         description="names beside localhost by which callers reach the service, separated by commas; * is any",

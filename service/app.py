@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
 
-from anyio.to_thread import current_default_thread_limiter
+from anyio import to_thread
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from starlette.middleware.cors import CORSMiddleware
@@ -30,30 +30,34 @@ from service import (
 from service.authentication import Authentication
 from service.metrics import Metrics
 from service.middleware import Requests
+from service.request_spans import RequestSpans
+from service.slot import ALONE, Slot
 from service.state import connect
+from tracing.recording import OFF, Tracing
 
 THREADS = 4  # more only fight for the interpreter: a call of the queue is short and mostly Python, 16 were slower
 DESCRIPTION = "Images from ADM diffusion models, batched step by step."
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: Settings, slot: Slot = ALONE, tracing: Tracing = OFF) -> FastAPI:
     """The service for one set of settings; connects when it starts, not here."""
     metrics = Metrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        current_default_thread_limiter().total_tokens = THREADS
-        service = connect(settings, metrics)
+        to_thread.current_default_thread_limiter().total_tokens = THREADS
+        service = connect(settings, metrics, slot)
         app.state.service = service
-        tasks = [
-            asyncio.create_task(service.hub.run()),
-            asyncio.create_task(service.upkeep.run()),
-            asyncio.create_task(service.webhooks.run()),
-        ]
+        tasks = [asyncio.create_task(service.hub.run())]
+        if slot.is_first:
+            tasks += [asyncio.create_task(service.upkeep.run()), asyncio.create_task(service.webhooks.run())]
+        if slot.count > 1:
+            tasks.append(asyncio.create_task(service.process_metrics.run()))
         yield
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await to_thread.run_sync(tracing.close)  # not after the server: it ends by the signal that stopped it
         await service.hub.close()
         await service.async_redis.aclose()
         service.redis.close()
@@ -88,6 +92,7 @@ def create_app(settings: Settings) -> FastAPI:
         Requests,
         metrics=metrics,
         settings=settings,
+        spans=RequestSpans(tracing),
         body_limits=dict.fromkeys(
             (routes_files.PREFIX, routes_requests.FROM_IMAGE, *routes_openai.FORMS),
             settings.max_upload_bytes + routes_files.MAX_FRAMING_BYTES,

@@ -2,14 +2,10 @@
 
 import contextlib
 import errno
-import gc
-import resource
 import socket
 import sys
 
 import structlog
-import uvicorn
-from fastapi import FastAPI
 from redis import Redis
 from redis.exceptions import RedisError
 
@@ -20,27 +16,13 @@ from jobs.queue.server import check_server, connect_redis
 from jobs.settings import Settings
 from jobs.storage.data_folder import keep_private
 from jobs.storage.images import ImageStore
-from service.app import create_app
-from service.protocol import Limits, limited
-from service.state import Service
+from service.processes import Processes
+from service.serving import serve
+from service.slot import ALONE
+from tracing import recording
+from tracing.recording import TracingError
 
-STOP_SECONDS = 5  # what is still being answered then is cut; streams and held answers end by themselves at once
 BACKLOG = 2048
-MANY_FILES = 65_536  # where the system sets no limit
-OTHER_FILES = 128  # that the process has open beside its callers' connections: to Redis and the store, modules, uploads
-
-
-class Server(uvicorn.Server):
-    """Lets go of held answers as soon as it is told to stop; a lifespan would hear of that when all are given."""
-
-    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
-        super().__init__(config)
-        self._app = app
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        service: Service = self._app.state.service
-        service.hub.stop()
-        await super().shutdown(sockets)
 
 
 def main() -> None:
@@ -48,49 +30,22 @@ def main() -> None:
     keep_private()
     try:
         settings = Settings.load()
+        recording.check()
         ImageStore(settings.store_address)  # one that cannot be used must fail here, in one line
         with connect_redis(settings.redis_address) as redis, contextlib.suppress(RedisError):  # it may start later
             check_server(redis)
             refuse_to_serve_nobody(settings, redis)
         listener = listen(settings)
-    except SettingsError as error:
+    except (SettingsError, TracingError) as error:
         print(f"adm service: {error}", file=sys.stderr)
         sys.exit(SETTINGS_STATUS)
     logs.configure(settings)
     host, port = listener.getsockname()[:2]
-    log = structlog.get_logger("service")
-    log.info("listening", host=host, port=port)
-    num_connections = min(settings.max_connections, usable_files() - OTHER_FILES)
-    if num_connections < settings.max_connections:
-        log.warning(
-            "few_files", max_connections=num_connections, asked=settings.max_connections, raise_with="ulimit -n"
-        )
-    app = create_app(settings)
-    config = uvicorn.Config(
-        app,
-        loop="uvloop",
-        http=limited(
-            Limits(
-                num_connections,
-                settings.max_connections_per_address,
-                settings.max_header_bytes,
-                settings.max_unread_bytes,
-                settings.client_seconds,
-            )
-        ),
-        ws="none",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=bool(settings.trusted_proxies),
-        forwarded_allow_ips=list(settings.trusted_proxies),
-        timeout_keep_alive=settings.keep_alive_seconds,
-        timeout_graceful_shutdown=STOP_SECONDS,
-    )
-    config.load()  # imports what is left to import
-    gc.collect()
-    gc.freeze()  # a full collection would look at the half million objects of modules: 65 ms, twice a second under load
-    Server(config, app).run(sockets=[listener])
+    structlog.get_logger("service").info("listening", host=host, port=port, processes=settings.service_processes)
+    if settings.service_processes == 1:
+        serve(settings, listener, ALONE)
+    else:
+        Processes(settings, listener).run()
 
 
 def refuse_to_serve_nobody(settings: Settings, redis: Redis) -> None:
@@ -100,14 +55,6 @@ def refuse_to_serve_nobody(settings: Settings, redis: Redis) -> None:
             f"ADM_HOST: {settings.host} is not loopback and there is no key; adm keys create makes one, "
             "ADM_ALLOW_ANONYMOUS=yes serves anybody"
         )
-
-
-def usable_files() -> int:
-    """Raise the number of files that the process may open to the most that it may set, and return it."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    usable = MANY_FILES if most == resource.RLIM_INFINITY else most
-    resource.setrlimit(resource.RLIMIT_NOFILE, (usable, most))
-    return usable
 
 
 def listen(settings: Settings) -> socket.socket:

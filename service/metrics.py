@@ -1,9 +1,9 @@
 """Metrics in Prometheus' text form: the service's own, the queue's, and what workers left in Redis."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 
 from jobs.contract.request import PRIORITIES
 from jobs.job_queue import JobQueue
+from jobs.storage.store_metrics import StoreMetrics
 from jobs.views.estimate import Estimator
 
 log = structlog.get_logger("service.metrics")
@@ -34,12 +35,18 @@ class Metrics:
             buckets=SECONDS,
             registry=self.registry,
         )
+        self.in_progress = Gauge(
+            "adm_http_requests_in_progress",
+            "Requests that are being answered, streams included",
+            registry=self.registry,
+        )
         self.submitted = Counter(
             "adm_jobs_submitted", "Jobs accepted", ("pipeline", "priority", "kind"), registry=self.registry
         )
         self.webhooks = Counter(
             "adm_webhook_attempts", "Attempts to deliver a webhook", ("event", "outcome"), registry=self.registry
         )
+        self.store = StoreMetrics(self.registry)
 
 
 class Families(Collector):
@@ -60,24 +67,24 @@ class Families(Collector):
         return iter(self._families.values())
 
 
-def own_text(metrics: Metrics) -> bytes:
-    """The service's metrics alone, for when Redis is away."""
+def own_text(labels: Mapping[str, str], own: str) -> bytes:
+    """The metrics of one process alone, for when Redis is unavailable."""
     families = Families()
-    families.add(metrics.registry.collect())
+    families.add(text_string_to_metric_families(own), **labels)
     families.add([gauge("adm_redis_up", "Redis can be reached", [], [((), 0)])])
     return generate_latest(families)
 
 
-def text(metrics: Metrics, queue: JobQueue) -> bytes:
-    """All metrics. Raises: redis.RedisError."""
+def text(processes: Iterable[tuple[Mapping[str, str], str]], queue: JobQueue) -> bytes:
+    """All metrics; `processes`: what each process of the service says, with its labels. Raises: redis.RedisError."""
     families = Families()
-    families.add(metrics.registry.collect())
     families.add(queue_families(queue))
-    for name, snapshot in queue.fleet.metrics().items():
+    workers = (({"worker": name}, snapshot) for name, snapshot in queue.fleet.metrics().items())
+    for labels, snapshot in (*processes, *workers):
         try:
-            families.add(list(text_string_to_metric_families(snapshot)), worker=name)
+            families.add(list(text_string_to_metric_families(snapshot)), **labels)
         except ValueError as error:
-            log.warning("not_understood", key="metrics", name=name, error=str(error)[:80])
+            log.warning("not_understood", key="metrics", **labels, error=str(error)[:80])
     return generate_latest(families)
 
 
@@ -89,6 +96,7 @@ def queue_families(queue: JobQueue) -> list[Metric]:
     estimator = Estimator(fleet)
     places = [(each, priority) for each in backlogs for priority in PRIORITIES]
     now = queue.ledger.now()
+    ages = queue.head_ages(sorted(fleet.pipelines))
     return [
         gauge("adm_redis_up", "Redis can be reached", [], [((), 1)]),
         gauge(
@@ -103,6 +111,12 @@ def queue_families(queue: JobQueue) -> list[Metric]:
             "Jobs queued",
             ["pipeline", "priority"],
             [((each.pipeline, priority), each.lengths[priority]) for each, priority in places],
+        ),
+        gauge(
+            "adm_queue_head_age_seconds",
+            "Time since the submission of the job that is next; 0 where none is queued",
+            ["pipeline", "priority"],
+            [(line, age) for line, age in ages.items()],
         ),
         gauge(
             "adm_queue_work_seconds",

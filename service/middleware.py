@@ -4,10 +4,11 @@ import asyncio
 import re
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from uuid import uuid4
 
 import structlog
+from opentelemetry.trace import INVALID_SPAN
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -21,7 +22,9 @@ from service.hosts import Hosts, is_same_origin
 from service.metrics import Metrics
 from service.problems import METHODS, RETRY_AFTER_SECONDS, problem, unavailable
 from service.protocol import client_of
+from service.request_spans import RequestSpans, describe
 from service.streams import BODIES, Body, send_bodies
+from tracing.propagation import current_traceparent, trace_id_of
 
 log = structlog.get_logger("service")
 
@@ -85,6 +88,16 @@ def too_large(max_bytes: int) -> str:
     return f"a body may have {max_bytes} bytes"
 
 
+def route_of(scope: Scope) -> str:
+    """The template of the route that a request matched."""
+    return getattr(scope.get("route"), "path", "unmatched")
+
+
+def shown_method(method: str) -> str:
+    """A method for metrics and spans: clients must not make up labels."""
+    return method if method in METHODS else "other"
+
+
 def without_body(send: Send) -> Send:
     """Send an answer's head alone, and end it there: a stream would never end by itself."""
     ended = False
@@ -103,9 +116,16 @@ def without_body(send: Send) -> Send:
 class Requests:
     """Outermost of our middlewares; plain ASGI, so that streams pass through untouched."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, settings: Settings, body_limits: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        settings: Settings,
+        spans: RequestSpans,
+        body_limits: Mapping[str, int],
+    ) -> None:
         """`body_limits`: bytes, by path, where others than MAX_BODY_BYTES apply."""
-        self._app, self._metrics, self._body_limits = app, metrics, body_limits
+        self._app, self._metrics, self._spans, self._body_limits = app, metrics, spans, body_limits
         self._hosts, self._root_path = Hosts(settings), settings.root_path
         self._origins = frozenset(settings.cors_origins)
         self._incoming = Incoming(settings.max_incoming_bytes)
@@ -119,9 +139,10 @@ class Requests:
         method = scope["method"]
         if method == "HEAD":  # RFC 9110, 9.3.2: answered as GET is, without the body
             scope, send = dict(scope, method="GET"), without_body(send)
-        given = Headers(scope=scope).get("x-request-id", "")
+        headers = Headers(scope=scope)
+        given, traceparent = headers.get("x-request-id", ""), headers.get("traceparent", "")
         request_id = given if REQUEST_ID.fullmatch(given) and not KEY.search(given) else uuid4().hex
-        began, status = time.perf_counter(), 0
+        began, status, is_told = time.perf_counter(), 0, scope["path"] not in QUIET_ROUTES
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status
@@ -132,7 +153,13 @@ class Requests:
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode()), *added]
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
+        with (
+            structlog.contextvars.bound_contextvars(request_id=request_id),
+            self._metrics.in_progress.track_inprogress(),
+            self._spans.span(shown_method(method), traceparent) if is_told else nullcontext(INVALID_SPAN) as span,
+        ):
+            if trace_id := trace_id_of(current_traceparent()):
+                structlog.contextvars.bind_contextvars(trace_id=trace_id)
             try:
                 if (refusal := self._refusal(Request(scope))) is not None:
                     await refusal(scope, receive, send_with_headers)
@@ -155,6 +182,7 @@ class Requests:
                 await answer(scope, receive, send_with_headers)
             finally:
                 self._record(scope, method, status, time.perf_counter() - began)
+                describe(span, shown_method(method), route_of(scope), status)
 
     def _inner_path(self, path: str) -> str:
         """The path below ADM_ROOT_PATH, whether the proxy has left that on or taken it off."""
@@ -193,8 +221,7 @@ class Requests:
         return self._body_limits.get(scope["path"], MAX_BODY_BYTES)
 
     def _record(self, scope: Scope, method: str, status: int, seconds: float) -> None:
-        route = getattr(scope.get("route"), "path", "unmatched")
-        label = method if method in METHODS else "other"  # clients must not make up labels
+        route, label = route_of(scope), shown_method(method)
         self._metrics.requests.labels(label, route, status).inc()
         self._metrics.seconds.labels(label, route).observe(seconds)
         if route not in QUIET_ROUTES:

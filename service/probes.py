@@ -14,7 +14,7 @@ from jobs.job_queue import JobQueue
 from jobs.queue.server import look
 from service import metrics
 from service.batches import Batches
-from service.metrics import Metrics
+from service.process_metrics import ProcessMetrics
 
 
 class PipelineHealth(BaseModel):
@@ -36,8 +36,8 @@ class Health(BaseModel):
 class Probes:
     """The looks; each in a thread of its own. For one event loop."""
 
-    def __init__(self, redis: Redis, queue: JobQueue, own_metrics: Metrics, default_model: str) -> None:
-        self._redis, self._queue, self._metrics, self._default_model = redis, queue, own_metrics, default_model
+    def __init__(self, redis: Redis, queue: JobQueue, processes: ProcessMetrics, default_model: str) -> None:
+        self._redis, self._queue, self._processes, self._default_model = redis, queue, processes, default_model
         self._lacks = Batches[bool, str | None](self._read_lacks)
         self._health = Batches[None, Health](lambda asked: [self._read_health()] * len(asked))
         self._text = Batches[None, bytes](lambda asked: [self._read_metrics()] * len(asked))
@@ -54,7 +54,7 @@ class Probes:
         return await self._health.ask(None)
 
     async def metrics_text(self) -> bytes:
-        """All metrics for Prometheus; without Redis those of this process."""
+        """All metrics for Prometheus; without Redis those of this process alone."""
         return await self._text.ask(None)
 
     def _read_lacks(self, asked: Sequence[bool]) -> list[str | None]:
@@ -89,6 +89,6 @@ class Probes:
 
     def _read_metrics(self) -> bytes:
         try:
-            return metrics.text(self._metrics, self._queue)
+            return metrics.text(self._processes.texts(), self._queue)
         except RedisError:
-            return metrics.own_text(self._metrics)  # what is left to tell matters most just then
+            return metrics.own_text(*self._processes.own_text())  # what is left to tell matters most just then

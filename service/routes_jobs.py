@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import structlog
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from opentelemetry import trace
 from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -27,6 +28,7 @@ from jobs.queue.submitting_items import ItemsSubmission
 from service.authentication import CallerDep
 from service.problems import documented, with_headers
 from service.state import Service, ServiceDep
+from tracing.propagation import current_traceparent
 
 log = structlog.get_logger("service.jobs")
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -120,9 +122,11 @@ async def queue_job(service: Service, body: JobRequest, idempotency_key: str | N
     """Queue the job of a request that is being answered. Raises: RefusedError."""
     refuse_key(idempotency_key)
     request_id = structlog.contextvars.get_contextvars()["request_id"]
-    submitted = await service.submissions.ask(Submission(body, caller, idempotency_key, request_id))
+    submission = Submission(body, caller, idempotency_key, request_id, current_traceparent())
+    submitted = await service.submissions.ask(submission)
     job = submitted.job
     structlog.contextvars.bind_contextvars(job_id=job.id)
+    trace.get_current_span().set_attribute("adm.job.id", job.id)
     count_submitted(service, submitted)
     return submitted
 
@@ -133,7 +137,7 @@ async def create_items(
     """Queue the jobs of a call, and answer at once or when all of them have ended."""
     refuse_key(idempotency_key)
     request_id = structlog.contextvars.get_contextvars()["request_id"]
-    submission = ItemsSubmission(body, caller, idempotency_key, request_id)
+    submission = ItemsSubmission(body, caller, idempotency_key, request_id, current_traceparent())
     submitted = await run_in_threadpool(service.queue.submit_items, submission)
     for each in submitted:
         count_submitted(service, each)

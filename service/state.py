@@ -26,6 +26,8 @@ from service.batches import Batches
 from service.hub import Hub
 from service.metrics import Metrics
 from service.probes import Probes
+from service.process_metrics import ProcessMetrics
+from service.slot import Slot
 from service.store_calls import StoreCalls
 from service.upkeep import Upkeep
 from service.webhooks import WebhookSender
@@ -44,6 +46,7 @@ class Service:
     webhooks: WebhookSender
     hub: Hub
     metrics: Metrics
+    process_metrics: ProcessMetrics
     decoding: CapacityLimiter  # processes that decode uploads
     store_calls: StoreCalls
     conversions: StoreCalls  # of images into other forms, one at a time: Pillow's decoder is not for two threads here
@@ -54,7 +57,7 @@ class Service:
     probes: Probes
 
 
-def connect(settings: Settings, metrics: Metrics) -> Service:
+def connect(settings: Settings, metrics: Metrics, slot: Slot) -> Service:
     """Everything the routes need; no connection is opened yet, so that the service starts without Redis too."""
     redis = connect_redis(settings.redis_address)
     async_redis = AsyncRedis.from_url(
@@ -63,10 +66,11 @@ def connect(settings: Settings, metrics: Metrics) -> Service:
         socket_timeout=SOCKET_SECONDS,
         socket_connect_timeout=SOCKET_SECONDS,
     )
-    images = ImageStore(settings.store_address, settings.store_timeout_seconds)
+    images = ImageStore(settings.store_address, settings.store_timeout_seconds, metrics.store.note)
     queue = JobQueue(redis, settings, images)
     sweeper = Sweeper(redis, queue.ledger, images, queue.files, settings.lease_seconds)
     retirement = Retirement(redis, queue.ledger, queue.fleet, settings.pipeline_retention_seconds)
+    process_metrics = ProcessMetrics(redis, metrics, slot)
     return Service(
         settings=settings,
         redis=redis,
@@ -77,6 +81,7 @@ def connect(settings: Settings, metrics: Metrics) -> Service:
         webhooks=WebhookSender(queue.webhooks, queue, settings, metrics),
         hub=Hub(async_redis),
         metrics=metrics,
+        process_metrics=process_metrics,
         decoding=CapacityLimiter(settings.decode_processes),
         store_calls=StoreCalls(settings.store_threads),
         conversions=StoreCalls(1, MOST_CONVERSIONS, busy="too many images are being made smaller or converted"),
@@ -84,7 +89,7 @@ def connect(settings: Settings, metrics: Metrics) -> Service:
         lookups=Batches(queue.get_all),
         records=Batches(queue.records),
         events=Batches(partial(read_events, redis)),
-        probes=Probes(redis, queue, metrics, settings.default_model),
+        probes=Probes(redis, queue, process_metrics, settings.default_model),
     )
 
 

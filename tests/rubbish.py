@@ -7,7 +7,7 @@ from jobs.queue import keys, rq_registries
 from jobs.queue.soundness import READERS
 
 NOT_UTF8 = b"\xff\xfe"
-PLAIN = ("adm_class_name", "adm_numerics", "adm_body", "adm_request_id", "worker_name")  # any text will do
+PLAIN = ("adm_class_name", "adm_numerics", "adm_body", "adm_request_id", "adm_traceparent", "worker_name")  # any text
 DAMAGE = {name: NOT_UTF8 if name in PLAIN else b"rubbish" for name in READERS}
 
 

@@ -20,6 +20,7 @@ from worker.checkpoints import Checkpoints
 from worker.errands import Errands
 from worker.held import Held
 from worker.job_run import JobRun
+from worker.job_spans import JobSpans
 from worker.plans import pipeline_of, plan_job, top_classes
 from worker.preparing import Preparation, Prepared, needs_preparing, prepare
 from worker.runs import Runs
@@ -33,9 +34,17 @@ THREADS = 2  # one slow object must not hold up all other jobs that start from p
 class Entering:
     """The jobs of a worker that are claimed and not in the engine yet. All methods are for the loop's thread."""
 
-    def __init__(self, held: Held, runs: Runs, checkpoints: Checkpoints, files: FileStore, errands: Errands) -> None:
+    def __init__(
+        self,
+        held: Held,
+        runs: Runs,
+        checkpoints: Checkpoints,
+        files: FileStore,
+        errands: Errands,
+        spans: JobSpans,
+    ) -> None:
         self._held, self._engine, self._runs = held, held.engine, runs
-        self._checkpoints, self._files, self._errands = checkpoints, files, errands
+        self._checkpoints, self._files, self._errands, self._spans = checkpoints, files, errands, spans
         self._threads = ThreadPoolExecutor(THREADS, "preparing")
         self._preparing: dict[str, Preparation] = {}  # by job
 
@@ -142,6 +151,7 @@ class Entering:
         except Exception as error:  # noqa: BLE001 - whatever these pictures break must stay their job's
             self._runs.blame(run.claim.job_id, error, "the classifier could not be asked about this job's images")
             return
+        self._spans.classified(stage.name, run.claim, len(pictures), seconds)
         usage = Usage(steps=len(pictures), device_seconds=round(seconds, 4))
         scores = [top_classes(each, pipeline.stack.class_names) for each in answers]
         self._runs.complete(run, [], usage, {"scores": scores})

@@ -16,6 +16,7 @@ from jobs.storage.images import ImageStore
 from worker.auditing import Numerics
 from worker.errands import Errands
 from worker.job_run import JobRun
+from worker.job_spans import JobSpans
 from worker.png import describe, encode
 from worker.storing import PatientStore, UnstorableError
 
@@ -44,13 +45,19 @@ class Filing:
         pipelines: Mapping[str, Pipeline],
         numerics: Numerics,
         errands: Errands,
+        spans: JobSpans,
         filed: Callable[[JobRun, Outcome], None],
     ) -> None:
         self._store, self._pipelines, self._numerics = PatientStore(store), pipelines, numerics
-        self._errands, self._filed = errands, filed
+        self._errands, self._spans, self._filed = errands, spans, filed
         self._thread = ThreadPoolExecutor(1, "filing")
         self._closing = False
         self._in_hand = 0
+
+    @property
+    def num_in_hand(self) -> int:
+        """Images and previews that are not encoded and stored yet."""
+        return self._in_hand
 
     @property
     def is_full(self) -> bool:
@@ -94,9 +101,11 @@ class Filing:
             stop_if_forgotten()
             self._store.check(time.monotonic() - handed_over_at)
             pipeline = self._pipelines[claim.request.model]
-            png = encode(pixels, describe(claim.request, index, pipeline, self._numerics.now))
+            with self._spans.part(claim, "encode", index):
+                png = encode(pixels, describe(claim.request, index, pipeline, self._numerics.now))
             waited = time.monotonic() - handed_over_at  # or a store that is away would cost each its own patience
-            return self._store.put_patiently(claim, index, png, stop_if_forgotten, waited)
+            with self._spans.part(claim, "store", index):
+                return self._store.put_patiently(claim, index, png, stop_if_forgotten, waited)
         except (UnavailableError, UnstorableError) as error:
             return error
         except ForgottenError:

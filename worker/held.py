@@ -29,6 +29,7 @@ class Held:
         """How things stand now, and the metrics of it as Prometheus reads them."""
         self.metrics.note_memory(next(iter(self.engine.stages.values())).device)
         self.metrics.in_flight.set(self.engine.rows_in_flight)
+        self.metrics.max_rows.set(self.engine.max_rows)
         info = self.info.model_copy(
             update={
                 "numerics": self.numerics.now,

@@ -23,6 +23,7 @@ from jobs.queue.availability import is_away
 from jobs.queue.rubbish import EXECUTION, answers, matched
 from jobs.queue.server import check_server
 from jobs.settings import Settings
+from worker.job_spans import JobSpans
 from worker.namesake import Process, keep_name, take_name
 from worker.results import REPEAT_SECONDS, Results
 from worker.stopping import Stopping
@@ -58,8 +59,10 @@ class Inbox(Results):
         registry: CollectorRegistry | None = None,
         process: Process | None = None,
         stopping: Stopping | None = None,
+        spans: JobSpans | None = None,
     ) -> None:
-        super().__init__(redis, settings, CollectorRegistry() if registry is None else registry, stopping or Stopping())
+        registry, stopping = CollectorRegistry() if registry is None else registry, stopping or Stopping()
+        super().__init__(redis, settings, registry, stopping, spans or JobSpans())
         self._name, self._pipelines = worker_name, tuple(pipelines)
         self._taker = Taker(redis, self._ledger, settings, worker_name, self._pipelines, self._metrics)
         self._process = process or Process.current()
@@ -122,6 +125,7 @@ class Inbox(Results):
         except RedisError as error:
             if not is_away(error):
                 raise
+            self._metrics.redis_unavailable.inc()
             log.warning("redis_away", error=str(error))
             if not commands:  # nobody is held up by this: the engine goes on, and results cannot be written either
                 time.sleep(max(REPEAT_SECONDS, min(1.0, deadline - time.monotonic())))
@@ -136,6 +140,7 @@ class Inbox(Results):
         try:
             return self._beat(info, metrics_text)
         except RedisError as error:  # rows in flight go on; the lease decides how long
+            self._metrics.redis_unavailable.inc()
             log.warning("heartbeat_failed", error=str(error))
             return []
 
@@ -229,6 +234,7 @@ class Inbox(Results):
                 self._release(stale)
             self._in_flight[claim.job_id] = claim
             self._reports.begin(claim)
+            self.spans.claimed(claim)
             commands.append(Submit(claim))
 
 

@@ -15,6 +15,7 @@ from engine.trajectory import ImageState
 from jobs.contract.errors import AdmError
 from jobs.contract.job import ImageRecord
 from jobs.contract.request import ResolvedRequest
+from jobs.queue.payload import fixed_form
 from worker.plans import JobPlan
 
 VERSION = 1  # of the format
@@ -143,4 +144,4 @@ def _image(tensors: Mapping[str, Tensor], index: int, stage_index: int, row: int
 
 def digest(request: ResolvedRequest) -> str:
     """Names a request by all that it says."""
-    return hashlib.sha256(request.model_dump_json().encode()).hexdigest()
+    return hashlib.sha256(fixed_form(request).encode()).hexdigest()

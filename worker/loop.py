@@ -56,14 +56,14 @@ class Worker:
 
     def __init__(self, held: Held, inbox: Inbox, store: ImageStore, files: FileStore, settings: Settings) -> None:
         self._held, self._engine, self._settings = held, held.engine, settings
-        numerics, errands = held.numerics, Errands()
+        numerics, errands, self._spans = held.numerics, Errands(), inbox.spans
         self._errands, self._queue = errands, QueueThread(inbox, errands)
         self._checkpoints = Checkpoints(
             held.engine, inbox, self._queue, errands, store, numerics, settings.checkpoint_seconds
         )
         self._runs = Runs(held.engine, inbox, self._queue, self._checkpoints, numerics)
-        self._entering = Entering(held, self._runs, self._checkpoints, files, errands)
-        self._filing = Filing(store, held.pipelines, numerics, errands, self._filed)
+        self._entering = Entering(held, self._runs, self._checkpoints, files, errands, self._spans)
+        self._filing = Filing(store, held.pipelines, numerics, errands, self._spans, self._filed)
         self._renewing = Renewing(inbox.extend, settings.lease_seconds, settings.step_timeout_seconds, self._hangs)
         self._auditing = Auditing(held.engine, held.audit, numerics, held.metrics)
         self._next_heartbeat = self._next_step_at = 0.0
@@ -202,6 +202,8 @@ class Worker:
             assert run is not None
             run.moved(trajectory, stage, seconds / rows)
             touched[trajectory.request.job_id] = run
+        if self._spans.are_on:
+            self._spans.stepped(stage, report, {job_id: run.claim for job_id, run in touched.items()})
         for job_id, error in report.failed.items():
             self._runs.blame(job_id, error, "the engine could not compute this job's images")
         shown = {key: (run, pixels) for key, pixels in report.previews.items() if (run := self._runs.of(key[0]))}
@@ -252,6 +254,7 @@ class Worker:
         if time.monotonic() < self._next_heartbeat:
             return
         self._next_heartbeat = time.monotonic() + self._settings.heartbeat_seconds
+        self._held.metrics.in_filing.set(self._filing.num_in_hand)
         self._queue.heartbeat(*self._held.tell(), self._drop)
 
     def _hangs(self, silent_seconds: float) -> None:

@@ -31,12 +31,16 @@ from jobs.settings import Settings
 from jobs.storage.data_folder import keep_private, open_data_folder
 from jobs.storage.files import FileStore
 from jobs.storage.images import ImageStore
+from jobs.storage.store_metrics import StoreMetrics
 from models.checkpoints.network_file import WeightsError
 from models.networks.precision import Precision, best_precision
+from tracing import recording
+from tracing.recording import TracingError
 from worker.auditing import Numerics
 from worker.compiling import choose_compiler
 from worker.held import Held
 from worker.inbox import Inbox
+from worker.job_spans import JobSpans
 from worker.loop import Worker
 from worker.metrics import StepMetrics
 from worker.namesake import Process
@@ -59,10 +63,11 @@ def main() -> None:
     try:
         settings = Settings.load()
         logs.configure(settings)
+        recording.check()
         run(settings)
     except (TakenNameError, UnavailableError) as error:
         sys.exit(f"adm worker: {error}")
-    except (SettingsError, UnknownPipelineError) as error:
+    except (SettingsError, UnknownPipelineError, TracingError) as error:
         print(f"adm worker: {error}", file=sys.stderr)
         sys.exit(SETTINGS_STATUS)
     except WeightsError as error:  # files may be put right, and memory become free
@@ -76,7 +81,7 @@ def run(settings: Settings) -> None:
     device = choose_device(settings.device)
     use_host(settings)
     name = settings.name_of_worker(f"{device.type}-{device.index or 0}")
-    store = ImageStore(settings.store_address, settings.store_timeout_seconds)
+    ImageStore(settings.store_address)  # one that cannot be used must fail before minutes of loading
     open_data_folder(settings)
     with hold_name(settings.run_dir, name) as lock:
         log.info("loading", worker=name, device=str(device), pipelines=list(settings.pipelines))
@@ -90,7 +95,9 @@ def run(settings: Settings) -> None:
         gc.freeze()  # a full collection would look at all that was loaded, between two steps, for 0.1 s and more
         redis = connect_redis(settings.redis_address)
         infos = [offer(pipeline) for pipeline in held.pipelines.values()]
-        inbox = Inbox(redis, settings, name, infos, held.registry, Process.current(lock), stopping)
+        tracing = recording.start("worker", **{"service.instance.id": name})
+        spans = JobSpans(tracing)
+        inbox = Inbox(redis, settings, name, infos, held.registry, Process.current(lock), stopping, spans)
         try:
             open_inbox(inbox, stopping)
         except InterruptedStartError:
@@ -99,8 +106,11 @@ def run(settings: Settings) -> None:
         log.info(
             "ready", worker=name, device=held.info.device, pipelines=list(held.pipelines), numerics=held.info.numerics
         )
+        observe = StoreMetrics(held.registry).note
+        store = ImageStore(settings.store_address, settings.store_timeout_seconds, observe)
         Worker(held, inbox, store, FileStore(redis, settings, store.objects), settings).run(stopping)
         inbox.close()
+        tracing.close()
         log.info("stopped", worker=name)
 
 

@@ -29,5 +29,8 @@ class QueueMetrics:
             ("pipeline", "cause"),
             registry=registry,
         )
+        self.redis_unavailable = Counter(
+            "adm_redis_unavailable", "Calls of the queue that Redis did not answer", registry=registry
+        )
         self.images = Counter("adm_images", "Images of completed jobs", ("pipeline",), registry=registry)
         self.fenced = Counter("adm_job_results_fenced", "Results refused: the claim was lost", registry=registry)

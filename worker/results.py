@@ -18,6 +18,7 @@ from jobs.queue.events import EventKind, Preview, publish
 from jobs.queue.ledger import Ledger
 from jobs.queue.record import Record
 from jobs.settings import Settings
+from worker.job_spans import RELEASED, JobSpans
 from worker.queue_metrics import QueueMetrics
 from worker.reports import Reports
 from worker.stopping import Stopping
@@ -35,7 +36,10 @@ class Results:
     longer than the drain; then the claim counts as lost, and the lease gives the job to others.
     """
 
-    def __init__(self, redis: Redis, settings: Settings, registry: CollectorRegistry, stopping: Stopping) -> None:
+    def __init__(
+        self, redis: Redis, settings: Settings, registry: CollectorRegistry, stopping: Stopping, spans: JobSpans
+    ) -> None:
+        self.spans = spans
         self._redis, self._settings, self._stopping = redis, settings, stopping
         self._ledger = Ledger(redis, settings.retention_seconds, settings.worker_deaths_alone)
         self._metrics = QueueMetrics(registry)
@@ -106,6 +110,7 @@ class Results:
         completed = self._fenced(claim, write, JobStatus.COMPLETED)
         if completed:
             self._metrics.images.labels(claim.request.model).inc(len(images))
+        self.spans.used(claim, usage)
         self._finish(claim, JobStatus.COMPLETED if completed else None)
         return completed
 
@@ -191,6 +196,7 @@ class Results:
             except RedisError as error:
                 if not is_away(error):
                     raise
+                self._metrics.redis_unavailable.inc()
                 now = time.monotonic()
                 self._away_since = now if self._away_since is None else self._away_since
                 drained_by = self._stopping.asked_at + self._settings.drain_seconds
@@ -205,6 +211,7 @@ class Results:
 
     def _finish(self, claim: Claim, status: JobStatus | None) -> None:
         """Forget a claim; `status` is how the job ended, if it did and by us."""
+        self.spans.ended(claim, RELEASED if status is None else status.value)
         self._release(claim)
         if status is None:
             log.info("released", **claim.ids)
@@ -217,3 +224,4 @@ class Results:
         if self._in_flight.get(claim.job_id) is claim:
             del self._in_flight[claim.job_id]
         self._reports.end(claim)
+        self.spans.ended(claim, RELEASED)  # where the claim was lost, and nothing was to be written

@@ -1,6 +1,7 @@
 """Taking jobs from the queues: which is next, whether it fits, and the claim that makes it this worker's."""
 
 import json
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,15 +19,18 @@ from jobs.contract.pipelines import PipelineInfo
 from jobs.contract.request import PRIORITIES, Priority, ResolvedRequest
 from jobs.queue import keys, rq_registries
 from jobs.queue.ledger import Ledger
-from jobs.queue.record import BadPayloadError, Record
+from jobs.queue.payload import BadPayloadError, NewerPayloadError
+from jobs.queue.record import Record
 from jobs.queue.rubbish import JOB_ID, answers, matched
 from jobs.queue.soundness import is_readable
 from jobs.settings import Settings
+from tracing.propagation import trace_id_of
 from worker.queue_metrics import QueueMetrics
 
 log = structlog.get_logger("worker.taking")
 
 LOOK_AHEAD = 32  # jobs from each end of a queue in which others wait for room
+LOOK_AGAIN_SECONDS = 60.0  # at jobs that were left to newer workers
 TURN = int(PATIENCE["low"] / PATIENCE["normal"])  # claims of which one is the next lower priority's
 
 
@@ -44,11 +48,13 @@ class Claim:
     checkpoint: CheckpointRecord | None = None  # of an earlier attempt
     published: tuple[ImageRecord, ...] = ()  # by earlier attempts
     request_id: str = ""  # of the HTTP request that queued it
+    traceparent: str = ""  # of that request's trace
 
     @property
     def ids(self) -> dict[str, str]:
         """What log lines about it carry."""
-        return {"job_id": self.job_id} | ({"request_id": self.request_id} if self.request_id else {})
+        told = {"job_id": self.job_id, "request_id": self.request_id, "trace_id": trace_id_of(self.traceparent)}
+        return {name: value for name, value in told.items() if value}
 
 
 class Waits(Enum):
@@ -56,6 +62,7 @@ class Waits(Enum):
 
     FOR_ROOM = auto()
     TO_BE_ALONE = auto()
+    FOR_NEWER_WORKER = auto()
 
 
 @dataclass(frozen=True)
@@ -86,6 +93,8 @@ class Taker:
         self._redis, self._ledger, self._settings, self._name = redis, ledger, settings, worker_name
         self._pipelines, self._metrics = tuple(pipelines), metrics
         self._claimed: Counter[Priority] = Counter()  # from the heads
+        self._left: set[str] = set()  # jobs that only newer workers understand, as found in the last LOOK_AGAIN_SECONDS
+        self._looks_again_at = 0.0
 
     def take(self, room: int, spare: int, would_run: WouldRun, in_flight: Mapping[str, Claim]) -> Iterator[Claim]:
         """Claim jobs for so many images, high priority first; then, into `spare`, those that would run at once.
@@ -101,7 +110,7 @@ class Taker:
                 return
             if claim is Waits.FOR_ROOM:
                 break
-            if claim is not None:
+            if isinstance(claim, Claim):
                 self._claimed[claim.request.priority] += 1
                 room -= claim.request.num_rows
                 yield claim
@@ -138,14 +147,21 @@ class Taker:
             for *_, job_id in found:
                 pipe.hget(rq_registries.job_key(job_id), "adm_work")
             told = zip(found, answers(pipe), strict=True)
-            return [(*each, json.loads(work)) for each, work in told if work and is_readable("adm_work", work)]
+            readable = [(each, work) for each, work in told if work and is_readable("adm_work", work)]
+            return [(*each, json.loads(work)) for each, work in readable if each[2] not in self._left]
 
     def _heads(self, most: int) -> Iterator[tuple[str, str]]:
-        """The jobs that are next, each with its queue; pipelines of one priority take turns."""
+        """The jobs that are next, each with its queue; pipelines of one priority take turns.
+
+        Jobs left to newer workers are passed over, so that they hold up no job behind them.
+        """
+        if time.monotonic() > self._looks_again_at:
+            self._looks_again_at = time.monotonic() + LOOK_AGAIN_SECONDS
+            self._left.clear()
         queues = [[keys.queue(each.id, priority) for each in self._in_turn(priority)] for priority in PRIORITIES]
         with self._redis.pipeline(transaction=False) as pipe:
             for queue in chain(*queues):
-                pipe.lrange(rq_registries.queue_key(queue), 0, most - 1)
+                pipe.lrange(rq_registries.queue_key(queue), 0, most + len(self._left) - 1)
             entries = dict(zip(chain(*queues), answers(pipe), strict=True))
         lines = []
         for one_priority in queues:
@@ -154,7 +170,8 @@ class Taker:
         while lines := [line for line in lines if line]:
             queue, entry = lines[line_of_next(self._claimed.total(), len(lines))].popleft()
             if matched(JOB_ID, entry):
-                yield queue, entry.decode()
+                if (job_id := entry.decode()) not in self._left:
+                    yield queue, job_id
             else:
                 log.warning("rubbish_in_queue", queue=queue, entry=repr(entry[:80]))
                 self._redis.lrem(rq_registries.queue_key(queue), 0, entry)
@@ -179,6 +196,10 @@ class Taker:
                 return None
             try:
                 request = record.request()
+            except NewerPayloadError as error:
+                log.warning("left_to_newer_worker", job_id=job_id, why=str(error))
+                self._left.add(job_id)
+                return Waits.FOR_NEWER_WORKER
             except BadPayloadError as error:
                 log.warning("bad_payload", job_id=job_id, error=str(error))
                 self._ledger.fail(pipe, record, FailureKind.BAD_PAYLOAD, str(error))
@@ -201,6 +222,7 @@ class Taker:
                 record.checkpoint,
                 tuple(record.images),
                 record.text("adm_request_id"),
+                record.text("adm_traceparent"),
             )
 
         claim = self._ledger.change(job_id, decide)

@@ -111,7 +111,9 @@ class Job(View):
         description="while it waits: when it will be given up; while it runs: until when it is kept at least; "
         "once it has ended: when it and its images go"
     )
-    request: ResolvedRequest | None = Field(description="null only if it cannot be read; the job will fail, or has")
+    request: ResolvedRequest | None = Field(
+        description="null only if it cannot be read: the job will fail, or has, or waits for a newer worker"
+    )
     progress: JobProgress
     queue: QueueInfo | None = Field(description="null once started")
     images: list[ImageView]

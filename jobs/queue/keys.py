@@ -82,6 +82,11 @@ def worker_metrics(name: str) -> str:
     return f"adm:worker-metrics:{name}"
 
 
+def service_metrics(service: str, index: int) -> str:
+    """Metrics of one process of a service, in Prometheus' text form."""
+    return f"adm:service-metrics:{service}:{index}"
+
+
 def events(job_id: str) -> str:
     """Stream of a job's events."""
     return f"adm:events:{job_id}"

@@ -21,7 +21,8 @@ from jobs.contract.work import RUNNING
 from jobs.queue import keys, rq_registries
 from jobs.queue.deaths import DEATHS_ALONE, MANY_ALONE
 from jobs.queue.mending import mend
-from jobs.queue.record import PAYLOAD_VERSION, Record
+from jobs.queue.payload import payload_of
+from jobs.queue.record import Record
 from jobs.queue.rubbish import EXECUTION, JOB_ID, answers, is_wrong_type, matched
 from jobs.queue.soundness import QUEUE, damage_of
 from jobs.queue.transaction import commit
@@ -82,13 +83,15 @@ class Ledger(Transitions):
         cost_ms: int,
         body_digest: str,
         request_id: str,
+        traceparent: str = "",
         caller: Caller = ANONYMOUS,
     ) -> Record:
         """A job as it will be once `enqueue` or `submit` has queued it."""
         now = self.now()
-        payload = {"version": PAYLOAD_VERSION, "request": request.model_dump()}
         queue, description = keys.queue(request.model, request.priority), describe(request, class_name)
-        fields = rq_registries.new_job(self.redis, job_id, queue, payload, description, self.retention_seconds) | {
+        fields = rq_registries.new_job(
+            self.redis, job_id, queue, payload_of(request), description, self.retention_seconds
+        ) | {
             "adm_created_at": now,
             "adm_expires_at": now + request.expires_in,
             "adm_class_name": class_name or "",
@@ -96,6 +99,7 @@ class Ledger(Transitions):
             "adm_reckoned_seconds": "" if reckoned_seconds is None else reckoned_seconds,
             "adm_body": body_digest,
             "adm_request_id": request_id,
+            "adm_traceparent": traceparent,
             "adm_webhook_url": request.webhook_url or "",
             "adm_caller": caller.id,
             "adm_cost_ms": cost_ms,

@@ -17,7 +17,8 @@ from jobs.contract.job import JobStatus
 from jobs.contract.request import ResolvedRequest
 from jobs.contract.work import work_of
 from jobs.queue import keys, rq_registries
-from jobs.queue.record import BadPayloadError, Record
+from jobs.queue.payload import BadPayloadError
+from jobs.queue.record import Record
 from jobs.queue.rubbish import EXECUTION, INDEX_MEMBER, matched
 from jobs.queue.soundness import QUEUE, damage_of
 

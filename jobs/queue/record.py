@@ -1,21 +1,17 @@
 """A job as it lies in Redis: RQ's hash with our fields in it, prefixed by `adm_`."""
 
 import json
-import zlib
 from dataclasses import dataclass
 from typing import Any, cast
 
 from pydantic import ValidationError
 from rq.job import JobStatus as RqStatus
 
-from jobs.contract.errors import AdmError
 from jobs.contract.job import CheckpointRecord, ImageRecord, ImageView, JobError, JobStatus, Progress, Usage
 from jobs.contract.request import Priority, ResolvedRequest
 from jobs.queue import keys
 from jobs.queue.deaths import Deaths
-
-PAYLOAD_VERSION = 1
-MAX_PAYLOAD_BYTES = 16 << 20  # what is more is no JSON by that; a few bytes may stand for gigabytes
+from jobs.queue.payload import read_payload
 
 STATUS_OF_RQ = {
     RqStatus.CREATED: JobStatus.QUEUED,
@@ -30,10 +26,6 @@ STATUS_OF_RQ = {
     RqStatus.STOPPED: JobStatus.CANCELLED,
     RqStatus.CANCELED: JobStatus.CANCELLED,
 }
-
-
-class BadPayloadError(AdmError):
-    """What a job carries cannot be read as a request."""
 
 
 @dataclass(frozen=True)
@@ -193,18 +185,9 @@ class Record:
     def request(self) -> ResolvedRequest:
         """The request it carries.
 
-        Raises: BadPayloadError for anything but the JSON that this version of the project writes.
+        Raises: NewerPayloadError, BadPayloadError (`jobs.queue.payload`).
         """
-        try:
-            payload: Any = json.loads(zlib.decompressobj().decompress(self.fields[b"data"], MAX_PAYLOAD_BYTES))
-            _, _, _, kwargs = payload  # RQ's call: function, instance, arguments, keyword arguments
-            if kwargs["version"] != PAYLOAD_VERSION:
-                raise BadPayloadError(f"written by version {kwargs['version']!r}, read by {PAYLOAD_VERSION}")
-            return ResolvedRequest.model_validate(kwargs["request"])
-        except ValidationError as error:
-            raise BadPayloadError(f"not a request: {error.error_count()} wrong fields") from error
-        except (zlib.error, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise BadPayloadError("not a request in JSON") from error
+        return read_payload(self.fields.get(b"data", b""))
 
     def image_view(self, image: ImageRecord, request: ResolvedRequest, root_path: str) -> ImageView:
         """One of its images as clients see it, of a service that is published under a path."""

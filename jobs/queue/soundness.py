@@ -5,9 +5,9 @@ The payload is not among them, no checkpoint and no progress: what reads these d
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, StringConstraints, TypeAdapter
 from rq.job import JobStatus as RqStatus
 
 from jobs.callers.keyring import CALLER_ID
@@ -23,7 +23,8 @@ QUEUE = re.compile(rf"{keys.QUEUE_PREFIX}.+:(?:{'|'.join(PRIORITIES)})", re.DOTA
 TOKEN = re.compile(r"[0-9a-f]{32}")
 FLAG = re.compile("1")
 WEBHOOK_URL = re.compile(r"https?://[!-~]+")
-WORK = TypeAdapter(dict[Literal["base", "upsample"], Annotated[int, Field(ge=0, le=MOST, strict=True)]])
+STAGE = Annotated[str, StringConstraints(pattern="^[a-z0-9_-]{1,32}$")]  # a newer version may have more of them
+WORK = TypeAdapter(dict[STAGE, Annotated[int, Field(ge=0, le=MOST, strict=True)]])
 IMAGES = TypeAdapter(list[ImageRecord])
 RESULTS = TypeAdapter(dict[str, Any])
 JOB_IDS = TypeAdapter(list[Annotated[str, Field(pattern=f"^{JOB_ID.pattern}$")]])
@@ -87,6 +88,7 @@ READERS: Mapping[str, Callable[[str], object]] = {
     "adm_body": str,
     "adm_items": JOB_IDS.validate_json,
     "adm_request_id": str,
+    "adm_traceparent": str,
     "adm_webhook_url": matching(WEBHOOK_URL),
     "adm_caller": matching(CALLER_ID),
     "adm_cost_ms": at_most(MOST),

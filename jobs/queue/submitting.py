@@ -44,6 +44,7 @@ class Submission(NamedTuple):
     caller: Caller  # has no default, so that no route forgets whose the job is
     idempotency_key: str | None = None
     request_id: str = ""  # of the HTTP request, for the worker's log
+    traceparent: str = ""  # of its trace, which the worker continues
 
 
 class Submitted(NamedTuple):
@@ -227,6 +228,7 @@ class Submitter:
             cost_ms=cost_ms,
             body_digest=order.body_digest,
             request_id=order.submission.request_id,
+            traceparent=order.submission.traceparent,
             caller=caller,
         )
         return Draft(record, request, backlog, reckoned)

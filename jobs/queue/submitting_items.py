@@ -20,6 +20,7 @@ class ItemsSubmission(NamedTuple):
     caller: Caller
     idempotency_key: str | None = None
     request_id: str = ""
+    traceparent: str = ""  # of its trace, which the workers continue
 
 
 class ItemsSubmitter(Submitter):
@@ -52,7 +53,7 @@ class ItemsSubmitter(Submitter):
         """An order for each item. Raises: InvalidRequestError, with the wrong fields of all of them."""
         orders, wrong = list[Order](), list[FieldError]()
         for place, request in enumerate(submission.items.requests):
-            item = Submission(request, submission.caller, None, submission.request_id)
+            item = Submission(request, submission.caller, None, submission.request_id, submission.traceparent)
             try:
                 orders.append(self._order(uuid4().hex if place else first_id, item, digest))
             except InvalidRequestError as error:

@@ -14,7 +14,7 @@ from uuid import uuid4
 from jobs.contract.errors import ErrorKind, RefusedError, UnavailableError
 from jobs.contract.job import CheckpointRecord, ImageRecord
 from jobs.settings import STORE_TIMEOUT_SECONDS
-from jobs.storage.store import ObjectStore
+from jobs.storage.store import ObjectStore, Observe, unobserved
 
 ROOT = "jobs"
 PROBE = "probe"  # stands for a job in the keys of what `takes` stores for a moment
@@ -35,9 +35,11 @@ class StoredImage:
 class ImageStore:
     """PNG files by job, execution and index. Raises UnavailableError when the store cannot be reached."""
 
-    def __init__(self, address: str, timeout_seconds: float = STORE_TIMEOUT_SECONDS) -> None:
+    def __init__(
+        self, address: str, timeout_seconds: float = STORE_TIMEOUT_SECONDS, observe: Observe = unobserved
+    ) -> None:
         """Raises: SettingsError for an address that no store can be made of."""
-        self.objects = ObjectStore(address, timeout_seconds)
+        self.objects = ObjectStore(address, timeout_seconds, observe)
 
     def put(self, job_id: str, execution_id: str, index: int, png: bytes) -> ImageRecord:
         """Store an image; nobody sees it before its record is published."""

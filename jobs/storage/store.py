@@ -2,7 +2,9 @@
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -28,6 +30,14 @@ CLOCK = "clock"  # folder of objects whose date alone is read
 UNFINISHED = re.compile(r"#\d+$")  # of the file that object_store writes before it renames it
 
 
+Observe = Callable[[str, str, float], None]
+"""Gets of each call its operation (put, get, has, delete), its outcome (ok, missing, failed) and its seconds."""
+
+
+def unobserved(operation: str, outcome: str, seconds: float) -> None:
+    """Do nothing with what nobody measures."""
+
+
 @dataclass(frozen=True)
 class StoredObject:
     """One object of the store, as a listing shows it."""
@@ -43,8 +53,11 @@ class ObjectStore:
     (one request a key) and `list` (one a thousand objects).
     """
 
-    def __init__(self, address: str, timeout_seconds: float = STORE_TIMEOUT_SECONDS) -> None:
+    def __init__(
+        self, address: str, timeout_seconds: float = STORE_TIMEOUT_SECONDS, observe: Observe = unobserved
+    ) -> None:
         """Raises: SettingsError for an address that no store can be made of."""
+        self._observe = observe
         try:
             self._folder = None if "://" in address else Path(address)
             if self._folder is None:
@@ -58,14 +71,16 @@ class ObjectStore:
         """Store an object, in place of one that has the key."""
         try:
             # In one request: in parts, each part would have the timeout of a call.
-            obstore.put(self._store, key, data, use_multipart=False)
+            with self._observed("put"):
+                obstore.put(self._store, key, data, use_multipart=False)
         except (BaseError, FileNotFoundError) as error:  # the latter where there is no such bucket
             raise UnavailableError(f"the image store did not take an image: {type(error).__name__}") from error
 
     def get(self, key: str) -> bytes:
         """An object's bytes. Raises: FileNotFoundError when it is gone."""
         try:
-            return bytes(obstore.get(self._store, key).bytes())
+            with self._observed("get"):
+                return bytes(obstore.get(self._store, key).bytes())
         except FileNotFoundError:
             raise
         except BaseError as error:
@@ -73,7 +88,8 @@ class ObjectStore:
 
     def has(self, key: str) -> bool:
         try:
-            obstore.head(self._store, key)
+            with self._observed("has"):
+                obstore.head(self._store, key)
         except FileNotFoundError:
             return False
         except BaseError as error:
@@ -84,7 +100,8 @@ class ObjectStore:
         """Remove objects; one that has gone already is no error."""
         for key in keys:
             try:
-                obstore.delete(self._store, key)
+                with self._observed("delete"):
+                    obstore.delete(self._store, key)
             except FileNotFoundError:
                 continue
             except BaseError as error:
@@ -110,6 +127,18 @@ class ObjectStore:
             raise UnavailableError(f"the image store cannot be read: {type(error).__name__}") from error
         finally:
             self.delete([key])
+
+    @contextmanager
+    def _observed(self, operation: str) -> Iterator[None]:
+        began, outcome = time.perf_counter(), "failed"
+        try:
+            yield
+            outcome = "ok"
+        except FileNotFoundError:
+            outcome = "missing"
+            raise
+        finally:
+            self._observe(operation, outcome, time.perf_counter() - began)
 
     def remove_unfinished(self, before: datetime) -> int:
         """Remove what killed writers left half-written in a folder, where no listing shows it; returns how many.

@@ -14,7 +14,8 @@ from jobs.contract.job import ImageView, Job, JobProgress, JobStatus, QueueInfo
 from jobs.contract.request import PRIORITIES, ResolvedRequest
 from jobs.contract.work import evaluations_of
 from jobs.queue import keys, rq_registries
-from jobs.queue.record import BadPayloadError, Record
+from jobs.queue.payload import BadPayloadError
+from jobs.queue.record import Record
 from jobs.queue.rubbish import answers
 from jobs.views.estimate import Backlog, Backlogs, Estimator
 from jobs.views.fleet import Fleet, FleetReader
@@ -155,7 +156,7 @@ def progress_of(record: Record, request: ResolvedRequest | None, text: bytes | N
 
 
 def readable_request(record: Record) -> ResolvedRequest | None:
-    """What the job asks for; None when that cannot be read, which its worker will find too, and fail it."""
+    """What the job asks for; None when this version cannot read it: a worker fails or leaves it."""
     try:
         return record.request()
     except BadPayloadError:

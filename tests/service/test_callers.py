@@ -21,9 +21,11 @@ from jobs.settings import Settings
 from service.hosts import Hosts, is_same_origin
 from service.metrics import Metrics
 from service.middleware import Requests
+from service.request_spans import RequestSpans
 from tests.jobs.samples import DEMO, png
 from tests.service.conftest import ROOT, ToyWorker, body, running_service
 from tests.service.test_jobs import is_problem
+from tracing.recording import OFF
 
 
 @pytest.mark.parametrize(
@@ -257,7 +259,7 @@ def test_request_that_the_stop_of_the_service_cuts_is_answered() -> None:
         sent.append(message)
 
     async def scenario() -> None:
-        requests = Requests(app, Metrics(), Settings(), {})
+        requests = Requests(app, Metrics(), Settings(), RequestSpans(OFF), {})
         scope = {"type": "http", "method": "GET", "path": "/", "headers": [(b"host", b"localhost")], "client": None}
         task = asyncio.create_task(requests(scope | {"query_string": b""}, receive, send))
         await asyncio.sleep(0)

@@ -10,6 +10,8 @@ from jobs.settings import Settings
 from jobs.storage.images import ImageStore
 from service.metrics import Metrics
 from service.probes import Probes
+from service.process_metrics import ProcessMetrics
+from service.slot import ALONE
 
 
 def num_looks(redis: Redis) -> int:
@@ -23,7 +25,7 @@ def test_callers_who_ask_at_once_share_one_look(redis: Redis, settings: Settings
     queue = JobQueue(redis, settings, ImageStore(settings.store_address))
 
     async def ask(times: int) -> list[str | None]:
-        probes = Probes(redis, queue, Metrics(), settings.default_model)
+        probes = Probes(redis, queue, ProcessMetrics(redis, Metrics(), ALONE), settings.default_model)
         return await asyncio.gather(*(probes.what_is_lacking(index % 2 == 0) for index in range(times)))
 
     before = num_looks(redis)

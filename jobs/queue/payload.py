@@ -1,0 +1,88 @@
+"""What a job carries: its request as JSON, in a form that older and newer workers read beside each other.
+
+A rolling upgrade runs workers of two versions on one queue (docs/decisions/0024). A worker runs a job of a newer
+version if it understands all that concerns its images; otherwise it leaves the job in the queue to a newer worker.
+"""
+
+import json
+import zlib
+from typing import Any
+
+from pydantic import ValidationError
+
+from jobs.contract.errors import AdmError
+from jobs.contract.request import ResolvedRequest
+from jobs.contract.samplers import SAMPLER_NOTES
+
+PAYLOAD_VERSION = 1  # of the form: raised when a field that older workers know changes its meaning
+REVISION = 1  # of the request: raised when a field or a value is added; tests/jobs/former/request.json is its record
+ADDED: frozenset[str] = frozenset()  # fields of the request since revision 1
+BESIDE_IMAGES = frozenset({"expires_in", "user", "metadata", "webhook_url"})  # fields that no worker acts on
+MAX_PAYLOAD_BYTES = 16 << 20  # what is more is no JSON by that; a few bytes may stand for gigabytes
+
+
+class BadPayloadError(AdmError):
+    """What a job carries cannot be read as a request."""
+
+
+class NewerPayloadError(BadPayloadError):
+    """A newer version wrote the request, and this one does not know a part of it that concerns the images."""
+
+
+def payload_of(request: ResolvedRequest) -> dict[str, Any]:
+    """The payload of a job. Fields that have their default are left out: an older worker may not know them."""
+    return {
+        "version": PAYLOAD_VERSION,
+        "revision": REVISION,
+        "beside_images": sorted(BESIDE_IMAGES),
+        "request": request.model_dump(exclude_defaults=True),
+    }
+
+
+def read_payload(data: bytes) -> ResolvedRequest:
+    """The request in RQ's serialised call.
+
+    Raises: NewerPayloadError for a request of a newer version with a part that this one does not know; BadPayloadError
+    for anything else that is no request.
+    """
+    try:
+        call: Any = json.loads(zlib.decompressobj().decompress(data, MAX_PAYLOAD_BYTES))
+        _, _, _, payload = call  # RQ's call: function, instance, arguments, keyword arguments
+        version, revision = int(payload["version"]), int(payload.get("revision", 0))
+        fields, beside = dict(payload["request"]), frozenset(payload.get("beside_images", ()))
+    except (zlib.error, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise BadPayloadError("not a request in JSON") from error
+    is_newer = revision > REVISION
+    if version > PAYLOAD_VERSION:
+        raise NewerPayloadError(f"written by version {version}, read by {PAYLOAD_VERSION}")
+    if version < PAYLOAD_VERSION:
+        raise BadPayloadError(f"written by version {version}, read by {PAYLOAD_VERSION}")
+    unknown = fields.keys() - ResolvedRequest.model_fields.keys()
+    try:
+        request = ResolvedRequest.model_validate({name: fields[name] for name in fields.keys() - (unknown & beside)})
+    except ValidationError as error:
+        if is_newer:
+            raise NewerPayloadError(f"of revision {revision}, with {_parts(error)}; read by {REVISION}") from error
+        raise BadPayloadError(f"not a request: {error.error_count()} wrong fields") from error
+    if is_newer and (names := _samplers(request) - {each.name for each in SAMPLER_NOTES}):
+        raise NewerPayloadError(f"of revision {revision}, with sampler {min(names)!r}; read by {REVISION}")
+    return request
+
+
+def fixed_form(request: ResolvedRequest) -> str:
+    """A request as text that stays the same when a later version adds a field of which the request makes no use."""
+    unused = {
+        name
+        for name in ADDED
+        if name in BESIDE_IMAGES or getattr(request, name) == ResolvedRequest.model_fields[name].get_default()
+    }
+    return request.model_dump_json(exclude=unused)
+
+
+def _samplers(request: ResolvedRequest) -> set[str]:
+    return {request.sampler} | ({request.upsample.sampler} if request.upsample else set())
+
+
+def _parts(error: ValidationError) -> str:
+    """The names of the fields that are not understood; no value, for it is a caller's."""
+    return ", ".join(sorted({repr(str(each["loc"][0])) if each["loc"] else "its kind" for each in error.errors()}))

@@ -1,0 +1,150 @@
+"""Several processes behind one port: one service to its callers, whatever happens to one of them."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx2
+import psutil
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from redis import Redis
+
+from jobs.settings import Settings
+from service.metrics import Metrics
+from service.process_metrics import ProcessMetrics
+from service.slot import Slot
+from tests.service.conftest import ToyWorker, body, running_service
+
+pytestmark = pytest.mark.slow
+PATIENCE_SECONDS = 60.0
+Running = tuple[str, "subprocess.Popen[str]", list[str]]
+
+
+@pytest.fixture
+def running(redis: Redis, service_settings: Settings) -> Iterator[Running]:
+    """A service of two processes that both answer."""
+    with running_service(service_settings, ADM_SERVICE_PROCESSES="2") as running:
+        eventually(lambda: seen_processes(running[0]) == {"0", "1"})
+        yield running
+
+
+def eventually(is_so: Any) -> None:
+    """Wait until something is so; a service that cannot be reached just now is asked again."""
+    until = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < until:
+        try:
+            if is_so():
+                return
+        except httpx2.TransportError:
+            pass
+        time.sleep(0.05)
+    raise AssertionError("not within a minute")
+
+
+def answered(address: str) -> dict[str, float]:
+    """Requests of /livez that each process has answered, as one scrape shows them."""
+    text = httpx2.get(f"{address}/metrics", timeout=10).text
+    found: dict[str, float] = {}
+    for family in text_string_to_metric_families(text):
+        for each in family.samples:
+            if each.name == "adm_http_requests_total" and each.labels["route"] == "/livez":
+                found[each.labels["process"]] = each.value
+    return found
+
+
+def seen_processes(address: str) -> set[str]:
+    httpx2.get(f"{address}/livez", timeout=10)  # of a connection of its own: whichever process takes it
+    return set(answered(address))
+
+
+def events(lines: list[str], name: str) -> list[dict[str, Any]]:
+    return [each for each in map(json.loads, list(lines)) if each["event"] == name]
+
+
+def test_metrics_of_all_processes_come_in_one_scrape_and_no_counter_falls(running: Running) -> None:
+    address, _, _ = running
+    before, last = answered(address), answered(address)
+    for _ in range(40):
+        httpx2.get(f"{address}/livez", timeout=10)
+        now = answered(address)
+        assert all(now[process] >= last[process] for process in last)
+        last = now
+    eventually(lambda: sum(answered(address).values()) == sum(before.values()) + 40)
+
+
+def test_process_that_dies_is_started_again_and_the_log_says_so(running: Running) -> None:
+    address, process, lines = running
+    victim = next(each for each in events(lines, "process_started") if each["process"] == 0)
+    os.kill(victim["pid"], signal.SIGKILL)
+    eventually(lambda: len(events(lines, "process_started")) == 3)
+    (died,) = events(lines, "process_died")
+    assert (died["process"], died["pid"], died["status"]) == (0, victim["pid"], -signal.SIGKILL)
+    eventually(lambda: seen_processes(address) == {"0", "1"})
+    assert process.poll() is None
+
+
+def test_one_process_sweeps_and_the_one_that_replaces_it_goes_on(
+    running: Running, redis: Redis, worker: ToyWorker
+) -> None:
+    address, _, lines = running
+    worker.hold()
+    for number in range(2):
+        job = httpx2.post(f"{address}/v1/jobs", json=body(n=64, upsample=False, expires_in=1), timeout=10).json()
+        other = httpx2.post(f"{address}/v1/jobs", json=body(n=64, upsample=False, expires_in=1), timeout=10).json()
+        eventually(
+            lambda job=job, other=other: (
+                "expired"
+                in {httpx2.get(f"{address}/v1/jobs/{each['id']}", timeout=10).json()["status"] for each in (job, other)}
+            )
+        )
+        if number == 0:
+            os.kill(next(e["pid"] for e in events(lines, "process_started") if e["process"] == 0), signal.SIGKILL)
+            eventually(lambda: len(events(lines, "process_started")) == 3)
+    swept = [each for each in events(lines, "jobs_timed_out") if each["expired"]]
+    assert {each["process"] for each in swept} == {"0"}
+    assert sum(each["expired"] for each in swept) >= 2
+
+
+def test_sigterm_ends_streams_and_all_processes_and_frees_the_port(running: Running, worker: ToyWorker) -> None:
+    address, process, lines = running
+    worker.hold()
+    job = httpx2.post(f"{address}/v1/jobs", json=body(), timeout=10).json()
+    pids = [each["pid"] for each in events(lines, "process_started")]
+    with httpx2.stream("GET", f"{address}/v1/jobs/{job['id']}/events", timeout=30) as stream:
+        chunks = stream.iter_raw()
+        next(chunks)
+        process.terminate()
+        for _ in chunks:  # until the service closes it, and not cut
+            pass
+    assert process.wait(20) == -signal.SIGTERM
+    assert not any(psutil.pid_exists(each) for each in pids)
+    with pytest.raises(httpx2.ConnectError):
+        httpx2.get(f"{address}/livez", timeout=5)
+    worker.release()
+
+
+def test_processes_end_when_the_one_that_started_them_is_killed(running: Running) -> None:
+    _, process, lines = running
+    pids = [each["pid"] for each in events(lines, "process_started")]
+    process.kill()
+    process.wait()
+    eventually(lambda: not any(psutil.pid_exists(each) and psutil.Process(each).status() != "zombie" for each in pids))
+
+
+def test_snapshot_of_another_service_on_the_same_redis_is_not_shown(redis: Redis) -> None:
+    for service in ("a", "b"):
+        ProcessMetrics(redis, Metrics(), Slot(service, 1, 2)).leave()
+    shown = ProcessMetrics(redis, Metrics(), Slot("a", 0, 2)).texts()
+    assert [labels for labels, _ in shown] == [{"process": "0"}, {"process": "1"}]
+    assert ProcessMetrics(redis, Metrics(), Slot("c", 0, 2)).texts()[1:] == []
+
+
+def test_service_of_one_process_labels_nothing_by_process(redis: Redis) -> None:
+    ((labels, text),) = ProcessMetrics(redis, Metrics(), Slot("a", 0, 1)).texts()
+    assert labels == {}
+    assert "adm_service_process_start_time_seconds" in text
