@@ -57,6 +57,7 @@ class QueueLoad(View):
     """The queue, for operators."""
 
     object: Literal["queue"] = "queue"
+    in_progress: int = Field(description="jobs of all callers")
     pipelines: list[PipelineLoad]
     callers: list[CallerLoad] = Field(description="those that have jobs queued or in progress, most jobs first")
     callers_left_out: int = Field(description="callers with fewer jobs, where there are more than 100")
@@ -89,6 +90,7 @@ class LoadReader:
         shown = self._with_pipelines(busy[:MOST_CALLERS], names)
         queued = Counter({each: sum(backlogs.of(each).lengths.values()) for each in names})
         return QueueLoad(
+            in_progress=sum(counts[0][1:]),
             pipelines=pipeline_loads(fleet, backlogs, queued),
             callers=[*shown, *without_key(counts, queued, shown)],
             callers_left_out=len(busy) - len(shown),

@@ -75,7 +75,7 @@ function showFigures(workers, load) {
   const { rate } = throughput;
   const figures = [
     ["Jobs queued", String(load.pipelines.reduce((sum, each) => sum + each.queued, 0))],
-    ["Jobs running", String(load.callers.reduce((sum, each) => sum + each.in_progress, 0))],
+    ["Jobs running", String(load.in_progress)],
     ["Occupancy", workers.length === 0 ? "no worker" : percent(shares.length === 0 ? null : shares.reduce((a, b) => a + b) / shares.length)],
     ["Images a minute", rate === null ? "…" : rate >= 10 ? String(Math.round(rate)) : rate.toFixed(1)],
     ["Jobs ended in the last minute", String(load.ended_in_last_minute)],
