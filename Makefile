@@ -36,8 +36,9 @@ up: install
 demo: install
 	$(BIN)/adm demo
 
+# Two at a time, each file on one of them: many tests wait for processes of theirs.
 test: check browser kubectl $(KERNELS)
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 chaos: export PYTEST_TIMEOUT = 3600
 
@@ -121,7 +122,7 @@ install: $(STAMP)
 
 # The stamp is written last, so that an interrupted install is done again; a changed lock makes it stale. A failed
 # `python3 -m venv` leaves an environment without pip (Debian), which is made anew.
-$(STAMP): requirements.lock pyproject.toml client/pyproject.toml
+$(STAMP): requirements.lock pyproject.toml client/pyproject.toml models/networks/_channel_norm.c
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11" if sys.version_info < (3, 11) else 0)'
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv || { rm -rf .venv; \
 	echo "$(PYTHON) made no environment with pip. On Debian and Ubuntu: sudo apt-get install python3-venv; then make again" >&2; exit 1; }

@@ -13,14 +13,14 @@ from torch import Tensor
 POWERS = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
-def candidates_for(device: torch.device, max_rows: int) -> tuple[int, ...]:
+def candidates_for(device: torch.device, max_rows: int, *, evenly: bool) -> tuple[int, ...]:
     """Row counts to try on a device, ascending; the last holds max_rows.
 
-    Even ones on a CPU: torch forgets how a batch of one image lies in memory, and operations whose inputs lie
-    differently compute value by value, which rounds otherwise than a vector at a time. So does the rest of a tensor
-    that no vector fills; an even number of rows leaves none.
+    evenly: even ones, where torch computes a CPU's norms. It forgets how a batch of one image lies in memory, and
+    operations whose inputs lie differently compute value by value, which rounds otherwise than a vector at a time. So
+    does the rest of a tensor that no vector fills; an even number of rows leaves none.
     """
-    if device.type != "cpu":
+    if device.type != "cpu" or not evenly:
         return (*(rows for rows in POWERS if rows < max_rows), max_rows)
     largest = max_rows + max_rows % 2
     return (*(rows for rows in POWERS if 1 < rows < largest), largest)

@@ -25,6 +25,7 @@ from engine.sampling import UnknownOfferError, build_table
 from engine.shapes import agreeing_shapes, candidates_for
 from engine.threads import torch_threads
 from engine.trajectory import FromLatent, FromPicture, ImageRequest, StagePlan, Trajectory
+from models.networks import native_norm
 from models.networks.classifier import NoisyClassifier
 from models.networks.convolution import can_pack, pack_weights
 from models.networks.fusing import fuse_norms, fused_by
@@ -96,7 +97,8 @@ class Stage:
         if self._compiler is not None:
             return ", ".join([f"compiled by {self._compiler.version}", *threads])
         fused = [f"norms of the {part} by {by}" for part, module in self._modules() if (by := fused_by(module))]
-        return ", ".join(["packed" if self._packs else "eager", *fused, *threads])
+        native = ["compiled norms"] if self.device.type == "cpu" and native_norm.is_of(DTYPES[self.precision]) else []
+        return ", ".join(["packed" if self._packs else "eager", *native, *fused, *threads])
 
     @property
     def row_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -142,7 +144,8 @@ class Stage:
                 self._rehearse_part(self.probe_guide)
             return
         lanes, self.lanes = self.lanes, Lanes()  # one part at a time: compiling is not for several threads
-        candidates = candidates_for(self.device, max_rows)
+        evenly = self._compiler is not None or not native_norm.is_of(DTYPES[self.precision])
+        candidates = candidates_for(self.device, max_rows, evenly=evenly)
         states = self._states(candidates)
         self.network_shapes = self._agreeing("network", self.probe_network, states, candidates)
         if self.guide is not None:

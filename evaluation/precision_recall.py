@@ -39,12 +39,15 @@ def precision_recall(
     theirs, ours = centred_pair(reference, sample, least, "precision and recall")
     reference_radii = squared_radii(theirs, neighbours, block)
     sample_radii = squared_radii(ours, neighbours, block)
-    return PrecisionRecall(
-        _share_inside(ours, theirs, reference_radii, block),
-        _share_inside(theirs, ours, sample_radii, block),
-        reference_radii,
-        sample_radii,
+    held, covered = (
+        torch.zeros(len(neighbours), dtype=torch.int64),
+        torch.zeros(len(neighbours), len(theirs), dtype=torch.bool),
     )
+    blocks = zip(blocks_of_distances(ours, theirs, block), sample_radii.split(block), strict=True)
+    for distances, radii in blocks:  # each distance once for both: it takes longer than all that is asked of it
+        held += torch.stack([(distances <= radius).any(dim=1).sum() for radius in reference_radii.T])
+        covered |= torch.stack([(distances <= radius[:, None]).any(dim=0) for radius in radii.T])
+    return PrecisionRecall(held.double() / len(ours), covered.double().mean(dim=1), reference_radii, sample_radii)
 
 
 def squared_radii(points: Points, neighbours: Sequence[int], block: int = BLOCK) -> Tensor:
@@ -55,13 +58,6 @@ def squared_radii(points: Points, neighbours: Sequence[int], block: int = BLOCK)
         for distances in blocks_of_distances(points, points, block)
     )
     return torch.cat([each[:, columns] for each in nearest])
-
-
-def _share_inside(points: Points, centres: Points, radii: Tensor, block: int) -> Tensor:
-    hits = torch.zeros(radii.shape[1], dtype=torch.int64)
-    for distances in blocks_of_distances(points, centres, block):
-        hits += torch.stack([(distances <= radius).any(dim=1).sum() for radius in radii.T])
-    return hits.double() / len(points)
 
 
 def blocks_of_distances(rows: Points, columns: Points, block: int) -> Iterator[Tensor]:

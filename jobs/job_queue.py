@@ -1,6 +1,6 @@
 """The queue as its users see it: submit, look, cancel, delete."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, cast
 
 from redis.client import Redis
@@ -14,14 +14,21 @@ from jobs.queue import keys, rq_registries
 from jobs.queue.ledger import Ledger
 from jobs.queue.record import Record
 from jobs.queue.rubbish import INDEX_MEMBER, JOB_ID, answers, matched
-from jobs.queue.submitting import Submission, Submitted, Submitter
+from jobs.queue.submitting import Submission, Submitted
+from jobs.queue.submitting_items import ItemsSubmission, ItemsSubmitter
 from jobs.queue.webhooks import Webhooks
 from jobs.settings import Settings
 from jobs.storage.files import FileStore
 from jobs.storage.images import ImageStore
 from jobs.views.estimate import Backlogs
+from jobs.views.filters import JobFilter
 from jobs.views.fleet import FleetReader
 from jobs.views.job_views import Views, readable_request
+from jobs.views.load import LoadReader
+
+READ_AT_ONCE = 100  # jobs of a round trip, where a list is filtered
+MOST_READ = 500  # jobs that are read for one page of a filtered list: some 50 ms
+ANY_JOB = JobFilter()
 
 
 class PublishedImage(NamedTuple):
@@ -47,9 +54,10 @@ class JobQueue:
         self.files = FileStore(redis, settings, images.objects)
         self.fleet = FleetReader(redis, settings.fleet_refresh_seconds)
         self.webhooks = Webhooks(redis)
+        self.loads = LoadReader(redis, self.fleet, settings.retention_seconds)
         self._views = Views(redis, self.fleet, settings.root_path)
         self.quotas = Quotas(redis, settings)
-        self._submitter = Submitter(redis, settings, self.ledger, self.files, self.fleet, self._views, self.quotas)
+        self._submitter = ItemsSubmitter(redis, settings, self.ledger, self.files, self.fleet, self._views, self.quotas)
 
     def submit(self, request: JobRequest, idempotency_key: str | None = None) -> Submitted:
         """Queue a job.
@@ -64,6 +72,10 @@ class JobQueue:
     def submit_all(self, submissions: Sequence[Submission]) -> list[Submitted | RefusedError]:
         """Queue jobs as if one by one, in a few round trips for all of them; what is refused stops no other."""
         return self._submitter.submit_all(submissions)
+
+    def submit_items(self, submission: ItemsSubmission) -> list[Submitted]:
+        """Queue the jobs of one call, all of them or none. Raises: RefusedError."""
+        return self._submitter.submit_items(submission)
 
     def get(self, job_id: str, caller: Caller = ANONYMOUS) -> Job:
         """One job. Raises: RefusedError for an unknown one."""
@@ -95,20 +107,44 @@ class JobQueue:
         ]
 
     def page(
-        self, status: JobStatus | None = None, limit: int = 20, after: str | None = None, caller: Caller = ANONYMOUS
+        self,
+        status: JobStatus | None = None,
+        limit: int = 20,
+        after: str | None = None,
+        caller: Caller = ANONYMOUS,
+        *,
+        mine: bool = False,
+        wanted: JobFilter = ANY_JOB,
     ) -> JobPage:
-        """Jobs that a caller may see, newest first, behind a cursor."""
+        """Jobs that a caller may see, newest first, behind a cursor.
+
+        mine: of an operator too, its own jobs alone. With a filter, a call reads MOST_READ jobs at most, so that a page
+        may have fewer jobs than `limit` although there are more.
+        """
         if after is not None and not INDEX_MEMBER.fullmatch(after):
             raise InvalidRequestError([FieldError("/after", "is not a cursor of this list")])
-        bound = "+" if after is None else f"({after}"
-        index = keys.index(status, "" if caller.may_see("") else caller.id)
-        answer = self._redis.zrevrangebylex(index, bound, "-", 0, limit + 1)
-        members = [found for each in cast(list[bytes], answer) if (found := matched(INDEX_MEMBER, each))]
-        shown = members[:limit]
-        asked = [Asked(each[2], caller) for each in shown]
-        records = [record for record in self.records(asked) if record is not None]
-        has_more = len(members) > limit
-        return JobPage(data=self._views.of(records), has_more=has_more, next=shown[-1][0] if has_more else None)
+        index = keys.index(status, "" if caller.may_see("") and not mine else caller.id)
+        most, at_once = (limit, limit + 1) if wanted.admits_all else (MOST_READ, READ_AT_ONCE)
+        found, cursor, num_read = list[Record](), after, 0
+        for member, record in self._newest(index, after, caller, at_once):
+            if num_read == most or len(found) == limit:
+                return JobPage(data=self._views.of(found), has_more=True, next=cursor)
+            cursor, num_read = member, num_read + 1
+            if record is not None and wanted.admits(record):
+                found.append(record)
+        return JobPage(data=self._views.of(found), has_more=False, next=None)
+
+    def _newest(
+        self, index: str, after: str | None, caller: Caller, at_once: int
+    ) -> Iterator[tuple[str, Record | None]]:
+        """The members of an index behind a cursor, newest first, with their jobs; None for one that has gone."""
+        bound, answer = b"+" if after is None else f"({after}".encode(), [b""] * at_once
+        while len(answer) == at_once:
+            answer = cast(list[bytes], self._redis.zrevrangebylex(index, bound, "-", 0, at_once))
+            members = [found for each in answer if (found := matched(INDEX_MEMBER, each))]
+            records = self.records([Asked(each[2], caller) for each in members])
+            yield from zip((each[0] for each in members), records, strict=True)
+            bound = b"(" + answer[-1] if answer else bound
 
     def cancel(self, job_id: str, caller: Caller = ANONYMOUS) -> Job:
         """Cancel a job: at once if it is queued, between two steps if it runs.

@@ -96,7 +96,7 @@ class Settings(BaseSettings):
         description="origins whose pages may call the service from a browser, as https://app.example, by commas",
     )
     max_connections_per_address: int = Field(
-        default=2048, ge=1, description="connections open at once from one address; a proxy is one address"
+        default=2048, ge=1, description="connections open at once from one address or IPv6 /64 network"
     )
     max_unread_bytes: int = Field(
         default=256 << 20,

@@ -19,7 +19,9 @@ from service import (
     routes_files,
     routes_fleet,
     routes_health,
+    routes_images,
     routes_jobs,
+    routes_list,
     routes_openai,
     routes_requests,
     routes_runs,
@@ -69,6 +71,8 @@ def create_app(settings: Settings) -> FastAPI:
         telemetry={"tracing": False},
     )
     app.include_router(routes_jobs.router)
+    app.include_router(routes_list.router)
+    app.include_router(routes_images.router)
     app.include_router(routes_zip.router)
     app.include_router(routes_events.router)
     app.include_router(routes_openai.router)

@@ -23,9 +23,11 @@ from service.problems import on_redis_error, problem
 log = structlog.get_logger("service.authentication")
 
 REALM = 'Bearer realm="adm"'
-OPEN_PATHS = frozenset({"/", "/runs", "/docs", "/openapi.json", "/livez", "/readyz", "/healthz"})  # for strangers
+OPEN_PATHS = frozenset(
+    {"/", "/operator", "/runs", "/docs", "/openapi.json", "/livez", "/readyz", "/healthz"}
+)  # for strangers
 OPEN_BELOW = ("/static/", "/docs/")
-OPERATORS_PATHS = ("/v1/workers", "/v1/runs")  # and what is below them
+OPERATORS_PATHS = ("/v1/workers", "/v1/queue", "/v1/runs")  # and what is below them
 METRICS_PATH = "/metrics"
 METRICS_PATIENCE_SECONDS = 1.0  # with Redis: what metrics still tell matters most while it is away
 MEMBERS = frozenset({Role.USER, Role.OPERATOR})

@@ -10,11 +10,22 @@ async def answer_png(
     read: Callable[[], Awaitable[bytes]], sha256: str, kept_seconds: float, if_none_match: str | None
 ) -> Response:
     """A PNG that never changes as long as it is kept, or 304 for a caller who has it; read is then not called."""
-    seconds = max(0, int(kept_seconds))
-    headers = {"ETag": f'"{sha256}"', "Cache-Control": f"private, max-age={seconds}, immutable"}
-    if matches(if_none_match, headers["ETag"]):
+    return await answer_picture(read, f'"{sha256}"', "image/png", kept_seconds, if_none_match)
+
+
+async def answer_picture(
+    read: Callable[[], Awaitable[bytes]],
+    etag: str,
+    media_type: str,
+    kept_seconds: float,
+    if_none_match: str | None,
+    **more: str,
+) -> Response:
+    """As `answer_png`, of any format and with more headers."""
+    headers = {"ETag": etag, "Cache-Control": f"private, max-age={max(0, int(kept_seconds))}, immutable", **more}
+    if matches(if_none_match, etag):
         return Response(status_code=304, headers=headers)
-    return Response(await read(), headers=headers, media_type="image/png")
+    return Response(await read(), headers=headers, media_type=media_type)
 
 
 def answer_json(body: bytes, if_none_match: str | None) -> Response:
@@ -32,4 +43,4 @@ def etag_of(body: bytes) -> str:
 def matches(if_none_match: str | None, etag: str) -> bool:
     """RFC 9110, 13.1.2: weak comparison with any of a list."""
     given = [each.strip().removeprefix("W/") for each in (if_none_match or "").split(",")]
-    return "*" in given or etag in given
+    return "*" in given or etag.removeprefix("W/") in given

@@ -21,6 +21,7 @@ from service.hosts import Hosts, is_same_origin
 from service.metrics import Metrics
 from service.problems import METHODS, RETRY_AFTER_SECONDS, problem, unavailable
 from service.protocol import client_of
+from service.streams import BODIES, Body, send_bodies
 
 log = structlog.get_logger("service")
 
@@ -28,10 +29,11 @@ MAX_BODY_BYTES = 65_536
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 QUIET_ROUTES = frozenset({"/livez", "/readyz", "/healthz", "/metrics"})  # asked every few seconds: not worth a line
 # ... nor at info, while all goes well
-POLLED_ROUTES = frozenset({"/v1/models", "/v1/workers", "/v1/jobs", "/v1/jobs/{job_id}"})
+POLLED_ROUTES = frozenset({"/v1/models", "/v1/workers", "/v1/queue", "/v1/jobs", "/v1/jobs/{job_id}"})
 PAGE_FILES = ("/static/", "/docs/")  # a load of the page asks for dozens: as polls
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 CLIENT_GONE = 499  # nginx' status of a request whose client hung up before its answer; nobody is sent it
+RECORDED = ("path", "route", "path_params", "client")  # of a scope, in the log and in metrics
 SECURITY_HEADERS = (
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
     (b"x-content-type-options", b"nosniff"),
@@ -112,7 +114,8 @@ class Requests:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        scope = dict(scope, path=self._inner_path(scope["path"]))
+        bodies: list[Body] = []
+        scope = dict(scope, path=self._inner_path(scope["path"])) | {BODIES: bodies}
         method = scope["method"]
         if method == "HEAD":  # RFC 9110, 9.3.2: answered as GET is, without the body
             scope, send = dict(scope, method="GET"), without_body(send)
@@ -136,6 +139,8 @@ class Requests:
                 else:
                     with self._incoming.body(receive, self._max_bytes(scope)) as receive_within_limits:
                         await self._app(scope, receive_within_limits, send_with_headers)
+                    scope = {name: scope[name] for name in RECORDED if name in scope}  # routing's rest is let go of
+                    await send_bodies(bodies, send_with_headers)
             except ClientDisconnect:
                 status = status or CLIENT_GONE
             except asyncio.CancelledError:

@@ -7,6 +7,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import models_json_schema
 
+from jobs.contract.items import JobItems
 from jobs.contract.job import ImageView, Job, JobStatus, Progress
 from jobs.contract.request import JobRequest
 from jobs.queue.events import EventKind
@@ -29,6 +30,7 @@ HEADERS = {
     "RateLimit-Policy": "that quota, and its window in seconds",
     "Location": "path of what was made",
     "ETag": "names the bytes",
+    "Vary": "the request's headers on which the answer depends",
     "Cache-Control": "for how long the answer may be kept",
     "Idempotency-Replayed": "`true`: the job was there already, under the same key",
     "Preference-Applied": "`wait=N`: the answer was held until the job ended",
@@ -111,8 +113,8 @@ EVENT_STREAM = {"itemSchema": {"oneOf": [event_schema(each) for each in EventKin
 
 def complete(document: dict[str, Any]) -> None:
     """Make FastAPI's document true."""
-    models = {JobRequest: "validation", Problem: "serialization", OpenAIError: "serialization"} | dict.fromkeys(
-        (model for each in EVENT_DATA.values() for model in each), "serialization"
+    models = dict.fromkeys((JobRequest, JobItems), "validation") | dict.fromkeys(
+        (Problem, OpenAIError, *(model for each in EVENT_DATA.values() for model in each)), "serialization"
     )
     _, definitions = models_json_schema(list(models.items()), ref_template="#/components/schemas/{model}")  # type: ignore[arg-type] # a dict's values are no literals
     components = document["components"]

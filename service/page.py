@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 
 from service.conditional import etag_of, matches
 
-INDEX, RUNS = "/static/index.html", "/static/runs.html"
+INDEX, OPERATOR, RUNS = (f"/static/{name}.html" for name in ("index", "operator", "runs"))
 STATIC = Path(__file__).parent / "static"
 SWAGGER = Path(str(resources("fastapi_offline"))) / "static"  # Swagger UI's own build, as that wheel ships it
 SWAGGER_FILES = frozenset({"swagger-ui-bundle.js", "swagger-ui.css", "favicon.png"})
@@ -90,6 +90,10 @@ def install(app: FastAPI) -> None:
         if INDEX not in files:
             raise HTTPException(404, "this build has no page; /docs describes the API")
         return answer(INDEX, if_none_match)
+
+    @app.get("/operator", include_in_schema=False)
+    async def operator(if_none_match: IfNoneMatch = None) -> Response:
+        return answer(OPERATOR, if_none_match)
 
     @app.get("/runs", include_in_schema=False)
     async def runs(if_none_match: IfNoneMatch = None) -> Response:

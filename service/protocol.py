@@ -4,6 +4,7 @@ docs/decisions/0016-http-server.md compares servers and says why the limits are 
 """
 
 import asyncio
+import ipaddress
 import json
 from collections import Counter
 from typing import ClassVar, Literal, NamedTuple, cast
@@ -60,9 +61,24 @@ class LimitedProtocol(HttpToolsProtocol):
     client takes its answer too slowly, and those that hold most while all together hold too much.
     """
 
+    # beside uvicorn's attributes, in a dictionary of each connection's own, these would double its size
+    __slots__ = (
+        "_address",
+        "_answers",
+        "_arriving",
+        "_framing_bytes",
+        "_held",
+        "_is_one_too_many",
+        "_is_refused",
+        "_num_bytes",
+        "_num_requests",
+        "_reading",
+        "_writing",
+    )
+
     limits: ClassVar[Limits]
     unread: ClassVar[dict["LimitedProtocol", None]]  # connections whose answer waits for its client
-    addresses: ClassVar[Counter[str]]  # open connections of each
+    addresses: ClassVar[Counter[str]]  # open connections of each, as `counted_as` names them
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # uvicorn's own signature
         super().connection_made(transport)
@@ -75,7 +91,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._is_refused = False  # nothing more is read
         self._reading = self.loop.call_later(self.limits.client_seconds, self._on_late_request)
         self._writing: asyncio.TimerHandle | None = None
-        self._address = "" if self.client is None else self.client[0]
+        self._address = "" if self.client is None else counted_as(self.client[0])
         self.addresses[self._address] += 1
         self._is_one_too_many = True
         if len(self.connections) > self.limits.max_connections:
@@ -284,6 +300,14 @@ class LimitedProtocol(HttpToolsProtocol):
 def limited(limits: Limits) -> type[LimitedProtocol]:
     """The protocol of all connections of a server."""
     return type("LimitedProtocol", (LimitedProtocol,), {"limits": limits, "unread": {}, "addresses": Counter()})
+
+
+def counted_as(address: str) -> str:
+    """Whom a connection is counted for: an address, of IPv6 its network of 64 bits, as one host may have all of it."""
+    found = ipaddress.ip_address(address)
+    if isinstance(found, ipaddress.IPv4Address):
+        return address
+    return str(found.ipv4_mapped or ipaddress.ip_network((int(found), 64), strict=False))
 
 
 def client_of(address: tuple[str, int] | None) -> str:

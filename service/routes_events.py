@@ -8,11 +8,9 @@ from contextlib import aclosing
 from typing import Annotated, Any
 
 import structlog
-from fastapi import APIRouter, Header, Request, Response
-from fastapi.responses import StreamingResponse
+from fastapi import APIRouter, Header, Response
 from fastapi.sse import format_sse_event
 from redis.exceptions import RedisError
-from starlette.types import Receive, Scope, Send
 
 from jobs.contract.errors import RefusedError
 from jobs.job_queue import Asked, unknown_job
@@ -22,6 +20,7 @@ from service.hub import RECHECK_SECONDS
 from service.openapi import EVENT_STREAM
 from service.problems import documented
 from service.state import Service, ServiceDep
+from service.streams import IsGone, Stream
 
 log = structlog.get_logger("service.events")
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -42,7 +41,6 @@ STREAM: dict[int | str, dict[str, Any]] = {
     responses={**STREAM, **documented(404, 503)},
 )
 async def stream_events(
-    request: Request,
     job_id: str,
     service: ServiceDep,
     caller: CallerDep,
@@ -55,22 +53,13 @@ async def stream_events(
     last_id = last_event_id if last_event_id is not None and EVENT_ID.fullmatch(last_event_id) else START
     if record.status.is_final and not await service.events.ask(Place(job_id, last_id)):
         return Response(status_code=204)  # all else would make an EventSource come back for ever
-    return Stream(events(request, service, asked, last_id), headers={"Cache-Control": "no-store"})
+    return Stream(lambda is_gone: events(is_gone, service, asked, last_id), {"Cache-Control": "no-store"})
 
 
-class Stream(StreamingResponse):
-    """A stream in one task: beside it Starlette would keep two more, of a thousand streams a third of the memory."""
-
-    media_type = "text/event-stream"
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self.stream_response(send)
-
-
-async def events(request: Request, service: Service, asked: Asked, last_id: str) -> AsyncIterator[bytes]:
+async def events(is_gone: IsGone, service: Service, asked: Asked, last_id: str) -> AsyncIterator[bytes]:
     """Events behind one, up to and with the job's last, as they are sent."""
     yield format_sse_event(comment="open", retry=RECONNECT_MS)
-    async with aclosing(follow(request, service, asked, last_id)) as found:
+    async with aclosing(follow(is_gone, service, asked, last_id)) as found:
         async for each in found:
             if each is None:
                 yield format_sse_event(comment="ping")
@@ -78,7 +67,7 @@ async def events(request: Request, service: Service, asked: Asked, last_id: str)
                 yield format_sse_event(data_str=each.data, event=each.kind, id=each.id or None)
 
 
-async def follow(request: Request, service: Service, asked: Asked, last_id: str) -> AsyncGenerator[Event | None]:
+async def follow(is_gone: IsGone, service: Service, asked: Asked, last_id: str) -> AsyncGenerator[Event | None]:
     """Events behind one, up to and with the job's last; None now and then, when there was nothing for long.
 
     Previews come as they are made, under the id of the event before. Ends when the caller's key is revoked.
@@ -87,7 +76,7 @@ async def follow(request: Request, service: Service, asked: Asked, last_id: str)
     ping_at = time.monotonic() + PING_SECONDS
     try:
         async with service.hub.listen(job_id) as listener:
-            while not service.hub.stopping and not await request.is_disconnected():
+            while not service.hub.stopping and not await is_gone():
                 found = await service.events.ask(Place(job_id, last_id))
                 if not (await service.keyring.read()).still_opens(asked.caller):
                     return

@@ -1,14 +1,18 @@
-"""/v1/models and /v1/workers: what workers have announced."""
+"""/v1/models and /v1/workers: what workers have announced; /v1/queue: how much there is to do; /v1/caller: who asks."""
 
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Header, Response
 from pydantic import BaseModel, Field
+from starlette.concurrency import run_in_threadpool
 
+from jobs.callers.caller import Role
 from jobs.contract.errors import ErrorKind, RefusedError
 from jobs.contract.pipelines import PipelineInfo
 from jobs.contract.workers import WorkerInfo
 from jobs.views.fleet import Fleet
+from jobs.views.load import QueueLoad
+from service.authentication import CallerDep
 from service.conditional import answer_json
 from service.problems import documented, with_headers
 from service.state import ServiceDep
@@ -26,6 +30,15 @@ class ModelView(PipelineInfo):
 class ModelList(BaseModel):
     object: Literal["list"] = "list"
     data: list[ModelView]
+
+
+class CallerView(BaseModel):
+    """Who calls."""
+
+    object: Literal["caller"] = "caller"
+    id: str | None = Field(description="null where nobody needs a key")
+    name: str | None = Field(description="the key's")
+    role: Role = Field(description="without keys everybody is an operator")
 
 
 class WorkerList(BaseModel):
@@ -61,6 +74,18 @@ def get_model(name: str, service: ServiceDep) -> ModelView:
 @router.get("/workers", summary="Live workers", responses=documented(503))
 def list_workers(service: ServiceDep) -> WorkerList:
     return WorkerList(data=list(service.queue.fleet.read().workers))
+
+
+@router.get("/queue", summary="The queue by pipeline and caller, for operators", responses=documented(503))
+async def get_queue(service: ServiceDep) -> QueueLoad:
+    callers = (await service.keyring.read()).records
+    return await run_in_threadpool(lambda: service.queue.loads.read(callers, service.queue.ledger.now()))
+
+
+@router.get("/caller", summary="Who calls, and in which role", responses=documented(503))
+async def get_caller_view(service: ServiceDep, caller: CallerDep) -> CallerView:
+    name = (await service.keyring.read()).name_of(caller)
+    return CallerView(id=caller.id or None, name=name, role=caller.role)
 
 
 def model_view(fleet: Fleet, pipeline: PipelineInfo) -> ModelView:

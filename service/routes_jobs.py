@@ -11,7 +11,6 @@ from typing import Annotated, Any
 
 import structlog
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
-from pydantic import BeforeValidator, WithJsonSchema
 from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -19,20 +18,19 @@ from starlette.requests import ClientDisconnect
 
 from jobs.callers.caller import Caller
 from jobs.contract.errors import FieldError, InvalidRequestError, RefusedError
-from jobs.contract.job import Job, JobPage, JobStatus
+from jobs.contract.items import JobItems, parse_body
+from jobs.contract.job import Job, JobList
 from jobs.contract.request import JobRequest
 from jobs.job_queue import Asked, unknown_job
-from jobs.queue.rubbish import INDEX_MEMBER
 from jobs.queue.submitting import Submission, Submitted
+from jobs.queue.submitting_items import ItemsSubmission
 from service.authentication import CallerDep
-from service.conditional import answer_png
 from service.problems import documented, with_headers
 from service.state import Service, ServiceDep
 
 log = structlog.get_logger("service.jobs")
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
-PAGE_LIMIT = 20
 MAX_WAIT_SECONDS = 60
 MAX_KEY_LENGTH = 255
 PREFERENCE = re.compile(r'(?:[^,"]|"(?:\\.|[^"\\])*"?)+')  # a comma within quotes separates nothing
@@ -43,31 +41,20 @@ BODY: dict[str, Any] = {
         "required": True,
         "content": {
             "application/json": {
-                "schema": {"$ref": "#/components/schemas/JobRequest"},
+                "schema": {"anyOf": [{"$ref": f"#/components/schemas/{name}"} for name in ("JobRequest", "JobItems")]},
                 "examples": {
                     "generate": {"value": {"class_label": "torus", "guidance_scale": 2.5, "steps": 25}},
                     "towards two classes": {"value": {"class_weights": {"torus": 0.5, "cone": 0.5}, "n": 4}},
+                    "several jobs": {
+                        "value": {"steps": 25, "items": [{"class_label": "torus"}, {"class_label": "cone", "seed": 7}]}
+                    },
                 },
             }
         },
     }
 }
-PNG: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The PNG", "content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}}
-    | with_headers("ETag", "Cache-Control"),
-    304: {"description": "As the caller holds it"} | with_headers("ETag", "Cache-Control"),
-}
 
 
-def unless_empty(default: int | None, schema: dict[str, Any]) -> tuple[BeforeValidator, WithJsonSchema]:
-    """A parameter of a schema that a form may leave empty, which counts as not given."""
-    described = WithJsonSchema({"anyOf": [schema, {"const": ""}], "default": default})
-    return BeforeValidator(lambda value: default if value == "" else value), described
-
-
-STATUS = unless_empty(None, {"enum": list(JobStatus)})
-LIMIT = unless_empty(PAGE_LIMIT, {"type": "integer", "minimum": 1, "maximum": 100})
-AFTER = unless_empty(None, {"type": "string", "pattern": f"^{INDEX_MEMBER.pattern}$"})
 KEY = Header(
     description="same key and body: the same job",
     json_schema_extra={"minLength": 1, "maxLength": MAX_KEY_LENGTH},
@@ -91,12 +78,12 @@ async def preferred_wait(  # async: FastAPI sends a plain dependency through the
 @router.post(
     "",
     status_code=202,
-    response_model=Job,
-    summary="Queue a job",
+    response_model=Job | JobList,
+    summary="Queue a job, or with `items` several",
     openapi_extra=BODY,
     responses={
         202: with_headers("Location", "Retry-After"),
-        200: {"model": Job, "description": "Ended within the wait, or replayed under its key"}
+        200: {"model": Job | JobList, "description": "Ended within the wait, or replayed under its key"}
         | with_headers("Location", "Retry-After", "Idempotency-Replayed", "Preference-Applied"),
         **documented(413, 422, 429, 503),
     },
@@ -109,7 +96,10 @@ async def create_job(
     idempotency_key: Annotated[str | None, KEY] = None,
 ) -> Response:
     refuse_other_than_json(request)
-    submitted = await queue_job(service, JobRequest.parse(await request.body()), idempotency_key, caller)
+    body = parse_body(await request.body())
+    if isinstance(body, JobItems):
+        return await create_items(request, service, caller, wait, body, idempotency_key)
+    submitted = await queue_job(service, body, idempotency_key, caller)
     job = submitted.job
     headers = {"Location": f"{service.settings.root_path}/v1/jobs/{job.id}"}
     if submitted.replayed:
@@ -128,26 +118,51 @@ async def create_job(
 
 async def queue_job(service: Service, body: JobRequest, idempotency_key: str | None, caller: Caller) -> Submitted:
     """Queue the job of a request that is being answered. Raises: RefusedError."""
-    if idempotency_key is not None and not 0 < len(idempotency_key) <= MAX_KEY_LENGTH:
-        raise InvalidRequestError([FieldError("/Idempotency-Key", f"must have 1 to {MAX_KEY_LENGTH} characters")])
+    refuse_key(idempotency_key)
     request_id = structlog.contextvars.get_contextvars()["request_id"]
     submitted = await service.submissions.ask(Submission(body, caller, idempotency_key, request_id))
     job = submitted.job
     structlog.contextvars.bind_contextvars(job_id=job.id)
-    if not submitted.replayed and job.request is not None:
-        service.metrics.submitted.labels(job.request.model, job.request.priority, job.request.kind).inc()
+    count_submitted(service, submitted)
     return submitted
 
 
-@router.get("", summary="Jobs, newest first", responses=documented(422, 503))
-def list_jobs(
-    service: ServiceDep,
-    caller: CallerDep,
-    status: Annotated[JobStatus | None, *STATUS] = None,
-    limit: Annotated[int, Query(ge=1, le=100), *LIMIT] = PAGE_LIMIT,
-    after: Annotated[str | None, Query(description="`next` of the page before"), *AFTER] = None,
-) -> JobPage:
-    return service.queue.page(status, limit, after, caller)
+async def create_items(
+    request: Request, service: Service, caller: Caller, wait: int | None, body: JobItems, idempotency_key: str | None
+) -> Response:
+    """Queue the jobs of a call, and answer at once or when all of them have ended."""
+    refuse_key(idempotency_key)
+    request_id = structlog.contextvars.get_contextvars()["request_id"]
+    submission = ItemsSubmission(body, caller, idempotency_key, request_id)
+    submitted = await run_in_threadpool(service.queue.submit_items, submission)
+    for each in submitted:
+        count_submitted(service, each)
+    jobs, replayed = [each.job for each in submitted], any(each.replayed for each in submitted)
+    request.state.audited = " ".join(each.id for each in jobs)
+    headers = {"Idempotency-Replayed": "true"} if replayed else {}
+    deadline = time.monotonic() + (wait or 0)
+    try:
+        for number, job in enumerate(jobs):
+            if wait is not None and not job.status.is_final:
+                jobs[number] = await at_end(request, service, Asked(job.id, caller), deadline - time.monotonic())
+    except (RedisError, RefusedError) as error:  # as for one job
+        log.warning("wait_cut", error=type(error).__name__)
+    all_ended = all(each.status.is_final for each in jobs)
+    if wait is not None and all_ended:
+        headers["Preference-Applied"] = f"wait={wait}"
+    status = 200 if replayed or (wait is not None and all_ended) else 202
+    return Response(JobList(data=jobs).model_dump_json(), status, headers, media_type="application/json")
+
+
+def refuse_key(idempotency_key: str | None) -> None:
+    if idempotency_key is not None and not 0 < len(idempotency_key) <= MAX_KEY_LENGTH:
+        raise InvalidRequestError([FieldError("/Idempotency-Key", f"must have 1 to {MAX_KEY_LENGTH} characters")])
+
+
+def count_submitted(service: Service, submitted: Submitted) -> None:
+    request = submitted.job.request
+    if not submitted.replayed and request is not None:
+        service.metrics.submitted.labels(request.model, request.priority, request.kind).inc()
 
 
 @router.get(
@@ -188,28 +203,6 @@ def cancel_job(job_id: str, service: ServiceDep, caller: CallerDep) -> Response:
 )
 async def delete_job(job_id: str, service: ServiceDep, caller: CallerDep) -> None:
     await service.store_calls.run(lambda: service.queue.delete(job_id, caller))
-
-
-@router.get(
-    "/{job_id}/images/{index}",
-    summary="An image, as soon as its event was sent",
-    response_class=Response,
-    responses={**PNG, **documented(404, 409, 503)},
-)
-async def get_image(
-    job_id: str,
-    index: int,
-    service: ServiceDep,
-    caller: CallerDep,
-    if_none_match: Annotated[str | None, Header()] = None,
-) -> Response:
-    image = await run_in_threadpool(service.queue.image, job_id, index, caller)
-    return await answer_png(
-        lambda: service.store_calls.run(lambda: service.queue.image_bytes(job_id, image.record)),
-        image.record.sha256,
-        image.kept_seconds,
-        if_none_match,
-    )
 
 
 def refuse_other_than_json(request: Request) -> None:

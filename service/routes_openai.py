@@ -41,10 +41,11 @@ from service.openai_images import (
     understand,
 )
 from service.problems import RETRY_AFTER_SECONDS, envelope_content, envelopes, with_headers
-from service.routes_events import Stream, follow
+from service.routes_events import follow
 from service.routes_files import form_of, keep
 from service.routes_jobs import KEY, MAX_WAIT_SECONDS, at_end, queue_job, refuse_other_than_json
 from service.state import Service, ServiceDep
+from service.streams import IsGone, Stream
 
 log = structlog.get_logger("service.openai")
 router = APIRouter(prefix="/v1/images", tags=["openai"])
@@ -157,10 +158,10 @@ async def make(
         headers["Idempotency-Replayed"] = "true"
     is_own = key is None  # nobody else can ask for it, so it goes with its caller
     if asked.streams:
-        return Stream(stream(request, service, job, place, asked, called, is_own), headers=headers)
+        return Stream(lambda is_gone: stream(is_gone, service, job, place, asked, called, is_own), headers)
     job = await when_ended(request, service, job, place, is_own)
     if job.status is not JobStatus.COMPLETED:
-        status, content = failure(request, job)
+        status, content = failure(job)
         return Response(json.dumps(content), status, headers | {"X-Should-Retry": "false"}, "application/json")
     if asked.fields.response_format == "url":
         origin = f"{request.url.scheme}://{request.headers['host']}"
@@ -199,7 +200,7 @@ async def give_up(service: Service, place: Asked) -> None:
 
 
 async def stream(
-    request: Request, service: Service, job: Job, place: Asked, asked: ImageCall, called: str, is_own: bool
+    is_gone: IsGone, service: Service, job: Job, place: Asked, asked: ImageCall, called: str, is_own: bool
 ) -> AsyncIterator[bytes]:
     """A job's previews and images as events of OpenAI's, and at the end of a job that failed, its error."""
     assert job.request is not None
@@ -207,7 +208,7 @@ async def stream(
     sent: set[int] = set()  # a second attempt announces its images again
     status = JobStatus.QUEUED
     try:
-        async with aclosing(follow(request, service, place, START)) as events:
+        async with aclosing(follow(is_gone, service, place, START)) as events:
             async for each in events:
                 if each is None:
                     yield format_sse_event(comment="ping")
@@ -224,7 +225,7 @@ async def stream(
                     status = JobStatus(data["status"])
         if status is not JobStatus.COMPLETED:
             found = await service.lookups.ask(place) if status.is_final else job
-            yield format_sse_event(data_str=json.dumps(failure(request, found)[1]), event="error")
+            yield format_sse_event(data_str=json.dumps(failure(found)[1]), event="error")
     except (RefusedError, RedisError) as error:
         log.warning("stream_cut", error=type(error).__name__)
         yield format_sse_event(data_str=json.dumps(envelope_content(503, str(error), None, None)), event="error")
@@ -263,7 +264,7 @@ def head_of(job: Job) -> dict[str, Any]:
     return {"created": int(job.created_at), "output_format": "png", "size": size_of(job.images), "usage": usage}
 
 
-def failure(request: Request, job: Job) -> tuple[int, dict[str, Any]]:
+def failure(job: Job) -> tuple[int, dict[str, Any]]:
     """Why a job has no images, with the status that says so."""
     status = FAILED_STATUS.get(job.status, 503)
     if job.error is not None:

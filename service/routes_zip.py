@@ -1,17 +1,19 @@
-"""/v1/jobs/{id}/images.zip: all images of a job, an image at a time."""
+"""/v1/jobs/{id}/images.zip and /v1/images.zip: all images of a job, or chosen ones, sent an image at a time."""
 
+import asyncio
 import hashlib
 import io
 import time
-from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from collections.abc import AsyncIterator, Sequence
+from typing import Annotated, Any, NamedTuple
 from zipfile import ZipFile, ZipInfo
 
-from fastapi import APIRouter, Header, Response
+from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import StreamingResponse
+from pydantic import StringConstraints
 
 from jobs.contract.errors import ErrorKind, RefusedError
-from jobs.contract.job import Job, JobStatus
+from jobs.contract.job import ImageView, Job, JobStatus
 from jobs.job_queue import Asked
 from service.authentication import CallerDep
 from service.conditional import matches
@@ -19,7 +21,28 @@ from service.problems import documented, with_headers
 from service.routes_openai import read_png
 from service.state import Service, ServiceDep
 
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+router = APIRouter(prefix="/v1", tags=["jobs"])
+
+MAX_CHOSEN = 512  # images: what a URL can name within the limit for a request's head
+ChosenImage = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,128}/[0-9]{1,10}$")]
+CHOSEN = Query(min_length=1, max_length=MAX_CHOSEN, description="`job id/index`, given once for each image")
+ZIP: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "PNGs, stored and not compressed again",
+        "content": {"application/zip": {"schema": {"type": "string", "format": "binary"}}},
+    }
+    | with_headers("ETag", "Cache-Control", "Content-Disposition"),
+    304: {"description": "As the caller holds it"} | with_headers("ETag", "Cache-Control"),
+}
+
+
+class Entry(NamedTuple):
+    """One image of an archive: its name there, when its job was made, and where it is read."""
+
+    name: str
+    made_at: float
+    place: Asked
+    image: ImageView
 
 
 class Outbox(io.RawIOBase):
@@ -43,18 +66,10 @@ class Outbox(io.RawIOBase):
 
 
 @router.get(
-    "/{job_id}/images.zip",
+    "/jobs/{job_id}/images.zip",
     summary="All images of a completed job",
     response_class=Response,
-    responses={
-        200: {
-            "description": "PNGs, stored and not compressed again",
-            "content": {"application/zip": {"schema": {"type": "string", "format": "binary"}}},
-        }
-        | with_headers("ETag", "Cache-Control", "Content-Disposition"),
-        304: {"description": "As the caller holds it"} | with_headers("ETag", "Cache-Control"),
-        **documented(404, 409, 503),
-    },
+    responses={**ZIP, **documented(404, 409, 503)},
 )
 async def get_images_zip(
     job_id: str, service: ServiceDep, caller: CallerDep, if_none_match: Annotated[str | None, Header()] = None
@@ -67,23 +82,63 @@ async def get_images_zip(
         raise RefusedError(ErrorKind.JOB_ENDED, f"job {job_id} is {job.status}, so its images are not all there")
     if not job.images:
         raise RefusedError(ErrorKind.UNKNOWN_IMAGE, f"job {job_id} has no images, but results")
-    etag = hashlib.sha256("".join(each.sha256 for each in job.images).encode()).hexdigest()
-    seconds = max(0, int(job.expires_at - time.time()))
-    headers = {"ETag": f'"{etag}"', "Cache-Control": f"private, max-age={seconds}, immutable"}
+    entries = [Entry(f"{each.index:02d}.png", job.created_at, place, each) for each in job.images]
+    return await answer_zip(service, entries, job_id, job.expires_at, if_none_match)
+
+
+@router.get(
+    "/images.zip",
+    summary="Chosen images, of any jobs",
+    response_class=Response,
+    responses={**ZIP, **documented(404, 409, 422, 503)},
+)
+async def get_chosen_zip(
+    service: ServiceDep,
+    caller: CallerDep,
+    image: Annotated[list[ChosenImage], CHOSEN],
+    if_none_match: Annotated[str | None, Header()] = None,
+) -> Response:
+    """In the archive each job has a folder. If one of the images is not there (yet), the call fails."""
+    chosen = dict.fromkeys((job_id, int(index)) for job_id, _, index in (each.partition("/") for each in image))
+    places = [Asked(each, caller) for each in dict.fromkeys(job_id for job_id, _ in chosen)]
+    jobs = {each.id: each for each in await asyncio.gather(*map(service.lookups.ask, places))}
+    entries = [entry_of(jobs[job_id], index, Asked(job_id, caller)) for job_id, index in chosen]
+    expires_at = min(each.expires_at for each in jobs.values())
+    return await answer_zip(service, entries, "images", expires_at, if_none_match)
+
+
+def entry_of(job: Job, index: int, place: Asked) -> Entry:
+    """An image in its job's folder. Raises: RefusedError for one that is not there."""
+    for each in job.images:
+        if each.index == index:
+            return Entry(f"{job.id}/{index:02d}.png", job.created_at, place, each)
+    kind = ErrorKind.UNKNOWN_IMAGE if job.status.is_final else ErrorKind.IMAGE_NOT_READY
+    raise RefusedError(kind, f"image {index} of job {job.id} is not there")
+
+
+async def answer_zip(
+    service: Service, entries: Sequence[Entry], name: str, expires_at: float, if_none_match: str | None
+) -> Response:
+    """The archive, or 304 for a caller who has it."""
+    content = "".join(f"{each.name}{each.image.sha256}" for each in entries)
+    seconds = max(0, int(expires_at - time.time()))
+    headers = {
+        "ETag": f'"{hashlib.sha256(content.encode()).hexdigest()}"',
+        "Cache-Control": f"private, max-age={seconds}, immutable",
+    }
     if matches(if_none_match, headers["ETag"]):
         return Response(status_code=304, headers=headers)
-    headers["Content-Disposition"] = f'attachment; filename="{job_id}.zip"'
-    first = await read_png(service, place, job.images[0].index)  # a store that is away shows before the answer begins
-    return StreamingResponse(archive(service, job, place, first), headers=headers, media_type="application/zip")
+    headers["Content-Disposition"] = f'attachment; filename="{name}.zip"'
+    first = await read_png(service, entries[0].place, entries[0].image.index)  # a store that is away shows here
+    return StreamingResponse(archive(service, entries, first), headers=headers, media_type="application/zip")
 
 
-async def archive(service: Service, job: Job, place: Asked, first: bytes) -> AsyncIterator[bytes]:
-    """The bytes of the archive; the same job gives the same ones."""
+async def archive(service: Service, entries: Sequence[Entry], first: bytes) -> AsyncIterator[bytes]:
+    """The bytes of the archive; the same images give the same ones."""
     outbox = Outbox()
-    made_at = time.gmtime(job.created_at)[:6]
     with ZipFile(outbox, "w") as zipped:
-        for number, image in enumerate(job.images):
-            png = await read_png(service, place, image.index) if number else first
-            zipped.writestr(ZipInfo(f"{image.index:02d}.png", made_at), png)
+        for number, each in enumerate(entries):
+            png = await read_png(service, each.place, each.image.index) if number else first
+            zipped.writestr(ZipInfo(each.name, time.gmtime(each.made_at)[:6]), png)
             yield outbox.take()
     yield outbox.take()

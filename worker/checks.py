@@ -10,6 +10,7 @@ from jobs.contract.errors import SettingsError
 from jobs.finding import Finding
 from jobs.settings import Settings
 from models.checkpoints.network_file import WeightsError
+from models.networks import native_norm
 from models.networks.precision import has_fast_bf16
 from models.plan import StackPlan, check_fit
 from worker.main import choose_device, choose_precision
@@ -26,6 +27,7 @@ def check_machine(settings: Settings) -> list[Finding]:
         Finding("device", "ok", f"{device}, {name}"),
         check_precision(settings, device),
         check_compiler(settings, device),
+        check_norms(device),
     ]
 
 
@@ -53,6 +55,16 @@ def check_compiler(settings: Settings, device: torch.device) -> Finding:
             text = f"ADM_COMPILE: {error}; install one (apt-get install g++ python3-dev), or set it to auto"
             return Finding("compiler", "fault", text)
         return Finding("compiler", "ok", f"{error}; networks run without")
+
+
+def check_norms(device: torch.device) -> Finding:
+    """Check whether the installation has compiled the norms of a CPU's networks."""
+    if device.type != "cpu":
+        return Finding("norms", "ok", "not needed: on a GPU they are Triton's")
+    if native_norm.library() is None:
+        text = "not compiled, so steps take longer: install a C compiler (apt-get install gcc), then adm-serve again"
+        return Finding("norms", "warning", text)
+    return Finding("norms", "ok", "compiled when adm-serve was installed")
 
 
 def check_weights(settings: Settings) -> list[Finding]:

@@ -1,7 +1,7 @@
 """The client for asyncio; `adm_client.blocking` says what each call does."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, TypeVar, Unpack
 from uuid import uuid4
 
@@ -65,6 +65,16 @@ class AsyncClient:
             ]
         return await self.submit_as(idempotency_key or str(uuid4()), body)
 
+    async def submit_many(
+        self, items: Sequence[JobFields], *, idempotency_key: str | None = None, **common: Unpack[JobFields]
+    ) -> "list[AsyncJob]":
+        """Queue a job for each of the items, all of them or none; common fields hold for those that lack them.
+
+        Files are named by their ids here.
+        """
+        given = calls.submit_many([dict(each) for each in items], dict(common), idempotency_key or str(uuid4()))
+        return [AsyncJob(self, each) for each in await self.send(given)]
+
     async def submit_as(self, idempotency_key: str, body: Mapping[str, Any]) -> "AsyncJob":
         """Queue a job whose body is at hand."""
         return AsyncJob(self, await self.send(calls.submit(body, idempotency_key)))
@@ -72,9 +82,18 @@ class AsyncClient:
     async def job(self, job_id: str) -> "AsyncJob":
         return AsyncJob(self, await self.send(calls.job(job_id)))
 
-    async def jobs(self, status: Status | str | None = None, limit: int = 20, after: str | None = None) -> JobPage:
-        """A page of jobs, newest first."""
-        return await self.send(calls.jobs(status, limit, after))
+    async def jobs(
+        self,
+        status: Status | str | None = None,
+        limit: int = 20,
+        after: str | None = None,
+        *,
+        model: str | None = None,
+        class_label: int | str | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> JobPage:
+        """A page of jobs, newest first. With a filter it may be short, or empty, although its `next` leads to more."""
+        return await self.send(calls.jobs(status, limit, after, model, class_label, metadata))
 
     async def upload(self, picture: Picture) -> File:
         return await self.send(calls.upload(calls.encoded(picture)))

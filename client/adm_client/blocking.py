@@ -1,7 +1,7 @@
 """The client for programs that wait."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, Unpack
 from uuid import uuid4
@@ -64,6 +64,16 @@ class Client:
             body["images"] = [each if isinstance(each, str) else self.upload(each).id for each in body["images"]]
         return self.submit_as(idempotency_key or str(uuid4()), body)
 
+    def submit_many(
+        self, items: Sequence[JobFields], *, idempotency_key: str | None = None, **common: Unpack[JobFields]
+    ) -> "list[Job]":
+        """Queue a job for each of the items, all of them or none; common fields hold for those that lack them.
+
+        Files are named by their ids here.
+        """
+        given = calls.submit_many([dict(each) for each in items], dict(common), idempotency_key or str(uuid4()))
+        return [Job(self, each) for each in self.send(given)]
+
     def submit_as(self, idempotency_key: str, body: Mapping[str, Any]) -> "Job":
         """Queue a job whose body is at hand."""
         return Job(self, self.send(calls.submit(body, idempotency_key)))
@@ -71,9 +81,18 @@ class Client:
     def job(self, job_id: str) -> "Job":
         return Job(self, self.send(calls.job(job_id)))
 
-    def jobs(self, status: Status | str | None = None, limit: int = 20, after: str | None = None) -> JobPage:
-        """A page of jobs, newest first."""
-        return self.send(calls.jobs(status, limit, after))
+    def jobs(
+        self,
+        status: Status | str | None = None,
+        limit: int = 20,
+        after: str | None = None,
+        *,
+        model: str | None = None,
+        class_label: int | str | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> JobPage:
+        """A page of jobs, newest first. With a filter it may be short, or empty, although its `next` leads to more."""
+        return self.send(calls.jobs(status, limit, after, model, class_label, metadata))
 
     def upload(self, picture: Picture) -> File:
         return self.send(calls.upload(calls.encoded(picture)))

@@ -3,7 +3,7 @@
 import io
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -14,9 +14,10 @@ from PIL.Image import Image
 
 from adm_client.errors import RefusedError
 from adm_client.fields import Picture
-from adm_client.models import File, JobPage, JobState, Model, ModelList, Status
+from adm_client.models import File, JobList, JobPage, JobState, Model, ModelList, Status
 
 T = TypeVar("T")
+Param = str | int | list[str]
 
 MAX_WAIT_SECONDS = 60  # the longest poll that the service holds
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -32,7 +33,7 @@ class Call(Generic[T]):
     method: str
     path: str
     read: Callable[[httpx2.Response], T]
-    params: Mapping[str, str | int] = field(default_factory=dict)
+    params: Mapping[str, Param] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     content: bytes | None = None
     repeatable: bool = True
@@ -48,6 +49,10 @@ def job_of(response: httpx2.Response) -> JobState:
     return JobState.model_validate_json(response.content)
 
 
+def jobs_of(response: httpx2.Response) -> list[JobState]:
+    return JobList.model_validate_json(response.content).data
+
+
 def nothing_of(response: httpx2.Response) -> None:
     return None
 
@@ -57,8 +62,19 @@ def bytes_of(response: httpx2.Response) -> bytes:
 
 
 def submit(fields: Mapping[str, Any], idempotency_key: str) -> Call[JobState]:
+    return posted(fields, idempotency_key, job_of)
+
+
+def posted(body: Mapping[str, Any], idempotency_key: str, read: Callable[[httpx2.Response], T]) -> Call[T]:
     headers = {"Content-Type": "application/json", "Idempotency-Key": idempotency_key}
-    return Call("POST", "/v1/jobs", job_of, headers=headers, content=json.dumps(fields).encode())
+    return Call("POST", "/v1/jobs", read, headers=headers, content=json.dumps(body).encode())
+
+
+def submit_many(
+    items: Sequence[Mapping[str, Any]], common: Mapping[str, Any], idempotency_key: str
+) -> Call[list[JobState]]:
+    """All of the jobs are queued, or none."""
+    return posted({**common, "items": list(items)}, idempotency_key, jobs_of)
 
 
 def job(job_id: str, wait_seconds: int = 0) -> Call[JobState]:
@@ -66,9 +82,18 @@ def job(job_id: str, wait_seconds: int = 0) -> Call[JobState]:
     return Call("GET", f"/v1/jobs/{quote(job_id, safe='')}", job_of, params=params)
 
 
-def jobs(status: Status | str | None, limit: int, after: str | None) -> Call[JobPage]:
-    given = {"status": status, "limit": limit, "after": after}
-    params = {name: value for name, value in given.items() if value is not None}
+def jobs(
+    status: Status | str | None,
+    limit: int,
+    after: str | None,
+    model: str | None = None,
+    class_label: int | str | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> Call[JobPage]:
+    given = {"status": status, "limit": limit, "after": after, "model": model, "class_label": class_label}
+    params: dict[str, Param] = {name: value for name, value in given.items() if value is not None}
+    if metadata:
+        params["metadata"] = [f"{key}={value}" for key, value in metadata.items()]
     return Call("GET", "/v1/jobs", lambda response: JobPage.model_validate_json(response.content), params=params)
 
 

@@ -134,6 +134,13 @@ class JobState(View):
     numerics: str | None
 
 
+class JobList(View):
+    """The jobs of one call, in the order of its items."""
+
+    object: Literal["list"]
+    data: list[JobState]
+
+
 class JobPage(View):
     """Jobs, newest first; `next` is the cursor of the page behind."""
 

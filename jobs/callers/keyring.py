@@ -67,6 +67,16 @@ class Keyring:
     def __len__(self) -> int:
         return sum(each.revoked_at is None for each in self._records.values())
 
+    @property
+    def records(self) -> list[KeyRecord]:
+        """Every key, revoked ones too: their callers may have jobs."""
+        return list(self._records.values())
+
+    def name_of(self, caller: Caller) -> str | None:
+        """What a caller's key is called; None for a caller without one."""
+        record = self._records.get(caller.id)
+        return None if record is None else record.name
+
     def caller_of(self, key: str) -> Caller | None:
         """The caller whose key it is; None for one that is wrong or revoked. Takes as long for either."""
         found = KEY.fullmatch(key)

@@ -5,6 +5,7 @@ transactions that change them keep (`jobs.queue.transitions`). Operators have no
 """
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -32,9 +33,13 @@ class Rate:
     unit: int  # counted for 1 of the quota
     window: "Window"
 
+    def allows(self, caller: Caller, amount: int) -> bool:
+        """Charge a caller; False, and nothing is charged, where that is above its quota."""
+        return caller.role is not Role.USER or self.window.take(caller.id, amount)
+
     def take(self, caller: Caller, amount: int) -> None:
         """Charge a caller. Raises: OverQuotaError, and nothing is charged."""
-        if caller.role is not Role.USER or self.window.take(caller.id, amount):
+        if self.allows(caller, amount):
             return
         left = self.window.left(caller.id, amount)
         detail = f"{self.what} of yours are over the quota of {self.quota} a minute ({self.setting})"
@@ -59,10 +64,17 @@ class Quotas:
         self._device = rate(redis, "device-seconds", "device seconds", "ADM_QUOTA_DEVICE_SECONDS", device, MS)
         self._queued_seconds = settings.quota_queued_seconds
 
-    def take_post(self, caller: Caller) -> None:
-        """Charge a call that makes something, replayed and refused ones too. Raises: OverQuotaError."""
+    def take_post(self, caller: Caller, number: int = 1) -> None:
+        """Charge a call that makes so many things, replayed and refused ones too. Raises: OverQuotaError."""
         if self._posts is not None:
-            self._posts.take(caller, 1)
+            self._posts.take(caller, number)
+
+    def take_posts(self, calls: Counter[Caller]) -> set[Caller]:
+        """Charge several calls of each caller at once; returns the callers whose quota allows all of theirs.
+
+        The others are charged nothing: `take_post` tells which of their calls are above it.
+        """
+        return {each for each, number in calls.items() if self._posts is None or self._posts.allows(each, number)}
 
     def take_cost(self, caller: Caller, cost_ms: int) -> None:
         """Charge a job's estimated cost; a cancellation does not give it back. Raises: OverQuotaError."""

@@ -129,6 +129,13 @@ class Job(View):
     numerics: str | None = Field(description="fingerprint under which the bytes repeat; null until completed")
 
 
+class JobList(View):
+    """The jobs of a call with `items`, in their order."""
+
+    object: Literal["list"] = "list"
+    data: list[Job]
+
+
 class JobPage(View):
     """A page of jobs, newest first."""
 

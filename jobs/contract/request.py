@@ -290,8 +290,9 @@ def field_errors(error: ValidationError) -> list[FieldError]:
     found: dict[str, str] = {}
     for each in error.errors(include_url=False, include_context=False, include_input=False):
         parts = [str(part) for part in each["loc"] if part != "[key]"]
-        if len(parts) > 1 and parts[0] in UNIONS:
-            del parts[1]
+        field = 2 if parts[:1] == ["items"] else 0  # place of the field's name: an item's is behind its number
+        if len(parts) > field + 1 and parts[field] in UNIONS:
+            del parts[field + 1]
         pointer = pointer_to(parts)
         detail = SAID.get(each["type"], each["msg"][:1].lower() + each["msg"][1:])
         found[pointer] = f"{found[pointer]}, or: {detail}" if pointer in found else detail

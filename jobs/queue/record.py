@@ -65,6 +65,12 @@ class Record:
         return cast(Priority, self.queue.rpartition(":")[2])
 
     @property
+    def item_ids(self) -> list[str]:
+        """Ids of the jobs of its call, its own first; of a call with `items` and a key, whose id is the first job's."""
+        ids: list[str] = json.loads(self.text("adm_items") or "[]")
+        return ids
+
+    @property
     def caller(self) -> str:
         """Whose it is; "" where it was made without a key."""
         return self.text("adm_caller")

@@ -15,6 +15,7 @@ from jobs.contract.job import ImageRecord, JobError, Usage
 from jobs.contract.request import PRIORITIES
 from jobs.queue import keys
 from jobs.queue.deaths import Deaths
+from jobs.queue.rubbish import JOB_ID
 
 LATEST = 1e10  # seconds; their microseconds fill the members of the indexes
 MOST = 2**40  # of what is counted, so that Redis can add it up
@@ -26,6 +27,7 @@ STAGE = Annotated[str, StringConstraints(pattern="^[a-z0-9_-]{1,32}$")]  # a new
 WORK = TypeAdapter(dict[STAGE, Annotated[int, Field(ge=0, le=MOST, strict=True)]])
 IMAGES = TypeAdapter(list[ImageRecord])
 RESULTS = TypeAdapter(dict[str, Any])
+JOB_IDS = TypeAdapter(list[Annotated[str, Field(pattern=f"^{JOB_ID.pattern}$")]])
 
 
 def damage_of(fields: Mapping[bytes, bytes]) -> list[str]:
@@ -84,6 +86,7 @@ READERS: Mapping[str, Callable[[str], object]] = {
     "adm_class_name": str,
     "adm_numerics": str,
     "adm_body": str,
+    "adm_items": JOB_IDS.validate_json,
     "adm_request_id": str,
     "adm_webhook_url": matching(WEBHOOK_URL),
     "adm_caller": matching(CALLER_ID),

@@ -1,12 +1,9 @@
 """How requests become queued jobs: resolved, refused where there is no room, and written together."""
 
-import hashlib
-import json
 import secrets
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
-from uuid import uuid4
 
 from redis.client import Redis
 
@@ -22,6 +19,7 @@ from jobs.contract.resolution import resolve
 from jobs.contract.work import work_of
 from jobs.queue import keys, rq_registries
 from jobs.queue.capacity import Room, ask_room, take_room
+from jobs.queue.idempotency import MISMATCH, body_digest, job_id_of
 from jobs.queue.ledger import Ledger
 from jobs.queue.record import Record
 from jobs.queue.rubbish import answers
@@ -85,6 +83,12 @@ class Counted(NamedTuple):
     places: Counter[tuple[str, str]]  # how many jobs would go before another one, by line
     queued_ms: Counter[str]  # estimated cost of the queued jobs of each caller
 
+    def add(self, order: Order, draft: Draft) -> None:
+        """Count a job that has been accepted."""
+        self.backlogs.add(draft.request, draft.record.work)
+        self.places[order.line] += 1
+        self.queued_ms[order.submission.caller.id] += draft.record.cost_ms
+
 
 class Submitter:
     """Queues jobs, many at once."""
@@ -107,8 +111,11 @@ class Submitter:
         """Queue jobs as if one by one; what is refused stops no other."""
         outcomes: dict[int, Submitted | RefusedError] = {}
         orders: dict[int, Order] = {}
+        charged = self._quotas.take_posts(Counter(each.caller for each in submissions))
         for index, each in enumerate(submissions):
             try:
+                if each.caller not in charged:
+                    self._quotas.take_post(each.caller)
                 understood = self._understand(each)
             except RefusedError as error:
                 outcomes[index] = error
@@ -131,18 +138,21 @@ class Submitter:
                     else:
                         outcomes[index] = queued
             places = self._ledger.enqueue([each.record for each in drafts.values()])
+            assert places is not None, "ids drawn at random are new"
             for (index, draft), place in zip(drafts.items(), places, strict=True):
                 outcomes[index] = Submitted(self._view(draft, place), False)
         return [outcomes[index] for index in range(len(submissions))]
 
     def _understand(self, submission: Submission) -> Order | Submitted:
         """An order, or the job that the submission's key stands for already."""
-        self._quotas.take_post(submission.caller)
-        request, key = submission.request, submission.idempotency_key
-        digest = body_digest(request)
-        job_id = uuid4().hex if key is None else keyed_id(submission.caller.id, key)
+        key, digest = submission.idempotency_key, body_digest(submission.request)
+        job_id = job_id_of(submission.caller, key)
         if key is not None and (present := self._ledger.read(job_id)) is not None:
             return self._replay(present, digest)  # before anything that may have changed since is checked
+        return self._order(job_id, submission, digest)
+
+    def _order(self, job_id: str, submission: Submission, digest: str) -> Order:
+        request = submission.request
         pipeline = self._pipeline(request.model or self._settings.default_model)
         check_webhook(request.webhook_url, self._settings)
         resolved = resolve(request, pipeline, lambda: secrets.randbelow(DRAWN_SEED_BELOW))
@@ -187,6 +197,19 @@ class Submitter:
 
     def _queue(self, order: Order, counted: Counted) -> Submitted | Draft:
         """Queue a job that has a key; one that has none is to be queued with others."""
+        draft = self._draft(order, counted)
+        self._quotas.take_cost(order.submission.caller, draft.record.cost_ms)
+        if order.submission.idempotency_key is not None:
+            record, created = self._ledger.submit(draft.record)
+            if not created:
+                return self._replay(record, order.body_digest)
+        counted.add(order, draft)
+        if order.submission.idempotency_key is not None:
+            return Submitted(self._views.of([draft.record])[0], False)
+        return draft
+
+    def _draft(self, order: Order, counted: Counted) -> Draft:
+        """A job as it can be queued. Raises: RefusedError where there is no room for it."""
         request, backlog = order.request, counted.backlogs.of(order.pipeline.id)
         self._refuse_if_full(backlog)
         counted.room.take()
@@ -194,9 +217,8 @@ class Submitter:
         cost_ms = Estimator(self._fleet.read()).cost_ms(order.pipeline.id, work)
         self._quotas.refuse_above_queued(caller, counted.queued_ms[caller.id], cost_ms)
         self._hold_files(request, caller)
-        self._quotas.take_cost(caller, cost_ms)
         reckoned = self._views.reckoned_seconds(backlog, request, counted.places[order.line])
-        draft = self._ledger.draft(
+        record = self._ledger.draft(
             order.job_id,
             request,
             class_name=order.pipeline.class_name(request.class_label),
@@ -207,16 +229,7 @@ class Submitter:
             request_id=order.submission.request_id,
             caller=caller,
         )
-        if order.submission.idempotency_key is not None:
-            record, created = self._ledger.submit(draft)
-            if not created:
-                return self._replay(record, order.body_digest)
-        counted.backlogs.add(request, work)
-        counted.places[order.line] += 1
-        counted.queued_ms[caller.id] += cost_ms
-        if order.submission.idempotency_key is not None:
-            return Submitted(self._views.of([draft])[0], False)
-        return Draft(draft, request, backlog, reckoned)
+        return Draft(record, request, backlog, reckoned)
 
     def _view(self, draft: Draft, place: Place) -> Job:
         """A job as it was queued."""
@@ -225,7 +238,7 @@ class Submitter:
 
     def _replay(self, record: Record, digest: str) -> Submitted:
         if record.text("adm_body") != digest:
-            raise RefusedError(ErrorKind.IDEMPOTENCY_MISMATCH, "this Idempotency-Key was used with another body")
+            raise RefusedError(ErrorKind.IDEMPOTENCY_MISMATCH, MISMATCH)
         return Submitted(self._views.of([record])[0], True)
 
     def _hold_files(self, request: ResolvedRequest, caller: Caller) -> None:
@@ -253,14 +266,3 @@ class Submitter:
 def cost_of(num_queued: int | None, counted_ms: bytes | None) -> int:
     """What a caller's queued jobs cost; 0 where none is queued, whatever damaged jobs have left in the counter."""
     return int(counted_ms) if num_queued and counted_ms is not None and COUNT.fullmatch(counted_ms) else 0
-
-
-def keyed_id(caller: str, idempotency_key: str) -> str:
-    """Id of the job that a caller's key stands for."""
-    return "i-" + hashlib.sha256(json.dumps([caller, idempotency_key]).encode()).hexdigest()
-
-
-def body_digest(request: JobRequest) -> str:
-    """What tells two bodies apart: the fields given, whatever their order and spacing."""
-    text = json.dumps(request.model_dump(exclude_unset=True), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -23,13 +23,26 @@ def timestep_embedding(timesteps: Tensor, dim: int, max_period: float = 10_000) 
     return F.pad(torch.cat([angles.cos(), angles.sin()], dim=1), (0, dim % 2))
 
 
+class MeanPool(nn.AvgPool2d):
+    """Means of 2x2. One image is computed as two: torch cannot tell how a single one lies in memory, and would round
+    otherwise."""
+
+    def __init__(self) -> None:
+        super().__init__(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) == 1 and x.is_cpu and not torch.compiler.is_compiling():
+            return super().forward(torch.cat([x, x]))[:1]
+        return super().forward(x)
+
+
 class Downsample(nn.Module):
     """Halves a map: a strided 3x3 convolution with padding 1, or a 2x2 mean."""
 
     def __init__(self, channels: int, *, use_conv: bool, out_channels: int | None = None) -> None:
         super().__init__()
         self.op: nn.Module = (
-            Conv2d(channels, out_channels or channels, 3, stride=2, padding=1) if use_conv else nn.AvgPool2d(2)
+            Conv2d(channels, out_channels or channels, 3, stride=2, padding=1) if use_conv else MeanPool()
         )
 
     def forward(self, x: Tensor) -> Tensor:

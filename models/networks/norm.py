@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.networks import channel_norm
+from models.networks import channel_norm, native_norm
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -37,7 +37,8 @@ class GroupNorm32(nn.GroupNorm):
         modulation_trains = torch.is_grad_enabled() and scale is not None and scale.requires_grad
         if not trains and not modulation_trains and channel_norm.lies_by_channels(x):
             affine = (self.num_groups, self.weight.float(), self.bias.float(), self.eps)
-            return channel_norm.group_norm(x, *affine, scale, shift, silu=silu)
+            group_norm = native_norm.group_norm if native_norm.computes(x) else channel_norm.group_norm
+            return group_norm(x, *affine, scale, shift, silu=silu)
         return self._eager(x, scale, shift, silu=silu)
 
     def _eager(self, x: Tensor, scale: Tensor | None, shift: Tensor | None, *, silu: bool) -> Tensor:

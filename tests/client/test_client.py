@@ -48,6 +48,17 @@ def test_images_come_as_pictures_with_their_bytes_and_show_in_a_notebook(adm: Cl
     assert Image.open(io.BytesIO(shown)).size == (4, 4)
 
 
+def test_many_jobs_are_queued_in_one_call_and_found_by_what_they_have(adm: Client) -> None:
+    made = adm.submit_many([{"class_label": "torus"}, {"class_label": "cone", "n": 2}], metadata={"run": "7"})
+    assert [len(each.wait().images()) for each in made] == [1, 2]
+    again = adm.submit_many([{"class_label": "star"}], idempotency_key="k")
+    assert [each.id for each in adm.submit_many([{"class_label": "star"}], idempotency_key="k")] == [again[0].id]
+    assert [each.id for each in adm.jobs(metadata={"run": "7"}).data] == [made[1].id, made[0].id]
+    assert [each.id for each in adm.jobs(metadata={"run": "7"}, class_label="torus", model="demo").data] == [made[0].id]
+    with pytest.raises(RefusedError, match="/items/1/class_label"):
+        adm.submit_many([{"class_label": 0}, {"class_label": "no such"}])
+
+
 def test_job_is_waited_for_cancelled_and_deleted(adm: Client, worker: ToyWorker) -> None:
     worker.hold()
     job = adm.submit(class_label="torus")
@@ -177,6 +188,8 @@ async def all_of_it(address: str) -> None:
         assert len(await (await varied.wait()).images()) == 1
         with pytest.raises(RefusedError, match="unknown class"):
             await adm.submit(class_label="cat")
+        assert (await adm.jobs(class_label="torus", metadata={"run": "none"})).data == []
+        assert [each.status for each in await adm.submit_many([{"class_label": 0}] * 2)] != []
         assert (await adm.jobs()).data
         await job.delete()
 

@@ -40,8 +40,8 @@ def settings_of(name: str, monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 
 def copied(text: str) -> Iterator[str]:
-    """Sources of a target's COPY lines."""
-    for line in re.findall(r"^COPY (.+)$", text, re.MULTILINE):
+    """Sources of a target's COPY lines, but for what another target has built."""
+    for line in re.findall(r"^COPY (?!--from=)(.+)$", text, re.MULTILINE):
         yield from line.split()[:-1]
 
 

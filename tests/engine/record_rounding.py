@@ -21,6 +21,7 @@ from engine.engine import Engine
 from engine.pipeline import BASE, UPSAMPLE, Pipeline, build_stages
 from engine.rounding import ROUNDING
 from engine.trajectory import ImageRequest, StagePlan
+from models.networks import native_norm
 from models.networks.precision import Precision
 from models.stack import load_stack
 from tests.models.samples import write_stack
@@ -86,6 +87,7 @@ def record() -> dict[str, object]:
     with tempfile.TemporaryDirectory() as folder:
         stack = write_stack(Path(folder) / "tiny")
         outputs = {precision: digest(images(stack, precision)) for precision in PRECISIONS}
+    assert native_norm.library() is not None, "torch would compute the norms"
     return {"rounding": ROUNDING, "torch": torch.__version__, "torchs_own": torchs_own(), "outputs": outputs}
 
 

@@ -58,7 +58,7 @@ def test_wrong_kernel_is_found_and_its_row_shape_is_used_no_more(own_bench: Benc
         findings = [each for each in [audit.run()] if each is not None]
     (finding,) = findings
     assert (finding.stage, finding.row_shape, finding.guilty) == (BASE, 4, {part: (4,)})
-    assert stage.row_shapes[part] == (2,)
+    assert stage.row_shapes[part] == (1, 2)
     assert fingerprint(own_bench.stages, "fp32") != before
     engine = own_bench.engine()
     for index in range(3):
@@ -70,7 +70,7 @@ def test_wrong_kernel_is_found_and_its_row_shape_is_used_no_more(own_bench: Benc
 def test_what_does_not_repeat_itself_is_reported_without_a_guilty_shape(own_bench: Bench) -> None:
     stage, audit = own_bench.stages[BASE], audited(own_bench)
     right = stage._network
-    stage._network = off_at(2, off_at(4, right))
+    stage._network = off_at(1, off_at(2, off_at(4, right)))
     engine = own_bench.engine()
     engine.add(own_bench.image(sampler="ddpm", steps=2))
     for report in reports(engine):
@@ -79,7 +79,7 @@ def test_what_does_not_repeat_itself_is_reported_without_a_guilty_shape(own_benc
     finding = audit.run()
     assert finding is not None
     assert finding.guilty == {}
-    assert stage.network_shapes == (2, 4)
+    assert stage.network_shapes == (1, 2, 4)
 
 
 def test_an_audit_takes_no_more_than_its_share(bench: Bench) -> None:

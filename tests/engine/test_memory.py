@@ -19,6 +19,7 @@ from engine.memory import (
     state_bytes,
     surely_fits,
 )
+from engine.threads import torch_threads
 from models.checkpoints.presets import PRESETS
 from models.plan import official_stacks, read_stack
 from tests.engine.bench import Bench
@@ -65,15 +66,19 @@ def test_shortage_says_what_would_fit(stack_folder: Path) -> None:
 
 @pytest.mark.slow
 def test_step_takes_no_more_than_is_reckoned_and_not_much_less(own_bench: Bench) -> None:
-    """What tensors hold; scratch space inside kernels is not seen."""
+    """What tensors hold; scratch space inside kernels is not seen. Torch's norms, of several threads, hold more."""
     rows = 4
     for key, stage in own_bench.stages.items():
-        stage.rehearse(rows)
-        with PeakMeter() as meter:
-            stage.rehearse(rows)
+        peaks = []
+        for threads in (1, 2):
+            with torch_threads(threads):
+                stage.rehearse(rows)
+                with PeakMeter() as meter:
+                    stage.rehearse(rows)
+            peaks.append(meter.peak)
         configs: list[NetworkConfig] = [stage.network.config, *([CLASSIFIER] if stage.guide else [])]
         reckoned = rows * (max(map(row_bytes, configs)) + state_bytes(stage.network.config))
-        assert 0.5 * reckoned < meter.peak <= reckoned, key
+        assert 0.5 * reckoned < max(peaks) <= reckoned, key
 
 
 def test_image_between_two_steps_takes_what_is_reckoned(bench: Bench) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from engine.rounding import ROUNDING
+from models.networks import native_norm
 from models.networks.precision import Precision
 from tests.engine.record_rounding import PRECISIONS, RECORDS, digest, images, torchs_own
 
@@ -23,10 +24,13 @@ def test_records_are_of_this_version() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_images_are_those_recorded(precision: Precision, stack_folder: Path) -> None:
-    """Bit for bit where torch's own operations give what they gave there; on other processors only a repetition."""
+    """Bit for bit where torch's own operations give what they gave there; on other processors only a repetition.
+
+    Nor are they those recorded where the norms could not be compiled.
+    """
     ours = images(stack_folder, precision)
     known = {each["torchs_own"]: each["outputs"] for each in records()}.get(torchs_own())
-    if isinstance(known, dict):
+    if isinstance(known, dict) and native_norm.library() is not None:
         assert digest(ours) == known[precision], "raise engine.rounding.ROUNDING, and record anew"
     else:
         assert all(map(torch.equal, ours, images(stack_folder, precision)))

@@ -40,12 +40,13 @@ def test_single_row_is_left_where_places_matter_in_every_batch() -> None:
 
 
 @pytest.mark.parametrize(("max_rows", "shapes"), [(1, (2,)), (2, (2,)), (5, (2, 4, 6)), (32, (2, 4, 8, 16, 32))])
-def test_rows_on_a_cpu_are_even(max_rows: int, shapes: tuple[int, ...]) -> None:
-    assert candidates_for(torch.device("cpu"), max_rows) == shapes
+def test_rows_on_a_cpu_are_even_where_torch_computes_the_norms(max_rows: int, shapes: tuple[int, ...]) -> None:
+    assert candidates_for(torch.device("cpu"), max_rows, evenly=True) == shapes
 
 
-def test_a_gpu_may_compute_a_single_row() -> None:
-    assert candidates_for(torch.device("cuda"), 6) == (1, 2, 4, 6)
+def test_a_gpu_and_a_cpu_with_norms_of_its_own_may_compute_a_single_row() -> None:
+    assert candidates_for(torch.device("cuda"), 6, evenly=True) == (1, 2, 4, 6)
+    assert candidates_for(torch.device("cpu"), 6, evenly=False) == (1, 2, 4, 6)
 
 
 @PROPERTY

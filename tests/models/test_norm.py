@@ -1,23 +1,42 @@
-"""Group norm of maps that lie by channels: as defined, and the same for an image however few there are."""
+"""Group norm of maps that lie by channels: as defined, and the same for an image however few there are.
 
+Both forms: compiled code, which runs on the thread that calls it alone, and torch's operations.
+"""
+
+import subprocess
+import tomllib
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.networks import native_norm
 from models.networks.norm import GroupNorm32
 
+ROOT = Path(__file__).parents[2]
 ROWS, CHANNELS = 4, 64
 
 
-@pytest.fixture
-def two_threads() -> Iterator[None]:
+@pytest.fixture(params=["compiled", "torch"])
+def form(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Which form is taken: torch's is, where its operations have several threads."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
+    torch.set_num_threads(1 if request.param == "compiled" else 2)
+    yield request.param
     torch.set_num_threads(threads)
+
+
+def test_compiled_norm_was_built_here() -> None:
+    """Else all that follows tests one form twice: `make install` needs a C compiler for it."""
+    assert native_norm.library() is not None
+
+
+def test_form_is_the_one_asked_for(form: str) -> None:
+    for dtype in (torch.float32, torch.bfloat16):
+        assert native_norm.computes(by_channels(drawn(ROWS, CHANNELS, 4, 4)).to(dtype)) == (form == "compiled")
 
 
 def drawn(*shape: int) -> Tensor:
@@ -41,7 +60,7 @@ def by_channels(x: Tensor) -> Tensor:
 @pytest.mark.parametrize("modulated", [False, True])
 @pytest.mark.parametrize("shape", [(8, 8), (3, 5), (15,)], ids=str)
 def test_norm_of_a_map_by_channels_is_the_norm(
-    shape: tuple[int, ...], modulated: bool, silu: bool, dtype: torch.dtype
+    shape: tuple[int, ...], modulated: bool, silu: bool, dtype: torch.dtype, form: str
 ) -> None:
     x, norm = (3 * drawn(ROWS, CHANNELS, *shape) + 2).to(dtype), a_norm()
     moves = [drawn(2, ROWS, CHANNELS, *(1 for _ in shape))[i] for i in range(2)] if modulated else []
@@ -60,7 +79,7 @@ def test_norm_of_a_map_by_channels_is_the_norm(
 
 @pytest.mark.parametrize("silu", [False, True])
 @pytest.mark.parametrize("modulated", [False, True])
-def test_gradient_through_a_map_by_channels_is_the_norms(modulated: bool, silu: bool) -> None:
+def test_gradient_through_a_map_by_channels_is_the_norms(modulated: bool, silu: bool, form: str) -> None:
     x, upstream, norm = 3 * drawn(ROWS, CHANNELS, 4, 4) + 2, drawn(1, ROWS, CHANNELS, 4, 4)[0], a_norm()
     moves = list(drawn(2, ROWS, CHANNELS, 1, 1)) if modulated else []
     ours = by_channels(x).requires_grad_()
@@ -80,7 +99,63 @@ def test_norm_that_trains_gives_its_weights_their_gradients() -> None:
     assert norm.weight.grad.abs().min() > 0
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("rows", [1, 2, 3])
-def test_norm_of_an_image_does_not_depend_on_how_many_share_the_threads(rows: int, two_threads: None) -> None:
-    x, norm = by_channels(drawn(ROWS, CHANNELS, 32, 32)), a_norm()
-    assert torch.equal(norm(x[-rows:].clone(), silu=True), norm(x, silu=True)[-rows:])
+def test_norm_of_an_image_and_its_gradient_do_not_depend_on_how_many_there_are(
+    rows: int, dtype: torch.dtype, form: str
+) -> None:
+    x, upstream = (by_channels(each).to(dtype) for each in 4 * drawn(2, ROWS, CHANNELS, 32, 32) + 1)
+    moves, norm = drawn(2, ROWS, CHANNELS, 1, 1).to(dtype), a_norm()
+
+    def computed(some: slice) -> list[Tensor]:
+        rows_of_x = x[some].clone().requires_grad_()
+        y = norm(rows_of_x, *(each[some] for each in moves), silu=True)
+        return [y, *torch.autograd.grad(y, rows_of_x, upstream[some])]
+
+    for few, all_ in zip(computed(slice(-rows, None)), computed(slice(None)), strict=True):
+        assert torch.equal(few, all_[-rows:])
+
+
+@pytest.mark.parametrize("silu", [False, True])
+def test_what_is_not_finite_stays_so(silu: bool, form: str) -> None:
+    """A step whose numbers have gone is found by them; the other images are none the worse."""
+    x, norm = by_channels(drawn(ROWS, CHANNELS, 4, 4)), a_norm()
+    x[0, 0, 0, 0], x[1, 5, 1, 1] = torch.inf, torch.nan
+    y = norm(x, silu=silu)
+    assert not y[0, :2].isfinite().any()
+    assert not y[1, 4:6].isfinite().any()
+    assert y[2:].isfinite().all()
+
+
+@pytest.mark.slow
+def test_all_processors_compute_equal_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the oldest instructions of this machine's kind, and with all that this machine has."""
+    torch.set_num_threads(1)
+    (extension,) = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["ext-modules"]
+    x, norm, upstream = by_channels(3 * drawn(2, 96, 9, 7)), GroupNorm32(96).requires_grad_(False), drawn(2, 96, 9, 7)
+
+    def computed() -> list[Tensor]:
+        results = []
+        for dtype in (torch.float32, torch.bfloat16):
+            leaf = x.to(dtype).requires_grad_()
+            y = norm(leaf, silu=True)
+            results += [y.detach(), *torch.autograd.grad(y, leaf, by_channels(upstream).to(dtype))]
+        return results
+
+    shipped = computed()
+    for name, options in {"oldest": [], "native": ["-march=native"]}.items():
+        path = tmp_path / f"{name}.so"
+        flags = [*extension["extra-compile-args"], *options, "-DEACH_PROCESSOR=", "-shared", "-fPIC"]
+        subprocess.run(["cc", *flags, ROOT / extension["sources"][0], "-lm", "-o", path], check=True)
+        library = native_norm.loaded(path)
+        monkeypatch.setattr(native_norm, "library", lambda library=library: library)  # another build, of the same code
+        assert all(map(torch.equal, computed(), shipped)), name
+
+
+def test_compiled_silu_is_accurate_over_the_whole_range() -> None:
+    torch.set_num_threads(1)
+    norm = GroupNorm32(CHANNELS).requires_grad_(False)
+    x = by_channels(drawn(1, CHANNELS, 64, 64))
+    shift = torch.linspace(-120, 120, CHANNELS)[None, :, None, None]
+    v, y = (norm(x, torch.zeros_like(shift), shift, silu=silu) for silu in (False, True))
+    torch.testing.assert_close(y.double(), F.silu(v.double()), rtol=1e-6, atol=1e-30)

@@ -35,6 +35,7 @@ def test_every_change_is_logged_with_its_caller_and_its_target(
         client.delete(f"/v1/files/{file_id}", headers=bob)
         client.delete(f"/v1/jobs/{job_id}", headers=ann)
         client.post("/v1/jobs", json={"steps": 0}, headers=ann)
+        made = client.post("/v1/jobs", json={"items": [body(), body()]}, headers=ann).json()["data"]
         client.post("/v1/jobs", json=sent)
         client.post("/v1/nothing%0a", headers=ann)
     callers = [each["Authorization"][11:23] for each in (ann, bob)]
@@ -48,6 +49,7 @@ def test_every_change_is_logged_with_its_caller_and_its_target(
         (callers[1], "delete_file", file_id, "done", 204),
         (callers[0], "delete_job", job_id, "done", 204),
         (callers[0], "create_job", "", "refused", 422),
+        (callers[0], "create_job", f"{made[0]['id']} {made[1]['id']}", "done", 202),
         ("", "POST", "/v1/jobs", "refused", 401),
         (callers[0], "POST", r"/v1/nothing\n", "refused", 404),
     ]

@@ -14,7 +14,7 @@ import uvloop
 from redis import Redis
 
 from jobs.settings import Settings
-from service.protocol import WhileOpen
+from service.protocol import WhileOpen, counted_as
 from tests.service.conftest import running_service
 
 pytestmark = pytest.mark.process
@@ -318,3 +318,17 @@ def test_bodies_that_arrive_at_the_same_time_are_bounded_together(small: tuple[s
 def test_transfer_coding_that_is_not_understood_is_refused(caller: Caller) -> None:
     caller.send(b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n")
     assert caller.status() == 501
+
+
+@pytest.mark.parametrize(
+    ("address", "counted"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2:ffff::", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+    ],
+)
+def test_addresses_that_one_host_may_use_are_counted_as_one(address: str, counted: str) -> None:
+    assert counted_as(address) == counted

@@ -10,7 +10,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from tests.jobs.samples import png
-from tests.service.conftest import ToyWorker, body
+from tests.service.conftest import MakeKey, ToyWorker, body
 from tests.service.test_jobs import is_problem
 
 FACTS = {
@@ -96,3 +96,30 @@ def test_request_of_a_picture_of_ours_can_be_posted(client: httpx2.Client, worke
 def test_other_pictures_are_refused_by_name(client: httpx2.Client, content: bytes) -> None:
     answer = client.post("/v1/requests/from-image", content=content)
     assert is_problem(answer, 422, "/file")
+
+
+def test_zip_of_chosen_images_holds_those_alone_in_folders_of_their_jobs(
+    client: httpx2.Client, worker: ToyWorker
+) -> None:
+    jobs = [client.post("/v1/jobs", json=body(n=3), headers={"Prefer": "wait=20"}).json()["id"] for _ in range(2)]
+    chosen = [f"{jobs[0]}/2", f"{jobs[1]}/0", f"{jobs[1]}/00"]
+    answer = client.get("/v1/images.zip", params={"image": chosen})
+    assert answer.headers["Content-Disposition"] == 'attachment; filename="images.zip"'
+    with ZipFile(io.BytesIO(answer.content)) as zipped:
+        found = {each: zipped.read(each) for each in zipped.namelist()}
+    assert found == {f"{jobs[0]}/02.png": png(2), f"{jobs[1]}/00.png": png(0)}
+    again = client.get("/v1/images.zip", params={"image": chosen}, headers={"If-None-Match": answer.headers["ETag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    assert is_problem(client.get("/v1/images.zip", params={"image": [chosen[0], f"{jobs[0]}/3"]}), 404)
+    many = [f"{jobs[0]}/{each}" for each in range(513)]
+    for wrong, pointer in (([], "/image"), (["../0"], "/image/0"), (many, "/image")):
+        assert is_problem(client.get("/v1/images.zip", params={"image": wrong}), 422, pointer)
+
+
+def test_zip_of_chosen_images_never_holds_anothers(client: httpx2.Client, worker: ToyWorker, make_key: MakeKey) -> None:
+    ann, bob = make_key("ann"), make_key("bob")
+    theirs = client.post("/v1/jobs", json=body(), headers=ann | {"Prefer": "wait=20"}).json()["id"]
+    own = client.post("/v1/jobs", json=body(), headers=bob | {"Prefer": "wait=20"}).json()["id"]
+    answer = client.get("/v1/images.zip", params={"image": [f"{own}/0", f"{theirs}/0"]}, headers=bob)
+    assert is_problem(answer, 404)
+    assert client.get("/v1/images.zip", params={"image": f"{own}/0"}, headers=bob).status_code == 200

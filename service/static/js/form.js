@@ -9,6 +9,7 @@ const NUMBERS = [...PAIRS, "n"];
 const SLIDER_MAX = { guidance_scale: 10, steps: 100 }; // what is worth trying; the number goes on to the limit
 const NO_CLASS = "none"; // a radio's value is text; indices are digits
 const FILTER_FROM = 24; // classes, from which on a search field helps
+const MAX_ITEMS = 64; // jobs that the service takes in one call
 const MEMORY = "adm-form";
 
 /** A new seed below 2^53, which every JSON reader holds exactly. */
@@ -25,7 +26,8 @@ export class Form {
   constructor(onSubmit) {
     this.root = byId("form");
     this.onSubmit = onSubmit;
-    this.root.addEventListener("submit", (event) => { event.preventDefault(); this.#submit(); });
+    this.root.addEventListener("submit", (event) => { event.preventDefault(); this.#submit(() => this.request); });
+    byId("each-class").addEventListener("click", () => this.#submit(() => this.#ofEachClass));
     this.root.addEventListener("input", (event) => this.#edited(event.target));
     for (const name of PAIRS) {
       byId(`${name}-slider`).addEventListener("input", (event) => { byId(name).value = event.target.value; });
@@ -126,7 +128,13 @@ export class Form {
     return this.root.querySelector("input[name=sampler]:checked")?.value;
   }
 
-  async #submit() {
+  /** A request for a job of each class, with all else as the fields say. */
+  get #ofEachClass() {
+    const { class_label: _, ...common } = this.request;
+    return { ...common, items: this.model.classes.map(({ index }) => ({ class_label: classLabel(this.model, index) })) };
+  }
+
+  async #submit(request) {
     const button = byId("generate");
     if (button.getAttribute("aria-disabled") === "true") return; // still sending; a disabled button would lose the focus
     this.clearErrors();
@@ -138,7 +146,7 @@ export class Form {
     }
     button.setAttribute("aria-disabled", "true");
     try {
-      await this.onSubmit({ ...this.request, previews: true });
+      await this.onSubmit({ ...request(), previews: true });
       if (!this.#locked) this.#seed(drawSeed());
       this.#changed();
     } catch (problem) {
@@ -155,7 +163,7 @@ export class Form {
       setText(shown, `${shown.textContent}; ${detail}`);
       return;
     }
-    field.append(element("p", { id, className: "field-error" }, detail));
+    field.append(element("p", { id, className: "field-error", role: "alert" }, detail));
     const controls = field.querySelectorAll(`[name="${CSS.escape(name)}"]`);
     for (const each of controls) {
       each.setAttribute("aria-invalid", "true");
@@ -171,6 +179,7 @@ export class Form {
     if (model.no_class_offered) shown.push(radio("class_label", NO_CLASS, "no class"));
     byId("classes").replaceChildren(...shown);
     byId("class-filter").hidden = model.classes.length < FILTER_FROM;
+    byId("each-class").hidden = model.classes.length < 2 || model.classes.length > MAX_ITEMS;
     this.#choose("class_label", model.classes[0]?.index ?? NO_CLASS);
     byId("samplers").replaceChildren(...model.samplers.map((each) => radio("sampler", each, samplerTitle(model, each))));
     this.#choose("sampler", defaults.sampler);
@@ -230,7 +239,7 @@ export class Form {
     field.disabled = withoutClass;
     byId("guidance_scale-slider").disabled = withoutClass;
     setText(byId("guidance-hint"), withoutClass ? "Off without a class: there is nothing to pull towards."
-      : "How hard the classifier pulls; 0 is off.");
+      : "How hard the classifier pulls each step towards the class. 0 is off; higher is clearer, with less variety.");
   }
 
   #choose(name, value) {

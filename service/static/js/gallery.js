@@ -1,17 +1,19 @@
-/** The gallery: finished images, and jobs on their way to one, newest first. */
+/** The gallery: finished images, and jobs on their way to one, newest first, as far as the filters admit them. */
 
 import { byId, element, setText } from "./dom.js";
 import { fileName, numImages, title } from "./format.js";
 import { isActive } from "./jobs.js";
-import { linkPicture, showPicture } from "./pictures.js";
+import { linkPicture, showPicture, thumbnail } from "./pictures.js";
+
+const TILE_PX = 128;
 
 export class Gallery {
   #tiles = new Map(); // key -> element
   #shown = { id: null, index: 0 };
 
   /** actions: show(jobId, index), again(request). */
-  constructor(jobs, modelOf, actions) {
-    Object.assign(this, { jobs, modelOf, actions, list: byId("tiles") });
+  constructor(jobs, modelOf, filters, selection, actions) {
+    Object.assign(this, { jobs, modelOf, filters, selection, actions, list: byId("tiles") });
   }
 
   /** Mark the image that the stage shows. */
@@ -25,10 +27,12 @@ export class Gallery {
 
   render() {
     const wanted = [];
-    for (const entry of this.jobs.all) {
+    const selectable = [];
+    for (const entry of this.jobs.all.filter(({ job }) => this.filters.admits(job))) {
       if (isActive(entry.job)) wanted.push([`${entry.job.id}/active`, () => this.#active(entry), entry]);
       for (const image of shown(entry.job)) {
         wanted.push([`${entry.job.id}/${image.index}`, () => this.#finished(entry.job, image)]);
+        selectable.push(...selected(entry.job, image));
       }
     }
     const keys = new Set(wanted.map(([key]) => key));
@@ -39,9 +43,19 @@ export class Gallery {
       if (this.list.children[at] !== tile) this.list.insertBefore(tile, this.list.children[at] ?? null);
       if (entry !== undefined) this.#follow(tile, entry);
     });
+    byId("filters").hidden = this.filters.query === "" && this.jobs.all.length === 0;
+    this.selection.offer(selectable);
+    this.markSelected();
+    setText(byId("gallery-empty"), this.filters.query === "" ? "Finished pictures gather here." : this.jobs.hasOlder
+      ? "None of the newest jobs has all of this. Older ones may." : "No job has all of this.");
     byId("gallery-empty").hidden = wanted.length > 0;
     byId("more").hidden = !this.jobs.hasOlder;
     this.mark(this.#shown.id, this.#shown.index);
+  }
+
+  /** Let the boxes say what is selected. */
+  markSelected() {
+    for (const box of this.list.querySelectorAll(".pick input")) box.checked = this.selection.has(box.name.split(" "));
   }
 
   #drop(key) {
@@ -55,7 +69,7 @@ export class Gallery {
     const several = numImages(job.request) > 1 && job.request.kind !== "interpolate";
     const name = made ? title(undefined, job.request) : image.class_name ?? "no class";
     const picture = element("img", { alt: "", width: 128, height: 128, loading: "lazy" });
-    showPicture(picture, image.url);
+    showPicture(picture, thumbnail(image, TILE_PX));
     const show = element("button", {
       type: "button", className: "tile-picture", "aria-label": `Show ${name}, seed ${seed}, image ${image.index}`,
     }, picture);
@@ -66,10 +80,17 @@ export class Gallery {
       type: "button", className: "link", "aria-label": `Again with seed ${seed}`,
     }, "Again");
     again.addEventListener("click", () => this.actions.again(job.request));
-    return element("li", {}, show,
+    return element("li", {}, show, this.#box(selected(job, image), `Select ${name}, seed ${seed}, image ${image.index}`),
       element("span", { className: "tile-name" }, several ? `${name} · ${image.index}` : name),
       element("span", { className: "tile-seed", title: `Seed ${seed}` }, job.request.kind === "reconstruct" ? "" : seed),
       element("span", { className: "tile-actions" }, save, ...(made ? [] : [again])));
+  }
+
+  /** A box that selects images. */
+  #box(images, label) {
+    const box = element("input", { type: "checkbox", name: images.join(" "), "aria-label": label });
+    box.addEventListener("change", () => this.selection.set(images, box.checked));
+    return element("label", { className: "pick" }, box);
   }
 
   #active({ job }) {
@@ -96,4 +117,9 @@ export class Gallery {
 /** The images that get a tile: of a morph the first, for its frames are one thing. */
 function shown({ request, images }) {
   return request.kind === "interpolate" ? images.slice(0, 1) : images;
+}
+
+/** The images that a tile stands for, as "job/index". */
+function selected({ id, request, images }, image) {
+  return (request.kind === "interpolate" ? images : [image]).map(({ index }) => `${id}/${index}`);
 }

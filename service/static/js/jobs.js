@@ -69,6 +69,7 @@ export class Jobs extends EventTarget {
   #streams = new Map(); // id -> AbortController
   #waiting = []; // ids that have no stream yet
   #next = null;
+  #query = ""; // of the list's filter
   #queue = null; // {after, below}: where the list of queued jobs is read on; null: from its newest
   #asking = false;
 
@@ -90,18 +91,30 @@ export class Jobs extends EventTarget {
     return this.#next !== null;
   }
 
-  /** Post a request and follow the job. Throws: Problem. */
+  /** Post a request and follow its job, or jobs; returns the id of the first. Throws: Problem. */
   async submit(request) {
-    const job = await call("POST", "/v1/jobs", write(request));
-    this.#put(job);
-    this.#follow(job.id, true);
-    return job.id;
+    const made = await call("POST", "/v1/jobs", write(request));
+    const jobs = made.object === "list" ? made.data : [made];
+    for (const job of jobs) {
+      this.#put(job);
+      this.#follow(job.id, job === jobs[0]);
+    }
+    return jobs[0].id;
   }
 
-  /** Load a page of jobs: the newest, or those behind what was loaded before. Throws: Problem. */
+  /** Begin the list anew, with a filter as the address has it. Throws: Problem. */
+  async filter(query) {
+    this.#query = query;
+    this.#next = null;
+    await this.load();
+  }
+
+  /** Load a page of the caller's jobs: the newest, or those behind what was loaded before. Throws: Problem. */
   async load() {
+    const query = this.#query;
     const after = this.#next === null ? "" : `&after=${encodeURIComponent(this.#next)}`;
-    const page = await call("GET", `/v1/jobs?limit=40${after}`);
+    const page = await call("GET", `/v1/jobs?mine=true&limit=40${query}${after}`);
+    if (query !== this.#query) return; // another filter was chosen meanwhile
     this.#next = page.has_more ? page.next : null;
     for (const job of page.data) {
       if (job.request === null || this.#entries.has(job.id)) continue;
@@ -113,7 +126,8 @@ export class Jobs extends EventTarget {
 
   /** Ask for a job to be cancelled. Throws: Problem. */
   async cancel(id) {
-    this.#put(await call("POST", `/v1/jobs/${id}/cancel`));
+    const job = await call("POST", `/v1/jobs/${id}/cancel`);
+    if (this.#entries.has(id)) this.#put(job);
   }
 
   /** The user looks at this one: it gets a stream at once, if need be in place of another. */
@@ -214,7 +228,7 @@ export class Jobs extends EventTarget {
     this.#asking = true;
     try {
       const { after, below } = this.#queue ?? { after: "", below: Infinity };
-      const page = await call("GET", `/v1/jobs?status=queued&limit=${QUEUE_PAGE}${after}`);
+      const page = await call("GET", `/v1/jobs?mine=true&status=queued&limit=${QUEUE_PAGE}${after}`);
       const end = page.has_more ? page.data.at(-1).created_at : -Infinity;
       const found = new Map(page.data.map((job) => [job.id, job]));
       for (const { id, created_at: at } of waiting) {

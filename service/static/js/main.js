@@ -1,12 +1,17 @@
 /** Puts the page together. */
 
+import { showCaller } from "./caller.js";
+import { CancelAll } from "./cancelall.js";
 import { byId, setNotice } from "./dom.js";
+import { Filters } from "./filters.js";
+import { FirstVisit } from "./firstvisit.js";
 import { Fleet } from "./fleet.js";
 import { Form } from "./form.js";
 import { Gallery } from "./gallery.js";
 import { FromPicture } from "./frompicture.js";
 import { Jobs } from "./jobs.js";
 import { Restore } from "./restore.js";
+import { Selection } from "./selection.js";
 import { watchKey } from "./signin.js";
 import { Stage } from "./stage.js";
 
@@ -14,14 +19,19 @@ watchKey();
 const jobs = new Jobs();
 const form = new Form(submit);
 const fromPicture = new FromPicture(form, submit);
-const fleet = new Fleet((models) => { form.setModels(models); fromPicture.offer(); draw(); });
+const fleet = new Fleet((models) => { form.setModels(models); filters.setModels(models); fromPicture.offer(); draw(); });
 const modelOf = (id) => fleet.model(id);
 const stage = new Stage(jobs, modelOf, { again, cancel, showing: (id, index) => gallery.mark(id, index) });
-const gallery = new Gallery(jobs, modelOf, { show, again });
+const filters = new Filters(() => list(() => jobs.filter(filters.query)));
+const selection = new Selection(() => gallery.markSelected());
+const gallery = new Gallery(jobs, modelOf, filters, selection, { show, again });
+const cancelAll = new CancelAll(jobs);
+const firstVisit = new FirstVisit();
 
 new Restore(form, again);
 
 let due = false;
+let loaded = false;
 
 /** Draw before the next frame, once, however many events came. */
 function draw() {
@@ -31,6 +41,8 @@ function draw() {
     due = false;
     stage.render();
     gallery.render();
+    cancelAll.offer();
+    firstVisit.offer(loaded && jobs.get(stage.id) === undefined);
   });
 }
 
@@ -66,17 +78,23 @@ async function cancel(id) {
   }
 }
 
-async function load() {
+/** Run a call that loads jobs into the gallery. */
+async function list(call) {
+  setNotice(byId("gallery-told"), "");
   try {
-    await jobs.load();
+    await call();
+    draw();
   } catch (problem) {
-    setNotice(byId("gallery-empty"), problem.message);
+    setNotice(byId("gallery-told"), problem.message);
   }
 }
 
 byId("model").addEventListener("change", () => fromPicture.offer());
 jobs.addEventListener("change", draw);
-byId("more").addEventListener("click", load);
-await Promise.all([fleet.ask(), load()]);
+byId("more").addEventListener("click", () => list(() => jobs.load()));
+showCaller();
+await Promise.all([fleet.ask(), list(() => jobs.load())]);
+loaded = true;
+draw();
 const first = jobs.all.find(({ job }) => job.images.length > 0 || job.status === "in_progress");
 if (stage.id === null && first !== undefined) stage.show(first.job.id);

@@ -22,6 +22,12 @@ export function showPicture(image, path) {
   }, () => { if (isShown(image, path)) shown.delete(image); });
 }
 
+/** Address of an image for a place of so many CSS pixels: smaller than it is, where that spares bytes. */
+export function thumbnail({ url, width, height }, edgePx) {
+  const size = 2 * edgePx; // sharp on dense screens
+  return Math.max(width, height) > size ? `${url}?size=${size}` : url;
+}
+
 const isShown = (image, path) => shown.get(image) === path;
 
 /** Let a link download a picture of the service. */

@@ -5,9 +5,10 @@ import { byId, copy, element, focusFirst, local, recall, remember, setNotice, se
 import { Film } from "./film.js";
 import { about, capital, className, curl, duration, fileName, number, numImages, queueHint, queueText, repeatable, stageName, stepsTaken, title } from "./format.js";
 import { isActive } from "./jobs.js";
-import { linkPicture, showPicture } from "./pictures.js";
+import { linkPicture, showPicture, thumbnail } from "./pictures.js";
 
 const MAX_EDGE_PX = 512;
+const SIBLING_PX = 64;
 const SCALING = "adm-scaling";
 const OUTCOMES = {
   cancelled: "This job was cancelled.",
@@ -31,7 +32,6 @@ export class Stage {
     byId("copy-curl").addEventListener("click", (event) => copy(event.target, curl(this.#repeat), byId("source")));
     byId("copy-json").addEventListener("click", (event) => copy(event.target, write(this.#repeat, 2), byId("source")));
     this.#setUpScaling();
-    drawNoise(byId("noise"));
     new ResizeObserver(() => this.#size()).observe(document.querySelector(".viewing"));
     this.#size();
   }
@@ -56,7 +56,6 @@ export class Stage {
 
   render() {
     const entry = this.#entry;
-    byId("invitation").hidden = entry !== undefined;
     if (entry === undefined) return this.#empty();
     const { job } = entry;
     const cancelHadFocus = document.activeElement === byId("cancel");
@@ -90,7 +89,7 @@ export class Stage {
 
   #empty() {
     this.film.reset();
-    setText(byId("stage-title"), "Nothing yet");
+    setText(byId("stage-title"), "How a picture forms");
     setText(byId("caption"), "");
     byId("request-facts").replaceChildren();
     for (const id of ["picture", "progress-area", "outcome", "image-actions", "job-source", "siblings-area", "scores-area"]) byId(id).hidden = true;
@@ -180,6 +179,7 @@ export class Stage {
     if (request.kind === "variation") facts.push(["Strength", number(request.strength)]);
     if (request.kind !== "score") facts.push(...this.#sampling(request));
     facts.push(["Model", request.model]);
+    for (const [key, value] of Object.entries(request.metadata ?? {})) facts.push([key, value]);
     if (numImages(request) > 1 && request.kind !== "interpolate") facts.push(["Image", `${this.#index - request.first_index + 1} of ${numImages(request)}`]);
     if (job.attempt > 1) facts.push(["Attempt", String(job.attempt)]);
     if (job.status === "completed") facts.push(["Took", duration(job.ended_at - job.started_at)]);
@@ -242,7 +242,8 @@ export class Stage {
       const index = job.request.first_index + place;
       button.setAttribute("aria-pressed", String(index === this.#index));
       const own = job.request.kind === "score" ? pathOfFile(job.request.images[place]) : undefined;
-      const url = own ?? job.images.find((each) => each.index === index)?.url ?? previews.of(index).at(-1)?.url;
+      const image = job.images.find((each) => each.index === index);
+      const url = own ?? (image && thumbnail(image, SIBLING_PX)) ?? previews.of(index).at(-1)?.url;
       const picture = button.firstElementChild;
       if (url !== undefined) showPicture(picture, url);
     });
@@ -289,12 +290,4 @@ function progressHint(entry) {
   }
   const left = secondsLeft === null ? "" : capital(`${about(secondsLeft)} left`);
   return entry.job.attempt > 1 ? `Attempt ${entry.job.attempt}. ${left}` : left;
-}
-
-/** Where every picture begins; this one is only a likeness. */
-function drawNoise(canvas) {
-  const context = canvas.getContext("2d");
-  const pixels = context.createImageData(canvas.width, canvas.height);
-  for (let at = 0; at < pixels.data.length; at += 1) pixels.data[at] = at % 4 === 3 ? 255 : Math.random() * 256;
-  context.putImageData(pixels, 0, 0);
 }

@@ -86,7 +86,7 @@ def test_pixels_are_scaled_by_a_whole_factor_and_may_be_smoothed(page: Page, pai
 def test_cancel_ends_the_job_that_is_shown(page: Page, painter: Painter, client: httpx2.Client) -> None:
     open_page(page)
     claim = generate(page, painter)
-    page.get_by_role("button", name="Cancel").click()
+    page.get_by_role("button", name="Cancel", exact=True).click()
     expect(page.locator("#progress-text")).to_have_text("Cancelling…")
     painter.hear_cancel(claim)
     expect(page.locator("#outcome")).to_have_text("This job was cancelled.")
@@ -100,7 +100,7 @@ def test_queued_job_tells_its_place_and_can_be_cancelled(page: Page, painter: Pa
     page.get_by_role("button", name="Generate").click()
     expect(page.locator("#progress-text")).to_have_text("1 before it in the queue")
     expect(page.locator("#progress-hint")).to_contain_text("Done in about")
-    page.get_by_role("button", name="Cancel").click()
+    page.get_by_role("button", name="Cancel", exact=True).click()
     expect(page.locator("#outcome")).to_have_text("This job was cancelled.")
 
 
@@ -175,10 +175,10 @@ def test_answer_of_a_cancel_that_the_end_overtook_changes_nothing(page: Page, pa
 
     page.route("**/cancel", hold_back)
     with page.expect_response("**/cancel") as cancelled:
-        page.get_by_role("button", name="Cancel").click()
+        page.get_by_role("button", name="Cancel", exact=True).click()
     assert cancelled.value.json()["status"] == "cancelling"
     expect(page.locator("#outcome")).to_be_visible()
-    expect(page.get_by_role("button", name="Cancel")).to_be_hidden()
+    expect(page.get_by_role("button", name="Cancel", exact=True)).to_be_hidden()
 
 
 def test_pipeline_without_a_worker_is_said_and_noticed_when_one_comes(

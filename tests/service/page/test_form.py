@@ -30,9 +30,31 @@ def test_posts_what_the_form_says(page: Page, painter: Painter) -> None:
     assert (request.n, request.seed, request.upsample, request.previews) == (2, 42, False, True)
 
 
+def test_one_of_each_class_posts_them_in_one_call(
+    page: Page, painter: Painter, client: httpx2.Client, errors: list[str]
+) -> None:
+    open_page(page)
+    page.get_by_label("Steps", exact=True).fill("3")
+    page.get_by_label("Seed").fill("42")
+    with page.expect_request(lambda request: request.method == "POST") as posted:
+        page.get_by_role("button", name="One of each class").click()
+    assert len(json.loads(posted.value.post_data or "")["items"]) == 10
+    expect(page.locator("#tiles .active")).to_have_count(10)
+    expect(page.locator("#stage-title")).to_have_text("Sphere")
+    requests = [each["request"] for each in client.get("/v1/jobs").json()["data"]]
+    assert [each["class_label"] for each in requests] == list(range(10))[::-1]
+    assert {(each["steps"], each["seed"], each["previews"]) for each in requests} == {(3, 42, True)}
+    with page.expect_response("**/v1/jobs") as refused:
+        page.get_by_label("Steps", exact=True).fill("0")
+        page.get_by_role("button", name="One of each class").click()
+    assert refused.value.status == 422
+    expect(page.locator("[data-field=steps] .field-error")).to_be_visible()
+    assert "422" in errors.pop()
+
+
 def test_no_class_posts_null_and_no_guidance(page: Page, painter: Painter) -> None:
     open_page(page)
-    page.get_by_label("Model").select_option("demo-uncond")
+    page.get_by_label("Model", exact=True).select_option("demo-uncond")
     page.get_by_role("radio", name="no class").check(force=True)
     expect(page.get_by_label("Guidance scale", exact=True)).to_be_disabled()
     page.get_by_role("radio", name="DDPM").check(force=True)

@@ -130,5 +130,5 @@ def test_model_that_only_generates_offers_nothing_from_pictures(page: Page, pain
     redis.hset(keys.PIPELINES, "demo-uncond", DEMO_UNCOND.model_copy(update={"kinds": ("generate",)}).model_dump_json())
     open_page(page)
     expect(page.locator("#from-picture")).to_be_visible()
-    page.get_by_label("Model").select_option("demo-uncond")
+    page.get_by_label("Model", exact=True).select_option("demo-uncond")
     expect(page.locator("#from-picture")).to_be_hidden()

@@ -114,13 +114,13 @@ def test_class_is_chosen_by_hand_where_there_is_no_classifier(page: Page, painte
 def test_pipeline_whose_networks_are_told_no_class_offers_none(page: Page, painter: Painter, redis: Redis) -> None:
     announce(redis, CONDITIONAL)
     open_page(page)
-    page.get_by_label("Model").select_option(DEMO_UNCOND.id)
+    page.get_by_label("Model", exact=True).select_option(DEMO_UNCOND.id)
     expect(page.locator("#from-picture")).to_be_visible()
     expect(page.get_by_label("Class of the picture")).to_be_hidden()
     choose(page, 0, png(50, 8))
     request = press(page, painter, "Reconstruct").request  # and no score comes before it
     assert (request.kind, request.class_label) == ("reconstruct", None)
-    page.get_by_label("Model").select_option(CONDITIONAL.id)
+    page.get_by_label("Model", exact=True).select_option(CONDITIONAL.id)
     expect(page.get_by_label("Class of the picture")).to_be_visible()
     score(painter)
 

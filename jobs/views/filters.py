@@ -1,0 +1,33 @@
+"""Which jobs a list is to show, beside their status."""
+
+from dataclasses import dataclass
+
+from jobs.queue.record import Record
+from jobs.views.job_views import readable_request
+
+
+@dataclass(frozen=True)
+class JobFilter:
+    """What a job must have; what is left out may be anything."""
+
+    model: str | None = None
+    class_label: str | None = None  # index or name
+    metadata: tuple[str, ...] = ()  # each a "key=value" that it must have
+
+    @property
+    def admits_all(self) -> bool:
+        return self == JobFilter()
+
+    def admits(self, record: Record) -> bool:
+        """Whether a job is to be shown; one whose request cannot be read has no class and no metadata."""
+        if self.model is not None and record.pipeline != self.model:
+            return False
+        if self.class_label is None and not self.metadata:
+            return True
+        if (request := readable_request(record)) is None:
+            return False
+        names = (record.text("adm_class_name"), str(request.class_label))
+        if self.class_label is not None and (request.class_label is None or self.class_label not in names):
+            return False
+        given = {f"{key}={value}" for key, value in (request.metadata or {}).items()}
+        return given.issuperset(self.metadata)

@@ -1,0 +1,26 @@
+"""Which of the formats that an image can have a caller prefers, by its Accept header (RFC 9110, 12.5.1)."""
+
+import re
+from collections.abc import Sequence
+
+from pictures.thumbnails import Format
+
+MEDIA_RANGE = re.compile(r"\s*(image|\*)/(\*|png|webp|jpeg)\s*(?:;[^,]*?)?", re.IGNORECASE)
+QUALITY = re.compile(r";\s*q\s*=\s*([01](?:\.\d{0,3})?)\s*(?:;|$)", re.IGNORECASE)
+OTHERS: tuple[Format, ...] = ("webp", "jpeg")  # than the PNG; in this order where a caller takes both as gladly
+
+
+def preferred_format(accept: Sequence[str]) -> Format:
+    """The format for the lines of an Accept header.
+
+    The PNG is the image itself, and what it is not asked for by name, browsers and programs save under that name. So a
+    range such as `image/*` or `*/*` is taken to mean the PNG, and so is a header that none of the formats is in.
+    """
+    weights: dict[str, float] = {}
+    for each in ",".join(accept).split(","):
+        if found := MEDIA_RANGE.fullmatch(each):
+            given = QUALITY.search(each)
+            weights[found[2].lower()] = float(given[1]) if given else 1.0
+    png = weights.get("png", 1.0 if weights.get("*") else 0.0)
+    best = max(OTHERS, key=lambda name: weights.get(name, 0.0))
+    return best if weights.get(best, 0.0) > png else "png"

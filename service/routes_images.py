@@ -1,0 +1,89 @@
+"""/v1/jobs/{id}/images/{index}: an image as its PNG, or made from that smaller or in another format."""
+
+from functools import partial
+from typing import Annotated, Any
+
+import structlog
+from fastapi import APIRouter, Header, Query, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from jobs.contract.errors import ErrorKind, RefusedError
+from jobs.job_queue import PublishedImage
+from pictures.decoding import PictureError
+from pictures.thumbnails import Form, Format, formed
+from service.accept import preferred_format
+from service.authentication import CallerDep
+from service.conditional import answer_picture
+from service.problems import documented, with_headers
+from service.state import Service, ServiceDep
+
+log = structlog.get_logger("service.images")
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+BINARY = {"type": "string", "format": "binary"}
+HEADERS = with_headers("ETag", "Cache-Control", "Vary")
+IMAGE: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The PNG; WebP or JPEG where Accept prefers one of them to it by name",
+        "content": {f"image/{name}": {"schema": BINARY} for name in ("png", "webp", "jpeg")},
+    }
+    | HEADERS,
+    304: {"description": "As the caller holds it"} | HEADERS,
+}
+SIZE = Query(
+    ge=16,
+    le=1024,
+    description="pixels of the longest side at most: a thumbnail; an image that is smaller keeps its size",
+)
+
+
+@router.get(
+    "/{job_id}/images/{index}",
+    summary="An image, as soon as its event was sent",
+    response_class=Response,
+    responses={**IMAGE, **documented(404, 409, 422, 503)},
+)
+async def get_image(
+    request: Request,
+    job_id: str,
+    index: int,
+    service: ServiceDep,
+    caller: CallerDep,
+    size: Annotated[int | None, SIZE] = None,
+    if_none_match: Annotated[str | None, Header()] = None,
+) -> Response:
+    image = await run_in_threadpool(service.queue.image, job_id, index, caller)
+    form = form_of(image, preferred_format(request.headers.getlist("accept")), size)
+    record = image.record
+    # weak: another version of the encoders may write other bytes
+    etag = f'"{record.sha256}"' if form is None else f'W/"{record.sha256}-{form.size_px or "full"}.{form.format}"'
+    return await answer_picture(
+        partial(read_formed, service, job_id, image, form),
+        etag,
+        "image/png" if form is None else f"image/{form.format}",
+        image.kept_seconds,
+        if_none_match,
+        Vary="Accept",
+    )
+
+
+def form_of(image: PublishedImage, name: Format, size_px: int | None) -> Form | None:
+    """What is to be made of an image's PNG; None: nothing, it is sent as it is."""
+    if size_px is not None and max(image.record.width, image.record.height) <= size_px:
+        size_px = None
+    return None if name == "png" and size_px is None else Form(name, size_px)
+
+
+async def read_formed(service: Service, job_id: str, image: PublishedImage, form: Form | None) -> bytes:
+    """The bytes of an image in a form. Raises: RefusedError, also for a PNG that is damaged in the store."""
+    record = image.record
+    png = await service.store_calls.run(lambda: service.queue.image_bytes(job_id, record))
+    if form is None:
+        return png
+    max_pixels = min(service.settings.max_upload_pixels, record.width * record.height)
+    try:
+        return await service.conversions.run(lambda: formed(png, form, max_pixels))
+    except PictureError as error:
+        log.error("damaged_image", job_id=job_id, index=record.index, error=str(error))
+        detail = f"image {record.index} of job {job_id} {error}"
+        raise RefusedError(ErrorKind.UNKNOWN_IMAGE, detail) from error

@@ -1,0 +1,40 @@
+"""Answers that stay open for minutes: their body is sent outside of the layers that made them.
+
+While a body is sent, each layer of middleware and routing that has called the next one keeps its frame, of a thousand
+open streams a quarter of the memory. So a stream sends its head through all of them and leaves its body to the
+outermost one, which sends it when they have returned.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+
+from starlette.requests import Request
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+IsGone = Callable[[], Awaitable[bool]]  # whether the client has hung up
+Body = AsyncIterator[bytes]
+
+BODIES = "adm.bodies"  # in a request's scope: the list that its stream leaves its body in
+
+
+class Stream(StreamingResponse):
+    """A stream of server-sent events; `send_bodies` sends its body."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, make_body: Callable[[IsGone], Body], headers: Mapping[str, str]) -> None:
+        super().__init__((), headers=headers)
+        self._make_body = make_body
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        client = Request({"type": "http"}, receive)  # the request's own would keep all that its scope holds
+        scope[BODIES].append(self._make_body(client.is_disconnected))
+
+
+async def send_bodies(bodies: list[Body], send: Send) -> None:
+    """Send what streams have left in `bodies`."""
+    for body in bodies:
+        async for chunk in body:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})

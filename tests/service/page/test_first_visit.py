@@ -1,0 +1,61 @@
+"""A first visit explains itself: a recorded run plays from noise to the picture before anything is pressed."""
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.service.page.painter import Painter, generate, open_page
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+PIXELS = """() => {
+    const context = new OffscreenCanvas(64, 64).getContext("2d", {willReadFrequently: true});
+    context.drawImage(document.querySelector("#example"), 0, 0);
+    const {data} = context.getImageData(0, 0, 64, 64);
+    let difference = 0;
+    for (let at = 0; at < data.length - 8; at += 4) difference += Math.abs(data[at] - data[at + 8]);
+    return difference / (data.length / 4);
+}"""  # of pixels two apart, as the base's are enlarged twice: large in noise
+
+
+def test_noise_becomes_a_picture_by_itself_and_again_when_asked(page: Page, painter: Painter) -> None:
+    page.clock.install()
+    open_page(page)
+    caption = page.locator("#example-caption")
+    expect(caption).to_have_text("An example, recorded: pure noise")
+    noise = page.evaluate(PIXELS)
+    page.clock.run_for(260 * 5)
+    expect(caption).to_have_text("An example, recorded: the noise is removed step by step")
+    page.clock.run_for(260 * 20)
+    expect(caption).to_have_text("An example, recorded: a torus")
+    assert page.evaluate(PIXELS) < noise / 4
+    page.get_by_role("button", name="Play again").click()
+    expect(caption).to_have_text("An example, recorded: pure noise")
+
+
+def test_calm_visitors_are_shown_the_picture_without_motion(page: Page, painter: Painter) -> None:
+    page.emulate_media(reduced_motion="reduce")
+    open_page(page)
+    expect(page.locator("#example-caption")).to_have_text("An example, recorded: a torus")
+
+
+def test_example_gives_way_to_the_first_job_and_is_not_fetched_by_those_who_have_some(
+    page: Page, painter: Painter
+) -> None:
+    open_page(page)
+    expect(page.locator("#example")).to_be_visible()
+    painter.finish(generate(page, painter))
+    expect(page.locator("#invitation")).to_be_hidden()
+    expect(page.locator("#example")).to_be_hidden()
+    fetched: list[str] = []
+    page.on("request", lambda request: fetched.append(request.url))
+    page.reload()
+    expect(page.locator("#picture")).to_be_visible()
+    assert not [each for each in fetched if "first-visit" in each]
+
+
+def test_classifier_and_scale_are_explained_beside_their_controls(page: Page, painter: Painter) -> None:
+    open_page(page)
+    expect(page.locator("[data-field=class_label]")).to_contain_text("the classifier, recognizes these")
+    expect(page.locator("[data-field=guidance_scale]")).to_contain_text("How hard the classifier pulls each step")
+    page.get_by_role("radio", name="no class").check(force=True)
+    expect(page.locator("[data-field=guidance_scale]")).to_contain_text("Off without a class")

@@ -1,0 +1,93 @@
+"""The operator's view in a real Chromium: live figures for operators, and nothing for others."""
+
+import re
+
+import httpx2
+import pytest
+from playwright.sync_api import Page, expect
+
+from jobs.callers.caller import Role
+from tests.service.conftest import MakeKey, body
+from tests.service.page.painter import Painter, open_page
+from tests.service.page.test_everybody import no_horizontal_scroll
+from tests.service.page.test_sign_in import forgive_401, sign_in
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+ASK_MS = 2000  # between two looks of the page
+
+
+def metrics(images: int, occupancy: float) -> str:
+    return (
+        f'# TYPE adm_images counter\nadm_images_total{{pipeline="demo"}} {images}\n'
+        f"# TYPE adm_batch_occupancy gauge\nadm_batch_occupancy {occupancy}\n"
+    )
+
+
+def figure(page: Page, name: str) -> str:
+    return page.locator("#figures div", has_text=name).locator("dd").inner_text()
+
+
+def test_operator_sees_workers_queue_and_throughput_live(
+    page: Page, painter: Painter, client: httpx2.Client, make_key: MakeKey, errors: list[str]
+) -> None:
+    ann, root = make_key("ann"), make_key("root", Role.OPERATOR)
+    client.post("/v1/jobs", json={"items": [body(n=64)] * 3}, headers=ann)
+    painter.measure(metrics(10, 0.75))
+    page.clock.install()
+    sign_in(page, root)
+    page.get_by_role("link", name="Operator").click()
+    expect(page.locator("#workers tr")).to_contain_text("cpu-0")
+    expect(page.locator("#pipelines tr").first).to_have_text(re.compile(r"^demo\s*3"))
+    expect(page.locator("#callers tr")).to_have_text(re.compile(r"^ann\s*3\s*0\s*demo 3$"))
+    assert (figure(page, "Jobs queued"), figure(page, "Images a minute")) == ("3", "…")
+    painter.claim()
+    painter.measure(metrics(20, 0.75))
+    page.clock.run_for(ASK_MS)
+    expect(page.locator("#callers tr")).to_have_text(re.compile(r"^ann\s*2\s*1\s*demo 2$"))
+    assert float(figure(page, "Images a minute")) > 0
+    assert page.locator("#throughput polyline").get_attribute("points")
+    forgive_401(errors)
+
+
+def test_occupancy_is_what_the_workers_last_batch_was(page: Page, painter: Painter) -> None:
+    painter.measure(metrics(0, 0.75), rows_in_flight=64)
+    page.goto("/operator")
+    expect(page.locator("#workers .occupancy")).to_have_text("75 %")
+    assert figure(page, "Occupancy") == "75 %"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_operators_view_needs_no_horizontal_scroll_on_a_phone(page: Page, painter: Painter, scheme: str) -> None:
+    page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
+    page.set_viewport_size({"width": 360, "height": 740})
+    page.goto("/operator")
+    expect(page.locator("#workers tr")).to_contain_text("cpu-0")
+    assert no_horizontal_scroll(page)
+
+
+def test_without_keys_everybody_is_shown_the_way_to_it(page: Page, painter: Painter) -> None:
+    open_page(page)
+    page.get_by_role("link", name="Operator").click()
+    expect(page.locator("#fleet")).to_have_text("Live, 1 worker")
+
+
+def test_user_is_neither_shown_the_way_nor_anything_there(
+    page: Page, painter: Painter, client: httpx2.Client, make_key: MakeKey, errors: list[str]
+) -> None:
+    client.post("/v1/jobs", json=body(), headers=make_key("bob"))
+    sign_in(page, make_key("ann"))
+    expect(page.locator("#caller")).to_have_text("ann, user")
+    expect(page.locator("#operator-link")).to_be_hidden()
+    page.goto("/operator")
+    expect(page.locator("#fleet")).to_contain_text("for keys of the role operator")
+    expect(page.locator("tbody tr")).to_have_count(0)
+    assert "bob" not in page.content()
+    forgive_401(errors)
+
+
+def test_stranger_is_sent_to_sign_in_first(page: Page, painter: Painter, make_key: MakeKey, errors: list[str]) -> None:
+    make_key()
+    page.goto("/operator")
+    expect(page.locator("#fleet")).to_contain_text("Sign in on the page of images first")
+    forgive_401(errors)

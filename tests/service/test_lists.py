@@ -1,0 +1,96 @@
+"""Lists by model, class and metadata, each within what its caller may see."""
+
+from typing import Any
+
+import httpx2
+import pytest
+
+from jobs.callers.caller import Role
+from jobs.job_queue import MOST_READ
+from tests.service.conftest import MakeKey, ToyWorker, body
+from tests.service.test_jobs import is_problem
+
+
+def post(client: httpx2.Client, headers: dict[str, str] | None = None, **fields: Any) -> str:
+    answer = client.post("/v1/jobs", json=body(**fields), headers=headers)
+    assert answer.status_code == 202, answer.text
+    return str(answer.json()["id"])
+
+
+def listed(client: httpx2.Client, headers: dict[str, str] | None = None, **params: Any) -> list[str]:
+    answer = client.get("/v1/jobs", params=params, headers=headers)
+    assert answer.status_code == 200, answer.text
+    return [each["id"] for each in answer.json()["data"]]
+
+
+def test_list_by_model_class_and_metadata(client: httpx2.Client, fleet: ToyWorker) -> None:
+    torus = post(client, metadata={"run": "a=b", "by": "x"})
+    cone = post(client, class_label="cone", metadata={"run": "2"})
+    free = post(client, model="demo-uncond", class_label=None, guidance_scale=0)
+    assert listed(client) == [free, cone, torus]
+    assert listed(client, model="demo") == [cone, torus]
+    assert listed(client, model="none") == []
+    assert listed(client, class_label="torus") == listed(client, class_label="4") == [torus]
+    assert listed(client, class_label="None") == []
+    assert listed(client, metadata="run=a=b") == [torus]
+    assert listed(client, metadata=["run=a=b", "by=x"]) == [torus]
+    assert listed(client, metadata=["run=a=b", "by=y"]) == []
+    assert listed(client, metadata="run=") == []
+    assert listed(client, model="demo", class_label="cone", metadata="run=2", status="completed") == []
+    assert listed(client, model="", class_label="", status="", mine="") == [free, cone, torus]
+
+
+@pytest.mark.parametrize(
+    ("params", "pointer"),
+    [
+        ({"metadata": "run"}, "/metadata/0"),
+        ({"metadata": "=x"}, "/metadata/0"),
+        ({"metadata": ["a=b"] * 17}, "/metadata"),
+        ({"mine": "yes"}, "/mine"),
+    ],
+)
+def test_filter_that_means_nothing_is_refused(client: httpx2.Client, params: dict[str, Any], pointer: str) -> None:
+    assert is_problem(client.get("/v1/jobs", params=params), 422, pointer)
+
+
+def test_pages_of_a_filtered_list_hold_every_match_once(client: httpx2.Client, fleet: ToyWorker) -> None:
+    wanted = [post(client, class_label="cone" if each % 3 == 0 else "torus") for each in range(12)][::3]
+    found, params = list[str](), {"class_label": "cone", "limit": "2"}
+    while True:
+        page = client.get("/v1/jobs", params=params).json()
+        found += [each["id"] for each in page["data"]]
+        assert len(page["data"]) <= 2
+        if not page["has_more"]:
+            break
+        params = params | {"after": page["next"]}
+    assert found == wanted[::-1]
+
+
+def test_page_of_a_filtered_list_reads_a_bounded_number_of_jobs_and_goes_on(
+    client: httpx2.Client, fleet: ToyWorker
+) -> None:
+    oldest = post(client, class_label="cone")
+    for _ in range(-(-MOST_READ // 64)):
+        client.post("/v1/jobs", json={"items": [body(steps=1)] * 64})
+    first = client.get("/v1/jobs", params={"class_label": "cone"}).json()
+    assert (first["data"], first["has_more"]) == ([], True)
+    second = client.get("/v1/jobs", params={"class_label": "cone", "after": first["next"]}).json()
+    assert ([each["id"] for each in second["data"]], second["has_more"]) == ([oldest], False)
+
+
+def test_filters_and_mine_never_widen_what_a_caller_sees(
+    client: httpx2.Client, fleet: ToyWorker, make_key: MakeKey
+) -> None:
+    ann, bob, root = make_key("ann"), make_key("bob"), make_key("root", Role.OPERATOR)
+    anns, roots = post(client, ann, metadata={"run": "1"}), post(client, root, metadata={"run": "1"})
+    for params in (
+        {"model": "demo"},
+        {"class_label": "torus"},
+        {"metadata": "run=1"},
+        {"mine": "true"},
+        {"mine": "false"},
+    ):
+        assert listed(client, bob, **params) == []
+        assert listed(client, ann, **params) == [anns]
+    assert listed(client, root, metadata="run=1") == [roots, anns]
+    assert listed(client, root, metadata="run=1", mine="true") == listed(client, root, mine="true") == [roots]
