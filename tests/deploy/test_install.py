@@ -24,8 +24,9 @@ esac
 
 def make_install(folder: Path, python: str) -> "subprocess.CompletedProcess[str]":
     """Run it in a folder with the project's Makefile and a python that behaves so."""
-    (folder / "client").mkdir(exist_ok=True)
-    for name in ("Makefile", "pyproject.toml", "requirements.lock", "client/pyproject.toml"):
+    norms = "models/networks/_channel_norm.c"
+    for name in ("Makefile", "pyproject.toml", "requirements.lock", "client/pyproject.toml", norms):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, folder / name)
     program = folder / "python"
     program.write_text(python)
