@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import contextvars
 import time
+from pathlib import Path
 from typing import Annotated, cast
 
 import structlog
@@ -36,12 +37,13 @@ MEMBERS = frozenset({Role.USER, Role.OPERATOR})
 class KeyringReader:
     """The keyring, as it was IN_FORCE_SECONDS before a request at most: so much later a change of keys is in force.
 
-    Requests in between cost no round trip. For one event loop.
+    Requests in between cost no round trip. For one event loop. `needed`: a file that is made once there are keys. While
+    it is there, a Redis without any has lost them, and its keyring opens nothing.
     """
 
-    def __init__(self, redis: Redis) -> None:
-        self._redis = redis
-        self.last = Keyring({}, exist=False)  # as it was read last, whenever that was
+    def __init__(self, redis: Redis, needed: Path) -> None:
+        self._redis, self._needed = redis, needed
+        self.last = self._unless_lost(read_keyring({}))  # as it was read last, whenever that was
         self._version: bytes | None = None  # as if no key was ever made, which is what the keyring says
         self._read_at = float("-inf")
         self._look: asyncio.Task[None] | None = None
@@ -64,11 +66,20 @@ class KeyringReader:
                 list[bytes | None], await self._redis.mget(keys.API_KEYS_VERSION)
             )  # None for a wrong type
             if version != self._version:
-                self.last, self._version = read_keyring(await self._fields()), version
+                self.last, self._version = self._unless_lost(read_keyring(await self._fields())), version
                 log.info("keys_read", in_force=len(self.last), needed=self.last.exist)
             self._read_at = began
         finally:
             self._look = None
+
+    def _unless_lost(self, found: Keyring) -> Keyring:
+        if found.exist:
+            self._needed.parent.mkdir(parents=True, exist_ok=True)
+            self._needed.touch()
+        elif self._needed.exists():
+            log.error("keys_lost", mend_with="adm keys create", or_serve_anybody_by_removing=str(self._needed))
+            return Keyring({}, exist=True)
+        return found
 
     async def _fields(self) -> dict[bytes, bytes] | None:
         try:

@@ -11,6 +11,7 @@ from redis.asyncio import Redis as AsyncRedis
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 
+from jobs.callers.keyring import NEEDED
 from jobs.contract.job import Job
 from jobs.job_queue import Asked, JobQueue
 from jobs.queue.events import Event, Place, read_events
@@ -75,7 +76,7 @@ def connect(settings: Settings, metrics: Metrics, slot: Slot) -> Service:
         settings=settings,
         redis=redis,
         async_redis=async_redis,
-        keyring=KeyringReader(async_redis),
+        keyring=KeyringReader(async_redis, settings.data / NEEDED),
         queue=queue,
         upkeep=Upkeep(sweeper, retirement, settings.sweep_seconds),
         webhooks=WebhookSender(queue.webhooks, queue, settings, metrics),

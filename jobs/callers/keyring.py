@@ -24,6 +24,7 @@ from jobs.queue.clock import RedisClock
 
 log = structlog.get_logger("jobs.keyring")
 
+NEEDED = "keys-needed"  # the file in the data folder that says that there were keys, should Redis lose them
 IN_FORCE_SECONDS = 0.2  # age of a keyring at most when a request is judged by it: then a change is in force everywhere
 CALLER_ID = re.compile(r"[0-9a-f]{12}")
 SECRET_BYTES = 32

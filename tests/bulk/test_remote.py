@@ -20,7 +20,7 @@ from bulk.errors import BulkError
 from bulk.remote import Remote
 from bulk.run import Order, run
 from jobs.callers.caller import Role
-from jobs.callers.keyring import IN_FORCE_SECONDS, KeyStore
+from jobs.callers.keyring import IN_FORCE_SECONDS, NEEDED, KeyStore
 from jobs.contract.errors import FailureKind
 from jobs.queue import keys
 from jobs.settings import Settings
@@ -139,6 +139,7 @@ def test_key_of_the_environment_opens_a_service_that_asks_for_one(
             order = Order(tmp_path / "two.npz", "demo", count=2, steps=3, upsample=False)
             run(order, Remote(common_address, 32, key), Console(file=io.StringIO()))
         finally:
+            (common.data / NEEDED).unlink()
             redis.delete(keys.API_KEYS, keys.API_KEYS_VERSION)
             time.sleep(IN_FORCE_SECONDS)
     assert np.load(tmp_path / "two.npz")["arr_0"].shape[0] == 2

@@ -16,7 +16,7 @@ import pytest
 from redis import Redis
 
 from jobs.callers.caller import Role
-from jobs.callers.keyring import IN_FORCE_SECONDS, KeyStore
+from jobs.callers.keyring import IN_FORCE_SECONDS, NEEDED, KeyStore
 from jobs.contract.job import Progress, Usage
 from jobs.queue.events import Preview
 from jobs.settings import Settings
@@ -165,13 +165,14 @@ def fleet(worker: ToyWorker, client: httpx2.Client) -> ToyWorker:
 
 
 @pytest.fixture
-def make_key(redis: Redis) -> Iterator[MakeKey]:
+def make_key(redis: Redis, service_settings: Settings) -> Iterator[MakeKey]:
     """Makes keys; returns the header that each is sent in."""
 
     def make(name: str = "ann", role: Role = Role.USER, weight: float = 1.0) -> dict[str, str]:
         return {"Authorization": f"Bearer {KeyStore(redis).create(name, role, weight).key}"}
 
     yield make
+    (service_settings.data / NEEDED).unlink(missing_ok=True)
     redis.flushall()
     time.sleep(IN_FORCE_SECONDS)  # the service of the module's other tests has forgotten them by then
 

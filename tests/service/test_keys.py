@@ -183,6 +183,23 @@ def test_service_beyond_loopback_serves_nobody_once_redis_has_lost_its_keys(
 
 
 @pytest.mark.slow
+def test_service_stays_closed_once_redis_has_lost_its_keys_also_after_a_restart(
+    redis: Redis, service_settings: Settings, make_key: MakeKey
+) -> None:
+    make_key()
+    with running_service(service_settings) as (address, _, _):
+        assert httpx2.get(f"{address}/v1/jobs").status_code == 401
+        redis.flushall()
+        time.sleep(2 * IN_FORCE_SECONDS)
+        assert httpx2.get(f"{address}/v1/jobs").status_code == 401
+    with running_service(service_settings) as (address, _, lines):
+        assert httpx2.get(f"{address}/v1/jobs").status_code == 401
+        assert any('"event": "keys_lost"' in line for line in lines)
+        headers = make_key("new")
+        assert httpx2.get(f"{address}/v1/jobs", headers=headers).status_code == 200
+
+
+@pytest.mark.slow
 def test_permission_for_anybody_ends_with_the_first_key(
     redis: Redis, service_settings: Settings, make_key: MakeKey
 ) -> None:
