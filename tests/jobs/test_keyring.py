@@ -1,5 +1,6 @@
 """Keys on a real Redis: made, judged, revoked, rotated, two at a time, and damaged ones."""
 
+import hmac
 import re
 from concurrent.futures import ThreadPoolExecutor
 
@@ -29,6 +30,32 @@ def test_key_is_its_callers_and_no_other_is(redis: Redis) -> None:
     assert KEY.fullmatch(mixed)
     for wrong in (mixed, ann.key[:-1], f"{ann.key}a", ann.key.upper(), "", "adm_", ann.record.sha256):
         assert ring(redis).caller_of(wrong) is None, wrong
+
+
+def test_judging_any_key_takes_one_comparison_in_constant_time(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Timing then depends on neither the key nor its caller: `==`, or an early return, makes no such comparison."""
+    store = KeyStore(redis)
+    ann, bob = store.create("ann", Role.USER), store.create("bob", Role.USER)
+    store.revoke("bob")
+    shown = {
+        "right": ann.key,
+        "wrong": ann.key[:17] + bob.key[17:],
+        "of nobody": f"adm_{'0' * 12}_{ann.key[17:]}",
+        "revoked": bob.key,
+        "of another form": "s3cret",
+    }
+    found, compare, compared = ring(redis), hmac.compare_digest, list[tuple[str, str]]()
+
+    def spy(one: str, other: str) -> bool:
+        compared.append((one, other))
+        return compare(one, other)
+
+    monkeypatch.setattr(hmac, "compare_digest", spy)
+    for name, key in shown.items():
+        compared.clear()
+        assert (found.caller_of(key) is not None) is (name == "right")
+        ((one, other),) = compared
+        assert len(one) == len(other) == 64, name
 
 
 @given(st.text(max_size=200))

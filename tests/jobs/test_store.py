@@ -1,8 +1,11 @@
-"""A bucket of a real S3-compatible server, and what its faults cost: never more than the time of a call."""
+"""Folders and buckets of real S3-compatible servers, and what a bucket's faults cost: never more than a call's time."""
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from redis import Redis
@@ -16,6 +19,8 @@ from jobs.storage.store import ObjectStore
 from jobs.storage.store import bucket as make_bucket
 from tests.chaos.proxy import StoreFault, StoreProxy
 from tests.jobs.samples import png, upload
+from tests.seaweed_server import SeaweedServer
+from tests.store_server import BUCKET, variables
 
 pytestmark = pytest.mark.slow
 
@@ -40,16 +45,91 @@ def store(bucket: str) -> ObjectStore:
     return store
 
 
-def test_objects_of_a_bucket_come_and_go(store: ObjectStore) -> None:
-    store.put("jobs/a/c/1.png", b"one")
+@pytest.fixture(scope="module")
+def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedServer]:
+    server = SeaweedServer(tmp_path_factory.mktemp("seaweed"))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(params=["folder", "moto", "seaweedfs"])
+def address(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An empty place of a store of each kind."""
+    if request.param == "folder":
+        return str(tmp_path / "neighbours" / "store")
+    if request.param == "moto":
+        return str(request.getfixturevalue("bucket"))
+    for name, value in variables(request.getfixturevalue("seaweed").port).items():
+        monkeypatch.setenv(name, value)
+    return f"s3://{BUCKET}/{uuid4().hex}"
+
+
+def test_every_store_holds_to_the_same_contract(address: str) -> None:
+    """put, get, has, delete, list and now; what is missing; bytes of every size and value."""
+    store = ObjectStore(address, MARGIN_SECONDS)
+    assert list(store.list("jobs")) == []
+    began = store.now()
+    contents = {"jobs/a/b/0.png": bytes(300_000), "jobs/a/c/1.png": b"one", "jobs/ab/0.png": b"", "files/x/y.png": b"x"}
+    contents["jobs/large/d/0.png"] = bytes(range(256)) * 40_000
+    for key, data in contents.items():
+        store.put(key, data)
+    assert {key: store.get(key) for key in contents} == contents
+    assert all(store.has(key) for key in contents)
     store.put("jobs/a/c/1.png", b"two")
     assert store.get("jobs/a/c/1.png") == b"two"
-    assert sorted(each.key for each in store.list("jobs")) == ["jobs/a/b/0.png", "jobs/a/c/1.png"]
+    assert {each.key for each in store.list("jobs")} == {each for each in contents if each.startswith("jobs/")}
+    assert {each.key for each in store.list("jobs/a")} == {"jobs/a/b/0.png", "jobs/a/c/1.png"}, "not jobs/ab"
     assert [each.key for each in store.list("jobs/a/c")] == ["jobs/a/c/1.png"]
-    store.delete(["jobs/a/c/1.png", "jobs/a/c/1.png"])
+    second = timedelta(seconds=1)  # to which some stores round
+    assert all(began - second <= each.last_modified <= store.now() + second for each in store.list("jobs"))
+    store.delete(["jobs/a/c/1.png", "jobs/a/c/1.png", "jobs/a/none.png"])
     assert not store.has("jobs/a/c/1.png")
+    assert not store.has("jobs/a")
+    for missing in ("jobs/a/c/1.png", "jobs/none/b/0.png", "jobs/a"):
+        with pytest.raises(FileNotFoundError):
+            store.get(missing)
+    assert {each.key for each in store.list("")} == contents.keys() - {"jobs/a/c/1.png"}
+
+
+def test_listing_of_more_objects_than_a_page_of_the_server_is_whole(address: str) -> None:
+    store = ObjectStore(address, 20 * MARGIN_SECONDS)
+    keys = {f"jobs/a/b/{index}.png" for index in range(1_005)}
+    for key in keys:
+        store.put(key, b"-")
+    assert {each.key for each in store.list("jobs")} == keys
+
+
+@pytest.mark.parametrize("way", ["jobs/../../{}/x", "../{}/x", "jobs/../../../x", "..", "jobs/..", "jobs//x", "a\0b"])
+def test_key_with_a_way_out_of_the_store_is_refused(address: str, way: str) -> None:
+    """Before anything is asked of a disk or of a server, which might resolve it; so what lies beside a store stays."""
+    beside = address.rpartition("/")[0]
+    neighbour = ObjectStore(f"{beside}/neighbour-{uuid4().hex}", MARGIN_SECONDS)
+    neighbour.put("x", b"secret")
+    store, key = ObjectStore(address, MARGIN_SECONDS), way.format("neighbour")
+    for call in (store.get, store.has, lambda key: store.put(key, b"new"), lambda key: store.delete([key])):
+        with pytest.raises((ValueError, TypeError)):  # of obstore, which parses a key
+            call(key)
+    assert neighbour.get("x") == b"secret"
+    assert list(store.list("")) == []
+
+
+@pytest.mark.parametrize("way", ["/x", "{}/x", "%2e%2e/x", "jobs/%2e%2e/%2e%2e/x", "jobs/..%2f..%2fx"])
+def test_key_that_only_looks_like_a_way_out_names_an_object_of_the_store(address: str, way: str) -> None:
+    beside = address.rpartition("/")[0]
+    neighbour, store = ObjectStore(beside, MARGIN_SECONDS), ObjectStore(address, MARGIN_SECONDS)
+    neighbour.put("x", b"secret")
+    key = way.format(beside.removeprefix("s3:/"))
     with pytest.raises(FileNotFoundError):
-        store.get("jobs/a/c/1.png")
+        store.get(key)
+    store.put(key, b"new")
+    assert store.get(key) == b"new"
+    assert neighbour.get("x") == b"secret"
+    store.delete([key])
+    assert not store.has(key)
+    assert neighbour.get("x") == b"secret"
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)

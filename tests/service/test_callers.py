@@ -23,7 +23,7 @@ from service.metrics import Metrics
 from service.middleware import Requests
 from service.request_spans import RequestSpans
 from tests.jobs.samples import DEMO, png
-from tests.service.conftest import ROOT, ToyWorker, body, running_service
+from tests.service.conftest import ROOT, MakeKey, ToyWorker, body, running_service
 from tests.service.test_jobs import is_problem
 from tracing.recording import OFF
 
@@ -66,14 +66,18 @@ def test_origin_is_the_same_as_the_host_it_names(origin: str, host: str, is_same
     assert is_same_origin(origin, host) is is_same
 
 
+@pytest.mark.parametrize("has_key", [False, True])
 @pytest.mark.parametrize("path", ["/v1/jobs", "/v1/jobs/x/cancel", "/v1/files"])
-def test_page_of_another_origin_changes_nothing(client: httpx2.Client, fleet: ToyWorker, path: str) -> None:
+def test_page_of_another_origin_changes_nothing_with_a_valid_key_or_without_keys(
+    client: httpx2.Client, fleet: ToyWorker, make_key: MakeKey, path: str, has_key: bool
+) -> None:
+    key = make_key() if has_key else {}
     for origin in ("http://evil.example", "null", "http://127.0.0.1:1"):
-        assert is_problem(client.post(path, json=body(), headers={"Origin": origin}), 403)
-        assert is_problem(client.delete("/v1/jobs/x", headers={"Origin": origin}), 403)
-    assert client.get("/v1/jobs", headers={"Origin": "http://evil.example"}).status_code == 200
+        assert is_problem(client.post(path, json=body(), headers=key | {"Origin": origin}), 403)
+        assert is_problem(client.delete("/v1/jobs/x", headers=key | {"Origin": origin}), 403)
+    assert client.get("/v1/jobs", headers=key | {"Origin": "http://evil.example"}).status_code == 200
     own = str(client.base_url).rstrip("/")
-    assert client.post("/v1/jobs", json=body(), headers={"Origin": own}).status_code == 202
+    assert client.post("/v1/jobs", json=body(), headers=key | {"Origin": own}).status_code == 202
 
 
 def test_two_hosts_are_refused(client: httpx2.Client) -> None:

@@ -17,7 +17,7 @@ from jobs.settings import Settings
 from service.problems import HTTP_STATUS, TITLES
 from tests.conftest import RedisServer
 from tests.refusals import REFUSALS, Refusal
-from tests.service.conftest import ROOT, ToyWorker, body, running_service
+from tests.service.conftest import ROOT, MakeKey, ToyWorker, body, running_service
 from tests.service.test_jobs import is_problem
 
 
@@ -66,6 +66,15 @@ def test_name_that_somebody_else_resolves_to_loopback_is_refused(client: httpx2.
     assert is_problem(client.get("/v1/jobs", headers={"Host": host}), 421)
 
 
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "localhost.evil.example", "[::2]", ""])
+def test_name_that_somebody_else_resolves_to_loopback_is_refused_with_a_valid_key_too(
+    client: httpx2.Client, make_key: MakeKey, host: str
+) -> None:
+    key = make_key()
+    assert client.get("/v1/jobs", headers=key).status_code == 200
+    assert is_problem(client.get("/v1/jobs", headers=key | {"Host": host}), 421)
+
+
 @pytest.mark.parametrize("host", ["localhost", "LocalHost:8000", "127.0.0.1:1", "[::1]:8000", "[::1]"])
 def test_every_name_of_loopback_is_answered(client: httpx2.Client, host: str) -> None:
     assert client.get("/livez", headers={"Host": host}).status_code == 200
@@ -78,9 +87,17 @@ def test_request_id_is_echoed_or_made(client: httpx2.Client) -> None:
     assert client.get("/nothing").headers["x-request-id"]
 
 
-def test_pages_of_other_sites_cannot_post_or_delete(client: httpx2.Client, worker: ToyWorker) -> None:
-    assert is_problem(client.post("/v1/jobs", json=body(), headers={"Sec-Fetch-Site": "cross-site"}), 403)
-    assert client.post("/v1/jobs", json=body(), headers={"Sec-Fetch-Site": "same-origin"}).status_code == 202
+@pytest.mark.parametrize("has_key", [False, True])
+def test_pages_of_other_sites_cannot_post_or_delete(
+    client: httpx2.Client, fleet: ToyWorker, make_key: MakeKey, has_key: bool
+) -> None:
+    """A key says who calls, and not which page sent the request."""
+    key = make_key() if has_key else {}
+    for site in ("cross-site", "same-site"):
+        headers = key | {"Sec-Fetch-Site": site}
+        assert is_problem(client.post("/v1/jobs", json=body(), headers=headers), 403)
+        assert is_problem(client.delete("/v1/jobs/x", headers=headers), 403)
+    assert client.post("/v1/jobs", json=body(), headers=key | {"Sec-Fetch-Site": "same-origin"}).status_code == 202
 
 
 def test_models_show_what_workers_announced_and_who_holds_it(client: httpx2.Client, worker: ToyWorker) -> None:
