@@ -4,7 +4,7 @@ from adm_client.asynchronous import AsyncClient, AsyncJob
 from adm_client.blocking import Client, Job
 from adm_client.errors import ClientError, DamagedError, JobFailedError, RefusedError, UnreachableError
 from adm_client.events import Event
-from adm_client.fields import JobFields, Picture
+from adm_client.fields import JobFields, Picture, UpsampleFields
 from adm_client.models import File, ImageInfo, JobPage, JobState, Model, Progress, Status
 from adm_client.patience import Patience
 from adm_client.pictures import Images
@@ -31,4 +31,5 @@ __all__ = [
     "RefusedError",
     "Status",
     "UnreachableError",
+    "UpsampleFields",
 ]

@@ -2,12 +2,25 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Literal, TypedDict
 
 from PIL.Image import Image
 
 Kind = Literal["generate", "upsample", "variation", "reconstruct", "interpolate", "score"]
+TimeGrid = Literal["official", "even", "uniform", "logsnr", "karras"]
+Thresholding = Literal["clip", "dynamic", "none"]
 Picture = str | bytes | Path | Image  # a file's id, an encoded picture, where one lies, or pixels
+
+
+class UpsampleFields(TypedDict, total=False):
+    """How the upsampler samples."""
+
+    steps: int | None
+    sampler: str | None
+    eta: float | None
+    strength: float | None
+    time_grid: TimeGrid | None
+    thresholding: Thresholding
 
 
 class JobFields(TypedDict, total=False):
@@ -24,13 +37,13 @@ class JobFields(TypedDict, total=False):
     steps: int | None
     sampler: str | None
     eta: float | None
-    time_grid: str | None
-    thresholding: str
+    time_grid: TimeGrid | None
+    thresholding: Thresholding
     eps_scale: float | None
     n: int
     first_index: int
     seed: int | None
-    upsample: bool | Mapping[str, Any] | None
+    upsample: bool | UpsampleFields | None
     previews: bool
     priority: Literal["low", "normal", "high"]
     expires_in: int

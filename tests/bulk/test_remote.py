@@ -160,6 +160,15 @@ def test_service_gives_the_bytes_that_this_machine_gives_and_keeps_none(
     assert jobs_at(served) == []
 
 
+def test_service_on_the_port_of_the_environment_is_found_without_a_url(
+    served: str, common: Settings, tmp_path: Path
+) -> None:
+    there = common.model_copy(update={"port": urlsplit(served).port})
+    command = ("--count", "3", "--steps", "2", "--no-upsample", "--classes", "0,3")
+    said = Sampling(there, tmp_path / "samples.npz", *command).end()
+    assert np.load(tmp_path / "samples.npz")["arr_0"].shape[0] == 3, said
+
+
 def test_base_samples_through_the_service_are_the_bytes_of_this_machine_and_none_stay(
     served: str, common: Settings, tmp_path: Path
 ) -> None:

@@ -19,6 +19,16 @@ def test_service_that_is_not_there_is_told_in_one_line(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_port_of_the_environment_is_the_one_that_is_called(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = holder.getsockname()[1]
+    monkeypatch.setenv("ADM_PORT", str(port))
+    result = CliRunner().invoke(app, ["sample", "--out", str(tmp_path / "samples.npz"), "--count", "5"])
+    assert result.exit_code == 1
+    assert result.stderr.count("\n") == 1
+    assert f"no service answers at http://127.0.0.1:{port}" in result.stderr
+
+
 @pytest.mark.parametrize("url", ["nonsense", "ftp://127.0.0.1", "http://"])
 def test_url_that_is_none_is_told_in_one_line(tmp_path: Path, url: str) -> None:
     out = str(tmp_path / "samples.npz")

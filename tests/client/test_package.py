@@ -3,17 +3,20 @@
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
 import httpx2
 import pytest
+from pydantic import BaseModel, TypeAdapter
 
 from adm_client import UnreachableError, models
 from adm_client.events import Decoder
-from adm_client.fields import JobFields
+from adm_client.fields import JobFields, Picture, UpsampleFields
 from adm_client.patience import Attempts, Patience, asked_pause
 from jobs.contract.job import JobStatus
-from jobs.contract.request import JobRequest
+from jobs.contract.request import JobRequest, UpsampleOptions
 from tests.jobs.samples import png
 from tests.service.conftest import ToyWorker, body
 
@@ -35,8 +38,45 @@ def test_package_installs_and_imports_without_the_service(tmp_path: Path) -> Non
     assert (tmp_path / "site" / "adm_client" / "py.typed").exists()
 
 
-def test_fields_are_those_of_a_request() -> None:
-    assert set(JobFields.__annotations__) == set(JobRequest.model_fields)
+def types_of(schema: Any) -> Any:
+    """What a JSON schema says of types: names of fields, alternatives and values, without limits and descriptions."""
+    if "anyOf" in schema:
+        return sorted((types_of(each) for each in schema["anyOf"]), key=repr)
+    found = {name: schema[name] for name in ("type", "enum", "$ref") if name in schema}
+    if "items" in schema:
+        found["items"] = types_of(schema["items"])
+    if isinstance(schema.get("additionalProperties"), dict):
+        found["additionalProperties"] = types_of(schema["additionalProperties"])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("fields", "model", "wider"),
+    [
+        # `images` also takes pictures, which the client uploads first; `upsample` is the next case's
+        (JobFields, JobRequest, {"images": Sequence[Picture] | None, "upsample": bool | UpsampleFields | None}),
+        (UpsampleFields, UpsampleOptions, {}),
+    ],
+)
+def test_fields_are_those_of_a_request_and_of_its_types(
+    fields: type, model: type[BaseModel], wider: dict[str, object]
+) -> None:
+    """A checker accepts what the service accepts: no field is missing, none is narrower, and only `wider` are wider."""
+    given, schema = get_type_hints(fields), model.model_json_schema()["properties"]
+    assert given.keys() == schema.keys()
+    assert {name: given[name] for name in wider} == wider
+    same = given.keys() - wider.keys()
+    found = {name: types_of(TypeAdapter(given[name]).json_schema()) for name in same}
+    assert found == {name: types_of(schema[name]) for name in same}
+
+
+def test_wider_fields_take_what_a_request_takes_too() -> None:
+    schema = types_of(JobRequest.model_json_schema()["properties"]["images"])
+    assert schema == types_of(TypeAdapter(Sequence[str] | None).json_schema())
+    assert str in get_args(Picture)
+
+
+def test_states_of_a_job_are_those_of_the_service() -> None:
     assert [*models.Status] == [*JobStatus]
 
 

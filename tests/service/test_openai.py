@@ -14,8 +14,9 @@ from redis import Redis
 
 from jobs.contract.request import MAX_IMAGES
 from jobs.queue import keys
+from jobs.settings import Settings
 from tests.jobs.samples import png
-from tests.service.conftest import ToyWorker
+from tests.service.conftest import ToyWorker, running_service
 from tests.worker.programs import eventually
 
 EXTRAS = {"guidance_scale": 2.5, "steps": 10, "sampler": "ddim", "seed": 7}
@@ -54,6 +55,22 @@ def test_url_is_absolute_and_leads_to_the_image(ai: OpenAI, address: str) -> Non
     assert image.url is not None
     assert image.url.startswith(f"{address}/v1/jobs/")
     assert (image.b64_json, httpx2.get(image.url).content) == (None, png(0))
+
+
+@pytest.mark.process
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("trusted", "scheme"), [("127.0.0.1", "https"), ("127.0.0.0/8", "https"), ("", "http"), ("203.0.113.9", "http")]
+)
+def test_scheme_of_a_url_is_what_a_trusted_proxy_says_and_no_other_address(
+    service_settings: Settings, worker: ToyWorker, trusted: str, scheme: str
+) -> None:
+    """Otherwise any caller could have links made that lead their readers elsewhere, or back to plain HTTP."""
+    with running_service(service_settings, ADM_TRUSTED_PROXIES=trusted) as (address, _, _):
+        with OpenAI(base_url=f"{address}/v1", api_key="x", default_headers={"X-Forwarded-Proto": "https"}) as ai:
+            (image,) = ai.images.generate(prompt="4", response_format="url").data or []
+        assert image.url is not None
+        assert image.url.startswith(f"{scheme}://{address.removeprefix('http://')}/v1/jobs/")
 
 
 def test_size_of_the_base_stage_leaves_the_upsampler_out(ai: OpenAI, client: httpx2.Client) -> None:

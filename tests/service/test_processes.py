@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -18,6 +19,7 @@ from jobs.settings import Settings
 from service.metrics import Metrics
 from service.process_metrics import ProcessMetrics
 from service.slot import Slot
+from tests.cli.test_keys import adm_keys
 from tests.service.conftest import ToyWorker, body, running_service
 
 pytestmark = pytest.mark.slow
@@ -134,6 +136,28 @@ def test_processes_end_when_the_one_that_started_them_is_killed(running: Running
     process.kill()
     process.wait()
     eventually(lambda: not any(psutil.pid_exists(each) and psutil.Process(each).status() != "zombie" for each in pids))
+
+
+def test_change_of_the_keys_is_in_force_at_all_processes_when_its_command_returns(
+    redis: Redis, service_settings: Settings, tmp_path: Path
+) -> None:
+    """A service that ran without keys, each request on a connection of its own, so at either process."""
+
+    def answers(key: str = "") -> set[int]:
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        return {httpx2.get(f"{address}/v1/caller", headers=headers, timeout=10).status_code for _ in range(60)}
+
+    with running_service(service_settings, ADM_SERVICE_PROCESSES="2", ADM_DATA=str(tmp_path)) as (address, _, lines):
+        eventually(lambda: seen_processes(address) == {"0", "1"})
+        assert answers() == {200}
+        made = json.loads(adm_keys(service_settings, "create", "--name", "ann", "--role", "user", "--json").stdout)
+        assert (answers(), answers(made["key"])) == ({401}, {200})
+        rotated = adm_keys(service_settings, "rotate", "ann").stdout.strip()
+        assert (answers(made["key"]), answers(rotated)) == ({401}, {200})
+        adm_keys(service_settings, "revoke", "ann")
+        assert (answers(), answers(rotated)) == ({401}, {401})
+        told = [(each["status"], each["process"]) for each in events(lines, "request") if each["path"] == "/v1/caller"]
+    assert {(200, 0), (200, 1), (401, 0), (401, 1)} <= {(status, int(process)) for status, process in told}
 
 
 def test_snapshot_of_another_service_on_the_same_redis_is_not_shown(redis: Redis) -> None:
