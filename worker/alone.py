@@ -17,6 +17,7 @@ from models.stack import outline_plan
 from worker.main import choose_device, load, use_host
 from worker.offers import offer, select
 from worker.plans import plan_job
+from worker.png import describe, encode
 
 
 class OutOfMemoryError(AdmError):
@@ -45,6 +46,8 @@ class Alone:
     def __init__(self, settings: Settings, device: str) -> None:
         use_host(settings)
         self._held = load(settings, choose_device(device), device)
+        self.steps = 0  # of the engine, summed over images and stages
+        self.device_seconds = 0.0
 
     @property
     def numerics(self) -> str:
@@ -79,10 +82,17 @@ class Alone:
             return None
         for error in report.failed.values():
             raise error
+        self.steps += len(report.moved)
+        self.device_seconds += report.seconds
         return [
             (each.request.job_id, each.request.index, each.pixels.permute(1, 2, 0).contiguous().numpy().tobytes())
             for each in report.finished
         ]
+
+    def png(self, request: ResolvedRequest, index: int, pixels: bytes) -> bytes:
+        """The file that a worker of the same numerics stores for an image, from the pixels that `step` returned."""
+        text = describe(request, index, self._held.pipelines[request.model], self.numerics)
+        return encode(as_picture(pixels), text)
 
 
 def as_picture(pixels: bytes) -> torch.Tensor:

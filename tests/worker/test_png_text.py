@@ -4,6 +4,8 @@ import io
 import re
 
 import pytest
+from sd_parsers import ParserManager
+from sd_parsers.data import Generators
 
 from jobs.contract.determinants import CHUNK, request_of
 from pictures.text_chunks import text_chunk
@@ -42,6 +44,43 @@ def test_reader_of_the_webuis_form_finds_every_setting(warm: Client) -> None:
         "Schedule type": "uniform",
         "Thresholding": "dynamic",
     }
+
+
+@pytest.mark.parametrize(
+    ("fields", "prompt", "sampler"),
+    [
+        ({"sampler": "ddpm", "steps": 3}, "torus", "DDPM"),
+        ({"sampler": "ddim", "eta": 0.5, "steps": 3, "time_grid": "uniform"}, "torus", "DDIM eta 0.5"),
+        ({"sampler": "dpmpp_2m", "steps": 4, "upsample": False}, "torus", "DPM++ 2M"),
+        (
+            {"class_label": None, "class_weights": {"torus": 1, "cone": 3}, "steps": 2, "sampler": "ddpm"},
+            "(cone:0.75), (torus:0.25)",
+            "DDPM",
+        ),
+        (
+            {"model": "demo-uncond", "class_label": None, "guidance_scale": 0, "steps": 2, "sampler": "heun"},
+            "no class",
+            "Heun",
+        ),
+    ],
+)
+def test_reader_of_other_people_finds_prompt_sampler_seed_and_steps(
+    warm: Client, fields: dict[str, object], prompt: str, sampler: str
+) -> None:
+    """sd-parsers, which reads what AUTOMATIC1111's webui and its kin write."""
+    (job,) = warm.wait_all([warm.submit(**fields)])
+    assert job.request is not None
+    read = ParserManager().parse(io.BytesIO(warm.bytes_of(job)[0]))
+    assert read is not None
+    assert read.generator is Generators.AUTOMATIC1111
+    (found,) = read.samplers
+    assert [each.value for each in found.prompts] == [prompt]
+    assert found.name == sampler
+    assert found.parameters["seed"] == str(job.request.seed)
+    assert found.parameters["steps"] == str(job.request.steps)
+    assert found.parameters["cfg_scale"] == f"{job.request.guidance_scale:g}"
+    assert found.model is not None
+    assert found.model.name == job.request.model
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,130 @@
+"""`adm generate --local` beside the same command with a service: bytes, document, and what only a service honours."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from adm_client import JobState
+from jobs.settings import Settings
+from tests.cli.test_jobs import ROOT, run
+from tests.conftest import running_redis
+from tests.service.conftest import running_service
+from tests.worker.conftest import weights
+from tests.worker.programs import WorkerProcess
+
+__all__ = ["weights"]
+
+pytestmark = pytest.mark.slow
+
+ORDER = ("generate", "torus", "-n", "2", "--steps", "3", "--sampler", "ddpm", "--guidance-scale", "2", "--seed", "5")
+OF_PLACE = {"id", "created_at", "started_at", "ended_at", "expires_at", "usage", "images"}  # not of what was made
+Made = tuple[dict[str, Any], list[Path]]
+
+
+@pytest.fixture(scope="module")
+def environment(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Settings of a command whose numerics are the worker's."""
+    return {
+        "ADM_WEIGHTS": str(weights),
+        "ADM_DATA": str(tmp_path_factory.mktemp("local")),
+        "ADM_DEVICE": "cpu",
+        "ADM_MAX_ROWS": "8",
+        "ADM_THREADS": "1",
+    }
+
+
+@pytest.fixture(scope="module")
+def served(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a service with a worker that holds the tiny stack."""
+    folder = tmp_path_factory.mktemp("served")
+    with running_redis() as server, ExitStack() as stack:
+        settings = Settings(
+            data=folder / "data", redis_url=server.address, weights=weights, device="cpu", max_rows=8, threads=1
+        )
+        worker = WorkerProcess(settings, folder, ADM_THREADS="1")
+        stack.callback(worker.end)
+        worker.wait_ready()
+        yield stack.enter_context(running_service(settings))[0]
+
+
+def made(ran: "subprocess.CompletedProcess[str]") -> Made:
+    """The document on stdout, and the paths on stderr."""
+    assert ran.returncode == 0, ran.stderr
+    (line,) = ran.stdout.splitlines()
+    return json.loads(line), [Path(each) for each in ran.stderr.splitlines() if each.endswith(".png")]
+
+
+@pytest.fixture(scope="module")
+def local(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Made:
+    return made(run(*ORDER, "--local", "--json", "--out", tmp_path_factory.mktemp("here"), **environment))
+
+
+def test_local_images_are_the_bytes_that_a_service_of_the_same_numerics_gives(
+    local: Made, served: str, tmp_path: Path
+) -> None:
+    """Pixels and text chunks; and the document differs only in when and where."""
+    job, paths = local
+    there, others = made(run(*ORDER, "--json", "--url", served, "--out", tmp_path))
+    assert job["numerics"] == there["numerics"]
+    assert [each.read_bytes() for each in paths] == [each.read_bytes() for each in others]
+    assert job.keys() == there.keys()
+    assert {name: job[name] for name in job.keys() - OF_PLACE} == {name: there[name] for name in job.keys() - OF_PLACE}
+    assert job["usage"]["steps"] == there["usage"]["steps"]
+    assert job["usage"]["device_seconds"] > 0
+    for mine, other, path in zip(job["images"], there["images"], paths, strict=True):
+        assert mine | {"url": ""} == other | {"url": ""}
+        assert mine["url"] == path.resolve().as_uri()
+
+
+def test_local_document_is_a_job_that_never_expires(local: Made) -> None:
+    job, paths = local
+    assert (job["id"], job["status"], job["expires_at"]) == ("5", "completed", None)
+    assert job["created_at"] <= job["started_at"] <= job["ended_at"]
+    assert [each.name for each in paths] == ["5-0.png", "5-1.png"]
+    assert JobState.model_validate(job | {"expires_at": job["ended_at"]}).status == "completed"
+
+
+def test_service_restores_the_request_of_a_local_image(local: Made, served: str) -> None:
+    job, paths = local
+    answer = httpx2.post(f"{served}/v1/requests/from-image", content=paths[1].read_bytes()).json()
+    wanted = {"seed": 5, "steps": 3, "sampler": "ddpm", "guidance_scale": 2, "first_index": 1}
+    assert {name: answer[name] for name in wanted} == wanted
+    again = httpx2.post(f"{served}/v1/jobs", json=answer, headers={"Prefer": "wait=60"}, timeout=90).json()
+    assert again["images"][0]["sha256"] == job["images"][1]["sha256"]
+
+
+def test_local_command_shows_a_bar_on_a_terminal(environment: dict[str, str], tmp_path: Path) -> None:
+    terminal, end = pty.openpty()
+    command = [sys.executable, "-m", "cli", *ORDER, "--local", "--no-upsample", "--out", str(tmp_path)]
+    given = {"PATH": os.environ["PATH"], "TERM": "xterm", "COLUMNS": "80"} | environment
+    process = subprocess.Popen(command, cwd=ROOT, env=given, stdout=subprocess.PIPE, stderr=end, text=True)
+    os.close(end)
+    shown = b""
+    with os.fdopen(terminal, "rb", buffering=0) as screen:
+        try:
+            while chunk := screen.read(4096):
+                shown += chunk
+        except OSError:  # how a terminal ends on Linux
+            pass
+    printed, _ = process.communicate()
+    assert process.returncode == 0, shown
+    assert "━".encode() in shown
+    assert b" %" in shown
+    assert [Path(each).name for each in printed.splitlines()] == ["5-0.png", "5-1.png"]
+
+
+@pytest.mark.parametrize("option", [("--url", "http://127.0.0.1:9"), ("--priority", "high")])
+def test_option_that_only_a_service_honours_is_refused_with_local(option: tuple[str, str], tmp_path: Path) -> None:
+    ran = run(*ORDER, "--local", *option, "--out", tmp_path / "out")
+    told = f"adm: {option[0]}: leave it out with --local, which asks no service\n"
+    assert (ran.returncode, ran.stdout, ran.stderr) == (1, "", told)
+    assert not (tmp_path / "out").exists()
