@@ -76,7 +76,11 @@ def make_locally(fields: dict[str, Any], out: Path, as_json: bool) -> None:
     """Make a job in this process, and print what a job of a service prints."""
     from cli.here import make_here  # torch, which takes seconds
 
-    job, paths = make_here(fields, out)
+    try:
+        job, paths = make_here(fields, out)
+    except KeyboardInterrupt:
+        typer.echo(f"adm: stopped; the images that were finished are in {out}", err=True)
+        raise typer.Exit(STOPPED_STATUS) from None
     if as_json:
         typer.echo(job.model_dump_json())
     for path in paths:

@@ -83,6 +83,8 @@ class SeaweedServer:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
+        for name, port in self._grpc.items():  # no option puts these elsewhere, and they are left behind
+            Path(f"/tmp/seaweedfs-{name}-grpc-{port}.sock").unlink(missing_ok=True)
 
 
 def free_ports(number: int) -> list[int]:

@@ -3,10 +3,12 @@
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +122,26 @@ def test_local_command_shows_a_bar_on_a_terminal(environment: dict[str, str], tm
     assert "━".encode() in shown
     assert b" %" in shown
     assert [Path(each).name for each in printed.splitlines()] == ["5-0.png", "5-1.png"]
+
+
+def test_local_command_that_is_interrupted_says_so_in_one_line(environment: dict[str, str], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "cli", *ORDER, "--local", "--out", str(tmp_path)]
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"]} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # what a shell starts in the background ignores it, and so would we
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - no thread needs it
+    )
+    assert process.stderr is not None
+    assert process.stderr.readline().startswith("loading ")
+    process.send_signal(signal.SIGINT)
+    printed, told = process.communicate()
+    assert (process.returncode, printed) == (130, "")
+    assert told == f"adm: stopped; the images that were finished are in {tmp_path}\n"
 
 
 @pytest.mark.parametrize("option", [("--url", "http://127.0.0.1:9"), ("--priority", "high")])
