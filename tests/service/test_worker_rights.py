@@ -81,6 +81,14 @@ def test_workers_user_has_every_right_that_the_doctor_looks_for(workers_redis: R
     assert check_rights(workers_redis).verdict == "ok"
 
 
+def test_no_name_that_workers_need_begins_like_those_that_are_kept_from_them() -> None:
+    """The user's pattern leaves out first letters, so a new name may not have one of them."""
+    names = set(re.findall(r'"(adm:[^"{]+)', Path(keys.__file__).read_text())) | {PREFIX}
+    assert len(names) > 30
+    kept_away = {each for each in names if re.match("adm:[aq]", each)}
+    assert kept_away == {keys.API_KEYS, keys.API_KEYS_VERSION, PREFIX}
+
+
 @pytest.mark.parametrize("key", [keys.API_KEYS, keys.API_KEYS_VERSION, f"{PREFIX}/any"])
 @pytest.mark.parametrize("command", ["SET KEY 1", "DEL KEY", "HSET KEY a 1", "HGETALL KEY", "RENAME KEY adm:jobs"])
 def test_workers_user_neither_reads_nor_writes_what_decides_about_callers(
