@@ -30,7 +30,7 @@ SEAWEEDFS := build/seaweedfs/bin/weed
 CLIENTS := build/clients
 KEDA := build/keda
 
-.PHONY: up demo test test-fast coverage check chaos bench test-gpu bench-gpu gpu-day test-peers test-clients test-keda golden paper judge install browser kubectl lock clean
+.PHONY: up demo test test-fast coverage check chaos bench test-gpu bench-gpu gpu-day test-peers test-clients test-keda golden paper judge install browser kubectl npm lock clean
 
 up: install
 	$(BIN)/adm up
@@ -39,8 +39,9 @@ demo: install
 	$(BIN)/adm demo
 
 # Two at a time, each file on one of them: many tests wait for processes of theirs.
-test: check browser kubectl $(PROMETHEUS) $(SEAWEEDFS) $(KERNELS)
+test: check browser kubectl npm $(PROMETHEUS) $(SEAWEEDFS) $(KERNELS)
 	$(BIN)/pytest --numprocesses 2 --dist loadfile
+	$(MAKE) test-clients test-keda
 
 chaos: export PYTEST_TIMEOUT = 3600
 
@@ -143,6 +144,13 @@ browser:
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
 	else echo "The tests of the web page need Chromium: sudo apt-get install chromium" >&2; exit 1; fi
+
+# Clients that are generated from /openapi.json, and KEDA's schema, are npm's.
+npm:
+	@if command -v npm >/dev/null 2>&1; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends npm >/dev/null; \
+	else echo "The tests of generated clients need npm: sudo apt-get install npm" >&2; exit 1; fi
 
 # The manifests' tests render them with any kubectl since 1.20, which is Debian's. No cluster is asked.
 kubectl:

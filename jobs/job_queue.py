@@ -1,6 +1,7 @@
 """The queue as its users see it: submit, look, cancel, delete."""
 
 from collections.abc import Iterator, Sequence
+from threading import Lock
 from typing import NamedTuple, cast
 
 from redis.client import Redis
@@ -57,6 +58,7 @@ class JobQueue:
         self.loads = LoadReader(redis, self.fleet, settings.retention_seconds)
         self._views = Views(redis, self.fleet, settings.root_path)
         self.quotas = Quotas(redis, settings)
+        self._submitting = Lock()  # what is queued is counted before more of it is queued
         self._submitter = ItemsSubmitter(redis, settings, self.ledger, self.files, self.fleet, self._views, self.quotas)
 
     def submit(self, request: JobRequest, idempotency_key: str | None = None) -> Submitted:
@@ -71,11 +73,13 @@ class JobQueue:
 
     def submit_all(self, submissions: Sequence[Submission]) -> list[Submitted | RefusedError]:
         """Queue jobs as if one by one, in a few round trips for all of them; what is refused stops no other."""
-        return self._submitter.submit_all(submissions)
+        with self._submitting:
+            return self._submitter.submit_all(submissions)
 
     def submit_items(self, submission: ItemsSubmission) -> list[Submitted]:
         """Queue the jobs of one call, all of them or none. Raises: RefusedError."""
-        return self._submitter.submit_items(submission)
+        with self._submitting:
+            return self._submitter.submit_items(submission)
 
     def get(self, job_id: str, caller: Caller = ANONYMOUS) -> Job:
         """One job. Raises: RefusedError for an unknown one."""

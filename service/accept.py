@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 from pictures.thumbnails import Format
 
-MEDIA_RANGE = re.compile(r"\s*(image|\*)/(\*|png|webp|jpeg)\s*(?:;[^,]*?)?", re.IGNORECASE)
-QUALITY = re.compile(r";\s*q\s*=\s*([01](?:\.\d{0,3})?)\s*(?:;|$)", re.IGNORECASE)
+MEDIA_RANGE = re.compile(r"\s*(image/(?:png|webp|jpeg|\*)|\*/\*)\s*(?:;[^,]*?)?", re.IGNORECASE)
+QUALITY = re.compile(r";\s*q\s*=\s*(0(?:\.\d{0,3})?|1(?:\.0{0,3})?)\s*(?:;|$)", re.IGNORECASE)
+HAS_QUALITY = re.compile(r";\s*q\s*=", re.IGNORECASE)
 OTHERS: tuple[Format, ...] = ("webp", "jpeg")  # than the PNG; in this order where a caller takes both as gladly
 
 
@@ -18,9 +19,9 @@ def preferred_format(accept: Sequence[str]) -> Format:
     """
     weights: dict[str, float] = {}
     for each in ",".join(accept).split(","):
-        if found := MEDIA_RANGE.fullmatch(each):
-            given = QUALITY.search(each)
-            weights[found[2].lower()] = float(given[1]) if given else 1.0
+        found, quality = MEDIA_RANGE.fullmatch(each), QUALITY.search(each)
+        if found and (quality or not HAS_QUALITY.search(each)):  # a range with a malformed weight is none
+            weights[found[1].lower().rpartition("/")[2]] = float(quality[1]) if quality else 1.0
     png = weights.get("png", 1.0 if weights.get("*") else 0.0)
     best = max(OTHERS, key=lambda name: weights.get(name, 0.0))
     return best if weights.get(best, 0.0) > png else "png"

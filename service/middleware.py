@@ -23,7 +23,7 @@ from service.metrics import Metrics
 from service.problems import METHODS, RETRY_AFTER_SECONDS, problem, unavailable
 from service.protocol import client_of
 from service.request_spans import RequestSpans, describe
-from service.streams import BODIES, Body, send_bodies
+from service.streams import BODIES, MakeBody, send_bodies
 from tracing.propagation import current_traceparent, trace_id_of
 
 log = structlog.get_logger("service")
@@ -134,7 +134,7 @@ class Requests:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        bodies: list[Body] = []
+        bodies: list[MakeBody] = []
         scope = dict(scope, path=self._inner_path(scope["path"])) | {BODIES: bodies}
         method = scope["method"]
         if method == "HEAD":  # RFC 9110, 9.3.2: answered as GET is, without the body
@@ -167,7 +167,7 @@ class Requests:
                     with self._incoming.body(receive, self._max_bytes(scope)) as receive_within_limits:
                         await self._app(scope, receive_within_limits, send_with_headers)
                     scope = {name: scope[name] for name in RECORDED if name in scope}  # routing's rest is let go of
-                    await send_bodies(bodies, send_with_headers)
+                    await send_bodies(bodies, receive, send_with_headers)
             except ClientDisconnect:
                 status = status or CLIENT_GONE
             except asyncio.CancelledError:

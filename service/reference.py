@@ -27,8 +27,9 @@ forms to try it at `/docs`. [Clients](clients.md) shows the Python package, the 
 [serving](serving.md) is about keys, quotas and limits.
 
 - **Keys**: once there is a key, a call sends `Authorization: Bearer KEY`. What is another caller's does not exist: 404.
-- **Errors** are `application/problem+json` (RFC 9457) with `kind`, `title`, `status`, `detail`, and in `errors` each
-  wrong field with its JSON pointer. OpenAI's routes have OpenAI's envelope.
+- **Errors** are `application/problem+json` (RFC 9457) with `type` (`urn:adm:problem:KIND`, or `about:blank` where the
+  status says all), `title`, `status`, `detail`, `instance` (the path of the call), and in `errors` each wrong field
+  with its JSON pointer. OpenAI's routes have OpenAI's envelope.
 - **Repeating a POST**: with the same `Idempotency-Key` and body it gives the job that it gave before.
 - **Times** are Unix seconds, lengths of time are seconds.
 """
@@ -42,7 +43,7 @@ COMMON = {
     "415": "the body is of another type, or compressed",
     "421": "the Host is not one of the service's (`ADM_HOSTS`)",
     "422": "a field, parameter or header has a wrong value",
-    "429": "above a quota; `Retry-After` says when to come again",
+    "429": "above a quota; `Retry-After` says when to come again, unless the job is larger than it",
     "431": "the head is too large",
     "503": "Redis is away, the queue is full, or no worker is ready; `Retry-After` says when to come again",
 }

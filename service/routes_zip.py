@@ -23,7 +23,7 @@ from service.state import Service, ServiceDep
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
 
-MAX_CHOSEN = 512  # images: what a URL can name within the limit for a request's head
+MAX_CHOSEN = 384  # images: what a URL can name within the limit for a request's head
 ChosenImage = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,128}/[0-9]{1,10}$")]
 CHOSEN = Query(min_length=1, max_length=MAX_CHOSEN, description="`job id/index`, given once for each image")
 ZIP: dict[int | str, dict[str, Any]] = {

@@ -14,7 +14,9 @@ from starlette.types import Receive, Scope, Send
 IsGone = Callable[[], Awaitable[bool]]  # whether the client has hung up
 Body = AsyncIterator[bytes]
 
-BODIES = "adm.bodies"  # in a request's scope: the list that its stream leaves its body in
+MakeBody = Callable[[IsGone], Body]
+
+BODIES = "adm.bodies"  # in a request's scope: the list in which its stream leaves what makes its body
 
 
 class Stream(StreamingResponse):
@@ -22,19 +24,19 @@ class Stream(StreamingResponse):
 
     media_type = "text/event-stream"
 
-    def __init__(self, make_body: Callable[[IsGone], Body], headers: Mapping[str, str]) -> None:
+    def __init__(self, make_body: MakeBody, headers: Mapping[str, str]) -> None:
         super().__init__((), headers=headers)
         self._make_body = make_body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        client = Request({"type": "http"}, receive)  # the request's own would keep all that its scope holds
-        scope[BODIES].append(self._make_body(client.is_disconnected))
+        scope[BODIES].append(self._make_body)
 
 
-async def send_bodies(bodies: list[Body], send: Send) -> None:
-    """Send what streams have left in `bodies`."""
-    for body in bodies:
-        async for chunk in body:
+async def send_bodies(bodies: list[MakeBody], receive: Receive, send: Send) -> None:
+    """Send what streams have left in `bodies`; `receive` is the server's own, as nobody counts what is received now."""
+    client = Request({"type": "http"}, receive)  # the request's own would keep all that its scope holds
+    for make_body in bodies:
+        async for chunk in make_body(client.is_disconnected):
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -76,6 +76,10 @@ class Quotas:
         """
         return {each for each, number in calls.items() if self._posts is None or self._posts.allows(each, number)}
 
+    def take_costs(self, costs: Counter[Caller]) -> set[Caller]:
+        """Charge the estimated cost of several jobs of each caller at once, as `take_posts` does."""
+        return {each for each, cost in costs.items() if self._device is None or self._device.allows(each, cost)}
+
     def take_cost(self, caller: Caller, cost_ms: int) -> None:
         """Charge a job's estimated cost; a cancellation does not give it back. Raises: OverQuotaError."""
         if self._device is not None:

@@ -74,6 +74,10 @@ class ResolvedUpsample(Strict):
     thresholding: Thresholding = "clip"
 
 
+ClassIndex = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,9}$")]
+Text = Annotated[str, StringConstraints(max_length=65_536)]  # a text that no bound is set for may hold half a character
+
+
 class ResolvedRequest(Strict):
     """A request with every default filled in: all that determines its images, and how to treat it."""
 
@@ -84,7 +88,7 @@ class ResolvedRequest(Strict):
     seeds: list[Seed] | None = None
     strength: Strength | None = None
     class_label: int | None
-    class_weights: dict[str, float] | None = None
+    class_weights: dict[ClassIndex, float] | None = None
     guidance_scale: Annotated[float, Field(ge=0, le=MAX_GUIDANCE_SCALE)]
     guidance_interval: Annotated[list[Timestep], Field(min_length=2, max_length=2)]
     guidance_schedule: GuidanceSchedule = "constant"
@@ -101,9 +105,9 @@ class ResolvedRequest(Strict):
     previews: bool
     priority: Priority
     expires_in: int
-    user: str | None
-    metadata: dict[str, str] | None
-    webhook_url: str | None = None
+    user: Text | None
+    metadata: dict[Text, Text] | None
+    webhook_url: Text | None = None
 
     @model_validator(mode="after")
     def _asks_for_something(self) -> Self:

@@ -50,7 +50,7 @@ def read_payload(data: bytes) -> ResolvedRequest:
         _, _, _, payload = call  # RQ's call: function, instance, arguments, keyword arguments
         version, revision = int(payload["version"]), int(payload.get("revision", 0))
         fields, beside = dict(payload["request"]), frozenset(payload.get("beside_images", ()))
-    except (zlib.error, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (zlib.error, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise BadPayloadError("not a request in JSON") from error
     is_newer = revision > REVISION
     if version > PAYLOAD_VERSION:

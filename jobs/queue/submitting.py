@@ -2,7 +2,7 @@
 
 import secrets
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from redis.client import Redis
@@ -126,23 +126,47 @@ class Submitter:
                 else:
                     outcomes[index] = understood
         if orders:
-            counted = self._count(list(orders.values()))
-            drafts: dict[int, Draft] = {}
-            for index, order in orders.items():
-                try:
-                    queued = self._queue(order, counted)
-                except RefusedError as error:
-                    outcomes[index] = error
-                else:
-                    if isinstance(queued, Draft):
-                        drafts[index] = queued
-                    else:
-                        outcomes[index] = queued
-            places = self._ledger.enqueue([each.record for each in drafts.values()])
-            assert places is not None, "ids drawn at random are new"
-            for (index, draft), place in zip(drafts.items(), places, strict=True):
-                outcomes[index] = Submitted(self._view(draft, place), False)
+            outcomes |= self._queue_all(orders)
         return [outcomes[index] for index in range(len(submissions))]
+
+    def _queue_all(self, orders: Mapping[int, Order]) -> dict[int, Submitted | RefusedError]:
+        """Queue jobs: one that has a key by itself, all that have none together."""
+        counted = self._count(list(orders.values()))
+        outcomes: dict[int, Submitted | RefusedError] = {}
+        drafts: dict[int, Draft] = {}
+        for index, order in orders.items():
+            try:
+                draft = self._draft(order, counted)
+                if order.submission.idempotency_key is not None:
+                    outcomes[index] = self._queue_keyed(order, draft, counted)
+                else:
+                    drafts[index] = draft
+                    counted.add(order, draft)
+            except RefusedError as error:
+                outcomes[index] = error
+        for index, refusal in self._charge(orders, drafts).items():
+            outcomes[index] = refusal
+            del drafts[index]
+        places = self._ledger.enqueue([each.record for each in drafts.values()])
+        assert places is not None, "ids drawn at random are new"
+        for (index, draft), place in zip(drafts.items(), places, strict=True):
+            outcomes[index] = Submitted(self._view(draft, place), False)
+        return outcomes
+
+    def _charge(self, orders: Mapping[int, Order], drafts: Mapping[int, Draft]) -> dict[int, RefusedError]:
+        """Charge what jobs cost, a caller's together where its quota allows all of them; returns whose it refuses."""
+        callers = {index: orders[index].submission.caller for index in drafts}
+        costs = Counter[Caller]()
+        for index, draft in drafts.items():
+            costs[callers[index]] += draft.record.cost_ms
+        charged, refused = self._quotas.take_costs(costs), dict[int, RefusedError]()
+        for index, draft in drafts.items():
+            try:
+                if callers[index] not in charged:
+                    self._quotas.take_cost(callers[index], draft.record.cost_ms)
+            except RefusedError as error:
+                refused[index] = error
+        return refused
 
     def _understand(self, submission: Submission) -> Order | Submitted:
         """An order, or the job that the submission's key stands for already."""
@@ -196,18 +220,14 @@ class Submitter:
         queued_ms = Counter({caller: cost_of(next(told), next(told)) for caller in callers})
         return Counted(backlogs, room, places, queued_ms)
 
-    def _queue(self, order: Order, counted: Counted) -> Submitted | Draft:
-        """Queue a job that has a key; one that has none is to be queued with others."""
-        draft = self._draft(order, counted)
+    def _queue_keyed(self, order: Order, draft: Draft, counted: Counted) -> Submitted:
+        """Queue a job that has a key, unless another call of that key came first."""
         self._quotas.take_cost(order.submission.caller, draft.record.cost_ms)
-        if order.submission.idempotency_key is not None:
-            record, created = self._ledger.submit(draft.record)
-            if not created:
-                return self._replay(record, order.body_digest)
+        record, created = self._ledger.submit(draft.record)
+        if not created:
+            return self._replay(record, order.body_digest)
         counted.add(order, draft)
-        if order.submission.idempotency_key is not None:
-            return Submitted(self._views.of([draft.record])[0], False)
-        return draft
+        return Submitted(self._views.of([draft.record])[0], False)
 
     def _draft(self, order: Order, counted: Counted) -> Draft:
         """A job as it can be queued. Raises: RefusedError where there is no room for it."""

@@ -12,6 +12,8 @@ from jobs.queue.idempotency import MISMATCH, body_digest, job_id_of
 from jobs.queue.record import Record
 from jobs.queue.submitting import Draft, Order, Submission, Submitted, Submitter
 
+RETRY_SECONDS = 1.0  # by then a job that is being removed is gone
+
 
 class ItemsSubmission(NamedTuple):
     """A call for several jobs; with a key, the same key and body of a caller give the same jobs."""
@@ -44,9 +46,11 @@ class ItemsSubmitter(Submitter):
         if key is not None:
             ids = json.dumps([each.id for each in records])
             records[0] = Record(first_id, records[0].fields | {b"adm_items": ids.encode()})
-        while (places := self._ledger.enqueue(records)) is None:  # another call of the same key came first
+        if (places := self._ledger.enqueue(records)) is None:  # another call of the same key came first
             if (present := self._ledger.read(first_id)) is not None:
                 return self._replay_items(present, digest)
+            detail = "the jobs of this Idempotency-Key are being removed, or its place is taken by what is no job"
+            raise RefusedError(ErrorKind.UNAVAILABLE, detail, retry_after_seconds=RETRY_SECONDS)
         return [Submitted(self._view(draft, place), False) for draft, place in zip(drafts, places, strict=True)]
 
     def _orders(self, submission: ItemsSubmission, first_id: str, digest: str) -> list[Order]:

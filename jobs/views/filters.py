@@ -12,7 +12,7 @@ class JobFilter:
 
     model: str | None = None
     class_label: str | None = None  # index or name
-    metadata: tuple[str, ...] = ()  # each a "key=value" that it must have
+    metadata: tuple[str, ...] = ()  # each a "key=value" that it must have; the key ends at the first "="
 
     @property
     def admits_all(self) -> bool:
@@ -29,5 +29,5 @@ class JobFilter:
         names = (record.text("adm_class_name"), str(request.class_label))
         if self.class_label is not None and (request.class_label is None or self.class_label not in names):
             return False
-        given = {f"{key}={value}" for key, value in (request.metadata or {}).items()}
+        given = {f"{key}={value}" for key, value in (request.metadata or {}).items() if "=" not in key}
         return given.issuperset(self.metadata)

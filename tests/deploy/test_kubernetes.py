@@ -227,10 +227,40 @@ def test_only_the_service_lets_strangers_in_and_nobody_reaches_the_nodes_metadat
                     assert "169.254.0.0/16" in peer["ipBlock"]["except"]
 
 
+@each_overlay
+def test_spans_reach_a_collector_in_the_cluster_from_the_programs_that_send_them_and_from_no_other(
+    overlay: str,
+) -> None:
+    """Port 4318 is OTLP over HTTP; `to` a namespace selector means pods, so nothing outside the cluster."""
+    for _, labels, spec in pods(overlay):
+        rules = [rule for rule in egress(overlay, labels) if {"protocol": "TCP", "port": 4318} in rule["ports"]]
+        sends_spans = image_of(spec["containers"][0]) in OURS
+        assert [rule["to"] for rule in rules] == ([[{"namespaceSelector": {}}]] if sends_spans else [])
+
+
+def egress(overlay: str, labels: Manifest) -> list[Manifest]:
+    """The rules by which pods with these labels reach others."""
+    policies = [each["spec"] for each in of_kind(overlay, "NetworkPolicy")]
+    selecting = [each for each in policies if matches(each["podSelector"], labels)]
+    return [rule for each in selecting for rule in each.get("egress", ())]
+
+
 def test_gpu_is_asked_for_by_workers_alone_and_by_none_on_cpus() -> None:
     for overlay, wanted in (("cpu", set()), ("gpu", {"adm-worker-demo", "adm-worker-imagenet"})):
         limits = {name: each.get("resources", {}).get("limits", {}) for name, each in containers(overlay)}
         assert {name for name, each in limits.items() if "nvidia.com/gpu" in each} == wanted
+
+
+def test_procedure_for_a_set_that_was_never_announced_names_what_there_is() -> None:
+    text = (ROOT / "docs/fleet.md").read_text()
+    (script,) = re.findall(r"<!-- first start -->\n```sh\n(.*?)```", text, re.DOTALL)
+    there = {name_of(each) for each in of_kind("keda", "ScaledObject", *WORKLOADS)}
+    (named,) = set(re.findall(r"\b(?:pod|exec) (adm-worker-[a-z]+)-0", script))
+    assert named in there
+    assert script.count("autoscaling.keda.sh/paused-replicas=1") == 1
+    assert script.count("autoscaling.keda.sh/paused-replicas-") == 1  # a set that stays paused never scales
+    (secret,) = [each for _, _, spec in pods("keda") for each in spec.get("volumes", ()) if "secret" in each]
+    assert f"secret generic {secret['secret']['secretName']} --from-literal=metrics-key=" in script
 
 
 def query_names(query: str) -> set[str]:

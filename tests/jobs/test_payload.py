@@ -1,13 +1,17 @@
 """The stored request's record: nobody changes what is stored without saying so to the versions beside this one."""
 
 import json
+import math
+import zlib
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from jobs.contract.request import JobRequest, ResolvedRequest
 from jobs.contract.resolution import resolve
 from jobs.contract.samplers import SAMPLER_NOTES
-from jobs.queue.payload import ADDED, BESIDE_IMAGES, REVISION, fixed_form, payload_of
+from jobs.queue.payload import ADDED, BESIDE_IMAGES, REVISION, BadPayloadError, fixed_form, payload_of, read_payload
 from tests.jobs.samples import DEMO
 
 RECORD = Path(__file__).parents[1] / "former/request.json"
@@ -44,6 +48,33 @@ def test_payload_leaves_out_what_has_its_default_and_is_read_back_the_same() -> 
     assert "webhook_url" in stored
     assert not {"first_index", "class_weights", "thresholding"} & stored.keys()
     assert ResolvedRequest.model_validate(stored) == request
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"version": math.inf},
+        {"revision": -math.inf},
+        {"version": math.nan},
+        {"request": {"class_label": None, "class_weights": {"x": 1.0}}},
+        {"request": {"user": "\ud800"}},
+        {"request": {"metadata": {"\ud800": ""}}},
+        {"request": {"webhook_url": "\udfff"}},
+    ],
+    ids=str,
+)
+def test_damaged_payload_is_no_request(damage: dict[str, Any]) -> None:
+    """Whatever lies there: a payload that raised anything else would stop every worker that looks at its queue."""
+    request = resolve(JobRequest.parse(b'{"class_label": 3}'), DEMO, lambda: 1)
+    sound = payload_of(request)
+    damaged = sound | damage | {"request": sound["request"] | damage.get("request", {})}
+    assert read_payload(called_with(sound)) == request
+    with pytest.raises(BadPayloadError):
+        read_payload(called_with(damaged))
+
+
+def called_with(payload: dict[str, Any]) -> bytes:
+    return zlib.compress(json.dumps(["f", None, [], payload]).encode())
 
 
 def test_fixed_form_tells_requests_apart() -> None:

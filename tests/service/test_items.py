@@ -6,9 +6,16 @@ from typing import Any
 
 import httpx2
 import pytest
+from redis import Redis
 
-from tests.service.conftest import MakeKey, ToyWorker, body
+from jobs.callers.caller import ANONYMOUS
+from jobs.contract.job import JobStatus
+from jobs.queue import keys, rq_registries
+from jobs.queue.idempotency import job_id_of
+from jobs.settings import Settings
+from tests.service.conftest import MakeKey, ToyWorker, body, running_service
 from tests.service.test_jobs import is_problem
+from tests.worker.programs import eventually
 
 COMMON = {"guidance_scale": 2.5, "steps": 25}
 
@@ -115,6 +122,30 @@ def test_calls_that_race_under_one_key_queue_one_set_of_jobs(client: httpx2.Clie
     assert len({tuple(ids_of(each)) for each in answers}) == 1
     assert [each.status_code for each in answers].count(202) == 1
     assert num_jobs(client) == 2
+
+
+def test_key_whose_place_is_taken_by_what_is_no_job_is_refused_at_once(
+    client: httpx2.Client, fleet: ToyWorker, redis: Redis
+) -> None:
+    redis.hset(rq_registries.job_key(job_id_of(ANONYMOUS, "taken")), "last_heartbeat", "x")
+    answer = client.post("/v1/jobs", json=items({"class_label": 1}), headers={"Idempotency-Key": "taken"})
+    is_problem(answer, 503)
+
+
+@pytest.mark.slow
+def test_calls_that_come_together_queue_no_more_than_may_be_queued(
+    service_settings: Settings, fleet: ToyWorker, redis: Redis
+) -> None:
+    with running_service(service_settings, ADM_MAX_QUEUED_JOBS="100") as (address, _, _):
+
+        def post(number: int) -> int:
+            call = items(*[{"class_label": 1}] * number)
+            return httpx2.post(f"{address}/v1/jobs", json=call, timeout=60).status_code
+
+        assert post(64) == 202
+        eventually(lambda: redis.zcard(keys.index(JobStatus.QUEUED)) == 0, "the worker has all that it has room for")
+        with ThreadPoolExecutor(8) as pool:
+            assert sorted(pool.map(post, [60] * 8)) == [202] + [503] * 7
 
 
 def test_same_key_of_two_callers_is_two_sets(client: httpx2.Client, fleet: ToyWorker, make_key: MakeKey) -> None:

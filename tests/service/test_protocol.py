@@ -1,21 +1,25 @@
 """What a client can make the service hold, and for how long: a real service with small limits, and raw connections."""
 
 import asyncio
+import io
 import json
+import os
 import socket
 import struct
 import time
 from collections.abc import Iterator
 from http.client import HTTPResponse
 
+import httpx2
 import psutil
 import pytest
 import uvloop
+from PIL import Image
 from redis import Redis
 
 from jobs.settings import Settings
 from service.protocol import WhileOpen, counted_as
-from tests.service.conftest import running_service
+from tests.service.conftest import ToyWorker, body, running_service
 
 pytestmark = pytest.mark.process
 
@@ -313,6 +317,26 @@ def test_bodies_that_arrive_at_the_same_time_are_bounded_together(small: tuple[s
     assert slow.status() == 422, "the first is read to its end: it is no picture"
     for each in (slow, second, modest):
         each.socket.close()
+
+
+@pytest.mark.slow
+def test_body_sent_to_a_stream_takes_no_room_from_uploads(
+    small: tuple[str, list[str]], redis: Redis, worker: ToyWorker
+) -> None:
+    """Bodies above 64 KiB count while they are received, and no longer than that."""
+    address, lines = small
+    worker.hold()
+    job_id = httpx2.post(f"{address}/v1/jobs", json=body()).json()["id"]
+    head = f"GET /v1/jobs/{job_id}/events HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    for _ in range(20):
+        client = Caller(address, source="127.0.0.6")
+        client.send(head.encode() + b"30D40\r\n" + bytes(200_000) + b"\r\n0\r\n\r\n")
+        assert client.socket.recv(15) == b"HTTP/1.1 200 OK"
+        client.socket.close()
+    noise = io.BytesIO()
+    Image.frombytes("RGB", (240, 240), os.urandom(3 * 240**2)).save(noise, "png")
+    assert httpx2.post(f"{address}/v1/files", files={"file": noise.getvalue()}).status_code == 201
+    assert not [line for line in lines if '"event": "failed"' in line]
 
 
 def test_transfer_coding_that_is_not_understood_is_refused(caller: Caller) -> None:

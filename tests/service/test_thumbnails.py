@@ -51,6 +51,11 @@ def opened(answer: httpx2.Response) -> Image.Image:
         ("image/png;q=0.5, image/webp", "webp"),
         ("image/png, image/webp", "png"),
         ("image/webp;q=0", "png"),
+        ("image/webp;q=0.0000", "png"),  # malformed: as if the range were not there
+        ("image/webp;q=-1", "png"),
+        ("image/webp;q=2, image/jpeg;q=0.1", "jpeg"),
+        ("image/webp;q=", "png"),
+        ("*/webp", "png"),
         ("image/*", "png"),
         ("*/*", "png"),
         (BROWSERS_IMAGE, "png"),

@@ -3,7 +3,7 @@
 import { Problem, ROOT } from "./api.js";
 import { credentials, key, refused } from "./key.js";
 
-const MAX_IMAGES = 512; // that the service takes in one call
+const MAX_IMAGES = 384; // that the service takes in one call
 const MAX_BYTES = 64 * 2 ** 20; // of an archive that is fetched with a key, and so is held here until it is saved
 const NAME = "images.zip";
 
