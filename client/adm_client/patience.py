@@ -9,7 +9,8 @@ import httpx2
 
 from adm_client.errors import RefusedError, UnreachableError
 
-ASK_LATER = frozenset({429, 502, 503, 504})
+TOO_MANY_REQUESTS = 429
+ASK_LATER = frozenset({TOO_MANY_REQUESTS, 502, 503, 504})
 FIRST_PAUSE_SECONDS, MOST_PAUSE_SECONDS = 0.5, 60.0
 
 
@@ -44,11 +45,16 @@ class Attempts:
         return self._backoff()
 
     def after_refusal(self, response: httpx2.Response) -> float:
-        """Seconds to wait when the service has no room. Raises: RefusedError when that takes too long."""
+        """Seconds to wait when the service has no room.
+
+        Raises: RefusedError when that takes too long, and for a call above the whole of a quota: it never passes.
+        """
         now = time.monotonic()
         self._silent_since, self._busy_since = None, self._busy_since or now
-        pause = asked_pause(response.headers.get("Retry-After")) or self._backoff()
-        refused = RefusedError.of(response)
+        asked, refused = response.headers.get("Retry-After"), RefusedError.of(response)
+        if response.status_code == TOO_MANY_REQUESTS and asked is None:
+            raise refused
+        pause = asked_pause(asked) or self._backoff()
         if now - self._busy_since + pause > self._patience.busy_seconds:
             raise refused
         self._on_wait(f"the service answers {refused}")

@@ -13,7 +13,7 @@ from redis.client import Pipeline, Redis
 from jobs.queue import keys
 from jobs.queue.clock import RedisClock
 
-RETRY_SECONDS = (5, 60, 300, 1800, 7200, 18000, 36000, 36000)  # after each failed attempt; a day in all
+RETRY_SECONDS = (5, 60, 300, 1800, 7200, 18000, 36000, 36000)  # after each failed attempt; 28 hours in all
 LEASE_SECONDS = 60  # of one attempt; above the time that it may take
 KEPT_SECONDS = 30 * 86400  # of a dead letter
 MOST_DEAD = 10_000  # dead letters that are kept; the oldest go

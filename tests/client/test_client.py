@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx2
 import pytest
 from PIL import Image
+from redis import Redis
 
 from adm_client import (
     AsyncClient,
@@ -21,6 +22,8 @@ from adm_client import (
     UnreachableError,
 )
 from adm_client.pictures import checked
+from jobs.callers.caller import Role
+from jobs.callers.keyring import NEEDED, KeyStore
 from jobs.settings import Settings
 from tests.jobs.samples import png
 from tests.service.conftest import ToyWorker, running_service
@@ -192,6 +195,25 @@ async def all_of_it(address: str) -> None:
         assert [each.status for each in await adm.submit_many([{"class_label": 0}] * 2)] != []
         assert (await adm.jobs()).data
         await job.delete()
+
+
+@pytest.mark.slow
+def test_job_above_the_whole_of_a_quota_is_refused_at_once(
+    service_settings: Settings, worker: ToyWorker, redis: Redis
+) -> None:
+    """Such a 429 has no Retry-After, and would be the same after any wait."""
+    key = KeyStore(redis).create("ann", Role.USER).key
+    said: list[str] = []
+    try:
+        with running_service(service_settings, ADM_QUOTA_DEVICE_SECONDS="1") as (address, _, _):
+            patient = Client(address, key, patience=Patience(60, 600), on_wait=said.append)
+            eventually(lambda: bool(patient.models()), "the worker is known")
+            with pytest.raises(RefusedError, match="always would be"):
+                patient.submit(class_label=4, n=64, steps=1000)
+            patient.close()
+    finally:
+        (service_settings.data / NEEDED).unlink(missing_ok=True)
+    assert said == []
 
 
 def test_everything_works_under_asyncio_too(adm: Client, address: str) -> None:
