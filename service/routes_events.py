@@ -80,13 +80,13 @@ async def follow(is_gone: IsGone, service: Service, asked: Asked, last_id: str) 
                 found = await service.events.ask(Place(job_id, last_id))
                 if not (await service.keyring.read()).still_opens(asked.caller):
                     return
+                for preview in listener.previews():  # first: with a quick job's comes its last event
+                    yield Event("" if last_id == START else last_id, EventKind.PREVIEW, preview)
                 for each in found:
                     last_id = each.id
                     yield each._replace(data=await data_of(service, asked, each))
                     if each.kind.is_final:
                         return
-                for preview in listener.previews():
-                    yield Event("" if last_id == START else last_id, EventKind.PREVIEW, preview)
                 if not found and await service.records.ask(asked) is None:
                     gone = json.dumps({"id": job_id, "status": EventKind.CANCELLED, "deleted": True})
                     yield Event(last_id, EventKind.CANCELLED, gone)

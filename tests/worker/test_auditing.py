@@ -74,7 +74,7 @@ def test_wrong_kernel_is_logged_counted_and_changes_the_numerics(
     assert (line["stage"], line["row_shape"], line["out_of_use"]) == ("demo/base", 4, {"network": [4]})
     assert (line["numerics_before"], line["numerics"]) == (before, held.numerics.now)
     assert counted(held.registry, "adm_audit_differences") == 1
-    assert held.engine.row_shapes == (2,)
+    assert held.engine.row_shapes == (1, 2)
     assert held.tell()[0].numerics == held.numerics.now
 
 

@@ -67,7 +67,10 @@ def test_device_that_is_not_here_is_a_fault() -> None:
 
 def test_missing_compiler_is_a_fault_only_where_compiling_is_demanded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
-    demanded, free = (check_machine(Settings(device="cpu", compile=each))[-1] for each in ("yes", "auto"))
+    demanded, free = (
+        next(found for found in check_machine(Settings(device="cpu", compile=each)) if found.check == "compiler")
+        for each in ("yes", "auto")
+    )
     assert (demanded.verdict, free.verdict) == ("fault", "ok")
     assert "ADM_COMPILE" in demanded.text
     assert "no-such-compiler" in demanded.text

@@ -60,4 +60,4 @@ def test_job_that_nothing_fits_for_goes_back_at_no_cost_and_completes_when_there
     job = bench.queue.get(job_id)
     assert (job.status, job.error, len(job.images)) == (JobStatus.COMPLETED, None, 4)
     assert bench.events(job_id).count("completed") == 1
-    assert held.engine.row_shapes == (2,)
+    assert held.engine.row_shapes == (1, 2)
