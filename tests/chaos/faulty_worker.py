@@ -61,9 +61,10 @@ class CountingMetrics(StepMetrics):
 
     def stepped(self, stage: str, rows: int, shape: int, seconds: float, in_flight: int) -> None:
         super().stepped(stage, rows, shape, seconds, in_flight)
-        with contextlib.suppress(OSError):  # on a disk that is full; where steps are compared, none is
-            with (Path(os.environ[CONTROL]) / STEPS_FOLDER / str(os.getpid())).open("ab") as file:
-                file.write(bytes(rows))
+        path = Path(os.environ[CONTROL]) / STEPS_FOLDER / str(os.getpid())
+        # a disk may be full; where steps are compared, none is
+        with contextlib.suppress(OSError), path.open("ab") as file:
+            file.write(bytes(rows))
 
 
 def open_inbox_and_arm(inbox: Inbox, stopping: Stopping) -> None:
