@@ -53,9 +53,9 @@ def serve(
     thread.start()
     try:
         while not until():
+            audits = counted(held.registry, "adm_audits")  # that of this job may come as soon as it has ended
             job_id = bench.submit(n=4, steps=3, upsample=False)
             eventually(lambda: bench.queue.get(job_id).status.is_final, "the job ends")  # noqa: B023 - waited for here
-            audits = counted(held.registry, "adm_audits")
             eventually(lambda: counted(held.registry, "adm_audits") > audits, "a step is taken again")  # noqa: B023
     finally:
         stopping.set()
