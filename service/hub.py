@@ -27,12 +27,15 @@ class Listener:
     """
 
     def __init__(self) -> None:
-        self._woken = asyncio.Event()
+        self._is_woken = False
+        self._waiter: asyncio.Future[None] | None = None  # an Event would take a kilobyte of each stream
         self._previews: list[tuple[int, str]] = []  # by image, in the order of their coming
         self._held = 0  # characters of them
 
     def notify(self) -> None:
-        self._woken.set()
+        self._is_woken = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     def show(self, index: int, preview: str) -> None:
         """Note a preview of an image."""
@@ -42,7 +45,7 @@ class Listener:
             last = {each: position for position, (each, _) in enumerate(self._previews)}
             self._previews = [self._previews[position] for position in sorted(last.values())]
             self._held = sum(len(each) for _, each in self._previews)
-        self._woken.set()
+        self.notify()
 
     def previews(self) -> list[str]:
         """What came since the last call, of a slow reader's without what newer previews have replaced."""
@@ -52,10 +55,12 @@ class Listener:
 
     async def wait(self, seconds: float) -> None:
         """Return when something happened, or after so long."""
-        with contextlib.suppress(TimeoutError):  # not wait_for: until Python 3.12 it may swallow a cancellation
-            async with asyncio.timeout(max(0.0, min(seconds, RECHECK_SECONDS))):
-                await self._woken.wait()
-        self._woken.clear()
+        if not self._is_woken:
+            self._waiter = asyncio.get_running_loop().create_future()
+            with contextlib.suppress(TimeoutError):  # not wait_for: until Python 3.12 it may swallow a cancellation
+                async with asyncio.timeout(max(0.0, min(seconds, RECHECK_SECONDS))):
+                    await self._waiter
+        self._is_woken, self._waiter = False, None
 
 
 @contextlib.contextmanager
