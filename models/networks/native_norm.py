@@ -108,7 +108,7 @@ class _Call:
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Of [N, P, C]: the result, and the mean and one over the deviation of each image and channel, [N, C]."""
         y = torch.empty_like(pixels, memory_format=torch.contiguous_format)
-        means, rstds = torch.empty((2, len(pixels), pixels.shape[2]))
+        means, rstds = torch.empty((2, len(pixels), pixels.shape[2]), dtype=torch.float32)
         self._run("adm_norm", pixels, pixels, y, means, rstds)
         return y, means, rstds
 
