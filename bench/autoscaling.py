@@ -1,8 +1,8 @@
-"""How many workers KEDA and its HorizontalPodAutoscaler keep, by the rule of deploy/kubernetes/overlays/keda.
+"""The number of workers that KEDA and its HorizontalPodAutoscaler keep, by the rule of deploy/kubernetes/overlays/keda.
 
 The same object decides in the simulation (`bench.simulate_fleet`) and over real workers (`bench.fleet`). It follows
-their documentation: between 0 and 1 KEDA decides, by whether a trigger is active; from 1 on, the
-HorizontalPodAutoscaler, by the value of each trigger for each replica.
+their documentation: KEDA decides between 0 and 1 replica, by whether a trigger is active; from 1 on, the
+HorizontalPodAutoscaler decides, by the value of each trigger per replica.
 """
 
 import math
@@ -12,15 +12,15 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Rule:
-    """The numbers of the ScaledObject; tests/deploy/test_kubernetes.py holds both to each other."""
+    """The numbers of the ScaledObject; tests/deploy/test_kubernetes.py compares both."""
 
-    threshold_seconds: float = 60.0  # of queued work, in one worker's time, that each replica should have before it
-    activation_seconds: float = 15.0  # of queued work, above which a fleet of none starts
-    rows: int = 64  # images in flight that are one replica's: a worker takes two batches of ADM_MAX_ROWS
-    patience_seconds: float = 600.0  # in the queue, after which any work starts a fleet of none
+    threshold_seconds: float = 60.0  # target of queued work per replica, in one worker's time
+    activation_seconds: float = 15.0  # queued work above which an empty fleet starts
+    rows: int = 64  # target of images in flight per replica: two batches of ADM_MAX_ROWS
+    patience_seconds: float = 600.0  # time in the queue after which any work starts an empty fleet
     polling_seconds: float = 15.0
-    cooldown_seconds: float = 600.0  # without work, after which the last replica goes
-    stabilization_seconds: float = 300.0  # the most replicas that were wanted in this time are kept
+    cooldown_seconds: float = 600.0  # time without work after which the last replica stops
+    stabilization_seconds: float = 300.0  # the largest number wanted in this time is kept
     up: int = 4  # replicas a minute
     down: int = 1  # replicas a minute
     min_replicas: int = 0
@@ -28,12 +28,12 @@ class Rule:
     period_seconds: float = 60.0  # of `up` and `down`
 
 
-TOLERANCE = 0.1  # of a HorizontalPodAutoscaler: it does nothing as long as a value is so near to its target
+TOLERANCE = 0.1  # of a HorizontalPodAutoscaler: relative distance from the target within which it does nothing
 
 
 @dataclass
 class Autoscaler:
-    """Remembers what stabilization, rates and the cooldown need."""
+    """Keeps the history for stabilization, rates and cooldown."""
 
     rule: Rule
     wanted: deque[tuple[float, int]] = field(default_factory=deque)  # in the stabilization window
@@ -61,7 +61,7 @@ class Autoscaler:
         return self._within_rates(now, replicas, max(per_target(each, replicas) for each in targets))
 
     def _within_rates(self, now: float, replicas: int, target: int) -> int:
-        """What is wanted, as far as the behaviour of the HorizontalPodAutoscaler lets it."""
+        """The target, limited by the rates of the HorizontalPodAutoscaler."""
         rule = self.rule
         target = min(max(target, 1), rule.max_replicas)
         self.wanted.append((now, target))
@@ -77,5 +77,5 @@ class Autoscaler:
 
 
 def per_target(value: float, replicas: int) -> int:
-    """Replicas that one trigger asks for: its value in units of the threshold, but for a difference not worth it."""
+    """Replicas for one trigger: its value in units of the threshold; the present number within TOLERANCE."""
     return replicas if abs(value / replicas - 1) <= TOLERANCE else math.ceil(value)

@@ -1,10 +1,10 @@
-"""What a step of the published networks takes on a device, against its arithmetic and the official style's loop.
+"""Measures steps of the published networks on a device, against their arithmetic and the official style's loop.
 
     python -m bench.device [--device cuda] [--stages 256x256_diffusion ...] [--rows 1 8 32] [--out FILE]
 
-Random weights of the right shapes serve. An image-step is a network evaluation and, where there is a classifier,
-its gradient; its bound is that arithmetic at the rate of a large matrix product measured in the same run. Runs with
-torch, numpy, scipy and safetensors alone. Writes bench/results/device-NAME.json, line by line.
+The weights are random. An image-step is a network evaluation and, with a classifier, its gradient; its bound is the
+time of that arithmetic at the rate of a large matrix product, measured in the same run. Needs only torch, numpy, scipy
+and safetensors. Writes bench/results/device-NAME.json, line by line.
 """
 
 import argparse
@@ -25,15 +25,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from bench.machine import machine
 from bench.official_loop import guided_ddim, hold_half
 from bench.summary import Goal, line
+from engine.diffusion_process import process_of
 from engine.engine import Engine
 from engine.guide import Guide
 from engine.inversion import run_to_end
 from engine.memory import blank_row, forward, row_bytes
 from engine.numerics import settle_kernels
 from engine.pipeline import BASE, Pipeline, build_stages
-from engine.process import process_of
 from engine.stage import Stage
-from engine.trajectory import StagePlan
+from engine.trajectory import Guidance, StagePlan, StagePlans
 from models.checkpoints.network_file import blank_network
 from models.checkpoints.presets import PRESETS
 from models.networks.classifier import NoisyClassifier
@@ -53,7 +53,7 @@ STAGES = (
 )
 REPEATS, WARM_UPS = 10, 3
 STEPS, SCALE = 25, 2.0
-STD = 0.02  # of random weights: activations stay finite
+STD = 0.02  # deviation of random weights, so that activations stay finite
 
 
 def synchronize(device: torch.device) -> None:
@@ -62,7 +62,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def memory_of(device: torch.device, *, peak: bool = False) -> int | None:
-    """Bytes that torch holds on a GPU now, or held at most since this was asked for now; of a CPU it keeps no count."""
+    """Bytes that torch holds on a GPU now, or the peak since the last call without `peak`; None for a CPU."""
     if device.type != "cuda":
         return None
     if peak:
@@ -72,12 +72,12 @@ def memory_of(device: torch.device, *, peak: bool = False) -> int | None:
 
 
 def official_precisions(device: torch.device) -> Sequence[Precision]:
-    """What the official code would be run in."""
+    """The precisions in which the official code would run."""
     return ("fp32", "fp16") if device.type == "cuda" else ("fp32",)
 
 
 def median_seconds(run: Callable[[], object], device: torch.device) -> float:
-    """Of one call, warmed up and waited for. Raises: torch.OutOfMemoryError."""
+    """Median seconds of one call, after a warm-up, until its results. Raises: torch.OutOfMemoryError."""
     for _ in range(WARM_UPS):
         run()
     times = []
@@ -91,7 +91,7 @@ def median_seconds(run: Callable[[], object], device: torch.device) -> float:
 
 
 def seconds_that_fit(run: Callable[[], object], device: torch.device) -> float | None:
-    """As median_seconds; None where the device's memory does not suffice."""
+    """Like median_seconds; None if the device's memory does not suffice."""
     try:
         return median_seconds(run, device)
     except torch.OutOfMemoryError:
@@ -99,14 +99,14 @@ def seconds_that_fit(run: Callable[[], object], device: torch.device) -> float |
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP a second of a large matrix product."""
+    """FLOP per second of a large matrix product."""
     size = 8192 if device.type == "cuda" else 1024
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     return 2 * size**3 / median_seconds(lambda: a @ b, device)
 
 
 def random_network(config: UNetConfig | ClassifierConfig, device: torch.device) -> nn.Module:
-    """Ready to serve, with weights of no meaning."""
+    """A network with random weights, ready to serve."""
     network = blank_network(config).to_empty(device=device)
     generator = torch.Generator(device).manual_seed(0)
     with torch.no_grad():
@@ -116,21 +116,21 @@ def random_network(config: UNetConfig | ClassifierConfig, device: torch.device) 
 
 
 def forward_flops(config: UNetConfig | ClassifierConfig) -> int:
-    """Of one row, a multiply-add being two."""
+    """FLOP of one row; a multiply-add counts as two."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         forward(blank_network(config), blank_row(config))
     return int(counter.get_total_flops())
 
 
 def image_step_flops(name: str) -> int:
-    """A preset's network and, guided, its classifier: forward, and as much back to the image."""
+    """FLOP of a preset's network and, if guided, its classifier: forward, and the same again for the gradient."""
     preset = PRESETS[name]
     guide = preset.sampling.classifier if preset.sampling else None
     return forward_flops(preset.config) + (2 * forward_flops(PRESETS[guide].config) if guide else 0)
 
 
 def random_stage(name: str, device: torch.device, precision: Precision) -> Stage:
-    """A preset's stage, guided where its pipeline is; not warmed up."""
+    """A preset's stage, guided if its pipeline is; not warmed up."""
     preset = PRESETS[name]
     network, process = random_network(preset.config, device), preset.process
     assert isinstance(network, UNet)
@@ -148,8 +148,8 @@ def random_stage(name: str, device: torch.device, precision: Precision) -> Stage
 def stage_lines(
     name: str, rows: Sequence[int], device: torch.device, precision: Precision, rate: float
 ) -> dict[str, Any]:
-    """By row count: milliseconds an image-step, the share of the arithmetic's bound, the memory of a step, and, for a
-    guided stage, how many times as long the official style's loop takes, None where memory does not suffice."""
+    """By row count: milliseconds per image-step, the share of the arithmetic's bound, the memory of a step, and for a
+    guided stage the time ratio of the official style's loop, None if memory does not suffice."""
     settle_kernels()
     stage, flops = random_stage(name, device, precision), image_step_flops(name)
     if device.type == "cuda":
@@ -176,7 +176,7 @@ def stage_lines(
             found[str(count)]["bytes a row, measured"] = (most - before) // count
     if stage.guide is not None:
         del stage  # two of the largest may not fit
-        loop = random_stage(name, device, "fp32")  # plain, in float32's layout, as the official code
+        loop = random_stage(name, device, "fp32")  # plain, in float32's layout, like the official code
         for each, count in product(official_precisions(device), seconds):
             if each == "fp16":
                 hold_half(loop)
@@ -188,7 +188,7 @@ def stage_lines(
 
 
 def demo_lines(device: torch.device, precision: Precision, rows: int) -> dict[str, Any]:
-    """The shipped demo stack, guided DDIM: the engine against the official style's loop, in half precision and not."""
+    """The shipped demo stack with guided DDIM: the engine against the official style's loop, in several precisions."""
     stack = load_stack(ROOT.parent / "weights" / "demo", device)
     pipeline, labels = Pipeline(stack.pipelines["demo"], stack), torch.arange(rows) % 10
     engine = Engine(build_stages([stack], rows, precision=precision), rows)
@@ -198,7 +198,9 @@ def demo_lines(device: torch.device, precision: Precision, rows: int) -> dict[st
 
     def ours() -> list[Tensor]:
         plan = StagePlan(BASE, "ddim", STEPS)
-        images = [pipeline.image("bench", index, 1, index % 10, SCALE, plan, None) for index in range(rows)]
+        images = [
+            pipeline.image("bench", index, 1, Guidance(index % 10, SCALE), StagePlans(plan)) for index in range(rows)
+        ]
         return [each.pixels for each in run_to_end(engine, images)]
 
     seconds = median_seconds(ours, device)

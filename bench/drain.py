@@ -1,13 +1,13 @@
-"""How long a worker takes to hand a 256-pixel job back on SIGTERM: python -m bench.drain [tiny|quarter|official ...].
+"""Time of a worker to requeue a 256-pixel job on SIGTERM: python -m bench.drain [tiny|quarter|official ...].
 
-    tiny       a network of 256 pixels that is as small as one can be
-    quarter    the form of adm-256 with a quarter of its channels
-    official   the network and the classifier of adm-256, with random weights: the largest that a CPU here can hold
+    tiny       the smallest possible network of 256 pixels
+    quarter    adm-256 with a quarter of its channels
+    official   the network and the classifier of adm-256, with random weights
 
-A job of one guided image of 250 steps runs alone; some steps after it began its worker gets SIGTERM, and the next one
-goes on with it. Reported, of each stop: seconds until the job is back in its queue or completed and until the process
-has ended, the checkpoint's bytes, and steps that it lacks of those reported. Without a drain time, and with the default
-one. Writes bench/results/drain.json.
+A job of one guided image of 250 steps runs alone. After some steps its worker gets SIGTERM, and the next worker resumes
+the job. Reports for each stop: seconds until the job is requeued or completed, seconds until the process has ended, the
+checkpoint's bytes, and the reported steps that it lacks. Without a drain time, and with the default one. Writes
+bench/results/drain.json.
 """
 
 import argparse
@@ -31,6 +31,7 @@ from models.checkpoints.network_file import NetworkConfig, build_network, save_n
 from models.checkpoints.presets import OFFICIAL_FOLDER, PRESETS
 from models.networks.config import ClassifierConfig, UNetConfig
 from tests.conftest import running_redis
+from tests.warm import start_cold
 from tests.worker.programs import Client, WorkerProcess
 
 RESULTS = Path(__file__).parent / "results/drain.json"
@@ -101,7 +102,7 @@ def write_all(folder: Path, networks: Mapping[str, NetworkConfig]) -> None:
 
 
 class Drained:
-    """One worker after the other on the same job, each stopped in the middle of it."""
+    """Runs one worker after the other on the same job, and stops each one during it."""
 
     def __init__(self, settings: Settings, folder: Path, client: Client) -> None:
         self._settings, self._folder, self._client = settings, folder, client
@@ -109,7 +110,7 @@ class Drained:
         self.starts: list[float] = []  # seconds
 
     def stop_one(self, steps: int, drain_seconds: float, job_id: str | None) -> tuple[str | None, dict[str, float]]:
-        """Start a worker, stop it when the job has moved by so many steps; returns the job if it goes on."""
+        """Start a worker, and stop it when the job has moved by `steps` steps; return the job unless it has ended."""
         began = time.monotonic()
         self._started += 1
         process = self._start(drain_seconds)
@@ -130,7 +131,9 @@ class Drained:
     def _start(self, drain_seconds: float) -> WorkerProcess:
         variables = {"ADM_PIPELINES": self._settings.pipelines[0], "ADM_DRAIN_SECONDS": str(drain_seconds)}
         name = f"drained-{self._started}"
-        return WorkerProcess(self._settings, self._folder, name, **variables, ADM_MAX_ROWS="1", ADM_LEASE_SECONDS="45")
+        return WorkerProcess(
+            self._settings, self._folder, name, start_cold, **variables, ADM_MAX_ROWS="1", ADM_LEASE_SECONDS="45"
+        )
 
     def _step(self, job_id: str) -> int:
         return self._client.job(job_id).progress.step
@@ -152,7 +155,7 @@ class Drained:
 
 
 def wait(holds: Callable[[], bool], what: str) -> float:
-    """Wait until something holds; the time at which it did."""
+    """Wait until a condition holds; return that time."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not holds():
         assert time.monotonic() < deadline, what
@@ -200,7 +203,7 @@ def main() -> None:
 
 
 def summary(stops: list[dict[str, float]]) -> dict[str, float]:
-    """The median of each figure, and the most."""
+    """The median and the maximum of each figure."""
     return {
         f"{name}{suffix}": of([each[name] for each in stops if name in each])
         for name in dict.fromkeys(name for each in stops for name in each)

@@ -1,4 +1,4 @@
-"""The engine against other ways to run the same networks, each a ratio of one run: python -m bench.engine.
+"""Compares the engine with other ways to run the same networks, by ratios within one run: python -m bench.engine.
 
 Medians of alternating runs of the shipped demo stack; writes bench/results/engine.json.
 """
@@ -23,25 +23,25 @@ from bench.machine import machine
 from bench.names import COMPILED, COMPILED_FP32, EAGER, EAGER_FP32, FIRST_STEP, LONE, STAND_IN
 from bench.official_loop import guided_ddim
 from engine.compiling import Compiler, NoCompilerError
+from engine.diffusion_process import process_of
 from engine.engine import Engine
 from engine.guide import Guide
 from engine.host_memory import keep_freed_memory
 from engine.inversion import run_to_end
 from engine.pipeline import BASE, BASE_NUMBER, Pipeline, build_stages
-from engine.process import process_of
-from engine.scheduler import Priority
 from engine.stage import Stage
-from engine.trajectory import ImageRequest, StagePlan
+from engine.trajectory import Guidance, ImageRequest, StagePlan, StagePlans
 from models.networks.precision import Precision, best_precision
 from models.stack import Stack, load_stack
+from vocabulary.priorities import Priority
 from worker.warmup import measure_steps
 
 ROOT = Path(__file__).parent
 DEMO = ROOT.parent / "weights" / "demo"
-KEPT = ROOT.parent / "runs" / "compiled"  # kept: a second run is spared minutes
-COMPILED_ROWS = (2, 16)  # beside the largest: each takes minutes
+KEPT = ROOT.parent / "runs" / "compiled"  # stored, which saves a second run minutes
+COMPILED_ROWS = (2, 16)  # row counts beside the largest; each takes minutes
 STEPS, SCALE, ROWS = 25, 2.0, 32
-FEW_STEPS = 5  # enough to load; a number that the official code has a grid of
+FEW_STEPS = 5  # for loading; the official code has a grid with this number
 
 
 def tell(part: str, rows: int) -> None:
@@ -55,7 +55,7 @@ def seconds_of(run: Callable[[], object]) -> float:
 
 
 def ratio(one: Callable[[], object], other: Callable[[], object], repeats: int) -> dict[str, Any]:
-    """How many times as long the other takes, by medians of runs that take turns."""
+    """The time ratio of the other to the first, by medians of alternating runs."""
     times = [(seconds_of(one), seconds_of(other)) for _ in range(repeats)]
     ours, theirs = (median(each) for each in zip(*times, strict=True))
     return {"ratio": round(theirs / ours, 3), "seconds": [round(ours, 3), round(theirs, 3)], "repeats": repeats}
@@ -63,7 +63,7 @@ def ratio(one: Callable[[], object], other: Callable[[], object], repeats: int) 
 
 @cache
 def plain_stage() -> Stage:
-    """The base networks as they are loaded, for the official style's loop."""
+    """The base networks, unconverted, for the official style's loop."""
     stack = load_stack(DEMO)
     assert stack.classifier is not None
     guide = Guide.of_classifier(stack.classifier.network)
@@ -71,12 +71,12 @@ def plain_stage() -> Stage:
 
 
 def official_loop(steps: int, rows: int = ROWS) -> None:
-    """In a process whose memory and threads are as torch leaves them; a worker's are not."""
+    """Run the loop in a process with torch's default allocator and threads, unlike a worker's."""
     guided_ddim(plain_stage(), torch.arange(rows) % 10, SCALE, steps, seed=1)
 
 
 def official_sampling(steps: int, rows: int = ROWS) -> None:
-    """The official code, in a process of its own as well."""
+    """Run the official code, also in a process of its own."""
     official_code.guided_ddim(DEMO, torch.arange(rows) % 10, SCALE, steps, seed=1)
 
 
@@ -84,10 +84,10 @@ YARDSTICK = official_sampling if official_code.is_here() else official_loop
 
 
 class EngineBench:
-    """The demo stack in engines of several kinds."""
+    """Measures the demo stack in several kinds of engines."""
 
     def __init__(self, repeats: int) -> None:
-        keep_freed_memory()  # as a worker does
+        keep_freed_memory()  # like a worker
         self.repeats = repeats
         self.stack: Stack = load_stack(DEMO)
         self.pipeline = Pipeline(self.stack.pipelines["demo"], self.stack)
@@ -102,7 +102,7 @@ class EngineBench:
     def images(self, job_id: str, count: int, steps: int = STEPS, priority: Priority = "normal") -> list[ImageRequest]:
         plan = StagePlan(BASE, "ddim", steps)
         return [
-            self.pipeline.image(job_id, index, 1, index % 10, SCALE, plan, None, priority=priority)
+            self.pipeline.image(job_id, index, 1, Guidance(index % 10, SCALE), StagePlans(plan), priority=priority)
             for index in range(count)
         ]
 
@@ -112,7 +112,7 @@ class EngineBench:
         return build_stages([load_stack(DEMO)], ROWS, precision=precision)  # weights are packed for one precision
 
     def compiled(self, precision: Precision) -> dict[str, Stage]:
-        """The base stage alone. Raises: NoCompilerError."""
+        """Only the base stage, compiled. Raises: NoCompilerError."""
         stack = replace(load_stack(DEMO), upsampler=None)
         compiler = Compiler(KEPT, [stack], precision, ROWS, tell, COMPILED_ROWS)
         return build_stages([stack], ROWS, precision=precision, compiler=compiler)
@@ -120,7 +120,7 @@ class EngineBench:
     def against_official_loop(
         self, precision: Precision, build: Callable[[Precision], dict[str, Stage]]
     ) -> dict[str, Any]:
-        """32 guided images of 25 steps; the other side has a process of its own, and is in float32."""
+        """Compare on 32 guided images of 25 steps; the other side runs in a process of its own, in float32."""
         try:
             stages = build(precision)
         except NoCompilerError as error:
@@ -153,7 +153,7 @@ class EngineBench:
             )
 
     def lone_image(self) -> dict[str, Any]:
-        """One image in the engine of all shapes against one image in the official style."""
+        """One image in the engine with all row shapes against one image in the official style."""
         engine = self.engine(self.stages)
         with ProcessPoolExecutor(1, get_context("spawn")) as loop:
             loop.submit(YARDSTICK, FEW_STEPS, 1).result()  # loads
@@ -164,7 +164,7 @@ class EngineBench:
             )
 
     def first_step(self) -> dict[str, Any]:
-        """From a job's coming, while 64 images are at work, to its first step, in steps of their full batch."""
+        """Time from a job's arrival to its first step beside 64 images, in units of a full batch's step."""
         waits = []
         for _ in range(self.repeats):
             engine = self.engine(self.stages)
@@ -204,7 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, measure in lines.items():
         found[name] = measure()
         print(name, json.dumps(found[name]), flush=True)
-    if bench.precision == "fp32":  # where both sides are anyway
+    if bench.precision == "fp32":  # in which both sides already are
         found |= {EAGER_FP32: found[EAGER], COMPILED_FP32: found[COMPILED]}
     (ROOT / "results" / "engine.json").write_text(json.dumps(machine() | {"found": found}, indent=1) + "\n")
 

@@ -1,9 +1,9 @@
-"""Which factor on the predicted noise makes the demo's images best, for each sampler.
+"""Finds the factor on the predicted noise with the best demo images, for each sampler.
 
     python -m bench.eps_scale [--images 200] [--scales 1 1.01 1.02 1.03 1.04]
 
-25 network evaluations an image, guidance scale 4. `adm judge` has other seeds of both images and renders: a factor
-picked on the images that are then reported would look better than it is.
+25 network evaluations per image, guidance scale 4. `adm judge` uses other seeds for images and renders, because a
+factor looks too good on the images on which it was chosen.
 """
 
 import argparse

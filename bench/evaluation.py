@@ -1,11 +1,11 @@
-"""What measuring costs: statistics of 10,000 images, neighbours of 10,000, and memory at the size of published scores.
+"""Measures the cost of evaluations: statistics of 10,000 images, neighbours of 10,000, memory for published sizes.
 
     python -m bench.evaluation statistics|neighbours|memory [--images 50000] [--samples 50000] [--features 2048]
 
 statistics: `adm evaluate stats` of 10,000 64x64 images of noise by the shipped judge. neighbours: precision and recall
 of 10,000 against 10,000 in the judge's 128 dimensions and in Inception's 2,048. memory: every metric of so many images
-with random features, which lie in files as an evaluation keeps them. Each is a process of its own; peak memory is what
-it allocated (RssAnon), beside which the kernel keeps pages of mapped files as long as nobody needs the room. Writes
+with random features, stored in files like an evaluation's. Each runs in a process of its own; peak memory is its
+allocated memory (RssAnon), without cached pages of mapped files. Writes
 bench/results/evaluation.json.
 """
 
@@ -31,12 +31,12 @@ from evaluation.scores import all_scores
 
 RESULT = Path(__file__).parent / "results" / "evaluation.json"
 LOOK_SECONDS = 0.05
-SPATIAL, CLASSES = 2023, 1008  # of the official evaluator
+SPATIAL, CLASSES = 2023, 1008  # sizes in the official evaluator
 
 
 @contextmanager
 def watched(found: dict[str, Any]) -> Iterator[None]:
-    """Seconds and peak memory of what runs inside."""
+    """Measure seconds and peak memory of the block."""
     ended, peak = Event(), [0]
 
     def look() -> None:

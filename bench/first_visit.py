@@ -1,4 +1,4 @@
-"""The run that the page shows on a first visit, recorded: one image of the demo stack, from noise to the picture.
+"""Records the run that the page shows on a first visit: one image of the demo stack, from noise to the picture.
 
 python -m bench.first_visit; writes service/static/first-visit.png, a strip of frames: the state x of the base stage
 before its first step and after each second one, clipped as a picture is, and at the end the enlarged picture.
@@ -14,7 +14,7 @@ from torch import Tensor
 from diffusion.pixels import to_uint8
 from engine.engine import Engine
 from engine.pipeline import BASE, UPSAMPLE, Pipeline, build_stages
-from engine.trajectory import StagePlan
+from engine.trajectory import Guidance, StagePlan, StagePlans
 from models.stack import load_stack
 
 STEPS = 25
@@ -24,7 +24,7 @@ CLASS = "torus"
 
 
 def frame(x: Tensor) -> Image.Image:
-    """A state as a picture of the strip; smaller ones are enlarged by whole pixels."""
+    """A state as a frame of the strip; smaller ones are enlarged by a whole factor."""
     pixels = to_uint8(x).permute(1, 2, 0).contiguous().numpy()
     return Image.fromarray(pixels).resize((EDGE_PX, EDGE_PX), Image.Resampling.NEAREST)
 
@@ -38,7 +38,7 @@ def record(stack_folder: Path, seed: int, guidance_scale: float) -> list[Image.I
     assert upsampling is not None
     base = StagePlan(BASE, "ddpm", STEPS, eps_scale=eps_scale)
     upsample = StagePlan(UPSAMPLE, upsampling.sampler, upsampling.steps, upsampling.eta, strength=upsampling.strength)
-    image = pipeline.image("first-visit", 0, seed, label, guidance_scale, base, upsample)
+    image = pipeline.image("first-visit", 0, seed, Guidance(label, guidance_scale), StagePlans(base, upsample))
     engine = Engine(build_stages([stack], 1), max_rows=1)
     engine.add(image)
     (state,) = engine.states("first-visit").values()

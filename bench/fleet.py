@@ -1,11 +1,11 @@
-"""Real workers that are scaled by queued work, beside the simulation of the same: python -m bench.fleet.
+"""Scales real workers by queued work, and compares with a simulation of the same: python -m bench.fleet.
 
     [--seconds 180] [--jobs 70] [--seed 1]
 
-The service, Redis and workers as programs of this machine, on the shipped demo stack with a thread each. The autoscaler
-of `bench.autoscaling` reads /metrics as KEDA's query does, starts workers, and stops them by SIGTERM. Its numbers are
-those of the shipped rule, made shorter, so that minutes show what a day does. The simulation gets the same arrivals and
-the step costs and start times that were measured. Reports both, and by how much they differ; writes
+The service, Redis and workers run as programs of this machine, on the shipped demo stack with one thread each. The
+autoscaler of `bench.autoscaling` reads /metrics like KEDA's query, starts workers, and stops them by SIGTERM. Its times
+are those of the shipped rule, shortened, so that minutes are like a day. The simulation gets the same arrivals and the
+measured step costs and start times. Reports both, and their difference; writes
 bench/results/fleet.json.
 """
 
@@ -37,6 +37,7 @@ from jobs.settings import SHIPPED_WEIGHTS, Settings
 from jobs.views.fleet import StepMs
 from tests.conftest import running_redis
 from tests.service.conftest import running_service
+from tests.warm import start_cold
 from tests.worker.programs import WorkerProcess
 
 RESULTS = Path(__file__).parent / "results/fleet.json"
@@ -65,7 +66,7 @@ class Arrival:
 
 @dataclass
 class Replica:
-    """A worker, and when it was started, ready, and gone."""
+    """A worker with the times of its start, readiness and end."""
 
     process: WorkerProcess
     started: float
@@ -82,7 +83,7 @@ class Replica:
 
 @dataclass
 class Fleet:
-    """The workers that there are and were, and what their steps cost."""
+    """The present and past workers, and the costs of their steps."""
 
     settings: Settings
     folder: Path
@@ -92,7 +93,7 @@ class Fleet:
 
     def start(self, now: float) -> Replica:
         name = f"worker-{len(self.replicas)}"
-        self.replicas.append(Replica(WorkerProcess(self.settings, self.folder, name, **PRIVATE), now))
+        self.replicas.append(Replica(WorkerProcess(self.settings, self.folder, name, start_cold, **PRIVATE), now))
         return self.replicas[-1]
 
     @property
@@ -100,7 +101,7 @@ class Fleet:
         return [each for each in self.replicas if each.stopped is None]
 
     def scale(self, client: httpx2.Client, autoscaler: Autoscaler, now: float) -> None:
-        """Look once, and do what the rule says."""
+        """Apply the rule once."""
         for each in self.replicas:
             each.look(now)
         text = client.get("/metrics").raise_for_status().text
@@ -141,7 +142,7 @@ def values(text: str, name: str) -> list[float]:
 
 
 def make_arrivals(number: int, seconds: float, draw: random.Random) -> list[Arrival]:
-    """Jobs in calm and in bursts, over so many seconds."""
+    """Arrivals in calm periods and bursts, over `seconds`."""
     arrivals: list[Arrival] = []
     now, factor, until = 0.0, CALM, 0.0
     while len(arrivals) < number:
@@ -166,7 +167,10 @@ def run_real(arrivals: list[Arrival], folder: Path) -> tuple[dict[str, Any], Fle
         settings = Settings(data=folder / "data", redis_url=server.address, weights=SHIPPED_WEIGHTS)
         fleet = Fleet(settings, folder)
         try:
-            with running_service(settings) as (address, _, _), httpx2.Client(base_url=address, timeout=60) as client:
+            with (
+                running_service(settings, start_cold) as (address, _, _),
+                httpx2.Client(base_url=address, timeout=60) as client,
+            ):
                 first = fleet.start(time.monotonic())
                 while first.ready is None:
                     first.look(time.monotonic())

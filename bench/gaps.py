@@ -1,13 +1,13 @@
-"""How long the engine stands still between two steps while something else keeps a worker busy: python -m bench.gaps.
+"""Measures the idle time of the engine between steps during other work of a worker: python -m bench.gaps.
 
-A real worker on the shipped demo stack, its steps 32 rows large, on a Redis server of its own. A gap is the time from
-the end of a step to the start of the next, while there are rows to step. Measured alone, and while
+A real worker runs the shipped demo stack with steps of 32 rows and its own Redis server. A gap is the time from the end
+of a step to the start of the next, while there are rows to step. Measured without other work, and while
 
-- sixteen pictures of 49 megapixels arrive in one job, stored whole, as services did that did not reduce uploads;
-- checkpoints of 64 MiB are written, each to a store that takes five seconds for it;
+- sixteen pictures of 49 megapixels arrive in one job, stored in full, as in services that did not reduce uploads;
+- checkpoints of 64 MiB are written, each to a store that takes five seconds;
 - Redis hangs for twenty seconds, in which images finish; and the same while it refuses connections.
 
-Each of the longest gaps is held against the median step beside it. Writes bench/results/gaps.json.
+Each of the longest gaps is compared with the median step of the same time. Writes bench/results/gaps.json.
 """
 
 import argparse
@@ -45,33 +45,34 @@ from jobs.settings import Settings
 from jobs.storage.files import FileRecord, FileStore
 from jobs.storage.images import ImageStore
 from tests.conftest import RedisServer
-from worker.held import Held
 from worker.inbox import Inbox
-from worker.job_run import JobRun
+from worker.job_runs import JobRun
 from worker.job_state import JobState
+from worker.loaded_pipelines import LoadedPipelines
 from worker.loop import Worker
 from worker.main import load, use_host
+from worker.name import Name, Start
 from worker.offers import offer
 from worker.stopping import Stopping
 
 ROOT = Path(__file__).parent
-SECONDS = 20.0  # that Redis is away
+SECONDS = 20.0  # for which Redis is unavailable
 SLOW_STORE_SECONDS = 5.0
 PICTURES, SIDE_PX = 16, 7000
-FILLER_BYTES = 62 << 20  # beside what the demo stack's images have, and below the limit of 64 MiB
+FILLER_BYTES = 62 << 20  # added to the demo stack's states, below the limit of 64 MiB
 PATIENCE_SECONDS = 600.0
 
 
 @dataclass
 class Clock:
-    """When steps ran; a step that another follows at once leaves a gap between the two."""
+    """Records the times of steps, and the gaps between consecutive ones."""
 
     steps: list[float] = field(default_factory=list)
     gaps: list[float] = field(default_factory=list)
-    ended: float | None = None  # the last step, where rows were left
+    ended: float | None = None  # end of the last step, if rows were left
 
-    def watch(self, held: Held) -> None:
-        engine, turn = held.engine, held.engine.turn
+    def watch(self, loaded: LoadedPipelines) -> None:
+        engine, turn = loaded.engine, loaded.engine.turn
 
         def timed(*, ahead: bool = True) -> StepReport | None:
             began = time.perf_counter()
@@ -101,7 +102,7 @@ class Clock:
 
 
 class Bench:
-    """One worker on a thread, with a job of 32 rows that keeps it at its steps."""
+    """One worker on a thread, with a job of 32 rows that keeps it busy."""
 
     def __init__(self, folder: Path, server: RedisServer, max_rows: int) -> None:
         self.server, self.max_rows = server, max_rows
@@ -110,9 +111,9 @@ class Bench:
         )
         logs.configure(self.settings)
         use_host(self.settings)
-        self.held = load(self.settings, torch.device("cpu"), "bench")
+        self.loaded = load(self.settings, torch.device("cpu"), "bench")
         self.clock = Clock()
-        self.clock.watch(self.held)
+        self.clock.watch(self.loaded)
         self.redis, self.store = server.client(), ImageStore(self.settings.store_address)
         self.queue = JobQueue(server.client(), self.settings, self.store)
 
@@ -120,11 +121,11 @@ class Bench:
     def serving(self, **changes: object) -> Iterator[None]:
         settings = self.settings.model_copy(update=changes)
         stopping, redis = Stopping(), self.server.client()
-        pipelines = [offer(each) for each in self.held.pipelines.values()]
-        inbox = Inbox(redis, settings, "bench", pipelines, stopping=stopping)
+        pipelines = [offer(each) for each in self.loaded.pipelines.values()]
+        inbox = Inbox(redis, settings, Name("bench", Start.current()), pipelines, stopping=stopping)
         inbox.open()
         files = FileStore(redis, settings, self.store.objects)
-        thread = threading.Thread(target=Worker(self.held, inbox, self.store, files, settings).run, args=(stopping,))
+        thread = threading.Thread(target=Worker(self.loaded, inbox, self.store, files, settings).run, args=(stopping,))
         thread.start()
         busy = self.submit(n=self.max_rows, steps=1000, upsample=False, priority="low")
         try:
@@ -141,7 +142,7 @@ class Bench:
     def submit(self, **fields: object) -> str:
         body = {"class_label": 1, "guidance_scale": 2, "seed": 1} | fields
         given = {name: value for name, value in body.items() if value is not None}
-        return self.queue.submit(JobRequest.parse(json.dumps(given).encode())).job.id
+        return self.queue.submitter.submit(JobRequest.parse(json.dumps(given).encode())).job.id
 
     def answers(self) -> bool:
         try:
@@ -174,7 +175,7 @@ class Bench:
             return self.clock.found() | {"seconds_until_completed": round(time.perf_counter() - began, 1)}
 
     def _upload(self, number: int) -> str:
-        """A picture as it lies in the store, under a name of its own."""
+        """Store a picture under its own name."""
         png = self._png()
         record = FileRecord(
             id=f"file-{number:032x}",
@@ -198,7 +199,7 @@ class Bench:
         return self._encoded
 
     def checkpoints(self) -> dict[str, Any]:
-        """The busy job's own, filled up to the limit with what larger networks have."""
+        """Checkpoints of the busy job, padded to the limit, as for larger networks."""
         put, state, written = obstore.put, JobRun.state, [0]
         filler = torch.randn(FILLER_BYTES // 4)
 
@@ -221,7 +222,7 @@ class Bench:
             JobRun.state, obstore.put = state, put  # type: ignore[method-assign]
 
     def redis_away(self, *, hangs: bool) -> dict[str, Any]:
-        """Jobs of one image each, of which one finishes after another meanwhile."""
+        """Jobs of one image each, which finish one after another during the outage."""
         with self.serving():
             finish = [self.submit(steps=steps, upsample=False) for steps in range(4, 20)]
             self.wait(lambda: all(self.queue.get(each).status is not JobStatus.QUEUED for each in finish))

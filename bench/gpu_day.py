@@ -1,9 +1,8 @@
-"""All that there is to know of a GPU, in less than ten minutes: make gpu-day OUT=folder.
+"""Runs all checks of a GPU, in less than ten minutes: make gpu-day OUT=folder.
 
 Runs the tests of tests/device, the neighbours' comparison in each precision, and bench.device at 64 and 256 pixels.
-Each part has a time of its own and is ended when it is up; what it printed and measured so far is kept. Leaves a log
-and a JSON file of each part in the folder, and summary.txt. Exits 1 where a part failed. With --device cpu it tries
-itself.
+Each part has a time limit; its output and measurements until then are kept. Writes a log and a JSON file of each part
+to the folder, and summary.txt. Exits 1 if a part failed. --device cpu is for a test of this script.
 """
 
 import argparse
@@ -14,12 +13,12 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-ENDED = 124  # the status of a part that was ended, as timeout(1) has it
+ENDED = 124  # status of a part after its time limit, like timeout(1)'s
 
 
 @dataclass(frozen=True)
 class Part:
-    """A program, the seconds it may take, and variables of its environment."""
+    """A program, its time limit in seconds, and variables of its environment."""
 
     name: str
     arguments: tuple[str, ...]
@@ -27,7 +26,7 @@ class Part:
     variables: dict[str, str] = field(default_factory=dict)
 
     def run(self, folder: Path) -> str:
-        """Run it; returns its line of the summary."""
+        """Run it; return its line of the summary."""
         log, started = folder / f"{self.name}.log", time.monotonic()
         with log.open("w") as output:
             process = subprocess.Popen(
@@ -48,8 +47,8 @@ class Part:
 
 
 def parts(device: str, folder: Path, seconds: float) -> list[Part]:
-    """What is run on a device; seconds is the time of all parts together."""
-    options = "addopts=--import-mode=importlib --strict-markers"  # plugins need not be there
+    """The parts for a device; seconds: time limit of all parts together."""
+    options = "addopts=--import-mode=importlib --strict-markers"  # no options of plugins, which may be missing
     pytest = ("pytest", "-q", "-W", "default", "-o", options, "--confcutdir=tests/device", "tests/device")
     tests = Part("tests", pytest, 0.3 * seconds, {"TEST_DEVICE": device})
     compared = [
@@ -70,7 +69,7 @@ def parts(device: str, folder: Path, seconds: float) -> list[Part]:
 
 
 def main() -> None:
-    """Run the parts one after the other, and say what came of them."""
+    """Run the parts one after the other, and print the summary."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--device", default="cuda")

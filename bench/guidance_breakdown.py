@@ -1,12 +1,12 @@
-"""Where each sampler breaks as the guidance scale grows, and what few steps cost, on the demo stack.
+"""Finds the guidance scales at which each sampler breaks, and the quality of few steps, on the demo stack.
 
     python -m bench.guidance_breakdown [--images 50] [--few-images 200]
 
-Every cell makes the same classes from the same starting noise; the judge says how often it sees the class that was
-asked for, and how far its features are from those of fresh renders. All samplers have 25 network evaluations (Heun: 13
-steps), and two of them 10 as well. FID of few images is too large, by an amount that depends on their number: compare
-cells of one count alone. Writes bench/results/guidance_breakdown.json after every cell; what that file has of the same
-weights stays, so that a run that was stopped goes on.
+Every cell makes the same classes from the same starting noise. The judge measures how often its answer is the requested
+class, and the distance of its features from those of fresh renders. All samplers have 25 network evaluations (Heun: 13
+steps), and two of them also 10. FID of few images is too large by an amount that depends on their number, so compare
+only cells with the same count. Writes bench/results/guidance_breakdown.json after every cell; cells of the same weights
+are kept, so that a stopped run resumes.
 """
 
 import argparse
@@ -22,8 +22,6 @@ import torch
 from torch import Tensor
 
 from datasets.shapes import render_set
-from diffusion.grids import TIME_GRIDS, TimeGrid
-from diffusion.tables import Thresholding
 from engine.engine import Engine
 from engine.pipeline import BASE, Pipeline, build_stages
 from engine.trajectory import StagePlan
@@ -34,6 +32,7 @@ from models.checkpoints.network_file import load_network
 from models.networks.judge import Judge
 from models.networks.precision import Precision
 from models.stack import file_hash, load_stack
+from vocabulary.sampling import TIME_GRIDS, Thresholding, TimeGrid
 
 ROOT = Path(__file__).parents[1]
 DEMO = ROOT / "weights" / "demo"
@@ -62,7 +61,7 @@ class Cell:
 
 
 def breakdown_cells(scales: Sequence[float]) -> list[Cell]:
-    """Scale by scale, so that what is there when one stops has every sampler."""
+    """Scale by scale, so that a stopped run has every sampler."""
     return [
         Cell(sampler, steps, scale, thresholding)
         for scale in scales
@@ -80,7 +79,7 @@ def few_step_cells(scale: float) -> list[Cell]:
 
 
 class Bench:
-    """The demo stack, its judge and the renders that samples are held against."""
+    """The demo stack, its judge, and the renders with which samples are compared."""
 
     def __init__(self, precision: Precision = "fp32", fresh_images: int = FRESH_IMAGES) -> None:
         self.stack = load_stack(DEMO)
@@ -90,7 +89,7 @@ class Bench:
         self.fresh = judge_images(self.judge, pixels)
 
     def sample(self, cell: Cell, labels: Sequence[int], seed: int = SEED) -> Tensor:
-        """One image a label: [N, 3, H, W] uint8."""
+        """One image per label: [N, 3, H, W] uint8."""
         pipeline = Pipeline(self.stack.pipelines["demo"], self.stack)
         return self.sampler.sample(pipeline, labels, cell.guidance_scale, cell.plan, seed=seed)
 

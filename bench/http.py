@@ -1,10 +1,11 @@
-"""The service's HTTP beside a bare FastAPI route: python -m bench.http [--requests N] [--streams N] [--keys].
+"""Compares the service's HTTP with a bare FastAPI route: python -m bench.http [--requests N] [--streams N] [--keys].
 
-A real service process on a real Redis, announced pipelines whose workers take nothing, and 32 connections of another
-process, each of which sends its next request when its last is answered. The bare routes are FastAPI's own, on the same
-server and loop: they read the same body as JSON and answer as many bytes, and do nothing else. Rates and latencies
-depend on what else the machine does; processor time a request, of the serving process alone, does little. With --keys
-all requests are of one caller with a key, and all quotas are on. Writes bench/results/http.json, or http_keys.json.
+A real service process on a real Redis, announced pipelines whose workers claim nothing, and 32 connections of another
+process, each of which sends its next request after the last answer. One row instead sends PACE POSTs per second,
+evenly, and measures latency from the due time. The bare routes are FastAPI's own, on the same server and loop: they
+read the same body as JSON, answer with as many bytes, and do nothing else. Rates and latencies depend on other load of
+the machine; processor time per request of the serving process depends little on it. With --keys all requests are of one
+caller with a key, and all quotas are on. Writes bench/results/http.json, or http_keys.json.
 """
 
 import argparse
@@ -34,10 +35,12 @@ from stack.embedded import with_free_port
 from tests.conftest import RedisServer, running_redis
 from tests.jobs.samples import DEMO, DEMO_UNCOND, worker_info
 from tests.service.conftest import ROOT, running_service
+from tests.warm import start_cold
 
 RESULTS = Path(__file__).parent / "results"
 CONNECTIONS = 32
-WARM_UP = 200  # requests before those that count
+PACE = 500  # POSTs a second: the goal
+WARM_UP = 200  # requests before the measured ones
 BODY = json.dumps({"class_label": "torus", "guidance_scale": 2.5, "steps": 25}).encode()
 MANY = str(10**9)
 QUOTAS = {"ADM_QUOTA_POSTS": MANY, "ADM_QUOTA_DEVICE_SECONDS": MANY, "ADM_QUOTA_QUEUED_SECONDS": MANY}
@@ -45,7 +48,7 @@ HEADERS = "Host: localhost\r\nContent-Type: application/json\r\n"
 
 
 class Answers(NamedTuple):
-    """What a load of requests was answered; latencies in seconds."""
+    """The answers to a load of requests; latencies in seconds."""
 
     seconds: float
     latencies: list[float]
@@ -57,13 +60,19 @@ def request(method: str, path: str, body: bytes = b"") -> bytes:
     return f"{method} {path} HTTP/1.1\r\n{HEADERS}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
-async def send_all(port: int, requests: list[bytes]) -> Answers:
-    waiting, latencies, statuses, bodies = iter(requests), [], set(), []
+async def send_all(port: int, requests: list[bytes], pace: float | None = None) -> Answers:
+    """Send requests over CONNECTIONS, each after the last answer, or `pace` per second."""
+    waiting = iter(enumerate(requests))
+    latencies: list[float] = []
+    statuses: set[int] = set()
+    bodies: list[bytes] = []
 
     async def connection() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        for each in waiting:
-            began = time.perf_counter()
+        for number, each in waiting:
+            if pace is not None:
+                await asyncio.sleep(start + number / pace - time.perf_counter())
+            began = time.perf_counter() if pace is None else start + number / pace
             writer.write(each)
             head = (await reader.readuntil(b"\r\n\r\n")).lower()
             length = int(head.partition(b"content-length: ")[2].split(b"\r\n")[0])
@@ -72,13 +81,13 @@ async def send_all(port: int, requests: list[bytes]) -> Answers:
             statuses.add(int(head.split()[1]))
         writer.close()
 
-    began = time.perf_counter()
+    start = time.perf_counter()
     await asyncio.gather(*(connection() for _ in range(CONNECTIONS)))
-    return Answers(time.perf_counter() - began, latencies, statuses, bodies)
+    return Answers(time.perf_counter() - start, latencies, statuses, bodies)
 
 
-def send_in_this_process(port: int, requests: list[bytes]) -> Answers:
-    return asyncio.run(send_all(port, requests))
+def send_in_this_process(port: int, requests: list[bytes], pace: float | None) -> Answers:
+    return asyncio.run(send_all(port, requests, pace))
 
 
 class Load:
@@ -91,10 +100,11 @@ class Load:
         """A request with the header of its caller."""
         return request.replace(b"\r\n", b"\r\n" + self._header, 1)
 
-    def send(self, requests: list[bytes]) -> tuple[dict[str, float], list[bytes]]:
-        """What the requests took, and the bodies of the answers."""
+    def send(self, requests: list[bytes], pace: float | None = None) -> tuple[dict[str, float], list[bytes]]:
+        """The figures of the requests, and the bodies of the answers."""
         before = sum(self._process.cpu_times()[:2])
-        answers = self._pool.apply(send_in_this_process, (self._port, [self.signed(each) for each in requests]))
+        signed = [self.signed(each) for each in requests]
+        answers = self._pool.apply(send_in_this_process, (self._port, signed, pace))
         used = sum(self._process.cpu_times()[:2]) - before
         assert max(answers.statuses) < 300, answers.statuses
         percentiles = quantiles(answers.latencies, n=100)
@@ -111,7 +121,7 @@ class Load:
 
 
 def bare_app() -> FastAPI:
-    """Routes that do nothing but what every route does; the path says how many bytes to answer."""
+    """Routes that only do what every route does; the path gives the number of bytes to answer."""
     app = FastAPI()
 
     @app.post("/{size}", status_code=202)
@@ -141,11 +151,13 @@ def bare_server() -> Iterator[tuple[int, int]]:
 
 
 def compare(service: Load, bare: Load, num_requests: int) -> dict[str, Any]:
-    """Each call of the service, and the bare route that takes and answers as many bytes."""
+    """Measure each call of the service, and a bare route with equally large request and answer."""
     rows: dict[str, Any] = {}
 
-    def row(name: str, requests: list[bytes], method: str = "GET", body: bytes = b"") -> list[bytes]:
-        found, bodies = service.send(requests)
+    def row(
+        name: str, requests: list[bytes], method: str = "GET", body: bytes = b"", pace: float | None = None
+    ) -> list[bytes]:
+        found, bodies = service.send(requests, pace)
         plain, _ = bare.send([request(method, f"/{len(bodies[0])}", body)] * len(requests))
         times = round(found["processor_ms"] / plain["processor_ms"], 2)
         rows[name] = found | {"bare": plain, "times_the_processor_time_of_bare": times}
@@ -154,6 +166,7 @@ def compare(service: Load, bare: Load, num_requests: int) -> dict[str, Any]:
     service.send([request("POST", "/v1/jobs", BODY)] * WARM_UP)
     bare.send([request("POST", "/1", BODY)] * WARM_UP)
     posted = row("POST /v1/jobs", [request("POST", "/v1/jobs", BODY)] * num_requests, "POST", BODY)
+    row(f"POST /v1/jobs, {PACE} a second", [request("POST", "/v1/jobs", BODY)] * num_requests, "POST", BODY, pace=PACE)
     ids = [json.loads(each)["id"] for each in posted]
     row("GET /v1/jobs/{id}, queued", [request("GET", f"/v1/jobs/{each}") for each in ids])
     row("GET /v1/jobs, 20 of them", [request("GET", "/v1/jobs")] * (num_requests // 4))
@@ -164,7 +177,7 @@ def compare(service: Load, bare: Load, num_requests: int) -> dict[str, Any]:
 
 
 async def open_streams(port: int, num_streams: int, service: Load) -> dict[str, float]:
-    """Open streams of one job at once, and cancel it: what that takes until all have heard."""
+    """Open streams of one job at the same time, and cancel it; measure the time until all have the event."""
     posted = await send_all(port, [service.signed(request("POST", "/v1/jobs", BODY))])
     job_id = json.loads(posted.bodies[0])["id"]
     idle_mb, began = service.memory_mb(), time.perf_counter()
@@ -219,7 +232,10 @@ def main() -> None:
         settings = Settings(data=Path(data), redis_url=server.address, queue_limit_seconds=1e9, max_queued_jobs=10**6)
         announce(server)
         quotas, header = (QUOTAS, header_of_key(server)) if given.keys else ({}, b"")
-        with running_service(settings, **quotas) as (address, process, _), bare_server() as (bare_port, bare_pid):
+        with (
+            running_service(settings, start_cold, **quotas) as (address, process, _),
+            bare_server() as (bare_port, bare_pid),
+        ):
             port = int(address.rpartition(":")[2])
             service, bare = Load(pool, port, process.pid, header), Load(pool, bare_port, bare_pid)
             streams = asyncio.run(open_streams(port, given.streams, service))

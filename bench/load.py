@@ -1,4 +1,4 @@
-"""How long a 2 GB checkpoint takes to load, against reading its file, and how much memory: python -m bench.load.
+"""Measures time and memory of loading a 2 GB checkpoint, against reading its file: python -m bench.load.
 
 Random weights in the shape of 256x256_diffusion are written to a temporary folder, as .pt and as .safetensors, and
 loaded each time in a fresh process, warm in the page cache. Writes bench/results/load.json.
@@ -28,7 +28,7 @@ RESULT = Path("bench/results/load.json")
 
 
 def write_random(path: Path) -> None:
-    """Random weights of the preset's keys and shapes, as torch.save writes them."""
+    """Write random weights with the preset's keys and shapes by torch.save."""
     shapes = {key: value.shape for key, value in blank_network(PRESET.config).state_dict().items()}
     drawn = 0.02 * torch.randn(
         max(shape.numel() for shape in shapes.values()), generator=torch.Generator().manual_seed(0)
@@ -37,7 +37,7 @@ def write_random(path: Path) -> None:
 
 
 def read_seconds(path: Path) -> float:
-    """Time to read the file into one buffer that is used again, the fastest plain way there is."""
+    """Time to read the file into one reused buffer, the fastest plain way."""
     buffer = bytearray(CHUNK)
     started = time.perf_counter()
     with path.open("rb", buffering=0) as file:
@@ -47,20 +47,20 @@ def read_seconds(path: Path) -> float:
 
 
 def read_into_memory_seconds(path: Path) -> float:
-    """Time to read the file into memory of its own, as a loader must that does not map it."""
+    """Time to read the file into new memory, as by a loader that does not map it."""
     started = time.perf_counter()
     path.read_bytes()
     return time.perf_counter() - started
 
 
 def peak_bytes() -> int:
-    """The most memory this process ever had resident, mapped files included; getrusage would count its parent's."""
+    """Peak resident memory of this process, including mapped files; getrusage would include its parent's."""
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
     return int(line.split()[1]) * 1024
 
 
 def measure_load(path: Path) -> dict[str, float]:
-    """In this process: load strictly, with every value looked at, and name the weights by their recorded hash."""
+    """Load strictly in this process, with a check of every value and the recorded hash."""
     before = peak_bytes()
     started = time.perf_counter()
     load_network(path, UNet, "cpu", PRESET.config)
@@ -83,7 +83,7 @@ def in_process(*arguments: str) -> dict[str, float]:
 def summary(path: Path) -> dict[str, float]:
     size = path.stat().st_size
     started = time.perf_counter()
-    recorded_hash(path)  # the first load of a file that was neither fetched nor converted pays for this once
+    recorded_hash(path)  # hashed once, at the first load of a file that was neither fetched nor converted
     hashing = time.perf_counter() - started
     into_memory = median(read_into_memory_seconds(path) for _ in range(REPEATS))
     pairs = [(read_seconds(path), in_process("load", str(path))) for _ in range(REPEATS)]

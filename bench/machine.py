@@ -1,4 +1,4 @@
-"""What a result was measured on."""
+"""The machine of a result."""
 
 import platform
 from pathlib import Path

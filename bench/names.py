@@ -1,4 +1,4 @@
-"""What the lines of the benchmarks are called in bench/results, by those who write and those who read them."""
+"""Names of the benchmarks' lines in bench/results, for the programs that write and read them."""
 
 EAGER = "engine against the official loop in fp32"
 COMPILED = "engine, compiled, against the official loop in fp32"

@@ -1,4 +1,4 @@
-"""Images whose bytes depend on who shared their steps, counted: there must be none.
+"""Counts images whose bytes depend on the other rows of their steps; there must be none.
 
 python -m bench.neighbours --precision bf16 --count 2000; random requests of the whole space, computed alone on one
 thread and then among random neighbours on several, every final state compared bit for bit. Exits 1 on a difference.
@@ -18,24 +18,22 @@ import torch
 from torch import Tensor
 
 from bench.machine import machine
-from diffusion.grids import TIME_GRIDS
-from diffusion.solvers import ENCODE
-from diffusion.tables import THRESHOLDINGS
 from engine.compiling import Compiler
 from engine.engine import Engine
 from engine.numerics import fingerprint
 from engine.pipeline import BASE, UPSAMPLE, Pipeline, build_stages
 from engine.stage import Stage
-from engine.trajectory import FromLatent, FromPicture, ImageRequest, StagePlan
+from engine.trajectory import FromLatent, FromPicture, Guidance, ImageRequest, StagePlan, StagePlans
 from models.stack import load_stack
+from vocabulary.sampling import THRESHOLDINGS, TIME_GRIDS, Direction
 
 SAMPLERS = ("ddpm", "ddim", "dpmpp_2m", "heun")
 SCALES = (0.0, 0.5, 1.0, 2.0, 4.0, 10.0, 50.0)
-NEIGHBOURS = 24  # at most, of an image
+NEIGHBOURS = 24  # most neighbours of an image
 
 
 class Requests:
-    """Random images of the pipelines, of every kind there is."""
+    """Random images of the pipelines, of every kind."""
 
     def __init__(self, pipelines: list[Pipeline], seed: int, steps: int) -> None:
         self.pipelines, self.steps, self.random = pipelines, steps, random.Random(seed)
@@ -64,7 +62,7 @@ class Requests:
                 if kind == "picture" and base is not None:
                     base = replace(base, strength=draw.uniform(0.2, 1.0))
                 elif kind == "encoded" and base is not None:
-                    encode = StagePlan(BASE, ENCODE, max(2, base.num_steps))
+                    encode = StagePlan(BASE, "ddim", max(2, base.num_steps), direction=Direction.ENCODE)
                 elif self.upsamples:
                     base, upsample = None, self._plan(UPSAMPLE, draw.randint(1, 3))
         weights = {draw.randrange(self.classes): 0.5, draw.randrange(self.classes): 0.5}
@@ -72,15 +70,15 @@ class Requests:
             "job",
             draw.randrange(64),
             seed,
-            draw.choice([*range(self.classes), None]),
-            draw.choice(SCALES),
-            base,
-            upsample,
-            encode=encode,
+            Guidance(
+                draw.choice([*range(self.classes), None]),
+                draw.choice(SCALES),
+                interval=draw.choice([None, None, (300, 800)]),
+                class_weights=draw.choice([None, None, weights]),
+                entropy_scaled=draw.random() < 0.3,
+            ),
+            StagePlans(base, upsample, encode=encode),
             start=start,
-            guidance_interval=draw.choice([None, None, (300, 800)]),
-            class_weights=draw.choice([None, None, weights]),
-            entropy_scaled=draw.random() < 0.3,
         )
 
     def _plan(self, stage: str, steps: int) -> StagePlan:
@@ -91,7 +89,7 @@ class Requests:
 
 
 def run(stages: Mapping[str, Stage], max_rows: int, requests: list[ImageRequest]) -> dict[int, Tensor | None]:
-    """Final states by place; None of an image that overflowed."""
+    """Final states by index; None for an image that overflowed."""
     engine = Engine(stages, max_rows)
     for place, request in enumerate(requests):
         engine.add(replace(request, job_id=str(place)))
@@ -110,7 +108,7 @@ def build(asked: argparse.Namespace, threads: int) -> dict[str, Stage]:
 def compare(
     alone: Mapping[str, Stage], among: Mapping[str, Stage], max_rows: int, requests: Requests, count: int, until: float
 ) -> Counter[str]:
-    """Compare `count` images, fewer where the time is up before."""
+    """Compare `count` images, or fewer until the time limit."""
     counted: Counter[str] = Counter()
     stream = iter(requests)
     while counted["compared"] < count and time.monotonic() < until:
@@ -127,7 +125,7 @@ def compare(
 
 
 def main() -> None:
-    """Compare, print one line of JSON, and leave with 1 where images differ or none was compared."""
+    """Compare, print one line of JSON, and exit with 1 if images differ or none was compared."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--stack", type=Path, default=Path("weights/demo"))
     parser.add_argument("--precision", choices=["fp32", "bf16", "fp16"], default="bf16")
@@ -142,7 +140,7 @@ def main() -> None:
     asked = parser.parse_args()
     started = time.monotonic()
     among = build(asked, asked.threads)
-    alone = build(asked, 1) if asked.compile is None else among  # compiling takes minutes: then both are the same
+    alone = build(asked, 1) if asked.compile is None else among  # the same if compiled, which takes minutes
     stack = load_stack(asked.stack)
     requests = Requests([Pipeline(spec, stack) for spec in stack.pipelines.values()], asked.seed, asked.steps)
     counted = compare(alone, among, asked.max_rows, requests, asked.count, time.monotonic() + asked.seconds)

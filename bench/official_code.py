@@ -1,9 +1,9 @@
-"""The official guided-diffusion code on the demo's weights, as a yardstick, where it lies in bench/official/.
+"""The official guided-diffusion code on the demo's weights, for comparison, if it is in bench/official/.
 
     git clone https://github.com/openai/guided-diffusion bench/official
     git -C bench/official checkout 22e0df8183507e13a7813f8d38d51b072ca1e67c
 
-Nothing of it is part of this project.
+It is not a part of this project.
 """
 
 import dataclasses
@@ -23,11 +23,11 @@ from models.stack import load_stack
 from training.samples import Batch
 
 FOLDER = Path(__file__).parent / "official"
-OURS = ("rescale_residual", "super_res")  # arguments that the official constructors do not have
+OURS = ("rescale_residual", "super_res")  # arguments that official constructors lack
 
 
 def is_here() -> bool:
-    """Whether the official code lies where it is looked for."""
+    """Whether the official code is in bench/official/."""
     return (FOLDER / "guided_diffusion").is_dir()
 
 
@@ -53,7 +53,7 @@ def _networks(weights: Path) -> tuple[nn.Module, nn.Module]:
 
 
 def guided_ddim(weights: Path, labels: Tensor, guidance_scale: float, steps: int, seed: int) -> Tensor:
-    """Images [N, 3, H, W] of classes [N], as scripts/classifier_sample.py makes them, in float32."""
+    """Images [N, 3, H, W] of classes [N], made like in scripts/classifier_sample.py, in float32."""
     network, classifier = _networks(weights)
     process, respace = _module("gaussian_diffusion"), _module("respace")
     diffusion = respace.SpacedDiffusion(
@@ -85,7 +85,7 @@ def guided_ddim(weights: Path, labels: Tensor, guidance_scale: float, steps: int
 
 
 def training_steps(ours: nn.Module, batches: Iterator[Batch], learning_rate: float, ema_rate: float) -> Iterator[float]:
-    """The official training step on a diffusion network's weights, batch by batch: what TrainLoop does, without MPI.
+    """The official training step on a diffusion network's weights, batch by batch: TrainLoop without MPI.
 
     Source: train_util.py, forward_backward, optimize and _update_ema.
     """

@@ -1,4 +1,4 @@
-"""The official scripts' way to sample, as a yardstick: eager, one homogeneous batch, no queue, no engine."""
+"""Sampling in the style of the official scripts, for comparison: eager, one homogeneous batch, no queue, no engine."""
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ from models.networks.precision import DTYPES, Precision
 
 
 def hold_half(stage: Stage) -> None:
-    """Hold the weights of convolutions in float16, as the official code does; linear layers and norms stay."""
+    """Convert the weights of convolutions to float16, as in the official code; linear layers and norms stay."""
     assert stage.guide is not None
     assert stage.guide.module is not None
     for network in (stage.network, stage.guide.module):
@@ -25,7 +25,7 @@ def guided_ddim(
 ) -> Tensor:
     """Images [N, 3, H, W] uint8 of classes [N], by DDIM with eta 0 and the paper's Algorithm 2, step by step.
 
-    Every step runs the network and the classifier on the whole batch, and computes its coefficients anew.
+    Every step runs the network and the classifier on the whole batch, and computes its coefficients again.
     """
     schedule = stage.process.schedule
     grid = sorted(grid_timesteps(schedule, "official", "ddim", steps))
@@ -43,7 +43,7 @@ def guided_ddim(
             log_probabilities = F.log_softmax(stage.guide.log_probabilities(noisy, t), dim=-1)
             chosen = log_probabilities.gather(1, labels[:, None]).sum()
             gradient = torch.autograd.grad(chosen, noisy)[0] * guidance_scale
-        alpha_bar = alpha_bars[index].float()  # numbers, whose place is the host
+        alpha_bar = alpha_bars[index].float()  # scalars on the host
         before = (alpha_bars[index - 1] if index else torch.ones(())).float()
         x0 = ((x - (1 - alpha_bar).sqrt() * eps) / alpha_bar.sqrt()).clamp(-1, 1)
         eps = (x - alpha_bar.sqrt() * x0) / (1 - alpha_bar).sqrt() - (1 - alpha_bar).sqrt() * gradient

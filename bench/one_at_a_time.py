@@ -1,4 +1,4 @@
-"""A job-at-a-time RQ worker that holds the same models: what a plain queue gives."""
+"""A job-at-a-time RQ worker with the same models, for comparison with a plain queue."""
 
 import time
 from collections.abc import Sequence
@@ -12,14 +12,14 @@ from engine.inversion import run_to_end
 from engine.pipeline import Pipeline
 from jobs.contract.request import ResolvedRequest
 from jobs.storage.images import ImageStore
-from worker.plans import plan_job
+from worker.job_plans import plan_job
 from worker.png import encode
 
 QUEUE = "bench:one-at-a-time"
 
 
 class Holder:
-    """What stays in memory between jobs."""
+    """The objects that stay in memory between jobs."""
 
     engine: Engine
     pipelines: dict[str, Pipeline]
@@ -27,7 +27,7 @@ class Holder:
 
 
 def run_job(job_id: str, request: str) -> int:
-    """Make and store the images of one job, with nobody else's in the batch."""
+    """Make and store the images of one job, with no other job in the batch."""
     plan = plan_job(job_id, ResolvedRequest.model_validate_json(request), Holder.pipelines, {})
     finished = run_to_end(Holder.engine, plan.images)
     for each in finished:
@@ -38,7 +38,7 @@ def run_job(job_id: str, request: str) -> int:
 def seconds_one_at_a_time(
     redis: Redis, engine: Engine, pipelines: dict[str, Pipeline], folder: Path, requests: Sequence[ResolvedRequest]
 ) -> float:
-    """From the first job's queueing to the last one's end."""
+    """Seconds from the first job's queueing to the last one's end."""
     Holder.engine, Holder.pipelines, Holder.store = engine, pipelines, ImageStore(str(folder))
     queue = Queue(QUEUE, connection=redis)
     started = time.perf_counter()

@@ -1,12 +1,11 @@
-"""What a worker adds to a job beside its sampling: python -m bench.overhead [--jobs N].
+"""Measures a worker's own time per job, beside sampling: python -m bench.overhead [--jobs N].
 
-A real worker on a real server, a queue full of jobs of one image and one step, and networks so small that steps hardly
-count. Measured is the processor time of all the worker's threads from the first claim to the last finish, user's and
-kernel's: so Redis' own and whatever is waited for, the network and the disk, do not count, while talking to Redis,
-encoding and storing PNGs, logging (as in production, into a file) and heartbeats do. Taken off is what the engine
-samples with: its steps, and the noise that images start from. The same is done with a few jobs before, for what is done
-only once. What varies from run to run is the kernel's time in the file system of $TMPDIR; in memory it hardly does.
-Writes bench/results/overhead.json.
+A real worker on a real server, a queue full of jobs of one image and one step, and networks so small that steps take
+almost no time. The figure is the processor time of all the worker's threads, user and kernel, from the first claim to
+the last end. It includes calls of Redis, encoding and storing of PNGs, logging (to a file, as in production) and
+heartbeats, but not Redis itself and waits for network and disk. The engine's steps and the drawing of starting noise
+are subtracted. A few jobs run before, for work that is done only once. The figure varies between runs with the kernel's
+time in the file system of $TMPDIR, and little in a memory file system. Writes bench/results/overhead.json.
 """
 
 import argparse
@@ -32,15 +31,16 @@ from jobs.storage.files import FileStore
 from jobs.storage.images import ImageStore
 from tests.conftest import RedisServer
 from tests.worker.tiny_stack import write_tiny_stack
-from worker.held import Held
 from worker.inbox import Inbox
+from worker.loaded_pipelines import LoadedPipelines
 from worker.loop import Worker
 from worker.main import load
+from worker.name import Name, Start
 from worker.offers import offer
 from worker.stopping import Stopping
 
 ROOT = Path(__file__).parent
-ONCE = 64  # jobs before those that count
+ONCE = 64  # jobs before the measured ones
 BODY = json.dumps({"class_label": 1, "steps": 1, "upsample": False, "guidance_scale": 0}).encode()
 
 P = ParamSpec("P")
@@ -48,12 +48,12 @@ T = TypeVar("T")
 
 
 class SamplingClock:
-    """Adds up the processor time of an engine's steps and of drawing what they start from."""
+    """Sums the processor time of an engine's steps and of drawing starting noise."""
 
-    def __init__(self, held: Held) -> None:
+    def __init__(self, loaded: LoadedPipelines) -> None:
         self.seconds = 0.0
-        held.engine.step = self._timed(held.engine.step)  # type: ignore[method-assign]  # to measure it where it is called
-        for each in held.engine.stages.values():
+        loaded.engine.step = self._timed(loaded.engine.step)  # type: ignore[method-assign]  # to measure it where it is called
+        for each in loaded.engine.stages.values():
             each.begin = self._timed(each.begin)  # type: ignore[method-assign]  # as above
 
     def _timed(self, call: Callable[P, T]) -> Callable[P, T]:
@@ -68,14 +68,14 @@ class SamplingClock:
 
 
 def others_time() -> float:
-    """Processor time of this process's threads but the calling one, which only looks on."""
+    """Processor time of this process' threads except the calling one, which only observes."""
     return time.process_time() - time.thread_time()
 
 
 def serve(worker: Worker, queue: JobQueue, jobs: int) -> float:
-    """Processor time in which a worker serves so many jobs."""
+    """Processor time of a worker for `jobs` jobs."""
     for _ in range(jobs):
-        queue.submit(JobRequest.parse(BODY))
+        queue.submitter.submit(JobRequest.parse(BODY))
     to_come, stopping = queue.counts()[JobStatus.COMPLETED] + jobs, Stopping()
     thread = threading.Thread(target=worker.run, args=(stopping,))
     started = others_time()
@@ -88,7 +88,7 @@ def serve(worker: Worker, queue: JobQueue, jobs: int) -> float:
 
 
 def measure(jobs: int, folder: Path) -> dict[str, Any]:
-    """Milliseconds of the worker's threads a job, and of sampling, which is not among them."""
+    """Milliseconds per job of the worker's threads without sampling, and of sampling."""
     write_tiny_stack(folder / "weights")
     server = RedisServer(folder)
     server.start()
@@ -96,14 +96,20 @@ def measure(jobs: int, folder: Path) -> dict[str, Any]:
         settings = Settings(data=folder, weights=folder / "weights", redis_url=server.address, threads=1, max_rows=32)
         logs.configure(settings)
         torch.set_num_threads(1)
-        held = load(settings, torch.device("cpu"), "bench")
+        loaded = load(settings, torch.device("cpu"), "bench")
         redis, store = Redis.from_url(server.address), ImageStore(settings.store_address)
-        inbox = Inbox(redis, settings, "bench", [offer(each) for each in held.pipelines.values()], held.registry)
+        inbox = Inbox(
+            redis,
+            settings,
+            Name("bench", Start.current()),
+            [offer(each) for each in loaded.pipelines.values()],
+            loaded.registry,
+        )
         inbox.open()
         files, queue = FileStore(redis, settings, store.objects), JobQueue(server.client(), settings, store)
-        serve(Worker(held, inbox, store, files, settings), queue, ONCE)
-        clock = SamplingClock(held)
-        seconds = serve(Worker(held, inbox, store, files, settings), queue, jobs)
+        serve(Worker(loaded, inbox, store, files, settings), queue, ONCE)
+        clock = SamplingClock(loaded)
+        seconds = serve(Worker(loaded, inbox, store, files, settings), queue, jobs)
         inbox.close()
         ms = {"ms_per_job": seconds - clock.seconds, "sampling_ms_per_job": clock.seconds}
         return {"jobs": jobs} | {name: round(1000 * each / jobs, 3) for name, each in ms.items()}

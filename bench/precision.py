@@ -1,9 +1,9 @@
-"""How far bf16 and fp16 are from float32, component by component, on the reference cases.
+"""Measures the deviation of bf16 and fp16 from float32, by component, on the reference cases.
 
     python -m bench.precision [tests/golden]
 
 Every network case is computed under autocast (weights float32, convolutions and matrix products in half precision,
-norms, softmax and sums in float32) and held against its float32 answer. Writes bench/results/precision.json.
+norms, softmax and sums in float32) and compared with its float32 result. Writes bench/results/precision.json.
 """
 
 import json
@@ -24,7 +24,7 @@ RESULT = Path(__file__).parent / "results" / "precision.json"
 
 
 def deviation(got: Tensor, want: Tensor) -> dict[str, float]:
-    """Root mean square and largest difference, both relative to the root mean square of the answer."""
+    """Root mean square and largest difference, both relative to the root mean square of the result."""
     size = want.double().square().mean().sqrt().clamp(min=1e-30)
     difference = (got.detach().double() - want.double()).abs() / size
     return {"rms": float(difference.square().mean().sqrt()), "max": float(difference.max())}

@@ -1,13 +1,13 @@
-"""What half precision does to images: the judge and demo FID of 2,000 images in each precision.
+"""Measures the effect of half precision on images: judge agreement and demo FID of 2,000 images per precision.
 
     python -m bench.precision_fid fp32 bf16 fp16 [--images 2000]
 
-The same classes from the same starting noise, DDIM of 10 steps at the default's scale, 32x32. Pixels are kept in
-runs/precision, a part at a time, so that a run that was stopped goes on; fp32 comes first, for the others are held
-against it. Writes bench/results/precision_fid.json.
+The same classes and starting noise, DDIM with 10 steps at the default scale, 32x32. Pixels are stored in
+runs/precision in parts, so that a stopped run resumes; fp32 comes first, because the others are compared with it.
+Writes bench/results/precision_fid.json.
 
-A CPU that does not multiply half precision computes it tens of times more slowly than float32. There the products are
-computed in float32 from the same rounded numbers, and their sums rounded, which is what hardware does too.
+A CPU without half-precision hardware is tens of times slower in it than in float32. There the products are computed in
+float32 from the same rounded numbers, and their sums are rounded, as hardware does.
 """
 
 import argparse
@@ -49,7 +49,7 @@ PRODUCTS = frozenset(
 
 
 class Float32Products(TorchDispatchMode):
-    """Convolutions and matrix products of half precision: of the same numbers, summed in float32, rounded once."""
+    """Half-precision convolutions and matrix products, summed in float32 and rounded once."""
 
     def __torch_dispatch__(
         self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -63,13 +63,13 @@ class Float32Products(TorchDispatchMode):
 
 
 def products(precision: Precision) -> AbstractContextManager[object]:
-    """How this CPU is to compute them."""
+    """A context for the half-precision products of this CPU."""
     native = precision == "fp32" or (precision == "bf16" and has_fast_bf16())
     return nullcontext() if native else Float32Products()  # type: ignore[no-untyped-call] # torch leaves it untyped
 
 
 def images_of(bench: Bench, precision: Precision, count: int) -> Tensor:
-    """[N, 3, H, W] uint8; part k has the seed k."""
+    """Images [N, 3, H, W], uint8; part k has seed k."""
     cell = Cell("ddim", STEPS, bench.stack.pipelines["demo"].guidance_scale)
     labels, parts = turns(count, len(bench.stack.class_names)), []
     for part in range(count // PART):

@@ -1,9 +1,9 @@
-"""How well DDIM's encoding leads back to a picture, against the steps taken.
+"""Measures the error of DDIM's reconstruction of pictures by the number of steps.
 
     python -m bench.reconstruction [--images N]
 
-Fresh demo renders with their own class, encoded and decoded with as many steps each way; unguided, and decoded under
-guidance. Writes bench/results/reconstruction.json and docs/reconstruction.svg.
+Fresh demo renders with their own class, encoded and decoded with equally many steps; unguided, and with guided
+decoding. Writes bench/results/reconstruction.json and docs/reconstruction.svg.
 """
 
 import argparse

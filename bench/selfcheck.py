@@ -1,6 +1,6 @@
 """How often the self-check finds each kind of wrong flag on the demo weights: python -m bench.selfcheck [FOLDER].
 
-Writes bench/results/selfcheck.json; docs/self-check.md tells what it means.
+Writes bench/results/selfcheck.json; docs/self-check.md explains it.
 """
 
 import copy
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from diffusion.process import MeanType, Process
 from diffusion.schedule import Schedule
-from engine.process import process_of
+from engine.diffusion_process import process_of
 from engine.selfcheck import check_classifier, check_network
 from models.networks.attention import AttentionBlock
 from models.networks.blocks import ResBlock
@@ -31,7 +31,7 @@ NetworkT = TypeVar("NetworkT", bound=UNet | NoisyClassifier)
 
 
 def changed(network: NetworkT, change: Callable[[nn.Module], None]) -> NetworkT:
-    """A copy of a network after something was done to each of its modules."""
+    """A copy of a network with a change of each module."""
     copied = copy.deepcopy(network)
     for module in copied.modules():
         change(module)
@@ -52,7 +52,7 @@ def heads_of(channels: int) -> Callable[[nn.Module], None]:
 
 
 def swapped_halves(module: nn.Module) -> None:
-    """Scale where shift belongs: no flag does this, a wrong conversion may."""
+    """Swap scale and shift, as a wrong conversion may do; no flag does this."""
     if isinstance(module, ResBlock):
         for parameter in module.emb_layers[1].parameters():
             parameter.data = parameter.data.roll(len(parameter) // 2, 0)
@@ -65,7 +65,7 @@ def resized(network: NetworkT, factor: float) -> NetworkT:
 
 
 def predicting_x0(network: UNet, process: Process) -> UNet:
-    """What a network trained with predict_xstart gives where eps is expected."""
+    """A network whose outputs are those of a network trained with predict_xstart."""
     schedule = process.schedule
 
     def to_x0(module: nn.Module, given: tuple[Any, ...], output: Tensor) -> Tensor:
@@ -80,7 +80,7 @@ def predicting_x0(network: UNet, process: Process) -> UNet:
 
 
 def told(process: Process, factor: float) -> Process:
-    """A process whose networks see other timesteps."""
+    """A process whose networks get other timesteps."""
     schedule = process.schedule
     return dataclasses.replace(
         process, schedule=dataclasses.replace(schedule, timestep_map=schedule.timestep_map * factor)

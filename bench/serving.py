@@ -1,7 +1,7 @@
 """The whole service against the bare engine and against a job-at-a-time worker: python -m bench.serving.
 
-The shipped demo stack as `make up` starts it, on free ports; 64 mixed jobs through HTTP and queue. Also how
-soon a killed worker's jobs run again. Each line is a ratio or a time of one run; writes bench/results/serving.json.
+The shipped demo stack, started like by `make up`, on free ports; 64 mixed jobs through HTTP and queue. Also the time
+until a killed worker's jobs run again. Each line is a ratio or a time of one run; writes bench/results/serving.json.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from engine.engine import Engine
 from engine.host_memory import keep_freed_memory
 from engine.inversion import run_to_end
 from engine.pipeline import BASE, UPSAMPLE, Pipeline, build_stages
-from engine.trajectory import StagePlan
+from engine.trajectory import Guidance, StagePlan, StagePlans
 from jobs.contract.request import ResolvedRequest
 from jobs.contract.work import work_of
 from jobs.settings import Settings
@@ -70,22 +70,25 @@ class BareEngine:
     """The demo stack in this process."""
 
     def __init__(self) -> None:
-        keep_freed_memory()  # as the worker does
+        keep_freed_memory()  # like the worker
         stack = load_stack(ROOT.parent / "weights" / "demo")
         self.pipelines = {name: Pipeline(spec, stack) for name, spec in stack.pipelines.items()}
         self.engine = Engine(build_stages([stack], ROWS, precision=best_precision(torch.device("cpu"))), ROWS)
         measure_steps(self.engine)
 
     def row_seconds(self, work: dict[str, int]) -> float:
-        """What row steps of the stages cost in full batches."""
+        """Seconds of row steps of the stages in full batches."""
         pipeline = self.pipelines["demo"]
         return sum(steps * self.engine.costs.row_seconds(pipeline.stage_key(stage)) for stage, steps in work.items())
 
     def homogeneous_rate(self) -> float:
-        """Cost-weighted row steps a second of one batch of like images, base and upsampler by turns."""
+        """Cost-weighted row steps per second of one batch of equal images, base and upsampler in turn."""
         pipeline, started = self.pipelines["demo"], time.perf_counter()
         base, upsample = StagePlan(BASE, "ddim", 25), StagePlan(UPSAMPLE, "ddpm", 6)
-        images = [pipeline.image("bench", index, 1, index % 10, 2.0, base, upsample) for index in range(ROWS)]
+        images = [
+            pipeline.image("bench", index, 1, Guidance(index % 10, 2.0), StagePlans(base, upsample))
+            for index in range(ROWS)
+        ]
         run_to_end(self.engine, images)
         work = {BASE: ROWS * base.num_evaluations, UPSAMPLE: ROWS * upsample.num_evaluations}
         return self.row_seconds(work) / (time.perf_counter() - started)
@@ -97,21 +100,21 @@ async def posted(client: httpx2.AsyncClient, bodies: Sequence[dict[str, Any]]) -
 
 
 async def now(client: httpx2.AsyncClient, ids: Sequence[str]) -> list[dict[str, Any]]:
-    """The jobs as they are, in the order of their ids."""
+    """The present state of jobs, in the order of the given ids."""
     page = (await client.get("/v1/jobs", params={"limit": 100})).raise_for_status().json()
     found = {job["id"]: job for job in page["data"]}
     return [found[each] for each in ids]
 
 
 def processor_seconds(run_dir: Path) -> dict[str, float]:
-    """What the stack's processes, and this one as their client, have taken of the processor so far."""
+    """Processor seconds of the stack's processes and of this client process so far."""
     pids = {path.stem.partition("-")[0]: int(path.read_text()) for path in run_dir.glob("*.pid")}
     used = {name: psutil.Process(pid).cpu_times() for name, pid in (pids | {"client": os.getpid()}).items()}
     return {name: times.user + times.system for name, times in used.items()}
 
 
 async def through_the_service(client: httpx2.AsyncClient, bare: BareEngine, run_dir: Path) -> dict[str, Any]:
-    """Rate while a full batch could be run, total time, who took the processor, and the jobs as they were resolved."""
+    """Rate while a full batch was possible, total time, processor time by process, and the resolved jobs."""
     before = await steps_so_far(client)
     started, used = time.perf_counter(), processor_seconds(run_dir)
     ids = [job["id"] for job in await posted(client, mixed_jobs())]
@@ -140,13 +143,13 @@ async def through_the_service(client: httpx2.AsyncClient, bare: BareEngine, run_
 
 
 async def steps_so_far(client: httpx2.AsyncClient) -> Steps:
-    """With the worker's last steps in: they are told with a heartbeat."""
+    """The worker's steps so far, after a heartbeat, which reports the last ones."""
     await heartbeat_after(client, time.time())
     return Steps.of((await client.get("/metrics")).raise_for_status().text)
 
 
 def profile(bare: BareEngine, steps: Steps, used: dict[str, float], seconds: float) -> dict[str, float]:
-    """What the whole run's time went into: factors of its rate, and shares of the machine's processors."""
+    """The profile of the whole run: factors of its rate, and shares of the machine's processors."""
     pipeline = bare.pipelines["demo"]
     losses = steps.losses(lambda stage: bare.engine.costs.row_seconds(pipeline.stage_key(stage)), ROWS, seconds)
     cores = seconds * torch.get_num_threads()
@@ -155,7 +158,7 @@ def profile(bare: BareEngine, steps: Steps, used: dict[str, float], seconds: flo
 
 
 async def killed(client: httpx2.AsyncClient, run_dir: Path, repeats: int) -> list[float]:
-    """Seconds from when a killed worker is up again to when all its jobs run again."""
+    """Seconds from the restart of a killed worker until all its jobs run again."""
     waits = []
     for _ in range(repeats):
         bodies = [{"class_label": index, "steps": 250, "upsample": False} for index in range(8)]
@@ -171,7 +174,7 @@ async def killed(client: httpx2.AsyncClient, run_dir: Path, repeats: int) -> lis
 
 
 async def up_since(client: httpx2.AsyncClient, killed_at: float) -> float:
-    """When the worker was up that came after a killed one, whose own record stays for as long as its lease."""
+    """Time of the new worker's readiness after a kill; the killed worker's own record stays until its lease ends."""
     while True:
         (worker,) = (await client.get("/v1/workers")).raise_for_status().json()["data"]
         if worker["started_at"] > killed_at:

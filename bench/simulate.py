@@ -1,10 +1,10 @@
-"""A fleet of workers under realistic load, as discrete events: the same scheduler, admission rule and estimator.
+"""Simulates a fleet of workers under realistic load, with the real scheduler, claiming rule and estimator.
 
     python -m bench.simulate [--workers 10] [--jobs 10000] [--load 0.85] [--pipelines 1] [--seed 1]
 
 Jobs come in bursts, of all sizes, step counts and priorities; step costs are those of a GPU worker whose larger batches
-cost less a row. Reports occupancy, fairness (Jain's index over how fast jobs went, of what they would have alone), the
-slowdown against that ideal, and how far the ETAs told at submission were off. Writes bench/results/simulate.json.
+cost less per row. Reports occupancy, fairness (Jain's index over jobs' speeds relative to running alone), the slowdown
+against running alone, and the errors of the ETAs at submission. Writes bench/results/simulate.json.
 """
 
 import argparse
@@ -24,27 +24,27 @@ from typing import Any
 from bench.simulate_load import MAX_ROWS, STEP_MS, STEPS, SimulatedJob, make_jobs, make_pipelines
 from bench.turns import Line
 from engine.costs import StepCosts
-from engine.scheduler import Priority, Scheduler
+from engine.scheduler import Scheduler
 from jobs.contract.pipelines import PipelineInfo
-from jobs.contract.request import PRIORITIES
 from jobs.contract.work import RUNNING, rank_of
 from jobs.queue.transitions import RATIOS_KEPT
 from jobs.views.estimate import Backlog, Estimator
 from jobs.views.fleet import Fleet, StepMs
 from tests.jobs.samples import worker_info
+from vocabulary.priorities import PRIORITIES, Priority
+from worker.claiming import LOOK_AHEAD, line_of_next
 from worker.loop import QUEUE_DEPTH, QUEUE_DEPTH_AT_MOST
-from worker.taking import LOOK_AHEAD, line_of_next
 
 ROOT = Path(__file__).parent
 
 
 @dataclass
 class SimulatedWorker:
-    """A worker without networks: its scheduler decides, time passes, images end."""
+    """A worker without networks: its scheduler chooses steps, which take simulated time."""
 
     scheduler: Scheduler[tuple[str, int]]
     jobs: dict[str, SimulatedJob] = field(default_factory=dict)
-    left: dict[tuple[str, int], int] = field(default_factory=dict)  # steps of each image in flight
+    left: dict[tuple[str, int], int] = field(default_factory=dict)  # remaining steps of each image in flight
     busy: bool = False
     claimed: Counter[Priority] = field(default_factory=Counter)  # from the heads of the queues
     steps: int = 0
@@ -54,7 +54,7 @@ class SimulatedWorker:
 
 
 class Simulation:
-    """Events in order of time: a job arrives, a worker's step ends."""
+    """Processes events in order of time: arrivals of jobs and ends of steps."""
 
     def __init__(
         self, workers: int, pipelines: list[PipelineInfo], jobs: list[SimulatedJob], step_ms: StepMs = STEP_MS
@@ -75,7 +75,7 @@ class Simulation:
             Fleet({each.id: each for each in pipelines}, tuple(infos), dict.fromkeys(names, step_ms))
         )
         self.events: list[tuple[float, int, object]] = []
-        self.order = count()  # of events at one time
+        self.order = count()  # orders events at the same time
         for job in jobs:
             self._at(job.arrives, job)
 
@@ -101,7 +101,7 @@ class Simulation:
             self._arrive(what)
         elif isinstance(what, SimulatedWorker):
             what.busy, ready = False, [what]
-        # an idle worker takes at once; a busy one between two steps
+        # an idle worker claims at once, a busy one between two steps
         for worker in ready:
             if not worker.busy:
                 self._go_on(worker, now)
@@ -199,7 +199,7 @@ class Simulation:
 
 
 def last(steps: list[tuple[str, int]], left: int) -> list[tuple[str, int]]:
-    """The last so many steps of an image, by stage."""
+    """The last `left` steps of an image, by stage."""
     found: list[tuple[str, int]] = []
     for stage, number in reversed(steps):
         if taken := min(number, left):
@@ -211,7 +211,7 @@ def last(steps: list[tuple[str, int]], left: int) -> list[tuple[str, int]]:
 def summary(jobs: list[SimulatedJob], simulation: Simulation) -> dict[str, Any]:
     span = max(job.ends for job in jobs) - min(job.arrives for job in jobs)
     speeds = [1 / job.slowdown for job in jobs]
-    ratios = [(job.ends - job.arrives) / job.eta for job in jobs]  # of what they took to what they were told
+    ratios = [(job.ends - job.arrives) / job.eta for job in jobs]  # ratios of actual to estimated time
     return {
         "busy": round(sum(each.seconds for each in simulation.workers) / span / len(simulation.workers), 3),
         "occupancy": round(

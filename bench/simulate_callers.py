@@ -1,10 +1,10 @@
-"""Callers beside each other, in the simulation: python -m bench.simulate_callers [--callers 8] [--jobs 1000].
+"""Simulates competing callers: python -m bench.simulate_callers [--callers 8] [--jobs 1000].
 
-Equal callers post the same jobs, each all at once and one caller after the other: first in, first out would serve the
-first to its end before the next. Reports Jain's index over the device time that each got in the first half of the
-whole, and for how long a single job of somebody else waits meanwhile until a worker claims it; with turns between
-callers, and with all jobs as one caller's, which is first in, first out. Jobs are all alike, or of all sizes: workers
-let short ones past long ones, which evens out much by itself. Writes bench/results/simulate_callers.json.
+Equal callers post the same jobs, each caller all of them at once, one caller after the other. First in, first out would
+serve the first caller to its end before the next. Reports Jain's index over the device time of each caller in the first
+half of the time, and the wait of single jobs of other callers until a worker claims them; with turns between callers,
+and with all jobs as one caller's, which is first in, first out. Jobs are equal or of all sizes; workers let short jobs
+pass long ones, which by itself reduces differences. Writes bench/results/simulate_callers.json.
 """
 
 import argparse
@@ -22,9 +22,9 @@ from jobs.contract.pipelines import PipelineInfo
 from jobs.contract.work import evaluations_of, work_of
 
 RESULTS = Path(__file__).parent / "results/simulate_callers.json"
-GAP_SECONDS = 2.0  # between two callers' thousands, and between single jobs
+GAP_SECONDS = 2.0  # between two callers' jobs, and between single jobs
 ALIKE = {"steps": 25, "n": 4, "upsample": None}
-SINGLE = "single-"  # begins the names of callers of a single job
+SINGLE = "single-"  # prefix of callers with a single job
 
 
 def make_job(
@@ -38,7 +38,7 @@ def make_job(
 def make_jobs(
     callers: int, jobs: int, pipeline: PipelineInfo, draw: random.Random, *, alike: bool
 ) -> list[SimulatedJob]:
-    """The same jobs of each caller, each caller's at once; then single ones of others."""
+    """The same jobs of each caller, each caller's at one time; then single jobs of others."""
     seed = draw.random()
     made = [
         make_job(f"{caller}/{index}", caller * GAP_SECONDS, f"caller-{caller}", pipeline, each, alike=alike)
@@ -55,12 +55,12 @@ def make_jobs(
 
 
 def jain(values: Sequence[float]) -> float:
-    """1 where all are equal, 1/n where one has everything."""
+    """Jain's index: 1 if all are equal, 1/n if one has everything."""
     return sum(values) ** 2 / len(values) / sum(value**2 for value in values)
 
 
 def measure(workers: int, callers: int, jobs: list[SimulatedJob], *, in_turns: bool) -> dict[str, Any]:
-    """Run jobs; what each caller was served in the first half of the time, whether they take turns or not."""
+    """Run jobs; measure the device time of each caller in the first half of the time, with turns or without."""
     queued = [replace(each, caller=each.caller if in_turns else "") for each in jobs]
     simulation = Simulation(workers, make_pipelines(1), queued)
     owners = {each.id: each.caller for each in jobs}

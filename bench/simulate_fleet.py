@@ -1,12 +1,12 @@
-"""A day of arrivals on a fleet that is scaled by queued work, and on fixed fleets: python -m bench.simulate_fleet.
+"""Simulates a day of arrivals on an autoscaled fleet and on fixed fleets: python -m bench.simulate_fleet.
 
     [--jobs 6000] [--slower 12] [--load-seconds 90] [--seed 1]
 
-Workers come when the rule of `bench.autoscaling` wants them, after the time that a start takes, and go as on SIGTERM:
-they take nothing new, finish what the drain time allows, and hand the rest back where it stands. Jobs come by the hour
-of the day, in calm and in bursts. Step costs are those of `bench.simulate`, times `--slower`: of the order of 256-pixel
-networks on a GPU. Reports what the fleet cost and how long jobs waited, for the shipped rule, for rules that differ
-from it in one number, and for fixed fleets. Writes bench/results/simulate_fleet.json.
+Workers start when the rule of `bench.autoscaling` wants them, after the time of a start, and stop as on SIGTERM: they
+claim nothing, finish what the drain time allows, and requeue the rest with its progress. Jobs come by the hour of the
+day, in calm periods and bursts. Step costs are those of `bench.simulate`, times `--slower`: about those of 256-pixel
+networks on a GPU. Reports the fleet's cost and jobs' waits for the shipped rule, for rules that differ from it in one
+number, and for fixed fleets. Writes bench/results/simulate_fleet.json.
 """
 
 import argparse
@@ -31,8 +31,8 @@ from jobs.views.fleet import StepMs
 RESULTS = Path(__file__).parent / "results/simulate_fleet.json"
 DAY = 86_400.0
 DRAIN_SECONDS = Settings.model_fields["drain_seconds"].default
-BURSTS_SECONDS = 300.0  # how long a stretch of calm or burst lasts, on average
-BUSIEST_HOUR, NIGHT = 15, 0.02  # of the day; the rate twelve hours later, of the busiest hour's
+BURSTS_SECONDS = 300.0  # mean length of a calm period or a burst
+BUSIEST_HOUR, NIGHT = 15, 0.02  # hour of the day; rate twelve hours later, relative to the busiest hour's
 OTHER_STARTS_SECONDS = (30.0, 300.0)
 FIXED = (1, 2, 3, 4)  # workers
 CHANGES: dict[str, dict[str, Any]] = {
@@ -50,19 +50,19 @@ CHANGES: dict[str, dict[str, Any]] = {
 
 @dataclass
 class Life:
-    """When a worker was started, and when it was gone; it costs from the one to the other."""
+    """The start and the end of a worker, between which it costs."""
 
     started: float
-    stopped: float = math.inf  # told to
+    stopped: float = math.inf  # time of its stop signal
     gone: float = math.inf
 
 
 class Tick:
-    """The autoscaler looks."""
+    """The event of a decision of the autoscaler."""
 
 
 class Scaled(Simulation):
-    """The simulation, with workers that come and go."""
+    """The simulation with autoscaled workers."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class Scaled(Simulation):
         super().__init__(1, pipelines, jobs, step_ms)
         self.autoscaler, self.load_seconds, self.drain_seconds = autoscaler, load_seconds, drain_seconds
         self.lives = {id(self.workers[0]): Life(0.0)}
-        self.everyone = list(self.workers)  # keeps the gone ones, and so their ids
+        self.everyone = list(self.workers)  # includes stopped ones, so that their ids stay in use
         self.handed_back, self.unended, self.most, self.idle_at_zero = 0, len(jobs), 1, 0.0
         self._at(0.0, Tick())
 
@@ -91,7 +91,7 @@ class Scaled(Simulation):
     def _scale(self, now: float) -> None:
         here = [each for each in self.workers if self.lives[id(each)].stopped == math.inf]
         (name,) = self.names
-        # of one worker's time, as the rule's query makes it of the metric
+        # in one worker's time, like the rule's query of the metric
         queued = self.estimator.queued_seconds(self._backlog(name)) or 0.0
         rows = sum(len(each.left) for each in self.workers)
         wanted = self.autoscaler.decide(now, len(here), queued, rows)
@@ -122,7 +122,7 @@ class Scaled(Simulation):
             super()._take(worker, now)
 
     def _leave(self, worker: SimulatedWorker, now: float) -> None:
-        """Hand back what a worker holds, each job to the front with what is left of its images."""
+        """Requeue a worker's jobs at the front, with the remaining steps of their images."""
         self.lives[id(worker)].gone = now
         self.workers.remove(worker)
         for job in reversed(list(worker.jobs.values())):
@@ -140,18 +140,18 @@ class Scaled(Simulation):
         self.unended -= job.images_left == 0
 
     def worker_seconds(self, end: float) -> float:
-        """What the fleet cost until then."""
+        """Worker seconds of the fleet until then."""
         return sum(max(0.0, min(life.gone, end) - life.started) for life in self.lives.values())
 
 
 def rate_at(seconds: float) -> float:
-    """Arrivals at a time of the day, of those of the busiest hour."""
+    """The rate of arrivals at a time of the day, relative to the busiest hour."""
     hours = seconds / 3600 - BUSIEST_HOUR
     return NIGHT + (1 - NIGHT) * (0.5 + 0.5 * math.cos(hours * math.pi / 12)) ** 2
 
 
 def make_day(number: int, pipeline: PipelineInfo, draw: random.Random) -> list[SimulatedJob]:
-    """About so many jobs over a day, in stretches of calm and of bursts."""
+    """About `number` jobs over a day, in calm periods and bursts."""
     mean = sum(rate_at(hour * 3600.0) for hour in range(24)) / 24
     busiest = number / DAY / mean * BURST
     jobs: list[SimulatedJob] = []
@@ -167,7 +167,7 @@ def make_day(number: int, pipeline: PipelineInfo, draw: random.Random) -> list[S
 
 
 def measured(jobs: Sequence[SimulatedJob]) -> dict[str, Any]:
-    """How long jobs waited for a worker, and took from their arrival to their end."""
+    """Jobs' waits for a worker, and times from arrival to end."""
     waits = quantiles((job.claimed - job.arrives for job in jobs), n=100)
     takes = quantiles((job.ends - job.arrives for job in jobs), n=100)
     return {
@@ -194,7 +194,7 @@ def run_fixed(jobs: list[SimulatedJob], step_ms: StepMs, workers: int) -> dict[s
 
 
 def fresh(jobs: Sequence[SimulatedJob]) -> list[SimulatedJob]:
-    """The same arrivals, of which nothing is done."""
+    """Copies of the arrivals, without any progress."""
     return [replace(each, claimed=0.0, ends=0.0, left={}) for each in jobs]
 
 

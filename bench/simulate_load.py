@@ -1,4 +1,4 @@
-"""What the simulation is asked for: pipelines, their step costs, and jobs that come in calm and in bursts."""
+"""The load of the simulation: pipelines, their step costs, and jobs in calm periods and bursts."""
 
 import json
 import random
@@ -6,26 +6,27 @@ from dataclasses import dataclass, field
 from statistics import mean
 
 from jobs.contract.pipelines import PipelineInfo
-from jobs.contract.request import PRIORITIES, JobRequest, ResolvedRequest
+from jobs.contract.request import JobRequest, ResolvedRequest
 from jobs.contract.resolution import resolve
 from jobs.contract.work import evaluations_of, work_of
 from tests.jobs.samples import DEMO
+from vocabulary.priorities import PRIORITIES
 
 SHAPES = (1, 2, 4, 8, 16, 32)
 MAX_ROWS = SHAPES[-1]
-# Milliseconds a step: a floor for launches and reading the weights, and a price a row; the upsampler's rows cost more.
+# Milliseconds per step: a fixed cost for launches and reading weights, and a cost per row, larger for the upsampler.
 STEP_MS = {
     "base": {rows: 6.0 + 1.6 * rows for rows in SHAPES},
     "upsample": {rows: 6.0 + 3.0 * rows for rows in SHAPES},
 }
 STEPS, STEP_WEIGHTS = (10, 25, 50, 100, 250), (20, 50, 15, 10, 5)
 IMAGES, IMAGE_WEIGHTS = (1, 2, 4, 8, 16, 64), (50, 15, 15, 10, 7, 3)
-BURST, CALM = 4.0, 0.5  # times the mean rate of arrivals
+BURST, CALM = 4.0, 0.5  # factors on the mean rate of arrivals
 
 
 @dataclass(eq=False)
 class SimulatedJob:
-    """A job, what it told its client, and when it ended."""
+    """A job, its announced ETA, and its end."""
 
     id: str
     arrives: float
@@ -38,7 +39,7 @@ class SimulatedJob:
     ends: float = 0.0
     images_left: int = 0
     caller: str = ""
-    left: dict[int, int] = field(default_factory=dict)  # steps of each image that has not ended, while it is queued
+    left: dict[int, int] = field(default_factory=dict)  # remaining steps of each image, while the job is queued
 
     def __post_init__(self) -> None:
         self.left = self.left or dict.fromkeys(range(self.request.num_rows), sum(self.evaluations.values()))
@@ -49,7 +50,7 @@ class SimulatedJob:
 
     @property
     def solo(self) -> float:
-        """Seconds on an idle worker, all its rows in every step."""
+        """Seconds on an idle worker, with all its rows in every step."""
         rows = self.request.num_rows
         full, rest = divmod(rows, MAX_ROWS)
         shapes = [MAX_ROWS] * full + [next(s for s in SHAPES if s >= rest)] * (rest > 0)
@@ -63,7 +64,7 @@ class SimulatedJob:
 
 
 def make_pipelines(number: int) -> list[PipelineInfo]:
-    """Pipelines of stacks of their own: no two share a network."""
+    """Pipelines of separate stacks, which share no network."""
     return [
         DEMO.model_copy(
             update={
@@ -78,9 +79,9 @@ def make_pipelines(number: int) -> list[PipelineInfo]:
 def make_jobs(
     number: int, workers: int, load: float, pipelines: list[PipelineInfo], draw: random.Random
 ) -> list[SimulatedJob]:
-    """Jobs that come in calm and in bursts, at a rate that keeps the workers busy for a share `load` of the time.
+    """Jobs in calm periods and bursts, at a rate that keeps the workers busy for a share `load` of the time.
 
-    All of one stretch of calm or burst are for one pipeline, for each half as often as for the one before it.
+    All jobs of one period are for one pipeline; each pipeline has half as many periods as the one before it.
     """
     requests = [make_request(draw, DEMO) for _ in range(number)]
     row_seconds = {stage: min(ms / rows for rows, ms in by_shape.items()) / 1000 for stage, by_shape in STEP_MS.items()}
@@ -90,7 +91,7 @@ def make_jobs(
     jobs, stretches = [], []
     for index, (request, work) in enumerate(zip(requests, works, strict=True)):
         if now >= until:
-            # a seventh of the time in bursts, so that the mean rate is 1
+            # bursts take a seventh of the time, so that the mean rate is 1
             rate = BURST if draw.random() < 1 / 7 else CALM
             until = now + draw.expovariate(1 / (100 * mean_gap))
         stretches.append(until)

@@ -1,9 +1,9 @@
-"""Whether a service that is used for long stays as large as it was: python -m bench.soak [--minutes 10].
+"""Measures whether a service grows in long use: python -m bench.soak [--minutes 10].
 
 A real service with keys and all quotas on, a real Redis, a worker whose network is a grey pixel, and two callers. They
-post jobs, follow them by events, fetch images and thumbnails, list, cancel, delete, and hang up in the middle of
-streams. Ended jobs are kept for 20 s. Memory, open files, threads and the keys in Redis are read every five seconds;
-the first fifth of the run is warming up. Writes bench/results/soak.json.
+post jobs, follow events, fetch images and thumbnails, list, cancel, delete, and disconnect during streams. Ended jobs
+are kept for 20 s. Memory, open files, threads and the keys in Redis are read every five seconds; the first fifth of the
+run is a warm-up. Writes bench/results/soak.json.
 """
 
 import argparse
@@ -30,6 +30,7 @@ from jobs.callers.keyring import KeyStore
 from jobs.settings import Settings
 from tests.conftest import running_redis
 from tests.service.conftest import ToyWorker, running_service
+from tests.warm import start_cold
 
 KEPT_SECONDS = 20
 SAMPLE_SECONDS = 5.0
@@ -38,17 +39,17 @@ MEASURED = ("rss_mb", "files", "threads", "redis_keys", "redis_mb")
 
 
 async def use(address: str, key: str, until: float, done: Counter[str]) -> None:
-    """One user's work: a job after another, each another way."""
+    """Act as one user: one job after another, each in another way."""
     async with AsyncClient(address, key) as client, httpx2.AsyncClient(base_url=address) as plain:
         plain.headers["Authorization"] = f"Bearer {key}"
         while time.monotonic() < until:
             job = await client.submit(class_label="torus", steps=10, n=2)
             way = sum(done.values()) % 6
             if way == 0:
-                with contextlib.suppress(RefusedError):  # it has ended already
+                with contextlib.suppress(RefusedError):  # the job has ended already
                     await job.cancel()
                 done["cancelled"] += 1
-            elif way == 1:  # hangs up after the first bytes of a stream
+            elif way == 1:  # disconnects after the first bytes of a stream
                 async with plain.stream("GET", f"/v1/jobs/{job.id}/events") as answer:
                     await anext(answer.aiter_raw(64))
                 done["hung up"] += 1
@@ -87,7 +88,7 @@ async def soak(address: str, keys: list[str], process: psutil.Process, redis: Re
         await asyncio.sleep(SAMPLE_SECONDS)
         samples.append(sample(process, redis))
     await asyncio.gather(*users)
-    await asyncio.sleep(KEPT_SECONDS + 15)  # what was kept has expired
+    await asyncio.sleep(KEPT_SECONDS + 15)  # until all jobs have expired
     return {"jobs": dict(done), "samples": samples, "when all had expired": sample(process, redis)}
 
 
@@ -114,7 +115,7 @@ def main() -> None:
         worker = ToyWorker(server.client(), settings)
         store = KeyStore(redis)
         keys = [store.create(name, Role.USER).key for name in ("ann", "bob")]
-        with running_service(settings, **QUOTAS, ADM_LOG_LEVEL="info") as (address, process, _):
+        with running_service(settings, start_cold, **QUOTAS, ADM_LOG_LEVEL="info") as (address, process, _):
             found = asyncio.run(soak(address, keys, psutil.Process(process.pid), redis, given.minutes * 60))
         worker.stop()
     found |= compared(found["samples"])

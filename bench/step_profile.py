@@ -1,4 +1,4 @@
-"""Where a worker's time goes, from the metrics that it leaves: what batches it chose, and what they took."""
+"""The profile of a worker's time from its metrics: the batches that it chose, and their times."""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -11,7 +11,7 @@ SECONDS, COUNT, ROWS = "adm_step_seconds_sum", "adm_step_seconds_count", "adm_st
 
 @dataclass(frozen=True)
 class Steps:
-    """What a worker's steps have taken since its start: seconds and steps by (stage, row shape), images by stage."""
+    """Totals of a worker's steps since its start: seconds and steps by (stage, row shape), images by stage."""
 
     seconds: Mapping[tuple[str, int], float]
     steps: Mapping[tuple[str, int], float]
@@ -19,7 +19,7 @@ class Steps:
 
     @classmethod
     def of(cls, metrics: str) -> "Steps":
-        """From the text that GET /metrics gives."""
+        """Parse the text of GET /metrics."""
         by_shape: dict[str, dict[tuple[str, int], float]] = {SECONDS: defaultdict(float), COUNT: defaultdict(float)}
         rows: dict[str, float] = defaultdict(float)
         for family in text_string_to_metric_families(metrics):
@@ -40,7 +40,7 @@ class Steps:
     def losses(self, row_seconds: Callable[[str], float], full: int, wall: float) -> dict[str, float]:
         """Three factors whose product is the rate against full batches on an idle machine, over `wall` seconds.
 
-        row_seconds: of a stage's row, in a full batch, as the bare engine takes it.
+        row_seconds: of a stage's row, in a full batch of the bare engine.
         """
         in_steps = sum(self.seconds.values())
         ideal = sum(count * row_seconds(stage) for stage, count in self.rows.items())

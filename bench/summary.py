@@ -1,4 +1,4 @@
-"""What `make bench` found against what is aimed at: a table, and docs/benchmarks.svg.
+"""Compares the results of `make bench` with the goals: a table, and docs/benchmarks.svg.
 
     python -m bench.summary
 
@@ -20,7 +20,7 @@ REACHED, MISSED = "#2b8a3e", "#d9480f"
 
 @dataclass(frozen=True)
 class Goal:
-    """A figure of one result file, by its keys, and what it should be at least, or at most."""
+    """A figure of one result file, by its keys, and its lower or upper goal."""
 
     text: str
     file: str
@@ -36,7 +36,7 @@ class Goal:
         return None if found is None else float(found)
 
     def share(self, measured: float) -> float:
-        """How many times as good as the goal."""
+        """The figure relative to the goal; above 1 is better."""
         return self.goal / measured if self.at_most else measured / self.goal
 
 
@@ -110,7 +110,7 @@ def line(goal: Goal, measured: float | None) -> str:
 
 
 def plot(found: Sequence[tuple[Goal, float]], machine: str) -> str:
-    """A bar for each figure, as long as it is good; the upright line is the goal."""
+    """A bar for each figure relative to its goal, which is the vertical line."""
     left, row, unit, most = 10, 40, 220, 2.5
     parts = [f'<text x="{left}" y="16">1 is the goal; {escape(machine)}</text>']
     for index, (goal, measured) in enumerate(found):

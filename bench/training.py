@@ -1,4 +1,4 @@
-"""A training step beside the official one's, two processes beside one, and what saves cost: python -m bench.training.
+"""Compares a training step with the official one, and two processes with one; cost of saves: python -m bench.training.
 
 Medians of alternating blocks of steps on random images; needs the official code (see bench.official_code). Writes
 bench/results/training.json.
@@ -31,7 +31,7 @@ from training.samples import Samples
 from training.state import StateFiles
 
 RESULTS = Path(__file__).parent / "results" / "training.json"
-BATCH, BLOCK = 32, 3  # images a step; steps that are timed together
+BATCH, BLOCK = 32, 3  # images per step; steps that are timed together
 NETWORKS: dict[str, dict[str, Any]] = {
     "demo": {},
     "64 pixels, 40M": {
@@ -82,7 +82,7 @@ def seconds(steps: Iterator[object]) -> float:
 
 
 def compare(name: str, precision: Precision, repeats: int) -> dict[str, Any]:
-    """How many times as long the official step takes in float32, its only form on a CPU."""
+    """The time ratio of the official step, in float32, its only form on a CPU."""
     config = configure(name, precision)
     ours, theirs = our_steps(config, precision), official_steps(config)
     next(ours), next(theirs)
@@ -92,7 +92,7 @@ def compare(name: str, precision: Precision, repeats: int) -> dict[str, Any]:
 
 
 def processes(steps: int) -> dict[str, Any]:
-    """Images a second of two processes of one thread each against one of two, at one batch size."""
+    """Images per second of two processes with one thread each against one process with two, at the same batch size."""
     with tempfile.TemporaryDirectory() as folder:
         rates = []
         for count in (1, 2):
@@ -109,7 +109,7 @@ def processes(steps: int) -> dict[str, Any]:
 
 
 def saves(steps: int) -> dict[str, Any]:
-    """The share of the time that saves take, each after two minutes of training as by default."""
+    """The share of time for saves, each after two minutes of training, the default."""
     config = configure("demo", best_precision(torch.device("cpu")))
     run = Run(config, data(config), device=torch.device("cpu"), precision="fp32", group=Group())
     with tempfile.TemporaryDirectory() as folder:

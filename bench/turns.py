@@ -1,4 +1,4 @@
-"""The turns of `jobs.callers.turns` in Python, for the simulation; a test holds Redis' script to the same order."""
+"""The turns of `jobs.callers.turns` in Python, for the simulation; a test compares the order with Redis' script."""
 
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ class Turn(NamedTuple):
 
 
 class Line(Generic[T]):
-    """Jobs of a pipeline and priority in the order in which they are claimed."""
+    """The jobs of a pipeline and priority, in the order of claims."""
 
     def __init__(self) -> None:
         self._jobs: list[T] = []
@@ -31,7 +31,7 @@ class Line(Generic[T]):
         return self._jobs[place]
 
     def enter(self, job: T, caller: str, share: float) -> int:
-        """Give a job its place; how many go before it."""
+        """Add a job at its turn; return the number of jobs before it."""
         head = self._turns[self._jobs[0]].starts if self._jobs else 0.0
         starts = max(head, self._ends.get(caller, 0.0))
         place = bisect_right(self._jobs, starts, key=lambda each: self._turns[each].starts)
@@ -41,7 +41,7 @@ class Line(Generic[T]):
         return place
 
     def put_back(self, job: T, caller: str) -> None:
-        """Give a job that was served its place before all others, at no cost."""
+        """Put a served job back before all others, at no cost."""
         starts = self._turns[self._jobs[0]].starts if self._jobs else 0.0
         self._jobs.insert(0, job)
         self._turns[job] = Turn(starts, caller, 0.0)

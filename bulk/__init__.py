@@ -1,1 +1,1 @@
-"""Images by the ten thousand, in process or through the service: planned, made, kept, resumed. See docs/sampling.md."""
+"""Generation of many thousands of images, in process or through the service, resumable. See docs/sampling.md."""

@@ -1,4 +1,4 @@
-"""Base samples for an upsampler: the official .npz, read an image at a time, without numpy."""
+"""Base samples for an upsampler: the official .npz, read one image at a time, without numpy."""
 
 import ast
 import hashlib
@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from bulk.chunks import Chunk
 from bulk.errors import BulkError
-from bulk.plan import Chunk
 
 LOCAL_HEADER = struct.Struct("<26xHH")  # of a zip's member; the lengths of its name and of its extra field
 CHANNELS = 3
@@ -23,7 +23,7 @@ DAMAGE = (
     OverflowError,
     MemoryError,
     struct.error,
-)  # odd bytes
+)  # errors of malformed files
 LABELS = {
     "|u1": "B",
     "<i2": "h",
@@ -36,7 +36,7 @@ LABELS = {
 
 @dataclass(frozen=True)
 class BaseSamples:
-    """arr_0 of an .npz, uint8 [count, size, size, 3], and arr_1, its class labels; none where there is no arr_1."""
+    """arr_0 of an .npz, uint8 [count, size, size, 3], and arr_1, its class labels; empty if there is no arr_1."""
 
     path: Path
     count: int
@@ -57,12 +57,12 @@ class BaseSamples:
 
 
 def name_of(index: int) -> str:
-    """The name of a base sample in a request on this machine; at a service it is a file's id."""
+    """The name of a base sample in a request for this machine's devices; for a service it is a file's id."""
     return f"base-{index}"
 
 
 def read_base_samples(path: Path) -> BaseSamples:
-    """The head of an .npz as guided-diffusion's scripts write it. Raises: BulkError, one line."""
+    """Read the headers of an .npz in the form of guided-diffusion's scripts. Raises: BulkError, one line."""
     try:
         with zipfile.ZipFile(path) as archive, path.open("rb") as file:
             (descr, shape), offset = _head(archive, file, "arr_0")
@@ -96,7 +96,7 @@ def _labels(archive: zipfile.ZipFile, file: IO[bytes], path: Path) -> "array[int
 
 
 def _head(archive: zipfile.ZipFile, file: IO[bytes], name: str) -> tuple[tuple[str, tuple[int, ...]], int]:
-    """An array's type and shape, and where in the file its data begin. Raises: KeyError, ValueError."""
+    """An array's type and shape, and the offset of its data in the file. Raises: KeyError, ValueError."""
     member = archive.getinfo(f"{name}.npy")
     if member.compress_type != zipfile.ZIP_STORED:
         raise ValueError("it is compressed; write it by numpy.savez")

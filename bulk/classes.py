@@ -1,25 +1,24 @@
-"""Which class each image of a run is of: --classes."""
+"""The class of each image of a run: --classes."""
 
 import codecs
 import contextlib
 import hashlib
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bulk.draws import draw
 from bulk.errors import BulkError
+from bulk.hashed_random import draw
 from jobs.contract.pipelines import ClassInfo
-
-NAMES_SHOWN = 20
+from vocabulary.classes import ClassNames, UnknownClassError
 
 
 @dataclass(frozen=True)
 class Classes:
-    """The class of image i of a run, for any i: it does not depend on how many images there are.
+    """The class of image i of a run, for any i, independent of the number of images.
 
-    spec is what the record of the run says of it. length: of a list in a file, which has no class for image `length`.
+    spec: its description in the run's record. length: number of images of a list in a file; None without a limit.
     """
 
     label: Callable[[int], int | None]
@@ -28,9 +27,10 @@ class Classes:
 
 
 def parse_classes(given: str, known: Sequence[ClassInfo], seed: int) -> Classes:
-    """Read `uniform`, `balanced`, `none`, a list as `0,3,torus`, or the name of a file with a class on each line.
+    """Parse `uniform`, `balanced`, `none`, a list such as `0,3,torus`, or the name of a file with a class on each line.
 
-    uniform draws each image's class as the official scripts do, from (seed, i); balanced and a list take turns.
+    uniform draws each image's class from (seed, i), with the official scripts' distribution; balanced and a list repeat
+    in turn.
     Raises: BulkError, one line.
     """
     if given == "none":
@@ -42,7 +42,7 @@ def parse_classes(given: str, known: Sequence[ClassInfo], seed: int) -> Classes:
         return Classes(lambda index: indices[draw("class", seed, index) % len(indices)], "uniform")
     if given == "balanced":
         return in_turn(indices, "balanced")
-    names = {str(each.index): each.index for each in known} | {each.name: each.index for each in known}
+    names = ClassNames({each.index: each.name for each in known})
     path = Path(given)
     with contextlib.suppress(OSError):  # a list may be too long for a file's name
         if path.is_file():
@@ -52,12 +52,12 @@ def parse_classes(given: str, known: Sequence[ClassInfo], seed: int) -> Classes:
 
 
 def in_turn(labels: Sequence[int], spec: str) -> Classes:
-    """Image i has the class at i modulo their number."""
+    """Classes in turn: image i has the class at i modulo their number."""
     return Classes(lambda index: labels[index % len(labels)], spec)
 
 
-def listed(path: Path, names: Mapping[str, int]) -> Classes:
-    """Image i has the class of line i. Raises: BulkError, which names the line."""
+def listed(path: Path, names: ClassNames) -> Classes:
+    """Classes from a file: image i has the class of line i. Raises: BulkError, which names the line."""
     labels = array("l")
     digest = hashlib.sha256()
     try:
@@ -73,17 +73,17 @@ def listed(path: Path, names: Mapping[str, int]) -> Classes:
 
 
 def encoding_of(path: Path) -> str:
-    """The encoding that a text's byte order mark says; UTF-8 without one. Raises: OSError."""
+    """The encoding of a text by its byte order mark; UTF-8 without one. Raises: OSError."""
     with path.open("rb") as file:
         head = file.read(2)
     return "utf-16" if head in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
 
 
-def _index(given: str, names: Mapping[str, int], where: str, *, or_file: bool = False) -> int:
-    if given in names:
-        return names[given]
-    what = f"unknown class {given!r}" if given else "there is no class"
-    known = [name for name in names if not name.isdecimal()] or list(names)
-    shown = f"{', '.join(known[:NAMES_SHOWN])}{' ...' if len(known) > NAMES_SHOWN else ''}"
-    also = ", nor a file of that name" if or_file else ""
-    raise BulkError(f"{where}: {what}{also}; there are {shown}, or their numbers")
+def _index(given: str, names: ClassNames, where: str, *, or_file: bool = False) -> int:
+    if not given:
+        raise BulkError(f"{where}: there is no class")
+    try:
+        return names.parse(given)
+    except UnknownClassError as error:
+        also = ", nor a file of that name" if or_file else ""
+        raise BulkError(f"{where}: unknown class {given!r}{also}{error.instead}") from error

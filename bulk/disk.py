@@ -1,4 +1,4 @@
-"""Files that are there as a whole or not at all, and a folder that one run works in at a time."""
+"""Atomic files, and a lock on a folder for one run at a time."""
 
 import contextlib
 import fcntl
@@ -14,9 +14,9 @@ UNFINISHED = ".tmp"
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A path to write to; what was written takes the place of `path` when the block ends.
+    """A path to write to; the written file replaces `path` when the block ends.
 
-    Its name is durable once the folder is settled.
+    The rename is durable after `settle`.
     """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED}")
     try:
@@ -29,7 +29,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def remove_unfinished(path: Path) -> None:
-    """Remove what killed runs wrote to come in a file's place; for who alone writes it."""
+    """Remove the unfinished replacements of a file that killed runs left; only for the file's single writer."""
     of_any_process = re.compile(re.escape(f".{path.name}.") + r"\d+" + re.escape(UNFINISHED))
     for left in path.parent.iterdir():
         if of_any_process.fullmatch(left.name):
@@ -44,7 +44,7 @@ def write_whole(path: Path, pieces: Iterable[bytes]) -> None:
 
 
 def settle(folder: Path) -> None:
-    """Make the names in a folder durable."""
+    """Make the renames in a folder durable (fsync)."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -54,7 +54,7 @@ def settle(folder: Path) -> None:
 
 @contextlib.contextmanager
 def sole_worker(folder: Path) -> Iterator[None]:
-    """Hold a folder, and clear it of what killed runs left unfinished. Raises: BulkError while another run holds it."""
+    """Lock a folder, and remove unfinished files of killed runs. Raises: BulkError while another run has locked it."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:

@@ -1,9 +1,9 @@
-"""What is told to the user in one line; all that is finished stays on disk."""
+"""Errors that are shown to the user in one line; all finished images stay on disk."""
 
 
 class BulkError(Exception):
-    """The run cannot begin, or cannot go on as it is."""
+    """The run cannot start or continue."""
 
 
 class StoppedError(BulkError):
-    """Ctrl-C; the same command goes on."""
+    """The run was stopped by Ctrl-C; the same command resumes it."""

@@ -1,7 +1,7 @@
-"""Chunks made on the devices of this machine: in this process on one, in a process for each on several.
+"""Makes chunks on the devices of this machine: one device in this process, several in one process each.
 
-What a device runs is a worker without its queue (`worker.alone`), which is handed in: this package and the worker's
-are neighbours.
+A device runs a worker without a queue (`worker.local_worker`), which is passed in, because this package must not
+import the worker's.
 """
 
 import os
@@ -16,15 +16,15 @@ from threading import Thread
 from typing import Any, NamedTuple, Protocol
 
 from bulk.base_samples import BaseSamples
+from bulk.chunks import Chunk
 from bulk.errors import BulkError
 from bulk.outputs import Output
-from bulk.plan import Chunk
 from bulk.source import Work, of_chunk
 from jobs.contract.pipelines import PipelineInfo
 from jobs.contract.request import ResolvedRequest
 from jobs.settings import Settings
 
-DEPTH = 2  # images in the engine, in batches: so that both stages find full ones, as in a worker
+DEPTH = 2  # images in the engine, in batches, so that both stages have full batches, as in a worker
 STOP_SECONDS = 5.0
 
 
@@ -41,22 +41,22 @@ class Maker(Protocol):
     def rows_in_flight(self) -> int: ...
 
     def add(self, job_id: str, request: ResolvedRequest, pictures: Mapping[str, bytes]) -> None:
-        """Let the images of a request join the next step; pictures has the pixels of those that it names."""
+        """Let the images of a request join the next step; pictures: pixels by their names in the request."""
 
     def step(self) -> Sequence[tuple[str, int, bytes]] | None:
-        """Take a step; the images that it finished, each by its job, index and pixels. None where nothing is left.
+        """Take a step; return job, index and pixels of each finished image, or None if no image is left.
 
-        Raises: what a step raises that could not be computed.
+        Raises: the error of a failed step.
         """
 
 
 OpenMaker = Callable[[Settings, str], Maker]
-"""Loads a settings' pipelines on a device. A function of a module, since other processes call it."""
+"""Loads the settings' pipelines on a device. A module-level function, because other processes call it."""
 
 
 @dataclass(frozen=True)
 class Local:
-    """The devices of this machine. refusals are what is told in one line."""
+    """The devices of this machine. refusals: errors that are shown in one line."""
 
     settings: Settings
     devices: Sequence[str]
@@ -94,7 +94,7 @@ class Local:
 
 
 class Task(NamedTuple):
-    """A job for a maker: so many images of a request, and what to do with them once all are there."""
+    """A job for a maker: a request, its number of images, and the function that gets them all at the end."""
 
     job_id: str
     request: ResolvedRequest
@@ -122,7 +122,7 @@ def make_chunks(
 
 
 def run_tasks(maker: Maker, take: Callable[[], Task | None]) -> None:
-    """Run tasks until there are no more, each joining as soon as there is room: batches stay full."""
+    """Run tasks until there are no more; each joins as soon as there is room, so that batches stay full."""
     begun: dict[str, tuple[Task, dict[int, bytes]]] = {}
     more = True
     while True:
@@ -145,7 +145,7 @@ def run_tasks(maker: Maker, take: Callable[[], Task | None]) -> None:
 
 
 class Devices:
-    """A process for each device; they ask for chunks as they have room, so a faster one makes more."""
+    """One process per device. They request chunks as they have room, so a faster device makes more."""
 
     def __init__(self, settings: Settings, local: Local, work: Work) -> None:
         self._work = work
@@ -157,11 +157,11 @@ class Devices:
             job = DeviceJob(local.open_maker, settings, device, work.request, work.base, work.output, work.size, told)
             process = context.Process(target=run_device, args=(job, theirs), daemon=True)
             process.start()
-            theirs.close()  # or we would never see the end of it
+            theirs.close()  # otherwise the end of the process would not be noticed
             self._processes[ours] = device, process
 
     def run(self) -> None:
-        """Answer them until all have ended. Raises: BulkError when one fails."""
+        """Answer requests until all processes have ended. Raises: BulkError if one fails."""
         try:
             while self._processes:
                 for connection in wait(list(self._processes)):
@@ -197,7 +197,7 @@ class Devices:
 
 @dataclass(frozen=True)
 class DeviceJob:
-    """What a device's process is told at its start."""
+    """The arguments of a device's process."""
 
     open_maker: OpenMaker
     settings: Settings
@@ -210,8 +210,8 @@ class DeviceJob:
 
 
 def run_device(job: DeviceJob, connection: Connection) -> None:
-    """The process of a device: asks for chunks, keeps them, and tells."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent ends us
+    """The main function of a device's process: requests chunks, stores their images, and reports them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent ends this one
     Thread(target=end_with_parent, daemon=True).start()
 
     def take() -> Chunk | None:
@@ -232,7 +232,7 @@ def run_device(job: DeviceJob, connection: Connection) -> None:
 
 
 def end_with_parent() -> None:
-    """Leave when the parent has been killed; whatever is being written has another name until it is whole."""
+    """Exit if the parent has been killed; unfinished files have temporary names."""
     parent = parent_process()
     assert parent is not None
     wait([parent.sentinel])

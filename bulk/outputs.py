@@ -1,6 +1,6 @@
-"""Where finished images go: an .npz by way of parts on disk, or a folder of PNGs.
+"""Outputs of finished images: an .npz with parts on disk, or a folder of PNGs.
 
-Both keep a chunk in whole files, so that a chunk is there or is not, at whatever instant the run is killed.
+Both store a chunk in atomic files, so that a chunk is stored or not, whenever the run is killed.
 """
 
 import shutil
@@ -11,51 +11,51 @@ from pathlib import Path
 from PIL import Image
 
 from bulk.base_samples import read_base_samples
+from bulk.chunks import IMAGES_PER_CHUNK, Chunk, ChunkPlan
 from bulk.disk import UNFINISHED, remove_unfinished, settle, whole_file, write_whole
 from bulk.errors import BulkError
 from bulk.npz import write_npz
-from bulk.plan import IMAGES_PER_CHUNK, Chunk, Plan
 
 CHANNELS = 3
-DIGITS = 6  # of an index in a file's name, at least
+DIGITS = 6  # of an index in a file's name; larger indices have more
 
 
 class Output(ABC):
     """The images of one run. An image is the bytes of its pixels, [H, W, 3], uint8."""
 
     record: Path
-    """What the run is; written before anything else, and kept beside the result."""
+    """The file of the run's record; written first, and kept beside the result."""
     folder: Path
-    """Where the run works."""
+    """The folder in which the run works."""
 
     @property
     @abstractmethod
     def finished(self) -> bool:
-        """Whether nothing is left to do, as far as one look tells."""
+        """Whether the result exists, as far as one check can show it."""
 
     @property
     @abstractmethod
     def occupied(self) -> bool:
-        """Whether something lies there that is no run's."""
+        """Whether there are files that are not of a run."""
 
     @abstractmethod
     def has(self, chunk: Chunk) -> bool:
-        """Whether a chunk is kept."""
+        """Whether a chunk is stored."""
 
     @abstractmethod
     def keep(self, chunk: Chunk, images: Sequence[bytes], size: int) -> None:
-        """Keep a chunk durably."""
+        """Store a chunk durably."""
 
     def note_job(self, chunk: Chunk, job_id: str) -> None:  # noqa: B027 # files of images do not name jobs
-        """Note the service's job that made a chunk, before the chunk is kept."""
+        """Note the service's job that made a chunk, before the chunk is stored."""
 
     @abstractmethod
-    def grow(self, before: Plan, size: int) -> None:
-        """Let a run of more images go on from a plan of fewer, finished or not; it may be called again after a kill."""
+    def grow(self, before: ChunkPlan, size: int) -> None:
+        """Convert the output of a shorter plan, finished or not, for a longer run; may be called again after a kill."""
 
     @abstractmethod
-    def finish(self, plan: Plan, size: int, on_image: Callable[[], None]) -> None:
-        """Make the result of what was kept; it may be called again after it was killed."""
+    def finish(self, plan: ChunkPlan, size: int, on_image: Callable[[], None]) -> None:
+        """Make the result from the stored chunks; may be called again after a kill."""
 
 
 class NpzOutput(Output):
@@ -80,8 +80,8 @@ class NpzOutput(Output):
     def keep(self, chunk: Chunk, images: Sequence[bytes], size: int) -> None:
         write_whole(self._part(chunk.name), images)
 
-    def grow(self, before: Plan, size: int) -> None:
-        """Take the file apart again; a chunk that was cut short by the end of the run is made anew."""
+    def grow(self, before: ChunkPlan, size: int) -> None:
+        """Split the file into parts again; an incomplete last chunk of a class is made again."""
         made = read_base_samples(self.path) if self.finished else None
         for chunk in before.chunks():
             if len(chunk.indices) < IMAGES_PER_CHUNK:
@@ -91,9 +91,9 @@ class NpzOutput(Output):
         self.path.unlink(missing_ok=True)
         settle(self.path.parent)
 
-    def finish(self, plan: Plan, size: int, on_image: Callable[[], None]) -> None:
+    def finish(self, plan: ChunkPlan, size: int, on_image: Callable[[], None]) -> None:
         if not self.finished:
-            remove_unfinished(self.path)  # as large as the whole of it
+            remove_unfinished(self.path)  # as large as the result
             labelled = plan.count > 0 and plan.classes.label(0) is not None
             labels = (place.class_label for place in plan.places() if place.class_label is not None)
             with whole_file(self.path) as unfinished:
@@ -106,8 +106,8 @@ class NpzOutput(Output):
     def _part(self, name: str) -> Path:
         return self.folder / f"{name}.rgb"
 
-    def _images(self, plan: Plan, size: int) -> Iterator[bytes]:
-        # Opened for each image: neighbours in the run are of different classes, so of different parts.
+    def _images(self, plan: ChunkPlan, size: int) -> Iterator[bytes]:
+        # Opened for each image, because neighbours in the run are of different classes and parts.
         length = size * size * CHANNELS
         for place in plan.places():
             with self._part(place.chunk).open("rb") as part:
@@ -119,9 +119,9 @@ class NpzOutput(Output):
 
 
 class FolderOutput(Output):
-    """A folder with a PNG an image, CLASS_INDEX.png: the name as training scripts read it, the official ones and ours.
+    """A folder with one PNG per image, CLASS_INDEX.png, a form that the official training scripts and ours can read.
 
-    Without a class INDEX.png.
+    Without a class, the name is INDEX.png.
     """
 
     def __init__(self, path: Path) -> None:
@@ -130,7 +130,7 @@ class FolderOutput(Output):
 
     @property
     def finished(self) -> bool:
-        return False  # each file has to be looked for
+        return False  # every file must be checked
 
     @property
     def occupied(self) -> bool:
@@ -145,11 +145,11 @@ class FolderOutput(Output):
                 Image.frombytes("RGB", (size, size), pixels).save(unfinished, "PNG")
         settle(self.folder)
 
-    def grow(self, before: Plan, size: int) -> None:
-        """Nothing: each file is an image."""
+    def grow(self, before: ChunkPlan, size: int) -> None:
+        """Do nothing, because each file is one image."""
 
-    def finish(self, plan: Plan, size: int, on_image: Callable[[], None]) -> None:
-        """Nothing: the files are the result."""
+    def finish(self, plan: ChunkPlan, size: int, on_image: Callable[[], None]) -> None:
+        """Do nothing, because the files are the result."""
 
     def _path(self, chunk: Chunk, index: int) -> Path:
         prefix = "" if chunk.class_label is None else f"{chunk.class_label:04d}_"
@@ -157,13 +157,13 @@ class FolderOutput(Output):
 
 
 def open_output(path: Path) -> Output:
-    """The form that a path's name asks for: .npz, or else a folder. Raises: BulkError."""
+    """The output for a path: .npz by its suffix, or else a folder. Raises: BulkError."""
     if path.suffix == ".npz":
         if path.is_dir():
             raise BulkError(f"--out {path}: is a folder")
         return NpzOutput(path)
     if path.exists() and not path.is_dir():
         raise BulkError(f"--out {path}: must end in .npz or be a folder, and this is a file")
-    if path.suffix and not path.is_dir():  # samples.png is hardly meant as a folder; one that is there already is
+    if path.suffix and not path.is_dir():  # samples.png is probably not meant as a folder, unless it exists as one
         raise BulkError(f"--out {path}: ends in {path.suffix}; give a name in .npz, or a folder's without a suffix")
     return FolderOutput(path)

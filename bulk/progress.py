@@ -1,4 +1,4 @@
-"""How far a run is: a bar on a terminal, a plain line now and then in a log."""
+"""The progress of a run: a bar on a terminal, plain lines in a log."""
 
 import contextlib
 from collections.abc import Iterator
@@ -8,14 +8,14 @@ from threading import Event, Thread
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-SPEED_SECONDS = 600.0  # over which the ETA's pace is taken: chunks end in bursts
+SPEED_SECONDS = 600.0  # window of the speed for the ETA, because chunks end in bursts
 FIRST_LINE_SECONDS = 3.0
 LINE_SECONDS = 30.0
 
 
 @contextlib.contextmanager
 def shown_progress(console: Console) -> Iterator[Progress]:
-    """A run's progress, shown as suits the console; its tasks have a field `note`, which says what is waited for."""
+    """The progress display for a console; its tasks have a field `note` for the reason of a wait."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -50,7 +50,7 @@ def _print_lines(progress: Progress, ended: Event) -> None:
 
 
 def line(progress: Progress) -> str:
-    """How far the task is that began last."""
+    """A line on the progress of the task that started last."""
     task = progress.tasks[-1]
     pieces = [f"{task.description}: {task.completed:.0f} of {task.total:.0f}"]
     if (seconds := task.time_remaining) is not None:

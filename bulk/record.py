@@ -1,4 +1,4 @@
-"""The record of a run: what its images are, so that nothing else is ever added to them."""
+"""The record of a run: the parameters of its images, so that no others are ever added to them."""
 
 import json
 from collections.abc import Iterator
@@ -6,23 +6,23 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from bulk.chunks import IMAGES_PER_CHUNK
 from bulk.classes import Classes
 from bulk.disk import write_whole
 from bulk.errors import BulkError
 from bulk.outputs import Output
-from bulk.plan import IMAGES_PER_CHUNK
 from bulk.source import common
 from jobs.contract.pipelines import PipelineInfo
 from jobs.contract.request import ResolvedRequest
 
-VERSION = 1  # of the addressing of images: raise it when bulk.plan gives other ones
-REDUCED = 12  # digits of a hash that tell two weights apart
+VERSION = 1  # of the addresses of images; raise it when bulk.chunks gives other ones
+REDUCED = 12  # hex digits of a weights' hash
 
 
 def parameters(
     request: ResolvedRequest, classes: Classes, count: int, seed: int, pipeline: PipelineInfo
 ) -> dict[str, Any]:
-    """All that determines the images of a run but for the numerics."""
+    """All that determines the images of a run, except the numerics."""
     used = pipeline.stages if request.upsample else pipeline.stages[:1]
     hashes = [each for stage in used for each in (stage.model_hash, stage.classifier_hash) if each is not None]
     return {
@@ -47,7 +47,7 @@ class Record:
     def begin_or_resume(cls, output: Output, parameters: dict[str, Any]) -> "Record":
         """The record of an output; written if there is none.
 
-        Raises: BulkError where the output is of a run with other parameters, which are named, or of no run.
+        Raises: BulkError if the output is of a run with other parameters, which are named, or not of a run.
         """
         path = output.record
         if not path.exists():
@@ -62,9 +62,9 @@ class Record:
             _ = record.count
         except (ValueError, KeyError, TypeError) as error:
             raise BulkError(f"{path}: is not the record of a run") from error
-        asked = json.loads(json.dumps(parameters))  # as JSON, for a tuple comes back as a list
+        asked = json.loads(json.dumps(parameters))  # as JSON, which turns tuples to lists
         if asked["count"] > record.count:
-            asked["count"] = record.count  # the run goes on from what it has; `grow` notes that
+            asked["count"] = record.count  # the run resumes from its images; `grow` notes the new count
         if other := list(differences(record.parameters, asked)):
             raise BulkError(
                 f"{path}: the run was begun with {'; '.join(other)}. Ask for the same, or for another --out"
@@ -73,16 +73,16 @@ class Record:
 
     @property
     def count(self) -> int:
-        """How many images the run has."""
+        """The number of images of the run."""
         return int(self.parameters["count"])
 
     def grow(self, count: int) -> None:
-        """Write down that the run has more images."""
+        """Record a larger number of images."""
         self.parameters["count"] = count
         self._write()
 
     def note_numerics(self, numerics: str) -> None:
-        """Write down under which numerics images are made."""
+        """Record the numerics of images."""
         if numerics not in self.numerics:
             self.numerics.append(numerics)
             self._write()
@@ -94,7 +94,7 @@ class Record:
 
 
 def differences(begun: dict[str, Any], asked: dict[str, Any]) -> Iterator[str]:
-    """What was asked for otherwise, in words."""
+    """A text for each parameter that differs."""
     for name in begun.keys() | asked.keys():
         was, now = begun.get(name), asked.get(name)
         if was != now:

@@ -1,8 +1,7 @@
-"""Chunks made by the service: a sliding window of low-priority jobs, each posted under a key of its own.
+"""Makes chunks by the service: a sliding window of low-priority jobs, each with its own idempotency key.
 
-The key is drawn from the run's id and the chunk, so a reply that was lost, or a run that was killed and goes on, finds
-the job that it posted and posts no other. A job is deleted once its images are kept: the service holds a window of
-them and not the run.
+The key is derived from the run's id and the chunk, so after a lost reply or a kill the run finds its posted job and
+posts no other. A job is deleted when its images are stored, so the service holds only a window of the run.
 """
 
 import asyncio
@@ -27,12 +26,12 @@ from adm_client import (
     UnreachableError,
 )
 from bulk.base_samples import BaseSamples
+from bulk.chunks import IMAGES_PER_CHUNK, Chunk
 from bulk.errors import BulkError
-from bulk.plan import IMAGES_PER_CHUNK, Chunk
 from bulk.source import Work, body_of, of_chunk
 from jobs.contract.pipelines import PipelineInfo
 
-ATTEMPTS = 3  # at a job that fails, before the run does
+ATTEMPTS = 3  # at a failing job, until the run fails
 WAIT_SECONDS = 30  # of a poll
 NOT_FOUND = 404
 AT_ONCE = Patience(silent_seconds=0, busy_seconds=0)
@@ -41,7 +40,7 @@ PATIENCE = Patience(silent_seconds=600, busy_seconds=math.inf)  # a full queue e
 
 @dataclass(frozen=True)
 class Remote:
-    """A service, and how many images of the run it has at a time, rounded up to whole jobs."""
+    """A service, and the number of images that it has at a time, rounded up to whole jobs."""
 
     url: str
     window: int
@@ -94,7 +93,7 @@ class Service:
         self._client, self._work = client, work
 
     async def work_off(self) -> None:
-        """One place of the window: chunk after chunk, until there are no more."""
+        """Run one place of the window: make chunk after chunk until there are no more."""
         for chunk in self._work.chunks:
             job, images = await self._make(chunk)
             self._work.on_numerics(job.numerics or "")
@@ -106,7 +105,7 @@ class Service:
                 await if_there(self._client.delete_file(file_id))
 
     async def _make(self, chunk: Chunk) -> tuple[JobState, list[bytes]]:
-        """A chunk's job, completed, and its images. Raises: BulkError when it fails again and again."""
+        """A chunk's completed job and its images. Raises: BulkError after ATTEMPTS failures."""
         failures = 0
         while True:
             job = await self._post(chunk)
@@ -114,9 +113,9 @@ class Service:
                 images = await self._fetch(job) if job.status is Status.COMPLETED else []
                 if len(images) == len(chunk.indices):
                     return job.state, images
-            await self._delete(job.id)  # gone from the service, it leaves its key free for another try
+            await self._delete(job.id)  # a deleted job leaves its key free for another try
             if job.status is Status.EXPIRED:
-                continue  # it waited too long; nothing is wrong with it
+                continue  # it waited too long, which is not a failure
             failures += 1
             reason = reason_of(job.state) if there else "somebody deleted it"
             reason = f"{reason} (class {chunk.class_label}, seed {chunk.seed})"
@@ -132,12 +131,12 @@ class Service:
         return await self._client.submit_as(key, body_of(request))
 
     async def _upload(self, base: BaseSamples, chunk: Chunk) -> list[str]:
-        """Upload what a chunk starts from; the files' ids."""
+        """Upload the pictures that a chunk starts from; return the files' ids."""
         pictures = [Image.frombytes("RGB", (base.size, base.size), pixels) for pixels in base.pictures(chunk).values()]
         return [(await self._client.upload(each)).id for each in pictures]
 
     async def _at_end(self, job: AsyncJob) -> bool:
-        """Wait until a job has ended; False if it is not there any more."""
+        """Wait until a job has ended; False if it no longer exists."""
         while not job.status.is_final:
             if job.state.queue is not None and job.state.queue.workers == 0:
                 self._work.on_note("waiting: no worker holds the pipeline")
@@ -150,7 +149,7 @@ class Service:
         return True
 
     async def _fetch(self, job: AsyncJob) -> list[bytes]:
-        """Pixels of the images that arrive whole."""
+        """The pixels of the images that arrive intact."""
         found = []
         for image in job.state.images:
             try:
@@ -167,7 +166,7 @@ class Service:
 
 
 async def if_there(call: Awaitable[None]) -> None:
-    """Remove something that may have gone already."""
+    """Make a call that removes something; ignore its absence."""
     try:
         await call
     except RefusedError as error:
@@ -176,7 +175,7 @@ async def if_there(call: Awaitable[None]) -> None:
 
 
 def reason_of(job: JobState) -> str:
-    """Why a job has no images, or not all."""
+    """The reason why images of a job are missing."""
     if job.error is not None:
         return job.error.detail
     return "its images did not arrive whole" if job.status is Status.COMPLETED else f"it was {job.status}"

@@ -1,4 +1,4 @@
-"""`adm sample`: from what was asked for to the finished file, whatever interrupts it on the way."""
+"""`adm sample`: makes a run's images and its result file, resumable after any interruption."""
 
 import json
 import re
@@ -10,11 +10,11 @@ from typing import Any
 from rich.console import Console
 
 from bulk.base_samples import BaseSamples, name_of, read_base_samples
+from bulk.chunks import Chunk, ChunkPlan
 from bulk.classes import Classes, parse_classes
 from bulk.disk import remove_unfinished, sole_worker
 from bulk.errors import BulkError, StoppedError
 from bulk.outputs import Output, open_output
-from bulk.plan import Chunk, Plan
 from bulk.progress import shown_progress
 from bulk.record import Record, parameters
 from bulk.source import Source, Work
@@ -34,12 +34,12 @@ ASKED = (
     "thresholding",
     "upsample",
 )
-"""Fields of a request that all jobs of a run have in common, as options name them."""
+"""Fields that all requests of a run have in common, under the names of options."""
 
 
 @dataclass(frozen=True)
 class Order:
-    """What was asked for; None: the pipeline's default, and for the count the length of the file of classes."""
+    """The options of a run; None: the pipeline's default, and for the count the length of the file of classes."""
 
     out: Path
     model: str
@@ -56,10 +56,10 @@ class Order:
     guidance_interval: tuple[int, int] | None = None
     guidance_schedule: str | None = None
     upsampler: Mapping[str, Any] = field(default_factory=dict)  # fields of `UpsampleOptions`
-    base_samples: Path | None = None  # which are upsampled alone
+    base_samples: Path | None = None  # if given, they are only upsampled
 
     def classes_of(self, pipeline: PipelineInfo, base: BaseSamples | None) -> Classes:
-        """Which class each image is of. Raises: BulkError."""
+        """The class of each image. Raises: BulkError."""
         if base is None:
             return parse_classes(self.classes or "uniform", pipeline.classes, self.seed)
         if not upsampler_of(pipeline, base).class_conditional:
@@ -79,7 +79,7 @@ class Order:
         return Classes(base.labels.__getitem__, "of the base samples", base.count)
 
     def request(self, classes: Classes, pipeline: PipelineInfo) -> ResolvedRequest:
-        """What all jobs of the run have in common. Raises: BulkError that names the option."""
+        """The request fields that all jobs of the run share. Raises: BulkError, which names the option."""
         given = {name: getattr(self, name) for name in ASKED if getattr(self, name) is not None}
         if self.base_samples is not None:
             given |= {"kind": "upsample", "images": [name_of(0)]}
@@ -98,7 +98,7 @@ class Order:
             raise BulkError("; ".join(f"{option(each.pointer)}: {each.detail}" for each in error.errors)) from error
 
     def images(self, classes: Classes) -> int:
-        """How many images the run has. Raises: BulkError."""
+        """The number of images of the run. Raises: BulkError."""
         if classes.length is None:
             if self.count is None:
                 raise BulkError("--count: is required unless --classes is a file, or there are --base-samples")
@@ -120,22 +120,22 @@ def upsampler_of(pipeline: PipelineInfo, base: BaseSamples) -> StageInfo:
 
 
 def option(pointer: str) -> str:
-    """The option that a request's field comes from."""
-    name = re.sub(r"/\d+$", "", pointer[1:])  # without the place in a list
+    """The command-line option of a request's field."""
+    name = re.sub(r"/\d+$", "", pointer[1:])  # without an index in a list
     return {"class_label": "--classes"}.get(name, f"--{name.replace('_', '-').replace('/', '-')}")
 
 
 def run(order: Order, source: Source, console: Console, output: Output | None = None) -> str:
-    """Make every image that is missing, and the result of them; returns a line that says what there is.
+    """Make all missing images and the result; return a summary line.
 
-    output: what keeps the images, where it is no file of the order's name.
-    Raises: BulkError; StoppedError after Ctrl-C. What is finished stays, and the same order goes on from there.
+    output: the store of the images, if it is not given by the order's file name.
+    Raises: BulkError; StoppedError after Ctrl-C. Finished images stay, and the same order resumes from them.
     """
     output = output or open_output(order.out)
     pipeline = source.describe(order.model)
     base = None if order.base_samples is None else read_base_samples(order.base_samples)
     classes = order.classes_of(pipeline, base)
-    plan = Plan(order.seed, order.images(classes), classes)
+    plan = ChunkPlan(order.seed, order.images(classes), classes)
     request = order.request(classes, pipeline)
     content = parameters(request, classes, plan.count, order.seed, pipeline)
     if base is not None:
@@ -149,7 +149,7 @@ def run(order: Order, source: Source, console: Console, output: Output | None = 
                 record.grow(plan.count)
         was_finished = output.finished
         if was_finished:
-            output.finish(plan, content["size"], lambda: None)  # what a kill at the very end left to tidy up
+            output.finish(plan, content["size"], lambda: None)  # cleanup that a kill at the end may have prevented
         else:
             output.folder.mkdir(parents=True, exist_ok=True)
             with sole_worker(output.folder):
@@ -161,7 +161,7 @@ def run(order: Order, source: Source, console: Console, output: Output | None = 
 
 
 def make(
-    plan: Plan,
+    plan: ChunkPlan,
     output: Output,
     record: Record,
     request: ResolvedRequest,
@@ -170,7 +170,7 @@ def make(
     size: int,
     console: Console,
 ) -> None:
-    """Make what is missing, showing how far it is, then the result."""
+    """Make the missing images with a progress display, and then the result."""
     done = sum(len(chunk.indices) for chunk in plan.chunks() if output.has(chunk))
     with shown_progress(console) as progress:
         images = progress.add_task("images", total=plan.count, completed=done, note="")
@@ -196,13 +196,13 @@ def make(
             raise StoppedError(f"stopped at {kept} of {plan.count} images; the same command goes on") from error
 
 
-def missing(plan: Plan, output: Output) -> Iterator[Chunk]:
-    """The chunks that are not kept."""
+def missing(plan: ChunkPlan, output: Output) -> Iterator[Chunk]:
+    """The chunks that are not stored yet."""
     return (chunk for chunk in plan.chunks() if not output.has(chunk))
 
 
-def summary(out: Path, plan: Plan, size: int, record: Record) -> str:
-    """What there is, in a line."""
+def summary(out: Path, plan: ChunkPlan, size: int, record: Record) -> str:
+    """A line on the result."""
     made = f"{out}: {plan.count} images of {size}x{size}"
     if not record.numerics:
         return made

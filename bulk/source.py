@@ -1,12 +1,12 @@
-"""What makes the images of a run, and the requests that it answers."""
+"""Sources of a run's images, and the requests for them."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from bulk.base_samples import BaseSamples, name_of
+from bulk.chunks import Chunk
 from bulk.outputs import Output
-from bulk.plan import Chunk
 from jobs.contract.kinds import FIELDS
 from jobs.contract.pipelines import PipelineInfo
 from jobs.contract.request import ResolvedRequest
@@ -18,10 +18,10 @@ OF_NO_PIXEL = {"previews", "priority", "expires_in", "user", "metadata", "webhoo
 
 @dataclass(frozen=True)
 class Work:
-    """The chunks of a run that are missing, and what to do with them.
+    """The missing chunks of a run, and the functions that process them.
 
-    request holds what they have in common, base what they start from, if not from noise. on_numerics is told under
-    which fingerprint images are made, on_images how many were kept, on_note what is waited for.
+    request: the fields that they share. base: the base samples that they start from, None for noise. on_numerics gets
+    the fingerprint of images, on_images the number of stored images, on_note the reason of a wait.
     """
 
     run_id: str
@@ -36,13 +36,13 @@ class Work:
 
 
 class Source(Protocol):
-    """A machine's devices, or a service."""
+    """Makes images: a machine's devices, or a service."""
 
     def describe(self, model: str) -> PipelineInfo:
-        """A pipeline as it announces itself. Raises: BulkError where there is none of that name."""
+        """The announcement of a pipeline. Raises: BulkError if there is none with this name."""
 
     def make(self, work: Work) -> None:
-        """Make and keep every chunk of the work. Raises: BulkError; what was kept until then stays."""
+        """Make and store every chunk of the work. Raises: BulkError; stored chunks stay."""
 
 
 def of_chunk(request: ResolvedRequest, chunk: Chunk) -> ResolvedRequest:
@@ -56,11 +56,11 @@ def of_chunk(request: ResolvedRequest, chunk: Chunk) -> ResolvedRequest:
 
 
 def body_of(request: ResolvedRequest) -> dict[str, Any]:
-    """The request as a service takes it: the fields of its kind."""
+    """The body of the request for a service: the fields of its kind."""
     said = request.model_dump(mode="json", include=set(FIELDS[request.kind] - OF_NO_PIXEL | {"kind", "model"}))
     return {name: value for name, value in said.items() if value is not None} | {"priority": "low"}
 
 
 def common(request: ResolvedRequest) -> dict[str, Any]:
-    """What all jobs of a run have in common and what determines their pixels, as JSON."""
+    """The fields that all jobs of a run share and that determine pixels, as JSON."""
     return request.model_dump(mode="json", exclude=EACH_ITS_OWN | OF_OTHER_KINDS | OF_NO_PIXEL)

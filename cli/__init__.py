@@ -1,1 +1,1 @@
-"""The `adm` command: one thin file a group, and no logic."""
+"""The `adm` command: one thin file per group of commands, without logic."""

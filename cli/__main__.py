@@ -1,4 +1,4 @@
-"""`python -m cli` is `adm`, also where no script is installed."""
+"""`python -m cli` is `adm`, for use without the installed script."""
 
 from cli.main import app
 

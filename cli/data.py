@@ -1,4 +1,4 @@
-"""`adm data`: looks at training images."""
+"""`adm data`: inspects, packs and fetches training images."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ def inspect(
     sheet: Annotated[Path | None, typer.Option(help="contact sheet; default inspect-NAME.png")] = None,
     labels_from: From = "auto",
 ) -> None:
-    """Count images, classes and sizes, name every file that cannot be used, and draw some images of each class."""
+    """Count images, classes and sizes, list every unusable file, and draw some images of each class."""
     from datasets.survey import survey
     from stack.contact_sheet import Tile, contact_sheet
 
@@ -58,7 +58,7 @@ def pack(
     out: Annotated[Path, typer.Argument(help="new folder of the shards")],
     labels_from: From = "auto",
 ) -> None:
-    """Write pictures into tar shards as webdataset reads them, each beside its class."""
+    """Write pictures to webdataset's tar shards, each beside its class."""
     from datasets.shards import pack as pack_shards
 
     with one_line_errors(ValueError, OSError):
@@ -74,7 +74,7 @@ def fetch(
     to: Annotated[Path | None, typer.Option(help="folder; default data/NAME")] = None,
     source: Annotated[str | None, typer.Option("--from", help="a mirror: the address of the files' folder")] = None,
 ) -> None:
-    """Fetch a data set from its publisher and compare checksums; a later run goes on where an earlier one stopped."""
+    """Fetch a data set from its publisher and verify checksums; a later run resumes an interrupted one."""
     from cli.models import fetch_under_a_bar
     from datasets.published import PUBLISHED, check
     from models.checkpoints.fetch import FetchError

@@ -9,7 +9,7 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from jobs.finding import Finding
+    from jobs.doctor_finding import Finding
     from jobs.settings import Settings
 
 STYLES = {"ok": typer.colors.GREEN, "warning": typer.colors.YELLOW, "fault": typer.colors.RED}
@@ -18,9 +18,9 @@ STYLES = {"ok": typer.colors.GREEN, "warning": typer.colors.YELLOW, "fault": typ
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="one JSON document, with the settings, for support")] = False,
 ) -> None:
-    """Check what a start depends on, a line a check; status 0 if nothing is wrong, warnings aside. Starts nothing."""
+    """Check the prerequisites of a start, one line per check; status 0 without faults. Starts nothing."""
     from jobs.contract.errors import SETTINGS_STATUS, SettingsError
-    from jobs.finding import Finding
+    from jobs.doctor_finding import Finding
     from jobs.settings import Settings
 
     try:
@@ -35,7 +35,7 @@ def doctor(
 
 
 def checks(settings: "Settings") -> "Iterator[Finding]":
-    """Every check, quick ones first; those of a worker only where torch is installed."""
+    """All checks, quick ones first; those of a worker only if torch is installed."""
     from importlib.util import find_spec
 
     from service.serving import OTHER_FILES, usable_files
@@ -57,10 +57,10 @@ def checks(settings: "Settings") -> "Iterator[Finding]":
 
 
 def report(findings: "list[Finding]", settings: "Settings | None", *, as_json: bool) -> None:
-    """Print a line a finding, or all of them as one document."""
+    """Print one line per finding, or all of them as one JSON document."""
     if as_json:
-        said = {} if settings is None else {name: value for name, value, *_ in settings.sources()}
-        typer.echo(json.dumps({"findings": [asdict(each) for each in findings], "settings": said}, indent=2))
+        values = {} if settings is None else {name: value for name, value, *_ in settings.sources()}
+        typer.echo(json.dumps({"findings": [asdict(each) for each in findings], "settings": values}, indent=2))
         return
     for each in findings:
         verdict = typer.style(f"{each.verdict:8}", fg=STYLES[each.verdict])

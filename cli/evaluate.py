@@ -13,13 +13,13 @@ from cli.failure import one_line_errors
 
 if TYPE_CHECKING:
     from evaluation.extractors import Extractor as OpenedExtractor
-    from evaluation.kept import Work
+    from evaluation.feature_files import Work
     from evaluation.report import Watch
     from evaluation.statistics_file import Measured
 
 
 class ScoresByDefault(TyperGroup):
-    """A group whose first word need not be a command: `adm evaluate SAMPLES` is `adm evaluate scores SAMPLES`."""
+    """A group with a default command: `adm evaluate SAMPLES` is `adm evaluate scores SAMPLES`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         named = bool(args) and (args[0] in self.commands or args[0] == "--help")
@@ -50,7 +50,7 @@ def scores(
 ) -> None:
     """FID, sFID, Inception Score, KID, precision, recall and more, each with its 95 % interval."""
     with refusals():
-        from cli.generation import of_seeds
+        from cli.generated_samples import of_seeds
         from evaluation.extractors import load_extractor
         from evaluation.report import evaluate, measured, over_seeds, table, width
         from evaluation.score_page import score_page
@@ -64,7 +64,7 @@ def scores(
         sources = list(of_seeds(samples, seeds))
         opened = load_extractor(extractor)
         with kept_work(thumbnails=page is not None) as work:
-            # statistics of another extractor are refused here, before pictures are measured for minutes
+            # refuses statistics of another extractor before pictures are measured for minutes
             theirs = read_statistics(path, opened.identity) if holds_statistics(path := Path(against)) else None
             found = []
             for _, source in sources:
@@ -92,7 +92,7 @@ def stats(
     extractor: Extractor = "judge",
     strict: Strict = False,
 ) -> None:
-    """Measure a reference once: its features, moments and where they come from."""
+    """Measure a reference once, and write its features, moments and provenance."""
     with refusals():
         from evaluation.extractors import Features, load_extractor
         from evaluation.report import measured
@@ -126,7 +126,7 @@ def sweep(
     report: Annotated[Path | None, typer.Option("--report", help="write a page with the plots, .html")] = None,
     extractor: Extractor = "judge",
 ) -> None:
-    """Measure a grid of settings, made in one engine on this machine, and say which to take."""
+    """Measure a grid of settings, made in one engine on this machine, and recommend settings."""
     with refusals():
         from rich.console import Console
 
@@ -136,7 +136,7 @@ def sweep(
         from evaluation.html_report import sweep_page
         from evaluation.sweeps import grid, table
         from jobs.settings import Settings
-        from worker import alone
+        from worker import local_worker
 
         refuse_generated(against, "--against")
         refuse_target(out, "--out")
@@ -144,7 +144,7 @@ def sweep(
             refuse_target(report, "--report")
         settings = grid(numbers("--scale", scale, float), numbers("--steps", steps, int), sampler.split(","))
         given = Settings.load()
-        local = on_this_machine(given, alone.devices(given.device)[0], None)
+        local = on_this_machine(given, local_worker.devices(given.device)[0], None)
         opened = load_extractor(extractor)
         with kept_work() as work:
             found = Sweep(local, pipeline, settings, images, seed).run(against, opened, work, Console(stderr=True))
@@ -158,8 +158,36 @@ def sweep(
             typer.echo(f"for {purpose}: {json.dumps(each)}")
 
 
+@app.command()
+def keep(
+    reports: Annotated[list[Path], typer.Argument(help="of adm evaluate sweep, .json; several make one sweep")],
+) -> None:
+    """Store a sweep beside its pipeline's weights; workers that start later announce it, and the page draws it."""
+    with refusals():
+        from cli.sweep import joined, kept
+        from engine.loading import choose
+        from jobs.contract.sweeps import SUFFIX
+        from jobs.settings import Settings
+        from worker.kept_sweeps import weights_of
+        from worker.local_worker import pipeline_of
+
+        sweeps = []
+        for each in reports:
+            try:
+                sweeps.append(kept(json.loads(each.read_bytes())))
+            except ValueError as error:
+                raise ValueError(f"{each}: {error}") from error
+        sweep, settings = joined(sweeps), Settings.load()
+        if sweep.weights != weights_of(pipeline_of(settings, sweep.pipeline)):
+            raise ValueError(f"{reports[0]}: was made with other weights than {sweep.pipeline!r} has now")
+        (plan,) = choose([sweep.pipeline], settings.weights)
+        path = plan.base.path.parent / f"{sweep.pipeline}{SUFFIX}"
+        path.write_text(sweep.model_dump_json(indent=1) + "\n")
+        typer.echo(path)
+
+
 def numbers(option: str, given: str, kind: "type[Number]") -> "list[Number]":
-    """A list of numbers of an option. Raises: ValueError, one line."""
+    """Parse an option's list of numbers. Raises: ValueError, one line."""
     try:
         return [kind(each) for each in given.split(",")]
     except ValueError as error:
@@ -171,7 +199,7 @@ def compare(
     first: Annotated[Path, typer.Argument(help="report of --json")],
     second: Annotated[Path, typer.Argument(help="another, against the same reference")],
 ) -> None:
-    """Say which metrics of two reports differ by more than chance."""
+    """Print which metrics of two reports differ by more than chance."""
     with refusals():
         from evaluation.report import compare as differences
         from evaluation.report import read_report
@@ -182,7 +210,7 @@ def compare(
 
 @contextlib.contextmanager
 def refusals() -> Iterator[None]:
-    """What a user can mend, in one line."""
+    """Print errors that a user can correct in one line, and exit."""
     from bulk.errors import BulkError
     from models.checkpoints.network_file import WeightsError
 
@@ -191,22 +219,22 @@ def refusals() -> Iterator[None]:
 
 
 def refuse_generated(source: str, where: str) -> None:
-    """Only samples are generated. Raises: ValueError."""
-    from cli.generation import LOCAL, SERVICE, is_generated
+    """Refuse a generated source where only existing ones are allowed. Raises: ValueError."""
+    from cli.generated_samples import LOCAL, SERVICE, is_generated
 
     if is_generated(source):
         raise ValueError(f"{where} {source}: must be there already; only SAMPLES may be {LOCAL}... or {SERVICE}...")
 
 
 def refuse_target(path: Path, option: str) -> None:
-    """What takes minutes is not lost for a slip in a name. Raises: ValueError."""
+    """Check a target path before minutes of work. Raises: ValueError."""
     if path.is_dir() or not path.parent.is_dir():
         raise ValueError(f"{option} {path}: is a folder, or lies in none that is there")
 
 
 def kept_work(*, thumbnails: bool = False) -> "Work":
-    """Where features are kept until they are measured to the end."""
-    from evaluation.kept import Work
+    """The folder in which features are stored until their measurement ends."""
+    from evaluation.feature_files import Work
     from jobs.settings import Settings
 
     return Work(Settings.load().data / "evaluate", thumbnails=thumbnails)
@@ -215,10 +243,10 @@ def kept_work(*, thumbnails: bool = False) -> "Work":
 def measured_samples(
     source: str, extractor: "OpenedExtractor", work: "Work", url: str | None, *, strict: bool
 ) -> "Measured":
-    """The samples' side, made first where they are generated. Raises: ValueError; BulkError; OSError; WeightsError."""
+    """The samples' side, which is generated first if needed. Raises: ValueError; BulkError; OSError; WeightsError."""
     from rich.console import Console
 
-    from cli.generation import generate, is_generated
+    from cli.generated_samples import generate, is_generated
     from evaluation.report import measured
 
     if is_generated(source):
@@ -229,7 +257,7 @@ def measured_samples(
 
 @contextlib.contextmanager
 def watched() -> Iterator["Watch"]:
-    """A bar with the time left on standard error while pictures are measured, and the name of what is computed."""
+    """A progress bar on standard error while pictures are measured, and then the name of each metric."""
     from rich.console import Console
 
     from bulk.progress import shown_progress

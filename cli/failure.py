@@ -1,4 +1,4 @@
-"""How a command ends that cannot do what was asked: one line, status 2 for a wrong setting and 1 for the rest."""
+"""Ends of failed commands: one line, status 2 for a wrong setting and 1 otherwise."""
 
 import contextlib
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import typer
 
 @contextlib.contextmanager
 def one_line_errors(*kinds: type[Exception]) -> Iterator[None]:
-    """Turn the errors a user can mend into their one line; anything else is a bug and keeps its traceback."""
+    """Turn errors that a user can correct into one line; other errors are bugs and keep their traceback."""
     from jobs.contract.errors import SETTINGS_STATUS, SettingsError
 
     try:
@@ -22,5 +22,5 @@ def one_line_errors(*kinds: type[Exception]) -> Iterator[None]:
 
 
 def tell_doubt(line: str) -> None:
-    """One line about weights that look wrong; the command goes on."""
+    """Print one line about doubtful weights; the command continues."""
     typer.echo(f"adm: weights look wrong: {line} (docs/self-check.md)", err=True)

@@ -14,28 +14,33 @@ if TYPE_CHECKING:
 FAILED_STATUS, STOPPED_STATUS = 1, 130
 
 
+ClassLabel = Annotated[
+    str | None, typer.Argument(help="name or index; none for no class", autocompletion=class_names, metavar="CLASS")
+]
+ModelName = Annotated[str | None, typer.Option(help="pipeline; default the service's", autocompletion=model_names)]
+Scale = Annotated[float | None, typer.Option(help="default the pipeline's; 0 is off")]
+Eta = Annotated[float | None, typer.Option(help="of ddim")]
+Upsample = Annotated[bool | None, typer.Option(help="default: where there is an upsampler")]
+Priority = Annotated[str | None, typer.Option(help="low, normal or high; default normal")]
+
+
 def generate(
-    class_label: Annotated[
-        str | None,
-        typer.Argument(help="name or index; none for no class", autocompletion=class_names, metavar="CLASS"),
-    ] = None,
+    class_label: ClassLabel = None,
     out: Annotated[Path, typer.Option(help="folder for the PNGs")] = Path(),
     n: Annotated[int, typer.Option("-n", "--count", min=1, max=64, help="images")] = 1,
-    model: Annotated[
-        str | None, typer.Option(help="pipeline; default the service's", autocompletion=model_names)
-    ] = None,
-    guidance_scale: Annotated[float | None, typer.Option(help="default the pipeline's; 0 is off")] = None,
+    model: ModelName = None,
+    guidance_scale: Scale = None,
     steps: Annotated[int | None, typer.Option(help="default the pipeline's")] = None,
     sampler: Annotated[str | None, typer.Option(help="default the pipeline's")] = None,
-    eta: Annotated[float | None, typer.Option(help="of ddim")] = None,
+    eta: Eta = None,
     seed: Annotated[int | None, typer.Option(min=0, help="default drawn, and in the PNG")] = None,
-    upsample: Annotated[bool | None, typer.Option(help="default: where there is an upsampler")] = None,
-    priority: Annotated[str | None, typer.Option(help="low, normal or high; default normal")] = None,
+    upsample: Upsample = None,
+    priority: Priority = None,
     url: Url = None,
     as_json: AsJson = False,
     local: Annotated[bool, typer.Option("--local", help="on this machine's device, without a service")] = False,
 ) -> None:
-    """Make images, show how far they are, and write them as ID-INDEX.png; with --local, SEED-INDEX.png."""
+    """Make images, show their progress, and write them as ID-INDEX.png; with --local, SEED-INDEX.png."""
     given = {
         "model": model, "guidance_scale": guidance_scale, "steps": steps, "sampler": sampler, "eta": eta, "seed": seed,
         "upsample": upsample,
@@ -65,7 +70,7 @@ def generate(
 
 
 def refuse_beside_local(options: dict[str, str | None]) -> None:
-    """End with one line if an option is given that only a service can honour."""
+    """Exit with one line if an option is given that needs a service."""
     for name, value in options.items():
         if value is not None:
             typer.echo(f"adm: {name}: leave it out with --local, which asks no service", err=True)
@@ -73,11 +78,11 @@ def refuse_beside_local(options: dict[str, str | None]) -> None:
 
 
 def make_locally(fields: dict[str, Any], out: Path, as_json: bool) -> None:
-    """Make a job in this process, and print what a job of a service prints."""
-    from cli.here import make_here  # torch, which takes seconds
+    """Make a job in this process, with the output of a service's job."""
+    from cli.generate_local import generate_local  # imported here: torch takes seconds
 
     try:
-        job, paths = make_here(fields, out)
+        job, paths = generate_local(fields, out)
     except KeyboardInterrupt:
         typer.echo(f"adm: stopped; the images that were finished are in {out}", err=True)
         raise typer.Exit(STOPPED_STATUS) from None
@@ -88,7 +93,7 @@ def make_locally(fields: dict[str, Any], out: Path, as_json: bool) -> None:
 
 
 def class_of(text: str) -> int | str | None:
-    """A class as it is typed."""
+    """Parse a class: index, name, or None for "none"."""
     return int(text) if text.isdecimal() else None if text == "none" else text
 
 
@@ -103,7 +108,7 @@ def follow(job: "Job") -> None:
 
 
 def report(job: "Job") -> None:
-    """End with a line and a status unless the job is completed."""
+    """Exit with a line and a status unless the job is completed."""
     from adm_client import Status
 
     if job.status is not Status.COMPLETED:

@@ -26,7 +26,7 @@ def jobs(
 
 
 def watch(job_id: JobId, url: Url = None, as_json: AsJson = False) -> None:
-    """Follow a job to its end; with --json its events, one a line. Status 0 if it is completed."""
+    """Follow a job to its end; with --json print its events, one per line. Status 0 if it is completed."""
     import json
 
     with connected(url) as client:
@@ -45,7 +45,7 @@ def cancel(
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
-    """Cancel jobs: at once those that wait, between two steps those that run."""
+    """Cancel jobs: queued ones at once, running ones between two steps."""
     with connected(url) as client:
         for each in job_ids:
             state = client.job(each).cancel().state
@@ -53,7 +53,7 @@ def cancel(
 
 
 def line_of(job: "JobState") -> str:
-    """A job in a line."""
+    """A line on a job."""
     what = (
         ""
         if job.request is None

@@ -1,4 +1,4 @@
-"""`adm keys`: who may call the service."""
+"""`adm keys`: keys of the service's callers."""
 
 import contextlib
 import getpass
@@ -30,7 +30,7 @@ def create(
     ] = 1.0,
     as_json: AsJson = False,
 ) -> None:
-    """Make a key and print it: the only time it can be seen. From the first key on, nobody is served without one."""
+    """Make a key and print it, only this once. After the first key, every caller needs one."""
     from jobs.callers.caller import Role
     from jobs.contract.errors import KeyringError
 
@@ -44,7 +44,7 @@ def create(
 
 @app.command("list")
 def list_keys(as_json: AsJson = False) -> None:
-    """Every key, also those revoked; never the keys themselves."""
+    """List the records of all keys, including revoked ones, without the keys themselves."""
     from rich.console import Console
     from rich.table import Table
 
@@ -62,7 +62,7 @@ def list_keys(as_json: AsJson = False) -> None:
 
 @app.command()
 def revoke(key: Which) -> None:
-    """Let a key open nothing any more. Its caller's jobs stay, for operators; without any key nobody is served."""
+    """Revoke a key. Its caller's jobs stay, for operators; if no key is left, nobody is served."""
     with key_store() as store:
         record = store.revoke(key)
         audit("revoke_key", record)
@@ -71,7 +71,7 @@ def revoke(key: Which) -> None:
 
 @app.command()
 def rotate(key: Which, as_json: AsJson = False) -> None:
-    """Print another key for the same caller, who keeps its jobs; the present key opens nothing any more."""
+    """Replace a caller's key and print the new one. The caller keeps its jobs; the old key is invalid at once."""
     with key_store() as store:
         made = store.rotate(key)
         audit("rotate_key", made.record)
@@ -80,7 +80,7 @@ def rotate(key: Which, as_json: AsJson = False) -> None:
 
 @contextlib.contextmanager
 def key_store() -> Iterator["KeyStore"]:
-    """The keys of the Redis that the settings name."""
+    """The key store in the Redis of the settings."""
     from redis.exceptions import RedisError
 
     from jobs import logs
@@ -100,7 +100,7 @@ def key_store() -> Iterator["KeyStore"]:
 
 
 def audit(action: str, record: "KeyRecord") -> None:
-    """Log who changed a key; the line has the same form as the service's."""
+    """Log a change of a key, in the form of the service's audit log."""
     import structlog
 
     who = f"cli:{getpass.getuser()}"

@@ -12,6 +12,7 @@ from cli import (
     doctor,
     evaluate,
     generate,
+    grid,
     jobs,
     judge,
     keys,
@@ -27,16 +28,16 @@ from cli import (
     worker,
 )
 
-# Looks that torch's threads take while they wait for each other in an operation that they share, as in loading, large
-# networks and training: by default they spin so long that a machine that does other things too crawls. Not to spin at
-# all cost a step a tenth when the threads of a step shared its operations.
+# Spins of OpenMP's threads while they wait for each other in a shared operation, as in loading, large networks and
+# training. By default they spin so long that other programs become very slow. No spinning at all made a step a tenth
+# slower when its threads shared operations.
 SPIN_COUNT = 3000
 
 app = typer.Typer(
     name="adm",
     help="Make images with the ADM diffusion models. Settings are ADM_ variables; adm config prints them.",
     no_args_is_help=True,
-    pretty_exceptions_enable=False,  # a plain traceback fits a log, and shows no locals, which may hold a password
+    pretty_exceptions_enable=False,  # a plain traceback fits in a log, and shows no locals, such as passwords
 )
 
 
@@ -52,7 +53,7 @@ def settle_threads(
         bool, typer.Option("--version", callback=print_version, is_eager=True, help="print the version, and end")
     ] = False,
 ) -> None:
-    """Say how torch's threads wait, unless the user has: before any command, as it is read when torch is loaded."""
+    """Set how OpenMP's threads wait, unless the user has; before any command, because torch reads it when it loads."""
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", str(SPIN_COUNT))
 
@@ -65,6 +66,7 @@ app.command("judge")(judge.judge)
 app.command("config")(config.config)
 app.command("doctor")(doctor.doctor)
 app.command("generate")(generate.generate)
+app.command("grid")(grid.grid)
 app.command("jobs")(jobs.jobs)
 app.command("watch")(jobs.watch)
 app.command("cancel")(jobs.cancel)

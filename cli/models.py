@@ -1,4 +1,4 @@
-"""`adm models`: the official checkpoints: what there is, fetched, verified, converted, inspected."""
+"""`adm models`: lists, fetches, verifies, converts and inspects official checkpoints, and adds stacks."""
 
 import contextlib
 from collections.abc import Iterator
@@ -9,12 +9,32 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from cli.failure import one_line_errors
+from cli.open_flag_options import (
+    DecoderHeads,
+    DiffusionSteps,
+    HeadChannels,
+    ImageSize,
+    NewOrder,
+    NoiseSchedule,
+    NumHeads,
+    NumResBlocks,
+    PredictXstart,
+    RescaleTimesteps,
+    SigmaSmall,
+)
+from cli.pipeline_changes import load, unload
+from cli.stack_measuring import MeasureMinutes, measure_stack
 
 if TYPE_CHECKING:
+    from models.checkpoints.networks_in_files import Network
     from models.checkpoints.presets import Preset
-    from models.checkpoints.wrapping import Network
 
-app = typer.Typer(help="Official checkpoints: list, fetch, verify, convert; inspect any.", no_args_is_help=True)
+app = typer.Typer(
+    help="Checkpoints: list, fetch, verify, convert, inspect. Stacks: add; load and unload in running workers.",
+    no_args_is_help=True,
+)
+app.command()(load)
+app.command()(unload)
 
 Name = Annotated[str, typer.Argument(help="a checkpoint or pipeline, as adm models list names it")]
 File = Annotated[Path, typer.Argument(help="a checkpoint, .pt or .safetensors")]
@@ -27,55 +47,21 @@ Where = Annotated[
 ]
 Dtype = Literal["fp32", "bf16", "fp16"]
 
-# the open flags, as the official command lines name them
-NewOrder = Annotated[
-    bool | None,
-    typer.Option("--use-new-attention-order/--no-use-new-attention-order", help="qkv grouped by q, k, v before heads"),
-]
-NumHeads = Annotated[int | None, typer.Option(help="heads at every width")]
-HeadChannels = Annotated[int | None, typer.Option(help="channels of each head")]
-DecoderHeads = Annotated[int | None, typer.Option(help="with --num-heads: those of the decoder; -1: as many")]
-ImageSize = Annotated[int | None, typer.Option(help="edge of the images, pixels")]
-NumResBlocks = Annotated[int | None, typer.Option(help="a level, where the keys allow several")]
-NoiseSchedule = Annotated[Literal["linear", "cosine"] | None, typer.Option()]
-DiffusionSteps = Annotated[int | None, typer.Option(help="timesteps of training")]
-RescaleTimesteps = Annotated[
-    bool | None,
-    typer.Option("--rescale-timesteps/--no-rescale-timesteps", help="the network sees t * 1000 / diffusion_steps"),
-]
-PredictXstart = Annotated[
-    bool | None, typer.Option("--predict-xstart/--no-predict-xstart", help="the output is x_0, not eps")
-]
-SigmaSmall = Annotated[
-    bool | None, typer.Option("--sigma-small/--no-sigma-small", help="the posterior's variance, where none is learned")
-]
-
 
 @app.command("list")
 def list_presets() -> None:
-    """The official checkpoints and the pipelines made of them."""
+    """List the official checkpoints and their pipelines."""
     from rich.console import Console
-    from rich.table import Table
 
-    from models.checkpoints.presets import OFFICIAL_PIPELINES, PRESETS
+    from cli.preset_tables import checkpoint_table, pipeline_table
 
-    checkpoints = Table("checkpoint", "role", "size", "parameters", "classes", title="Checkpoints")
-    for preset in PRESETS.values():
-        size = f"{preset.low_res_size or ''}{' to ' if preset.low_res_size else ''}{preset.config.image_size}"
-        classes = str(len(preset.class_names) or "none")
-        checkpoints.add_row(preset.name, preset.role, size, f"{preset.param_count / 1e6:.1f} M", classes)
-    pipelines = Table("pipeline", "made of", "steps", "scale", "FID", title="Pipelines")
-    for each in OFFICIAL_PIPELINES.values():
-        fid = f"{each.published[0].fid:g}" if each.published else ""
-        scale = f"{each.sampling.guidance_scale:g}" if each.sampling.classifier else ""
-        pipelines.add_row(each.name, ", ".join(each.files), str(each.sampling.steps), scale, fid)
     console = Console()
-    console.print(checkpoints)
-    console.print(pipelines)
+    console.print(checkpoint_table())
+    console.print(pipeline_table())
 
 
 def named_presets(name: str) -> "tuple[Preset, ...]":
-    """A checkpoint by its name, or all that a pipeline is made of; leaves with one line for a name of neither."""
+    """The presets of a checkpoint or a pipeline, by name; exits with one line for an unknown name."""
     from models.checkpoints.presets import OFFICIAL_PIPELINES, PRESETS
 
     if name in OFFICIAL_PIPELINES:
@@ -94,25 +80,30 @@ def add(
     dtype: Annotated[Dtype, typer.Option(help="of the weights in the files")] = "fp16",
     width: Annotated[float | None, typer.Option(help="relative width of the power-function average to pack")] = None,
     weights: Annotated[Path | None, typer.Option(help="folder of stacks; default ADM_WEIGHTS")] = None,
+    measure_minutes: MeasureMinutes = 5.0,
 ) -> None:
-    """Pack the averaged weights of training runs into a stack, which adm up serves at its next start."""
+    """Pack the averaged weights of training runs into a stack, which adm up serves at its next start.
+
+    Its default settings are measured, and the card says how.
+    """
     from jobs.settings import Settings
     from models.checkpoints.network_file import WeightsError
     from training.packing import add_stack
 
     with one_line_errors(WeightsError, ValueError, OSError):
         folder = add_stack(runs, name, weights or Settings.load().weights, dtype=dtype, width=width)
+        measure_stack(folder, runs, measure_minutes)
         for path in sorted(folder.iterdir()):
             typer.echo(f"{path}  {path.stat().st_size:,} bytes")
-        typer.echo(f"{folder}: adm up serves it at its next start")
+        typer.echo(f"{folder}: adm up serves it at its next start; running workers, after adm models load {name}")
 
 
 @app.command()
 def show(name: Name) -> None:
-    """A checkpoint, or each of a pipeline's: flags, configuration, sampling settings, published figures."""
+    """Show a checkpoint, or each of a pipeline: flags, configuration, sampling settings, published figures."""
     from rich.console import Console
 
-    from cli.preset_table import preset_table
+    from cli.preset_tables import preset_table
 
     console = Console()
     for preset in named_presets(name):
@@ -125,9 +116,9 @@ def fetch(
     source: Annotated[str | None, typer.Option("--from", help="a mirror: the file's address, or its folder's")] = None,
     to: Annotated[Path | None, typer.Option(help="folder; default official/ in ADM_WEIGHTS")] = None,
 ) -> None:
-    """Fetch a checkpoint, or all of a pipeline's; a later run goes on where an earlier one stopped.
+    """Fetch a checkpoint, or all of a pipeline; a later run resumes an interrupted one.
 
-    Their sizes and sha256 are recorded.
+    Sizes and SHA-256 are recorded.
     """
     from jobs.settings import Settings
     from models.checkpoints.fetch import FetchError
@@ -148,7 +139,7 @@ def fetch(
 
 
 def fetch_under_a_bar(url: str, target: Path) -> bool:
-    """Fetch a file and show how far it is; False where it was there already. Raises: as `fetch` does."""
+    """Fetch a file with a progress bar; False if it existed already. Raises: the errors of `fetch`."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
     from models.checkpoints.fetch import fetch as fetch_file
@@ -163,7 +154,7 @@ def fetch_under_a_bar(url: str, target: Path) -> bool:
 def verify(path: File, preset: PresetOption = None, weights_at: Where = None) -> None:
     """Compare every key, shape, dtype and value of a checkpoint with its preset, and the file with its record.
 
-    Without a preset it is compared with what it says of itself, or with the network that its keys tell.
+    Without a preset it is compared with its own metadata, or with the network inferred from its keys.
     """
     from models.checkpoints.tensor_file import read_network
     from models.checkpoints.verify import expected
@@ -200,12 +191,11 @@ def convert(
     predict_xstart: PredictXstart = None,
     sigma_small: SigmaSmall = None,
 ) -> None:
-    """Write a checkpoint as safetensors, never holding two copies of it in memory.
+    """Write a checkpoint as safetensors, without a second copy in memory.
 
-    Of a preset, or with the flags that it was trained under, its configuration goes into the file, which a stack can
-    then name as it is.
+    For a preset, or with the training flags, the file contains the configuration, and a stack can name it without more.
     """
-    from models.checkpoints.answers import Answers
+    from models.checkpoints.open_flags import Answers
     from models.checkpoints.verify import convert as convert_file
     from models.checkpoints.verify import preset_of
     from models.networks.precision import DTYPES
@@ -243,7 +233,7 @@ def export(
     source: Annotated[Path, typer.Argument(help="a stack's folder, or a network file that says what it is")],
     out: Annotated[Path, typer.Argument(help="folder for NAME.pt")],
 ) -> None:
-    """Write networks as the official scripts read them, and say the flags to give to those."""
+    """Write networks for the official scripts, and print the flags for those."""
     from models.checkpoints.export import export as export_networks
 
     with wrong_answers(source):
@@ -268,17 +258,15 @@ def inspect(
     predict_xstart: PredictXstart = None,
     sigma_small: SigmaSmall = None,
 ) -> None:
-    """Infer a network from its keys and shapes, and show what is known of the flags that those leave open.
+    """Infer a network from its keys and shapes, and show the known values of flags that these leave open.
 
-    A flag given here goes before what the file says of itself, or the stack.json beside it.
+    Flags given here override the file's metadata and the stack.json beside it.
     """
-    import dataclasses
-
     from rich.console import Console
-    from rich.table import Table
 
-    from models.checkpoints.answers import Answers, resolve
-    from models.checkpoints.claims import said_of
+    from cli.inspection_tables import tables_of
+    from models.checkpoints.open_flags import Answers, resolve
+    from models.checkpoints.stated_flags import said_of
     from models.checkpoints.tensor_file import read_network
     from models.checkpoints.verify import shapes_of
 
@@ -298,48 +286,38 @@ def inspect(
     with wrong_answers(path):
         network = read_network(path, weights_at)
         shapes = shapes_of(network.tensors)
-        said = {"as you say": answers} | said_of(path)
-        resolved = resolve(shapes, reduce(Answers.over, said.values()))
-    found = resolved.found
-    known = Table("", "", title=f"{path.name}: {type(found.config).__name__}", show_header=False)
-    left_open = {name for each in resolved.open for name in each.flag.split(" / ")}
-    for field, value in dataclasses.asdict(found.config).items():
-        if field not in left_open | {"num_heads_upsample", "rescale_residual", "dropout"}:
-            known.add_row(field, str(value))
-    known.add_row("same keys as", ", ".join(found.presets) or "no official checkpoint")
-    known.add_row(
-        "dtypes", ", ".join(sorted({str(each.dtype).removeprefix("torch.") for each in network.tensors.values()}))
-    )
-    if network.where or network.others:
-        known.add_row("weights at", network.where)
-        known.add_row("--weights-at also takes", ", ".join(network.others))
-    asked = Table("flag", "value", "", "if it is wrong", title="Not told by its keys: if assumed, ask who trained it")
-    for each in resolved.open:
-        whence = next((where for where, source in said.items() if source.settle(each)), "assumed")
-        asked.add_row(each.flag, resolved.value(each.flag), whence, each.effect)
+        sources = {"as you say": answers} | said_of(path)
+        resolved = resolve(shapes, reduce(Answers.over, sources.values()))
     console = Console()
-    console.print(known)
-    console.print(asked)
+    for table in tables_of(path, network, resolved, sources):
+        console.print(table)
 
 
 def tell_place(network: "Network") -> None:
-    """Say on stderr which of several networks in a file was taken."""
+    """Print to stderr which of several networks in a file is used."""
     if network.told:
         typer.echo(f"adm: {network.told} (--weights-at)", err=True)
 
 
 @contextlib.contextmanager
 def wrong_answers(path: Path) -> Iterator[None]:
-    """One line for each wrong answer, and for a file that cannot be used."""
-    from models.checkpoints.answers import AnswersError
+    """Print one line for each wrong answer or unusable file, and exit."""
     from models.checkpoints.inspection import NotAdmError
+    from models.checkpoints.open_flags import AnswersError
+    from models.checkpoints.presets import PRESETS
     from models.checkpoints.tensor_file import WeightsError
+    from models.checkpoints.verify import DifferentNetworkError
 
     with one_line_errors(WeightsError, OSError):
         try:
             yield
         except NotAdmError as error:
-            raise WeightsError(f"{path.name}: {error}") from error
+            raise WeightsError(path.name, str(error)) from error
+        except DifferentNetworkError as error:
+            option = f" --preset {error.name}" if error.name in PRESETS else ""
+            more = len(error.lines) - 1
+            others = f" (and {more} more: adm models verify {error.source}{option})" if more else ""
+            raise WeightsError(path.name, f"is not {error.name}: {error.lines[0]}{others}") from error
         except AnswersError as error:
             for line in error.lines:
                 typer.echo(f"adm: {line}", err=True)

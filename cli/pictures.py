@@ -1,4 +1,4 @@
-"""`adm encode`, `adm reconstruct`, `adm interpolate`: pictures through the latents that DDIM makes them of."""
+"""`adm encode`, `adm reconstruct`, `adm interpolate`: DDIM inversion of pictures."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -38,7 +38,7 @@ def encode(
     steps: Steps = 50,
     class_name: ClassName = None,
 ) -> None:
-    """Write the latent that DDIM makes a picture of."""
+    """Encode a picture by DDIM, and write its latent."""
     from safetensors.torch import save_file
 
     with one_line_errors(*refusals()):
@@ -57,7 +57,7 @@ def reconstruct(
     class_name: ClassName = None,
     scale: Scale = 0.0,
 ) -> None:
-    """Encode a picture, decode it again, and tell how far it came back."""
+    """Encode a picture, decode it again, and print the error."""
     from engine.inversion import reconstruction_error
 
     with one_line_errors(*refusals()):
@@ -79,7 +79,7 @@ def interpolate(
     class_name: ClassName = None,
     scale: Scale = 0.0,
 ) -> None:
-    """Write the frames on the way from one picture to another, spherical between their latents."""
+    """Write frames between two pictures, by spherical interpolation of their latents."""
     with one_line_errors(*refusals()):
         inverter = open_inverter(stack, pipeline, steps, class_name, scale)
         shown = inverter.interpolate(read_square(first, inverter), read_square(last, inverter), frames, scale)
@@ -91,31 +91,37 @@ def interpolate(
 
 
 def refusals() -> tuple[type[Exception], ...]:
-    """What is told in one line."""
-    from engine.sampling import UnknownOfferError
-    from models.checkpoints.network_file import WeightsError
+    """Errors that are printed in one line."""
+    from engine.errors import UnknownOfferError
 
-    return WeightsError, UnknownOfferError, OSError, ValueError
+    return UnknownOfferError, OSError, ValueError
 
 
 def open_inverter(
     folder: Path | None, name: str | None, steps: int, class_name: str | None, scale: float = 0.0
 ) -> "Inverter":
-    """An engine of one's own with a pipeline, loaded as a worker loads it.
+    """An inverter of a pipeline, loaded as by a worker.
 
-    Raises: WeightsError; SettingsError; ValueError for what there is not, and what nothing can be guided by or towards.
+    Raises: SettingsError; ValueError for unusable weights, or guidance that the pipeline does not support.
     """
     from engine.engine import Engine
     from engine.inversion import Inverter
     from engine.pipeline import build_stages
     from jobs.settings import Settings
-    from worker.main import choose_device, choose_precision
+    from models.checkpoints.network_file import WeightsError
+    from vocabulary.classes import ClassNames
+    from worker.assembling import choose_precision
+    from worker.error_texts import error_text
+    from worker.main import choose_device
 
     settings = Settings.load()
     device = choose_device(settings.device)
-    pipeline = load_pipeline(settings, device, folder, name)
+    try:
+        pipeline = load_pipeline(settings, device, folder, name)
+    except WeightsError as error:
+        raise ValueError(error_text(error, "--pipeline")) from error
     stack, spec = pipeline.stack, pipeline.spec
-    label = class_index(stack.class_names, class_name)
+    label = None if class_name is None else ClassNames(dict(enumerate(stack.class_names))).parse(class_name)
     if label is None and spec.conditional and stack.no_class_label is None:
         raise ValueError(f"{spec.name!r} has no row for no class; give --class")
     if scale and stack.classifier is None:
@@ -127,42 +133,31 @@ def open_inverter(
 
 
 def load_pipeline(settings: "Settings", device: "torch.device", folder: Path | None, name: str | None) -> "Pipeline":
-    """A pipeline of a stack's folder, or of all that ADM_WEIGHTS has; doubts about its weights go to stderr."""
+    """A pipeline of a stack's folder, or of ADM_WEIGHTS; doubts about its weights are printed to stderr."""
     from engine.loading import choose, load_plans
     from engine.pipeline import Pipeline
-    from models.plan import read_stack
+    from models.stack_plan import read_stack
 
     if folder is None:
         name = name or settings.pipelines[0]
-        plans = choose([name], settings.weights, "--pipeline")
+        plans = choose([name], settings.weights)
     else:
         plan = read_stack(folder)
         name = name or next(iter(plan.pipelines))
         if name not in plan.pipelines:
             raise ValueError(f"{folder} has no pipeline {name!r}; there are {', '.join(plan.pipelines)}")
         plans = [plan.only([name])]
-    (stack,) = load_plans(plans, ROWS, device, tell_doubt, setting="--pipeline")
+    (stack,) = load_plans(plans, ROWS, device, tell_doubt)
     return Pipeline(stack.pipelines[name], stack)
 
 
-def class_index(names: tuple[str, ...], given: str | None) -> int | None:
-    """The index of a class by name or number. Raises: ValueError for one that there is not."""
-    if given is None:
-        return None
-    if given in names:
-        return names.index(given)
-    if given.isdecimal() and int(given) < len(names):
-        return int(given)
-    raise ValueError(f"unknown class {given!r}; there are {', '.join(names[:20])}{' ...' if len(names) > 20 else ''}")
-
-
 def read_square(path: Path, inverter: "Inverter") -> "Tensor":
-    """A picture as the base stage's pixels."""
+    """A picture as pixels of the base stage's size."""
     return read_pixels(path, inverter.pipeline.stack.base.network.config.image_size)
 
 
 def read_pixels(path: Path, size: int) -> "Tensor":
-    """A picture's middle square [3, size, size], uint8. Raises: ValueError for what is no picture, by its name."""
+    """A picture's middle square [3, size, size], uint8. Raises: ValueError, with its name, if it is no picture."""
     from datasets.image_folder import square_pixels
     from pictures.decoding import PictureError, decode
 

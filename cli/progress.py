@@ -1,4 +1,4 @@
-"""The bar that shows on a terminal how far images are."""
+"""The progress bar of images on a terminal."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,14 +6,14 @@ from typing import Protocol
 
 
 class Show(Protocol):
-    """Says what is being done and, where that is known, which share of all is done."""
+    """Shows the present activity and, if known, the share that is done."""
 
     def __call__(self, doing: str, fraction: float | None = None) -> None: ...
 
 
 @contextmanager
 def progress_bar(doing: str) -> Iterator[Show]:
-    """Show a bar on stderr until the end of the block, where that is a terminal."""
+    """Show a bar on stderr within the block, if stderr is a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 

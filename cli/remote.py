@@ -1,4 +1,4 @@
-"""What commands that call a service have in common."""
+"""Common parts of commands that call a service."""
 
 import contextlib
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ COMPLETION_SECONDS = 1.0
 
 @contextlib.contextmanager
 def connected(url: str | None) -> Iterator["Client"]:
-    """A client of the service named, or of that which the same settings start; its errors end in one line."""
+    """A client of the given service, or of the one that the settings start; its errors exit with one line."""
     from adm_client import Client, ClientError, Patience, UnreachableError
     from jobs.settings import Settings
     from stack.embedded import page_address
@@ -35,7 +35,7 @@ def connected(url: str | None) -> Iterator["Client"]:
         with Client(address, key, patience=Patience(silent_seconds=0)) as once:
             try:
                 once.models()
-            except UnreachableError as error:  # later, one that restarts is waited for
+            except UnreachableError as error:  # only for the first call; later calls wait for a service that restarts
                 raise UnreachableError(
                     f"no service answers at {address}; adm up starts one, --url names one"
                 ) from error
@@ -44,18 +44,18 @@ def connected(url: str | None) -> Iterator["Client"]:
 
 
 def model_names(incomplete: str) -> list[str]:
-    """For a shell's completion: pipelines of the service that the settings start."""
+    """Shell completion: pipelines of the service that the settings start."""
     return [name for name, _ in known_models() if name.startswith(incomplete)]
 
 
 def class_names(incomplete: str) -> list[str]:
-    """For a shell's completion: classes of all those pipelines."""
+    """Shell completion: classes of all these pipelines."""
     names = {each for _, classes in known_models() for each in classes}
     return sorted(each for each in names if each.startswith(incomplete))
 
 
 def known_models() -> list[tuple[str, list[str]]]:
-    """Pipelines and the names of their classes; none where no service answers at once."""
+    """Pipelines and the names of their classes; empty if no service answers at once."""
     from adm_client import Client, ClientError, Patience
 
     with (

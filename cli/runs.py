@@ -1,4 +1,4 @@
-"""`adm runs`: training runs, from their folders alone."""
+"""`adm runs`: training runs, read from their folders."""
 
 import json
 import time
@@ -17,7 +17,7 @@ FOLLOW_SECONDS = 1.0
 
 @app.command("list")
 def list_runs(folder: Annotated[Path, typer.Argument(help="folder below which the runs lie")] = Path("runs")) -> None:
-    """Every run below a folder: how far it is and its newest figures."""
+    """List every run below a folder, with its progress and newest figures."""
     from rich.console import Console
     from rich.table import Table
 
@@ -33,7 +33,7 @@ def list_runs(folder: Annotated[Path, typer.Argument(help="folder below which th
 
 @app.command()
 def show(folder: Folder, as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False) -> None:
-    """A run's data, machine, configuration and newest figures."""
+    """Show a run's data, machine, configuration and newest figures."""
     from runfolder.folder import RunFolderError
     from runfolder.summary import read_summary
 
@@ -54,7 +54,7 @@ def show(folder: Folder, as_json: Annotated[bool, typer.Option("--json", help="a
 
 @app.command()
 def compare(one: Folder, other: Annotated[Path, typer.Argument(help="folder of another run")]) -> None:
-    """The fields in which two runs' configurations differ, and their figures at the last step that both have."""
+    """Print the fields in which two runs' configurations differ, and their figures at the last common step."""
     from runfolder.fields import flatten
     from runfolder.folder import RunFolderError
     from runfolder.summary import read_summary

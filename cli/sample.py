@@ -59,7 +59,7 @@ def sample(
     url: Annotated[str | None, typer.Option(help="of the service; default the one on ADM_HOST and ADM_PORT")] = None,
     window: Annotated[int, typer.Option(min=1, help="images at the service at a time, rounded up to jobs of 16")] = 128,
 ) -> None:
-    """Make images by the thousand; whatever stops it, the same command goes on where it was."""
+    """Make thousands of images; after any interruption, the same command resumes."""
     from rich.console import Console
 
     from bulk.errors import BulkError, StoppedError
@@ -95,9 +95,9 @@ def sample(
             upsampler={name: value for name, value in upsampler.items() if value is not None},
         )
         if local:
-            typer.echo(f"loading {order.model} ...", err=True)  # before torch, whose import takes seconds by itself
+            typer.echo(f"loading {order.model} ...", err=True)  # before the import of torch, which takes seconds
         source = on_this_machine(settings, devices, rows) if local else at_service(settings, url, window)
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C
         try:
             typer.echo(run(order, source, Console(stderr=True)))
         except StoppedError as error:
@@ -106,23 +106,23 @@ def sample(
 
 
 def on_this_machine(settings: "Settings", devices: str | None, rows: int | None) -> "Local":
-    """The devices given, or all of them."""
+    """The given devices, or all of this machine."""
     from bulk.local import Local
     from jobs import logs
-    from worker import alone
+    from worker import local_worker
 
     quiet = settings.model_copy(update={"log_level": "warning", "max_rows": rows or settings.max_rows})
     logs.configure(quiet)
-    chosen = devices.split(",") if devices else alone.devices(settings.device)
-    return Local(quiet, chosen, alone.pipeline_of, alone.Alone, alone.REFUSALS)
+    chosen = devices.split(",") if devices else local_worker.devices(settings.device)
+    return Local(quiet, chosen, local_worker.pipeline_of, local_worker.LocalWorker, local_worker.REFUSALS)
 
 
 def at_service(settings: "Settings", url: str | None, window: int) -> "Source":
-    """The service named, or that which the same settings start."""
+    """The given service, or the one that the settings start."""
     from bulk.remote import Remote
 
     if url is None:
-        from stack.embedded import page_address  # not in the containers, which are told --url
+        from stack.embedded import page_address  # not installed in containers, which use --url
 
         url = page_address(settings)
     return Remote(url, window, settings.api_key)

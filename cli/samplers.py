@@ -2,7 +2,7 @@
 
 
 def samplers() -> None:
-    """List the samplers: what each costs, and when to choose it."""
+    """List the samplers, with the cost of each and when to choose it."""
     from rich.console import Console
     from rich.table import Table
 

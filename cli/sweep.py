@@ -1,44 +1,49 @@
-"""`adm evaluate sweep`: a grid of settings, made in one engine and measured as it is made."""
+"""`adm evaluate sweep`: makes a grid of settings in one engine, and measures the images during that."""
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
+from pydantic import ValidationError
 
+from bulk.chunks import ChunkPlan
 from bulk.errors import BulkError, StoppedError
 from bulk.local import Local, Maker, Task, run_tasks
-from bulk.plan import Plan
 from bulk.progress import shown_progress
 from bulk.record import Record, parameters
 from bulk.run import Order, missing
 from bulk.source import of_chunk
-from cli.generation import FeatureOutput, measured_output
+from cli.generated_samples import FeatureOutput, measured_output
 from evaluation.report import Watch, evaluate, measured, width
 from evaluation.sweeps import Setting, recommended
+from jobs.contract.sweeps import Sweep as KeptSweep
+from jobs.contract.sweeps import SweepCell, SweepFigure
+from worker.kept_sweeps import weights_of
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from evaluation.extractors import Extractor
-    from evaluation.kept import Work
+    from evaluation.feature_files import Work
     from evaluation.statistics_file import Measured
     from jobs.contract.request import ResolvedRequest
 
-TIMED_STEPS, TIMED_RUNS = 3, 3  # of a full batch; the fastest counts, for other programs run beside
+TIMED_STEPS, TIMED_RUNS = 3, 3  # of a full batch; the fastest run counts, because other programs disturb the rest
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One setting's run."""
+    """The run of one setting."""
 
     setting: Setting
     source: str
     request: "ResolvedRequest"
-    plan: Plan
+    plan: ChunkPlan
     output: FeatureOutput
     record: Record
 
@@ -55,7 +60,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Settings of a pipeline on this machine, each with as many images of the same classes from the same noise."""
+    """Settings of a pipeline on this machine, each with the same number of images, classes and noise."""
 
     local: Local
     model: str
@@ -66,7 +71,7 @@ class Sweep:
     def run(self, against: str, extractor: "Extractor", work: "Work", console: "Console") -> dict[str, Any]:
         """The report. Raises: ValueError, one line; BulkError; OSError; WeightsError."""
         cells = [self._cell(setting, extractor, work) for setting in self.settings]
-        threads = torch.get_num_threads()  # which the engine sets for its steps; the metrics take as many as before
+        threads = torch.get_num_threads()  # the engine changes it for its steps; restored for the metrics
         try:
             numerics, seconds = self._make(cells, console)
         except KeyboardInterrupt as error:
@@ -98,10 +103,10 @@ class Sweep:
         request = order.request(classes, pipeline)
         content = parameters(request, classes, self.images, self.seed, pipeline)
         record = Record.begin_or_resume(output, content)
-        return Cell(setting, source, request, Plan(self.seed, self.images, classes), output, record)
+        return Cell(setting, source, request, ChunkPlan(self.seed, self.images, classes), output, record)
 
     def _make(self, cells: Sequence[Cell], console: "Console") -> tuple[str, dict[bool, float]]:
-        """What all cells miss, in one engine; its numerics, and the seconds of an evaluation, guided and not."""
+        """Make all missing images in one engine; return its numerics, and seconds per evaluation, guided and not."""
         settings = self.local.settings.model_copy(update={"pipelines": (self.model,)})
         with shown_progress(console) as progress:
             bar = progress.add_task("images", total=self.images * len(cells), note="loading")
@@ -156,6 +161,8 @@ class Sweep:
         names = ("reference", "extractor", "versions", "machine", "commit")
         return {
             "pipeline": self.model,
+            "weights": weights_of(self.local.describe(self.model)),
+            "made_on": datetime.now(UTC).date().isoformat(),
             "images": self.images,
             "seed": self.seed,
             "numerics": numerics,
@@ -164,14 +171,63 @@ class Sweep:
         } | {name: whole[name] for name in names}
 
 
+def kept(report: Mapping[str, Any]) -> KeptSweep:
+    """The part of a report that a worker announces. Raises: ValueError, one line, for another file."""
+    try:
+        return KeptSweep(
+            pipeline=report["pipeline"],
+            weights=tuple(report["weights"]),
+            images=report["images"],
+            reference=report["reference"]["source"],
+            extractor=report["extractor"]["name"],
+            made_on=report["made_on"],
+            cells=tuple(map(kept_cell, report["cells"])),
+        )
+    except KeyError as error:
+        raise ValueError(f"has no {error}, which the report of a sweep of 50 images and more has") from error
+    except (TypeError, ValidationError) as error:
+        raise ValueError("is not the report of a sweep") from error
+
+
+def joined(sweeps: Sequence[KeptSweep]) -> KeptSweep:
+    """Join sweeps that differ only in their settings; for a setting that two have, the later one's figures count.
+
+    Raises: ValueError, one line, for sweeps of different images, references, pipelines or weights.
+    """
+    for each in sweeps:
+        for name in ("pipeline", "weights", "images", "reference", "extractor"):
+            if getattr(each, name) != getattr(sweeps[0], name):
+                raise ValueError(f"the sweeps have different {name}: {getattr(sweeps[0], name)}, {getattr(each, name)}")
+    cells = {(cell.sampler, cell.eta, cell.steps, cell.guidance_scale): cell for each in sweeps for cell in each.cells}
+    made_on = max(each.made_on for each in sweeps)
+    return sweeps[0].model_copy(update={"cells": tuple(cells[key] for key in sorted(cells)), "made_on": made_on})
+
+
+def kept_cell(cell: Mapping[str, Any]) -> SweepCell:
+    metrics = {name: SweepFigure(**figure_of(cell["metrics"][name])) for name in ("fid", "precision", "recall")}
+    return SweepCell(
+        sampler=cell["sampler"],
+        steps=cell["steps"],
+        guidance_scale=cell["scale"],
+        eta=cell["eta"],
+        evaluations=cell["evaluations"],
+        **metrics,
+    )
+
+
+def figure_of(figure: Mapping[str, Any]) -> dict[str, Any]:
+    """A metric's value and interval, rounded by the width of the interval."""
+    return {name: None if figure[name] is None else round(figure[name], 5) for name in ("value", "low", "high")}
+
+
 def in_turn(tasks: Sequence[Sequence[Task]]) -> Iterator[Task]:
-    """One of each cell after the other, so that a step's batch mixes them."""
+    """Tasks of the cells in turn, so that a step's batch mixes cells."""
     for place in range(max(map(len, tasks), default=0)):
         yield from (own[place] for own in tasks if place < len(own))
 
 
 def timed(maker: Maker, cell: Cell) -> float:
-    """Seconds of device time that an evaluation of one image takes in a full batch."""
+    """Seconds of device time per evaluation of one image, in a full batch."""
     request = cell.request.model_copy(
         update={"steps": TIMED_STEPS, "sampler": "ddim", "n": maker.max_rows, "seed": 0, "first_index": 0}
     )

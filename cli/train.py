@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from cli.failure import one_line_errors
+from cli.stack_measuring import MeasureMinutes, measure_stack
 
 Config = Annotated[Path | None, typer.Argument(help="configuration, .toml or .json; its fields go over the preset's")]
 Preset = Annotated[str | None, typer.Option(help="named configuration to start from; --presets lists them")]
@@ -44,13 +45,13 @@ def train(
     optimiser: OptimiserFile = None,
     cache: Cache = Path("data/cache"),
 ) -> None:
-    """Train a network; a run that was stopped, by whatever, goes on where it was.
+    """Train a network; an interrupted run resumes with the same command.
 
     Several processes: torchrun --nproc-per-node 2 --no-python adm train ...
     """
     from models.checkpoints.file_form import WeightsError
     from training.config import RunConfig, read_config, read_config_file
-    from training.importing import Beginning
+    from training.official_files import Beginning
     from training.presets import PRESET_NAMES, read_fields
     from training.session import Request
 
@@ -88,7 +89,7 @@ def _changes(images: Path | None, steps: int | None, batch_size: int | None, str
 
 
 def _train(config: Any, request: Any) -> None:
-    """Raises: ValueError, the message of which says what a run that could not go on has kept."""
+    """Train. Raises: ValueError, whose message says what a failed run has saved."""
     from training.divergence import DivergedError
     from training.session import advice, train
     from training.state import SaveError
@@ -111,8 +112,9 @@ def train_stack(
     allow_change: AllowChange = None,
     out: Annotated[Path | None, typer.Option(help="folder of the runs; default runs/NAME")] = None,
     weights: Annotated[Path | None, typer.Option(help="folder of stacks; default ADM_WEIGHTS")] = None,
+    measure_minutes: MeasureMinutes = 5.0,
 ) -> None:
-    """Train the networks of a stack one after the other and add it to the stacks that are served."""
+    """Train the networks of a stack one after the other, and add it to the served stacks."""
     from datasets.survey import class_names
     from jobs.settings import Settings
     from models.checkpoints.network_file import WeightsError
@@ -137,4 +139,6 @@ def train_stack(
         except (DivergedError, SaveError) as error:
             raise ValueError(f"{error}; the last good states are in {folder}") from error
         if runs is not None:
-            typer.echo(f"{add_stack(runs, name, stacks)}: the stack is whole; adm up serves it at its next start")
+            stack = add_stack(runs, name, stacks)
+            measure_stack(stack, runs, measure_minutes)
+            typer.echo(f"{stack}: the stack is whole; adm up serves it at its next start")

@@ -1,4 +1,4 @@
-"""`adm webhooks`: what waits to be delivered, and what could not be."""
+"""`adm webhooks`: pending deliveries and dead letters."""
 
 import json
 from collections.abc import Callable
@@ -20,11 +20,11 @@ app = typer.Typer(help="Deliveries of webhooks.", no_args_is_help=True)
 @app.command("list")
 def list_deliveries(
     pending: Annotated[
-        bool, typer.Option("--pending", help="those that will be tried again, not those given up")
+        bool, typer.Option("--pending", help="list what will be tried again instead of the dead letters")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object a line")] = False,
 ) -> None:
-    """List the deliveries that were given up."""
+    """List the dead letters, or with --pending the deliveries that will be tried again."""
     for each in connected(lambda webhooks: webhooks.pending() if pending else webhooks.dead()):
         fields = asdict(each) | {"type": each.type}
         typer.echo(json.dumps(fields) if as_json else f"{each.id}  {each.type}  {each.attempts} tries  {each.error}")
@@ -35,7 +35,7 @@ def retry(
     ids: Annotated[list[str] | None, typer.Argument(help="as adm webhooks list gives them")] = None,
     every: Annotated[bool, typer.Option("--all", help="all that were given up")] = False,
 ) -> None:
-    """Try deliveries again that were given up."""
+    """Retry deliveries that were given up."""
     if every == bool(ids):
         raise typer.BadParameter("give ids, or --all")
     revived = connected(lambda webhooks: webhooks.revive([each.id for each in webhooks.dead()] if every else ids or []))
@@ -46,7 +46,7 @@ def retry(
 
 
 def connected(call: "Callable[[Webhooks], T]") -> T:
-    """What a call says of the deliveries of the settings' Redis."""
+    """The result of a call on the deliveries in the settings' Redis."""
     from redis.exceptions import RedisError
 
     from jobs.queue.server import connect_redis

@@ -2,7 +2,7 @@
 
 
 def worker() -> None:
-    """Take jobs from Redis and make their images, on one device."""
+    """Claim jobs from Redis and make their images, on one device."""
     from worker.main import main
 
     main()

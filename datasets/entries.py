@@ -1,4 +1,4 @@
-"""The files of a set of pictures, wherever they lie: a folder, a zip file, tar files as webdataset writes them."""
+"""Lists the files of a set of pictures in a folder, a zip file or webdataset's tar files."""
 
 import io
 import tarfile
@@ -13,12 +13,12 @@ from datasets.idx import find_idx
 from datasets.listing import NOT_MEANT, Skipped, find_files
 
 ARCHIVES = frozenset({".zip", ".tar"})
-CLASS_FILE = ".cls"  # of a shard: KEY.cls holds the class of the picture KEY.jpg
+CLASS_FILE = ".cls"  # of a shard: KEY.cls has the class of the picture KEY.jpg
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A file of a set. path: its name, below that of its archive; class_name: where a shard gives it."""
+    """A file of a set. path: its name, below that of its archive; class_name: from a shard, else None."""
 
     path: Path
     open: Callable[[], IO[bytes]]
@@ -29,13 +29,13 @@ def is_of_files(path: Path) -> bool:
     """Whether a set has a file for each picture, in a folder or an archive."""
     if path.is_dir():
         return not find_idx(path)
-    return path.suffix.lower() in ARCHIVES or not path.exists()  # a pattern of shards is no file's name
+    return path.suffix.lower() in ARCHIVES or not path.exists()  # a pattern of shards does not exist as a file
 
 
 def find_entries(path: Path) -> tuple[list[Entry], list[Skipped]]:
-    """The files of a folder, of an archive, or of all tar files of a folder; hidden ones are left out.
+    """The files of a folder, of an archive, or of all tar files of a folder, without hidden ones.
 
-    Raises: ValueError for what is none of these, or is damaged.
+    Raises: ValueError if the path is none of these, or is damaged.
     """
     if path.is_dir():
         files, skipped = find_files(path)

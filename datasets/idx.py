@@ -33,7 +33,7 @@ def read_idx(path: Path) -> npt.NDArray[np.uint8]:
 
 
 def find_labels(images: Path) -> Path:
-    """The file of labels that belongs to a file of images, by the family's names. Raises: ValueError."""
+    """The file of labels of a file of images, by the family's naming. Raises: ValueError."""
     for old, new in (("images-idx3", "labels-idx1"), ("images.idx3", "labels.idx1"), ("images", "labels")):
         candidate = images.with_name(images.name.replace(old, new))
         if old in images.name and candidate.exists():
@@ -43,12 +43,12 @@ def find_labels(images: Path) -> Path:
 
 def find_idx(folder: Path) -> list[Path]:
     """The files of images of the MNIST family in a folder, by their names, in sorted order."""
-    names = (each for each in folder.iterdir() if each.suffix != ".json")  # what a fetch notes beside a file
+    names = (each for each in folder.iterdir() if each.suffix != ".json")  # records of downloads
     return sorted(each for each in names if "images-idx3" in each.name or "images.idx3" in each.name)
 
 
 def read_labelled(paths: Sequence[Path]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    """Images [N, H, W] and labels [N] of files, one after the other. Raises: ValueError, which names a file."""
+    """The concatenated images [N, H, W] and labels [N] of files. Raises: ValueError, which names a file."""
     images: list[npt.NDArray[np.uint8]] = []
     labels: list[npt.NDArray[np.uint8]] = []
     for path in paths:

@@ -1,7 +1,7 @@
-"""A folder of pictures as training reads it, after guided-diffusion (`guided_diffusion/image_datasets.py`, MIT).
+"""Reads a folder of pictures for training, after guided-diffusion (`guided_diffusion/image_datasets.py`, MIT).
 
 The reductions, the order of the files and the random draws' distributions are the official ones. Modes, orientation and
-transparency are those of uploads (`pictures.decoding`), and a class may also be a folder (`datasets.listing`).
+transparency are handled as in uploads (`pictures.decoding`), and a class may also be a folder (`datasets.listing`).
 """
 
 import math
@@ -20,8 +20,8 @@ from datasets.listing import Labels, LabelsFrom, Skipped, label_pictures, labels
 from pictures.decoding import PictureError, decode
 from pictures.reduction import halved
 
-SHOWN = 20  # class names in a line
-MIN_CROP_FRACTION = 0.8  # of the reduced picture's short side that a random crop keeps at least
+SHOWN = 20  # most class names in a line
+MIN_CROP_FRACTION = 0.8  # smallest share of the reduced picture's short side in a random crop
 
 
 def center_crop(image: Image.Image, image_size: int) -> Image.Image:
@@ -37,7 +37,7 @@ def square_pixels(image: Image.Image, image_size: int) -> Tensor:
 
 
 def random_crop(image: Image.Image, image_size: int, generator: np.random.Generator) -> Image.Image:
-    """A random window of a picture that was reduced to a random short side, up to image_size / 0.8."""
+    """A random window of a picture, after reduction to a random short side of up to image_size / 0.8."""
     shortest, longest = image_size, math.ceil(image_size / MIN_CROP_FRACTION)
     reduced = reduce_to(image, int(generator.integers(shortest, longest, endpoint=True)))
     top = int(generator.integers(0, reduced.height - image_size, endpoint=True))
@@ -48,7 +48,7 @@ def random_crop(image: Image.Image, image_size: int, generator: np.random.Genera
 def reduce_to(image: Image.Image, short_side: int) -> Image.Image:
     """Halve by box filter while that is possible, then resize bicubically until the short side is exact.
 
-    A bicubic filter alone, taken over many pixels at once, would alias in older Pillow versions.
+    A bicubic filter alone would alias at large reductions in older Pillow versions.
     """
     image = halved(image, short_side)
     scale = short_side / min(image.size)
@@ -58,14 +58,14 @@ def reduce_to(image: Image.Image, short_side: int) -> Image.Image:
 
 @dataclass(frozen=True)
 class Reading:
-    """What was read of a folder, and what was not. Shapes: images [N, 3, image_size, image_size], uint8 RGB."""
+    """The pictures of a folder, and the skipped files. Shapes: images [N, 3, image_size, image_size], uint8 RGB."""
 
     images: Tensor
     labels: Labels
     skipped: tuple[Skipped, ...]
 
     def lines(self) -> Iterator[str]:
-        """What to know before training on it, a sentence a line, without what was skipped."""
+        """A summary for the user, one sentence per line, without the names of skipped files."""
         counts = Counter(self.labels.labels)
         named = [f"{name} {counts[index]}" for index, name in enumerate(self.labels.classes)]
         more = f", and {len(named) - SHOWN} more" if len(named) > SHOWN else ""
@@ -77,9 +77,9 @@ class Reading:
 
 
 def read_folder(folder: Path, image_size: int, labels_from: LabelsFrom = "auto") -> Reading:
-    """Decode every picture of a folder or an archive and take its middle square; skip what is none, with the reason.
+    """Decode every picture of a folder or an archive and take its middle square; skip other files with the reason.
 
-    Raises: ValueError for what is no folder and no archive, and for one without a picture.
+    Raises: ValueError if the path is not a folder or an archive, or has no picture.
     """
     entries, skipped = find_entries(folder)
     squares: dict[Path, Tensor] = {}
@@ -100,7 +100,7 @@ def read_folder(folder: Path, image_size: int, labels_from: LabelsFrom = "auto")
 
 
 def label_entries(folder: Path, entries: Sequence[Entry], labels_from: LabelsFrom = "auto") -> Labels:
-    """The classes of pictures: those that shards give, where all have one; else by folder or name."""
+    """The classes of pictures: from shards if all have one, or else by folder or name."""
     given = {each.path: each.class_name for each in entries if each.class_name is not None}
     files = [each.path for each in entries]
     if files and len(given) == len(files):

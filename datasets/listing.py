@@ -1,4 +1,4 @@
-"""Which pictures a folder holds, and which class each is of, told by a rule that is said."""
+"""Lists the pictures of a folder and their classes, by a rule that is reported."""
 
 import unicodedata
 from collections import Counter
@@ -10,11 +10,11 @@ from typing import Literal, NamedTuple
 LabelsFrom = Literal["auto", "folder", "name"]
 NOT_MEANT = frozenset(
     {"Thumbs.db", "desktop.ini", "__MACOSX"}
-)  # what systems leave behind, beside what begins with "."
+)  # files of operating systems, beside those that begin with "."
 
 
 class Skipped(NamedTuple):
-    """A file or folder that is not read, and why."""
+    """A file or folder that is not read, and the reason."""
 
     path: Path
     reason: str
@@ -24,7 +24,7 @@ class Skipped(NamedTuple):
 class Labels:
     """The pictures that have a class, the label of each, and the class names in the order of their labels.
 
-    rule: how they were told apart, as a sentence.
+    rule: a sentence on how the classes were determined.
     """
 
     files: tuple[Path, ...]
@@ -35,15 +35,15 @@ class Labels:
 
     @property
     def alike(self) -> list[str]:
-        """Class names that differ from another's in case alone: most often one class with a slip."""
+        """Class names that differ from another one only in case, which usually are the same class."""
         seen = Counter(name.casefold() for name in self.classes)
         return [name for name in self.classes if seen[name.casefold()] > 1]
 
 
 def find_files(folder: Path) -> tuple[list[Path], list[Skipped]]:
-    """All files below a folder but hidden ones: entries of each folder in sorted order, a subfolder's where it stands.
+    """All files below a folder except hidden ones, in sorted order of each folder's entries, subfolders in place.
 
-    A link to a folder above it, and one that leads nowhere, are skipped.
+    Links to a parent folder and broken links are skipped.
     """
     found: list[Path] = []
     skipped: list[Skipped] = []
@@ -74,9 +74,9 @@ def _walk(folder: Path, above: tuple[Path, ...]) -> Iterator[Path | Skipped]:
 def label_pictures(folder: Path, files: Sequence[Path], labels_from: LabelsFrom = "auto") -> Labels:
     """The classes of pictures below a folder.
 
-    "folder": the subfolder that a picture lies in, of the first folder that has several. "name": the text before the
-    first "_" of its name, as guided-diffusion reads it. "auto": by folder where every picture lies in one, or those
-    that do not have no class in their name; else by name; one class where no name has a "_".
+    "folder": the subfolder of a picture, below the first folder that has several. "name": the text before the first "_"
+    of its name, as in guided-diffusion. "auto": by folder if every picture is in one, or those that are not have no
+    class in their name; else by name; one class if no name has a "_".
     """
     base = _branching(folder, files)
     beside = [file for file in files if file.parent == base]
@@ -95,7 +95,7 @@ def label_pictures(folder: Path, files: Sequence[Path], labels_from: LabelsFrom 
 
 
 def _branching(folder: Path, files: Sequence[Path]) -> Path:
-    """The deepest folder that all files lie below."""
+    """The deepest folder that contains all files."""
     while files and len(firsts := {file.relative_to(folder).parts[0] for file in files}) == 1:
         (first,) = firsts
         if (folder / first) in files:
@@ -105,7 +105,7 @@ def _branching(folder: Path, files: Sequence[Path]) -> Path:
 
 
 def labels_of(files: Sequence[Path], names: Mapping[Path, str], rule: str, without: str) -> Labels:
-    """Labels by the files' class names; files that have none are skipped, `without` being why."""
+    """Labels from the files' class names; files without one are skipped, with the reason `without`."""
     normal = {file: unicodedata.normalize("NFC", name) for file, name in names.items()}
     classes = tuple(sorted(set(normal.values())))
     number = {name: index for index, name in enumerate(classes)}

@@ -1,4 +1,4 @@
-"""Pictures to be measured, as they are: a batch at a time, from a folder, an archive, idx files or an official .npz."""
+"""Reads pictures for measurement, unchanged, in batches: from a folder, an archive, idx files or an official .npz."""
 
 import zipfile
 import zlib
@@ -20,17 +20,17 @@ from datasets.listing import Skipped
 from pictures.decoding import PictureError, decode
 
 BATCH = 100
-IMAGES_MEMBER = "arr_0.npy"  # of an .npz as the official scripts write it
+IMAGES_MEMBER = "arr_0.npy"  # of an official .npz
 DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, SyntaxError)
-"""What an .npz that is cut off, or none, is told by beside ValueError."""
+"""Errors of a truncated or invalid .npz, beside ValueError."""
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Batches [n, 3, H, W] of uint8, all of one size, and how many images there are, files that are none included.
+    """Batches [n, 3, H, W], uint8, all of one size, and the number of files, including those that are not images.
 
-    skipped is filled while the batches are read. Reading raises ValueError, which names the file, for images that are
-    not of one size and for what is damaged.
+    skipped is filled while the batches are read. Reading raises ValueError, which names the file, for images of
+    different sizes and for damaged files.
     """
 
     count: int
@@ -41,9 +41,9 @@ class Pictures:
 def open_pictures(path: Path, idx_size: int) -> Pictures:
     """Open a set of pictures.
 
-    idx_size: to which those of idx files get black around them where they are smaller, as training pads
-    Fashion-MNIST's 28 pixels to 32.
-    Raises: ValueError, which names the file, for what is none; OSError.
+    idx_size: size to which smaller images of idx files are padded with black, as training pads Fashion-MNIST's 28
+    pixels to 32.
+    Raises: ValueError, which names the file, for anything else; OSError.
     """
     if is_of_files(path):
         return _entries(path)
@@ -86,7 +86,7 @@ def _decoded(path: Path, entries: Sequence[Entry], skipped: list[Skipped]) -> It
 
 
 def _picture(entry: Entry, skipped: list[Skipped]) -> Image.Image | None:
-    """The decoded picture; None for a file that is none, which counts as skipped where its name claims a picture."""
+    """The decoded picture; None for another file, which is added to skipped if it has a picture's suffix."""
     try:
         with entry.open() as file:
             return decode(file)
@@ -118,7 +118,7 @@ def _npz(path: Path) -> Pictures:
 
 
 def _image_shape(path: Path, file: IO[bytes]) -> tuple[int, ...]:
-    """The shape that the head of an array tells; the file is left at the first pixel."""
+    """The shape in the header of an array; the file position is then the first pixel."""
     try:
         read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
         shape, fortran_order, dtype = read[np.lib.format.read_magic(file)](file)

@@ -1,4 +1,4 @@
-"""Data sets that are fetched from their publishers, with the checksums that these give."""
+"""Published data sets, with their addresses and checksums."""
 
 import hashlib
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Published:
-    """A data set: where its files lie, and the MD5 of each."""
+    """A data set: the URLs of its files, and the MD5 of each."""
 
     url: str
     md5: dict[str, str]
@@ -27,7 +27,7 @@ PUBLISHED = {
 
 
 def check(path: Path, md5: str) -> None:
-    """Raises: ValueError where a file is not the published one; it is removed, so that it is fetched anew."""
+    """Check a file. Raises: ValueError if it is not the published one; then it is removed, to be fetched again."""
     with path.open("rb") as file:
         found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     if found != md5:

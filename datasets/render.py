@@ -1,4 +1,4 @@
-"""Ray-marching renderer of the shapes: batched, fp32, on the CPU, equal to the bit whatever else is in the batch."""
+"""Ray-marching renderer of the shapes: batched, fp32, on the CPU, with results that do not depend on the batch."""
 
 import torch
 from torch import Tensor
@@ -6,15 +6,15 @@ from torch import Tensor
 from datasets.scenes import Scenes, draw_scenes
 from datasets.sdf import SHAPES, DistanceFunction, Shape
 
-RENDERER_VERSION = 1  # part of every cache key: raise it whenever a pixel may change
+RENDERER_VERSION = 1  # part of every cache key; raise it whenever a pixel may change
 
 _CAMERA_DISTANCE = 5.0
 _FRAME = 1.22  # half the height of the picture at the shape's distance
-_CHUNK_RAYS = 1 << 17  # rays marched together: small enough for the caches
+_CHUNK_RAYS = 1 << 17  # rays marched together; they fit in the CPU's caches
 _STEPS = 36
 _DROP_DEAD = frozenset((3, 7, 12, 18, 26))  # steps after which finished rays are dropped from the arrays
 _HIT = 2e-3  # a tenth of a ray's spacing at 64 px
-_NEAR_HIT = 1e-2  # what still counts as a hit when the steps are used up: grazing rays converge slowly
+_NEAR_HIT = 1e-2  # distance that counts as a hit after the last step, because grazing rays converge slowly
 
 
 def render(class_labels: Tensor, indices: Tensor, *, seed: int, image_size: int, supersample: int = 2) -> Tensor:
@@ -22,7 +22,7 @@ def render(class_labels: Tensor, indices: Tensor, *, seed: int, image_size: int,
 
     Shapes: class_labels and indices [N], int64; the result [N, 3, image_size, image_size], uint8, RGB.
     The same (seed, index, label) shows the same scene at every size.
-    Raises: ValueError for a label that is no shape or arguments of unequal length.
+    Raises: ValueError for an unknown label or arguments of unequal length.
     """
     if class_labels.shape != indices.shape or class_labels.ndim != 1:
         raise ValueError(f"labels {tuple(class_labels.shape)} and indices {tuple(indices.shape)} must be equal [N]")
@@ -46,7 +46,7 @@ def _render_chunk(shape: Shape, scenes: Scenes, image_size: int, supersample: in
     norm = (ray_x * ray_x + ray_y * ray_y + 1).sqrt()
     world = (ray_x / norm, ray_y / norm, -1 / norm)
 
-    # into the shape's own space: its transform is inverted on the rays, so the distance function needs none
+    # to the shape's own space: the rays are transformed, so that the distance function needs no transform
     inverse, scale = scenes.rotation.transpose(1, 2), scenes.scale[:, None]
     start = torch.stack([-scenes.centre[:, 0], -scenes.centre[:, 1], _CAMERA_DISTANCE - scenes.centre[:, 2]], dim=1)
     origin = [_dot(inverse[:, k], start)[:, None] / scale for k in range(3)]
@@ -66,7 +66,7 @@ def _render_chunk(shape: Shape, scenes: Scenes, image_size: int, supersample: in
     image, ray = image[hits], ray[hits]
     o, d, t = [each[hits] for each in o], [each[hits] for each in d], t[hits]
     normal = _normal(shape.distance, *(o[k] + d[k] * t for k in range(3)))
-    # back to the world, where the light is
+    # back to world space, which has the light
     normal = [_dot3_rows(scenes.rotation[:, k], image, normal) for k in range(3)]
     view = [-each[ray] for each in world]
     for channel, shaded in enumerate(_shade(scenes, image, normal, view)):
@@ -97,7 +97,7 @@ def _march(
     for step in range(_STEPS):
         gap = distance(ox + dx * t, oy + dy * t, oz + dz * t)
         arrived = gap < (_HIT if step < _STEPS - 1 else _NEAR_HIT)
-        # a ray that arrived stays where it is, so dropping it sooner or later changes nothing
+        # a ray that has arrived stays in place, so it does not matter when it is dropped
         t = torch.where(arrived, t, t + gap)
         if step in _DROP_DEAD or step == _STEPS - 1:
             end_t[alive], hit[alive] = t, arrived

@@ -1,4 +1,4 @@
-"""Random scenes from a counter: what is in image i of a set is a function of (seed, i, label) and nothing else."""
+"""Random scenes from a counter: the scene of image i of a set is a function of (seed, i, label) alone."""
 
 import math
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class Scenes:
 
 def uniforms(seed: int, indices: npt.NDArray[np.int64]) -> Floats:
     """Counter-based uniforms in [0, 1): [N, 20], float64, from splitmix64 of (seed, index, draw)."""
-    with np.errstate(over="ignore"):  # wrapping around is the point
+    with np.errstate(over="ignore"):  # the arithmetic is meant to wrap around
         stream = _mix(np.array([seed & 0xFFFFFFFFFFFFFFFF], dtype=np.uint64))
         per_image = _mix(stream + indices.astype(np.uint64))[:, None]
         words = _mix(per_image + np.arange(1, _DRAWS + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
@@ -54,14 +54,14 @@ def draw_scenes(class_labels: Tensor, indices: Tensor, seed: int) -> Scenes:
     ranges = np.array([(shape.yaw, shape.tilt, shape.roll) for shape in SHAPES])[class_labels.numpy()]
     yaw, tilt, roll = (ranges[:, k, 0] + (ranges[:, k, 1] - ranges[:, k, 0]) * u[k] for k in range(3))
 
-    # key light from above, left or right of the camera: never frontal, or the faces of a cube would look alike
+    # key light from above, left or right of the camera; with frontal light a cube's faces would look equal
     side = np.where(u[3] < 0.5, -1.0, 1.0) * (0.45 + 0.6 * u[4])
     height = 0.35 + 0.5 * u[5]
     light = np.stack([np.sin(side) * np.cos(height), np.sin(height), np.cos(side) * np.cos(height)], axis=1)
 
     hue = u[6]
     colour = _rgb(hue, 0.62 + 0.33 * u[7], 0.78 + 0.22 * u[8])
-    # the backdrop is muted and of another hue, so that the outline never melts into it
+    # the backdrop is muted and has another hue, so that the outline stays visible
     other = hue + 0.25 + 0.5 * u[9]
     value = 0.25 + 0.6 * u[10]
     ends = [

@@ -15,7 +15,7 @@ from torch import Tensor
 
 DistanceFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
 
-_BEVEL = 0.03  # rounds knife edges, which would otherwise alias even when supersampled
+_BEVEL = 0.03  # rounds sharp edges, which would alias even when supersampled
 
 
 def _length(x: Tensor, y: Tensor) -> Tensor:
@@ -90,14 +90,14 @@ def star(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Shape:
-    """A shape and how it may be posed so that a viewer can tell what it is (angles in radians).
+    """A shape, and the poses in which a viewer can recognise it (angles in radians).
 
     The axis (y) starts upright. `yaw` turns about it, `tilt` leans its top towards the viewer, `roll` turns the
     picture. Each is a range drawn from uniformly.
     """
 
     distance: DistanceFunction
-    bound: float  # radius of a sphere about the origin that holds the shape
+    bound: float  # radius of a sphere around the origin that contains the shape
     yaw: tuple[float, float]
     tilt: tuple[float, float]
     roll: tuple[float, float]
@@ -105,9 +105,9 @@ class Shape:
 
 _ANY = (0.0, 2 * math.pi)
 
-# In the order of the class labels (SHAPE_NAMES of the presets). Never from below (cone, pyramid), never edge-on (star,
-# torus) or end-on (capsule), an end always in view (cylinder, prism), three faces in view (cube): from elsewhere
-# several of them have the same outline.
+# In the order of the class labels (SHAPE_NAMES of the presets). Not from below (cone, pyramid), not edge-on (star,
+# torus) or end-on (capsule), with an end in view (cylinder, prism) or three faces (cube), because from other
+# directions several of them have the same outline.
 SHAPES = (
     Shape(sphere, 0.83, _ANY, (0.0, 0.5), (-0.5, 0.5)),
     Shape(cube, 1.0, (math.pi / 4 - 0.35, math.pi / 4 + 0.35), (0.45, 0.75), (-0.25, 0.25)),

@@ -1,4 +1,4 @@
-"""Sets of rendered shapes: image i of the set `seed` is a function of (seed, i) alone, so sets are endless."""
+"""Sets of rendered shapes. Image i of the set `seed` is a function of (seed, i) alone, so sets have no end."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -11,19 +11,19 @@ from torch import Tensor
 from datasets.render import RENDERER_VERSION, render
 from datasets.sdf import SHAPES
 
-_CHUNK = 500  # images rendered in one go by a thread
+_CHUNK = 500  # images that a thread renders at a time
 
 
 def label_of(indices: Tensor) -> Tensor:
-    """Class label of each image of a set: they take turns, so that every set is balanced."""
+    """Class label of each image of a set: classes in turn, so that every set is balanced."""
     return indices % len(SHAPES)
 
 
 def render_set(count: int, seed: int, image_size: int, *, cache: Path | None = None) -> tuple[Tensor, Tensor]:
     """Images 0 .. count-1 of a set and their labels: [count, 3, image_size, image_size] uint8 and [count] int64.
 
-    With a cache folder the images are kept there and mapped from disk the next time. The file's name holds all that
-    they depend on, and the file appears whole or not at all.
+    With a cache folder, the images are stored there and mapped from disk the next time. The file's name contains all
+    that they depend on, and the file is written atomically.
     """
     labels = label_of(torch.arange(count))
     if cache is None:

@@ -1,4 +1,4 @@
-"""Tar shards as webdataset reads them: KEY.jpg beside KEY.cls, which holds the class."""
+"""Writes tar shards for webdataset: KEY.jpg and KEY.cls, which has the class."""
 
 import io
 import tarfile
@@ -15,8 +15,8 @@ SHARD_IMAGES = 1000
 def pack(source: Path, target: Path, labels_from: LabelsFrom = "auto") -> tuple[int, int, list[Skipped]]:
     """Write every picture of a folder or an archive into shards, its bytes unchanged.
 
-    Returns the numbers of pictures and shards, and what was left out.
-    Raises: ValueError where the target holds something, or the source no picture.
+    Returns the numbers of pictures and shards, and the skipped files.
+    Raises: ValueError if the target is not empty, or the source has no picture.
     """
     if target.exists() and any(target.iterdir()):
         raise ValueError(f"{target}: is not empty; give a new folder")
@@ -46,6 +46,6 @@ def pack(source: Path, target: Path, labels_from: LabelsFrom = "auto") -> tuple[
 
 
 def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
-    member = tarfile.TarInfo(name)  # without times and owners: the same pictures give the same bytes
+    member = tarfile.TarInfo(name)  # without times and owners, so that equal pictures give equal bytes
     member.size = len(content)
     archive.addfile(member, io.BytesIO(content))

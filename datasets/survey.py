@@ -1,4 +1,4 @@
-"""What a set of training images holds, before anything is trained on it."""
+"""Surveys a set of training images before training."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -21,9 +21,9 @@ SHOWN_PER_CLASS = 5
 
 @dataclass(frozen=True)
 class Survey:
-    """Images by class and by size; skipped: pictures that cannot be used; ignored: files that are no pictures.
+    """Images by class and by size; skipped: pictures that cannot be used; ignored: other files.
 
-    alike: classes whose names differ in case alone. shown: some images of each class, by its name.
+    alike: classes whose names differ only in case. shown: some images of each class, by its name.
     """
 
     images: int
@@ -63,7 +63,7 @@ def survey(path: Path, labels_from: LabelsFrom = "auto") -> Survey:
 
 
 def class_names(path: Path, labels_from: LabelsFrom = "auto") -> list[str]:
-    """The classes of a set, of which no picture is decoded. Raises: as `survey` does."""
+    """The classes of a set, without decoding a picture. Raises: the errors of `survey`."""
     if is_of_files(path):
         suffixes = Image.registered_extensions()
         entries = [each for each in find_entries(path)[0] if each.path.suffix.lower() in suffixes]

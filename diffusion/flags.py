@@ -1,4 +1,4 @@
-"""What the official training flags select."""
+"""Converts the official training flags to mean, variance and loss types."""
 
 from diffusion.losses import LossType
 from diffusion.process import MeanType, VarianceType

@@ -16,7 +16,7 @@ ENTROPY_FACTOR_MAX = 10.0
 
 
 def classifier_log_probabilities(classifier: Callable[[Tensor, Tensor], Tensor]) -> LogProbabilityFn:
-    """What a noisy classifier, which answers logits, says of its classes."""
+    """The log probabilities of a noisy classifier, which returns logits."""
     return lambda x_t, timesteps: F.log_softmax(classifier(x_t, timesteps).float(), dim=-1)
 
 
@@ -35,11 +35,11 @@ def guidance_gradient(
 ) -> Tensor:
     """guidance_scale * grad_x sum_y targets_y log p(y | x_t), by one backward pass of the batch's sum.
 
-    A target of one label is the paper's guidance; a distribution pulls the classifier's answer towards it, as the sum
-    is minus the cross entropy of the two. Where entropy_scaled is true the scale is multiplied by entropy_factor.
+    A target of one label is the paper's guidance. A distribution pulls the classifier's answer towards it, because the
+    sum is minus the cross entropy of the two. If entropy_scaled is true, the scale is multiplied by entropy_factor.
     Shapes: x_t and result [N, C, H, W]; timesteps [N]; targets [N, K]; guidance_scale a number or [N]; entropy_scaled
-    [N] of booleans. Images do not mix: the gradient of the sum is each image's own. Weight gradients are not formed
-    where the weights do not ask for them.
+    [N] of booleans. Images do not mix: the gradient of the sum is each image's own. Weight gradients are not
+    computed unless the weights require them.
     Source: ADM, Algorithms 1 and 2; Zheng et al. 2022 for the entropy.
     """
     with torch.enable_grad():
@@ -56,12 +56,12 @@ def guidance_gradient(
 def entropy_factor(log_probabilities: Tensor) -> Tensor:
     """log K over the entropy of p(y | x_t), from 1 for a classifier that knows nothing to ENTROPY_FACTOR_MAX: [N].
 
-    A sure classifier's gradient fades before the image is done; this keeps it going. Without the bound a certain
-    answer, whose entropy is 0, would have no scale.
+    The gradient of a confident classifier vanishes before the image is finished; this factor compensates for that.
+    Without the bound, the factor of an answer with entropy 0 would be infinite.
     Source: Zheng et al. 2022, "Entropy-driven Sampling and Training Scheme for Conditional Diffusion Generation".
     """
     entropy = torch.special.entr(log_probabilities.exp()).sum(dim=-1)
-    most = math.log(max(log_probabilities.shape[-1], 2))  # a single condition has no entropy to speak of
+    most = math.log(max(log_probabilities.shape[-1], 2))  # log 1 is 0, so a single condition counts as two
     factor: Tensor = most / entropy.clamp(min=most / ENTROPY_FACTOR_MAX)
     return factor.clamp(min=1)
 

@@ -1,21 +1,21 @@
-"""Between two latents."""
+"""Interpolation between two latents."""
 
 import torch
 from torch import Tensor
 
-NEARLY_PARALLEL = 1e-6  # radians; below, the spherical formula divides rounding by rounding
+NEARLY_PARALLEL = 1e-6  # radians; below, the spherical formula divides two rounding errors
 
 
-def way(first: Tensor, last: Tensor, count: int) -> list[Tensor]:
-    """Latents evenly along the great circle from one to another, both ends included; one alone is the first."""
+def great_circle(first: Tensor, last: Tensor, count: int) -> list[Tensor]:
+    """Latents at even distances on the great circle between two, both ends included; for count 1, the first."""
     return [slerp(first, last, i / max(count - 1, 1)) for i in range(count)]
 
 
 def slerp(a: Tensor, b: Tensor, fraction: float) -> Tensor:
     """Spherical interpolation of two latents of one shape, from a at 0 to b at 1.
 
-    Gaussian noise of many dimensions lies near a sphere, and a straight line would leave it: its middle is too short,
-    and makes blurred images. Computed in float64.
+    Gaussian noise of many dimensions lies near a sphere. A straight line leaves the sphere: its middle has too small a
+    norm, and gives blurred images. Computed in float64.
     Source: Song et al. 2021 (DDIM), appendix D.5, Eq. 67.
     """
     first, second = a.double(), b.double()

@@ -40,7 +40,7 @@ def normal_kl(mean1: Tensor, log_variance1: Tensor, mean2: Tensor, log_variance2
 
 
 def normal_cdf(x: Tensor) -> Tensor:
-    """The tanh approximation of the standard normal CDF, which the published bits per dimension rest on."""
+    """The tanh approximation of the standard normal CDF, with which the published bits per dimension were computed."""
     return 0.5 * (1.0 + torch.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)))
 
 
@@ -75,7 +75,7 @@ def variational_bound(
 
 @dataclass(frozen=True)
 class LossTerms:
-    """Per image, [N]: the loss to minimise and its parts; mse and vb are None where the loss has no such part."""
+    """Per image, [N]: the loss to minimise and its parts; mse and vb are None if the loss has no such part."""
 
     loss: Tensor
     mse: Tensor | None = None
@@ -91,7 +91,7 @@ def training_losses(
 ) -> LossTerms:
     """The official losses for a network's output at x_t = q_sample(x0, t, noise).
 
-    The hybrid's variational part trains the variance alone: the mean prediction enters it detached.
+    The hybrid's variational part trains only the variance, because the mean prediction is detached in it.
     """
     num_timesteps = process.schedule.num_timesteps
     if loss_type.variational:

@@ -1,4 +1,4 @@
-"""Counter-based noise: an image's draws are a function of (seed, image index, stage, draw) and of nothing else.
+"""Counter-based noise: an image's draws are a function of (seed, image index, stage, draw) alone.
 
 Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"): its words are integers, so they are
 equal bit for bit on every device; Box-Muller turns them into normals in float64, rounded to float32 at the end.
@@ -14,14 +14,14 @@ from torch import Tensor
 from diffusion.transfer import upload
 
 ROUNDS = 10
-# Philox's, less 2^32, so that no product overflows int64: its low word is the same, its high one lacks a factor.
+# Philox's multipliers minus 2^32, so that no product overflows int64: the high word then lacks the counter once.
 MULTIPLIERS = (0xD2511F53 - 2**32, 0xCD9E8D57 - 2**32)
 WEYL = (0x9E3779B9, 0xBB67AE85)  # added to the key each round: the golden ratio and sqrt(3) - 1
 WORD = 0xFFFFFFFF
 
 
 class Draw(NamedTuple):
-    """The address of one image-sized draw: step 0 is the stage's starting noise, k the noise of its k-th step."""
+    """The key of one image-sized draw: step 0 is the stage's starting noise, k the noise of its k-th step."""
 
     seed: int  # 0 .. 2^63 - 1
     image_index: int
@@ -50,8 +50,8 @@ def normals(draws: Sequence[Draw], shape: Sequence[int], device: torch.device | 
     block = torch.arange(blocks, dtype=torch.int64, device=device).expand(len(draws), -1)
     step, image_index, stage = (address[:, i, None].expand_as(block) for i in range(3))
     words = philox(torch.stack([block, step, image_index, stage], dim=-1), address[:, None, 3:])
-    # One call an image: vectorised log and cos may round otherwise in the tail of a longer array, and an image's noise
-    # must not depend on who is drawn beside it.
+    # One call per image: vectorised log and cos may round differently in the tail of a longer array, and an image's
+    # noise must not depend on the other draws.
     images = [_box_muller(each)[:count] for each in words]
     return torch.stack(images).to(torch.float32).reshape(len(draws), *shape)
 

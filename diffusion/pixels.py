@@ -1,4 +1,4 @@
-"""Between the model's [-1, 1] and 8-bit pixels, as the official scripts convert."""
+"""Conversion between the model's [-1, 1] and 8-bit pixels, as in the official scripts."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ from torch import Tensor
 def to_uint8(x: Tensor) -> Tensor:
     """[-1, 1] to 0..255 by truncation, as the official sampling scripts do: [..., C, H, W] keeps its layout.
 
-    Truncating and not rounding is part of the published results: k / 127.5 - 1 comes back as k - 1 for small k.
+    The published results were computed with truncation, not rounding: k / 127.5 - 1 becomes k - 1 for small k.
     """
     return ((x + 1) * 127.5).clamp(0, 255).to(torch.uint8)
 

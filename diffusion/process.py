@@ -1,4 +1,4 @@
-"""What a network's output means: the distribution p(x_{t-1} | x_t) it stands for, in the six official readings."""
+"""Interprets a network's output as the distribution p(x_{t-1} | x_t), in the six official parametrisations."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -8,12 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from diffusion.grey import channel_mean, grey_eps
 from diffusion.schedule import Schedule
 from diffusion.transfer import upload
 
 
 class MeanType(Enum):
-    """What the first channels of the output predict."""
+    """The quantity that the first channels of the output predict."""
 
     EPSILON = "eps"
     START_X = "x0"
@@ -21,7 +22,7 @@ class MeanType(Enum):
 
 
 class VarianceType(Enum):
-    """Where the reverse variance comes from: the schedule, or the output's second half of channels."""
+    """The source of the reverse variance: the schedule, or the second half of the output's channels."""
 
     FIXED_SMALL = "fixed_small"
     FIXED_LARGE = "fixed_large"
@@ -43,32 +44,34 @@ class Prediction(NamedTuple):
 
 
 def gather(values: Tensor, t: Tensor, like: Tensor) -> Tensor:
-    """values[t] of a float64 array, cast to like's dtype only then, shaped to broadcast over like, and where that is.
+    """values[t] of a float64 array, then cast to like's dtype, moved to its device, and shaped to broadcast over it.
 
-    t may be on the host, as the array is: then nothing waits for a device.
+    t may be on the host, like the array; then the host does not wait for the device.
     """
     return upload(values.to(t.device)[t].to(like.dtype), like.device).reshape(-1, *[1] * (like.dim() - 1))
 
 
 @dataclass(frozen=True)
 class Process:
-    """A schedule together with what the network sees and predicts.
+    """A schedule together with the network's inputs and outputs.
 
     `t` is everywhere this schedule's own step, int64 [N]. rescale_timesteps: networks see thousandths of the schedule.
+    grey: the channels of x_0 are equal, and so are those of predictions of it. Not for networks that predict x_prev.
     """
 
     schedule: Schedule
     mean_type: MeanType = MeanType.EPSILON
     variance_type: VarianceType = VarianceType.LEARNED_RANGE
     rescale_timesteps: bool = False
+    grey: bool = False
 
     @property
     def network_timesteps(self) -> Tensor:
-        """What the networks are given for each step of the schedule: [T]."""
+        """The timestep input of the networks for each step of the schedule: [T]."""
         return self.schedule.network_timesteps(rescale=self.rescale_timesteps)
 
     def respaced(self, timesteps: Sequence[int]) -> "Process":
-        """The process that visits only these of the schedule's steps. Raises: ValueError where none is kept."""
+        """The process that visits only these of the schedule's steps. Raises: ValueError if none is kept."""
         return replace(self, schedule=self.schedule.respaced(timesteps))
 
     def q_sample(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
@@ -101,14 +104,24 @@ class Process:
         return gather(1 / schedule.posterior_mean_x0, t, x_t) * x_prev - gather(ratio, t, x_t) * x_t
 
     def split(self, output: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The mean prediction, and the variance values where they are learned."""
+        """The mean prediction, and the variance values if they are learned, else None."""
         if not self.variance_type.learned:
             return output, None
         predicted, v = output.chunk(2, dim=1)
         return predicted, v
 
+    def as_grey(self, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """A network's output, changed to predict a grey x_0 and the same variance in every channel."""
+        assert self.mean_type is not MeanType.PREVIOUS_X
+        predicted, v = self.split(output)
+        if self.mean_type is MeanType.START_X:
+            predicted = channel_mean(predicted)
+        else:
+            predicted = grey_eps(predicted, x_t, gather((1 - self.schedule.alpha_bar).sqrt(), t, x_t))
+        return predicted if v is None else torch.cat([predicted, channel_mean(v)], dim=1)
+
     def log_variance_bounds(self) -> tuple[Tensor, Tensor]:
-        """(low, high) of log variance for v = -1 and v = 1, per step; equal where the variance is fixed.
+        """(low, high) of log variance for v = -1 and v = 1, per step; equal if the variance is fixed.
 
         LEARNED's output is the log variance itself, which is the same interpolation between -1 and 1.
         """

@@ -1,4 +1,4 @@
-"""Which timesteps a training batch draws, and the weights that keep the loss unbiased (Nichol & Dhariwal 2021, 3.3)."""
+"""Distributions of a training batch's timesteps, and the weights for an unbiased loss (Nichol & Dhariwal 2021, 3.3)."""
 
 from collections.abc import Mapping
 from typing import Protocol
@@ -6,28 +6,28 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-HISTORY = 10  # losses remembered of each timestep
-UNIFORM_SHARE = 0.001  # of the distribution, so that no timestep is ever forgotten
+HISTORY = 10  # kept losses per timestep
+UNIFORM_SHARE = 0.001  # uniform share of the distribution, so that every timestep is still drawn
 
 
 class TimestepSampler(Protocol):
-    """Draws timesteps; told afterwards what each loss was."""
+    """Gives probabilities of timesteps, and may learn from their losses."""
 
     def weights(self) -> Tensor:
         """Unnormalised probabilities of the timesteps, [T] float64."""
 
     def update(self, t: Tensor, losses: Tensor) -> None:
-        """Note the losses [N] that timesteps t [N] had."""
+        """Record the losses [N] of timesteps t [N]."""
 
     def state(self) -> dict[str, Tensor]:
-        """What was learnt from losses."""
+        """The state that was learnt from losses."""
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from a state."""
+        """Restore a state."""
 
 
 class UniformSampler:
-    """Every timestep alike."""
+    """The same probability for every timestep."""
 
     def __init__(self, num_timesteps: int) -> None:
         self.num_timesteps = num_timesteps
@@ -36,17 +36,17 @@ class UniformSampler:
         return torch.ones(self.num_timesteps, dtype=torch.float64)
 
     def update(self, t: Tensor, losses: Tensor) -> None:
-        """Nothing to learn."""
+        """Do nothing."""
 
     def state(self) -> dict[str, Tensor]:
         return {}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Nothing was learnt."""
+        """Do nothing; there is no state."""
 
 
 class LossSecondMomentSampler:
-    """In proportion to sqrt(E[loss^2]) over a timestep's last losses; uniform until every timestep has a full row."""
+    """Probabilities in proportion to sqrt(E[loss^2]) of a timestep's last losses; uniform until all are full."""
 
     def __init__(self, num_timesteps: int, history: int = HISTORY, uniform_share: float = UNIFORM_SHARE) -> None:
         self.uniform_share = uniform_share
@@ -64,7 +64,7 @@ class LossSecondMomentSampler:
         for step, loss in zip(t.tolist(), losses.tolist(), strict=True):
             filled = int(self.counts[step])
             if filled == self.history.shape[1]:
-                self.history[step] = self.history[step].roll(-1)  # the oldest comes last, and is overwritten
+                self.history[step] = self.history[step].roll(-1)  # moves the oldest to the end, where it is overwritten
                 self.history[step, -1] = loss
             else:
                 self.history[step, filled] = loss

@@ -16,7 +16,7 @@ ScheduleName = Literal["linear", "cosine"]
 def named_betas(name: str, num_timesteps: int) -> Tensor:
     """Betas of a named schedule: [num_timesteps], float64.
 
-    Raises: ValueError for another name, or where a beta would leave (0, 1], as linear does below 20 steps.
+    Raises: ValueError for another name, or if a beta is outside (0, 1], as in linear schedules below 20 steps.
     """
     if name == "linear":
         scale = 1000 / num_timesteps
@@ -39,9 +39,9 @@ def _cosine_alpha_bar(time: float) -> float:
 def space_timesteps(num_timesteps: int, sections: str | Sequence[int]) -> list[int]:
     """The original timesteps that a respaced process keeps, ascending.
 
-    sections: "ddimN", or counts like "10,15,20" (also as integers): the range is cut in as many equal parts, the first
-    ones longer by one where it does not divide, and each part keeps its count of evenly spaced timesteps.
-    Raises: ValueError where there is no such spacing.
+    sections: "ddimN", or counts like "10,15,20" (also as integers): the range is cut into as many equal parts, the
+    first ones longer by one if it does not divide, and each part keeps its count of evenly spaced timesteps.
+    Raises: ValueError if there is no such spacing.
     """
     if isinstance(sections, str):
         if sections.startswith("ddim"):
@@ -73,8 +73,8 @@ def _ddim_timesteps(num_timesteps: int, num_steps: int) -> list[int]:
 def sampling_timesteps(num_timesteps: int, sampler: str, num_steps: int) -> list[int]:
     """The published grid of a sampling run: one section of N for "ddpm", else ddimN.
 
-    A count that has no ddimN has even_timesteps. One step is the last timestep alone.
-    Raises: ValueError where there are fewer timesteps than steps.
+    A count without a ddimN spacing gets even_timesteps. One step is the last timestep.
+    Raises: ValueError if there are fewer timesteps than steps.
     """
     if num_steps == 1:
         return [num_timesteps - 1]
@@ -87,9 +87,9 @@ def sampling_timesteps(num_timesteps: int, sampler: str, num_steps: int) -> list
 
 
 def even_timesteps(num_timesteps: int, num_steps: int) -> list[int]:
-    """N timesteps evenly from 0 to one N-th below the end, as ddimN has them where N divides; 1 is the last alone.
+    """N timesteps evenly from 0 to one N-th below the end, equal to ddimN if N divides; for N = 1, the last.
 
-    Raises: ValueError where there are fewer timesteps than steps.
+    Raises: ValueError if there are fewer timesteps than steps.
     """
     if not 1 <= num_steps <= num_timesteps:
         raise ValueError(f"a process of {num_timesteps} timesteps cannot keep {num_steps}")
@@ -120,13 +120,13 @@ class Schedule:
 
     @classmethod
     def of_alpha_bar(cls, alpha_bar: Tensor) -> "Schedule":
-        """Steps at any levels of a process in continuous time: alpha_bar [T], float64, from image to noise."""
+        """A schedule with given levels of a continuous-time process: alpha_bar [T], float64, from image to noise."""
         return cls(_betas_between(alpha_bar), torch.arange(len(alpha_bar)), len(alpha_bar))
 
     def respaced(self, timesteps: Sequence[int]) -> "Schedule":
-        """The process that visits only these of this one's steps: betas follow from the kept alpha_bar.
+        """The process that visits only these steps; its betas follow from the kept alpha_bar.
 
-        Raises: ValueError where none is kept.
+        Raises: ValueError if none is kept.
         """
         if not timesteps:
             raise ValueError("a process needs at least one timestep")
@@ -138,7 +138,7 @@ class Schedule:
         return len(self.betas)
 
     def network_timesteps(self, *, rescale: bool) -> Tensor:
-        """What the networks are given for each step: the original index, or index * 1000 / N as float32."""
+        """The timestep input of the networks for each step: the original index, or index * 1000 / N as float32."""
         if not rescale:
             return self.timestep_map
         return self.timestep_map.float() * (1000.0 / self.num_original)
@@ -164,9 +164,9 @@ class Schedule:
 
     @cached_property
     def posterior_log_variance(self) -> Tensor:
-        """Its log, "clipped": the first entry repeats the second, as 0 has none.
+        """The log of posterior_variance, "clipped": the first entry repeats the second, because log 0 does not exist.
 
-        A process of one step has no second; its beta serves, and only bounds a variance that is never drawn from.
+        A process of one step has no second entry and uses its beta, which only bounds a variance that is never used.
         """
         rest = self.posterior_variance[1:].log()
         return torch.cat([rest[:1] if len(rest) else self.betas.log(), rest])

@@ -1,41 +1,29 @@
-"""Solvers of second order for the probability-flow ODE, in the tables' form.
+"""Second-order solvers of the probability-flow ODE, as coefficient tables.
 
 Both solve the data-prediction form in half the log signal-to-noise ratio, lambda = log(sqrt(alpha_bar) /
-sqrt(1 - alpha_bar)), exactly but for the prediction, which they take as linear over a step where DDIM takes it as
-constant (Lu et al. 2022, "DPM-Solver++", Eq. 8):
+sqrt(1 - alpha_bar)), exactly except for the prediction, which they assume to be linear over a step; DDIM assumes a
+constant one (Lu et al. 2022, "DPM-Solver++", Eq. 8):
 
     x_prev = A x + B pred_x0,    A and B those of DDIM at eta 0.
 
-Guidance enters as in ADM's Algorithm 2: eps moves by -sqrt(1 - alpha_bar) g, and the guided prediction is remembered.
+Guidance enters as in ADM's Algorithm 2: eps moves by -sqrt(1 - alpha_bar) g, and memory keeps the guided prediction.
 """
 
 import torch
 
 from diffusion.process import Process
-from diffusion.tables import SamplerTable, Thresholding, sampling_table, score_columns, stack_columns
+from diffusion.tables import SamplerTable, sampling_table, score_columns, stack_columns
+from vocabulary.sampling import Thresholding
 
-MOST_EXTRAPOLATION = 1.0  # of the last change of the prediction, in one step
-
-
-ENCODE = "ddim_encode"  # not a sampler that draws: from an image to the noise that DDIM makes it of
-
-
-def num_evaluations(sampler: str, num_steps: int) -> int:
-    """Network evaluations, which are the rows of the table, for so many steps of a sampler."""
-    match sampler:
-        case "heun":
-            return 2 * num_steps - 1
-        case "ddim_encode":
-            return num_steps - 1
-    return num_steps
+MOST_EXTRAPOLATION = 1.0  # largest factor on the last change of the prediction
 
 
 def dpmpp_2m_table(process: Process, *, thresholding: Thresholding = "clip") -> SamplerTable:
     """DPM-Solver++(2M) (Lu et al. 2022, Algorithm 2): the prediction is extrapolated from the last two.
 
-    Its place is D + k (D - D_before), k half the ratio of this step's length in lambda to the last one's. k is 0, which
-    makes a step of first order, for the first step; and where k would be above 1, which is to guess far from little:
-    for the last step, of infinite length, and in short runs the one before it, where the paper too falls back.
+    The prediction is replaced by D + k (D - D_before); k is half the ratio of this step's length in lambda to the last
+    one's. k is 0, which gives a first-order step, for the first step, and if it would be above 1, where extrapolation
+    is unreliable: for the last step, of infinite length, and in short runs for the one before it, as in the paper.
     """
     schedule = process.schedule
     previous = schedule.alpha_bar_prev
@@ -56,10 +44,10 @@ def dpmpp_2m_table(process: Process, *, thresholding: Thresholding = "clip") -> 
 def heun_table(process: Process, *, thresholding: Thresholding = "clip") -> SamplerTable:
     """Heun's method: a step of DDIM, a second evaluation where it lands, and the step again with the mean of the two.
 
-    Two rows a step, but one for the last, which goes to the clean image, where there is nothing to evaluate (as in
-    Karras et al. 2022, Algorithm 1). The first row remembers A x + B/2 pred_x0; the second adds its B/2 pred_x0.
-    In lambda and not, as there, in sigma: their correction is larger by the ratio of the two sigmas of a step, which
-    is beyond a thousand where the cosine schedule begins.
+    A step has two rows, but the last step has one, because it goes to the clean image, where nothing is evaluated (as
+    in Karras et al. 2022, Algorithm 1). The first row stores A x + B/2 pred_x0; the second adds its B/2 pred_x0.
+    The step is in lambda, not in sigma as in the paper: a correction in sigma is larger by the ratio of a step's two
+    sigmas, which exceeds a thousand at the start of the cosine schedule.
     """
     schedule = process.schedule
     previous = schedule.alpha_bar_prev
@@ -70,7 +58,7 @@ def heun_table(process: Process, *, thresholding: Thresholding = "clip") -> Samp
     if "guidance" in predict:
         correct["guidance"] = half[1:] * predict["guidance_x0"][:-1]
     predict |= {"x_to_memory": predict["x_to_prev"], "x0_to_memory": half}
-    # Ascending in noise as the schedule: the correction at a timestep is taken just before the prediction from it.
+    # Ascending in noise like the schedule: the correction at a timestep comes just before the prediction from it.
     order = torch.arange(len(half)).repeat_interleave(2)[:-1]
     rows = torch.stack([stack_columns(predict)[:-1], stack_columns(correct)], dim=1).flatten(0, 1)
     rows = torch.cat([rows, stack_columns(predict)[-1:]])

@@ -4,39 +4,39 @@
     x_prev  = A x + B pred_x0 + D out + M memory + (G + H var(v)) g + (S + K sqrt(var(v))) noise
     memory  = P x + Q (pred_x0 + R g)
 
-with log var(v) between the row's two bounds. Memory is what solvers of second order keep of the evaluation before, per
-image. Rows are built once in float64 per (schedule, sampler, eta, thresholding), one row an evaluation of the network;
-a step gathers one row an image, so a batch mixes samplers, lengths, schedules and guidance scales without a branch.
+with log var(v) between the row's two bounds. memory is an image's state of second-order solvers from the evaluation
+before. For grey images (diffusion.grey) X x - E out, v and g are averaged over the channels. Rows are built once in
+float64 per (schedule, sampler, eta, thresholding), one row per evaluation of the network; a step gathers one row per
+image, so a batch mixes samplers, lengths, schedules and guidance scales without a branch.
 """
 
 from dataclasses import dataclass, fields
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from diffusion.grey import channel_mean
 from diffusion.process import MeanType, Process
 from diffusion.schedule import Schedule
 from diffusion.transfer import upload
-
-Thresholding = Literal["clip", "dynamic", "none"]
-THRESHOLDINGS: tuple[Thresholding, ...] = get_args(Thresholding)
+from vocabulary.sampling import Thresholding
 
 DYNAMIC_QUANTILE = 0.995  # of |pred_x0| over an image, the paper's choice (Saharia et al. 2022, section 2.3)
 
 
 @dataclass(frozen=True)
 class Coefficients:
-    """The columns, [S] each, one entry a row in order of execution (from noise to image), float64."""
+    """The columns, [S] each, float64, one entry per row in order of execution (from noise to image)."""
 
     x_to_x0: Tensor  # X
     out_to_x0: Tensor  # E, subtracted
-    guidance_to_x0: Tensor  # I, where the threshold acts on the guided prediction
-    clamp: Tensor  # bound on |pred_x0|; infinite where it is not clipped
-    quantile: Tensor  # of |pred_x0|, which bounds it and is scaled to 1 where it is above; 0 where it does not
+    guidance_to_x0: Tensor  # I, if the threshold acts on the guided prediction
+    clamp: Tensor  # bound on |pred_x0|; infinite if it is not clipped
+    quantile: Tensor  # for dynamic thresholding: the quantile of |pred_x0| that bounds it; 0 for none
     x_to_prev: Tensor  # A
     x0_to_prev: Tensor  # B
-    out_to_prev: Tensor  # D, used where the network predicts x_prev itself
+    out_to_prev: Tensor  # D, used if the network predicts x_prev itself
     memory_to_prev: Tensor  # M
     guidance: Tensor  # G
     guidance_variance: Tensor  # H
@@ -44,17 +44,18 @@ class Coefficients:
     noise_std: Tensor  # K
     low_log_variance: Tensor
     high_log_variance: Tensor
-    guidance_x0: Tensor  # R, what guidance adds to the reported pred_x0: by Algorithm 2 it is guided, by 1 it is not
+    guidance_x0: Tensor  # R, guidance of the reported pred_x0, which Algorithm 2 guides and Algorithm 1 does not
     x_to_memory: Tensor  # P
     x0_to_memory: Tensor  # Q
+    grey: Tensor  # 1 if the channels of x_0 are equal, else 0
 
 
 COLUMNS = [field.name for field in fields(Coefficients)]
-QUANTILE, X_TO_X0, OUT_TO_X0 = (COLUMNS.index(name) for name in ("quantile", "x_to_x0", "out_to_x0"))
+QUANTILE, GREY, X_TO_X0, OUT_TO_X0 = (COLUMNS.index(name) for name in ("quantile", "grey", "x_to_x0", "out_to_x0"))
 
 
 class Step(NamedTuple):
-    """What a step leaves: all [N, C, H, W]. memory goes back in with the image's next step."""
+    """The results of a step, all [N, C, H, W]. memory is an input of the image's next step."""
 
     x_prev: Tensor
     pred_x0: Tensor
@@ -63,7 +64,7 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class SamplerTable:
-    """rows [S, len(COLUMNS)] float64, timesteps [S] as the networks see them, and the schedule's own of the same steps.
+    """rows [S, len(COLUMNS)] float64, timesteps [S] as the networks get them, and the schedule's own timesteps [S].
 
     Row 0 is the first step taken.
     """
@@ -89,7 +90,7 @@ def ddpm_table(process: Process, *, thresholding: Thresholding = "clip") -> Samp
     else:
         columns["x_to_prev"], columns["x0_to_prev"] = schedule.posterior_mean_x, schedule.posterior_mean_x0
     drawn = torch.ones_like(schedule.betas)
-    drawn[0] = 0  # the last step taken lands on the image: no noise, though its guidance keeps the variance
+    drawn[0] = 0  # the last step taken goes to the image and draws no noise, but its guidance uses the variance
     low, high = process.log_variance_bounds()
     if process.variance_type.learned:
         columns |= {"guidance_variance": torch.ones_like(drawn), "noise_std": drawn}
@@ -102,8 +103,7 @@ def ddpm_table(process: Process, *, thresholding: Thresholding = "clip") -> Samp
 def ddim_table(process: Process, eta: float, *, thresholding: Thresholding = "clip") -> SamplerTable:
     """DDIM (Song et al. 2021, Eq. 12); guided by ADM's Algorithm 2: eps moves by -sqrt(1 - alpha_bar) g.
 
-    eps is derived again from the clamped pred_x0, also where the network predicts eps; the guided pred_x0 is not
-    clamped again.
+    eps is derived from the clamped pred_x0, even if the network predicts eps; the guided pred_x0 is not clamped again.
     """
     schedule = process.schedule
     alpha_bar, previous = schedule.alpha_bar, schedule.alpha_bar_prev
@@ -124,20 +124,20 @@ def reverse_ddim_table(process: Process, *, thresholding: Thresholding = "clip")
 
 
 def encoding_table(process: Process) -> SamplerTable:
-    """From an image to the x_t of the process's last timestep, which DDIM on the same steps takes back to the image.
+    """Encodes an image to x_t of the process's last timestep, from which DDIM on the same steps returns to the image.
 
-    A step less than there are timesteps: the image counts as x_t of the first, and reverse_ddim_table's own last step
-    would go beyond the last, to noise of alpha_bar 0. Nothing is clipped: what a bound takes away does not come back.
+    It has one step fewer than there are timesteps: the image counts as x_t of the first, and the last step of
+    reverse_ddim_table would go to noise of alpha_bar 0. Nothing is clipped, because decoding cannot undo a clip.
     """
     reverse = reverse_ddim_table(process, thresholding="none")
     return SamplerTable(reverse.rows[:-1], reverse.timesteps[:-1], reverse.original[:-1])
 
 
 def scale_eps(table: SamplerTable, schedule: Schedule, eps_scale: float) -> SamplerTable:
-    """Return the table with the predicted noise multiplied by eps_scale, whatever the network predicts it as.
+    """Return the table with the predicted noise multiplied by eps_scale, for eps and x_0 predictions.
 
-    A network that predicts too little noise leaves grain in the image where its sampler draws none. schedule is the one
-    whose timesteps table.original names. Not for networks that predict x_prev.
+    A network that predicts too little noise leaves grain in images of samplers that draw no noise. schedule: the one of
+    the timesteps in table.original. Not for networks that predict x_prev.
     """
     rows = table.rows.clone()
     rows[:, X_TO_X0] = eps_scale * rows[:, X_TO_X0] + (1 - eps_scale) * schedule.x0_from_x[table.original]
@@ -148,10 +148,10 @@ def scale_eps(table: SamplerTable, schedule: Schedule, eps_scale: float) -> Samp
 def score_columns(
     process: Process, alpha_bar: Tensor, direction: Tensor, thresholding: Thresholding
 ) -> dict[str, Tensor]:
-    """A step to sqrt(alpha_bar) pred_x0 + direction * eps, guided by ADM's Algorithm 2: [T] each, as the schedule.
+    """Columns [T], like the schedule's, of a step to sqrt(alpha_bar) pred_x0 + direction * eps, guided by Algorithm 2.
 
-    Dynamic thresholding acts on the guided prediction, whose growth with the scale it is to contain; the clamp acts
-    before guidance, as the official code has it.
+    Dynamic thresholding acts on the guided prediction, because it bounds its growth with the scale; the clamp acts
+    before guidance, as in the official code.
     """
     schedule = process.schedule
     columns = prediction_columns(process, thresholding) | _along_eps(process, alpha_bar, direction)
@@ -163,7 +163,7 @@ def score_columns(
 
 
 def prediction_columns(process: Process, thresholding: Thresholding) -> dict[str, Tensor]:
-    """How the network's output becomes pred_x0, and how that is bounded: [T] each, as the schedule."""
+    """Columns [T], like the schedule's, that turn the network's output into pred_x0 and bound it."""
     schedule = process.schedule
     ones = torch.ones_like(schedule.betas)
     match process.mean_type:
@@ -179,6 +179,7 @@ def prediction_columns(process: Process, thresholding: Thresholding) -> dict[str
         "out_to_x0": out_to_x0,
         "clamp": ones if thresholding == "clip" else ones * torch.inf,
         "quantile": ones * (DYNAMIC_QUANTILE if thresholding == "dynamic" else 0),
+        "grey": ones * process.grey,
     }
 
 
@@ -189,12 +190,12 @@ def _along_eps(process: Process, alpha_bar: Tensor, direction: Tensor) -> dict[s
 
 
 def sampling_table(process: Process, columns: dict[str, Tensor]) -> SamplerTable:
-    """The table of columns [T] that ascend in noise, as schedules do; sampling descends. Columns not given are 0."""
+    """The table of columns [T] that ascend in noise, like schedules; its rows descend. Missing columns are 0."""
     return SamplerTable(stack_columns(columns), process.network_timesteps, process.schedule.timestep_map).reversed()
 
 
 def stack_columns(columns: dict[str, Tensor]) -> Tensor:
-    """Rows [T, len(COLUMNS)] of columns [T]; those not given are 0."""
+    """Rows [T, len(COLUMNS)] of columns [T]; missing columns are 0."""
     zeros = torch.zeros_like(columns["x_to_x0"])
     coefficients = Coefficients(**{name: columns.get(name, zeros) for name in COLUMNS})
     return torch.stack([getattr(coefficients, name) for name in COLUMNS], dim=1)
@@ -203,18 +204,22 @@ def stack_columns(columns: dict[str, Tensor]) -> Tensor:
 def take_step(
     rows: Tensor, x: Tensor, output: Tensor, guidance: Tensor | None, noise: Tensor, memory: Tensor | None = None
 ) -> Step:
-    """One reverse step of a batch whose images are each at a row of their own.
+    """One reverse step of a batch, in which each image has its own row.
 
-    Shapes: rows [N, len(COLUMNS)], on the host as tables are, so that what they say is known there without waiting for
-    the device; x, guidance, noise and memory [N, C, H, W]; output [N, C or 2C, H, W], the second C channels being the
+    Shapes: rows [N, len(COLUMNS)], on the host like the tables, so that their values are known without waiting for the
+    device; x, guidance, noise and memory [N, C, H, W]; output [N, C or 2C, H, W], the second C channels being the
     variance values v.
-    Units: x in [-1, 1]; guidance is guidance_scale * grad_x log p(y | x_t), None where no row is guided; memory is what
-    the step before returned, None before the first.
+    Units: x in [-1, 1]; guidance is guidance_scale * grad_x log p(y | x_t), None if no row is guided; memory is the one
+    of the step before, None before the first.
     """
-    is_dynamic = bool((rows[:, QUANTILE] > 0).any())
+    is_dynamic, is_grey = (bool((rows[:, column] > 0).any()) for column in (QUANTILE, GREY))
     c = Coefficients(*upload(rows.to(x.dtype), x.device)[:, :, None, None, None].unbind(1))
     out, v = (output, None) if output.shape[1] == x.shape[1] else output.chunk(2, dim=1)
     pred_x0 = c.x_to_x0 * x - c.out_to_x0 * out
+    if is_grey:
+        pred_x0 = _where_grey(c.grey, pred_x0)
+        v = None if v is None else _where_grey(c.grey, v)
+        guidance = None if guidance is None else _where_grey(c.grey, guidance)
     if guidance is not None:
         pred_x0 = pred_x0 + c.guidance_to_x0 * guidance
     pred_x0 = threshold(pred_x0, c.clamp, c.quantile if is_dynamic else None)
@@ -233,12 +238,17 @@ def take_step(
     return Step(x_prev + std * noise, pred_x0, c.x_to_memory * x + c.x0_to_memory * pred_x0)
 
 
-def threshold(pred_x0: Tensor, clamp: Tensor, quantile: Tensor | None) -> Tensor:
-    """Bound predictions: clipped at clamp; or, where quantile is not 0, at that quantile s of their own magnitudes and
-    divided by s, if s is above 1 (dynamic thresholding).
+def _where_grey(grey: Tensor, values: Tensor) -> Tensor:
+    """Values [N, C, H, W], averaged over the channels in rows of grey images; grey [N, 1, 1, 1]."""
+    return torch.where(grey > 0, channel_mean(values), values)
 
-    Shapes: pred_x0 [N, C, H, W], clamp and quantile [N, 1, 1, 1]; a quantile of None where no row has one. It is the
-    order statistic itself, not interpolated: nothing is rounded, so no image can tell its neighbours.
+
+def threshold(pred_x0: Tensor, clamp: Tensor, quantile: Tensor | None) -> Tensor:
+    """Bound predictions: clip them at clamp; or if quantile is not 0, clip them at that quantile s of their magnitudes
+    and divide by s, if s is above 1 (dynamic thresholding).
+
+    Shapes: pred_x0 [N, C, H, W], clamp and quantile [N, 1, 1, 1]; quantile is None if no row has one. s is the
+    order statistic itself, without interpolation and rounding, so that no image depends on its neighbours.
     Source: Saharia et al. 2022, section 2.3.
     """
     if quantile is None:

@@ -1,14 +1,14 @@
-"""Between the host's memory and a device's, while the host goes on."""
+"""Copies between the host's memory and a device's for which the host does not wait."""
 
 import torch
 from torch import Tensor
 
 
 def upload(values: Tensor, device: torch.device | str) -> Tensor:
-    """The host's values on a device, where they may be already.
+    """Copy the host's values to a device, unless they are there already.
 
-    For a GPU they are copied to pinned memory first: out of memory that may be paged out a copy is waited for, whatever
-    it asks. torch keeps the pinned copy until the GPU has read it.
+    For a GPU they are copied to pinned memory first, because a copy from pageable memory always blocks. torch keeps the
+    pinned copy until the GPU has read it.
     """
     if torch.device(device).type == "cuda" and values.device.type == "cpu":
         values = values.pin_memory()
@@ -16,5 +16,5 @@ def upload(values: Tensor, device: torch.device | str) -> Tensor:
 
 
 def download(values: Tensor) -> Tensor:
-    """A device's values on the host, to be read once the device has come to this copy: in pinned memory, from a GPU."""
+    """Copy a device's values to the host, from a GPU to pinned memory; valid once the device has made the copy."""
     return values.to("cpu", non_blocking=True)

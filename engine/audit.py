@@ -1,7 +1,7 @@
-"""An audit in service: steps that images took are taken again, alone and among others, and compared bit for bit.
+"""Audits in service: recomputes a step of an image, alone and in batches, and compares the results bit for bit.
 
-Shapes are accepted for reasons (docs/decisions/0014) and compared at start. This is the third line: what neither has
-foreseen, on this processor and these inputs, is found here, and its row shape is used no more.
+Row shapes are chosen by an argument (docs/decisions/0014) and compared at start. Audits are the third check: they find
+differences that occur only on this processor and these inputs, and take the row shape out of use.
 """
 
 from collections import Counter
@@ -19,10 +19,10 @@ from engine.trajectory import Trajectory
 
 @dataclass(frozen=True)
 class Finding:
-    """A step that came out otherwise when it was taken again.
+    """A step whose result differed when it was recomputed.
 
-    guilty has the row shapes that disagree with most others, by the part of the stage that computes them, network or
-    guide; they are out of use. It is empty where all shapes agree now: what differed does not repeat itself.
+    guilty: the row shapes that disagree with most others, by part of the stage (network or guide); they are out of use.
+    It is empty if all shapes agree now, because then the difference is not reproducible.
     """
 
     stage: str
@@ -34,7 +34,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class _Kept:
-    """A step of one image, and not the whole report, whose images take memory."""
+    """A step of one image. The whole report is not kept, because its images take memory."""
 
     stage: str
     row_shape: int
@@ -45,9 +45,9 @@ class _Kept:
 
 @dataclass
 class Audit:
-    """Remembers one step of those that were taken since the last audit, each with the same chance.
+    """Keeps one step taken since the last audit, each with the same probability.
 
-    share is the audits' part of the device's time, at most; 0 for none.
+    share: the largest share of the device's time for audits; 0 for none.
     """
 
     stages: Mapping[str, Stage]
@@ -59,7 +59,7 @@ class Audit:
     _kept: "_Kept | None" = None
 
     def note(self, report: StepReport) -> None:
-        """Remember a step of one image of a report, or keep the one that is remembered."""
+        """Keep a random step of a report in place of the kept one, or leave the kept one (reservoir sampling)."""
         self._owed_seconds += self.share * report.seconds
         if not self.share or not report.is_whole or not report.moved:
             return
@@ -71,12 +71,12 @@ class Audit:
 
     @property
     def is_due(self) -> bool:
-        """Whether a step is remembered, and the time that two more of them may take is saved up."""
+        """Whether a step is kept, and the time share since the last audit covers two steps."""
         return self._kept is not None and self._owed_seconds >= 2 * self._kept.seconds
 
     @torch.no_grad()
     def run(self) -> Finding | None:
-        """Take the remembered step again; None where it comes out the same. Nothing else may be in the engine."""
+        """Recompute the kept step; None if the result is the same. No image may be in the engine."""
         assert self._kept is not None
         kept, self._kept, self._steps, self._owed_seconds = self._kept, None, 0, 0.0
         stage, before = self.stages[kept.stage], kept.before
@@ -96,7 +96,7 @@ class Audit:
         yield stage.step(batch)[place]
 
     def _guilty(self, stage: Stage, part: str, before: Trajectory) -> tuple[int, ...]:
-        """Shapes of a part whose results of a row are not those of most."""
+        """Shapes of a part whose results for a row differ from those of most shapes."""
         if part == "guide" and not before.guided:
             return ()
         probe = stage.probe_network if part == "network" else stage.probe_guide

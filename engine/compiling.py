@@ -1,8 +1,8 @@
-"""Networks compiled for this CPU by torch.compile, and kept on disk, so that the next start finds them.
+"""Networks compiled for this CPU by torch.compile, and kept on disk for later starts.
 
-A shape takes tens of seconds to compile, so there are few of them, and what has been compiled for exactly the same
-networks, machine and versions is marked: a start may ask whether it would be a warm one, and spares itself the shapes
-that turned out not to agree.
+A shape takes tens of seconds to compile, so there are few of them. The folder of compiled code for the same networks,
+machine and versions is marked, so that a start can tell whether all code is compiled already, and skips shapes that did
+not agree.
 """
 
 import contextlib
@@ -24,27 +24,47 @@ import torch
 from torch import Tensor
 
 from engine.rounding import ROUNDING
+from models.networks.compiler_flags import FLAGS, use_sound_flags
 from models.networks.config import ClassifierConfig, UNetConfig
 from models.networks.precision import Precision
 from models.stack import Stack
 
 FEW = (2, 8)  # row counts beside the largest
-HALF_ROWS = 8  # the only row count of half precision, where rounding hides what a comparison should see
+HALF_ROWS = 8  # the only row count in half precision, whose rounding hides differences from a comparison
+MOST_APART = 0.05  # largest distance of compiled from eager results, of their length; rounding to bf16 takes 0.01
+FAINT = 1e-4  # root mean square; fainter results, which change no pixel, may be as far apart as those of this size
 MARKER = "compiled.json"
 LENGTH = 16
-UNUSED_SECONDS = 30 * 86400.0  # since the last start that used it, until a folder is removed
+UNUSED_SECONDS = 30 * 86400.0  # a folder is removed so long after the last start that used it
 MOST_COMPILATIONS = 256  # of one function, over all networks and shapes
 
 OnShape = Callable[[str, int], None]
-"""Told the part of a stage and a row count before that is computed for the first time."""
+"""Called with the part of a stage and a row count, before these are computed for the first time."""
 
 
 class NoCompilerError(Exception):
-    """What compiling needs is not on this machine; the message is one line that names it."""
+    """A prerequisite of compiling is missing on this machine; the message is one line that names it."""
+
+
+class WrongCodeError(Exception):
+    """What a compiled network computes is not what the network computes; the message is one line."""
+
+
+def refuse_wrong_code(name: str, compiler: str, compiled: Tensor, eager: Tensor, size: int) -> None:
+    """Compare the results [N, ...] of a part of a stage, so many values of a row at a time: gradients, then scores.
+
+    Raises: WrongCodeError.
+    """
+    for found, expected in zip(compiled.flatten(1).split(size, 1), eager.flatten(1).split(size, 1), strict=True):
+        apart = torch.linalg.vector_norm(found.float() - expected.float())
+        length = torch.linalg.vector_norm(expected.float()).clamp(min=FAINT * math.sqrt(expected.numel()))
+        share = float(apart / length)
+        if not share <= MOST_APART:  # also NaN
+            raise WrongCodeError(f"the {name}, compiled by {compiler}, computes something else ({share:.2g} apart)")
 
 
 class Compiler:
-    """Compiles functions of tensors for these networks under this machine's facts, which its folder is named after."""
+    """Compiles functions of tensors for given networks; its folder is named after these, machine and versions."""
 
     def __init__(
         self,
@@ -61,10 +81,11 @@ class Compiler:
         refuse_unspeakable(folder.absolute())
         self._command = find_command()
         self.version = first_line_of_version(self._command)
-        self.on_shape = functools.cache(on_shape)  # a shape may be tried twice, and is computed once for the first time
+        self.on_shape = functools.cache(on_shape)  # cached, because a shape may be tried twice
         self._facts = {
             "torch": torch.__version__,
             "compiler": self.version,
+            "flags": FLAGS,
             "cpu": dict(torch.cpu.get_capabilities()),
             "precision": precision,
             "shapes": [*candidates, max_rows],
@@ -76,26 +97,27 @@ class Compiler:
 
     @property
     def is_warm(self) -> bool:
-        """Whether all of it has been compiled before."""
+        """Whether all functions have been compiled before."""
         return (self.folder / MARKER).exists()
 
     def begin(self) -> None:
         """Direct this process's compiling into the folder."""
-        import torch._dynamo.config  # here: an eager start does without their second of imports
+        import torch._dynamo.config  # imported here, because it takes a second that an eager start need not spend
         import torch._inductor.config
 
+        use_sound_flags()
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(self.folder)
         torch._inductor.config.cpp.cxx = (None, self._command)
-        torch._inductor.config.compile_threads = 1  # no pool of processes that outlives the compiling
-        # past the limit a function would run eagerly, which rounds differently, and say nothing
+        torch._inductor.config.compile_threads = 1  # else a pool of processes would outlive the compiling
+        # past the limit a function would silently run eagerly, which rounds differently
         torch._dynamo.config.recompile_limit = MOST_COMPILATIONS
         torch._dynamo.config.fail_on_recompile_limit_hit = True
 
     def candidates_of(self, part: str, candidates: Sequence[int]) -> Sequence[int]:
-        """Which of the row counts to compile a part of a stage for: few; in a warm start those that agreed before.
+        """The row counts to compile a part of a stage for: few of them, and in a warm start those that agreed before.
 
-        Code is generated for a shape, so no argument says that two of them round alike. float32 shows whether they do;
-        half precision has one row count (120 of 2,006 images differed where 2 and 8 rows had seemed to agree).
+        Code is generated for each shape, so two shapes may round differently. A comparison in float32 shows whether
+        they do; half precision has one row count (120 of 2,006 images differed although 2 and 8 rows seemed to agree).
         """
         *_, largest = candidates
         if self._facts["precision"] != "fp32":
@@ -105,7 +127,7 @@ class Compiler:
         return (*few, largest)
 
     def note(self, part: str, shapes: Sequence[int]) -> None:
-        """Remember which row counts agreed; stages of one name, of several stacks, share what any of them can use."""
+        """Note which row counts agreed; stages with the same name share the row counts that any of them can use."""
         self._agreeing.setdefault(part, set()).update(shapes)
 
     def _marked(self) -> dict[str, Any]:
@@ -116,9 +138,9 @@ class Compiler:
         return marked
 
     def finish(self) -> None:
-        """Mark the folder, as every start does that uses it: one under the same facts is a warm one.
+        """Mark the folder as complete and used now, so that the next start for the same networks and machine is warm.
 
-        What no start has used for UNUSED_SECONDS is removed: other facts' folders beside it, finished or not.
+        Removes folders beside it that no start has used for UNUSED_SECONDS, complete or not.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         agreeing = {part: sorted(shapes) for part, shapes in self._agreeing.items()}
@@ -130,23 +152,23 @@ class Compiler:
     def compile(self, function: Callable[..., Tensor], *, frozen: bool = False) -> Callable[..., Tensor]:
         """The function, compiled at its first call with each shape.
 
-        frozen: weights are packed for their kernels once, a copy for each shape; for what is called without gradients.
+        frozen: weights are packed for their kernels once, a copy for each shape; only for functions without gradients.
         """
         compiled = torch.compile(function, dynamic=False, options={"freezing": frozen})
 
         def call(*inputs: Tensor | None, **named: Tensor) -> Tensor:
-            # another order in memory would be another compilation, in the middle of serving
+            # another memory layout would cause another compilation while serving
             return compiled(*map(contiguous, inputs), **{name: each.contiguous() for name, each in named.items()})
 
         return call
 
 
 def _last_used(folder: Path) -> float:
-    """When a start marked a folder last; of one that never came so far, when something was written there."""
+    """The time at which a start last marked a folder; for an unmarked one, the time of the last write to it."""
     for path in (folder / MARKER, folder):
         with contextlib.suppress(FileNotFoundError):
             return path.stat().st_mtime
-    return math.inf  # gone
+    return math.inf  # removed meanwhile
 
 
 def contiguous(x: Tensor | None) -> Tensor | None:
@@ -154,7 +176,7 @@ def contiguous(x: Tensor | None) -> Tensor | None:
 
 
 def refuse_unspeakable(folder: Path) -> None:
-    """Raise NoCompilerError for a folder that torch, which writes command lines without quotes, cannot compile in."""
+    """Raise NoCompilerError for a path that torch cannot compile in, because it does not quote command lines."""
     for path in (folder, Path(torch.__file__).parent):
         if str(path).split() != [str(path)] or set(str(path)) & set("'\"\\"):
             raise NoCompilerError(f"torch cannot compile in {path}: its path has a space or a quote")
@@ -173,7 +195,7 @@ def find_command() -> str:
 
 
 def first_line_of_version(command: str) -> str:
-    """What a compiler calls itself. Raises: NoCompilerError for one that does not run."""
+    """The first line of a compiler's version. Raises: NoCompilerError if it does not run."""
     try:
         answer = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError) as error:
@@ -182,6 +204,6 @@ def first_line_of_version(command: str) -> str:
 
 
 def configs_of(stack: Stack) -> list[UNetConfig | ClassifierConfig]:
-    """Of all networks of a stack, which say everything of their code but the weights, which are no part of it."""
+    """The configurations of a stack's networks, which determine the compiled code; weights are no part of it."""
     parts = (stack.base, stack.classifier, stack.upsampler)
     return [part.network.config for part in parts if part is not None]

@@ -3,7 +3,6 @@
 import time
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -12,49 +11,42 @@ from diffusion.pixels import from_uint8, to_uint8
 from diffusion.tables import SamplerTable
 from diffusion.transfer import download, upload
 from engine.costs import StepCosts
-from engine.laps import lap_on, works_by_itself
+from engine.errors import DuplicateImageError, UnfitStateError
 from engine.scheduler import Scheduler
 from engine.stage import Stage
-from engine.steps import Begun, Finished, Passed, StepReport
+from engine.step_times import is_asynchronous, timer_on
+from engine.steps import Finished, LaunchedStep, Passed, StepReport
 from engine.trajectory import ImageRequest, ImageState, StagePlan, Trajectory
-
-
-class DuplicateImageError(Exception):
-    """The image is in the engine already."""
-
-
-class UnfitStateError(Exception):
-    """The state is none that the image could be in here."""
 
 
 class Engine:
     """Batches the steps of unrelated images; owns no thread and no I/O.
 
-    Who moves in a step is the scheduler's choice. It goes by `costs`; whoever hears what steps took notes it there.
+    The scheduler chooses the images of a step by `costs`, in which the caller records the times of retired steps.
 
-    A device that works by itself is given the next step while it is at the one before, so that it waits for the host
-    neither to prepare nor to tell of one. depth is how many steps it is given before the first is told of; to whoever
-    asks the engine, a step is taken when it is told of.
+    On an asynchronous device the next step is launched while the one before is computed, so that the device does not
+    wait for the host to prepare or report a step. depth: the largest number of steps in flight. For callers of the
+    engine, a step has been taken when it is retired.
     """
 
     def __init__(self, stages: Mapping[str, Stage], max_rows: int, depth: int | None = None) -> None:
         self.stages, self.max_rows = stages, max_rows
-        self.depth = depth or (2 if any(works_by_itself(stage.device) for stage in stages.values()) else 1)
-        self.host_seconds = 0.0  # that it took to begin the last step
-        self.launched = ("none", 0)  # stage and rows of the last step, for a thread that watches a device that hangs
-        self._begun: deque[Begun] = deque()  # and not told of, the oldest first
+        self.depth = depth or (2 if any(is_asynchronous(stage.device) for stage in stages.values()) else 1)
+        self.host_seconds = 0.0  # time of the host to launch the last step
+        self.last_launch = ("none", 0)  # stage and rows, for a thread that watches for a hanging device
+        self._launched: deque[LaunchedStep] = deque()  # not retired yet, the oldest first
         self.costs = StepCosts({key: stage.network_shapes for key, stage in stages.items()})
         self.scheduler: Scheduler[tuple[str, int]] = Scheduler(self.costs, max_rows)
         self._live: dict[tuple[str, int], Trajectory] = {}  # in order of arrival
 
     @property
     def busy(self) -> bool:
-        return bool(self._live or self._begun)
+        return bool(self._live or self._launched)
 
     @property
     def seconds_ahead(self) -> float:
-        """For how long the device has work, as the costs have it, counted from the end of the step told of last."""
-        return sum(each.expected_seconds for each in self._begun if not each.lap.is_over)
+        """Estimated seconds of the device's work, counted from the end of the step that was retired last."""
+        return sum(each.expected_seconds for each in self._launched if not each.timer.is_done)
 
     @property
     def rows_in_flight(self) -> int:
@@ -66,14 +58,14 @@ class Engine:
         return tuple(sorted(set.intersection(*(set(stage.network_shapes) for stage in self.stages.values()))))
 
     def add(self, request: ImageRequest, state: ImageState | None = None) -> None:
-        """Let an image join the next step of its first stage, or go on from a state that `states` gave.
+        """Let an image join the next step of its first stage, or resume from a state that `states` returned.
 
-        Raises: DuplicateImageError; UnknownOfferError for a plan that a stage of it has no table for; UnfitStateError;
-        torch.OutOfMemoryError where there is no room for what it starts from. On any of them it is not here.
+        Raises: DuplicateImageError; UnknownOfferError for a plan for which a stage has no table; UnfitStateError;
+        torch.OutOfMemoryError if there is no room for its start. After an error the image is not in the engine.
         """
         key = (request.job_id, request.index)
-        if key in self._live or any(key == each.key for begun in self._begun for each in begun.before):
-            raise DuplicateImageError(f"image {request.index} of job {request.job_id}")
+        if key in self._live or any(key == each.key for step in self._launched for each in step.before):
+            raise DuplicateImageError(request.job_id, request.index)
         self.check(request)
         entered = self._live[key] = self._enter(request) if state is None else self._enter_again(request, state)
         ahead = [(plan.stage, len(self._table(plan))) for plan in request.plans[entered.stage_index :]]
@@ -81,14 +73,14 @@ class Engine:
         self.scheduler.enter(key, request.job_id, request.priority, ahead)
 
     def states(self, job_id: str) -> dict[int, ImageState]:
-        """Where a job's images that are here stand, by index; to be used before the next step."""
-        here = [*self._live.values(), *(each for begun in reversed(self._begun) for each in begun.before)]
+        """The states of a job's images in the engine, by index; valid until the next step."""
+        here = [*self._live.values(), *(each for step in reversed(self._launched) for each in step.before)]
         return {each.request.index: each.state for each in here if each.request.job_id == job_id}
 
     def check(self, request: ImageRequest) -> None:
-        """Raises: UnknownOfferError for a plan that a stage has no table for.
+        """Check an image before it enters, because an error in a later stage would fail its neighbours too.
 
-        Before an image enters, and not when it gets there: then its neighbours would fail with it.
+        Raises: UnknownOfferError for a plan for which a stage has no table.
         """
         for plan in request.plans:
             self._table(plan)
@@ -98,45 +90,45 @@ class Engine:
         was_here = bool(self.states(job_id))
         for key in [key for key in self._live if key[0] == job_id]:
             self._leave(key)
-        for begun in self._begun:
-            begun.drop(job_id)
+        for step in self._launched:
+            step.drop(job_id)
         return was_here
 
     def step(self) -> StepReport | None:
-        """Take one step of one stage, and tell of it; None where nothing is live. Raises: what a turn does."""
-        while (report := self.turn()) is None and self._begun:
+        """Take one step of one stage, and report it; None if there is no image. Raises: the errors of `turn`."""
+        while (report := self.turn()) is None and self._launched:
             pass
         return report
 
     def turn(self, *, ahead: bool = True) -> StepReport | None:
-        """Begin one more step, and tell of the oldest once as many are begun as may be; None where none is to be told.
+        """Launch one more step; retire the oldest if `depth` steps are in flight. None if no step was retired.
 
-        ahead: whether steps may be begun before the one before is told of, as many as `depth` says.
-        Who calls this has time before each step is begun, the second of a device that was idle included.
-        A batch that fails is bisected, so that one bad row fails its own job alone and the others move on. So is one
-        that there is too little memory for; the stage takes smaller ones from then on.
-        Raises: torch.AcceleratorError where the device is lost, for the process to end with.
+        ahead: whether a step may be launched before the one before is retired, up to `depth` steps in flight.
+        Each call launches one step at most, so that the caller can act before every launch.
+        A batch that fails is bisected, so that one bad row fails only its own job and the others move on. So is a batch
+        for which memory does not suffice; the stage takes smaller ones from then on.
+        Raises: torch.AcceleratorError if the device is lost; the process must end.
         """
         depth = self.depth if ahead else 1
-        has_begun = len(self._begun) < depth and self._begin()
-        if not self._begun or (has_begun and len(self._begun) < depth):
+        has_launched = len(self._launched) < depth and self._launch()
+        if not self._launched or (has_launched and len(self._launched) < depth):
             return None
-        report = self._begun.popleft().report()
+        report = self._launched.popleft().retire()
         for job_id in report.failed:
             self.abort(job_id)
         return report
 
-    def _begin(self) -> bool:
-        """Give the device one more step; False where no image has one to take."""
+    def _launch(self) -> bool:
+        """Launch one more step; return False if no image has one to take."""
         started = time.perf_counter()
         choice = self.scheduler.choose()
         if choice is None:
             return False
         batch, stage = [self._live[key] for key in choice.keys], self.stages[choice.stage]
-        self.launched = choice.stage, len(batch)
+        self.last_launch = choice.stage, len(batch)
         expected, shapes = self.costs.seconds(choice.stage, choice.row_shape), stage.row_shapes
         failed: dict[str, Exception] = {}
-        lap = lap_on(stage.device)
+        timer = timer_on(stage.device)
         moved = self._take(stage, batch, failed)
         lowered = {part: left for part, left in stage.row_shapes.items() if left != shapes[part]}
         if lowered:
@@ -146,37 +138,48 @@ class Engine:
         self._live |= {each.key: each for each in moved}
         self.scheduler.moved(each.key for each in moved)
         previews, passed = self._advance(moved, failed)
-        lap.end()
-        known = StepReport(choice.stage, moved, choice.row_shape, len(moved), is_whole, previews, lowered)
-        begun = Begun(known, expected, lap, before, passed)
-        self._begun.append(begun)
+        timer.end()
+        step = LaunchedStep(
+            stage=choice.stage,
+            row_shape=choice.row_shape,
+            num_rows=len(moved),
+            is_whole=is_whole,
+            expected_seconds=expected,
+            timer=timer,
+            before=before,
+            moved=moved,
+            lowered=lowered,
+            previews=previews,
+            passed=passed,
+            failed={},
+        )
+        self._launched.append(step)
         for job_id in failed:
             self.abort(job_id)
-        begun.known = replace(begun.known, failed=failed)
+        step.failed = failed  # set after `abort`, which would remove these jobs from the report
         self.host_seconds = time.perf_counter() - started
         return True
 
     def _take(self, stage: Stage, batch: list[Trajectory], failed: dict[str, Exception]) -> list[Trajectory]:
-        """The batch, less what failed, as it stands after a step."""
+        """The batch after a step, without the rows that failed."""
         try:
             return stage.step(batch)
         except torch.AcceleratorError:
-            raise  # every later call of this process fails too: it would take all jobs of the queue and fail them
-        except Exception as error:  # noqa: BLE001 - whatever a row breaks must stay that row's
+            raise  # every later call fails too, so a process that went on would fail all jobs of the queue
+        except Exception as error:  # noqa: BLE001 - an error of one row must not affect others
             if len(batch) == 1:
                 failed[batch[0].request.job_id] = _light(error)
                 return []
             lacked_memory = isinstance(error, torch.OutOfMemoryError)
-        # here, where the exception and all that it held are gone
+        # outside the handler, so that the exception and the memory that it held are released
         middle = len(batch) // 2
         moved = self._take(stage, batch[:middle], failed) + self._take(stage, batch[middle:], failed)
-        if lacked_memory and len(moved) == len(batch):  # else it was no matter of their number
+        if lacked_memory and len(moved) == len(batch):  # otherwise the number of rows was not the cause
             stage.give_up(len(batch))
         return moved
 
     def _table(self, plan: StagePlan) -> SamplerTable:
-        options = plan.time_grid, plan.thresholding, plan.strength, plan.eps_scale
-        return self.stages[plan.stage].table(plan.sampler, plan.num_steps, plan.eta, *options)
+        return self.stages[plan.stage].table(plan)
 
     def _enter(self, request: ImageRequest) -> Trajectory:
         plan, table = request.plans[0], self._table(request.plans[0])
@@ -184,11 +187,12 @@ class Engine:
 
     def _enter_again(self, request: ImageRequest, state: ImageState) -> Trajectory:
         if not 0 <= state.stage_index < len(request.plans):
-            raise UnfitStateError(f"image {request.index} has no stage {state.stage_index}")
+            raise UnfitStateError(request.job_id, request.index, f"has no stage {state.stage_index}")
         plan = request.plans[state.stage_index]
         table, stage = self._table(plan), self.stages[plan.stage]
         if not 0 <= state.row < len(table) or not state.x.shape == state.memory.shape == stage.shape:
-            raise UnfitStateError(f"image {request.index}: row {state.row} and {list(state.x.shape)} in {plan.stage}")
+            reason = f"has no row {state.row} of {list(state.x.shape)} in {plan.stage}"
+            raise UnfitStateError(request.job_id, request.index, reason)
         x, memory = upload(state.x, stage.device), upload(state.memory, stage.device)
         low_res = None if state.low_res is None else upload(state.low_res, stage.device)
         entered = Trajectory(request, table, x, low_res, state.stage_index, state.row)
@@ -196,12 +200,12 @@ class Engine:
         return entered
 
     def _enter_next(self, passed: Trajectory, pixels: Tensor) -> Trajectory:
-        """Within one stage x goes on as it is, from an encoding to the steps back."""
+        """Enter the next plan. Within one stage, from encoding to decoding, x is kept as it is."""
         request, index = passed.request, passed.stage_index + 1
         plan = request.plans[index]
         if plan.stage == passed.plan.stage:
             return Trajectory(request, self._table(plan), passed.x, None, index)
-        # The next stage gets what the official scripts hand over: the truncated 8-bit image.
+        # As in the official scripts, the next stage gets the truncated 8-bit image.
         table, low_res = self._table(plan), from_uint8(pixels)
         x = self.stages[plan.stage].enlarge(request, plan, table, low_res)
         return Trajectory(request, table, x, low_res, index)
@@ -209,7 +213,7 @@ class Engine:
     def _advance(
         self, moved: list[Trajectory], failed: dict[str, Exception]
     ) -> tuple[dict[tuple[str, int], Tensor], list[Passed]]:
-        """The previews of images that moved, and those that passed a stage, which are sent on to the next or leave."""
+        """Send images that passed a stage to the next one or out; return all previews, and the images that passed."""
         previews, passed = {}, []
         for each in moved:
             try:
@@ -219,7 +223,7 @@ class Engine:
                     passed.append(self._pass_on(each))
             except torch.AcceleratorError:
                 raise  # as in a step
-            except Exception as error:  # noqa: BLE001 - whatever an image breaks must stay its job's
+            except Exception as error:  # noqa: BLE001 - an error of one image must affect only its job
                 failed[each.request.job_id] = _light(error)
         return previews, passed
 
@@ -239,5 +243,5 @@ class Engine:
 
 
 def _light(error: Exception) -> Exception:
-    """The error without its traceback, whose frames hold what a step takes of the device's memory."""
+    """The error without its traceback, whose frames would keep a step's tensors in the device's memory."""
     return error.with_traceback(None)

@@ -1,4 +1,4 @@
-"""What steers a stage: any differentiable log p(y | x_t)."""
+"""Guides of a stage: any differentiable log p(y | x_t)."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from models.networks.classifier import NoisyClassifier
 
 @dataclass(frozen=True)
 class Guide:
-    """log p(y | x_t) of num_conditions conditions, and the module whose weights it uses, None where it has none."""
+    """log p(y | x_t) of num_conditions conditions, and the module whose weights it uses, None if it has none."""
 
     log_probabilities: LogProbabilityFn
     num_conditions: int
@@ -18,5 +18,5 @@ class Guide:
 
     @classmethod
     def of_classifier(cls, classifier: NoisyClassifier) -> "Guide":
-        """The paper's: a noisy classifier, whose conditions are its classes."""
+        """The paper's guide: a noisy classifier; the conditions are its classes."""
         return cls(classifier_log_probabilities(classifier), classifier.config.out_channels, classifier)

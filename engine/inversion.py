@@ -1,6 +1,6 @@
-"""From images to the latents that DDIM makes them of, and back: encoding, reconstruction, interpolation.
+"""DDIM inversion: encodes images to latents and decodes them, for reconstruction and interpolation.
 
-Everything runs on an engine of one's own, in process; `worker.plans` asks for the same of the one that serves.
+`Inverter` runs on an engine of its own, in this process; `worker.job_plans` plans the same work for a serving engine.
 """
 
 import math
@@ -10,20 +10,20 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from diffusion.latents import way
-from diffusion.solvers import ENCODE
+from diffusion.latents import great_circle
 from engine.engine import Engine
 from engine.pipeline import BASE, Pipeline
 from engine.steps import Finished
-from engine.trajectory import FromLatent, FromPicture, ImageRequest, StagePlan
+from engine.trajectory import FromLatent, FromPicture, Guidance, ImageRequest, StagePlan, StagePlans
+from vocabulary.sampling import Direction
 
 
 def run_to_end(
     engine: Engine, requests: Sequence[ImageRequest], on_step: Callable[[int], None] = lambda rows: None
 ) -> list[Finished]:
-    """Run images on an engine that has no others; in the order of the requests.
+    """Run images on an engine that has no others; return them in the order of the requests.
 
-    on_step is told how many rows each step moved. Raises: the exception of a step that could not be computed.
+    on_step gets the number of rows of each step. Raises: the exception of a step that could not be computed.
     """
     for request in requests:
         engine.add(request)
@@ -37,7 +37,7 @@ def run_to_end(
 
 
 def reconstruction_error(pixels: Tensor, picture: Tensor) -> dict[str, float | None]:
-    """How far pixels are from what they were made of, both 0..255: in 255ths, and in dB, None where they agree."""
+    """The errors of pixels against their original, both 0..255: in 255ths, and PSNR in dB, None if they are equal."""
     difference = pixels.cpu().double() - picture.cpu().double()
     square = float(difference.square().mean())
     return {
@@ -46,12 +46,23 @@ def reconstruction_error(pixels: Tensor, picture: Tensor) -> dict[str, float | N
     }
 
 
+def between(frames: Sequence[ImageRequest], first: Tensor, last: Tensor) -> list[ImageRequest]:
+    """Start the frames at even distances on the great circle between two latents, both ends included.
+
+    All frames draw the same noise, so that they differ by their latents only, at any eta and in the upsampler.
+    """
+    latents = great_circle(first, last, len(frames))
+    return [
+        replace(each, start=FromLatent(latent), noise_index=0) for each, latent in zip(frames, latents, strict=True)
+    ]
+
+
 @dataclass(frozen=True)
 class Inverter:
-    """DDIM there and back on one pipeline, eta 0, nothing clipped.
+    """Encodes and decodes by DDIM on one pipeline, with eta 0 and without clipping.
 
-    class_label None is "no class". An encoding is never guided; a decoding is by guidance_scale, and then no longer
-    leads back to the picture.
+    class_label None is "no class". Encoding is never guided. Decoding is guided by guidance_scale; above 0 it no longer
+    reconstructs the picture.
     Source: Song et al. 2021, sections 4.3 and 5.4.
     """
 
@@ -81,27 +92,26 @@ class Inverter:
     def interpolate(self, first: Tensor, last: Tensor, frames: int, guidance_scale: float = 0.0) -> Tensor:
         """Frames [frames, 3, H, W] between two pictures [3, H, W], both included: spherical between their latents."""
         start, end = self.encode(torch.stack([first, last]))
-        return self.decode(torch.stack(way(start, end, frames)), guidance_scale)
+        plain = [self._image(index, None, encode=False, guidance_scale=guidance_scale) for index in range(frames)]
+        requests = between(plain, start, end)
+        return torch.stack([each.pixels for each in run_to_end(self.engine, requests, self.on_step)])
 
     def _image(
         self,
         index: int,
-        start: FromPicture | FromLatent,
+        start: FromPicture | FromLatent | None,
         *,
         encode: bool = True,
         decode: bool = True,
         guidance_scale: float = 0.0,
     ) -> ImageRequest:
         back = StagePlan(BASE, "ddim", self.steps, time_grid="even", thresholding="none")
-        there = replace(back, sampler=ENCODE)
+        there = replace(back, direction=Direction.ENCODE)
         return self.pipeline.image(
             "inversion",
             index,
             0,
-            self.class_label,
-            guidance_scale,
-            back if decode else None,
-            None,
-            encode=there if encode else None,
+            Guidance(self.class_label, guidance_scale),
+            StagePlans(back if decode else None, encode=there if encode else None),
             start=start,
         )

@@ -1,7 +1,7 @@
-"""Computing a step's rows: in parts of a few fixed sizes, on a CPU one part on each thread.
+"""Computes a step's rows in parts of a few fixed sizes, on a CPU one part per thread.
 
-A thread computes its part alone. Threads that shared one operation would divide it by the number of rows, and where the
-division falls decides how results round (docs/decisions/0014).
+A thread computes its part alone. Threads that share one operation divide it by the number of rows, and the place of the
+division changes how results round (docs/decisions/0014).
 """
 
 import heapq
@@ -16,25 +16,25 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from engine.shapes import pad_rows, padded
+from engine.row_shapes import pad_rows, padded
 
 T = TypeVar("T")
 
-LAUNCHING_ROWS = 2  # rows of a small network that take a CPU as long as launching its operations does
+LAUNCHING_ROWS = 2  # rows of a small network whose computation takes a CPU as long as launching the operations
 
 
 class Lanes:
-    """A fixed number of threads; the caller's is one of them."""
+    """A fixed number of threads, including the caller's."""
 
     def __init__(self, count: int = 1) -> None:
         self.count = count
-        # to ask torch for its number of threads sets it in a new thread, where OpenMP's own would be all cores
+        # the call of get_num_threads sets torch's number in a new thread, where OpenMP would use all cores
         self._others = ThreadPoolExecutor(count - 1, "lane", torch.get_num_threads) if count > 1 else None
 
     def run(self, tasks: Sequence[Callable[[], T]]) -> list[T]:
-        """Run tasks at the same time, the first ones first; returns their results in order.
+        """Run tasks at the same time, started in order; return their results in order.
 
-        Raises: the first task's exception that has one, when all have ended.
+        Raises: the exception of the first task that failed, after all have ended.
         """
         futures: list[Future[T]] = [Future() for _ in tasks]
         waiting = deque(zip(tasks, futures, strict=True))
@@ -47,7 +47,7 @@ class Lanes:
                     return
                 try:
                     future.set_result(task())
-                except BaseException as error:  # noqa: BLE001 - raised where the result is asked for
+                except BaseException as error:  # noqa: BLE001 - raised when the result is read
                     future.set_exception(error)
 
         if self._others is not None:
@@ -60,7 +60,7 @@ class Lanes:
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows for one network: compute takes `inputs`, tensors of as many rows each, in parts of the ascending shapes."""
+    """Rows for one network: `compute` gets `inputs`, [rows, ...] each, in parts of the ascending shapes."""
 
     compute: Callable[..., Tensor]
     shapes: tuple[int, ...]
@@ -71,9 +71,9 @@ class Rows:
 
 
 def compute_rows(lanes: Lanes, asked: Sequence[Rows]) -> list[tuple[Tensor, tuple[int, ...]]]:
-    """The results of all rows, and the shapes that memory sufficed for, of each network.
+    """The results of all rows, and the shapes for which memory sufficed, for each network.
 
-    Raises: torch.OutOfMemoryError where even the smallest shape takes too much.
+    Raises: torch.OutOfMemoryError if memory does not suffice for the smallest shape.
     """
     done: list[tuple[Tensor, tuple[int, ...]] | None] = [None] * len(asked)
     left = list(asked)
@@ -92,21 +92,21 @@ def compute_rows(lanes: Lanes, asked: Sequence[Rows]) -> list[tuple[Tensor, tupl
 
 
 def _parts(rows: Rows, sizes: Sequence[int]) -> list[Callable[[], Tensor | None]]:
-    """Tasks that compute a part each; one answers None where memory ran out."""
+    """Tasks that compute one part each and return None if memory ran out."""
 
     def part(inputs: tuple[Tensor, ...]) -> Tensor | None:
         count, shape = len(inputs[0]), padded(len(inputs[0]), rows.shapes)
         try:
             return rows.compute(*(pad_rows(each, shape) for each in inputs))[:count]
         except torch.OutOfMemoryError:
-            return None  # the exception ends here, and with it what its frames held
+            return None  # the exception ends here, so that the memory of its frames is released
 
     divided = zip(*(each.split(list(sizes)) for each in rows.inputs), strict=True)
     return [lambda inputs=inputs: part(inputs) for inputs in divided]  # type: ignore[misc]  # mypy has no type for it
 
 
 def _smaller(rows: Rows, size: int) -> Rows:
-    """The same rows, without the shape of a size that memory did not suffice for, and larger ones."""
+    """The same rows, without the shape of this size, for which memory did not suffice, and without larger ones."""
     tried = padded(size, rows.shapes)
     if rows.inputs[0].is_cuda:
         torch.cuda.empty_cache()
@@ -117,14 +117,14 @@ def _smaller(rows: Rows, size: int) -> Rows:
 
 @lru_cache(1024)
 def divide(asked: tuple[tuple[int, tuple[int, ...]], ...], lanes: int) -> list[list[int]]:
-    """How to divide each network's rows, given with their shapes, so that all lanes end as early as possible.
+    """Divide each network's rows, given with their shapes, so that all lanes end as early as possible.
 
-    Parts are as large as the shape they are padded to, but for the last. Of equal plans the one of fewest parts.
+    All parts except the last are as large as the shape they are padded to. Of equal plans, the one with fewest parts.
     """
     options = []
     for rows, shapes in asked:
         ways = (tuple(_sizes(rows, parts, shapes)) for parts in range(1, lanes + 1))
-        options.append(list(dict.fromkeys(ways)))  # many numbers of parts come out the same
+        options.append(list(dict.fromkeys(ways)))  # different numbers of parts may give the same division
 
     def cost(plan: Iterable[Sequence[int]]) -> tuple[int, int]:
         costs = [
@@ -133,7 +133,7 @@ def divide(asked: tuple[tuple[int, tuple[int, ...]], ...], lanes: int) -> list[l
             for size in sizes
         ]
         ends = [0] * lanes
-        for each in costs:  # the first lane that is free takes the next, as `run` does
+        for each in costs:  # as in `run`, the first free lane takes the next part
             heapq.heapreplace(ends, ends[0] + each)
         return max(ends), len(costs)
 

@@ -1,28 +1,50 @@
-"""Loading pipelines by their names: found, chosen, reckoned, only then loaded, and checked in the end."""
+"""Loads pipelines by name: finds their stacks, compares them with the free memory, loads and checks them."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
-from engine.memory import free_bytes, shortage
+from engine.memory import Shortage, free_bytes, serving_bytes, shortage
 from engine.selfcheck import check_stack
 from models.checkpoints.network_file import WeightsError
 from models.checkpoints.presets import OFFICIAL_FOLDER
-from models.plan import MANIFEST, StackPlan, official_stacks, read_stack
 from models.stack import Stack, load_plan
+from models.stack_plan import MANIFEST, StackPlan, official_stacks, read_stack
 
 OnDoubt = Callable[[str], None]
-"""Told each doubt about weights in one line (docs/self-check.md)."""
+"""Gets each doubt about weights, as one line (docs/self-check.md)."""
 
-SETTING = "ADM_PIPELINES"
+NOTHING_LOADED: Mapping[Path, nn.Module] = MappingProxyType({})
 
 
 class UnknownPipelineError(WeightsError):
-    """No stack has a pipeline of this name."""
+    """No stack of a weights folder has a pipeline of this name."""
+
+    def __init__(self, name: str, weights: Path, known: Sequence[str]) -> None:
+        super().__init__(str(weights), f"no stack has a pipeline {name!r}; there are {', '.join(known)}")
+        self.name, self.weights, self.known = name, weights, tuple(known)
+
+
+class MissingFileError(WeightsError):
+    """A pipeline needs a file that is not there."""
+
+    def __init__(self, pipeline: str, path: Path) -> None:
+        super().__init__(str(path), f"there is no such file, which the pipeline {pipeline!r} needs")
+        self.pipeline, self.path = pipeline, path
+
+
+class ShortageError(WeightsError):
+    """A device has too little memory for these pipelines."""
+
+    def __init__(self, pipelines: Sequence[str], device: torch.device, shortage: Shortage) -> None:
+        missing = shortage.needed_bytes - shortage.free_bytes
+        super().__init__(", ".join(pipelines), f"{missing:,} bytes of memory are missing on {device}")
+        self.pipelines, self.device, self.shortage = tuple(pipelines), device, shortage
 
 
 def load_stacks(
@@ -31,17 +53,13 @@ def load_stacks(
     max_rows: int,
     device: torch.device,
     on_doubt: OnDoubt | None = None,
-    *,
-    setting: str = SETTING,
 ) -> list[Stack]:
-    """The stacks of a weights folder that have these pipelines; networks that several of them share are loaded once.
+    """The stacks of a weights folder that have these pipelines; a network shared by several of them is loaded once.
 
-    on_doubt is told what the self-check finds; None, for those who will compute nothing, leaves the check out. setting
-    is what named the pipelines, for errors.
-    Raises: WeightsError, one line, for an unknown pipeline, a missing or wrong file, and before anything is loaded
-    where the device has too little memory.
+    on_doubt gets the findings of the self-check; None skips the check, for callers that compute nothing.
+    Raises: WeightsError: UnknownPipelineError, MissingFileError, and ShortageError before anything is loaded.
     """
-    return load_plans(choose(names, weights, setting), max_rows, device, on_doubt, setting=setting)
+    return load_plans(choose(names, weights), max_rows, device, on_doubt)
 
 
 def load_plans(
@@ -50,30 +68,39 @@ def load_plans(
     device: torch.device,
     on_doubt: OnDoubt | None = None,
     *,
-    setting: str = SETTING,
+    loaded: Mapping[Path, nn.Module] = NOTHING_LOADED,
 ) -> list[Stack]:
-    """The stacks of these plans, as load_stacks."""
-    free = free_bytes(device)
-    if free is not None and (line := shortage(plans, max_rows, free)):
-        names = ", ".join(name for plan in plans for name in plan.pipelines)
-        raise WeightsError(f"{setting}: {names} {line} on {device}")
-    loaded: dict[Path, nn.Module] = {}
-    stacks = [load_plan(plan, device, loaded) for plan in plans]
+    """Like load_stacks, for given plans. loaded: networks that are on the device already, by file."""
+    check_memory(plans, max_rows, device, loaded=loaded)
+    networks = dict(loaded)
+    stacks = [load_plan(plan, device, networks) for plan in plans]
     if on_doubt is not None:
         for line in (line for stack in stacks for line in check_stack(stack)):
             on_doubt(line)
     return stacks
 
 
+def check_memory(
+    plans: Sequence[StackPlan], max_rows: int, device: torch.device, *, loaded: Collection[Path] = ()
+) -> None:
+    """Raises: ShortageError if the device has too little memory for the files of these plans that are not loaded."""
+    free = free_bytes(device)
+    if free is None:
+        return
+    there = {file.path: serving_bytes(file.config) for plan in plans for file in plan.files if file.path in loaded}
+    if lack := shortage(plans, max_rows, free + sum(there.values())):
+        raise ShortageError([name for plan in plans for name in plan.pipelines], device, lack)
+
+
 class Found(NamedTuple):
-    """The stacks of a folder: those that can be read, and why another's pipelines, or its folder's name, cannot."""
+    """The readable stacks of a folder, and the errors of others by pipeline, or by folder if no pipeline is known."""
 
     plans: list[StackPlan]
     damaged: dict[str, WeightsError]
 
 
 def find_plans(weights: Path) -> Found:
-    """Every stack of a weights folder, and what could be made of official checkpoints."""
+    """Find every stack of a weights folder, and every stack that its official checkpoints can form."""
     plans: list[StackPlan] = []
     damaged: dict[str, WeightsError] = {}
     for path in sorted(weights.glob(f"*/{MANIFEST}")):
@@ -85,30 +112,27 @@ def find_plans(weights: Path) -> Found:
 
 
 def _names(manifest: Path) -> list[str]:
-    """The pipelines of a stack that cannot be read, as far as its manifest can."""
+    """The pipelines of an unreadable stack, if its manifest can be read."""
     try:
         return list(json.loads(manifest.read_bytes())["pipelines"])
     except (OSError, ValueError, KeyError, TypeError):
         return [manifest.parent.name]
 
 
-def choose(names: Sequence[str], weights: Path, setting: str = SETTING) -> list[StackPlan]:
-    """The stacks of a weights folder that have these pipelines, without what none of them needs.
+def choose(names: Sequence[str], weights: Path) -> list[StackPlan]:
+    """The plans of the stacks that have these pipelines, without networks that none of them needs.
 
-    Raises: WeightsError.
+    Raises: WeightsError: UnknownPipelineError, MissingFileError, and for a stack that cannot be read.
     """
-    weights = weights.absolute()  # the setting may be relative to a working folder that an error would not tell
+    weights = weights.absolute()  # absolute, so that errors do not depend on the working folder
     plans, damaged = find_plans(weights)
     known = {name: plan for plan in plans for name in plan.pipelines}
     for name in names:
         if name in damaged:
             raise damaged[name]
         if name not in known:
-            there = ", ".join(sorted(known))
-            where = f"no stack of {weights} (ADM_WEIGHTS)"
-            raise UnknownPipelineError(f"{setting}: {where} has a pipeline {name!r}; there are {there}")
+            raise UnknownPipelineError(name, weights, sorted(known))
         for file in known[name].only([name]).files:
             if not file.path.exists():
-                missing = f"needs {file.path.name}, which is not in {file.path.parent} (ADM_WEIGHTS)"
-                raise WeightsError(f"{setting}: {name!r} {missing}; adm models fetch {file.path.stem} brings it")
+                raise MissingFileError(name, file.path)
     return [plan.only(names) for plan in plans if plan.pipelines.keys() & set(names)]

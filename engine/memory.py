@@ -1,7 +1,7 @@
-"""How much device memory serving takes, reckoned before anything is loaded: weights, a step, the images in flight.
+"""Estimates the device memory of serving before anything is loaded: weights, a step, and the images in flight.
 
-Everything counts in float32. Weights are loaded in it whatever the precision; half precision holds most of them, and
-what is computed, in half the size then. Packing weights for the kernels of a CPU replaces them.
+All estimates are for float32. Weights are loaded in float32 in every precision; half precision then halves most of them
+and the maps of a step. Packing weights for the kernels of a CPU replaces them.
 """
 
 import contextlib
@@ -20,17 +20,17 @@ from models.checkpoints.network_file import blank_network
 from models.networks.classifier import NoisyClassifier
 from models.networks.config import ClassifierConfig, UNetConfig
 from models.networks.unet import SuperResUNet, UNet
-from models.plan import StackPlan
+from models.stack_plan import StackPlan
 
 NetworkConfig = UNetConfig | ClassifierConfig
 
-BATCHES_IN_FLIGHT = 8  # that a worker takes at most: few of the images move in a step, the others wait for theirs
-STATES_KEPT = BATCHES_IN_FLIGHT + 1  # in batches: of those that move in a step begun ahead, also where they stood
-MAPS_KEPT = 3  # of an image between two steps: x, the prediction of the clean image, what a solver remembers
+BATCHES_IN_FLIGHT = 8  # most batches of images in a worker; only some of the images move in a step
+STATES_KEPT = BATCHES_IN_FLIGHT + 1  # batches of states; a step that is launched ahead also keeps the states before it
+MAPS_KEPT = 3  # of an image between two steps: x, pred_x0 and a solver's memory
 
 
 class PeakMeter(TorchDispatchMode):
-    """The most bytes that the tensors made inside were holding at one time."""
+    """Measures the peak size, in bytes, of the tensors that are made inside the block."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it untyped
@@ -67,13 +67,13 @@ def parameter_bytes(config: NetworkConfig) -> int:
 
 
 def serving_bytes(config: NetworkConfig) -> int:
-    """Size of a network's weights at most while it serves: a classifier's are kept for its gradient as well."""
+    """Upper bound of the size of a network's weights while it serves; a classifier also keeps them for its gradient."""
     size = parameter_bytes(config)
     return 2 * size if isinstance(config, ClassifierConfig) else size
 
 
 def row_bytes(config: NetworkConfig) -> int:
-    """Peak size of what one row of a step needs beside the weights, in float32: a classifier's gradient included."""
+    """Peak memory of one row of a step without the weights, in float32, including a classifier's gradient."""
     network = blank_network(config).requires_grad_(False)
     x = blank_row(config)
     with PeakMeter() as meter:
@@ -93,7 +93,7 @@ def blank_row(config: NetworkConfig) -> Tensor:
 
 
 def forward(network: nn.Module, x: Tensor) -> Tensor:
-    """What a blank network gives for one image, and for blanks of whatever else it takes."""
+    """The output of a blank network for one image and blank values of its other inputs."""
     inputs: list[Tensor | None] = [x, torch.empty(1, device="meta")]
     extra = {"low_res": x} if isinstance(network, SuperResUNet) else {}
     if isinstance(network, UNet):
@@ -104,14 +104,14 @@ def forward(network: nn.Module, x: Tensor) -> Tensor:
 
 
 def state_bytes(config: NetworkConfig) -> int:
-    """Size of what an image keeps between two steps, in float32."""
+    """Size of the state of an image between two steps, in float32."""
     maps = MAPS_KEPT * config.image_size**2
     low_res = (config.image_size // 2) ** 2 if isinstance(config, UNetConfig) and config.super_res else 0
     return 4 * 3 * (maps + low_res)
 
 
 def bytes_per_row(configs: Iterable[NetworkConfig]) -> int:
-    """What each row of the largest batch takes: its share of a step, and of the images that wait."""
+    """Memory per row of the largest batch: its share of a step and of the waiting images."""
     known = set(configs)
     networks, guides = ([each for each in known if isinstance(each, kind)] for kind in (UNetConfig, ClassifierConfig))
     # a network and a guide may be computed at the same time
@@ -120,14 +120,14 @@ def bytes_per_row(configs: Iterable[NetworkConfig]) -> int:
 
 
 def surely_fits(config: NetworkConfig, rows: int, free: int) -> bool:
-    """Whether a network fits by a bound so wide that the exact reckoning, whose imports take seconds, is not needed."""
+    """Whether a network fits by a wide bound, so that the exact estimate, whose imports take seconds, is not needed."""
     depth, widest = config.num_res_blocks + 2, config.image_size**2 * config.width(0)
     return 4 * (30 * depth * widest * rows) + rows * STATES_KEPT * state_bytes(config) < free
 
 
 @dataclass(frozen=True)
 class Need:
-    """What a set of networks takes on a device, bytes: weights together, and each row of the largest batch."""
+    """Memory of a set of networks on a device, in bytes: all weights, and each row of the largest batch."""
 
     weights: int
     row: int
@@ -141,45 +141,53 @@ class Need:
         )
 
     def rows_in(self, free: int) -> int:
-        """How many rows a step may have; negative or 0 where not even one fits."""
+        """The number of rows for which a step fits; 0 or negative if not even one fits."""
         return (free - self.weights) // self.row
 
 
-def shortage(plans: Sequence[StackPlan], max_rows: int, free: int) -> str | None:
-    """Why the stacks do not fit in so many free bytes and what would; None where they fit."""
+@dataclass(frozen=True)
+class Shortage:
+    """Stacks do not fit in the free memory of a device.
+
+    rows_that_fit: of a step of all of them, 0 if none. fitting: rows of a step by pipeline, for each that would fit by
+    itself.
+    """
+
+    needed_bytes: int
+    free_bytes: int
+    max_rows: int
+    rows_that_fit: int
+    fitting: Mapping[str, int]
+
+
+def shortage(plans: Sequence[StackPlan], max_rows: int, free: int) -> Shortage | None:
+    """Return by how much stacks do not fit in so many free bytes; None if they fit."""
     configs = [file.config for plan in plans for file in plan.files]
     weights = sum(file.path.stat().st_size for plan in plans for file in plan.files)
     if all(surely_fits(config, max_rows, free - 2 * weights) for config in configs):
         return None
     need = Need.of(plans)
-    if need.rows_in(free) >= max_rows:
+    rows = need.rows_in(free)
+    if rows >= max_rows:
         return None
-    wanted = f"need {gib(need.weights + max_rows * need.row)} at ADM_MAX_ROWS={max_rows}, {gib(free)} are free"
-    if need.rows_in(free) >= 1:
-        return f"{wanted}; ADM_MAX_ROWS={need.rows_in(free)} would fit"
-    alone = {name: Need.of([plan.only([name])]).rows_in(free) for plan in plans for name in plan.pipelines}
-    fitting = [f"{name} with ADM_MAX_ROWS={min(rows, max_rows)}" for name, rows in alone.items() if rows >= 1]
-    return f"{wanted}; " + (f"alone would fit: {', '.join(fitting)}" if fitting else "none of them fits alone")
+    fitting = dict[str, int]()
+    if rows < 1:
+        alone = {name: Need.of([plan.only([name])]).rows_in(free) for plan in plans for name in plan.pipelines}
+        fitting = {name: min(rows, max_rows) for name, rows in alone.items() if rows >= 1}
+    return Shortage(need.weights + max_rows * need.row, free, max_rows, max(0, rows), fitting)
 
 
-def shortage_when_compiled(configs: Sequence[NetworkConfig], shapes: int, max_rows: int, free: int) -> str | None:
-    """Why networks that are loaded, of these configurations, cannot be compiled for so many row shapes as well.
+def bytes_of_compiled(configs: Sequence[NetworkConfig], shapes: int, max_rows: int) -> int:
+    """Return the memory that loaded networks of these configurations take in addition if they are compiled.
 
-    The diffusion networks' weights are then packed once for each shape, beside those that are there.
+    The diffusion networks' weights are packed once for each of so many row shapes.
     """
     packed = shapes * sum(parameter_bytes(config) for config in configs if isinstance(config, UNetConfig))
-    needed = packed + max_rows * bytes_per_row(configs)
-    if needed <= free:
-        return None
-    return f"compiled networks need {gib(needed)} more at ADM_MAX_ROWS={max_rows}, {gib(free)} are free"
-
-
-def gib(size: int) -> str:
-    return f"{size / 2**30:.1f} GiB"
+    return packed + max_rows * bytes_per_row(configs)
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Memory that is free on a device; None where the system does not say."""
+    """Free memory on a device, in bytes; None if the system does not report it."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:
@@ -191,7 +199,7 @@ def free_bytes(device: torch.device) -> int | None:
 
 
 def _left_in_cgroup() -> Iterator[int]:
-    # a container's limit; the file says "max" where there is none
+    # a container's limit; the file contains "max" if there is none
     folder = Path("/sys/fs/cgroup")
     with contextlib.suppress(OSError, ValueError):
         yield int((folder / "memory.max").read_text()) - int((folder / "memory.current").read_text())

@@ -1,4 +1,4 @@
-"""The fingerprint of all that may change how numbers round: same request, seed and fingerprint, same bytes."""
+"""The fingerprint of all that may change rounding. Equal requests, seeds and fingerprints give equal bytes."""
 
 import hashlib
 import json
@@ -13,10 +13,10 @@ LENGTH = 16
 
 
 def settle_kernels() -> None:
-    """Choose kernels that repeat themselves: no autotuning in each process anew, no TF32, no atomics in a backward.
+    """Choose deterministic kernels: no autotuning per process, no TF32, no atomics in a backward pass.
 
-    On a CPU an operation runs on the thread that asks for it, in this thread and all that it starts; `engine.lanes`
-    has more of them.
+    On a CPU, an operation runs on its calling thread alone, here and in all threads that this one starts;
+    `engine.lanes` runs several threads.
     """
     torch.set_num_threads(1)
     torch.backends.cudnn.benchmark = False
@@ -28,10 +28,10 @@ def settle_kernels() -> None:
 def fingerprint(
     stages: Mapping[str, Stage], precision: str, weights: Sequence[str] = (), **encoding: str | None
 ) -> str:
-    """A short hash of torch, how our code rounds, device, CPU, precision, mode, weights and each stage's row shapes.
+    """A short hash of torch's version, `ROUNDING`, device, CPU, precision, mode, weights and each stage's row shapes.
 
-    weights: hashes of the networks' files. encoding: versions of what turns pixels into files, whose bytes the
-    fingerprint promises too.
+    weights: hashes of the networks' files. encoding: versions of the encoder of files, because equal fingerprints also
+    promise equal files.
     """
     device = next(iter(stages.values())).device
     facts = {

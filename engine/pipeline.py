@@ -1,6 +1,6 @@
-"""Pipelines as the engine runs them: which stages an image passes, and which labels it carries through them."""
+"""Pipelines in the engine: the stages that an image passes, and its labels in each stage."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -8,20 +8,20 @@ from torch import Tensor
 
 from diffusion.noise import Draw, normals
 from engine.compiling import Compiler
+from engine.diffusion_process import process_of
 from engine.guide import Guide
 from engine.lanes import Lanes
 from engine.numerics import settle_kernels
-from engine.process import process_of
-from engine.scheduler import Priority
 from engine.stage import Stage
 from engine.threads import usable_threads
-from engine.trajectory import FromLatent, FromPicture, ImageRequest, StagePlan
+from engine.trajectory import FromLatent, FromPicture, Guidance, ImageRequest, StagePlans
 from models.networks.precision import Precision
-from models.plan import PipelineSpec
 from models.stack import Stack
+from models.stack_plan import PipelineSpec
+from vocabulary.priorities import Priority
 
 BASE, UPSAMPLE = "base", "upsample"
-BASE_NUMBER, UPSAMPLE_NUMBER = 0, 1  # of the stages, in the address of noise
+BASE_NUMBER, UPSAMPLE_NUMBER = 0, 1  # of the stages, in the key of noise
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Pipeline:
     stack: Stack
 
     def stage_key(self, name: str) -> str:
-        """The engine's key of a stage: two stacks in one engine each have a base."""
+        """The engine's key of a stage; it contains the stack's name, because each stack in an engine has a base."""
         return f"{self.stack.name}/{name}"
 
     def starting_noise(self, seed: int) -> Tensor:
@@ -46,38 +46,29 @@ class Pipeline:
         job_id: str,
         index: int,
         seed: int,
-        class_label: int | None,
-        guidance_scale: float,
-        base: StagePlan | None,
-        upsample: StagePlan | None,
+        guidance: Guidance,
+        plans: StagePlans,
         *,
-        encode: StagePlan | None = None,
         start: FromPicture | FromLatent | None = None,
-        guidance_interval: tuple[int, int] | None = None,
-        class_weights: Mapping[int, float] | None = None,
-        entropy_scaled: bool = False,
         wants_previews: bool = False,
         priority: Priority = "normal",
     ) -> ImageRequest:
-        """One image of a job: through the stages whose plans are given, an encoding before them.
+        """One image of a job, through the stages whose plans are given.
 
-        The plans' stages are BASE, of an encoding too, and UPSAMPLE; class_weights steer instead of class_label.
-        Only the base is guided: an image without it, through the upsampler alone, is not, whatever its scale.
+        The plans' stages are BASE, also for an encoding, and UPSAMPLE. Only the base is guided, so an image that passes
+        only the upsampler is not guided at any scale.
         """
-        plans = [plan for plan in (encode, base, upsample) if plan is not None]
-        if class_weights is None:
-            class_weights = {} if class_label is None else {class_label: 1.0}
-        label = class_label if self.spec.conditional and class_label is not None else self.stack.no_class_label
+        label = guidance.class_label if self.spec.conditional else None
         return ImageRequest(
             job_id=job_id,
             index=index,
             seed=seed,
-            plans=tuple(replace(plan, stage=self.stage_key(plan.stage)) for plan in plans),
-            network_label=label,
-            guidance_target=tuple(sorted(class_weights.items())),
-            guidance_scale=0.0 if base is None else guidance_scale,
-            guidance_interval=guidance_interval,
-            entropy_scaled=entropy_scaled,
+            plans=tuple(replace(plan, stage=self.stage_key(plan.stage)) for plan in plans.in_order),
+            network_label=self.stack.no_class_label if label is None else label,
+            guidance_target=guidance.target,
+            guidance_scale=0.0 if plans.base is None else guidance.scale,
+            guidance_interval=guidance.interval,
+            entropy_scaled=guidance.entropy_scaled,
             start=start,
             wants_previews=wants_previews,
             priority=priority,
@@ -92,11 +83,12 @@ def build_stages(
     guides: Mapping[str, Guide] | None = None,
     compiler: Compiler | None = None,
     threads: int | None = None,
+    kept: Collection[str] = (),
 ) -> dict[str, Stage]:
-    """Every stage of the stacks by its key, warmed up, compiled by the compiler where one is given.
+    """All stages of the stacks by key, warmed up, and compiled if a compiler is given.
 
-    guides steer the base stages of their keys, in place of the stack's classifier. threads compute on a CPU; None for
-    as many as are usable.
+    guides: guides of base stages by key, in place of the stack's classifier. threads: number for a CPU; None for all
+    usable ones. kept: keys of stages that exist already and are skipped. Raises: WrongCodeError.
     """
     settle_kernels()
     if compiler is not None:
@@ -111,10 +103,11 @@ def build_stages(
         if guide is None and stack.classifier is not None:
             guide = Guide.of_classifier(stack.classifier.network)
         build = partial(Stage, precision=precision, compiler=compiler, lanes=lanes)
-        stages[key] = build(BASE, BASE_NUMBER, base.network, process_of(base), guide)
-        if upsampler is not None:
-            upsample = build(UPSAMPLE, UPSAMPLE_NUMBER, upsampler.network, process_of(upsampler))
-            stages[f"{stack.name}/{UPSAMPLE}"] = upsample
+        if key not in kept:
+            stages[key] = build(BASE, BASE_NUMBER, base.network, process_of(base), guide)
+        key = f"{stack.name}/{UPSAMPLE}"
+        if upsampler is not None and key not in kept:
+            stages[key] = build(UPSAMPLE, UPSAMPLE_NUMBER, upsampler.network, process_of(upsampler))
     for stage in stages.values():
         stage.warm_up(max_rows)
     if compiler is not None:

@@ -1,8 +1,8 @@
-"""The version of how this code rounds, part of every numerics fingerprint."""
+"""The version of this code's rounding, a part of every numerics fingerprint."""
 
 ROUNDING = 3
 """Raise it with any change after which the same request may give other bits.
 
-Then checkpoints of before start over, and compiled networks are compiled anew. tests/engine/test_rounding.py compares
-recorded outputs and fails where a change needs it.
+Jobs with older checkpoints then start over, and networks are compiled again. tests/engine/test_rounding.py compares
+recorded outputs, and fails if a change needs a new version.
 """

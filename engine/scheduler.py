@@ -1,50 +1,50 @@
-"""Which stage takes the next step, and with which rows.
+"""Chooses the stage of the next step, and its images.
 
-Work is preemptible at every step, so the jobs that have least left go first: that makes the mean wait shortest, and a
-short job never stands behind a long one. Nobody starves for it: an image is passed over at most for about as long as
-its job's own work takes, a low priority's for 16 times that, a high one's for a sixteenth (`slack`).
+A job can be interrupted at every step, so the jobs with the least remaining work go first. That makes the mean wait
+shortest, and a short job never waits for a long one to end. No image starves: it is passed over for about as long as
+its job's own work takes at most; for 16 times that at low priority, for a sixteenth at high priority (`slack`).
 
-Among the stages and row counts the one is taken that serves most urgency a second, urgency being one over slack. That
-sum decides by itself what would otherwise take rules: full batches where they are cheaper a row; a short job alone
-where they are not; images for the upsampler gathered until a step of them pays; rows of low priority where a batch has
-room.
+Overdue images run first. Otherwise the scheduler picks the stage and batch size with the highest urgency per second of
+device time; the urgency of an image is one over its slack. This sum replaces rules: batches are full if full batches
+are cheaper a row; a short job runs alone if they are not; images for the upsampler wait until a step of them pays; rows
+of low priority fill what a batch has left.
 """
 
 import math
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from typing import Generic, TypeVar
 
 from engine.costs import StepCosts
+from vocabulary.priorities import PRIORITY_RATIO, Priority
 
-Priority = Literal["high", "normal", "low"]
-PATIENCE: dict[Priority, float] = {"high": 1 / 16, "normal": 1.0, "low": 16.0}
-WASTE = 0.1  # share of time that a quicker but dearer batch may cost, where no more wait than fit a batch
-PROMISE = 2.0  # times what it would take alone, in which a job is to end though long ones are there
-SPARED = 2.0  # full batches' time: as much of WASTE is kept for jobs that end as promised only in smaller batches
+SLACK_FACTORS: dict[Priority, float] = {"high": 1 / PRIORITY_RATIO, "normal": 1.0, "low": float(PRIORITY_RATIO)}
+EXTRA_TIME_SHARE = 0.1  # most extra time for batches that are smaller and quicker, if all waiting images fit one batch
+PROMISE = 2.0  # deadline of a job beside long ones, in times of what it would take alone
+RESERVE_BATCHES = 2.0  # time of full batches; so much extra time is kept for jobs that meet PROMISE only in small ones
 KeyT = TypeVar("KeyT", bound=Hashable)  # of an image
-Work = Sequence[tuple[str, int]]  # stages in the order of passing, and the steps that an image takes in each
+Work = Sequence[tuple[str, int]]  # stages in their order, each with the number of steps that an image takes in it
 
 
 @dataclass(slots=True)
 class Job:
-    """What a job has left: steps by stage, summed over its images."""
+    """The remaining work of a job: steps by stage, summed over its images."""
 
     id: str
     steps_left: dict[str, int]
     images: int = 0
     has_moved: bool = False
-    due: float = 0.0  # when it is to end, where that can be, on the scheduler's clock
+    due: float = 0.0  # its deadline on the scheduler's clock, if it can be met
 
 
 @dataclass(slots=True)
-class Place:
-    """Where an image stands."""
+class WaitingImage:
+    """An image that waits for its next step."""
 
     job: Job
-    patience: float
-    ahead: list[tuple[str, int]]  # stages and steps left in them, the current one first
-    since: float  # when it came or moved last, on the scheduler's clock
+    slack_factor: float
+    stages_left: list[tuple[str, int]]  # stages with their remaining steps, the current one first
+    since: float  # its arrival or its last step, on the scheduler's clock
 
 
 @dataclass(frozen=True)
@@ -57,74 +57,74 @@ class Choice(Generic[KeyT]):
 
 
 class Scheduler(Generic[KeyT]):
-    """Orders the steps of images, known by their keys; its clock is the work it has given out, as the costs have it."""
+    """Orders the steps of images by key. Its clock is the sum of the estimated times of the steps that it chose."""
 
     def __init__(self, costs: StepCosts, max_rows: int) -> None:
         self.costs, self.max_rows, self.clock = costs, max_rows, 0.0
         self._jobs: dict[str, Job] = {}
-        self._places: dict[KeyT, Place] = {}
-        self._waiting: dict[str, dict[KeyT, Place]] = {}  # by the stage of the next step
-        self._spared = math.inf  # seconds that may go into keeping promises
+        self._images: dict[KeyT, WaitingImage] = {}
+        self._waiting: dict[str, dict[KeyT, WaitingImage]] = {}  # by the stage of the next step
+        self._reserve = math.inf  # seconds of extra time that may be spent on deadlines
 
     def enter(self, key: KeyT, job_id: str, priority: Priority, work: Work) -> None:
-        """Let an image take part from the next step on."""
+        """Add an image; it can move in the next step."""
         job = self._jobs.setdefault(job_id, Job(job_id, {}))
         job.images += 1
         for stage, steps in work:
             job.steps_left[stage] = job.steps_left.get(stage, 0) + steps
         job.due = self.clock + PROMISE * self._seconds_left(job, job.images)
-        place = self._places[key] = Place(job, PATIENCE[priority], list(work), self.clock)
-        self._waiting.setdefault(work[0][0], {})[key] = place
+        image = self._images[key] = WaitingImage(job, SLACK_FACTORS[priority], list(work), self.clock)
+        self._waiting.setdefault(work[0][0], {})[key] = image
 
     def leave(self, key: KeyT) -> None:
-        """Forget an image, whether or not it has come to its end."""
-        place = self._places.pop(key)
-        if place.ahead:
-            del self._waiting[place.ahead[0][0]][key]
-        for stage, steps in place.ahead:
-            place.job.steps_left[stage] -= steps
-        place.job.images -= 1
-        if place.job.images == 0:
-            del self._jobs[place.job.id]
+        """Forget an image, finished or not."""
+        image = self._images.pop(key)
+        if image.stages_left:
+            del self._waiting[image.stages_left[0][0]][key]
+        for stage, steps in image.stages_left:
+            image.job.steps_left[stage] -= steps
+        image.job.images -= 1
+        if image.job.images == 0:
+            del self._jobs[image.job.id]
 
     def moved(self, keys: Iterable[KeyT]) -> None:
-        """Note that images took a step."""
+        """Record that images took a step."""
         for key in keys:
-            place = self._places[key]
-            stage, steps = place.ahead[0]
-            place.job.steps_left[stage] -= 1
-            place.job.has_moved, place.since = True, self.clock
+            image = self._images[key]
+            stage, steps = image.stages_left[0]
+            image.job.steps_left[stage] -= 1
+            image.job.has_moved, image.since = True, self.clock
             if steps > 1:
-                place.ahead[0] = stage, steps - 1
+                image.stages_left[0] = stage, steps - 1
                 continue
-            del place.ahead[0], self._waiting[stage][key]
-            if place.ahead:
-                self._waiting.setdefault(place.ahead[0][0], {})[key] = place
+            del image.stages_left[0], self._waiting[stage][key]
+            if image.stages_left:
+                self._waiting.setdefault(image.stages_left[0][0], {})[key] = image
 
     def choose(self) -> Choice[KeyT] | None:
-        """The next step, and the clock set to its end; None where no image has one to take."""
+        """Choose the next step and advance the clock to its end; return None if no image waits."""
         lines = self._lines()
         if not lines:
             return None
         first = min(lines, key=lambda stage: lines[stage][0][0])
         if lines[first][0][0] < 0:
-            lines = {first: lines[first]}  # whoever is overdue moves now, and brings the best batch of its stage along
+            lines = {first: lines[first]}  # an overdue image runs now, in the best batch of its stage
         best = max((self._best_batch(stage, line) for stage, line in lines.items()), key=lambda each: each[0])
         _, stage, rows, extra = best
         self._spend(stage, rows, extra)
         return Choice(stage, [key for _, _, key in lines[stage][:rows]], self.costs.row_shape(stage, rows))
 
     def slack_of_newcomers(self) -> float:
-        """What a job's slack must be below for it to share the next steps, and not wait behind those that are here."""
+        """Return the slack below which a new job shares the next steps and does not wait behind present images."""
         slacks = sorted(slack for line in self._lines().values() for slack, _, _ in line)
         return slacks[self.max_rows - 1] if len(slacks) >= self.max_rows else math.inf
 
     def slack(self, work: Work, priority: Priority) -> float:
-        """For how long a job with so much left may be passed over, seconds."""
-        return PATIENCE[priority] * sum(steps * self.costs.row_seconds(stage) for stage, steps in work)
+        """Return the seconds for which a job with this remaining work may be passed over."""
+        return SLACK_FACTORS[priority] * sum(steps * self.costs.row_seconds(stage) for stage, steps in work)
 
     def _lines(self) -> dict[str, list[tuple[float, int, KeyT]]]:
-        """The images of each stage by slack, those with least first: slack, place in the order of coming, key."""
+        """Return the images of each stage, those with the least slack first: slack, order of arrival, key."""
         row_seconds = {stage: self.costs.row_seconds(stage) for job in self._jobs.values() for stage in job.steps_left}
         left = {
             job.id: sum(steps * row_seconds[stage] for stage, steps in job.steps_left.items())
@@ -133,23 +133,23 @@ class Scheduler(Generic[KeyT]):
         lines = {}
         for stage, waiting in self._waiting.items():
             if waiting:
-                # who just came sees its job start: as if that had one step
+                # a new job starts soon: until it has moved, it counts as if it had one step
                 lines[stage] = sorted(
                     (
-                        place.patience * (left[place.job.id] if place.job.has_moved else row_seconds[stage])
-                        - (self.clock - place.since),
+                        image.slack_factor * (left[image.job.id] if image.job.has_moved else row_seconds[stage])
+                        - (self.clock - image.since),
                         index,
                         key,
                     )
-                    for index, (key, place) in enumerate(waiting.items())
+                    for index, (key, image) in enumerate(waiting.items())
                 )
         return lines
 
     def _best_batch(self, stage: str, line: Sequence[tuple[float, int, KeyT]]) -> tuple[float, str, int, float]:
-        """How many of the first rows serve most urgency a second: that, the stage, they, and what they cost extra.
+        """Find the batch of a stage with the highest urgency per second; return urgency, stage, rows and extra seconds.
 
-        The more images wait, the less of the device's time may be wasted on serving some of them sooner; but for jobs
-        that end as promised in small batches alone, as long as there is time spared for them.
+        The more images wait, the less extra time may be spent on serving some of them sooner. Jobs that meet their
+        deadline in small batches only may use the reserve.
         """
         row_seconds = self.costs.row_seconds(stage)
         best, best_rows, best_extra, urgency, counted = -1.0, 0, 0.0, 0.0, 0
@@ -159,34 +159,34 @@ class Scheduler(Generic[KeyT]):
             value = urgency / self.costs.seconds(stage, rows)
             if value >= best and (
                 self._is_cheap(stage, rows, extra)
-                or (extra <= self._spared and any(self._is_pressed(key) for _, _, key in line[:rows]))
+                or (extra <= self._reserve and any(self._is_pressed(key) for _, _, key in line[:rows]))
             ):
                 best, best_rows, best_extra = value, rows, extra
         return best, stage, best_rows, best_extra
 
     def _is_cheap(self, stage: str, rows: int, extra: float) -> bool:
-        """Whether a batch wastes no more of its time than any may."""
+        """Whether the extra time of a batch is within the share that any batch may take."""
         return extra <= self._share * (self.costs.seconds(stage, rows) - extra)
 
     @property
     def _share(self) -> float:
-        return WASTE * self.max_rows / len(self._places)
+        return EXTRA_TIME_SHARE * self.max_rows / len(self._images)
 
     def _is_pressed(self, key: KeyT) -> bool:
-        """Whether an image's job ends as promised by itself, but not in the largest batches."""
-        job = self._places[key].job
+        """Whether an image's job would meet its deadline alone, but not in the largest batches."""
+        job = self._images[key].job
         time_left = job.due - self.clock
         return self._seconds_left(job, job.images) <= time_left < self._seconds_left(job, self.max_rows)
 
     def _seconds_left(self, job: Job, rows: int) -> float:
-        """What the steps of a job's images take in batches of so many rows."""
+        """Return the time of a job's remaining steps in batches of so many rows."""
         return sum(
             steps / job.images * self.costs.seconds(stage, min(rows, self.costs.row_shapes(stage)[-1]))
             for stage, steps in job.steps_left.items()
         )
 
     def _extra_seconds(self, stage: str, waiting: int) -> dict[int, float]:
-        """What batches of rows that wait cost over the cheapest of them a row, by row counts worth a trial."""
+        """Return the extra seconds of batches over the cheapest per row, for each row count that is worth a trial."""
         shapes = self.costs.row_shapes(stage)
         here = min(waiting, self.max_rows, shapes[-1])
         seconds = {rows: self.costs.seconds(stage, rows) for rows in (*(each for each in shapes if each < here), here)}
@@ -194,9 +194,11 @@ class Scheduler(Generic[KeyT]):
         return {rows: max(0.0, each - rows * least) for rows, each in seconds.items()}
 
     def _spend(self, stage: str, rows: int, extra: float) -> None:
-        """Let a step's time pass, and take what it costs over the cheapest a row from what is spared."""
+        """Advance the clock by a step, and take its extra time from the reserve."""
         seconds = self.costs.seconds(stage, rows)
-        most = SPARED * max(self.costs.seconds(each, self.costs.row_shapes(each)[-1]) for each in self._waiting)
+        most = RESERVE_BATCHES * max(
+            self.costs.seconds(each, self.costs.row_shapes(each)[-1]) for each in self._waiting
+        )
         spent = 0.0 if self._is_cheap(stage, rows, extra) else extra
-        self._spared = min(self._spared - spent + self._share * seconds, most)
+        self._reserve = min(self._reserve - spent + self._share * seconds, most)
         self.clock += seconds

@@ -1,9 +1,9 @@
-"""A check that needs no data: do the flags that no key and no shape tells suit these weights?
+"""Checks without data whether the flags that keys and shapes do not show fit the weights.
 
-A checkpoint brings no flags, and a wrong one makes noise without any error. So known noise is laid over smooth random
-images, and the network is asked for it under the flags given and under each other reading of the same weights. Inputs
-are the same, so that the errors compare pair by pair: where another reading finds the noise clearly better, the flags
-are wrong. What this finds and what it misses is measured in docs/self-check.md.
+A checkpoint contains no flags, and a wrong flag makes noise without any error. So known noise is added to smooth random
+images, and the network predicts it under the given flags and under each other reading of the same weights. The inputs
+are equal, so the errors are compared in pairs: if another reading predicts the noise clearly better, the flags are
+wrong. What this finds and what it misses is measured in docs/self-check.md.
 """
 
 import contextlib
@@ -16,17 +16,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from diffusion.grey import channel_mean, grey_eps
 from diffusion.process import MeanType, Process
-from engine.process import process_of
+from engine.diffusion_process import process_of
 from models.networks.attention import AttentionBlock
 from models.networks.classifier import NoisyClassifier
 from models.networks.unet import SuperResUNet, UNet
 from models.stack import Stack
 
-NOISE_FRACTIONS = (0.06, 0.15, 0.3, 0.55)  # of the schedule: where attention and the timestep matter
+NOISE_FRACTIONS = (0.06, 0.15, 0.3, 0.55)  # places in the schedule at which attention and the timestep matter
 CLEARLY_BETTER = 0.93  # ratio of squared errors: another reading's to the given one's
-FAINT_AGREEMENT = 0.99  # correlation with pure noise; networks that were trained for an hour reach 0.999
-CALM = 0.6  # entropy of a classifier's answer to pure noise, of log(classes)
+FAINT_AGREEMENT = 0.99  # lowest cosine with pure noise; networks trained for an hour reach 0.999
+NOISY_OUTPUT = 0.3  # cosine of an output and pure noise, above which the network may predict eps; of x_0 it is near 0
+CALM = 0.6  # lowest entropy of a classifier's answer to pure noise, in units of log(classes)
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Probe:
 
 
 def check_stack(stack: Stack) -> list[str]:
-    """Doubts about the flags of a stack's networks, one line each; none where all is well."""
+    """Doubts about the flags of a stack's networks, one line each; empty if there are none."""
     lines = []
     for role, held in (("base", stack.base), ("upsampler", stack.upsampler)):
         if held is not None:
@@ -53,18 +55,18 @@ def check_stack(stack: Stack) -> list[str]:
 
 @torch.no_grad()
 def check_network(network: UNet, process: Process, seed: int = 0) -> list[str]:
-    """Doubts about a diffusion network's flags; none where all is well. Some twenty rows of forward passes."""
+    """Doubts about a diffusion network's flags; empty if there are none. Takes about twenty rows of forward passes."""
     probe, pure = make_probe(network, process, seed), pure_noise(network, process, seed)
     findings = []
     eps = _eps(network, pure, process)
-    agreement = float(F.cosine_similarity(eps.flatten(), pure.noise.flatten(), dim=0))
+    agreement = _agreement(eps, pure)
     if not agreement >= FAINT_AGREEMENT:  # also NaN
         findings.append(f"at pure noise its eps agrees with the noise by {agreement:.3f}; 0.999 is usual")
     given, given_pure = _error(_eps(network, probe, process), probe), _error(eps, pure)
-    groups = [{name: error / given for name, error in _other_readings(network, probe, process)}]
-    if process.mean_type is MeanType.EPSILON:  # what predicts x0 says next to nothing of pure noise
+    groups = [{name: error / given for name, error in _other_readings(network, probe, pure, process)}]
+    if process.mean_type is MeanType.EPSILON:  # a network that predicts x0 says almost nothing about pure noise
         groups.append({name: error / given_pure for name, error in _other_timesteps(network, pure, process)})
-    # the first group that explains it: a network that predicts x0 finds more or less noise at other timesteps, too
+    # the first group that explains it, because a network that predicts x0 also finds other amounts at other timesteps
     for ratios in groups:
         best = min(ratios, key=ratios.__getitem__)
         if ratios[best] < CLEARLY_BETTER:
@@ -72,8 +74,15 @@ def check_network(network: UNet, process: Process, seed: int = 0) -> list[str]:
     return findings
 
 
+@torch.no_grad()
+def noise_agreement(network: UNet, process: Process, seed: int = 0) -> float:
+    """Cosine of a network's eps and the noise if its input is noise alone; 0.999 is usual."""
+    pure = pure_noise(network, process, seed)
+    return _agreement(_eps(network, pure, process), pure)
+
+
 def check_classifier(classifier: NoisyClassifier, process: Process, seed: int = 0) -> list[str]:
-    """Doubts about a classifier: it should not see a class in pure noise."""
+    """Doubts about a classifier, which should see no class in pure noise."""
     device, size = next(classifier.parameters()).device, classifier.config.image_size
     x = torch.randn(4, 3, size, size, generator=torch.Generator().manual_seed(seed)).to(device)
     t = torch.full((4,), float(process.network_timesteps[-1]), device=device)
@@ -85,10 +94,12 @@ def check_classifier(classifier: NoisyClassifier, process: Process, seed: int = 
 
 
 def make_probe(network: UNet, process: Process, seed: int) -> Probe:
-    """A smooth random image under one noise, at each of NOISE_FRACTIONS."""
+    """A smooth random image with the same noise at each of NOISE_FRACTIONS."""
     generator, size, count = torch.Generator().manual_seed(seed), network.config.image_size, len(NOISE_FRACTIONS)
     coarse = torch.rand(1, 3, 4, 4, generator=generator) * 1.4 - 0.7
     image = F.interpolate(coarse, (size, size), mode="bilinear", align_corners=True).expand(count, -1, -1, -1)
+    if process.grey:
+        image = channel_mean(image)
     noise = torch.randn(1, 3, size, size, generator=generator).expand(count, -1, -1, -1)
     schedule = process.schedule
     rows = torch.tensor([int(fraction * (schedule.num_timesteps - 1)) for fraction in NOISE_FRACTIONS])
@@ -101,7 +112,7 @@ def make_probe(network: UNet, process: Process, seed: int) -> Probe:
 
 
 def pure_noise(network: UNet, process: Process, seed: int) -> Probe:
-    """Noise and nothing else, at the last step."""
+    """Inputs of noise alone, at the last timestep."""
     size, device = network.config.image_size, next(network.parameters()).device
     noise = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(seed)).to(device)
     timesteps = process.network_timesteps[-1:].float().to(device).expand(2)
@@ -110,18 +121,18 @@ def pure_noise(network: UNet, process: Process, seed: int) -> Probe:
 
 
 def _eps(network: UNet, probe: Probe, process: Process) -> Tensor:
-    return _as_eps(_predict(network, probe), probe, process.mean_type)
+    return _as_eps(_predict(network, probe), probe, process.mean_type, grey=process.grey)
 
 
-def _as_eps(output: Tensor, probe: Probe, mean_type: MeanType) -> Tensor:
-    if mean_type is MeanType.EPSILON:
-        return output
+def _as_eps(output: Tensor, probe: Probe, mean_type: MeanType, *, grey: bool) -> Tensor:
     weight = probe.alpha_bar[:, None, None, None]
-    return (probe.x - weight.sqrt() * output) / (1 - weight).sqrt()
+    deviation = (1 - weight).sqrt()
+    eps = output if mean_type is MeanType.EPSILON else (probe.x - weight.sqrt() * output) / deviation
+    return grey_eps(eps, probe.x, deviation) if grey else eps
 
 
 def _predict(network: UNet, probe: Probe) -> Tensor:
-    """Row by row: the device may have room for no more than one at a time."""
+    """The network's output, row by row, because the device may have room for one row only."""
     labels = None if network.config.num_classes is None else torch.zeros(1, dtype=torch.long, device=probe.x.device)
     rows = zip(probe.x.split(1), probe.timesteps.split(1), probe.low_res.split(1), strict=True)
     outputs = [
@@ -131,24 +142,33 @@ def _predict(network: UNet, probe: Probe) -> Tensor:
     return torch.cat(outputs)[:, :3].float()
 
 
+def _agreement(eps: Tensor, pure: Probe) -> float:
+    return float(F.cosine_similarity(eps.flatten(), pure.noise.flatten(), dim=0))
+
+
 def _error(eps: Tensor, probe: Probe) -> float:
-    """Geometric mean over the rows of the squared error: every noise level counts alike."""
+    """Geometric mean of the rows' squared errors, so that every noise level has the same weight."""
     return float((eps - probe.noise).square().mean((1, 2, 3)).clamp(min=1e-12).log().mean().exp())
 
 
-def _other_readings(network: UNet, probe: Probe, process: Process) -> Iterator[tuple[str, float]]:
-    """The error under each other reading of the weights, by a name for it."""
+def _other_readings(network: UNet, probe: Probe, pure: Probe, process: Process) -> Iterator[tuple[str, float]]:
+    """The name of each other reading of the weights, and its error.
+
+    A network that predicts x_0 of few kinds of pictures may err more on the probe's than its output does, read as eps.
+    So it is read as eps only if it finds noise in pure noise, as a network that predicts eps does.
+    """
     for told, new_order, channels in _other_heads(network):
         with _heads(network, new_order, channels):
             yield told, _error(_eps(network, probe, process), probe)
     given_eps = process.mean_type is MeanType.EPSILON
     other = MeanType.START_X if given_eps else MeanType.EPSILON
     told = "predict_xstart" if given_eps else "eps in place of predict_xstart"
-    yield told, _error(_as_eps(_predict(network, probe), probe, other), probe)
+    if given_eps or _agreement(_predict(network, pure), pure) > NOISY_OUTPUT:
+        yield told, _error(_as_eps(_predict(network, probe), probe, other, grey=process.grey), probe)
 
 
 def _other_timesteps(network: UNet, pure: Probe, process: Process) -> Iterator[tuple[str, float]]:
-    # At pure noise alone: told another time, a network expects another share of image, and finds less of the noise.
+    # At pure noise alone: with a wrong timestep a network expects some image, and finds less of the noise.
     for factor in (4.0, 0.25):
         eps = _eps(network, dataclasses.replace(pure, timesteps=pure.timesteps * factor), process)
         yield f"timesteps times {factor:g} (rescale_timesteps or diffusion_steps)", _error(eps, pure)

@@ -1,5 +1,6 @@
 """One network of a pipeline and everything a batched step of it needs."""
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -14,15 +15,16 @@ from diffusion.guidance import classifier_log_probabilities, guidance_gradient
 from diffusion.noise import Draw, normals
 from diffusion.pixels import from_uint8
 from diffusion.process import Process
-from diffusion.solvers import ENCODE
-from diffusion.tables import COLUMNS, SamplerTable, take_step
+from diffusion.tables import SamplerTable, take_step
 from diffusion.transfer import upload
-from engine.compiling import Compiler
+from engine.compiling import Compiler, refuse_wrong_code
+from engine.errors import NoClassifierError
 from engine.guide import Guide
 from engine.lanes import Lanes, Rows, compute_rows
-from engine.probing import layer_shapes, trajectory_states
-from engine.sampling import UnknownOfferError, build_table
-from engine.shapes import agreeing_shapes, candidates_for
+from engine.row_shapes import agreeing_shapes, candidates_for
+from engine.sampler_tables import build_table
+from engine.shape_probes import STEPS, layer_shapes, trajectory_states
+from engine.step_inputs import drawn_noise, guide_inputs, network_inputs, uploaded
 from engine.threads import torch_threads
 from engine.trajectory import FromLatent, FromPicture, ImageRequest, StagePlan, Trajectory
 from models.networks import native_norm
@@ -31,24 +33,24 @@ from models.networks.convolution import can_pack, pack_weights
 from models.networks.fusing import fuse_norms, fused_by
 from models.networks.precision import DTYPES, Precision, hold_weights
 from models.networks.unet import SuperResUNet, UNet
+from vocabulary.sampling import Direction
 
-NOISE_COLUMNS = [COLUMNS.index("noise"), COLUMNS.index("noise_std")]
 Probe = Callable[[Sequence[Trajectory], Sequence[int]], Tensor]
-"""What a network makes of those of some states that have these numbers."""
+"""Computes a network for the states with these indices: [N, ...]."""
 
 TABLES_KEPT = 256
-LARGE = 256 * 2**20  # bytes of a network's weights in float32, from which one row keeps several threads busy
+LARGE = 256 * 2**20  # bytes of weights in float32 from which one row of a network keeps several threads busy
 
 
 class Stage:
-    """A diffusion network, its process and, where it is guided, its guide.
+    """A diffusion network, its process and, if it is guided, its guide.
 
-    number is the stage's place in the order of stages, part of the address of its noise. The networks are this
-    precision's from here on: in half precision the weights of their convolutions are rounded. With a compiler, network
-    and guide run compiled: at fewer shapes, each of which takes its time in warm_up.
+    number: the stage's place in the order of stages, a part of the key of its noise. The networks are converted to the
+    precision in place: half precision rounds the weights of their convolutions. With a compiler, network and guide run
+    compiled, at fewer shapes, each of which takes time in warm_up.
 
-    On a CPU the lanes compute parts of a step, each on one thread. A large network has all threads for one row instead,
-    so that a lone image does not wait for a single thread.
+    On a CPU the lanes compute parts of a step, one thread per part. A large network uses all threads for each row
+    instead, so that a single image does not wait for one thread.
     """
 
     def __init__(
@@ -70,7 +72,7 @@ class Stage:
         weights = sum(each.nbytes for each in network.parameters())
         self._is_wide = self.device.type == "cpu" and weights > LARGE
         self._packs = compiler is None and can_pack(self.device, DTYPES[precision])
-        # packed convolutions leave channels-last maps in any case
+        # packed convolutions always return channels-last maps
         layout = torch.contiguous_format if precision == "fp32" and not self._packs else torch.channels_last
         for _, module in self._modules():
             hold_weights(module, precision, layout)
@@ -80,8 +82,8 @@ class Stage:
         if compiler is not None:
             self._network = compiler.compile(network, frozen=True)
             if guide is not None and isinstance(guide.module, NoisyClassifier):
-                # without its softmax: a vector of a compiled loop over few classes would hold parts of several rows,
-                # and a row's last digits would tell its place in the batch
+                # without its softmax: with few classes, a vector of a compiled loop would hold parts of several rows,
+                # and a row's last digits would depend on its place in the batch
                 self._log_probabilities = classifier_log_probabilities(compiler.compile(guide.module))
         self.process = process
         size = network.config.image_size
@@ -92,7 +94,7 @@ class Stage:
 
     @property
     def mode(self) -> str:
-        """How the networks are run, as far as it may change how they round."""
+        """A text on how the networks are run, as far as it may change rounding."""
         threads = [f"{self.lanes.count} threads a row"] if self._is_wide else []
         if self._compiler is not None:
             return ", ".join([f"compiled by {self._compiler.version}", *threads])
@@ -102,15 +104,15 @@ class Stage:
 
     @property
     def row_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Row counts that each part is padded to, ascending: the network, and the guide, none where there is none."""
+        """Row counts to which each part (network, guide) is padded, ascending; empty without a guide."""
         return {"network": self.network_shapes, "guide": self.guide_shapes}
 
     def give_up(self, rows: int) -> None:
-        """Take fewer rows than so many in a step from here on, as far as there is a shape for fewer."""
+        """Take fewer than this many rows in a step from now on, if there is a smaller shape."""
         self.network_shapes = tuple(each for each in self.network_shapes if each < rows) or self.network_shapes[:1]
 
     def drop_shapes(self, part: str, shapes: Sequence[int]) -> None:
-        """Pad a part, network or guide, to these row counts no more; a single row is left where all are dropped."""
+        """Stop padding a part (network or guide) to these row counts; if none is left, use single rows."""
         left = tuple(each for each in self.row_shapes[part] if each not in shapes) or (1,)
         if part == "network":
             self.network_shapes = left
@@ -124,10 +126,10 @@ class Stage:
 
     @torch.no_grad()
     def warm_up(self, max_rows: int) -> None:
-        """Find the row shapes that agree bit for bit; has to be called before the first step.
+        """Find the row shapes that agree bit for bit; call this before the first step.
 
-        On a GPU the norms are fused before, where that goes. On a CPU the weights are packed for their kernels, where
-        that goes; the networks train no more.
+        Before that, norms are fused on a GPU, and weights are packed for their kernels on a CPU, if supported. The
+        networks cannot be trained after this. Raises: WrongCodeError if they are compiled.
         """
         if self._packs:
             rows = 1 if self._is_wide else max_rows
@@ -137,13 +139,15 @@ class Stage:
                 pack_weights(self.guide.module, rows, run, with_gradient=True)
         if self.device.type == "cuda" and self._compiler is None:
             self.fuse_norms(max_rows)
-        if self._is_wide:  # each row is computed as if it were the only one: there is nothing to compare
+        if self._is_wide:  # each row is computed alone, so there is nothing to compare
             self.network_shapes, self.guide_shapes = (1,), () if self.guide is None else (1,)
-            self._rehearse_part(self.probe_network)  # compiles, where that is asked for
-            if self.guide is not None:
-                self._rehearse_part(self.probe_guide)
+            probes = {"network": self.probe_network} | ({} if self.guide is None else {"guide": self.probe_guide})
+            for part, probe in probes.items():
+                self._rehearse_part(probe)
+                if self._compiler is not None:
+                    self._refuse_wrong_code(part, probe, [self.rehearsal()], [0])
             return
-        lanes, self.lanes = self.lanes, Lanes()  # one part at a time: compiling is not for several threads
+        lanes, self.lanes = self.lanes, Lanes()  # one part at a time, because compiling is not thread-safe
         evenly = self._compiler is not None or not native_norm.is_of(DTYPES[self.precision])
         candidates = candidates_for(self.device, max_rows, evenly=evenly)
         states = self._states(candidates)
@@ -153,10 +157,10 @@ class Stage:
         self.lanes = lanes
 
     def _states(self, candidates: Sequence[int]) -> Sequence[Trajectory]:
-        """States of real trajectories to compare the shapes on, as many as the largest has rows."""
+        """States of real trajectories for comparing the shapes, one for each row of the largest."""
         shapes = tuple(candidates)
         if self._compiler is not None:
-            # the others may not be worth compiling
+            # the others may not need compiling
             shapes = tuple(self._compiler.candidates_of(f"{self.name} network", candidates))[-1:]
             for part, _ in self._modules():
                 self._announce(part, shapes[-1])
@@ -172,17 +176,32 @@ class Stage:
         elif module is not None:
             run = partial(self._rehearse_part, probe)
             candidates = layer_shapes(module, run, candidates, with_gradient=part == "guide")
-        shapes = agreeing_shapes(partial(probe, states), candidates)
+        if self._compiler is not None:  # before shapes are compared, because NaN does not even equal itself
+            self._refuse_wrong_code(part, probe, states, range(candidates[-1]))
+        # as many windows of one row as a trajectory has steps, to cover all timesteps and scales
+        shapes = agreeing_shapes(partial(probe, states), candidates, windows=STEPS)
         if self._compiler is not None:
             self._compiler.note(name, shapes)
         return shapes
+
+    def _refuse_wrong_code(self, part: str, probe: Probe, states: Sequence[Trajectory], rows: Sequence[int]) -> None:
+        """Compare a compiled part with its eager form. Raises: WrongCodeError."""
+        assert self._compiler is not None
+        found, compiled = probe(states, rows), (self._network, self._log_probabilities)
+        self._network = self.network
+        self._log_probabilities = None if self.guide is None else self.guide.log_probabilities
+        try:
+            by = self._compiler.version
+            refuse_wrong_code(f"{self.name} {part}", by, found, probe(states, rows), math.prod(self.shape))
+        finally:
+            self._network, self._log_probabilities = compiled
 
     def _rehearse_part(self, probe: Probe) -> Tensor:
         return probe([self.rehearsal()], [0])
 
     @torch.no_grad()
     def fuse_norms(self, max_rows: int) -> None:
-        """Fuse the norms of each network whose kernels agree with the eager form; where not, a warning says why."""
+        """Fuse the norms of each network whose kernels agree with the eager form; otherwise warn with the reason."""
         for part, module in self._modules():
             probe = self.probe_network if part == "network" else self.probe_guide
             states = [self.rehearsal() for _ in range(min(2, max_rows))]
@@ -194,15 +213,15 @@ class Stage:
     def probe_network(self, states: Sequence[Trajectory], rows: Sequence[int]) -> Tensor:
         self._announce("network", len(rows))
         with self._threads():
-            return self._predict(*self._inputs([states[row] for row in rows]))
+            return self._predict(*network_inputs([states[row] for row in rows], self.device))
 
     def probe_guide(self, states: Sequence[Trajectory], rows: Sequence[int]) -> Tensor:
-        """Gradients and scores: a last digit of a score may be lost in a gradient."""
+        """Gradients and scores, because the last digit of a score may be lost in a gradient."""
         self._announce("guide", len(rows))
         batch = [states[row] for row in rows]
-        x, timesteps, *_ = self._inputs(batch)
+        x, timesteps, *_ = network_inputs(batch, self.device)
         with self._threads():
-            gradient = self._gradient(x, timesteps, *self._guidance_inputs(batch))
+            gradient = self._gradient(x, timesteps, *self._guide_inputs(batch))
             return torch.cat([gradient.flatten(1), self._scores(x, timesteps).float()], dim=1)
 
     def _announce(self, part: str, rows: int) -> None:
@@ -210,14 +229,14 @@ class Stage:
             self._compiler.on_shape(f"{self.name} {part}", rows)
 
     def rehearse(self, rows: int) -> None:
-        """Take a step of so many rows, all guided where there is a classifier, and forget it."""
+        """Take a step of so many rows, guided if there is a classifier, and discard the result."""
         self.step([self.rehearsal() for _ in range(rows)])
 
     def rehearsal(self) -> Trajectory:
         plan = StagePlan(self.name, "ddpm", 2)
         guided = self.guide is not None
         request = ImageRequest("", 0, 0, (plan,), 0, ((0, 1.0),) if guided else (), float(guided))
-        table = self.table(plan.sampler, plan.num_steps, plan.eta)
+        table = self.table(plan)
         enlarges = isinstance(self.network, SuperResUNet)
         low_res = torch.zeros(self.shape, device=self.device)[:, ::2, ::2] if enlarges else None
         return Trajectory(request, table, self.starting_noise(0, 0), low_res)
@@ -227,10 +246,10 @@ class Stage:
         return normals([Draw(seed, index, self.number, 0)], self.shape, self.device)[0]
 
     def enlarge(self, request: ImageRequest, plan: StagePlan, table: SamplerTable, low_res: Tensor) -> Tensor:
-        """What an upsampler starts from, given the small image [3, h, w]: x_t [3, H, W].
+        """The start of an upsampler, x_t [3, H, W], for the small image [3, h, w].
 
-        Noise, as published; at a strength below 1 the bilinearly enlarged image, noised as far as the first step taken
-        removes it again. An upsampler that is lightly trained knows its input's colours only there.
+        It is noise, as published. At a strength below 1 it is the bilinearly enlarged image, noised to the timestep of
+        the first step taken. A lightly trained upsampler keeps its input's colours only in that way.
         """
         noise = self.starting_noise(request.seed, request.drawn_index)
         if plan.strength == 1:
@@ -243,7 +262,7 @@ class Stage:
         return self.process.q_sample(x0[None], first, noise[None])[0]
 
     def begin(self, request: ImageRequest, plan: StagePlan, table: SamplerTable) -> tuple[Tensor, Tensor | None]:
-        """What an image's first stage starts from: x_t [3, H, W], and the low-resolution image of an upsampler."""
+        """The start of an image's first stage: x_t [3, H, W], and an upsampler's low-resolution image."""
         noise = self.starting_noise(request.seed, request.drawn_index)
         match request.start:
             case FromLatent(x):
@@ -252,17 +271,17 @@ class Stage:
                 x0 = from_uint8(upload(pixels, self.device))
                 if isinstance(self.network, SuperResUNet):
                     return self.enlarge(request, plan, table, x0), x0
-                return (x0 if plan.sampler == ENCODE else self._noised(x0, table, noise)), None
+                return (x0 if plan.direction is Direction.ENCODE else self._noised(x0, table, noise)), None
         return noise, None
 
     @torch.no_grad()
     def classify(self, pixels: Tensor) -> Tensor:
         """p(y | x) of the guide for clean images [N, 3, H, W], uint8: [N, K].
 
-        Raises: UnknownOfferError where there is no guide.
+        Raises: NoClassifierError.
         """
         if self.guide is None:
-            raise UnknownOfferError("there is no classifier to ask")
+            raise NoClassifierError
         x = from_uint8(upload(pixels, self.device))
         timesteps = torch.zeros(len(x), device=self.device)
         ((scores, self.guide_shapes),) = self._compute(Rows(self._scores, self.guide_shapes, (x, timesteps)))
@@ -270,62 +289,45 @@ class Stage:
 
     @torch.no_grad()
     def step(self, batch: Sequence[Trajectory]) -> list[Trajectory]:
-        """Take the next row of every trajectory's table, and tell where they stand then.
+        """Launch the next step of every trajectory, a row of its table; return the trajectories after it, in order.
 
-        A device that works by itself need not have come to it yet: nothing here waits for it.
-        Where the device's memory does not suffice for the networks, the rows are computed in parts, and the shapes that
-        were too large are given up. Raises: torch.OutOfMemoryError where the smallest is, and where it does not suffice
-        for what is beside the networks.
+        On an asynchronous device nothing here waits for the results.
+        If the device's memory does not suffice for the networks, the rows are computed in parts, and shapes that were
+        too large are given up. Raises: torch.OutOfMemoryError if the smallest shape is too large, or memory does not
+        suffice for tensors outside the networks.
         """
         rows = torch.stack([each.table.rows[each.row] for each in batch]).float()  # on the host
-        x, *others = self._inputs(batch)
+        x, *others = network_inputs(batch, self.device)
         asked = [Rows(self._predict, self.network_shapes, (x, *others))]
         guided = [place for place, each in enumerate(batch) if each.guided]
         if guided:
-            index = self._upload(guided)
-            inputs = x[index], others[0][index], *self._guidance_inputs([batch[place] for place in guided])
+            index = uploaded(guided, self.device)
+            inputs = x[index], others[0][index], *self._guide_inputs([batch[place] for place in guided])
             asked.append(Rows(self._gradient, self.guide_shapes, inputs))
         (output, self.network_shapes), *rest = self._compute(*asked)
         guidance = None
         for gradient, self.guide_shapes in rest:
             guidance = torch.zeros_like(x).index_copy_(0, index, gradient)
         memory = torch.stack([each.memory for each in batch])
-        taken = take_step(rows, x, output, guidance, self._noise(batch, rows), memory)
-        # a view would keep its whole batch in memory for as long as the image waits
+        taken = take_step(rows, x, output, guidance, drawn_noise(batch, rows, self.number, x), memory)
+        # clones, because a view would keep its whole batch in memory while the image waits
         states = [tuple(each.clone() for each in state) for state in zip(*taken, strict=True)]
         return [each.moved(*state) for each, state in zip(batch, states, strict=True)]
 
-    def _upload(self, values: Sequence[float]) -> Tensor:
-        return upload(torch.tensor(values), self.device)
-
     def _compute(self, *asked: Rows) -> list[tuple[Tensor, tuple[int, ...]]]:
-        """Results and shapes left of rows for several networks. Raises: as compute_rows."""
+        """The results and remaining shapes of rows for several networks. Raises: the errors of compute_rows."""
         if not self._is_wide:
             return compute_rows(self.lanes, asked)
         with self._threads():
             return compute_rows(Lanes(), asked)
 
     def _threads(self) -> AbstractContextManager[object]:
-        """What a large network takes of the threads: all."""
+        """A context in which operations of a large network use all threads."""
         return torch_threads(self.lanes.count) if self._is_wide else nullcontext()
 
-    def _inputs(self, batch: Sequence[Trajectory]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What the network takes: x_t, timesteps, labels, low_res."""
-        x = torch.stack([each.x for each in batch])
-        timesteps = self._upload([each.timestep for each in batch])
-        labels = self._upload([each.request.network_label or 0 for each in batch])
-        low_res = [each.low_res for each in batch if each.low_res is not None]
-        return x, timesteps, labels, torch.stack(low_res) if low_res else x
-
-    def _guidance_inputs(self, batch: Sequence[Trajectory]) -> tuple[Tensor, Tensor, Tensor]:
-        """What guides these rows: targets [N, K], scales and whether entropy scales them, [N]."""
+    def _guide_inputs(self, batch: Sequence[Trajectory]) -> tuple[Tensor, Tensor, Tensor]:
         assert self.guide is not None
-        targets = torch.zeros(len(batch), self.guide.num_conditions)
-        for target, each in zip(targets, batch, strict=True):
-            for condition, weight in each.request.guidance_target:
-                target[condition] = weight
-        scales = self._upload([each.request.guidance_scale for each in batch])
-        return upload(targets, self.device), scales, self._upload([each.request.entropy_scaled for each in batch])
+        return guide_inputs(batch, self.guide.num_conditions, self.device)
 
     @torch.no_grad()  # a lane's thread has grad enabled
     def _predict(self, x: Tensor, timesteps: Tensor, labels: Tensor, low_res: Tensor) -> Tensor:
@@ -336,7 +338,7 @@ class Stage:
 
     def _scores(self, x: Tensor, timesteps: Tensor) -> Tensor:
         assert self._log_probabilities is not None
-        # compiled, the forward of a step is taken, which has a gradient: without one it would be compiled once more
+        # a compiled forward pass has a gradient, as in a step; without one it would be compiled again
         with torch.set_grad_enabled(self._compiler is not None):
             return self._log_probabilities(x.requires_grad_(self._compiler is not None), timesteps).detach()
 
@@ -344,16 +346,7 @@ class Stage:
         self, x: Tensor, timesteps: Tensor, targets: Tensor, scales: Tensor, entropy_scaled: Tensor
     ) -> Tensor:
         assert self._log_probabilities is not None
-        # fused attention adds its gradients up in whatever order a GPU's programs end: no two runs would agree
+        # fused attention sums gradients in an order that varies between runs on a GPU
         attention = nullcontext() if self.device.type == "cpu" else sdpa_kernel(SDPBackend.MATH)
         with attention:
             return guidance_gradient(self._log_probabilities, x, timesteps, targets, scales, entropy_scaled).float()
-
-    def _noise(self, batch: Sequence[Trajectory], rows: Tensor) -> Tensor:
-        noise = torch.zeros(len(batch), *self.shape, device=self.device)
-        drawn = [i for i, row in enumerate(rows[:, NOISE_COLUMNS].any(dim=1).tolist()) if row]
-        if not drawn:
-            return noise
-        moved = [batch[i] for i in drawn]
-        draws = [Draw(each.request.seed, each.request.drawn_index, self.number, each.row + 1) for each in moved]
-        return noise.index_copy_(0, self._upload(drawn), normals(draws, self.shape, self.device))

@@ -1,16 +1,13 @@
-"""A step of the engine, from when a device is given it until it is told of."""
+"""A step of the engine, from its launch on the device until it is retired."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from torch import Tensor
 
-from engine.laps import Lap
+from engine.errors import NotFiniteError
+from engine.step_times import Timer
 from engine.trajectory import ImageRequest, Trajectory
-
-
-class NotFiniteError(Exception):
-    """An image's state has overflowed: a picture of it would be noise or black, and nobody would know."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +21,9 @@ class Finished:
 
 @dataclass(frozen=True)
 class Passed:
-    """An image that came to a stage's end, and whether its state [3, H, W] is finite: [], on the host.
+    """An image that has ended a stage. is_finite: whether its state [3, H, W] is finite, a tensor [] on the host.
 
-    finished is None where another stage follows.
+    finished is None if another stage follows.
     """
 
     trajectory: Trajectory
@@ -36,68 +33,81 @@ class Passed:
 
 @dataclass(frozen=True)
 class StepReport:
-    """What a step did: its stage, the images that moved, as they stood after it and, in the same order, before it, and
-    the shape they were padded to.
+    """A retired step: its stage, the images that moved (after it, and in the same order before it), and its row shape.
 
-    seconds is what it took the device, for num_rows of images: of those, too, that were aborted before this was told.
-    It is no measure of such steps unless the batch is_whole: computed at once, without a failure.
-    previews has what images are going to be, [3, H, W], uint8, on the host, by their keys, as far as it was asked for.
-    failed has the jobs that cannot be computed, and why; all their images have left the engine. Where the device's
-    memory did not suffice, lowered has the row shapes that are left to the parts of the stage, network or guide, that
-    take smaller batches from here on; torch.OutOfMemoryError in failed says that not even the smallest could be
-    computed, which is no job's fault.
+    seconds: the device's time for num_rows images, including those of jobs that were aborted before the step was
+    retired. It is a valid measurement only if the batch is_whole: computed at once, without a failure.
+    previews: predictions [3, H, W], uint8, on the host, by image key, for images that request them.
+    failed: the errors of jobs that cannot be computed; all their images have left the engine. torch.OutOfMemoryError
+    means that memory did not suffice for the smallest shape, which is no job's fault.
+    lowered: if memory did not suffice, the row shapes that are left, by part of the stage (network or guide).
     """
 
     stage: str
     moved: list[Trajectory]
+    before: list[Trajectory]
     row_shape: int
     num_rows: int
     is_whole: bool
     previews: Mapping[tuple[str, int], Tensor]
     lowered: Mapping[str, tuple[int, ...]]
-    seconds: float = 0.0
-    finished: list[Finished] = field(default_factory=list)
-    failed: Mapping[str, Exception] = field(default_factory=dict)
-    before: Sequence[Trajectory] = ()
+    seconds: float
+    finished: list[Finished]
+    failed: Mapping[str, Exception]
 
 
 @dataclass
-class Begun:
-    """A step that a device was given. What is on the host of it may be read when its lap is over.
+class LaunchedStep:
+    """A step that was launched on a device. Its tensors on the host are valid when its timer is done.
 
-    known is its report, but for what is known when it is told of: seconds, finished, and who turned out to have failed.
-    before has the images that moved as they stood before it: for whoever asks, it is not taken until it is told of.
+    before: the images that moved, in their states before the step, because for callers of the engine a step is taken
+    only when it is retired.
     """
 
-    known: StepReport
+    stage: str
+    row_shape: int
+    num_rows: int
+    is_whole: bool
     expected_seconds: float
-    lap: Lap
+    timer: Timer
     before: list[Trajectory]
-    passed: list[Passed] = field(default_factory=list)
+    moved: list[Trajectory]
+    lowered: Mapping[str, tuple[int, ...]]
+    previews: dict[tuple[str, int], Tensor]
+    passed: list[Passed]
+    failed: dict[str, Exception]
 
     def drop(self, job_id: str) -> None:
-        """Tell nothing of a job."""
-        known = self.known
+        """Remove a job from the report."""
         self.before = _of_others(job_id, self.before)
+        self.moved = _of_others(job_id, self.moved)
         self.passed = [each for each in self.passed if each.trajectory.request.job_id != job_id]
-        self.known = replace(
-            known,
-            moved=_of_others(job_id, known.moved),
-            previews={key: each for key, each in known.previews.items() if key[0] != job_id},
-            failed={failing: error for failing, error in known.failed.items() if failing != job_id},
-        )
+        self.previews = {key: each for key, each in self.previews.items() if key[0] != job_id}
+        self.failed.pop(job_id, None)
 
-    def report(self) -> StepReport:
-        """Wait for the device, and tell. Raises: torch.AcceleratorError where it is lost."""
-        seconds = self.lap.wait()
-        failed, finished = dict(self.known.failed), []
+    def retire(self) -> StepReport:
+        """Wait for the device, and report. Raises: torch.AcceleratorError if the device is lost."""
+        seconds = self.timer.wait()
+        failed, finished = dict(self.failed), []
         for each in self.passed:
             request, stage = each.trajectory.request, each.trajectory.plan.stage
             if not each.is_finite:
-                failed[request.job_id] = NotFiniteError(f"image {request.index} after stage {stage}")
+                failed[request.job_id] = NotFiniteError(request.job_id, request.index, stage)
             elif each.finished is not None:
                 finished.append(each.finished)
-        return replace(self.known, seconds=seconds, finished=finished, failed=failed, before=self.before)
+        return StepReport(
+            stage=self.stage,
+            moved=self.moved,
+            before=self.before,
+            row_shape=self.row_shape,
+            num_rows=self.num_rows,
+            is_whole=self.is_whole,
+            previews=self.previews,
+            lowered=self.lowered,
+            seconds=seconds,
+            finished=finished,
+            failed=failed,
+        )
 
 
 def _of_others(job_id: str, images: Iterable[Trajectory]) -> list[Trajectory]:

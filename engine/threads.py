@@ -1,4 +1,4 @@
-"""How many threads compute on a CPU where nobody has said so."""
+"""The default number of threads that compute on a CPU."""
 
 import contextlib
 import math
@@ -12,10 +12,10 @@ CGROUP = Path("/sys/fs/cgroup")
 
 
 def usable_threads(cgroup: Path = CGROUP) -> int:
-    """One thread a physical core, or OMP_NUM_THREADS, or fewer where not all may be used.
+    """One thread per physical core, or OMP_NUM_THREADS, or fewer if affinity or a quota limits them.
 
-    A container's quota of processor time hides no core: more threads than it pays for wait for each other, most of them
-    throttled, and a step takes many times as long.
+    A container with a quota of processor time still sees all cores. With more threads than the quota, most of them are
+    throttled while the others wait for them, and a step takes many times as long.
     """
     wanted = os.environ.get("OMP_NUM_THREADS", "")
     count = int(wanted) if wanted.isdecimal() else torch.cpu.get_capabilities().get("num_physical_cores")
@@ -25,7 +25,7 @@ def usable_threads(cgroup: Path = CGROUP) -> int:
 
 
 def _quota(cgroup: Path) -> float | None:
-    """Processors' worth of time that the control group has; None where it is not limited, or the system has none."""
+    """The control group's quota, in processors; None without a limit or without control groups."""
     try:
         quota, period = (cgroup / "cpu.max").read_text().split()
     except (OSError, ValueError):
@@ -41,7 +41,7 @@ def _quota(cgroup: Path) -> float | None:
 
 @contextlib.contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Let this thread's operations share their work among so many threads; as before in the end."""
+    """Let this thread's operations use so many threads within the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -19,14 +19,13 @@ from engine.pipeline import BASE, UPSAMPLE, Pipeline, build_stages
 from engine.trajectory import StagePlan
 from evaluation.inception_score import inception_score
 from evaluation.judging import Verdict, add_noise, colour_error, distance, judge_images, sharpness
-from evaluation.precision_recall import precision_recall
 from evaluation.sampling import Sampler
 from models.checkpoints.network_file import load_network
 from models.networks.judge import Judge
-from models.plan import read_stack
 from models.stack import file_hash
+from models.stack_plan import read_stack
 
-EVALUATIONS = 25  # of the network, an image
+EVALUATIONS = 25  # of the network, per image
 WAYS = {
     "ddim_eta_1": StagePlan(BASE, "ddim", EVALUATIONS, eta=1.0),
     "ddim_eta_0": StagePlan(BASE, "ddim", EVALUATIONS),
@@ -39,12 +38,12 @@ FRESH_SEED, OTHER_SEED = 1001, 1002  # of renders that nothing was trained on
 CONDITIONAL_IMAGES, UNCONDITIONAL_IMAGES, SWEEP_IMAGES, UPSAMPLED_IMAGES = 500, 200, 60, 50
 SWEEP_SCALES = (5.0, 10.0, 20.0, 40.0)
 NOISES = (2, 8, 32)
-SWEEP_SEED, SEED = 1, 0  # apart: a scale picked on the images it is then measured on would look better than it is
+SWEEP_SEED, SEED = 1, 0  # different seeds, because a scale looks too good on the images on which it was chosen
 MAX_ROWS = 32
 
 
 class DemoReport:
-    """The measurements, each of which adds its part to the report."""
+    """Makes the measurements of the report."""
 
     def __init__(self, folder: Path, progress: Progress, on_doubt: OnDoubt) -> None:
         self.folder, self.progress = folder, progress
@@ -61,7 +60,7 @@ class DemoReport:
         self.progress.advance(self._bar, rows)
 
     def measure(self) -> dict[str, Any]:
-        """Everything, in the order in which a reader wants it."""
+        """Make all measurements, in the order of the report."""
         started = time.time()
         conditional = {way: self._conditional(way) for way in WAYS}
         report = {
@@ -95,7 +94,7 @@ class DemoReport:
         return judge_images(self.judge, pixels).agreement(labels)
 
     def _fid_scale(self) -> dict[str, float]:
-        """Distances of known sets, so that a reader can place those of the samples."""
+        """FIDs of known sets, for comparison with those of samples."""
         scale = {"another_set_of_renders": distance(self.fresh_verdict, judge_images(self.judge, self.other))}
         for noise in NOISES:
             noisy = judge_images(self.judge, add_noise(self.other, noise, seed=noise))
@@ -109,15 +108,11 @@ class DemoReport:
         what = f"conditional, {way}, scale {scale:g}"
         pixels = self._images("demo", list(labels), way, scale, what=what)
         verdict = judge_images(self.judge, pixels)
-        fid = distance(self.fresh_verdict, verdict)
-        covered = precision_recall(self.fresh_verdict.features, verdict.features)
         return (
             {"guidance_scale": scale, "guidance_schedule": spec.guidance_schedule, "steps": WAYS[way].num_steps}
             | verdict.agreement(torch.tensor(labels))
+            | verdict.closeness(self.fresh_verdict)
             | {
-                "fid": fid,
-                "precision": round(float(covered.precision), 4),
-                "recall": round(float(covered.recall), 4),
                 "inception_score": round(inception_score(verdict.probabilities), 3),
                 "sharpness": round(sharpness(pixels), 3),
             }
@@ -170,12 +165,12 @@ class DemoReport:
 
 
 def turns(count: int, classes: int) -> list[int]:
-    """Labels that take turns: every class as often, or once more than another."""
+    """Labels in turn; the counts of classes differ by at most one."""
     return [index % classes for index in range(count)]
 
 
 def write_report(folder: Path, on_doubt: OnDoubt) -> Path:
-    """Measure a stack folder and write its judge.json; on_doubt is told what the self-check finds.
+    """Measure a stack folder and write its judge.json; on_doubt gets the findings of the self-check.
 
     Raises: WeightsError.
     """

@@ -1,4 +1,4 @@
-"""Feature extractors: what turns pictures into the numbers that distributions are compared in."""
+"""Feature extractors: networks that turn pictures into the features of the metrics."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ from models.networks.judge import Judge
 from models.stack import file_hash
 
 INCEPTION = "inception"
-INCEPTION_BATCH = 16  # images at 299x299 that its first layers hold at once: some 200 MB
+INCEPTION_BATCH = 16  # images at 299x299 in one batch; its first layers take about 200 MB
 RENDERED_SIZE = 32  # of renders for an extractor that takes any size
 SHIPPED_JUDGE = Path(__file__).parents[1] / "weights" / "demo" / "judge.safetensors"
 
 
 @dataclass(frozen=True)
 class Features:
-    """Of a set of N images: pooled [N, D] for all metrics but these: spatial [N, S] for sFID, probabilities [N, C]."""
+    """Features of N images: pooled [N, D]; spatial [N, S] for sFID; probabilities [N, C] for the Inception Score."""
 
     pooled: Tensor
     spatial: Tensor
@@ -31,28 +31,28 @@ class Features:
 
 
 class Extractor(Protocol):
-    """What turns pictures into features.
+    """Turns pictures into features.
 
-    identity: name, file, sha256 of the weights, and the sizes of what it gives: features, spatial_features, classes.
-    image_size: the least edge of its pictures in pixels, and that of renders for which none is asked.
+    identity: name, file, SHA-256 of the weights, and the sizes of its outputs: features, spatial_features, classes.
+    image_size: the smallest edge of its pictures in pixels, and the default size of renders.
     """
 
     identity: dict[str, Any]
     image_size: int
 
     def __call__(self, pixels: Tensor) -> Features:
-        """Features of images [N, 3, H, W] of uint8, float32. Raises: ValueError for images that it cannot take."""
+        """Features of images [N, 3, H, W] of uint8, float32. Raises: ValueError for unsupported images."""
 
 
 class JudgeExtractor:
-    """A judge: features after the mean over its last map, spatial ones of that map itself, place after place.
+    """A judge: pooled features are the mean over its last map, spatial ones the map itself, place after place.
 
-    The official evaluator takes a few channels of a map in the middle of Inception, of 17x17 places; the judge's last
-    map has 2x2 places for 32x32 pixels, and all of its channels are taken.
+    The official evaluator uses a few channels of a 17x17 map in the middle of Inception; the judge's last map has 2x2
+    places for 32x32 pixels, and all its channels are used.
     """
 
     def __init__(self, path: Path) -> None:
-        """Raises: WeightsError, one line, for another file than a judge's."""
+        """Raises: WeightsError, one line, if the file is not a judge."""
         self._judge = load_network(path, Judge)
         config = self._judge.config
         self.image_size = config.image_size
@@ -68,7 +68,7 @@ class JudgeExtractor:
 
     @torch.no_grad()
     def __call__(self, pixels: Tensor) -> Features:
-        """Features of images [N, 3, H, W] of uint8. Raises: ValueError for images that are no squares, or too small."""
+        """Features of images [N, 3, H, W] of uint8. Raises: ValueError for images that are not square or too small."""
         height, width = pixels.shape[2:]
         if height != width or width < self.image_size:
             side = self.image_size
@@ -80,11 +80,11 @@ class JudgeExtractor:
 
 
 class InceptionExtractor:
-    """The Inception of FID, as the official evaluator of ADM runs it: features of the pooling, spatial ones of
-    mixed_6/conv, classes without the last layer's bias."""
+    """The Inception of FID, as in ADM's official evaluator: pooled features, spatial ones of mixed_6/conv, and classes
+    without the last layer's bias."""
 
     def __init__(self, path: Path) -> None:
-        """Raises: WeightsError, one line, for another file than that of FID's Inception."""
+        """Raises: WeightsError, one line, if the file is not FID's Inception."""
         self._network = load_inception(path)
         self.image_size = RENDERED_SIZE
         self.identity: dict[str, Any] = {
@@ -98,7 +98,7 @@ class InceptionExtractor:
 
     @torch.no_grad()
     def __call__(self, pixels: Tensor) -> Features:
-        """Features of images [N, 3, H, W] of uint8. Raises: ValueError for images that are no squares."""
+        """Features of images [N, 3, H, W] of uint8. Raises: ValueError for images that are not square."""
         height, width = pixels.shape[2:]
         if height != width:
             raise ValueError(f"images are {width}x{height}; squares are needed")

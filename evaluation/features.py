@@ -1,6 +1,6 @@
-"""Feature sets as the metrics take them: left where they lie, in memory or in a mapped file, and read in parts.
+"""Feature sets for the metrics: kept in memory or in a mapped file, and read in parts.
 
-50,000 images with 2,048 features are 410 MB in float32; the metrics compute in float64 and hold a part at a time.
+50,000 images with 2,048 features are 410 MB in float32; the metrics compute in float64, one part at a time.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ ROWS = 1000  # images that are converted at once: 16 MB of 2,048 features
 
 
 class Points:
-    """Features [N, D] of which rows are taken as float64, less a centre [D]."""
+    """Features [N, D], whose rows are read as float64 minus a centre [D]."""
 
     def __init__(self, features: Tensor, centre: Tensor | None = None) -> None:
         self._features, self.centre = features, centre
@@ -25,20 +25,20 @@ class Points:
         return self._features.shape[1]
 
     def rows(self, index: slice | Tensor) -> Tensor:
-        """[n, D] of these images."""
+        """The rows of these images, [n, D]."""
         exact = self._features[index].double()
         return exact if self.centre is None else exact - self.centre
 
     def parts(self, size: int = ROWS) -> Iterator[Tensor]:
-        """All rows, so many at a time."""
+        """All rows, `size` at a time."""
         return (self.rows(slice(start, start + size)) for start in range(0, len(self), size))
 
     def mean(self) -> Tensor:
-        """[D], less the centre."""
+        """The mean minus the centre, [D]."""
         return torch.stack([part.sum(dim=0) for part in self.parts()]).sum(dim=0) / len(self)
 
     def centred(self) -> "Points":
-        """The same set less its mean."""
+        """The set minus its mean."""
         return Points(self._features, Points(self._features).mean())
 
 
@@ -58,7 +58,7 @@ def checked_points(features: Tensor, least: int, metric: str) -> Points:
 
 
 def checked_pair(first: Tensor, second: Tensor, least: int, metric: str) -> tuple[Points, Points]:
-    """Both sets as checked_points. Raises: ValueError also where the two have features of other sizes."""
+    """Both sets, checked by checked_points. Raises: ValueError, also if their features have different sizes."""
     pair = checked_points(first, least, metric), checked_points(second, least, metric)
     if pair[0].width != pair[1].width:
         sizes = f"{pair[0].width} and {pair[1].width}"
@@ -67,7 +67,7 @@ def checked_pair(first: Tensor, second: Tensor, least: int, metric: str) -> tupl
 
 
 def centred_pair(reference: Tensor, sample: Tensor, least: int, metric: str) -> tuple[Points, Points]:
-    """Both sets less the mean of the reference: where features lie changes no distance. Raises: as checked_pair."""
+    """Both sets minus the mean of the reference, which changes no distance. Raises: the errors of checked_pair."""
     checked_pair(reference, sample, least, metric)
     centred = Points(reference.flatten(1)).centred()
     return centred, Points(sample.flatten(1), centred.centre)

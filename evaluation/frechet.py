@@ -14,7 +14,7 @@ from evaluation.features import Points, checked_points
 class Moments:
     """Mean [D] and covariance [D, D] (N - 1) of a feature set, float64.
 
-    factor [N, D]: of fewer images than dimensions, whose covariance it is a root of: factor^T factor.
+    factor [N, D]: for fewer images than dimensions; the covariance is factor^T factor.
     """
 
     mean: Tensor
@@ -23,7 +23,7 @@ class Moments:
 
     @classmethod
     def of(cls, features: Tensor) -> "Moments":
-        """Shapes: features [N, ...]; FID takes pooled features, sFID spatial ones, flattened here.
+        """The moments of features [N, ...]: pooled ones for FID, spatial ones, flattened here, for sFID.
 
         Raises: ValueError for fewer than 2 samples, and for NaN or infinity.
         """
@@ -41,7 +41,7 @@ class Moments:
 
 
 def factor_of(centred: Tensor) -> Tensor:
-    """The factor of points [N, D] less their mean."""
+    """The factor of points [N, D] minus their mean."""
     return centred / math.sqrt(len(centred) - 1)
 
 
@@ -56,10 +56,10 @@ def scatter(points: Points) -> Tensor:
 def frechet_distance(a: Moments, b: Moments) -> float:
     """|mu_a - mu_b|^2 + tr(A + B - 2 (A B)^1/2), by eigenvalues of the symmetric A^1/2 B A^1/2.
 
-    Source: Heusel et al. 2017, Eq. 6. The symmetric form has real eigenvalues also for singular covariances, where the
-    official matrix root falls back to a shifted diagonal. Of N images in D > N dimensions the N eigenvalues that are
-    not 0 are those of F A F^T, where B = F^T F.
-    Raises: ValueError where the two are of features of other sizes.
+    Source: Heusel et al. 2017, Eq. 6. The symmetric form has real eigenvalues also for singular covariances, for which
+    the official matrix root falls back to a shifted diagonal. For N images in D > N dimensions, the N non-zero
+    eigenvalues are those of F A F^T, where B = F^T F.
+    Raises: ValueError if the two have features of different sizes.
     """
     if a.mean.shape != b.mean.shape:
         raise ValueError(f"the sets have features of {len(a.mean)} and {len(b.mean)} dimensions; they must be alike")

@@ -1,4 +1,4 @@
-"""Reports as pages that need no other file: styles, pictures and charts are inside, and every name is escaped."""
+"""Reports as self-contained pages: styles, pictures and charts are inside, and every name is escaped."""
 
 import base64
 import io
@@ -40,7 +40,7 @@ def page(title: str, parts: Iterable[str]) -> str:
 
 
 def html_table(head: Sequence[str], rows: Iterable[Sequence[object]], best: Sequence[int] = ()) -> str:
-    """A table of escaped cells, in which the rows at the places `best` stand out."""
+    """A table of escaped cells; the rows at the indices `best` are highlighted."""
     heads = "".join(f"<th>{escape(each)}</th>" for each in head)
     body = []
     for place, row in enumerate(rows):
@@ -50,14 +50,14 @@ def html_table(head: Sequence[str], rows: Iterable[Sequence[object]], best: Sequ
 
 
 def shown(value: object) -> str:
-    """A value as text: floats in four digits after the point, nothing for what is not there."""
+    """A value as text: floats with four decimals, "" for None."""
     if value is None:
         return ""
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
 def picture(pixels: Tensor, caption: str = "") -> str:
-    """A picture [3, H, W] of uint8 inside the page."""
+    """A picture [3, H, W], uint8, as an inline image."""
     buffer = io.BytesIO()
     Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()).save(buffer, "PNG")
     source = base64.b64encode(buffer.getvalue()).decode()
@@ -66,7 +66,7 @@ def picture(pixels: Tensor, caption: str = "") -> str:
 
 
 def json_block(content: Mapping[str, Any]) -> str:
-    """Settings as they are."""
+    """Settings as formatted JSON."""
     return f"<pre>{escape(json.dumps(content, indent=1, sort_keys=True))}</pre>"
 
 
@@ -86,14 +86,14 @@ def published_table() -> str:
 
 
 def growth_chart(growth: Sequence[Sequence[float]], endless: float) -> str:
-    """FID against 1 / images, and where the line through it ends."""
+    """FID against 1 / images, and the end of the extrapolated line."""
     measured = Series("measured", [Point(1 / count, fid, label=f"{count} images: {fid:.4g}") for count, fid in growth])
     end = Series("endless images", [Point(0.0, endless, label=f"{endless:.4g}")])
     return chart("FID by the number of samples", "1 / images", "FID", [measured, end])
 
 
 def origin(report: Mapping[str, Any]) -> str:
-    """What computed the figures."""
+    """The machine and versions that computed the figures."""
     return json_block({name: report[name] for name in ("extractor", "machine", "versions", "commit")})
 
 

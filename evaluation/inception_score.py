@@ -11,8 +11,8 @@ OFFICIAL_SPLIT = 5000
 def inception_score(probabilities: Tensor, split_size: int = OFFICIAL_SPLIT) -> float:
     """exp of the mean KL divergence of p(y | x) from p(y), averaged over splits taken in order.
 
-    Shapes: probabilities [N, classes]. A short last split counts as much as a full one. A probability of exactly 0, to
-    which a softmax in float32 underflows, adds nothing, as in the limit; the official evaluator gives NaN.
+    Shapes: probabilities [N, classes]. A shorter last split has the same weight as a full one. A probability of
+    exactly 0, to which a softmax in float32 can underflow, adds 0, its limit; the official evaluator gives NaN.
     Raises: ValueError for no sample, and for NaN or infinity.
     """
     scores = []
@@ -25,6 +25,6 @@ def inception_score(probabilities: Tensor, split_size: int = OFFICIAL_SPLIT) -> 
 def class_probabilities(features: Tensor, weight: Tensor) -> Tensor:
     """Softmax of pooled features [N, D] times the last layer's weight [D, classes].
 
-    The official evaluator leaves the layer's bias out, and published scores are without it.
+    The official evaluator omits the layer's bias, and so do published scores.
     """
     return (features @ weight).softmax(dim=1)

@@ -8,7 +8,7 @@ Z_95 = 1.959963984540054
 
 
 def wilson_interval(hits: int, total: int) -> tuple[float, float]:
-    """The 95 % interval of a share (Wilson 1927): sound also near 0 and 1."""
+    """The 95 % interval of a share (Wilson 1927), which is also valid near 0 and 1."""
     share = hits / total
     spread = Z_95**2 / total
     centre = (share + spread / 2) / (1 + spread)

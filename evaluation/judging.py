@@ -1,4 +1,4 @@
-"""What the judge says of a set of images."""
+"""Applies the judge to a set of images."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +10,7 @@ from torch import Tensor
 from diffusion.pixels import from_uint8
 from evaluation.frechet import Moments, frechet_distance
 from evaluation.intervals import mean_interval, wilson_interval
+from evaluation.precision_recall import precision_recall
 from models.networks.judge import Judge
 
 BATCH = 100
@@ -27,7 +28,7 @@ class Verdict:
         return Moments.of(self.features)
 
     def agreement(self, class_labels: Tensor) -> dict[str, Any]:
-        """Share of images that the judge calls by their label, and its mean confidence in its own answer."""
+        """The share of images whose label is the judge's answer, and its mean confidence in its answers."""
         confidence, answers = self.probabilities.max(dim=1)
         hits = int((answers == class_labels).sum())
         return {
@@ -38,10 +39,19 @@ class Verdict:
             "confidence_95": [round(end, 4) for end in mean_interval(confidence)],
         }
 
+    def closeness(self, reference: "Verdict") -> dict[str, float]:
+        """FID, precision and recall against a reference set, in the judge's features."""
+        covered = precision_recall(reference.features, self.features)
+        return {
+            "fid": distance(reference, self),
+            "precision": round(float(covered.precision), 4),
+            "recall": round(float(covered.recall), 4),
+        }
+
 
 @torch.no_grad()
 def judge_images(judge: Judge, pixels: Tensor) -> Verdict:
-    """Judge images [N, 3, H, W] uint8, reduced by area to the judge's size where they are larger."""
+    """Judge images [N, 3, H, W] uint8; larger ones are reduced by area to the judge's size."""
     probabilities, features = [], []
     for batch in pixels.split(BATCH):
         pooled = judge.features(judged_input(judge, batch))
@@ -51,26 +61,26 @@ def judge_images(judge: Judge, pixels: Tensor) -> Verdict:
 
 
 def judged_input(judge: Judge, pixels: Tensor) -> Tensor:
-    """Images [N, 3, H, W] uint8 as the judge takes them, reduced by area to its size where they are larger."""
+    """The judge's input for images [N, 3, H, W] uint8; larger ones are reduced by area to its size."""
     x, size = from_uint8(pixels), judge.config.image_size
     return x if x.shape[-1] == size else F.interpolate(x, (size, size), mode="area")
 
 
 def add_noise(pixels: Tensor, strength: float, seed: int) -> Tensor:
-    """Gaussian noise of so many 255ths on 8-bit images, rounded back to 8 bits."""
+    """8-bit images with Gaussian noise of deviation `strength`, in 255ths, rounded to 8 bits."""
     noise = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(seed))
     return (pixels.float() + strength * noise).round().clamp(0, 255).to(torch.uint8)
 
 
 def sharpness(pixels: Tensor) -> float:
-    """Mean absolute Laplacian of the grey image, in 255ths: what bicubic enlargement lacks."""
+    """Mean absolute Laplacian of the grey image, in 255ths; low for bicubic enlargement."""
     grey = pixels.float().mean(dim=1, keepdim=True)
     kernel = torch.tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]]).reshape(1, 1, 3, 3)
     return float(F.conv2d(grey, kernel).abs().mean())
 
 
 def colour_error(small: Tensor, large: Tensor) -> float:
-    """Mean difference, in 255ths, of images enlarged and the same reduced again: what an upsampler should leave."""
+    """Mean difference, in 255ths, of small images and their reduced enlargements; an upsampler should keep it low."""
     reduced = F.interpolate(large.float(), small.shape[2:], mode="area")
     return float((reduced - small.float()).abs().mean())
 

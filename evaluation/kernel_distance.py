@@ -13,7 +13,7 @@ from evaluation.features import Points, checked_pair
 class KernelSums:
     """Sums of the kernel between blocks of two sets: within [A, A] and [B, B] without the diagonal, across [A, B].
 
-    sizes: images of each block. Any estimate that leaves blocks out follows from these.
+    sizes: images of each block. Every estimate that leaves blocks out is computed from these sums.
     """
 
     within: tuple[Tensor, Tensor]
@@ -24,9 +24,11 @@ class KernelSums:
     def of(
         cls, sample: Tensor, reference: Tensor, sample_blocks: Sequence[Tensor], reference_blocks: Sequence[Tensor]
     ) -> "KernelSums":
-        """Shapes: sample [N, D], reference [M, D]; blocks of indices. One block of the kernel is held at a time.
+        """Shapes: sample [N, D], reference [M, D]; blocks of indices.
 
-        Raises: ValueError for fewer than 2 samples, NaN or infinity, and features of other sizes.
+        Only one block of the kernel matrix is in memory at a time.
+
+        Raises: ValueError for fewer than 2 samples, NaN or infinity, and features of different dimensions.
         """
         ours, theirs = checked_pair(sample, reference, 2, "KID")
         across = [
@@ -40,7 +42,7 @@ class KernelSums:
         )
 
     def estimate(self, sample_kept: Tensor, reference_kept: Tensor) -> float:
-        """The unbiased estimate of the blocks that masks [A] and [B] keep; each side keeps 2 images at least."""
+        """The unbiased estimate from the blocks that masks [A] and [B] keep; each side must keep 2 images or more."""
         within = 0.0
         for kept, sums, sizes in zip((sample_kept, reference_kept), self.within, self.sizes, strict=True):
             count = float(sizes[kept].sum())
@@ -49,11 +51,11 @@ class KernelSums:
         return within - 2 * float(self.across[sample_kept][:, reference_kept].sum()) / pairs
 
     def whole(self) -> float:
-        """The estimate of all images: its mean over all subsets of any size, of which the literature draws some."""
+        """The estimate from all images, the mean over all subsets; the literature averages some."""
         return self.estimate(*(torch.ones(len(sizes), dtype=torch.bool) for sizes in self.sizes))
 
     def left_out(self, side: int) -> Iterator[float]:
-        """The estimates without each block of a side, 0 for the samples, 1 for the reference."""
+        """The estimates without each block of a side (0: the samples, 1: the reference)."""
         for block in range(len(self.sizes[side])):
             kept = [torch.ones(len(sizes), dtype=torch.bool) for sizes in self.sizes]
             kept[side][block] = False

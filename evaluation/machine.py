@@ -1,4 +1,4 @@
-"""What figures were computed by: machine, versions and commit."""
+"""The machine, versions and commit that computed figures."""
 
 import platform
 import subprocess
@@ -30,7 +30,7 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """The commit of the checkout that runs; None where it is none, or git is not there."""
+    """The commit of the running checkout; None without a checkout or git."""
     try:
         found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):

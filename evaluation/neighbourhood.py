@@ -1,10 +1,10 @@
 """Precision, recall, density, coverage and authenticity at once, and each of them without each block of images.
 
 Precision and recall are those of `precision_recall` (Kynkaanniemi et al. 2019). Density and coverage (Naeem et al.
-2020) are by balls around the reference alone: how many of them a sample lies in, over the neighbour's number, which is
-1 for equal sets; and the share of the balls that hold a sample. A ball holds its rim. Authenticity (Alaa et al. 2022)
-is the share of samples that lie farther from their nearest reference image than that image from its own nearest
-neighbour in the reference: 1/2 or more for independent sets, and near 0 for copies.
+2020) use only balls around the reference. Density is the mean number of balls that contain a sample, divided by the
+number of neighbours; it is 1 for equal sets. Coverage is the share of the balls that contain a sample. Balls are
+closed. Authenticity (Alaa et al. 2022) is the share of samples that are farther from their nearest reference image than
+that image is from its own nearest neighbour in the reference: 1/2 or more for independent sets, near 0 for copies.
 """
 
 from collections.abc import Sequence
@@ -17,17 +17,15 @@ from torch import Tensor
 from evaluation.features import Points, centred_pair
 from evaluation.precision_recall import BLOCK, blocks_of_distances
 
-NEAREST, PRECISION_NEIGHBOUR, DENSITY_NEIGHBOUR = 1, 3, 5  # as their authors have them
+NEAREST, PRECISION_NEIGHBOUR, DENSITY_NEIGHBOUR = 1, 3, 5  # as in the papers
 LEAST = DENSITY_NEIGHBOUR + 1
-REACH = (
-    40  # neighbours among which the one is sought that is left without a block: never are all but a few of one block
-)
+REACH = 40  # nearest neighbours that are kept, to find one that is not in a left-out block
 
 Blocks = Sequence[Tensor]
 
 
 class Estimates(NamedTuple):
-    """A metric of all images, without each block of samples, and without each block of the reference."""
+    """A metric for all images, without each block of samples, and without each block of the reference."""
 
     value: float
     without_samples: Tensor
@@ -37,7 +35,7 @@ class Estimates(NamedTuple):
 @dataclass(frozen=True)
 class Nearest:
     """The reference image nearest to each sample, its index and distance [M]; and for each reference image [N] the
-    distance to the nearest other one: copies lie nearer to the reference than its own images to each other."""
+    distance to the nearest other one. Copies are nearer to the reference than its own images are to each other."""
 
     index: Tensor
     distance: Tensor
@@ -47,7 +45,7 @@ class Nearest:
 def neighbourhood(
     sample: Tensor, reference: Tensor, ours: Blocks, theirs: Blocks
 ) -> tuple[dict[str, Estimates], Nearest]:
-    """Shapes: sample [M, D], reference [N, D]; blocks of their indices, which leave LEAST images each.
+    """Shapes: sample [M, D], reference [N, D]; blocks of their indices; without any block, LEAST images must be left.
 
     Raises: ValueError for fewer than LEAST images, NaN or infinity, and features of other sizes.
     """
@@ -60,10 +58,10 @@ def neighbourhood(
 
 
 def squared_radii_without(centres: Points, neighbours: Sequence[int], blocks: Blocks) -> list[Tensor]:
-    """For each neighbour's number [1 + B, N]: the squared radii among all centres, then without each block.
+    """For each number of neighbours [1 + B, N]: the squared radii among all centres, then without each block.
 
-    Those of the block itself are -1, so that they hold nothing. A neighbour's number counts from 1; 0 is the point
-    itself.
+    Radii of the left-out block itself are -1, so that these balls are empty. Neighbours are counted from 1; 0 is the
+    point itself.
     """
     block_of = _block_of(len(centres), blocks)
     reach = min(REACH, len(centres))
@@ -89,7 +87,7 @@ def _block_of(count: int, blocks: Blocks) -> Tensor:
 
 
 def _kept(of_block: Tensor, blocks: Blocks) -> Tensor:
-    """[1 + B, n, R]: which of the neighbours [n, R] are there among all, and without each block."""
+    """[1 + B, n, R]: which of the neighbours [n, R] exist among all, and without each block."""
     return torch.stack([of_block >= 0, *(of_block != number for number in range(len(blocks)))])
 
 
@@ -103,7 +101,7 @@ def _seen_from_samples(
     for distances in blocks_of_distances(points, centres, BLOCK):
         inside.append(torch.stack([(distances <= radii).any(dim=1) for radii in narrow], dim=1))
         near = distances.topk(min(REACH, len(centres)), dim=1, largest=False, sorted=True)
-        place = _kept(block_of[near.indices], theirs).int().argmax(dim=2)  # the first that is kept
+        place = _kept(block_of[near.indices], theirs).int().argmax(dim=2)  # the first kept neighbour
         index = near.indices.gather(1, place.T).T
         authentic.append((first[variants, index] < near.values.gather(1, place.T).T).T)
         indices.append(near.indices[:, 0])
@@ -121,7 +119,7 @@ def _seen_from_reference(
 ) -> dict[str, Estimates]:
     """Recall: the reference against balls around samples; density and coverage: the samples in balls around it."""
     inside, counts, of_blocks = [], [], []
-    # samples in each ball are counted as [1 + B, n] by how it was drawn, and as [n, A] by the samples' blocks
+    # counts of samples in each ball: [1 + B, n] by the ball's radius, and [n, A] by the samples' blocks
     for distances, part in zip(blocks_of_distances(centres, points, BLOCK), wide.split(BLOCK, dim=1), strict=True):
         inside.append(torch.stack([(distances <= radii).any(dim=1) for radii in around_samples], dim=1))
         counts.append(torch.stack([(distances <= each[:, None]).sum(dim=1) for each in part]))

@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from html import escape
 
 WIDTH, HEIGHT = 520, 340
-LEFT, RIGHT, TOP, BOTTOM = 64, 150, 30, 48  # pixels around the axes; the names of the series stand to the right
+LEFT, RIGHT, TOP, BOTTOM = 64, 150, 30, 48  # pixels around the axes; the names of series are on the right
 COLOURS = ("#1f6feb", "#d1242f", "#1a7f37", "#9a6700", "#8250df", "#57606a")
 TICKS = 5
-STEPS = (1, 2, 2.5, 5, 10)  # of ticks, in powers of ten
-GROWTH = 1.06  # of the axes beyond the outermost points
+STEPS = (1, 2, 2.5, 5, 10)  # distances of ticks, times powers of ten
+GROWTH = 1.06  # factor of the axes beyond the outermost points
 CAP = 3  # pixels to either side of an interval's ends
 
 
 @dataclass(frozen=True)
 class Point:
-    """A value with the ends of its interval, where it has one, and what a reader sees over it."""
+    """A value with its interval, if it has one, and its tooltip."""
 
     x: float
     y: float
@@ -27,7 +27,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Series:
-    """Points under one name; joined: by a line, in their order."""
+    """Points with one name; joined: connect them by a line, in order."""
 
     name: str
     points: Sequence[Point]
@@ -36,7 +36,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Axis:
-    """Values of an axis and where they lie, in pixels; even: in powers of ten."""
+    """Values of an axis and their places in pixels; even: in powers of ten."""
 
     low: float
     high: float
@@ -71,7 +71,7 @@ class Axis:
 
 
 def nice_step(least: float) -> float:
-    """The smallest round number of no less."""
+    """The smallest round number that is not below `least`."""
     power = 10.0 ** math.floor(math.log10(least))
     return next(factor * power for factor in STEPS if factor * power >= least * 0.999)
 
@@ -79,7 +79,7 @@ def nice_step(least: float) -> float:
 def chart(
     title: str, x_label: str, y_label: str, series: Sequence[Series], *, log_x: bool = False, log_y: bool = False
 ) -> str:
-    """An SVG document. Raises: ValueError where there is no point."""
+    """An SVG document. Raises: ValueError without any point."""
     points = [point for each in series for point in each.points]
     if not points:
         raise ValueError(f"{title}: there is nothing to draw")

@@ -9,9 +9,9 @@ from torch import Tensor
 from evaluation.features import Points, centred_pair
 
 OFFICIAL_NEIGHBOURS = (3,)
-BLOCK = 500  # rows whose distances to all others are held at once: 200 MB where the others are 50,000
-CANCELLING = 1e-6  # of the squared norms that a squared distance is the difference of: below, its digits are lost
-PAIRS = 10_000  # whose differences are held at once: 160 MB of 2,048 features
+BLOCK = 500  # rows whose distances to all others are in memory: 200 MB for 50,000 others
+CANCELLING = 1e-6  # relative to the squared norms, below which a squared distance has lost its digits by cancellation
+PAIRS = 10_000  # pairs whose differences are in memory: 160 MB for 2,048 features
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ def precision_recall(
     """The share of samples inside a ball of the reference, and of the reference inside a ball of the samples.
 
     Shapes: reference [N, D], sample [M, D]; a neighbour's number counts from 1. Everything is float64, and the mean of
-    the reference is taken off, so that where the features lie does not matter; the official evaluator rounds distances
-    to float16, which tells on features far from the origin.
-    Raises: ValueError where a set has no more points than the largest neighbour's number, for NaN or infinity, and
-    where the two have features of other sizes.
+    the reference is subtracted, so that an offset of features does not matter; the official evaluator rounds distances
+    to float16, which is inaccurate for features far from the origin.
+    Raises: ValueError if a set has too few points for the largest number of neighbours, for NaN or infinity, and for
+    features of different sizes.
     """
     least = max(neighbours) + 1
     theirs, ours = centred_pair(reference, sample, least, "precision and recall")
@@ -44,14 +44,14 @@ def precision_recall(
         torch.zeros(len(neighbours), len(theirs), dtype=torch.bool),
     )
     blocks = zip(blocks_of_distances(ours, theirs, block), sample_radii.split(block), strict=True)
-    for distances, radii in blocks:  # each distance once for both: it takes longer than all that is asked of it
+    for distances, radii in blocks:  # each distance is computed once for both, because it takes longer than its uses
         held += torch.stack([(distances <= radius).any(dim=1).sum() for radius in reference_radii.T])
         covered |= torch.stack([(distances <= radius[:, None]).any(dim=0) for radius in radii.T])
     return PrecisionRecall(held.double() / len(ours), covered.double().mean(dim=1), reference_radii, sample_radii)
 
 
 def squared_radii(points: Points, neighbours: Sequence[int], block: int = BLOCK) -> Tensor:
-    """The squared distance of every point to its neighbours of these numbers, [N, K]; 0 is the point itself."""
+    """The squared distance of every point to its neighbours with these numbers, [N, K]; 0 is the point itself."""
     columns = torch.tensor(neighbours)
     nearest = (
         distances.topk(max(neighbours) + 1, dim=1, largest=False, sorted=True).values
@@ -61,7 +61,7 @@ def squared_radii(points: Points, neighbours: Sequence[int], block: int = BLOCK)
 
 
 def blocks_of_distances(rows: Points, columns: Points, block: int) -> Iterator[Tensor]:
-    """Squared distances of `block` rows at a time to all columns, float64; both are less the same centre."""
+    """Squared distances of `block` rows at a time to all columns, float64; both sets have the same centre."""
     for part in rows.parts(block):
         distances = part.new_empty(len(part), len(columns))
         start = 0
@@ -74,8 +74,8 @@ def blocks_of_distances(rows: Points, columns: Points, block: int) -> Iterator[T
 def _squared_distances(rows: Tensor, columns: Tensor) -> Tensor:
     row_norms, column_norms = (each.square().sum(dim=1) for each in (rows, columns))
     distances = torch.addmm(row_norms[:, None] + column_norms, rows, columns.T, alpha=-2)
-    # Near points are subtracted, so that equal ones are at 0: a ball of radius 0 holds exact copies. A row's smallest
-    # distance tells whether it has any.
+    # Near points are subtracted directly, so that equal ones have distance 0: a ball of radius 0 contains exact copies.
+    # A row's smallest distance shows whether it has near points.
     suspects = (distances.amin(dim=1) < CANCELLING * (row_norms + column_norms.max())).nonzero()[:, 0]
     cancelled = distances[suspects] < CANCELLING * (row_norms[suspects, None] + column_norms)
     for near in cancelled.nonzero().split(PAIRS):

@@ -1,4 +1,4 @@
-"""Published scores, beside which a report sets its own: only those whose source was read."""
+"""Published scores for comparison in reports; only those whose source was read."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ LDM = "Rombach et al. 2022, Table 10, as others quote it"
 
 @dataclass(frozen=True)
 class Published:
-    """Scores of 50,000 images in Inception's features; None where the source has none."""
+    """Scores of 50,000 images in Inception's features; None if the source has none."""
 
     dataset: str
     model: str

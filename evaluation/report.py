@@ -1,4 +1,4 @@
-"""`adm evaluate`: both sides measured, compared, and told with all that the figures depend on."""
+"""`adm evaluate`: measures and compares both sides, and reports all that the figures depend on."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,7 +10,7 @@ import torch
 from scipy.special import stdtrit
 
 from evaluation.extractors import Extractor, Features
-from evaluation.kept import Work
+from evaluation.feature_files import Work
 from evaluation.machine import commit, machine, versions
 from evaluation.neighbourhood import Nearest
 from evaluation.scores import all_scores
@@ -29,13 +29,13 @@ TITLES = {
     "coverage": "coverage",
     "authenticity": "authenticity",
 }
-COUNTED = ("fid", "sfid", "inception_score", "recall", "coverage")  # which depend on how many images there are
-CLOSEST = 20  # pairs of a sample and a reference image that a report names
+COUNTED = ("fid", "sfid", "inception_score", "recall", "coverage")  # metrics that depend on the number of images
+CLOSEST = 20  # nearest pairs of a sample and a reference image in a report
 
 
 @dataclass
 class Watch:
-    """Told how far an evaluation is."""
+    """Shows the progress of an evaluation."""
 
     on_part: Callable[[str, int], None] = lambda part, total: None
     on_images: Callable[[int], None] = lambda images: None
@@ -43,7 +43,7 @@ class Watch:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was found: as JSON it is what `compare` reads; and both sides, whose pictures a page may show."""
+    """The report as JSON, which `compare` reads, and both sides, whose pictures a page may show."""
 
     report: dict[str, Any]
     samples: Measured
@@ -53,7 +53,7 @@ class Evaluation:
 def evaluate(ours: Measured, theirs: Measured, extractor: Extractor, watch: Watch) -> Evaluation:
     """Score samples against a reference.
 
-    Raises: ValueError, one line, for what cannot be compared.
+    Raises: ValueError, one line, for sides that cannot be compared.
     """
     samples, reference = ours.provenance, theirs.provenance
     if not isinstance(ours.content, Features):
@@ -84,7 +84,7 @@ def evaluate(ours: Measured, theirs: Measured, extractor: Extractor, watch: Watc
 
 
 def closest(nearest: Nearest) -> dict[str, Any]:
-    """The samples that lie nearest to the reference, each with the image there, and how near the sets lie at all."""
+    """The samples nearest to the reference, each with its nearest image, and the median distances of the sets."""
     order = nearest.distance.argsort()[:CLOSEST].tolist()
     return {
         "closest": [
@@ -117,7 +117,7 @@ def measured(
     *,
     strict: bool,
 ) -> Measured:
-    """One side. Raises: ValueError, one line; OSError; WeightsError."""
+    """Measure one side. Raises: ValueError, one line; OSError; WeightsError."""
     return measure(
         source,
         extractor,
@@ -131,7 +131,7 @@ def measured(
 
 
 def width(each: Measured) -> int | None:
-    """The edge of a set's pictures, in pixels; None for moments of which nobody says it."""
+    """The edge of a set's pictures, in pixels; None for moments without a known size."""
     size = each.provenance["size"]
     return None if size is None else int(size.partition("x")[0])
 
@@ -142,7 +142,7 @@ def _skipped(side: str, each: Measured) -> Iterator[str]:
 
 
 def table(report: Mapping[str, Any]) -> Iterator[str]:
-    """The figures, a line each."""
+    """The figures, one line each."""
     yield f"{'':16}{'value':>10}  {'95 % interval':>23}"
     for name, each in report["metrics"].items():
         ends = "too few images" if each["low"] is None else f"{each['low']:10.4f} to {each['high']:9.4f}"
@@ -169,9 +169,9 @@ def read_report(path: Path) -> dict[str, Any]:
 
 
 def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[str]:
-    """Which metrics differ by more than chance, a line each; the intervals are taken as independent.
+    """The metrics that differ by more than chance, one line each; intervals are assumed to be independent.
 
-    Raises: ValueError for reports of other extractors or references, whose figures have nothing to do with each other.
+    Raises: ValueError for reports with different extractors or references, whose figures cannot be compared.
     """
     for what in ("extractor", "reference"):
         a, b = first[what]["sha256"], second[what]["sha256"]
@@ -198,5 +198,5 @@ def _difference(title: str, first: Mapping[str, Any], second: Mapping[str, Any])
 
 
 def _half(figure: Mapping[str, Any]) -> float:
-    """Half the width of an interval, of the side that its metric's bounds have cut less."""
+    """Half the width of an interval, by the side that its metric's bounds have cut less."""
     return float(max(figure["value"] - figure["low"], figure["high"] - figure["value"]))

@@ -1,7 +1,7 @@
-"""Intervals of any metric of two sets, by the metric without each of some blocks of images.
+"""Intervals of any metric of two sets by the jackknife: the metric without each block of images.
 
-A plain bootstrap draws images twice, and FID, which falls with the number of different images, then lies above its own
-value. Here every image is there once or not at all, and the interval lies around the value of all images.
+A bootstrap draws images twice, and FID, which falls with the number of different images, would then be too high. Here
+every image is used once or not at all, and the interval is centred on the value of all images.
 """
 
 import math
@@ -19,9 +19,9 @@ TOO_EVEN = 0.001
 
 @dataclass(frozen=True)
 class Figure:
-    """A metric, the ends of its 95 % interval, and by how much it exceeds its limit for endless images.
+    """A metric, the ends of its 95 % interval, and its bias against infinitely many images.
 
-    None: there are too few images for an interval; the bias is not estimated.
+    None: too few images for an interval; the bias is not estimated.
     """
 
     value: float
@@ -32,10 +32,10 @@ class Figure:
 
 @dataclass(frozen=True)
 class Draws:
-    """How the images of a set were drawn: each for itself, or so many of each class, where classes is [count].
+    """How the images of a set were drawn: independently, or balanced by class; then `classes` is [count].
 
-    Of a set that was balanced on purpose a block must have all classes in the same shares: one that it lacks by chance
-    would move every metric by far more than other images of the same classes do.
+    Blocks of a balanced set must have all classes in equal shares, because a class that a block lacks by chance would
+    change every metric far more than other images of the same classes do.
     """
 
     count: int
@@ -43,9 +43,9 @@ class Draws:
 
     @classmethod
     def of(cls, probabilities: Tensor) -> "Draws":
-        """By the extractor's answers [N, C]: on purpose where their numbers are more even than chance ever makes them.
+        """Detect balance from the extractor's answers [N, C]: their counts are more even than chance would make them.
 
-        Pearson's chi-squared against equal shares, below what one set in a thousand of independent draws has.
+        Pearson's chi-squared against equal shares is below the 0.1 % quantile of independent draws.
         """
         count, classes = probabilities.shape
         answers = probabilities.argmax(dim=1)
@@ -55,21 +55,21 @@ class Draws:
         return cls(count, answers if balanced else None)
 
     def blocks(self, number: int) -> list[Tensor]:
-        """Indices in so many blocks of nearly equal size, mixed: sets are often sorted by class."""
+        """Indices in `number` blocks of nearly equal size, shuffled because sets are often sorted by class."""
         order = torch.randperm(self.count, generator=torch.Generator().manual_seed(SEED))
         if self.classes is not None:
             order = order[self.classes[order].argsort(stable=True)]
         return [order[index::number] for index in range(number)]
 
     def jackknife_blocks(self) -> list[Tensor]:
-        """The blocks that are left out one after the other: of as many as divide the classes most evenly."""
+        """The blocks to leave out, in the number that divides the classes most evenly."""
         if self.classes is None:
             return self.blocks(min(JACKKNIFE_BLOCKS, self.count))
         sizes = self.classes.bincount()
         most = min(JACKKNIFE_BLOCKS, int(sizes.min()))
 
         def unevenness(number: int) -> float:
-            larger = sizes % number  # blocks with an image of a class more than the others
+            larger = sizes % number  # blocks that have one more image of a class than others
             return float((larger * (number - larger)).sum()) / number**2
 
         return self.blocks(min(range(most, most // 2, -1), key=unevenness))
@@ -78,9 +78,9 @@ class Draws:
 def jackknife(
     value: float, left_out: Sequence[Iterable[float]], low: float = -math.inf, high: float = math.inf
 ) -> Figure:
-    """The interval by the metric without each block, the sets one after the other (Quenouille, Tukey 1958).
+    """The jackknife interval from the metric without each block of each set (Quenouille, Tukey 1958).
 
-    left_out: for each set its estimates. low, high: between which the metric lies.
+    left_out: the estimates of each set. low, high: bounds of the metric.
     """
     variance, bias, freedom = 0.0, 0.0, math.inf
     for estimates in left_out:

@@ -1,4 +1,4 @@
-"""Images by the hundred, in process, through the same engine that serves requests."""
+"""Makes hundreds of images in process, with the engine that serves requests."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from engine.engine import Engine
 from engine.inversion import run_to_end
 from engine.pipeline import Pipeline
-from engine.trajectory import StagePlan
+from engine.trajectory import Guidance, StagePlan, StagePlans
 
 
 class Sampler:
@@ -28,7 +28,7 @@ class Sampler:
         seed: int = 0,
         entropy_scaled: bool = False,
     ) -> Tensor:
-        """One image for each label: [N, 3, H, W] uint8; without an upsampling plan the base stage's images.
+        """One image for each label: [N, 3, H, W], uint8; base stage images without an upsampling plan.
 
         Raises: the exception of a step that could not be computed.
         """
@@ -37,11 +37,8 @@ class Sampler:
                 "sample",
                 index,
                 seed,
-                label,
-                0.0 if label is None else guidance_scale,
-                base,
-                upsample,
-                entropy_scaled=entropy_scaled,
+                Guidance(label, 0.0 if label is None else guidance_scale, entropy_scaled=entropy_scaled),
+                StagePlans(base, upsample),
             )
             for index, label in enumerate(class_labels)
         ]

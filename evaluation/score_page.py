@@ -20,14 +20,14 @@ from evaluation.html_report import (
 )
 from evaluation.report import TITLES, Evaluation
 
-GRID = 64  # pictures shown of the samples
-OF_A_CLASS = 5  # best and worst
-CLASSES = 20  # of which best and worst are shown, and a confusion: more do not fit a page
+GRID = 64  # pictures of samples that are shown
+OF_A_CLASS = 5  # best and worst pictures of each class
+CLASSES = 20  # most classes with best and worst pictures and a confusion table; more do not fit on a page
 PAIRS = 12
 
 
 def score_page(evaluation: Evaluation) -> str:
-    """The page; pictures where thumbnails were kept. Names come from strangers' files and are escaped."""
+    """The page, with pictures if thumbnails were stored. Names come from untrusted files and are escaped."""
     report = evaluation.report
     source, reference = (str(report[side]["source"]) for side in ("samples", "reference"))
     parts = [f"<p>{report['samples']['images']} images of {escape(str(report['samples']['size']))}.</p>"]
@@ -74,7 +74,7 @@ def pictures(evaluation: Evaluation) -> Iterator[str]:
 
 
 def labels(batches: Sequence[dict[str, Any]], count: int) -> Tensor | None:
-    """The class that each image was asked for as, [N]; None where nobody knows."""
+    """The requested class of each image, [N]; None if unknown."""
     found = torch.full((count,), -1)
     for batch in batches:
         if batch.get("class_label") is None:
@@ -84,7 +84,7 @@ def labels(batches: Sequence[dict[str, Any]], count: int) -> Tensor | None:
 
 
 def by_class(probabilities: Tensor, classes: Tensor, thumbnails: Tensor, *, known: bool) -> Iterator[str]:
-    """The images of each class of which the extractor is surest, and those of which it is least sure."""
+    """The images of each class with the highest and the lowest probability of the extractor."""
     what = "asked for" if known else "that the extractor sees"
     yield f"<h2>Best and worst by class</h2><p>By the probability of the class {what}.</p><table>"
     sure = probabilities.gather(1, classes[:, None].clamp(max=probabilities.shape[1] - 1))[:, 0]
@@ -98,7 +98,7 @@ def by_class(probabilities: Tensor, classes: Tensor, thumbnails: Tensor, *, know
 
 
 def confusion_table(asked: Tensor, answers: Tensor, classes: int) -> str:
-    """How many images of each class got each answer."""
+    """A table of the number of images by class and answer."""
     rows = torch.zeros(classes, classes, dtype=torch.int64)
     rows.index_put_((asked, answers), torch.ones(len(asked), dtype=torch.int64), accumulate=True)
     return html_table(
@@ -108,7 +108,7 @@ def confusion_table(asked: Tensor, answers: Tensor, classes: int) -> str:
 
 
 def neighbours(evaluation: Evaluation, thumbnails: Tensor) -> Iterator[str]:
-    """The samples that lie nearest to the reference, beside its images where they were kept."""
+    """The samples nearest to the reference, beside its images if they were stored."""
     nearest = evaluation.report["nearest"]
     if nearest is None:
         return

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from evaluation.endless import LEAST_IMAGES, extrapolated, growth
 from evaluation.extractors import Features
 from evaluation.features import checked_points
+from evaluation.fid_extrapolation import LEAST_IMAGES, extrapolated, growth
 from evaluation.frechet import Moments, factor_of, frechet_distance, scatter
 from evaluation.inception_score import inception_score
 from evaluation.intervals import wilson_interval
@@ -21,14 +21,14 @@ from evaluation.resampling import (
     jackknife,
 )
 
-IMAGES_A_DIMENSION = 10  # with fewer, FID is mostly its own bias where sets are alike
+IMAGES_A_DIMENSION = 10  # with fewer, FID of equal sets is mostly bias
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Moments of pooled and of spatial features: FID and sFID alone.
+    """Moments of pooled and of spatial features, for FID and sFID.
 
-    features: of the pictures beside the moments, as the official reference files have some, for the other metrics.
+    features: of pictures beside the moments, such as in official reference files, for the other metrics.
     """
 
     pooled: Moments
@@ -41,7 +41,7 @@ Reference = Features | Statistics
 
 @dataclass(frozen=True)
 class Scores:
-    """The metrics that a reference allows, what is to be known of them, a sentence each, and whom samples are near."""
+    """The metrics that a reference allows, notes on them, and the nearest reference images."""
 
     figures: dict[str, Figure]
     notes: list[str]
@@ -52,12 +52,12 @@ class Scores:
 def all_scores(samples: Features, reference: Reference, on_metric: Callable[[str], None]) -> Scores:
     """Every metric that the reference allows.
 
-    Raises: ValueError for features that are not finite, or of other sizes than the reference's.
+    Raises: ValueError for features that are not finite, or have other sizes than the reference's.
     """
     known = reference.features if isinstance(reference, Statistics) else reference
     ours = Draws.of(samples.probabilities)
     theirs = Draws.of(known.probabilities) if known is not None else None
-    exact = isinstance(reference, Statistics)  # moments of more images than are at hand
+    exact = isinstance(reference, Statistics)  # moments of more images than the file has
     on_metric("FID")
     distances = frechet_distances(samples.pooled, reference.pooled, ours, None if exact else theirs)
     figures = {"fid": distances.figure()}
@@ -86,7 +86,7 @@ def all_scores(samples: Features, reference: Reference, on_metric: Callable[[str
 
 
 class Distances(NamedTuple):
-    """FID of all images, without each block of samples, and without each block of a reference that is not exact."""
+    """FID of all images, without each block of samples, and without each block of an inexact reference."""
 
     value: float
     without_samples: list[float]
@@ -97,12 +97,12 @@ class Distances(NamedTuple):
 
 
 def frechet(sample: Tensor, reference: Tensor | Moments, ours: Draws, theirs: Draws | None) -> Figure:
-    """FID of features [N, D]; a reference of which only the moments are known is taken as exact."""
+    """FID of features [N, D]; a reference of moments only counts as exact."""
     return frechet_distances(sample, reference, ours, theirs).figure()
 
 
 def frechet_distances(sample: Tensor, reference: Tensor | Moments, ours: Draws, theirs: Draws | None) -> Distances:
-    """As frechet."""
+    """The FIDs for `frechet`: of all images, and without each block."""
     whole = Moments.of(sample)
     other = reference if isinstance(reference, Moments) else Moments.of(reference)
     without_reference = []
@@ -115,9 +115,9 @@ def frechet_distances(sample: Tensor, reference: Tensor | Moments, ours: Draws, 
 def endless(
     sample: Tensor, reference: Tensor | Moments, ours: Draws, distances: Distances
 ) -> tuple[Figure, list[tuple[int, float]]]:
-    """FID of endlessly many samples, and the FIDs of fewer that it follows from.
+    """FID of infinitely many samples, and the FIDs of growing parts from which it is extrapolated.
 
-    Other images of the reference move it by as much as they move FID.
+    Its interval for other reference images is that of FID.
     """
     other = reference if isinstance(reference, Moments) else Moments.of(reference)
     points = checked_points(sample, 2, "the Frechet distance").centred()
@@ -133,7 +133,7 @@ def endless(
 
 
 def moments_without_blocks(features: Tensor, draws: Draws) -> Iterator[Moments]:
-    """The moments of a set [N, D] without each of its blocks; none where a block leaves fewer than 2 images."""
+    """The moments of a set [N, D] without each of its blocks; empty if a block leaves fewer than 2 images."""
     points = checked_points(features, 2, "the Frechet distance").centred()
     assert points.centre is not None
     whole = scatter(points)
@@ -162,7 +162,7 @@ def inception(probabilities: Tensor, draws: Draws) -> Figure:
 
 
 def kernel_distance(sample: Tensor, reference: Tensor, ours: Draws, theirs: Draws) -> Figure:
-    """KID, which has no bias for independent draws and may therefore be below 0."""
+    """KID, which is unbiased for independent draws and can therefore be below 0."""
     sums = KernelSums.of(sample, reference, ours.jackknife_blocks(), theirs.jackknife_blocks())
     if min(len(sample), len(reference)) < 3:
         return Figure(sums.whole())
@@ -171,7 +171,7 @@ def kernel_distance(sample: Tensor, reference: Tensor, ours: Draws, theirs: Draw
 
 
 def neighbours(sample: Tensor, reference: Tensor, ours: Draws, theirs: Draws) -> tuple[dict[str, Figure], Nearest]:
-    """The metrics of neighbours; with fewer than twice the images that they need without intervals."""
+    """The metrics of neighbours; without intervals if there are fewer than twice the necessary images."""
     found, nearest = neighbourhood(sample, reference, ours.jackknife_blocks(), theirs.jackknife_blocks())
     if min(len(sample), len(reference)) < 2 * LEAST:
         return {name: Figure(each.value) for name, each in found.items()}, nearest
@@ -186,7 +186,7 @@ def neighbours(sample: Tensor, reference: Tensor, ours: Draws, theirs: Draws) ->
 
 
 def share(figure: Figure, total: int) -> Figure:
-    """The interval of a share, no narrower than Wilson's: near 0 and 1 no block has another share than the whole."""
+    """The interval of a share, at least as wide as Wilson's, because near 0 and 1 all blocks have the same share."""
     low, high = wilson_interval(round(figure.value * total), total)
     if figure.low is None or figure.high is None:
         return figure

@@ -1,4 +1,4 @@
-"""What is compared, as the command line names it: a path, or a name with settings as `shapes?images=2000&seed=7`."""
+"""Sources of the command line: a path, or a name with settings such as `shapes?images=2000&seed=7`."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -9,13 +9,13 @@ from urllib.parse import parse_qsl
 from datasets.pictures import BATCH, Pictures, open_pictures
 from datasets.shapes import render_set
 from evaluation.extractors import INCEPTION, Extractor
-from evaluation.kept import KeptFeatures, Work
+from evaluation.feature_files import KeptFeatures, Work
 from evaluation.scores import Reference
 from evaluation.statistics_file import Measured, holds_statistics, official_statistics, read_statistics
 from models.checkpoints.provenance import hash_file
 
 SHAPES = "shapes"
-SHAPES_IMAGES, SHAPES_SEED = 2000, 1001  # a seed that nothing was trained on: training renders seed 1
+SHAPES_IMAGES, SHAPES_SEED = 2000, 1001  # not a seed of training data, which is 1
 SHAPES_SETTINGS = ("images", "seed", "size")
 
 
@@ -28,7 +28,7 @@ class Named:
 
 
 def parse_named(text: str, known: tuple[str, ...]) -> Named:
-    """NAME?KEY=VALUE&KEY=VALUE. Raises: ValueError, one line, for a setting that is unknown, empty or there twice."""
+    """NAME?KEY=VALUE&KEY=VALUE. Raises: ValueError, one line, for a setting that is unknown, empty or repeated."""
     name, _, query = text.partition("?")
     try:
         pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
@@ -45,7 +45,7 @@ def parse_named(text: str, known: tuple[str, ...]) -> Named:
 
 
 def whole_number(named: Named, key: str, default: int, least: int = 0) -> int:
-    """A setting that counts. Raises: ValueError, one line."""
+    """A whole-number setting. Raises: ValueError, one line."""
     given = named.settings.get(key, str(default))
     if not given.isascii() or not given.isdecimal() or int(given) < least:
         raise ValueError(f"{named.name}: {key}={given}: must be a whole number, {least} or more")
@@ -63,11 +63,11 @@ def measure(
     on_total: Callable[[int], None],
     on_images: Callable[[int], None],
 ) -> Measured:
-    """The features of a source, or the statistics that it holds.
+    """The features of a source, or its statistics.
 
-    shapes_size: at which the shapes are rendered where the source does not say; None for the extractor's own size.
-    work, part: where what was measured is kept until all is, and as which side of the comparison.
-    strict: files that claim to be pictures and cannot be read are refused, not counted.
+    shapes_size: size of rendered shapes if the source does not state one; None for the extractor's own size.
+    work, part: the store of measurements until all are done, and the side of the comparison.
+    strict: refuse unreadable picture files instead of counting them.
     Raises: ValueError, which names the source; OSError; WeightsError.
     """
     path = Path(source)
@@ -92,7 +92,7 @@ def measure(
     skipped = [{"file": str(each.path), "reason": each.reason} for each in pictures.skipped]
     content: Reference = features
     if part == "reference" and extractor.identity["name"] == INCEPTION and path.suffix == ".npz":
-        # Published scores are of the file's own moments, which are of all images of the data set.
+        # Published scores use the file's own moments, which are of all images of the data set.
         moments = official_statistics(path, extractor.identity, features)
         content, sha256 = (features, sha256) if moments is None else (moments, hash_file(path))
     found = {"images": kept.count, "size": kept.batches[0]["size"], "sha256": sha256, "skipped": skipped}
@@ -100,7 +100,7 @@ def measure(
 
 
 def _extract(pictures: Pictures, kept: KeptFeatures, on_images: Callable[[int], None]) -> str:
-    """Measure every batch that is not kept; the hash of all pixels in order. Raises: ValueError."""
+    """Measure every batch that is not stored; return the hash of all pixels in order. Raises: ValueError."""
     digest = hashlib.sha256()
     start = 0
     for batch in pictures.batches:

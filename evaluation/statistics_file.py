@@ -1,7 +1,7 @@
-"""Statistics files: what a reference is measured by, made once.
+"""Statistics files: the measurements of a reference, made once.
 
-mu, sigma, mu_s and sigma_s are the official evaluator's arrays, of pooled and of spatial features. A file that is
-written here has the features themselves beside them, and its provenance as JSON.
+mu, sigma, mu_s and sigma_s are the official evaluator's arrays, of pooled and of spatial features. Files written here
+also contain the features, and their provenance as JSON.
 """
 
 import json
@@ -19,8 +19,8 @@ from torch import Tensor
 
 from datasets.pictures import DAMAGE, IMAGES_MEMBER, npz_members
 from evaluation.extractors import Features
+from evaluation.feature_files import KeptFeatures
 from evaluation.frechet import Moments
-from evaluation.kept import KeptFeatures
 from evaluation.scores import Reference, Statistics
 from models.checkpoints.provenance import hash_file
 
@@ -28,12 +28,12 @@ FORMAT = 1
 PROVENANCE = "provenance.npy"
 FEATURE_ARRAYS = ("pooled", "spatial", "probabilities")
 LOCAL_HEADER = struct.Struct("<26xHH")  # of a zip's member: the lengths of its name and of its extra field
-SAID = ("source", "images", "size", "sha256")  # by the provenance of any set
+SAID = ("source", "images", "size", "sha256")  # fields of every provenance
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One side of a comparison: what is known of it, where that comes from, and the files that it lies in meanwhile."""
+    """One side of a comparison: its features or statistics, their provenance, and the files of the measurement."""
 
     content: Reference
     provenance: Mapping[str, Any]
@@ -41,9 +41,9 @@ class Measured:
 
 
 def holds_statistics(path: Path) -> bool:
-    """Whether a file is one of statistics. Raises: ValueError for a damaged .npz.
+    """Whether a file is a statistics file. Raises: ValueError for a damaged .npz.
 
-    The official reference files hold pictures and Inception's moments; of these the pictures are measured anew.
+    Official reference files contain pictures and Inception's moments; they count as pictures, which are measured again.
     """
     if path.suffix != ".npz" or not path.is_file():
         return False
@@ -71,7 +71,7 @@ def write_statistics(path: Path, features: Features, provenance: Mapping[str, An
 
 
 def read_statistics(path: Path, extractor: Mapping[str, Any]) -> Measured:
-    """Read a statistics file for an extractor of this identity.
+    """Read a statistics file for an extractor with this identity.
 
     Raises: ValueError, one line, for a damaged file and for statistics of another extractor.
     """
@@ -125,7 +125,7 @@ def _own(path: Path, arrays: Mapping[str, Any], extractor: Mapping[str, Any]) ->
 
 
 def official_statistics(path: Path, extractor: Mapping[str, Any], features: Features) -> Statistics | None:
-    """The moments in an official reference file beside the pictures of these features; None where it has none.
+    """The moments in an official reference file, beside the features of its pictures; None if it has none.
 
     Raises: ValueError for moments of another extractor.
     """

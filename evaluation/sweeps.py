@@ -1,4 +1,4 @@
-"""A grid of settings: what each costs and gives, which are beaten by none, and which to take."""
+"""A grid of settings: costs and metrics of each, the Pareto front, and recommended settings."""
 
 import itertools
 import math
@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from diffusion.solvers import num_evaluations
 from evaluation.plots import Point, Series, chart
+from vocabulary.sampling import num_evaluations
 
-METRICS = ("fid", "sfid", "inception_score", "precision", "recall")  # of a table; the JSON has all of them
+METRICS = ("fid", "sfid", "inception_score", "precision", "recall")  # metrics of a table; the JSON has all
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Setting:
 
     @property
     def evaluations(self) -> int:
-        """Of the network, an image."""
+        """Network evaluations per image."""
         return num_evaluations(self.sampler, self.steps)
 
     @property
@@ -31,12 +31,12 @@ class Setting:
 
     @property
     def query(self) -> str:
-        """As the settings of a source."""
+        """The setting in the form of a source's settings."""
         return f"scale={self.scale:g}&steps={self.steps}&sampler={self.sampler}"
 
 
 Cell = Mapping[str, Any]
-"""Of a report: scale, steps, sampler, evaluations, seconds_per_image, metrics."""
+"""A cell of a report: scale, steps, sampler, evaluations, seconds_per_image, metrics."""
 
 
 def grid(scales: Sequence[float], steps: Sequence[int], samplers: Sequence[str]) -> list[Setting]:
@@ -45,7 +45,7 @@ def grid(scales: Sequence[float], steps: Sequence[int], samplers: Sequence[str])
 
 
 def front(cells: Sequence[Cell], *costs: Callable[[Cell], float]) -> list[int]:
-    """The places of the cells to which no other is better in one cost and as good in the rest; less is better."""
+    """Indices of the Pareto front: no other cell is better in one cost and as good in the rest; less is better."""
     found = [[cost(cell) for cost in costs] for cell in cells]
 
     def beaten(own: Sequence[float], other: Sequence[float]) -> bool:
@@ -55,15 +55,15 @@ def front(cells: Sequence[Cell], *costs: Callable[[Cell], float]) -> list[int]:
 
 
 def value(metric: str, sign: float = 1.0) -> Callable[[Cell], float]:
-    """A metric of a cell; sign -1 where more is better."""
+    """A function for a metric of a cell; sign -1 if more is better."""
     return lambda cell: sign * float(cell["metrics"][metric]["value"])
 
 
 def recommended(cells: Sequence[Cell]) -> dict[str, dict[str, Any]]:
-    """Settings as a stack's pipeline and /v1/models state them, by what they are good for.
+    """Recommended settings by purpose, with the fields of a stack's pipeline and /v1/models.
 
-    quality: the lowest FID. speed: the fewest evaluations of those whose FID is not above that by more than chance.
-    precision, recall: the highest; of cells as good, the one of lower FID.
+    quality: the lowest FID. speed: the fewest evaluations among those whose FID is within chance of it.
+    precision, recall: the highest; of equal cells, the one with the lower FID.
     """
     by_fid = sorted(cells, key=value("fid"))
     best = by_fid[0]
@@ -75,7 +75,7 @@ def recommended(cells: Sequence[Cell]) -> dict[str, dict[str, Any]]:
 
 
 def within_chance(best: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two figures differ by no more than their intervals, taken as independent, allow."""
+    """Whether the difference of two figures is within their intervals, assumed to be independent."""
     if best["low"] is None or other["low"] is None:
         return bool(best["value"] == other["value"])
     half = math.hypot(*(max(each["value"] - each["low"], each["high"] - each["value"]) for each in (best, other)))
@@ -83,7 +83,7 @@ def within_chance(best: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 
 def as_defaults(cell: Cell) -> dict[str, Any]:
-    """The fields of a pipeline in stack.json that a cell gives."""
+    """The fields of a pipeline in stack.json for a cell."""
     return {
         "guidance_scale": cell["scale"],
         "sampling": {"steps": cell["steps"], "sampler": cell["sampler"], "eta": cell["eta"]},
@@ -127,7 +127,7 @@ def point(cell: Cell, x: float, metric: str) -> Point:
 
 
 def table(cells: Sequence[Cell]) -> Iterator[str]:
-    """The cells, a line each."""
+    """The cells, one line each."""
     yield f"{'sampler':10}{'steps':>6}{'scale':>7}{'eval.':>7}{'s/image':>9}" + "".join(
         f"{metric.replace('inception_score', 'IS'):>11}" for metric in METRICS
     )

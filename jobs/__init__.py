@@ -1,1 +1,1 @@
-"""Jobs: what both ends of the queue agree on, in four rooms. `contract` knows no Redis, `views` writes nothing."""
+"""Jobs, as the service and the workers share them. `contract` does not use Redis; `views` only reads it."""

@@ -1,4 +1,4 @@
-"""Logs on stderr: JSON, or pretty on a terminal; what a context binds (request id, job id) is on every line."""
+"""Logs on stderr: JSON, or coloured text on a terminal. Each line has the values of its context."""
 
 import logging
 import sys
@@ -8,17 +8,18 @@ import structlog
 from jobs.callers.caller import KEY
 from jobs.settings import Settings
 
-MAX_LENGTH = 500  # characters of a value, but for a traceback
+MAX_LENGTH = 500  # characters of a value; tracebacks are not cut
 
 
 def tidy(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """Make values fit for a terminal: callers choose paths and names, and must not choose what the terminal does."""
+    """Escape and cut values, because callers choose paths and names and must not send control codes to a terminal."""
     return {name: tidied(name, value) if isinstance(value, str) else value for name, value in event.items()}
 
 
 def tidied(name: str, text: str) -> str:
     kept = "\n" if name == "exception" else ""
-    text = KEY.sub(r"adm_\1_...", text)  # which careless callers put into paths
+    if "adm_" in text:
+        text = KEY.sub(r"adm_\1_...", text)  # keys, which careless callers put into paths
     if len(text) > MAX_LENGTH and not kept:
         text = f"{text[:MAX_LENGTH]}..."
     if text.isprintable():
@@ -28,14 +29,15 @@ def tidied(name: str, text: str) -> str:
     )
 
 
-def configure(settings: Settings) -> None:
-    """Set up structlog, and send what libraries log through it too."""
+def configure(settings: Settings, **labels: str) -> None:
+    """Set up structlog, also for the logs of libraries; `labels` are on every line."""
     level = getattr(logging, settings.log_level.upper())
     pretty = settings.log_format == "pretty" or (settings.log_format == "auto" and sys.stderr.isatty())
-    # rich's tracebacks, which structlog would choose for a terminal, show local variables: request bodies, addresses
+    # not rich's tracebacks, structlog's default, because they show local variables: request bodies, addresses
     console = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
     renderer = console if pretty else structlog.processors.JSONRenderer()
     shared: list[structlog.typing.Processor] = [
+        lambda _, __, event: {**labels, **event},
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),

@@ -1,56 +1,39 @@
-"""All settings of all programs, read from variables that begin with ADM_."""
+"""All settings of all programs, by subject, read from variables that begin with ADM_."""
 
-import base64
 import contextlib
 import json
 import os
 import re
 import socket
-from collections.abc import Mapping
-from difflib import get_close_matches
-from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self
-from urllib.parse import parse_qsl, quote, urlsplit, urlunsplit
+from typing import Literal, Self
+from urllib.parse import quote
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.sources import EnvSettingsSource
-from redis.connection import parse_url
 
 from jobs.contract.errors import SettingsError
-from jobs.queue.deaths import DEATHS_ALONE
+from jobs.environment import PREFIX, SettingSource, masked, refuse_unknown, variable
+from jobs.queue.worker_deaths import DEATHS_ALONE
+from jobs.setting_types import Hosts, Names, Networks, Origins, RedisUrl, StoreAddress, WebhookSecrets, key_of
 
-PREFIX = "ADM_"
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
-SECRET = re.compile("pass|secret|token|key|user|cred", re.IGNORECASE)  # in the name of a parameter of an address
-HOST_NAME = re.compile(r"\*|[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
-ORIGIN = re.compile(r"https?://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::\d{1,5})?")  # as browsers send it
-WEBHOOK_SECRET = re.compile(r"whsec_(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}(?:==)?|[A-Za-z0-9+/]{3}=?)?")
 MAX_WORKER_NAME = 64
 SHIPPED_PIPELINES = ("demo", "demo-uncond")
-SHIPPED_WEIGHTS = Path(__file__).parents[1] / "weights"  # of the checkout, or as the wheel was installed
+SHIPPED_WEIGHTS = Path(__file__).parents[1] / "weights"  # of the checkout or the installed wheel
 STORE_TIMEOUT_SECONDS = 10.0
 STEP_TIMEOUT_SECONDS = 600.0
 MAX_SOCKET_PATH_BYTES = 107  # sun_path of unix(7) is 108 with its closing zero
 
 
 def pipelines_of(weights: Path) -> tuple[str, ...]:
-    """The pipelines of every stack in a folder of stacks; the shipped ones' where there is none that can be read."""
+    """The pipelines of every stack in a folder of stacks; those of the shipped stacks if none can be read."""
     names: list[str] = []
     for path in sorted(weights.glob("*/stack.json")):
-        with contextlib.suppress(OSError, ValueError, AttributeError, KeyError):  # the worker that loads it says more
+        with contextlib.suppress(OSError, ValueError, AttributeError, KeyError):  # the loading worker reports it
             names += json.loads(path.read_bytes())["pipelines"].keys()
     return tuple(names) or SHIPPED_PIPELINES
-
-
-class SettingSource(NamedTuple):
-    """One line of `adm config`."""
-
-    variable: str
-    value: str
-    source: str  # "environment" or "default"
-    description: str
 
 
 class Settings(BaseSettings):
@@ -60,6 +43,7 @@ class Settings(BaseSettings):
         env_prefix=PREFIX, frozen=True, env_ignore_empty=True, extra="forbid", allow_inf_nan=False
     )
 
+    # the service's address, and who reaches it
     host: str = Field(
         default="127.0.0.1",
         description="address the service listens on; beyond loopback callers need keys, unless ADM_ALLOW_ANONYMOUS",
@@ -71,7 +55,7 @@ class Settings(BaseSettings):
         le=64,
         description="processes of the service that answer at one port; each has limits of its own",
     )
-    hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+    hosts: Hosts = Field(
         default=(),
         description="names beside localhost by which callers reach the service, separated by commas; * is any",
     )
@@ -80,10 +64,11 @@ class Settings(BaseSettings):
         pattern=r"^(/[A-Za-z0-9._~-]+)*$",
         description="path under which a proxy publishes the service, as /adm; the proxy may leave it on or take it off",
     )
-    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
+    trusted_proxies: Networks = Field(
         default=(),
         description="addresses or networks of proxies whose X-Forwarded-For and X-Forwarded-Proto are believed",
     )
+    # limits of connections and of bodies
     keep_alive_seconds: int = Field(
         default=75, gt=0, description="how long an idle connection stays open for its next request"
     )
@@ -97,7 +82,7 @@ class Settings(BaseSettings):
     max_connections: int = Field(
         default=4096, ge=1, description="connections open at once; fewer where the process may open too few files"
     )
-    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+    cors_origins: Origins = Field(
         default=(),
         description="origins whose pages may call the service from a browser, as https://app.example, by commas",
     )
@@ -114,11 +99,12 @@ class Settings(BaseSettings):
         ge=1 << 20,
         description="bodies of more than 64 KiB that are being received, together; more are refused",
     )
+    # folders and addresses
     data: Path = Field(default=Path("data"), description="folder of Redis' log, images, caches and run/*.pid")
-    redis_url: str | None = Field(
+    redis_url: RedisUrl | None = Field(
         default=None, description="redis://, rediss:// or unix://; none: $ADM_DATA/run/redis.sock"
     )
-    store: str | None = Field(
+    store: StoreAddress | None = Field(
         default=None, description="folder or s3://bucket/prefix of the images; none: $ADM_DATA/images"
     )
     store_threads: int = Field(
@@ -135,7 +121,8 @@ class Settings(BaseSettings):
         default_factory=lambda: Path("weights") if Path("weights").is_dir() else SHIPPED_WEIGHTS,
         description="folder that holds one folder of weights a stack; none: ./weights, or what was installed",
     )
-    pipelines: Annotated[tuple[str, ...], NoDecode] = Field(
+    # a worker's pipelines, and how it computes
+    pipelines: Names = Field(
         default_factory=lambda read: pipelines_of(read["weights"]),
         min_length=1,
         description="pipelines a worker loads, separated by commas; none: those of every stack in ADM_WEIGHTS",
@@ -163,6 +150,7 @@ class Settings(BaseSettings):
         description="CPU threads of the worker; none: a thread for each core, within a container's quota",
     )
     max_rows: int = Field(default=32, ge=1, le=1024, description="images that share a step at most")
+    # how long jobs and pipelines are kept, and leases of workers
     retention_seconds: int = Field(default=86400, ge=1, description="how long an ended job and its images are kept")
     pipeline_retention_seconds: int = Field(
         default=86400,
@@ -199,6 +187,7 @@ class Settings(BaseSettings):
         description="share of its device time in which an idle worker takes steps again and compares bits; 0: none",
     )
     sweep_seconds: float = Field(default=60, gt=0, description="between two sweeps of the service for what has expired")
+    # limits of the queue
     queue_limit_seconds: float = Field(
         default=3600,
         gt=0,
@@ -213,11 +202,18 @@ class Settings(BaseSettings):
         ge=1,
         description="jobs that are kept, in whatever state, above which further ones are refused",
     )
+    max_grid_cells: int = Field(
+        default=64,
+        ge=1,
+        le=256,
+        description="cells of a grid, each a job; they are queued in one transaction of Redis, 64 within some 10 ms",
+    )
     max_redis_bytes: int = Field(
         default=1 << 30,
         ge=1,
         description="memory of Redis above which further jobs are refused; 0.9 of its own maxmemory where that is less",
     )
+    # uploads
     max_upload_bytes: int = Field(default=16 << 20, ge=1, description="largest picture that may be uploaded, as a file")
     max_upload_pixels: int = Field(
         default=25_000_000, ge=1, le=89_000_000, description="largest picture that may be uploaded, decoded"
@@ -230,14 +226,19 @@ class Settings(BaseSettings):
     decode_memory_bytes: int = Field(
         default=512 << 20, ge=1 << 27, description="address space of the process that decodes an uploaded picture"
     )
-    webhook_secret: SecretStr | None = Field(
+    # webhooks
+    webhook_secret: WebhookSecrets | None = Field(
         default=None,
         description="signs webhooks: whsec_ and the base64 of 24 to 64 random bytes; several, separated by commas, "
         "while receivers change from one to the next; none: no webhooks",
     )
-    webhook_networks: Annotated[tuple[str, ...], NoDecode] = Field(
+    webhook_networks: Networks = Field(
         default=(), description="networks beside public addresses that webhooks may go to, as 10.0.0.0/8"
     )
+    webhooks_per_caller: int = Field(
+        default=8, ge=1, le=32, description="webhooks of one caller's jobs that a service sends at once, of 32 in all"
+    )
+    # callers
     allow_anonymous: bool = Field(
         default=False, description="serve anybody beyond loopback too, as long as no key was ever made"
     )
@@ -254,63 +255,19 @@ class Settings(BaseSettings):
         ge=1,
         description="estimated seconds of a device that a caller's queued jobs may cost together; none: no quota",
     )
+    quota_files_bytes: int = Field(
+        default=1 << 30,
+        ge=1,
+        description="what the uploaded pictures that are kept of a caller of role user have together; more are refused",
+    )
     api_key: SecretStr | None = Field(default=None, description="key with which adm's own commands call the service")
+    # logs
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="least severe line logged"
     )
     log_format: Literal["auto", "json", "pretty"] = Field(
         default="auto", description="auto: pretty on a terminal, else JSON"
     )
-
-    @field_validator("pipelines", "hosts", "trusted_proxies", "webhook_networks", "cors_origins", mode="before")
-    @classmethod
-    def split_names(cls, value: Any) -> Any:
-        return tuple(filter(None, (name.strip() for name in value.split(",")))) if isinstance(value, str) else value
-
-    @field_validator("hosts")
-    @classmethod
-    def refuse_what_is_no_name(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for name in value:
-            if not HOST_NAME.fullmatch(name):
-                raise ValueError(f"{name!r} must be a name alone, as images.example, without scheme, port and path")
-        return value
-
-    @field_validator("cors_origins")
-    @classmethod
-    def refuse_what_is_no_origin(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for origin in value:
-            if not ORIGIN.fullmatch(origin):
-                raise ValueError(f"{origin!r} must be a scheme and a host, as https://app.example, in small letters")
-        return value
-
-    @field_validator("webhook_secret")
-    @classmethod
-    def refuse_what_is_no_secret(cls, value: SecretStr | None) -> SecretStr | None:
-        for secret in () if value is None else value.get_secret_value().split(","):
-            if not WEBHOOK_SECRET.fullmatch(secret) or not 24 <= len(key_of(secret)) <= 64:
-                raise ValueError("must be whsec_ and the base64 of 24 to 64 bytes")
-        return value
-
-    @field_validator("trusted_proxies", "webhook_networks")
-    @classmethod
-    def refuse_what_is_no_address(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for address in value:
-            ip_network(address, strict=False)
-        return value
-
-    @field_validator("redis_url")
-    @classmethod
-    def refuse_unreadable_url(cls, value: str | None) -> str | None:
-        if value is not None:
-            parse_url(value)  # type: ignore[no-untyped-call] # redis-py leaves it untyped
-        return value
-
-    @field_validator("store")
-    @classmethod
-    def refuse_unknown_store(cls, value: str | None) -> str | None:
-        if value is not None and "://" in value and not re.match("s3://[^/]", value):
-            raise ValueError("must be a folder or s3://bucket/prefix")
-        return value
 
     @classmethod
     def settings_customise_sources(
@@ -327,7 +284,7 @@ class Settings(BaseSettings):
     def load(cls) -> Self:
         """Read the environment.
 
-        Raises: SettingsError, one line, for an ADM_ variable that no field knows and for a value that is wrong.
+        Raises: SettingsError, one line, for an unknown ADM_ variable or a wrong value.
         """
         refuse_unknown(os.environ, [variable(name) for name in cls.model_fields])
         try:
@@ -349,12 +306,12 @@ class Settings(BaseSettings):
 
     @property
     def serves_anonymous(self) -> bool:
-        """Whether callers need no key as long as there are none."""
+        """Whether callers need no key as long as no keys exist."""
         return self.allow_anonymous or self.host in LOOPBACK_HOSTS
 
     @property
     def run_dir(self) -> Path:
-        """Where pid files, locks and the socket lie."""
+        """The folder of pid files, locks and the socket."""
         return self.data / "run"
 
     @property
@@ -389,8 +346,8 @@ class Settings(BaseSettings):
     def name_of_worker(self, device: str) -> str:
         """The worker's name: the one set, or that of its device, as "cuda-0".
 
-        The host's name comes first where workers of other machines may use the same Redis: a namesake would take their
-        jobs for its own orphans, and the lock on a name holds on one machine only.
+        The host's name is prefixed if workers of other machines may use the same Redis: a worker recovers the jobs of
+        its own name as orphans, and the lock on a name is valid on one machine only.
         """
         if self.worker_name is not None:
             return self.worker_name
@@ -411,34 +368,3 @@ class Settings(BaseSettings):
             )
             for name, field in type(self).model_fields.items()
         ]
-
-
-def key_of(secret: str) -> bytes:
-    """The key that a secret for webhooks holds."""
-    return base64.b64decode(secret.removeprefix("whsec_") + "==")  # its padding may be left out
-
-
-def variable(name: str) -> str:
-    """Name of a field's environment variable."""
-    return PREFIX + name.upper()
-
-
-def refuse_unknown(environment: Mapping[str, str], known: list[str]) -> None:
-    """pydantic-settings takes no notice of a misspelt variable, which then silently means the default."""
-    for name in environment:
-        if name.upper().startswith(PREFIX) and name.upper() not in known:
-            near = get_close_matches(name.upper(), known, n=1, cutoff=0)
-            raise SettingsError(f"{name}: no such setting; the nearest is {near[0]}")
-
-
-def masked(value: object) -> str:
-    """A value fit for a screen: tuples as one types them, addresses without what may be a password."""
-    if isinstance(value, tuple):
-        return ",".join(value)
-    if isinstance(value, str) and "://" in value:
-        parts = urlsplit(value)
-        host = parts.netloc.rpartition("@")[2]
-        netloc = f"***@{host}" if "@" in parts.netloc else host
-        pairs = ((name, "***" if SECRET.search(name) else each) for name, each in parse_qsl(parts.query))
-        return urlunsplit(parts._replace(netloc=netloc, query="&".join(map("=".join, pairs))))
-    return "" if value is None else str(value)

@@ -1,8 +1,10 @@
-"""The values that a stack.json may hold; `models.plan` says which other fields it may have, and what fits what."""
+"""Types of the values in a stack.json; `models.stack_plan` checks its other fields."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
+
+from vocabulary.sampling import Sampler
 
 MAX_STEPS = 1000  # of a request
 MAX_GUIDANCE_SCALE = 50.0
@@ -15,7 +17,7 @@ class Entry(BaseModel):
 
 class Sampling(Entry):
     steps: Annotated[int, Field(ge=1, le=MAX_STEPS)]
-    sampler: Literal["ddim", "ddpm", "dpmpp_2m", "heun"]
+    sampler: Sampler
     eta: Annotated[float, Field(ge=0, le=1)] = 0.0
     strength: Annotated[float, Field(gt=0, le=1)] = 1.0
 
@@ -35,7 +37,7 @@ class Pipeline(Entry):
 
 
 class Network(Entry):
-    file: Annotated[str, Field(min_length=1, max_length=255)]  # longer names are no file system's
+    file: Annotated[str, Field(min_length=1, max_length=255)]  # no file system allows longer names
 
 
 class Manifest(Entry):
@@ -57,7 +59,7 @@ class Manifest(Entry):
 
 
 def check_values(manifest: dict[str, Any]) -> None:
-    """Raises: ValueError, one line that names the first wrong field."""
+    """Check a manifest's values. Raises: ValueError, one line with the first wrong field."""
     try:
         Manifest.model_validate(manifest)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""A stack: loaded networks and the pipelines they make."""
+"""A stack: loaded networks and their pipelines."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from models.checkpoints.provenance import ChangedFileError, recorded_hash
 from models.networks.classifier import NoisyClassifier
 from models.networks.config import ProcessConfig
 from models.networks.unet import SuperResUNet, UNet
-from models.plan import NetworkFile, PipelineSpec, StackPlan, check_fit, read_stack
+from models.stack_plan import NetworkFile, PipelineSpec, StackPlan, check_fit, read_stack
 
 HASH_LENGTH = 16
 
@@ -36,9 +36,9 @@ class GuidingNetwork:
 
 @dataclass(frozen=True)
 class Stack:
-    """Loaded networks and their pipelines; without a classifier nothing is guided.
+    """Loaded networks and their pipelines; without a classifier there is no guidance.
 
-    The label row after the last class is "no class", where there is one.
+    The label row after the last class, if there is one, is "no class".
     """
 
     name: str
@@ -50,43 +50,43 @@ class Stack:
 
     @property
     def hashes(self) -> list[str]:
-        """Of the files of its networks."""
+        """Hashes of its networks' files."""
         return [each.model_hash for each in (self.base, self.classifier, self.upsampler) if each is not None]
 
     @property
     def no_class_label(self) -> int | None:
-        """The row of the label embedding that stands for no class; None where the network has none."""
+        """The row of the label embedding for no class; None if the network has none."""
         rows = self.base.network.config.num_classes
         return len(self.class_names) if rows is not None and rows > len(self.class_names) else None
 
 
 def load_stack(folder: Path, device: torch.device | str = "cpu") -> Stack:
-    """Load every network of a stack's folder, strictly. Raises: WeightsError, as read_stack and load_plan."""
+    """Load all networks of a stack's folder, strictly. Raises: WeightsError like read_stack and load_plan."""
     return load_plan(read_stack(folder), device)
 
 
 def load_plan(
     plan: StackPlan, device: torch.device | str = "cpu", loaded: dict[Path, nn.Module] | None = None
 ) -> Stack:
-    """Load every network of a stack, strictly; those in `loaded` already are shared, the others join them.
+    """Load all networks of a stack, strictly; those in `loaded` are shared, and others are added to it.
 
-    Raises: WeightsError, one line that names the file and the key, for anything missing, damaged or that does not fit.
+    Raises: WeightsError, one line with the file and the key, for anything that is missing, damaged or does not fit.
     """
-    held: dict[Path, nn.Module] = {} if loaded is None else loaded
+    networks: dict[Path, nn.Module] = {} if loaded is None else loaded
 
     def load(file: NetworkFile, kind: type[NetworkT]) -> NetworkT:
-        network = held.get(file.path) or load_network(file.path, kind, device, file.config)
+        network = networks.get(file.path) or load_network(file.path, kind, device, file.config)
         assert isinstance(network, kind)
-        held[file.path] = network
+        networks[file.path] = network
         return network
 
     return _stack_of(plan, load)
 
 
 def outline_plan(plan: StackPlan) -> Stack:
-    """A stack whose networks have no weights, for those who will compute nothing: of its files only hashes are taken.
+    """A stack whose networks have no weights, for callers that compute nothing; files are only hashed.
 
-    Raises: WeightsError for what does not fit.
+    Raises: WeightsError for networks that do not fit.
     """
 
     def outline(file: NetworkFile, kind: type[NetworkT]) -> NetworkT:
@@ -118,11 +118,11 @@ def _stack_of(plan: StackPlan, make: _Maker) -> Stack:
 
 
 def file_hash(path: Path) -> str:
-    """The first 16 hex digits of a file's sha256: names the weights in images and announcements.
+    """The first 16 hex digits of a file's SHA-256, which identify the weights in images and announcements.
 
     Raises: WeightsError for a file that is not the one recorded beside it.
     """
     try:
         return recorded_hash(path)[:HASH_LENGTH]
     except ChangedFileError as error:
-        raise WeightsError(str(error)) from error
+        raise WeightsError(error.subject, error.reason) from error

@@ -1,4 +1,4 @@
-"""Any picture file made into the one kind that the project computes with: 8-bit RGB, upright, on white, one frame."""
+"""Decodes any picture file to the form that the project uses: 8-bit RGB, upright, on white, one frame."""
 
 import os
 import warnings
@@ -12,11 +12,11 @@ from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
 MAX_SIDE_PX = 16_384
 MAX_ASPECT = 32  # the short side is scaled to a pipeline's size before the middle square is taken
-MAX_PIXELS = 179_000_000  # Pillow's own limit, for files of one's own
+MAX_PIXELS = 179_000_000  # Pillow's own limit, for trusted files
 NOT_DECODED = frozenset(
     {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"}
 )  # Ghostscript runs EPS; Pillow only names others
-UPRIGHT = {  # what undoes each value of EXIF's Orientation
+UPRIGHT = {  # the operation that undoes each value of EXIF's Orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -28,9 +28,9 @@ UPRIGHT = {  # what undoes each value of EXIF's Orientation
 
 
 class PictureError(ValueError):
-    """A file that is no usable picture: a clause that follows its name.
+    """A file is not a usable picture; the message is a clause that follows its name.
 
-    limit: the field of `pictures.limited.DecodeLimits` that it exceeds, if it is one.
+    limit: the field of `pictures.sandbox.DecodeLimits` that it exceeds, if it is one.
     """
 
     def __init__(self, detail: str, limit: str | None = None) -> None:
@@ -41,38 +41,38 @@ class PictureError(ValueError):
 def decode(
     source: Path | IO[bytes], max_upload_pixels: int = MAX_PIXELS, formats: Sequence[str] | None = None
 ) -> Image.Image:
-    """The first frame of a picture, whatever its name claims: 8-bit RGB, turned as its EXIF data ask, laid over white.
+    """The first frame of a picture, whatever its file name: 8-bit RGB, turned by its EXIF data, over white.
 
-    formats: Pillow's names; none for all that it decodes by itself. Grey of 16 bits is scaled, of 32 bits
-    taken as of 16; floats are taken as 0 to 1 where none is above. Colour profiles are ignored, as by the official
-    code. Limits are held against the header before any pixel is decoded. Not for two threads at once: Python's switch
-    for warnings is one for the whole process.
+    formats: Pillow's names; None for all that it decodes without other programs. 16-bit grey is scaled, 32-bit grey is
+    read as 16-bit; floats count as 0 to 1 if none is above 1. Colour profiles are ignored, as in the official code.
+    Limits are checked against the header before any pixel is decoded. Not thread-safe, because Python's warning filters
+    are global.
     Raises: PictureError; OSError for a file that cannot be opened; MemoryError.
     """
     if isinstance(source, Path):
         with source.open("rb") as file:
             return decode(file, max_upload_pixels, formats)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's, of odd metadata and of sizes that are checked here
+        warnings.simplefilter("ignore")  # Pillow warns about odd metadata, and about sizes, which are checked here
         with _opened(source, formats or all_formats()) as image:
             refuse(image, max_upload_pixels)
             try:
                 return flattened(upright(image))
             except MemoryError:
                 raise
-            except Exception as error:  # Pillow's decoders raise whatever they stumble over
+            except Exception as error:  # Pillow's decoders raise errors of any type
                 raise PictureError(f"cannot be decoded: the {image.format} file is damaged or cut off") from error
 
 
 @cache
 def all_formats() -> tuple[str, ...]:
-    """Every format that Pillow decodes by itself."""
+    """Every format that Pillow decodes without other programs."""
     Image.init()
     return tuple(name for name in Image.OPEN if name not in NOT_DECODED)
 
 
 def _opened(source: IO[bytes], formats: Sequence[str]) -> Image.Image:
-    """The picture with its header read."""
+    """Open a picture and read its header."""
     try:
         return Image.open(source, formats=tuple(formats))
     except Image.DecompressionBombError as error:
@@ -83,20 +83,20 @@ def _opened(source: IO[bytes], formats: Sequence[str]) -> Image.Image:
         raise PictureError(f"is not a {_listed(formats)} picture") from error
     except MemoryError:
         raise
-    except Exception as error:  # as when it is decoded; a compressed text or profile that grows too large among them
+    except Exception as error:  # any type, as in decoding; also for a compressed text or profile that becomes too large
         raise PictureError(
             "cannot be read: its header is damaged or cut off, or what it carries beside the picture too large"
         ) from error
 
 
 def _listed(formats: Sequence[str]) -> str:
-    """Formats in a sentence; all of them are not listed."""
+    """Formats as a phrase; "readable" for more than four."""
     names = [{"WEBP": "WebP"}.get(name, name) for name in formats]
     return f"{', '.join(names[:-1])} or {names[-1]}" if len(names) <= 4 else "readable"
 
 
 def refuse(image: Image.Image, max_upload_pixels: int) -> None:
-    """Raise PictureError for a picture that is not to be decoded."""
+    """Raise PictureError for a picture that must not be decoded."""
     size = f"{image.width} x {image.height} pixels"
     if max(image.size) > MAX_SIDE_PX:
         raise PictureError(f"has {size}; a side may have {MAX_SIDE_PX}")
@@ -107,27 +107,27 @@ def refuse(image: Image.Image, max_upload_pixels: int) -> None:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """The picture turned as its EXIF data ask."""
-    image.load()  # first: Pillow itself turns a TIFF here, and takes the tag away
+    """The picture, turned by its EXIF data."""
+    image.load()  # first, because Pillow turns a TIFF here and removes its tag
     orientation = 1
-    with suppress(Exception):  # EXIF data that cannot be read say nothing; viewers show such pictures as they lie
+    with suppress(Exception):  # unreadable EXIF data are ignored, as in viewers
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     turn = UPRIGHT.get(orientation)
     return image if turn is None else image.transpose(turn)
 
 
 def flattened(image: Image.Image) -> Image.Image:
-    """8-bit RGB, transparency laid over white."""
+    """Convert to 8-bit RGB, with transparency over white."""
     if image.mode == "I" or image.mode.startswith("I;16"):
         transparency = image.info.get("transparency")
-        image = image.convert("I").point(lambda value: value * (1 / 257) + 0.5).convert("L")  # Pillow alone would clip
+        image = image.convert("I").point(lambda value: value * (1 / 257) + 0.5).convert("L")  # Pillow alone clips
         if transparency is not None:
             image.info["transparency"] = round(transparency / 257)
     elif image.mode == "F":
         highest = cast(tuple[float, float], image.getextrema())[1]
         white = 1 if highest <= 1 else 255
         image = image.point(lambda value: value * (255 / white) + 0.5).convert("L")
-    elif image.mode == "LAB":  # which Pillow converts by profiles alone
+    elif image.mode == "LAB":  # Pillow converts it only by profiles
         lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
         image = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB") or image
     if not image.has_transparency_data:

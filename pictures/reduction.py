@@ -1,4 +1,4 @@
-"""Making pictures smaller as the official data code begins to, and keeping of an upload what pipelines can use."""
+"""Reduces uploads to the pixels that pipelines use, with the first halvings of the official data code."""
 
 import io
 from typing import IO, NamedTuple
@@ -8,12 +8,12 @@ from PIL import Image
 from pictures.decoding import decode
 
 UPLOAD_FORMATS = ("PNG", "JPEG", "WEBP")
-KEPT_ASPECT = 2  # pipelines take the middle square: of a longer picture the ends are seen by none
-FAST = 1  # zlib's level: a photograph of 50 million pixels takes seconds at the default, for a tenth of its size
+KEPT_ASPECT = 2  # pipelines use the middle square, so the ends of longer pictures are cut
+FAST = 1  # zlib's level; the default takes seconds for 50 million pixels and saves a tenth of the size
 
 
 class Picture(NamedTuple):
-    """A picture as jobs take it, and its upright size before it was reduced."""
+    """A picture for jobs, and its upright size before the reduction."""
 
     png: bytes
     width: int
@@ -21,10 +21,10 @@ class Picture(NamedTuple):
 
 
 def normalise(source: IO[bytes], max_upload_pixels: int, short_side_px: int) -> Picture:
-    """Decode a PNG, JPEG or WebP file, whatever it claims to be, reduce it and encode it anew.
+    """Decode a PNG, JPEG or WebP file, whatever its name, reduce it and encode it again.
 
-    short_side_px is what the largest pipeline makes of a picture's short side; see `halved`.
-    Raises: as `decode`.
+    short_side_px: the short side that the largest pipeline uses; see `halved`.
+    Raises: the errors of `decode`.
     """
     rgb = decode(source, max_upload_pixels, UPLOAD_FORMATS)
     buffer = io.BytesIO()
@@ -43,8 +43,8 @@ def without_ends(image: Image.Image) -> Image.Image:
 def halved(image: Image.Image, short_side_px: int) -> Image.Image:
     """A picture, halved by a box filter while its short side is at least twice short_side_px.
 
-    A pipeline that makes no more of the short side begins with the same halvings (`datasets.image_folder.reduce_to`),
-    so that it makes the same pixels of this as of the whole.
+    A pipeline with this short side or a smaller one begins with the same halvings
+    (`datasets.image_folder.reduce_to`), so it gets the same pixels from this as from the original.
     """
     while is_halved(*image.size, short_side_px):
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
@@ -52,5 +52,5 @@ def halved(image: Image.Image, short_side_px: int) -> Image.Image:
 
 
 def is_halved(width: int, height: int, short_side_px: int) -> bool:
-    """Whether `halved` makes a picture of this size smaller."""
+    """Whether `halved` reduces a picture of this size."""
     return min(width, height) >= 2 * short_side_px

@@ -1,18 +1,18 @@
-"""Text in a PNG, read without decoding a pixel: nothing of the picture is expanded, so nothing of it can be a bomb."""
+"""Reads text chunks of a PNG without decoding pixels, so that no decompression bomb is expanded."""
 
 import struct
 import zlib
 from typing import IO
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-MAX_CHUNKS = 10_000  # that are looked at; pictures in pieces of 8 KB have them up to 80 MB
+MAX_CHUNKS = 10_000  # that are read; enough for 80 MB in chunks of 8 KB
 MAX_TEXT_BYTES = 65_536
 
 
 def text_chunk(file: IO[bytes], keyword: str) -> bytes | None:
     """The text of a file's first tEXt chunk (PNG, 11.3.3.2) with a keyword.
 
-    None for what is no PNG, has none before its end, or one that is damaged or above MAX_TEXT_BYTES.
+    None if the file is not a PNG, or the chunk is missing, damaged or above MAX_TEXT_BYTES.
     """
     if file.read(len(SIGNATURE)) != SIGNATURE:
         return None

@@ -1,4 +1,4 @@
-"""Images of the service in other formats and sizes, made from their PNGs."""
+"""Converts the service's PNGs to other formats and sizes."""
 
 import io
 from typing import Literal, NamedTuple
@@ -12,18 +12,23 @@ QUALITY = 90  # of WebP and JPEG: a picture of 64 px has no visible loss there
 
 
 class Form(NamedTuple):
-    """What is to be made of a PNG: its format, and its longest side at most; None: the size that it has."""
+    """The target of a conversion: format, and largest side in pixels; None keeps the size."""
 
     format: Format
     size_px: int | None
 
 
 def formed(png: bytes, form: Form, max_pixels: int) -> bytes:
-    """A PNG in another form. It is made smaller where it is larger than asked for, and never larger.
+    """A PNG in another form. It is reduced if its side is larger than requested, and never enlarged.
 
-    Not for two threads at once, as `decode`. Raises: PictureError for what is no PNG, or has more pixels; MemoryError.
+    Not thread-safe, like `decode`. Raises: PictureError for a file that is not a PNG or has more pixels; MemoryError.
     """
-    image, out = decode(io.BytesIO(png), max_pixels, ("PNG",)), io.BytesIO()
+    return encoded(decode(io.BytesIO(png), max_pixels, ("PNG",)), form)
+
+
+def encoded(image: Image.Image, form: Form) -> bytes:
+    """Encode a picture in a form; it may be reduced in place."""
+    out = io.BytesIO()
     if form.size_px is not None:
         image.thumbnail((form.size_px, form.size_px), Image.Resampling.LANCZOS)
     if form.format == "png":

@@ -1,1 +1,1 @@
-"""The format of a training run's folder, for whoever writes or shows runs; without torch."""
+"""The format of a training run's folder, for programs that write or show runs; without torch."""

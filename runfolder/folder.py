@@ -1,7 +1,7 @@
-"""A run's folder: its files, what it is, and who may write to it.
+"""A run's folder: its files, their format, and the lock for writing.
 
-config.json holds the resolved configuration, run.json the data and every start, stats.jsonl a line for some steps each,
-state.pt all that the run goes on from, snapshots/ earlier states, previews/ pictures, events/ TensorBoard's files.
+config.json has the resolved configuration, run.json the data and every start, stats.jsonl lines of figures, state.pt
+all that the run resumes from, snapshots/ earlier states, previews/ pictures, events/ TensorBoard's files.
 """
 
 import errno
@@ -23,18 +23,18 @@ MOST_BYTES = 1 << 20  # of a JSON file: a thousand times what a run writes
 
 
 class RunFolderError(ValueError):
-    """A folder that is no run, or that another process trains in: one line that says what to do."""
+    """A folder is not a run, or another process trains in it; the message is one line with a remedy."""
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a file that appears whole or not at all. Raises: OSError."""
+    """Write a JSON file atomically. Raises: OSError."""
     write_whole(path, lambda file: file.write((json.dumps(content, indent=1) + "\n").encode()))
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file that appears whole or not at all, and leave nothing of it behind where that fails.
+    """Write a file atomically; if that fails, nothing of it is left.
 
-    Raises: what `write` raises, and OSError.
+    Raises: the errors of `write`, and OSError.
     """
     partial = path.with_name(f"{path.name}.partial")
     try:
@@ -49,9 +49,9 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def read_regular(path: Path, most_bytes: int | None = None) -> bytes:
-    """A file's content, or its last bytes where it has more.
+    """A file's content, or its last most_bytes bytes.
 
-    Links, pipes and devices are refused: a folder of runs may be written by others. Raises: OSError.
+    Links, pipes and devices are refused, because other users may write to a folder of runs. Raises: OSError.
     """
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
         found = os.fstat(file.fileno())
@@ -63,7 +63,7 @@ def read_regular(path: Path, most_bytes: int | None = None) -> bytes:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Raises: RunFolderError, which names the file."""
+    """Read a JSON file of a run. Raises: RunFolderError, which names the file."""
     try:
         content = json.loads(read_regular(path, MOST_BYTES))
     except OSError as error:
@@ -77,7 +77,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder for this process alone. Raises: RunFolderError where another process holds it."""
+    """Lock the folder within the block. Raises: RunFolderError if another process has locked it."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("a") as file:
         try:
@@ -88,7 +88,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def snapshot_steps(folder: Path) -> list[int]:
-    """The steps whose states are kept, ascending."""
+    """The steps of the kept snapshots, ascending."""
     return sorted(int(each.stem.removeprefix("state-")) for each in (folder / SNAPSHOTS).glob("state-*.pt"))
 
 

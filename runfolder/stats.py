@@ -1,4 +1,4 @@
-"""stats.jsonl: a line for every few steps, with the step and figures by name."""
+"""stats.jsonl: lines of figures, one for every few steps."""
 
 import json
 import math
@@ -15,9 +15,9 @@ def append_line(folder: Path, line: Mapping[str, Any]) -> None:
 
 
 def read_lines(folder: Path, most_bytes: int | None = None) -> list[dict[str, Any]]:
-    """All whole lines, or those in the file's last bytes; the last one may have been cut off by a kill.
+    """All complete lines, or those in the file's last bytes; a kill may have truncated the last one.
 
-    What is no line of figures is left out. Raises: OSError.
+    Invalid lines are skipped. Raises: OSError.
     """
     try:
         content = read_regular(folder / STATS, most_bytes)
@@ -37,7 +37,7 @@ def _line(text: bytes) -> dict[str, Any] | None:
 
 
 def forget_after(folder: Path, step: int) -> None:
-    """Drop the lines of steps after this one: a run that goes on from here writes them again."""
+    """Remove the lines of later steps, which a run that resumes from this step writes again."""
     lines = read_lines(folder)
     kept = [line for line in lines if line["step"] <= step]
     if len(kept) < len(lines):

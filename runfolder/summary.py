@@ -1,4 +1,4 @@
-"""Runs as a list and one run in full, from their folders."""
+"""Reads runs from their folders, for a list or one run in full."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from runfolder.stats import read_lines
 
 @dataclass(frozen=True)
 class RunSummary:
-    """A run's configuration, what its starts said, and its lines of figures."""
+    """A run's configuration, the records of its starts, and its lines of figures."""
 
     folder: Path
     config: dict[str, Any]
@@ -20,7 +20,7 @@ class RunSummary:
 
     @property
     def step(self) -> int:
-        """The step that the run has reached: that of its newest figures, or of its last stop."""
+        """The step that the run has reached, by its newest figures or its last stop."""
         return max(int(self.lines[-1]["step"]) if self.lines else 0, int(self.info.get("step", 0)))
 
     @property
@@ -43,7 +43,7 @@ class RunSummary:
 
 
 def read_summary(folder: Path, most_bytes: int | None = None) -> RunSummary:
-    """A run with the figures in the last bytes of its file, or all. Raises: RunFolderError for what is no run."""
+    """Read a run, with all figures or those in their file's last bytes. Raises: RunFolderError if it is not a run."""
     try:
         config, info, lines = read_json(folder / CONFIG), read_json(folder / INFO), read_lines(folder, most_bytes)
     except OSError as error:
@@ -60,10 +60,10 @@ def read_summary(folder: Path, most_bytes: int | None = None) -> RunSummary:
 
 
 def find_runs(folder: Path, most_bytes: int | None = None) -> Iterator[RunSummary]:
-    """Every run below a folder, in the order of their names; what cannot be read is left out."""
+    """Every run below a folder, by name; unreadable ones are skipped."""
     for config in sorted(folder.rglob(CONFIG)):
         try:
-            str(config).encode()  # a name that is no text is no part of an address
+            str(config).encode()  # a name that is not UTF-8 cannot be in a URL
             yield read_summary(config.parent, most_bytes)
         except (RunFolderError, UnicodeEncodeError):
             continue

@@ -1,1 +1,10 @@
 """HTTP: routes that only translate, problem+json, events, metrics, the web page."""
+
+import sys
+
+if "rich" not in sys.modules:
+    # structlog imports rich if it is installed: 3 MB of each process, for tracebacks that the logs do not use
+    sys.modules["rich"] = None  # type: ignore[assignment] # so an import of it fails; the type leaves that out
+    import structlog  # noqa: F401
+
+    del sys.modules["rich"]

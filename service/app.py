@@ -1,4 +1,4 @@
-"""The application: routes, errors, middleware, and what lives as long as it does."""
+"""The application: routes, errors, middleware and background tasks."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -15,9 +15,11 @@ from service import (
     openapi,
     page,
     problems,
+    routes_changes,
     routes_events,
     routes_files,
     routes_fleet,
+    routes_grids,
     routes_health,
     routes_images,
     routes_jobs,
@@ -30,23 +32,43 @@ from service import (
 from service.authentication import Authentication
 from service.metrics import Metrics
 from service.middleware import Requests
+from service.process_slot import ALONE, Slot
 from service.request_spans import RequestSpans
-from service.slot import ALONE, Slot
 from service.state import connect
 from tracing.recording import OFF, Tracing
 
-THREADS = 4  # more only fight for the interpreter: a call of the queue is short and mostly Python, 16 were slower
+START_FAILURE = "start_failure"  # in the application's state: the error that prevented its start
+ROUTES = (  # in the order in which the OpenAPI document has them
+    routes_jobs,
+    routes_list,
+    routes_images,
+    routes_zip,
+    routes_events,
+    routes_grids,
+    routes_openai,
+    routes_files,
+    routes_requests,
+    routes_fleet,
+    routes_changes,
+    routes_runs,
+    routes_health,
+)
+THREADS = 4  # more would compete for the GIL: calls of the queue are short and mostly Python, and 16 were slower
 DESCRIPTION = "Images from ADM diffusion models, batched step by step."
 
 
 def create_app(settings: Settings, slot: Slot = ALONE, tracing: Tracing = OFF) -> FastAPI:
-    """The service for one set of settings; connects when it starts, not here."""
+    """The service for one set of settings; it connects at its start, not here."""
     metrics = Metrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         to_thread.current_default_thread_limiter().total_tokens = THREADS
-        service = connect(settings, metrics, slot)
+        try:
+            service = connect(settings, metrics, slot)
+        except Exception as error:
+            setattr(app.state, START_FAILURE, error)
+            raise
         app.state.service = service
         tasks = [asyncio.create_task(service.hub.run())]
         if slot.is_first:
@@ -57,7 +79,7 @@ def create_app(settings: Settings, slot: Slot = ALONE, tracing: Tracing = OFF) -
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await to_thread.run_sync(tracing.close)  # not after the server: it ends by the signal that stopped it
+        await to_thread.run_sync(tracing.close)  # here, because the server's process ends by the signal that stopped it
         await service.hub.close()
         await service.async_redis.aclose()
         service.redis.close()
@@ -74,17 +96,8 @@ def create_app(settings: Settings, slot: Slot = ALONE, tracing: Tracing = OFF) -
         generate_unique_id_function=operation_id,
         telemetry={"tracing": False},
     )
-    app.include_router(routes_jobs.router)
-    app.include_router(routes_list.router)
-    app.include_router(routes_images.router)
-    app.include_router(routes_zip.router)
-    app.include_router(routes_events.router)
-    app.include_router(routes_openai.router)
-    app.include_router(routes_files.router)
-    app.include_router(routes_requests.router)
-    app.include_router(routes_fleet.router)
-    app.include_router(routes_runs.router)
-    app.include_router(routes_health.router)
+    for each in ROUTES:
+        app.include_router(each.router)
     page.install(app)
     problems.install(app)
     app.add_middleware(Authentication, settings=settings)
@@ -98,7 +111,7 @@ def create_app(settings: Settings, slot: Slot = ALONE, tracing: Tracing = OFF) -
             settings.max_upload_bytes + routes_files.MAX_FRAMING_BYTES,
         ),
     )
-    if settings.cors_origins:  # outermost: refusals too must say that a page may read them
+    if settings.cors_origins:  # outermost, because refusals too need the headers that let a page read them
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
@@ -111,7 +124,7 @@ def create_app(settings: Settings, slot: Slot = ALONE, tracing: Tracing = OFF) -
 
 
 def operation_id(route: APIRoute) -> str:
-    """Operations are named as their functions, which is what generated clients call them."""
+    """The function's name, which generated clients use for the operation."""
     return route.name
 
 
@@ -119,4 +132,4 @@ def own_version() -> str:
     try:
         return version("adm-serve")
     except PackageNotFoundError:
-        return "0"  # run from a checkout that was not installed
+        return "0"  # a checkout that is not installed

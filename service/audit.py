@@ -1,4 +1,4 @@
-"""The audit log: who changed what, a line for each call that may change something, where callers have keys."""
+"""The audit log: one line for each call that may change something, with its caller, if callers have keys."""
 
 from typing import Self
 
@@ -14,7 +14,7 @@ class Audited:
     """One call; used as a context manager around it, with `send` in place of the server's."""
 
     def __init__(self, scope: Scope, send: Send, caller: str) -> None:
-        """`caller`: the id; "" where a key was missing or wrong."""
+        """`caller`: the id; "" if the key was missing or wrong."""
         self._scope, self._send, self._caller = scope, send, caller
         self._status, self._location = 500, ""
 
@@ -28,12 +28,18 @@ class Audited:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Log the call: the route's name and what it was about, or the path where no route was reached."""
+        """Log the call: the route's name and its object, or the path if no route was reached."""
         if self._scope["method"] in SAFE_METHODS:
             return
         route, about = self._scope.get("route"), self._scope.get("path_params") or {}
-        several = self._scope.get("state", {}).get("audited")  # what a route made that its answer has no Location for
-        named = about.get("job_id") or about.get("file_id") or several or self._location.rpartition("/")[2]
+        several = self._scope.get("state", {}).get("audited")  # objects without a Location
+        named = (
+            about.get("job_id")
+            or about.get("grid_id")
+            or about.get("file_id")
+            or several
+            or self._location.rpartition("/")[2]
+        )
         log.info(
             "audit",
             caller=self._caller,

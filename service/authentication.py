@@ -1,4 +1,4 @@
-"""Who calls, by the key in the Authorization header, and which paths that caller may reach."""
+"""Authenticates callers by the key in the Authorization header, and checks which paths they may call."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from jobs.callers.caller import ANONYMOUS, Caller, Role
 from jobs.callers.keyring import IN_FORCE_SECONDS, Keyring, read_keyring
 from jobs.queue import keys
-from jobs.queue.rubbish import is_wrong_type
+from jobs.queue.corrupt import is_wrong_type
 from jobs.settings import Settings
 from service.audit import Audited
 from service.problems import on_redis_error, problem
@@ -26,37 +26,37 @@ log = structlog.get_logger("service.authentication")
 REALM = 'Bearer realm="adm"'
 OPEN_PATHS = frozenset(
     {"/", "/operator", "/runs", "/docs", "/openapi.json", "/livez", "/readyz", "/healthz"}
-)  # for strangers
+)  # paths that need no key
 OPEN_BELOW = ("/static/", "/docs/")
-OPERATORS_PATHS = ("/v1/workers", "/v1/queue", "/v1/runs")  # and what is below them
+OPERATORS_PATHS = ("/v1/workers", "/v1/queue", "/v1/runs")  # and all paths below them
 METRICS_PATH = "/metrics"
-METRICS_PATIENCE_SECONDS = 1.0  # with Redis: what metrics still tell matters most while it is away
+METRICS_PATIENCE_SECONDS = 1.0  # limit on waiting for Redis, because metrics matter most while it is unavailable
 MEMBERS = frozenset({Role.USER, Role.OPERATOR})
 
 
 class KeyringReader:
-    """The keyring, as it was IN_FORCE_SECONDS before a request at most: so much later a change of keys is in force.
+    """Reads the keyring, at most IN_FORCE_SECONDS before each request, so that a change of keys is in force after that.
 
-    Requests in between cost no round trip. For one event loop. `needed`: a file that is made once there are keys. While
-    it is there, a Redis without any has lost them, and its keyring opens nothing.
+    Requests in between cost no round trip. For one event loop. `needed`: a file that is made when the first key is
+    seen. While it exists, a Redis without keys has lost them, and its keyring accepts nobody.
     """
 
     def __init__(self, redis: Redis, needed: Path) -> None:
         self._redis, self._needed = redis, needed
-        self.last = self._unless_lost(read_keyring({}))  # as it was read last, whenever that was
-        self._version: bytes | None = None  # as if no key was ever made, which is what the keyring says
+        self.last = self._unless_lost(read_keyring({}))  # the latest one that was read, of any age
+        self._version: bytes | None = None  # None: no key was ever made, as in this empty keyring
         self._read_at = float("-inf")
         self._look: asyncio.Task[None] | None = None
 
     async def read(self) -> Keyring:
-        """Raises: RedisError; a keyring that may have changed since opens nothing."""
+        """The keyring. Raises: RedisError if it cannot be read again; an older keyring is not used."""
         not_before = time.monotonic() - IN_FORCE_SECONDS
-        while self._read_at < not_before:  # twice at most: the second look begins after this call
+        while self._read_at < not_before:  # at most twice, because the second read begins after this call
             if self._look is None:
                 self._look = asyncio.create_task(self._read(), context=contextvars.Context())
-                # all who waited for it may have hung up, so that nobody takes its exception
+                # retrieves the exception if all waiting requests were cancelled
                 self._look.add_done_callback(lambda look: look.cancelled() or look.exception())
-            await asyncio.shield(self._look)  # shared: all who wait while Redis hangs wait for the same look
+            await asyncio.shield(self._look)  # shared, so that all requests wait for the same read
         return self.last
 
     async def _read(self) -> None:
@@ -91,9 +91,9 @@ class KeyringReader:
 
 
 class Authentication:
-    """Middleware that lets a request through to its route with its caller, or answers 400, 401 or 403.
+    """Middleware that passes a request with its caller to the route, or answers 400, 401 or 403.
 
-    A path that is not named here needs a key of a user or an operator, also one that does not exist.
+    A path that is not listed here needs a key of a user or an operator, even if it does not exist.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
@@ -110,7 +110,7 @@ class Authentication:
                 await caller(scope, receive, call.send)
             return
         request.state.caller = caller
-        if not caller.id:  # nobody has a key: there is no telling who it was
+        if not caller.id:  # there are no keys, so the caller is unknown
             await self._app(scope, receive, send)
             return
         structlog.contextvars.bind_contextvars(caller=caller.id)
@@ -130,7 +130,7 @@ class Authentication:
             return await on_redis_error(request, error)
 
     def _judge(self, request: Request, keyring: Keyring) -> Caller | Response:
-        """The caller, or the answer to one who may not go on."""
+        """The caller, or the answer that refuses the request."""
         if not keyring.exist and self._serves_anonymous:
             return ANONYMOUS
         given = request.headers.getlist("authorization")
@@ -149,7 +149,7 @@ class Authentication:
 
 
 def varying(send: Send) -> Send:
-    """Say that an answer is this caller's: a browser must not show what it keeps to the next who signs in there."""
+    """Add headers that make an answer private, so that a browser does not show its cache to the next user."""
 
     async def send_varying(message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -160,18 +160,18 @@ def varying(send: Send) -> Send:
 
 
 def refusal(request: Request, status: int, detail: str, error: str = "") -> Response:
-    """An answer as RFC 6750, 3, has it."""
+    """An answer in the form of RFC 6750, section 3."""
     challenge = f'{REALM}, error="{error}"' if error else REALM
     return problem(request, status, detail, headers={"WWW-Authenticate": challenge})
 
 
 def is_open(path: str) -> bool:
-    """Whether strangers may call a path: it tells nothing of anybody's work."""
+    """Whether a path may be called without a key, because it shows no caller's work."""
     return path in OPEN_PATHS or path.startswith(OPEN_BELOW)
 
 
 def roles_for(path: str) -> frozenset[Role]:
-    """Roles whose keys open a path."""
+    """The roles that may call a path."""
     if path == METRICS_PATH:
         return frozenset({Role.OPERATOR, Role.METRICS})
     if any(path == each or path.startswith(f"{each}/") for each in OPERATORS_PATHS):

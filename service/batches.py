@@ -1,4 +1,4 @@
-"""Calls of the queue, several at a time: a round trip to Redis costs as much for thirty callers as for one."""
+"""Batches calls of the queue, because a round trip to Redis costs the same for thirty callers as for one."""
 
 import asyncio
 import contextvars
@@ -10,11 +10,11 @@ from anyio import CapacityLimiter, to_thread
 Q = TypeVar("Q")
 A = TypeVar("A")
 
-MOST = 64  # calls of a batch: what comes meanwhile waits for all of it
+MOST = 64  # calls per batch; later calls wait for the whole batch
 
 
 class Batches(Generic[Q, A]):
-    """Answers questions in a thread of its own; those that come during a batch are the next. For one event loop."""
+    """Answers questions in batches on its own thread; those that come meanwhile are the next. For one event loop."""
 
     def __init__(self, answer_all: Callable[[Sequence[Q]], Sequence[A | Exception]]) -> None:
         self._answer_all = answer_all
@@ -23,10 +23,10 @@ class Batches(Generic[Q, A]):
         self._thread = CapacityLimiter(1)
 
     async def ask(self, question: Q) -> A:
-        """Return the answer. Raises: what it is, if that is an exception; what the whole batch raised."""
+        """Return the answer. Raises: the answer if it is an exception; the exception of the whole batch."""
         answer: asyncio.Future[A] = asyncio.get_running_loop().create_future()
         self._waiting.append((question, answer))
-        if self._running is None:  # in a context of its own: what is logged there is not of the first caller's request
+        if self._running is None:  # in an empty context, so that log lines do not carry the first caller's request id
             self._running = asyncio.create_task(self._run(), context=contextvars.Context())
         return await answer
 
@@ -37,8 +37,8 @@ class Batches(Generic[Q, A]):
                 answers = await to_thread.run_sync(
                     self._answer_all, [question for question, _ in batch], limiter=self._thread
                 )
-            except Exception as error:  # noqa: BLE001 - whatever it is, each caller is to be told
-                batch, self._waiting = batch + self._waiting, []  # Redis hangs: nobody should wait for that twice
+            except Exception as error:  # noqa: BLE001 - every caller gets the error
+                batch, self._waiting = batch + self._waiting, []  # no call waits twice for a hanging Redis
                 answers = [error] * len(batch)
             for (_, future), answer in zip(batch, answers, strict=True):
                 if future.cancelled():

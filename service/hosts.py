@@ -1,20 +1,20 @@
-"""Which requests are for this service: by the name that their Host header gives, and by the page that sent them."""
+"""Checks whether a request is meant for this service, by its Host header and its Origin header."""
 
 import re
 from ipaddress import ip_address
 
 from jobs.settings import LOOPBACK_HOSTS, Settings
 
-LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})  # as a Host header has them
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})  # in the form of a Host header
 PORT = re.compile(r":\d*$")
 
 
 class Hosts:
     """The names by which requests may call the service.
 
-    A page of any site can make its own name resolve to 127.0.0.1, and is of our origin then but for its Host header. A
-    Host that is an address was resolved by nobody, so every address is answered to where the service listens beyond
-    loopback.
+    A page of any site can make its own host name resolve to 127.0.0.1 (DNS rebinding); then only the Host header shows
+    that it is not ours. A Host that is an IP address was not resolved, so every address is accepted if the service
+    listens beyond loopback.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -23,13 +23,13 @@ class Hosts:
         self._any_address = settings.host not in LOOPBACK_HOSTS
 
     def __contains__(self, host: str) -> bool:
-        """Whether a Host header's value may be answered; its port does not matter."""
+        """Whether a Host header's value is accepted; the port is ignored."""
         name = PORT.sub("", host.lower())
         return self._any or name in self.names or (self._any_address and is_address(name))
 
 
 def is_address(name: str) -> bool:
-    """Whether a host is an IP address, as a URL has it."""
+    """Whether a host is an IP address in the form of a URL."""
     try:
         return bool(ip_address(name.removeprefix("[").removesuffix("]")))
     except ValueError:
@@ -37,7 +37,7 @@ def is_address(name: str) -> bool:
 
 
 def is_same_origin(origin: str, host: str) -> bool:
-    """Whether a page of an origin calls its own host. A scheme's own port may be left out."""
+    """Whether an origin is that of the called host. The default port of a scheme may be omitted."""
     scheme, _, place = origin.lower().partition("://")
     port = {"http": ":80", "https": ":443"}.get(scheme, "")
     return place != "" and place.removesuffix(port) == host.lower().removesuffix(port)

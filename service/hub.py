@@ -1,4 +1,4 @@
-"""One subscription for everybody who waits: a thousand streams need no thousand connections to Redis."""
+"""Shares one subscription between all waiting requests, so that streams need no connections to Redis of their own."""
 
 import asyncio
 import contextlib
@@ -14,23 +14,23 @@ from jobs.queue.events import image_of_preview
 
 log = structlog.get_logger("service.hub")
 
-KEEP_OPEN_CHANNEL = "adm:hub"  # nobody publishes there; a subscription to nothing would be an error
-RECHECK_SECONDS = 5.0  # a message may be lost while Redis restarts, so who waits looks again this often
+KEEP_OPEN_CHANNEL = "adm:hub"  # an unused channel, because a subscription needs at least one
+RECHECK_SECONDS = 5.0  # interval of rereading, because a message may be lost while Redis restarts
 RETRY_SECONDS = 0.5
-MAX_HELD = 1 << 18  # characters of previews that a reader may be behind: sixty of the demo, one of the largest model
+MAX_HELD = 1 << 18  # characters of unread previews: sixty of the demo, one of the largest model
 
 
 class Listener:
-    """One waiter's view of a job's channel.
+    """One reader of a job's channel.
 
-    Previews are shared by all listeners. One that reads slowly is left the latest of each image.
+    Listeners share the texts of previews. A slow listener keeps only the latest preview of each image.
     """
 
     def __init__(self) -> None:
         self._is_woken = False
-        self._waiter: asyncio.Future[None] | None = None  # an Event would take a kilobyte of each stream
-        self._previews: list[tuple[int, str]] = []  # by image, in the order of their coming
-        self._held = 0  # characters of them
+        self._waiter: asyncio.Future[None] | None = None  # not an Event, which would take a kilobyte per stream
+        self._previews: list[tuple[int, str]] = []  # image index and text, in order of arrival
+        self._held = 0  # characters of these previews
 
     def notify(self) -> None:
         self._is_woken = True
@@ -48,24 +48,28 @@ class Listener:
         self.notify()
 
     def previews(self) -> list[str]:
-        """What came since the last call, of a slow reader's without what newer previews have replaced."""
+        """The previews since the last call; for a slow listener, only the latest of each image."""
         taken = [preview for _, preview in self._previews]
         self._previews, self._held = [], 0
         return taken
 
     async def wait(self, seconds: float) -> None:
-        """Return when something happened, or after so long."""
+        """Return after the next message or after the given seconds."""
         if not self._is_woken:
-            self._waiter = asyncio.get_running_loop().create_future()
-            with contextlib.suppress(TimeoutError):  # not wait_for: until Python 3.12 it may swallow a cancellation
-                async with asyncio.timeout(max(0.0, min(seconds, RECHECK_SECONDS))):
-                    await self._waiter
+            loop = asyncio.get_running_loop()
+            self._waiter = loop.create_future()
+            # not wait_for, which may swallow a cancellation before Python 3.12; timeout takes half a kilobyte more
+            timer = loop.call_later(max(0.0, min(seconds, RECHECK_SECONDS)), self.notify)
+            try:
+                await self._waiter
+            finally:
+                timer.cancel()
         self._is_woken, self._waiter = False, None
 
 
 @contextlib.contextmanager
 def closing_is_no_connection() -> Iterator[None]:
-    """redis-py's connection has no writer while another task closes it, or uvloop has closed what that writes to."""
+    """Raise RedisConnectionError for a connection that another task is closing: its writer is None or closed."""
     try:
         yield
     except (AttributeError, RuntimeError) as error:
@@ -73,19 +77,19 @@ def closing_is_no_connection() -> Iterator[None]:
 
 
 class Hub:
-    """Passes on what is published about jobs; only for one event loop."""
+    """Passes messages about jobs to listeners. For one event loop."""
 
     def __init__(self, redis: Redis) -> None:
-        self.stopping = False  # nobody should begin to wait
+        self.stopping = False  # True: no request may begin to wait
         self._pubsub = redis.pubsub()
-        self._listeners: dict[str, set[Listener]] = {}  # changed without waiting, so that a cancellation leaves nothing
+        self._listeners: dict[str, set[Listener]] = {}  # changed without an await: a cancellation leaves no entry
         self._subscribed: dict[str, asyncio.Event] = {}  # changed under the lock
         self._lock = asyncio.Lock()
         self._leaving: set[asyncio.Task[None]] = set()
 
     @contextlib.asynccontextmanager
     async def listen(self, job_id: str) -> AsyncIterator[Listener]:
-        """Hear of a job's events from here on: what is read of it inside is not older than the subscription."""
+        """Listen to a job's events within the block; state that is read inside is not older than the subscription."""
         channel, listener = keys.channel(job_id), Listener()
         self._listeners.setdefault(channel, set()).add(listener)
         try:
@@ -101,7 +105,7 @@ class Hub:
                 self._leave(channel)
 
     async def _subscribe(self, channel: str) -> asyncio.Event:
-        """Subscribe unless that was done; the event is set when Redis has confirmed it."""
+        """Subscribe if there is no subscription; the event is set when Redis confirms it."""
         async with self._lock:
             if channel not in self._subscribed:
                 self._subscribed[channel] = asyncio.Event()
@@ -114,37 +118,37 @@ class Hub:
             return self._subscribed[channel]
 
     def _leave(self, channel: str) -> None:
-        """Unsubscribe in a task of its own: who stopped listening may be cancelled while that waits."""
+        """Unsubscribe in a task of its own, because the listening task may be cancelled during the wait."""
         task = asyncio.create_task(self._unsubscribe(channel))
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
 
     async def _unsubscribe(self, channel: str) -> None:
         async with self._lock:
-            if channel not in self._listeners:  # somebody may have come meanwhile
+            if channel not in self._listeners:  # another listener may have come meanwhile
                 self._subscribed.pop(channel, None)
                 with contextlib.suppress(RedisError, OSError), closing_is_no_connection():
                     await self._pubsub.unsubscribe(channel)
 
     async def run(self) -> None:
-        """Pass messages on until cancelled; a Redis that went away is found again."""
+        """Pass messages to listeners until cancelled; reconnect after an outage of Redis."""
         while True:
             try:
-                async with self._lock:  # two that subscribe first would each open a connection, and one be lost
+                async with self._lock:  # two first subscriptions would each open a connection, and one leak
                     await self._pubsub.subscribe(KEEP_OPEN_CHANNEL)
                 while True:
                     message = await self._pubsub.get_message(timeout=RECHECK_SECONDS)
                     if message is not None:
                         self._pass_on(message["type"], message["channel"].decode(), message["data"])
             except (RedisError, OSError) as error:
-                log.warning("redis_away", error=type(error).__name__)
+                log.warning("redis_unavailable", error=type(error).__name__)
                 await asyncio.sleep(RETRY_SECONDS)
             except Exception:
-                log.exception("hub_failed")  # whoever waits still looks again by itself
+                log.exception("hub_failed")  # listeners still reread by themselves
                 await asyncio.sleep(RETRY_SECONDS)
 
     def stop(self) -> None:
-        """Wake everybody, to answer what they can before the service goes."""
+        """Wake all listeners, so that they answer before the service stops."""
         self.stopping = True
         for listeners in self._listeners.values():
             for each in listeners:
@@ -159,7 +163,7 @@ class Hub:
         if kind == "subscribe" and channel in self._subscribed:
             self._subscribed[channel].set()
         elif kind == "subscribe" and channel != KEEP_OPEN_CHANNEL:
-            self._leave(channel)  # could not be left while Redis was away, and the client subscribed to it again
+            self._leave(channel)  # it could not be left during the outage, and the client has subscribed to it again
         if kind != "message":
             return
         listeners = self._listeners.get(channel, ())

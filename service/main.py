@@ -1,4 +1,4 @@
-"""`adm service`: listens, and serves until it is told to stop."""
+"""`adm service`: listens, and serves until a stop signal."""
 
 import contextlib
 import errno
@@ -16,9 +16,9 @@ from jobs.queue.server import check_server, connect_redis
 from jobs.settings import Settings
 from jobs.storage.data_folder import keep_private
 from jobs.storage.images import ImageStore
-from service.processes import Processes
+from service.process_slot import ALONE
+from service.processes import NoStartError, Processes
 from service.serving import serve
-from service.slot import ALONE
 from tracing import recording
 from tracing.recording import TracingError
 
@@ -26,13 +26,13 @@ BACKLOG = 2048
 
 
 def main() -> None:
-    """Serve with the environment's settings; leave with one line and SETTINGS_STATUS when that cannot be."""
+    """Serve with the environment's settings; exit with one line and SETTINGS_STATUS if they are wrong."""
     keep_private()
     try:
         settings = Settings.load()
         recording.check()
-        ImageStore(settings.store_address)  # one that cannot be used must fail here, in one line
-        with connect_redis(settings.redis_address) as redis, contextlib.suppress(RedisError):  # it may start later
+        ImageStore(settings.store_address)  # fails here, in one line, if the store cannot be used
+        with connect_redis(settings.redis_address) as redis, contextlib.suppress(RedisError):  # Redis may start later
             check_server(redis)
             refuse_to_serve_nobody(settings, redis)
         listener = listen(settings)
@@ -44,12 +44,15 @@ def main() -> None:
     structlog.get_logger("service").info("listening", host=host, port=port, processes=settings.service_processes)
     if settings.service_processes == 1:
         serve(settings, listener, ALONE)
-    else:
+        return
+    try:
         Processes(settings, listener).run()
+    except NoStartError as error:
+        sys.exit(f"adm service: {error}")
 
 
 def refuse_to_serve_nobody(settings: Settings, redis: Redis) -> None:
-    """Raises: SettingsError where callers need keys, as the service listens beyond loopback, and none was ever made."""
+    """Raises: SettingsError if callers need keys, because the service listens beyond loopback, but no key exists."""
     if not settings.serves_anonymous and not redis.exists(keys.API_KEYS):
         raise SettingsError(
             f"ADM_HOST: {settings.host} is not loopback and there is no key; adm keys create makes one, "

@@ -1,4 +1,4 @@
-"""Metrics in Prometheus' text form: the service's own, the queue's, and what workers left in Redis."""
+"""Metrics in Prometheus' text format: the service's own, the queue's, and the workers', which are read from Redis."""
 
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -9,10 +9,10 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-from jobs.contract.request import PRIORITIES
 from jobs.job_queue import JobQueue
 from jobs.storage.store_metrics import StoreMetrics
 from jobs.views.estimate import Estimator
+from vocabulary.priorities import PRIORITIES
 
 log = structlog.get_logger("service.metrics")
 
@@ -20,7 +20,7 @@ SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 1
 
 
 class Metrics:
-    """What the service counts itself."""
+    """The metrics that the service itself counts."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -56,7 +56,7 @@ class Families(Collector):
         self._families: dict[str, Metric] = {}
 
     def add(self, families: Iterable[Metric], **labels: str) -> None:
-        """Merge families in, with more labels on every sample."""
+        """Add families, with additional labels on every sample."""
         for family in families:
             merged = self._families.setdefault(
                 family.name, Metric(family.name, family.documentation, family.type, family.unit)
@@ -68,7 +68,7 @@ class Families(Collector):
 
 
 def own_text(labels: Mapping[str, str], own: str) -> bytes:
-    """The metrics of one process alone, for when Redis is unavailable."""
+    """The metrics of one process, for use while Redis is unavailable."""
     families = Families()
     families.add(text_string_to_metric_families(own), **labels)
     families.add([gauge("adm_redis_up", "Redis can be reached", [], [((), 0)])])
@@ -76,7 +76,7 @@ def own_text(labels: Mapping[str, str], own: str) -> bytes:
 
 
 def text(processes: Iterable[tuple[Mapping[str, str], str]], queue: JobQueue) -> bytes:
-    """All metrics; `processes`: what each process of the service says, with its labels. Raises: redis.RedisError."""
+    """All metrics; `processes`: labels and metrics text of each process of the service. Raises: redis.RedisError."""
     families = Families()
     families.add(queue_families(queue))
     workers = (({"worker": name}, snapshot) for name, snapshot in queue.fleet.metrics().items())
@@ -89,7 +89,7 @@ def text(processes: Iterable[tuple[Mapping[str, str], str]], queue: JobQueue) ->
 
 
 def queue_families(queue: JobQueue) -> list[Metric]:
-    """What Redis says of jobs, queues and workers just now."""
+    """Metrics of jobs, queues and workers, read from Redis."""
     fleet = queue.fleet.read(fresh=True)
     counted = queue.backlogs(sorted(fleet.pipelines))
     backlogs = [counted.of(each) for each in fleet.pipelines]
@@ -120,7 +120,7 @@ def queue_families(queue: JobQueue) -> list[Metric]:
         ),
         gauge(
             "adm_queue_work_seconds",
-            "Time a pipeline's workers would take for its own queue alone; 0 as long as none said what a step costs",
+            "Time a pipeline's workers would take for its own queue alone; 0 until one has announced what a step costs",
             ["pipeline", "priority"],
             [((each.pipeline, priority), estimator.own_seconds(each, priority) or 0) for each, priority in places],
         ),

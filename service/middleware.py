@@ -1,14 +1,13 @@
-"""What every request passes through: an id, a log line, metrics, security headers, and no exception left over."""
+"""Middleware for every request: id, log line, metrics, security headers, refusals, and a 500 for other exceptions."""
 
 import asyncio
 import re
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from uuid import uuid4
 
 import structlog
-from opentelemetry.trace import INVALID_SPAN
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -22,7 +21,7 @@ from service.hosts import Hosts, is_same_origin
 from service.metrics import Metrics
 from service.problems import METHODS, RETRY_AFTER_SECONDS, problem, unavailable
 from service.protocol import client_of
-from service.request_spans import RequestSpans, describe
+from service.request_spans import NOT_RECORDED, RequestSpans, describe
 from service.streams import BODIES, MakeBody, send_bodies
 from tracing.propagation import current_traceparent, trace_id_of
 
@@ -30,25 +29,27 @@ log = structlog.get_logger("service")
 
 MAX_BODY_BYTES = 65_536
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-QUIET_ROUTES = frozenset({"/livez", "/readyz", "/healthz", "/metrics"})  # asked every few seconds: not worth a line
-# ... nor at info, while all goes well
-POLLED_ROUTES = frozenset({"/v1/models", "/v1/workers", "/v1/queue", "/v1/jobs", "/v1/jobs/{job_id}"})
-PAGE_FILES = ("/static/", "/docs/")  # a load of the page asks for dozens: as polls
+QUIET_ROUTES = frozenset({"/livez", "/readyz", "/healthz", "/metrics"})  # called every few seconds, so not logged
+# logged at debug if they succeed
+POLLED_ROUTES = frozenset(
+    {"/v1/models", "/v1/workers", "/v1/queue", "/v1/jobs", "/v1/jobs/{job_id}", "/v1/grids/{grid_id}"}
+)
+PAGE_FILES = ("/static/", "/docs/")  # a load of the page requests dozens, so they are logged like polls
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-CLIENT_GONE = 499  # nginx' status of a request whose client hung up before its answer; nobody is sent it
-RECORDED = ("path", "route", "path_params", "client")  # of a scope, in the log and in metrics
+CLIENT_GONE = 499  # nginx' status for a client that disconnected before its answer; it is only logged
+RECORDED = ("path", "route", "path_params", "client")  # keys of a scope that the log and metrics need
 SECURITY_HEADERS = (
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
-    (b"cross-origin-resource-policy", b"same-origin"),  # images too are for the service's own page alone
+    (b"cross-origin-resource-policy", b"same-origin"),  # images too may only be embedded by the service's own page
 )
 
 
 class Incoming:
-    """What the bodies of all requests that are being answered have above MAX_BODY_BYTES each, together.
+    """Counts the bytes above MAX_BODY_BYTES of all request bodies that are being received.
 
-    They are held in temporary files. Smaller bodies are never refused for the larger ones of others.
+    They are stored in temporary files. Smaller bodies are never refused because of larger ones.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -56,10 +57,10 @@ class Incoming:
 
     @contextmanager
     def body(self, receive: Receive, max_bytes: int) -> Iterator[Receive]:
-        """Receive one body, until it is done with.
+        """Receive one body within the block.
 
-        What is yielded raises HTTPException for a body that grows too large (a chunked one does not say how long it
-        is), and RefusedError while all together are too large.
+        The yielded function raises HTTPException for a body that becomes too large (a chunked one has no declared
+        length), and RefusedError if all bodies together are too large.
         """
         received = 0
 
@@ -94,12 +95,12 @@ def route_of(scope: Scope) -> str:
 
 
 def shown_method(method: str) -> str:
-    """A method for metrics and spans: clients must not make up labels."""
+    """The method for metrics and spans; unknown ones share one label, so that clients cannot add labels."""
     return method if method in METHODS else "other"
 
 
 def without_body(send: Send) -> Send:
-    """Send an answer's head alone, and end it there: a stream would never end by itself."""
+    """Send only an answer's head and end it, because a stream would not end by itself."""
     ended = False
 
     async def send_head(message: Message) -> None:
@@ -114,7 +115,7 @@ def without_body(send: Send) -> Send:
 
 
 class Requests:
-    """Outermost of our middlewares; plain ASGI, so that streams pass through untouched."""
+    """The outermost of our middlewares. It is plain ASGI, so that streams pass unchanged."""
 
     def __init__(
         self,
@@ -124,7 +125,7 @@ class Requests:
         spans: RequestSpans,
         body_limits: Mapping[str, int],
     ) -> None:
-        """`body_limits`: bytes, by path, where others than MAX_BODY_BYTES apply."""
+        """`body_limits`: bytes by path, for paths whose limit is not MAX_BODY_BYTES."""
         self._app, self._metrics, self._spans, self._body_limits = app, metrics, spans, body_limits
         self._hosts, self._root_path = Hosts(settings), settings.root_path
         self._origins = frozenset(settings.cors_origins)
@@ -137,7 +138,7 @@ class Requests:
         bodies: list[MakeBody] = []
         scope = dict(scope, path=self._inner_path(scope["path"])) | {BODIES: bodies}
         method = scope["method"]
-        if method == "HEAD":  # RFC 9110, 9.3.2: answered as GET is, without the body
+        if method == "HEAD":  # RFC 9110, 9.3.2: answered like GET, without the body
             scope, send = dict(scope, method="GET"), without_body(send)
         headers = Headers(scope=scope)
         given, traceparent = headers.get("x-request-id", ""), headers.get("traceparent", "")
@@ -153,11 +154,9 @@ class Requests:
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode()), *added]
             await send(message)
 
-        with (
-            structlog.contextvars.bound_contextvars(request_id=request_id),
-            self._metrics.in_progress.track_inprogress(),
-            self._spans.span(shown_method(method), traceparent) if is_told else nullcontext(INVALID_SPAN) as span,
-        ):
+        structlog.contextvars.bind_contextvars(request_id=request_id)  # the server clears the context before
+        self._metrics.in_progress.inc()
+        with self._spans.span(shown_method(method), traceparent) if is_told else NOT_RECORDED as span:
             if trace_id := trace_id_of(current_traceparent()):
                 structlog.contextvars.bind_contextvars(trace_id=trace_id)
             try:
@@ -166,7 +165,7 @@ class Requests:
                 else:
                     with self._incoming.body(receive, self._max_bytes(scope)) as receive_within_limits:
                         await self._app(scope, receive_within_limits, send_with_headers)
-                    scope = {name: scope[name] for name in RECORDED if name in scope}  # routing's rest is let go of
+                    scope = {name: scope[name] for name in RECORDED if name in scope}  # releases routing's objects
                     await send_bodies(bodies, receive, send_with_headers)
             except ClientDisconnect:
                 status = status or CLIENT_GONE
@@ -177,20 +176,21 @@ class Requests:
             except Exception:
                 log.exception("failed")
                 if status:
-                    raise  # too late for an answer: the server must cut the connection
+                    raise  # the answer has begun, so the server must close the connection
                 answer = problem(Request(scope), 500, "the service failed; its log says more under this request's id")
                 await answer(scope, receive, send_with_headers)
             finally:
+                self._metrics.in_progress.dec()
                 self._record(scope, method, status, time.perf_counter() - began)
                 describe(span, shown_method(method), route_of(scope), status)
 
     def _inner_path(self, path: str) -> str:
-        """The path below ADM_ROOT_PATH, whether the proxy has left that on or taken it off."""
+        """The path below ADM_ROOT_PATH; the proxy may forward the prefix or remove it."""
         inner = path.removeprefix(self._root_path)
         return inner if inner.startswith("/") else path
 
     def _refusal(self, request: Request) -> Response | None:
-        """The answer to what must not reach a route."""
+        """The answer to a request that must not reach a route; None if it may."""
         headers = request.headers
         hosts = headers.getlist("host")
         if len(hosts) > 1:
@@ -200,7 +200,7 @@ class Requests:
             known = ", ".join(sorted(self._hosts.names))
             return problem(request, 421, f"the service is not known by this Host; it is {known} (ADM_HOSTS adds names)")
         if request.method not in SAFE_METHODS:
-            # callers are not asked for a key, so another site's page must not act through its visitor's browser
+            # without keys, a page of another site could act through its visitor's browser
             origin = headers.get("origin")
             if origin not in self._origins and (
                 headers.get("sec-fetch-site") in ("cross-site", "same-site")

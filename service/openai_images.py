@@ -1,4 +1,4 @@
-"""OpenAI's images API in terms of ours: its requests become job requests, its answers are made of our images."""
+"""Translates OpenAI's images API: its requests to job requests, and our images to its answers."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -13,10 +13,10 @@ from jobs.contract.pipelines import PipelineInfo
 from jobs.contract.request import MAX_IMAGES, JobRequest, Name, ResolvedRequest, field_errors, refuse_repeated_names
 from jobs.contract.work import evaluations_of
 
-MAX_PARTIAL_IMAGES = 3  # OpenAI's own bound
+MAX_PARTIAL_IMAGES = 3  # OpenAI's limit
 PROMPT = "a class of the model, by name or index, as /v1/models/{model} lists them; empty: no class, where offered"
 SIZES = "the model's image_size, that of its base stage (without the upsampler then), or auto"
-OURS_ALONE = frozenset({"kind", "images", "seeds", "class_label", "previews", "webhook_url"})  # not taken as extras
+OURS_ALONE = frozenset({"kind", "images", "seeds", "class_label", "previews", "webhook_url"})  # not accepted
 Prompt = Annotated[str, StringConstraints(max_length=256)]
 Partials = Annotated[int, Field(ge=0, le=MAX_PARTIAL_IMAGES)]
 
@@ -48,7 +48,7 @@ class StreamedFields(ImageFields):
 
 
 class ImageCall(NamedTuple):
-    """A call of OpenAI's, understood."""
+    """A parsed call of OpenAI's API."""
 
     fields: ImageFields
     request: JobRequest
@@ -70,7 +70,7 @@ def json_fields(body: bytes) -> dict[str, Any]:
 
 
 def form_fields(form: Iterable[tuple[str, str]]) -> dict[str, Any]:
-    """The members that a form's text fields stand for: JSON where they are some, but for OpenAI's own texts."""
+    """The values of a form's text fields: parsed as JSON if possible, except OpenAI's own text fields."""
     texts = {"model", "size", "prompt", "response_format", "output_format", "user"}
 
     def value_of(name: str, text: str) -> Any:
@@ -92,7 +92,7 @@ def understand(
     pipelines: Mapping[str, PipelineInfo],
     default_model: str,
 ) -> ImageCall:
-    """A call as a job request. Raises: InvalidRequestError, one entry a wrong field, named as OpenAI does."""
+    """Parse a call into a job request. Raises: InvalidRequestError, one entry per wrong field, by OpenAI's names."""
     taken = {name: value for name, value in given.items() if name not in ImageFields.IGNORED}
     try:
         fields = model.model_validate(taken)
@@ -123,7 +123,7 @@ def understand(
 
 
 def extras_of(kind: Kind) -> frozenset[str]:
-    """Fields of a job that a call of a kind takes beside OpenAI's."""
+    """Fields of a job that a call of a kind accepts beside OpenAI's."""
     return (COMMON | FIELDS[kind]) - OURS_ALONE - ImageFields.model_fields.keys()
 
 
@@ -134,7 +134,7 @@ def class_of(prompt: str) -> int | str | None:
 
 
 def upsample_for(size: str, extras: Mapping[str, Any], pipeline: PipelineInfo) -> dict[str, Any]:
-    """What makes a pipeline's images of a size. Raises: InvalidRequestError for one that it does not make."""
+    """The fields that give a pipeline's images this size. Raises: InvalidRequestError for a size that it lacks."""
     stages = {f"{each.image_size}x{each.image_size}": each.name for each in pipeline.stages}
     if size not in stages:
         raise InvalidRequestError([FieldError("/size", f"{pipeline.id!r} makes {' or '.join(stages)}, not {size}")])
@@ -213,7 +213,7 @@ class PartialImages:
         self._sent: dict[int, int] = {}
 
     def take(self, preview: Mapping[str, Any]) -> int | None:
-        """The number of a preview among those of its image that are sent; None for one that is not."""
+        """The number of a preview among the sent ones of its image; None if it is not sent."""
         before = list(self._stages)[: list(self._stages).index(preview["stage"])]
         done = sum(self._stages[each] for each in before) + preview["step"]
         due = done * (self._most + 1) // sum(self._stages.values())

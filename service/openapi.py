@@ -1,4 +1,4 @@
-"""The OpenAPI document, completed with what FastAPI cannot know: bodies that routes read, errors, headers, events."""
+"""Completes FastAPI's OpenAPI document: bodies that routes read themselves, errors, headers, events."""
 
 from http import HTTPStatus
 from typing import Any, Literal
@@ -7,6 +7,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import models_json_schema
 
+from jobs.contract.grids import GridRequest
 from jobs.contract.items import JobItems
 from jobs.contract.job import ImageView, Job, JobStatus, Progress
 from jobs.contract.request import JobRequest
@@ -15,7 +16,7 @@ from service.authentication import is_open
 from service.problems import OpenAIError, Problem, problem_response, with_headers
 
 UNSAFE = frozenset({"post", "put", "patch", "delete"})
-ANYWHERE = (400, 421, 431)  # answers of the server itself, and to a Host that is not ours
+ANYWHERE = (400, 421, 431)  # answers of the server itself, and to a foreign Host
 TO_STRANGERS = (401, 403)
 KEY = {
     "type": "http",
@@ -97,7 +98,7 @@ def reference(model: type[BaseModel]) -> dict[str, str]:
 
 
 def event_schema(kind: EventKind) -> dict[str, Any]:
-    """One kind of event of a stream; its data are JSON, in a string."""
+    """The schema of one kind of event in a stream; its data are JSON in a string."""
     models = [reference(each) for each in EVENT_DATA[kind]]
     content = models[0] if len(models) == 1 else {"oneOf": models}
     data = {"type": "string", "contentMediaType": "application/json", "contentSchema": content}
@@ -108,12 +109,12 @@ def event_schema(kind: EventKind) -> dict[str, Any]:
     }
 
 
-EVENT_STREAM = {"itemSchema": {"oneOf": [event_schema(each) for each in EventKind]}}  # as OpenAPI 3.2 describes streams
+EVENT_STREAM = {"itemSchema": {"oneOf": [event_schema(each) for each in EventKind]}}  # OpenAPI 3.2's form of streams
 
 
 def complete(document: dict[str, Any]) -> None:
-    """Make FastAPI's document true."""
-    models = dict.fromkeys((JobRequest, JobItems), "validation") | dict.fromkeys(
+    """Complete and correct FastAPI's document."""
+    models = dict.fromkeys((JobRequest, JobItems, GridRequest), "validation") | dict.fromkeys(
         (Problem, OpenAIError, *(model for each in EVENT_DATA.values() for model in each)), "serialization"
     )
     _, definitions = models_json_schema(list(models.items()), ref_template="#/components/schemas/{model}")  # type: ignore[arg-type] # a dict's values are no literals
@@ -142,7 +143,7 @@ def complete(document: dict[str, Any]) -> None:
 def complete_operation(method: str, operation: dict[str, Any]) -> None:
     responses = operation["responses"]
     if "application/json" in responses.get("422", {}).get("content", {}):
-        del responses["422"]  # FastAPI announces it for whatever has a parameter
+        del responses["422"]  # FastAPI adds it for every route with a parameter
     bodies, pages = (TO_BODIES if "requestBody" in operation else ()), ((403,) if method in UNSAFE else ())
     for status in (*ANYWHERE, *bodies, *pages, *(TO_STRANGERS if operation["security"] else ())):
         responses.setdefault(str(status), {"$ref": f"#/components/responses/{status}"})
@@ -160,7 +161,7 @@ def add_headers(response: dict[str, Any], *names: str) -> None:
 
 
 def install(app: FastAPI) -> None:
-    """Serve the completed document; made once."""
+    """Serve the completed document, which is made once."""
     plain = app.openapi
 
     def openapi() -> dict[str, Any]:

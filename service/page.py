@@ -1,4 +1,4 @@
-"""The web page and Swagger UI, all of it served from here."""
+"""The web page and Swagger UI, without files of other sites."""
 
 import mimetypes
 from importlib.resources import files as resources
@@ -9,14 +9,14 @@ from fastapi import FastAPI, Header, Response
 from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.exceptions import HTTPException
 
-from service.conditional import etag_of, matches
+from service.conditional_requests import etag_of, matches
 
 INDEX, OPERATOR, RUNS = (f"/static/{name}.html" for name in ("index", "operator", "runs"))
 STATIC = Path(__file__).parent / "static"
 SWAGGER = Path(str(resources("fastapi_offline"))) / "static"  # Swagger UI's own build, as that wheel ships it
 SWAGGER_FILES = frozenset({"swagger-ui-bundle.js", "swagger-ui.css", "favicon.png"})
 
-# blob: and data: show images fetched with a key, and previews; nothing comes from elsewhere, nothing is inline
+# blob: and data: are for images fetched with a key and for previews; no other origins and no inline code
 PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
     "font-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -44,7 +44,7 @@ DOCS_SCRIPT = 'SwaggerUIBundle({url: "openapi.json", dom_id: "#swagger-ui", deep
 
 
 class PageFile(NamedTuple):
-    """A file as it is sent."""
+    """A file of the page, with its headers."""
 
     content: bytes
     headers: dict[str, str]
@@ -57,7 +57,7 @@ class PageFile(NamedTuple):
         return cls(content, headers | {"ETag": etag_of(content), "Cache-Control": "no-cache"})
 
     def answer(self, if_none_match: str | None) -> Response:
-        """The file, or 304 for a caller who has it: a new version of the page shows at the next visit."""
+        """The file, or 304 for a caller that has it, so that a new version of the page is used at the next visit."""
         if matches(if_none_match, self.headers["ETag"]):
             return Response(status_code=304, headers=self.headers)
         return Response(self.content, headers=self.headers)
@@ -76,7 +76,7 @@ def page_files() -> dict[str, PageFile]:
 def install(app: FastAPI) -> None:
     """Add the page at /, its files under /static, and Swagger UI at /docs.
 
-    All of it is read here, once, and sent without a thread: the page shows however slow Redis or a disk is.
+    All files are read once, here, and sent without a thread, so that a slow Redis or disk does not delay the page.
     """
     files = page_files()
 

@@ -1,6 +1,6 @@
-"""What monitoring asks: is the service ready, how is it, its metrics. Who asks at the same time shares one look.
+"""Answers of monitoring: readiness, health and metrics. Concurrent probes share one check.
 
-So a probe waits for two looks at most, however many callers ask while Redis hangs, and never behind other calls.
+So a probe waits for two checks at most, however many there are while Redis hangs, and never behind other calls.
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ class Health(BaseModel):
 
 
 class Probes:
-    """The looks; each in a thread of its own. For one event loop."""
+    """The checks, each in a thread of its own. For one event loop."""
 
     def __init__(self, redis: Redis, queue: JobQueue, processes: ProcessMetrics, default_model: str) -> None:
         self._redis, self._queue, self._processes, self._default_model = redis, queue, processes, default_model
@@ -43,7 +43,7 @@ class Probes:
         self._text = Batches[None, bytes](lambda asked: [self._read_metrics()] * len(asked))
 
     async def what_is_lacking(self, workers: bool) -> str | None:
-        """Why the service cannot serve; None if it can. `workers`: it must have one for the default pipeline.
+        """The reason why the service is not ready; None if it is. `workers`: require a worker for the default pipeline.
 
         Raises: RedisError, whose handler answers 503.
         """
@@ -54,7 +54,7 @@ class Probes:
         return await self._health.ask(None)
 
     async def metrics_text(self) -> bytes:
-        """All metrics for Prometheus; without Redis those of this process alone."""
+        """All metrics for Prometheus; without Redis, only those of this process."""
         return await self._text.ask(None)
 
     def _read_lacks(self, asked: Sequence[bool]) -> list[str | None]:
@@ -91,4 +91,4 @@ class Probes:
         try:
             return metrics.text(self._processes.texts(), self._queue)
         except RedisError:
-            return metrics.own_text(*self._processes.own_text())  # what is left to tell matters most just then
+            return metrics.own_text(*self._processes.own_text())  # these metrics matter most during an outage

@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 says: every one that leaves the service is application/problem+json."""
+"""Errors in the form of RFC 9457: every error answer is application/problem+json."""
 
 import json
 import math
@@ -22,27 +22,31 @@ from jobs.contract.errors import (
     RefusedError,
     UnavailableError,
 )
-from jobs.queue.availability import is_away
+from jobs.queue.availability import is_unavailable
 
 log = structlog.get_logger("service")
 
 METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"})
 MEDIA_TYPE = "application/problem+json"
-RETRY_AFTER_SECONDS = 2  # while Redis or the store is away; a restart of either takes about that long
+RETRY_AFTER_SECONDS = 2  # while Redis or the store is unavailable; a restart of either takes about that long
 
-OPENAI_PREFIX = "/v1/images/"  # of paths whose errors come in OpenAI's envelope
+OPENAI_PREFIX = "/v1/images/"  # of paths whose errors are in OpenAI's envelope
 OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
-PARAMS = {"/class_label": "prompt", "/images/0": "image", "/file": "image"}  # as OpenAI names them
+PARAMS = {"/class_label": "prompt", "/images/0": "image", "/file": "image"}  # OpenAI's names of these fields
 
 HTTP_STATUS = {
     ErrorKind.INVALID_REQUEST: 422,
     ErrorKind.OVER_QUOTA: 429,
     ErrorKind.IDEMPOTENCY_MISMATCH: 422,
     ErrorKind.UNKNOWN_JOB: 404,
+    ErrorKind.UNKNOWN_GRID: 404,
     ErrorKind.UNKNOWN_MODEL: 404,
+    ErrorKind.UNKNOWN_SWEEP: 404,
     ErrorKind.UNKNOWN_IMAGE: 404,
     ErrorKind.UNKNOWN_FILE: 404,
     ErrorKind.UNKNOWN_RUN: 404,
+    ErrorKind.UNKNOWN_WORKER: 404,
+    ErrorKind.UNKNOWN_CHANGE: 404,
     ErrorKind.IMAGE_NOT_READY: 409,
     ErrorKind.JOB_ENDED: 409,
     ErrorKind.QUEUE_FULL: 503,
@@ -54,10 +58,14 @@ TITLES = {
     ErrorKind.INVALID_REQUEST: "Fields of the request are wrong",
     ErrorKind.IDEMPOTENCY_MISMATCH: "The key was used with another body",
     ErrorKind.UNKNOWN_JOB: "No such job",
+    ErrorKind.UNKNOWN_GRID: "No such grid",
     ErrorKind.UNKNOWN_MODEL: "No such model",
+    ErrorKind.UNKNOWN_SWEEP: "No sweep of this model",
     ErrorKind.UNKNOWN_IMAGE: "No such image",
     ErrorKind.UNKNOWN_FILE: "No such file",
     ErrorKind.UNKNOWN_RUN: "No such training run",
+    ErrorKind.UNKNOWN_WORKER: "No such worker",
+    ErrorKind.UNKNOWN_CHANGE: "No such change",
     ErrorKind.IMAGE_NOT_READY: "The image is not there yet",
     ErrorKind.JOB_ENDED: "The job has ended already",
     ErrorKind.QUEUE_FULL: "Too much work is queued",
@@ -125,7 +133,7 @@ class OpenAIError(BaseModel):
 def envelope(
     status: int, detail: str, kind: str | None, headers: Mapping[str, str] | None, errors: Sequence[Mapping[str, str]]
 ) -> Response:
-    """A problem as OpenAI's clients read it; they know wrong fields as 400."""
+    """A problem in OpenAI's form, whose clients expect 400 for wrong fields."""
     named = [(PARAMS.get(each["pointer"], each["pointer"][1:].replace("/", ".")), each["detail"]) for each in errors]
     message = "; ".join(f"{name}: {text}" if name else text for name, text in named) or detail
     param = next((name for name, _ in named if name), None)
@@ -140,7 +148,7 @@ def envelope_content(status: int, message: str, kind: str | None, param: str | N
 
 
 def unavailable(request: Request, detail: str, **members: Any) -> Response:
-    """503 for something that will be back."""
+    """A 503 for a temporary outage."""
     headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
     return problem(request, 503, detail, kind=ErrorKind.UNAVAILABLE, headers=headers, **members)
 
@@ -159,7 +167,7 @@ async def on_refused(request: Request, error: Exception) -> Response:
 
 
 def rate_limit_headers(error: OverQuotaError) -> dict[str, str]:
-    """RateLimit-Policy and RateLimit as draft-ietf-httpapi-ratelimit-headers has them."""
+    """RateLimit-Policy and RateLimit in the form of draft-ietf-httpapi-ratelimit-headers."""
     name, window, reset = f'"{error.policy}"', error.window_seconds, error.retry_after_seconds
     return {
         "RateLimit-Policy": f"{name};q={error.quota}" + ("" if window is None else f";w={window}"),
@@ -168,14 +176,14 @@ def rate_limit_headers(error: OverQuotaError) -> dict[str, str]:
 
 
 async def on_unavailable(request: Request, error: Exception) -> Response:
-    log.warning("store_away", error=str(error))
+    log.warning("store_unavailable", error=str(error))
     return unavailable(request, "the image store cannot be reached")
 
 
 async def on_redis_error(request: Request, error: Exception) -> Response:
-    if not is_away(error):
+    if not is_unavailable(error):
         raise error
-    log.warning("redis_away", error=type(error).__name__)
+    log.warning("redis_unavailable", error=type(error).__name__)
     return unavailable(request, "the queue cannot be reached")
 
 
@@ -186,7 +194,7 @@ async def on_http(request: Request, error: Exception) -> Response:
 
 
 def allowed_methods(request: Request) -> set[str]:
-    """Methods of all routes with the request's path; Starlette names those of the first one alone."""
+    """Methods of all routes with the request's path; Starlette lists only those of the first one."""
     routes = request.app.routes
     allowed = {
         method
@@ -197,7 +205,7 @@ def allowed_methods(request: Request) -> set[str]:
 
 
 async def on_invalid_parameters(request: Request, error: Exception) -> Response:
-    """Wrong query parameters and headers; a path that cannot be right leads nowhere."""
+    """The answer to wrong query parameters and headers; 404 for a wrong path."""
     assert isinstance(error, RequestValidationError)
     found = error.errors()
     if any(each["loc"][0] == "path" for each in found):
@@ -207,7 +215,7 @@ async def on_invalid_parameters(request: Request, error: Exception) -> Response:
 
 
 def install(app: FastAPI) -> None:
-    """Make every error that a route raises a problem; with plain functions it would wait for the thread pool."""
+    """Turn every error of a route into a problem. Handlers are async, so that they do not wait for the thread pool."""
     app.add_exception_handler(RefusedError, on_refused)
     app.add_exception_handler(UnavailableError, on_unavailable)
     app.add_exception_handler(HTTPException, on_http)
@@ -216,22 +224,22 @@ def install(app: FastAPI) -> None:
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """What OpenAPI says of a route's errors."""
+    """The OpenAPI responses of a route's errors."""
     return {status: problem_response(status) for status in statuses}
 
 
 def envelopes(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """What OpenAPI says of errors in OpenAI's envelope."""
+    """The OpenAPI responses of errors in OpenAI's envelope."""
     content = {"application/json": {"schema": {"$ref": "#/components/schemas/OpenAIError"}}}
     return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in statuses}
 
 
 def problem_response(status: int) -> dict[str, Any]:
-    """What OpenAPI says of one error."""
+    """The OpenAPI response of one error."""
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     return {"description": HTTPStatus(status).phrase, "content": content}
 
 
 def with_headers(*names: str) -> dict[str, Any]:
-    """What OpenAPI says of an answer's headers; `service.openapi` describes them."""
+    """The OpenAPI headers of an answer; `service.openapi` has their descriptions."""
     return {"headers": {name: {"$ref": f"#/components/headers/{name}"} for name in names}}

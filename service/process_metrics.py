@@ -1,7 +1,7 @@
-"""Metrics of all processes of a service: each leaves its own in Redis, and whichever is scraped adds them up.
+"""Metrics of all processes of a service: each writes its own to Redis, and the scraped process adds them up.
 
-A counter must never be seen to fall, whichever process answers: what a process shows of itself it has left in Redis
-before, so that the others never show less.
+A counter must never decrease, whichever process answers. So a process writes its metrics to Redis before it shows them,
+and the others never show less.
 """
 
 import asyncio
@@ -15,16 +15,16 @@ from redis.exceptions import RedisError
 
 from jobs.queue import keys
 from service.metrics import Metrics
-from service.slot import Slot
+from service.process_slot import Slot
 
 log = structlog.get_logger("service.process_metrics")
 
-LEAVE_SECONDS = 5.0  # between two snapshots: how old the metrics of the other processes may be
-KEPT_SECONDS = 60  # a snapshot whose process has died
+LEAVE_SECONDS = 5.0  # between two snapshots; greatest age of other processes' metrics
+KEPT_SECONDS = 60  # lifetime of a dead process' snapshot
 
 
 class ProcessMetrics:
-    """One process' share in the metrics of its service."""
+    """Reads and writes the metrics of one process of a service."""
 
     def __init__(self, redis: Redis, metrics: Metrics, slot: Slot) -> None:
         self._redis, self._metrics, self._slot = redis, metrics, slot
@@ -36,7 +36,7 @@ class ProcessMetrics:
         return generate_latest(self._metrics.registry).decode()
 
     def texts(self) -> list[tuple[dict[str, str], str]]:
-        """The metrics of each process, with the labels that they carry. Raises: redis.RedisError."""
+        """The labels and metrics of each process. Raises: redis.RedisError."""
         if self._slot.count == 1:
             return [(self._slot.labels, self.own())]
         self.leave()
@@ -48,15 +48,15 @@ class ProcessMetrics:
         ]
 
     def own_text(self) -> tuple[dict[str, str], str]:
-        """This process' metrics alone, for when Redis is unavailable."""
+        """Only this process' labels and metrics, for use while Redis is unavailable."""
         return self._slot.labels, self.own()
 
     def leave(self) -> None:
-        """Leave this process' metrics for the others. Raises: redis.RedisError."""
+        """Write this process' metrics to Redis for the others. Raises: redis.RedisError."""
         self._redis.set(self._keys[self._slot.index], self.own(), ex=KEPT_SECONDS)
 
     async def run(self) -> None:
-        """Leave the metrics again and again, until cancelled."""
+        """Write the metrics every LEAVE_SECONDS until cancelled."""
         while True:
             try:
                 await to_thread.run_sync(self.leave, limiter=self._thread)

@@ -1,7 +1,7 @@
-"""Several processes that serve one port: started together, started again when one dies, stopped together.
+"""Supervises several processes that serve one port: starts them, restarts those that die, and stops them.
 
-uvicorn's own supervisor makes its server itself, from an application named by a string, so neither our server's early
-release of held answers nor a process' slot could reach it; and its processes outlive a supervisor that is killed.
+uvicorn's own supervisor makes its server itself from an application named by a string, so our server class and a
+process' slot cannot be passed to it; and its processes outlive a supervisor that is killed.
 """
 
 import contextlib
@@ -11,7 +11,8 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
-from multiprocessing.connection import wait
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from threading import Thread
 from uuid import uuid4
@@ -20,35 +21,66 @@ import structlog
 
 from jobs import logs
 from jobs.settings import Settings
-from service.serving import STOP_SECONDS, serve
-from service.slot import Slot
+from service.process_slot import Slot
+from service.serving import STOP_SECONDS, said, serve
 
 log = structlog.get_logger("service.processes")
 
-STOP_MARGIN_SECONDS = 3.0  # beyond what a process takes to stop by itself; then it is killed
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 30.0  # before a process is started again, doubled by each early death
-STEADY_SECONDS = 60.0  # a process that lived so long did not die early
+STOP_MARGIN_SECONDS = 3.0  # beyond the time that a process takes to stop by itself; then it is killed
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 30.0  # before a restart, doubled with each early death
+STEADY_SECONDS = 60.0  # a process that ran for so long did not die early
+MOST_FAILED_STARTS = 4  # of one process in succession while no other process serves
+CAUSE_CHARACTERS = 500
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
+class NoStartError(Exception):
+    """The processes of a service fail at every start; the message is one line with the reason."""
+
+
+@dataclass
+class Child:
+    """A running process and its report: "" once it serves, otherwise the reason why it cannot."""
+
+    process: SpawnProcess
+    reports: Connection
+    started_at: float
+    has_reported: bool = False
+    serves: bool = False
+    cause: str = ""
+
+    def read(self) -> None:
+        self.has_reported = True
+        with contextlib.suppress(EOFError):  # it was killed before its report
+            self.cause = str(self.reports.recv())
+            self.serves = not self.cause
+
+
 class Processes:
-    """The processes of one service, by their slots. They are spawned, not forked: each opens its own connections."""
+    """The processes of one service, by slot. They are spawned, not forked, because each opens its own connections."""
 
     def __init__(self, settings: Settings, listener: socket.socket) -> None:
         self._settings, self._listener = settings, listener
         self._service, self._spawn = uuid4().hex, multiprocessing.get_context("spawn")
-        self._running: dict[int, SpawnProcess] = {}
-        self._started_at: dict[int, float] = {}
+        self._running: dict[int, Child] = {}
         self._early_deaths = dict.fromkeys(range(settings.service_processes), 0)
-        self._due_at: dict[int, float] = {}  # of those that are to be started again
+        self._failed_starts = dict.fromkeys(range(settings.service_processes), 0)  # of each, in succession
+        self._due_at: dict[int, float] = {}  # times of restarts, by slot
 
     def run(self) -> None:
-        """Serve until SIGTERM or SIGINT, which then takes its usual course in this process too."""
+        """Serve until SIGTERM or SIGINT; after that the signal has its default effect in this process too.
+
+        Raises: NoStartError if no process serves and one has failed at MOST_FAILED_STARTS starts in succession.
+        """
         with heard_signals() as hearing:
             for index in self._early_deaths:
                 self._start(index)
-            while not self._hears(hearing):
-                self._restart_due()
+            try:
+                while not self._hears(hearing):
+                    self._restart_due()
+            except NoStartError:
+                self._stop()
+                raise
             number = signal.Signals(hearing.recv(1)[0])
             log.info("stopping", signal=number.name)
             self._stop()
@@ -57,32 +89,47 @@ class Processes:
 
     def _start(self, index: int) -> None:
         slot = Slot(self._service, index, self._settings.service_processes)
+        reports, report = self._spawn.Pipe(duplex=False)
         process = self._spawn.Process(
-            target=serve_at, args=(self._settings, self._listener, slot), name=f"service-{index}"
+            target=serve_at, args=(self._settings, self._listener, slot, report), name=f"service-{index}"
         )
         process.start()
-        self._running[index], self._started_at[index] = process, time.monotonic()
+        report.close()  # only this end; the process has its own
+        self._running[index] = Child(process, reports, time.monotonic())
         log.info("process_started", process=index, pid=process.pid)
 
     def _hears(self, hearing: socket.socket) -> bool:
-        """Wait for a signal, the death of a process, or until one is to be started again; whether it is a signal."""
+        """Wait for a signal, a report, the death of a process or the time of a restart; True if it was a signal.
+
+        Raises: NoStartError.
+        """
         pause = max(0.0, min(self._due_at.values()) - time.monotonic()) if self._due_at else None
-        ready = wait([hearing, *(each.sentinel for each in self._running.values())], pause)
-        for index, process in list(self._running.items()):
-            if process.sentinel in ready:
-                self._bury(index, process)
+        awaited = [each.reports for each in self._running.values() if not each.has_reported]
+        ready = wait([hearing, *awaited, *(each.process.sentinel for each in self._running.values())], pause)
+        for index, child in list(self._running.items()):
+            if child.reports in ready:
+                child.read()
+            if child.process.sentinel in ready:
+                self._bury(index, child)
         return hearing in ready
 
-    def _bury(self, index: int, process: SpawnProcess) -> None:
-        process.join()
+    def _bury(self, index: int, child: Child) -> None:
+        """Note the death of a process, and plan its restart. Raises: NoStartError if a restart would fail too."""
+        child.process.join()
+        if not child.has_reported:
+            child.read()
+        child.reports.close()
         del self._running[index]
-        early = time.monotonic() - self._started_at[index] < STEADY_SECONDS
+        early = time.monotonic() - child.started_at < STEADY_SECONDS
         self._early_deaths[index] = self._early_deaths[index] + 1 if early else 1
+        self._failed_starts[index] = 0 if child.serves else self._failed_starts[index] + 1
         pause = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** (self._early_deaths[index] - 1))
         self._due_at[index] = time.monotonic() + pause
-        log.error(
-            "process_died", process=index, pid=process.pid, status=process.exitcode, started_again_in_seconds=pause
-        )
+        died = {"process": index, "pid": child.process.pid, "status": child.process.exitcode}
+        log.error("process_died", **died, cause=child.cause, started_again_in_seconds=pause)
+        if self._failed_starts[index] >= MOST_FAILED_STARTS and not any(each.serves for each in self._running.values()):
+            cause = child.cause or f"it ended with status {child.process.exitcode} before it served"
+            raise NoStartError(f"its processes fail at every start: {cause}")
 
     def _restart_due(self) -> None:
         for index, due_at in list(self._due_at.items()):
@@ -91,11 +138,12 @@ class Processes:
                 self._start(index)
 
     def _stop(self) -> None:
-        """Let all stop at once, and end what does not."""
-        for each in self._running.values():
+        """Stop all processes at the same time, and kill those that do not stop."""
+        processes = {index: each.process for index, each in self._running.items()}
+        for each in processes.values():
             each.terminate()
         until = time.monotonic() + STOP_SECONDS + STOP_MARGIN_SECONDS
-        for index, each in self._running.items():
+        for index, each in processes.items():
             each.join(max(0.0, until - time.monotonic()))
             if each.is_alive():
                 log.error("process_killed", process=index, pid=each.pid, why="it did not stop in time")
@@ -103,17 +151,20 @@ class Processes:
                 each.join()
 
 
-def serve_at(settings: Settings, listener: socket.socket, slot: Slot) -> None:
-    """Be one of a service's processes."""
+def serve_at(settings: Settings, listener: socket.socket, slot: Slot, report: Connection) -> None:
+    """Run one of a service's processes; report once that it serves, or why it cannot."""
     Thread(target=end_with_parent, daemon=True).start()
-    logs.configure(settings)
-    structlog.contextvars.bind_contextvars(**slot.labels)
-    with contextlib.suppress(KeyboardInterrupt):  # of a terminal, which sends it to all; uvicorn has stopped by it
-        serve(settings, listener, slot)
+    logs.configure(settings, **slot.labels)
+    with contextlib.suppress(KeyboardInterrupt):  # a terminal's, sent to all processes; uvicorn has stopped
+        try:
+            serve(settings, listener, slot, lambda cause: report.send(cause[:CAUSE_CHARACTERS]))
+        except Exception as error:
+            report.send(said(error)[:CAUSE_CHARACTERS])
+            raise
 
 
 def end_with_parent() -> None:
-    """Stop this process when the one that started it has died, or it would hold the port without anybody knowing."""
+    """Stop this process if its parent has died, because otherwise it would keep the port unsupervised."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
@@ -122,7 +173,7 @@ def end_with_parent() -> None:
 
 @contextlib.contextmanager
 def heard_signals() -> Iterator[socket.socket]:
-    """A socket that has a byte, the number, for each SIGTERM and SIGINT; neither ends the process meanwhile."""
+    """A socket with a byte, the number, for each SIGTERM and SIGINT, which do not end the process meanwhile."""
     reading, writing = socket.socketpair()
     writing.setblocking(False)
     before = {each: signal.signal(each, lambda *_: None) for each in SIGNALS}

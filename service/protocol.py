@@ -1,4 +1,4 @@
-"""uvicorn's HTTP protocol, with limits on what a client makes the service hold and for how long.
+"""uvicorn's HTTP protocol with limits on the memory and time that a client can use.
 
 docs/decisions/0016-http-server.md compares servers and says why the limits are here.
 """
@@ -18,17 +18,17 @@ from service.problems import MEDIA_TYPE, RETRY_AFTER_SECONDS, content_of
 
 log = structlog.get_logger("service.protocol")
 
-MAX_PIPELINED = 16  # requests of a connection that wait for earlier answers, before no more are parsed
-PARSED_BYTES = 1024  # at once, as all requests in them are begun
-MAX_HELD_BYTES = 1 << 20  # received ahead; a read is up to 256 KiB
+MAX_PIPELINED = 16  # requests of a connection that may wait for earlier answers; then parsing stops
+PARSED_BYTES = 1024  # bytes parsed at once, because all requests in them are started
+MAX_HELD_BYTES = 1 << 20  # received and not parsed; a read is up to 256 KiB
 PIECE_BYTES = 65_536  # the part of a body or of an answer for which a client has Limits.client_seconds
 
 
-LINGER_SECONDS = 2.0  # in which a client that was refused may read why
+LINGER_SECONDS = 2.0  # for a refused client to read the answer
 
 
 class Limits(NamedTuple):
-    """What clients may take; the settings of these names say more."""
+    """Limits for clients; the settings with these names describe them."""
 
     max_connections: int
     max_connections_per_address: int
@@ -42,7 +42,7 @@ class StopParsingError(Exception):
 
 
 class WhileOpen:
-    """A transport that drops what is written once it is closing: uvloop raises before it says that a client is gone."""
+    """A transport that drops writes once it is closing, because uvloop raises before it reports a disconnect."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
@@ -56,12 +56,12 @@ class WhileOpen:
 class LimitedProtocol(HttpToolsProtocol):
     """One connection. `limited` makes the class that has limits.
 
-    Answers 431 for a head that is too large, 408 for a head or a body that arrives too slowly, 400 for what is not
-    HTTP, and 503 for one connection too many. Reads about MAX_PIPELINED requests ahead. Ends a connection whose
-    client takes its answer too slowly, and those that hold most while all together hold too much.
+    Answers 431 for a head that is too large, 408 for a head or a body that arrives too slowly, 400 for data that are
+    not HTTP, and 503 for one connection too many. Reads about MAX_PIPELINED requests ahead. Ends a connection whose
+    client reads its answer too slowly, and those with the most unread bytes if all together exceed the limit.
     """
 
-    # beside uvicorn's attributes, in a dictionary of each connection's own, these would double its size
+    # in slots, because these attributes would double the size of a connection's dictionary
     __slots__ = (
         "_address",
         "_answers",
@@ -78,17 +78,17 @@ class LimitedProtocol(HttpToolsProtocol):
 
     limits: ClassVar[Limits]
     unread: ClassVar[dict["LimitedProtocol", None]]  # connections whose answer waits for its client
-    addresses: ClassVar[Counter[str]]  # open connections of each, as `counted_as` names them
+    addresses: ClassVar[Counter[str]]  # open connections of each address or network (`counted_as`)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # uvicorn's own signature
         super().connection_made(transport)
-        self._arriving: Literal["head", "body"] | None = None  # the part of a request that has begun and not ended
+        self._arriving: Literal["head", "body"] | None = None  # the part of a request that is arriving
         self._num_bytes = 0  # of that part, since its timer was set
         self._framing_bytes = 0  # of a body, since its last byte: extensions of chunks, trailers
         self._num_requests = 0
         self._answers = WhileOpen(transport)
         self._held = bytearray()  # received and not parsed yet
-        self._is_refused = False  # nothing more is read
+        self._is_refused = False  # True: nothing more is read
         self._reading = self.loop.call_later(self.limits.client_seconds, self._on_late_request)
         self._writing: asyncio.TimerHandle | None = None
         self._address = "" if self.client is None else counted_as(self.client[0])
@@ -119,12 +119,12 @@ class LimitedProtocol(HttpToolsProtocol):
         if not self._is_refused:
             self._held += data
             self._read_on()
-        if len(self._held) > MAX_HELD_BYTES:  # reading was paused, and each request may resume it once
+        if len(self._held) > MAX_HELD_BYTES:  # reading was paused, but each request may resume it once
             log.info("refused", detail="too much was sent ahead", client=client_of(self.client))
             self.transport.abort()
 
     def _read_on(self) -> None:
-        """Parse what has been received, unless enough requests wait for their answers; the rest is held."""
+        """Parse received bytes until MAX_PIPELINED requests wait for their answers; keep the rest."""
         while self._held and not self._is_refused and len(self.pipeline) < MAX_PIPELINED:
             piece = bytes(self._held[:PARSED_BYTES])
             del self._held[:PARSED_BYTES]
@@ -136,7 +136,7 @@ class LimitedProtocol(HttpToolsProtocol):
         part = (self._num_requests, self._arriving)
         try:
             self.parser.feed_data(piece)
-        except httptools.HttpParserUpgrade:  # not taken up: the request is answered, and what follows it not read
+        except httptools.HttpParserUpgrade:  # not supported: the request is answered, and later bytes are not read
             self._is_refused = True
             self.cycle.keep_alive = False
             return
@@ -151,7 +151,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._count(len(piece))
 
     def _count(self, num_bytes: int) -> None:
-        """Count bytes of a part that had begun before they came."""
+        """Count received bytes of the arriving part."""
         self._num_bytes += num_bytes
         if self._arriving == "head" and self._num_bytes > self.limits.max_header_bytes:
             self._refuse_head()
@@ -211,7 +211,7 @@ class LimitedProtocol(HttpToolsProtocol):
         super().resume_writing()
 
     def _bound_unread(self) -> None:
-        """End the connections that hold most, while all together hold more than the limit."""
+        """End the connections with the most unread bytes, while all together exceed the limit."""
         held_bytes = {each: each.transport.get_write_buffer_size() for each in self.unread}
         total_bytes = sum(held_bytes.values())
         for each, num_bytes in sorted(held_bytes.items(), key=lambda held: held[1], reverse=True):
@@ -233,7 +233,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._watch_writing()
 
     def _watch_writing(self) -> None:
-        """Look later how much of the answer the client has taken."""
+        """Check later how much of the answer the client has read."""
         if self._writing is None:
             unsent_bytes = self.transport.get_write_buffer_size()
             self._writing = self.loop.call_later(self.limits.client_seconds, self._on_slow_reader, unsent_bytes)
@@ -248,10 +248,10 @@ class LimitedProtocol(HttpToolsProtocol):
             self._watch_writing()
 
     def _on_late_request(self) -> None:
-        if self._held:  # the client has sent on, and we have not read it
+        if self._held:  # the client has sent more, which has not been parsed
             self._restart_timer()
         elif self._arriving is None or (self._arriving == "body" and self.cycle.response_complete):
-            self.transport.abort()  # a connection that was never used, or a body that nobody waits for any more
+            self.transport.abort()  # an unused connection, or a body that no route waits for
         else:
             seconds = self.limits.client_seconds
             self._refuse(408, f"the request's {self._arriving} did not arrive in {seconds:g} s (ADM_CLIENT_SECONDS)")
@@ -262,15 +262,15 @@ class LimitedProtocol(HttpToolsProtocol):
         )
 
     def _refuse(self, status: int, detail: str) -> None:
-        """Read nothing more. Answer with an error and close, or close behind the answers to earlier requests."""
+        """Stop reading. Answer with an error and close, or close after the answers to earlier requests."""
         self._is_refused = True
         self._held.clear()
         self._reading.cancel()
         log.info("refused", status=status, detail=detail, client=client_of(self.client))
-        cycle = cast(RequestResponseCycle | None, self.cycle)  # none before the connection's first request
+        cycle = cast(RequestResponseCycle | None, self.cycle)  # None before the connection's first request
         if cycle is not None and not cycle.response_complete:
             if not cycle.more_body:
-                cycle.keep_alive = False  # closes the connection once it and all before it are answered
+                cycle.keep_alive = False  # closes the connection after this and all earlier answers
                 return
             cycle.disconnected = True
             cycle.message_event.set()
@@ -278,7 +278,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._answers.write(self._error(status, detail))
         if self._is_one_too_many:
             self.transport.close()
-        else:  # not at once: a client that still sends would lose the answer
+        else:  # later, because a client that is still sending would lose the answer
             self.transport.write_eof()
             self._reading = self.loop.call_later(LINGER_SECONDS, self.transport.abort)
 
@@ -303,7 +303,7 @@ def limited(limits: Limits) -> type[LimitedProtocol]:
 
 
 def counted_as(address: str) -> str:
-    """Whom a connection is counted for: an address, of IPv6 its network of 64 bits, as one host may have all of it."""
+    """The key under which a connection is counted: the address, or the /64 network for IPv6, which one host may own."""
     found = ipaddress.ip_address(address)
     if isinstance(found, ipaddress.IPv4Address):
         return address
@@ -311,5 +311,5 @@ def counted_as(address: str) -> str:
 
 
 def client_of(address: tuple[str, int] | None) -> str:
-    """A client's address as logs show it."""
+    """A client's address for logs."""
     return "" if address is None else f"{address[0]}:{address[1]}"

@@ -1,4 +1,4 @@
-"""/v1/jobs/{id}/events: a job's events as they come, and those that were missed."""
+"""/v1/jobs/{id}/events: streams a job's events, including those since a given id."""
 
 import json
 import re
@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 from jobs.contract.errors import RefusedError
 from jobs.job_queue import Asked, unknown_job
 from jobs.queue.events import START, Event, EventKind, Place
+from jobs.views.job_views import image_url
 from service.authentication import CallerDep
 from service.hub import RECHECK_SECONDS
 from service.openapi import EVENT_STREAM
@@ -37,7 +38,7 @@ STREAM: dict[int | str, dict[str, Any]] = {
 @router.get(
     "/{job_id}/events",
     summary="Events of a job; the stream closes after the last",
-    response_class=Response,  # with its own class FastAPI would encode the events
+    response_class=Response,  # a plain Response, because FastAPI's own class would encode the events
     responses={**STREAM, **documented(404, 503)},
 )
 async def stream_events(
@@ -52,12 +53,12 @@ async def stream_events(
         raise unknown_job(job_id)
     last_id = last_event_id if last_event_id is not None and EVENT_ID.fullmatch(last_event_id) else START
     if record.status.is_final and not await service.events.ask(Place(job_id, last_id)):
-        return Response(status_code=204)  # all else would make an EventSource come back for ever
+        return Response(status_code=204)  # any other answer would make an EventSource reconnect for ever
     return Stream(lambda is_gone: events(is_gone, service, asked, last_id), {"Cache-Control": "no-store"})
 
 
 async def events(is_gone: IsGone, service: Service, asked: Asked, last_id: str) -> AsyncIterator[bytes]:
-    """Events behind one, up to and with the job's last, as they are sent."""
+    """Encoded events after last_id, up to and including the job's last."""
     yield format_sse_event(comment="open", retry=RECONNECT_MS)
     async with aclosing(follow(is_gone, service, asked, last_id)) as found:
         async for each in found:
@@ -68,9 +69,9 @@ async def events(is_gone: IsGone, service: Service, asked: Asked, last_id: str) 
 
 
 async def follow(is_gone: IsGone, service: Service, asked: Asked, last_id: str) -> AsyncGenerator[Event | None]:
-    """Events behind one, up to and with the job's last; None now and then, when there was nothing for long.
+    """Events after last_id, up to and including the job's last; None after a long time without an event.
 
-    Previews come as they are made, under the id of the event before. Ends when the caller's key is revoked.
+    Previews are sent at once, with the id of the event before. Ends when the caller's key is revoked.
     """
     job_id = asked.job_id
     ping_at = time.monotonic() + PING_SECONDS
@@ -80,7 +81,7 @@ async def follow(is_gone: IsGone, service: Service, asked: Asked, last_id: str) 
                 found = await service.events.ask(Place(job_id, last_id))
                 if not (await service.keyring.read()).still_opens(asked.caller):
                     return
-                for preview in listener.previews():  # first: with a quick job's comes its last event
+                for preview in listener.previews():  # first: a quick job's last event may come with them
                     yield Event("" if last_id == START else last_id, EventKind.PREVIEW, preview)
                 for each in found:
                     last_id = each.id
@@ -96,16 +97,27 @@ async def follow(is_gone: IsGone, service: Service, asked: Asked, last_id: str) 
                     ping_at = time.monotonic() + PING_SECONDS
                 await listener.wait(RECHECK_SECONDS)
     except RedisError as error:
-        # the stream has begun, so no status can tell; the client comes back with the last id it saw
-        log.warning("redis_away", error=type(error).__name__)
+        # the stream has begun, so no error status can be sent; the client reconnects with its last id
+        log.warning("redis_unavailable", error=type(error).__name__)
 
 
 async def data_of(service: Service, asked: Asked, event: Event) -> str:
-    """What was stored with it; with the last event comes the whole job, which changes no more."""
+    """The data of an event: for an image with its address, for the last event the whole job, which is final."""
+    if event.kind is EventKind.IMAGE:
+        return with_image_url(event.data, service.settings.root_path, asked.job_id)
     if not event.kind.is_final:
         return event.data
     try:
         job = await service.lookups.ask(asked)
     except RefusedError:
-        return event.data  # deleted just now
+        return event.data  # the job was deleted meanwhile
     return job.model_dump_json()
+
+
+def with_image_url(data: str, root_path: str, job_id: str) -> str:
+    """The data of an `image` event with the image's address, which workers do not know."""
+    try:
+        facts = json.loads(data)
+        return json.dumps(facts | {"url": image_url(root_path, job_id, int(facts["index"]))}, separators=(",", ":"))
+    except (ValueError, TypeError, KeyError, RecursionError):  # corrupt: passed on as it is
+        return data

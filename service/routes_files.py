@@ -1,4 +1,4 @@
-"""/v1/files: pictures that jobs start from. A body is spooled to disk, and decoded in a process of its own."""
+"""/v1/files: uploads of pictures that jobs start from. A body is spooled to disk and decoded in a separate process."""
 
 import asyncio
 import hashlib
@@ -8,7 +8,7 @@ from functools import partial
 from tempfile import SpooledTemporaryFile
 from typing import IO, Annotated, Any
 
-from anyio import CancelScope, CapacityLimiter
+from anyio import CancelScope
 from fastapi import APIRouter, Header, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
@@ -18,12 +18,13 @@ from starlette.requests import ClientDisconnect
 from jobs.callers.caller import Caller
 from jobs.contract.errors import ErrorKind, FieldError, InvalidRequestError, RefusedError
 from jobs.contract.request import pointer_to
-from jobs.settings import variable
+from jobs.environment import variable
 from jobs.storage.files import FileInfo
 from pictures.decoding import PictureError
-from pictures.limited import DecodeLimits, decode_in_child
+from pictures.sandbox import DecodeLimits, decode_in_sandbox
 from service.authentication import CallerDep
-from service.conditional import answer_png
+from service.conditional_requests import answer_png
+from service.fair_turns import FairTurns
 from service.problems import RETRY_AFTER_SECONDS, documented, with_headers
 from service.state import Service, ServiceDep
 
@@ -33,13 +34,13 @@ router = APIRouter(prefix=PREFIX, tags=["files"])
 MAX_FRAMING_BYTES = 65_536  # of a multipart body, beside the file
 PATIENCE_SECONDS = 30.0  # longest wait for the decoding of others' pictures
 MOST_FIELDS, MOST_FIELD_BYTES = 4, 1024  # of a form, beside the file: the parser holds them in memory
-MEMORY_BYTES = 1 << 20  # of a body; what is more goes to disk
+MEMORY_BYTES = 1 << 20  # of a body in memory; the rest is spooled to disk
 BINARY = {"type": "string", "format": "binary"}
 PICTURES = ("image/png", "image/jpeg", "image/webp")
 BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "description": "A PNG, JPEG or WebP picture. What it is is told from its bytes; any other type of a body than "
+        "description": "A PNG, JPEG or WebP picture. Its bytes say which; any other type of a body than "
         "multipart/form-data counts as the picture itself.",
         "content": {
             "multipart/form-data": {
@@ -112,17 +113,17 @@ async def delete_file(file_id: str, service: ServiceDep, caller: CallerDep) -> N
 
 @asynccontextmanager
 async def form_of(request: Request, max_files: int, max_fields: int) -> AsyncIterator[FormData]:
-    """A body's form. Raises: HTTPException for what is none; RefusedError while too much is being received."""
+    """Parse a form. Raises: HTTPException for an invalid body; RefusedError while too much is being received."""
     try:
         async with request.form(max_files=max_files, max_fields=max_fields, max_part_size=MOST_FIELD_BYTES) as form:
             yield form
-    except UnicodeError as error:  # Starlette answers for one kind of these alone
+    except UnicodeError as error:  # Starlette handles only one kind of these
         raise HTTPException(400, "the form's charset is unknown or not that of its fields") from error
 
 
 @asynccontextmanager
 async def uploaded(request: Request) -> AsyncIterator[IO[bytes]]:
-    """The picture of a body, be it that itself or a form. Raises: InvalidRequestError for a form without it."""
+    """The picture of a body, which is the picture or a form. Raises: InvalidRequestError for a form without one."""
     if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         async with form_of(request, max_files=1, max_fields=MOST_FIELDS) as form:
             yield picture_of(form).file
@@ -135,7 +136,7 @@ async def uploaded(request: Request) -> AsyncIterator[IO[bytes]]:
 
 
 def picture_of(form: FormData) -> UploadFile:
-    """The form's one field. Raises: InvalidRequestError, which names every field that is missing or unknown."""
+    """The form's only field, its file. Raises: InvalidRequestError with every missing or unknown field."""
     wrong = [FieldError(pointer_to([name]), "unknown field") for name in sorted(set(form) - {"file"})]
     part = form.get("file")
     if not isinstance(part, UploadFile):
@@ -146,11 +147,11 @@ def picture_of(form: FormData) -> UploadFile:
 
 
 async def keep(request: Request, service: Service, caller: Caller, body: IO[bytes]) -> FileInfo:
-    """Store a caller's picture, unless it is there already.
+    """Store a caller's picture, unless it is stored already.
 
-    A process of its own decodes it, so that neither a slow store nor a slow picture holds up other uploads.
-    Raises: InvalidRequestError for what is no picture or exceeds a limit; RefusedError when too many calls wait for the
-    store, or too much is kept; ClientDisconnect.
+    A separate process decodes it, so that neither a slow store nor a slow picture delays other uploads.
+    Raises: InvalidRequestError for a body that is not a picture or exceeds a limit; RefusedError if too many calls wait
+    for the store, or too much is kept; ClientDisconnect.
     """
     files, settings = service.queue.files, service.settings
 
@@ -164,8 +165,8 @@ async def keep(request: Request, service: Service, caller: Caller, body: IO[byte
         return present
     limits = DecodeLimits(settings.max_upload_pixels, settings.decode_cpu_seconds, settings.decode_memory_bytes)
     try:
-        async with while_connected(request), a_turn(service.decoding):
-            picture = await decode_in_child(body, short_side_px, limits)
+        async with while_connected(request), a_turn(service.decoding, caller):
+            picture = await decode_in_sandbox(body, short_side_px, limits)
     except PictureError as error:
         named = f" ({variable(error.limit)})" if error.limit else ""
         raise InvalidRequestError([FieldError("/file", f"{error}{named}")]) from error
@@ -173,11 +174,11 @@ async def keep(request: Request, service: Service, caller: Caller, body: IO[byte
 
 
 @asynccontextmanager
-async def a_turn(decoding: CapacityLimiter) -> AsyncIterator[None]:
-    """Wait until another picture may be decoded. Raises: RefusedError when that takes too long."""
+async def a_turn(decoding: FairTurns, caller: Caller) -> AsyncIterator[None]:
+    """Wait for the caller's turn to decode a picture. Raises: RefusedError after PATIENCE_SECONDS."""
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):
-            await decoding.acquire()
+            await decoding.acquire(caller.id)
     except TimeoutError as error:
         detail = "too many pictures are being decoded (ADM_DECODE_PROCESSES)"
         raise RefusedError(ErrorKind.UNAVAILABLE, detail, retry_after_seconds=RETRY_AFTER_SECONDS) from error
@@ -189,7 +190,7 @@ async def a_turn(decoding: CapacityLimiter) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def while_connected(request: Request) -> AsyncIterator[None]:
-    """Cancel what is done for a request, whose body has been read, when its caller hangs up.
+    """Cancel the block if the client disconnects; the request's body must have been read.
 
     Raises: ClientDisconnect.
     """

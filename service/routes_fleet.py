@@ -1,6 +1,6 @@
-"""/v1/models and /v1/workers: what workers have announced; /v1/queue: how much there is to do; /v1/caller: who asks."""
+"""/v1/models and /v1/workers: announcements of workers; /v1/queue: the load; /v1/caller: the present caller."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Response
 from pydantic import BaseModel, Field
@@ -9,22 +9,27 @@ from starlette.concurrency import run_in_threadpool
 from jobs.callers.caller import Role
 from jobs.contract.errors import ErrorKind, RefusedError
 from jobs.contract.pipelines import PipelineInfo
+from jobs.contract.sweeps import Sweep
 from jobs.contract.workers import WorkerInfo
 from jobs.views.fleet import Fleet
 from jobs.views.load import QueueLoad
 from service.authentication import CallerDep
-from service.conditional import answer_json
+from service.conditional_requests import answer_json
 from service.problems import documented, with_headers
 from service.state import ServiceDep
 
 router = APIRouter(prefix="/v1", tags=["models"])
+CONDITIONAL: dict[int | str, dict[str, Any]] = {
+    200: with_headers("ETag", "Cache-Control"),
+    304: {"description": "As the caller holds it"} | with_headers("ETag", "Cache-Control"),
+}
 
 
 class ModelView(PipelineInfo):
     object: Literal["model"] = "model"
     created: int = Field(default=0, description="for OpenAI's clients, as owned_by is; always 0: not known")
     owned_by: str = "adm"
-    workers: list[str]  # live ones that hold it; with none, its jobs wait until they expire
+    workers: list[str]  # live workers that hold it; without one, its jobs wait until they expire
 
 
 class ModelList(BaseModel):
@@ -50,11 +55,7 @@ class WorkerList(BaseModel):
     "/models",
     response_model=ModelList,
     summary="Pipelines, and which workers hold them",
-    responses={
-        200: with_headers("ETag", "Cache-Control"),
-        304: {"description": "As the caller holds it"} | with_headers("ETag", "Cache-Control"),
-        **documented(503),
-    },
+    responses={**CONDITIONAL, **documented(503)},
 )
 def list_models(service: ServiceDep, if_none_match: Annotated[str | None, Header()] = None) -> Response:
     fleet = service.queue.fleet.read()
@@ -69,6 +70,21 @@ def get_model(name: str, service: ServiceDep) -> ModelView:
     if pipeline is None:
         raise RefusedError(ErrorKind.UNKNOWN_MODEL, f"no model {name[:128]!r}")
     return model_view(fleet, pipeline)
+
+
+@router.get(
+    "/models/{name}/sweep",
+    response_model=Sweep,
+    summary="Quality and diversity of a pipeline's images by its settings, where its workers have a sweep",
+    responses={**CONDITIONAL, **documented(404, 503)},
+)
+def get_sweep(name: str, service: ServiceDep, if_none_match: Annotated[str | None, Header()] = None) -> Response:
+    if name not in service.queue.fleet.read().pipelines:
+        raise RefusedError(ErrorKind.UNKNOWN_MODEL, f"no model {name[:128]!r}")
+    sweep = service.queue.fleet.sweep(name)
+    if sweep is None:
+        raise RefusedError(ErrorKind.UNKNOWN_SWEEP, f"no sweep is kept with {name!r}; adm evaluate keep does that")
+    return answer_json(sweep.model_dump_json().encode(), if_none_match)
 
 
 @router.get("/workers", summary="Live workers", responses=documented(503))

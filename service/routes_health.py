@@ -1,4 +1,4 @@
-"""Is it up, can it serve, how is it; and /metrics."""
+"""/livez, /readyz, /healthz and /metrics."""
 
 from typing import Annotated, Any, Literal
 

@@ -1,25 +1,28 @@
-"""/v1/jobs/{id}/images/{index}: an image as its PNG, or made from that smaller or in another format."""
+"""/v1/jobs/{id}/images/{index}: an image as PNG, or reduced or converted to another format."""
 
+import re
 from functools import partial
 from typing import Annotated, Any
 
 import structlog
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Header, Path, Query, Request, Response
+from pydantic import BeforeValidator
 from starlette.concurrency import run_in_threadpool
 
 from jobs.contract.errors import ErrorKind, RefusedError
 from jobs.job_queue import PublishedImage
 from pictures.decoding import PictureError
 from pictures.thumbnails import Form, Format, formed
-from service.accept import preferred_format
+from service.accept_header import preferred_format
 from service.authentication import CallerDep
-from service.conditional import answer_picture
+from service.conditional_requests import answer_picture
 from service.problems import documented, with_headers
 from service.state import Service, ServiceDep
 
 log = structlog.get_logger("service.images")
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
+INDEX = re.compile(r"0|[1-9][0-9]{0,9}")
 BINARY = {"type": "string", "format": "binary"}
 HEADERS = with_headers("ETag", "Cache-Control", "Vary")
 IMAGE: dict[int | str, dict[str, Any]] = {
@@ -30,6 +33,16 @@ IMAGE: dict[int | str, dict[str, Any]] = {
     | HEADERS,
     304: {"description": "As the caller holds it"} | HEADERS,
 }
+
+
+def plain_digits(given: str) -> str:
+    """Accept only plain digits, because an image has one address: +0, 00 and 0_0 are refused."""
+    if not INDEX.fullmatch(given):
+        raise ValueError("is no index")
+    return given
+
+
+ImageIndex = Annotated[int, BeforeValidator(plain_digits), Path(ge=0)]
 SIZE = Query(
     ge=16,
     le=1024,
@@ -46,7 +59,7 @@ SIZE = Query(
 async def get_image(
     request: Request,
     job_id: str,
-    index: int,
+    index: ImageIndex,
     service: ServiceDep,
     caller: CallerDep,
     size: Annotated[int | None, SIZE] = None,
@@ -55,7 +68,7 @@ async def get_image(
     image = await run_in_threadpool(service.queue.image, job_id, index, caller)
     form = form_of(image, preferred_format(request.headers.getlist("accept")), size)
     record = image.record
-    # weak: another version of the encoders may write other bytes
+    # weak, because another version of the encoders may write other bytes
     etag = f'"{record.sha256}"' if form is None else f'W/"{record.sha256}-{form.size_px or "full"}.{form.format}"'
     return await answer_picture(
         partial(read_formed, service, job_id, image, form),
@@ -68,7 +81,7 @@ async def get_image(
 
 
 def form_of(image: PublishedImage, name: Format, size_px: int | None) -> Form | None:
-    """What is to be made of an image's PNG; None: nothing, it is sent as it is."""
+    """The form to which an image's PNG is converted; None: it is sent unchanged."""
     if size_px is not None and max(image.record.width, image.record.height) <= size_px:
         size_px = None
     return None if name == "png" and size_px is None else Form(name, size_px)

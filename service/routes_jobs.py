@@ -1,12 +1,14 @@
 """/v1/jobs. A route translates HTTP to a call of the queue and back; it decides nothing.
 
-The queue's client blocks, so its calls run in the thread pool, and those of the image store in threads of their own;
-what waits for a job, waits on the hub and holds no thread.
+The queue's client blocks, so its calls run in the thread pool, and those of the image store in threads of their own.
+Requests that wait for a job wait on the hub and need no thread.
 """
 
+import json
 import math
 import re
 import time
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import structlog
@@ -19,12 +21,12 @@ from starlette.requests import ClientDisconnect
 
 from jobs.callers.caller import Caller
 from jobs.contract.errors import FieldError, InvalidRequestError, RefusedError
-from jobs.contract.items import JobItems, parse_body
+from jobs.contract.items import JobItems
 from jobs.contract.job import Job, JobList
 from jobs.contract.request import JobRequest
 from jobs.job_queue import Asked, unknown_job
-from jobs.queue.submitting import Submission, Submitted
-from jobs.queue.submitting_items import ItemsSubmission
+from jobs.queue.drafting import Submission, Submitted
+from jobs.queue.submitting import ItemsSubmission
 from service.authentication import CallerDep
 from service.problems import documented, with_headers
 from service.state import Service, ServiceDep
@@ -35,7 +37,7 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 MAX_WAIT_SECONDS = 60
 MAX_KEY_LENGTH = 255
-PREFERENCE = re.compile(r'(?:[^,"]|"(?:\\.|[^"\\])*"?)+')  # a comma within quotes separates nothing
+PREFERENCE = re.compile(r'(?:[^,"]|"(?:\\.|[^"\\])*"?)+')  # a comma within quotes does not separate
 PREFERRED_WAIT = re.compile(r'\s*wait\s*=\s*("?)(\d{1,99})\1\s*(?:;.*)?', re.IGNORECASE)
 WAIT = Query(ge=0, description="seconds to hold the answer until the job ends; above 60 counts as 60")
 BODY: dict[str, Any] = {
@@ -67,9 +69,9 @@ async def preferred_wait(  # async: FastAPI sends a plain dependency through the
     request: Request,
     prefer: Annotated[str | None, Header(description="`wait=N`: answer when the job has ended, or after N s")] = None,
 ) -> int | None:
-    """Seconds of RFC 7240's `wait`, 60 at most; a preference that makes no sense is no error.
+    """Seconds of RFC 7240's `wait`, at most 60; an invalid preference is ignored.
 
-    `prefer` is there for the document alone: it holds one of the header's lines, and there may be many.
+    `prefer` is only for the OpenAPI document: it has one of the header's lines, and there may be several.
     """
     for preference in PREFERENCE.findall(", ".join(request.headers.getlist("prefer"))):
         if found := PREFERRED_WAIT.fullmatch(preference):
@@ -98,10 +100,10 @@ async def create_job(
     idempotency_key: Annotated[str | None, KEY] = None,
 ) -> Response:
     refuse_other_than_json(request)
-    body = parse_body(await request.body())
-    if isinstance(body, JobItems):
-        return await create_items(request, service, caller, wait, body, idempotency_key)
-    submitted = await queue_job(service, body, idempotency_key, caller)
+    body = await request.body()
+    if has_items(body):
+        return await create_items(request, service, caller, wait, JobItems.parse(body), idempotency_key)
+    submitted = await queue_job(service, JobRequest.parse(body), idempotency_key, caller)
     job = submitted.job
     headers = {"Location": f"{service.settings.root_path}/v1/jobs/{job.id}"}
     if submitted.replayed:
@@ -110,7 +112,7 @@ async def create_job(
         try:
             job = await at_end(request, service, Asked(job.id, caller), wait)
         except (RedisError, RefusedError) as error:
-            # it is queued all the same, or somebody deleted it; an error would have it posted twice
+            # the job is queued or was deleted; an error would make the client post it twice
             log.warning("wait_cut", job_id=job.id, error=type(error).__name__)
     if wait is not None and job.status.is_final:
         headers["Preference-Applied"] = f"wait={wait}"
@@ -119,7 +121,7 @@ async def create_job(
 
 
 async def queue_job(service: Service, body: JobRequest, idempotency_key: str | None, caller: Caller) -> Submitted:
-    """Queue the job of a request that is being answered. Raises: RefusedError."""
+    """Queue the job of this HTTP request. Raises: RefusedError."""
     refuse_key(idempotency_key)
     request_id = structlog.contextvars.get_contextvars()["request_id"]
     submission = Submission(body, caller, idempotency_key, request_id, current_traceparent())
@@ -138,24 +140,33 @@ async def create_items(
     refuse_key(idempotency_key)
     request_id = structlog.contextvars.get_contextvars()["request_id"]
     submission = ItemsSubmission(body, caller, idempotency_key, request_id, current_traceparent())
-    submitted = await run_in_threadpool(service.queue.submit_items, submission)
+    submitted = await run_in_threadpool(service.queue.submitter.submit_items, submission)
     for each in submitted:
         count_submitted(service, each)
     jobs, replayed = [each.job for each in submitted], any(each.replayed for each in submitted)
     request.state.audited = " ".join(each.id for each in jobs)
     headers = {"Idempotency-Replayed": "true"} if replayed else {}
-    deadline = time.monotonic() + (wait or 0)
-    try:
-        for number, job in enumerate(jobs):
-            if wait is not None and not job.status.is_final:
-                jobs[number] = await at_end(request, service, Asked(job.id, caller), deadline - time.monotonic())
-    except (RedisError, RefusedError) as error:  # as for one job
-        log.warning("wait_cut", error=type(error).__name__)
+    jobs = await all_at_end(request, service, caller, jobs, wait or 0)
     all_ended = all(each.status.is_final for each in jobs)
     if wait is not None and all_ended:
         headers["Preference-Applied"] = f"wait={wait}"
     status = 200 if replayed or (wait is not None and all_ended) else 202
     return Response(JobList(data=jobs).model_dump_json(), status, headers, media_type="application/json")
+
+
+async def all_at_end(
+    request: Request, service: Service, caller: Caller, jobs: Sequence[Job], seconds: float
+) -> list[Job]:
+    """Jobs when all have ended, or after the given seconds. Errors are only logged, because the jobs are queued."""
+    waited_for, deadline = list(jobs), time.monotonic() + seconds
+    try:
+        for number, job in enumerate(waited_for):
+            left = deadline - time.monotonic()
+            if left > 0 and not job.status.is_final:
+                waited_for[number] = await at_end(request, service, Asked(job.id, caller), left)
+    except (RedisError, RefusedError) as error:
+        log.warning("wait_cut", error=type(error).__name__)
+    return waited_for
 
 
 def refuse_key(idempotency_key: str | None) -> None:
@@ -210,13 +221,24 @@ async def delete_job(job_id: str, service: ServiceDep, caller: CallerDep) -> Non
 
 
 def refuse_other_than_json(request: Request) -> None:
-    """Raises: HTTPException 415; a form of another site's page, which needs no leave, is never JSON."""
+    """Raises: HTTPException 415. A page of another site can post forms without CORS, but never JSON."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise HTTPException(415, "the body must be JSON, with Content-Type: application/json")
 
 
+def has_items(body: bytes) -> bool:
+    """Whether a body is an object with `items`; the first line avoids parsing most bodies twice."""
+    if b"items" not in body and b"\\" not in body:
+        return False
+    try:
+        given = json.loads(body)
+    except (ValueError, RecursionError):  # the validation reports what is wrong
+        return False
+    return isinstance(given, dict) and "items" in given
+
+
 def answer(job: Job, status: int, headers: dict[str, str]) -> Response:
-    """A job, with the time after which it is worth asking again."""
+    """A job, with the time after which the client should ask again."""
     if not job.status.is_final:
         eta_seconds = job.queue.eta_seconds if job.queue is not None else None
         headers["Retry-After"] = str(min(MAX_WAIT_SECONDS, max(1, math.ceil(eta_seconds or 1))))
@@ -224,10 +246,9 @@ def answer(job: Job, status: int, headers: dict[str, str]) -> Response:
 
 
 async def at_end(request: Request, service: Service, asked: Asked, seconds: float) -> Job:
-    """The job when it has ended; as it is after so long, or when the service stops.
+    """The job when it has ended, or its present state after the given seconds or when the service stops.
 
-    Raises: RefusedError for a job that was deleted, or whose caller's key has been revoked; ClientDisconnect when
-    nobody waits any more.
+    Raises: RefusedError for a job that was deleted, or whose caller's key was revoked; ClientDisconnect.
     """
     deadline = time.monotonic() + seconds
     async with service.hub.listen(asked.job_id) as listener:

@@ -1,4 +1,4 @@
-"""GET /v1/jobs: the list of jobs, in pages, and by what they have."""
+"""GET /v1/jobs: the list of jobs, in pages, with filters."""
 
 from typing import Annotated, Any, Literal
 
@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query
 from pydantic import BeforeValidator, StringConstraints, WithJsonSchema
 
 from jobs.contract.job import JobPage, JobStatus
-from jobs.queue.rubbish import INDEX_MEMBER
+from jobs.queue import keys
 from jobs.views.filters import JobFilter
 from service.authentication import CallerDep
 from service.problems import documented
@@ -18,14 +18,14 @@ PAGE_LIMIT = 20
 
 
 def unless_empty(default: int | None, schema: dict[str, Any]) -> tuple[BeforeValidator, WithJsonSchema]:
-    """A parameter of a schema that a form may leave empty, which counts as not given."""
+    """A parameter that a form may leave empty, which counts as not given."""
     described = WithJsonSchema({"anyOf": [schema, {"const": ""}], "default": default})
     return BeforeValidator(lambda value: default if value == "" else value), described
 
 
 STATUS = unless_empty(None, {"enum": list(JobStatus)})
 LIMIT = unless_empty(PAGE_LIMIT, {"type": "integer", "minimum": 1, "maximum": 100})
-AFTER = unless_empty(None, {"type": "string", "pattern": f"^{INDEX_MEMBER.pattern}$"})
+AFTER = unless_empty(None, {"type": "string", "pattern": f"^{keys.INDEX_MEMBER.pattern}$"})
 Pair = Annotated[str, StringConstraints(pattern="^[^=]+=", max_length=64 + 1 + 512)]
 METADATA = Query(max_length=16, description="`key=value` of the job's metadata; given several times: all of them")
 MINE = Query(description="`true`: the caller's own jobs alone, which makes a difference for operators")
@@ -43,7 +43,7 @@ def list_jobs(
     metadata: Annotated[list[Pair] | None, METADATA] = None,
     mine: Annotated[Literal["true", "false", ""], MINE] = "false",
 ) -> JobPage:
-    """A call reads 500 jobs at most, so a page of a filtered list may hold fewer jobs than `limit`, or none; the list
-    goes on for as long as it says `has_more`."""
+    """A call reads 500 jobs at most, so a page of a filtered list may hold fewer jobs than `limit`, or none. A page has
+    1 MiB at most, so one of large jobs may hold fewer, too. The list goes on for as long as it says `has_more`."""
     wanted = JobFilter(model or None, class_label or None, tuple(metadata or ()))
     return service.queue.page(status, limit, after, caller, mine=mine == "true", wanted=wanted)

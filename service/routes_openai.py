@@ -1,4 +1,4 @@
-"""/v1/images: OpenAI's images API. Each call is a job like any other, which ends when its caller goes away."""
+"""/v1/images: OpenAI's images API. Each call is a job like any other, which is cancelled if its client disconnects."""
 
 import asyncio
 import contextlib
@@ -50,8 +50,8 @@ from service.streams import IsGone, Stream
 log = structlog.get_logger("service.openai")
 router = APIRouter(prefix="/v1/images", tags=["openai"])
 
-FORMS = ("/v1/images/edits", "/v1/images/variations")  # paths whose bodies hold pictures
-MOST_FIELDS = 40  # of a form: more than there are
+FORMS = ("/v1/images/edits", "/v1/images/variations")  # paths whose bodies contain pictures
+MOST_FIELDS = 40  # of a form; more than the API has
 FAILED_STATUS = {JobStatus.FAILED: 500, JobStatus.CANCELLED: 409, JobStatus.EXPIRED: 503}
 EVENT_SCHEMA = {
     "itemSchema": {"type": "object", "properties": {"event": {"type": "string"}, "data": {"type": "string"}}}
@@ -125,7 +125,7 @@ async def vary_images(
 
 
 async def understand_form(request: Request, service: Service, caller: Caller, model: type[ImageFields]) -> ImageCall:
-    """A form's fields and its picture, uploaded, as a call. Raises: InvalidRequestError; RefusedError."""
+    """Parse a form into a call, and upload its picture. Raises: InvalidRequestError; RefusedError."""
     async with form_of(request, max_files=2, max_fields=MOST_FIELDS) as form:
         files = {name: value for name, value in form.multi_items() if isinstance(value, UploadFile)}
         given = form_fields((name, value) for name, value in form.multi_items() if isinstance(value, str))
@@ -140,7 +140,7 @@ async def understand_form(request: Request, service: Service, caller: Caller, mo
         fleet = await run_in_threadpool(service.queue.fleet.read)
         default = service.settings.default_model
         understand("variation", model, given, ["file"], fleet.pipelines, default)  # before the picture is decoded
-        await run_in_threadpool(service.queue.quotas.take_post, caller)  # the picture's, as if it had been uploaded
+        await run_in_threadpool(service.queue.quotas.take_post, caller)  # like an upload
         info = await keep(request, service, caller, picture.file)
     return understand("variation", model, given, [info.id], fleet.pipelines, default)
 
@@ -148,7 +148,7 @@ async def understand_form(request: Request, service: Service, caller: Caller, mo
 async def make(
     request: Request, service: Service, caller: Caller, asked: ImageCall, called: str, key: str | None
 ) -> Response:
-    """Queue a call's job, and answer when it has ended, or as it goes."""
+    """Queue a call's job, and answer when it has ended, or stream its events."""
     submitted = await queue_job(service, asked.request, key, caller)
     job, place = submitted.job, Asked(submitted.job.id, caller)
     headers = {"Location": f"{service.settings.root_path}/v1/jobs/{job.id}", "Cache-Control": "no-store"}
@@ -156,7 +156,7 @@ async def make(
         headers["X-ADM-Ignored-Fields"] = ", ".join(asked.ignored)
     if submitted.replayed:
         headers["Idempotency-Replayed"] = "true"
-    is_own = key is None  # nobody else can ask for it, so it goes with its caller
+    is_own = key is None  # no other call can return it, so it is cancelled with this one
     if asked.streams:
         return Stream(lambda is_gone: stream(is_gone, service, job, place, asked, called, is_own), headers)
     job = await when_ended(request, service, job, place, is_own)
@@ -167,12 +167,12 @@ async def make(
         origin = f"{request.url.scheme}://{request.headers['host']}"
         data = [{"url": f"{origin}{image.url}"} for image in job.images]
         return Response(json.dumps(head_of(job) | {"data": data}), 200, headers, "application/json")
-    first = [await read_png(service, place, job.images[0].index)] if job.images else []  # a store that is away shows
+    first = [await read_png(service, place, job.images[0].index)] if job.images else []  # fails early
     return StreamingResponse(in_base64(service, job, place, first), 200, headers, "application/json")
 
 
 async def when_ended(request: Request, service: Service, job: Job, place: Asked, is_own: bool) -> Job:
-    """The job when it has ended. Raises: ClientDisconnect; RefusedError when the service stops, or it was deleted."""
+    """The job when it has ended. Raises: ClientDisconnect; RefusedError if the service stops or the job was deleted."""
     try:
         while not job.status.is_final:
             if service.hub.stopping:
@@ -180,8 +180,8 @@ async def when_ended(request: Request, service: Service, job: Job, place: Asked,
                 raise RefusedError(ErrorKind.UNAVAILABLE, detail, retry_after_seconds=RETRY_AFTER_SECONDS)
             try:
                 job = await at_end(request, service, place, MAX_WAIT_SECONDS)
-            except RedisError as error:  # the job goes on: an error would have it asked for twice
-                log.warning("redis_away", error=type(error).__name__)
+            except RedisError as error:  # the job goes on; an error would make the client post it again
+                log.warning("redis_unavailable", error=type(error).__name__)
                 await asyncio.sleep(RETRY_AFTER_SECONDS)
                 if await request.is_disconnected():
                     raise ClientDisconnect from error
@@ -193,7 +193,7 @@ async def when_ended(request: Request, service: Service, job: Job, place: Asked,
 
 
 async def give_up(service: Service, place: Asked) -> None:
-    """Cancel a job that nobody waits for any more; it may have ended."""
+    """Cancel a job whose client has disconnected; it may have ended."""
     with contextlib.suppress(RefusedError, RedisError):
         await asyncio.shield(run_in_threadpool(service.queue.cancel, place.job_id, place.caller))
         log.info("given_up", job_id=place.job_id)
@@ -202,10 +202,10 @@ async def give_up(service: Service, place: Asked) -> None:
 async def stream(
     is_gone: IsGone, service: Service, job: Job, place: Asked, asked: ImageCall, called: str, is_own: bool
 ) -> AsyncIterator[bytes]:
-    """A job's previews and images as events of OpenAI's, and at the end of a job that failed, its error."""
+    """A job's previews and images as OpenAI's events; a failed job ends with an error event."""
     assert job.request is not None
     chosen, steps = PartialImages(job.request, asked.partial_images), sum(evaluations_of(job.request).values())
-    sent: set[int] = set()  # a second attempt announces its images again
+    sent: set[int] = set()  # a second attempt publishes its images again
     status = JobStatus.QUEUED
     try:
         async with aclosing(follow(is_gone, service, place, START)) as events:
@@ -235,7 +235,7 @@ async def stream(
 
 
 def event(kind: str, encoded: str, index: int, **more: Any) -> bytes:
-    """One event about a picture, which says its size itself."""
+    """One event about a picture, whose size is read from its PNG header."""
     width, height = unpack(">II", b64decode(encoded[:32])[16:24])  # PNG, 11.2.2: the header's first two fields
     size = f"{width}x{height}"
     made = ImageEvent(type=kind, b64_json=encoded, created_at=int(time.time()), size=size, index=index, **more)
@@ -249,7 +249,7 @@ async def read_png(service: Service, place: Asked, index: int) -> bytes:
 
 
 async def in_base64(service: Service, job: Job, place: Asked, first: list[bytes]) -> AsyncIterator[bytes]:
-    """The answer, an image at a time: 64 of the largest are a hundred megabytes."""
+    """The answer, one image at a time, because 64 of the largest take a hundred megabytes."""
     yield json.dumps(head_of(job)).encode()[:-1] + b', "data": ['
     for number, image in enumerate(job.images):
         png = first.pop() if first else await read_png(service, place, image.index)
@@ -265,7 +265,7 @@ def head_of(job: Job) -> dict[str, Any]:
 
 
 def failure(job: Job) -> tuple[int, dict[str, Any]]:
-    """Why a job has no images, with the status that says so."""
+    """The status and the error of a job without images."""
     status = FAILED_STATUS.get(job.status, 503)
     if job.error is not None:
         return status, envelope_content(status, job.error.detail, job.error.kind, None)

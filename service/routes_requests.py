@@ -3,9 +3,9 @@
 from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 
-from jobs.contract.determinants import CHUNK, request_of
 from jobs.contract.errors import FieldError, InvalidRequestError
 from jobs.contract.request import JobRequest
+from jobs.contract.request_from_image import CHUNK, request_of
 from pictures.text_chunks import text_chunk
 from service.problems import documented
 from service.routes_files import BODY, uploaded
@@ -19,7 +19,7 @@ router = APIRouter(tags=["jobs"])
     response_model_exclude_unset=True,
     summary="The request that makes a PNG of this service again, as POST /v1/jobs takes it",
     openapi_extra=BODY,
-    responses=documented(400, 413, 422, 503),  # whose key it is, Redis knows
+    responses=documented(400, 413, 422, 503),  # 503, because authentication needs Redis
 )
 async def request_from_image(request: Request) -> JobRequest:
     async with uploaded(request) as body:

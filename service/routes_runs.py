@@ -1,4 +1,4 @@
-"""/v1/runs: training runs, read from their folders; only where ADM_RUNS names one."""
+"""/v1/runs: training runs, read from the folder ADM_RUNS, if it is set."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,7 +16,7 @@ from service.state import ServiceDep
 
 router = APIRouter(prefix="/v1/runs", tags=["runs"])
 
-MOST_STATS_BYTES = 4 << 20  # of a run's figures, the newest ones: some five thousand lines
+MOST_STATS_BYTES = 4 << 20  # of a run's newest figures: about five thousand lines
 MOST_PREVIEW_BYTES = 16 << 20
 READER = CapacityLimiter(1)
 T = TypeVar("T")
@@ -62,7 +62,7 @@ async def list_runs(service: ServiceDep) -> RunList:
 async def get_run(run_id: str, service: ServiceDep) -> RunView:
     run = await read(lambda: found(service.settings.runs, run_id))
     stride = -(-len(run.lines) // SHOWN_LINES) or 1
-    lines = run.lines[::-1][::stride][::-1]  # counted from the newest, which is always shown
+    lines = run.lines[::-1][::stride][::-1]  # the stride is counted from the newest line, which is always shown
     previews = [each.name for each in run.previews]
     return RunView(**row_of(run_id, run), config=run.config, info=run.info, lines=lines, previews=previews)
 
@@ -78,7 +78,7 @@ async def get_preview(run_id: str, name: str, service: ServiceDep) -> Response:
 
 
 def preview(folder: Path | None, run_id: str, name: str) -> bytes:
-    """Raises: RefusedError for a preview that is not there, or that is larger than any that a run writes."""
+    """Read a preview. Raises: RefusedError if it does not exist or is larger than any that a run writes."""
     for path in found(folder, run_id).previews:
         if path.name == name and path.stat().st_size <= MOST_PREVIEW_BYTES:
             return read_regular(path)
@@ -86,12 +86,12 @@ def preview(folder: Path | None, run_id: str, name: str) -> bytes:
 
 
 async def read(call: Callable[[], T]) -> T:
-    """Read files in a thread of the runs' own: folders may be large, or on a slow disk, and no job waits for them."""
+    """Read files in a separate thread, because folders may be large or on a slow disk, and must not delay jobs."""
     return await to_thread.run_sync(call, limiter=READER)
 
 
 def runs_of(folder: Path | None) -> Mapping[str, RunSummary]:
-    """Every run below the folder by its id. Raises: RefusedError where no folder is set."""
+    """All runs below the folder by id. Raises: RefusedError if no folder is set."""
     if folder is None:
         raise RefusedError(ErrorKind.UNKNOWN_RUN, "no folder of training runs is set; ADM_RUNS names it")
     return {
@@ -100,7 +100,7 @@ def runs_of(folder: Path | None) -> Mapping[str, RunSummary]:
 
 
 def found(folder: Path | None, run_id: str) -> RunSummary:
-    """Raises: RefusedError for a run that is not there; only what was found below the folder is ever read."""
+    """Find a run among those below the folder, so that no other path is read. Raises: RefusedError."""
     run = runs_of(folder).get(run_id)
     if run is None:
         raise RefusedError(ErrorKind.UNKNOWN_RUN, f"no run {run_id[:128]!r}")

@@ -1,4 +1,4 @@
-"""/v1/jobs/{id}/images.zip and /v1/images.zip: all images of a job, or chosen ones, sent an image at a time."""
+"""/v1/jobs/{id}/images.zip and /v1/images.zip: all images of a job, or chosen ones, sent one by one."""
 
 import asyncio
 import hashlib
@@ -14,16 +14,16 @@ from pydantic import StringConstraints
 
 from jobs.contract.errors import ErrorKind, RefusedError
 from jobs.contract.job import ImageView, Job, JobStatus
-from jobs.job_queue import Asked
+from jobs.job_queue import Asked, unknown_job
 from service.authentication import CallerDep
-from service.conditional import matches
+from service.conditional_requests import matches
 from service.problems import documented, with_headers
 from service.routes_openai import read_png
 from service.state import Service, ServiceDep
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
 
-MAX_CHOSEN = 384  # images: what a URL can name within the limit for a request's head
+MAX_CHOSEN = 384  # images that fit in a URL within the limit for a request's head
 ChosenImage = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,128}/[0-9]{1,10}$")]
 CHOSEN = Query(min_length=1, max_length=MAX_CHOSEN, description="`job id/index`, given once for each image")
 ZIP: dict[int | str, dict[str, Any]] = {
@@ -37,7 +37,7 @@ ZIP: dict[int | str, dict[str, Any]] = {
 
 
 class Entry(NamedTuple):
-    """One image of an archive: its name there, when its job was made, and where it is read."""
+    """One image of an archive: its file name, the time of its job, and its place in the store."""
 
     name: str
     made_at: float
@@ -46,7 +46,7 @@ class Entry(NamedTuple):
 
 
 class Outbox(io.RawIOBase):
-    """What `ZipFile` writes to; it cannot be sought, so that the archive can be sent as it grows."""
+    """The output of `ZipFile`. It is not seekable, so that the archive can be sent while it is written."""
 
     def __init__(self) -> None:
         self._written = bytearray()
@@ -59,7 +59,7 @@ class Outbox(io.RawIOBase):
         return len(data)
 
     def take(self) -> bytes:
-        """What was written since the last call."""
+        """The bytes written since the last call."""
         taken = bytes(self._written)
         self._written.clear()
         return taken
@@ -108,7 +108,7 @@ async def get_chosen_zip(
 
 
 def entry_of(job: Job, index: int, place: Asked) -> Entry:
-    """An image in its job's folder. Raises: RefusedError for one that is not there."""
+    """The archive entry of an image, in a folder for its job. Raises: RefusedError if the image does not exist."""
     for each in job.images:
         if each.index == index:
             return Entry(f"{job.id}/{index:02d}.png", job.created_at, place, each)
@@ -129,15 +129,17 @@ async def answer_zip(
     if matches(if_none_match, headers["ETag"]):
         return Response(status_code=304, headers=headers)
     headers["Content-Disposition"] = f'attachment; filename="{name}.zip"'
-    first = await read_png(service, entries[0].place, entries[0].image.index)  # a store that is away shows here
+    first = await read_png(service, entries[0].place, entries[0].image.index)  # fails here if the store is unavailable
     return StreamingResponse(archive(service, entries, first), headers=headers, media_type="application/zip")
 
 
 async def archive(service: Service, entries: Sequence[Entry], first: bytes) -> AsyncIterator[bytes]:
-    """The bytes of the archive; the same images give the same ones."""
+    """The bytes of the archive; equal images give equal bytes. It is aborted if its caller's key is revoked."""
     outbox = Outbox()
     with ZipFile(outbox, "w") as zipped:
         for number, each in enumerate(entries):
+            if not (await service.keyring.read()).still_opens(each.place.caller):
+                raise unknown_job(each.place.job_id)
             png = await read_png(service, each.place, each.image.index) if number else first
             zipped.writestr(ZipInfo(each.name, time.gmtime(each.made_at)[:6]), png)
             yield outbox.take()

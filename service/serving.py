@@ -1,34 +1,44 @@
-"""One process that serves: the application in uvicorn, on a socket that listens already."""
+"""Serves the application in one process: uvicorn, on a listening socket."""
 
 import contextlib
 import ctypes
 import gc
 import resource
 import socket
+from collections.abc import Callable
 
 import structlog
 import uvicorn
 from fastapi import FastAPI
 
 from jobs.settings import Settings
-from service.app import create_app
+from service.app import START_FAILURE, create_app
+from service.process_slot import Slot
 from service.protocol import Limits, limited
-from service.slot import Slot
 from service.state import Service
 from tracing import recording
 
-STOP_SECONDS = 5  # what is still being answered then is cut; streams and held answers end by themselves at once
-MANY_FILES = 65_536  # where the system sets no limit
-M_ARENA_MAX = -8  # as malloc.h has it
-OTHER_FILES = 128  # that the process has open beside its callers' connections: to Redis and the store, modules, uploads
+STOP_SECONDS = 5  # requests are cut after that; streams and waiting answers end at once
+MANY_FILES = 65_536  # if the system sets no limit
+M_ARENA_MAX = -8  # of malloc.h
+Report = Callable[[str], None]
+OTHER_FILES = 128  # open files beside callers' connections: Redis, the store, modules, uploads
 
 
 class Server(uvicorn.Server):
-    """Lets go of held answers as soon as it is told to stop; a lifespan would hear of that when all are given."""
+    """Ends waiting answers at a stop signal; the lifespan's shutdown would come only after all answers."""
 
-    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+    def __init__(self, config: uvicorn.Config, app: FastAPI, report: Report) -> None:
         super().__init__(config)
-        self._app = app
+        self._app, self._report = app, report
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        try:
+            await super().startup(sockets)
+        except SystemExit:  # uvicorn has logged the reason why the application did not start
+            self._report(said(getattr(self._app.state, START_FAILURE, None)))
+            raise
+        self._report("")
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         service: Service = self._app.state.service
@@ -36,8 +46,11 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def serve(settings: Settings, listener: socket.socket, slot: Slot) -> None:
-    """Serve until SIGTERM or SIGINT; returns when what was being answered is over or cut."""
+def serve(settings: Settings, listener: socket.socket, slot: Slot, report: Report = lambda _: None) -> None:
+    """Serve until SIGTERM or SIGINT; return when all requests have been answered or cut.
+
+    report is called once: with "" when the application serves, or with the reason why it cannot start.
+    """
     share_heaps()
     num_connections = min(settings.max_connections, usable_files() - OTHER_FILES)
     if num_connections < settings.max_connections:
@@ -62,25 +75,31 @@ def serve(settings: Settings, listener: socket.socket, slot: Slot) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
+        reset_contextvars=True,  # else a pipelined request would inherit the log context of the one before
         proxy_headers=bool(settings.trusted_proxies),
         forwarded_allow_ips=list(settings.trusted_proxies),
         timeout_keep_alive=settings.keep_alive_seconds,
         timeout_graceful_shutdown=STOP_SECONDS,
     )
-    config.load()  # imports what is left to import
+    config.load()  # imports the remaining modules
     gc.collect()
-    gc.freeze()  # a full collection would look at the half million objects of modules: 65 ms, twice a second under load
-    Server(config, app).run(sockets=[listener])
+    gc.freeze()  # else full collections inspect half a million objects of modules: 65 ms, twice a second under load
+    Server(config, app, report).run(sockets=[listener])
+
+
+def said(error: BaseException | None) -> str:
+    """An error in one line."""
+    return "the application did not start" if error is None else f"{type(error).__name__}: {error}"
 
 
 def share_heaps() -> None:
-    """Let all threads share two heaps of glibc's. By default each thread leaves one of its own half empty."""
+    """Let all threads share two of glibc's arenas. By default each thread has its own, which stays half empty."""
     with contextlib.suppress(AttributeError):  # another C library
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, 2)
 
 
 def usable_files() -> int:
-    """Raise the number of files that the process may open to the most that it may set, and return it."""
+    """Raise the soft limit of open files to the hard limit, and return it."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     usable = MANY_FILES if most == resource.RLIM_INFINITY else most
     resource.setrlimit(resource.RLIMIT_NOFILE, (usable, most))

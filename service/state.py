@@ -1,10 +1,9 @@
-"""What the routes work with; made once, by the application's lifespan."""
+"""The objects that routes use; made once, by the application's lifespan."""
 
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, cast
 
-from anyio import CapacityLimiter
 from fastapi import Depends, Request
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
@@ -14,26 +13,27 @@ from redis.backoff import NoBackoff
 from jobs.callers.keyring import NEEDED
 from jobs.contract.job import Job
 from jobs.job_queue import Asked, JobQueue
+from jobs.queue.drafting import Submission, Submitted
 from jobs.queue.events import Event, Place, read_events
 from jobs.queue.record import Record
 from jobs.queue.retirement import Retirement
 from jobs.queue.server import SOCKET_SECONDS, connect_redis
-from jobs.queue.submitting import Submission, Submitted
 from jobs.queue.sweep import Sweeper
 from jobs.settings import Settings
 from jobs.storage.images import ImageStore
 from service.authentication import KeyringReader
 from service.batches import Batches
+from service.fair_turns import FairTurns
 from service.hub import Hub
 from service.metrics import Metrics
 from service.probes import Probes
 from service.process_metrics import ProcessMetrics
-from service.slot import Slot
+from service.process_slot import Slot
 from service.store_calls import StoreCalls
 from service.upkeep import Upkeep
 from service.webhooks import WebhookSender
 
-MOST_CONVERSIONS = 64  # that wait, each with its PNG in memory; a page shows 40 at once
+MOST_CONVERSIONS = 64  # waiting ones, each with its PNG in memory; a page shows 40 at once
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ class Service:
     hub: Hub
     metrics: Metrics
     process_metrics: ProcessMetrics
-    decoding: CapacityLimiter  # processes that decode uploads
+    decoding: FairTurns  # turns for the processes that decode uploads
     store_calls: StoreCalls
-    conversions: StoreCalls  # of images into other forms, one at a time: Pillow's decoder is not for two threads here
+    conversions: StoreCalls  # of images to other forms, one at a time, because decoding here is not thread-safe
     submissions: Batches[Submission, Submitted]
     lookups: Batches[Asked, Job]
     records: Batches[Asked, Record | None]
@@ -59,7 +59,7 @@ class Service:
 
 
 def connect(settings: Settings, metrics: Metrics, slot: Slot) -> Service:
-    """Everything the routes need; no connection is opened yet, so that the service starts without Redis too."""
+    """Make the objects that routes use; no connection is opened yet, so that the service can start without Redis."""
     redis = connect_redis(settings.redis_address)
     async_redis = AsyncRedis.from_url(
         settings.redis_address,
@@ -83,10 +83,10 @@ def connect(settings: Settings, metrics: Metrics, slot: Slot) -> Service:
         hub=Hub(async_redis),
         metrics=metrics,
         process_metrics=process_metrics,
-        decoding=CapacityLimiter(settings.decode_processes),
+        decoding=FairTurns(settings.decode_processes),
         store_calls=StoreCalls(settings.store_threads),
         conversions=StoreCalls(1, MOST_CONVERSIONS, busy="too many images are being made smaller or converted"),
-        submissions=Batches(queue.submit_all),
+        submissions=Batches(queue.submitter.submit_all),
         lookups=Batches(queue.get_all),
         records=Batches(queue.records),
         events=Batches(partial(read_events, redis)),

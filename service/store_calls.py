@@ -1,4 +1,4 @@
-"""Calls of the object store, in threads of their own: a slow store delays nothing that does without it."""
+"""Runs calls of the object store in their own threads, so that a slow store delays no other requests."""
 
 import asyncio
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from service.problems import RETRY_AFTER_SECONDS
 
 T = TypeVar("T")
 
-MAX_WAITING = 128  # calls that wait for a thread; what a page asks for at once is a third of it
+MAX_WAITING = 128  # calls that wait for a thread; three times the images of a page
 PATIENCE_SECONDS = 5.0  # longest wait for a thread; clients give up soon after
 
 
@@ -25,7 +25,7 @@ class StoreCalls:
         patience_seconds: float = PATIENCE_SECONDS,
         busy: str = "the image store is slow and too many calls wait for it",
     ) -> None:
-        """`busy`: what a caller is told whose call has to wait for too long."""
+        """`busy`: the error's detail for a call that waits too long."""
         self._max_waiting, self._patience_seconds, self._busy = max_waiting, patience_seconds, busy
         self._turns = asyncio.Semaphore(threads)
         self._threads = CapacityLimiter(threads)
@@ -34,7 +34,7 @@ class StoreCalls:
     async def run(self, call: Callable[[], T]) -> T:
         """Run a call in a thread, and return what it returns.
 
-        Raises: RefusedError when too many calls wait already, or no thread is free in time; the call was not made then.
+        Raises: RefusedError if too many calls wait already or no thread is free in time; then the call was not made.
         """
         if self._waiting >= self._max_waiting:
             raise self._refusal()

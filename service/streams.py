@@ -1,8 +1,8 @@
-"""Answers that stay open for minutes: their body is sent outside of the layers that made them.
+"""Answers that stay open for minutes: their body is sent outside the middleware and routing that made them.
 
-While a body is sent, each layer of middleware and routing that has called the next one keeps its frame, of a thousand
-open streams a quarter of the memory. So a stream sends its head through all of them and leaves its body to the
-outermost one, which sends it when they have returned.
+While a body is sent, each layer of middleware and routing keeps its frame, a quarter of the memory of a thousand open
+streams. So a stream sends its head through all layers and passes its body to the outermost one, which sends it when the
+others have returned.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -16,7 +16,7 @@ Body = AsyncIterator[bytes]
 
 MakeBody = Callable[[IsGone], Body]
 
-BODIES = "adm.bodies"  # in a request's scope: the list in which its stream leaves what makes its body
+BODIES = "adm.bodies"  # key in a request's scope: the list to which its stream adds the function that makes its body
 
 
 class Stream(StreamingResponse):
@@ -34,8 +34,8 @@ class Stream(StreamingResponse):
 
 
 async def send_bodies(bodies: list[MakeBody], receive: Receive, send: Send) -> None:
-    """Send what streams have left in `bodies`; `receive` is the server's own, as nobody counts what is received now."""
-    client = Request({"type": "http"}, receive)  # the request's own would keep all that its scope holds
+    """Send the bodies of streams; `receive`: the server's own function, because nothing more is counted."""
+    client = Request({"type": "http"}, receive)  # a new request: the original keeps all objects of its scope
     for make_body in bodies:
         async for chunk in make_body(client.is_disconnected):
             await send({"type": "http.response.body", "body": chunk, "more_body": True})

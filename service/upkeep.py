@@ -1,4 +1,4 @@
-"""What the service does in the background: expire jobs, recover those of dead workers, remove what is over."""
+"""Background work of the service: expires jobs, recovers those of dead workers, removes old data."""
 
 import asyncio
 from collections.abc import Callable
@@ -13,18 +13,18 @@ from jobs.queue.sweep import Sweeper
 
 log = structlog.get_logger("service.upkeep")
 
-TICK_SECONDS = 1.0  # a job expires within about that long; looking costs two commands
-STORE_SWEEP_SECONDS = 3600  # all services together: it lists the whole store, for what is rarely there
+TICK_SECONDS = 1.0  # a job expires up to this late; a check costs two commands
+STORE_SWEEP_SECONDS = 3600  # for all services together, because it lists the whole store for rare objects
 
 
 class Upkeep:
-    """Any number of services may do it at once."""
+    """Runs the upkeep. Any number of services may do so at once."""
 
     def __init__(self, sweeper: Sweeper, retirement: Retirement, sweep_seconds: float) -> None:
         self._sweeper, self._retirement, self._sweep_seconds = sweeper, retirement, sweep_seconds
 
     async def run(self) -> None:
-        """Run until cancelled; jobs expire in time though a slow store holds up the sweep."""
+        """Run until cancelled; jobs expire in time even if a slow store delays the sweep."""
         await asyncio.gather(
             repeat([self.tick], min(TICK_SECONDS, self._sweep_seconds)),
             repeat([self.retire, self.sweep, self.sweep_store], self._sweep_seconds),
@@ -54,7 +54,7 @@ class Upkeep:
 
 
 async def repeat(chores: list[Callable[[], None]], seconds: float) -> None:
-    """Do chores again and again in a thread of their own, so many seconds after their last end."""
+    """Repeat chores in a thread of their own, the given seconds after their last end."""
     thread = CapacityLimiter(1)
     while True:
         for each in chores:
@@ -63,7 +63,7 @@ async def repeat(chores: list[Callable[[], None]], seconds: float) -> None:
 
 
 async def attempt(chore: Callable[[], None], thread: CapacityLimiter) -> None:
-    """Do a chore; one that fails must stop neither itself for good nor the others."""
+    """Do a chore, and log its error, so that a failure stops neither its repetition nor other chores."""
     try:
         await to_thread.run_sync(chore, limiter=thread)
     except (RedisError, UnavailableError) as error:

@@ -1,4 +1,4 @@
-"""Sends webhooks: signed as Standard Webhooks says, to checked addresses alone, a few at a time, for a day.
+"""Sends webhooks: signed by Standard Webhooks, only to checked addresses, a few at a time, with retries for a day.
 
 https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
 """
@@ -11,6 +11,7 @@ import json
 import socket
 import time
 from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from http import HTTPStatus
 from ipaddress import ip_address
@@ -24,29 +25,30 @@ from redis.exceptions import RedisError
 from jobs.contract.errors import RefusedError
 from jobs.job_queue import JobQueue
 from jobs.queue.webhook_targets import WebhookTargets
-from jobs.queue.webhooks import Delivery, Webhooks
+from jobs.queue.webhooks import Choice, Delivery, Webhooks
 from jobs.settings import Settings
 from service.metrics import Metrics
 
 log = structlog.get_logger("service.webhooks")
 
-TICK_SECONDS = 0.5  # between two looks at what is due
+TICK_SECONDS = 0.5  # between two looks for due deliveries
 ATTEMPT_SECONDS = 15.0  # of one attempt, with all its redirects; below the lease of a delivery
 MOST_AT_ONCE = 32
-MOST_PER_HOST = 4  # at once: a slow receiver must not hold up all others
-PASS_SECONDS = 2.0  # after which a delivery comes again whose host has enough of them
+MOST_PER_HOST = 4  # at once, so that a slow receiver does not delay all others
+PASS_SECONDS = 2.0  # delay of a delivery whose host or caller has its share already
+Share = tuple[str, str]  # "host" or "caller", and its name
 MAX_REDIRECTS = 3
-REDIRECTS = frozenset({307, 308})  # those that keep a POST a POST
+REDIRECTS = frozenset({307, 308})  # redirects that keep the method POST
 RETRY_LATER = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
 MAX_RETRY_AFTER_SECONDS = 86400
 
 
 class TargetError(Exception):
-    """A webhook cannot be sent where it should go, in one line."""
+    """A webhook's target is not allowed or invalid; the message is one line."""
 
 
 class RejectedError(Exception):
-    """The receiver did not take it."""
+    """The receiver did not accept the webhook."""
 
     def __init__(self, reason: str, *, for_good: bool = False, after_seconds: float = 0) -> None:
         super().__init__(reason)
@@ -54,26 +56,27 @@ class RejectedError(Exception):
 
 
 class WebhookSender:
-    """Any number of services may send at once: each delivery is one's at a time."""
+    """Sends due deliveries. Any number of services may do so at once, because each delivery is claimed by one."""
 
     def __init__(self, webhooks: Webhooks, queue: JobQueue, settings: Settings, metrics: Metrics) -> None:
         self._webhooks, self._queue, self._metrics = webhooks, queue, metrics
         self._keys = settings.webhook_keys
         self._targets = WebhookTargets(settings.webhook_networks)
-        self._sending: dict[asyncio.Task[None], str] = {}  # with the host that each goes to
-        self._thread = CapacityLimiter(1)  # for calls of Redis, which wait behind no request's
+        self._per_caller = settings.webhooks_per_caller
+        self._sending: dict[asyncio.Task[None], Delivery] = {}
+        self._thread = CapacityLimiter(1)  # for calls of Redis, so that they do not wait for requests' threads
 
     async def run(self) -> None:
         """Send until cancelled."""
         if not self._keys:
-            return  # none can have been accepted; those of before the secret was taken away wait for it
+            return  # without a secret no webhooks are accepted; earlier deliveries wait until it is set again
         async with httpx2.AsyncClient(trust_env=False, timeout=ATTEMPT_SECONDS, follow_redirects=False) as client:
             try:
                 while True:
                     try:
                         await self._begin(client)
                     except RedisError as error:
-                        log.warning("redis_away", error=type(error).__name__)
+                        log.warning("redis_unavailable", error=type(error).__name__)
                     except Exception:
                         log.exception("failed")
                     await asyncio.sleep(TICK_SECONDS)
@@ -83,21 +86,46 @@ class WebhookSender:
                 await asyncio.gather(*self._sending, return_exceptions=True)
 
     async def _begin(self, client: httpx2.AsyncClient) -> None:
-        """Begin to send what is due, as far as there is room."""
-        room = MOST_AT_ONCE - len(self._sending)
-        if room <= 0:
+        """Start to send due deliveries, as far as there is room."""
+        if len(self._sending) >= MOST_AT_ONCE:
             return
-        for delivery in await to_thread.run_sync(self._webhooks.claim, room, limiter=self._thread):
-            host = httpx2.URL(delivery.url).host
-            if Counter(self._sending.values())[host] >= MOST_PER_HOST:
-                await to_thread.run_sync(self._webhooks.put_off, delivery, PASS_SECONDS, limiter=self._thread)
-                continue
+        for delivery in await to_thread.run_sync(self._webhooks.claim, self._choose, limiter=self._thread):
             task = asyncio.create_task(self._attempt(client, delivery))
-            self._sending[task] = host
+            self._sending[task] = delivery
             task.add_done_callback(self._sending.pop)
 
+    def _choose(self, due: Sequence[Delivery]) -> Choice:
+        """Choose deliveries for the room, of each host and caller no more than its share.
+
+        Deliveries above a share are delayed, later ones for longer, so that many deliveries of one caller are not
+        before those of others at every look.
+        """
+        taken = Counter(share for each in list(self._sending.values()) for share, _ in self._shares(each))
+        room, waiting = MOST_AT_ONCE - len(self._sending), Counter[Share]()
+        sent, later = list[Delivery](), dict[str, float]()
+        for each in due:
+            if len(sent) == room:
+                break
+            shares = self._shares(each)
+            full = [(share, most) for share, most in shares if taken[share] >= most]
+            if not full:
+                sent.append(each)
+                taken.update(share for share, _ in shares)
+                continue
+            waits = []
+            for share, most in full:
+                waits.append(PASS_SECONDS * (1 + waiting[share] // most))
+                waiting[share] += 1
+            later[each.id] = max(waits)
+        return Choice(sent, later)
+
+    def _shares(self, delivery: Delivery) -> list[tuple[Share, int]]:
+        """The shares that a delivery counts for, and the limit of each; without keys there is no caller's share."""
+        of_host = ("host", httpx2.URL(delivery.url).host), MOST_PER_HOST
+        return [of_host, (("caller", delivery.caller), self._per_caller)] if delivery.caller else [of_host]
+
     async def _attempt(self, client: httpx2.AsyncClient, delivery: Delivery) -> None:
-        """One attempt, and what follows from it; a Redis that is away leaves it to the next lease."""
+        """Make one attempt and record its outcome; if Redis is unavailable, it is repeated after the lease."""
         reason, for_good, after_seconds = "", False, 0.0
         try:
             async with asyncio.timeout(ATTEMPT_SECONDS):
@@ -111,7 +139,7 @@ class WebhookSender:
         try:
             outcome = await self._note(delivery, reason, for_good, after_seconds)
         except RedisError as error:
-            log.warning("redis_away", error=type(error).__name__)
+            log.warning("redis_unavailable", error=type(error).__name__)
             return
         self._metrics.webhooks.labels(delivery.type, outcome).inc()
         log.info("webhook", outcome=outcome, id=delivery.id, job_id=delivery.job_id, reason=reason)
@@ -127,7 +155,7 @@ class WebhookSender:
         return await to_thread.run_sync(note, limiter=self._thread)
 
     async def _post(self, client: httpx2.AsyncClient, delivery: Delivery) -> None:
-        """Raises: RejectedError; TargetError; httpx2.HTTPError; OSError."""
+        """Post a delivery, following redirects. Raises: RejectedError; TargetError; httpx2.HTTPError; OSError."""
         body = await to_thread.run_sync(self._body, delivery, limiter=self._thread)
         url = delivery.url
         for _ in range(MAX_REDIRECTS + 1):
@@ -154,7 +182,7 @@ class WebhookSender:
     async def _exchange(
         self, client: httpx2.AsyncClient, url: str, delivery: Delivery, body: bytes
     ) -> tuple[int, str, str]:
-        """Status, Location and Retry-After of one POST, to a checked address; of the answer no more is read."""
+        """Status, Location and Retry-After of one POST to a checked address; the answer's body is not read."""
         parsed = httpx2.URL(url)
         if parsed.scheme not in ("http", "https") or not parsed.host or parsed.userinfo:
             raise TargetError(f"not an address for webhooks: scheme {parsed.scheme[:20]!r}")
@@ -165,7 +193,7 @@ class WebhookSender:
             "Connection": "close",
         }
         address = await self._resolve(parsed.host, parsed.port or {"http": 80, "https": 443}[parsed.scheme])
-        # The address is connected to that was checked: the name may resolve otherwise the next time.
+        # Connects to the checked address, because the name may resolve differently the next time.
         async with client.stream(
             "POST",
             parsed.copy_with(host=address),
@@ -176,7 +204,7 @@ class WebhookSender:
             return response.status_code, response.headers.get("Location", ""), response.headers.get("Retry-After", "")
 
     async def _resolve(self, host: str, port: int) -> str:
-        """The address of a host. Raises: TargetError unless all that its name resolves to are allowed."""
+        """The address of a host. Raises: TargetError unless all its addresses are allowed."""
         try:
             found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
@@ -187,7 +215,7 @@ class WebhookSender:
         return str(addresses[0])
 
     def _body(self, delivery: Delivery) -> bytes:
-        """The event: the job as it ended, which changes no more, or what is known of one that was removed."""
+        """The event: the ended job, which is final, or the known fields of a job that was removed."""
         try:
             data = json.loads(self._queue.get(delivery.job_id).model_dump_json())
         except RefusedError:
@@ -197,7 +225,7 @@ class WebhookSender:
 
 
 def signed(keys: tuple[bytes, ...], id: str, timestamp: int, body: bytes) -> dict[str, str]:
-    """The headers that prove who sent a body and when, by every key: a receiver knows the new one or the old."""
+    """The signature headers of a body, with a signature by every key: a receiver may have the old or the new one."""
     message = f"{id}.{timestamp}.".encode() + body
     signatures = [base64.b64encode(hmac.digest(key, message, hashlib.sha256)).decode() for key in keys]
     return {

@@ -1,1 +1,1 @@
-"""The embedded default: Redis, service and worker as children of one supervisor, and the demo run on top of it."""
+"""The embedded stack: Redis, service and worker as children of one supervisor, and the demo that runs on it."""

@@ -1,4 +1,4 @@
-"""One child process: started, watched, started again when it dies, stopped within its time."""
+"""Runs one child process: starts it, restarts it when it dies, and stops it within its time."""
 
 import asyncio
 import contextlib
@@ -11,24 +11,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from jobs.contract.errors import SETTINGS_STATUS
-from stack import tether
+from stack import launcher
 from stack.log import LineSplitter, Log
 
-HASTENED_SECONDS = 1.0  # what a child still gets after the second Ctrl-C
-PROBE_SECONDS = 0.2  # between two looks whether a starting child is ready
+HASTENED_SECONDS = 1.0  # time for a child after the second Ctrl-C
+PROBE_SECONDS = 0.2  # between two readiness probes of a starting child
 OUTPUT_SECONDS = 1.0  # for the last lines of a dead child whose own children may hold its pipe open
 
 
 @dataclass(frozen=True)
 class Backoff:
-    """Delays before a child that died is started again: doubled each time, from the first on after a steady run."""
+    """Delays before restarts of a child: doubled with each death, and reset after a steady run."""
 
     first_seconds: float = 0.5
     most_seconds: float = 60.0
     steady_seconds: float = 30.0
 
     def delay_seconds(self, deaths: int) -> float:
-        """Delay after that many deaths in a row, counted from 1."""
+        """Delay after that many deaths in succession, counted from 1."""
         return min(self.first_seconds * 2.0 ** (deaths - 1), self.most_seconds)
 
 
@@ -36,7 +36,7 @@ class Backoff:
 class ChildSpec:
     """A program to keep running.
 
-    `is_ready` is asked, with the time the program was started (Unix seconds), until it first says yes.
+    `is_ready` is called with the program's start time (Unix seconds) until it first returns True.
     """
 
     name: str
@@ -51,14 +51,14 @@ class ChildSpec:
 class Child:
     """Keeps one program running from `start()` until `stop()`.
 
-    Both are called from one event loop in the main thread: on Linux a child dies with the thread that started it.
+    Call both from one event loop in the main thread, because on Linux a child dies with the thread that started it.
     """
 
     def __init__(self, spec: ChildSpec, run_dir: Path, log: Log) -> None:
         self.spec = spec
         self.ready = asyncio.Event()
         self.settled = asyncio.Event()  # ready, or dead for the first time
-        self.hopeless = asyncio.Event()  # never was ready, and cannot be with its settings: it is not started again
+        self.hopeless = asyncio.Event()  # its settings are wrong, so it is not restarted
         self.last_line = ""
         self.pid_file = run_dir / f"{spec.pid_name or spec.name}.pid"
         self._log = log
@@ -68,11 +68,11 @@ class Child:
         self._keeping: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Run the program, again and again, until `stop()`."""
+        """Run the program, and restart it when it ends, until `stop()`."""
         self._keeping = asyncio.create_task(self._keep())
 
     async def stop(self) -> None:
-        """Send SIGTERM and wait; SIGKILL when the program's time is up. Nothing of it is left on return."""
+        """Send SIGTERM and wait; send SIGKILL after the program's stop_seconds. No process of it is left on return."""
         if self._keeping is None:
             return
         self._log.line("stack", f"stopping {self.spec.name}: {self.spec.stop_seconds:.0f} s at most")
@@ -80,7 +80,7 @@ class Child:
         await self._keeping
 
     def hasten(self) -> None:
-        """Shorten the wait of a `stop()`, now or to come."""
+        """Shorten the wait of a present or future `stop()`."""
         self._hasten.set()
 
     async def _keep(self) -> None:
@@ -113,20 +113,21 @@ class Child:
             await self._end(process, exited)
         status = await exited
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # what it started and left behind
+            os.killpg(process.pid, signal.SIGKILL)  # processes that it started and left
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(output, OUTPUT_SECONDS)
         self.pid_file.unlink(missing_ok=True)
         return status
 
     async def _launch(self) -> tuple[asyncio.subprocess.Process, asyncio.Task[None]]:
-        # Not the process's own pipe: asyncio's wait() may last until that is closed, also by the child's children.
+        # Not a pipe of asyncio's, whose wait() may last until the child's own children have closed it.
         read_end, write_end = os.pipe()
         output = asyncio.create_task(self._forward(read_end))
         try:
-            # A session of its own: Ctrl-C in the terminal reaches the supervisor alone, which stops all in order.
+            # A session of its own, so that Ctrl-C in the terminal reaches only the supervisor, which stops all in
+            # order.
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-I", tether.__file__, str(os.getpid()), str(self.pid_file), *self.spec.command),
+                *(sys.executable, "-I", launcher.__file__, str(os.getpid()), str(self.pid_file), *self.spec.command),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=write_end,
                 stderr=write_end,
@@ -174,7 +175,7 @@ class Child:
 
 
 async def happens(event: asyncio.Event, *, within_seconds: float) -> bool:
-    """Wait for an event; False when the time was up first."""
+    """Wait for an event; return False after within_seconds."""
     try:
         await asyncio.wait_for(event.wait(), within_seconds)
     except TimeoutError:
@@ -189,7 +190,7 @@ def send(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
 
 
 def how_it_ended(status: int) -> str:
-    """A return code in words."""
+    """A text for a return code."""
     if status >= 0:
         return f"ended with status {status}"
     return f"was ended by {signal.Signals(-status).name}"

@@ -1,4 +1,4 @@
-"""Labelled images on one sheet, for a look at a whole run."""
+"""Labelled images on one sheet, as an overview of a run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ BACKGROUND, INK, FAINT = "white", "black", "#666666"
 
 @dataclass(frozen=True)
 class Tile:
-    """One image with what is written under it: a title, and a smaller second line."""
+    """One image with its labels: a title, and a smaller second line."""
 
     image: Image.Image
     title: str

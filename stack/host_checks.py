@@ -11,19 +11,20 @@ from pathlib import Path
 from uuid import uuid4
 
 from jobs.contract.errors import SettingsError, UnavailableError
-from jobs.finding import Finding
-from jobs.settings import Settings, masked
+from jobs.doctor_finding import Finding
+from jobs.environment import masked
+from jobs.settings import Settings
 from jobs.storage.store import ObjectStore
 from stack.embedded import PROBE_TIMEOUT_SECONDS, local_host, with_free_port
 from stack.supervisor import StackError
 
-SCRATCH_FOLDER = "doctor"  # of the store; no sweep and no listing of ours looks there
+SCRATCH_FOLDER = "doctor"  # of the store; sweeps and listings do not read it
 ROOM_BYTES = 1 << 30  # thousands of the demo's images, or one compiled stack with its log
 TORCH = re.compile(r"torch==([^;\s]+)")
 
 
 def check_python() -> Finding:
-    """Check whether this Python is one that the project says it runs on; pip asks only at installation."""
+    """Check whether the project supports this Python version; pip checks only at installation."""
     here, needed = ".".join(map(str, sys.version_info[:3])), metadata("adm-serve")["Requires-Python"]
     least = tuple(map(int, needed.removeprefix(">=").split(".")))
     if sys.version_info[: len(least)] < least:
@@ -32,7 +33,7 @@ def check_python() -> Finding:
 
 
 def check_torch() -> Finding:
-    """Check whether torch is the version that the project pins: others round otherwise, so that bytes differ."""
+    """Check whether torch is the pinned version, because others round differently, so that bytes differ."""
     pinned = next(filter(None, map(TORCH.match, requires("adm-serve") or ())), None)
     assert pinned is not None  # by pyproject.toml
     try:
@@ -52,19 +53,19 @@ def check_data(settings: Settings) -> Finding:
         text = f"{settings.data} cannot be written by this user: correct ADM_DATA, or the rights of {folder}"
         return Finding("data", "fault", text)
     free = shutil.disk_usage(folder).free
-    said = f"{settings.data}: {free / (1 << 30):.1f} GiB free"
+    free_space = f"{settings.data}: {free / (1 << 30):.1f} GiB free"
     if free < ROOM_BYTES:
-        return Finding("data", "warning", f"{said}; make room, or set ADM_DATA to a folder on another disk")
-    return Finding("data", "ok", said)
+        return Finding("data", "warning", f"{free_space}; make room, or set ADM_DATA to a folder on another disk")
+    return Finding("data", "ok", free_space)
 
 
 def nearest_folder(path: Path) -> Path:
-    """Return the path itself where it exists, else the closest of its parents that does."""
+    """Return the path itself if it exists, or else its closest existing parent."""
     return next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())
 
 
 def check_store(settings: Settings) -> Finding:
-    """Write, read and delete a small object in the image store. A folder that is not there yet is not made."""
+    """Write, read and delete a small object in the image store. A missing folder is not made."""
     address, shown = settings.store_address, masked(settings.store_address)
     if "://" not in address and not Path(address).exists():
         parent = nearest_folder(Path(address))
@@ -79,8 +80,10 @@ def check_store(settings: Settings) -> Finding:
         found = store.get(key)
         store.delete([key])
     except (SettingsError, UnavailableError, FileNotFoundError) as error:
-        said = str(error).replace(address, shown)
-        return Finding("store", "fault", f"{shown}: {said}; check ADM_STORE, its rights and, for s3://, AWS_ variables")
+        reason = str(error).replace(address, shown)
+        return Finding(
+            "store", "fault", f"{shown}: {reason}; check ADM_STORE, its rights and, for s3://, AWS_ variables"
+        )
     if found != data:
         return Finding("store", "fault", f"{shown} gives back other bytes than were written: use another ADM_STORE")
     milliseconds = (time.monotonic() - started) * 1000
@@ -88,7 +91,7 @@ def check_store(settings: Settings) -> Finding:
 
 
 def check_port(settings: Settings) -> Finding:
-    """Check whether the service can listen, or does already."""
+    """Check whether the service can listen on its port, or already does."""
     try:
         with_free_port(settings)
     except StackError as error:
@@ -103,7 +106,7 @@ def check_port(settings: Settings) -> Finding:
 
 
 def service_lives(settings: Settings) -> bool:
-    """Check whether it is a service of ours that answers on the port."""
+    """Check whether an ADM service answers on the port."""
     connection = http.client.HTTPConnection(local_host(settings), settings.port, timeout=PROBE_TIMEOUT_SECONDS)
     try:
         connection.request("GET", "/livez")
@@ -115,7 +118,7 @@ def service_lives(settings: Settings) -> bool:
 
 
 def stack_runs(settings: Settings) -> bool:
-    """Check whether the stack of this data folder keeps a service, as its pid file says."""
+    """Check whether the stack of this data folder runs a service, by its pid file."""
     try:
         os.kill(int((settings.run_dir / "service.pid").read_text()), 0)
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""The terminal of a stack: every child's lines, each behind its name."""
+"""The log of a stack on the terminal: every child's lines, prefixed by its name."""
 
 import contextlib
 import sys
@@ -8,7 +8,7 @@ NAME_WIDTH = 7
 
 
 class Log:
-    """Writes whole lines; a terminal that went away is no reason to stop serving."""
+    """Writes whole lines; errors are ignored, so that the stack serves on without its terminal."""
 
     def __init__(self, stream: TextIO = sys.stderr, *, answers: TextIO = sys.stdout) -> None:
         self._stream, self._answers = stream, answers
@@ -18,12 +18,12 @@ class Log:
         write(self._stream, f"{name:<{NAME_WIDTH}} | {text}\n")
 
     def announce(self, text: str) -> None:
-        """The one line that the user waits for; alone on standard output, where a script can read it."""
+        """Write the line that the user waits for. It is the only one on standard output, where a script can read it."""
         write(self._answers, f"{text}\n")
 
 
 def write(stream: TextIO, text: str) -> None:
-    """Write and flush, or do without."""
+    """Write and flush; ignore errors."""
     with contextlib.suppress(OSError):
         stream.write(text)
         stream.flush()
@@ -36,7 +36,7 @@ class LineSplitter:
         self._rest = b""
 
     def feed(self, chunk: bytes) -> list[str]:
-        """Lines that the chunk completes; an empty chunk, the end, completes what is left."""
+        """Lines that the chunk completes; an empty chunk is the end and completes the rest."""
         *lines, self._rest = (self._rest + chunk).split(b"\n")
         if not chunk and self._rest:
             lines, self._rest = [self._rest], b""

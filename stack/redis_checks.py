@@ -1,4 +1,4 @@
-"""Checks of Redis for `adm doctor`: the server itself, what its user may do there, and its clock."""
+"""Checks of Redis for `adm doctor`: the server, the rights of our user, and its clock."""
 
 import contextlib
 import re
@@ -8,22 +8,23 @@ from uuid import uuid4
 from redis.client import Redis
 from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
-from jobs.finding import Finding
+from jobs.doctor_finding import Finding
+from jobs.environment import masked
 from jobs.queue import keys
 from jobs.queue.server import connect_redis, look
-from jobs.settings import Settings, masked
+from jobs.settings import Settings
 from stack.embedded import server_binary
 from stack.supervisor import StackError
 
 CHECK, RIGHTS_CHECK, CLOCK_CHECK = "redis", "redis rights", "clock"
-SKEW_SECONDS = 5.0  # more than any round trip; programs date jobs by Redis' clock, so that skew is no fault
-SCRATCH_SECONDS = 60  # after which Redis removes what a doctor that was killed left
-COMMAND = re.compile(r"'([^']+)' command")  # in Redis' refusal
+SKEW_SECONDS = 5.0  # more than any round trip; skew is only a warning, because jobs are dated by Redis' clock
+SCRATCH_SECONDS = 60  # after which Redis removes the keys of a killed doctor
+COMMAND = re.compile(r"'([^']+)' command")  # in Redis' error text
 PREFIXES = ("adm:", "rq:")  # of all our keys and channels
 
-# What service, workers, RQ and the scripts of both send, each with the right number of words, since Redis counts them
-# before it looks at rights. KEY holds a string, so that what needs another type fails without writing anything. CLIENT
-# and CONFIG are left out: RQ does without them.
+# The commands of the service, workers, RQ and scripts, each with a valid number of words, because Redis checks that
+# before rights. KEY has a string, so that commands for other types fail without writing. CLIENT and CONFIG are omitted,
+# because RQ works without them.
 COMMANDS = re.split(
     r"[;\n]\s*",
     """\
@@ -39,10 +40,10 @@ XADD KEY * a 1; XRANGE KEY - +; PUBLISH KEY a; DEL KEY""",
 
 
 def check_redis(settings: Settings) -> list[Finding]:
-    """Try what the user may do, then look at the server, the callers' keys and the clock, which need those rights."""
+    """Check the user's rights, and then the server, the callers' keys and the clock, which need these rights."""
     with connect_redis(settings.redis_address) as redis:
         try:
-            with contextlib.suppress(NoPermissionError):  # named below, with all else that is not permitted
+            with contextlib.suppress(NoPermissionError):  # reported below, with all other missing rights
                 redis.ping()
         except (RedisError, OSError) as error:
             return [absent(settings, str(error).partition("\n")[0])]
@@ -57,7 +58,7 @@ def check_redis(settings: Settings) -> list[Finding]:
 
 
 def absent(settings: Settings, why: str) -> Finding:
-    """Judge a server that cannot be reached: no fault where it is the embedded one and nothing runs yet."""
+    """The finding for a server that cannot be reached: ok if it is the embedded one and nothing is running."""
     if settings.redis_url is not None:
         where = masked(settings.redis_url)
         return Finding(CHECK, "fault", f"{where} cannot be used: {why}; start it, or correct ADM_REDIS_URL")
@@ -69,21 +70,21 @@ def absent(settings: Settings, why: str) -> Finding:
 
 
 def check_server(redis: Redis, settings: Settings) -> Finding:
-    """Check version, mode and eviction policy as every program does at its start; and persistence, and a write."""
+    """Check version, mode and eviction policy, like every program at its start, and also persistence and a write."""
     server, persistence = look(redis), redis.info("persistence")
     if server.fault is not None:
         return Finding(CHECK, "fault", server.fault)
     if refusal := refused_write(redis):
         return Finding(CHECK, "fault", f"ADM_REDIS_URL: the server takes no writes: {refusal}; name one that does")
-    said = f"{masked(settings.redis_address)}: version {server.version}, {server.mode}, {server.eviction}"
+    summary = f"{masked(settings.redis_address)}: version {server.version}, {server.mode}, {server.eviction}"
     if persistence.get("aof_enabled"):
-        return Finding(CHECK, "ok", f"{said}, append-only file on")
+        return Finding(CHECK, "ok", f"{summary}, append-only file on")
     lost = "a crash of Redis loses accepted jobs; set its appendonly to yes"
-    return Finding(CHECK, "warning", f"{said}, append-only file off: {lost}")
+    return Finding(CHECK, "warning", f"{summary}, append-only file off: {lost}")
 
 
 def refused_write(redis: Redis) -> ResponseError | None:
-    """Return why Redis stores nothing, as a replica does, or a server whose disk is full; None where it does."""
+    """Return the error with which Redis refuses a write, such as of a replica or a full disk; None if it accepts it."""
     key = scratch_key(PREFIXES[0])
     try:
         redis.set(key, "1", ex=SCRATCH_SECONDS)
@@ -99,7 +100,7 @@ def scratch_key(prefix: str) -> str:
 
 
 def check_rights(redis: Redis) -> Finding:
-    """Try every command of ours on scratch keys: ACL DRYRUN would itself need rights that a user of ours has not."""
+    """Try all our commands on scratch keys, because ACL DRYRUN itself needs rights that our user lacks."""
     scratch = [scratch_key(each) for each in PREFIXES]
     with redis.pipeline(transaction=False) as pipe:
         for key in scratch:
@@ -112,15 +113,15 @@ def check_rights(redis: Redis) -> Finding:
     refusals += filter(None, (refused_conversation(redis, each) for each in scratch))
     if not refusals:
         return Finding(RIGHTS_CHECK, "ok", f"all commands of ours are permitted on {' and '.join(PREFIXES)} keys")
-    said = ", ".join(sorted({reason(each) for each in refusals}))
+    denied = ", ".join(sorted({reason(each) for each in refusals}))
     needed = " ".join(f"~{prefix}* &{prefix}*" for prefix in PREFIXES)
     return Finding(
-        RIGHTS_CHECK, "fault", f"not permitted: {said}; give Redis' user {needed} and these commands (ACL SETUSER)"
+        RIGHTS_CHECK, "fault", f"not permitted: {denied}; give Redis' user {needed} and these commands (ACL SETUSER)"
     )
 
 
 def refused_conversation(redis: Redis, name: str) -> ResponseError | None:
-    """Return why a transaction, or else a subscription, is not permitted; None where both are."""
+    """Return the error of a transaction or a subscription that is not permitted; None if both are."""
     try:
         with redis.pipeline() as pipe:
             pipe.watch(name)  # type: ignore[no-untyped-call] # as above
@@ -134,21 +135,21 @@ def refused_conversation(redis: Redis, name: str) -> ResponseError | None:
             pubsub.unsubscribe(name)
             pubsub.get_message(timeout=SCRATCH_SECONDS)
     except ResponseError as error:
-        # EXEC's own refusal is an ExecAbortError that quotes it; other errors are no question of rights.
+        # EXEC's refusal is an ExecAbortError that quotes it; other errors do not concern rights.
         return error if isinstance(error, NoPermissionError) or "NOPERM" in str(error) else None
     return None
 
 
 def reason(error: ResponseError) -> str:
     """Return the command that Redis refused, or the kind of name that the user may not use."""
-    said = str(error)
-    if command := COMMAND.search(said):
+    message = str(error)
+    if command := COMMAND.search(message):
         return command[1].upper()
-    return "channels" if "channel" in said else "keys"
+    return "channels" if "channel" in message else "keys"
 
 
 def check_callers(redis: Redis, settings: Settings) -> Finding:
-    """Check whether a service would have anybody to serve: beyond loopback callers need keys."""
+    """Check whether a service could have callers: beyond loopback they need keys."""
     if settings.serves_anonymous or redis.exists(keys.API_KEYS):
         return Finding("callers", "ok", f"the service may listen on {settings.host}")
     text = f"ADM_HOST: {settings.host} is not loopback and there is no key; adm keys create makes one"
@@ -156,7 +157,7 @@ def check_callers(redis: Redis, settings: Settings) -> Finding:
 
 
 def check_clock(redis: Redis) -> Finding:
-    """Compare Redis' clock with this machine's, half of the question's round trip allowed for."""
+    """Compare Redis' clock with this machine's, corrected by half of the round trip."""
     before = time.time()
     seconds, microseconds = redis.time()
     here = (before + time.time()) / 2
@@ -164,7 +165,7 @@ def check_clock(redis: Redis) -> Finding:
 
 
 def judge_clock(ahead_seconds: float) -> Finding:
-    """Judge by how much Redis' clock is ahead of this machine's."""
+    """The finding for the seconds by which Redis' clock is ahead of this machine's."""
     if abs(ahead_seconds) <= SKEW_SECONDS:
         return Finding(CLOCK_CHECK, "ok", f"within {SKEW_SECONDS:g} s of Redis' ({ahead_seconds:+.3f} s)")
     way = "ahead of" if ahead_seconds > 0 else "behind"

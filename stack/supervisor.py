@@ -1,4 +1,4 @@
-"""Starts children in order, keeps them running, stops them in order; one supervisor a data folder."""
+"""Starts children in order, keeps them running, and stops them in order; one supervisor per data folder."""
 
 import asyncio
 import contextlib
@@ -20,7 +20,7 @@ class StackError(Exception):
 
 @contextlib.contextmanager
 def sole_owner(run_dir: Path) -> Iterator[None]:
-    """Hold the folder while the block runs, so that no two stacks share one.
+    """Lock the folder within the block, so that two stacks cannot share it.
 
     Raises: StackError when another process holds it, or the folder cannot be written.
     """
@@ -48,8 +48,8 @@ def sole_owner(run_dir: Path) -> Iterator[None]:
 class Supervisor:
     """Runs the children of one stack.
 
-    `specs` are in the order of stopping. They start the other way round, each of `foundations` being ready before
-    the next is started: Redis first and last.
+    `specs` are in the order of stopping. They start in the reverse order, and each of `foundations` must be ready
+    before the next one starts: Redis starts first and stops last.
     """
 
     def __init__(self, specs: Sequence[ChildSpec], run_dir: Path, log: Log, *, foundations: frozenset[str]) -> None:
@@ -57,19 +57,19 @@ class Supervisor:
         self._foundations = foundations
 
     async def start(self) -> None:
-        """Start all; returns as soon as the last is started, not when it is ready."""
+        """Start all children; return when the last one is started, before it is ready."""
         for name, child in reversed(self.children.items()):
             child.start()
             if name in self._foundations:
                 await child.ready.wait()
 
     async def stop(self) -> None:
-        """Stop one after the other; nothing that was started is left when this returns."""
+        """Stop the children one after the other; none of their processes is left on return."""
         for child in self.children.values():
             await child.stop()
 
     async def hopeless(self) -> Child:
-        """The first child that cannot work with its settings, once there is one."""
+        """Wait for the first child that cannot work with its settings, and return it."""
         waits = {asyncio.create_task(child.hopeless.wait()): child for child in self.children.values()}
         try:
             done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -79,7 +79,7 @@ class Supervisor:
         return waits[done.pop()]
 
     def hasten(self) -> None:
-        """Let a `stop()` wait for nobody longer than about a second."""
+        """Shorten the waits of `stop()` to about a second per child."""
         for child in self.children.values():
             child.hasten()
 
@@ -99,7 +99,7 @@ async def run_until_signalled(supervisor: Supervisor, log: Log, while_running: C
 
     loop = asyncio.get_running_loop()
     for number in STOP_SIGNALS:
-        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup is taken at its word
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # under nohup SIGHUP stays ignored
             loop.add_signal_handler(number, on_signal)
     stopped, hopeless = asyncio.create_task(stopping.wait()), asyncio.create_task(supervisor.hopeless())
     beside = [asyncio.create_task(supervisor.start()), asyncio.create_task(while_running), stopped, hopeless]

@@ -139,7 +139,15 @@ def settings(redis_server: RedisServer, tmp_path: Path) -> Settings:
     )
 
 
-MARKERS = {"redis_server": "redis", "address": "process", "start": "process"}  # of the tests that use a fixture
+MARKERS = {  # of the tests that use a fixture
+    "redis_server": "redis",
+    "warm_settings": "redis",
+    "address": "process",
+    "served": "process",
+    "start": "process",
+    "warm_worker": "process",
+    "start_stack": "process",
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

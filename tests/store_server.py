@@ -11,7 +11,7 @@ from threading import Event, Thread
 import httpx2
 
 BUCKET = "adm"
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 300.0
 
 
 class StoreServer:
@@ -28,7 +28,7 @@ class StoreServer:
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         Thread(target=self._read, name="log of the store", daemon=True).start()
         assert self._listens.wait(PATIENCE_SECONDS), self._log_path.read_text()
-        assert httpx2.put(f"http://127.0.0.1:{self.port}/{BUCKET}").status_code == 200
+        assert httpx2.put(f"http://127.0.0.1:{self.port}/{BUCKET}", timeout=60).status_code == 200
 
     def _read(self) -> None:
         assert self._process is not None

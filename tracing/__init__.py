@@ -1,1 +1,1 @@
-"""Spans for OpenTelemetry: whether they are recorded, where they go, and how a trace travels with a job."""
+"""Spans for OpenTelemetry: recording, export, and propagation of a trace with a job."""

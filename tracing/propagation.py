@@ -1,10 +1,10 @@
-"""A trace on its way from an HTTP request, through a job in Redis, to the worker: W3C's `traceparent`."""
+"""Propagates a trace from an HTTP request, through a job in Redis, to the worker, by W3C's `traceparent`."""
 
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from opentelemetry import context
+from opentelemetry import context, trace
 from opentelemetry.context import Context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -13,26 +13,28 @@ PROPAGATOR = TraceContextTextMapPropagator()
 
 
 def remote_context(traceparent: str) -> Context:
-    """The context that continues a trace; an empty one for what is no traceparent."""
+    """The context that continues a trace; an empty one for an invalid traceparent."""
     return PROPAGATOR.extract({"traceparent": traceparent}, context=Context())
 
 
 def current_traceparent() -> str:
-    """The traceparent of what is done now; "" where there is no trace."""
+    """The traceparent of the current context; "" without a trace."""
+    if not trace.get_current_span().get_span_context().is_valid:
+        return ""
     carrier: dict[str, str] = {}
     PROPAGATOR.inject(carrier)
     return carrier.get("traceparent", "")
 
 
 def trace_id_of(traceparent: str) -> str:
-    """The trace's id, for log lines; "" for what is no traceparent."""
+    """The trace's id, for log lines; "" for an invalid traceparent."""
     found = TRACEPARENT.fullmatch(traceparent)
     return found[1] if found else ""
 
 
 @contextmanager
 def continuing(traceparent: str) -> Iterator[None]:
-    """Do what is in the block in a trace that others began, without a span of its own."""
+    """Run the block in an existing trace, without a new span."""
     token = context.attach(remote_context(traceparent))
     try:
         yield

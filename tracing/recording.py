@@ -1,6 +1,6 @@
-"""Whether spans are recorded: with the standard OTEL_ variables they go to a collector, without them they cost nothing.
+"""Records spans and sends them to a collector if the standard OTEL_ variables are set; otherwise they cost nothing.
 
-The SDK is an extra (`pip install adm-serve[otel]`) and is imported only where spans are recorded.
+The SDK is an extra (`pip install adm-serve[otel]`) and is imported only if spans are recorded.
 """
 
 import os
@@ -19,21 +19,21 @@ ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"
 PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 PROTOCOL = "http/protobuf"
 SDK = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
-FLUSH_SECONDS = 2.0  # for the last spans to reach the collector when the program ends; what has not by then is lost
+FLUSH_SECONDS = 2.0  # limit for sending the last spans when the program ends; later ones are lost
 
 
 class TracingError(Exception):
-    """Spans are asked for, and cannot be sent."""
+    """Spans are configured but cannot be sent."""
 
 
 @dataclass(frozen=True)
 class Tracing:
-    """How one program records spans."""
+    """The tracers of one program."""
 
     is_on: bool
-    tracer: Tracer  # samples as OTEL_TRACES_SAMPLER says
-    unsampled: Tracer  # records every span: of what is only recorded where a sampled trace needs it
-    close: Callable[[], None]  # sends what was recorded, within FLUSH_SECONDS
+    tracer: Tracer  # samples by OTEL_TRACES_SAMPLER
+    unsampled: Tracer  # records every span; for spans that are made only if a sampled trace links to them
+    close: Callable[[], None]  # sends the recorded spans, within FLUSH_SECONDS
 
 
 OFF = Tracing(False, NoOpTracer(), NoOpTracer(), lambda: None)
@@ -49,7 +49,7 @@ def is_asked_for(environment: Mapping[str, str]) -> bool:
 
 
 def check(environment: Mapping[str, str] = os.environ) -> None:
-    """Raises: TracingError where spans are asked for and cannot be sent."""
+    """Check the configuration. Raises: TracingError if spans are configured but cannot be sent."""
     if not is_asked_for(environment):
         return
     endpoint = next(each for each in ENDPOINTS if environment.get(each))
@@ -68,19 +68,19 @@ def is_installed(module: str) -> bool:
 
 
 def start(program: str, **attributes: str) -> Tracing:
-    """Record spans of a program where the environment asks for it. Raises: TracingError."""
+    """Record spans of a program if the environment configures it. Raises: TracingError."""
     check()
     if not is_asked_for(os.environ):
         return OFF
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-    # on a thread of its own, from a queue of bounded length: a collector that is away or slow costs spans alone
+    # on a thread of its own, from a bounded queue, so that a slow or unavailable collector only loses spans
     return record(program, BatchSpanProcessor(OTLPSpanExporter()), **attributes)
 
 
 def record(program: str, processor: "SpanProcessor", **attributes: str) -> Tracing:
-    """Record spans and give them to a processor."""
+    """Record spans and pass them to a processor."""
     from opentelemetry.sdk.resources import OTELResourceDetector, Resource
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.sampling import ALWAYS_ON

@@ -1,4 +1,4 @@
-"""Augmentations for a judge: what a person would still call the same thing."""
+"""Augmentations for a judge, which keep the class recognisable to a person."""
 
 import torch
 import torch.nn.functional as F
@@ -9,14 +9,15 @@ MAX_NOISE = 0.25  # standard deviation, of the range [-1, 1]
 TINY = 1e-12  # keeps the normal quantile of a uniform number finite
 
 
-def augment(x: Tensor, uniforms: Tensor, noise: Tensor) -> Tensor:
-    """Shift, mirror, mix colours, blur and add noise, each image by its own draws.
+def augment(x: Tensor, uniforms: Tensor, noise: Tensor, *, mirrors: bool) -> Tensor:
+    """Shift, mirror if asked to, mix colours, blur and add noise, each image by its own draws.
 
-    Shapes: x [N, 3, H, W] in [-1, 1], as the result; uniforms [N, 20] in [0, 1); noise as x, standard normal.
+    Shapes: x and result [N, 3, H, W] in [-1, 1]; uniforms [N, 20] in [0, 1); noise like x, standard normal.
     """
     n = len(x)
     x = _shift(x, uniforms[:, :2])
-    x = torch.where(uniforms[:, 2, None, None, None] < 0.5, x.flip(-1), x)
+    if mirrors:
+        x = torch.where(uniforms[:, 2, None, None, None] < 0.5, x.flip(-1), x)
     normals = torch.special.ndtri(uniforms[:, 3:15].clamp(TINY, 1 - TINY)).to(x.dtype)
     mixing = torch.eye(3, device=x.device) + 0.25 * normals[:, :9].reshape(n, 3, 3)
     x = torch.einsum("nij,njhw->nihw", mixing, x) + 0.2 * normals[:, 9:, None, None]

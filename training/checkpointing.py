@@ -1,4 +1,4 @@
-"""Gradient checkpointing: a block's activations are computed again for its gradient, and not kept until then."""
+"""Gradient checkpointing: a block's activations are recomputed for its gradient instead of kept."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""The configuration of a training run: one typed document, from a TOML file, a preset and the command line."""
+"""The configuration of a training run: one typed model, read from a TOML file, a preset and the command line."""
 
 import json
 import tomllib
@@ -18,7 +18,7 @@ NetworkConfig = UNetConfig | ClassifierConfig | JudgeConfig
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot be used: one line that names the field and says what to do."""
+    """A configuration cannot be used; the message is one line with the field and a remedy."""
 
 
 class Section(BaseModel):
@@ -93,12 +93,14 @@ class Process(Section):
     sigma_small: bool = Field(
         default=False, description="variance of a network that does not learn it: the posterior's"
     )
+    grey: bool = Field(
+        default=False,
+        description="of diffusion networks and upsamplers: images are grey (colours are averaged), samples too",
+    )
 
     @property
     def config(self) -> ProcessConfig:
-        return ProcessConfig(
-            self.schedule, self.num_timesteps, self.rescale_timesteps, self.predict_xstart, self.sigma_small
-        )
+        return ProcessConfig(**self.model_dump(exclude={"learn_sigma"}))
 
 
 class Objective(Section):
@@ -256,7 +258,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
         fields = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:  # of the syntax, or of bytes that are not text
+    except ValueError as error:  # wrong syntax, or bytes that are not text
         raise ConfigError(f"{path}: is not {'JSON' if path.suffix == '.json' else 'TOML'} ({error})") from error
     if not isinstance(fields, dict):
         raise ConfigError(f"{path}: holds no fields")
@@ -264,7 +266,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
 
 
 def merge(fields: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested fields with changes to some of them."""
+    """Nested fields, updated by changes."""
     merged = dict(fields)
     for name, value in changes.items():
         old = merged.get(name)
@@ -273,11 +275,11 @@ def merge(fields: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
 
 
 FREE = frozenset({"compute.device", "data.loader_processes"})
-"""Fields that may change between two starts of a run: they change neither its draws nor what its weights mean."""
+"""Fields that may change between two starts of a run, because they change neither draws nor the meaning of weights."""
 
 
 def check_allowed(allowed: Collection[str], config: RunConfig) -> None:
-    """Raises: ConfigError for what is no field that a change could be allowed for."""
+    """Check the fields of --allow-change. Raises: ConfigError for an unknown field."""
     if unknown := sorted(set(allowed) - flatten(config.model_dump(mode="json")).keys() - {"data"}):
         raise ConfigError(
             f"--allow-change {unknown[0]}: is not a field of the configuration; adm train --schema lists them"
@@ -285,7 +287,7 @@ def check_allowed(allowed: Collection[str], config: RunConfig) -> None:
 
 
 def refuse_changes(stored: Mapping[str, Any], given: Mapping[str, Any], allowed: Collection[str]) -> None:
-    """Refuse fields that differ from those a run began with. Raises: ConfigError, which names each of them."""
+    """Refuse fields that differ from the run's start. Raises: ConfigError, which names each of them."""
     old, new = flatten(stored), flatten(given)
     names = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
     if wrong := [name for name in names if name not in {*allowed, *FREE}]:

@@ -1,13 +1,17 @@
-"""Opening what a run is trained on, and dividing it into what trains and what is held out."""
+"""Opens a run's data, and divides them into training and held-out images."""
 
 import hashlib
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile, is_zipfile
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -19,23 +23,24 @@ from models.checkpoints.presets import SHAPE_NAMES
 from training.config import ConfigError, Data
 from training.images import Images, ImagesInMemory, ImagesOnDisk
 
-MEMORY_BYTES = 2**31  # of a set's pixels that are held decoded; a larger set is decoded at every visit
-TRAINING_SEED = 1  # of the renders trained on; measurements render other seeds
-SHOWN_SKIPPED = 20  # files that a folder's reading names one by one
+MEMORY_BYTES = 2**31  # largest set of decoded pixels in memory; a larger set is decoded at every visit
+TRAINING_SEED = 1  # of rendered training images; measurements render other seeds
+MOST_CLASSES = 100_000  # each class has a row in the network, and a name
+SHOWN_SKIPPED = 20  # skipped files that are printed one by one
 FASHION_NAMES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 """Classes of Fashion-MNIST (Xiao et al. 2017), by label."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """The images that train, and those that are held out of training, which may be none."""
+    """The training images, and the held-out images, which may be empty."""
 
     training: Images
     held_out: Images
 
 
 def open_data(settings: Data, image_size: int, cache: Path) -> Split:
-    """The images of a run at its size. Raises: ConfigError for what cannot be read, or does not fit the network."""
+    """The images of a run at its size. Raises: ConfigError if they cannot be read or do not fit the network."""
     whole, held_out = _open(settings, image_size, cache)
     if not settings.labelled:
         whole = whole.without_classes()
@@ -75,7 +80,7 @@ def _held_out(settings: Data, stored: Iterable[bytes | np.ndarray], count: int) 
 
 
 def _read_pictures(path: Path, settings: Data, image_size: int) -> tuple[Images, Tensor]:
-    """Pictures of a folder or an archive: decoded once where they fit in memory and are not cropped at random."""
+    """Pictures of a folder or an archive; decoded once if they fit in memory and are not cropped at random."""
     entries, _ = find_entries(path)
     inner = image_size - 2 * settings.padding
     whole: Images
@@ -104,7 +109,7 @@ def _content(entry: Entry) -> bytes:
 
 
 def _say(path: Path, reading: Reading, settings: Data) -> None:
-    """Print what was read. Raises: ValueError where data.strict allows none of what was found."""
+    """Print a summary of a reading. Raises: ValueError for findings that data.strict refuses."""
     if settings.strict and (reading.skipped or reading.labels.alike):
         wrong = [f"{each.path.name} {each.reason}" for each in reading.skipped]
         wrong += [f"classes that differ in case alone: {', '.join(reading.labels.alike)}"] * bool(reading.labels.alike)
@@ -115,7 +120,10 @@ def _say(path: Path, reading: Reading, settings: Data) -> None:
 
 
 def _read_idx(paths: Sequence[Path], settings: Data, image_size: int) -> tuple[Images, Tensor]:
+    if not paths:
+        raise ValueError(f"{settings.path}: holds no pictures, and no idx files of the MNIST family")
     stored, labels = read_labelled(paths)
+    _check_count(paths[0], len(stored))
     images = F.pad(torch.from_numpy(stored)[:, None].expand(-1, 3, -1, -1), (settings.padding,) * 4)
     _check_size(paths[0], images, image_size)
     count = int(labels.max()) + 1
@@ -126,20 +134,39 @@ def _read_idx(paths: Sequence[Path], settings: Data, image_size: int) -> tuple[I
 
 
 def _read_npz(path: Path, settings: Data, image_size: int) -> tuple[Images, Tensor]:
-    with np.load(path, allow_pickle=False) as arrays:
-        if "arr_0" not in arrays or arrays["arr_0"].ndim != 4 or arrays["arr_0"].dtype != np.uint8:
-            raise ValueError(f"{path}: arr_0 is no array of images [N, H, W, 3], uint8")
-        stored = arrays["arr_0"]
-        labels = arrays.get("arr_1")
+    stored, labels = _npz_arrays(path)
+    if stored is None or stored.ndim != 4 or stored.shape[3] != 3 or stored.dtype != np.uint8:
+        raise ValueError(f"{path}: arr_0 is no array of images [N, H, W, 3], uint8")
+    _check_count(path, len(stored))
     images = F.pad(torch.from_numpy(stored).permute(0, 3, 1, 2), (settings.padding,) * 4).contiguous()
     _check_size(path, images, image_size)
     if settings.labelled and labels is None:
         raise ValueError(f"{path}: has no labels (arr_1); set data.labelled = false")
     if labels is not None and (labels.shape != (len(stored),) or labels.dtype.kind not in "iu" or labels.min() < 0):
         raise ValueError(f"{path}: arr_1 is no label from 0 for each of the {len(stored)} images")
+    if labels is not None and labels.max() >= MOST_CLASSES:
+        raise ValueError(
+            f"{path}: arr_1 has the label {labels.max()}; labels count the classes, {MOST_CLASSES} at most"
+        )
     found = np.zeros(len(stored), np.int64) if labels is None else labels.astype(np.int64)
     whole = ImagesInMemory(images, torch.from_numpy(found), tuple(map(str, range(int(found.max()) + 1))))
     return whole, _held_out(settings, stored, len(stored))
+
+
+def _npz_arrays(path: Path) -> tuple[NDArray[Any] | None, NDArray[Any] | None]:
+    """Images and labels of an official .npz, None for missing arrays. Raises: ValueError for another file."""
+    try:
+        if not is_zipfile(path):  # numpy would read other files as other kinds of arrays
+            raise BadZipFile("no zip file")
+        with np.load(path, allow_pickle=False) as arrays:
+            return arrays.get("arr_0"), arrays.get("arr_1")
+    except (ValueError, EOFError, BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path}: is no .npz file, or is cut off ({error})") from error
+
+
+def _check_count(path: Path, count: int) -> None:
+    if count == 0:
+        raise ValueError(f"{path}: holds no images")
 
 
 def _check_size(path: Path, images: Tensor, image_size: int) -> None:
@@ -151,5 +178,5 @@ def _check_size(path: Path, images: Tensor, image_size: int) -> None:
 
 
 def balance(class_labels: Tensor, class_names: Sequence[str]) -> dict[str, int]:
-    """How many images each class has."""
+    """The number of images of each class."""
     return {name: int((class_labels == label).sum()) for label, name in enumerate(class_names)}

@@ -1,4 +1,4 @@
-"""The processes of one run: torchrun starts them, each computes its share of every batch."""
+"""The processes of one run: torchrun starts them, and each computes its share of every batch."""
 
 import os
 from collections.abc import Iterator
@@ -19,10 +19,10 @@ class LostProcessError(OSError):
 
 @contextmanager
 def together() -> Iterator[None]:
-    """Turn what torch raises in a collective call into its one line. Raises: LostProcessError."""
+    """Turn torch's errors of collective calls into LostProcessError, whose message is one line."""
     try:
         yield
-    except RuntimeError as error:  # gloo's and NCCL's, of which only some have a type of their own
+    except RuntimeError as error:  # of gloo and NCCL, only some of which have their own type
         raise LostProcessError(
             "another process of the run was lost; start all of them again: the run goes on from its last state"
         ) from error
@@ -41,23 +41,23 @@ class Group:
         return self.rank == 0
 
     def add_up(self, values: Tensor) -> Tensor:
-        """The sum of all processes' values, in place; one process alone returns its own."""
+        """The sum of all processes' values, in place."""
         if self.size > 1:
             with together():
                 dist.all_reduce(values)
         return values
 
     def gather(self, values: Tensor) -> Tensor:
-        """All processes' values [N] in the order of their samples, which take turns among processes: [N * size]."""
+        """All processes' values [N, ...] in the order of samples, which processes take in turn: [N * size, ...]."""
         if self.size == 1:
             return values
         shares = [torch.empty_like(values) for _ in range(self.size)]
         with together():
             dist.all_gather(shares, values)
-        return torch.stack(shares, dim=1).flatten()
+        return torch.stack(shares, dim=1).flatten(0, 1)
 
     def wait(self) -> None:
-        """Wait until every process has come here."""
+        """Wait until every process has called this."""
         if self.size > 1:
             with together():
                 dist.barrier()
@@ -73,13 +73,13 @@ def join_group(device: torch.device) -> Iterator[Group]:
     try:
         group = Group(dist.get_rank(), dist.get_world_size())
         yield group
-        group.wait()  # who closes a connection that another one still reads aborts that one
+        group.wait()  # closing a connection that another process still reads would abort that process
     finally:
         dist.destroy_process_group()
 
 
 def local_device(name: str) -> torch.device:
-    """The device of this process: "auto" takes a GPU, of several that of the process's number on its machine."""
+    """The device of this process: "auto" takes the GPU with the process' local rank, if there are GPUs."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     return torch.device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if name == "cuda" else name)

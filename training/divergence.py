@@ -1,4 +1,4 @@
-"""Noticing that a run has diverged, before its state is replaced by a worse one."""
+"""Detects divergence of a run before its saved state is replaced by a worse one."""
 
 import math
 from collections import deque
@@ -7,11 +7,11 @@ from statistics import median
 from typing import Any
 
 HISTORY = 100  # steps that a step is compared with
-RECENT = 20  # steps whose median has to have grown
-LOSS_FACTOR = 5.0  # times the lowest median of HISTORY losses; small losses may grow so, but not past the first ones
-BLOWN_UP = 1000.0  # times the largest of HISTORY losses, however few they are yet
-NORM_FACTOR = 100.0  # times the median norm of HISTORY gradients
-NORM_STEPS = 3  # steps in succession whose norm is so large: one alone is an unusual batch
+RECENT = 20  # steps whose median is compared
+LOSS_FACTOR = 5.0  # factor on the lowest median of HISTORY losses; the loss must also exceed the first ones
+BLOWN_UP = 1000.0  # factor on the largest of up to HISTORY losses
+NORM_FACTOR = 100.0  # factor on the median norm of HISTORY gradients
+NORM_STEPS = 3  # steps in succession with such a norm; a single one may be an unusual batch
 
 
 class DivergedError(ArithmeticError):
@@ -27,7 +27,7 @@ class DivergenceWatch:
         self.first_loss, self.lowest_loss, self.large_norms = math.inf, math.inf, 0
 
     def check(self, step: int, loss: float, norm: float) -> None:
-        """Raises: DivergedError where the loss or the gradient of a step is not finite or has exploded."""
+        """Check a step. Raises: DivergedError if its loss or gradient is not finite or has exploded."""
         for name, value in (("loss", loss), ("gradient's norm", norm)):
             if not math.isfinite(value):
                 raise DivergedError(f"the {name} of step {step} is {value}")
@@ -46,7 +46,7 @@ class DivergenceWatch:
             )
 
     def note(self, loss: float, norm: float) -> None:
-        """Remember a step that passed the check."""
+        """Record a step that passed the check."""
         self.large_norms = self.large_norms + 1 if self._is_large(norm) else 0
         self.losses.append(loss)
         self.norms.append(norm)

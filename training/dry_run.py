@@ -1,4 +1,4 @@
-"""What a run will take, before it is begun: size, arithmetic, memory and time."""
+"""Estimates the size, FLOPs, memory and time of a run before it starts."""
 
 import itertools
 import time
@@ -18,12 +18,12 @@ from training.loop import Run
 from training.objectives import build_objective
 from training.samples import UNIFORMS, Batch
 
-MEASURED_STEPS = 3  # after one that is not measured
-ADAM_MOMENTS, GRADIENTS = 2, 1  # tensors of the weights' size beside them
+MEASURED_STEPS = 3  # after one warm-up step
+ADAM_MOMENTS, GRADIENTS = 2, 1  # tensors of the weights' size
 
 
 def describe(config: RunConfig, cache: Path) -> str:
-    """Lines on a run: parameters, FLOPs a step, memory from shapes alone, measured images a second, time to the end."""
+    """Lines on a run: parameters, FLOPs per step, memory from shapes, measured images per second, and time."""
     split = open_data(config.data, config.network.image_size, cache)
     num_classes = max(len(split.training.class_names), 1)
     device = local_device(config.compute.device)
@@ -52,7 +52,7 @@ def describe(config: RunConfig, cache: Path) -> str:
 
 
 def _costs(config: RunConfig, network: nn.Module, num_classes: int, count: int) -> tuple[int, int]:
-    """FLOPs of a microbatch's forward and backward pass, and bytes of what is kept between them."""
+    """FLOPs of a microbatch's forward and backward pass, and bytes of the activations between them."""
     size = config.network.image_size
     with torch.device("meta"):
         image = torch.empty(count, 3, size, size)

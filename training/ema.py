@@ -1,4 +1,4 @@
-"""Averages of the weights over a run: exponential ones, and power-function ones whose length is chosen afterwards.
+"""Averages of the weights over a run: exponential ones, and power-function ones, whose width is chosen afterwards.
 
 Source of the latter: Karras et al. 2024 (EDM2), section 3. An average of a relative width weighs step s by s^gamma;
 averages of any other width are linear combinations of stored ones.
@@ -15,9 +15,10 @@ Weights = Mapping[str, Tensor]
 
 
 class Averages:
-    """Averages of a network's parameters by name: "0.9999" of a rate, "power-0.05" of a relative width.
+    """Averages of a network's parameters by name: "0.9999" for a rate, "power-0.05" for a relative width.
 
-    An exponential average starts with a small rate: a fixed one would carry the initial weights through a short run.
+    An exponential average starts with a small rate, because with a fixed one the initial weights would dominate a short
+    run.
     """
 
     def __init__(self, parameters: Weights, rates: Sequence[float], power: Sequence[float]) -> None:
@@ -30,16 +31,16 @@ class Averages:
 
     @property
     def first(self) -> str:
-        """The average that is shown, measured and packed unless another is asked for."""
+        """The average for previews, measurements and packing by default."""
         return next(iter(self.values))
 
     def update(self, parameters: Weights, step: int) -> None:
-        """Take the parameters after a step, the first of which is 1, into all averages."""
+        """Update all averages with the parameters after a step; the first step is 1."""
         for name, average in self.values.items():
             move(average, parameters, self.decay(name, step))
 
     def decay(self, name: str, step: int) -> float:
-        """What an average keeps of itself at a step."""
+        """The factor on the old average at a step."""
         if name in self._rates:
             return min(self._rates[name], step / (9 + step))
         return float((1 - 1 / step) ** (self._gammas[name] + 1))
@@ -71,10 +72,10 @@ def gamma_of(width: float) -> float:
 
 
 def combine(stored: Sequence[tuple[float, float]], wanted: tuple[float, float]) -> list[float]:
-    """Factors of stored averages whose sum comes closest to a wanted one, each given as (step, relative width).
+    """Coefficients of stored averages whose sum is closest to a wanted one; averages are (step, relative width).
 
-    The least squares distance of the weight profiles on [0, step]; source: EDM2, section 3.2.
-    Raises: ValueError where nothing is stored or the wanted step lies behind all stored ones.
+    Least squares over the weight profiles on [0, step]; source: EDM2, section 3.2.
+    Raises: ValueError if nothing is stored or the wanted step is after all stored ones.
     """
     if not stored or wanted[0] > max(step for step, _ in stored):
         raise ValueError(f"no stored average reaches step {wanted[0]:g}")
@@ -88,5 +89,5 @@ def combine(stored: Sequence[tuple[float, float]], wanted: tuple[float, float]) 
 def _product(one: tuple[float, float], other: tuple[float, float]) -> float:
     """The integral of the product of two profiles p(s) = (gamma + 1) s^gamma / t^(gamma + 1) on [0, t]."""
     (a, gamma_a), (b, gamma_b) = sorted((one, other))
-    # up to the shorter one's end, a: in this form no power of a step overflows
+    # over [0, a], the shorter one; this form avoids overflow of powers
     return float((gamma_a + 1) * (gamma_b + 1) / (gamma_a + gamma_b + 1) * (a / b) ** gamma_b / b)

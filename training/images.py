@@ -1,4 +1,4 @@
-"""Training images with their classes: held in memory at the network's size, or decoded at every visit."""
+"""Training images with their classes: in memory at the network's size, or decoded at every visit."""
 
 import hashlib
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from datasets.entries import Entry
 from datasets.image_folder import center_crop, random_crop
 from pictures.decoding import PictureError, decode
 
-MIN_CROP_SHARE = 0.8  # of an image's edge that a random crop keeps at least, as in the official training
+MIN_CROP_SHARE = 0.8  # smallest share of an image's edge in a random crop, as in the official training
 HASHED_AT_ONCE = 1000  # images whose bytes are copied for their hash
 
 
@@ -29,7 +29,7 @@ class Images(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """A hash that another set does not have."""
+        """A hash that identifies the set."""
 
     def __len__(self) -> int: ...
 
@@ -37,7 +37,7 @@ class Images(Protocol):
         """An image [3, S, S] uint8, its middle or, with a generator, a random crop of it."""
 
     def select(self, index: Tensor) -> Self:
-        """The images of these numbers."""
+        """The images at these indices."""
 
     def without_classes(self) -> Self:
         """The same images, all with label 0."""
@@ -75,9 +75,9 @@ class ImagesInMemory:
 
 @dataclass(frozen=True)
 class ImagesOnDisk:
-    """Pictures that are decoded at every visit, for sets that memory does not hold, and for crops of whole pictures.
+    """Pictures that are decoded at every visit, for sets larger than memory, and for crops of whole pictures.
 
-    A picture that turns out to be damaged is named once, and the next one stands in for it.
+    A damaged picture is reported once and replaced by the next one.
     """
 
     entries: Sequence[Entry]
@@ -117,7 +117,7 @@ class ImagesOnDisk:
 
     @property
     def fingerprint(self) -> str:
-        """Of the files' names, in their order, their labels and the names of the classes: contents are not read."""
+        """A hash of the files' names in order, their labels and the class names; contents are not read."""
         digest = hashlib.sha256(repr((self.image_size, self.padding, self.class_names)).encode())
         digest.update(self.class_labels.numpy().tobytes())
         for entry in self.entries:

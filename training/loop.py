@@ -1,4 +1,4 @@
-"""The training loop: from a batch's gradient to the next state, resumable bit for bit at any moment."""
+"""The training loop: gradients, updates and saved states, resumable bit for bit at any step."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -10,25 +10,26 @@ from torch import Tensor, nn
 
 from diffusion.resample import LossSecondMomentSampler, TimestepSampler, UniformSampler, importance, timesteps_at
 from models.checkpoints.network_file import build_network
+from models.networks.compiler_flags import use_sound_flags
 from models.networks.precision import DTYPES, Precision
 from training.checkpointing import checkpoint_blocks
 from training.config import RunConfig
 from training.distributed import Group
 from training.divergence import DivergenceWatch
 from training.ema import Averages
+from training.figures_window import Window
 from training.images import Images
 from training.objectives import build_objective
 from training.optimisation import FlatGradients, learning_rate, parts
 from training.samples import Batch, Samples, batches
 from training.state import State, StateFiles
-from training.window import Window
 
-SMALLEST_LOSS_SCALE = 2.0**-14  # of float16: gradients that overflow under it are not float16's fault
+SMALLEST_LOSS_SCALE = 2.0**-14  # of float16; gradients that overflow even with it are not caused by float16
 
 
 @dataclass(frozen=True)
 class Tick:
-    """A finished step; `line` holds the figures since the last line, where the step ends one."""
+    """A finished step; `line`: the figures since the last line, or None if the step does not end a line."""
 
     step: int
     loss: float
@@ -36,23 +37,26 @@ class Tick:
 
 
 class Run:
-    """A run: everything that changes from step to step.
+    """A run: all objects that change from step to step.
 
-    All that is drawn for a step is a function of the seed and its samples' numbers (training.samples); the state holds
-    all else, so a run that was interrupted equals one that was not.
+    All draws of a step are a function of the seed and its samples' numbers (training.samples), and the saved state has
+    everything else, so an interrupted run gives the same result as an uninterrupted one.
     """
 
     def __init__(
         self, config: RunConfig, data: Images, *, device: torch.device, precision: Precision, group: Group
     ) -> None:
         self.config, self.data, self.device, self.precision, self.group = config, data, device, precision, group
-        torch.manual_seed(config.seed)  # the initial weights: drawn on the CPU, so that every device begins alike
+        torch.manual_seed(config.seed)  # initial weights are drawn on the CPU, so that they are equal on every device
         self.network = build_network(config.network_config(max(len(data.class_names), 1)))
         layout = torch.contiguous_format if precision == "fp32" and device.type == "cpu" else torch.channels_last
         self.network.to(device=device, memory_format=layout)  # type: ignore[call-overload]  # missing in torch's stubs
         if config.compute.checkpointing:
             checkpoint_blocks(self.network)
-        self._forward: Callable[..., Tensor] = torch.compile(self.network) if config.compute.compile else self.network
+        self._forward: Callable[..., Tensor] = self.network
+        if config.compute.compile:
+            use_sound_flags()
+            self._forward = torch.compile(self.network)
         self.objective = build_objective(config, len(data.class_names))
         self.timesteps = _timestep_sampler(config)
         given = config.optimiser
@@ -74,10 +78,10 @@ class Run:
         return dict(self.network.named_parameters())
 
     def train(self, files: StateFiles | None, wants_stop: Callable[[], bool]) -> Iterator[Tick]:
-        """Train to the end, or until a process wants to stop, yielding after every step.
+        """Train to the end, or until a process wants to stop; yield after every step.
 
-        A state is saved when its own gradient has been found good, before the weights move on, so that no saved state
-        diverges at its next step. Raises: DivergedError; SaveError.
+        A state is saved after the check of its gradient and before the weights' update, so that no saved state diverges
+        at its next step. Raises: DivergedError; SaveError.
         """
         config, saved = self.config, time.monotonic()
         samples = Samples(self.data, config.data, config.seed, more_noise=config.objective.low_res_noise > 0)
@@ -95,9 +99,8 @@ class Run:
             self._update(loss, norm)
             now = time.monotonic()
             self.seconds, started = self.seconds + now - started, now
-            self.window.end_step(len(batch) * self.group.size)
             yield Tick(self.step, loss, self._line(norm))
-            started = time.monotonic()  # previews and measurements are not training
+            started = time.monotonic()  # excludes previews and measurements
         if files is not None:
             files.finish()
 
@@ -105,7 +108,7 @@ class Run:
         return steps > 0 and self.step > 0 and self.step % steps == 0
 
     def _compute(self, batch: Batch, stop: bool) -> tuple[float, float, bool]:
-        """The gradient of a batch: its loss and norm, of all processes, and whether one of them wants to stop.
+        """Compute the gradient of a batch; return loss and norm over all processes, and whether one wants to stop.
 
         Raises: DivergedError.
         """
@@ -135,7 +138,7 @@ class Run:
         return loss_of_all, norm, stop
 
     def _overflowed(self, norm: float) -> bool:
-        """Whether float16 alone is why the gradient is not finite: the step is skipped and the loss scale halved."""
+        """Whether the gradient overflowed because of float16; if so, the step is skipped and the loss scale halved."""
         finite = norm < float("inf")
         return self.scaler.is_enabled() and not finite and self.scaler.get_scale() >= SMALLEST_LOSS_SCALE
 
@@ -150,15 +153,16 @@ class Run:
         if not self._overflowed(norm):
             self.watch.note(loss, norm)
             self.averages.update(self.parameters, self.step)
-        t, losses = (self.group.gather(each) for each in self.window.draws())
-        self.timesteps.update(t, losses)
+        table = self.group.gather(self.window.table())
+        self.timesteps.update(table[:, 0].long(), table[:, 1])
+        self.window.end_step(table)
 
     def _line(self, norm: float) -> dict[str, float] | None:
         if self.step % self.config.saving.log_steps and self.step != self.config.optimiser.steps:
             return None
         rate = learning_rate(self.config.optimiser, self.step - 1)
         scale = {"loss_scale": self.scaler.get_scale()} if self.scaler.is_enabled() else {}
-        return self.window.line(self.group, self.step, self.device) | {
+        return self.window.line(self.step) | {
             "learning_rate": rate,
             "gradient_norm": norm,
             **scale,
@@ -171,24 +175,24 @@ class Run:
 
     @contextmanager
     def averaged(self, name: str) -> Iterator[nn.Module]:
-        """The network in evaluation mode with an average's weights, for as long as the context lasts."""
+        """The network in evaluation mode with an average's weights, within the block."""
         trained = {key: each.detach().clone() for key, each in self.parameters.items()}
         try:
             self.set_weights(self.averages.values[name])
             self.network.eval()
             with torch.no_grad(), self._autocast():
                 yield self.network
-        finally:  # an interrupt may save the run, and must not save the average as what is trained
+        finally:  # an interrupt may save the run, which must not save the average as the trained weights
             self.set_weights(trained)
 
     @torch.no_grad()
     def set_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Copy weights into the network, which may be compiled and whose gradients stay where they are."""
+        """Copy weights into the network in place, because it may be compiled and its gradients are views."""
         for key, parameter in self.parameters.items():
             parameter.copy_(weights[key])
 
     def state(self) -> State:
-        """All that the run goes on from."""
+        """The state from which the run can resume."""
         return {
             "step": self.step,
             "seconds": self.seconds,
@@ -202,7 +206,7 @@ class Run:
         }
 
     def load(self, state: State) -> None:
-        """Go on from a state. Raises: ValueError where it is of another network."""
+        """Resume from a state. Raises: ValueError if it is of another network."""
         shapes = {key: each.shape for key, each in self.parameters.items()}
         if {key: each.shape for key, each in state["network"].items()} != shapes:
             raise ValueError("the state is of another network")

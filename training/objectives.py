@@ -1,4 +1,4 @@
-"""What each kind of network is trained to do: losses of a batch, image by image."""
+"""The training objective of each kind of network: losses of a batch, image by image."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffusion.flags import select_types
+from diffusion.grey import channel_mean
 from diffusion.losses import LossTerms, LossType, training_losses
 from diffusion.process import MeanType, Process
 from diffusion.schedule import Schedule
@@ -17,19 +18,19 @@ from training.config import Objective as ObjectiveSettings
 from training.config import RunConfig
 from training.samples import Batch
 
-CLEAN = 0  # timestep of the judge's images, and of classifiers that are not noised
+CLEAN = 0  # timestep of images for judges and for classifiers without noise
 
 
 @dataclass(frozen=True)
 class Losses:
-    """Of each image, [N]: what is minimised, and figures to report, by name."""
+    """For each image, [N]: the loss, and reported figures by name."""
 
     total: Tensor
     figures: dict[str, Tensor]
 
 
 class Objective(Protocol):
-    """The losses of a batch whose images are at timesteps t [N]; a function of its arguments alone."""
+    """Computes the losses of a batch at timesteps t [N]; a function of its arguments alone."""
 
     def __call__(self, network: Callable[..., Tensor], batch: Batch, t: Tensor) -> Losses: ...
 
@@ -37,8 +38,8 @@ class Objective(Protocol):
 class DiffusionObjective:
     """The official losses of a diffusion network or an upsampler (Nichol & Dhariwal 2021, section 3).
 
-    With label dropout the last class of the network stands for "no class". An upsampler sees the area-reduced image
-    under noise of a strength drawn for each image, up to the deviation low_res_noise.
+    With label dropout, the last class of the network is "no class". An upsampler gets the area-reduced image with noise
+    whose deviation is drawn for each image, up to low_res_noise.
     """
 
     def __init__(
@@ -55,11 +56,17 @@ class DiffusionObjective:
         self.weights = mse_weights(process, settings)
 
     def __call__(self, network: Callable[..., Tensor], batch: Batch, t: Tensor) -> Losses:
-        x0, noise = batch.x0, batch.noise
+        x0, noise = self.x0(batch), batch.noise
         x_t = self.process.q_sample(x0, t, noise)
         output = network(x_t, self.timesteps.to(t.device)[t], **self._conditions(batch)).float()
+        if self.process.grey:
+            output = self.process.as_grey(output, x_t, t)
         terms = training_losses(self.process, self.loss_type, output, x0, x_t, t, noise)
         return Losses(self._weighted(terms, t), {name: each.detach() for name, each in terms.named().items()})
+
+    def x0(self, batch: Batch) -> Tensor:
+        """The clean images, with averaged channels if the process is of grey images."""
+        return channel_mean(batch.x0) if self.process.grey else batch.x0
 
     def _weighted(self, terms: LossTerms, t: Tensor) -> Tensor:
         if self.weights is None or terms.mse is None:
@@ -75,10 +82,10 @@ class DiffusionObjective:
         return conditions
 
     def low_res(self, batch: Batch) -> Tensor:
-        """What an upsampler is shown: [N, 3, small_size, small_size]."""
+        """An upsampler's input: [N, 3, small_size, small_size]."""
         assert self.small_size is not None
         size = (self.small_size, self.small_size)
-        reduced = F.interpolate(batch.x0, size, mode="area")
+        reduced = F.interpolate(self.x0(batch), size, mode="area")
         if not self.settings.low_res_noise:
             return reduced
         deviation = (self.settings.low_res_noise * batch.strength).to(reduced.dtype)[:, None, None, None]
@@ -117,21 +124,25 @@ class ClassifierObjective:
 
 
 class JudgeObjective:
-    """Cross entropy of augmented clean images, so that a judge learns things and not the edges of a renderer."""
+    """Cross entropy of augmented clean images, so that a judge learns the objects and not the renderer's edges."""
+
+    def __init__(self, *, mirrors: bool) -> None:
+        self.mirrors = mirrors
 
     def __call__(self, network: Callable[..., Tensor], batch: Batch, t: Tensor) -> Losses:
-        return cross_entropy(network(augment(batch.x0, batch.augmentation, batch.noise)).float(), batch.class_labels)
+        x = augment(batch.x0, batch.augmentation, batch.noise, mirrors=self.mirrors)
+        return cross_entropy(network(x).float(), batch.class_labels)
 
 
 def cross_entropy(logits: Tensor, class_labels: Tensor) -> Losses:
-    """The cross entropy of each image, and whether its label is the likeliest, and among the five likeliest."""
+    """The cross entropy of each image, with its top-1 and top-5 accuracy."""
     loss = F.cross_entropy(logits, class_labels, reduction="none")
     hits = {f"accuracy_{k}": top_k_hits(logits, class_labels, k) for k in (1, 5) if k < logits.shape[1]}
     return Losses(loss, {"loss": loss.detach(), **hits})
 
 
 def top_k_hits(logits: Tensor, class_labels: Tensor, k: int) -> Tensor:
-    """1.0 where the label is among the k highest logits: [N]."""
+    """1.0 if the label is among the k highest logits, else 0.0: [N]."""
     return (logits.topk(k, dim=-1).indices == class_labels[:, None]).any(dim=-1).float()
 
 
@@ -140,7 +151,7 @@ def build_objective(config: RunConfig, num_classes: int) -> Objective:
     process = build_process(config)
     match config.kind:
         case "diffusion" | "upsampler":
-            # without label dropout no label is replaced by the one behind the last class, which then has no row
+            # without label dropout there is no "no class" row after the last class, and no label is replaced by it
             no_class = num_classes if config.data.labelled else None
             return DiffusionObjective(
                 process, config.objective, no_class=no_class, small_size=config.network.small_size
@@ -148,7 +159,7 @@ def build_objective(config: RunConfig, num_classes: int) -> Objective:
         case "classifier":
             return ClassifierObjective(process, noised=config.objective.noised)
         case "judge":
-            return JudgeObjective()
+            return JudgeObjective(mirrors=config.data.flip)
 
 
 def build_process(config: RunConfig) -> Process:
@@ -158,4 +169,4 @@ def build_process(config: RunConfig) -> Process:
         learn_sigma=given.learn_sigma, sigma_small=given.sigma_small, predict_xstart=given.predict_xstart
     )
     schedule = Schedule.named(given.schedule, given.num_timesteps)
-    return Process(schedule, mean_type, variance_type, given.rescale_timesteps)
+    return Process(schedule, mean_type, variance_type, given.rescale_timesteps, given.grey)

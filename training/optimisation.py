@@ -1,4 +1,4 @@
-"""One step of training: gradients of a batch in parts and over processes, the rate, AdamW's update."""
+"""Parts of a training step: summing gradients over microbatches and processes, and the learning rate."""
 
 from collections.abc import Iterable
 
@@ -10,9 +10,9 @@ from training.distributed import Group
 
 
 class FlatGradients:
-    """All gradients of some parameters in one tensor, so that processes add them up in one call and in one order.
+    """All gradients of some parameters in one tensor, so that processes sum them in one call and in one order.
 
-    Behind the gradients stand the batch's loss and the wish to stop, which are added up with them.
+    After the gradients come the batch's loss and the stop flag, which are summed with them.
     """
 
     EXTRAS = 2
@@ -24,7 +24,7 @@ class FlatGradients:
         self._flat = torch.zeros(sum(sizes) + self.EXTRAS, device=first.device, dtype=first.dtype)
         start = 0
         for parameter, size in zip(self.parameters, sizes, strict=True):
-            # laid out like its parameter, as a fused optimiser walks through both at once
+            # in the parameter's memory layout, because a fused optimiser iterates over both
             parameter.grad = self._flat[start : start + size].as_strided(parameter.shape, parameter.stride())
             start += size
         self.values, self._extras = self._flat[:start], self._flat[start:]
@@ -36,7 +36,7 @@ class FlatGradients:
         self._extras[0] += loss
 
     def add_up(self, group: Group, *, stop: bool) -> tuple[float, bool]:
-        """Add up all processes' gradients; returns the whole batch's loss, and whether any process wants to stop."""
+        """Sum all processes' gradients; return the whole batch's loss, and whether any process wants to stop."""
         self._extras[1] = float(stop)
         group.add_up(self._flat)
         loss, stops = self._extras.tolist()
@@ -61,6 +61,6 @@ def learning_rate(settings: Optimiser, step: int) -> float:
 
 
 def parts(count: int, size: int | None) -> list[slice]:
-    """A batch of `count` in microbatches of one size, but for the last."""
+    """Divide a batch of `count` into microbatches of one size; the last one may be smaller."""
     size = size or count
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]

@@ -1,4 +1,4 @@
-"""From finished runs to a stack that is served: averaged weights, stack.json and a card."""
+"""Packs finished runs into a stack for serving: averaged weights, stack.json and a card."""
 
 import json
 import shutil
@@ -13,14 +13,14 @@ from torch import Tensor
 from models.checkpoints.network_file import save_network
 from models.manifest import Name
 from models.networks.precision import DTYPES, Precision
-from models.plan import MANIFEST, read_stack
+from models.stack_plan import MANIFEST, read_stack
 from runfolder.folder import CONFIG, INFO, STATE, RunFolderError, read_json, snapshot_path, snapshot_steps
 from training.config import RunConfig, read_config
 from training.ema import combine, power_name
 from training.state import State, read_state
 
 FILES = {"diffusion": "base", "classifier": "classifier", "upsampler": "upsampler", "judge": "judge"}
-STEPS, UPSAMPLING_STEPS, STRENGTH = 25, 20, 0.3  # of a pipeline's defaults: those of the demo stack
+STEPS, UPSAMPLING_STEPS, STRENGTH = 25, 20, 0.3  # a pipeline's defaults, equal to the demo stack's
 GUIDANCE_SCALE, UNCONDITIONAL_SCALE = (
     1.0,
     10.0,
@@ -30,7 +30,7 @@ CARD = "card.md"
 
 @dataclass(frozen=True)
 class Trained:
-    """A run that is packed."""
+    """A run to pack."""
 
     folder: Path
     config: RunConfig
@@ -40,7 +40,7 @@ class Trained:
 
 
 def read_run(folder: Path) -> Trained:
-    """Raises: ValueError for what is no run, or has no state yet."""
+    """Read a run to pack. Raises: ValueError if the folder is not a run, or has no state yet."""
     config = read_config(read_json(folder / CONFIG))
     info = read_json(folder / INFO)
     if not (folder / STATE).exists():
@@ -51,10 +51,10 @@ def read_run(folder: Path) -> Trained:
 def add_stack(
     runs: Sequence[Path], name: str, weights: Path, *, dtype: Precision = "fp16", width: float | None = None
 ) -> Path:
-    """Pack runs into the stack `name` in the folder of stacks, which appears whole or not at all; returns its folder.
+    """Pack runs into the stack `name` in the folder of stacks, atomically; return its folder.
 
     width: of the power-function average to pack, reconstructed from snapshots; None packs each run's first average.
-    Raises: ValueError for runs that make no stack, or a name that is taken; WeightsError; OSError.
+    Raises: ValueError for runs that do not form a stack, or a taken name; WeightsError; OSError.
     """
     check_name(name)
     target, partial = weights / name, weights / f".{name}.partial"
@@ -80,8 +80,13 @@ def add_stack(
     return target
 
 
+def base_of(runs: Sequence[Path]) -> Path:
+    """The run among these that trains the base. Raises: ValueError if there is none; the errors of read_run."""
+    return _by_kind([read_run(each) for each in runs])["diffusion"].folder
+
+
 def check_name(name: str) -> None:
-    """Raises: ValueError for what cannot be the name of a stack and its pipeline."""
+    """Check a name. Raises: ValueError if it cannot be the name of a stack and its pipeline."""
     try:
         TypeAdapter(Name).validate_python(name)
     except ValidationError as error:
@@ -109,7 +114,7 @@ def _by_kind(runs: Sequence[Trained]) -> dict[str, Trained]:
 
 
 def weights_of(run: Trained, width: float | None) -> dict[str, Tensor]:
-    """The averaged weights of a run. Raises: ValueError where no average can give the width."""
+    """The averaged weights of a run. Raises: ValueError if no average can give the width."""
     averages = run.state["averages"]
     if width is None:
         first: dict[str, Tensor] = next(iter(averages.values()))
@@ -163,7 +168,7 @@ def manifest(name: str, trained: Mapping[str, Trained]) -> dict[str, Any]:
 
 
 def card(name: str, trained: Mapping[str, Trained]) -> str:
-    """What the stack is and how it was made, in Markdown."""
+    """The stack's card in Markdown: its contents and how it was made."""
     lines = [
         f"# {name}",
         "",

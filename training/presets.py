@@ -20,11 +20,16 @@ _SMALL: Fields = {  # the networks of the shipped stacks
     "saving": {"preview_steps": 2000},
 }
 _SHAPES: Fields = {"data": {"source": "shapes", "count": 30_000, "flip": False}}
-_FASHION: Fields = {"data": {"padding": 2, "held_out_below": 37}}
+_FASHION: Fields = {
+    "data": {"padding": 2, "held_out_below": 37, "flip": False},  # all shoes point to the left
+    # few channels at 32 and 16 pixels, which cost most and are simple in these pictures
+    "network": {"channel_mult": [1, 1, 1, 1], "attention_sizes": [4]},
+    "process": {"grey": True},
+}
 
 
 def _stack(name: str, data: Fields, steps: Mapping[str, int]) -> dict[str, Fields]:
-    """The runs of a small stack: base, classifier and judge, and the upsampler where it has steps."""
+    """The runs of a small stack: base, classifier, judge, and an upsampler if `steps` has one."""
     base = merge(
         _SMALL,
         {
@@ -62,7 +67,7 @@ def _stack(name: str, data: Fields, steps: Mapping[str, int]) -> dict[str, Field
     return {key: merge(each, data) for key, each in runs.items()}
 
 
-# steps, batch size and learning rate of the paper's runs; Table 11 and 12, and the text of appendix G
+# steps, batch size and learning rate of the paper's runs: appendix I, Tables 11 to 13
 _PAPER: dict[str, tuple[str, Fields]] = {
     "official-64": ("64x64_diffusion", {"steps": 540_000, "batch_size": 2048, "learning_rate": 3e-4}),
     "official-128": ("128x128_diffusion", {"steps": 4_360_000, "batch_size": 256, "learning_rate": 1e-4}),
@@ -71,8 +76,8 @@ _PAPER: dict[str, tuple[str, Fields]] = {
     "official-lsun-bedroom": ("lsun_bedroom", {"steps": 500_000, "batch_size": 256, "learning_rate": 1e-4}),
     "official-lsun-cat": ("lsun_cat", {"steps": 200_000, "batch_size": 256, "learning_rate": 1e-4}),
     "official-lsun-horse": ("lsun_horse", {"steps": 250_000, "batch_size": 256, "learning_rate": 1e-4}),
-    "official-64-256-upsampler": ("64_256_upsampler", {"steps": 450_000, "batch_size": 256, "learning_rate": 1e-4}),
-    "official-128-512-upsampler": ("128_512_upsampler", {"steps": 450_000, "batch_size": 256, "learning_rate": 1e-4}),
+    "official-64-256-upsampler": ("64_256_upsampler", {"steps": 500_000, "batch_size": 256, "learning_rate": 1e-4}),
+    "official-128-512-upsampler": ("128_512_upsampler", {"steps": 1_050_000, "batch_size": 256, "learning_rate": 1e-4}),
 }
 _PAPER_CLASSIFIERS: dict[str, tuple[str, Fields]] = {
     "official-64-classifier": ("64x64_classifier", {"steps": 300_000, "batch_size": 1024, "learning_rate": 6e-4}),
@@ -145,9 +150,7 @@ def read_fields(path_fields: Mapping[str, Any], preset: str | None, changes: Map
     """A preset's fields, those of a file over them, and the command line's over both. Raises: ConfigError."""
     given = dict(path_fields)
     data = given.get("data")
-    if (
-        isinstance(data, Mapping) and "path" in data
-    ):  # a file that names images means them, whatever its preset trains on
+    if isinstance(data, Mapping) and "path" in data:  # images given in a file replace the preset's data
         given["data"] = {"source": "images", **data}
     name = preset or given.pop("preset", None)
     given.pop("preset", None)
@@ -156,7 +159,19 @@ def read_fields(path_fields: Mapping[str, Any], preset: str | None, changes: Map
 
 RUNS: dict[str, Fields] = {
     **_stack("demo", _SHAPES, {"base": 60_000, "classifier": 10_000, "judge": 6_000, "upsampler": 20_000}),
-    **_stack("fashion", _FASHION, {"base": 30_000, "classifier": 6_000, "judge": 6_000}),
+    **_stack("fashion", _FASHION, {"base": 9_000, "classifier": 3_000, "judge": 6_000}),
 }
+RUNS["demo-judge"] = merge(RUNS["demo-judge"], {"data": {"flip": True}})
 RUNS["demo-upsampler"] = merge(RUNS["demo-upsampler"], {"data": {"count": 12_000}})
+# An error of a predicted eps is one of x_0 that is 1 / sqrt(alpha_bar) as large, 16 times at the first step of 25:
+# black backgrounds came out grey, however long the network trained. The variance is not learned: its loss outgrew
+# that of x_0.
+RUNS["fashion"] = merge(
+    RUNS["fashion"],
+    {
+        "network": {"model_channels": 64},
+        "process": {"predict_xstart": True, "learn_sigma": False},
+        "objective": {"loss": "mse", "weighting": "none"},
+    },
+)
 PRESET_NAMES = (*RUNS, *_PAPER, *_PAPER_CLASSIFIERS)

@@ -1,4 +1,4 @@
-"""Pictures that show how far a run is, of fixed noise, so that those of one run can be compared."""
+"""Previews of a run, from fixed noise, so that those of one run can be compared."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,7 +22,7 @@ COLUMNS, ROWS = 10, 2  # of a grid; an upsampler's shows bicubic enlargements, i
 
 
 def write_preview(config: RunConfig, network: nn.Module, data: Images, path: Path) -> None:
-    """Write a grid of what a diffusion network or an upsampler makes; other kinds have none."""
+    """Write a grid of images of a diffusion network or an upsampler; other kinds have no preview."""
     process, size = build_process(config), config.network.image_size
     device = next(network.parameters()).device
     if config.kind == "diffusion":

@@ -1,7 +1,7 @@
-"""The images of each step and everything that is drawn for them, as functions of the run's seed and a sample's number.
+"""The images of each step and all draws for them, as functions of the run's seed and a sample's number.
 
-Sample n is image n of the run: step s trains on samples s * batch_size and following. What is drawn for a sample does
-not depend on the batch size, on microbatches, on the number of processes, or on when the run was interrupted.
+Sample n is image n of the run; step s trains on samples s * batch_size and following. The draws for a sample do not
+depend on the batch size, microbatches, the number of processes, or interruptions of the run.
 """
 
 import os
@@ -17,17 +17,17 @@ from diffusion.pixels import from_uint8
 from training.config import Data
 from training.images import Images, ImagesOnDisk
 
-MOST_LOADERS = 8  # processes that decode, where the configuration does not say
-ORDER, SAMPLE = 0, 1  # what a generator is for: part of its key
-UNIFORMS, FLIP = 24, 3  # uniform numbers of a sample, and the place of that which mirrors it
+MOST_LOADERS = 8  # default of the number of decoding processes
+ORDER, SAMPLE = 0, 1  # purpose of a generator, a part of its key
+UNIFORMS, FLIP = 24, 3  # uniform numbers of a sample, and the index of the one for mirroring
 
 
 @dataclass(frozen=True)
 class Batch:
     """Samples [N, ...] on one device.
 
-    x0 [N, 3, H, W] in [-1, 1]; class_labels [N] int64; noise as x0; uniforms [N, UNIFORMS] in [0, 1), float64;
-    more_noise as x0, a second draw where the run needs one, else [N, 0].
+    x0 [N, 3, H, W] in [-1, 1]; class_labels [N] int64; noise like x0; uniforms [N, UNIFORMS] in [0, 1), float64;
+    more_noise like x0, a second draw if the run needs one, else [N, 0].
     """
 
     x0: Tensor
@@ -38,22 +38,22 @@ class Batch:
 
     @property
     def position(self) -> Tensor:
-        """What a timestep sampler turns into a timestep: [N]."""
+        """The uniform from which a timestep is drawn: [N]."""
         return self.uniforms[:, 0].contiguous()
 
     @property
     def drop(self) -> Tensor:
-        """Below the share of label dropout where the label is dropped: [N]."""
+        """The uniform of label dropout; the label is dropped if it is below the share: [N]."""
         return self.uniforms[:, 1]
 
     @property
     def strength(self) -> Tensor:
-        """Of the noise on an upsampler's input: [N]."""
+        """The uniform for the deviation of noise on an upsampler's input: [N]."""
         return self.uniforms[:, 2]
 
     @property
     def augmentation(self) -> Tensor:
-        """What the judge's augmentations draw: [N, 20]."""
+        """The uniforms of the judge's augmentations: [N, 20]."""
         return self.uniforms[:, 4:24]
 
     def __len__(self) -> int:
@@ -92,7 +92,7 @@ class Samples(Dataset[tuple[Tensor, ...]]):
         return collate([self[number] for number in numbers])
 
     def _epoch(self, epoch: int) -> np.ndarray:
-        """The order of the images in an epoch, each of them once."""
+        """The order of the images in an epoch, a permutation."""
         if self._order[0] != epoch:
             self._order = epoch, self._generator(ORDER, epoch).permutation(len(self.data))
         return self._order[1]

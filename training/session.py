@@ -1,4 +1,4 @@
-"""A training run as one command: opens its folder, trains, shows how far it is, and leaves it in order."""
+"""Runs a training run as one command: opens its folder, trains, shows progress, and saves the state at the end."""
 
 import platform
 import signal
@@ -29,14 +29,14 @@ from runfolder.folder import (
     write_json,
 )
 from runfolder.stats import append_line, forget_after
-from training.config import ConfigError, RunConfig, check_allowed, refuse_changes
+from training.config import ConfigError, RunConfig, check_allowed, read_config, refuse_changes
 from training.data import Split, balance, open_data
 from training.distributed import join_group, local_device
 from training.divergence import DivergedError
 from training.events import Events
-from training.importing import RANDOM_WEIGHTS, Beginning, begin_at
+from training.held_out_figures import held_out_figures
 from training.loop import Run, Tick
-from training.measure import held_out_figures
+from training.official_files import RANDOM_WEIGHTS, Beginning, begin_at
 from training.preview import write_preview
 from training.state import SaveError, StateFiles, read_state
 
@@ -45,10 +45,10 @@ LOG_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Request:
-    """What a caller asks of a run: its folder, and how to go on where it has begun.
+    """The options of a start: the run's folder, and how to resume it.
 
-    rewind: the newest snapshot up to this step. minutes: stop then, to go on at the next start. beginning: where a run
-    that has not begun takes its first weights from.
+    rewind: resume from the newest snapshot up to this step. minutes: stop after so long; the next start resumes.
+    beginning: the initial weights of a new run.
     """
 
     folder: Path
@@ -60,11 +60,11 @@ class Request:
 
 
 class TrainingError(ValueError):
-    """A run that cannot begin or go on: one line that says why and what to do."""
+    """A run cannot start or resume; the message is one line with the reason and a remedy."""
 
 
 def train(config: RunConfig, request: Request) -> bool:
-    """Train until the run's end, an interrupt or the minutes asked for; returns whether the run has ended.
+    """Train until the run's end, an interrupt or the requested minutes; return whether the run has ended.
 
     Raises: ConfigError, TrainingError, RunFolderError, DivergedError, SaveError.
     """
@@ -91,7 +91,7 @@ def train(config: RunConfig, request: Request) -> bool:
 
 
 def _open_folder(run: Run, split: Split, request: Request) -> None:
-    """Hold the configuration and the data to those the folder began with, or write them down."""
+    """Compare configuration and data with those of the run's start, or record them for a new run."""
     folder, given = request.folder, run.config.model_dump(mode="json")
     data = {
         "images": len(split.training),
@@ -103,7 +103,7 @@ def _open_folder(run: Run, split: Split, request: Request) -> None:
     start = {"time": time.time(), "processes": run.group.size, **machine(run)}
     starts = []
     if (folder / CONFIG).exists() and (folder / STATE).exists():
-        refuse_changes(read_json(folder / CONFIG), given, request.allow_changes)
+        refuse_changes(begun_with(folder / CONFIG), given, request.allow_changes)
         info = read_json(folder / INFO)
         refuse_other_data(info["data"], data, request.allow_changes)
         starts = info["starts"]
@@ -118,8 +118,19 @@ def _open_folder(run: Run, split: Split, request: Request) -> None:
     )
 
 
+def begun_with(path: Path) -> dict[str, Any]:
+    """The configuration at a run's start; fields that did not exist then get the value with the same effect.
+
+    Raises: ConfigError for a configuration of an incompatible version.
+    """
+    try:
+        return read_config(read_json(path)).model_dump(mode="json")
+    except ConfigError as error:
+        raise ConfigError(f"{path}: was written by another version of this program: {error}") from error
+
+
 def refuse_other_data(before: Mapping[str, Any], now: Mapping[str, Any], allowed: Collection[str]) -> None:
-    """Raises: ConfigError where the data differ from those a run began with, in what they differ."""
+    """Compare data with those at the run's start. Raises: ConfigError with the differences."""
     if "data" in allowed or before["fingerprint"] == now["fingerprint"]:
         return
     changed = [name for name in ("images", "held_out", "class_names", "classes") if before[name] != now[name]]
@@ -128,7 +139,7 @@ def refuse_other_data(before: Mapping[str, Any], now: Mapping[str, Any], allowed
 
 
 def machine(run: Run) -> dict[str, Any]:
-    """What a run is computed by: versions, commit, processor, threads."""
+    """The software and hardware of a run: versions, commit, processor, threads."""
     commit = subprocess.run(
         ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
     )
@@ -144,7 +155,7 @@ def machine(run: Run) -> dict[str, Any]:
 
 
 def _go_on(run: Run, request: Request) -> None:
-    """Load the folder's state, or the snapshot that --rewind names, where there is one."""
+    """Load the folder's state, or the snapshot for --rewind, if there is one."""
     path = request.folder / STATE
     if request.rewind is not None:
         steps = snapshot_steps(request.folder)
@@ -206,7 +217,7 @@ def _is_due(step: int, interval: int, steps: int) -> bool:
 
 @contextmanager
 def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """Whether SIGTERM or SIGINT has come; a second one ends the process at once."""
+    """A function that tells whether SIGTERM or SIGINT has come; a second signal ends the process at once."""
     came: list[int] = []
 
     def note(number: int, _: object) -> None:
@@ -222,7 +233,7 @@ def _stop_signals() -> Iterator[Callable[[], bool]]:
 
 
 def advice(error: DivergedError | SaveError, config: RunConfig, folder: Path) -> str:
-    """One line on what a run that could not go on has kept, and what to try."""
+    """One line for a run that could not continue: what is saved, and what to try."""
     if isinstance(error, SaveError):
         return f"{error}; make room, then start again: the run goes on from the state before"
     steps = snapshot_steps(folder)
@@ -235,7 +246,7 @@ def advice(error: DivergedError | SaveError, config: RunConfig, folder: Path) ->
 
 
 class _Smoothed:
-    """A running mean of the loss: single batches jump too much to read."""
+    """A running mean of the loss, because losses of single batches vary too much."""
 
     RATE = 0.98
 
@@ -273,7 +284,7 @@ class _Bar:
 
 
 class _Lines:
-    """A line in a log now and then."""
+    """Periodic lines in a log."""
 
     def __init__(self, config: RunConfig, *, silent: bool) -> None:
         self._steps, self._silent, self._shown, self._smooth = config.optimiser.steps, silent, 0.0, _Smoothed()

@@ -1,4 +1,4 @@
-"""Training all networks of a stack, one after the other; resumable as a whole."""
+"""Trains all networks of a stack, one after the other; resumable as a whole."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from training.config import RunConfig, merge, read_config
 from training.presets import preset_fields
 from training.session import Request, train
 
-RECIPE = "demo"  # whose networks and figures a stack of one's own takes
-ATTENDING_SHARE = 4  # of the images' edge: the feature maps that attend, as in the recipe
+RECIPE = "demo"  # preset whose networks and settings are used for user stacks
+ATTENDING_SHARE = 4  # edge of images over edge of feature maps with attention, as in the recipe
 
 
 @dataclass(frozen=True)
 class StackRequest:
-    """What to train. steps: of the base, None for the recipe's; the other networks take the recipe's proportion."""
+    """The options. steps: of the base, None for the recipe's; other networks keep the recipe's proportion."""
 
     images: Path
     runs: Path
@@ -32,7 +32,7 @@ class StackRequest:
 
     @property
     def parts(self) -> dict[str, str]:
-        """The preset of each network, by the name of its run: a classifier is of use where there are classes."""
+        """The preset of each network, by the name of its run; a classifier is trained only if there are classes."""
         parts = {"base": RECIPE}
         if self.has_classes:
             parts["classifier"] = f"{RECIPE}-classifier"
@@ -57,7 +57,7 @@ class StackRequest:
 
     @property
     def has_ended(self) -> bool:
-        """Whether every network has taken its last step, as the folders say."""
+        """Whether every network has taken its last step, by the runs' folders."""
         folders = [self.runs / part for part in self.parts]
         if not all((folder / CONFIG).exists() for folder in folders):
             return False
@@ -71,9 +71,9 @@ class StackRequest:
 
 
 def train_parts(request: StackRequest, say: Callable[[str], None]) -> list[Path] | None:
-    """Train what is left of a stack; returns the folders of its runs, None where it was stopped before the end.
+    """Train the unfinished networks of a stack; return the folders of its runs, or None if it was stopped.
 
-    Raises: as `train`.
+    Raises: the errors of `train`.
     """
     folders = []
     for part in request.parts:

@@ -1,4 +1,4 @@
-"""A run's state on disk: written beside the training, whole or not at all, with snapshots to go back to."""
+"""A run's state on disk: written atomically in the background, with snapshots for --rewind."""
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -12,11 +12,11 @@ State = dict[str, Any]
 
 
 class SaveError(OSError):
-    """A state could not be written; the one before it is still there."""
+    """A state could not be written; the previous one still exists."""
 
 
 class StateFiles:
-    """Writes states in a thread of its own, from copies; at most one is on its way."""
+    """Writes copies of states in a thread of its own, at most one at a time."""
 
     def __init__(self, folder: Path, keep_snapshots: int) -> None:
         self.folder, self.keep_snapshots = folder, keep_snapshots
@@ -24,7 +24,7 @@ class StateFiles:
         self._writing: Future[None] | None = None
 
     def save(self, state: State, *, snapshot: bool) -> None:
-        """Begin to write a state; a snapshot too where asked. Raises: SaveError of the save before."""
+        """Start writing a state, and optionally a snapshot. Raises: SaveError of the previous save."""
         self.finish()
         copied = _copied(state)
         self._writing = self._thread.submit(self._write, copied, snapshot)
@@ -44,12 +44,12 @@ class StateFiles:
                 for step in snapshot_steps(self.folder)[: -self.keep_snapshots]:
                     snapshot_path(self.folder, step).unlink()
             write_whole(target, lambda file: torch.save(state, file))
-        except (OSError, RuntimeError) as error:  # torch's own writer says RuntimeError for a full disk
+        except (OSError, RuntimeError) as error:  # torch raises RuntimeError for a full disk
             raise SaveError(f"{target}: the state of step {state['step']} cannot be saved ({error})") from error
 
 
 def read_state(path: Path) -> State:
-    """Raises: ValueError, which names the file, for what is no state."""
+    """Read a state. Raises: ValueError, which names the file, for another file."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError) as error:
@@ -60,7 +60,7 @@ def read_state(path: Path) -> State:
 
 
 def _copied(value: Any) -> Any:
-    """A copy on the CPU that the training's next step does not change."""
+    """A copy on the CPU, independent of later training steps."""
     match value:
         case torch.Tensor():
             return value.detach().to("cpu", copy=True)

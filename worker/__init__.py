@@ -1,1 +1,1 @@
-"""The worker: take, claim, feed the engine, store, finish, heartbeat, drain."""
+"""The worker: claims jobs, runs their images in the engine, stores results, and drains when it stops."""

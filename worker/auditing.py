@@ -1,4 +1,4 @@
-"""Audits in a worker: run when there is nothing better to do, logged, counted, and followed by new numerics."""
+"""Runs audits while the worker is idle, logs and counts them, and renews the numerics when one finds a difference."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ log = structlog.get_logger("worker.audit")
 
 
 class Numerics:
-    """The fingerprint under which a worker's bytes repeat, until an audit takes a row shape out of use."""
+    """The fingerprint under which a worker's bytes repeat; it changes when an audit takes a row shape out of use."""
 
     def __init__(self, compute: Callable[[], str]) -> None:
         self._compute = compute
@@ -24,14 +24,14 @@ class Numerics:
 
 
 class Auditing:
-    """One worker's audits. All methods are for the loop's thread."""
+    """The audits of one worker. All methods are for the loop's thread."""
 
     def __init__(self, engine: Engine, audit: Audit, numerics: Numerics, metrics: StepMetrics) -> None:
         self._engine, self._audit, self._numerics, self._metrics = engine, audit, numerics, metrics
         self.note = audit.note
 
     def run_if_due(self) -> None:
-        """Take one step of those since the last audit again; to be called while the worker has no job."""
+        """Recompute one step taken since the last audit; call this only while the worker has no job."""
         if not self._audit.is_due:
             return
         try:
@@ -42,7 +42,7 @@ class Auditing:
             log.error("audit_failed", error=f"{type(error).__name__}: {error}")
             return
         finally:
-            for key, stage in self._engine.stages.items():  # memory may have sufficed for fewer rows only
+            for key, stage in self._engine.stages.items():  # an audit that runs out of memory gives shapes up
                 self._engine.costs.keep(key, stage.network_shapes)
         self._metrics.audits.inc()
         if finding is None:

@@ -1,9 +1,9 @@
-"""Checkpoints of jobs: written now and then and when they are given back, so that the next worker need not start over.
+"""Checkpoints of jobs, written periodically and before a requeue, so that the next worker need not start over.
 
-Nothing depends on one. One that cannot be written is left out; one that cannot be used makes the job start over.
+No result depends on a checkpoint. If one cannot be written it is skipped; if one cannot be used the job starts over.
 
-The loop takes a copy of a job's state between two steps. A thread writes it to the store, and only then the job's
-record names it: what is named is there. The one it replaces is removed after that.
+The loop copies a job's state between two steps. A thread writes the copy to the store, and only then the job's record
+names it, so a named checkpoint is in the store. The one it replaces is removed after that.
 """
 
 import hashlib
@@ -14,29 +14,31 @@ from functools import partial
 
 import structlog
 
-from engine.engine import Engine, UnfitStateError
+from engine.engine import Engine
+from engine.errors import UnfitStateError
 from jobs.contract.errors import UnavailableError
 from jobs.contract.job import CheckpointRecord, Progress
 from jobs.storage.images import ImageStore
 from worker.auditing import Numerics
-from worker.errands import Errands
-from worker.inbox import Claim, Inbox
-from worker.job_run import JobRun
+from worker.background_calls import BackgroundCalls
+from worker.claim import Claim
+from worker.job_inputs import JobInputs
+from worker.job_plans import JobPlan
+from worker.job_runs import JobRun
 from worker.job_state import JobState, UnusableCheckpointError, from_bytes, to_bytes
-from worker.plans import JobPlan
-from worker.preparing import Prepared
 from worker.queue_thread import QueueThread
+from worker.results import Results
 
 log = structlog.get_logger("worker.checkpoints")
 
-MAX_BYTES = 64 << 20  # of one job's
-MOST_WAITING_BYTES = 2 * MAX_BYTES  # of those that wait for the store, the host's memory being what they take
-WORTH_SECONDS = 1.0  # of device time, from which a job that is given back gets one: it shares the device with others
-LOOK_SECONDS = 0.02  # while the last ones are written
+MAX_BYTES = 64 << 20  # of one checkpoint
+MOST_WAITING_BYTES = 2 * MAX_BYTES  # of copies that wait for the store, in the host's memory
+WORTH_SECONDS = 1.0  # device time from which a requeued job gets a checkpoint; it shares the device with others
+LOOK_SECONDS = 0.02  # wait for one callback while the last checkpoints are written
 
 
 class Checkpoints:
-    """One worker's; `numerics` are its own, and `seconds` the device time of a job between two, 0 for none at all.
+    """The checkpoints of one worker. `seconds`: device time of a job between two of them; 0 writes none.
 
     All methods but `load` are for the loop's thread.
     """
@@ -44,34 +46,39 @@ class Checkpoints:
     def __init__(
         self,
         engine: Engine,
-        inbox: Inbox,
+        results: Results,
         queue: QueueThread,
-        errands: Errands,
+        calls: BackgroundCalls,
         store: ImageStore,
         numerics: Numerics,
         seconds: float,
     ) -> None:
-        self._engine, self._inbox, self._queue, self._errands, self._store = engine, inbox, queue, errands, store
+        self._engine, self._results, self._queue, self._calls, self._store = engine, results, queue, calls, store
         self._numerics, self._seconds = numerics, seconds
         self._thread = ThreadPoolExecutor(1, "checkpoints")
-        self._waiting: dict[str, int] = {}  # bytes of the state that is being written, by claim
+        self._waiting: dict[str, int] = {}  # bytes of the state that is being written, by claim token
+        self._unnamed: set[str] = set()  # tokens of claims whose latest checkpoint no record names yet
         self._deleting = 0
 
     @property
     def is_writing(self) -> bool:
-        """Whether the store is being written to."""
+        """Whether a checkpoint is being written or removed."""
         return bool(self._waiting) or self._deleting > 0
 
     def write_if_due(self, run: JobRun) -> None:
-        """Write one where so much was done since the last that it is worth it; to be called between two steps."""
-        if self._seconds and _unsaved(run) >= self._seconds:
+        """Write a checkpoint if the job has had enough device time since its last one; call this between two steps.
+
+        Waits until the last one is named, because the one before it is removed after that; the store must not fill up.
+        """
+        if self._seconds and _unsaved(run) >= self._seconds and run.claim.token not in self._unnamed:
             self._write(run)
 
     def write_last(self, runs: Iterable[JobRun], until: float) -> None:
-        """Write one of every job that is given back with some work behind it, wherever it stands.
+        """Write a checkpoint of every job that is to be requeued and has enough unsaved work, at any step.
 
-        Until a time of the monotonic clock, when the process may be killed: so what would be lost most goes first.
-        Returns when they are in the store and will be named before anything that is written to the queue from here on.
+        `until` is a time of the monotonic clock at which the process may be killed, so the jobs with the most unsaved
+        work are written first.
+        Returns when they are in the store. They are named before any later write to the queue.
         """
         self._finish_writing(until)
         if not self._seconds:
@@ -85,25 +92,25 @@ class Checkpoints:
 
     def _finish_writing(self, until: float) -> None:
         while self.is_writing and time.monotonic() < until:
-            self._errands.settle(LOOK_SECONDS)
+            self._calls.run_callbacks(LOOK_SECONDS)
 
     def _write(self, run: JobRun) -> None:
         if run.in_hand or run.claim.token in self._waiting:
-            return  # images that are neither in the engine nor stored: nobody could go on from here
+            return  # an image is neither in the engine nor stored, so no worker could resume from here
         claim = run.claim
         state = run.state(self._engine.states(claim.job_id))
         size = state.num_bytes
         if size <= MAX_BYTES and size + sum(self._waiting.values()) > MOST_WAITING_BYTES:
             return  # the store is slow; a later step tries again
-        run.checkpointed_at = run.device_seconds  # also where it fails: not at each step again
+        run.checkpointed_at = run.device_seconds  # also if it fails, so that it is not repeated at each step
         if not state.fits(run.plan):
-            return  # it has failed in a step that is not told of yet: what was written before is better
+            return  # the image failed in a step that is not retired yet: keep the previous checkpoint
         if size > MAX_BYTES:
             log.info("checkpoint_left_out", **claim.ids, bytes=size, limit=MAX_BYTES)
             return
-        copied, steps, reached = state.copied(), run.steps, run.progress()  # of one moment: the job moves on meanwhile
+        copied, steps, reached = state.copied(), run.steps, run.progress()  # all of one step: the job goes on
         self._waiting[claim.token] = size
-        self._errands.start(
+        self._calls.start(
             self._thread,
             lambda: self._store_state(claim, copied),
             lambda outcome: self._stored(run, steps, reached, outcome),
@@ -128,21 +135,23 @@ class Checkpoints:
         if written == run.checkpoint:
             return
         if run.forgotten:
-            self._delete(claim.job_id, written)  # its job went another way meanwhile, and nobody is to be told of it
+            self._delete(claim.job_id, written)  # the job left this worker meanwhile, so its record must not name this
             return
 
         def named(is_named: bool) -> None:
+            self._unnamed.discard(claim.token)
             if not is_named:
-                return  # the claim was lost, or Redis: the sweep knows which of the two lies there for nothing
+                return  # the claim or Redis was lost; the sweep removes the checkpoint that no record names
             before, run.checkpoint = run.checkpoint, written
             log.info("checkpointed", **claim.ids, steps=steps, bytes=size)
             if before is not None:
                 self._delete(claim.job_id, before)
 
-        self._queue.write(partial(self._inbox.checkpointed, claim, written, reached), named)
+        self._unnamed.add(claim.token)
+        self._queue.write(partial(self._results.checkpointed, claim, written, reached), named)
 
     def ended(self, run: JobRun) -> None:
-        """Remove the checkpoint of a job that this worker has completed or dropped; others' are left to the sweep."""
+        """Remove the checkpoint of a job that this worker has completed or dropped; the sweep removes all others."""
         if run.checkpoint is not None:
             self._delete(run.claim.job_id, run.checkpoint)
 
@@ -151,24 +160,24 @@ class Checkpoints:
             try:
                 self._store.delete_checkpoint(job_id, checkpoint)
             except UnavailableError as error:
-                log.warning("checkpoint_left_behind", job_id=job_id, error=str(error))  # to the sweep
+                log.warning("checkpoint_left_behind", job_id=job_id, error=str(error))  # the sweep removes it
 
         def over(_: None) -> None:
             self._deleting -= 1
 
         self._deleting += 1
-        self._errands.start(self._thread, delete, over)
+        self._calls.start(self._thread, delete, over)
 
-    def enter(self, claim: Claim, plan: JobPlan, prepared: Prepared) -> JobState | None:
-        """Let a job's images into the engine: from where its last attempt stood, which is returned, or from the start.
+    def enter(self, claim: Claim, plan: JobPlan, prepared: JobInputs) -> JobState | None:
+        """Add a job's images to the engine, from its checkpoint, which is returned, or from the start.
 
-        Raises: what `Engine.add` does for the start.
+        Raises: the errors of `Engine.add` at the start.
         """
         why, state = prepared.starts_over, prepared.state
         if state is not None:
             try:
                 if not state.fits(plan):
-                    raise UnusableCheckpointError("the checkpoint does not fit what the job asks")
+                    raise UnusableCheckpointError("the checkpoint does not fit the request")
                 requests = {each.index: each for each in (*plan.images, *plan.frames)}
                 for index, image in state.in_flight.items():
                     self._engine.add(requests[index], image)
@@ -195,13 +204,13 @@ class Checkpoints:
         if hashlib.sha256(data).hexdigest() != checkpoint.sha256:
             raise UnusableCheckpointError("the checkpoint is damaged")
         state = from_bytes(data, claim.request, self._numerics.now)
-        # another attempt may have published its own in their place, and the sweep removed these
+        # another attempt may have published its own images instead, and the sweep may have removed these
         if any(each not in claim.published for each in state.images):
             raise UnusableCheckpointError("an image of the checkpoint is no longer published")
         return state
 
     def close(self) -> None:
-        """Drop what waits; returns when the store has answered a call that it is at."""
+        """Drop waiting checkpoints; return when the running call of the store has ended."""
         self._thread.shutdown(cancel_futures=True)
 
 

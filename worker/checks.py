@@ -7,17 +7,19 @@ import torch
 from engine.compiling import NoCompilerError, find_command, first_line_of_version
 from engine.loading import choose, find_plans
 from jobs.contract.errors import SettingsError
-from jobs.finding import Finding
+from jobs.doctor_finding import Finding
 from jobs.settings import Settings
 from models.checkpoints.network_file import WeightsError
 from models.networks import native_norm
 from models.networks.precision import has_fast_bf16
-from models.plan import StackPlan, check_fit
-from worker.main import choose_device, choose_precision
+from models.stack_plan import StackPlan, check_fit
+from worker.assembling import choose_precision
+from worker.error_texts import error_text
+from worker.main import choose_device
 
 
 def check_machine(settings: Settings) -> list[Finding]:
-    """Look at the device that the settings choose, at its arithmetic, and at the C++ compiler."""
+    """Check the device that the settings choose, its precision, the C++ compiler and the compiled norms."""
     try:
         device = choose_device(settings.device)
     except SettingsError as error:
@@ -32,7 +34,7 @@ def check_machine(settings: Settings) -> list[Finding]:
 
 
 def check_precision(settings: Settings, device: torch.device) -> Finding:
-    """Check whether the precision that a worker takes is one that its device is fast at."""
+    """Check whether the device is fast at the precision that a worker would use."""
     precision = choose_precision(settings.precision, device)
     if precision == "bf16" and device.type == "cpu" and not has_fast_bf16():
         text = "bf16 is emulated by this CPU, tens of times slower than fp32: set ADM_PRECISION to auto or fp32"
@@ -68,9 +70,9 @@ def check_norms(device: torch.device) -> Finding:
 
 
 def check_weights(settings: Settings) -> list[Finding]:
-    """Read the manifest and the files' heads of every stack, then see whether the pipelines asked for are there.
+    """Read the manifest and the files' headers of every stack, then check whether the requested pipelines exist.
 
-    A stack that cannot be read is left out by a worker, unless ADM_PIPELINES or ADM_DEFAULT_MODEL needs it.
+    A worker skips a stack that cannot be read, unless ADM_PIPELINES or ADM_DEFAULT_MODEL needs it.
     """
     weights = settings.weights.absolute()
     plans, damaged = find_plans(weights)
@@ -86,7 +88,7 @@ def check_weights(settings: Settings) -> list[Finding]:
     try:
         chosen = choose([name for name in asked if name not in broken], weights)
     except WeightsError as error:
-        return [*findings, Finding("weights", "fault", str(error))]
+        return [*findings, Finding("weights", "fault", error_text(error))]
     for plan in chosen:
         held = f"{len(plan.files)} networks, pipelines {', '.join(plan.pipelines)}"
         findings.append(Finding("weights", "ok", f"{plan.base.path.parent}: {held}"))
@@ -100,7 +102,7 @@ def check_weights(settings: Settings) -> list[Finding]:
 
 
 def misfit(plan: StackPlan) -> WeightsError | None:
-    """Return why a stack's networks do not fit each other; None where they do."""
+    """Return why a stack's networks do not fit each other; None if they do."""
     try:
         check_fit(plan)
     except WeightsError as error:

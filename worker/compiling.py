@@ -1,4 +1,4 @@
-"""Whether a worker's networks are compiled: as ADM_COMPILE says, and never by a start that was not asked to wait."""
+"""Chooses whether a worker's networks are compiled. Only ADM_COMPILE=yes compiles; auto loads earlier code."""
 
 from collections.abc import Sequence
 
@@ -6,11 +6,12 @@ import structlog
 import torch
 
 from engine.compiling import Compiler, NoCompilerError, configs_of
-from engine.memory import free_bytes, shortage_when_compiled
+from engine.memory import bytes_of_compiled, free_bytes
 from jobs.contract.errors import SettingsError
 from jobs.settings import Settings
 from models.networks.precision import Precision
 from models.stack import Stack
+from worker.error_texts import gib
 
 log = structlog.get_logger("worker")
 
@@ -18,9 +19,9 @@ log = structlog.get_logger("worker")
 def choose_compiler(
     settings: Settings, device: torch.device, stacks: Sequence[Stack], precision: Precision
 ) -> Compiler | None:
-    """The compiler for these stacks; None: they run eagerly.
+    """The compiler for these stacks, or None if they run eagerly.
 
-    Raises: SettingsError where compiling is demanded and cannot be.
+    Raises: SettingsError if ADM_COMPILE=yes and the networks cannot be compiled.
     """
     if settings.compile == "no" or (settings.compile == "auto" and device.type != "cpu"):
         return None
@@ -41,7 +42,10 @@ def choose_compiler(
     configs = [config for stack in stacks for config in configs_of(stack)]
     free = free_bytes(device)
     shapes = len({min(each, settings.max_rows) for each in (*compiler.candidates, settings.max_rows)})
-    if free is not None and (line := shortage_when_compiled(configs, shapes, settings.max_rows, free)):
+    needed = bytes_of_compiled(configs, shapes, settings.max_rows)
+    if free is not None and needed > free:
+        more = f"compiled networks need {gib(needed)} more at ADM_MAX_ROWS={settings.max_rows}"
+        line = f"{more}, {gib(free)} are free"
         if settings.compile == "yes":
             raise SettingsError(f"ADM_COMPILE: {line}")
         log.warning("not_compiled", reason=line)

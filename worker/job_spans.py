@@ -1,9 +1,9 @@
-"""The spans of jobs in a worker: how long each was queued, its attempt, the steps that served it, its images' storing.
+"""The spans of jobs in a worker: time in the queue, attempt, steps, encoding and storing of images.
 
 `queued` and `attempt` continue the trace of the request that queued the job; `encode` and `store` are below `attempt`.
 A step serves many jobs, so `step` is a trace of its own that links to the attempts, each link with the job's rows.
 Summed over its links, a job's rows are its `usage.steps`, and its share of the steps' device time by rows is its
-`usage.device_seconds`, unless it went on from a checkpoint.
+`usage.device_seconds`, unless it resumed from a checkpoint.
 """
 
 import time
@@ -19,13 +19,13 @@ from engine.steps import StepReport
 from jobs.contract.job import JobStatus, Usage
 from tracing.propagation import remote_context
 from tracing.recording import OFF, Tracing
-from worker.taking import Claim
+from worker.claim import Claim
 
-RELEASED = "released"  # an attempt after which the job goes on elsewhere, or not at all
+RELEASED = "released"  # outcome of an attempt that did not end the job here
 
 
 class JobSpans:
-    """The spans of one worker's claims. A claim begins and ends on the inbox' thread; any thread may ask for parts."""
+    """The spans of one worker's claims. A claim begins and ends on the inbox's thread; any thread may call `part`."""
 
     def __init__(self, tracing: Tracing = OFF) -> None:
         self._tracing = tracing
@@ -37,13 +37,13 @@ class JobSpans:
         return self._tracing.is_on
 
     def claimed(self, claim: Claim) -> None:
-        """Begin the attempt of a claim, and say how long its job was queued if it is the first."""
+        """Begin the attempt of a claim; for a first attempt, also record how long the job was queued."""
         if not self.are_on:
             return
         now, parent = time.time_ns(), remote_context(claim.traceparent)
         told = {"adm.job.id": claim.job_id, "adm.pipeline": claim.request.model, "adm.priority": claim.request.priority}
         if claim.attempt == 1:
-            began = min(now, int(claim.created_at * 1e9))  # by Redis' clock
+            began = min(now, int(claim.created_at * 1e9))  # created_at is by Redis' clock
             queued = self._tracing.tracer.start_span("queued", context=parent, start_time=began, attributes=told)
             queued.end(now)
             if not claim.traceparent:  # the trace begins here
@@ -54,7 +54,7 @@ class JobSpans:
         self._attempts[claim.token] = span
 
     def used(self, claim: Claim, usage: Usage) -> None:
-        """Note what the images of a claim cost."""
+        """Record the usage of a claim's images."""
         if (span := self._attempts.get(claim.token)) is not None:
             span.set_attributes({"adm.usage.steps": usage.steps, "adm.usage.device_seconds": usage.device_seconds})
 
@@ -67,14 +67,14 @@ class JobSpans:
             span.end()
 
     def stepped(self, stage: str, report: StepReport, claims: Mapping[str, Claim]) -> None:
-        """Record a step; `claims`: those of the jobs whose images moved, by job."""
+        """Record a step; `claims`: the claims of the jobs whose images moved, by job id."""
         moved = Counter(each.request.job_id for each in report.moved)
         self._record_step(
             stage, report.num_rows, report.row_shape, report.seconds, [(claims[each], n) for each, n in moved.items()]
         )
 
     def classified(self, stage: str, claim: Claim, rows: int, seconds: float) -> None:
-        """Record what answers a job that asks for the classifier's opinion alone."""
+        """Record the call of the classifier that answers a job of kind score."""
         self._record_step(stage, rows, rows, seconds, [(claim, rows)])
 
     def _record_step(self, stage: str, rows: int, shape: int, seconds: float, served: list[tuple[Claim, int]]) -> None:
@@ -97,7 +97,7 @@ class JobSpans:
 
     @contextmanager
     def part(self, claim: Claim, name: str, index: int) -> Iterator[None]:
-        """Record what the block does as a part of a claim's attempt, for one image."""
+        """Record the block as a part of a claim's attempt, for one image."""
         attempt = self._attempts.get(claim.token)
         if attempt is None:
             yield
@@ -107,7 +107,7 @@ class JobSpans:
         try:
             yield
         except Exception:
-            span.set_status(StatusCode.ERROR)  # and no text: it may hold what a caller wrote
+            span.set_status(StatusCode.ERROR)  # without the text, which may contain what a caller wrote
             raise
         finally:
             span.end()

@@ -1,4 +1,4 @@
-"""What a job has between two steps, as bytes and back: tensors in safetensors, the rest in its metadata."""
+"""The state of a job between two steps, and its form in bytes: a safetensors file with metadata."""
 
 import hashlib
 import json
@@ -16,21 +16,21 @@ from jobs.contract.errors import AdmError
 from jobs.contract.job import ImageRecord
 from jobs.contract.request import ResolvedRequest
 from jobs.queue.payload import fixed_form
-from worker.plans import JobPlan
+from worker.job_plans import JobPlan
 
 VERSION = 1  # of the format
 FACTS = "adm-checkpoint"
 
 
 class UnusableCheckpointError(AdmError):
-    """Nobody can go on from this."""
+    """A job cannot resume from this checkpoint."""
 
 
 @dataclass(frozen=True)
 class JobState:
     """A job between two steps; indices are those of its images.
 
-    latents are those of encodings that wait for the other one. in_flight says where the images in the engine stand.
+    latents: of encodings that wait for the other encoding. in_flight: states of the images in the engine.
     """
 
     images: list[ImageRecord]
@@ -42,11 +42,11 @@ class JobState:
 
     @property
     def num_bytes(self) -> int:
-        """What its tensors take once they are written."""
+        """Size of its tensors in a file, in bytes."""
         return sum(each.nbytes for each in self.tensors().values())
 
     def tensors(self) -> dict[str, Tensor]:
-        """What is written of its tensors, by name; a solver's memory that is zero is left out."""
+        """The tensors that are written, by name; a solver's memory is omitted if it is zero."""
         tensors = {f"latent/{index}": each for index, each in self.latents.items()}
         for index, image in self.in_flight.items():
             tensors[f"x/{index}"] = image.x
@@ -57,7 +57,7 @@ class JobState:
         return tensors
 
     def copied(self) -> "JobState":
-        """The same on the host, in memory of its own, for a thread that reads it while the engine goes on."""
+        """A copy in the host's memory, for a thread that reads it while the engine goes on."""
 
         def copy(values: Tensor) -> Tensor:
             return values.cpu().clone(memory_format=torch.contiguous_format)
@@ -75,18 +75,18 @@ class JobState:
         return replace(self, latents=latents, in_flight=in_flight)
 
     def fits(self, plan: JobPlan) -> bool:
-        """Whether what is here and what is in flight are together all that the plan has at this point."""
+        """Return whether stored images and images in flight together are the images that the plan has at this point."""
         here = self.in_flight.keys() | {each.index for each in self.images}
         frames, images = ({each.index for each in requests} for requests in (plan.frames, plan.images))
         if frames and not here & frames:
-            here |= self.latents.keys()  # the frames come when both encodings are there
+            here |= self.latents.keys()  # the frames enter when both encodings have ended
         else:
             images = frames or images
         return bool(self.in_flight) and here == images
 
 
 class Facts(BaseModel):
-    """What of a state is no tensor."""
+    """The fields of a state that are not tensors."""
 
     version: int
     numerics: str
@@ -95,11 +95,11 @@ class Facts(BaseModel):
     errors: dict[int, dict[str, float | None]]
     steps_done: dict[int, int]
     device_seconds: float
-    places: dict[int, tuple[int, int]]  # stage_index and row of those in flight
+    places: dict[int, tuple[int, int]]  # stage_index and row of the images in flight
 
 
 def to_bytes(state: JobState, request: ResolvedRequest, numerics: str) -> bytes:
-    """One safetensors file, of a state that was `copied`: tensors that share their memory are refused."""
+    """Serialise a `copied` state to a safetensors file, which refuses tensors that share memory."""
     facts = Facts(
         version=VERSION,
         numerics=numerics,
@@ -117,7 +117,7 @@ def from_bytes(data: bytes, request: ResolvedRequest, numerics: str) -> JobState
     """The state that `to_bytes` wrote. Raises: UnusableCheckpointError for other bytes, another request or numerics."""
     try:
         tensors = load(data)
-        header_bytes = int.from_bytes(data[:8], "little")  # which `load` has checked
+        header_bytes = int.from_bytes(data[:8], "little")  # `load` has checked this
         facts = Facts.model_validate_json(json.loads(data[8 : 8 + header_bytes])["__metadata__"][FACTS])
     except (SafetensorError, ValidationError, ValueError, KeyError) as error:
         raise UnusableCheckpointError("the checkpoint is damaged, or of another version") from error
@@ -143,5 +143,5 @@ def _image(tensors: Mapping[str, Tensor], index: int, stage_index: int, row: int
 
 
 def digest(request: ResolvedRequest) -> str:
-    """Names a request by all that it says."""
+    """SHA-256 of a request with all its fields."""
     return hashlib.sha256(fixed_form(request).encode()).hexdigest()

@@ -1,31 +1,25 @@
-"""`adm worker`: loads its pipelines, warms up, and serves until it is told to stop."""
+"""`adm worker`: loads its pipelines, warms up, and serves until a stop signal."""
 
-import fcntl
 import gc
+import math
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
-from importlib.metadata import version
-from pathlib import Path
-from typing import IO, Literal
 
 import structlog
 import torch
-from prometheus_client import CollectorRegistry
 from redis.exceptions import RedisError
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential
 
-from engine.audit import Audit
-from engine.engine import Engine
 from engine.host_memory import keep_freed_memory
 from engine.loading import UnknownPipelineError, find_plans, load_stacks
-from engine.numerics import fingerprint
-from engine.pipeline import build_stages
 from engine.threads import usable_threads
 from jobs import logs
 from jobs.contract.errors import SETTINGS_STATUS, SettingsError, TakenNameError, UnavailableError
-from jobs.contract.workers import WorkerInfo
-from jobs.queue.availability import is_away
+from jobs.contract.pipelines import PipelineInfo
+from jobs.contract.sweeps import Sweep
+from jobs.queue.availability import is_unavailable
 from jobs.queue.server import connect_redis
 from jobs.settings import Settings
 from jobs.storage.data_folder import keep_private, open_data_folder
@@ -33,31 +27,30 @@ from jobs.storage.files import FileStore
 from jobs.storage.images import ImageStore
 from jobs.storage.store_metrics import StoreMetrics
 from models.checkpoints.network_file import WeightsError
-from models.networks.precision import Precision, best_precision
 from tracing import recording
 from tracing.recording import TracingError
-from worker.auditing import Numerics
-from worker.compiling import choose_compiler
-from worker.held import Held
+from worker.assembling import assemble, warn_of_doubt
+from worker.error_texts import error_text
 from worker.inbox import Inbox
 from worker.job_spans import JobSpans
+from worker.kept_sweeps import kept_sweeps
+from worker.loaded_pipelines import LoadedPipelines
 from worker.loop import Worker
-from worker.metrics import StepMetrics
-from worker.namesake import Process
-from worker.offers import offer, select
-from worker.png import encoder_versions
+from worker.name import locked_name
+from worker.offers import offer
+from worker.pipeline_changes import PipelineChanger, free_memory
 from worker.stopping import InterruptedStartError, Stopping
-from worker.warmup import measure_steps
+from worker.watchdog import Watchdog
 
 log = structlog.get_logger("worker")
 
-START_PATIENCE_SECONDS = 30.0  # for a Redis that starts beside us, or again
+START_PATIENCE_SECONDS = 30.0  # for a Redis that is starting
 
 
 def main() -> None:
-    """Run a worker with the environment's settings; leave with one line when it cannot start.
+    """Run a worker with the environment's settings; exit with a one-line error if it cannot start.
 
-    The status is SETTINGS_STATUS where another start would end in the same way.
+    The status is SETTINGS_STATUS if another start would fail in the same way.
     """
     keep_private()
     try:
@@ -67,11 +60,14 @@ def main() -> None:
         run(settings)
     except (TakenNameError, UnavailableError) as error:
         sys.exit(f"adm worker: {error}")
-    except (SettingsError, UnknownPipelineError, TracingError) as error:
+    except (SettingsError, TracingError) as error:
         print(f"adm worker: {error}", file=sys.stderr)
         sys.exit(SETTINGS_STATUS)
-    except WeightsError as error:  # files may be put right, and memory become free
-        sys.exit(f"adm worker: {error}")
+    except UnknownPipelineError as error:
+        print(f"adm worker: {error_text(error)}", file=sys.stderr)
+        sys.exit(SETTINGS_STATUS)
+    except WeightsError as error:  # not SETTINGS_STATUS: files may be repaired and memory freed
+        sys.exit(f"adm worker: {error_text(error)}")
 
 
 def run(settings: Settings) -> None:
@@ -81,103 +77,110 @@ def run(settings: Settings) -> None:
     device = choose_device(settings.device)
     use_host(settings)
     name = settings.name_of_worker(f"{device.type}-{device.index or 0}")
-    ImageStore(settings.store_address)  # one that cannot be used must fail before minutes of loading
+    ImageStore(settings.store_address)  # fails here if the store is unusable, before minutes of loading
     open_data_folder(settings)
-    with hold_name(settings.run_dir, name) as lock:
+    with locked_name(settings.run_dir, name) as owned:
         log.info("loading", worker=name, device=str(device), pipelines=list(settings.pipelines))
         try:
             with stopping.interrupting():
-                held = load(settings, device, name)
+                loaded = load(settings, device, name)
         except InterruptedStartError:
             log.info("stopped", worker=name, before="its networks were loaded")
             return
         gc.collect()
-        gc.freeze()  # a full collection would look at all that was loaded, between two steps, for 0.1 s and more
+        gc.freeze()  # else a full collection between two steps would inspect all loaded objects, for 0.1 s and more
         redis = connect_redis(settings.redis_address)
-        infos = [offer(pipeline) for pipeline in held.pipelines.values()]
+        infos, sweeps = offers(loaded, settings)
         tracing = recording.start("worker", **{"service.instance.id": name})
         spans = JobSpans(tracing)
-        inbox = Inbox(redis, settings, name, infos, held.registry, Process.current(lock), stopping, spans)
+        inbox = Inbox(redis, settings, owned, infos, loaded.registry, stopping, spans, sweeps)
         try:
             open_inbox(inbox, stopping)
         except InterruptedStartError:
             log.info("stopped", worker=name, before="Redis was available")
             return
         log.info(
-            "ready", worker=name, device=held.info.device, pipelines=list(held.pipelines), numerics=held.info.numerics
+            "ready",
+            worker=name,
+            device=loaded.info.device,
+            pipelines=list(loaded.pipelines),
+            numerics=loaded.info.numerics,
         )
-        observe = StoreMetrics(held.registry).note
+        observe = StoreMetrics(loaded.registry).note
         store = ImageStore(settings.store_address, settings.store_timeout_seconds, observe)
-        Worker(held, inbox, store, FileStore(redis, settings, store.objects), settings).run(stopping)
+        changer = PipelineChanger(redis, settings, loaded)
+        changer.refuse_left_over()
+        serve(inbox, store, FileStore(redis, settings, store.objects), settings, changer, stopping)
         inbox.close()
         tracing.close()
         log.info("stopped", worker=name)
 
 
-def open_inbox(inbox: Inbox, stopping: Stopping) -> None:
-    """Open the inbox, and wait for a Redis that is unavailable.
+def serve(
+    inbox: Inbox, store: ImageStore, files: FileStore, settings: Settings, changer: PipelineChanger, stopping: Stopping
+) -> None:
+    """Serve until stopping is set, and make the changes that operators request."""
+    while (change := Worker(changer.loaded, inbox, store, files, settings, changer.look).run(stopping)) is not None:
+        try:
+            with Watchdog(inbox.extend, settings.lease_seconds, math.inf, lambda _: None), stopping.interrupting():
+                made = changer.change(change)
+            if made:
+                free_memory(changer.loaded.device)
+                infos, sweeps = offers(changer.loaded, settings)
+                wait_for_redis(partial(inbox.offer, infos, sweeps), stopping)
+                changer.done(change)
+        except InterruptedStartError:
+            log.info("change_given_up", pipeline=change.model)  # the worker stops: it has no job, so nothing is lost
 
-    Raises: UnavailableError when it stays unavailable; InterruptedStartError when the worker is to stop meanwhile.
+
+def offers(loaded: LoadedPipelines, settings: Settings) -> tuple[list[PipelineInfo], list[Sweep]]:
+    """The announcements of a worker's pipelines, and the sweeps that are stored beside their weights."""
+    infos = [offer(pipeline) for pipeline in loaded.pipelines.values()]
+    sweeps = kept_sweeps(settings.weights, infos)
+    measured = {each.pipeline for each in sweeps}
+    return [each.model_copy(update={"has_sweep": each.id in measured}) for each in infos], sweeps
+
+
+def open_inbox(inbox: Inbox, stopping: Stopping) -> None:
+    """Open the inbox; wait while Redis is unavailable. Raises: the errors of wait_for_redis."""
+    wait_for_redis(inbox.open, stopping)
+
+
+def wait_for_redis(call: Callable[[], None], stopping: Stopping) -> None:
+    """Make a call; repeat it while Redis is unavailable, for START_PATIENCE_SECONDS.
+
+    Raises: UnavailableError after that; InterruptedStartError if the worker must stop meanwhile.
     """
     patiently = Retrying(
-        retry=retry_if_exception(lambda error: is_away(error) and not stopping.is_set()),
+        retry=retry_if_exception(lambda error: is_unavailable(error) and not stopping.is_set()),
         wait=wait_exponential(multiplier=0.1, max=2),
         stop=stop_after_delay(START_PATIENCE_SECONDS),
         sleep=stopping.wait,
-        before_sleep=lambda _: log.warning("redis_away"),
+        before_sleep=lambda _: log.warning("redis_unavailable"),
         reraise=True,
     )
     try:
-        patiently(inbox.open)
+        patiently(call)
     except RedisError as error:
-        if is_away(error) and stopping.is_set():
+        if is_unavailable(error) and stopping.is_set():
             raise InterruptedStartError from error
         raise UnavailableError(f"ADM_REDIS_URL: Redis cannot be used: {error}") from error
 
 
-def load(settings: Settings, device: torch.device, name: str) -> Held:
+def load(settings: Settings, device: torch.device, name: str) -> LoadedPipelines:
     """Load the stacks that the pipelines need and warm them up."""
     started = time.monotonic()
-
-    def doubt(line: str) -> None:
-        log.warning("weights_look_wrong", doubt=line, see="docs/self-check.md")
-
     names = readable_pipelines(settings)
-    stacks = load_stacks(settings.weights, names, settings.max_rows, device, doubt)
-    pipelines = select(names, stacks)
-    precision = choose_precision(settings.precision, device)
-    stages = build_stages(
-        stacks,
-        settings.max_rows,
-        precision=precision,
-        threads=settings.threads,
-        compiler=choose_compiler(settings, device, stacks, precision),
-    )
-    registry = CollectorRegistry()
-    metrics = StepMetrics(registry)
-    engine = Engine(stages, settings.max_rows)
-    measure_steps(engine)
-    hashes = [each for stack in stacks for each in stack.hashes]
-    numerics = Numerics(partial(fingerprint, stages, precision, hashes, **encoder_versions()))
-    info = WorkerInfo(
-        name=name,
-        device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        pipelines=tuple(pipelines),
-        row_shapes=engine.row_shapes,
-        numerics=numerics.now,
-        started_at=time.time(),
-        last_heartbeat=time.time(),
-        version=version("adm-serve"),
-    )
-    log.info("loaded", seconds=round(time.monotonic() - started, 2), row_shapes=info.row_shapes)
-    audit = Audit(stages, settings.audit_share)
-    return Held(pipelines, engine, info, metrics, registry, numerics, audit)
+    stacks = load_stacks(settings.weights, names, settings.max_rows, device, warn_of_doubt)
+    loaded = assemble(settings, device, name, names, stacks)
+    log.info("loaded", seconds=round(time.monotonic() - started, 2), row_shapes=loaded.info.row_shapes)
+    return loaded
 
 
 def readable_pipelines(settings: Settings) -> tuple[str, ...]:
-    """The pipelines to load: those of the setting, else of every stack that can be read, a warning for each other one.
+    """The pipelines to load: those of the setting, or those of every readable stack, with a warning for each other one.
 
-    Where the default pipeline is damaged, all of them, so that the start ends with the reason.
+    All of them if the default pipeline is damaged, so that the start fails with the reason.
     """
     if "pipelines" in settings.model_fields_set:
         return settings.pipelines
@@ -192,13 +195,13 @@ def readable_pipelines(settings: Settings) -> tuple[str, ...]:
 
 
 def use_host(settings: Settings) -> None:
-    """Compute with the host's processors and memory as the settings and the system allow."""
+    """Set torch's threads and the allocator's options, as the settings and the system allow."""
     torch.set_num_threads(settings.threads or usable_threads())
     keep_freed_memory()
 
 
 def choose_device(wanted: str) -> torch.device:
-    """The device of a setting. Raises: SettingsError for one that this machine has not."""
+    """The device of a setting. Raises: SettingsError for a device that this machine does not have."""
     if wanted == "auto":
         return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     try:
@@ -207,19 +210,3 @@ def choose_device(wanted: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise SettingsError(f"ADM_DEVICE: {wanted!r} is not usable here") from error
     return device
-
-
-def choose_precision(wanted: Precision | Literal["auto"], device: torch.device) -> Precision:
-    """The arithmetic of a setting."""
-    return best_precision(device) if wanted == "auto" else wanted
-
-
-def hold_name(run_dir: Path, name: str) -> IO[str]:
-    """Lock the worker's name, so that its last holder is dead. Raises: TakenNameError while it is taken."""
-    lock = (run_dir / f"worker-{name}.lock").open("w")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        running = f"a worker named {name!r} is running here already; give this one another name"
-        raise TakenNameError(f"ADM_WORKER_NAME: {running}") from error
-    return lock

@@ -1,4 +1,4 @@
-"""What a worker measures about its steps; it leaves in Redis with every heartbeat."""
+"""Metrics of a worker's steps; every heartbeat writes them to Redis."""
 
 import resource
 
@@ -34,7 +34,7 @@ class StepMetrics:
         self.memory = Gauge("adm_device_memory_bytes", "Memory held on the worker's device", registry=registry)
 
     def stepped(self, stage: str, rows: int, shape: int, seconds: float, in_flight: int) -> None:
-        """Note a step of so many rows at a shape."""
+        """Count a step of `rows` images at a row shape; seconds: its device time."""
         self.latency.labels(stage, str(shape)).observe(seconds)
         self.rows.labels(stage).inc(rows)
         self.padding.labels(stage).inc(shape - rows)
@@ -42,7 +42,7 @@ class StepMetrics:
         self.in_flight.set(in_flight)
 
     def note_memory(self, device: torch.device) -> None:
-        """Note the device's memory; a CPU's is what the process holds at most."""
+        """Set the gauge of the device's memory; for a CPU, the process' peak."""
         if device.type == "cuda":
             self.memory.set(torch.cuda.memory_allocated(device))
         else:

@@ -1,11 +1,9 @@
-"""What this worker offers, as the queue knows it."""
+"""Describes a worker's pipelines in the form that it announces to the queue."""
 
 from collections.abc import Sequence
 
-from diffusion.grids import TIME_GRIDS
-from diffusion.tables import THRESHOLDINGS
 from engine.pipeline import Pipeline
-from engine.sampling import SAMPLERS
+from jobs.contract.errors import SettingsError
 from jobs.contract.kinds import KINDS
 from jobs.contract.pipelines import (
     ClassInfo,
@@ -19,56 +17,38 @@ from jobs.contract.pipelines import (
 )
 from jobs.contract.request import MAX_GUIDANCE_SCALE
 from jobs.contract.samplers import SAMPLER_NOTES
-from models.checkpoints.network_file import WeightsError
 from models.stack import Stack
+from vocabulary.sampling import SAMPLERS, THRESHOLDINGS, TIME_GRIDS
 
 
 def select(names: Sequence[str], stacks: Sequence[Stack]) -> dict[str, Pipeline]:
-    """The pipelines of these names. Raises: WeightsError for a name that no stack has."""
+    """The pipelines of these names. Raises: SettingsError for a name that no stack has."""
     known = {name: Pipeline(spec, stack) for stack in stacks for name, spec in stack.pipelines.items()}
     for name in names:
         if name not in known:
-            raise WeightsError(f"ADM_PIPELINES: no stack has a pipeline {name!r}; there are {', '.join(sorted(known))}")
+            raise SettingsError(
+                f"ADM_PIPELINES: no stack has a pipeline {name!r}; there are {', '.join(sorted(known))}"
+            )
     return {name: known[name] for name in names}
 
 
 def offer(pipeline: Pipeline) -> PipelineInfo:
-    """What a pipeline announces."""
+    """The announcement of a pipeline."""
     spec, stack = pipeline.spec, pipeline.stack
     base, upsampler = stack.base, stack.upsampler
-    stages = [
-        StageInfo(
-            name="base",
-            image_size=base.network.config.image_size,
-            model_hash=base.model_hash,
-            classifier_hash=None if stack.classifier is None else stack.classifier.model_hash,
-            samplers=SAMPLERS,
-            class_conditional=spec.conditional,
-            num_timesteps=base.process.num_timesteps,
-        )
-    ]
     upsampling = None
     if spec.upsampling is not None and upsampler is not None:
-        stages.append(
-            StageInfo(
-                name="upsample",
-                image_size=upsampler.network.config.image_size,
-                model_hash=upsampler.model_hash,
-                samplers=SAMPLERS,
-                class_conditional=spec.conditional and upsampler.network.config.num_classes is not None,
-                num_timesteps=upsampler.process.num_timesteps,
-            )
-        )
         upsampling = UpsampleDefaults(
             steps=spec.upsampling.steps,
             sampler=spec.upsampling.sampler,
             eta=spec.upsampling.eta,
             strength=spec.upsampling.strength,
         )
+    stages = stages_of(pipeline)
     return PipelineInfo(
         id=spec.name,
         classes=tuple(ClassInfo(index=index, name=name) for index, name in enumerate(stack.class_names)),
-        stages=tuple(stages),
+        stages=stages,
         image_size=stages[-1].image_size,
         kinds=kinds(pipeline),
         samplers=SAMPLERS,
@@ -92,6 +72,32 @@ def offer(pipeline: Pipeline) -> PipelineInfo:
         no_class_offered=not spec.conditional or stack.no_class_label is not None,
         num_timesteps=base.process.num_timesteps,
     )
+
+
+def stages_of(pipeline: Pipeline) -> tuple[StageInfo, ...]:
+    """The announcements of the base and, if the pipeline upsamples, of the upsampler."""
+    spec, stack = pipeline.spec, pipeline.stack
+    base, upsampler = stack.base, stack.upsampler
+    first = StageInfo(
+        name="base",
+        image_size=base.network.config.image_size,
+        model_hash=base.model_hash,
+        classifier_hash=None if stack.classifier is None else stack.classifier.model_hash,
+        samplers=SAMPLERS,
+        class_conditional=spec.conditional,
+        num_timesteps=base.process.num_timesteps,
+    )
+    if spec.upsampling is None or upsampler is None:
+        return (first,)
+    second = StageInfo(
+        name="upsample",
+        image_size=upsampler.network.config.image_size,
+        model_hash=upsampler.model_hash,
+        samplers=SAMPLERS,
+        class_conditional=spec.conditional and upsampler.network.config.num_classes is not None,
+        num_timesteps=upsampler.process.num_timesteps,
+    )
+    return first, second
 
 
 def kinds(pipeline: Pipeline) -> tuple[str, ...]:

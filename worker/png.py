@@ -1,4 +1,4 @@
-"""PNG bytes of a finished image, with the text chunks that say how to make it again."""
+"""PNG files of finished images, with text chunks that describe how to make them again."""
 
 import io
 import json
@@ -9,11 +9,11 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from engine.pipeline import Pipeline
-from jobs.contract.determinants import CHUNK
 from jobs.contract.request import ResolvedRequest
+from jobs.contract.request_from_image import CHUNK
 from jobs.contract.samplers import SAMPLER_NOTES
 
-TEXT_VERSION = 3  # of what the text chunks say: raise it when that changes, as equal requests then give other bytes
+TEXT_VERSION = 3  # of the text chunks; raise it when they change, because equal requests then give other bytes
 
 
 def encode(pixels: Tensor, text: Mapping[str, str] | None = None) -> bytes:
@@ -27,7 +27,7 @@ def encode(pixels: Tensor, text: Mapping[str, str] | None = None) -> bytes:
 
 
 def encoder_versions() -> dict[str, str | None]:
-    """What the bytes of a PNG depend on besides its pixels and text."""
+    """The versions that a PNG's bytes depend on besides its pixels and text."""
     return {"pillow": features.version("pil"), "zlib": features.version("zlib"), "text": str(TEXT_VERSION)}
 
 
@@ -82,7 +82,7 @@ def _parameters(request: ResolvedRequest, index: int, pipeline: Pipeline) -> str
     fields: dict[str, object] = {
         "Steps": request.steps,
         "Sampler": _sampler_name(request),
-        "CFG scale": f"{request.guidance_scale:g}",  # the readers' name for any guidance scale
+        "CFG scale": f"{request.guidance_scale:g}",  # the name that readers of this text use for any guidance scale
         "Seed": request.seed,
         "Image index": index,
         "Size": "x".join([str(_final_size(request, pipeline))] * 2),
@@ -90,7 +90,7 @@ def _parameters(request: ResolvedRequest, index: int, pipeline: Pipeline) -> str
         "Model hash": pipeline.stack.base.model_hash[:10],
     }
     if request.time_grid != "official":
-        fields["Schedule type"] = request.time_grid  # theirs, too
+        fields["Schedule type"] = request.time_grid  # also a name of theirs
     if request.thresholding != "clip":
         fields["Thresholding"] = request.thresholding
     if request.strength is not None:

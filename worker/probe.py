@@ -1,6 +1,6 @@
-"""Whether this container's worker serves, for the probes of Kubernetes and Docker: python -m worker.probe.
+"""Checks whether this container's worker serves, for the probes of Kubernetes and Docker: python -m worker.probe.
 
-A worker has no HTTP. It serves once it has announced itself in Redis, and for as long as it renews that.
+A worker has no HTTP server. It serves as long as it renews its announcement in Redis.
 """
 
 import re
@@ -28,7 +28,7 @@ def serving(redis: Redis, settings: Settings) -> list[str]:
 
 
 def main() -> None:
-    """End with status 0 if the worker serves, else with one line that says why not."""
+    """Exit with status 0 if the worker serves, otherwise with one line that gives the reason."""
     try:
         settings = Settings.load()
         with connect_redis(settings.redis_address) as redis:

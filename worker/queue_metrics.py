@@ -1,4 +1,4 @@
-"""What a worker measures about the queue; it leaves in Redis with every heartbeat."""
+"""Metrics of the jobs that a worker claims; every heartbeat writes them to Redis."""
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
@@ -6,7 +6,7 @@ SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 2500)
 
 
 class QueueMetrics:
-    """Metrics of jobs taken and finished by one worker."""
+    """Metrics of the jobs that one worker claims and ends."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.waited = Histogram(

@@ -1,4 +1,4 @@
-"""The inbox on a thread of its own, so that steps go on while Redis is slow or away."""
+"""Runs the inbox on a thread of its own, so that steps go on while Redis is slow or unavailable."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -8,24 +8,24 @@ from typing import TypeVar
 from jobs.contract.job import Progress
 from jobs.contract.workers import WorkerInfo
 from jobs.queue.events import Preview
-from worker.errands import Errands, nothing
-from worker.inbox import Cancel, Inbox, Submit
-from worker.taking import Claim, WouldRun
+from worker.background_calls import BackgroundCalls, ignore
+from worker.claim import Cancel, Claim, Submit, WouldRun
+from worker.inbox import Inbox
 
 T = TypeVar("T")
 
-MOST_PREVIEWS = 32  # that wait for Redis; further ones are left out
+MOST_PREVIEWS = 32  # waiting for Redis; further previews are dropped
 
 
 class QueueThread:
-    """Makes the calls of one inbox, in the order in which they are asked for. All methods are for the loop's thread.
+    """Makes the calls of one inbox in the order in which they come. All methods are for the loop's thread.
 
-    While Redis is away a result is written again and again, and all behind it waits. That is bounded: nothing is
-    claimed meanwhile, at most one poll and one heartbeat wait, and of each job only the latest progress.
+    While Redis is unavailable, the write of a result is repeated and later calls wait. Their number is bounded: no job
+    is claimed meanwhile, and at most one poll, one heartbeat and the latest progress of each job wait.
     """
 
-    def __init__(self, inbox: Inbox, errands: Errands) -> None:
-        self._inbox, self._errands = inbox, errands
+    def __init__(self, inbox: Inbox, calls: BackgroundCalls) -> None:
+        self._inbox, self._calls = inbox, calls
         self._thread = ThreadPoolExecutor(1, "queue")
         self._progress: dict[str, tuple[Claim, Progress]] = {}  # by token
         self._previews = self._asked_for = 0
@@ -34,7 +34,7 @@ class QueueThread:
 
     @property
     def is_busy(self) -> bool:
-        """Whether anything that was asked for is not done yet."""
+        """Whether a call has not ended yet."""
         return self._asked_for > 0
 
     def poll(
@@ -46,7 +46,7 @@ class QueueThread:
         wait_seconds: float,
         then: Callable[[Submit | Cancel], None],
     ) -> None:
-        """Look for jobs and cancellations; `then` gets each. Until one look is over, this begins no other."""
+        """Poll for jobs and cancellations; `then` gets each. Does nothing while a poll is running."""
         if self.is_polling:
             return
         self.is_polling = True
@@ -60,7 +60,7 @@ class QueueThread:
         self.write(call, over)
 
     def heartbeat(self, info: WorkerInfo, metrics: str, dropped: Callable[[str], None]) -> None:
-        """Send a heartbeat, unless one waits already; `dropped` gets each job that is to be dropped."""
+        """Send a heartbeat, unless one is waiting; `dropped` gets the id of each job to drop."""
         if self._is_beating:
             return
         self._is_beating = True
@@ -76,7 +76,7 @@ class QueueThread:
         self.write(beat, over)
 
     def progress(self, reports: Sequence[tuple[Claim, Progress]]) -> None:
-        """Report how far jobs are; of what waits, the latest report of each job counts."""
+        """Report the progress of jobs; of waiting reports, only the latest of each job is sent."""
         self._progress |= {claim.token: (claim, progress) for claim, progress in reports}
         if self.is_reporting or not self._progress:
             return
@@ -85,12 +85,12 @@ class QueueThread:
 
         def over(_: None) -> None:
             self.is_reporting = False
-            self.progress(())  # what came meanwhile
+            self.progress(())  # reports that came meanwhile
 
-        self.write(lambda: self._inbox.progress(*waiting), over)
+        self.write(lambda: self._inbox.reports.progress(*waiting), over)
 
     def preview(self, claim: Claim, preview: Preview) -> None:
-        """Show a preview, unless too many wait already."""
+        """Publish a preview, unless MOST_PREVIEWS are waiting."""
         if self._previews >= MOST_PREVIEWS:
             return
         self._previews += 1
@@ -98,18 +98,18 @@ class QueueThread:
         def over(_: None) -> None:
             self._previews -= 1
 
-        self.write(lambda: self._inbox.preview(claim, preview), over)
+        self.write(lambda: self._inbox.reports.preview(claim, preview), over)
 
-    def write(self, call: Callable[[], T], then: Callable[[T], None] = nothing) -> None:
-        """Make a call of the inbox after all that were asked for before; `then` gets its result."""
+    def write(self, call: Callable[[], T], then: Callable[[T], None] = ignore) -> None:
+        """Make a call of the inbox after all earlier ones; `then` gets its result."""
         self._asked_for += 1
 
         def over(result: T) -> None:
             self._asked_for -= 1
             then(result)
 
-        self._errands.start(self._thread, call, over)
+        self._calls.start(self._thread, call, over)
 
     def close(self) -> None:
-        """Return when everything asked for is done; how long Redis is waited for, the inbox says."""
+        """Return when all queued calls are done. The inbox sets the limit for waiting on Redis."""
         self._thread.shutdown()

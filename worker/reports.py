@@ -1,4 +1,4 @@
-"""What a worker tells while it works: progress and previews, neither of them worth waiting for Redis."""
+"""Publishes progress and previews of claimed jobs. They are dropped, not repeated, if Redis is unavailable."""
 
 import time
 from dataclasses import dataclass
@@ -9,24 +9,24 @@ from redis.exceptions import RedisError
 
 from jobs.contract.job import Progress
 from jobs.queue.events import Preview, ProgressPublisher, ProgressReport, publish_preview
-from worker.taking import Claim
+from worker.claim import Claim
 
 log = structlog.get_logger("worker.reports")
 
 PROGRESS_SECONDS = 0.25  # between two reports of one job
-PROGRESS_FRACTION = 0.005  # between two progress events, which are kept, of one job
+PROGRESS_FRACTION = 0.005  # between two progress events of one job, which its stream keeps
 
 
 @dataclass
 class Reported:
-    """What was last told of a claim's progress."""
+    """The last published progress of a claim."""
 
     at: float = float("-inf")
     fraction: float = float("-inf")
 
 
 class Reports:
-    """Reports of one worker's claims."""
+    """Publishes reports of one worker's claims."""
 
     def __init__(self, redis: Redis, lease_seconds: int) -> None:
         self._redis, self._publisher = redis, ProgressPublisher(redis, lease_seconds)
@@ -36,14 +36,16 @@ class Reports:
         self._reported[claim.token] = Reported()
 
     def end(self, claim: Claim) -> None:
-        """Tell nothing more of a claim."""
+        """Publish no more reports of a claim."""
         self._reported.pop(claim.token, None)
 
     def progress(self, *told: tuple[Claim, Progress]) -> None:
-        """Tell how far the jobs of a step are; called as often as one likes, passed on a few times a second.
+        """Publish the progress of a step's jobs, at most once per PROGRESS_SECONDS for each job.
 
-        All steps of a job that runs alone: the one at which its worker dies is evidence (`jobs.queue.deaths`).
-        All in one answer: every write is on a disk before its answer, and the next step waits for that.
+        For a job that runs alone every step is published, because the last one is evidence if its worker dies
+        (`jobs.queue.worker_deaths`).
+        All reports go in one command: Redis writes each command to disk before it answers, and the next step waits for
+        the answer.
         """
         now = time.monotonic()
         if not (due := [self._note(last, *each, now) for each in told if (last := self._due(each[0], now))]):
@@ -64,7 +66,7 @@ class Reports:
         return ProgressReport(claim.job_id, claim.token, progress, worth_an_event)
 
     def preview(self, claim: Claim, preview: Preview) -> None:
-        """Show a preview to who listens just now."""
+        """Publish a preview to the present listeners; it is not kept."""
         try:
             publish_preview(self._redis, claim.job_id, preview)
         except RedisError as error:

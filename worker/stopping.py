@@ -1,4 +1,4 @@
-"""Being told to stop."""
+"""The stop signal of a worker."""
 
 import signal
 import time
@@ -6,19 +6,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-LOOK_SECONDS = 0.02
-AGAIN_SECONDS = 1.0  # until a start that goes on after a signal is interrupted once more
+LOOK_SECONDS = 0.02  # between two looks while `wait` sleeps
+AGAIN_SECONDS = 1.0  # until a start that goes on after a signal is interrupted again
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class InterruptedStartError(BaseException):
-    """A signal came while the worker held nothing that is worth finishing; no handler of errors is to keep it."""
+    """A signal came while the worker had no job; a BaseException, so that no handler of errors catches it."""
 
 
 class Stopping:
-    """Set once a worker is to stop; asked_at, of the monotonic clock, says when that was: not yet is never.
+    """Set when a worker must stop; asked_at: the monotonic time of that, infinity before.
 
-    No threading.Event: a signal's handler sets this, and whoever it interrupts may hold an Event's lock.
+    Not a threading.Event: a signal handler sets this, and the interrupted code may hold the Event's lock.
     """
 
     def __init__(self) -> None:
@@ -40,20 +40,20 @@ class Stopping:
             raise InterruptedStartError
 
     def _interrupt_again(self, number: int, frame: FrameType | None) -> None:
-        """Raise once more: where the exception came to a callback of the compiler, Python has swallowed it."""
+        """Raise again, because Python swallows an exception in a callback of the compiler."""
         if self._interrupts:
             raise InterruptedStartError
 
     @contextmanager
     def interrupting(self) -> Iterator[None]:
-        """Let the first signal end the block where it stands, which may take minutes and leaves nothing undone.
+        """Let the first signal end the block at any point. For blocks that may take minutes and need no cleanup.
 
         Raises: InterruptedStartError; at the block's start, if the signal came before it; at the block's end, if the
         signal came where Python swallows exceptions; and for the error by which a library replaced it (torch, in the
         middle of making a tensor of a storage, raises ValueError).
         """
         try:
-            self._interrupts = True  # before the look, or a signal between the two would be noticed at the end alone
+            self._interrupts = True  # before the check, or a signal between the two would be noticed only at the end
             if self.is_set():
                 raise InterruptedStartError
             yield
@@ -74,7 +74,7 @@ class Stopping:
         return self.asked_at < float("inf")
 
     def wait(self, seconds: float) -> None:
-        """Sleep, but no longer than until it is set."""
+        """Sleep until the seconds are over or this is set."""
         until = time.monotonic() + seconds
         while not self.is_set() and (left := until - time.monotonic()) > 0:
             time.sleep(min(left, LOOK_SECONDS))

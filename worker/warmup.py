@@ -1,21 +1,25 @@
-"""What a step costs at each shape, measured once at start, so that the first choices and estimates are not guesses."""
+"""Measures the time of a step at each row shape, for the first choices of the scheduler and the first estimates."""
+
+from collections.abc import Collection
 
 import torch
 
 from engine.engine import Engine
-from engine.laps import lap_on
+from engine.step_times import timer_on
 
 
-def measure_steps(engine: Engine) -> None:
-    """Time one step of every stage at every shape; the shapes were run before, so this times no first call.
+def measure_steps(engine: Engine, keys: Collection[str] | None = None) -> None:
+    """Time one step of every stage, or of those with these keys, at every shape.
 
-    A whole step takes more memory than the network alone: shapes that it does not suffice for are given up.
-    Raises: torch.OutOfMemoryError where it does not suffice for the smallest one.
+    The shapes were run before, so no first call is timed. A whole step takes more memory than the network by itself.
+    Shapes for which memory does not suffice are given up.
+    Raises: torch.OutOfMemoryError if it does not suffice for the smallest one.
     """
-    for key, stage in engine.stages.items():
-        stage.rehearse(stage.network_shapes[0])  # tables, and all else that only a first step has to wait for
+    for key in engine.stages if keys is None else keys:
+        stage = engine.stages[key]
+        stage.rehearse(stage.network_shapes[0])  # makes tables and all else that only a first step waits for
         for rows in stage.network_shapes:
-            lap = lap_on(stage.device)
+            timer = timer_on(stage.device)
             try:
                 stage.rehearse(rows)
             except torch.OutOfMemoryError:
@@ -24,6 +28,6 @@ def measure_steps(engine: Engine) -> None:
                 stage.give_up(rows)
             if rows not in stage.network_shapes:
                 break
-            lap.end()
-            engine.costs.note(key, rows, lap.wait())
+            timer.end()
+            engine.costs.note(key, rows, timer.wait())
         engine.costs.keep(key, stage.network_shapes)

@@ -1,9 +1,10 @@
-"""The paper in small: measures rows, and draws them from what was measured.
+"""Repeats the paper's claims on small models: measures rows, and draws charts of the measurements.
 
     python -m bench.paper [PART ...] [--images 500] [--precision bf16] [--draw]
 
-Images are kept in runs/paper, a part of 100 at a time, so that a run that was stopped goes on. Figures go to
-bench/results/paper/PART.json, charts to docs/paper/PART-NAME.svg; --draw draws alone.
+Images are stored in runs/paper, in parts of 100, so that a stopped run resumes; so are the trainings of rows 1, 2, 3, 6
+and 13, in runs/paper/trainings. Figures are written to bench/results/paper/PART.json, charts to
+docs/paper/PART-NAME.svg; --draw only draws.
 """
 
 import argparse
@@ -21,11 +22,15 @@ from bench.paper.row import Row
 from bench.paper.stages import STAGES
 from bench.paper.steps import COST, STEPS
 from bench.paper.temperature import TEMPERATURE
+from bench.paper.trainings.architecture import ARCHITECTURE, HEADS, NORM
+from bench.paper.trainings.compute import COMPUTE, COVERAGE
 from bench.paper.variance import VARIANCE
 from models.networks.precision import Precision
 
 CHARTS = ROOT / "docs" / "paper"
-ROWS = (GUIDANCE, STEPS, STAGES, VARIANCE, RECONSTRUCTION, NEIGHBOURS, TEMPERATURE, CONFIDENCE, COST)
+SAMPLING = (GUIDANCE, STEPS, STAGES, VARIANCE, RECONSTRUCTION, NEIGHBOURS, TEMPERATURE, CONFIDENCE, COST)
+TRAINING = (ARCHITECTURE, HEADS, NORM, COVERAGE, COMPUTE)
+ROWS = (*SAMPLING, *TRAINING)
 
 
 def measure(row: Row, lab: Lab) -> None:

@@ -1,4 +1,4 @@
-"""What the paper's rows have in common: cells of images, made once and kept, and their figures."""
+"""Common parts of the paper's rows: cells of images, which are made once and stored, and their figures."""
 
 import json
 import time
@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.machine import machine
@@ -30,20 +31,21 @@ ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "weights" / "demo"
 KEPT = ROOT / "runs" / "paper"
 RESULTS = ROOT / "bench" / "results" / "paper"
-IMAGES = 500  # a cell; multiples of a part
+IMAGES = 500  # per cell, a multiple of a part
 PART = 100
 REFERENCE_IMAGES, REFERENCE_SEED = 2000, 1001  # of renders that nothing was trained on
+SMALL_SIZE = 16  # of the networks that the paper's rows train, pixels
 MAX_ROWS = 32
-VARIANCE_CHANNELS = 3  # of the network's output, after those of the noise
+VARIANCE_CHANNELS = 3  # of the network's output, after the noise's channels
 
 Variance = Literal["learned", "small", "large"]
 FIXED: dict[str, float] = {"small": -1.0, "large": 1.0}
-"""The network's answer that is the lower (posterior's) or the upper bound (beta) of the variance."""
+"""The network's output v that gives the lower (posterior's) or the upper bound (beta) of the variance."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One way to make images: image i of part k is of class i mod 10 and draws its noise from (k, i) in every cell."""
+    """One way to make images. In every cell, image i of part k has class i mod 10 and noise from (k, i)."""
 
     scale: float = 0.0
     sampler: str = "ddim"
@@ -56,7 +58,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """A file's name, which says all that differs from the defaults."""
+        """A file name with all settings that differ from the defaults."""
         said = {key: value for key, value in asdict(self).items() if value != getattr(Cell(), key)}
         return "_".join(f"{key}-{value}" for key, value in said.items()) or "plain"
 
@@ -67,26 +69,39 @@ class Cell:
 
 @dataclass
 class Lab:
-    """The demo stack, the images that its cells made, and what they are held against."""
+    """The demo stack, the images of its cells, and the reference for their metrics.
+
+    images: of a cell, a multiple of `part`. references: renders to compare with. kept: the folder of the images.
+    rows: of the largest batch.
+    """
 
     precision: Precision = "bf16"
     images: int = IMAGES
+    part: int = PART
+    references: int = REFERENCE_IMAGES
+    kept: Path = KEPT
+    rows: int = MAX_ROWS
     judge: JudgeExtractor = field(default_factory=lambda: JudgeExtractor(SHIPPED_JUDGE))
     _points: dict[Cell, dict[str, Any]] = field(default_factory=dict)
     _samplers: dict[Variance, tuple[Stack, Sampler]] = field(default_factory=dict)
 
     def pixels(self, cell: Cell) -> Tensor:
-        """[N, 3, H, W] uint8, in the order of the parts; what was made before is read."""
-        parts = [self._part(cell, number) for number in range(self.images // PART)]
+        """The images [N, 3, H, W], uint8, in the order of parts; stored ones are read."""
+        parts = [self._part(cell, number) for number in range(self.images // self.part)]
         return torch.cat([torch.from_numpy(np.load(path)) for path in parts])
 
     @cached_property
     def reference(self) -> Features:
-        """Of fresh renders at 32x32."""
-        return self.features(render_set(REFERENCE_IMAGES, REFERENCE_SEED, self.judge.image_size)[0])
+        """Features of fresh renders at 32x32."""
+        return self.features(render_set(self.references, REFERENCE_SEED, self.judge.image_size)[0])
+
+    @cached_property
+    def small_reference(self) -> Features:
+        """Features of the same renders as the networks that the paper's rows train see them: grey, small, enlarged."""
+        return self.features(doubled(grey(render_set(self.references, REFERENCE_SEED, SMALL_SIZE)[0])))
 
     def features(self, pixels: Tensor) -> Features:
-        """By the shipped judge."""
+        """Features by the shipped judge."""
         parts = [self.judge(part) for part in pixels.split(PART)]
         return Features(
             *(torch.cat([getattr(part, name) for part in parts]) for name in ("pooled", "spatial", "probabilities"))
@@ -99,9 +114,9 @@ class Lab:
         return self._points[cell]
 
     def _measured(self, cell: Cell) -> dict[str, Any]:
-        """A cell with every metric against the renders, and how sure the judge is of the class that was asked for."""
+        """A cell with every metric against the renders, and the judge's probability of the requested class."""
         found = self.features(self.pixels(cell))
-        asked = torch.tensor(turns(PART, len(SHAPES)) * (self.images // PART))
+        asked = torch.tensor(turns(self.part, len(SHAPES)) * (self.images // self.part))
         sure = found.probabilities.gather(1, asked[:, None])[:, 0]
         low, high = mean_interval(sure)
         metrics = {name: asdict(each) for name, each in self.scores(found, self.reference).items()}
@@ -113,13 +128,13 @@ class Lab:
         return all_scores(sample, reference, lambda metric: None).figures
 
     def seconds(self, cell: Cell) -> float:
-        """Of wall-clock for an image, the fastest part's: other programs run beside."""
+        """Wall-clock seconds per image of the fastest part, because other programs disturb the rest."""
         self.pixels(cell)
         times = [json.loads(path.read_text())["seconds"] for path in self._folder(cell).glob("*.json")]
-        return float(min(times)) / PART
+        return float(min(times)) / self.part
 
     def _folder(self, cell: Cell) -> Path:
-        return KEPT / self.precision / cell.name
+        return self.kept / self.precision / cell.name
 
     def _part(self, cell: Cell, number: int) -> Path:
         path = self._folder(cell) / f"{number}.npy"
@@ -145,7 +160,7 @@ class Lab:
             asked = pipeline.spec.upsampling
             assert asked is not None
             upsample = StagePlan(UPSAMPLE, asked.sampler, asked.steps, asked.eta, strength=asked.strength)
-        labels = turns(PART, len(stack.class_names))
+        labels = turns(self.part, len(stack.class_names))
         return sampler.sample(pipeline, labels, cell.scale, base, upsample, seed=number)
 
     def _loaded(self, variance: Variance) -> tuple[Stack, Sampler]:
@@ -153,14 +168,25 @@ class Lab:
             stack = load_stack(DEMO)
             if variance != "learned":
                 fix_variance(stack.base.network.out[-1], FIXED[variance])
-            engine = Engine(build_stages([stack], MAX_ROWS, precision=self.precision), MAX_ROWS)
+            engine = Engine(build_stages([stack], self.rows, precision=self.precision), self.rows)
             self._samplers[variance] = stack, Sampler(engine)
         return self._samplers[variance]
 
 
+def grey(pixels: Tensor) -> Tensor:
+    """Images [N, 3, H, W] of uint8 with the mean of their colours in every channel."""
+    return pixels.float().mean(dim=1, keepdim=True).round().to(torch.uint8).expand_as(pixels)
+
+
+def doubled(pixels: Tensor) -> Tensor:
+    """Images at twice their size, bilinearly, which the judge takes: uint8."""
+    larger = F.interpolate(pixels.float(), scale_factor=2, mode="bilinear", align_corners=False)
+    return larger.round().to(torch.uint8)
+
+
 @torch.no_grad()
 def fix_variance(last: nn.Module, answer: float) -> None:
-    """Let the network's last convolution answer this for the variance of every pixel, whatever it sees."""
+    """Let the network's last convolution always return this variance output for every pixel."""
     assert isinstance(last.weight, Tensor)
     assert isinstance(last.bias, Tensor)
     last.weight[VARIANCE_CHANNELS:] = 0

@@ -1,4 +1,4 @@
-"""Row 4: classifier guidance trades diversity for fidelity. Row 5: how well samples then look like their class."""
+"""Row 4: classifier guidance trades diversity for fidelity. Row 5: agreement of samples with their class."""
 
 from functools import partial
 

@@ -10,7 +10,7 @@ from evaluation.features import Points as FeaturePoints
 from evaluation.plots import Point, Series, chart
 from evaluation.precision_recall import BLOCK, blocks_of_distances
 
-TRAINING_SEED, TRAINING_IMAGES = 1, 5_000  # of 30,000 that the base was trained on
+TRAINING_SEED, TRAINING_IMAGES = 1, 5_000  # of the base's 30,000 training images
 HELD_OUT_SEED = 1001
 SHARES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 1.0)
 
@@ -36,7 +36,7 @@ def measure(lab: Lab) -> Points:
 
 
 def nearest(features: Tensor, known: Tensor) -> Tensor:
-    """The distance of each image [N] to the nearest that is known."""
+    """The distance of each image to the nearest known one: [N]."""
     rows, columns = FeaturePoints(features), FeaturePoints(known)
     return torch.cat([each.amin(dim=1) for each in blocks_of_distances(rows, columns, BLOCK)]).clamp(min=0).sqrt()
 

@@ -1,4 +1,4 @@
-"""Row 12: DDIM encodes images into latents that lead back to them. Measured by bench.reconstruction, drawn here."""
+"""Row 12: DDIM encodes images to latents and reconstructs them. Measured by bench.reconstruction, drawn here."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""A row of the paper in small: what was published, how it is measured here, and how it is drawn."""
+"""A repeated claim of the paper: the published result, its measurement here, and its charts."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -13,9 +13,9 @@ Points = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Row:
-    """number: of the claim in docs/paper.md. measure gives points, which are kept as JSON; check and draw read those.
+    """number: of the claim in docs/paper.md. measure returns points, stored as JSON, which check and draw read.
 
-    checks: what was found, each a sentence that is true or false here. charts: SVG by name.
+    checks: sentences that are true or false here. charts: SVG by name.
     """
 
     number: int
@@ -33,7 +33,7 @@ def value(point: Mapping[str, Any], metric: str) -> float:
 
 
 def above(a: Mapping[str, Any], b: Mapping[str, Any], metric: str) -> bool:
-    """Whether a metric of a is above that of b by more than chance, their intervals taken as independent."""
+    """Whether a metric of a is above that of b by more than chance; intervals are assumed to be independent."""
     halves = [
         max(each["value"] - each["low"], each["high"] - each["value"])
         for each in (a["metrics"][metric], b["metrics"][metric])
@@ -52,5 +52,5 @@ def curve(name: str, points: Sequence[Mapping[str, Any]], x: str, metric: str) -
 
 
 def of(points: Points, **fields: Any) -> Points:
-    """The points whose fields have these values."""
+    """The points with these field values."""
     return [point for point in points if all(point[name] == each for name, each in fields.items())]

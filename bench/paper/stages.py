@@ -17,13 +17,13 @@ KINDS = ("base", "guided", "upsampled", "both")
 
 
 def cropped(pixels: Tensor) -> Tensor:
-    """The middle 32x32 pixels: the judge reduces a larger image, and then sees nothing of what an upsampler adds."""
+    """The middle 32x32 pixels, because the judge reduces a larger image and then lacks the details of an upsampler."""
     edge = (pixels.shape[-1] - CROP) // 2
     return pixels[..., edge : edge + CROP, edge : edge + CROP]
 
 
 def enlarged(pixels: Tensor) -> Tensor:
-    """Bicubically."""
+    """Images enlarged bicubically."""
     large = F.interpolate(pixels.float(), (LARGE, LARGE), mode="bicubic")
     return large.round().clamp(0, 255).to(torch.uint8)
 

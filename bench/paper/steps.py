@@ -1,4 +1,4 @@
-"""Row 7: 25 steps are near 250. Row 14: what an image costs beside what it is worth."""
+"""Row 7: 25 steps are near 250. Row 14: the cost of an image against its quality."""
 
 from functools import partial
 
@@ -21,7 +21,7 @@ def cells() -> list[Cell]:
 
 
 def measure(lab: Lab) -> Points:
-    """Other programs ran beside: the images a second are those at the rate of the fastest part of all cells."""
+    """Images per second are by the fastest part of all cells, because other programs disturbed the rest."""
     measured = [*cells(), Cell(SCALE, "ddim", LONG)]
     rate = max(cell.plan.num_evaluations / lab.seconds(cell) for cell in measured)
     return [lab.point(cell) | {"images_per_second": rate / cell.plan.num_evaluations} for cell in measured]

@@ -1,10 +1,10 @@
-"""Row 10: a temperature does not help."""
+"""Row 10: a temperature does not help. A factor on the predicted noise is the inverse of the paper's temperature."""
 
 from bench.paper.core import Cell, Lab
 from bench.paper.row import Points, Row, above, curve, value
 from evaluation.plots import chart
 
-OWN = 1.03  # the pipeline's factor on the predicted noise
+OWN = 1.03  # the pipeline's default factor on the predicted noise
 FACTORS = (0.97, 1.0, 1.015, OWN, 1.045, 1.06)
 
 
@@ -17,9 +17,13 @@ def checks(points: Points) -> dict[str, bool]:
     best = min(points, key=lambda each: value(each, "fid"))
     return {
         "no factor has a lower FID than 1 by more than chance": not above(by_factor[1.0], best, "fid"),
-        "precision is lower at 0.97 than at 1": above(by_factor[1.0], by_factor[0.97], "precision"),
-        "precision is lower at 1.06 than at the best factor": above(best, by_factor[1.06], "precision"),
-        "recall is lower at 0.97 than at 1": above(by_factor[1.0], by_factor[0.97], "recall"),
+        "precision is lower at 1.06, a temperature of 0.94, than at 1": above(
+            by_factor[1.0], by_factor[1.06], "precision"
+        ),
+        "recall is lower at 1.06 than at 1": above(by_factor[1.0], by_factor[1.06], "recall"),
+        "precision is lower at 0.97, a temperature of 1.03, than at 1": above(
+            by_factor[1.0], by_factor[0.97], "precision"
+        ),
     }
 
 
@@ -38,8 +42,9 @@ def charts(points: Points) -> dict[str, str]:
 TEMPERATURE = Row(
     10,
     "temperature",
-    "Scaling the network's output or the noise by a temperature does not help: precision and recall both fall.",
-    "Appendix G, as a figure.",
+    "A low temperature, of the noise of each step or of the predicted noise, does not help: precision and recall both "
+    "fall.",
+    "ImageNet 128 (appendix G, Figure 11): temperatures of 0.999 to 0.9 by either way; FID rises.",
     measure,
     checks,
     charts,

@@ -1,4 +1,4 @@
-"""The client for asyncio; `adm_client.blocking` says what each call does."""
+"""The client for asyncio; `adm_client.blocking` documents the calls."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -11,8 +11,9 @@ from adm_client import calls
 from adm_client.calls import Call
 from adm_client.errors import JobFailedError, RefusedError
 from adm_client.events import SILENT_SECONDS, Decoder, Event
-from adm_client.fields import JobFields, Picture
-from adm_client.models import File, JobPage, JobState, Model, Status
+from adm_client.fields import Axis, JobFields, JobFilter, Picture
+from adm_client.grids import AsyncGrid
+from adm_client.models import File, JobPage, JobState, Model, PipelineChange, Status
 from adm_client.patience import ASK_LATER, USUAL, Attempts, Patience
 from adm_client.pictures import Images, checked
 
@@ -22,8 +23,8 @@ T = TypeVar("T")
 class AsyncClient:
     """A service; one client may serve several threads.
 
-    url: http://127.0.0.1:8000 by default, or what ADM_HOST and ADM_PORT say; api_key: ADM_API_KEY by default.
-    timeout: seconds of one attempt at a call. on_wait is told what is waited for, and "" when that is over.
+    url: by default that of ADM_HOST and ADM_PORT, or http://127.0.0.1:8000; api_key: ADM_API_KEY by default.
+    timeout: seconds of one attempt at a call. on_wait gets the reason of a wait, and "" at its end.
     Every call raises RefusedError and, after `patience`, UnreachableError.
     """
 
@@ -49,13 +50,13 @@ class AsyncClient:
         await self._http.aclose()
 
     async def generate(self, **fields: Unpack[JobFields]) -> Images:
-        """Make images, of whichever `kind`, and return them. Raises: JobFailedError."""
+        """Make images, of any `kind`, and return them. Raises: JobFailedError."""
         return await (await (await self.submit(**fields)).wait()).images()
 
     async def submit(self, *, idempotency_key: str | None = None, **fields: Unpack[JobFields]) -> "AsyncJob":
         """Queue a job; pictures among its `images` are uploaded first.
 
-        idempotency_key: the same key and fields give the same job; by default each call makes one of its own, so that
+        idempotency_key: the same key and fields give the same job; by default each call makes a new key, so that
         it queues one job however often it is repeated.
         """
         body: dict[str, Any] = dict(fields)
@@ -68,16 +69,30 @@ class AsyncClient:
     async def submit_many(
         self, items: Sequence[JobFields], *, idempotency_key: str | None = None, **common: Unpack[JobFields]
     ) -> "list[AsyncJob]":
-        """Queue a job for each of the items, all of them or none; common fields hold for those that lack them.
+        """Queue a job for each of the items, all of them or none; common fields apply to items that lack them.
 
-        Files are named by their ids here.
+        Pictures must be given as file ids.
         """
         given = calls.submit_many([dict(each) for each in items], dict(common), idempotency_key or str(uuid4()))
         return [AsyncJob(self, each) for each in await self.send(given)]
 
     async def submit_as(self, idempotency_key: str, body: Mapping[str, Any]) -> "AsyncJob":
-        """Queue a job whose body is at hand."""
+        """Queue a job with a given body."""
         return AsyncJob(self, await self.send(calls.submit(body, idempotency_key)))
+
+    async def grid(
+        self, x: Axis, y: Axis | None = None, *, idempotency_key: str | None = None, **fields: Unpack[JobFields]
+    ) -> AsyncGrid:
+        """Queue a job for each pair of values, as x={"guidance_scale": [0, 2]}, y={"steps": [10, 25]}, all or none.
+
+        Pictures, if the kind needs one, must be given as file ids.
+        """
+        given = calls.create_grid(x, y, dict(fields), idempotency_key or str(uuid4()))
+        return AsyncGrid(self, await self.send(given))
+
+    async def grid_of(self, grid_id: str) -> AsyncGrid:
+        """An existing grid."""
+        return AsyncGrid(self, await self.send(calls.grid(grid_id)))
 
     async def job(self, job_id: str) -> "AsyncJob":
         return AsyncJob(self, await self.send(calls.job(job_id)))
@@ -87,13 +102,10 @@ class AsyncClient:
         status: Status | str | None = None,
         limit: int = 20,
         after: str | None = None,
-        *,
-        model: str | None = None,
-        class_label: int | str | None = None,
-        metadata: Mapping[str, str] | None = None,
+        **wanted: Unpack[JobFilter],
     ) -> JobPage:
         """A page of jobs, newest first. With a filter it may be short, or empty, although its `next` leads to more."""
-        return await self.send(calls.jobs(status, limit, after, model, class_label, metadata))
+        return await self.send(calls.jobs(status, limit, after, wanted))
 
     async def upload(self, picture: Picture) -> File:
         return await self.send(calls.upload(calls.encoded(picture)))
@@ -111,12 +123,23 @@ class AsyncClient:
     async def model(self, name: str) -> Model:
         return await self.send(calls.model(name))
 
+    async def load_model(self, name: str, worker: str | None = None) -> PipelineChange:
+        """For operators: let one worker or all load a pipeline; `pipeline_change` returns their progress."""
+        return await self.send(calls.change_pipelines("load", name, worker))
+
+    async def unload_model(self, name: str, worker: str | None = None) -> PipelineChange:
+        """For operators: let one worker, or all that hold it, unload a pipeline."""
+        return await self.send(calls.change_pipelines("unload", name, worker))
+
+    async def pipeline_change(self, change_id: str) -> PipelineChange:
+        return await self.send(calls.pipeline_change(change_id))
+
     async def request_from_image(self, png: Picture) -> dict[str, Any]:
         """The fields that make an image of the service again."""
         return await self.send(calls.request_from_image(calls.encoded(png)))
 
     async def send(self, call: Call[T]) -> T:
-        """Do a call, again and again where that helps and does no harm."""
+        """Make a call, with retries where they are useful and safe."""
         attempts = Attempts(self._patience, self._on_wait)
         while True:
             try:
@@ -133,7 +156,7 @@ class AsyncClient:
             await asyncio.sleep(pause)
 
     async def events(self, job_id: str) -> AsyncIterator[Event]:
-        """Events of a job from its first on, up to its last; a connection that is cut is taken up where it was."""
+        """All events of a job, up to its last; a broken connection is resumed at its last event."""
         attempts, last_id = Attempts(self._patience, self._on_wait), ""
         timeout = httpx2.Timeout(SILENT_SECONDS)
         while True:
@@ -164,7 +187,7 @@ class AsyncClient:
 
 
 class AsyncJob:
-    """A job at the service; `state` is what it said of it last."""
+    """A job at the service; `state` is its last known state."""
 
     def __init__(self, client: AsyncClient, state: JobState) -> None:
         self._client, self.state = client, state
@@ -181,12 +204,12 @@ class AsyncJob:
         return self.state.status
 
     async def refresh(self, wait_seconds: int = 0) -> "AsyncJob":
-        """Ask for its state, which the service may hold back for so long while it does not end."""
+        """Read its state; with wait_seconds, the service answers when the job has ended or after that time."""
         self.state = await self._client.send(calls.job(self.id, wait_seconds))
         return self
 
     async def wait(self) -> "AsyncJob":
-        """Return when it has ended, however it did; `asyncio.timeout` bounds it."""
+        """Return when it has ended, in any way; `asyncio.timeout` can limit the wait."""
         while not self.status.is_final:
             await self.refresh(calls.MAX_WAIT_SECONDS)
         return self
@@ -198,7 +221,7 @@ class AsyncJob:
         return Images(self.state, [await self.png(each.index) for each in self.state.images])
 
     async def png(self, index: int) -> bytes:
-        """The bytes of one of its images, which may be there before the job ends. Raises: DamagedError."""
+        """The bytes of one of its images, which may be available before the job ends. Raises: DamagedError."""
         png = await self._client.send(calls.image(self.id, index))
         announced = next((each for each in self.state.images if each.index == index), None)
         return png if announced is None else checked(png, announced)
@@ -213,7 +236,7 @@ class AsyncJob:
         await self._client.send(calls.delete(self.id))
 
     async def __aiter__(self) -> AsyncIterator[Event]:
-        """Its events, from the first on, up to its last; the state is the last one's then."""
+        """All its events, up to the last; after that `state` is final."""
         async for event in self._client.events(self.id):
             yield event
             if event.is_final and not event.data.get("deleted"):

@@ -1,4 +1,4 @@
-"""The service's calls as values, so that the blocking client and the other one send the same."""
+"""The service's calls as values, which the blocking and the asyncio client share."""
 
 import io
 import json
@@ -13,21 +13,21 @@ import httpx2
 from PIL.Image import Image
 
 from adm_client.errors import RefusedError
-from adm_client.fields import Picture
-from adm_client.models import File, JobList, JobPage, JobState, Model, ModelList, Status
+from adm_client.fields import Axis, JobFilter, Picture
+from adm_client.models import File, GridState, JobList, JobPage, JobState, Model, ModelList, PipelineChange, Status
 
 T = TypeVar("T")
 Param = str | int | list[str]
 
-MAX_WAIT_SECONDS = 60  # the longest poll that the service holds
+MAX_WAIT_SECONDS = 60  # the longest wait that the service allows
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 @dataclass(frozen=True)
 class Call(Generic[T]):
-    """One call, and how its answer is read.
+    """One call, and the parser of its answer.
 
-    repeatable: doing it twice does no harm, so it may be sent again when no answer came.
+    repeatable: sending it twice is safe, so it may be sent again if no answer came.
     """
 
     method: str
@@ -39,7 +39,7 @@ class Call(Generic[T]):
     repeatable: bool = True
 
     def answer(self, response: httpx2.Response) -> T:
-        """What the answer holds. Raises: RefusedError."""
+        """Parse the answer. Raises: RefusedError."""
         if not response.is_success:
             raise RefusedError.of(response)
         return self.read(response)
@@ -51,6 +51,14 @@ def job_of(response: httpx2.Response) -> JobState:
 
 def jobs_of(response: httpx2.Response) -> list[JobState]:
     return JobList.model_validate_json(response.content).data
+
+
+def grid_of(response: httpx2.Response) -> GridState:
+    return GridState.model_validate_json(response.content)
+
+
+def change_of(response: httpx2.Response) -> PipelineChange:
+    return PipelineChange.model_validate_json(response.content)
 
 
 def nothing_of(response: httpx2.Response) -> None:
@@ -65,9 +73,11 @@ def submit(fields: Mapping[str, Any], idempotency_key: str) -> Call[JobState]:
     return posted(fields, idempotency_key, job_of)
 
 
-def posted(body: Mapping[str, Any], idempotency_key: str, read: Callable[[httpx2.Response], T]) -> Call[T]:
+def posted(
+    body: Mapping[str, Any], idempotency_key: str, read: Callable[[httpx2.Response], T], path: str = "/v1/jobs"
+) -> Call[T]:
     headers = {"Content-Type": "application/json", "Idempotency-Key": idempotency_key}
-    return Call("POST", "/v1/jobs", read, headers=headers, content=json.dumps(body).encode())
+    return Call("POST", path, read, headers=headers, content=json.dumps(body).encode())
 
 
 def submit_many(
@@ -75,6 +85,37 @@ def submit_many(
 ) -> Call[list[JobState]]:
     """All of the jobs are queued, or none."""
     return posted({**common, "items": list(items)}, idempotency_key, jobs_of)
+
+
+def create_grid(x: Axis, y: Axis | None, fields: Mapping[str, Any], idempotency_key: str) -> Call[GridState]:
+    """A job for each cell; all of them are queued, or none."""
+    axes = {"x": axis_of(x)} if y is None else {"x": axis_of(x), "y": axis_of(y)}
+    return posted({**fields, **axes}, idempotency_key, grid_of, "/v1/grids")
+
+
+def axis_of(given: Axis) -> dict[str, Any]:
+    """The body of an axis. Raises: ValueError unless it has exactly one field."""
+    if len(given) != 1:
+        raise ValueError(f"an axis is one field with its values, not {len(given)}")
+    ((name, values),) = given.items()
+    return {"field": name, "values": list(values)}
+
+
+def grid(grid_id: str, wait_seconds: int = 0) -> Call[GridState]:
+    params = {"wait": min(wait_seconds, MAX_WAIT_SECONDS)} if wait_seconds else {}
+    return Call("GET", f"/v1/grids/{quote(grid_id, safe='')}", grid_of, params=params)
+
+
+def cancel_grid(grid_id: str) -> Call[GridState]:
+    return Call("POST", f"/v1/grids/{quote(grid_id, safe='')}/cancel", grid_of)
+
+
+def delete_grid(grid_id: str) -> Call[None]:
+    return Call("DELETE", f"/v1/grids/{quote(grid_id, safe='')}", nothing_of)
+
+
+def sheet(grid_id: str) -> Call[bytes]:
+    return Call("GET", f"/v1/grids/{quote(grid_id, safe='')}/sheet", bytes_of)
 
 
 def job(job_id: str, wait_seconds: int = 0) -> Call[JobState]:
@@ -86,24 +127,22 @@ def jobs(
     status: Status | str | None,
     limit: int,
     after: str | None,
-    model: str | None = None,
-    class_label: int | str | None = None,
-    metadata: Mapping[str, str] | None = None,
+    wanted: JobFilter,
 ) -> Call[JobPage]:
-    given = {"status": status, "limit": limit, "after": after, "model": model, "class_label": class_label}
-    params: dict[str, Param] = {name: value for name, value in given.items() if value is not None}
-    if metadata:
+    given = {"status": status, "limit": limit, "after": after, **wanted}
+    params: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if metadata := params.pop("metadata", None):
         params["metadata"] = [f"{key}={value}" for key, value in metadata.items()]
     return Call("GET", "/v1/jobs", lambda response: JobPage.model_validate_json(response.content), params=params)
 
 
 def cancel(job_id: str) -> Call[JobState]:
-    """Not repeatable: the second would say that the job has ended."""
+    """Not repeatable: a second call would be refused because the job has ended."""
     return Call("POST", f"/v1/jobs/{quote(job_id, safe='')}/cancel", job_of, repeatable=False)
 
 
 def delete(job_id: str) -> Call[None]:
-    """Repeatable, though the second may say that there is no such job: it is gone then, as it should be."""
+    """Repeatable: a second call may find no such job, which is the wanted result."""
     return Call("DELETE", f"/v1/jobs/{quote(job_id, safe='')}", nothing_of)
 
 
@@ -135,13 +174,23 @@ def model(name: str) -> Call[Model]:
     return Call("GET", path, lambda response: Model.model_validate_json(response.content))
 
 
+def change_pipelines(action: str, model: str, worker: str | None) -> Call[PipelineChange]:
+    body = json.dumps({"action": action, "model": model, "worker": worker}).encode()
+    headers = {"Content-Type": "application/json"}
+    return Call("POST", "/v1/workers/changes", change_of, headers=headers, content=body, repeatable=False)
+
+
+def pipeline_change(change_id: str) -> Call[PipelineChange]:
+    return Call("GET", f"/v1/workers/changes/{quote(change_id, safe='')}", change_of)
+
+
 def request_from_image(png: bytes) -> Call[dict[str, Any]]:
     headers = {"Content-Type": "application/octet-stream"}
     return Call("POST", "/v1/requests/from-image", lambda response: dict(response.json()), headers=headers, content=png)
 
 
 def encoded(picture: Picture) -> bytes:
-    """A picture as it is uploaded; not for one that is known by its id."""
+    """The bytes of a picture for an upload; not for a file id."""
     match picture:
         case bytes():
             return picture
@@ -156,19 +205,19 @@ def encoded(picture: Picture) -> bytes:
 
 
 def default_url() -> str:
-    """The service that the same environment starts."""
+    """The URL of the service that the same environment starts."""
     host = os.environ.get("ADM_HOST") or "127.0.0.1"
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://{f'[{host}]' if ':' in host else host}:{os.environ.get('ADM_PORT') or 8000}"
 
 
 def connection(url: str | None, api_key: str | None, timeout: float) -> dict[str, Any]:
-    """What a client of httpx2 is made with."""
+    """The arguments for a client of httpx2."""
     base_url, key = url or default_url(), api_key or os.environ.get("ADM_API_KEY")
     return {
         "base_url": base_url,
         "headers": {"User-Agent": "adm-client"} | ({"Authorization": f"Bearer {key}"} if key else {}),
         "timeout": timeout,
-        # an environment's proxy would look for a service of this machine on its own
+        # a proxy of the environment would look for this machine's service on its own host
         "trust_env": urlsplit(base_url).hostname not in LOOPBACK,
     }

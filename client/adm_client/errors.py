@@ -29,9 +29,9 @@ class DamagedError(ClientError):
 
 
 class RefusedError(ClientError):
-    """A call that the service did not do.
+    """A call that the service refused.
 
-    kind: the last part of the problem's type, as "queue-full"; "" where it has none.
+    kind: the last part of the problem's type, such as "queue-full"; "" without a type.
     errors: {"pointer", "detail"} of each wrong field.
     """
 
@@ -42,7 +42,7 @@ class RefusedError(ClientError):
 
     @classmethod
     def of(cls, response: httpx2.Response) -> "RefusedError":
-        """What an answer that is none says: RFC 9457 from the service, anything from what stands before it."""
+        """Parse an error answer: RFC 9457 from the service, or any form from a proxy before it."""
         try:
             problem = response.json()
             kind = str(problem.get("type", "")).rpartition(":")[2]

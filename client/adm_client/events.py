@@ -11,12 +11,12 @@ from PIL import Image
 from adm_client.models import Progress
 
 FINAL = frozenset({"completed", "failed", "cancelled", "expired"})
-SILENT_SECONDS = 45.0  # between two lines, as the service sends one every 15 s
+SILENT_SECONDS = 45.0  # longest time between two lines; the service sends one every 15 s
 
 
 @dataclass(frozen=True)
 class Event:
-    """One event; `data` is as the service documents it by kind."""
+    """One event; `data` has the fields that the service documents for its kind."""
 
     kind: str
     data: dict[str, Any]
@@ -24,17 +24,17 @@ class Event:
 
     @property
     def is_final(self) -> bool:
-        """The last of its job."""
+        """Whether this is the last event of its job."""
         return self.kind in FINAL
 
     @property
     def progress(self) -> Progress | None:
-        """Of an event of kind progress."""
+        """The progress in an event of kind progress, else None."""
         return Progress.model_validate(self.data) if self.kind == "progress" else None
 
     @property
     def picture(self) -> Image.Image | None:
-        """Of an event of kind preview: what the image is going to be."""
+        """The predicted image in an event of kind preview, else None."""
         if self.kind != "preview":
             return None
         picture = Image.open(io.BytesIO(base64.b64decode(self.data["png"])), formats=["PNG"])
@@ -43,19 +43,19 @@ class Event:
 
 
 class Decoder:
-    """Lines of a stream, as WHATWG's HTML standard reads them, 9.2.6."""
+    """Parses the lines of a stream by WHATWG's HTML standard, 9.2.6."""
 
     def __init__(self) -> None:
         self._fields: dict[str, str] = {}
 
     def feed(self, line: str) -> Event | None:
-        """The event that a line ends, if it ends one."""
+        """Add a line; return the event that it completes, else None."""
         if line:
             name, _, value = line.partition(":")
             value = value.removeprefix(" ")
             if name == "data" and "data" in self._fields:
                 value = f"{self._fields['data']}\n{value}"
-            if name:  # else it is a comment
+            if name:  # without a name it is a comment
                 self._fields[name] = value
             return None
         fields, self._fields = self._fields, {}

@@ -1,4 +1,4 @@
-"""The fields of a job, as POST /v1/jobs describes them; what is left out is the pipeline's default."""
+"""The fields of a job, as in POST /v1/jobs; omitted fields get the pipeline's default."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +9,21 @@ from PIL.Image import Image
 Kind = Literal["generate", "upsample", "variation", "reconstruct", "interpolate", "score"]
 TimeGrid = Literal["official", "even", "uniform", "logsnr", "karras"]
 Thresholding = Literal["clip", "dynamic", "none"]
-Picture = str | bytes | Path | Image  # a file's id, an encoded picture, where one lies, or pixels
+AxisField = Literal[
+    "guidance_scale",
+    "steps",
+    "sampler",
+    "class_label",
+    "eta",
+    "seed",
+    "time_grid",
+    "thresholding",
+    "guidance_schedule",
+    "eps_scale",
+    "strength",
+]
+Axis = Mapping[AxisField, Sequence[int | float | str | None]]  # of a grid: one field and its values
+Picture = str | bytes | Path | Image  # a file id, an encoded picture, its path, or a PIL image
 
 
 class UpsampleFields(TypedDict, total=False):
@@ -21,6 +35,14 @@ class UpsampleFields(TypedDict, total=False):
     strength: float | None
     time_grid: TimeGrid | None
     thresholding: Thresholding
+
+
+class JobFilter(TypedDict, total=False):
+    """Filters of a list of jobs."""
+
+    model: str | None
+    class_label: int | str | None
+    metadata: Mapping[str, str] | None
 
 
 class JobFields(TypedDict, total=False):

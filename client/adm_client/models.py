@@ -1,4 +1,4 @@
-"""What the service answers. Fields that a newer service adds are left out."""
+"""The service's answers. Unknown fields of a newer service are ignored."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -18,7 +18,7 @@ class Status(StrEnum):
 
     @property
     def is_final(self) -> bool:
-        """Nothing about the job will change any more."""
+        """Whether the job has ended and will not change any more."""
         return self in (Status.COMPLETED, Status.FAILED, Status.CANCELLED, Status.EXPIRED)
 
 
@@ -38,7 +38,7 @@ class Upsample(View):
 
 
 class Request(View):
-    """What a job does, with every default filled in."""
+    """The request of a job, with all defaults filled in."""
 
     kind: str
     model: str
@@ -69,7 +69,7 @@ class Request(View):
 
 
 class Progress(View):
-    """How far a job is: `step` of its stage, `fraction` of all; seconds until it is done, where they are known."""
+    """The progress of a job: `step` of its stage, `fraction` of all steps, and seconds until its end, if known."""
 
     stage: str
     step: int
@@ -80,7 +80,7 @@ class Progress(View):
 
 
 class Queue(View):
-    """Where a queued job stands: so many jobs go before it, and so many of them are the caller's own."""
+    """The place of a queued job: the number of jobs before it, and how many of them are the caller's own."""
 
     position: int
     yours: int = 0
@@ -114,7 +114,7 @@ class Usage(View):
 
 
 class JobState(View):
-    """A job as it was when the service was asked; times are Unix seconds."""
+    """The state of a job at the time of the call; times are Unix seconds."""
 
     id: str
     object: Literal["job"]
@@ -122,7 +122,7 @@ class JobState(View):
     created_at: float
     started_at: float | None
     ended_at: float | None
-    expires_at: float
+    expires_at: float | None  # null: never, such as for `adm generate --local`
     request: Request | None
     progress: Progress
     queue: Queue | None
@@ -142,12 +142,47 @@ class JobList(View):
 
 
 class JobPage(View):
-    """Jobs, newest first; `next` is the cursor of the page behind."""
+    """Jobs, newest first; `next` is the cursor of the next page."""
 
     object: Literal["list"]
     data: list[JobState]
     has_more: bool
     next: str | None
+
+
+class GridAxis(View):
+    """The values of a field along one side of a grid."""
+
+    field: str
+    values: list[int | float | str | None]
+
+
+class GridCell(View):
+    """One cell of a grid; its job is null if it was removed."""
+
+    x: int | float | str | None
+    y: int | float | str | None
+    job: JobState | None
+
+
+class GridState(View):
+    """The state of a grid at the time of the call; its cells are row by row."""
+
+    id: str
+    object: Literal["grid"]
+    created_at: float
+    expires_at: float
+    x: GridAxis
+    y: GridAxis | None
+    cells: list[GridCell]
+    completed: int
+    ended: int
+    sheet_url: str | None
+
+    @property
+    def is_final(self) -> bool:
+        """Whether every cell has ended, so that there is a sheet."""
+        return self.sheet_url is not None
 
 
 class File(View):
@@ -168,7 +203,7 @@ class ClassInfo(View):
 
 
 class Model(View):
-    """A pipeline of the service; fields that are not named here are in `model_extra`."""
+    """A pipeline of the service; other fields are in `model_extra`."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -186,3 +221,23 @@ class Model(View):
 class ModelList(View):
     object: Literal["list"]
     data: list[Model]
+
+
+class WorkerChange(View):
+    """One worker's part of a change; `detail`: the reason of a refusal, or what was done."""
+
+    worker: str
+    status: str
+    detail: str
+
+
+class PipelineChange(View):
+    """The progress of workers that load or unload a pipeline."""
+
+    id: str
+    object: Literal["pipeline_change"]
+    created_at: float
+    action: Literal["load", "unload"]
+    model: str
+    workers: list[WorkerChange]
+    is_final: bool

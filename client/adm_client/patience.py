@@ -1,4 +1,4 @@
-"""How long a service is waited for that does not answer, or has no room."""
+"""Limits and pauses of retries, while the service does not answer or has no room."""
 
 import random
 import time
@@ -15,7 +15,7 @@ FIRST_PAUSE_SECONDS, MOST_PAUSE_SECONDS = 0.5, 60.0
 
 
 class Patience(NamedTuple):
-    """Seconds for which a call is repeated: while nothing answers, and while the service asks to come again later."""
+    """Seconds for which a call is repeated: without an answer, and while the service asks for a later retry."""
 
     silent_seconds: float = 30.0
     busy_seconds: float = 120.0
@@ -28,14 +28,14 @@ class Attempts:
     """The attempts at one call."""
 
     def __init__(self, patience: Patience, on_wait: Callable[[str], None]) -> None:
-        """`on_wait` is told what is waited for, and "" when that is over."""
+        """`on_wait` gets the reason of a wait, and "" at its end."""
         self._patience, self._on_wait = patience, on_wait
         self._number = 0
         self._silent_since: float | None = None
         self._busy_since: float | None = None
 
     def after_error(self, error: httpx2.TransportError, *, repeatable: bool) -> float:
-        """Seconds to wait when no answer came. Raises: UnreachableError when that is over, or would do harm."""
+        """Seconds to wait if no answer came. Raises: UnreachableError after `patience`, or if a retry is not safe."""
         now = time.monotonic()
         self._silent_since = self._silent_since or now
         harmless = repeatable or isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout)
@@ -45,9 +45,9 @@ class Attempts:
         return self._backoff()
 
     def after_refusal(self, response: httpx2.Response) -> float:
-        """Seconds to wait when the service has no room.
+        """Seconds to wait if the service has no room.
 
-        Raises: RefusedError when that takes too long, and for a call above the whole of a quota: it never passes.
+        Raises: RefusedError after `patience`, and for a call above the whole quota, which would never succeed.
         """
         now = time.monotonic()
         self._silent_since, self._busy_since = None, self._busy_since or now
@@ -61,7 +61,7 @@ class Attempts:
         return pause
 
     def answered(self) -> None:
-        """Note that the service does what it was asked."""
+        """Note that the service has answered the call."""
         if self._number or self._busy_since is not None:
             self._on_wait("")
         self._number, self._silent_since, self._busy_since = 0, None, None
@@ -72,7 +72,7 @@ class Attempts:
 
 
 def asked_pause(retry_after: str | None) -> float | None:
-    """Seconds to wait as the service asks for, within reason; None for none, and for a date, which ours never sends."""
+    """The seconds in Retry-After, within limits; None without it, and for a date, which our service never sends."""
     if retry_after is None or not retry_after.isdecimal():
         return None
     return min(max(float(retry_after), 1.0), MOST_PAUSE_SECONDS)

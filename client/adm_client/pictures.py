@@ -1,4 +1,4 @@
-"""The images of a job, as PIL has them."""
+"""The images of a job as PIL images."""
 
 import hashlib
 import io
@@ -12,7 +12,7 @@ from adm_client.models import ImageInfo, JobState
 
 
 class Images(list[Image.Image]):
-    """The images of a job in their order; `pngs` has the bytes as the service keeps them. A notebook shows them all."""
+    """The images of a job in order; `pngs`: their bytes at the service. A notebook shows all of them."""
 
     def __init__(self, job: JobState, pngs: Sequence[bytes]) -> None:
         super().__init__(opened(png) for png in pngs)
@@ -45,7 +45,7 @@ def opened(png: bytes) -> Image.Image:
 
 
 def checked(png: bytes, image: ImageInfo) -> bytes:
-    """The bytes of an image. Raises: DamagedError unless they are those that the service announced."""
+    """The bytes of an image. Raises: DamagedError unless they have the announced hash."""
     if hashlib.sha256(png).hexdigest() != image.sha256:
         raise DamagedError(f"image {image.index} did not arrive whole")
     return png

@@ -1,1 +1,1 @@
-"""Who calls: API keys, roles, turns between callers, quotas."""
+"""Callers: API keys, roles, turns between callers, quotas."""

@@ -10,21 +10,21 @@ KEY = re.compile(r"adm_([0-9a-f]{12})_[A-Za-z0-9_-]{43}")  # the caller's id, an
 class Role(StrEnum):
     USER = "user"  # its own jobs and files
     OPERATOR = "operator"  # all jobs and files, workers, training runs, metrics
-    METRICS = "metrics"  # /metrics alone
+    METRICS = "metrics"  # only /metrics
 
 
 @dataclass(frozen=True)
 class Caller:
-    """A key's holder. `id` stays when the key is rotated; records carry it, and never the key."""
+    """The holder of a key. `id` stays the same when the key is rotated; records contain it, and never the key."""
 
     id: str
     role: Role
-    weight: float = 1.0  # share of the turns that it gets beside other callers
-    key_sha256: str = field(default="", repr=False, compare=False)  # of the key that it showed
+    weight: float = 1.0  # share of its turns, relative to other callers
+    key_sha256: str = field(default="", repr=False, compare=False)  # SHA-256 of the presented key
 
     def may_see(self, owner: str) -> bool:
-        """Whether a job or a file of the caller `owner` is shown to this one; "" owns what was made without keys."""
+        """Whether this caller may see a job or a file of the caller `owner`, "" for those made without a key."""
         return self.role is Role.OPERATOR or (self.role is Role.USER and owner == self.id)
 
 
-ANONYMOUS = Caller("", Role.OPERATOR)  # everybody, where there are no keys
+ANONYMOUS = Caller("", Role.OPERATOR)  # every caller, if there are no keys

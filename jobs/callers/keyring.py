@@ -1,7 +1,7 @@
-"""API keys: how they are written, how they lie in Redis, and whose a key is.
+"""API keys: their form, their records in Redis, and the lookup of a key's caller.
 
-A key holds 256 random bits, so it is stored as its plain SHA-256: nobody can try enough keys for a slow hash to matter,
-and a slow one would cost every request its time.
+A key has 256 random bits, so its plain SHA-256 is stored: brute force is impossible even with a fast hash, and a slow
+hash would delay every request.
 """
 
 import hmac
@@ -24,16 +24,16 @@ from jobs.queue.clock import RedisClock
 
 log = structlog.get_logger("jobs.keyring")
 
-NEEDED = "keys-needed"  # the file in the data folder that says that there were keys, should Redis lose them
-IN_FORCE_SECONDS = 0.2  # age of a keyring at most when a request is judged by it: then a change is in force everywhere
+NEEDED = "keys-needed"  # file in the data folder that shows that keys existed, if Redis loses them
+IN_FORCE_SECONDS = 0.2  # greatest age of a keyring that checks a request; after that a change is in force everywhere
 CALLER_ID = re.compile(r"[0-9a-f]{12}")
 SECRET_BYTES = 32
 NAME = r"^[A-Za-z0-9][A-Za-z0-9 ._@-]{0,63}$"
-NO_HASH = "0" * 64  # compared with where a key's caller is unknown, so that both take as long
+NO_HASH = "0" * 64  # compared with a key of an unknown caller, so that this takes as long
 
 
 class KeyRecord(BaseModel):
-    """What Redis keeps of a key. A revoked one stays: it names the owner of jobs, and that keys are needed."""
+    """The record of a key in Redis. A revoked key's stays: it names the owner of jobs, and shows that keys exist."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -52,17 +52,17 @@ class KeyRecord(BaseModel):
 
 
 class NewKey(NamedTuple):
-    """A key that was just made; the only time that it is shown."""
+    """A new key; it is shown only this once."""
 
     key: str
     record: KeyRecord
 
 
 class Keyring:
-    """The keys of one Redis as they were read."""
+    """The keys of one Redis, as of one read."""
 
     def __init__(self, records: Mapping[str, KeyRecord], *, exist: bool) -> None:
-        """`exist`: whether there is any key, a revoked or an unreadable one too."""
+        """`exist`: whether there is any key, including revoked and unreadable ones."""
         self._records, self.exist = records, exist
 
     def __len__(self) -> int:
@@ -70,16 +70,16 @@ class Keyring:
 
     @property
     def records(self) -> list[KeyRecord]:
-        """Every key, revoked ones too: their callers may have jobs."""
+        """Every key, including revoked ones, because their callers may have jobs."""
         return list(self._records.values())
 
     def name_of(self, caller: Caller) -> str | None:
-        """What a caller's key is called; None for a caller without one."""
+        """The name of a caller's key; None for a caller without one."""
         record = self._records.get(caller.id)
         return None if record is None else record.name
 
     def caller_of(self, key: str) -> Caller | None:
-        """The caller whose key it is; None for one that is wrong or revoked. Takes as long for either."""
+        """The caller of a key; None for a wrong or revoked one. Takes the same time in all cases."""
         found = KEY.fullmatch(key)
         record = self._records.get(found[1]) if found is not None else None
         expected = NO_HASH if record is None or record.revoked_at is not None else record.sha256
@@ -87,7 +87,7 @@ class Keyring:
         return record.caller if is_right and record is not None else None
 
     def still_opens(self, caller: Caller) -> bool:
-        """Whether the key that a caller has shown is in force; without keys, whether there still are none."""
+        """Whether the key that a caller presented is still in force; without a key, whether there are still no keys."""
         if not caller.id:
             return not self.exist
         record = self._records.get(caller.id)
@@ -95,13 +95,13 @@ class Keyring:
 
 
 def read_keyring(fields: Mapping[bytes, bytes] | None) -> Keyring:
-    """The keyring of the hash `keys.API_KEYS`; None, where that is no hash, is one that nobody passes."""
+    """The keyring of the hash `keys.API_KEYS`. None, if the key is not a hash, gives a keyring that accepts nobody."""
     records = {each.id: each for each in records_of(fields or {})}
     return Keyring(records, exist=fields is None or bool(fields))
 
 
 def records_of(fields: Mapping[bytes, bytes]) -> list[KeyRecord]:
-    """Every key that can be read, oldest first."""
+    """All readable keys, oldest first."""
     found = []
     for name, text in fields.items():
         try:
@@ -123,11 +123,11 @@ class KeyStore:
         self._now = RedisClock(redis).now
 
     def records(self) -> list[KeyRecord]:
-        """Every key, also those revoked, oldest first."""
+        """All keys, including revoked ones, oldest first."""
         return records_of(cast(dict[bytes, bytes], self._redis.hgetall(keys.API_KEYS)))
 
     def create(self, name: str, role: Role, weight: float = 1.0) -> NewKey:
-        """Make a key. Raises: KeyringError for a name that is taken or has other characters than names have."""
+        """Make a key. Raises: KeyringError for a name that is taken or has characters that names cannot have."""
         if not re.fullmatch(NAME, name):
             raise KeyringError(f"--name: {name!r} must have 1 to 64 letters, digits, spaces or ._@-, a letter first")
         caller_id, now = uuid4().hex[:12], self._now()
@@ -141,12 +141,12 @@ class KeyStore:
         return NewKey(made, self._write(decide))
 
     def revoke(self, key: str) -> KeyRecord:
-        """Let a key, by its id or name, open nothing any more. Raises: KeyringError for an unknown one."""
+        """Revoke a key, by its id or name. Raises: KeyringError for an unknown one."""
         now = self._now()
         return self._write(lambda present: named(present, key).model_copy(update={"revoked_at": now, "sha256": ""}))
 
     def rotate(self, key: str) -> NewKey:
-        """Give a caller, by its id or name, another key; the present one opens nothing. Raises: KeyringError."""
+        """Replace a caller's key, by its id or name; the old key is invalid at once. Raises: KeyringError."""
         now = self._now()
         made = ""
 
@@ -160,7 +160,7 @@ class KeyStore:
         return NewKey(made, record)
 
     def _write(self, decide: Callable[[list[KeyRecord]], KeyRecord]) -> KeyRecord:
-        """Write one record in a transaction, and return when no service judges by an older keyring any more."""
+        """Write one record in a transaction; return when no service uses an older keyring any more."""
 
         decided: list[KeyRecord] = []
 

@@ -1,7 +1,7 @@
 """Quotas of callers: posts a minute, estimated device seconds a minute, and device seconds queued at once.
 
-The two by the minute are counted in sliding windows. What is queued is no rate but a sum over jobs, which the
-transactions that change them keep (`jobs.queue.transitions`). Operators have no quota, nor has anybody without keys.
+The two quotas per minute are counted in sliding windows. The queued device seconds are a sum over jobs, which the
+transactions that change jobs update (`jobs.queue.transitions`). Operators and callers without keys have no quota.
 """
 
 import math
@@ -16,7 +16,7 @@ from jobs.contract.errors import OverQuotaError
 from jobs.settings import Settings
 
 if TYPE_CHECKING:
-    from jobs.callers.windows import Window
+    from jobs.callers.quota_windows import Window
 
 WINDOW_SECONDS = 60
 MS = 1000  # device time is counted in milliseconds
@@ -24,21 +24,21 @@ MS = 1000  # device time is counted in milliseconds
 
 @dataclass(frozen=True)
 class Rate:
-    """A policy by the minute."""
+    """A quota per minute."""
 
     policy: str
     what: str
     setting: str
     quota: int
-    unit: int  # counted for 1 of the quota
+    unit: int  # counted amount for 1 of the quota
     window: "Window"
 
     def allows(self, caller: Caller, amount: int) -> bool:
-        """Charge a caller; False, and nothing is charged, where that is above its quota."""
+        """Charge a caller; return False and charge nothing if that exceeds its quota."""
         return caller.role is not Role.USER or self.window.take(caller.id, amount)
 
     def take(self, caller: Caller, amount: int) -> None:
-        """Charge a caller. Raises: OverQuotaError, and nothing is charged."""
+        """Charge a caller. Raises: OverQuotaError; then nothing is charged."""
         if self.allows(caller, amount):
             return
         left = self.window.left(caller.id, amount)
@@ -56,7 +56,7 @@ class Rate:
 
 
 class Quotas:
-    """Charges callers, and refuses what is above a quota; nothing is charged for what a quota refuses."""
+    """Charges callers, and refuses calls that exceed a quota; a refused call is not charged."""
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
         posts, device = settings.quota_posts, settings.quota_device_seconds
@@ -65,14 +65,14 @@ class Quotas:
         self._queued_seconds = settings.quota_queued_seconds
 
     def take_post(self, caller: Caller, number: int = 1) -> None:
-        """Charge a call that makes so many things, replayed and refused ones too. Raises: OverQuotaError."""
+        """Charge a call for `number` posts, including replayed and refused ones. Raises: OverQuotaError."""
         if self._posts is not None:
             self._posts.take(caller, number)
 
     def take_posts(self, calls: Counter[Caller]) -> set[Caller]:
-        """Charge several calls of each caller at once; returns the callers whose quota allows all of theirs.
+        """Charge several calls of each caller at once; return the callers whose quota allows all their calls.
 
-        The others are charged nothing: `take_post` tells which of their calls are above it.
+        The others are not charged; `take_post` shows which of their calls exceed the quota.
         """
         return {each for each, number in calls.items() if self._posts is None or self._posts.allows(each, number)}
 
@@ -81,12 +81,12 @@ class Quotas:
         return {each for each, cost in costs.items() if self._device is None or self._device.allows(each, cost)}
 
     def take_cost(self, caller: Caller, cost_ms: int) -> None:
-        """Charge a job's estimated cost; a cancellation does not give it back. Raises: OverQuotaError."""
+        """Charge a job's estimated cost, which a cancellation does not refund. Raises: OverQuotaError."""
         if self._device is not None:
             self._device.take(caller, cost_ms)
 
     def refuse_above_queued(self, caller: Caller, queued_ms: int, cost_ms: int) -> None:
-        """Raises: OverQuotaError where a job and those that a caller has queued cost more than may be queued."""
+        """Raises: OverQuotaError if a job and the caller's queued jobs together exceed the quota of queued cost."""
         quota = self._queued_seconds
         if quota is None or caller.role is not Role.USER or queued_ms + cost_ms <= quota * MS:
             return
@@ -96,15 +96,15 @@ class Quotas:
             policy="queued-device-seconds",
             quota=quota,
             remaining=max(0, quota - math.ceil(queued_ms / MS)),
-            # by then a device would have made room
+            # after so many seconds a device would have worked off the excess
             retry_after_seconds=(queued_ms + cost_ms) / MS - quota if cost_ms <= quota * MS else None,
         )
 
 
 def rate(redis: Redis, policy: str, what: str, setting: str, quota: int | None, unit: int) -> Rate | None:
-    """A policy by the minute, where there is a quota; without one its library is not loaded, which takes 4 MB."""
+    """A quota per minute; None if it is not set, so that the library, which takes 4 MB, is not loaded."""
     if quota is None:
         return None
-    from jobs.callers.windows import Window
+    from jobs.callers.quota_windows import Window
 
     return Rate(policy, what, setting, quota, unit, Window(redis, policy, quota * unit))

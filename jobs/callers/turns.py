@@ -1,9 +1,9 @@
 """Turns between callers in a line of jobs: start-time fair queueing, kept by the order of the line itself.
 
 A line is the RQ queue of a pipeline and priority. Each job in it has a turn, a virtual time, and the line is sorted by
-turns. A job that enters gets the turn of the line's head, or the end of its caller's latest turn where that is later.
+turns. A job that enters gets the turn of the line's head, or the end of its caller's latest turn if that is later.
 A turn lasts for the job's share: its estimated cost over its caller's weight. So a caller's jobs are spread over the
-line, and another's job enters near the head. The jobs of one caller, or those without keys, keep the order of coming.
+line, and another caller's job enters near the head. Jobs of one caller, or without keys, keep their order of arrival.
 docs/decisions/0019-callers-take-turns.md says why.
 """
 
@@ -13,12 +13,12 @@ from redis.client import Pipeline
 
 from jobs.queue import keys
 
-KEPT_SECONDS = 86_400  # for which turns are remembered behind rubbish in a line, where its last job leaves no empty one
-LATEST_TURN = 2**40  # virtual seconds: what is later is damage, as is NaN
+KEPT_SECONDS = 86_400  # lifetime of the turns of a line that foreign entries keep from becoming empty
+LATEST_TURN = 2**40  # virtual seconds; a later turn is corrupt, and so is NaN
 ENTER, LEAVE = "ADM.ENTER", "ADM.LEAVE"  # commands of `jobs.queue.transaction`, which runs the functions below
 
-# A key of the wrong type counts as empty, a time that can be none as 0; where the line itself is no list, the answer is
-# the error. The place is found by halves: a line has up to 10,000 jobs. Jobs without a turn are of an earlier
+# A key of the wrong type counts as empty, an invalid time as 0; if the line itself is not a list, the answer is the
+# error. The place is found by binary search: a line has up to 10,000 jobs. Jobs without a turn are from an earlier
 # version, and count as the oldest.
 FUNCTIONS = f"""
 local function time_in(hash, field)
@@ -80,7 +80,7 @@ return place
 
 
 class Place(NamedTuple):
-    """How many jobs go before one in its line, and how many of these are its own caller's."""
+    """The number of jobs before one in its line, and how many of them are of its own caller."""
 
     all: int
     own: int
@@ -96,9 +96,9 @@ class Entry(NamedTuple):
 
 
 def enter(pipe: Pipeline, queue_key: str, job_prefix: str, entry: Entry, *, at_front: bool) -> None:
-    """Put a job into its line, for `jobs.queue.transaction` alone, whose answer `place_told` reads.
+    """Put a job into its line. Only for `jobs.queue.transaction`, whose answer `place_told` parses.
 
-    at_front: before all others, at no cost: it has had its turn.
+    at_front: before all others, at no cost, because it has had its turn.
     """
     where, own = "front" if at_front else "back", keys.own_line(entry.queue, entry.caller)
     ends = keys.turn_ends(entry.queue)
@@ -110,14 +110,14 @@ def place_told(answer: Any) -> Place:
 
 
 def ask_place(pipe: Pipeline, queue_key: str, job_prefix: str, queue: str, caller: str) -> None:
-    """Ask how many jobs would go before one that enters now."""
+    """Queue the command that returns the number of jobs before one that enters now."""
     pipe.eval(PLACE_SCRIPT, 2, queue_key, keys.turn_ends(queue), job_prefix, caller)
 
 
 def leave(pipe: Pipeline, queue_key: str, entry: Entry, *, served: bool) -> None:
-    """Take a job that has left its line out of what is kept beside it; one that was not served gives its share back.
+    """Remove a job that has left its line from the data beside the line; return its share if it was not served.
 
-    Behind the last job of a line nothing is kept: whoever comes next, comes first.
+    When a line becomes empty its turns are removed, so the next job to enter is the first.
     """
     ends, own = keys.turn_ends(entry.queue), keys.own_line(entry.queue, entry.caller)
     pipe.execute_command(LEAVE, queue_key, ends, own, entry.job_id, entry.caller, 0.0 if served else entry.share)  # type: ignore[no-untyped-call] # as above

@@ -1,1 +1,1 @@
-"""What both ends of the queue agree on: requests, jobs, errors, what workers announce. No Redis, no I/O."""
+"""The contract of service and workers: requests, jobs, errors, announcements of workers. No Redis, no I/O."""

@@ -1,9 +1,9 @@
-"""The form of what workers announce."""
+"""The base class of workers' announcements."""
 
 from pydantic import BaseModel, ConfigDict
 
 
 class Announced(BaseModel):
-    """Frozen, since it crosses the queue; unknown fields are ignored, so that old services read newer workers."""
+    """Frozen, because it crosses the queue. Unknown fields are ignored, so that old services read newer workers."""
 
     model_config = ConfigDict(frozen=True)

@@ -1,4 +1,4 @@
-"""Every error of the queue's two ends, in one place.
+"""All errors of the service and the workers.
 
 AdmError
   SettingsError              a variable of the environment is wrong; the program must not start
@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
-SETTINGS_STATUS = 2  # of a program that cannot work with its settings: to start it again would change nothing
+SETTINGS_STATUS = 2  # exit status of a program with wrong settings, which another start cannot help
 
 
-MAX_ERRORS, MAX_POINTER, MAX_DETAIL = 16, 200, 500  # of an answer: callers choose how many fields are wrong, and names
+MAX_ERRORS, MAX_POINTER, MAX_DETAIL = 16, 200, 500  # of an answer: callers choose number and names of fields
 
 
 class ErrorKind(StrEnum):
@@ -27,10 +27,14 @@ class ErrorKind(StrEnum):
     OVER_QUOTA = "over-quota"
     IDEMPOTENCY_MISMATCH = "idempotency-mismatch"
     UNKNOWN_JOB = "unknown-job"
+    UNKNOWN_GRID = "unknown-grid"
     UNKNOWN_MODEL = "unknown-model"
+    UNKNOWN_SWEEP = "unknown-sweep"
     UNKNOWN_IMAGE = "unknown-image"
     UNKNOWN_FILE = "unknown-file"
     UNKNOWN_RUN = "unknown-run"
+    UNKNOWN_WORKER = "unknown-worker"
+    UNKNOWN_CHANGE = "unknown-change"
     IMAGE_NOT_READY = "image-not-ready"
     JOB_ENDED = "job-ended"
     QUEUE_FULL = "queue-full"
@@ -42,9 +46,9 @@ class FailureKind(StrEnum):
     """Why a job failed."""
 
     WORKER_LOST = (
-        "worker-lost"  # workers died at one step of it, its furthest, while it ran alone (`jobs.queue.deaths`)
+        "worker-lost"  # workers died at one step of it, its furthest, while it ran alone (`jobs.queue.worker_deaths`)
     )
-    BAD_PAYLOAD = "bad-payload"  # what lies in Redis of it cannot be read
+    BAD_PAYLOAD = "bad-payload"  # its record in Redis cannot be read
     STEP_FAILED = "step-failed"  # the engine raised for this job's rows
     STORE_FAILED = "store-failed"  # its images could not be stored
     FILE_GONE = "file-gone"  # a picture that it starts from was deleted
@@ -70,7 +74,7 @@ class SettingsError(AdmError):
 
 
 class TakenNameError(SettingsError):
-    """A living worker has the name; it may be gone soon."""
+    """A living worker has the name, perhaps only for a short time."""
 
 
 class KeyringError(AdmError):
@@ -82,7 +86,7 @@ class UnavailableError(AdmError):
 
 
 class RefusedError(AdmError):
-    """A call that cannot be done as asked; nothing was changed."""
+    """A call that cannot be done as requested; nothing was changed."""
 
     def __init__(self, kind: ErrorKind, detail: str, *, retry_after_seconds: float | None = None) -> None:
         super().__init__(detail)
@@ -91,7 +95,7 @@ class RefusedError(AdmError):
 
 
 class OverQuotaError(RefusedError):
-    """A call that is above a quota of its caller; in so many seconds, if at all, it may be made."""
+    """A call that exceeds a quota of its caller; retry_after_seconds is None if it always would."""
 
     def __init__(
         self,
@@ -108,7 +112,7 @@ class OverQuotaError(RefusedError):
 
 
 class InvalidRequestError(RefusedError):
-    """A request whose fields are wrong, each named by its pointer; so many of them as an answer should hold."""
+    """A request with wrong fields, each with its pointer; at most MAX_ERRORS of them."""
 
     def __init__(self, errors: Sequence[FieldError]) -> None:
         shown = [FieldError(each.pointer[:MAX_POINTER], each.detail[:MAX_DETAIL]) for each in errors[:MAX_ERRORS]]

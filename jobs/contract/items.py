@@ -1,13 +1,13 @@
-"""The body of POST /v1/jobs that asks for several jobs at once: `items`, and beside them what they have in common."""
+"""The body of POST /v1/jobs for several jobs at once: `items`, and the fields that they have in common."""
 
-import json
 from typing import Annotated
 
 from pydantic import Field
 
+from jobs.contract.errors import FieldError, InvalidRequestError
 from jobs.contract.request import JobRequest
 
-MAX_ITEMS = 64  # jobs of a call: they are queued in one transaction, during which Redis serves nobody else
+MAX_ITEMS = 64  # jobs per call; they are queued in one transaction, during which Redis runs no other command
 
 
 class JobItems(JobRequest):
@@ -27,18 +27,6 @@ class JobItems(JobRequest):
             for each in self.items
         ]
 
-
-def parse_body(body: bytes) -> JobRequest | JobItems:
-    """Read the body of a POST. Raises: InvalidRequestError, one entry a wrong field."""
-    return JobItems.parse(body) if has_items(body) else JobRequest.parse(body)
-
-
-def has_items(body: bytes) -> bool:
-    """Whether a body is an object with `items`; the first line spares most bodies a parser of their own."""
-    if b"items" not in body and b"\\" not in body:
-        return False
-    try:
-        given = json.loads(body)
-    except (ValueError, RecursionError):  # the validation says what is wrong with it
-        return False
-    return isinstance(given, dict) and "items" in given
+    def locate(self, place: int, error: InvalidRequestError) -> list[FieldError]:
+        """The wrong fields of one item by their pointers in the call."""
+        return [FieldError(f"/items/{place}{each.pointer}", each.detail) for each in error.errors]

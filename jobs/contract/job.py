@@ -1,4 +1,4 @@
-"""A job as its clients see it, and what workers report about one."""
+"""The view of a job for clients, and the reports of workers about it."""
 
 from enum import StrEnum
 from typing import Any, Literal
@@ -20,7 +20,7 @@ class JobStatus(StrEnum):
 
     @property
     def is_final(self) -> bool:
-        """Nothing about the job will change any more."""
+        """Whether the job has ended and will not change any more."""
         return self in FINAL_STATUSES
 
 
@@ -48,7 +48,7 @@ class JobProgress(Progress):
 
 
 class QueueInfo(View):
-    """Where a queued job stands; estimates are null while no live worker holds its pipeline, or none said its costs."""
+    """Where a queued job stands; estimates are null while no live worker has announced the costs of its pipeline."""
 
     position: int = Field(description="how many jobs go before it, of all pipelines that its workers hold; 0 is next")
     yours: int = Field(description="how many of them are its own caller's, of its pipeline and priority")

@@ -1,12 +1,12 @@
-"""What a worker announces about the pipelines it holds; all that the service ever learns of them."""
+"""The announcement of a worker's pipelines, from which alone the service knows them."""
 
 from typing import Literal
 
 from pydantic import Field
 
 from jobs.contract.announced import Announced
-from jobs.contract.request import GuidanceSchedule
 from jobs.contract.samplers import SamplerNote
+from vocabulary.sampling import GuidanceSchedule
 
 
 class ClassInfo(Announced):
@@ -22,7 +22,7 @@ class StageInfo(Announced):
     model_hash: str = Field(description="identifies the weights")
     classifier_hash: str | None = Field(default=None, description="weights of the classifier that guides it, if any")
     samplers: tuple[str, ...]
-    class_conditional: bool = Field(default=False, description="it is told the class of each image")
+    class_conditional: bool = Field(default=False, description="its network is class-conditional")
     num_timesteps: int = Field(default=1000, description="length of its training schedule, and the most steps")
 
 
@@ -82,6 +82,7 @@ class PipelineInfo(Announced):
     class_required: bool = Field(description="class_label must be given, if only as null")
     no_class_offered: bool = Field(description="class_label may be null; guidance_scale is then 0")
     num_timesteps: int = Field(default=1000, description="length of the training schedule")
+    has_sweep: bool = Field(default=False, description="/v1/models/{name}/sweep has what its settings measure")
 
     def class_name(self, index: int | None) -> str | None:
         """Name of a class; None for no class and for an index the pipeline does not have."""

@@ -1,4 +1,4 @@
-"""The body of POST /v1/jobs, and the same with every default filled in, as `jobs.contract.resolution` does."""
+"""The body of POST /v1/jobs, and its resolved form, which `jobs.contract.resolution` makes."""
 
 import json
 from collections import Counter
@@ -10,18 +10,17 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from jobs.contract.errors import FieldError, InvalidRequestError
 from jobs.contract.kinds import Kind
-from jobs.contract.samplers import Thresholding, TimeGrid
+from vocabulary.priorities import Priority
+from vocabulary.sampling import GuidanceSchedule, Thresholding, TimeGrid
 
-MAX_STEPS = 100_000  # no schedule is longer; what a pipeline allows is in its limits
+MAX_STEPS = 100_000  # no schedule is longer; a pipeline's own limit is in its `limits`
 MAX_IMAGES = 64
 MAX_INPUTS = 16
 MAX_GUIDANCE_SCALE = 50.0
 MAX_SEED = 2**63 - 1
-MAX_INDEX = 2**32 - 1  # of an image among those of a seed: a word of the noise's counter
-DRAWN_SEED_BELOW = 2**53  # so that a JSON reader which holds numbers as doubles can send it back unharmed
+MAX_INDEX = 2**32 - 1  # largest index of an image; it is one 32-bit word of the noise's counter
+DRAWN_SEED_BELOW = 2**53  # so that JSON readers that store numbers as doubles keep it exact
 
-Priority = Literal["low", "normal", "high"]
-PRIORITIES: tuple[Priority, ...] = ("high", "normal", "low")  # in the order in which workers look
 Name = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 Steps = Annotated[int, Field(ge=1, le=MAX_STEPS)]
 Eta = Annotated[float, Field(ge=0, le=1)]
@@ -32,7 +31,6 @@ FileId = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 FirstIndex = Annotated[int, Field(ge=0, le=MAX_INDEX + 1 - MAX_IMAGES)]
 ClassName = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 ClassWeight = Annotated[float, Field(gt=0, le=1e6)]
-GuidanceSchedule = Literal["constant", "entropy"]
 Timestep = Annotated[int, Field(ge=0, le=MAX_STEPS)]
 WebhookUrl = Annotated[
     str,
@@ -75,7 +73,7 @@ class ResolvedUpsample(Strict):
 
 
 ClassIndex = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,9}$")]
-Text = Annotated[str, StringConstraints(max_length=65_536)]  # a text that no bound is set for may hold half a character
+Text = Annotated[str, StringConstraints(max_length=65_536)]  # without a bound, pydantic accepts lone surrogates
 
 
 class ResolvedRequest(Strict):
@@ -83,7 +81,7 @@ class ResolvedRequest(Strict):
 
     kind: Kind = "generate"
     model: Name
-    # jobs from before there were other kinds have none of what has a default here in their payload
+    # payloads of jobs from before there were other kinds lack the fields with a default
     images: list[FileId] = []
     seeds: list[Seed] | None = None
     strength: Strength | None = None
@@ -95,7 +93,7 @@ class ResolvedRequest(Strict):
     steps: Steps
     sampler: Name
     eta: Eta
-    time_grid: TimeGrid = "official"  # jobs from before there was a choice have none in their payload
+    time_grid: TimeGrid = "official"  # payloads of jobs from before there was a choice lack it
     thresholding: Thresholding = "clip"
     eps_scale: EpsScale = 1.0
     n: Annotated[int, Field(ge=1, le=MAX_IMAGES)]
@@ -111,7 +109,7 @@ class ResolvedRequest(Strict):
 
     @model_validator(mode="after")
     def _asks_for_something(self) -> Self:
-        """Resolution has told each field's fault; this is for payloads, which come by other ways too."""
+        """Check the kind's inputs. Resolution has checked requests in detail; this check is for payloads from Redis."""
         if self.kind == "interpolate":
             complete = len(self.images) == (2 if self.seeds is None else 0)
         else:
@@ -122,7 +120,7 @@ class ResolvedRequest(Strict):
 
     @property
     def num_images(self) -> int:
-        """Images that come out of it."""
+        """The number of images that the job makes."""
         match self.kind:
             case "upsample" | "reconstruct":
                 return len(self.images)
@@ -135,16 +133,16 @@ class ResolvedRequest(Strict):
 
     @property
     def indices(self) -> range:
-        """The numbers of its images, which are in their addresses and, where they draw noise, choose it."""
+        """The indices of its images, which are in their addresses and in the keys of their noise."""
         return range(self.first_index, self.first_index + self.num_images)
 
     @property
     def num_rows(self) -> int:
-        """Images that are on their way at once."""
+        """The number of the job's images that are in the engine at the same time."""
         return self.num_images or len(self.images)
 
     def source(self, index: int) -> str | None:
-        """The file that an image was made from; None where there is not the one."""
+        """The file that an image was made from; None if there is none or more than one."""
         match self.kind:
             case "upsample" | "reconstruct" | "variation":
                 return self.images[(index - self.first_index) // self.n]
@@ -254,7 +252,7 @@ class JobRequest(Strict):
     def parse(cls, body: bytes) -> Self:
         """Read a request from JSON.
 
-        Raises: InvalidRequestError, one entry a wrong field; pointer "" for a body that is no JSON object.
+        Raises: InvalidRequestError, with one entry per wrong field; pointer "" for a body that is not a JSON object.
         """
         refuse_repeated_names(body)
         try:
@@ -264,7 +262,7 @@ class JobRequest(Strict):
 
 
 def refuse_repeated_names(body: bytes) -> None:
-    """Refuse a JSON text of which an object has a name twice: parsers differ in which value counts.
+    """Refuse a JSON text in which an object has a name twice, because parsers differ in the value that they use.
 
     Raises: InvalidRequestError.
     """
@@ -274,13 +272,13 @@ def refuse_repeated_names(body: bytes) -> None:
         if len({name for name, _ in pairs}) < len(pairs):
             repeated.extend(name for name, times in Counter(name for name, _ in pairs).items() if times > 1)
 
-    with suppress(ValueError, RecursionError):  # the validation says what is wrong with what is no JSON
+    with suppress(ValueError, RecursionError):  # the validation reports text that is not JSON
         json.loads(body, object_pairs_hook=note)
     if repeated:
         raise InvalidRequestError([FieldError("", f"the name {repeated[0]!r} is given twice in one object")])
 
 
-SAID = {"extra_forbidden": "unknown field"}  # not as pydantic does
+SAID = {"extra_forbidden": "unknown field"}  # replaces pydantic's text
 UNIONS = ("class_label", "upsample")  # pydantic names the branch of these in an error's location
 
 
@@ -290,15 +288,17 @@ def pointer_to(names: Iterable[str]) -> str:
 
 
 def field_errors(error: ValidationError) -> list[FieldError]:
-    """One entry a wrong field, in the order of the fields; unions give one entry, not one a branch."""
+    """One entry per wrong field, in the order of the fields; a union gives one entry, not one per branch."""
     found: dict[str, str] = {}
     for each in error.errors(include_url=False, include_context=False, include_input=False):
         parts = [str(part) for part in each["loc"] if part != "[key]"]
-        field = 2 if parts[:1] == ["items"] else 0  # place of the field's name: an item's is behind its number
+        field = 2 if parts[:1] == ["items"] else 0  # index of the field's name; an item's number precedes it
         if len(parts) > field + 1 and parts[field] in UNIONS:
             del parts[field + 1]
+        if parts[1:2] == ["values"]:  # an axis of a grid: the part after a value's position is a branch too
+            del parts[3:]
         pointer = pointer_to(parts)
         detail = SAID.get(each["type"], each["msg"][:1].lower() + each["msg"][1:])
         found[pointer] = f"{found[pointer]}, or: {detail}" if pointer in found else detail
-    inner = {pointer.rpartition("/")[0] for pointer in found} - {""}  # an object was meant: what is wrong lies within
+    inner = {pointer.rpartition("/")[0] for pointer in found} - {""}  # an object was meant: its inner errors count
     return [FieldError(pointer, detail) for pointer, detail in found.items() if pointer not in inner]

@@ -1,24 +1,17 @@
-"""Every default of a request filled in from a pipeline, and every check that only the pipeline allows."""
+"""Resolves a request: fills in a pipeline's defaults, and makes the checks that need the pipeline."""
 
-import math
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
-from jobs.contract.classes import find_class, named
 from jobs.contract.errors import FieldError, InvalidRequestError
 from jobs.contract.kinds import COMMON, FIELDS
 from jobs.contract.pipelines import PipelineInfo, UpsampleDefaults
-from jobs.contract.request import (
-    MAX_IMAGES,
-    GuidanceSchedule,
-    JobRequest,
-    ResolvedRequest,
-    ResolvedUpsample,
-    UpsampleOptions,
-)
-from jobs.contract.samplers import TimeGrid, default_grid
+from jobs.contract.request import MAX_IMAGES, JobRequest, ResolvedRequest, ResolvedUpsample, UpsampleOptions
+from vocabulary.classes import ClassNames, UnknownClassError
+from vocabulary.sampling import GuidanceSchedule, TimeGrid, default_grid, most_encoding_steps
 
-ENCODING_STEPS = 50  # there and back: half as many leave an error that one sees
+ENCODING_STEPS = 50  # in each direction; half as many leave a visible error
 FRAMES = 8
 STRENGTH = 0.5
 
@@ -26,24 +19,23 @@ STRENGTH = 0.5
 def resolve(request: JobRequest, pipeline: PipelineInfo, draw_seed: Callable[[], int]) -> ResolvedRequest:
     """A request with every default filled in from a pipeline.
 
-    Raises: InvalidRequestError naming every wrong field.
+    Raises: InvalidRequestError with every wrong field.
     """
     return Resolution(request, pipeline).resolve(draw_seed)
 
 
 class Resolution:
-    """One request against one pipeline; gathers all errors before it raises."""
+    """Resolves one request on one pipeline; collects all errors before it raises."""
 
     def __init__(self, request: JobRequest, pipeline: PipelineInfo) -> None:
         self.request, self.pipeline = request, pipeline
+        self._classes = ClassNames({each.index: each.name for each in pipeline.classes})
         self.errors: list[FieldError] = []
         self.fields = FIELDS[request.kind]
         upsampler = next((each for each in pipeline.stages if each.name == "upsample"), None)
         if request.kind == "upsample" and not (upsampler and upsampler.class_conditional):
             self.fields -= {"class_label"}
-        # a latent lies a hundredth of the schedule below its end: further on no network can tell an image
-        self.most_encoding_steps = pipeline.num_timesteps - math.ceil(pipeline.num_timesteps / 100)
-        # DDIM run towards the noise, which is then the way back
+        # whether images are encoded by DDIM, and decoded
         self.encodes = request.kind == "reconstruct" or (request.kind == "interpolate" and request.images is not None)
 
     def resolve(self, draw_seed: Callable[[], int]) -> ResolvedRequest:
@@ -87,18 +79,18 @@ class Resolution:
             metadata=request.metadata,
             webhook_url=request.webhook_url,
         )
-        # an image that passes the upsampler alone takes its steps and no others
+        # an image that passes only the upsampler takes only its steps
         alone = request.kind == "upsample" and resolved.upsample
         return resolved.model_copy(update=alone.model_dump(exclude={"strength"})) if alone else resolved
 
     def _steps(self) -> int:
         if self.request.kind == "score":
-            return 1  # one look at each image
-        encoding = min(ENCODING_STEPS, self.most_encoding_steps)
+            return 1  # one evaluation for each image
+        encoding = min(ENCODING_STEPS, most_encoding_steps(self.pipeline.num_timesteps))
         return self.request.steps or (encoding if self.encodes else self.pipeline.defaults.steps)
 
     def _eps_scale(self) -> float:
-        """The pipeline's, unless it is given; 1 where an image is encoded: latents of another are no standard noise."""
+        """The given scale, or the pipeline's; 1 if images are encoded, as other scales do not give standard noise."""
         if self.request.eps_scale is not None:
             return self.request.eps_scale
         return self.pipeline.defaults.eps_scale if "eps_scale" in self.fields and not self.encodes else 1.0
@@ -115,14 +107,14 @@ class Resolution:
 
     def _seed(self, draw_seed: Callable[[], int]) -> int:
         if "seed" not in self.fields:
-            return 0  # it is written into the image, which draws no noise: equal requests give equal bytes
+            return 0  # the file contains the seed; no noise is drawn, so equal requests shall give equal bytes
         return draw_seed() if self.request.seed is None else self.request.seed
 
     def _wrong(self, pointer: str, detail: str) -> None:
         self.errors.append(FieldError(pointer, detail))
 
     def _check_kind(self) -> None:
-        """Whether the pipeline does it, and whether all fields given are of it and what it needs is there."""
+        """Check that the pipeline offers the kind, that all fields belong to it, and that its inputs are given."""
         request, kind = self.request, self.request.kind
         if kind not in self.pipeline.kinds:
             self._wrong("/kind", f"{self.pipeline.id!r} offers {', '.join(self.pipeline.kinds)}")
@@ -141,7 +133,7 @@ class Resolution:
         request, limits = self.request, self.pipeline.limits
         if request.guidance_interval[0] > request.guidance_interval[1]:
             self._wrong("/guidance_interval", "the first timestep is above the second")
-        # up to 1000 also for shorter schedules: what clients send who know no others
+        # up to 1000 also for shorter schedules, because clients send it by default
         if request.guidance_interval[1] > (last := max(1000, self.pipeline.num_timesteps)):
             self._wrong("/guidance_interval/1", f"must be from 0 to {last} for {self.pipeline.id!r}")
         for name, value, bounds in (
@@ -178,7 +170,7 @@ class Resolution:
         if "class_label" not in self.fields:
             return None
         if request.class_label is not None:
-            return self._class_index(request.class_label, "/class_label")
+            return self._class_index(partial(self._classes.find, request.class_label), "/class_label")
         insists = self.pipeline.class_required and request.kind == "generate" and request.class_weights is None
         insists |= request.kind == "upsample"
         if insists and "class_label" not in request.model_fields_set:
@@ -196,8 +188,7 @@ class Resolution:
         weights: dict[int, float] = {}
         for name, weight in given.items():
             pointer = "/class_weights/" + name.replace("~", "~0").replace("/", "~1")
-            numbered = name.isascii() and name.isdecimal() and not named(self.pipeline.classes, name)
-            index = self._class_index(int(name) if numbered else name, pointer)
+            index = self._class_index(partial(self._classes.parse, name), pointer)
             if index in weights:
                 self._wrong(pointer, f"class {index} is there twice, by name and by index")
             elif index is not None:
@@ -205,11 +196,12 @@ class Resolution:
         total = sum(weights.values())
         return {str(index): weights[index] / total for index in sorted(weights)}
 
-    def _class_index(self, given: int | str, pointer: str) -> int | None:
-        index, wrong = find_class(self.pipeline.classes, given)
-        if wrong:
-            self._wrong(pointer, wrong)
-        return index
+    def _class_index(self, find: Callable[[], int], pointer: str) -> int | None:
+        try:
+            return find()
+        except UnknownClassError as error:
+            self._wrong(pointer, str(error))
+            return None
 
     def _guidance_scale(self) -> float:
         request, given = self.request, self.request.guidance_scale
@@ -217,7 +209,7 @@ class Resolution:
             return 0.0
         if request.class_label is not None or request.class_weights is not None:
             default = 0.0 if self.encodes else self.pipeline.defaults.guidance_scale
-            return default if given is None else abs(given)  # -0.0 is 0
+            return default if given is None else abs(given)  # abs: -0.0 becomes 0
         if given:
             self._wrong("/guidance_scale", "must be 0 without a class: there is nothing to guide towards")
         elif given is None and "class_label" not in request.model_fields_set and not self.errors:
@@ -225,7 +217,7 @@ class Resolution:
         return 0.0
 
     def _guidance_schedule(self) -> GuidanceSchedule:
-        """A pipeline's default is a scale with its schedule; who names a scale gets the paper's, which is constant."""
+        """The given schedule, the pipeline's for its default scale, or the paper's constant one for a given scale."""
         request = self.request
         if request.guidance_schedule is not None:
             return request.guidance_schedule
@@ -233,7 +225,7 @@ class Resolution:
         return self.pipeline.defaults.guidance_schedule if by_default else "constant"
 
     def _miss_class(self) -> None:
-        """The pipeline does not insist on a class, but if it guides by default there is nothing to guide towards."""
+        """Note a missing class, which the pipeline does not require but its default guidance scale needs."""
         if self.request.kind == "generate" and self.pipeline.defaults.guidance_scale > 0:
             self._wrong("/class_label", "is required unless guidance_scale is 0")
 
@@ -245,8 +237,9 @@ class Resolution:
             )
         if request.sampler not in (None, "ddim"):
             self._wrong("/sampler", "an image is encoded by ddim, and by it alone")
-        if request.steps is not None and not 2 <= request.steps <= self.most_encoding_steps:
-            self._wrong("/steps", f"must be from 2 to {self.most_encoding_steps} where an image is encoded")
+        most = most_encoding_steps(self.pipeline.num_timesteps)
+        if request.steps is not None and not 2 <= request.steps <= most:
+            self._wrong("/steps", f"must be from 2 to {most} where an image is encoded")
         if request.eta:
             self._wrong("/eta", "must be 0 where an image is encoded: drawn noise would not lead back to it")
         if request.thresholding != "clip" and request.kind == "interpolate":
@@ -266,14 +259,14 @@ class Resolution:
         if chosen not in offered:
             self._wrong(f"{at}/sampler", f"unknown sampler {chosen!r}; there are: {', '.join(offered)}")
         if eta is None:
-            # a pipeline's default is a sampler with its eta; who names a sampler gets it as it is known
+            # a pipeline's default sampler comes with its eta; a given sampler gets its usual eta, 0
             eta = default_eta if sampler is None and chosen == "ddim" else 0.0
         if eta and chosen != "ddim":
             self._wrong(f"{at}/eta", f"is for ddim alone; {chosen} has none")
         return chosen, abs(eta)
 
     def _time_grid(self, at: str, given: TimeGrid | None, sampler: str, steps: int, num_timesteps: int) -> TimeGrid:
-        """The grid asked for, else the sampler's own, or the even one of an encoding, where the workers know it."""
+        """The given time grid, or the sampler's default, or "even" for an encoding, if the pipeline offers it."""
         offered = self.pipeline.time_grids
         if given is None:
             encodes = self.encodes and not at

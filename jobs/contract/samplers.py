@@ -1,19 +1,12 @@
-"""The samplers as those who choose one see them: what each costs, and when to choose it. Plain data.
+"""Notes for choosing a sampler: the cost of each, and when to choose it. Plain data.
 
-Few steps and large scales were measured on the demo stack (docs/samplers.md); that solvers of second order fall behind
-at scales of 8 and more on large models is known from Lu et al. 2022.
+Results for few steps and large scales were measured on the demo stack (docs/samplers.md). Lu et al. 2022 show that
+second-order solvers are worse at scales of 8 and more on large models.
 """
-
-import math
-from functools import lru_cache
-from typing import Literal
 
 from pydantic import Field
 
 from jobs.contract.announced import Announced
-
-TimeGrid = Literal["official", "even", "uniform", "logsnr", "karras"]
-Thresholding = Literal["clip", "dynamic", "none"]
 
 
 class SamplerNote(Announced):
@@ -76,24 +69,3 @@ SAMPLER_NOTES = (
         "its steps, for grids and guidance that change abruptly.",
     ),
 )
-
-
-def default_grid(sampler: str, steps: int, num_timesteps: int) -> TimeGrid:
-    """The timesteps of a sampler where a request names none; `diffusion.grids` says why.
-
-    Names not known here have the published ones.
-    """
-    if any(each.order == 2 for each in SAMPLER_NOTES if each.name == sampler):
-        return "karras"
-    begins = (steps - 1) * math.ceil(num_timesteps / steps)
-    return "even" if sampler == "ddim" and begins == num_timesteps - 1 else "official"
-
-
-@lru_cache(maxsize=1024)  # asked several times for each job that is shown
-def num_evaluations(sampler: str, steps: int) -> int:
-    """Network evaluations of a run, which is what its progress and usage count. Names not known here cost 1 a step.
-
-    A second evaluation is where a step lands; the last lands on the clean image, and there is nothing to evaluate.
-    """
-    extra = next((each.evaluations_per_step for each in SAMPLER_NOTES if each.name == sampler), 1) - 1
-    return steps + extra * (steps - 1)

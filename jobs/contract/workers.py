@@ -1,4 +1,4 @@
-"""What a worker says about itself with every heartbeat."""
+"""The state that a worker announces with every heartbeat."""
 
 from pydantic import Field
 

@@ -1,1 +1,1 @@
-"""Jobs in Redis: keys, records, every change of a state, events, and what is done now and then."""
+"""Jobs in Redis: keys, records, all changes of state, events, webhooks and periodic sweeps."""

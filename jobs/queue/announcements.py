@@ -1,4 +1,4 @@
-"""What workers announce in Redis; `jobs.views.fleet` reads it."""
+"""Writes the announcements of workers to Redis; `jobs.views.fleet` reads them."""
 
 import json
 from collections.abc import Sequence
@@ -6,20 +6,26 @@ from collections.abc import Sequence
 from redis.client import Pipeline
 
 from jobs.contract.pipelines import PipelineInfo
+from jobs.contract.sweeps import Sweep
 from jobs.contract.workers import WorkerInfo
 from jobs.queue import keys
 
 
-def announce_pipelines(pipe: Pipeline, pipelines: Sequence[PipelineInfo]) -> None:
-    """Make pipelines known; they stay so for a time without a worker, so that jobs may wait for the next one."""
+def announce_pipelines(pipe: Pipeline, pipelines: Sequence[PipelineInfo], sweeps: Sequence[Sweep] = ()) -> None:
+    """Announce pipelines. They stay known for a time without a worker, so that jobs can wait for the next one."""
+    kept = {each.pipeline: each.model_dump_json() for each in sweeps}
     for each in pipelines:
+        if each.id in kept:
+            pipe.hset(keys.SWEEPS, each.id, kept[each.id])
+        else:
+            pipe.hdel(keys.SWEEPS, each.id)
         pipe.hset(keys.PIPELINES, each.id, each.model_dump_json())
         pipe.zrem(keys.UNHELD, each.id)
         pipe.srem(keys.RETIRED, each.id)
 
 
 def announce_worker(pipe: Pipeline, info: WorkerInfo, metrics_text: str, lease_seconds: int) -> None:
-    """Tell that a worker lives, and what its steps cost."""
+    """Announce that a worker is alive, and the costs of its steps."""
     pipe.sadd(keys.WORKERS, info.name)
     pipe.set(keys.worker(info.name), info.model_dump_json(), ex=lease_seconds)
     pipe.set(keys.worker_metrics(info.name), metrics_text, ex=lease_seconds)
@@ -28,6 +34,6 @@ def announce_worker(pipe: Pipeline, info: WorkerInfo, metrics_text: str, lease_s
 
 
 def withdraw_worker(pipe: Pipeline, name: str) -> None:
-    """Tell that a worker has stopped."""
+    """Remove the announcement of a worker that stops."""
     pipe.srem(keys.WORKERS, name)
     pipe.delete(keys.worker(name), keys.worker_metrics(name))

@@ -1,4 +1,7 @@
-"""When Redis counts as away: it cannot be reached, or takes no writes for a while. Both pass by themselves."""
+"""Decide whether an error means that Redis is unavailable: it cannot be reached, or it refuses writes.
+
+Both states are temporary.
+"""
 
 import re
 
@@ -18,12 +21,12 @@ AWAY = (
     OutOfMemoryError,
     ReadOnlyError,
     MasterDownError,
-    ExecAbortError,  # it stopped taking writes between a transaction's commands and its end
+    ExecAbortError,  # it began to refuse writes between a transaction's commands and EXEC
 )
-# For these redis-py has no class: the disk is full, or too few replicas are there.
+# redis-py has no class for these: the disk is full, or there are too few replicas.
 REFUSED = re.compile(r"(?:.* caused error: )?(?:MISCONF|NOREPLICAS) ", re.DOTALL)
 
 
-def is_away(error: BaseException) -> bool:
-    """Whether an error says that Redis is away, and nothing of what was to be written."""
+def is_unavailable(error: BaseException) -> bool:
+    """Return whether an error means that Redis is unavailable, and not that the command itself was wrong."""
     return isinstance(error, AWAY) or (isinstance(error, ResponseError) and REFUSED.match(str(error)) is not None)

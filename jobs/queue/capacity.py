@@ -1,4 +1,4 @@
-"""Whether one more job may be kept: caps on jobs, on queued jobs, and on Redis' memory."""
+"""The limits on jobs, on queued jobs and on Redis' memory."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,17 +11,17 @@ from jobs.queue import keys
 from jobs.queue.server import RETRY_SECONDS, ServerReader
 from jobs.settings import Settings
 
-KEPT_FREE = 0.1  # share of a memory limit of the server's own: jobs that were accepted still need some to be completed
+KEPT_FREE = 0.1  # share of the server's own memory limit; accepted jobs still need memory until they end
 
 
 class Room:
-    """The room for jobs, as it was counted together with other commands."""
+    """The room for jobs, counted in one round trip with other commands."""
 
     def __init__(self, settings: Settings, server: ServerReader, kept: int, queued: int) -> None:
         self._settings, self._server, self._kept, self._queued = settings, server, kept, queued
 
     def take(self) -> None:
-        """Take the place of one job. Raises: RefusedError when there is none, and where Redis must not be used."""
+        """Take the place of one job. Raises: RefusedError if there is none, or Redis must not be used."""
         server = self._server.usable()
         max_bytes = self._settings.max_redis_bytes
         if server.max_bytes:

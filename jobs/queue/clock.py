@@ -1,24 +1,23 @@
-"""Redis' time, by which everything in Redis expires: the clocks of two machines may be hours apart."""
+"""Redis' time, by which everything in Redis expires, because the clocks of two machines may be hours apart."""
 
 import time
 
 from redis.client import Redis
 from redis.exceptions import RedisError
 
-ASKED_SECONDS = (
-    10.0  # for which the last answer serves; the monotonic clock it is carried on with stops in a suspension
-)
+# Seconds for which the last answer is used. The monotonic clock stops while the machine is suspended.
+ASKED_SECONDS = 10.0
 
 
 NEVER = float("-inf")
 
 
 class RedisClock:
-    """Tells the time of a Redis server; asks it now and then."""
+    """The time of a Redis server, which is read every ASKED_SECONDS."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._ahead_seconds, self._ask_at = 0.0, NEVER  # of the monotonic clock, and on it
+        self._ahead_seconds, self._ask_at = 0.0, NEVER  # offset from the monotonic clock; next read on it
 
     def now(self) -> float:
         """Unix seconds. Raises: redis.RedisError as long as Redis has never answered."""
@@ -27,7 +26,7 @@ class RedisClock:
                 self._ask()
             except RedisError:
                 if self._ask_at == NEVER:
-                    raise  # else the last answer serves on
+                    raise  # otherwise the last answer is used
         return time.monotonic() + self._ahead_seconds
 
     def _ask(self) -> None:

@@ -1,4 +1,4 @@
-"""Events of a job: a capped stream in Redis that is replayed by id, and previews, which are not kept."""
+"""Events of a job: a capped stream in Redis, which clients can replay from an id, and previews, which are not kept."""
 
 import json
 import re
@@ -12,13 +12,13 @@ from redis.client import Pipeline, Redis
 
 from jobs.contract.job import Progress
 from jobs.queue import keys
+from jobs.queue.corrupt import answers
 from jobs.queue.rq_registries import job_key
-from jobs.queue.rubbish import answers
 
 MAX_EVENTS = 2000  # of one job; progress is throttled to some 200 an attempt
 START = "0-0"
 PREVIEW_INDEX = re.compile(rb'"index":(\d{1,9})')  # `publish_preview` writes it before the picture
-Entries = Iterable[tuple[bytes, dict[bytes, bytes]]]  # what XRANGE answers, for a client that leaves bytes as they are
+Entries = Iterable[tuple[bytes, dict[bytes, bytes]]]  # XRANGE's answer, if the client does not decode bytes
 
 
 class EventKind(StrEnum):
@@ -34,7 +34,7 @@ class EventKind(StrEnum):
 
     @property
     def is_final(self) -> bool:
-        """The last event of a job."""
+        """Whether this is the last event of a job."""
         return self in FINAL_EVENTS
 
 
@@ -60,15 +60,15 @@ class Preview:
 
 
 def publish(pipe: Pipeline, job_id: str, kind: EventKind, data: dict[str, Any]) -> None:
-    """Append an event to the job's stream, as part of the transaction that makes it true, and wake who waits."""
+    """Append an event to the job's stream, in the transaction of the change itself, and wake readers."""
     text = json.dumps({"id": job_id, **data}, separators=(",", ":"))
     pipe.xadd(keys.events(job_id), {"event": kind, "data": text}, maxlen=MAX_EVENTS)
     pipe.publish(keys.channel(job_id), b"")
 
 
-# One call, as it is sent often. A worker that was stalled past its lease must not add to the events of a job that
-# another has ended, and a deleted job must not get a stream that nobody would remove. What polls are told expires; the
-# job keeps its copy, which says where it stood should its worker die.
+# One call, because it is sent often. A worker that stalled past its lease must not add events to a job that another
+# has ended, and a deleted job must not get a stream that nobody would remove. The progress that polls read
+# expires. The job's hash keeps a copy, which shows where the job stood if its worker dies.
 PROGRESS_SCRIPT = """
 local job, progress, events = KEYS[1], KEYS[2], KEYS[3]
 local token, text, seconds, event, data, kept, channel = unpack(ARGV)
@@ -86,23 +86,23 @@ return 1
 
 @dataclass(frozen=True)
 class ProgressReport:
-    """How far an execution of a job is; `token` says which."""
+    """The progress of one execution of a job, identified by `token`."""
 
     job_id: str
     token: str
     progress: Progress
-    as_event: bool  # beside what polls are told
+    as_event: bool  # also as an event, not only for polls
 
 
 class ProgressPublisher:
-    """Tells how far jobs are, as long as the execution that says so holds its job."""
+    """Publishes progress of jobs, as long as the reporting execution holds the job."""
 
     def __init__(self, redis: Redis, kept_seconds: int) -> None:
         self._redis, self._kept_seconds = redis, kept_seconds
         self._script = redis.register_script(PROGRESS_SCRIPT)
 
     def publish(self, reports: Sequence[ProgressReport]) -> dict[str, Exception]:
-        """Pass on all at once; of executions that lost their job, nothing. Returns what failed, by job."""
+        """Publish reports in one round trip, except those of executions that lost their job; return errors by job."""
         with self._redis.pipeline(transaction=False) as pipe:
             for each in reports:
                 names = [job_key(each.job_id), keys.progress(each.job_id), keys.events(each.job_id)]
@@ -119,26 +119,26 @@ class ProgressPublisher:
 
 
 def publish_preview(redis: Redis, job_id: str, preview: Preview) -> None:
-    """Show a preview to whoever listens just now."""
+    """Publish a preview to the present listeners."""
     data = {"id": job_id, **asdict(preview), "png": b64encode(preview.png).decode()}
     redis.publish(keys.channel(job_id), json.dumps(data, separators=(",", ":")))
 
 
 def image_of_preview(data: bytes) -> int:
-    """The index of the image that a published preview is of."""
+    """The image index of a published preview."""
     found = PREVIEW_INDEX.search(data)
     return int(found[1]) if found else 0
 
 
 class Place(NamedTuple):
-    """Where a reader of a job's events stands."""
+    """The position of a reader in a job's events."""
 
     job_id: str
     last_id: str
 
 
 def read_events(redis: Redis, places: Sequence[Place]) -> list[list[Event]]:
-    """The events behind each place, in one round trip."""
+    """The events after each place, in one round trip."""
     with redis.pipeline(transaction=False) as pipe:
         for each in places:
             pipe.xrange(keys.events(each.job_id), min=f"({each.last_id}")
@@ -146,7 +146,7 @@ def read_events(redis: Redis, places: Sequence[Place]) -> list[list[Event]]:
 
 
 def decode(entries: Entries) -> list[Event]:
-    """Events from what XRANGE answers; what is none is left out."""
+    """Events from XRANGE's answer; other entries are skipped."""
     return [
         Event(id.decode(), kind, fields.get(b"data", b"{}").decode(errors="replace"))
         for id, fields in entries

@@ -1,13 +1,23 @@
-"""Names of everything the project keeps in Redis beside RQ's own keys."""
+"""Names of the project's keys in Redis beside RQ's own, and the form of their entries."""
+
+import re
 
 from jobs.contract.job import JobStatus
+from vocabulary.priorities import PRIORITIES
 
-QUEUE_PREFIX = "adm:"  # of RQ queue names; ours, so that an ordinary `rq worker` never takes these jobs
+QUEUE_PREFIX = "adm:"  # of RQ queue names, so that an ordinary `rq worker` never takes these jobs
+
+JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
+INDEX_MEMBER = re.compile(r"(\d{16})-([A-Za-z0-9_-]{1,128})")  # microseconds of the creation, and the job
+TOKEN = re.compile(r"[0-9a-f]{32}")
+EXECUTION = re.compile(r"([A-Za-z0-9_-]{1,128}):([0-9a-f]{32})")  # the job, and the token
+QUEUE = re.compile(rf"{QUEUE_PREFIX}.+:(?:{'|'.join(PRIORITIES)})", re.DOTALL)
 
 PIPELINES = "adm:pipelines"  # hash: pipeline -> PipelineInfo, as last announced; outlives its workers for a time
 UNHELD = "adm:pipelines-unheld"  # sorted set: pipelines that no live worker holds, by the time that was first seen
-RETIRED = "adm:pipelines-retired"  # set: pipelines that were known and are no more; announcing one takes it out
-STEP_COSTS = "adm:step-costs"  # hash: pipeline -> step_ms of the worker that spoke last; outlives it too
+RETIRED = "adm:pipelines-retired"  # set: pipelines that were removed; announcing one takes it out
+SWEEPS = "adm:sweeps"  # hash: pipeline -> Sweep, if it has one; removed with the pipeline
+STEP_COSTS = "adm:step-costs"  # hash: pipeline -> step_ms of the latest heartbeat; outlives the worker
 WORKERS = "adm:workers"  # set of names; the record of each expires with its heartbeats
 LEASES = "adm:leases"  # sorted set: "job:token" by the time the lease ends
 EXPIRING = "adm:expiring"  # sorted set: jobs that wait, by the time they expire
@@ -15,11 +25,12 @@ ENDED = "adm:ended"  # sorted set: jobs that have ended, by the time they are to
 CALLERS_QUEUED = "adm:callers-queued"  # hash: caller -> estimated milliseconds of a device of its queued jobs
 JOB_CALLERS = "adm:job-callers"  # hash: index member -> caller, of jobs made with a key; outlives the job's own hash
 FILE_BYTES = "adm:file-bytes"  # hash: uploaded picture -> bytes that its PNG counts for
-STORE_SWEPT = "adm:store-swept"  # there for as long as nobody needs to list the whole image store again
+FILE_CALLERS = "adm:file-callers"  # hash: uploaded picture -> caller, of those that were uploaded with a key
+STORE_SWEPT = "adm:store-swept"  # present as long as no sweep needs to list the whole image store again
 WEBHOOKS = "adm:webhooks"  # sorted set: deliveries by the time when they are due
-DEAD_WEBHOOKS = "adm:webhooks-dead"  # sorted set: deliveries that were given up, by when
+DEAD_WEBHOOKS = "adm:webhooks-dead"  # sorted set: deliveries that were given up, by the time of that
 API_KEYS = "adm:api-keys"  # hash: caller -> KeyRecord; with any entry, also of a revoked key, callers need one
-API_KEYS_VERSION = "adm:api-keys-version"  # another text after each change of them
+API_KEYS_VERSION = "adm:api-keys-version"  # a text that differs after each change of the keys
 WAKE_CHANNEL = "adm:wake"  # pub/sub: a queue's name whenever a job was added to it
 
 
@@ -34,26 +45,26 @@ def turn_ends(queue: str) -> str:
 
 
 def own_line(queue: str, caller: str) -> str:
-    """Sorted set of a caller's jobs in a queue, by their turns; there are none of jobs without a caller."""
+    """Sorted set of a caller's jobs in a queue, by their turns; jobs without a caller have none."""
     return f"adm:line:{caller}:{queue}"
 
 
 def index(status: JobStatus | None = None, caller: str = "") -> str:
-    """Sorted set, all scores 0, of index members: jobs of one status, or all; lexical order is that of creation.
+    """Sorted set of index members, all with score 0, in lexical order of creation: jobs of one status, or all jobs.
 
-    caller: those of one caller alone.
+    caller: only jobs of this caller.
     """
     jobs = f"adm:jobs-of:{caller}" if caller else "adm:jobs"
     return jobs if status is None else f"{jobs}:{status}"
 
 
 def indexes(status: JobStatus | None, caller: str) -> tuple[str, ...]:
-    """The indexes that hold a job of a caller: everybody's, and the caller's own if it has a key."""
+    """The indexes that contain a job of a caller: the common one, and the caller's own if it has a key."""
     return (index(status), index(status, caller)) if caller else (index(status),)
 
 
 def index_member(created_at: float, job_id: str) -> str:
-    """Member of an index; sorts by creation, and serves as the cursor of a page."""
+    """Member of an index; sorts by creation, and is the cursor of a page."""
     return f"{int(created_at * 1_000_000):016d}-{job_id}"
 
 
@@ -63,7 +74,7 @@ def queued_work(pipeline: str) -> str:
 
 
 def estimate_ratios(pipeline: str) -> str:
-    """List: what the last jobs took, of what had been reckoned for them when they came."""
+    """List: ratios of actual to estimated time of the last jobs."""
     return f"adm:estimate-ratios:{pipeline}"
 
 
@@ -73,13 +84,23 @@ def worker(name: str) -> str:
 
 
 def worker_process(name: str) -> str:
-    """Which process has a worker's name; expires when it falls silent."""
+    """The process that has a worker's name; expires without heartbeats."""
     return f"adm:worker-process:{name}"
 
 
 def worker_metrics(name: str) -> str:
     """A worker's metrics in Prometheus' text form."""
     return f"adm:worker-metrics:{name}"
+
+
+def change(change_id: str) -> str:
+    """Hash: a change of workers' pipelines, and the progress of each worker."""
+    return f"adm:change:{change_id}"
+
+
+def worker_changes(name: str) -> str:
+    """List: changes that a worker has not answered, the oldest first."""
+    return f"adm:changes-of:{name}"
 
 
 def service_metrics(service: str, index: int) -> str:
@@ -93,7 +114,7 @@ def events(job_id: str) -> str:
 
 
 def progress(job_id: str) -> str:
-    """How far a job is; expires soon after its worker falls silent."""
+    """The progress of a job; expires soon after the last heartbeat of its worker."""
     return f"adm:progress:{job_id}"
 
 

@@ -1,7 +1,7 @@
-"""What a job carries: its request as JSON, in a form that older and newer workers read beside each other.
+"""The payload of a job: its request as JSON, in a form that older and newer workers can both read.
 
 A rolling upgrade runs workers of two versions on one queue (docs/decisions/0024). A worker runs a job of a newer
-version if it understands all that concerns its images; otherwise it leaves the job in the queue to a newer worker.
+version if it understands all fields that affect images; otherwise it leaves the job in the queue to a newer worker.
 """
 
 import json
@@ -15,22 +15,22 @@ from jobs.contract.request import ResolvedRequest
 from jobs.contract.samplers import SAMPLER_NOTES
 
 PAYLOAD_VERSION = 1  # of the form: raised when a field that older workers know changes its meaning
-REVISION = 1  # of the request: raised when a field or a value is added; tests/jobs/former/request.json is its record
+REVISION = 1  # of the request: raised when a field or a value is added; tests/former/request.json is its record
 ADDED: frozenset[str] = frozenset()  # fields of the request since revision 1
 BESIDE_IMAGES = frozenset({"expires_in", "user", "metadata", "webhook_url"})  # fields that no worker acts on
-MAX_PAYLOAD_BYTES = 16 << 20  # what is more is no JSON by that; a few bytes may stand for gigabytes
+MAX_PAYLOAD_BYTES = 16 << 20  # of a decompressed payload; a few compressed bytes can stand for gigabytes
 
 
 class BadPayloadError(AdmError):
-    """What a job carries cannot be read as a request."""
+    """The payload of a job cannot be read as a request."""
 
 
 class NewerPayloadError(BadPayloadError):
-    """A newer version wrote the request, and this one does not know a part of it that concerns the images."""
+    """A newer version wrote the request, and a part that affects the images is unknown here."""
 
 
 def payload_of(request: ResolvedRequest) -> dict[str, Any]:
-    """The payload of a job. Fields that have their default are left out: an older worker may not know them."""
+    """The payload of a job. Fields with their default value are omitted, because an older worker may not know them."""
     return {
         "version": PAYLOAD_VERSION,
         "revision": REVISION,
@@ -42,8 +42,8 @@ def payload_of(request: ResolvedRequest) -> dict[str, Any]:
 def read_payload(data: bytes) -> ResolvedRequest:
     """The request in RQ's serialised call.
 
-    Raises: NewerPayloadError for a request of a newer version with a part that this one does not know; BadPayloadError
-    for anything else that is no request.
+    Raises: NewerPayloadError for a newer version's request with an unknown part; BadPayloadError for anything else that
+    is not a request.
     """
     try:
         call: Any = json.loads(zlib.decompressobj().decompress(data, MAX_PAYLOAD_BYTES))
@@ -70,7 +70,7 @@ def read_payload(data: bytes) -> ResolvedRequest:
 
 
 def fixed_form(request: ResolvedRequest) -> str:
-    """A request as text that stays the same when a later version adds a field of which the request makes no use."""
+    """A request as text, which stays the same if a later version adds a field that the request does not use."""
     unused = {
         name
         for name in ADDED
@@ -84,5 +84,5 @@ def _samplers(request: ResolvedRequest) -> set[str]:
 
 
 def _parts(error: ValidationError) -> str:
-    """The names of the fields that are not understood; no value, for it is a caller's."""
+    """The names of the fields that are not understood, without values, which are the caller's."""
     return ", ".join(sorted({repr(str(each["loc"][0])) if each["loc"] else "its kind" for each in error.errors()}))

@@ -1,17 +1,31 @@
-"""A job as it lies in Redis: RQ's hash with our fields in it, prefixed by `adm_`."""
+"""The record of a job in Redis: RQ's hash with our fields, prefixed by `adm_`. It is parsed once, when it is read."""
 
-import json
-from dataclasses import dataclass
-from typing import Any, cast
+from re import Pattern
+from typing import Annotated, Any, Literal, Self, cast
 
-from pydantic import ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Json,
+    SkipValidation,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+)
 from rq.job import JobStatus as RqStatus
 
-from jobs.contract.job import CheckpointRecord, ImageRecord, ImageView, JobError, JobStatus, Progress, Usage
-from jobs.contract.request import Priority, ResolvedRequest
+from jobs.callers.keyring import CALLER_ID
+from jobs.contract.errors import AdmError
+from jobs.contract.grids import GridAxes
+from jobs.contract.job import CheckpointRecord, ImageRecord, JobError, JobStatus, Progress, Usage
+from jobs.contract.request import ResolvedRequest
 from jobs.queue import keys
-from jobs.queue.deaths import Deaths
 from jobs.queue.payload import read_payload
+from jobs.queue.worker_deaths import Deaths
+from vocabulary.priorities import Priority
 
 STATUS_OF_RQ = {
     RqStatus.CREATED: JobStatus.QUEUED,
@@ -26,35 +40,137 @@ STATUS_OF_RQ = {
     RqStatus.STOPPED: JobStatus.CANCELLED,
     RqStatus.CANCELED: JobStatus.CANCELLED,
 }
+RQ_OF_STATUS = {
+    JobStatus.QUEUED: RqStatus.QUEUED,
+    JobStatus.IN_PROGRESS: RqStatus.STARTED,
+    JobStatus.CANCELLING: RqStatus.STARTED,
+    JobStatus.COMPLETED: RqStatus.FINISHED,
+    JobStatus.FAILED: RqStatus.FAILED,
+    JobStatus.CANCELLED: RqStatus.CANCELED,
+    JobStatus.EXPIRED: RqStatus.CANCELED,
+}
+MOST = 2**40  # largest value of a counted field, so that Redis can add such values
 
 
-@dataclass(frozen=True)
-class Record:
-    """One job's hash, without damage (`jobs.queue.soundness`); values are decoded when asked for."""
+class CorruptRecordError(AdmError):
+    """A job's record cannot be read. `names` are its corrupt fields; none if its key is no hash."""
+
+    def __init__(self, *names: str) -> None:
+        super().__init__("its record in Redis " + (f"is corrupt: {', '.join(names)}" if names else "is no hash"))
+        self.names = names
+
+
+def text_of(pattern: Pattern[str]) -> AfterValidator:
+    """Check that a text matches a pattern in full."""
+
+    def check(text: str) -> str:
+        if not pattern.fullmatch(text):
+            raise ValueError(f"does not match {pattern.pattern}")
+        return text
+
+    return AfterValidator(check)
+
+
+def readable(model: type[BaseModel]) -> BeforeValidator:
+    """Parse the JSON of a model; None if it is invalid, because the job can run without this field."""
+
+    def read(text: str | bytes) -> BaseModel | None:
+        try:
+            return model.model_validate_json(text)
+        except ValidationError:
+            return None
+
+    return BeforeValidator(read)
+
+
+Seconds = Annotated[float, Field(ge=0, le=1e10)]  # in microseconds they fit in an index member
+Number = Annotated[float, Field(ge=0, le=MOST)]
+Count = Annotated[int, Field(ge=0, le=MOST)]
+Token = Annotated[str, text_of(keys.TOKEN)]
+Stage = Annotated[str, StringConstraints(pattern="^[a-z0-9_-]{1,32}$")]  # a newer version may have other stages
+Work = Json[dict[Stage, Annotated[int, Field(ge=0, le=MOST, strict=True)]]]
+WORK: TypeAdapter[dict[str, int]] = TypeAdapter(Work)
+
+
+class Record(BaseModel):
+    """One job. A field that is absent or empty in the hash has its default here."""
+
+    model_config = ConfigDict(frozen=True)
 
     id: str
-    fields: dict[bytes, bytes]
+    fields: SkipValidation[dict[bytes, bytes]] = Field(repr=False)  # the hash itself
+    rq_status: RqStatus = Field(alias="status")
+    queue: Annotated[str, text_of(keys.QUEUE)] = Field(alias="origin")
+    payload: bytes = Field(b"", alias="data", repr=False)
+    item_ids: Json[list[Annotated[str, text_of(keys.JOB_ID)]]] = Field([], alias="adm_items")
+    """Ids of the jobs of its call, its own first; kept with the first job of a grid, and of `items` with a key."""
+    grid: Json[GridAxes] | None = Field(None, alias="adm_grid")
+    """The axes of the grid whose first job it is; None for other jobs."""
+    caller: Annotated[str, text_of(CALLER_ID)] = Field("", alias="adm_caller")
+    """Its caller; "" for a job that was made without a key."""
+    cost_ms: Count = Field(0, alias="adm_cost_ms")
+    """Estimated milliseconds of a device."""
+    share: Number = Field(0.0, alias="adm_share")
+    """The length of its turn in virtual seconds (`jobs.callers.turns`)."""
+    turn: Number = Field(0.0, alias="adm_turn")
+    created_at: Seconds = Field(0.0, alias="adm_created_at")
+    expires_at: Seconds = Field(0.0, alias="adm_expires_at")
+    """Queued: when the job expires. Running: the earliest time of its removal. Ended: the time of its removal."""
+    started_at: Seconds | None = Field(None, alias="adm_started_at")
+    ended_at: Seconds | None = Field(None, alias="adm_ended_at")
+    estimated_seconds: Seconds | None = Field(None, alias="adm_reckoned_seconds")
+    """Estimated time from its creation to its end."""
+    token: Token = Field("", alias="adm_token")
+    """Id of the execution that may write results."""
+    requeued_by: Token = Field("", alias="adm_given_back_by")
+    """Id of the last execution that requeued its job."""
+    starts: Count = Field(0, alias="adm_attempt")
+    """The number of claims so far."""
+    deaths: Json[Deaths] = Field(Deaths(), alias="adm_worker_deaths")
+    """The deaths of workers that had this job in flight."""
+    reached: Annotated[Progress | None, readable(Progress)] = Field(None, alias="adm_reached")
+    """The last progress that its last execution reported or started from; None before the first step."""
+    checkpoint: Annotated[CheckpointRecord | None, readable(CheckpointRecord)] = Field(None, alias="adm_checkpoint")
+    """The checkpoint from which its next attempt can resume; None once it has ended."""
+    checkpoint_reached: Annotated[Progress | None, readable(Progress)] = Field(None, alias="adm_checkpoint_reached")
+    retries_left: Count = 0
+    cancel: Literal["", "1"] = Field("", alias="adm_cancel")
+    expired: Literal["", "1"] = Field("", alias="adm_expired")
+    work: Work = Field({}, alias="adm_work")
+    """Row steps by stage."""
+    images: Json[list[ImageRecord]] = Field([], alias="adm_images")
+    """Published images, by index."""
+    error: Json[JobError] | None = Field(None, alias="adm_error")
+    usage: Json[Usage] = Field(Usage(steps=0, device_seconds=0), alias="adm_usage")
+    """The usage of its images; zero until it is completed."""
+    results: Json[dict[str, Any]] | None = Field(None, alias="adm_results")
+    """Its results that are not images."""
+    class_name: str | None = Field(None, alias="adm_class_name")
+    numerics: str | None = Field(None, alias="adm_numerics")
+    body_digest: str = Field("", alias="adm_body")
+    request_id: str = Field("", alias="adm_request_id")
+    traceparent: str = Field("", alias="adm_traceparent")
+    webhook_url: Annotated[str, StringConstraints(pattern="^https?://[!-~]+$")] = Field("", alias="adm_webhook_url")
+    worker_name: str = ""
 
-    def text(self, name: str) -> str:
-        return self.fields.get(name.encode(), b"").decode()
-
-    def number(self, name: str) -> float | None:
-        value = self.fields.get(name.encode())
-        return None if not value else float(value)
+    @classmethod
+    def parse(cls, job_id: str, fields: dict[bytes, bytes]) -> Self:
+        """Read a hash. Raises: CorruptRecordError."""
+        given = {name: decoded(value) for name in NAMES if (value := fields.get(name.encode()))}
+        try:
+            return cls.model_validate({**given, "id": job_id, "fields": fields, "data": fields.get(b"data", b"")})
+        except ValidationError as error:
+            raise CorruptRecordError(*dict.fromkeys(str(each["loc"][0]) for each in error.errors())) from error
 
     @property
     def status(self) -> JobStatus:
-        """The status clients see; the one place where RQ's are translated."""
-        status = STATUS_OF_RQ[RqStatus(self.text("status"))]
-        if status is JobStatus.IN_PROGRESS and self.cancel_requested:
+        """The status for clients, translated from RQ's only here."""
+        status = STATUS_OF_RQ[self.rq_status]
+        if status is JobStatus.IN_PROGRESS and self.cancel:
             return JobStatus.CANCELLING
-        if status is JobStatus.CANCELLED and self.text("adm_expired"):
+        if status is JobStatus.CANCELLED and self.expired:
             return JobStatus.EXPIRED
         return status
-
-    @property
-    def queue(self) -> str:
-        return self.text("origin")
 
     @property
     def pipeline(self) -> str:
@@ -65,140 +181,59 @@ class Record:
         return cast(Priority, self.queue.rpartition(":")[2])
 
     @property
-    def item_ids(self) -> list[str]:
-        """Ids of the jobs of its call, its own first; of a call with `items` and a key, whose id is the first job's."""
-        ids: list[str] = json.loads(self.text("adm_items") or "[]")
-        return ids
-
-    @property
-    def caller(self) -> str:
-        """Whose it is; "" where it was made without a key."""
-        return self.text("adm_caller")
-
-    @property
-    def cost_ms(self) -> int:
-        """Estimated milliseconds of a device."""
-        return int(self.number("adm_cost_ms") or 0)
-
-    @property
-    def share(self) -> float:
-        """How long its turn lasts, in virtual seconds (`jobs.callers.turns`)."""
-        return self.number("adm_share") or 0.0
-
-    @property
-    def created_at(self) -> float:
-        return self.number("adm_created_at") or 0.0
-
-    @property
-    def expires_at(self) -> float:
-        """While it waits: when it is given up. While it runs: until when it is kept at least; once ended, exactly."""
-        return self.number("adm_expires_at") or 0.0
-
-    @property
-    def token(self) -> str:
-        """Id of the execution that may write results."""
-        return self.text("adm_token")
-
-    @property
-    def given_back_by(self) -> str:
-        """Id of the last execution that put it back into its queue itself."""
-        return self.text("adm_given_back_by")
-
-    @property
-    def starts(self) -> int:
-        """How often a worker has taken it."""
-        return int(self.number("adm_attempt") or 0)
-
-    @property
     def attempt(self) -> int:
-        """The attempt it is in, or waits for as its first."""
+        """The number of its present attempt; 1 before the first."""
         return max(1, self.starts)
 
     @property
-    def deaths(self) -> Deaths:
-        """The deaths of workers that had this job in flight."""
-        text = self.text("adm_worker_deaths")
-        return Deaths.model_validate_json(text) if text else Deaths()
-
-    @property
-    def reached(self) -> Progress | None:
-        """What its last execution reported last, or started from; None before the first step, and if unreadable."""
-        try:
-            return Progress.model_validate_json(self.fields.get(b"adm_reached", b""))
-        except ValidationError:
-            return None
-
-    @property
     def is_delayed(self) -> bool:
-        """Whether it is queued, but not in its queue yet."""
-        return self.text("status") == RqStatus.SCHEDULED.value
-
-    @property
-    def retries_left(self) -> int:
-        return int(self.number("retries_left") or 0)
+        """Whether its status is queued but a delay keeps it out of its queue."""
+        return self.rq_status is RqStatus.SCHEDULED
 
     @property
     def cancel_requested(self) -> bool:
-        return bool(self.text("adm_cancel"))
+        return bool(self.cancel)
 
     @property
     def index_member(self) -> str:
         return keys.index_member(self.created_at, self.id)
-
-    @property
-    def work(self) -> dict[str, int]:
-        """Row steps by stage."""
-        work: dict[str, int] = json.loads(self.text("adm_work") or "{}")
-        return work
-
-    @property
-    def images(self) -> list[ImageRecord]:
-        """Published images, by index."""
-        return [ImageRecord(**each) for each in json.loads(self.text("adm_images") or "[]")]
-
-    @property
-    def checkpoint(self) -> CheckpointRecord | None:
-        """From where its next attempt may go on; none once it has ended, and none that cannot be read."""
-        try:
-            return CheckpointRecord.model_validate_json(self.fields.get(b"adm_checkpoint", b""))
-        except ValidationError:
-            return None
-
-    @property
-    def error(self) -> JobError | None:
-        text = self.text("adm_error")
-        return JobError.model_validate_json(text) if text else None
-
-    @property
-    def usage(self) -> Usage:
-        """What its images cost; nothing until it is completed."""
-        text = self.text("adm_usage")
-        return Usage.model_validate_json(text) if text else Usage(steps=0, device_seconds=0)
-
-    @property
-    def results(self) -> dict[str, Any] | None:
-        """What it found that is not an image."""
-        text = self.text("adm_results")
-        results: dict[str, Any] | None = json.loads(text) if text else None
-        return results
 
     def request(self) -> ResolvedRequest:
         """The request it carries.
 
         Raises: NewerPayloadError, BadPayloadError (`jobs.queue.payload`).
         """
-        return read_payload(self.fields.get(b"data", b""))
+        return read_payload(self.payload)
 
-    def image_view(self, image: ImageRecord, request: ResolvedRequest, root_path: str) -> ImageView:
-        """One of its images as clients see it, of a service that is published under a path."""
-        return ImageView(
-            index=image.index,
-            url=f"{root_path}/v1/jobs/{self.id}/images/{image.index}",
-            sha256=image.sha256,
-            width=image.width,
-            height=image.height,
-            class_label=request.class_label,
-            class_name=self.text("adm_class_name") or None,
-            seed=request.seed,
-            source=request.source(image.index),
-        )
+    def image_facts(self, image: ImageRecord, request: ResolvedRequest) -> dict[str, Any]:
+        """The fields of one of its images for clients, without its address."""
+        return {
+            "index": image.index,
+            "sha256": image.sha256,
+            "width": image.width,
+            "height": image.height,
+            "class_label": request.class_label,
+            "class_name": self.class_name,
+            "seed": request.seed,
+            "source": request.source(image.index),
+        }
+
+
+def work_in(text: bytes | None) -> dict[str, int]:
+    """Parse the field `adm_work` alone; return {} if it is absent or corrupt."""
+    try:
+        return WORK.validate_python(text or b"{}")
+    except ValidationError:
+        return {}
+
+
+def decoded(value: bytes) -> str | bytes:
+    """Decode a field's UTF-8; return other bytes as they are, which no field accepts."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value
+
+
+NOT_TEXT = ("id", "fields", "payload")
+NAMES = tuple(each.alias or name for name, each in Record.model_fields.items() if name not in NOT_TEXT)  # in the hash

@@ -1,4 +1,4 @@
-"""Removes from Redis the pipelines that no worker has held for long, and the names of dead workers."""
+"""Removes from Redis the pipelines that no worker has held for a long time, and the names of dead workers."""
 
 from collections.abc import Iterable
 from typing import cast
@@ -6,14 +6,14 @@ from typing import cast
 from redis.client import Pipeline, Redis
 from redis.exceptions import WatchError
 
-from jobs.contract.request import PRIORITIES
 from jobs.queue import keys, rq_registries
 from jobs.queue.ledger import Ledger
 from jobs.views.fleet import FleetReader
+from vocabulary.priorities import PRIORITIES
 
 
 class Retirement:
-    """Each call may be repeated and may run in many processes at once."""
+    """Removes retired pipelines and dead workers. Calls may be repeated, and may run in many processes at once."""
 
     def __init__(self, redis: Redis, ledger: Ledger, fleet: FleetReader, after_seconds: float) -> None:
         self._redis, self._ledger, self._fleet, self._after_seconds = redis, ledger, fleet, after_seconds
@@ -44,11 +44,12 @@ class Retirement:
             if due:
                 pipe.hdel(keys.PIPELINES, *due)
                 pipe.hdel(keys.STEP_COSTS, *due)
+                pipe.hdel(keys.SWEEPS, *due)
                 pipe.zrem(keys.UNHELD, *due)
                 pipe.sadd(keys.RETIRED, *due)
                 pipe.delete(*map(keys.estimate_ratios, retired), *map(rq_registries.workers_key, queues(due)))
 
-        # an announcement removes the note as well: coming in between, it makes this transaction look again
+        # an announcement also removes the note, so one that arrives meanwhile makes this transaction run again
         self._redis.transaction(remove, keys.UNHELD)
         return retired
 
@@ -68,7 +69,7 @@ class Retirement:
                 try:
                     pipe.execute()
                 except WatchError:
-                    dead = []  # some worker spoke meanwhile, maybe one of these; the next sweep looks again
+                    dead = []  # a worker announced itself meanwhile, perhaps one of these; the next sweep checks again
         rq_registries.forget_dead_workers(self._redis, queues(cast(list[bytes], self._redis.hkeys(keys.PIPELINES))))
         return len(dead)
 

@@ -1,8 +1,8 @@
-"""RQ's books: what `rq info` and rq-dashboard read about our jobs, written along with every change of state.
+"""RQ's registries: what `rq info` and rq-dashboard read about our jobs, written along with every change of state.
 
-Two things differ from RQ's own worker, on purpose. Entries of the started registry never expire: RQ's tools clean that
-registry whenever they look at it, and would fail or retry a job behind our back; our leases decide who is dead. And no
-intermediate list is used: a job is taken by the transaction that claims it, so it never lies between two lists.
+Two things differ from RQ's own worker, on purpose. Entries of the started registry never expire, because RQ's tools
+clean that registry when they read it, and would fail or retry a job; our leases decide which worker is dead. And no
+intermediate list is used: the transaction that claims a job takes it from its queue, so it is never between two lists.
 """
 
 import json
@@ -36,9 +36,9 @@ from jobs.queue.record import Record
 
 RESULTS_KEY = f"{RQ_KEY_PREFIX}:results:{{}}"
 QUEUES_KEY = Queue.redis_queues_keys  # set of the queues' keys
-FUNCTION = "adm.generate"  # names the work in dashboards; nothing imports it
+FUNCTION = "adm.generate"  # the function's name in dashboards; nothing imports it
 RETRIES = Retry(max=3, interval=0, enqueue_at_front=True)
-EXECUTION_SECONDS = 30 * 86400  # how long RQ's record of an execution may lie about if nobody ends it
+EXECUTION_SECONDS = 30 * 86400  # lifetime of RQ's record of an execution that nobody ends
 ENDED_REGISTRIES = {
     RqStatus.FINISHED: FinishedJobRegistry,
     RqStatus.FAILED: FailedJobRegistry,
@@ -47,7 +47,7 @@ ENDED_REGISTRIES = {
 
 
 def encodable(fields: Mapping[str, Any] | Mapping[bytes, bytes]) -> dict[FieldT, EncodableT]:
-    """A hash to write, with the types redis-py wants to see."""
+    """A hash to write, with the types that redis-py expects."""
     return {name: value for name, value in fields.items()}  # noqa: C416 - dict() would keep the narrower key type
 
 
@@ -88,7 +88,7 @@ def new_job(
 
 
 def enqueue(pipe: Pipeline, record: Record, *, at_front: bool) -> None:
-    """Put a job's id into its queue, at its caller's turn or before all others; for `jobs.queue.transaction` alone."""
+    """Put a job's id into its queue, at its caller's turn or at the front. Only for `jobs.queue.transaction`."""
     pipe.sadd(Queue.redis_queues_keys, queue_key(record.queue))
     turns.enter(pipe, queue_key(record.queue), job_key(""), entry_of(record), at_front=at_front)
 
@@ -98,15 +98,15 @@ def entry_of(record: Record) -> turns.Entry:
 
 
 def delay(pipe: Pipeline, record: Record, due_at: float) -> None:
-    """Put a job's id where RQ keeps those that enter their queue later."""
+    """Put a job's id into RQ's registry of delayed jobs."""
     pipe.sadd(Queue.redis_queues_keys, queue_key(record.queue))
     pipe.zadd(delayed_key(record.queue), {record.id: due_at})
 
 
 def dequeue(pipe: Pipeline, record: Record, *, served: bool = True) -> None:
-    """Take a job's id out of its queue, or from among those that are to enter it.
+    """Remove a job's id from its queue, or from the delayed jobs of that queue.
 
-    served: its caller has had its turn, or will.
+    served: the caller used its turn, so its share is not returned.
     """
     pipe.lrem(queue_key(record.queue), 1, record.id)
     turns.leave(pipe, queue_key(record.queue), entry_of(record), served=served or record.starts > 0)
@@ -115,7 +115,7 @@ def dequeue(pipe: Pipeline, record: Record, *, served: bool = True) -> None:
 
 
 def delayed_key(queue: str) -> str:
-    """Sorted set of the jobs that are to enter a queue, by the time when they do."""
+    """Sorted set of a queue's delayed jobs, by the time at which they enter it."""
     return ScheduledJobRegistry.key_template.format(queue)
 
 
@@ -143,7 +143,7 @@ def close_execution(pipe: Pipeline, redis: Redis, record: Record) -> None:
     """End the execution that a job is in, if any."""
     if not record.token:
         return
-    execution = Execution(record.token, record.id, redis, record.text("worker_name"))
+    execution = Execution(record.token, record.id, redis, record.worker_name)
     pipe.delete(execution.key, ExecutionRegistry(record.id, redis).key)
     pipe.zrem(started_key(record.queue), execution.composite_key)
     pipe.srem(execution.worker_executions_key, execution.composite_key)
@@ -163,7 +163,7 @@ def end(
             redis,
             return_value=detail if succeeded else None,
             exc_string=None if succeeded else detail,
-            worker_name=record.text("worker_name"),
+            worker_name=record.worker_name,
             serializer=JSONSerializer,
         )
         pipe.xadd(RESULTS_KEY.format(record.id), encodable(result.serialize()), maxlen=10)
@@ -172,7 +172,7 @@ def end(
 
 
 def forget(pipe: Pipeline, redis: Redis, record: Record) -> None:
-    """Remove every trace of a job from RQ's rq_registries."""
+    """Remove every trace of a job from RQ's registries."""
     dequeue(pipe, record, served=record.status is not JobStatus.QUEUED)
     close_execution(pipe, redis, record)
     for registry in ENDED_REGISTRIES.values():
@@ -183,7 +183,7 @@ def forget(pipe: Pipeline, redis: Redis, record: Record) -> None:
 def tell_to_stop(pipe: Pipeline, record: Record) -> None:
     """Send RQ's own command for stopping a job to the worker that runs it."""
     command = {"command": "stop-job", "job_id": record.id}
-    pipe.publish(PUBSUB_CHANNEL_TEMPLATE % record.text("worker_name"), json.dumps(command))
+    pipe.publish(PUBSUB_CHANNEL_TEMPLATE % record.worker_name, json.dumps(command))
 
 
 def workers_key(queue: str) -> str:
@@ -198,7 +198,7 @@ def forget_dead_workers(redis: Redis, queues: Iterable[str]) -> None:
 
 
 def trim_registries(redis: Redis, queue_key: str, now: float) -> None:
-    """Take ended jobs whose time is over out of a queue's registries."""
+    """Remove expired entries of ended jobs from a queue's registries."""
     queue = queue_key.removeprefix(Queue.redis_queue_namespace_prefix)
     for registry in ENDED_REGISTRIES.values():
         redis.zremrangebyscore(registry.key_template.format(queue), "-inf", now)

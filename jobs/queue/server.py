@@ -1,4 +1,4 @@
-"""How our programs connect to Redis, which servers will do, and how much memory one has left."""
+"""Connects to Redis, and checks a server's version, mode, eviction policy and memory."""
 
 import time
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ from redis.retry import Retry
 
 from jobs.contract.errors import ErrorKind, RefusedError, SettingsError
 
-NEEDED = 7  # scripts that say what they are ("#!lua"), PEXPIRETIME; every Valkey calls itself at least that
-SOCKET_SECONDS = 5.0  # no command of ours takes this long; a server that hangs is as good as one that is down
-RETRY_SECONDS = 60.0  # until room may have come back, or the server been mended, where nothing says when
-LOOKED_SECONDS = 1.0  # for which the last look at a server serves
+NEEDED = 7  # for "#!lua" scripts and PEXPIRETIME; every Valkey reports this version or a newer one
+SOCKET_SECONDS = 5.0  # no command of ours takes this long, so a server that hangs counts as unavailable
+RETRY_SECONDS = 60.0  # seconds in `Retry-After` if Redis is full or misconfigured and the time of recovery is unknown
+LOOKED_SECONDS = 1.0  # for which the last answer of INFO is used
 
 
 def connect_redis(address: str) -> Redis:
-    """A client that repeats no command: a submission whose answer was lost would be queued twice."""
+    """A client that repeats no command, because a submission whose answer was lost would be queued twice."""
     return Redis.from_url(
         address,
         retry=Retry(NoBackoff(), 0),
@@ -29,7 +29,7 @@ def connect_redis(address: str) -> Redis:
 
 @dataclass(frozen=True)
 class Server:
-    """What a Redis server says of itself (INFO)."""
+    """The properties of a Redis server (INFO)."""
 
     version: str
     mode: str  # standalone, sentinel or cluster
@@ -39,7 +39,7 @@ class Server:
 
     @property
     def fault(self) -> str | None:
-        """Why the server must not be used, in one line; None if it may."""
+        """The reason why the server must not be used, in one line; None if it may be used."""
         if int(self.version.partition(".")[0]) < NEEDED:
             return f"ADM_REDIS_URL: the server is Redis {self.version}; Redis {NEEDED} or newer, or Valkey, is needed"
         if self.mode == "cluster":
@@ -53,7 +53,7 @@ class Server:
 
 
 def server_of(info: dict[str, Any]) -> Server:
-    """The server of INFO's answer."""
+    """Parse INFO's answer."""
     return Server(
         version=info["redis_version"],
         mode=info.get("redis_mode", "standalone"),
@@ -64,18 +64,18 @@ def server_of(info: dict[str, Any]) -> Server:
 
 
 def check_server(redis: Redis) -> None:
-    """Raises: SettingsError for a server that will not do; RedisError where it does not answer."""
+    """Check a server. Raises: SettingsError if it must not be used; RedisError if it does not answer."""
     if fault := look(redis).fault:
         raise SettingsError(fault)
 
 
 def look(redis: Redis) -> Server:
-    """Raises: RedisError."""
+    """Read INFO. Raises: RedisError."""
     return server_of(redis.info())
 
 
 class ServerReader:
-    """Looks at a server at most once a second: every submission asks."""
+    """Caches INFO for LOOKED_SECONDS, because every submission needs it."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
@@ -83,7 +83,7 @@ class ServerReader:
         self._look_at = float("-inf")
 
     def usable(self) -> Server:
-        """Raises: RefusedError for a server that must not be used; RedisError."""
+        """The server. Raises: RefusedError if it must not be used; RedisError."""
         server = self._read()
         if server.fault is not None:
             raise RefusedError(ErrorKind.UNAVAILABLE, server.fault, retry_after_seconds=RETRY_SECONDS)

@@ -1,4 +1,4 @@
-"""What the service does now and then so that nothing stays for ever: expire, recover, remove."""
+"""Periodic work of the service: expires queued jobs, recovers jobs of dead workers, removes old jobs and files."""
 
 from collections import defaultdict
 from datetime import timedelta
@@ -8,68 +8,68 @@ from redis.client import Pipeline, Redis
 
 from jobs.contract.job import JobStatus
 from jobs.queue import keys, rq_registries
+from jobs.queue.corrupt import matched
 from jobs.queue.ledger import Ledger
 from jobs.queue.record import Record
-from jobs.queue.rubbish import INDEX_MEMBER, JOB_ID, matched
 from jobs.storage.files import FileStore
 from jobs.storage.images import CHECKPOINT_SUFFIX, ImageStore, StoredImage, checkpoint_key
 
 
 class Sweeper:
-    """Each call may be repeated and may run in many processes at once."""
+    """The parts of a sweep. Calls may be repeated, and may run in many processes at once."""
 
     def __init__(self, redis: Redis, ledger: Ledger, images: ImageStore, files: FileStore, lease_seconds: int) -> None:
         self._redis, self._ledger, self._images, self._files = redis, ledger, images, files
         self._lease_seconds = lease_seconds
 
     def expire_jobs(self) -> int:
-        """End the jobs that were not started in time; returns how many."""
+        """Expire the jobs that were not started in time; return their number."""
         now = self._ledger.now()
         due = cast(list[bytes], self._redis.zrangebyscore(keys.EXPIRING, "-inf", now))
 
         def decide(pipe: Pipeline, record: Record | None) -> bool:
             if record is not None and record.status is JobStatus.QUEUED and now >= record.expires_at:
-                self._ledger.expire(pipe, record)
+                self._ledger.transitions.expire(pipe, record)
                 return True
             return False
 
         expired = 0
         for each in due:
-            if job_id := matched(JOB_ID, each):
+            if job_id := matched(keys.JOB_ID, each):
                 expired += self._ledger.change(job_id[0], decide)
-        self._redis.zremrangebyscore(keys.EXPIRING, "-inf", now)  # and not one that was put back meanwhile
+        self._redis.zremrangebyscore(keys.EXPIRING, "-inf", now)  # not jobs that were requeued meanwhile
         return expired
 
     def recover_jobs(self) -> int:
-        """Take back the jobs of dead workers, for when no other worker lives that would; returns how many.
+        """Recover the jobs of dead workers, in case no living worker does; return their number.
 
-        Delayed jobs whose time has come enter their queues too.
+        Also puts delayed jobs that are due into their queues.
         """
         self._ledger.enqueue_due()
         return self._ledger.recover_expired_leases()
 
     def remove_ended(self) -> int:
-        """Remove the jobs whose retention is over, with their images; returns how many."""
+        """Remove the jobs whose retention has ended, with their images; return their number."""
         due = cast(list[bytes], self._redis.zrangebyscore(keys.ENDED, "-inf", self._ledger.now()))
         removed = 0
         for each in due:
-            if member := matched(INDEX_MEMBER, each):
+            if member := matched(keys.INDEX_MEMBER, each):
                 self._remove(member[2], member[0])
                 removed += 1
             else:
-                self._redis.zrem(keys.ENDED, each)  # names no job, and so not all of them
+                self._redis.zrem(keys.ENDED, each)  # an invalid entry, which names no job
         return removed
 
     def _remove(self, job_id: str, member: str) -> None:
-        """Remove a job, known by its place in the indexes.
+        """Remove a job by its index member.
 
-        Redis expires its hash by itself, and then a later job of the same idempotency key may have its id: that stays.
+        Its hash expires by itself. Then a later job with the same idempotency key may have the same id; that job stays.
         """
-        images = [each.key for each in self._images.images(job_id)]  # before the look at the job: not a later one's
+        images = [each.key for each in self._images.images(job_id)]  # before the read: no later job's
         record = self._ledger.read(job_id)
         caller = (cast(bytes | None, self._redis.hget(keys.JOB_CALLERS, member)) or b"").decode()
         if record is None or record.index_member == member:
-            self._images.delete(images)  # first: a sweep that is killed in between finds the job again
+            self._images.delete(images)  # first, so that the next sweep finds the job again if this one is killed
         self._ledger.delete(job_id, member)
 
         def forget(pipe: Pipeline, record: Record | None) -> None:
@@ -83,14 +83,14 @@ class Sweeper:
         self._ledger.change(job_id, forget)
 
     def trim_registries(self) -> None:
-        """Take what has expired out of RQ's registries of ended jobs; no RQ worker runs that would."""
+        """Remove expired entries from RQ's registries of ended jobs, because no RQ worker runs to do it."""
         for queue in cast(set[bytes], self._redis.smembers(rq_registries.QUEUES_KEY)):
             rq_registries.trim_registries(self._redis, queue.decode(errors="replace"), self._ledger.now())
 
     def remove_unpublished_images(self) -> int:
-        """Remove half-written images, and those that no job shows and no live execution will publish; counts them.
+        """Remove half-written images, and unpublished ones of no live execution; return their number.
 
-        Checkpoints too, but those from which jobs may go on.
+        Also removes checkpoints from which no job can resume.
         """
         old = self._images.objects.now() - timedelta(seconds=self._lease_seconds)
         by_job: defaultdict[str, list[StoredImage]] = defaultdict(list)
@@ -106,16 +106,16 @@ class Sweeper:
         return removed + self._images.objects.remove_unfinished(old)
 
     def remove_stray_files(self) -> int:
-        """Remove the pictures of uploads that have expired; returns how many."""
+        """Remove the pictures of uploads that have expired; return their number."""
         return self._files.remove_strays()
 
     def first_within(self, seconds: int) -> bool:
-        """Whether no sweeper of this Redis, this one included, has been told so in the last seconds."""
+        """Return True for the first call of any sweeper on this Redis within so many seconds."""
         return bool(self._redis.set(keys.STORE_SWEPT, 1, nx=True, ex=seconds))
 
 
 def is_wanted(stored: StoredImage, record: Record | None) -> bool:
-    """Whether it is the checkpoint of its job, or of an execution whose images are shown or may yet be."""
+    """Whether an object is its job's checkpoint, or belongs to an execution whose images are or may be published."""
     if record is None:
         return False
     if stored.key.endswith(CHECKPOINT_SUFFIX):

@@ -1,7 +1,7 @@
-"""A change of a job that takes place as a whole, and only if the job's hash is still as it was read.
+"""An atomic change of a job, which is done only if the job's hash has not changed since it was read.
 
-What WATCH, MULTI and EXEC do, in one round trip instead of two, and as one command instead of thirty: to pack these and
-to read an answer to each was much of what a job cost a worker beside its steps.
+Replaces WATCH, MULTI and EXEC: one round trip instead of two, and one command instead of thirty. Packing thirty
+commands and parsing their answers was a large part of a worker's own time per job.
 """
 
 from typing import Any, cast
@@ -15,9 +15,9 @@ log = structlog.get_logger("jobs.queue.transaction")
 
 TOLD_ASIDE = ("XADD", "HINCRBY")  # commands that no state depends on
 
-# Its arguments are the hash's length (-1: the key is no hash), its fields and values, then each command behind its
-# length. A command that fails stops no other, as in MULTI; and for the first line's sake a server that takes no writes
-# refuses the script before it begins.
+# Its arguments are the hash's length (-1: the key is not a hash), its fields and values, then each command after its
+# length. A failing command does not stop the others, as in MULTI. Because of the first line, a server that accepts no
+# writes refuses the script before it begins.
 SCRIPT = f"""#!lua
 {FUNCTIONS}
 local key, length, at = KEYS[1], tonumber(ARGV[1]), 2
@@ -40,10 +40,11 @@ return answers
 
 
 def commit(redis: Redis, key: str, read: dict[bytes, bytes] | None, pipe: Pipeline) -> list[Any] | None:
-    """Run what a pipeline has gathered; None, and nothing is done, if the hash is not any more what was read.
+    """Run a pipeline's commands if the hash is still as it was read; otherwise do nothing and return None.
 
-    Returns the commands' answers. Beside Redis' own there are those of `jobs.callers.turns`.
-    read: None where the key is no hash. Where an event or a counter meets a key that is none, the rest of it counts.
+    Returns the commands' answers. The pipeline may contain the commands of `jobs.callers.turns`.
+    read: None if the key is not a hash. If the key of an event or a counter has the wrong type, that command is skipped
+    and the others still run.
     """
     commands = [args for args, _ in pipe.command_stack]
     if not commands:
@@ -60,5 +61,5 @@ def commit(redis: Redis, key: str, read: dict[bytes, bytes] | None, pipe: Pipeli
         if isinstance(answer, Exception):
             if each[0] not in TOLD_ASIDE:
                 raise answer
-            log.error("damaged_key", command=each[:2], error=str(answer))
+            log.error("corrupt_key", command=each[:2], error=str(answer))
     return answers

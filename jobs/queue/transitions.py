@@ -1,11 +1,12 @@
-"""What each change of a job's state writes, as part of a transaction that has read the job.
+"""The commands of each change of a job's state, for a transaction that has read the job.
 
-It writes everything that follows from the change at once: the hash, the queue, RQ's books, the indexes, the lease, the
-counters of queued work, the event. So either side may be killed between any two commands.
+A change writes everything at once: the hash, the queue, RQ's registries, the indexes, the lease, the counters of queued
+work and the event. So either side may be killed between any two commands.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from redis.client import Pipeline, Redis
@@ -15,19 +16,17 @@ from jobs.contract.errors import FailureKind
 from jobs.contract.job import ImageRecord, JobStatus, Usage
 from jobs.contract.work import RUNNING, rank_of
 from jobs.queue import keys, rq_registries, webhooks
-from jobs.queue.clock import RedisClock
 from jobs.queue.events import EventKind, publish
-from jobs.queue.record import Record
+from jobs.queue.record import RQ_OF_STATUS, Record
 
-RATIOS_KEPT = 32  # of what jobs took to what was reckoned
+RATIOS_KEPT = 32  # number of kept ratios of actual to estimated time, per pipeline
 
 
 class Transitions:
-    """Writes changes of jobs; decides nothing."""
+    """Writes changes of jobs; the caller decides about them."""
 
-    def __init__(self, redis: Redis, retention_seconds: int) -> None:
-        self.redis, self.retention_seconds = redis, retention_seconds
-        self.now = RedisClock(redis).now
+    def __init__(self, redis: Redis, now: Callable[[], float], retention_seconds: int) -> None:
+        self._redis, self._now, self._retention_seconds = redis, now, retention_seconds
 
     def create(self, pipe: Pipeline, record: Record) -> None:
         """Write a job that is queued."""
@@ -44,12 +43,13 @@ class Transitions:
 
     def claim(self, pipe: Pipeline, record: Record, worker_name: str, token: str, lease_ends_at: float) -> None:
         """Write that a worker takes a queued job."""
-        attempt, now = record.starts + 1, self.now()
+        attempt, now = record.starts + 1, self._now()
         rq_registries.dequeue(pipe, record)
-        fields = rq_registries.start(pipe, self.redis, record, worker_name, token)
+        fields = rq_registries.start(pipe, self._redis, record, worker_name, token)
         fields |= {"adm_token": token, "adm_attempt": attempt, "adm_started_at": now}
-        fields["adm_reached"] = "" if record.checkpoint is None else record.fields.get(b"adm_checkpoint_reached", b"")
-        fields["adm_expires_at"] = now + self.retention_seconds  # it is not given up while it runs
+        reached = None if record.checkpoint is None else record.checkpoint_reached
+        fields["adm_reached"] = "" if reached is None else reached.model_dump_json()
+        fields["adm_expires_at"] = now + self._retention_seconds  # a running job does not expire
         pipe.hset(rq_registries.job_key(record.id), mapping=rq_registries.encodable(fields))
         pipe.zadd(keys.LEASES, {f"{record.id}:{token}": lease_ends_at})
         pipe.zrem(keys.EXPIRING, record.id)
@@ -67,43 +67,34 @@ class Transitions:
         numerics: str,
         results: dict[str, Any] | None,
     ) -> None:
-        """Write that a job's images are all there, and what it found besides; this is what publishes both."""
-        now = self.now()
-        detail = f"{len(images)} image{'' if len(images) == 1 else 's'}"
-        fields = rq_registries.end(pipe, self.redis, record, RqStatus.FINISHED, self.retention_seconds, now, detail) | {
+        """Write that a job is completed; this publishes its images and its other results."""
+        fields = {
             "adm_images": json.dumps([each.model_dump() for each in images]),
             "adm_usage": usage.model_dump_json(),
             "adm_numerics": numerics,
             "adm_results": "" if results is None else json.dumps(results),
         }
-        self._note_estimate(pipe, record, now)
-        self._end(pipe, record, JobStatus.COMPLETED, EventKind.COMPLETED, fields, now)
+        self._note_estimate(pipe, record)
+        self._end(pipe, record, JobStatus.COMPLETED, f"{len(images)} image{'' if len(images) == 1 else 's'}", fields)
 
     def fail(self, pipe: Pipeline, record: Record, kind: FailureKind, detail: str) -> None:
         """Write that a job has failed for good."""
-        now = self.now()
         error = {"kind": kind, "detail": detail}
-        fields = rq_registries.end(
-            pipe, self.redis, record, RqStatus.FAILED, self.retention_seconds, now, f"{kind}: {detail}"
-        ) | {"adm_error": json.dumps(error)}
-        self._end(pipe, record, JobStatus.FAILED, EventKind.FAILED, fields, now, error=error)
+        fields = {"adm_error": json.dumps(error)}
+        self._end(pipe, record, JobStatus.FAILED, f"{kind}: {detail}", fields, error=error)
 
     def cancel(self, pipe: Pipeline, record: Record) -> None:
-        """Write that a job was given up because somebody asked for it."""
-        now = self.now()
-        fields = rq_registries.end(pipe, self.redis, record, RqStatus.CANCELED, self.retention_seconds, now, "")
-        self._end(pipe, record, JobStatus.CANCELLED, EventKind.CANCELLED, fields, now)
+        """Write that a job was cancelled."""
+        self._end(pipe, record, JobStatus.CANCELLED)
 
     def expire(self, pipe: Pipeline, record: Record) -> None:
         """Write that a job was not started in time."""
-        now = self.now()
-        fields = rq_registries.end(pipe, self.redis, record, RqStatus.CANCELED, self.retention_seconds, now, "")
-        self._end(pipe, record, JobStatus.EXPIRED, EventKind.EXPIRED, fields | {"adm_expired": "1"}, now)
+        self._end(pipe, record, JobStatus.EXPIRED, fields={"adm_expired": "1"})
 
     def requeue(self, pipe: Pipeline, record: Record, *, expires_at: float | None = None, **fields: int | str) -> None:
-        """Put a job in progress back to the front of its queue.
+        """Requeue a running job at the front of its queue.
 
-        It expires at `expires_at`, by default after the time for which an ended job is kept.
+        It expires at `expires_at`, by default after the retention time of ended jobs.
         """
         rq_registries.enqueue(pipe, record, at_front=True)
         self._put_back(pipe, record, RqStatus.QUEUED, expires_at, fields)
@@ -111,12 +102,12 @@ class Transitions:
     def requeue_later(
         self, pipe: Pipeline, record: Record, due_at: float, *, expires_at: float, **fields: int | str
     ) -> None:
-        """Put a job in progress aside until a time of Redis, when it enters its queue at the back."""
+        """Delay a running job until due_at, in Redis' time; then it enters its queue at the back."""
         rq_registries.delay(pipe, record, due_at)
         self._put_back(pipe, record, RqStatus.SCHEDULED, expires_at, fields)
 
     def enqueue_delayed(self, pipe: Pipeline, record: Record) -> None:
-        """Let a delayed job enter its queue."""
+        """Put a delayed job into its queue."""
         rq_registries.dequeue(pipe, record)
         rq_registries.enqueue(pipe, record, at_front=False)
         pipe.hset(rq_registries.job_key(record.id), "status", RqStatus.QUEUED.value)
@@ -125,7 +116,7 @@ class Transitions:
     def retry_or_fail(
         self, pipe: Pipeline, record: Record, kind: FailureKind, detail: str, **fields: int | str
     ) -> JobStatus:
-        """Spend a retry, or fail the job when none is left; returns what it is then."""
+        """Spend a retry, or fail the job if none is left; return its new status."""
         if record.retries_left > 0:
             self.requeue(pipe, record, expires_at=None, retries_left=record.retries_left - 1, **fields)
             return JobStatus.QUEUED
@@ -141,8 +132,8 @@ class Transitions:
         fields: dict[str, int | str],
     ) -> None:
         if expires_at is None:
-            expires_at = self.now() + self.retention_seconds
-        rq_registries.close_execution(pipe, self.redis, record)
+            expires_at = self._now() + self._retention_seconds
+        rq_registries.close_execution(pipe, self._redis, record)
         pipe.hset(
             rq_registries.job_key(record.id),
             mapping=rq_registries.encodable(
@@ -165,39 +156,39 @@ class Transitions:
         pipe: Pipeline,
         record: Record,
         status: JobStatus,
-        event: EventKind,
-        fields: dict[str, Any],
-        now: float,
+        detail: str = "",
+        fields: Mapping[str, str] = MappingProxyType({}),
         **data: Any,
     ) -> None:
-        """What all ends have in common, the one terminal event among it."""
-        was = record.status
+        """Write what every final status has in common, including the single terminal event."""
+        was, now, rq_status = record.status, self._now(), RQ_OF_STATUS[status]
         assert not was.is_final, f"{record.id} has ended already"
-        fields |= {"adm_ended_at": now, "adm_expires_at": now + self.retention_seconds}
-        pipe.hset(rq_registries.job_key(record.id), mapping=rq_registries.encodable(fields))
+        written = rq_registries.end(pipe, self._redis, record, rq_status, self._retention_seconds, now, detail)
+        written |= {"adm_ended_at": now, "adm_expires_at": now + self._retention_seconds, **fields}
+        pipe.hset(rq_registries.job_key(record.id), mapping=rq_registries.encodable(written))
         pipe.hdel(rq_registries.job_key(record.id), "adm_checkpoint")
         if was is JobStatus.QUEUED:
             rq_registries.dequeue(pipe, record, served=False)
             pipe.zrem(keys.EXPIRING, record.id)
             count_work(pipe, record, record.priority, -1)
         else:
-            rq_registries.close_execution(pipe, self.redis, record)
+            rq_registries.close_execution(pipe, self._redis, record)
             pipe.zrem(keys.LEASES, f"{record.id}:{record.token}")
             count_work(pipe, record, RUNNING, -1)
         pipe.delete(keys.progress(record.id))
         move(pipe, record, was, status)
-        pipe.zadd(keys.ENDED, {record.index_member: now + self.retention_seconds})
-        publish(pipe, record.id, event, {"status": status, "attempt": record.attempt, **data})
-        if url := record.text("adm_webhook_url"):
-            webhooks.enqueue(pipe, record.index_member, record.id, status, url, now)
-        pipe.expire(rq_registries.job_key(record.id), self.retention_seconds)
-        pipe.expire(keys.events(record.id), self.retention_seconds)
+        pipe.zadd(keys.ENDED, {record.index_member: now + self._retention_seconds})
+        publish(pipe, record.id, EventKind(status), {"status": status, "attempt": record.attempt, **data})
+        if record.webhook_url:
+            webhooks.enqueue(pipe, record.index_member, record.id, status, record.webhook_url, now, record.caller)
+        pipe.expire(rq_registries.job_key(record.id), self._retention_seconds)
+        pipe.expire(keys.events(record.id), self._retention_seconds)
 
-    def _note_estimate(self, pipe: Pipeline, record: Record, now: float) -> None:
-        """Remember what a job took, of what had been reckoned when it came, for the bias and error of later ones."""
-        reckoned = record.number("adm_reckoned_seconds")
-        if reckoned:
-            pipe.lpush(keys.estimate_ratios(record.pipeline), f"{(now - record.created_at) / reckoned:.4f}")
+    def _note_estimate(self, pipe: Pipeline, record: Record) -> None:
+        """Record the ratio of a job's actual to its estimated time, for the bias and error of later ones."""
+        if record.estimated_seconds:
+            ratio = (self._now() - record.created_at) / record.estimated_seconds
+            pipe.lpush(keys.estimate_ratios(record.pipeline), f"{ratio:.4f}")
             pipe.ltrim(keys.estimate_ratios(record.pipeline), 0, RATIOS_KEPT - 1)
 
 
@@ -210,7 +201,7 @@ def move(pipe: Pipeline, record: Record, old: JobStatus, new: JobStatus) -> None
 
 
 def count_work(pipe: Pipeline, record: Record, where: str, sign: int) -> None:
-    """Add a job's row steps to a counter, and while it is queued its cost to its caller's; or take them away."""
+    """Add a job's row steps to a counter (sign -1: subtract), and for a queued job its cost to its caller's counter."""
     rank = rank_of(record.priority, record.work)
     if record.caller and where != RUNNING:
         pipe.hincrby(keys.CALLERS_QUEUED, record.caller, sign * record.cost_ms)

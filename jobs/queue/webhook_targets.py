@@ -1,4 +1,4 @@
-"""Where webhooks may go: public addresses, and those that a setting allows."""
+"""Allowed targets of webhooks: public addresses, and those that a setting allows."""
 
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
@@ -8,17 +8,17 @@ from jobs.contract.errors import FieldError, InvalidRequestError
 from jobs.settings import Settings
 
 Address = IPv4Address | IPv6Address
-# Addresses of IPv6 that stand for one of IPv4: a gateway of the machine's network would lead there.
+# IPv6 addresses that represent an IPv4 address, which a gateway of the machine's network would reach.
 TRANSLATED = tuple(map(IPv6Network, ("::/96", "64:ff9b::/96")))
-# Ranges of special use (IANA's registries) that ipaddress takes for global in some versions of Python.
+# Special-use ranges (IANA's registries) that ipaddress treats as global in some versions of Python.
 SPECIAL = tuple(
     map(ip_network, ("192.0.0.0/24", "fec0::/10", "::ffff:0:0:0/96", "64:ff9b:1::/48", "3fff::/20", "5f00::/16"))
 )
-PLATFORM = ip_address("168.63.129.16")  # Azure's own, of the public range: virtual machines ask it for secrets
+PLATFORM = ip_address("168.63.129.16")  # Azure's, in the public range; virtual machines read secrets from it
 
 
 class WebhookTargets:
-    """Decides about addresses, after their names are resolved."""
+    """Decides which addresses are allowed, after names are resolved."""
 
     def __init__(self, networks: Sequence[str]) -> None:
         """`networks`: those that are allowed beside public addresses."""
@@ -35,7 +35,7 @@ class WebhookTargets:
 
 
 def plain(address: Address) -> Address:
-    """The address that is reached by one: that of IPv4 which an address of IPv6 stands for, if it does."""
+    """Return the address that is actually reached: for an IPv6 address that maps to IPv4, the IPv4 address."""
     if isinstance(address, IPv4Address):
         return address
     if (inner := address.ipv4_mapped or address.sixtofour) is not None:
@@ -48,7 +48,7 @@ def plain(address: Address) -> Address:
 
 
 def check_webhook(url: str | None, settings: Settings) -> None:
-    """Refuse at once what would never be delivered; names are resolved, and checked, when a webhook is sent.
+    """Refuse a URL to which nothing would ever be delivered; names are resolved and checked when a webhook is sent.
 
     Raises: InvalidRequestError.
     """
@@ -70,7 +70,7 @@ def check_webhook(url: str | None, settings: Settings) -> None:
 
 
 def reaches(host: str, targets: WebhookTargets) -> bool:
-    """Whether a host may be allowed: an address is, or is not; a name, once it is resolved."""
+    """Whether a host may be allowed. A name is accepted here and checked when it is resolved."""
     try:
         return targets.allows(ip_address(host))
     except ValueError:

@@ -1,12 +1,12 @@
 """Deliveries of webhooks: queued in Redis by the transaction that ends a job, sent by one service, kept if they fail.
 
-A delivery is a hash. One of two sorted sets names it: those that are due some time, and the dead letters. A sender
-first moves the delivery's time by a lease, so another takes over from one that dies.
+A delivery is a hash, and a member of one of two sorted sets: pending deliveries and dead letters. A sender first delays
+the delivery by a lease, so that another sender takes over if this one dies.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 from redis.client import Pipeline, Redis
 
@@ -14,16 +14,24 @@ from jobs.queue import keys
 from jobs.queue.clock import RedisClock
 
 RETRY_SECONDS = (5, 60, 300, 1800, 7200, 18000, 36000, 36000)  # after each failed attempt; 28 hours in all
-LEASE_SECONDS = 60  # of one attempt; above the time that it may take
+LEASE_SECONDS = 60  # of one attempt; longer than an attempt may take
 KEPT_SECONDS = 30 * 86400  # of a dead letter
-MOST_DEAD = 10_000  # dead letters that are kept; the oldest go
+MOST_DEAD = 10_000  # dead letters that are kept; the oldest are removed
 MAX_ERROR = 200
 
-# Takes what is due and moves its time by a lease, so that no other service sends it meanwhile.
-CLAIM_SCRIPT = """
-local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'LIMIT', 0, ARGV[3])
-for _, id in ipairs(due) do redis.call('ZADD', KEYS[1], ARGV[2], id) end
-return due
+LOOKED_AT = 1000  # due deliveries that are read, from which `choose` selects
+
+# Moves deliveries that are still due to other times, and returns them, so that only one service sends a delivery.
+MOVE_SCRIPT = """
+local moved = {}
+for at = 2, #ARGV, 2 do
+    local due_at = redis.call('ZSCORE', KEYS[1], ARGV[at])
+    if due_at and tonumber(due_at) <= tonumber(ARGV[1]) then
+        redis.call('ZADD', KEYS[1], ARGV[at + 1], ARGV[at])
+        moved[#moved + 1] = ARGV[at]
+    end
+end
+return moved
 """
 
 
@@ -33,11 +41,12 @@ class Delivery:
 
     id: str  # the same at every attempt, so that a receiver can tell a repeated one
     job_id: str
-    status: str  # that the job ended with
+    status: str  # final status of the job
     url: str
     created_at: float  # Unix seconds
     attempts: int = 0
     error: str = ""  # of the last attempt
+    caller: str = ""  # caller of the job
 
     @property
     def type(self) -> str:
@@ -45,10 +54,22 @@ class Delivery:
         return f"job.{self.status}"
 
 
-def enqueue(pipe: Pipeline, member: str, job_id: str, status: str, url: str, now: float) -> None:
-    """Queue a delivery, as part of the transaction that makes it true; `member` is the job's place in the index."""
+class Choice(NamedTuple):
+    """A selection of due deliveries: those to send, and the seconds for which others are delayed."""
+
+    sent: Sequence[Delivery]
+    later: Mapping[str, float]
+
+
+def all_of(due: Sequence[Delivery]) -> Choice:
+    return Choice(due, {})
+
+
+def enqueue(pipe: Pipeline, member: str, job_id: str, status: str, url: str, now: float, caller: str = "") -> None:
+    """Queue a delivery, in the transaction of the change itself; `member`: the job's index member."""
     id = f"msg_{member}"
     fields = {"job_id": job_id, "status": status, "url": url, "created_at": repr(now), "attempts": "0", "error": ""}
+    fields["caller"] = caller
     pipe.hset(keys.webhook(id), mapping=fields)  # type: ignore[arg-type] # redis-py's mapping is invariant
     pipe.expire(keys.webhook(id), KEPT_SECONDS)
     pipe.zadd(keys.WEBHOOKS, {id: now})
@@ -59,20 +80,25 @@ class Webhooks:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._claim = redis.register_script(CLAIM_SCRIPT)
+        self._move = redis.register_script(MOVE_SCRIPT)
         self.now = RedisClock(redis).now
 
-    def claim(self, most: int) -> list[Delivery]:
-        """Deliveries that are due, for this caller alone during LEASE_SECONDS."""
+    def claim(self, choose: Callable[[Sequence[Delivery]], Choice] = all_of) -> list[Delivery]:
+        """Claim the due deliveries that `choose` selects, for LEASE_SECONDS."""
         now = self.now()
-        if not self._redis.zcount(keys.WEBHOOKS, "-inf", now):
-            return []  # asked often: a look is cheaper than a script, and a server that is full takes it too
-        ids = cast(list[bytes], self._claim([keys.WEBHOOKS], [now, now + LEASE_SECONDS, most]))
-        found = list(self._read([each.decode(errors="replace") for each in ids]))
-        known = {each.id.encode() for each in found}
+        ids = cast(list[bytes], self._redis.zrangebyscore(keys.WEBHOOKS, "-inf", now, 0, LOOKED_AT))
+        if not ids:
+            return []  # called often: a read is cheaper than a script, and works on a full server too
+        due = list(self._read([each.decode(errors="replace") for each in ids]))
+        known = {each.id.encode() for each in due}
         if gone := [each for each in ids if each not in known]:
             self._redis.zrem(keys.WEBHOOKS, *gone)
-        return found
+        sent, later = choose(due)
+        times = {each.id: now + LEASE_SECONDS for each in sent} | {id: now + wait for id, wait in later.items()}
+        moved = cast(
+            list[bytes], self._move([keys.WEBHOOKS], [now, *(part for pair in times.items() for part in pair)])
+        )
+        return [each for each in sent if each.id.encode() in moved]
 
     def delivered(self, delivery: Delivery) -> None:
         with self._redis.pipeline() as pipe:
@@ -80,12 +106,8 @@ class Webhooks:
             pipe.delete(keys.webhook(delivery.id))
             pipe.execute()
 
-    def put_off(self, delivery: Delivery, seconds: float) -> None:
-        """Let a delivery that was not tried be due again after so long."""
-        self._redis.zadd(keys.WEBHOOKS, {delivery.id: self.now() + seconds}, xx=True)
-
     def failed(self, delivery: Delivery, error: str, *, for_good: bool = False, after_seconds: float = 0) -> bool:
-        """Note a failed attempt; True if another follows, `after_seconds` from now at least."""
+        """Note a failed attempt; return True if another one follows, in `after_seconds` or later."""
         attempts = delivery.attempts + 1
         again = not for_good and attempts <= len(RETRY_SECONDS)
         with self._redis.pipeline() as pipe:
@@ -111,7 +133,7 @@ class Webhooks:
         return self._listed(keys.DEAD_WEBHOOKS)
 
     def counts(self) -> tuple[int, int]:
-        """How many are pending, and how many dead."""
+        """The numbers of pending and of dead deliveries."""
         with self._redis.pipeline(transaction=False) as pipe:
             pipe.zcard(keys.WEBHOOKS)
             pipe.zcard(keys.DEAD_WEBHOOKS)
@@ -119,7 +141,7 @@ class Webhooks:
         return pending, dead
 
     def revive(self, ids: Sequence[str]) -> list[str]:
-        """Try dead letters again from now on, from their first attempt; returns those that were there."""
+        """Make dead letters pending again, at their first attempt; return those that existed."""
         revived = []
         for each in ids:
             if self._redis.zrem(keys.DEAD_WEBHOOKS, each) and self._redis.exists(keys.webhook(each)):
@@ -135,7 +157,7 @@ class Webhooks:
         return list(self._read([each.decode(errors="replace") for each in ids]))
 
     def _read(self, ids: Sequence[str]) -> Iterator[Delivery]:
-        """What is known of deliveries; one that has expired or cannot be read is left out."""
+        """Read deliveries; one that has expired or cannot be read is skipped."""
         with self._redis.pipeline(transaction=False) as pipe:
             for each in ids:
                 pipe.hgetall(keys.webhook(each))
@@ -151,6 +173,7 @@ class Webhooks:
                     created_at=float(texts["created_at"]),
                     attempts=int(texts["attempts"]),
                     error=texts["error"],
+                    caller=texts.get("caller", ""),  # "" if an older service wrote it
                 )
             except (KeyError, ValueError):
                 continue

@@ -1,1 +1,1 @@
-"""Bytes: the store, the images and checkpoints in it, uploaded files."""
+"""Storage of bytes: the store, its images and checkpoints, uploaded files."""

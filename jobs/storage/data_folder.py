@@ -1,4 +1,4 @@
-"""The data folder: uploads, images and Redis' log are for the user alone who runs the programs."""
+"""The data folder, whose uploads, images and Redis log only the user who runs the programs may read."""
 
 import os
 
@@ -14,9 +14,9 @@ def keep_private() -> None:
 
 
 def open_data_folder(settings: Settings) -> None:
-    """Make the folder of pid files, locks and the socket, and close what others could read of the data folder.
+    """Make the folder of pid files, locks and the socket, and remove other users' access to the data folder.
 
-    Raises: SettingsError where the folder cannot be used.
+    Raises: SettingsError if the folder cannot be used.
     """
     try:
         settings.run_dir.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
 """Pictures that callers have uploaded: the record in Redis, the PNG in the store.
 
-The record publishes the object and expires by itself; the sweep removes objects that no record names. An object's key
-is of one upload, so that a sweep never takes what a later upload of the same bytes has just stored.
+The record publishes the object and expires by itself; the sweep removes objects that no record names. Each upload has
+its own object key, so that a sweep never removes the object that a later upload of the same bytes has just stored.
 """
 
 import hashlib
@@ -13,11 +13,11 @@ from uuid import uuid4
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from redis.client import Redis
 
-from jobs.callers.caller import Caller
+from jobs.callers.caller import Caller, Role
 from jobs.contract.errors import ErrorKind, RefusedError
 from jobs.queue import keys
 from jobs.queue.clock import RedisClock
-from jobs.queue.rubbish import answers
+from jobs.queue.corrupt import answers
 from jobs.queue.server import ServerReader
 from jobs.settings import Settings
 from jobs.storage.store import ObjectStore
@@ -27,8 +27,8 @@ from pictures.reduction import Picture, is_halved
 
 ROOT = "files"
 KEY_PARTS = 3  # folder, file, upload
-LEAST_COUNTED_BYTES = 1 << 16  # of a file, so that the quota bounds their number too
-LEAST_SHORT_SIDE_PX = 512  # what the largest published model makes, for pipelines that no worker has announced yet
+LEAST_COUNTED_BYTES = 1 << 16  # counted for each file at least, so that the quota also bounds their number
+LEAST_SHORT_SIDE_PX = 512  # size of the largest published model, for pipelines that no worker has announced yet
 
 
 class FileInfo(BaseModel):
@@ -46,7 +46,7 @@ class FileInfo(BaseModel):
 
 
 class FileRecord(BaseModel):
-    """What Redis keeps of a file; when it expires is known to Redis itself."""
+    """The record of a file in Redis, whose expiry is that of its key."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -61,7 +61,7 @@ class FileRecord(BaseModel):
     caller: str = Field(default="", description="whose it is; empty where it was made without a key")
 
     def suffices(self, short_side_px: int) -> bool:
-        """Whether what is kept is as good as the whole for a pipeline that makes so much of the short side."""
+        """Whether the kept picture is as good as the original for a pipeline with this short side."""
         return self.short_side_px >= short_side_px or not is_halved(self.width, self.height, self.short_side_px)
 
     def info(self, expires_at: float) -> FileInfo:
@@ -69,7 +69,7 @@ class FileRecord(BaseModel):
 
 
 class StoredFile(NamedTuple):
-    """A file, how it is shown, and for how long it is kept."""
+    """The record of a file, its view, and its remaining lifetime."""
 
     record: FileRecord
     info: FileInfo
@@ -85,12 +85,12 @@ class FileStore:
         self._fleet = FleetReader(redis, settings.fleet_refresh_seconds)
 
     def short_side_px(self) -> int:
-        """Return what the largest pipeline makes of a picture's short side: the size of its first stage."""
+        """Return the short side that the largest pipeline needs: the size of its first stage."""
         sizes = [each.stages[0].image_size for each in self._fleet.read().pipelines.values() if each.stages]
         return max([LEAST_SHORT_SIDE_PX, *sizes])
 
     def present(self, sha256: str, short_side_px: int, caller: Caller) -> FileInfo | None:
-        """Keep a caller's upload of these bytes for longer; None unless one suffices for such pipelines."""
+        """Extend the lifetime of a caller's upload of these bytes; None if none suffices for this short side."""
         file_id = id_of(sha256, caller)
         record = self.hold([file_id], self._settings.retention_seconds, caller)[0]
         if record is not None and record.suffices(short_side_px) and self._objects.has(record.key):
@@ -98,14 +98,14 @@ class FileStore:
         return None
 
     def add(self, sha256: str, num_bytes: int, picture: Picture, short_side_px: int, caller: Caller) -> FileInfo:
-        """Keep the picture decoded from an upload for as long as jobs are kept: store it and publish its record.
+        """Store the picture decoded from an upload, and publish its record, for the retention time of jobs.
 
-        A pipeline that came later and takes more than any before gets the better of it once it is uploaded again.
-        Raises: RefusedError when the files kept are too many bytes, and where Redis must not be used.
+        The picture is reduced for present pipelines; for a later, larger pipeline it must be uploaded again.
+        Raises: RefusedError if kept files would exceed a quota, or Redis must not be used.
         """
         self._server.usable()
         seconds, file_id = self._settings.retention_seconds, id_of(sha256, caller)
-        self._refuse_above_quota(len(picture.png))
+        self._refuse_above_quotas(len(picture.png), caller)
         record = FileRecord(
             id=file_id,
             sha256=sha256,
@@ -121,24 +121,31 @@ class FileStore:
         with self._redis.pipeline() as pipe:
             pipe.set(keys.file(file_id), record.model_dump_json(), ex=seconds)
             pipe.hset(keys.FILE_BYTES, file_id, max(len(picture.png), LEAST_COUNTED_BYTES))
+            if caller.id:
+                pipe.hset(keys.FILE_CALLERS, file_id, caller.id)
             pipe.execute()
         return record.info(self._now() + seconds)
 
-    def _refuse_above_quota(self, num_bytes: int) -> None:
-        """Raise RefusedError for a file that does not fit beside those kept."""
-        kept = self._kept_bytes()
-        if kept + num_bytes > self._settings.max_files_bytes:
-            self._forget_expired()
-            kept = self._kept_bytes()
-        if kept + num_bytes > self._settings.max_files_bytes:
-            detail = (
-                f"the pictures kept have {kept} bytes of ADM_MAX_FILES_BYTES; delete some, or wait until they expire"
-            )
-            raise RefusedError(ErrorKind.FILES_FULL, detail)
+    def _refuse_above_quotas(self, num_bytes: int, caller: Caller) -> None:
+        """Raise RefusedError for a file that would exceed the quota of its caller or the limit for all."""
+        limits = [("the pictures kept", "", self._settings.max_files_bytes, "ADM_MAX_FILES_BYTES")]
+        if caller.role is Role.USER:
+            own = ("your pictures that are kept", caller.id, self._settings.quota_files_bytes, "ADM_QUOTA_FILES_BYTES")
+            limits.insert(0, own)
+        for what, of, most, name in limits:
+            if self._kept_bytes(of) + num_bytes > most:
+                self._forget_expired()
+            if (kept := self._kept_bytes(of)) + num_bytes > most:
+                detail = f"{what} have {kept} bytes of {most} ({name}); delete some, or wait until they expire"
+                raise RefusedError(ErrorKind.FILES_FULL, detail)
 
-    def _kept_bytes(self) -> int:
-        sizes = cast(list[bytes], self._redis.hvals(keys.FILE_BYTES))
-        return sum(map(int, sizes))
+    def _kept_bytes(self, caller: str) -> int:
+        """The counted bytes of the files of one caller or of all."""
+        sizes = cast(dict[bytes, bytes], self._redis.hgetall(keys.FILE_BYTES))
+        if not caller:
+            return sum(map(int, sizes.values()))
+        callers = cast(dict[bytes, bytes], self._redis.hgetall(keys.FILE_CALLERS))
+        return sum(int(size) for file_id, size in sizes.items() if callers.get(file_id) == caller.encode())
 
     def _forget_expired(self) -> None:
         counted = [each.decode() for each in cast(list[bytes], self._redis.hkeys(keys.FILE_BYTES))]
@@ -148,9 +155,10 @@ class FileStore:
             gone = [file_id for file_id, exists in zip(counted, answers(pipe), strict=True) if not exists]
         if gone:
             self._redis.hdel(keys.FILE_BYTES, *gone)
+            self._redis.hdel(keys.FILE_CALLERS, *gone)
 
     def get(self, file_id: str, caller: Caller) -> StoredFile:
-        """A file's record, and how it is shown. Raises: RefusedError for one that is unknown or has expired."""
+        """A file's record and its view. Raises: RefusedError for one that is unknown or has expired."""
         with self._redis.pipeline() as pipe:
             pipe.get(keys.file(file_id))
             pipe.expiretime(keys.file(file_id))
@@ -160,7 +168,7 @@ class FileStore:
         return StoredFile(record, record.info(expires_at), expires_at - self._now())
 
     def png(self, file_id: str, caller: Caller) -> bytes:
-        """A file's picture: PNG, 8-bit RGB. Raises: RefusedError when it is gone."""
+        """A file's picture: PNG, 8-bit RGB. Raises: RefusedError if it no longer exists."""
         try:
             return self._objects.get(self.get(file_id, caller).record.key)
         except FileNotFoundError as error:
@@ -179,15 +187,16 @@ class FileStore:
         return [record_of(next(held)) if is_own else None for is_own in owned]
 
     def delete(self, file_id: str, caller: Caller) -> None:
-        """Remove a file; a job that still waits for it will fail. Raises: RefusedError for an unknown one."""
+        """Remove a file; a queued job that needs it will fail. Raises: RefusedError for an unknown one."""
         record = self.get(file_id, caller).record
         self._redis.delete(keys.file(file_id))
         self._redis.hdel(keys.FILE_BYTES, file_id)
+        self._redis.hdel(keys.FILE_CALLERS, file_id)
         self._objects.delete([record.key])
 
     def remove_strays(self) -> int:
-        """Remove pictures that no record names, because it has expired or was never written; returns how many."""
-        # younger ones may be about to get one
+        """Remove pictures whose record has expired or was never written; return their number."""
+        # younger pictures may be about to get a record
         old = self._objects.now() - timedelta(seconds=self._settings.lease_seconds)
         self._forget_expired()
         ours = [each for each in self._objects.list(ROOT) if len(each.key.split("/")) == KEY_PARTS]
@@ -202,13 +211,13 @@ class FileStore:
 
 
 def id_of(sha256: str, caller: Caller) -> str:
-    """The id of a caller's file whose bytes, as uploaded, have a hash: nobody learns whether others have it too."""
+    """The id of a caller's file, from its uploaded bytes' hash; it does not show whether others have the file."""
     of_caller = hashlib.sha256(f"{caller.id}:{sha256}".encode()).hexdigest() if caller.id else sha256
     return f"file-{of_caller[:32]}"
 
 
 def record_of(text: bytes | None) -> FileRecord | None:
-    """What Redis keeps of a file; None where that is nothing, or rubbish."""
+    """Parse the record of a file; None if it is absent or corrupt."""
     try:
         return None if text is None else FileRecord.model_validate_json(text)
     except ValidationError:

@@ -1,4 +1,4 @@
-"""Where the images of jobs lie, and the checkpoints of those in progress.
+"""The store of jobs' images, and of running jobs' checkpoints.
 
 A fence in Redis cannot cover a file store. So a key carries the execution that wrote it, the transaction that records
 an image publishes it, and the sweep removes what was never published. A checkpoint is published in the same way.
@@ -17,9 +17,9 @@ from jobs.settings import STORE_TIMEOUT_SECONDS
 from jobs.storage.store import ObjectStore, Observe, unobserved
 
 ROOT = "jobs"
-PROBE = "probe"  # stands for a job in the keys of what `takes` stores for a moment
+PROBE = "probe"  # in place of a job id in the keys that `takes` uses
 CHECKPOINT_SUFFIX = ".safetensors"
-KEY_PARTS = 4  # as `image_key` and `checkpoint_key` make them
+KEY_PARTS = 4  # of the keys that `image_key` and `checkpoint_key` make
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class ImageStore:
         self.objects = ObjectStore(address, timeout_seconds, observe)
 
     def put(self, job_id: str, execution_id: str, index: int, png: bytes) -> ImageRecord:
-        """Store an image; nobody sees it before its record is published."""
+        """Store an image; it is not visible before its record is published."""
         width, height = unpack(">II", png[16:24])  # PNG, 11.2.2: the header's first two fields
         self.objects.put(image_key(job_id, execution_id, index), png)
         return ImageRecord(
@@ -55,7 +55,7 @@ class ImageStore:
         )
 
     def takes(self, png: bytes) -> bool:
-        """Whether the store takes these bytes elsewhere just now, where nobody looks for them and the sweep would."""
+        """Whether the store accepts these bytes now under another key, which is deleted again."""
         key = image_key(PROBE, uuid4().hex, 0)
         try:
             self.objects.put(key, png)
@@ -65,24 +65,24 @@ class ImageStore:
         return True
 
     def get(self, job_id: str, image: ImageRecord) -> bytes:
-        """An image's bytes. Raises: RefusedError when it is gone."""
+        """An image's bytes. Raises: RefusedError if it no longer exists."""
         try:
             return self.objects.get(image_key(job_id, image.execution_id, image.index))
         except FileNotFoundError as error:
             raise RefusedError(ErrorKind.UNKNOWN_IMAGE, f"image {image.index} of job {job_id} is gone") from error
 
     def put_checkpoint(self, job_id: str, execution_id: str, numerics: str, data: bytes) -> CheckpointRecord:
-        """Store a checkpoint; nobody goes on from it before its record is written."""
+        """Store a checkpoint; no worker resumes from it before its record is written."""
         record = CheckpointRecord(execution_id=execution_id, sha256=hashlib.sha256(data).hexdigest(), numerics=numerics)
         self.objects.put(checkpoint_key(job_id, record), data)
         return record
 
     def get_checkpoint(self, job_id: str, record: CheckpointRecord) -> bytes:
-        """A checkpoint's bytes, whatever has become of them. Raises: FileNotFoundError when it is gone."""
+        """A checkpoint's bytes, unchecked. Raises: FileNotFoundError if it no longer exists."""
         return self.objects.get(checkpoint_key(job_id, record))
 
     def delete_checkpoint(self, job_id: str, record: CheckpointRecord) -> None:
-        """Remove a checkpoint that nobody will go on from."""
+        """Remove a checkpoint that is no longer needed."""
         self.objects.delete([checkpoint_key(job_id, record)])
 
     def delete_job(self, job_id: str) -> None:
@@ -90,11 +90,11 @@ class ImageStore:
         self.delete([each.key for each in self.images(job_id)])
 
     def delete(self, keys: list[str]) -> None:
-        """Remove objects; one that has gone already is no error."""
+        """Remove objects; a missing one is not an error."""
         self.objects.delete(keys)
 
     def images(self, job_id: str | None = None) -> Iterator[StoredImage]:
-        """All images and checkpoints of a job, or of all, published or not; whatever else lies there is left alone."""
+        """All images and checkpoints of a job, or of all jobs, published or not; other objects are skipped."""
         for each in self.objects.list(ROOT if job_id is None else f"{ROOT}/{job_id}"):
             parts = each.key.split("/")
             if len(parts) == KEY_PARTS:

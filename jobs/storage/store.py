@@ -1,4 +1,4 @@
-"""Bytes by key: a local folder or an S3 bucket. `jobs.storage.images` and `jobs.storage.files` say what lies there."""
+"""An object store in a local folder or an S3 bucket. `jobs.storage.images` and `jobs.storage.files` define keys."""
 
 import os
 import re
@@ -21,36 +21,38 @@ from jobs.settings import STORE_TIMEOUT_SECONDS
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig
 
-RETRIES = 3  # of one call, for answers such as 503 and connections that break
+RETRIES = 3  # of one call, after answers such as 503 and broken connections
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 1.0  # before a retry
-LONGEST_PAUSE_SHARE = 0.1  # of a call's time, where that is less
-# Options of the HTTP client that obstore reads as AWS_ variables, unless it is given options of ours.
+LONGEST_PAUSE_SHARE = 0.1  # of a call's time limit, if that is less
+# Options of the HTTP client that obstore reads from AWS_ variables, unless options are passed to it.
 CLIENT_VARIABLES = ("allow_http", "allow_invalid_certificates", "proxy_url", "proxy_ca_certificate")
-CLOCK = "clock"  # folder of objects whose date alone is read
-UNFINISHED = re.compile(r"#\d+$")  # of the file that object_store writes before it renames it
+CLOCK = "clock"  # folder of objects of which only the date is read
+BAD_KEY = (ValueError, TypeError)  # obstore raises these when it parses a key
+UNFINISHED = re.compile(r"#\d+$")  # suffix of a file that object_store writes before renaming it
 
 
 Observe = Callable[[str, str, float], None]
-"""Gets of each call its operation (put, get, has, delete), its outcome (ok, missing, failed) and its seconds."""
+"""Gets the operation (put, get, has, delete), outcome (ok, missing, failed) and seconds of each call."""
 
 
 def unobserved(operation: str, outcome: str, seconds: float) -> None:
-    """Do nothing with what nobody measures."""
+    """Ignore the measurement of a call."""
 
 
 @dataclass(frozen=True)
 class StoredObject:
-    """One object of the store, as a listing shows it."""
+    """One object in a listing of the store."""
 
     key: str
     last_modified: datetime
 
 
 class ObjectStore:
-    """Every call raises UnavailableError when the store cannot be reached, or does not do as told.
+    """Reads and writes objects. Every call raises UnavailableError if the store cannot be reached or refuses it.
 
-    A request to a bucket, its retries included, ends within timeout_seconds. A call is one request, but for `delete`
-    (one request a key) and `list` (one a thousand objects).
+    A request to a bucket, including its retries, ends within timeout_seconds. A call is one request, except `delete`
+    (one request per key) and `list` (one per thousand objects). Invalid keys, such as one that leaves the store
+    (a/../../b), are never sent to it: reading finds nothing, and storing is refused.
     """
 
     def __init__(
@@ -68,21 +70,25 @@ class ObjectStore:
             raise SettingsError(f"ADM_STORE: {address} cannot be used: {str(error).partition(chr(10))[0]}") from error
 
     def put(self, key: str, data: bytes) -> None:
-        """Store an object, in place of one that has the key."""
+        """Store an object; replaces an object with the same key."""
         try:
             # In one request: in parts, each part would have the timeout of a call.
             with self._observed("put"):
                 obstore.put(self._store, key, data, use_multipart=False)
-        except (BaseError, FileNotFoundError) as error:  # the latter where there is no such bucket
+        except BAD_KEY as error:
+            raise UnavailableError(f"the image store has no place for the key {key[:128]!r}") from error
+        except (BaseError, FileNotFoundError) as error:  # the latter if there is no such bucket
             raise UnavailableError(f"the image store did not take an image: {type(error).__name__}") from error
 
     def get(self, key: str) -> bytes:
-        """An object's bytes. Raises: FileNotFoundError when it is gone."""
+        """An object's bytes. Raises: FileNotFoundError if there is none."""
         try:
             with self._observed("get"):
                 return bytes(obstore.get(self._store, key).bytes())
         except FileNotFoundError:
             raise
+        except BAD_KEY as error:
+            raise FileNotFoundError(key) from error
         except BaseError as error:
             raise UnavailableError(f"the image store cannot be read: {type(error).__name__}") from error
 
@@ -90,19 +96,19 @@ class ObjectStore:
         try:
             with self._observed("has"):
                 obstore.head(self._store, key)
-        except FileNotFoundError:
+        except (FileNotFoundError, *BAD_KEY):
             return False
         except BaseError as error:
             raise UnavailableError(f"the image store cannot be read: {type(error).__name__}") from error
         return True
 
     def delete(self, keys: Iterable[str]) -> None:
-        """Remove objects; one that has gone already is no error."""
+        """Remove objects; a missing one is not an error."""
         for key in keys:
             try:
                 with self._observed("delete"):
                     obstore.delete(self._store, key)
-            except FileNotFoundError:
+            except (FileNotFoundError, *BAD_KEY):
                 continue
             except BaseError as error:
                 raise UnavailableError(f"the image store does not delete: {type(error).__name__}") from error
@@ -113,13 +119,15 @@ class ObjectStore:
             for chunk in obstore.list(self._store, prefix):
                 for each in chunk:
                     yield StoredObject(each["path"], each["last_modified"])
+        except BAD_KEY:
+            return
         except (BaseError, FileNotFoundError) as error:
             raise UnavailableError(f"the image store cannot be listed: {type(error).__name__}") from error
 
     def now(self) -> datetime:
-        """The time by which the store dates its objects: the clocks of two machines may be hours apart."""
+        """The time by which the store dates its objects, because the clocks of two machines may be hours apart."""
         key = f"{CLOCK}/{uuid4().hex}"
-        self.delete(each.key for each in self.list(CLOCK))  # of whoever was killed in between
+        self.delete(each.key for each in self.list(CLOCK))  # left by killed processes
         self.put(key, b"-")
         try:
             return obstore.head(self._store, key)["last_modified"]
@@ -141,9 +149,9 @@ class ObjectStore:
             self._observe(operation, outcome, time.perf_counter() - began)
 
     def remove_unfinished(self, before: datetime) -> int:
-        """Remove what killed writers left half-written in a folder, where no listing shows it; returns how many.
+        """Remove unfinished files of killed writers in a folder, which listings do not show; return their number.
 
-        A bucket has no such thing: an object is there as a whole or not at all.
+        A bucket has no unfinished objects.
         """
         removed = 0
         try:

@@ -1,4 +1,4 @@
-"""What a program measures about its calls of the image store."""
+"""Metrics of a program's calls of the image store."""
 
 from prometheus_client import CollectorRegistry, Histogram
 

@@ -1,1 +1,1 @@
-"""What the API shows: jobs, estimates, the fleet. Reads Redis, and writes nothing."""
+"""Views for the API: jobs, estimates, the fleet. Reads Redis, and writes nothing."""

@@ -1,4 +1,4 @@
-"""How long queued work will take, from what workers measured a step to cost."""
+"""Estimates the time of queued work from the step costs that workers measured."""
 
 import math
 from collections.abc import Collection, Mapping
@@ -7,29 +7,30 @@ from functools import cached_property
 from statistics import fmean, median
 from typing import NamedTuple
 
-from jobs.contract.request import PRIORITIES, Priority, ResolvedRequest
+from jobs.contract.request import ResolvedRequest
 from jobs.contract.work import RUNNING, evaluations_left, evaluations_of, rank_of, work_of
 from jobs.views.fleet import Fleet, StepMs
+from vocabulary.priorities import PRIORITIES, Priority
 
-UNKNOWN_ERROR = 0.5  # of an estimate, as long as nothing was measured
-UNKNOWN_ROW_MS = 1.0  # a row step, as long as nothing was measured: of an order that devices have
-FEWEST_RATIOS = 8  # of jobs that have ended, before they correct what is reckoned for others
+UNKNOWN_ERROR = 0.5  # relative error of an estimate before anything was measured
+UNKNOWN_ROW_MS = 1.0  # milliseconds of a row step before anything was measured, by order of magnitude
+FEWEST_RATIOS = 8  # number of ended jobs from which their ratios correct other estimates
 
 
 @dataclass(frozen=True)
 class Backlog:
-    """What a pipeline's counters say."""
+    """The queued and running work of a pipeline, from its counters."""
 
     pipeline: str
     lengths: Mapping[str, int]  # jobs queued, by priority
     work: Mapping[str, int]  # row steps, by "priority:rank:stage" and "running:rank:stage"
-    ratios: tuple[float, ...] = ()  # of what recent jobs took, to what had been reckoned for them
-    beside: tuple["Backlog", ...] = ()  # of the other pipelines that its workers hold, without their ratios
+    ratios: tuple[float, ...] = ()  # of recent jobs' actual to estimated time
+    beside: tuple["Backlog", ...] = ()  # backlogs of the other pipelines of its workers, without their ratios
 
     def of(self, places: Collection[str], before: float = math.inf) -> dict[str, float]:
         """Row steps by stage of some priorities, or of the jobs in progress.
 
-        before: only what goes before a job of this rank: lower ranks, and half of the same.
+        before: only the work before a job of this rank: lower ranks, and half of the same rank.
         """
         total: dict[str, float] = {}
         for place, rank, stage, row_steps in self._counters:
@@ -44,30 +45,30 @@ class Backlog:
 
     @property
     def bias(self) -> float:
-        """What recent jobs took, of what had been reckoned: the median."""
+        """The median ratio of actual to estimated time of recent jobs."""
         return median(self.ratios) if len(self.ratios) >= FEWEST_RATIOS else 1.0
 
     @property
     def error(self) -> float:
-        """Mean error of recent estimates once their bias is taken out, as a fraction."""
+        """Mean relative error of recent estimates after removal of their bias."""
         bias = self.bias
         return fmean(abs(ratio / bias - 1) for ratio in self.ratios) if self.ratios else UNKNOWN_ERROR
 
 
 class Backlogs:
-    """The backlogs of pipelines as they were read together, and with what has been queued since."""
+    """The backlogs of pipelines, read together and updated with jobs queued since."""
 
     def __init__(self, fleet: Fleet, counted: dict[str, Backlog]) -> None:
-        """`counted`: of the pipelines and of those beside them, each by itself."""
+        """`counted`: the backlog of each pipeline alone, including the pipelines beside them."""
         self._fleet, self._counted = fleet, counted
 
     def of(self, pipeline: str) -> Backlog:
-        """A pipeline's backlog, with those beside it."""
+        """A pipeline's backlog, with the backlogs beside it."""
         beside = tuple(self._counted[other] for other in self._fleet.shares(pipeline) if other != pipeline)
         return replace(self._counted[pipeline], beside=beside)
 
     def add(self, request: ResolvedRequest, work: Mapping[str, int]) -> None:
-        """Count a job that is queued behind those that were read."""
+        """Count a job that is queued after the read."""
         present, rank = self._counted[request.model], rank_of(request.priority, work)
         more = {f"{request.priority}:{rank}:{stage}": row_steps for stage, row_steps in work.items()}
         self._counted[request.model] = replace(
@@ -78,34 +79,34 @@ class Backlogs:
 
 
 class Load(NamedTuple):
-    """What falls on a pipeline's workers."""
+    """The work of a pipeline's workers."""
 
     row_steps: Mapping[str, float]  # by stage, in that pipeline's networks
-    others_ms: float  # of a worker, in networks of which only other pipelines make use
+    others_ms: float  # milliseconds of a worker in networks that only other pipelines use
 
 
 class Estimator:
-    """Turns work into seconds; None as long as no worker ever said what a step costs.
+    """Converts work to seconds; None before any worker has announced step costs.
 
-    Workers serve all that they hold, so a pipeline's jobs wait for the work of every pipeline that shares workers with
-    it, as far as it falls on those (`Fleet.shares`).
+    Workers serve all their pipelines, so a pipeline's jobs also wait for the work of every pipeline that shares workers
+    with it, by the share that falls on these workers (`Fleet.shares`).
     """
 
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
 
     def own_seconds(self, backlog: Backlog, priority: str) -> float | None:
-        """Seconds that a pipeline's workers take for its own queue of one priority; over pipelines, this adds up."""
+        """Seconds of a pipeline's workers for its own queue of one priority; the sum over pipelines is their total."""
         step_ms = self._fleet.step_ms.get(backlog.pipeline)
         return self._shared_seconds(backlog, work_ms(step_ms, backlog.of((priority,)))) if step_ms else None
 
     def cost_ms(self, pipeline: str, work: Mapping[str, int]) -> int:
-        """Milliseconds of a device that work takes, batched as fully as it can; a guess as long as no worker said."""
+        """Device milliseconds of work in the fullest batches; a guess before any worker has announced step costs."""
         step_ms = self._fleet.step_ms.get(pipeline)
         return math.ceil(work_ms(step_ms, work) if step_ms else sum(work.values()) * UNKNOWN_ROW_MS)
 
     def queued_seconds(self, backlog: Backlog) -> float | None:
-        """Seconds that a pipeline's workers take for all that is queued for them, whichever of theirs it is for."""
+        """Seconds of a pipeline's workers for all work that is queued for them, of all their pipelines."""
         step_ms = self._fleet.step_ms.get(backlog.pipeline)
         if not step_ms:
             return None
@@ -113,10 +114,10 @@ class Estimator:
         return self._shared_seconds(backlog, work_ms(step_ms, queued.row_steps) + queued.others_ms)
 
     def jobs_ahead(self, backlog: Backlog, priority: Priority, place: int | None) -> int:
-        """How many jobs may be claimed before one that has `place` others before it in the queue of its priority.
+        """The number of jobs that may be claimed before one with `place` others before it in its queue.
 
-        Higher priorities go first, of all that its workers hold; pipelines of one priority take turns. place None: it
-        is being claimed.
+        Higher priorities of all pipelines of its workers go first; pipelines of one priority take turns. place None:
+        the job is being claimed.
         """
         higher = PRIORITIES[: PRIORITIES.index(priority)]
         turns = 0 if place is None else place + 1
@@ -129,13 +130,13 @@ class Estimator:
     def eta_seconds(
         self, backlog: Backlog, request: ResolvedRequest, *, ahead: float = 1.0, done: float | None = None
     ) -> float | None:
-        """Seconds until a job's images are there, estimated from what is queued and running; not yet for `bias`.
+        """Seconds until a job's images are stored, estimated from queued and running work; not corrected by `bias`.
 
-        ahead: the share of the jobs in the queue of its priority that go before it, as callers take turns there.
-        done: the share of its steps that a job has taken which is counted among those that run; None: it is not yet.
-        What still has room in a batch joins the next step and shares every one of them; what has not waits for the
-        work that the scheduler puts before it, of which the running part is half done on average. Images in other
-        networks take no room in its batches, but their steps take time: it waits for that work in either case.
+        ahead: the share of the jobs in its queue that go before it, because callers take turns.
+        done: the share of its steps that a running job has taken; None for a job that is not counted as running.
+        If a job's images fit the running batches, they join the next step and share every step. Otherwise the job waits
+        for the work that the scheduler puts before it, of which the running part is half done on average. Images in
+        other networks take no room in its batches, but it waits for their steps in either case.
         """
         step_ms = self._fleet.step_ms.get(backlog.pipeline)
         if not step_ms:
@@ -143,7 +144,7 @@ class Estimator:
         work = work_of(request)
         rank = rank_of(request.priority, work)
         queued, running = self._load(backlog, PRIORITIES, rank), self._load(backlog, (RUNNING,), rank)
-        if done is not None:  # `Backlog.of` counts half of what has its rank, so half of its own work
+        if done is not None:  # `Backlog.of` counts half of the work of its rank, and so half of its own
             others = {stage: max(0.0, n - work.get(stage, 0) / 2) for stage, n in running.row_steps.items()}
             running = running._replace(row_steps=others)
         behind = {stage: (1 - ahead) * n for stage, n in backlog.of((request.priority,), rank).items()}
@@ -165,7 +166,7 @@ class Estimator:
         return seconds
 
     def _load(self, backlog: Backlog, places: Collection[str], before: float = math.inf) -> Load:
-        """What falls on the workers of a backlog's pipeline, as `Backlog.of` counts it."""
+        """The work of the workers of a backlog's pipeline, as `Backlog.of` counts it."""
         pipeline, row_steps, others_ms = backlog.pipeline, backlog.of(places, before), 0.0
         shares = self._fleet.shares(pipeline)
         for other in backlog.beside:
@@ -178,22 +179,22 @@ class Estimator:
         return Load(row_steps, others_ms)
 
     def _shared_seconds(self, backlog: Backlog, ms: float) -> float:
-        """Seconds that a pipeline's workers take together for so much of one's time."""
+        """Seconds of all workers of a pipeline together for this many milliseconds of one worker."""
         return ms / 1000 / max(1, len(self._fleet.holders(backlog.pipeline)))
 
 
 def work_ms(step_ms: StepMs, work: Mapping[str, float]) -> float:
-    """Milliseconds of a worker for row steps by stage, batched as fully as it can."""
+    """Milliseconds of a worker for row steps by stage, in the fullest batches."""
     return sum(row_steps * row_ms(step_ms, stage) for stage, row_steps in work.items())
 
 
 def row_ms(step_ms: StepMs, stage: str) -> float:
-    """Milliseconds a row step costs at the best shape; 0 for a stage that was not measured."""
+    """Milliseconds per row step at the best shape; 0 for an unmeasured stage."""
     return min((ms / rows for rows, ms in step_ms.get(stage, {}).items()), default=0)
 
 
 def has_room(step_ms: StepMs, request: ResolvedRequest, taken: Mapping[str, float]) -> bool:
-    """Whether a job's images fit a batch beside so many row steps of others, whose images count as like its own."""
+    """Whether a job's images fit a batch beside others' row steps, if others' images have as many steps as its own."""
     return all(
         request.num_rows + math.ceil(taken.get(stage, 0) / evaluations) <= max(step_ms[stage])
         for stage, evaluations in evaluations_of(request).items()
@@ -202,7 +203,7 @@ def has_room(step_ms: StepMs, request: ResolvedRequest, taken: Mapping[str, floa
 
 
 def batch_ms(shapes: Mapping[int, float], rows: int, beside: int) -> float:
-    """Milliseconds that a step of so many rows takes, with others in the same batch: what its shape takes."""
+    """Milliseconds of a step with `rows` rows and `beside` rows of others: the cost of its row shape."""
     largest = max(shapes)
     fitting = min((shape for shape in shapes if shape >= rows + beside), default=largest)
     return shapes[fitting] * max(1, -(-rows // largest))

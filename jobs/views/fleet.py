@@ -1,4 +1,4 @@
-"""What workers have announced, as the service reads it."""
+"""Reads the announcements of workers for the service."""
 
 import time
 from collections.abc import Mapping
@@ -11,21 +11,22 @@ from pydantic import TypeAdapter, ValidationError
 from redis.client import Redis
 
 from jobs.contract.pipelines import PipelineInfo
+from jobs.contract.sweeps import Sweep
 from jobs.contract.workers import WorkerInfo
 from jobs.queue import keys
-from jobs.queue.rubbish import answers
+from jobs.queue.corrupt import answers
 
 log = structlog.get_logger("jobs.views.fleet")
 
 T = TypeVar("T")
 StepMs = dict[str, dict[int, float]]  # stage -> row shape -> milliseconds a step
 STEP_MS = TypeAdapter(StepMs)
-PIPELINE, WORKER = TypeAdapter(PipelineInfo), TypeAdapter(WorkerInfo)
+PIPELINE, WORKER, SWEEP = TypeAdapter(PipelineInfo), TypeAdapter(WorkerInfo), TypeAdapter(Sweep)
 
 
 @dataclass(frozen=True)
 class Fleet:
-    """All that is known of pipelines and workers at one moment."""
+    """A snapshot of known pipelines and live workers."""
 
     pipelines: dict[str, PipelineInfo] = field(default_factory=dict)
     workers: tuple[WorkerInfo, ...] = ()
@@ -45,9 +46,9 @@ class Fleet:
         return list(self._held.get(pipeline, {}).values())
 
     def shares(self, pipeline: str) -> Mapping[str, float]:
-        """What part of each pipeline's work falls on the workers of this one, its own first: all of that.
+        """The share of each pipeline's work that falls on the workers of this one; its own comes first, with 1.
 
-        Those it shares no worker with are left out. Work is taken to fall evenly on all who hold its pipeline.
+        Pipelines with no common worker are omitted. Work is assumed to fall evenly on all workers of its pipeline.
         """
         return self._shares.get(pipeline, {pipeline: 1.0})
 
@@ -61,30 +62,30 @@ class Fleet:
         }
 
     def shares_network(self, stage: str, pipeline: str, other: str) -> bool:
-        """Whether a stage of two pipelines is the same, so that images of both go into one batch.
+        """Whether two pipelines have the same network in a stage, so that their images share batches.
 
-        Told by the weights: two stacks of the same files count as one, though a worker batches them apart.
+        Compares the weights. Two stacks of the same files count as one, although a worker batches them separately.
         """
         network = self._network(pipeline, stage)
         return pipeline == other or (network is not None and network == self._network(other, stage))
 
     def _network(self, pipeline: str, stage: str) -> tuple[str, str | None] | None:
-        """What tells the network of a pipeline's stage from others: its weights, and those that guide it."""
+        """The identity of a stage's network: the hashes of its weights and its classifier's."""
         info = self.pipelines.get(pipeline)
         stages = () if info is None else info.stages
         return next(((each.model_hash, each.classifier_hash) for each in stages if each.name == stage), None)
 
 
 class FleetReader:
-    """Reads the fleet, at most once in a while: it changes with heartbeats, and every request asks for it."""
+    """Reads the fleet and caches it, because it changes only with heartbeats and every request needs it."""
 
     def __init__(self, redis: Redis, max_age_seconds: float) -> None:
         self._redis, self._max_age_seconds = redis, max_age_seconds
         self._fleet, self._read_at = Fleet(), float("-inf")
-        self._not_understood: set[str] = set()  # where something lies that was logged
+        self._not_understood: set[str] = set()  # keys whose unreadable entries have been logged
 
     def read(self, *, fresh: bool = False) -> Fleet:
-        """The fleet; `fresh` for when what was asked for is not in the one at hand."""
+        """The fleet; `fresh`: read it again, for when the cached one lacks something."""
         if fresh or time.monotonic() - self._read_at > self._max_age_seconds:
             self._fleet, self._read_at = self._load(), time.monotonic()
         return self._fleet
@@ -104,13 +105,13 @@ class FleetReader:
 
     def _workers(self, names: list[str]) -> tuple[WorkerInfo, ...]:
         texts = cast(list[bytes | None], self._redis.mget([keys.worker(name) for name in names])) if names else []
-        said = {name.encode(): text for name, text in zip(names, texts, strict=True) if text is not None}
-        return tuple(self._understood(keys.WORKERS, said, WORKER).values())
+        announced = {name.encode(): text for name, text in zip(names, texts, strict=True) if text is not None}
+        return tuple(self._understood(keys.WORKERS, announced, WORKER).values())
 
-    def _understood(self, where: str, said: Mapping[bytes, bytes], kind: TypeAdapter[T]) -> dict[str, T]:
-        """What can be read of what was announced, by name; the rest is another version's, or rubbish."""
+    def _understood(self, where: str, announced: Mapping[bytes, bytes], kind: TypeAdapter[T]) -> dict[str, T]:
+        """The readable announcements, by name; others are of another version or corrupt."""
         understood = {}
-        for each, text in said.items():
+        for each, text in announced.items():
             name = each.decode(errors="replace")
             try:
                 understood[name] = kind.validate_json(text)
@@ -120,8 +121,14 @@ class FleetReader:
                     log.warning("not_understood", key=where, name=name, wrong_fields=error.error_count())
         return understood
 
+    def sweep(self, pipeline: str) -> Sweep | None:
+        """The sweep of a pipeline; None if its workers have announced none."""
+        text = cast(bytes | None, self._redis.hget(keys.SWEEPS, pipeline))
+        said = {} if text is None else {pipeline.encode(): text}
+        return self._understood(keys.SWEEPS, said, SWEEP).get(pipeline)
+
     def metrics(self) -> dict[str, str]:
-        """The metrics that each live worker left, by its name."""
+        """The latest metrics of each live worker, by its name."""
         names = [each.name for each in self.read(fresh=True).workers]
         texts = (
             cast(list[bytes | None], self._redis.mget([keys.worker_metrics(name) for name in names])) if names else []

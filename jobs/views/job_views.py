@@ -1,4 +1,4 @@
-"""Jobs as their clients see them, made from records."""
+"""Makes the views of jobs for clients from records."""
 
 import contextlib
 import re
@@ -11,14 +11,15 @@ from redis.client import Pipeline, Redis
 
 from jobs.callers.turns import Place
 from jobs.contract.job import ImageView, Job, JobProgress, JobStatus, QueueInfo
-from jobs.contract.request import PRIORITIES, ResolvedRequest
+from jobs.contract.request import ResolvedRequest
 from jobs.contract.work import evaluations_of
 from jobs.queue import keys, rq_registries
+from jobs.queue.corrupt import answers
 from jobs.queue.payload import BadPayloadError
 from jobs.queue.record import Record
-from jobs.queue.rubbish import answers
 from jobs.views.estimate import Backlog, Backlogs, Estimator
 from jobs.views.fleet import Fleet, FleetReader
+from vocabulary.priorities import PRIORITIES
 
 COUNTER = re.compile(r"[a-z]+:\d{1,4}:[a-z]+")
 COUNT = re.compile(rb"-?\d{1,18}")
@@ -26,7 +27,7 @@ RATIO = re.compile(rb"\d{1,18}\.\d{4}")  # as `jobs.queue.ledger` writes them
 
 
 class Views:
-    """Adds to records what lies beside them: progress, the place in the queue, estimates."""
+    """Makes views from records, with progress, place in the queue and estimates."""
 
     def __init__(self, redis: Redis, fleet: FleetReader, root_path: str) -> None:
         self._redis, self._fleet, self._root_path = redis, fleet, root_path
@@ -61,35 +62,35 @@ class Views:
             if each.id in places and request is not None:
                 backlog = backlogs.of(each.pipeline)
                 place = places[each.id]
-                reckoned = self.reckoned_seconds(backlog, request, 0 if place is None else place.all)
-                queue = self.queue_info(backlog, request, place, reckoned)
+                estimated = self.estimated_seconds(backlog, request, 0 if place is None else place.all)
+                queue = self.queue_info(backlog, request, place, estimated)
             views.append(self.view(each, request, queue, how_far))
         return views
 
     def backlogs(self, pipelines: Sequence[str]) -> Backlogs:
-        """What is queued for pipelines."""
+        """The queued and running work of pipelines."""
         fleet = self._fleet.read()
         with self._redis.pipeline(transaction=False) as pipe:
             ask_backlogs(pipe, fleet, pipelines)
             return take_backlogs(iter(answers(pipe)), fleet, pipelines)
 
-    def reckoned_seconds(self, backlog: Backlog, request: ResolvedRequest, place: int) -> float | None:
-        """What the estimator makes of a job at a place in the queue of its priority, before its bias is taken out."""
+    def estimated_seconds(self, backlog: Backlog, request: ResolvedRequest, place: int) -> float | None:
+        """The estimate for a job at a place in its queue, not corrected by the bias."""
         length = backlog.lengths[request.priority]
         ahead = min(1.0, place / length) if length else 1.0
         return Estimator(self._fleet.read()).eta_seconds(backlog, request, ahead=ahead)
 
     def queue_info(
-        self, backlog: Backlog, request: ResolvedRequest, place: Place | None, reckoned: float | None
+        self, backlog: Backlog, request: ResolvedRequest, place: Place | None, estimated: float | None
     ) -> QueueInfo:
-        """Where a job stands that has so many before it in the queue of its priority; None: it is being taken."""
+        """The queue fields of a job at a place in its queue; place None: it is being claimed."""
         fleet = self._fleet.read()
         workers = len(fleet.holders(request.model))
         return QueueInfo(
             position=Estimator(fleet).jobs_ahead(backlog, request.priority, None if place is None else place.all),
             yours=0 if place is None else place.own,
-            # without a worker it may wait until it expires
-            **unbiased(backlog, reckoned if workers else None),
+            # without a worker there is no estimate
+            **unbiased(backlog, estimated if workers else None),
             workers=workers,
         )
 
@@ -105,8 +106,8 @@ class Views:
             id=record.id,
             status=record.status,
             created_at=record.created_at,
-            started_at=record.number("adm_started_at"),
-            ended_at=record.number("adm_ended_at"),
+            started_at=record.started_at,
+            ended_at=record.ended_at,
             expires_at=record.expires_at,
             request=request,
             progress=progress,
@@ -116,17 +117,25 @@ class Views:
             usage=record.usage,
             results=record.results,
             attempt=record.attempt,
-            numerics=record.text("adm_numerics") or None,
+            numerics=record.numerics,
         )
 
     def _images(self, record: Record, request: ResolvedRequest) -> list[ImageView]:
-        """The images that a job shows, of those that it can have."""
+        """The published images of a job whose index it can have."""
         shown = (each for each in record.images if each.index in request.indices)
-        return [record.image_view(each, request, self._root_path) for each in shown]
+        return [
+            ImageView(url=image_url(self._root_path, record.id, each.index), **record.image_facts(each, request))
+            for each in shown
+        ]
+
+
+def image_url(root_path: str, job_id: str, index: int) -> str:
+    """The address of an image; root_path: the path under which a proxy publishes the service."""
+    return f"{root_path}/v1/jobs/{job_id}/images/{index}"
 
 
 def unbiased(backlog: Backlog, seconds: float | None) -> dict[str, float | None]:
-    """The fields that show an estimate, with the bias of recent ones taken out and their mean error."""
+    """The fields of an estimate, corrected by the bias of recent ones, with their mean error."""
     if seconds is None:
         return {"eta_seconds": None, "eta_error_seconds": None}
     eta_seconds = seconds * backlog.bias
@@ -134,16 +143,16 @@ def unbiased(backlog: Backlog, seconds: float | None) -> dict[str, float | None]
 
 
 def place_of(record: Record, place: int | None, own: int | None) -> Place | None:
-    """A queued job's place; None where it is being claimed. Without callers all jobs are anybody's own."""
+    """A queued job's place; None if it is being claimed. For a job without a caller, all count as its own."""
     if place is None:
         return None
     return Place(place, (own or 0) if record.caller else place)
 
 
 def progress_of(record: Record, request: ResolvedRequest | None, text: bytes | None) -> JobProgress:
-    """What its worker reported last; once completed, all of it; where nothing was told or kept, nothing."""
+    """The last report of its worker; full progress for a completed job; zero progress without a report."""
     if text is not None:
-        with contextlib.suppress(ValidationError):  # what was told wrongly counts as not told
+        with contextlib.suppress(ValidationError):  # an invalid report counts as none
             return JobProgress.model_validate_json(text)
     if request is None:
         return JobProgress(stage="base", step=0, steps=0, fraction=0)
@@ -156,7 +165,7 @@ def progress_of(record: Record, request: ResolvedRequest | None, text: bytes | N
 
 
 def readable_request(record: Record) -> ResolvedRequest | None:
-    """What the job asks for; None when this version cannot read it: a worker fails or leaves it."""
+    """The request of a job; None if this version cannot read it, so that workers fail the job or leave it."""
     try:
         return record.request()
     except BadPayloadError:
@@ -164,7 +173,7 @@ def readable_request(record: Record) -> ResolvedRequest | None:
 
 
 def ask_backlogs(pipe: Pipeline, fleet: Fleet, pipelines: Sequence[str]) -> None:
-    """Queue the commands whose answers `take_backlogs` takes."""
+    """Queue the commands whose answers `take_backlogs` parses."""
     for pipeline in with_those_beside(fleet, pipelines):
         for priority in PRIORITIES:
             pipe.llen(rq_registries.queue_key(keys.queue(pipeline, priority)))
@@ -175,7 +184,7 @@ def ask_backlogs(pipe: Pipeline, fleet: Fleet, pipelines: Sequence[str]) -> None
 
 
 def take_backlogs(told: Iterator[Any], fleet: Fleet, pipelines: Sequence[str]) -> Backlogs:
-    """Backlogs of the answers; what is neither a counter nor a ratio is left out."""
+    """Parse backlogs from the answers; invalid counters and ratios are skipped."""
     counted = {}
     for name in with_those_beside(fleet, pipelines):
         lengths: dict[str, int] = {priority: (next(told) or 0) + (next(told) or 0) for priority in PRIORITIES}
@@ -189,5 +198,5 @@ def take_backlogs(told: Iterator[Any], fleet: Fleet, pipelines: Sequence[str]) -
 
 
 def with_those_beside(fleet: Fleet, pipelines: Sequence[str]) -> list[str]:
-    """Pipelines, and all others that are held by workers that hold one of them."""
+    """The pipelines, and all other pipelines of their workers."""
     return list(dict.fromkeys([*pipelines, *(other for name in pipelines for other in fleet.shares(name))]))

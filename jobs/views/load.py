@@ -1,4 +1,4 @@
-"""What operators see of the queue: jobs queued and in progress, by pipeline and by caller, and how many have ended."""
+"""The load for operators: queued and running jobs, by pipeline and by caller, and the number of ended jobs."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,16 +11,16 @@ from redis.client import Redis
 
 from jobs.callers.keyring import KeyRecord
 from jobs.contract.job import JobStatus, View
-from jobs.contract.request import PRIORITIES
 from jobs.queue import keys
-from jobs.queue.rubbish import answers
+from jobs.queue.corrupt import answers
 from jobs.views.estimate import Backlogs, Estimator
 from jobs.views.fleet import Fleet, FleetReader
 from jobs.views.job_views import ask_backlogs, take_backlogs
+from vocabulary.priorities import PRIORITIES
 
 log = structlog.get_logger("jobs.views.load")
 
-MOST_CALLERS = 100  # that are shown; for each one the lines of all pipelines are counted
+MOST_CALLERS = 100  # shown at most; for each one the lines of all pipelines are counted
 WINDOW_SECONDS = 60
 UNFINISHED = (JobStatus.QUEUED, JobStatus.IN_PROGRESS, JobStatus.CANCELLING)
 IMAGES, OCCUPANCY = "adm_images_total", "adm_batch_occupancy"  # of a worker's metrics
@@ -66,20 +66,20 @@ class QueueLoad(View):
 
 
 class LoadReader:
-    """Reads the load."""
+    """Reads the load of the queue."""
 
     def __init__(self, redis: Redis, fleet: FleetReader, retention_seconds: int) -> None:
         self._redis, self._fleet, self._retention_seconds = redis, fleet, retention_seconds
 
     def read(self, callers: Sequence[KeyRecord], now: float) -> QueueLoad:
-        """The load that all callers make; `now` is Redis' time."""
+        """The load of all callers; `now`: Redis' time."""
         fleet = self._fleet.read()
         names = list(fleet.pipelines)
         with self._redis.pipeline(transaction=False) as pipe:
             ask_backlogs(pipe, fleet, names)
             # scored by the times of removal
             pipe.zcount(keys.ENDED, now - WINDOW_SECONDS + self._retention_seconds, "+inf")
-            for caller_id in ("", *(each.id for each in callers)):  # "": the jobs of all
+            for caller_id in ("", *(each.id for each in callers)):  # "": all jobs
                 for status in UNFINISHED:
                     pipe.zcard(keys.index(status, caller_id))
             told = iter(answers(pipe))
@@ -113,12 +113,12 @@ class LoadReader:
         return found
 
     def _workers(self) -> list[WorkerLoad]:
-        """What the live workers measured."""
+        """The loads of the live workers, from their metrics."""
         return [worker_load(name, snapshot) for name, snapshot in self._fleet.metrics().items()]
 
 
 def worker_load(name: str, snapshot: str) -> WorkerLoad:
-    """A worker's load by its metrics; of metrics that cannot be read, nothing."""
+    """A worker's load from its metrics; an empty load if they cannot be read."""
     images, occupancy = 0, None
     try:
         for family in text_string_to_metric_families(snapshot):
@@ -127,7 +127,7 @@ def worker_load(name: str, snapshot: str) -> WorkerLoad:
                     images += int(each.value)
                 elif each.name == OCCUPANCY:
                     occupancy = each.value
-    except (ValueError, OverflowError) as error:  # also for a number that is none
+    except (ValueError, OverflowError) as error:  # also for a text that is not a number
         log.warning("not_understood", key="metrics", name=name, error=str(error)[:80])
     return WorkerLoad(name=name, images_completed=images, batch_occupancy=occupancy)
 
@@ -158,7 +158,7 @@ def pipeline_loads(fleet: Fleet, backlogs: Backlogs, queued: Counter[str]) -> li
 def without_key(
     counts: Sequence[tuple[int, ...]], queued: Counter[str], keyed: Sequence[CallerLoad]
 ) -> list[CallerLoad]:
-    """The load of jobs without a key, if there are any: what is left of all jobs once those of callers are taken away.
+    """The load of jobs without a key, if there are any: the counts of all jobs minus those of callers.
 
     counts: of all jobs, then of each caller, by status.
     """

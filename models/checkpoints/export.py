@@ -1,6 +1,6 @@
-"""Networks as the official scripts read them: a `.pt` of their state dict in float32, and the flags that make them.
+"""Exports networks for the official scripts: a `.pt` of the state dict in float32, and the flags that make the network.
 
-Source: guided-diffusion, script_util.py. What no flag says is a constant in that file, and is named.
+Source: guided-diffusion (MIT), script_util.py. Values without a flag are constants in that file, and are listed.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from models.checkpoints.flags import (
 from models.checkpoints.network_file import NetworkConfig, read_config, read_process
 from models.checkpoints.tensor_file import read_tensors
 from models.networks.config import ClassifierConfig, ProcessConfig, UNetConfig
-from models.plan import read_stack
+from models.stack_plan import read_stack
 
 SCRIPT = "guided_diffusion/script_util.py"
 LEARNED_SIGMA_CHANNELS = 6  # of the output
@@ -43,14 +43,14 @@ CLASSIFIER_CONSTANTS = {
 
 @dataclasses.dataclass(frozen=True)
 class Exported:
-    """A file that was written, the command line's flags for it, and what of the network no flag says."""
+    """A written file, its command-line flags, and the fields of the network that have no flag."""
 
     path: Path
     flags: dict[str, Any]
     unsaid: dict[str, Any]
 
     def lines(self) -> Iterator[str]:
-        """What to give to the official scripts, and what to change in them."""
+        """The flags for the official scripts, and the changes to make in them."""
         yield f"{self.path}: " + " ".join(f"--{flag} {value}" for flag, value in self.flags.items())
         for field, value in self.unsaid.items():
             yield f"{self.path}: no official flag says {field} = {value}: write it into {SCRIPT}"
@@ -59,7 +59,7 @@ class Exported:
 def export(source: Path, folder: Path) -> list[Exported]:
     """Write every network of a stack's folder, or the one of a file, as NAME.pt into a folder.
 
-    Raises: WeightsError for a source that does not say what its networks are, and for a file that is there already.
+    Raises: WeightsError for a source without configurations of its networks, or an existing target file.
     """
     networks: list[tuple[Path, NetworkConfig, ProcessConfig | None]]
     if source.is_dir():
@@ -68,7 +68,7 @@ def export(source: Path, folder: Path) -> list[Exported]:
         networks = [(source, read_config(source), read_process(source))]
     targets = [folder / f"{path.stem}.pt" for path, _, _ in networks]
     if present := next((each for each in targets if each.exists()), None):
-        raise WeightsError(f"{present}: is there already")
+        raise WeightsError(f"{present}", "is there already")
     folder.mkdir(parents=True, exist_ok=True)
     return [_write(*network, target) for network, target in zip(networks, targets, strict=True)]
 
@@ -76,8 +76,10 @@ def export(source: Path, folder: Path) -> list[Exported]:
 def _write(path: Path, config: NetworkConfig, process: ProcessConfig | None, target: Path) -> Exported:
     if not isinstance(config, UNetConfig | ClassifierConfig):
         raise WeightsError(
-            f"{path}: is a {type(config).__name__.removesuffix('Config')}, which the official code has not"
+            f"{path}", f"is a {type(config).__name__.removesuffix('Config')}, which the official code has not"
         )
+    if process is not None and process.grey:
+        raise WeightsError(f"{path}", "generates grey images (process.grey), which the official scripts cannot do")
     partial = target.with_name(f"{target.name}.partial")
     try:
         torch.save({key: value.float() for key, value in read_tensors(path).items()}, partial)
@@ -90,7 +92,7 @@ def _write(path: Path, config: NetworkConfig, process: ProcessConfig | None, tar
 def official_flags(
     config: UNetConfig | ClassifierConfig, process: ProcessConfig | None = None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The flags of the official scripts that are not their defaults, and the fields that no flag says, with values."""
+    """The official flags with non-default values, and the fields without a flag, with values."""
     if isinstance(config, ClassifierConfig):
         return _told(_classifier_flags(config), CLASSIFIER_DEFAULTS), _unsaid(
             config, CLASSIFIER_CONSTANTS, CHANNEL_MULT
@@ -122,7 +124,7 @@ def _unsaid(
 
 
 def _sizes(config: UNetConfig | ClassifierConfig) -> str:
-    """Feature-map sizes that attend; "1", which no map has, for none: an empty flag is none to the official code."""
+    """Feature-map sizes with attention; for none "1", which no map has, because an empty flag is invalid there."""
     return ",".join(str(config.image_size // factor) for factor in config.attention_resolutions) or "1"
 
 

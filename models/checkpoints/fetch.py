@@ -1,4 +1,4 @@
-"""Fetching a checkpoint: resumed where it stopped, recorded when it is whole, refused when it changed."""
+"""Downloads a checkpoint: resumes a partial download, records a complete file, refuses a changed one."""
 
 import json
 from collections.abc import Callable
@@ -10,19 +10,23 @@ from models.checkpoints.provenance import ChangedFileError, hash_file, read_reco
 
 ATTEMPTS = 5  # connections without any progress before it gives up
 TIMEOUT_SECONDS = 30.0
-Progress = Callable[[int, int | None], None]  # bytes there, bytes in all where the server says
+Progress = Callable[[int, int | None], None]  # bytes so far, bytes in all if the server states them
 
 
 class FetchError(Exception):
-    """A file that could not be fetched: one line that says why, and what is kept."""
+    """A file could not be fetched from `url`; `reason` is the cause and what is kept."""
+
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(f"{url}: {reason}")
+        self.url, self.reason = url, reason
 
 
 def fetch(url: str, target: Path, progress: Progress = lambda done, total: None) -> bool:
-    """Fetch a file beside which NAME.partial is kept until it is whole; False where it was there already.
+    """Fetch a file; NAME.partial beside it has an incomplete download. Returns False if the file existed already.
 
-    A later run goes on where an earlier one stopped, if the server offers ranges and says by a strong entity tag that
-    the file there is the same; a weak one, which two files may share, or none is no word, and it begins again.
-    Raises: FetchError; ChangedFileError where the file here or there is not the one recorded.
+    A later run resumes if the server supports ranges and a strong entity tag shows that its file is the same. With a
+    weak tag, which two files may share, or without one, it starts over.
+    Raises: FetchError; ChangedFileError if the local or the remote file is not the recorded one.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     record = read_record(target)
@@ -31,7 +35,7 @@ def fetch(url: str, target: Path, progress: Progress = lambda done, total: None)
             recorded_hash(target)  # refuses one that changed here
             size = _size_there(client, url)
             if size is not None and size != target.stat().st_size:
-                raise ChangedFileError(f"{target.name}: has {target.stat().st_size:,} bytes here and {size:,} at {url}")
+                raise ChangedFileError(target.name, f"has {target.stat().st_size:,} bytes here and {size:,} at {url}")
             if record is None:
                 write_record(target, hash_file(target), url)
             return False
@@ -40,7 +44,7 @@ def fetch(url: str, target: Path, progress: Progress = lambda done, total: None)
     sha256 = hash_file(partial)
     if record is not None and record.sha256 != sha256:
         raise ChangedFileError(
-            f"{target.name}: what {url} gives is not what was recorded; if that is meant, delete {target.name}.json"
+            target.name, f"what {url} gives is not what was recorded; if that is meant, delete {target.name}.json"
         )
     partial.replace(target)
     _source_path(partial).unlink(missing_ok=True)
@@ -52,7 +56,7 @@ def _size_there(client: httpx2.Client, url: str) -> int | None:
     try:
         response = client.head(url)
     except httpx2.HTTPError as error:
-        raise FetchError(f"{url}: {str(error) or type(error).__name__}") from error
+        raise FetchError(url, str(error) or type(error).__name__) from error
     length = response.headers.get("content-length", "")
     return int(length) if response.is_success and length.isdigit() else None
 
@@ -71,14 +75,14 @@ def _fetch_all(client: httpx2.Client, url: str, partial: Path, progress: Progres
         if failures == ATTEMPTS or (failures and not partial.exists()):
             resumable = _length(partial) and _strong_tag(partial)
             kept = f"; {_length(partial):,} bytes are kept, run it again to go on" if resumable else ""
-            raise FetchError(f"{url}: {reason}{kept}")
+            raise FetchError(url, f"{reason}{kept}")
 
 
 def _fetch_rest(client: httpx2.Client, url: str, partial: Path, progress: Progress) -> bool:
-    """One connection; whether the file is whole now."""
+    """Download over one connection; return whether the file is complete."""
     have, tag = _length(partial), _strong_tag(partial)
     headers = {"Accept-Encoding": "identity"}
-    if have and tag:  # If-Range: another file at the same address is then sent whole, and not glued to this beginning
+    if have and tag:  # with If-Range, a changed file is sent whole and not appended to this part
         headers |= {"Range": f"bytes={have}-", "If-Range": tag}
     with client.stream("GET", url, headers=headers) as response:
         if response.status_code == httpx2.codes.RANGE_NOT_SATISFIABLE:
@@ -88,24 +92,24 @@ def _fetch_rest(client: httpx2.Client, url: str, partial: Path, progress: Progre
             partial.write_bytes(b"")
             return False
         resumed = response.status_code == httpx2.codes.PARTIAL_CONTENT
-        if resumed and response.headers.get("etag") != tag:  # If-Range was not understood
+        if resumed and response.headers.get("etag") != tag:  # the server ignored If-Range
             partial.write_bytes(b"")
             return False
         if not response.is_success:
-            raise FetchError(f"{url}: the server answers {response.status_code} {response.reason_phrase}")
+            raise FetchError(url, f"the server answers {response.status_code} {response.reason_phrase}")
         if response.headers.get("content-type", "").startswith("text/html"):
-            raise FetchError(f"{url}: the server answers a web page in place of the file; give the file's own address")
-        if not resumed:  # a server without ranges, or with another file, gives all of it
+            raise FetchError(url, "the server answers a web page in place of the file; give the file's own address")
+        if not resumed:  # a server without ranges, or with another file, sends all of it
             have = 0
             partial.unlink(
                 missing_ok=True
-            )  # before its tag is written: that of one file beside another would glue them
+            )  # before the tag is written, so that a tag never belongs to another file's part
         length = response.headers.get("content-length")
         total_bytes = None if length is None else have + int(length)
         _source_path(partial).write_text(json.dumps({"etag": response.headers.get("etag")}))
         with partial.open("ab" if resumed else "wb") as file:
             progress(have, total_bytes)
-            for chunk in response.iter_bytes():  # of no fixed size: what came before a break is kept
+            for chunk in response.iter_bytes():  # chunks of any size, so that all bytes before an interruption are kept
                 file.write(chunk)
                 have += len(chunk)
                 progress(have, total_bytes)
@@ -117,7 +121,7 @@ def _source_path(partial: Path) -> Path:
 
 
 def _strong_tag(partial: Path) -> str | None:
-    """The entity tag of what was begun; None for a weak one, which does not promise the same bytes, and for none."""
+    """The strong entity tag of a partial download; None for a weak one, which does not guarantee the same bytes."""
     try:
         etag = json.loads(_source_path(partial).read_text()).get("etag")
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""What a weights file is, told from its first bytes: files come renamed, cut off, and in place of others."""
+"""Detects the form of a weights file from its first bytes, because files may be renamed, truncated or foreign."""
 
 import contextlib
 import re
@@ -13,16 +13,24 @@ HEAD_BYTES = 512  # a tar's magic stands at 257
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save's first pickle before torch 1.6: one number
 TAR_MEMBERS = {"sys_info", "pickle", "storages", "tensors"}  # of torch.save's form before torch 0.1.10
 SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})(\.\w+)")
-DAMAGE = (ValueError, NotImplementedError, OverflowError, struct.error)  # of the standard library, for odd bytes
+DAMAGE = (ValueError, NotImplementedError, OverflowError, struct.error)  # of the standard library, for malformed bytes
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"7z\xbc\xaf": "7z"}
 
 
 class WeightsError(Exception):
-    """A weights file that cannot be used: one line that names the file and the key."""
+    """Weights that cannot be used. `subject` is the file or the stack, `reason` what is wrong with it."""
+
+    def __init__(self, subject: str, reason: str) -> None:
+        super().__init__(f"{subject}: {reason}")
+        self.subject, self.reason = subject, reason
+
+
+class ContentError(ValueError):
+    """The content of a file cannot be used; `named` adds the file's name."""
 
 
 class Form(Enum):
-    """The forms that are read."""
+    """The forms that can be read."""
 
     SAFETENSORS = "safetensors"
     TORCH_ZIP = "a zip of torch.save"
@@ -31,32 +39,32 @@ class Form(Enum):
 
 
 def shown(path: Path) -> str:
-    """A file as messages name it: with its folder, since every stack has a file of that name."""
+    """A file's name with its folder, for messages, because every stack has a file of the same name."""
     return str(Path(*path.parts[-2:]))
 
 
 @contextlib.contextmanager
 def named(path: Path) -> Iterator[None]:
-    """Put a file's name before the errors of what looks at its content."""
+    """Add a file's name to errors about its content."""
     try:
         yield
-    except WeightsError as error:
-        raise WeightsError(f"{shown(path)}: {error}") from error
+    except ContentError as error:
+        raise WeightsError(shown(path), str(error)) from error
 
 
 def refuse_shard(path: Path) -> None:
-    """Raise WeightsError for one of several files of a network, which says by its name that it is one."""
+    """Raise WeightsError for a file that is a shard of a network by its name."""
     if (shard := SHARD.fullmatch(path.name)) and int(shard[3]) > 1:
         index = f"{shard[1]}{shard[4]}.index.json"
-        raise WeightsError(f"{shown(path)}: is shard {int(shard[2])} of {int(shard[3])}; give their index, {index}")
+        raise WeightsError(shown(path), f"is shard {int(shard[2])} of {int(shard[3])}; give their index, {index}")
 
 
 def form_of(path: Path) -> Form:
-    """The form of a weights file. Raises: WeightsError that says what any other file is, and what to do."""
+    """The form of a weights file. Raises: WeightsError with the kind of any other file and a remedy."""
     if path.is_dir():
-        raise WeightsError(f"{path}: is a folder; give a file in it")
+        raise WeightsError(f"{path}", "is a folder; give a file in it")
     if not path.is_file():
-        raise WeightsError(f"{path}: there is no such weights file")
+        raise WeightsError(f"{path}", "there is no such weights file")
     if path.name.endswith(".index.json"):
         return Form.INDEX
     try:
@@ -64,14 +72,14 @@ def form_of(path: Path) -> Form:
             head = file.read(HEAD_BYTES)
         found = _form(path, head)
     except OSError as error:
-        raise WeightsError(f"{shown(path)}: cannot be read: {error.strerror or error}") from error
+        raise WeightsError(shown(path), f"cannot be read: {error.strerror or error}") from error
     if isinstance(found, Form):
         return found
-    raise WeightsError(f"{shown(path)}: {found}")
+    raise WeightsError(shown(path), found)
 
 
 def _form(path: Path, head: bytes) -> Form | str:
-    """The form, or what the file is in its place."""
+    """The form, or a text that says what else the file is."""
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
     if not head:
         return "is empty; fetch it again"

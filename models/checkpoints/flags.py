@@ -1,7 +1,7 @@
 """The official command lines' flags, and the network that a set of them describes: plain data, no torch.
 
-Source: guided-diffusion, script_util.py: its defaults, its tables of channel multipliers, and the division that turns
-the feature-map sizes of the flag into downsampling factors.
+Source: guided-diffusion (MIT), script_util.py: its defaults, its tables of channel multipliers, and the division that
+turns the feature-map sizes of the flag into downsampling factors.
 """
 
 from collections.abc import Mapping
@@ -61,7 +61,7 @@ CLASSIFIER_HEAD_CHANNELS = 64
 
 
 def with_defaults(flags: Flags, defaults: Flags) -> dict[str, Any]:
-    """All flags of a command line that gives these. Raises: ValueError for one that it does not know."""
+    """All flags of a command line with these. Raises: ValueError for an unknown flag."""
     if unknown := flags.keys() - defaults.keys():
         raise ValueError(f"unknown flag {min(unknown)}; there are {', '.join(sorted(defaults))}")
     return {**defaults, **flags}
@@ -73,7 +73,7 @@ def factors(sizes: str, image_size: int) -> tuple[int, ...]:
 
 
 def channel_mult(table: Mapping[int, tuple[float, ...]], image_size: int, given: str = "") -> tuple[float, ...]:
-    """The flag where it is given, integers as the official code reads them, else the table's entry for the size."""
+    """The given flag, parsed as integers like in the official code, or the table's entry for the size."""
     if given:
         return tuple(int(each) for each in given.split(","))
     if image_size not in table:
@@ -124,7 +124,7 @@ def classifier_config(flags: Flags) -> ClassifierConfig:
 
 
 def process_config(flags: Flags) -> ProcessConfig:
-    """What a diffusion network or an upsampler of these flags was trained on. Raises: KeyError; ValueError."""
+    """The training process of a diffusion network or upsampler with these flags. Raises: KeyError; ValueError."""
     return ProcessConfig(
         schedule=flags["noise_schedule"],
         num_timesteps=flags["diffusion_steps"],

@@ -1,6 +1,6 @@
-"""What the keys and shapes of an ADM checkpoint tell of its network, and what they leave open; imports no torch.
+"""Infers an ADM network from its keys and shapes, and lists the flags that they leave open; imports no torch.
 
-A checkpoint brings no flags, and wrong flags make noise. Most of them follow from the state dict; the rest is named.
+A checkpoint contains no flags, and wrong flags make noise. Most of them follow from the state dict; the rest is listed.
 """
 
 import math
@@ -16,7 +16,7 @@ from models.networks.config import ClassifierConfig, EncoderConfig, PoolName, UN
 Shapes = Mapping[str, tuple[int, ...]]
 
 UPSAMPLER_CHANNELS = 6  # of the input: RGB, joined by the low-resolution image
-RGB_CHANNELS = 3  # of the output, where the variance is not learned
+RGB_CHANNELS = 3  # of the output, if the variance is not learned
 SMALLEST_ATTENTION = 8  # the smallest feature map of the official default "32,16,8", for a guess at the image size
 USUAL_HEAD_CHANNELS = 64
 USUAL_HEADS = 4
@@ -32,12 +32,12 @@ CONV_DIMS = 4  # of a 2-D convolution's weight
 
 
 class NotAdmError(ValueError):
-    """Keys that are not those of an ADM network: one line that names what is missing."""
+    """The keys are not those of an ADM network; the message is one line with the missing part."""
 
 
 @dataclass(frozen=True)
 class Open:
-    """An official flag that keys and shapes do not determine, and what a wrong value does."""
+    """An official flag that keys and shapes do not determine, and the effect of a wrong value."""
 
     flag: str
     effect: str
@@ -45,22 +45,22 @@ class Open:
 
 @dataclass(frozen=True)
 class Inspection:
-    """The network inferred. config's open fields hold the values assumed; presets have this very table of keys."""
+    """The inferred network. Open fields of config have assumed values; presets: those with the same table of keys."""
 
     config: UNetConfig | ClassifierConfig
     presets: tuple[str, ...]
     open: tuple[Open, ...]
-    depths: tuple[int, ...]  # residual blocks a level that the keys allow: several in some classifiers
+    depths: tuple[int, ...]  # possible residual blocks per level; several for some classifiers
 
     @property
     def preset(self) -> Preset | None:
-        """The first official checkpoint of these keys."""
+        """The first official checkpoint with these keys."""
         return PRESETS[self.presets[0]] if self.presets else None
 
 
 @dataclass(frozen=True)
 class _Block:
-    """An input block: its output width, whether it attends, and how it resamples where its keys tell that."""
+    """An input block: its output width, whether it has attention, and its kind, as far as its keys show it."""
 
     width: int
     enters: int
@@ -69,7 +69,7 @@ class _Block:
 
 
 def foreign(shapes: Shapes) -> str | None:
-    """What a state dict is that is not ADM's, where its keys tell it."""
+    """A description of a state dict that is not ADM's, if its keys show one; else None."""
     if any(key.endswith(".qkv.weight") and len(shape) == CONV_DIMS for key, shape in shapes.items()):
         return "a consistency model (openai/consistency_models): its qkv have four dimensions, and it predicts no eps"
     return next(
@@ -79,7 +79,7 @@ def foreign(shapes: Shapes) -> str | None:
 
 
 def inspect_shapes(shapes: Shapes, num_res_blocks: int | None = None) -> Inspection:
-    """Infer a network from its state dict's shapes, and from its depth where that is known. Raises: NotAdmError."""
+    """Infer a network from its state dict's shapes, and from its depth if that is known. Raises: NotAdmError."""
     if other := foreign(shapes):
         raise NotAdmError(f"no ADM network but {other}")
     blocks = list(_input_blocks(shapes))
@@ -109,7 +109,7 @@ def _indices(shapes: Shapes, pattern: str) -> set[int]:
 
 
 def _input_blocks(shapes: Shapes) -> Iterator[_Block]:
-    """Every input block after the first convolution; one that has no keys is a pooling."""
+    """All input blocks after the first convolution; a block without keys is a pooling."""
     enters = _shape(shapes, "input_blocks.0.0.weight")[0]
     for n in range(1, max(_indices(shapes, r"input_blocks\.(\d+)\."), default=0) + 1):
         stem = f"input_blocks.{n}"
@@ -123,7 +123,7 @@ def _input_blocks(shapes: Shapes) -> Iterator[_Block]:
 
 
 def _depths(shapes: Shapes, blocks: list[_Block]) -> list[tuple[int, int]]:
-    """(levels, residual blocks a level) of a UNet: every level but the finest ends its decoder with an upsampler."""
+    """(levels, residual blocks per level) of a UNet: each level's decoder except the finest ends with an upsampler."""
     outputs = max(_indices(shapes, r"output_blocks\.(\d+)\.")) + 1
     upsamplers = _indices(shapes, r"output_blocks\.(\d+)\.[12]\.(?:in_layers\.2|conv)\.weight")
     levels = 1 + (len(upsamplers) or sum(block.kind == "pool" for block in blocks))
@@ -132,10 +132,10 @@ def _depths(shapes: Shapes, blocks: list[_Block]) -> list[tuple[int, int]]:
 
 
 def _encoder_depths(blocks: list[_Block]) -> list[tuple[int, int]]:
-    """All (levels, residual blocks a level) that the blocks of an encoder allow.
+    """All (levels, residual blocks per level) that the blocks of an encoder allow.
 
-    A residual block that halves the map has the keys of any other. What a level cannot have tells it apart: two widths,
-    or attention in some of its blocks. Where that leaves several, those near the official depth of two come first.
+    A residual block that halves the map has the same keys as any other. But a level cannot have two widths, or
+    attention in only some of its blocks. If several depths remain, those near the official depth of two come first.
     """
     total = len(blocks) + 1
     splits = [(total // (n + 1), n) for n in range(1, total) if total % (n + 1) == 0]
@@ -222,7 +222,7 @@ def _assumed_heads(config: EncoderConfig) -> dict[str, Any]:
     attending = [width for level, width in enumerate(widths) if 2**level in config.attention_resolutions]
     if all(width % USUAL_HEAD_CHANNELS == 0 for width in [*attending, widths[-1]]):
         return {"num_head_channels": USUAL_HEAD_CHANNELS, "num_heads": USUAL_HEADS}
-    if isinstance(config, ClassifierConfig) and config.pool == "attention":  # its pool counts channels alone
+    if isinstance(config, ClassifierConfig) and config.pool == "attention":  # its pool counts only channels
         return {"num_head_channels": math.gcd(*attending, widths[-1])}
     return {"num_heads": USUAL_HEADS if all(width % USUAL_HEADS == 0 for width in attending) else 1}
 
@@ -233,7 +233,7 @@ def _assumed_size(config: EncoderConfig) -> int:
 
 
 def _determined(config: EncoderConfig) -> EncoderConfig:
-    """The configuration without what no key and no shape tells."""
+    """The configuration without the fields that keys and shapes do not determine."""
     pooled = isinstance(config, ClassifierConfig) and config.pool == "attention"
     decoder: dict[str, Any] = {"num_heads_upsample": -1} if isinstance(config, UNetConfig) else {}
     reached = tuple(f for f in config.attention_resolutions if f < 2 ** len(config.channel_mult))

@@ -26,7 +26,7 @@ SHOWN_KEYS = 3  # of a list of wrong keys: enough to see the pattern in one line
 
 
 def build_network(config: NetworkConfig) -> nn.Module:
-    """A fresh network of a configuration."""
+    """A newly initialised network of a configuration."""
     match config:
         case UNetConfig():
             return build_unet(config)
@@ -37,7 +37,7 @@ def build_network(config: NetworkConfig) -> nn.Module:
 
 
 class _NoInitialisation(TorchFunctionMode):
-    """Leaves out torch.nn.init, whose values nobody would see: it takes seconds, on the meta device for its imports."""
+    """Skips torch.nn.init, whose values are never used; it takes seconds, on the meta device for its imports."""
 
     def __torch_function__(
         self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -49,16 +49,16 @@ class _NoInitialisation(TorchFunctionMode):
 
 
 def blank_network(config: NetworkConfig) -> nn.Module:
-    """A network on the meta device: its keys, shapes and dtypes, and no values."""
+    """A network on the meta device: keys, shapes and dtypes without values."""
     with torch.device("meta"), _NoInitialisation():
         return build_network(config)
 
 
 def metadata_of(config: NetworkConfig, process: ProcessConfig | None = None) -> dict[str, str]:
-    """What a network file says of its network, and of the process it was trained on where that is known."""
+    """The metadata of a network file: its configuration, and the process it was trained on if that is known."""
     kind = next(name for name, kind in KINDS.items() if type(config) is kind)
-    said = {"kind": kind, "config": json.dumps(dataclasses.asdict(config))}
-    return said if process is None else said | {"process": json.dumps(dataclasses.asdict(process))}
+    metadata = {"kind": kind, "config": json.dumps(dataclasses.asdict(config))}
+    return metadata if process is None else metadata | {"process": json.dumps(dataclasses.asdict(process))}
 
 
 def save_network(
@@ -77,24 +77,22 @@ def read_config(path: Path) -> NetworkConfig:
     """The configuration in a network file. Raises: WeightsError."""
     metadata = read_metadata(path)
     if metadata.get("kind") not in KINDS:
-        raise WeightsError(
-            f"{shown(path)}: carries no network configuration; was it written by `adm train` or `adm models convert`?"
-        )
+        raise WeightsError(shown(path), "carries no network configuration: this project neither wrote nor converted it")
     make: Callable[..., NetworkConfig] = KINDS[metadata["kind"]]
     try:
         fields: dict[str, Any] = json.loads(metadata["config"])
         return make(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
     except (KeyError, ValueError, TypeError, AttributeError) as error:
-        raise WeightsError(f"{shown(path)}: its configuration does not fit this version ({error})") from error
+        raise WeightsError(shown(path), f"its configuration does not fit this version ({error})") from error
 
 
 def read_process(path: Path) -> ProcessConfig | None:
-    """The process in a network file; None where it carries none. Raises: WeightsError."""
+    """The process in a network file; None if it has none. Raises: WeightsError."""
     text = read_metadata(path).get("process")
     try:
         return None if text is None else ProcessConfig(**json.loads(text))
     except (ValueError, TypeError) as error:
-        raise WeightsError(f"{shown(path)}: its process does not fit this version ({error})") from error
+        raise WeightsError(shown(path), f"its process does not fit this version ({error})") from error
 
 
 def load_network(
@@ -103,10 +101,10 @@ def load_network(
     device: torch.device | str = "cpu",
     config: NetworkConfig | None = None,
 ) -> NetworkT:
-    """Load a network strictly, in evaluation mode and without gradients, computed with in float32.
+    """Load a network strictly, in evaluation mode, without gradients, in float32.
 
-    config: of a file that carries none, as the official ones. On the CPU float32 weights stay views of the mapped
-    file, so that they are never held twice; others are cast, and those for another device moved, one at a time.
+    config: for a file without one, such as the official ones. On the CPU, float32 weights stay views of the mapped
+    file, so that memory has no second copy; others are cast, and those for another device moved, one at a time.
     Raises: WeightsError for an unreadable file, another kind of network, missing, surplus or misshapen keys, or values
     that are not finite.
     """
@@ -114,9 +112,9 @@ def load_network(
     try:
         model = blank_network(config)
     except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
-        raise WeightsError(f"{shown(path)}: no network can be built from its configuration ({error})") from error
+        raise WeightsError(shown(path), f"no network can be built from its configuration ({error})") from error
     if not isinstance(model, expected):
-        raise WeightsError(f"{shown(path)}: holds a {type(model).__name__}, expected a {expected.__name__}")
+        raise WeightsError(shown(path), f"holds a {type(model).__name__}, expected a {expected.__name__}")
     tensors = read_tensors(path)
     check_state(model, tensors, shown(path))
     model.load_state_dict({key: value.to(device, torch.float32) for key, value in tensors.items()}, assign=True)
@@ -124,21 +122,21 @@ def load_network(
 
 
 def check_state(model: nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:
-    """Hold a state dict to a model. Raises: WeightsError that names the first keys that differ."""
+    """Compare a state dict with a model. Raises: WeightsError with the first keys that differ."""
     own = model.state_dict()
     for problem, keys in (("lacks", own.keys() - tensors.keys()), ("has surplus", tensors.keys() - own.keys())):
         if keys:
             shown = ", ".join(sorted(keys)[:SHOWN_KEYS]) + (" ..." if len(keys) > SHOWN_KEYS else "")
-            raise WeightsError(f"{name}: {problem} {len(keys)} key(s): {shown}{_likeness(tensors)}")
+            raise WeightsError(name, f"{problem} {len(keys)} key(s): {shown}{_likeness(tensors)}")
     for key, value in tensors.items():
         if value.shape != own[key].shape:
             shapes = f"has shape {list(value.shape)}, expected {list(own[key].shape)}"
-            raise WeightsError(f"{name}: {key} {shapes}{_likeness(tensors)}")
+            raise WeightsError(name, f"{key} {shapes}{_likeness(tensors)}")
         if not value.is_floating_point():
-            raise WeightsError(f"{name}: {key} is of {value.dtype}, expected a floating dtype")
+            raise WeightsError(name, f"{key} is of {value.dtype}, expected a floating dtype")
     for key, value in tensors.items():
         if not is_finite(value):
-            raise WeightsError(f"{name}: {key} holds values that are not finite")
+            raise WeightsError(name, f"{key} holds values that are not finite")
 
 
 def _likeness(tensors: Mapping[str, Tensor]) -> str:
@@ -150,9 +148,3 @@ def _likeness(tensors: Mapping[str, Tensor]) -> str:
     except NotAdmError:
         presets = ()
     return f"; its keys are those of {' or '.join(presets)}" if presets else ""
-
-
-def load_state(model: nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:
-    """Copy a state dict into a model, strictly. Raises: WeightsError, as check_state."""
-    check_state(model, tensors, name)
-    model.load_state_dict(dict(tensors))

@@ -1,7 +1,7 @@
-"""The shipped and the official networks as plain data; imports no torch, so that the service may read it.
+"""The shipped and the official networks as plain data; imports no torch, so that the service can use it.
 
 Source of the official ones: guided-diffusion's README and evaluations/README (flags, sampling settings, figures). A
-checkpoint brings no flags of its own: these are what its README says, and `models.checkpoints.flags` resolves them.
+checkpoint contains no flags: these are from the README, and `models.checkpoints.flags` resolves them.
 """
 
 from collections.abc import Callable, Mapping
@@ -39,7 +39,7 @@ SHAPE_NAMES = (
 
 OFFICIAL_FOLDER = "official"  # of ADM_WEIGHTS: holds the checkpoints under their own names
 OFFICIAL_URL = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021"
-"""Where the official README's links lead; a checkpoint lies at OFFICIAL_URL/FILE."""
+"""The target of the official README's links; a checkpoint is at OFFICIAL_URL/FILE."""
 
 Role = Literal["diffusion", "upsampler", "classifier"]
 
@@ -48,14 +48,14 @@ Role = Literal["diffusion", "upsampler", "classifier"]
 def imagenet_names() -> tuple[str, ...]:
     """ImageNet's 1000 classes in the order of their labels: each synset's first name.
 
-    Two synsets share their first name with another and carry a second one in brackets, so that a name is one class.
+    Two synsets share their first name with another one; they get a second name in brackets, so that names are unique.
     """
     return tuple((Path(__file__).with_name("imagenet.txt")).read_text().splitlines())
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What the official README publishes for 50,000 images; None where it does not."""
+    """The official README's figures for 50,000 images; None if it has none."""
 
     dataset: str
     fid: float
@@ -76,9 +76,9 @@ class FastSampling:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the README samples a checkpoint: respaced steps, DDPM, and the classifier that guides it, if any.
+    """The README's sampling of a checkpoint: respaced steps, DDPM, and the classifier that guides it, if any.
 
-    best_steps: where the README says that more steps than its general setting are best.
+    best_steps: set if the README recommends more steps than its general setting.
     """
 
     steps: int = 250
@@ -93,7 +93,7 @@ class Sampling:
 class Preset:
     """An official checkpoint: the README's flags, the network they make, and how it is sampled.
 
-    classes: "imagenet", or none where the network is unconditional. param_count is that of the file.
+    classes: "imagenet", or none if the network is unconditional. param_count is that of the file.
     """
 
     name: str
@@ -123,12 +123,12 @@ class Preset:
 
     @property
     def process(self) -> ProcessConfig | None:
-        """What it was trained on; None for a classifier, which takes that of the network it guides."""
+        """Its training process; None for a classifier, which uses that of the network it guides."""
         return None if self.role == "classifier" else process_config(self.all_flags)
 
     @property
     def low_res_size(self) -> int | None:
-        """Edge of what an upsampler is given, pixels."""
+        """Edge of an upsampler's input, in pixels."""
         return self.all_flags.get("small_size")
 
     @property
@@ -227,7 +227,7 @@ _ALL = (
         Sampling(),
         (
             Figures("ImageNet 256x256", 3.94, 0.83, 0.53),
-            # the example printout of evaluations/README, for the README's guided and upsampled batch
+            # from the example output of evaluations/README, for the README's guided and upsampled batch
             Figures("ImageNet 256x256", 3.9425574129223264, 0.8265, 0.5309, 6.140433703346162, 215.8370361328125),
         ),
     ),
@@ -258,7 +258,7 @@ PRESETS: Mapping[str, Preset] = {preset.name: preset for preset in _ALL}
 
 @dataclass(frozen=True)
 class OfficialPipeline:
-    """A pipeline made of official checkpoints: guided base, then the upsampler where there is one."""
+    """A pipeline of official checkpoints: guided base, then the upsampler if there is one."""
 
     name: str
     base: str
@@ -273,12 +273,12 @@ class OfficialPipeline:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Presets of all networks, in the order in which an image meets them."""
+        """Presets of all networks, in the order in which an image passes them."""
         return tuple(filter(None, (self.base, self.sampling.classifier, self.upsampler)))
 
     @property
     def published(self) -> tuple[Figures, ...]:
-        """Figures of what comes out of the last stage."""
+        """The published figures of the last stage's images."""
         return PRESETS[self.upsampler or self.base].published
 
 
@@ -298,4 +298,4 @@ OFFICIAL_PIPELINES: Mapping[str, OfficialPipeline] = {
         OfficialPipeline("lsun-horse-nodropout", "lsun_horse_nodropout"),
     )
 }
-"""What can be made of the official checkpoints, by name."""
+"""The pipelines that official checkpoints can form, by name."""

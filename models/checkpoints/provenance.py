@@ -1,7 +1,7 @@
-"""What is remembered of a weights file beside it, as NAME.json: its size, hash and source; imports no torch.
+"""Records of weights files, as NAME.json beside them: size, hash and source; imports no torch.
 
-A record makes two things cheap: a start does not hash gigabytes again, and a file that changed is told from the one
-that was fetched or verified.
+With a record, a start need not hash gigabytes again, and a changed file is distinguished from the one that was fetched
+or verified.
 """
 
 import contextlib
@@ -11,16 +11,20 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-REMEMBERED_BYTES = 1 << 28  # hashing less takes a moment, and small files keep no second one beside them
+REMEMBERED_BYTES = 1 << 28  # smaller files are hashed quickly and get no record
 
 
 class ChangedFileError(Exception):
-    """A file that is not the one recorded: one line that names it."""
+    """A file is not the recorded one. `subject` is its name, `reason` the difference."""
+
+    def __init__(self, subject: str, reason: str) -> None:
+        super().__init__(f"{subject}: {reason}")
+        self.subject, self.reason = subject, reason
 
 
 @dataclass(frozen=True)
 class FileRecord:
-    """A weights file as it was when it was recorded. mtime_ns: its time then; url: where it came from, if fetched."""
+    """The record of a weights file. mtime_ns: its modification time; url: its source, if it was fetched."""
 
     size: int
     sha256: str
@@ -33,7 +37,7 @@ def record_path(path: Path) -> Path:
 
 
 def read_record(path: Path) -> FileRecord | None:
-    """The record of a weights file; None where there is none, or none that can be read."""
+    """The record of a weights file; None if there is no readable one."""
     try:
         return FileRecord(**json.loads(record_path(path).read_text()))
     except (OSError, ValueError, TypeError):
@@ -51,20 +55,20 @@ def write_record(path: Path, sha256: str, url: str | None = None) -> FileRecord:
 
 
 def recorded_hash(path: Path) -> str:
-    """sha256 of a file: from its record while size and time are those recorded, else hashed, and then remembered.
+    """SHA-256 of a file: from its record if size and time are the recorded ones, otherwise computed and recorded.
 
-    Raises: ChangedFileError where the content is another than the record's.
+    Raises: ChangedFileError if the content is not the recorded one.
     """
     stat, record = path.stat(), read_record(path)
     if record is not None and (record.size, record.mtime_ns) == (stat.st_size, stat.st_mtime_ns):
         return record.sha256
     if record is not None and record.size != stat.st_size:
-        raise ChangedFileError(f"{path.name}: has {stat.st_size:,} bytes, its record says {record.size:,}")
+        raise ChangedFileError(path.name, f"has {stat.st_size:,} bytes, its record says {record.size:,}")
     sha256 = hash_file(path)
     if record is not None and record.sha256 != sha256:
-        raise ChangedFileError(f"{path.name}: has changed since it was recorded; if that is meant, delete its .json")
+        raise ChangedFileError(path.name, "has changed since it was recorded; if that is meant, delete its .json")
     if record is not None or stat.st_size >= REMEMBERED_BYTES:
-        with contextlib.suppress(OSError):  # a folder that cannot be written costs a hash at each start
+        with contextlib.suppress(OSError):  # a read-only folder costs a hash at each start
             write_record(path, sha256, None if record is None else record.url)
     return sha256
 

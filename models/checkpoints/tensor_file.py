@@ -1,4 +1,4 @@
-"""Tensor files: read without copying in every form and wrapping, and written a tensor at a time."""
+"""Tensor files: read without copying in every form and wrapping, and written one tensor at a time."""
 
 import contextlib
 import hashlib
@@ -16,11 +16,11 @@ from torch import Tensor
 from models.checkpoints.file_form import Form, form_of, named, refuse_shard
 from models.checkpoints.file_form import WeightsError as WeightsError
 from models.checkpoints.file_form import shown as shown
+from models.checkpoints.networks_in_files import Network, chosen, networks_in
 from models.checkpoints.torch_file import read_torch
-from models.checkpoints.wrapping import Network, chosen, networks_in
 
 HEADER_START = 8  # bytes: a safetensors file begins with its header's length
-ALIGNMENT = 64  # bytes of a cache line: where the data begin, so that mapped tensors are as aligned as allocated ones
+ALIGNMENT = 64  # bytes of a cache line; aligns the data, so that mapped tensors are aligned like allocated ones
 DTYPE_NAMES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -34,9 +34,9 @@ DTYPE_NAMES = {
 
 
 def read_networks(path: Path) -> list[Network]:
-    """The networks of a weights file of any form and wrapping, the averaged first; see `models.checkpoints.wrapping`.
+    """The networks of a weights file of any form, the averaged first (`models.checkpoints.networks_in_files`).
 
-    Tensors are views of the mapped file, in its order: nothing is read until a value is looked at. A torch.save of the
+    Tensors are views of the mapped file, in its order, so values are read only when they are used. A torch.save of the
     older form is read into memory, once. Raises: WeightsError.
     """
     refuse_shard(path)
@@ -58,7 +58,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """The text beside the tensors of a safetensors file; none in other forms. Raises: WeightsError."""
+    """The metadata of a safetensors file; empty for other forms. Raises: WeightsError."""
     if form_of(path) is not Form.SAFETENSORS:
         return {}
     with _safetensors(path) as file:
@@ -82,19 +82,19 @@ def _safetensors(path: Path) -> Iterator[Any]:
         with safe_open(path, "pt") as file:
             yield file
     except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{shown(path)}: is cut off or damaged ({error}); fetch it again") from error
+        raise WeightsError(shown(path), f"is cut off or damaged ({error}); fetch it again") from error
 
 
 def _shards(path: Path) -> dict[object, object]:
-    """All tensors of the shards that an index names, as transformers and diffusers write one."""
+    """All tensors of the shards in an index, in the form of transformers and diffusers."""
     try:
         files = set(json.loads(path.read_bytes())["weight_map"].values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise WeightsError(f"{shown(path)}: is no index of shards: it has no weight_map") from error
+        raise WeightsError(shown(path), "is no index of shards: it has no weight_map") from error
     together: dict[object, object] = {}
     for name in sorted(map(str, files)):
         if Path(name).name != name or not (path.parent / name).is_file():
-            raise WeightsError(f"{shown(path)}: names the shard {name!r}, which is not beside it")
+            raise WeightsError(shown(path), f"names the shard {name!r}, which is not beside it")
         content = _read(path.parent / name)
         together |= content if isinstance(content, dict) else {}
     return together
@@ -105,9 +105,9 @@ def write_tensors(
 ) -> str:
     """Write a safetensors file atomically, floating tensors cast to dtype; returns the file's sha256.
 
-    The header comes first and then one tensor after the other, in the order given, so that of the whole only one
-    tensor is ever held a second time. The same tensors make the same bytes.
-    Raises: WeightsError for a value that is not finite, or not in dtype; nothing is left behind then.
+    The header is written first and then one tensor after the other, in the given order, so that memory has a second
+    copy of only one tensor. Equal tensors make equal bytes.
+    Raises: WeightsError for a value that is not finite, or not in dtype; then no file is left.
     """
     partial = path.with_name(path.name + ".partial")
     digest = hashlib.sha256()
@@ -125,9 +125,9 @@ def write_tensors(
 def is_finite(value: Tensor) -> bool:
     """Whether no value is NaN or infinite.
 
-    A sum carries both to its end at the speed of memory; only a sum that is not finite needs a second look, since
-    large values may overflow it. In numpy where it can be: torch wakes its threads for each tensor, which on a busy
-    machine took ten times as long as the sum.
+    Both propagate through a sum, which is as fast as memory. Only a sum that is not finite needs a second check,
+    because large values may overflow it. Uses numpy if possible: torch wakes its threads for each tensor, which on a
+    busy machine took ten times as long as the sum.
     """
     if not value.is_floating_point():
         return True
@@ -158,7 +158,7 @@ def _header(tensors: Mapping[str, Tensor], dtype: torch.dtype, metadata: Mapping
 def _content(name: str, key: str, value: Tensor, dtype: torch.dtype) -> memoryview:
     stored = value.detach().to("cpu", _stored(value, dtype)).contiguous()
     if not is_finite(stored):
-        raise WeightsError(f"{name}: {key} holds values that are not finite" + _overflow(value, dtype))
+        raise WeightsError(name, f"{key} holds values that are not finite" + _overflow(value, dtype))
     return stored.reshape(-1).view(torch.uint8).numpy().data
 
 

@@ -1,4 +1,4 @@
-"""What torch.save wrote, in its zip form and in the older one, read by torch's restricted unpickler."""
+"""Reads files of torch.save, in the zip form and the older one, with torch's restricted unpickler."""
 
 import pickle
 import pickletools
@@ -16,7 +16,7 @@ LEGACY_PICKLES = 4  # magic number, version, system, and then the object; its te
 
 
 class Ignored:
-    """Stands for an object of any class beside the tensors, as trainers pickle them: takes all and keeps nothing."""
+    """Replaces objects of other classes in a pickle: accepts any call and keeps nothing."""
 
     def __new__(cls, *args: object, **kwargs: object) -> "Ignored":
         return super().__new__(cls)
@@ -27,7 +27,7 @@ class Ignored:
 
 
 class Kept:
-    """Stands for a mapping of any class, as settings often are: an ordered one, which torch fills."""
+    """Replaces mappings of other classes, such as settings, by an ordered mapping that torch fills."""
 
     def __new__(cls, *args: object, **kwargs: object) -> "Kept":
         return cast("Kept", OrderedDict())
@@ -36,33 +36,33 @@ class Kept:
 def read_torch(path: Path, form: Form) -> object:
     """The object of a file, its tensors mapped where the form allows it, its other objects `Ignored`.
 
-    Only torch's own list of harmless names is ever called; a name of another class stands for `Ignored` or `Kept`, and
-    a name that runs a program is refused. Raises: WeightsError.
+    Only names on torch's own allow list are called; names of other classes are replaced by `Ignored` or `Kept`, and a
+    name that runs a program is refused. Raises: WeightsError.
     """
     zipped = form is Form.TORCH_ZIP
-    mapped = zipped and path.suffix != ".safetensors"  # by its name alone torch.load would take it for one
+    mapped = zipped and path.suffix != ".safetensors"  # torch.load decides by the name
     try:
         with _pickles(path, zipped) as stream:
             names = _names(stream, 1 if zipped else LEGACY_PICKLES)
-        # torch looks in its own list first; a class is a mapping if its name says so, as EasyDict and defaultdict do
+        # torch uses its own list first; a class counts as a mapping if its name ends in "dict", as EasyDict does
         stand_ins: list[Any] = [(Kept if name.lower().endswith("dict") else Ignored, name) for name in names]
         with torch.serialization.safe_globals(stand_ins), path.open("rb") as file:
             return torch.load(path if mapped else file, map_location="cpu", weights_only=True, mmap=mapped)
-    except Exception as error:  # torch raises a dozen kinds for a damaged or hostile file
-        raise WeightsError(f"{shown(path)}: {_reason(error)}") from error
+    except Exception as error:  # torch raises many kinds of errors for a damaged or hostile file
+        raise WeightsError(shown(path), _reason(error)) from error
 
 
 def _pickles(path: Path, zipped: bool) -> IO[bytes]:
     if not zipped:
         return path.open("rb")
-    with zipfile.ZipFile(path) as archive:  # stays open underneath for as long as the member is
+    with zipfile.ZipFile(path) as archive:  # the member keeps it open
         return archive.open(next(name for name in archive.namelist() if name.endswith("data.pkl")))
 
 
 def _names(stream: IO[bytes], pickles: int) -> set[str]:
-    """Every class and function that pickles name, dotted; read without running anything.
+    """The dotted names of all classes and functions in pickles, read without running anything.
 
-    Protocol 2 writes the names of Python 2.
+    Protocol 2 has Python 2's names.
     """
     found: set[str] = set()
     for _ in range(pickles):

@@ -1,33 +1,44 @@
-"""Holding a checkpoint to its preset, and converting one: every key, shape, dtype and value, one line a difference."""
+"""Verifies a checkpoint against its preset (keys, shapes, dtypes, values; one line per difference), and converts it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from models.checkpoints.answers import Answers, AnswersError, resolve
 from models.checkpoints.inspection import foreign, inspect_shapes
-from models.checkpoints.network_file import NetworkConfig, blank_network, metadata_of, read_config
+from models.checkpoints.network_file import NetworkConfig, blank_network, metadata_of, read_config, read_process
+from models.checkpoints.networks_in_files import Network
+from models.checkpoints.open_flags import Answers, AnswersError, resolve
 from models.checkpoints.presets import PRESETS, Preset
 from models.checkpoints.provenance import ChangedFileError, recorded_hash, write_record
 from models.checkpoints.tensor_file import WeightsError, is_finite, read_metadata, read_network, write_tensors
-from models.checkpoints.wrapping import Network
+from models.networks.config import ProcessConfig
+
+
+class DifferentNetworkError(WeightsError):
+    """A file's network is not the expected one; `lines` has every difference."""
+
+    def __init__(self, source: Path, name: str, lines: Sequence[str]) -> None:
+        more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
+        super().__init__(source.name, f"is not {name}: {lines[0]}{more}")
+        self.source, self.name, self.lines = source, name, tuple(lines)
 
 
 def preset_of(path: Path, name: str | None = None) -> Preset | None:
-    """The preset of that name, else the one that the file is named after, if any. Raises: WeightsError."""
+    """The preset of that name, or else the one with the file's name, if any. Raises: WeightsError."""
     if name is None:
         return PRESETS.get(path.name.partition(".")[0])
     if name not in PRESETS:
-        raise WeightsError(f"{path.name}: no preset is named {name!r}; there are {', '.join(PRESETS)}")
+        raise WeightsError(path.name, f"no preset is named {name!r}; there are {', '.join(PRESETS)}")
     return PRESETS[name]
 
 
 def expected(path: Path, preset: str | None, tensors: Mapping[str, Tensor]) -> tuple[str, NetworkConfig]:
-    """What a file is to be, in words and as a network: its preset's, else as it says itself, else as its keys tell.
+    """The expected network of a file, in words and as a configuration: from its preset, its metadata, or its keys.
 
-    Raises: WeightsError; NotAdmError where none of them says.
+    Raises: WeightsError; NotAdmError if none of them determines it.
     """
     if (named := preset_of(path, preset)) is not None:
         return named.name, named.config
@@ -37,9 +48,9 @@ def expected(path: Path, preset: str | None, tensors: Mapping[str, Tensor]) -> t
 
 
 def differences(tensors: Mapping[str, Tensor], config: NetworkConfig) -> list[str]:
-    """Everything in which a state dict is not a network's, one line each.
+    """All differences between a state dict and a network, one line each.
 
-    Files may be of lower precision, and mix them: the official `convert_to_fp16` makes halves of convolutions alone.
+    Files may have lower and mixed precision: the official `convert_to_fp16` converts only convolutions.
     """
     if other := foreign(shapes_of(tensors)):
         return [f"is {other}"]
@@ -56,7 +67,7 @@ def differences(tensors: Mapping[str, Tensor], config: NetworkConfig) -> list[st
 
 
 def verify(path: Path, tensors: Mapping[str, Tensor], config: NetworkConfig) -> list[str]:
-    """What is wrong with a file that has these tensors, one line each, its record included."""
+    """All errors of a file with these tensors, one line each, including differences from its record."""
     lines = differences(tensors, config)
     try:
         recorded_hash(path)
@@ -73,19 +84,18 @@ def convert(
     answers: Answers | None = None,
     where: str | None = None,
 ) -> Network:
-    """Write a checkpoint as safetensors of a dtype, with its configuration and process where known, and record it.
+    """Write a checkpoint as safetensors of a dtype, with its configuration and process if known, and record it.
 
-    Returns the network that was written, which is that at `where` in the file, as `read_network` takes it.
-    Configuration and process are its preset's, or what its keys and the answers say together; with neither, tensors
-    alone are written.
-    The source is mapped and the target written a tensor at a time, so that no second copy is ever in memory.
-    Raises: WeightsError where the source is not its preset's, and for values that are not finite in dtype; NotAdmError
-    and AnswersError where answers do not suit the file or settle it; nothing is written then.
+    Returns the written network: the one at `where` in the file, as for `read_network`.
+    Configuration and process are its preset's, or follow from its keys and the answers; otherwise only tensors are
+    written. The source is mapped and the target written one tensor at a time, so that memory has no second copy.
+    Raises: WeightsError if the source is not its preset's, or values are not finite in dtype; NotAdmError and
+    AnswersError if answers do not fit the file or leave flags open; then nothing is written.
     """
     if target.suffix != ".safetensors":
-        raise WeightsError(f"{target.name}: converted files are named .safetensors")
+        raise WeightsError(target.name, "converted files are named .safetensors")
     if target.exists() and target.samefile(source):
-        raise WeightsError(f"{target.name}: is the file to convert")
+        raise WeightsError(target.name, "is the file to convert")
     network = read_network(source, where)
     identity = _identity(source, network.tensors, preset, answers)
     write_record(target, write_tensors(target, network.tensors, dtype, identity))
@@ -95,9 +105,9 @@ def convert(
 def _identity(
     source: Path, tensors: Mapping[str, Tensor], preset: Preset | None, answers: Answers | None
 ) -> dict[str, str] | None:
-    """What the file is to say of its network; None where nobody knows. Raises: as convert."""
+    """The metadata for the file; None if its network is unknown. Raises: the errors of convert."""
     if other := foreign(shapes_of(tensors)):
-        raise WeightsError(f"{source.name}: is {other}")
+        raise WeightsError(source.name, f"is {other}")
     if preset is not None:
         _hold(source, tensors, preset.config, preset.name)
         return metadata_of(preset.config, preset.process) | {"preset": preset.name}
@@ -107,14 +117,18 @@ def _identity(
     if lines := resolved.missing():
         raise AnswersError(lines)
     _hold(source, tensors, resolved.config, "a whole network")
-    return metadata_of(resolved.config, resolved.process)
+    return metadata_of(resolved.config, _as_grey_as(source, resolved.process))
+
+
+def _as_grey_as(source: Path, process: ProcessConfig | None) -> ProcessConfig | None:
+    """The process with `grey` from the source, because no flag sets it."""
+    said = read_process(source) if source.suffix == ".safetensors" else None
+    return process if process is None or said is None else replace(process, grey=said.grey)
 
 
 def _hold(source: Path, tensors: Mapping[str, Tensor], config: NetworkConfig, name: str) -> None:
     if lines := differences(tensors, config):
-        option = f" --preset {name}" if name in PRESETS else ""
-        more = f" (and {len(lines) - 1} more: adm models verify {source}{option})" if len(lines) > 1 else ""
-        raise WeightsError(f"{source.name}: is not {name}: {lines[0]}{more}")
+        raise DifferentNetworkError(source, name, lines)
 
 
 def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:

@@ -13,19 +13,27 @@
 #include <string.h>
 
 #ifndef EACH_PROCESSOR
-#if defined(__x86_64__) && defined(__gnu_linux__) && !defined(__clang__)
+#if defined(__x86_64__) && defined(__gnu_linux__) && !defined(__clang__) && __GNUC__ >= 12
+#define EACH_PROCESSOR __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#elif defined(__x86_64__) && defined(__gnu_linux__) && !defined(__clang__)
 #define EACH_PROCESSOR __attribute__((target_clones("avx512f", "avx2", "default")))
 #else
 #define EACH_PROCESSOR
 #endif
 #endif
 #define INLINE static inline __attribute__((always_inline))
-#define EACH for (int k = 0; k < WIDE; k++) /* of the channels that are computed together */
 
 enum {
-    WIDE = 32, /* channels: two registers of the widest */
+    WIDE = 8, /* channels that are computed together: vectors that a processor has no register for lie in memory */
     PIECE = 32 /* positions that are added up in float32, before their sum is added to a double */
 };
+
+/* Vectors as GCC and clang have them. A processor with narrower registers uses several, and computes the same. */
+typedef float Floats __attribute__((vector_size(WIDE * 4)));
+typedef double Doubles __attribute__((vector_size(WIDE * 8)));
+typedef uint32_t Bits __attribute__((vector_size(WIDE * 4)));
+typedef uint16_t Halves __attribute__((vector_size(WIDE * 2)));
+typedef int32_t Mask __attribute__((vector_size(WIDE * 4))); /* all bits of a place are set, or none */
 
 typedef struct {
     int64_t n, p, c, groups;
@@ -37,6 +45,8 @@ typedef struct {
     int64_t scale_stride, shift_stride;
 } Norm;
 
+INLINE Floats chosen(Mask where, Floats yes, Floats no) { return (Floats)((where & (Mask)yes) | (~where & (Mask)no)); }
+
 INLINE float of_half(uint16_t value) {
     uint32_t bits = (uint32_t)value << 16;
     float wide;
@@ -44,50 +54,58 @@ INLINE float of_half(uint16_t value) {
     return wide;
 }
 
-INLINE uint16_t to_half(float value) { /* to the nearest, ties to even */
-    uint32_t bits;
-    memcpy(&bits, &value, 4);
-    uint16_t rounded = (uint16_t)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-    return value != value ? 0x7fc0 : rounded;
-}
-
 INLINE float value_of(const void *values, int half, int64_t index) {
     return half ? of_half(((const uint16_t *)values)[index]) : ((const float *)values)[index];
 }
 
-INLINE void load(const void *map, int half, int64_t index, float *restrict to) {
-    EACH to[k] = value_of(map, half, index + k);
+INLINE Floats load(const void *map, int half, int64_t index) {
+    if (half) {
+        Halves halves;
+        memcpy(&halves, (const uint16_t *)map + index, sizeof halves);
+        return (Floats)(__builtin_convertvector(halves, Bits) << 16);
+    }
+    Floats values;
+    memcpy(&values, (const float *)map + index, sizeof values);
+    return values;
 }
 
-INLINE void store(const float *restrict from, void *map, int half, int64_t index) {
-    if (half)
-        EACH ((uint16_t *)map)[index + k] = to_half(from[k]);
-    else
-        EACH ((float *)map)[index + k] = from[k];
+INLINE void store(Floats values, void *map, int half, int64_t index) {
+    if (half) { /* to the nearest, ties to even */
+        Bits bits = (Bits)values;
+        Bits rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+        Mask is_nan = values != values;
+        Halves halves = __builtin_convertvector((rounded & ~(Bits)is_nan) | (0x7fc0 & (Bits)is_nan), Halves);
+        memcpy((uint16_t *)map + index, &halves, sizeof halves);
+    } else
+        memcpy((float *)map + index, &values, sizeof values);
 }
+
+INLINE void store_doubles(Doubles values, double *to) { memcpy(to, &values, sizeof values); }
+
+INLINE Doubles widened(Floats values) { return __builtin_convertvector(values, Doubles); }
 
 /* exp(-v) as Cephes has it: 2^k exp(r), |r| < ln(2)/2. Beyond +-87 it stays what it is there; NaN stays NaN. */
-INLINE float exp_minus(float v) {
-    float x = -v;
-    x = x > 87.0f ? 87.0f : x;
-    x = x < -87.0f ? -87.0f : x;
-    float shifted = x * 1.44269504f + 12582912.0f; /* 1.5 * 2^23: the whole number is in the last bits */
-    float k = shifted - 12582912.0f;
-    float r = (x - k * 0.693359375f) - k * -2.12194440e-4f;
-    float e = 1.9875691500e-4f;
-    e = e * r + 1.3981999507e-3f;
+INLINE Floats exp_minus(Floats v) {
+    const Floats most = {0};
+    Floats x = -v;
+    x = chosen(x > most + 87.0f, most + 87.0f, x);
+    x = chosen(x < most - 87.0f, most - 87.0f, x);
+    Floats shifted = x * 1.44269504f + 12582912.0f; /* 1.5 * 2^23: the whole number is in the last bits */
+    Floats k = shifted - 12582912.0f;
+    Floats r = (x - k * 0.693359375f) - k * -2.12194440e-4f;
+    Floats e = r * 1.9875691500e-4f + 1.3981999507e-3f;
     e = e * r + 8.3334519073e-3f;
     e = e * r + 4.1665795894e-2f;
     e = e * r + 1.6666665459e-1f;
     e = e * r + 5.0000001201e-1f;
     e = (e * r * r + r) + 1.0f;
-    uint32_t bits;
-    memcpy(&bits, &shifted, 4);
-    bits = (bits << 23) + 0x3f800000u; /* 2^k */
-    float power;
-    memcpy(&power, &bits, 4);
-    return e * power;
+    return e * (Floats)(((Bits)shifted << 23) + 0x3f800000u); /* times 2^k */
 }
+
+/* Calls f with `half` and `silu` as constants, so that each kind of map has a loop of its own. */
+#define BY_KIND(f, ...)                                                                        \
+    (norm->half ? (norm->silu ? f(norm, 1, 1, __VA_ARGS__) : f(norm, 1, 0, __VA_ARGS__))       \
+                : (norm->silu ? f(norm, 0, 1, __VA_ARGS__) : f(norm, 0, 0, __VA_ARGS__)))
 
 /* Each channel's gain and bias in one image: those of the norm, modulated; the gain by rstd. */
 INLINE void modulated(const Norm *norm, int64_t image, const float *rstd, float *gain, float *bias) {
@@ -115,44 +133,39 @@ INLINE void mean_by_group(const Norm *norm, const double *sums, float *means) {
 }
 
 /* Sums over an image's positions: of the values, or where there are means, of squared distances from them. */
-INLINE void add_up(const Norm *norm, const void *x, int half, int64_t image, const float *means, double *sums) {
+INLINE void add_up(const Norm *norm, int half, const void *x, int64_t image, const float *means, double *sums) {
     const int64_t p = norm->p, c = norm->c;
     for (int64_t first = 0; first < c; first += WIDE) {
-        double sum[WIDE] = {0};
-        float mean[WIDE] = {0};
-        if (means) EACH mean[k] = means[first + k];
+        Doubles sum = {0};
+        const Floats zero = {0}, mean = means ? load(means, 0, first) : zero;
         for (int64_t i = 0; i < p; i += PIECE) {
             const int64_t end = i + PIECE < p ? i + PIECE : p;
-            float piece[WIDE] = {0}, value[WIDE];
+            Floats piece = {0};
             for (int64_t j = i; j < end; j++) {
-                load(x, half, (image * p + j) * c + first, value);
-                if (means)
-                    EACH {
-                        float distance = value[k] - mean[k];
-                        piece[k] += distance * distance;
-                    }
-                else
-                    EACH piece[k] += value[k];
+                Floats value = load(x, half, (image * p + j) * c + first);
+                if (means) {
+                    Floats distance = value - mean;
+                    piece += distance * distance;
+                } else
+                    piece += value;
             }
-            EACH sum[k] += piece[k];
+            sum += widened(piece);
         }
-        EACH sums[first + k] = sum[k];
+        store_doubles(sum, sums + first);
     }
 }
 
 /* y = silu(n * gain + bias), n = (x - mean) * rstd. */
 INLINE void values_of(
-    const Norm *norm, const void *x, int half, int silu, int64_t image, const float *means, const float *gains,
+    const Norm *norm, int half, int silu, const void *x, int64_t image, const float *means, const float *gains,
     const float *biases, void *y
 ) {
     const int64_t p = norm->p, c = norm->c;
     for (int64_t first = 0; first < c; first += WIDE) {
-        float mean[WIDE], gain[WIDE], bias[WIDE], value[WIDE];
-        EACH mean[k] = means[first + k], gain[k] = gains[first + k], bias[k] = biases[first + k];
+        const Floats mean = load(means, 0, first), gain = load(gains, 0, first), bias = load(biases, 0, first);
         for (int64_t i = image * p; i < (image + 1) * p; i++) {
-            load(x, half, i * c + first, value);
-            EACH value[k] = (value[k] - mean[k]) * gain[k] + bias[k];
-            if (silu) EACH value[k] = value[k] / (1.0f + exp_minus(value[k]));
+            Floats value = (load(x, half, i * c + first) - mean) * gain + bias;
+            if (silu) value = value / (1.0f + exp_minus(value));
             store(value, y, half, i * c + first);
         }
     }
@@ -167,60 +180,68 @@ int adm_norm(const Norm *norm, const void *x, void *y, float *means, float *rstd
     float *gain = (float *)(sums + c), *bias = gain + c;
     for (int64_t image = 0; image < norm->n; image++) {
         float *mean = means + image * c, *rstd = rstds + image * c;
-        norm->half ? add_up(norm, x, 1, image, NULL, sums) : add_up(norm, x, 0, image, NULL, sums);
+        norm->half ? add_up(norm, 1, x, image, NULL, sums) : add_up(norm, 0, x, image, NULL, sums);
         mean_by_group(norm, sums, mean);
-        norm->half ? add_up(norm, x, 1, image, mean, sums) : add_up(norm, x, 0, image, mean, sums);
+        norm->half ? add_up(norm, 1, x, image, mean, sums) : add_up(norm, 0, x, image, mean, sums);
         mean_by_group(norm, sums, rstd);
         for (int64_t k = 0; k < c; k++) rstd[k] = 1.0f / sqrtf(rstd[k] + norm->eps);
         modulated(norm, image, rstd, gain, bias);
-        if (norm->half && norm->silu)
-            values_of(norm, x, 1, 1, image, mean, gain, bias, y);
-        else if (norm->half)
-            values_of(norm, x, 1, 0, image, mean, gain, bias, y);
-        else if (norm->silu)
-            values_of(norm, x, 0, 1, image, mean, gain, bias, y);
-        else
-            values_of(norm, x, 0, 0, image, mean, gain, bias, y);
+        BY_KIND(values_of, x, image, mean, gain, bias, y);
     }
     free(sums);
     return 0;
 }
 
-/* Leaves n and s = dy * silu' * gain of an image, [p, c], and each channel's sums of s and of s * n. */
+/* Where the norm trains, the sums over an image's positions that the gradients of its parameters are made of, [n, c]:
+   of d = dy * silu' and of d * n. Else null. */
+typedef struct {
+    float *slopes, *products;
+} ChannelSums;
+
+/* Leaves n and s = d * gain of an image, [p, c], and each channel's sums of s and of s * n. */
 INLINE void slopes_of(
-    const Norm *norm, const void *x, const void *dy, int half, int silu, int64_t image, const float *means,
+    const Norm *norm, int half, int silu, int trains, const void *x, const void *dy, int64_t image, const float *means,
     const float *rstds, const float *gains, const float *biases, float *normed, float *slopes, double *sums,
-    double *sums_of_products
+    double *sums_of_products, ChannelSums of_channels
 ) {
     const int64_t p = norm->p, c = norm->c;
     for (int64_t first = 0; first < c; first += WIDE) {
-        double sum[WIDE] = {0}, sum_of_products[WIDE] = {0};
-        float mean[WIDE], rstd[WIDE], gain[WIDE], bias[WIDE];
-        EACH mean[k] = means[first + k], rstd[k] = rstds[first + k];
-        EACH gain[k] = gains[first + k], bias[k] = biases[first + k];
+        const Floats mean = load(means, 0, first), rstd = load(rstds, 0, first);
+        const Floats gain = load(gains, 0, first), bias = load(biases, 0, first);
+        Doubles sum = {0}, sum_of_products = {0}, channel = {0}, channel_products = {0};
         for (int64_t i = 0; i < p; i += PIECE) {
             const int64_t end = i + PIECE < p ? i + PIECE : p;
-            float piece[WIDE] = {0}, piece_of_products[WIDE] = {0}, value[WIDE], slope[WIDE];
+            Floats piece = {0}, piece_of_products = {0}, channel_piece = {0}, channel_piece_of_products = {0};
             for (int64_t j = i; j < end; j++) {
-                load(x, half, (image * p + j) * c + first, value);
-                load(dy, half, (image * p + j) * c + first, slope);
-                EACH {
-                    float distance = value[k] - mean[k], s = slope[k];
-                    if (silu) {
-                        float v = distance * gain[k] + bias[k], sigmoid = 1.0f / (1.0f + exp_minus(v));
-                        s *= sigmoid * (1.0f + v * (1.0f - sigmoid));
-                    }
-                    value[k] = distance * rstd[k];
-                    slope[k] = s * gain[k];
-                    piece[k] += slope[k];
-                    piece_of_products[k] += slope[k] * value[k];
+                Floats distance = load(x, half, (image * p + j) * c + first) - mean;
+                Floats d = load(dy, half, (image * p + j) * c + first);
+                if (silu) {
+                    Floats v = distance * gain + bias, sigmoid = 1.0f / (1.0f + exp_minus(v));
+                    d *= sigmoid * (1.0f + v * (1.0f - sigmoid));
                 }
-                store(value, normed, 0, j * c + first);
+                Floats n = distance * rstd, slope = d * gain;
+                piece += slope;
+                piece_of_products += slope * n;
+                if (trains) {
+                    channel_piece += d;
+                    channel_piece_of_products += d * n;
+                }
+                store(n, normed, 0, j * c + first);
                 store(slope, slopes, 0, j * c + first);
             }
-            EACH sum[k] += piece[k], sum_of_products[k] += piece_of_products[k];
+            sum += widened(piece);
+            sum_of_products += widened(piece_of_products);
+            if (trains) {
+                channel += widened(channel_piece);
+                channel_products += widened(channel_piece_of_products);
+            }
         }
-        EACH sums[first + k] = sum[k], sums_of_products[first + k] = sum_of_products[k];
+        store_doubles(sum, sums + first);
+        store_doubles(sum_of_products, sums_of_products + first);
+        if (trains) {
+            store(__builtin_convertvector(channel, Floats), of_channels.slopes, 0, image * c + first);
+            store(__builtin_convertvector(channel_products, Floats), of_channels.products, 0, image * c + first);
+        }
     }
 }
 
@@ -231,23 +252,23 @@ INLINE void gradient_of(
 ) {
     const int64_t p = norm->p, c = norm->c;
     for (int64_t first = 0; first < c; first += WIDE) {
-        float mean[WIDE], mean_of_products[WIDE], n[WIDE], slope[WIDE];
-        EACH mean[k] = means[first + k], mean_of_products[k] = means_of_products[first + k];
+        const Floats mean = load(means, 0, first), mean_of_products = load(means_of_products, 0, first);
         for (int64_t i = 0; i < p; i++) {
-            load(normed, 0, i * c + first, n);
-            load(slopes, 0, i * c + first, slope);
-            EACH slope[k] = (slope[k] - mean[k]) - n[k] * mean_of_products[k];
-            store(slope, dx, half, (image * p + i) * c + first);
+            Floats n = load(normed, 0, i * c + first), slope = load(slopes, 0, i * c + first);
+            store((slope - mean) - n * mean_of_products, dx, half, (image * p + i) * c + first);
         }
     }
 }
 
-/* Writes dx, from what adm_norm has left. Returns 0, or 1 where there is no memory. */
+/* Writes dx, from what adm_norm has left, and the channels' sums unless they are null. Returns 0, or 1 where there is
+   no memory. */
 EACH_PROCESSOR
 int adm_norm_gradient(
-    const Norm *norm, const void *x, const void *dy, const float *means, const float *rstds, void *dx
+    const Norm *norm, const void *x, const void *dy, const float *means, const float *rstds, void *dx,
+    float *channel_slopes, float *channel_products
 ) {
     const int64_t p = norm->p, c = norm->c;
+    const ChannelSums of_channels = {channel_slopes, channel_products};
     double *sums = malloc(c * (2 * sizeof(double) + (4 + 2 * p) * sizeof(float)));
     if (!sums) return 1;
     double *sums_two = sums + c;
@@ -256,14 +277,9 @@ int adm_norm_gradient(
     for (int64_t image = 0; image < norm->n; image++) {
         const float *mean = means + image * c, *rstd = rstds + image * c;
         modulated(norm, image, rstd, gain, bias);
-        if (norm->half && norm->silu)
-            slopes_of(norm, x, dy, 1, 1, image, mean, rstd, gain, bias, n, slopes, sums, sums_two);
-        else if (norm->half)
-            slopes_of(norm, x, dy, 1, 0, image, mean, rstd, gain, bias, n, slopes, sums, sums_two);
-        else if (norm->silu)
-            slopes_of(norm, x, dy, 0, 1, image, mean, rstd, gain, bias, n, slopes, sums, sums_two);
-        else
-            slopes_of(norm, x, dy, 0, 0, image, mean, rstd, gain, bias, n, slopes, sums, sums_two);
+        channel_slopes
+            ? BY_KIND(slopes_of, 1, x, dy, image, mean, rstd, gain, bias, n, slopes, sums, sums_two, of_channels)
+            : BY_KIND(slopes_of, 0, x, dy, image, mean, rstd, gain, bias, n, slopes, sums, sums_two, of_channels);
         mean_by_group(norm, sums, one);
         mean_by_group(norm, sums_two, two);
         norm->half ? gradient_of(norm, 1, image, n, slopes, one, two, dx)

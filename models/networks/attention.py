@@ -1,5 +1,7 @@
 """Self-attention of the ADM networks: both channel orders of qkv, the block around it, and the pooling form."""
 
+from contextlib import nullcontext
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,26 +17,28 @@ def attend(qkv: Tensor, num_heads: int, *, new_order: bool) -> Tensor:
     legacy groups by head and holds q, k, v inside each head; the new order groups q, k, v and holds heads inside each.
 
     Shapes: qkv [N, 3C, T]; result [N, C, T], head-major in both orders.
-    Source: guided-diffusion, QKVAttentionLegacy and QKVAttention; scale 1/sqrt(C/num_heads).
+    Source: guided-diffusion (MIT), QKVAttentionLegacy and QKVAttention; scale 1/sqrt(C/num_heads).
     """
     n, width, length = qkv.shape
     channels, dtype = width // (3 * num_heads), qkv.dtype
-    if qkv.device.type == "cpu" and not autocasts(qkv):
+    on_cpu = qkv.device.type == "cpu"
+    if on_cpu:
         # torch's gradient of attention in half precision multiplies value by value on a CPU: seven times as slow
         qkv = qkv.float()
-    # fused kernels take q, k and v only with a head's channels side by side, as channels-last maps have them; on a CPU
-    # plain ones would choose how to add up by where in memory an image's part begins, which is odd for odd T
+    # fused kernels need a head's channels contiguous, as in channels-last maps; on a CPU, other kernels would choose
+    # the order of sums by the memory address of an image's part, which differs for odd T
     qkv = qkv.mT.contiguous().mT
     if new_order:
         q, k, v = qkv.reshape(n, 3, num_heads, channels, length).unbind(1)
     else:
         q, k, v = qkv.reshape(n, num_heads, 3, channels, length).unbind(2)
-    out = F.scaled_dot_product_attention(q.transpose(-1, -2), k.transpose(-1, -2), v.transpose(-1, -2))
+    with torch.autocast("cpu", enabled=False) if on_cpu and autocasts(qkv) else nullcontext():
+        out = F.scaled_dot_product_attention(q.transpose(-1, -2), k.transpose(-1, -2), v.transpose(-1, -2))
     return out.transpose(-1, -2).reshape(n, num_heads * channels, length).to(dtype)
 
 
 def count_heads(channels: int, num_heads: int, num_head_channels: int) -> int:
-    """Heads of an attention over `channels`; num_heads counts only where num_head_channels is -1."""
+    """Heads of an attention over `channels`; num_heads is used only if num_head_channels is -1."""
     if num_head_channels == -1:
         return num_heads
     if channels % num_head_channels:
@@ -56,9 +60,9 @@ class AttentionBlock(nn.Module):
         self.proj_out = zero_parameters(Conv1d(channels, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        flat = x.flatten(2)  # of one, two or three spatial dimensions, as the official block takes them
+        flat = x.flatten(2)  # one, two or three spatial dimensions, as in the official block
         attended = attend(self.qkv(self.norm(flat)), self.num_heads, new_order=self.new_order)
-        # added as maps: the sum of flat ones loses track of a channels-last order where there is one row
+        # added as maps, because a sum of flat tensors loses the channels-last layout for one row
         total: Tensor = x + self.proj_out(attended).reshape(x.shape)
         return total
 
@@ -66,7 +70,7 @@ class AttentionBlock(nn.Module):
 class AttentionPool(nn.Module):
     """Pools a map by letting its mean token attend to every position (CLIP's pooling); fixes the map's size.
 
-    Always in the new qkv order, whatever order the network's blocks use.
+    Always uses the new qkv order, also if the network's blocks do not.
     """
 
     def __init__(self, map_size: int, channels: int, num_head_channels: int, out_channels: int | None = None) -> None:

@@ -12,10 +12,10 @@ from models.networks.norm import GroupNorm32, zero_parameters
 
 
 def timestep_embedding(timesteps: Tensor, dim: int, max_period: float = 10_000) -> Tensor:
-    """Sinusoids of the timestep: all cosines, then all sines, then one zero column where dim is odd.
+    """Sinusoids of the timestep: all cosines, then all sines, then one zero column if dim is odd.
 
     Shapes: timesteps [N], integer or fractional; result [N, dim], float32.
-    Source: guided-diffusion; frequency i is max_period ** (-i / half), divided by half and not by half - 1.
+    Source: guided-diffusion (MIT); frequency i is max_period ** (-i / half), divided by half and not by half - 1.
     """
     half = dim // 2
     exponents = torch.arange(half, dtype=torch.float32, device=timesteps.device) / half
@@ -24,8 +24,8 @@ def timestep_embedding(timesteps: Tensor, dim: int, max_period: float = 10_000) 
 
 
 class MeanPool(nn.AvgPool2d):
-    """Means of 2x2. One image is computed as two: torch cannot tell how a single one lies in memory, and would round
-    otherwise."""
+    """Means of 2x2. One image is computed as two, because torch does not keep the memory layout of a single one, and
+    would round differently."""
 
     def __init__(self) -> None:
         super().__init__(2)
@@ -65,8 +65,8 @@ class Upsample(nn.Module):
 class ResBlock(nn.Module):
     """norm-SiLU-conv, the embedding, norm-SiLU-dropout-conv, and a skip path; resamples inside where up or down.
 
-    With scale-shift norm (AdaGN) the embedding modulates the second norm, else it is added before it. The SiLUs behind
-    the norms hold their places in the official keys; the norms compute them.
+    With scale-shift norm (AdaGN) the embedding modulates the second norm, else it is added before it. The SiLU
+    modules only keep the places of official keys; the norms compute them.
     rescale divides the sum of both paths by sqrt(2), the paper's "rescaled residual connections" (section 3, Table 1).
     """
 

@@ -1,10 +1,10 @@
-"""Group norm of a CPU's maps that lie by channels, and its gradient, in float32.
+"""Group norm of channels-last maps on a CPU, and its gradient, in float32.
 
-torch's kernel for such maps divides one image among threads where their number does not divide the batch's, and adds up
-in another order. This one is faster too, modulated ones above all. Convolutions leave such maps.
+torch's kernel for such maps divides one image among threads if the batch does not divide by their number, and then sums
+in another order. This one is also faster, modulated norms above all. Convolutions return such maps.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,26 +13,32 @@ from torch.autograd.function import once_differentiable
 
 
 def lies_by_channels(x: Tensor) -> bool:
-    """Whether each position of a CPU's map [N, C, ...] has its channels side by side."""
+    """Whether a CPU's map [N, C, ...] has each position's channels contiguous (channels-last)."""
     return x.is_cpu and x.ndim > 2 and x.flatten(2).mT.is_contiguous()
 
 
-def group_norm(
-    x: Tensor,
-    groups: int,
-    weight: Tensor,
-    bias: Tensor,
-    eps: float,
-    scale: Tensor | None = None,
-    shift: Tensor | None = None,
-    *,
-    silu: bool = False,
-) -> Tensor:
-    """silu(norm(x) * (1 + scale) + shift), without what is not asked for, of a map that lies by channels.
+class NormCall(NamedTuple):
+    """The arguments of a group norm beside x, for silu(norm(x) * (1 + scale) + shift); absent parts are skipped.
 
-    Everything between reading x and writing the result is float32. The gradient goes to x alone.
-    Shapes: x [N, C, ...]; weight and bias [C], float32; scale and shift [N, C, 1, ...], both or none; result as x.
+    Shapes: weight and bias [C]; scale and shift [N, C, 1, ...], both or none.
     """
+
+    groups: int
+    weight: Tensor
+    bias: Tensor
+    eps: float
+    scale: Tensor | None = None
+    shift: Tensor | None = None
+    silu: bool = False
+
+
+def group_norm(x: Tensor, call: NormCall) -> Tensor:
+    """Compute a norm of a channels-last map [N, C, ...]; the result is like x.
+
+    weight and bias are float32, and so is everything between reading x and writing the result. Only x gets a gradient.
+    """
+    groups, weight, bias, eps, scale, shift, silu = call
+    weight, bias = weight.float(), bias.float()
     if scale is not None and shift is not None:
         factor = 1 + scale.float().flatten(1)
         weight, bias = weight * factor, bias * factor + shift.float().flatten(1)
@@ -46,13 +52,13 @@ def group_norm(
 
 
 def _by_group(x: Tensor, groups: int) -> Tensor:
-    """A value for each channel, [N, C], as sums over each channel's group: [N, C]."""
+    """Sums of values [N, C] over each channel's group: [N, C]."""
     sums: Tensor = x.unflatten(1, (groups, -1)).sum(-1, keepdim=True)
     return sums.expand(-1, -1, x.shape[1] // groups).flatten(1)
 
 
 def _centred(pixels: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor]:
-    """Each group's values less their mean, and one over their deviation: [N, P, C] and, for each channel, [N, C]."""
+    """The values minus their group's mean, [N, P, C], and one over the group's deviation for each channel, [N, C]."""
     size = pixels[0].numel() / groups
     exact = pixels.float()
     means = (_by_group(exact.sum(1), groups) / size)[:, None]
@@ -68,7 +74,7 @@ def _values(
 
 
 class _GroupNorm(torch.autograd.Function):
-    """Of [N, P, C], with a gain and a bias for each channel of each image, that take no gradient."""
+    """Group norm of [N, P, C], with a gain and a bias [N, C], which get no gradient."""
 
     @staticmethod
     def forward(ctx: Any, pixels: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float, silu: bool) -> Tensor:
@@ -80,7 +86,7 @@ class _GroupNorm(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        """dx = rstd * (dn - mean(dn) - n * mean(dn * n)), with n = distances * rstd, dn by it, means over a group."""
+        """dx = rstd * (dn - mean(dn) - n * mean(dn * n)), n = distances * rstd, dn its gradient, means over groups."""
         distances, rstd, weight, bias = ctx.saved_tensors
         gain, dy = rstd * weight, dy.float()
         if ctx.silu:

@@ -22,7 +22,7 @@ class NoisyClassifier(Encoder):
         super().__init__(config)
         widths = self.build_encoder()
         self.pools_every_block = config.pool in ("spatial", "spatial_v2")
-        # The spatial pools see the mean of every input block and of the middle, which has the last block's width.
+        # The spatial pools get the mean of every input block and of the middle block, which has the last block's width.
         self.out = build_head(config, widths[-1], sum(widths) + widths[-1])
 
     def forward(self, x: Tensor, timesteps: Tensor) -> Tensor:
@@ -36,7 +36,7 @@ class NoisyClassifier(Encoder):
 
 
 def build_head(config: ClassifierConfig, width: int, feature_width: int) -> nn.Sequential:
-    """The pool and what follows it, under the official indices of `out`."""
+    """The pool and the layers after it, under the official indices of `out`."""
     if config.pool == "adaptive":
         last_conv = zero_parameters(Conv2d(width, config.out_channels, 1))
         return nn.Sequential(GroupNorm32(width), nn.SiLU(), nn.AdaptiveAvgPool2d(1), last_conv, nn.Flatten())

@@ -1,11 +1,11 @@
-"""What a network is built from, in the official constructor arguments' names: plain data, no torch."""
+"""Configurations of networks, under the names of the official constructor arguments: plain data, no torch."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 SCHEDULES = ("linear", "cosine")
-FEWEST_TIMESTEPS = 20  # below, the linear schedule has a beta above 1
-MOST_TIMESTEPS = 100_000  # schedules are tables of so many values; published ones have 1,000 and 4,000
+FEWEST_TIMESTEPS = 20  # with fewer, the linear schedule has a beta above 1
+MOST_TIMESTEPS = 100_000  # the length of a schedule's tables; published schedules have 1,000 and 4,000
 
 PoolName = Literal["adaptive", "attention", "spatial", "spatial_v2"]
 
@@ -54,11 +54,12 @@ class ClassifierConfig(EncoderConfig):
 
 @dataclass(frozen=True)
 class ProcessConfig:
-    """What a diffusion network was trained on, in the official flags' sense: nothing of it is in keys and shapes.
+    """The training process of a diffusion network, by the official flags; keys and shapes do not show it.
 
-    rescale_timesteps: the networks see t * 1000 / num_timesteps. predict_xstart: the output is x_0 and not eps.
-    sigma_small: the variance of a network that does not learn its own, the posterior's and not beta.
-    Raises: ValueError for values that make no process.
+    rescale_timesteps: the networks get t * 1000 / num_timesteps. predict_xstart: the output is x_0 and not eps.
+    sigma_small: a network that does not learn its variance uses the posterior's and not beta.
+    grey: the images have equal channels; the official code has no such flag.
+    Raises: ValueError for invalid values.
     """
 
     schedule: str
@@ -66,12 +67,13 @@ class ProcessConfig:
     rescale_timesteps: bool = False
     predict_xstart: bool = False
     sigma_small: bool = False
+    grey: bool = False
 
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule {self.schedule!r}; known are {', '.join(SCHEDULES)}")
         if type(self.num_timesteps) is not int or not FEWEST_TIMESTEPS <= self.num_timesteps <= MOST_TIMESTEPS:
             raise ValueError(f"num_timesteps must be an integer from {FEWEST_TIMESTEPS} to {MOST_TIMESTEPS}")
-        for name in ("rescale_timesteps", "predict_xstart", "sigma_small"):
+        for name in ("rescale_timesteps", "predict_xstart", "sigma_small", "grey"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be true or false")

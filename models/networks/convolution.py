@@ -1,8 +1,8 @@
-"""Convolutions for serving: one kernel for every number of images, weights laid out once, and a gradient of our own.
+"""Convolutions for serving: the same kernel for every batch size, prepacked weights, and a gradient of their own.
 
 torch chooses another kernel, which rounds differently, for a batch of one small image and for the gradient. Here every
-convolution on a CPU, and every gradient by the image, is oneDNN's forward convolution (docs/decisions/0014). Training
-and GPUs use torch's own.
+convolution on a CPU, and every gradient with respect to the image, is oneDNN's forward convolution
+(docs/decisions/0014). Training and GPUs use torch's own.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ Pair = tuple[int, int]
 
 
 def onednn_computes(dtype: torch.dtype) -> bool:
-    """Whether oneDNN convolves this dtype on this CPU; half precision takes AVX512 or newer instructions."""
+    """Whether oneDNN convolves this dtype on this CPU; half precision needs AVX512 or newer instructions."""
     if not bool(torch.backends.mkldnn.is_available()):
         return False
     if dtype == torch.float32:
@@ -28,19 +28,19 @@ def onednn_computes(dtype: torch.dtype) -> bool:
 
 
 def autocasts(x: Tensor) -> bool:
-    """Whether torch chooses the arithmetic of operations on such tensors, as it does in training."""
+    """Whether autocast is on for the device of this tensor, as in training."""
     return torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type)
 
 
 def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether weights can be packed for such a device and arithmetic."""
+    """Whether weights can be packed for this device and dtype."""
     return device.type == "cpu" and onednn_computes(dtype)
 
 
 class _Served(nn.Module):
     """A convolution of maps, or of lines as maps of height 1, without dilation and groups.
 
-    Packed weights serve without a gradient of their own; the gradient by the image takes turned kernels.
+    Packed weights get no gradient; the gradient with respect to the image uses turned kernels.
     """
 
     weight: Tensor
@@ -68,7 +68,7 @@ class _Served(nn.Module):
         return _convolve(maps, self._kernels(), self.bias, _pair(self.padding), _pair(self.stride))
 
     def image_gradient(self, gradient: Tensor, size: Pair) -> Tensor:
-        """The gradient by maps [N, C, *size], given the gradient by the result."""
+        """The gradient with respect to maps [N, C, *size], from the gradient with respect to the result."""
         (kernel, _), (padding, _), (stride, _) = map(_pair, (self.kernel_size, self.padding, self.stride))
         turned = turn(self._kernels()) if self.turned is None else self.turned
         if stride > 1:
@@ -76,7 +76,7 @@ class _Served(nn.Module):
         return _convolve(gradient, turned, None, (kernel - 1 - padding,) * 2)
 
     def pack(self, rows: int, size: Pair, *, with_gradient: bool) -> None:
-        """Lay the weights out for their kernels, for maps of this size, once and not at every call."""
+        """Pack the weights for their kernels, for maps of this size, once instead of at every call."""
         kernels, padding, stride = self._kernels(), _pair(self.padding), _pair(self.stride)
         if with_gradient:
             ahead = kernels.shape[2] - 1 - padding[0]
@@ -94,12 +94,12 @@ class _Served(nn.Module):
         return plain and onednn_computes(self.weight.dtype)
 
     def _kernels(self) -> Tensor:
-        """Weights as [out, in, height, width]; what is packed is that already."""
+        """Weights as [out, in, height, width]; packed weights have this form already."""
         return self.weight.unsqueeze(2) if not self.weight.is_mkldnn and self.weight.ndim == 3 else self.weight
 
 
 class _Convolution(torch.autograd.Function):
-    """A convolution whose gradient goes to the image alone, as a convolution of stride 1."""
+    """A convolution with a gradient for the image only, computed as a convolution of stride 1."""
 
     @staticmethod
     def forward(ctx: Any, maps: Tensor, layer: _Served) -> Tensor:
@@ -113,9 +113,9 @@ class _Convolution(torch.autograd.Function):
 
 
 class Conv2d(_Served, nn.Conv2d):
-    """nn.Conv2d whose images come out the same however many there are, as do their gradients.
+    """nn.Conv2d whose results and gradients for an image do not depend on the batch size.
 
-    There is no dilation, no groups and no padding but by zeros: the kernels called here take none.
+    Dilation, groups and padding other than zeros are not supported by the kernels.
     """
 
     def __init__(
@@ -125,23 +125,23 @@ class Conv2d(_Served, nn.Conv2d):
 
 
 class Conv1d(_Served, nn.Conv1d):
-    """nn.Conv1d of kernel size 1 whose rows come out the same however many there are."""
+    """nn.Conv1d of kernel size 1 whose results for a row do not depend on the batch size."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not torch.compiler.is_compiling():
             return super().forward(x)
-        # on one thread a matrix product for each image, whose kernel is chosen by where in memory its result begins
+        # on one thread torch would compute a matrix product per image, whose kernel depends on the result's address
         length = x.shape[-1]
         return super().forward(F.pad(x, (0, -length % ALIGNED)))[..., :length]
 
 
 def _pair(setting: tuple[int, ...] | str) -> Pair:
-    """The setting of a square kernel, or of a line, as that of a map."""
+    """The setting of a square kernel or a line as a pair for maps."""
     return cast(Pair, tuple(setting[-1:]) * 2)
 
 
 def _convolve(maps: Tensor, kernels: Tensor, bias: Tensor | None, padding: Pair, stride: Pair = (1, 1)) -> Tensor:
-    """Packed kernels give channels-last maps."""
+    """Convolve maps with kernels; packed kernels return channels-last maps."""
     if kernels.is_mkldnn:
         convolved: Tensor = torch.ops.mkldnn._convolution_pointwise(
             maps, kernels, bias, padding, stride, (1, 1), 1, "none", [], ""
@@ -151,12 +151,12 @@ def _convolve(maps: Tensor, kernels: Tensor, bias: Tensor | None, padding: Pair,
 
 
 def turn(kernels: Tensor) -> Tensor:
-    """Kernels [out, in, h, w] that take a result's gradient to the image's: [in, out, h, w]."""
+    """Turn kernels [out, in, h, w] to those of the image's gradient: [in, out, h, w]."""
     return kernels.flip(2, 3).transpose(0, 1).contiguous()
 
 
 def _spread(gradient: Tensor, stride: int, size: list[int]) -> Tensor:
-    """Undo a stride: values stand `stride` apart, zeros between them."""
+    """Undo a stride: place values `stride` apart, with zeros between them."""
     spread = gradient.new_zeros(*gradient.shape[:2], *size).contiguous(memory_format=torch.channels_last)
     spread[:, :, ::stride, ::stride] = gradient
     return spread
@@ -171,8 +171,8 @@ def _packed(kernels: Tensor, padding: Pair, stride: Pair, size: tuple[int, ...])
 def pack_weights(network: nn.Module, rows: int, run: Callable[[], object], *, with_gradient: bool = False) -> None:
     """Pack the weights of all convolutions of a network, for batches of so many rows; other batches use them too.
 
-    Weights are replaced: the network trains no more. What is packed already stays. run computes the network, which
-    shows the sizes of maps.
+    Weights are replaced, so the network cannot be trained any more. Packed weights stay. run computes the network,
+    which shows the sizes of maps.
     Source: torch's own freezing, torch/_inductor/fx_passes/mkldnn_fusion.py.
     """
     sizes: dict[_Served, tuple[int, ...]] = {}

@@ -12,7 +12,7 @@ from models.networks.linear import Linear
 
 
 class Layers(nn.Sequential):
-    """Layers that run in order, the residual ones with the embedding."""
+    """Layers that run in order; residual blocks also get the embedding."""
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:  # type: ignore[override]  # Sequential passes one argument on
         for layer in self:
@@ -36,7 +36,7 @@ class Encoder(nn.Module):
     def build_encoder(self) -> list[int]:
         """Register input_blocks and middle_block; returns the width of each input block's output.
 
-        Apart from __init__, because the UNet's label embedding comes before them in the official order of keys.
+        Separate from __init__, because the UNet's label embedding comes before them in the official order of keys.
         """
         blocks = list(self._input_blocks())
         self.input_blocks = nn.ModuleList(block for block, _ in blocks)

@@ -1,4 +1,4 @@
-"""Whether a network's norms may run as Triton kernels here: tried, and compared, before they are relied on."""
+"""Fuses a network's norms to Triton kernels if these agree with the eager form on this device."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,15 +12,15 @@ TOLERANCE = 0.01  # of the largest value; rounding to bfloat16 takes 0.004 at mo
 
 
 class DisagreementError(Exception):
-    """A fused norm computes something else than its eager form."""
+    """A fused norm does not agree with its eager form."""
 
 
 def fuse_norms(network: nn.Module, probe: Callable[[], object]) -> str | None:
-    """Fuse a network's norms if each agrees with its eager form on what it gets in the probe, which calls the network.
+    """Fuse a network's norms if each agrees with its eager form on its inputs in `probe`, which calls the network.
 
-    Kernels are compiled for the device at hand, and a device may be one that nobody has tried. Where a norm's input
-    takes a gradient, the gradients are compared too. Returns None, or in one line why the norms stay eager.
-    Raises: torch.AcceleratorError where a kernel costs the process its device.
+    Kernels are compiled for the present device, which may be an untested one. If a norm's input requires a gradient,
+    the gradients are compared too. Returns None, or one line with the reason why the norms stay eager.
+    Raises: torch.AcceleratorError if a kernel makes the device unusable.
     """
     norms = [each for each in network.modules() if isinstance(each, GroupNorm32)]
     hooks = [each.register_forward_pre_hook(_compare, with_kwargs=True) for each in norms]
@@ -28,7 +28,7 @@ def fuse_norms(network: nn.Module, probe: Callable[[], object]) -> str | None:
         probe()
     except torch.AcceleratorError:
         raise
-    except Exception as error:  # noqa: BLE001 - whatever Triton stumbles over, the eager norms remain
+    except Exception as error:  # noqa: BLE001 - after any error of Triton, the eager norms are used
         return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
     finally:
         for hook in hooks:
@@ -39,7 +39,7 @@ def fuse_norms(network: nn.Module, probe: Callable[[], object]) -> str | None:
 
 
 def fused_by(network: nn.Module) -> str | None:
-    """What runs a network's norms, where that is not torch."""
+    """The name of the kernels of a network's norms, if they are not torch's; else None."""
     if not any(isinstance(each, GroupNorm32) and each.fused for each in network.modules()):
         return None
     from models.networks.norm_kernels import VERSION
@@ -48,7 +48,7 @@ def fused_by(network: nn.Module) -> str | None:
 
 
 def _compare(norm: GroupNorm32, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> None:
-    """Raises: DisagreementError."""
+    """Compare a fused norm with its eager form. Raises: DisagreementError."""
     x, *modulation = args
     differentiated = torch.is_grad_enabled() and x.requires_grad
     moves = [each.detach() for each in modulation]
@@ -70,5 +70,5 @@ def _run(
         y = norm.forward(x, *moves, **kwargs)
     finally:
         norm.fused = False
-    # a gradient from above that is not the same everywhere: one that is leaves nothing behind a norm
+    # an upstream gradient that is not constant, because a norm's gradient is zero for a constant one
     return [y.detach(), *(torch.autograd.grad(y, x, x.detach().flip(1)) if differentiated else ())]

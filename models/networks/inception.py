@@ -1,7 +1,7 @@
-"""Inception v3 as FID is measured in: the network of the file that pytorch-fid and torch-fidelity take.
+"""The Inception v3 of FID: the network of the file that pytorch-fid and torch-fidelity use.
 
-Of the 2015 graph of TensorFlow, whose poolings differ from torchvision's: means leave the padding out, and the last
-block pools by the maximum. Keys are those of `pt_inception-2015-12-05`: a checkpoint loads as it is.
+It is TensorFlow's graph of 2015, whose poolings differ from torchvision's: means exclude the padding, and the last
+block uses maximum pooling. Keys are those of `pt_inception-2015-12-05`, so a checkpoint loads unchanged.
 """
 
 from collections.abc import Sequence
@@ -17,9 +17,9 @@ from models.checkpoints.tensor_file import read_tensors
 from models.networks.linear import Linear
 
 FEATURES, CLASSES = 2048, 1008
-SPATIAL_CHANNELS, SPATIAL_PLACES = 7, 17 * 17  # of mixed_6/conv, as the official evaluator takes for sFID
+SPATIAL_CHANNELS, SPATIAL_PLACES = 7, 17 * 17  # of mixed_6/conv, as in the official evaluator's sFID
 INPUT_SIZE = 299
-COUNTER = ".num_batches_tracked"  # of training; files have it or not
+COUNTER = ".num_batches_tracked"  # used only in training; some files contain it
 TINY = 1e-3  # of the graph's batch normalisation
 
 Kernel = int | tuple[int, int]
@@ -39,17 +39,17 @@ class ConvNorm(nn.Module):
 
 
 def row(channels: int, width: int, length: int) -> ConvNorm:
-    """A convolution over places beside each other."""
+    """A convolution along rows."""
     return ConvNorm(channels, width, (1, length), padding=(0, length // 2))
 
 
 def column(channels: int, width: int, length: int) -> ConvNorm:
-    """A convolution over places above each other."""
+    """A convolution along columns."""
     return ConvNorm(channels, width, (length, 1), padding=(length // 2, 0))
 
 
 def mean_pool(x: Tensor) -> Tensor:
-    """3x3 means of the pixels that are there."""
+    """3x3 means without the padding."""
     return F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
 
 
@@ -197,22 +197,22 @@ class Inception(nn.Module):
 
 
 def load_inception(path: Path) -> Inception:
-    """The network of a weights file. Raises: WeightsError for another file, which names the first keys that differ."""
+    """The network of a weights file. Raises: WeightsError for another file, with the first keys that differ."""
     tensors = {key: value for key, value in read_tensors(path).items() if not key.endswith(COUNTER)}
     network = Inception()
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.num_batches_tracked = None
     check_state(network, tensors, shown(path))
-    network.load_state_dict(tensors, strict=False)  # was checked; batch norms would miss the counters that they lost
+    network.load_state_dict(tensors, strict=False)  # not strict: checked before, and batch norms' counters were removed
     return network.eval().requires_grad_(False)
 
 
 def resized(pixels: Tensor) -> Tensor:
-    """Images [N, 3, H, W] of uint8 as the graph takes them: [N, 3, 299, 299], (x - 128) / 128.
+    """Images [N, 3, H, W], uint8, as the graph's input: [N, 3, 299, 299], (x - 128) / 128.
 
-    TensorFlow 1's bilinear resizing, in which the first pixels of both images lie on each other, not their corners:
-    place i of the result lies at i * H / 299.
+    Resized bilinearly as in TensorFlow 1, which aligns the first pixels and not the corners: place i of the result is
+    at i * H / 299 of the image.
     """
     x = _interpolated(_interpolated(pixels.float(), 2), 3)
     return (x - 128) / 128

@@ -1,4 +1,4 @@
-"""The judge: a small classifier of clean images that takes no part in sampling and only measures what came out."""
+"""The judge: a small classifier of clean images, which measures generated images and is not used in sampling."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -36,7 +36,7 @@ class JudgeStage(nn.Module):
 
 
 class Judge(nn.Module):
-    """Logits of clean images, and the pooled features that FID is measured in."""
+    """Logits of clean images, and the pooled features for FID."""
 
     def __init__(self, config: JudgeConfig) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A linear layer that is one product of the same size for every number of rows."""
+"""A linear layer whose matrix product has the same size for every batch size."""
 
 import torch
 import torch.nn.functional as F
@@ -10,11 +10,11 @@ FIXED_ROWS = 32
 
 
 class Linear(nn.Linear):
-    """nn.Linear that, when it does not train, computes rows in float32 and FIXED_ROWS at a time.
+    """nn.Linear that outside training computes rows in float32, FIXED_ROWS at a time.
 
-    A matrix product's kernel is chosen by its number of rows, and kernels round differently. Padded rows cost next to
-    nothing: these layers embed timesteps, or end a classifier. float32 is the official arithmetic of them as well
-    (guided-diffusion, convert_to_fp16 leaves them out), and on CPUs the faster one at this size.
+    The kernel of a matrix product depends on its number of rows, and kernels round differently. Padded rows cost almost
+    nothing, because these layers embed timesteps or end a classifier. The official code computes them in float32 too
+    (guided-diffusion's convert_to_fp16 skips them), which on CPUs is also faster at this size.
     """
 
     def forward(self, x: Tensor) -> Tensor:

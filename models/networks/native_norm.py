@@ -1,11 +1,14 @@
-"""`channel_norm.group_norm` as compiled code, where the installation had a C compiler: _channel_norm.c says the rest.
+"""`channel_norm.group_norm` as compiled code, if the installation had a C compiler; see _channel_norm.c.
 
-A guided step calls some seventy norms. As torch's operations each is a dozen, whose launching takes a small network
-longer than their arithmetic; and they read and write the map about ten times, where this reads it three times.
+A guided step calls about seventy norms. With torch each is a dozen operations, whose launch takes longer than their
+arithmetic in a small network, and which read and write the map about ten times; this code reads it three times.
+Training uses it too: then weight, bias, scale and shift get gradients.
 """
 
 import ctypes
 import functools
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from ctypes import POINTER, c_float, c_int, c_int32, c_int64, c_void_p
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
@@ -14,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from models.networks.channel_norm import NormCall
 
 HALF = {torch.float32: 0, torch.bfloat16: 1}
 CHANNELS_TOGETHER = 32
@@ -33,121 +38,152 @@ class Norm(ctypes.Structure):
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The compiled code; None where it was not built."""
+    """The compiled code; None if it was not built."""
     stem = Path(__file__).with_name("_channel_norm")
     built = [path for suffix in EXTENSION_SUFFIXES if (path := stem.with_suffix(suffix)).exists()]
     return loaded(built[0]) if built else None
 
 
 def loaded(path: Path) -> ctypes.CDLL:
-    """A library that was built of _channel_norm.c."""
+    """Load a library built from _channel_norm.c."""
     found = ctypes.CDLL(str(path))
     found.adm_norm.argtypes = [POINTER(Norm), *[c_void_p] * 4]
-    found.adm_norm_gradient.argtypes = [POINTER(Norm), *[c_void_p] * 5]
+    found.adm_norm_gradient.argtypes = [POINTER(Norm), *[c_void_p] * 7]
     found.adm_norm.restype = found.adm_norm_gradient.restype = c_int
     return found
 
 
 def is_of(dtype: torch.dtype) -> bool:
-    """Whether this computes a CPU's maps of such a type."""
+    """Whether this code supports the dtype on a CPU."""
     return dtype in HALF and library() is not None
 
 
-def computes(x: Tensor) -> bool:
-    """Whether this computes a map that lies by channels. Its calls run on the thread that makes them alone."""
-    return is_of(x.dtype) and x.shape[1] % CHANNELS_TOGETHER == 0 and torch.get_num_threads() == 1
+def computes(x: Tensor, *, trains: bool = False) -> bool:
+    """Whether this code supports a channels-last map.
+
+    In serving a norm runs on the calling thread alone. In training the images are divided among torch's threads.
+    """
+    return is_of(x.dtype) and x.shape[1] % CHANNELS_TOGETHER == 0 and (trains or torch.get_num_threads() == 1)
 
 
-def group_norm(
-    x: Tensor,
-    groups: int,
-    weight: Tensor,
-    bias: Tensor,
-    eps: float,
-    scale: Tensor | None = None,
-    shift: Tensor | None = None,
-    *,
-    silu: bool = False,
-) -> Tensor:
-    """As `channel_norm.group_norm`, of a map that this `computes`. The gradient goes to x alone."""
-    moves = [] if scale is None or shift is None else [_rows(scale), _rows(shift)]
-    call = _Call(groups, weight.contiguous(), bias.contiguous(), eps, silu, *moves)
-    pixels = x.flatten(2).mT
-    if torch.is_grad_enabled() and x.requires_grad:
-        y: Tensor = _GroupNorm.apply(pixels, call)  # type: ignore[no-untyped-call]  # torch's
+def group_norm(x: Tensor, call: NormCall) -> Tensor:
+    """Like `channel_norm.group_norm`, for a map that this code `computes`, with gradients of all inputs."""
+    groups, weight, bias, eps, scale, shift, silu = call
+    settings = groups, eps, silu
+    scale, shift = (None, None) if scale is None or shift is None else (_rows(scale), _rows(shift))
+    pixels, parameters = x.flatten(2).mT, (weight, bias, scale, shift)
+    if torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in (pixels, *parameters)):
+        y: Tensor = _GroupNorm.apply(pixels, *parameters, settings)  # type: ignore[no-untyped-call]  # torch's
     else:
-        y, _, _ = call.forward(pixels)
+        y, *_ = _Prepared(*parameters, *settings).forward(pixels)
     return y.mT.reshape(x.shape)
 
 
 def _rows(move: Tensor) -> Tensor:
-    """A scale or shift as [N, C], its channels side by side."""
+    """A scale or shift as [N, C], contiguous."""
     rows = move.flatten(1)
     return rows if rows.stride(1) == 1 else rows.contiguous()
 
 
-class _Call:
-    """One norm of one batch; holds the tensors that its pointers point to."""
+class _Prepared:
+    """One norm of one batch, with a scale and a shift [N, C] or none; holds the tensors that its pointers point to."""
 
     def __init__(
         self,
-        groups: int,
         weight: Tensor,
         bias: Tensor,
+        scale: Tensor | None,
+        shift: Tensor | None,
+        groups: int,
         eps: float,
         silu: bool,
-        scale: Tensor | None = None,
-        shift: Tensor | None = None,
     ) -> None:
-        self._tensors = weight, bias, scale, shift
-        self._half_moves = 0 if scale is None else HALF[scale.dtype]
-        self._pointers = tuple(None if each is None else each.data_ptr() for each in self._tensors)
-        self._strides = tuple(0 if each is None else each.stride(0) for each in (scale, shift))
+        self._weight, self._bias = weight.float().contiguous(), bias.float().contiguous()
+        self._moves = scale, shift
         self._groups, self._eps, self._silu = groups, eps, silu
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of [N, P, C]: the result, and the mean and one over the deviation of each image and channel, [N, C]."""
+        """Of [N, P, C]: the result, and the mean and one over the deviation for each image and channel, [N, C]."""
         y = torch.empty_like(pixels, memory_format=torch.contiguous_format)
         means, rstds = torch.empty((2, len(pixels), pixels.shape[2]), dtype=torch.float32)
         self._run("adm_norm", pixels, pixels, y, means, rstds)
         return y, means, rstds
 
-    def gradient(self, pixels: Tensor, dy: Tensor, means: Tensor, rstds: Tensor) -> Tensor:
+    def gradient(
+        self, pixels: Tensor, dy: Tensor, means: Tensor, rstds: Tensor, *, trains: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """The gradient by the map; where it trains, the sums over positions of d = dy * silu' and of d * n, [N, C]."""
         dy = dy.contiguous()
         dx = torch.empty_like(dy)
-        self._run("adm_norm_gradient", pixels, pixels, dy, means, rstds, dx)
-        return dx
+        slopes, products = torch.empty((2, *means.shape), dtype=torch.float32) if trains else (None, None)
+        self._run("adm_norm_gradient", pixels, pixels, dy, means, rstds, dx, slopes, products)
+        return dx, slopes, products
 
-    def _run(self, name: str, pixels: Tensor, *maps: Tensor) -> None:
-        count, positions, channels = pixels.shape
+    def _run(self, name: str, pixels: Tensor, *maps: Tensor | None) -> None:
+        """Call the code for all images: at once, or where torch has several threads, for a part of them on each."""
+        count, threads = len(pixels), torch.get_num_threads()
+        if threads == 1 or count == 1:
+            self._call(name, pixels, maps, 0, count)
+            return
+        size = -(-count // threads)
+        starts = range(0, count, size)
+        list(_threads(threads).map(lambda at: self._call(name, pixels, maps, at, min(at + size, count)), starts))
+
+    def _call(self, name: str, pixels: Tensor, maps: Sequence[Tensor | None], first: int, end: int) -> None:
+        _, positions, channels = pixels.shape
+        moves = [None if each is None else each[first:end] for each in self._moves]
         norm = Norm(
-            count,
+            end - first,
             positions,
             channels,
             self._groups,
             HALF[pixels.dtype],
-            self._half_moves,
+            0 if moves[0] is None else HALF[moves[0].dtype],
             self._silu,
             self._eps,
-            *self._pointers,
-            *self._strides,
+            *(None if each is None else each.data_ptr() for each in (self._weight, self._bias, *moves)),
+            *(0 if each is None else each.stride(0) for each in moves),
         )
-        if getattr(library(), name)(ctypes.byref(norm), *(each.data_ptr() for each in maps)):
+        pointers = (None if each is None else each[first:end].data_ptr() for each in maps)
+        if getattr(library(), name)(ctypes.byref(norm), *pointers):
             raise MemoryError("no memory for a group norm's sums")
 
 
+@functools.cache
+def _threads(count: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(count, "norm")
+
+
 class _GroupNorm(torch.autograd.Function):
-    """Of [N, P, C]; the gain and the bias take no gradient."""
+    """Group norm of [N, P, C], with a scale and a shift [N, C] or none."""
 
     @staticmethod
-    def forward(ctx: Any, pixels: Tensor, call: _Call) -> Tensor:
+    def forward(
+        ctx: Any,
+        pixels: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        scale: Tensor | None,
+        shift: Tensor | None,
+        settings: tuple[int, float, bool],
+    ) -> Tensor:
+        call = ctx.call = _Prepared(weight, bias, scale, shift, *settings)
         y, means, rstds = call.forward(pixels)
-        ctx.save_for_backward(pixels, means, rstds)
-        ctx.call = call
+        ctx.save_for_backward(pixels, means, rstds, weight, bias, scale, shift)
         return y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
-        pixels, means, rstds = ctx.saved_tensors
-        return ctx.call.gradient(pixels, dy, means, rstds), None
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        """With y = silu((n * weight + bias) * (1 + scale) + shift), d by its inner value and sums over positions."""
+        pixels, means, rstds, weight, bias, scale, shift = ctx.saved_tensors
+        trains = any(ctx.needs_input_grad[1:5])
+        dx, slopes, products = ctx.call.gradient(pixels, dy, means, rstds, trains=trains)
+        if slopes is None or products is None:
+            return dx, *[None] * 5
+        gain = 1.0 if scale is None else 1 + scale.float()
+        by_weight, by_bias = ((gain * each).sum(0).to(weight.dtype) for each in (products, slopes))
+        if scale is None:
+            return dx, by_weight, by_bias, None, None, None
+        by_scale = (products * weight.float() + slopes * bias.float()).to(scale.dtype)
+        return dx, by_weight, by_bias, by_scale, slopes.to(shift.dtype), None

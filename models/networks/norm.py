@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.networks import channel_norm, native_norm
+from models.networks.channel_norm import NormCall
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -14,8 +15,8 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 class GroupNorm32(nn.GroupNorm):
     """Group norm of 32 groups, eps 1e-5, affine, computed in float32 and cast back to the input's dtype.
 
-    A caller may have it modulated, to norm(x) * (1 + scale) + shift, and passed through a SiLU. Where fused is set
-    (models.networks.fusing) all of it is one kernel, as long as the norm's own weights take no gradient.
+    The result can be modulated, to norm(x) * (1 + scale) + shift, and passed through a SiLU. If fused is set
+    (models.networks.fusing), all of it is one kernel, unless the norm's own weights require a gradient.
     """
 
     fused = False
@@ -26,19 +27,22 @@ class GroupNorm32(nn.GroupNorm):
     def forward(
         self, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None, *, silu: bool = False
     ) -> Tensor:
-        """Shapes: x [N, C, ...]; scale and shift [N, C, 1, ...], both or none; the result as x."""
+        """Shapes: x [N, C, ...]; scale and shift [N, C, 1, ...], both or none; the result is like x."""
         if torch.compiler.is_compiling():
             return self._eager(x, scale, shift, silu=silu)
         trains = torch.is_grad_enabled() and self.weight.requires_grad
         if self.fused and not trains:
-            from models.networks.norm_kernels import group_norm  # here: it takes Triton
+            from models.networks.norm_kernels import group_norm  # imported here, because it needs Triton
 
-            return group_norm(x, self.num_groups, self.weight, self.bias, self.eps, scale, shift, silu=silu)
+            return group_norm(x, NormCall(self.num_groups, self.weight, self.bias, self.eps, scale, shift, silu))
         modulation_trains = torch.is_grad_enabled() and scale is not None and scale.requires_grad
-        if not trains and not modulation_trains and channel_norm.lies_by_channels(x):
-            affine = (self.num_groups, self.weight.float(), self.bias.float(), self.eps)
-            group_norm = native_norm.group_norm if native_norm.computes(x) else channel_norm.group_norm
-            return group_norm(x, *affine, scale, shift, silu=silu)
+        trains = trains or modulation_trains
+        if channel_norm.lies_by_channels(x):
+            call = NormCall(self.num_groups, self.weight, self.bias, self.eps, scale, shift, silu)
+            if native_norm.computes(x, trains=trains):
+                return native_norm.group_norm(x, call)
+            if not trains:
+                return channel_norm.group_norm(x, call)
         return self._eager(x, scale, shift, silu=silu)
 
     def _eager(self, x: Tensor, scale: Tensor | None, shift: Tensor | None, *, silu: bool) -> Tensor:

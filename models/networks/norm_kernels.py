@@ -1,7 +1,7 @@
 """Group norm, scale and shift, and SiLU in one Triton kernel, and their gradient to the input in another.
 
-A program handles one group of one image: no row can tell its neighbours. It reads in blocks of [positions, channels],
-in whatever order these lie in memory, and computes in float32. Importing this takes Triton, which CUDA's torch brings.
+A program computes one group of one image, so results do not depend on other rows. It reads blocks of [positions,
+channels] in any memory layout, and computes in float32. This module needs Triton, a part of CUDA's torch.
 """
 
 from typing import Any
@@ -12,6 +12,8 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from models.networks.channel_norm import NormCall
+
 VERSION: str = triton.__version__
 BLOCK = 4096  # elements that a program reads at a time
 WARPS = 8
@@ -19,7 +21,7 @@ WARPS = 8
 
 @triton.jit
 def _block(start, positions, channel, in_group, stride_channel, stride_position, POSITIONS: tl.constexpr):
-    """Offsets within an image of a block of a group, and which of them exist: [POSITIONS, channels]."""
+    """Offsets within an image of a group's block, and a mask of the existing ones: [POSITIONS, channels]."""
     position = start + tl.arange(0, POSITIONS)
     offsets = position[:, None] * stride_position + channel[None, :] * stride_channel
     return offsets, (position < positions)[:, None] & in_group[None, :]
@@ -27,7 +29,7 @@ def _block(start, positions, channel, in_group, stride_channel, stride_position,
 
 @triton.jit
 def _read(image, start, positions, channel, in_group, stride_channel, stride_position, POSITIONS: tl.constexpr):
-    """A block of a group in float32, 0 where there is none, and which of it exists: [POSITIONS, channels]."""
+    """A block of a group in float32, 0 outside the map, and a mask of the existing values: [POSITIONS, channels]."""
     offsets, inside = _block(start, positions, channel, in_group, stride_channel, stride_position, POSITIONS)
     return tl.load(image + offsets, mask=inside, other=0.0).to(tl.float32), inside
 
@@ -60,8 +62,8 @@ def _forward_kernel(
     x += image * x_image
     y += image * y_image
 
-    # Chan et al. 1979: each block's own mean and squared deviations, joined to those before. Nothing cancels, as all
-    # is taken from one of the group's own values: what lies far from 0 has few digits left for its distances.
+    # Chan et al. 1979: each block's mean and squared deviations are combined with those before. All values are taken
+    # relative to one of the group, so that no digits cancel if the values are far from 0.
     pivot = tl.load(x + program % GROUPS * CHANNELS * x_channel).to(tl.float32)
     count = 0.0
     mean = 0.0
@@ -95,7 +97,7 @@ def _forward_kernel(
 
 @triton.jit
 def _to_normed(x, dy, inside, pivot, mean, rstd, slope, height, SILU: tl.constexpr):
-    """The normed values of a block, and the gradient to what is affine in them."""
+    """The normalised values of a block, and the gradient with respect to their affine image."""
     normed = tl.where(inside, (x - pivot - mean) * rstd, 0.0)
     if SILU:
         linear = normed * slope[None, :] + height[None, :]
@@ -154,7 +156,7 @@ def _backward_kernel(
 
 
 def launch_options(channels: int, groups: int, positions: int, *, modulated: bool, silu: bool) -> dict[str, int]:
-    """What the kernels are compiled for: their constants and the number of warps."""
+    """The constants for which the kernels are compiled, and the number of warps."""
     width: int = triton.next_power_of_2(channels // groups)
     return {
         "GROUPS": groups,
@@ -168,7 +170,7 @@ def launch_options(channels: int, groups: int, positions: int, *, modulated: boo
 
 
 def _launch(kernel: Any, x: Tensor, options: dict[str, int], *arguments: object) -> None:
-    with torch.cuda.device_of(x):  # Triton launches on the current device, wherever the pointers lead
+    with torch.cuda.device_of(x):  # Triton launches on the current device, not on that of the pointers
         kernel[(len(x) * options["GROUPS"],)](*arguments, **options)
 
 
@@ -210,25 +212,16 @@ class _GroupNorm(torch.autograd.Function):
         return dx, None, None, dscale.to(scale.dtype), dshift.to(shift.dtype), *[None] * 4
 
 
-def group_norm(
-    x: Tensor,
-    groups: int,
-    weight: Tensor,
-    bias: Tensor,
-    eps: float,
-    scale: Tensor | None = None,
-    shift: Tensor | None = None,
-    *,
-    silu: bool = False,
-) -> Tensor:
-    """silu(norm(x) * (1 + scale) + shift), without what is not asked for; in x's dtype and memory format.
+def group_norm(x: Tensor, call: NormCall) -> Tensor:
+    """Compute a norm of a map [N, C, ...]; the result is in its dtype and memory format.
 
-    Everything between reading x and writing the result is float32. Gradients go to x, scale and shift, none to weight
-    and bias. Shapes: x [N, C, ...]; weight and bias [C]; scale and shift [N, C, 1, ...], both or none.
+    Everything between reading x and writing the result is float32. x, scale and shift get gradients, weight
+    and bias none.
     """
+    groups, weight, bias, eps, scale, shift, silu = call
     flat = x.reshape(*x.shape[:2], -1)  # a view of both memory formats
     modulated = scale is not None and shift is not None
-    # a kernel takes no absent tensors: where nothing modulates it gets some that it does not read
+    # a kernel cannot take absent tensors, so without modulation it gets some that it does not read
     moves = [each.reshape(x.shape[:2]) if each is not None else weight[None] for each in (scale, shift)]
     assert all(each.stride(1) == 1 for each in moves)
     options = (groups, eps, modulated, silu)

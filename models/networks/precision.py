@@ -1,4 +1,4 @@
-"""What arithmetic this machine is good at."""
+"""The precisions of networks, and the best one for this machine."""
 
 from typing import Literal
 
@@ -29,7 +29,7 @@ def hold_weights(
 
 
 def best_precision(device: torch.device) -> Precision:
-    """bf16 where the device multiplies it in hardware, else fp32."""
+    """bf16 if the device multiplies it in hardware, else fp32."""
     return "bf16" if device.type == "cuda" or has_fast_bf16() else "fp32"
 
 

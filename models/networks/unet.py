@@ -39,7 +39,7 @@ class UNet(Encoder):
                 width = config.width(level)
                 if self.attends(level):
                     stage.append(self.attention(width, heads))
-                if level and i == config.num_res_blocks:  # the upsampler closes the coarser level
+                if level and i == config.num_res_blocks:  # the upsampler ends the coarser level
                     stage.append(self._upsample(width))
                 yield stage
 
@@ -73,7 +73,7 @@ class SuperResUNet(UNet):
     def forward(
         self, x: Tensor, timesteps: Tensor, class_labels: Tensor | None = None, *, low_res: Tensor | None = None
     ) -> Tensor:
-        """As UNet.forward; low_res [N, C, h, w] in [-1, 1] is required, and no noise is added to it."""
+        """Like UNet.forward; low_res [N, C, h, w] in [-1, 1] is required, and no noise is added to it."""
         assert low_res is not None
         resized = F.interpolate(low_res, x.shape[2:], mode="bilinear", align_corners=False)
         return super().forward(torch.cat([x, resized.to(x.dtype)], dim=1), timesteps, class_labels)

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from bulk.draws import draw
+from bulk.hashed_random import draw
 from bulk.run import Order, run
 from bulk.source import Work
 from jobs.contract.pipelines import PipelineInfo

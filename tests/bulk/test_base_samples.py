@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from bulk.base_samples import name_of, read_base_samples
+from bulk.chunks import Chunk
 from bulk.errors import BulkError
-from bulk.plan import Chunk
 from jobs.contract.pipelines import PipelineInfo
 from tests.bulk.painter import Painter, sampled
 from tests.jobs.samples import BASE_ONLY, DEMO

@@ -60,7 +60,7 @@ def test_files_of_the_same_classes_are_the_same_run_and_others_are_not(tmp_path:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("0\nunicorn\n", "classes.txt, line 2: unknown class 'unicorn'; there are sphere,"),
+        ("0\nunicorn\n", "classes.txt, line 2: unknown class 'unicorn'; there are: sphere,"),
         ("0\n1\n10\n", "classes.txt, line 3: unknown class '10'"),
         ("0\n\n1\n", "classes.txt, line 2: there is no class"),
         ("-1\n", "classes.txt, line 1: unknown class '-1'"),

@@ -19,9 +19,9 @@ from diffusion.tables import take_step
 from engine import stage
 from jobs.settings import Settings
 from tests.bulk.programs import Sampling, waited
-from worker.alone import REFUSALS, Alone, devices, pipeline_of
+from worker.local_worker import REFUSALS, LocalWorker, devices, pipeline_of
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.process]
 
 QUICK = {"steps": 3, "upsample": False}
 EVERY = (
@@ -34,7 +34,7 @@ RUN = ("--local", "--count", "96", "--steps", "25", "--no-upsample", "--classes"
 
 
 def sampled(settings: Settings, out: Path, *on: str, **order: object) -> str:
-    source = Local(settings, on or ("cpu",), pipeline_of, Alone, REFUSALS)
+    source = Local(settings, on or ("cpu",), pipeline_of, LocalWorker, REFUSALS)
     asked = {"model": "demo", "count": 40} | QUICK | order
     return run(Order(out, **asked), source, Console(file=io.StringIO()))  # type: ignore[arg-type]  # as options come
 
@@ -103,7 +103,7 @@ def test_too_little_memory_at_the_start_or_later_is_told_in_one_line(
             raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2.00 GiB.")
         return take_step(*given)
 
-    monkeypatch.setattr(stage, "take_step", take_few_steps)
+    monkeypatch.setattr(stage, "take_step", take_few_steps)  # a CPU raises no such error
     with pytest.raises(BulkError) as caught:
         sampled(own_settings, tmp_path / "samples.npz", steps=50)
     assert str(caught.value).startswith("cpu: its memory does not suffice")

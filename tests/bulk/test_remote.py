@@ -25,10 +25,10 @@ from jobs.contract.errors import FailureKind
 from jobs.queue import keys
 from jobs.settings import Settings
 from tests.bulk.programs import Sampling, waited
-from tests.conftest import RedisServer, running_redis
+from tests.conftest import RedisServer
 from tests.service.conftest import ToyWorker, running_service
-from tests.worker.programs import WorkerProcess
-from worker.inbox import Claim
+from tests.worker.programs import WorkerProcess, running_worker
+from worker.claim import Claim
 
 pytestmark = pytest.mark.slow
 
@@ -39,20 +39,15 @@ class FailingWorker(ToyWorker):
     """Fails what it claims."""
 
     def _make(self, claim: Claim) -> None:
-        self.inbox.fail(claim, FailureKind.STEP_FAILED, "the engine could not compute this job's images", retry=False)
+        self.inbox.results.fail(
+            claim, FailureKind.STEP_FAILED, "the engine could not compute this job's images", retry=False
+        )
 
 
 @pytest.fixture(scope="module")
 def common(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     """Settings of a Redis of this module and of a worker on it, for the tests that let it live."""
-    folder = tmp_path_factory.mktemp("common")
-    with running_redis() as server, ExitStack() as stack:
-        settings = Settings(
-            data=folder / "data", redis_url=server.address, weights=weights, device="cpu", max_rows=8, threads=1
-        )
-        worker = WorkerProcess(settings, folder, ADM_THREADS="1")
-        stack.callback(worker.end)
-        worker.wait_ready()
+    with running_worker(tmp_path_factory.mktemp("common"), weights) as settings:
         yield settings
 
 
@@ -67,7 +62,7 @@ def served(common_address: str) -> Iterator[str]:
     """The address of a service that has a worker; what a test leaves there is deleted."""
     yield common_address
     for job in jobs_at(common_address):
-        httpx2.delete(f"{common_address}/v1/jobs/{job['id']}")
+        httpx2.delete(f"{common_address}/v1/jobs/{job['id']}", timeout=60)
 
 
 @pytest.fixture
@@ -114,7 +109,7 @@ def in_background(action: Callable[[], object]) -> list[BaseException | None]:
 
 
 def jobs_at(address: str) -> list[dict[str, object]]:
-    found: list[dict[str, object]] = httpx2.get(f"{address}/v1/jobs", params={"limit": 100}).json()["data"]
+    found: list[dict[str, object]] = httpx2.get(f"{address}/v1/jobs", params={"limit": 100}, timeout=60).json()["data"]
     return found
 
 
@@ -209,6 +204,7 @@ def test_run_begun_through_the_service_may_end_on_this_machine(
     assert out.read_bytes() == in_process.read_bytes(), said
 
 
+@pytest.mark.process
 def test_service_and_worker_that_die_and_come_back_are_waited_for(
     settings: Settings, tmp_path: Path, in_process: Path
 ) -> None:
@@ -230,6 +226,7 @@ def test_service_and_worker_that_die_and_come_back_are_waited_for(
         assert out.read_bytes() == in_process.read_bytes(), said
 
 
+@pytest.mark.process
 def test_queue_that_is_full_is_waited_for(common: Settings, tmp_path: Path) -> None:
     with running_service(common, ADM_QUEUE_LIMIT_SECONDS="0.001") as (address, _, lines):
         sampled(tmp_path / "samples.npz", address, window=64, steps=30)
@@ -287,7 +284,7 @@ def test_job_that_somebody_deleted_is_made_anew(
     out = tmp_path / "samples.npz"
     run_ = Sampling(common, out, *RUN, "--url", served)
     assert waited(lambda: bool(jobs_at(served)))
-    httpx2.delete(f"{served}/v1/jobs/{jobs_at(served)[0]['id']}")
+    httpx2.delete(f"{served}/v1/jobs/{jobs_at(served)[0]['id']}", timeout=60)
     said = run_.end()
     assert out.read_bytes() == in_process.read_bytes(), said
 

@@ -21,10 +21,10 @@ from PIL import Image
 from rich.console import Console
 
 from bulk import progress
+from bulk.chunks import ChunkPlan
 from bulk.classes import parse_classes
 from bulk.disk import sole_worker, whole_file
 from bulk.errors import BulkError, StoppedError
-from bulk.plan import Plan
 from bulk.run import Order, run
 from tests.bulk.painter import Painter, painted, sampled
 from tests.jobs.samples import BASE_ONLY, DEMO
@@ -63,7 +63,7 @@ def test_pixels_of_npz_and_folder_are_those_of_the_plan(tmp_path: Path) -> None:
         sampled(tmp_path / form, Painter(), count=20)
     with np.load(tmp_path / "samples.npz") as archive:
         images = archive["arr_0"]
-    for chunk in Plan(0, 20, parse_classes("uniform", DEMO.classes, 0)).chunks():
+    for chunk in ChunkPlan(0, 20, parse_classes("uniform", DEMO.classes, 0)).chunks():
         for row, index in enumerate(chunk.indices):
             wanted = painted(chunk.seed, row, 32)
             assert images[index].tobytes() == wanted

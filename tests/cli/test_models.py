@@ -114,7 +114,7 @@ def test_inspect_tells_what_is_in_the_file_and_what_is_not(checkpoint: Path) -> 
     code, output = adm("inspect", checkpoint)
     assert code == 0
     assert "no official checkpoint" in output
-    assert "use_new_attention_order" in output.partition("Not told by its keys")[2]
+    assert "use_new_attention_order" in output.partition("Not shown by its keys")[2]
 
 
 def test_verify_names_the_differences_and_fails(checkpoint: Path) -> None:

@@ -69,7 +69,7 @@ def test_frames_are_numbered_so_that_they_sort(stack: Path, picture: Path, tmp_p
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--class", "purple"], "unknown class 'purple'; there are red, green, blue"),
+        (["--class", "purple"], "unknown class 'purple'; there are: red, green, blue"),
         (["--pipeline", "huge"], "has no pipeline 'huge'; there are tiny, tiny-uncond"),
         (["--stack", "nowhere"], "no such stack"),
         (["--scale", "2"], "--scale needs --class: without one there is nothing to guide towards"),

@@ -16,6 +16,7 @@ from adm_client import (
     Client,
     DamagedError,
     JobFailedError,
+    JobState,
     Patience,
     RefusedError,
     Status,
@@ -60,6 +61,67 @@ def test_many_jobs_are_queued_in_one_call_and_found_by_what_they_have(adm: Clien
     assert [each.id for each in adm.jobs(metadata={"run": "7"}, class_label="torus", model="demo").data] == [made[0].id]
     with pytest.raises(RefusedError, match="/items/1/class_label"):
         adm.submit_many([{"class_label": 0}, {"class_label": "no such"}])
+
+
+def test_grid_has_its_images_in_rows_and_a_sheet(adm: Client, tmp_path: Path) -> None:
+    grid = adm.grid({"guidance_scale": [0, 1.5, 3]}, {"steps": [5, 9]}, class_label="torus", seed=7).wait()
+    assert [[each.size for each in row] for row in grid.images()] == [[(2, 2)] * 3] * 2
+    assert grid.png(2, 1) == png(0)
+    cell = grid.state.cells[5].job
+    assert cell is not None
+    assert cell.request is not None
+    assert (cell.request.guidance_scale, cell.request.steps, cell.request.seed) == (3, 9, 7)
+    shown = grid._repr_png_()
+    assert shown is not None
+    assert Image.open(io.BytesIO(shown)).tobytes() == grid.sheet().tobytes()
+    saved = [each.name.removeprefix(grid.id) for each in grid.save(tmp_path)]
+    assert saved == ["-sheet.png", *(f"-{row}-{column}.png" for row in range(2) for column in range(3))]
+    assert adm.grid_of(grid.id).state == grid.state
+    with pytest.raises(IndexError, match="3 columns and 2 rows"):
+        grid.png(3, 0)
+    grid.delete()
+    with pytest.raises(RefusedError) as caught:
+        grid.refresh()
+    assert (caught.value.status, caught.value.kind) == (404, "unknown-grid")
+
+
+def test_cell_without_an_image_is_an_error_that_says_why(adm: Client, worker: ToyWorker) -> None:
+    worker.hold()
+    grid = adm.grid({"seed": [1, 2]}, class_label="torus")
+    with pytest.raises(TimeoutError, match="0 of 2 cells have ended after 1 s"):
+        grid.wait(1)
+    grid.cancel()
+    with pytest.raises(JobFailedError, match="it was cancelled"):
+        grid.wait().images()
+    with pytest.raises(ValueError, match="one field with its values, not 2"):
+        adm.grid({"seed": [1], "steps": [2]}, class_label="torus")
+    with pytest.raises(RefusedError, match="/x/values/1: steps 0"):
+        adm.grid({"steps": [1, 0]}, class_label="torus")
+
+
+def test_asynchronous_grid_does_the_same(adm: Client, address: str) -> None:
+    async def made() -> tuple[int, tuple[int, int]]:
+        async with AsyncClient(address, patience=AT_ONCE) as client:
+            grid = await (await client.grid({"seed": [1, 2]}, class_label="torus")).wait()
+            rows, sheet = await grid.images(), await grid.sheet()
+            assert (await (await client.grid_of(grid.id)).cancel()).state.completed == 2
+            await grid.delete()
+            return len(rows[0]), sheet.size
+
+    images, size = asyncio.run(made())
+    assert images == 2
+    assert size[0] > size[1]
+
+
+def test_job_of_local_generate_that_nobody_removes_is_read() -> None:
+    """`adm generate --local --json` prints null for `expires_at`."""
+    answer = {
+        "id": "7", "object": "job", "status": "completed", "created_at": 1.0, "started_at": 1.0, "ended_at": 2.0,
+        "expires_at": None, "request": None, "progress": {"stage": "base", "step": 1, "steps": 1, "fraction": 1.0},
+        "queue": None, "images": [], "error": None, "usage": {"steps": 1, "device_seconds": 0.1}, "results": None,
+        "attempt": 1, "numerics": "f",
+    }  # fmt: skip
+    assert JobState.model_validate_json(json.dumps(answer)).expires_at is None
 
 
 def test_job_is_waited_for_cancelled_and_deleted(adm: Client, worker: ToyWorker) -> None:
@@ -137,6 +199,7 @@ def test_damaged_image_is_noticed(adm: Client) -> None:
         checked(b"x", job.state.images[0])
 
 
+@pytest.mark.process
 def test_service_that_is_away_is_waited_for_and_the_job_is_queued_once(
     service_settings: Settings, worker: ToyWorker, client: httpx2.Client
 ) -> None:
@@ -166,6 +229,7 @@ def test_service_that_never_answers_is_given_up() -> None:
         nobody.models()
 
 
+@pytest.mark.process
 def test_full_queue_is_waited_for_as_long_as_it_may_be(service_settings: Settings, worker: ToyWorker) -> None:
     with running_service(service_settings, ADM_MAX_QUEUED_JOBS="1") as (address, _, _), Client(address) as adm:
         eventually(lambda: bool(adm.models()), "the worker is known")
@@ -197,6 +261,7 @@ async def all_of_it(address: str) -> None:
         await job.delete()
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_job_above_the_whole_of_a_quota_is_refused_at_once(
     service_settings: Settings, worker: ToyWorker, redis: Redis
@@ -223,6 +288,7 @@ def test_everything_works_under_asyncio_too(adm: Client, address: str) -> None:
 def test_key_is_sent_from_the_argument_or_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ADM_API_KEY", "from-the-environment")
     with Client() as first, Client(api_key="given") as second:
+        # what would be sent; no service listens at these addresses
         sent = [each._http.headers["Authorization"] for each in (first, second)]
     assert sent == ["Bearer from-the-environment", "Bearer given"]
 
@@ -231,4 +297,5 @@ def test_url_is_that_of_the_service_that_the_same_environment_starts(monkeypatch
     monkeypatch.setenv("ADM_PORT", "8123")
     monkeypatch.setenv("ADM_HOST", "::")
     with Client() as adm:
+        # no service listens there
         assert str(adm._http.base_url) == "http://[::1]:8123"

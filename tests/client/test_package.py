@@ -13,8 +13,9 @@ from pydantic import BaseModel, TypeAdapter
 
 from adm_client import UnreachableError, models
 from adm_client.events import Decoder
-from adm_client.fields import JobFields, Picture, UpsampleFields
+from adm_client.fields import AxisField, JobFields, Picture, UpsampleFields
 from adm_client.patience import Attempts, Patience, asked_pause
+from jobs.contract import grids
 from jobs.contract.job import JobStatus
 from jobs.contract.request import JobRequest, UpsampleOptions
 from tests.jobs.samples import png
@@ -76,6 +77,11 @@ def test_wider_fields_take_what_a_request_takes_too() -> None:
     assert str in get_args(Picture)
 
 
+def test_axes_of_a_grid_are_those_of_the_service() -> None:
+    assert get_args(AxisField) == get_args(grids.AxisField)
+    assert set(get_args(AxisField)) < set(JobRequest.model_fields)
+
+
 def test_states_of_a_job_are_those_of_the_service() -> None:
     assert [*models.Status] == [*JobStatus]
 
@@ -92,6 +98,8 @@ def test_models_hold_all_that_the_service_answers(client: httpx2.Client, fleet: 
     assert models.JobPage.model_validate(page).model_dump(mode="json") == page
     file = client.post("/v1/files", content=png(3)).json()
     assert models.File.model_validate(file).model_dump(mode="json") == file
+    grid = client.post("/v1/grids", json={"x": {"field": "class_label", "values": [1, None]}}).json()
+    assert models.GridState.model_validate(grid).model_dump(mode="json") == grid
     listed = client.get("/v1/models").json()
     assert models.ModelList.model_validate(listed).model_dump(mode="json") == listed
 

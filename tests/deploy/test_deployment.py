@@ -1,6 +1,7 @@
 """The deployment files against the settings and the command line that they speak of."""
 
 import re
+import subprocess
 from collections.abc import Iterator, Mapping
 from os import environ
 from pathlib import Path
@@ -97,15 +98,23 @@ def test_container_runs_a_command_that_exists(name: str) -> None:
     assert command in COMMANDS
 
 
+def last_command_of(target: str) -> str:
+    """The last command that make would run for a target; it runs none."""
+    dry = ["make", "--dry-run", "--silent", "--always-make", target]
+    return subprocess.run(dry, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
+
+
 @pytest.mark.parametrize("name", ["up", "demo", "judge"])
 def test_make_target_runs_a_command_of_its_name(name: str) -> None:
-    assert re.search(rf"^{name}: install\n\t\$\(BIN\)/adm {name}\b", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    program, command = last_command_of(name).split()
+    assert (Path(program).name, command) == ("adm", name)
+    assert command in COMMANDS
 
 
-def test_make_golden_runs_the_cases_of_the_folder_named() -> None:
-    makefile = (ROOT / "Makefile").read_text()
-    assert "golden: install\n\t$(BIN)/python -m tests.golden_runner $(GOLDEN)\n" in makefile
-    assert re.search(r"^GOLDEN \?= tests/golden$", makefile, re.MULTILINE)
+def test_make_golden_runs_the_cases_of_the_golden_folder() -> None:
+    *_, module, folder = last_command_of("golden").split()
+    assert module == "tests.golden_runner"
+    assert list((ROOT / folder).iterdir())
 
 
 def test_images_run_as_an_ordinary_user() -> None:

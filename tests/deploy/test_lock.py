@@ -36,5 +36,4 @@ def test_what_only_cuda_wheels_bring_is_no_line_of_the_lock_and_pinned_where_it_
 
 
 def test_torch_is_asked_for_exactly_as_it_is_pinned() -> None:
-    assert PINS[canonicalize_name("torch")] == "2.13.0"
-    assert "torch==2.13.0" in ASKED
+    assert f"torch=={PINS[canonicalize_name('torch')]}" in ASKED

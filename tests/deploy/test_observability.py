@@ -97,7 +97,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]
                     wait = {"Prefer": "wait=60"}
                     job = httpx2.post(f"{address}/v1/jobs", json=body, headers=operator | wait, timeout=90).json()
                     assert job["status"] == "completed", job
-                    httpx2.get(f"{address}{job['images'][0]['url']}", headers=operator).raise_for_status()
+                    httpx2.get(f"{address}{job['images'][0]['url']}", headers=operator, timeout=60).raise_for_status()
                 yield address, key
             finally:
                 worker.end()
@@ -126,7 +126,7 @@ def prometheus(stack: tuple[str, str], tmp_path_factory: pytest.TempPathFactory)
             stderr=log,
         )
     try:
-        with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
+        with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
             prometheus = Prometheus(client)
             prometheus.wait_ready()
             # three scrapes, of which rates can be made
@@ -134,7 +134,7 @@ def prometheus(stack: tuple[str, str], tmp_path_factory: pytest.TempPathFactory)
             yield prometheus
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(300)
 
 
 def test_alerts_fire_and_stay_quiet_as_their_cases_say() -> None:
@@ -188,7 +188,9 @@ def test_every_panel_shows_what_a_stack_that_has_completed_jobs_did(prometheus: 
 @pytest.mark.process
 def test_every_metric_that_is_named_is_one_that_the_service_shows(stack: tuple[str, str]) -> None:
     address, key = stack
-    text = httpx2.get(f"{address}/metrics", headers={"Authorization": f"Bearer {key}"}).raise_for_status().text
+    text = (
+        httpx2.get(f"{address}/metrics", headers={"Authorization": f"Bearer {key}"}, timeout=60).raise_for_status().text
+    )
     shown: set[str] = set()
     for name, kind in re.findall(r"^# TYPE (\S+) (\S+)$", text, re.MULTILINE):
         shown |= {f"{name}_bucket", f"{name}_count", f"{name}_sum"} if kind == "histogram" else {name}

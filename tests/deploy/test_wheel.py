@@ -68,5 +68,5 @@ def test_wheel_serves_the_demo_from_any_folder(program: Path, tmp_path: Path) ->
             assert json.load(answer)["status"] == "completed"
     finally:
         process.send_signal(signal.SIGINT)
-        process.wait(60)
+        process.wait(300)
     assert not (tmp_path / "weights").exists()

@@ -17,8 +17,10 @@ from torch import Tensor
 from diffusion.process import Process
 from diffusion.schedule import Schedule
 from engine.stage import Stage
+from engine.step_inputs import network_inputs
 from models.networks import norm_kernels
 from models.networks.blocks import ResBlock
+from models.networks.channel_norm import NormCall
 from models.networks.fusing import fuse_norms, fused_by
 from models.networks.norm import GroupNorm32
 from models.networks.norm_kernels import group_norm
@@ -65,7 +67,8 @@ class Case:
     def run(self, eps: float = EPS) -> list[Tensor]:
         """The kernels' values and gradients to x, scale and shift."""
         leaves = [each.detach().requires_grad_() for each in (self.x, *self.modulation)]
-        y = group_norm(leaves[0], self.groups, self.weight, self.bias, eps, *leaves[1:], silu=self.silu)
+        scale, shift = leaves[1:] or (None, None)
+        y = group_norm(leaves[0], NormCall(self.groups, self.weight, self.bias, eps, scale, shift, self.silu))
         return [y.detach(), *torch.autograd.grad(y, leaves, self.upstream)]
 
     def expected(self) -> list[Tensor]:
@@ -170,6 +173,7 @@ def test_block_computes_the_same_with_fused_norms() -> None:
 @torch.no_grad()
 def test_norm_that_disagrees_stays_eager(monkeypatch: pytest.MonkeyPatch) -> None:
     block, x, emb = make_block()
+    # a kernel with a fault; ours has none
     monkeypatch.setattr(norm_kernels, "group_norm", lambda *args, **kwargs: 1.05 * group_norm(*args, **kwargs))
     expected = block(x, emb)
     assert (reason := fuse_norms(block, lambda: block(x, emb))) is not None
@@ -184,7 +188,7 @@ def test_gradient_that_disagrees_leaves_the_norm_eager(monkeypatch: pytest.Monke
     def halve_gradient(x: Tensor, *args: object, **kwargs: bool) -> Tensor:
         return group_norm(0.5 * x + (0.5 * x).detach(), *args, **kwargs)  # type: ignore[arg-type]  # passed on
 
-    monkeypatch.setattr(norm_kernels, "group_norm", halve_gradient)
+    monkeypatch.setattr(norm_kernels, "group_norm", halve_gradient)  # a fault that the real kernel does not have
     reason = fuse_norms(block, lambda: block(x.requires_grad_(), emb))
     assert reason is not None
     assert reason.startswith("DisagreementError: gradients of a norm of [1, 32, 4, 4], torch.float32 are ")
@@ -203,7 +207,9 @@ def test_norm_that_is_trained_stays_eager() -> None:
 def test_stage_says_what_is_fused_and_computes_the_same() -> None:
     network = build_unet(replace(BASE, channel_mult=(1,), attention_resolutions=()))
     stage = Stage("base", 0, seeded(network, 0).to(DEVICE), Process(Schedule.named("linear", 1000)))
-    inputs = stage._inputs([stage.rehearsal()])
+    inputs = network_inputs(
+        [stage.rehearsal()], stage.device
+    )  # of the network alone: a step adds the sampler's arithmetic
     expected = stage._predict(*inputs)
     before = stage.mode
     stage.fuse_norms(max_rows=1)

@@ -46,7 +46,7 @@ def test_what_memory_does_not_suffice_for_is_left_out_and_the_rest_is_measured(
         network.register_forward_pre_hook(too_large)
         return network
 
-    monkeypatch.setattr(bench, "random_network", small)
+    monkeypatch.setattr(bench, "random_network", small)  # the real network takes minutes, and gigabytes, on a CPU
     found = stage_lines("64x64_diffusion", [1, 2], device, "fp32", rate=1e12)
     assert found["2"] is None
     assert found["1"]["against the loop in fp32"] > 0

@@ -11,7 +11,7 @@ from engine.engine import Engine
 from engine.inversion import run_to_end
 from engine.pipeline import BASE, UPSAMPLE, Pipeline, build_stages
 from engine.stage import Stage
-from engine.trajectory import ImageRequest, StagePlan
+from engine.trajectory import Guidance, ImageRequest, StagePlan, StagePlans
 from models.networks.precision import Precision, best_precision
 from models.stack import load_stack
 
@@ -43,7 +43,9 @@ def requests(held: Held, *job_ids: str) -> list[ImageRequest]:
     for index, job_id in enumerate(job_ids):
         base = StagePlan(BASE, ("ddim", "ddpm", "dpmpp_2m", "heun")[index % 4], STEPS)
         enlarged = StagePlan(UPSAMPLE, "ddim", 2) if index % 2 else None
-        found.append(held[0].image(job_id, index, 5, index % 10, float(index % 3), base, enlarged))
+        found.append(
+            held[0].image(job_id, index, 5, Guidance(index % 10, float(index % 3)), StagePlans(base, enlarged))
+        )
     return found
 
 

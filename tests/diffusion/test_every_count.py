@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffusion.grids import TimeGrid
 from diffusion.process import Process, VarianceType
 from diffusion.schedule import Schedule
-from diffusion.solvers import ENCODE
 from diffusion.tables import COLUMNS, SamplerTable, take_step
-from engine.sampling import build_table
+from engine.sampler_tables import build_table
+from engine.trajectory import StagePlan
+from vocabulary.sampling import Direction, TimeGrid
 
 T = 250  # so that every count is tried in little time; the grids of 1000 are compared by themselves in test_grids
 MEAN, STD = 0.3, 0.5  # of the clean image, one pixel
@@ -31,10 +31,18 @@ class Run:
 
 
 def tables(
-    schedule: str, sampler: str, eta: float, counts: range, time_grid: TimeGrid | None = None
+    schedule: str,
+    sampler: str,
+    eta: float,
+    counts: range,
+    time_grid: TimeGrid | None = None,
+    direction: Direction = Direction.DECODE,
 ) -> list[SamplerTable]:
     process = Process(Schedule.named(schedule, T), variance_type=VarianceType.FIXED_SMALL)
-    return [build_table(process, sampler, count, eta, time_grid, "none") for count in counts]
+    return [
+        build_table(process, StagePlan("", sampler, count, eta, time_grid, "none", direction=direction))
+        for count in counts
+    ]
 
 
 def run(schedule: str, runs: list[SamplerTable], x: Tensor, bias: float) -> tuple[Tensor, Tensor]:
@@ -113,7 +121,7 @@ def test_no_count_amplifies_the_error_of_a_network(schedule: str, sampler: str, 
 def test_encoding_comes_back_the_nearer_the_more_steps_it_has(schedule: str) -> None:
     counts = range(2, T - 2)
     x = torch.tensor([MEAN - STD, MEAN + STD], dtype=torch.float64)[:, None].repeat(1, len(counts))
-    latent, _ = run(schedule, tables(schedule, ENCODE, 0.0, counts, "even"), x.clone(), bias=0.04)
+    latent, _ = run(schedule, tables(schedule, "ddim", 0.0, counts, "even", Direction.ENCODE), x.clone(), bias=0.04)
     back, _ = run(schedule, tables(schedule, "ddim", 0.0, counts, "even"), latent, bias=0.04)
     error = (back - x).abs().sum(dim=0)
     assert_every_count_is_as_good_as_its_neighbours(error, 1.15)

@@ -3,8 +3,9 @@ from itertools import pairwise
 import pytest
 import torch
 
-from diffusion.grids import TIME_GRIDS, grid_timesteps
+from diffusion.grids import grid_timesteps
 from diffusion.schedule import Schedule, sampling_timesteps, space_timesteps
+from vocabulary.sampling import TIME_GRIDS
 
 T = 1000
 SCHEDULES = {name: Schedule.named(name, T) for name in ("linear", "cosine")}

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from diffusion.process import MeanType, Process, VarianceType
 from diffusion.schedule import Schedule
-from diffusion.solvers import dpmpp_2m_table, heun_table, num_evaluations
+from diffusion.solvers import dpmpp_2m_table, heun_table
 from diffusion.tables import COLUMNS, SamplerTable, Step, ddim_table, take_step
+from vocabulary.sampling import num_evaluations
 
 PROPERTY = settings(max_examples=100)
 SHAPE = (1, 3, 2, 3)

@@ -14,16 +14,15 @@ from diffusion.schedule import Schedule, sampling_timesteps
 from diffusion.solvers import dpmpp_2m_table, heun_table
 from diffusion.tables import (
     COLUMNS,
-    THRESHOLDINGS,
     SamplerTable,
     Step,
-    Thresholding,
     ddim_table,
     ddpm_table,
     reverse_ddim_table,
     scale_eps,
     take_step,
 )
+from vocabulary.sampling import THRESHOLDINGS, Thresholding
 
 PROPERTY = settings(max_examples=150)
 SHAPE = (3, 2, 3)

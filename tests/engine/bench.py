@@ -6,13 +6,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from diffusion.grids import TimeGrid
-from diffusion.tables import Thresholding
 from engine.engine import Engine
 from engine.pipeline import BASE, UPSAMPLE, Pipeline
 from engine.stage import Stage
 from engine.steps import Finished, StepReport
-from engine.trajectory import ImageRequest, StagePlan
+from engine.trajectory import Guidance, ImageRequest, StagePlan, StagePlans
+from vocabulary.sampling import Thresholding, TimeGrid
 
 MAX_ROWS = 4
 
@@ -48,7 +47,7 @@ class Bench:
         base = StagePlan(BASE, sampler, steps, eta, time_grid, thresholding)
         plan = StagePlan(UPSAMPLE, sampler, upsample, eta, time_grid, thresholding) if upsample else None
         return (pipeline or self.conditional).image(
-            job_id, index, seed, label, scale, base, plan, guidance_interval=interval
+            job_id, index, seed, Guidance(label, scale, interval=interval), StagePlans(base, plan)
         )
 
     def alone(self, request: ImageRequest) -> Tensor:

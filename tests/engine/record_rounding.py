@@ -20,7 +20,7 @@ from torch import Tensor
 from engine.engine import Engine
 from engine.pipeline import BASE, UPSAMPLE, Pipeline, build_stages
 from engine.rounding import ROUNDING
-from engine.trajectory import ImageRequest, StagePlan
+from engine.trajectory import Guidance, ImageRequest, StagePlan, StagePlans
 from models.networks import native_norm
 from models.networks.precision import Precision
 from models.stack import load_stack
@@ -79,7 +79,13 @@ def _requests(pipeline: Pipeline) -> Iterator[ImageRequest]:
     for index, sampler in enumerate(samplers):
         base = StagePlan(BASE, sampler, 3, eta=0.5 * (sampler == "ddim"))
         upsample = StagePlan(UPSAMPLE, sampler, 2) if index % 2 else None
-        yield pipeline.image("job", index, 7, index % 3, 2.0 * (index != 2), base, upsample, entropy_scaled=index == 1)
+        yield pipeline.image(
+            "job",
+            index,
+            7,
+            Guidance(index % 3, 2.0 * (index != 2), entropy_scaled=index == 1),
+            StagePlans(base, upsample),
+        )
 
 
 def record() -> dict[str, object]:

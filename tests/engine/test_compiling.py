@@ -4,19 +4,33 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from diffusion.guidance import guidance_gradient
-from engine.compiling import MARKER, UNUSED_SECONDS, Compiler, NoCompilerError, find_command, first_line_of_version
+from engine.compiling import (
+    MARKER,
+    UNUSED_SECONDS,
+    Compiler,
+    NoCompilerError,
+    WrongCodeError,
+    find_command,
+    first_line_of_version,
+    refuse_wrong_code,
+)
 from engine.numerics import fingerprint
 from engine.pipeline import BASE, Pipeline, build_stages
-from engine.probing import trajectory_states
+from engine.shape_probes import trajectory_states
 from engine.stage import Stage
+from engine.step_inputs import network_inputs
 from models.checkpoints.network_file import save_network
+from models.networks.attention import attend
 from models.networks.classifier import NoisyClassifier
 from models.networks.precision import Precision
 from models.networks.unet import build_unet
@@ -87,7 +101,8 @@ def compiled(shallow_folder: Path, folder: Path) -> Bench:
 @pytest.mark.slow
 def test_compiled_images_are_the_eager_ones_within_rounding(eager: dict[str, Stage], compiled: Bench) -> None:
     ours, theirs = compiled.stages[f"tiny/{BASE}"], eager[f"tiny/{BASE}"]
-    inputs = ours._inputs(trajectory_states(ours, MAX_ROWS))
+    # the parts of a step by themselves: a sampler would hide in which of them a difference is
+    inputs = network_inputs(trajectory_states(ours, MAX_ROWS), ours.device)
     assert theirs.guide is not None
     guides = (ours._log_probabilities, theirs.guide.log_probabilities)
     with torch.no_grad():
@@ -173,6 +188,44 @@ def test_half_precision_is_compiled_for_one_row_count(
     assert compiler.candidates_of("base network", (2, 4)) == (4,)
 
 
+@needs_compiler
+def test_compiled_attention_of_half_precision_is_the_eager_one(tmp_path: Path) -> None:
+    """Of 32 channels a head and 64 positions: tiles that g++ 12 vectorises wrongly, and leaves unwritten, by itself."""
+    compiler = Compiler(tmp_path, [], "bf16", MAX_ROWS)
+    compiler.begin()
+    qkv = torch.randn(2, 3 * 96, 64).bfloat16()
+    attention = partial(attend, num_heads=3, new_order=False)
+    with torch.no_grad():
+        found = compiler.compile(attention, frozen=True)(qkv)
+    torch.testing.assert_close(found, attention(qkv), atol=0.02, rtol=0.02)
+
+
+@pytest.mark.parametrize(("part", "factor"), [("network", 1.1), ("network", float("nan")), ("guide", 1.1)])
+def test_compiled_code_that_computes_something_else_is_refused(
+    shallow_folder: Path, tmp_path: Path, part: str, factor: float
+) -> None:
+    class Wrong(Compiler):
+        """No compiler makes wrong code of the same function on every machine, so this one says what it makes."""
+
+        def compile(self, function: Callable[..., Tensor], *, frozen: bool = False) -> Callable[..., Tensor]:
+            wrong = frozen == (part == "network")
+            return lambda *inputs, **named: function(*inputs, **named) * (factor if wrong else 1)
+
+    stack = base_of(shallow_folder)
+    with pytest.raises(WrongCodeError, match=f"^the base {part}, compiled by .*, computes something else"):
+        build_stages([stack], MAX_ROWS, compiler=Wrong(tmp_path, [stack], "fp32", MAX_ROWS))
+    assert not Wrong(tmp_path, [stack], "fp32", MAX_ROWS).is_warm
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-6])
+def test_compiled_code_is_not_refused_for_the_rounding_of_a_faint_result(size: float) -> None:
+    """A classifier that sees nothing has a gradient of rounding alone, and an untrained network predicts zeros."""
+    eager, compiled = (size * torch.randn(2, 12, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2))
+    refuse_wrong_code("base guide", "g++", compiled, eager, 12)
+    with pytest.raises(WrongCodeError):
+        refuse_wrong_code("base guide", "g++", compiled + 1, eager, 12)
+
+
 def libraries(folder: Path) -> dict[Path, float]:
     return {path: path.stat().st_mtime for path in folder.rglob("*.so")}
 
@@ -235,7 +288,7 @@ def test_no_weight_gradients_are_formed(compiled: Bench) -> None:
     stage = compiled.stages[f"tiny/{BASE}"]
     assert stage.guide is not None
     assert stage.guide.module is not None
-    assert stage._log_probabilities is not None
+    assert stage._log_probabilities is not None  # the compiled form, which `guide` does not have
     assert not any(each.requires_grad for each in stage.guide.module.parameters())
     x = torch.randn(MAX_ROWS, *stage.shape, requires_grad=True)
     scores = stage._log_probabilities(x, torch.zeros(MAX_ROWS))

@@ -8,9 +8,9 @@ import dataclasses
 import pytest
 import torch
 
-from engine.engine import DuplicateImageError, Engine
-from engine.laps import HostLap
-from engine.steps import NotFiniteError
+from engine.engine import Engine
+from engine.errors import DuplicateImageError, NotFiniteError
+from engine.step_times import HostTimer
 from engine.trajectory import ImageRequest, StagePlan
 from tests.engine.bench import MAX_ROWS, Bench, finish, limit_rows, reports
 
@@ -48,7 +48,7 @@ def test_idle_device_is_given_one_step_and_then_the_next(bench: Bench, engine: E
     assert not engine.busy
 
 
-def test_images_are_told_of_once_each_step_and_then_there_is_nothing(bench: Bench, engine: Engine) -> None:
+def test_each_move_is_reported_once_each_step_and_then_there_is_nothing(bench: Bench, engine: Engine) -> None:
     request = bench.image(steps=3, upsample=2)
     engine.add(request)
     seen = reports(engine)
@@ -67,7 +67,7 @@ def test_images_are_told_of_once_each_step_and_then_there_is_nothing(bench: Benc
 
 @pytest.mark.parametrize("sampler", ["ddpm", "heun"])
 def test_states_are_those_that_were_told_of(bench: Bench, engine: Engine, sampler: str) -> None:
-    """Or a checkpoint would have an image a step further than the job's count of steps."""
+    """Otherwise a checkpoint's image would be one step ahead of the job's progress."""
     request = bench.image(steps=3, upsample=2, sampler=sampler)
     other = bench.engine(depth=1)
     for each in (engine, other):
@@ -176,7 +176,7 @@ def test_only_what_the_device_is_still_at_lies_ahead(
     assert engine.seconds_ahead == 0
     engine.step()
     assert engine.seconds_ahead == 0, "this device has done it"
-    monkeypatch.setattr(HostLap, "is_over", False)
+    monkeypatch.setattr(HostTimer, "is_done", False)  # as a device that runs asynchronously, which a CPU does not
     assert engine.seconds_ahead == 0.25
     finish(engine)
     assert engine.seconds_ahead == 0

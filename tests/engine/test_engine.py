@@ -8,14 +8,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from diffusion.grids import TIME_GRIDS
 from diffusion.pixels import from_uint8, to_uint8
-from diffusion.tables import THRESHOLDINGS
-from engine.engine import DuplicateImageError
-from engine.sampling import SAMPLERS, UnknownOfferError
-from engine.steps import NotFiniteError, StepReport
+from engine.errors import DuplicateImageError, NotFiniteError, UnknownOfferError
+from engine.steps import StepReport
 from engine.trajectory import ImageRequest, StagePlan, Trajectory
 from tests.engine.bench import MAX_ROWS, Bench, finish, reports
+from vocabulary.sampling import SAMPLERS, THRESHOLDINGS, TIME_GRIDS
 
 PROPERTY = settings(
     max_examples=8,
@@ -240,7 +238,7 @@ def test_guidance_outside_its_interval_is_none(bench: Bench, sampler: str) -> No
 )
 def test_interval_includes_both_its_ends(bench: Bench, interval: tuple[int, int], guided: int) -> None:
     request = bench.image(steps=4, scale=1.0, interval=interval)  # DDIM: timesteps 750, 500, 250 and 0
-    trajectory = Trajectory(request, bench.stages[BASE].table("ddim", 4, 0.0), torch.zeros(3, 8, 8))
+    trajectory = Trajectory(request, bench.stages[BASE].table(StagePlan(BASE, "ddim", 4)), torch.zeros(3, 8, 8))
     count = 0
     for row in range(4):
         trajectory.row = row
@@ -250,7 +248,7 @@ def test_interval_includes_both_its_ends(bench: Bench, interval: tuple[int, int]
 
 def test_upsampler_is_never_guided(bench: Bench) -> None:
     request = bench.image(steps=1, upsample=2, scale=5.0)
-    table = bench.stages[UPSAMPLE].table("ddim", 2, 0.0)
+    table = bench.stages[UPSAMPLE].table(StagePlan(BASE, "ddim", 2))
     assert not Trajectory(request, table, torch.zeros(3, 16, 16), stage_index=1).guided
 
 

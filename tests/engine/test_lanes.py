@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from engine.lanes import Lanes, Rows, compute_rows, divide
-from engine.shapes import padded
+from engine.row_shapes import padded
 
 SHAPES = (2, 4, 8, 16, 32)
 

@@ -26,7 +26,7 @@ def test_device_that_is_lost_between_two_stages_is_raised_too(
     def lose_device(*_: object) -> Tensor:
         raise torch.AcceleratorError("an illegal memory access was encountered")
 
-    monkeypatch.setattr(own_bench.stages["tiny/upsample"], "enlarge", lose_device)
+    monkeypatch.setattr(own_bench.stages["tiny/upsample"], "enlarge", lose_device)  # no CPU is ever lost
     engine = own_bench.engine()
     engine.add(own_bench.image(steps=1, upsample=1))
     with pytest.raises(torch.AcceleratorError):

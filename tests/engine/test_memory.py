@@ -10,18 +10,18 @@ from engine.memory import (
     Need,
     NetworkConfig,
     PeakMeter,
+    bytes_of_compiled,
     bytes_per_row,
     free_bytes,
     parameter_bytes,
     row_bytes,
     shortage,
-    shortage_when_compiled,
     state_bytes,
     surely_fits,
 )
 from engine.threads import torch_threads
 from models.checkpoints.presets import PRESETS
-from models.plan import official_stacks, read_stack
+from models.stack_plan import official_stacks, read_stack
 from tests.engine.bench import Bench
 from tests.models.samples import BASE as BASE_CONFIG
 from tests.models.samples import CLASSIFIER, UPSAMPLER
@@ -59,9 +59,13 @@ def test_shortage_says_what_would_fit(stack_folder: Path) -> None:
     need = Need.of(plans)
     assert shortage(plans, 8, 2**40) is None
     assert shortage(plans, 8, need.weights + 8 * need.row) is None
-    assert "ADM_MAX_ROWS=5 would fit" in str(shortage(plans, 8, need.weights + 5 * need.row))
-    assert "tiny-uncond with ADM_MAX_ROWS=" in str(shortage(plans, 8, need.weights - 1))
-    assert str(shortage(plans, 8, 10)).endswith("none of them fits alone")
+    some, one, none = (shortage(plans, 8, free) for free in (need.weights + 5 * need.row, need.weights - 1, 10))
+    assert some is not None
+    assert (some.needed_bytes, some.rows_that_fit, some.fitting) == (need.weights + 8 * need.row, 5, {})
+    assert one is not None
+    assert (one.rows_that_fit, list(one.fitting)) == (0, ["tiny-uncond"])
+    assert none is not None
+    assert (none.rows_that_fit, none.fitting) == (0, {})
 
 
 @pytest.mark.slow
@@ -98,10 +102,7 @@ def test_compiled_networks_need_their_weights_once_more_for_each_shape() -> None
     configs: list[NetworkConfig] = [BASE_CONFIG, UPSAMPLER, CLASSIFIER]
     packed = 3 * (parameter_bytes(BASE_CONFIG) + parameter_bytes(UPSAMPLER))
     rows = 8 * bytes_per_row(configs)
-    assert shortage_when_compiled(configs, 3, 8, packed + rows) is None
-    assert shortage_when_compiled(configs, 3, 8, packed + rows - 1) == (
-        "compiled networks need 0.0 GiB more at ADM_MAX_ROWS=8, 0.0 GiB are free"
-    )
+    assert bytes_of_compiled(configs, 3, 8) == packed + rows
 
 
 @pytest.mark.slow

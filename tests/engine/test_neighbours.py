@@ -15,17 +15,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 from torch import Tensor
 
-from diffusion.grids import TIME_GRIDS
-from diffusion.solvers import ENCODE
-from diffusion.tables import THRESHOLDINGS
 from engine.engine import Engine
+from engine.errors import NotFiniteError
 from engine.numerics import fingerprint
 from engine.pipeline import BASE, UPSAMPLE, Pipeline, build_stages
 from engine.stage import Stage
-from engine.steps import Finished, NotFiniteError
-from engine.trajectory import FromLatent, FromPicture, ImageRequest, StagePlan
+from engine.steps import Finished
+from engine.trajectory import FromLatent, FromPicture, Guidance, ImageRequest, StagePlan, StagePlans
 from models.networks.precision import Precision, has_fast_bf16
 from models.stack import load_stack
+from vocabulary.sampling import THRESHOLDINGS, TIME_GRIDS, Direction
 from worker.png import encode
 
 DEMO = Path(__file__).parents[2] / "weights" / "demo"
@@ -160,7 +159,7 @@ class Neighbours(RuleBasedStateMachine):
             case "picture":
                 first = dataclasses.replace(base, strength=strength)
             case "encoded picture":
-                encode = StagePlan(BASE, ENCODE, max(2, base.num_steps))
+                encode = StagePlan(BASE, "ddim", max(2, base.num_steps), direction=Direction.ENCODE)
             case "enlarged picture":
                 first, upsample = (
                     None,
@@ -171,15 +170,11 @@ class Neighbours(RuleBasedStateMachine):
                 job_id,
                 index,
                 seed,
-                label,
-                guidance_scale,
-                first,
-                upsample,
-                encode=encode,
+                Guidance(
+                    label, guidance_scale, interval=interval, class_weights=weights, entropy_scaled=entropy_scaled
+                ),
+                StagePlans(first, upsample, encode=encode),
                 start=begins,
-                guidance_interval=interval,
-                class_weights=weights,
-                entropy_scaled=entropy_scaled,
             )
             for index in range(images)
         ]

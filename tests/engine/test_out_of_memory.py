@@ -15,7 +15,7 @@ from diffusion.tables import take_step
 from engine.engine import Engine
 from engine.lanes import Lanes, Rows, compute_rows
 from engine.pipeline import build_stages
-from engine.shapes import agreeing_shapes
+from engine.row_shapes import agreeing_shapes
 from engine.steps import Finished, StepReport
 from engine.trajectory import ImageRequest
 from models.stack import load_stack
@@ -115,7 +115,7 @@ def test_batch_that_there_is_no_memory_for_beside_the_networks_is_split_and_late
             raise torch.OutOfMemoryError
         return take_step(rows, *others)
 
-    monkeypatch.setattr(stage_module, "take_step", step_of_few)
+    monkeypatch.setattr(stage_module, "take_step", step_of_few)  # a GPU of little memory; a CPU raises no such error
     seen = reports(enter(own_bench))
     base = undisturbed(seen, expected)
     assert [len(report.moved) for report in base[:2]] == [MAX_ROWS, 2]
@@ -149,6 +149,7 @@ def test_image_that_breaks_between_two_stages_fails_its_own_job_alone(
         return function(*inputs)
 
     owner = own_bench.stages[UPSAMPLE] if place == "enlarge" else engine_module
+    # no CPU raises these errors
     monkeypatch.setattr(owner, place, partial(break_first, getattr(owner, place)))
     seen = reports(enter(own_bench))
     ((job_id, why),) = (each for report in seen for each in report.failed.items())
@@ -185,7 +186,7 @@ def test_no_shape_is_left_where_nothing_fits() -> None:
         raise torch.OutOfMemoryError
 
     with pytest.raises(torch.OutOfMemoryError):
-        agreeing_shapes(run_out, (2, 4, 8))
+        agreeing_shapes(run_out, (2, 4, 8), windows=1)
     with pytest.raises(torch.OutOfMemoryError):
         compute_rows(Lanes(2), [Rows(run_out, (2, 4), (torch.zeros(3, 1),))])
 

@@ -9,14 +9,14 @@ from torch import Tensor
 
 from datasets.shapes import render_set
 from diffusion.pixels import from_uint8
-from diffusion.solvers import ENCODE
 from engine.engine import Engine
+from engine.errors import UnknownOfferError
 from engine.pipeline import Pipeline, build_stages
-from engine.sampling import UnknownOfferError
 from engine.steps import Finished
-from engine.trajectory import FromLatent, FromPicture, ImageRequest, StagePlan
+from engine.trajectory import FromLatent, FromPicture, Guidance, ImageRequest, StagePlan, StagePlans
 from models.stack import load_stack
 from tests.engine.bench import Bench, finish
+from vocabulary.sampling import Direction
 
 BASE, UPSAMPLE = "base", "upsample"
 
@@ -34,10 +34,10 @@ def run(bench: Bench, *requests: ImageRequest) -> list[Finished]:
 
 
 def inversion(bench: Bench, steps: int, *, scale: float = 0.0, decode: bool = True, index: int = 0) -> ImageRequest:
-    encode = StagePlan(BASE, ENCODE, steps)
+    encode = StagePlan(BASE, "ddim", steps, direction=Direction.ENCODE)
     base = StagePlan(BASE, "ddim", steps, thresholding="none") if decode else None
     start = FromPicture(picture(1))
-    return bench.conditional.image("job", index, 5, 0, scale, base, None, encode=encode, start=start)
+    return bench.conditional.image("job", index, 5, Guidance(0, scale), StagePlans(base, encode=encode), start=start)
 
 
 def test_demo_network_reconstructs_a_render_the_better_the_more_steps() -> None:
@@ -48,11 +48,14 @@ def test_demo_network_reconstructs_a_render_the_better_the_more_steps() -> None:
     errors = []
     for steps in (10, 30):
         engine = Engine(stages, 2)
-        encode, base = StagePlan(BASE, ENCODE, steps), StagePlan(BASE, "ddim", steps, thresholding="none")
+        encode, base = (
+            StagePlan(BASE, "ddim", steps, direction=Direction.ENCODE),
+            StagePlan(BASE, "ddim", steps, thresholding="none"),
+        )
         for i in range(2):
             start = FromPicture(pixels[i])
             label = int(labels[i])
-            engine.add(pipeline.image("job", i, 0, label, 0.0, base, None, encode=encode, start=start))
+            engine.add(pipeline.image("job", i, 0, Guidance(label, 0.0), StagePlans(base, encode=encode), start=start))
         done = sorted(finish(engine), key=lambda each: each.request.index)
         errors.append(float((torch.stack([each.pixels for each in done]).float() - pixels.float()).abs().mean()))
     assert errors[1] < 0.6 * errors[0] < 0.6 * 16
@@ -62,7 +65,7 @@ def test_latent_of_an_encoding_is_decoded_as_if_it_had_never_left(bench: Bench) 
     whole, encoded = run(bench, inversion(bench, 6), inversion(bench, 6, decode=False, index=1))
     base = StagePlan(BASE, "ddim", 6, thresholding="none")
     start = FromLatent(encoded.x)
-    (decoded,) = run(bench, bench.conditional.image("job", 0, 5, 0, 0.0, base, None, start=start))
+    (decoded,) = run(bench, bench.conditional.image("job", 0, 5, Guidance(0, 0.0), StagePlans(base), start=start))
     assert torch.equal(decoded.x, whole.x)
 
 
@@ -85,7 +88,7 @@ def test_starting_noise_as_a_latent_makes_the_ordinary_image(bench: Bench) -> No
 
 def variation(bench: Bench, strength: float, sampler: str = "ddim", index: int = 0) -> ImageRequest:
     base = StagePlan(BASE, sampler, 20, strength=strength)
-    return bench.conditional.image("job", index, 5, 0, 0.0, base, None, start=FromPicture(picture(1)))
+    return bench.conditional.image("job", index, 5, Guidance(0, 0.0), StagePlans(base), start=FromPicture(picture(1)))
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpmpp_2m", "heun"])
@@ -110,9 +113,12 @@ def test_images_of_a_variation_differ(bench: Bench) -> None:
 def test_picture_is_enlarged_as_a_base_image_of_the_same_pixels_is(bench: Bench) -> None:
     plan = StagePlan(UPSAMPLE, "ddpm", 3)
     start = FromPicture(picture(2))
-    (enlarged,) = run(bench, bench.conditional.image("job", 0, 5, None, 0.0, None, plan, start=start))
+    (enlarged,) = run(bench, bench.conditional.image("job", 0, 5, Guidance(), StagePlans(upsample=plan), start=start))
     assert enlarged.pixels.shape == (3, 16, 16)
-    (other,) = run(bench, bench.conditional.image("job", 0, 5, None, 0.0, None, plan, start=FromPicture(picture(3))))
+    (other,) = run(
+        bench,
+        bench.conditional.image("job", 0, 5, Guidance(), StagePlans(upsample=plan), start=FromPicture(picture(3))),
+    )
     assert not torch.equal(enlarged.pixels, other.pixels)
 
 
@@ -151,7 +157,10 @@ def test_upsampler_of_little_strength_starts_from_the_enlarged_image(bench: Benc
     distances = []
     for strength in (0.05, 0.5, 1.0):
         plan = StagePlan(UPSAMPLE, "ddpm", 20, strength=strength)
-        (done,) = run(bench, bench.conditional.image("job", 0, 5, None, 0.0, None, plan, start=FromPicture(small)))
+        (done,) = run(
+            bench,
+            bench.conditional.image("job", 0, 5, Guidance(), StagePlans(upsample=plan), start=FromPicture(small)),
+        )
         distances.append(float((done.x - enlarged).abs().mean()))
     assert distances == sorted(distances)
     assert distances[0] < 0.2
@@ -159,10 +168,10 @@ def test_upsampler_of_little_strength_starts_from_the_enlarged_image(bench: Benc
 
 def test_strength_holds_for_an_image_that_comes_from_the_base_too(bench: Bench) -> None:
     base, plan = StagePlan(BASE, "ddim", 3), StagePlan(UPSAMPLE, "ddpm", 10, strength=0.3)
-    through = bench.conditional.image("job", 0, 5, 0, 0.0, base, plan)
+    through = bench.conditional.image("job", 0, 5, Guidance(0, 0.0), StagePlans(base, plan))
     assert through.num_evaluations == 6
-    (small,) = run(bench, bench.conditional.image("job", 0, 5, 0, 0.0, base, None))
+    (small,) = run(bench, bench.conditional.image("job", 0, 5, Guidance(0, 0.0), StagePlans(base)))
     (large,) = run(bench, through)
     start = FromPicture(small.pixels)
-    (again,) = run(bench, bench.conditional.image("job", 0, 5, None, 0.0, None, plan, start=start))
+    (again,) = run(bench, bench.conditional.image("job", 0, 5, Guidance(), StagePlans(upsample=plan), start=start))
     assert torch.equal(large.pixels, again.pixels)

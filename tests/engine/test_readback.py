@@ -16,15 +16,14 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from diffusion.tables import Thresholding
 from engine.engine import Engine
 from engine.guide import Guide
-from engine.sampling import SAMPLERS
 from engine.stage import Stage
-from engine.trajectory import FromPicture, ImageRequest, StagePlan, Trajectory
+from engine.trajectory import FromPicture, Guidance, ImageRequest, StagePlan, StagePlans, Trajectory
 from models.networks.classifier import NoisyClassifier
 from models.networks.unet import build_unet
 from tests.engine.bench import MAX_ROWS, Bench, reports
+from vocabulary.sampling import SAMPLERS, Thresholding
 
 BASE, UPSAMPLE = "tiny/base", "tiny/upsample"
 SHAPES = (1, 2, MAX_ROWS)
@@ -99,7 +98,7 @@ def on_meta(stage: Stage) -> Stage:
 
 def enter(stage: Stage, request: ImageRequest) -> Trajectory:
     plan = next(plan for plan in request.plans if plan.stage.endswith(stage.name))
-    table = stage.table(plan.sampler, plan.num_steps, plan.eta, plan.time_grid, plan.thresholding)
+    table = stage.table(plan)
     low_res = torch.zeros(3, 8, 8, device="meta") if stage.name == "upsample" else None
     stage_index = request.plans.index(plan)
     return Trajectory(request, table, torch.zeros(stage.shape, device="meta"), low_res, stage_index)
@@ -152,7 +151,9 @@ def test_no_step_of_the_engine_waits_for_what_it_begins(bench: Bench, stages: di
     with Numbers(), copies:
         engine.add(replace(bench.image("plain", steps=2, upsample=2, scale=2.0, sampler="heun"), wants_previews=True))
         engine.add(replace(bench.image("variation", steps=3), start=picture))
-        engine.add(bench.conditional.image("enlarged", 0, 7, 0, 0.0, None, enlarged, start=picture))
+        engine.add(
+            bench.conditional.image("enlarged", 0, 7, Guidance(0, 0.0), StagePlans(upsample=enlarged), start=picture)
+        )
         seen = reports(engine)
     finished = [each for report in seen for each in report.finished]
     assert sorted(each.request.job_id for each in finished) == ["enlarged", "plain", "variation"]

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.costs import StepCosts
-from engine.scheduler import PATIENCE, SPARED, WASTE, Priority, Scheduler
+from engine.scheduler import EXTRA_TIME_SHARE, RESERVE_BATCHES, SLACK_FACTORS, Scheduler
+from vocabulary.priorities import Priority
 
 SHAPES = (1, 2, 4, 8, 16, 32)
 FLAT = {shape: 1.0 + 0.01 * shape for shape in SHAPES}  # as on a GPU: one row costs nearly what 32 do
@@ -90,7 +91,9 @@ def test_however_many_short_jobs_come_what_they_cost_the_others_is_bounded(secon
             answer = step(line)
             assert answer is not None
             used += len(answer[1]) * line.costs.row_seconds(BASE)
-        assert used / (line.clock - began) > 1 / (1 + 2 * WASTE) - SPARED * seconds[32] / (line.clock - began)
+        assert used / (line.clock - began) > 1 / (1 + 2 * EXTRA_TIME_SHARE) - RESERVE_BATCHES * seconds[32] / (
+            line.clock - began
+        )
 
 
 @pytest.mark.parametrize("seconds", [FLAT, LINEAR], ids=["flat", "linear"])
@@ -189,7 +192,7 @@ jobs = st.lists(
         st.integers(1, 6),
         st.integers(0, 12),
         st.integers(0, 5),
-        st.sampled_from(list(PATIENCE)),
+        st.sampled_from(list(SLACK_FACTORS)),
     ).filter(lambda job: job[2] + job[3] > 0),
     min_size=1,
     max_size=12,
@@ -206,7 +209,7 @@ def test_nobody_is_passed_over_for_longer_than_patience_allows(
     live: dict[tuple[str, int], tuple[int, float]] = {}  # steps left, and when it came or moved last
     images = sum(job[1] for job in jobs)
     longest = {
-        str(i): PATIENCE[job[4]] * job[1] * (job[2] + job[3]) * line.costs.row_seconds(BASE)
+        str(i): SLACK_FACTORS[job[4]] * job[1] * (job[2] + job[3]) * line.costs.row_seconds(BASE)
         for i, job in enumerate(jobs)
     }
     for tick in range(10_000):

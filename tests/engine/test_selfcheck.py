@@ -9,7 +9,7 @@ import torch
 
 from bench.selfcheck import changed, heads_of, other_order, predicting_x0, swapped_halves, told
 from diffusion.process import MeanType, Process
-from engine.process import process_of
+from engine.diffusion_process import process_of
 from engine.selfcheck import check_network, check_stack
 from models.networks.attention import AttentionBlock
 from models.networks.config import ProcessConfig
@@ -86,3 +86,8 @@ def test_check_needs_room_for_one_row_at_a_time(demo: Stack, process: Process) -
     network.register_forward_pre_hook(lambda _, inputs: rows.add(len(inputs[0])))
     check_network(network, process)
     assert rows == {1}
+
+
+def test_shipped_networks_that_predict_x0_raise_no_doubt() -> None:
+    """Of black backgrounds alone: the probe's smooth pictures are nothing like them."""
+    assert check_stack(load_stack(Path("weights/fashion"))) == []

@@ -5,10 +5,11 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from engine.errors import UnknownOfferError
 from engine.numerics import fingerprint
-from engine.sampling import SAMPLERS, UnknownOfferError
-from engine.trajectory import Trajectory
+from engine.trajectory import StagePlan, Trajectory
 from tests.engine.bench import MAX_ROWS, Bench, finish
+from vocabulary.sampling import SAMPLERS
 
 BASE = "tiny/base"
 
@@ -22,18 +23,18 @@ def test_warm_up_keeps_the_largest_shape_of_network_and_classifier(bench: Bench)
 
 def test_unknown_sampler_is_refused_by_name(bench: Bench) -> None:
     with pytest.raises(UnknownOfferError, match="unknown sampler 'euler'; there are ddim, ddpm, dpmpp_2m, heun"):
-        bench.stages[BASE].table("euler", 4, 0.0)
+        bench.stages[BASE].table(StagePlan(BASE, "euler", 4))
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_table_is_built_once(bench: Bench, sampler: str) -> None:
     stage = bench.stages[BASE]
-    assert stage.table(sampler, 4, 0.0) is stage.table(sampler, 4, 0.0)
+    assert stage.table(StagePlan(BASE, sampler, 4)) is stage.table(StagePlan(BASE, sampler, 4))
 
 
 def test_batch_that_raises_moves_nobody(bench: Bench) -> None:
     stage = bench.stages[BASE]
-    table = stage.table("ddim", 2, 0.0)
+    table = stage.table(StagePlan(BASE, "ddim", 2))
     good, bad = (Trajectory(bench.image(label=0), table, stage.starting_noise(1, index)) for index in range(2))
     before = good.x.clone()
     bad.request = bench.image(label=99)
@@ -60,7 +61,7 @@ class ClonesFail(TorchFunctionMode):
 
 def test_step_that_runs_out_of_memory_in_its_last_copies_moves_nobody(bench: Bench) -> None:
     stage = bench.stages[BASE]
-    table = stage.table("ddim", 2, 0.0)
+    table = stage.table(StagePlan(BASE, "ddim", 2))
     batch = [Trajectory(bench.image(label=0), table, stage.starting_noise(1, index)) for index in range(3)]
     before = [each.x for each in batch]
     with pytest.raises(torch.OutOfMemoryError), ClonesFail(most=8):
@@ -71,7 +72,7 @@ def test_step_that_runs_out_of_memory_in_its_last_copies_moves_nobody(bench: Ben
 
 def test_image_that_waits_keeps_nothing_of_its_neighbours_in_memory(bench: Bench) -> None:
     stage = bench.stages[BASE]
-    table = stage.table("dpmpp_2m", 4, 0.0)
+    table = stage.table(StagePlan(BASE, "dpmpp_2m", 4))
     batch = [Trajectory(bench.image(label=0), table, stage.starting_noise(1, index)) for index in range(3)]
     first, *_ = stage.step(batch)
     for each in (first.x, first.pred_x0, first.memory):

@@ -9,12 +9,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from diffusion.solvers import ENCODE
-from engine.engine import Engine, UnfitStateError
+from engine.engine import Engine
+from engine.errors import UnfitStateError
 from engine.pipeline import BASE
-from engine.sampling import SAMPLERS
-from engine.trajectory import FromLatent, FromPicture, ImageRequest, ImageState, StagePlan
+from engine.trajectory import FromLatent, FromPicture, Guidance, ImageRequest, ImageState, StagePlan, StagePlans
 from tests.engine.bench import Bench, finish
+from vocabulary.sampling import SAMPLERS, Direction
 
 PROPERTY = settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow])
 
@@ -35,19 +35,24 @@ def picture(seed: int = 0) -> torch.Tensor:
 
 
 def reconstruction(bench: Bench) -> ImageRequest:
-    there, back = StagePlan(BASE, ENCODE, 3), StagePlan(BASE, "ddim", 3, thresholding="none")
-    return bench.conditional.image("job", 0, 7, 0, 0.0, back, None, encode=there, start=FromPicture(picture()))
+    there, back = (
+        StagePlan(BASE, "ddim", 3, direction=Direction.ENCODE),
+        StagePlan(BASE, "ddim", 3, thresholding="none"),
+    )
+    return bench.conditional.image(
+        "job", 0, 7, Guidance(0, 0.0), StagePlans(back, encode=there), start=FromPicture(picture())
+    )
 
 
 def upsampled(bench: Bench) -> ImageRequest:
     small = FromPicture(picture())
     plan = StagePlan("upsample", "ddpm", 6, strength=0.7)
-    return bench.conditional.image("job", 0, 7, 0, 0.0, None, plan, start=small)
+    return bench.conditional.image("job", 0, 7, Guidance(0, 0.0), StagePlans(upsample=plan), start=small)
 
 
 def variation(bench: Bench) -> ImageRequest:
     base = StagePlan(BASE, "dpmpp_2m", 7, strength=0.6)
-    return bench.conditional.image("job", 0, 7, 0, 3.0, base, None, start=FromPicture(picture()))
+    return bench.conditional.image("job", 0, 7, Guidance(0, 3.0), StagePlans(base), start=FromPicture(picture()))
 
 
 def decoding(bench: Bench) -> ImageRequest:

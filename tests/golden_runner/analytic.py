@@ -8,8 +8,8 @@ from torch import Tensor
 
 from diffusion.process import MeanType, Process, VarianceType
 from diffusion.schedule import Schedule, space_timesteps
-from diffusion.tables import Thresholding
 from tests.golden_runner.case import CaseError, Fields
+from vocabulary.sampling import Thresholding
 
 Network = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 

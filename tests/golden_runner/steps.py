@@ -13,9 +13,10 @@ from diffusion.guidance import (
     one_hot,
 )
 from diffusion.process import Prediction, Process
-from diffusion.tables import SamplerTable, Thresholding, ddim_table, ddpm_table, reverse_ddim_table, take_step
+from diffusion.tables import SamplerTable, ddim_table, ddpm_table, reverse_ddim_table, take_step
 from tests.golden_runner.analytic import check_seen, read_gradient, read_network, read_process, read_thresholding
 from tests.golden_runner.case import Case, CaseError
+from vocabulary.sampling import Thresholding
 
 
 def single_step(case: Case) -> dict[str, Tensor]:

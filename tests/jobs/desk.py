@@ -11,7 +11,7 @@ from jobs.contract.request import JobRequest
 from jobs.job_queue import JobQueue
 from jobs.queue import keys, rq_registries
 from jobs.queue.announcements import announce_pipelines, announce_worker
-from jobs.queue.submitting import Submission, Submitted
+from jobs.queue.drafting import Submission, Submitted
 from jobs.settings import Settings
 from jobs.storage.images import ImageStore
 from tests.jobs.samples import DEMO, worker_info
@@ -33,7 +33,7 @@ class Desk:
             pipe.execute()
 
     def submit(self, *submissions: Submission) -> list[Submitted]:
-        told = [each for each in self.queue.submit_all(submissions) if not isinstance(each, RefusedError)]
+        told = [each for each in self.queue.submitter.submit_all(submissions) if not isinstance(each, RefusedError)]
         self.owners |= {each.job.id: by.caller.id for each, by in zip(told, submissions, strict=True)}
         return told
 

@@ -12,6 +12,7 @@ from jobs.callers.caller import ANONYMOUS
 from jobs.contract.kinds import KINDS
 from jobs.contract.pipelines import ClassInfo, Defaults, PipelineInfo, StageInfo, UpsampleDefaults
 from jobs.contract.samplers import SAMPLER_NOTES
+from jobs.contract.sweeps import Sweep, SweepCell, SweepFigure
 from jobs.contract.workers import WorkerInfo
 from jobs.queue.events import START, Event, Place, read_events
 from jobs.storage.files import FileInfo, FileStore
@@ -48,6 +49,31 @@ BASE_ONLY = DEMO.model_copy(
         "defaults": DEFAULTS.model_copy(update={"upsample": None}),
         "no_class_offered": False,
     }
+)
+
+
+SWEEP = Sweep(
+    pipeline="demo",
+    weights=("b" * 16, "c" * 16),
+    images=400,
+    reference="shapes?images=2000",
+    extractor="judge",
+    made_on="2026-11-29",
+    cells=tuple(
+        SweepCell(
+            sampler=sampler,
+            steps=steps,
+            guidance_scale=scale,
+            evaluations=steps,
+            fid=SweepFigure(value=figure, low=figure - 1, high=figure + 1),
+            precision=SweepFigure(value=0.5 + scale / 20, low=0.45 + scale / 20, high=0.55 + scale / 20),
+            recall=SweepFigure(value=0.9 - scale / 10),
+        )
+        for sampler in ("ddim", "dpmpp_2m")
+        for steps in (5, 10, 25)
+        for scale in (0.0, 2.0, 8.0)
+        for figure in (100 / steps + scale,)
+    ),
 )
 
 

@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from engine.scheduler import PATIENCE
+from engine.scheduler import SLACK_FACTORS
 from jobs.contract.request import JobRequest, ResolvedRequest
 from jobs.contract.resolution import resolve
 from jobs.contract.work import rank_of, work_of
@@ -104,7 +104,7 @@ def test_nothing_is_estimated_before_anything_was_measured() -> None:
 
 def test_a_priority_weighs_as_much_in_an_estimate_as_in_the_engine() -> None:
     by_rank = [rank_of(priority, {"base": 100}) for priority in ("high", "normal", "low")]
-    by_patience = [math.log2(PATIENCE[priority]) for priority in ("high", "normal", "low")]
+    by_patience = [math.log2(SLACK_FACTORS[priority]) for priority in ("high", "normal", "low")]
     assert [rank - by_rank[1] for rank in by_rank] == by_patience
 
 

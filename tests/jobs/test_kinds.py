@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from diffusion.grids import most_encoding_steps
 from jobs.contract.errors import InvalidRequestError
 from jobs.contract.kinds import KINDS
 from jobs.contract.request import ResolvedRequest
 from jobs.contract.work import work_of
 from tests.jobs.samples import BASE_ONLY, DEMO
 from tests.jobs.test_request import pointers, resolve
+from vocabulary.sampling import most_encoding_steps
 
 NO_CLASSIFIER = DEMO.model_copy(
     update={"stages": (DEMO.stages[0].model_copy(update={"classifier_hash": None}), DEMO.stages[1])}

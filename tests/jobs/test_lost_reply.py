@@ -31,8 +31,8 @@ def test_keyed_job_is_queued_and_counted_once_whatever_became_of_the_first_answe
         queue = JobQueue(client, settings, ImageStore(settings.store_address))
         proxy.plan(accident, 1)
         with pytest.raises(RedisConnectionError):
-            queue.submit(JobRequest.parse(BODY), "a key")
-        submitted = queue.submit(JobRequest.parse(BODY), "a key")
+            queue.submitter.submit(JobRequest.parse(BODY), "a key")
+        submitted = queue.submitter.submit(JobRequest.parse(BODY), "a key")
     assert submitted.replayed is replayed
     assert redis.lrange(rq_registries.queue_key(keys.queue("demo", "normal")), 0, -1) == [submitted.job.id.encode()]
     assert redis.zcard(keys.index()) == 1

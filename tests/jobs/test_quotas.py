@@ -6,11 +6,11 @@ from redis import Redis
 from jobs.callers.caller import ANONYMOUS, Caller, Role
 from jobs.callers.quotas import Quotas
 from jobs.contract.errors import ErrorKind, OverQuotaError, RefusedError
-from jobs.contract.request import PRIORITIES
 from jobs.queue import keys, rq_registries
-from jobs.queue.submitting import Submission, Submitted
+from jobs.queue.drafting import Submission, Submitted
 from jobs.settings import Settings
 from tests.jobs.desk import ANN, BOB, Desk, job_of
+from vocabulary.priorities import PRIORITIES
 
 pytestmark = pytest.mark.redis
 
@@ -35,12 +35,12 @@ def queued_desk(redis: Redis, settings: Settings) -> Desk:
 
 
 def outcomes(desk: Desk, *submissions: Submission) -> list[str]:
-    told = desk.queue.submit_all(submissions)
+    told = desk.queue.submitter.submit_all(submissions)
     return ["queued" if isinstance(each, Submitted) else each.kind for each in told]
 
 
 def refusal(desk: Desk, submission: Submission) -> OverQuotaError:
-    (told,) = desk.queue.submit_all([submission])
+    (told,) = desk.queue.submitter.submit_all([submission])
     assert isinstance(told, OverQuotaError)
     return told
 

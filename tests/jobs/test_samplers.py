@@ -2,35 +2,47 @@
 
 import pytest
 
-from diffusion import grids, solvers
-from diffusion.grids import TIME_GRIDS
-from diffusion.tables import THRESHOLDINGS
-from engine.sampling import SAMPLERS
+from diffusion.process import Process
+from diffusion.schedule import Schedule
+from engine.sampler_tables import build_table
+from engine.trajectory import StagePlan
 from jobs.contract.request import JobRequest
-from jobs.contract.samplers import SAMPLER_NOTES, default_grid, num_evaluations
+from jobs.contract.samplers import SAMPLER_NOTES
+from vocabulary.sampling import (
+    SAMPLERS,
+    SECOND_ORDER,
+    THRESHOLDINGS,
+    TIME_GRIDS,
+    Direction,
+    num_evaluations,
+)
+
+PROCESS = Process(Schedule.named("linear", 1000))
 
 
-def test_every_sampler_of_the_engine_has_a_note_and_no_other() -> None:
+def test_every_sampler_has_a_note_and_no_other() -> None:
     assert {each.name for each in SAMPLER_NOTES} == set(SAMPLERS)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("steps", [1, 2, 25, 1000])
-def test_evaluations_are_those_of_the_table(sampler: str, steps: int) -> None:
-    assert num_evaluations(sampler, steps) == solvers.num_evaluations(sampler, steps)
+def test_evaluations_are_the_rows_of_the_table(sampler: str, steps: int) -> None:
+    assert num_evaluations(sampler, steps) == len(build_table(PROCESS, StagePlan("", sampler, steps)))
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
-@pytest.mark.parametrize("num_timesteps", [50, 1000, 4000])
-def test_own_grid_of_a_sampler_is_the_engines(sampler: str, num_timesteps: int) -> None:
-    for steps in range(1, num_timesteps + 1):
-        assert default_grid(sampler, steps, num_timesteps) == grids.default_grid(sampler, steps, num_timesteps)
+@pytest.mark.parametrize("steps", [2, 25, 990])
+def test_evaluations_of_an_encoding_are_the_rows_of_its_table(steps: int) -> None:
+    plan = StagePlan("", "ddim", steps, direction=Direction.ENCODE)
+    assert num_evaluations("ddim", steps, Direction.ENCODE) == plan.num_evaluations == len(build_table(PROCESS, plan))
 
 
-def test_request_knows_the_engines_grids_and_thresholds() -> None:
+def test_note_of_a_sampler_has_its_order_and_its_evaluations() -> None:
+    for note in SAMPLER_NOTES:
+        assert (note.order == 2) == (note.name in SECOND_ORDER)
+        assert num_evaluations(note.name, 100) == 100 + (note.evaluations_per_step - 1) * 99
+
+
+def test_request_knows_every_grid_and_threshold() -> None:
     for time_grid in TIME_GRIDS:
         for thresholding in THRESHOLDINGS:
             JobRequest(time_grid=time_grid, thresholding=thresholding)
-    schema = JobRequest.model_json_schema()["properties"]
-    assert schema["time_grid"]["anyOf"][0]["enum"] == list(TIME_GRIDS)
-    assert schema["thresholding"]["enum"] == list(THRESHOLDINGS)

@@ -3,8 +3,11 @@ from pathlib import Path
 import pytest
 
 from jobs.contract.errors import SettingsError
-from jobs.settings import Settings, masked
+from jobs.environment import masked
+from jobs.settings import Settings
 from jobs.storage.images import ImageStore
+
+SHIPPED = ("demo", "demo-uncond", "fashion", "fashion-uncond")
 
 
 @pytest.fixture(autouse=True)
@@ -19,7 +22,7 @@ def test_every_setting_is_documented() -> None:
 
 def test_defaults_are_those_of_a_loopback_demo() -> None:
     settings = Settings.load()
-    assert (settings.host, settings.port, settings.pipelines) == ("127.0.0.1", 8000, ("demo", "demo-uncond"))
+    assert (settings.host, settings.port, settings.pipelines) == ("127.0.0.1", 8000, SHIPPED)
     assert settings.redis_address == f"unix://{Path.cwd()}/data/run/redis.sock"
     assert settings.store_address == f"{Path.cwd()}/data/images"
 
@@ -91,7 +94,7 @@ def test_sources_tell_where_a_value_came_from_and_hide_passwords(monkeypatch: py
     monkeypatch.setenv("ADM_REDIS_URL", "redis://user:secret@host:6379/0")
     lines = {each.variable: each for each in Settings.load().sources()}
     assert (lines["ADM_REDIS_URL"].value, lines["ADM_REDIS_URL"].source) == ("redis://***@host:6379/0", "environment")
-    assert (lines["ADM_PIPELINES"].value, lines["ADM_PIPELINES"].source) == ("demo,demo-uncond", "default")
+    assert (lines["ADM_PIPELINES"].value, lines["ADM_PIPELINES"].source) == (",".join(SHIPPED), "default")
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.contract.pipelines import PipelineInfo
-from jobs.contract.request import PRIORITIES, JobRequest, ResolvedRequest
+from jobs.contract.request import JobRequest, ResolvedRequest
 from jobs.contract.resolution import resolve
 from jobs.contract.work import rank_of
 from jobs.views.estimate import Backlog, Estimator
 from jobs.views.fleet import Fleet
 from tests.jobs.samples import BASE, DEMO, DEMO_UNCOND, UPSAMPLER, worker_info
+from vocabulary.priorities import PRIORITIES
 
 OTHER = DEMO.model_copy(
     update={

@@ -8,7 +8,7 @@ from redis import Redis
 from redis.client import Pipeline
 from redis.exceptions import RedisError, ResponseError
 
-from jobs.queue.availability import is_away
+from jobs.queue.availability import is_unavailable
 from jobs.queue.ledger import Ledger
 from jobs.queue.record import Record
 from jobs.queue.rq_registries import encodable, job_key
@@ -101,7 +101,7 @@ def test_server_that_takes_no_writes_counts_as_away_and_nothing_is_written(
     try:
         with pytest.raises(RedisError) as refused:
             commit(redis, KEY, {}, pipe)
-        assert is_away(refused.value)
+        assert is_unavailable(refused.value)
         assert redis.lrange("list", 0, -1) == [b"x"]
     finally:
         end()
@@ -112,7 +112,7 @@ def test_change_is_decided_again_when_another_was_faster(redis: Redis) -> None:
     seen = []
 
     def decide(pipe: Pipeline, record: Record | None) -> str:
-        status = "" if record is None else record.text("adm_class_name")
+        status = "" if record is None else record.class_name or ""
         seen.append(status)
         if len(seen) == 1:
             redis.hset(job_key("j"), mapping={"status": "queued", "origin": "adm:demo:normal", "adm_class_name": "b"})

@@ -50,12 +50,12 @@ def test_webhooks_go_to_networks_that_a_setting_names_and_to_no_others() -> None
 def test_delivery_that_is_due_is_claimed_by_one_and_again_when_its_lease_is_over(redis: Redis) -> None:
     queued(redis)
     first, second = Webhooks(redis), Webhooks(redis)
-    (claimed,) = first.claim(10)
+    (claimed,) = first.claim()
     assert (claimed.type, claimed.url, claimed.attempts) == ("job.completed", "http://a.example/", 0)
-    assert second.claim(10) == []
+    assert second.claim() == []
     assert redis.zscore(keys.WEBHOOKS, claimed.id) == pytest.approx(first.now() + LEASE_SECONDS, abs=10)
     redis.zadd(keys.WEBHOOKS, {claimed.id: 0})  # the sender died
-    assert second.claim(10) == [claimed]
+    assert second.claim() == [claimed]
 
 
 def test_deliveries_and_dead_letters_outlive_redis() -> None:
@@ -70,21 +70,21 @@ def test_deliveries_and_dead_letters_outlive_redis() -> None:
         server.start()
         with server.client() as redis:
             webhooks = Webhooks(redis)
-            assert [each.id for each in webhooks.claim(10)] == ["msg_pending"]
+            assert [each.id for each in webhooks.claim()] == ["msg_pending"]
             assert [(each.id, each.error) for each in webhooks.dead()] == [("msg_dead", "gone")]
 
 
 def test_delivery_that_is_not_due_waits(redis: Redis) -> None:
     webhooks = Webhooks(redis)
     queued(redis, due_at=webhooks.now() + 100)
-    assert webhooks.claim(10) == []
+    assert webhooks.claim() == []
     assert len(webhooks.pending()) == 1
 
 
 def attempt(redis: Redis, webhooks: Webhooks) -> Delivery:
     (delivery,) = webhooks.pending()
     redis.zadd(keys.WEBHOOKS, {delivery.id: 0})
-    (delivery,) = webhooks.claim(10)
+    (delivery,) = webhooks.claim()
     return delivery
 
 
@@ -116,7 +116,7 @@ def test_dead_letter_is_tried_again_when_somebody_asks_for_it(redis: Redis) -> N
     delivery = attempt(redis, webhooks)
     webhooks.failed(delivery, "gone", for_good=True)
     assert webhooks.revive([delivery.id, "msg_unknown"]) == [delivery.id]
-    assert webhooks.claim(10)[0].attempts == 0
+    assert webhooks.claim()[0].attempts == 0
     assert webhooks.counts() == (1, 0)
 
 
@@ -125,7 +125,7 @@ def test_what_is_no_delivery_is_left_out_and_does_not_stay(redis: Redis) -> None
     redis.hset(keys.webhook("msg_damaged"), mapping={"url": b"\xff"})
     redis.zadd(keys.WEBHOOKS, {"msg_damaged": 0})
     webhooks = Webhooks(redis)
-    assert webhooks.claim(10) == []
+    assert webhooks.claim() == []
     assert webhooks.counts() == (0, 0)
 
 

@@ -10,10 +10,11 @@ from typer.testing import CliRunner
 from cli.main import app
 from models.checkpoints.export import official_flags
 from models.checkpoints.flags import classifier_config, diffusion_config, upsampler_config
-from models.checkpoints.network_file import load_network, read_config
+from models.checkpoints.network_file import load_network, read_config, read_process, save_network
 from models.checkpoints.presets import PRESETS
+from models.checkpoints.tensor_file import read_tensors
 from models.checkpoints.verify import differences
-from models.networks.config import ClassifierConfig
+from models.networks.config import ClassifierConfig, ProcessConfig
 from models.networks.unet import UNet
 
 MAKERS = {"diffusion": diffusion_config, "upsampler": upsampler_config, "classifier": classifier_config}
@@ -69,3 +70,29 @@ def test_what_is_there_is_not_overwritten_and_what_is_unknown_is_one_line(stack_
     assert (code, len(lines)) == (1, 1)
     assert "carries no network configuration" in lines[0]
     assert not (tmp_path / "out").exists()
+
+
+def test_network_of_grey_images_is_not_exported_and_stays_one_when_it_is_converted(
+    stack_folder: Path, tmp_path: Path
+) -> None:
+    """The official scripts would take its raw output, whose channels differ by what was never trained."""
+    grey, again = tmp_path / "grey.safetensors", tmp_path / "again.safetensors"
+    state, config = read_tensors(stack_folder / "base.safetensors"), read_config(stack_folder / "base.safetensors")
+    save_network(grey, state, config, ProcessConfig("cosine", 50, grey=True), dtype=torch.float32)
+    code, lines = adm("export", grey, tmp_path / "out")
+    assert (code, len(lines)) == (1, 1)
+    assert lines[0].endswith("generates grey images (process.grey), which the official scripts cannot do")
+    flags = ("--num-head-channels", "16", "--no-use-new-attention-order", "--noise-schedule", "cosine")
+    training = (
+        "--image-size",
+        "8",
+        "--diffusion-steps",
+        "50",
+        "--no-rescale-timesteps",
+        "--no-predict-xstart",
+        "--num-res-blocks",
+        "1",
+    )
+    code, lines = adm("convert", grey, again, *flags, *training)
+    assert code == 0, lines
+    assert read_process(again) == ProcessConfig("cosine", 50, grey=True)

@@ -91,12 +91,44 @@ def test_gradient_through_a_map_by_channels_is_the_norms(modulated: bool, silu: 
     torch.testing.assert_close(gradient.double(), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_norm_that_trains_gives_its_weights_their_gradients() -> None:
-    norm = a_norm().requires_grad_(True)
-    x = by_channels(drawn(ROWS, CHANNELS, 4, 4)).requires_grad_()  # without, torch's own backward would crash
-    norm(x).square().sum().backward()
-    assert norm.weight.grad is not None
-    assert norm.weight.grad.abs().min() > 0
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("silu", [False, True])
+@pytest.mark.parametrize("modulated", [False, True])
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_norm_that_trains_gives_gradients_to_all_that_takes_them(
+    threads: int, modulated: bool, silu: bool, dtype: torch.dtype
+) -> None:
+    """The same for any number of threads: each image is computed by one of them."""
+    norm, exact = a_norm().requires_grad_(True), a_norm().double().requires_grad_(True)
+    drawn_x, upstream = 3 * drawn(ROWS, CHANNELS, 5, 4) + 2, drawn(1, ROWS, CHANNELS, 5, 4)[0]
+    moves = list(drawn(2, ROWS, CHANNELS, 1, 1)) if modulated else []
+    inputs = [each.to(dtype).requires_grad_() for each in (by_channels(drawn_x), *moves)]
+    doubled = [each.detach().double().requires_grad_() for each in inputs]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        norm(*inputs, silu=silu).backward(upstream.to(dtype))
+    finally:
+        torch.set_num_threads(before)
+    h = F.group_norm(doubled[0], 32, exact.weight, exact.bias, norm.eps)
+    h = h * (1 + doubled[1]) + doubled[2] if modulated else h
+    (F.silu(h) if silu else h).backward(upstream.to(dtype).double())
+    rtol = 1e-4 if dtype == torch.float32 else 2**-6
+    for ours, theirs in zip((*inputs, *norm.parameters()), (*doubled, *exact.parameters()), strict=True):
+        assert ours.grad is not None
+        assert theirs.grad is not None
+        torch.testing.assert_close(
+            ours.grad.double(), theirs.grad, rtol=rtol, atol=rtol * float(theirs.grad.abs().max())
+        )
+
+
+def test_scale_alone_may_train() -> None:
+    """As where a network is frozen behind its timestep embedding."""
+    norm, x = a_norm(), by_channels(drawn(ROWS, CHANNELS, 4, 4))
+    scale, shift = drawn(2, ROWS, CHANNELS, 1, 1)
+    norm(x, scale.requires_grad_(), shift).square().sum().backward()
+    assert scale.grad is not None
+    assert scale.grad.abs().min() > 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -9,16 +9,16 @@ from typing import Any, get_args
 import pytest
 import torch
 
-from engine.sampling import SAMPLERS
 from models.checkpoints.network_file import WeightsError, metadata_of, read_tensors, save_network
 from models.checkpoints.tensor_file import write_tensors
 from models.manifest import Sampling
 from models.networks.classifier import NoisyClassifier
 from models.networks.config import ProcessConfig
 from models.networks.unet import build_unet
-from models.plan import SamplingDefaults, official_stacks, read_stack
 from models.stack import file_hash, load_stack
+from models.stack_plan import SamplingDefaults, official_stacks, read_stack
 from tests.models.samples import BASE, CLASSES, CLASSIFIER, MANIFEST, replace_upsampler, write_manifest
+from vocabulary.sampling import SAMPLERS
 
 
 def test_stack_has_its_networks_classes_and_pipelines(pristine_stack: Path) -> None:
@@ -45,7 +45,7 @@ def test_hash_names_the_bytes_of_the_file(stack_folder: Path) -> None:
 
 
 def test_folder_without_a_manifest_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=r"stack\.json: there is no such stack; ADM_WEIGHTS names the folder"):
+    with pytest.raises(WeightsError, match=r"stack\.json: there is no such stack"):
         load_stack(tmp_path)
 
 

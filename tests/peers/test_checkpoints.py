@@ -8,7 +8,6 @@ import torch
 from guided_diffusion import script_util as official
 from torch import nn
 
-from models.checkpoints.answers import Answers, resolve
 from models.checkpoints.flags import (
     CLASSIFIER_DEFAULTS,
     DIFFUSION_DEFAULTS,
@@ -17,6 +16,7 @@ from models.checkpoints.flags import (
     diffusion_config,
     upsampler_config,
 )
+from models.checkpoints.open_flags import Answers, resolve
 from models.networks.classifier import NoisyClassifier
 from models.networks.unet import build_unet
 

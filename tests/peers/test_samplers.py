@@ -13,8 +13,9 @@ from diffusion.grids import grid_timesteps
 from diffusion.process import Process, VarianceType
 from diffusion.schedule import Schedule, sampling_timesteps
 from diffusion.solvers import dpmpp_2m_table
-from diffusion.tables import SamplerTable, Thresholding, ddim_table, ddpm_table, reverse_ddim_table, take_step
+from diffusion.tables import SamplerTable, ddim_table, ddpm_table, reverse_ddim_table, take_step
 from tests.peers.processes import SHAPE, Network, both, draw_flags, draw_respacing
+from vocabulary.sampling import Thresholding
 
 CASES = range(20)
 

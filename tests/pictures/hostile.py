@@ -42,5 +42,5 @@ def decoders(process: psutil.Process) -> list[psutil.Process]:
     found = []
     for each in process.children():
         with suppress(psutil.NoSuchProcess):  # a zombie too
-            found += [each] if "pictures.child" in each.cmdline() else []
+            found += [each] if "pictures.sandbox_program" in each.cmdline() else []
     return found

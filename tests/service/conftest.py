@@ -2,8 +2,6 @@
 
 import os
 import re
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,38 +21,43 @@ from jobs.settings import Settings
 from jobs.storage.images import ImageStore
 from tests.conftest import RedisServer
 from tests.jobs.samples import DEMO, DEMO_UNCOND, png, worker_info
-from worker.inbox import Cancel, Claim, Inbox
+from tests.warm import SERVICE, Program, StartProgram, WarmProgram
+from tests.worker.names import owned
+from worker.claim import Cancel, Claim
+from worker.inbox import Inbox
 
 ROOT = Path(__file__).parents[2]
 MakeKey = Callable[..., dict[str, str]]
 
 
 @contextmanager
-def running_service(settings: Settings, **variables: str) -> Iterator[tuple[str, "subprocess.Popen[str]", list[str]]]:
+def running_service(
+    settings: Settings, start: StartProgram = WarmProgram, /, **variables: str
+) -> Iterator[tuple[str, Program, list[str]]]:
     """The program itself on a free port; its address, its process, and what it logs."""
     given = {f"ADM_{name.upper()}": str(value) for name, value in settings.model_dump(exclude_unset=True).items()}
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ADM_")}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "service.main"],
-        cwd=ROOT,
-        env=environment | given | {"ADM_PORT": "0"} | variables,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stderr is not None
-    first = process.stderr.readline()
+    output, theirs = os.pipe()
+    process = start("service.main", [], environment | given | {"ADM_PORT": "0"} | variables, theirs, SERVICE)
+    os.close(theirs)
+    log = os.fdopen(output)  # the reader closes it, at its end
+    first = log.readline()
     found = re.search(r'"port": (\d+)', first)
     assert found is not None, first
     lines = [first]
-    reader = Thread(target=lambda: lines.extend(process.stderr or ()), daemon=True)
+
+    def read() -> None:
+        with log:
+            lines.extend(log)
+
+    reader = Thread(target=read, daemon=True)
     reader.start()
     try:
         yield f"http://127.0.0.1:{found[1]}", process, lines
     finally:
         process.terminate()
-        process.wait(10)
-        reader.join(5)
-        process.stderr.close()
+        process.wait(300)
+        reader.join(60)
 
 
 @pytest.fixture(scope="session")
@@ -77,7 +80,7 @@ def address(service_settings: Settings) -> Iterator[str]:
 
 @pytest.fixture
 def client(address: str, redis: Redis) -> Iterator[httpx2.Client]:
-    with httpx2.Client(base_url=address, timeout=20) as client:
+    with httpx2.Client(base_url=address, timeout=60) as client:
         yield client
 
 
@@ -89,7 +92,7 @@ class ToyWorker:
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self.images = ImageStore(settings.store_address)
-        self.inbox = Inbox(redis, settings, "cpu-0", [DEMO, DEMO_UNCOND])
+        self.inbox = Inbox(redis, settings, owned("cpu-0"), [DEMO, DEMO_UNCOND])
         self.inbox.open()
         self._claims: dict[str, Claim] = {}
         self._next_heartbeat = 0.0
@@ -115,7 +118,7 @@ class ToyWorker:
         if time.monotonic() >= self._next_heartbeat:
             self._next_heartbeat = time.monotonic() + 2
             for job_id in self.inbox.heartbeat(worker_info(), METRICS):
-                self.inbox.cancelled(self._claims.pop(job_id))
+                self.inbox.results.cancelled(self._claims.pop(job_id))
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -123,7 +126,7 @@ class ToyWorker:
             held = sum(each.request.num_rows for each in self._claims.values())
             for command in self.inbox.poll(room=max(0, 64 - held), wait_seconds=0.02):
                 if isinstance(command, Cancel):
-                    self.inbox.cancelled(self._claims.pop(command.job_id))
+                    self.inbox.results.cancelled(self._claims.pop(command.job_id))
                 else:
                     self._claims[command.claim.job_id] = command.claim
             if self._held.is_set():
@@ -133,17 +136,17 @@ class ToyWorker:
 
     def _make(self, claim: Claim) -> None:
         steps = claim.request.steps
-        self.inbox.progress((claim, Progress(stage="base", step=steps, steps=steps, fraction=0.5)))
+        self.inbox.reports.progress((claim, Progress(stage="base", step=steps, steps=steps, fraction=0.5)))
         if claim.request.previews:
-            self.inbox.preview(claim, Preview(0, "base", 1, claim.request.steps, png(1)))
+            self.inbox.reports.preview(claim, Preview(0, "base", 1, claim.request.steps, png(1)))
         images = []
         for index in range(claim.request.num_images):
             images.append(self.images.put(claim.job_id, claim.token, index, png(index)))
-            self.inbox.image_ready(claim, images[-1])
+            self.inbox.results.image_ready(claim, images[-1])
         results: dict[str, Any] | None = (
             {"scores": [[] for _ in claim.request.images]} if claim.request.kind == "score" else None
         )
-        self.inbox.complete(claim, images, Usage(steps=steps, device_seconds=0.01), "fingerprint", results)
+        self.inbox.results.complete(claim, images, Usage(steps=steps, device_seconds=0.01), "fingerprint", results)
 
 
 @pytest.fixture

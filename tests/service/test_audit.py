@@ -1,6 +1,8 @@
 """The audit log of a service: each call that may change something, by whom, about what, and how it ended."""
 
 import json
+import re
+import socket
 from typing import Any
 
 import httpx2
@@ -25,7 +27,10 @@ def test_every_change_is_logged_with_its_caller_and_its_target(
 ) -> None:
     worker.hold()
     ann, bob = make_key("ann"), make_key("bob")
-    with running_service(service_settings) as (address, _, lines), httpx2.Client(base_url=address) as client:
+    with (
+        running_service(service_settings) as (address, _, lines),
+        httpx2.Client(base_url=address, timeout=60) as client,
+    ):
         sent = body(user="a person", metadata={"note": "hush-hush"})
         job_id = client.post("/v1/jobs", json=sent, headers=ann | {"X-Request-ID": "r-1"}).json()["id"]
         client.get(f"/v1/jobs/{job_id}", headers=ann)
@@ -61,5 +66,24 @@ def test_every_change_is_logged_with_its_caller_and_its_target(
 
 def test_without_keys_nothing_is_audited(redis: Redis, service_settings: Settings, worker: ToyWorker) -> None:
     with running_service(service_settings) as (address, _, lines):
-        assert httpx2.post(f"{address}/v1/jobs", json=body()).status_code in (202, 503)
+        assert httpx2.post(f"{address}/v1/jobs", json=body(), timeout=60).status_code in (202, 503)
     assert audited(lines) == []
+
+
+def test_a_pipelined_request_is_not_logged_as_the_one_before_it(
+    redis: Redis, service_settings: Settings, worker: ToyWorker, make_key: MakeKey
+) -> None:
+    sent = json.dumps(body()).encode()
+    head = f"Host: localhost\r\nAuthorization: {make_key('ann')['Authorization']}\r\nContent-Type: application/json\r\n"
+    first = f"POST /v1/jobs HTTP/1.1\r\n{head}Content-Length: {len(sent)}\r\n\r\n".encode() + sent
+    with (
+        running_service(service_settings) as (address, _, lines),
+        socket.create_connection(("127.0.0.1", httpx2.URL(address).port or 0)) as client,
+    ):
+        client.sendall(first + b"GET /v1/nothing HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        answered = b"".join(iter(lambda: client.recv(65_536), b""))
+    assert re.findall(rb"HTTP/1.1 (\d+)", answered) == [b"202", b"401"]
+    queued, refused = (line for each in lines if (line := json.loads(each))["event"] == "request")
+    assert {"caller", "job_id"} <= queued.keys()
+    assert refused["status"] == 401
+    assert not {"caller", "job_id"} & refused.keys()

@@ -126,9 +126,13 @@ HANG_UPS = {
 }
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_caller_who_hangs_up_is_no_failure_of_the_service(redis: Redis, service_settings: Settings) -> None:
-    with running_service(service_settings) as (address, _, lines), httpx2.Client(base_url=address) as client:
+    with (
+        running_service(service_settings) as (address, _, lines),
+        httpx2.Client(base_url=address, timeout=60) as client,
+    ):
         worker = ToyWorker(redis, service_settings)
         worker.hold()
         job_id = client.post("/v1/jobs", json=body()).json()["id"].encode()
@@ -157,7 +161,7 @@ def test_service_works_under_a_path_whether_the_proxy_takes_it_off_or_not(
     published: str, worker: ToyWorker, left_on: str
 ) -> None:
     headers = {"Host": "images.example"}
-    with httpx2.Client(base_url=published + left_on, headers=headers) as client:
+    with httpx2.Client(base_url=published + left_on, headers=headers, timeout=60) as client:
         page = client.get("/")
         for url in re.findall(r'(?:src|href)="([^"]+)"', page.text):
             assert client.get(f"/{url}").status_code == 200, url
@@ -244,7 +248,7 @@ def test_answer_to_wrong_fields_is_not_larger_than_it_need_be(client: httpx2.Cli
 def test_client_of_a_proxy_is_believed_from_trusted_ones_alone(redis: Redis, service_settings: Settings) -> None:
     for trusted, told in (("", "127.0.0.1:"), ("127.0.0.1", "203.0.113.9:")):
         with running_service(service_settings, ADM_TRUSTED_PROXIES=trusted) as (address, _, lines):
-            httpx2.post(f"{address}/v1/nothing", headers={"X-Forwarded-For": "203.0.113.9"})
+            httpx2.post(f"{address}/v1/nothing", headers={"X-Forwarded-For": "203.0.113.9"}, timeout=60)
             while not (requests := [json.loads(each) for each in lines if '"request"' in each]):
                 time.sleep(0.01)
         assert requests[0]["client"].startswith(told)

@@ -96,13 +96,14 @@ def test_job_that_nobody_starts_expires(client: httpx2.Client, worker: ToyWorker
     assert client.get(f"/v1/jobs/{job_id}").json()["status"] == "expired"
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_events_outlive_the_service(
     redis_server: RedisServer, client: httpx2.Client, worker: ToyWorker, service_settings: Settings
 ) -> None:
     job_id = client.post("/v1/jobs", json=body(), headers={"Prefer": "wait=5"}).json()["id"]
     events = list(read_events(client, job_id))
-    with running_service(service_settings) as (address, _, _), httpx2.Client(base_url=address) as other:
+    with running_service(service_settings) as (address, _, _), httpx2.Client(base_url=address, timeout=60) as other:
         assert list(read_events(other, job_id, events[1].id)) == events[2:]
 
 

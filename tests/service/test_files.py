@@ -14,12 +14,13 @@ import pytest
 from PIL import Image
 from redis import Redis
 
+from jobs.callers.caller import Role
 from jobs.queue import keys
 from jobs.queue.announcements import announce_pipelines
 from jobs.settings import Settings
 from tests.jobs.samples import DEMO, png
 from tests.pictures.hostile import decoders, slow_jpeg, wide_webp
-from tests.service.conftest import running_service
+from tests.service.conftest import MakeKey, running_service
 from tests.service.test_jobs import is_problem
 from tests.worker.programs import eventually
 
@@ -117,9 +118,10 @@ def test_form_that_is_none_is_4xx(client: httpx2.Client) -> None:
     assert is_problem(post("multipart/form-data; boundary=x"), 422, "/file")
 
 
+@pytest.mark.process
 def test_file_over_the_limit_is_413_however_it_comes(redis: Redis, settings: Settings) -> None:
     limited = settings.model_copy(update={"max_upload_bytes": len(PNG)})
-    with running_service(limited) as (address, _, _), httpx2.Client(base_url=address) as client:
+    with running_service(limited) as (address, _, _), httpx2.Client(base_url=address, timeout=60) as client:
         assert client.post("/v1/files", content=PNG).status_code == 201
         assert client.post("/v1/files", files={"file": PNG}).status_code == 201
         for given in ({"content": PNG + b"x"}, {"content": iter([PNG, b"x"])}, {"files": {"file": PNG + b"x"}}):
@@ -136,11 +138,12 @@ def test_large_upload_passes_where_other_bodies_may_not(client: httpx2.Client) -
     assert is_problem(client.post("/v1/jobs", content=buffer.getvalue()), 413)
 
 
+@pytest.mark.process
 def test_store_that_does_not_take_a_picture_is_503(redis: Redis, settings: Settings) -> None:
     folder = settings.data / "images" / "files"
     folder.parent.mkdir()
     folder.write_text("in the way")
-    with running_service(settings) as (address, _, _), httpx2.Client(base_url=address) as client:
+    with running_service(settings) as (address, _, _), httpx2.Client(base_url=address, timeout=60) as client:
         assert is_problem(client.post("/v1/files", content=PNG), 503)
         folder.unlink()
         assert client.post("/v1/files", content=PNG).status_code == 201
@@ -168,6 +171,7 @@ def test_picture_is_kept_no_larger_than_pipelines_can_use_and_anew_for_a_larger_
     assert size_kept() == (1200, 1100), "it is not made smaller again"
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_hostile_picture_delays_nobody_and_ends_at_its_limit(redis: Redis, settings: Settings) -> None:
     limited = settings.model_copy(update={"decode_cpu_seconds": 2})
@@ -182,6 +186,7 @@ def test_hostile_picture_delays_nobody_and_ends_at_its_limit(redis: Redis, setti
         assert decoders(psutil.Process(process.pid)) == []
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_caller_that_hangs_up_ends_the_decoding(redis: Redis, settings: Settings) -> None:
     patient = settings.model_copy(update={"decode_cpu_seconds": 60})
@@ -196,6 +201,7 @@ def test_caller_that_hangs_up_ends_the_decoding(redis: Redis, settings: Settings
     assert not [line for line in lines if "Traceback" in line or '"failed"' in line]
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_large_pictures_leave_the_services_memory_as_it_was(redis: Redis, settings: Settings) -> None:
     roomy = settings.model_copy(update={"max_upload_pixels": 50_000_000, "decode_memory_bytes": 1 << 30})
@@ -209,9 +215,10 @@ def test_large_pictures_leave_the_services_memory_as_it_was(redis: Redis, settin
         assert max(Image.open(io.BytesIO(content)).size) <= 2048, "ends that no pipeline sees are not stored"
 
 
+@pytest.mark.process
 def test_pictures_are_kept_within_a_quota(redis: Redis, settings: Settings) -> None:
     small = settings.model_copy(update={"max_files_bytes": 2 * 65_536})
-    with running_service(small) as (address, _, _), httpx2.Client(base_url=address) as client:
+    with running_service(small) as (address, _, _), httpx2.Client(base_url=address, timeout=60) as client:
         first, second = (client.post("/v1/files", content=png(grey)).json()["id"] for grey in (1, 2))
         refused = client.post("/v1/files", content=png(3))
         assert is_problem(refused, 507)
@@ -221,6 +228,31 @@ def test_pictures_are_kept_within_a_quota(redis: Redis, settings: Settings) -> N
         assert client.post("/v1/files", content=png(3)).status_code == 201
         redis.delete(keys.file(second))  # as when it expires
         assert client.post("/v1/files", content=png(4)).status_code == 201
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_pictures_of_one_caller_are_kept_within_a_quota_of_its_own(
+    redis: Redis, settings: Settings, make_key: MakeKey
+) -> None:
+    with (
+        running_service(settings, ADM_QUOTA_FILES_BYTES=str(2 * 65_536)) as (address, _, _),
+        httpx2.Client(base_url=address, timeout=60) as client,
+    ):
+        ann, bob, root = make_key("ann"), make_key("bob"), make_key("root", Role.OPERATOR)
+        first, second = (client.post("/v1/files", content=png(grey), headers=ann).json()["id"] for grey in (1, 2))
+        refused = client.post("/v1/files", content=png(3), headers=ann)
+        assert is_problem(refused, 507)
+        assert "ADM_QUOTA_FILES_BYTES" in refused.json()["detail"]
+        assert client.post("/v1/files", content=png(1), headers=ann).status_code == 201, "it is kept already"
+        for grey in range(3):
+            assert client.post("/v1/files", content=png(grey), headers=root).status_code == 201
+        assert client.post("/v1/files", content=png(1), headers=bob).status_code == 201
+        client.delete(f"/v1/files/{first}", headers=ann)
+        assert client.post("/v1/files", content=png(3), headers=ann).status_code == 201
+        redis.delete(keys.file(second))  # as when it expires
+        assert client.post("/v1/files", content=png(4), headers=ann).status_code == 201
+        assert is_problem(client.post("/v1/files", content=png(5), headers=ann), 507)
 
 
 def test_fields_beside_a_picture_are_refused_before_they_are_held(client: httpx2.Client) -> None:

@@ -19,6 +19,7 @@ def test_listener_that_could_not_subscribe_leaves_nothing() -> None:
                 async with hub.listen("job"):
                     raise AssertionError("there is nothing to listen to")
         await hub.close()
+        # what a leak would fill, and nothing else shows
         assert (hub._listeners, hub._subscribed, hub._leaving) == ({}, {}, set())
 
     asyncio.run(scenario())
@@ -37,7 +38,7 @@ def test_listener_cancelled_while_others_subscribe_leaves_nothing(redis_server: 
         inside = asyncio.create_task(listen())
         while not hub._subscribed:
             await asyncio.sleep(0)
-        await hub._lock.acquire()
+        await hub._lock.acquire()  # a slow subscription of another listener
         outside = asyncio.create_task(listen())
         await asyncio.sleep(0)
         for each in (inside, outside):
@@ -79,7 +80,7 @@ def test_listeners_share_previews_and_slow_ones_are_left_the_latest_of_each_imag
                 publish_preview(redis, "job", Preview(index, "base", step, 3, picture))
             told: list[str] = []
             while not told or json.loads(told[-1])["step"] != 3:
-                await slow.wait(5)
+                await slow.wait(60)
                 told += slow.previews()
             held = other.previews()
         assert held[-1] is told[-1]

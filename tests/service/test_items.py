@@ -11,7 +11,7 @@ from redis import Redis
 from jobs.callers.caller import ANONYMOUS
 from jobs.contract.job import JobStatus
 from jobs.queue import keys, rq_registries
-from jobs.queue.idempotency import job_id_of
+from jobs.queue.submitting import job_id_of
 from jobs.settings import Settings
 from tests.service.conftest import MakeKey, ToyWorker, body, running_service
 from tests.service.test_jobs import is_problem
@@ -132,6 +132,7 @@ def test_key_whose_place_is_taken_by_what_is_no_job_is_refused_at_once(
     is_problem(answer, 503)
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_calls_that_come_together_queue_no_more_than_may_be_queued(
     service_settings: Settings, fleet: ToyWorker, redis: Redis

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 import httpx2
 import pytest
-from redis import Redis
 
 from jobs.settings import Settings
 from tests.service.conftest import MakeKey, ToyWorker, running_service
@@ -20,12 +19,6 @@ QUOTAS = {"ADM_QUOTA_POSTS": "6", "ADM_QUOTA_DEVICE_SECONDS": "3", "ADM_QUOTA_QU
 def address(service_settings: Settings) -> Iterator[str]:
     with running_service(service_settings, **QUOTAS) as (address, _, _):
         yield address
-
-
-@pytest.fixture
-def client(address: str, redis: Redis) -> Iterator[httpx2.Client]:
-    with httpx2.Client(base_url=address, timeout=20) as client:
-        yield client
 
 
 def test_each_item_counts_as_a_post(client: httpx2.Client, fleet: ToyWorker, make_key: MakeKey) -> None:

@@ -136,7 +136,7 @@ def test_no_request_that_begins_after_a_change_is_judged_by_the_keys_before(
     held: dict[str, dict[str, str]] = {"nobody": {}}
 
     def ask(name: str) -> None:
-        with httpx2.Client(base_url=client.base_url) as own:
+        with httpx2.Client(base_url=client.base_url, timeout=60) as own:
             while not ended.is_set():
                 began = time.monotonic()
                 status = own.get("/v1/jobs", headers=held[name]).status_code
@@ -169,56 +169,62 @@ def test_answers_to_one_caller_are_no_others(client: httpx2.Client, make_key: Ma
     assert "vary" not in client.get("/livez").headers
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_service_beyond_loopback_serves_nobody_once_redis_has_lost_its_keys(
     redis: Redis, service_settings: Settings, make_key: MakeKey
 ) -> None:
     headers = make_key()
     with running_service(service_settings, ADM_HOST="0.0.0.0") as (address, _, _):
-        assert httpx2.get(f"{address}/v1/jobs", headers=headers).status_code == 200
+        assert httpx2.get(f"{address}/v1/jobs", headers=headers, timeout=60).status_code == 200
         redis.flushall()
-        while httpx2.get(f"{address}/v1/jobs", headers=headers).status_code == 200:
+        while httpx2.get(f"{address}/v1/jobs", headers=headers, timeout=60).status_code == 200:
             pass
-        assert httpx2.get(f"{address}/v1/jobs").status_code == 401
+        assert httpx2.get(f"{address}/v1/jobs", timeout=60).status_code == 401
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_service_stays_closed_once_redis_has_lost_its_keys_also_after_a_restart(
     redis: Redis, service_settings: Settings, make_key: MakeKey
 ) -> None:
     make_key()
     with running_service(service_settings) as (address, _, _):
-        assert httpx2.get(f"{address}/v1/jobs").status_code == 401
+        assert httpx2.get(f"{address}/v1/jobs", timeout=60).status_code == 401
         redis.flushall()
         time.sleep(2 * IN_FORCE_SECONDS)
-        assert httpx2.get(f"{address}/v1/jobs").status_code == 401
+        assert httpx2.get(f"{address}/v1/jobs", timeout=60).status_code == 401
     with running_service(service_settings) as (address, _, lines):
-        assert httpx2.get(f"{address}/v1/jobs").status_code == 401
+        assert httpx2.get(f"{address}/v1/jobs", timeout=60).status_code == 401
         assert any('"event": "keys_lost"' in line for line in lines)
         headers = make_key("new")
-        assert httpx2.get(f"{address}/v1/jobs", headers=headers).status_code == 200
+        assert httpx2.get(f"{address}/v1/jobs", headers=headers, timeout=60).status_code == 200
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_permission_for_anybody_ends_with_the_first_key(
     redis: Redis, service_settings: Settings, make_key: MakeKey
 ) -> None:
     with running_service(service_settings, ADM_HOST="0.0.0.0", ADM_ALLOW_ANONYMOUS="yes") as (address, _, _):
-        assert httpx2.get(f"{address}/v1/jobs").status_code == 200
+        assert httpx2.get(f"{address}/v1/jobs", timeout=60).status_code == 200
         make_key()
-        assert httpx2.get(f"{address}/v1/jobs").status_code == 401
+        assert httpx2.get(f"{address}/v1/jobs", timeout=60).status_code == 401
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_keys_are_in_no_log_line(redis: Redis, service_settings: Settings, make_key: MakeKey) -> None:
     headers = make_key()
     key = headers["Authorization"].removeprefix("Bearer ")
     with running_service(service_settings, ADM_LOG_LEVEL="debug") as (address, _, lines):
         for given in (headers, {"Authorization": f"Bearer {key}x"}, {"Authorization": key}):
-            httpx2.get(f"{address}/v1/jobs", headers=given)
-            httpx2.post(f"{address}/v1/jobs", json=body(), headers=given)
+            httpx2.get(f"{address}/v1/jobs", headers=given, timeout=60)
+            httpx2.post(f"{address}/v1/jobs", json=body(), headers=given, timeout=60)
         assert (
-            httpx2.get(f"{address}/v1/jobs/{key}", headers=headers | {"X-Request-ID": key}).headers["x-request-id"]
+            httpx2.get(f"{address}/v1/jobs/{key}", headers=headers | {"X-Request-ID": key}, timeout=60).headers[
+                "x-request-id"
+            ]
             != key
         )
     assert any(json.loads(each).get("caller") == key[4:16] for each in lines)

@@ -94,3 +94,23 @@ def test_filters_and_mine_never_widen_what_a_caller_sees(
         assert listed(client, ann, **params) == [anns]
     assert listed(client, root, metadata="run=1") == [roots, anns]
     assert listed(client, root, metadata="run=1", mine="true") == listed(client, root, mine="true") == [roots]
+
+
+def test_page_of_large_jobs_ends_before_it_has_too_many_bytes_and_goes_on(
+    client: httpx2.Client, fleet: ToyWorker
+) -> None:
+    """Metadata packs well, so that a small body and a small record may be a large part of a page."""
+    metadata = {f"{number:02d}" + "k" * 62: "\u00e9" * 512 for number in range(16)}
+    call = {"class_label": 1, "metadata": metadata, "items": [{}] * 30}
+    made = [each["id"] for _ in range(3) for each in client.post("/v1/jobs", json=call).json()["data"]]
+    seen, after = list[str](), ""
+    while True:
+        answer = client.get("/v1/jobs", params={"limit": 100, "after": after})
+        page = answer.json()
+        assert len(answer.content) < (1 << 20) + 1000
+        seen += [each["id"] for each in page["data"]]
+        if not page["has_more"]:
+            break
+        assert len(page["data"]) < 90
+        after = page["next"]
+    assert seen == made[::-1]

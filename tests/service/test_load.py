@@ -49,12 +49,13 @@ def test_streams_that_open_at_once_are_all_served_and_all_hear_the_end(
     assert len(rests) == STREAMS
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_readers_that_do_not_read_hold_little_and_are_cut_off(redis_server: RedisServer, tmp_path: Path) -> None:
     settings = Settings(data=tmp_path, redis_url=redis_server.address, fleet_refresh_seconds=0)
     with running_service(settings, ADM_CLIENT_SECONDS="1") as (address, process, lines):
         service = psutil.Process(process.pid)
-        with redis_server.client() as redis, httpx2.Client(base_url=address) as client:
+        with redis_server.client() as redis, httpx2.Client(base_url=address, timeout=60) as client:
             redis.flushall()
             worker = ToyWorker(redis, settings)
             worker.hold()
@@ -79,6 +80,7 @@ def test_readers_that_do_not_read_hold_little_and_are_cut_off(redis_server: Redi
     assert held < 60 << 20  # 160 MB where each reader holds what it has not read
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_page_and_metrics_do_not_wait_behind_calls_of_a_redis_that_hangs(tmp_path: Path) -> None:
     with running_redis() as server:

@@ -54,7 +54,7 @@ def test_url_is_absolute_and_leads_to_the_image(ai: OpenAI, address: str) -> Non
     (image,) = ai.images.generate(prompt="4", response_format="url").data or []
     assert image.url is not None
     assert image.url.startswith(f"{address}/v1/jobs/")
-    assert (image.b64_json, httpx2.get(image.url).content) == (None, png(0))
+    assert (image.b64_json, httpx2.get(image.url, timeout=60).content) == (None, png(0))
 
 
 @pytest.mark.process

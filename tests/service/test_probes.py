@@ -11,7 +11,7 @@ from jobs.storage.images import ImageStore
 from service.metrics import Metrics
 from service.probes import Probes
 from service.process_metrics import ProcessMetrics
-from service.slot import ALONE
+from service.process_slot import ALONE
 
 
 def num_looks(redis: Redis) -> int:

@@ -2,8 +2,8 @@
 
 import json
 import os
+import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,13 +20,14 @@ from jobs.callers.keyring import KeyStore
 from jobs.settings import Settings
 from service.metrics import Metrics
 from service.process_metrics import ProcessMetrics
-from service.slot import Slot
+from service.process_slot import Slot
 from tests.cli.test_keys import adm_keys
 from tests.service.conftest import ToyWorker, body, running_service
+from tests.warm import Program
 
-pytestmark = pytest.mark.slow
-PATIENCE_SECONDS = 60.0
-Running = tuple[str, "subprocess.Popen[str]", list[str]]
+pytestmark = [pytest.mark.slow, pytest.mark.process]
+PATIENCE_SECONDS = 300.0
+Running = tuple[str, Program, list[str]]
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def eventually(is_so: Any) -> None:
 
 def answered(address: str, route: str = "/livez") -> dict[str, float]:
     """Requests of a route that each process has answered, as one scrape shows them; another's may be seconds old."""
-    text = httpx2.get(f"{address}/metrics", timeout=10).text
+    text = httpx2.get(f"{address}/metrics", timeout=60).text
     found: dict[str, float] = {}
     for family in text_string_to_metric_families(text):
         for each in family.samples:
@@ -62,7 +63,7 @@ def answered(address: str, route: str = "/livez") -> dict[str, float]:
 
 
 def seen_processes(address: str) -> set[str]:
-    httpx2.get(f"{address}/livez", timeout=10)  # of a connection of its own: whichever process takes it
+    httpx2.get(f"{address}/livez", timeout=60)  # of a connection of its own: whichever process takes it
     return set(answered(address))
 
 
@@ -74,7 +75,7 @@ def test_metrics_of_all_processes_come_in_one_scrape_and_no_counter_falls(runnin
     address, _, _ = running
     last: dict[str, float] = {}
     for _ in range(40):
-        httpx2.get(f"{address}/healthz", timeout=10)  # which nothing else asks for
+        httpx2.get(f"{address}/healthz", timeout=60)  # which nothing else asks for
         now = answered(address, "/healthz")
         assert all(now[process] >= last[process] for process in last)
         last = now
@@ -98,12 +99,12 @@ def test_one_process_sweeps_and_the_one_that_replaces_it_goes_on(
     address, _, lines = running
     worker.hold()
     for number in range(2):
-        job = httpx2.post(f"{address}/v1/jobs", json=body(n=64, upsample=False, expires_in=1), timeout=10).json()
-        other = httpx2.post(f"{address}/v1/jobs", json=body(n=64, upsample=False, expires_in=1), timeout=10).json()
+        job = httpx2.post(f"{address}/v1/jobs", json=body(n=64, upsample=False, expires_in=1), timeout=60).json()
+        other = httpx2.post(f"{address}/v1/jobs", json=body(n=64, upsample=False, expires_in=1), timeout=60).json()
         eventually(
             lambda job=job, other=other: (
                 "expired"
-                in {httpx2.get(f"{address}/v1/jobs/{each['id']}", timeout=10).json()["status"] for each in (job, other)}
+                in {httpx2.get(f"{address}/v1/jobs/{each['id']}", timeout=60).json()["status"] for each in (job, other)}
             )
         )
         if number == 0:
@@ -117,7 +118,7 @@ def test_one_process_sweeps_and_the_one_that_replaces_it_goes_on(
 def test_sigterm_ends_streams_and_all_processes_and_frees_the_port(running: Running, worker: ToyWorker) -> None:
     address, process, lines = running
     worker.hold()
-    job = httpx2.post(f"{address}/v1/jobs", json=body(), timeout=10).json()
+    job = httpx2.post(f"{address}/v1/jobs", json=body(), timeout=60).json()
     pids = [each["pid"] for each in events(lines, "process_started")]
     with httpx2.stream("GET", f"{address}/v1/jobs/{job['id']}/events", timeout=30) as stream:
         chunks = stream.iter_raw()
@@ -125,10 +126,10 @@ def test_sigterm_ends_streams_and_all_processes_and_frees_the_port(running: Runn
         process.terminate()
         for _ in chunks:  # until the service closes it, and not cut
             pass
-    assert process.wait(20) == -signal.SIGTERM
+    assert process.wait(300) == -signal.SIGTERM
     assert not any(psutil.pid_exists(each) for each in pids)
     with pytest.raises(httpx2.ConnectError):
-        httpx2.get(f"{address}/livez", timeout=5)
+        httpx2.get(f"{address}/livez", timeout=60)
     worker.release()
 
 
@@ -150,7 +151,7 @@ def test_change_of_the_keys_is_in_force_at_all_processes_when_its_command_return
 
     def answers(key: str = "") -> set[int]:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        return {httpx2.get(f"{address}/v1/caller", headers=headers, timeout=10).status_code for _ in range(60)}
+        return {httpx2.get(f"{address}/v1/caller", headers=headers, timeout=60).status_code for _ in range(60)}
 
     with running_service(service_settings, ADM_SERVICE_PROCESSES="2", ADM_DATA=str(tmp_path)) as (address, _, lines):
         eventually(lambda: seen_processes(address) == {"0", "1"})
@@ -185,3 +186,45 @@ def test_service_of_one_process_labels_nothing_by_process(redis: Redis) -> None:
     ((labels, text),) = ProcessMetrics(redis, Metrics(), Slot("a", 0, 1)).texts()
     assert labels == {}
     assert "adm_service_process_start_time_seconds" in text
+
+
+def test_service_whose_processes_fail_at_every_start_ends_with_the_cause(
+    service_settings: Settings, redis: Redis, tmp_path: Path
+) -> None:
+    """Its store is replaced by a file after the start, so that none of them can open it again."""
+    store = tmp_path / "images"
+    with running_service(service_settings, ADM_SERVICE_PROCESSES="2", ADM_STORE=str(store)) as (
+        address,
+        process,
+        lines,
+    ):
+        eventually(lambda: seen_processes(address) == {"0", "1"})
+        shutil.rmtree(store)
+        store.write_text("no folder")
+        for each in events(lines, "process_started"):
+            os.kill(each["pid"], signal.SIGKILL)
+        assert process.wait(PATIENCE_SECONDS) == 1
+    *logged, last = lines
+    assert last.startswith("adm service: its processes fail at every start: SettingsError: ADM_STORE: ")
+    died = [json.loads(each) for each in logged if '"process_died"' in each]
+    assert sum(each["cause"].startswith("SettingsError: ") for each in died) in range(4, 8)
+
+
+def test_process_that_fails_at_every_start_is_started_again_while_another_serves(
+    service_settings: Settings, redis: Redis, tmp_path: Path
+) -> None:
+    store = tmp_path / "images"
+    with running_service(service_settings, ADM_SERVICE_PROCESSES="2", ADM_STORE=str(store)) as (
+        address,
+        process,
+        lines,
+    ):
+        eventually(lambda: seen_processes(address) == {"0", "1"})
+        shutil.rmtree(store)
+        store.write_text("no folder")
+        os.kill(next(each["pid"] for each in events(lines, "process_started") if each["process"] == 0), signal.SIGKILL)
+        eventually(lambda: len(events(lines, "process_died")) == 5)
+        assert process.poll() is None
+        assert httpx2.get(f"{address}/livez", timeout=60).status_code == 200
+        store.unlink()
+        eventually(lambda: seen_processes(address) == {"0", "1"})

@@ -326,7 +326,7 @@ def test_body_sent_to_a_stream_takes_no_room_from_uploads(
     """Bodies above 64 KiB count while they are received, and no longer than that."""
     address, lines = small
     worker.hold()
-    job_id = httpx2.post(f"{address}/v1/jobs", json=body()).json()["id"]
+    job_id = httpx2.post(f"{address}/v1/jobs", json=body(), timeout=60).json()["id"]
     head = f"GET /v1/jobs/{job_id}/events HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
     for _ in range(20):
         client = Caller(address, source="127.0.0.6")
@@ -335,7 +335,7 @@ def test_body_sent_to_a_stream_takes_no_room_from_uploads(
         client.socket.close()
     noise = io.BytesIO()
     Image.frombytes("RGB", (240, 240), os.urandom(3 * 240**2)).save(noise, "png")
-    assert httpx2.post(f"{address}/v1/files", files={"file": noise.getvalue()}).status_code == 201
+    assert httpx2.post(f"{address}/v1/files", files={"file": noise.getvalue()}, timeout=60).status_code == 201
     assert not [line for line in lines if '"event": "failed"' in line]
 
 

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 
 import httpx2
 import pytest
-from redis import Redis
 
 from jobs.callers.caller import Role
 from jobs.settings import Settings
@@ -24,12 +23,6 @@ LIMIT = re.compile(r'"([a-z-]+)";r=(\d+)(?:;t=(\d+))?')
 def address(service_settings: Settings) -> Iterator[str]:
     with running_service(service_settings, **QUOTAS) as (address, _, _):
         yield address
-
-
-@pytest.fixture
-def client(address: str, redis: Redis) -> Iterator[httpx2.Client]:
-    with httpx2.Client(base_url=address, timeout=20) as client:
-        yield client
 
 
 def is_refused(answer: httpx2.Response, policy: str, quota: int, window: str | None) -> bool:

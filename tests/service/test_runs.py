@@ -26,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def runs(service_settings: Settings, folder: Path) -> Iterator[httpx2.Client]:
     settings = service_settings.model_copy(update={"runs": folder})
-    with running_service(settings) as (address, _, _), httpx2.Client(base_url=address, timeout=20) as client:
+    with running_service(settings) as (address, _, _), httpx2.Client(base_url=address, timeout=60) as client:
         yield client
 
 

@@ -30,9 +30,9 @@ def test_openai_client_makes_jobs_of_its_keys_caller(
         assert len(ai.images.edit(image=png(9), prompt="cone").data or []) == 1
         assert [each.type for each in ai.images.generate(prompt="cone", stream=True)] == ["image_generation.completed"]
     assert image.url is not None
-    assert httpx2.get(image.url, headers=callers.ann).content == png(0)
-    assert httpx2.get(image.url, headers=callers.bob).status_code == 404
-    assert httpx2.get(image.url).status_code == 401
+    assert httpx2.get(image.url, headers=callers.ann, timeout=60).content == png(0)
+    assert httpx2.get(image.url, headers=callers.bob, timeout=60).status_code == 404
+    assert httpx2.get(image.url, timeout=60).status_code == 401
     jobs = [len(client.get("/v1/jobs", headers=each).json()["data"]) for each in callers]
     assert jobs == [3, 0, 3]
 

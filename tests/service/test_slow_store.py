@@ -53,7 +53,7 @@ def test_upload_that_waits_for_the_store_delays_no_other(uploading: Uploading, s
     with uploading(2) as upload:
         store_proxy.fault, store_proxy.once = "silent", True
         stuck = upload(1)
-        assert store_proxy.struck.wait(20)
+        assert store_proxy.struck.wait(60)
         try:
             assert upload(2).result(20).status_code == 201
             assert upload(2).result(20).status_code == 201, "it is there already"
@@ -68,7 +68,7 @@ def test_uploads_are_refused_when_the_store_is_stuck(uploading: Uploading, store
     with uploading(1) as upload:
         store_proxy.fault = "silent"
         stuck = upload(1)
-        assert store_proxy.struck.wait(20)
+        assert store_proxy.struck.wait(60)
         try:
             for refused in [upload(grey) for grey in range(2, 8)]:
                 answer = refused.result(20)
@@ -82,11 +82,12 @@ def test_uploads_are_refused_when_the_store_is_stuck(uploading: Uploading, store
         assert upload(2).result(20).status_code == 201
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_downloads_that_wait_for_the_store_delay_nothing_else(service_settings: Settings, worker: ToyWorker) -> None:
     with (
         running_service(service_settings, ADM_STORE_THREADS=str(STORE_THREADS)) as (address, _, _),
-        httpx2.Client(base_url=address, timeout=20) as client,
+        httpx2.Client(base_url=address, timeout=60) as client,
         ThreadPoolExecutor(DOWNLOADS) as pool,
     ):
         job = client.post("/v1/jobs", json=body(), headers={"Prefer": "wait=10"}).json()

@@ -2,6 +2,7 @@
 
 import io
 from typing import Any
+from urllib.parse import quote
 
 import httpx2
 import pytest
@@ -11,7 +12,7 @@ from redis import Redis
 from jobs.settings import Settings
 from pictures.decoding import PictureError
 from pictures.thumbnails import Form, formed
-from service.accept import preferred_format
+from service.accept_header import preferred_format
 from tests.jobs.samples import png
 from tests.service.conftest import MakeKey, ToyWorker, body
 from tests.service.test_jobs import is_problem
@@ -146,3 +147,10 @@ def test_limits_of_the_decoder_hold() -> None:
     with pytest.raises(PictureError):
         formed(jpeg.getvalue(), Form("webp", None), max_pixels=100)
     assert Image.open(io.BytesIO(formed(png(3, 8), Form("jpeg", None), 64))).size == (8, 8)
+
+
+@pytest.mark.parametrize("index", ["+0", "-0", "00", "0_0", " 0", "0 ", "\u0660", "0.0", "1e0", "-1", "99999999999"])
+def test_image_has_one_address(client: httpx2.Client, url: str, index: str) -> None:
+    """What Python too would read as a number is no other address of the same image."""
+    assert opened(client.get(url)).width == 256
+    assert is_problem(client.get(url.rpartition("/")[0] + "/" + quote(index)), 404)

@@ -36,7 +36,7 @@ class Collector(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         self.bodies: list[bytes] = []
-        super().__init__(("127.0.0.1", 0), Taker)
+        super().__init__(("127.0.0.1", 0), Claimer)
 
     @property
     def variables(self) -> dict[str, str]:
@@ -53,7 +53,7 @@ class Collector(ThreadingHTTPServer):
         ]
 
 
-class Taker(BaseHTTPRequestHandler):
+class Claimer(BaseHTTPRequestHandler):
     server: Collector
 
     def do_POST(self) -> None:
@@ -120,9 +120,9 @@ def test_one_trace_leads_from_the_callers_request_to_the_stored_image(
         headers = key | TRACEPARENT | {"Prefer": "wait=60"}
         job = httpx2.post(f"{address}/v1/jobs", json=posted, headers=headers, timeout=90).json()
         assert job["status"] == "completed", job
-        httpx2.get(f"{address}/v1/jobs/{job['id']}", headers=key).raise_for_status()
-        httpx2.get(f"{address}/livez").raise_for_status()
-        httpx2.request("REPORT", f"{address}/hidden-path", headers=key)
+        httpx2.get(f"{address}/v1/jobs/{job['id']}", headers=key, timeout=60).raise_for_status()
+        httpx2.get(f"{address}/livez", timeout=60).raise_for_status()
+        httpx2.request("REPORT", f"{address}/hidden-path", headers=key, timeout=60)
         eventually(
             lambda: {"attempt", "other unmatched"} <= {span.name for _, span in collector.spans()}, "spans arrive"
         )
@@ -161,11 +161,13 @@ def test_trace_of_a_caller_reaches_the_worker_though_nobody_records_spans(
 ) -> None:
     with running_service(service_settings) as (address, _, lines):
         redis.hset("adm:pipelines", "demo", DEMO.model_dump_json())
-        job = httpx2.post(f"{address}/v1/jobs", json=body(), headers=TRACEPARENT).json()
+        job = httpx2.post(f"{address}/v1/jobs", json=body(), headers=TRACEPARENT, timeout=60).json()
         assert redis.hget(f"rq:job:{job['id']}", "adm_traceparent") == TRACEPARENT["traceparent"].encode()
-        plain = httpx2.post(f"{address}/v1/jobs", json=body()).json()
+        plain = httpx2.post(f"{address}/v1/jobs", json=body(), timeout=60).json()
         assert redis.hget(f"rq:job:{plain['id']}", "adm_traceparent") == b""
-        wrong = httpx2.post(f"{address}/v1/jobs", json=body(), headers={"traceparent": "hidden-rubbish"}).json()
+        wrong = httpx2.post(
+            f"{address}/v1/jobs", json=body(), headers={"traceparent": "hidden-rubbish"}, timeout=60
+        ).json()
         assert redis.hget(f"rq:job:{wrong['id']}", "adm_traceparent") == b""
         eventually(
             lambda: any(TRACE in line and job["id"] in line for line in lines), "the request's line has the trace"
@@ -181,7 +183,7 @@ def test_last_spans_are_sent_before_the_programs_end(
         assert job["status"] == "completed", job
         assert collector.spans() == []
         worker.process.terminate()
-        assert worker.process.wait(60) == 0
+        assert worker.process.wait(300) == 0
         assert {program for program, _ in collector.spans()} == {"adm-worker"}
     assert "POST /v1/jobs" in {span.name for _, span in collector.spans()}
 
@@ -201,5 +203,5 @@ def test_jobs_are_completed_and_programs_stop_though_the_collector_hangs_or_is_a
                 job = httpx2.post(f"{address}/v1/jobs", json=posted, headers=wait, timeout=90).json()
                 assert job["status"] == "completed", job
             worker.process.terminate()
-            assert worker.process.wait(60) == 0
+            assert worker.process.wait(300) == 0
             assert '"stopped"' in worker.output

@@ -28,7 +28,7 @@ def test_upkeep_goes_on_after_a_failure_that_nobody_foresaw(
             raise ValueError("unforeseen")
         return 0
 
-    monkeypatch.setattr(sweeper, "expire_jobs", expire_jobs)
+    monkeypatch.setattr(sweeper, "expire_jobs", expire_jobs)  # an error that nobody foresees: no real one is known
 
     async def scenario() -> None:
         keeping = asyncio.create_task(Upkeep(sweeper, retirement, 0.01).run())

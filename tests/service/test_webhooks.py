@@ -14,11 +14,14 @@ from standardwebhooks.webhooks import WebhookVerificationError
 from typer.testing import CliRunner
 
 from cli.main import app
+from jobs.job_queue import JobQueue
 from jobs.queue import keys
-from jobs.queue.webhooks import Webhooks
+from jobs.queue.webhooks import Webhooks, enqueue
 from jobs.settings import Settings
-from service.webhooks import MOST_PER_HOST
-from tests.service.conftest import ToyWorker, body, running_service
+from jobs.storage.images import ImageStore
+from service.metrics import Metrics
+from service.webhooks import MOST_AT_ONCE, MOST_PER_HOST, WebhookSender
+from tests.service.conftest import MakeKey, ToyWorker, body, running_service
 from tests.worker.programs import eventually
 
 OLD, NEW = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
@@ -231,13 +234,53 @@ def test_slow_receiver_holds_up_no_other(client: httpx2.Client, fleet: ToyWorker
 
 
 @pytest.mark.slow
+def test_slow_receivers_of_one_caller_hold_up_no_other_caller(
+    client: httpx2.Client, fleet: ToyWorker, receiver: Receiver, make_key: MakeKey, redis: Redis
+) -> None:
+    """One caller has more hosts than a service sends at once, and none of them answers."""
+    many, one = make_key("many"), make_key("one")
+    slow = Receiver("0.0.0.0")
+    slow.open.clear()
+    hosts = [f"http://127.0.1.{number}:{slow.port}" for number in range(2 * MOST_AT_ONCE)]
+    try:
+        for first in range(0, len(hosts), 32):
+            items = [body(webhook_url=url) for url in hosts[first : first + 32]]
+            assert client.post("/v1/jobs", json={"items": items}, headers=many).status_code == 202
+        fleet.release()
+        eventually(lambda: slow.received.qsize() == Settings().webhooks_per_caller, "it has as many as it may")
+        assert client.post("/v1/jobs", json=body(webhook_url=receiver.url), headers=one).status_code == 202
+        assert receiver.get().verified(NEW)["type"] == "job.completed"
+        assert slow.received.qsize() == Settings().webhooks_per_caller
+    finally:
+        slow.close()
+        redis.delete(keys.WEBHOOKS)
+
+
+def test_deliveries_above_a_share_wait_the_longer_the_more_they_are(redis: Redis, service_settings: Settings) -> None:
+    """So that a thousand of one caller are not what every look finds, and what stands behind them is seen."""
+    settings = service_settings.model_copy(update={"webhooks_per_caller": 2})
+    webhooks = Webhooks(redis)
+    sender = WebhookSender(webhooks, JobQueue(redis, settings, ImageStore(settings.store_address)), settings, Metrics())
+    with redis.pipeline() as pipe:
+        for number in range(7):
+            enqueue(pipe, f"{number}", "j", "completed", f"http://h{number}.example/", number, "many")
+        enqueue(pipe, "8", "j", "completed", "http://other.example/", 8, "one")
+        pipe.execute()
+    assert [each.id for each in webhooks.claim(sender._choose)] == ["msg_0", "msg_1", "msg_8"]  # nothing is posted
+    now = webhooks.now()
+    waits = [round(float(redis.zscore(keys.WEBHOOKS, f"msg_{each}")) - now) for each in range(2, 7)]  # type: ignore[arg-type] # redis-py's union with an awaitable
+    assert waits == [2, 2, 4, 4, 6]
+
+
+@pytest.mark.process
+@pytest.mark.slow
 def test_job_that_ends_while_no_service_runs_is_posted_by_the_next_and_by_one_of_them(
     service_settings: Settings, worker: ToyWorker, receiver: Receiver, webhooks: Webhooks
 ) -> None:
     worker.hold()
     with (
         running_service(service_settings, **SIGNED, **LOCAL) as (address, _, _),
-        httpx2.Client(base_url=address) as client,
+        httpx2.Client(base_url=address, timeout=60) as client,
     ):
         eventually(lambda: bool(client.get("/v1/workers").json()["data"]), "the worker is known")
         job_id = post(client, receiver.url)

@@ -12,7 +12,7 @@ from redis.exceptions import NoPermissionError
 
 from jobs.callers.caller import Role
 from jobs.callers.keyring import KeyStore
-from jobs.callers.windows import PREFIX
+from jobs.callers.quota_windows import PREFIX
 from jobs.contract.job import JobStatus
 from jobs.queue import keys
 from jobs.settings import Settings
@@ -55,6 +55,7 @@ def test_workers_user_runs_the_job_of_a_caller_with_a_key(
         worker.stop()
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_worker_program_starts_hands_back_and_goes_on_with_the_rights_of_the_user(
     workers_redis: Redis, redis_server: RedisServer, redis: Redis, tmp_path: Path

@@ -2,13 +2,17 @@
 
 import io
 import json
+import random
+import time
 from zipfile import ZIP_STORED, ZipFile
 
 import httpx2
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from redis import Redis
 
+from jobs.callers.keyring import IN_FORCE_SECONDS, KeyStore
 from tests.jobs.samples import png
 from tests.service.conftest import MakeKey, ToyWorker, body
 from tests.service.test_jobs import is_problem
@@ -123,3 +127,23 @@ def test_zip_of_chosen_images_never_holds_anothers(client: httpx2.Client, worker
     answer = client.get("/v1/images.zip", params={"image": [f"{own}/0", f"{theirs}/0"]}, headers=bob)
     assert is_problem(answer, 404)
     assert client.get("/v1/images.zip", params={"image": f"{own}/0"}, headers=bob).status_code == 200
+
+
+def test_zip_breaks_off_when_its_callers_key_is_revoked(
+    client: httpx2.Client, worker: ToyWorker, redis: Redis, make_key: MakeKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The archive has more bytes than the connection holds, so the service still reads images when that happens."""
+    noise = Image.frombytes("RGB", (1024, 1024), random.Random(7).randbytes(3 << 20))
+    file = io.BytesIO()
+    noise.save(file, "PNG", compress_level=0)
+    monkeypatch.setattr("tests.service.conftest.png", lambda index: file.getvalue())
+    headers = make_key("ann")
+    job = client.post("/v1/jobs", json=body(n=16), headers=headers | {"Prefer": "wait=20"}).json()
+    received = list[bytes]()
+    with client.stream("GET", f"/v1/jobs/{job['id']}/images.zip", headers=headers) as answer:
+        assert answer.status_code == 200
+        KeyStore(redis).revoke("ann")
+        time.sleep(IN_FORCE_SECONDS)
+        with pytest.raises(httpx2.RemoteProtocolError):
+            received.extend(answer.iter_raw())
+    assert 0 < sum(map(len, received)) < 16 * len(file.getvalue())

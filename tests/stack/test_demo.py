@@ -8,7 +8,7 @@ from PIL import Image
 from models.checkpoints.presets import SHAPE_NAMES
 from stack.contact_sheet import MARGIN_PX, TILE_PX, Tile, contact_sheet
 from stack.demo import Outcome, batch_occupancy, report
-from stack.demo_plan import demo_requests
+from stack.demo_requests import demo_requests
 
 MODEL = {
     "id": "demo",

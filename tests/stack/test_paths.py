@@ -18,6 +18,7 @@ from stack.embedded import redis_spec
 from tests.jobs.samples import DEMO, png
 from tests.stack.programs import Lines
 from tests.stack.test_up import up
+from tests.worker.names import owned
 from tests.worker.tiny_stack import write_tiny_stack
 from worker.inbox import Inbox
 
@@ -43,7 +44,7 @@ def test_redis_the_store_and_a_worker_work_in_a_folder_of_any_name(short: Path, 
         child.start()
         assert await happens(child.ready, within_seconds=20)
         with Redis.from_url(settings.redis_address) as redis:
-            inbox = Inbox(redis, settings, "cpu-0", [DEMO])
+            inbox = Inbox(redis, settings, owned("cpu-0"), [DEMO])
             inbox.open()
             inbox.close()
             assert redis.config_get("dir")["dir"] == str(settings.data / "redis")

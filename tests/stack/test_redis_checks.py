@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from jobs.callers.windows import Window
-from jobs.finding import Finding
+from jobs.callers.quota_windows import Window
+from jobs.doctor_finding import Finding
 from jobs.queue import keys
 from jobs.settings import Settings
 from stack.redis_checks import COMMANDS, check_redis, judge_clock

@@ -51,7 +51,7 @@ def test_signal_stops_all_in_order_and_leaves_no_process(tmp_path: Path, number:
     with running(tmp_path, OBEDIENT) as (process, pids):
         assert len(pids) == 2
         process.send_signal(number)
-        _, said = process.communicate(timeout=10)
+        _, said = process.communicate(timeout=60)
         assert process.returncode == 0
     stops = [line.strip().partition(":")[0] for line in said.splitlines() if "stopping " in line or "bye" in line]
     assert stops == ["stack   | stopping first", "first   | bye", "stack   | stopping last", "last    | bye"]
@@ -66,7 +66,7 @@ def test_stack_under_nohup_outlives_its_terminal(tmp_path: Path) -> None:
         assert process.stderr is not None
         assert any("starting it again" in line for line in process.stderr)  # it has not begun to stop
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=10) == 0
+        assert process.wait(timeout=60) == 0
 
 
 @pytest.mark.slow
@@ -85,18 +85,18 @@ def test_second_signal_hastens_the_stop(tmp_path: Path) -> None:
 def test_children_die_with_a_supervisor_that_is_killed(tmp_path: Path) -> None:
     with running(tmp_path, DEAF) as (process, pids):
         process.kill()
-        process.wait(timeout=10)
+        process.wait(timeout=60)
         assert waited(lambda: not any(alive(pid) for pid in pids))
 
 
 def test_stack_starts_again_on_the_folder_of_one_that_was_killed(tmp_path: Path) -> None:
     with running(tmp_path, DEAF) as (process, before):
         process.kill()
-        process.wait(timeout=10)
+        process.wait(timeout=60)
     with running(tmp_path, OBEDIENT) as (process, after):
         assert set(before).isdisjoint(after)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=10) == 0
+        assert process.wait(timeout=60) == 0
 
 
 def test_second_stack_on_a_folder_is_refused_and_told_what_to_set(tmp_path: Path) -> None:

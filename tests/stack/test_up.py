@@ -23,7 +23,7 @@ from tests.stack.programs import alive, waited, written_pid
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 120.0  # a cold import of torch on a busy machine
 
-pytestmark = [pytest.mark.slow, pytest.mark.redis]
+pytestmark = [pytest.mark.slow, pytest.mark.redis, pytest.mark.process]
 
 
 class Stack:

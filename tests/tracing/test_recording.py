@@ -41,6 +41,7 @@ def test_protocol_that_is_not_spoken_is_refused_by_its_variable() -> None:
 
 
 def test_missing_extra_is_named_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    # the extra is installed here, so a package that is not stands for it
     monkeypatch.setattr(recording, "SDK", ("opentelemetry.sdk", "no_such_package.http"))
     with pytest.raises(TracingError, match=r"^OTEL_EXPORTER_OTLP_ENDPOINT: .*pip install 'adm-serve\[otel\]'"):
         check(ENDPOINT)

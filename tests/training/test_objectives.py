@@ -1,11 +1,13 @@
 """Every kind of network trains, and a step is a function of the batch and not of how it is divided."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from tests.training.samples import config, finish, images, start
+from training.samples import Samples, batches
 
 KINDS: dict[str, dict[str, Any]] = {
     "diffusion": {},
@@ -66,3 +68,19 @@ def test_network_is_trained_on_the_timesteps_that_it_will_see(kind: str) -> None
     assert set((timesteps * 4).tolist()) <= set(range(4000))
     assert any(each % 1 for each in timesteps.tolist())
     assert float(timesteps.max()) < 1000
+
+
+def test_grey_network_is_trained_on_the_mean_of_the_channels_and_no_tint_of_it_costs_anything() -> None:
+    """Each image is averaged over its channels; what the network predicts beside the channels' mean has no gradient."""
+    tinted = images()
+    mean = tinted.images.float().mean(1, keepdim=True).round().to(torch.uint8).expand(-1, 3, -1, -1).contiguous()
+    given = config(process={"grey": True}, data={"flip": False})
+    run, of_means = start(given, data=tinted), start(given, data=replace(tinted, images=mean))
+    for one, other in zip(finish(run), finish(of_means), strict=True):
+        assert one.loss == pytest.approx(other.loss, rel=0.02)  # 8 bits round the means
+    run.network.zero_grad()
+    # the gradient of one batch, which a step would have used and dropped
+    run._compute(next(batches(Samples(tinted, given.data, 0), 4, 0, 0, 1)), stop=False)
+    gradient = run.parameters["out.2.bias"].grad
+    assert gradient is not None
+    torch.testing.assert_close(gradient[:3], gradient[:1].expand(3))  # the same in every channel: no tint is pushed

@@ -39,6 +39,7 @@ def test_folder_becomes_a_stack_with_its_classes(photos: Path, tmp_path: Path) -
     status, said = run(
         *("train-stack", "--images", str(photos), "--name", "pets", "--upsampler", "--steps", "3", "--batch-size", "4"),
         *("--image-size", "16", "--out", str(tmp_path / "runs"), "--weights", str(tmp_path / "weights")),
+        *("--measure-minutes", "0.01"),
     )
     assert status == 0, said
     assert "8 images, 2 classes (cat 4, dog 4); a class for each folder" in said
@@ -48,7 +49,11 @@ def test_folder_becomes_a_stack_with_its_classes(photos: Path, tmp_path: Path) -
     assert stack.upsampler is not None
     assert stack.upsampler.network.config.image_size == 32
     assert stack.pipelines["pets"].upsampling is not None
-    assert "`adm train`" in (tmp_path / "weights" / "pets" / "card.md").read_text()
+    card = (tmp_path / "weights" / "pets" / "card.md").read_text()
+    assert "`adm train`" in card
+    assert "Not measured: guidance_scale: there is no judge" in card
+    measured = json.loads((tmp_path / "weights" / "pets" / "measured.json").read_text())
+    assert stack.pipelines["pets"].eps_scale in [float(each) for each in measured["eps_scale"]]
     status, said = run("runs", "list", str(tmp_path / "runs"))
     assert status == 0
     assert "diffusion" in said
@@ -58,8 +63,18 @@ def test_folder_becomes_a_stack_with_its_classes(photos: Path, tmp_path: Path) -
 def test_stack_is_refused_or_found_whole_before_anything_is_trained(photos: Path, tmp_path: Path) -> None:
     def train(name: str, *more: str) -> tuple[int, str]:
         sizes = ("--steps", "2", "--batch-size", "2", "--image-size", "16", "--weights", str(tmp_path / "weights"))
+        measured = ("--measure-minutes", "0")
         return run(
-            "train-stack", "--images", str(photos), "--name", name, "--out", str(tmp_path / "runs"), *sizes, *more
+            "train-stack",
+            "--images",
+            str(photos),
+            "--name",
+            name,
+            "--out",
+            str(tmp_path / "runs"),
+            *sizes,
+            *measured,
+            *more,
         )
 
     (tmp_path / "weights" / "taken").mkdir(parents=True)
@@ -106,6 +121,7 @@ def test_one_class_makes_an_unguided_stack(tmp_path: Path) -> None:
     status, said = run(
         *("train-stack", "--images", str(tmp_path / "photos"), "--name", "plain", "--steps", "1", "--batch-size", "2"),
         *("--image-size", "16", "--out", str(tmp_path / "runs"), "--weights", str(tmp_path / "weights")),
+        *("--measure-minutes", "0"),
     )
     assert status == 0, said
     stack = load_stack(tmp_path / "weights" / "plain")
@@ -151,7 +167,9 @@ def test_stack_is_refused_whole(base: Path, tmp_path: Path) -> None:
 
 
 def test_command_adds_a_run_as_a_stack(base: Path, tmp_path: Path) -> None:
-    status, said = run("models", "add", str(base), "--name", "mine", "--weights", str(tmp_path))
+    status, said = run(
+        "models", "add", str(base), "--name", "mine", "--weights", str(tmp_path), "--measure-minutes", "0"
+    )
     assert status == 0, said
     assert list(json.loads((tmp_path / "mine" / "stack.json").read_text())["pipelines"]) == ["mine", "mine-uncond"]
 

@@ -3,8 +3,6 @@
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,14 +11,15 @@ import torch
 
 from runfolder.folder import STATE, locked, snapshot_path, snapshot_steps
 from runfolder.stats import read_lines
+from tests.training.lives import Lives
 from tests.training.samples import assert_same, config, finish, start, write_npz
 from training.config import ConfigError
 from training.divergence import DivergedError
 from training.session import Request, TrainingError, train
 from training.state import StateFiles, read_state
 
-ROOT = Path(__file__).parents[2]
 KILLS = int(os.environ.get("TRAINING_KILLS", "6"))
+STEPS_A_KILL = 12  # of the run: more than a life takes, so that the last kill still finds it training
 
 
 @pytest.mark.parametrize("stop", [1, 3])
@@ -56,29 +55,29 @@ def test_run_that_is_stopped_and_resumed_equals_one_that_is_not(
     assert_same(resumed, whole)
 
 
-def run_in_a_process(folder: Path, images: Path, steps: int) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "tests.training.samples", str(folder), str(images), str(steps)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True)
-
-
 @pytest.mark.process
 @pytest.mark.slow
-def test_run_that_is_killed_at_random_instants_ends_with_the_bytes_of_one_that_is_not(tmp_path: Path) -> None:
-    seed = random.randrange(2**32)
-    print(f"seed {seed}")
-    instants, steps = random.Random(seed), 60
+@pytest.mark.parametrize("processes", [1, 2])
+def test_run_that_is_killed_at_random_instants_ends_with_the_bytes_of_one_that_is_not(
+    tmp_path: Path, processes: int
+) -> None:
+    """Each kill is of all processes of the run, after a step that none before it has saved."""
+    seed = int(os.environ.get("TRAINING_KILLS_SEED", random.randrange(2**32)))
+    print(f"seed {seed}, {KILLS} kills, {processes} processes")
+    instants, steps = random.Random(seed), STEPS_A_KILL * KILLS
     images = write_npz(tmp_path / "images.npz")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert run_in_a_process(whole, images, steps).wait() == 0
-    for _ in range(KILLS):
-        process = run_in_a_process(killed, images, steps)
-        before = read_state(killed / STATE)["step"] if (killed / STATE).exists() else -1
-        while process.poll() is None and step_of(killed) <= before:
-            time.sleep(0.01)
-        time.sleep(instants.random() * 0.3)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert run_in_a_process(killed, images, steps).wait() == 0
+    with Lives() as lives:
+        assert lives.wait(lives.start(whole, images, steps, processes)) == [0] * processes
+        for kill in range(KILLS):
+            before, pids = step_of(killed), lives.start(killed, images, steps, processes)
+            while step_of(killed) <= before:
+                time.sleep(0.002)
+            time.sleep(instants.random() * 0.05)
+            for pid in pids:
+                os.kill(pid, signal.SIGKILL)
+            assert lives.wait(pids) == [-signal.SIGKILL] * processes, f"kill {kill} found a run that had ended"
+        assert lives.wait(lives.start(killed, images, steps, processes)) == [0] * processes
     one, other = (read_state(each / STATE) for each in (whole, killed))
     assert one["step"] == other["step"] == steps
     for part in ("network", "averages"):

@@ -112,7 +112,7 @@ def test_augmented_images_keep_shape_and_range(count: int, size: int, seed: int)
     x = torch.rand(count, 3, size, size, generator=generator) * 2 - 1
     before = x.clone()
     uniforms = torch.rand(count, 20, generator=generator, dtype=torch.float64)
-    augmented = augment(x, uniforms, torch.randn(x.shape, generator=generator))
+    augmented = augment(x, uniforms, torch.randn(x.shape, generator=generator), mirrors=True)
     assert augmented.shape == x.shape
     assert bool(((augmented >= -1) & (augmented <= 1)).all())
     assert torch.equal(x, before)
@@ -126,7 +126,21 @@ def test_augmentation_of_an_image_depends_on_its_own_draws_alone() -> None:
         torch.rand(4, 20, generator=generator, dtype=torch.float64),
         torch.randn(x.shape, generator=generator),
     )
-    together = augment(x, uniforms, noise)
-    alone = [augment(x[i : i + 1], uniforms[i : i + 1], noise[i : i + 1]) for i in range(4)]
+    together = augment(x, uniforms, noise, mirrors=True)
+    alone = [augment(x[i : i + 1], uniforms[i : i + 1], noise[i : i + 1], mirrors=True) for i in range(4)]
     torch.testing.assert_close(together, torch.cat(alone))
     assert not torch.allclose(together[0], together[1])
+
+
+def test_images_that_may_not_be_mirrored_are_not() -> None:
+    """Shoes that all point to the left: one that points to the right is of no class that was asked for."""
+    generator = torch.Generator().manual_seed(3)
+    uniforms = torch.rand(8, 20, generator=generator, dtype=torch.float64)
+    uniforms[:, :2] = 0.5  # not shifted
+    x = torch.linspace(-0.3, 0.3, 16).expand(8, 3, 16, 16)
+    slopes = [
+        (each[..., 8:].mean((1, 2, 3)) > each[..., :8].mean((1, 2, 3)))
+        for mirrors in (False, True)
+        for each in [augment(x, uniforms, torch.zeros_like(x), mirrors=mirrors)]
+    ]
+    assert torch.equal(slopes[0] ^ slopes[1], uniforms[:, 2] < 0.5)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from redis import Redis
 
 from jobs.contract.job import Usage
@@ -14,9 +15,13 @@ from jobs.settings import Settings
 from jobs.storage.images import ImageStore
 from tests.conftest import RedisServer, running_redis
 from tests.jobs.samples import DEMO, DEMO_UNCOND, png, replay
+from tests.worker.names import owned
 from tests.worker.programs import Client, Start, WorkerProcess
 from tests.worker.tiny_stack import write_tiny_stack
-from worker.inbox import Claim, Inbox, Submit
+from worker.claim import Claim, Submit
+from worker.inbox import Inbox
+from worker.loaded_pipelines import LoadedPipelines
+from worker.main import load
 
 OpenInbox = Callable[..., Inbox]
 
@@ -31,7 +36,7 @@ class Bench:
 
     def submit(self, **fields: object) -> str:
         body = {"class_label": "torus", "guidance_scale": 2, "seed": 5} | fields
-        return self.queue.submit(JobRequest.parse(json.dumps(body).encode())).job.id
+        return self.queue.submitter.submit(JobRequest.parse(json.dumps(body).encode())).job.id
 
     def claim(self, inbox: Inbox, room: int = 8) -> list[Claim]:
         return [each.claim for each in inbox.poll(room=room, wait_seconds=0) if isinstance(each, Submit)]
@@ -40,7 +45,7 @@ class Bench:
         images = [
             self.images.put(claim.job_id, claim.token, index, png(index)) for index in range(claim.request.num_images)
         ]
-        return inbox.complete(claim, images, Usage(steps=25, device_seconds=0.1), "fingerprint")
+        return inbox.results.complete(claim, images, Usage(steps=25, device_seconds=0.1), "fingerprint")
 
     def events(self, job_id: str) -> list[str]:
         return [each.kind.value for each in replay(self.redis, job_id)]
@@ -56,7 +61,7 @@ def open_inbox(redis: Redis, redis_server: RedisServer, settings: Settings) -> I
 
     def open_(name: str = "cpu-0", **changes: object) -> Inbox:
         clients.append(redis_server.client())
-        inbox = Inbox(clients[-1], settings.model_copy(update=changes), name, [DEMO, DEMO_UNCOND])
+        inbox = Inbox(clients[-1], settings.model_copy(update=changes), owned(name), [DEMO, DEMO_UNCOND])
         inbox.open()
         return inbox
 
@@ -104,6 +109,13 @@ def start(worker_settings: Settings, tmp_path: Path) -> Iterator[Start]:
 @pytest.fixture
 def client(redis: Redis, worker_settings: Settings) -> Client:
     return Client(redis, worker_settings)
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> LoadedPipelines:
+    """The networks of a worker that runs in this process."""
+    settings = Settings(data=tmp_path_factory.mktemp("data"), weights=weights, max_rows=4, pipelines=("demo",))
+    return load(settings, torch.device("cpu"), "cpu-0")
 
 
 @pytest.fixture(scope="session")

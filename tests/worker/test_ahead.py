@@ -2,28 +2,25 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from threading import Event
 
 import pytest
-import torch
 from redis import Redis
 from structlog.testing import capture_logs
 
 from engine.engine import Engine
-from engine.laps import HostLap
+from engine.step_times import HostTimer
 from engine.steps import StepReport
 from jobs.contract.job import Job, JobStatus
-from jobs.queue.deaths import DEATHS_TOGETHER
 from jobs.queue.events import ProgressPublisher, ProgressReport
+from jobs.queue.worker_deaths import DEATHS_TOGETHER
 from jobs.settings import Settings
 from jobs.storage.files import FileStore
 from tests.worker.conftest import Bench, OpenInbox
 from tests.worker.programs import Shift, eventually
 from worker import loop
-from worker.held import Held
+from worker.loaded_pipelines import LoadedPipelines
 from worker.loop import Worker
-from worker.main import load
 from worker.warmup import measure_steps
 
 pytestmark = pytest.mark.slow
@@ -36,25 +33,21 @@ JOBS: list[dict[str, object]] = [
 ]
 
 
-@pytest.fixture(scope="module")
-def held(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Held:
-    settings = Settings(data=tmp_path_factory.mktemp("data"), weights=weights, max_rows=4, pipelines=("demo",))
-    return load(settings, torch.device("cpu"), "cpu-0")
-
-
 Serve = Callable[..., Shift]
 
 
 @pytest.fixture
-def serve(held: Held, open_inbox: OpenInbox, bench: Bench, redis: Redis, settings: Settings) -> Iterator[Serve]:
+def serve(
+    loaded: LoadedPipelines, open_inbox: OpenInbox, bench: Bench, redis: Redis, settings: Settings
+) -> Iterator[Serve]:
     shifts: list[Shift] = []
 
     def serve_(depth: int, **changes: object) -> Shift:
-        engine = Engine(held.engine.stages, held.engine.max_rows, depth)
+        engine = Engine(loaded.engine.stages, loaded.engine.max_rows, depth)
         measure_steps(engine)
         changed = settings.model_copy(update={"heartbeat_seconds": 0.1, **changes})
         files = FileStore(redis, settings, bench.images.objects)
-        shifts.append(Shift(Worker(replace(held, engine=engine), open_inbox(), bench.images, files, changed)))
+        shifts.append(Shift(Worker(replace(loaded, engine=engine), open_inbox(), bench.images, files, changed)))
         return shifts[-1]
 
     yield serve_
@@ -91,8 +84,8 @@ def note_steps_ahead(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
             ahead.append(engine.seconds_ahead > 0)
         return report
 
-    monkeypatch.setattr(Engine, "turn", told)
-    monkeypatch.setattr(HostLap, "is_over", False)
+    monkeypatch.setattr(Engine, "turn", told)  # to look at the engine between two turns of a worker
+    monkeypatch.setattr(HostTimer, "is_done", False)  # as a device that runs asynchronously, which a CPU does not
     return ahead
 
 
@@ -119,7 +112,7 @@ def test_each_step_of_a_job_that_runs_alone_is_reported_before_the_device_has_th
         told.extend(each.progress.step for each in reports)
         return publish(publisher, reports)
 
-    monkeypatch.setattr(ProgressPublisher, "publish", note)
+    monkeypatch.setattr(ProgressPublisher, "publish", note)  # the real one, and a note of when
     job_id = bench.submit(steps=6, upsample=False)
     for _ in range(DEATHS_TOGETHER):
         bench.claim(open_inbox("cpu-0"))
@@ -147,14 +140,15 @@ def test_job_that_comes_while_the_device_is_at_a_step_has_a_place_in_the_next(
             turns.append(report)
         return report
 
-    def is_over(lap: HostLap) -> bool:
+    def is_done(timer: HostTimer) -> bool:
         return late_is_there.is_set() or len(turns) != 1 + steps_told
 
     late_is_there = Event()
     monkeypatch.setattr(loop, "JOIN_SECONDS", 60.0)  # for Redis to answer a look for jobs, on a busy machine too
+    # the real engine, on a device that runs asynchronously as long as the test says
     monkeypatch.setattr(Engine, "turn", take_turn)
-    monkeypatch.setattr(HostLap, "is_over", property(is_over))
-    monkeypatch.setattr(HostLap, "wait", lambda lap: 600.0)
+    monkeypatch.setattr(HostTimer, "is_done", property(is_done))
+    monkeypatch.setattr(HostTimer, "wait", lambda timer: 600.0)
     early = bench.submit(steps=4, upsample=False)
     serve(2)
     eventually(lambda: len(turns) == 1 + steps_told, "so many steps are begun, and one less told of")

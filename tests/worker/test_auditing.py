@@ -17,7 +17,7 @@ from jobs.storage.files import FileStore
 from tests.worker.conftest import Bench, OpenInbox
 from tests.worker.programs import eventually
 from tests.worker.tiny_stack import write_tiny_stack
-from worker.held import Held
+from worker.loaded_pipelines import LoadedPipelines
 from worker.loop import Worker
 from worker.main import load
 from worker.stopping import Stopping
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def held(settings: Settings, tmp_path: Path) -> Held:
+def loaded(settings: Settings, tmp_path: Path) -> LoadedPipelines:
     write_tiny_stack(tmp_path / "weights")
     changes = {"weights": tmp_path / "weights", "max_rows": 4, "pipelines": ("demo",), "audit_share": 1.0, "threads": 1}
     return load(settings.model_copy(update=changes), torch.device("cpu"), "cpu-0")
@@ -45,43 +45,44 @@ def off_at(rows: int, compute: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def serve(
-    held: Held, bench: Bench, inbox: Any, files: FileStore, settings: Settings, until: Callable[[], bool]
+    loaded: LoadedPipelines, bench: Bench, inbox: Any, files: FileStore, settings: Settings, until: Callable[[], bool]
 ) -> None:
     """Run jobs of four images, one after the other, until something is so."""
     stopping = Stopping()
-    thread = Thread(target=Worker(held, inbox, bench.images, files, settings).run, args=[stopping])
+    thread = Thread(target=Worker(loaded, inbox, bench.images, files, settings).run, args=[stopping])
     thread.start()
     try:
         while not until():
-            audits = counted(held.registry, "adm_audits")  # that of this job may come as soon as it has ended
+            audits = counted(loaded.registry, "adm_audits")  # that of this job may come as soon as it has ended
             job_id = bench.submit(n=4, steps=3, upsample=False)
             eventually(lambda: bench.queue.get(job_id).status.is_final, "the job ends")  # noqa: B023 - waited for here
-            eventually(lambda: counted(held.registry, "adm_audits") > audits, "a step is taken again")  # noqa: B023
+            eventually(lambda: counted(loaded.registry, "adm_audits") > audits, "a step is taken again")  # noqa: B023
     finally:
         stopping.set()
         thread.join()
 
 
 def test_wrong_kernel_is_logged_counted_and_changes_the_numerics(
-    held: Held, bench: Bench, open_inbox: OpenInbox, redis: Redis, settings: Settings
+    loaded: LoadedPipelines, bench: Bench, open_inbox: OpenInbox, redis: Redis, settings: Settings
 ) -> None:
-    stage, before = held.engine.stages["demo/base"], held.numerics.now
-    stage._network = off_at(4, stage._network)
+    stage, before = loaded.engine.stages["demo/base"], loaded.numerics.now
+    stage._network = off_at(4, stage._network)  # a kernel with a fault at four rows; ours has none
     files = FileStore(redis, settings, bench.images.objects)
     with capture_logs() as logs:
-        serve(held, bench, open_inbox(), files, settings, lambda: held.numerics.now != before)
+        serve(loaded, bench, open_inbox(), files, settings, lambda: loaded.numerics.now != before)
     (line,) = [each for each in logs if each["event"] == "audit_difference"]
-    assert (line["stage"], line["row_shape"], line["out_of_use"]) == ("demo/base", 4, {"network": [4]})
-    assert (line["numerics_before"], line["numerics"]) == (before, held.numerics.now)
-    assert counted(held.registry, "adm_audit_differences") == 1
-    assert held.engine.row_shapes == (1, 2)
-    assert held.tell()[0].numerics == held.numerics.now
+    assert (line["stage"], line["out_of_use"]) == ("demo/base", {"network": [4]})
+    assert line["row_shape"] in (1, 2, 4)  # of the step that was kept: four rows, or fewer, taken again among others
+    assert (line["numerics_before"], line["numerics"]) == (before, loaded.numerics.now)
+    assert counted(loaded.registry, "adm_audit_differences") == 1
+    assert loaded.engine.row_shapes == (1, 2)
+    assert loaded.report()[0].numerics == loaded.numerics.now
 
 
 def test_sound_worker_audits_and_finds_nothing(
-    held: Held, bench: Bench, open_inbox: OpenInbox, redis: Redis, settings: Settings
+    loaded: LoadedPipelines, bench: Bench, open_inbox: OpenInbox, redis: Redis, settings: Settings
 ) -> None:
-    before, files = held.numerics.now, FileStore(redis, settings, bench.images.objects)
-    serve(held, bench, open_inbox(), files, settings, lambda: counted(held.registry, "adm_audits") >= 2)
-    assert counted(held.registry, "adm_audit_differences") == 0
-    assert held.numerics.now == before
+    before, files = loaded.numerics.now, FileStore(redis, settings, bench.images.objects)
+    serve(loaded, bench, open_inbox(), files, settings, lambda: counted(loaded.registry, "adm_audits") >= 2)
+    assert counted(loaded.registry, "adm_audit_differences") == 0
+    assert loaded.numerics.now == before

@@ -56,7 +56,7 @@ def test_jobs_complete_once_whatever_the_store_does(
         job_ids = [client.post(body) for body in bodies]
         assert store_proxy.struck.wait(60)
         if fault == "silent":
-            eventually(lambda: "store_away" in worker.output, "the jobs go back")
+            eventually(lambda: "store_unavailable" in worker.output, "the jobs go back")
         store_proxy.fault = "none"
         jobs = client.wait_all(job_ids)
         for job in jobs:

@@ -4,7 +4,9 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 
 import pytest
 import torch
@@ -24,11 +26,12 @@ from models.stack import load_stack
 from tests.worker.conftest import Bench
 from worker import checkpoints
 from worker.auditing import Numerics
+from worker.background_calls import BackgroundCalls
 from worker.checkpoints import WORTH_SECONDS, Checkpoints
-from worker.errands import Errands
-from worker.inbox import Claim, Inbox
-from worker.job_run import JobRun
-from worker.plans import JobPlan
+from worker.claim import Claim
+from worker.inbox import Inbox
+from worker.job_plans import JobPlan
+from worker.job_runs import JobRun
 from worker.queue_thread import QueueThread
 
 BASE = "demo/base"
@@ -47,7 +50,7 @@ def make_old(settings: Settings) -> None:
 
 def put(bench: Bench, inbox: Inbox, claim: Claim, data: bytes = b"state") -> CheckpointRecord:
     record = bench.images.put_checkpoint(claim.job_id, claim.token, "numerics", data)
-    assert inbox.checkpointed(claim, record, REACHED)
+    assert inbox.results.checkpointed(claim, record, REACHED)
     return record
 
 
@@ -60,7 +63,7 @@ def test_next_claim_gets_the_last_checkpoint_and_the_images_published_before(ben
     (claim,) = bench.claim(inbox)
     assert claim.checkpoint is None
     image = bench.images.put(job_id, claim.token, 0, b"\x89PNG" + bytes(30))
-    inbox.image_ready(claim, image)
+    inbox.results.image_ready(claim, image)
     put(bench, inbox, claim)
     last = put(bench, inbox, claim, b"later")
     bench.queue.ledger.recover(job_id, claim.token)
@@ -73,9 +76,9 @@ def test_lost_claim_names_no_checkpoint(bench: Bench, inbox: Inbox) -> None:
     (claim,) = bench.claim(inbox)
     bench.queue.ledger.recover(job_id, claim.token)
     record = bench.images.put_checkpoint(job_id, claim.token, "numerics", b"state")
-    assert not inbox.checkpointed(claim, record, REACHED)
+    assert not inbox.results.checkpointed(claim, record, REACHED)
     bench.queue.delete(job_id)
-    assert not inbox.checkpointed(claim, record, REACHED)
+    assert not inbox.results.checkpointed(claim, record, REACHED)
     assert bench.claim(inbox) == []
 
 
@@ -103,10 +106,10 @@ def test_nothing_of_a_checkpoint_is_left_when_its_job_is_over(
         case "completed":
             bench.finish(inbox, claim)
         case "failed":
-            inbox.fail(claim, FailureKind.STEP_FAILED, "the step raised", retry=False)
+            inbox.results.fail(claim, FailureKind.STEP_FAILED, "the step raised", retry=False)
         case _:
             bench.queue.cancel(job_id)
-            inbox.cancelled(claim)
+            inbox.results.cancelled(claim)
     assert bench.status(job_id) == end
     record = bench.queue.ledger.read(job_id)
     assert record is not None
@@ -162,10 +165,10 @@ class Writer:
     """Checkpoints, and a loop that waits until all that they asked of other threads is done."""
 
     def __init__(self, bench: Bench, inbox: Inbox, engine: Engine, seconds: float) -> None:
-        self._errands = Errands()
-        self._queue = QueueThread(inbox, self._errands)
+        self._calls = BackgroundCalls()
+        self._queue = QueueThread(inbox, self._calls)
         numerics = Numerics(lambda: "numerics")
-        self.checkpoints = Checkpoints(engine, inbox, self._queue, self._errands, bench.images, numerics, seconds)
+        self.checkpoints = Checkpoints(engine, inbox.results, self._queue, self._calls, bench.images, numerics, seconds)
 
     def write_if_due(self, run: JobRun) -> None:
         self.checkpoints.write_if_due(run)
@@ -177,7 +180,22 @@ class Writer:
 
     def settle(self) -> None:
         while self.checkpoints.is_writing or self._queue.is_busy:
-            self._errands.settle(1)
+            self._calls.run_callbacks(1)
+
+    @contextmanager
+    def slow_redis(self) -> Iterator[None]:
+        """Inside, calls to Redis wait; the store is written to."""
+        answers = Event()
+        self._queue.write(answers.wait)
+        try:
+            yield
+        finally:
+            answers.set()
+            self.settle()
+
+    def settle_store(self) -> None:
+        while self.checkpoints.is_writing:
+            self._calls.run_callbacks(1)
 
     def close(self) -> None:
         self._queue.close()
@@ -215,13 +233,26 @@ def test_one_is_written_after_so_much_device_time_and_replaces_the_one_before(
     assert stored(bench) != written[-1:]
 
 
+def test_slow_redis_does_not_fill_the_store(bench: Bench, run: JobRun, checkpoints_of: OpenWriter) -> None:
+    """One that is not named yet replaces nothing, and so another one is not written beside it."""
+    writer = checkpoints_of()
+    with writer.slow_redis():
+        for run.device_seconds in (60, 120, 180):
+            writer.checkpoints.write_if_due(run)
+            writer.settle_store()
+        assert len(stored(bench)) == 1
+    assert run.checkpoint is not None
+    writer.write_if_due(run)
+    assert stored(bench) == [run.checkpoint.sha256]
+
+
 def test_job_that_moves_on_while_one_is_written_is_noted_where_its_state_was_copied(
     bench: Bench, inbox: Inbox, run: JobRun, checkpoints_of: OpenWriter
 ) -> None:
     writer, run.device_seconds = checkpoints_of(), 60.0
     copied = run.progress()
     writer.checkpoints.write_if_due(run)
-    inbox.progress((run.claim, Progress(stage=BASE, step=2, steps=2, fraction=1.0)))
+    inbox.reports.progress((run.claim, Progress(stage=BASE, step=2, steps=2, fraction=1.0)))
     writer.settle()
     bench.queue.ledger.recover(run.claim.job_id, run.claim.token)
     (again,) = bench.claim(inbox)

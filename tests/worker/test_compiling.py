@@ -10,6 +10,7 @@ from models.stack import load_stack
 from tests.engine.test_compiling import needs_compiler
 from tests.models.samples import write_stack
 from worker import compiling
+from worker.assembling import assemble
 from worker.compiling import choose_compiler
 
 CPU = torch.device("cpu")
@@ -41,7 +42,7 @@ def test_networks_that_the_memory_does_not_suffice_for_are_not_compiled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stack = load_stack(write_stack(tmp_path / "tiny"))
-    monkeypatch.setattr(compiling, "free_bytes", lambda device: 2**20)
+    monkeypatch.setattr(compiling, "free_bytes", lambda device: 2**20)  # as of a full machine
     monkeypatch.setattr(Compiler, "is_warm", True)
     assert choose_compiler(asking("auto", tmp_path), CPU, [stack], "fp32") is None
     with pytest.raises(SettingsError, match=r"^ADM_COMPILE: compiled networks need .* 0\.0 GiB are free$"):
@@ -53,3 +54,19 @@ def test_other_devices_are_not_compiled_for(tmp_path: Path) -> None:
     assert choose_compiler(asking("auto", tmp_path), cuda, [], "fp32") is None
     with pytest.raises(SettingsError, match="on a CPU only, not on cuda:0"):
         choose_compiler(asking("yes", tmp_path), cuda, [], "fp32")
+
+
+def test_compiler_that_makes_wrong_code_is_not_used_by_auto_and_refused_by_yes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No compiler makes wrong code of the same function on every machine, so the code is made wrong here."""
+    stack = load_stack(write_stack(tmp_path / "tiny"))
+    monkeypatch.setattr(Compiler, "is_warm", True)
+    monkeypatch.setattr(
+        Compiler, "compile", lambda self, function, **_: lambda *inputs, **named: function(*inputs, **named) * 2
+    )
+    asked = asking("auto", tmp_path).model_copy(update={"max_rows": 2, "precision": "fp32"})
+    held = assemble(asked, CPU, "cpu-0", tuple(stack.pipelines), [stack])
+    assert "compiled by" not in held.engine.stages["tiny/base"].mode
+    with pytest.raises(SettingsError, match=r"^ADM_COMPILE: the base network, compiled by .*; set it to no$"):
+        assemble(asked.model_copy(update={"compile": "yes"}), CPU, "cpu-0", tuple(stack.pipelines), [stack])

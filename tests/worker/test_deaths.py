@@ -16,15 +16,16 @@ from structlog.testing import capture_logs
 from jobs.contract.errors import FailureKind
 from jobs.contract.job import CheckpointRecord, Progress
 from jobs.queue import keys, rq_registries
-from jobs.queue.deaths import DEATHS_ALONE, DEATHS_TOGETHER, MANY_ALONE
 from jobs.queue.record import Record
 from jobs.queue.sweep import Sweeper
+from jobs.queue.worker_deaths import DEATHS_ALONE, DEATHS_TOGETHER, MANY_ALONE
 from jobs.settings import Settings
 from tests.conftest import RedisServer
+from tests.corruption import NOT_UTF8
 from tests.jobs.samples import worker_info
-from tests.rubbish import NOT_UTF8
 from tests.worker.conftest import Bench, OpenInbox
-from worker.inbox import Claim, Inbox
+from worker.claim import Claim
+from worker.inbox import Inbox
 
 NAME = "cpu-7"  # of the worker that dies
 STEPS = 35  # 25 of the base, 10 of the upsampler
@@ -56,7 +57,7 @@ def die(bench: Bench, open_inbox: OpenInbox, *steps: int, **changes: object) -> 
         end_delays(bench)
         (claim,) = bench.claim(inbox)
         for reported in range(1, step + 1):
-            inbox.progress((claim, at(reported)))
+            inbox.reports.progress((claim, at(reported)))
         claims.append(claim)
     open_inbox(NAME, **changes)
     return claims
@@ -144,7 +145,7 @@ def test_requeue_for_another_cause_than_a_death_renews_the_time_to_wait(bench: B
     expires_at = read(bench, job_id).expires_at
     inbox = open_inbox(NAME)
     (claim,) = bench.claim(inbox)
-    inbox.give_back(claim)
+    inbox.results.requeue(claim)
     assert read(bench, job_id).expires_at > expires_at
 
 
@@ -163,9 +164,9 @@ def test_next_execution_starts_where_the_checkpoint_was_copied_not_where_it_was_
 ) -> None:
     job_id, inbox = bench.submit(), open_inbox(NAME)
     (claim,) = bench.claim(inbox)
-    inbox.progress((claim, at(20)))
+    inbox.reports.progress((claim, at(20)))
     checkpoint = CheckpointRecord(execution_id=claim.token, sha256="a" * 64, numerics="n")
-    assert inbox.checkpointed(claim, checkpoint, at(15))
+    assert inbox.results.checkpointed(claim, checkpoint, at(15))
     assert read(bench, job_id).reached == at(20)
     (again,) = bench.claim(open_inbox(NAME))
     assert again.checkpoint == checkpoint
@@ -263,7 +264,7 @@ def test_delayed_job_looks_right_to_rq_and_rq_leaves_it_alone(
 
 
 @pytest.mark.parametrize("entry", [NOT_UTF8, b"", b"a b:c", b"nobody"])
-def test_rubbish_among_delayed_jobs_is_removed(bench: Bench, entry: bytes) -> None:
+def test_foreign_entry_among_delayed_jobs_is_removed(bench: Bench, entry: bytes) -> None:
     job_id = bench.submit()
     bench.redis.zadd(rq_registries.delayed_key(QUEUE), {entry: 1, job_id.encode(): 1})
     bench.queue.ledger.enqueue_due()

@@ -34,9 +34,9 @@ def test_stalled_workers_result_is_refused_and_the_other_ones_counts(
     (claim,) = bench.claim(other)
     assert claim.attempt == 2
     assert not bench.finish(inbox, stalled)
-    assert not inbox.image_ready(stalled, bench.images.put(job_id, stalled.token, 0, png()))
-    assert not inbox.fail(stalled, FailureKind.STEP_FAILED, "late", retry=False)
-    assert not inbox.give_back(stalled)
+    assert not inbox.results.image_ready(stalled, bench.images.put(job_id, stalled.token, 0, png()))
+    assert not inbox.results.fail(stalled, FailureKind.STEP_FAILED, "late", retry=False)
+    assert not inbox.results.requeue(stalled)
     assert bench.status(job_id) == "in_progress"
     assert bench.finish(other, claim)
     assert bench.events(job_id) == ["queued", "started", "queued", "started", "image", "completed"]
@@ -118,12 +118,12 @@ def test_return_whose_answer_was_lost_may_be_repeated_also_when_another_has_the_
 ) -> None:
     job_id = bench.submit()
     (claim,) = bench.claim(inbox)
-    assert inbox.give_back(claim)
-    assert inbox.give_back(claim)
+    assert inbox.results.requeue(claim)
+    assert inbox.results.requeue(claim)
     (second,) = bench.claim(open_inbox("cpu-1"))
-    assert inbox.give_back(claim)
-    assert inbox.fail(second, FailureKind.STEP_FAILED, "the step raised", retry=True)
-    assert inbox.fail(second, FailureKind.STEP_FAILED, "the step raised", retry=True)
+    assert inbox.results.requeue(claim)
+    assert inbox.results.fail(second, FailureKind.STEP_FAILED, "the step raised", retry=True)
+    assert inbox.results.fail(second, FailureKind.STEP_FAILED, "the step raised", retry=True)
     assert redis.lrange(rq_registries.queue_key("adm:demo:normal"), 0, -1) == [job_id.encode()]
     assert redis.hget(rq_registries.job_key(job_id), "retries_left") == b"2"
     assert not bench.finish(inbox, claim)
@@ -133,7 +133,7 @@ def test_job_that_was_taken_away_is_not_given_back(bench: Bench, inbox: Inbox) -
     job_id = bench.submit()
     (claim,) = bench.claim(inbox)
     bench.queue.ledger.recover(job_id, claim.token)
-    assert not inbox.give_back(claim)
+    assert not inbox.results.requeue(claim)
 
 
 @pytest.mark.parametrize("ended", [False, True])
@@ -148,7 +148,7 @@ def test_stalled_worker_tells_nothing_of_a_job_that_another_has(
     if ended:
         assert bench.finish(other, second)
     before = bench.events(job_id)
-    inbox.progress((claim, Progress(stage="base", step=1, steps=25, fraction=0.1)))
+    inbox.reports.progress((claim, Progress(stage="base", step=1, steps=25, fraction=0.1)))
     assert bench.events(job_id) == before
     assert not redis.exists(keys.progress(job_id))
 
@@ -166,5 +166,6 @@ def test_claim_is_told_although_redis_goes_away_right_after_it(
             raise RedisConnectionError("gone")
         return real(job_id, decide)
 
+    # Redis goes between two commands of one poll, which no proxy can time
     monkeypatch.setattr(inbox._ledger, "change", change_once)
     assert len(bench.claim(inbox)) == 1

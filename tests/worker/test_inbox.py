@@ -12,7 +12,8 @@ from jobs.contract.work import rank_of
 from jobs.queue import keys, rq_registries
 from tests.jobs.samples import png, replay, worker_info
 from tests.worker.conftest import Bench
-from worker.inbox import Cancel, Inbox, Submit
+from worker.claim import Cancel, Submit
+from worker.inbox import Inbox
 
 
 def test_job_is_claimed_completed_and_its_image_readable(bench: Bench, inbox: Inbox) -> None:
@@ -77,7 +78,7 @@ def test_cancel_in_progress_reaches_the_worker_by_message_and_ends_it(bench: Ben
     assert bench.queue.cancel(job_id).status == "cancelling"
     assert bench.queue.cancel(job_id).status == "cancelling"
     assert inbox.poll(room=0, wait_seconds=1)[0] == Cancel(job_id)
-    assert inbox.cancelled(claim)
+    assert inbox.results.cancelled(claim)
     assert bench.status(job_id) == "cancelled"
     assert bench.events(job_id) == ["queued", "started", "cancelled"]
 
@@ -92,7 +93,7 @@ def test_lost_cancel_message_is_made_up_for_by_the_heartbeat(bench: Bench, inbox
 def test_late_stop_message_costs_a_job_nothing_that_nobody_cancelled(bench: Bench, inbox: Inbox) -> None:
     job_id = bench.submit()
     (claim,) = bench.claim(inbox)
-    assert not inbox.cancelled(claim)
+    assert not inbox.results.cancelled(claim)
     assert bench.status(job_id) == "queued"
     (again,) = bench.claim(inbox)
     assert bench.finish(inbox, again)
@@ -102,7 +103,7 @@ def test_give_back_spends_no_retry_and_goes_to_the_front(bench: Bench, inbox: In
     first = bench.submit()
     (claim,) = bench.claim(inbox)
     bench.submit()
-    assert inbox.give_back(claim)
+    assert inbox.results.requeue(claim)
     assert bench.status(first) == "queued"
     again = bench.claim(inbox)
     assert again[0].job_id == first
@@ -114,7 +115,7 @@ def test_failure_is_retried_three_times_then_final(bench: Bench, inbox: Inbox) -
     for attempt in range(1, 5):
         (claim,) = bench.claim(inbox)
         assert claim.attempt == attempt
-        assert inbox.fail(claim, FailureKind.STEP_FAILED, "the step raised", retry=True)
+        assert inbox.results.fail(claim, FailureKind.STEP_FAILED, "the step raised", retry=True)
     job = bench.queue.get(job_id)
     assert (job.status, job.attempt) == ("failed", 4)
     assert bench.events(job_id).count("failed") == 1
@@ -124,7 +125,7 @@ def test_failure_is_retried_three_times_then_final(bench: Bench, inbox: Inbox) -
 def test_failure_without_retry_is_final_at_once(bench: Bench, inbox: Inbox) -> None:
     job_id = bench.submit()
     (claim,) = bench.claim(inbox)
-    assert inbox.fail(claim, FailureKind.NOT_OFFERED, "no such sampler", retry=False)
+    assert inbox.results.fail(claim, FailureKind.NOT_OFFERED, "no such sampler", retry=False)
     assert bench.status(job_id) == "failed"
 
 
@@ -159,7 +160,7 @@ def test_job_given_back_after_its_expiry_still_runs(bench: Bench, inbox: Inbox, 
     job_id = bench.submit(expires_in=1)
     (claim,) = bench.claim(inbox)
     redis.hset(rq_registries.job_key(job_id), "adm_expires_at", time.time() - 1)
-    inbox.give_back(claim)
+    inbox.results.requeue(claim)
     assert len(bench.claim(inbox)) == 1
 
 
@@ -168,7 +169,7 @@ def test_job_that_was_given_back_waits_for_as_long_as_an_ended_one_is_kept(
 ) -> None:
     job_id = bench.submit(expires_in=1)
     (claim,) = bench.claim(inbox)
-    inbox.give_back(claim)
+    inbox.results.requeue(claim)
     assert bench.queue.get(job_id).expires_at > time.time() + 86_000
     redis.hset(rq_registries.job_key(job_id), "adm_expires_at", time.time() - 1)
     assert bench.claim(inbox) == []
@@ -178,9 +179,9 @@ def test_job_that_was_given_back_waits_for_as_long_as_an_ended_one_is_kept(
 def test_deleted_job_leaves_no_key_and_its_worker_is_refused(bench: Bench, inbox: Inbox, redis: Redis) -> None:
     job_id = bench.submit()
     (claim,) = bench.claim(inbox)
-    inbox.progress((claim, Progress(stage="base", step=1, steps=25, fraction=0.1)))
+    inbox.reports.progress((claim, Progress(stage="base", step=1, steps=25, fraction=0.1)))
     bench.queue.delete(job_id)
-    inbox.progress((claim, Progress(stage="base", step=2, steps=25, fraction=0.2)))
+    inbox.reports.progress((claim, Progress(stage="base", step=2, steps=25, fraction=0.2)))
     assert inbox.heartbeat(worker_info(), "") == [job_id]
     assert not bench.finish(inbox, claim)
     bench.redis.delete(keys.progress(job_id))
@@ -192,7 +193,7 @@ def test_progress_is_throttled_and_seen_by_polls(bench: Bench, inbox: Inbox) -> 
     job_id = bench.submit()
     (claim,) = bench.claim(inbox)
     for step in range(1, 100):
-        inbox.progress((claim, Progress(stage="base", step=step, steps=100, fraction=step / 100)))
+        inbox.reports.progress((claim, Progress(stage="base", step=step, steps=100, fraction=step / 100)))
     assert bench.events(job_id).count("progress") == 1
     progress = bench.queue.get(job_id).progress
     assert (progress.stage, progress.step) == ("base", 1)
@@ -202,7 +203,7 @@ def test_progress_of_all_jobs_of_a_step_is_told_though_one_of_them_is_lost(bench
     first, lost, last = (bench.submit() for _ in range(3))
     claims = bench.claim(inbox, room=3)
     bench.queue.delete(lost)
-    inbox.progress(*((claim, Progress(stage="base", step=2, steps=25, fraction=0.1)) for claim in claims))
+    inbox.reports.progress(*((claim, Progress(stage="base", step=2, steps=25, fraction=0.1)) for claim in claims))
     assert [bench.queue.get(job_id).progress.step for job_id in (first, last)] == [2, 2]
     assert not bench.redis.exists(keys.progress(lost))
 
@@ -210,9 +211,10 @@ def test_progress_of_all_jobs_of_a_step_is_told_though_one_of_them_is_lost(bench
 def test_image_is_fetchable_as_soon_as_its_event_was_sent(bench: Bench, inbox: Inbox) -> None:
     job_id = bench.submit(n=2)
     (claim,) = bench.claim(inbox)
-    assert inbox.image_ready(claim, bench.images.put(job_id, claim.token, 1, png(9)))
+    assert inbox.results.image_ready(claim, bench.images.put(job_id, claim.token, 1, png(9)))
     event = replay(bench.redis, job_id)[-1]
     assert (event.kind, json.loads(event.data)["index"]) == ("image", 1)
+    assert "/v1/" not in event.data  # workers know no address
     assert bench.queue.image_bytes(job_id, bench.queue.image(job_id, 1).record) == png(9)
     assert bench.finish(inbox, claim)
     assert bench.events(job_id) == ["queued", "started", "image", "image", "completed"]
@@ -228,7 +230,7 @@ def test_work_counters_return_to_zero(bench: Bench, inbox: Inbox, redis: Redis) 
     rank = rank_of("normal", {"base": 75, "upsample": 30})
     assert counted() == {f"normal:{rank}:base": 75, f"normal:{rank}:upsample": 30}
     (claim,) = bench.claim(inbox)
-    inbox.give_back(claim)
+    inbox.results.requeue(claim)
     (claim,) = bench.claim(inbox)
     assert counted() == {f"running:{rank}:base": 75, f"running:{rank}:upsample": 30}
     bench.finish(inbox, claim)

@@ -15,16 +15,19 @@ from redis import Redis
 from jobs.callers.caller import ANONYMOUS, Caller, Role
 from jobs.contract.errors import FailureKind, RefusedError
 from jobs.contract.job import FINAL_STATUSES, ImageRecord, JobStatus, Usage
-from jobs.contract.request import PRIORITIES, JobRequest
+from jobs.contract.request import JobRequest
 from jobs.job_queue import JobQueue
 from jobs.queue import keys, rq_registries
-from jobs.queue.submitting import Submission
+from jobs.queue.drafting import Submission
 from jobs.queue.sweep import Sweeper
 from jobs.settings import Settings
 from jobs.storage.images import StoredImage
 from tests.conftest import RedisServer
 from tests.jobs.samples import DEMO, replay, worker_info
-from worker.inbox import Cancel, Claim, Inbox
+from tests.worker.names import owned
+from vocabulary.priorities import PRIORITIES
+from worker.claim import Cancel, Claim
+from worker.inbox import Inbox
 
 WORKERS = st.sampled_from(["cpu-0", "cpu-1"])
 KEYS = st.sampled_from(["one", "other"])
@@ -69,7 +72,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     def opened(self, name: str) -> Inbox:
         self.clients.append(self.server.client())
-        inbox = Inbox(self.clients[-1], self.config, name, [DEMO])
+        inbox = Inbox(self.clients[-1], self.config, owned(name), [DEMO])
         inbox.open()
         return inbox
 
@@ -83,7 +86,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     def post(self, body: dict[str, object], key: str | None, caller: Caller = ANONYMOUS) -> str:
         request = JobRequest.parse(json.dumps(body).encode())
-        (outcome,) = self.queue.submit_all([Submission(request, caller, key)])
+        (outcome,) = self.queue.submitter.submit_all([Submission(request, caller, key)])
         assert not isinstance(outcome, RefusedError)
         job, replayed = outcome
         self.owners[job.id] = caller.id
@@ -137,18 +140,18 @@ class QueueMachine(RuleBasedStateMachine):
         name, held = claim
         image = ImageRecord(index=0, sha256="0" * 64, width=2, height=2, bytes=9, execution_id=held.token)
         was_final = held.job_id in self.known and self.queue.get(held.job_id).status.is_final
-        if self.inboxes[name].complete(held, [image], Usage(steps=1, device_seconds=0), "n") and not was_final:
+        if self.inboxes[name].results.complete(held, [image], Usage(steps=1, device_seconds=0), "n") and not was_final:
             self.completed[held.job_id] += 1
 
     @rule(claim=claims, retry=st.booleans())
     def fail(self, claim: tuple[str, Claim], retry: bool) -> None:
         name, held = claim
-        self.inboxes[name].fail(held, FailureKind.STEP_FAILED, "the step raised", retry=retry)
+        self.inboxes[name].results.fail(held, FailureKind.STEP_FAILED, "the step raised", retry=retry)
 
     @rule(claim=claims)
-    def give_back(self, claim: tuple[str, Claim]) -> None:
+    def requeue(self, claim: tuple[str, Claim]) -> None:
         name, held = claim
-        self.inboxes[name].give_back(held)
+        self.inboxes[name].results.requeue(held)
 
     @rule(name=WORKERS)
     def heartbeat(self, name: str) -> None:
@@ -238,7 +241,7 @@ class QueueMachine(RuleBasedStateMachine):
         inbox = self.opened("cpu-9")
         while claims := [each for each in inbox.poll(room=99, wait_seconds=0) if not isinstance(each, Cancel)]:
             for each in claims:
-                inbox.complete(each.claim, [], Usage(steps=1, device_seconds=0), "n")
+                inbox.results.complete(each.claim, [], Usage(steps=1, device_seconds=0), "n")
         assert not [each for each in self.known if self.is_open(each)]
         for client in self.clients:
             client.close()

@@ -4,10 +4,8 @@ import io
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
-import torch
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -18,30 +16,24 @@ from redis import Redis
 from jobs.callers.caller import ANONYMOUS
 from jobs.contract.job import Job
 from jobs.contract.request import JobRequest
-from jobs.queue.submitting import Submission, Submitted
+from jobs.queue.drafting import Submission, Submitted
 from jobs.settings import Settings
 from jobs.storage.files import FileStore
 from tests.conftest import RedisServer
 from tests.jobs.samples import DEMO, DEMO_UNCOND, upload
 from tests.worker.conftest import Bench
+from tests.worker.names import owned
 from tests.worker.programs import Shift, eventually
 from tracing.recording import record
-from worker.held import Held
 from worker.inbox import Inbox
 from worker.job_spans import JobSpans
+from worker.loaded_pipelines import LoadedPipelines
 from worker.loop import Worker
-from worker.main import load
 
 pytestmark = pytest.mark.slow
 
 TRACE, PARENT = 0x0AF7651916CD43DD8448EB211C80319C, 0xB7AD6B7169203331
 SAMPLED, UNSAMPLED = (f"00-{TRACE:032x}-{PARENT:016x}-{flags}" for flags in ("01", "00"))
-
-
-@pytest.fixture(scope="module")
-def held(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Held:
-    settings = Settings(data=tmp_path_factory.mktemp("data"), weights=weights, max_rows=4, pipelines=("demo",))
-    return load(settings, torch.device("cpu"), "cpu-0")
 
 
 @pytest.fixture
@@ -56,7 +48,7 @@ Post = Callable[..., str]
 def post(bench: Bench) -> Post:
     def post_(traceparent: str = "", **fields: object) -> str:
         request = JobRequest.model_validate({"class_label": "torus", "steps": 4, "seed": 5} | fields)
-        (queued,) = bench.queue.submit_all([Submission(request, ANONYMOUS, traceparent=traceparent)])
+        (queued,) = bench.queue.submitter.submit_all([Submission(request, ANONYMOUS, traceparent=traceparent)])
         assert isinstance(queued, Submitted)
         return queued.job.id
 
@@ -65,7 +57,7 @@ def post(bench: Bench) -> Post:
 
 @pytest.fixture
 def serve(
-    held: Held,
+    loaded: LoadedPipelines,
     bench: Bench,
     redis: Redis,
     redis_server: RedisServer,
@@ -79,9 +71,9 @@ def serve(
         clients.append(redis_server.client())
         spans = JobSpans(record("worker", SimpleSpanProcessor(exporter)))
         changed = settings.model_copy(update={"heartbeat_seconds": 0.1})
-        inbox = Inbox(clients[-1], changed, "spans-0", [DEMO, DEMO_UNCOND], spans=spans)
+        inbox = Inbox(clients[-1], changed, owned("spans-0"), [DEMO, DEMO_UNCOND], spans=spans)
         inbox.open()
-        shift = Shift(Worker(held, inbox, bench.images, FileStore(redis, settings, bench.images.objects), changed))
+        shift = Shift(Worker(loaded, inbox, bench.images, FileStore(redis, settings, bench.images.objects), changed))
         eventually(lambda: all(each.status.is_final for each in bench.queue.page(limit=100).data), "all jobs end")
         shift.end()
 
@@ -149,7 +141,7 @@ def test_usage_of_a_job_that_asks_the_classifier_alone_agrees_too(
 ) -> None:
     files = FileStore(redis, settings, bench.images.objects)
     request = JobRequest.model_validate({"kind": "score", "images": [upload(files, picture("red")).id]})
-    (queued,) = bench.queue.submit_all([Submission(request, ANONYMOUS)])
+    (queued,) = bench.queue.submitter.submit_all([Submission(request, ANONYMOUS)])
     assert isinstance(queued, Submitted), queued
     serve()
     agrees(exporter, bench.queue.get(queued.job.id))
@@ -231,13 +223,19 @@ def test_spans_hold_nothing_that_a_caller_wrote(
 
 
 def test_each_attempt_of_a_job_that_a_worker_gives_back_is_a_span_of_the_same_trace(
-    bench: Bench, post: Post, inbox: Inbox, serve: Callable[[], None], exporter: InMemorySpanExporter
+    bench: Bench,
+    post: Post,
+    serve: Callable[[], None],
+    exporter: InMemorySpanExporter,
+    redis: Redis,
+    settings: Settings,
 ) -> None:
     spans = JobSpans(record("worker", SimpleSpanProcessor(exporter)))
-    inbox.spans = spans
+    inbox = Inbox(redis, settings, owned("spans-1"), [DEMO, DEMO_UNCOND], spans=spans)
+    inbox.open()
     job_id = post(SAMPLED)
     (claim,) = bench.claim(inbox)
-    inbox.give_back(claim)
+    inbox.results.requeue(claim)
     inbox.close()
     serve()
     outcomes: defaultdict[int, list[object]] = defaultdict(list)

@@ -10,8 +10,8 @@ from jobs.contract.job import ImageRecord
 from jobs.contract.request import JobRequest, ResolvedRequest
 from jobs.contract.resolution import resolve
 from tests.jobs.samples import DEMO
+from worker.job_plans import JobPlan
 from worker.job_state import JobState, UnusableCheckpointError, from_bytes, to_bytes
-from worker.plans import JobPlan
 
 DONE = ImageRecord(index=2, sha256="0" * 64, width=8, height=8, bytes=9, execution_id="earlier")
 

@@ -37,8 +37,8 @@ def test_job_for_a_stage_that_is_not_here_stops_nobody_while_it_waits_and_fails_
     settings = settings.model_copy(update={"weights": tmp_path / "weights", "max_rows": 2, "pipelines": ("demo",)})
     full = [bench.submit(n=2, steps=20, upsample=False) for _ in range(2)]
     lacking, last = bench.submit(steps=2), bench.submit(steps=2, upsample=False)
-    held, stopping = load(settings, torch.device("cpu"), "cpu-0"), Stopping()
-    worker = Worker(held, open_inbox(), bench.images, FileStore(redis, settings, bench.images.objects), settings)
+    loaded, stopping = load(settings, torch.device("cpu"), "cpu-0"), Stopping()
+    worker = Worker(loaded, open_inbox(), bench.images, FileStore(redis, settings, bench.images.objects), settings)
     thread = Thread(target=worker.run, args=[stopping])
     thread.start()
     try:

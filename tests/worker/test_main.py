@@ -13,6 +13,7 @@ from jobs.settings import Settings
 from tests.conftest import RedisServer
 from tests.engine.test_compiling import needs_compiler
 from tests.jobs.samples import DEMO
+from tests.worker.names import owned
 from tests.worker.programs import Client, Start, eventually
 from worker import main
 from worker.inbox import Inbox
@@ -25,7 +26,7 @@ def test_redis_that_stays_away_is_one_line_that_names_the_variable(
     monkeypatch.setattr(main, "START_PATIENCE_SECONDS", 0.2)
     client = RedisServer(tmp_path).client()
     with pytest.raises(UnavailableError, match=r"\AADM_REDIS_URL: .*\Z"):
-        main.open_inbox(Inbox(client, Settings(data=tmp_path), "cpu-0", [DEMO]), Stopping())
+        main.open_inbox(Inbox(client, Settings(data=tmp_path), owned("cpu-0"), [DEMO]), Stopping())
 
 
 def test_wait_for_redis_ends_when_the_worker_is_to_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,14 +35,14 @@ def test_wait_for_redis_ends_when_the_worker_is_to_stop(tmp_path: Path, monkeypa
     timer = Timer(0.3, stopping.set)
     timer.start()
     with pytest.raises(InterruptedStartError):
-        main.open_inbox(Inbox(client, Settings(data=tmp_path), "cpu-0", [DEMO]), stopping)
+        main.open_inbox(Inbox(client, Settings(data=tmp_path), owned("cpu-0"), [DEMO]), stopping)
     timer.join()
 
 
 @pytest.mark.slow
 def test_worker_that_is_stopped_while_it_waits_for_redis_ends_well(start: Start, tmp_path: Path) -> None:
     worker = start(ADM_REDIS_URL=f"unix://{tmp_path / 'nobody.sock'}", ADM_PIPELINES="demo-uncond")
-    eventually(lambda: '"redis_away"' in worker.output, "it waits")
+    eventually(lambda: '"redis_unavailable"' in worker.output, "it waits")
     assert worker.kill(signal.SIGTERM) == 0
     assert "Traceback" not in worker.output
     last = json.loads(worker.output.splitlines()[-1])
@@ -56,7 +57,7 @@ def test_worker_that_is_stopped_before_it_loads_does_not_begin_to(
             self.set()
 
     monkeypatch.setattr(main, "Stopping", Told)
-    monkeypatch.setattr(main, "use_host", lambda settings: None)
+    monkeypatch.setattr(main, "use_host", lambda settings: None)  # sets limits of the whole process
     with capture_logs() as logs:
         main.run(Settings(data=tmp_path, weights=tmp_path / "nowhere", device="cpu"))  # loading would fail
     assert [each["event"] for each in logs] == ["loading", "stopped"]
@@ -95,7 +96,7 @@ def test_device_that_hangs_ends_its_worker_and_the_next_one_completes_its_job(
     worker.wait_ready()
     hang.touch()
     job_id = client.submit(steps=4, n=2)
-    assert worker.process.wait(60) == 70
+    assert worker.process.wait(300) == 70
     line = json.loads(next(each for each in worker.output.splitlines() if "step_hangs" in each))
     assert (line["stage"], line["rows"]) == ("demo/base", 2)
     assert line["silent_seconds"] >= 3

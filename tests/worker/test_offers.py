@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from jobs.contract.errors import SettingsError
 from jobs.settings import Settings
 from jobs.views.fleet import Fleet
-from models.checkpoints.network_file import WeightsError
-from models.plan import read_stack
 from models.stack import load_stack, outline_plan
+from models.stack_plan import read_stack
 from tests.models.samples import MANIFEST, replace_upsampler, write_base_alone, write_manifest, write_stack
-from worker.alone import pipeline_of
+from worker.local_worker import pipeline_of
 from worker.offers import offer, select
 
 
@@ -57,7 +57,7 @@ def test_pipeline_is_described_from_its_plan_as_from_its_networks(folder: Path) 
 
 
 def test_pipeline_that_no_stack_has_is_refused_by_name(folder: Path) -> None:
-    with pytest.raises(WeightsError, match="no stack has a pipeline 'huge'; there are tiny, tiny-uncond"):
+    with pytest.raises(SettingsError, match="no stack has a pipeline 'huge'; there are tiny, tiny-uncond"):
         select(["huge"], [load_stack(folder)])
 
 

@@ -14,7 +14,7 @@ from jobs.storage.files import FileStore
 from tests.worker.conftest import Bench, OpenInbox
 from tests.worker.programs import eventually
 from tests.worker.tiny_stack import write_tiny_stack
-from worker import runs
+from worker import job_runs
 from worker.loop import Worker
 from worker.main import load
 from worker.stopping import Stopping
@@ -30,13 +30,13 @@ def test_job_that_nothing_fits_for_goes_back_at_no_cost_and_completes_when_there
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(runs, "PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr(job_runs, "PAUSE_SECONDS", 0.1)
     write_tiny_stack(tmp_path / "weights")
     # on one thread, so that a batch is one part
     settings = settings.model_copy(
         update={"threads": 1, "weights": tmp_path / "weights", "max_rows": 4, "pipelines": ("demo",)}
     )
-    held = load(settings, torch.device("cpu"), "cpu-0")
+    loaded = load(settings, torch.device("cpu"), "cpu-0")
     most, stopping, ran_out = [0], Stopping(), Event()
 
     def run_out(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -44,8 +44,8 @@ def test_job_that_nothing_fits_for_goes_back_at_no_cost_and_completes_when_there
             ran_out.set()
             raise torch.OutOfMemoryError
 
-    held.engine.stages["demo/base"].network.register_forward_pre_hook(run_out)
-    worker = Worker(held, open_inbox(), bench.images, FileStore(redis, settings, bench.images.objects), settings)
+    loaded.engine.stages["demo/base"].network.register_forward_pre_hook(run_out)
+    worker = Worker(loaded, open_inbox(), bench.images, FileStore(redis, settings, bench.images.objects), settings)
     job_id = bench.submit(n=4, steps=3, upsample=False)
     thread = Thread(target=worker.run, args=[stopping])
     thread.start()
@@ -60,4 +60,4 @@ def test_job_that_nothing_fits_for_goes_back_at_no_cost_and_completes_when_there
     job = bench.queue.get(job_id)
     assert (job.status, job.error, len(job.images)) == (JobStatus.COMPLETED, None, 4)
     assert bench.events(job_id).count("completed") == 1
-    assert held.engine.row_shapes == (1, 2)
+    assert loaded.engine.row_shapes == (1, 2)

@@ -7,7 +7,7 @@ import pytest
 from sd_parsers import ParserManager
 from sd_parsers.data import Generators
 
-from jobs.contract.determinants import CHUNK, request_of
+from jobs.contract.request_from_image import CHUNK, request_of
 from pictures.text_chunks import text_chunk
 from tests.worker.programs import Client
 
@@ -97,6 +97,6 @@ def test_request_of_an_image_makes_it_again(warm: Client, fields: dict[str, obje
     (job,) = warm.wait_all([warm.submit(**fields)])
     text = text_chunk(io.BytesIO(warm.bytes_of(job)[-1]), CHUNK)
     assert text is not None
-    again = warm.queue.submit(request_of(text)).job
+    again = warm.queue.submitter.submit(request_of(text)).job
     (made,) = warm.wait_all([again.id])
     assert made.images[-1].sha256 == job.images[-1].sha256

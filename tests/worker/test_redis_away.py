@@ -17,8 +17,10 @@ from tests.conftest import RedisServer
 from tests.jobs.samples import DEMO, png, worker_info
 from tests.refusals import REFUSALS, Refusal, out_of_memory
 from tests.worker.conftest import Bench
+from tests.worker.names import owned
 from tests.worker.programs import Client, Start, eventually
-from worker.inbox import Cancel, Inbox
+from worker.claim import Cancel
+from worker.inbox import Inbox
 from worker.stopping import Stopping
 
 
@@ -41,7 +43,7 @@ def test_redis_that_takes_no_writes_is_waited_for(
     with ended(refuse(redis, redis_server.folder), 0.5):
         assert inbox.poll(room=1, wait_seconds=0) == []
         assert inbox.heartbeat(worker_info(), "") == []
-        inbox.progress((claim, Progress(stage="base", step=1, steps=25, fraction=0.1)))
+        inbox.reports.progress((claim, Progress(stage="base", step=1, steps=25, fraction=0.1)))
         assert bench.finish(inbox, claim)
     assert bench.events(first) == ["queued", "started", "image", "completed"]
     (claim,) = bench.claim(inbox)
@@ -68,13 +70,15 @@ def test_claim_is_not_held_on_to_when_its_image_could_not_be_told_for_as_long_as
     bench: Bench, settings: Settings, redis: Redis, redis_server: RedisServer
 ) -> None:
     own = redis_server.client()
-    inbox = Inbox(own, settings.model_copy(update={"lease_seconds": 1, "heartbeat_seconds": 0.25}), "cpu-9", [DEMO])
+    inbox = Inbox(
+        own, settings.model_copy(update={"lease_seconds": 1, "heartbeat_seconds": 0.25}), owned("cpu-9"), [DEMO]
+    )
     inbox.open()
     job_id = bench.submit(n=2)
     (claim,) = bench.claim(inbox)
     image = bench.images.put(job_id, claim.token, 0, png(1))
     end = out_of_memory(redis, redis_server.folder)
-    assert not inbox.image_ready(claim, image)
+    assert not inbox.results.image_ready(claim, image)
     end()
     inbox.heartbeat(worker_info("cpu-9"), "")
     (again,) = bench.claim(inbox)
@@ -109,7 +113,7 @@ def test_worker_rides_out_a_restart_of_redis(tmp_path: Path) -> None:
     server.start()
     settings = Settings(data=tmp_path, redis_url=server.address)
     client, own = server.client(), server.client()
-    inbox = Inbox(own, settings, "cpu-0", [DEMO])
+    inbox = Inbox(own, settings, owned("cpu-0"), [DEMO])
     inbox.open()
     bench = Bench(client, settings)
     first, second = bench.submit(), bench.submit()
@@ -118,7 +122,7 @@ def test_worker_rides_out_a_restart_of_redis(tmp_path: Path) -> None:
     assert inbox.poll(room=1, wait_seconds=0) == []
     assert inbox.heartbeat(worker_info(), "") == []
     inbox.extend()
-    inbox.progress((claim, Progress(stage="base", step=1, steps=25, fraction=0.1)))
+    inbox.reports.progress((claim, Progress(stage="base", step=1, steps=25, fraction=0.1)))
     starter = Timer(0.3, server.start)
     starter.start()
     assert bench.finish(inbox, claim)
@@ -140,14 +144,14 @@ def test_redis_that_stays_away_past_the_lease_fails_no_drain(tmp_path: Path) -> 
     server = RedisServer(folder)
     server.start()
     client, own = server.client(), server.client()
-    inbox = Inbox(own, Settings(data=tmp_path, redis_url=server.address, lease_seconds=2), "cpu-0", [DEMO])
+    inbox = Inbox(own, Settings(data=tmp_path, redis_url=server.address, lease_seconds=2), owned("cpu-0"), [DEMO])
     inbox.open()
     bench = Bench(client, Settings(data=tmp_path, redis_url=server.address))
     for _ in range(8):
         bench.submit()
     claims = bench.claim(inbox)
     server.stop()
-    assert [inbox.give_back(each) for each in claims] == [False] * 8
+    assert [inbox.results.requeue(each) for each in claims] == [False] * 8
     shutil.rmtree(folder)
 
 
@@ -158,7 +162,7 @@ def test_stopping_worker_waits_for_redis_no_longer_than_the_drain(tmp_path: Path
     server.start()
     settings = Settings(data=tmp_path, redis_url=server.address, lease_seconds=1000, drain_seconds=1)
     stopping = Stopping()
-    inbox = Inbox(server.client(), settings, "cpu-0", [DEMO], stopping=stopping)
+    inbox = Inbox(server.client(), settings, owned("cpu-0"), [DEMO], stopping=stopping)
     inbox.open()
     bench = Bench(server.client(), settings)
     bench.submit()
@@ -166,6 +170,6 @@ def test_stopping_worker_waits_for_redis_no_longer_than_the_drain(tmp_path: Path
     server.stop()
     stop = Timer(0.3, stopping.set)
     stop.start()
-    assert not inbox.give_back(claim)
+    assert not inbox.results.requeue(claim)
     assert stopping.is_set()
     shutil.rmtree(folder)

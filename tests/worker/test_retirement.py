@@ -113,6 +113,7 @@ def test_names_of_killed_workers_are_forgotten_and_those_of_living_ones_are_not(
     assert retirement(bench).forget_dead_workers() == 0
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_service_is_not_degraded_for_ever_by_a_pipeline_that_is_gone(
     bench: Bench, inbox: Inbox, settings: Settings

@@ -11,7 +11,7 @@ from jobs.contract.errors import ErrorKind, RefusedError
 from jobs.contract.job import JobStatus
 from jobs.contract.request import JobRequest
 from jobs.job_queue import JobQueue
-from jobs.queue.submitting import Submission, Submitted
+from jobs.queue.drafting import Submission, Submitted
 from jobs.queue.sweep import Sweeper
 from jobs.settings import Settings
 from tests.worker.conftest import Bench
@@ -31,7 +31,7 @@ def limited(bench: Bench, redis: Redis, settings: Settings) -> Limited:
 
 def refusal(queue: JobQueue) -> RefusedError:
     with pytest.raises(RefusedError) as caught:
-        queue.submit(REQUEST)
+        queue.submitter.submit(REQUEST)
     assert caught.value.kind is ErrorKind.QUEUE_FULL
     assert caught.value.retry_after_seconds
     return caught.value
@@ -39,23 +39,23 @@ def refusal(queue: JobQueue) -> RefusedError:
 
 def test_jobs_that_wait_are_bounded_in_number(limited: Limited) -> None:
     queue = limited(max_queued_jobs=2)
-    first, _ = queue.submit(REQUEST), queue.submit(REQUEST)
+    first, _ = queue.submitter.submit(REQUEST), queue.submitter.submit(REQUEST)
     assert "ADM_MAX_QUEUED_JOBS" in str(refusal(queue))
     queue.cancel(first.job.id)
-    queue.submit(REQUEST)
+    queue.submitter.submit(REQUEST)
 
 
 def test_jobs_that_are_cancelled_again_and_again_are_bounded_in_number(limited: Limited) -> None:
     queue = limited(max_jobs=3)
     for _ in range(3):
-        queue.cancel(queue.submit(REQUEST).job.id)
+        queue.cancel(queue.submitter.submit(REQUEST).job.id)
     assert "ADM_MAX_JOBS" in str(refusal(queue))
     queue.delete(queue.page().data[0].id)
-    queue.submit(REQUEST)
+    queue.submitter.submit(REQUEST)
 
 
 def test_jobs_of_one_batch_count_before_they_are_written(limited: Limited) -> None:
-    outcomes = limited(max_queued_jobs=2).submit_all([Submission(REQUEST, ANONYMOUS)] * 3)
+    outcomes = limited(max_queued_jobs=2).submitter.submit_all([Submission(REQUEST, ANONYMOUS)] * 3)
     assert [isinstance(each, Submitted) for each in outcomes] == [True, True, False]
 
 
@@ -72,14 +72,14 @@ def test_no_job_is_accepted_by_a_redis_that_evicts(limited: Limited, redis: Redi
     redis.config_set("maxmemory-policy", "allkeys-lru")
     try:
         with pytest.raises(RefusedError) as caught:
-            limited().submit(REQUEST)
+            limited().submitter.submit(REQUEST)
     finally:
         redis.config_set("maxmemory-policy", "noeviction")
     assert (caught.value.kind, "noeviction" in str(caught.value)) == (ErrorKind.UNAVAILABLE, True)
 
 
 def test_jobs_of_one_batch_see_each_other_in_the_queue(bench: Bench) -> None:
-    outcomes = bench.queue.submit_all([Submission(REQUEST, ANONYMOUS)] * 3)
+    outcomes = bench.queue.submitter.submit_all([Submission(REQUEST, ANONYMOUS)] * 3)
     queues = [each.job.queue for each in outcomes if isinstance(each, Submitted)]
     assert [each and each.position for each in queues] == [0, 1, 2]
     assert [each.job.queue for each in outcomes if isinstance(each, Submitted)] == [
@@ -90,7 +90,7 @@ def test_jobs_of_one_batch_see_each_other_in_the_queue(bench: Bench) -> None:
 def test_what_is_refused_stops_nothing_else_of_its_batch(bench: Bench) -> None:
     good, bad = Submission(REQUEST, ANONYMOUS), Submission(JobRequest(class_label=1, model="none"), ANONYMOUS)
     keyed = Submission(REQUEST, ANONYMOUS, idempotency_key="k")
-    outcomes = bench.queue.submit_all([good, bad, keyed, keyed, good])
+    outcomes = bench.queue.submitter.submit_all([good, bad, keyed, keyed, good])
     assert [isinstance(each, Submitted) for each in outcomes] == [True, False, True, True, True]
     assert len(bench.queue.page().data) == 3
 
@@ -105,7 +105,7 @@ def test_jobs_expire_by_redis_time_though_a_service_has_another(
         elsewhere.setattr(time, "time", lambda: on_time() + ahead_seconds)
         queue = JobQueue(redis, settings, bench.images)
         sweeper = Sweeper(redis, queue.ledger, bench.images, queue.files, lease_seconds=30)
-        job = queue.submit(JobRequest(class_label=1, expires_in=60)).job
+        job = queue.submitter.submit(JobRequest(class_label=1, expires_in=60)).job
         assert sweeper.expire_jobs() == 0
         ended = bench.queue.cancel(waiting)
         assert sweeper.remove_ended() == 0

@@ -16,7 +16,8 @@ from jobs.contract.errors import FailureKind
 from jobs.settings import Settings
 from tests.jobs.samples import worker_info
 from tests.worker.conftest import Bench
-from worker.inbox import Cancel, Inbox
+from worker.claim import Cancel
+from worker.inbox import Inbox
 
 
 def test_rq_sees_queued_running_finished_and_failed_jobs(bench: Bench, inbox: Inbox, redis: Redis) -> None:
@@ -24,7 +25,7 @@ def test_rq_sees_queued_running_finished_and_failed_jobs(bench: Bench, inbox: In
     claims = {each.job_id: each for each in bench.claim(inbox, room=3)}
     inbox.heartbeat(worker_info(), "")
     bench.finish(inbox, claims[done])
-    inbox.fail(claims[failed], FailureKind.STEP_FAILED, "the step raised", retry=False)
+    inbox.results.fail(claims[failed], FailureKind.STEP_FAILED, "the step raised", retry=False)
     queue = Queue("adm:demo:normal", connection=redis, serializer=JSONSerializer)
     assert queue.job_ids == [waiting]
     assert StartedJobRegistry(queue=queue).get_job_ids() == [running]

@@ -10,7 +10,6 @@ from typing import Any
 
 import obstore
 import pytest
-import torch
 from PIL import Image
 from redis import Redis
 from structlog.testing import capture_logs
@@ -23,10 +22,9 @@ from tests.jobs.samples import upload as keep
 from tests.refusals import REFUSALS, Refusal
 from tests.worker.conftest import Bench, OpenInbox
 from tests.worker.programs import Shift, eventually
-from tests.worker.test_filing import completed, ended_once, submit
-from worker.held import Held
+from tests.worker.test_image_writer import completed, ended_once, submit
+from worker.loaded_pipelines import LoadedPipelines
 from worker.loop import Worker
-from worker.main import load
 
 pytestmark = pytest.mark.slow
 
@@ -39,18 +37,11 @@ def settings(settings: Settings, bucket: str) -> Settings:
     return settings.model_copy(update={"store": bucket, "store_timeout_seconds": 600.0, "heartbeat_seconds": 0.1})
 
 
-@pytest.fixture(scope="module")
-def held(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Held:
-    data = tmp_path_factory.mktemp("data")
-    settings = Settings(data=data, weights=weights, max_rows=4, pipelines=("demo",))
-    return load(settings, torch.device("cpu"), "cpu-0")
-
-
 @pytest.fixture
-def steps(held: Held) -> Iterator[list[int]]:
+def steps(loaded: LoadedPipelines) -> Iterator[list[int]]:
     """The rows of each step of the base stage."""
     taken: list[int] = []
-    network = held.engine.stages["demo/base"].network
+    network = loaded.engine.stages["demo/base"].network
     hook = network.register_forward_pre_hook(lambda module, inputs: taken.append(len(inputs[0])))
     yield taken
     hook.remove()
@@ -61,14 +52,19 @@ Serve = Callable[..., Shift]
 
 @pytest.fixture
 def serve(
-    held: Held, open_inbox: OpenInbox, bench: Bench, redis: Redis, settings: Settings, store_proxy: StoreProxy
+    loaded: LoadedPipelines,
+    open_inbox: OpenInbox,
+    bench: Bench,
+    redis: Redis,
+    settings: Settings,
+    store_proxy: StoreProxy,
 ) -> Iterator[Serve]:
     shifts: list[Shift] = []
 
     def serve_(**changes: object) -> Shift:
         files = FileStore(redis, settings, bench.images.objects)
         changed = settings.model_copy(update=changes)
-        shifts.append(Shift(Worker(held, open_inbox(), bench.images, files, changed)))
+        shifts.append(Shift(Worker(loaded, open_inbox(), bench.images, files, changed)))
         return shifts[-1]
 
     yield serve_

@@ -63,7 +63,7 @@ def test_sweep_of_an_ended_job_leaves_a_later_one_of_the_same_idempotency_key_al
     bench: Bench, inbox: Inbox, sweeper: Sweeper, redis: Redis, done: bool
 ) -> None:
     def submit() -> str:
-        return bench.queue.submit(JobRequest.parse(b'{"class_label": "torus"}'), "every day").job.id
+        return bench.queue.submitter.submit(JobRequest.parse(b'{"class_label": "torus"}'), "every day").job.id
 
     job_id = submit()
     (claim,) = bench.claim(inbox)
@@ -83,7 +83,7 @@ def test_sweep_of_an_ended_job_leaves_a_later_one_of_the_same_idempotency_key_al
 def test_everything_of_an_ended_job_expires_even_without_a_sweep(bench: Bench, inbox: Inbox, redis: Redis) -> None:
     job_id = bench.submit()
     (claim,) = bench.claim(inbox)
-    inbox.fail(claim, FailureKind.STEP_FAILED, "the step raised", retry=False)
+    inbox.results.fail(claim, FailureKind.STEP_FAILED, "the step raised", retry=False)
     for key in (rq_registries.job_key(job_id), keys.events(job_id), f"rq:results:{job_id}"):
         assert 86000 < redis.ttl(key) <= 86400
 
@@ -113,7 +113,7 @@ def test_started_job_does_not_expire(bench: Bench, inbox: Inbox, sweeper: Sweepe
 def test_job_that_nobody_takes_again_expires(bench: Bench, inbox: Inbox, sweeper: Sweeper, redis: Redis) -> None:
     job_id = bench.submit(expires_in=1)
     (claim,) = bench.claim(inbox)
-    inbox.give_back(claim)
+    inbox.results.requeue(claim)
     assert redis.zscore(keys.EXPIRING, job_id) == pytest.approx(bench.queue.get(job_id).expires_at)
     assert sweeper.expire_jobs() == 0
     is_due(redis, job_id)
@@ -130,9 +130,10 @@ def test_job_that_was_put_back_while_it_was_swept_stays_and_expires_later(
     redis.hset(rq_registries.job_key(job_id), "adm_expires_at", time.time() + 10)  # so that the worker below takes it
 
     def put_back_meanwhile(swept: str, decide: Callable[[Pipeline, Record | None], bool]) -> bool:
-        inbox.give_back(bench.claim(inbox)[0])
+        inbox.results.requeue(bench.claim(inbox)[0])
         return change(swept, decide)
 
+    # the real one, after a change that comes between the sweeper's two commands
     monkeypatch.setattr(bench.queue.ledger, "change", put_back_meanwhile)
     assert sweeper.expire_jobs() == 0
     assert bench.status(job_id) == "queued"
@@ -172,7 +173,7 @@ def test_age_of_an_image_goes_by_the_clock_of_its_store(
     bench.submit()
     (claim,) = bench.claim(inbox)
     bench.images.put(claim.job_id, "a-lost-execution", 0, png())
-    objects = sweeper._images.objects
+    objects = sweeper._images.objects  # its clock is not this machine's, for which no server here can be set
     for hours in (-2, 2):
         dated = time.time() + 3600 * hours
         for path in (settings.data / "images" / "jobs").rglob("*.png"):

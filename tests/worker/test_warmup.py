@@ -49,7 +49,7 @@ def limit_steps(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
             raise torch.OutOfMemoryError
         return take_step(rows, *others)
 
-    monkeypatch.setattr(stage_module, "take_step", step_of_few)
+    monkeypatch.setattr(stage_module, "take_step", step_of_few)  # a GPU of little memory; a CPU raises no such error
 
 
 def test_shapes_that_run_out_beside_the_networks_are_given_up(

@@ -154,7 +154,7 @@ def test_worker_refuses_a_name_that_is_taken(start: Start) -> None:
     first = start()
     first.wait_ready()
     second = start()
-    assert second.process.wait(60) == 1
+    assert second.process.wait(300) == 1
     assert (
         "ADM_WORKER_NAME: a worker named 'test-0' is running here already; give this one another name" in second.output
     )
@@ -170,7 +170,7 @@ def test_worker_refuses_a_name_that_lives_with_other_data_on_the_same_redis(
     client.wait_started(job_id)
     other_data: dict[str, str] = {"ADM_DATA": str(tmp_path / "elsewhere")}
     second = start(**other_data)
-    assert second.process.wait(60) == 1
+    assert second.process.wait(300) == 1
     assert f"ADM_WORKER_NAME: a worker named 'test-0' is running already, process {first.process.pid}" in second.output
     assert client.job(job_id).attempt == 1, "its jobs stay its own"
     first.kill()
@@ -198,7 +198,7 @@ def test_bad_weights_stop_the_start_with_one_line_that_names_the_file(
     folder = write_tiny_stack(tmp_path / "weights")
     damage(folder)
     worker = start(ADM_WEIGHTS=str(folder.parent))
-    assert worker.process.wait(60) == 1
+    assert worker.process.wait(300) == 1
     loading, refusal = worker.output.strip().splitlines()
     assert '"loading"' in loading
     assert told in refusal

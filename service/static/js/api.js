@@ -4,11 +4,11 @@ import { credentials, refused } from "./key.js";
 
 /** What the service refused, or that it cannot be reached (status 0). */
 export class Problem extends Error {
-  constructor({ status, title, detail, errors }, retryAfterSeconds = 0) {
+  constructor({ status, title = "", detail = "", errors = [] }, retryAfterSeconds = 0) {
     const told = (detail || title || "The service could not do this").replace(/\.$/, "");
     super(retryAfterSeconds > 0 ? `${told}. Try again in ${retryAfterSeconds} s.` : `${told}.`);
     this.status = status;
-    this.errors = errors ?? []; // [{pointer, detail}]
+    this.errors = errors; // [{pointer, detail}]
   }
 }
 

@@ -49,7 +49,7 @@ export class Form {
     return this.#models.find((each) => each.id === byId("model").value);
   }
 
-  /** What the fields say. */
+  /** @returns {Record<string, any>} what the fields say */
   get request() {
     const { model } = this;
     const chosen = this.root.querySelector("input[name=class_label]:checked")?.value;
@@ -82,6 +82,12 @@ export class Form {
       else if (byId("model").value !== before) this.#offer();
     }
     this.#showHolders();
+  }
+
+  /** Set one field, as its user would. */
+  set(name, value) {
+    byId(name).value = value;
+    byId(name).dispatchEvent(new Event("input", { bubbles: true }));
   }
 
   /** Fill in a resolved request, to be made again with its own seed. */
@@ -229,6 +235,7 @@ export class Form {
     setText(byId("extras").querySelector("span"), `Also sent: ${extras.join(", ")}`);
     setText(byId("form-source"), curl(this.request));
     this.#keep();
+    this.root.dispatchEvent(new Event("settings"));
   }
 
   #disableGuidance(withoutClass) {

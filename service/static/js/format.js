@@ -95,6 +95,7 @@ export function repeatable(request, model) {
     const first = request.first_index > 0 ? { first_index: request.first_index } : {};
     return { ...start, ...told, ...first, seed, upsample };
   }
+  /** @type {Record<string, any>} */
   const body = { ...start, class_label: classLabel(model, request.class_label), guidance_scale, steps };
   if (kind === "reconstruct") return body;
   if (kind === "variation") body.strength = strength;

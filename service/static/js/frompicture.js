@@ -16,7 +16,9 @@ export class FromPicture {
 
   /** form is where the model is chosen; onSubmit(request) queues a job, or throws a Problem. */
   constructor(form, onSubmit) {
-    Object.assign(this, { form, onSubmit, root: byId("from-picture") });
+    this.form = form;
+    this.onSubmit = onSubmit;
+    this.root = byId("from-picture");
     for (const slot of SLOTS) {
       const label = byId(`slot-${slot}`);
       label.querySelector("input").addEventListener("change", (event) => {
@@ -61,7 +63,8 @@ export class FromPicture {
   }
 
   async #take(slot, file) {
-    const turn = (this.#turn[slot] += 1);
+    this.#turn[slot] += 1;
+    const turn = this.#turn[slot];
     const label = byId(`slot-${slot}`);
     const text = label.querySelector(".slot-text");
     setNotice(byId("from-picture-error"), "");
@@ -101,6 +104,7 @@ export class FromPicture {
 
   #request(kind) {
     const images = this.#inputs(kind).map((each) => each.id);
+    /** @type {Record<string, any>} */
     const request = { kind, model: this.form.model.id, images, ...this.pictureClass.options(kind) };
     if (kind !== "score") request.previews = true;
     if (kind === "variation") Object.assign(request, { strength: Number(byId("strength").value), n: VARIATIONS });

@@ -13,7 +13,12 @@ export class Gallery {
 
   /** actions: show(jobId, index), again(request). */
   constructor(jobs, modelOf, filters, selection, actions) {
-    Object.assign(this, { jobs, modelOf, filters, selection, actions, list: byId("tiles") });
+    this.jobs = jobs;
+    this.modelOf = modelOf;
+    this.filters = filters;
+    this.selection = selection;
+    this.actions = actions;
+    this.list = byId("tiles");
   }
 
   /** Mark the image that the stage shows. */

@@ -102,6 +102,15 @@ export class Jobs extends EventTarget {
     return jobs[0].id;
   }
 
+  /** Know of jobs that another call told of, and follow those that have not ended. */
+  take(jobs) {
+    for (const job of jobs.filter((each) => each.request !== null)) {
+      const known = this.#entries.has(job.id);
+      this.#put(job);
+      if (!known && isActive(job)) this.#follow(job.id, false);
+    }
+  }
+
   /** Begin the list anew, with a filter as the address has it. Throws: Problem. */
   async filter(query) {
     this.#query = query;

@@ -16,7 +16,8 @@ export class PictureClass {
 
   /** onChange() is called when another class would be sent. */
   constructor(onChange) {
-    Object.assign(this, { onChange, select: byId("picture-class") });
+    this.onChange = onChange;
+    this.select = byId("picture-class");
     this.select.addEventListener("change", onChange);
   }
 

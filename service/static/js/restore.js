@@ -8,7 +8,8 @@ const isHere = (model) => [...byId("model").options].some((each) => each.value =
 export class Restore {
   /** onRestore(request) fills the form. */
   constructor(form, onRestore) {
-    Object.assign(this, { form, onRestore });
+    this.form = form;
+    this.onRestore = onRestore;
     const input = byId("restore");
     input.addEventListener("change", () => {
       if (input.files.length > 0) this.#take(input.files[0]);

@@ -23,7 +23,9 @@ export class Stage {
 
   /** actions: again(request), cancel(jobId), showing(jobId, index). */
   constructor(jobs, modelOf, actions) {
-    Object.assign(this, { jobs, modelOf, actions });
+    this.jobs = jobs;
+    this.modelOf = modelOf;
+    this.actions = actions;
     this.film = new Film((frame) => this.#picture(frame));
     byId("cancel").addEventListener("click", () => {
       if (this.#entry.job.status !== "cancelling") actions.cancel(this.#id);

@@ -38,15 +38,18 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def errors() -> list[str]:
-    """What the page complained of; a test that provokes something takes it out."""
-    return []
+def page(browser: Browser, address: str, request: pytest.FixtureRequest) -> Iterator[Page]:
+    """A page whose test fails if it complains; `refused(STATUS)` names the refused calls that the browser will note.
 
+    The browser notes a refused call when it likes, also after what the call has changed on the page: so the complaints
+    are read when the page is closed.
+    """
+    errors: list[str] = []
+    refused = [str(status) for mark in request.node.iter_markers("refused") for status in mark.args]
+    notes = tuple(f"Failed to load resource: the server responded with a status of {status} " for status in refused)
 
-@pytest.fixture
-def page(browser: Browser, address: str, errors: list[str]) -> Iterator[Page]:
     def note(message: ConsoleMessage) -> None:
-        if message.type in ("error", "warning"):
+        if message.type in ("error", "warning") and not message.text.startswith(notes):
             errors.append(message.text)
 
     context = browser.new_context(base_url=address, viewport={"width": 1280, "height": 900})

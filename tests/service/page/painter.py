@@ -11,13 +11,17 @@ from playwright.sync_api import (
 from redis import Redis
 
 from jobs.contract.job import ImageRecord, Progress, Usage
+from jobs.contract.sweeps import Sweep
+from jobs.queue.announcements import announce_pipelines
 from jobs.queue.events import Preview
 from jobs.settings import Settings
 from jobs.storage.images import ImageStore
 from tests.jobs.samples import DEMO, DEMO_UNCOND, png, worker_info
-from worker.inbox import Cancel, Claim, Inbox, Submit
+from tests.worker.names import owned
+from worker.claim import Cancel, Claim, Submit
+from worker.inbox import Inbox
 
-WAIT_MS = 20_000  # for a busy machine; nothing waits longer than it must
+WAIT_MS = 60_000  # for a busy machine; nothing waits longer than it must
 
 
 class Painter:
@@ -25,9 +29,16 @@ class Painter:
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self.images = ImageStore(settings.store_address)
-        self.inbox = Inbox(redis, settings, "cpu-0", [DEMO, DEMO_UNCOND])
+        self._redis = redis
+        self.inbox = Inbox(redis, settings, owned("cpu-0"), [DEMO, DEMO_UNCOND])
         self.inbox.open()
         self.beat()
+
+    def announce_sweep(self, sweep: Sweep) -> None:
+        """Announce what a worker would that has a sweep beside its weights."""
+        with self._redis.pipeline() as pipe:
+            announce_pipelines(pipe, [DEMO.model_copy(update={"has_sweep": True}), DEMO_UNCOND], [sweep])
+            pipe.execute()
 
     def beat(self) -> None:
         self.inbox.heartbeat(worker_info(), "")
@@ -41,9 +52,16 @@ class Painter:
         assert isinstance(command, Submit)
         return command.claim
 
+    def claims(self, number: int) -> list[Claim]:
+        """Claim so many jobs, which come together or one after the other."""
+        found: list[Claim] = []
+        while len(found) < number:
+            found += [each.claim for each in self._next() if isinstance(each, Submit)]
+        return found
+
     def hear_cancel(self, claim: Claim) -> None:
         assert self._next() == [Cancel(claim.job_id)]
-        assert self.inbox.cancelled(claim)
+        assert self.inbox.results.cancelled(claim)
 
     def _next(self) -> list[Submit | Cancel]:
         until = time.monotonic() + WAIT_MS / 1000
@@ -54,19 +72,19 @@ class Painter:
 
     def step(self, claim: Claim, stage: str, step: int, steps: int, grey: int) -> None:
         for index in claim.request.indices:
-            self.inbox.preview(claim, Preview(index, stage, step, steps, png(grey, 4)))
-        self.inbox.progress((claim, Progress(stage=stage, step=step, steps=steps, fraction=step / (2 * steps))))
+            self.inbox.reports.preview(claim, Preview(index, stage, step, steps, png(grey, 4)))
+        self.inbox.reports.progress((claim, Progress(stage=stage, step=step, steps=steps, fraction=step / (2 * steps))))
 
     def finish(self, claim: Claim, results: dict[str, Any] | None = None) -> list[ImageRecord]:
         records = []
         for place, index in enumerate(claim.request.indices):
             records.append(self.images.put(claim.job_id, claim.token, index, png(200 + place, 8)))
-            self.inbox.image_ready(claim, records[-1])
+            self.inbox.results.image_ready(claim, records[-1])
         self.complete(claim, records, results)
         return records
 
     def complete(self, claim: Claim, records: list[ImageRecord], results: dict[str, Any] | None = None) -> None:
-        self.inbox.complete(claim, records, Usage(steps=9, device_seconds=0.5), "fingerprint", results)
+        self.inbox.results.complete(claim, records, Usage(steps=9, device_seconds=0.5), "fingerprint", results)
 
 
 def open_page(page: Page) -> None:

@@ -12,7 +12,7 @@ from jobs.queue.events import Preview
 from tests.jobs.samples import chunk, png
 from tests.service.conftest import body
 from tests.service.page.painter import Painter, films, generate, open_page
-from worker.inbox import Claim
+from worker.claim import Claim
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -28,7 +28,7 @@ def large(size: int) -> bytes:
 
 
 def paint_large(painter: Painter, claim: Claim, step: int, size: int) -> None:
-    painter.inbox.preview(claim, Preview(0, "base", step, 100, large(size)))
+    painter.inbox.reports.preview(claim, Preview(0, "base", step, 100, large(size)))
 
 
 def asked(page: Page) -> list[str]:

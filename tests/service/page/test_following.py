@@ -199,6 +199,7 @@ def test_pipeline_without_a_worker_is_said_and_noticed_when_one_comes(
     expect(page.locator("#generate")).to_be_visible()
 
 
+@pytest.mark.process
 def test_stream_is_taken_up_again_after_the_service_restarted(
     browser: Browser, painter: Painter, service_settings: Settings
 ) -> None:

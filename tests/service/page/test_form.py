@@ -30,9 +30,8 @@ def test_posts_what_the_form_says(page: Page, painter: Painter) -> None:
     assert (request.n, request.seed, request.upsample, request.previews) == (2, 42, False, True)
 
 
-def test_one_of_each_class_posts_them_in_one_call(
-    page: Page, painter: Painter, client: httpx2.Client, errors: list[str]
-) -> None:
+@pytest.mark.refused(422)
+def test_one_of_each_class_posts_them_in_one_call(page: Page, painter: Painter, client: httpx2.Client) -> None:
     open_page(page)
     page.get_by_label("Steps", exact=True).fill("3")
     page.get_by_label("Seed").fill("42")
@@ -49,7 +48,6 @@ def test_one_of_each_class_posts_them_in_one_call(
         page.get_by_role("button", name="One of each class").click()
     assert refused.value.status == 422
     expect(page.locator("[data-field=steps] .field-error")).to_be_visible()
-    assert "422" in errors.pop()
 
 
 def test_no_class_posts_null_and_no_guidance(page: Page, painter: Painter) -> None:
@@ -80,12 +78,13 @@ def test_seed_is_drawn_anew_unless_locked(page: Page, painter: Painter) -> None:
     expect(page.locator("#request-facts")).to_contain_text(str(2**63 - 1))
 
 
+@pytest.mark.refused(422)
 @pytest.mark.parametrize(
     ("label", "name", "value"),
     [("Steps", "steps", "0"), ("Guidance scale", "guidance_scale", "51"), ("Seed", "seed", "x")],
 )
 def test_refused_field_says_why_beside_itself(
-    page: Page, painter: Painter, client: httpx2.Client, errors: list[str], label: str, name: str, value: str
+    page: Page, painter: Painter, client: httpx2.Client, label: str, name: str, value: str
 ) -> None:
     open_page(page)
     field = page.get_by_label(label, exact=True)
@@ -101,10 +100,9 @@ def test_refused_field_says_why_beside_itself(
     field.fill("9")
     expect(page.locator(".field-error")).to_have_count(0)
     assert generate(page, painter).request.model_dump()[name] == 9
-    assert len(errors) == 1  # the browser itself notes every refused call
-    assert "422" in errors.pop()
 
 
+@pytest.mark.process
 def test_refusal_of_no_field_is_told_with_the_time_to_try_again(
     browser: Browser, painter: Painter, service_settings: Settings
 ) -> None:
@@ -117,6 +115,7 @@ def test_refusal_of_no_field_is_told_with_the_time_to_try_again(
         page.get_by_label("Images").fill("64")
         page.get_by_role("button", name="Generate").click()
         expect(page.locator("#progress-text")).to_have_text("Next in the queue")
+        painter.beat()  # the service took a while to start, and the limit is for workers that live
         page.get_by_role("button", name="Generate").click()
         expect(page.get_by_role("alert")).to_have_text(
             re.compile(r"\d+ s of work are queued for .* 'demo'.*; the limit is 1 s \(ADM_\w+\). Try again in \d+ s.")
@@ -152,9 +151,8 @@ def test_command_and_json_repeat_the_request(page: Page, painter: Painter) -> No
     assert json.loads(command.split("-d '")[1].removesuffix("'")) == copied
 
 
-def test_error_of_a_field_takes_no_room_from_the_field_beside_it(
-    page: Page, painter: Painter, errors: list[str]
-) -> None:
+@pytest.mark.refused(422)
+def test_error_of_a_field_takes_no_room_from_the_field_beside_it(page: Page, painter: Painter) -> None:
     open_page(page)
     for width in (1280, 390):
         page.set_viewport_size({"width": width, "height": 800})
@@ -165,5 +163,3 @@ def test_error_of_a_field_takes_no_room_from_the_field_beside_it(
         assert box is not None
         assert box["height"] < 50  # two lines at most
         page.get_by_label("Images").fill("1")
-    assert len(errors) == 2
-    assert all("422" in errors.pop() for _ in range(2))

@@ -15,7 +15,7 @@ from jobs.queue import keys
 from tests.jobs.samples import DEMO, png
 from tests.service.conftest import MakeKey, body
 from tests.service.page.painter import Painter, generate, open_page
-from tests.service.page.test_sign_in import forgive_401, sign_in
+from tests.service.page.test_sign_in import sign_in
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -93,8 +93,9 @@ def test_image_that_is_filtered_out_is_not_selected_any_more(
     assert archive(page, "Download 1 as zip") == {f"{job_id}/00.png": png(200, 8)}
 
 
+@pytest.mark.refused(401)
 def test_archive_is_fetched_with_the_key_and_not_held_above_its_bytes(
-    page: Page, painter: Painter, client: httpx2.Client, make_key: MakeKey, errors: list[str]
+    page: Page, painter: Painter, client: httpx2.Client, make_key: MakeKey
 ) -> None:
     ann = make_key("ann")
     job_id = finished(client, painter, ann)
@@ -105,11 +106,11 @@ def test_archive_is_fetched_with_the_key_and_not_held_above_its_bytes(
     page.route("**/v1/images.zip*", lambda route: route.fulfill(body=large))
     page.get_by_role("button", name="Download 1 as zip").click()
     expect(page.locator("#gallery-told")).to_contain_text("more than 64 MiB")
-    forgive_401(errors)
 
 
+@pytest.mark.refused(401)
 def test_all_own_jobs_are_cancelled_after_a_question_and_nobody_elses(
-    page: Page, painter: Painter, client: httpx2.Client, make_key: MakeKey, errors: list[str]
+    page: Page, painter: Painter, client: httpx2.Client, make_key: MakeKey
 ) -> None:
     ann, root = make_key("ann"), make_key("root", Role.OPERATOR)
     theirs = [each["id"] for each in client.post("/v1/jobs", json={"items": [body()] * 3}, headers=ann).json()["data"]]
@@ -127,11 +128,11 @@ def test_all_own_jobs_are_cancelled_after_a_question_and_nobody_elses(
     expect(page.locator("#cancel-all")).to_be_hidden()
     left = client.get("/v1/jobs", params={"status": "queued", "limit": 100}, headers=root).json()["data"]
     assert [each["id"] for each in left] == theirs[::-1]
-    forgive_401(errors)
 
 
+@pytest.mark.refused(401)
 def test_page_of_an_operator_shows_its_own_jobs_alone(
-    page: Page, painter: Painter, client: httpx2.Client, make_key: MakeKey, errors: list[str]
+    page: Page, painter: Painter, client: httpx2.Client, make_key: MakeKey
 ) -> None:
     root = make_key("root", Role.OPERATOR)
     finished(client, painter, make_key("ann"))
@@ -140,7 +141,6 @@ def test_page_of_an_operator_shows_its_own_jobs_alone(
     expect(page.locator("#tiles li")).to_have_count(1)
     expect(page.locator("#tiles li")).to_contain_text("cone")
     expect(page.locator("#caller")).to_have_text("root, operator")
-    forgive_401(errors)
 
 
 def test_keyboard_alone_selects_filters_and_cancels(page: Page, painter: Painter, client: httpx2.Client) -> None:
@@ -173,7 +173,7 @@ def test_large_images_are_fetched_small_for_the_gallery(page: Page, painter: Pai
     expect(page.locator("#tiles img").first).to_have_attribute("src", re.compile(r"/images/0\?size=256$"))
     expect(page.locator("#siblings img").last).to_have_attribute("src", re.compile(r"/images/1\?size=128$"))
     expect(page.locator("#picture")).to_have_attribute("src", re.compile(r"/images/0$"))
-    page.wait_for_function("document.querySelector('#tiles img').naturalWidth === 256")
+    expect(page.locator("#tiles img").first).to_have_js_property("naturalWidth", 256)
 
 
 def test_html_in_names_and_metadata_is_shown_as_text(

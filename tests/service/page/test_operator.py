@@ -10,7 +10,7 @@ from jobs.callers.caller import Role
 from tests.service.conftest import MakeKey, body
 from tests.service.page.painter import Painter, open_page
 from tests.service.page.test_everybody import no_horizontal_scroll
-from tests.service.page.test_sign_in import forgive_401, sign_in
+from tests.service.page.test_sign_in import sign_in
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -28,8 +28,9 @@ def figure(page: Page, name: str) -> str:
     return page.locator("#figures div", has_text=name).locator("dd").inner_text()
 
 
+@pytest.mark.refused(401)
 def test_operator_sees_workers_queue_and_throughput_live(
-    page: Page, painter: Painter, client: httpx2.Client, make_key: MakeKey, errors: list[str]
+    page: Page, painter: Painter, client: httpx2.Client, make_key: MakeKey
 ) -> None:
     ann, root = make_key("ann"), make_key("root", Role.OPERATOR)
     client.post("/v1/jobs", json={"items": [body(n=64)] * 3}, headers=ann)
@@ -47,7 +48,6 @@ def test_operator_sees_workers_queue_and_throughput_live(
     expect(page.locator("#callers tr")).to_have_text(re.compile(r"^ann\s*2\s*1\s*demo 2$"))
     assert float(figure(page, "Images a minute")) > 0
     assert page.locator("#throughput polyline").get_attribute("points")
-    forgive_401(errors)
 
 
 def test_occupancy_is_what_the_workers_last_batch_was(page: Page, painter: Painter) -> None:
@@ -72,8 +72,9 @@ def test_without_keys_everybody_is_shown_the_way_to_it(page: Page, painter: Pain
     expect(page.locator("#fleet")).to_have_text("Live, 1 worker")
 
 
+@pytest.mark.refused(401)
 def test_user_is_neither_shown_the_way_nor_anything_there(
-    page: Page, painter: Painter, client: httpx2.Client, make_key: MakeKey, errors: list[str]
+    page: Page, painter: Painter, client: httpx2.Client, make_key: MakeKey
 ) -> None:
     client.post("/v1/jobs", json=body(), headers=make_key("bob"))
     sign_in(page, make_key("ann"))
@@ -83,11 +84,10 @@ def test_user_is_neither_shown_the_way_nor_anything_there(
     expect(page.locator("#fleet")).to_contain_text("for keys of the role operator")
     expect(page.locator("tbody tr")).to_have_count(0)
     assert "bob" not in page.content()
-    forgive_401(errors)
 
 
-def test_stranger_is_sent_to_sign_in_first(page: Page, painter: Painter, make_key: MakeKey, errors: list[str]) -> None:
+@pytest.mark.refused(401)
+def test_stranger_is_sent_to_sign_in_first(page: Page, painter: Painter, make_key: MakeKey) -> None:
     make_key()
     page.goto("/operator")
     expect(page.locator("#fleet")).to_contain_text("Sign in on the page of images first")
-    forgive_401(errors)

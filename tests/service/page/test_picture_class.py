@@ -14,7 +14,7 @@ from jobs.queue import keys
 from tests.jobs.samples import BASE, DEMO, DEMO_UNCOND, UPSAMPLER, png
 from tests.service.page.painter import Painter, generate, open_page
 from tests.service.page.test_from_pictures import choose
-from worker.inbox import Claim
+from worker.claim import Claim
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 

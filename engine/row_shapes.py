@@ -1,0 +1,72 @@
+"""Chooses row counts for padding such that an image's bytes do not depend on the number of its neighbours.
+
+Kernels are chosen by shape and round differently, which flips pixels. docs/decisions/0014 says why the candidates
+agree; this module compares them nevertheless, and keeps only those whose rows are equal bit for bit. A shape for which
+the device's memory does not suffice is given up.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+POWERS = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+def candidates_for(device: torch.device, max_rows: int, *, evenly: bool) -> tuple[int, ...]:
+    """Row counts to try on a device, ascending; the last holds max_rows.
+
+    evenly: only even ones, for a CPU whose norms are torch's. Torch loses the memory layout of a batch of one image,
+    and operations on different layouts compute value by value, which rounds differently from vectors. The remainder of
+    a tensor after its last full vector is also computed value by value; an even number of rows leaves no remainder.
+    """
+    if device.type != "cpu" or not evenly:
+        return (*(rows for rows in POWERS if rows < max_rows), max_rows)
+    largest = max_rows + max_rows % 2
+    return (*(rows for rows in POWERS if 1 < rows < largest), largest)
+
+
+def agreeing_shapes(
+    compute: Callable[[Sequence[int]], Tensor], candidates: Sequence[int], windows: int
+) -> tuple[int, ...]:
+    """Those of the ascending candidates whose rows are equal bit for bit at every place in a batch.
+
+    compute(rows) returns the results of the rows with these numbers, in this order: [len(rows), ...], with thousands of
+    values per row, so that shapes that round differently do not agree by chance. The largest shape that fits in memory
+    and whose rows do not depend on their places is always kept, because throughput depends on it; in the worst case it
+    is a single row, which has no neighbours. Other shapes are compared with it, in windows of their number of rows, at
+    most `windows` times. Raises: torch.OutOfMemoryError if memory suffices for no shape.
+    """
+    *smaller, largest = candidates
+    try:
+        reference = _wherever_they_stand(compute, largest)
+    except torch.OutOfMemoryError:
+        if not smaller:
+            raise
+        reference = None
+    if reference is None:  # outside the handler, so that the exception and the memory that it held are released
+        return agreeing_shapes(compute, smaller or (1,), windows)
+    return (*(rows for rows in smaller if _agrees(compute, rows, reference, windows)), largest)
+
+
+def _agrees(compute: Callable[[Sequence[int]], Tensor], rows: int, reference: Tensor, windows: int) -> bool:
+    """Whether rows equal the reference, so many at a time, each one place on, because places must not matter."""
+    starts = range(1, len(reference) - rows + 1, rows)[:windows]
+    return all(torch.equal(compute(range(at, at + rows)), reference[at : at + rows]) for at in starts)
+
+
+def _wherever_they_stand(compute: Callable[[Sequence[int]], Tensor], count: int) -> Tensor | None:
+    """The results of the first rows; None if they differ when all are shifted by one place."""
+    reference = compute(range(count))
+    moved = count == 1 or torch.equal(compute([*range(1, count), 0]), reference.roll(-1, 0))
+    return reference if moved else None
+
+
+def padded(rows: int, shapes: Sequence[int]) -> int:
+    """The smallest of the ascending shapes that holds this many rows."""
+    return next(shape for shape in shapes if shape >= rows)
+
+
+def pad_rows(x: Tensor, rows: int) -> Tensor:
+    """Pad to `rows` rows by repeating the first one, whose values are finite; results of padding are dropped."""
+    return x if len(x) == rows else torch.cat([x, x[:1].expand(rows - len(x), *x.shape[1:])])

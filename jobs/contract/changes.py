@@ -1,0 +1,66 @@
+"""Changes of pipelines: requests of operators that workers load or unload one."""
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+PipelineName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+WorkerName = Annotated[str, StringConstraints(min_length=1, max_length=128)]
+Action = Literal["load", "unload"]
+
+
+class ChangeRequest(BaseModel):
+    """What to change."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    action: Action
+    model: PipelineName = Field(description="pipeline, by the name that its stack gives it")
+    worker: WorkerName | None = Field(
+        default=None, description="null for all live workers, or for all that hold the pipeline where it is unloaded"
+    )
+
+
+class ChangeStatus(StrEnum):
+    """How far a worker is with a change."""
+
+    WAITING = "waiting"  # the worker has not read it; it looks at each heartbeat
+    DRAINING = "draining"  # claims no jobs, and finishes those in flight
+    CHANGING = "changing"  # loads or unloads
+    DONE = "done"
+    REFUSED = "refused"
+    LOST = "lost"  # the worker ended before it was done
+
+    @property
+    def is_final(self) -> bool:
+        return self in (ChangeStatus.DONE, ChangeStatus.REFUSED, ChangeStatus.LOST)
+
+
+class WorkerChange(BaseModel):
+    """One worker's part of a change."""
+
+    model_config = ConfigDict(frozen=True)
+
+    worker: str
+    status: ChangeStatus = ChangeStatus.WAITING
+    detail: str = Field(default="", description="why it was refused, or what was done")
+
+
+class AskedChange(BaseModel):
+    """A change as it was asked for."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    object: Literal["pipeline_change"] = "pipeline_change"
+    created_at: float
+    action: Action
+    model: str
+
+
+class PipelineChange(AskedChange):
+    """A change of what workers hold, as far as it is done."""
+
+    workers: tuple[WorkerChange, ...] = Field(description="each worker that was asked")
+    is_final: bool = Field(default=False, description="whether every worker has answered")

@@ -1,0 +1,44 @@
+"""The sweep of a pipeline: metrics of its images at each setting of a grid (`adm evaluate sweep`)."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from jobs.contract.announced import Announced
+
+MOST_CELLS = 1000
+SUFFIX = ".sweep.json"  # of the file beside a stack's weights; the pipeline's name precedes it
+
+
+class SweepFigure(Announced):
+    """A metric with the ends of its interval; null where there are too few images for one."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+class SweepCell(Announced):
+    """One setting and what its images measure."""
+
+    sampler: str
+    steps: int
+    guidance_scale: float
+    eta: float = 0.0
+    evaluations: int = Field(description="of the network, an image")
+    fid: SweepFigure
+    precision: SweepFigure = Field(description="the share of images that lie among the reference's: quality")
+    recall: SweepFigure = Field(description="the share of the reference that lies among the images: diversity")
+
+
+class Sweep(Announced):
+    """Quality and diversity of a pipeline by guidance scale, steps and sampler, all else at its defaults."""
+
+    object: Literal["sweep"] = "sweep"
+    pipeline: str
+    weights: tuple[str, ...] = Field(description="hashes of the base and of the classifier that made the images")
+    images: int = Field(description="of each setting, from the same noise, of all classes in turn; base stage alone")
+    reference: str
+    extractor: str = Field(description="the network whose features are compared")
+    made_on: str = Field(description="date")
+    cells: tuple[SweepCell, ...] = Field(min_length=1, max_length=MOST_CELLS)

@@ -1,0 +1,235 @@
+"""Turns requests into drafts of jobs, which can be queued: resolves them, and refuses those without room."""
+
+import json
+import secrets
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from redis.client import Redis
+
+from jobs.callers import turns
+from jobs.callers.caller import Caller
+from jobs.callers.quotas import Quotas
+from jobs.callers.turns import Place
+from jobs.contract.errors import ErrorKind, FieldError, InvalidRequestError, RefusedError
+from jobs.contract.job import Job, JobStatus
+from jobs.contract.pipelines import PipelineInfo
+from jobs.contract.request import DRAWN_SEED_BELOW, JobRequest, ResolvedRequest
+from jobs.contract.resolution import resolve
+from jobs.contract.work import work_of
+from jobs.queue import keys, rq_registries
+from jobs.queue.capacity import Room, ask_room, take_room
+from jobs.queue.corrupt import answers
+from jobs.queue.payload import payload_of
+from jobs.queue.record import Record
+from jobs.queue.server import ServerReader
+from jobs.queue.webhook_targets import check_webhook
+from jobs.settings import Settings
+from jobs.storage.files import FileStore
+from jobs.views.estimate import Backlog, Backlogs, Estimator
+from jobs.views.fleet import FleetReader
+from jobs.views.job_views import COUNT, Views, ask_backlogs, progress_of, take_backlogs
+
+START_SECONDS = 5.0  # `Retry-After` for a client that waits for a worker to load
+
+
+def new_seed() -> int:
+    """A seed for a request that names none."""
+    return secrets.randbelow(DRAWN_SEED_BELOW)
+
+
+class Submission(NamedTuple):
+    """A request for a job.
+
+    With an idempotency key, calls of a caller with the same key and body give one job, also if they race.
+    """
+
+    request: JobRequest
+    caller: Caller  # without a default, so that no route can omit the job's owner
+    idempotency_key: str | None = None
+    request_id: str = ""  # of the HTTP request, for the worker's log
+    traceparent: str = ""  # of its trace, which the worker continues
+
+
+class Submitted(NamedTuple):
+    job: Job
+    replayed: bool  # the job existed already under the same idempotency key
+
+
+class Order(NamedTuple):
+    """A resolved submission that can be queued if there is room."""
+
+    job_id: str
+    submission: Submission
+    request: ResolvedRequest
+    pipeline: PipelineInfo
+    body_digest: str
+
+    @property
+    def line(self) -> tuple[str, str]:
+        """Its queue, and the caller whose turns it takes there."""
+        return keys.queue(self.request.model, self.request.priority), self.submission.caller.id
+
+
+class Draft(NamedTuple):
+    """A job to be queued, and the data for the response."""
+
+    record: Record
+    request: ResolvedRequest
+    backlog: Backlog
+    estimated: float | None
+
+
+class Counted(NamedTuple):
+    """Counts of queued jobs, read once for several orders and updated with each accepted one."""
+
+    backlogs: Backlogs
+    room: Room
+    places: Counter[tuple[str, str]]  # number of jobs before the next one, by line
+    queued_ms: Counter[str]  # estimated cost of the queued jobs of each caller
+
+    def add(self, order: Order, draft: Draft) -> None:
+        """Count a job that has been accepted."""
+        self.backlogs.add(draft.request, draft.record.work)
+        self.places[order.line] += 1
+        self.queued_ms[order.submission.caller.id] += draft.record.cost_ms
+
+
+class Drafter:
+    """Makes orders from submissions, and drafts from orders."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        settings: Settings,
+        now: Callable[[], float],
+        files: FileStore,
+        fleet: FleetReader,
+        views: Views,
+        quotas: Quotas,
+    ) -> None:
+        self._redis, self._settings, self._now, self._quotas = redis, settings, now, quotas
+        self._files, self._fleet, self._views = files, fleet, views
+        self._server = ServerReader(redis)
+
+    def order(self, job_id: str, submission: Submission, digest: str, draw_seed: Callable[[], int] = new_seed) -> Order:
+        request = submission.request
+        pipeline = self._pipeline(request.model or self._settings.default_model)
+        check_webhook(request.webhook_url, self._settings)
+        resolved = resolve(request, pipeline, draw_seed)
+        return Order(job_id, submission, resolved, pipeline, digest)
+
+    def _pipeline(self, name: str) -> PipelineInfo:
+        """A pipeline by name.
+
+        Raises: InvalidRequestError for one that was never announced or is retired; RefusedError while a worker may
+        still be loading it.
+        """
+        found = self._fleet.read().pipelines.get(name) or self._fleet.read(fresh=True).pipelines.get(name)
+        if found is not None:
+            return found
+        known = ", ".join(self._fleet.read().pipelines)
+        expected = name in (*self._settings.pipelines, self._settings.default_model)
+        if not known or (expected and not self._redis.sismember(keys.RETIRED, name)):
+            raise RefusedError(
+                ErrorKind.UNAVAILABLE,
+                f"no worker has loaded the pipeline {name!r} yet",
+                retry_after_seconds=START_SECONDS,
+            )
+        raise InvalidRequestError([FieldError("/model", f"unknown pipeline {name!r}; there are: {known}")])
+
+    def count(self, orders: Sequence[Order]) -> Counted:
+        fleet, names = self._fleet.read(), sorted({each.pipeline.id for each in orders})
+        lines = dict.fromkeys(each.line for each in orders)
+        callers = dict.fromkeys(each.submission.caller.id for each in orders)
+        with self._redis.pipeline(transaction=False) as pipe:
+            ask_backlogs(pipe, fleet, names)
+            ask_room(pipe)
+            for queue, caller in lines:
+                turns.ask_place(pipe, rq_registries.queue_key(queue), rq_registries.job_key(""), queue, caller)
+            for caller in callers:
+                pipe.zcard(keys.index(JobStatus.QUEUED, caller))
+                pipe.hget(keys.CALLERS_QUEUED, caller)
+            told = iter(answers(pipe))
+        backlogs, room = take_backlogs(told, fleet, names), take_room(told, self._settings, self._server)
+        places = Counter({line: next(told) or 0 for line in lines})
+        queued_ms = Counter({caller: cost_of(next(told), next(told)) for caller in callers})
+        return Counted(backlogs, room, places, queued_ms)
+
+    def draft(self, order: Order, counted: Counted) -> Draft:
+        """A job that can be queued. Raises: RefusedError if there is no room for it."""
+        request, backlog = order.request, counted.backlogs.of(order.pipeline.id)
+        self._refuse_if_full(backlog)
+        counted.room.take()
+        caller, work = order.submission.caller, work_of(request)
+        cost_ms = Estimator(self._fleet.read()).cost_ms(order.pipeline.id, work)
+        self._quotas.refuse_above_queued(caller, counted.queued_ms[caller.id], cost_ms)
+        self._hold_files(request, caller)
+        estimated = self._views.estimated_seconds(backlog, request, counted.places[order.line])
+        record = self._record(order, work, estimated, cost_ms)
+        return Draft(record, request, backlog, estimated)
+
+    def _record(self, order: Order, work: dict[str, int], estimated_seconds: float | None, cost_ms: int) -> Record:
+        request, submission, now = order.request, order.submission, self._now()
+        class_name, retention_seconds = order.pipeline.class_name(request.class_label), self._settings.retention_seconds
+        queue, description = keys.queue(request.model, request.priority), describe(request, class_name)
+        fields = rq_registries.new_job(
+            self._redis, order.job_id, queue, payload_of(request), description, retention_seconds
+        ) | {
+            "adm_created_at": now,
+            "adm_expires_at": now + request.expires_in,
+            "adm_class_name": class_name or "",
+            "adm_work": json.dumps(work),
+            "adm_reckoned_seconds": "" if estimated_seconds is None else estimated_seconds,
+            "adm_body": order.body_digest,
+            "adm_request_id": submission.request_id,
+            "adm_traceparent": submission.traceparent,
+            "adm_webhook_url": request.webhook_url or "",
+            "adm_caller": submission.caller.id,
+            "adm_cost_ms": cost_ms,
+            "adm_share": cost_ms / 1000 / submission.caller.weight,
+        }
+        return Record.parse(order.job_id, {name.encode(): encoded(value) for name, value in fields.items()})
+
+    def view(self, draft: Draft, place: Place) -> Job:
+        """The view of a job that was just queued."""
+        queue = self._views.queue_info(draft.backlog, draft.request, place, draft.estimated)
+        return self._views.view(draft.record, draft.request, queue, progress_of(draft.record, draft.request, None))
+
+    def _hold_files(self, request: ResolvedRequest, caller: Caller) -> None:
+        """Keep the files of a job until it must have started, and for the retention time after that."""
+        if not request.images:
+            return
+        held = self._files.hold(request.images, request.expires_in + self._settings.retention_seconds, caller)
+        unknown = [index for index, record in enumerate(held) if record is None]
+        if unknown:
+            detail = "no such file: it was never uploaded, was removed or has expired"
+            raise InvalidRequestError([FieldError(f"/images/{index}", detail) for index in unknown])
+
+    def _refuse_if_full(self, backlog: Backlog) -> None:
+        queued, limit = Estimator(self._fleet.read()).queued_seconds(backlog), self._settings.queue_limit_seconds
+        if queued is not None and queued > limit:
+            others = ", ".join(repr(each.pipeline) for each in backlog.beside)
+            raise RefusedError(
+                ErrorKind.QUEUE_FULL,
+                f"{queued:.0f} s of work are queued for the workers of {backlog.pipeline!r}"
+                f"{others and f', which hold {others} too'}; the limit is {limit:.0f} s (ADM_QUEUE_LIMIT_SECONDS)",
+                retry_after_seconds=queued - limit,
+            )
+
+
+def cost_of(num_queued: int | None, counted_ms: bytes | None) -> int:
+    """The cost of a caller's queued jobs; 0 if none is queued, because corrupt jobs may leave a rest in the counter."""
+    return int(counted_ms) if num_queued and counted_ms is not None and COUNT.fullmatch(counted_ms) else 0
+
+
+def describe(request: ResolvedRequest, class_name: str | None) -> str:
+    """A description for dashboards, without text from the caller."""
+    what = "" if request.kind == "generate" else f"{request.kind}, "
+    return f"{what}{request.num_rows} x {class_name or 'no class'}, {request.steps} steps of {request.sampler}"
+
+
+def encoded(value: Any) -> bytes:
+    """A value in the form in which Redis stores it."""
+    return value if isinstance(value, bytes) else (value if isinstance(value, str) else repr(value)).encode()

@@ -1,0 +1,39 @@
+"""A semaphore that serves its waiting callers in turn: one request of each in a round."""
+
+import asyncio
+from collections import deque
+
+
+class FairTurns:
+    """A semaphore with turns between callers, for one event loop. Requests of one caller keep their order."""
+
+    def __init__(self, most: int) -> None:
+        self._free = most
+        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}  # by caller, in the order of turns
+
+    async def acquire(self, caller: str) -> None:
+        """Wait for a turn; `release` ends it. A cancelled wait uses no turn."""
+        if self._free > 0:  # then nobody waits
+            self._free -= 1
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(caller, deque()).append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():  # the turn was granted at the same moment
+                self.release()
+            raise
+
+    def release(self) -> None:
+        """End a turn; the next one goes to the waiting caller that has waited longest since its last turn."""
+        while self._waiting:
+            caller = next(iter(self._waiting))
+            own = self._waiting.pop(caller)
+            turn = own.popleft()
+            if own:
+                self._waiting[caller] = own  # behind all others
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._free += 1

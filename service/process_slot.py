@@ -1,0 +1,25 @@
+"""The slot of a process among those of its service."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Slot:
+    """The slot of a process among those that share a service's port; a restarted process keeps it."""
+
+    service: str  # random at the service's start; distinguishes services on the same Redis
+    index: int
+    count: int
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process does the work that only one process of a service does: upkeep and webhooks."""
+        return self.index == 0
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Labels of its metrics and log lines; none if the service has one process."""
+        return {} if self.count == 1 else {"process": str(self.index)}
+
+
+ALONE = Slot("", 0, 1)

@@ -1,0 +1,56 @@
+"""/v1/workers/changes: operators have workers load and unload pipelines."""
+
+from fastapi import APIRouter, Request, Response
+
+from jobs.contract.changes import ChangeRequest, PipelineChange
+from jobs.contract.errors import ErrorKind, RefusedError
+from jobs.queue.changes import Changes
+from jobs.views.fleet import Fleet
+from service.problems import documented, with_headers
+from service.state import ServiceDep
+
+router = APIRouter(prefix="/v1/workers/changes", tags=["models"])
+
+
+@router.post(
+    "",
+    status_code=202,
+    summary="Have workers load or unload a pipeline, for operators",
+    responses={202: with_headers("Location"), **documented(404, 422, 503)},
+)
+def create_change(body: ChangeRequest, service: ServiceDep, request: Request, response: Response) -> PipelineChange:
+    """A worker reads it with its next heartbeat, takes no job from then on, finishes those that it has, and changes.
+
+    It refuses what it cannot do before it changes anything: an unknown pipeline, too little memory, its only pipeline.
+    What it holds lasts until its end; at its start a worker holds what ADM_PIPELINES says.
+    """
+    workers = asked_workers(service.queue.fleet.read(fresh=True), body)
+    change = Changes(service.redis).ask(body, workers, service.queue.ledger.now())
+    request.state.audited = f"{body.action} {body.model}"
+    response.headers["Location"] = f"{service.settings.root_path}/v1/workers/changes/{change.id}"
+    return change
+
+
+@router.get("/{change_id}", summary="How far workers are with a change", responses=documented(404, 503))
+def get_change(change_id: str, service: ServiceDep) -> PipelineChange:
+    live = {each.name for each in service.queue.fleet.read(fresh=True).workers}
+    change = Changes(service.redis).read(change_id, live)
+    if change is None:
+        raise RefusedError(ErrorKind.UNKNOWN_CHANGE, f"no change {change_id[:128]!r}; changes are kept for a day")
+    return change
+
+
+def asked_workers(fleet: Fleet, asked: ChangeRequest) -> list[str]:
+    """The workers of a change. Raises: RefusedError if there are none."""
+    live = [each.name for each in fleet.workers]
+    if asked.worker is not None:
+        if asked.worker not in live:
+            there = ", ".join(live) or "none"
+            raise RefusedError(ErrorKind.UNKNOWN_WORKER, f"no live worker {asked.worker!r}; there are: {there}")
+        return [asked.worker]
+    if not live:
+        raise RefusedError(ErrorKind.UNKNOWN_WORKER, "no worker is live; start one")
+    holders = [each.name for each in fleet.holders(asked.model)]
+    if asked.action == "unload" and not holders:
+        raise RefusedError(ErrorKind.UNKNOWN_MODEL, f"no live worker holds {asked.model!r}")
+    return holders if asked.action == "unload" else live

@@ -1,0 +1,48 @@
+"""Sweeps over HTTP: what a worker announces of a pipeline's settings is shown, and goes with the pipeline."""
+
+import httpx2
+import pytest
+from redis import Redis
+
+from jobs.queue import keys
+from jobs.queue.announcements import announce_pipelines
+from tests.jobs.samples import DEMO, DEMO_UNCOND, SWEEP
+from tests.service.conftest import ToyWorker
+from tests.service.test_jobs import is_problem
+
+
+@pytest.fixture
+def announced(redis: Redis, fleet: ToyWorker) -> Redis:
+    with redis.pipeline() as pipe:
+        announce_pipelines(pipe, [DEMO.model_copy(update={"has_sweep": True}), DEMO_UNCOND], [SWEEP])
+        pipe.execute()
+    return redis
+
+
+def test_sweep_is_shown_and_not_sent_twice(client: httpx2.Client, announced: Redis) -> None:
+    models = {each["id"]: each["has_sweep"] for each in client.get("/v1/models").json()["data"]}
+    assert models == {"demo": True, "demo-uncond": False}
+    answer = client.get("/v1/models/demo/sweep")
+    assert answer.json() == SWEEP.model_dump(mode="json")
+    again = client.get("/v1/models/demo/sweep", headers={"If-None-Match": answer.headers["ETag"]})
+    assert (again.status_code, again.content) == (304, b"")
+
+
+def test_model_without_a_sweep_and_one_that_is_none_are_told_apart(client: httpx2.Client, announced: Redis) -> None:
+    lacking, unknown = client.get("/v1/models/demo-uncond/sweep"), client.get("/v1/models/none/sweep")
+    assert is_problem(lacking, 404)
+    assert is_problem(unknown, 404)
+    assert [each.json()["type"].rpartition(":")[2] for each in (lacking, unknown)] == ["unknown-sweep", "unknown-model"]
+
+
+def test_worker_without_the_sweep_takes_it_back(client: httpx2.Client, announced: Redis) -> None:
+    """It may hold other weights: what was measured with the former ones is not theirs."""
+    with announced.pipeline() as pipe:
+        announce_pipelines(pipe, [DEMO])
+        pipe.execute()
+    assert is_problem(client.get("/v1/models/demo/sweep"), 404)
+
+
+def test_what_cannot_be_read_is_no_sweep(client: httpx2.Client, announced: Redis) -> None:
+    announced.hset(keys.SWEEPS, "demo", "{")
+    assert is_problem(client.get("/v1/models/demo/sweep"), 404)

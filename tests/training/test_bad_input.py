@@ -1,0 +1,164 @@
+"""What cannot be trained on, or gone on with, is one line that says what and what to do; the last good state stays."""
+
+import gzip
+import json
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from runfolder.folder import CONFIG, STATE, RunFolderError
+from tests.training.samples import config, write_npz
+from tests.training.test_resume import step_of
+from training.config import ConfigError, Data
+from training.data import open_data
+from training.session import Request, train
+
+
+def photo(path: Path, colour: str = "red") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (20, 20), colour).save(path)
+
+
+def idx(*shape: int) -> bytes:
+    return gzip.compress(
+        struct.pack(">HBB", 0, 8, len(shape)) + struct.pack(f">{len(shape)}I", *shape) + bytes(np.prod(shape))
+    )
+
+
+def npz(*arrays: np.ndarray) -> Callable[[Path], None]:
+    return lambda path: np.savez(path / "set.npz", *arrays)
+
+
+def cut_npz(path: Path) -> None:
+    whole = write_npz(path / "set.npz").read_bytes()
+    (path / "set.npz").write_bytes(whole[: len(whole) // 2])
+
+
+def npy_by_another_name(path: Path) -> None:
+    with (path / "set.npz").open("wb") as file:
+        np.save(file, np.zeros((2, 8, 8, 3), np.uint8))
+
+
+def no_idx_images(path: Path) -> None:
+    (path / "train-images-idx3-ubyte.gz").write_bytes(idx(0, 8, 8))
+    (path / "train-labels-idx1-ubyte.gz").write_bytes(idx(0))
+
+
+IMAGES = np.zeros((2, 8, 8, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "said"),
+    [
+        (cut_npz, "set.npz", "set.npz: is no .npz file, or is cut off"),
+        (npy_by_another_name, "set.npz", "set.npz: is no .npz file, or is cut off"),
+        (lambda path: (path / "set.npz").write_text("not a set"), "set.npz", "set.npz: is no .npz file, or is cut off"),
+        (npz(IMAGES[:0], np.zeros(0, np.int64)), "set.npz", "set.npz: holds no images"),
+        (npz(IMAGES[..., :1]), "set.npz", r"arr_0 is no array of images \[N, H, W, 3\], uint8"),
+        (
+            npz(IMAGES, np.array([0, 10**9])),
+            "set.npz",
+            "arr_1 has the label 1000000000; labels count the classes, 100000",
+        ),
+        (npz(IMAGES, np.array([0, 2**64 - 1], np.uint64)), "set.npz", "arr_1 has the label 18446744073709551615"),
+        (npz(IMAGES, np.array([0.0, 1.0])), "set.npz", "arr_1 is no label from 0 for each of the 2 images"),
+        (no_idx_images, "", "train-images-idx3-ubyte.gz: holds no images"),
+        (lambda path: (path / "empty").mkdir(), "empty", "empty: holds no pictures"),
+        (lambda path: (path / "notes.txt").write_text("no picture"), "notes.txt", "notes.txt: is not an idx file"),
+    ],
+)
+def test_images_that_are_none_are_named_in_one_line(
+    tmp_path: Path, make: Callable[[Path], object], name: str, said: str
+) -> None:
+    make(tmp_path)
+    with pytest.raises(ConfigError, match=said) as raised:
+        open_data(Data(path=str(tmp_path / name)), 8, tmp_path)
+    assert str(raised.value).startswith("data.path: ")
+    assert "\n" not in str(raised.value)
+
+
+def test_one_image_is_trained_on(tmp_path: Path) -> None:
+    photo(tmp_path / "photos" / "only.png")
+    data, objective = {"path": str(tmp_path / "photos"), "labelled": False}, {"label_dropout": 0}
+    assert train(config(data=data, objective=objective), Request(tmp_path / "run"))
+    assert step_of(tmp_path / "run") == 4
+
+
+def test_images_without_any_class_are_trained_on_where_that_is_said_and_else_it_is_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "plain.npz"
+    np.savez(path, np.zeros((4, 8, 8, 3), np.uint8))
+    with pytest.raises(ConfigError, match=r"set data\.labelled = false"):
+        train(config(data={"path": str(path)}), Request(tmp_path / "run"))
+    plain = config(data={"path": str(path), "labelled": False}, objective={"label_dropout": 0})
+    assert train(plain, Request(tmp_path / "run"))
+
+
+def test_damaged_file_is_skipped_by_name_and_refused_where_that_is_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for index in range(4):
+        photo(tmp_path / "ab"[index % 2] / f"{index}.png")
+    (tmp_path / "a" / "cut.png").write_bytes((tmp_path / "a" / "0.png").read_bytes()[:60])
+    (tmp_path / "b" / "foreign.jpg").write_text("no picture")
+    assert len(open_data(Data(path=str(tmp_path)), 8, tmp_path).training) == 4
+    told = capsys.readouterr().out
+    assert "cut.png" in told
+    assert "foreign.jpg" in told
+    with pytest.raises(ConfigError, match=r"data\.strict allows none of this: .* \(2 in all\)"):
+        open_data(Data(path=str(tmp_path), strict=True), 8, tmp_path)
+
+
+def test_classes_whose_names_differ_in_case_alone_are_told_apart_and_refused_where_that_is_asked_for(
+    tmp_path: Path,
+) -> None:
+    photo(tmp_path / "cat" / "0.png")
+    photo(tmp_path / "Cat" / "1.png", "blue")
+    assert open_data(Data(path=str(tmp_path)), 8, tmp_path).training.class_names == ("Cat", "cat")
+    with pytest.raises(ConfigError, match="classes that differ in case alone"):
+        open_data(Data(path=str(tmp_path), strict=True), 8, tmp_path)
+
+
+def test_picture_that_goes_away_during_training_is_named_and_the_run_is_not_resumed_on_other_data(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos, folder = tmp_path / "photos", tmp_path / "run"
+    for index in range(6):
+        photo(photos / "ab"[index % 2] / f"{index}.png")
+    data = {"path": str(photos), "random_crop": True, "loader_processes": 0}
+    opened = open_data(Data.model_validate(data), 8, tmp_path).training
+    assert train(config(data=data), Request(folder))
+    (photos / "a" / "0.png").unlink()
+    capsys.readouterr()
+    assert opened.pixels(0, None).shape == (3, 8, 8)
+    assert "0.png: " in capsys.readouterr().out
+    longer = config(data=data, optimiser={"steps": 6})
+    with pytest.raises(ConfigError, match=r"the data have changed .*images \(6 before, 5 now\)"):
+        train(longer, Request(folder, allow_changes={"optimiser.steps"}))
+    assert step_of(folder) == 4
+
+
+def test_run_of_an_earlier_version_goes_on_and_one_of_a_later_version_is_refused_by_field(tmp_path: Path) -> None:
+    data, folder = {"path": str(write_npz(tmp_path / "images.npz"))}, tmp_path / "run"
+    train(config(data=data), Request(folder))
+    stored = json.loads((folder / CONFIG).read_text())
+    del stored["process"]["grey"]
+    (folder / CONFIG).write_text(json.dumps(stored))
+    longer, allowed = config(data=data, optimiser={"steps": 6}), {"optimiser.steps"}
+    assert train(longer, Request(folder, allow_changes=allowed))
+    assert step_of(folder) == 6
+    stored["process"]["temperature"] = 1
+    (folder / CONFIG).write_text(json.dumps(stored))
+    state = (folder / STATE).read_bytes()
+    with pytest.raises(
+        ConfigError, match=r"another version of this program: process\.temperature: is not a known field"
+    ):
+        train(longer, Request(folder, allow_changes=allowed))
+    assert (folder / STATE).read_bytes() == state
+    (folder / "run.json").write_text(json.dumps({"format": 99}))
+    (folder / CONFIG).write_text(json.dumps(longer.model_dump(mode="json")))
+    with pytest.raises(RunFolderError, match=r"run\.json: is of another version of this program"):
+        train(longer, Request(folder, allow_changes=allowed))

@@ -1,0 +1,54 @@
+"""What a worker's error of loading tells a user to do."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.loading import MissingFileError, ShortageError, UnknownPipelineError
+from engine.memory import Shortage
+from models.checkpoints.network_file import WeightsError
+from worker.error_texts import error_text
+
+WEIGHTS, CPU = Path("/weights"), torch.device("cpu")
+GIB = 2**30
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (
+            UnknownPipelineError("huge", WEIGHTS, ["demo", "tiny"]),
+            "ADM_PIPELINES: no stack of /weights (ADM_WEIGHTS) has a pipeline 'huge'; there are demo, tiny",
+        ),
+        (
+            MissingFileError("adm-64", WEIGHTS / "official" / "64x64_diffusion.pt"),
+            (
+                "ADM_PIPELINES: 'adm-64' needs 64x64_diffusion.pt, which is not in /weights/official (ADM_WEIGHTS); "
+                "adm models fetch 64x64_diffusion brings it"
+            ),
+        ),
+        (
+            ShortageError(["a", "b"], CPU, Shortage(3 * GIB, 2 * GIB, 8, 5, {})),
+            "ADM_PIPELINES: a, b need 3.0 GiB at ADM_MAX_ROWS=8, 2.0 GiB are free; ADM_MAX_ROWS=5 would fit on cpu",
+        ),
+        (
+            ShortageError(["a", "b"], CPU, Shortage(3 * GIB, 2 * GIB, 8, 0, {"a": 2})),
+            (
+                "ADM_PIPELINES: a, b need 3.0 GiB at ADM_MAX_ROWS=8, 2.0 GiB are free; "
+                "alone would fit: a with ADM_MAX_ROWS=2 on cpu"
+            ),
+        ),
+        (
+            ShortageError(["a"], CPU, Shortage(3 * GIB, 0, 8, 0, {})),
+            "ADM_PIPELINES: a need 3.0 GiB at ADM_MAX_ROWS=8, 0.0 GiB are free; none of them fits alone on cpu",
+        ),
+        (WeightsError("base.safetensors", "is cut off"), "base.safetensors: is cut off"),
+    ],
+)
+def test_error_of_loading_names_the_setting_and_what_helps(error: WeightsError, line: str) -> None:
+    assert error_text(error) == line
+
+
+def test_error_names_the_option_that_named_the_pipeline() -> None:
+    assert error_text(UnknownPipelineError("huge", WEIGHTS, ["demo"]), "--pipeline").startswith("--pipeline: no stack")

@@ -1,0 +1,111 @@
+"""Builds the pipelines of a worker from loaded stacks: warmed-up and measured stages, engine, metrics, announcement."""
+
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from importlib.metadata import version
+from typing import Literal
+
+import structlog
+import torch
+from prometheus_client import CollectorRegistry
+
+from engine.audit import Audit
+from engine.compiling import WrongCodeError
+from engine.engine import Engine
+from engine.numerics import fingerprint
+from engine.pipeline import BASE, UPSAMPLE, build_stages
+from engine.stage import Stage
+from jobs.contract.errors import SettingsError
+from jobs.contract.workers import WorkerInfo
+from jobs.settings import Settings
+from models.networks.precision import Precision, best_precision
+from models.stack import Stack
+from worker.auditing import Numerics
+from worker.compiling import choose_compiler
+from worker.loaded_pipelines import LoadedPipelines
+from worker.metrics import StepMetrics
+from worker.offers import select
+from worker.png import encoder_versions
+from worker.warmup import measure_steps
+
+log = structlog.get_logger("worker")
+
+
+def assemble(
+    settings: Settings,
+    device: torch.device,
+    name: str,
+    names: Sequence[str],
+    stacks: Sequence[Stack],
+    *,
+    before: LoadedPipelines | None = None,
+) -> LoadedPipelines:
+    """Build the pipelines of these names from the stacks that have them.
+
+    before: what the worker had loaded until now; its stages, metrics and measured costs are kept as far as they are
+    still needed. Raises: WeightsError for a name that no stack has; torch.OutOfMemoryError.
+    """
+    pipelines = select(names, stacks)
+    precision = choose_precision(settings.precision, device)
+    keys = {each.stage_key(BASE) for each in pipelines.values()}
+    keys |= {each.stage_key(UPSAMPLE) for each in pipelines.values() if each.spec.upsampling is not None}
+    kept = {} if before is None else {key: each for key, each in before.engine.stages.items() if key in keys}
+    stages = kept | _build(settings, device, stacks, precision, kept)
+    engine = Engine(stages, settings.max_rows)
+    for key in kept:
+        assert before is not None
+        for shape, milliseconds in before.engine.costs.measured_ms(key).items():
+            engine.costs.note(key, shape, milliseconds / 1000)
+    measure_steps(engine, stages.keys() - kept.keys())
+    hashes = [each for stack in stacks for each in stack.hashes]
+    numerics = Numerics(partial(fingerprint, stages, precision, hashes, **encoder_versions()))
+    registry = CollectorRegistry() if before is None else before.registry
+    info = WorkerInfo(
+        name=name,
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        pipelines=tuple(pipelines),
+        row_shapes=engine.row_shapes,
+        numerics=numerics.now,
+        started_at=time.time() if before is None else before.info.started_at,
+        last_heartbeat=time.time(),
+        version=version("adm-serve"),
+    )
+    metrics = StepMetrics(registry) if before is None else before.metrics
+    return LoadedPipelines(pipelines, engine, info, metrics, registry, numerics, Audit(stages, settings.audit_share))
+
+
+def _build(
+    settings: Settings, device: torch.device, stacks: Sequence[Stack], precision: Precision, kept: Mapping[str, Stage]
+) -> dict[str, Stage]:
+    """The stages of the stacks that are not kept.
+
+    Raises: SettingsError where compiling is demanded and cannot be, or makes wrong code.
+    """
+    new = [each for each in stacks if not _stage_keys(each) <= kept.keys()]
+    if not new:
+        return {}
+    build = partial(
+        build_stages, new, settings.max_rows, precision=precision, threads=settings.threads, kept=kept.keys()
+    )
+    try:
+        return build(compiler=choose_compiler(settings, device, new, precision))
+    except WrongCodeError as error:
+        if settings.compile == "yes":
+            raise SettingsError(f"ADM_COMPILE: {error}; set it to no") from error
+        log.warning("not_compiled", reason=str(error))
+        return build()
+
+
+def _stage_keys(stack: Stack) -> set[str]:
+    return {f"{stack.name}/{BASE}"} | ({f"{stack.name}/{UPSAMPLE}"} if stack.upsampler is not None else set())
+
+
+def choose_precision(wanted: Precision | Literal["auto"], device: torch.device) -> Precision:
+    """The precision that a setting selects on a device."""
+    return best_precision(device) if wanted == "auto" else wanted
+
+
+def warn_of_doubt(line: str) -> None:
+    """Log a line of the self-check that finds weights doubtful."""
+    log.warning("weights_look_wrong", doubt=line, see="docs/self-check.md")

@@ -1,0 +1,116 @@
+"""Encodes and stores images on a thread of its own, so that the engine need not wait."""
+
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+from torch import Tensor
+
+from engine.pipeline import Pipeline
+from engine.steps import Finished
+from jobs.contract.errors import AdmError, UnavailableError
+from jobs.contract.job import ImageRecord
+from jobs.queue.events import Preview
+from jobs.storage.images import ImageStore
+from worker.auditing import Numerics
+from worker.background_calls import BackgroundCalls
+from worker.job_runs import JobRun
+from worker.job_spans import JobSpans
+from worker.png import describe, encode
+from worker.store_retries import RetryingStore, UnstorableError
+
+MAX_PENDING = 64  # images and previews; 50 MB of pixels at 512x512
+MAX_PENDING_FOR_PREVIEWS = 32  # beyond it previews are dropped, so that images need not wait for them
+
+
+class ForgottenError(AdmError):
+    """The image's job has left this worker, or the worker stops."""
+
+
+Outcome = Preview | ImageRecord | UnavailableError | UnstorableError | None
+"""A preview to publish, a stored image to publish, the reason why it could not be stored; None if its job has left."""
+
+
+class ImageWriter:
+    """Encodes and stores the images of one worker. All methods are for the loop's thread.
+
+    The writer's own thread reads claims and pixels on the host, which never change, and whether a job is forgotten.
+    `publish` gets the outcome of each image and preview in their order, unless the job is forgotten.
+    """
+
+    def __init__(
+        self,
+        store: ImageStore,
+        pipelines: Mapping[str, Pipeline],
+        numerics: Numerics,
+        calls: BackgroundCalls,
+        spans: JobSpans,
+        publish: Callable[[JobRun, Outcome], None],
+    ) -> None:
+        self._store, self._pipelines, self._numerics = RetryingStore(store), pipelines, numerics
+        self._calls, self._spans, self._publish = calls, spans, publish
+        self._thread = ThreadPoolExecutor(1, "images")
+        self._closing = False
+        self._pending = 0
+
+    @property
+    def num_pending(self) -> int:
+        """Images and previews that are not encoded and stored yet."""
+        return self._pending
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the next image must wait until a pending one is done."""
+        return self._pending >= MAX_PENDING
+
+    def show(self, previews: Mapping[tuple[str, int], tuple[JobRun, Tensor]], stage: str) -> None:
+        """Encode previews of images that took a step of a stage, if there is time."""
+        now = time.monotonic()
+        for (_, index), (run, pixels) in previews.items():
+            if self._pending < MAX_PENDING_FOR_PREVIEWS and run.shows_previews(index, now):
+                self._submit(run, partial(_encode_preview, run, index, stage, run.place(index), pixels))
+
+    def store(self, run: JobRun, finished: Finished) -> None:
+        """Encode and store an image."""
+        self._submit(run, partial(self._store_image, run, finished.request.index, finished.pixels, time.monotonic()))
+
+    def close(self) -> None:
+        """Drop pending images; return when the running call of the store has ended."""
+        self._closing = True
+        self._thread.shutdown(cancel_futures=True)
+
+    def _submit(self, run: JobRun, call: Callable[[], Outcome]) -> None:
+        self._pending += 1
+
+        def over(outcome: Outcome) -> None:
+            self._pending -= 1
+            if not run.forgotten:
+                self._publish(run, outcome)
+
+        self._calls.start(self._thread, call, over)
+
+    def _store_image(self, run: JobRun, index: int, pixels: Tensor, handed_over_at: float) -> Outcome:
+        claim = run.claim
+
+        def stop_if_forgotten() -> None:
+            if run.forgotten or self._closing:
+                raise ForgottenError
+
+        try:
+            stop_if_forgotten()
+            self._store.check(time.monotonic() - handed_over_at)
+            pipeline = self._pipelines[claim.request.model]
+            with self._spans.part(claim, "encode", index):
+                png = encode(pixels, describe(claim.request, index, pipeline, self._numerics.now))
+            waited = time.monotonic() - handed_over_at  # else each image would wait out an unavailable store anew
+            with self._spans.part(claim, "store", index):
+                return self._store.put_with_retries(claim, index, png, stop_if_forgotten, waited)
+        except (UnavailableError, UnstorableError) as error:
+            return error
+        except ForgottenError:
+            return None
+
+
+def _encode_preview(run: JobRun, index: int, stage: str, place: tuple[int, int], pixels: Tensor) -> Outcome:
+    return None if run.forgotten else Preview(index, stage, *place, encode(pixels))

@@ -1,0 +1,260 @@
+"""A worker's jobs whose images are in the engine: the progress of each, and its end."""
+
+import time
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
+from typing import Any
+
+import structlog
+import torch
+from torch import Tensor
+
+from engine.engine import Engine
+from engine.errors import NotFiniteError
+from engine.inversion import reconstruction_error
+from engine.steps import Finished
+from engine.trajectory import FromPicture, ImageRequest, ImageState, Trajectory
+from jobs.contract.errors import FailureKind
+from jobs.contract.job import ImageRecord, Progress, Usage
+from worker.auditing import Numerics
+from worker.claim import Claim
+from worker.job_plans import JobPlan
+from worker.job_state import JobState
+from worker.queue_thread import QueueThread
+from worker.results import Results
+
+log = structlog.get_logger("worker.job_runs")
+
+PREVIEW_SECONDS = 0.05  # between two previews of one image; an eye cannot follow more
+PAUSE_SECONDS = 5.0  # without claiming jobs, after an error of the store or the device's memory
+
+
+class JobRun:
+    """The state of a job so far: steps taken, device time, latents and stored images.
+
+    Includes earlier attempts as far as this attempt resumed their checkpoint; work that was lost is not counted.
+    """
+
+    def __init__(self, claim: Claim, plan: JobPlan, resumed: JobState | None = None) -> None:
+        self.claim = claim
+        self.images: list[ImageRecord] = []
+        self.device_seconds = 0.0
+        self.checkpoint = claim.checkpoint
+        self.checkpointed_at = 0.0  # in device_seconds
+        self.in_hand = 0  # images that have left the engine and are not stored yet
+        self.forgotten = False  # this worker no longer works on it, for whatever reason
+        self.plan = plan
+        self._latents: dict[int, Tensor] = {}
+        self._errors: dict[int, dict[str, float | None]] = {}
+        self._frames = {image.index for image in plan.frames}
+        images = [*plan.images, *plan.frames]
+        self._steps_total = sum(image.num_evaluations for image in images)
+        self._steps_done = {image.index: 0 for image in images}
+        self._shown_at: dict[int, float] = {}
+        self._behind: dict[int, tuple[str, int, int]] = {}  # image -> stage, step and steps
+        if resumed is not None:
+            self.images += resumed.images
+            self.device_seconds = self.checkpointed_at = resumed.device_seconds
+            self._errors |= resumed.errors
+            self._latents |= resumed.latents
+            self._steps_done |= resumed.steps_done
+
+    def state(self, in_flight: Mapping[int, ImageState]) -> JobState:
+        """All that another worker needs to resume; in_flight: the states of the images in the engine, by index."""
+        return JobState(
+            images=list(self.images),
+            errors=dict(self._errors),
+            steps_done=dict(self._steps_done),
+            device_seconds=self.device_seconds,
+            latents={} if in_flight.keys() & self._frames else dict(self._latents),
+            in_flight=in_flight,
+        )
+
+    def moved(self, trajectory: Trajectory, stage: str, seconds: float) -> None:
+        """Note that an image took a step of a stage; seconds: its share of the device time."""
+        index = trajectory.request.index
+        self._steps_done[index] += 1
+        for encoded in self._latents.keys() - {index}:
+            self._behind.pop(encoded, None)  # it is encoded; from here on the frames show the job's progress
+        self.device_seconds += seconds
+        # From the count of steps: the engine may have moved the trajectory on to the next stage already.
+        step = self._steps_done[index]
+        for plan in trajectory.request.plans:
+            if step <= plan.num_evaluations:
+                self._behind[index] = (stage, step, plan.num_evaluations)
+                return
+            step -= plan.num_evaluations
+        raise AssertionError("an image took more steps than its plans have")
+
+    def place(self, index: int) -> tuple[int, int]:
+        """The last step that an image took, and the number of steps of its stage."""
+        _, step, steps = self._behind[index]
+        return step, steps
+
+    def shows_previews(self, index: int, now: float) -> bool:
+        """Return whether a preview of the image is due; a preview of each step would slow a fast device."""
+        if now - self._shown_at.get(index, float("-inf")) < PREVIEW_SECONDS:
+            return False
+        self._shown_at[index] = now
+        return True
+
+    def progress(self) -> Progress:
+        """The stage and step of the image with the fewest steps done, and the done share of all steps."""
+        last = min(self._behind, key=lambda index: self._steps_done[index])
+        stage, step, steps = self._behind[last]
+        return Progress(stage=stage, step=step, steps=steps, fraction=self.steps / self._steps_total)
+
+    def encoded(self, finished: Finished) -> list[ImageRequest]:
+        """Note the latent of an encoding; after the last one, return the frames that enter the engine."""
+        self._latents[finished.request.index] = finished.x
+        if len(self._latents) < len(self.plan.images):
+            return []
+        return self.plan.frames_between(*(self._latents[each.index] for each in self.plan.images))
+
+    def left(self, finished: Finished) -> None:
+        """Note an image that has left the engine and will be stored."""
+        self.in_hand += 1
+        if self.claim.request.kind == "reconstruct":
+            assert isinstance(finished.request.start, FromPicture)
+            error = reconstruction_error(finished.pixels, finished.request.start.pixels)
+            self._errors[finished.request.index] = error
+
+    def stored(self, image: ImageRecord) -> bool:
+        """Note a stored image; return True if it was the last."""
+        self.in_hand -= 1
+        self.images.append(image)
+        return len(self.images) == self.claim.request.num_images
+
+    @property
+    def results(self) -> dict[str, Any] | None:
+        """The results that are not images: reconstruction errors; None if there are none."""
+        return {"errors": [self._errors[index] for index in sorted(self._errors)]} if self._errors else None
+
+    @property
+    def steps(self) -> int:
+        """Steps of the engine, each an evaluation of the network, summed over images and stages."""
+        return sum(self._steps_done.values())
+
+    @property
+    def is_computed(self) -> bool:
+        """Whether all steps are taken, so that only storing remains."""
+        return self.steps == self._steps_total
+
+    @property
+    def usage(self) -> Usage:
+        return Usage(steps=self.steps, device_seconds=round(self.device_seconds, 4))
+
+
+class JobRuns:
+    """One worker's jobs in flight, by id. All methods are for the loop's thread."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        results: Results,
+        queue: QueueThread,
+        numerics: Numerics,
+        ended: Callable[[JobRun], None],
+    ) -> None:
+        """`ended` gets each run whose end this worker has written."""
+        self._engine, self._results, self._queue, self._numerics = engine, results, queue, numerics
+        self._on_end = ended
+        self._runs: dict[str, JobRun] = {}
+        self._takes_nothing_until = 0.0
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    @property
+    def all(self) -> Collection[JobRun]:
+        """All runs, in the order of their entry."""
+        return self._runs.values()
+
+    @property
+    def may_take_more(self) -> bool:
+        """Whether jobs may be claimed; False for PAUSE_SECONDS after an error of the store or the device's memory."""
+        return time.monotonic() >= self._takes_nothing_until
+
+    def of(self, job_id: str) -> JobRun | None:
+        return self._runs.get(job_id)
+
+    def has(self, run: JobRun) -> bool:
+        """Return whether this run, and not a later one of its job, is in flight."""
+        return self._runs.get(run.claim.job_id) is run
+
+    def add(self, run: JobRun) -> None:
+        self._runs[run.claim.job_id] = run
+
+    def forget(self, run: JobRun) -> None:
+        """Remove a run and its images in the engine."""
+        del self._runs[run.claim.job_id]
+        run.forgotten = True
+        self._engine.abort(run.claim.job_id)
+
+    def stored(self, run: JobRun, image: ImageRecord) -> None:
+        """Publish a stored image; the last one completes its job."""
+        if run.stored(image):
+            self.complete(run, sorted(run.images, key=lambda i: i.index), run.usage, run.results)
+            return
+
+        def published(is_published: bool) -> None:
+            if not is_published and self.has(run):  # the claim was lost
+                self.forget(run)
+
+        self._queue.write(partial(self._results.image_ready, run.claim, image), published)
+
+    def complete(self, run: JobRun, images: list[ImageRecord], usage: Usage, results: dict[str, Any] | None) -> None:
+        """Complete a job; its result is written on the queue's thread, while other jobs go on."""
+        self.forget(run)
+        call = partial(self._results.complete, run.claim, images, usage, self._numerics.now, results)
+        self._queue.write(call, partial(self._ended, run))
+
+    def requeue_after_outage(self, claim: Claim, error: Exception) -> None:
+        """Requeue a job without spending a retry, after an error of the store or the device's memory."""
+        what = "out_of_memory" if isinstance(error, torch.OutOfMemoryError) else "store_unavailable"
+        log.error(what, **claim.ids, error=str(error))
+        self._takes_nothing_until = time.monotonic() + PAUSE_SECONDS
+        if run := self._runs.get(claim.job_id):
+            self.forget(run)
+        self.requeue(claim)
+
+    def blame(self, job_id: str, error: Exception, detail: str) -> None:
+        """Requeue a job if the engine ran out of memory; otherwise spend one of its retries, or fail it."""
+        run = self._runs[job_id]
+        if isinstance(error, torch.OutOfMemoryError):
+            self.requeue_after_outage(run.claim, error)
+            return
+        log.error("step_failed", job_id=job_id, error=f"{type(error).__name__}: {error}")
+        # Numbers that overflow would overflow again, so only other errors are worth a retry.
+        self.fail(run, FailureKind.STEP_FAILED, detail, retry=not isinstance(error, NotFiniteError))
+
+    def fail(self, run: JobRun, kind: FailureKind, detail: str, *, retry: bool) -> None:
+        self.forget(run)
+        self.fail_claim(run.claim, kind, detail, retry=retry)
+
+    def fail_claim(self, claim: Claim, kind: FailureKind, detail: str, *, retry: bool) -> None:
+        """Fail a job that never entered the engine."""
+        self._queue.write(partial(self._results.fail, claim, kind, detail, retry=retry))
+
+    def drop(self, run: JobRun) -> None:
+        """Remove a job that was cancelled or that another worker has claimed."""
+        self.forget(run)
+        self._queue.write(partial(self._results.cancelled, run.claim), partial(self._ended, run))
+
+    def cancelled(self, claim: Claim) -> None:
+        """Release a job that never entered the engine, for the same reasons as `drop`."""
+        self._queue.write(partial(self._results.cancelled, claim))
+
+    def requeue(self, claim: Claim) -> None:
+        """Put a job back to the front of its queue."""
+        self._queue.write(partial(self._results.requeue, claim))
+
+    def requeue_all(self) -> None:
+        """Requeue all jobs in flight."""
+        for run in reversed(list(self._runs.values())):  # each goes to the front: keeps the order
+            self.forget(run)
+            self.requeue(run.claim)
+
+    def _ended(self, run: JobRun, by_us: bool) -> None:
+        if by_us:  # False if the claim was lost
+            self._on_end(run)
