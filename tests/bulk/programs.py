@@ -2,25 +2,12 @@
 
 import os
 import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryFile
 
 from jobs.settings import Settings
+from tests.waiting import PATIENCE_SECONDS, eventually
 from tests.warm import WORKER, WarmProgram
-
-PATIENCE_SECONDS = 300.0  # for a busy machine; nothing waits longer than it must
-
-
-def waited(claim: Callable[[], bool]) -> bool:
-    """Whether a claim about other processes comes true in time; they set no event of ours."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not claim():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.002)
-    return True
 
 
 class Sampling:
@@ -42,7 +29,7 @@ class Sampling:
 
     def wait_parts(self, parts: int) -> None:
         """Wait until so many chunks are kept, and the run is not at its end."""
-        assert waited(lambda: self.parts >= parts or self.process.poll() is not None)
+        eventually(lambda: self.parts >= parts or self.process.poll() is not None, f"{parts} chunks are kept")
         assert self.process.poll() is None, self.end()
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> str:

@@ -18,7 +18,8 @@ from bulk.run import Order, run
 from diffusion.tables import take_step
 from engine import stage
 from jobs.settings import Settings
-from tests.bulk.programs import Sampling, waited
+from tests.bulk.programs import Sampling
+from tests.waiting import eventually
 from worker.local_worker import REFUSALS, LocalWorker, devices, pipeline_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.process]
@@ -151,7 +152,7 @@ def test_processes_of_devices_end_with_a_run_that_is_killed(own_settings: Settin
     run_.wait_parts(1)
     group = os.getpgid(run_.process.pid)
     run_.kill()
-    assert waited(lambda: not members(group))
+    eventually(lambda: not members(group), "its processes end")
 
 
 def test_run_that_is_told_to_stop_leaves_what_is_finished_and_says_how_to_go_on(

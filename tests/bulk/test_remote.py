@@ -24,9 +24,10 @@ from jobs.callers.keyring import IN_FORCE_SECONDS, NEEDED, KeyStore
 from jobs.contract.errors import FailureKind
 from jobs.queue import keys
 from jobs.settings import Settings
-from tests.bulk.programs import Sampling, waited
+from tests.bulk.programs import Sampling
 from tests.conftest import RedisServer
 from tests.service.conftest import ToyWorker, running_service
+from tests.waiting import eventually
 from tests.worker.programs import WorkerProcess, running_worker
 from worker.claim import Claim
 
@@ -185,7 +186,7 @@ def test_client_killed_again_and_again_ends_with_the_same_bytes(
     out = tmp_path / "samples.npz"
     for parts in (0, 1, 3):
         run_ = Sampling(common, out, *RUN, "--url", served)
-        assert waited(lambda: bool(jobs_at(served)))
+        eventually(lambda: jobs_at(served), "a job is queued")
         run_.wait_parts(parts)
         run_.kill()
     said = Sampling(common, out, *RUN, "--url", served).end()
@@ -241,10 +242,10 @@ def test_run_whose_pipeline_has_no_worker_any_more_waits_and_says_so(
     with toy(ToyWorker, redis_server, settings):
         pass
     ended = in_background(lambda: run(order, Remote(address, 32), Console(file=screen, force_terminal=True, width=150)))
-    assert waited(lambda: "waiting: no worker holds the pipeline" in screen.getvalue())
+    eventually(lambda: "waiting: no worker holds the pipeline" in screen.getvalue(), "the screen says so")
     assert not ended
     with toy(FailingWorker, redis_server, settings):
-        assert waited(lambda: bool(ended))
+        eventually(lambda: ended, "the run ends")
 
 
 def test_window_rounded_up_to_jobs_bounds_what_the_service_has_and_all_of_it_is_of_low_priority(
@@ -253,10 +254,10 @@ def test_window_rounded_up_to_jobs_bounds_what_the_service_has_and_all_of_it_is_
     with toy(ToyWorker, redis_server, settings) as worker:
         worker.hold()
         ended = in_background(lambda: sampled(tmp_path / "samples.npz", address, window=33, count=200))
-        assert waited(lambda: len(jobs_at(address)) == 3)
+        eventually(lambda: len(jobs_at(address)) == 3, "the window is full")
         held = jobs_at(address)
         worker.release()
-        assert waited(lambda: bool(ended))
+        eventually(lambda: ended, "the run ends")
     assert len(held) == 3
     assert all(job["request"]["priority"] == "low" for job in held)  # type: ignore[index]  # JSON
 
@@ -283,7 +284,7 @@ def test_job_that_somebody_deleted_is_made_anew(
 ) -> None:
     out = tmp_path / "samples.npz"
     run_ = Sampling(common, out, *RUN, "--url", served)
-    assert waited(lambda: bool(jobs_at(served)))
+    eventually(lambda: jobs_at(served), "a job is queued")
     httpx2.delete(f"{served}/v1/jobs/{jobs_at(served)[0]['id']}", timeout=60)
     said = run_.end()
     assert out.read_bytes() == in_process.read_bytes(), said

@@ -9,7 +9,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
@@ -25,20 +24,12 @@ from jobs.settings import Settings
 from stack import launcher
 from tests.chaos.faulty_worker import CONTROL, SLOW_FILE, STEPS_FOLDER
 from tests.chaos.proxy import Proxy
+from tests.waiting import eventually
 from tests.warm import SERVICE, WORKER, WarmProgram
 
 LEASE_SECONDS = 3
 HEARTBEAT_SECONDS = 0.5
 DRAIN_SECONDS = 2
-PATIENCE_SECONDS = 300.0
-
-
-def eventually(holds: Callable[[], bool], what: str, seconds: float = PATIENCE_SECONDS) -> None:
-    """Wait until something holds, which other processes bring about."""
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, f"did not happen: {what}"
-        time.sleep(0.02)
 
 
 Process = subprocess.Popen[bytes] | WarmProgram

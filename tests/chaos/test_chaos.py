@@ -26,8 +26,9 @@ from tests.chaos.audit import Seen
 from tests.chaos.conftest import StartStack
 from tests.chaos.faults import ORPHANED_PIPELINE, Faults, announce_orphaned_pipeline
 from tests.chaos.load import Ask, Clients, cursed_ids, draw_asks, draw_templates, upload
-from tests.chaos.stack import LEASE_SECONDS, Stack, eventually
+from tests.chaos.stack import LEASE_SECONDS, Stack
 from tests.chaos.undisturbed import run_undisturbed, unfinished
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.slow, pytest.mark.redis]
 

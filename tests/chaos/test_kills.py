@@ -20,8 +20,9 @@ from tests.chaos.audit import Seen
 from tests.chaos.conftest import StartStack
 from tests.chaos.faulty_worker import KILLS, KILLS_AT
 from tests.chaos.load import Body, draw_templates, upload
-from tests.chaos.stack import Program, Stack, eventually
+from tests.chaos.stack import Program, Stack
 from tests.chaos.undisturbed import run_undisturbed, unfinished
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.slow, pytest.mark.redis]
 

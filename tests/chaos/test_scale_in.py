@@ -17,9 +17,10 @@ from jobs.queue.ledger import Ledger
 from tests.chaos import audit
 from tests.chaos.conftest import StartStack
 from tests.chaos.load import HEALTHY, Body
-from tests.chaos.stack import Stack, eventually
+from tests.chaos.stack import Stack
 from tests.chaos.test_kills import Posted, judge_innocent, post, wait_for_the_end, working
 from tests.chaos.undisturbed import run_undisturbed, unfinished
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.slow, pytest.mark.redis]
 

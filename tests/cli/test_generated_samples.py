@@ -16,8 +16,8 @@ import pytest
 from cli.generated_samples import of_seeds
 from evaluation.feature_files import JOURNAL
 from jobs.settings import Settings
-from tests.bulk.programs import waited
 from tests.service.conftest import running_service
+from tests.waiting import eventually
 from tests.warm import EVALUATION, WarmProgram, run_warm
 from tests.worker.programs import running_worker
 
@@ -61,7 +61,7 @@ class Evaluating:
 
     def wait_kept(self) -> None:
         """Wait until this process has kept a chunk's features, and the evaluation is not at its end."""
-        assert waited(lambda: self._kept > self._kept_before or self.process.poll() is not None)
+        eventually(lambda: self._kept > self._kept_before or self.process.poll() is not None, "features are kept")
         assert self.process.poll() is None, self._log.read_text()
 
     def kill(self) -> None:

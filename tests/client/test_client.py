@@ -29,7 +29,7 @@ from jobs.settings import Settings
 from tests.jobs.samples import png
 from tests.service.conftest import ToyWorker, running_service
 from tests.service.test_zip import FACTS, picture
-from tests.worker.programs import eventually
+from tests.waiting import eventually
 
 AT_ONCE = Patience(silent_seconds=0, busy_seconds=0)
 

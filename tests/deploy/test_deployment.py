@@ -20,7 +20,7 @@ COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 PROMETHEUS = yaml.safe_load((ROOT / "deploy/observability/prometheus/prometheus.yml").read_text())
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 OURS = ("service", "worker", "worker-gpu")
-FILES = ("Dockerfile", "docker-compose.yml", "deploy/observability/prometheus/prometheus.yml", "Makefile")
+FILES = ("Dockerfile", "docker-compose.yml", "deploy/observability/prometheus/prometheus.yml")
 COMMANDS = {each.name for each in app.registered_commands}
 
 

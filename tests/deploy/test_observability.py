@@ -19,7 +19,8 @@ from jobs.callers.keyring import KeyStore
 from jobs.settings import Settings
 from tests.conftest import running_redis
 from tests.service.conftest import running_service
-from tests.worker.programs import WorkerProcess, eventually
+from tests.waiting import eventually
+from tests.worker.programs import WorkerProcess
 from tests.worker.tiny_stack import write_tiny_stack
 
 ROOT = Path(__file__).parents[2]

@@ -14,7 +14,7 @@ import pytest
 
 from jobs.settings import Settings
 from stack.embedded import with_free_port
-from tests.stack.programs import waited
+from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 120.0  # the demo's networks are loaded and probed
@@ -55,7 +55,7 @@ def test_wheel_serves_the_demo_from_any_folder(program: Path, tmp_path: Path) ->
             except OSError:
                 return False
 
-        assert waited(is_ready, seconds=START_SECONDS)
+        eventually(is_ready, "the worker is ready", START_SECONDS)
         for path in ("/", "/static/js/main.js", "/docs"):
             with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
                 assert answer.status == 200

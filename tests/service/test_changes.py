@@ -17,7 +17,8 @@ from jobs.callers.caller import Role
 from jobs.settings import Settings
 from tests.conftest import RedisServer
 from tests.service.conftest import MakeKey, ToyWorker, running_service
-from tests.worker.programs import WorkerProcess, eventually
+from tests.waiting import eventually
+from tests.worker.programs import WorkerProcess
 from tests.worker.tiny_stack import write_tiny_stack
 
 CHANGES = "/v1/workers/changes"

@@ -22,7 +22,7 @@ from tests.jobs.samples import DEMO, png
 from tests.pictures.hostile import decoders, slow_jpeg, wide_webp
 from tests.service.conftest import MakeKey, running_service
 from tests.service.test_jobs import is_problem
-from tests.worker.programs import eventually
+from tests.waiting import eventually
 
 PNG = png(7)
 ID = "file-" + hashlib.sha256(PNG).hexdigest()[:32]

@@ -36,6 +36,7 @@ def test_listener_cancelled_while_others_subscribe_leaves_nothing(redis_server: 
                 await listener.wait(60)
 
         inside = asyncio.create_task(listen())
+        # the subscription and its lock by themselves, because nothing else says when a listener waits for them
         while not hub._subscribed:
             await asyncio.sleep(0)
         await hub._lock.acquire()  # a slow subscription of another listener
@@ -44,7 +45,7 @@ def test_listener_cancelled_while_others_subscribe_leaves_nothing(redis_server: 
         for each in (inside, outside):
             each.cancel()
         await asyncio.gather(inside, outside, return_exceptions=True)
-        assert hub._listeners == {}
+        assert hub._listeners == {}  # what a leak would fill, as above
         hub._lock.release()
         running.cancel()
         await hub.close()

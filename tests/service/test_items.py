@@ -15,7 +15,7 @@ from jobs.queue.submitting import job_id_of
 from jobs.settings import Settings
 from tests.service.conftest import MakeKey, ToyWorker, body, running_service
 from tests.service.test_jobs import is_problem
-from tests.worker.programs import eventually
+from tests.waiting import eventually
 
 COMMON = {"guidance_scale": 2.5, "steps": 25}
 

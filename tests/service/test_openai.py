@@ -17,7 +17,7 @@ from jobs.queue import keys
 from jobs.settings import Settings
 from tests.jobs.samples import png
 from tests.service.conftest import ToyWorker, running_service
-from tests.worker.programs import eventually
+from tests.waiting import eventually
 
 EXTRAS = {"guidance_scale": 2.5, "steps": 10, "sampler": "ddim", "seed": 7}
 

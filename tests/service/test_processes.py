@@ -4,8 +4,8 @@ import json
 import os
 import shutil
 import signal
-import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,10 @@ from service.process_metrics import ProcessMetrics
 from service.process_slot import Slot
 from tests.cli.test_keys import adm_keys
 from tests.service.conftest import ToyWorker, body, running_service
+from tests.waiting import PATIENCE_SECONDS, eventually
 from tests.warm import Program
 
 pytestmark = [pytest.mark.slow, pytest.mark.process]
-PATIENCE_SECONDS = 300.0
 Running = tuple[str, Program, list[str]]
 
 
@@ -34,28 +34,22 @@ Running = tuple[str, Program, list[str]]
 def running(redis: Redis, service_settings: Settings) -> Iterator[Running]:
     """A service of two processes that both answer."""
     with running_service(service_settings, ADM_SERVICE_PROCESSES="2") as running:
-        eventually(lambda: seen_processes(running[0]) == {"0", "1"})
+        eventually(lambda: seen_processes(running[0]) == {"0", "1"}, "both answer")
         yield running
 
 
-def eventually(is_so: Any) -> None:
-    """Wait until something is so; a service that cannot be reached just now is asked again."""
-    until = time.monotonic() + PATIENCE_SECONDS
-    while time.monotonic() < until:
-        try:
-            if is_so():
-                return
-        except httpx2.TransportError:
-            pass
-        time.sleep(0.05)
-    raise AssertionError("not within a minute")
+def text_of(address: str, path: str) -> str:
+    """What a route answers, on a connection of its own, so from either process; "" while a process is started again."""
+    try:
+        return httpx2.get(f"{address}{path}", timeout=60).text
+    except httpx2.TransportError:
+        return ""
 
 
 def answered(address: str, route: str = "/livez") -> dict[str, float]:
     """Requests of a route that each process has answered, as one scrape shows them; another's may be seconds old."""
-    text = httpx2.get(f"{address}/metrics", timeout=60).text
     found: dict[str, float] = {}
-    for family in text_string_to_metric_families(text):
+    for family in text_string_to_metric_families(text_of(address, "/metrics")):
         for each in family.samples:
             if each.name == "adm_http_requests_total" and each.labels["route"] == route:
                 found[each.labels["process"]] = each.value
@@ -63,7 +57,7 @@ def answered(address: str, route: str = "/livez") -> dict[str, float]:
 
 
 def seen_processes(address: str) -> set[str]:
-    httpx2.get(f"{address}/livez", timeout=60)  # of a connection of its own: whichever process takes it
+    text_of(address, "/livez")
     return set(answered(address))
 
 
@@ -79,17 +73,17 @@ def test_metrics_of_all_processes_come_in_one_scrape_and_no_counter_falls(runnin
         now = answered(address, "/healthz")
         assert all(now[process] >= last[process] for process in last)
         last = now
-    eventually(lambda: sum(answered(address, "/healthz").values()) == 40)
+    eventually(lambda: sum(answered(address, "/healthz").values()) == 40, "all are counted")
 
 
 def test_process_that_dies_is_started_again_and_the_log_says_so(running: Running) -> None:
     address, process, lines = running
     victim = next(each for each in events(lines, "process_started") if each["process"] == 0)
     os.kill(victim["pid"], signal.SIGKILL)
-    eventually(lambda: len(events(lines, "process_started")) == 3)
+    eventually(lambda: len(events(lines, "process_started")) == 3, "it is started again")
     (died,) = events(lines, "process_died")
     assert (died["process"], died["pid"], died["status"]) == (0, victim["pid"], -signal.SIGKILL)
-    eventually(lambda: seen_processes(address) == {"0", "1"})
+    eventually(lambda: seen_processes(address) == {"0", "1"}, "both answer")
     assert process.poll() is None
 
 
@@ -98,18 +92,17 @@ def test_one_process_sweeps_and_the_one_that_replaces_it_goes_on(
 ) -> None:
     address, _, lines = running
     worker.hold()
+
+    def one_expired(jobs: list[str]) -> bool:
+        return any('"status":"expired"' in text_of(address, f"/v1/jobs/{each}") for each in jobs)
+
     for number in range(2):
         job = httpx2.post(f"{address}/v1/jobs", json=body(n=64, upsample=False, expires_in=1), timeout=60).json()
         other = httpx2.post(f"{address}/v1/jobs", json=body(n=64, upsample=False, expires_in=1), timeout=60).json()
-        eventually(
-            lambda job=job, other=other: (
-                "expired"
-                in {httpx2.get(f"{address}/v1/jobs/{each['id']}", timeout=60).json()["status"] for each in (job, other)}
-            )
-        )
+        eventually(partial(one_expired, [job["id"], other["id"]]), "a job expires")
         if number == 0:
             os.kill(next(e["pid"] for e in events(lines, "process_started") if e["process"] == 0), signal.SIGKILL)
-            eventually(lambda: len(events(lines, "process_started")) == 3)
+            eventually(lambda: len(events(lines, "process_started")) == 3, "it is started again")
     swept = [each for each in events(lines, "jobs_timed_out") if each["expired"]]
     assert {each["process"] for each in swept} == {"0"}
     assert sum(each["expired"] for each in swept) >= 2
@@ -138,7 +131,10 @@ def test_processes_end_when_the_one_that_started_them_is_killed(running: Running
     pids = [each["pid"] for each in events(lines, "process_started")]
     process.kill()
     process.wait()
-    eventually(lambda: not any(psutil.pid_exists(each) and psutil.Process(each).status() != "zombie" for each in pids))
+    eventually(
+        lambda: not any(psutil.pid_exists(each) and psutil.Process(each).status() != "zombie" for each in pids),
+        "all end",
+    )
 
 
 def test_change_of_the_keys_is_in_force_at_all_processes_when_its_command_returns(
@@ -154,7 +150,7 @@ def test_change_of_the_keys_is_in_force_at_all_processes_when_its_command_return
         return {httpx2.get(f"{address}/v1/caller", headers=headers, timeout=60).status_code for _ in range(60)}
 
     with running_service(service_settings, ADM_SERVICE_PROCESSES="2", ADM_DATA=str(tmp_path)) as (address, _, lines):
-        eventually(lambda: seen_processes(address) == {"0", "1"})
+        eventually(lambda: seen_processes(address) == {"0", "1"}, "both answer")
         assert answers() == {200}
         made = json.loads(adm_keys(service_settings, "create", "--name", "ann", "--role", "user", "--json").stdout)
         assert (answers(), answers(made["key"])) == ({401}, {200})
@@ -198,7 +194,7 @@ def test_service_whose_processes_fail_at_every_start_ends_with_the_cause(
         process,
         lines,
     ):
-        eventually(lambda: seen_processes(address) == {"0", "1"})
+        eventually(lambda: seen_processes(address) == {"0", "1"}, "both answer")
         shutil.rmtree(store)
         store.write_text("no folder")
         for each in events(lines, "process_started"):
@@ -219,12 +215,12 @@ def test_process_that_fails_at_every_start_is_started_again_while_another_serves
         process,
         lines,
     ):
-        eventually(lambda: seen_processes(address) == {"0", "1"})
+        eventually(lambda: seen_processes(address) == {"0", "1"}, "both answer")
         shutil.rmtree(store)
         store.write_text("no folder")
         os.kill(next(each["pid"] for each in events(lines, "process_started") if each["process"] == 0), signal.SIGKILL)
-        eventually(lambda: len(events(lines, "process_died")) == 5)
+        eventually(lambda: len(events(lines, "process_died")) == 5, "it has died five times")
         assert process.poll() is None
         assert httpx2.get(f"{address}/livez", timeout=60).status_code == 200
         store.unlink()
-        eventually(lambda: seen_processes(address) == {"0", "1"})
+        eventually(lambda: seen_processes(address) == {"0", "1"}, "both answer")

@@ -21,7 +21,8 @@ from jobs.settings import Settings
 from tests.conftest import RedisServer
 from tests.jobs.samples import DEMO
 from tests.service.conftest import MakeKey, body, running_service
-from tests.worker.programs import WorkerProcess, eventually
+from tests.waiting import eventually
+from tests.worker.programs import WorkerProcess
 from tests.worker.tiny_stack import write_tiny_stack
 
 pytestmark = [pytest.mark.slow, pytest.mark.process]

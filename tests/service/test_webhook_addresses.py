@@ -18,7 +18,7 @@ from service.webhooks import TargetError, WebhookSender
 from tests.service.conftest import ToyWorker, body, running_service
 from tests.service.test_jobs import is_problem
 from tests.service.test_webhooks import SIGNED, Receiver, post
-from tests.worker.programs import eventually
+from tests.waiting import eventually
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def test_name_with_one_forbidden_address_among_several_is_not_sent_to(
 ) -> None:
     resolving(monkeypatch, "1.1.1.1", "10.0.0.1")
     with pytest.raises(TargetError, match="resolves to an address that webhooks do not go to"):
-        asyncio.run(sender._resolve("a.example", 80))
+        asyncio.run(sender._resolve("a.example", 80))  # alone, because a delivery would only log the refusal
 
 
 def test_connection_goes_to_the_address_that_was_checked_and_the_name_is_not_resolved_again(

@@ -22,7 +22,7 @@ from jobs.storage.images import ImageStore
 from service.metrics import Metrics
 from service.webhooks import MOST_AT_ONCE, MOST_PER_HOST, WebhookSender
 from tests.service.conftest import MakeKey, ToyWorker, body, running_service
-from tests.worker.programs import eventually
+from tests.waiting import eventually
 
 OLD, NEW = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
 SIGNED = {"ADM_WEBHOOK_SECRET": f"{NEW},{OLD}"}

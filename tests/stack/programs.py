@@ -2,8 +2,6 @@
 
 import asyncio
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,16 +73,6 @@ def program(name: str, source: str, *, stop_seconds: float = 10.0, backoff: Back
         stop_seconds=stop_seconds,
         backoff=backoff,
     )
-
-
-def waited(claim: Callable[[], bool], *, seconds: float = 10.0) -> bool:
-    """Whether a claim about other processes comes true in time; they set no event of ours."""
-    deadline = time.monotonic() + seconds
-    while not claim():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 def alive(pid: int) -> bool:

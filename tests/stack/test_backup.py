@@ -14,7 +14,8 @@ import pytest
 from jobs.contract.job import Job, JobStatus
 from jobs.settings import Settings
 from tests.conftest import RedisServer
-from tests.worker.programs import Client, WorkerProcess, eventually
+from tests.waiting import eventually
+from tests.worker.programs import Client, WorkerProcess
 from tests.worker.tiny_stack import write_tiny_stack
 
 pytestmark = [pytest.mark.slow, pytest.mark.redis]

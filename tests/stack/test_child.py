@@ -19,9 +19,9 @@ from tests.stack.programs import (
     alive,
     never_ready,
     program,
-    waited,
     written_pid,
 )
+from tests.waiting import eventually
 
 
 def test_killed_child_is_started_again_and_its_pid_file_follows(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_processes_a_dead_child_left_behind_go_with_it(tmp_path: Path) -> None:
         child.start()
         orphan = int((await log.first("worker: child")).split()[-1])
         await child.stop()
-        assert waited(lambda: not alive(orphan))
+        eventually(lambda: not alive(orphan), "the orphan ends", 10)  # it ends by itself after 60 s
 
     asyncio.run(scenario())
 

@@ -18,7 +18,8 @@ import pytest
 
 from jobs.settings import Settings
 from stack.embedded import with_free_port
-from tests.stack.programs import alive, waited, written_pid
+from tests.stack.programs import alive, written_pid
+from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 120.0  # a cold import of torch on a busy machine
@@ -39,9 +40,8 @@ class Stack:
     def _read(self, stream: Iterator[str]) -> None:
         self.said.extend(stream)
 
-    def says(self, text: str) -> bool:
-        """Whether a line with the text comes in time."""
-        return waited(lambda: any(text in line for line in list(self.said)), seconds=START_SECONDS)
+    def wait_line(self, text: str) -> None:
+        eventually(lambda: any(text in line for line in list(self.said)), f"a line with {text!r}", START_SECONDS)
 
     def status(self, path: str) -> int:
         """HTTP status of a GET; 0 when nobody answers."""
@@ -91,11 +91,12 @@ def up(
     ) as process:
         stack = Stack(process, tmp_path / "data", port)
         try:
-            assert stack.says(says), stack.said
+            stack.wait_line(says)
             yield stack
         finally:
             process.kill()
             stack.end()
+            print(*stack.said)  # shown by a failure
 
 
 def test_service_stays_up_beside_a_worker_that_refuses_its_weights(tmp_path: Path) -> None:
@@ -145,8 +146,8 @@ def test_killed_service_is_back_on_its_port_under_a_new_pid(tmp_path: Path) -> N
         before = stack.pid("service")
         assert before is not None
         os.kill(before, signal.SIGKILL)
-        assert waited(lambda: stack.pid("service") not in (None, before), seconds=START_SECONDS)
-        assert waited(lambda: stack.status("/readyz") == 200, seconds=START_SECONDS)
+        eventually(lambda: stack.pid("service") not in (None, before), "a new service runs", START_SECONDS)
+        eventually(lambda: stack.status("/readyz") == 200, "it is ready", START_SECONDS)
 
 
 def test_service_recovers_by_itself_when_redis_was_killed(tmp_path: Path) -> None:
@@ -154,8 +155,8 @@ def test_service_recovers_by_itself_when_redis_was_killed(tmp_path: Path) -> Non
         service, redis = stack.pid("service"), stack.pid("redis")
         assert redis is not None
         os.kill(redis, signal.SIGKILL)
-        assert waited(lambda: stack.pid("redis") not in (None, redis), seconds=START_SECONDS)
-        assert waited(lambda: stack.status("/readyz") == 200, seconds=START_SECONDS)
+        eventually(lambda: stack.pid("redis") not in (None, redis), "a new Redis runs", START_SECONDS)
+        eventually(lambda: stack.status("/readyz") == 200, "it is ready", START_SECONDS)
         assert stack.pid("service") == service
 
 

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,19 +18,10 @@ from jobs.settings import Settings
 from jobs.storage.images import ImageStore
 from tests.conftest import running_redis
 from tests.jobs.samples import replay
+from tests.waiting import PATIENCE_SECONDS, eventually
 from tests.warm import WORKER, StartProgram, WarmProgram
 from worker.loop import Worker
 from worker.stopping import Stopping
-
-PATIENCE_SECONDS = 300.0  # for a busy machine; nothing waits longer than it must
-
-
-def eventually(holds: Callable[[], bool], what: str) -> None:
-    """Wait until something holds, which other processes bring about."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not holds():
-        assert time.monotonic() < deadline, f"did not happen: {what}"
-        time.sleep(0.02)
 
 
 class WorkerProcess:

@@ -16,8 +16,9 @@ from jobs.queue.events import ProgressPublisher, ProgressReport
 from jobs.queue.worker_deaths import DEATHS_TOGETHER
 from jobs.settings import Settings
 from jobs.storage.files import FileStore
+from tests.waiting import eventually
 from tests.worker.conftest import Bench, OpenInbox
-from tests.worker.programs import Shift, eventually
+from tests.worker.programs import Shift
 from worker import loop
 from worker.loaded_pipelines import LoadedPipelines
 from worker.loop import Worker

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from jobs.settings import Settings
 from jobs.storage.files import FileStore
+from tests.waiting import eventually
 from tests.worker.conftest import Bench, OpenInbox
-from tests.worker.programs import eventually
 from tests.worker.tiny_stack import write_tiny_stack
 from worker.loaded_pipelines import LoadedPipelines
 from worker.loop import Worker

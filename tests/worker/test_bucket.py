@@ -9,7 +9,8 @@ import pytest
 from jobs.contract.job import Job, JobStatus
 from jobs.settings import Settings
 from tests.chaos.proxy import StoreFault, StoreProxy
-from tests.worker.programs import Client, Start, WorkerProcess, eventually
+from tests.waiting import eventually
+from tests.worker.programs import Client, Start, WorkerProcess
 from tests.worker.test_checkpoints import LONG, OFTEN, hashes, logged, wait_checkpointed
 from tests.worker.test_kinds_of_jobs import upload
 

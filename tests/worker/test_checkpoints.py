@@ -12,7 +12,8 @@ import pytest
 from jobs.contract.job import Job, JobStatus
 from jobs.settings import Settings
 from jobs.storage.images import CHECKPOINT_SUFFIX
-from tests.worker.programs import Client, Start, WorkerProcess, eventually
+from tests.waiting import eventually
+from tests.worker.programs import Client, Start, WorkerProcess
 from tests.worker.test_kinds_of_jobs import upload
 
 pytestmark = pytest.mark.slow

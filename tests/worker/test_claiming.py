@@ -112,6 +112,7 @@ def test_job_that_another_worker_took_after_the_look_at_the_queue_is_passed_over
     bench: Bench, inbox: Inbox, open_inbox: OpenInbox
 ) -> None:
     first, second, third = (bench.submit() for _ in range(3))
+    # claim by claim, because `poll` would make all of them before another worker comes
     other, claims = open_inbox("cpu-1"), inbox._claimer.claim(3, 0, short)
     assert next(claims).job_id == first
     assert taken(other, room=1, spare=0) == [second]

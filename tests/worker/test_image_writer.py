@@ -18,8 +18,9 @@ from jobs.queue import keys
 from jobs.settings import Settings
 from jobs.storage.files import FileStore
 from jobs.storage.images import PROBE
+from tests.waiting import eventually
 from tests.worker.conftest import Bench, OpenInbox
-from tests.worker.programs import Shift, eventually
+from tests.worker.programs import Shift
 from worker import image_writer, job_runs, store_retries
 from worker.loaded_pipelines import LoadedPipelines
 from worker.loop import Worker

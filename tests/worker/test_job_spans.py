@@ -21,9 +21,10 @@ from jobs.settings import Settings
 from jobs.storage.files import FileStore
 from tests.conftest import RedisServer
 from tests.jobs.samples import DEMO, DEMO_UNCOND, upload
+from tests.waiting import eventually
 from tests.worker.conftest import Bench
 from tests.worker.names import owned
-from tests.worker.programs import Shift, eventually
+from tests.worker.programs import Shift
 from tracing.recording import record
 from worker.inbox import Inbox
 from worker.job_spans import JobSpans

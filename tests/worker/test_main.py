@@ -13,8 +13,9 @@ from jobs.settings import Settings
 from tests.conftest import RedisServer
 from tests.engine.test_compiling import needs_compiler
 from tests.jobs.samples import DEMO
+from tests.waiting import eventually
 from tests.worker.names import owned
-from tests.worker.programs import Client, Start, eventually
+from tests.worker.programs import Client, Start
 from worker import main
 from worker.inbox import Inbox
 from worker.stopping import InterruptedStartError, Stopping
@@ -56,7 +57,7 @@ def test_worker_that_is_stopped_before_it_loads_does_not_begin_to(
         def listen(self) -> None:
             self.set()
 
-    monkeypatch.setattr(main, "Stopping", Told)
+    monkeypatch.setattr(main, "Stopping", Told)  # a signal between two statements, which no process can time
     monkeypatch.setattr(main, "use_host", lambda settings: None)  # sets limits of the whole process
     with capture_logs() as logs:
         main.run(Settings(data=tmp_path, weights=tmp_path / "nowhere", device="cpu"))  # loading would fail

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from jobs.contract.job import JobStatus
 from jobs.settings import Settings
 from jobs.storage.files import FileStore
+from tests.waiting import eventually
 from tests.worker.conftest import Bench, OpenInbox
-from tests.worker.programs import eventually
 from tests.worker.tiny_stack import write_tiny_stack
 from worker import job_runs
 from worker.loop import Worker

@@ -14,7 +14,8 @@ from jobs.contract.changes import ChangeRequest, ChangeStatus, PipelineChange, W
 from jobs.contract.job import JobStatus
 from jobs.queue.changes import Changes
 from jobs.settings import Settings
-from tests.worker.programs import Client, Start, eventually
+from tests.waiting import eventually
+from tests.worker.programs import Client, Start
 from tests.worker.tiny_stack import write_tiny_stack
 from worker.main import load
 from worker.pipeline_changes import PipelineChanger, RefusedChangeError, check, make, reason

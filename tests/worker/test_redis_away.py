@@ -16,9 +16,10 @@ from jobs.settings import Settings
 from tests.conftest import RedisServer
 from tests.jobs.samples import DEMO, png, worker_info
 from tests.refusals import REFUSALS, Refusal, out_of_memory
+from tests.waiting import eventually
 from tests.worker.conftest import Bench
 from tests.worker.names import owned
-from tests.worker.programs import Client, Start, eventually
+from tests.worker.programs import Client, Start
 from worker.claim import Cancel
 from worker.inbox import Inbox
 from worker.stopping import Stopping

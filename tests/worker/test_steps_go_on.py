@@ -20,8 +20,9 @@ from tests.chaos.proxy import StoreProxy
 from tests.conftest import RedisServer
 from tests.jobs.samples import upload as keep
 from tests.refusals import REFUSALS, Refusal
+from tests.waiting import eventually
 from tests.worker.conftest import Bench, OpenInbox
-from tests.worker.programs import Shift, eventually
+from tests.worker.programs import Shift
 from tests.worker.test_image_writer import completed, ended_once, submit
 from worker.loaded_pipelines import LoadedPipelines
 from worker.loop import Worker

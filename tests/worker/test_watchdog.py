@@ -18,8 +18,9 @@ from jobs.storage.files import FileStore
 from tests.conftest import RedisServer
 from tests.jobs.samples import worker_info
 from tests.refusals import REFUSALS, Refusal
+from tests.waiting import eventually
 from tests.worker.conftest import Bench, OpenInbox
-from tests.worker.programs import Client, Start, eventually
+from tests.worker.programs import Client, Start
 from worker.claim import Claim
 from worker.inbox import Inbox
 from worker.loop import Worker

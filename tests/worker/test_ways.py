@@ -18,8 +18,9 @@ from service.app import create_app
 from service.main import listen
 from service.protocol import Limits, limited
 from service.serving import Server
+from tests.waiting import eventually
 from tests.worker.conftest import Bench, OpenInbox
-from tests.worker.programs import Shift, eventually
+from tests.worker.programs import Shift
 from worker.loaded_pipelines import LoadedPipelines
 from worker.loop import Worker
 

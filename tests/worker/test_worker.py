@@ -14,7 +14,8 @@ from PIL import Image
 from redis import Redis
 
 from jobs.contract.job import Job, JobStatus
-from tests.worker.programs import Client, Start, eventually
+from tests.waiting import eventually
+from tests.worker.programs import Client, Start
 from tests.worker.tiny_stack import write_tiny_stack
 
 pytestmark = pytest.mark.slow
