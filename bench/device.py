@@ -38,9 +38,10 @@ from models.checkpoints.network_file import blank_network
 from models.checkpoints.presets import PRESETS
 from models.networks.classifier import NoisyClassifier
 from models.networks.config import ClassifierConfig, UNetConfig
-from models.networks.precision import Precision, best_precision
+from models.networks.precision import best_precision
 from models.networks.unet import UNet
 from models.stack import DiffusionNetwork, load_stack
+from vocabulary.precisions import Precision
 
 ROOT = Path(__file__).parent
 STAGES = (

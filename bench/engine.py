@@ -31,8 +31,9 @@ from engine.inversion import run_to_end
 from engine.pipeline import BASE, BASE_NUMBER, Pipeline, build_stages
 from engine.stage import Stage
 from engine.trajectory import Guidance, ImageRequest, StagePlan, StagePlans
-from models.networks.precision import Precision, best_precision
+from models.networks.precision import best_precision
 from models.stack import Stack, load_stack
+from vocabulary.precisions import Precision
 from vocabulary.priorities import Priority
 from worker.warmup import measure_steps
 

@@ -13,6 +13,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vocabulary.precisions import PRECISIONS
+
 ENDED = 124  # status of a part after its time limit, like timeout(1)'s
 
 
@@ -61,7 +63,7 @@ def parts(device: str, folder: Path, seconds: float) -> list[Part]:
             ),
             0.12 * seconds,
         )
-        for precision in ("fp32", "bf16", "fp16")
+        for precision in PRECISIONS
     ]
     stages = ("256x256_diffusion", "64x64_diffusion") if device != "cpu" else ()
     measured = ("bench.device", "--device", device, "--rows", "1", "32", "--out", str(folder / "device.json"))

@@ -30,8 +30,8 @@ from evaluation.judging import distance, judge_images
 from evaluation.sampling import Sampler
 from models.checkpoints.network_file import load_network
 from models.networks.judge import Judge
-from models.networks.precision import Precision
 from models.stack import file_hash, load_stack
+from vocabulary.precisions import Precision
 from vocabulary.sampling import TIME_GRIDS, Thresholding, TimeGrid
 
 ROOT = Path(__file__).parents[1]

@@ -25,6 +25,7 @@ from engine.pipeline import BASE, UPSAMPLE, Pipeline, build_stages
 from engine.stage import Stage
 from engine.trajectory import FromLatent, FromPicture, Guidance, ImageRequest, StagePlan, StagePlans
 from models.stack import load_stack
+from vocabulary.precisions import PRECISIONS
 from vocabulary.sampling import THRESHOLDINGS, TIME_GRIDS, Direction
 
 SAMPLERS = ("ddpm", "ddim", "dpmpp_2m", "heun")
@@ -128,7 +129,7 @@ def main() -> None:
     """Compare, print one line of JSON, and exit with 1 if images differ or none was compared."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--stack", type=Path, default=Path("weights/demo"))
-    parser.add_argument("--precision", choices=["fp32", "bf16", "fp16"], default="bf16")
+    parser.add_argument("--precision", choices=PRECISIONS, default="bf16")
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--compile", type=Path, metavar="FOLDER", help="compile, keeping the networks in this folder")
     parser.add_argument("--count", type=int, default=2000)

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from diffusion.grids import grid_timesteps
 from diffusion.pixels import to_uint8
 from engine.stage import Stage
-from models.networks.precision import DTYPES, Precision
+from models.networks.precision import DTYPES
+from vocabulary.precisions import Precision
 
 
 def hold_half(stage: Stage) -> None:

@@ -27,7 +27,8 @@ from bench.guidance_breakdown import Bench, Cell
 from bench.machine import machine
 from evaluation.demo_report import turns
 from evaluation.judging import distance, judge_images
-from models.networks.precision import DTYPES, Precision, has_fast_bf16
+from models.networks.precision import DTYPES, has_fast_bf16
+from vocabulary.precisions import Precision
 
 ROOT = Path(__file__).parents[1]
 KEPT = ROOT / "runs" / "precision"

@@ -20,7 +20,7 @@ import torch
 
 from bench import official_code
 from bench.machine import machine
-from models.networks.precision import Precision, best_precision
+from models.networks.precision import best_precision
 from runfolder.stats import read_lines
 from training.config import RunConfig, merge, read_config
 from training.distributed import Group
@@ -29,6 +29,7 @@ from training.loop import Run
 from training.presets import preset_fields
 from training.samples import Samples
 from training.state import StateFiles
+from vocabulary.precisions import Precision
 
 RESULTS = Path(__file__).parent / "results" / "training.json"
 BATCH, BLOCK = 32, 3  # images per step; steps that are timed together

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,6 +24,7 @@ from cli.open_flag_options import (
 )
 from cli.pipeline_changes import load, unload
 from cli.stack_measuring import MeasureMinutes, measure_stack
+from vocabulary.precisions import Precision
 
 if TYPE_CHECKING:
     from models.checkpoints.networks_in_files import Network
@@ -45,7 +46,6 @@ Where = Annotated[
         "--weights-at", help="which of several networks in the file, as adm models inspect names their places"
     ),
 ]
-Dtype = Literal["fp32", "bf16", "fp16"]
 
 
 @app.command("list")
@@ -77,7 +77,7 @@ def named_presets(name: str) -> "tuple[Preset, ...]":
 def add(
     runs: Annotated[list[Path], typer.Argument(help="folders of runs: a base, and a classifier, upsampler and judge")],
     name: Annotated[str, typer.Option(help="name of the stack, which its pipeline has too")],
-    dtype: Annotated[Dtype, typer.Option(help="of the weights in the files")] = "fp16",
+    dtype: Annotated[Precision, typer.Option(help="of the weights in the files")] = "fp16",
     width: Annotated[float | None, typer.Option(help="relative width of the power-function average to pack")] = None,
     weights: Annotated[Path | None, typer.Option(help="folder of stacks; default ADM_WEIGHTS")] = None,
     measure_minutes: MeasureMinutes = 5.0,
@@ -176,7 +176,7 @@ def verify(path: File, preset: PresetOption = None, weights_at: Where = None) ->
 def convert(
     path: File,
     out: Annotated[Path, typer.Argument(help="file to write, .safetensors")],
-    dtype: Annotated[Dtype, typer.Option(help="of the values written")] = "fp32",
+    dtype: Annotated[Precision, typer.Option(help="of the values written")] = "fp32",
     preset: PresetOption = None,
     weights_at: Where = None,
     use_new_attention_order: NewOrder = None,

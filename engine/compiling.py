@@ -26,8 +26,8 @@ from torch import Tensor
 from engine.rounding import ROUNDING
 from models.networks.compiler_flags import FLAGS, use_sound_flags
 from models.networks.config import ClassifierConfig, UNetConfig
-from models.networks.precision import Precision
 from models.stack import Stack
+from vocabulary.precisions import Precision
 
 FEW = (2, 8)  # row counts beside the largest
 HALF_ROWS = 8  # the only row count in half precision, whose rounding hides differences from a comparison

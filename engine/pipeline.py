@@ -15,9 +15,9 @@ from engine.numerics import settle_kernels
 from engine.stage import Stage
 from engine.threads import usable_threads
 from engine.trajectory import FromLatent, FromPicture, Guidance, ImageRequest, StagePlans
-from models.networks.precision import Precision
 from models.stack import Stack
 from models.stack_plan import PipelineSpec
+from vocabulary.precisions import Precision
 from vocabulary.priorities import Priority
 
 BASE, UPSAMPLE = "base", "upsample"

@@ -31,8 +31,9 @@ from models.networks import native_norm
 from models.networks.classifier import NoisyClassifier
 from models.networks.convolution import can_pack, pack_weights
 from models.networks.fusing import fuse_norms, fused_by
-from models.networks.precision import DTYPES, Precision, hold_weights
+from models.networks.precision import DTYPES, hold_weights
 from models.networks.unet import SuperResUNet, UNet
+from vocabulary.precisions import Precision
 from vocabulary.sampling import Direction
 
 Probe = Callable[[Sequence[Trajectory], Sequence[int]], Tensor]

@@ -17,6 +17,7 @@ from jobs.contract.errors import SettingsError
 from jobs.environment import PREFIX, SettingSource, masked, refuse_unknown, variable
 from jobs.queue.worker_deaths import DEATHS_ALONE
 from jobs.setting_types import Hosts, Names, Networks, Origins, RedisUrl, StoreAddress, WebhookSecrets, key_of
+from vocabulary.precisions import Precision
 
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
 MAX_WORKER_NAME = 64
@@ -137,7 +138,7 @@ class Settings(BaseSettings):
         description="stable name of the worker; none: its device's, as cuda-0, with ADM_REDIS_URL behind the host's",
     )
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+    precision: Literal["auto", Precision] = Field(
         default="auto", description="arithmetic of the networks; auto: bf16 where the device is fast at it, else fp32"
     )
     compile: Literal["auto", "yes", "no"] = Field(

@@ -4,10 +4,9 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
-from vocabulary.sampling import Sampler
+from vocabulary.sampling import MAX_GUIDANCE_SCALE, Sampler
 
-MAX_STEPS = 1000  # of a request
-MAX_GUIDANCE_SCALE = 50.0
+MAX_DEFAULT_STEPS = 1000  # of a pipeline; a request may ask for as many as the schedule has
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,64}$")]  # part of URLs, settings and keys in Redis
 
 
@@ -16,7 +15,7 @@ class Entry(BaseModel):
 
 
 class Sampling(Entry):
-    steps: Annotated[int, Field(ge=1, le=MAX_STEPS)]
+    steps: Annotated[int, Field(ge=1, le=MAX_DEFAULT_STEPS)]
     sampler: Sampler
     eta: Annotated[float, Field(ge=0, le=1)] = 0.0
     strength: Annotated[float, Field(gt=0, le=1)] = 1.0

@@ -12,6 +12,7 @@ from datasets.listing import LabelsFrom
 from models.networks.config import ClassifierConfig, PoolName, ProcessConfig, UNetConfig
 from models.networks.judge import JudgeConfig
 from runfolder.fields import flatten
+from vocabulary.precisions import Precision
 
 Kind = Literal["diffusion", "upsampler", "classifier", "judge"]
 NetworkConfig = UNetConfig | ClassifierConfig | JudgeConfig
@@ -159,7 +160,7 @@ class Compute(Section):
     """How a step is computed."""
 
     device: str = Field(default="auto", description="auto, cpu, cuda, cuda:N or mps")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+    precision: Literal["auto", Precision] = Field(
         default="auto", description="auto: bf16 where the device is fast at it"
     )
     checkpointing: bool = Field(default=False, description="compute activations twice and keep few of them")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from diffusion.resample import LossSecondMomentSampler, TimestepSampler, UniformSampler, importance, timesteps_at
 from models.checkpoints.network_file import build_network
 from models.networks.compiler_flags import use_sound_flags
-from models.networks.precision import DTYPES, Precision
+from models.networks.precision import DTYPES
 from training.checkpointing import checkpoint_blocks
 from training.config import RunConfig
 from training.distributed import Group
@@ -23,6 +23,7 @@ from training.objectives import build_objective
 from training.optimisation import FlatGradients, learning_rate, parts
 from training.samples import Batch, Samples, batches
 from training.state import State, StateFiles
+from vocabulary.precisions import Precision
 
 SMALLEST_LOSS_SCALE = 2.0**-14  # of float16; gradients that overflow even with it are not caused by float16
 

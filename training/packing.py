@@ -12,12 +12,13 @@ from torch import Tensor
 
 from models.checkpoints.network_file import save_network
 from models.manifest import Name
-from models.networks.precision import DTYPES, Precision
+from models.networks.precision import DTYPES
 from models.stack_plan import MANIFEST, read_stack
 from runfolder.folder import CONFIG, INFO, STATE, RunFolderError, read_json, snapshot_path, snapshot_steps
 from training.config import RunConfig, read_config
 from training.ema import combine, power_name
 from training.state import State, read_state
+from vocabulary.precisions import Precision
 
 FILES = {"diffusion": "base", "classifier": "classifier", "upsampler": "upsampler", "judge": "judge"}
 STEPS, UPSAMPLING_STEPS, STRENGTH = 25, 20, 0.3  # a pipeline's defaults, equal to the demo stack's

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from models.networks.precision import Precision, best_precision
+from models.networks.precision import best_precision
 from runfolder.folder import (
     CONFIG,
     FORMAT,
@@ -39,6 +39,7 @@ from training.loop import Run, Tick
 from training.official_files import RANDOM_WEIGHTS, Beginning, begin_at
 from training.preview import write_preview
 from training.state import SaveError, StateFiles, read_state
+from vocabulary.precisions import Precision
 
 LOG_SECONDS = 30.0
 

@@ -12,6 +12,7 @@ TimeGrid = Literal["official", "even", "uniform", "logsnr", "karras"]
 TIME_GRIDS: tuple[TimeGrid, ...] = get_args(TimeGrid)
 Thresholding = Literal["clip", "dynamic", "none"]
 THRESHOLDINGS: tuple[Thresholding, ...] = get_args(Thresholding)
+MAX_GUIDANCE_SCALE = 50.0  # of a request and of a pipeline's default
 GuidanceSchedule = Literal["constant", "entropy"]
 GUIDANCE_SCHEDULES: tuple[GuidanceSchedule, ...] = get_args(GuidanceSchedule)
 

@@ -19,8 +19,9 @@ from engine.stage import Stage
 from jobs.contract.errors import SettingsError
 from jobs.contract.workers import WorkerInfo
 from jobs.settings import Settings
-from models.networks.precision import Precision, best_precision
+from models.networks.precision import best_precision
 from models.stack import Stack
+from vocabulary.precisions import Precision
 from worker.auditing import Numerics
 from worker.compiling import choose_compiler
 from worker.loaded_pipelines import LoadedPipelines
@@ -101,7 +102,7 @@ def _stage_keys(stack: Stack) -> set[str]:
     return {f"{stack.name}/{BASE}"} | ({f"{stack.name}/{UPSAMPLE}"} if stack.upsampler is not None else set())
 
 
-def choose_precision(wanted: Precision | Literal["auto"], device: torch.device) -> Precision:
+def choose_precision(wanted: Literal["auto", Precision], device: torch.device) -> Precision:
     """The precision that a setting selects on a device."""
     return best_precision(device) if wanted == "auto" else wanted
 

@@ -9,8 +9,8 @@ from engine.compiling import Compiler, NoCompilerError, configs_of
 from engine.memory import bytes_of_compiled, free_bytes
 from jobs.contract.errors import SettingsError
 from jobs.settings import Settings
-from models.networks.precision import Precision
 from models.stack import Stack
+from vocabulary.precisions import Precision
 from worker.error_texts import gib
 
 log = structlog.get_logger("worker")

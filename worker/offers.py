@@ -15,10 +15,9 @@ from jobs.contract.pipelines import (
     StageInfo,
     UpsampleDefaults,
 )
-from jobs.contract.request import MAX_GUIDANCE_SCALE
 from jobs.contract.samplers import SAMPLER_NOTES
 from models.stack import Stack
-from vocabulary.sampling import SAMPLERS, THRESHOLDINGS, TIME_GRIDS
+from vocabulary.sampling import MAX_GUIDANCE_SCALE, SAMPLERS, THRESHOLDINGS, TIME_GRIDS
 
 
 def select(names: Sequence[str], stacks: Sequence[Stack]) -> dict[str, Pipeline]:

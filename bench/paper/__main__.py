@@ -11,7 +11,6 @@ import argparse
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import get_args
 
 from bench.machine import machine
 from bench.paper.core import IMAGES, REFERENCE_IMAGES, RESULTS, ROOT, Lab
@@ -25,7 +24,7 @@ from bench.paper.temperature import TEMPERATURE
 from bench.paper.trainings.architecture import ARCHITECTURE, HEADS, NORM
 from bench.paper.trainings.compute import COMPUTE, COVERAGE
 from bench.paper.variance import VARIANCE
-from models.networks.precision import Precision
+from vocabulary.precisions import PRECISIONS
 
 CHARTS = ROOT / "docs" / "paper"
 SAMPLING = (GUIDANCE, STEPS, STAGES, VARIANCE, RECONSTRUCTION, NEIGHBOURS, TEMPERATURE, CONFIDENCE, COST)
@@ -66,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(parts))
     parser.add_argument("--images", type=int, default=IMAGES, help="a cell, in parts of 100")
-    parser.add_argument("--precision", choices=get_args(Precision), default="bf16")
+    parser.add_argument("--precision", choices=PRECISIONS, default="bf16")
     parser.add_argument("--draw", action="store_true")
     options = parser.parse_args(arguments)
     if unknown := set(options.parts) - set(parts):

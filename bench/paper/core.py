@@ -24,8 +24,8 @@ from evaluation.intervals import mean_interval
 from evaluation.resampling import Figure
 from evaluation.sampling import Sampler
 from evaluation.scores import all_scores
-from models.networks.precision import Precision
 from models.stack import Stack, load_stack
+from vocabulary.precisions import Precision
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "weights" / "demo"

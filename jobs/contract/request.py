@@ -11,12 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from jobs.contract.errors import FieldError, InvalidRequestError
 from jobs.contract.kinds import Kind
 from vocabulary.priorities import Priority
-from vocabulary.sampling import GuidanceSchedule, Thresholding, TimeGrid
+from vocabulary.sampling import MAX_GUIDANCE_SCALE, GuidanceSchedule, Thresholding, TimeGrid
 
 MAX_STEPS = 100_000  # no schedule is longer; a pipeline's own limit is in its `limits`
 MAX_IMAGES = 64
 MAX_INPUTS = 16
-MAX_GUIDANCE_SCALE = 50.0
 MAX_SEED = 2**63 - 1
 MAX_INDEX = 2**32 - 1  # largest index of an image; it is one 32-bit word of the noise's counter
 DRAWN_SEED_BELOW = 2**53  # so that JSON readers that store numbers as doubles keep it exact

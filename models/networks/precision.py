@@ -1,14 +1,10 @@
 """The precisions of networks, and the best one for this machine."""
 
-from typing import Literal
-
 import torch
 from torch import nn
 
 from models.networks.convolution import Conv1d, Conv2d
-
-Precision = Literal["fp32", "bf16", "fp16"]
-"""Arithmetic of convolutions, and of attention on GPUs; all else (norms, linear layers, samplers) is float32."""
+from vocabulary.precisions import Precision
 
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

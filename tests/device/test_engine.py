@@ -12,8 +12,9 @@ from engine.inversion import run_to_end
 from engine.pipeline import BASE, UPSAMPLE, Pipeline, build_stages
 from engine.stage import Stage
 from engine.trajectory import Guidance, ImageRequest, StagePlan, StagePlans
-from models.networks.precision import Precision, best_precision
+from models.networks.precision import best_precision
 from models.stack import load_stack
+from vocabulary.precisions import Precision
 
 DEMO = Path(__file__).parents[2] / "weights" / "demo"
 MAX_ROWS = 8

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.networks.precision import DTYPES, Precision
+from models.networks.precision import DTYPES
 from tests.golden_runner.case import Case, compare
 from tests.golden_runner.runner import KINDS, find_cases
+from vocabulary.precisions import Precision
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 NETWORKS = ("components", "unet", "classifier")

@@ -6,10 +6,10 @@ import pytest
 
 from engine.pipeline import BASE, UPSAMPLE, Pipeline, build_stages
 from engine.stage import Stage
-from models.networks.precision import Precision
 from models.stack import load_stack
 from tests.engine.bench import MAX_ROWS, Bench
 from tests.models.samples import write_stack
+from vocabulary.precisions import Precision
 
 
 @pytest.fixture(scope="session")

@@ -22,12 +22,11 @@ from engine.pipeline import BASE, UPSAMPLE, Pipeline, build_stages
 from engine.rounding import ROUNDING
 from engine.trajectory import Guidance, ImageRequest, StagePlan, StagePlans
 from models.networks import native_norm
-from models.networks.precision import Precision
 from models.stack import load_stack
 from tests.models.samples import write_stack
+from vocabulary.precisions import PRECISIONS, Precision
 
 RECORDS = Path(__file__).with_name("rounding.json")
-PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "fp16")
 MODES: tuple[dict[str, str], ...] = (
     {},
     {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"},

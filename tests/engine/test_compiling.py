@@ -32,12 +32,12 @@ from engine.step_inputs import network_inputs
 from models.checkpoints.network_file import save_network
 from models.networks.attention import attend
 from models.networks.classifier import NoisyClassifier
-from models.networks.precision import Precision
 from models.networks.unet import build_unet
 from models.stack import Stack, load_stack
 from tests.engine.bench import Bench, finish
 from tests.models.samples import BASE as BASE_CONFIG
 from tests.models.samples import CLASSIFIER, seeded, write_stack
+from vocabulary.precisions import Precision
 
 try:
     find_command()

@@ -22,8 +22,9 @@ from engine.pipeline import BASE, UPSAMPLE, Pipeline, build_stages
 from engine.stage import Stage
 from engine.steps import Finished
 from engine.trajectory import FromLatent, FromPicture, Guidance, ImageRequest, StagePlan, StagePlans
-from models.networks.precision import Precision, has_fast_bf16
+from models.networks.precision import has_fast_bf16
 from models.stack import load_stack
+from vocabulary.precisions import PRECISIONS, Precision
 from vocabulary.sampling import THRESHOLDINGS, TIME_GRIDS, Direction
 from worker.png import encode
 
@@ -31,7 +32,6 @@ DEMO = Path(__file__).parents[2] / "weights" / "demo"
 MAX_ROWS = 16
 MAX_IMAGES = 16  # no more are added while so many are alive; with the last job they may be more than fit a batch
 THREADS = 3
-PRECISIONS: list[Precision] = ["fp32", "bf16", "fp16"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,11 +12,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from engine.stage import Stage
 from models.networks.convolution import Conv2d
 from models.networks.linear import Linear
-from models.networks.precision import Precision, best_precision, hold_weights
+from models.networks.precision import best_precision, hold_weights
 from models.networks.unet import build_unet
 from tests.engine.bench import Bench, finish
 from tests.engine.conftest import make_bench
 from tests.models.samples import BASE
+from vocabulary.precisions import Precision
 
 HALVES: list[Precision] = ["bf16", "fp16"]
 DIGITS = {"bf16": 2**-8, "fp16": 2**-11}  # of their significands

@@ -8,8 +8,8 @@ import torch
 
 from engine.rounding import ROUNDING
 from models.networks import native_norm
-from models.networks.precision import Precision
-from tests.engine.record_rounding import PRECISIONS, RECORDS, digest, images, torchs_own
+from tests.engine.record_rounding import RECORDS, digest, images, torchs_own
+from vocabulary.precisions import PRECISIONS, Precision
 
 
 def records() -> list[dict[str, object]]:

@@ -13,9 +13,9 @@ from engine.shape_probes import trajectory_states
 from engine.stage import Stage
 from models.networks import convolution
 from models.networks.norm import GroupNorm32
-from models.networks.precision import Precision
 from models.stack import load_stack
 from tests.engine.bench import Bench
+from vocabulary.precisions import Precision
 
 BASE = "tiny/base"
 Convolve = Callable[..., Tensor]
