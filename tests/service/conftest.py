@@ -66,7 +66,7 @@ def service_settings(redis_server: RedisServer, tmp_path_factory: pytest.TempPat
         data=tmp_path_factory.mktemp("service"),
         redis_url=redis_server.address,
         sweep_seconds=0.2,
-        lease_seconds=10,
+        lease_seconds=300,  # workers of tests may stall, and the page's heartbeat only when they are told to
         fleet_refresh_seconds=0,  # what a test announces counts at once
     )
 
@@ -111,7 +111,7 @@ class ToyWorker:
 
     def stop(self) -> None:
         self._stop.set()
-        self._thread.join(10)
+        self._thread.join()
         self.inbox.close()
 
     def _heartbeat(self) -> None:

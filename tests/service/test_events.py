@@ -116,5 +116,5 @@ def test_many_streams_of_one_job_share_a_subscription(client: httpx2.Client, fle
     time.sleep(0.2)
     fleet.release()
     for each in threads:
-        each.join(10)
+        each.join()
     assert ends == ["completed"] * 20

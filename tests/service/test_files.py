@@ -61,9 +61,9 @@ def test_raw_bytes_and_multipart_give_the_same_file(client: httpx2.Client, uploa
 def test_file_is_kept_as_long_as_jobs_are(
     client: httpx2.Client, uploaded: dict[str, Any], redis: Redis, service_settings: Settings
 ) -> None:
-    assert uploaded["expires_at"] - time.time() == pytest.approx(service_settings.retention_seconds, abs=5)
+    assert uploaded["expires_at"] - time.time() == pytest.approx(service_settings.retention_seconds, abs=60)
     redis.expire(keys.file(ID), 100)
-    assert client.get(f"/v1/files/{ID}").json()["expires_at"] == pytest.approx(time.time() + 100, abs=5)
+    assert client.get(f"/v1/files/{ID}").json()["expires_at"] == pytest.approx(time.time() + 100, abs=60)
     client.post("/v1/files", content=PNG)
     assert client.get(f"/v1/files/{ID}").json()["expires_at"] == pytest.approx(uploaded["expires_at"], abs=20)
 

@@ -71,7 +71,7 @@ def secrets(service_settings: Settings) -> Iterator[dict[Path, bytes]]:
 def answer_to(client: httpx2.Client, method: str, path: str) -> tuple[int, bytes]:
     """The status and the bytes of the answer to a path sent as it is."""
     host, port = client.base_url.host, client.base_url.port or 0
-    with socket.create_connection((host, port), timeout=20) as connection:
+    with socket.create_connection((host, port), timeout=60) as connection:
         head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
         connection.sendall(head.encode("latin-1"))
         answer = b""

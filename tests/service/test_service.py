@@ -19,6 +19,7 @@ from tests.conftest import RedisServer
 from tests.refusals import REFUSALS, Refusal
 from tests.service.conftest import ROOT, MakeKey, ToyWorker, body, running_service
 from tests.service.test_jobs import is_problem
+from tests.service.test_metrics import in_progress
 from tests.warm import start_cold
 
 
@@ -281,9 +282,13 @@ def test_service_stops_at_once_although_somebody_waits(service_settings: Setting
         httpx2.Client(base_url=address, timeout=60) as client,
     ):
         job_id = client.post("/v1/jobs", json=body()).json()["id"]
-        with client.stream("GET", f"/v1/jobs/{job_id}/events"):
+        with client.stream("GET", f"/v1/jobs/{job_id}/events") as stream:
+            chunks = stream.iter_raw()
+            next(chunks)
             process.terminate()
-            assert process.wait(8) == -signal.SIGTERM  # uvicorn stops in order, then passes the signal on
+            for _ in chunks:  # until the service ends it: one that is cut after STOP_SECONDS would raise
+                pass
+        assert process.wait(300) == -signal.SIGTERM  # uvicorn stops in order, then passes the signal on
 
 
 @pytest.mark.process
@@ -296,11 +301,10 @@ def test_held_answers_are_given_when_the_service_stops(service_settings: Setting
         job_id = client.post("/v1/jobs", json=body()).json()["id"]
         with ThreadPoolExecutor(2) as pool:
             # neither client waits for as long as it asked the service to
-            got = pool.submit(client.get, f"/v1/jobs/{job_id}?wait=30", timeout=20)
-            posted = pool.submit(client.post, "/v1/jobs", json=body(), headers={"Prefer": "wait=30"}, timeout=20)
-            while len(client.get("/v1/jobs").json()["data"]) < 2:
-                pass
-            time.sleep(0.3)  # until both are held
+            got = pool.submit(client.get, f"/v1/jobs/{job_id}?wait=60", timeout=50)
+            posted = pool.submit(client.post, "/v1/jobs", json=body(), headers={"Prefer": "wait=60"}, timeout=50)
+            while len(client.get("/v1/jobs").json()["data"]) < 2 or in_progress(client) < 2:
+                time.sleep(0.01)
             process.terminate()
             assert (got.result().status_code, posted.result().status_code) == (200, 202)
             assert got.result().json()["status"] == "in_progress"

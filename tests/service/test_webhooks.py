@@ -53,7 +53,7 @@ class Receiver:
             def do_POST(self) -> None:
                 content = self.rfile.read(int(self.headers["Content-Length"]))
                 receiver.received.put(Received(self.path, dict(self.headers), content))
-                receiver.open.wait(60)
+                receiver.open.wait()
                 status, headers = receiver.answers.get(self.path, (204, {}))
                 self.send_response(status)
                 for name, value in headers.items():
@@ -70,7 +70,7 @@ class Receiver:
         Thread(target=self._server.serve_forever, daemon=True).start()
 
     def get(self) -> Received:
-        return self.received.get(timeout=30)
+        return self.received.get(timeout=300)
 
     def close(self) -> None:
         self.open.set()
