@@ -18,7 +18,7 @@ STORE_SWEEP_SECONDS = 3600  # for all services together, because it lists the wh
 
 
 class Upkeep:
-    """Runs the upkeep. Any number of services may do so at once."""
+    """Runs the upkeep. Any number of services may run it at the same time."""
 
     def __init__(self, sweeper: Sweeper, retirement: Retirement, sweep_seconds: float) -> None:
         self._sweeper, self._retirement, self._sweep_seconds = sweeper, retirement, sweep_seconds

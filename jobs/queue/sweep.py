@@ -65,7 +65,7 @@ class Sweeper:
 
         Its hash expires by itself. Then a later job with the same idempotency key may have the same id; that job stays.
         """
-        images = [each.key for each in self._images.images(job_id)]  # before the read: no later job's
+        images = [each.key for each in self._images.images(job_id)]  # read first: none is a later job's
         record = self._ledger.read(job_id)
         caller = (cast(bytes | None, self._redis.hget(keys.JOB_CALLERS, member)) or b"").decode()
         if record is None or record.index_member == member:
@@ -115,7 +115,7 @@ class Sweeper:
 
 
 def is_wanted(stored: StoredImage, record: Record | None) -> bool:
-    """Whether an object is its job's checkpoint, or belongs to an execution whose images are or may be published."""
+    """Return whether an object is its job's checkpoint, or of an execution whose images are or may be published."""
     if record is None:
         return False
     if stored.key.endswith(CHECKPOINT_SUFFIX):

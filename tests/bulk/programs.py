@@ -14,7 +14,7 @@ PATIENCE_SECONDS = 300.0  # for a busy machine; nothing waits longer than it mus
 
 
 def waited(claim: Callable[[], bool]) -> bool:
-    """Whether a claim about other processes comes true in time; they set no event of ours."""
+    """Return whether a claim about other processes comes true in time; they set no event of ours."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not claim():
         if time.monotonic() > deadline:

@@ -241,7 +241,7 @@ def test_run_whose_pipeline_has_no_worker_any_more_waits_and_says_so(
     with toy(ToyWorker, redis_server, settings):
         pass
     ended = in_background(lambda: run(order, Remote(address, 32), Console(file=screen, force_terminal=True, width=150)))
-    assert waited(lambda: "waiting: no worker holds the pipeline" in screen.getvalue())
+    assert waited(lambda: "waiting: no worker serves the pipeline" in screen.getvalue())
     assert not ended
     with toy(FailingWorker, redis_server, settings):
         assert waited(lambda: bool(ended))

@@ -138,6 +138,6 @@ def test_local_command_that_is_interrupted_says_so_in_one_line(environment: dict
 @pytest.mark.parametrize("option", [("--url", "http://127.0.0.1:9"), ("--priority", "high")])
 def test_option_that_only_a_service_honours_is_refused_with_local(option: tuple[str, str], tmp_path: Path) -> None:
     ran = run(*ORDER, "--local", *option, "--out", tmp_path / "out")
-    told = f"adm: {option[0]}: leave it out with --local, which asks no service\n"
+    told = f"adm: {option[0]}: leave it out with --local, which uses no service\n"
     assert (ran.returncode, ran.stdout, ran.stderr) == (1, "", told)
     assert not (tmp_path / "out").exists()

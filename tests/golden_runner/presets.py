@@ -23,7 +23,7 @@ MODEL_CLASSES = {"diffusion": "UNetModel", "upsampler": "SuperResModel", "classi
 
 
 def is_presets(path: Path, body: Any) -> bool:
-    """Whether a JSON file is a case of this kind, whatever its folder is called."""
+    """Return whether a JSON file is a case of this kind, whatever its folder is called."""
     return path.name.endswith(KEYS_SUFFIX) or (isinstance(body, dict) and "presets" in body)
 
 

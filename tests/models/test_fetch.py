@@ -136,7 +136,7 @@ def test_server_without_ranges_gives_it_from_the_start(source: Source, target: P
 def test_server_that_never_gets_further_is_one_line_and_the_rest_is_kept(source: Source, target: Path) -> None:
     partial = begun(target, CONTENT[:1000])
     source.sent_at_most = 0
-    with pytest.raises(FetchError, match=r"\Ahttp.*1,000 bytes are kept, run it again to go on\Z"):
+    with pytest.raises(FetchError, match=r"\Ahttp.*1,000 bytes are kept; the same command resumes\Z"):
         fetch(source.url, target)
     assert partial.read_bytes() == CONTENT[:1000]
     assert not target.exists()
@@ -212,7 +212,7 @@ def test_fetching_again_what_was_deleted_is_held_to_its_record(source: Source, t
     fetch(source.url, target)
     target.unlink()
     source.content, source.etag = CONTENT[::-1], '"two"'
-    with pytest.raises(ChangedFileError, match="is not what was recorded; if that is meant, delete"):
+    with pytest.raises(ChangedFileError, match="is not the recorded one; if that is intended, delete"):
         fetch(source.url, target)
     assert not target.exists()
 

@@ -26,7 +26,7 @@ def address(service_settings: Settings) -> Iterator[str]:
 
 
 def is_refused(answer: httpx2.Response, policy: str, quota: int, window: str | None) -> bool:
-    """Whether a caller over a quota was told of it as it should be."""
+    """Return whether a caller over a quota was told of it as it should be."""
     assert is_problem(answer, 429)
     said = answer.json()
     assert said["type"] == "urn:adm:problem:over-quota"

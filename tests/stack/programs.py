@@ -78,7 +78,7 @@ def program(name: str, source: str, *, stop_seconds: float = 10.0, backoff: Back
 
 
 def waited(claim: Callable[[], bool], *, seconds: float = 10.0) -> bool:
-    """Whether a claim about other processes comes true in time; they set no event of ours."""
+    """Return whether a claim about other processes comes true in time; they set no event of ours."""
     deadline = time.monotonic() + seconds
     while not claim():
         if time.monotonic() > deadline:
@@ -88,7 +88,7 @@ def waited(claim: Callable[[], bool], *, seconds: float = 10.0) -> bool:
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs; one that is dead and not yet reaped does not."""
+    """Return whether a process runs; one that is dead and not yet reaped does not."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):

@@ -40,7 +40,7 @@ class Stack:
         self.said.extend(stream)
 
     def says(self, text: str) -> bool:
-        """Whether a line with the text comes in time."""
+        """Return whether a line with the text comes in time."""
         return waited(lambda: any(text in line for line in list(self.said)), seconds=START_SECONDS)
 
     def status(self, path: str) -> int:

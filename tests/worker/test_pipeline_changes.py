@@ -115,7 +115,7 @@ def test_worker_says_why_it_refuses_and_serves_on(start: Start, client: Client, 
     eventually(lambda: held_by(client) == {"other"}, "the worker is known")
     for action, model, said in (
         ("unload", "other", "'other' is its only pipeline; load another one first, or stop the worker"),
-        ("unload", "demo", "it does not hold 'demo'; it holds other"),
+        ("unload", "demo", "it does not serve 'demo'; it serves other"),
         ("load", "no-such", "has a pipeline 'no-such'; there are adm-128, "),
         ("load", "adm-64", "'adm-64' needs 64x64_diffusion.pt, which is not in"),
     ):
@@ -123,7 +123,7 @@ def test_worker_says_why_it_refuses_and_serves_on(start: Start, client: Client, 
         assert found.status is ChangeStatus.REFUSED
         assert said in found.detail, found.detail
     found = answer(changes, ask(changes, "load", "other"))
-    assert (found.status, found.detail) == (ChangeStatus.DONE, "held it already")
+    assert (found.status, found.detail) == (ChangeStatus.DONE, "served it already")
     images_of(client, "other", steps=2)
 
 
@@ -139,7 +139,7 @@ def test_change_that_a_worker_does_not_live_to_make_is_lost_and_not_made_by_the_
     assert unknown is not None
     assert (unknown.workers[0].status, unknown.is_final) == (ChangeStatus.LOST, True)
     start(ADM_PIPELINES="other").wait_ready()
-    assert answer(changes, change).detail == "the worker was started again meanwhile; ask again"
+    assert answer(changes, change).detail == "the worker was restarted meanwhile; repeat the request"
     eventually(lambda: held_by(client) == {"other"}, "the worker announces what it holds")
 
 
