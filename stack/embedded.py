@@ -189,7 +189,7 @@ def service_answers(settings: Settings) -> Callable[[float], Awaitable[bool]]:
 
 
 def worker_beats(settings: Settings, name: str) -> Callable[[float], Awaitable[bool]]:
-    """Return whether the worker with this name has sent a heartbeat since its start, and not only an earlier process."""
+    """Return whether the worker with this name has sent a heartbeat since its start; one before does not count."""
 
     def beats(started_at: float) -> bool:
         with connect_redis(settings.redis_address) as client:

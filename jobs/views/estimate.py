@@ -194,7 +194,7 @@ def row_ms(step_ms: StepMs, stage: str) -> float:
 
 
 def has_room(step_ms: StepMs, request: ResolvedRequest, taken: Mapping[str, float]) -> bool:
-    """Return whether a job's images fit a batch beside others' row steps, if all images have as many steps as its own."""
+    """Return whether a job's images fit a batch beside others' row steps, if all images have equally many steps."""
     return all(
         request.num_rows + math.ceil(taken.get(stage, 0) / evaluations) <= max(step_ms[stage])
         for stage, evaluations in evaluations_of(request).items()

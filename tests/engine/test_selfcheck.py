@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.selfcheck import changed, heads_of, other_order, predicting_x0, swapped_halves, told
+from bench.selfcheck import changed, heads_of, other_order, predicting_x0, scaled, swapped_halves
 from diffusion.process import MeanType, Process
 from engine.diffusion_process import process_of
 from engine.selfcheck import check_network, check_stack
@@ -67,7 +67,7 @@ def test_swapped_halves_of_the_modulation_are_found(demo: Stack, process: Proces
 
 
 def test_timesteps_of_another_length_are_named(demo: Stack, process: Process) -> None:
-    lines = check_network(demo.base.network, told(process, 0.25))
+    lines = check_network(demo.base.network, scaled(process, 0.25))
     assert any("timesteps times 4" in line for line in lines)
 
 
