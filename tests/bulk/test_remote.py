@@ -67,7 +67,7 @@ def served(common_address: str) -> Iterator[str]:
 
 @pytest.fixture
 def settings(redis_server: RedisServer, own_settings: Settings, redis: Redis) -> Settings:
-    """Of a service, a worker and a client of one test."""
+    """Settings of a service, a worker and a client of one test."""
     return own_settings.model_copy(update={"redis_url": redis_server.address, "log_level": "info"})
 
 

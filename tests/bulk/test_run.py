@@ -79,7 +79,7 @@ def test_folder_without_classes_is_numbered(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 @example(stops=[0, 1, 2])
-@hypothesis.settings(max_examples=5)  # every image is on disk before the next is begun, and disks are slow
+@hypothesis.settings(max_examples=5)  # every image is on disk before the next one starts, and disks are slow
 @given(stops=st.lists(st.integers(0, 5), max_size=3))
 def test_run_that_was_stopped_anywhere_ends_as_one_that_was_not(form: str, stops: list[int]) -> None:
     few = {"count": 40, "classes": "0,1,1"}

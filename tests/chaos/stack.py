@@ -34,7 +34,7 @@ PATIENCE_SECONDS = 300.0
 
 
 def eventually(holds: Callable[[], bool], what: str, seconds: float = PATIENCE_SECONDS) -> None:
-    """Wait until something holds, which other processes bring about."""
+    """Wait for a condition that other processes make true."""
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline, f"did not happen: {what}"
@@ -169,7 +169,7 @@ class Stack:
         return WarmProgram("service.main", [], self._environment | {"ADM_PORT": port}, output, SERVICE)
 
     def _worker(self, number: int) -> Program:
-        """Every other one begins a step before it tells of the one before."""
+        """Every other worker launches a step before it retires the previous one."""
         name, depth = f"worker-{number}", 1 + number % 2
         environment = self._environment | {"ADM_WORKER_NAME": name}
 

@@ -43,7 +43,7 @@ def environment(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
 
 @pytest.fixture(scope="module")
 def served(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a service with a worker that holds the tiny stack."""
+    """The address of a service with a worker for the tiny stack."""
     folder = tmp_path_factory.mktemp("served")
     with running_worker(folder, weights) as settings, running_service(settings) as (address, _, _):
         yield address

@@ -1,4 +1,4 @@
-"""What a set of images is said to hold, as JSON and on the terminal."""
+"""The survey of a set of images, as JSON and on the terminal."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""What ADM_PIPELINES chooses among stacks' folders and official checkpoints, before anything is loaded."""
+"""The choice of ADM_PIPELINES among stacks' folders and official checkpoints, before anything is loaded."""
 
 from pathlib import Path
 

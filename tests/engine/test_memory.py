@@ -70,7 +70,7 @@ def test_shortage_says_what_would_fit(stack_folder: Path) -> None:
 
 @pytest.mark.slow
 def test_step_takes_no_more_than_is_estimated_and_not_much_less(own_bench: Bench) -> None:
-    """What tensors hold; scratch space inside kernels is not seen. Torch's norms, of several threads, hold more."""
+    """Measures tensors, not scratch space inside kernels. Torch's norms, of several threads, take more."""
     rows = 4
     for key, stage in own_bench.stages.items():
         peaks = []

@@ -89,5 +89,5 @@ def test_check_needs_room_for_one_row_at_a_time(demo: Stack, process: Process) -
 
 
 def test_shipped_networks_that_predict_x0_raise_no_doubt() -> None:
-    """Of black backgrounds alone: the probe's smooth pictures are nothing like them."""
+    """Images with black backgrounds only, which are unlike the probe's smooth pictures."""
     assert check_stack(load_stack(Path("weights/fashion"))) == []

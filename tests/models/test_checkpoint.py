@@ -183,7 +183,7 @@ def test_configuration_that_makes_no_network_is_refused_by_name(base: Path, conf
 
 
 class Payload:
-    """What an attacker pickles: code that runs when it is read."""
+    """An attacker's pickle: code that runs when it is read."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

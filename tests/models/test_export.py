@@ -1,4 +1,4 @@
-"""What is exported is read by the official scripts with the flags that are said."""
+"""The official scripts read exported networks with the printed flags."""
 
 import shutil
 from pathlib import Path

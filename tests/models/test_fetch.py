@@ -16,7 +16,7 @@ CONTENT = bytes(range(256)) * 4000
 
 
 class Source(ThreadingHTTPServer):
-    """A file server that can be told to misbehave; asked has the Range of every GET."""
+    """A file server that misbehaves on request; asked has the Range of every GET."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -80,7 +80,7 @@ def target(tmp_path: Path) -> Path:
 
 
 def begun(target: Path, content: bytes, etag: str | None = '"one"') -> Path:
-    """What a run that was killed left behind."""
+    """The files of a killed run."""
     target.parent.mkdir()
     partial = target.with_name("model.pt.partial")
     partial.write_bytes(content)

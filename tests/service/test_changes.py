@@ -26,7 +26,7 @@ LOAD = {"action": "load", "model": "demo"}
 
 @pytest.fixture
 def fleet_settings(redis_server: RedisServer, redis: Redis, tmp_path: Path) -> Settings:
-    """Of workers whose weights hold two stacks, and of a service that sees at once what they announce."""
+    """Settings of workers with two stacks, and of a service that reads their announcements at once."""
     folder = write_tiny_stack(tmp_path / "weights")
     shutil.copytree(folder, folder.parent / "other")
     manifest = json.loads((folder / "stack.json").read_text())

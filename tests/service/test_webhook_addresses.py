@@ -1,4 +1,4 @@
-"""Where webhooks do not go: a service with the defaults, which may send to public addresses alone."""
+"""Addresses without webhooks: a service with the defaults, which may send only to public addresses."""
 
 import asyncio
 import socket

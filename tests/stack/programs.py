@@ -97,7 +97,7 @@ def alive(pid: int) -> bool:
 
 
 def written_pid(pid_file: Path) -> int | None:
-    """What a pid file says; None while it is not there or not yet written."""
+    """The pid in a pid file; None while it does not exist or is not yet written."""
     try:
         return int(pid_file.read_text())
     except (FileNotFoundError, ValueError):
@@ -105,7 +105,7 @@ def written_pid(pid_file: Path) -> int | None:
 
 
 async def nothing() -> None:
-    """What runs beside the children when nothing does."""
+    """A program that does nothing, to run beside the children."""
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What cannot be trained on, or gone on with, is one line that says what and what to do; the last good state stays."""
+"""Unusable data or states end in one line with the fault and a remedy; the last good state stays."""
 
 import gzip
 import json

@@ -110,7 +110,7 @@ def test_dry_run_estimates_every_kind_of_network(tmp_path: Path, kind: str) -> N
     (tmp_path / "run.json").write_text(json.dumps(config))
     status, said = run("train", str(tmp_path / "run.json"), "--dry-run")
     assert status == 0, said
-    lines = [line.split("  ")[0] for line in said.splitlines()[1:]]  # the first tells the classes
+    lines = [line.split("  ")[0] for line in said.splitlines()[1:]]  # the first line has the classes
     assert lines == ["network", "data", "device", "FLOPs a step", "memory", "speed", "time"]
 
 

@@ -27,7 +27,7 @@ PATIENCE_SECONDS = 300.0  # for a busy machine; nothing waits longer than it mus
 
 
 def eventually(holds: Callable[[], bool], what: str) -> None:
-    """Wait until something holds, which other processes bring about."""
+    """Wait for a condition that other processes make true."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not holds():
         assert time.monotonic() < deadline, f"did not happen: {what}"
@@ -121,7 +121,7 @@ class Client:
 
 
 class Shift:
-    """A worker that serves on a thread, and is told to stop."""
+    """A worker that serves on a thread, and is stopped at the end."""
 
     def __init__(self, worker: Worker) -> None:
         self.stopping = Stopping()

@@ -1,4 +1,4 @@
-"""Which checkpoints their jobs name, which lie in the store, and what becomes of those that cannot be written."""
+"""Checkpoints that jobs name, those in the store, and those that cannot be written."""
 
 import math
 import os
@@ -264,7 +264,7 @@ def test_job_that_moves_on_while_one_is_written_is_noted_where_its_state_was_cop
 def test_one_is_not_replaced_by_that_of_a_job_that_failed_and_was_not_told(
     bench: Bench, engine: Engine, run: JobRun, checkpoints_of: OpenWriter
 ) -> None:
-    """Its images have left, in a step that was begun behind the one that is told of."""
+    """Its images have left, in a step that was launched behind the one that is retired."""
     run.device_seconds = 60
     checkpoints_of().write_if_due(run)
     before, run.device_seconds = stored(bench), 200

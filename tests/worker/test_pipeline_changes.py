@@ -44,7 +44,7 @@ def ask(changes: Changes, action: str, model: str) -> PipelineChange:
 
 
 def answer(changes: Changes, change: PipelineChange) -> WorkerChange:
-    """What the worker has answered in the end."""
+    """The worker's final answer."""
 
     def read() -> PipelineChange:
         found = changes.read(change.id, {NAME})
@@ -74,7 +74,7 @@ def test_pipeline_is_loaded_and_another_unloaded_and_images_are_those_of_a_worke
     assert answer(changes, ask(changes, "load", "other")) == WorkerChange(
         worker=NAME, status=ChangeStatus.DONE, detail="holds demo-uncond, other"
     )
-    assert answer(changes, ask(changes, "load", "demo")).status is ChangeStatus.DONE  # of a stack that is held already
+    assert answer(changes, ask(changes, "load", "demo")).status is ChangeStatus.DONE  # of a stack that is loaded
     assert answer(changes, ask(changes, "unload", "demo-uncond")).status is ChangeStatus.DONE
     assert answer(changes, ask(changes, "unload", "demo")).status is ChangeStatus.DONE
     eventually(lambda: held_by(client) == {"other"}, "the worker announces what it holds")

@@ -1,4 +1,4 @@
-"""Pipelines that nobody holds any more, and names of workers that were killed."""
+"""Pipelines without a worker, and names of workers that were killed."""
 
 import time
 
@@ -28,7 +28,7 @@ def known(bench: Bench) -> list[str]:
 
 
 def kill(redis: Redis, name: str) -> None:
-    """What is left of a worker that was killed, once its lease has ended."""
+    """The traces of a killed worker after the end of its lease."""
     redis.delete(keys.worker(name), keys.worker_metrics(name), keys.worker_process(name), f"rq:worker:{name}")
 
 

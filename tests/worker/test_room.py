@@ -1,4 +1,4 @@
-"""What bounds the jobs that are kept, and by whose clock they go."""
+"""The limits on stored jobs, and the clock by which they expire."""
 
 import time
 from typing import Protocol

@@ -27,7 +27,7 @@ def page(page: Page, request: pytest.FixtureRequest) -> Page:
 
 
 def violations(page: Page) -> list[str]:
-    """What axe-core finds: the rule, and the elements that break it."""
+    """The findings of axe-core: the rule, and the elements that break it."""
     found = Axe().run(page, options=RULES).response["violations"]
     return [f"{each['id']}: {[node['html'][:200] for node in each['nodes']]}" for each in found]
 

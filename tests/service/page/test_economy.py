@@ -1,4 +1,4 @@
-"""The page in a real Chromium keeps within its limits: what it holds in memory, and how often it asks the service."""
+"""The page in a real Chromium keeps within its limits of memory and of calls to the service."""
 
 import os
 from collections.abc import Callable

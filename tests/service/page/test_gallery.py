@@ -28,7 +28,7 @@ def finished(client: httpx2.Client, painter: Painter, headers: dict[str, str] | 
 
 
 def archive(page: Page, button: str) -> dict[str, bytes]:
-    """What the browser saves when a button is pressed."""
+    """The file that the browser saves when a button is pressed."""
     with page.expect_download() as download:
         page.get_by_role("button", name=button).click()
     assert download.value.suggested_filename == "images.zip"

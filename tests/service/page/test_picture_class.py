@@ -1,4 +1,4 @@
-"""The class that jobs from pictures run under, and the steps that they are said to take."""
+"""The class of jobs from pictures, and the number of steps that the page shows for them."""
 
 from collections.abc import Sequence
 
@@ -90,7 +90,7 @@ def test_jobs_that_need_a_class_wait_for_the_answer_or_a_choice(page: Page, pain
     told = page.locator("#picture-class-note")
     expect(told).to_have_text("Asking the classifier…")
     expect(page.get_by_role("button", name="Reconstruct")).to_be_disabled()
-    expect(page.get_by_role("button", name="Upsample", exact=True)).to_be_enabled()  # this upsampler is told no class
+    expect(page.get_by_role("button", name="Upsample", exact=True)).to_be_enabled()  # this upsampler takes no class
     painter.finish(claim)  # without results
     expect(told).to_have_text("The classifier gave no answer: choose a class.")
     expect(page.get_by_role("button", name="Reconstruct")).to_be_disabled()
