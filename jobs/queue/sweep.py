@@ -15,7 +15,7 @@ from jobs.storage.files import FileStore
 from jobs.storage.images import CHECKPOINT_SUFFIX, ImageStore, StoredImage, checkpoint_key
 
 
-class Sweeper:
+class Cleaner:
     """The parts of a sweep. Calls may be repeated, and may run in many processes at once."""
 
     def __init__(self, redis: Redis, ledger: Ledger, images: ImageStore, files: FileStore, lease_seconds: int) -> None:
@@ -110,7 +110,7 @@ class Sweeper:
         return self._files.remove_strays()
 
     def first_within(self, seconds: int) -> bool:
-        """Return True for the first call of any sweeper on this Redis within so many seconds."""
+        """Return True for the first call of any cleaner on this Redis within so many seconds."""
         return bool(self._redis.set(keys.STORE_SWEPT, 1, nx=True, ex=seconds))
 
 

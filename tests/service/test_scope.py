@@ -17,7 +17,7 @@ from jobs.contract.job import JobStatus
 from jobs.job_queue import JobQueue
 from jobs.queue import keys
 from jobs.queue.rq_registries import job_key
-from jobs.queue.sweep import Sweeper
+from jobs.queue.sweep import Cleaner
 from jobs.settings import Settings
 from jobs.storage.images import ImageStore
 from tests.jobs.samples import png
@@ -233,7 +233,7 @@ def test_nothing_of_a_callers_jobs_stays_when_they_are_over(
     for member in cast(list[bytes], redis.zrange(keys.ENDED, 0, -1)):
         redis.zadd(keys.ENDED, {member: 1})
     redis.delete(job_key(swept))  # its time is over: Redis removes the hash by itself
-    Sweeper(redis, queue.ledger, images, queue.files, 10).remove_ended()
+    Cleaner(redis, queue.ledger, images, queue.files, 10).remove_ended()
     assert client.get("/v1/jobs", headers=callers.ann).json()["data"] == []
     caller = callers.ann["Authorization"][11:23]
     assert not [each for each in redis.scan_iter("*") if caller.encode() in each]
