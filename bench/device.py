@@ -63,7 +63,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def memory_of(device: torch.device, *, peak: bool = False) -> int | None:
-    """Bytes that torch holds on a GPU now, or the peak since the last call without `peak`; None for a CPU."""
+    """Bytes that torch has allocated on a GPU now, or the peak since the last call without `peak`; None for a CPU."""
     if device.type != "cuda":
         return None
     if peak:
@@ -142,8 +142,8 @@ def random_stage(name: str, device: torch.device, precision: Precision) -> Stage
         guiding = random_network(PRESETS[classifier].config, device)
         assert isinstance(guiding, NoisyClassifier)
         guide = Guide.of_classifier(guiding)
-    held = DiffusionNetwork(network, process, "")
-    return Stage(name, 0, network, process_of(held), guide, precision=precision)
+    loaded = DiffusionNetwork(network, process, "")
+    return Stage(name, 0, network, process_of(loaded), guide, precision=precision)
 
 
 def stage_lines(
@@ -158,7 +158,7 @@ def stage_lines(
     found: dict[str, Any] = {
         "mode": stage.mode,
         "GFLOP an image-step": round(flops / 1e9, 1),
-        "bytes a row, reckoned": row_bytes(PRESETS[name].config),
+        "bytes a row, estimated": row_bytes(PRESETS[name].config),
     }
     seconds: dict[int, float] = {}
     for count in rows:

@@ -45,7 +45,7 @@ STEPS, SCALE, ROWS = 25, 2.0, 32
 FEW_STEPS = 5  # for loading; the official code has a grid with this number
 
 
-def tell(part: str, rows: int) -> None:
+def report(part: str, rows: int) -> None:
     print(f"compiling {part} at {rows} rows", file=sys.stderr, flush=True)
 
 
@@ -115,7 +115,7 @@ class EngineBench:
     def compiled(self, precision: Precision) -> dict[str, Stage]:
         """Only the base stage, compiled. Raises: NoCompilerError."""
         stack = replace(load_stack(DEMO), upsampler=None)
-        compiler = Compiler(KEPT, [stack], precision, ROWS, tell, COMPILED_ROWS)
+        compiler = Compiler(KEPT, [stack], precision, ROWS, report, COMPILED_ROWS)
         return build_stages([stack], ROWS, precision=precision, compiler=compiler)
 
     def against_official_loop(

@@ -124,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=list(PARTS))
     parser.add_argument("--images", type=int)
-    parser.add_argument("--samples", type=int, help="of memory; as many as there are images unless said")
+    parser.add_argument("--samples", type=int, help="of memory; default as many as images")
     parser.add_argument("--features", type=int, default=2048)
     options = parser.parse_args(arguments)
     measure, images = PARTS[options.part]

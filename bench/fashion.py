@@ -1,7 +1,7 @@
 """The fashion stack beside real images that no network of it was trained on: python -m bench.fashion RUN.
 
 RUN is the folder of its base's training run, whose data has the held-out images. Every sampler makes as many images as
-there are in one of two halves of real ones; the shipped judge tells how many show their class, and FID is in its
+there are in one of two halves of real ones; the shipped judge counts those that show their class, and FID is in its
 features. Writes weights/fashion/judge.json, and a sheet of images beside real ones.
 """
 

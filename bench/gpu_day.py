@@ -43,9 +43,9 @@ class Part:
                 process.kill()
                 process.wait()
                 status = ENDED
-        said = {0: "passed", ENDED: f"ended after {self.seconds:.0f} s"}.get(status, f"failed with status {status}")
+        result = {0: "passed", ENDED: f"ended after {self.seconds:.0f} s"}.get(status, f"failed with status {status}")
         lines = log.read_text(errors="replace").splitlines()
-        return f"{self.name}: {said}, {time.monotonic() - started:.0f} s: {lines[-1][:200] if lines else 'no output'}"
+        return f"{self.name}: {result}, {time.monotonic() - started:.0f} s: {lines[-1][:200] if lines else 'no output'}"
 
 
 def parts(device: str, folder: Path, seconds: float) -> list[Part]:

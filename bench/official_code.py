@@ -27,7 +27,7 @@ OURS = ("rescale_residual", "super_res")  # arguments that official constructors
 
 
 def is_here() -> bool:
-    """Whether the official code is in bench/official/."""
+    """Return whether the official code is in bench/official/."""
     return (FOLDER / "guided_diffusion").is_dir()
 
 

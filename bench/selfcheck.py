@@ -1,4 +1,4 @@
-"""How often the self-check finds each kind of wrong flag on the demo weights: python -m bench.selfcheck [FOLDER].
+"""Measures how often the self-check finds wrong flags on the demo weights: python -m bench.selfcheck [FOLDER].
 
 Writes bench/results/selfcheck.json; docs/self-check.md explains it.
 """
@@ -79,7 +79,7 @@ def predicting_x0(network: UNet, process: Process) -> UNet:
     return copied
 
 
-def told(process: Process, factor: float) -> Process:
+def scaled(process: Process, factor: float) -> Process:
     """A process whose networks get other timesteps."""
     schedule = process.schedule
     return dataclasses.replace(
@@ -91,8 +91,8 @@ def rate(check: Callable[[int], object]) -> float:
     return sum(bool(check(seed)) for seed in SEEDS) / len(SEEDS)
 
 
-def diffusion_rates(held: DiffusionNetwork) -> dict[str, float]:
-    network, process, given = held.network, process_of(held), held.process
+def diffusion_rates(loaded: DiffusionNetwork) -> dict[str, float]:
+    network, process, given = loaded.network, process_of(loaded), loaded.process
     other = Schedule.named("cosine" if given.schedule == "linear" else "linear", given.num_timesteps)
     x0 = dataclasses.replace(process, mean_type=MeanType.START_X)
 
@@ -106,8 +106,8 @@ def diffusion_rates(held: DiffusionNetwork) -> dict[str, float]:
         "one head at every width": found(changed(network, heads_of(10**6))),
         "half the channels a head": found(changed(network, heads_of(network.config.num_head_channels // 2))),
         "noise schedule": found(network, dataclasses.replace(process, schedule=other)),
-        "timesteps times 4": found(network, told(process, 4)),
-        "timesteps times 0.25": found(network, told(process, 0.25)),
+        "timesteps times 4": found(network, scaled(process, 4)),
+        "timesteps times 0.25": found(network, scaled(process, 0.25)),
         "mean type (x0 for eps)": found(predicting_x0(network, process)),
         "mean type (eps for x0)": found(network, x0),
         "image size doubled": found(resized(network, 2)),
@@ -124,8 +124,8 @@ def classifier_rates(classifier: NoisyClassifier, process: Process) -> dict[str,
         "nothing wrong": found(classifier),
         "attention order": found(changed(classifier, other_order)),
         "one head at every width": found(changed(classifier, heads_of(10**6))),
-        "timesteps times 0.25": found(classifier, told(process, 0.25)),
-        "timestep 0 at all times": found(classifier, told(process, 0)),
+        "timesteps times 0.25": found(classifier, scaled(process, 0.25)),
+        "timestep 0 at all times": found(classifier, scaled(process, 0)),
         "scale and shift swapped": found(changed(classifier, swapped_halves)),
     }
 

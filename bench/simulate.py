@@ -112,8 +112,8 @@ class Simulation:
         length, share = backlog.lengths[priority], self.estimator.cost_ms(pipeline, job.work) / 1000
         place = self.queues[priority][pipeline].enter(job, job.caller, share)
         ahead = place / length if length else 1.0
-        job.reckoned = self.estimator.eta_seconds(backlog, job.request, ahead=ahead) or math.nan
-        job.eta = job.reckoned * backlog.bias
+        job.estimated = self.estimator.eta_seconds(backlog, job.request, ahead=ahead) or math.nan
+        job.eta = job.estimated * backlog.bias
         self._count(job, priority, 1)
 
     def _backlog(self, pipeline: str, beside: tuple[Backlog, ...] = ()) -> Backlog:
@@ -154,7 +154,7 @@ class Simulation:
             job.ends = now
             del worker.jobs[job.id]
             self._count(job, RUNNING, -1)
-            self.ratios[job.request.model].append((now - job.arrives) / job.reckoned)
+            self.ratios[job.request.model].append((now - job.arrives) / job.estimated)
 
     def _take(self, worker: SimulatedWorker, now: float) -> None:
         while lines := [priority for priority, queues in self.queues.items() if any(queues.values())]:

@@ -33,7 +33,7 @@ class SimulatedJob:
     request: ResolvedRequest
     work: dict[str, int]
     evaluations: dict[str, int]
-    reckoned: float = 0.0
+    estimated: float = 0.0
     eta: float = 0.0
     claimed: float = 0.0
     ends: float = 0.0

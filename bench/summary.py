@@ -2,7 +2,7 @@
 
     python -m bench.summary
 
-Reads bench/results, which the other benchmarks write; a line that was not measured on this machine says so.
+Reads bench/results, which the other benchmarks write; a line that was not measured on this machine is marked.
 """
 
 import json

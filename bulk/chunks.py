@@ -53,17 +53,17 @@ class ChunkPlan:
 
     def chunks(self) -> Iterator[Chunk]:
         """All chunks: full ones as soon as their images are counted, then the incomplete ones of each class."""
-        begun: dict[int | None, list[int]] = {}
+        started: dict[int | None, list[int]] = {}
         numbers: dict[int | None, int] = {}
         for index in range(self.count):
             label = self.classes.label(index)
-            indices = begun.setdefault(label, [])
+            indices = started.setdefault(label, [])
             indices.append(index)
             if len(indices) == IMAGES_PER_CHUNK:
                 number = numbers.get(label, 0)
-                yield self._chunk(label, number, begun.pop(label))
+                yield self._chunk(label, number, started.pop(label))
                 numbers[label] = number + 1
-        for label, indices in begun.items():
+        for label, indices in started.items():
             yield self._chunk(label, numbers.get(label, 0), indices)
 
     def places(self) -> Iterator[Place]:

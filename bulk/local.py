@@ -123,7 +123,7 @@ def make_chunks(
 
 def run_tasks(maker: Maker, take: Callable[[], Task | None]) -> None:
     """Run tasks until there are no more; each joins as soon as there is room, so that batches stay full."""
-    begun: dict[str, tuple[Task, dict[int, bytes]]] = {}
+    running: dict[str, tuple[Task, dict[int, bytes]]] = {}
     more = True
     while True:
         while more and maker.rows_in_flight < DEPTH * maker.max_rows:
@@ -131,16 +131,16 @@ def run_tasks(maker: Maker, take: Callable[[], Task | None]) -> None:
             if task is None:
                 more = False
             else:
-                begun[task.job_id] = task, {}
+                running[task.job_id] = task, {}
                 maker.add(task.job_id, task.request, task.pictures)
         finished = maker.step()
         if finished is None:
             return
         for job_id, row, pixels in finished:
-            task, rows = begun[job_id]
+            task, rows = running[job_id]
             rows[row] = pixels
             if len(rows) == task.images:
-                del begun[job_id]
+                del running[job_id]
                 task.keep([rows[each] for each in range(len(rows))])
 
 
@@ -153,8 +153,8 @@ class Devices:
         context = get_context("spawn")  # CUDA does not survive a fork
         for device in local.devices:
             ours, theirs = context.Pipe()
-            told: tuple[type[Exception], ...] = (OSError, *local.refusals)
-            job = DeviceJob(local.open_maker, settings, device, work.request, work.base, work.output, work.size, told)
+            shown: tuple[type[Exception], ...] = (OSError, *local.refusals)
+            job = DeviceJob(local.open_maker, settings, device, work.request, work.base, work.output, work.size, shown)
             process = context.Process(target=run_device, args=(job, theirs), daemon=True)
             process.start()
             theirs.close()  # otherwise the end of the process would not be noticed

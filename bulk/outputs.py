@@ -31,16 +31,16 @@ class Output(ABC):
     @property
     @abstractmethod
     def finished(self) -> bool:
-        """Whether the result exists, as far as one check can show it."""
+        """Return whether the result exists, as far as one check can show it."""
 
     @property
     @abstractmethod
     def occupied(self) -> bool:
-        """Whether there are files that are not of a run."""
+        """Return whether there are files that are not of a run."""
 
     @abstractmethod
     def has(self, chunk: Chunk) -> bool:
-        """Whether a chunk is stored."""
+        """Return whether a chunk is stored."""
 
     @abstractmethod
     def keep(self, chunk: Chunk, images: Sequence[bytes], size: int) -> None:

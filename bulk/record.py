@@ -52,7 +52,7 @@ class Record:
         path = output.record
         if not path.exists():
             if output.occupied:
-                raise BulkError(f"--out: what is there was not made by adm sample ({path.name} is missing)")
+                raise BulkError(f"--out: the existing files were not made by adm sample ({path.name} is missing)")
             record = cls(path, uuid4().hex, parameters, [])
             record._write()
             return record
@@ -66,9 +66,7 @@ class Record:
         if asked["count"] > record.count:
             asked["count"] = record.count  # the run resumes from its images; `grow` notes the new count
         if other := list(differences(record.parameters, asked)):
-            raise BulkError(
-                f"{path}: the run was begun with {'; '.join(other)}. Ask for the same, or for another --out"
-            )
+            raise BulkError(f"{path}: the run began with {'; '.join(other)}. Give the same, or another --out")
         return record
 
     @property
@@ -93,9 +91,9 @@ class Record:
         write_whole(self._path, [json.dumps(content, indent=2).encode() + b"\n"])
 
 
-def differences(begun: dict[str, Any], asked: dict[str, Any]) -> Iterator[str]:
+def differences(recorded: dict[str, Any], asked: dict[str, Any]) -> Iterator[str]:
     """A text for each parameter that differs."""
-    for name in begun.keys() | asked.keys():
-        was, now = begun.get(name), asked.get(name)
+    for name in recorded.keys() | asked.keys():
+        was, now = recorded.get(name), asked.get(name)
         if was != now:
             yield f"{name.replace('_', ' ')} {was}, not {now}"

@@ -1,7 +1,7 @@
 """Makes chunks by the service: a sliding window of low-priority jobs, each with its own idempotency key.
 
 The key is derived from the run's id and the chunk, so after a lost reply or a kill the run finds its posted job and
-posts no other. A job is deleted when its images are stored, so the service holds only a window of the run.
+posts no other. A job is deleted when its images are stored, so the service has only a window of the run's jobs.
 """
 
 import asyncio
@@ -139,7 +139,7 @@ class Service:
         """Wait until a job has ended; False if it no longer exists."""
         while not job.status.is_final:
             if job.state.queue is not None and job.state.queue.workers == 0:
-                self._work.on_note("waiting: no worker holds the pipeline")
+                self._work.on_note("waiting: no worker serves the pipeline")
             try:
                 await job.refresh(WAIT_SECONDS)
             except RefusedError as error:

@@ -64,7 +64,7 @@ class Order:
             return parse_classes(self.classes or "uniform", pipeline.classes, self.seed)
         if not upsampler_of(pipeline, base).class_conditional:
             if self.classes not in (None, "none"):
-                raise BulkError(f"--classes {self.classes}: the upsampler of {self.model} is told no class")
+                raise BulkError(f"--classes {self.classes}: the upsampler of {self.model} takes no class")
             return replace(parse_classes("none", pipeline.classes, self.seed), length=base.count)
         if self.classes is not None:
             return replace(parse_classes(self.classes, pipeline.classes, self.seed), length=base.count)
@@ -193,7 +193,7 @@ def make(
             progress.update(writing, completed=plan.count)
         except KeyboardInterrupt as error:
             kept = int(progress.tasks[images].completed)
-            raise StoppedError(f"stopped at {kept} of {plan.count} images; the same command goes on") from error
+            raise StoppedError(f"stopped at {kept} of {plan.count} images; the same command resumes") from error
 
 
 def missing(plan: ChunkPlan, output: Output) -> Iterator[Chunk]:

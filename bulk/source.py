@@ -57,8 +57,8 @@ def of_chunk(request: ResolvedRequest, chunk: Chunk) -> ResolvedRequest:
 
 def body_of(request: ResolvedRequest) -> dict[str, Any]:
     """The body of the request for a service: the fields of its kind."""
-    said = request.model_dump(mode="json", include=set(FIELDS[request.kind] - OF_NO_PIXEL | {"kind", "model"}))
-    return {name: value for name, value in said.items() if value is not None} | {"priority": "low"}
+    fields = request.model_dump(mode="json", include=set(FIELDS[request.kind] - OF_NO_PIXEL | {"kind", "model"}))
+    return {name: value for name, value in fields.items() if value is not None} | {"priority": "low"}
 
 
 def common(request: ResolvedRequest) -> dict[str, Any]:

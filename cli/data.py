@@ -10,7 +10,7 @@ from cli.failure import one_line_errors
 
 app = typer.Typer(help="Training images: inspect, pack, fetch.", no_args_is_help=True)
 SHOWN_FILES = 20
-From = Annotated[Literal["auto", "folder", "name"], typer.Option("--labels-from", help="where a file's class stands")]
+From = Annotated[Literal["auto", "folder", "name"], typer.Option("--labels-from", help="source of a file's class")]
 
 
 @app.command()

@@ -223,13 +223,13 @@ def refuse_generated(source: str, where: str) -> None:
     from cli.generated_samples import LOCAL, SERVICE, is_generated
 
     if is_generated(source):
-        raise ValueError(f"{where} {source}: must be there already; only SAMPLES may be {LOCAL}... or {SERVICE}...")
+        raise ValueError(f"{where} {source}: must be an existing set; only SAMPLES may be {LOCAL}... or {SERVICE}...")
 
 
 def refuse_target(path: Path, option: str) -> None:
     """Check a target path before minutes of work. Raises: ValueError."""
     if path.is_dir() or not path.parent.is_dir():
-        raise ValueError(f"{option} {path}: is a folder, or lies in none that is there")
+        raise ValueError(f"{option} {path}: is a folder, or its folder does not exist")
 
 
 def kept_work(*, thumbnails: bool = False) -> "Work":

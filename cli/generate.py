@@ -73,7 +73,7 @@ def refuse_beside_local(options: dict[str, str | None]) -> None:
     """Exit with one line if an option is given that needs a service."""
     for name, value in options.items():
         if value is not None:
-            typer.echo(f"adm: {name}: leave it out with --local, which asks no service", err=True)
+            typer.echo(f"adm: {name}: leave it out with --local, which uses no service", err=True)
             raise typer.Exit(FAILED_STATUS)
 
 

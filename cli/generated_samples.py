@@ -45,7 +45,7 @@ SETTINGS = (
 
 
 def is_generated(source: str) -> bool:
-    """Whether a source's images must be generated."""
+    """Return whether a source's images must be generated."""
     return source.startswith((LOCAL, SERVICE))
 
 
@@ -79,7 +79,7 @@ class FeatureOutput(Output):
 
     def grow(self, before: ChunkPlan, size: int) -> None:
         """Refuse, because a source with another number of images has another folder. Raises: BulkError."""
-        raise BulkError(f"{self.folder}: holds the features of {before.count} images; remove it to begin again")
+        raise BulkError(f"{self.folder}: has the features of {before.count} images; remove it to begin again")
 
     def finish(self, plan: ChunkPlan, size: int, on_image: Callable[[], None]) -> None:
         """Do nothing, because the stored features are the result."""

@@ -1,4 +1,4 @@
-"""What `adm models inspect` found, as tables."""
+"""Tables of the findings of `adm models inspect`."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -13,7 +13,7 @@ NOT_SHOWN = {"num_heads_upsample", "rescale_residual", "dropout"}  # they follow
 
 
 def tables_of(path: Path, network: Network, resolved: Resolved, sources: Mapping[str, Answers]) -> Iterator[Table]:
-    """What the keys of a network show, then the flags that they leave open, with the source of each value."""
+    """The facts that a network's keys show, then the flags that they leave open, with the source of each value."""
     found = resolved.found
     known = Table("", "", title=f"{path.name}: {type(found.config).__name__}", show_header=False)
     left_open = {name for each in resolved.open for name in each.flag.split(" / ")}

@@ -62,7 +62,7 @@ def list_keys(as_json: AsJson = False) -> None:
 
 @app.command()
 def revoke(key: Which) -> None:
-    """Revoke a key. Its caller's jobs stay, for operators; if no key is left, nobody is served."""
+    """Revoke a key. Its caller's jobs stay, for operators. Without a remaining key the service refuses all callers."""
     with key_store() as store:
         record = store.revoke(key)
         audit("revoke_key", record)

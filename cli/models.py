@@ -84,7 +84,7 @@ def add(
 ) -> None:
     """Pack the averaged weights of training runs into a stack, which adm up serves at its next start.
 
-    Its default settings are measured, and the card says how.
+    Its default settings are measured; the card describes the measurement.
     """
     from jobs.settings import Settings
     from models.checkpoints.network_file import WeightsError
@@ -220,17 +220,17 @@ def convert(
         named = None if answers.given() else preset_of(path, preset)
         network = convert_file(path, out, DTYPES[dtype], named, answers, weights_at)
     tell_place(network)
-    told = (
+    contents = (
         ""
         if named is not None or answers.given()
-        else ", tensors alone: without a preset or flags it does not say what it is"
+        else ", tensors only, without a configuration, because no preset or flags were given"
     )
-    typer.echo(f"{out}  {out.stat().st_size:,} bytes{told}")
+    typer.echo(f"{out}  {out.stat().st_size:,} bytes{contents}")
 
 
 @app.command()
 def export(
-    source: Annotated[Path, typer.Argument(help="a stack's folder, or a network file that says what it is")],
+    source: Annotated[Path, typer.Argument(help="a stack's folder, or a network file with a configuration")],
     out: Annotated[Path, typer.Argument(help="folder for NAME.pt")],
 ) -> None:
     """Write networks for the official scripts, and print the flags for those."""
@@ -286,7 +286,7 @@ def inspect(
     with wrong_answers(path):
         network = read_network(path, weights_at)
         shapes = shapes_of(network.tensors)
-        sources = {"as you say": answers} | said_of(path)
+        sources = {"given here": answers} | said_of(path)
         resolved = resolve(shapes, reduce(Answers.over, sources.values()))
     console = Console()
     for table in tables_of(path, network, resolved, sources):
@@ -295,8 +295,8 @@ def inspect(
 
 def tell_place(network: "Network") -> None:
     """Print to stderr which of several networks in a file is used."""
-    if network.told:
-        typer.echo(f"adm: {network.told} (--weights-at)", err=True)
+    if network.choice:
+        typer.echo(f"adm: {network.choice} (--weights-at)", err=True)
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ def load(name: Pipeline, worker: Worker = None, url: Url = None, as_json: AsJson
 def unload(name: Pipeline, worker: Worker = None, url: Url = None, as_json: AsJson = False) -> None:
     """Have running workers unload a pipeline, and wait until they have. Status 1 if one refuses.
 
-    Queued jobs of the pipeline wait for another worker that holds it, until they expire.
+    Queued jobs of the pipeline wait for another worker that serves it, until they expire.
     """
     with connected(url) as client:
         follow(client, client.unload_model(name, worker), as_json=as_json)
@@ -35,11 +35,11 @@ def unload(name: Pipeline, worker: Worker = None, url: Url = None, as_json: AsJs
 
 def follow(client: "Client", change: "PipelineChange", *, as_json: bool) -> None:
     """Print each worker's answer when it comes; exit with status 1 if one has not made the change."""
-    told: set[tuple[str, str]] = set()
+    printed: set[tuple[str, str]] = set()
     while True:
         for each in change.workers:
-            if (each.worker, each.status) not in told and not as_json:
-                told.add((each.worker, each.status))
+            if (each.worker, each.status) not in printed and not as_json:
+                printed.add((each.worker, each.status))
                 typer.echo(f"{each.worker}: {each.status}{f': {each.detail}' if each.detail else ''}")
         if change.is_final:
             break

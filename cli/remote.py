@@ -27,7 +27,7 @@ def connected(url: str | None) -> Iterator["Client"]:
         settings = Settings.load()
         key = None if settings.api_key is None else settings.api_key.get_secret_value()
 
-        def tell(waited_for: str) -> None:
+        def note(waited_for: str) -> None:
             if waited_for:
                 typer.echo(f"adm: waiting: {waited_for}", err=True)
 
@@ -39,7 +39,7 @@ def connected(url: str | None) -> Iterator["Client"]:
                 raise UnreachableError(
                     f"no service answers at {address}; adm up starts one, --url names one"
                 ) from error
-        with Client(address, key, on_wait=tell) as client:
+        with Client(address, key, on_wait=note) as client:
             yield client
 
 

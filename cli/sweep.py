@@ -75,7 +75,7 @@ class Sweep:
         try:
             numerics, seconds = self._make(cells, console)
         except KeyboardInterrupt as error:
-            raise StoppedError("stopped; the same command goes on") from error
+            raise StoppedError("stopped; the same command resumes") from error
         except self.local.refusals as error:
             raise BulkError(f"{self.local.devices[0]}: {error}") from error
         finally:

@@ -10,15 +10,15 @@ import typer
 from cli.failure import one_line_errors
 from cli.stack_measuring import MeasureMinutes, measure_stack
 
-Config = Annotated[Path | None, typer.Argument(help="configuration, .toml or .json; its fields go over the preset's")]
+Config = Annotated[Path | None, typer.Argument(help="configuration, .toml or .json; its fields override the preset's")]
 Preset = Annotated[str | None, typer.Option(help="named configuration to start from; --presets lists them")]
 Images = Annotated[Path | None, typer.Option(help="images to train on: a folder, an idx file or an official .npz")]
 Steps = Annotated[int | None, typer.Option(min=1, help="length of the run")]
-BatchSize = Annotated[int | None, typer.Option(min=1, help="images a step, of all processes together")]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="images per step, over all processes")]
 Out = Annotated[Path | None, typer.Option(help="folder of the run; default runs/NAME")]
-Minutes = Annotated[float | None, typer.Option(min=0.01, help="stop then; the same command goes on later")]
+Minutes = Annotated[float | None, typer.Option(min=0.01, help="stop after so many minutes; the same command resumes")]
 AllowChange = Annotated[list[str] | None, typer.Option(help="field that may differ from what the run began with")]
-Strict = Annotated[bool, typer.Option("--strict", help="refuse images of which a file cannot be used")]
+Strict = Annotated[bool, typer.Option("--strict", help="refuse a set of images if one of its files cannot be used")]
 Weights = Annotated[Path | None, typer.Option(help="network file that a new run begins at, also an official model*.pt")]
 Ema = Annotated[list[Path] | None, typer.Option(help="official ema_*.pt, one for each of the run's averages")]
 OptimiserFile = Annotated[Path | None, typer.Option("--optimiser", help="official opt*.pt that belongs to --weights")]
@@ -89,7 +89,7 @@ def _changes(images: Path | None, steps: int | None, batch_size: int | None, str
 
 
 def _train(config: Any, request: Any) -> None:
-    """Train. Raises: ValueError, whose message says what a failed run has saved."""
+    """Train. Raises: ValueError, whose message names what a failed run has saved."""
     from training.divergence import DivergedError
     from training.session import advice, train
     from training.state import SaveError
@@ -132,7 +132,7 @@ def train_stack(
         if (stacks / name).exists():
             if not request.has_ended:
                 raise ValueError(f"{stacks / name}: there is a stack of this name; give another --name")
-            typer.echo(f"{stacks / name}: the stack is whole already")
+            typer.echo(f"{stacks / name}: the stack is complete already")
             return
         try:
             runs = train_parts(request, typer.echo)
@@ -141,4 +141,4 @@ def train_stack(
         if runs is not None:
             stack = add_stack(runs, name, stacks)
             measure_stack(stack, runs, measure_minutes)
-            typer.echo(f"{stack}: the stack is whole; adm up serves it at its next start")
+            typer.echo(f"{stack}: the stack is complete; adm up serves it at its next start")

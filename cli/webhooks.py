@@ -20,7 +20,7 @@ app = typer.Typer(help="Deliveries of webhooks.", no_args_is_help=True)
 @app.command("list")
 def list_deliveries(
     pending: Annotated[
-        bool, typer.Option("--pending", help="list what will be tried again instead of the dead letters")
+        bool, typer.Option("--pending", help="list pending deliveries instead of the dead letters")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object a line")] = False,
 ) -> None:
@@ -33,7 +33,7 @@ def list_deliveries(
 @app.command()
 def retry(
     ids: Annotated[list[str] | None, typer.Argument(help="as adm webhooks list gives them")] = None,
-    every: Annotated[bool, typer.Option("--all", help="all that were given up")] = False,
+    every: Annotated[bool, typer.Option("--all", help="all dead letters")] = False,
 ) -> None:
     """Retry deliveries that were given up."""
     if every == bool(ids):

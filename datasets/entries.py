@@ -26,7 +26,7 @@ class Entry:
 
 
 def is_of_files(path: Path) -> bool:
-    """Whether a set has a file for each picture, in a folder or an archive."""
+    """Return whether a set has a file for each picture, in a folder or an archive."""
     if path.is_dir():
         return not find_idx(path)
     return path.suffix.lower() in ARCHIVES or not path.exists()  # a pattern of shards does not exist as a file

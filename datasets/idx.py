@@ -28,7 +28,7 @@ def read_idx(path: Path) -> npt.NDArray[np.uint8]:
     shape = struct.unpack(f">{dimensions}I", content[4:start])
     values = np.frombuffer(content, np.uint8, offset=start)
     if values.size != int(np.prod(shape)):
-        raise ValueError(f"{path}: holds {values.size} bytes where its head announces {'x'.join(map(str, shape))}")
+        raise ValueError(f"{path}: has {values.size} bytes where its head announces {'x'.join(map(str, shape))}")
     return values.reshape(shape)
 
 
@@ -54,7 +54,7 @@ def read_labelled(paths: Sequence[Path]) -> tuple[npt.NDArray[np.uint8], npt.NDA
     for path in paths:
         some, of_them = read_idx(path), read_idx(find_labels(path))
         if some.ndim != 3 or of_them.shape != (len(some),):
-            raise ValueError(f"{path}: holds images of shape {some.shape} and labels of shape {of_them.shape}")
+            raise ValueError(f"{path}: has images of shape {some.shape} and labels of shape {of_them.shape}")
         if images and some.shape[1:] != images[0].shape[1:]:
             raise ValueError(f"{path}: its images have another size than those of {paths[0]}")
         images.append(some)

@@ -95,7 +95,7 @@ def read_folder(folder: Path, image_size: int, labels_from: LabelsFrom = "auto")
     skipped += labels.skipped
     if not labels.files:
         first = f"; {skipped[0].path.name} {skipped[0].reason}" if skipped else ""
-        raise ValueError(f"{folder}: holds no pictures ({len(skipped)} files skipped{first})")
+        raise ValueError(f"{folder}: has no pictures ({len(skipped)} files skipped{first})")
     return Reading(torch.stack([squares[file] for file in labels.files]), labels, tuple(skipped))
 
 

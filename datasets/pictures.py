@@ -82,7 +82,7 @@ def _decoded(path: Path, entries: Sequence[Entry], skipped: list[Skipped]) -> It
         yield torch.from_numpy(pixels).permute(0, 3, 1, 2)
     if size is None:
         first = f"; {skipped[0].path.name} {skipped[0].reason}" if skipped else ""
-        raise ValueError(f"{path}: holds no pictures ({len(skipped)} files skipped{first})")
+        raise ValueError(f"{path}: has no pictures ({len(skipped)} files skipped{first})")
 
 
 def _picture(entry: Entry, skipped: list[Skipped]) -> Image.Image | None:
@@ -102,7 +102,7 @@ def _idx(paths: Sequence[Path], size: int) -> Pictures:
     files = [read_idx(path) for path in paths]
     for path, images in zip(paths, files, strict=True):
         if images.ndim != 3 or images.shape[1:] != files[0].shape[1:]:
-            raise ValueError(f"{path}: holds bytes of shape {images.shape}; images [N, H, W] of one size are needed")
+            raise ValueError(f"{path}: has bytes of shape {images.shape}; images [N, H, W] of one size are needed")
     grey = torch.cat([torch.from_numpy(images.copy()) for images in files])
     margin = max(0, size - max(grey.shape[1:])) // 2
     padded = (F.pad(part, (margin,) * 4) for part in grey.split(BATCH))
@@ -111,7 +111,7 @@ def _idx(paths: Sequence[Path], size: int) -> Pictures:
 
 def _npz(path: Path) -> Pictures:
     if IMAGES_MEMBER not in npz_members(path):
-        raise ValueError(f"{path}: has no arr_0, which holds the images of an official .npz")
+        raise ValueError(f"{path}: has no arr_0, the images of an official .npz")
     with zipfile.ZipFile(path) as archive, archive.open(IMAGES_MEMBER) as file:
         shape = _image_shape(path, file)
     return Pictures(shape[0], _stored(path))

@@ -31,7 +31,7 @@ def pack(source: Path, target: Path, labels_from: LabelsFrom = "auto") -> tuple[
             skipped.append(Skipped(entry.path, str(error)))
     labels = label_entries(source, usable, labels_from)
     if not labels.files:
-        raise ValueError(f"{source}: holds no pictures")
+        raise ValueError(f"{source}: has no pictures")
     opened = {entry.path: entry for entry in usable}
     target.mkdir(parents=True, exist_ok=True)
     shards = range(0, len(labels.files), SHARD_IMAGES)

@@ -105,7 +105,7 @@ def _survey_files(folder: Path, labels_from: LabelsFrom) -> Survey:
     if not labels.files:
         first = f"; {skipped[0].path.name} {skipped[0].reason}" if skipped else ""
         raise ValueError(
-            f"{folder}: holds no pictures ({len(skipped)} files skipped, {len(ignored)} ignored as no pictures{first})"
+            f"{folder}: has no pictures ({len(skipped)} files skipped, {len(ignored)} ignored as no pictures{first})"
         )
     names = [labels.classes[each] for each in labels.labels]
     shown: dict[str, list[Image.Image]] = {name: [] for name in labels.classes}
@@ -128,9 +128,9 @@ def _survey_files(folder: Path, labels_from: LabelsFrom) -> Survey:
 
 def _survey_arrays(path: Path, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.integer[Any]] | None) -> Survey:
     if images.ndim not in (3, 4) or images.dtype != np.uint8:
-        raise ValueError(f"{path}: holds no images of bytes, [N, H, W] or [N, H, W, 3]")
+        raise ValueError(f"{path}: has no images of bytes, [N, H, W] or [N, H, W, 3]")
     if labels is not None and labels.shape != (len(images),):
-        raise ValueError(f"{path}: holds {len(images)} images and {labels.size} labels")
+        raise ValueError(f"{path}: has {len(images)} images and {labels.size} labels")
     found = np.zeros(len(images), np.int64) if labels is None else labels
     classes, shown = {}, {}
     for label in np.unique(found):

@@ -30,7 +30,7 @@ class Draw(NamedTuple):
 
 
 def philox(counter: Tensor, key: Tensor) -> Tensor:
-    """Philox4x32-10. Shapes: counter [..., 4], key [..., 2], result [..., 4]; 32-bit words held in int64."""
+    """Philox4x32-10. Shapes: counter [..., 4], key [..., 2], result [..., 4]; 32-bit words in int64."""
     c0, c1, c2, c3 = counter.unbind(-1)
     k0, k1 = key.unbind(-1)
     for _ in range(ROUNDS):

@@ -14,7 +14,7 @@ from diffusion.transfer import upload
 
 
 class MeanType(Enum):
-    """The quantity that the first channels of the output predict."""
+    """The quantity that a network's first output channels predict."""
 
     EPSILON = "eps"
     START_X = "x0"

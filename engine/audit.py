@@ -71,7 +71,7 @@ class Audit:
 
     @property
     def is_due(self) -> bool:
-        """Whether a step is kept, and the time share since the last audit covers two steps."""
+        """Return whether a step is kept, and the time share since the last audit covers two steps."""
         return self._kept is not None and self._owed_seconds >= 2 * self._kept.seconds
 
     @torch.no_grad()

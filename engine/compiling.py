@@ -1,8 +1,8 @@
 """Networks compiled for this CPU by torch.compile, and kept on disk for later starts.
 
 A shape takes tens of seconds to compile, so there are few of them. The folder of compiled code for the same networks,
-machine and versions is marked, so that a start can tell whether all code is compiled already, and skips shapes that did
-not agree.
+machine and versions is marked. The mark shows a start whether all code is compiled already, and which shapes did not
+agree.
 """
 
 import contextlib
@@ -47,7 +47,7 @@ class NoCompilerError(Exception):
 
 
 class WrongCodeError(Exception):
-    """What a compiled network computes is not what the network computes; the message is one line."""
+    """A compiled network computes something else than its eager form; the message is one line."""
 
 
 def refuse_wrong_code(name: str, compiler: str, compiled: Tensor, eager: Tensor, size: int) -> None:
@@ -97,7 +97,7 @@ class Compiler:
 
     @property
     def is_warm(self) -> bool:
-        """Whether all functions have been compiled before."""
+        """Return whether all functions have been compiled before."""
         return (self.folder / MARKER).exists()
 
     def begin(self) -> None:

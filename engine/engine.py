@@ -171,7 +171,7 @@ class Engine:
                 failed[batch[0].request.job_id] = _light(error)
                 return []
             lacked_memory = isinstance(error, torch.OutOfMemoryError)
-        # outside the handler, so that the exception and the memory that it held are released
+        # outside the handler, so that the exception and the memory that it refers to are released
         middle = len(batch) // 2
         moved = self._take(stage, batch[:middle], failed) + self._take(stage, batch[middle:], failed)
         if lacked_memory and len(moved) == len(batch):  # otherwise the number of rows was not the cause

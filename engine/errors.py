@@ -1,4 +1,4 @@
-"""Errors of the engine. Their fields say what happened; the programs add what a user can do."""
+"""Errors of the engine. Their fields describe the error; the programs add a remedy for users."""
 
 
 class UnknownOfferError(Exception):
@@ -33,7 +33,7 @@ class NoClassifierError(UnknownOfferError):
     """A stage without a classifier was called to classify images."""
 
     def __init__(self) -> None:
-        super().__init__("there is no classifier to ask")
+        super().__init__("this stage has no classifier")
 
 
 class ImageError(Exception):

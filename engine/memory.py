@@ -120,7 +120,7 @@ def bytes_per_row(configs: Iterable[NetworkConfig]) -> int:
 
 
 def surely_fits(config: NetworkConfig, rows: int, free: int) -> bool:
-    """Whether a network fits by a wide bound, so that the exact estimate, whose imports take seconds, is not needed."""
+    """Return whether a network fits by a wide bound; then the exact estimate, which imports for seconds, is skipped."""
     depth, widest = config.num_res_blocks + 2, config.image_size**2 * config.width(0)
     return 4 * (30 * depth * widest * rows) + rows * STATES_KEPT * state_bytes(config) < free
 

@@ -1,8 +1,8 @@
 """Chooses row counts for padding such that an image's bytes do not depend on the number of its neighbours.
 
-Kernels are chosen by shape and round differently, which flips pixels. docs/decisions/0014 says why the candidates
+Kernels are chosen by shape and round differently, which flips pixels. docs/decisions/0014 explains why the candidates
 agree; this module compares them nevertheless, and keeps only those whose rows are equal bit for bit. A shape for which
-the device's memory does not suffice is given up.
+the device's memory does not suffice is not used.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ POWERS = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 def candidates_for(device: torch.device, max_rows: int, *, evenly: bool) -> tuple[int, ...]:
-    """Row counts to try on a device, ascending; the last holds max_rows.
+    """Row counts to try on a device, ascending; the last is max_rows or more.
 
     evenly: only even ones, for a CPU whose norms are torch's. Torch loses the memory layout of a batch of one image,
     and operations on different layouts compute value by value, which rounds differently from vectors. The remainder of
@@ -29,7 +29,7 @@ def candidates_for(device: torch.device, max_rows: int, *, evenly: bool) -> tupl
 def agreeing_shapes(
     compute: Callable[[Sequence[int]], Tensor], candidates: Sequence[int], windows: int
 ) -> tuple[int, ...]:
-    """Those of the ascending candidates whose rows are equal bit for bit at every place in a batch.
+    """The ascending candidates whose rows are equal bit for bit at every place in a batch.
 
     compute(rows) returns the results of the rows with these numbers, in this order: [len(rows), ...], with thousands of
     values per row, so that shapes that round differently do not agree by chance. The largest shape that fits in memory
@@ -44,13 +44,13 @@ def agreeing_shapes(
         if not smaller:
             raise
         reference = None
-    if reference is None:  # outside the handler, so that the exception and the memory that it held are released
+    if reference is None:  # outside the handler, so that the exception and its memory are released
         return agreeing_shapes(compute, smaller or (1,), windows)
     return (*(rows for rows in smaller if _agrees(compute, rows, reference, windows)), largest)
 
 
 def _agrees(compute: Callable[[Sequence[int]], Tensor], rows: int, reference: Tensor, windows: int) -> bool:
-    """Whether rows equal the reference, so many at a time, each one place on, because places must not matter."""
+    """Return whether rows equal the reference in windows of so many rows, each shifted by one place from the last."""
     starts = range(1, len(reference) - rows + 1, rows)[:windows]
     return all(torch.equal(compute(range(at, at + rows)), reference[at : at + rows]) for at in starts)
 
@@ -63,7 +63,7 @@ def _wherever_they_stand(compute: Callable[[Sequence[int]], Tensor], count: int)
 
 
 def padded(rows: int, shapes: Sequence[int]) -> int:
-    """The smallest of the ascending shapes that holds this many rows."""
+    """The smallest of the ascending shapes that has room for this many rows."""
     return next(shape for shape in shapes if shape >= rows)
 
 

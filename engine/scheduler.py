@@ -165,7 +165,7 @@ class Scheduler(Generic[KeyT]):
         return best, stage, best_rows, best_extra
 
     def _is_cheap(self, stage: str, rows: int, extra: float) -> bool:
-        """Whether the extra time of a batch is within the share that any batch may take."""
+        """Return whether the extra time of a batch is within the share that any batch may take."""
         return extra <= self._share * (self.costs.seconds(stage, rows) - extra)
 
     @property
@@ -173,7 +173,7 @@ class Scheduler(Generic[KeyT]):
         return EXTRA_TIME_SHARE * self.max_rows / len(self._images)
 
     def _is_pressed(self, key: KeyT) -> bool:
-        """Whether an image's job would meet its deadline alone, but not in the largest batches."""
+        """Return whether an image's job would meet its deadline alone, but not in the largest batches."""
         job = self._images[key].job
         time_left = job.due - self.clock
         return self._seconds_left(job, job.images) <= time_left < self._seconds_left(job, self.max_rows)

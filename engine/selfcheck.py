@@ -45,9 +45,9 @@ class Probe:
 def check_stack(stack: Stack) -> list[str]:
     """Doubts about the flags of a stack's networks, one line each; empty if there are none."""
     lines = []
-    for role, held in (("base", stack.base), ("upsampler", stack.upsampler)):
-        if held is not None:
-            lines += [f"{role}: {line}" for line in check_network(held.network, process_of(held))]
+    for role, loaded in (("base", stack.base), ("upsampler", stack.upsampler)):
+        if loaded is not None:
+            lines += [f"{role}: {line}" for line in check_network(loaded.network, process_of(loaded))]
     if stack.classifier is not None:
         lines += [f"classifier: {line}" for line in check_classifier(stack.classifier.network, process_of(stack.base))]
     return [f"{stack.name}, {line}" for line in lines]
@@ -64,7 +64,7 @@ def check_network(network: UNet, process: Process, seed: int = 0) -> list[str]:
         findings.append(f"at pure noise its eps agrees with the noise by {agreement:.3f}; 0.999 is usual")
     given, given_pure = _error(_eps(network, probe, process), probe), _error(eps, pure)
     groups = [{name: error / given for name, error in _other_readings(network, probe, pure, process)}]
-    if process.mean_type is MeanType.EPSILON:  # a network that predicts x0 says almost nothing about pure noise
+    if process.mean_type is MeanType.EPSILON:  # a network that predicts x0 has almost no information about pure noise
         groups.append({name: error / given_pure for name, error in _other_timesteps(network, pure, process)})
     # the first group that explains it, because a network that predicts x0 also finds other amounts at other timesteps
     for ratios in groups:
@@ -157,14 +157,14 @@ def _other_readings(network: UNet, probe: Probe, pure: Probe, process: Process) 
     A network that predicts x_0 of few kinds of pictures may err more on the probe's than its output does, read as eps.
     So it is read as eps only if it finds noise in pure noise, as a network that predicts eps does.
     """
-    for told, new_order, channels in _other_heads(network):
+    for reading, new_order, channels in _other_heads(network):
         with _heads(network, new_order, channels):
-            yield told, _error(_eps(network, probe, process), probe)
+            yield reading, _error(_eps(network, probe, process), probe)
     given_eps = process.mean_type is MeanType.EPSILON
     other = MeanType.START_X if given_eps else MeanType.EPSILON
-    told = "predict_xstart" if given_eps else "eps in place of predict_xstart"
+    reading = "predict_xstart" if given_eps else "eps in place of predict_xstart"
     if given_eps or _agreement(_predict(network, pure), pure) > NOISY_OUTPUT:
-        yield told, _error(_as_eps(_predict(network, probe), probe, other, grey=process.grey), probe)
+        yield reading, _error(_as_eps(_predict(network, probe), probe, other, grey=process.grey), probe)
 
 
 def _other_timesteps(network: UNet, pure: Probe, process: Process) -> Iterator[tuple[str, float]]:

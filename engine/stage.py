@@ -83,7 +83,7 @@ class Stage:
         if compiler is not None:
             self._network = compiler.compile(network, frozen=True)
             if guide is not None and isinstance(guide.module, NoisyClassifier):
-                # without its softmax: with few classes, a vector of a compiled loop would hold parts of several rows,
+                # without its softmax: with few classes, a vector of a compiled loop would span several rows,
                 # and a row's last digits would depend on its place in the batch
                 self._log_probabilities = classifier_log_probabilities(compiler.compile(guide.module))
         self.process = process
@@ -294,8 +294,9 @@ class Stage:
 
         On an asynchronous device nothing here waits for the results.
         If the device's memory does not suffice for the networks, the rows are computed in parts, and shapes that were
-        too large are given up. Raises: torch.OutOfMemoryError if the smallest shape is too large, or memory does not
-        suffice for tensors outside the networks.
+        too large are not used again.
+        Raises: torch.OutOfMemoryError if the smallest shape is too large, or memory does not suffice for tensors
+        outside the networks.
         """
         rows = torch.stack([each.table.rows[each.row] for each in batch]).float()  # on the host
         x, *others = network_inputs(batch, self.device)

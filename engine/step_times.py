@@ -14,7 +14,7 @@ class Timer(Protocol):
 
     @property
     def is_done(self) -> bool:
-        """Whether the device has reached the end."""
+        """Return whether the device has reached the end."""
 
     def wait(self) -> float:
         """Wait until the device reaches the end; return the seconds. Raises: torch.AcceleratorError if it is lost."""
@@ -63,5 +63,5 @@ def timer_on(device: torch.device) -> Timer:
 
 
 def is_asynchronous(device: torch.device) -> bool:
-    """Whether a device may still work when the call that launched the work has returned."""
+    """Return whether a device may still work when the call that launched the work has returned."""
     return device.type == "cuda"

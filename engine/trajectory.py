@@ -175,7 +175,7 @@ class Trajectory:
 
     @property
     def guided(self) -> bool:
-        """Whether the next step needs the classifier: only in the first stage, and not while encoding."""
+        """Return whether the next step needs the classifier: only in the first stage, and not while encoding."""
         request = self.request
         if self.plan.stage != request.plans[0].stage or self.plan.direction is Direction.ENCODE:
             return False

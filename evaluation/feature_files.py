@@ -90,11 +90,11 @@ class KeptFeatures:
         return sorted(self._batches.values(), key=lambda each: each["indices"][0])
 
     def has(self, key: str, sha256: str | None = None) -> bool:
-        """Whether a batch is stored, with the given hash of its pixels if there is one."""
+        """Return whether a batch is stored, with the given hash of its pixels if there is one."""
         batch = self._batches.get(key)
         return batch is not None and sha256 in (None, batch["sha256"])
 
-    def add(self, key: str, indices: Sequence[int], pixels: Tensor, said: Mapping[str, Any] | None = None) -> None:
+    def add(self, key: str, indices: Sequence[int], pixels: Tensor, extra: Mapping[str, Any] | None = None) -> None:
         """Measure a batch [n, 3, H, W] of uint8 and store it, unless it is stored. Raises: the extractor's errors."""
         sha256 = hashlib.sha256(pixels.contiguous().numpy().data).hexdigest()
         if self.has(key, sha256):
@@ -105,7 +105,7 @@ class KeptFeatures:
             self._write(name, indices, getattr(found, name))
         if self._thumbnails:
             self._write("thumbnails", indices, thumbnails(pixels).flatten(1))
-        line = {"key": key, "indices": list(indices), "sha256": sha256, "size": size, **(said or {})}
+        line = {"key": key, "indices": list(indices), "sha256": sha256, "size": size, **(extra or {})}
         with (self.folder / JOURNAL).open("ab") as journal:
             journal.write(json.dumps(line).encode() + b"\n")
         self._batches[key] = line

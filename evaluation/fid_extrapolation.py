@@ -38,8 +38,8 @@ def extrapolated(found: Sequence[tuple[int, float]]) -> float:
     """The extrapolated FID; may be below 0 if the distributions are equal."""
     count, distance = torch.tensor(found, dtype=torch.float64).unbind(1)
     inverse = 1 / count
-    away = inverse - inverse.mean()
-    slope = (away * distance).sum() / away.square().sum()
+    centred = inverse - inverse.mean()
+    slope = (centred * distance).sum() / centred.square().sum()
     return float(distance.mean() - slope * inverse.mean())
 
 

@@ -81,7 +81,7 @@ def figures_table(metrics: Mapping[str, Mapping[str, Any]]) -> str:
 def published_table() -> str:
     """Published rows, with their sources."""
     names = [each.name.replace("_", " ") for each in fields(Published)]
-    note = "Of other data and in Inception's features: they show the sizes of such figures, no more."
+    note = "These are of other data, in Inception's features: they show only the size of such figures."
     return f"<p>{note}</p>" + html_table(names, map(astuple, PUBLISHED))
 
 

@@ -25,7 +25,7 @@ def machine() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Of this project, torch and Python."""
+    """The versions of this project, torch and Python."""
     return {"adm-serve": version("adm-serve"), "torch": torch.__version__, "python": platform.python_version()}
 
 

@@ -207,5 +207,5 @@ def _balance_notes(ours: Draws, theirs: Draws | None) -> Iterator[str]:
     if balanced:
         yield (
             f"as many images of each class: {' and '.join(balanced)}; the intervals are of such sets, and KID, which "
-            "takes images as independent, lies too low"
+            "assumes independent images, is too low"
         )

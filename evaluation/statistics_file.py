@@ -28,7 +28,7 @@ FORMAT = 1
 PROVENANCE = "provenance.npy"
 FEATURE_ARRAYS = ("pooled", "spatial", "probabilities")
 LOCAL_HEADER = struct.Struct("<26xHH")  # of a zip's member: the lengths of its name and of its extra field
-SAID = ("source", "images", "size", "sha256")  # fields of every provenance
+FIELDS = ("source", "images", "size", "sha256")  # its fields in every file
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Measured:
 
 
 def holds_statistics(path: Path) -> bool:
-    """Whether a file is a statistics file. Raises: ValueError for a damaged .npz.
+    """Return whether a file is a statistics file. Raises: ValueError for a damaged .npz.
 
     Official reference files contain pictures and Inception's moments; they count as pictures, which are measured again.
     """
@@ -105,12 +105,12 @@ def _own(path: Path, arrays: Mapping[str, Any], extractor: Mapping[str, Any]) ->
     try:
         provenance: dict[str, Any] = json.loads(str(arrays["provenance"]))
         made_by, version = provenance["extractor"]["sha256"], provenance["format"]
-        for name in SAID:
+        for name in FIELDS:
             provenance[name]
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path}: its provenance is damaged ({error})") from error
     if version != FORMAT:
-        raise ValueError(f"{path}: is of format {version}, this version reads {FORMAT}; make it anew")
+        raise ValueError(f"{path}: is of format {version}, this version reads {FORMAT}; make it again")
     if made_by != extractor["sha256"]:
         other = f"{provenance['extractor'].get('file')} ({made_by})"
         raise ValueError(

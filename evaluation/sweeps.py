@@ -75,7 +75,7 @@ def recommended(cells: Sequence[Cell]) -> dict[str, dict[str, Any]]:
 
 
 def within_chance(best: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether the difference of two figures is within their intervals, assumed to be independent."""
+    """Return whether the difference of two figures is within their intervals, assumed to be independent."""
     if best["low"] is None or other["low"] is None:
         return bool(best["value"] == other["value"])
     half = math.hypot(*(max(each["value"] - each["low"], each["high"] - each["value"]) for each in (best, other)))

@@ -178,7 +178,7 @@ class Tuning:
 
     def _not_measured(self) -> Iterator[str]:
         if self._reference is None:
-            yield "eps_scale: the images that the base was trained on are not there any more"
+            yield "eps_scale: the base's training images no longer exist"
         if self._judge is None:
             yield "sampler, agreement and distance to real images: there is no judge, or there are no images"
             if self.stack.classifier is not None:

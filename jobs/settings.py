@@ -63,7 +63,7 @@ class Settings(BaseSettings):
     root_path: str = Field(
         default="",
         pattern=r"^(/[A-Za-z0-9._~-]+)*$",
-        description="path under which a proxy publishes the service, as /adm; the proxy may leave it on or take it off",
+        description="path under which a proxy publishes the service, as /adm; the proxy may forward or remove it",
     )
     trusted_proxies: Networks = Field(
         default=(),
@@ -76,7 +76,7 @@ class Settings(BaseSettings):
     client_seconds: float = Field(
         default=30,
         gt=0,
-        description="time a client has to send a request's headers and each 64 KiB of its body, and to take each "
+        description="time a client has to send a request's headers and each 64 KiB of its body, and to read each "
         "64 KiB of an answer",
     )
     max_header_bytes: int = Field(default=32_768, ge=1024, description="longest request line and headers, together")
@@ -93,12 +93,12 @@ class Settings(BaseSettings):
     max_unread_bytes: int = Field(
         default=256 << 20,
         ge=1 << 16,
-        description="answers that wait for their callers to read them, together; the largest are dropped",
+        description="unread bytes of all answers together; beyond it the connections with the most are closed",
     )
     max_incoming_bytes: int = Field(
         default=256 << 20,
         ge=1 << 20,
-        description="bodies of more than 64 KiB that are being received, together; more are refused",
+        description="bytes beyond 64 KiB of all bodies that are being received; more are refused",
     )
     # folders and addresses
     data: Path = Field(default=Path("data"), description="folder of Redis' log, images, caches and run/*.pid")
@@ -116,11 +116,11 @@ class Settings(BaseSettings):
     store_timeout_seconds: float = Field(
         default=STORE_TIMEOUT_SECONDS,
         gt=0,
-        description="longest time that one request to a bucket takes, its retries included",
+        description="time limit of one request to a bucket, including retries",
     )
     weights: Path = Field(
         default_factory=lambda: Path("weights") if Path("weights").is_dir() else SHIPPED_WEIGHTS,
-        description="folder that holds one folder of weights a stack; none: ./weights, or what was installed",
+        description="folder with a subfolder of weights for each stack; none: ./weights, or the installed one",
     )
     # a worker's pipelines, and how it computes
     pipelines: Names = Field(
@@ -143,32 +143,32 @@ class Settings(BaseSettings):
     )
     compile: Literal["auto", "yes", "no"] = Field(
         default="auto",
-        description="compile the networks, on a CPU, once for minutes; auto: where that was done before",
+        description="compile the networks on a CPU, which takes minutes once; auto: use code compiled earlier",
     )
     threads: int | None = Field(
         default=None,
         ge=1,
         description="CPU threads of the worker; none: a thread for each core, within a container's quota",
     )
-    max_rows: int = Field(default=32, ge=1, le=1024, description="images that share a step at most")
+    max_rows: int = Field(default=32, ge=1, le=1024, description="most images that share a step")
     # how long jobs and pipelines are kept, and leases of workers
     retention_seconds: int = Field(default=86400, ge=1, description="how long an ended job and its images are kept")
     pipeline_retention_seconds: int = Field(
         default=86400,
         ge=1,
-        description="how long a pipeline stays known, and its jobs are accepted, while no live worker holds it",
+        description="how long a pipeline without a live worker stays known, and its jobs are accepted",
     )
     fleet_refresh_seconds: float = Field(
-        default=0.5, ge=0, description="age at which the service reads anew what workers announced; 0: every time"
+        default=0.5, ge=0, description="age at which the service rereads the announcements of workers; 0: every time"
     )
-    lease_seconds: int = Field(default=45, ge=2, description="silence after which a worker's jobs are given to others")
+    lease_seconds: int = Field(default=45, ge=2, description="silence after which a worker's jobs are requeued")
     heartbeat_seconds: float = Field(
         default=5, gt=0, description="between two heartbeats of a worker; well below the lease"
     )
     worker_deaths_alone: int = Field(
         default=DEATHS_ALONE,
         ge=1,
-        description="deaths of workers at the furthest step of a job that ran alone that fail the job",
+        description="number of worker deaths, at the furthest step of a job that ran alone, after which it fails",
     )
     drain_seconds: float = Field(
         default=25, ge=0, description="a stopping worker finishes what it can within this time"
@@ -176,32 +176,32 @@ class Settings(BaseSettings):
     step_timeout_seconds: float = Field(
         default=STEP_TIMEOUT_SECONDS,
         gt=0,
-        description="a worker whose device is at one step for longer ends with status 70, so that it is started again",
+        description="a worker whose step takes longer ends with status 70, so that it is restarted",
     )
     checkpoint_seconds: float = Field(
-        default=60, ge=0, description="device time of a job between two checkpoints, from which others go on; 0: none"
+        default=60, ge=0, description="device time of a job between two checkpoints of it; 0: none"
     )
     audit_share: float = Field(
         default=0.01,
         ge=0,
         le=1,
-        description="share of its device time in which an idle worker takes steps again and compares bits; 0: none",
+        description="share of its device time that an idle worker spends on audits; 0: none",
     )
-    sweep_seconds: float = Field(default=60, gt=0, description="between two sweeps of the service for what has expired")
+    sweep_seconds: float = Field(default=60, gt=0, description="between two removals of expired data")
     # limits of the queue
     queue_limit_seconds: float = Field(
         default=3600,
         gt=0,
-        description="estimated work queued for the workers of a pipeline, of all that they hold, above which its jobs "
+        description="estimated work queued for the workers of a pipeline, of all their pipelines, above which its jobs "
         "are refused",
     )
     max_queued_jobs: int = Field(
-        default=10_000, ge=1, description="jobs that wait at once, above which further ones are refused"
+        default=10_000, ge=1, description="number of queued jobs above which further ones are refused"
     )
     max_jobs: int = Field(
         default=100_000,
         ge=1,
-        description="jobs that are kept, in whatever state, above which further ones are refused",
+        description="number of jobs in any state above which further ones are refused",
     )
     max_grid_cells: int = Field(
         default=64,
@@ -220,7 +220,7 @@ class Settings(BaseSettings):
         default=25_000_000, ge=1, le=89_000_000, description="largest picture that may be uploaded, decoded"
     )
     max_files_bytes: int = Field(
-        default=4 << 30, ge=1, description="what uploaded pictures that are kept have together; more are refused"
+        default=4 << 30, ge=1, description="bytes of all stored pictures together; more are refused"
     )
     decode_processes: int = Field(default=2, ge=1, description="uploaded pictures that are decoded at once")
     decode_cpu_seconds: int = Field(default=5, ge=1, description="processor time for decoding an uploaded picture")
@@ -234,7 +234,7 @@ class Settings(BaseSettings):
         "while receivers change from one to the next; none: no webhooks",
     )
     webhook_networks: Networks = Field(
-        default=(), description="networks beside public addresses that webhooks may go to, as 10.0.0.0/8"
+        default=(), description="networks that are allowed for webhooks beside public addresses, as 10.0.0.0/8"
     )
     webhooks_per_caller: int = Field(
         default=8, ge=1, le=32, description="webhooks of one caller's jobs that a service sends at once, of 32 in all"
@@ -249,17 +249,17 @@ class Settings(BaseSettings):
     quota_device_seconds: int | None = Field(
         default=None,
         ge=1,
-        description="estimated seconds of a device that a caller's jobs of a minute may cost; none: no quota",
+        description="estimated device seconds of the jobs that a caller may post in a minute; none: no quota",
     )
     quota_queued_seconds: int | None = Field(
         default=None,
         ge=1,
-        description="estimated seconds of a device that a caller's queued jobs may cost together; none: no quota",
+        description="estimated device seconds that all queued jobs of a caller may take together; none: no quota",
     )
     quota_files_bytes: int = Field(
         default=1 << 30,
         ge=1,
-        description="what the uploaded pictures that are kept of a caller of role user have together; more are refused",
+        description="bytes of all stored pictures of a caller of role user together; more are refused",
     )
     api_key: SecretStr | None = Field(default=None, description="key with which adm's own commands call the service")
     # logs
@@ -307,7 +307,7 @@ class Settings(BaseSettings):
 
     @property
     def serves_anonymous(self) -> bool:
-        """Whether callers need no key as long as no keys exist."""
+        """Return whether callers need no key as long as no keys exist."""
         return self.allow_anonymous or self.host in LOOPBACK_HOSTS
 
     @property

@@ -167,7 +167,7 @@ def _diffusion(folder: Path, entry: dict[str, Any], *, super_res: bool) -> Netwo
     process = _process(path, given)
     config = read_config(path)
     if not isinstance(config, UNetConfig) or config.super_res != super_res:
-        raise WeightsError(shown(path), f"holds another kind of network than {MANIFEST} says")
+        raise WeightsError(shown(path), f"contains another kind of network than {MANIFEST} states")
     joined = 2 if super_res else 1  # the low-resolution image is joined to x
     if config.in_channels != 3 * joined or config.out_channels not in (3, 6):
         needed = f"must take {3 * joined} channels and give 3, RGB, or 6 with a variance it learned"
@@ -179,16 +179,16 @@ def _diffusion(folder: Path, entry: dict[str, Any], *, super_res: bool) -> Netwo
 
 def _process(path: Path, given: Mapping[str, Any]) -> ProcessConfig:
     """The training process that a stack or a network's file states; both must agree. Raises: TypeError; ValueError."""
-    held = read_process(path) if path.is_file() else None
-    if held is None:
+    stated = read_process(path) if path.is_file() else None
+    if stated is None:
         for name in ("schedule", "num_timesteps"):
             if name not in given:
-                raise ValueError(f"{name} is missing: {path.name} does not say it")
+                raise ValueError(f"{name} is missing here and in {path.name}")
         return ProcessConfig(**given)
-    for name, value in asdict(held).items():
+    for name, value in asdict(stated).items():
         if name in given and given[name] != value:
             raise ValueError(f"{name} is {given[name]!r} here and {value!r} in {path.name}")
-    return held
+    return stated
 
 
 def _classifier(folder: Path, entry: dict[str, Any]) -> NetworkFile:
@@ -196,7 +196,7 @@ def _classifier(folder: Path, entry: dict[str, Any]) -> NetworkFile:
     path = folder / entry["file"]
     config = read_config(path)
     if not isinstance(config, ClassifierConfig):
-        raise WeightsError(shown(path), f"holds another kind of network than {MANIFEST} says")
+        raise WeightsError(shown(path), f"contains another kind of network than {MANIFEST} states")
     return NetworkFile(path, config)
 
 

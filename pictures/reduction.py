@@ -52,5 +52,5 @@ def halved(image: Image.Image, short_side_px: int) -> Image.Image:
 
 
 def is_halved(width: int, height: int, short_side_px: int) -> bool:
-    """Whether `halved` reduces a picture of this size."""
+    """Return whether `halved` reduces a picture of this size."""
     return min(width, height) >= 2 * short_side_px

@@ -14,8 +14,8 @@ OTHERS: tuple[Format, ...] = ("webp", "jpeg")  # formats other than PNG; in this
 def preferred_format(accept: Sequence[str]) -> Format:
     """The format for the lines of an Accept header.
 
-    The PNG is the image itself, and browsers save an answer under the PNG's name unless they ask for another format. So
-    a range such as `image/*` or `*/*` gives the PNG, and so does a header without any of the formats.
+    The PNG is the image itself, and browsers save an answer under the PNG's name. So another format is sent only to a
+    caller that names it: `image/*`, `*/*` and a header without any of the formats give the PNG.
     """
     weights: dict[str, float] = {}
     for each in ",".join(accept).split(","):

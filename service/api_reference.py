@@ -27,11 +27,11 @@ Written by `python -m service.api_reference` from the OpenAPI document, which a 
 with forms to try it at `/docs`. [Clients](clients.md) shows the Python package, the command line and OpenAI's client;
 [serving](serving.md) is about keys, quotas and limits.
 
-- **Keys**: once there is a key, a call sends `Authorization: Bearer KEY`. What is another caller's does not exist: 404.
+- **Keys**: once a key exists, every call sends `Authorization: Bearer KEY`. Another caller's objects answer 404.
 - **Errors** are `application/problem+json` (RFC 9457) with `type` (`urn:adm:problem:KIND`, or `about:blank` where the
-  status says all), `title`, `status`, `detail`, `instance` (the path of the call), and in `errors` each wrong field
+  status suffices), `title`, `status`, `detail`, `instance` (the path of the call), and in `errors` each wrong field
   with its JSON pointer. OpenAI's routes have OpenAI's envelope.
-- **Repeating a POST**: with the same `Idempotency-Key` and body it gives the job that it gave before.
+- **Repeating a POST**: with the same `Idempotency-Key` and body, it returns the job of the first call.
 - **Times** are Unix seconds, lengths of time are seconds.
 """
 # Answers that any call may get; a route's own table omits them.
@@ -44,9 +44,9 @@ COMMON = {
     "415": "the body is of another type, or compressed",
     "421": "the Host is not one of the service's (`ADM_HOSTS`)",
     "422": "a field, parameter or header has a wrong value",
-    "429": "above a quota; `Retry-After` says when to come again, unless the job is larger than it",
+    "429": "above a quota; `Retry-After` has the seconds to wait, unless the job is larger than the quota",
     "431": "the head is too large",
-    "503": "Redis is unavailable, the queue is full, or no worker is ready; `Retry-After` says when to try again",
+    "503": "Redis is unavailable, the queue is full, or no worker is ready; `Retry-After` has the seconds to wait",
 }
 
 

@@ -166,7 +166,7 @@ def refusal(request: Request, status: int, detail: str, error: str = "") -> Resp
 
 
 def is_open(path: str) -> bool:
-    """Whether a path may be called without a key, because it shows no caller's work."""
+    """Return whether a path may be called without a key, because it shows no caller's work."""
     return path in OPEN_PATHS or path.startswith(OPEN_BELOW)
 
 

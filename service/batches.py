@@ -14,7 +14,10 @@ MOST = 64  # calls per batch; later calls wait for the whole batch
 
 
 class Batches(Generic[Q, A]):
-    """Answers questions in batches on its own thread; those that come meanwhile are the next. For one event loop."""
+    """Answers questions in batches on its own thread; questions that arrive meanwhile form the next batch.
+
+    For one event loop.
+    """
 
     def __init__(self, answer_all: Callable[[Sequence[Q]], Sequence[A | Exception]]) -> None:
         self._answer_all = answer_all

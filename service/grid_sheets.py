@@ -82,11 +82,11 @@ def title_of(grid: Grid) -> str:
         return grid.id
     axes = {grid.x.field, "" if grid.y is None else grid.y.field}
     names = {class_of(each) for each in grid.cells} - {None}
-    said = {
+    settings = {
         "class_label": names.pop() if len(names) == 1 else None,
         "guidance_scale": f"scale {request.guidance_scale:g}" if request.guidance_scale else None,
         "steps": f"{request.steps} steps",
         "sampler": request.sampler,
         "seed": f"seed {request.seed}",
     }
-    return ", ".join([request.model, *(text for field, text in said.items() if text and field not in axes)])
+    return ", ".join([request.model, *(text for field, text in settings.items() if text and field not in axes)])

@@ -23,13 +23,13 @@ class Hosts:
         self._any_address = settings.host not in LOOPBACK_HOSTS
 
     def __contains__(self, host: str) -> bool:
-        """Whether a Host header's value is accepted; the port is ignored."""
+        """Return whether a Host header's value is accepted; the port is ignored."""
         name = PORT.sub("", host.lower())
         return self._any or name in self.names or (self._any_address and is_address(name))
 
 
 def is_address(name: str) -> bool:
-    """Whether a host is an IP address in the form of a URL."""
+    """Return whether a host is an IP address in the form of a URL."""
     try:
         return bool(ip_address(name.removeprefix("[").removesuffix("]")))
     except ValueError:
@@ -37,7 +37,7 @@ def is_address(name: str) -> bool:
 
 
 def is_same_origin(origin: str, host: str) -> bool:
-    """Whether an origin is that of the called host. The default port of a scheme may be omitted."""
+    """Return whether an origin is that of the called host. The default port of a scheme may be omitted."""
     scheme, _, place = origin.lower().partition("://")
     port = {"http": ":80", "https": ":443"}.get(scheme, "")
     return place != "" and place.removesuffix(port) == host.lower().removesuffix(port)

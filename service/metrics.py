@@ -120,7 +120,7 @@ def queue_families(queue: JobQueue) -> list[Metric]:
         ),
         gauge(
             "adm_queue_work_seconds",
-            "Time a pipeline's workers would take for its own queue alone; 0 until one has announced what a step costs",
+            "Time a pipeline's workers would take for its own queue alone; 0 until one has announced a step's time",
             ["pipeline", "priority"],
             [((each.pipeline, priority), estimator.own_seconds(each, priority) or 0) for each, priority in places],
         ),
@@ -133,9 +133,9 @@ def queue_families(queue: JobQueue) -> list[Metric]:
         ),
         gauge(
             "adm_pipeline_workers",
-            "Live workers that hold a pipeline",
+            "Live workers that serve a pipeline",
             ["pipeline"],
-            [((name,), len(fleet.holders(name))) for name in fleet.pipelines],
+            [((name,), len(fleet.workers_of(name))) for name in fleet.pipelines],
         ),
         gauge(
             "adm_worker_heartbeat_age_seconds",

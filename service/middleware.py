@@ -177,7 +177,7 @@ class Requests:
                 log.exception("failed")
                 if status:
                     raise  # the answer has begun, so the server must close the connection
-                answer = problem(Request(scope), 500, "the service failed; its log says more under this request's id")
+                answer = problem(Request(scope), 500, "the service failed; its log has the error, by the request's id")
                 await answer(scope, receive, send_with_headers)
             finally:
                 self._metrics.in_progress.dec()
@@ -228,8 +228,8 @@ class Requests:
             job = {"job_id": scope["path_params"]["job_id"]} if "job_id" in scope.get("path_params", {}) else {}
             asked_often = route in POLLED_ROUTES or scope["path"].startswith(PAGE_FILES)
             dull = asked_often and method in SAFE_METHODS and 200 <= status < 400
-            tell = log.debug if dull else log.info
-            tell(
+            write = log.debug if dull else log.info
+            write(
                 "request",
                 method=method,
                 path=scope["path"],

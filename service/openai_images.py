@@ -22,7 +22,7 @@ Partials = Annotated[int, Field(ge=0, le=MAX_PARTIAL_IMAGES)]
 
 
 class ImageFields(BaseModel):
-    """Fields of OpenAI's that all three calls have; what is neither among them nor one of a job's is refused."""
+    """OpenAI's fields of all three calls. A field that is neither among them nor a job's is refused."""
 
     model_config = ConfigDict(strict=True, extra="allow", frozen=True, allow_inf_nan=False)
     IGNORED: ClassVar[frozenset[str]] = frozenset({
@@ -191,7 +191,7 @@ class ImagesResponse(BaseModel):
 
 
 class ImageEvent(BaseModel):
-    """What a stream says of a picture: its preview, or the picture."""
+    """An event of a stream: a preview of an image, or the image."""
 
     type: str
     b64_json: str

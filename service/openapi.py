@@ -21,7 +21,7 @@ TO_STRANGERS = (401, 403)
 KEY = {
     "type": "http",
     "scheme": "bearer",
-    "description": "A key that `adm keys create` made. Needed once there is any; until then nobody needs one.",
+    "description": "A key that `adm keys create` made. Once a key exists, every caller needs one.",
 }
 TO_BODIES = (408, 413, 415)
 HEADERS = {
@@ -34,7 +34,7 @@ HEADERS = {
     "Vary": "the request's headers on which the answer depends",
     "Cache-Control": "for how long the answer may be kept",
     "Idempotency-Replayed": "`true`: the job was there already, under the same key",
-    "Preference-Applied": "`wait=N`: the answer was held until the job ended",
+    "Preference-Applied": "`wait=N`: the answer was delayed until the job ended",
     "X-ADM-Ignored-Fields": "fields of OpenAI's that were given and mean nothing here",
     "Content-Disposition": "a name for the file",
     "WWW-Authenticate": "how to give a key, and what is wrong with the one given (RFC 6750)",

@@ -64,8 +64,8 @@ class Probes:
     def _read_lack(self, workers: bool) -> str | None:
         if (fault := look(self._redis).fault) is not None:
             return fault
-        if not self._queue.fleet.read(fresh=True).holders(self._default_model) and workers:
-            return f"no worker holds the pipeline {self._default_model!r}"
+        if not self._queue.fleet.read(fresh=True).workers_of(self._default_model) and workers:
+            return f"no worker serves the pipeline {self._default_model!r}"
         return None
 
     def _read_health(self) -> Health:
@@ -75,7 +75,7 @@ class Probes:
         pipelines = [
             PipelineHealth(
                 id=name,
-                workers=[each.name for each in fleet.holders(name)],
+                workers=[each.name for each in fleet.workers_of(name)],
                 queued=sum(backlogs.of(name).lengths.values()),
             )
             for name in names

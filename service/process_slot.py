@@ -13,7 +13,7 @@ class Slot:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process does the work that only one process of a service does: upkeep and webhooks."""
+        """Return whether this process does the work that only one process of a service does: upkeep and webhooks."""
         return self.index == 0
 
     @property

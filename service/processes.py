@@ -22,7 +22,7 @@ import structlog
 from jobs import logs
 from jobs.settings import Settings
 from service.process_slot import Slot
-from service.serving import STOP_SECONDS, said, serve
+from service.serving import STOP_SECONDS, error_line, serve
 
 log = structlog.get_logger("service.processes")
 
@@ -159,7 +159,7 @@ def serve_at(settings: Settings, listener: socket.socket, slot: Slot, report: Co
         try:
             serve(settings, listener, slot, lambda cause: report.send(cause[:CAUSE_CHARACTERS]))
         except Exception as error:
-            report.send(said(error)[:CAUSE_CHARACTERS])
+            report.send(error_line(error)[:CAUSE_CHARACTERS])
             raise
 
 

@@ -1,6 +1,6 @@
 """uvicorn's HTTP protocol with limits on the memory and time that a client can use.
 
-docs/decisions/0016-http-server.md compares servers and says why the limits are here.
+docs/decisions/0016-http-server.md compares servers and gives the reasons for the limits.
 """
 
 import asyncio
@@ -212,9 +212,9 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _bound_unread(self) -> None:
         """End the connections with the most unread bytes, while all together exceed the limit."""
-        held_bytes = {each: each.transport.get_write_buffer_size() for each in self.unread}
-        total_bytes = sum(held_bytes.values())
-        for each, num_bytes in sorted(held_bytes.items(), key=lambda held: held[1], reverse=True):
+        unread_bytes = {each: each.transport.get_write_buffer_size() for each in self.unread}
+        total_bytes = sum(unread_bytes.values())
+        for each, num_bytes in sorted(unread_bytes.items(), key=lambda entry: entry[1], reverse=True):
             if total_bytes <= self.limits.max_unread_bytes:
                 return
             log.warning(

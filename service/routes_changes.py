@@ -19,10 +19,11 @@ router = APIRouter(prefix="/v1/workers/changes", tags=["models"])
     responses={202: with_headers("Location"), **documented(404, 422, 503)},
 )
 def create_change(body: ChangeRequest, service: ServiceDep, request: Request, response: Response) -> PipelineChange:
-    """A worker reads it with its next heartbeat, takes no job from then on, finishes those that it has, and changes.
+    """A worker reads the change with its next heartbeat. From then on it claims no job. It finishes its jobs, and then
+    loads or unloads the pipeline.
 
-    It refuses what it cannot do before it changes anything: an unknown pipeline, too little memory, its only pipeline.
-    What it holds lasts until its end; at its start a worker holds what ADM_PIPELINES says.
+    Before it alters anything, it refuses what it cannot do: an unknown pipeline, too little memory, to unload its only
+    pipeline. A change lasts until the worker ends; at its start a worker loads the pipelines of ADM_PIPELINES.
     """
     workers = asked_workers(service.queue.fleet.read(fresh=True), body)
     change = Changes(service.redis).ask(body, workers, service.queue.ledger.now())
@@ -31,7 +32,7 @@ def create_change(body: ChangeRequest, service: ServiceDep, request: Request, re
     return change
 
 
-@router.get("/{change_id}", summary="How far workers are with a change", responses=documented(404, 503))
+@router.get("/{change_id}", summary="The progress of workers with a change", responses=documented(404, 503))
 def get_change(change_id: str, service: ServiceDep) -> PipelineChange:
     live = {each.name for each in service.queue.fleet.read(fresh=True).workers}
     change = Changes(service.redis).read(change_id, live)
@@ -50,7 +51,7 @@ def asked_workers(fleet: Fleet, asked: ChangeRequest) -> list[str]:
         return [asked.worker]
     if not live:
         raise RefusedError(ErrorKind.UNKNOWN_WORKER, "no worker is live; start one")
-    holders = [each.name for each in fleet.holders(asked.model)]
-    if asked.action == "unload" and not holders:
-        raise RefusedError(ErrorKind.UNKNOWN_MODEL, f"no live worker holds {asked.model!r}")
-    return holders if asked.action == "unload" else live
+    workers = [each.name for each in fleet.workers_of(asked.model)]
+    if asked.action == "unload" and not workers:
+        raise RefusedError(ErrorKind.UNKNOWN_MODEL, f"no live worker serves {asked.model!r}")
+    return workers if asked.action == "unload" else live

@@ -33,15 +33,15 @@ router = APIRouter(prefix=PREFIX, tags=["files"])
 
 MAX_FRAMING_BYTES = 65_536  # of a multipart body, beside the file
 PATIENCE_SECONDS = 30.0  # longest wait for the decoding of others' pictures
-MOST_FIELDS, MOST_FIELD_BYTES = 4, 1024  # of a form, beside the file: the parser holds them in memory
+MOST_FIELDS, MOST_FIELD_BYTES = 4, 1024  # of a form, beside the file: the parser keeps them in memory
 MEMORY_BYTES = 1 << 20  # of a body in memory; the rest is spooled to disk
 BINARY = {"type": "string", "format": "binary"}
 PICTURES = ("image/png", "image/jpeg", "image/webp")
 BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "description": "A PNG, JPEG or WebP picture. Its bytes say which; any other type of a body than "
-        "multipart/form-data counts as the picture itself.",
+        "description": "A PNG, JPEG or WebP picture; its format is detected from its bytes. A body of any type "
+        "other than multipart/form-data is the picture itself.",
         "content": {
             "multipart/form-data": {
                 "schema": {
@@ -59,7 +59,7 @@ BODY: dict[str, Any] = {
 PNG: dict[int | str, dict[str, Any]] = {
     200: {"description": "The PNG", "content": {"image/png": {"schema": BINARY}}}
     | with_headers("ETag", "Cache-Control"),
-    304: {"description": "As the caller holds it"} | with_headers("ETag", "Cache-Control"),
+    304: {"description": "The caller's copy is current"} | with_headers("ETag", "Cache-Control"),
 }
 
 

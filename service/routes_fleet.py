@@ -21,7 +21,7 @@ from service.state import ServiceDep
 router = APIRouter(prefix="/v1", tags=["models"])
 CONDITIONAL: dict[int | str, dict[str, Any]] = {
     200: with_headers("ETag", "Cache-Control"),
-    304: {"description": "As the caller holds it"} | with_headers("ETag", "Cache-Control"),
+    304: {"description": "The caller's copy is current"} | with_headers("ETag", "Cache-Control"),
 }
 
 
@@ -29,7 +29,7 @@ class ModelView(PipelineInfo):
     object: Literal["model"] = "model"
     created: int = Field(default=0, description="for OpenAI's clients, as owned_by is; always 0: not known")
     owned_by: str = "adm"
-    workers: list[str]  # live workers that hold it; without one, its jobs wait until they expire
+    workers: list[str]  # live workers that serve it; without one, its jobs wait until they expire
 
 
 class ModelList(BaseModel):
@@ -38,7 +38,7 @@ class ModelList(BaseModel):
 
 
 class CallerView(BaseModel):
-    """Who calls."""
+    """The caller of this request."""
 
     object: Literal["caller"] = "caller"
     id: str | None = Field(description="null where nobody needs a key")
@@ -54,7 +54,7 @@ class WorkerList(BaseModel):
 @router.get(
     "/models",
     response_model=ModelList,
-    summary="Pipelines, and which workers hold them",
+    summary="Pipelines, and the workers that serve them",
     responses={**CONDITIONAL, **documented(503)},
 )
 def list_models(service: ServiceDep, if_none_match: Annotated[str | None, Header()] = None) -> Response:
@@ -75,7 +75,7 @@ def get_model(name: str, service: ServiceDep) -> ModelView:
 @router.get(
     "/models/{name}/sweep",
     response_model=Sweep,
-    summary="Quality and diversity of a pipeline's images by its settings, where its workers have a sweep",
+    summary="Quality and diversity of a pipeline's images by settings, if a sweep is stored beside its weights",
     responses={**CONDITIONAL, **documented(404, 503)},
 )
 def get_sweep(name: str, service: ServiceDep, if_none_match: Annotated[str | None, Header()] = None) -> Response:
@@ -83,7 +83,7 @@ def get_sweep(name: str, service: ServiceDep, if_none_match: Annotated[str | Non
         raise RefusedError(ErrorKind.UNKNOWN_MODEL, f"no model {name[:128]!r}")
     sweep = service.queue.fleet.sweep(name)
     if sweep is None:
-        raise RefusedError(ErrorKind.UNKNOWN_SWEEP, f"no sweep is kept with {name!r}; adm evaluate keep does that")
+        raise RefusedError(ErrorKind.UNKNOWN_SWEEP, f"no sweep is stored with {name!r}; adm evaluate keep stores one")
     return answer_json(sweep.model_dump_json().encode(), if_none_match)
 
 
@@ -98,11 +98,11 @@ async def get_queue(service: ServiceDep) -> QueueLoad:
     return await run_in_threadpool(lambda: service.queue.loads.read(callers, service.queue.ledger.now()))
 
 
-@router.get("/caller", summary="Who calls, and in which role", responses=documented(503))
+@router.get("/caller", summary="The caller of this request, and its role", responses=documented(503))
 async def get_caller_view(service: ServiceDep, caller: CallerDep) -> CallerView:
     name = (await service.keyring.read()).name_of(caller)
     return CallerView(id=caller.id or None, name=name, role=caller.role)
 
 
 def model_view(fleet: Fleet, pipeline: PipelineInfo) -> ModelView:
-    return ModelView(**dict(pipeline), workers=[each.name for each in fleet.holders(pipeline.id)])
+    return ModelView(**dict(pipeline), workers=[each.name for each in fleet.workers_of(pipeline.id)])

@@ -147,7 +147,7 @@ async def get_sheet(
     size: Annotated[int | None, SIZE] = None,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
-    """A cell without an image says what became of its job. The cells' own PNGs are the images; the sheet is a view."""
+    """A cell without an image shows the status of its job. The cells' own PNGs are the images; the sheet is a view."""
     grid = await run_in_threadpool(service.queue.grid, grid_id, caller)
     if grid.sheet_url is None:
         detail = f"{grid.ended} of {len(grid.cells)} cells of grid {grid_id} have ended; its sheet needs all of them"

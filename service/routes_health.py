@@ -26,7 +26,7 @@ async def livez() -> Ok:
 async def readyz(
     request: Request,
     service: ServiceDep,
-    workers: Annotated[bool, Query(description="ask too that a live worker holds the default pipeline")] = False,
+    workers: Annotated[bool, Query(description="also require a live worker for the default pipeline")] = False,
 ) -> Any:
     lacks = await service.probes.what_is_lacking(workers)
     return Ok() if lacks is None else unavailable(request, lacks)

@@ -27,11 +27,11 @@ BINARY = {"type": "string", "format": "binary"}
 HEADERS = with_headers("ETag", "Cache-Control", "Vary")
 IMAGE: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "The PNG; WebP or JPEG where Accept prefers one of them to it by name",
+        "description": "The PNG; WebP or JPEG if Accept names one of them and prefers it",
         "content": {f"image/{name}": {"schema": BINARY} for name in ("png", "webp", "jpeg")},
     }
     | HEADERS,
-    304: {"description": "As the caller holds it"} | HEADERS,
+    304: {"description": "The caller's copy is current"} | HEADERS,
 }
 
 
@@ -52,7 +52,7 @@ SIZE = Query(
 
 @router.get(
     "/{job_id}/images/{index}",
-    summary="An image, as soon as its event was sent",
+    summary="An image, available from its `image` event on",
     response_class=Response,
     responses={**IMAGE, **documented(404, 409, 422, 503)},
 )

@@ -39,7 +39,7 @@ MAX_WAIT_SECONDS = 60
 MAX_KEY_LENGTH = 255
 PREFERENCE = re.compile(r'(?:[^,"]|"(?:\\.|[^"\\])*"?)+')  # a comma within quotes does not separate
 PREFERRED_WAIT = re.compile(r'\s*wait\s*=\s*("?)(\d{1,99})\1\s*(?:;.*)?', re.IGNORECASE)
-WAIT = Query(ge=0, description="seconds to hold the answer until the job ends; above 60 counts as 60")
+WAIT = Query(ge=0, description="longest wait for the job's end before the answer, in seconds; above 60 counts as 60")
 BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -227,7 +227,7 @@ def refuse_other_than_json(request: Request) -> None:
 
 
 def has_items(body: bytes) -> bool:
-    """Whether a body is an object with `items`; the first line avoids parsing most bodies twice."""
+    """Return whether a body is an object with `items`; the first line avoids parsing most bodies twice."""
     if b"items" not in body and b"\\" not in body:
         return False
     try:

@@ -28,7 +28,7 @@ LIMIT = unless_empty(PAGE_LIMIT, {"type": "integer", "minimum": 1, "maximum": 10
 AFTER = unless_empty(None, {"type": "string", "pattern": f"^{keys.INDEX_MEMBER.pattern}$"})
 Pair = Annotated[str, StringConstraints(pattern="^[^=]+=", max_length=64 + 1 + 512)]
 METADATA = Query(max_length=16, description="`key=value` of the job's metadata; given several times: all of them")
-MINE = Query(description="`true`: the caller's own jobs alone, which makes a difference for operators")
+MINE = Query(description="`true`: only the caller's own jobs; operators see all jobs otherwise")
 
 
 @router.get("", summary="Jobs, newest first", responses=documented(422, 503))
@@ -43,7 +43,7 @@ def list_jobs(
     metadata: Annotated[list[Pair] | None, METADATA] = None,
     mine: Annotated[Literal["true", "false", ""], MINE] = "false",
 ) -> JobPage:
-    """A call reads 500 jobs at most, so a page of a filtered list may hold fewer jobs than `limit`, or none. A page has
-    1 MiB at most, so one of large jobs may hold fewer, too. The list goes on for as long as it says `has_more`."""
+    """A call reads 500 jobs at most, so a page of a filtered list may have fewer jobs than `limit`, or none. A page has
+    1 MiB at most, so a page of large jobs may have fewer, too. More pages follow as long as `has_more` is true."""
     wanted = JobFilter(model or None, class_label or None, tuple(metadata or ()))
     return service.queue.page(status, limit, after, caller, mine=mine == "true", wanted=wanted)

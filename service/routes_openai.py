@@ -269,5 +269,5 @@ def failure(job: Job) -> tuple[int, dict[str, Any]]:
     status = FAILED_STATUS.get(job.status, 503)
     if job.error is not None:
         return status, envelope_content(status, job.error.detail, job.error.kind, None)
-    detail = f"job {job.id} was {job.status}" if job.status.is_final else "the service cannot say how the job ends"
+    detail = f"job {job.id} was {job.status}" if job.status.is_final else f"job {job.id} has not ended"
     return status, envelope_content(status, detail, f"job-{job.status}", None)

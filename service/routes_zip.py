@@ -32,7 +32,7 @@ ZIP: dict[int | str, dict[str, Any]] = {
         "content": {"application/zip": {"schema": {"type": "string", "format": "binary"}}},
     }
     | with_headers("ETag", "Cache-Control", "Content-Disposition"),
-    304: {"description": "As the caller holds it"} | with_headers("ETag", "Cache-Control"),
+    304: {"description": "The caller's copy is current"} | with_headers("ETag", "Cache-Control"),
 }
 
 
@@ -98,7 +98,7 @@ async def get_chosen_zip(
     image: Annotated[list[ChosenImage], CHOSEN],
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
-    """In the archive each job has a folder. If one of the images is not there (yet), the call fails."""
+    """The archive has a folder for each job. The call fails if one of the images does not exist (yet)."""
     chosen = dict.fromkeys((job_id, int(index)) for job_id, _, index in (each.partition("/") for each in image))
     places = [Asked(each, caller) for each in dict.fromkeys(job_id for job_id, _ in chosen)]
     jobs = {each.id: each for each in await asyncio.gather(*map(service.lookups.ask, places))}

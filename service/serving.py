@@ -18,7 +18,7 @@ from service.protocol import Limits, limited
 from service.state import Service
 from tracing import recording
 
-STOP_SECONDS = 5  # requests are cut after that; streams and waiting answers end at once
+STOP_SECONDS = 5  # for requests in progress, which are then aborted; streams and waiting answers end at once
 MANY_FILES = 65_536  # if the system sets no limit
 M_ARENA_MAX = -8  # of malloc.h
 Report = Callable[[str], None]
@@ -36,7 +36,7 @@ class Server(uvicorn.Server):
         try:
             await super().startup(sockets)
         except SystemExit:  # uvicorn has logged the reason why the application did not start
-            self._report(said(getattr(self._app.state, START_FAILURE, None)))
+            self._report(error_line(getattr(self._app.state, START_FAILURE, None)))
             raise
         self._report("")
 
@@ -47,7 +47,7 @@ class Server(uvicorn.Server):
 
 
 def serve(settings: Settings, listener: socket.socket, slot: Slot, report: Report = lambda _: None) -> None:
-    """Serve until SIGTERM or SIGINT; return when all requests have been answered or cut.
+    """Serve until SIGTERM or SIGINT; return when all requests have been answered or aborted.
 
     report is called once: with "" when the application serves, or with the reason why it cannot start.
     """
@@ -87,7 +87,7 @@ def serve(settings: Settings, listener: socket.socket, slot: Slot, report: Repor
     Server(config, app, report).run(sockets=[listener])
 
 
-def said(error: BaseException | None) -> str:
+def error_line(error: BaseException | None) -> str:
     """An error in one line."""
     return "the application did not start" if error is None else f"{type(error).__name__}: {error}"
 

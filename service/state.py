@@ -18,7 +18,7 @@ from jobs.queue.events import Event, Place, read_events
 from jobs.queue.record import Record
 from jobs.queue.retirement import Retirement
 from jobs.queue.server import SOCKET_SECONDS, connect_redis
-from jobs.queue.sweep import Sweeper
+from jobs.queue.sweep import Cleaner
 from jobs.settings import Settings
 from jobs.storage.images import ImageStore
 from service.authentication import KeyringReader
@@ -69,7 +69,7 @@ def connect(settings: Settings, metrics: Metrics, slot: Slot) -> Service:
     )
     images = ImageStore(settings.store_address, settings.store_timeout_seconds, metrics.store.note)
     queue = JobQueue(redis, settings, images)
-    sweeper = Sweeper(redis, queue.ledger, images, queue.files, settings.lease_seconds)
+    cleaner = Cleaner(redis, queue.ledger, images, queue.files, settings.lease_seconds)
     retirement = Retirement(redis, queue.ledger, queue.fleet, settings.pipeline_retention_seconds)
     process_metrics = ProcessMetrics(redis, metrics, slot)
     return Service(
@@ -78,7 +78,7 @@ def connect(settings: Settings, metrics: Metrics, slot: Slot) -> Service:
         async_redis=async_redis,
         keyring=KeyringReader(async_redis, settings.data / NEEDED),
         queue=queue,
-        upkeep=Upkeep(sweeper, retirement, settings.sweep_seconds),
+        upkeep=Upkeep(cleaner, retirement, settings.sweep_seconds),
         webhooks=WebhookSender(queue.webhooks, queue, settings, metrics),
         hub=Hub(async_redis),
         metrics=metrics,

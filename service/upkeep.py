@@ -9,7 +9,7 @@ from redis.exceptions import RedisError
 
 from jobs.contract.errors import UnavailableError
 from jobs.queue.retirement import Retirement
-from jobs.queue.sweep import Sweeper
+from jobs.queue.sweep import Cleaner
 
 log = structlog.get_logger("service.upkeep")
 
@@ -18,10 +18,10 @@ STORE_SWEEP_SECONDS = 3600  # for all services together, because it lists the wh
 
 
 class Upkeep:
-    """Runs the upkeep. Any number of services may do so at once."""
+    """Runs the upkeep. Any number of services may run it at the same time."""
 
-    def __init__(self, sweeper: Sweeper, retirement: Retirement, sweep_seconds: float) -> None:
-        self._sweeper, self._retirement, self._sweep_seconds = sweeper, retirement, sweep_seconds
+    def __init__(self, cleaner: Cleaner, retirement: Retirement, sweep_seconds: float) -> None:
+        self._cleaner, self._retirement, self._sweep_seconds = cleaner, retirement, sweep_seconds
 
     async def run(self) -> None:
         """Run until cancelled; jobs expire in time even if a slow store delays the sweep."""
@@ -31,7 +31,7 @@ class Upkeep:
         )
 
     def tick(self) -> None:
-        expired, recovered = self._sweeper.expire_jobs(), self._sweeper.recover_jobs()
+        expired, recovered = self._cleaner.expire_jobs(), self._cleaner.recover_jobs()
         if expired or recovered:
             log.info("jobs_timed_out", expired=expired, recovered=recovered)
 
@@ -41,14 +41,14 @@ class Upkeep:
             log.info("retired", pipelines=pipelines, workers=workers)
 
     def sweep(self) -> None:
-        removed = self._sweeper.remove_ended()
-        self._sweeper.trim_registries()
+        removed = self._cleaner.remove_ended()
+        self._cleaner.trim_registries()
         if removed:
             log.info("swept", jobs=removed)
 
     def sweep_store(self) -> None:
-        if self._sweeper.first_within(STORE_SWEEP_SECONDS):
-            images, files = self._sweeper.remove_unpublished_images(), self._sweeper.remove_stray_files()
+        if self._cleaner.first_within(STORE_SWEEP_SECONDS):
+            images, files = self._cleaner.remove_unpublished_images(), self._cleaner.remove_stray_files()
             if images or files:
                 log.info("store_swept", unpublished_images=images, expired_files=files)
 

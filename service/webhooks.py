@@ -97,8 +97,8 @@ class WebhookSender:
     def _choose(self, due: Sequence[Delivery]) -> Choice:
         """Choose deliveries for the room, of each host and caller no more than its share.
 
-        Deliveries above a share are delayed, later ones for longer, so that many deliveries of one caller are not
-        before those of others at every look.
+        Deliveries above a share are delayed, later ones for longer. Otherwise many deliveries of one caller would be
+        found before those of others each time.
         """
         taken = Counter(share for each in list(self._sending.values()) for share, _ in self._shares(each))
         room, waiting = MOST_AT_ONCE - len(self._sending), Counter[Share]()
@@ -166,7 +166,7 @@ class WebhookSender:
                 try:
                     target = urljoin(url, location)
                 except ValueError as error:
-                    raise TargetError("the receiver redirects to what is no URL") from error
+                    raise TargetError("the receiver redirects to an invalid URL") from error
                 if url.startswith("https:") and not target.startswith("https:"):
                     raise RejectedError("the receiver redirects from https to another scheme")
                 url = target
@@ -211,7 +211,7 @@ class WebhookSender:
             raise TargetError("the receiver's name cannot be resolved") from error
         addresses = [ip_address(str(each[4][0]).partition("%")[0]) for each in found]
         if not addresses or not all(map(self._targets.allows, addresses)):
-            raise TargetError("the receiver's name resolves to an address that webhooks do not go to")
+            raise TargetError("the receiver's name resolves to an address that is not allowed for webhooks")
         return str(addresses[0])
 
     def _body(self, delivery: Delivery) -> bytes:

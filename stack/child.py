@@ -16,7 +16,7 @@ from stack.log import LineSplitter, Log
 
 HASTENED_SECONDS = 1.0  # time for a child after the second Ctrl-C
 PROBE_SECONDS = 0.2  # between two readiness probes of a starting child
-OUTPUT_SECONDS = 1.0  # for the last lines of a dead child whose own children may hold its pipe open
+OUTPUT_SECONDS = 1.0  # for the last lines of a dead child whose own children may keep its pipe open
 
 
 @dataclass(frozen=True)

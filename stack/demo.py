@@ -121,7 +121,7 @@ async def running_stack(
 def last_words(name: str, log_path: Path) -> str:
     """The last line that a child has written."""
     lines = [line for line in log_path.read_text().splitlines() if line.startswith(name)]
-    return lines[-1].partition("| ")[2] if lines else "it said nothing"
+    return lines[-1].partition("| ")[2] if lines else "it printed nothing"
 
 
 async def make_images(client: httpx2.AsyncClient, model_id: str, console: Console) -> tuple[list[Outcome], str]:

@@ -93,13 +93,13 @@ def child_specs(settings: Settings) -> list[ChildSpec]:
     """Service, worker and, unless ADM_REDIS_URL names another, Redis: in the order of stopping."""
     name = worker_name(settings)
     pretty = {"log_format": "pretty"} if settings.log_format == "auto" and sys.stderr.isatty() else {}
-    told = environment(settings.model_copy(update={"worker_name": name, **pretty}))
+    child_environment = environment(settings.model_copy(update={"worker_name": name, **pretty}))
     adm = (sys.executable, "-m", "cli")
     specs = [
         ChildSpec(
             name="service",
             command=(*adm, "service"),
-            environment=told,
+            environment=child_environment,
             is_ready=service_answers(settings),
             stop_seconds=SERVICE_STOP_SECONDS,
         ),
@@ -107,7 +107,7 @@ def child_specs(settings: Settings) -> list[ChildSpec]:
             name="worker",
             pid_name=f"worker-{name}",
             command=(*adm, "worker"),
-            environment=told,
+            environment=child_environment,
             is_ready=worker_beats(settings, name),
             stop_seconds=settings.drain_seconds + DRAIN_MARGIN_SECONDS,
         ),
@@ -160,7 +160,7 @@ def server_binary() -> Path:
 
 
 def redis_answers(address: str) -> Callable[[float], Awaitable[bool]]:
-    """Whether a server has read its log and answers."""
+    """Return whether a server has read its log and answers."""
 
     def answers(_: float) -> bool:
         with connect_redis(address) as client:
@@ -173,7 +173,7 @@ def redis_answers(address: str) -> Callable[[float], Awaitable[bool]]:
 
 
 def service_answers(settings: Settings) -> Callable[[float], Awaitable[bool]]:
-    """Whether the service is ready: /readyz answers 200."""
+    """Return whether the service is ready: /readyz answers 200."""
 
     def answers(_: float) -> bool:
         connection = http.client.HTTPConnection(local_host(settings), settings.port, timeout=PROBE_TIMEOUT_SECONDS)
@@ -189,7 +189,7 @@ def service_answers(settings: Settings) -> Callable[[float], Awaitable[bool]]:
 
 
 def worker_beats(settings: Settings, name: str) -> Callable[[float], Awaitable[bool]]:
-    """Whether the worker with this name has sent a heartbeat since its start; an earlier process' does not count."""
+    """Return whether the worker with this name has sent a heartbeat since its start; one before does not count."""
 
     def beats(started_at: float) -> bool:
         with connect_redis(settings.redis_address) as client:

@@ -85,7 +85,7 @@ def check_store(settings: Settings) -> Finding:
             "store", "fault", f"{shown}: {reason}; check ADM_STORE, its rights and, for s3://, AWS_ variables"
         )
     if found != data:
-        return Finding("store", "fault", f"{shown} gives back other bytes than were written: use another ADM_STORE")
+        return Finding("store", "fault", f"{shown} returns other bytes than were written: use another ADM_STORE")
     milliseconds = (time.monotonic() - started) * 1000
     return Finding("store", "ok", f"{shown}: wrote, read and deleted an object in {milliseconds:.0f} ms")
 

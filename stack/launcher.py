@@ -6,7 +6,7 @@ between fork and exec, where a lock of another thread is never released.
 
 The pid stays the same through exec, and so do the two things set up here:
 
-- the lock on the pid file, held by an inherited descriptor until the program and all its children have ended. A pid
+- the lock on the pid file, kept by an inherited descriptor until the program and all its children have ended. A pid
   alone may be stale or belong to another process; a lock cannot, and the next stack on the folder waits for it.
 - on Linux, the parent-death signal: if the supervisor is killed with -9, its children get SIGKILL, because nothing
   could shorten a slow drain, and every program of the stack tolerates a kill at any time.

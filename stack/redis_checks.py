@@ -169,5 +169,5 @@ def judge_clock(ahead_seconds: float) -> Finding:
     if abs(ahead_seconds) <= SKEW_SECONDS:
         return Finding(CLOCK_CHECK, "ok", f"within {SKEW_SECONDS:g} s of Redis' ({ahead_seconds:+.3f} s)")
     way = "ahead of" if ahead_seconds > 0 else "behind"
-    told = f"Redis' clock is {abs(ahead_seconds):.1f} s {way} this machine's"
-    return Finding(CLOCK_CHECK, "warning", f"{told}: jobs carry Redis' time, logs this machine's; set both by NTP")
+    skew = f"Redis' clock is {abs(ahead_seconds):.1f} s {way} this machine's"
+    return Finding(CLOCK_CHECK, "warning", f"{skew}: jobs have Redis' time, logs this machine's; set both by NTP")

@@ -15,14 +15,14 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class StackError(Exception):
-    """The stack cannot start here; the message is one line that says what to change."""
+    """The stack cannot start here; the message is one line with the change that is needed."""
 
 
 @contextlib.contextmanager
 def sole_owner(run_dir: Path) -> Iterator[None]:
     """Lock the folder within the block, so that two stacks cannot share it.
 
-    Raises: StackError when another process holds it, or the folder cannot be written.
+    Raises: StackError when another process has locked it, or the folder cannot be written.
     """
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
@@ -105,7 +105,7 @@ async def run_until_signalled(supervisor: Supervisor, log: Log, while_running: C
     beside = [asyncio.create_task(supervisor.start()), asyncio.create_task(while_running), stopped, hopeless]
     try:
         await asyncio.wait({stopped, hopeless}, return_when=asyncio.FIRST_COMPLETED)
-        log.line("stack", "stopping; Ctrl-C once more hastens it")
+        log.line("stack", "stopping; another Ctrl-C stops faster")
     finally:
         for task in beside:
             task.cancel()

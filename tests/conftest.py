@@ -1,4 +1,4 @@
-"""What tests share: one real Redis (Valkey) on a unix socket, emptied before each test that uses it; a real bucket."""
+"""Shared fixtures: one real Redis (Valkey) on a unix socket, emptied before each test that uses it; a real bucket."""
 
 import contextlib
 import os
@@ -34,7 +34,7 @@ hypothesis.settings.load_profile("repeatable")
 
 
 class RedisServer:
-    """A real server that a test may stop and start again; its data survives that, if it was told to keep them."""
+    """A real server that a test may stop and start again; its data survive if it is set to keep them."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -52,7 +52,7 @@ class RedisServer:
             client.ping()
 
     def stop(self) -> None:
-        """Kill it, once its file holds what it has answered; writing is put off for seconds while that is synced."""
+        """Kill it once its file has all answered writes; a running sync may delay a write for seconds."""
         assert self._process is not None
         with contextlib.suppress(RedisError), Redis.from_url(self.address, socket_timeout=5) as client:
             client.execute_command("WAITAOF", 1, 0, 4000)
@@ -96,7 +96,7 @@ def redis(redis_server: RedisServer) -> Iterator[Redis]:
 
 @pytest.fixture
 def proxy(redis_server: RedisServer) -> Iterator[Proxy]:
-    """Stands before that Redis, and has accidents when it is told to."""
+    """A proxy before that Redis, with faults on request."""
     proxy = Proxy(redis_server.folder / "proxy.sock", redis_server.socket)
     proxy.start()
     yield proxy
@@ -113,7 +113,7 @@ def store_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreServ
 
 @pytest.fixture
 def store_proxy(store_server: StoreServer) -> Iterator[StoreProxy]:
-    """Stands before that server, and has faults when it is told to."""
+    """A proxy before that server, with faults on request."""
     proxy = StoreProxy(store_server.port)
     proxy.start()
     yield proxy

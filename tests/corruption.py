@@ -1,4 +1,4 @@
-"""What another program, another version or a broken disk may leave in Redis."""
+"""Corrupt data in Redis, as another program, another version or a broken disk may leave them."""
 
 from redis import Redis
 

@@ -1,4 +1,4 @@
-"""What makes a real Redis refuse all writes, while it answers everything else."""
+"""Ways to make a real Redis refuse all writes, while it answers everything else."""
 
 import time
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Training runs as their folders hold them, without a training."""
+"""Folders of training runs, without a training."""
 
 from pathlib import Path
 

@@ -48,7 +48,7 @@ class StoreServer:
 
 
 def variables(port: int) -> Mapping[str, str]:
-    """What tells the programs of a server at a port, as users tell them of MinIO and its like."""
+    """The environment for a server at a port, as users set it for MinIO and similar servers."""
     return {
         "AWS_ENDPOINT": f"http://127.0.0.1:{port}",
         "AWS_ALLOW_HTTP": "true",

@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[1]
 REQUEST_BYTES = 1 << 18
 REPORT_BYTES = 16  # of a process id, and then of an exit status
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
-# What a program imports, itself excepted; a worker imports the last one of these for its first gradient.
+# Modules that a program imports; a worker imports the last one of these for its first gradient.
 WORKER = ("worker.main", "torch.fx.experimental.symbolic_shapes")
 EVALUATION = (*WORKER, "evaluation.report")
 SERVICE = ("service.processes",)
@@ -189,7 +189,7 @@ def die_with_parent() -> None:
 
 def become(request: Mapping[str, Any]) -> None:
     """Be the program, until it ends."""
-    os.setsid()  # a group of its own, so that a test can tell its children
+    os.setsid()  # a group of its own, so that a test can find its children
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.clear()
     os.environ.update(request["environment"])

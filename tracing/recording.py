@@ -40,7 +40,7 @@ OFF = Tracing(False, NoOpTracer(), NoOpTracer(), lambda: None)
 
 
 def is_asked_for(environment: Mapping[str, str]) -> bool:
-    """Whether the environment names a collector, and does not turn the SDK or its exporter off."""
+    """Return whether the environment names a collector, and does not turn the SDK or its exporter off."""
     return (
         any(environment.get(each) for each in ENDPOINTS)
         and environment.get("OTEL_SDK_DISABLED", "").lower() != "true"

@@ -10,7 +10,7 @@ TINY = 1e-12  # keeps the normal quantile of a uniform number finite
 
 
 def augment(x: Tensor, uniforms: Tensor, noise: Tensor, *, mirrors: bool) -> Tensor:
-    """Shift, mirror if asked to, mix colours, blur and add noise, each image by its own draws.
+    """Shift, optionally mirror, mix colours, blur and add noise, each image by its own draws.
 
     Shapes: x and result [N, 3, H, W] in [-1, 1]; uniforms [N, 20] in [0, 1); noise like x, standard normal.
     """

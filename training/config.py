@@ -36,7 +36,7 @@ class Data(Section):
     )
     count: int = Field(default=30_000, ge=1, description="of shapes: number of renders")
     labelled: bool = Field(default=True, description="whether the images have classes")
-    labels_from: LabelsFrom = Field(default="auto", description="of a folder: where a file's class stands")
+    labels_from: LabelsFrom = Field(default="auto", description="of a folder: where a file's class comes from")
     strict: bool = Field(default=False, description="refuse a folder in which a file cannot be used, or is no picture")
     flip: bool = Field(default=True, description="mirror an image with probability 1/2")
     random_crop: bool = Field(default=False, description="crop at a random place and scale, not in the middle")
@@ -48,7 +48,7 @@ class Data(Section):
         description="images whose SHA-256 begins with a byte below this are held out of training",
     )
     loader_processes: int | None = Field(
-        default=None, ge=0, description="processes that decode images; none: as many as cores, up to 8, where it pays"
+        default=None, ge=0, description="processes that decode images; none: one per core, up to 8, if it is faster"
     )
 
 
@@ -142,7 +142,7 @@ class Optimiser(Section):
 
 
 class Averages(Section):
-    """Averages of the weights; the first one is packed unless another is asked for."""
+    """Averages of the weights; the first one is packed by default."""
 
     rates: tuple[float, ...] = Field(default=(0.9999,), description="of exponential averages")
     power: tuple[float, ...] = Field(default=(), description="relative widths of power-function averages (EDM2)")
@@ -157,22 +157,22 @@ class Averages(Section):
 
 
 class Compute(Section):
-    """How a step is computed."""
+    """Device, precision and compilation of a step."""
 
     device: str = Field(default="auto", description="auto, cpu, cuda, cuda:N or mps")
     precision: Literal["auto", Precision] = Field(
         default="auto", description="auto: bf16 where the device is fast at it"
     )
-    checkpointing: bool = Field(default=False, description="compute activations twice and keep few of them")
+    checkpointing: bool = Field(default=False, description="recompute activations for the gradient, to save memory")
     compile: bool = Field(default=False, description="compile the network with torch.compile")
 
 
 class Saving(Section):
-    """What a run writes, and when."""
+    """The intervals at which a run writes its files."""
 
     state_seconds: float = Field(default=120.0, gt=0, description="between two saves of the state")
     snapshot_steps: int = Field(
-        default=0, ge=0, description="between two snapshots, which --rewind goes back to; 0: none"
+        default=0, ge=0, description="between two snapshots, to which --rewind returns; 0: none"
     )
     keep_snapshots: int = Field(default=3, ge=1, description="snapshots that are kept, the newest ones")
     log_steps: int = Field(default=50, ge=1, description="steps that a line of stats.jsonl covers")
@@ -262,7 +262,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
     except ValueError as error:  # wrong syntax, or bytes that are not text
         raise ConfigError(f"{path}: is not {'JSON' if path.suffix == '.json' else 'TOML'} ({error})") from error
     if not isinstance(fields, dict):
-        raise ConfigError(f"{path}: holds no fields")
+        raise ConfigError(f"{path}: has no fields")
     return fields
 
 

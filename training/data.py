@@ -72,7 +72,7 @@ def _open(settings: Data, image_size: int, cache: Path) -> tuple[Images, Tensor]
 
 
 def _held_out(settings: Data, stored: Iterable[bytes | np.ndarray], count: int) -> Tensor:
-    """Whether each image's stored bytes hash to a first byte below the setting: [N]."""
+    """Return whether each image's stored bytes hash to a first byte below the setting: [N]."""
     if not settings.held_out_below:
         return torch.zeros(count, dtype=torch.bool)
     hashes = [hashlib.sha256(each if isinstance(each, bytes) else each.tobytes()).digest()[0] for each in stored]
@@ -88,7 +88,7 @@ def _read_pictures(path: Path, settings: Data, image_size: int) -> tuple[Images,
         pictures = [each for each in entries if each.path.suffix.lower() in Image.registered_extensions()]
         labels = label_entries(path, pictures, settings.labels_from)
         if not labels.files:
-            raise ValueError(f"{path}: holds no pictures")
+            raise ValueError(f"{path}: has no pictures")
         print(f"{len(labels.files)} pictures, {len(labels.classes)} classes; {labels.rule}; decoded at every visit")
         opened = {each.path: each for each in pictures}
         kept = [opened[each] for each in labels.files]
@@ -121,7 +121,7 @@ def _say(path: Path, reading: Reading, settings: Data) -> None:
 
 def _read_idx(paths: Sequence[Path], settings: Data, image_size: int) -> tuple[Images, Tensor]:
     if not paths:
-        raise ValueError(f"{settings.path}: holds no pictures, and no idx files of the MNIST family")
+        raise ValueError(f"{settings.path}: has no pictures, and no idx files of the MNIST family")
     stored, labels = read_labelled(paths)
     _check_count(paths[0], len(stored))
     images = F.pad(torch.from_numpy(stored)[:, None].expand(-1, 3, -1, -1), (settings.padding,) * 4)
@@ -166,7 +166,7 @@ def _npz_arrays(path: Path) -> tuple[NDArray[Any] | None, NDArray[Any] | None]:
 
 def _check_count(path: Path, count: int) -> None:
     if count == 0:
-        raise ValueError(f"{path}: holds no images")
+        raise ValueError(f"{path}: has no images")
 
 
 def _check_size(path: Path, images: Tensor, image_size: int) -> None:

@@ -24,7 +24,7 @@ def together() -> Iterator[None]:
         yield
     except RuntimeError as error:  # of gloo and NCCL, only some of which have their own type
         raise LostProcessError(
-            "another process of the run was lost; start all of them again: the run goes on from its last state"
+            "another process of the run was lost; start all of them again: the run resumes from its last state"
         ) from error
 
 
@@ -37,7 +37,7 @@ class Group:
 
     @property
     def leads(self) -> bool:
-        """Whether this process writes the run's files."""
+        """Return whether this process writes the run's files."""
         return self.rank == 0
 
     def add_up(self, values: Tensor) -> Tensor:

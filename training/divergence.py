@@ -15,7 +15,7 @@ NORM_STEPS = 3  # steps in succession with such a norm; a single one may be an u
 
 
 class DivergedError(ArithmeticError):
-    """The run has diverged; the message says at which step and how it shows."""
+    """The run has diverged; the message has the step and the evidence."""
 
 
 class DivergenceWatch:

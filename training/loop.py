@@ -139,7 +139,7 @@ class Run:
         return loss_of_all, norm, stop
 
     def _overflowed(self, norm: float) -> bool:
-        """Whether the gradient overflowed because of float16; if so, the step is skipped and the loss scale halved."""
+        """Return whether float16 made the gradient overflow; then the step is skipped and the loss scale halved."""
         finite = norm < float("inf")
         return self.scaler.is_enabled() and not finite and self.scaler.get_scale() >= SMALLEST_LOSS_SCALE
 

@@ -62,7 +62,7 @@ def _read(run: Run, path: Path) -> dict[str, Tensor]:
 def _load_moments(run: Run, path: Path) -> None:
     stored = read_torch(path, form_of(path))
     try:
-        state: Mapping[int, Mapping[str, Any]] = stored["state"]  # type: ignore[index]  # whatever the file holds
+        state: Mapping[int, Mapping[str, Any]] = stored["state"]  # type: ignore[index]  # any content of the file
         own = run.optimiser.state_dict()
         moments = _of_parameters(list(run.parameters.values()), state)
         steps = {int(each["step"]) for each in state.values()}

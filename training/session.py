@@ -73,13 +73,13 @@ def train(config: RunConfig, request: Request) -> bool:
     device = local_device(config.compute.device)
     precision: Precision = best_precision(device) if config.compute.precision == "auto" else config.compute.precision
     config = config.model_copy(update={"compute": config.compute.model_copy(update={"precision": precision})})
-    with join_group(device) as group, ExitStack() as held:
+    with join_group(device) as group, ExitStack() as resources:
         if config.optimiser.batch_size % group.size:
             raise ConfigError(
                 f"optimiser.batch_size {config.optimiser.batch_size} cannot be shared by {group.size} processes"
             )
         if group.leads:
-            held.enter_context(locked(request.folder))
+            resources.enter_context(locked(request.folder))
         split = open_data(config.data, config.network.image_size, request.cache)
         if config.kind in ("classifier", "judge") and len(split.training.class_names) < 2:
             raise ConfigError(f"a {config.kind} needs two classes or more; the images have one")
@@ -206,9 +206,7 @@ def _train(run: Run, split: Split, request: Request) -> bool:
     ended = run.step >= config.optimiser.steps
     if run.group.leads:
         write_json(folder / INFO, read_json(folder / INFO) | {"step": run.step})
-        print(
-            f"ended at step {run.step}" if ended else f"stopped at step {run.step}; the same command goes on from here"
-        )
+        print(f"ended at step {run.step}" if ended else f"stopped at step {run.step}; the same command resumes here")
     return ended
 
 
@@ -218,7 +216,7 @@ def _is_due(step: int, interval: int, steps: int) -> bool:
 
 @contextmanager
 def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """A function that tells whether SIGTERM or SIGINT has come; a second signal ends the process at once."""
+    """A function that returns whether SIGTERM or SIGINT has come; a second signal ends the process at once."""
     came: list[int] = []
 
     def note(number: int, _: object) -> None:
@@ -236,7 +234,7 @@ def _stop_signals() -> Iterator[Callable[[], bool]]:
 def advice(error: DivergedError | SaveError, config: RunConfig, folder: Path) -> str:
     """One line for a run that could not continue: what is saved, and what to try."""
     if isinstance(error, SaveError):
-        return f"{error}; make room, then start again: the run goes on from the state before"
+        return f"{error}; make room, then start again: the run resumes from its previous state"
     steps = snapshot_steps(folder)
     back = f", or go back with --rewind STEP (snapshots: {', '.join(map(str, steps))})" if steps else ""
     rate = config.optimiser.learning_rate

@@ -57,7 +57,7 @@ class StackRequest:
 
     @property
     def has_ended(self) -> bool:
-        """Whether every network has taken its last step, by the runs' folders."""
+        """Return whether every network has taken its last step, by the runs' folders."""
         folders = [self.runs / part for part in self.parts]
         if not all((folder / CONFIG).exists() for folder in folders):
             return False

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 Sampler = Literal["ddim", "ddpm", "dpmpp_2m", "heun"]
 SAMPLERS: tuple[Sampler, ...] = get_args(Sampler)
 SECOND_ORDER = ("dpmpp_2m", "heun")
-FARTHEST = 100  # a grid begins at least a hundredth of the schedule below its end, where no network sees an image
+FARTHEST = 100  # a grid begins at least a hundredth of the schedule below its end, where networks see no image
 TimeGrid = Literal["official", "even", "uniform", "logsnr", "karras"]
 TIME_GRIDS: tuple[TimeGrid, ...] = get_args(TimeGrid)
 Thresholding = Literal["clip", "dynamic", "none"]

@@ -27,7 +27,7 @@ from worker.loaded_pipelines import LoadedPipelines
 
 log = structlog.get_logger("worker.admission")
 
-THREADS = 2  # one slow object must not hold up all other jobs that start from pictures
+THREADS = 2  # one slow object must not delay all other jobs that start from pictures
 
 
 class Admission:
@@ -150,7 +150,7 @@ class Admission:
         except torch.AcceleratorError:
             raise  # as in the engine: the device is lost, and the process with it
         except Exception as error:  # noqa: BLE001 - an error of one job must not affect others
-            self._runs.blame(run.claim.job_id, error, "the classifier could not be asked about this job's images")
+            self._runs.blame(run.claim.job_id, error, "the worker could not classify this job's images")
             return
         self._spans.classified(stage.name, run.claim, len(pictures), seconds)
         usage = Usage(steps=len(pictures), device_seconds=round(seconds, 4))

@@ -42,7 +42,7 @@ class Auditing:
             log.error("audit_failed", error=f"{type(error).__name__}: {error}")
             return
         finally:
-            for key, stage in self._engine.stages.items():  # an audit that runs out of memory gives shapes up
+            for key, stage in self._engine.stages.items():  # an audit that runs out of memory disables row shapes
                 self._engine.costs.keep(key, stage.network_shapes)
         self._metrics.audits.inc()
         if finding is None:

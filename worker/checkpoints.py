@@ -62,7 +62,7 @@ class Checkpoints:
 
     @property
     def is_writing(self) -> bool:
-        """Whether a checkpoint is being written or removed."""
+        """Return whether a checkpoint is being written or removed."""
         return bool(self._waiting) or self._deleting > 0
 
     def write_if_due(self, run: JobRun) -> None:

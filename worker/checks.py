@@ -82,7 +82,7 @@ def check_weights(settings: Settings) -> list[Finding]:
     if "pipelines" not in settings.model_fields_set and settings.default_model not in broken:
         asked = tuple(name for name in asked if name not in broken) or asked
     findings = [
-        Finding("weights", "fault" if name in asked else "warning", f"pipeline {name}: {error}; put its files right")
+        Finding("weights", "fault" if name in asked else "warning", f"pipeline {name}: {error}; repair its files")
         for name, error in broken.items()
     ]
     try:
@@ -90,8 +90,8 @@ def check_weights(settings: Settings) -> list[Finding]:
     except WeightsError as error:
         return [*findings, Finding("weights", "fault", error_text(error))]
     for plan in chosen:
-        held = f"{len(plan.files)} networks, pipelines {', '.join(plan.pipelines)}"
-        findings.append(Finding("weights", "ok", f"{plan.base.path.parent}: {held}"))
+        contents = f"{len(plan.files)} networks, pipelines {', '.join(plan.pipelines)}"
+        findings.append(Finding("weights", "ok", f"{plan.base.path.parent}: {contents}"))
     if settings.default_model not in asked:
         text = (
             f"ADM_DEFAULT_MODEL: requests that name no pipeline get {settings.default_model!r}, which is not among "

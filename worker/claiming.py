@@ -55,7 +55,7 @@ class InFlight:
 
     @property
     def runs_alone(self) -> bool:
-        """Whether one of the claims must run alone."""
+        """Return whether one of the claims must run alone."""
         return any(each.alone for each in self._claims.values())
 
     def add(self, claim: Claim) -> None:

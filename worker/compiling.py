@@ -28,11 +28,11 @@ def choose_compiler(
     if device.type != "cpu":
         raise SettingsError(f"ADM_COMPILE: networks are compiled on a CPU only, not on {device}")
 
-    def tell(part: str, rows: int) -> None:
+    def report(part: str, rows: int) -> None:
         log.info("loading_compiled" if compiler.is_warm else "compiling", stage=part, rows=rows)
 
     try:
-        compiler = Compiler(settings.data / "compiled", stacks, precision, settings.max_rows, tell)
+        compiler = Compiler(settings.data / "compiled", stacks, precision, settings.max_rows, report)
     except NoCompilerError as error:
         if settings.compile == "auto":
             return None

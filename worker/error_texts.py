@@ -6,7 +6,7 @@ from models.checkpoints.network_file import WeightsError
 
 
 def error_text(error: WeightsError, setting: str = "ADM_PIPELINES") -> str:
-    """Return one line that says what happened and what to do. setting: what named the pipelines."""
+    """Return one line with the error and its remedy. setting: the variable that named the pipelines."""
     match error:
         case UnknownPipelineError():
             there = f"no stack of {error.weights} (ADM_WEIGHTS) has a pipeline {error.name!r}"

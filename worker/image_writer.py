@@ -61,7 +61,7 @@ class ImageWriter:
 
     @property
     def is_full(self) -> bool:
-        """Whether the next image must wait until a pending one is done."""
+        """Return whether the next image must wait until a pending one is done."""
         return self._pending >= MAX_PENDING
 
     def show(self, previews: Mapping[tuple[str, int], tuple[JobRun, Tensor]], stage: str) -> None:

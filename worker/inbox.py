@@ -185,10 +185,10 @@ class Inbox:
                 pipe.hsetnx(keys.PIPELINES, pipeline.id, pipeline.model_dump_json())
             self._rq.set_state(WorkerStatus.BUSY if claims else WorkerStatus.IDLE, pipeline=pipe)
             worker_registration.register(self._rq, pipe)
-            told = answers(pipe)[: len(claims)]
+            records = answers(pipe)[: len(claims)]
         self.results.redis_answered()
         dropped = []
-        for each, fields in zip(claims, told, strict=True):
+        for each, fields in zip(claims, records, strict=True):
             token, cancel = fields or (None, None)
             if token != each.token.encode():
                 log.warning("claim_lost", job_id=each.job_id)

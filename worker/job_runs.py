@@ -42,7 +42,7 @@ class JobRun:
         self.checkpoint = claim.checkpoint
         self.checkpointed_at = 0.0  # in device_seconds
         self.in_hand = 0  # images that have left the engine and are not stored yet
-        self.forgotten = False  # this worker no longer works on it, for whatever reason
+        self.forgotten = False  # the job has left this worker, for any reason
         self.plan = plan
         self._latents: dict[int, Tensor] = {}
         self._errors: dict[int, dict[str, float | None]] = {}
@@ -137,7 +137,7 @@ class JobRun:
 
     @property
     def is_computed(self) -> bool:
-        """Whether all steps are taken, so that only storing remains."""
+        """Return whether all steps are taken, so that only storing remains."""
         return self.steps == self._steps_total
 
     @property
@@ -172,7 +172,7 @@ class JobRuns:
 
     @property
     def may_take_more(self) -> bool:
-        """Whether jobs may be claimed; False for PAUSE_SECONDS after an error of the store or the device's memory."""
+        """Return whether jobs may be claimed; False for PAUSE_SECONDS after an error of the store or device memory."""
         return time.monotonic() >= self._takes_nothing_until
 
     def of(self, job_id: str) -> JobRun | None:

@@ -33,7 +33,7 @@ class JobSpans:
 
     @property
     def are_on(self) -> bool:
-        """Whether anything is recorded."""
+        """Return whether anything is recorded."""
         return self._tracing.is_on
 
     def claimed(self, claim: Claim) -> None:
@@ -41,15 +41,19 @@ class JobSpans:
         if not self.are_on:
             return
         now, parent = time.time_ns(), remote_context(claim.traceparent)
-        told = {"adm.job.id": claim.job_id, "adm.pipeline": claim.request.model, "adm.priority": claim.request.priority}
+        about = {
+            "adm.job.id": claim.job_id,
+            "adm.pipeline": claim.request.model,
+            "adm.priority": claim.request.priority,
+        }
         if claim.attempt == 1:
             began = min(now, int(claim.created_at * 1e9))  # created_at is by Redis' clock
-            queued = self._tracing.tracer.start_span("queued", context=parent, start_time=began, attributes=told)
+            queued = self._tracing.tracer.start_span("queued", context=parent, start_time=began, attributes=about)
             queued.end(now)
             if not claim.traceparent:  # the trace begins here
                 parent = trace.set_span_in_context(queued, Context())
-        told |= {"adm.kind": claim.request.kind}
-        span = self._tracing.tracer.start_span("attempt", context=parent, start_time=now, attributes=told)
+        about |= {"adm.kind": claim.request.kind}
+        span = self._tracing.tracer.start_span("attempt", context=parent, start_time=now, attributes=about)
         span.set_attributes({"adm.attempt": claim.attempt, "adm.images": claim.request.num_images})
         self._attempts[claim.token] = span
 

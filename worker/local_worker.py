@@ -26,7 +26,7 @@ class OutOfMemoryError(AdmError):
 
 
 class LoadingError(AdmError):
-    """Pipelines cannot be loaded; the message says what to do."""
+    """Pipelines cannot be loaded; the message names a remedy."""
 
 
 REFUSALS = (LoadingError, SettingsError, NotFiniteError, OutOfMemoryError)
@@ -42,7 +42,7 @@ def one_line() -> Iterator[None]:
         raise LoadingError(error_text(error)) from error
     except torch.OutOfMemoryError as error:
         raise OutOfMemoryError(
-            "its memory does not suffice, even for the smallest batch; what is finished is kept"
+            "its memory does not suffice, even for the smallest batch; finished images are kept"
         ) from error
 
 

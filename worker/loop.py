@@ -200,7 +200,7 @@ class Worker:
         return max(0, depth * self._engine.max_rows - self._engine.rows_in_flight - self._admission.num_rows)
 
     def _newcomers(self) -> WouldRun:
-        """A function, for any thread, that tells whether a job would run at once although the batches are full."""
+        """A function, for any thread, that returns whether a job would run at once although the batches are full."""
         scheduler, stages, pipelines = self._engine.scheduler, self._engine.stages, self._loaded.pipelines
         bar = scheduler.slack_of_newcomers()  # on the loop's thread, which alone changes the scheduler
 

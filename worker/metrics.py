@@ -27,11 +27,11 @@ class StepMetrics:
         self.in_filing = Gauge(
             "adm_images_in_filing", "Images and previews that wait to be encoded and stored", registry=registry
         )
-        self.audits = Counter("adm_audits", "Steps taken again, alone and among others", registry=registry)
+        self.audits = Counter("adm_audits", "Steps that audits computed again", registry=registry)
         self.differences = Counter(
-            "adm_audit_differences", "Steps that came out otherwise when taken again", ("stage",), registry=registry
+            "adm_audit_differences", "Audits whose result differed from the first one", ("stage",), registry=registry
         )
-        self.memory = Gauge("adm_device_memory_bytes", "Memory held on the worker's device", registry=registry)
+        self.memory = Gauge("adm_device_memory_bytes", "Memory allocated on the worker's device", registry=registry)
 
     def stepped(self, stage: str, rows: int, shape: int, seconds: float, in_flight: int) -> None:
         """Count a step of `rows` images at a row shape; seconds: its device time."""

@@ -42,12 +42,12 @@ def reason(error: Exception) -> str:
 
 
 def wanted_pipelines(loaded: LoadedPipelines, change: PipelineChange) -> tuple[str, ...]:
-    """The pipelines that a worker holds after a change. Raises: RefusedChangeError."""
+    """The pipelines that a worker serves after a change. Raises: RefusedChangeError."""
     names = tuple(loaded.pipelines)
     if change.action == "load":
         return names if change.model in names else (*names, change.model)
     if change.model not in names:
-        raise RefusedChangeError(f"it does not hold {change.model!r}; it holds {', '.join(names)}")
+        raise RefusedChangeError(f"it does not serve {change.model!r}; it serves {', '.join(names)}")
     if len(names) == 1:
         raise RefusedChangeError(f"{change.model!r} is its only pipeline; load another one first, or stop the worker")
     return tuple(each for each in names if each != change.model)
@@ -133,14 +133,14 @@ class PipelineChanger:
     def refuse_left_over(self) -> None:
         """Refuse changes that were requested of an earlier process with this name."""
         for change in self._changes.waiting(self._worker):
-            self._report(change, ChangeStatus.REFUSED, "the worker was started again meanwhile; ask again")
+            self._report(change, ChangeStatus.REFUSED, "the worker was restarted meanwhile; repeat the request")
 
     def look(self) -> PipelineChange | None:
         """The next change that can be made; others are refused. None without one, and while Redis is unavailable."""
         try:
             for change in self._changes.waiting(self._worker):
                 if change.action == "load" and change.model in self.loaded.pipelines:
-                    self._report(change, ChangeStatus.DONE, "held it already")
+                    self._report(change, ChangeStatus.DONE, "served it already")
                     continue
                 try:
                     check(self.loaded, self._settings, change)
@@ -167,7 +167,7 @@ class PipelineChanger:
 
     def done(self, change: PipelineChange) -> None:
         """Report a change as made; call this after the worker has announced its new pipelines."""
-        self._report(change, ChangeStatus.DONE, f"holds {', '.join(self.loaded.pipelines)}")
+        self._report(change, ChangeStatus.DONE, f"serves {', '.join(self.loaded.pipelines)}")
 
     def _report(self, change: PipelineChange, status: ChangeStatus, detail: str = "") -> None:
         log.info("pipeline_change", action=change.action, pipeline=change.model, status=status, detail=detail)

@@ -25,12 +25,12 @@ class QueueMetrics:
         )
         self.requeued = Counter(
             "adm_job_requeues",
-            "Jobs put back into the queue, by cause: retry after a failure, or given back by a stopping worker",
+            "Jobs requeued, by cause: retry after a failure, or given back, by a worker that stops or lacks memory",
             ("pipeline", "cause"),
             registry=registry,
         )
         self.redis_unavailable = Counter(
-            "adm_redis_unavailable", "Calls of the queue that Redis did not answer", registry=registry
+            "adm_redis_unavailable", "Calls of the queue that failed because Redis was unavailable", registry=registry
         )
         self.images = Counter("adm_images", "Images of completed jobs", ("pipeline",), registry=registry)
         self.fenced = Counter("adm_job_results_fenced", "Results refused: the claim was lost", registry=registry)

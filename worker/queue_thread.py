@@ -34,7 +34,7 @@ class QueueThread:
 
     @property
     def is_busy(self) -> bool:
-        """Whether a call has not ended yet."""
+        """Return whether a call has not ended yet."""
         return self._asked_for > 0
 
     def poll(

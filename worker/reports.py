@@ -39,7 +39,7 @@ class Reports:
         """Publish no more reports of a claim."""
         self._reported.pop(claim.token, None)
 
-    def progress(self, *told: tuple[Claim, Progress]) -> None:
+    def progress(self, *reached: tuple[Claim, Progress]) -> None:
         """Publish the progress of a step's jobs, at most once per PROGRESS_SECONDS for each job.
 
         For a job that runs alone every step is published, because the last one is evidence if its worker dies
@@ -48,7 +48,7 @@ class Reports:
         the answer.
         """
         now = time.monotonic()
-        if not (due := [self._note(last, *each, now) for each in told if (last := self._due(each[0], now))]):
+        if not (due := [self._note(last, *each, now) for each in reached if (last := self._due(each[0], now))]):
             return
         try:
             for job_id, error in self._publisher.publish(due).items():

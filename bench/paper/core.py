@@ -59,8 +59,8 @@ class Cell:
     @property
     def name(self) -> str:
         """A file name with all settings that differ from the defaults."""
-        said = {key: value for key, value in asdict(self).items() if value != getattr(Cell(), key)}
-        return "_".join(f"{key}-{value}" for key, value in said.items()) or "plain"
+        changed = {key: value for key, value in asdict(self).items() if value != getattr(Cell(), key)}
+        return "_".join(f"{key}-{value}" for key, value in changed.items()) or "plain"
 
     @property
     def plan(self) -> StagePlan:

@@ -33,7 +33,7 @@ def value(point: Mapping[str, Any], metric: str) -> float:
 
 
 def above(a: Mapping[str, Any], b: Mapping[str, Any], metric: str) -> bool:
-    """Whether a metric of a is above that of b by more than chance; intervals are assumed to be independent."""
+    """Return whether a metric of a is above that of b by more than chance; intervals are assumed to be independent."""
     halves = [
         max(each["value"] - each["low"], each["high"] - each["value"])
         for each in (a["metrics"][metric], b["metrics"][metric])

@@ -128,7 +128,7 @@ class AsyncClient:
         return await self.send(calls.change_pipelines("load", name, worker))
 
     async def unload_model(self, name: str, worker: str | None = None) -> PipelineChange:
-        """For operators: let one worker, or all that hold it, unload a pipeline."""
+        """For operators: let one worker, or all that serve it, unload a pipeline."""
         return await self.send(calls.change_pipelines("unload", name, worker))
 
     async def pipeline_change(self, change_id: str) -> PipelineChange:

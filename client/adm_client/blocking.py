@@ -127,7 +127,7 @@ class Client:
         return self.send(calls.change_pipelines("load", name, worker))
 
     def unload_model(self, name: str, worker: str | None = None) -> PipelineChange:
-        """For operators: let one worker, or all that hold it, unload a pipeline."""
+        """For operators: let one worker, or all that serve it, unload a pipeline."""
         return self.send(calls.change_pipelines("unload", name, worker))
 
     def pipeline_change(self, change_id: str) -> PipelineChange:

@@ -1,10 +1,10 @@
 """Every error of the client.
 
 ClientError
-  RefusedError       the service refused a call; `status` and `kind` say why, `errors` name wrong fields
+  RefusedError       the service refused a call, for the reason in `status` and `kind`; `errors` name wrong fields
   UnreachableError   the service has not answered for so long
   JobFailedError     a job has ended without its images; `job` is its last state
-  DamagedError       what arrived is not what the service announced
+  DamagedError       the bytes that arrived are not those that the service announced
 """
 
 from collections.abc import Mapping, Sequence

@@ -24,7 +24,7 @@ class Event:
 
     @property
     def is_final(self) -> bool:
-        """Whether this is the last event of its job."""
+        """Return whether this is the last event of its job."""
         return self.kind in FINAL
 
     @property

@@ -27,7 +27,7 @@ Picture = str | bytes | Path | Image  # a file id, an encoded picture, its path,
 
 
 class UpsampleFields(TypedDict, total=False):
-    """How the upsampler samples."""
+    """The sampling of the upsampler."""
 
     steps: int | None
     sampler: str | None

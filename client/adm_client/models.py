@@ -18,7 +18,7 @@ class Status(StrEnum):
 
     @property
     def is_final(self) -> bool:
-        """Whether the job has ended and will not change any more."""
+        """Return whether the job has ended and will not change any more."""
         return self in (Status.COMPLETED, Status.FAILED, Status.CANCELLED, Status.EXPIRED)
 
 
@@ -27,7 +27,7 @@ class View(BaseModel):
 
 
 class Upsample(View):
-    """How the upsampler samples."""
+    """The sampling of the upsampler."""
 
     steps: int
     sampler: str
@@ -181,7 +181,7 @@ class GridState(View):
 
     @property
     def is_final(self) -> bool:
-        """Whether every cell has ended, so that there is a sheet."""
+        """Return whether every cell has ended, so that there is a sheet."""
         return self.sheet_url is not None
 
 

@@ -23,7 +23,7 @@ class Caller:
     key_sha256: str = field(default="", repr=False, compare=False)  # SHA-256 of the presented key
 
     def may_see(self, owner: str) -> bool:
-        """Whether this caller may see a job or a file of the caller `owner`, "" for those made without a key."""
+        """Return whether this caller may see a job or a file of the caller `owner`, "" for those made without a key."""
         return self.role is Role.OPERATOR or (self.role is Role.USER and owner == self.id)
 
 

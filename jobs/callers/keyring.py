@@ -87,7 +87,7 @@ class Keyring:
         return record.caller if is_right and record is not None else None
 
     def still_opens(self, caller: Caller) -> bool:
-        """Whether the key that a caller presented is still in force; without a key, whether there are still no keys."""
+        """Return whether the key that a caller presented is still in force; without one, whether no keys exist."""
         if not caller.id:
             return not self.exist
         record = self._records.get(caller.id)

@@ -44,7 +44,7 @@ class Rate:
         left = self.window.left(caller.id, amount)
         detail = f"{self.what} of yours are over the quota of {self.quota} a minute ({self.setting})"
         if left.seconds is None:
-            detail = f"{amount / self.unit:.1f} {detail}, and always would be: ask for less at a time"
+            detail = f"{amount / self.unit:.1f} {detail}, at any time: request less per call"
         raise OverQuotaError(
             detail,
             policy=self.policy,

@@ -4,7 +4,7 @@ A line is the RQ queue of a pipeline and priority. Each job in it has a turn, a 
 turns. A job that enters gets the turn of the line's head, or the end of its caller's latest turn if that is later.
 A turn lasts for the job's share: its estimated cost over its caller's weight. So a caller's jobs are spread over the
 line, and another caller's job enters near the head. Jobs of one caller, or without keys, keep their order of arrival.
-docs/decisions/0019-callers-take-turns.md says why.
+docs/decisions/0019-callers-take-turns.md gives the reasons.
 """
 
 from typing import Any, NamedTuple, cast
@@ -96,7 +96,7 @@ class Entry(NamedTuple):
 
 
 def enter(pipe: Pipeline, queue_key: str, job_prefix: str, entry: Entry, *, at_front: bool) -> None:
-    """Put a job into its line. Only for `jobs.queue.transaction`, whose answer `place_told` parses.
+    """Put a job into its line. Only for `jobs.queue.transaction`, whose answer `place_of_reply` parses.
 
     at_front: before all others, at no cost, because it has had its turn.
     """
@@ -105,7 +105,7 @@ def enter(pipe: Pipeline, queue_key: str, job_prefix: str, entry: Entry, *, at_f
     pipe.execute_command(ENTER, where, queue_key, ends, own, job_prefix, entry.job_id, entry.caller, entry.share)  # type: ignore[no-untyped-call] # redis-py leaves it untyped
 
 
-def place_told(answer: Any) -> Place:
+def place_of_reply(answer: Any) -> Place:
     return Place(*cast(list[int], answer))
 
 

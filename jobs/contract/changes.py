@@ -11,19 +11,19 @@ Action = Literal["load", "unload"]
 
 
 class ChangeRequest(BaseModel):
-    """What to change."""
+    """Return whether a pipeline is loaded or unloaded."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     action: Action
     model: PipelineName = Field(description="pipeline, by the name that its stack gives it")
     worker: WorkerName | None = Field(
-        default=None, description="null for all live workers, or for all that hold the pipeline where it is unloaded"
+        default=None, description="null: all live workers; to unload, all that serve the pipeline"
     )
 
 
 class ChangeStatus(StrEnum):
-    """How far a worker is with a change."""
+    """The progress of a worker with a change."""
 
     WAITING = "waiting"  # the worker has not read it; it looks at each heartbeat
     DRAINING = "draining"  # claims no jobs, and finishes those in flight
@@ -48,7 +48,7 @@ class WorkerChange(BaseModel):
 
 
 class AskedChange(BaseModel):
-    """A change as it was asked for."""
+    """A requested change."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -60,7 +60,7 @@ class AskedChange(BaseModel):
 
 
 class PipelineChange(AskedChange):
-    """A change of what workers hold, as far as it is done."""
+    """A change of the pipelines of workers, with its progress."""
 
     workers: tuple[WorkerChange, ...] = Field(description="each worker that was asked")
     is_final: bool = Field(default=False, description="whether every worker has answered")

@@ -2,10 +2,10 @@
 
 AdmError
   SettingsError              a variable of the environment is wrong; the program must not start
-  RefusedError               a call cannot be done as asked; `kind` says why, HTTP maps each kind once
+  RefusedError               a call cannot be done as requested; `kind` is the reason, HTTP maps each kind once
     OverQuotaError           ... because the caller has used up a quota
     InvalidRequestError      ... because fields of the request are wrong
-    TakenNameError           ... a worker's name, which a living worker has just now
+    TakenNameError           ... because a living worker has the requested name
   KeyringError               a key cannot be made or changed as asked
   UnavailableError           Redis or the image store cannot be reached just now
 """
@@ -45,9 +45,7 @@ class ErrorKind(StrEnum):
 class FailureKind(StrEnum):
     """Why a job failed."""
 
-    WORKER_LOST = (
-        "worker-lost"  # workers died at one step of it, its furthest, while it ran alone (`jobs.queue.worker_deaths`)
-    )
+    WORKER_LOST = "worker-lost"  # workers died at its furthest step, alone with it (`jobs.queue.worker_deaths`)
     BAD_PAYLOAD = "bad-payload"  # its record in Redis cannot be read
     STEP_FAILED = "step-failed"  # the engine raised for this job's rows
     STORE_FAILED = "store-failed"  # its images could not be stored

@@ -34,12 +34,12 @@ class GridAxis(Strict):
 
     field: AxisField
     values: Annotated[list[AxisValue], Field(min_length=1, max_length=MOST_VALUES)] = Field(
-        description="as the field takes them in a job, each of them once; null is for class_label alone: no class"
+        description="in the form of the field in a job, without repetition; only class_label may be null: no class"
     )
 
 
 class GridRequest(JobRequest):
-    """A job for each pair of values, all else equal, the seed too. A field that is an axis is left out beside it."""
+    """One job for each pair of values. All other fields are equal, including the seed; fields of axes are left out."""
 
     x: GridAxis = Field(description="from left to right")
     y: GridAxis | None = Field(default=None, description="from top to bottom; null: the grid is one row")
@@ -95,7 +95,7 @@ class GridRequest(JobRequest):
                 if value in axis.values[:position]:
                     wrong.append(axis_error(name, axis, position, "is there already"))
                 elif value is None and axis.field != "class_label":
-                    wrong.append(axis_error(name, axis, position, "must be a value"))
+                    wrong.append(axis_error(name, axis, position, "must not be null"))
                 else:
                     try:
                         JobRequest.model_validate({axis.field: value})
@@ -152,14 +152,14 @@ class GridCell(View):
 class Grid(View):
     """Jobs of one call, which differ in the fields of the axes alone."""
 
-    id: str = Field(description="that of its first job; the grid is there for as long as that job is")
+    id: str = Field(description="the id of its first job; the grid exists as long as that job")
     object: Literal["grid"] = "grid"
     created_at: float
-    expires_at: float = Field(description="when the first of its jobs goes, as things stand")
+    expires_at: float = Field(description="the earliest time at which one of its jobs is removed; may still change")
     x: AxisView
     y: AxisView | None
     cells: list[GridCell] = Field(description="row by row: for each value of y, all of x")
-    completed: int = Field(description="cells whose image is there")
+    completed: int = Field(description="cells whose image is stored")
     ended: int = Field(description="cells that will not change any more, whether they have an image or not")
     sheet_url: str | None = Field(description="all images in one labelled picture; null until every cell has ended")
 

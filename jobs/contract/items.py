@@ -11,7 +11,7 @@ MAX_ITEMS = 64  # jobs per call; they are queued in one transaction, during whic
 
 
 class JobItems(JobRequest):
-    """Several jobs. A field beside `items` holds for every item that does not have the field itself."""
+    """Several jobs. A field beside `items` applies to every item that does not have the field itself."""
 
     items: Annotated[list[JobRequest], Field(min_length=1, max_length=MAX_ITEMS)] = Field(
         description="requests, each of which becomes a job; `{}` is one with the common fields alone. All of them are "

@@ -20,7 +20,7 @@ class JobStatus(StrEnum):
 
     @property
     def is_final(self) -> bool:
-        """Whether the job has ended and will not change any more."""
+        """Return whether the job has ended and will not change any more."""
         return self in FINAL_STATUSES
 
 
@@ -32,7 +32,7 @@ class View(BaseModel):
 
 
 class Progress(View):
-    """How far a job is; `step` counts within the stage, `fraction` over all of the job."""
+    """The progress of a job; `step` counts within the stage, `fraction` over all of the job."""
 
     stage: str
     step: int
@@ -41,20 +41,20 @@ class Progress(View):
 
 
 class JobProgress(Progress):
-    """How far a job is, and when it will be done; estimates are null unless it runs and a step's cost is known."""
+    """The progress of a job, with estimates; they are null unless it runs and a step's cost is known."""
 
     eta_seconds: float | None = Field(default=None, description="until its images are there")
     eta_error_seconds: float | None = None
 
 
 class QueueInfo(View):
-    """Where a queued job stands; estimates are null while no live worker has announced the costs of its pipeline."""
+    """The place of a queued job; estimates are null while no live worker has announced the costs of its pipeline."""
 
-    position: int = Field(description="how many jobs go before it, of all pipelines that its workers hold; 0 is next")
-    yours: int = Field(description="how many of them are its own caller's, of its pipeline and priority")
+    position: int = Field(description="number of jobs before it, of all pipelines of its workers; 0: it is next")
+    yours: int = Field(description="number of those that are its own caller's, of its pipeline and priority")
     eta_seconds: float | None = Field(description="until its images are there")
     eta_error_seconds: float | None
-    workers: int = Field(description="live workers that hold the job's pipeline; with 0 it waits until it expires")
+    workers: int = Field(description="live workers that serve the job's pipeline; with 0 it waits until it expires")
 
 
 class ImageRecord(View):
@@ -69,7 +69,7 @@ class ImageRecord(View):
 
 
 class CheckpointRecord(View):
-    """Where a job in progress stood: a stored file, and under which numerics one may go on from it."""
+    """A stored state of a job in progress, and the numerics under which a worker may resume from it."""
 
     execution_id: str = Field(description="part of the file's key in the store")
     sha256: str = Field(description="of the file, and the other part of its key")
@@ -85,7 +85,7 @@ class ImageView(View):
     class_label: int | None
     class_name: str | None
     seed: int
-    source: str | None = Field(default=None, description="the file it was made from; null where there is not the one")
+    source: str | None = Field(default=None, description="the file it was made from; null if none, or more than one")
 
 
 class JobError(View):
@@ -108,11 +108,11 @@ class Job(View):
     started_at: float | None
     ended_at: float | None
     expires_at: float = Field(
-        description="while it waits: when it will be given up; while it runs: until when it is kept at least; "
-        "once it has ended: when it and its images go"
+        description="queued: when it expires; in progress: the earliest time of its removal; "
+        "ended: when it and its images are removed"
     )
     request: ResolvedRequest | None = Field(
-        description="null only if it cannot be read: the job will fail, or has, or waits for a newer worker"
+        description="null only if it cannot be read; such a job fails, or waits for a newer worker"
     )
     progress: JobProgress
     queue: QueueInfo | None = Field(description="null once started")

@@ -1,4 +1,4 @@
-"""The announcement of a worker's pipelines, from which alone the service knows them."""
+"""The announcement of a worker's pipelines, the service's only source about them."""
 
 from typing import Literal
 
@@ -52,7 +52,7 @@ class UpsampleDefaults(Announced):
 
 
 class Defaults(Announced):
-    """What a request that leaves a field out gets."""
+    """The values of fields that a request leaves out."""
 
     sampler: str
     steps: int = 25
@@ -66,7 +66,7 @@ class Defaults(Announced):
 
 
 class PipelineInfo(Announced):
-    """One pipeline as a worker holds it."""
+    """One pipeline, as a worker announces it."""
 
     id: str
     classes: tuple[ClassInfo, ...]

@@ -48,15 +48,15 @@ class Strict(BaseModel):
 
 
 class UpsampleOptions(Strict):
-    """How the upsampler samples; what is left out is the pipeline's default."""
+    """The sampling of the upsampler; a field that is left out has the pipeline's default."""
 
     steps: Steps | None = None
     sampler: Name | None = None
     eta: Eta | None = None
     strength: Strength | None = Field(
         default=None,
-        description="share of the steps that is taken, the last ones, from the enlarged image noised that far; 1 is "
-        "as published, from noise alone; null: the pipeline's default",
+        description="share of the steps that is taken: the last ones, from the enlarged image noised to that point; "
+        "1: all steps, from pure noise, as published; null: the pipeline's default",
     )
     time_grid: TimeGrid | None = None
     thresholding: Thresholding = "clip"
@@ -150,7 +150,7 @@ class ResolvedRequest(Strict):
 
 
 class JobRequest(Strict):
-    """What to make. Which fields a kind has is in the description of each; the others must be left out."""
+    """A request for a job. The description of each field names its kinds; other kinds must leave it out."""
 
     kind: Kind = Field(
         default="generate",
@@ -172,7 +172,7 @@ class JobRequest(Strict):
         default=None,
         description="index or name; null: no class, where offered, and then guidance_scale must be 0 unless there are "
         "class_weights. Not for kind score; upsample has it where the upsampler is class_conditional. Required by "
-        "generate, where the pipeline says so, and by such an upsampler",
+        "generate if the pipeline requires it, and by such an upsampler",
     )
     class_weights: Annotated[dict[ClassName, ClassWeight], Field(min_length=1, max_length=32)] | None = Field(
         default=None,
@@ -184,13 +184,13 @@ class JobRequest(Strict):
     )
     guidance_interval: Annotated[list[Timestep], Field(min_length=2, max_length=2)] = Field(
         default=[0, 1000],
-        description="guide only at original timesteps inside, ends included; left out: at all of the pipeline's",
+        description="guide only at original timesteps in this range, ends included; left out: at all timesteps",
     )
     guidance_schedule: GuidanceSchedule | None = Field(
         default=None,
         description="entropy: the scale times the log of the number of classes over the entropy of the classifier's "
         "answer, at most 10 times, so that guidance does not fade as it grows sure (Zheng et al. 2022); null: "
-        "constant, or what the pipeline has with its default scale",
+        "constant, or the pipeline's with its default scale",
     )
     steps: Steps | None = Field(
         default=None,
@@ -200,7 +200,7 @@ class JobRequest(Strict):
     sampler: Name | None = Field(default=None, description="one of the pipeline's; null: its default")
     eta: Eta | None = Field(
         default=None,
-        description="DDIM only: 0 is deterministic; null: 0, or what the pipeline gives its default sampler",
+        description="DDIM only: 0 is deterministic; null: 0, or the pipeline's with its default sampler",
     )
     time_grid: TimeGrid | None = Field(
         default=None,
@@ -243,8 +243,8 @@ class JobRequest(Strict):
     metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)] | None = None
     webhook_url: WebhookUrl | None = Field(
         default=None,
-        description="where the job is posted when it has ended, as job.completed, job.failed, job.cancelled or "
-        "job.expired, signed as Standard Webhooks says; a public address, over http or https",
+        description="URL to which the ended job is posted, as job.completed, job.failed, job.cancelled or "
+        "job.expired, signed by Standard Webhooks; a public address, over http or https",
     )
 
     @classmethod
@@ -277,7 +277,7 @@ def refuse_repeated_names(body: bytes) -> None:
         raise InvalidRequestError([FieldError("", f"the name {repeated[0]!r} is given twice in one object")])
 
 
-SAID = {"extra_forbidden": "unknown field"}  # replaces pydantic's text
+TEXTS = {"extra_forbidden": "unknown field"}  # replace pydantic's
 UNIONS = ("class_label", "upsample")  # pydantic names the branch of these in an error's location
 
 
@@ -297,7 +297,7 @@ def field_errors(error: ValidationError) -> list[FieldError]:
         if parts[1:2] == ["values"]:  # an axis of a grid: the part after a value's position is a branch too
             del parts[3:]
         pointer = pointer_to(parts)
-        detail = SAID.get(each["type"], each["msg"][:1].lower() + each["msg"][1:])
+        detail = TEXTS.get(each["type"], each["msg"][:1].lower() + each["msg"][1:])
         found[pointer] = f"{found[pointer]}, or: {detail}" if pointer in found else detail
     inner = {pointer.rpartition("/")[0] for pointer in found} - {""}  # an object was meant: its inner errors count
     return [FieldError(pointer, detail) for pointer, detail in found.items() if pointer not in inner]

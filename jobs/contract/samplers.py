@@ -10,13 +10,13 @@ from jobs.contract.announced import Announced
 
 
 class SamplerNote(Announced):
-    """What to know of a sampler before choosing it."""
+    """Notes for choosing a sampler."""
 
     name: str
     title: str
     source: str
     order: int = Field(description="of convergence in the number of steps")
-    noise: str = Field(description="when it draws noise beyond that it starts from")
+    noise: str = Field(description="when it draws noise beyond the initial noise")
     evaluations_per_step: int = Field(description="of the network, and of the classifier where a step is guided")
     cost: str
     choose_when: str
@@ -31,8 +31,8 @@ SAMPLER_NOTES = (
         noise="every step but the last",
         evaluations_per_step=1,
         cost="1 network evaluation a step",
-        choose_when="The published figures are its (250 steps). Many steps; its fresh noise forgives what an imperfect "
-        "network guessed before. On the demo stack dynamic thresholding is better than clipping at every scale.",
+        choose_when="The published figures were measured with it (250 steps). For many steps: its fresh noise corrects "
+        "earlier errors of the network. On the demo stack dynamic thresholding beats clipping at every scale.",
     ),
     SamplerNote(
         name="ddim",
@@ -42,7 +42,7 @@ SAMPLER_NOTES = (
         noise="where eta is above 0",
         evaluations_per_step=1,
         cost="1 network evaluation a step",
-        choose_when="25 to 100 steps, and images that follow from the seed alone. At extreme guidance scales (demo "
+        choose_when="25 to 100 steps, and images that depend only on the seed. At extreme guidance scales (demo "
         "stack: 64 and more, at 10 steps 16 and more) with dynamic thresholding.",
     ),
     SamplerNote(
@@ -65,7 +65,7 @@ SAMPLER_NOTES = (
         noise="never",
         evaluations_per_step=2,
         cost="2 network evaluations a step, 1 for the last",
-        choose_when="The exact solution matters more than time: a single-step method that remembers nothing between "
-        "its steps, for grids and guidance that change abruptly.",
+        choose_when="Accuracy at the cost of time: a single-step method, without memory of earlier steps, suits grids "
+        "and guidance that change abruptly.",
     ),
 )

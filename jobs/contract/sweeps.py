@@ -19,7 +19,7 @@ class SweepFigure(Announced):
 
 
 class SweepCell(Announced):
-    """One setting and what its images measure."""
+    """One setting and the metrics of its images."""
 
     sampler: str
     steps: int

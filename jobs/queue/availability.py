@@ -15,7 +15,7 @@ from redis.exceptions import (
 )
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-AWAY = (
+UNAVAILABLE = (
     RedisConnectionError,  # also while it loads its data
     RedisTimeoutError,
     OutOfMemoryError,
@@ -29,4 +29,6 @@ REFUSED = re.compile(r"(?:.* caused error: )?(?:MISCONF|NOREPLICAS) ", re.DOTALL
 
 def is_unavailable(error: BaseException) -> bool:
     """Return whether an error means that Redis is unavailable, and not that the command itself was wrong."""
-    return isinstance(error, AWAY) or (isinstance(error, ResponseError) and REFUSED.match(str(error)) is not None)
+    return isinstance(error, UNAVAILABLE) or (
+        isinstance(error, ResponseError) and REFUSED.match(str(error)) is not None
+    )

@@ -45,5 +45,5 @@ def ask_room(pipe: Pipeline) -> None:
     pipe.zcard(keys.index(JobStatus.QUEUED))
 
 
-def take_room(told: Iterator[Any], settings: Settings, server: ServerReader) -> Room:
-    return Room(settings, server, next(told) or 0, next(told) or 0)
+def take_room(replies: Iterator[Any], settings: Settings, server: ServerReader) -> Room:
+    return Room(settings, server, next(replies) or 0, next(replies) or 0)

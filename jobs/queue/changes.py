@@ -40,10 +40,10 @@ class Changes:
         with self._redis.pipeline() as pipe:
             pipe.hgetall(keys.change(change_id))
             fields: dict[bytes, bytes] = answers(pipe)[0] or {}
-        told = [text for name, text in sorted(fields.items()) if name.startswith(WORKER.encode())]
+        parts_json = [text for name, text in sorted(fields.items()) if name.startswith(WORKER.encode())]
         try:
             asked = AskedChange.model_validate_json(fields[ASKED.encode()])
-            parts = tuple(_or_lost(WorkerChange.model_validate_json(text), live) for text in told)
+            parts = tuple(_or_lost(WorkerChange.model_validate_json(text), live) for text in parts_json)
         except (KeyError, ValidationError):
             return None
         is_final = all(each.status.is_final for each in parts)

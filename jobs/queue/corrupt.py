@@ -101,7 +101,7 @@ def listed(redis: Redis, job_id: str, created_at: float) -> tuple[str, JobStatus
 
 
 def leased_under(redis: Redis, job_id: str) -> str:
-    """Return the token under which a worker holds a job; "" if none does."""
+    """Return the token of the execution that has a lease on a job; "" if there is none."""
     found = member_of(redis, keys.LEASES, f"{job_id}:*", keys.EXECUTION)
     return "" if found is None else found[2]
 

@@ -151,10 +151,10 @@ class Drafter:
             for caller in callers:
                 pipe.zcard(keys.index(JobStatus.QUEUED, caller))
                 pipe.hget(keys.CALLERS_QUEUED, caller)
-            told = iter(answers(pipe))
-        backlogs, room = take_backlogs(told, fleet, names), take_room(told, self._settings, self._server)
-        places = Counter({line: next(told) or 0 for line in lines})
-        queued_ms = Counter({caller: cost_of(next(told), next(told)) for caller in callers})
+            replies = iter(answers(pipe))
+        backlogs, room = take_backlogs(replies, fleet, names), take_room(replies, self._settings, self._server)
+        places = Counter({line: next(replies) or 0 for line in lines})
+        queued_ms = Counter({caller: cost_of(next(replies), next(replies)) for caller in callers})
         return Counted(backlogs, room, places, queued_ms)
 
     def draft(self, order: Order, counted: Counted) -> Draft:
@@ -165,7 +165,7 @@ class Drafter:
         caller, work = order.submission.caller, work_of(request)
         cost_ms = Estimator(self._fleet.read()).cost_ms(order.pipeline.id, work)
         self._quotas.refuse_above_queued(caller, counted.queued_ms[caller.id], cost_ms)
-        self._hold_files(request, caller)
+        self._keep_files(request, caller)
         estimated = self._views.estimated_seconds(backlog, request, counted.places[order.line])
         record = self._record(order, work, estimated, cost_ms)
         return Draft(record, request, backlog, estimated)
@@ -197,12 +197,12 @@ class Drafter:
         queue = self._views.queue_info(draft.backlog, draft.request, place, draft.estimated)
         return self._views.view(draft.record, draft.request, queue, progress_of(draft.record, draft.request, None))
 
-    def _hold_files(self, request: ResolvedRequest, caller: Caller) -> None:
+    def _keep_files(self, request: ResolvedRequest, caller: Caller) -> None:
         """Keep the files of a job until it must have started, and for the retention time after that."""
         if not request.images:
             return
-        held = self._files.hold(request.images, request.expires_in + self._settings.retention_seconds, caller)
-        unknown = [index for index, record in enumerate(held) if record is None]
+        records = self._files.keep(request.images, request.expires_in + self._settings.retention_seconds, caller)
+        unknown = [index for index, record in enumerate(records) if record is None]
         if unknown:
             detail = "no such file: it was never uploaded, was removed or has expired"
             raise InvalidRequestError([FieldError(f"/images/{index}", detail) for index in unknown])
@@ -214,7 +214,7 @@ class Drafter:
             raise RefusedError(
                 ErrorKind.QUEUE_FULL,
                 f"{queued:.0f} s of work are queued for the workers of {backlog.pipeline!r}"
-                f"{others and f', which hold {others} too'}; the limit is {limit:.0f} s (ADM_QUEUE_LIMIT_SECONDS)",
+                f"{others and f', which serve {others} too'}; the limit is {limit:.0f} s (ADM_QUEUE_LIMIT_SECONDS)",
                 retry_after_seconds=queued - limit,
             )
 

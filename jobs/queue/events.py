@@ -34,7 +34,7 @@ class EventKind(StrEnum):
 
     @property
     def is_final(self) -> bool:
-        """Whether this is the last event of a job."""
+        """Return whether this is the last event of a job."""
         return self in FINAL_EVENTS
 
 
@@ -95,7 +95,7 @@ class ProgressReport:
 
 
 class ProgressPublisher:
-    """Publishes progress of jobs, as long as the reporting execution holds the job."""
+    """Publishes progress of jobs, as long as the reporting execution has the job's token."""
 
     def __init__(self, redis: Redis, kept_seconds: int) -> None:
         self._redis, self._kept_seconds = redis, kept_seconds
@@ -112,8 +112,8 @@ class ProgressPublisher:
         return {each.job_id: answer for each, answer in pairs if isinstance(answer, Exception)}
 
     def _arguments(self, report: ProgressReport) -> list[str | int]:
-        told = {"id": report.job_id, **report.progress.model_dump()}
-        data = json.dumps(told, separators=(",", ":")) if report.as_event else ""
+        event = {"id": report.job_id, **report.progress.model_dump()}
+        data = json.dumps(event, separators=(",", ":")) if report.as_event else ""
         note = (report.token, report.progress.model_dump_json(), self._kept_seconds)
         return [*note, EventKind.PROGRESS.value, data, MAX_EVENTS, keys.channel(report.job_id)]
 

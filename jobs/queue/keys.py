@@ -14,7 +14,7 @@ EXECUTION = re.compile(r"([A-Za-z0-9_-]{1,128}):([0-9a-f]{32})")  # the job, and
 QUEUE = re.compile(rf"{QUEUE_PREFIX}.+:(?:{'|'.join(PRIORITIES)})", re.DOTALL)
 
 PIPELINES = "adm:pipelines"  # hash: pipeline -> PipelineInfo, as last announced; outlives its workers for a time
-UNHELD = "adm:pipelines-unheld"  # sorted set: pipelines that no live worker holds, by the time that was first seen
+UNHELD = "adm:pipelines-unheld"  # sorted set: pipelines without a live worker, by the time when that was first seen
 RETIRED = "adm:pipelines-retired"  # set: pipelines that were removed; announcing one takes it out
 SWEEPS = "adm:sweeps"  # hash: pipeline -> Sweep, if it has one; removed with the pipeline
 STEP_COSTS = "adm:step-costs"  # hash: pipeline -> step_ms of the latest heartbeat; outlives the worker

@@ -12,7 +12,7 @@ from redis.client import Pipeline, Redis
 from redis.exceptions import ResponseError
 
 from jobs.callers.caller import ANONYMOUS, Caller
-from jobs.callers.turns import ENTER, Place, place_told
+from jobs.callers.turns import ENTER, Place, place_of_reply
 from jobs.contract.errors import ErrorKind, FailureKind, RefusedError
 from jobs.contract.job import CheckpointRecord, JobStatus, Progress
 from jobs.contract.work import RUNNING
@@ -84,10 +84,10 @@ class Ledger:
         for each in drafts:
             self.transitions.create(pipe, each)
         commands = [args[0] for args, _ in pipe.command_stack]
-        told = commit(self._redis, rq_registries.job_key(drafts[0].id), {}, pipe) if drafts else []
-        if told is None:
+        replies = commit(self._redis, rq_registries.job_key(drafts[0].id), {}, pipe) if drafts else []
+        if replies is None:
             return None
-        return [place_told(answer) for command, answer in zip(commands, told, strict=True) if command == ENTER]
+        return [place_of_reply(answer) for command, answer in zip(commands, replies, strict=True) if command == ENTER]
 
     def submit(self, draft: Record) -> tuple[Record, bool]:
         """Queue a job unless its id exists; return its present record, and whether this call queued it."""
@@ -101,7 +101,7 @@ class Ledger:
         return self.change(draft.id, decide)
 
     def note_checkpoint(self, job_id: str, token: str, checkpoint: CheckpointRecord, reached: Progress) -> bool:
-        """Write the checkpoint from which a running job can resume; return False if another execution holds the job.
+        """Write the checkpoint from which a running job can resume; return False if another execution has the job.
 
         reached: the progress in the checkpoint; the job has moved on since.
         """
@@ -189,7 +189,7 @@ class Ledger:
         deaths = record.deaths.with_another(record.reached, checkpoint, self.now())
         log.warning("worker_died", job_id=record.id, worker=record.worker_name, deaths=deaths.model_dump())
         if deaths.at_furthest >= self._deaths_alone:
-            self.transitions.fail(pipe, record, FailureKind.WORKER_LOST, f"{deaths}; the workers' logs may say why")
+            self.transitions.fail(pipe, record, FailureKind.WORKER_LOST, f"{deaths}; see the workers' logs")
             return
         # not from this death on, or the job would never expire
         expires_at = deaths.no_progress_since + self._retention_seconds

@@ -187,7 +187,7 @@ class Record(BaseModel):
 
     @property
     def is_delayed(self) -> bool:
-        """Whether its status is queued but a delay keeps it out of its queue."""
+        """Return whether its status is queued but a delay keeps it out of its queue."""
         return self.rq_status is RqStatus.SCHEDULED
 
     @property

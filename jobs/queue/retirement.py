@@ -1,4 +1,4 @@
-"""Removes from Redis the pipelines that no worker has held for a long time, and the names of dead workers."""
+"""Removes from Redis the pipelines that had no worker for a long time, and the names of dead workers."""
 
 from collections.abc import Iterable
 from typing import cast
@@ -19,17 +19,17 @@ class Retirement:
         self._redis, self._ledger, self._fleet, self._after_seconds = redis, ledger, fleet, after_seconds
 
     def retire_pipelines(self) -> list[str]:
-        """Note which pipelines no live worker holds, and remove those that were noted long ago; returns these.
+        """Note which pipelines have no live worker, and remove those that were noted long ago; returns these.
 
         Their queued jobs stay, and expire or wait for a worker that announces the pipeline again.
         """
         now = self._ledger.now()
-        held = {name.encode() for worker in self._fleet.read(fresh=True).workers for name in worker.pipelines}
+        served = {name.encode() for worker in self._fleet.read(fresh=True).workers for name in worker.pipelines}
         known = cast(list[bytes], self._redis.hkeys(keys.PIPELINES))
         with self._redis.pipeline() as pipe:
-            if held:
-                pipe.zrem(keys.UNHELD, *held)
-            if unheld := {name: now for name in known if name not in held}:
+            if served:
+                pipe.zrem(keys.UNHELD, *served)
+            if unheld := {name: now for name in known if name not in served}:
                 pipe.zadd(keys.UNHELD, unheld, nx=True)
             pipe.execute()
         return self._remove(now - self._after_seconds)

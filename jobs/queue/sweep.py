@@ -15,7 +15,7 @@ from jobs.storage.files import FileStore
 from jobs.storage.images import CHECKPOINT_SUFFIX, ImageStore, StoredImage, checkpoint_key
 
 
-class Sweeper:
+class Cleaner:
     """The parts of a sweep. Calls may be repeated, and may run in many processes at once."""
 
     def __init__(self, redis: Redis, ledger: Ledger, images: ImageStore, files: FileStore, lease_seconds: int) -> None:
@@ -65,7 +65,7 @@ class Sweeper:
 
         Its hash expires by itself. Then a later job with the same idempotency key may have the same id; that job stays.
         """
-        images = [each.key for each in self._images.images(job_id)]  # before the read: no later job's
+        images = [each.key for each in self._images.images(job_id)]  # read first: none is a later job's
         record = self._ledger.read(job_id)
         caller = (cast(bytes | None, self._redis.hget(keys.JOB_CALLERS, member)) or b"").decode()
         if record is None or record.index_member == member:
@@ -110,12 +110,12 @@ class Sweeper:
         return self._files.remove_strays()
 
     def first_within(self, seconds: int) -> bool:
-        """Return True for the first call of any sweeper on this Redis within so many seconds."""
+        """Return True for the first call of any cleaner on this Redis within so many seconds."""
         return bool(self._redis.set(keys.STORE_SWEPT, 1, nx=True, ex=seconds))
 
 
 def is_wanted(stored: StoredImage, record: Record | None) -> bool:
-    """Whether an object is its job's checkpoint, or belongs to an execution whose images are or may be published."""
+    """Return whether an object is its job's checkpoint, or of an execution whose images are or may be published."""
     if record is None:
         return False
     if stored.key.endswith(CHECKPOINT_SUFFIX):

@@ -13,7 +13,7 @@ from jobs.callers.turns import FUNCTIONS
 
 log = structlog.get_logger("jobs.queue.transaction")
 
-TOLD_ASIDE = ("XADD", "HINCRBY")  # commands that no state depends on
+OPTIONAL = ("XADD", "HINCRBY")  # commands that no state depends on
 
 # Its arguments are the hash's length (-1: the key is not a hash), its fields and values, then each command after its
 # length. A failing command does not stop the others, as in MULTI. Because of the first line, a server that accepts no
@@ -59,7 +59,7 @@ def commit(redis: Redis, key: str, read: dict[bytes, bytes] | None, pipe: Pipeli
         return None
     for each, answer in zip(commands, answers, strict=True):
         if isinstance(answer, Exception):
-            if each[0] not in TOLD_ASIDE:
+            if each[0] not in OPTIONAL:
                 raise answer
             log.error("corrupt_key", command=each[:2], error=str(answer))
     return answers

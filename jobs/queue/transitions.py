@@ -1,7 +1,7 @@
 """The commands of each change of a job's state, for a transaction that has read the job.
 
 A change writes everything at once: the hash, the queue, RQ's registries, the indexes, the lease, the counters of queued
-work and the event. So either side may be killed between any two commands.
+work and the event. So the service or a worker may be killed between any two commands.
 """
 
 import json

@@ -25,7 +25,7 @@ class WebhookTargets:
         self._allowed = [ip_network(each, strict=False) for each in networks]
 
     def allows(self, address: Address) -> bool:
-        """Whether a connection to the address may be made."""
+        """Return whether a connection to the address may be made."""
         meant = plain(address)
         if any(each in network for each in (address, meant) for network in self._allowed):
             return True
@@ -59,18 +59,18 @@ def check_webhook(url: str | None, settings: Settings) -> None:
         parts = urlsplit(url)
         _ = parts.port
     except ValueError:
-        reason = "is no URL"
+        reason = "is not a URL"
     else:
         if settings.webhook_secret is None:
             reason = "this service sends no webhooks: ADM_WEBHOOK_SECRET is not set"
         elif not reaches(parts.hostname or "", WebhookTargets(settings.webhook_networks)):
-            reason = "is an address that webhooks do not go to (ADM_WEBHOOK_NETWORKS allows networks)"
+            reason = "is an address that is not allowed for webhooks (ADM_WEBHOOK_NETWORKS allows networks)"
     if reason:
         raise InvalidRequestError([FieldError("/webhook_url", reason)])
 
 
 def reaches(host: str, targets: WebhookTargets) -> bool:
-    """Whether a host may be allowed. A name is accepted here and checked when it is resolved."""
+    """Return whether a host may be allowed. A name is accepted here and checked when it is resolved."""
     try:
         return targets.allows(ip_address(host))
     except ValueError:

@@ -39,7 +39,7 @@ return moved
 class Delivery:
     """One event for one receiver."""
 
-    id: str  # the same at every attempt, so that a receiver can tell a repeated one
+    id: str  # the same at every attempt, so that a receiver can recognise a repetition
     job_id: str
     status: str  # final status of the job
     url: str

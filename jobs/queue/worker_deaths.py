@@ -3,7 +3,7 @@
 A job that kills its worker does so at the same step each time, and never gets past it. A kill from outside comes at any
 step. So deaths are counted at the furthest step that a job reached while it ran alone; enough of them show that the job
 is the cause. The count starts at 1 again when the job gets further, and is cleared when it leaves a checkpoint further
-on. A death at an earlier step says nothing about the furthest step and leaves the count as it is.
+on. A death at an earlier step is no evidence about the furthest step and leaves the count as it is.
 """
 
 from datetime import UTC, datetime
@@ -34,7 +34,7 @@ class Deaths(BaseModel):
 
     @property
     def runs_alone(self) -> bool:
-        """Whether the job must run alone, to show if it kills its worker."""
+        """Return whether the job must run alone, to show if it kills its worker."""
         return self.together >= DEATHS_TOGETHER
 
     @property

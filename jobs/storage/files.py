@@ -39,10 +39,10 @@ class FileInfo(BaseModel):
     id: str = Field(description="the same for the same bytes of the same caller")
     object: Literal["file"] = "file"
     sha256: str = Field(description="of the bytes as they were uploaded")
-    width: int = Field(description="of the picture as it was uploaded, upright; what is kept of it may be smaller")
+    width: int = Field(description="of the uploaded picture, upright; the stored one may be smaller")
     height: int
     bytes: int = Field(description="as uploaded")
-    expires_at: float = Field(description="Unix seconds; another upload, or a job that uses it, puts it off")
+    expires_at: float = Field(description="Unix seconds; another upload of it, or a job that uses it, extends it")
 
 
 class FileRecord(BaseModel):
@@ -61,7 +61,7 @@ class FileRecord(BaseModel):
     caller: str = Field(default="", description="whose it is; empty where it was made without a key")
 
     def suffices(self, short_side_px: int) -> bool:
-        """Whether the kept picture is as good as the original for a pipeline with this short side."""
+        """Return whether the kept picture is as good as the original for a pipeline with this short side."""
         return self.short_side_px >= short_side_px or not is_halved(self.width, self.height, self.short_side_px)
 
     def info(self, expires_at: float) -> FileInfo:
@@ -92,7 +92,7 @@ class FileStore:
     def present(self, sha256: str, short_side_px: int, caller: Caller) -> FileInfo | None:
         """Extend the lifetime of a caller's upload of these bytes; None if none suffices for this short side."""
         file_id = id_of(sha256, caller)
-        record = self.hold([file_id], self._settings.retention_seconds, caller)[0]
+        record = self.keep([file_id], self._settings.retention_seconds, caller)[0]
         if record is not None and record.suffices(short_side_px) and self._objects.has(record.key):
             return self.get(file_id, caller).info
         return None
@@ -174,7 +174,7 @@ class FileStore:
         except FileNotFoundError as error:
             raise RefusedError(ErrorKind.UNKNOWN_FILE, f"file {file_id} is gone") from error
 
-    def hold(self, file_ids: Sequence[str], seconds: int, caller: Caller) -> list[FileRecord | None]:
+    def keep(self, file_ids: Sequence[str], seconds: int, caller: Caller) -> list[FileRecord | None]:
         """Keep a caller's files for at least so long from now; None for each that is unknown or has expired."""
         texts = cast(list[bytes | None], self._redis.mget([keys.file(each) for each in file_ids]))
         owned = [record is not None and caller.may_see(record.caller) for record in map(record_of, texts)]
@@ -183,8 +183,8 @@ class FileStore:
                 if is_own:
                     pipe.expire(keys.file(each), seconds, gt=True)
                     pipe.get(keys.file(each))
-            held = iter(answers(pipe)[1::2])
-        return [record_of(next(held)) if is_own else None for is_own in owned]
+            records = iter(answers(pipe)[1::2])
+        return [record_of(next(records)) if is_own else None for is_own in owned]
 
     def delete(self, file_id: str, caller: Caller) -> None:
         """Remove a file; a queued job that needs it will fail. Raises: RefusedError for an unknown one."""

@@ -55,7 +55,7 @@ class ImageStore:
         )
 
     def takes(self, png: bytes) -> bool:
-        """Whether the store accepts these bytes now under another key, which is deleted again."""
+        """Return whether the store accepts these bytes now under another key, which is deleted again."""
         key = image_key(PROBE, uuid4().hex, 0)
         try:
             self.objects.put(key, png)

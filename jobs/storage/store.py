@@ -76,7 +76,7 @@ class ObjectStore:
             with self._observed("put"):
                 obstore.put(self._store, key, data, use_multipart=False)
         except BAD_KEY as error:
-            raise UnavailableError(f"the image store has no place for the key {key[:128]!r}") from error
+            raise UnavailableError(f"the image store cannot store the key {key[:128]!r}") from error
         except (BaseError, FileNotFoundError) as error:  # the latter if there is no such bucket
             raise UnavailableError(f"the image store did not take an image: {type(error).__name__}") from error
 

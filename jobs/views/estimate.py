@@ -149,7 +149,7 @@ class Estimator:
             running = running._replace(row_steps=others)
         behind = {stage: (1 - ahead) * n for stage, n in backlog.of((request.priority,), rank).items()}
         queued = queued._replace(row_steps={stage: n - behind.get(stage, 0) for stage, n in queued.row_steps.items()})
-        workers = max(1, len(self._fleet.holders(backlog.pipeline)))
+        workers = max(1, len(self._fleet.workers_of(backlog.pipeline)))
         taken = {
             stage: (queued.row_steps.get(stage, 0) + running.row_steps.get(stage, 0)) / workers for stage in step_ms
         }
@@ -180,7 +180,7 @@ class Estimator:
 
     def _shared_seconds(self, backlog: Backlog, ms: float) -> float:
         """Seconds of all workers of a pipeline together for this many milliseconds of one worker."""
-        return ms / 1000 / max(1, len(self._fleet.holders(backlog.pipeline)))
+        return ms / 1000 / max(1, len(self._fleet.workers_of(backlog.pipeline)))
 
 
 def work_ms(step_ms: StepMs, work: Mapping[str, float]) -> float:
@@ -194,7 +194,7 @@ def row_ms(step_ms: StepMs, stage: str) -> float:
 
 
 def has_room(step_ms: StepMs, request: ResolvedRequest, taken: Mapping[str, float]) -> bool:
-    """Whether a job's images fit a batch beside others' row steps, if others' images have as many steps as its own."""
+    """Return whether a job's images fit a batch beside others' row steps, if all images have equally many steps."""
     return all(
         request.num_rows + math.ceil(taken.get(stage, 0) / evaluations) <= max(step_ms[stage])
         for stage, evaluations in evaluations_of(request).items()

@@ -19,7 +19,7 @@ class JobFilter:
         return self == JobFilter()
 
     def admits(self, record: Record) -> bool:
-        """Whether a job matches; an unreadable request has no class and no metadata."""
+        """Return whether a job matches; an unreadable request has no class and no metadata."""
         if self.model is not None and record.pipeline != self.model:
             return False
         if self.class_label is None and not self.metadata:

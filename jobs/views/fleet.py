@@ -33,17 +33,17 @@ class Fleet:
     step_ms: dict[str, StepMs] = field(default_factory=dict)  # by pipeline
 
     @cached_property
-    def _held(self) -> dict[str, dict[str, WorkerInfo]]:
-        """Live workers by name, by the pipeline that they hold."""
-        held: dict[str, dict[str, WorkerInfo]] = {}
+    def _workers_by_pipeline(self) -> dict[str, dict[str, WorkerInfo]]:
+        """Live workers by name, by the pipeline that they serve."""
+        found: dict[str, dict[str, WorkerInfo]] = {}
         for worker in self.workers:
             for pipeline in worker.pipelines:
-                held.setdefault(pipeline, {})[worker.name] = worker
-        return held
+                found.setdefault(pipeline, {})[worker.name] = worker
+        return found
 
-    def holders(self, pipeline: str) -> list[WorkerInfo]:
-        """Live workers that hold a pipeline."""
-        return list(self._held.get(pipeline, {}).values())
+    def workers_of(self, pipeline: str) -> list[WorkerInfo]:
+        """Live workers that serve a pipeline."""
+        return list(self._workers_by_pipeline.get(pipeline, {}).values())
 
     def shares(self, pipeline: str) -> Mapping[str, float]:
         """The share of each pipeline's work that falls on the workers of this one; its own comes first, with 1.
@@ -54,15 +54,15 @@ class Fleet:
 
     @cached_property
     def _shares(self) -> dict[str, dict[str, float]]:
-        held = {name: frozenset(workers) for name, workers in self._held.items()}
+        found = {name: frozenset(workers) for name, workers in self._workers_by_pipeline.items()}
         return {
             name: {name: 1.0}
-            | {other: len(own & theirs) / len(theirs) for other, theirs in held.items() if not own.isdisjoint(theirs)}
-            for name, own in held.items()
+            | {other: len(own & theirs) / len(theirs) for other, theirs in found.items() if not own.isdisjoint(theirs)}
+            for name, own in found.items()
         }
 
     def shares_network(self, stage: str, pipeline: str, other: str) -> bool:
-        """Whether two pipelines have the same network in a stage, so that their images share batches.
+        """Return whether two pipelines have the same network in a stage, so that their images share batches.
 
         Compares the weights. Two stacks of the same files count as one, although a worker batches them separately.
         """
@@ -124,8 +124,8 @@ class FleetReader:
     def sweep(self, pipeline: str) -> Sweep | None:
         """The sweep of a pipeline; None if its workers have announced none."""
         text = cast(bytes | None, self._redis.hget(keys.SWEEPS, pipeline))
-        said = {} if text is None else {pipeline.encode(): text}
-        return self._understood(keys.SWEEPS, said, SWEEP).get(pipeline)
+        texts = {} if text is None else {pipeline.encode(): text}
+        return self._understood(keys.SWEEPS, texts, SWEEP).get(pipeline)
 
     def metrics(self) -> dict[str, str]:
         """The latest metrics of each live worker, by its name."""

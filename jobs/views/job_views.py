@@ -49,10 +49,10 @@ class Views:
                     pipe.zrank(keys.own_line(each.queue, each.caller), each.id)
                 for each in running:
                     pipe.get(keys.progress(each.id))
-                told = iter(answers(pipe))
-            backlogs = take_backlogs(told, fleet, pipelines)
-            places = {each.id: place_of(each, next(told), next(told)) for each in queued}
-            progress = {each.id: next(told) for each in running}
+                replies = iter(answers(pipe))
+            backlogs = take_backlogs(replies, fleet, pipelines)
+            places = {each.id: place_of(each, next(replies), next(replies)) for each in queued}
+            progress = {each.id: next(replies) for each in running}
         views = []
         for each in records:
             request = readable_request(each)
@@ -85,7 +85,7 @@ class Views:
     ) -> QueueInfo:
         """The queue fields of a job at a place in its queue; place None: it is being claimed."""
         fleet = self._fleet.read()
-        workers = len(fleet.holders(request.model))
+        workers = len(fleet.workers_of(request.model))
         return QueueInfo(
             position=Estimator(fleet).jobs_ahead(backlog, request.priority, None if place is None else place.all),
             yours=0 if place is None else place.own,
@@ -183,16 +183,16 @@ def ask_backlogs(pipe: Pipeline, fleet: Fleet, pipelines: Sequence[str]) -> None
         pipe.lrange(keys.estimate_ratios(pipeline), 0, -1)
 
 
-def take_backlogs(told: Iterator[Any], fleet: Fleet, pipelines: Sequence[str]) -> Backlogs:
+def take_backlogs(replies: Iterator[Any], fleet: Fleet, pipelines: Sequence[str]) -> Backlogs:
     """Parse backlogs from the answers; invalid counters and ratios are skipped."""
     counted = {}
     for name in with_those_beside(fleet, pipelines):
-        lengths: dict[str, int] = {priority: (next(told) or 0) + (next(told) or 0) for priority in PRIORITIES}
-        counters = {field.decode(errors="replace"): number for field, number in (next(told) or {}).items()}
+        lengths: dict[str, int] = {priority: (next(replies) or 0) + (next(replies) or 0) for priority in PRIORITIES}
+        counters = {field.decode(errors="replace"): number for field, number in (next(replies) or {}).items()}
         work = {field: int(n) for field, n in counters.items() if COUNTER.fullmatch(field) and COUNT.fullmatch(n)}
         counted[name] = Backlog(name, lengths, work)
     for name in pipelines:
-        ratios = tuple(float(each) for each in next(told) or () if RATIO.fullmatch(each))
+        ratios = tuple(float(each) for each in next(replies) or () if RATIO.fullmatch(each))
         counted[name] = replace(counted[name], ratios=ratios)
     return Backlogs(fleet, counted)
 

@@ -30,7 +30,7 @@ class PipelineLoad(View):
     id: str
     queued: int = Field(description="jobs")
     queued_seconds: float | None = Field(description="of its workers, for these jobs; null: no step was measured yet")
-    workers: int = Field(description="live ones that hold it")
+    workers: int = Field(description="live workers that serve it")
 
 
 class CallerLoad(View):
@@ -62,7 +62,7 @@ class QueueLoad(View):
     callers: list[CallerLoad] = Field(description="those that have jobs queued or in progress, most jobs first")
     callers_left_out: int = Field(description="callers with fewer jobs, where there are more than 100")
     ended_in_last_minute: int = Field(description="jobs that were completed, failed, cancelled or expired")
-    workers: list[WorkerLoad] = Field(description="live ones, as their metrics have it")
+    workers: list[WorkerLoad] = Field(description="live workers, from their metrics")
 
 
 class LoadReader:
@@ -82,9 +82,9 @@ class LoadReader:
             for caller_id in ("", *(each.id for each in callers)):  # "": all jobs
                 for status in UNFINISHED:
                     pipe.zcard(keys.index(status, caller_id))
-            told = iter(answers(pipe))
-        backlogs, ended = take_backlogs(told, fleet, names), next(told) or 0
-        counts = [tuple(next(told) or 0 for _ in UNFINISHED) for _ in range(len(callers) + 1)]
+            replies = iter(answers(pipe))
+        backlogs, ended = take_backlogs(replies, fleet, names), next(replies) or 0
+        counts = [tuple(next(replies) or 0 for _ in UNFINISHED) for _ in range(len(callers) + 1)]
         loads = [caller_load(each, *numbers) for each, numbers in zip(callers, counts[1:], strict=True)]
         busy = sorted((each for each in loads if each.unfinished), key=lambda each: each.unfinished, reverse=True)
         shown = self._with_pipelines(busy[:MOST_CALLERS], names)
@@ -105,10 +105,10 @@ class LoadReader:
                 for name in names:
                     for priority in PRIORITIES:
                         pipe.zcard(keys.own_line(keys.queue(name, priority), str(each.id)))
-            told = iter(answers(pipe))
+            replies = iter(answers(pipe))
         found = []
         for each in loads:
-            queued = {name: sum(next(told) or 0 for _ in PRIORITIES) for name in names}
+            queued = {name: sum(next(replies) or 0 for _ in PRIORITIES) for name in names}
             found.append(each.model_copy(update={"queued_by_pipeline": without_zeros(queued)}))
         return found
 
@@ -149,7 +149,7 @@ def pipeline_loads(fleet: Fleet, backlogs: Backlogs, queued: Counter[str]) -> li
                 id=name,
                 queued=queued[name],
                 queued_seconds=round(sum(known), 3) if known else None,
-                workers=len(fleet.holders(name)),
+                workers=len(fleet.workers_of(name)),
             )
         )
     return found

@@ -53,7 +53,7 @@ class Exported:
         """The flags for the official scripts, and the changes to make in them."""
         yield f"{self.path}: " + " ".join(f"--{flag} {value}" for flag, value in self.flags.items())
         for field, value in self.unsaid.items():
-            yield f"{self.path}: no official flag says {field} = {value}: write it into {SCRIPT}"
+            yield f"{self.path}: no official flag sets {field} = {value}: write it into {SCRIPT}"
 
 
 def export(source: Path, folder: Path) -> list[Exported]:

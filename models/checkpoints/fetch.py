@@ -44,7 +44,7 @@ def fetch(url: str, target: Path, progress: Progress = lambda done, total: None)
     sha256 = hash_file(partial)
     if record is not None and record.sha256 != sha256:
         raise ChangedFileError(
-            target.name, f"what {url} gives is not what was recorded; if that is meant, delete {target.name}.json"
+            target.name, f"the file at {url} is not the recorded one; if that is intended, delete {target.name}.json"
         )
     partial.replace(target)
     _source_path(partial).unlink(missing_ok=True)
@@ -74,7 +74,7 @@ def _fetch_all(client: httpx2.Client, url: str, partial: Path, progress: Progres
         failures = 0 if _length(partial) > before else failures + 1
         if failures == ATTEMPTS or (failures and not partial.exists()):
             resumable = _length(partial) and _strong_tag(partial)
-            kept = f"; {_length(partial):,} bytes are kept, run it again to go on" if resumable else ""
+            kept = f"; {_length(partial):,} bytes are kept; the same command resumes" if resumable else ""
             raise FetchError(url, f"{reason}{kept}")
 
 

@@ -79,7 +79,7 @@ def form_of(path: Path) -> Form:
 
 
 def _form(path: Path, head: bytes) -> Form | str:
-    """The form, or a text that says what else the file is."""
+    """The form, or a text that describes the file's other kind."""
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
     if not head:
         return "is empty; fetch it again"
@@ -98,7 +98,7 @@ def _form(path: Path, head: bytes) -> Form | str:
     if head[8:9] == b"{":
         return Form.SAFETENSORS
     if re.match(rb"\x80[\x02-\x05]", head):
-        return "is a pickle that torch.save did not write, and may hold code; save its state_dict() with torch.save"
+        return "is a pickle that torch.save did not write, and may contain code; save its state_dict() with torch.save"
     if text.startswith((b"{", b"[")):
         return "is JSON, without tensors"
     return f"is no weights file: it begins with {head[:8]!r}, as neither torch.save nor safetensors does"
@@ -128,7 +128,5 @@ def _tar_form(path: Path) -> str:
     except (tarfile.TarError, EOFError, *DAMAGE):
         members = set()
     if members >= TAR_MEMBERS:
-        return (
-            "is of torch.save's tar form (before torch 0.1.10), which is not read; save it anew with a torch of today"
-        )
+        return "is of torch.save's tar form (before torch 0.1.10), which is not read; save it again with a newer torch"
     return "is a tar archive; unpack it and give the weights file in it"

@@ -114,7 +114,7 @@ def load_network(
     except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
         raise WeightsError(shown(path), f"no network can be built from its configuration ({error})") from error
     if not isinstance(model, expected):
-        raise WeightsError(shown(path), f"holds a {type(model).__name__}, expected a {expected.__name__}")
+        raise WeightsError(shown(path), f"contains a {type(model).__name__}, expected a {expected.__name__}")
     tensors = read_tensors(path)
     check_state(model, tensors, shown(path))
     model.load_state_dict({key: value.to(device, torch.float32) for key, value in tensors.items()}, assign=True)
@@ -136,7 +136,7 @@ def check_state(model: nn.Module, tensors: Mapping[str, Tensor], name: str) -> N
             raise WeightsError(name, f"{key} is of {value.dtype}, expected a floating dtype")
     for key, value in tensors.items():
         if not is_finite(value):
-            raise WeightsError(name, f"{key} holds values that are not finite")
+            raise WeightsError(name, f"{key} has values that are not finite")
 
 
 def _likeness(tensors: Mapping[str, Tensor]) -> str:

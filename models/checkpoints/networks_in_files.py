@@ -27,8 +27,8 @@ class Network:
     others: tuple[str, ...] = ()
 
     @property
-    def told(self) -> str:
-        """A text that says which of several networks this is; "" for the only one."""
+    def choice(self) -> str:
+        """A text on which of several networks this is; "" for the only one."""
         return (
             f"of its networks, that at {self.where!r}; others at {', '.join(map(repr, self.others))}"
             if self.others
@@ -39,10 +39,10 @@ class Network:
 def networks_in(content: object) -> list[Network]:
     """The networks of a file's content, averaged weights first: those are what images are sampled with.
 
-    A mapping of only tensors is one network, with any keys. Raises: ContentError that says what else it is.
+    A mapping of only tensors is one network, with any keys. Raises: ContentError that names its kind.
     """
     if not isinstance(content, Mapping):
-        raise ContentError(f"holds a {type(content).__name__}{_whole_model(content)}, and no state dict of tensors")
+        raise ContentError(f"contains a {type(content).__name__}{_whole_model(content)}, and no state dict of tensors")
     flat = {COMPILED.sub("", key): value for key, value in _tensors(content)}
     prefixes = list(dict.fromkeys(match[1] for key in flat if (match := FIRST_KEY.fullmatch(key))))
     if not prefixes:
@@ -88,4 +88,4 @@ def _described(content: Mapping[object, object]) -> str:
         return "is the state of an optimizer; the weights lie in another file, as model*.pt or ema_*.pt beside opt*.pt"
     entries = ", ".join(str(name) for name in list(content)[:SHOWN_ENTRIES]) or "nothing"
     more = " ..." if len(content) > SHOWN_ENTRIES else ""
-    return f"holds no state dict of an ADM network; it holds {entries}{more}"
+    return f"contains no state dict of an ADM network, but {entries}{more}"

@@ -48,7 +48,7 @@ class Answers:
         return {name: value for name, value in vars(self).items() if value is not None}
 
     def settle(self, each: Open) -> bool:
-        """Whether these answers set an open flag; one of the two flags for heads sets both."""
+        """Return whether these answers set an open flag; one of the two flags for heads sets both."""
         return any(name in self.given() for name in each.flag.split(" / "))
 
     def over(self, others: "Answers") -> "Answers":
@@ -85,8 +85,8 @@ class Resolved:
         if flag == "num_heads_upsample" and getattr(self.config, flag) == -1:
             return "as num_heads"
         names = {"noise_schedule": "schedule", "diffusion_steps": "num_timesteps"}
-        held = self.process if flag in TRAINING_FLAGS else self.config
-        return str(getattr(held, names.get(flag, flag)))
+        settings = self.process if flag in TRAINING_FLAGS else self.config
+        return str(getattr(settings, names.get(flag, flag)))
 
     def missing(self) -> list[str]:
         """A line for each unanswered open flag that images depend on."""
@@ -131,13 +131,13 @@ def _contradictions(found: Inspection, given: dict[str, Any]) -> Iterator[str]:
     yield from _wrong_heads(config, given)
     yield from _wrong_size(config, given)
     if (depth := given.get("num_res_blocks")) not in (None, *found.depths):
-        yield f"num_res_blocks {depth} does not fit the keys; they say {' or '.join(map(str, found.depths))}"
+        yield f"num_res_blocks {depth} does not fit the keys, which allow {' or '.join(map(str, found.depths))}"
     if isinstance(config, ClassifierConfig):
         for name in (each for each in TRAINING_FLAGS if each in given):
             yield f"{name} is not for a classifier, which uses the value of the network it guides"
         return
     if "sigma_small" in given and config.out_channels != RGB_CHANNELS:
-        yield f"sigma_small is not open: {config.out_channels} output channels say that the variance is learned"
+        yield f"sigma_small is not open: {config.out_channels} output channels show that the variance is learned"
     if (schedule := given.get("noise_schedule")) not in (None, *SCHEDULES):
         yield f"noise_schedule {schedule!r} is unknown; known are {', '.join(SCHEDULES)}"
     if not FEWEST_TIMESTEPS <= given.get("diffusion_steps", FEWEST_TIMESTEPS) <= MOST_TIMESTEPS:

@@ -37,7 +37,7 @@ SHAPE_NAMES = (
 )
 """Classes of the demo stack, in the order of their labels; `prism` is hexagonal."""
 
-OFFICIAL_FOLDER = "official"  # of ADM_WEIGHTS: holds the checkpoints under their own names
+OFFICIAL_FOLDER = "official"  # of ADM_WEIGHTS, for checkpoints under their own names
 OFFICIAL_URL = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021"
 """The target of the official README's links; a checkpoint is at OFFICIAL_URL/FILE."""
 

@@ -63,7 +63,7 @@ def recorded_hash(path: Path) -> str:
     if record is not None and (record.size, record.mtime_ns) == (stat.st_size, stat.st_mtime_ns):
         return record.sha256
     if record is not None and record.size != stat.st_size:
-        raise ChangedFileError(path.name, f"has {stat.st_size:,} bytes, its record says {record.size:,}")
+        raise ChangedFileError(path.name, f"has {stat.st_size:,} bytes, not the recorded {record.size:,}")
     sha256 = hash_file(path)
     if record is not None and record.sha256 != sha256:
         raise ChangedFileError(path.name, "has changed since it was recorded; if that is meant, delete its .json")

@@ -123,7 +123,7 @@ def write_tensors(
 
 
 def is_finite(value: Tensor) -> bool:
-    """Whether no value is NaN or infinite.
+    """Return whether no value is NaN or infinite.
 
     Both propagate through a sum, which is as fast as memory. Only a sum that is not finite needs a second check,
     because large values may overflow it. Uses numpy if possible: torch wakes its threads for each tensor, which on a
@@ -158,7 +158,7 @@ def _header(tensors: Mapping[str, Tensor], dtype: torch.dtype, metadata: Mapping
 def _content(name: str, key: str, value: Tensor, dtype: torch.dtype) -> memoryview:
     stored = value.detach().to("cpu", _stored(value, dtype)).contiguous()
     if not is_finite(stored):
-        raise WeightsError(name, f"{key} holds values that are not finite" + _overflow(value, dtype))
+        raise WeightsError(name, f"{key} has values that are not finite" + _overflow(value, dtype))
     return stored.reshape(-1).view(torch.uint8).numpy().data
 
 

@@ -76,7 +76,7 @@ def _names(stream: IO[bytes], pickles: int) -> set[str]:
 def _reason(error: Exception) -> str:
     if isinstance(error, pickle.UnpicklingError):
         return (
-            "holds code to run, or objects that torch's restricted unpickler refuses, and was not loaded; "
+            "contains code to run, or objects that torch's restricted unpickler refuses, and was not loaded; "
             "if you trust it, save its state_dict() alone"
         )
     return f"is cut off or damaged, and cannot be read as tensors ({type(error).__name__}); fetch it again"

@@ -43,7 +43,7 @@ def expected(path: Path, preset: str | None, tensors: Mapping[str, Tensor]) -> t
     if (named := preset_of(path, preset)) is not None:
         return named.name, named.config
     if "kind" in read_metadata(path):
-        return "the network that it says it is", read_config(path)
+        return "the network of its own metadata", read_config(path)
     return "a whole ADM network", inspect_shapes(shapes_of(tensors)).config
 
 
@@ -63,7 +63,7 @@ def differences(tensors: Mapping[str, Tensor], config: NetworkConfig) -> list[st
             lines.append(f"{key} has shape {list(got.shape)}, expected {list(want[key].shape)}")
         if not got.is_floating_point():
             lines.append(f"{key} is of {str(got.dtype).removeprefix('torch.')}, expected float32")
-    return lines + [f"{key} holds values that are not finite" for key, value in tensors.items() if not is_finite(value)]
+    return lines + [f"{key} has values that are not finite" for key, value in tensors.items() if not is_finite(value)]
 
 
 def verify(path: Path, tensors: Mapping[str, Tensor], config: NetworkConfig) -> list[str]:
@@ -122,8 +122,8 @@ def _identity(
 
 def _as_grey_as(source: Path, process: ProcessConfig | None) -> ProcessConfig | None:
     """The process with `grey` from the source, because no flag sets it."""
-    said = read_process(source) if source.suffix == ".safetensors" else None
-    return process if process is None or said is None else replace(process, grey=said.grey)
+    stated = read_process(source) if source.suffix == ".safetensors" else None
+    return process if process is None or stated is None else replace(process, grey=stated.grey)
 
 
 def _hold(source: Path, tensors: Mapping[str, Tensor], config: NetworkConfig, name: str) -> None:

@@ -14,7 +14,7 @@ def attend(qkv: Tensor, num_heads: int, *, new_order: bool) -> Tensor:
     """Multi-head attention over the positions of a flattened map.
 
     The two channel orders have the same shapes, so a wrong one loads without an error and makes noise:
-    legacy groups by head and holds q, k, v inside each head; the new order groups q, k, v and holds heads inside each.
+    legacy groups by head, with q, k, v inside each head; the new order groups by q, k, v, with the heads inside each.
 
     Shapes: qkv [N, 3C, T]; result [N, C, T], head-major in both orders.
     Source: guided-diffusion (MIT), QKVAttentionLegacy and QKVAttention; scale 1/sqrt(C/num_heads).

@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 
 
 def lies_by_channels(x: Tensor) -> bool:
-    """Whether a CPU's map [N, C, ...] has each position's channels contiguous (channels-last)."""
+    """Return whether a CPU's map [N, C, ...] has each position's channels contiguous (channels-last)."""
     return x.is_cpu and x.ndim > 2 and x.flatten(2).mT.is_contiguous()
 
 

@@ -18,7 +18,7 @@ Pair = tuple[int, int]
 
 
 def onednn_computes(dtype: torch.dtype) -> bool:
-    """Whether oneDNN convolves this dtype on this CPU; half precision needs AVX512 or newer instructions."""
+    """Return whether oneDNN convolves this dtype on this CPU; half precision needs AVX512 or newer instructions."""
     if not bool(torch.backends.mkldnn.is_available()):
         return False
     if dtype == torch.float32:
@@ -28,12 +28,12 @@ def onednn_computes(dtype: torch.dtype) -> bool:
 
 
 def autocasts(x: Tensor) -> bool:
-    """Whether autocast is on for the device of this tensor, as in training."""
+    """Return whether autocast is on for the device of this tensor, as in training."""
     return torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type)
 
 
 def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether weights can be packed for this device and dtype."""
+    """Return whether weights can be packed for this device and dtype."""
     return device.type == "cpu" and onednn_computes(dtype)
 
 
@@ -86,7 +86,7 @@ class _Served(nn.Module):
         self.weight = nn.Parameter(packed, requires_grad=False)
 
     def _is_served(self, x: Tensor) -> bool:
-        """Whether oneDNN computes this here: on a CPU, outside of training and its autocast."""
+        """Return whether oneDNN computes this here: on a CPU, outside of training and its autocast."""
         if self.weight.is_mkldnn:
             return True
         trains = torch.is_grad_enabled() and self.weight.requires_grad

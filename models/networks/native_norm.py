@@ -54,12 +54,12 @@ def loaded(path: Path) -> ctypes.CDLL:
 
 
 def is_of(dtype: torch.dtype) -> bool:
-    """Whether this code supports the dtype on a CPU."""
+    """Return whether this code supports the dtype on a CPU."""
     return dtype in HALF and library() is not None
 
 
 def computes(x: Tensor, *, trains: bool = False) -> bool:
-    """Whether this code supports a channels-last map.
+    """Return whether this code supports a channels-last map.
 
     In serving a norm runs on the calling thread alone. In training the images are divided among torch's threads.
     """
@@ -86,7 +86,7 @@ def _rows(move: Tensor) -> Tensor:
 
 
 class _Prepared:
-    """One norm of one batch, with a scale and a shift [N, C] or none; holds the tensors that its pointers point to."""
+    """One norm of one batch, with a scale and a shift [N, C] or none; keeps the tensors behind its pointers alive."""
 
     def __init__(
         self,
@@ -103,7 +103,7 @@ class _Prepared:
         self._groups, self._eps, self._silu = groups, eps, silu
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of [N, P, C]: the result, and the mean and one over the deviation for each image and channel, [N, C]."""
+        """The norm of [N, P, C], and the mean and one over the deviation for each image and channel, [N, C]."""
         y = torch.empty_like(pixels, memory_format=torch.contiguous_format)
         means, rstds = torch.empty((2, len(pixels), pixels.shape[2]), dtype=torch.float32)
         self._run("adm_norm", pixels, pixels, y, means, rstds)

@@ -44,7 +44,7 @@ def test_run_is_of_all_base_samples_and_of_no_others(tmp_path: Path, base: Path)
     assert "arr_1" not in np.load(out)
     (tmp_path / "out.npz").unlink()
     np.savez(base, IMAGES[::-1])
-    with pytest.raises(BulkError, match="the run was begun with base samples"):
+    with pytest.raises(BulkError, match="the run began with base samples"):
         sampled(out, Painter(), **order)
 
 
@@ -98,7 +98,7 @@ def test_what_is_no_base_samples_is_one_line(tmp_path: Path, write: Callable[[Pa
     ("pipeline", "order", "said"),
     [
         (BASE_ONLY, {}, "has no upsampler$"),
-        (DEMO, {"classes": "0,3"}, "^--classes 0,3: the upsampler of demo is told no class$"),
+        (DEMO, {"classes": "0,3"}, "^--classes 0,3: the upsampler of demo takes no class$"),
         (DEMO, {"count": 41}, "^--count 41: there are base samples for 40$"),
         (DEMO, {"steps": 5}, "^--steps: "),
         (LABELLED, {"base_samples": "unlabelled.npz"}, r"has no arr_1, and the upsampler of demo needs --classes$"),

@@ -76,7 +76,7 @@ def test_another_seed_gives_other_noise_to_every_chunk() -> None:
 
 
 def test_addresses_are_those_that_were_published() -> None:
-    # Pinned: a run that was begun yesterday goes on today, and a paper's images can be made again.
+    # Pinned: a later version must resume an earlier run, and make a paper's images again.
     plan = ChunkPlan(0, 50, parse_classes("uniform", SHAPES, 0))
     assert [plan.classes.label(index) for index in range(10)] == [6, 7, 4, 4, 6, 3, 0, 3, 1, 2]
     assert next(iter(ChunkPlan(0, 16, in_turn([3], "3")).chunks())).seed == 1421258248336945

@@ -164,7 +164,7 @@ def test_run_that_is_told_to_stop_leaves_what_is_finished_and_says_how_to_go_on(
         run_.wait_parts(parts)
         said = run_.kill(number)
         assert run_.process.returncode == 130
-        assert "of 96 images; the same command goes on" in said.splitlines()[-1]
+        assert "of 96 images; the same command resumes" in said.splitlines()[-1]
         assert run_.parts >= parts
     said = Sampling(own_settings, out, *RUN).end()
     assert out.read_bytes() == undisturbed, said

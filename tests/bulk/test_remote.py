@@ -68,7 +68,7 @@ def served(common_address: str) -> Iterator[str]:
 
 @pytest.fixture
 def settings(redis_server: RedisServer, own_settings: Settings, redis: Redis) -> Settings:
-    """Of a service, a worker and a client of one test."""
+    """Settings of a service, a worker and a client of one test."""
     return own_settings.model_copy(update={"redis_url": redis_server.address, "log_level": "info"})
 
 
@@ -242,7 +242,7 @@ def test_run_whose_pipeline_has_no_worker_any_more_waits_and_says_so(
     with toy(ToyWorker, redis_server, settings):
         pass
     ended = in_background(lambda: run(order, Remote(address, 32), Console(file=screen, force_terminal=True, width=150)))
-    eventually(lambda: "waiting: no worker holds the pipeline" in screen.getvalue(), "the screen says so")
+    eventually(lambda: "waiting: no worker serves the pipeline" in screen.getvalue(), "the screen says so")
     assert not ended
     with toy(FailingWorker, redis_server, settings):
         eventually(lambda: ended, "the run ends")

@@ -79,7 +79,7 @@ def test_folder_without_classes_is_numbered(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 @example(stops=[0, 1, 2])
-@hypothesis.settings(max_examples=5)  # every image is on disk before the next is begun, and disks are slow
+@hypothesis.settings(max_examples=5)  # every image is on disk before the next one starts, and disks are slow
 @given(stops=st.lists(st.integers(0, 5), max_size=3))
 def test_run_that_was_stopped_anywhere_ends_as_one_that_was_not(form: str, stops: list[int]) -> None:
     few = {"count": 40, "classes": "0,1,1"}
@@ -103,7 +103,7 @@ def test_stopped_run_says_how_far_it_came(tmp_path: Path) -> None:
     painter = Painter(stop_before(2))
     with pytest.raises(StoppedError) as caught:
         sampled(tmp_path / "samples.npz", painter)
-    assert f"stopped at {len(painter.made)} of 50 images; the same command goes on" in str(caught.value)
+    assert f"stopped at {len(painter.made)} of 50 images; the same command resumes" in str(caught.value)
 
 
 @contextmanager
@@ -252,7 +252,7 @@ def test_what_is_no_runs_is_not_touched(tmp_path: Path, form: str) -> None:
     else:
         out.mkdir()
         (out / "holiday.png").write_bytes(b"somebody's")
-    with pytest.raises(BulkError, match="was not made by adm sample"):
+    with pytest.raises(BulkError, match="were not made by adm sample"):
         sampled(out, Painter())
 
 

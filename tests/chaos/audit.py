@@ -1,4 +1,4 @@
-"""What must hold when the dust has settled. Every check returns its complaints, one a line; none means all is well."""
+"""Checks after the faults have ended. Each check returns its findings, one a line; an empty result is a pass."""
 
 import hashlib
 import json
@@ -22,8 +22,8 @@ from tests.jobs.samples import replay
 FINAL = ("completed", "failed", "cancelled", "expired")
 NUM_PAGE = 100
 
-# What remains when all jobs are gone: announcements, figures of the past, and RQ's list of queues; for a day the turns
-# of a line in which rubbish was when its last job left it.
+# Keys that remain without jobs: announcements, past figures, RQ's list of queues; for a day also the turns of a line
+# that had a foreign entry when its last job left it.
 LASTING_KEYS = re.compile(
     r"adm:(pipelines|pipelines-unheld|step-costs|workers|store-swept|worker:.+|worker-(process|metrics):.+|work:.+|estimate-.+:.+|turns:.+"
     r"|api-keys|api-keys-version|callers-queued)"

@@ -1,4 +1,4 @@
-"""What is done to the system: each fault is one function, and each ends by itself or with `Stack.heal`."""
+"""Faults of the system: each is one function, and ends by itself or with `Stack.heal`."""
 
 import json
 import random
@@ -21,7 +21,7 @@ from jobs.storage.images import ImageStore, image_key
 from jobs.views.fleet import FleetReader
 from tests.chaos.stack import LEASE_SECONDS, Program, Stack
 
-ORPHANED_PIPELINE = "orphaned"  # known, and no worker holds it any more
+ORPHANED_PIPELINE = "orphaned"  # known, and no worker serves it any more
 POISONED_QUEUE = keys.queue("demo", "normal")
 
 
@@ -62,7 +62,7 @@ class Faults:
         return planned[:number]
 
     def pause(self, seconds: float) -> float:
-        """How long to wait before the next fault: about so long, so that faults meet each other too."""
+        """The wait before the next fault, at random around the given seconds, so that faults also overlap."""
         return self._rng.uniform(0, 2 * seconds)
 
     def run(self, fault: Callable[[], None]) -> None:
@@ -90,7 +90,7 @@ class Faults:
         worker.start()
 
     def stall_worker(self) -> None:
-        """Past its lease, so that it wakes up holding jobs that others have."""
+        """Stop a worker beyond its lease, so that it continues with jobs that others have claimed."""
         worker = self._worker()
         worker.pause()
         time.sleep(LEASE_SECONDS + self._rng.uniform(0.5, 1.5))
@@ -176,7 +176,7 @@ class Faults:
         self._stack.start_service()
 
     def poison_queue(self) -> None:
-        """What some other program, another version or a broken disk may leave in the queue."""
+        """Write corrupt data to the queue, as another program, another version or a broken disk may leave them."""
         with self._stack.redis() as redis:
             for rubbish in (b"nobody", b"\xff\xfe", b"", b"a b:c"):
                 redis.lpush(rq_registries.queue_key(POISONED_QUEUE), rubbish)

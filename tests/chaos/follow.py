@@ -13,7 +13,7 @@ PING_SECONDS = 30  # longer than the service is silent
 
 @dataclass
 class Followed:
-    """What one client saw of one job."""
+    """One client's view of one job."""
 
     job_id: str
     seen: list[tuple[str, str]] = field(default_factory=list)  # ids and kinds, in order; no previews

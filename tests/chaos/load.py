@@ -1,4 +1,4 @@
-"""What clients ask of the system while it is hurt: mixed jobs, posted until they are acknowledged."""
+"""The load of clients during faults: mixed jobs, posted until they are acknowledged."""
 
 import io
 import random
@@ -22,12 +22,12 @@ HEALTHY = ("sphere", "cube", "cylinder", "cone", "torus", "pyramid", "capsule")
 NUM_POSTERS = 6
 FOLLOWED_EACH = 6  # of so many jobs one is followed by its events
 AWAY = (httpx2.TransportError,)
-NOT_NOW = (429, 500, 502, 503, 504)  # 500 is told by the audit of the service's log
+NOT_NOW = (429, 500, 502, 503, 504)  # 500 is reported by the check of the service's log
 
 
 @dataclass
 class Ask:
-    """One job that a client wants, and what it was told about it."""
+    """One job of a client, and the answers about it."""
 
     number: int
     body: Body
@@ -119,7 +119,7 @@ def cursed_ids(asks: Sequence[Ask], callers: Sequence[str]) -> list[str]:
 
 
 def poster_of(ask: Ask) -> int:
-    """Which of the posters asks."""
+    """The index of the poster of a job."""
     return ask.number % NUM_POSTERS
 
 

@@ -14,7 +14,7 @@ from threading import Event, Thread
 from typing import Literal
 
 CHUNK_BYTES = 1 << 16
-# What the programs write in one go: a script, as whose first bytes it comes, or what EXEC ends.
+# A transaction of the programs: a script, which is the start of its bytes, or the commands that EXEC ends.
 TRANSACTION = re.compile(rb"\A\*\d+\r\n\$4\r\nEVAL\r\n|EXEC\r\n\Z")
 UNAVAILABLE = b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER: on, for no time
@@ -84,7 +84,7 @@ class Relay(ABC):
             await self._pass_on((reader, writer), there)
             self._writers.discard(there[1])
         except OSError:
-            writer.transport.abort()  # the other side is away, and its clients shall find that out
+            writer.transport.abort()  # the other side is unreachable, so its clients must get an error
         finally:
             self._writers.discard(writer)
             self._tasks.discard(task)
@@ -136,13 +136,13 @@ class Proxy(Relay):
 
 
 class Connection:
-    """What one connection has coming."""
+    """The fault of one connection."""
 
     def __init__(self, accidents: deque[Accident]) -> None:
         self._accidents, self._loses_reply = accidents, False
 
     def commands(self, data: bytes) -> tuple[bytes, bool]:
-        """What goes on to Redis, and whether the connection ends there."""
+        """The bytes that are passed to Redis, and whether the connection ends after them."""
         if self._accidents and TRANSACTION.search(data):
             match self._accidents.popleft():
                 case "tear command":

@@ -160,7 +160,7 @@ class Stack:
         return WarmProgram("service.main", [], self._environment | {"ADM_PORT": port}, output, SERVICE)
 
     def _worker(self, number: int) -> Program:
-        """Every other one begins a step before it tells of the one before."""
+        """Every other worker launches a step before it retires the previous one."""
         name, depth = f"worker-{number}", 1 + number % 2
         environment = self._environment | {"ADM_WORKER_NAME": name}
 

@@ -18,7 +18,7 @@ from redis import Redis
 from jobs.callers.caller import Role
 from jobs.callers.keyring import KeyStore
 from jobs.queue.ledger import Ledger
-from jobs.queue.sweep import Sweeper
+from jobs.queue.sweep import Cleaner
 from jobs.storage.files import FileStore
 from jobs.storage.images import ROOT, ImageStore
 from tests.chaos import audit
@@ -132,9 +132,9 @@ def take_leave(stack: Stack, client: httpx2.Client, redis: Redis, files: list[st
     images = ImageStore(stack.settings.store_address)
     uploads = FileStore(redis, stack.settings, images.objects)
     ledger = Ledger(redis, stack.settings.retention_seconds)
-    sweeper = Sweeper(redis, ledger, images, uploads, LEASE_SECONDS)
-    sweeper.remove_unpublished_images()
-    sweeper.remove_stray_files()
+    cleaner = Cleaner(redis, ledger, images, uploads, LEASE_SECONDS)
+    cleaner.remove_unpublished_images()
+    cleaner.remove_stray_files()
     complaints = audit.nothing_left(redis, stack.store)
     statuses = stack.stop()
     complaints += [

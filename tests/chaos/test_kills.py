@@ -141,7 +141,7 @@ def judge_poison(found: Seen | None) -> list[str]:
 
 
 def figures(redis: Redis, innocent: Sequence[Posted], poison: str) -> str:
-    """How often workers died with jobs, and how near an innocent job came to being failed."""
+    """The number of deaths of workers with jobs, and the most deaths of an innocent job."""
     ledger = Ledger(redis, 60)
     deaths = [record.deaths for each in innocent if (record := ledger.read(each.id)) is not None]
     blamed: Any = ledger.read(poison)

@@ -30,8 +30,8 @@ BACKLOG = 6  # jobs that have not ended, whenever a worker goes: those in flight
 JOBS_PER_TEMPLATE = 4
 MOST_STEPS_TO_A_STOP = 900  # of all images, after the last worker went; steps and not seconds, so on any machine
 MOST_REPEATED = 0.05  # of the steps that the jobs need
-# Of device time between two checkpoints: less than a step takes, so a job has one as soon as it has anything to lose,
-# and the next one follows when the last one is named. A kill then repeats what came while one was written.
+# Device time between two checkpoints. It is less than a step takes, so a job has a checkpoint after its first step, and
+# the next one follows when the last one is named. A kill then repeats only the steps during the last write.
 CHECKPOINT_SECONDS = "0.000001"
 
 

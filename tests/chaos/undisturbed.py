@@ -1,4 +1,4 @@
-"""What requests give when nothing happens to them, and whether any job has yet to end."""
+"""The results of requests without faults, and the check that all jobs have ended."""
 
 import httpx2
 from redis import Redis
@@ -9,7 +9,7 @@ from tests.chaos.load import Body
 
 
 def run_undisturbed(client: httpx2.Client, redis: Redis, templates: list[Body]) -> list[Seen]:
-    """What every request gives when nothing happens to it."""
+    """The results of every request without faults."""
     ids = [client.post("/v1/jobs", json=body).raise_for_status().json()["id"] for body in templates]
     return [ended(client, redis, job_id) for job_id in ids]
 

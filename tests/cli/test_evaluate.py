@@ -177,7 +177,7 @@ def test_pictures_that_cannot_be_measured_are_told_in_one_line(
         ("local:demo?upsample=maybe", (), "upsample=maybe: must be yes or no"),
         ("shapes", ("--extractor", "inception"), "there are judge, judge:FILE, inception:FILE"),
         ("shapes", ("--extractor", "inception:weights/demo/judge.safetensors"), "lacks 472 key"),
-        ("shapes", ("--extractor", "judge:weights/demo/base.safetensors"), "holds a UNet, expected a Judge"),
+        ("shapes", ("--extractor", "judge:weights/demo/base.safetensors"), "contains a UNet, expected a Judge"),
     ],
 )
 def test_sources_that_are_none_are_told_in_one_line(samples: str, more: tuple[str, ...], told: str) -> None:
@@ -349,7 +349,7 @@ def test_sweeps_of_different_images_are_not_joined(own_weights: Path, tmp_path: 
     [
         ("--scale", "0,x", "--scale 0,x: must be numbers, separated by commas"),
         ("--steps", "1.5", "--steps 1.5: must be numbers, separated by commas"),
-        ("--against", "local:demo", "must be there already"),
+        ("--against", "local:demo", "must be an existing set"),
     ],
 )
 def test_settings_of_a_sweep_that_are_none_are_told_in_one_line(

@@ -43,7 +43,7 @@ def environment(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
 
 @pytest.fixture(scope="module")
 def served(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a service with a worker that holds the tiny stack."""
+    """The address of a service with a worker for the tiny stack."""
     folder = tmp_path_factory.mktemp("served")
     with running_worker(folder, weights) as settings, running_service(settings) as (address, _, _):
         yield address
@@ -138,6 +138,6 @@ def test_local_command_that_is_interrupted_says_so_in_one_line(environment: dict
 @pytest.mark.parametrize("option", [("--url", "http://127.0.0.1:9"), ("--priority", "high")])
 def test_option_that_only_a_service_honours_is_refused_with_local(option: tuple[str, str], tmp_path: Path) -> None:
     ran = run(*ORDER, "--local", *option, "--out", tmp_path / "out")
-    told = f"adm: {option[0]}: leave it out with --local, which asks no service\n"
+    told = f"adm: {option[0]}: leave it out with --local, which uses no service\n"
     assert (ran.returncode, ran.stdout, ran.stderr) == (1, "", told)
     assert not (tmp_path / "out").exists()

@@ -29,7 +29,7 @@ PIPELINE = f"demo?images={IMAGES}&steps=2&upsample=no"
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
-    """Of a Redis of this module and a worker on it that holds the demo stack."""
+    """Settings of a Redis of this module, with a worker for the demo stack."""
     folder = tmp_path_factory.mktemp("common")
     with running_worker(folder, ROOT / "weights", pipelines=("demo",)) as settings:
         yield settings

@@ -40,7 +40,7 @@ def test_package_installs_and_imports_without_the_service(tmp_path: Path) -> Non
 
 
 def types_of(schema: Any) -> Any:
-    """What a JSON schema says of types: names of fields, alternatives and values, without limits and descriptions."""
+    """The types in a JSON schema: names of fields, alternatives and values, without limits and descriptions."""
     if "anyOf" in schema:
         return sorted((types_of(each) for each in schema["anyOf"]), key=repr)
     found = {name: schema[name] for name in ("type", "enum", "$ref") if name in schema}

@@ -1,4 +1,4 @@
-"""Pictures in archives and shards are those of a folder; a published set is checked."""
+"""Archives and shards give the same pictures as a folder; the checksums of a published set are verified."""
 
 import gzip
 import hashlib
@@ -76,7 +76,7 @@ def test_damaged_archive_is_one_line(tmp_path: Path, name: str) -> None:
 
 @pytest.fixture
 def publisher(tmp_path: Path) -> Iterator[tuple[str, Path]]:
-    """A server of the family's four files, of two images each."""
+    """A server with the four files of the MNIST family, with two images each."""
     files = tmp_path / "published"
     files.mkdir()
     for part in ("train", "t10k"):

@@ -125,7 +125,7 @@ def test_an_npz_of_another_layout_is_refused_in_one_line_that_names_it(tmp_path:
 def test_a_folder_without_a_picture_is_refused(tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
         (tmp_path / "a.png").write_bytes(content)
-    with pytest.raises(ValueError, match="holds no pictures"):
+    with pytest.raises(ValueError, match="has no pictures"):
         read(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""What a set of images is said to hold, as JSON and on the terminal."""
+"""The survey of a set of images, as JSON and on the terminal."""
 
 import gzip
 import json
@@ -67,7 +67,7 @@ def test_idx_files_are_counted_by_label(tmp_path: Path) -> None:
     [
         (b"", "is not an idx file of bytes"),
         (b"\0\0\x08\x03\0\0", "is cut off in its head"),
-        (struct.pack(">HBBI", 0, 8, 1, 5) + b"abc", "holds 3 bytes where its head announces 5"),
+        (struct.pack(">HBBI", 0, 8, 1, 5) + b"abc", "has 3 bytes where its head announces 5"),
         (gzip.compress(b"\0\0\x08\x01", mtime=0)[:-6], "cannot be read"),
     ],
 )
@@ -82,8 +82,8 @@ def test_damaged_idx_file_is_named(tmp_path: Path, content: bytes, said: str) ->
     ("name", "said"),
     [
         ("missing", "there is no such file or folder"),
-        ("empty", "holds no pictures (0 files skipped, 0 ignored as no pictures)"),
-        ("text", "holds no pictures (0 files skipped, 1 ignored as no pictures)"),
+        ("empty", "has no pictures (0 files skipped, 0 ignored as no pictures)"),
+        ("text", "has no pictures (0 files skipped, 1 ignored as no pictures)"),
     ],
 )
 def test_folder_without_pictures_is_one_line(tmp_path: Path, name: str, said: str) -> None:

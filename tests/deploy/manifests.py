@@ -42,6 +42,6 @@ def pods(overlay: str) -> Iterator[tuple[str, Manifest, Manifest]]:
 
 
 def matches(selector: Manifest, labels: Manifest) -> bool:
-    """Whether a selector, of a policy or a budget, selects pods with these labels."""
+    """Return whether a selector, of a policy or a budget, selects pods with these labels."""
     wanted = selector.get("matchLabels", {}).items() <= labels.items()
     return wanted and all(labels.get(each["key"]) in each["values"] for each in selector.get("matchExpressions", ()))

@@ -31,7 +31,7 @@ def targets() -> Mapping[str, str]:
 
 
 def settings_of(name: str, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """What a container of ours reads from its environment: the image's variables, then compose's."""
+    """The environment of a container: the image's variables, then compose's."""
     for variable in [each for each in environ if each.startswith("ADM_")]:
         monkeypatch.delenv(variable)
     given = dict(re.findall(r"(ADM_\w+)=(\S+)", DOCKERFILE)) | COMPOSE["services"][name]["environment"]

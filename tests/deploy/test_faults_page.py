@@ -1,4 +1,4 @@
-"""Every fault that was found from outside is held by a test that exists."""
+"""Every fault that was found from outside names an existing test."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the container images hold against what their code imports."""
+"""The contents of the container images against the imports of their code."""
 
 import ast
 import re
@@ -21,13 +21,13 @@ INSTALLED = {
     "web": PROJECT["dependencies"],
     "worker": PROJECT["dependencies"] + PROJECT["optional-dependencies"]["compute"],
 }
-# What the service may know of models is one module of plain data (an import contract); the rest is there and unused.
+# The service may import one module of `models`, of plain data (an import contract); the rest of it is unused.
 BROUGHT_BY_TORCH = {"triton"}  # by its wheels for CUDA, and imported nowhere else
 UNUSED = {"web": {Path("models")}, "worker": set[Path]()}
 
 
 def copied(target: str) -> set[str]:
-    """Packages of ours that an image holds."""
+    """The project's packages in an image."""
     text = DOCKERFILE.partition(f" AS {target}\n")[2].partition("\nFROM ")[0]
     folders = {line.split()[0] for line in re.findall(r"^COPY (.+)$", text, re.MULTILINE)}
     return (folders | ({"adm_client"} if CLIENT in folders else set())) & OURS

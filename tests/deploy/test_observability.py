@@ -38,7 +38,7 @@ RUNBOOK = (ROOT / "docs/observability.md").read_text()
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 EXPRESSIONS = {f"{panel['title']} {each['refId']}": each["expr"] for panel in PANELS for each in panel["targets"]}
-# What a healthy stack of one anonymous minute has no samples of.
+# Series without samples in a healthy stack of one minute without keys.
 TROUBLE = re.compile(r"5\.\.|503|429|job_requeues|webhook_attempts|audit_differences")
 METRIC = re.compile(r"\badm_[a-z_]+")
 

@@ -1,4 +1,4 @@
-"""What a built wheel brings along: `adm up` serves the demo from it, far from any checkout."""
+"""The contents of a built wheel: `adm up` serves the demo from it, without a checkout."""
 
 import json
 import shutil

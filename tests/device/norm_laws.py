@@ -1,4 +1,4 @@
-"""What the fused norm's kernels hold to, run by test_norms.py: in Triton's interpreter on the CPU, or on a GPU.
+"""Laws of the fused norm's kernels, run by test_norms.py: in Triton's interpreter on the CPU, or on a GPU.
 
 A file of its own because Triton chooses between the two when kernels are imported, for the whole process.
 """

@@ -1,4 +1,4 @@
-"""What the benchmark of a device holds its times against."""
+"""The references to which the benchmark of a device compares its times."""
 
 import pytest
 import torch

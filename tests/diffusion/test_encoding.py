@@ -28,7 +28,7 @@ def run(table: SamplerTable, rows: int, alpha_bar: Tensor, x: Tensor) -> Tensor:
 
 
 def error(num_steps: int) -> float:
-    """How far an encoding and the way back, less its last step to alpha_bar 1, are from where they began."""
+    """The error of an encoding and its decoding, without the last step to alpha_bar 1."""
     alpha_bar = levels_in_log_snr(num_steps)
     process = Process(Schedule.of_alpha_bar(alpha_bar), variance_type=VarianceType.FIXED_SMALL)
     encode, decode = encoding_table(process), ddim_table(process, 0.0, thresholding="none")
@@ -45,7 +45,7 @@ def test_error_of_encoding_and_back_falls_in_proportion_to_the_steps() -> None:
 
 
 def test_encoding_is_noise() -> None:
-    """Of the right mean and spread: what the model would have drawn the samples from."""
+    """The encodings have the mean and spread of the noise from which the model draws samples."""
     alpha_bar = levels_in_log_snr(100)
     process = Process(Schedule.of_alpha_bar(alpha_bar), variance_type=VarianceType.FIXED_SMALL)
     latent = run(encoding_table(process), 99, alpha_bar, MIXTURE.draw(4000, seed=1))

@@ -56,7 +56,7 @@ def test_official_grid_of_the_solvers_is_ddims_and_never_begins_at_the_end(sampl
 
 @pytest.mark.parametrize("num_steps", [60, 64, 75, 80, 96, 120, 128, 150, 300])
 def test_ddim_without_a_published_grid_has_an_even_one_that_ends_as_published_ones_do(num_steps: int) -> None:
-    """Not the section grid, which begins at timestep 999: a network cannot tell an image there."""
+    """Not the section grid, which begins at timestep 999, where a network cannot recognise an image."""
     kept = grid_timesteps(SCHEDULES["cosine"], None, "ddim", num_steps)
     assert kept == grid_timesteps(SCHEDULES["cosine"], "official", "ddim", num_steps)
     assert (kept[0], kept[-1]) == (0, T - -(-T // num_steps))
@@ -87,7 +87,7 @@ def test_ddim_has_the_published_grid_at_every_other_count_that_has_one() -> None
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("num_steps", [100, 150, 300, 500, 990])
 def test_no_grid_begins_nearer_to_the_end_than_a_hundredth(schedule: str, time_grid: str, num_steps: int) -> None:
-    """Where timesteps crowd at the end of the cosine schedule, they give way downwards."""
+    """At the end of the cosine schedule several places round to one timestep; they move downwards."""
     assert grid_timesteps(SCHEDULES[schedule], time_grid, "dpmpp_2m", num_steps)[-1] == 990
 
 

@@ -1,4 +1,4 @@
-"""What engine tests build images with, and how they run them."""
+"""Builds and runs images for engine tests."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

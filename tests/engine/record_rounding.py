@@ -88,7 +88,7 @@ def _requests(pipeline: Pipeline) -> Iterator[ImageRequest]:
 
 
 def record() -> dict[str, object]:
-    """What this process computes."""
+    """The outputs of this process."""
     with tempfile.TemporaryDirectory() as folder:
         stack = write_stack(Path(folder) / "tiny")
         outputs = {precision: digest(images(stack, precision)) for precision in PRECISIONS}
@@ -97,7 +97,7 @@ def record() -> dict[str, object]:
 
 
 def main() -> None:
-    """Add a record for each set of instructions that this machine can be told to use, in place of older ones."""
+    """Add a record for each set of instructions that can be selected on this machine; it replaces older ones."""
     if "--one" in sys.argv:
         print(json.dumps(record()))
         return

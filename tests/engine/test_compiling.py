@@ -190,7 +190,7 @@ def test_half_precision_is_compiled_for_one_row_count(
 
 @needs_compiler
 def test_compiled_attention_of_half_precision_is_the_eager_one(tmp_path: Path) -> None:
-    """Of 32 channels a head and 64 positions: tiles that g++ 12 vectorises wrongly, and leaves unwritten, by itself."""
+    """Attention of 32 channels a head and 64 positions, whose tiles g++ 12 vectorises wrongly and leaves unwritten."""
     compiler = Compiler(tmp_path, [], "bf16", MAX_ROWS)
     compiler.begin()
     qkv = torch.randn(2, 3 * 96, 64).bfloat16()

@@ -1,6 +1,6 @@
-"""Steps that are begun before the one before them is told of, as a device that works by itself wants it.
+"""Steps that are launched before the previous one is retired, as on an asynchronous device.
 
-The host's processor has done each when it is begun, so what is told here, and when, is what a GPU's worker hears.
+On a CPU a step is computed when its launch returns. The order of reports is the same as on a GPU.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ def test_next_step_is_begun_before_one_is_told_of(bench: Bench, engine: Engine) 
 
 
 def test_idle_device_is_given_one_step_and_then_the_next(bench: Bench, engine: Engine) -> None:
-    """So that there is time for newcomers before each."""
+    """Newcomers can join before each launch."""
     engine.add(bench.image("early", steps=2))
     assert engine.turn() is None
     engine.add(bench.image("late", steps=1))
@@ -67,7 +67,7 @@ def test_each_move_is_reported_once_each_step_and_then_there_is_nothing(bench: B
 
 @pytest.mark.parametrize("sampler", ["ddpm", "heun"])
 def test_states_are_those_that_were_told_of(bench: Bench, engine: Engine, sampler: str) -> None:
-    """Otherwise a checkpoint's image would be one step ahead of the job's progress."""
+    """A later state would put a checkpoint's image one step ahead of the job's progress."""
     request = bench.image(steps=3, upsample=2, sampler=sampler)
     other = bench.engine(depth=1)
     for each in (engine, other):

@@ -1,4 +1,4 @@
-"""What a stack says of a network's training is what its stage does with it."""
+"""A stage uses the training process that the stack states."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What one step leaves is there for the next one: the system need not clear it again."""
+"""The memory of one step is reused by the next one, without new pages from the system."""
 
 import subprocess
 import sys

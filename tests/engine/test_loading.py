@@ -1,4 +1,4 @@
-"""What ADM_PIPELINES chooses among stacks' folders and official checkpoints, before anything is loaded."""
+"""The choice of ADM_PIPELINES among stacks' folders and official checkpoints, before anything is loaded."""
 
 from pathlib import Path
 
@@ -100,7 +100,7 @@ def test_network_that_two_stacks_share_is_loaded_once(tmp_path: Path) -> None:
     assert other.upsampler is None
 
 
-@pytest.mark.slow  # the reckoning imports half of torch
+@pytest.mark.slow  # the estimate imports half of torch
 def test_too_little_memory_is_said_before_anything_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_stack(tmp_path / "tiny")
     monkeypatch.setattr(loading, "free_bytes", lambda device: 0)  # as of a full machine

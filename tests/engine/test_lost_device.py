@@ -1,4 +1,4 @@
-"""What the engine does when the device is gone, which no job is to blame for."""
+"""The engine after the loss of the device, which is no job's fault."""
 
 import pytest
 import torch

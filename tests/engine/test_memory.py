@@ -1,4 +1,4 @@
-"""The memory reckoned for a step, against what is known of it."""
+"""The memory estimated for a step, against what is known of it."""
 
 from pathlib import Path
 
@@ -48,7 +48,7 @@ def test_free_memory_of_this_machine_is_known() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["64x64_classifier", "64x64_diffusion", "512x512_classifier", "64_256_upsampler"])
-def test_quick_bound_is_above_the_reckoning(name: str) -> None:
+def test_quick_bound_is_above_the_estimate(name: str) -> None:
     config = PRESETS[name].config
     assert not surely_fits(config, 3, 3 * row_bytes(config))
 
@@ -69,8 +69,8 @@ def test_shortage_says_what_would_fit(stack_folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_step_takes_no_more_than_is_reckoned_and_not_much_less(own_bench: Bench) -> None:
-    """What tensors hold; scratch space inside kernels is not seen. Torch's norms, of several threads, hold more."""
+def test_step_takes_no_more_than_is_estimated_and_not_much_less(own_bench: Bench) -> None:
+    """Measures tensors, not scratch space inside kernels. Torch's norms, of several threads, take more."""
     rows = 4
     for key, stage in own_bench.stages.items():
         peaks = []
@@ -81,11 +81,11 @@ def test_step_takes_no_more_than_is_reckoned_and_not_much_less(own_bench: Bench)
                     stage.rehearse(rows)
             peaks.append(meter.peak)
         configs: list[NetworkConfig] = [stage.network.config, *([CLASSIFIER] if stage.guide else [])]
-        reckoned = rows * (max(map(row_bytes, configs)) + state_bytes(stage.network.config))
-        assert 0.5 * reckoned < max(peaks) <= reckoned, key
+        estimated = rows * (max(map(row_bytes, configs)) + state_bytes(stage.network.config))
+        assert 0.5 * estimated < max(peaks) <= estimated, key
 
 
-def test_image_between_two_steps_takes_what_is_reckoned(bench: Bench) -> None:
+def test_image_between_two_steps_takes_what_is_estimated(bench: Bench) -> None:
     engine = bench.engine(1)  # in a larger batch its tensors are parts of the batch's
     engine.add(bench.image(sampler="dpmpp_2m", steps=2, upsample=2))
     for config in (BASE_CONFIG, BASE_CONFIG, UPSAMPLER):

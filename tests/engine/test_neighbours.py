@@ -1,4 +1,4 @@
-"""No image can tell who its neighbours were, bit for bit, after every single step.
+"""An image does not depend on its neighbours, bit for bit, after every single step.
 
 On a tiny stack in every precision, on whatever processor this is: torch computes them all, some slowly. And on the demo
 stack as shipped. An image is computed alone on one thread and among its neighbours on several: neither may matter.
@@ -109,7 +109,7 @@ jobs = st.fixed_dictionaries(
 
 
 class Neighbours(RuleBasedStateMachine):
-    """Images come, step and go in any order, and steps are begun ahead; each must move as if it were alone."""
+    """Images enter, step and leave in any order, and steps are launched ahead; each must move as if alone."""
 
     def __init__(self, stacks: Stacks) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What the engine does when the device's memory does not suffice for a batch, which no job is to blame for."""
+"""The engine when the device's memory does not suffice for a batch, which is no job's fault."""
 
 from collections.abc import Callable, Iterable
 from functools import partial

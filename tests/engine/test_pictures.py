@@ -1,4 +1,4 @@
-"""What starts from a picture or a latent: encodings and back, variations, enlargements, the classifier's answer."""
+"""Jobs from a picture or a latent: encodings and back, variations, enlargements, the classifier's answer."""
 
 import dataclasses
 from pathlib import Path
@@ -41,7 +41,7 @@ def inversion(bench: Bench, steps: int, *, scale: float = 0.0, decode: bool = Tr
 
 
 def test_demo_network_reconstructs_a_render_the_better_the_more_steps() -> None:
-    """Unguided; a random network's field would tell nothing. The demo is taken to within 16 of 255 by 10 steps."""
+    """Unguided, on the demo, because a random network would show nothing: 10 steps reach within 16 of 255."""
     stack = load_stack(Path("weights/demo"))
     pipeline, stages = Pipeline(stack.pipelines["demo"], stack), build_stages([stack], 2)
     pixels, labels = render_set(2, 1001, 32)

@@ -1,4 +1,4 @@
-"""Who moves when: nobody waits behind the long, nobody starves, and batches are as full as pays."""
+"""The order of steps: short jobs do not wait behind long ones, none starves, and batches are as full as pays."""
 
 from collections.abc import Mapping, Sequence
 
@@ -52,7 +52,7 @@ def step(line: Scheduler[tuple[str, int]]) -> tuple[str, list[str]] | None:
 
 
 def clock_at_end_of(line: Scheduler[tuple[str, int]], job_id: str, steps: int) -> float:
-    """Let steps be taken until one image has had its own, and tell what time it is then."""
+    """Take steps until one image has had all of its own; return the time."""
     taken = 0
     while taken < steps:
         answer = step(line)

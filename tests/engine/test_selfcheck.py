@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.selfcheck import changed, heads_of, other_order, predicting_x0, swapped_halves, told
+from bench.selfcheck import changed, heads_of, other_order, predicting_x0, scaled, swapped_halves
 from diffusion.process import MeanType, Process
 from engine.diffusion_process import process_of
 from engine.selfcheck import check_network, check_stack
@@ -67,7 +67,7 @@ def test_swapped_halves_of_the_modulation_are_found(demo: Stack, process: Proces
 
 
 def test_timesteps_of_another_length_are_named(demo: Stack, process: Process) -> None:
-    lines = check_network(demo.base.network, told(process, 0.25))
+    lines = check_network(demo.base.network, scaled(process, 0.25))
     assert any("timesteps times 4" in line for line in lines)
 
 
@@ -89,5 +89,5 @@ def test_check_needs_room_for_one_row_at_a_time(demo: Stack, process: Process) -
 
 
 def test_shipped_networks_that_predict_x0_raise_no_doubt() -> None:
-    """Of black backgrounds alone: the probe's smooth pictures are nothing like them."""
+    """Images with black backgrounds only, which are unlike the probe's smooth pictures."""
     assert check_stack(load_stack(Path("weights/fashion"))) == []

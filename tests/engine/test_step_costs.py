@@ -1,4 +1,4 @@
-"""What steps are believed to cost: near to what they take, whatever one of them took once."""
+"""Estimated step costs are near the measured times, despite single outliers."""
 
 import pytest
 
@@ -19,7 +19,7 @@ def measured(slow: dict[int, float]) -> StepCosts:
 
 
 def rows_of_steps(costs: StepCosts, steps: int) -> list[int]:
-    """What a scheduler makes of 64 images without end."""
+    """The batch sizes that a scheduler chooses for 64 images without end."""
     line = Scheduler[int](costs, ROWS)
     for each in range(2 * ROWS):
         line.enter(each, f"job-{each}", "normal", (("base", 10**6),))
@@ -34,7 +34,7 @@ def rows_of_steps(costs: StepCosts, steps: int) -> list[int]:
 
 
 def test_shape_that_was_given_up_is_not_measured_again() -> None:
-    """A step at it may have been begun before, and told of after."""
+    """A step at that shape may have been launched before, and retired after."""
     costs = measured({})
     costs.keep("base", (1, 2))
     costs.note("base", 4, 0.01)

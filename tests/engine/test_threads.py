@@ -1,4 +1,4 @@
-"""How many threads compute: no more than a container's quota pays for."""
+"""The number of computing threads: no more than a container's quota."""
 
 import os
 from pathlib import Path

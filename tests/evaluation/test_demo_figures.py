@@ -41,7 +41,7 @@ def rows(page: Path) -> list[list[str]]:
 
 
 def verdict_of(row: str, measured: dict[str, Any]) -> dict[str, Any]:
-    """What judge.json says of the images of a row."""
+    """The figures of a row in judge.json."""
     if row.startswith("64x64"):
         return dict(measured["upsampled"]["upsampled"])
     if row.startswith("the same before"):

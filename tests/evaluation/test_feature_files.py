@@ -1,4 +1,4 @@
-"""What is kept of a set while it is measured: exact after a kill, never of other pixels, held by one process."""
+"""The stored features of a set during its measurement: exact after a kill, of the same pixels, for one process."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +26,7 @@ class CountingJudge(JudgeExtractor):
 
 
 class KilledError(Exception):
-    """What a kill is to the test: nothing after it runs."""
+    """A kill, as an exception: nothing after it runs."""
 
 
 @pytest.fixture

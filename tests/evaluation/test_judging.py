@@ -1,4 +1,4 @@
-"""What is measured on images beside the judge's answers."""
+"""Figures of images beside the judge's answers."""
 
 import torch
 

@@ -46,7 +46,7 @@ def probabilities(lab: Lab, cell: Cell) -> Tensor:
 
 
 def is_above(one: Tensor, other: Tensor) -> bool:
-    """Whether paired values are larger than the others by more than chance."""
+    """Return whether paired values are larger than the others by more than chance."""
     return mean_interval(one - other)[0] > 0
 
 

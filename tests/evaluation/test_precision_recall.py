@@ -68,7 +68,7 @@ def test_translation_changes_nothing(seed: int, shift: float, width: int) -> Non
 
 
 def test_outliers_do_not_blur_the_others() -> None:
-    """They move the mean away from all of them, and their own balls are of radius 0."""
+    """They move the mean far from all of them, and their own balls have radius 0."""
     a, b = features(0, 40).double(), features(1, 40, shift=0.5).double()
     far = torch.full((5, 5), 1e9, dtype=torch.float64)
     with_outliers = precision_recall(torch.cat([a, far]), torch.cat([b, -far]))

@@ -1,4 +1,4 @@
-"""Figures and their intervals: centred on the value, and holding what they claim to hold."""
+"""Figures and their intervals: centred on the value, with the stated coverage."""
 
 import math
 from collections.abc import Callable
@@ -121,7 +121,7 @@ def balanced_figures(generator: torch.Generator) -> dict[str, Figure]:
 def test_intervals_hold_the_expected_value_about_as_often_as_they_say(
     figures: Callable[[torch.Generator], dict[str, Figure]],
 ) -> None:
-    """Of sets drawn anew again and again; the expectation is the mean over all of them. A bootstrap of FID: never."""
+    """Coverage over repeatedly drawn sets of the mean over all of them. Intervals of a bootstrap of FID have none."""
     generator = seeded(0)
     found = [figures(generator) for _ in range(REPEATS)]
     slack = 4 * math.sqrt(NOMINAL * (1 - NOMINAL) / REPEATS)

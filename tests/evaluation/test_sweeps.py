@@ -1,4 +1,4 @@
-"""Sweeps: which settings are beaten by none, and which are recommended."""
+"""Sweeps: the Pareto front of the settings, and the recommended settings."""
 
 import xml.etree.ElementTree as ElementTree
 from typing import Any

@@ -86,7 +86,7 @@ def test_without_real_images_only_the_self_check_is_left(runs: dict[str, Path], 
     _, found = tuned_stack(folder, None)
     assert read_stack(folder).pipelines == before
     assert -1 <= found["self_check"]["noise_agreement"] <= 1
-    assert "eps_scale: the images that the base was trained on are not there any more" in found["not_measured"]
+    assert "eps_scale: the base's training images no longer exist" in found["not_measured"]
 
 
 def test_images_of_a_run_are_read_again_or_what_is_wrong_is_said(runs: dict[str, Path], tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a former version left in Redis and in the store (`tests.former.record`), laid down for a test."""
+"""The data of a former version in Redis and in the store (`tests.former.record`), restored for a test."""
 
 import json
 import shutil

@@ -89,7 +89,7 @@ class Case:
 
 
 def compare(case: Case, got: dict[str, Tensor]) -> list[str]:
-    """What differs, one line an output; every expected output must be answered, and every answer expected.
+    """The differences, one line an output; outputs that are missing or not expected count too.
 
     Where X_exact stands beside X, meeting either within its own tolerance is enough.
     """
@@ -119,7 +119,7 @@ def compare(case: Case, got: dict[str, Tensor]) -> list[str]:
 
 
 def excess(got: Tensor, want: Tensor, atol: float, rtol: float, per_sample: list[float] | None) -> str | None:
-    """How got misses want, or None where it does not. NaN is met by NaN alone."""
+    """The difference of got from want, None if there is none. NaN equals only NaN."""
     if got.shape != want.shape:
         return f"shape {list(got.shape)}, expected {list(want.shape)}"
     if want.numel() == 0:

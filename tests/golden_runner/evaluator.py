@@ -41,7 +41,7 @@ def _decoded(case: Case, name: str) -> Tensor:
 
 
 def _answers(case: Case, known: dict[str, Tensor | float]) -> dict[str, Tensor]:
-    """Those of the known values that the case asks for."""
+    """The known values that the case expects."""
     return {name: torch.as_tensor(value, dtype=torch.float64) for name, value in known.items() if name in case.expected}
 
 

@@ -63,7 +63,7 @@ def classifier(case: Case) -> dict[str, Tensor]:
 
 
 def encoder_arguments(config: Fields) -> dict[str, Any]:
-    """What both networks take, from the official arguments; those that do not change values are read and dropped."""
+    """The arguments of both networks from the official ones; those that do not change values are ignored."""
     for ignored in ("use_checkpoint", "use_fp16"):
         config.take(ignored)
     if config.take("dims", 2) != 2:

@@ -23,12 +23,12 @@ MODEL_CLASSES = {"diffusion": "UNetModel", "upsampler": "SuperResModel", "classi
 
 
 def is_presets(path: Path, body: Any) -> bool:
-    """Whether a JSON file is a case of this kind, whatever its folder is called."""
+    """Return whether a JSON file is a case of this kind, whatever its folder is called."""
     return path.name.endswith(KEYS_SUFFIX) or (isinstance(body, dict) and "presets" in body)
 
 
 def problems(path: Path, body: Any) -> list[str]:
-    """What is wrong with a case, one line each."""
+    """The faults of a case, one line each."""
     if isinstance(body, list):
         return _key_table(path.name.removesuffix(KEYS_SUFFIX), body)
     if not isinstance(body, dict) or body.keys() - ABOUT != {"presets"}:
@@ -79,7 +79,7 @@ def _preset(folder: Path, name: str, entry: dict[str, Any]) -> list[str]:
 
 
 def _facts(preset: Preset) -> dict[str, Any]:
-    """What the table says of flags, files and figures, from our preset."""
+    """The table's entries for flags, files and figures, from our preset."""
     flags, full, facts = dict(preset.flags), preset.all_flags, dict[str, Any]()
     if preset.role == "classifier":
         del flags["image_size"], full["image_size"]
@@ -115,7 +115,7 @@ def _script(preset: Preset) -> str:
 
 
 def _network_facts(preset: Preset, fields: Fields) -> dict[str, Any]:
-    """What the table says of the network, from one built on the meta device; checks the constructor's arguments."""
+    """The table's entries for the network, from one built on the meta device; checks the constructor's arguments."""
     config = preset.config
     if (official := _official_config(fields)) != config:
         raise CaseError(f"{preset.name}: the constructor arguments make {official}, the preset {config}")

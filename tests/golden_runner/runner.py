@@ -29,7 +29,7 @@ def find_cases(folder: Path) -> list[Path]:
 
 
 def run_case(path: Path) -> list[str]:
-    """What is wrong with a case, one line each; empty where it passes."""
+    """The faults of a case, one line each; empty if it passes."""
     try:
         if presets.is_presets(path, body := json.loads(path.read_text())):
             return presets.problems(path, body)

@@ -1,4 +1,4 @@
-"""Where callers post jobs, without HTTP, on a real Redis."""
+"""Posts jobs of callers without HTTP, on a real Redis."""
 
 import json
 from typing import Any, cast

@@ -65,7 +65,7 @@ def test_any_text_is_judged_and_opens_nothing(text: str) -> None:
 
 def test_redis_holds_no_key(redis: Redis) -> None:
     made = KeyStore(redis).create("ann", Role.USER)
-    redis.config_set("rdbcompression", "no")  # or a dump would hide what it holds
+    redis.config_set("rdbcompression", "no")  # or a dump would hide its contents
     kept = b"".join(redis.dump(each) or b"" for each in redis.scan_iter("*"))
     assert made.key[17:].encode() not in kept
     assert made.record.sha256.encode() in b"".join(redis.hvals(keys.API_KEYS))  # type: ignore[arg-type] # as above

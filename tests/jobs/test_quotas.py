@@ -73,7 +73,7 @@ def test_refusal_names_the_quota_what_is_left_and_when_it_suffices(device_desk: 
 def test_job_above_the_whole_quota_is_refused_without_a_time(device_desk: Desk) -> None:
     told = refusal(device_desk, costly(ANN, steps=250))
     assert told.retry_after_seconds is None
-    assert "ask for less" in str(told)
+    assert "request less" in str(told)
     assert outcomes(device_desk, costly(ANN)) == ["queued"]
 
 

@@ -1,4 +1,4 @@
-"""What is told of the samplers, against what the engine does."""
+"""The notes on samplers against the engine's behaviour."""
 
 import pytest
 

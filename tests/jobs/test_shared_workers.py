@@ -35,7 +35,7 @@ LENGTHS = st.fixed_dictionaries({priority: st.integers(0, 9) for priority in PRI
 
 
 def fleet(*holding: tuple[str, ...], pipelines: tuple[PipelineInfo, ...] = (DEMO, DEMO_UNCOND, OTHER)) -> Fleet:
-    """One worker for each tuple of what it holds."""
+    """One worker for each tuple of pipelines."""
     workers = [worker_info(f"cpu-{index}", pipelines=names) for index, names in enumerate(holding)]
     return Fleet({each.id: each for each in pipelines}, tuple(workers), {each.id: STEP_MS for each in pipelines})
 

@@ -111,7 +111,7 @@ def test_key_with_a_way_out_of_the_store_names_nothing(address: str, way: str) -
     store, key = ObjectStore(address, MARGIN_SECONDS), way.format("neighbour")
     with pytest.raises(FileNotFoundError):
         store.get(key)
-    with pytest.raises(UnavailableError, match="no place for the key"):
+    with pytest.raises(UnavailableError, match="cannot store the key"):
         store.put(key, b"new")
     store.put("jobs/other", b"kept")
     store.delete([key, "jobs/other"])

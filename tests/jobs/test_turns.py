@@ -1,4 +1,4 @@
-"""Turns between callers, on a real Redis: the order of a line, and the places that jobs are told."""
+"""Turns between callers, on a real Redis: the order of a line, and the reported places."""
 
 import random
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Whether a job is the cause of its workers' deaths: what counts against it and what does not."""
+"""The evidence that a job is the cause of its workers' deaths."""
 
 import random
 

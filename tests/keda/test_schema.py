@@ -19,7 +19,7 @@ HERE, TOOLS = Path(__file__).parent, Path(__file__).parents[2] / "build/keda"
 
 
 def complaints(manifest: Mapping[str, Any]) -> str:
-    """What the schema has against a ScaledObject; nothing if it is valid."""
+    """The schema's errors for a ScaledObject; empty if it is valid."""
     script = TOOLS / "validate.mjs"
     shutil.copy2(HERE / script.name, script)
     command = ["node", str(script)]

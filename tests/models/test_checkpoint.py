@@ -102,8 +102,8 @@ def overflow(tensors: dict[str, Tensor]) -> None:
         (add, "base.safetensors: has surplus 1 key(s): extra.weight"),
         (reshape, f"base.safetensors: {KEY} has shape [31, 32, 3, 3], expected [32, 32, 3, 3]"),
         (transpose, "base.safetensors: time_embed.0.weight has shape [32, 128], expected [128, 32]"),
-        (poison, f"base.safetensors: {KEY} holds values that are not finite"),
-        (overflow, f"base.safetensors: {KEY} holds values that are not finite"),
+        (poison, f"base.safetensors: {KEY} has values that are not finite"),
+        (overflow, f"base.safetensors: {KEY} has values that are not finite"),
     ],
 )
 def test_state_dict_that_does_not_fit_is_refused_by_file_and_key(
@@ -156,7 +156,7 @@ def test_safetensors_without_a_configuration_are_refused(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("expected", [NoisyClassifier, SuperResUNet])
 def test_another_kind_of_network_is_refused(base: Path, expected: type[NoisyClassifier] | type[SuperResUNet]) -> None:
-    with pytest.raises(WeightsError, match=rf"holds a UNet, expected a {expected.__name__}"):
+    with pytest.raises(WeightsError, match=rf"contains a UNet, expected a {expected.__name__}"):
         load_network(base, expected)
 
 
@@ -183,7 +183,7 @@ def test_configuration_that_makes_no_network_is_refused_by_name(base: Path, conf
 
 
 class Payload:
-    """What an attacker pickles: code that runs when it is read."""
+    """An attacker's pickle: code that runs when it is read."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -1,4 +1,4 @@
-"""What is exported is read by the official scripts with the flags that are said."""
+"""The official scripts read exported networks with the printed flags."""
 
 import shutil
 from pathlib import Path
@@ -42,7 +42,7 @@ def test_stack_is_exported_with_its_flags_and_what_no_flag_says(stack_folder: Pa
     assert "--image_size 8" in lines[0]
     assert "--noise_schedule cosine" in lines[0]
     assert "--channel_mult 1,1" in lines[0]
-    assert lines[1] == f"{base}: no official flag says num_classes = 4: {script}"
+    assert lines[1] == f"{base}: no official flag sets num_classes = 4: {script}"
     state = torch.load(base, weights_only=True)
     assert {value.dtype for value in state.values()} == {torch.float32}
     config = read_config(stack_folder / "base.safetensors")

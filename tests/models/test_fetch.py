@@ -16,7 +16,7 @@ CONTENT = bytes(range(256)) * 4000
 
 
 class Source(ThreadingHTTPServer):
-    """A file server that can be told to misbehave; asked has the Range of every GET."""
+    """A file server that misbehaves on request; asked has the Range of every GET."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -80,7 +80,7 @@ def target(tmp_path: Path) -> Path:
 
 
 def begun(target: Path, content: bytes, etag: str | None = '"one"') -> Path:
-    """What a run that was killed left behind."""
+    """The files of a killed run."""
     target.parent.mkdir()
     partial = target.with_name("model.pt.partial")
     partial.write_bytes(content)
@@ -136,7 +136,7 @@ def test_server_without_ranges_gives_it_from_the_start(source: Source, target: P
 def test_server_that_never_gets_further_is_one_line_and_the_rest_is_kept(source: Source, target: Path) -> None:
     partial = begun(target, CONTENT[:1000])
     source.sent_at_most = 0
-    with pytest.raises(FetchError, match=r"\Ahttp.*1,000 bytes are kept, run it again to go on\Z"):
+    with pytest.raises(FetchError, match=r"\Ahttp.*1,000 bytes are kept; the same command resumes\Z"):
         fetch(source.url, target)
     assert partial.read_bytes() == CONTENT[:1000]
     assert not target.exists()
@@ -212,7 +212,7 @@ def test_fetching_again_what_was_deleted_is_held_to_its_record(source: Source, t
     fetch(source.url, target)
     target.unlink()
     source.content, source.etag = CONTENT[::-1], '"two"'
-    with pytest.raises(ChangedFileError, match="is not what was recorded; if that is meant, delete"):
+    with pytest.raises(ChangedFileError, match="is not the recorded one; if that is intended, delete"):
         fetch(source.url, target)
     assert not target.exists()
 

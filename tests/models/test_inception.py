@@ -33,7 +33,7 @@ def test_file_of_torch_save_loads_with_and_without_the_counters_of_training(
         ({"fc.bias": None}, "lacks 1 key"),
         ({"AuxLogits.fc.bias": torch.zeros(1000)}, "has surplus 1 key"),
         ({"fc.weight": torch.zeros(1000, FEATURES)}, r"fc\.weight has shape \[1000, 2048\], expected \[1008, 2048\]"),
-        ({"fc.bias": torch.full((1008,), float("nan"))}, r"fc\.bias holds values that are not finite"),
+        ({"fc.bias": torch.full((1008,), float("nan"))}, r"fc\.bias has values that are not finite"),
     ],
 )
 def test_other_weights_are_refused_by_the_key(

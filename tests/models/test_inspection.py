@@ -1,4 +1,4 @@
-"""What keys and shapes determine is inferred, and no more is claimed."""
+"""Inspection infers exactly the facts that keys and shapes determine."""
 
 import json
 from dataclasses import replace

@@ -198,8 +198,8 @@ FOREIGN: dict[str, tuple[bytes, str]] = {
     ),
     "optimizer": (saved(optimizer_state()), "is the state of an optimizer; the weights lie in another file"),
     "whole model": (saved(Model()), "a pickled model or object; save its state_dict()"),
-    "list": (saved([torch.zeros(1)]), "holds a list, and no state dict"),
-    "run's bookkeeping": (saved({"step": 3, "args": {}}), "holds no state dict of an ADM network; it holds step, args"),
+    "list": (saved([torch.zeros(1)]), "contains a list, and no state dict"),
+    "run's bookkeeping": (saved({"step": 3, "args": {}}), "contains no state dict of an ADM network, but step, args"),
 }
 
 

@@ -22,7 +22,7 @@ ROWS, CHANNELS = 4, 64
 
 @pytest.fixture(params=["compiled", "torch"])
 def form(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Which form is taken: torch's is, where its operations have several threads."""
+    """The form that is used: torch's, if its operations have several threads."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1 if request.param == "compiled" else 2)
     yield request.param

@@ -97,7 +97,7 @@ def test_depth_of_an_ambiguous_classifier_is_an_answer() -> None:
     resolved = resolve(shapes_of(config), answers)
     assert resolved.config == config
     assert resolved.missing() == []
-    with pytest.raises(AnswersError, match="num_res_blocks 3 does not fit the keys; they say 2 or 1 or 5"):
+    with pytest.raises(AnswersError, match="num_res_blocks 3 does not fit the keys, which allow 2 or 1 or 5"):
         resolve(shapes_of(config), replace(answers, num_res_blocks=3))
 
 
@@ -109,7 +109,7 @@ def test_depth_of_an_ambiguous_classifier_is_an_answer() -> None:
         (FFHQ, {"image_size": 100}, "image_size 100 cannot be halved 5 times, as the 6 levels do"),
         (FFHQ, {"noise_schedule": "sine"}, "noise_schedule 'sine' is unknown; known are linear, cosine"),
         (FFHQ, {"diffusion_steps": 5}, "diffusion_steps is 5; it must be from 20 to 100000"),
-        (FFHQ, {"sigma_small": True}, "sigma_small is not open: 6 output channels say that the variance is learned"),
+        (FFHQ, {"sigma_small": True}, "sigma_small is not open: 6 output channels show that the variance is learned"),
         (POOLED, {"image_size": 64}, "image_size 64 contradicts the attention pool, which is of images of 256"),
         (
             POOLED,
@@ -121,7 +121,7 @@ def test_depth_of_an_ambiguous_classifier_is_an_answer() -> None:
             {"predict_xstart": True},
             "predict_xstart is not for a classifier, which uses the value of the network it guides",
         ),
-        (FFHQ, {"num_res_blocks": 2}, "num_res_blocks 2 does not fit the keys; they say 1"),
+        (FFHQ, {"num_res_blocks": 2}, "num_res_blocks 2 does not fit the keys, which allow 1"),
     ],
 )
 def test_wrong_answer_is_one_line(config: UNetConfig | ClassifierConfig, given: dict[str, Any], line: str) -> None:

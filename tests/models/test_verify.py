@@ -65,7 +65,7 @@ def test_every_difference_is_named() -> None:
         "has surplus extra.weight [2]",
         f"{KEY} has shape [128, 128, 1, 1], expected [128, 128, 3, 3]",
         "out.0.bias is of int64, expected float32",
-        "out.0.weight holds values that are not finite",
+        "out.0.weight has values that are not finite",
     ]
 
 
@@ -113,8 +113,8 @@ def missing(tensors: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (too_large, f"{KEY} holds values that are not finite as F16"),
-        (not_a_number, f"is not tiny: {KEY} holds values that are not finite"),
+        (too_large, f"{KEY} has values that are not finite as F16"),
+        (not_a_number, f"is not tiny: {KEY} has values that are not finite"),
         (missing, f"is not tiny: lacks {KEY} [32, 32, 3, 3]"),
     ],
 )

@@ -30,8 +30,8 @@ STEPS, BATCH, SIZE, RATE = 20, 2, 64, 1e-4
 NETWORK = {"image_size": SIZE, "model_channels": 32, "channel_mult": [1, 2, 3, 4], "attention_sizes": [8]}
 SHARED: dict[str, Any] = {"num_res_blocks": 1, "attention_resolutions": "8", "num_head_channels": 32}
 UNET = SHARED | {"num_channels": 32, "resblock_updown": True, "learn_sigma": True, "noise_schedule": "cosine"}
-# Of how far the weights moved. Rounding is more of a step of AdamW than of a gradient: first steps have one size for
-# every gradient, also for those that are rounding alone, as a bias's before a norm of one channel a group.
+# Relative to the weights' movement. Rounding is a larger share of a step of AdamW than of a gradient: first steps have
+# one size for every gradient, also for pure rounding errors, such as a bias's before a norm of one channel a group.
 NEAR = 3e-3
 CLASSES = tuple(map(str, range(1000)))  # the official classifier has as many logits
 
@@ -105,6 +105,6 @@ def test_twenty_steps_give_the_official_weights(kind: str, draw: random.Random) 
 
 
 def distance(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
-    """Of all weights together."""
+    """The distance of all weights together."""
     squares = [float((value.detach() - other[name]).double().square().sum()) for name, value in one.items()]
     return math.sqrt(sum(squares))

@@ -28,7 +28,7 @@ def sheet_of(labels: list[str], rows: list[str] | None, size: int = 32) -> Image
 
 
 def corner_of(sheet: Image.Image, colour: str) -> tuple[int, int]:
-    """Where the first pixel of a colour is, from the top."""
+    """The place of the first pixel of a colour, from the top."""
     wanted = Image.new("RGB", (1, 1), colour).getpixel((0, 0))
     pixels = sheet.load()
     assert pixels is not None

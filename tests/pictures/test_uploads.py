@@ -26,7 +26,7 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
 
 
 def decoded(data: bytes) -> Image.Image:
-    """What is stored of a picture, once it was seen to be what jobs take."""
+    """The stored form of an accepted picture."""
     picture = normalise(io.BytesIO(data), MAX_PIXELS, 512)
     image = Image.open(io.BytesIO(picture.png))
     assert (image.format, image.mode, image.size) == ("PNG", "RGB", (picture.width, picture.height))

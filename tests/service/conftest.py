@@ -160,7 +160,7 @@ def worker(redis_server: RedisServer, redis: Redis, service_settings: Settings) 
 
 @pytest.fixture
 def fleet(worker: ToyWorker, client: httpx2.Client) -> ToyWorker:
-    """A worker that holds what it claims, and that the service has seen."""
+    """A worker that keeps the jobs that it claims, and that the service has seen."""
     worker.hold()
     while not client.get("/v1/workers").raise_for_status().json()["data"]:
         time.sleep(0.05)

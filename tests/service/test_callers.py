@@ -1,4 +1,4 @@
-"""Which callers the service answers: by Host, by Origin, by the type of what they send; and those who hang up."""
+"""Checks of callers: by Host, by Origin, by the type of a body; and callers that disconnect."""
 
 import asyncio
 import json

@@ -27,7 +27,7 @@ LOAD = {"action": "load", "model": "demo"}
 
 @pytest.fixture
 def fleet_settings(redis_server: RedisServer, redis: Redis, tmp_path: Path) -> Settings:
-    """Of workers whose weights hold two stacks, and of a service that sees at once what they announce."""
+    """Settings of workers with two stacks, and of a service that reads their announcements at once."""
     folder = write_tiny_stack(tmp_path / "weights")
     shutil.copytree(folder, folder.parent / "other")
     manifest = json.loads((folder / "stack.json").read_text())
@@ -67,7 +67,7 @@ def test_command_changes_one_worker_or_all_and_tells_what_each_of_them_answers(f
         assert client.model("demo").workers == ["one"]
         status, lines = adm(address, "load", "demo")
         assert status == 0
-        assert {"one: done: held it already", "two: done: holds other, demo"} <= set(lines)
+        assert {"one: done: served it already", "two: done: serves other, demo"} <= set(lines)
         assert client.generate(model="demo", class_label="torus", steps=2, seed=1).pngs
         status, lines = adm(address, "unload", "other", "--json")
         assert status == 0
@@ -81,7 +81,7 @@ def test_command_changes_one_worker_or_all_and_tells_what_each_of_them_answers(f
             1,
             "two: refused: 'demo' is its only pipeline; load another one first, or stop the worker",
         )
-        assert adm(address, "unload", "no-such") == (1, ["adm: 404: no live worker holds 'no-such'"])
+        assert adm(address, "unload", "no-such") == (1, ["adm: 404: no live worker serves 'no-such'"])
 
 
 @pytest.mark.process
@@ -122,7 +122,7 @@ def test_only_operators_change_what_workers_hold_and_the_audit_log_tells_it(
     ("change", "status", "said"),
     [
         ({"action": "load", "model": "demo", "worker": "nobody"}, 404, "no live worker 'nobody'; there are: cpu-0"),
-        ({"action": "unload", "model": "nothing"}, 404, "no live worker holds 'nothing'"),
+        ({"action": "unload", "model": "nothing"}, 404, "no live worker serves 'nothing'"),
         ({"action": "reload", "model": "demo"}, 422, ""),
         ({"action": "load", "model": "../demo"}, 422, ""),
         ({"action": "load"}, 422, ""),

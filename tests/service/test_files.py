@@ -38,7 +38,7 @@ def uploaded(client: httpx2.Client) -> dict[str, Any]:
 
 @pytest.fixture
 def stored(uploaded: dict[str, Any], redis: Redis, service_settings: Settings) -> Path:
-    """Where the uploaded picture lies."""
+    """The file of the uploaded picture in the store."""
     record = json.loads(cast(bytes, redis.get(keys.file(ID))))
     return service_settings.data / "images" / str(record["key"])
 

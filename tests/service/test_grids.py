@@ -58,7 +58,7 @@ def test_answer_waits_for_all_cells(client: httpx2.Client, worker: ToyWorker) ->
         (grid(y={"field": "steps", "values": [10, 2000]}), "/y/values/1", "steps 2000: must be from 1 to 1000"),
         (grid(y={"field": "steps", "values": ["many"]}), "/y/values/0", 'steps "many": '),
         (grid(x={"field": "sampler", "values": ["ddim", "euler"]}), "/x/values/1", 'sampler "euler": unknown sampler'),
-        (grid(y={"field": "sampler", "values": [None]}), "/y/values/0", "sampler null: must be a value"),
+        (grid(y={"field": "sampler", "values": [None]}), "/y/values/0", "sampler null: must not be null"),
         (grid(x={"field": "steps", "values": [7]}), "/y/field", "steps is the field of x already"),
         (grid(x={"field": "eta", "values": [0, 0.0]}), "/x/values/1", "is there already"),
         (grid(x={"field": "class_label", "values": ["torus"]}), "/class_label", "is the field of x"),

@@ -271,5 +271,5 @@ def test_queue_is_full_over_all_pipelines_of_its_workers(client: httpx2.Client, 
     for name, other in (("demo", "demo-uncond"), ("demo-uncond", "demo")):
         response = client.post("/v1/jobs", json=body(model=name))
         assert is_problem(response, 503)
-        assert f"queued for the workers of '{name}', which hold '{other}' too" in response.json()["detail"]
+        assert f"queued for the workers of '{name}', which serve '{other}' too" in response.json()["detail"]
         assert 0 < int(response.headers["retry-after"]) < 400

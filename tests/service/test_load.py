@@ -78,7 +78,7 @@ def test_readers_that_do_not_read_hold_little_and_are_cut_off(redis_server: Redi
 
             held = asyncio.run(scenario())
             worker.stop()
-    assert held < 60 << 20  # 160 MB where each reader holds what it has not read
+    assert held < 60 << 20  # 160 MB if each reader has its own unread events
 
 
 @pytest.mark.process

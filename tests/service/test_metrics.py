@@ -1,4 +1,4 @@
-"""What an operator measures by: the service, its queue and its store, as `/metrics` shows them."""
+"""The metrics of the service, its queue and its store in `/metrics`."""
 
 import time
 from pathlib import Path

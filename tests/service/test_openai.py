@@ -154,7 +154,7 @@ def test_stream_sends_partial_images_and_then_each_image(
         prompt="torus", n=2, stream=True, partial_images=3, extra_body={"steps": 1, "upsample": False}
     )
     channel = keys.channel(newest_job(client)["id"])
-    eventually(lambda: redis.pubsub_numsub(channel)[0][1] > 0, "the stream hears of previews")  # which are not kept
+    eventually(lambda: redis.pubsub_numsub(channel)[0][1] > 0, "the stream receives previews")  # which are not kept
     worker.release()
     events = list(stream)
     assert [each.type for each in events] == ["image_generation.partial_image"] + ["image_generation.completed"] * 2

@@ -1,4 +1,4 @@
-"""What monitoring asks: many who ask at the same time cost as much as one."""
+"""Probes of monitoring: many at the same time cost as much as one."""
 
 import asyncio
 from typing import cast
@@ -15,7 +15,7 @@ from service.process_slot import ALONE
 
 
 def num_looks(redis: Redis) -> int:
-    """How often the server has been looked at (INFO), less the looks of this function."""
+    """The number of INFO commands that the server got, without those of this function."""
     stats = cast(dict[str, dict[str, int]], redis.info("commandstats"))
     return stats.get("cmdstat_info", {}).get("calls", 0)
 

@@ -1,4 +1,4 @@
-"""What a client can make the service hold, and for how long: a real service with small limits, and raw connections."""
+"""Limits on the memory and time that a client can take: a real service with small limits, and raw connections."""
 
 import asyncio
 import io
@@ -240,7 +240,7 @@ def test_offer_of_another_protocol_is_answered_in_this_one(caller: Caller) -> No
 
 
 def test_answer_to_a_client_that_has_reset_the_connection_is_dropped() -> None:
-    """uvloop raises as soon as the socket is gone; the protocol hears of that a turn of the loop later."""
+    """uvloop raises as soon as the socket is closed; the protocol is notified a turn of the loop later."""
 
     async def scenario() -> None:
         loop = asyncio.get_running_loop()
@@ -266,7 +266,7 @@ def test_answer_to_a_client_that_has_reset_the_connection_is_dropped() -> None:
 
 @pytest.fixture(scope="module")
 def small(service_settings: Settings) -> Iterator[tuple[str, list[str]]]:
-    """A service that holds little for all callers together, and waits long for each: its address and log."""
+    """A service with a small limit for all callers together and long waits for each: its address and log."""
     variables = {
         "ADM_MAX_CONNECTIONS_PER_ADDRESS": "20",
         "ADM_MAX_UNREAD_BYTES": str(1 << 18),

@@ -26,7 +26,7 @@ def address(service_settings: Settings) -> Iterator[str]:
 
 
 def is_refused(answer: httpx2.Response, policy: str, quota: int, window: str | None) -> bool:
-    """Whether a caller over a quota was told of it as it should be."""
+    """Return whether an answer reports the exceeded quota in the right form."""
     assert is_problem(answer, 429)
     said = answer.json()
     assert said["type"] == "urn:adm:problem:over-quota"
@@ -74,7 +74,7 @@ def test_queued_work_over_the_quota_is_429_until_some_has_gone(
     client: httpx2.Client, fleet: ToyWorker, make_key: MakeKey
 ) -> None:
     ann, root = make_key("ann"), make_key("root", Role.OPERATOR)
-    for _ in range(2):  # the worker takes 64 images, and holds them
+    for _ in range(2):  # the worker takes 64 images, and keeps them
         client.post("/v1/jobs", json=body(n=32), headers=root)
     while client.get("/v1/jobs", headers=root, params={"status": "queued"}).json()["data"]:
         pass

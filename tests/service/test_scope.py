@@ -17,7 +17,7 @@ from jobs.contract.job import JobStatus
 from jobs.job_queue import JobQueue
 from jobs.queue import keys
 from jobs.queue.rq_registries import job_key
-from jobs.queue.sweep import Sweeper
+from jobs.queue.sweep import Cleaner
 from jobs.settings import Settings
 from jobs.storage.images import ImageStore
 from tests.jobs.samples import png
@@ -36,7 +36,7 @@ class Callers(NamedTuple):
 
 @pytest.fixture
 def callers(fleet: ToyWorker, make_key: MakeKey) -> Callers:
-    """Two users and an operator, of a service whose worker holds what it claims."""
+    """Two users and an operator, of a service whose worker keeps the jobs that it claims."""
     return Callers(make_key("ann"), make_key("bob"), make_key("root", Role.OPERATOR))
 
 
@@ -181,7 +181,7 @@ def test_operator_cancels_and_deletes_anybodys(client: httpx2.Client, callers: C
 
 @pytest.fixture
 def stream(client: httpx2.Client, callers: Callers) -> Iterator[Iterator[str]]:
-    """Lines of a stream of ann's, which has begun."""
+    """Lines of a stream of ann's, after its start."""
     job_id = post(client, callers.ann)
     with client.stream("GET", f"/v1/jobs/{job_id}/events", headers=callers.ann) as answer:
         lines = answer.iter_lines()
@@ -214,7 +214,7 @@ def test_record_carries_the_callers_id_and_no_key(client: httpx2.Client, redis: 
     key = callers.ann["Authorization"].removeprefix("Bearer ")
     job_id = post(client, callers.ann, user="someone", metadata={"a": "b"})
     assert redis.hget(job_key(job_id), "adm_caller") == key[4:16].encode()
-    redis.config_set("rdbcompression", "no")  # or a dump would hide what it holds
+    redis.config_set("rdbcompression", "no")  # or a dump would hide its contents
     everything = b"".join(redis.dump(each) or b"" for each in redis.scan_iter("*"))
     assert key[17:].encode() not in everything
     assert hashlib.sha256(key.encode()).hexdigest().encode() in everything
@@ -233,7 +233,7 @@ def test_nothing_of_a_callers_jobs_stays_when_they_are_over(
     for member in cast(list[bytes], redis.zrange(keys.ENDED, 0, -1)):
         redis.zadd(keys.ENDED, {member: 1})
     redis.delete(job_key(swept))  # its time is over: Redis removes the hash by itself
-    Sweeper(redis, queue.ledger, images, queue.files, 10).remove_ended()
+    Cleaner(redis, queue.ledger, images, queue.files, 10).remove_ended()
     assert client.get("/v1/jobs", headers=callers.ann).json()["data"] == []
     caller = callers.ann["Authorization"][11:23]
     assert not [each for each in redis.scan_iter("*") if caller.encode() in each]

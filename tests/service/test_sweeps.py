@@ -1,4 +1,4 @@
-"""Sweeps over HTTP: what a worker announces of a pipeline's settings is shown, and goes with the pipeline."""
+"""Sweeps over HTTP: the service shows a sweep that a worker announces, until the pipeline is removed."""
 
 import httpx2
 import pytest
@@ -36,7 +36,7 @@ def test_model_without_a_sweep_and_one_that_is_none_are_told_apart(client: httpx
 
 
 def test_worker_without_the_sweep_takes_it_back(client: httpx2.Client, announced: Redis) -> None:
-    """It may hold other weights: what was measured with the former ones is not theirs."""
+    """It may have other weights, for which the former measurements are not valid."""
     with announced.pipeline() as pipe:
         announce_pipelines(pipe, [DEMO])
         pipe.execute()

@@ -151,6 +151,6 @@ def test_limits_of_the_decoder_hold() -> None:
 
 @pytest.mark.parametrize("index", ["+0", "-0", "00", "0_0", " 0", "0 ", "\u0660", "0.0", "1e0", "-1", "99999999999"])
 def test_image_has_one_address(client: httpx2.Client, url: str, index: str) -> None:
-    """What Python too would read as a number is no other address of the same image."""
+    """Other numerals that Python's int accepts are no addresses of the same image."""
     assert opened(client.get(url)).width == 256
     assert is_problem(client.get(url.rpartition("/")[0] + "/" + quote(index)), 404)

@@ -193,7 +193,7 @@ def test_last_spans_are_sent_before_the_programs_end(
 def test_jobs_are_completed_and_programs_stop_though_the_collector_hangs_or_is_away(
     redis: Redis, redis_server: RedisServer, tmp_path: Path, listens: bool
 ) -> None:
-    """A collector that listens and never answers holds its clients up for longest."""
+    """A collector that listens and never answers delays its clients for longest."""
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         if listens:

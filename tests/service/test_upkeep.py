@@ -5,7 +5,7 @@ from redis import Redis
 
 from jobs.queue.ledger import Ledger
 from jobs.queue.retirement import Retirement
-from jobs.queue.sweep import Sweeper
+from jobs.queue.sweep import Cleaner
 from jobs.settings import Settings
 from jobs.storage.files import FileStore
 from jobs.storage.images import ImageStore
@@ -18,7 +18,7 @@ def test_upkeep_goes_on_after_a_failure_that_nobody_foresaw(
 ) -> None:
     images = ImageStore(settings.store_address)
     ledger = Ledger(redis, 60)
-    sweeper = Sweeper(redis, ledger, images, FileStore(redis, settings, images.objects), lease_seconds=30)
+    cleaner = Cleaner(redis, ledger, images, FileStore(redis, settings, images.objects), lease_seconds=30)
     retirement = Retirement(redis, ledger, FleetReader(redis, 0), after_seconds=60)
     calls: list[str] = []
 
@@ -28,10 +28,10 @@ def test_upkeep_goes_on_after_a_failure_that_nobody_foresaw(
             raise ValueError("unforeseen")
         return 0
 
-    monkeypatch.setattr(sweeper, "expire_jobs", expire_jobs)  # an error that nobody foresees: no real one is known
+    monkeypatch.setattr(cleaner, "expire_jobs", expire_jobs)  # an error that nobody foresees: no real one is known
 
     async def scenario() -> None:
-        keeping = asyncio.create_task(Upkeep(sweeper, retirement, 0.01).run())
+        keeping = asyncio.create_task(Upkeep(cleaner, retirement, 0.01).run())
         while len(calls) < 3 and not keeping.done():
             await asyncio.sleep(0.01)
         assert not keeping.done()

@@ -1,4 +1,4 @@
-"""Where webhooks do not go: a service with the defaults, which may send to public addresses alone."""
+"""Addresses without webhooks: a service with the defaults, which may send only to public addresses."""
 
 import asyncio
 import socket
@@ -60,7 +60,7 @@ def test_name_that_resolves_to_this_machine_is_not_sent_to(
 ) -> None:
     post(client, f"http://{host}:{receiver.port}/")
     eventually(lambda: bool(webhooks.pending() and webhooks.pending()[0].error), "it has failed")
-    assert "resolves to an address that webhooks do not go to" in webhooks.pending()[0].error
+    assert "resolves to an address that is not allowed for webhooks" in webhooks.pending()[0].error
     assert receiver.received.empty()
 
 
@@ -87,7 +87,7 @@ def test_name_with_one_forbidden_address_among_several_is_not_sent_to(
     sender: WebhookSender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resolving(monkeypatch, "1.1.1.1", "10.0.0.1")
-    with pytest.raises(TargetError, match="resolves to an address that webhooks do not go to"):
+    with pytest.raises(TargetError, match="resolves to an address that is not allowed for webhooks"):
         asyncio.run(sender._resolve("a.example", 80))  # alone, because a delivery would only log the refusal
 
 

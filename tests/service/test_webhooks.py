@@ -190,14 +190,14 @@ def test_redirect_that_keeps_the_post_is_followed(client: httpx2.Client, worker:
 @pytest.mark.parametrize(
     ("status", "location", "error"),
     [
-        (307, "http://169.254.169.254/latest/meta-data", "resolves to an address that webhooks do not go to"),
-        (308, "http://10.0.0.1/", "resolves to an address that webhooks do not go to"),
-        (307, "http://[::1]/", "resolves to an address that webhooks do not go to"),
-        (307, "http://2852039166/", "resolves to an address that webhooks do not go to"),  # 169.254.169.254
+        (307, "http://169.254.169.254/latest/meta-data", "resolves to an address that is not allowed for webhooks"),
+        (308, "http://10.0.0.1/", "resolves to an address that is not allowed for webhooks"),
+        (307, "http://[::1]/", "resolves to an address that is not allowed for webhooks"),
+        (307, "http://2852039166/", "resolves to an address that is not allowed for webhooks"),  # 169.254.169.254
         (307, "file:///etc/passwd", "not an address for webhooks: scheme 'file'"),
         (307, "gopher://127.0.0.1/", "not an address for webhooks: scheme 'gopher'"),
         (307, "http://user:secret@127.0.0.1/", "not an address for webhooks"),
-        (307, "http://[", "redirects to what is no URL"),
+        (307, "http://[", "redirects to an invalid URL"),
         (302, "http://127.0.0.1/", "the receiver answers 302"),
         (307, "/", "redirects more than 3 times"),
     ],

@@ -132,7 +132,7 @@ def test_zip_of_chosen_images_never_holds_anothers(client: httpx2.Client, worker
 def test_zip_breaks_off_when_its_callers_key_is_revoked(
     client: httpx2.Client, worker: ToyWorker, redis: Redis, make_key: MakeKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The archive has more bytes than the connection holds, so the service still reads images when that happens."""
+    """The archive has more bytes than the connection buffers, so the service still reads images when that happens."""
     noise = Image.frombytes("RGB", (1024, 1024), random.Random(7).randbytes(3 << 20))
     file = io.BytesIO()
     noise.save(file, "PNG", compress_level=0)

@@ -76,7 +76,7 @@ def program(name: str, source: str, *, stop_seconds: float = 10.0, backoff: Back
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs; one that is dead and not yet reaped does not."""
+    """Return whether a process runs; one that is dead and not yet reaped does not."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
@@ -85,7 +85,7 @@ def alive(pid: int) -> bool:
 
 
 def written_pid(pid_file: Path) -> int | None:
-    """What a pid file says; None while it is not there or not yet written."""
+    """The pid in a pid file; None while it does not exist or is not yet written."""
     try:
         return int(pid_file.read_text())
     except (FileNotFoundError, ValueError):
@@ -93,7 +93,7 @@ def written_pid(pid_file: Path) -> int | None:
 
 
 async def nothing() -> None:
-    """What runs beside the children when nothing does."""
+    """A program that does nothing, to run beside the children."""
 
 
 def main() -> None:

@@ -55,7 +55,7 @@ class Stack:
             return 0
 
     def get(self, path: str) -> Any:
-        """What a GET answers."""
+        """The answer of a GET."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as response:
             return json.load(response)
 

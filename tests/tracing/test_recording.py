@@ -51,7 +51,7 @@ def test_without_variables_nothing_is_recorded_and_no_exporter_is_even_imported(
     code = (
         "import sys, threading; import worker.main, service.serving; from tracing.recording import OFF, start;"
         "threads = threading.active_count(); assert start('worker') is OFF; assert threading.active_count() == threads;"
-        # redis-py imports the SDK where it is installed, so that the exporter is what tells
+        # redis-py imports the SDK where it is installed, so the check looks for the exporter
         "assert not [name for name in sys.modules if name.startswith('opentelemetry.exporter')]"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False, env={})

@@ -34,7 +34,7 @@ def config(**changes: Any) -> RunConfig:
 
 
 def images(count: int = 16, image_size: int = 8) -> ImagesInMemory:
-    """Images of one colour each, which tells their class, under a little noise."""
+    """Images of one colour each, which shows their class, under a little noise."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(count) % len(CLASSES)
     colours = 200 * torch.eye(3)[labels] + 20

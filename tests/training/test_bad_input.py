@@ -1,4 +1,4 @@
-"""What cannot be trained on, or gone on with, is one line that says what and what to do; the last good state stays."""
+"""Unusable data or states end in one line with the fault and a remedy; the last good state stays."""
 
 import gzip
 import json
@@ -57,7 +57,7 @@ IMAGES = np.zeros((2, 8, 8, 3), np.uint8)
         (cut_npz, "set.npz", "set.npz: is no .npz file, or is cut off"),
         (npy_by_another_name, "set.npz", "set.npz: is no .npz file, or is cut off"),
         (lambda path: (path / "set.npz").write_text("not a set"), "set.npz", "set.npz: is no .npz file, or is cut off"),
-        (npz(IMAGES[:0], np.zeros(0, np.int64)), "set.npz", "set.npz: holds no images"),
+        (npz(IMAGES[:0], np.zeros(0, np.int64)), "set.npz", "set.npz: has no images"),
         (npz(IMAGES[..., :1]), "set.npz", r"arr_0 is no array of images \[N, H, W, 3\], uint8"),
         (
             npz(IMAGES, np.array([0, 10**9])),
@@ -66,8 +66,8 @@ IMAGES = np.zeros((2, 8, 8, 3), np.uint8)
         ),
         (npz(IMAGES, np.array([0, 2**64 - 1], np.uint64)), "set.npz", "arr_1 has the label 18446744073709551615"),
         (npz(IMAGES, np.array([0.0, 1.0])), "set.npz", "arr_1 is no label from 0 for each of the 2 images"),
-        (no_idx_images, "", "train-images-idx3-ubyte.gz: holds no images"),
-        (lambda path: (path / "empty").mkdir(), "empty", "empty: holds no pictures"),
+        (no_idx_images, "", "train-images-idx3-ubyte.gz: has no images"),
+        (lambda path: (path / "empty").mkdir(), "empty", "empty: has no pictures"),
         (lambda path: (path / "notes.txt").write_text("no picture"), "notes.txt", "notes.txt: is not an idx file"),
     ],
 )

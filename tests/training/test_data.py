@@ -1,4 +1,4 @@
-"""Runs are trained on sets of every form, divided, and decoded at every visit where memory does not hold them."""
+"""Runs are trained on sets of every form, divided, and decoded at every visit if they exceed memory."""
 
 import hashlib
 from pathlib import Path

@@ -30,7 +30,7 @@ def save(run: Run, folder: Path, optimiser: dict[str, Any]) -> Beginning:
 
 
 def flattened(run: Run) -> dict[str, Any]:
-    """The optimiser's state as the official float16 training holds it: two parameters."""
+    """The optimiser's state in the form of the official float16 training: two parameters."""
     state, parameters = run.optimiser.state_dict(), list(run.parameters.values())
     groups = [[i for i, each in enumerate(parameters) if (each.ndim > 1) == matrices] for matrices in (False, True)]
     joined = {

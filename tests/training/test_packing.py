@@ -82,7 +82,7 @@ def test_stack_is_refused_or_found_whole_before_anything_is_trained(photos: Path
     status, said = train("a/b")
     assert (status, "a name has letters" in said, (tmp_path / "runs").exists()) == (1, True, False)
     assert train("mine")[0] == 0
-    assert train("mine") == (0, f"{tmp_path}/weights/mine: the stack is whole already\n")
+    assert train("mine") == (0, f"{tmp_path}/weights/mine: the stack is complete already\n")
     status, said = train("longer", "--steps", "3")
     assert (status, "optimiser.steps (2 before, 3 now)" in said) == (1, True)
     assert train("longer", "--steps", "3", "--allow-change", "optimiser.steps")[0] == 0
@@ -98,7 +98,7 @@ def test_file_that_names_images_means_them_whatever_its_preset(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("kind", ["diffusion", "classifier", "judge", "upsampler"])
-def test_dry_run_reckons_every_kind_of_network(tmp_path: Path, kind: str) -> None:
+def test_dry_run_estimates_every_kind_of_network(tmp_path: Path, kind: str) -> None:
     (tmp_path / "photos").mkdir()
     for index in range(4):
         Image.new("RGB", (20, 20), "red").save(tmp_path / "photos" / f"{'ab'[index % 2]}_{index}.png")
@@ -110,7 +110,7 @@ def test_dry_run_reckons_every_kind_of_network(tmp_path: Path, kind: str) -> Non
     (tmp_path / "run.json").write_text(json.dumps(config))
     status, said = run("train", str(tmp_path / "run.json"), "--dry-run")
     assert status == 0, said
-    lines = [line.split("  ")[0] for line in said.splitlines()[1:]]  # the first tells the classes
+    lines = [line.split("  ")[0] for line in said.splitlines()[1:]]  # the first line has the classes
     assert lines == ["network", "data", "device", "FLOPs a step", "memory", "speed", "time"]
 
 

@@ -1,4 +1,4 @@
-"""What is drawn for a sample is a function of the seed and its number."""
+"""The draws for a sample are a function of the seed and its number."""
 
 import itertools
 

@@ -30,7 +30,7 @@ class Version(NamedTuple):
 
 
 class Made(NamedTuple):
-    """How a job ended: its numerics, and the hash of each image's bytes."""
+    """The result of a job: its numerics, and the hash of each image's bytes."""
 
     status: str
     numerics: str
@@ -39,7 +39,7 @@ class Made(NamedTuple):
 
 @dataclass
 class Stage:
-    """What all programs of a test share, and the programs that run."""
+    """The environment of a test's programs, and the running programs."""
 
     folder: Path
     environment: dict[str, str]

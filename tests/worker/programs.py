@@ -111,7 +111,7 @@ class Client:
 
 
 class Shift:
-    """A worker that serves on a thread, and is told to stop."""
+    """A worker that serves on a thread, and is stopped at the end."""
 
     def __init__(self, worker: Worker) -> None:
         self.stopping = Stopping()

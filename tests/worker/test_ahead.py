@@ -1,4 +1,4 @@
-"""A worker whose device is given the next step before it hears of the one before, as one on a GPU does."""
+"""A worker that launches the next step before it retires the previous one, as on a GPU."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -76,7 +76,7 @@ def test_jobs_have_the_bytes_and_the_steps_that_they_have_otherwise(bench: Bench
 
 
 def note_steps_ahead(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Note of each step, when it is told of, whether the device has another."""
+    """Record for each retired step whether the device has another one."""
     ahead: list[bool] = []
     turn = Engine.turn
 

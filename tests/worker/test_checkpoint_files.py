@@ -1,4 +1,4 @@
-"""Which checkpoints their jobs name, which lie in the store, and what becomes of those that cannot be written."""
+"""Checkpoints that jobs name, those in the store, and those that cannot be written."""
 
 import math
 import os
@@ -20,7 +20,7 @@ from engine.stage import Stage
 from engine.trajectory import ImageRequest, StagePlan, Trajectory
 from jobs.contract.errors import FailureKind
 from jobs.contract.job import CheckpointRecord, Progress
-from jobs.queue.sweep import Sweeper
+from jobs.queue.sweep import Cleaner
 from jobs.settings import Settings
 from models.stack import load_stack
 from tests.worker.conftest import Bench
@@ -39,8 +39,8 @@ REACHED = Progress(stage="base", step=1, steps=2, fraction=0.5)
 
 
 @pytest.fixture
-def sweeper(bench: Bench, redis: Redis) -> Sweeper:
-    return Sweeper(redis, bench.queue.ledger, bench.images, bench.queue.files, lease_seconds=30)
+def cleaner(bench: Bench, redis: Redis) -> Cleaner:
+    return Cleaner(redis, bench.queue.ledger, bench.images, bench.queue.files, lease_seconds=30)
 
 
 def make_old(settings: Settings) -> None:
@@ -83,7 +83,7 @@ def test_lost_claim_names_no_checkpoint(bench: Bench, inbox: Inbox) -> None:
 
 
 def test_sweep_keeps_the_checkpoint_of_a_job_that_is_not_over_and_no_other(
-    bench: Bench, inbox: Inbox, sweeper: Sweeper, settings: Settings
+    bench: Bench, inbox: Inbox, cleaner: Cleaner, settings: Settings
 ) -> None:
     job_id = bench.submit()
     (claim,) = bench.claim(inbox)
@@ -91,13 +91,13 @@ def test_sweep_keeps_the_checkpoint_of_a_job_that_is_not_over_and_no_other(
     last = put(bench, inbox, claim, b"later")
     bench.queue.ledger.recover(job_id, claim.token)  # and so waits again
     make_old(settings)
-    assert sweeper.remove_unpublished_images() == 1
+    assert cleaner.remove_unpublished_images() == 1
     assert stored(bench) == [last.sha256]
 
 
 @pytest.mark.parametrize("end", ["completed", "failed", "cancelled"])
 def test_nothing_of_a_checkpoint_is_left_when_its_job_is_over(
-    bench: Bench, inbox: Inbox, sweeper: Sweeper, settings: Settings, redis: Redis, end: str
+    bench: Bench, inbox: Inbox, cleaner: Cleaner, settings: Settings, redis: Redis, end: str
 ) -> None:
     job_id = bench.submit()
     (claim,) = bench.claim(inbox)
@@ -115,7 +115,7 @@ def test_nothing_of_a_checkpoint_is_left_when_its_job_is_over(
     assert record is not None
     assert record.checkpoint is None
     make_old(settings)
-    assert sweeper.remove_unpublished_images() == 1
+    assert cleaner.remove_unpublished_images() == 1
     assert stored(bench) == (["0"] if end == "completed" else [])
 
 
@@ -264,7 +264,7 @@ def test_job_that_moves_on_while_one_is_written_is_noted_where_its_state_was_cop
 def test_one_is_not_replaced_by_that_of_a_job_that_failed_and_was_not_told(
     bench: Bench, engine: Engine, run: JobRun, checkpoints_of: OpenWriter
 ) -> None:
-    """Its images have left, in a step that was begun behind the one that is told of."""
+    """Its images have left, in a step that was launched behind the one that is retired."""
     run.device_seconds = 60
     checkpoints_of().write_if_due(run)
     before, run.device_seconds = stored(bench), 200

@@ -1,4 +1,4 @@
-"""What `adm doctor` says of the machine and of the weights, on real stacks that are broken in real ways."""
+"""The findings of `adm doctor` about the machine and the weights, on real stacks that are broken in real ways."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Which jobs a worker takes that has no room: those alone that would run at once."""
+"""A worker without room claims only jobs that would run at once."""
 
 from collections.abc import Mapping
 

@@ -36,7 +36,7 @@ def test_without_a_compiler_auto_is_eager_and_yes_is_one_line(tmp_path: Path, mo
         choose_compiler(asking("yes", tmp_path), CPU, [], "fp32")
 
 
-@pytest.mark.slow  # the reckoning imports half of torch
+@pytest.mark.slow  # the estimate imports half of torch
 @needs_compiler
 def test_networks_that_the_memory_does_not_suffice_for_are_not_compiled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

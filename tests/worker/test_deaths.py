@@ -17,7 +17,7 @@ from jobs.contract.errors import FailureKind
 from jobs.contract.job import CheckpointRecord, Progress
 from jobs.queue import keys, rq_registries
 from jobs.queue.record import Record
-from jobs.queue.sweep import Sweeper
+from jobs.queue.sweep import Cleaner
 from jobs.queue.worker_deaths import DEATHS_ALONE, DEATHS_TOGETHER, MANY_ALONE
 from jobs.settings import Settings
 from tests.conftest import RedisServer
@@ -134,8 +134,8 @@ def test_job_whose_workers_die_at_varying_steps_expires_after_the_first_death_ho
     early = record.deaths.model_copy(update={"no_progress_since": then})
     bench.redis.hset(rq_registries.job_key(job_id), "adm_worker_deaths", early.model_dump_json())
     die(bench, open_inbox, 7)
-    sweeper = Sweeper(bench.redis, bench.queue.ledger, bench.images, bench.queue.files, settings.lease_seconds)
-    assert sweeper.expire_jobs() == 1
+    cleaner = Cleaner(bench.redis, bench.queue.ledger, bench.images, bench.queue.files, settings.lease_seconds)
+    assert cleaner.expire_jobs() == 1
     assert bench.status(job_id) == "expired"
 
 
@@ -202,7 +202,7 @@ def test_delayed_job_is_queued_by_the_service_where_no_worker_lives(
 ) -> None:
     suspect = delayed(bench, open_inbox)
     bench.redis.zadd(rq_registries.delayed_key(QUEUE), {suspect: 1})
-    Sweeper(bench.redis, bench.queue.ledger, bench.images, bench.queue.files, settings.lease_seconds).recover_jobs()
+    Cleaner(bench.redis, bench.queue.ledger, bench.images, bench.queue.files, settings.lease_seconds).recover_jobs()
     assert bench.redis.lrange(rq_registries.queue_key(QUEUE), 0, -1) == [suspect.encode()]
 
 
@@ -232,8 +232,8 @@ def test_delayed_job_expires(bench: Bench, open_inbox: OpenInbox, settings: Sett
     suspect = delayed(bench, open_inbox)
     bench.redis.hset(rq_registries.job_key(suspect), "adm_expires_at", time.time() - 1)
     bench.redis.zadd(keys.EXPIRING, {suspect: time.time() - 1})
-    sweeper = Sweeper(bench.redis, bench.queue.ledger, bench.images, bench.queue.files, settings.lease_seconds)
-    assert sweeper.expire_jobs() == 1
+    cleaner = Cleaner(bench.redis, bench.queue.ledger, bench.images, bench.queue.files, settings.lease_seconds)
+    assert cleaner.expire_jobs() == 1
     assert bench.status(suspect) == "expired"
     assert not bench.redis.exists(rq_registries.delayed_key(QUEUE))
 

@@ -1,4 +1,4 @@
-"""What a worker's error of loading tells a user to do."""
+"""The remedies in a worker's errors of loading."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Who may write the results of a job: one worker at a time, whoever dies, stalls or hears no answer."""
+"""The right to write a job's results: one worker at a time, whichever dies, stalls or gets no answer."""
 
 import time
 from collections.abc import Callable

@@ -19,7 +19,7 @@ from jobs.contract.request import JobRequest
 from jobs.job_queue import JobQueue
 from jobs.queue import keys, rq_registries
 from jobs.queue.drafting import Submission
-from jobs.queue.sweep import Sweeper
+from jobs.queue.sweep import Cleaner
 from jobs.settings import Settings
 from jobs.storage.images import StoredImage
 from tests.conftest import RedisServer
@@ -64,7 +64,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.clients: list[Redis] = [self.redis]
         images: Any = NoImages()  # all that is called of it
         self.queue = JobQueue(self.redis, config, images)
-        self.sweeper = Sweeper(self.redis, self.queue.ledger, images, self.queue.files, config.lease_seconds)
+        self.cleaner = Cleaner(self.redis, self.queue.ledger, images, self.queue.files, config.lease_seconds)
         self.inboxes = {name: self.opened(name) for name in ("cpu-0", "cpu-1")}
         self.known: set[str] = set()
         self.owners: dict[str, str] = {}
@@ -116,7 +116,7 @@ class QueueMachine(RuleBasedStateMachine):
         if job_id in self.known and self.queue.get(job_id).status is JobStatus.QUEUED:
             self.redis.hset(rq_registries.job_key(job_id), "adm_expires_at", time.time() - 1)
             self.redis.zadd(keys.EXPIRING, {job_id: time.time() - 1})
-            assert self.sweeper.expire_jobs() == 1
+            assert self.cleaner.expire_jobs() == 1
             assert self.queue.get(job_id).status is JobStatus.EXPIRED
 
     @rule(target=jobs, key=KEYS)
@@ -127,7 +127,7 @@ class QueueMachine(RuleBasedStateMachine):
         for member in self.redis.zrange(keys.ENDED, 0, -1):
             self.redis.zadd(keys.ENDED, {member: time.time() - 1})
         again = self.post({"class_label": 1}, key)
-        self.sweeper.remove_ended()
+        self.cleaner.remove_ended()
         return again
 
     @rule(target=claims, name=WORKERS, room=st.integers(0, 6))

@@ -1,4 +1,4 @@
-"""What a job's request becomes in the engine."""
+"""The engine's requests for a job's request."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -26,7 +26,7 @@ Plan = Callable[..., JobPlan]
 
 
 def pictures(pipeline: Pipeline, file_ids: Iterable[str]) -> dict[str, Tensor]:
-    """What a worker fetches: file "red" is a red picture."""
+    """The pictures that a worker fetches: file "red" is a red picture."""
     size = pipeline.stack.base.network.config.image_size
     return {each: square_pixels(Image.new("RGB", (32, 20), each), size) for each in file_ids}
 

@@ -1,4 +1,4 @@
-"""What a job in the engine tells of its images."""
+"""The reports of a job in the engine about its images."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""What a worker's spans say of its jobs, recorded in memory; the worker, its engine and its inbox are real."""
+"""A worker's spans of its jobs, recorded in memory; the worker, its engine and its inbox are real."""
 
 import io
 from collections import defaultdict
@@ -204,7 +204,7 @@ def test_trace_that_its_caller_does_not_sample_leaves_no_span_and_a_sampled_one_
 def test_attempt_that_fails_says_so_without_the_reason(
     bench: Bench, post: Post, serve: Callable[[], None], exporter: InMemorySpanExporter
 ) -> None:
-    job_id = post(model="demo-uncond", class_label=None, guidance_scale=0)  # announced, and not held by the engine
+    job_id = post(model="demo-uncond", class_label=None, guidance_scale=0)  # announced, and not in the engine
     serve()
     assert bench.status(job_id) == "failed"
     (attempt,) = named(exporter, "attempt", job_id)

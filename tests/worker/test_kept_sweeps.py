@@ -1,4 +1,4 @@
-"""Sweeps beside weights: a worker announces those of the weights that it holds, and no others stop its start."""
+"""Sweeps beside weights: a worker announces those of its own weights; invalid ones do not stop its start."""
 
 from pathlib import Path
 

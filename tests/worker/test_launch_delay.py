@@ -14,7 +14,7 @@ class Device:
     def __init__(self, step_seconds: float, begin_seconds: float, tell_seconds: float) -> None:
         self.step_seconds, self.begin_seconds, self.tell_seconds = step_seconds, begin_seconds, tell_seconds
         self.now = 0.0
-        self.ends: list[float] = []  # of the steps begun
+        self.ends: list[float] = []  # of the launched steps
         self.waits: list[float] = []  # of whoever came just too late for a step, until the next one runs
 
     def serve(self) -> None:
@@ -23,10 +23,10 @@ class Device:
             ahead = self.step_seconds if self.ends[-1] > self.now else 0.0
             self.now = max(self.now + self.tell_seconds, self.now + launch_delay(ahead, self.begin_seconds))
             self._begin()
-            self.now = max(self.now, self.ends[turn])  # until its end is told of
+            self.now = max(self.now, self.ends[turn])  # until it is retired
 
     def _begin(self) -> None:
-        """What is begun runs while the rest of it is still being begun."""
+        """The launched part of a step runs while the rest of it is still being launched."""
         looked, start = self.now, max(self.now, self.ends[-1] if self.ends else 0.0)
         self.now += self.begin_seconds
         self.ends.append(max(start + self.step_seconds, self.now))

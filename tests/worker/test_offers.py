@@ -1,4 +1,4 @@
-"""What a worker offers, and what it makes of a request."""
+"""The pipelines that a worker offers, and its plans for a request."""
 
 import copy
 from pathlib import Path

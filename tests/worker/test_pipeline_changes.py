@@ -45,7 +45,7 @@ def ask(changes: Changes, action: str, model: str) -> PipelineChange:
 
 
 def answer(changes: Changes, change: PipelineChange) -> WorkerChange:
-    """What the worker has answered in the end."""
+    """The worker's final answer."""
 
     def read() -> PipelineChange:
         found = changes.read(change.id, {NAME})
@@ -75,7 +75,7 @@ def test_pipeline_is_loaded_and_another_unloaded_and_images_are_those_of_a_worke
     assert answer(changes, ask(changes, "load", "other")) == WorkerChange(
         worker=NAME, status=ChangeStatus.DONE, detail="holds demo-uncond, other"
     )
-    assert answer(changes, ask(changes, "load", "demo")).status is ChangeStatus.DONE  # of a stack that is held already
+    assert answer(changes, ask(changes, "load", "demo")).status is ChangeStatus.DONE  # of a stack that is loaded
     assert answer(changes, ask(changes, "unload", "demo-uncond")).status is ChangeStatus.DONE
     assert answer(changes, ask(changes, "unload", "demo")).status is ChangeStatus.DONE
     eventually(lambda: held_by(client) == {"other"}, "the worker announces what it holds")
@@ -116,7 +116,7 @@ def test_worker_says_why_it_refuses_and_serves_on(start: Start, client: Client, 
     eventually(lambda: held_by(client) == {"other"}, "the worker is known")
     for action, model, said in (
         ("unload", "other", "'other' is its only pipeline; load another one first, or stop the worker"),
-        ("unload", "demo", "it does not hold 'demo'; it holds other"),
+        ("unload", "demo", "it does not serve 'demo'; it serves other"),
         ("load", "no-such", "has a pipeline 'no-such'; there are adm-128, "),
         ("load", "adm-64", "'adm-64' needs 64x64_diffusion.pt, which is not in"),
     ):
@@ -124,7 +124,7 @@ def test_worker_says_why_it_refuses_and_serves_on(start: Start, client: Client, 
         assert found.status is ChangeStatus.REFUSED
         assert said in found.detail, found.detail
     found = answer(changes, ask(changes, "load", "other"))
-    assert (found.status, found.detail) == (ChangeStatus.DONE, "held it already")
+    assert (found.status, found.detail) == (ChangeStatus.DONE, "served it already")
     images_of(client, "other", steps=2)
 
 
@@ -140,7 +140,7 @@ def test_change_that_a_worker_does_not_live_to_make_is_lost_and_not_made_by_the_
     assert unknown is not None
     assert (unknown.workers[0].status, unknown.is_final) == (ChangeStatus.LOST, True)
     start(ADM_PIPELINES="other").wait_ready()
-    assert answer(changes, change).detail == "the worker was started again meanwhile; ask again"
+    assert answer(changes, change).detail == "the worker was restarted meanwhile; repeat the request"
     eventually(lambda: held_by(client) == {"other"}, "the worker announces what it holds")
 
 

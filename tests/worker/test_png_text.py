@@ -1,4 +1,4 @@
-"""What a PNG of ours says is read by others' tools, and is the request that makes it again."""
+"""The text of a PNG can be read by other tools, and contains the request that makes it again."""
 
 import io
 import re

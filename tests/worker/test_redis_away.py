@@ -1,4 +1,4 @@
-"""A Redis that is away, or answers but takes no writes for a while, costs no job and no worker."""
+"""A Redis that is unreachable, or answers but refuses writes for a while, costs no job and no worker."""
 
 import shutil
 import tempfile

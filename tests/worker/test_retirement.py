@@ -1,4 +1,4 @@
-"""Pipelines that nobody holds any more, and names of workers that were killed."""
+"""Pipelines without a worker, and names of workers that were killed."""
 
 import time
 
@@ -9,7 +9,7 @@ from redis import Redis
 from jobs.contract.errors import ErrorKind, FieldError, InvalidRequestError, RefusedError
 from jobs.queue import keys
 from jobs.queue.retirement import Retirement
-from jobs.queue.sweep import Sweeper
+from jobs.queue.sweep import Cleaner
 from jobs.settings import Settings
 from tests.jobs.samples import worker_info
 from tests.service.conftest import running_service
@@ -28,7 +28,7 @@ def known(bench: Bench) -> list[str]:
 
 
 def kill(redis: Redis, name: str) -> None:
-    """What is left of a worker that was killed, once its lease has ended."""
+    """The traces of a killed worker after the end of its lease."""
     redis.delete(keys.worker(name), keys.worker_metrics(name), keys.worker_process(name), f"rq:worker:{name}")
 
 
@@ -93,7 +93,7 @@ def test_job_that_was_queued_for_a_retired_pipeline_is_found_until_it_expires(be
     assert (job.status, job.queue.position, job.queue.workers) == ("queued", 0, 0)
     assert [each.id for each in bench.queue.page().data] == [job_id]
     time.sleep(max(0.0, job.expires_at - time.time()))
-    Sweeper(redis, bench.queue.ledger, bench.images, bench.queue.files, lease_seconds=30).expire_jobs()
+    Cleaner(redis, bench.queue.ledger, bench.images, bench.queue.files, lease_seconds=30).expire_jobs()
     assert bench.status(job_id) == "expired"
 
 

@@ -1,4 +1,4 @@
-"""What bounds the jobs that are kept, and by whose clock they go."""
+"""The limits on stored jobs, and the clock by which they expire."""
 
 import time
 from typing import Protocol
@@ -12,7 +12,7 @@ from jobs.contract.job import JobStatus
 from jobs.contract.request import JobRequest
 from jobs.job_queue import JobQueue
 from jobs.queue.drafting import Submission, Submitted
-from jobs.queue.sweep import Sweeper
+from jobs.queue.sweep import Cleaner
 from jobs.settings import Settings
 from tests.worker.conftest import Bench
 
@@ -104,11 +104,11 @@ def test_jobs_expire_by_redis_time_though_a_service_has_another(
     with monkeypatch.context() as elsewhere:
         elsewhere.setattr(time, "time", lambda: on_time() + ahead_seconds)
         queue = JobQueue(redis, settings, bench.images)
-        sweeper = Sweeper(redis, queue.ledger, bench.images, queue.files, lease_seconds=30)
+        cleaner = Cleaner(redis, queue.ledger, bench.images, queue.files, lease_seconds=30)
         job = queue.submitter.submit(JobRequest(class_label=1, expires_in=60)).job
-        assert sweeper.expire_jobs() == 0
+        assert cleaner.expire_jobs() == 0
         ended = bench.queue.cancel(waiting)
-        assert sweeper.remove_ended() == 0
+        assert cleaner.remove_ended() == 0
     assert abs(job.created_at - on_time()) < 30
     assert bench.queue.get(job.id).status is JobStatus.QUEUED
     assert ended.ended_at is not None

@@ -1,4 +1,4 @@
-"""What RQ's own tools see of the jobs and workers, and that they do no harm."""
+"""RQ's own tools see the jobs and workers, and do no harm."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""A worker can be told to stop at any instant, by a signal's handler too."""
+"""A worker can be stopped at any instant, by a signal's handler too."""
 
 import signal
 import subprocess

@@ -87,7 +87,7 @@ def test_worker_that_gets_its_own_job_back_starts_it_over(start: Start, client: 
     job_id = client.submit(steps=300)
     client.wait_started(job_id)
     token = cast(bytes, redis.hget(f"rq:job:{job_id}", "adm_token")).decode()
-    client.queue.ledger.recover(job_id, token)  # as the service does when Redis was away for longer than the lease
+    client.queue.ledger.recover(job_id, token)  # as the service does after Redis was unreachable for a lease
     job = client.wait_all([job_id])[0]
     check_ended_once(client, [job])
     assert job.attempt == 2

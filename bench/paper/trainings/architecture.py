@@ -30,7 +30,7 @@ def measure(lab: Lab) -> Points:
 
 
 def lowers(points: Points, one: str, other: str) -> bool:
-    """Whether the FID of network `one` is lower than that of `other`, by more than chance."""
+    """Return whether the FID of network `one` is lower than that of `other`, by more than chance."""
     return above(of(points, network=other)[0], of(points, network=one)[0], "fid")
 
 

@@ -90,13 +90,13 @@ def coverage_charts(points: Points) -> dict[str, str]:
         "GAN, truncated": [of(gan, truncation=None)[-1], *(each for each in gan if each["truncation"] is not None)],
     }
     series = [
-        Series(name, [Point(value(each, "fid"), value(each, "recall"), label=said(each)) for each in own])
+        Series(name, [Point(value(each, "fid"), value(each, "recall"), label=label_of(each)) for each in own])
         for name, own in shown.items()
     ]
     return {"recall": chart("recall against FID", "FID", "recall", series, log_x=True)}
 
 
-def said(each: dict[str, object]) -> str:
+def label_of(each: dict[str, object]) -> str:
     """The label of a point."""
     truncated = f", truncation {each['truncation']}" if each.get("truncation") else ""
     return f"{each['network']}, {each['flops']:.2g} FLOPs{truncated}"

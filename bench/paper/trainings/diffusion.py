@@ -53,7 +53,7 @@ class Trained:
     def _train(self) -> None:
         config = run_config(VARIANTS[self.variant], self.seed)
         if not train(config, Request(self.folder, cache=ROOT / "data" / "cache")):
-            raise SystemExit(f"{self.folder.name}: stopped; the same command goes on from here")
+            raise SystemExit(f"{self.folder.name}: stopped; the same command resumes here")
 
     def _sampled(self, lab: Lab) -> Tensor:
         stack = self._stack()

@@ -78,7 +78,7 @@ class Discriminator(nn.Module):
 
 
 class GanRun:
-    """A training run, whose draws are functions of the seed and the step; it goes on from a state as if unbroken.
+    """A training run, whose draws are functions of the seed and the step; a resumed run equals an uninterrupted one.
 
     renders: training images, the same as the variants'.
     """
@@ -136,7 +136,7 @@ class GanRun:
     def sample(self, count: int, truncation: float) -> Tensor:
         """Images [count, 3, 16, 16], uint8, of classes in turn, from the averaged generator.
 
-        truncation: values of the latent beyond it are drawn anew (Brock et al. 2018, section 3.1); inf: none.
+        truncation: values of the latent beyond it are drawn again (Brock et al. 2018, section 3.1); inf: none.
         """
         draws = torch.Generator().manual_seed(SAMPLE_SEED)
         latent = torch.randn(count, LATENT, generator=draws)

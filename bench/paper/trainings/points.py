@@ -36,9 +36,9 @@ def seeds_of(lab: Lab, make: Callable[[int], Sampled], **fields: Any) -> dict[st
 def with_intervals(points: Points, *, paired: bool) -> Points:
     """Every metric's mean over seeds with its 95 % interval.
 
-    Two seeds say little of their spread, so it is taken to be that of all points, by Student's t. paired: a seed, with
-    which all points saw the same images in the same order, shifts them alike; the shift is left out, so that intervals
-    are of differences between points.
+    Two seeds are too few for an estimate of their spread, so it is pooled over all points, by Student's t. paired: all
+    points saw the same images in the same order under a seed, so it shifts them alike; the shift is removed, so that
+    intervals are of differences between points.
     """
     found: dict[str, list[dict[str, float | None]]] = {}
     for metric in METRICS:

@@ -1,12 +1,12 @@
-/** Calls of the service: JSON in and out, errors as RFC 9457 tells them. */
+/** Calls of the service: JSON in and out, errors by RFC 9457. */
 
 import { credentials, refused } from "./key.js";
 
-/** What the service refused, or that it cannot be reached (status 0). */
+/** An error of a call: a refusal by the service, or status 0 if it is unreachable. */
 export class Problem extends Error {
   constructor({ status, title = "", detail = "", errors = [] }, retryAfterSeconds = 0) {
-    const told = (detail || title || "The service could not do this").replace(/\.$/, "");
-    super(retryAfterSeconds > 0 ? `${told}. Try again in ${retryAfterSeconds} s.` : `${told}.`);
+    const sentence = (detail || title || "The service could not do this").replace(/\.$/, "");
+    super(retryAfterSeconds > 0 ? `${sentence}. Try again in ${retryAfterSeconds} s.` : `${sentence}.`);
     this.status = status;
     this.errors = errors; // [{pointer, detail}]
   }
@@ -27,7 +27,7 @@ export async function call(method, path, body = undefined) {
   return send(method, path, body, body === undefined ? {} : { "Content-Type": "application/json" });
 }
 
-/** Upload a picture, a File of the browser; the service tells its kind by its bytes. Throws: Problem. */
+/** Upload a picture, a File of the browser; the service detects its format from its bytes. Throws: Problem. */
 export async function upload(file) {
   return send("POST", "/v1/files", file, { "Content-Type": "application/octet-stream" });
 }
@@ -70,17 +70,17 @@ function problemOf(response, text) {
   try {
     return new Problem(JSON.parse(text), retryAfterSeconds);
   } catch {
-    // not the service itself, but something between it and us
+    // the answer of a proxy, not of the service itself
     return new Problem({ status: response.status, title: response.statusText }, retryAfterSeconds);
   }
 }
 
-/** JSON with seeds as strings: they have up to 63 bits, and a number here holds 53. */
+/** JSON with seeds as strings: they have up to 63 bits, and a number in JavaScript has 53. */
 export function parse(text) {
   return JSON.parse(text.replace(/"seed":\s*(\d+)/g, '"seed":"$1"'));
 }
 
-/** A request as JSON, its seed a number again; what is no whole number is sent as typed, for the service to refuse. */
+/** A request as JSON, its seed a number again; a text that is no whole number is sent as typed, and the service refuses it. */
 export function write(request, indent = 0) {
   const lines = Object.entries(request).map(([key, value]) => {
     const text = key === "seed" && /^\d+$/.test(value) ? value.replace(/^0+(?=\d)/, "") : JSON.stringify(value);

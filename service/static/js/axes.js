@@ -6,7 +6,7 @@ const SOME_CLASSES = 5;
 const NUMBER = /^-?(0|[1-9]\d*)(\.\d+)?(e[+-]?\d+)?$/i; // as JSON has it
 const TEXTS = new Set(["sampler", "time_grid", "thresholding"]);
 
-/** Title of each field, and what to offer as its values. */
+/** Title of each field, and its suggested values. */
 const FIELDS = {
   guidance_scale: ["Guidance scale", () => ["0", "1", "2", "4", "8"]],
   steps: ["Steps", () => ["10", "25", "50"]],
@@ -20,10 +20,10 @@ const FIELDS = {
 
 export const fieldNames = Object.keys(FIELDS);
 
-/** A field as people call it. */
+/** The title of a field. */
 export const fieldTitle = (field) => FIELDS[field]?.[0] ?? field;
 
-/** What to offer as the values of a field, as one types it. */
+/** The suggested values of a field, as text to type. */
 export const usualValues = (field, model) => FIELDS[field][1](model).join(", ");
 
 /** A field and typed values as JSON. Seeds have up to 63 bits, so digits go as they were typed. */

@@ -1,4 +1,4 @@
-/** Cancelling all jobs of the caller that have not ended, after a question. */
+/** Cancelling all unfinished jobs of the caller, after a confirmation. */
 
 import { call } from "./api.js";
 import { byId, setNotice, setText } from "./dom.js";
@@ -33,24 +33,24 @@ export class CancelAll {
   }
 
   async #cancel() {
-    setNotice(byId("gallery-told"), "Cancelling…");
+    setNotice(byId("gallery-note"), "Cancelling…");
     try {
       let cancelled = 0;
       for (const status of ["queued", "in_progress"]) cancelled += await this.#cancelListed(status);
-      setNotice(byId("gallery-told"), cancelled === 1 ? "1 job was cancelled." : `${cancelled} jobs were cancelled.`);
+      setNotice(byId("gallery-note"), cancelled === 1 ? "1 job was cancelled." : `${cancelled} jobs were cancelled.`);
     } catch (problem) {
-      setNotice(byId("gallery-told"), problem.message);
+      setNotice(byId("gallery-note"), problem.message);
     }
   }
 
-  /** Cancel the jobs of one status, page by page; returns how many there were. */
+  /** Cancel the jobs of one status, page by page; returns their number. */
   async #cancelListed(status) {
     let cancelled = 0;
     for (let after = ""; after !== null;) {
       const page = await call("GET", `/v1/jobs?mine=true&status=${status}&limit=${PAGE}${after}`);
       for (let at = 0; at < page.data.length; at += AT_ONCE) {
-        const told = await Promise.all(page.data.slice(at, at + AT_ONCE).map(({ id }) => this.#cancelOne(id)));
-        cancelled += told.filter(Boolean).length;
+        const results = await Promise.all(page.data.slice(at, at + AT_ONCE).map(({ id }) => this.#cancelOne(id)));
+        cancelled += results.filter(Boolean).length;
       }
       after = page.has_more ? `&after=${encodeURIComponent(page.next)}` : null;
     }

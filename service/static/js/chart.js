@@ -1,4 +1,4 @@
-/** Charts as SVG: curves on two axes, points that can be pressed, and a mark for where one is. */
+/** Charts as SVG: curves on two axes, points that can be pressed, and a mark for the present settings. */
 
 const SVG = "http://www.w3.org/2000/svg";
 const WIDTH = 460, HEIGHT = 300, LEFT = 52, RIGHT = 16, TOP = 14, BOTTOM = 44;
@@ -27,7 +27,7 @@ class Axis {
     this.end = end;
   }
 
-  /** Where a value lies; on a logarithmic axis what is not above 0 lies at its lower end. */
+  /** The place of a value; on a logarithmic axis a value that is not above 0 is at the lower end. */
   place(value) {
     const mapped = this.log && value <= 0 ? this.low : Math.max(this.map(value), this.low);
     const share = (mapped - this.low) / (this.high - this.low);
@@ -56,7 +56,7 @@ const short = (value) => String(Number(value.toPrecision(3)));
 
 /**
  * A chart. curves: [{name, points, active}], and of a point {x, y, low, high, mark, label, press}: low and high are the
- * interval of y, or null. The active curve's points are buttons. now: {x, y}, or null, is where one is.
+ * interval of y, or null. The active curve's points are buttons. now: {x, y} of the present settings, or null.
  */
 export function chart({ title, xTitle, yTitle, curves, now, logX = false, logY = false }) {
   const points = curves.flatMap((each) => each.points);

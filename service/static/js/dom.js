@@ -29,14 +29,14 @@ export function focusFirst(ids) {
   ids.map(byId).find((each) => each.offsetParent !== null)?.focus();
 }
 
-/** Copy a text and say so on the button; where no clipboard is to be had, select the text that is shown instead. */
+/** Copy a text and confirm it on the button; without a clipboard, select the shown text instead. */
 export async function copy(button, text, shown) {
   button.dataset.label ??= button.textContent;
   try {
     await navigator.clipboard.writeText(text);
     button.textContent = "Copied";
   } catch {
-    // an address that is not this machine's and has no TLS is given no clipboard
+    // browsers offer no clipboard to pages of another machine without TLS
     shown.textContent = text;
     getSelection().selectAllChildren(shown);
     button.textContent = "Selected";
@@ -44,7 +44,7 @@ export async function copy(button, text, shown) {
   setTimeout(() => { button.textContent = button.dataset.label; }, 1500);
 }
 
-/** What was stored under a key, or null. `storage` is a function, for a browser that forbids storage throws already when asked for it. */
+/** The value stored under a key, or null. `storage` is a function, because a browser that forbids storage throws at the access itself. */
 export function recall(storage, key) {
   try {
     return JSON.parse(storage().getItem(key));
@@ -57,7 +57,7 @@ export function remember(storage, key, value) {
   try {
     storage().setItem(key, JSON.stringify(value));
   } catch {
-    // the page works without, it only forgets
+    // without storage the page works, but keeps nothing across reloads
   }
 }
 

@@ -1,4 +1,4 @@
-/** Server-sent events over fetch: unlike EventSource it can send headers, and it says why a stream ended. */
+/** Server-sent events over fetch: unlike EventSource it can send headers, and reports why a stream ended. */
 
 import { ROOT } from "./api.js";
 import { credentials, refused } from "./key.js";
@@ -21,9 +21,9 @@ class EventParser {
 
   push(text) {
     this.#rest += text;
-    const held = this.#rest.endsWith("\r") ? 1 : 0; // its line feed may be in the next piece
-    const lines = this.#rest.slice(0, this.#rest.length - held).split(/\r\n|\r|\n/);
-    this.#rest = lines.pop() + "\r".repeat(held);
+    const kept = this.#rest.endsWith("\r") ? 1 : 0; // its line feed may be in the next piece
+    const lines = this.#rest.slice(0, this.#rest.length - kept).split(/\r\n|\r|\n/);
+    this.#rest = lines.pop() + "\r".repeat(kept);
     for (const line of lines) this.#line(line);
   }
 
@@ -47,7 +47,7 @@ class EventParser {
 /**
  * Follow a job's events until it ends, over as many connections as that takes.
  *
- * `place.lastId` is read and kept up to date, so that a later call goes on where this one was stopped.
+ * `place.lastId` is read and kept up to date, so that a later call resumes where this one stopped.
  * Returns "ended", "gone" (no such job) or "stopped" (by the signal).
  */
 export async function followEvents(jobId, place, signal, onEvent, onConnected) {
@@ -73,11 +73,11 @@ export async function followEvents(jobId, place, signal, onEvent, onConnected) {
         failures = 0;
         if (event.id) place.lastId = event.id;
         ended ||= FINAL.has(event.kind);
-        tell(onEvent, event);
+        deliver(onEvent, event);
       }, (ms) => { retryMs = ms; });
       await read(response.body, parser, attempt);
     } catch {
-      // a lost connection, a service that restarts, or our own signal: the loop's head tells them apart
+      // a lost connection, a service that restarts, or our own signal: the loop's head distinguishes them
     }
     if (ended) return "ended";
     if (signal.aborted) break;
@@ -88,8 +88,8 @@ export async function followEvents(jobId, place, signal, onEvent, onConnected) {
   return "stopped";
 }
 
-/** An error of the page's own must not look like a lost connection, which would be tried again for ever. */
-function tell(onEvent, event) {
+/** An error of the page itself must not look like a lost connection, which would be retried for ever. */
+function deliver(onEvent, event) {
   try {
     onEvent(event);
   } catch (error) {

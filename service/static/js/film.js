@@ -1,4 +1,4 @@
-/** The filmstrip: what came of each denoising step, to scrub through and to play. */
+/** The filmstrip: the preview of each denoising step, to scrub through and to play. */
 
 import { byId, element, setText } from "./dom.js";
 import { showPicture } from "./pictures.js";
@@ -40,12 +40,12 @@ export class Film {
     byId("film").hidden = true;
   }
 
-  /** Say what the slider goes through. */
+  /** Set the name of the slider's frames. */
   name(text) {
     this.slider.setAttribute("aria-label", text);
   }
 
-  /** Take the frames so far. */
+  /** Show the frames so far. */
   update(frames) {
     const same = (each, at) => each.key === this.#frames[at].key && each.url === this.#frames[at].url;
     if (frames.length === this.#frames.length && frames.every(same)) return;
@@ -57,7 +57,7 @@ export class Film {
     if (frames.length > 0) this.#go(this.#following ? frames.length - 1 : this.#position, false);
   }
 
-  /** Stay at the frame that is shown; where that was dropped, as far along as it was. */
+  /** Stay at the shown frame; if it was dropped, at the same share of the film. */
   #keepPosition(frames) {
     const at = frames.findIndex((each) => each.key === this.#frames[this.#position]?.key);
     const along = this.#frames.length > 0 ? this.#position / this.#frames.length : 0;
@@ -105,7 +105,7 @@ export class Film {
       const position = shown === 1 ? 0 : Math.round((i * (count - 1)) / (shown - 1));
       thumbs.push(this.#thumb(this.#frames[position], position));
     }
-    // only what differs is touched: a strip laid anew would lose its place under the user's finger
+    // only changed thumbs are replaced: a new strip would lose its place under the user's finger
     thumbs.forEach((thumb, i) => {
       if (this.strip.children[i] !== thumb) this.strip.insertBefore(thumb, this.strip.children[i] ?? null);
     });

@@ -1,4 +1,4 @@
-/** What the gallery shows: jobs by model, class and metadata. The service filters its lists, the page what it knows. */
+/** The filters of the gallery: model, class and metadata. The service filters its lists, the page the jobs that it knows. */
 
 import { byId, element, setText } from "./dom.js";
 import { className } from "./format.js";
@@ -32,14 +32,14 @@ export class Filters {
     this.#offerClasses();
   }
 
-  /** What to add to the address of a list. */
+  /** The query to append to the address of a list. */
   get query() {
     const { model, classLabel, metadata } = this.#wanted;
     const given = Object.entries({ model, class_label: classLabel, metadata }).filter(([, value]) => value !== "");
     return given.map(([name, value]) => `&${name}=${encodeURIComponent(value)}`).join("");
   }
 
-  /** Whether a job is to be shown. */
+  /** Returns whether a job is shown. */
   admits({ request }) {
     const { model, classLabel, metadata } = this.#wanted;
     if (model !== "" && request.model !== model) return false;
@@ -71,7 +71,7 @@ export class Filters {
     clearTimeout(this.#timer);
     this.#offerClasses();
     const metadata = byId("filter-metadata").value;
-    setText(byId("filter-told"), metadata !== "" && this.#wanted.metadata === "" ? "Metadata is given as key=value." : "");
+    setText(byId("filter-note"), metadata !== "" && this.#wanted.metadata === "" ? "Metadata is given as key=value." : "");
     byId("filter-clear").hidden = this.query === "" && metadata === "";
     onChange();
   }

@@ -1,4 +1,4 @@
-/** A first visit explains itself: a recorded run of the demo plays where pictures will show, from noise to the picture. */
+/** The first visit: a recorded run of the demo plays in the place of pictures, from noise to the picture. */
 
 import { byId, setText } from "./dom.js";
 
@@ -71,7 +71,7 @@ export class FirstVisit {
   }
 }
 
-/** Where every picture begins; this one is only a likeness. */
+/** Noise, as the start of every picture; this is only an imitation. */
 function drawNoise(canvas) {
   const context = canvas.getContext("2d");
   const pixels = context.createImageData(canvas.width, canvas.height);

@@ -1,4 +1,4 @@
-/** Models and workers, asked for again and again. */
+/** Models and workers, read periodically. */
 
 import { call, callIfChanged } from "./api.js";
 import { byId, setText } from "./dom.js";
@@ -8,7 +8,7 @@ import { isAsking } from "./signin.js";
 const ASK_MS = 5000;
 const NONE = "No worker is running";
 
-/** Calls onModels with the service's models, now and whenever it asked again. */
+/** Calls onModels with the service's models, now and after each read. */
 export class Fleet {
   constructor(onModels) {
     this.onModels = onModels;
@@ -31,7 +31,7 @@ export class Fleet {
       this.#show(text === NONE ? "none" : "live", text);
       this.onModels(this.models);
     } catch (problem) {
-      this.#show("away", problem.status === 0 ? "The service cannot be reached" : problem.message);
+      this.#show("unavailable", problem.status === 0 ? "The service cannot be reached" : problem.message);
     }
   }
 
@@ -46,7 +46,7 @@ export class Fleet {
   }
 }
 
-/** Who works, as the models tell it. */
+/** The workers, by the models' own lists. */
 function namesText(models) {
   const names = [...new Set(models.flatMap((each) => each.workers))];
   if (names.length === 0) return NONE;

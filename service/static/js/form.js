@@ -1,4 +1,4 @@
-/** The form: its fields follow the chosen model, and what it posts is what it shows. The service alone judges it. */
+/** The form: its fields follow the chosen model, and it posts what it shows. Only the service validates it. */
 
 import { write } from "./api.js";
 import { byId, copy, element, recall, remember, session, setNotice, setText } from "./dom.js";
@@ -12,7 +12,7 @@ const FILTER_FROM = 24; // classes, from which on a search field helps
 const MAX_ITEMS = 64; // jobs that the service takes in one call
 const MEMORY = "adm-form";
 
-/** A new seed below 2^53, which every JSON reader holds exactly. */
+/** A new seed below 2^53, which every JSON reader keeps exact. */
 export function drawSeed() {
   const [high, low] = crypto.getRandomValues(new Uint32Array(2));
   return String((high >>> 11) * 2 ** 32 + low);
@@ -49,7 +49,7 @@ export class Form {
     return this.#models.find((each) => each.id === byId("model").value);
   }
 
-  /** @returns {Record<string, any>} what the fields say */
+  /** @returns {Record<string, any>} the values of the fields */
   get request() {
     const { model } = this;
     const chosen = this.root.querySelector("input[name=class_label]:checked")?.value;
@@ -84,7 +84,7 @@ export class Form {
     this.#showHolders();
   }
 
-  /** Set one field, as its user would. */
+  /** Set one field, as if by the user. */
   set(name, value) {
     byId(name).value = value;
     byId(name).dispatchEvent(new Event("input", { bubbles: true }));
@@ -106,7 +106,7 @@ export class Form {
     this.#changed();
   }
 
-  /** Show a problem beside the fields that it names, the rest above the button. */
+  /** Show the errors of a problem beside their fields, and all others above the button. */
   showProblem(problem) {
     this.clearErrors();
     const elsewhere = [];
@@ -134,7 +134,7 @@ export class Form {
     return this.root.querySelector("input[name=sampler]:checked")?.value;
   }
 
-  /** A request for a job of each class, with all else as the fields say. */
+  /** A request for a job of each class, with all other values of the fields. */
   get #ofEachClass() {
     const { class_label: _, ...common } = this.request;
     return { ...common, items: this.model.classes.map(({ index }) => ({ class_label: classLabel(this.model, index) })) };
@@ -196,7 +196,7 @@ export class Form {
     }
     Object.assign(byId("eta"), { value: defaults.eta, placeholder: defaults.eta });
     byId("upsample").checked = true;
-    // the fields always say their numbers, and a scale that is said alone would get the constant schedule
+    // the request always contains the scale, and a scale without a schedule would get the constant one
     const { guidance_schedule } = defaults;
     this.#extras = (guidance_schedule ?? "constant") === "constant" ? {} : { guidance_schedule };
     this.#showHolders();
@@ -205,9 +205,9 @@ export class Form {
 
   #showHolders() {
     const { workers } = this.model;
-    byId("held").classList.toggle("warning", workers.length === 0);
-    setText(byId("held"), workers.length > 0 ? `Held by ${workers.join(", ")}`
-      : "No worker holds this pipeline; a job waits until one comes.");
+    byId("served-by").classList.toggle("warning", workers.length === 0);
+    setText(byId("served-by"), workers.length > 0 ? `Served by ${workers.join(", ")}`
+      : "No worker serves this pipeline; a job waits until one does.");
   }
 
   #edited(target) {
@@ -216,7 +216,7 @@ export class Form {
     this.#changed();
   }
 
-  /** What follows from the fields' values. */
+  /** Update the parts that depend on the fields' values. */
   #changed() {
     const { model } = this;
     if (model === undefined) return;
@@ -278,7 +278,7 @@ export class Form {
     });
   }
 
-  /** Fill in what this tab's form held before a reload. */
+  /** Fill in the values that this tab's form had before a reload. */
   #restore() {
     const kept = recall(session, MEMORY);
     if (kept === null || !this.#models.some((each) => each.id === kept.model)) {

@@ -5,16 +5,16 @@ import { key } from "./key.js";
 
 const STAGE_NAMES = { base: "Base", upsample: "Upsampler" };
 
-const USUAL_OPTIONS = { time_grid: "official", thresholding: "clip", guidance_schedule: "constant", first_index: 0 }; // options without a field, and what they mostly are
+const USUAL_OPTIONS = { time_grid: "official", thresholding: "clip", guidance_schedule: "constant", first_index: 0 }; // options without a field, and their usual values
 
-/** A sampler as people call it. */
+/** The title of a sampler. */
 export function samplerTitle(model, name) {
   return model.sampler_notes?.find((each) => each.name === name)?.title ?? name.toUpperCase();
 }
 
 export const stageName = (stage) => STAGE_NAMES[stage] ?? stage;
 
-/** A duration as a person says it. */
+/** A duration as text. */
 export function duration(seconds) {
   if (seconds < 1) return "under a second";
   if (seconds < 90) return `${Math.round(seconds)} s`;
@@ -25,7 +25,7 @@ export function duration(seconds) {
 /** A duration that is only an estimate. */
 export const about = (seconds) => (seconds < 1 ? duration(seconds) : `about ${duration(seconds)}`);
 
-/** A text as a sentence begins. */
+/** A text with a capital letter. */
 export const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 
 export const number = (value) => String(Math.round(value * 1000) / 1000);
@@ -40,35 +40,35 @@ const KIND_TITLES = {
   upsample: "Upsampled picture", variation: "Variation", reconstruct: "Reconstruction", interpolate: "Morph", score: "Scores",
 };
 
-/** What a job makes, in a word or two. */
+/** A short name for the results of a job. */
 export function title(model, request) {
   return KIND_TITLES[request.kind] ?? className(model, request.class_label);
 }
 
-/** How many images come out of a job. */
+/** The number of images that a job makes. */
 export function numImages({ kind, n, images }) {
   return { upsample: images?.length, reconstruct: images?.length, variation: n * images?.length, score: 0 }[kind] ?? n;
 }
 
-/** What to send for a class: its name, where no other class has the same. */
+/** The class to send: its name, unless another class has the same name. */
 export function classLabel(model, index) {
   if (index === null) return null;
   const { name } = model?.classes.find((each) => each.index === index) ?? {};
   return name !== undefined && model.classes.filter((each) => each.name === name).length === 1 ? name : index;
 }
 
-/** Whether a kind of job passes a network that is told the class. */
-export function toldClass(model, kind) {
+/** Returns whether a kind of job uses a class-conditional network. */
+export function usesClass(model, kind) {
   if (kind === "score") return false;
   return model?.stages.some((each) => each.class_conditional && (kind !== "upsample" || each.name === "upsample")) ?? false;
 }
 
-/** How many of a sampler's steps a strength takes, the last ones; as the engine counts them. */
+/** The number of a sampler's steps that a strength takes, from the end; the engine's own count. */
 export function stepsTaken(steps, strength) {
   return Math.max(1, Math.ceil(Number((strength * steps).toFixed(9)))); // 0.28 * 25 is 7.000000000000001
 }
 
-/** Options of a resolved request that the form has no field for; {} for those that are as the form would ask. */
+/** Options of a resolved request without a field in the form, except those with the form's own values. */
 export function extrasOf(request, model) {
   const extras = {};
   const usual = model?.defaults.upsample;
@@ -91,9 +91,9 @@ export function repeatable(request, model) {
   const start = kind === "generate" ? { model: name } : { kind, model: name, ...(seeds ? { seeds } : { images }) };
   if (kind === "score") return start;
   if (kind === "upsample") {
-    const told = toldClass(model, kind) ? { class_label: classLabel(model, request.class_label) } : {};
+    const label = usesClass(model, kind) ? { class_label: classLabel(model, request.class_label) } : {};
     const first = request.first_index > 0 ? { first_index: request.first_index } : {};
-    return { ...start, ...told, ...first, seed, upsample };
+    return { ...start, ...label, ...first, seed, upsample };
   }
   /** @type {Record<string, any>} */
   const body = { ...start, class_label: classLabel(model, request.class_label), guidance_scale, steps };
@@ -115,13 +115,13 @@ export function curl(request) {
   ].join(" \\\n");
 }
 
-/** Name of a downloaded image: what is needed to make it again by hand. */
+/** Name of a downloaded image: the settings that are needed to make it again. */
 export function fileName(request, image) {
   const what = (image.class_name ?? (request.kind === "generate" ? "no-class" : request.kind)).replace(/[^\w-]+/g, "-");
   return `${what}-seed${request.seed}-${image.index}.png`;
 }
 
-/** Where a queued job stands. */
+/** The place of a queued job. */
 export function queueText(queue) {
   if (queue === null) return "Queued";
   if (queue.position === 0) return "Next in the queue";
@@ -131,7 +131,7 @@ export function queueText(queue) {
 
 export function queueHint(queue) {
   if (queue === null) return "";
-  if (queue.workers === 0) return "No worker holds this pipeline; the job waits until one comes.";
+  if (queue.workers === 0) return "No worker serves this pipeline; the job waits until one does.";
   if (queue.eta_seconds === null) return "";
   const done = `Done in ${about(queue.eta_seconds)}`;
   return queue.eta_error_seconds >= 1 ? `${done}, give or take ${duration(queue.eta_error_seconds)}` : done;

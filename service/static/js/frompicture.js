@@ -1,4 +1,4 @@
-/** What can be made from a picture of one's own: upload it, then choose what is done with it. */
+/** Jobs from a user's own picture: upload it, then choose the kind of job. */
 
 import { pathOfFile, upload } from "./api.js";
 import { byId, setNotice, setText } from "./dom.js";
@@ -11,7 +11,7 @@ const FRAMES = 12;
 const KINDS = ["reconstruct", "variation", "upsample", "score", "interpolate"];
 
 export class FromPicture {
-  #files = [null, null]; // what the service answered for each slot
+  #files = [null, null]; // the service's answer for each slot
   #turn = [0, 0]; // of the last upload begun in each slot: an earlier one's answer may come later
 
   /** form is where the model is chosen; onSubmit(request) queues a job, or throws a Problem. */
@@ -70,7 +70,7 @@ export class FromPicture {
     setNotice(byId("from-picture-error"), "");
     setText(text, `Sending ${file.name}…`);
     label.setAttribute("aria-busy", "true");
-    let told = "";
+    let error = "";
     try {
       const answer = await upload(file);
       if (turn !== this.#turn[slot]) return;
@@ -78,13 +78,13 @@ export class FromPicture {
       showPicture(label.querySelector("img"), pathOfFile(answer.id));
     } catch (problem) {
       if (turn !== this.#turn[slot]) return;
-      told = `${file.name} ${problem.errors?.[0]?.detail ?? `was not taken: ${problem.message}`}`;
+      error = `${file.name} ${problem.errors?.[0]?.detail ?? `was not taken: ${problem.message}`}`;
     }
     label.removeAttribute("aria-busy");
     const kept = this.#files[slot];
     label.classList.toggle("filled", kept !== null);
     setText(text, kept === null ? "Try another picture" : `${kept.width} × ${kept.height} px`);
-    setNotice(byId("from-picture-error"), told);
+    setNotice(byId("from-picture-error"), error);
     this.offer();
   }
 
@@ -95,8 +95,8 @@ export class FromPicture {
     try {
       await this.onSubmit(this.#request(button.value));
     } catch (problem) {
-      const told = problem.errors.map(({ pointer, detail }) => `${pointer.slice(1)}: ${detail}`);
-      setNotice(byId("from-picture-error"), told.join("; ") || problem.message);
+      const errors = problem.errors.map(({ pointer, detail }) => `${pointer.slice(1)}: ${detail}`);
+      setNotice(byId("from-picture-error"), errors.join("; ") || problem.message);
     } finally {
       this.root.removeAttribute("aria-busy");
     }

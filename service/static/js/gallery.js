@@ -58,7 +58,7 @@ export class Gallery {
     this.mark(this.#shown.id, this.#shown.index);
   }
 
-  /** Let the boxes say what is selected. */
+  /** Let the boxes show the selection. */
   markSelected() {
     for (const box of this.list.querySelectorAll(".pick input")) box.checked = this.selection.has(box.name.split(" "));
   }
@@ -119,7 +119,7 @@ export class Gallery {
   }
 }
 
-/** The images that get a tile: of a morph the first, for its frames are one thing. */
+/** The images that get a tile: of a morph only the first, because its frames belong together. */
 function shown({ request, images }) {
   return request.kind === "interpolate" ? images.slice(0, 1) : images;
 }

@@ -14,7 +14,7 @@ const WAY = { x: "From left to right", y: "From top to bottom" };
 const FIRST = { x: "guidance_scale", y: "steps" };
 
 export class Grid {
-  #grid = null; // what the service said last
+  #grid = null; // the service's last answer
   #cells = []; // {button, picture, label}, row by row
   #timer = null;
 
@@ -53,7 +53,7 @@ export class Grid {
     byId(`grid-${axis}-values`).value = field === "" ? "" : usualValues(field, this.form.model);
   }
 
-  /** The request as JSON: what the form says, but for the fields of the axes. */
+  /** The request as JSON: the form's values, except for the fields of the axes. */
   get #body() {
     const axes = AXES.map((axis) => [axis, byId(`grid-${axis}`).value]).filter(([, field]) => field !== "");
     const fields = axes.map(([, field]) => field);
@@ -80,7 +80,7 @@ export class Grid {
     }
   }
 
-  /** Say what is wrong: of an axis beside it, of another field where the form says so. */
+  /** Show errors: of an axis beside it, of another field in the form's own place. */
   #tellErrors(errors, message) {
     const others = errors.filter(({ pointer }) => !/^\/[xy](\/|$)/.test(pointer));
     for (const axis of AXES) {
@@ -111,7 +111,7 @@ export class Grid {
     }
   }
 
-  /** Ask again while cells are left. */
+  /** Poll while cells have not ended. */
   #follow() {
     if (!this.#grid || this.#grid.sheet_url !== null || document.hidden) return;
     this.#timer = setTimeout(() => { this.#timer = null; this.#send("GET", ""); }, ASK_MS);
@@ -126,7 +126,7 @@ export class Grid {
       this.#update();
     } catch (problem) {
       if (problem.status === 404) this.#grid = { ...this.#grid, sheet_url: "" }; // removed: nothing is left to follow
-      setText(byId("grid-told"), problem.message);
+      setText(byId("grid-note"), problem.message);
     }
     if (this.#timer === null) this.#follow();
   }
@@ -168,21 +168,21 @@ export class Grid {
     return made;
   }
 
-  /** Show how far each cell is, and the sheet once all have ended. */
+  /** Show the progress of each cell, and the sheet once all have ended. */
   #update() {
     const { id, cells, completed, ended, sheet_url: sheet } = this.#grid;
     this.jobs.take(cells.map(({ job }) => job).filter((job) => job !== null));
     cells.forEach(({ job }, at) => {
       const { button, picture, state, label } = this.#cells[at];
       const image = job?.images[0];
-      const told = stateOf(job);
+      const status = stateOf(job);
       if (image !== undefined) showPicture(picture, thumbnail(image, CELL_PX));
-      setText(state, image === undefined ? told : "");
-      button.setAttribute("aria-label", `${label}: ${told}`);
+      setText(state, image === undefined ? status : "");
+      button.setAttribute("aria-label", `${label}: ${status}`);
       button.setAttribute("aria-disabled", String(job === null));
     });
     const lacking = ended - completed;
-    setText(byId("grid-told"), sheet === null ? `${ended} of ${cells.length} cells` : lacking === 0
+    setText(byId("grid-note"), sheet === null ? `${ended} of ${cells.length} cells` : lacking === 0
       ? `${cells.length} images from one seed` : `${completed} of ${cells.length} images; ${lacking} were not made`);
     byId("cancel-grid").hidden = sheet !== null;
     byId("grid-sheet-area").hidden = !sheet;

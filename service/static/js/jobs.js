@@ -1,4 +1,4 @@
-/** The jobs that the page knows: what the service says of them, and the previews that came while it looked. */
+/** The jobs that the page knows: their state from the service, and the previews received since the page was opened. */
 
 import { call, parse, write } from "./api.js";
 import { followEvents } from "./events.js";
@@ -14,14 +14,14 @@ const ACTIVE = new Set(["queued", "in_progress", "cancelling"]);
 
 export const isActive = (job) => ACTIVE.has(job.status);
 
-/** A job that the page shows nowhere, once it has ended. Throws: Problem. */
+/** Run a job that the page does not show; resolves when it has ended. Throws: Problem. */
 export async function finished(request) {
   let job = await call("POST", "/v1/jobs", write(request));
   while (isActive(job)) job = await call("GET", `/v1/jobs/${job.id}?wait=30`);
   return job;
 }
 
-/** One job, its previews by image, and where its stream was read up to. */
+/** One job, its previews by image, and the last id read from its stream. */
 class Entry {
   constructor(job) {
     this.job = job;
@@ -31,14 +31,14 @@ class Entry {
     this.begin();
   }
 
-  /** An attempt begins, or is looked at from here on. */
+  /** Note that an attempt starts, or that the page starts to follow it. */
   begin() {
     this.pace = null; // {at, fraction} of the first progress seen of this attempt
     this.heardAt = performance.now();
     this.longestGapMs = 0; // between two progresses
   }
 
-  /** Take news of the job's progress. */
+  /** Note the job's progress. */
   advance({ stage, step, steps, fraction }) {
     const now = performance.now();
     if (this.pace !== null) this.longestGapMs = Math.max(this.longestGapMs, now - this.heardAt);
@@ -47,14 +47,14 @@ class Entry {
     this.job.progress = { stage, step, steps, fraction };
   }
 
-  /** Seconds since anything was heard of the running job; 0 while that is nothing unusual. */
+  /** Seconds since the last event of the running job; 0 while the silence is usual. */
   get silentSeconds() {
     const silentMs = performance.now() - this.heardAt;
     const unusual = silentMs >= Math.max(SILENT_SECONDS * 1000, SLOW_STEPS * this.longestGapMs);
     return unusual ? silentMs / 1000 : 0;
   }
 
-  /** Seconds from the last progress until the job ends, at the pace seen so far; null before there is one. */
+  /** Seconds from the last progress until the job ends, at the pace so far; null while the pace is unknown. */
   get secondsLeft() {
     const fraction = this.job.progress.fraction;
     if (this.pace === null || fraction <= this.pace.fraction) return null;
@@ -70,7 +70,7 @@ export class Jobs extends EventTarget {
   #waiting = []; // ids that have no stream yet
   #next = null;
   #query = ""; // of the list's filter
-  #queue = null; // {after, below}: where the list of queued jobs is read on; null: from its newest
+  #queue = null; // {after, below}: the next place to read in the list of queued jobs; null: from its newest
   #asking = false;
 
   constructor() {
@@ -102,7 +102,7 @@ export class Jobs extends EventTarget {
     return jobs[0].id;
   }
 
-  /** Know of jobs that another call told of, and follow those that have not ended. */
+  /** Add the jobs of another call's answer, and follow those that have not ended. */
   take(jobs) {
     for (const job of jobs.filter((each) => each.request !== null)) {
       const known = this.#entries.has(job.id);
@@ -111,7 +111,7 @@ export class Jobs extends EventTarget {
     }
   }
 
-  /** Begin the list anew, with a filter as the address has it. Throws: Problem. */
+  /** Restart the list with a filter, in the form of a query string. Throws: Problem. */
   async filter(query) {
     this.#query = query;
     this.#next = null;
@@ -139,7 +139,7 @@ export class Jobs extends EventTarget {
     if (this.#entries.has(id)) this.#put(job);
   }
 
-  /** The user looks at this one: it gets a stream at once, if need be in place of another. */
+  /** Note the job that the user looks at: it gets a stream at once, if needed in place of another. */
   look(id) {
     if (!this.#waiting.includes(id)) return;
     this.#waiting = [id, ...this.#waiting.filter((each) => each !== id)];
@@ -150,7 +150,7 @@ export class Jobs extends EventTarget {
   #put(job) {
     const entry = this.#entries.get(job.id);
     if (entry === undefined) this.#entries.set(job.id, new Entry(job));
-    else if (isActive(entry.job) || !isActive(job)) entry.job = job; // an answer that the last event overtook is old
+    else if (isActive(entry.job) || !isActive(job)) entry.job = job; // an answer older than the last event is ignored
     this.#changed(job.id, "job");
   }
 
@@ -171,7 +171,7 @@ export class Jobs extends EventTarget {
     this.#streams.set(id, controller);
     const end = await followEvents(
       id, entry.place, controller.signal, (event) => this.#apply(entry, event), (connected) => {
-        if (connected) entry.begin(); // what it did meanwhile is neither silence nor pace
+        if (connected) entry.begin(); // the time without a connection is neither silence nor pace
         if (entry.connected === connected) return;
         entry.connected = connected;
         this.#changed(id, "connection");
@@ -186,25 +186,25 @@ export class Jobs extends EventTarget {
 
   #apply(entry, { kind, data }) {
     const { job } = entry;
-    const told = parse(data);
-    if (told.deleted) return this.#forget(job.id);
-    if (told.object === "job") entry.job = told; // comes with the last event
+    const event = parse(data);
+    if (event.deleted) return this.#forget(job.id);
+    if (event.object === "job") entry.job = event; // comes with the last event
     else if (kind === "queued") {
       Object.assign(job, { status: "queued", progress: { stage: "base", step: 0, steps: job.request.steps, fraction: 0 } });
     }
     else if (kind === "started") {
-      Object.assign(job, { status: "in_progress", attempt: told.attempt, queue: null, started_at: Date.now() / 1000 });
+      Object.assign(job, { status: "in_progress", attempt: event.attempt, queue: null, started_at: Date.now() / 1000 });
       entry.begin();
-    } else if (kind === "progress") entry.advance(told);
-    else if (kind === "preview") this.#keepPreview(entry, told);
+    } else if (kind === "progress") entry.advance(event);
+    else if (kind === "preview") this.#keepPreview(entry, event);
     else if (kind === "image") {
-      job.images = [...job.images.filter((each) => each.index !== told.index), told].sort((a, b) => a.index - b.index);
+      job.images = [...job.images.filter((each) => each.index !== event.index), event].sort((a, b) => a.index - b.index);
     }
     return this.#changed(job.id, kind);
   }
 
-  #keepPreview(entry, told) {
-    entry.previews.add(told);
+  #keepPreview(entry, event) {
+    entry.previews.add(event);
     const bytes = () => [...this.#entries.values()].reduce((sum, each) => sum + each.previews.bytes, 0);
     if (bytes() <= MAX_PREVIEW_BYTES) return;
     for (const old of this.all.reverse()) {
@@ -222,15 +222,15 @@ export class Jobs extends EventTarget {
     const asked = this.#entries.get(id)?.job.status;
     try {
       const job = await call("GET", `/v1/jobs/${id}`);
-      // an event may have overtaken the answer
+      // an event may be newer than the answer
       if (this.#entries.get(id)?.job.status === asked) this.#put(job);
     } catch (problem) {
       if (problem.status === 404) this.#forget(id);
-      // all else passes: the stream goes on, or the next round asks again
+      // other errors are temporary: the stream continues, or the next poll repeats the call
     }
   }
 
-  /** Ask for the places of all that wait: one call each time, which in a long queue reads on where the last one ended. */
+  /** Read the places of all waiting jobs: one call at a time; in a long queue each continues where the last one ended. */
   async #askQueued() {
     const waiting = [...this.#entries.values()].map(({ job }) => job).filter((job) => job.status === "queued");
     if (document.hidden || this.#asking || waiting.length === 0) return;
@@ -242,19 +242,19 @@ export class Jobs extends EventTarget {
       const found = new Map(page.data.map((job) => [job.id, job]));
       for (const { id, created_at: at } of waiting) {
         if (found.has(id)) this.#putQueued(found.get(id));
-        else if (at < below && at > end) this.#ask(id); // it waits no longer
+        else if (at < below && at > end) this.#ask(id); // it does not wait any more
       }
       const older = page.has_more && waiting.some((job) => job.created_at < end);
       this.#queue = older ? { after: `&after=${encodeURIComponent(page.next)}`, below: end } : null;
     } catch {
-      this.#queue = null; // it passes: the next round asks again
+      this.#queue = null; // temporary: the next poll repeats the call
     } finally {
       this.#asking = false;
     }
   }
 
   #putQueued(job) {
-    if (this.#entries.get(job.id)?.job.status === "queued") this.#put(job); // else an event has overtaken the answer
+    if (this.#entries.get(job.id)?.job.status === "queued") this.#put(job); // otherwise an event is newer than the answer
   }
 
   #changed(id, kind) {

@@ -84,18 +84,18 @@ async function cancel(id) {
   try {
     await jobs.cancel(id);
   } catch (problem) {
-    if (problem.status !== 409) setNotice(byId("outcome"), problem.message); // 409: it ended just now, as its events tell
+    if (problem.status !== 409) setNotice(byId("outcome"), problem.message); // 409: it has just ended, and its events show that
   }
 }
 
 /** Run a call that loads jobs into the gallery. */
 async function list(call) {
-  setNotice(byId("gallery-told"), "");
+  setNotice(byId("gallery-note"), "");
   try {
     await call();
     draw();
   } catch (problem) {
-    setNotice(byId("gallery-told"), problem.message);
+    setNotice(byId("gallery-note"), problem.message);
   }
 }
 

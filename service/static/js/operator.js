@@ -1,4 +1,4 @@
-/** The operator's page: workers, occupancy, the queue by pipeline and caller, throughput; read again and again. */
+/** The operator's page: workers, occupancy, the queue by pipeline and caller, throughput; read periodically. */
 
 import { call } from "./api.js";
 import { byId, element, setText } from "./dom.js";
@@ -25,7 +25,7 @@ function fillEmpty(body, text, columns) {
   body.replaceChildren(element("tr", {}, element("td", { colSpan: columns, className: "none" }, text)));
 }
 
-/** How full a worker's batches are; null while nothing is known, 0 while it is idle. */
+/** The occupancy of a worker's batches; null while it is unknown, 0 while the worker is idle. */
 function occupancyOf(worker, measured) {
   return worker.rows_in_flight === 0 ? 0 : measured.find((each) => each.name === worker.name)?.batch_occupancy ?? null;
 }
@@ -37,7 +37,7 @@ function occupancy(worker, share) {
   return element("span", { className: "occupancy" }, bar, percent(share));
 }
 
-/** What a step of each stage takes at the largest batch; of pipelines that share a stage, once. */
+/** The time of a step of each stage at the largest batch; once for pipelines that share a stage. */
 function stepTimes({ step_ms: stepMs }) {
   const shown = new Set();
   for (const stages of Object.values(stepMs)) {
@@ -101,19 +101,19 @@ async function ask() {
     showFigures(workers, load);
     showState(workers.length === 0 ? "none" : "live", `Live, ${plural(workers.length, "worker")}`);
   } catch (problem) {
-    showState("away", problem.status === 0 ? "The service cannot be reached; these are its last figures" : problem.message);
+    showState("unavailable", problem.status === 0 ? "The service cannot be reached; these are its last figures" : problem.message);
   } finally {
     asking = false;
   }
 }
 
-/** Begin for those who may see it. */
+/** Start the page for callers who may see it. */
 async function begin() {
   try {
     const { role } = await call("GET", "/v1/caller");
-    if (role !== "operator") return showState("away", "This view is for keys of the role operator; yours is of another role.");
+    if (role !== "operator") return showState("unavailable", "This view is for keys of the role operator; yours is of another role.");
   } catch (problem) {
-    return showState("away", problem.status === 401 ? "Sign in on the page of images first, in this tab." : problem.message);
+    return showState("unavailable", problem.status === 401 ? "Sign in on the page of images first, in this tab." : problem.message);
   }
   setInterval(() => { if (!document.hidden) ask(); }, ASK_MS);
   return ask();

@@ -1,7 +1,7 @@
 /** The class under which a job starts from a picture: the likeliest of the picture, or one that was chosen. */
 
 import { byId, element, setText } from "./dom.js";
-import { classLabel, toldClass } from "./format.js";
+import { classLabel, usesClass } from "./format.js";
 import { finished } from "./jobs.js";
 
 const KINDS = ["reconstruct", "variation", "upsample", "interpolate"];
@@ -14,7 +14,7 @@ export class PictureClass {
   #file = null;
   #answers = new Map(); // "pipeline/file" -> {class_label, class_name, probability}, ASKING, or null: it gave none
 
-  /** onChange() is called when another class would be sent. */
+  /** onChange() is called when the class to send changes. */
   constructor(onChange) {
     this.onChange = onChange;
     this.select = byId("picture-class");
@@ -24,7 +24,7 @@ export class PictureClass {
   /** Show what a pipeline offers for a picture, null before there is one, and ask its classifier. */
   offer(model, file) {
     const another = file !== this.#file;
-    if (another && this.#file !== null) this.select.value = LIKELIEST; // what was chosen was the last picture's
+    if (another && this.#file !== null) this.select.value = LIKELIEST; // the choice was for the last picture
     if (model !== undefined && model.id !== this.#model?.id) this.#fill(model);
     this.#model = model;
     this.#file = file;
@@ -32,21 +32,21 @@ export class PictureClass {
     if (this.#matters && this.#asks && file !== null) {
       if (this.#answer === undefined || (another && this.#answer === null)) this.#ask(model, file);
     }
-    setText(byId("picture-class-told"), this.#told);
+    setText(byId("picture-class-note"), this.#note);
   }
 
-  /** Whether it is known under which class a job of this kind would run. */
+  /** Returns whether the class for a job of this kind is known. */
   settled(kind) {
-    return !toldClass(this.#model, kind) || this.#index !== undefined;
+    return !usesClass(this.#model, kind) || this.#index !== undefined;
   }
 
-  /** What this adds to the request of a job. */
+  /** The fields to add to the request of a job. */
   options(kind) {
-    return toldClass(this.#model, kind) ? { class_label: classLabel(this.#model, this.#index) } : {};
+    return usesClass(this.#model, kind) ? { class_label: classLabel(this.#model, this.#index) } : {};
   }
 
   get #matters() {
-    return KINDS.some((kind) => this.#model?.kinds.includes(kind) && toldClass(this.#model, kind));
+    return KINDS.some((kind) => this.#model?.kinds.includes(kind) && usesClass(this.#model, kind));
   }
 
   get #asks() {
@@ -57,14 +57,14 @@ export class PictureClass {
     return this.#answers.get(`${this.#model?.id}/${this.#file?.id}`);
   }
 
-  /** The class to send: its index, null for no class, undefined while that is open. */
+  /** The class to send: its index, null for no class, undefined while it is unknown. */
   get #index() {
     const { value } = this.select;
     if (value === LIKELIEST) return this.#answer?.class_label;
     return value === NO_CLASS ? null : Number(value);
   }
 
-  get #told() {
+  get #note() {
     if (!this.#matters || this.#file === null || this.select.value !== LIKELIEST) return "";
     if (!this.#asks) return "Choose one first.";
     const answer = this.#answer;
@@ -90,7 +90,7 @@ export class PictureClass {
       const { results } = await finished({ kind: "score", model: model.id, images: [file.id] });
       answer = results?.scores[0][0] ?? null;
     } catch {
-      // refused, or the service is away: a class can be chosen all the same
+      // refused, or the service is unreachable: the user can still choose a class
     }
     this.#answers.set(key, answer);
     this.onChange();

@@ -2,9 +2,9 @@
 
 import { credentials, key } from "./key.js";
 
-const MAX_BYTES = 64 * 2 ** 20; // of blobs that are held; the oldest go first
+const MAX_BYTES = 64 * 2 ** 20; // of blobs in memory; the oldest are released first
 
-const held = new Map(); // path -> {url, bytes}, oldest first
+const blobs = new Map(); // path -> {url, bytes}, oldest first
 const shown = new WeakMap(); // <img> -> path of what it shows, or is about to
 const fetching = new Map(); // path -> promise of a blob's URL
 
@@ -22,7 +22,7 @@ export function showPicture(image, path) {
   }, () => { if (isShown(image, path)) shown.delete(image); });
 }
 
-/** Address of an image for a place of so many CSS pixels: smaller than it is, where that spares bytes. */
+/** Address of an image for a place of so many CSS pixels: a reduced image, if that saves bytes. */
 export function thumbnail({ url, width, height }, edgePx) {
   const size = 2 * edgePx; // sharp on dense screens
   return Math.max(width, height) > size ? `${url}?size=${size}` : url;
@@ -40,9 +40,9 @@ export function linkPicture(link, path, name) {
   };
 }
 
-/** URL of a blob with a picture's bytes. Rejects where the service does not give it. */
+/** URL of a blob with a picture's bytes. Rejects if the service does not send it. */
 async function blobOf(path) {
-  const found = held.get(path);
+  const found = blobs.get(path);
   if (found !== undefined) return found.url;
   if (!fetching.has(path)) fetching.set(path, load(path).finally(() => fetching.delete(path)));
   return fetching.get(path);
@@ -53,18 +53,18 @@ async function load(path) {
   if (!response.ok) throw new Error(`status ${response.status}`);
   const blob = await response.blob();
   const url = URL.createObjectURL(blob);
-  held.set(path, { url, bytes: blob.size });
+  blobs.set(path, { url, bytes: blob.size });
   dropOldest();
   return url;
 }
 
-/** Let go of blobs above the limit; what an <img> has loaded it goes on showing. */
+/** Release blobs above the limit; an <img> still shows the blob that it has loaded. */
 function dropOldest() {
-  let bytes = [...held.values()].reduce((sum, each) => sum + each.bytes, 0);
-  for (const [path, { url, bytes: size }] of held) {
-    if (bytes <= MAX_BYTES || held.size === 1) return;
+  let bytes = [...blobs.values()].reduce((sum, each) => sum + each.bytes, 0);
+  for (const [path, { url, bytes: size }] of blobs) {
+    if (bytes <= MAX_BYTES || blobs.size === 1) return;
     URL.revokeObjectURL(url);
-    held.delete(path);
+    blobs.delete(path);
     bytes -= size;
   }
 }

@@ -36,7 +36,7 @@ export class Previews {
     this.#bytes = 0;
   }
 
-  /** Drop a frame of the longest film: that whose neighbours are nearest, so that the rest is spread over all steps. */
+  /** Drop the frame of the longest film whose neighbours are nearest, so that the others are spread over all steps. */
   #thin() {
     const [index, film] = [...this.#films].reduce((a, b) => (b[1].length >= a[1].length ? b : a));
     let dropped = 0; // of two frames the older; of one itself

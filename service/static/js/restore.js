@@ -28,15 +28,15 @@ export class Restore {
     this.form.clearErrors();
     try {
       const request = await requestOf(file);
-      if (request.kind !== "generate") this.#tell(`${file.name} was made from other pictures (${request.kind}); only images from noise have settings here.`);
-      else if (!isHere(request.model)) this.#tell(`${file.name} was made by the model ${request.model}, which is not here.`);
+      if (request.kind !== "generate") this.#show(`${file.name} was made from other pictures (${request.kind}); only images from noise have settings here.`);
+      else if (!isHere(request.model)) this.#show(`${file.name} was made by the model ${request.model}, which is not here.`);
       else this.onRestore({ n: 1, ...request });
     } catch (problem) {
-      this.#tell(`${file.name} ${problem.errors?.[0]?.detail ?? `was not read: ${problem.message}`}`);
+      this.#show(`${file.name} ${problem.errors?.[0]?.detail ?? `was not read: ${problem.message}`}`);
     }
   }
 
-  #tell(text) {
+  #show(text) {
     setNotice(byId("form-error"), text);
   }
 }

@@ -12,7 +12,7 @@ const SVG = "http://www.w3.org/2000/svg";
 const FIRST = ["loss", "loss_q0", "loss_q1", "loss_q2", "loss_q3", "learning_rate", "gradient_norm", "images_per_second"];
 
 const chosen = new Set(); // ids, in the order in which they were chosen
-const steps = new Map(); // of a run's id: the preview that is shown, undefined for the newest
+const steps = new Map(); // by a run's id: the preview that is shown, undefined for the newest
 
 function svg(name, attributes, ...children) {
   const made = document.createElementNS(SVG, name);
@@ -104,7 +104,7 @@ async function ask() {
     if (chosen.size === 0 && newest !== undefined) chosen.add(newest.id);
     for (const id of chosen) if (!data.some((run) => run.id === id)) chosen.delete(id);
     byId("list").replaceChildren(...data.map(row));
-    setText(byId("state"), data.length === 0 ? "The folder holds no runs yet" : `${data.length} runs`);
+    setText(byId("state"), data.length === 0 ? "The folder has no runs yet" : `${data.length} runs`);
     const runs = await Promise.all([...chosen].map((id) => call("GET", `/v1/runs/${encodeURIComponent(id)}`)));
     showCurves(runs);
     if (!byId("grids").contains(document.activeElement)) {

@@ -5,7 +5,7 @@ import { saveZip } from "./zip.js";
 
 export class Selection {
   #chosen = new Set(); // "job/index"
-  #offered = []; // what the gallery shows and could be selected
+  #offered = []; // the shown images that can be selected
 
   /** onChange() is called when the marks of the gallery have to follow. */
   constructor(onChange) {
@@ -26,7 +26,7 @@ export class Selection {
     this.#show();
   }
 
-  /** Take what the gallery shows now; what it no longer shows is no longer selected. */
+  /** Note the images that the gallery shows now; others are deselected. */
   offer(images) {
     this.#offered = images;
     const shown = new Set(images);
@@ -47,11 +47,11 @@ export class Selection {
     const button = byId("zip");
     if (button.getAttribute("aria-disabled") === "true") return;
     button.setAttribute("aria-disabled", "true");
-    setNotice(byId("gallery-told"), "");
+    setNotice(byId("gallery-note"), "");
     try {
       await saveZip([...this.#chosen]);
     } catch (problem) {
-      setNotice(byId("gallery-told"), problem.message);
+      setNotice(byId("gallery-note"), problem.message);
     } finally {
       button.removeAttribute("aria-disabled");
     }

@@ -1,10 +1,10 @@
-/** Signing in with a key, where the service asks for one, and out again. */
+/** Signing in with a key, if the service requires one, and signing out. */
 
 import { call } from "./api.js";
 import { byId, setNotice } from "./dom.js";
 import { asking, forget, keep, key } from "./key.js";
 
-/** Show the form when a key is needed, in place of the page; a right key loads the page anew. */
+/** Show the form when a key is needed, in place of the page; a valid key reloads the page. */
 export function watchKey() {
   asking.addEventListener("needed", ask);
   byId("sign-in").addEventListener("submit", (event) => { event.preventDefault(); signIn(byId("key").value.trim()); });

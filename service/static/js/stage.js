@@ -117,7 +117,7 @@ export class Stage {
     return frames;
   }
 
-  /** The picture that a job began with, where there is one, as its film's first frame. */
+  /** The picture that a job started from, if there is one, as the film's first frame. */
   #source({ kind, images, n, first_index: first }) {
     if (kind === "generate" || kind === "interpolate") return [];
     const place = this.#index - first;
@@ -199,7 +199,7 @@ export class Stage {
       ["Steps", [...base, ...enlarging].join(" + ")],
       ["Sampler", request.sampler.toUpperCase() + (request.sampler === "ddim" ? `, eta ${number(request.eta)}` : "")],
     ];
-    if (request.kind !== "reconstruct") facts.push(["Seed", request.seed]); // which draws nothing
+    if (request.kind !== "reconstruct") facts.push(["Seed", request.seed]); // a reconstruction draws no noise
     return facts;
   }
 
@@ -251,7 +251,7 @@ export class Stage {
     });
   }
 
-  /** Tell screen readers the turns, not every step. */
+  /** Announce changes of state to screen readers, not every step. */
   #announce({ job }, name) {
     const seed = job.request.kind === "generate" ? `, seed ${job.request.seed}` : "";
     const quarter = Math.floor((job.progress.fraction) * 4) * 25;
@@ -268,7 +268,7 @@ export class Stage {
   }
 }
 
-/** A morph's frames, as far as they are there. */
+/** The existing frames of a morph. */
 function morph(job) {
   const { n } = job.request;
   return job.images.map(({ index, url }) => ({

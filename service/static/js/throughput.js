@@ -1,4 +1,4 @@
-/** How many images a minute are completed, from the counters of workers that are read again and again. */
+/** The number of completed images per minute, from periodic readings of the workers' counters. */
 
 const KEPT = 120; // readings
 const WINDOW_MS = 60_000; // over which a rate is taken
@@ -10,7 +10,7 @@ export class Throughput {
   #readings = []; // {at, count}, oldest first
   #rates = [];
 
-  /** Take a reading. A worker that is new begins with what it has; a counter that fell was begun anew. */
+  /** Add a reading. A new worker's first reading is its start; a counter that fell was reset. */
   take(workers, at = performance.now()) {
     for (const { name, images_completed: counter } of workers) {
       const last = this.#counters.get(name) ?? counter;
@@ -23,7 +23,7 @@ export class Throughput {
     this.#rates.splice(0, this.#rates.length - KEPT);
   }
 
-  /** Images a minute; null as long as there is one reading alone. */
+  /** Images per minute; null with only one reading. */
   get rate() {
     const [first, last] = [this.#readings[0], this.#readings.at(-1)];
     if (this.#readings.length < 2 || last.at === first.at) return null;

@@ -1,4 +1,4 @@
-/** What a sweep of the chosen model measured: quality against diversity by scale, and FID by steps, with the form's settings marked. */
+/** Charts of the chosen model's sweep: quality against diversity by scale, and FID by steps, with the form's settings marked. */
 
 import { call } from "./api.js";
 import { chart } from "./chart.js";
@@ -9,10 +9,10 @@ const BY_SCALE = { field: "guidance_scale", of: (cell) => cell.guidance_scale, e
 const BY_STEPS = { field: "steps", of: (cell) => cell.steps, even: Math.log };
 
 export class TradeOff {
-  #sweeps = new Map(); // id and weights of a model -> its sweep, null while it is asked for or could not be had
+  #sweeps = new Map(); // id and weights of a model -> its sweep, null while it is requested or unavailable
   #shown = null; // the sweep that the table shows
 
-  /** form has the model and the settings; a point that is pressed goes into it. */
+  /** form has the model and the settings; a pressed point sets them. */
   constructor(form) {
     this.form = form;
     form.root.addEventListener("settings", () => this.#show());
@@ -41,7 +41,7 @@ export class TradeOff {
       this.#sweeps.set(key, await call("GET", `/v1/models/${encodeURIComponent(id)}/sweep`));
       this.#show();
     } catch {
-      this.#sweeps.delete(key); // the next change of a setting asks again
+      this.#sweeps.delete(key); // the next change of a setting repeats the call
     }
   }
 
@@ -85,7 +85,7 @@ export class TradeOff {
     if (figureAt !== undefined) {
       byId("trade-off-charts").querySelector(`[data-chart="${figureAt}"] [data-mark="${CSS.escape(markAt)}"]`)?.focus();
     }
-    setText(byId("trade-off-told"), told({ scale, steps, name, measured, asked: samplerTitle(model, request.sampler) }, byScale, bySteps));
+    setText(byId("trade-off-note"), summary({ scale, steps, name, measured, asked: samplerTitle(model, request.sampler) }, byScale, bySteps));
   }
 
   #scalePoint({ guidance_scale: scale, precision, recall }) {
@@ -128,7 +128,7 @@ function between(curve, along, value) {
   return { at, beyond: at !== value, exact: span === 0 && at === value, fid: mix("fid"), precision: mix("precision"), recall: mix("recall") };
 }
 
-function told({ scale, steps, name, measured, asked }, byScale, bySteps) {
+function summary({ scale, steps, name, measured, asked }, byScale, bySteps) {
   const about = byScale.exact && bySteps.exact ? "" : "about ";
   const figures = `precision ${about}${byScale.precision.toFixed(2)}, recall ${about}${byScale.recall.toFixed(2)}, FID ${about}${fidText(bySteps.fid)}`;
   const notes = [

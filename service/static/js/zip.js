@@ -4,12 +4,12 @@ import { Problem, ROOT } from "./api.js";
 import { credentials, key, refused } from "./key.js";
 
 const MAX_IMAGES = 384; // that the service takes in one call
-const MAX_BYTES = 64 * 2 ** 20; // of an archive that is fetched with a key, and so is held here until it is saved
+const MAX_BYTES = 64 * 2 ** 20; // of an archive that is fetched with a key, and so is in memory until it is saved
 const NAME = "images.zip";
 
 /** Save an archive of images, each a "job/index". Throws: Problem. */
 export async function saveZip(chosen) {
-  if (chosen.length > MAX_IMAGES) throw problem(`An archive holds up to ${MAX_IMAGES} images; ${chosen.length} are selected`);
+  if (chosen.length > MAX_IMAGES) throw problem(`An archive has up to ${MAX_IMAGES} images; ${chosen.length} are selected`);
   const path = `${ROOT}/v1/images.zip?${chosen.map((each) => `image=${encodeURIComponent(each)}`).join("&")}`;
   if (key() === null) return save(path); // the browser writes it to the disk as it comes
   const url = URL.createObjectURL(await fetched(path));
@@ -22,7 +22,7 @@ function save(href) {
   Object.assign(document.createElement("a"), { href, download: NAME }).click();
 }
 
-/** The archive, as far as it is not too large. */
+/** The archive's bytes. Throws: Problem if it is too large. */
 async function fetched(path) {
   const stop = new AbortController();
   const response = await fetch(path, { headers: credentials(), signal: stop.signal }).catch(() => null);

@@ -1,4 +1,4 @@
-"""A worker that does only what a test of the page tells it, and what those tests do over and over."""
+"""A worker that a test of the page controls, and the common steps of those tests."""
 
 import time
 from typing import Any
@@ -25,7 +25,7 @@ WAIT_MS = 60_000  # for a busy machine; nothing waits longer than it must
 
 
 class Painter:
-    """A worker that does only what it is told; inbox and store are real."""
+    """A worker that the test controls; inbox and store are real."""
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self.images = ImageStore(settings.store_address)
@@ -93,7 +93,7 @@ def open_page(page: Page) -> None:
 
 
 def generate(page: Page, painter: Painter) -> Claim:
-    """Press Generate, claim the job, and wait until its stream tells the page so."""
+    """Press Generate, claim the job, and wait until its stream has reported that to the page."""
     page.get_by_role("button", name="Generate").click()
     claim = painter.claim()
     expect(page.locator("#progress-text")).to_contain_text("Base step 0")

@@ -27,7 +27,7 @@ def page(page: Page, request: pytest.FixtureRequest) -> Page:
 
 
 def violations(page: Page) -> list[str]:
-    """What axe-core finds: the rule, and the elements that break it."""
+    """The findings of axe-core: the rule, and the elements that break it."""
     found = Axe().run(page, options=RULES).response["violations"]
     return [f"{each['id']}: {[node['html'][:200] for node in each['nodes']]}" for each in found]
 
@@ -53,7 +53,7 @@ def test_jobs_in_every_state_break_no_rule(page: Page, painter: Painter, client:
     client.post("/v1/jobs", json=body())
     page.locator("#tiles .pick input").first.check()
     page.get_by_label("Metadata").fill("wrong")
-    expect(page.locator("#filter-told")).not_to_be_empty()
+    expect(page.locator("#filter-note")).not_to_be_empty()
     page.locator("#job-source summary").click()
     assert violations(page) == []
 

@@ -1,4 +1,4 @@
-"""The page in a real Chromium keeps within its limits: what it holds in memory, and how often it asks the service."""
+"""The page in a real Chromium keeps within its limits of memory and of calls to the service."""
 
 import os
 from collections.abc import Callable
@@ -125,9 +125,9 @@ def test_names_of_classes_are_sent_again_only_when_they_change(
         with page.expect_response("**/v1/models") as answer:
             page.clock.run_for(5000)
         assert (answer.value.status, page.locator("#classes label").count()) == (304, 11)
-    expect(page.locator("#held")).to_have_text("Held by cpu-0")
+    expect(page.locator("#served-by")).to_have_text("Served by cpu-0")
     painter.inbox.close()
     with page.expect_response("**/v1/models") as answer:
         page.clock.run_for(5000)
     assert answer.value.status == 200
-    expect(page.locator("#held")).to_contain_text("No worker holds this pipeline")
+    expect(page.locator("#served-by")).to_contain_text("No worker serves this pipeline")

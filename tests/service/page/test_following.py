@@ -189,7 +189,7 @@ def test_pipeline_without_a_worker_is_said_and_noticed_when_one_comes(
     painter.inbox.close()
     page.clock.install()
     open_page(page)
-    expect(page.locator("#held")).to_contain_text("No worker holds this pipeline")
+    expect(page.locator("#served-by")).to_contain_text("No worker serves this pipeline")
     expect(page.locator("#fleet")).to_have_text("No worker is running")
     redis.flushall()
     page.clock.run_for(ASK_MS)
@@ -197,7 +197,7 @@ def test_pipeline_without_a_worker_is_said_and_noticed_when_one_comes(
     painter.inbox.open()
     painter.beat()
     page.clock.run_for(ASK_MS)
-    expect(page.locator("#held")).to_have_text("Held by cpu-0")
+    expect(page.locator("#served-by")).to_have_text("Served by cpu-0")
     expect(page.locator("#generate")).to_be_visible()
 
 

@@ -72,7 +72,7 @@ def test_seed_is_drawn_anew_unless_locked(page: Page, painter: Painter) -> None:
     page.get_by_role("button", name="Reroll").click()
     expect(seed).not_to_have_value(second)
     page.get_by_role("button", name="Lock").click()
-    seed.fill(str(2**63 - 1))  # more than a number of the browser holds
+    seed.fill(str(2**63 - 1))  # more digits than a number in the browser keeps
     assert generate(page, painter).request.seed == 2**63 - 1
     expect(seed).to_have_value(str(2**63 - 1))
     expect(page.locator("#request-facts")).to_contain_text(str(2**63 - 1))

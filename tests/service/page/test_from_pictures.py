@@ -74,7 +74,7 @@ def test_dropped_pictures_morph_frame_by_frame(page: Page, painter: Painter) -> 
 
 
 def dropped(page: Page, content: bytes) -> JSHandle:
-    """What a browser hands over when a file is dropped."""
+    """The event data of a browser for a dropped file."""
     make = """bytes => {
         const transfer = new DataTransfer();
         transfer.items.add(new File([new Uint8Array(bytes)], "mine.png", {type: "image/png"}));

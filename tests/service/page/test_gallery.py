@@ -28,7 +28,7 @@ def finished(client: httpx2.Client, painter: Painter, headers: dict[str, str] | 
 
 
 def archive(page: Page, button: str) -> dict[str, bytes]:
-    """What the browser saves when a button is pressed."""
+    """The file that the browser saves when a button is pressed."""
     with page.expect_download() as download:
         page.get_by_role("button", name=button).click()
     assert download.value.suggested_filename == "images.zip"
@@ -54,7 +54,7 @@ def test_filters_show_the_jobs_that_have_all_of_it(page: Page, painter: Painter,
     page.get_by_role("button", name="Show all").click()
     expect(tiles).to_have_count(3)
     filters.get_by_label("Metadata").fill("run")
-    expect(page.locator("#filter-told")).to_have_text("Metadata is given as key=value.")
+    expect(page.locator("#filter-note")).to_have_text("Metadata is given as key=value.")
 
 
 def test_filter_finds_jobs_that_the_page_had_not_loaded(page: Page, painter: Painter, client: httpx2.Client) -> None:
@@ -105,7 +105,7 @@ def test_archive_is_fetched_with_the_key_and_not_held_above_its_bytes(
     large = b"x" * (65 * 2**20)
     page.route("**/v1/images.zip*", lambda route: route.fulfill(body=large))
     page.get_by_role("button", name="Download 1 as zip").click()
-    expect(page.locator("#gallery-told")).to_contain_text("more than 64 MiB")
+    expect(page.locator("#gallery-note")).to_contain_text("more than 64 MiB")
 
 
 @pytest.mark.refused(401)
@@ -124,7 +124,7 @@ def test_all_own_jobs_are_cancelled_after_a_question_and_nobody_elses(
     page.get_by_role("button", name="Cancel all of mine").click()
     expect(page.locator("#cancel-all-text")).to_contain_text("Those of other callers go on.")
     page.get_by_role("button", name="Cancel them").click()
-    expect(page.locator("#gallery-told")).to_have_text("128 jobs were cancelled.")
+    expect(page.locator("#gallery-note")).to_have_text("128 jobs were cancelled.")
     expect(page.locator("#cancel-all")).to_be_hidden()
     left = client.get("/v1/jobs", params={"status": "queued", "limit": 100}, headers=root).json()["data"]
     assert [each["id"] for each in left] == theirs[::-1]
@@ -154,7 +154,7 @@ def test_keyboard_alone_selects_filters_and_cancels(page: Page, painter: Painter
     expect(page.get_by_role("button", name="Keep them")).to_be_focused()
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
-    expect(page.locator("#gallery-told")).to_have_text("1 job was cancelled.")
+    expect(page.locator("#gallery-note")).to_have_text("1 job was cancelled.")
     expect(page.locator("#gallery-title")).to_be_focused()
     for _ in range(12):
         page.keyboard.press("Tab")

@@ -71,14 +71,14 @@ def test_cells_fill_one_by_one_open_on_the_stage_and_end_in_a_sheet(page: Page, 
     page.get_by_label("Seed").fill("42")
     fill_axes(page, "guidance_scale", "0, 2", "seed", f"7, {2**63 - 1}")
     page.locator("#grid-y-values").press("Enter")  # does not make one image
-    expect(page.locator("#grid-told")).to_have_text("0 of 4 cells")
+    expect(page.locator("#grid-note")).to_have_text("0 of 4 cells")
     expect(page.locator("#grid-table tbody th")).to_have_text(["7", str(2**63 - 1)])
     claims = sorted(painter.claims(4), key=lambda each: (each.request.seed, each.request.guidance_scale))
     assert [(each.request.seed, each.request.guidance_scale) for each in claims] == [
         (7, 0), (7, 2), (2**63 - 1, 0), (2**63 - 1, 2)
     ]  # fmt: skip
     painter.finish(claims[1])
-    expect(page.locator("#grid-told")).to_have_text("1 of 4 cells")
+    expect(page.locator("#grid-note")).to_have_text("1 of 4 cells")
     second = page.locator(".grid-cell").nth(1)
     expect(second).to_have_attribute("aria-label", "Guidance scale 2, Seed 7: finished")
     expect(second.locator("img")).to_be_visible()
@@ -87,7 +87,7 @@ def test_cells_fill_one_by_one_open_on_the_stage_and_end_in_a_sheet(page: Page, 
     expect(page.locator("#request-facts")).to_contain_text("Guidance2")
     for each in (claims[0], *claims[2:]):
         painter.finish(each)
-    expect(page.locator("#grid-told")).to_have_text("4 images from one seed")
+    expect(page.locator("#grid-note")).to_have_text("4 images from one seed")
     expect(page.locator("#grid-sheet")).to_have_attribute("src", re.compile(r"/v1/grids/[^/]+/sheet\?size=1024$"))
     expect(page.locator("#grid-sheet")).to_have_js_property("complete", True)
     assert page.evaluate("document.querySelector('#grid-sheet').naturalWidth") > 200
@@ -95,7 +95,7 @@ def test_cells_fill_one_by_one_open_on_the_stage_and_end_in_a_sheet(page: Page, 
         page.locator("#grid-download").click()
     assert download.value.path().read_bytes().startswith(b"\x89PNG")
     page.reload()
-    expect(page.locator("#grid-told")).to_have_text("4 images from one seed")
+    expect(page.locator("#grid-note")).to_have_text("4 images from one seed")
     page.locator(".grid-cell").nth(3).click()
     expect(page.locator("#request-facts")).to_contain_text(str(2**63 - 1))
 
@@ -105,7 +105,7 @@ def test_cancelled_grid_says_what_is_lacking(page: Page, painter: Painter) -> No
     fill_axes(page, "steps", "5, 9", "", "")
     make(page)
     page.locator("#cancel-grid").click()
-    expect(page.locator("#grid-told")).to_have_text("0 of 2 images; 2 were not made")
+    expect(page.locator("#grid-note")).to_have_text("0 of 2 images; 2 were not made")
     expect(page.locator(".grid-cell").first).to_have_attribute("aria-label", "Steps 5: cancelled")
     expect(page.locator("#cancel-grid")).to_be_hidden()
 

@@ -1,4 +1,4 @@
-"""The class that jobs from pictures run under, and the steps that they are said to take."""
+"""The class of jobs from pictures, and the number of steps that the page shows for them."""
 
 from collections.abc import Sequence
 
@@ -50,7 +50,7 @@ def test_likeliest_class_of_the_picture_is_sent_unless_another_is_chosen(
     expect(chosen.locator("option:checked")).to_have_text("likeliest of the picture")
     choose(page, 0, png(50, 8))
     score(painter)
-    expect(page.locator("#picture-class-told")).to_have_text("The classifier sees: torus, 87.5 %.")
+    expect(page.locator("#picture-class-note")).to_have_text("The classifier sees: torus, 87.5 %.")
     for name, kind in (("Reconstruct", "reconstruct"), ("Variations", "variation")):
         request = press(page, painter, name).request
         assert (request.kind, request.class_label) == (kind, 4)
@@ -87,10 +87,10 @@ def test_jobs_that_need_a_class_wait_for_the_answer_or_a_choice(page: Page, pain
     open_page(page)
     choose(page, 0, png(50, 8))
     claim = painter.claim()
-    told = page.locator("#picture-class-told")
+    told = page.locator("#picture-class-note")
     expect(told).to_have_text("Asking the classifier…")
     expect(page.get_by_role("button", name="Reconstruct")).to_be_disabled()
-    expect(page.get_by_role("button", name="Upsample", exact=True)).to_be_enabled()  # this upsampler is told no class
+    expect(page.get_by_role("button", name="Upsample", exact=True)).to_be_enabled()  # this upsampler takes no class
     painter.finish(claim)  # without results
     expect(told).to_have_text("The classifier gave no answer: choose a class.")
     expect(page.get_by_role("button", name="Reconstruct")).to_be_disabled()
@@ -105,7 +105,7 @@ def test_class_is_chosen_by_hand_where_there_is_no_classifier(page: Page, painte
     announce(redis, CONDITIONAL.model_copy(update={"kinds": kinds}))
     open_page(page)
     choose(page, 0, png(50, 8))
-    expect(page.locator("#picture-class-told")).to_have_text("Choose one first.")
+    expect(page.locator("#picture-class-note")).to_have_text("Choose one first.")
     expect(page.get_by_role("button", name="Reconstruct")).to_be_disabled()
     page.get_by_label("Class of the picture").select_option("cube")
     assert press(page, painter, "Reconstruct").request.class_label == 1

@@ -36,17 +36,17 @@ def test_panel_is_there_for_a_model_with_a_sweep_alone(page: Page, painter: Pain
 def test_settings_of_the_form_are_marked_and_told_also_between_measured_ones(page: Page, painter: Painter) -> None:
     open_with_sweep(page, painter)
     set_fields(page, "2", "10")
-    expect(page.locator("#trade-off-told")).to_have_text(
+    expect(page.locator("#trade-off-note")).to_have_text(
         "Now, at scale 2 and 10 steps: precision 0.60, recall 0.70, FID 12.0."
     )
     exact = page.locator("[data-chart=scale] .now").get_attribute("d")
     set_fields(page, "5", "10")
-    expect(page.locator("#trade-off-told")).to_contain_text("precision about 0.75, recall about 0.40")
+    expect(page.locator("#trade-off-note")).to_contain_text("precision about 0.75, recall about 0.40")
     assert page.locator("[data-chart=scale] .now").get_attribute("d") != exact
     set_fields(page, "20", "300")
-    expect(page.locator("#trade-off-told")).to_contain_text("beyond what was measured; the nearest end is marked")
+    expect(page.locator("#trade-off-note")).to_contain_text("beyond what was measured; the nearest end is marked")
     page.get_by_role("radio", name="Heun").check(force=True)
-    expect(page.locator("#trade-off-told")).to_contain_text("Heun was not measured; DDIM is shown")
+    expect(page.locator("#trade-off-note")).to_contain_text("Heun was not measured; DDIM is shown")
 
 
 def test_points_put_their_settings_into_the_form_by_mouse_and_by_keyboard(page: Page, painter: Painter) -> None:
@@ -59,7 +59,7 @@ def test_points_put_their_settings_into_the_form_by_mouse_and_by_keyboard(page: 
     page.keyboard.press("Enter")
     expect(page.get_by_label("Steps", exact=True)).to_have_value("25")
     expect(page.get_by_role("button", name=re.compile("^25 steps: FID"))).to_be_focused()
-    expect(page.locator("#trade-off-told")).to_contain_text("at scale 8 and 25 steps: precision 0.90")
+    expect(page.locator("#trade-off-note")).to_contain_text("at scale 8 and 25 steps: precision 0.90")
     expect(page.locator("#form-source")).to_contain_text('"steps": 25')
 
 
