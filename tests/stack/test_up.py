@@ -18,10 +18,9 @@ import pytest
 
 from jobs.settings import Settings
 from stack.embedded import with_free_port
-from tests.stack.programs import alive, waited, written_pid
+from tests.stack.programs import PATIENCE_SECONDS, alive, waited, written_pid
 
 ROOT = Path(__file__).parents[2]
-START_SECONDS = 120.0  # a cold import of torch on a busy machine
 
 pytestmark = [pytest.mark.slow, pytest.mark.redis, pytest.mark.process]
 
@@ -41,12 +40,12 @@ class Stack:
 
     def says(self, text: str) -> bool:
         """Whether a line with the text comes in time."""
-        return waited(lambda: any(text in line for line in list(self.said)), seconds=START_SECONDS)
+        return waited(lambda: any(text in line for line in list(self.said)))
 
     def status(self, path: str) -> int:
         """HTTP status of a GET; 0 when nobody answers."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as response:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=60) as response:
                 return int(response.status)
         except urllib.error.HTTPError as error:
             with error:
@@ -56,7 +55,7 @@ class Stack:
 
     def get(self, path: str) -> Any:
         """What a GET answers."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as response:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=60) as response:
             return json.load(response)
 
     def pid(self, name: str) -> int | None:
@@ -65,7 +64,7 @@ class Stack:
 
     def end(self) -> None:
         """Wait for the end of the process and of what it wrote."""
-        self.process.wait(timeout=60)
+        self.process.wait(timeout=PATIENCE_SECONDS)
         for reader in self._readers:
             reader.join()
 
@@ -129,7 +128,7 @@ def test_settings_that_cannot_work_end_the_stack_with_the_line(
         env={name: value for name, value in os.environ.items() if not name.startswith("ADM_")} | given,
         capture_output=True,
         text=True,
-        timeout=START_SECONDS,
+        timeout=PATIENCE_SECONDS,
     )
     last = ended.stderr.splitlines()[-1]
     assert (ended.returncode in (1, 2), last.startswith("adm: "), told in last) == (True, True, True), ended.stderr
@@ -145,8 +144,8 @@ def test_killed_service_is_back_on_its_port_under_a_new_pid(tmp_path: Path) -> N
         before = stack.pid("service")
         assert before is not None
         os.kill(before, signal.SIGKILL)
-        assert waited(lambda: stack.pid("service") not in (None, before), seconds=START_SECONDS)
-        assert waited(lambda: stack.status("/readyz") == 200, seconds=START_SECONDS)
+        assert waited(lambda: stack.pid("service") not in (None, before))
+        assert waited(lambda: stack.status("/readyz") == 200)
 
 
 def test_service_recovers_by_itself_when_redis_was_killed(tmp_path: Path) -> None:
@@ -154,8 +153,8 @@ def test_service_recovers_by_itself_when_redis_was_killed(tmp_path: Path) -> Non
         service, redis = stack.pid("service"), stack.pid("redis")
         assert redis is not None
         os.kill(redis, signal.SIGKILL)
-        assert waited(lambda: stack.pid("redis") not in (None, redis), seconds=START_SECONDS)
-        assert waited(lambda: stack.status("/readyz") == 200, seconds=START_SECONDS)
+        assert waited(lambda: stack.pid("redis") not in (None, redis))
+        assert waited(lambda: stack.status("/readyz") == 200)
         assert stack.pid("service") == service
 
 
