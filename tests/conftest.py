@@ -27,6 +27,11 @@ from tests.store_server import BUCKET, StoreServer, variables
 # wait for: tests of the engine took five to twenty times as long there. Read by torch's import, here and in processes.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+# No test speaks TLS, and each of thousands of HTTP clients would read the system's certificates, for 35 ms. In a folder
+# they are looked for when one is needed; this one has none.
+os.environ.pop("SSL_CERT_FILE", None)
+os.environ["SSL_CERT_DIR"] = str(Path(__file__).parent)
+
 # Machines differ several times in speed, and are busy: how long an example takes says nothing. And a run repeats
 # the one before it.
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
@@ -133,7 +138,7 @@ def settings(redis_server: RedisServer, tmp_path: Path) -> Settings:
     return Settings(
         data=tmp_path,
         redis_url=redis_server.address,
-        lease_seconds=30,
+        lease_seconds=300,  # what a test holds stays its own, however slow the machine is
         heartbeat_seconds=5,
         fleet_refresh_seconds=0,  # what a test announces counts at once
     )
