@@ -283,8 +283,9 @@ def test_job_that_somebody_deleted_is_made_anew(
 ) -> None:
     out = tmp_path / "samples.npz"
     run_ = Sampling(common, out, *RUN, "--url", served)
-    assert waited(lambda: bool(jobs_at(served)))
-    httpx2.delete(f"{served}/v1/jobs/{jobs_at(served)[0]['id']}", timeout=60)
+    while not (found := jobs_at(served)):
+        time.sleep(0.01)
+    httpx2.delete(f"{served}/v1/jobs/{found[0]['id']}", timeout=60)
     said = run_.end()
     assert out.read_bytes() == in_process.read_bytes(), said
 
