@@ -52,8 +52,6 @@ test: check browser kubectl npm $(PROMETHEUS) $(SEAWEEDFS) $(KERNELS)
 	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 	$(MAKE) check-page test-clients test-keda
 
-chaos: export PYTEST_TIMEOUT = 3600
-
 test-fast: install
 	$(BIN)/pytest -m "not slow and not browser and not process"
 

@@ -27,6 +27,10 @@ from tests.store_server import BUCKET, StoreServer, variables
 # wait for: tests of the engine took five to twenty times as long there. Read by torch's import, here and in processes.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+# No test speaks TLS, and each of thousands of HTTP clients would read the system's certificates, which takes 35 ms. A
+# client of a bucket wants one at least: this one's key is gone.
+os.environ["SSL_CERT_FILE"] = str(Path(__file__).with_name("authority.pem"))
+
 # Machines differ several times in speed, and are busy: how long an example takes says nothing. And a run repeats
 # the one before it.
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
@@ -133,7 +137,7 @@ def settings(redis_server: RedisServer, tmp_path: Path) -> Settings:
     return Settings(
         data=tmp_path,
         redis_url=redis_server.address,
-        lease_seconds=30,
+        lease_seconds=300,  # what a test holds stays its own, however slow the machine is
         heartbeat_seconds=5,
         fleet_refresh_seconds=0,  # what a test announces counts at once
     )

@@ -284,8 +284,8 @@ def test_job_that_somebody_deleted_is_made_anew(
 ) -> None:
     out = tmp_path / "samples.npz"
     run_ = Sampling(common, out, *RUN, "--url", served)
-    eventually(lambda: jobs_at(served), "a job is queued")
-    httpx2.delete(f"{served}/v1/jobs/{jobs_at(served)[0]['id']}", timeout=60)
+    (job, *_) = eventually(lambda: jobs_at(served), "a job is queued")
+    httpx2.delete(f"{served}/v1/jobs/{job['id']}", timeout=60)
     said = run_.end()
     assert out.read_bytes() == in_process.read_bytes(), said
 

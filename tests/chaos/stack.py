@@ -24,10 +24,10 @@ from jobs.settings import Settings
 from stack import launcher
 from tests.chaos.faulty_worker import CONTROL, SLOW_FILE, STEPS_FOLDER
 from tests.chaos.proxy import Proxy
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_SECONDS, eventually
 from tests.warm import SERVICE, WORKER, WarmProgram
 
-LEASE_SECONDS = 3
+LEASE_SECONDS = 3  # short, so that leases end while other faults go on; tests of other faults set a long one
 HEARTBEAT_SECONDS = 0.5
 DRAIN_SECONDS = 2
 
@@ -80,13 +80,13 @@ class Program:
     def said(self, text: str) -> bool:
         return any(text in line for line in self.lines)
 
-    def kill(self, number: signal.Signals = signal.SIGKILL, seconds: float = 120) -> int:
+    def kill(self, number: signal.Signals = signal.SIGKILL, seconds: float = PATIENCE_SECONDS) -> int:
         """Send a signal and wait for the end."""
         assert self._process is not None
         assert self._reader is not None
         self._process.send_signal(number)
         status = self._process.wait(seconds)
-        self._reader.join(10)
+        self._reader.join()
         return status
 
     def pause(self) -> None:
@@ -261,4 +261,4 @@ class Stack:
     def client(self, key: str | None = None) -> httpx2.Client:
         """Past all faults but those of the service itself."""
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-        return httpx2.Client(base_url=self.address, timeout=30, headers=headers)
+        return httpx2.Client(base_url=self.address, timeout=PATIENCE_SECONDS, headers=headers)

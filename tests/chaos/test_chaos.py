@@ -30,7 +30,7 @@ from tests.chaos.stack import LEASE_SECONDS, Stack
 from tests.chaos.undisturbed import run_undisturbed, unfinished
 from tests.waiting import eventually
 
-pytestmark = [pytest.mark.slow, pytest.mark.redis]
+pytestmark = [pytest.mark.slow, pytest.mark.redis, pytest.mark.timeout(3600)]
 
 JOBS_OF_THE_SHORT_FORM, SECONDS_OF_THE_SHORT_FORM = 60, 30.0
 OBEYED = (-signal.SIGTERM,)  # uvicorn ends all in order, and then dies of the signal itself
@@ -79,10 +79,10 @@ def hurt(stack: Stack, clients: Clients, faults: Faults, cursed: list[str], seco
             faults.run(fault)
             time.sleep(faults.pause(SECONDS_BETWEEN_FAULTS))
         stack.heal()
-        eventually(lambda: not clients.busy, "every client has its answers", 60 + seconds)
+        eventually(lambda: not clients.busy, "every client has its answers")
         with contextlib.suppress(AssertionError), stack.redis() as redis:  # the audit says what has not ended
             eventually(lambda: not unfinished(redis), "every job ends")
-            eventually(lambda: not clients.following, "every follower has seen the end", 20)
+            eventually(lambda: not clients.following, "every follower has seen the end")
     finally:
         clients.stopping.set()
         clients.join()

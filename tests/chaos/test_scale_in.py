@@ -18,11 +18,11 @@ from tests.chaos import audit
 from tests.chaos.conftest import StartStack
 from tests.chaos.load import HEALTHY, Body
 from tests.chaos.stack import Stack
-from tests.chaos.test_kills import Posted, judge_innocent, post, wait_for_the_end, working
+from tests.chaos.test_kills import LEASE, Posted, judge_innocent, post, wait_for_the_end, working
 from tests.chaos.undisturbed import run_undisturbed, unfinished
 from tests.waiting import eventually
 
-pytestmark = [pytest.mark.slow, pytest.mark.redis]
+pytestmark = [pytest.mark.slow, pytest.mark.redis, pytest.mark.timeout(3600)]
 
 STOPS_OF_THE_SHORT_FORM = 6
 KILLED_SHARE = 0.2
@@ -38,7 +38,7 @@ CHECKPOINT_SECONDS = "0.000001"
 def test_workers_that_come_and_go_lose_double_and_change_nothing_and_repeat_few_steps(start_stack: StartStack) -> None:
     seed = int(os.environ.get("CHAOS_SEED") or random.SystemRandom().randrange(1_000_000))
     num_stops = int(os.environ.get("CHAOS_STOPS") or STOPS_OF_THE_SHORT_FORM)
-    stack = start_stack(ADM_DRAIN_SECONDS="0.5", ADM_CHECKPOINT_SECONDS=CHECKPOINT_SECONDS)  # less than most jobs take
+    stack = start_stack(**LEASE, ADM_DRAIN_SECONDS="0.5", ADM_CHECKPOINT_SECONDS=CHECKPOINT_SECONDS)  # a short drain
     print(f"CHAOS_SEED={seed} CHAOS_STOPS={num_stops}; logs in {stack.folder}", flush=True)
     rng = random.Random(f"scale-in {seed}")
     with stack.redis() as redis, stack.client() as client:

@@ -31,8 +31,9 @@ IMAGES = 40
 
 @pytest.fixture(autouse=True)
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """ADM_DATA, where features are kept meanwhile."""
+    """ADM_DATA, where features are kept meanwhile; and few rows, as their probes take most of a pipeline's start."""
     monkeypatch.setenv("ADM_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("ADM_MAX_ROWS", "4")
     return tmp_path / "data"
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from datasets.shapes import render_set
+from evaluation import tuning
 from evaluation.tuning import REPORTED_SEED, TUNING_SEED, Tuned, Tuning
 from evaluation.tuning_report import write_tuning
 from models.stack_plan import read_stack
@@ -21,6 +22,18 @@ from training.reference_images import reference_images
 from training.session import Request, train
 
 DEMO = Path("weights/demo")
+
+
+@pytest.fixture(autouse=True)
+def few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No figure depends on them, and their probes take most of the start."""
+    monkeypatch.setattr(tuning, "MAX_ROWS", 4)
+
+
+@pytest.fixture
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is chosen of what was measured does not depend on their number."""
+    monkeypatch.setattr(tuning, "STEPS", 5)
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +54,7 @@ def tuned_stack(folder: Path, reference: Tensor | None) -> tuple[dict[str, Tuned
     return tuned, found
 
 
+@pytest.mark.usefixtures("few_steps")
 def test_pipelines_take_the_best_of_what_was_tried_and_the_card_tells_it(runs: dict[str, Path], tmp_path: Path) -> None:
     folder = add_stack(list(runs.values()), "tiny", tmp_path)
     reference = reference_images(runs["diffusion"])
@@ -63,6 +77,7 @@ def test_pipelines_take_the_best_of_what_was_tried_and_the_card_tells_it(runs: d
     assert json.loads((folder / "measured.json").read_text()) == json.loads(json.dumps(found))
 
 
+@pytest.mark.usefixtures("few_steps")
 def test_stack_without_a_judge_has_its_eps_scale_by_sharpness_and_says_what_is_not_measured(
     runs: dict[str, Path], tmp_path: Path
 ) -> None:

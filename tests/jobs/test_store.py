@@ -25,7 +25,7 @@ from tests.store_server import BUCKET, variables
 pytestmark = pytest.mark.slow
 
 TIMEOUT_SECONDS = 2.0
-MARGIN_SECONDS = 3.0  # for a busy machine
+MARGIN_SECONDS = 20.0  # for a busy machine; without limits of ours a call would take three minutes
 
 Call = Callable[[ObjectStore], object]
 CALLS: dict[str, Call] = {

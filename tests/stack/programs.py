@@ -8,7 +8,9 @@ from pathlib import Path
 from stack.child import Backoff, ChildSpec
 from stack.log import Log
 from stack.supervisor import Supervisor, run_until_signalled, sole_owner
+from tests.waiting import PATIENCE_SECONDS
 
+STOP_SECONDS = 3600.0  # which a child of the process has: a test that waited for their end would fail
 QUICK = Backoff(first_seconds=0.01, most_seconds=0.04)
 
 # Blocks SIGTERM before it says that it serves: sigwait would else race with the signal's arrival.
@@ -42,7 +44,7 @@ class Lines(Log):
 
     async def first(self, containing: str) -> str:
         """The first line that contains the text, waited for."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while True:
                 for line in self.lines:
                     if containing in line:
@@ -101,7 +103,7 @@ def main() -> None:
     run_dir, source = Path(sys.argv[1]), sys.argv[2]
     log = Log()
     with sole_owner(run_dir):
-        specs = [program("first", source), program("last", OBEDIENT)]
+        specs = [program("first", source, stop_seconds=STOP_SECONDS), program("last", OBEDIENT)]
         supervisor = Supervisor(specs, run_dir, log, foundations=frozenset({"last"}))
         asyncio.run(run_until_signalled(supervisor, log, nothing()))
 

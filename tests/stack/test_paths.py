@@ -42,7 +42,7 @@ def test_redis_the_store_and_a_worker_work_in_a_folder_of_any_name(short: Path, 
     async def work() -> None:
         child = Child(redis_spec(settings), settings.run_dir, Lines())
         child.start()
-        assert await happens(child.ready, within_seconds=20)
+        assert await happens(child.ready, within_seconds=300)
         with Redis.from_url(settings.redis_address) as redis:
             inbox = Inbox(redis, settings, owned("cpu-0"), [DEMO])
             inbox.open()

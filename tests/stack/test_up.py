@@ -19,10 +19,9 @@ import pytest
 from jobs.settings import Settings
 from stack.embedded import with_free_port
 from tests.stack.programs import alive, written_pid
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_SECONDS, eventually
 
 ROOT = Path(__file__).parents[2]
-START_SECONDS = 120.0  # a cold import of torch on a busy machine
 
 pytestmark = [pytest.mark.slow, pytest.mark.redis, pytest.mark.process]
 
@@ -41,12 +40,12 @@ class Stack:
         self.said.extend(stream)
 
     def wait_line(self, text: str) -> None:
-        eventually(lambda: any(text in line for line in list(self.said)), f"a line with {text!r}", START_SECONDS)
+        eventually(lambda: any(text in line for line in list(self.said)), f"a line with {text!r}")
 
     def status(self, path: str) -> int:
         """HTTP status of a GET; 0 when nobody answers."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as response:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=60) as response:
                 return int(response.status)
         except urllib.error.HTTPError as error:
             with error:
@@ -56,7 +55,7 @@ class Stack:
 
     def get(self, path: str) -> Any:
         """The answer of a GET."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as response:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=60) as response:
             return json.load(response)
 
     def pid(self, name: str) -> int | None:
@@ -65,7 +64,7 @@ class Stack:
 
     def end(self) -> None:
         """Wait for the end of the process and of what it wrote."""
-        self.process.wait(timeout=60)
+        self.process.wait(timeout=PATIENCE_SECONDS)
         for reader in self._readers:
             reader.join()
 
@@ -130,7 +129,7 @@ def test_settings_that_cannot_work_end_the_stack_with_the_line(
         env={name: value for name, value in os.environ.items() if not name.startswith("ADM_")} | given,
         capture_output=True,
         text=True,
-        timeout=START_SECONDS,
+        timeout=PATIENCE_SECONDS,
     )
     last = ended.stderr.splitlines()[-1]
     assert (ended.returncode in (1, 2), last.startswith("adm: "), told in last) == (True, True, True), ended.stderr
@@ -146,8 +145,8 @@ def test_killed_service_is_back_on_its_port_under_a_new_pid(tmp_path: Path) -> N
         before = stack.pid("service")
         assert before is not None
         os.kill(before, signal.SIGKILL)
-        eventually(lambda: stack.pid("service") not in (None, before), "a new service runs", START_SECONDS)
-        eventually(lambda: stack.status("/readyz") == 200, "it is ready", START_SECONDS)
+        eventually(lambda: stack.pid("service") not in (None, before), "a new service runs")
+        eventually(lambda: stack.status("/readyz") == 200, "it is ready")
 
 
 def test_service_recovers_by_itself_when_redis_was_killed(tmp_path: Path) -> None:
@@ -155,8 +154,8 @@ def test_service_recovers_by_itself_when_redis_was_killed(tmp_path: Path) -> Non
         service, redis = stack.pid("service"), stack.pid("redis")
         assert redis is not None
         os.kill(redis, signal.SIGKILL)
-        eventually(lambda: stack.pid("redis") not in (None, redis), "a new Redis runs", START_SECONDS)
-        eventually(lambda: stack.status("/readyz") == 200, "it is ready", START_SECONDS)
+        eventually(lambda: stack.pid("redis") not in (None, redis), "a new Redis runs")
+        eventually(lambda: stack.status("/readyz") == 200, "it is ready")
         assert stack.pid("service") == service
 
 

@@ -16,7 +16,7 @@ from jobs.storage.images import ImageStore
 from tests.conftest import RedisServer, running_redis
 from tests.jobs.samples import DEMO, DEMO_UNCOND, png, replay
 from tests.worker.names import owned
-from tests.worker.programs import Client, Start, WorkerProcess
+from tests.worker.programs import LEASE_SECONDS, Client, Start, WorkerProcess
 from tests.worker.tiny_stack import write_tiny_stack
 from worker.claim import Claim, Submit
 from worker.inbox import Inbox
@@ -88,7 +88,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def worker_settings(redis_server: RedisServer, tmp_path: Path, weights: Path) -> Settings:
     return Settings(
-        data=tmp_path, redis_url=redis_server.address, weights=weights, lease_seconds=6, heartbeat_seconds=1
+        data=tmp_path, redis_url=redis_server.address, weights=weights, lease_seconds=LEASE_SECONDS, heartbeat_seconds=1
     )
 
 

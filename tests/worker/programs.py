@@ -23,6 +23,8 @@ from tests.warm import WORKER, StartProgram, WarmProgram
 from worker.loop import Worker
 from worker.stopping import Stopping
 
+LEASE_SECONDS = 60  # longer than a busy machine stalls a worker; tests of leases that end set their own
+
 
 class WorkerProcess:
     """`adm worker`, or a module that stands for it, with its log in a file."""
@@ -46,7 +48,7 @@ class WorkerProcess:
             "ADM_WEIGHTS": str(settings.weights),
             "ADM_WORKER_NAME": name,
             "ADM_MAX_ROWS": "8",
-            "ADM_LEASE_SECONDS": "6",
+            "ADM_LEASE_SECONDS": str(LEASE_SECONDS),
             "ADM_HEARTBEAT_SECONDS": "1",
             "ADM_DEVICE": "cpu",
         }

@@ -21,7 +21,7 @@ FAULTS: list[StoreFault] = ["slow", "503", "reset", "silent", "stalls"]
 
 @pytest.fixture
 def worker_settings(worker_settings: Settings, bucket: str) -> Settings:
-    return worker_settings.model_copy(update={"store": bucket, "store_timeout_seconds": 2.0})
+    return worker_settings.model_copy(update={"store": bucket})
 
 
 @pytest.fixture

@@ -59,10 +59,10 @@ def test_idle_worker_is_woken_by_a_submission(bench: Bench, inbox: Inbox) -> Non
     timer = Timer(0.05, bench.submit)
     timer.start()
     began = time.monotonic()
-    commands = inbox.poll(room=1, wait_seconds=5)
+    commands = inbox.poll(room=1, wait_seconds=300)
     timer.join()
     assert [type(each) for each in commands] == [Submit]
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 150, "not at the end of its wait"
 
 
 def test_cancelled_while_queued_is_never_claimed(bench: Bench, inbox: Inbox) -> None:

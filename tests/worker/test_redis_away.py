@@ -92,7 +92,7 @@ def test_claim_is_not_held_on_to_when_its_image_could_not_be_told_for_as_long_as
 def test_worker_whose_redis_is_full_goes_on_and_writes_its_results_later(
     start: Start, client: Client, redis: Redis, redis_server: RedisServer
 ) -> None:
-    worker = start(ADM_LEASE_SECONDS="60")
+    worker = start()
     worker.wait_ready()
     job_ids = [client.submit(steps=steps) for steps in (100, 150)]
     client.wait_started(job_ids[1])

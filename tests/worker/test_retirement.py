@@ -14,6 +14,7 @@ from jobs.settings import Settings
 from tests.jobs.samples import worker_info
 from tests.service.conftest import running_service
 from tests.worker.conftest import Bench, OpenInbox
+from tests.worker.programs import eventually
 from worker.inbox import Inbox
 
 HOUR = 3600.0
@@ -116,14 +117,15 @@ def test_names_of_killed_workers_are_forgotten_and_those_of_living_ones_are_not(
 @pytest.mark.process
 @pytest.mark.slow
 def test_service_is_not_degraded_for_ever_by_a_pipeline_that_is_gone(
-    bench: Bench, inbox: Inbox, settings: Settings
+    bench: Bench, inbox: Inbox, settings: Settings, redis: Redis
 ) -> None:
     inbox.heartbeat(worker_info(pipelines=("demo",)), "")
     with (
-        running_service(settings, ADM_PIPELINE_RETENTION_SECONDS="1", ADM_SWEEP_SECONDS="0.1") as (address, _, lines),
-        httpx2.Client(base_url=address, timeout=20) as client,
+        running_service(settings, ADM_SWEEP_SECONDS="0.1") as (address, _, lines),
+        httpx2.Client(base_url=address, timeout=60) as client,
     ):
         assert client.get("/healthz").json()["status"] == "degraded"
+        eventually(lambda: redis.zadd(keys.UNHELD, {"demo-uncond": 1}, xx=True, ch=True) == 1, "it is noted, long ago")
         while not any('"event": "retired"' in line for line in lines):
             time.sleep(0.05)
         health = client.get("/healthz").json()

@@ -121,23 +121,23 @@ def test_job_whose_steps_take_longer_than_a_lease_completes_at_its_first_attempt
     bench: Bench, open_inbox: OpenInbox, redis: Redis, settings: Settings, tmp_path: Path, weights: Path
 ) -> None:
     settings = settings.model_copy(
-        update={"weights": weights, "max_rows": 2, "pipelines": ("demo",), "lease_seconds": 1, "heartbeat_seconds": 0.5}
+        update={"weights": weights, "max_rows": 2, "pipelines": ("demo",), "lease_seconds": 5, "heartbeat_seconds": 0.5}
     )
     loaded = load(settings, torch.device("cpu"), "cpu-0")
 
     def take_long(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        until = time.monotonic() + 1.5
+        until = time.monotonic() + settings.lease_seconds + 1
         while time.monotonic() < until:
             bench.queue.ledger.recover_expired_leases()  # as the service's upkeep does
             time.sleep(0.1)
 
     loaded.engine.stages["demo/base"].network.register_forward_pre_hook(take_long)
-    inbox, stopping = open_inbox(lease_seconds=1), Stopping()
+    inbox, stopping = open_inbox(lease_seconds=settings.lease_seconds), Stopping()
     worker = Worker(loaded, inbox, bench.images, FileStore(redis, settings, bench.images.objects), settings)
     thread = Thread(target=worker.run, args=[stopping])
     thread.start()
     try:
-        job_id = bench.submit(steps=2, upsample=False, guidance_scale=0)
+        job_id = bench.submit(steps=1, upsample=False, guidance_scale=0)
         eventually(lambda: bench.queue.get(job_id).status.is_final, "the job ends")
     finally:
         stopping.set()

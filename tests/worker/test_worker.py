@@ -69,9 +69,9 @@ def test_killed_worker_loses_nothing_and_its_jobs_end_once_with_the_same_bytes(s
 
 
 def test_another_worker_takes_over_when_the_lease_of_a_dead_one_ends(start: Start, client: Client) -> None:
-    first = start("test-0")
+    first = start("test-0", ADM_LEASE_SECONDS="3")
     first.wait_ready()
-    job_id = client.submit(steps=300)
+    job_id = client.submit(steps=1000)
     client.wait_started(job_id)
     first.kill(signal.SIGKILL)
     second = start("test-1")
