@@ -1,6 +1,6 @@
 # The one entry: people and CI run these targets and nothing else.
-#   make up       the whole stack here: Redis, service, worker; Ctrl-C stops it
-#   make demo     one job per class on a stack of its own; leaves demo/contact-sheet.png, demo/report.json
+#   make up       Redis, service and worker on this machine; Ctrl-C stops them
+#   make demo     one job per class, with programs of its own; writes demo/contact-sheet.png, demo/report.json
 #   make test     everything: format, lint, types, import layers, tests
 #   make test-fast    the tests that need neither a process of ours nor a browser nor more than a second each
 #   make test-redis, test-process, test-browser    by cost: the tests with Redis alone, those with processes of ours, those with a browser
