@@ -265,7 +265,7 @@ export class Form {
   #lock(locked) {
     this.#locked = locked;
     byId("lock").setAttribute("aria-pressed", String(locked));
-    setText(byId("seed-hint"), locked ? "Kept: same request, same picture." : "Drawn anew after each Generate.");
+    setText(byId("seed-hint"), locked ? "Kept: same request, same picture." : "A new one is drawn after each Generate.");
   }
 
   #keep() {

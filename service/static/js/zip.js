@@ -14,7 +14,7 @@ export async function saveZip(chosen) {
   if (key() === null) return save(path); // the browser writes it to the disk as it comes
   const url = URL.createObjectURL(await fetched(path));
   save(url);
-  setTimeout(() => URL.revokeObjectURL(url), 60_000); // not before the browser has begun to read it
+  setTimeout(() => URL.revokeObjectURL(url), 60_000); // not before the browser has started to read it
   return undefined;
 }
 
