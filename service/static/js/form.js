@@ -246,7 +246,7 @@ export class Form {
     field.disabled = withoutClass;
     byId("guidance_scale-slider").disabled = withoutClass;
     setText(byId("guidance-hint"), withoutClass ? "Off without a class: there is nothing to pull towards."
-      : "How hard the classifier pulls each step towards the class. 0 is off; higher is clearer, with less variety.");
+      : "The strength of the classifier's pull towards the class at each step. 0 is off; higher is clearer, with less variety.");
   }
 
   #choose(name, value) {

@@ -27,7 +27,7 @@ async function fetched(path) {
   const stop = new AbortController();
   const response = await fetch(path, { headers: credentials(), signal: stop.signal }).catch(() => null);
   if (response?.status === 401) refused();
-  if (!response?.ok) throw problem("The service did not give the images; some may have been removed");
+  if (!response?.ok) throw problem("The service did not send the images; some may have been removed");
   const pieces = [];
   let bytes = 0;
   try {

@@ -156,7 +156,9 @@ def test_silent_worker_is_said_instead_of_a_time_left(page: Page, painter: Paint
     expect(hint).to_contain_text("left")
     page.clock.fast_forward(20_000)
     expect(hint).to_have_text(
-        re.compile(r"The worker has been silent for 2\d s. If it is gone, the job is taken over when its lease ends.")
+        re.compile(
+            r"The worker has been silent for 2\d s. If it has ended, another worker takes the job when the lease ends."
+        )
     )
     time.sleep(0.6)
     painter.step(claim, "base", 3, 9, grey=9)
