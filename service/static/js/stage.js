@@ -288,7 +288,7 @@ function progressHint(entry) {
   if (entry.job.status === "queued") return queueHint(entry.job.queue);
   const { secondsLeft, silentSeconds } = entry;
   if (silentSeconds > 0) {
-    return `The worker has been silent for ${duration(silentSeconds)}. If it has ended, another worker takes the job when the lease ends.`;
+    return `The worker has been silent for ${duration(silentSeconds)}. If it has ended, another worker takes over when the lease ends.`;
   }
   const left = secondsLeft === null ? "" : capital(`${about(secondsLeft)} left`);
   return entry.job.attempt > 1 ? `Attempt ${entry.job.attempt}. ${left}` : left;
