@@ -1,13 +1,13 @@
 # The one entry: people and CI run these targets and nothing else.
-#   make up       the whole stack here: Redis, service, worker; Ctrl-C stops it
-#   make demo     one job per class on a stack of its own; leaves demo/contact-sheet.png, demo/report.json
+#   make up       Redis, service and worker on this machine; Ctrl-C stops them
+#   make demo     one job per class, with programs of its own; writes demo/contact-sheet.png, demo/report.json
 #   make test     everything: format, lint, types, import layers, tests
 #   make test-fast    the tests that need neither a process of ours nor a browser nor more than a second each
 #   make test-redis, test-process, test-browser    by cost: the tests with Redis alone, those with processes of ours, those with a browser
 #   make coverage    all tests again, and which lines they ran: a table, and pages under build/coverage
 #   make check    the same as make test, without the tests
-#   make chaos    hurt everything for minutes, and lose nothing; CHAOS_SEED, CHAOS_JOBS, CHAOS_SECONDS, CHAOS_KILLS, CHAOS_STOPS
-#   make bench    ratios against the official way, a job at a time and the bare engine; into bench/results
+#   make chaos    inject faults for minutes under load, and check that nothing is lost; CHAOS_SEED, CHAOS_JOBS, CHAOS_SECONDS, CHAOS_KILLS, CHAOS_STOPS
+#   make bench    ratios to the official code, to one job at a time and to the bare engine; into bench/results
 #   make bench-http    rates, latencies and memory of the service, without keys and with keys and quotas; into bench/results
 #   make test-gpu, make bench-gpu    tests and times of this machine's GPU, with GPU_PYTHON and the torch it has
 #   make gpu-day  both, and the neighbours' comparison, in ten minutes; OUT=folder of the results
@@ -15,12 +15,12 @@
 #   make test-clients    clients that openapi-python-client and openapi-typescript generate compile and post a job; needs npm
 #   make check-page    the page's JavaScript: Biome's rules, and types by tsc; needs npm
 #   make test-keda    the autoscaling of deploy/kubernetes against KEDA's published schema; needs npm
-#   make test-upgrade    this version beside the code of FORMER=commit, on one Redis, both ways; needs the history of git
+#   make test-upgrade    upgrade from and rollback to the code of FORMER=commit, on one Redis; needs the history of git
 #   make golden   the reference cases under GOLDEN=tests/golden
 #   make paper    the paper's claims in small, PART=guidance for one of them; into bench/results/paper and docs/paper
 #   make judge    measure the demo stack and write weights/demo/judge.json
 #   make audit    known vulnerabilities of the packages in requirements.lock, by pip-audit; asks pypi.org
-#   make lock     resolve the dependencies anew into requirements.lock
+#   make lock     resolve the dependencies again into requirements.lock
 #   make clean    remove the environment and the caches; data/, demo/ and runs/ stay
 
 PYTHON ?= python3
@@ -46,8 +46,8 @@ up: install
 demo: install
 	$(BIN)/adm demo
 
-# Two at a time, each file on one of them: many tests wait for processes of theirs. In the order of their folders: those
-# of the fewest tests come last otherwise, and chaos, whose files have one of minutes each, would run on alone.
+# Two processes, each file on one of them, because many tests wait for processes of their own. Files run in the order of
+# their folders; otherwise files with few tests come last, and chaos, with one test of minutes per file, would run alone.
 test: check browser kubectl npm $(PROMETHEUS) $(SEAWEEDFS) $(KERNELS)
 	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 	$(MAKE) check-page test-clients test-keda
@@ -86,18 +86,18 @@ bench: install
 	$(BIN)/python -m bench.simulate
 	$(BIN)/python -m bench.summary
 
-# The figures depend on what else the machine does, so on an idle one.
+# The figures depend on other programs, so run it on an idle machine.
 bench-http: install
 	$(BIN)/python -m bench.http
 	$(BIN)/python -m bench.http --keys
 	$(BIN)/python -m bench.soak
 
-# With the Python that has the GPU's torch, which the lock does not decide; other versions of libraries warn of other things,
-# and pytest's plugins, whose settings a strict configuration would not know, need not be there.
+# By a Python with the GPU's torch, which is not in the lock. Other versions of libraries have other warnings, and pytest's
+# plugins may be missing, so the strict configuration is off.
 test-gpu:
 	TEST_DEVICE=cuda $(GPU_PYTHON) -m pytest -W default -o addopts="--import-mode=importlib --strict-markers" --confcutdir=tests/device tests/device
 
-# All of it, and the neighbours' comparison, in ten minutes; OUT is the folder that it leaves its results in.
+# All GPU checks, and the neighbours' comparison, in ten minutes; OUT is the folder of the results.
 gpu-day:
 	$(GPU_PYTHON) -m bench.gpu_day $${OUT:-runs/gpu-day}
 
@@ -154,7 +154,7 @@ test-upgrade: install
 golden: install
 	$(BIN)/python -m tests.golden_runner $(GOLDEN)
 
-# Threads that wait sleep: on a busy machine small products of several threads take ten times as long otherwise.
+# Waiting threads sleep: with spinning threads, small products of several threads take ten times as long on a busy machine.
 paper: install
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m bench.paper $(PART)
 
@@ -164,7 +164,7 @@ judge: install
 install: $(STAMP)
 
 # The stamp is written last, so that an interrupted install is done again; a changed lock makes it stale. A failed
-# `python3 -m venv` leaves an environment without pip (Debian), which is made anew.
+# `python3 -m venv` leaves an environment without pip (Debian), which is replaced.
 $(STAMP): requirements.lock pyproject.toml client/pyproject.toml models/networks/_channel_norm.c
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11" if sys.version_info < (3, 11) else 0)'
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv || { rm -rf .venv; \
@@ -178,7 +178,7 @@ $(KERNELS): $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --no-build-isolation --editable ".[kernels]"
 	touch $@
 
-# The page's tests drive the system's Chromium. Only root can install it here; anyone else is told how.
+# The page's tests drive the system's Chromium. Only root can install it here; for others the command is printed.
 browser:
 	@if command -v chromium >/dev/null 2>&1; then :; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \

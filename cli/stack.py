@@ -21,7 +21,7 @@ def up() -> None:
 def demo(
     out: Annotated[Path, typer.Option(help="folder of the images, the contact sheet and the report")] = Path("demo"),
 ) -> None:
-    """Make one image of each class on a stack of its own; status 0 only if every image arrived."""
+    """Make one image of each class with programs of its own; status 0 only if every image arrived."""
     from jobs.settings import Settings
     from stack.demo import run_demo
     from stack.supervisor import StackError

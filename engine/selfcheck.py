@@ -64,7 +64,7 @@ def check_network(network: UNet, process: Process, seed: int = 0) -> list[str]:
         findings.append(f"at pure noise its eps agrees with the noise by {agreement:.3f}; 0.999 is usual")
     given, given_pure = _error(_eps(network, probe, process), probe), _error(eps, pure)
     groups = [{name: error / given for name, error in _other_readings(network, probe, pure, process)}]
-    if process.mean_type is MeanType.EPSILON:  # a network that predicts x0 has almost no information about pure noise
+    if process.mean_type is MeanType.EPSILON:  # pure noise hardly tests a network that predicts x0
         groups.append({name: error / given_pure for name, error in _other_timesteps(network, pure, process)})
     # the first group that explains it, because a network that predicts x0 also finds other amounts at other timesteps
     for ratios in groups:

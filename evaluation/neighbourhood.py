@@ -108,9 +108,9 @@ def _seen_from_samples(
         squares.append(near.values[:, 0])
     estimates = {}
     for name, parts in (("precision", inside), ("authenticity", authentic)):
-        held = torch.cat(parts).double()
-        shares = held.mean(dim=0)
-        estimates[name] = Estimates(float(shares[0]), _means_without(held[:, 0], ours), shares[1:])
+        values = torch.cat(parts).double()
+        shares = values.mean(dim=0)
+        estimates[name] = Estimates(float(shares[0]), _means_without(values[:, 0], ours), shares[1:])
     return estimates, Nearest(torch.cat(indices), torch.cat(squares).clamp(min=0).sqrt(), first[0].sqrt())
 
 
@@ -127,16 +127,16 @@ def _seen_from_reference(
         of_blocks.append(torch.stack([within[:, block].sum(dim=1) for block in ours], dim=1))
     covered = torch.cat(inside).double()
     shares = covered.mean(dim=0)
-    held = torch.cat(counts, dim=1).double()
-    held_without = held[0][:, None] - torch.cat(of_blocks)
+    counted = torch.cat(counts, dim=1).double()
+    counted_without = counted[0][:, None] - torch.cat(of_blocks)
     kept = torch.tensor([len(points) - len(block) for block in ours])
     centres_kept = torch.tensor([len(centres), *(len(centres) - len(block) for block in theirs)])
-    density = held.sum(dim=1) / (DENSITY_NEIGHBOUR * len(points))
-    coverage = (held > 0).sum(dim=1).double() / centres_kept
+    density = counted.sum(dim=1) / (DENSITY_NEIGHBOUR * len(points))
+    coverage = (counted > 0).sum(dim=1).double() / centres_kept
     return {
         "recall": Estimates(float(shares[0]), shares[1:], _means_without(covered[:, 0], theirs)),
-        "density": Estimates(float(density[0]), held_without.sum(dim=0) / (DENSITY_NEIGHBOUR * kept), density[1:]),
-        "coverage": Estimates(float(coverage[0]), (held_without > 0).double().mean(dim=0), coverage[1:]),
+        "density": Estimates(float(density[0]), counted_without.sum(dim=0) / (DENSITY_NEIGHBOUR * kept), density[1:]),
+        "coverage": Estimates(float(coverage[0]), (counted_without > 0).double().mean(dim=0), coverage[1:]),
     }
 
 

@@ -39,15 +39,15 @@ def precision_recall(
     theirs, ours = centred_pair(reference, sample, least, "precision and recall")
     reference_radii = squared_radii(theirs, neighbours, block)
     sample_radii = squared_radii(ours, neighbours, block)
-    held, covered = (
+    inside, covered = (
         torch.zeros(len(neighbours), dtype=torch.int64),
         torch.zeros(len(neighbours), len(theirs), dtype=torch.bool),
     )
     blocks = zip(blocks_of_distances(ours, theirs, block), sample_radii.split(block), strict=True)
     for distances, radii in blocks:  # each distance is computed once for both, because it takes longer than its uses
-        held += torch.stack([(distances <= radius).any(dim=1).sum() for radius in reference_radii.T])
+        inside += torch.stack([(distances <= radius).any(dim=1).sum() for radius in reference_radii.T])
         covered |= torch.stack([(distances <= radius[:, None]).any(dim=0) for radius in radii.T])
-    return PrecisionRecall(held.double() / len(ours), covered.double().mean(dim=1), reference_radii, sample_radii)
+    return PrecisionRecall(inside.double() / len(ours), covered.double().mean(dim=1), reference_radii, sample_radii)
 
 
 def squared_radii(points: Points, neighbours: Sequence[int], block: int = BLOCK) -> Tensor:

@@ -39,7 +39,7 @@ COMMON = {
     "400": "the request is not HTTP, not JSON, or its key is malformed",
     "401": "no key, or a wrong one",
     "403": "the key's role does not allow the call, or a page of another site made it",
-    "408": "the body came too slowly",
+    "408": "the body arrived too slowly",
     "413": "the body is too large",
     "415": "the body is of another type, or compressed",
     "421": "the Host is not one of the service's (`ADM_HOSTS`)",

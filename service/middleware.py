@@ -176,7 +176,7 @@ class Requests:
             except Exception:
                 log.exception("failed")
                 if status:
-                    raise  # the answer has begun, so the server must close the connection
+                    raise  # the answer has started, so the server must close the connection
                 answer = problem(Request(scope), 500, "the service failed; its log has the error, by the request's id")
                 await answer(scope, receive, send_with_headers)
             finally:

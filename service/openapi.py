@@ -25,19 +25,19 @@ KEY = {
 }
 TO_BODIES = (408, 413, 415)
 HEADERS = {
-    "X-Request-ID": "the request's, or made for it; log lines carry it",
+    "X-Request-ID": "the request's own id, or a generated one; log lines have it",
     "Retry-After": "seconds",
-    "RateLimit": "the quota that is used up, what is left of it, and in how many seconds the call may be made",
+    "RateLimit": "the exceeded quota, its rest, and the seconds until the call may be repeated",
     "RateLimit-Policy": "that quota, and its window in seconds",
-    "Location": "path of what was made",
-    "ETag": "names the bytes",
+    "Location": "path of the created object",
+    "ETag": "identifies the content",
     "Vary": "the request's headers on which the answer depends",
-    "Cache-Control": "for how long the answer may be kept",
-    "Idempotency-Replayed": "`true`: the job was there already, under the same key",
+    "Cache-Control": "how long the answer may be cached",
+    "Idempotency-Replayed": "`true`: an earlier call with the same key made the job",
     "Preference-Applied": "`wait=N`: the answer was delayed until the job ended",
-    "X-ADM-Ignored-Fields": "fields of OpenAI's that were given and mean nothing here",
+    "X-ADM-Ignored-Fields": "given OpenAI fields that have no effect here",
     "Content-Disposition": "a name for the file",
-    "WWW-Authenticate": "how to give a key, and what is wrong with the one given (RFC 6750)",
+    "WWW-Authenticate": "the form of a key, and the error of the given one (RFC 6750)",
     "Accept-Encoding": "`identity`: a body must not be compressed",
 }
 

@@ -97,7 +97,7 @@ async def follow(is_gone: IsGone, service: Service, asked: Asked, last_id: str) 
                     ping_at = time.monotonic() + PING_SECONDS
                 await listener.wait(RECHECK_SECONDS)
     except RedisError as error:
-        # the stream has begun, so no error status can be sent; the client reconnects with its last id
+        # the stream has started, so no error status can be sent; the client reconnects with its last id
         log.warning("redis_unavailable", error=type(error).__name__)
 
 

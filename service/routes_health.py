@@ -22,7 +22,7 @@ async def livez() -> Ok:
     return Ok()
 
 
-@router.get("/readyz", response_model=Ok, summary="It can serve", responses=documented(422, 503))
+@router.get("/readyz", response_model=Ok, summary="The service can serve calls", responses=documented(422, 503))
 async def readyz(
     request: Request,
     service: ServiceDep,
@@ -32,7 +32,7 @@ async def readyz(
     return Ok() if lacks is None else unavailable(request, lacks)
 
 
-@router.get("/healthz", summary="Detail", responses=documented(503))
+@router.get("/healthz", summary="Pipelines, workers and queued jobs", responses=documented(503))
 async def healthz(service: ServiceDep) -> Health:
     return await service.probes.health()
 

@@ -46,7 +46,7 @@ ImageIndex = Annotated[int, BeforeValidator(plain_digits), Path(ge=0)]
 SIZE = Query(
     ge=16,
     le=1024,
-    description="pixels of the longest side at most: a thumbnail; an image that is smaller keeps its size",
+    description="largest side of a thumbnail, in pixels; a smaller image keeps its size",
 )
 
 

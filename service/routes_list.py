@@ -27,7 +27,7 @@ STATUS = unless_empty(None, {"enum": list(JobStatus)})
 LIMIT = unless_empty(PAGE_LIMIT, {"type": "integer", "minimum": 1, "maximum": 100})
 AFTER = unless_empty(None, {"type": "string", "pattern": f"^{keys.INDEX_MEMBER.pattern}$"})
 Pair = Annotated[str, StringConstraints(pattern="^[^=]+=", max_length=64 + 1 + 512)]
-METADATA = Query(max_length=16, description="`key=value` of the job's metadata; given several times: all of them")
+METADATA = Query(max_length=16, description="`key=value` of the job's metadata; may be repeated, and all must match")
 MINE = Query(description="`true`: only the caller's own jobs; operators see all jobs otherwise")
 
 

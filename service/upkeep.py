@@ -14,7 +14,7 @@ from jobs.queue.sweep import Cleaner
 log = structlog.get_logger("service.upkeep")
 
 TICK_SECONDS = 1.0  # a job expires up to this late; a check costs two commands
-STORE_SWEEP_SECONDS = 3600  # for all services together, because it lists the whole store for rare objects
+STORE_SECONDS = 3600  # for all services together, because it lists the whole store for rare objects
 
 
 class Upkeep:
@@ -24,10 +24,10 @@ class Upkeep:
         self._cleaner, self._retirement, self._sweep_seconds = cleaner, retirement, sweep_seconds
 
     async def run(self) -> None:
-        """Run until cancelled; jobs expire in time even if a slow store delays the sweep."""
+        """Run until cancelled; jobs expire in time even if a slow store delays the removal of others."""
         await asyncio.gather(
             repeat([self.tick], min(TICK_SECONDS, self._sweep_seconds)),
-            repeat([self.retire, self.sweep, self.sweep_store], self._sweep_seconds),
+            repeat([self.retire, self.remove_ended, self.clean_store], self._sweep_seconds),
         )
 
     def tick(self) -> None:
@@ -40,14 +40,14 @@ class Upkeep:
         if pipelines or workers:
             log.info("retired", pipelines=pipelines, workers=workers)
 
-    def sweep(self) -> None:
+    def remove_ended(self) -> None:
         removed = self._cleaner.remove_ended()
         self._cleaner.trim_registries()
         if removed:
             log.info("swept", jobs=removed)
 
-    def sweep_store(self) -> None:
-        if self._cleaner.first_within(STORE_SWEEP_SECONDS):
+    def clean_store(self) -> None:
+        if self._cleaner.first_within(STORE_SECONDS):
             images, files = self._cleaner.remove_unpublished_images(), self._cleaner.remove_stray_files()
             if images or files:
                 log.info("store_swept", unpublished_images=images, expired_files=files)

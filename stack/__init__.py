@@ -1,1 +1,1 @@
-"""The embedded stack: Redis, service and worker as children of one supervisor, and the demo that runs on it."""
+"""The local programs: Redis, service and worker as children of one supervisor, and the demo that runs on them."""

@@ -1,4 +1,4 @@
-"""`adm demo`: runs the stack on a free port and in its own folder, makes one image per class, and writes a report."""
+"""`adm demo`: runs the programs on a free port and in their own folder, makes one image per class, writes a report."""
 
 import asyncio
 import contextlib
@@ -57,7 +57,7 @@ def run_demo(settings: Settings, out: Path) -> bool:
     """Make the images and write them to `out`, with a contact sheet, a report and the metrics.
 
     Returns: whether every image arrived.
-    Raises: StackError when the stack does not start, with the last lines it printed.
+    Raises: StackError when the programs do not start, with the last lines that they printed.
     """
     out.mkdir(parents=True, exist_ok=True)
     for old in (*out.glob("*.png"), out / "report.json", out / "metrics.txt"):
@@ -77,8 +77,8 @@ def run_demo(settings: Settings, out: Path) -> bool:
 
 
 async def stack_and_jobs(settings: Settings, log_path: Path, console: Console) -> tuple[list[Outcome], str]:
-    """Run the stack until the jobs have ended; its log goes to a file, because the screen shows progress bars."""
-    # SIGTERM acts like Ctrl-C, which asyncio turns into a cancellation, so that the stack stops in order.
+    """Run the programs until the jobs have ended; their log goes to a file, because the screen shows progress bars."""
+    # SIGTERM acts like Ctrl-C, which asyncio turns into a cancellation, so that the programs stop in order.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, signal.raise_signal, signal.SIGINT)
     with tempfile.TemporaryDirectory(prefix="adm-demo-") as data, log_path.open("w") as lines:
         own = settings.model_copy(
@@ -94,9 +94,9 @@ async def stack_and_jobs(settings: Settings, log_path: Path, console: Console) -
 async def running_stack(
     settings: Settings, log_path: Path, log: Log, console: Console
 ) -> AsyncIterator[httpx2.AsyncClient]:
-    """A client of a ready stack, which is stopped in order when the block ends.
+    """A client of ready programs, which are stopped in order when the block ends.
 
-    Raises: StackError if the worker dies before it is ready, or the stack is not ready in time.
+    Raises: StackError if the worker dies before it is ready, or the programs are not ready in time.
     """
     supervisor = embedded_supervisor(settings, log)
     starting = asyncio.create_task(supervisor.start())
@@ -108,7 +108,7 @@ async def running_stack(
                     await supervisor.children["service"].ready.wait()
                     await supervisor.children["worker"].settled.wait()
             except TimeoutError as error:
-                raise StackError(f"the stack was not ready within {limit:g} s; see {log_path}") from error
+                raise StackError(f"service and worker were not ready within {limit:g} s; see {log_path}") from error
         if not supervisor.children["worker"].ready.is_set():
             raise StackError(f"the worker did not start: {last_words('worker', log_path)} (all of it: {log_path})")
         async with httpx2.AsyncClient(base_url=page_address(settings), trust_env=False, timeout=60.0) as client:

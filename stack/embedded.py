@@ -1,4 +1,4 @@
-"""The children of the embedded stack, made from the settings, and `adm up`, which runs them."""
+"""The children of the local supervisor, made from the settings, and `adm up`, which runs them."""
 
 import asyncio
 import errno
@@ -67,7 +67,7 @@ def page_address(settings: Settings) -> str:
 def worker_name(settings: Settings) -> str:
     """The worker's stable name: the one set, or one of its device.
 
-    The stack names the pid file after it, so the name is chosen here, without torch, and passed to the worker.
+    The supervisor names the pid file after it, so the name is chosen here, without torch, and passed to the worker.
     """
     kind, _, index = settings.device.partition(":")
     if kind == "auto":
@@ -209,7 +209,7 @@ def in_thread(probe: Callable[[float], bool]) -> Callable[[float], Awaitable[boo
 
 
 def embedded_supervisor(settings: Settings, log: Log) -> Supervisor:
-    """The supervisor of the embedded stack. The port must be free, and this process must own the folder."""
+    """The supervisor of the local programs. The port must be free, and this process must own the folder."""
     return Supervisor(child_specs(settings), settings.run_dir, log, foundations=frozenset({"redis"}))
 
 
@@ -221,11 +221,11 @@ async def announce(supervisor: Supervisor, settings: Settings, log: Log) -> None
     log.announce(f"ADM Serve is at {page_address(settings)}/ {worker_note(worker)}")
 
 
-def unheld_default(settings: Settings) -> str:
-    """A warning that the stack's worker does not load the default pipeline; "" if it does."""
+def unserved_default(settings: Settings) -> str:
+    """A warning that the local worker does not load the default pipeline; "" if it does."""
     return (
-        f"ADM_DEFAULT_MODEL: {settings.default_model!r} is the pipeline of requests that name none, and no worker of "
-        f"this stack loads it (ADM_PIPELINES: {', '.join(settings.pipelines)})"
+        f"ADM_DEFAULT_MODEL: {settings.default_model!r} is the pipeline of requests that name none, and the local "
+        f"worker does not load it (ADM_PIPELINES: {', '.join(settings.pipelines)})"
     )
 
 
@@ -235,16 +235,16 @@ def worker_note(worker: Child) -> str:
 
 
 def up(settings: Settings) -> None:
-    """Run the embedded stack until a signal stops it; return when no process is left.
+    """Run the local programs until a signal stops them; return when no process is left.
 
-    Raises: SettingsError; StackError before anything is started, if another stack owns the folder, the port is in use
-    or there is no Redis server, and after all is stopped, if a program cannot work with the settings.
+    Raises: SettingsError; StackError before anything is started, if another supervisor owns the folder, the port is in
+    use or there is no Redis server, and after all is stopped, if a program cannot work with the settings.
     """
     keep_private()
     open_data_folder(settings)
     log = Log()
     if settings.default_model not in settings.pipelines:
-        log.line("stack", unheld_default(settings))
+        log.line("stack", unserved_default(settings))
     with sole_owner(settings.run_dir):
         bound = with_free_port(settings)
         supervisor = embedded_supervisor(bound, log)

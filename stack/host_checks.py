@@ -18,7 +18,7 @@ from jobs.storage.store import ObjectStore
 from stack.embedded import PROBE_TIMEOUT_SECONDS, local_host, with_free_port
 from stack.supervisor import StackError
 
-SCRATCH_FOLDER = "doctor"  # of the store; sweeps and listings do not read it
+SCRATCH_FOLDER = "doctor"  # of the store; upkeep and listings do not read it
 ROOM_BYTES = 1 << 30  # thousands of the demo's images, or one compiled stack with its log
 TORCH = re.compile(r"torch==([^;\s]+)")
 
@@ -118,7 +118,7 @@ def service_lives(settings: Settings) -> bool:
 
 
 def stack_runs(settings: Settings) -> bool:
-    """Check whether the stack of this data folder runs a service, by its pid file."""
+    """Check whether this data folder's supervisor runs a service, by its pid file."""
     try:
         os.kill(int((settings.run_dir / "service.pid").read_text()), 0)
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Launches a child of the stack: binds the process to its supervisor, locks its pid file, then executes the program.
+"""Launches a child: binds the process to its supervisor, locks its pid file, then executes the program.
 
 Run as a script, `python -I launcher.py SUPERVISOR_PID PID_FILE PROGRAM ARGUMENT...`, with only the standard library. It
 runs between supervisor and program, because these steps must happen in the child. A `preexec_fn` would run Python
@@ -7,9 +7,9 @@ between fork and exec, where a lock of another thread is never released.
 The pid stays the same through exec, and so do the two things set up here:
 
 - the lock on the pid file, kept by an inherited descriptor until the program and all its children have ended. A pid
-  alone may be stale or belong to another process; a lock cannot, and the next stack on the folder waits for it.
+  alone may be stale or belong to another process; a lock cannot, and the next supervisor on the folder waits for it.
 - on Linux, the parent-death signal: if the supervisor is killed with -9, its children get SIGKILL, because nothing
-  could shorten a slow drain, and every program of the stack tolerates a kill at any time.
+  could shorten a slow drain, and every one of the programs tolerates a kill at any time.
 """
 
 import ctypes

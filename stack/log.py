@@ -1,4 +1,4 @@
-"""The log of a stack on the terminal: every child's lines, prefixed by its name."""
+"""The supervisor's log on the terminal: every child's lines, prefixed by its name."""
 
 import contextlib
 import sys
@@ -8,7 +8,7 @@ NAME_WIDTH = 7
 
 
 class Log:
-    """Writes whole lines; errors are ignored, so that the stack serves on without its terminal."""
+    """Writes whole lines; errors are ignored, so that the programs continue without their terminal."""
 
     def __init__(self, stream: TextIO = sys.stderr, *, answers: TextIO = sys.stdout) -> None:
         self._stream, self._answers = stream, answers

@@ -15,12 +15,12 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class StackError(Exception):
-    """The stack cannot start here; the message is one line with the change that is needed."""
+    """The programs cannot start here; the message is one line with the change that is needed."""
 
 
 @contextlib.contextmanager
 def sole_owner(run_dir: Path) -> Iterator[None]:
-    """Lock the folder within the block, so that two stacks cannot share it.
+    """Lock the folder within the block, so that two supervisors cannot share it.
 
     Raises: StackError when another process has locked it, or the folder cannot be written.
     """
@@ -35,7 +35,7 @@ def sole_owner(run_dir: Path) -> Iterator[None]:
         except BlockingIOError as error:
             owner = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
             raise StackError(
-                f"another stack (process {owner}) runs on the folder {run_dir.parent}: stop it, "
+                f"another adm up or adm demo (process {owner}) runs on the folder {run_dir.parent}: stop it, "
                 "or set ADM_DATA to another folder and ADM_PORT to another port"
             ) from error
         os.ftruncate(descriptor, 0)
@@ -46,7 +46,7 @@ def sole_owner(run_dir: Path) -> Iterator[None]:
 
 
 class Supervisor:
-    """Runs the children of one stack.
+    """Runs the children of one data folder.
 
     `specs` are in the order of stopping. They start in the reverse order, and each of `foundations` must be ready
     before the next one starts: Redis starts first and stops last.

@@ -141,7 +141,7 @@ class Checkpoints:
         def named(is_named: bool) -> None:
             self._unnamed.discard(claim.token)
             if not is_named:
-                return  # the claim or Redis was lost; the sweep removes the checkpoint that no record names
+                return  # the claim or Redis was lost; the upkeep removes the checkpoint that no record names
             before, run.checkpoint = run.checkpoint, written
             log.info("checkpointed", **claim.ids, steps=steps, bytes=size)
             if before is not None:
@@ -151,7 +151,7 @@ class Checkpoints:
         self._queue.write(partial(self._results.checkpointed, claim, written, reached), named)
 
     def ended(self, run: JobRun) -> None:
-        """Remove the checkpoint of a job that this worker has completed or dropped; the sweep removes all others."""
+        """Remove the checkpoint of a job that this worker has completed or dropped; the upkeep removes all others."""
         if run.checkpoint is not None:
             self._delete(run.claim.job_id, run.checkpoint)
 
@@ -160,7 +160,7 @@ class Checkpoints:
             try:
                 self._store.delete_checkpoint(job_id, checkpoint)
             except UnavailableError as error:
-                log.warning("checkpoint_left_behind", job_id=job_id, error=str(error))  # the sweep removes it
+                log.warning("checkpoint_left_behind", job_id=job_id, error=str(error))  # the upkeep removes it
 
         def over(_: None) -> None:
             self._deleting -= 1
@@ -204,7 +204,7 @@ class Checkpoints:
         if hashlib.sha256(data).hexdigest() != checkpoint.sha256:
             raise UnusableCheckpointError("the checkpoint is damaged")
         state = from_bytes(data, claim.request, self._numerics.now)
-        # another attempt may have published its own images instead, and the sweep may have removed these
+        # another attempt may have published its own images instead, and the upkeep may have removed these
         if any(each not in claim.published for each in state.images):
             raise UnusableCheckpointError("an image of the checkpoint is no longer published")
         return state

@@ -103,7 +103,7 @@ class ImageWriter:
             pipeline = self._pipelines[claim.request.model]
             with self._spans.part(claim, "encode", index):
                 png = encode(pixels, describe(claim.request, index, pipeline, self._numerics.now))
-            waited = time.monotonic() - handed_over_at  # else each image would wait out an unavailable store anew
+            waited = time.monotonic() - handed_over_at  # otherwise each image would wait for an unavailable store again
             with self._spans.part(claim, "store", index):
                 return self._store.put_with_retries(claim, index, png, stop_if_forgotten, waited)
         except (UnavailableError, UnstorableError) as error:

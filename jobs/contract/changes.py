@@ -11,7 +11,7 @@ Action = Literal["load", "unload"]
 
 
 class ChangeRequest(BaseModel):
-    """A request to load or unload a pipeline."""
+    """A request that workers load or unload a pipeline."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -145,7 +145,7 @@ class GridCell(View):
     """One cell and its job."""
 
     x: AxisValue
-    y: AxisValue = Field(description="null also where the grid has no axis y")
+    y: AxisValue = Field(description="null, too, if the grid has no axis y")
     job: Job | None = Field(description="null: it was removed")
 
 

@@ -43,7 +43,7 @@ class Progress(View):
 class JobProgress(Progress):
     """The progress of a job, with estimates; they are null unless it runs and a step's cost is known."""
 
-    eta_seconds: float | None = Field(default=None, description="until its images are there")
+    eta_seconds: float | None = Field(default=None, description="seconds until its images are stored")
     eta_error_seconds: float | None = None
 
 
@@ -52,7 +52,7 @@ class QueueInfo(View):
 
     position: int = Field(description="number of jobs before it, of all pipelines of its workers; 0: it is next")
     yours: int = Field(description="number of those that are its own caller's, of its pipeline and priority")
-    eta_seconds: float | None = Field(description="until its images are there")
+    eta_seconds: float | None = Field(description="seconds until its images are stored")
     eta_error_seconds: float | None
     workers: int = Field(description="live workers that serve the job's pipeline; with 0 it waits until it expires")
 
@@ -121,8 +121,8 @@ class Job(View):
     usage: Usage
     results: dict[str, Any] | None = Field(
         default=None,
-        description="what is not an image; of kind score: `scores`, for each image its likeliest classes, 10 at most, "
-        "each with `class_label`, `class_name` and `probability`; of kind reconstruct: `errors`, for each image "
+        description="results that are not images. Kind score: `scores`, for each image its likeliest classes, at most "
+        "10, each with `class_label`, `class_name` and `probability`. Kind reconstruct: `errors`, for each image "
         "`mean_absolute` in 255ths and `psnr` in dB",
     )
     attempt: int = Field(description="1 at first; each further start adds one")

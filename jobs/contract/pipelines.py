@@ -59,7 +59,7 @@ class Defaults(Announced):
     eta: float = 0.0
     guidance_scale: float
     guidance_schedule: GuidanceSchedule = Field(
-        default="constant", description="of the default scale; of another it is constant"
+        default="constant", description="for the default scale; other scales use constant"
     )
     eps_scale: float = Field(default=1.0, description="factor on the noise that the base predicts")
     upsample: UpsampleDefaults | None = Field(default=None, description="null: the pipeline has no upsampler")
@@ -73,16 +73,16 @@ class PipelineInfo(Announced):
     stages: tuple[StageInfo, ...]
     image_size: int = Field(description="edge of the final image, pixels")
     samplers: tuple[str, ...]
-    sampler_notes: tuple[SamplerNote, ...] = Field(default=(), description="what each costs, and when to choose it")
-    time_grids: tuple[str, ...] = Field(default=("official",), description="choices of which timesteps a run keeps")
-    thresholdings: tuple[str, ...] = Field(default=("clip",), description="choices of how pred_x0 is bounded")
-    kinds: tuple[str, ...] = Field(default=("generate",), description="of jobs that it does")
+    sampler_notes: tuple[SamplerNote, ...] = Field(default=(), description="cost and use of each sampler")
+    time_grids: tuple[str, ...] = Field(default=("official",), description="choices of the visited timesteps")
+    thresholdings: tuple[str, ...] = Field(default=("clip",), description="choices of the bound on pred_x0")
+    kinds: tuple[str, ...] = Field(default=("generate",), description="offered kinds of jobs")
     limits: Limits = Limits()
     defaults: Defaults
     class_required: bool = Field(description="class_label must be given, if only as null")
     no_class_offered: bool = Field(description="class_label may be null; guidance_scale is then 0")
     num_timesteps: int = Field(default=1000, description="length of the training schedule")
-    has_sweep: bool = Field(default=False, description="/v1/models/{name}/sweep has what its settings measure")
+    has_sweep: bool = Field(default=False, description="/v1/models/{name}/sweep has metrics of its settings")
 
     def class_name(self, index: int | None) -> str | None:
         """Name of a class; None for no class and for an index the pipeline does not have."""

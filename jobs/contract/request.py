@@ -154,25 +154,26 @@ class JobRequest(Strict):
 
     kind: Kind = Field(
         default="generate",
-        description="generate: images from noise; upsample: `images` enlarged; variation: noise up to `strength` and "
-        "back; reconstruct: encoded into noise by DDIM and back; interpolate: a way between two images or seeds; "
-        "score: the classifier's p(y|x), and no image. A pipeline's `kinds` are those it offers",
+        description="generate: images from noise; upsample: enlarged `images`; variation: `images` with noise added up "
+        "to `strength`, then removed; reconstruct: `images` encoded to noise by DDIM, then decoded; interpolate: "
+        "frames between two images or seeds; score: the classifier's p(y|x), without an image. A pipeline lists its "
+        "`kinds`",
     )
     model: Name | None = Field(default=None, description="a pipeline of /v1/models; null: the service's default")
     images: Annotated[list[FileId], Field(min_length=1, max_length=MAX_INPUTS)] | None = Field(
-        default=None, description="ids of uploaded files, for all kinds but generate; interpolate takes two, or `seeds`"
+        default=None, description="ids of uploaded files; not for generate; interpolate takes two, or `seeds`"
     )
     seeds: Annotated[list[Seed], Field(min_length=2, max_length=2)] | None = Field(
         default=None, description="interpolate: the seeds of the noise at both ends"
     )
     strength: Strength | None = Field(
-        default=None, description="variation: how far up the noise goes, of all the way; null: 0.5"
+        default=None, description="variation: the share of the schedule up to which noise is added; null: 0.5"
     )
     class_label: int | ClassName | None = Field(
         default=None,
-        description="index or name; null: no class, where offered, and then guidance_scale must be 0 unless there are "
-        "class_weights. Not for kind score; upsample has it where the upsampler is class_conditional. Required by "
-        "generate if the pipeline requires it, and by such an upsampler",
+        description="index or name; null: no class, if offered; then guidance_scale must be 0 unless there are "
+        "class_weights. Not for kind score; for upsample only if the upsampler is class_conditional, which then "
+        "requires it. generate requires it if the pipeline has class_required",
     )
     class_weights: Annotated[dict[ClassName, ClassWeight], Field(min_length=1, max_length=32)] | None = Field(
         default=None,
@@ -188,14 +189,14 @@ class JobRequest(Strict):
     )
     guidance_schedule: GuidanceSchedule | None = Field(
         default=None,
-        description="entropy: the scale times the log of the number of classes over the entropy of the classifier's "
-        "answer, at most 10 times, so that guidance does not fade as it grows sure (Zheng et al. 2022); null: "
-        "constant, or the pipeline's with its default scale",
+        description="entropy: the scale is multiplied by the log of the number of classes over the entropy of the "
+        "classifier's prediction, at most by 10, so that guidance does not fade as the prediction becomes confident "
+        "(Zheng et al. 2022); null: constant, or the pipeline's with its default scale",
     )
     steps: Steps | None = Field(
         default=None,
-        description="steps of the sampler, some of which take two network evaluations for one; null: the "
-        "pipeline's default, or 50 where images are encoded",
+        description="steps of the sampler; heun takes two network evaluations per step; null: the "
+        "pipeline's default, or 50 if images are encoded",
     )
     sampler: Name | None = Field(default=None, description="one of the pipeline's; null: its default")
     eta: Eta | None = Field(
@@ -204,24 +205,25 @@ class JobRequest(Strict):
     )
     time_grid: TimeGrid | None = Field(
         default=None,
-        description="the timesteps a run keeps: the published spacing; evenly from 0 to one N-th below the end; steps "
-        "of one length in t, the last of them to the clean image; even in log-SNR; or in sigma^(1/7) (Karras et al. "
-        "2022). null: even where images are encoded, karras for dpmpp_2m and heun, official for ddpm and ddim, but "
-        "even for a ddim whose published spacing begins at the last timestep (38, 112 and 334 steps of 1000)",
+        description="the timesteps that are visited. official: the published spacing; even: evenly from 0 to one N-th "
+        "below the end; uniform: steps of one length in t, the last one to the clean image; logsnr: even in log-SNR; "
+        "karras: even in sigma^(1/7) (Karras et al. 2022). null: even if images are encoded, karras for dpmpp_2m and "
+        "heun, official for ddpm and ddim, except even for ddim with 38, 112 and 334 steps of 1000, whose published "
+        "spacing begins at the last timestep",
     )
     thresholding: Thresholding = Field(
         default="clip",
-        description="how the predicted clean image is bounded: clipped before guidance, as published; dynamic: the "
-        "guided prediction scaled down to its own 99.5 % quantile (Saharia et al. 2022); or not at all",
+        description="bound on the predicted clean image. clip: before guidance, as published; dynamic: the guided "
+        "prediction is scaled down to its own 99.5 % quantile (Saharia et al. 2022); none: no bound",
     )
     eps_scale: EpsScale | None = Field(
         default=None,
-        description="factor on the noise that the base predicts: a network that predicts too little leaves grain where "
-        "the sampler draws none; null: the pipeline's, 1 for the official checkpoints and where images are encoded",
+        description="factor on the noise that the base predicts, because a network that predicts too little leaves "
+        "grain if the sampler draws no noise; null: the pipeline's, or 1 if images are encoded",
     )
     n: Annotated[int, Field(ge=1, le=MAX_IMAGES)] = Field(
         default=1,
-        description="number of images; variation: of each; interpolate: of frames, 2 to 64, 8 if left out; else 1",
+        description="number of images; variation: per picture; interpolate: number of frames, 2 to 64, 8 if left out",
     )
     first_index: FirstIndex = Field(
         default=0,
@@ -232,7 +234,7 @@ class JobRequest(Strict):
         default=None, description="image i draws its noise from (seed, i); null: drawn, and reported"
     )
     upsample: bool | UpsampleOptions | None = Field(
-        default=None, description="true where there is an upsampler; false: the base stage's images"
+        default=None, description="null: true if the pipeline has an upsampler; false: the base stage's images"
     )
     previews: bool = Field(default=False, description="send predictions of the clean image as `preview` events")
     priority: Priority = "normal"

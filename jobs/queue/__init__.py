@@ -1,1 +1,1 @@
-"""Jobs in Redis: keys, records, all changes of state, events, webhooks and periodic sweeps."""
+"""Jobs in Redis: keys, records, all changes of state, events, webhooks and upkeep."""

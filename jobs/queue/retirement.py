@@ -69,7 +69,7 @@ class Retirement:
                 try:
                     pipe.execute()
                 except WatchError:
-                    dead = []  # a worker announced itself meanwhile, perhaps one of these; the next sweep checks again
+                    dead = []  # a worker announced itself meanwhile, perhaps one of these; the next call checks again
         rq_registries.forget_dead_workers(self._redis, queues(cast(list[bytes], self._redis.hkeys(keys.PIPELINES))))
         return len(dead)
 

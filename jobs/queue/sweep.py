@@ -16,7 +16,7 @@ from jobs.storage.images import CHECKPOINT_SUFFIX, ImageStore, StoredImage, chec
 
 
 class Cleaner:
-    """The parts of a sweep. Calls may be repeated, and may run in many processes at once."""
+    """The parts of the upkeep. Calls may be repeated, and may run in many processes at once."""
 
     def __init__(self, redis: Redis, ledger: Ledger, images: ImageStore, files: FileStore, lease_seconds: int) -> None:
         self._redis, self._ledger, self._images, self._files = redis, ledger, images, files
@@ -69,7 +69,7 @@ class Cleaner:
         record = self._ledger.read(job_id)
         caller = (cast(bytes | None, self._redis.hget(keys.JOB_CALLERS, member)) or b"").decode()
         if record is None or record.index_member == member:
-            self._images.delete(images)  # first, so that the next sweep finds the job again if this one is killed
+            self._images.delete(images)  # first, so that the next upkeep finds the job again if this one is killed
         self._ledger.delete(job_id, member)
 
         def forget(pipe: Pipeline, record: Record | None) -> None:
@@ -110,7 +110,7 @@ class Cleaner:
         return self._files.remove_strays()
 
     def first_within(self, seconds: int) -> bool:
-        """Return True for the first call of any cleaner on this Redis within so many seconds."""
+        """Return True for the first call of any process on this Redis within so many seconds."""
         return bool(self._redis.set(keys.STORE_SWEPT, 1, nx=True, ex=seconds))
 
 

@@ -1,7 +1,7 @@
 """Pictures that callers have uploaded: the record in Redis, the PNG in the store.
 
-The record publishes the object and expires by itself; the sweep removes objects that no record names. Each upload has
-its own object key, so that a sweep never removes the object that a later upload of the same bytes has just stored.
+The record publishes the object and expires by itself; the upkeep removes objects that no record names. Each upload has
+its own object key, so that the upkeep never removes the object that a later upload of the same bytes has just stored.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 """The store of jobs' images, and of running jobs' checkpoints.
 
 A fence in Redis cannot cover a file store. So a key carries the execution that wrote it, the transaction that records
-an image publishes it, and the sweep removes what was never published. A checkpoint is published in the same way.
+an image publishes it, and the upkeep removes unpublished ones. A checkpoint is published in the same way.
 """
 
 import hashlib

@@ -29,7 +29,7 @@ IMAGES, OCCUPANCY = "adm_images_total", "adm_batch_occupancy"  # of a worker's m
 class PipelineLoad(View):
     id: str
     queued: int = Field(description="jobs")
-    queued_seconds: float | None = Field(description="of its workers, for these jobs; null: no step was measured yet")
+    queued_seconds: float | None = Field(description="workers' time for these jobs; null before any step was measured")
     workers: int = Field(description="live workers that serve it")
 
 

@@ -148,8 +148,8 @@ def test_inspect_shows_the_flags_given_and_those_assumed(checkpoint: Path) -> No
     code, output = adm("inspect", checkpoint, *FLAGS)
     assert code == 0
     told = flags_told(output)
-    assert told["num_heads / num_head_channels"] == ["16 channels a head", "as you say"]
-    assert told["image_size"] == ["8", "as you say"]
+    assert told["num_heads / num_head_channels"] == ["16 channels a head", "given here"]
+    assert told["image_size"] == ["8", "given here"]
     assert told["noise_schedule"] == ["linear", "assumed"]
 
 
@@ -163,8 +163,8 @@ def test_inspect_shows_what_convert_wrote_into_the_file(checkpoint: Path) -> Non
     told = flags_told(output)
     assert told["noise_schedule"] == ["cosine", "in the file"]
     assert told["image_size"] == ["8", "in the file"]
-    assert told["num_heads / num_head_channels"] == ["1 heads at every width", "as you say"]
-    assert told["diffusion_steps"] == ["4000", "as you say"]
+    assert told["num_heads / num_head_channels"] == ["1 heads at every width", "given here"]
+    assert told["diffusion_steps"] == ["4000", "given here"]
 
 
 def test_inspect_shows_what_the_stack_beside_a_file_names(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def moved(engine: Engine) -> list[str]:
     return [each.request.job_id for each in report.moved]
 
 
-def test_next_step_is_begun_before_one_is_told_of(bench: Bench, engine: Engine) -> None:
+def test_next_step_is_launched_before_the_previous_one_is_retired(bench: Bench, engine: Engine) -> None:
     engine.add(bench.image("early", steps=4))
     assert moved(engine) == ["early"]
     engine.add(bench.image("late", steps=4))
@@ -42,8 +42,8 @@ def test_idle_device_is_given_one_step_and_then_the_next(bench: Bench, engine: E
     assert engine.turn() is None
     engine.add(bench.image("late", steps=1))
     reports = [engine.turn() for _ in range(3)]
-    told = [sorted(each.request.job_id for each in report.moved) for report in reports if report is not None]
-    assert told == [["early"], ["early", "late"]]
+    reported = [sorted(each.request.job_id for each in report.moved) for report in reports if report is not None]
+    assert reported == [["early"], ["early", "late"]]
     assert reports[-1] is None
     assert not engine.busy
 
@@ -66,7 +66,7 @@ def test_each_move_is_reported_once_each_step_and_then_there_is_nothing(bench: B
 
 
 @pytest.mark.parametrize("sampler", ["ddpm", "heun"])
-def test_states_are_those_that_were_told_of(bench: Bench, engine: Engine, sampler: str) -> None:
+def test_states_are_those_of_retired_steps(bench: Bench, engine: Engine, sampler: str) -> None:
     """A later state would put a checkpoint's image one step ahead of the job's progress."""
     request = bench.image(steps=3, upsample=2, sampler=sampler)
     other = bench.engine(depth=1)
@@ -83,7 +83,7 @@ def test_states_are_those_that_were_told_of(bench: Bench, engine: Engine, sample
             assert torch.equal(state.memory, theirs[index].memory)
 
 
-def test_image_is_here_until_its_end_is_told_of(bench: Bench, engine: Engine) -> None:
+def test_image_is_in_the_engine_until_its_last_step_is_retired(bench: Bench, engine: Engine) -> None:
     request = bench.image(steps=2)
     engine.add(request)
     assert moved(engine) == ["job"]
@@ -94,11 +94,11 @@ def test_image_is_here_until_its_end_is_told_of(bench: Bench, engine: Engine) ->
         engine.add(request)
 
 
-def test_aborted_job_is_told_of_no_more(bench: Bench, engine: Engine) -> None:
+def test_aborted_job_is_not_reported_any_more(bench: Bench, engine: Engine) -> None:
     for job_id in ("gone", "stays"):
         engine.add(bench.image(job_id, steps=2))
     assert sorted(moved(engine)) == ["gone", "stays"]
-    assert engine.abort("gone"), "its last step is begun, but nobody was told"
+    assert engine.abort("gone"), "its last step is launched and not retired"
     assert not engine.abort("gone")
     report = engine.step()
     assert report is not None
@@ -121,7 +121,7 @@ def test_aborted_job_may_come_back_at_once(bench: Bench, engine: Engine) -> None
     assert torch.equal(finished.pixels, bench.alone(request))
 
 
-def test_job_that_fails_in_the_step_begun_behind_has_nothing_finished_in_the_one_before(bench: Bench) -> None:
+def test_job_that_fails_in_the_step_launched_behind_has_nothing_finished_in_the_one_before(bench: Bench) -> None:
     engine = bench.engine(max_rows=1, depth=2)
     engine.add(bench.image("job", 0, steps=1))
     engine.add(ImageRequest("job", 1, 1, (StagePlan(BASE, "ddim", 2),), network_label=99))
@@ -130,7 +130,7 @@ def test_job_that_fails_in_the_step_begun_behind_has_nothing_finished_in_the_one
     assert (second.moved, set(second.failed)) == ([], {"job"})
 
 
-def test_failure_of_an_aborted_job_is_not_told_and_its_time_measures_nothing(bench: Bench) -> None:
+def test_failure_of_an_aborted_job_is_not_reported_and_its_time_measures_nothing(bench: Bench) -> None:
     engine = bench.engine(max_rows=1, depth=2)
     engine.add(bench.image("good", steps=1))
     engine.add(ImageRequest("broken", 0, 1, (StagePlan(BASE, "ddim", 2),), network_label=99))
@@ -161,8 +161,8 @@ def test_image_that_overflows_fails_when_it_is_known_and_its_neighbours_do_not(o
     seen = reports(engine)
     assert seen[0].failed.keys() == {"bad"}
     assert isinstance(seen[0].failed["bad"], NotFiniteError)
-    told = [each.request.job_id for report in seen[1:] for each in report.moved]
-    assert told == ["good"], "what was begun of the other is not told of"
+    reported = [each.request.job_id for report in seen[1:] for each in report.moved]
+    assert reported == ["good"], "launched steps of the other job are not reported"
     (finished,) = (each for report in seen for each in report.finished)
     assert torch.equal(finished.pixels, expected)
 

@@ -63,7 +63,7 @@ def test_command_changes_one_worker_or_all_and_tells_what_each_of_them_answers(f
     with running_service(fleet_settings) as (address, _, _), Client(address) as client:
         eventually(lambda: client.model("other").workers == ["one", "two"], "both workers are known")
         status, lines = adm(address, "load", "demo", "--worker", "one")
-        assert (status, lines[-1]) == (0, "one: done: holds other, demo")
+        assert (status, lines[-1]) == (0, "one: done: serves other, demo")
         assert client.model("demo").workers == ["one"]
         status, lines = adm(address, "load", "demo")
         assert status == 0

@@ -62,7 +62,7 @@ def images_of(client: Client, model: str, **fields: object) -> tuple[list[bytes]
     return client.bytes_of(job), job.numerics
 
 
-def held_by(client: Client) -> set[str]:
+def served_by(client: Client) -> set[str]:
     return {name for worker in client.queue.fleet.read(fresh=True).workers for name in worker.pipelines}
 
 
@@ -73,17 +73,17 @@ def test_pipeline_is_loaded_and_another_unloaded_and_images_are_those_of_a_worke
     worker = start(ADM_PIPELINES="demo-uncond")
     worker.wait_ready()
     assert answer(changes, ask(changes, "load", "other")) == WorkerChange(
-        worker=NAME, status=ChangeStatus.DONE, detail="holds demo-uncond, other"
+        worker=NAME, status=ChangeStatus.DONE, detail="serves demo-uncond, other"
     )
     assert answer(changes, ask(changes, "load", "demo")).status is ChangeStatus.DONE  # of a stack that is loaded
     assert answer(changes, ask(changes, "unload", "demo-uncond")).status is ChangeStatus.DONE
     assert answer(changes, ask(changes, "unload", "demo")).status is ChangeStatus.DONE
-    eventually(lambda: held_by(client) == {"other"}, "the worker announces what it holds")
+    eventually(lambda: served_by(client) == {"other"}, "the worker announces its pipelines")
     found = images_of(client, "other")
     assert worker.kill() == -9
     fresh = start(ADM_PIPELINES="other")
     fresh.wait_ready()
-    eventually(lambda: held_by(client) == {"other"}, "the other worker is known")
+    eventually(lambda: served_by(client) == {"other"}, "the other worker is known")
     assert images_of(client, "other") == found, "bytes and numerics"
 
 
@@ -93,7 +93,7 @@ def test_jobs_in_flight_end_before_their_pipeline_is_unloaded_and_later_ones_wai
 ) -> None:
     worker = start(ADM_PIPELINES="demo,other")
     worker.wait_ready()
-    eventually(lambda: held_by(client) == {"demo", "other"}, "the worker is known")
+    eventually(lambda: served_by(client) == {"demo", "other"}, "the worker is known")
     undisturbed, _ = images_of(client, "demo", steps=250, n=8)
     job_id = client.submit(model="demo", steps=250, n=8)
     client.wait_started(job_id)
@@ -113,7 +113,7 @@ def test_jobs_in_flight_end_before_their_pipeline_is_unloaded_and_later_ones_wai
 def test_worker_says_why_it_refuses_and_serves_on(start: Start, client: Client, changes: Changes) -> None:
     worker = start(ADM_PIPELINES="other")
     worker.wait_ready()
-    eventually(lambda: held_by(client) == {"other"}, "the worker is known")
+    eventually(lambda: served_by(client) == {"other"}, "the worker is known")
     for action, model, said in (
         ("unload", "other", "'other' is its only pipeline; load another one first, or stop the worker"),
         ("unload", "demo", "it does not serve 'demo'; it serves other"),
@@ -141,7 +141,7 @@ def test_change_that_a_worker_does_not_live_to_make_is_lost_and_not_made_by_the_
     assert (unknown.workers[0].status, unknown.is_final) == (ChangeStatus.LOST, True)
     start(ADM_PIPELINES="other").wait_ready()
     assert answer(changes, change).detail == "the worker was restarted meanwhile; repeat the request"
-    eventually(lambda: held_by(client) == {"other"}, "the worker announces what it holds")
+    eventually(lambda: served_by(client) == {"other"}, "the worker announces its pipelines")
 
 
 def test_memory_is_estimated_before_anything_is_loaded_and_a_changed_file_is_named(

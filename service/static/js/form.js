@@ -246,7 +246,7 @@ export class Form {
     field.disabled = withoutClass;
     byId("guidance_scale-slider").disabled = withoutClass;
     setText(byId("guidance-hint"), withoutClass ? "Off without a class: there is nothing to pull towards."
-      : "How hard the classifier pulls each step towards the class. 0 is off; higher is clearer, with less variety.");
+      : "The strength of the classifier's pull towards the class at each step. 0 is off; higher is clearer, with less variety.");
   }
 
   #choose(name, value) {
@@ -265,7 +265,7 @@ export class Form {
   #lock(locked) {
     this.#locked = locked;
     byId("lock").setAttribute("aria-pressed", String(locked));
-    setText(byId("seed-hint"), locked ? "Kept: same request, same picture." : "Drawn anew after each Generate.");
+    setText(byId("seed-hint"), locked ? "Kept: same request, same picture." : "A new one is drawn after each Generate.");
   }
 
   #keep() {

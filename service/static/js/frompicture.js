@@ -12,7 +12,7 @@ const KINDS = ["reconstruct", "variation", "upsample", "score", "interpolate"];
 
 export class FromPicture {
   #files = [null, null]; // the service's answer for each slot
-  #turn = [0, 0]; // of the last upload begun in each slot: an earlier one's answer may come later
+  #turn = [0, 0]; // of the last upload started in each slot: an earlier one's answer may come later
 
   /** form is where the model is chosen; onSubmit(request) queues a job, or throws a Problem. */
   constructor(form, onSubmit) {

@@ -52,7 +52,7 @@ export class Gallery {
     this.selection.offer(selectable);
     this.markSelected();
     setText(byId("gallery-empty"), this.filters.query === "" ? "Finished pictures gather here." : this.jobs.hasOlder
-      ? "None of the newest jobs has all of this. Older ones may." : "No job has all of this.");
+      ? "None of the newest jobs matches. Older ones may." : "No job matches.");
     byId("gallery-empty").hidden = wanted.length > 0;
     byId("more").hidden = !this.jobs.hasOlder;
     this.mark(this.#shown.id, this.#shown.index);

@@ -29,7 +29,7 @@ export class Restore {
     try {
       const request = await requestOf(file);
       if (request.kind !== "generate") this.#show(`${file.name} was made from other pictures (${request.kind}); only images from noise have settings here.`);
-      else if (!isHere(request.model)) this.#show(`${file.name} was made by the model ${request.model}, which is not here.`);
+      else if (!isHere(request.model)) this.#show(`${file.name} was made by the model ${request.model}, which this service does not have.`);
       else this.onRestore({ n: 1, ...request });
     } catch (problem) {
       this.#show(`${file.name} ${problem.errors?.[0]?.detail ?? `was not read: ${problem.message}`}`);

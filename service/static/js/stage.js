@@ -162,7 +162,7 @@ export class Stage {
     byId("cancel").setAttribute("aria-disabled", String(job.status === "cancelling")); // a disabled one would lose the focus
     setText(byId("progress-text"), progressText(job));
     setText(byId("progress-hint"), progressHint(entry));
-    const failed = job.status === "failed" && `It failed: ${job.error?.detail ?? "its worker did not say why"}`;
+    const failed = job.status === "failed" && `It failed: ${job.error?.detail ?? "its worker gave no reason"}`;
     setNotice(byId("outcome"), failed || OUTCOMES[job.status] || "");
     byId("outcome").classList.toggle("error", job.status === "failed");
   }
@@ -288,7 +288,7 @@ function progressHint(entry) {
   if (entry.job.status === "queued") return queueHint(entry.job.queue);
   const { secondsLeft, silentSeconds } = entry;
   if (silentSeconds > 0) {
-    return `The worker has been silent for ${duration(silentSeconds)}. If it is gone, the job is taken over when its lease ends.`;
+    return `The worker has been silent for ${duration(silentSeconds)}. If it has ended, another worker takes over when the lease ends.`;
   }
   const left = secondsLeft === null ? "" : capital(`${about(secondsLeft)} left`);
   return entry.job.attempt > 1 ? `Attempt ${entry.job.attempt}. ${left}` : left;

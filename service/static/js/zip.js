@@ -14,7 +14,7 @@ export async function saveZip(chosen) {
   if (key() === null) return save(path); // the browser writes it to the disk as it comes
   const url = URL.createObjectURL(await fetched(path));
   save(url);
-  setTimeout(() => URL.revokeObjectURL(url), 60_000); // not before the browser has begun to read it
+  setTimeout(() => URL.revokeObjectURL(url), 60_000); // not before the browser has started to read it
   return undefined;
 }
 
@@ -27,7 +27,7 @@ async function fetched(path) {
   const stop = new AbortController();
   const response = await fetch(path, { headers: credentials(), signal: stop.signal }).catch(() => null);
   if (response?.status === 401) refused();
-  if (!response?.ok) throw problem("The service did not give the images; some may have been removed");
+  if (!response?.ok) throw problem("The service did not send the images; some may have been removed");
   const pieces = [];
   let bytes = 0;
   try {

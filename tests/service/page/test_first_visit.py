@@ -56,6 +56,6 @@ def test_example_gives_way_to_the_first_job_and_is_not_fetched_by_those_who_have
 def test_classifier_and_scale_are_explained_beside_their_controls(page: Page, painter: Painter) -> None:
     open_page(page)
     expect(page.locator("[data-field=class_label]")).to_contain_text("the classifier, recognizes these")
-    expect(page.locator("[data-field=guidance_scale]")).to_contain_text("How hard the classifier pulls each step")
+    expect(page.locator("[data-field=guidance_scale]")).to_contain_text("The strength of the classifier's pull")
     page.get_by_role("radio", name="no class").check(force=True)
     expect(page.locator("[data-field=guidance_scale]")).to_contain_text("Off without a class")

@@ -57,7 +57,7 @@ def test_filters_show_the_jobs_that_have_all_of_it(page: Page, painter: Painter,
     expect(tiles).to_have_count(1)
     expect(tiles).to_contain_text("cone")
     filters.get_by_label("Model").select_option("demo-uncond")
-    expect(page.locator("#gallery-empty")).to_have_text("No job has all of this.")
+    expect(page.locator("#gallery-empty")).to_have_text("No job matches.")
     page.get_by_role("button", name="Show all").click()
     expect(tiles).to_have_count(3)
     filters.get_by_label("Metadata").fill("run")

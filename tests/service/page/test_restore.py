@@ -40,7 +40,7 @@ def test_chosen_png_fills_the_form_too(page: Page, painter: Painter) -> None:
     ("text", "told"),
     [
         (None, "mine.png is no PNG of this service"),
-        (json.dumps(FACTS | {"model": "other"}), "made by the model other, which is not here"),
+        (json.dumps(FACTS | {"model": "other"}), "made by the model other, which this service does not have"),
         (json.dumps(FACTS | {"kind": "reconstruct", "images": ["file-1"]}), "made from other pictures (reconstruct)"),
     ],
 )
