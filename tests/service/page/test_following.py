@@ -157,7 +157,8 @@ def test_silent_worker_is_said_instead_of_a_time_left(page: Page, painter: Paint
     page.clock.fast_forward(20_000)
     expect(hint).to_have_text(
         re.compile(
-            r"The worker has been silent for ([2-9]\d|\d{3}) s. If it has ended, another worker takes over when the lease ends."
+            r"The worker has been silent for ([2-9]\d|\d{3}) s. If it has ended, another worker takes over when the "
+            r"lease ends."
         )
     )
     time.sleep(0.6)
