@@ -3,7 +3,7 @@ discriminator (Miyato & Koyama 2018), as BigGAN has them, with transposed convol
 """
 
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ from bench.paper.trainings.variants import BUDGET, PARTS, RENDERS, RUNS
 from datasets.shapes import render_set
 from diffusion.pixels import from_uint8, to_uint8
 from evaluation.demo_report import turns
+from files.atomic import atomic_write
 from models.checkpoints.presets import SHAPE_NAMES
-from runfolder.folder import write_whole
 from training.data import TRAINING_SEED
 from training.ema import Averages
 
@@ -184,6 +184,7 @@ class TrainedGan:
                 continue
             run.train(part * steps)
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, partial(torch.save, run.state()))
+            with atomic_write(path, durable=True) as file:
+                torch.save(run.state(), file)
             print(f"{self.folder.name}: {part} of {PARTS} parts", flush=True)
         return run.sample(lab.images, self.truncation)
