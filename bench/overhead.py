@@ -25,7 +25,7 @@ from bench.machine import machine
 from jobs import logs
 from jobs.contract.job import JobStatus
 from jobs.contract.request import JobRequest
-from jobs.job_queue import JobQueue
+from jobs.queue.job_queue import JobQueue
 from jobs.settings import Settings
 from jobs.storage.files import FileStore
 from jobs.storage.images import ImageStore

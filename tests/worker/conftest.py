@@ -10,7 +10,7 @@ from redis import Redis
 
 from jobs.contract.job import Usage
 from jobs.contract.request import JobRequest
-from jobs.job_queue import JobQueue
+from jobs.queue.job_queue import JobQueue
 from jobs.settings import Settings
 from jobs.storage.images import ImageStore
 from tests.conftest import RedisServer, running_redis
