@@ -49,8 +49,8 @@ from worker.inbox import Inbox
 from worker.job_runs import JobRun
 from worker.job_state import JobState
 from worker.loaded_pipelines import LoadedPipelines
+from worker.loading import load, use_host
 from worker.loop import Worker
-from worker.main import load, use_host
 from worker.name import Name, Start
 from worker.offers import offer
 from worker.stopping import Stopping

@@ -112,7 +112,7 @@ def open_inverter(
     from vocabulary.classes import ClassNames
     from worker.assembling import choose_precision
     from worker.error_texts import error_text
-    from worker.main import choose_device
+    from worker.loading import choose_device
 
     settings = Settings.load()
     device = choose_device(settings.device)

@@ -15,7 +15,7 @@ from models.stack_plan import StackPlan, check_fit
 from vocabulary.doctor_finding import Finding
 from worker.assembling import choose_precision
 from worker.error_texts import error_text
-from worker.main import choose_device
+from worker.loading import choose_device
 
 
 def check_machine(settings: Settings) -> list[Finding]:

@@ -21,7 +21,7 @@ from tests.worker.tiny_stack import write_tiny_stack
 from worker.claim import Claim, Submit
 from worker.inbox import Inbox
 from worker.loaded_pipelines import LoadedPipelines
-from worker.main import load
+from worker.loading import load
 
 OpenInbox = Callable[..., Inbox]
 
