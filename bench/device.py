@@ -26,9 +26,8 @@ from bench.machine import machine
 from bench.official_loop import guided_ddim, hold_half
 from bench.summary import Goal, line
 from engine.diffusion_process import process_of
-from engine.engine import Engine
+from engine.engine import Engine, run_to_end
 from engine.guide import Guide
-from engine.inversion import run_to_end
 from engine.numerics import settle_kernels
 from engine.pipeline import BASE, Pipeline, build_stages
 from engine.stage import Stage
