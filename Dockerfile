@@ -20,6 +20,7 @@ RUN pip install --constraint requirements.lock --editable ".[otel]"
 COPY bulk bulk
 COPY cli cli
 COPY client client
+COPY files files
 COPY jobs jobs
 COPY models models
 COPY pictures pictures
@@ -46,6 +47,7 @@ RUN pip install --constraint requirements.lock --editable ".[compute,otel]"
 COPY bulk bulk
 COPY cli cli
 COPY client client
+COPY files files
 COPY jobs jobs
 COPY models models
 COPY --from=norms /app/models/networks/*.so models/networks/

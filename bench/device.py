@@ -26,16 +26,15 @@ from bench.machine import machine
 from bench.official_loop import guided_ddim, hold_half
 from bench.summary import Goal, line
 from engine.diffusion_process import process_of
-from engine.engine import Engine
+from engine.engine import Engine, run_to_end
 from engine.guide import Guide
-from engine.inversion import run_to_end
-from engine.memory import blank_row, forward, row_bytes
 from engine.numerics import settle_kernels
 from engine.pipeline import BASE, Pipeline, build_stages
 from engine.stage import Stage
 from engine.trajectory import Guidance, StagePlan, StagePlans
 from models.checkpoints.network_file import blank_network
 from models.checkpoints.presets import PRESETS
+from models.memory import blank_row, forward, row_bytes
 from models.networks.classifier import NoisyClassifier
 from models.networks.config import ClassifierConfig, UNetConfig
 from models.networks.precision import best_precision

@@ -24,10 +24,9 @@ from bench.names import COMPILED, COMPILED_FP32, EAGER, EAGER_FP32, FIRST_STEP, 
 from bench.official_loop import guided_ddim
 from engine.compiling import Compiler, NoCompilerError
 from engine.diffusion_process import process_of
-from engine.engine import Engine
+from engine.engine import Engine, run_to_end
 from engine.guide import Guide
 from engine.host_memory import keep_freed_memory
-from engine.inversion import run_to_end
 from engine.pipeline import BASE, BASE_NUMBER, Pipeline, build_stages
 from engine.stage import Stage
 from engine.trajectory import Guidance, ImageRequest, StagePlan, StagePlans

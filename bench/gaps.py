@@ -39,8 +39,8 @@ from engine.trajectory import ImageState
 from jobs import logs
 from jobs.contract.job import JobStatus
 from jobs.contract.request import JobRequest
-from jobs.job_queue import JobQueue
 from jobs.queue import keys
+from jobs.queue.job_queue import JobQueue
 from jobs.settings import Settings
 from jobs.storage.files import FileRecord, FileStore
 from jobs.storage.images import ImageStore
@@ -49,8 +49,8 @@ from worker.inbox import Inbox
 from worker.job_runs import JobRun
 from worker.job_state import JobState
 from worker.loaded_pipelines import LoadedPipelines
+from worker.loading import load, use_host
 from worker.loop import Worker
-from worker.main import load, use_host
 from worker.name import Name, Start
 from worker.offers import offer
 from worker.stopping import Stopping

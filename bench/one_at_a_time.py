@@ -7,8 +7,7 @@ from pathlib import Path
 from redis import Redis
 from rq import Queue, SimpleWorker
 
-from engine.engine import Engine
-from engine.inversion import run_to_end
+from engine.engine import Engine, run_to_end
 from engine.pipeline import Pipeline
 from jobs.contract.request import ResolvedRequest
 from jobs.storage.images import ImageStore

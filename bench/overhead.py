@@ -25,7 +25,7 @@ from bench.machine import machine
 from jobs import logs
 from jobs.contract.job import JobStatus
 from jobs.contract.request import JobRequest
-from jobs.job_queue import JobQueue
+from jobs.queue.job_queue import JobQueue
 from jobs.settings import Settings
 from jobs.storage.files import FileStore
 from jobs.storage.images import ImageStore
@@ -33,8 +33,8 @@ from tests.conftest import RedisServer
 from tests.worker.tiny_stack import write_tiny_stack
 from worker.inbox import Inbox
 from worker.loaded_pipelines import LoadedPipelines
+from worker.loading import load
 from worker.loop import Worker
-from worker.main import load
 from worker.name import Name, Start
 from worker.offers import offer
 from worker.stopping import Stopping

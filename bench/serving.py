@@ -27,9 +27,8 @@ from bench.machine import machine
 from bench.names import KILLED, RATE, SPEED
 from bench.one_at_a_time import seconds_one_at_a_time
 from bench.step_profile import Steps
-from engine.engine import Engine
+from engine.engine import Engine, run_to_end
 from engine.host_memory import keep_freed_memory
-from engine.inversion import run_to_end
 from engine.pipeline import BASE, UPSAMPLE, Pipeline, build_stages
 from engine.trajectory import Guidance, StagePlan, StagePlans
 from jobs.contract.request import ResolvedRequest

@@ -1,4 +1,4 @@
-"""Atomic files, and a lock on a folder for one run at a time."""
+"""Durable files, and a lock on a folder for one run at a time."""
 
 import contextlib
 import fcntl
@@ -8,24 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from bulk.errors import BulkError
-
-UNFINISHED = ".tmp"
-
-
-@contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A path to write to; the written file replaces `path` when the block ends.
-
-    The rename is durable after `settle`.
-    """
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED}")
-    try:
-        yield unfinished
-        with unfinished.open("rb") as file:
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+from files.atomic import UNFINISHED, atomic_write
 
 
 def remove_unfinished(path: Path) -> None:
@@ -38,7 +21,7 @@ def remove_unfinished(path: Path) -> None:
 
 def write_whole(path: Path, pieces: Iterable[bytes]) -> None:
     """Write a file of these pieces, durably."""
-    with whole_file(path) as unfinished, unfinished.open("wb") as file:
+    with atomic_write(path, durable=True, many_writers=True) as file:
         file.writelines(pieces)
     settle(path.parent)
 

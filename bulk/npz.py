@@ -8,6 +8,7 @@ import struct
 import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import BinaryIO
 
 MAGIC = b"\x93NUMPY\x01\x00"
 ALIGNMENT = 64  # of the data, as the format requires
@@ -22,14 +23,14 @@ def npy_header(descr: str, shape: tuple[int, ...]) -> bytes:
 
 
 def write_npz(
-    path: Path,
+    file: Path | BinaryIO,
     shape: tuple[int, int, int, int],
     images: Iterable[bytes],
     labels: Iterable[int] | None,
     on_image: Callable[[], None] = lambda: None,
 ) -> None:
     """Write arr_0, uint8 [N, H, W, 3], from the images' bytes, and arr_1, int64 [N], if there are labels."""
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         with archive.open("arr_0.npy", "w", force_zip64=True) as member:
             member.write(npy_header("|u1", shape))
             for each in images:

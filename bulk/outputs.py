@@ -12,9 +12,10 @@ from PIL import Image
 
 from bulk.base_samples import read_base_samples
 from bulk.chunks import IMAGES_PER_CHUNK, Chunk, ChunkPlan
-from bulk.disk import UNFINISHED, remove_unfinished, settle, whole_file, write_whole
+from bulk.disk import remove_unfinished, settle, write_whole
 from bulk.errors import BulkError
 from bulk.npz import write_npz
+from files.atomic import UNFINISHED, atomic_write
 
 CHANNELS = 3
 DIGITS = 6  # of an index in a file's name; larger indices have more
@@ -96,9 +97,9 @@ class NpzOutput(Output):
             remove_unfinished(self.path)  # as large as the result
             labelled = plan.count > 0 and plan.classes.label(0) is not None
             labels = (place.class_label for place in plan.places() if place.class_label is not None)
-            with whole_file(self.path) as unfinished:
+            with atomic_write(self.path, durable=True, many_writers=True) as file:
                 shape = (plan.count, size, size, CHANNELS)
-                write_npz(unfinished, shape, self._images(plan, size), labels if labelled else None, on_image)
+                write_npz(file, shape, self._images(plan, size), labels if labelled else None, on_image)
             settle(self.path.parent)
         if self.folder.exists():
             shutil.rmtree(self.folder)
@@ -141,8 +142,8 @@ class FolderOutput(Output):
 
     def keep(self, chunk: Chunk, images: Sequence[bytes], size: int) -> None:
         for index, pixels in zip(chunk.indices, images, strict=True):
-            with whole_file(self._path(chunk, index)) as unfinished:
-                Image.frombytes("RGB", (size, size), pixels).save(unfinished, "PNG")
+            with atomic_write(self._path(chunk, index), durable=True, many_writers=True) as file:
+                Image.frombytes("RGB", (size, size), pixels).save(file, "PNG")
         settle(self.folder)
 
     def grow(self, before: ChunkPlan, size: int) -> None:

@@ -9,8 +9,8 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from jobs.doctor_finding import Finding
     from jobs.settings import Settings
+    from vocabulary.doctor_finding import Finding
 
 STYLES = {"ok": typer.colors.GREEN, "warning": typer.colors.YELLOW, "fault": typer.colors.RED}
 
@@ -20,8 +20,8 @@ def doctor(
 ) -> None:
     """Check the prerequisites of a start, one line per check; status 0 without faults. Starts nothing."""
     from jobs.contract.errors import SETTINGS_STATUS, SettingsError
-    from jobs.doctor_finding import Finding
     from jobs.settings import Settings
+    from vocabulary.doctor_finding import Finding
 
     try:
         settings = Settings.load()

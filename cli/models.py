@@ -9,25 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.failure import one_line_errors
-from cli.open_flag_options import (
-    DecoderHeads,
-    DiffusionSteps,
-    HeadChannels,
-    ImageSize,
-    NewOrder,
-    NoiseSchedule,
-    NumHeads,
-    NumResBlocks,
-    PredictXstart,
-    RescaleTimesteps,
-    SigmaSmall,
-)
+from cli.open_flag_options import takes_open_flags
 from cli.pipeline_changes import load, unload
 from cli.stack_measuring import MeasureMinutes, measure_stack
 from vocabulary.precisions import Precision
 
 if TYPE_CHECKING:
     from models.checkpoints.networks_in_files import Network
+    from models.checkpoints.open_flags import Answers
     from models.checkpoints.presets import Preset
 
 app = typer.Typer(
@@ -173,46 +162,24 @@ def verify(path: File, preset: PresetOption = None, weights_at: Where = None) ->
 
 
 @app.command()
+@takes_open_flags
 def convert(
     path: File,
     out: Annotated[Path, typer.Argument(help="file to write, .safetensors")],
     dtype: Annotated[Precision, typer.Option(help="of the values written")] = "fp32",
     preset: PresetOption = None,
     weights_at: Where = None,
-    use_new_attention_order: NewOrder = None,
-    num_heads: NumHeads = None,
-    num_head_channels: HeadChannels = None,
-    num_heads_upsample: DecoderHeads = None,
-    image_size: ImageSize = None,
-    num_res_blocks: NumResBlocks = None,
-    noise_schedule: NoiseSchedule = None,
-    diffusion_steps: DiffusionSteps = None,
-    rescale_timesteps: RescaleTimesteps = None,
-    predict_xstart: PredictXstart = None,
-    sigma_small: SigmaSmall = None,
+    *,
+    answers: "Answers",
 ) -> None:
     """Write a checkpoint as safetensors, without a second copy in memory.
 
     For a preset, or with the training flags, the file contains the configuration, and a stack can name it without more.
     """
-    from models.checkpoints.open_flags import Answers
     from models.checkpoints.verify import convert as convert_file
     from models.checkpoints.verify import preset_of
     from models.networks.precision import DTYPES
 
-    answers = Answers(
-        use_new_attention_order=use_new_attention_order,
-        num_heads=num_heads,
-        num_head_channels=num_head_channels,
-        num_heads_upsample=num_heads_upsample,
-        image_size=image_size,
-        num_res_blocks=num_res_blocks,
-        noise_schedule=noise_schedule,
-        diffusion_steps=diffusion_steps,
-        rescale_timesteps=rescale_timesteps,
-        predict_xstart=predict_xstart,
-        sigma_small=sigma_small,
-    )
     if preset and (given := answers.given()):
         typer.echo(f"adm: --preset settles {', '.join(given)}; give one or the other", err=True)
         raise typer.Exit(1)
@@ -243,20 +210,12 @@ def export(
 
 
 @app.command()
+@takes_open_flags
 def inspect(
     path: File,
     weights_at: Where = None,
-    use_new_attention_order: NewOrder = None,
-    num_heads: NumHeads = None,
-    num_head_channels: HeadChannels = None,
-    num_heads_upsample: DecoderHeads = None,
-    image_size: ImageSize = None,
-    num_res_blocks: NumResBlocks = None,
-    noise_schedule: NoiseSchedule = None,
-    diffusion_steps: DiffusionSteps = None,
-    rescale_timesteps: RescaleTimesteps = None,
-    predict_xstart: PredictXstart = None,
-    sigma_small: SigmaSmall = None,
+    *,
+    answers: "Answers",
 ) -> None:
     """Infer a network from its keys and shapes, and show the known values of flags that these leave open.
 
@@ -270,19 +229,6 @@ def inspect(
     from models.checkpoints.tensor_file import read_network
     from models.checkpoints.verify import shapes_of
 
-    answers = Answers(
-        use_new_attention_order=use_new_attention_order,
-        num_heads=num_heads,
-        num_head_channels=num_head_channels,
-        num_heads_upsample=num_heads_upsample,
-        image_size=image_size,
-        num_res_blocks=num_res_blocks,
-        noise_schedule=noise_schedule,
-        diffusion_steps=diffusion_steps,
-        rescale_timesteps=rescale_timesteps,
-        predict_xstart=predict_xstart,
-        sigma_small=sigma_small,
-    )
     with wrong_answers(path):
         network = read_network(path, weights_at)
         shapes = shapes_of(network.tensors)

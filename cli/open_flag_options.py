@@ -1,6 +1,9 @@
 """The options of the flags that a checkpoint's keys leave open, under their official names."""
 
-from typing import Annotated, Literal
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -25,3 +28,34 @@ PredictXstart = Annotated[
 SigmaSmall = Annotated[
     bool | None, typer.Option("--sigma-small/--no-sigma-small", help="the posterior's variance, where none is learned")
 ]
+OPTIONS = {
+    "use_new_attention_order": NewOrder,
+    "num_heads": NumHeads,
+    "num_head_channels": HeadChannels,
+    "num_heads_upsample": DecoderHeads,
+    "image_size": ImageSize,
+    "num_res_blocks": NumResBlocks,
+    "noise_schedule": NoiseSchedule,
+    "diffusion_steps": DiffusionSteps,
+    "rescale_timesteps": RescaleTimesteps,
+    "predict_xstart": PredictXstart,
+    "sigma_small": SigmaSmall,
+}
+
+
+def takes_open_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command these options; it gets them as its last argument, `answers`."""
+
+    @functools.wraps(command)
+    def with_options(**given: Any) -> None:
+        from models.checkpoints.open_flags import Answers
+
+        answers = Answers(**{name: given.pop(name) for name in OPTIONS})
+        command(**given, answers=answers)
+
+    *own, _ = inspect.signature(command).parameters.values()
+    kind = inspect.Parameter.KEYWORD_ONLY
+    options = [inspect.Parameter(name, kind, default=None, annotation=each) for name, each in OPTIONS.items()]
+    with_options.__signature__ = inspect.Signature([*own, *options])  # type: ignore[attr-defined] # read by typer
+    with_options.__annotations__ = {each.name: each.annotation for each in (*own, *options)}
+    return with_options

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from datasets.render import RENDERER_VERSION, render
 from datasets.sdf import SHAPES
+from files.atomic import atomic_write
 
 _CHUNK = 500  # images that a thread renders at a time
 
@@ -31,10 +32,8 @@ def render_set(count: int, seed: int, image_size: int, *, cache: Path | None = N
     path = cache / f"shapes-v{RENDERER_VERSION}-seed{seed}-{image_size}px-{count}.npy"
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.partial")
-        with partial.open("wb") as file:
+        with atomic_write(path, many_writers=True) as file:
             np.save(file, _render_all(count, seed, image_size).numpy())
-        partial.replace(path)
     return torch.from_numpy(np.load(path, mmap_mode="c")), labels
 
 

@@ -1,4 +1,4 @@
-"""Classifier guidance: the gradient, and the paper's two algorithms in plain form (ADM, section 4)."""
+"""Classifier guidance: the gradient of log p(y | x_t), and its factor (ADM, section 4)."""
 
 import math
 from collections.abc import Callable
@@ -6,8 +6,6 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from diffusion.process import Prediction, Process, gather
 
 LogProbabilityFn = Callable[[Tensor, Tensor], Tensor]
 """x_t [N, C, H, W] and timesteps [N] to log p(y | x_t) of K conditions, [N, K]: anything differentiable in x_t."""
@@ -64,16 +62,3 @@ def entropy_factor(log_probabilities: Tensor) -> Tensor:
     most = math.log(max(log_probabilities.shape[-1], 2))  # log 1 is 0, so a single condition counts as two
     factor: Tensor = most / entropy.clamp(min=most / ENTROPY_FACTOR_MAX)
     return factor.clamp(min=1)
-
-
-def guide_mean(predicted: Prediction, guidance: Tensor) -> Tensor:
-    """Algorithm 1: the ancestral mean moves by variance * guidance; nothing is clamped afterwards."""
-    return predicted.mean.float() + predicted.variance * guidance.float()
-
-
-def guide_score(process: Process, predicted: Prediction, x_t: Tensor, t: Tensor, guidance: Tensor) -> Prediction:
-    """Algorithm 2: eps of the (clamped) pred_x0 moves by -sqrt(1 - alpha_bar) * guidance; x_0 and mean follow."""
-    eps = process.eps_from_x0(x_t, t, predicted.pred_x0)
-    eps = eps - gather((1 - process.schedule.alpha_bar).sqrt(), t, x_t) * guidance
-    pred_x0 = process.x0_from_eps(x_t, t, eps)
-    return predicted._replace(pred_x0=pred_x0, mean=process.q_posterior(pred_x0, x_t, t)[0])

@@ -118,11 +118,6 @@ class Schedule:
     def named(cls, name: str, num_timesteps: int) -> "Schedule":
         return cls(named_betas(name, num_timesteps), torch.arange(num_timesteps), num_timesteps)
 
-    @classmethod
-    def of_alpha_bar(cls, alpha_bar: Tensor) -> "Schedule":
-        """A schedule with given levels of a continuous-time process: alpha_bar [T], float64, from image to noise."""
-        return cls(_betas_between(alpha_bar), torch.arange(len(alpha_bar)), len(alpha_bar))
-
     def respaced(self, timesteps: Sequence[int]) -> "Schedule":
         """The process that visits only these steps; its betas follow from the kept alpha_bar.
 

@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -240,6 +240,24 @@ class Engine:
     def _leave(self, key: tuple[str, int]) -> None:
         del self._live[key]
         self.scheduler.leave(key)
+
+
+def run_to_end(
+    engine: Engine, requests: Sequence[ImageRequest], on_step: Callable[[int], None] = lambda rows: None
+) -> list[Finished]:
+    """Run images on an engine that has no others; return them in the order of the requests.
+
+    on_step gets the number of rows of each step. Raises: the exception of a step that could not be computed.
+    """
+    for request in requests:
+        engine.add(request)
+    done: dict[int, Finished] = {}
+    while (report := engine.step()) is not None:
+        for error in report.failed.values():
+            raise error
+        done |= {each.request.index: each for each in report.finished}
+        on_step(len(report.moved))
+    return [done[request.index] for request in requests]
 
 
 def _light(error: Exception) -> Exception:

@@ -11,29 +11,10 @@ import torch
 from torch import Tensor
 
 from diffusion.latents import great_circle
-from engine.engine import Engine
+from engine.engine import Engine, run_to_end
 from engine.pipeline import BASE, Pipeline
-from engine.steps import Finished
 from engine.trajectory import FromLatent, FromPicture, Guidance, ImageRequest, StagePlan, StagePlans
 from vocabulary.sampling import Direction
-
-
-def run_to_end(
-    engine: Engine, requests: Sequence[ImageRequest], on_step: Callable[[int], None] = lambda rows: None
-) -> list[Finished]:
-    """Run images on an engine that has no others; return them in the order of the requests.
-
-    on_step gets the number of rows of each step. Raises: the exception of a step that could not be computed.
-    """
-    for request in requests:
-        engine.add(request)
-    done: dict[int, Finished] = {}
-    while (report := engine.step()) is not None:
-        for error in report.failed.values():
-            raise error
-        done |= {each.request.index: each for each in report.finished}
-        on_step(len(report.moved))
-    return [done[request.index] for request in requests]
 
 
 def reconstruction_error(pixels: Tensor, picture: Tensor) -> dict[str, float | None]:

@@ -9,10 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from engine.memory import Shortage, free_bytes, serving_bytes, shortage
 from engine.selfcheck import check_stack
 from models.checkpoints.network_file import WeightsError
 from models.checkpoints.presets import OFFICIAL_FOLDER
+from models.memory import Shortage, free_bytes, serving_bytes, shortage
 from models.stack import Stack, load_plan
 from models.stack_plan import MANIFEST, StackPlan, official_stacks, read_stack
 

@@ -107,7 +107,9 @@ def _results(layer: Callable[[Tensor], Tensor], x: Tensor, upstream: Tensor | No
         return layer(chosen).flatten(1).float()
     with torch.enable_grad():
         y = layer(chosen.requires_grad_())
-    (gradient,) = torch.autograd.grad(y, chosen, _as_maps(_numbered(upstream, rows).to(y.dtype)))
+        # a sum, because autograd imports sympy, which takes half a second, to check given gradients
+        total = (y * _as_maps(_numbered(upstream, rows).to(y.dtype))).sum()
+    (gradient,) = torch.autograd.grad(total, chosen)
     return torch.cat([y.detach().flatten(1).float(), gradient.flatten(1).float()], dim=1)
 
 

@@ -5,8 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from engine.engine import Engine
-from engine.inversion import run_to_end
+from engine.engine import Engine, run_to_end
 from engine.pipeline import Pipeline
 from engine.trajectory import Guidance, StagePlan, StagePlans
 

@@ -22,6 +22,7 @@ from evaluation.extractors import Features
 from evaluation.feature_files import KeptFeatures
 from evaluation.frechet import Moments
 from evaluation.scores import Reference, Statistics
+from files.atomic import atomic_write
 from models.checkpoints.provenance import hash_file
 
 FORMAT = 1
@@ -54,8 +55,7 @@ def holds_statistics(path: Path) -> bool:
 def write_statistics(path: Path, features: Features, provenance: Mapping[str, Any]) -> None:
     """Write the statistics of a set, atomically."""
     pooled, spatial = Moments.of(features.pooled), Moments.of(features.spatial)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("wb") as file:
+    with atomic_write(path, many_writers=True) as file:
         np.savez(
             file,
             mu=pooled.mean.numpy(),
@@ -67,7 +67,6 @@ def write_statistics(path: Path, features: Features, provenance: Mapping[str, An
             probabilities=features.probabilities.numpy(),
             provenance=np.array(json.dumps(dict(provenance) | {"format": FORMAT})),
         )
-    partial.replace(path)
 
 
 def read_statistics(path: Path, extractor: Mapping[str, Any]) -> Measured:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.tuning import Figures, Tuned
+from files.atomic import atomic_write
 from models.stack_plan import MANIFEST, read_stack
 
 MEASURED, CARD = "measured.json", "card.md"
@@ -59,6 +60,5 @@ def card_lines(tuned: Mapping[str, Tuned], found: Figures) -> Iterator[str]:
 
 
 def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    partial.replace(path)
+    with atomic_write(path) as file:
+        file.write(text.encode())

@@ -3,12 +3,11 @@
 import os
 import warnings
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import IO, cast
 
-from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 MAX_SIDE_PX = 16_384
 MAX_ASPECT = 32  # the short side is scaled to a pipeline's size before the middle square is taken
@@ -16,15 +15,6 @@ MAX_PIXELS = 179_000_000  # Pillow's own limit, for trusted files
 NOT_DECODED = frozenset(
     {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"}
 )  # Ghostscript runs EPS; Pillow only names others
-UPRIGHT = {  # the operation that undoes each value of EXIF's Orientation
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 class PictureError(ValueError):
@@ -109,11 +99,13 @@ def refuse(image: Image.Image, max_upload_pixels: int) -> None:
 def upright(image: Image.Image) -> Image.Image:
     """The picture, turned by its EXIF data."""
     image.load()  # first, because Pillow turns a TIFF here and removes its tag
-    orientation = 1
-    with suppress(Exception):  # unreadable EXIF data are ignored, as in viewers
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    turn = UPRIGHT.get(orientation)
-    return image if turn is None else image.transpose(turn)
+    try:
+        ImageOps.exif_transpose(image, in_place=True)  # without a copy of a picture that stands upright
+    except MemoryError:
+        raise
+    except Exception:  # noqa: BLE001 - unreadable EXIF data are ignored, as in viewers
+        pass
+    return image
 
 
 def flattened(image: Image.Image) -> Image.Image:

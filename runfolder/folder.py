@@ -9,10 +9,12 @@ import fcntl
 import json
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
+
+from files.atomic import atomic_write
 
 CONFIG, INFO, STATS, STATE, LOCK = "config.json", "run.json", "stats.jsonl", "state.pt", "lock"
 SNAPSHOTS, PREVIEWS, EVENTS = "snapshots", "previews", "events"
@@ -28,24 +30,8 @@ class RunFolderError(ValueError):
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file atomically. Raises: OSError."""
-    write_whole(path, lambda file: file.write((json.dumps(content, indent=1) + "\n").encode()))
-
-
-def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file atomically; if that fails, nothing of it is left.
-
-    Raises: the errors of `write`, and OSError.
-    """
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    with atomic_write(path, durable=True) as file:
+        file.write((json.dumps(content, indent=1) + "\n").encode())
 
 
 def read_regular(path: Path, most_bytes: int | None = None) -> bytes:

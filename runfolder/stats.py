@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from runfolder.folder import STATS, read_regular, write_whole
+from files.atomic import atomic_write
+from runfolder.folder import STATS, read_regular
 
 
 def append_line(folder: Path, line: Mapping[str, Any]) -> None:
@@ -42,4 +43,5 @@ def forget_after(folder: Path, step: int) -> None:
     kept = [line for line in lines if line["step"] <= step]
     if len(kept) < len(lines):
         text = "".join(json.dumps(line) + "\n" for line in kept)
-        write_whole(folder / STATS, lambda file: file.write(text.encode()))
+        with atomic_write(folder / STATS, durable=True) as file:
+            file.write(text.encode())

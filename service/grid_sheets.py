@@ -8,7 +8,7 @@ import structlog
 from jobs.contract.errors import ErrorKind, RefusedError
 from jobs.contract.grids import AxisValue, AxisView, Grid, GridCell
 from jobs.contract.job import JobStatus
-from jobs.job_queue import Asked
+from jobs.queue.job_queue import Asked
 from pictures.decoding import PictureError
 from pictures.sheet import SheetAxis, SheetCell, drawn_sheet
 from pictures.thumbnails import Form, encoded

@@ -9,7 +9,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-from jobs.job_queue import JobQueue
+from jobs.queue.job_queue import JobQueue
 from jobs.storage.store_metrics import StoreMetrics
 from jobs.views.estimate import Estimator
 from vocabulary.priorities import PRIORITIES

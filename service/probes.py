@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from redis import Redis
 from redis.exceptions import RedisError
 
-from jobs.job_queue import JobQueue
+from jobs.queue.job_queue import JobQueue
 from jobs.queue.server import look
 from service import metrics
 from service.batches import Batches

@@ -13,8 +13,8 @@ from fastapi.sse import format_sse_event
 from redis.exceptions import RedisError
 
 from jobs.contract.errors import RefusedError
-from jobs.job_queue import Asked, unknown_job
 from jobs.queue.events import START, Event, EventKind, Place
+from jobs.queue.job_queue import Asked, unknown_job
 from jobs.views.job_views import image_url
 from service.authentication import CallerDep
 from service.hub import RECHECK_SECONDS

@@ -10,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 
 from jobs.contract.errors import ErrorKind, RefusedError
 from jobs.contract.grids import Grid, GridRequest
-from jobs.job_queue import Asked
+from jobs.queue.job_queue import Asked
 from jobs.queue.submitting import ItemsSubmission
 from pictures.thumbnails import Form
 from service.accept_header import preferred_format

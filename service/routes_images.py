@@ -10,7 +10,7 @@ from pydantic import BeforeValidator
 from starlette.concurrency import run_in_threadpool
 
 from jobs.contract.errors import ErrorKind, RefusedError
-from jobs.job_queue import PublishedImage
+from jobs.queue.job_queue import PublishedImage
 from pictures.decoding import PictureError
 from pictures.thumbnails import Form, Format, formed
 from service.accept_header import preferred_format

@@ -24,8 +24,8 @@ from jobs.contract.errors import FieldError, InvalidRequestError, RefusedError
 from jobs.contract.items import JobItems
 from jobs.contract.job import Job, JobList
 from jobs.contract.request import JobRequest
-from jobs.job_queue import Asked, unknown_job
 from jobs.queue.drafting import Submission, Submitted
+from jobs.queue.job_queue import Asked, unknown_job
 from jobs.queue.submitting import ItemsSubmission
 from service.authentication import CallerDep
 from service.problems import documented, with_headers

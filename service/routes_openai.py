@@ -23,8 +23,8 @@ from jobs.callers.caller import Caller
 from jobs.contract.errors import ErrorKind, FieldError, InvalidRequestError, RefusedError
 from jobs.contract.job import Job, JobStatus
 from jobs.contract.work import evaluations_of
-from jobs.job_queue import Asked
 from jobs.queue.events import START, EventKind
+from jobs.queue.job_queue import Asked
 from service.authentication import CallerDep
 from service.openai_images import (
     ImageCall,

@@ -14,7 +14,7 @@ from pydantic import StringConstraints
 
 from jobs.contract.errors import ErrorKind, RefusedError
 from jobs.contract.job import ImageView, Job, JobStatus
-from jobs.job_queue import Asked, unknown_job
+from jobs.queue.job_queue import Asked, unknown_job
 from service.authentication import CallerDep
 from service.conditional_requests import matches
 from service.problems import documented, with_headers

@@ -23,7 +23,7 @@ from anyio import CapacityLimiter, to_thread
 from redis.exceptions import RedisError
 
 from jobs.contract.errors import RefusedError
-from jobs.job_queue import JobQueue
+from jobs.queue.job_queue import JobQueue
 from jobs.queue.webhook_targets import WebhookTargets
 from jobs.queue.webhooks import Choice, Delivery, Webhooks
 from jobs.settings import Settings

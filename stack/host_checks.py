@@ -11,12 +11,12 @@ from pathlib import Path
 from uuid import uuid4
 
 from jobs.contract.errors import SettingsError, UnavailableError
-from jobs.doctor_finding import Finding
-from jobs.environment import masked
 from jobs.settings import Settings
+from jobs.settings.environment import masked
 from jobs.storage.store import ObjectStore
 from stack.embedded import PROBE_TIMEOUT_SECONDS, local_host, with_free_port
 from stack.supervisor import StackError
+from vocabulary.doctor_finding import Finding
 
 SCRATCH_FOLDER = "doctor"  # of the store; upkeep and listings do not read it
 ROOM_BYTES = 1 << 30  # thousands of the demo's images, or one compiled stack with its log

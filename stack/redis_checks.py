@@ -8,13 +8,13 @@ from uuid import uuid4
 from redis.client import Redis
 from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
-from jobs.doctor_finding import Finding
-from jobs.environment import masked
 from jobs.queue import keys
 from jobs.queue.server import connect_redis, look
 from jobs.settings import Settings
+from jobs.settings.environment import masked
 from stack.embedded import server_binary
 from stack.supervisor import StackError
+from vocabulary.doctor_finding import Finding
 
 CHECK, RIGHTS_CHECK, CLOCK_CHECK = "redis", "redis rights", "clock"
 SKEW_SECONDS = 5.0  # more than any round trip; skew is only a warning, because jobs are dated by Redis' clock

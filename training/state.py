@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from runfolder.folder import SNAPSHOTS, STATE, snapshot_path, snapshot_steps, write_whole
+from files.atomic import atomic_write
+from runfolder.folder import SNAPSHOTS, STATE, snapshot_path, snapshot_steps
 
 State = dict[str, Any]
 
@@ -40,10 +41,12 @@ class StateFiles:
         try:
             if snapshot:
                 (self.folder / SNAPSHOTS).mkdir(exist_ok=True)
-                write_whole(snapshot_path(self.folder, state["step"]), lambda file: torch.save(state, file))
+                with atomic_write(snapshot_path(self.folder, state["step"]), durable=True) as file:
+                    torch.save(state, file)
                 for step in snapshot_steps(self.folder)[: -self.keep_snapshots]:
                     snapshot_path(self.folder, step).unlink()
-            write_whole(target, lambda file: torch.save(state, file))
+            with atomic_write(target, durable=True) as file:
+                torch.save(state, file)
         except (OSError, RuntimeError) as error:  # torch raises RuntimeError for a full disk
             raise SaveError(f"{target}: the state of step {state['step']} cannot be saved ({error})") from error
 

@@ -7,15 +7,15 @@ import torch
 from engine.compiling import NoCompilerError, find_command, first_line_of_version
 from engine.loading import choose, find_plans
 from jobs.contract.errors import SettingsError
-from jobs.doctor_finding import Finding
 from jobs.settings import Settings
 from models.checkpoints.network_file import WeightsError
 from models.networks import native_norm
 from models.networks.precision import has_fast_bf16
 from models.stack_plan import StackPlan, check_fit
+from vocabulary.doctor_finding import Finding
 from worker.assembling import choose_precision
 from worker.error_texts import error_text
-from worker.main import choose_device
+from worker.loading import choose_device
 
 
 def check_machine(settings: Settings) -> list[Finding]:

@@ -6,9 +6,9 @@ import structlog
 import torch
 
 from engine.compiling import Compiler, NoCompilerError, configs_of
-from engine.memory import bytes_of_compiled, free_bytes
 from jobs.contract.errors import SettingsError
 from jobs.settings import Settings
+from models.memory import bytes_of_compiled, free_bytes
 from models.stack import Stack
 from vocabulary.precisions import Precision
 from worker.error_texts import gib

@@ -1,8 +1,8 @@
 """Texts of loading and memory errors for users: the setting to change, and the command that helps."""
 
 from engine.loading import MissingFileError, ShortageError, UnknownPipelineError
-from engine.memory import Shortage
 from models.checkpoints.network_file import WeightsError
+from models.memory import Shortage
 
 
 def error_text(error: WeightsError, setting: str = "ADM_PIPELINES") -> str:

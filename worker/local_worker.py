@@ -16,7 +16,7 @@ from models.checkpoints.network_file import WeightsError
 from models.stack import outline_plan
 from worker.error_texts import error_text
 from worker.job_plans import plan_job
-from worker.main import choose_device, load, use_host
+from worker.loading import choose_device, load, use_host
 from worker.offers import offer, select
 from worker.png import describe, encode
 

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 
 import structlog
 
-from engine.memory import BATCHES_IN_FLIGHT
 from engine.steps import Finished, StepReport
 from jobs.contract.changes import PipelineChange
 from jobs.contract.errors import FailureKind, UnavailableError
@@ -14,6 +13,7 @@ from jobs.queue.events import Preview
 from jobs.settings import Settings
 from jobs.storage.files import FileStore
 from jobs.storage.images import ImageStore
+from models.memory import BATCHES_IN_FLIGHT
 from vocabulary.priorities import Priority
 from vocabulary.sampling import Direction
 from worker.admission import Admission

@@ -24,6 +24,7 @@ from evaluation.intervals import mean_interval
 from evaluation.resampling import Figure
 from evaluation.sampling import Sampler
 from evaluation.scores import all_scores
+from files.atomic import atomic_write
 from models.stack import Stack, load_stack
 from vocabulary.precisions import Precision
 
@@ -143,10 +144,8 @@ class Lab:
             pixels = self._sampled(cell, number)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.with_suffix(".json").write_text(json.dumps({"seconds": time.perf_counter() - started} | machine()))
-            partial = path.with_suffix(".partial")
-            with partial.open("wb") as file:
+            with atomic_write(path) as file:
                 np.save(file, pixels.numpy())
-            partial.replace(path)
             print(f"{cell.name}: part {number}, {time.perf_counter() - started:.0f} s", flush=True)
         return path
 

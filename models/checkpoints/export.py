@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from files.atomic import atomic_write
 from models.checkpoints.file_form import WeightsError
 from models.checkpoints.flags import (
     CHANNEL_MULT,
@@ -80,12 +81,8 @@ def _write(path: Path, config: NetworkConfig, process: ProcessConfig | None, tar
         )
     if process is not None and process.grey:
         raise WeightsError(f"{path}", "generates grey images (process.grey), which the official scripts cannot do")
-    partial = target.with_name(f"{target.name}.partial")
-    try:
-        torch.save({key: value.float() for key, value in read_tensors(path).items()}, partial)
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic_write(target) as file:
+        torch.save({key: value.float() for key, value in read_tensors(path).items()}, file)
     return Exported(target, *official_flags(config, process))
 
 

@@ -11,6 +11,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from files.atomic import atomic_write
+
 REMEMBERED_BYTES = 1 << 28  # smaller files are hashed quickly and get no record
 
 
@@ -48,9 +50,8 @@ def write_record(path: Path, sha256: str, url: str | None = None) -> FileRecord:
     """Record a file as it is now, atomically."""
     stat = path.stat()
     record = FileRecord(stat.st_size, sha256, stat.st_mtime_ns, url)
-    partial = record_path(path).with_suffix(".partial")
-    partial.write_text(json.dumps(dataclasses.asdict(record), indent=1) + "\n")
-    partial.replace(record_path(path))
+    with atomic_write(record_path(path)) as file:
+        file.write((json.dumps(dataclasses.asdict(record), indent=1) + "\n").encode())
     return record
 
 

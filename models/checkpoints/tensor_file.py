@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from files.atomic import atomic_write
 from models.checkpoints.file_form import Form, form_of, named, refuse_shard
 from models.checkpoints.file_form import WeightsError as WeightsError
 from models.checkpoints.file_form import shown as shown
@@ -109,16 +110,11 @@ def write_tensors(
     copy of only one tensor. Equal tensors make equal bytes.
     Raises: WeightsError for a value that is not finite, or not in dtype; then no file is left.
     """
-    partial = path.with_name(path.name + ".partial")
     digest = hashlib.sha256()
-    try:
-        with partial.open("wb") as file:
-            _write(file, digest, _header(tensors, dtype, metadata))
-            for key, value in tensors.items():
-                _write(file, digest, _content(path.name, key, value, dtype))
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic_write(path) as file:
+        _write(file, digest, _header(tensors, dtype, metadata))
+        for key, value in tensors.items():
+            _write(file, digest, _content(path.name, key, value, dtype))
     return digest.hexdigest()
 
 

@@ -43,3 +43,9 @@ class Painter:
 def sampled(out: Path, source: Painter, **order: Any) -> str:
     """Run an order, without a screen."""
     return run(Order(out, "demo", **({"count": 50, "upsample": False} | order)), source, Console(file=io.StringIO()))
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    """All files of a result, but for its record."""
+    files = [out] if out.is_file() else [each for each in sorted(out.iterdir()) if each.suffix == ".png"]
+    return {each.name: each.read_bytes() for each in files}

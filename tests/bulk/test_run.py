@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import hypothesis
 import numpy as np
@@ -23,19 +22,13 @@ from rich.console import Console
 from bulk import progress
 from bulk.chunks import ChunkPlan
 from bulk.classes import parse_classes
-from bulk.disk import sole_worker, whole_file
+from bulk.disk import sole_worker
 from bulk.errors import BulkError, StoppedError
 from bulk.run import Order, run
-from tests.bulk.painter import Painter, painted, sampled
-from tests.jobs.samples import BASE_ONLY, DEMO
+from tests.bulk.painter import Painter, contents, painted, sampled
+from tests.jobs.samples import DEMO
 
 FORMS = ("samples.npz", "samples")
-
-
-def contents(out: Path) -> dict[str, bytes]:
-    """All files of a result, but for its record."""
-    files = [out] if out.is_file() else [each for each in sorted(out.iterdir()) if each.suffix == ".png"]
-    return {each.name: each.read_bytes() for each in files}
 
 
 def stop_before(chunk: int, kind: type[BaseException] = KeyboardInterrupt) -> Callable[[int], None]:
@@ -266,20 +259,8 @@ def test_two_runs_never_share_an_output(tmp_path: Path) -> None:
         sampled(tmp_path / "samples.npz", Painter())
 
 
-def test_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
-    def cut_short() -> None:
-        with whole_file(tmp_path / "part") as unfinished:
-            unfinished.write_bytes(b"half")
-            assert not (tmp_path / "part").exists()
-            raise OSError("no space left")
-
-    with pytest.raises(OSError, match="no space left"):
-        cut_short()
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_what_a_killed_run_left_unfinished_is_removed(tmp_path: Path) -> None:
-    left = tmp_path / ".3-0.rgb.123.tmp"
+    left = tmp_path / ".3-0.rgb.123.partial"
     left.write_bytes(b"half")
     with sole_worker(tmp_path):
         assert not left.exists()
@@ -288,7 +269,7 @@ def test_what_a_killed_run_left_unfinished_is_removed(tmp_path: Path) -> None:
 def test_npz_that_a_killed_run_left_unfinished_is_removed_and_others_are_not(tmp_path: Path) -> None:
     with pytest.raises(StoppedError):
         sampled(tmp_path / "samples.npz", Painter(stop_before(1)))
-    ours, others = (f".{name}.123.tmp" for name in ("samples.npz", "samples.npz.2.npz"))
+    ours, others = (f".{name}.123.partial" for name in ("samples.npz", "samples.npz.2.npz"))
     for each in (ours, others):
         (tmp_path / each).write_bytes(b"half")
     sampled(tmp_path / "samples.npz", Painter())
@@ -300,7 +281,7 @@ def test_run_that_was_killed_over_its_record_begins_anew_and_leaves_nothing_of_i
     sampled(tmp_path / "undisturbed" / form, Painter())
     record = tmp_path / "killed" / ("samples.npz.json" if form.endswith(".npz") else "samples/run.json")
     record.parent.mkdir(parents=True)
-    (record.parent / f".{record.name}.123.tmp").write_bytes(b"{")
+    (record.parent / f".{record.name}.123.partial").write_bytes(b"{")
     sampled(tmp_path / "killed" / form, Painter())
     files = [
         {path.relative_to(tmp_path / run) for path in (tmp_path / run).rglob("*")} for run in ("killed", "undisturbed")
@@ -317,102 +298,3 @@ def test_damaged_part_is_named(tmp_path: Path) -> None:
         sampled(tmp_path / "samples.npz", Painter())
     part.unlink()
     sampled(tmp_path / "samples.npz", Painter())
-
-
-@pytest.mark.parametrize(
-    ("order", "says"),
-    [
-        ({"count": None}, "--count: is required unless --classes is a file"),
-        ({"sampler": "euler"}, "--sampler: unknown sampler 'euler'"),
-        ({"guidance_scale": 51.0}, "--guidance-scale: "),
-        ({"steps": 0}, "--steps: "),
-        ({"eta": 0.5, "sampler": "ddpm"}, "--eta: is for ddim alone"),
-        ({"classes": "none", "guidance_scale": 2.0}, "--guidance-scale: must be 0 without a class"),
-    ],
-)
-def test_wrong_order_is_refused_by_its_option_before_anything_is_written(
-    tmp_path: Path, order: dict[str, object], says: str
-) -> None:
-    with pytest.raises(BulkError) as caught:
-        sampled(tmp_path / "samples.npz", Painter(), **order)
-    assert says in str(caught.value)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_no_class_where_none_is_offered_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BulkError, match="--classes: null is not offered"):
-        sampled(tmp_path / "samples.npz", Painter(pipeline=BASE_ONLY), classes="none")
-
-
-def test_file_of_classes_says_how_many_images(tmp_path: Path) -> None:
-    (tmp_path / "classes.txt").write_text("2\n" * 20)
-    sampled(tmp_path / "samples.npz", Painter(), count=None, classes=str(tmp_path / "classes.txt"))
-    with np.load(tmp_path / "samples.npz") as archive:
-        assert archive["arr_1"].tolist() == [2] * 20
-    with pytest.raises(BulkError, match=r"--count 21: --classes .* has classes for 20"):
-        sampled(tmp_path / "more.npz", Painter(), count=21, classes=str(tmp_path / "classes.txt"))
-
-
-@pytest.mark.parametrize("name", ["b.txt", "samples.png", "samples.npz.gz"])
-def test_output_of_another_suffix_is_refused_before_anything_is_made(tmp_path: Path, name: str) -> None:
-    with pytest.raises(BulkError, match=rf"^--out .*{name}: ends in \.\w+; give a name in \.npz, or a folder's"):
-        sampled(tmp_path / name, Painter())
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_folder_that_is_there_may_have_a_dot_in_its_name(tmp_path: Path) -> None:
-    (tmp_path / "scale-1.5").mkdir()
-    sampled(tmp_path / "scale-1.5", Painter(), count=2, classes="none")
-    assert list(contents(tmp_path / "scale-1.5")) == ["000000.png", "000001.png"]
-
-
-def test_output_that_cannot_be_written_is_told_in_one_line(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(BulkError, match=r"--out .*File exists"):
-        sampled(tmp_path / "file" / "samples.npz", Painter())
-
-
-EVERY: dict[str, Any] = {
-    "steps": 9,
-    "sampler": "ddim",
-    "eta": 0.5,
-    "guidance_scale": 2.0,
-    "guidance_interval": (100, 900),
-    "guidance_schedule": "entropy",
-    "time_grid": "uniform",
-    "thresholding": "dynamic",
-    "upsample": None,
-    "upsampler": {
-        "steps": 7,
-        "sampler": "ddim",
-        "eta": 0.25,
-        "strength": 0.5,
-        "time_grid": "karras",
-        "thresholding": "none",
-    },
-}
-
-
-def test_every_setting_of_sampling_is_that_of_the_run(tmp_path: Path) -> None:
-    sampled(tmp_path / "samples.npz", Painter(), count=2, **EVERY)
-    made_of = json.loads((tmp_path / "samples.npz.json").read_text())["parameters"]
-    expected = {name: value for name, value in EVERY.items() if name not in ("upsample", "upsampler")}
-    assert {name: made_of[name] for name in expected} == expected | {"guidance_interval": [100, 900]}
-    assert made_of["upsample"] == EVERY["upsampler"]
-    assert made_of["size"] == 64
-
-
-@pytest.mark.parametrize(
-    ("wrong", "said"),
-    [
-        ({"time_grid": "crooked"}, r"--time-grid: "),
-        ({"thresholding": "soft"}, r"--thresholding: "),
-        ({"guidance_interval": (-1, 5)}, r"--guidance-interval: "),
-        ({"upsample": None, "upsampler": {"strength": 2.0}}, r"--upsample-strength: "),
-        ({"upsample": False, "upsampler": {"steps": 3}}, r"--no-upsample: contradicts --upsample-steps$"),
-    ],
-)
-def test_wrong_setting_is_named_as_its_option(tmp_path: Path, wrong: dict[str, Any], said: str) -> None:
-    with pytest.raises(BulkError, match=f"^{said}"):
-        sampled(tmp_path / "samples.npz", Painter(), **wrong)
-    assert list(tmp_path.iterdir()) == []

@@ -11,9 +11,9 @@ from typing import Any, cast
 from redis.client import Pipeline, Redis
 
 from jobs.contract.request import JobRequest
-from jobs.job_queue import JobQueue
 from jobs.queue import keys, rq_registries
 from jobs.queue.announcements import announce_pipelines
+from jobs.queue.job_queue import JobQueue
 from jobs.queue.payload import PAYLOAD_VERSION
 from jobs.queue.record import Record
 from jobs.queue.transitions import count_work

@@ -10,10 +10,10 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner, Result
 
 from cli.main import app
-from cli.pictures import read_pixels
 from models.checkpoints.presets import PRESETS, Preset, Sampling
 from models.networks.unet import build_unet
 from tests.models.samples import BASE, seeded, write_stack
+from worker.inverting import read_pixels
 
 DOUBT = "adm: weights look wrong: "
 

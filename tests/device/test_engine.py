@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from diffusion.noise import Draw, normals
-from engine.engine import Engine
-from engine.inversion import run_to_end
+from engine.engine import Engine, run_to_end
 from engine.pipeline import BASE, UPSAMPLE, Pipeline, build_stages
 from engine.stage import Stage
 from engine.trajectory import Guidance, ImageRequest, StagePlan, StagePlans

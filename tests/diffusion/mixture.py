@@ -90,8 +90,14 @@ def levels_in_log_snr(num_steps: int) -> Tensor:
     return alpha_bar_of(torch.linspace(LAMBDA_IMAGE, LAMBDA_NOISE, num_steps, dtype=torch.float64))
 
 
+def schedule_of(alpha_bar: Tensor) -> Schedule:
+    """A schedule with given levels of a continuous-time process: alpha_bar [T], float64, from image to noise."""
+    betas = 1 - alpha_bar / torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]])
+    return Schedule(betas, torch.arange(len(alpha_bar)), len(alpha_bar))
+
+
 def build(sampler: str, alpha_bar: Tensor) -> SamplerTable:
-    process = Process(Schedule.of_alpha_bar(alpha_bar), variance_type=VarianceType.FIXED_SMALL)
+    process = Process(schedule_of(alpha_bar), variance_type=VarianceType.FIXED_SMALL)
     match sampler:
         case "ddpm":
             return ddpm_table(process, thresholding="none")

@@ -6,15 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from diffusion.losses import (
-    LossType,
-    discretized_gaussian_log_likelihood,
-    normal_kl,
-    prior_bpd,
-    training_losses,
-)
+from diffusion.losses import LossType, discretized_gaussian_log_likelihood, normal_kl, training_losses
 from diffusion.process import MeanType, Process, VarianceType
 from diffusion.schedule import Schedule
+from tests.diffusion.bits_per_dim import prior_bpd
 
 PROPERTY = settings(max_examples=50)
 SHAPE = (4, 3, 4, 4)

@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from diffusion.guidance import guide_mean, guide_score
 from diffusion.process import MeanType, Prediction, Process, VarianceType
 from diffusion.schedule import Schedule, sampling_timesteps
 from diffusion.solvers import dpmpp_2m_table, heun_table
@@ -22,6 +21,7 @@ from diffusion.tables import (
     scale_eps,
     take_step,
 )
+from tests.diffusion.plain_guidance import guide_mean, guide_score
 from vocabulary.sampling import THRESHOLDINGS, Thresholding
 
 PROPERTY = settings(max_examples=150)

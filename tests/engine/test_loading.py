@@ -20,7 +20,7 @@ from models.checkpoints.presets import OFFICIAL_PIPELINES
 from models.stack import load_plan
 from models.stack_plan import official_stacks, read_stack
 from tests.models.samples import write_stack
-from worker.main import readable_pipelines
+from worker.loading import readable_pipelines
 
 CPU = torch.device("cpu")
 

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.memory import (
+from engine.threads import torch_threads
+from models.checkpoints.presets import PRESETS
+from models.memory import (
     STATES_KEPT,
     Need,
     NetworkConfig,
@@ -19,8 +21,6 @@ from engine.memory import (
     state_bytes,
     surely_fits,
 )
-from engine.threads import torch_threads
-from models.checkpoints.presets import PRESETS
 from models.stack_plan import official_stacks, read_stack
 from tests.engine.bench import Bench
 from tests.models.samples import BASE as BASE_CONFIG

@@ -11,7 +11,7 @@ from redis import Redis
 
 from jobs.contract.job import JobStatus
 from jobs.contract.request import JobRequest
-from jobs.job_queue import JobQueue
+from jobs.queue.job_queue import JobQueue
 from jobs.queue.payload import payload_of
 from jobs.settings import Settings
 from jobs.storage.images import ImageStore

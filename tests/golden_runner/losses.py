@@ -7,10 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffusion.losses import LossType, bits_per_dim, discretized_gaussian_log_likelihood, normal_kl, training_losses
+from diffusion.losses import LossType, discretized_gaussian_log_likelihood, normal_kl, training_losses
 from diffusion.process import Process
 from diffusion.resample import LossSecondMomentSampler, UniformSampler, importance
 from diffusion.schedule import Schedule
+from tests.diffusion.bits_per_dim import bits_per_dim
 from tests.golden_runner.analytic import check_seen, read_network, read_process
 from tests.golden_runner.case import Case, CaseError
 from tests.golden_runner.steps import linear_logits

@@ -8,12 +8,11 @@ from torch import Tensor
 from diffusion.guidance import (
     classifier_log_probabilities,
     guidance_gradient,
-    guide_mean,
-    guide_score,
     one_hot,
 )
 from diffusion.process import Prediction, Process
 from diffusion.tables import SamplerTable, ddim_table, ddpm_table, reverse_ddim_table, take_step
+from tests.diffusion.plain_guidance import guide_mean, guide_score
 from tests.golden_runner.analytic import check_seen, read_gradient, read_network, read_process, read_thresholding
 from tests.golden_runner.case import Case, CaseError
 from vocabulary.sampling import Thresholding

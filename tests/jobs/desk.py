@@ -8,10 +8,10 @@ from redis import Redis
 from jobs.callers.caller import Caller, Role
 from jobs.contract.errors import RefusedError
 from jobs.contract.request import JobRequest
-from jobs.job_queue import JobQueue
 from jobs.queue import keys, rq_registries
 from jobs.queue.announcements import announce_pipelines, announce_worker
 from jobs.queue.drafting import Submission, Submitted
+from jobs.queue.job_queue import JobQueue
 from jobs.settings import Settings
 from jobs.storage.images import ImageStore
 from tests.jobs.samples import DEMO, worker_info

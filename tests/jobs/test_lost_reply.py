@@ -7,9 +7,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry
 
 from jobs.contract.request import JobRequest
-from jobs.job_queue import JobQueue
 from jobs.queue import keys, rq_registries
 from jobs.queue.announcements import announce_pipelines
+from jobs.queue.job_queue import JobQueue
 from jobs.settings import Settings
 from jobs.storage.images import ImageStore
 from tests.chaos.proxy import Accident, Proxy

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from jobs.contract.errors import SettingsError
-from jobs.environment import masked
 from jobs.settings import Settings
+from jobs.settings.environment import masked
 from jobs.storage.images import ImageStore
 
 SHIPPED = ("demo", "demo-uncond", "fashion", "fashion-uncond")

@@ -5,7 +5,8 @@ import random
 import pytest
 import torch
 
-from diffusion.losses import bits_per_dim, training_losses
+from diffusion.losses import training_losses
+from tests.diffusion.bits_per_dim import bits_per_dim
 from tests.peers.processes import SHAPE, Network, both, draw_flags, draw_respacing
 
 CASES = range(20)

@@ -5,7 +5,7 @@ from typing import cast
 
 from redis import Redis
 
-from jobs.job_queue import JobQueue
+from jobs.queue.job_queue import JobQueue
 from jobs.settings import Settings
 from jobs.storage.images import ImageStore
 from service.metrics import Metrics

@@ -23,6 +23,7 @@ from service.process_metrics import ProcessMetrics
 from service.process_slot import Slot
 from tests.cli.test_keys import adm_keys
 from tests.service.conftest import ToyWorker, body, running_service
+from tests.stack.programs import alive
 from tests.waiting import PATIENCE_SECONDS, eventually
 from tests.warm import Program
 
@@ -131,10 +132,7 @@ def test_processes_end_when_the_one_that_started_them_is_killed(running: Running
     pids = [each["pid"] for each in events(lines, "process_started")]
     process.kill()
     process.wait()
-    eventually(
-        lambda: not any(psutil.pid_exists(each) and psutil.Process(each).status() != "zombie" for each in pids),
-        "all end",
-    )
+    eventually(lambda: not any(alive(each) for each in pids), "all end")
 
 
 def test_change_of_the_keys_is_in_force_at_all_processes_when_its_command_returns(

@@ -14,8 +14,8 @@ from redis import Redis
 from jobs.callers.caller import Role
 from jobs.callers.keyring import KeyStore
 from jobs.contract.job import JobStatus
-from jobs.job_queue import JobQueue
 from jobs.queue import keys
+from jobs.queue.job_queue import JobQueue
 from jobs.queue.rq_registries import job_key
 from jobs.queue.sweep import Cleaner
 from jobs.settings import Settings

@@ -9,7 +9,7 @@ import httpx2
 import pytest
 from redis import Redis
 
-from jobs.job_queue import JobQueue
+from jobs.queue.job_queue import JobQueue
 from jobs.queue.webhooks import Delivery, Webhooks
 from jobs.settings import Settings
 from jobs.storage.images import ImageStore

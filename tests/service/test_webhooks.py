@@ -14,8 +14,8 @@ from standardwebhooks.webhooks import WebhookVerificationError
 from typer.testing import CliRunner
 
 from cli.main import app
-from jobs.job_queue import JobQueue
 from jobs.queue import keys
+from jobs.queue.job_queue import JobQueue
 from jobs.queue.webhooks import Webhooks, enqueue
 from jobs.settings import Settings
 from jobs.storage.images import ImageStore

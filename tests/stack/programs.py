@@ -5,6 +5,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
+
 from stack.child import Backoff, ChildSpec
 from stack.log import Log
 from stack.supervisor import Supervisor, run_until_signalled, sole_owner
@@ -80,10 +82,9 @@ def program(name: str, source: str, *, stop_seconds: float = 10.0, backoff: Back
 def alive(pid: int) -> bool:
     """Return whether a process runs; one that is dead and not yet reaped does not."""
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
+        return psutil.Process(pid).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    except psutil.NoSuchProcess:
         return False
-    return state not in "ZX"
 
 
 def written_pid(pid_file: Path) -> int | None:

@@ -7,12 +7,12 @@ import pytest
 from redis import Redis
 
 from jobs.callers.quota_windows import Window
-from jobs.doctor_finding import Finding
 from jobs.queue import keys
 from jobs.settings import Settings
 from stack.redis_checks import COMMANDS, check_redis, judge_clock
 from tests.conftest import RedisServer
 from tests.jobs.desk import ANN, Desk
+from vocabulary.doctor_finding import Finding
 
 LEFT_OUT = {"hello", "client", "config"}  # the connection's own, and RQ's that it does without
 CHECKED_APART = {"set", "watch", "unwatch", "multi", "exec", "subscribe", "unsubscribe"}

@@ -10,7 +10,7 @@ from redis import Redis
 
 from jobs.contract.job import Usage
 from jobs.contract.request import JobRequest
-from jobs.job_queue import JobQueue
+from jobs.queue.job_queue import JobQueue
 from jobs.settings import Settings
 from jobs.storage.images import ImageStore
 from tests.conftest import RedisServer, running_redis
@@ -21,7 +21,7 @@ from tests.worker.tiny_stack import write_tiny_stack
 from worker.claim import Claim, Submit
 from worker.inbox import Inbox
 from worker.loaded_pipelines import LoadedPipelines
-from worker.main import load
+from worker.loading import load
 
 OpenInbox = Callable[..., Inbox]
 

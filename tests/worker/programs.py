@@ -13,7 +13,7 @@ from redis import Redis
 
 from jobs.contract.job import Job, JobStatus
 from jobs.contract.request import JobRequest
-from jobs.job_queue import JobQueue
+from jobs.queue.job_queue import JobQueue
 from jobs.settings import Settings
 from jobs.storage.images import ImageStore
 from tests.conftest import running_redis

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from engine.loading import MissingFileError, ShortageError, UnknownPipelineError
-from engine.memory import Shortage
 from models.checkpoints.network_file import WeightsError
+from models.memory import Shortage
 from worker.error_texts import error_text
 
 WEIGHTS, CPU = Path("/weights"), torch.device("cpu")

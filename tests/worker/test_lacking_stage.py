@@ -15,8 +15,8 @@ from jobs.storage.files import FileStore
 from tests.waiting import eventually
 from tests.worker.conftest import Bench, OpenInbox
 from tests.worker.tiny_stack import write_tiny_stack
+from worker.loading import load
 from worker.loop import Worker
-from worker.main import load
 from worker.stopping import Stopping
 
 pytestmark = pytest.mark.slow

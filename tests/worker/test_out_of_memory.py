@@ -15,8 +15,8 @@ from tests.waiting import eventually
 from tests.worker.conftest import Bench, OpenInbox
 from tests.worker.tiny_stack import write_tiny_stack
 from worker import job_runs
+from worker.loading import load
 from worker.loop import Worker
-from worker.main import load
 from worker.stopping import Stopping
 
 pytestmark = pytest.mark.slow

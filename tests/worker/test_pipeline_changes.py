@@ -17,7 +17,7 @@ from jobs.settings import Settings
 from tests.waiting import eventually
 from tests.worker.programs import Client, Start
 from tests.worker.tiny_stack import write_tiny_stack
-from worker.main import load
+from worker.loading import load
 from worker.pipeline_changes import PipelineChanger, RefusedChangeError, check, make, reason
 
 NAME = "test-0"

@@ -13,8 +13,8 @@ from jobs.queue.sweep import Cleaner
 from jobs.settings import Settings
 from tests.jobs.samples import worker_info
 from tests.service.conftest import running_service
+from tests.waiting import eventually
 from tests.worker.conftest import Bench, OpenInbox
-from tests.worker.programs import eventually
 from worker.inbox import Inbox
 
 HOUR = 3600.0

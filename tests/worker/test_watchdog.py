@@ -23,8 +23,8 @@ from tests.worker.conftest import Bench, OpenInbox
 from tests.worker.programs import Client, Start
 from worker.claim import Claim
 from worker.inbox import Inbox
+from worker.loading import load
 from worker.loop import Worker
-from worker.main import load
 from worker.stopping import Stopping
 from worker.watchdog import Watchdog
 

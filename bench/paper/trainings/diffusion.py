@@ -14,12 +14,13 @@ from engine.pipeline import BASE, Pipeline, build_stages
 from engine.trajectory import StagePlan
 from evaluation.demo_report import turns
 from evaluation.sampling import Sampler
+from files.atomic import atomic_write
 from models.checkpoints.network_file import build_network
 from models.checkpoints.presets import SHAPE_NAMES
 from models.networks.unet import UNet
 from models.stack import DiffusionNetwork, Stack
 from models.stack_plan import PipelineSpec, SamplingDefaults
-from runfolder.folder import snapshot_path, write_whole
+from runfolder.folder import snapshot_path
 from training.session import Request, train
 from training.state import read_state
 
@@ -47,7 +48,8 @@ class Trained:
         if not path.exists():
             self._train()
             sampled = self._sampled(lab).numpy()
-            write_whole(path, lambda file: np.save(file, sampled))
+            with atomic_write(path, durable=True) as file:
+                np.save(file, sampled)
         return torch.from_numpy(np.load(path))
 
     def _train(self) -> None:

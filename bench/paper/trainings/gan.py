@@ -3,7 +3,7 @@ discriminator (Miyato & Koyama 2018), as BigGAN has them, with transposed convol
 """
 
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ from bench.paper.trainings.variants import BUDGET, PARTS, RENDERS, RUNS
 from datasets.shapes import render_set
 from diffusion.pixels import from_uint8, to_uint8
 from evaluation.demo_report import turns
+from files.atomic import atomic_write
 from models.checkpoints.presets import SHAPE_NAMES
-from runfolder.folder import write_whole
 from training.data import TRAINING_SEED
 from training.ema import Averages
 
@@ -176,14 +176,17 @@ class TrainedGan:
         """Images like those of `GanRun.sample`; a run's states are kept, one for each part."""
         run = GanRun(self.seed)
         steps = round(BUDGET / step_flops() / PARTS)
-        for part in range(1, self.parts + 1):
-            path = self.folder / f"{part}.pt"
-            if path.exists():
-                run.load(torch.load(path, weights_only=True))
-                assert run.step == part * steps, f"{path} is of another budget; remove it"
-                continue
+        kept = max((part for part in range(1, self.parts + 1) if self._state(part).exists()), default=0)
+        if kept:
+            run.load(torch.load(self._state(kept), weights_only=True))
+            assert run.step == kept * steps, f"{self._state(kept)} is of another budget; remove it"
+        for part in range(kept + 1, self.parts + 1):
             run.train(part * steps)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, partial(torch.save, run.state()))
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with atomic_write(self._state(part), durable=True) as file:
+                torch.save(run.state(), file)
             print(f"{self.folder.name}: {part} of {PARTS} parts", flush=True)
         return run.sample(lab.images, self.truncation)
+
+    def _state(self, part: int) -> Path:
+        return self.folder / f"{part}.pt"

@@ -14,7 +14,7 @@ from bench.paper.core import Lab, doubled
 from bench.paper.row import Points
 from bench.paper.trainings.variants import SEEDS
 from evaluation.judging import Verdict
-from runfolder.folder import write_whole
+from files.atomic import atomic_write
 
 METRICS = ("fid", "precision", "recall")
 
@@ -66,6 +66,7 @@ def _figures(lab: Lab, sampled: Sampled) -> dict[str, float]:
             for each in (lab.features(doubled(sampled.pixels(lab))), lab.small_reference)
         )
         found = samples.closeness(reference)
-        write_whole(path, lambda file: file.write(json.dumps(found).encode()))
+        with atomic_write(path, durable=True) as file:
+            file.write(json.dumps(found).encode())
     figures: dict[str, float] = json.loads(path.read_text())
     return figures

@@ -14,15 +14,15 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from pydantic_settings.sources import EnvSettingsSource
 
 from jobs.contract.errors import SettingsError
-from jobs.environment import PREFIX, SettingSource, masked, refuse_unknown, variable
 from jobs.queue.worker_deaths import DEATHS_ALONE
-from jobs.setting_types import Hosts, Names, Networks, Origins, RedisUrl, StoreAddress, WebhookSecrets, key_of
+from jobs.settings.environment import PREFIX, SettingSource, masked, refuse_unknown, variable
+from jobs.settings.setting_types import Hosts, Names, Networks, Origins, RedisUrl, StoreAddress, WebhookSecrets, key_of
 from vocabulary.precisions import Precision
 
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
 MAX_WORKER_NAME = 64
 SHIPPED_PIPELINES = ("demo", "demo-uncond")
-SHIPPED_WEIGHTS = Path(__file__).parents[1] / "weights"  # of the checkout or the installed wheel
+SHIPPED_WEIGHTS = Path(__file__).parents[2] / "weights"  # of the checkout or the installed wheel
 STORE_TIMEOUT_SECONDS = 10.0
 STEP_TIMEOUT_SECONDS = 600.0
 MAX_SOCKET_PATH_BYTES = 107  # sun_path of unix(7) is 108 with its closing zero

@@ -1,0 +1,30 @@
+"""Writes a file whole or not at all."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+UNFINISHED = ".partial"
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path, *, durable: bool = False, many_writers: bool = False) -> Iterator[BinaryIO]:
+    """A file to write to, which replaces `path` when the block ends; if the block raises, nothing is left.
+
+    durable: the content is on disk before the rename (fsync); the rename is so once its folder is synced too.
+    many_writers: processes may write `path` at once, so the temporary name has the process's id. With one writer, a
+    killed process's unfinished file is overwritten by the next.
+    """
+    writer = f".{os.getpid()}" if many_writers else ""
+    unfinished = path.with_name(f".{path.name}{writer}{UNFINISHED}")
+    try:
+        with unfinished.open("wb") as file:
+            yield file
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
