@@ -12,13 +12,13 @@ from redis.backoff import NoBackoff
 
 from jobs.callers.keyring import NEEDED
 from jobs.contract.job import Job
+from jobs.queue.cleaner import Cleaner
 from jobs.queue.drafting import Submission, Submitted
 from jobs.queue.events import Event, Place, read_events
 from jobs.queue.job_queue import Asked, JobQueue
 from jobs.queue.record import Record
 from jobs.queue.retirement import Retirement
 from jobs.queue.server import SOCKET_SECONDS, connect_redis
-from jobs.queue.sweep import Cleaner
 from jobs.settings import Settings
 from jobs.storage.images import ImageStore
 from service.authentication import KeyringReader

@@ -8,8 +8,8 @@ from anyio import CapacityLimiter, to_thread
 from redis.exceptions import RedisError
 
 from jobs.contract.errors import UnavailableError
+from jobs.queue.cleaner import Cleaner
 from jobs.queue.retirement import Retirement
-from jobs.queue.sweep import Cleaner
 
 log = structlog.get_logger("service.upkeep")
 

@@ -17,8 +17,8 @@ from redis import Redis
 
 from jobs.callers.caller import Role
 from jobs.callers.keyring import KeyStore
+from jobs.queue.cleaner import Cleaner
 from jobs.queue.ledger import Ledger
-from jobs.queue.sweep import Cleaner
 from jobs.storage.files import FileStore
 from jobs.storage.images import ROOT, ImageStore
 from tests.chaos import audit

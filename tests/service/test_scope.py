@@ -15,9 +15,9 @@ from jobs.callers.caller import Role
 from jobs.callers.keyring import KeyStore
 from jobs.contract.job import JobStatus
 from jobs.queue import keys
+from jobs.queue.cleaner import Cleaner
 from jobs.queue.job_queue import JobQueue
 from jobs.queue.rq_registries import job_key
-from jobs.queue.sweep import Cleaner
 from jobs.settings import Settings
 from jobs.storage.images import ImageStore
 from tests.jobs.samples import png

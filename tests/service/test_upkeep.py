@@ -3,9 +3,9 @@ import asyncio
 import pytest
 from redis import Redis
 
+from jobs.queue.cleaner import Cleaner
 from jobs.queue.ledger import Ledger
 from jobs.queue.retirement import Retirement
-from jobs.queue.sweep import Cleaner
 from jobs.settings import Settings
 from jobs.storage.files import FileStore
 from jobs.storage.images import ImageStore

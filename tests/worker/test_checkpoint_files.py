@@ -20,7 +20,7 @@ from engine.stage import Stage
 from engine.trajectory import ImageRequest, StagePlan, Trajectory
 from jobs.contract.errors import FailureKind
 from jobs.contract.job import CheckpointRecord, Progress
-from jobs.queue.sweep import Cleaner
+from jobs.queue.cleaner import Cleaner
 from jobs.settings import Settings
 from models.stack import load_stack
 from tests.worker.conftest import Bench

@@ -17,9 +17,9 @@ from jobs.contract.errors import FailureKind, RefusedError
 from jobs.contract.job import FINAL_STATUSES, ImageRecord, JobStatus, Usage
 from jobs.contract.request import JobRequest
 from jobs.queue import keys, rq_registries
+from jobs.queue.cleaner import Cleaner
 from jobs.queue.drafting import Submission
 from jobs.queue.job_queue import JobQueue
-from jobs.queue.sweep import Cleaner
 from jobs.settings import Settings
 from jobs.storage.images import StoredImage
 from tests.conftest import RedisServer

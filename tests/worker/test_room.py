@@ -10,9 +10,9 @@ from jobs.callers.caller import ANONYMOUS
 from jobs.contract.errors import ErrorKind, RefusedError
 from jobs.contract.job import JobStatus
 from jobs.contract.request import JobRequest
+from jobs.queue.cleaner import Cleaner
 from jobs.queue.drafting import Submission, Submitted
 from jobs.queue.job_queue import JobQueue
-from jobs.queue.sweep import Cleaner
 from jobs.settings import Settings
 from tests.worker.conftest import Bench
 

@@ -12,8 +12,8 @@ from jobs.callers.caller import ANONYMOUS
 from jobs.contract.errors import ErrorKind, FailureKind, RefusedError, UnavailableError
 from jobs.contract.request import JobRequest
 from jobs.queue import keys, rq_registries
+from jobs.queue.cleaner import Cleaner
 from jobs.queue.record import Record
-from jobs.queue.sweep import Cleaner
 from jobs.settings import Settings
 from jobs.storage.images import ImageStore
 from tests.jobs.samples import png, upload
