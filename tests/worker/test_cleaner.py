@@ -28,7 +28,7 @@ def cleaner(bench: Bench, redis: Redis) -> Cleaner:
 
 def make_old(settings: Settings) -> None:
     for path in (settings.data / "images").rglob("*.png*"):
-        os.utime(path, (time.time() - 60,) * 2)
+        os.utime(path, (time.time() - settings.lease_seconds - 60,) * 2)
 
 
 def is_over(redis: Redis, job_id: str) -> None:
