@@ -92,6 +92,11 @@ def open_page(page: Page) -> None:
     expect(page.locator("#generate")).to_be_visible()
 
 
+def stop_clock(page: Page) -> None:
+    """Let the page's timers, which are installed, advance by `run_for` alone, from a minute ahead."""
+    page.clock.pause_at(time.time() + 60)
+
+
 def generate(page: Page, painter: Painter) -> Claim:
     """Press Generate, claim the job, and wait until its stream has reported that to the page."""
     page.get_by_role("button", name="Generate").click()

@@ -12,14 +12,16 @@ from redis import Redis
 
 from jobs.settings import Settings
 from tests.service.conftest import body, running_service
-from tests.service.page.painter import Painter, films, generate, open_page
+from tests.service.page.painter import Painter, films, generate, open_page, stop_clock
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 ASK_MS = 5000  # between two looks of the page at models and workers
+PLAY_MS = 110  # between two frames
 
 
 def test_previews_appear_in_order_and_can_be_scrubbed(page: Page, painter: Painter) -> None:
+    page.clock.install()
     open_page(page)
     claim = generate(page, painter)
     for step in (1, 2, 3):
@@ -41,8 +43,10 @@ def test_previews_appear_in_order_and_can_be_scrubbed(page: Page, painter: Paint
     assert page.locator("#picture").get_attribute("src") == newest
     page.get_by_role("button", name="Go to the latest step").click()
     expect(page.locator("#caption")).to_contain_text("Finished, 8 \N{MULTIPLICATION SIGN} 8 px")
+    stop_clock(page)
     page.get_by_role("button", name="Play the denoising").click()
     expect(page.locator("#caption")).to_contain_text("Base step 1 of 3")
+    page.clock.run_for(4 * PLAY_MS)
     expect(page.locator("#caption")).to_contain_text("Finished")
 
 
