@@ -33,7 +33,8 @@ from bench.simulate_load import BURST, CALM, SimulatedJob, make_pipelines
 from jobs.contract.request import JobRequest
 from jobs.contract.resolution import resolve
 from jobs.contract.work import evaluations_of, work_of
-from jobs.settings import SHIPPED_WEIGHTS, Settings
+from jobs.settings import Settings
+from jobs.settings.fields import SHIPPED_WEIGHTS
 from jobs.views.fleet import StepMs
 from tests.conftest import running_redis
 from tests.service.conftest import running_service

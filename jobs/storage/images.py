@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from jobs.contract.errors import ErrorKind, RefusedError, UnavailableError
 from jobs.contract.job import CheckpointRecord, ImageRecord
-from jobs.settings import STORE_TIMEOUT_SECONDS
+from jobs.settings.fields import STORE_TIMEOUT_SECONDS
 from jobs.storage.store import ObjectStore, Observe, unobserved
 
 ROOT = "jobs"

@@ -16,7 +16,7 @@ from obstore.exceptions import BaseError
 from obstore.store import LocalStore, S3Store
 
 from jobs.contract.errors import SettingsError, UnavailableError
-from jobs.settings import STORE_TIMEOUT_SECONDS
+from jobs.settings.fields import STORE_TIMEOUT_SECONDS
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig

@@ -31,11 +31,13 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     environment = folder / "environment"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True)
     python = environment / "bin" / "python"
-    wheels = [str(each) for each in folder.glob("*.whl")]
-    subprocess.run([*pip, "--python", str(python), "install", "--no-deps", *wheels], check=True)
     # a plain path entry: the editable install that lies there is found by .pth files, which are not read then
     (found,) = (environment / "lib").glob("python*/site-packages")
     (found / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    # as docs/serving.md says; what the wheels require must be among the libraries, because there is no index
+    client, server = (str(*folder.glob(f"{name}-*.whl")) for name in ("adm_client", "adm_serve"))
+    install = [*pip, "--python", str(python), "install", "--no-index", client, f"{server}[compute,embedded]"]
+    subprocess.run(install, check=True)
     return environment / "bin" / "adm"
 
 
