@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-UNFINISHED = ".partial"
+UNFINISHED = ".tmp"
 
 
 @contextlib.contextmanager

@@ -46,7 +46,7 @@ ImageIndex = Annotated[int, BeforeValidator(plain_digits), Path(ge=0)]
 SIZE = Query(
     ge=16,
     le=1024,
-    description="largest side of a thumbnail, in pixels; a smaller image keeps its size",
+    description="limit of a thumbnail's longest side, in pixels; a smaller image keeps its size",
 )
 
 

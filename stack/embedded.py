@@ -160,7 +160,7 @@ def server_binary() -> Path:
 
 
 def redis_answers(address: str) -> Callable[[float], Awaitable[bool]]:
-    """Return whether a server has read its log and answers."""
+    """A probe of whether a server has read its log and answers."""
 
     def answers(_: float) -> bool:
         with connect_redis(address) as client:
@@ -173,7 +173,7 @@ def redis_answers(address: str) -> Callable[[float], Awaitable[bool]]:
 
 
 def service_answers(settings: Settings) -> Callable[[float], Awaitable[bool]]:
-    """Return whether the service is ready: /readyz answers 200."""
+    """A probe of whether the service is ready: /readyz answers 200."""
 
     def answers(_: float) -> bool:
         connection = http.client.HTTPConnection(local_host(settings), settings.port, timeout=PROBE_TIMEOUT_SECONDS)
@@ -189,7 +189,7 @@ def service_answers(settings: Settings) -> Callable[[float], Awaitable[bool]]:
 
 
 def worker_beats(settings: Settings, name: str) -> Callable[[float], Awaitable[bool]]:
-    """Return whether the worker with this name has sent a heartbeat since its start; one before does not count."""
+    """A probe of whether the worker with this name has sent a heartbeat since its start; earlier ones do not count."""
 
     def beats(started_at: float) -> bool:
         with connect_redis(settings.redis_address) as client:

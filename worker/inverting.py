@@ -1,4 +1,4 @@
-"""DDIM inversion on a pipeline that is loaded as by a worker, for commands, which give their options."""
+"""Opens DDIM inverters for commands; pipelines are loaded as by a worker."""
 
 from pathlib import Path
 

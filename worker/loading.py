@@ -1,4 +1,4 @@
-"""Loads a worker's pipelines: which, on which device, and warmed up."""
+"""Chooses the device, loads a worker's pipelines and warms them up."""
 
 import time
 

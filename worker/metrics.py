@@ -31,7 +31,11 @@ class StepMetrics:
         self.differences = Counter(
             "adm_audit_differences", "Audits whose result differed from the first one", ("stage",), registry=registry
         )
-        self.memory = Gauge("adm_device_memory_bytes", "Memory allocated on the worker's device", registry=registry)
+        self.memory = Gauge(
+            "adm_device_memory_bytes",
+            "GPU: memory that torch has allocated; CPU: peak memory of the process",
+            registry=registry,
+        )
 
     def stepped(self, stage: str, rows: int, shape: int, seconds: float, in_flight: int) -> None:
         """Count a step of `rows` images at a row shape; seconds: its device time."""

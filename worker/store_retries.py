@@ -32,7 +32,7 @@ class RetryingStore:
         Raises: UnavailableError if the image has waited PATIENCE_SECONDS and the store failed within MOMENT_SECONDS.
         """
         if waited >= PATIENCE_SECONDS and self._failed_a_moment_ago:
-            raise UnavailableError("the image store has just failed again, and the image has waited its longest time")
+            raise UnavailableError("the image store has just failed again, and the image has waited as long as it may")
 
     def put_with_retries(
         self, claim: Claim, index: int, png: bytes, meanwhile: Callable[[], None], waited: float = 0.0

@@ -167,7 +167,9 @@ class JobRequest(Strict):
         default=None, description="interpolate: the seeds of the noise at both ends"
     )
     strength: Strength | None = Field(
-        default=None, description="variation: the share of the schedule up to which noise is added; null: 0.5"
+        default=None,
+        description="variation: share of the steps taken, the last ones, from the picture noised to that point; "
+        "null: 0.5",
     )
     class_label: int | ClassName | None = Field(
         default=None,
@@ -223,7 +225,8 @@ class JobRequest(Strict):
     )
     n: Annotated[int, Field(ge=1, le=MAX_IMAGES)] = Field(
         default=1,
-        description="number of images; variation: per picture; interpolate: number of frames, 2 to 64, 8 if left out",
+        description="generate: images; variation: images per picture; interpolate: frames, 2 to 64, "
+        "8 if left out; other kinds: 1",
     )
     first_index: FirstIndex = Field(
         default=0,

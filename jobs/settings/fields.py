@@ -212,7 +212,7 @@ class Fields(BaseSettings):
         default=25_000_000, ge=1, le=89_000_000, description="largest picture that may be uploaded, decoded"
     )
     max_files_bytes: int = Field(
-        default=4 << 30, ge=1, description="bytes of all stored pictures together; more are refused"
+        default=4 << 30, ge=1, description="bytes of all uploaded pictures together; more are refused"
     )
     decode_processes: int = Field(default=2, ge=1, description="uploaded pictures that are decoded at once")
     decode_cpu_seconds: int = Field(default=5, ge=1, description="processor time for decoding an uploaded picture")
@@ -251,7 +251,7 @@ class Fields(BaseSettings):
     quota_files_bytes: int = Field(
         default=1 << 30,
         ge=1,
-        description="bytes of all stored pictures of a caller of role user together; more are refused",
+        description="bytes of all uploaded pictures of a caller of role user together; more are refused",
     )
     api_key: SecretStr | None = Field(default=None, description="key with which adm's own commands call the service")
     # logs

@@ -50,7 +50,7 @@ def write_record(path: Path, sha256: str, url: str | None = None) -> FileRecord:
     """Record a file as it is now, atomically."""
     stat = path.stat()
     record = FileRecord(stat.st_size, sha256, stat.st_mtime_ns, url)
-    with atomic_write(record_path(path)) as file:
+    with atomic_write(record_path(path), many_writers=True) as file:  # workers that start together
         file.write((json.dumps(dataclasses.asdict(record), indent=1) + "\n").encode())
     return record
 

@@ -260,7 +260,7 @@ def test_two_runs_never_share_an_output(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_run_left_unfinished_is_removed(tmp_path: Path) -> None:
-    left = tmp_path / ".3-0.rgb.123.partial"
+    left = tmp_path / ".3-0.rgb.123.tmp"
     left.write_bytes(b"half")
     with sole_worker(tmp_path):
         assert not left.exists()
@@ -269,7 +269,7 @@ def test_what_a_killed_run_left_unfinished_is_removed(tmp_path: Path) -> None:
 def test_npz_that_a_killed_run_left_unfinished_is_removed_and_others_are_not(tmp_path: Path) -> None:
     with pytest.raises(StoppedError):
         sampled(tmp_path / "samples.npz", Painter(stop_before(1)))
-    ours, others = (f".{name}.123.partial" for name in ("samples.npz", "samples.npz.2.npz"))
+    ours, others = (f".{name}.123.tmp" for name in ("samples.npz", "samples.npz.2.npz"))
     for each in (ours, others):
         (tmp_path / each).write_bytes(b"half")
     sampled(tmp_path / "samples.npz", Painter())
@@ -281,7 +281,7 @@ def test_run_that_was_killed_over_its_record_begins_anew_and_leaves_nothing_of_i
     sampled(tmp_path / "undisturbed" / form, Painter())
     record = tmp_path / "killed" / ("samples.npz.json" if form.endswith(".npz") else "samples/run.json")
     record.parent.mkdir(parents=True)
-    (record.parent / f".{record.name}.123.partial").write_bytes(b"{")
+    (record.parent / f".{record.name}.123.tmp").write_bytes(b"{")
     sampled(tmp_path / "killed" / form, Painter())
     files = [
         {path.relative_to(tmp_path / run) for path in (tmp_path / run).rglob("*")} for run in ("killed", "undisturbed")

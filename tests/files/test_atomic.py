@@ -1,5 +1,6 @@
 """Files that are written whole or not at all."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -33,8 +34,33 @@ def test_former_content_stays_until_the_new_one_is_whole(tmp_path: Path) -> None
 
 
 def test_what_a_killed_writer_left_is_replaced_by_the_next_write(tmp_path: Path) -> None:
-    (tmp_path / ".file.partial").write_bytes(b"half of a killed run")
+    (tmp_path / ".file.tmp").write_bytes(b"half of a killed run")
     with atomic_write(tmp_path / "file") as file:
         file.write(b"new")
     assert [each.name for each in tmp_path.iterdir()] == ["file"]
     assert (tmp_path / "file").read_bytes() == b"new"
+
+
+def test_durable_content_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, synced = tmp_path / "file", []
+
+    def fsync(descriptor: int) -> None:
+        synced.append((os.fstat(descriptor).st_size, path.exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)  # the system's, whose effect only a power cut would show
+    with atomic_write(path, durable=True) as file:
+        file.write(b"whole")
+    assert synced == [(5, False)]
+
+
+def test_processes_that_write_at_once_leave_one_whole_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    with atomic_write(path, many_writers=True) as first:
+        first.write(b"fi")
+        monkeypatch.setattr(os, "getpid", lambda: 1)  # the system's: the second writer is another process
+        with atomic_write(path, many_writers=True) as second:
+            second.write(b"second")
+        assert path.read_bytes() == b"second"
+        first.write(b"rst")
+    assert path.read_bytes() == b"first"
+    assert list(tmp_path.iterdir()) == [path]

@@ -91,7 +91,7 @@ def caller(limited: tuple[str, "psutil.Process"], redis: Redis) -> Iterator[Call
 @pytest.fixture(scope="module")
 def hasty(service_settings: Settings) -> Iterator[tuple[str, "psutil.Process"]]:
     """A service that waits for no client."""
-    variables = {"ADM_CLIENT_SECONDS": str(SECONDS), "ADM_KEEP_ALIVE_SECONDS": str(round(3 * SECONDS))}
+    variables = {"ADM_CLIENT_SECONDS": str(SECONDS), "ADM_KEEP_ALIVE_SECONDS": str(round(10 * SECONDS))}
     with running_service(service_settings, **variables) as (address, process, _):
         yield address, psutil.Process(process.pid)
 

@@ -21,14 +21,18 @@ OBEDIENT = (
     "signal.sigwait([signal.SIGTERM]); print('bye')"
 )
 DEAF = (
-    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('serving', flush=True); time.sleep(60)"
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('serving', flush=True); time.sleep(3600)"
+)
+ENDS = (
+    "import signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1]); print('serving', flush=True);"
+    "signal.sigwait([signal.SIGUSR1]); sys.exit(2)"
 )
 REFUSES = "import sys; print('weights/base.safetensors: key out.weight is missing', flush=True); sys.exit(3)"
 HOPELESS = "import sys; print('ADM_HOST: 0.0.0.0 is not loopback', flush=True); sys.exit(2)"
 PARENT = (
     "import subprocess, sys, time;"
-    "child = subprocess.Popen([sys.executable, '-I', '-c', 'import time; time.sleep(60)']);"
-    "print('child', child.pid, flush=True); time.sleep(60)"
+    "child = subprocess.Popen([sys.executable, '-I', '-c', 'import time; time.sleep(3600)']);"
+    "print('child', child.pid, flush=True); time.sleep(3600)"
 )
 
 

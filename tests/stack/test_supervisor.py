@@ -87,8 +87,7 @@ def test_children_die_with_a_supervisor_that_is_killed(tmp_path: Path) -> None:
     with running(tmp_path, DEAF) as (process, pids):
         process.kill()
         process.wait(timeout=60)
-        # they end by themselves after 60 s
-        eventually(lambda: not any(alive(pid) for pid in pids), "all end", 10)
+        eventually(lambda: not any(alive(pid) for pid in pids), "all end")  # they end by themselves after an hour
 
 
 def test_stack_starts_again_on_the_folder_of_one_that_was_killed(tmp_path: Path) -> None:

@@ -92,5 +92,5 @@ def test_stopped_worker_waits_for_a_silent_store_no_longer_than_its_calls_may_ta
     assert store_proxy.struck.wait(60)
     started = time.monotonic()
     assert worker.kill(signal.SIGTERM) == 0
-    assert time.monotonic() - started < 30, "seconds for the last writes, and two for a call"
+    assert time.monotonic() - started < 150, "a drain without an end would be killed after twice that"
     assert client.job(job_id).status is JobStatus.QUEUED
