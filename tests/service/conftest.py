@@ -16,11 +16,13 @@ from redis import Redis
 from jobs.callers.caller import Role
 from jobs.callers.keyring import IN_FORCE_SECONDS, NEEDED, KeyStore
 from jobs.contract.job import Progress, Usage
+from jobs.queue import keys
 from jobs.queue.events import Preview
 from jobs.settings import Settings
 from jobs.storage.images import ImageStore
 from tests.conftest import RedisServer
 from tests.jobs.samples import DEMO, DEMO_UNCOND, png, worker_info
+from tests.waiting import eventually
 from tests.warm import SERVICE, Program, StartProgram, WarmProgram
 from tests.worker.names import owned
 from worker.claim import Cancel, Claim
@@ -178,6 +180,12 @@ def make_key(redis: Redis, service_settings: Settings) -> Iterator[MakeKey]:
     (service_settings.data / NEEDED).unlink(missing_ok=True)
     redis.flushall()
     time.sleep(IN_FORCE_SECONDS)  # the service of the module's other tests has forgotten them by then
+
+
+def wait_followed(redis: Redis, job_id: str) -> None:
+    """Wait until a stream or a poll has subscribed to a job: previews are sent to subscribers alone."""
+    channel = keys.channel(job_id)
+    eventually(lambda: dict(redis.pubsub_numsub(channel))[channel.encode()] > 0, f"{job_id} is followed")
 
 
 def body(**fields: Any) -> dict[str, Any]:

@@ -1,15 +1,30 @@
 import json
-import time
-from collections.abc import Iterator
-from threading import Thread, Timer
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Thread
 from typing import NamedTuple
 
 import httpx2
 import pytest
+from redis import Redis
 
 from jobs.settings import Settings
 from tests.conftest import RedisServer
-from tests.service.conftest import ToyWorker, body, running_service
+from tests.service.conftest import ToyWorker, body, running_service, wait_followed
+
+
+@contextmanager
+def once_followed(redis: Redis, job_id: str, act: Callable[[], object]) -> Iterator[None]:
+    """Act while the block reads a stream of the job, as soon as the service follows the job for it."""
+
+    def wait_and_act() -> None:
+        wait_followed(redis, job_id)
+        act()
+
+    acting = Thread(target=wait_and_act)
+    acting.start()
+    yield
+    acting.join()
 
 
 class Received(NamedTuple):
@@ -34,10 +49,12 @@ def read_events(client: httpx2.Client, job_id: str, last_id: str | None = None) 
                 fields = {}
 
 
-def test_stream_tells_all_and_closes_after_the_last_event(client: httpx2.Client, fleet: ToyWorker) -> None:
+def test_stream_tells_all_and_closes_after_the_last_event(
+    client: httpx2.Client, fleet: ToyWorker, redis: Redis
+) -> None:
     job_id = client.post("/v1/jobs", json=body(n=2, previews=True)).json()["id"]
-    Timer(0.3, fleet.release).start()
-    events = list(read_events(client, job_id))
+    with once_followed(redis, job_id, fleet.release):
+        events = list(read_events(client, job_id))
     kinds = [each.kind for each in events]
     assert [each for each in kinds if each != "preview"] == [
         "queued",
@@ -72,12 +89,10 @@ def test_reconnecting_after_the_last_event_is_told_to_stop(client: httpx2.Client
     assert response.status_code == 204
 
 
-def test_deleted_job_ends_its_stream(client: httpx2.Client, fleet: ToyWorker) -> None:
+def test_deleted_job_ends_its_stream(client: httpx2.Client, fleet: ToyWorker, redis: Redis) -> None:
     job_id = client.post("/v1/jobs", json=body()).json()["id"]
-    deletes = Timer(0.3, client.delete, [f"/v1/jobs/{job_id}"])
-    deletes.start()
-    last = list(read_events(client, job_id))[-1]
-    deletes.join()  # its answer may come after the stream's end, and must come before the client's
+    with once_followed(redis, job_id, lambda: client.delete(f"/v1/jobs/{job_id}")):
+        last = list(read_events(client, job_id))[-1]
     assert (last.kind, last.data["deleted"]) == ("cancelled", True)
 
 
@@ -107,13 +122,13 @@ def test_events_outlive_the_service(
         assert list(read_events(other, job_id, events[1].id)) == events[2:]
 
 
-def test_many_streams_of_one_job_share_a_subscription(client: httpx2.Client, fleet: ToyWorker) -> None:
+def test_many_streams_of_one_job_share_a_subscription(client: httpx2.Client, fleet: ToyWorker, redis: Redis) -> None:
     job_id = client.post("/v1/jobs", json=body()).json()["id"]
     ends: list[str] = []
     threads = [Thread(target=lambda: ends.append(list(read_events(client, job_id))[-1].kind)) for _ in range(20)]
     for each in threads:
         each.start()
-    time.sleep(0.2)
+    wait_followed(redis, job_id)
     fleet.release()
     for each in threads:
         each.join()

@@ -13,10 +13,9 @@ from openai import AsyncOpenAI, OpenAI
 from redis import Redis
 
 from jobs.contract.request import MAX_IMAGES
-from jobs.queue import keys
 from jobs.settings import Settings
 from tests.jobs.samples import png
-from tests.service.conftest import ToyWorker, running_service
+from tests.service.conftest import ToyWorker, running_service, wait_followed
 from tests.waiting import eventually
 
 EXTRAS = {"guidance_scale": 2.5, "steps": 10, "sampler": "ddim", "seed": 7}
@@ -153,8 +152,7 @@ def test_stream_sends_partial_images_and_then_each_image(
     stream = ai.images.generate(
         prompt="torus", n=2, stream=True, partial_images=3, extra_body={"steps": 1, "upsample": False}
     )
-    channel = keys.channel(newest_job(client)["id"])
-    eventually(lambda: redis.pubsub_numsub(channel)[0][1] > 0, "the stream receives previews")  # which are not kept
+    wait_followed(redis, newest_job(client)["id"])
     worker.release()
     events = list(stream)
     assert [each.type for each in events] == ["image_generation.partial_image"] + ["image_generation.completed"] * 2

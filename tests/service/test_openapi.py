@@ -11,12 +11,13 @@ from typing import Any
 
 import httpx2
 import pytest
+from redis import Redis
 
 from jobs.queue.events import EventKind
 from jobs.settings import Settings
 from service.app import create_app
 from service.openapi import EVENT_DATA
-from tests.service.conftest import ROOT, ToyWorker, body
+from tests.service.conftest import ROOT, ToyWorker, body, wait_followed
 
 GOLDEN = Path(__file__).with_name("openapi.json")
 ROUTES = {
@@ -112,10 +113,11 @@ def test_document_describes_the_data_of_every_event() -> None:
     assert kinds == list(EventKind)
 
 
-def test_data_of_events_are_as_the_document_says(client: httpx2.Client, worker: ToyWorker) -> None:
+def test_data_of_events_are_as_the_document_says(client: httpx2.Client, worker: ToyWorker, redis: Redis) -> None:
     worker.hold()
     job_id = client.post("/v1/jobs", json=body(previews=True)).json()["id"]
     with client.stream("GET", f"/v1/jobs/{job_id}/events") as stream:
+        wait_followed(redis, job_id)
         worker.release()
         lines = list(stream.iter_lines())
     kinds = [line.removeprefix("event: ") for line in lines if line.startswith("event: ")]
@@ -127,4 +129,4 @@ def test_data_of_events_are_as_the_document_says(client: httpx2.Client, worker: 
 
 
 if __name__ == "__main__":
-    GOLDEN.write_text(json.dumps(document(), indent=1, sort_keys=True) + "\n")
+    GOLDEN.write_text(json.dumps(document(), indent=1, sort_keys=True, ensure_ascii=False) + "\n")

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, cast
@@ -21,7 +20,7 @@ from jobs.queue.rq_registries import job_key
 from jobs.settings import Settings
 from jobs.storage.images import ImageStore
 from tests.jobs.samples import png
-from tests.service.conftest import MakeKey, ToyWorker, body
+from tests.service.conftest import MakeKey, ToyWorker, body, wait_followed
 from tests.service.test_jobs import is_problem
 
 UNKNOWN = {"job_id": "0" * 32, "file_id": "file-" + "0" * 32}
@@ -200,11 +199,9 @@ def test_long_poll_of_a_revoked_key_tells_nothing(
     client: httpx2.Client, redis: Redis, fleet: ToyWorker, callers: Callers
 ) -> None:
     job_id = post(client, callers.ann)
-    channel = keys.channel(job_id)
     with ThreadPoolExecutor(1) as pool:
         held = pool.submit(client.get, f"/v1/jobs/{job_id}?wait=20", headers=callers.ann)
-        while not dict(redis.pubsub_numsub(channel))[channel.encode()]:
-            time.sleep(0.01)  # until the poll waits
+        wait_followed(redis, job_id)
         KeyStore(redis).revoke("ann")
         fleet.release()
         assert is_problem(held.result(), 404)
