@@ -167,7 +167,7 @@ def test_service_works_under_a_path_whether_the_proxy_takes_it_off_or_not(
         page = client.get("/")
         for url in re.findall(r'(?:src|href)="([^"]+)"', page.text):
             assert client.get(f"/{url}").status_code == 200, url
-        posted = client.post("/v1/jobs", json=body(), headers={"Prefer": "wait=10"})
+        posted = client.post("/v1/jobs", json=body(), headers={"Prefer": "wait=30"})
         job = posted.json()
         assert posted.headers["location"] == f"/adm/v1/jobs/{job['id']}"
         assert job["images"][0]["url"] == f"/adm/v1/jobs/{job['id']}/images/0"

@@ -31,7 +31,7 @@ def test_foreign_entries_make_no_answer_a_failure(
     job_id = post(client)
     assert_answers(client, f"/v1/jobs/{job_id}")
     fleet.release()
-    assert client.get(f"/v1/jobs/{job_id}?wait=10").json()["status"] == "completed"
+    assert client.get(f"/v1/jobs/{job_id}?wait=30").json()["status"] == "completed"
     assert_answers(client)
 
 
@@ -56,7 +56,7 @@ def test_keys_of_the_wrong_type_make_no_answer_a_failure(
     replace(redis, key(bad))
     assert_answers(client, f"/v1/jobs/{bad}", f"/v1/jobs/{bad}?wait=1")
     fleet.release()
-    assert client.get(f"/v1/jobs/{good}?wait=10").json()["status"] == "completed"
+    assert client.get(f"/v1/jobs/{good}?wait=30").json()["status"] == "completed"
 
 
 def test_foreign_entries_among_the_events_are_left_out_of_the_stream(

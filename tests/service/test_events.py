@@ -74,7 +74,7 @@ def test_stream_tells_all_and_closes_after_the_last_event(
 
 
 def test_what_was_missed_is_replayed_but_for_previews(client: httpx2.Client, worker: ToyWorker) -> None:
-    job_id = client.post("/v1/jobs", json=body(previews=True), headers={"Prefer": "wait=5"}).json()["id"]
+    job_id = client.post("/v1/jobs", json=body(previews=True), headers={"Prefer": "wait=30"}).json()["id"]
     events = list(read_events(client, job_id))
     assert [each.kind for each in events] == ["queued", "started", "progress", "image", "completed"]
     for place, event in enumerate(events[:-1]):
@@ -83,7 +83,7 @@ def test_what_was_missed_is_replayed_but_for_previews(client: httpx2.Client, wor
 
 
 def test_reconnecting_after_the_last_event_is_told_to_stop(client: httpx2.Client, worker: ToyWorker) -> None:
-    job_id = client.post("/v1/jobs", json=body(), headers={"Prefer": "wait=5"}).json()["id"]
+    job_id = client.post("/v1/jobs", json=body(), headers={"Prefer": "wait=30"}).json()["id"]
     last = list(read_events(client, job_id))[-1]
     response = client.get(f"/v1/jobs/{job_id}/events", headers={"Last-Event-ID": last.id})
     assert response.status_code == 204
@@ -116,7 +116,7 @@ def test_job_that_nobody_starts_expires(client: httpx2.Client, worker: ToyWorker
 def test_events_outlive_the_service(
     redis_server: RedisServer, client: httpx2.Client, worker: ToyWorker, service_settings: Settings
 ) -> None:
-    job_id = client.post("/v1/jobs", json=body(), headers={"Prefer": "wait=5"}).json()["id"]
+    job_id = client.post("/v1/jobs", json=body(), headers={"Prefer": "wait=30"}).json()["id"]
     events = list(read_events(client, job_id))
     with running_service(service_settings) as (address, _, _), httpx2.Client(base_url=address, timeout=60) as other:
         assert list(read_events(other, job_id, events[1].id)) == events[2:]

@@ -44,11 +44,11 @@ def test_grid_of_one_axis_is_a_row(client: httpx2.Client, fleet: ToyWorker) -> N
 
 
 def test_answer_waits_for_all_cells(client: httpx2.Client, worker: ToyWorker) -> None:
-    answer = client.post("/v1/grids", json=grid(), headers={"Prefer": "wait=20"})
-    assert (answer.status_code, answer.headers["Preference-Applied"]) == (200, "wait=20")
+    answer = client.post("/v1/grids", json=grid(), headers={"Prefer": "wait=30"})
+    assert (answer.status_code, answer.headers["Preference-Applied"]) == (200, "wait=30")
     made = answer.json()
     assert (made["completed"], made["ended"]) == (6, 6)
-    assert client.get(f"/v1/grids/{made['id']}?wait=5").json() == made
+    assert client.get(f"/v1/grids/{made['id']}?wait=30").json() == made
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_key_stands_for_the_grid(client: httpx2.Client, fleet: ToyWorker) -> Non
 
 
 def test_sheet_is_one_labelled_picture_of_all_cells(client: httpx2.Client, worker: ToyWorker) -> None:
-    made = client.post("/v1/grids", json=grid(seed=7), headers={"Prefer": "wait=20"}).json()
+    made = client.post("/v1/grids", json=grid(seed=7), headers={"Prefer": "wait=30"}).json()
     answer = client.get(made["sheet_url"])
     sheet = Image.open(io.BytesIO(answer.content))
     assert (answer.headers["Content-Type"], sheet.format) == ("image/png", "PNG")
@@ -123,7 +123,7 @@ def test_sheet_waits_for_all_cells_and_shows_what_became_of_each(client: httpx2.
     client.post(f"/v1/jobs/{made['cells'][1]['job']['id']}/cancel")
     client.delete(f"/v1/jobs/{made['cells'][2]['job']['id']}")
     fleet.release()
-    ended = client.get(f"/v1/grids/{made['id']}?wait=20").json()
+    ended = client.get(f"/v1/grids/{made['id']}?wait=30").json()
     assert (ended["completed"], ended["ended"]) == (4, 6)
     assert ended["cells"][1]["job"]["status"] == "cancelled"
     assert ended["cells"][2]["job"] is None
@@ -134,7 +134,7 @@ def test_grid_is_cancelled_and_removed_as_a_whole(client: httpx2.Client, fleet: 
     made = client.post("/v1/grids", json=grid()).json()
     assert client.post(f"/v1/grids/{made['id']}/cancel").status_code == 200
     fleet.release()
-    ended = client.get(f"/v1/grids/{made['id']}?wait=20").json()
+    ended = client.get(f"/v1/grids/{made['id']}?wait=30").json()
     assert {each["job"]["status"] for each in ended["cells"]} == {"cancelled"}
     assert client.delete(f"/v1/grids/{made['id']}").status_code == 204
     assert client.get("/v1/jobs").json()["data"] == []
@@ -151,7 +151,7 @@ def test_job_that_is_no_grid_is_none(client: httpx2.Client, fleet: ToyWorker) ->
 
 def test_grid_of_another_caller_does_not_exist(client: httpx2.Client, worker: ToyWorker, make_key: MakeKey) -> None:
     ann, bob = make_key("ann"), make_key("bob")
-    made = client.post("/v1/grids", json=grid(), headers=ann | {"Prefer": "wait=20"}).json()
+    made = client.post("/v1/grids", json=grid(), headers=ann | {"Prefer": "wait=30"}).json()
     for call in (
         client.get(f"/v1/grids/{made['id']}", headers=bob),
         client.get(f"/v1/grids/{made['id']}/sheet", headers=bob),

@@ -51,7 +51,7 @@ def test_items_together_are_held_against_the_quota_of_device_seconds(
     fleet.release()
     ann = make_key("ann")
     costly = {"class_label": 1, "steps": 10, "n": 16, "upsample": False}  # 0.8 s of a device
-    wait = ann | {"Prefer": "wait=20"}
+    wait = ann | {"Prefer": "wait=30"}
     assert client.post("/v1/jobs", json=items(costly, costly), headers=wait).status_code == 200
     refused = client.post("/v1/jobs", json=items(costly, costly), headers=ann)
     assert is_problem(refused, 429)

@@ -221,7 +221,7 @@ def test_same_key_and_body_give_the_same_job_however_many_race(client: httpx2.Cl
     assert sum(each.headers.get("idempotency-replayed") == "true" for each in responses) == 15
     assert len(client.get("/v1/jobs").json()["data"]) == 1
     job_id = responses[0].json()["id"]
-    client.get(f"/v1/jobs/{job_id}?wait=5")
+    client.get(f"/v1/jobs/{job_id}?wait=30")
     late = client.post("/v1/jobs", json=dict(reversed(body().items())), headers={"Idempotency-Key": "k1"})
     assert (late.status_code, late.json()["id"], late.json()["status"]) == (200, job_id, "completed")
 

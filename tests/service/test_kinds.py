@@ -23,7 +23,7 @@ def files(client: httpx2.Client) -> list[str]:
 
 
 def done(client: httpx2.Client, **fields: Any) -> dict[str, Any]:
-    response = client.post("/v1/jobs", json=fields, headers={"Prefer": "wait=20"})
+    response = client.post("/v1/jobs", json=fields, headers={"Prefer": "wait=30"})
     assert response.status_code == 200, response.text
     job: dict[str, Any] = response.json()
     return job

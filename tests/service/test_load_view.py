@@ -52,7 +52,7 @@ def test_operator_sees_the_queue_by_caller_and_pipeline(
     assert load["pipelines"][0]["queued_seconds"] > 0
     assert (load["in_progress"], load["callers_left_out"], load["ended_in_last_minute"]) == (1, 0, 0)
     client.post(f"/v1/jobs/{earlier}/cancel", headers=root)
-    client.get(f"/v1/jobs/{earlier}?wait=20", headers=root)
+    client.get(f"/v1/jobs/{earlier}?wait=30", headers=root)
     assert client.get("/v1/queue", headers=root).json()["ended_in_last_minute"] == 1
 
 

@@ -26,7 +26,7 @@ def test_list_filters_by_status(client: httpx2.Client, fleet: ToyWorker) -> None
     client.post(f"/v1/jobs/{cancelled}/cancel")
     fleet.release()
     client.get(f"/v1/jobs/{cancelled}", params={"wait": 5})
-    done = client.post("/v1/jobs", json=body(), headers={"Prefer": "wait=5"}).json()["id"]
+    done = client.post("/v1/jobs", json=body(), headers={"Prefer": "wait=30"}).json()["id"]
     assert [each["id"] for each in client.get("/v1/jobs?status=cancelled").json()["data"]] == [cancelled]
     assert [each["id"] for each in client.get("/v1/jobs?status=completed").json()["data"]] == [done]
 
@@ -47,7 +47,7 @@ def test_cancel_of_a_running_job_ends_it_and_a_second_after_its_end_is_409(
 ) -> None:
     job_id = client.post("/v1/jobs", json=body(), headers={"Prefer": "wait=0"}).json()["id"]
     assert client.post(f"/v1/jobs/{job_id}/cancel").json()["status"] in ("cancelling", "cancelled")
-    assert client.get(f"/v1/jobs/{job_id}?wait=5").json()["status"] == "cancelled"
+    assert client.get(f"/v1/jobs/{job_id}?wait=30").json()["status"] == "cancelled"
     assert is_problem(client.post(f"/v1/jobs/{job_id}/cancel"), 409)
 
 
@@ -63,12 +63,12 @@ def test_running_job_says_when_it_will_be_done_and_an_ended_one_does_not(
         0.5,
     )  # 25 steps of 40 ms, and no ratios yet
     fleet.release()
-    ended = client.get(f"/v1/jobs/{job_id}?wait=5").json()["progress"]
+    ended = client.get(f"/v1/jobs/{job_id}?wait=30").json()["progress"]
     assert (ended["fraction"], ended["eta_seconds"], ended["eta_error_seconds"]) == (1, None, None)
 
 
 def test_deleted_job_is_gone_with_its_images(client: httpx2.Client, worker: ToyWorker) -> None:
-    job_id = client.post("/v1/jobs", json=body(), headers={"Prefer": "wait=5"}).json()["id"]
+    job_id = client.post("/v1/jobs", json=body(), headers={"Prefer": "wait=30"}).json()["id"]
     assert client.get(f"/v1/jobs/{job_id}/images/0").status_code == 200
     response = client.delete(f"/v1/jobs/{job_id}")
     assert (response.status_code, response.content) == (204, b"")
@@ -79,7 +79,7 @@ def test_deleted_job_is_gone_with_its_images(client: httpx2.Client, worker: ToyW
 
 
 def test_image_has_its_hash_as_etag_and_is_not_sent_twice(client: httpx2.Client, worker: ToyWorker) -> None:
-    job = client.post("/v1/jobs", json=body(n=2), headers={"Prefer": "wait=5"}).json()
+    job = client.post("/v1/jobs", json=body(n=2), headers={"Prefer": "wait=30"}).json()
     url = job["images"][1]["url"]
     response = client.get(url)
     assert (response.content, response.headers["content-type"]) == (png(1), "image/png")

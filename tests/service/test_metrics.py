@@ -44,7 +44,7 @@ def test_age_of_the_job_that_is_next_grows_and_ends_with_the_queue(client: httpx
 
 
 def test_calls_of_the_store_are_measured_by_operation_and_outcome(client: httpx2.Client, worker: ToyWorker) -> None:
-    job = client.post("/v1/jobs", json=body(), headers={"Prefer": "wait=10"}).json()
+    job = client.post("/v1/jobs", json=body(), headers={"Prefer": "wait=30"}).json()
     client.get(job["images"][0]["url"]).raise_for_status()
     assert samples(client, "adm_store_seconds_count")[labels(operation="get", outcome="ok")] >= 1
 

@@ -85,7 +85,7 @@ def test_path_out_of_the_store_is_no_job_file_or_image(
     client: httpx2.Client, fleet: ToyWorker, redis: Redis, secrets: dict[Path, bytes], method: str, place: str
 ) -> None:
     fleet.release()
-    job = client.post("/v1/jobs", json=body(upsample=False), headers={"Prefer": "wait=20"}).json()
+    job = client.post("/v1/jobs", json=body(upsample=False), headers={"Prefer": "wait=30"}).json()
     before = {name for name in redis.scan_iter("*") if b"secret" in name or b".." in name}
     absolute = [str(each) for each in secrets] + [quote(str(each), safe="") for each in secrets] + ["/etc/passwd"]
     for way in WAYS_OUT + absolute:

@@ -64,7 +64,7 @@ def test_device_seconds_over_the_quota_are_429(client: httpx2.Client, fleet: Toy
     fleet.release()
     ann = make_key("ann")
     costly = body(steps=25, n=16, upsample=False)  # 25 steps of 80 ms
-    assert client.post("/v1/jobs", json=costly, headers=ann | {"Prefer": "wait=20"}).status_code == 200
+    assert client.post("/v1/jobs", json=costly, headers=ann | {"Prefer": "wait=30"}).status_code == 200
     assert is_refused(client.post("/v1/jobs", json=costly, headers=ann), "device-seconds", 3, "60")
     larger = client.post("/v1/jobs", json=body(steps=250, n=16, upsample=False), headers=ann)
     assert is_problem(larger, 429)

@@ -44,7 +44,7 @@ def done(client: httpx2.Client, fleet: ToyWorker, callers: Callers) -> dict[str,
     """A completed job of ann's."""
     fleet.release()
     job: dict[str, Any] = client.post(
-        "/v1/jobs", json=body(), headers=callers.ann | {"Prefer": "wait=20", "Idempotency-Key": "one"}
+        "/v1/jobs", json=body(), headers=callers.ann | {"Prefer": "wait=30", "Idempotency-Key": "one"}
     ).json()
     assert job["status"] == "completed"
     fleet.hold()

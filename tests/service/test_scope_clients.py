@@ -55,7 +55,7 @@ def test_key_that_one_caller_used_is_free_for_another(address: str, fleet: ToyWo
 
 def test_zip_is_its_callers(client: httpx2.Client, fleet: ToyWorker, callers: Callers) -> None:
     fleet.release()
-    job = client.post("/v1/jobs", json={"class_label": 4}, headers=callers.ann | {"Prefer": "wait=20"}).json()
+    job = client.post("/v1/jobs", json={"class_label": 4}, headers=callers.ann | {"Prefer": "wait=30"}).json()
     path = f"/v1/jobs/{job['id']}/images.zip"
     own, operators = client.get(path, headers=callers.ann), client.get(path, headers=callers.operator)
     assert ZipFile(io.BytesIO(own.content)).namelist() == ["00.png"]

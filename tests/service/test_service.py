@@ -130,7 +130,7 @@ def test_pipeline_without_a_worker_is_said_everywhere(client: httpx2.Client, wor
 
 
 def test_metrics_merge_the_queue_and_the_workers(client: httpx2.Client, worker: ToyWorker) -> None:
-    client.post("/v1/jobs", json=body(), headers={"Prefer": "wait=5"})
+    client.post("/v1/jobs", json=body(), headers={"Prefer": "wait=30"})
     response = client.get("/metrics")
     lines = response.text.splitlines()
     assert response.headers["content-type"].startswith("text/plain")
@@ -188,7 +188,7 @@ def test_redis_down_is_503_and_recovery_needs_no_restart(tmp_path: Path) -> None
     with running_service(settings) as (address, _, _), httpx2.Client(base_url=address, timeout=60) as client:
         own = server.client()
         worker = ToyWorker(own, settings)
-        job_id = client.post("/v1/jobs", json=body(), headers={"Prefer": "wait=5"}).json()["id"]
+        job_id = client.post("/v1/jobs", json=body(), headers={"Prefer": "wait=30"}).json()["id"]
         worker.hold()
         with ThreadPoolExecutor(1) as pool:
             held = pool.submit(client.post, "/v1/jobs", json=body(), headers={"Prefer": "wait=8"})
@@ -208,7 +208,7 @@ def test_redis_down_is_503_and_recovery_needs_no_restart(tmp_path: Path) -> None
         assert "adm_redis_up 0.0" in client.get("/metrics").text
         server.start()
         assert client.get(f"/v1/jobs/{job_id}").json()["status"] == "completed"
-        again = client.post("/v1/jobs", json=body(), headers={"Prefer": "wait=5"})
+        again = client.post("/v1/jobs", json=body(), headers={"Prefer": "wait=30"})
         assert again.json()["status"] == "completed"
         worker.stop()
         own.close()

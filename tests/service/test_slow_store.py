@@ -90,7 +90,7 @@ def test_downloads_that_wait_for_the_store_delay_nothing_else(service_settings: 
         httpx2.Client(base_url=address, timeout=60) as client,
         ThreadPoolExecutor(DOWNLOADS) as pool,
     ):
-        job = client.post("/v1/jobs", json=body(), headers={"Prefer": "wait=10"}).json()
+        job = client.post("/v1/jobs", json=body(), headers={"Prefer": "wait=30"}).json()
         (image,) = worker.images.images(job["id"])
         path = Path(service_settings.store_address) / image.key
         path.unlink()

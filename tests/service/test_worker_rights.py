@@ -47,7 +47,7 @@ def test_workers_user_runs_the_job_of_a_caller_with_a_key(
     headers = make_key()
     worker = ToyWorker(workers_redis, service_settings)
     try:
-        given = headers | {"Prefer": "wait=20"}
+        given = headers | {"Prefer": "wait=30"}
         while (answer := client.post("/v1/jobs", json=body(), headers=given)).status_code == 503:
             pass  # until the service has seen the worker
         assert answer.json()["status"] == "completed", answer.json()

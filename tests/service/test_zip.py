@@ -35,7 +35,7 @@ def picture(text: str | None, keyword: str = "adm-serve") -> bytes:
 
 
 def test_zip_holds_every_image_as_it_is(client: httpx2.Client, worker: ToyWorker) -> None:
-    job = client.post("/v1/jobs", json=body(n=64), headers={"Prefer": "wait=20"}).json()
+    job = client.post("/v1/jobs", json=body(n=64), headers={"Prefer": "wait=30"}).json()
     answer = client.get(f"/v1/jobs/{job['id']}/images.zip")
     assert answer.headers["Content-Disposition"] == f'attachment; filename="{job["id"]}.zip"'
     assert (answer.status_code, answer.headers["content-type"]) == (200, "application/zip")
@@ -47,7 +47,7 @@ def test_zip_holds_every_image_as_it_is(client: httpx2.Client, worker: ToyWorker
 
 
 def test_zip_is_named_by_its_content_and_not_sent_twice(client: httpx2.Client, worker: ToyWorker) -> None:
-    job = client.post("/v1/jobs", json=body(n=2), headers={"Prefer": "wait=20"}).json()
+    job = client.post("/v1/jobs", json=body(n=2), headers={"Prefer": "wait=30"}).json()
     path = f"/v1/jobs/{job['id']}/images.zip"
     first, second = client.get(path), client.get(path)
     assert (first.content, first.headers["ETag"]) == (second.content, second.headers["ETag"])
@@ -61,12 +61,12 @@ def test_there_is_no_zip_before_the_end_nor_of_what_failed_nor_without_images(
     job_id = client.post("/v1/jobs", json=body()).json()["id"]
     assert is_problem(client.get(f"/v1/jobs/{job_id}/images.zip"), 409)
     client.post(f"/v1/jobs/{job_id}/cancel")
-    client.get(f"/v1/jobs/{job_id}?wait=20")
+    client.get(f"/v1/jobs/{job_id}?wait=30")
     assert is_problem(client.get(f"/v1/jobs/{job_id}/images.zip"), 409)
     fleet.release()
     file_id = client.post("/v1/files", content=png(7)).json()["id"]
     score = {"kind": "score", "images": [file_id]}
-    scored = client.post("/v1/jobs", json=score, headers={"Prefer": "wait=20"}).json()
+    scored = client.post("/v1/jobs", json=score, headers={"Prefer": "wait=30"}).json()
     assert is_problem(client.get(f"/v1/jobs/{scored['id']}/images.zip"), 404)
     assert is_problem(client.get("/v1/jobs/none/images.zip"), 404)
 
@@ -105,7 +105,7 @@ def test_other_pictures_are_refused_by_name(client: httpx2.Client, content: byte
 def test_zip_of_chosen_images_holds_those_alone_in_folders_of_their_jobs(
     client: httpx2.Client, worker: ToyWorker
 ) -> None:
-    jobs = [client.post("/v1/jobs", json=body(n=3), headers={"Prefer": "wait=20"}).json()["id"] for _ in range(2)]
+    jobs = [client.post("/v1/jobs", json=body(n=3), headers={"Prefer": "wait=30"}).json()["id"] for _ in range(2)]
     chosen = [f"{jobs[0]}/2", f"{jobs[1]}/0", f"{jobs[1]}/00"]
     answer = client.get("/v1/images.zip", params={"image": chosen})
     assert answer.headers["Content-Disposition"] == 'attachment; filename="images.zip"'
@@ -122,8 +122,8 @@ def test_zip_of_chosen_images_holds_those_alone_in_folders_of_their_jobs(
 
 def test_zip_of_chosen_images_never_holds_anothers(client: httpx2.Client, worker: ToyWorker, make_key: MakeKey) -> None:
     ann, bob = make_key("ann"), make_key("bob")
-    theirs = client.post("/v1/jobs", json=body(), headers=ann | {"Prefer": "wait=20"}).json()["id"]
-    own = client.post("/v1/jobs", json=body(), headers=bob | {"Prefer": "wait=20"}).json()["id"]
+    theirs = client.post("/v1/jobs", json=body(), headers=ann | {"Prefer": "wait=30"}).json()["id"]
+    own = client.post("/v1/jobs", json=body(), headers=bob | {"Prefer": "wait=30"}).json()["id"]
     answer = client.get("/v1/images.zip", params={"image": [f"{own}/0", f"{theirs}/0"]}, headers=bob)
     assert is_problem(answer, 404)
     assert client.get("/v1/images.zip", params={"image": f"{own}/0"}, headers=bob).status_code == 200
@@ -138,7 +138,7 @@ def test_zip_breaks_off_when_its_callers_key_is_revoked(
     noise.save(file, "PNG", compress_level=0)
     monkeypatch.setattr("tests.service.conftest.png", lambda index: file.getvalue())
     headers = make_key("ann")
-    job = client.post("/v1/jobs", json=body(n=16), headers=headers | {"Prefer": "wait=20"}).json()
+    job = client.post("/v1/jobs", json=body(n=16), headers=headers | {"Prefer": "wait=30"}).json()
     received = list[bytes]()
     with client.stream("GET", f"/v1/jobs/{job['id']}/images.zip", headers=headers) as answer:
         assert answer.status_code == 200
