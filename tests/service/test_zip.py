@@ -138,7 +138,9 @@ def test_zip_breaks_off_when_its_callers_key_is_revoked(
     noise.save(file, "PNG", compress_level=0)
     monkeypatch.setattr("tests.service.conftest.png", lambda index: file.getvalue())
     headers = make_key("ann")
-    job = client.post("/v1/jobs", json=body(n=16), headers=headers | {"Prefer": "wait=30"}).json()
+    job = client.post("/v1/jobs", json=body(n=16), headers=headers).json()
+    while job["status"] != "completed":  # 50 MB are stored, durably
+        job = client.get(f"/v1/jobs/{job['id']}?wait=30", headers=headers).json()
     received = list[bytes]()
     with client.stream("GET", f"/v1/jobs/{job['id']}/images.zip", headers=headers) as answer:
         assert answer.status_code == 200
