@@ -11,6 +11,7 @@ import structlog
 from fastapi import Depends, Request, Response
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from jobs.callers.caller import ANONYMOUS, Caller, Role
@@ -110,6 +111,7 @@ class Authentication:
                 await caller(scope, receive, call.send)
             return
         request.state.caller = caller
+        receive = while_in_force(request, caller, receive)
         if not caller.id:  # there are no keys, so the caller is unknown
             await self._app(scope, receive, send)
             return
@@ -146,6 +148,28 @@ class Authentication:
             detail = f"a key of role {caller.role} does not open this"
             return refusal(request, 403, detail, "insufficient_scope")
         return caller
+
+
+def while_in_force(request: Request, caller: Caller, receive: Receive) -> Receive:
+    """Receive a body only while its caller's key is in force: a slow body could otherwise outlast a revocation.
+
+    The returned function raises HTTPException: 401, or 503 if Redis is unavailable.
+    """
+    reader: KeyringReader = request.app.state.service.keyring
+
+    async def receive_in_force() -> Message:
+        message = await receive()
+        if message["type"] == "http.request":
+            try:
+                keyring = await reader.read()
+            except RedisError as error:
+                raise HTTPException(503, "Redis is unavailable", {"Retry-After": "2"}) from error
+            if not keyring.still_opens(caller):
+                challenge = f'{REALM}, error="invalid_token"'
+                raise HTTPException(401, "the key was revoked", {"WWW-Authenticate": challenge})
+        return message
+
+    return receive_in_force
 
 
 def varying(send: Send) -> Send:

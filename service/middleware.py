@@ -207,7 +207,7 @@ class Requests:
                 or (origin is not None and not is_same_origin(origin, host))
             ):
                 return problem(request, 403, "pages of other sites may not call this service")
-        if headers.get("content-encoding", "identity").lower() != "identity":
+        if any(each.lower() != "identity" for each in headers.getlist("content-encoding")):
             return problem(request, 415, "a body must not be compressed", headers={"Accept-Encoding": "identity"})
         coding = headers.get("transfer-encoding", "chunked")
         if coding.lower() != "chunked":  # RFC 9112, 6.1

@@ -10,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 
 from jobs.contract.errors import ErrorKind, RefusedError
 from jobs.contract.grids import Grid, GridRequest
-from jobs.queue.job_queue import Asked
+from jobs.queue.job_queue import Asked, unknown_grid
 from jobs.queue.submitting import ItemsSubmission
 from pictures.thumbnails import Form
 from service.accept_header import preferred_format
@@ -109,6 +109,8 @@ async def get_grid(
     if wait and grid.sheet_url is None:
         jobs = [each.job for each in grid.cells if each.job is not None]
         await all_at_end(request, service, caller, jobs, min(wait, MAX_WAIT_SECONDS))
+        if not (await service.keyring.read()).still_opens(caller):
+            raise unknown_grid(grid_id)
         grid = await run_in_threadpool(service.queue.grid, grid_id, caller)
     return answer(grid, 200, {})
 

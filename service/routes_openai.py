@@ -24,7 +24,7 @@ from jobs.contract.errors import ErrorKind, FieldError, InvalidRequestError, Ref
 from jobs.contract.job import Job, JobStatus
 from jobs.contract.work import evaluations_of
 from jobs.queue.events import START, EventKind
-from jobs.queue.job_queue import Asked
+from jobs.queue.job_queue import Asked, unknown_job
 from service.authentication import CallerDep
 from service.openai_images import (
     ImageCall,
@@ -252,6 +252,8 @@ async def in_base64(service: Service, job: Job, place: Asked, first: list[bytes]
     """The answer, one image at a time, because 64 of the largest take a hundred megabytes."""
     yield json.dumps(head_of(job)).encode()[:-1] + b', "data": ['
     for number, image in enumerate(job.images):
+        if not (await service.keyring.read()).still_opens(place.caller):
+            raise unknown_job(place.job_id)
         png = first.pop() if first else await read_png(service, place, image.index)
         encoded = await run_in_threadpool(b64encode, png)
         yield (b", " if number else b"") + b'{"b64_json": "' + encoded + b'"}'

@@ -24,7 +24,7 @@ from redis.exceptions import RedisError
 
 from jobs.contract.errors import RefusedError
 from jobs.queue.job_queue import JobQueue
-from jobs.queue.webhook_targets import WebhookTargets
+from jobs.queue.webhook_targets import WebhookTargets, host_of
 from jobs.queue.webhooks import Choice, Delivery, Webhooks
 from jobs.settings import Settings
 from service.metrics import Metrics
@@ -121,7 +121,7 @@ class WebhookSender:
 
     def _shares(self, delivery: Delivery) -> list[tuple[Share, int]]:
         """The shares that a delivery counts for, and the limit of each; without keys there is no caller's share."""
-        of_host = ("host", httpx2.URL(delivery.url).host), MOST_PER_HOST
+        of_host = ("host", host_of(delivery.url)), MOST_PER_HOST
         return [of_host, (("caller", delivery.caller), self._per_caller)] if delivery.caller else [of_host]
 
     async def _attempt(self, client: httpx2.AsyncClient, delivery: Delivery) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
-from jobs.contract.errors import FieldError, InvalidRequestError
+from jobs.contract.errors import MAX_ERRORS, FieldError, InvalidRequestError
 from jobs.contract.kinds import COMMON, FIELDS
 from jobs.contract.pipelines import PipelineInfo, UpsampleDefaults
 from jobs.contract.request import MAX_IMAGES, JobRequest, ResolvedRequest, ResolvedUpsample, UpsampleOptions
@@ -187,6 +187,8 @@ class Resolution:
             return None
         weights: dict[int, float] = {}
         for name, weight in given.items():
+            if len(self.errors) >= MAX_ERRORS:  # no answer names more
+                break
             pointer = "/class_weights/" + name.replace("~", "~0").replace("/", "~1")
             index = self._class_index(partial(self._classes.parse, name), pointer)
             if index in weights:

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from jobs.callers.caller import ANONYMOUS, Caller
 from jobs.callers.quotas import Quotas
-from jobs.contract.errors import ErrorKind, FieldError, InvalidRequestError, RefusedError
+from jobs.contract.errors import MAX_ERRORS, ErrorKind, FieldError, InvalidRequestError, RefusedError
 from jobs.contract.grids import GridRequest
 from jobs.contract.items import JobItems
 from jobs.contract.request import JobRequest
@@ -166,6 +166,8 @@ class Submitter:
                 orders.append(self._drafter.order(uuid4().hex if place else first_id, item, digest, draw_seed))
             except InvalidRequestError as error:
                 wrong += submission.items.locate(place, error)
+                if len(wrong) >= MAX_ERRORS:  # no answer names more
+                    break
         if wrong:
             raise InvalidRequestError(list(dict.fromkeys(wrong)))  # cells of a grid share the errors of a value
         return orders

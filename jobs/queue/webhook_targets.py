@@ -1,5 +1,6 @@
 """Allowed targets of webhooks: public addresses, and those that a setting allows."""
 
+import re
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 from urllib.parse import urlsplit
@@ -63,10 +64,32 @@ def check_webhook(url: str | None, settings: Settings) -> None:
     else:
         if settings.webhook_secret is None:
             reason = "this service sends no webhooks: ADM_WEBHOOK_SECRET is not set"
-        elif not reaches(parts.hostname or "", WebhookTargets(settings.webhook_networks)):
+        elif is_no_address(host := parts.hostname or ""):
+            reason = "is not a URL: its host ends in a number, and is no address"
+        elif not reaches(host, WebhookTargets(settings.webhook_networks)):
             reason = "is an address that is not allowed for webhooks (ADM_WEBHOOK_NETWORKS allows networks)"
     if reason:
         raise InvalidRequestError([FieldError("/webhook_url", reason)])
+
+
+def is_no_address(host: str) -> bool:
+    """Return whether a host looks like an IPv4 address and is none, such as 1.2.3.999 (WHATWG URL, section 3.5)."""
+    last = host.removesuffix(".").rpartition(".")[2]
+    if not (last.isascii() and last.isdecimal()) and not re.fullmatch("0x[0-9a-f]*", last):
+        return False
+    try:
+        ip_address(host)
+    except ValueError:
+        return True
+    return False
+
+
+def host_of(url: str) -> str:
+    """The host of a URL in a record; empty for one that cannot be read."""
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
 
 
 def reaches(host: str, targets: WebhookTargets) -> bool:

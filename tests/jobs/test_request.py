@@ -1,3 +1,4 @@
+import difflib
 import json
 from contextlib import suppress
 from typing import Any
@@ -7,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.contract import resolution
-from jobs.contract.errors import InvalidRequestError
+from jobs.contract.errors import MAX_ERRORS, InvalidRequestError
 from jobs.contract.pipelines import ClassInfo, IntRange, Limits, PipelineInfo
 from jobs.contract.request import JobRequest, ResolvedRequest
 from tests.jobs.samples import BASE_ONLY, DEMO, DEMO_UNCOND
@@ -87,6 +88,22 @@ def test_near_class_names_are_suggested_where_there_are_many() -> None:
         resolve(pipeline, class_label="Torrus")
     with pytest.raises(InvalidRequestError, match=r"unknown class 'donut'; there are 30$"):
         resolve(pipeline, class_label="donut")
+
+
+def test_unknown_classes_beyond_those_that_an_answer_names_are_not_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand names are compared with each of them, while other submissions wait."""
+    names = tuple(ClassInfo(index=index, name=f"kind {index}") for index in range(1000))
+    compared: list[int] = []
+
+    def get_close_matches(word: str, possibilities: list[str], n: int) -> list[str]:
+        compared.append(len(possibilities))
+        return difflib.get_close_matches(word, possibilities, n)
+
+    monkeypatch.setattr("vocabulary.classes.get_close_matches", get_close_matches)  # the library's, counted
+    with pytest.raises(InvalidRequestError) as caught:
+        resolve(DEMO.model_copy(update={"classes": names}), class_weights={f"torus {each}": 1.0 for each in range(32)})
+    assert len(caught.value.errors) == len(compared) == MAX_ERRORS
+    assert set(compared) == {0}, "no name begins as these do"
 
 
 def test_error_of_the_whole_body_begins_with_no_colon() -> None:

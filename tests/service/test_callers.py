@@ -109,6 +109,8 @@ def test_parameters_of_json_are_no_other_type(client: httpx2.Client, fleet: ToyW
 
 def test_compressed_upload_is_415(client: httpx2.Client) -> None:
     assert is_problem(client.post("/v1/files", content=b"x", headers={"Content-Encoding": "gzip"}), 415)
+    several = [("Content-Encoding", "identity"), ("Content-Encoding", "gzip")]
+    assert is_problem(client.post("/v1/files", content=b"x", headers=several), 415)
 
 
 def test_every_answer_says_who_may_embed_it(client: httpx2.Client) -> None:

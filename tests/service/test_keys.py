@@ -3,6 +3,7 @@
 import json
 import socket
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 
@@ -14,6 +15,7 @@ from jobs.callers.caller import Role
 from jobs.callers.keyring import IN_FORCE_SECONDS, KeyStore
 from jobs.queue import keys
 from jobs.settings import Settings
+from tests.jobs.samples import png
 from tests.service.conftest import MakeKey, ToyWorker, body, running_service
 from tests.service.test_jobs import is_problem
 
@@ -54,6 +56,25 @@ def test_revoking_the_last_key_does_not_open_the_service_again(
     KeyStore(redis).revoke("ann")
     assert is_problem(client.get("/v1/jobs", headers=headers), 401)
     assert is_problem(client.get("/v1/jobs"), 401)
+
+
+@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/workers/changes", "/v1/files"])
+def test_call_whose_key_is_revoked_while_its_body_arrives_is_401(
+    client: httpx2.Client, redis: Redis, make_key: MakeKey, path: str
+) -> None:
+    headers = make_key("ann", Role.OPERATOR)
+    content = {"/v1/files": png(0), "/v1/jobs": json.dumps(body()).encode()}.get(
+        path, b'{"action": "load", "model": "demo"}'
+    )
+
+    def slowly() -> Iterator[bytes]:
+        yield content[:5]
+        KeyStore(redis).revoke("ann")
+        time.sleep(IN_FORCE_SECONDS)
+        yield content[5:]
+
+    kind = {"Content-Type": "image/png" if path == "/v1/files" else "application/json"}
+    assert is_problem(client.post(path, content=slowly(), headers=headers | kind), 401)
 
 
 def test_rotated_key_counts_at_once(client: httpx2.Client, redis: Redis, make_key: MakeKey) -> None:

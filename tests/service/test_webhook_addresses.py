@@ -45,7 +45,8 @@ def webhooks(redis: Redis) -> Webhooks:
         "http://127.0.0.1/", "http://0.0.0.0/", "http://[::1]:80/", "http://[::ffff:127.0.0.1]/", "http://10.0.0.1",
         "http://169.254.169.254/latest/meta-data/", "http://[64:ff9b::7f00:1]/", "http://192.0.0.192/",
         "http://[fec0::1]/", "http://[::ffff:0:7f00:1]/", "http://[64:ff9b:1:a00:0:100:808:808]/", "http://[3fff::1]/",
-        "http://[5f00::1]/", "https://192.168.0.1/x",
+        "http://[5f00::1]/", "https://192.168.0.1/x", "http://1.2.3.999/", "http://8.8.8.08/", "http://0177.0.0.1./",
+        "http://2130706433/", "http://0x7f.1/", "http://017700000001/", "http://127.1/", "http://a.example.0X7F/",
         "http://a.example:99999/", "ftp://a.example/", "file:///etc/passwd", "http://", "http://u:p@a.example/",
         "http://a.example/\r\nX: y", "//a.example", "a.example", "http://a.example/" + "x" * 1024,
     ],
@@ -54,7 +55,7 @@ def test_address_that_is_never_sent_to_is_refused_at_once(client: httpx2.Client,
     assert is_problem(client.post("/v1/jobs", json=body(webhook_url=url)), 422, "/webhook_url")
 
 
-@pytest.mark.parametrize("host", ["2130706433", "0x7f.1", "017700000001", "127.1", "localhost"])
+@pytest.mark.parametrize("host", ["localhost"])
 def test_name_that_resolves_to_this_machine_is_not_sent_to(
     client: httpx2.Client, worker: ToyWorker, receiver: Receiver, webhooks: Webhooks, host: str
 ) -> None:

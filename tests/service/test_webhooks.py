@@ -256,6 +256,18 @@ def test_slow_receivers_of_one_caller_hold_up_no_other_caller(
         redis.delete(keys.WEBHOOKS)
 
 
+def test_delivery_to_what_is_no_url_fails_alone(
+    client: httpx2.Client, worker: ToyWorker, receiver: Receiver, webhooks: Webhooks, redis: Redis
+) -> None:
+    with redis.pipeline() as pipe:
+        for number, url in enumerate(("http://1.2.3.999/", "http://[/", "http://xn--a/", "")):
+            enqueue(pipe, f"{number}", "j", "completed", url, webhooks.now() - 1)
+        pipe.execute()
+    post(client, receiver.url)
+    assert receiver.get().verified(NEW)["type"] == "job.completed"
+    eventually(lambda: [bool(each.error) for each in webhooks.pending()] == [True] * 4, "the others have failed")
+
+
 def test_deliveries_above_a_share_wait_the_longer_the_more_they_are(redis: Redis, service_settings: Settings) -> None:
     """So that a thousand of one caller are not what every look finds, and what stands behind them is seen."""
     settings = service_settings.model_copy(update={"webhooks_per_caller": 2})
