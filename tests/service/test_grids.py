@@ -60,7 +60,7 @@ def test_answer_waits_for_all_cells(client: httpx2.Client, worker: ToyWorker) ->
         (grid(x={"field": "sampler", "values": ["ddim", "euler"]}), "/x/values/1", 'sampler "euler": unknown sampler'),
         (grid(y={"field": "sampler", "values": [None]}), "/y/values/0", "sampler null: must not be null"),
         (grid(x={"field": "steps", "values": [7]}), "/y/field", "steps is the field of x already"),
-        (grid(x={"field": "eta", "values": [0, 0.0]}), "/x/values/1", "is there already"),
+        (grid(x={"field": "eta", "values": [0, 0.0]}), "/x/values/1", "is given twice"),
         (grid(x={"field": "class_label", "values": ["torus"]}), "/class_label", "is the field of x"),
         (grid(x={"field": "model", "values": ["demo"]}), "/x/field", ""),
         (grid(x={"field": "steps", "values": []}, y=None), "/x/values", ""),
