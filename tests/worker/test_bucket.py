@@ -1,4 +1,4 @@
-"""A worker whose images, uploads and checkpoints lie in a bucket: what its faults cost, and that they cost no job."""
+"""A worker whose images, uploads and checkpoints are in a bucket: the bucket's faults cost time, but no job."""
 
 import hashlib
 import signal
@@ -92,5 +92,7 @@ def test_stopped_worker_waits_for_a_silent_store_no_longer_than_its_calls_may_ta
     assert store_proxy.struck.wait(60)
     started = time.monotonic()
     assert worker.kill(signal.SIGTERM) == 0
-    assert time.monotonic() - started < 30, "seconds for the last writes, and two for a call"
+    assert time.monotonic() - started < 30, (
+        "it takes a few seconds for the last writes, and at most two for the store's call in progress"
+    )
     assert client.job(job_id).status is JobStatus.QUEUED
