@@ -13,7 +13,7 @@ def error_text(error: WeightsError, setting: str = "ADM_PIPELINES") -> str:
             return f"{setting}: {there}; there are {', '.join(error.known)}"
         case MissingFileError():
             missing = f"needs {error.path.name}, which is not in {error.path.parent} (ADM_WEIGHTS)"
-            return f"{setting}: {error.pipeline!r} {missing}; adm models fetch {error.path.stem} brings it"
+            return f"{setting}: {error.pipeline!r} {missing}; adm models fetch {error.path.stem} downloads it"
         case ShortageError():
             verb = "needs" if len(error.pipelines) == 1 else "need"
             return f"{setting}: {', '.join(error.pipelines)} {verb} {shortage_text(error.shortage)} on {error.device}"

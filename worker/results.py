@@ -138,8 +138,8 @@ class Results:
     def cancelled(self, claim: Claim) -> bool:
         """Cancel a job that has left the batch; return False if the claim was lost or the record requests no cancel.
 
-        A message to stop is no proof: it may be late and mean an earlier job of the same idempotency key. If the record
-        does not request a cancel, the job is requeued at the front, and it costs no retry.
+        A message to stop proves nothing: it may be late, and meant for an earlier job with the same idempotency key. If
+        the record does not request a cancel, the job is requeued at the front without spending a retry.
         """
 
         def write(pipe: Pipeline, record: Record) -> bool:

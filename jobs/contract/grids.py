@@ -87,7 +87,7 @@ class GridRequest(JobRequest):
     def _wrong_axes(self) -> list[FieldError]:
         wrong = []
         if self.y is not None and self.y.field == self.x.field:
-            wrong.append(FieldError("/y/field", f"{self.y.field} is the field of x already"))
+            wrong.append(FieldError("/y/field", f"{self.y.field} is already the field of axis x"))
         for name, axis in self.axes.items():
             if axis.field in self.model_fields_set:
                 wrong.append(FieldError(f"/{axis.field}", f"is already the field of axis {name}; remove it here"))

@@ -25,7 +25,7 @@ GIB = 2**30
             MissingFileError("adm-64", WEIGHTS / "official" / "64x64_diffusion.pt"),
             (
                 "ADM_PIPELINES: 'adm-64' needs 64x64_diffusion.pt, which is not in /weights/official (ADM_WEIGHTS); "
-                "adm models fetch 64x64_diffusion brings it"
+                "adm models fetch 64x64_diffusion downloads it"
             ),
         ),
         (
