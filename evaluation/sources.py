@@ -40,7 +40,7 @@ def parse_named(text: str, known: tuple[str, ...]) -> Named:
         if not value:
             raise ValueError(f"{text}: {key} has no value")
     if len(dict(pairs)) < len(pairs):
-        raise ValueError(f"{text}: a setting is there twice")
+        raise ValueError(f"{text}: a setting is given twice")
     return Named(name, dict(pairs))
 
 
