@@ -86,7 +86,7 @@ class Incoming:
 
 
 def too_large(max_bytes: int) -> str:
-    return f"a body may have {max_bytes} bytes"
+    return f"a body may have at most {max_bytes} bytes"
 
 
 def route_of(scope: Scope) -> str:
