@@ -1,7 +1,8 @@
 """Records the run that the page shows on a first visit: one image of the demo stack, from noise to the picture.
 
 python -m bench.first_visit; writes service/static/first-visit.png, a strip of frames: the state x of the base stage
-before its first step and after each second one, clipped as a picture is, and at the end the enlarged picture.
+before its first step and after every other step, clipped like a finished picture. The last frame is the upsampled
+picture.
 """
 
 import argparse
@@ -24,7 +25,7 @@ CLASS = "torus"
 
 
 def frame(x: Tensor) -> Image.Image:
-    """A state as a frame of the strip; smaller ones are enlarged by a whole factor."""
+    """A state as a frame of the strip; a state smaller than EDGE_PX is enlarged by an integer factor."""
     pixels = to_uint8(x).permute(1, 2, 0).contiguous().numpy()
     return Image.fromarray(pixels).resize((EDGE_PX, EDGE_PX), Image.Resampling.NEAREST)
 

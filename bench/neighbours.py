@@ -1,7 +1,8 @@
 """Counts images whose bytes depend on the other rows of their steps; there must be none.
 
-python -m bench.neighbours --precision bf16 --count 2000; random requests of the whole space, computed alone on one
-thread and then among random neighbours on several, every final state compared bit for bit. Exits 1 on a difference.
+python -m bench.neighbours --precision bf16 --count 2000. It draws random requests of all kinds and settings, computes
+each image alone on one thread and among random neighbours on several, and compares the final states bit for bit. With
+--compile both run on the same threads, because one build of the networks serves both. Exits 1 on a difference.
 """
 
 import argparse
@@ -26,11 +27,10 @@ from engine.stage import Stage
 from engine.trajectory import FromLatent, FromPicture, Guidance, ImageRequest, StagePlan, StagePlans
 from models.stack import load_stack
 from vocabulary.precisions import PRECISIONS
-from vocabulary.sampling import THRESHOLDINGS, TIME_GRIDS, Direction
+from vocabulary.sampling import SAMPLERS, THRESHOLDINGS, TIME_GRIDS, Direction
 
-SAMPLERS = ("ddpm", "ddim", "dpmpp_2m", "heun")
 SCALES = (0.0, 0.5, 1.0, 2.0, 4.0, 10.0, 50.0)
-NEIGHBOURS = 24  # most neighbours of an image
+LARGEST_GROUP = 24  # images that run together
 
 
 class Requests:
@@ -113,7 +113,7 @@ def compare(
     counted: Counter[str] = Counter()
     stream = iter(requests)
     while counted["compared"] < count and time.monotonic() < until:
-        group = [next(stream) for _ in range(requests.random.randint(2, NEIGHBOURS))]
+        group = [next(stream) for _ in range(requests.random.randint(2, LARGEST_GROUP))]
         for place, together in run(among, max_rows, group).items():
             (lone,) = run(alone, max_rows, [group[place]]).values()
             counted["compared"] += 1
@@ -141,7 +141,7 @@ def main() -> None:
     asked = parser.parse_args()
     started = time.monotonic()
     among = build(asked, asked.threads)
-    alone = build(asked, 1) if asked.compile is None else among  # the same if compiled, which takes minutes
+    alone = build(asked, 1) if asked.compile is None else among  # compiling takes minutes, so one build serves both
     stack = load_stack(asked.stack)
     requests = Requests([Pipeline(spec, stack) for spec in stack.pipelines.values()], asked.seed, asked.steps)
     counted = compare(alone, among, asked.max_rows, requests, asked.count, time.monotonic() + asked.seconds)
@@ -151,7 +151,7 @@ def main() -> None:
         "device": str(asked.device),
         "compiled": asked.compile is not None,
         "seed": asked.seed,
-        "threads": [1, asked.threads],
+        "threads": [1 if asked.compile is None else asked.threads, asked.threads],
         "numerics": fingerprint(among, asked.precision),
         "shapes": {key: stage.row_shapes for key, stage in among.items()},
         "seconds": round(time.monotonic() - started, 1),

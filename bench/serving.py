@@ -1,7 +1,8 @@
 """The whole service against the bare engine and against a job-at-a-time worker: python -m bench.serving.
 
-The shipped demo stack, started like by `make up`, on free ports; 64 mixed jobs through HTTP and queue. Also the time
-until a killed worker's jobs run again. Each line is a ratio or a time of one run; writes bench/results/serving.json.
+It starts the shipped demo stack as `make up` does, on free ports, and sends 64 mixed jobs through HTTP and the queue.
+It also measures the time until a killed worker's jobs run again. Each figure is the median of a ratio or a time over
+`--repeats` runs. It writes bench/results/serving.json.
 """
 
 import argparse
@@ -76,12 +77,12 @@ class BareEngine:
         measure_steps(self.engine)
 
     def row_seconds(self, work: dict[str, int]) -> float:
-        """Seconds of row steps of the stages in full batches."""
+        """Device seconds that `work` (row steps by stage) takes in full batches."""
         pipeline = self.pipelines["demo"]
         return sum(steps * self.engine.costs.row_seconds(pipeline.stage_key(stage)) for stage, steps in work.items())
 
     def homogeneous_rate(self) -> float:
-        """Cost-weighted row steps per second of one batch of equal images, base and upsampler in turn."""
+        """Estimated seconds of work done per second, for one batch of equal images: the base, then the upsampler."""
         pipeline, started = self.pipelines["demo"], time.perf_counter()
         base, upsample = StagePlan(BASE, "ddim", 25), StagePlan(UPSAMPLE, "ddpm", 6)
         images = [
@@ -212,8 +213,8 @@ async def measure(repeats: int) -> dict[str, Any]:
                         redis, bare.engine, bare.pipelines, Path(data) / "one", served["requests"]
                     )
                     runs.append((served["rate"] / alone, one_by_one / served["seconds"]))
-                    profiles.append(served["profile"] | {"the bare engine's own rate, by its steps at start": alone})
-                    print("of the engine alone, faster than one at a time:", runs[-1], profiles[-1], flush=True)
+                    profiles.append(served["profile"] | {"bare engine's rate, relative to its first step times": alone})
+                    print("share of its rate, speed-up over one job at a time:", runs[-1], profiles[-1], flush=True)
                 waits = await killed(client, settings.run_dir, repeats)
     return {
         RATE: round(median(r for r, _ in runs), 3),

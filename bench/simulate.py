@@ -32,7 +32,7 @@ from jobs.views.estimate import Backlog, Estimator
 from jobs.views.fleet import Fleet, StepMs
 from tests.jobs.samples import worker_info
 from vocabulary.priorities import PRIORITIES, Priority
-from worker.claiming import LOOK_AHEAD, line_of_next
+from worker.claiming import LOOK_AHEAD, priority_of_next
 from worker.loop import QUEUE_DEPTH, QUEUE_DEPTH_AT_MOST
 
 ROOT = Path(__file__).parent
@@ -157,8 +157,8 @@ class Simulation:
             self.ratios[job.request.model].append((now - job.arrives) / job.estimated)
 
     def _take(self, worker: SimulatedWorker, now: float) -> None:
-        while lines := [priority for priority, queues in self.queues.items() if any(queues.values())]:
-            priority = lines[line_of_next(worker.claimed.total(), len(lines))]
+        while priorities := [priority for priority, queues in self.queues.items() if any(queues.values())]:
+            priority = priorities[priority_of_next(worker.claimed.total(), len(priorities))]
             waiting = [queue for queue in self.queues[priority].values() if queue]
             queue = waiting[worker.claimed[priority] % len(waiting)]
             if queue[0].request.num_rows > QUEUE_DEPTH * MAX_ROWS - len(worker.left):

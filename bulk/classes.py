@@ -85,5 +85,5 @@ def _index(given: str, names: ClassNames, where: str, *, or_file: bool = False) 
     try:
         return names.parse(given)
     except UnknownClassError as error:
-        also = ", nor a file of that name" if or_file else ""
-        raise BulkError(f"{where}: unknown class {given!r}{also}{error.instead}") from error
+        unknown = f"there is neither a class nor a file {given!r}" if or_file else f"unknown class {given!r}"
+        raise BulkError(f"{where}: {unknown}{error.instead}") from error

@@ -1,4 +1,4 @@
-"""`adm evaluate sweep`: makes a grid of settings in one engine, and measures the images during that."""
+"""`adm evaluate sweep`: samples every combination of settings in one engine, and extracts features meanwhile."""
 
 import math
 import time
@@ -172,7 +172,7 @@ class Sweep:
 
 
 def kept(report: Mapping[str, Any]) -> KeptSweep:
-    """The part of a report that a worker announces. Raises: ValueError, one line, for another file."""
+    """The part of a report that a worker announces. Raises: ValueError, one line, if it is not such a report."""
     try:
         return KeptSweep(
             pipeline=report["pipeline"],
@@ -184,7 +184,7 @@ def kept(report: Mapping[str, Any]) -> KeptSweep:
             cells=tuple(map(kept_cell, report["cells"])),
         )
     except KeyError as error:
-        raise ValueError(f"has no {error}, which the report of a sweep of 50 images and more has") from error
+        raise ValueError(f"has no {error}; the report of every sweep of at least 50 images has it") from error
     except (TypeError, ValidationError) as error:
         raise ValueError("is not the report of a sweep") from error
 
@@ -216,7 +216,7 @@ def kept_cell(cell: Mapping[str, Any]) -> SweepCell:
 
 
 def figure_of(figure: Mapping[str, Any]) -> dict[str, Any]:
-    """A metric's value and interval, rounded by the width of the interval."""
+    """A metric's value and interval, rounded to five decimals."""
     return {name: None if figure[name] is None else round(figure[name], 5) for name in ("value", "low", "high")}
 
 

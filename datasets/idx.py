@@ -24,11 +24,11 @@ def read_idx(path: Path) -> npt.NDArray[np.uint8]:
         raise ValueError(f"{path}: is not an idx file of bytes")
     dimensions, start = content[3], 4 + 4 * content[3]
     if len(content) < start:
-        raise ValueError(f"{path}: is cut off in its head")
+        raise ValueError(f"{path}: ends within its header")
     shape = struct.unpack(f">{dimensions}I", content[4:start])
     values = np.frombuffer(content, np.uint8, offset=start)
     if values.size != int(np.prod(shape)):
-        raise ValueError(f"{path}: has {values.size} bytes where its head announces {'x'.join(map(str, shape))}")
+        raise ValueError(f"{path}: has {values.size} bytes of data, but its header says {'x'.join(map(str, shape))}")
     return values.reshape(shape)
 
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from diffusion.transfer import upload
 
 ROUNDS = 10
-# Philox's multipliers minus 2^32, so that no product overflows int64: the high word then lacks the counter once.
+# Philox's multipliers minus 2^32, so that no product overflows int64. The high word of such a product is too small by
+# the counter, which `philox` adds back.
 MULTIPLIERS = (0xD2511F53 - 2**32, 0xCD9E8D57 - 2**32)
 WEYL = (0x9E3779B9, 0xBB67AE85)  # added to the key each round: the golden ratio and sqrt(3) - 1
 WORD = 0xFFFFFFFF

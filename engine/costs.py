@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from engine.row_shapes import padded
 
 SMOOTHING = 0.9  # weight of the old average: one step is a noisy measurement on a shared machine
-FADING = 0.99  # of a larger shape's time at each smaller step, so that a shape measured slow is tried again
+FADING = 0.99  # of larger shapes' times at each step of a smaller one, so that a once slow shape is tried again
 EXPECTED_SAVING = 0.8  # limit of fading: a larger shape's time per row, relative to a smaller one's
 UNMEASURED_ROW = 1 / 1024
 

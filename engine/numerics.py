@@ -28,8 +28,9 @@ def settle_kernels() -> None:
 def fingerprint(
     stages: Mapping[str, Stage], precision: str, weights: Sequence[str] = (), **encoding: str | None
 ) -> str:
-    """A short hash of torch's version, `ROUNDING`, device, CPU, precision, mode, weights and each stage's row shapes.
+    """A short hash of torch's version, `ROUNDING`, device, CPU, precision, weights, and stages' modes and row shapes.
 
+    The mode is `Stage.mode`: eager, packed or compiled, and which norms.
     weights: hashes of the networks' files. encoding: versions of the encoder of files, because equal fingerprints also
     promise equal files.
     """

@@ -85,10 +85,10 @@ def published_table() -> str:
     return f"<p>{note}</p>" + html_table(names, map(astuple, PUBLISHED))
 
 
-def growth_chart(growth: Sequence[Sequence[float]], endless: float) -> str:
+def growth_chart(growth: Sequence[Sequence[float]], extrapolated: float) -> str:
     """FID against 1 / images, and the end of the extrapolated line."""
     measured = Series("measured", [Point(1 / count, fid, label=f"{count} images: {fid:.4g}") for count, fid in growth])
-    end = Series("endless images", [Point(0.0, endless, label=f"{endless:.4g}")])
+    end = Series("extrapolated", [Point(0.0, extrapolated, label=f"{extrapolated:.4g}")])
     return chart("FID by the number of samples", "1 / images", "FID", [measured, end])
 
 

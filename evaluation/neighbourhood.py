@@ -1,4 +1,4 @@
-"""Precision, recall, density, coverage and authenticity at once, and each of them without each block of images.
+"""Precision, recall, density, coverage and authenticity in one pass, and each with one block of images left out.
 
 Precision and recall are those of `precision_recall` (Kynkaanniemi et al. 2019). Density and coverage (Naeem et al.
 2020) use only balls around the reference. Density is the mean number of balls that contain a sample, divided by the
@@ -45,9 +45,10 @@ class Nearest:
 def neighbourhood(
     sample: Tensor, reference: Tensor, ours: Blocks, theirs: Blocks
 ) -> tuple[dict[str, Estimates], Nearest]:
-    """Shapes: sample [M, D], reference [N, D]; blocks of their indices; without any block, LEAST images must be left.
+    """Shapes: sample [M, D], reference [N, D].
 
-    Raises: ValueError for fewer than LEAST images, NaN or infinity, and features of other sizes.
+    ours, theirs: blocks of their indices; with any one block left out, at least LEAST images must remain.
+    Raises: ValueError for fewer than LEAST images, NaN or infinity, and features of different sizes in the two sets.
     """
     centres, points = centred_pair(reference, sample, LEAST, "density and coverage")
     neighbours = (NEAREST, PRECISION_NEIGHBOUR, DENSITY_NEIGHBOUR)
@@ -119,7 +120,8 @@ def _seen_from_reference(
 ) -> dict[str, Estimates]:
     """Recall: the reference against balls around samples; density and coverage: the samples in balls around it."""
     inside, counts, of_blocks = [], [], []
-    # counts of samples in each ball: [1 + B, n] by the ball's radius, and [n, A] by the samples' blocks
+    # numbers of samples in each of n balls. counts: [1 + B, n], a row for all of the reference and for each left-out
+    # block of it; of_blocks: [n, A], a column for each block of samples
     for distances, part in zip(blocks_of_distances(centres, points, BLOCK), wide.split(BLOCK, dim=1), strict=True):
         inside.append(torch.stack([(distances <= radii).any(dim=1) for radii in around_samples], dim=1))
         counts.append(torch.stack([(distances <= each[:, None]).sum(dim=1) for each in part]))

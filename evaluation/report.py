@@ -19,7 +19,7 @@ from evaluation.statistics_file import Measured
 
 TITLES = {
     "fid": "FID",
-    "fid_infinity": "FID, endless",
+    "fid_infinity": "FID, extrapolated",
     "sfid": "sFID",
     "inception_score": "Inception Score",
     "kid": "KID",

@@ -63,8 +63,8 @@ def all_scores(samples: Features, reference: Reference, on_metric: Callable[[str
     figures = {"fid": distances.figure()}
     grown: list[tuple[int, float]] = []
     if len(samples.pooled) >= LEAST_IMAGES:
-        on_metric("FID of endless images")
-        figures["fid_infinity"], grown = endless(samples.pooled, reference.pooled, ours, distances)
+        on_metric("extrapolated FID")
+        figures["fid_infinity"], grown = fid_infinity(samples.pooled, reference.pooled, ours, distances)
     if reference.spatial is not None:
         on_metric("sFID")
         figures["sfid"] = frechet(samples.spatial, reference.spatial, ours, None if exact else theirs)
@@ -112,7 +112,7 @@ def frechet_distances(sample: Tensor, reference: Tensor | Moments, ours: Draws, 
     return Distances(max(frechet_distance(other, whole), 0.0), without_samples, without_reference)
 
 
-def endless(
+def fid_infinity(
     sample: Tensor, reference: Tensor | Moments, ours: Draws, distances: Distances
 ) -> tuple[Figure, list[tuple[int, float]]]:
     """FID of infinitely many samples, and the FIDs of growing parts from which it is extrapolated.
@@ -206,6 +206,6 @@ def _balance_notes(ours: Draws, theirs: Draws | None) -> Iterator[str]:
     ]
     if balanced:
         yield (
-            f"as many images of each class: {' and '.join(balanced)}; the intervals are of such sets, and KID, which "
-            "assumes independent images, is too low"
+            f"equal numbers of images per class: {' and '.join(balanced)}; the intervals hold for such sets, and KID, "
+            "which assumes independent images, is too low"
         )

@@ -40,7 +40,7 @@ def parse_named(text: str, known: tuple[str, ...]) -> Named:
         if not value:
             raise ValueError(f"{text}: {key} has no value")
     if len(dict(pairs)) < len(pairs):
-        raise ValueError(f"{text}: a setting is there twice")
+        raise ValueError(f"{text}: a setting is given twice")
     return Named(name, dict(pairs))
 
 
@@ -66,7 +66,7 @@ def measure(
     """The features of a source, or its statistics.
 
     shapes_size: size of rendered shapes if the source does not state one; None for the extractor's own size.
-    work, part: the store of measurements until all are done, and the side of the comparison.
+    work: keeps measurements until all are done. part: "samples" or "reference".
     strict: refuse unreadable picture files instead of counting them.
     Raises: ValueError, which names the source; OSError; WeightsError.
     """
@@ -87,7 +87,8 @@ def measure(
     if strict and pictures.skipped:
         first = pictures.skipped[0]
         raise ValueError(
-            f"{source}: --strict allows none of this: {first.path} {first.reason} ({len(pictures.skipped)} in all)"
+            f"{source}: --strict refuses unreadable files: {len(pictures.skipped)} of them, "
+            f"the first is {first.path}: {first.reason}"
         )
     skipped = [{"file": str(each.path), "reason": each.reason} for each in pictures.skipped]
     content: Reference = features

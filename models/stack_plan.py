@@ -1,6 +1,7 @@
 """The plan of a stack that is not loaded: its files and pipelines, from its stack.json or the official presets."""
 
 import json
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -52,7 +53,10 @@ class PipelineSpec:
 
 @dataclass(frozen=True)
 class NetworkFile:
-    """A network of a stack on disk. config: for a file without one; process: None for a classifier."""
+    """A network of a stack on disk.
+
+    config: of the network, from the file, or from the preset if the file has none. process: None for a classifier.
+    """
 
     path: Path
     config: UNetConfig | ClassifierConfig
@@ -75,7 +79,7 @@ class StackPlan:
         return tuple(filter(None, (self.base, self.classifier, self.upsampler)))
 
     def only(self, names: Collection[str]) -> "StackPlan":
-        """The stack with these of its pipelines, without an upsampler that none of them needs."""
+        """The stack with only these pipelines, and without its upsampler if none of them needs it."""
         kept = {name: spec for name, spec in self.pipelines.items() if name in names}
         upsampler = self.upsampler if any(spec.upsampling for spec in kept.values()) else None
         return replace(self, pipelines=kept, upsampler=upsampler)
@@ -100,7 +104,7 @@ def read_stack(folder: Path) -> StackPlan:
 
 
 def official_stacks(folder: Path) -> list[StackPlan]:
-    """The stacks of the official checkpoints, one per base network, also if their files are not in the folder.
+    """The stacks of the official checkpoints, one per base network, even if its files are not in the folder.
 
     A file is found by its preset's name, NAME.safetensors (as `adm models convert` writes it) before NAME.pt.
     """
@@ -151,7 +155,8 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 def _without_namesakes(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):  # parsers differ in which of the two they use
-        raise ValueError(f"a name is given twice in one object: {', '.join(name for name, _ in pairs)}")
+        repeated = [name for name, times in Counter(name for name, _ in pairs).items() if times > 1]
+        raise ValueError(f"a name is given twice in one object: {', '.join(repeated)}")
     return found
 
 
@@ -168,9 +173,9 @@ def _diffusion(folder: Path, entry: dict[str, Any], *, super_res: bool) -> Netwo
     config = read_config(path)
     if not isinstance(config, UNetConfig) or config.super_res != super_res:
         raise WeightsError(shown(path), f"contains another kind of network than {MANIFEST} states")
-    joined = 2 if super_res else 1  # the low-resolution image is joined to x
+    joined = 2 if super_res else 1  # the low-resolution image is concatenated to x along the channels
     if config.in_channels != 3 * joined or config.out_channels not in (3, 6):
-        needed = f"must take {3 * joined} channels and give 3, RGB, or 6 with a variance it learned"
+        needed = f"must have {3 * joined} input channels, and 3 output channels, or 6 with a learned variance"
         raise WeightsError(shown(path), needed)
     if process.sigma_small and config.out_channels == 6:
         raise ValueError("sigma_small is for networks of 3 output channels; this one learned its variance")
@@ -243,11 +248,11 @@ def check_fit(stack: StackPlan) -> None:
             raise WeightsError(stack.name, "classifier and base are of different image sizes")
     for spec in stack.pipelines.values():
         if spec.conditional != (rows is not None) and (rows is None or rows == classes):
-            needed = "a base with label rows" if spec.conditional else "a base with a 'no class' row, or with none"
+            needed = "a base with label rows" if spec.conditional else "a base with a 'no class' row or no label rows"
             raise WeightsError(stack.name, f"the pipeline {spec.name!r} needs {needed}")
         for file, sampling in ((stack.base, spec.sampling), (stack.upsampler, spec.upsampling)):
             if file and file.process and sampling and sampling.steps > file.process.num_timesteps:
-                too_many = f"takes {sampling.steps} of {file.process.num_timesteps} timesteps"
+                too_many = f"has {sampling.steps} steps, but its network has {file.process.num_timesteps} timesteps"
                 raise WeightsError(stack.name, f"the pipeline {spec.name!r} {too_many}")
         if spec.upsampling is not None and stack.upsampler is None:
             raise WeightsError(stack.name, f"the pipeline {spec.name!r} upsamples, but there is no upsampler")

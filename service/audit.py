@@ -32,7 +32,7 @@ class Audited:
         if self._scope["method"] in SAFE_METHODS:
             return
         route, about = self._scope.get("route"), self._scope.get("path_params") or {}
-        several = self._scope.get("state", {}).get("audited")  # objects without a Location
+        several = self._scope.get("state", {}).get("audited")  # ids of the objects of a call without a Location
         named = (
             about.get("job_id")
             or about.get("grid_id")

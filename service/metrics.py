@@ -126,8 +126,8 @@ def queue_families(queue: JobQueue) -> list[Metric]:
         ),
         gauge(
             "adm_pipeline_queued_seconds",
-            "Time a pipeline's workers would take for all that is queued for them, also of other pipelines, so not to "
-            "be summed; above ADM_QUEUE_LIMIT_SECONDS its jobs are refused",
+            "Time a pipeline's workers would take for all jobs queued for them, other pipelines' included; do not sum "
+            "it over pipelines. Above ADM_QUEUE_LIMIT_SECONDS new jobs of the pipeline are refused",
             ["pipeline"],
             [((each.pipeline,), estimator.queued_seconds(each) or 0) for each in backlogs],
         ),

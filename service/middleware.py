@@ -86,7 +86,7 @@ class Incoming:
 
 
 def too_large(max_bytes: int) -> str:
-    return f"a body may have {max_bytes} bytes"
+    return f"a body may have at most {max_bytes} bytes"
 
 
 def route_of(scope: Scope) -> str:
@@ -198,7 +198,7 @@ class Requests:
         host = "".join(hosts)
         if host not in self._hosts:
             known = ", ".join(sorted(self._hosts.names))
-            return problem(request, 421, f"the service is not known by this Host; it is {known} (ADM_HOSTS adds names)")
+            return problem(request, 421, f"this Host is not one of the service's, {known} (ADM_HOSTS adds names)")
         if request.method not in SAFE_METHODS:
             # without keys, a page of another site could act through its visitor's browser
             origin = headers.get("origin")

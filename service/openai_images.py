@@ -15,7 +15,7 @@ from jobs.contract.work import evaluations_of
 
 MAX_PARTIAL_IMAGES = 3  # OpenAI's limit
 PROMPT = "a class of the model, by name or index, as /v1/models/{model} lists them; empty: no class, where offered"
-SIZES = "the model's image_size, that of its base stage (without the upsampler then), or auto"
+SIZES = "the model's image_size; the size of its base stage, for images without the upsampler; or auto"
 OURS_ALONE = frozenset({"kind", "images", "seeds", "class_label", "previews", "webhook_url"})  # not accepted
 Prompt = Annotated[str, StringConstraints(max_length=256)]
 Partials = Annotated[int, Field(ge=0, le=MAX_PARTIAL_IMAGES)]
@@ -44,7 +44,7 @@ class ImageFields(BaseModel):
 class StreamedFields(ImageFields):
     prompt: Prompt = Field(description=PROMPT)
     stream: bool | None = Field(default=None, description="server-sent events; images are base64 then")
-    partial_images: Partials | None = Field(default=None, description="with stream: previews of each image, at most")
+    partial_images: Partials | None = Field(default=None, description="with stream: limit of previews per image")
 
 
 class ImageCall(NamedTuple):

@@ -27,7 +27,7 @@ TO_BODIES = (408, 413, 415)
 HEADERS = {
     "X-Request-ID": "the request's own id, or a generated one; log lines have it",
     "Retry-After": "seconds",
-    "RateLimit": "the exceeded quota, its rest, and the seconds until the call may be repeated",
+    "RateLimit": "the exceeded quota, what is left of it, and the seconds until the call may be repeated",
     "RateLimit-Policy": "that quota, and its window in seconds",
     "Location": "path of the created object",
     "ETag": "identifies the content",

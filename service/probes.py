@@ -1,6 +1,7 @@
 """Answers of monitoring: readiness, health and metrics. Concurrent probes share one check.
 
-So a probe waits for two checks at most, however many there are while Redis hangs, and never behind other calls.
+So a probe waits for two checks at most, even if many probes arrive while Redis hangs, and it never waits behind other
+calls.
 """
 
 from collections.abc import Sequence

@@ -155,7 +155,8 @@ def serve_at(settings: Settings, listener: socket.socket, slot: Slot, report: Co
     """Run one of a service's processes; report once that it serves, or why it cannot."""
     Thread(target=end_with_parent, daemon=True).start()
     logs.configure(settings, **slot.labels)
-    with contextlib.suppress(KeyboardInterrupt):  # a terminal's, sent to all processes; uvicorn has stopped
+    # Ctrl-C in a terminal interrupts every process; by the time it is raised here, uvicorn has stopped
+    with contextlib.suppress(KeyboardInterrupt):
         try:
             serve(settings, listener, slot, lambda cause: report.send(cause[:CAUSE_CHARACTERS]))
         except Exception as error:
@@ -173,7 +174,7 @@ def end_with_parent() -> None:
 
 @contextlib.contextmanager
 def heard_signals() -> Iterator[socket.socket]:
-    """A socket with a byte, the number, for each SIGTERM and SIGINT, which do not end the process meanwhile."""
+    """A socket from which each SIGTERM and SIGINT is read as one byte, its number; they do not end the process here."""
     reading, writing = socket.socketpair()
     writing.setblocking(False)
     before = {each: signal.signal(each, lambda *_: None) for each in SIGNALS}

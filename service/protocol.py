@@ -257,9 +257,8 @@ class LimitedProtocol(HttpToolsProtocol):
             self._refuse(408, f"the request's {self._arriving} did not arrive in {seconds:g} s (ADM_CLIENT_SECONDS)")
 
     def _refuse_head(self) -> None:
-        self._refuse(
-            431, f"a request's line and headers may have {self.limits.max_header_bytes} bytes (ADM_MAX_HEADER_BYTES)"
-        )
+        most = self.limits.max_header_bytes
+        self._refuse(431, f"a request's line and headers may have at most {most} bytes (ADM_MAX_HEADER_BYTES)")
 
     def _refuse(self, status: int, detail: str) -> None:
         """Stop reading. Answer with an error and close, or close after the answers to earlier requests."""

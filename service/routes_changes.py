@@ -22,8 +22,9 @@ def create_change(body: ChangeRequest, service: ServiceDep, request: Request, re
     """A worker reads the change with its next heartbeat. From then on it claims no job. It finishes its jobs, and then
     loads or unloads the pipeline.
 
-    Before it alters anything, it refuses what it cannot do: an unknown pipeline, too little memory, to unload its only
-    pipeline. A change lasts until the worker ends; at its start a worker loads the pipelines of ADM_PIPELINES.
+    Before it alters anything, it refuses a change that it cannot make: an unknown pipeline, one that does not fit in
+    its memory, or the unloading of its only pipeline. A change lasts until the worker ends; at its start a worker loads
+    the pipelines of ADM_PIPELINES.
     """
     workers = asked_workers(service.queue.fleet.read(fresh=True), body)
     change = Changes(service.redis).ask(body, workers, service.queue.ledger.now())

@@ -224,5 +224,5 @@ def hash_of(body: IO[bytes], max_bytes: int) -> tuple[str, int]:
         digest.update(chunk)
         num_bytes += len(chunk)
         if num_bytes > max_bytes:
-            raise HTTPException(413, f"a file may have {max_bytes} bytes")
+            raise HTTPException(413, f"a file may have at most {max_bytes} bytes")
     return digest.hexdigest(), num_bytes

@@ -13,7 +13,7 @@ from jobs.queue.retirement import Retirement
 
 log = structlog.get_logger("service.upkeep")
 
-TICK_SECONDS = 1.0  # a job expires up to this late; a check costs two commands
+TICK_SECONDS = 1.0  # a job may expire this much too late; a check costs two Redis commands
 STORE_SECONDS = 3600  # for all services together, because it lists the whole store for rare objects
 
 

@@ -8,8 +8,8 @@ The pid stays the same through exec, and so do the two things set up here:
 
 - the lock on the pid file, kept by an inherited descriptor until the program and all its children have ended. A pid
   alone may be stale or belong to another process; a lock cannot, and the next supervisor on the folder waits for it.
-- on Linux, the parent-death signal: if the supervisor is killed with -9, its children get SIGKILL, because nothing
-  could shorten a slow drain, and every one of the programs tolerates a kill at any time.
+- on Linux, the parent-death signal: if the supervisor gets SIGKILL, its children get it too. With SIGTERM a worker
+  would finish its jobs, and nothing would be left to end a slow one. Every program tolerates SIGKILL at any time.
 """
 
 import ctypes

@@ -7,7 +7,7 @@ from pathlib import Path
 from redis import Redis
 
 Refusal = Callable[[Redis, Path], Callable[[], object]]
-"""Makes a server refuse writes; returns what ends that."""
+"""Makes a server refuse writes; returns a function that makes it accept them again."""
 
 
 def out_of_memory(redis: Redis, folder: Path) -> Callable[[], object]:
@@ -29,7 +29,7 @@ def snapshot_failed(redis: Redis, folder: Path) -> Callable[[], object]:
     (folder / "dump.rdb").mkdir()
     redis.config_set("save", "3600 1000000")
     redis.bgsave()
-    # its end too: the status may be that of an earlier one, and this one succeed when the folder is gone
+    # wait for the save's end too: the failed status may be an earlier save's, and this one could still succeed
     while (told := redis.info("persistence"))["rdb_bgsave_in_progress"] or told["rdb_last_bgsave_status"] != "err":
         time.sleep(0.02)
 

@@ -8,7 +8,9 @@ from typing import Any
 
 HISTORY = 100  # steps that a step is compared with
 RECENT = 20  # steps whose median is compared
-LOSS_FACTOR = 5.0  # factor on the lowest median of HISTORY losses; the loss must also exceed the first ones
+# A run has diverged if the recent median exceeds this multiple of the lowest median of HISTORY losses, and also the
+# median of the first RECENT losses.
+LOSS_FACTOR = 5.0
 BLOWN_UP = 1000.0  # factor on the largest of up to HISTORY losses
 NORM_FACTOR = 100.0  # factor on the median norm of HISTORY gradients
 NORM_STEPS = 3  # steps in succession with such a norm; a single one may be an unusual batch
@@ -41,8 +43,8 @@ class DivergenceWatch:
         recent = median([*list(self.losses)[-RECENT + 1 :], loss])
         if recent > max(self.first_loss, LOSS_FACTOR * self.lowest_loss):
             raise DivergedError(
-                f"the loss of the {RECENT} steps up to {step} is {recent:.4g}, above that of the run's start, "
-                f"{self.first_loss:.4g}; it was {self.lowest_loss:.4g}"
+                f"the median loss of the {RECENT} steps up to {step} is {recent:.4g}: higher than at the run's start "
+                f"({self.first_loss:.4g}), after a lowest of {self.lowest_loss:.4g}"
             )
 
     def note(self, loss: float, norm: float) -> None:

@@ -40,7 +40,7 @@ def begin_at(run: Run, beginning: Beginning) -> None:
     """Load the files' values into a run before its first step. Raises: WeightsError, which names the file."""
     if beginning.weights is None:
         if beginning.averages or beginning.optimiser:
-            raise WeightsError("--weights", "is missing: averages and an optimiser's state belong to weights")
+            raise WeightsError("--weights", "is missing: --ema and --optimiser need the weights that they belong to")
         return
     weights = _read(run, beginning.weights)
     run.set_weights(weights)

@@ -52,7 +52,7 @@ class StateFiles:
 
 
 def read_state(path: Path) -> State:
-    """Read a state. Raises: ValueError, which names the file, for another file."""
+    """Read a state. Raises: ValueError, which names the file, if it is not the state of a run."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError) as error:

@@ -44,8 +44,8 @@ def assemble(
 ) -> LoadedPipelines:
     """Build the pipelines of these names from the stacks that have them.
 
-    before: what the worker had loaded until now; its stages, metrics and measured costs are kept as far as they are
-    still needed. Raises: WeightsError for a name that no stack has; torch.OutOfMemoryError.
+    before: the pipelines that the worker has loaded so far; their stages, metrics and measured costs are kept if they
+    are still needed. Raises: WeightsError for a name that no stack has; torch.OutOfMemoryError.
     """
     pipelines = select(names, stacks)
     precision = choose_precision(settings.precision, device)
@@ -81,7 +81,7 @@ def _build(
 ) -> dict[str, Stage]:
     """The stages of the stacks that are not kept.
 
-    Raises: SettingsError where compiling is demanded and cannot be, or makes wrong code.
+    Raises: SettingsError if ADM_COMPILE demands compiling, and it fails or makes wrong code.
     """
     new = [each for each in stacks if not _stage_keys(each) <= kept.keys()]
     if not new:

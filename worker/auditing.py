@@ -13,7 +13,7 @@ log = structlog.get_logger("worker.audit")
 
 
 class Numerics:
-    """The fingerprint under which a worker's bytes repeat; it changes when an audit takes a row shape out of use."""
+    """The numerics fingerprint of a worker; it changes when an audit disables a row shape."""
 
     def __init__(self, compute: Callable[[], str]) -> None:
         self._compute = compute

@@ -30,7 +30,7 @@ class BackgroundCalls:
         except Empty:
             return
         callback()
-        for _ in range(self._ended.qsize()):  # calls that end meanwhile wait: the next step waits for this
+        for _ in range(self._ended.qsize()):  # only those that have ended by now: the next step waits for this
             self._ended.get_nowait()()
 
 

@@ -8,7 +8,7 @@ from worker.background_calls import BackgroundCalls
 
 
 class ChangeWatch:
-    """Looks for a change on its own thread, because the look reads files. All methods are for the loop's thread."""
+    """Looks for a change on its own thread, because looking reads files. All methods are for the loop's thread."""
 
     def __init__(self, look: Callable[[], PipelineChange | None], calls: BackgroundCalls) -> None:
         self._look, self._calls = look, calls

@@ -33,7 +33,7 @@ log = structlog.get_logger("worker.checkpoints")
 
 MAX_BYTES = 64 << 20  # of one checkpoint
 MOST_WAITING_BYTES = 2 * MAX_BYTES  # of copies that wait for the store, in the host's memory
-WORTH_SECONDS = 1.0  # device time from which a requeued job gets a checkpoint; it shares the device with others
+WORTH_SECONDS = 1.0  # a requeued job gets a checkpoint if its own share of the device time is at least this
 LOOK_SECONDS = 0.02  # wait for one callback while the last checkpoints are written
 
 
@@ -68,7 +68,8 @@ class Checkpoints:
     def write_if_due(self, run: JobRun) -> None:
         """Write a checkpoint if the job has had enough device time since its last one; call this between two steps.
 
-        Waits until the last one is named, because the one before it is removed after that; the store must not fill up.
+        Waits until the job's record names the last one. Only after that the one before it is removed, and the store
+        must not fill up.
         """
         if self._seconds and _unsaved(run) >= self._seconds and run.claim.token not in self._unnamed:
             self._write(run)
@@ -108,7 +109,7 @@ class Checkpoints:
         if size > MAX_BYTES:
             log.info("checkpoint_left_out", **claim.ids, bytes=size, limit=MAX_BYTES)
             return
-        copied, steps, reached = state.copied(), run.steps, run.progress()  # all of one step: the job goes on
+        copied, steps, reached = state.copied(), run.steps, run.progress()  # all of the same step: the job goes on
         self._waiting[claim.token] = size
         self._calls.start(
             self._thread,

@@ -18,7 +18,7 @@ class Claim:
     token: str
     request: ResolvedRequest
     attempt: int
-    alone: bool  # workers died while it was in flight beside others: nothing may run beside it
+    alone: bool  # workers died while it ran beside other jobs, so nothing may run beside it
     class_name: str | None
     created_at: float
     checkpoint: CheckpointRecord | None = None  # of an earlier attempt

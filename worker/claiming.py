@@ -30,7 +30,6 @@ log = structlog.get_logger("worker.claiming")
 
 LOOK_AHEAD = 32  # jobs inspected at each end of a queue whose first job waits for room
 LOOK_AGAIN_SECONDS = 60.0  # between two looks at jobs that were left to newer workers
-TURN = PRIORITY_RATIO  # one of so many claims is of the next lower priority
 
 
 class Waits(Enum):
@@ -47,7 +46,7 @@ class InFlight:
     def __init__(self, reports: Reports, spans: JobSpans) -> None:
         self._claims: dict[str, Claim] = {}
         self._reports, self._spans = reports, spans
-        self.has_released = True  # a claim, since the inbox last looked past the heads of the queues
+        self.has_released = True  # a claim, since the inbox last looked behind the heads of the queues
 
     @property
     def claims(self) -> MappingProxyType[str, Claim]:
@@ -125,9 +124,9 @@ class Claimer:
                     yield claim
 
     def _waiting(self) -> list[tuple[str, Priority, str, dict[str, int]]]:
-        """The oldest and the newest jobs of each queue, and their work.
+        """The first and the last LOOK_AHEAD jobs of each queue, and their work.
 
-        The newest are needed because jobs that are too long to pass others gather at the head.
+        The last ones are needed because jobs that are too long to pass others gather at the head.
         """
         queues = [(each.id, priority) for priority in PRIORITIES for each in self.pipelines]
         with self._redis.pipeline(transaction=False) as pipe:
@@ -147,24 +146,24 @@ class Claimer:
             return [(*each, work) for each, text in texts if each[2] not in self._left and (work := work_in(text))]
 
     def _heads(self, most: int) -> Iterator[tuple[str, str]]:
-        """The next jobs, each with its queue; pipelines of one priority take turns.
+        """The next jobs, each with its queue; pipelines of one priority alternate.
 
         Jobs left to newer workers are skipped, so that they delay no job behind them.
         """
         if time.monotonic() > self._looks_again_at:
             self._looks_again_at = time.monotonic() + LOOK_AGAIN_SECONDS
             self._left.clear()
-        queues = [[keys.queue(each.id, priority) for each in self._in_turn(priority)] for priority in PRIORITIES]
+        queues = [[keys.queue(each.id, priority) for each in self._rotated(priority)] for priority in PRIORITIES]
         with self._redis.pipeline(transaction=False) as pipe:
             for queue in chain(*queues):
                 pipe.lrange(rq_registries.queue_key(queue), 0, most + len(self._left) - 1)
             entries = dict(zip(chain(*queues), answers(pipe), strict=True))
-        lines = []
+        waiting = []
         for one_priority in queues:
-            in_turns = zip_longest(*([(queue, entry) for entry in entries[queue] or ()] for queue in one_priority))
-            lines.append(deque(filter(None, chain(*in_turns))))
-        while lines := [line for line in lines if line]:
-            queue, entry = lines[line_of_next(self._claimed.total(), len(lines))].popleft()
+            alternating = zip_longest(*([(queue, entry) for entry in entries[queue] or ()] for queue in one_priority))
+            waiting.append(deque(filter(None, chain(*alternating))))
+        while waiting := [jobs for jobs in waiting if jobs]:
+            queue, entry = waiting[priority_of_next(self._claimed.total(), len(waiting))].popleft()
             if matched(keys.JOB_ID, entry):
                 if (job_id := entry.decode()) not in self._left:
                     yield queue, job_id
@@ -172,9 +171,9 @@ class Claimer:
                 log.warning("foreign_queue_entry", queue=queue, entry=repr(entry[:80]))
                 self._redis.lrem(rq_registries.queue_key(queue), 0, entry)
 
-    def _in_turn(self, priority: Priority) -> tuple[PipelineInfo, ...]:
-        turn = self._claimed[priority] % len(self.pipelines)
-        return self.pipelines[turn:] + self.pipelines[:turn]
+    def _rotated(self, priority: Priority) -> tuple[PipelineInfo, ...]:
+        first = self._claimed[priority] % len(self.pipelines)
+        return self.pipelines[first:] + self.pipelines[:first]
 
     def _try_to_claim(self, queue: str, job_id: str, room: int) -> Claim | Waits | None:
         """Claim a job, or remove it from the queue if it must not run; otherwise return what it waits for.
@@ -218,10 +217,10 @@ class Claimer:
         return claim
 
 
-def line_of_next(claimed: int, lines: int) -> int:
-    """Index of the line from which the next job is claimed; lines that have jobs are counted from the highest priority.
+def priority_of_next(claimed: int, priorities: int) -> int:
+    """Index of the priority from which the next job is claimed, among those that have jobs, highest first.
 
-    Every 16th claim is from line 1, every 256th from line 2, in the proportion of SLACK_FACTORS in the engine.
+    Every 16th claim is from index 1, every 256th from index 2, in the proportion of SLACK_FACTORS in the engine.
     """
-    turn = claimed + 1
-    return min((turn % TURN == 0) + (turn % TURN**2 == 0), lines - 1)
+    claim = claimed + 1
+    return min((claim % PRIORITY_RATIO == 0) + (claim % PRIORITY_RATIO**2 == 0), priorities - 1)

@@ -1,4 +1,4 @@
-"""Chooses whether a worker's networks are compiled. Only ADM_COMPILE=yes compiles; auto loads earlier code."""
+"""Chooses whether a worker's networks are compiled. ADM_COMPILE=yes compiles; auto only loads code compiled earlier."""
 
 from collections.abc import Sequence
 

@@ -13,20 +13,21 @@ def error_text(error: WeightsError, setting: str = "ADM_PIPELINES") -> str:
             return f"{setting}: {there}; there are {', '.join(error.known)}"
         case MissingFileError():
             missing = f"needs {error.path.name}, which is not in {error.path.parent} (ADM_WEIGHTS)"
-            return f"{setting}: {error.pipeline!r} {missing}; adm models fetch {error.path.stem} brings it"
+            return f"{setting}: {error.pipeline!r} {missing}; adm models fetch {error.path.stem} downloads it"
         case ShortageError():
-            return f"{setting}: {', '.join(error.pipelines)} {shortage_text(error.shortage)} on {error.device}"
+            verb = "needs" if len(error.pipelines) == 1 else "need"
+            return f"{setting}: {', '.join(error.pipelines)} {verb} {shortage_text(error.shortage)} on {error.device}"
     return str(error)
 
 
 def shortage_text(lack: Shortage) -> str:
     """Return what is needed, what is free, and what would fit."""
     free = f"{gib(lack.free_bytes)} are free"
-    needed = f"need {gib(lack.needed_bytes)} at ADM_MAX_ROWS={lack.max_rows}, {free}"
+    needed = f"{gib(lack.needed_bytes)} at ADM_MAX_ROWS={lack.max_rows}, {free}"
     if lack.rows_that_fit:
         return f"{needed}; ADM_MAX_ROWS={lack.rows_that_fit} would fit"
     fitting = ", ".join(f"{name} with ADM_MAX_ROWS={rows}" for name, rows in lack.fitting.items())
-    return f"{needed}; " + (f"alone would fit: {fitting}" if fitting else "none of them fits alone")
+    return f"{needed}; " + (f"one alone would fit: {fitting}" if fitting else "none of them fits alone")
 
 
 def gib(size: int) -> str:

@@ -29,7 +29,7 @@ class ForgottenError(AdmError):
 
 
 Outcome = Preview | ImageRecord | UnavailableError | UnstorableError | None
-"""A preview to publish, a stored image to publish, the reason why it could not be stored; None if its job has left."""
+"""A preview or a stored image to publish, or the error of storing it; None if the image's job has left."""
 
 
 class ImageWriter:

@@ -1,4 +1,4 @@
-"""Opens DDIM inverters for commands; pipelines are loaded as by a worker."""
+"""DDIM inversion for commands, on a pipeline that is loaded as a worker loads it; errors name the options."""
 
 from pathlib import Path
 
@@ -45,7 +45,7 @@ def open_inverter(
     if label is None and spec.conditional and stack.no_class_label is None:
         raise ValueError(f"{spec.name!r} has no row for no class; give --class")
     if scale and stack.classifier is None:
-        raise ValueError(f"--scale: {spec.name!r} has no classifier to be guided by")
+        raise ValueError(f"--scale: {spec.name!r} has no classifier for guidance")
     if scale and label is None:
         raise ValueError("--scale needs --class: without one there is nothing to guide towards")
     stages = build_stages([stack], ROWS, precision=choose_precision(settings.precision, device))

@@ -251,7 +251,7 @@ class JobRuns:
 
     def requeue_all(self) -> None:
         """Requeue all jobs in flight."""
-        for run in reversed(list(self._runs.values())):  # each goes to the front: keeps the order
+        for run in reversed(list(self._runs.values())):  # each goes to the front, so this keeps the order
             self.forget(run)
             self.requeue(run.claim)
 

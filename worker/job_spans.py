@@ -2,8 +2,8 @@
 
 `queued` and `attempt` continue the trace of the request that queued the job; `encode` and `store` are below `attempt`.
 A step serves many jobs, so `step` is a trace of its own that links to the attempts, each link with the job's rows.
-Summed over its links, a job's rows are its `usage.steps`, and its share of the steps' device time by rows is its
-`usage.device_seconds`, unless it resumed from a checkpoint.
+The rows of all links to a job add up to its `usage.steps`. The device time of each step, divided among its rows, adds
+up to its `usage.device_seconds`. This does not hold for a job that resumed from a checkpoint.
 """
 
 import time
@@ -63,7 +63,7 @@ class JobSpans:
             span.set_attributes({"adm.usage.steps": usage.steps, "adm.usage.device_seconds": usage.device_seconds})
 
     def ended(self, claim: Claim, outcome: str) -> None:
-        """End the attempt of a claim: a job's status, or RELEASED."""
+        """End the attempt of a claim. outcome: the job's final status, or RELEASED."""
         if (span := self._attempts.pop(claim.token, None)) is not None:
             span.set_attribute("adm.outcome", outcome)
             if outcome == JobStatus.FAILED.value:

@@ -1,6 +1,6 @@
 """Decide when to launch the next step on an asynchronous device: as late as possible without letting the device idle.
 
-Late, so that jobs that arrive during a step join the next one. In time, so that the device never waits.
+A late launch lets jobs that arrive during a step join the next one. A launch in time never lets the device wait.
 """
 
 SHARE = 1 / 8  # of the device's estimated work, for the error of the estimate

@@ -27,9 +27,9 @@ def load(settings: Settings, device: torch.device, name: str) -> LoadedPipelines
 
 
 def readable_pipelines(settings: Settings) -> tuple[str, ...]:
-    """The pipelines to load: those of the setting, or those of every readable stack, with a warning for each other one.
+    """The pipelines to load: those of the setting, or those of every readable stack, with a warning for other stacks.
 
-    All of them if the default pipeline is damaged, so that the start fails with the reason.
+    If the default pipeline is damaged, all pipelines are returned, so that the start fails with the reason.
     """
     if "pipelines" in settings.model_fields_set:
         return settings.pipelines

@@ -41,7 +41,7 @@ JOIN_SECONDS = 0.005  # to wait for a poll's result, so that new jobs join the n
 LAST_WRITES_SECONDS = 5.0  # for checkpoints after the drain time; a supervisor kills some seconds later
 REPORT_SECONDS = 5.0  # longest wait for Redis to accept the progress of a job that runs alone
 LINGER_SECONDS = 0.005  # between two looks whether a running device has finished early
-QUEUE_DEPTH = 2  # images claimed, in batches, so that both stages have full batches
+QUEUE_DEPTH = 2  # batches of images that are claimed, so that both stages have full batches
 QUEUE_DEPTH_AT_MOST = BATCHES_IN_FLIGHT  # including jobs that would run before those in the engine
 
 
@@ -206,7 +206,7 @@ class Worker:
 
         def would_run(model: str, priority: Priority, work: Mapping[str, int]) -> bool:
             steps = [(pipelines[model].stage_key(stage), row_steps) for stage, row_steps in work.items()]
-            is_offered = all(stage in stages for stage, _ in steps)  # otherwise it fails at its own turn
+            is_offered = all(stage in stages for stage, _ in steps)  # otherwise it fails when it is claimed
             return is_offered and scheduler.slack(steps, priority) < bar
 
         return would_run

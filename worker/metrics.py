@@ -23,7 +23,7 @@ class StepMetrics:
             "adm_batch_occupancy", "Share of the last step's rows that were images", registry=registry
         )
         self.in_flight = Gauge("adm_rows_in_flight", "Images in the engine", registry=registry)
-        self.max_rows = Gauge("adm_max_rows", "Images that share a step at most", registry=registry)
+        self.max_rows = Gauge("adm_max_rows", "Largest number of images in a step", registry=registry)
         self.in_filing = Gauge(
             "adm_images_in_filing", "Images and previews that wait to be encoded and stored", registry=registry
         )

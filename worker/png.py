@@ -90,7 +90,7 @@ def _parameters(request: ResolvedRequest, index: int, pipeline: Pipeline) -> str
         "Model hash": pipeline.stack.base.model_hash[:10],
     }
     if request.time_grid != "official":
-        fields["Schedule type"] = request.time_grid  # also a name of theirs
+        fields["Schedule type"] = request.time_grid  # another name that these readers use
     if request.thresholding != "clip":
         fields["Thresholding"] = request.thresholding
     if request.strength is not None:

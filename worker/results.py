@@ -31,8 +31,8 @@ REPEAT_SECONDS = 0.2  # between two attempts to write a result while Redis is un
 class Results:
     """Writes the results of one worker's claims.
 
-    A write retries while Redis is unavailable, for one lease in total, and after a stop signal no longer than the
-    drain. Then the claim counts as lost, and the job is requeued when its lease ends.
+    A write retries while Redis is unavailable, for at most one lease in total, and after a stop signal for at most
+    ADM_DRAIN_SECONDS. Then the claim counts as lost, and the job is requeued when its lease ends.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class Results:
     def fail(self, claim: Claim, kind: FailureKind, detail: str, *, retry: bool) -> bool:
         """Fail a job, or spend one of its retries; False when the claim was lost."""
 
-        became = JobStatus.QUEUED if retry else JobStatus.FAILED  # also if only the answer of the write was lost
+        became = JobStatus.QUEUED if retry else JobStatus.FAILED  # also if only Redis's answer was lost
 
         def write(pipe: Pipeline, record: Record) -> bool:
             nonlocal became
@@ -138,8 +138,8 @@ class Results:
     def cancelled(self, claim: Claim) -> bool:
         """Cancel a job that has left the batch; return False if the claim was lost or the record requests no cancel.
 
-        A message to stop is no proof: it may be late and mean an earlier job of the same idempotency key. If the record
-        does not request a cancel, the job is requeued at the front, and it costs no retry.
+        A message to stop proves nothing: it may be late, and meant for an earlier job with the same idempotency key. If
+        the record does not request a cancel, the job is requeued at the front without spending a retry.
         """
 
         def write(pipe: Pipeline, record: Record) -> bool:

@@ -48,9 +48,9 @@ class Stopping:
     def interrupting(self) -> Iterator[None]:
         """Let the first signal end the block at any point. For blocks that may take minutes and need no cleanup.
 
-        Raises: InterruptedStartError; at the block's start, if the signal came before it; at the block's end, if the
-        signal came where Python swallows exceptions; and for the error by which a library replaced it (torch, in the
-        middle of making a tensor of a storage, raises ValueError).
+        Raises: InterruptedStartError: at the block's start, if the signal came before it; at the block's end, if the
+        signal came where Python swallows exceptions; also in place of the error by which a library replaced it (torch,
+        while it makes a tensor of a storage, raises ValueError).
         """
         try:
             self._interrupts = True  # before the check, or a signal between the two would be noticed only at the end

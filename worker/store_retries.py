@@ -9,7 +9,7 @@ from jobs.storage.images import ImageStore
 from worker.claim import Claim
 
 PATIENCE_SECONDS = 10.0  # how long an image waits for a store that does not answer
-MOMENT_SECONDS = 5.0  # after a failure of the store: an image past its patience is given up without a call
+MOMENT_SECONDS = 5.0  # after a failure, an image that has waited PATIENCE_SECONDS is given up without a call
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 0.5
 NEVER = float("-inf")
 REFUSALS = 3  # tries of one image that failed although the store took the same bytes under another key
@@ -32,7 +32,7 @@ class RetryingStore:
         Raises: UnavailableError if the image has waited PATIENCE_SECONDS and the store failed within MOMENT_SECONDS.
         """
         if waited >= PATIENCE_SECONDS and self._failed_a_moment_ago:
-            raise UnavailableError("the image store has just failed again, and the image has waited as long as it may")
+            raise UnavailableError(f"the image store has just failed again, after {PATIENCE_SECONDS:g} s of tries")
 
     def put_with_retries(
         self, claim: Claim, index: int, png: bytes, meanwhile: Callable[[], None], waited: float = 0.0

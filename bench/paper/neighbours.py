@@ -48,10 +48,10 @@ def checks(points: Points) -> dict[str, bool]:
             next(each for each in points if each["set"] == name and each["space"] == space)["quantiles"]
             for name in ("samples", "held out")
         )
-        found[f"{space}: no sample lies within half of the distance of the nearest hundredth of held-out images"] = (
+        found[f"{space}: no sample is nearer than half of the 1 % quantile of held-out distances"] = (
             samples["0.0"] >= 0.5 * held_out["0.01"]
         )
-        found[f"{space}: half of the samples lie no nearer than 0.9 of the distance of half of held-out images"] = (
+        found[f"{space}: the median distance of samples is at least 0.9 of that of held-out images"] = (
             samples["0.5"] >= 0.9 * held_out["0.5"]
         )
     return found

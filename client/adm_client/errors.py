@@ -2,7 +2,7 @@
 
 ClientError
   RefusedError       the service refused a call, for the reason in `status` and `kind`; `errors` name wrong fields
-  UnreachableError   the service has not answered for so long
+  UnreachableError   the service has not answered within the client's patience
   JobFailedError     a job has ended without its images; `job` is its last state
   DamagedError       the bytes that arrived are not those that the service announced
 """
@@ -36,7 +36,7 @@ class RefusedError(ClientError):
     """
 
     def __init__(self, status: int, kind: str, detail: str, errors: Sequence[Mapping[str, str]]) -> None:
-        hint = " (the key sent is that of ADM_API_KEY, or api_key=)" if status in KEY_STATUSES else ""
+        hint = " (the key was taken from api_key= or ADM_API_KEY)" if status in KEY_STATUSES else ""
         super().__init__(f"{status}: {detail}{hint}")
         self.status, self.kind, self.detail, self.errors = status, kind, detail, errors
 

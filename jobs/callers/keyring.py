@@ -33,7 +33,7 @@ NO_HASH = "0" * 64  # compared with a key of an unknown caller, so that this tak
 
 
 class KeyRecord(BaseModel):
-    """The record of a key in Redis. A revoked key's stays: it names the owner of jobs, and shows that keys exist."""
+    """The record of a key in Redis. It outlives a revoked key: it names jobs' owner, and shows that keys exist."""
 
     model_config = ConfigDict(frozen=True)
 

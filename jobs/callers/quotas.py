@@ -42,9 +42,10 @@ class Rate:
         if self.allows(caller, amount):
             return
         left = self.window.left(caller.id, amount)
-        detail = f"{self.what} of yours are over the quota of {self.quota} a minute ({self.setting})"
+        excess = f"exceed the quota of {self.quota} a minute ({self.setting})"
+        detail = f"your {self.what} {excess}"
         if left.seconds is None:
-            detail = f"{amount / self.unit:.1f} {detail}, at any time: request less per call"
+            detail = f"the {amount / self.unit:.1f} {self.what} of this call alone {excess}: request less per call"
         raise OverQuotaError(
             detail,
             policy=self.policy,
@@ -91,7 +92,7 @@ class Quotas:
         if quota is None or caller.role is not Role.USER or queued_ms + cost_ms <= quota * MS:
             return
         raise OverQuotaError(
-            f"{(queued_ms + cost_ms) / MS:.1f} device seconds of yours would be queued, and the quota is {quota} "
+            f"you would have {(queued_ms + cost_ms) / MS:.1f} device seconds queued; the quota is {quota} "
             "(ADM_QUOTA_QUEUED_SECONDS); wait until some have started, or cancel some",
             policy="queued-device-seconds",
             quota=quota,

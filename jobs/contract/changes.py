@@ -62,5 +62,5 @@ class AskedChange(BaseModel):
 class PipelineChange(AskedChange):
     """A change of the pipelines of workers, with its progress."""
 
-    workers: tuple[WorkerChange, ...] = Field(description="each worker that was asked")
+    workers: tuple[WorkerChange, ...] = Field(description="each worker that the change was sent to")
     is_final: bool = Field(default=False, description="whether every worker has answered")

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
-SETTINGS_STATUS = 2  # exit status of a program with wrong settings, which another start cannot help
+SETTINGS_STATUS = 2  # exit status of a program with wrong settings: another start would fail too
 
 
 MAX_ERRORS, MAX_POINTER, MAX_DETAIL = 16, 200, 500  # of an answer: callers choose number and names of fields

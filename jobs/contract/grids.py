@@ -34,7 +34,7 @@ class GridAxis(Strict):
 
     field: AxisField
     values: Annotated[list[AxisValue], Field(min_length=1, max_length=MOST_VALUES)] = Field(
-        description="in the form of the field in a job, without repetition; only class_label may be null: no class"
+        description="values as this field takes them in a job, each once; only class_label may be null, for no class"
     )
 
 
@@ -61,7 +61,7 @@ class GridRequest(JobRequest):
         return [JobRequest.model_validate(common | self._values_at(place)) for place in range(self.num_cells)]
 
     def locate(self, place: int, error: InvalidRequestError) -> list[FieldError]:
-        """The wrong fields of one cell by their pointers in the call: for the field of an axis, that of the value."""
+        """The wrong fields of one cell, with pointers into the call: to an axis's value if its field is wrong."""
         return [self._located(place, each) for each in error.errors]
 
     def refuse_more_cells(self, most: int) -> None:
@@ -87,13 +87,13 @@ class GridRequest(JobRequest):
     def _wrong_axes(self) -> list[FieldError]:
         wrong = []
         if self.y is not None and self.y.field == self.x.field:
-            wrong.append(FieldError("/y/field", f"{self.y.field} is the field of x already"))
+            wrong.append(FieldError("/y/field", f"{self.y.field} is already the field of axis x"))
         for name, axis in self.axes.items():
             if axis.field in self.model_fields_set:
-                wrong.append(FieldError(f"/{axis.field}", f"is the field of {name}; leave it out beside the axes"))
+                wrong.append(FieldError(f"/{axis.field}", f"is already the field of axis {name}; remove it here"))
             for position, value in enumerate(axis.values):
                 if value in axis.values[:position]:
-                    wrong.append(axis_error(name, axis, position, "is there already"))
+                    wrong.append(axis_error(name, axis, position, "is given twice"))
                 elif value is None and axis.field != "class_label":
                     wrong.append(axis_error(name, axis, position, "must not be null"))
                 else:
@@ -127,7 +127,10 @@ class AxisView(View):
 
 
 class GridAxes(View):
-    """The axes of a grid, as they are kept with its first job. A newer version may have other fields along them."""
+    """The axes of a grid, as they are stored with its first job.
+
+    A newer version may have written axes of fields that this version does not know.
+    """
 
     x: AxisView
     y: AxisView | None = None

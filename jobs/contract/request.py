@@ -207,8 +207,9 @@ class JobRequest(Strict):
     )
     time_grid: TimeGrid | None = Field(
         default=None,
-        description="the timesteps that are visited. official: the published spacing; even: evenly from 0 to one N-th "
-        "below the end; uniform: steps of one length in t, the last one to the clean image; logsnr: even in log-SNR; "
+        description="the timesteps that are visited. official: the published spacing; even: N steps evenly from 0 to "
+        "1/N of the schedule below its end, 1/100 for N above 100; uniform: steps of one length in t, the last one to "
+        "the clean image; logsnr: even in log-SNR; "
         "karras: even in sigma^(1/7) (Karras et al. 2022). null: even if images are encoded, karras for dpmpp_2m and "
         "heun, official for ddpm and ddim, except even for ddim with 38, 112 and 334 steps of 1000, whose published "
         "spacing begins at the last timestep",

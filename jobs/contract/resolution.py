@@ -123,7 +123,7 @@ class Resolution:
                 self._wrong(f"/{name}", f"is not for kind {kind!r}")
         if kind == "interpolate":
             if (request.images is None) == (request.seeds is None):
-                self._wrong("/images", "give either two images or two seeds to go between")
+                self._wrong("/images", "give either two images or two seeds to interpolate between")
             elif request.images is not None and len(request.images) != 2:
                 self._wrong("/images", "must be two files")
         elif "images" in self.fields and request.images is None:
@@ -157,10 +157,10 @@ class Resolution:
         if request.kind == "interpolate":
             n = request.n if "n" in request.model_fields_set else min(FRAMES, self.pipeline.limits.n.max)
             if n < 2:
-                self._wrong("/n", "a way between two images has 2 frames at least")
+                self._wrong("/n", "an interpolation has at least 2 frames")
             return n
         if (images := request.n * len(request.images or "?")) > MAX_IMAGES:
-            self._wrong("/n", f"that is {images} images; a job has {MAX_IMAGES} at most")
+            self._wrong("/n", f"that is {images} images; a job has at most {MAX_IMAGES}")
         if request.kind == "variation" and request.first_index and len(request.images or ()) > 1:
             self._wrong("/first_index", "is for the variations of one image")
         return request.n
@@ -192,7 +192,7 @@ class Resolution:
             pointer = "/class_weights/" + name.replace("~", "~0").replace("/", "~1")
             index = self._class_index(partial(self._classes.parse, name), pointer)
             if index in weights:
-                self._wrong(pointer, f"class {index} is there twice, by name and by index")
+                self._wrong(pointer, f"class {index} is given twice, by name and by index")
             elif index is not None:
                 weights[index] = weight
         total = sum(weights.values())
@@ -238,14 +238,14 @@ class Resolution:
                 "", request.sampler, request.eta, defaults.sampler, defaults.eta, self.pipeline.samplers
             )
         if request.sampler not in (None, "ddim"):
-            self._wrong("/sampler", "an image is encoded by ddim, and by it alone")
+            self._wrong("/sampler", "must be ddim, because only ddim encodes images")
         most = most_encoding_steps(self.pipeline.num_timesteps)
         if request.steps is not None and not 2 <= request.steps <= most:
-            self._wrong("/steps", f"must be from 2 to {most} where an image is encoded")
+            self._wrong("/steps", f"must be from 2 to {most} if an image is encoded")
         if request.eta:
-            self._wrong("/eta", "must be 0 where an image is encoded: drawn noise would not lead back to it")
+            self._wrong("/eta", "must be 0 if an image is encoded: with drawn noise, decoding would not restore it")
         if request.thresholding != "clip" and request.kind == "interpolate":
-            self._wrong("/thresholding", "is not for images that are encoded")
+            self._wrong("/thresholding", "does not apply to images that are encoded")
         return "ddim", 0.0
 
     def _sampler(
@@ -264,7 +264,7 @@ class Resolution:
             # a pipeline's default sampler comes with its eta; a given sampler gets its usual eta, 0
             eta = default_eta if sampler is None and chosen == "ddim" else 0.0
         if eta and chosen != "ddim":
-            self._wrong(f"{at}/eta", f"is for ddim alone; {chosen} has none")
+            self._wrong(f"{at}/eta", f"applies only to ddim; {chosen} has no eta")
         return chosen, abs(eta)
 
     def _time_grid(self, at: str, given: TimeGrid | None, sampler: str, steps: int, num_timesteps: int) -> TimeGrid:
@@ -279,7 +279,7 @@ class Resolution:
 
     def _check_offer(self, pointer: str, chosen: str, offered: tuple[str, ...]) -> None:
         if chosen not in offered:
-            self._wrong(pointer, f"{self.pipeline.id!r} does not offer {chosen!r}, but {', '.join(offered)}")
+            self._wrong(pointer, f"{self.pipeline.id!r} does not offer {chosen!r}; it offers {', '.join(offered)}")
 
     def _upsample(self) -> ResolvedUpsample | Literal[False]:
         asked, defaults = self.request.upsample, self.pipeline.defaults.upsample

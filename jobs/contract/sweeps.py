@@ -25,7 +25,7 @@ class SweepCell(Announced):
     steps: int
     guidance_scale: float
     eta: float = 0.0
-    evaluations: int = Field(description="of the network, an image")
+    evaluations: int = Field(description="network evaluations per image")
     fid: SweepFigure
     precision: SweepFigure = Field(description="the share of images that lie among the reference's: quality")
     recall: SweepFigure = Field(description="the share of the reference that lies among the images: diversity")
@@ -37,7 +37,10 @@ class Sweep(Announced):
     object: Literal["sweep"] = "sweep"
     pipeline: str
     weights: tuple[str, ...] = Field(description="hashes of the base and of the classifier that made the images")
-    images: int = Field(description="of each setting, from the same noise, of all classes in turn; base stage alone")
+    images: int = Field(
+        description="number of images per setting; all settings use the same noise and take the classes in turn, and "
+        "only the base stage is sampled"
+    )
     reference: str
     extractor: str = Field(description="the network whose features are compared")
     made_on: str = Field(description="date")

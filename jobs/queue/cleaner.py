@@ -16,7 +16,10 @@ from jobs.storage.images import CHECKPOINT_SUFFIX, ImageStore, StoredImage, chec
 
 
 class Cleaner:
-    """The parts of the upkeep. Calls may be repeated, and may run in many processes at once."""
+    """The tasks of the service's periodic work (`service.upkeep`).
+
+    Calls may be repeated, and may run in many processes at once.
+    """
 
     def __init__(self, redis: Redis, ledger: Ledger, images: ImageStore, files: FileStore, lease_seconds: int) -> None:
         self._redis, self._ledger, self._images, self._files = redis, ledger, images, files
@@ -37,7 +40,8 @@ class Cleaner:
         for each in due:
             if job_id := matched(keys.JOB_ID, each):
                 expired += self._ledger.change(job_id[0], decide)
-        self._redis.zremrangebyscore(keys.EXPIRING, "-inf", now)  # not jobs that were requeued meanwhile
+        # jobs that were requeued meanwhile have a later time here, so they stay
+        self._redis.zremrangebyscore(keys.EXPIRING, "-inf", now)
         return expired
 
     def recover_jobs(self) -> int:
@@ -63,9 +67,11 @@ class Cleaner:
     def _remove(self, job_id: str, member: str) -> None:
         """Remove a job by its index member.
 
-        Its hash expires by itself. Then a later job with the same idempotency key may have the same id; that job stays.
+        Redis removes the job's hash by its own expiry. After that, a later job with the same idempotency key may have
+        the same id; that job stays.
         """
-        images = [each.key for each in self._images.images(job_id)]  # read first: none is a later job's
+        # listed before the record is read, so that none belongs to a later job of this id
+        images = [each.key for each in self._images.images(job_id)]
         record = self._ledger.read(job_id)
         caller = (cast(bytes | None, self._redis.hget(keys.JOB_CALLERS, member)) or b"").decode()
         if record is None or record.index_member == member:
@@ -88,7 +94,7 @@ class Cleaner:
             rq_registries.trim_registries(self._redis, queue.decode(errors="replace"), self._ledger.now())
 
     def remove_unpublished_images(self) -> int:
-        """Remove half-written images, and unpublished ones of no live execution; return their number.
+        """Remove half-written images, and unpublished ones whose execution is over; return their number.
 
         Also removes checkpoints from which no job can resume.
         """

@@ -103,13 +103,16 @@ class Record(BaseModel):
     queue: Annotated[str, text_of(keys.QUEUE)] = Field(alias="origin")
     payload: bytes = Field(b"", alias="data", repr=False)
     item_ids: Json[list[Annotated[str, text_of(keys.JOB_ID)]]] = Field([], alias="adm_items")
-    """Ids of the jobs of its call, its own first; kept with the first job of a grid, and of `items` with a key."""
+    """Ids of the jobs of its call, its own first.
+
+    They are kept with the first job of a grid, and with that of a call of `items` that had an idempotency key.
+    """
     grid: Json[GridAxes] | None = Field(None, alias="adm_grid")
     """The axes of the grid whose first job it is; None for other jobs."""
     caller: Annotated[str, text_of(CALLER_ID)] = Field("", alias="adm_caller")
     """Its caller; "" for a job that was made without a key."""
     cost_ms: Count = Field(0, alias="adm_cost_ms")
-    """Estimated milliseconds of a device."""
+    """Estimated device time, in milliseconds."""
     share: Number = Field(0.0, alias="adm_share")
     """The length of its turn in virtual seconds (`jobs.callers.turns`)."""
     turn: Number = Field(0.0, alias="adm_turn")

@@ -92,7 +92,7 @@ class Submitter:
             if (places := self._ledger.enqueue(records)) is None:  # another call with the same key came first
                 if (present := self._ledger.read(first_id)) is not None:
                     return self._replay_items(present, digest)
-                detail = "the jobs of this Idempotency-Key are being removed, or its place is taken by what is no job"
+                detail = "the jobs of this Idempotency-Key are being removed, or another object in Redis has its name"
                 raise RefusedError(ErrorKind.UNAVAILABLE, detail, retry_after_seconds=RETRY_SECONDS)
             return [
                 Submitted(self._drafter.view(draft, place), False) for draft, place in zip(drafts, places, strict=True)

@@ -14,7 +14,9 @@ from jobs.contract.job import Progress
 
 DEATHS_ALONE = 5  # at the furthest step, until the job is failed; default of ADM_WORKER_DEATHS_ALONE
 DEATHS_TOGETHER = 2  # of workers that had other jobs in flight too, until the job runs alone
-MANY_ALONE = 20  # deaths alone from which each is logged as a warning: a job that kills at varying steps is not failed
+# From this number of deaths alone on, each is logged as a warning, because a job that kills its worker at varying steps
+# is never failed.
+MANY_ALONE = 20
 FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS = 1.0, 60.0  # before the next try alone; doubled with every death alone
 
 
@@ -25,7 +27,7 @@ class Deaths(BaseModel):
 
     workers: int = 0  # that died with the job in flight
     since: float = 0.0  # Unix time of the first of these deaths
-    no_progress_since: float = 0.0  # Unix time of the first death after the job's last checkpoint further on
+    no_progress_since: float = 0.0  # Unix time of the first death since the last checkpoint that went further
     alone: int = 0  # workers of these that had no other job in flight
     together: int = 0  # all others, since the job made its last checkpoint
     at_furthest: int = 0  # deaths alone at the furthest step
@@ -39,7 +41,7 @@ class Deaths(BaseModel):
 
     @property
     def delay_seconds(self) -> float:
-        """Seconds for other jobs before the next try."""
+        """Seconds before the next try, in which other jobs run."""
         if not (self.runs_alone and self.alone):
             return 0.0
         return min(LONGEST_DELAY_SECONDS, FIRST_DELAY_SECONDS * 2.0 ** min(self.alone - 1, 16))

@@ -142,7 +142,7 @@ class Fields(BaseSettings):
         ge=1,
         description="CPU threads of the worker; none: a thread for each core, within a container's quota",
     )
-    max_rows: int = Field(default=32, ge=1, le=1024, description="most images that share a step")
+    max_rows: int = Field(default=32, ge=1, le=1024, description="largest number of images in a step")
     # how long jobs and pipelines are kept, and leases of workers
     retention_seconds: int = Field(default=86400, ge=1, description="how long an ended job and its images are kept")
     pipeline_retention_seconds: int = Field(

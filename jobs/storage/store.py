@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 RETRIES = 3  # of one call, after answers such as 503 and broken connections
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 1.0  # before a retry
 LONGEST_PAUSE_SHARE = 0.1  # of a call's time limit, if that is less
-# Options of the HTTP client that obstore reads from AWS_ variables, unless options are passed to it.
+# Options that obstore reads from AWS_ variables only if no client options are passed; `bucket` passes some, so it reads
+# these itself.
 CLIENT_VARIABLES = ("allow_http", "allow_invalid_certificates", "proxy_url", "proxy_ca_certificate")
 CLOCK = "clock"  # folder of objects of which only the date is read
 BAD_KEY = (ValueError, TypeError)  # obstore raises these when it parses a key

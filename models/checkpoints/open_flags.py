@@ -148,11 +148,11 @@ def _wrong_heads(config: UNetConfig | ClassifierConfig, given: dict[str, Any]) -
     if "num_heads" in given and "num_head_channels" in given:
         yield "num_heads and num_head_channels contradict each other: only one of them makes the heads"
     if "num_heads" in given and isinstance(config, ClassifierConfig) and config.pool == "attention":
-        yield "num_heads is not for an attention pool, which counts channels; give num_head_channels"
+        yield "num_heads does not apply to an attention pool, whose heads follow from num_head_channels; give that"
     if "num_heads_upsample" in given and not (
         isinstance(config, UNetConfig) and ("num_heads" in given or config.num_head_channels == -1)
     ):
-        yield "num_heads_upsample is for diffusion networks whose heads num_heads makes; give num_heads as well"
+        yield "num_heads_upsample applies only to a diffusion network with num_heads; give num_heads as well"
     levels = len(config.channel_mult)
     attending = {level for level in range(levels) if 2**level in config.attention_resolutions} | {levels - 1}
     widths = sorted({config.width(level) for level in attending})
@@ -163,7 +163,7 @@ def _wrong_heads(config: UNetConfig | ClassifierConfig, given: dict[str, Any]) -
         if value < 1:
             yield f"{name} {value} is below 1"
         elif wrong := [str(width) for width in widths if width % value]:
-            yield f"{name} {value} does not divide the {' and '.join(wrong)} channels that attend"
+            yield f"{name} {value} does not divide the {' and '.join(wrong)} channels of attention layers"
 
 
 def _wrong_size(config: UNetConfig | ClassifierConfig, given: dict[str, Any]) -> Iterator[str]:
@@ -172,6 +172,6 @@ def _wrong_size(config: UNetConfig | ClassifierConfig, given: dict[str, Any]) ->
         return
     if isinstance(config, ClassifierConfig) and config.pool == "attention":
         if size != config.image_size:
-            yield f"image_size {size} contradicts the attention pool, which is of images of {config.image_size}"
+            yield f"image_size {size} contradicts the attention pool, whose weights are for {config.image_size} pixels"
     elif size < 1 or size % 2**halvings:
-        yield f"image_size {size} cannot be halved {halvings} times, as the {halvings + 1} levels do"
+        yield f"image_size {size} cannot be halved {halvings} times, which the {halvings + 1} levels need"

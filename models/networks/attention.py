@@ -25,8 +25,8 @@ def attend(qkv: Tensor, num_heads: int, *, new_order: bool) -> Tensor:
     if on_cpu:
         # torch's gradient of attention in half precision multiplies value by value on a CPU: seven times as slow
         qkv = qkv.float()
-    # fused kernels need a head's channels contiguous, as in channels-last maps; on a CPU, other kernels would choose
-    # the order of sums by the memory address of an image's part, which differs for odd T
+    # fused kernels need a head's channels contiguous, as in channels-last maps; on a CPU, other kernels choose
+    # the order of sums by the alignment of each image's slice, which differs between images if T is odd
     qkv = qkv.mT.contiguous().mT
     if new_order:
         q, k, v = qkv.reshape(n, 3, num_heads, channels, length).unbind(1)
@@ -42,7 +42,9 @@ def count_heads(channels: int, num_heads: int, num_head_channels: int) -> int:
     if num_head_channels == -1:
         return num_heads
     if channels % num_head_channels:
-        raise ValueError(f"num_head_channels={num_head_channels} does not divide the {channels} channels that attend")
+        raise ValueError(
+            f"num_head_channels={num_head_channels} does not divide an attention layer's {channels} channels"
+        )
     return channels // num_head_channels
 
 
@@ -70,7 +72,7 @@ class AttentionBlock(nn.Module):
 class AttentionPool(nn.Module):
     """Pools a map by letting its mean token attend to every position (CLIP's pooling); fixes the map's size.
 
-    Always uses the new qkv order, also if the network's blocks do not.
+    Always uses the new qkv order, even if the network's blocks do not.
     """
 
     def __init__(self, map_size: int, channels: int, num_head_channels: int, out_channels: int | None = None) -> None:

@@ -54,7 +54,7 @@ def mean_pool(x: Tensor) -> Tensor:
 
 
 class Mixed35(nn.Module):
-    """Blocks of 35x35 places: 1x1, 5x5, twice 3x3, and pooling."""
+    """A block at 35x35 positions with four branches: 1x1, 5x5, two 3x3 in sequence, and pooling."""
 
     def __init__(self, channels: int, pooled: int) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class Mixed35(nn.Module):
 
 
 class Reduce35(nn.Module):
-    """From 35x35 to 17x17 places."""
+    """From 35x35 to 17x17 positions."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -88,7 +88,10 @@ class Reduce35(nn.Module):
 
 
 class Mixed17(nn.Module):
-    """Blocks of 17x17 places: 1x1, 7x7 and twice 7x7 as rows and columns, and pooling. `inner`: their channels."""
+    """A block at 17x17 positions with four branches: 1x1, one 7x7, two 7x7 in sequence, and pooling.
+
+    Each 7x7 is a 1x7 and a 7x1 convolution. inner: channels within these branches.
+    """
 
     def __init__(self, channels: int, inner: int) -> None:
         super().__init__()
@@ -111,7 +114,7 @@ class Mixed17(nn.Module):
 
 
 class Reduce17(nn.Module):
-    """From 17x17 to 8x8 places."""
+    """From 17x17 to 8x8 positions."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -128,7 +131,7 @@ class Reduce17(nn.Module):
 
 
 class Mixed8(nn.Module):
-    """Blocks of 8x8 places, whose 3x3 branches end in a row and a column beside each other."""
+    """A block at 8x8 positions whose 3x3 branches end in a 1x3 and a 3x1 convolution in parallel."""
 
     def __init__(self, channels: int, *, pools_maximum: bool) -> None:
         super().__init__()
@@ -157,7 +160,7 @@ class Mixed8(nn.Module):
 
 
 class Inception(nn.Module):
-    """Pooled and spatial features, and the last layer whose weight gives the classes."""
+    """Computes pooled and spatial features; `fc` is the last layer, whose weight gives the class logits."""
 
     def __init__(self) -> None:
         super().__init__()

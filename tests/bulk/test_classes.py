@@ -88,7 +88,7 @@ def test_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
     ("given", "says"),
     [
         ("0,unicorn", "--classes: unknown class 'unicorn'; there are"),
-        ("clases.txt", "--classes: unknown class 'clases.txt', nor a file of that name"),
+        ("clases.txt", "--classes: there is neither a class nor a file 'clases.txt'"),
         ("0,,1", "--classes: there is no class"),
         ("", "--classes: there is no class"),
     ],

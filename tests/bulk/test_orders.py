@@ -19,7 +19,7 @@ from tests.jobs.samples import BASE_ONLY
         ({"sampler": "euler"}, "--sampler: unknown sampler 'euler'"),
         ({"guidance_scale": 51.0}, "--guidance-scale: "),
         ({"steps": 0}, "--steps: "),
-        ({"eta": 0.5, "sampler": "ddpm"}, "--eta: is for ddim alone"),
+        ({"eta": 0.5, "sampler": "ddpm"}, "--eta: applies only to ddim"),
         ({"classes": "none", "guidance_scale": 2.0}, "--guidance-scale: must be 0 without a class"),
     ],
 )

@@ -1,8 +1,8 @@
 """`adm worker` in a world with faults: a store that may be slow, and networks that some rows break.
 
-What is changed is PyTorch and the store's driver; the program itself is as it is, but that it counts each job's steps
-in files, which a kill cannot take back. Faults begin when it is loaded, so that it warms up and checks its weights in
-peace. The argument says how many steps its engine begins at once; on a GPU they are 2.
+Only PyTorch and the store's driver are changed. The program itself is unchanged, except that it counts each job's steps
+in files, so that the counts survive a kill. Faults begin only after it has loaded and checked its weights and warmed
+up. The argument is the number of steps that its engine keeps in flight (2 on a GPU).
 """
 
 import contextlib
@@ -28,10 +28,10 @@ from worker.stopping import Stopping
 
 CONTROL = "CHAOS_CONTROL"  # folder in which the suite says how slow the store is
 SLOW_FILE = "slow-store-seconds"
-STEPS_FOLDER = "row-steps"  # in it; a file of each job and process, a byte for each step of one of the job's images
+STEPS_FOLDER = "row-steps"  # in the control folder: a file for each job and process, with a byte for each row step
 RAISES, KILLS, OVERFLOWS = "octahedron", "prism", "star"  # classes whose rows break the network, or the process
 RAISES_LABEL, KILLS_LABEL, OVERFLOWS_LABEL = 7, 8, 9
-KILLS_AT = 6  # step of a job of that class, the first that this process runs
+KILLS_AT = 6  # step at which the first job of that class in this process kills it
 
 embedding, put, open_inbox, moved = F.embedding, obstore.put, worker.main.open_inbox, JobRun.moved
 killing_steps = itertools.count(1)
@@ -60,7 +60,7 @@ def slow_put(*args: Any, **options: Any) -> Any:
 def moved_and_counted(self: JobRun, trajectory: Trajectory, stage: str, seconds: float) -> None:
     moved(self, trajectory, stage, seconds)
     path = Path(os.environ[CONTROL]) / STEPS_FOLDER / f"{self.claim.job_id}.{os.getpid()}"
-    # a disk may be full; where steps are compared, none is
+    # tests that fill the disk do not compare steps, so a lost byte does not matter
     with contextlib.suppress(OSError), path.open("ab") as file:
         file.write(b"\0")
 

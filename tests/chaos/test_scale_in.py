@@ -1,7 +1,7 @@
 """Workers come and go all the time, as an autoscaler or a spot market makes them: no job notices.
 
-Most are stopped by SIGTERM and hand their rows back where they stand; a share is killed without notice. The same plan
-runs again with CHAOS_SEED, which is printed; CHAOS_STOPS makes it longer, as `make chaos` does.
+Most are stopped by SIGTERM, and requeue their jobs with checkpoints of the present states; some are killed without
+warning. The same plan runs again with CHAOS_SEED, which is printed; CHAOS_STOPS makes it longer, as `make chaos` does.
 """
 
 import os
@@ -26,12 +26,15 @@ pytestmark = [pytest.mark.slow, pytest.mark.redis, pytest.mark.timeout(3600)]
 
 STOPS_OF_THE_SHORT_FORM = 6
 KILLED_SHARE = 0.2
-BACKLOG = 6  # jobs that have not ended, whenever a worker goes: those in flight among them
+BACKLOG = 6  # unfinished jobs, in flight or queued, at each moment when a worker is stopped
 JOBS_PER_TEMPLATE = 4
-MOST_STEPS_TO_A_STOP = 900  # of all images, after the last worker went; steps and not seconds, so on any machine
+# Most row steps of all images between one stop and the next; counted in steps, so that the plan is the same on any
+# machine.
+MOST_STEPS_TO_A_STOP = 900
 MOST_REPEATED = 0.05  # of the steps that the jobs need
 # Device time between two checkpoints. It is less than a step takes, so a job has a checkpoint after its first step, and
-# the next one follows when the last one is named. A kill then repeats only the steps during the last write.
+# the next one follows once the last one has been written to the job's record. A kill then repeats only the steps during
+# the last write.
 CHECKPOINT_SECONDS = "0.000001"
 
 
@@ -59,7 +62,7 @@ def test_workers_that_come_and_go_lose_double_and_change_nothing_and_repeat_few_
 
 
 def judge_steps(stack: Stack, redis: Redis, jobs: Sequence[Posted]) -> list[str]:
-    """A stop in order repeats no step, and kills repeat few: those after the last checkpoint."""
+    """An orderly stop repeats no step; a kill repeats only those after the last checkpoint."""
     needed = sum(each.reference.job["usage"]["steps"] for each in jobs)
     repeated = {each.id: stack.row_steps(each.id) - each.reference.job["usage"]["steps"] for each in jobs}
     ledger = Ledger(redis, 60)

@@ -172,7 +172,7 @@ def test_pictures_that_cannot_be_measured_are_told_in_one_line(
         ("shapes?images=1", (), "images=1: must be a whole number, 2 or more"),
         ("shapes?images", (), "settings are KEY=VALUE"),
         ("shapes?seed=", (), "seed has no value"),
-        ("shapes?seed=1&seed=2", (), "a setting is there twice"),
+        ("shapes?seed=1&seed=2", (), "a setting is given twice"),
         ("local:demo?steps=x", (), "steps=x: must be a whole number"),
         ("local:demo?scale=x", (), "scale=x: must be a number"),
         ("local:demo?upsample=maybe", (), "upsample=maybe: must be yes or no"),

@@ -32,8 +32,8 @@ def test_wrong_setting_ends_a_command_with_status_2_and_one_line_that_names_it(
     assert result.stderr == "adm: ADM_PROT: no such setting; the nearest is ADM_PORT\n"
 
 
-def test_importing_the_command_line_loads_no_program_so_that_an_image_needs_only_its_own() -> None:
-    plain = {"cli", "vocabulary"}  # in every image, and no more than names
+def test_importing_the_command_line_imports_no_program_so_that_a_container_needs_only_its_own() -> None:
+    plain = {"cli", "vocabulary"}  # in every container image; contain nothing but names
     ours = {each.parent.name for each in ROOT.glob("*/__init__.py")} - plain
     heavy = ours | {"torch", "fastapi", "redis", "pydantic", "httpx2", "PIL", "rq"}
     code = f"import sys, cli.main; print(*sorted({heavy!r} & set(sys.modules)))"
@@ -57,7 +57,7 @@ def test_supervisor_needs_no_torch() -> None:
     ],
     ids=["nothing said", "count said", "policy said"],
 )
-def test_threads_of_torch_wait_as_said_or_without_starving_others(
+def test_torch_threads_spin_as_the_environment_says_or_briefly_by_default(
     tmp_path: Path, said: dict[str, str], shown: str
 ) -> None:
     own = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}

@@ -206,8 +206,8 @@ def test_wrong_flags_are_one_line_each(checkpoint: Path, command: str) -> None:
     code, output = adm(command, checkpoint, *target, "--num-head-channels", "7", "--image-size", "9")
     assert code == 1
     assert output.splitlines() == [
-        "adm: num_head_channels 7 does not divide the 32 channels that attend",
-        "adm: image_size 9 cannot be halved 1 times, as the 2 levels do",
+        "adm: num_head_channels 7 does not divide the 32 channels of attention layers",
+        "adm: image_size 9 cannot be halved 1 times, which the 2 levels need",
     ]
 
 

@@ -109,7 +109,7 @@ def test_official_checkpoint_is_a_pipeline_here_too(
     result = adm("reconstruct", picture, tmp_path / "back.png", *named, env=weights)
     assert result.exit_code == 0, result.output
     result = adm("reconstruct", picture, tmp_path / "back.png", *named, "--scale", "1", env=weights)
-    assert "adm: --scale: 'lsun-cat' has no classifier to be guided by" in result.output
+    assert "adm: --scale: 'lsun-cat' has no classifier for guidance" in result.output
 
 
 def test_doubts_about_the_weights_are_a_line_each_on_stderr(stack: Path, picture: Path, tmp_path: Path) -> None:

@@ -66,8 +66,8 @@ def test_idx_files_are_counted_by_label(tmp_path: Path) -> None:
     ("content", "said"),
     [
         (b"", "is not an idx file of bytes"),
-        (b"\0\0\x08\x03\0\0", "is cut off in its head"),
-        (struct.pack(">HBBI", 0, 8, 1, 5) + b"abc", "has 3 bytes where its head announces 5"),
+        (b"\0\0\x08\x03\0\0", "ends within its header"),
+        (struct.pack(">HBBI", 0, 8, 1, 5) + b"abc", "has 3 bytes of data, but its header says 5"),
         (gzip.compress(b"\0\0\x08\x01", mtime=0)[:-6], "cannot be read"),
     ],
 )

@@ -31,7 +31,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     environment = folder / "environment"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True)
     python = environment / "bin" / "python"
-    # a plain path entry: the editable install that lies there is found by .pth files, which are not read then
+    # a plain path entry, because .pth files in that folder are then not read, so the editable install is not found
     (found,) = (environment / "lib").glob("python*/site-packages")
     (found / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
     # as docs/serving.md says; what the wheels require must be among the libraries, because there is no index

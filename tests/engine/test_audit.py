@@ -1,4 +1,4 @@
-"""A wrong kernel that appears in service is found by taking steps again, and is used no more."""
+"""A kernel that begins to give wrong results during operation is found by computing steps again, and not used again."""
 
 from collections.abc import Callable
 from random import Random
@@ -16,7 +16,7 @@ BASE, UPSAMPLE = "tiny/base", "tiny/upsample"
 
 
 def off_at(rows: int, compute: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A kernel that is right but for batches of so many rows, by the last digit."""
+    """A kernel that is right except for batches of `rows` rows, where it is off by a relative 2^-20."""
 
     def computed(x: Tensor, *others: Any, **named: Any) -> Tensor:
         result = compute(x, *others, **named)
@@ -69,7 +69,7 @@ def test_wrong_kernel_is_found_and_its_row_shape_is_used_no_more(own_bench: Benc
 
 def test_what_does_not_repeat_itself_is_reported_without_a_guilty_shape(own_bench: Bench) -> None:
     stage, audit = own_bench.stages[BASE], audited(own_bench)
-    right = stage._network  # a kernel with faults at three sizes takes its place; ours has none
+    right = stage._network  # replaced by a kernel that is wrong at three sizes; the real one is not
     stage._network = off_at(1, off_at(2, off_at(4, right)))
     engine = own_bench.engine()
     engine.add(own_bench.image(sampler="ddpm", steps=2))

@@ -26,7 +26,7 @@ CPU = torch.device("cpu")
 
 
 def put(weights: Path, *names: str) -> Path:
-    """Official files that are there; choosing looks at no more."""
+    """Create empty files under official names; `choose` only checks that they exist."""
     for name in names:
         path = weights / "official" / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,8 @@
-"""The stored features of a set during its measurement: exact after a kill, of the same pixels, for one process."""
+"""Features are stored while a set is measured.
+
+A resumed measurement gives the same features, changed pixels are measured again, and only one process measures a set
+at a time.
+"""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The trained rows of the paper in small: equal budgets, equal recipes, runs that go on, and honest intervals."""
+"""Rows of `bench.paper` that train, on a small scale: equal budgets and recipes, resumed runs, correct intervals."""
 
 from dataclasses import replace
 from typing import Any
@@ -20,7 +20,7 @@ def test_a_run_takes_the_budget_to_within_half_a_step_of_each_part(name: str) ->
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_a_network_has_its_switches(name: str) -> None:
+def test_a_network_has_the_architecture_that_its_variant_states(name: str) -> None:
     variant = VARIANTS[name]
     network = run_config(variant, 0).network_config(len(SHAPES))
     assert isinstance(network, UNetConfig)
@@ -63,7 +63,7 @@ def test_intervals_are_of_the_spread_of_all_points() -> None:
     steady, uneven = (seen(values) for values in ([1.0, 1.0], [2.0, 4.0]))
     one, other = (point["metrics"]["fid"] for point in with_intervals([steady, uneven], paired=False))
     assert (one["value"], other["value"]) == (1.0, 3.0)
-    # variance (0 + 2) / 2 over two degrees of freedom, of means of two, by t = 4.303
+    # pooled variance (0 + 2) / 2 with two degrees of freedom; each mean is of two values; t = 4.303
     assert one["high"] - one["value"] == other["high"] - other["value"] == pytest.approx(4.303 / 2**0.5, abs=1e-3)
 
 

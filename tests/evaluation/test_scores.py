@@ -14,7 +14,7 @@ from evaluation.resampling import Draws, Figure, jackknife
 from evaluation.scores import (
     Statistics,
     all_scores,
-    endless,
+    fid_infinity,
     frechet,
     frechet_distances,
     inception,
@@ -98,7 +98,7 @@ def figures_of(sample: Tensor, reference: Tensor, ours: Draws, theirs: Draws) ->
         "kid": kernel_distance(sample, reference, ours, theirs),
         "inception_score": inception((2 * sample).softmax(dim=1), ours),
     }
-    own["fid_infinity"] = endless(sample, reference, ours, frechet_distances(sample, reference, ours, theirs))[0]
+    own["fid_infinity"] = fid_infinity(sample, reference, ours, frechet_distances(sample, reference, ours, theirs))[0]
     return own | neighbours(sample, reference, ours, theirs)[0]
 
 
@@ -153,7 +153,7 @@ def test_all_metrics_are_there_and_a_set_is_at_no_distance_from_itself() -> None
     assert set(found) == {"fid", "sfid", "inception_score", "kid"} | of_neighbours
     assert found["fid"].value == pytest.approx(0, abs=1e-6)
     assert (found["precision"].value, found["recall"].value, found["coverage"].value) == (1, 1, 1)
-    assert not any("as many images of each class" in note for note in notes)
+    assert not any("equal numbers of images per class" in note for note in notes)
 
 
 def test_few_images_are_told_with_the_size_of_the_bias() -> None:
@@ -174,7 +174,7 @@ def test_pictures_beside_the_moments_serve_the_other_metrics() -> None:
     assert found["precision"] == all_scores(sample, beside, nothing).figures["precision"]
 
 
-def test_fid_of_endless_images_is_there_for_enough_of_them_and_has_less_bias() -> None:
+def test_extrapolated_fid_needs_enough_images_and_has_less_bias() -> None:
     generator = seeded(0)
     few = all_scores(features(0, 99), features(1, 400), nothing).figures
     assert "fid_infinity" not in few
@@ -183,7 +183,7 @@ def test_fid_of_endless_images_is_there_for_enough_of_them_and_has_less_bias() -
     for _ in range(20):
         sample = drawn(generator, 200, 8)
         distances = frechet_distances(sample, reference, Draws(200), None)
-        found.append((distances.value, endless(sample, reference, Draws(200), distances)[0].value))
+        found.append((distances.value, fid_infinity(sample, reference, Draws(200), distances)[0].value))
     plain, extrapolated = (sum(each) / len(found) for each in zip(*found, strict=True))
     assert plain > 0.1
     assert abs(extrapolated) < plain / 5
@@ -230,4 +230,4 @@ def test_a_balanced_set_is_noted() -> None:
     pooled = drawn(seeded(0), 40, 4)
     sure = Features(pooled, pooled, torch.eye(4)[torch.arange(40) % 4])
     notes = all_scores(sure, features(1, 40, 4), nothing).notes
-    assert any(note.startswith("as many images of each class: samples;") for note in notes)
+    assert any(note.startswith("equal numbers of images per class: samples;") for note in notes)

@@ -1,7 +1,7 @@
 """Clients that others' generators make of the OpenAPI document compile, and post a job; `make test-clients` runs this.
 
-The document is the one that the service serves. The generators are programs of build/clients, as the target installs
-them.
+The document is the one that the service serves. The generators are the programs in build/clients that
+`make test-clients` installs there.
 """
 
 import json

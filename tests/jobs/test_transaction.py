@@ -63,7 +63,7 @@ def test_nothing_is_written_when_the_hash_is_another(redis: Redis, other: str) -
 
 
 @pytest.mark.parametrize("there", [None, "hash"])
-def test_key_that_was_no_hash_and_is_gone_or_one_is_not_written(redis: Redis, there: str | None) -> None:
+def test_key_that_held_no_hash_is_not_written_if_it_now_holds_one_or_is_gone(redis: Redis, there: str | None) -> None:
     if there is not None:
         write(redis)
     assert not commit(redis, KEY, None, gathered(redis))
@@ -94,7 +94,7 @@ def test_server_that_takes_no_writes_counts_as_away_and_nothing_is_written(
     redis: Redis, redis_server: RedisServer, refuse: Refusal
 ) -> None:
     pipe = redis.pipeline()
-    pipe.lrem("list", 0, "x")  # one that is let through where memory is short comes first
+    pipe.lrem("list", 0, "x")  # a command first that Redis accepts even when it is out of memory
     pipe.hset(KEY, "a", "1")
     redis.rpush("list", "x")
     end = refuse(redis, redis_server.folder)

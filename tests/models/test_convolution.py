@@ -1,4 +1,4 @@
-"""Convolutions with packed weights: the plain ones within rounding, indifferent to how many rows there are."""
+"""Convolutions with packed weights agree with the plain ones within rounding, for any number of rows."""
 
 import copy
 from collections.abc import Callable, Iterator

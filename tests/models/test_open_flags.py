@@ -1,4 +1,4 @@
-"""Answers settle what keys and shapes leave open, and each wrong one is a line."""
+"""Answers determine the flags that keys and shapes leave open; each wrong answer is reported in one line."""
 
 from dataclasses import replace
 from typing import Any
@@ -59,7 +59,7 @@ def test_answers_settle_a_network_of_few_classes_and_fixed_variance() -> None:
     assert resolved.missing() == []
 
 
-def test_nothing_said_is_what_the_preset_of_the_keys_has() -> None:
+def test_without_answers_the_preset_with_the_same_keys_is_assumed() -> None:
     preset = PRESETS["64x64_diffusion"]
     resolved = resolve(shapes_of(preset.config), Answers())
     assert (resolved.config, resolved.process) == (preset.config, preset.process)
@@ -104,17 +104,17 @@ def test_depth_of_an_ambiguous_classifier_is_an_answer() -> None:
 @pytest.mark.parametrize(
     ("config", "given", "line"),
     [
-        (FFHQ, {"num_head_channels": 48}, "num_head_channels 48 does not divide the 512 channels that attend"),
+        (FFHQ, {"num_head_channels": 48}, "num_head_channels 48 does not divide the 512 channels of attention layers"),
         (FFHQ, {"num_heads": 0}, "num_heads 0 is below 1"),
-        (FFHQ, {"image_size": 100}, "image_size 100 cannot be halved 5 times, as the 6 levels do"),
+        (FFHQ, {"image_size": 100}, "image_size 100 cannot be halved 5 times, which the 6 levels need"),
         (FFHQ, {"noise_schedule": "sine"}, "noise_schedule 'sine' is unknown; known are linear, cosine"),
         (FFHQ, {"diffusion_steps": 5}, "diffusion_steps is 5; it must be from 20 to 100000"),
         (FFHQ, {"sigma_small": True}, "sigma_small is not open: 6 output channels show that the variance is learned"),
-        (POOLED, {"image_size": 64}, "image_size 64 contradicts the attention pool, which is of images of 256"),
+        (POOLED, {"image_size": 64}, "image_size 64 contradicts the attention pool, whose weights are for 256 pixels"),
         (
             POOLED,
             {"num_heads": 4},
-            "num_heads is not for an attention pool, which counts channels; give num_head_channels",
+            "num_heads does not apply to an attention pool, whose heads follow from num_head_channels; give that",
         ),
         (
             POOLED,
@@ -153,7 +153,7 @@ def test_heads_of_the_decoder_are_open_where_num_heads_makes_them() -> None:
 @pytest.mark.parametrize(
     ("heads", "told"),
     [
-        ({"num_head_channels": 16, "num_heads_upsample": 2}, "is for diffusion networks whose heads num_heads makes"),
+        ({"num_head_channels": 16, "num_heads_upsample": 2}, "applies only to a diffusion network with num_heads"),
         ({"num_heads": 4, "num_heads_upsample": 0}, "num_heads_upsample 0 is below 1"),
         ({"num_heads": 4, "num_heads_upsample": 5}, "num_heads_upsample 5 does not divide the"),
     ],

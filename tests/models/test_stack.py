@@ -302,7 +302,9 @@ def test_pipeline_that_needs_a_missing_network_is_refused(stack_folder: Path, mi
 
 def test_base_that_gives_neither_an_image_nor_one_with_its_variance_is_refused(stack_folder: Path) -> None:
     replace_base(stack_folder, out_channels=4)
-    with pytest.raises(WeightsError, match=rf"^{stack_folder.name}/base\.safetensors: must take 3 channels and give 3"):
+    with pytest.raises(
+        WeightsError, match=rf"^{stack_folder.name}/base\.safetensors: must have 3 input channels, and 3 output"
+    ):
         load_stack(stack_folder)
 
 

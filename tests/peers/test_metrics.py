@@ -1,4 +1,4 @@
-"""Metrics beside torch-fidelity's and torchmetrics', on random features wherever they lie."""
+"""Our metrics agree with those of torch-fidelity and torchmetrics on random features, also far from the origin."""
 
 import random
 

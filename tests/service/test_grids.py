@@ -59,9 +59,9 @@ def test_answer_waits_for_all_cells(client: httpx2.Client, worker: ToyWorker) ->
         (grid(y={"field": "steps", "values": ["many"]}), "/y/values/0", 'steps "many": '),
         (grid(x={"field": "sampler", "values": ["ddim", "euler"]}), "/x/values/1", 'sampler "euler": unknown sampler'),
         (grid(y={"field": "sampler", "values": [None]}), "/y/values/0", "sampler null: must not be null"),
-        (grid(x={"field": "steps", "values": [7]}), "/y/field", "steps is the field of x already"),
-        (grid(x={"field": "eta", "values": [0, 0.0]}), "/x/values/1", "is there already"),
-        (grid(x={"field": "class_label", "values": ["torus"]}), "/class_label", "is the field of x"),
+        (grid(x={"field": "steps", "values": [7]}), "/y/field", "steps is already the field of axis x"),
+        (grid(x={"field": "eta", "values": [0, 0.0]}), "/x/values/1", "is given twice"),
+        (grid(x={"field": "class_label", "values": ["torus"]}), "/class_label", "is already the field of axis x"),
         (grid(x={"field": "model", "values": ["demo"]}), "/x/field", ""),
         (grid(x={"field": "steps", "values": []}, y=None), "/x/values", ""),
         (grid(x={"field": "steps", "values": [True]}, y=None), "/x/values/0", ""),
@@ -84,7 +84,7 @@ def test_wrong_axis_or_value_is_named_and_nothing_is_queued(
 def test_what_is_wrong_with_a_value_is_said_once(client: httpx2.Client, fleet: ToyWorker) -> None:
     given = grid(sampler="ddpm", x={"field": "eta", "values": [0, 0.5]})
     (error,) = client.post("/v1/grids", json=given).json()["errors"]
-    assert error == {"pointer": "/x/values/1", "detail": "eta 0.5: is for ddim alone; ddpm has none"}
+    assert error == {"pointer": "/x/values/1", "detail": "eta 0.5: applies only to ddim; ddpm has no eta"}
 
 
 def test_key_stands_for_the_grid(client: httpx2.Client, fleet: ToyWorker) -> None:

@@ -1,4 +1,4 @@
-"""Keys at a real service: when they are needed, what each role opens, and what wrong ones are answered."""
+"""Keys at a real service: when they are needed, what each role opens, and how the service answers wrong keys."""
 
 import json
 import socket
@@ -27,7 +27,7 @@ WRONG = ("", "Bearer", "Bearer ", "Bearer x", "Basic YTpi", "Bearer adm_\x00", "
 SPELLINGS = ("/static/../v1/jobs", "/docs/../v1/jobs", "//v1/jobs", "/v1/jobs/", "/v1/./jobs", "/V1/JOBS")
 
 
-def test_from_the_first_key_on_a_service_that_ran_without_asks_for_one(
+def test_service_that_ran_without_keys_requires_one_as_soon_as_the_first_exists(
     client: httpx2.Client, fleet: ToyWorker, make_key: MakeKey
 ) -> None:
     posted = client.post("/v1/jobs", json=body()).json()["id"]
@@ -98,7 +98,7 @@ def test_each_role_opens_its_paths(client: httpx2.Client, make_key: MakeKey, rol
     for path in ("/v1/jobs", "/v1/models", "/v1/workers", "/metrics", *RUNS):
         answer = client.get(path, headers=headers)
         if role is Role.OPERATOR and path.startswith("/v1/runs"):
-            assert is_problem(answer, 404)  # none are set
+            assert is_problem(answer, 404)  # no folder of training runs is set
         else:
             assert answer.status_code == (200 if path in opened else 403), path
     assert client.post("/v1/jobs", json=body(), headers=headers).status_code == (403 if role is Role.METRICS else 503)
@@ -151,7 +151,7 @@ def test_damaged_keys_close_the_service(client: httpx2.Client, redis: Redis) -> 
 def test_no_request_that_begins_after_a_change_is_judged_by_the_keys_before(
     client: httpx2.Client, redis: Redis, make_key: MakeKey
 ) -> None:
-    """Four callers ask all the time, while the first key is made, another caller's is, and the first is revoked."""
+    """Four clients call all the time, while a first key is made, then a second caller's, and the first is revoked."""
     asked: list[tuple[str, float, float, int]] = []  # who, from when, until when, and the status
     ended = Event()
     held: dict[str, dict[str, str]] = {"nobody": {}}
@@ -184,7 +184,7 @@ def test_no_request_that_begins_after_a_change_is_judged_by_the_keys_before(
     assert {status for name, began, _, status in asked if name == "ann" and began > revoked} == {401}
 
 
-def test_answers_to_one_caller_are_no_others(client: httpx2.Client, make_key: MakeKey) -> None:
+def test_answers_may_not_be_cached_for_another_caller(client: httpx2.Client, make_key: MakeKey) -> None:
     headers = make_key()
     assert client.get("/v1/jobs", headers=headers).headers["vary"] == "Authorization"
     assert "vary" not in client.get("/livez").headers

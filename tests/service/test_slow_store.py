@@ -33,9 +33,9 @@ Uploading = Callable[[int], AbstractContextManager[Upload]]
 
 @pytest.fixture
 def uploading(redis: Redis, service_settings: Settings, bucket: str) -> Uploading:
-    """Runs a service, with so many threads for a bucket that is waited for during all of a test.
+    """Runs a service whose store is a bucket, with `store_threads` threads; its time limit is longer than the test.
 
-    It gives what begins an upload of a grey picture. No sweep calls that store.
+    It yields a function that starts the upload of a grey picture. The periodic cleaning of the store does not run.
     """
 
     @contextmanager
@@ -99,7 +99,7 @@ def test_downloads_that_wait_for_the_store_delay_nothing_else(service_settings: 
         downloads = [pool.submit(httpx2.get, url, timeout=60) for _ in range(DOWNLOADS)]
         try:
             refused = [each.result() for each in islice(as_completed(downloads), DOWNLOADS - STORE_THREADS)]
-            # all threads of the store wait in it now
+            # now every thread for store calls is blocked reading the FIFO
             answers = {each: client.get(each).status_code for each in WITHOUT_STORE}
         finally:
             writer = os.open(path, os.O_RDWR)  # the end of the silence

@@ -12,7 +12,7 @@ from stack.log import Log
 from stack.supervisor import Supervisor, run_until_signalled, sole_owner
 from tests.waiting import PATIENCE_SECONDS
 
-STOP_SECONDS = 3600.0  # which a child of the process has: a test that waited for their end would fail
+STOP_SECONDS = 3600.0  # time limit for children; longer than any test waits, so a child must stop by itself
 QUICK = Backoff(first_seconds=0.01, most_seconds=0.04)
 
 # Blocks SIGTERM before it says that it serves: sigwait would else race with the signal's arrival.

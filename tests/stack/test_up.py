@@ -73,7 +73,7 @@ class Stack:
 def up(
     tmp_path: Path, weights: Path | None = None, says: str = "http://127.0.0.1:", **variables: str
 ) -> Iterator[Stack]:
-    """`adm up` on a folder and a port of its own, past its announcement or another line."""
+    """Runs `adm up` with a folder and a port of its own; yields once it has printed the line `says`."""
     port = with_free_port(Settings(port=0)).port
     if weights is None:
         weights = tmp_path / "weights"

@@ -59,7 +59,7 @@ def test_training_learns(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["diffusion", "upsampler", "classifier"])
 def test_network_is_trained_on_the_timesteps_that_it_will_see(kind: str) -> None:
-    """With rescale_timesteps those are thousandths of the schedule: what the sampling tables give it too."""
+    """With rescale_timesteps the network sees t * 1000 / num_timesteps, in training as in sampling."""
     process = {"process": {"num_timesteps": 4000, "rescale_timesteps": True}}
     run, seen = start(config(**KINDS[kind], **process, optimiser={"steps": 4, "batch_size": 8})), list[torch.Tensor]()
     run.network.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[1]))

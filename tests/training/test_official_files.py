@@ -66,7 +66,7 @@ def test_files_of_another_network_are_refused_by_name(trained: Run, tmp_path: Pa
     run = start(config(averages={"power": []}))
     with pytest.raises(WeightsError, match=r"opt000003.pt: is no state of AdamW for this network"):
         begin_at(run, files)
-    with pytest.raises(WeightsError, match="belong to weights"):
+    with pytest.raises(WeightsError, match="weights that they belong to"):
         begin_at(run, Beginning(optimiser=files.optimiser))
     wider = start(config(network={"model_channels": 64}, averages={"power": []}))
     with pytest.raises(WeightsError, match=r"model000003.pt"):

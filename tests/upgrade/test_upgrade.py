@@ -14,7 +14,7 @@ import httpx2
 import pytest
 
 from tests.jobs.samples import png
-from tests.upgrade.versions import PRESENT, Made, Stage, Version, ended, stage
+from tests.upgrade.versions import PRESENT, Made, Programs, Version, ended, programs
 
 VERSIONS = (Version("former", Path(os.environ["FORMER"]).absolute()), Version("present", PRESENT))
 JOBS: dict[str, dict[str, Any]] = {
@@ -31,8 +31,8 @@ LONGS = 8
 
 
 @pytest.fixture
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    with stage(tmp_path_factory.mktemp("u")) as shared:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Programs]:
+    with programs(tmp_path_factory.mktemp("u")) as shared:
         yield shared
 
 
@@ -56,7 +56,7 @@ def made_of(client: httpx2.Client) -> dict[str, Made]:
     return {name: ended(client, job_id) for name, job_id in ids.items()}
 
 
-def test_each_service_gets_the_same_images_from_each_worker(shared: Stage) -> None:
+def test_each_service_gets_the_same_images_from_each_worker(shared: Programs) -> None:
     clients = {each.name: shared.service(each) for each in VERSIONS}
     found: dict[tuple[str, str], dict[str, Made]] = {}
     for worker in VERSIONS:
@@ -75,7 +75,7 @@ def test_each_service_gets_the_same_images_from_each_worker(shared: Stage) -> No
 
 @pytest.mark.parametrize("order", [VERSIONS, VERSIONS[::-1]], ids=["upgrade", "rollback"])
 def test_all_jobs_end_while_services_and_workers_are_replaced_one_by_one(
-    shared: Stage, order: tuple[Version, Version]
+    shared: Programs, order: tuple[Version, Version]
 ) -> None:
     """Jobs in flight go on from their checkpoints with the other version; those posted before are seen by both."""
     first, second = order
@@ -102,7 +102,7 @@ def test_all_jobs_end_while_services_and_workers_are_replaced_one_by_one(
     assert new_worker in shared.running
 
 
-def test_grid_of_the_present_service_is_made_by_a_former_worker_and_harms_no_former_service(shared: Stage) -> None:
+def test_grid_of_the_present_service_is_made_by_a_former_worker_and_harms_no_former_service(shared: Programs) -> None:
     former, present = VERSIONS
     old, new = shared.service(former), shared.service(present)
     shared.worker(former)

@@ -38,7 +38,7 @@ class Made(NamedTuple):
 
 
 @dataclass
-class Stage:
+class Programs:
     """The environment of a test's programs, and the running programs."""
 
     folder: Path
@@ -83,8 +83,8 @@ class Stage:
 
 
 @contextmanager
-def stage(folder: Path) -> Iterator[Stage]:
-    """A Redis, a store and weights for a while; what is left running then is stopped."""
+def programs(folder: Path) -> Iterator[Programs]:
+    """Provides a Redis, a store and weights for the block, and stops the programs that still run at its end."""
     weights = folder / "weights"
     if not weights.exists():
         write_tiny_stack(weights)
@@ -96,7 +96,7 @@ def stage(folder: Path) -> Iterator[Stage]:
     while not socket.exists():
         time.sleep(0.05)
     own = {name: value for name, value in os.environ.items() if not name.startswith(("ADM_", "PYTEST", "FORMER"))}
-    made = Stage(
+    made = Programs(
         folder,
         own
         | {

@@ -1,4 +1,4 @@
-"""A worker whose images, uploads and checkpoints lie in a bucket: what its faults cost, and that they cost no job."""
+"""A worker whose images, uploads and checkpoints are in a bucket: the bucket's faults cost time, but no job."""
 
 import hashlib
 import signal

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import pytest
 
 from tests.worker.conftest import Bench, OpenInbox
-from vocabulary.priorities import Priority
+from vocabulary.priorities import PRIORITY_RATIO, Priority
 from worker.claim import Submit
-from worker.claiming import LOOK_AHEAD, TURN, line_of_next
+from worker.claiming import LOOK_AHEAD, priority_of_next
 from worker.inbox import Inbox
 
 pytestmark = pytest.mark.redis
@@ -88,24 +88,26 @@ def test_pipelines_of_one_priority_take_turns(bench: Bench, inbox: Inbox) -> Non
     assert taken(inbox, room=4, spare=0) == [uncond[2]]
 
 
-@pytest.mark.parametrize("room", [1, 3, 2 * TURN])
+@pytest.mark.parametrize("room", [1, 3, 2 * PRIORITY_RATIO])
 def test_each_16th_job_is_of_the_next_lower_priority(bench: Bench, inbox: Inbox, room: int) -> None:
     models = ["demo", "demo-uncond"]
     low = [bench.submit(priority="low", model=model) for model in models for _ in range(2)]
-    for _ in range(TURN):
+    for _ in range(PRIORITY_RATIO):
         for model in models:
             bench.submit(priority="high", model=model)
     order: list[str] = []
-    while len(order) < 2 * TURN:
-        order += taken(inbox, room=min(room, 2 * TURN - len(order)), spare=0)
-    assert [place + 1 for place, job_id in enumerate(order) if job_id in low] == [TURN, 2 * TURN]
-    assert [order[TURN - 1], order[2 * TURN - 1]] == [low[0], low[2]], "pipelines take turns in it too"
+    while len(order) < 2 * PRIORITY_RATIO:
+        order += taken(inbox, room=min(room, 2 * PRIORITY_RATIO - len(order)), spare=0)
+    assert [place + 1 for place, job_id in enumerate(order) if job_id in low] == [PRIORITY_RATIO, 2 * PRIORITY_RATIO]
+    assert [order[PRIORITY_RATIO - 1], order[2 * PRIORITY_RATIO - 1]] == [low[0], low[2]], (
+        "pipelines alternate here too"
+    )
 
 
 def test_lowest_of_three_priorities_is_claimed_at_each_256th_time() -> None:
-    lines = [line_of_next(claimed, 3) for claimed in range(TURN**2)]
-    assert (lines.count(0), lines.count(1), lines[-1]) == (TURN**2 - TURN, TURN - 1, 2)
-    assert {line_of_next(claimed, 1) for claimed in range(TURN**2)} == {0}
+    indices = [priority_of_next(claimed, 3) for claimed in range(256)]
+    assert (indices.count(0), indices.count(1), indices[-1]) == (256 - 16, 15, 2)
+    assert {priority_of_next(claimed, 1) for claimed in range(256)} == {0}
 
 
 def test_job_that_another_worker_took_after_the_look_at_the_queue_is_passed_over(

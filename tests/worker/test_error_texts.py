@@ -25,7 +25,7 @@ GIB = 2**30
             MissingFileError("adm-64", WEIGHTS / "official" / "64x64_diffusion.pt"),
             (
                 "ADM_PIPELINES: 'adm-64' needs 64x64_diffusion.pt, which is not in /weights/official (ADM_WEIGHTS); "
-                "adm models fetch 64x64_diffusion brings it"
+                "adm models fetch 64x64_diffusion downloads it"
             ),
         ),
         (
@@ -36,12 +36,12 @@ GIB = 2**30
             ShortageError(["a", "b"], CPU, Shortage(3 * GIB, 2 * GIB, 8, 0, {"a": 2})),
             (
                 "ADM_PIPELINES: a, b need 3.0 GiB at ADM_MAX_ROWS=8, 2.0 GiB are free; "
-                "alone would fit: a with ADM_MAX_ROWS=2 on cpu"
+                "one alone would fit: a with ADM_MAX_ROWS=2 on cpu"
             ),
         ),
         (
             ShortageError(["a"], CPU, Shortage(3 * GIB, 0, 8, 0, {})),
-            "ADM_PIPELINES: a need 3.0 GiB at ADM_MAX_ROWS=8, 0.0 GiB are free; none of them fits alone on cpu",
+            "ADM_PIPELINES: a needs 3.0 GiB at ADM_MAX_ROWS=8, 0.0 GiB are free; none of them fits alone on cpu",
         ),
         (WeightsError("base.safetensors", "is cut off"), "base.safetensors: is cut off"),
     ],

@@ -190,7 +190,7 @@ def test_job_without_a_trace_begins_one_with_the_time_it_was_queued(
     assert attempt.parent.span_id == queued.context.span_id
 
 
-def test_trace_that_its_caller_does_not_sample_leaves_no_span_and_a_sampled_one_beside_it_all_of_its_own(
+def test_unsampled_trace_records_no_span_and_does_not_affect_a_sampled_job_in_the_same_batch(
     bench: Bench, post: Post, serve: Callable[[], None], exporter: InMemorySpanExporter
 ) -> None:
     unsampled, sampled = post(UNSAMPLED), post(SAMPLED)

@@ -39,7 +39,7 @@ def test_offer_tells_the_pipelines_scale_of_eps(tmp_path: Path) -> None:
 
 
 def test_fleet_sees_that_pipelines_of_one_stack_share_its_networks(folder: Path) -> None:
-    """As the engine has it: the keys of their stages are the same."""
+    """The fleet's view agrees with the engine's, in which both pipelines have the same stage key."""
     pipelines = select(["tiny", "tiny-uncond"], [load_stack(folder)])
     fleet = Fleet({name: offer(pipeline) for name, pipeline in pipelines.items()})
     assert len({pipeline.stage_key("base") for pipeline in pipelines.values()}) == 1

@@ -155,7 +155,7 @@ def test_memory_is_estimated_before_anything_is_loaded_and_a_changed_file_is_nam
     check(loaded, settings, change)
     with pytest.raises(ShortageError) as raised:
         check(loaded, settings.model_copy(update={"max_rows": 10**7}), change)
-    line = r"adm models load: other need .* GiB at ADM_MAX_ROWS=10000000, .* are free.*"
+    line = r"adm models load: other needs .* GiB at ADM_MAX_ROWS=10000000, .* are free.*"
     assert re.fullmatch(line, reason(raised.value))
     sibling = change.model_copy(update={"model": "demo"})
     stages = loaded.engine.stages

@@ -43,7 +43,10 @@ class Trained:
         return self.folder / f"{self.parts}_{lab.precision}_{lab.images}.json"
 
     def pixels(self, lab: Lab) -> Tensor:
-        """Images [N, 3, 16, 16], uint8, of classes in turn, all from the same noise; kept ones are read."""
+        """Images [N, 3, 16, 16], uint8, of all classes in turn; every variant starts from the same noise.
+
+        Images stored by an earlier call are read, not sampled again.
+        """
         path = self.path(lab).with_suffix(".npy")
         if not path.exists():
             self._train()

@@ -1,9 +1,9 @@
-/** The filters of the gallery: model, class and metadata. The service filters its lists, the page the jobs that it knows. */
+/** The filters of the gallery: model, class and metadata. The service filters its lists; the page filters shown jobs. */
 
 import { byId, element, setText } from "./dom.js";
 import { className } from "./format.js";
 
-const PAUSE_MS = 400; // in typing, after which the list is asked for
+const PAUSE_MS = 400; // pause in typing after which the list is requested again
 
 export class Filters {
   #timer = null;

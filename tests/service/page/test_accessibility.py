@@ -88,7 +88,7 @@ def test_errors_and_questions_break_no_rule(page: Page, painter: Painter, client
     page.get_by_role("button", name="Generate").click()
     expect(page.locator(".field-error")).to_be_visible()
     assert violations(page) == []
-    page.get_by_role("button", name="Cancel all of mine").click()
+    page.get_by_role("button", name="Cancel all my jobs").click()
     expect(page.get_by_role("dialog")).to_be_visible()
     assert violations(page) == []
 

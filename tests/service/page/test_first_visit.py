@@ -16,7 +16,7 @@ PIXELS = """() => {
     let difference = 0;
     for (let at = 0; at < data.length - 8; at += 4) difference += Math.abs(data[at] - data[at + 8]);
     return difference / (data.length / 4);
-}"""  # of pixels two apart, as the base's are enlarged twice: large in noise
+}"""  # mean difference of pixels two apart (the base's pixels are enlarged to 2x2); large for noise
 
 
 def test_noise_becomes_a_picture_by_itself_and_again_when_asked(page: Page, painter: Painter) -> None:
@@ -36,7 +36,7 @@ def test_noise_becomes_a_picture_by_itself_and_again_when_asked(page: Page, pain
     expect(caption).to_have_text("An example, recorded: pure noise")
 
 
-def test_calm_visitors_are_shown_the_picture_without_motion(page: Page, painter: Painter) -> None:
+def test_visitors_who_prefer_reduced_motion_are_shown_the_finished_picture(page: Page, painter: Painter) -> None:
     page.emulate_media(reduced_motion="reduce")
     open_page(page)
     expect(page.locator("#example-caption")).to_have_text("An example, recorded: a torus")
