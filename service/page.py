@@ -1,6 +1,7 @@
 """The web page and Swagger UI, without files of other sites."""
 
 import mimetypes
+from functools import cache
 from importlib.resources import files as resources
 from pathlib import Path
 from typing import Annotated, NamedTuple, Self
@@ -115,6 +116,10 @@ def install(app: FastAPI) -> None:
     async def docs_file(name: str, if_none_match: IfNoneMatch = None) -> Response:
         return answer(f"/docs/{name}", if_none_match)
 
+    @cache  # anybody may ask for it, and writing it takes 10 ms
+    def document() -> bytes:
+        return bytes(JSONResponse(app.openapi()).body)
+
     @app.get("/openapi.json", include_in_schema=False)
-    async def openapi() -> JSONResponse:
-        return JSONResponse(app.openapi())
+    async def openapi() -> Response:
+        return Response(document(), media_type="application/json")

@@ -243,6 +243,13 @@ def test_edit_is_a_variation_towards_the_class_of_the_prompt(ai: OpenAI, client:
     assert (request["kind"], request["class_label"], request["strength"]) == ("variation", 3, 0.7)
 
 
+@pytest.mark.parametrize("path", ["/v1/images/edits", "/v1/images/variations"])
+def test_form_that_is_not_multipart_is_refused_unread(client: httpx2.Client, path: str) -> None:
+    """Starlette parses a form of millions of empty fields byte by byte, during which nobody else is served."""
+    head = {"Content-Type": "application/x-www-form-urlencoded"}
+    assert client.post(path, content=b"&" * 1000, headers=head).status_code == 415
+
+
 def test_mask_and_what_is_no_picture_are_refused_by_name(ai: OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as masked:
         ai.images.edit(prompt="cone", image=png(9), mask=png(1))
