@@ -36,7 +36,7 @@ async def read_sheet(service: Service, grid: Grid, place: Asked, form: Form) -> 
         return encoded(drawn_sheet(title_of(grid), x, y, cells, max_pixels), form)
 
     try:
-        return await service.conversions.run(draw)
+        return await service.conversions.run(draw, place.caller)
     except PictureError as error:
         log.error("damaged_image", grid_id=grid.id, error=str(error))
         raise RefusedError(ErrorKind.UNKNOWN_IMAGE, f"an image of grid {grid.id} {error}") from error

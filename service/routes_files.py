@@ -94,7 +94,7 @@ async def get_file_content(
 ) -> Response:
     record, _, kept_seconds = await run_in_threadpool(service.queue.files.get, file_id, caller)
     return await answer_png(
-        lambda: service.store_calls.run(lambda: service.queue.files.png(file_id, caller)),
+        lambda: service.store_calls.run(lambda: service.queue.files.png(file_id, caller), caller),
         record.png_sha256,
         kept_seconds,
         if_none_match,
@@ -108,7 +108,7 @@ async def get_file_content(
     responses=documented(404, 503),
 )
 async def delete_file(file_id: str, service: ServiceDep, caller: CallerDep) -> None:
-    await service.store_calls.run(lambda: service.queue.files.delete(file_id, caller))
+    await service.store_calls.run(lambda: service.queue.files.delete(file_id, caller), caller)
 
 
 @asynccontextmanager
@@ -162,7 +162,7 @@ async def keep(request: Request, service: Service, caller: Caller, body: IO[byte
         return short_side_px, files.present(sha256, short_side_px, caller)
 
     sha256, num_bytes = await run_in_threadpool(hash_of, body, settings.max_upload_bytes)
-    short_side_px, present = await service.store_calls.run(partial(look, sha256))
+    short_side_px, present = await service.store_calls.run(partial(look, sha256), caller)
     if present is not None:
         return present
     limits = DecodeLimits(settings.max_upload_pixels, settings.decode_cpu_seconds, settings.decode_memory_bytes)
@@ -172,7 +172,7 @@ async def keep(request: Request, service: Service, caller: Caller, body: IO[byte
     except PictureError as error:
         named = f" ({variable(error.limit)})" if error.limit else ""
         raise InvalidRequestError([FieldError("/file", f"{error}{named}")]) from error
-    return await service.store_calls.run(partial(files.add, sha256, num_bytes, picture, short_side_px, caller))
+    return await service.store_calls.run(partial(files.add, sha256, num_bytes, picture, short_side_px, caller), caller)
 
 
 @asynccontextmanager

@@ -132,7 +132,7 @@ def cancel_grid(grid_id: str, service: ServiceDep, caller: CallerDep) -> Respons
     responses=documented(404, 503),
 )
 async def delete_grid(grid_id: str, service: ServiceDep, caller: CallerDep) -> None:
-    await service.store_calls.run(lambda: service.queue.delete_grid(grid_id, caller))
+    await service.store_calls.run(lambda: service.queue.delete_grid(grid_id, caller), caller)
 
 
 @router.get(

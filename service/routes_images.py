@@ -10,7 +10,7 @@ from pydantic import BeforeValidator
 from starlette.concurrency import run_in_threadpool
 
 from jobs.contract.errors import ErrorKind, RefusedError
-from jobs.queue.job_queue import PublishedImage
+from jobs.queue.job_queue import Asked, PublishedImage
 from pictures.decoding import PictureError
 from pictures.thumbnails import Form, Format, formed
 from service.accept_header import preferred_format
@@ -71,7 +71,7 @@ async def get_image(
     # weak, because another version of the encoders may write other bytes
     etag = f'"{record.sha256}"' if form is None else f'W/"{record.sha256}-{form.size_px or "full"}.{form.format}"'
     return await answer_picture(
-        partial(read_formed, service, job_id, image, form),
+        partial(read_formed, service, Asked(job_id, caller), image, form),
         etag,
         "image/png" if form is None else f"image/{form.format}",
         image.kept_seconds,
@@ -87,16 +87,16 @@ def form_of(image: PublishedImage, name: Format, size_px: int | None) -> Form | 
     return None if name == "png" and size_px is None else Form(name, size_px)
 
 
-async def read_formed(service: Service, job_id: str, image: PublishedImage, form: Form | None) -> bytes:
+async def read_formed(service: Service, place: Asked, image: PublishedImage, form: Form | None) -> bytes:
     """The bytes of an image in a form. Raises: RefusedError, also for a PNG that is damaged in the store."""
     record = image.record
-    png = await service.store_calls.run(lambda: service.queue.image_bytes(job_id, record))
+    png = await service.store_calls.run(lambda: service.queue.image_bytes(place.job_id, record), place.caller)
     if form is None:
         return png
     max_pixels = min(service.settings.max_upload_pixels, record.width * record.height)
     try:
-        return await service.conversions.run(lambda: formed(png, form, max_pixels))
+        return await service.conversions.run(lambda: formed(png, form, max_pixels), place.caller)
     except PictureError as error:
-        log.error("damaged_image", job_id=job_id, index=record.index, error=str(error))
-        detail = f"image {record.index} of job {job_id} {error}"
+        log.error("damaged_image", job_id=place.job_id, index=record.index, error=str(error))
+        detail = f"image {record.index} of job {place.job_id} {error}"
         raise RefusedError(ErrorKind.UNKNOWN_IMAGE, detail) from error

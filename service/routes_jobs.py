@@ -217,7 +217,7 @@ def cancel_job(job_id: str, service: ServiceDep, caller: CallerDep) -> Response:
     responses=documented(404, 503),
 )
 async def delete_job(job_id: str, service: ServiceDep, caller: CallerDep) -> None:
-    await service.store_calls.run(lambda: service.queue.delete(job_id, caller))
+    await service.store_calls.run(lambda: service.queue.delete(job_id, caller), caller)
 
 
 def refuse_other_than_json(request: Request) -> None:

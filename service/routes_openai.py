@@ -245,7 +245,7 @@ def event(kind: str, encoded: str, index: int, **more: Any) -> bytes:
 async def read_png(service: Service, place: Asked, index: int) -> bytes:
     """The bytes of a job's image. Raises: RefusedError."""
     image = await run_in_threadpool(service.queue.image, place.job_id, index, place.caller)
-    return await service.store_calls.run(lambda: service.queue.image_bytes(place.job_id, image.record))
+    return await service.store_calls.run(lambda: service.queue.image_bytes(place.job_id, image.record), place.caller)
 
 
 async def in_base64(service: Service, job: Job, place: Asked, first: list[bytes]) -> AsyncIterator[bytes]:

@@ -1,12 +1,15 @@
 """Runs calls of the object store in their own threads, so that a slow store delays no other requests."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from typing import TypeVar
 
 from anyio import CapacityLimiter, to_thread
 
+from jobs.callers.caller import Caller
 from jobs.contract.errors import ErrorKind, RefusedError
+from service.fair_turns import FairTurns
 from service.problems import RETRY_AFTER_SECONDS
 
 T = TypeVar("T")
@@ -16,7 +19,7 @@ PATIENCE_SECONDS = 5.0  # longest wait for a thread; clients give up soon after
 
 
 class StoreCalls:
-    """Runs calls of the store; for one event loop."""
+    """Runs calls of the store in the turns of their callers; for one event loop."""
 
     def __init__(
         self,
@@ -27,25 +30,27 @@ class StoreCalls:
     ) -> None:
         """`busy`: the error's detail for a call that waits too long."""
         self._max_waiting, self._patience_seconds, self._busy = max_waiting, patience_seconds, busy
-        self._turns = asyncio.Semaphore(threads)
+        self._turns = FairTurns(threads)
         self._threads = CapacityLimiter(threads)
-        self._waiting = 0
+        self._waiting = Counter[str]()  # calls that wait, by caller
 
-    async def run(self, call: Callable[[], T]) -> T:
+    async def run(self, call: Callable[[], T], caller: Caller) -> T:
         """Run a call in a thread, and return what it returns.
 
         Raises: RefusedError if too many calls wait already or no thread is free in time; then the call was not made.
         """
-        if self._waiting >= self._max_waiting:
+        most_of_caller = self._max_waiting * 3 // 4 if caller.id else self._max_waiting  # the rest is for others
+        if self._waiting[caller.id] >= most_of_caller or self._waiting.total() >= self._max_waiting:
             raise self._refusal()
-        self._waiting += 1
+        self._waiting[caller.id] += 1
         try:
             async with asyncio.timeout(self._patience_seconds):
-                await self._turns.acquire()
+                await self._turns.acquire(caller.id)
         except TimeoutError as error:
             raise self._refusal() from error
         finally:
-            self._waiting -= 1
+            self._waiting[caller.id] -= 1
+            self._waiting += Counter()  # without the callers of no call
         try:
             return await to_thread.run_sync(call, limiter=self._threads)
         finally:

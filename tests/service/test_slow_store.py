@@ -13,6 +13,7 @@ import httpx2
 import pytest
 from redis import Redis
 
+from jobs.callers.caller import ANONYMOUS, Caller, Role
 from jobs.contract.errors import ErrorKind, RefusedError
 from jobs.queue import keys
 from jobs.settings import Settings
@@ -113,19 +114,40 @@ def test_downloads_that_wait_for_the_store_delay_nothing_else(service_settings: 
 def test_call_of_the_store_is_refused_when_too_many_wait_and_when_none_ends_in_time() -> None:
     async def scenario() -> list[str]:
         calls, released = StoreCalls(threads=1, max_waiting=1, patience_seconds=0.2), Event()
-        first = asyncio.create_task(calls.run(lambda: released.wait(30)))
+        first = asyncio.create_task(calls.run(lambda: released.wait(30), ANONYMOUS))
         await asyncio.sleep(0)
-        waiting = asyncio.create_task(calls.run(lambda: True))
+        waiting = asyncio.create_task(calls.run(lambda: True, ANONYMOUS))
         await asyncio.sleep(0)
         said = []
-        for refused in (calls.run(lambda: True), waiting):
+        for refused in (calls.run(lambda: True, ANONYMOUS), waiting):
             with pytest.raises(RefusedError) as caught:
                 await refused
             assert caught.value.kind is ErrorKind.UNAVAILABLE
             said.append(str(caught.value))
         released.set()
         assert await first
-        assert await calls.run(lambda: "goes on") == "goes on"
+        assert await calls.run(lambda: "goes on", ANONYMOUS) == "goes on"
         return said
 
     assert asyncio.run(scenario()) == ["the image store is slow and too many calls wait for it"] * 2
+
+
+def test_calls_of_one_caller_neither_go_before_anothers_nor_take_all_places() -> None:
+    ann, bob = (Caller(name, Role.USER) for name in ("ann", "bob"))
+    order: list[str] = []
+
+    async def scenario() -> int:
+        calls, released = StoreCalls(threads=1, max_waiting=4, patience_seconds=60), Event()
+        first = asyncio.create_task(calls.run(lambda: released.wait(60), ann))
+        await asyncio.sleep(0)
+        tasks = [asyncio.create_task(calls.run(lambda: order.append("ann"), ann)) for _ in range(4)]
+        await asyncio.sleep(0)
+        tasks.append(asyncio.create_task(calls.run(lambda: order.append("bob"), bob)))
+        await asyncio.sleep(0)
+        released.set()
+        await first
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
+        return sum(isinstance(each, RefusedError) for each in ended)
+
+    assert asyncio.run(scenario()) == 1, "one caller may have three of four places"
+    assert order == ["ann", "bob", "ann", "ann"]
