@@ -77,7 +77,7 @@ def test_heads_follow_from_their_channels_where_those_are_given() -> None:
 
 
 def test_head_channels_that_do_not_divide_are_refused() -> None:
-    with pytest.raises(ValueError, match="num_head_channels=24 does not divide the 64 channels"):
+    with pytest.raises(ValueError, match="does not divide an attention layer's 64 channels"):
         count_heads(64, 1, 24)
 
 
