@@ -59,7 +59,7 @@ async function exchange(method, path, body, more) {
     throw new Problem(UNREACHABLE);
   }
   if (!response.ok && response.status !== NOT_MODIFIED) {
-    if (response.status === UNAUTHORIZED) refused();
+    if (response.status === UNAUTHORIZED) refused(headers);
     throw problemOf(response, text);
   }
   return { response, text };

@@ -64,7 +64,7 @@ export async function followEvents(jobId, place, signal, onEvent, onConnected) {
       if (response.status === 204) return "ended";
       if (response.status === 404) return "gone";
       if (response.status === 401) {
-        refused();
+        refused(headers);
         return "gone";
       }
       if (!response.ok) throw new Error(`status ${response.status}`);

@@ -20,8 +20,12 @@ export function forget() {
   session().removeItem(PLACE);
 }
 
-/** The service has answered 401: forget the key, and ask for another. */
-export function refused() {
+/**
+ * The service has answered 401 to a call with these headers: forget the key, and ask for another.
+ * A late answer to a call without the present key does not count: the user may have signed in meanwhile.
+ */
+export function refused(headers) {
+  if (headers.Authorization !== credentials().Authorization) return;
   forget();
   asking.dispatchEvent(new Event("needed"));
 }

@@ -25,8 +25,9 @@ function save(href) {
 /** The archive's bytes. Throws: Problem if it is too large. */
 async function fetched(path) {
   const stop = new AbortController();
-  const response = await fetch(path, { headers: credentials(), signal: stop.signal }).catch(() => null);
-  if (response?.status === 401) refused();
+  const headers = credentials();
+  const response = await fetch(path, { headers, signal: stop.signal }).catch(() => null);
+  if (response?.status === 401) refused(headers);
   if (!response?.ok) throw problem("The service did not send the images; some may have been removed");
   const pieces = [];
   let bytes = 0;
