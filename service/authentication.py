@@ -20,7 +20,7 @@ from jobs.queue import keys
 from jobs.queue.corrupt import is_wrong_type
 from jobs.settings import Settings
 from service.audit import Audited
-from service.problems import on_redis_error, problem
+from service.problems import RETRY_AFTER_SECONDS, on_redis_error, problem
 
 log = structlog.get_logger("service.authentication")
 
@@ -59,6 +59,10 @@ class KeyringReader:
                 self._look.add_done_callback(lambda look: look.cancelled() or look.exception())
             await asyncio.shield(self._look)  # shared, so that all requests wait for the same read
         return self.last
+
+    async def still_opens(self, caller: Caller) -> bool:
+        """Return whether a caller's key is still in force, during a call that lasts. Raises: RedisError, as `read`."""
+        return (await self.read()).still_opens(caller)
 
     async def _read(self) -> None:
         began = time.monotonic()
@@ -161,12 +165,12 @@ def while_in_force(request: Request, caller: Caller, receive: Receive) -> Receiv
         message = await receive()
         if message["type"] == "http.request":
             try:
-                keyring = await reader.read()
+                is_in_force = await reader.still_opens(caller)
             except RedisError as error:
-                raise HTTPException(503, "Redis is unavailable", {"Retry-After": "2"}) from error
-            if not keyring.still_opens(caller):
-                challenge = f'{REALM}, error="invalid_token"'
-                raise HTTPException(401, "the key was revoked", {"WWW-Authenticate": challenge})
+                retry = {"Retry-After": str(RETRY_AFTER_SECONDS)}
+                raise HTTPException(503, "Redis is unavailable", retry) from error
+            if not is_in_force:
+                raise HTTPException(401, "the key was revoked", challenge("invalid_token"))
         return message
 
     return receive_in_force
@@ -185,8 +189,12 @@ def varying(send: Send) -> Send:
 
 def refusal(request: Request, status: int, detail: str, error: str = "") -> Response:
     """An answer in the form of RFC 6750, section 3."""
-    challenge = f'{REALM}, error="{error}"' if error else REALM
-    return problem(request, status, detail, headers={"WWW-Authenticate": challenge})
+    return problem(request, status, detail, headers=challenge(error))
+
+
+def challenge(error: str) -> dict[str, str]:
+    """The header of such an answer."""
+    return {"WWW-Authenticate": f'{REALM}, error="{error}"' if error else REALM}
 
 
 def is_open(path: str) -> bool:

@@ -79,7 +79,7 @@ async def follow(is_gone: IsGone, service: Service, asked: Asked, last_id: str) 
         async with service.hub.listen(job_id) as listener:
             while not service.hub.stopping and not await is_gone():
                 found = await service.events.ask(Place(job_id, last_id))
-                if not (await service.keyring.read()).still_opens(asked.caller):
+                if not await service.keyring.still_opens(asked.caller):
                     return
                 for preview in listener.previews():  # first: a quick job's last event may come with them
                     yield Event("" if last_id == START else last_id, EventKind.PREVIEW, preview)

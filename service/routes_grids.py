@@ -109,7 +109,7 @@ async def get_grid(
     if wait and grid.sheet_url is None:
         jobs = [each.job for each in grid.cells if each.job is not None]
         await all_at_end(request, service, caller, jobs, min(wait, MAX_WAIT_SECONDS))
-        if not (await service.keyring.read()).still_opens(caller):
+        if not await service.keyring.still_opens(caller):
             raise unknown_grid(grid_id)
         grid = await run_in_threadpool(service.queue.grid, grid_id, caller)
     return answer(grid, 200, {})

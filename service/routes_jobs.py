@@ -256,11 +256,11 @@ async def at_end(request: Request, service: Service, asked: Asked, seconds: floa
             record = await service.records.ask(asked)
             if record is None or record.status.is_final:
                 break
-            if not (await service.keyring.read()).still_opens(asked.caller):
+            if not await service.keyring.still_opens(asked.caller):
                 break
             await listener.wait(left)
             if await request.is_disconnected():
                 raise ClientDisconnect
-    if not (await service.keyring.read()).still_opens(asked.caller):
+    if not await service.keyring.still_opens(asked.caller):
         raise unknown_job(asked.job_id)
     return await service.lookups.ask(asked)

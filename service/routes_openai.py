@@ -252,7 +252,7 @@ async def in_base64(service: Service, job: Job, place: Asked, first: list[bytes]
     """The answer, one image at a time, because 64 of the largest take a hundred megabytes."""
     yield json.dumps(head_of(job)).encode()[:-1] + b', "data": ['
     for number, image in enumerate(job.images):
-        if not (await service.keyring.read()).still_opens(place.caller):
+        if not await service.keyring.still_opens(place.caller):
             raise unknown_job(place.job_id)
         png = first.pop() if first else await read_png(service, place, image.index)
         encoded = await run_in_threadpool(b64encode, png)

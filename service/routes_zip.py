@@ -138,7 +138,7 @@ async def archive(service: Service, entries: Sequence[Entry], first: bytes) -> A
     outbox = Outbox()
     with ZipFile(outbox, "w") as zipped:
         for number, each in enumerate(entries):
-            if not (await service.keyring.read()).still_opens(each.place.caller):
+            if not await service.keyring.still_opens(each.place.caller):
                 raise unknown_job(each.place.job_id)
             png = await read_png(service, each.place, each.image.index) if number else first
             zipped.writestr(ZipInfo(each.name, time.gmtime(each.made_at)[:6]), png)
