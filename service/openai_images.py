@@ -1,16 +1,18 @@
 """Translates OpenAI's images API: its requests to job requests, and our images to its answers."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from jobs.contract.errors import FieldError, InvalidRequestError
 from jobs.contract.job import ImageView
+from jobs.contract.json_bodies import field_errors, pointer_to, refuse_repeated_names
 from jobs.contract.kinds import COMMON, FIELDS, Kind
 from jobs.contract.pipelines import PipelineInfo
-from jobs.contract.request import MAX_IMAGES, JobRequest, Name, ResolvedRequest, field_errors, refuse_repeated_names
+from jobs.contract.request import MAX_IMAGES, JobRequest, Name, ResolvedRequest
 from jobs.contract.work import evaluations_of
 
 MAX_PARTIAL_IMAGES = 3  # OpenAI's limit
@@ -69,18 +71,25 @@ def json_fields(body: bytes) -> dict[str, Any]:
     return found
 
 
-def form_fields(form: Iterable[tuple[str, str]]) -> dict[str, Any]:
-    """The values of a form's text fields: parsed as JSON if possible, except OpenAI's own text fields."""
+def form_fields(form: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """The values of a form's text fields: parsed as JSON if possible, except OpenAI's own text fields.
+
+    Raises: InvalidRequestError for a name that is given twice, in the form or within a value.
+    """
     texts = {"model", "size", "prompt", "response_format", "output_format", "user"}
 
     def value_of(name: str, text: str) -> Any:
         if name in texts:
             return text
+        refuse_repeated_names(text)
         try:
             return json.loads(text)
         except (ValueError, RecursionError):
             return text
 
+    times = Counter(name for name, _ in form)
+    if twice := [name for name in times if times[name] > 1]:
+        raise InvalidRequestError([FieldError(pointer_to([name]), "is given twice") for name in twice])
     return {name: value_of(name, text) for name, text in form}
 
 

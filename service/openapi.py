@@ -7,6 +7,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import models_json_schema
 
+from jobs.contract.changes import ChangeRequest
 from jobs.contract.grids import GridRequest
 from jobs.contract.items import JobItems
 from jobs.contract.job import ImageView, Job, JobStatus, Progress
@@ -114,7 +115,7 @@ EVENT_STREAM = {"itemSchema": {"oneOf": [event_schema(each) for each in EventKin
 
 def complete(document: dict[str, Any]) -> None:
     """Complete and correct FastAPI's document."""
-    models = dict.fromkeys((JobRequest, JobItems, GridRequest), "validation") | dict.fromkeys(
+    models = dict.fromkeys((JobRequest, JobItems, GridRequest, ChangeRequest), "validation") | dict.fromkeys(
         (Problem, OpenAIError, *(model for each in EVENT_DATA.values() for model in each)), "serialization"
     )
     _, definitions = models_json_schema(list(models.items()), ref_template="#/components/schemas/{model}")  # type: ignore[arg-type] # a dict's values are no literals

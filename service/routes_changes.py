@@ -1,24 +1,35 @@
 """/v1/workers/changes: operators have workers load and unload pipelines."""
 
+from typing import Any
+
 from fastapi import APIRouter, Request, Response
+from starlette.concurrency import run_in_threadpool
 
 from jobs.contract.changes import ChangeRequest, PipelineChange
 from jobs.contract.errors import ErrorKind, RefusedError
 from jobs.queue.changes import Changes
 from jobs.views.fleet import Fleet
 from service.problems import documented, with_headers
+from service.routes_jobs import refuse_other_than_json
 from service.state import ServiceDep
 
 router = APIRouter(prefix="/v1/workers/changes", tags=["models"])
+BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ChangeRequest"}}},
+    }
+}
 
 
 @router.post(
     "",
     status_code=202,
     summary="Have workers load or unload a pipeline, for operators",
+    openapi_extra=BODY,
     responses={202: with_headers("Location"), **documented(404, 422, 503)},
 )
-def create_change(body: ChangeRequest, service: ServiceDep, request: Request, response: Response) -> PipelineChange:
+async def create_change(service: ServiceDep, request: Request, response: Response) -> PipelineChange:
     """A worker reads the change with its next heartbeat. From then on it claims no job. It finishes its jobs, and then
     loads or unloads the pipeline.
 
@@ -26,8 +37,14 @@ def create_change(body: ChangeRequest, service: ServiceDep, request: Request, re
     its memory, or the unloading of its only pipeline. A change lasts until the worker ends; at its start a worker loads
     the pipelines of ADM_PIPELINES.
     """
-    workers = asked_workers(service.queue.fleet.read(fresh=True), body)
-    change = Changes(service.redis).ask(body, workers, service.queue.ledger.now())
+    refuse_other_than_json(request)
+    body = ChangeRequest.parse(await request.body())
+
+    def ask() -> PipelineChange:
+        workers = asked_workers(service.queue.fleet.read(fresh=True), body)
+        return Changes(service.redis).ask(body, workers, service.queue.ledger.now())
+
+    change = await run_in_threadpool(ask)
     request.state.audited = f"{body.action} {body.model}"
     response.headers["Location"] = f"{service.settings.root_path}/v1/workers/changes/{change.id}"
     return change

@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect
 
 from jobs.callers.caller import Caller
 from jobs.contract.errors import ErrorKind, FieldError, InvalidRequestError, RefusedError
-from jobs.contract.request import pointer_to
+from jobs.contract.json_bodies import pointer_to
 from jobs.settings.environment import variable
 from jobs.storage.files import FileInfo
 from pictures.decoding import PictureError

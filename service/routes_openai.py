@@ -127,21 +127,22 @@ async def vary_images(
 async def understand_form(request: Request, service: Service, caller: Caller, model: type[ImageFields]) -> ImageCall:
     """Parse a form into a call, and upload its picture. Raises: InvalidRequestError; RefusedError."""
     async with form_of(request, max_files=2, max_fields=MOST_FIELDS) as form:
-        files = {name: value for name, value in form.multi_items() if isinstance(value, UploadFile)}
-        given = form_fields((name, value) for name, value in form.multi_items() if isinstance(value, str))
-        picture = files.pop("image", None) or files.pop("image[]", None)
-        if "mask" in files:
+        files = [(name, value) for name, value in form.multi_items() if isinstance(value, UploadFile)]
+        given = form_fields([(name, value) for name, value in form.multi_items() if isinstance(value, str)])
+        pictures = [value for name, value in files if name in ("image", "image[]")]
+        others = {name for name, _ in files} - {"image", "image[]"}
+        if "mask" in others:
             raise InvalidRequestError([FieldError("/mask", "is not offered: the whole picture is edited")])
-        wrong = [FieldError(f"/{name}", "unknown field") for name in sorted(files)]
-        if picture is None:
+        wrong = [FieldError(f"/{name}", "unknown field") for name in sorted(others)]
+        if len(pictures) != 1:
             wrong.append(FieldError("/image", "is required, as one file"))
-        if wrong or picture is None:
+        if wrong:
             raise InvalidRequestError(wrong)
         fleet = await run_in_threadpool(service.queue.fleet.read)
         default = service.settings.default_model
         understand("variation", model, given, ["file"], fleet.pipelines, default)  # before the picture is decoded
         await run_in_threadpool(service.queue.quotas.take_post, caller)  # like an upload
-        info = await keep(request, service, caller, picture.file)
+        info = await keep(request, service, caller, pictures[0].file)
     return understand("variation", model, given, [info.id], fleet.pipelines, default)
 
 

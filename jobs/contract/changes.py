@@ -5,15 +5,15 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from jobs.contract.json_bodies import JsonBody
+
 PipelineName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 WorkerName = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 Action = Literal["load", "unload"]
 
 
-class ChangeRequest(BaseModel):
+class ChangeRequest(JsonBody):
     """A request that workers load or unload a pipeline."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     action: Action
     model: PipelineName = Field(description="pipeline, by the name that its stack gives it")

@@ -9,7 +9,8 @@ from pydantic import Field, ValidationError
 
 from jobs.contract.errors import FieldError, InvalidRequestError
 from jobs.contract.job import Job, View
-from jobs.contract.request import JobRequest, Strict, field_errors
+from jobs.contract.json_bodies import Strict, field_errors
+from jobs.contract.request import JobRequest
 
 MOST_VALUES = 64  # of an axis
 AxisField = Literal[

@@ -1,14 +1,10 @@
 """The body of POST /v1/jobs, and its resolved form, which `jobs.contract.resolution` makes."""
 
-import json
-from collections import Counter
-from collections.abc import Iterable
-from contextlib import suppress
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
-from jobs.contract.errors import FieldError, InvalidRequestError
+from jobs.contract.json_bodies import JsonBody, Strict
 from jobs.contract.kinds import Kind
 from vocabulary.priorities import Priority
 from vocabulary.sampling import MAX_GUIDANCE_SCALE, GuidanceSchedule, Thresholding, TimeGrid
@@ -39,12 +35,6 @@ WebhookUrl = Annotated[
 ]
 MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 MetadataValue = Annotated[str, StringConstraints(max_length=512)]
-
-
-class Strict(BaseModel):
-    """No coercion, no unknown fields, no NaN."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class UpsampleOptions(Strict):
@@ -81,7 +71,7 @@ class ResolvedRequest(Strict):
     kind: Kind = "generate"
     model: Name
     # payloads of jobs from before there were other kinds lack the fields with a default
-    images: list[FileId] = []
+    images: list[FileId] = Field(default=[])
     seeds: list[Seed] | None = None
     strength: Strength | None = None
     class_label: int | None
@@ -149,7 +139,7 @@ class ResolvedRequest(Strict):
                 return None
 
 
-class JobRequest(Strict):
+class JobRequest(JsonBody):
     """A request for a job. The description of each field names its kinds; other kinds must leave it out."""
 
     kind: Kind = Field(
@@ -252,58 +242,3 @@ class JobRequest(Strict):
         description="URL to which the ended job is posted, as job.completed, job.failed, job.cancelled or "
         "job.expired, signed by Standard Webhooks; a public address, over http or https",
     )
-
-    @classmethod
-    def parse(cls, body: bytes) -> Self:
-        """Read a request from JSON.
-
-        Raises: InvalidRequestError, with one entry per wrong field; pointer "" for a body that is not a JSON object.
-        """
-        refuse_repeated_names(body)
-        try:
-            return cls.model_validate_json(body)
-        except ValidationError as error:
-            raise InvalidRequestError(field_errors(error)) from error
-
-
-def refuse_repeated_names(body: bytes) -> None:
-    """Refuse a JSON text in which an object has a name twice, because parsers differ in the value that they use.
-
-    Raises: InvalidRequestError.
-    """
-    repeated: list[str] = []
-
-    def note(pairs: list[tuple[str, Any]]) -> None:
-        if len({name for name, _ in pairs}) < len(pairs):
-            repeated.extend(name for name, times in Counter(name for name, _ in pairs).items() if times > 1)
-
-    with suppress(ValueError, RecursionError):  # the validation reports text that is not JSON
-        json.loads(body, object_pairs_hook=note)
-    if repeated:
-        raise InvalidRequestError([FieldError("", f"the name {repeated[0]!r} is given twice in one object")])
-
-
-TEXTS = {"extra_forbidden": "unknown field"}  # replace pydantic's
-UNIONS = ("class_label", "upsample")  # pydantic names the branch of these in an error's location
-
-
-def pointer_to(names: Iterable[str]) -> str:
-    """JSON pointer (RFC 6901) to the value under these names, the outermost first."""
-    return "".join("/" + name.replace("~", "~0").replace("/", "~1") for name in names)
-
-
-def field_errors(error: ValidationError) -> list[FieldError]:
-    """One entry per wrong field, in the order of the fields; a union gives one entry, not one per branch."""
-    found: dict[str, str] = {}
-    for each in error.errors(include_url=False, include_context=False, include_input=False):
-        parts = [str(part) for part in each["loc"] if part != "[key]"]
-        field = 2 if parts[:1] == ["items"] else 0  # index of the field's name; an item's number precedes it
-        if len(parts) > field + 1 and parts[field] in UNIONS:
-            del parts[field + 1]
-        if parts[1:2] == ["values"]:  # an axis of a grid: the part after a value's position is a branch too
-            del parts[3:]
-        pointer = pointer_to(parts)
-        detail = TEXTS.get(each["type"], each["msg"][:1].lower() + each["msg"][1:])
-        found[pointer] = f"{found[pointer]}, or: {detail}" if pointer in found else detail
-    inner = {pointer.rpartition("/")[0] for pointer in found} - {""}  # an object was meant: its inner errors count
-    return [FieldError(pointer, detail) for pointer, detail in found.items() if pointer not in inner]

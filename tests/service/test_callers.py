@@ -236,6 +236,21 @@ def test_name_given_twice_is_refused_whatever_the_values(client: httpx2.Client, 
     assert "given twice" in response.json()["detail"]
 
 
+def test_name_given_twice_is_refused_by_every_call_that_takes_json(client: httpx2.Client) -> None:
+    calls = [
+        (method, path)
+        for path, operations in client.get("/openapi.json").json()["paths"].items()
+        for method, operation in operations.items()
+        if "application/json" in operation.get("requestBody", {}).get("content", {})
+    ]
+    assert ("post", "/v1/workers/changes") in calls
+    for method, path in calls:
+        text = '{"model": "demo", "model": "other"}'
+        response = client.request(method, path, content=text, headers={"Content-Type": "application/json"})
+        assert response.status_code == (400 if path.startswith("/v1/images/") else 422), path
+        assert "given twice" in response.text, path
+
+
 @pytest.mark.parametrize(
     "wrong",
     [{f"f{index}": 1 for index in range(4000)}, {"a" * 60_000: 1}, {"images": ["x"] * 16, "n": "1", "steps": "1"}],

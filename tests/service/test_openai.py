@@ -258,6 +258,23 @@ def test_mask_and_what_is_no_picture_are_refused_by_name(ai: OpenAI) -> None:
     assert (masked.value.param, damaged.value.param) == ("mask", "image")
 
 
+@pytest.mark.parametrize(
+    ("files", "param"),
+    [
+        ([("image", png(9)), ("n", b"1"), ("n", b"2")], "n"),
+        ([("image", png(9)), ("metadata", b'{"a": "1", "a": "2"}')], None),
+        ([("image", png(9)), ("image[]", png(8))], "image"),
+        ([("image[]", png(9)), ("image[]", png(8))], "image"),
+    ],
+)
+def test_part_of_a_form_that_is_given_twice_is_refused(
+    client: httpx2.Client, files: list[tuple[str, bytes]], param: str | None
+) -> None:
+    parts = [(name, ("x.png", data) if name.startswith("image") else (None, data)) for name, data in files]
+    refused = client.post("/v1/images/variations", files=parts)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, param)
+
+
 def test_models_are_listed_and_retrieved(ai: OpenAI) -> None:
     assert [each.id for each in ai.models.list()] == ["demo", "demo-uncond"]
     assert (ai.models.retrieve("demo").id, ai.models.retrieve("demo").owned_by) == ("demo", "adm")

@@ -1,0 +1,76 @@
+"""The form of JSON bodies: strict fields, no name twice in one object, and an error for each wrong field."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from jobs.contract.errors import FieldError, InvalidRequestError
+
+
+class Strict(BaseModel):
+    """No coercion, no unknown fields, no NaN."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class JsonBody(Strict):
+    """The body of a call. Every route reads its JSON by `parse`, and never as a parameter of FastAPI."""
+
+    @classmethod
+    def parse(cls, body: bytes) -> Self:
+        """Read a request from JSON.
+
+        Raises: InvalidRequestError, with one entry per wrong field; pointer "" for a body that is not a JSON object.
+        """
+        refuse_repeated_names(body)
+        try:
+            return cls.model_validate_json(body)
+        except ValidationError as error:
+            raise InvalidRequestError(field_errors(error)) from error
+
+
+def refuse_repeated_names(text: bytes | str) -> None:
+    """Refuse a JSON text in which an object has a name twice, because parsers differ in the value that they use.
+
+    Raises: InvalidRequestError.
+    """
+    repeated: list[str] = []
+
+    def note(pairs: list[tuple[str, Any]]) -> None:
+        if len({name for name, _ in pairs}) < len(pairs):
+            repeated.extend(name for name, times in Counter(name for name, _ in pairs).items() if times > 1)
+
+    with suppress(ValueError, RecursionError):  # the validation reports text that is not JSON
+        json.loads(text, object_pairs_hook=note)
+    if repeated:
+        raise InvalidRequestError([FieldError("", f"the name {repeated[0]!r} is given twice in one object")])
+
+
+TEXTS = {"extra_forbidden": "unknown field"}  # replace pydantic's
+UNIONS = ("class_label", "upsample")  # pydantic names the branch of these in an error's location
+
+
+def pointer_to(names: Iterable[str]) -> str:
+    """JSON pointer (RFC 6901) to the value under these names, the outermost first."""
+    return "".join("/" + name.replace("~", "~0").replace("/", "~1") for name in names)
+
+
+def field_errors(error: ValidationError) -> list[FieldError]:
+    """One entry per wrong field, in the order of the fields; a union gives one entry, not one per branch."""
+    found: dict[str, str] = {}
+    for each in error.errors(include_url=False, include_context=False, include_input=False):
+        parts = [str(part) for part in each["loc"] if part != "[key]"]
+        field = 2 if parts[:1] == ["items"] else 0  # index of the field's name; an item's number precedes it
+        if len(parts) > field + 1 and parts[field] in UNIONS:
+            del parts[field + 1]
+        if parts[1:2] == ["values"]:  # an axis of a grid: the part after a value's position is a branch too
+            del parts[3:]
+        pointer = pointer_to(parts)
+        detail = TEXTS.get(each["type"], each["msg"][:1].lower() + each["msg"][1:])
+        found[pointer] = f"{found[pointer]}, or: {detail}" if pointer in found else detail
+    inner = {pointer.rpartition("/")[0] for pointer in found} - {""}  # an object was meant: its inner errors count
+    return [FieldError(pointer, detail) for pointer, detail in found.items() if pointer not in inner]
