@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 import pytest
-from playwright.sync_api import Page, Request, expect
+from playwright.sync_api import Page, Request, Route, expect
 from redis import Redis
 
 from jobs.callers.keyring import KeyStore
@@ -81,6 +81,29 @@ def test_key_that_is_revoked_leads_back_to_the_form(
     painter.finish(claim)
     expect(page.locator("#sign-in")).to_be_visible()
     expect(page.locator("main")).to_be_hidden()
+
+
+@pytest.mark.refused(401)
+def test_late_refusal_of_calls_without_a_key_undoes_no_sign_in(page: Page, painter: Painter, make_key: MakeKey) -> None:
+    headers, late, signing_in = make_key(), list[Route](), list[Route]()
+
+    def hold(route: Route) -> None:
+        (late if "authorization" not in route.request.headers else signing_in).append(route)
+
+    page.route(re.compile("/v1/(models|workers)$"), hold)
+    page.route(re.compile(r"/v1/jobs\?limit=1$"), hold)
+    page.goto("/")
+    page.get_by_label("Key").fill(headers["Authorization"].removeprefix("Bearer "))
+    with page.expect_request(re.compile(r"/v1/jobs\?limit=1$")) as request:
+        page.get_by_role("button", name="Sign in").click()
+    assert request.value.header_value("authorization") == headers["Authorization"]
+    page.unroute(re.compile("/v1/(models|workers)$"))
+    for each in late:
+        each.continue_()
+    expect(page.locator("#fleet")).to_have_attribute("data-state", "unavailable")  # the page has read the refusal
+    signing_in[0].continue_()
+    expect(page.locator("#sign-out")).to_be_visible()
+    expect(page.locator("#sign-in")).to_be_hidden()
 
 
 @pytest.mark.refused(401)
