@@ -1,14 +1,18 @@
 """A picture that is made to cost its decoder much costs a process of its own, for a bounded time, and nobody else."""
 
 import asyncio
+import io
+import subprocess
+import sys
 import tempfile
 
 import psutil
 import pytest
+from PIL import ExifTags, Image
 
 from pictures.decoding import PictureError
 from pictures.reduction import Picture
-from pictures.sandbox import DecodeLimits, decode_in_sandbox
+from pictures.sandbox import ROOT, DecodeLimits, decode_in_sandbox
 from tests.jobs.samples import png
 from tests.pictures.hostile import decoders, png_bomb, slow_jpeg, wide_webp
 
@@ -27,6 +31,59 @@ def test_honest_picture_comes_back() -> None:
     picture = asyncio.run(decoded(png(7, size=40), LIMITS))
     assert (picture.width, picture.height) == (40, 40)
     assert picture.png.startswith(b"\x89PNG")
+
+
+def saved(format: str, mode: str = "RGB", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    Image.linear_gradient("L").convert(mode).save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+TURNED = Image.Exif()
+TURNED[ExifTags.Base.Orientation] = 6
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        saved("JPEG", exif=TURNED),
+        saved("JPEG", "CMYK"),
+        saved("MPO", save_all=True, append_images=[Image.new("RGB", (8, 8))]),
+        saved("PNG", "I;16"),
+        saved("PNG", "P", transparency=3, exif=TURNED),
+        saved("WEBP", exif=TURNED),
+        saved("WEBP", "RGBA", lossless=True, save_all=True, append_images=[Image.new("RGBA", (256, 256))]),
+    ],
+    ids=["turned JPEG", "CMYK", "two JPEGs", "16 bits", "palette", "WebP", "animation"],
+)
+def test_no_form_of_picture_needs_a_file_that_the_decoder_cannot_open_any_more(data: bytes) -> None:
+    picture = asyncio.run(decoded(data, LIMITS))
+    assert (picture.width, picture.height) == (256, 256)
+
+
+@pytest.mark.parametrize(
+    ("act", "error"),
+    [
+        ("open('/etc/passwd')", "Too many open files"),
+        ("socket.socket()", "Too many open files"),
+        ("os.pipe()", "Too many open files"),
+        ("os.fork()", "Resource temporarily unavailable"),
+        ("threading.Thread(target=print).start()", "can't start new thread"),
+        ("os.ftruncate(0, 9)", "File too large"),
+    ],
+)
+def test_decoder_opens_and_starts_nothing(act: str, error: str) -> None:
+    program = (
+        "import os, socket, threading; from PIL import Image; from pictures.sandbox_program import confine;"
+        "Image.preinit(); os.geteuid() or os.setuid(65534);"  # the system lets root start processes above its limit
+        f"confine(60, 1 << 29); {act}"
+    )
+    with tempfile.TemporaryFile() as file:
+        ended = subprocess.run(
+            [sys.executable, "-c", program], check=False, stdin=file, capture_output=True, text=True, cwd=ROOT
+        )
+    assert ended.returncode != 0
+    assert error in ended.stderr
 
 
 @pytest.mark.slow
