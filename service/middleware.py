@@ -3,23 +3,21 @@
 import asyncio
 import re
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from uuid import uuid4
 
 import structlog
 from starlette.datastructures import Headers
-from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from jobs.callers.caller import KEY
-from jobs.contract.errors import ErrorKind, RefusedError
 from jobs.settings import Settings
 from service.hosts import Hosts, is_same_origin
+from service.incoming import BODY, MAX_BODY_BYTES, Body, Incoming, too_large
 from service.metrics import Metrics
-from service.problems import METHODS, RETRY_AFTER_SECONDS, problem, unavailable
+from service.problems import METHODS, problem, unavailable
 from service.protocol import client_of
 from service.request_spans import NOT_RECORDED, RequestSpans, describe
 from service.streams import BODIES, MakeBody, send_bodies
@@ -27,7 +25,6 @@ from tracing.propagation import current_traceparent, trace_id_of
 
 log = structlog.get_logger("service")
 
-MAX_BODY_BYTES = 65_536
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 QUIET_ROUTES = frozenset({"/livez", "/readyz", "/healthz", "/metrics"})  # called every few seconds, so not logged
 # logged at debug if they succeed
@@ -44,49 +41,6 @@ SECURITY_HEADERS = (
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-resource-policy", b"same-origin"),  # images too may only be embedded by the service's own page
 )
-
-
-class Incoming:
-    """Counts the bytes above MAX_BODY_BYTES of all request bodies that are being received.
-
-    They are stored in temporary files. Smaller bodies are never refused because of larger ones.
-    """
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes, self._num_bytes = max_bytes, 0
-
-    @contextmanager
-    def body(self, receive: Receive, max_bytes: int) -> Iterator[Receive]:
-        """Receive one body within the block.
-
-        The yielded function raises HTTPException for a body that becomes too large (a chunked one has no declared
-        length), and RefusedError if all bodies together are too large.
-        """
-        received = 0
-
-        async def receive_within_limits() -> Message:
-            nonlocal received
-            message = await receive()
-            before, received = received, received + len(message.get("body", b""))
-            self._num_bytes += max(received, MAX_BODY_BYTES) - max(before, MAX_BODY_BYTES)
-            if received > max_bytes:
-                raise HTTPException(413, too_large(max_bytes))
-            if received > MAX_BODY_BYTES and self._num_bytes > self._max_bytes:
-                raise RefusedError(
-                    ErrorKind.UNAVAILABLE,
-                    f"bodies of {self._max_bytes} bytes are being received, the limit (ADM_MAX_INCOMING_BYTES)",
-                    retry_after_seconds=RETRY_AFTER_SECONDS,
-                )
-            return message
-
-        try:
-            yield receive_within_limits
-        finally:
-            self._num_bytes -= max(received, MAX_BODY_BYTES) - MAX_BODY_BYTES
-
-
-def too_large(max_bytes: int) -> str:
-    return f"a body may have at most {max_bytes} bytes"
 
 
 def route_of(scope: Scope) -> str:
@@ -163,8 +117,8 @@ class Requests:
                 if (refusal := self._refusal(Request(scope))) is not None:
                     await refusal(scope, receive, send_with_headers)
                 else:
-                    with self._incoming.body(receive, self._max_bytes(scope)) as receive_within_limits:
-                        await self._app(scope, receive_within_limits, send_with_headers)
+                    scope[BODY] = body = Body(self._incoming, scope, receive, self._max_bytes(scope))
+                    await self._app(scope, body.receive, send_with_headers)
                     scope = {name: scope[name] for name in RECORDED if name in scope}  # releases routing's objects
                     await send_bodies(bodies, receive, send_with_headers)
             except ClientDisconnect:

@@ -25,6 +25,7 @@ from pictures.sandbox import DecodeLimits, decode_in_sandbox
 from service.authentication import CallerDep
 from service.conditional_requests import answer_png
 from service.fair_turns import FairTurns
+from service.incoming import body_of
 from service.problems import RETRY_AFTER_SECONDS, documented, with_headers
 from service.state import Service, ServiceDep
 
@@ -113,12 +114,14 @@ async def delete_file(file_id: str, service: ServiceDep, caller: CallerDep) -> N
 
 @asynccontextmanager
 async def form_of(request: Request, max_files: int, max_fields: int) -> AsyncIterator[FormData]:
-    """Parse a form. Raises: HTTPException for an invalid body; RefusedError while too much is being received."""
+    """Parse a form. Raises: HTTPException for an invalid body; RefusedError if too much is being received."""
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         raise HTTPException(415, "the body must be multipart/form-data")  # another form is parsed byte by byte
+    parts = request.form(max_files=max_files, max_fields=max_fields, max_part_size=MOST_FIELD_BYTES)
     try:
-        async with request.form(max_files=max_files, max_fields=max_fields, max_part_size=MOST_FIELD_BYTES) as form:
-            yield form
+        with body_of(request).held():
+            async with parts as form:
+                yield form
     except UnicodeError as error:  # Starlette handles only one kind of these
         raise HTTPException(400, "the form's charset is unknown or not that of its fields") from error
 
@@ -130,7 +133,7 @@ async def uploaded(request: Request) -> AsyncIterator[IO[bytes]]:
         async with form_of(request, max_files=1, max_fields=MOST_FIELDS) as form:
             yield picture_of(form).file
     else:
-        with SpooledTemporaryFile(MEMORY_BYTES) as body:
+        with body_of(request).held(), SpooledTemporaryFile(MEMORY_BYTES) as body:
             async for chunk in request.stream():
                 body.write(chunk)
             body.seek(0)

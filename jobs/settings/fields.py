@@ -90,7 +90,8 @@ class Fields(BaseSettings):
     max_incoming_bytes: int = Field(
         default=256 << 20,
         ge=1 << 20,
-        description="bytes beyond 64 KiB of all bodies that are being received; more are refused",
+        description="bytes beyond 64 KiB of all bodies that are being received; above it, bodies of the caller that "
+        "sends the most are refused",
     )
     # folders and addresses
     data: Path = Field(default=Path("data"), description="folder of Redis' log, images, caches and run/*.pid")

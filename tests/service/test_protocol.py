@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import os
+import select
 import socket
 import struct
 import time
@@ -19,7 +20,7 @@ from redis import Redis
 
 from jobs.settings import Settings
 from service.protocol import WhileOpen, counted_as
-from tests.service.conftest import ToyWorker, body, running_service
+from tests.service.conftest import MakeKey, ToyWorker, body, running_service
 
 pytestmark = pytest.mark.process
 
@@ -330,6 +331,38 @@ def test_bodies_that_arrive_at_the_same_time_are_bounded_together(small: tuple[s
     slow.send(b"x" * 100_000)
     assert slow.status() == 422, "the first is read to its end: it is no picture"
     for each in (slow, second, modest):
+        each.socket.close()
+
+
+def test_caller_that_sends_large_bodies_leaves_others_their_share(
+    small: tuple[str, list[str]], redis: Redis, make_key: MakeKey
+) -> None:
+    def begun(key: dict[str, str]) -> Caller:
+        """A caller whose upload the service has begun to read."""
+        caller = Caller(small[0], source="127.0.0.7")
+        caller.send(
+            b"POST /v1/files HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: 500000\r\n"
+            b"Authorization: %s\r\nExpect: 100-continue\r\n\r\n" % key["Authorization"].encode()
+        )
+        assert caller.socket.recv(100).startswith(b"HTTP/1.1 100")
+        return caller
+
+    many, one = make_key("many"), make_key("one")
+    uploads = [begun(many), begun(many)]
+    for each in uploads:
+        each.send(b"x" * 499_999)
+    other = begun(one)
+    other.send(b"x" * 500_000)
+    assert other.status() == 422, "it is read to its end: it is no picture"
+    ((readable,), _, _) = select.select([each.socket for each in uploads], [], [], 300)
+    with HTTPResponse(readable) as refused:
+        refused.begin()
+        assert refused.status == 503, "a body of the caller that held the most"
+        assert b"ADM_MAX_INCOMING_BYTES" in refused.read()
+    (kept,) = (each for each in uploads if each.socket is not readable)
+    kept.send(b"x")
+    assert kept.status() == 422
+    for each in (*uploads, other):
         each.socket.close()
 
 
