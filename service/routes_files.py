@@ -162,7 +162,10 @@ async def keep(request: Request, service: Service, caller: Caller, body: IO[byte
 
     def look(sha256: str) -> tuple[int, FileInfo | None]:
         short_side_px = files.short_side_px()
-        return short_side_px, files.present(sha256, short_side_px, caller)
+        present = files.present(sha256, short_side_px, caller)
+        if present is None:
+            files.refuse_if_full(sha256, caller)
+        return short_side_px, present
 
     sha256, num_bytes = await run_in_threadpool(hash_of, body, settings.max_upload_bytes)
     short_side_px, present = await service.store_calls.run(partial(look, sha256), caller)

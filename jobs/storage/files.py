@@ -20,6 +20,7 @@ from jobs.queue.clock import RedisClock
 from jobs.queue.corrupt import answers
 from jobs.queue.server import ServerReader
 from jobs.settings import Settings
+from jobs.storage.file_counts import UNLIMITED, FileCounts, FileLimits
 from jobs.storage.store import ObjectStore
 from jobs.views.fleet import FleetReader
 from pictures.decoding import MAX_SIDE_PX
@@ -27,7 +28,6 @@ from pictures.reduction import Picture, is_halved
 
 ROOT = "files"
 KEY_PARTS = 3  # folder, file, upload
-LEAST_COUNTED_BYTES = 1 << 16  # counted for each file at least, so that the quota also bounds their number
 LEAST_SHORT_SIDE_PX = 512  # size of the largest published model, for pipelines that no worker has announced yet
 
 
@@ -81,6 +81,7 @@ class FileStore:
 
     def __init__(self, redis: Redis, settings: Settings, objects: ObjectStore) -> None:
         self._redis, self._settings, self._objects = redis, settings, objects
+        self._counts = FileCounts(redis)
         self._now, self._server = RedisClock(redis).now, ServerReader(redis)
         self._fleet = FleetReader(redis, settings.fleet_refresh_seconds)
 
@@ -105,7 +106,8 @@ class FileStore:
         """
         self._server.usable()
         seconds, file_id = self._settings.retention_seconds, id_of(sha256, caller)
-        self._refuse_above_quotas(len(picture.png), caller)
+        counted = file_id, caller.id, len(picture.png), self._limits(caller)
+        self._counts.check(*counted)
         record = FileRecord(
             id=file_id,
             sha256=sha256,
@@ -118,44 +120,20 @@ class FileStore:
             caller=caller.id,
         )
         self._objects.put(record.key, picture.png)
-        with self._redis.pipeline() as pipe:
-            pipe.set(keys.file(file_id), record.model_dump_json(), ex=seconds)
-            pipe.hset(keys.FILE_BYTES, file_id, max(len(picture.png), LEAST_COUNTED_BYTES))
-            if caller.id:
-                pipe.hset(keys.FILE_CALLERS, file_id, caller.id)
-            pipe.execute()
+        try:
+            self._counts.publish(*counted, record.model_dump_json(), seconds)
+        except RefusedError:  # other uploads were faster
+            self._objects.delete([record.key])
+            raise
         return record.info(self._now() + seconds)
 
-    def _refuse_above_quotas(self, num_bytes: int, caller: Caller) -> None:
-        """Raise RefusedError for a file that would exceed the quota of its caller or the limit for all."""
-        limits = [("the pictures kept", "", self._settings.max_files_bytes, "ADM_MAX_FILES_BYTES")]
-        if caller.role is Role.USER:
-            own = ("your pictures that are kept", caller.id, self._settings.quota_files_bytes, "ADM_QUOTA_FILES_BYTES")
-            limits.insert(0, own)
-        for what, of, most, name in limits:
-            if self._kept_bytes(of) + num_bytes > most:
-                self._forget_expired()
-            if (kept := self._kept_bytes(of)) + num_bytes > most:
-                detail = f"{what} have {kept} bytes of {most} ({name}); delete some, or wait until they expire"
-                raise RefusedError(ErrorKind.FILES_FULL, detail)
+    def refuse_if_full(self, sha256: str, caller: Caller) -> None:
+        """Raise RefusedError if not even the smallest picture may be kept, before one is decoded."""
+        self._counts.check(id_of(sha256, caller), caller.id, 0, self._limits(caller))
 
-    def _kept_bytes(self, caller: str) -> int:
-        """The counted bytes of the files of one caller or of all."""
-        sizes = cast(dict[bytes, bytes], self._redis.hgetall(keys.FILE_BYTES))
-        if not caller:
-            return sum(map(int, sizes.values()))
-        callers = cast(dict[bytes, bytes], self._redis.hgetall(keys.FILE_CALLERS))
-        return sum(int(size) for file_id, size in sizes.items() if callers.get(file_id) == caller.encode())
-
-    def _forget_expired(self) -> None:
-        counted = [each.decode() for each in cast(list[bytes], self._redis.hkeys(keys.FILE_BYTES))]
-        with self._redis.pipeline() as pipe:
-            for each in counted:
-                pipe.exists(keys.file(each))
-            gone = [file_id for file_id, exists in zip(counted, answers(pipe), strict=True) if not exists]
-        if gone:
-            self._redis.hdel(keys.FILE_BYTES, *gone)
-            self._redis.hdel(keys.FILE_CALLERS, *gone)
+    def _limits(self, caller: Caller) -> FileLimits:
+        own = self._settings.quota_files_bytes if caller.role is Role.USER else UNLIMITED
+        return FileLimits(self._settings.max_files_bytes, own)
 
     def get(self, file_id: str, caller: Caller) -> StoredFile:
         """A file's record and its view. Raises: RefusedError for one that is unknown or has expired."""
@@ -189,16 +167,14 @@ class FileStore:
     def delete(self, file_id: str, caller: Caller) -> None:
         """Remove a file; a queued job that needs it will fail. Raises: RefusedError for an unknown one."""
         record = self.get(file_id, caller).record
-        self._redis.delete(keys.file(file_id))
-        self._redis.hdel(keys.FILE_BYTES, file_id)
-        self._redis.hdel(keys.FILE_CALLERS, file_id)
+        self._counts.remove(file_id)
         self._objects.delete([record.key])
 
     def remove_strays(self) -> int:
         """Remove pictures whose record has expired or was never written; return their number."""
         # younger pictures may be about to get a record
         old = self._objects.now() - timedelta(seconds=self._settings.lease_seconds)
-        self._forget_expired()
+        self._counts.forget_lost()
         ours = [each for each in self._objects.list(ROOT) if len(each.key.split("/")) == KEY_PARTS]
         strays = [each.key for each in ours if each.last_modified < old and not self._is_recorded(each.key)]
         self._objects.delete(strays)

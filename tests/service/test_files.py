@@ -19,6 +19,7 @@ from jobs.queue import keys
 from jobs.queue.announcements import announce_pipelines
 from jobs.settings import Settings
 from tests.jobs.samples import DEMO, png
+from tests.jobs.test_file_counts import pass_time
 from tests.pictures.hostile import decoders, slow_jpeg, wide_webp
 from tests.service.conftest import MakeKey, running_service
 from tests.service.test_jobs import is_problem
@@ -223,10 +224,11 @@ def test_pictures_are_kept_within_a_quota(redis: Redis, settings: Settings) -> N
         refused = client.post("/v1/files", content=png(3))
         assert is_problem(refused, 507)
         assert "ADM_MAX_FILES_BYTES" in refused.json()["detail"]
+        assert is_problem(client.post("/v1/files", content=b"no picture"), 507), "it is refused before it is decoded"
         assert client.post("/v1/files", content=png(1)).status_code == 201, "it is kept already"
         client.delete(f"/v1/files/{first}")
         assert client.post("/v1/files", content=png(3)).status_code == 201
-        redis.delete(keys.file(second))  # as when it expires
+        pass_time(redis, second)
         assert client.post("/v1/files", content=png(4)).status_code == 201
 
 
@@ -250,7 +252,7 @@ def test_pictures_of_one_caller_are_kept_within_a_quota_of_its_own(
         assert client.post("/v1/files", content=png(1), headers=bob).status_code == 201
         client.delete(f"/v1/files/{first}", headers=ann)
         assert client.post("/v1/files", content=png(3), headers=ann).status_code == 201
-        redis.delete(keys.file(second))  # as when it expires
+        pass_time(redis, second)
         assert client.post("/v1/files", content=png(4), headers=ann).status_code == 201
         assert is_problem(client.post("/v1/files", content=png(5), headers=ann), 507)
 
