@@ -8,13 +8,11 @@ import base64
 import hashlib
 import hmac
 import json
-import socket
 import time
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from http import HTTPStatus
-from ipaddress import ip_address
 from urllib.parse import urljoin
 
 import httpx2
@@ -28,6 +26,7 @@ from jobs.queue.webhook_targets import WebhookTargets, host_of
 from jobs.queue.webhooks import Choice, Delivery, Webhooks
 from jobs.settings import Settings
 from service.metrics import Metrics
+from service.resolver import ResolutionError, Resolver
 
 log = structlog.get_logger("service.webhooks")
 
@@ -63,6 +62,7 @@ class WebhookSender:
         self._keys = settings.webhook_keys
         self._targets = WebhookTargets(settings.webhook_networks)
         self._per_caller = settings.webhooks_per_caller
+        self._resolver = Resolver()
         self._sending: dict[asyncio.Task[None], Delivery] = {}
         self._thread = CapacityLimiter(1)  # for calls of Redis, so that they do not wait for requests' threads
 
@@ -134,7 +134,7 @@ class WebhookSender:
             reason, for_good, after_seconds = str(error), error.for_good, error.after_seconds
         except TimeoutError:
             reason = f"no answer within {ATTEMPT_SECONDS:g} s"
-        except (httpx2.HTTPError, httpx2.InvalidURL, TargetError, OSError) as error:
+        except (httpx2.HTTPError, httpx2.InvalidURL, TargetError, ResolutionError, OSError) as error:
             reason = str(error) or type(error).__name__
         try:
             outcome = await self._note(delivery, reason, for_good, after_seconds)
@@ -155,7 +155,7 @@ class WebhookSender:
         return await to_thread.run_sync(note, limiter=self._thread)
 
     async def _post(self, client: httpx2.AsyncClient, delivery: Delivery) -> None:
-        """Post a delivery, following redirects. Raises: RejectedError; TargetError; httpx2.HTTPError; OSError."""
+        """Post a delivery, following redirects. Raises: those of `_exchange`; RejectedError."""
         body = await to_thread.run_sync(self._body, delivery, limiter=self._thread)
         url = delivery.url
         for _ in range(MAX_REDIRECTS + 1):
@@ -182,7 +182,10 @@ class WebhookSender:
     async def _exchange(
         self, client: httpx2.AsyncClient, url: str, delivery: Delivery, body: bytes
     ) -> tuple[int, str, str]:
-        """Status, Location and Retry-After of one POST to a checked address; the answer's body is not read."""
+        """Status, Location and Retry-After of one POST to a checked address; the answer's body is not read.
+
+        Raises: TargetError; ResolutionError; httpx2.HTTPError; OSError.
+        """
         parsed = httpx2.URL(url)
         if parsed.scheme not in ("http", "https") or not parsed.host or parsed.userinfo:
             raise TargetError(f"not an address for webhooks: scheme {parsed.scheme[:20]!r}")
@@ -192,7 +195,8 @@ class WebhookSender:
             "User-Agent": "adm-serve",
             "Connection": "close",
         }
-        address = await self._resolve(parsed.host, parsed.port or {"http": 80, "https": 443}[parsed.scheme])
+        port = parsed.port or {"http": 80, "https": 443}[parsed.scheme]
+        address = await self._resolve(parsed.host, port, delivery)
         # Connects to the checked address, because the name may resolve differently the next time.
         async with client.stream(
             "POST",
@@ -203,14 +207,11 @@ class WebhookSender:
         ) as response:
             return response.status_code, response.headers.get("Location", ""), response.headers.get("Retry-After", "")
 
-    async def _resolve(self, host: str, port: int) -> str:
-        """The address of a host. Raises: TargetError unless all its addresses are allowed."""
-        try:
-            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError) as error:
-            raise TargetError("the receiver's name cannot be resolved") from error
-        addresses = [ip_address(str(each[4][0]).partition("%")[0]) for each in found]
-        if not addresses or not all(map(self._targets.allows, addresses)):
+    async def _resolve(self, host: str, port: int, delivery: Delivery) -> str:
+        """The address of a host. Raises: TargetError unless all its addresses are allowed; ResolutionError."""
+        share, most = self._shares(delivery)[-1]  # the caller's; without keys that of the delivery's own host
+        addresses = await self._resolver.addresses(host, port, ":".join(share), most)
+        if not all(map(self._targets.allows, addresses)):
             raise TargetError("the receiver's name resolves to an address that is not allowed for webhooks")
         return str(addresses[0])
 

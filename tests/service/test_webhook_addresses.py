@@ -88,8 +88,9 @@ def test_name_with_one_forbidden_address_among_several_is_not_sent_to(
     sender: WebhookSender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resolving(monkeypatch, "1.1.1.1", "10.0.0.1")
+    delivery = Delivery("msg_1", "gone", "completed", "http://a.example/", 0)
     with pytest.raises(TargetError, match="resolves to an address that is not allowed for webhooks"):
-        asyncio.run(sender._resolve("a.example", 80))  # alone, because a delivery would only log the refusal
+        asyncio.run(sender._resolve("a.example", 80, delivery))  # alone, because a delivery would only log the refusal
 
 
 def test_connection_goes_to_the_address_that_was_checked_and_the_name_is_not_resolved_again(
