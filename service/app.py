@@ -34,7 +34,7 @@ from service.metrics import Metrics
 from service.middleware import Requests
 from service.process_slot import ALONE, Slot
 from service.request_spans import RequestSpans
-from service.state import connect
+from service.state import THREADS, connect
 from tracing.recording import OFF, Tracing
 
 START_FAILURE = "start_failure"  # in the application's state: the error that prevented its start
@@ -53,7 +53,6 @@ ROUTES = (  # in the order in which the OpenAPI document has them
     routes_runs,
     routes_health,
 )
-THREADS = 4  # more would compete for the GIL: calls of the queue are short and mostly Python, and 16 were slower
 DESCRIPTION = "Images from ADM diffusion models, batched step by step."
 
 

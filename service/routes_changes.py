@@ -3,12 +3,12 @@
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from starlette.concurrency import run_in_threadpool
 
 from jobs.contract.changes import ChangeRequest, PipelineChange
 from jobs.contract.errors import ErrorKind, RefusedError
 from jobs.queue.changes import Changes
 from jobs.views.fleet import Fleet
+from service.authentication import CallerDep
 from service.problems import documented, with_headers
 from service.routes_jobs import refuse_other_than_json
 from service.state import ServiceDep
@@ -29,7 +29,7 @@ BODY: dict[str, Any] = {
     openapi_extra=BODY,
     responses={202: with_headers("Location"), **documented(404, 422, 503)},
 )
-async def create_change(service: ServiceDep, request: Request, response: Response) -> PipelineChange:
+async def create_change(service: ServiceDep, caller: CallerDep, request: Request, response: Response) -> PipelineChange:
     """A worker reads the change with its next heartbeat. From then on it claims no job. It finishes its jobs, and then
     loads or unloads the pipeline.
 
@@ -44,16 +44,19 @@ async def create_change(service: ServiceDep, request: Request, response: Respons
         workers = asked_workers(service.queue.fleet.read(fresh=True), body)
         return Changes(service.redis).ask(body, workers, service.queue.ledger.now())
 
-    change = await run_in_threadpool(ask)
+    change = await service.calls.run(ask, caller)
     request.state.audited = f"{body.action} {body.model}"
     response.headers["Location"] = f"{service.settings.root_path}/v1/workers/changes/{change.id}"
     return change
 
 
 @router.get("/{change_id}", summary="The progress of workers with a change", responses=documented(404, 503))
-def get_change(change_id: str, service: ServiceDep) -> PipelineChange:
-    live = {each.name for each in service.queue.fleet.read(fresh=True).workers}
-    change = Changes(service.redis).read(change_id, live)
+async def get_change(change_id: str, service: ServiceDep, caller: CallerDep) -> PipelineChange:
+    def read() -> PipelineChange | None:
+        live = {each.name for each in service.queue.fleet.read(fresh=True).workers}
+        return Changes(service.redis).read(change_id, live)
+
+    change = await service.calls.run(read, caller)
     if change is None:
         raise RefusedError(ErrorKind.UNKNOWN_CHANGE, f"no change {change_id[:128]!r}; changes are kept for a day")
     return change

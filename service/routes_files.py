@@ -72,7 +72,7 @@ PNG: dict[int | str, dict[str, Any]] = {
     responses={201: with_headers("Location"), **documented(400, 413, 422, 429, 503, 507)},
 )
 async def create_file(request: Request, response: Response, service: ServiceDep, caller: CallerDep) -> FileInfo:
-    await run_in_threadpool(service.queue.quotas.take_post, caller)
+    await service.calls.run(partial(service.queue.quotas.take_post, caller), caller)
     async with uploaded(request) as body:
         info = await keep(request, service, caller, body)
     response.headers["Location"] = f"{service.settings.root_path}{PREFIX}/{info.id}"
@@ -80,8 +80,8 @@ async def create_file(request: Request, response: Response, service: ServiceDep,
 
 
 @router.get("/{file_id}", summary="One file", responses=documented(404, 503))
-def get_file(file_id: str, service: ServiceDep, caller: CallerDep) -> FileInfo:
-    return service.queue.files.get(file_id, caller).info
+async def get_file(file_id: str, service: ServiceDep, caller: CallerDep) -> FileInfo:
+    return (await service.calls.run(partial(service.queue.files.get, file_id, caller), caller)).info
 
 
 @router.get(
@@ -93,7 +93,7 @@ def get_file(file_id: str, service: ServiceDep, caller: CallerDep) -> FileInfo:
 async def get_file_content(
     file_id: str, service: ServiceDep, caller: CallerDep, if_none_match: Annotated[str | None, Header()] = None
 ) -> Response:
-    record, _, kept_seconds = await run_in_threadpool(service.queue.files.get, file_id, caller)
+    record, _, kept_seconds = await service.calls.run(partial(service.queue.files.get, file_id, caller), caller)
     return await answer_png(
         lambda: service.store_calls.run(lambda: service.queue.files.png(file_id, caller), caller),
         record.png_sha256,

@@ -1,10 +1,10 @@
 """/v1/models and /v1/workers: announcements of workers; /v1/queue: the load; /v1/caller: the present caller."""
 
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Response
 from pydantic import BaseModel, Field
-from starlette.concurrency import run_in_threadpool
 
 from jobs.callers.caller import Role
 from jobs.contract.errors import ErrorKind, RefusedError
@@ -57,15 +57,17 @@ class WorkerList(BaseModel):
     summary="Pipelines, and the workers that serve them",
     responses={**CONDITIONAL, **documented(503)},
 )
-def list_models(service: ServiceDep, if_none_match: Annotated[str | None, Header()] = None) -> Response:
-    fleet = service.queue.fleet.read()
+async def list_models(
+    service: ServiceDep, caller: CallerDep, if_none_match: Annotated[str | None, Header()] = None
+) -> Response:
+    fleet = await service.calls.run(service.queue.fleet.read, caller)
     listed = ModelList(data=[model_view(fleet, each) for each in fleet.pipelines.values()])
     return answer_json(listed.model_dump_json().encode(), if_none_match)
 
 
 @router.get("/models/{name}", summary="One pipeline", responses=documented(404, 503))
-def get_model(name: str, service: ServiceDep) -> ModelView:
-    fleet = service.queue.fleet.read()
+async def get_model(name: str, service: ServiceDep, caller: CallerDep) -> ModelView:
+    fleet = await service.calls.run(service.queue.fleet.read, caller)
     pipeline = fleet.pipelines.get(name)
     if pipeline is None:
         raise RefusedError(ErrorKind.UNKNOWN_MODEL, f"no model {name[:128]!r}")
@@ -78,24 +80,26 @@ def get_model(name: str, service: ServiceDep) -> ModelView:
     summary="Quality and diversity of a pipeline's images by settings, if a sweep is stored beside its weights",
     responses={**CONDITIONAL, **documented(404, 503)},
 )
-def get_sweep(name: str, service: ServiceDep, if_none_match: Annotated[str | None, Header()] = None) -> Response:
-    if name not in service.queue.fleet.read().pipelines:
+async def get_sweep(
+    name: str, service: ServiceDep, caller: CallerDep, if_none_match: Annotated[str | None, Header()] = None
+) -> Response:
+    if name not in (await service.calls.run(service.queue.fleet.read, caller)).pipelines:
         raise RefusedError(ErrorKind.UNKNOWN_MODEL, f"no model {name[:128]!r}")
-    sweep = service.queue.fleet.sweep(name)
+    sweep = await service.calls.run(partial(service.queue.fleet.sweep, name), caller)
     if sweep is None:
         raise RefusedError(ErrorKind.UNKNOWN_SWEEP, f"no sweep is stored with {name!r}; adm evaluate keep stores one")
     return answer_json(sweep.model_dump_json().encode(), if_none_match)
 
 
 @router.get("/workers", summary="Live workers", responses=documented(503))
-def list_workers(service: ServiceDep) -> WorkerList:
-    return WorkerList(data=list(service.queue.fleet.read().workers))
+async def list_workers(service: ServiceDep, caller: CallerDep) -> WorkerList:
+    return WorkerList(data=list((await service.calls.run(service.queue.fleet.read, caller)).workers))
 
 
 @router.get("/queue", summary="The queue by pipeline and caller, for operators", responses=documented(503))
-async def get_queue(service: ServiceDep) -> QueueLoad:
+async def get_queue(service: ServiceDep, caller: CallerDep) -> QueueLoad:
     callers = (await service.keyring.read()).records
-    return await run_in_threadpool(lambda: service.queue.loads.read(callers, service.queue.ledger.now()))
+    return await service.listings.run(lambda: service.queue.loads.read(callers, service.queue.ledger.now()), caller)
 
 
 @router.get("/caller", summary="The caller of this request, and its role", responses=documented(503))

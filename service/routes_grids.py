@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 import structlog
 from fastapi import APIRouter, Depends, Header, Request, Response
-from starlette.concurrency import run_in_threadpool
 
 from jobs.contract.errors import ErrorKind, RefusedError
 from jobs.contract.grids import Grid, GridRequest
@@ -81,7 +80,7 @@ async def create_grid(
     body.refuse_more_cells(service.settings.max_grid_cells)
     request_id = structlog.contextvars.get_contextvars()["request_id"]
     submission = ItemsSubmission(body, caller, idempotency_key, request_id, current_traceparent())
-    submitted = await run_in_threadpool(service.queue.submitter.submit_items, submission)
+    submitted = await service.calls.run(partial(service.queue.submitter.submit_items, submission), caller)
     for each in submitted:
         count_submitted(service, each)
     grid_id, replayed = submitted[0].job.id, any(each.replayed for each in submitted)
@@ -90,7 +89,7 @@ async def create_grid(
         headers["Idempotency-Replayed"] = "true"
     if wait is not None:
         await all_at_end(request, service, caller, [each.job for each in submitted], wait)
-    grid = await run_in_threadpool(service.queue.grid, grid_id, caller)
+    grid = await service.listings.run(partial(service.queue.grid, grid_id, caller), caller)
     waited = wait is not None and grid.sheet_url is not None
     if waited:
         headers["Preference-Applied"] = f"wait={wait}"
@@ -105,13 +104,13 @@ async def get_grid(
     caller: CallerDep,
     wait: Annotated[int | None, WAIT] = None,
 ) -> Response:
-    grid = await run_in_threadpool(service.queue.grid, grid_id, caller)
+    grid = await service.listings.run(partial(service.queue.grid, grid_id, caller), caller)
     if wait and grid.sheet_url is None:
         jobs = [each.job for each in grid.cells if each.job is not None]
         await all_at_end(request, service, caller, jobs, min(wait, MAX_WAIT_SECONDS))
         if not await service.keyring.still_opens(caller):
             raise unknown_grid(grid_id)
-        grid = await run_in_threadpool(service.queue.grid, grid_id, caller)
+        grid = await service.listings.run(partial(service.queue.grid, grid_id, caller), caller)
     return answer(grid, 200, {})
 
 
@@ -121,8 +120,8 @@ async def get_grid(
     summary="Cancel all jobs of a grid that have not ended",
     responses=documented(404, 503),
 )
-def cancel_grid(grid_id: str, service: ServiceDep, caller: CallerDep) -> Response:
-    return answer(service.queue.cancel_grid(grid_id, caller), 200, {})
+async def cancel_grid(grid_id: str, service: ServiceDep, caller: CallerDep) -> Response:
+    return answer(await service.listings.run(partial(service.queue.cancel_grid, grid_id, caller), caller), 200, {})
 
 
 @router.delete(
@@ -150,7 +149,7 @@ async def get_sheet(
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
     """A cell without an image shows the status of its job. The cells' own PNGs are the images; the sheet is a view."""
-    grid = await run_in_threadpool(service.queue.grid, grid_id, caller)
+    grid = await service.listings.run(partial(service.queue.grid, grid_id, caller), caller)
     if grid.sheet_url is None:
         detail = f"{grid.ended} of {len(grid.cells)} cells of grid {grid_id} have ended; its sheet needs all of them"
         raise RefusedError(ErrorKind.IMAGE_NOT_READY, detail)

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 import structlog
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from pydantic import BeforeValidator
-from starlette.concurrency import run_in_threadpool
 
 from jobs.contract.errors import ErrorKind, RefusedError
 from jobs.queue.job_queue import Asked, PublishedImage
@@ -65,7 +64,7 @@ async def get_image(
     size: Annotated[int | None, SIZE] = None,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
-    image = await run_in_threadpool(service.queue.image, job_id, index, caller)
+    image = await service.calls.run(partial(service.queue.image, job_id, index, caller), caller)
     form = form_of(image, preferred_format(request.headers.getlist("accept")), size)
     record = image.record
     # weak, because another version of the encoders may write other bytes

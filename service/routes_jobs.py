@@ -1,6 +1,6 @@
 """/v1/jobs. A route translates HTTP to a call of the queue and back; it decides nothing.
 
-The queue's client blocks, so its calls run in the thread pool, and those of the image store in threads of their own.
+The queue's client blocks, so its calls run in threads, in turns of callers, and those of the image store in others.
 Requests that wait for a job wait on the hub and need no thread.
 """
 
@@ -9,13 +9,13 @@ import math
 import re
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any
 
 import structlog
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from opentelemetry import trace
 from redis.exceptions import RedisError
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -140,7 +140,7 @@ async def create_items(
     refuse_key(idempotency_key)
     request_id = structlog.contextvars.get_contextvars()["request_id"]
     submission = ItemsSubmission(body, caller, idempotency_key, request_id, current_traceparent())
-    submitted = await run_in_threadpool(service.queue.submitter.submit_items, submission)
+    submitted = await service.calls.run(partial(service.queue.submitter.submit_items, submission), caller)
     for each in submitted:
         count_submitted(service, each)
     jobs, replayed = [each.job for each in submitted], any(each.replayed for each in submitted)
@@ -206,8 +206,8 @@ async def get_job(
     summary="Cancel a job",
     responses={200: with_headers("Retry-After"), **documented(404, 409, 503)},
 )
-def cancel_job(job_id: str, service: ServiceDep, caller: CallerDep) -> Response:
-    return answer(service.queue.cancel(job_id, caller), 200, {})
+async def cancel_job(job_id: str, service: ServiceDep, caller: CallerDep) -> Response:
+    return answer(await service.calls.run(partial(service.queue.cancel, job_id, caller), caller), 200, {})
 
 
 @router.delete(

@@ -1,5 +1,6 @@
 """GET /v1/jobs: the list of jobs, in pages, with filters."""
 
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
@@ -32,7 +33,7 @@ MINE = Query(description="`true`: only the caller's own jobs; operators see all 
 
 
 @router.get("", summary="Jobs, newest first", responses=documented(422, 503))
-def list_jobs(
+async def list_jobs(
     service: ServiceDep,
     caller: CallerDep,
     status: Annotated[JobStatus | None, *STATUS] = None,
@@ -46,4 +47,5 @@ def list_jobs(
     """A call reads 500 jobs at most, so a page of a filtered list may have fewer jobs than `limit`, or none. A page has
     1 MiB at most, so a page of large jobs may have fewer, too. More pages follow as long as `has_more` is true."""
     wanted = JobFilter(model or None, class_label or None, tuple(metadata or ()))
-    return service.queue.page(status, limit, after, caller, mine=mine == "true", wanted=wanted)
+    read = partial(service.queue.page, status, limit, after, caller, mine=mine == "true", wanted=wanted)
+    return await service.listings.run(read, caller)

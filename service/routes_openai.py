@@ -7,6 +7,7 @@ import time
 from base64 import b64decode, b64encode
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from functools import partial
 from struct import unpack
 from typing import Annotated, Any
 
@@ -80,7 +81,7 @@ async def create_images(
 ) -> Response:
     refuse_other_than_json(request)
     given = json_fields(await request.body())
-    fleet = await run_in_threadpool(service.queue.fleet.read)
+    fleet = await service.calls.run(service.queue.fleet.read, caller)
     default = service.settings.default_model
     asked = understand("generate", StreamedFields, given, None, fleet.pipelines, default)
     return await make(request, service, caller, asked, "image_generation", idempotency_key)
@@ -138,10 +139,10 @@ async def understand_form(request: Request, service: Service, caller: Caller, mo
             wrong.append(FieldError("/image", "is required, as one file"))
         if wrong:
             raise InvalidRequestError(wrong)
-        fleet = await run_in_threadpool(service.queue.fleet.read)
+        fleet = await service.calls.run(service.queue.fleet.read, caller)
         default = service.settings.default_model
         understand("variation", model, given, ["file"], fleet.pipelines, default)  # before the picture is decoded
-        await run_in_threadpool(service.queue.quotas.take_post, caller)  # like an upload
+        await service.calls.run(partial(service.queue.quotas.take_post, caller), caller)  # like an upload
         info = await keep(request, service, caller, pictures[0].file)
     return understand("variation", model, given, [info.id], fleet.pipelines, default)
 
@@ -245,7 +246,7 @@ def event(kind: str, encoded: str, index: int, **more: Any) -> bytes:
 
 async def read_png(service: Service, place: Asked, index: int) -> bytes:
     """The bytes of a job's image. Raises: RefusedError."""
-    image = await run_in_threadpool(service.queue.image, place.job_id, index, place.caller)
+    image = await service.calls.run(partial(service.queue.image, place.job_id, index, place.caller), place.caller)
     return await service.store_calls.run(lambda: service.queue.image_bytes(place.job_id, image.record), place.caller)
 
 

@@ -23,16 +23,19 @@ from jobs.settings import Settings
 from jobs.storage.images import ImageStore
 from service.authentication import KeyringReader
 from service.batches import Batches
+from service.fair_threads import FairThreads
 from service.fair_turns import FairTurns
 from service.hub import Hub
 from service.metrics import Metrics
 from service.probes import Probes
 from service.process_metrics import ProcessMetrics
 from service.process_slot import Slot
-from service.store_calls import StoreCalls
 from service.upkeep import Upkeep
 from service.webhooks import WebhookSender
 
+THREADS = 4  # more would compete for the GIL: calls of the queue are short and mostly Python, and 16 were slower
+LISTING_THREADS = 2  # so that one reads from Redis while the other parses
+MOST_CALLS = 1024  # waiting ones: a caller that is refused at once would come again at once, which costs more
 MOST_CONVERSIONS = 64  # waiting ones, each with its PNG in memory; a page shows 40 at once
 
 
@@ -49,8 +52,10 @@ class Service:
     metrics: Metrics
     process_metrics: ProcessMetrics
     decoding: FairTurns  # turns for the processes that decode uploads
-    store_calls: StoreCalls
-    conversions: StoreCalls  # of images to other forms, one at a time, because decoding here is not thread-safe
+    calls: FairThreads  # calls of the queue
+    listings: FairThreads  # calls of the queue that read many jobs, so that they delay no short ones
+    store_calls: FairThreads
+    conversions: FairThreads  # of images to other forms, one at a time, because decoding here is not thread-safe
     submissions: Batches[Submission, Submitted]
     lookups: Batches[Asked, Job]
     records: Batches[Asked, Record | None]
@@ -84,8 +89,10 @@ def connect(settings: Settings, metrics: Metrics, slot: Slot) -> Service:
         metrics=metrics,
         process_metrics=process_metrics,
         decoding=FairTurns(settings.decode_processes),
-        store_calls=StoreCalls(settings.store_threads),
-        conversions=StoreCalls(1, MOST_CONVERSIONS, busy="too many images are being made smaller or converted"),
+        calls=FairThreads(THREADS, "too many calls wait for the queue", MOST_CALLS),
+        listings=FairThreads(LISTING_THREADS, "too many lists of jobs are being read", MOST_CALLS),
+        store_calls=FairThreads(settings.store_threads, "the image store is slow and too many calls wait for it"),
+        conversions=FairThreads(1, "too many images are being made smaller or converted", MOST_CONVERSIONS),
         submissions=Batches(queue.submitter.submit_all),
         lookups=Batches(queue.get_all),
         records=Batches(queue.records),

@@ -1,5 +1,6 @@
 """Lists by model, class and metadata, each within what its caller may see."""
 
+import asyncio
 from typing import Any
 
 import httpx2
@@ -114,3 +115,38 @@ def test_page_of_large_jobs_ends_before_it_has_too_many_bytes_and_goes_on(
         assert len(page["data"]) < 90
         after = page["next"]
     assert seen == made[::-1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/files/none"])
+def test_lists_that_one_caller_reads_are_not_all_read_before_anothers_call(
+    client: httpx2.Client, fleet: ToyWorker, make_key: MakeKey, address: str, path: str
+) -> None:
+    many, one = make_key("many"), make_key("one")
+    posted = client.post("/v1/jobs", json={"items": [body() for _ in range(64)]}, headers=many)
+    assert posted.status_code == 202
+    num_lists, read = 60, list[int]()
+
+    async def scenario() -> int:
+        async with (
+            httpx2.AsyncClient(base_url=address, timeout=300, limits=httpx2.Limits(max_connections=200)) as flood,
+            httpx2.AsyncClient(base_url=address, timeout=300) as other,
+        ):
+            begun = asyncio.Event()
+
+            async def read_list() -> None:
+                answer = await flood.get("/v1/jobs", params={"limit": 100}, headers=many)
+                read.append(answer.status_code)
+                begun.set()
+
+            tasks = [asyncio.create_task(read_list()) for _ in range(num_lists)]
+            await begun.wait()
+            answer = await other.get(path, headers=one)
+            assert answer.status_code in (200, 404)
+            before = len(read)
+            await asyncio.gather(*tasks)
+            return before
+
+    before = asyncio.run(scenario())
+    assert set(read) <= {200, 503}
+    assert before < num_lists * 3 // 4

@@ -17,7 +17,7 @@ from jobs.callers.caller import ANONYMOUS, Caller, Role
 from jobs.contract.errors import ErrorKind, RefusedError
 from jobs.queue import keys
 from jobs.settings import Settings
-from service.store_calls import StoreCalls
+from service.fair_threads import FairThreads
 from tests.chaos.proxy import StoreProxy
 from tests.jobs.samples import png
 from tests.service.conftest import ToyWorker, body, running_service
@@ -113,7 +113,7 @@ def test_downloads_that_wait_for_the_store_delay_nothing_else(service_settings: 
 
 def test_call_of_the_store_is_refused_when_too_many_wait_and_when_none_ends_in_time() -> None:
     async def scenario() -> list[str]:
-        calls, released = StoreCalls(threads=1, max_waiting=1, patience_seconds=0.2), Event()
+        calls, released = FairThreads(1, "busy", max_waiting=1, patience_seconds=0.2), Event()
         first = asyncio.create_task(calls.run(lambda: released.wait(30), ANONYMOUS))
         await asyncio.sleep(0)
         waiting = asyncio.create_task(calls.run(lambda: True, ANONYMOUS))
@@ -129,7 +129,7 @@ def test_call_of_the_store_is_refused_when_too_many_wait_and_when_none_ends_in_t
         assert await calls.run(lambda: "goes on", ANONYMOUS) == "goes on"
         return said
 
-    assert asyncio.run(scenario()) == ["the image store is slow and too many calls wait for it"] * 2
+    assert asyncio.run(scenario()) == ["busy"] * 2
 
 
 def test_calls_of_one_caller_neither_go_before_anothers_nor_take_all_places() -> None:
@@ -137,7 +137,7 @@ def test_calls_of_one_caller_neither_go_before_anothers_nor_take_all_places() ->
     order: list[str] = []
 
     async def scenario() -> int:
-        calls, released = StoreCalls(threads=1, max_waiting=4, patience_seconds=60), Event()
+        calls, released = FairThreads(1, "busy", max_waiting=4, patience_seconds=60), Event()
         first = asyncio.create_task(calls.run(lambda: released.wait(60), ann))
         await asyncio.sleep(0)
         tasks = [asyncio.create_task(calls.run(lambda: order.append("ann"), ann)) for _ in range(4)]

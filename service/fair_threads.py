@@ -1,4 +1,4 @@
-"""Runs calls of the object store in their own threads, so that a slow store delays no other requests."""
+"""Threads for calls that block, such as those of Redis and of the image store, in the turns of their callers."""
 
 import asyncio
 from collections import Counter
@@ -14,19 +14,19 @@ from service.problems import RETRY_AFTER_SECONDS
 
 T = TypeVar("T")
 
-MAX_WAITING = 128  # calls that wait for a thread; three times the images of a page
+MAX_WAITING = 128  # calls that wait for a thread; three times the images of the service's own page
 PATIENCE_SECONDS = 5.0  # longest wait for a thread; clients give up soon after
 
 
-class StoreCalls:
-    """Runs calls of the store in the turns of their callers; for one event loop."""
+class FairThreads:
+    """Runs calls in threads of its own, so that they delay no others, in the turns of callers; for one event loop."""
 
     def __init__(
         self,
         threads: int,
+        busy: str,
         max_waiting: int = MAX_WAITING,
         patience_seconds: float = PATIENCE_SECONDS,
-        busy: str = "the image store is slow and too many calls wait for it",
     ) -> None:
         """`busy`: the error's detail for a call that waits too long."""
         self._max_waiting, self._patience_seconds, self._busy = max_waiting, patience_seconds, busy
