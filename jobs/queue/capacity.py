@@ -1,10 +1,12 @@
-"""The limits on jobs, on queued jobs and on Redis' memory."""
+"""The limits on jobs, on queued jobs and on Redis' memory, and the share of these limits that one caller may have."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from redis.client import Pipeline
 
+from jobs.callers.caller import Caller, Role
 from jobs.contract.errors import ErrorKind, RefusedError
 from jobs.contract.job import JobStatus
 from jobs.queue import keys
@@ -12,38 +14,68 @@ from jobs.queue.server import RETRY_SECONDS, ServerReader
 from jobs.settings import Settings
 
 KEPT_FREE = 0.1  # share of the server's own memory limit; accepted jobs still need memory until they end
+OWN_SHARE = 0.75  # of each limit, for the jobs of one caller of role user; the rest is for others
+
+
+@dataclass
+class JobCounts:
+    """The numbers of all jobs, or of one caller's."""
+
+    kept: int
+    queued: int
 
 
 class Room:
     """The room for jobs, counted in one round trip with other commands."""
 
-    def __init__(self, settings: Settings, server: ServerReader, kept: int, queued: int) -> None:
-        self._settings, self._server, self._kept, self._queued = settings, server, kept, queued
+    def __init__(self, settings: Settings, server: ServerReader, all: JobCounts, own: dict[str, JobCounts]) -> None:
+        self._settings, self._server, self._all, self._own = settings, server, all, own
 
-    def take(self) -> None:
-        """Take the place of one job. Raises: RefusedError if there is none, or Redis must not be used."""
+    def take(self, caller: Caller) -> None:
+        """Take the place of one job of a caller. Raises: RefusedError if there is none, or Redis must not be used."""
         server = self._server.usable()
         max_bytes = self._settings.max_redis_bytes
         if server.max_bytes:
             max_bytes = min(max_bytes, int(server.max_bytes * (1 - KEPT_FREE)))
-        limits = (
-            (self._queued, self._settings.max_queued_jobs, "jobs are queued", "ADM_MAX_QUEUED_JOBS"),
-            (self._kept, self._settings.max_jobs, "jobs are kept", "ADM_MAX_JOBS, ADM_RETENTION_SECONDS"),
+        all_, own = self._all, self._own[caller.id]
+        most_queued, most_kept = self._settings.max_queued_jobs, self._settings.max_jobs
+        names_queued, names_kept = "ADM_MAX_QUEUED_JOBS", "ADM_MAX_JOBS, ADM_RETENTION_SECONDS"
+        limits = [
+            (all_.queued, most_queued, "jobs are queued", names_queued),
+            (all_.kept, most_kept, "jobs are kept", names_kept),
             (server.used_bytes, max_bytes, "bytes are used in Redis", "ADM_MAX_REDIS_BYTES, its own maxmemory"),
-        )
+        ]
+        if has_share(caller):
+            limits += [
+                (own.queued, share_of(most_queued), "of your jobs are queued", f"three quarters of {names_queued}"),
+                (own.kept, share_of(most_kept), "of your jobs are kept", f"three quarters of {names_kept}"),
+            ]
         for used, limit, what, names in limits:
             if used >= limit:
                 detail = f"{used} {what}, and the limit is {limit} ({names})"
                 raise RefusedError(ErrorKind.QUEUE_FULL, detail, retry_after_seconds=RETRY_SECONDS)
-        self._kept += 1
-        self._queued += 1
+        for each in (all_, own):
+            each.kept += 1
+            each.queued += 1
 
 
-def ask_room(pipe: Pipeline) -> None:
+def has_share(caller: Caller) -> bool:
+    """Return whether a caller may have only its share of the limits: an operator may use all of them."""
+    return caller.role is Role.USER
+
+
+def share_of(limit: float) -> int:
+    """The part of a limit that one caller may use; at least 1."""
+    return max(1, int(OWN_SHARE * limit))
+
+
+def ask_room(pipe: Pipeline, callers: Iterable[str]) -> None:
     """Queue the commands whose answers `take_room` takes."""
-    pipe.zcard(keys.index())
-    pipe.zcard(keys.index(JobStatus.QUEUED))
+    for caller in ("", *callers):
+        pipe.zcard(keys.index(None, caller))
+        pipe.zcard(keys.index(JobStatus.QUEUED, caller))
 
 
-def take_room(replies: Iterator[Any], settings: Settings, server: ServerReader) -> Room:
-    return Room(settings, server, next(replies) or 0, next(replies) or 0)
+def take_room(replies: Iterator[Any], settings: Settings, server: ServerReader, callers: Iterable[str]) -> Room:
+    all_, *own = (JobCounts(next(replies) or 0, next(replies) or 0) for _ in ("", *callers))
+    return Room(settings, server, all_, dict(zip(callers, own, strict=True)))

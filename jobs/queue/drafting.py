@@ -19,7 +19,7 @@ from jobs.contract.request import DRAWN_SEED_BELOW, JobRequest, ResolvedRequest
 from jobs.contract.resolution import resolve
 from jobs.contract.work import work_of
 from jobs.queue import keys, rq_registries
-from jobs.queue.capacity import Room, ask_room, take_room
+from jobs.queue.capacity import Room, ask_room, has_share, share_of, take_room
 from jobs.queue.corrupt import answers
 from jobs.queue.payload import payload_of
 from jobs.queue.record import Record
@@ -145,14 +145,14 @@ class Drafter:
         callers = dict.fromkeys(each.submission.caller.id for each in orders)
         with self._redis.pipeline(transaction=False) as pipe:
             ask_backlogs(pipe, fleet, names)
-            ask_room(pipe)
+            ask_room(pipe, callers)
             for queue, caller in lines:
                 turns.ask_place(pipe, rq_registries.queue_key(queue), rq_registries.job_key(""), queue, caller)
             for caller in callers:
                 pipe.zcard(keys.index(JobStatus.QUEUED, caller))
                 pipe.hget(keys.CALLERS_QUEUED, caller)
             replies = iter(answers(pipe))
-        backlogs, room = take_backlogs(replies, fleet, names), take_room(replies, self._settings, self._server)
+        backlogs, room = take_backlogs(replies, fleet, names), take_room(replies, self._settings, self._server, callers)
         places = Counter({line: next(replies) or 0 for line in lines})
         queued_ms = Counter({caller: cost_of(next(replies), next(replies)) for caller in callers})
         return Counted(backlogs, room, places, queued_ms)
@@ -160,9 +160,9 @@ class Drafter:
     def draft(self, order: Order, counted: Counted) -> Draft:
         """A job that can be queued. Raises: RefusedError if there is no room for it."""
         request, backlog = order.request, counted.backlogs.of(order.pipeline.id)
-        self._refuse_if_full(backlog)
-        counted.room.take()
         caller, work = order.submission.caller, work_of(request)
+        self._refuse_if_full(backlog, caller, counted.queued_ms[caller.id])
+        counted.room.take(caller)
         cost_ms = Estimator(self._fleet.read()).cost_ms(order.pipeline.id, work)
         self._quotas.refuse_above_queued(caller, counted.queued_ms[caller.id], cost_ms)
         self._keep_files(request, caller)
@@ -207,8 +207,17 @@ class Drafter:
             detail = "no such file: it was never uploaded, was removed or has expired"
             raise InvalidRequestError([FieldError(f"/images/{index}", detail) for index in unknown])
 
-    def _refuse_if_full(self, backlog: Backlog) -> None:
+    def _refuse_if_full(self, backlog: Backlog, caller: Caller, own_ms: int) -> None:
+        """Raise RefusedError if too much work is queued, of all callers or of this one. own_ms: of the latter."""
         queued, limit = Estimator(self._fleet.read()).queued_seconds(backlog), self._settings.queue_limit_seconds
+        own = own_ms / 1000 / max(1, len(self._fleet.read().workers_of(backlog.pipeline)))
+        if has_share(caller) and own > (most := share_of(limit)):
+            raise RefusedError(
+                ErrorKind.QUEUE_FULL,
+                f"{own:.0f} s of your work are queued for each worker of {backlog.pipeline!r}; the limit is {most} s "
+                "(three quarters of ADM_QUEUE_LIMIT_SECONDS)",
+                retry_after_seconds=own - most,
+            )
         if queued is not None and queued > limit:
             others = ", ".join(repr(each.pipeline) for each in backlog.beside)
             raise RefusedError(

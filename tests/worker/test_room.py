@@ -1,15 +1,16 @@
 """The limits on stored jobs, and the clock by which they expire."""
 
 import time
-from typing import Protocol
+from typing import Protocol, cast
 
 import pytest
 from redis import Redis
 
-from jobs.callers.caller import ANONYMOUS
+from jobs.callers.caller import ANONYMOUS, Caller, Role
 from jobs.contract.errors import ErrorKind, RefusedError
 from jobs.contract.job import JobStatus
 from jobs.contract.request import JobRequest
+from jobs.queue import keys
 from jobs.queue.cleaner import Cleaner
 from jobs.queue.drafting import Submission, Submitted
 from jobs.queue.job_queue import JobQueue
@@ -57,6 +58,50 @@ def test_jobs_that_are_cancelled_again_and_again_are_bounded_in_number(limited: 
 def test_jobs_of_one_batch_count_before_they_are_written(limited: Limited) -> None:
     outcomes = limited(max_queued_jobs=2).submitter.submit_all([Submission(REQUEST, ANONYMOUS)] * 3)
     assert [isinstance(each, Submitted) for each in outcomes] == [True, True, False]
+
+
+ANN, BOB = (Caller(name, Role.USER) for name in ("aaaaaaaaaaaa", "bbbbbbbbbbbb"))
+
+
+def accepted(queue: JobQueue, caller: Caller, number: int) -> list[str]:
+    """Submit jobs; the errors of those that are refused."""
+    outcomes = queue.submitter.submit_all([Submission(REQUEST, caller)] * number)
+    return [str(each) for each in outcomes if isinstance(each, RefusedError)]
+
+
+def test_caller_may_queue_three_quarters_of_the_jobs_and_leaves_the_rest_to_others(limited: Limited) -> None:
+    queue = limited(max_queued_jobs=8)
+    refused = [*accepted(queue, ANN, 5), *accepted(queue, ANN, 2)]
+    assert refused == ["6 of your jobs are queued, and the limit is 6 (three quarters of ADM_MAX_QUEUED_JOBS)"]
+    assert accepted(queue, BOB, 2) == []
+    assert "ADM_MAX_QUEUED_JOBS" in accepted(queue, BOB, 1)[0]
+
+
+def test_caller_may_keep_three_quarters_of_the_jobs_and_an_operator_all(limited: Limited) -> None:
+    queue = limited(max_jobs=8)
+    assert accepted(queue, ANN, 6) == []
+    for each in queue.page(caller=ANN).data:
+        queue.cancel(each.id, ANN)
+    assert "three quarters of ADM_MAX_JOBS" in accepted(queue, ANN, 1)[0]
+    assert accepted(queue, Caller("cccccccccccc", Role.OPERATOR), 2) == []
+
+
+def test_caller_may_queue_three_quarters_of_the_work_and_leaves_the_rest_to_others(
+    bench: Bench, redis: Redis, settings: Settings
+) -> None:
+    def queue(seconds: float) -> JobQueue:
+        return JobQueue(redis, settings.model_copy(update={"queue_limit_seconds": seconds}), bench.images)
+
+    (submitted,) = queue(3600).submitter.submit_all([Submission(REQUEST, ANN)])
+    assert isinstance(submitted, Submitted)
+    job_ms = int(cast(bytes, redis.hget(keys.CALLERS_QUEUED, ANN.id)))
+    assert job_ms > 0
+    seconds = 100 * job_ms / 1000
+    limits = queue(seconds)
+    while not (refused := accepted(limits, ANN, 1)):
+        pass
+    assert "three quarters of ADM_QUEUE_LIMIT_SECONDS" in refused[0]
+    assert accepted(limits, BOB, 10) == []
 
 
 def test_memory_of_redis_is_bounded_by_a_setting_and_by_its_own_limit(limited: Limited, redis: Redis) -> None:
