@@ -2,6 +2,11 @@
 
 import asyncio
 from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from jobs.contract.errors import ErrorKind, RefusedError
+from service.problems import RETRY_AFTER_SECONDS
 
 
 class FairTurns:
@@ -24,6 +29,19 @@ class FairTurns:
             if turn.done() and not turn.cancelled():  # the turn was granted at the same moment
                 self.release()
             raise
+
+    @asynccontextmanager
+    async def turn(self, caller: str, patience_seconds: float, busy: str) -> AsyncIterator[None]:
+        """Hold a turn within the block. Raises: RefusedError with the detail `busy` after a longer wait."""
+        try:
+            async with asyncio.timeout(patience_seconds):
+                await self.acquire(caller)
+        except TimeoutError as error:
+            raise RefusedError(ErrorKind.UNAVAILABLE, busy, retry_after_seconds=RETRY_AFTER_SECONDS) from error
+        try:
+            yield
+        finally:
+            self.release()
 
     def release(self) -> None:
         """End a turn; the next one goes to the waiting caller that has waited longest since its last turn."""

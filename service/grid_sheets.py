@@ -17,6 +17,7 @@ from service.state import Service
 
 log = structlog.get_logger("service.grids")
 
+PATIENCE_SECONDS = 30.0  # longest wait for others' sheets
 LAYOUT = 1  # version of the layout; raise it when the same cells are drawn differently
 
 
@@ -29,14 +30,15 @@ def digest_of(grid: Grid) -> str:
 
 async def read_sheet(service: Service, grid: Grid, place: Asked, form: Form) -> bytes:
     """The sheet in a form. Raises: RefusedError, also for a PNG that is damaged in the store."""
-    cells = [await read_cell(service, each, place) for each in grid.cells]
     (x, y), max_pixels = axes_of(grid), service.settings.max_upload_pixels
-
-    def draw() -> bytes:
-        return encoded(drawn_sheet(title_of(grid), x, y, cells, max_pixels), form)
-
     try:
-        return await service.conversions.run(draw, place.caller)
+        async with service.sheets.turn(place.caller.id, PATIENCE_SECONDS, "too many sheets of grids are being drawn"):
+            cells = [await read_cell(service, each, place) for each in grid.cells]
+
+            def draw() -> bytes:
+                return encoded(drawn_sheet(title_of(grid), x, y, cells, max_pixels), form)
+
+            return await service.conversions.run(draw, place.caller)
     except PictureError as error:
         log.error("damaged_image", grid_id=grid.id, error=str(error))
         raise RefusedError(ErrorKind.UNKNOWN_IMAGE, f"an image of grid {grid.id} {error}") from error

@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from jobs.callers.caller import Caller
-from jobs.contract.errors import ErrorKind, FieldError, InvalidRequestError, RefusedError
+from jobs.contract.errors import FieldError, InvalidRequestError
 from jobs.contract.json_bodies import pointer_to
 from jobs.settings.environment import variable
 from jobs.storage.files import FileInfo
@@ -24,9 +24,8 @@ from pictures.decoding import PictureError
 from pictures.sandbox import DecodeLimits, decode_in_sandbox
 from service.authentication import CallerDep
 from service.conditional_requests import answer_png
-from service.fair_turns import FairTurns
 from service.incoming import body_of
-from service.problems import RETRY_AFTER_SECONDS, documented, with_headers
+from service.problems import documented, with_headers
 from service.state import Service, ServiceDep
 
 PREFIX = "/v1/files"
@@ -34,6 +33,7 @@ router = APIRouter(prefix=PREFIX, tags=["files"])
 
 MAX_FRAMING_BYTES = 65_536  # of a multipart body, beside the file
 PATIENCE_SECONDS = 30.0  # longest wait for the decoding of others' pictures
+DECODERS_BUSY = "too many pictures are being decoded (ADM_DECODE_PROCESSES)"
 MOST_FIELDS, MOST_FIELD_BYTES = 4, 1024  # of a form, beside the file: the parser keeps them in memory
 MEMORY_BYTES = 1 << 20  # of a body in memory; the rest is spooled to disk
 BINARY = {"type": "string", "format": "binary"}
@@ -173,27 +173,12 @@ async def keep(request: Request, service: Service, caller: Caller, body: IO[byte
         return present
     limits = DecodeLimits(settings.max_upload_pixels, settings.decode_cpu_seconds, settings.decode_memory_bytes)
     try:
-        async with while_connected(request), a_turn(service.decoding, caller):
+        async with while_connected(request), service.decoding.turn(caller.id, PATIENCE_SECONDS, DECODERS_BUSY):
             picture = await decode_in_sandbox(body, short_side_px, limits)
     except PictureError as error:
         named = f" ({variable(error.limit)})" if error.limit else ""
         raise InvalidRequestError([FieldError("/file", f"{error}{named}")]) from error
     return await service.store_calls.run(partial(files.add, sha256, num_bytes, picture, short_side_px, caller), caller)
-
-
-@asynccontextmanager
-async def a_turn(decoding: FairTurns, caller: Caller) -> AsyncIterator[None]:
-    """Wait for the caller's turn to decode a picture. Raises: RefusedError after PATIENCE_SECONDS."""
-    try:
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            await decoding.acquire(caller.id)
-    except TimeoutError as error:
-        detail = "too many pictures are being decoded (ADM_DECODE_PROCESSES)"
-        raise RefusedError(ErrorKind.UNAVAILABLE, detail, retry_after_seconds=RETRY_AFTER_SECONDS) from error
-    try:
-        yield
-    finally:
-        decoding.release()
 
 
 @asynccontextmanager

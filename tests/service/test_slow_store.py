@@ -22,9 +22,11 @@ from tests.chaos.proxy import StoreProxy
 from tests.jobs.samples import png
 from tests.service.conftest import ToyWorker, body, running_service
 from tests.service.test_jobs import is_problem
+from tests.waiting import eventually
 
 DOWNLOADS = 12
 STORE_THREADS = 4
+IN_PROGRESS = "adm_http_requests_in_progress "
 WITHOUT_STORE = ("/readyz", "/healthz", "/livez", "/metrics", "/", "/static/js/api.js", "/v1/jobs", "/v1/models")
 
 
@@ -109,6 +111,40 @@ def test_downloads_that_wait_for_the_store_delay_nothing_else(service_settings: 
         assert answers == dict.fromkeys(WITHOUT_STORE, 200)
         assert statuses.count(200) == STORE_THREADS
         assert all(is_problem(each, 503) and int(each.headers["Retry-After"]) > 0 for each in refused)
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_sheets_that_wait_for_each_other_read_no_images_yet(service_settings: Settings, worker: ToyWorker) -> None:
+    """Sixty sheets that are asked for at once would have the PNGs of all their cells in memory."""
+    with (
+        running_service(service_settings, ADM_STORE_THREADS=str(STORE_THREADS)) as (address, _, _),
+        httpx2.Client(base_url=address, timeout=60) as client,
+        ThreadPoolExecutor(DOWNLOADS) as pool,
+    ):
+        grid = {"class_label": "torus", "x": {"field": "steps", "values": [2, 3]}}
+        made = client.post("/v1/grids", json=grid, headers={"Prefer": "wait=60"}).json()
+        first, second = (each["job"] for each in made["cells"])
+        (image,) = worker.images.images(first["id"])
+        path = Path(service_settings.store_address) / image.key
+        path.unlink()
+        os.mkfifo(path)
+        sheets = [pool.submit(httpx2.get, f"{address}{made['sheet_url']}", timeout=60) for _ in range(DOWNLOADS)]
+        try:
+            eventually(lambda: in_progress(client) > DOWNLOADS, "all sheets have been asked for")
+            other = client.get(second["images"][0]["url"])
+        finally:
+            writer = os.open(path, os.O_RDWR)  # the end of the silence
+            statuses = {each.result().status_code for each in sheets}
+            os.close(writer)
+        assert other.status_code == 200, "a thread of the store is free"
+        assert statuses == {404}, "the image is empty"
+
+
+def in_progress(client: httpx2.Client) -> float:
+    """The number of requests that the service is answering, including this one."""
+    (line,) = (each for each in client.get("/metrics").text.splitlines() if each.startswith(IN_PROGRESS))
+    return float(line.removeprefix(IN_PROGRESS))
 
 
 def test_call_of_the_store_is_refused_when_too_many_wait_and_when_none_ends_in_time() -> None:
