@@ -16,11 +16,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from jobs.callers.caller import ANONYMOUS, Caller, Role
 from jobs.callers.keyring import IN_FORCE_SECONDS, Keyring, read_keyring
+from jobs.contract.errors import RefusedError
 from jobs.queue import keys
 from jobs.queue.corrupt import is_wrong_type
 from jobs.settings import Settings
 from service.audit import Audited
-from service.problems import RETRY_AFTER_SECONDS, on_redis_error, problem
+from service.open_requests import OpenRequests
+from service.problems import RETRY_AFTER_SECONDS, on_redis_error, on_refused, problem
 
 log = structlog.get_logger("service.authentication")
 
@@ -103,6 +105,7 @@ class Authentication:
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app, self._serves_anonymous = app, settings.serves_anonymous
+        self._open_requests = OpenRequests(settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or is_open(scope["path"]):
@@ -121,7 +124,13 @@ class Authentication:
             return
         structlog.contextvars.bind_contextvars(caller=caller.id)
         with Audited(scope, varying(send), caller.id) as call:
-            await self._app(scope, receive, call.send)
+            try:
+                self._open_requests.add(caller.id, scope)
+            except RefusedError as error:
+                refused = await on_refused(request, error)
+                await refused(scope, receive, call.send)
+            else:
+                await self._app(scope, receive, call.send)
 
     async def _caller(self, request: Request) -> Caller | Response:
         reader: KeyringReader = request.app.state.service.keyring

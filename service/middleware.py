@@ -4,6 +4,7 @@ import asyncio
 import re
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from uuid import uuid4
 
 import structlog
@@ -17,6 +18,7 @@ from jobs.settings import Settings
 from service.hosts import Hosts, is_same_origin
 from service.incoming import BODY, MAX_BODY_BYTES, Body, Incoming, too_large
 from service.metrics import Metrics
+from service.open_requests import AT_END
 from service.problems import METHODS, problem, unavailable
 from service.protocol import client_of
 from service.request_spans import NOT_RECORDED, RequestSpans, describe
@@ -89,6 +91,10 @@ class Requests:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        with ExitStack() as at_end:
+            await self._answer(dict(scope) | {AT_END: at_end}, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         bodies: list[MakeBody] = []
         scope = dict(scope, path=self._inner_path(scope["path"])) | {BODIES: bodies}
         method = scope["method"]

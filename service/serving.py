@@ -57,6 +57,7 @@ def serve(settings: Settings, listener: socket.socket, slot: Slot, report: Repor
         structlog.get_logger("service").warning(
             "few_files", max_connections=num_connections, asked=settings.max_connections, raise_with="ulimit -n"
         )
+        settings = settings.model_copy(update={"max_connections": num_connections})
     tracing = recording.start("service", **slot.labels)
     app = create_app(settings, slot, tracing)
     config = uvicorn.Config(
@@ -64,7 +65,7 @@ def serve(settings: Settings, listener: socket.socket, slot: Slot, report: Repor
         loop="uvloop",
         http=limited(
             Limits(
-                num_connections,
+                settings.max_connections,
                 settings.max_connections_per_address,
                 settings.max_header_bytes,
                 settings.max_unread_bytes,

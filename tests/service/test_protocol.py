@@ -21,6 +21,7 @@ from redis import Redis
 from jobs.settings import Settings
 from service.protocol import WhileOpen, counted_as
 from tests.service.conftest import MakeKey, ToyWorker, body, running_service
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.process
 
@@ -286,6 +287,31 @@ def test_one_address_cannot_take_the_connections_of_others(small: tuple[str, lis
     other.send(GET)
     assert other.status() == 200
     for each in (*callers, refused, other):
+        each.socket.close()
+
+
+def test_one_caller_leaves_connections_of_a_shared_address_to_others(
+    small: tuple[str, list[str]], redis: Redis, make_key: MakeKey, worker: ToyWorker
+) -> None:
+    """Behind a proxy all callers have its address: here 20 connections, of which one caller may use 15."""
+    address, _ = small
+    many, one = make_key("many"), make_key("one")
+    worker.hold()
+    with httpx2.Client(base_url=address, headers=many, timeout=60) as client:
+        job_id = client.post("/v1/jobs", json=body()).json()["id"]
+    lines = f"Host: localhost\r\nAuthorization: {many['Authorization']}\r\n\r\n"
+    streams = [Caller(address) for _ in range(15)]
+    for each in streams:
+        each.send(f"GET /v1/jobs/{job_id}/events HTTP/1.1\r\n{lines}".encode())
+        assert each.socket.recv(15) == b"HTTP/1.1 200 OK"
+    refused = httpx2.get(f"{address}/v1/caller", headers=many, timeout=60)
+    assert (refused.status_code, "you have 15 requests open" in refused.json()["detail"]) == (503, True)
+    assert httpx2.get(f"{address}/v1/caller", headers=one, timeout=60).status_code == 200
+    streams[0].socket.close()
+    eventually(
+        lambda: httpx2.get(f"{address}/v1/caller", headers=many, timeout=60).status_code == 200, "the stream has ended"
+    )
+    for each in streams:
         each.socket.close()
 
 

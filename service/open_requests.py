@@ -1,0 +1,44 @@
+"""Counts the requests of each caller that are open, and leaves connections to others."""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from starlette.types import Scope
+
+from jobs.contract.errors import ErrorKind, RefusedError
+from jobs.settings import Settings
+from service.problems import RETRY_AFTER_SECONDS
+
+AT_END = "adm.at_end"  # key in a request's scope: an ExitStack that is closed when its answer has been sent, or dropped
+
+
+class OpenRequests:
+    """The open requests by caller, streams and waiting answers included; for one event loop.
+
+    Behind a proxy all callers have its address, so a limit for each address leaves one caller all connections.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._most = max(1, min(settings.max_connections, settings.max_connections_per_address) * 3 // 4)
+        self._open = Counter[str]()
+
+    def add(self, caller: str, scope: Scope) -> None:
+        """Count a request until its end. Raises: RefusedError if its caller has too many open."""
+        if self._open[caller] >= self._most:
+            raise RefusedError(
+                ErrorKind.UNAVAILABLE,
+                f"you have {self._most} requests open, the limit (three quarters of ADM_MAX_CONNECTIONS_PER_ADDRESS)",
+                retry_after_seconds=RETRY_AFTER_SECONDS,
+            )
+        at_end: ExitStack = scope[AT_END]
+        at_end.enter_context(self._counted(caller))
+
+    @contextmanager
+    def _counted(self, caller: str) -> Iterator[None]:
+        self._open[caller] += 1
+        try:
+            yield
+        finally:
+            self._open[caller] -= 1
+            self._open += Counter()  # without the callers of no request
