@@ -19,10 +19,11 @@ OWN_SHARE = 0.75  # of each limit, for the jobs of one caller of role user; the 
 
 @dataclass
 class JobCounts:
-    """The numbers of all jobs, or of one caller's."""
+    """The numbers of all jobs, or of one caller's, and of their webhooks that are pending."""
 
     kept: int
     queued: int
+    webhooks: int
 
 
 class Room:
@@ -31,7 +32,7 @@ class Room:
     def __init__(self, settings: Settings, server: ServerReader, all: JobCounts, own: dict[str, JobCounts]) -> None:
         self._settings, self._server, self._all, self._own = settings, server, all, own
 
-    def take(self, caller: Caller) -> None:
+    def take(self, caller: Caller, webhook_url: str | None) -> None:
         """Take the place of one job of a caller. Raises: RefusedError if there is none, or Redis must not be used."""
         server = self._server.usable()
         max_bytes = self._settings.max_redis_bytes
@@ -50,6 +51,11 @@ class Room:
                 (own.queued, share_of(most_queued), "of your jobs are queued", f"three quarters of {names_queued}"),
                 (own.kept, share_of(most_kept), "of your jobs are kept", f"three quarters of {names_kept}"),
             ]
+        if webhook_url is not None:  # deliveries outlive their jobs, whose removal would make room for more of them
+            limits.append((all_.webhooks, most_kept, "webhooks are pending", "ADM_MAX_JOBS"))
+            if has_share(caller):
+                what, names = "of your webhooks are pending", "three quarters of ADM_MAX_JOBS"
+                limits.append((own.webhooks, share_of(most_kept), what, names))
         for used, limit, what, names in limits:
             if used >= limit:
                 detail = f"{used} {what}, and the limit is {limit} ({names})"
@@ -74,8 +80,9 @@ def ask_room(pipe: Pipeline, callers: Iterable[str]) -> None:
     for caller in ("", *callers):
         pipe.zcard(keys.index(None, caller))
         pipe.zcard(keys.index(JobStatus.QUEUED, caller))
+        pipe.zcard(keys.webhooks_of(caller) if caller else keys.WEBHOOKS)
 
 
 def take_room(replies: Iterator[Any], settings: Settings, server: ServerReader, callers: Iterable[str]) -> Room:
-    all_, *own = (JobCounts(next(replies) or 0, next(replies) or 0) for _ in ("", *callers))
+    all_, *own = (JobCounts(*(next(replies) or 0 for _ in range(3))) for _ in ("", *callers))
     return Room(settings, server, all_, dict(zip(callers, own, strict=True)))

@@ -162,7 +162,7 @@ class Drafter:
         request, backlog = order.request, counted.backlogs.of(order.pipeline.id)
         caller, work = order.submission.caller, work_of(request)
         self._refuse_if_full(backlog, caller, counted.queued_ms[caller.id])
-        counted.room.take(caller)
+        counted.room.take(caller, request.webhook_url)
         cost_ms = Estimator(self._fleet.read()).cost_ms(order.pipeline.id, work)
         self._quotas.refuse_above_queued(caller, counted.queued_ms[caller.id], cost_ms)
         self._keep_files(request, caller)

@@ -131,6 +131,11 @@ def webhook(delivery_id: str) -> str:
     return f"adm:webhook:{delivery_id}"
 
 
+def webhooks_of(caller: str) -> str:
+    """Sorted set: a caller's deliveries that are pending, by the time when they were queued; "": none is kept."""
+    return f"adm:webhooks-of:{caller}"
+
+
 def channel(job_id: str) -> str:
     """Pub/sub: an empty message for every event of a job, a preview's JSON for every preview."""
     return f"adm:job:{job_id}"

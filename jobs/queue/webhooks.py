@@ -73,6 +73,10 @@ def enqueue(pipe: Pipeline, member: str, job_id: str, status: str, url: str, now
     pipe.hset(keys.webhook(id), mapping=fields)  # type: ignore[arg-type] # redis-py's mapping is invariant
     pipe.expire(keys.webhook(id), KEPT_SECONDS)
     pipe.zadd(keys.WEBHOOKS, {id: now})
+    if caller:
+        pipe.zadd(keys.webhooks_of(caller), {id: now})
+        pipe.zremrangebyscore(keys.webhooks_of(caller), "-inf", now - KEPT_SECONDS)  # whose hashes have expired
+        pipe.expire(keys.webhooks_of(caller), KEPT_SECONDS)
 
 
 class Webhooks:
@@ -103,6 +107,7 @@ class Webhooks:
     def delivered(self, delivery: Delivery) -> None:
         with self._redis.pipeline() as pipe:
             pipe.zrem(keys.WEBHOOKS, delivery.id)
+            pipe.zrem(keys.webhooks_of(delivery.caller), delivery.id)
             pipe.delete(keys.webhook(delivery.id))
             pipe.execute()
 
@@ -117,6 +122,7 @@ class Webhooks:
                 pipe.zadd(keys.WEBHOOKS, {delivery.id: due_at})
             else:
                 pipe.zrem(keys.WEBHOOKS, delivery.id)
+                pipe.zrem(keys.webhooks_of(delivery.caller), delivery.id)
                 pipe.zadd(keys.DEAD_WEBHOOKS, {delivery.id: self.now()})
             pipe.expire(keys.webhook(delivery.id), KEPT_SECONDS)
             pipe.zremrangebyscore(keys.DEAD_WEBHOOKS, "-inf", self.now() - KEPT_SECONDS)

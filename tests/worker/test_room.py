@@ -4,6 +4,7 @@ import time
 from typing import Protocol, cast
 
 import pytest
+from pydantic import SecretStr
 from redis import Redis
 
 from jobs.callers.caller import ANONYMOUS, Caller, Role
@@ -14,10 +15,12 @@ from jobs.queue import keys
 from jobs.queue.cleaner import Cleaner
 from jobs.queue.drafting import Submission, Submitted
 from jobs.queue.job_queue import JobQueue
+from jobs.queue.webhooks import Webhooks
 from jobs.settings import Settings
 from tests.worker.conftest import Bench
 
 REQUEST = JobRequest(class_label=1)
+SECRET = {"webhook_secret": SecretStr("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")}
 
 
 class Limited(Protocol):
@@ -27,7 +30,7 @@ class Limited(Protocol):
 @pytest.fixture
 def limited(bench: Bench, redis: Redis, settings: Settings) -> Limited:
     """The bench's queue as a service with other limits has it."""
-    return lambda **limits: JobQueue(redis, settings.model_copy(update=limits), bench.images)
+    return lambda **limits: JobQueue(redis, settings.model_copy(update=SECRET | limits), bench.images)
 
 
 def refusal(queue: JobQueue) -> RefusedError:
@@ -102,6 +105,30 @@ def test_caller_may_queue_three_quarters_of_the_work_and_leaves_the_rest_to_othe
         pass
     assert "three quarters of ADM_QUEUE_LIMIT_SECONDS" in refused[0]
     assert accepted(limits, BOB, 10) == []
+
+
+def test_webhooks_of_removed_jobs_are_bounded_too(limited: Limited, redis: Redis) -> None:
+    queue = limited(max_jobs=8)
+    request = REQUEST.model_copy(update={"webhook_url": "https://a.example/"})
+
+    def post(caller: Caller) -> str:
+        """Post a job, cancel it and remove it at once; the error, if it is refused."""
+        (outcome,) = queue.submitter.submit_all([Submission(request, caller)])
+        if isinstance(outcome, Submitted):
+            queue.cancel(outcome.job.id, caller)
+            queue.delete(outcome.job.id, caller)
+        return str(outcome) if isinstance(outcome, RefusedError) else ""
+
+    assert [post(ANN) for _ in range(6)] == [""] * 6
+    assert post(ANN) == "6 of your webhooks are pending, and the limit is 6 (three quarters of ADM_MAX_JOBS)"
+    assert accepted(queue, ANN, 1) == [], "a job without a webhook"
+    assert [post(BOB), post(BOB)] == ["", ""]
+    assert post(BOB) == "8 webhooks are pending, and the limit is 8 (ADM_MAX_JOBS)"
+    webhooks = Webhooks(redis)
+    for each in webhooks.pending():
+        if each.caller == ANN.id:
+            webhooks.delivered(each)
+    assert post(ANN) == post(BOB) == ""
 
 
 def test_memory_of_redis_is_bounded_by_a_setting_and_by_its_own_limit(limited: Limited, redis: Redis) -> None:
