@@ -1,7 +1,8 @@
-"""Batches calls of the queue, because a round trip to Redis costs the same for thirty callers as for one."""
+"""Batches calls of the queue, because a round trip to Redis costs the same for thirty calls as for one."""
 
 import asyncio
 import contextvars
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
@@ -16,32 +17,39 @@ MOST = 64  # calls per batch; later calls wait for the whole batch
 class Batches(Generic[Q, A]):
     """Answers questions in batches on its own thread; questions that arrive meanwhile form the next batch.
 
-    For one event loop.
+    If more of them wait than a batch has, their callers take turns. For one event loop.
     """
 
-    def __init__(self, answer_all: Callable[[Sequence[Q]], Sequence[A | Exception]]) -> None:
-        self._answer_all = answer_all
-        self._waiting: list[tuple[Q, asyncio.Future[A]]] = []
+    def __init__(
+        self,
+        answer_all: Callable[[Sequence[Q]], Sequence[A | Exception]],
+        caller_of: Callable[[Q], str] = lambda _: "",
+    ) -> None:
+        """`caller_of`: the caller of a question; by default all have the same."""
+        self._answer_all, self._caller_of = answer_all, caller_of
+        self._waiting: dict[str, deque[tuple[Q, asyncio.Future[A]]]] = {}  # by caller, in the order of turns
         self._running: asyncio.Task[None] | None = None
         self._thread = CapacityLimiter(1)
 
     async def ask(self, question: Q) -> A:
         """Return the answer. Raises: the answer if it is an exception; the exception of the whole batch."""
         answer: asyncio.Future[A] = asyncio.get_running_loop().create_future()
-        self._waiting.append((question, answer))
+        self._waiting.setdefault(self._caller_of(question), deque()).append((question, answer))
         if self._running is None:  # in an empty context, so that log lines do not carry the first caller's request id
             self._running = asyncio.create_task(self._run(), context=contextvars.Context())
         return await answer
 
     async def _run(self) -> None:
         while self._waiting:
-            batch, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
+            batch = self._take(MOST)
             try:
                 answers = await to_thread.run_sync(
                     self._answer_all, [question for question, _ in batch], limiter=self._thread
                 )
             except Exception as error:  # noqa: BLE001 - every caller gets the error
-                batch, self._waiting = batch + self._waiting, []  # no call waits twice for a hanging Redis
+                for own in self._waiting.values():  # no call waits twice for a hanging Redis
+                    batch.extend(own)
+                self._waiting.clear()
                 answers = [error] * len(batch)
             for (_, future), answer in zip(batch, answers, strict=True):
                 if future.cancelled():
@@ -51,3 +59,14 @@ class Batches(Generic[Q, A]):
                 else:
                     future.set_result(answer)
         self._running = None
+
+    def _take(self, most: int) -> list[tuple[Q, asyncio.Future[A]]]:
+        """Take the next questions, one of each caller in a round."""
+        taken = []
+        while self._waiting and len(taken) < most:
+            caller = next(iter(self._waiting))
+            own = self._waiting.pop(caller)
+            taken.append(own.popleft())
+            if own:
+                self._waiting[caller] = own  # behind all others
+        return taken

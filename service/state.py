@@ -96,9 +96,9 @@ def connect(settings: Settings, metrics: Metrics, slot: Slot) -> Service:
         listings=FairThreads(LISTING_THREADS, "too many lists of jobs are being read", MOST_CALLS),
         store_calls=FairThreads(settings.store_threads, "the image store is slow and too many calls wait for it"),
         conversions=FairThreads(1, "too many images are being made smaller or converted", MOST_CONVERSIONS),
-        submissions=Batches(queue.submitter.submit_all),
-        lookups=Batches(queue.get_all),
-        records=Batches(queue.records),
+        submissions=Batches(queue.submitter.submit_all, lambda each: each.caller.id),
+        lookups=Batches(queue.get_all, lambda each: each.caller.id),
+        records=Batches(queue.records, lambda each: each.caller.id),
         events=Batches(partial(read_events, redis)),
         probes=Probes(redis, queue, process_metrics, settings.default_model),
     )
