@@ -62,7 +62,7 @@ class Batches(Generic[Q, A]):
 
     def _take(self, most: int) -> list[tuple[Q, asyncio.Future[A]]]:
         """Take the next questions, one of each caller in a round."""
-        taken = []
+        taken = list[tuple[Q, asyncio.Future[A]]]()
         while self._waiting and len(taken) < most:
             caller = next(iter(self._waiting))
             own = self._waiting.pop(caller)

@@ -99,7 +99,7 @@ async def list_workers(service: ServiceDep, caller: CallerDep) -> WorkerList:
 @router.get("/queue", summary="The queue by pipeline and caller, for operators", responses=documented(503))
 async def get_queue(service: ServiceDep, caller: CallerDep) -> QueueLoad:
     callers = (await service.keyring.read()).records
-    return await service.listings.run(lambda: service.queue.loads.read(callers, service.queue.ledger.now()), caller)
+    return await service.long_calls.run(lambda: service.queue.loads.read(callers, service.queue.ledger.now()), caller)
 
 
 @router.get("/caller", summary="The caller of this request, and its role", responses=documented(503))

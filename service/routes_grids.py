@@ -80,7 +80,7 @@ async def create_grid(
     body.refuse_more_cells(service.settings.max_grid_cells)
     request_id = structlog.contextvars.get_contextvars()["request_id"]
     submission = ItemsSubmission(body, caller, idempotency_key, request_id, current_traceparent())
-    submitted = await service.calls.run(partial(service.queue.submitter.submit_items, submission), caller)
+    submitted = await service.long_calls.run(partial(service.queue.submitter.submit_items, submission), caller)
     for each in submitted:
         count_submitted(service, each)
     grid_id, replayed = submitted[0].job.id, any(each.replayed for each in submitted)
@@ -89,7 +89,7 @@ async def create_grid(
         headers["Idempotency-Replayed"] = "true"
     if wait is not None:
         await all_at_end(request, service, caller, [each.job for each in submitted], wait)
-    grid = await service.listings.run(partial(service.queue.grid, grid_id, caller), caller)
+    grid = await service.long_calls.run(partial(service.queue.grid, grid_id, caller), caller)
     waited = wait is not None and grid.sheet_url is not None
     if waited:
         headers["Preference-Applied"] = f"wait={wait}"
@@ -104,13 +104,13 @@ async def get_grid(
     caller: CallerDep,
     wait: Annotated[int | None, WAIT] = None,
 ) -> Response:
-    grid = await service.listings.run(partial(service.queue.grid, grid_id, caller), caller)
+    grid = await service.long_calls.run(partial(service.queue.grid, grid_id, caller), caller)
     if wait and grid.sheet_url is None:
         jobs = [each.job for each in grid.cells if each.job is not None]
         await all_at_end(request, service, caller, jobs, min(wait, MAX_WAIT_SECONDS))
         if not await service.keyring.still_opens(caller):
             raise unknown_grid(grid_id)
-        grid = await service.listings.run(partial(service.queue.grid, grid_id, caller), caller)
+        grid = await service.long_calls.run(partial(service.queue.grid, grid_id, caller), caller)
     return answer(grid, 200, {})
 
 
@@ -121,7 +121,7 @@ async def get_grid(
     responses=documented(404, 503),
 )
 async def cancel_grid(grid_id: str, service: ServiceDep, caller: CallerDep) -> Response:
-    return answer(await service.listings.run(partial(service.queue.cancel_grid, grid_id, caller), caller), 200, {})
+    return answer(await service.long_calls.run(partial(service.queue.cancel_grid, grid_id, caller), caller), 200, {})
 
 
 @router.delete(
@@ -149,7 +149,7 @@ async def get_sheet(
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
     """A cell without an image shows the status of its job. The cells' own PNGs are the images; the sheet is a view."""
-    grid = await service.listings.run(partial(service.queue.grid, grid_id, caller), caller)
+    grid = await service.long_calls.run(partial(service.queue.grid, grid_id, caller), caller)
     if grid.sheet_url is None:
         detail = f"{grid.ended} of {len(grid.cells)} cells of grid {grid_id} have ended; its sheet needs all of them"
         raise RefusedError(ErrorKind.IMAGE_NOT_READY, detail)

@@ -140,7 +140,7 @@ async def create_items(
     refuse_key(idempotency_key)
     request_id = structlog.contextvars.get_contextvars()["request_id"]
     submission = ItemsSubmission(body, caller, idempotency_key, request_id, current_traceparent())
-    submitted = await service.calls.run(partial(service.queue.submitter.submit_items, submission), caller)
+    submitted = await service.long_calls.run(partial(service.queue.submitter.submit_items, submission), caller)
     for each in submitted:
         count_submitted(service, each)
     jobs, replayed = [each.job for each in submitted], any(each.replayed for each in submitted)

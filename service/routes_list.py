@@ -48,4 +48,4 @@ async def list_jobs(
     1 MiB at most, so a page of large jobs may have fewer, too. More pages follow as long as `has_more` is true."""
     wanted = JobFilter(model or None, class_label or None, tuple(metadata or ()))
     read = partial(service.queue.page, status, limit, after, caller, mine=mine == "true", wanted=wanted)
-    return await service.listings.run(read, caller)
+    return await service.long_calls.run(read, caller)

@@ -34,7 +34,7 @@ from service.upkeep import Upkeep
 from service.webhooks import WebhookSender
 
 THREADS = 4  # more would compete for the GIL: calls of the queue are short and mostly Python, and 16 were slower
-LISTING_THREADS = 2  # so that one reads from Redis while the other parses
+LONG_CALL_THREADS = 2  # so that one reads from Redis while the other parses
 MOST_CALLS = 1024  # waiting ones: a caller that is refused at once would come again at once, which costs more
 MOST_SHEETS = 2  # so that one reads its PNGs while the other is drawn
 MOST_CONVERSIONS = 64  # waiting ones, each with its PNG in memory; a page shows 40 at once
@@ -55,7 +55,7 @@ class Service:
     decoding: FairTurns  # turns for the processes that decode uploads
     sheets: FairTurns  # turns for the sheets of grids, each with the PNGs of all its cells in memory
     calls: FairThreads  # calls of the queue
-    listings: FairThreads  # calls of the queue that read many jobs, so that they delay no short ones
+    long_calls: FairThreads  # calls of the queue that read or write many jobs, so that they delay no short ones
     store_calls: FairThreads
     conversions: FairThreads  # of images to other forms, one at a time, because decoding here is not thread-safe
     submissions: Batches[Submission, Submitted]
@@ -93,7 +93,7 @@ def connect(settings: Settings, metrics: Metrics, slot: Slot) -> Service:
         decoding=FairTurns(settings.decode_processes),
         sheets=FairTurns(MOST_SHEETS),
         calls=FairThreads(THREADS, "too many calls wait for the queue", MOST_CALLS),
-        listings=FairThreads(LISTING_THREADS, "too many lists of jobs are being read", MOST_CALLS),
+        long_calls=FairThreads(LONG_CALL_THREADS, "too many calls for many jobs wait for the queue", MOST_CALLS),
         store_calls=FairThreads(settings.store_threads, "the image store is slow and too many calls wait for it"),
         conversions=FairThreads(1, "too many images are being made smaller or converted", MOST_CONVERSIONS),
         submissions=Batches(queue.submitter.submit_all, lambda each: each.caller.id),
