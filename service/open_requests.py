@@ -41,4 +41,5 @@ class OpenRequests:
             yield
         finally:
             self._open[caller] -= 1
-            self._open += Counter()  # without the callers of no request
+            if not self._open[caller]:
+                del self._open[caller]
