@@ -38,10 +38,15 @@ class Norm(ctypes.Structure):
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The compiled code; None if it was not built."""
-    stem = Path(__file__).with_name("_channel_norm")
-    built = [path for suffix in EXTENSION_SUFFIXES if (path := stem.with_suffix(suffix)).exists()]
-    return loaded(built[0]) if built else None
+    """The compiled code, with the widest vectors that torch uses on this processor; None if it was not built."""
+    names = ["_channel_norm_avx512"] if torch.backends.cpu.get_cpu_capability() == "AVX512" else []
+    paths = (
+        Path(__file__).with_name(f"{name}{suffix}")
+        for name in (*names, "_channel_norm")
+        for suffix in EXTENSION_SUFFIXES
+    )
+    built = next((path for path in paths if path.exists()), None)
+    return None if built is None else loaded(built)
 
 
 def loaded(path: Path) -> ctypes.CDLL:
