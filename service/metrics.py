@@ -101,7 +101,7 @@ def queue_families(queue: JobQueue) -> list[Metric]:
         gauge("adm_redis_up", "Redis can be reached", [], [((), 1)]),
         gauge(
             "adm_webhooks",
-            "Deliveries of webhooks that will be tried, and that were given up",
+            "Deliveries of webhooks: pending ones, and dead ones, which were given up",
             ["state"],
             [((state,), n) for state, n in zip(("pending", "dead"), queue.webhooks.counts(), strict=True)],
         ),

@@ -104,7 +104,7 @@ async def get_file_content(
 @router.delete(
     "/{file_id}",
     status_code=204,
-    summary="Remove a file; jobs that still wait for it will fail",
+    summary="Remove a file; queued jobs that need it will fail",
     responses=documented(404, 503),
 )
 async def delete_file(file_id: str, service: ServiceDep, caller: CallerDep) -> None:
@@ -115,7 +115,7 @@ async def delete_file(file_id: str, service: ServiceDep, caller: CallerDep) -> N
 async def form_of(request: Request, max_files: int, max_fields: int) -> AsyncIterator[FormData]:
     """Parse a form. Raises: HTTPException for an invalid body; RefusedError while too much is being received."""
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
-        raise HTTPException(415, "the body must be multipart/form-data")  # another form is parsed byte by byte
+        raise HTTPException(415, "the body must be multipart/form-data")  # Starlette parses other forms byte by byte
     try:
         async with request.form(max_files=max_files, max_fields=max_fields, max_part_size=MOST_FIELD_BYTES) as form:
             yield form
@@ -125,7 +125,7 @@ async def form_of(request: Request, max_files: int, max_fields: int) -> AsyncIte
 
 @asynccontextmanager
 async def uploaded(request: Request) -> AsyncIterator[IO[bytes]]:
-    """The picture of a body, which is the picture or a form. Raises: InvalidRequestError for a form without one."""
+    """Yield the picture of a body, which is the picture itself or a form with it. Raises: InvalidRequestError."""
     if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         async with form_of(request, max_files=1, max_fields=MOST_FIELDS) as form:
             yield picture_of(form).file

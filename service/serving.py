@@ -26,7 +26,7 @@ OTHER_FILES = 128  # open files beside callers' connections: Redis, the store, m
 
 
 class Server(uvicorn.Server):
-    """Ends waiting answers at a stop signal; the lifespan's shutdown would come only after all answers."""
+    """Ends waiting answers at a stop signal, because the lifespan's shutdown comes only after all answers."""
 
     def __init__(self, config: uvicorn.Config, app: FastAPI, report: Report) -> None:
         super().__init__(config)

@@ -28,5 +28,5 @@ class JobItems(JobRequest):
         ]
 
     def locate(self, place: int, error: InvalidRequestError) -> list[FieldError]:
-        """The wrong fields of one item by their pointers in the call."""
+        """The wrong fields of one item, with pointers into the call's body."""
         return [FieldError(f"/items/{place}{each.pointer}", each.detail) for each in error.errors]
