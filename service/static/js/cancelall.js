@@ -16,7 +16,7 @@ export class CancelAll {
     this.dialog.addEventListener("close", () => { if (this.dialog.returnValue === "cancel") this.#cancel(); });
   }
 
-  /** Offer it while there is something to cancel. */
+  /** Show the button while there is something to cancel. */
   offer() {
     const button = byId("cancel-all");
     const hidden = !this.jobs.all.some(({ job }) => isActive(job));

@@ -1,4 +1,4 @@
-/** Pictures of the service: an <img> and a link can send no key, so with one they are fetched and shown as blobs. */
+/** Pictures of the service. An <img> or a link cannot send a key, so a caller's with a key are fetched and shown as blobs. */
 
 import { credentials, key } from "./key.js";
 
