@@ -23,7 +23,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="as JSON")]
 
 @app.command()
 def create(
-    name: Annotated[str, typer.Option(help="of the caller, for people")],
+    name: Annotated[str, typer.Option(help="name of the caller, for people to read")],
     role: Annotated[str, typer.Option(help="user: its own jobs; operator: everything; metrics: /metrics alone")],
     weight: Annotated[
         float, typer.Option(min=0.01, max=100, help="share of the turns it gets beside other callers")

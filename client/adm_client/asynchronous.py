@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class AsyncClient:
-    """A service; one client may serve several threads.
+    """The client of a service, for the tasks of one event loop.
 
     url: by default that of ADM_HOST and ADM_PORT, or http://127.0.0.1:8000; api_key: ADM_API_KEY by default.
     timeout: seconds of one attempt at a call. on_wait gets the reason of a wait, and "" at its end.
@@ -56,8 +56,8 @@ class AsyncClient:
     async def submit(self, *, idempotency_key: str | None = None, **fields: Unpack[JobFields]) -> "AsyncJob":
         """Queue a job; pictures among its `images` are uploaded first.
 
-        idempotency_key: the same key and fields give the same job; by default each call makes a new key, so that
-        it queues one job however often it is repeated.
+        idempotency_key: the same key and fields give the same job; by default each call makes a new key, with which
+        its retries queue one job only.
         """
         body: dict[str, Any] = dict(fields)
         if body.get("images") is not None:
@@ -135,7 +135,7 @@ class AsyncClient:
         return await self.send(calls.pipeline_change(change_id))
 
     async def request_from_image(self, png: Picture) -> dict[str, Any]:
-        """The fields that make an image of the service again."""
+        """The fields that reproduce an image of the service."""
         return await self.send(calls.request_from_image(calls.encoded(png)))
 
     async def send(self, call: Call[T]) -> T:
