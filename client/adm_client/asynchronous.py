@@ -56,8 +56,8 @@ class AsyncClient:
     async def submit(self, *, idempotency_key: str | None = None, **fields: Unpack[JobFields]) -> "AsyncJob":
         """Queue a job; pictures among its `images` are uploaded first.
 
-        idempotency_key: the same key and fields give the same job; by default each call makes a new key, with which
-        its retries queue one job only.
+        idempotency_key: the same key and fields give the same job; by default each call makes a new key, so that
+        its retries queue only one job.
         """
         body: dict[str, Any] = dict(fields)
         if body.get("images") is not None:

@@ -57,8 +57,8 @@ class Client:
     def submit(self, *, idempotency_key: str | None = None, **fields: Unpack[JobFields]) -> "Job":
         """Queue a job; pictures among its `images` are uploaded first.
 
-        idempotency_key: the same key and fields give the same job; by default each call makes a new key, with which
-        its retries queue one job only.
+        idempotency_key: the same key and fields give the same job; by default each call makes a new key, so that
+        its retries queue only one job.
         """
         body: dict[str, Any] = dict(fields)
         if body.get("images") is not None:

@@ -129,7 +129,9 @@ class KeyStore:
     def create(self, name: str, role: Role, weight: float = 1.0) -> NewKey:
         """Make a key. Raises: KeyringError for a name that is taken or has characters that names cannot have."""
         if not re.fullmatch(NAME, name):
-            raise KeyringError(f"--name: {name!r} must have 1 to 64 letters, digits, spaces or ._@-, and no sign first")
+            raise KeyringError(
+                f"--name: {name!r} must have 1 to 64 letters, digits, spaces or ._@-, and begin with a letter or digit"
+            )
         caller_id, now = uuid4().hex[:12], self._now()
         made = new_key(caller_id)
 

@@ -305,5 +305,5 @@ def field_errors(error: ValidationError) -> list[FieldError]:
         pointer = pointer_to(parts)
         detail = TEXTS.get(each["type"], each["msg"][:1].lower() + each["msg"][1:])
         found[pointer] = f"{found[pointer]}, or: {detail}" if pointer in found else detail
-    inner = {pointer.rpartition("/")[0] for pointer in found} - {""}  # objects with wrong fields: only those are shown
+    inner = {pointer.rpartition("/")[0] for pointer in found} - {""}  # objects: their fields' errors are shown
     return [FieldError(pointer, detail) for pointer, detail in found.items() if pointer not in inner]

@@ -172,7 +172,7 @@ class Ledger:
         return self.change(job_id, decide)
 
     def recover(self, job_id: str, token: str) -> None:
-        """Requeue a job whose worker died, without spending a retry; fail it if it is shown to be the deaths' cause."""
+        """Requeue a job whose worker died, without spending a retry; fail it if the deaths show it as their cause."""
 
         def decide(pipe: Pipeline, record: Record | None) -> None:
             if record is None or record.token != token or record.status.is_final:

@@ -1,4 +1,4 @@
-/** Pictures of the service. An <img> or a link cannot send a key, so a caller's with a key are fetched and shown as blobs. */
+/** Pictures of the service. With a key they are fetched and shown as blobs, because an <img> or a link cannot send a key. */
 
 import { credentials, key } from "./key.js";
 
