@@ -22,7 +22,7 @@ def sample(
     classes: Annotated[
         str | None,
         typer.Option(
-            help="uniform (drawn, the default), balanced (in turn), none, a list as 0,3,torus in turn, or a file"
+            help="uniform (drawn, the default), balanced (in turn), none, a list in turn, such as 0,3,torus, or a file"
         ),
     ] = None,
     base_samples: Annotated[
@@ -51,7 +51,7 @@ def sample(
     upsample_thresholding: Annotated[str | None, typer.Option(help="of the upsampler")] = None,
     local: Annotated[bool, typer.Option("--local", help="on this machine's devices, without a service")] = False,
     devices: Annotated[
-        str | None, typer.Option(help="with --local: as cuda:0,cuda:1; default ADM_DEVICE; auto is all")
+        str | None, typer.Option(help="with --local: such as cuda:0,cuda:1; default ADM_DEVICE; auto is all")
     ] = None,
     rows: Annotated[
         int | None, typer.Option(min=1, help="with --local: images in a step; default ADM_MAX_ROWS")

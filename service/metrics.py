@@ -120,7 +120,7 @@ def queue_families(queue: JobQueue) -> list[Metric]:
         ),
         gauge(
             "adm_queue_work_seconds",
-            "Time a pipeline's workers would take for its own queue alone; 0 until one has announced a step's time",
+            "Time a pipeline's workers would take for only its own queue; 0 until one has announced a step's time",
             ["pipeline", "priority"],
             [((each.pipeline, priority), estimator.own_seconds(each, priority) or 0) for each, priority in places],
         ),

@@ -123,7 +123,7 @@ def understand(
 
 
 def extras_of(kind: Kind) -> frozenset[str]:
-    """Fields of a job that a call of a kind accepts beside OpenAI's."""
+    """Fields of a job that a call of a kind accepts in addition to OpenAI's."""
     return (COMMON | FIELDS[kind]) - OURS_ALONE - ImageFields.model_fields.keys()
 
 
@@ -145,7 +145,7 @@ def upsample_for(size: str, extras: Mapping[str, Any], pipeline: PipelineInfo) -
 
 
 def body_schema(kind: Kind, model: type[ImageFields], *files: str) -> dict[str, Any]:
-    """The schema of a call's body: OpenAI's fields, ours beside them, and files of a form."""
+    """The schema of a call's body: OpenAI's fields, those of a job, and files of a form."""
     own = model.model_json_schema()
     ours = JobRequest.model_json_schema(ref_template="#/components/schemas/{model}")["properties"]
     extras = {name: ours[name] for name in sorted(extras_of(kind))}

@@ -31,9 +31,9 @@ from service.state import Service, ServiceDep
 PREFIX = "/v1/files"
 router = APIRouter(prefix=PREFIX, tags=["files"])
 
-MAX_FRAMING_BYTES = 65_536  # of a multipart body, beside the file
+MAX_FRAMING_BYTES = 65_536  # of a multipart body, without the file
 PATIENCE_SECONDS = 30.0  # longest wait for the decoding of others' pictures
-MOST_FIELDS, MOST_FIELD_BYTES = 4, 1024  # of a form, beside the file: the parser keeps them in memory
+MOST_FIELDS, MOST_FIELD_BYTES = 4, 1024  # of a form, without the file: the parser keeps them in memory
 MEMORY_BYTES = 1 << 20  # of a body in memory; the rest is spooled to disk
 BINARY = {"type": "string", "format": "binary"}
 PICTURES = ("image/png", "image/jpeg", "image/webp")

@@ -180,7 +180,7 @@ async def when_ended(request: Request, service: Service, job: Job, place: Asked,
                 raise RefusedError(ErrorKind.UNAVAILABLE, detail, retry_after_seconds=RETRY_AFTER_SECONDS)
             try:
                 job = await at_end(request, service, place, MAX_WAIT_SECONDS)
-            except RedisError as error:  # the job goes on; an error would make the client post it again
+            except RedisError as error:  # the job continues; an error would make the client post it again
                 log.warning("redis_unavailable", error=type(error).__name__)
                 await asyncio.sleep(RETRY_AFTER_SECONDS)
                 if await request.is_disconnected():

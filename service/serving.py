@@ -22,7 +22,7 @@ STOP_SECONDS = 5  # for requests in progress, which are then aborted; streams an
 MANY_FILES = 65_536  # if the system sets no limit
 M_ARENA_MAX = -8  # of malloc.h
 Report = Callable[[str], None]
-OTHER_FILES = 128  # open files beside callers' connections: Redis, the store, modules, uploads
+OTHER_FILES = 128  # open files that are not callers' connections: Redis, the store, modules, uploads
 
 
 class Server(uvicorn.Server):

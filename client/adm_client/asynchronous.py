@@ -83,7 +83,7 @@ class AsyncClient:
     async def grid(
         self, x: Axis, y: Axis | None = None, *, idempotency_key: str | None = None, **fields: Unpack[JobFields]
     ) -> AsyncGrid:
-        """Queue a job for each pair of values, as x={"guidance_scale": [0, 2]}, y={"steps": [10, 25]}, all or none.
+        """Queue a job for each pair of values, all or none: x={"guidance_scale": [0, 2]}, y={"steps": [10, 25]}.
 
         Pictures, if the kind needs one, must be given as file ids.
         """

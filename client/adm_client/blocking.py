@@ -82,7 +82,7 @@ class Client:
     def grid(
         self, x: Axis, y: Axis | None = None, *, idempotency_key: str | None = None, **fields: Unpack[JobFields]
     ) -> Grid:
-        """Queue a job for each pair of values, as x={"guidance_scale": [0, 2]}, y={"steps": [10, 25]}, all or none.
+        """Queue a job for each pair of values, all or none: x={"guidance_scale": [0, 2]}, y={"steps": [10, 25]}.
 
         Pictures, if the kind needs one, must be given as file ids.
         """

@@ -14,7 +14,7 @@ class JobItems(JobRequest):
     """Several jobs. A field beside `items` applies to every item that does not have the field itself."""
 
     items: Annotated[list[JobRequest], Field(min_length=1, max_length=MAX_ITEMS)] = Field(
-        description="requests, each of which becomes a job; `{}` is one with the common fields alone. All of them are "
+        description="requests, each of which becomes a job; `{}` is one with only the common fields. All of them are "
         "queued, or none"
     )
 

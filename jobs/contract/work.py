@@ -9,7 +9,7 @@ from jobs.contract.request import ResolvedRequest
 from vocabulary.priorities import PRIORITIES, PRIORITY_RATIO, Priority
 from vocabulary.sampling import Direction, num_evaluations, steps_taken
 
-RUNNING = "running"  # key in the counters of work, beside the priorities
+RUNNING = "running"  # key in the counters of work, in addition to the priorities
 PRIORITY_OCTAVES = PRIORITY_RATIO.bit_length() - 1
 
 

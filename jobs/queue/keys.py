@@ -1,4 +1,4 @@
-"""Names of the project's keys in Redis beside RQ's own, and the form of their entries."""
+"""Names of the project's own keys in Redis, without those of RQ, and the form of their entries."""
 
 import re
 

@@ -191,7 +191,7 @@ class Ledger:
         if deaths.at_furthest >= self._deaths_alone:
             self.transitions.fail(pipe, record, FailureKind.WORKER_LOST, f"{deaths}; see the workers' logs")
             return
-        # counted from the first death without progress; if each death began anew, the job would never expire
+        # counted from the first death without progress; counted from this one, the job would never expire
         expires_at = deaths.no_progress_since + self._retention_seconds
         if deaths.alone >= MANY_ALONE:
             log.warning("many_deaths_alone", job_id=record.id, deaths=deaths.alone, expires_at=expires_at)

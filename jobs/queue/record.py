@@ -223,7 +223,7 @@ class Record(BaseModel):
 
 
 def work_in(text: bytes | None) -> dict[str, int]:
-    """Parse the field `adm_work` alone; return {} if it is absent or corrupt."""
+    """Parse only the field `adm_work`; return {} if it is absent or corrupt."""
     try:
         return WORK.validate_python(text or b"{}")
     except ValidationError:

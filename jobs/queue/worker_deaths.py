@@ -52,7 +52,7 @@ class Deaths(BaseModel):
         is_furthest, at_furthest, together = is_further, self.at_furthest, self.together
         no_progress_since = self.no_progress_since or now
         if self.runs_alone:
-            is_furthest |= self.alone == 0  # beside other jobs not every step is reported
+            is_furthest |= self.alone == 0  # with other jobs in flight, not every step is reported
             is_same = fraction(reached) == fraction(self.furthest)
             at_furthest = 1 if is_furthest else at_furthest + is_same
         else:

@@ -50,12 +50,12 @@ class Fields(BaseSettings):
     )
     hosts: Hosts = Field(
         default=(),
-        description="names beside localhost by which callers reach the service, separated by commas; * is any",
+        description="names by which callers reach the service, besides localhost, separated by commas; * is any",
     )
     root_path: str = Field(
         default="",
         pattern=r"^(/[A-Za-z0-9._~-]+)*$",
-        description="path under which a proxy publishes the service, as /adm; the proxy may forward or remove it",
+        description="path under which a proxy publishes the service, such as /adm; the proxy may forward or remove it",
     )
     trusted_proxies: Networks = Field(
         default=(),
@@ -77,7 +77,7 @@ class Fields(BaseSettings):
     )
     cors_origins: Origins = Field(
         default=(),
-        description="origins whose pages may call the service from a browser, as https://app.example, by commas",
+        description="origins, separated by commas, whose pages may call the service, such as https://app.example",
     )
     max_connections_per_address: int = Field(
         default=2048, ge=1, description="connections open at once from one address or IPv6 /64 network"
@@ -127,7 +127,7 @@ class Fields(BaseSettings):
     worker_name: str | None = Field(
         default=None,
         pattern=rf"^[A-Za-z0-9_.-]{{1,{MAX_WORKER_NAME}}}$",
-        description="stable name of the worker; none: its device's, as cuda-0, or HOST-cuda-0 with ADM_REDIS_URL",
+        description="stable name of the worker; none: its device's: cuda-0, or HOST-cuda-0 with ADM_REDIS_URL",
     )
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
     precision: Literal["auto", Precision] = Field(
@@ -228,7 +228,7 @@ class Fields(BaseSettings):
         "while receivers change from one to the next; none: no webhooks",
     )
     webhook_networks: Networks = Field(
-        default=(), description="networks that are allowed for webhooks beside public addresses, as 10.0.0.0/8"
+        default=(), description="networks allowed for webhooks in addition to public addresses, such as 10.0.0.0/8"
     )
     webhooks_per_caller: int = Field(
         default=8, ge=1, le=32, description="webhooks of one caller's jobs that a service sends at once, of 32 in all"
