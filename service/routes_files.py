@@ -115,7 +115,7 @@ async def delete_file(file_id: str, service: ServiceDep, caller: CallerDep) -> N
 async def form_of(request: Request, max_files: int, max_fields: int) -> AsyncIterator[FormData]:
     """Parse a form. Raises: HTTPException for an invalid body; RefusedError while too much is being received."""
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
-        raise HTTPException(415, "the body must be multipart/form-data")  # Starlette parses other forms byte by byte
+        raise HTTPException(415, "the body must be multipart/form-data")  # another form is parsed byte by byte
     try:
         async with request.form(max_files=max_files, max_fields=max_fields, max_part_size=MOST_FIELD_BYTES) as form:
             yield form

@@ -80,7 +80,7 @@ class ResolvedRequest(Strict):
 
     kind: Kind = "generate"
     model: Name
-    # a payload may lack the fields with a default: they are omitted from it at that value, or were added after it
+    # payloads of jobs from before there were other kinds lack the fields with a default
     images: list[FileId] = []
     seeds: list[Seed] | None = None
     strength: Strength | None = None
@@ -283,8 +283,8 @@ def refuse_repeated_names(body: bytes) -> None:
         raise InvalidRequestError([FieldError("", f"the name {repeated[0]!r} is given twice in one object")])
 
 
-TEXTS = {"extra_forbidden": "unknown field"}  # in place of pydantic's texts
-UNIONS = ("class_label", "upsample")  # fields of several types; pydantic adds the type to an error's location
+TEXTS = {"extra_forbidden": "unknown field"}  # replace pydantic's
+UNIONS = ("class_label", "upsample")  # pydantic names the branch of these in an error's location
 
 
 def pointer_to(names: Iterable[str]) -> str:
@@ -305,5 +305,5 @@ def field_errors(error: ValidationError) -> list[FieldError]:
         pointer = pointer_to(parts)
         detail = TEXTS.get(each["type"], each["msg"][:1].lower() + each["msg"][1:])
         found[pointer] = f"{found[pointer]}, or: {detail}" if pointer in found else detail
-    inner = {pointer.rpartition("/")[0] for pointer in found} - {""}  # objects: their fields' errors are shown
+    inner = {pointer.rpartition("/")[0] for pointer in found} - {""}  # an object was meant: its inner errors count
     return [FieldError(pointer, detail) for pointer, detail in found.items() if pointer not in inner]

@@ -26,9 +26,9 @@ from pictures.decoding import MAX_SIDE_PX
 from pictures.reduction import Picture, is_halved
 
 ROOT = "files"
-KEY_PARTS = 3  # of an object's key: folder, file, upload
+KEY_PARTS = 3  # folder, file, upload
 LEAST_COUNTED_BYTES = 1 << 16  # counted for each file at least, so that the quota also bounds their number
-LEAST_SHORT_SIDE_PX = 512  # size of the largest published model, because a worker may announce it later
+LEAST_SHORT_SIDE_PX = 512  # size of the largest published model, for pipelines that no worker has announced yet
 
 
 class FileInfo(BaseModel):
