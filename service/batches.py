@@ -41,7 +41,7 @@ class Batches(Generic[Q, A]):
                     self._answer_all, [question for question, _ in batch], limiter=self._thread
                 )
             except Exception as error:  # noqa: BLE001 - every caller gets the error
-                batch, self._waiting = batch + self._waiting, []  # no call waits twice for a hanging Redis
+                batch, self._waiting = batch + self._waiting, []  # the waiting calls fail too, or they would wait twice
                 answers = [error] * len(batch)
             for (_, future), answer in zip(batch, answers, strict=True):
                 if future.cancelled():

@@ -85,7 +85,7 @@ def connect(settings: Settings, metrics: Metrics, slot: Slot) -> Service:
         process_metrics=process_metrics,
         decoding=FairTurns(settings.decode_processes),
         store_calls=StoreCalls(settings.store_threads),
-        conversions=StoreCalls(1, MOST_CONVERSIONS, busy="too many images are being made smaller or converted"),
+        conversions=StoreCalls(1, MOST_CONVERSIONS, busy="too many images are being reduced or converted"),
         submissions=Batches(queue.submitter.submit_all),
         lookups=Batches(queue.get_all),
         records=Batches(queue.records),

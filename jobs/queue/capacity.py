@@ -15,7 +15,7 @@ KEPT_FREE = 0.1  # share of the server's own memory limit; accepted jobs still n
 
 
 class Room:
-    """The room for jobs, counted in one round trip with other commands."""
+    """The room for more jobs, by counts that were read in one round trip with other commands."""
 
     def __init__(self, settings: Settings, server: ServerReader, kept: int, queued: int) -> None:
         self._settings, self._server, self._kept, self._queued = settings, server, kept, queued
@@ -40,7 +40,7 @@ class Room:
 
 
 def ask_room(pipe: Pipeline) -> None:
-    """Queue the commands whose answers `take_room` takes."""
+    """Queue the commands whose answers `take_room` parses."""
     pipe.zcard(keys.index())
     pipe.zcard(keys.index(JobStatus.QUEUED))
 

@@ -160,5 +160,5 @@ def test_run_of_an_earlier_version_goes_on_and_one_of_a_later_version_is_refused
     assert (folder / STATE).read_bytes() == state
     (folder / "run.json").write_text(json.dumps({"format": 99}))
     (folder / CONFIG).write_text(json.dumps(longer.model_dump(mode="json")))
-    with pytest.raises(RunFolderError, match=r"run\.json: is of another version of this program"):
+    with pytest.raises(RunFolderError, match=r"run\.json: was written by another version of this program"):
         train(longer, Request(folder, allow_changes=allowed))

@@ -128,7 +128,7 @@ def test_all_own_jobs_are_cancelled_after_a_question_and_nobody_elses(
     expect(page.get_by_role("dialog")).to_be_hidden()
     expect(page.locator("#tiles .active")).not_to_have_count(0)
     page.get_by_role("button", name="Cancel all my jobs").click()
-    expect(page.locator("#cancel-all-text")).to_contain_text("Those of other callers go on.")
+    expect(page.locator("#cancel-all-text")).to_contain_text("Those of other callers continue.")
     page.get_by_role("button", name="Cancel them").click()
     expect(page.locator("#gallery-note")).to_have_text("128 jobs were cancelled.")
     expect(page.locator("#cancel-all")).to_be_hidden()
