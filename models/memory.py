@@ -177,13 +177,12 @@ def shortage(plans: Sequence[StackPlan], max_rows: int, free: int) -> Shortage |
     return Shortage(need.weights + max_rows * need.row, free, max_rows, max(0, rows), fitting)
 
 
-def bytes_of_compiled(configs: Sequence[NetworkConfig], shapes: int, max_rows: int) -> int:
-    """Return the memory that loaded networks of these configurations take in addition if they are compiled.
+def bytes_of_compiled(configs: Sequence[NetworkConfig], max_rows: int) -> int:
+    """Return the memory that networks of these configurations take in addition if they are compiled.
 
-    The diffusion networks' weights are packed once for each of so many row shapes.
+    Compiled code keeps its buffers until the end of a pass; eager networks free each map after its last use.
     """
-    packed = shapes * sum(parameter_bytes(config) for config in configs if isinstance(config, UNetConfig))
-    return packed + max_rows * bytes_per_row(configs)
+    return max_rows * bytes_per_row(configs)
 
 
 def free_bytes(device: torch.device) -> int | None:

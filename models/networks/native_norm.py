@@ -58,6 +58,7 @@ def loaded(path: Path) -> ctypes.CDLL:
     return found
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch's; torch.compile cannot look inside
 def is_of(dtype: torch.dtype) -> bool:
     """Return whether this code supports the dtype on a CPU."""
     return dtype in HALF and library() is not None
@@ -76,9 +77,14 @@ def group_norm(x: Tensor, call: NormCall) -> Tensor:
     groups, weight, bias, eps, scale, shift, silu = call
     settings = groups, eps, silu
     scale, shift = (None, None) if scale is None or shift is None else (_rows(scale), _rows(shift))
-    pixels, parameters = x.flatten(2).mT, (weight, bias, scale, shift)
+    parameters = weight, bias, scale, shift
+    y: Tensor
+    if torch.compiler.is_compiling():
+        y, *_ = opaque_norm(x, *parameters, *settings)
+        return y
+    pixels = x.flatten(2).mT
     if torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in (pixels, *parameters)):
-        y: Tensor = _GroupNorm.apply(pixels, *parameters, settings)  # type: ignore[no-untyped-call]  # torch's
+        y = _GroupNorm.apply(pixels, *parameters, settings)  # type: ignore[no-untyped-call]  # torch's
     else:
         y, *_ = _Prepared(*parameters, *settings).forward(pixels)
     return y.mT.reshape(x.shape)
@@ -110,7 +116,7 @@ class _Prepared:
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The norm of [N, P, C], and the mean and one over the deviation for each image and channel, [N, C]."""
         y = torch.empty_like(pixels, memory_format=torch.contiguous_format)
-        means, rstds = torch.empty((2, len(pixels), pixels.shape[2]), dtype=torch.float32)
+        means, rstds = (torch.empty((len(pixels), pixels.shape[2]), dtype=torch.float32) for _ in range(2))
         self._run("adm_norm", pixels, pixels, y, means, rstds)
         return y, means, rstds
 
@@ -157,6 +163,69 @@ class _Prepared:
 @functools.cache
 def _threads(count: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(count, "norm")
+
+
+@torch.library.custom_op("adm::group_norm", mutates_args=())
+def opaque_norm(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    groups: int,
+    eps: float,
+    silu: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The norm of x as a single operation for torch.compile, with a gradient for x; mean and one over the deviation.
+
+    It takes maps and not their pixels, because torch.compile chooses the memory layout of what an operation takes.
+    """
+    y, means, rstds = _Prepared(weight, bias, scale, shift, groups, eps, silu).forward(x.flatten(2).mT)
+    return y.mT.reshape(x.shape), means, rstds
+
+
+@torch.library.custom_op("adm::group_norm_gradient", mutates_args=())
+def opaque_gradient(
+    x: Tensor,
+    dy: Tensor,
+    means: Tensor,
+    rstds: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    groups: int,
+    eps: float,
+    silu: bool,
+) -> Tensor:
+    """The gradient for x, from the gradient dy for the result and from what the norm has left."""
+    call = _Prepared(weight, bias, scale, shift, groups, eps, silu)
+    dx, *_ = call.gradient(x.flatten(2).mT, dy.flatten(2).mT, means, rstds, trains=False)
+    return dx.mT.reshape(x.shape)
+
+
+@opaque_norm.register_fake
+def _(x: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
+    means, rstds = (x.new_empty(x.shape[:2], dtype=torch.float32) for _ in range(2))
+    return torch.empty_like(x), means, rstds
+
+
+@opaque_gradient.register_fake
+def _(x: Tensor, *others: Any) -> Tensor:
+    return torch.empty_like(x)
+
+
+def _note(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    x, weight, bias, scale, shift, *ctx.settings = inputs
+    ctx.save_for_backward(x, *output[1:], weight, bias, scale, shift)
+
+
+def _backward(ctx: Any, dy: Tensor, *others: Tensor) -> tuple[Tensor | None, ...]:
+    x, *saved = ctx.saved_tensors
+    return opaque_gradient(x, dy, *saved, *ctx.settings), *[None] * 7
+
+
+opaque_norm.register_autograd(_backward, setup_context=_note)
 
 
 class _GroupNorm(torch.autograd.Function):
