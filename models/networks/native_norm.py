@@ -142,22 +142,28 @@ class _Prepared:
 
     def _call(self, name: str, pixels: Tensor, maps: Sequence[Tensor | None], first: int, end: int) -> None:
         _, positions, channels = pixels.shape
-        moves = [None if each is None else each[first:end] for each in self._moves]
+        scale, shift = self._moves
         norm = Norm(
             end - first,
             positions,
             channels,
             self._groups,
             HALF[pixels.dtype],
-            0 if moves[0] is None else HALF[moves[0].dtype],
+            0 if scale is None else HALF[scale.dtype],
             self._silu,
             self._eps,
-            *(None if each is None else each.data_ptr() for each in (self._weight, self._bias, *moves)),
-            *(0 if each is None else each.stride(0) for each in moves),
+            self._weight.data_ptr(),
+            self._bias.data_ptr(),
+            *(_row(each, first) for each in (scale, shift)),
+            *(0 if each is None else each.stride(0) for each in (scale, shift)),
         )
-        pointers = (None if each is None else each[first:end].data_ptr() for each in maps)
-        if getattr(library(), name)(ctypes.byref(norm), *pointers):
+        if getattr(library(), name)(ctypes.byref(norm), *(_row(each, first) for each in maps)):
             raise MemoryError("no memory for a group norm's sums")
+
+
+def _row(rows: Tensor | None, number: int) -> int | None:
+    """The address of a row of [N, ...]; a slice of each tensor would take as long as a small norm."""
+    return None if rows is None else rows.data_ptr() + number * rows.stride(0) * rows.element_size()
 
 
 @functools.cache
