@@ -196,7 +196,7 @@ FOREIGN: dict[str, tuple[bytes, str]] = {
         saved({"a": torch.zeros(99)}, _use_new_zipfile_serialization=False)[:-99],
         "is cut off or damaged",
     ),
-    "optimizer": (saved(optimizer_state()), "is the state of an optimizer; the weights lie in another file"),
+    "optimizer": (saved(optimizer_state()), "is the state of an optimizer; the weights are in another file"),
     "whole model": (saved(Model()), "a pickled model or object; save its state_dict()"),
     "list": (saved([torch.zeros(1)]), "contains a list, and no state dict"),
     "run's bookkeeping": (saved({"step": 3, "args": {}}), "contains no state dict of an ADM network, but step, args"),

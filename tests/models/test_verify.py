@@ -77,7 +77,7 @@ def test_file_that_is_not_the_one_recorded_is_told(checkpoint: Path) -> None:
     write_record(checkpoint, "0" * 64)
     os.utime(checkpoint)
     assert verify(checkpoint, read_tensors(checkpoint), BASE) == [
-        "has changed since it was recorded; if that is meant, delete its .json"
+        "has changed since it was recorded; if that is intended, delete its .json"
     ]
 
 
