@@ -48,7 +48,7 @@ def test_file_of_classes_says_how_many_images(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["b.txt", "samples.png", "samples.npz.gz"])
 def test_output_of_another_suffix_is_refused_before_anything_is_made(tmp_path: Path, name: str) -> None:
-    with pytest.raises(BulkError, match=rf"^--out .*{name}: ends in \.\w+; give a name in \.npz, or a folder's"):
+    with pytest.raises(BulkError, match=rf"^--out .*{name}: ends in \.\w+; give a file's name that ends in \.npz"):
         sampled(tmp_path / name, Painter())
     assert list(tmp_path.iterdir()) == []
 

@@ -22,7 +22,7 @@ from rich.console import Console
 from bulk import progress
 from bulk.chunks import ChunkPlan
 from bulk.classes import parse_classes
-from bulk.disk import sole_worker
+from bulk.disk import sole_run
 from bulk.errors import BulkError, StoppedError
 from bulk.run import Order, run
 from tests.bulk.painter import Painter, contents, painted, sampled
@@ -253,8 +253,8 @@ def test_two_runs_never_share_an_output(tmp_path: Path) -> None:
     with pytest.raises(StoppedError):
         sampled(tmp_path / "samples.npz", Painter(stop_before(1)))
     with (
-        sole_worker(tmp_path / "samples.npz.parts"),
-        pytest.raises(BulkError, match="another adm sample works here"),
+        sole_run(tmp_path / "samples.npz.parts"),
+        pytest.raises(BulkError, match="another adm sample uses this folder"),
     ):
         sampled(tmp_path / "samples.npz", Painter())
 
@@ -262,7 +262,7 @@ def test_two_runs_never_share_an_output(tmp_path: Path) -> None:
 def test_what_a_killed_run_left_unfinished_is_removed(tmp_path: Path) -> None:
     left = tmp_path / ".3-0.rgb.123.tmp"
     left.write_bytes(b"half")
-    with sole_worker(tmp_path):
+    with sole_run(tmp_path):
         assert not left.exists()
 
 
