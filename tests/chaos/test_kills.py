@@ -31,9 +31,8 @@ JOBS_PER_KILL, JOBS_PER_TEMPLATE = 10 / 3, 4
 MOST_SECONDS_TO_A_KILL = 2.0  # after a worker has taken jobs: longer than most jobs take
 POISON = {"class_label": KILLS, "steps": 40, "guidance_scale": 1, "seed": 1, "priority": "high"}  # while kills go on
 SECONDS_TO_END = 600.0  # after the last kill; the poison kills a worker seven times, which takes seconds to start again
-LEASE = {
-    "ADM_LEASE_SECONDS": "60"
-}  # a worker that a busy machine stalls is no dead one, which would count against its jobs
+# A worker that a busy machine stalls must not count as dead, because a death would count against its jobs.
+LEASE = {"ADM_LEASE_SECONDS": "60"}
 
 
 @dataclass(frozen=True)
