@@ -81,7 +81,7 @@ def test_outliers_do_not_blur_the_others() -> None:
         (features(0, 3), features(1, 9), "precision and recall: 3 samples are too few; there must be 4 or more"),
         (features(0, 9), features(1, 0), "precision and recall: 0 samples are too few; there must be 4 or more"),
         (features(0, 9), features(1, 9) / 0, "precision and recall: sample 0 of 9 has NaN or infinity in its features"),
-        (features(0, 9), features(1, 9, 4), "the sets have features of 5 and 4 dimensions; they must be alike"),
+        (features(0, 9), features(1, 9, 4), "the sets have features of 5 and 4 dimensions; they must have the same"),
     ],
 )
 def test_sets_without_a_score_are_refused_in_one_line(reference: torch.Tensor, sample: torch.Tensor, told: str) -> None:
