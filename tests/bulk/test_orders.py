@@ -59,7 +59,7 @@ def test_folder_that_is_there_may_have_a_dot_in_its_name(tmp_path: Path) -> None
     assert list(contents(tmp_path / "scale-1.5")) == ["000000.png", "000001.png"]
 
 
-def test_output_that_cannot_be_written_is_told_in_one_line(tmp_path: Path) -> None:
+def test_output_that_cannot_be_written_is_reported_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(BulkError, match=r"--out .*File exists"):
         sampled(tmp_path / "file" / "samples.npz", Painter())

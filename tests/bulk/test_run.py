@@ -111,7 +111,7 @@ def full_disk(size: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("size", [40_000, 100_000], ids=["of a chunk", "of the result"])
-def test_full_disk_ends_a_run_in_one_line_and_the_same_order_goes_on(tmp_path: Path, size: int) -> None:
+def test_full_disk_ends_a_run_in_one_line_and_the_same_command_continues_it(tmp_path: Path, size: int) -> None:
     out = tmp_path / "samples.npz"
     with full_disk(size), pytest.raises(BulkError, match=r"^--out .*samples.npz: File too large$"):
         sampled(out, Painter(), classes="0")
@@ -177,7 +177,7 @@ def test_run_that_is_extended_ends_as_one_of_that_many_and_makes_no_whole_chunk_
     assert len(made) < counts[-1] + 2 * 16 * len(counts)  # beside what the end of a run had cut short
 
 
-def test_extension_that_was_killed_anywhere_goes_on(tmp_path: Path) -> None:
+def test_extension_that_was_killed_anywhere_continues(tmp_path: Path) -> None:
     """Before the record says so, the run is still the smaller one; its parts are there, and the file may be gone."""
     out = tmp_path / "samples.npz"
     sampled(out, Painter(), count=40, classes="0")
@@ -277,7 +277,9 @@ def test_npz_that_a_killed_run_left_unfinished_is_removed_and_others_are_not(tmp
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_run_that_was_killed_over_its_record_begins_anew_and_leaves_nothing_of_it(tmp_path: Path, form: str) -> None:
+def test_run_that_was_killed_while_it_wrote_its_record_starts_again_and_leaves_nothing_of_it(
+    tmp_path: Path, form: str
+) -> None:
     sampled(tmp_path / "undisturbed" / form, Painter())
     record = tmp_path / "killed" / ("samples.npz.json" if form.endswith(".npz") else "samples/run.json")
     record.parent.mkdir(parents=True)

@@ -200,7 +200,7 @@ def test_damaged_image_is_noticed(adm: Client) -> None:
 
 
 @pytest.mark.process
-def test_service_that_is_away_is_waited_for_and_the_job_is_queued_once(
+def test_unavailable_service_is_waited_for_and_the_job_is_queued_once(
     service_settings: Settings, worker: ToyWorker, client: httpx2.Client
 ) -> None:
     with running_service(service_settings) as (address, _, _):

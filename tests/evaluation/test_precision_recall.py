@@ -50,7 +50,7 @@ def test_distant_sets_do_not_meet() -> None:
     assert (float(found.precision), float(found.recall)) == (0, 0)
 
 
-def test_copies_lie_in_a_ball_of_radius_0_also_far_from_the_origin() -> None:
+def test_copies_are_within_a_ball_of_radius_0_also_far_from_the_origin() -> None:
     point = features(0, 1, shift=10_000).repeat(5, 1)
     assert squared_radii(Points(point), (3,)).unique().tolist() == [0]
     assert float(precision_recall(point, point).precision) == 1

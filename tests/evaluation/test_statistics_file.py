@@ -56,7 +56,7 @@ def test_official_arrays_are_moments(tmp_path: Path) -> None:
     assert without.spatial is None
 
 
-def test_official_files_are_told_apart_so_that_compare_does_not_mix_references(tmp_path: Path) -> None:
+def test_official_files_are_distinguished_so_that_compare_does_not_mix_references(tmp_path: Path) -> None:
     one, other = official(tmp_path / "one.npz"), official(tmp_path / "other.npz", mu=np.ones(3))
     hashes = {read_statistics(each, EXTRACTOR).provenance["sha256"] for each in (one, other)}
     assert len(hashes) == 2
@@ -93,7 +93,7 @@ def test_statistics_of_another_extractor_are_refused_by_name(tmp_path: Path) -> 
         ({"provenance": np.array(json.dumps(PROVENANCE | {"format": 1}))}, "it has no 'pooled'"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_told_in_one_line(tmp_path: Path, changed: dict[str, Any], told: str) -> None:
+def test_fault_of_a_file_is_reported_in_one_line(tmp_path: Path, changed: dict[str, Any], told: str) -> None:
     with pytest.raises(ValueError, match=rf"^\S*set\.npz: .*{told}"):
         read_statistics(official(tmp_path / "set.npz", **changed), EXTRACTOR)
 

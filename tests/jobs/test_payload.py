@@ -77,7 +77,7 @@ def called_with(payload: dict[str, Any]) -> bytes:
     return zlib.compress(json.dumps(["f", None, [], payload]).encode())
 
 
-def test_fixed_form_tells_requests_apart() -> None:
+def test_fixed_form_distinguishes_requests() -> None:
     one, other = (resolve(JobRequest.parse(b'{"class_label": %d}' % label), DEMO, lambda: 1) for label in (1, 2))
     assert fixed_form(one) != fixed_form(other)
 

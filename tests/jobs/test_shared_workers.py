@@ -115,7 +115,7 @@ def test_what_pipelines_of_the_same_workers_have_queued_adds_up_to_what_the_cap_
         assert estimator.queued_seconds(seen) == pytest.approx(total)
 
 
-def test_work_falls_evenly_on_all_who_hold_its_pipeline() -> None:
+def test_work_is_spread_evenly_over_all_workers_that_serve_its_pipeline() -> None:
     """One of two holders of the other is ours: half of its 8 s, and two share that."""
     three = fleet(("demo", "other"), ("demo",), ("other",))
     assert three.shares("demo") == {"demo": 1, "other": 0.5}

@@ -269,7 +269,7 @@ OTHERS: dict[str, tuple[dict[str, Tensor], str]] = {
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_other_network_is_said_by_its_name_in_every_command(tmp_path: Path, name: str) -> None:
+def test_other_network_is_named_in_every_command(tmp_path: Path, name: str) -> None:
     tensors, said = OTHERS[name]
     path = tmp_path / "mine.pt"
     torch.save(tensors, path)

@@ -88,7 +88,7 @@ def test_process_that_dies_is_started_again_and_the_log_says_so(running: Running
     assert process.poll() is None
 
 
-def test_one_process_sweeps_and_the_one_that_replaces_it_goes_on(
+def test_one_process_sweeps_and_the_one_that_replaces_it_continues(
     running: Running, redis: Redis, worker: ToyWorker
 ) -> None:
     address, _, lines = running

@@ -288,7 +288,7 @@ def test_one_address_cannot_take_the_connections_of_others(small: tuple[str, lis
         each.socket.close()
 
 
-def test_answers_that_nobody_reads_are_dropped_and_others_go_on(small: tuple[str, list[str]], redis: Redis) -> None:
+def test_answers_that_nobody_reads_are_dropped_and_others_continue(small: tuple[str, list[str]], redis: Redis) -> None:
     address, lines = small
     silent = [Caller(address, source="127.0.0.3") for _ in range(10)]
     for each in silent:

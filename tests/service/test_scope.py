@@ -100,7 +100,7 @@ def test_waiting_queued_and_running_jobs_are_their_callers_too(client: httpx2.Cl
     assert client.get(f"/v1/jobs/{job_id}", headers=callers.ann).json()["status"] in ("queued", "in_progress")
 
 
-def test_lists_and_their_pages_hold_the_callers_own_jobs(client: httpx2.Client, callers: Callers) -> None:
+def test_lists_and_their_pages_contain_the_callers_own_jobs_alone(client: httpx2.Client, callers: Callers) -> None:
     anns, bobs = [], []
     for _ in range(3):
         anns.append(post(client, callers.ann))
@@ -195,7 +195,7 @@ def test_stream_ends_when_its_callers_key_is_rotated(redis: Redis, fleet: ToyWor
     assert "event: completed" not in list(stream)
 
 
-def test_long_poll_of_a_revoked_key_tells_nothing(
+def test_long_poll_of_a_revoked_key_reveals_nothing(
     client: httpx2.Client, redis: Redis, fleet: ToyWorker, callers: Callers
 ) -> None:
     job_id = post(client, callers.ann)

@@ -57,7 +57,7 @@ def test_workers_user_runs_the_job_of_a_caller_with_a_key(
 
 @pytest.mark.process
 @pytest.mark.slow
-def test_worker_program_starts_hands_back_and_goes_on_with_the_rights_of_the_user(
+def test_worker_program_starts_requeues_and_resumes_with_the_rights_of_the_user(
     workers_redis: Redis, redis_server: RedisServer, redis: Redis, tmp_path: Path
 ) -> None:
     weights = write_tiny_stack(tmp_path / "weights").parent

@@ -104,7 +104,7 @@ def test_changed_configuration_is_refused_by_field_until_it_is_allowed(tmp_path:
     assert step_of(folder) == 6
 
 
-def test_changed_data_are_refused_and_said(tmp_path: Path) -> None:
+def test_changed_data_are_refused_by_what_changed(tmp_path: Path) -> None:
     path, folder = write_npz(tmp_path / "images.npz"), tmp_path / "run"
     train(config(data={"path": str(path)}), Request(folder))
     write_npz(path, count=12)
@@ -134,7 +134,7 @@ def test_second_process_in_a_folder_is_refused(tmp_path: Path) -> None:
         train(config(data={"path": str(write_npz(tmp_path / "images.npz"))}), Request(tmp_path))
 
 
-def test_diverging_run_keeps_its_last_good_state_and_goes_on_with_a_lower_rate(tmp_path: Path) -> None:
+def test_diverging_run_keeps_its_last_good_state_and_continues_with_a_lower_rate(tmp_path: Path) -> None:
     data, folder = {"path": str(write_npz(tmp_path / "images.npz"))}, tmp_path / "run"
     wild = config(
         data=data, optimiser={"steps": 8, "learning_rate": 1e30, "warmup_steps": 0}, saving={"state_seconds": 1e-6}

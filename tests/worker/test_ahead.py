@@ -90,7 +90,7 @@ def note_steps_ahead(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     return ahead
 
 
-def test_device_has_the_next_step_while_its_worker_tells_of_one(
+def test_device_has_the_next_step_while_its_worker_reports_one(
     bench: Bench, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And none when there is none to be had."""
@@ -160,7 +160,7 @@ def test_job_that_comes_while_the_device_is_at_a_step_has_a_place_in_the_next(
     assert told == [alone] * (1 + steps_told) + [both] * 2 + [alone] * (1 - steps_told)
 
 
-def test_job_that_is_given_back_goes_on_from_the_last_step_that_was_told_of(bench: Bench, serve: Serve) -> None:
+def test_requeued_job_continues_from_the_last_reported_step(bench: Bench, serve: Serve) -> None:
     often = {"checkpoint_seconds": 0.01, "drain_seconds": 0}
     body: dict[str, object] = {"n": 2, "steps": 150, "sampler": "ddpm", "upsample": {"steps": 2}}
     shift = serve(2, **often)

@@ -261,7 +261,7 @@ def test_job_that_moves_on_while_one_is_written_is_noted_where_its_state_was_cop
     assert (again.checkpoint, record.reached) == (run.checkpoint, copied)
 
 
-def test_one_is_not_replaced_by_that_of_a_job_that_failed_and_was_not_told(
+def test_one_is_not_replaced_by_that_of_a_job_whose_failure_is_not_yet_reported(
     bench: Bench, engine: Engine, run: JobRun, checkpoints_of: OpenWriter
 ) -> None:
     """Its images have left, in a step that was launched behind the one that is retired."""
@@ -285,7 +285,7 @@ def test_short_jobs_leave_none_behind_and_none_are_written_where_they_are_off(
     assert stored(bench) == []
 
 
-def test_job_that_is_given_back_leaves_one_where_a_regular_one_is_not_due(
+def test_requeued_job_leaves_one_where_a_regular_one_is_not_due(
     bench: Bench, run: JobRun, checkpoints_of: OpenWriter
 ) -> None:
     run.device_seconds = WORTH_SECONDS
@@ -324,7 +324,7 @@ def test_state_as_large_as_the_limit_is_written_and_a_larger_one_is_not(
     assert len(stored(bench)) == written
 
 
-def test_too_large_a_state_and_a_store_that_is_away_are_passed_over(
+def test_too_large_a_state_and_an_unavailable_store_are_passed_over(
     bench: Bench, run: JobRun, checkpoints_of: OpenWriter, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run.device_seconds = 60

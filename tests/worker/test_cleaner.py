@@ -121,7 +121,7 @@ def test_job_that_nobody_takes_again_expires(bench: Bench, inbox: Inbox, cleaner
     assert bench.events(job_id) == ["queued", "started", "queued", "expired"]
 
 
-def test_job_that_was_put_back_while_it_was_swept_stays_and_expires_later(
+def test_job_that_was_requeued_while_it_was_swept_stays_and_expires_later(
     bench: Bench, inbox: Inbox, cleaner: Cleaner, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job_id = bench.submit()
