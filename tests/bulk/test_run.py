@@ -1,4 +1,4 @@
-"""A run from order to result, with a source that paints: what is kept, refused, resumed."""
+"""A run from order to result, with a source of plain colours: what is kept, refused, resumed."""
 
 import io
 import json
@@ -101,7 +101,7 @@ def test_stopped_run_says_how_far_it_came(tmp_path: Path) -> None:
 
 @contextmanager
 def full_disk(size: int) -> Iterator[None]:
-    """No file of this process grows beyond a size: what would is cut off in the middle, as on a full disk."""
+    """Let no file of this process grow beyond a size: a longer write stops in the middle, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -178,7 +178,7 @@ def test_run_that_is_extended_ends_as_one_of_that_many_and_makes_no_whole_chunk_
 
 
 def test_extension_that_was_killed_anywhere_continues(tmp_path: Path) -> None:
-    """Before the record says so, the run is still the smaller one; its parts are there, and the file may be gone."""
+    """Until the record has the new count, the run is still the smaller one; its parts exist, and its .npz may not."""
     out = tmp_path / "samples.npz"
     sampled(out, Painter(), count=40, classes="0")
     record = (tmp_path / "samples.npz.json").read_text()

@@ -1,4 +1,4 @@
-"""Every check of the audit can fail: each is shown a world in which one thing is wrong."""
+"""Every check of the audit can fail: each gets a state in which one thing is wrong."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -38,7 +38,7 @@ def test_sound_world_gives_no_complaint(redis: Redis, tmp_path: Path) -> None:
     assert audit.nobody_else([ASK], 1, ["p"], ["j", "p", "unanswered"]) == []
     redis.hset("adm:work:demo", "normal:5:base", 0)
     redis.set("adm:worker:worker-0", "{}")
-    assert audit.books_are_closed(redis) == []
+    assert audit.queue_is_empty(redis) == []
     redis.zadd("adm:jobs:completed", {"1-j": 0})
     assert audit.indexes_agree(redis, {"j": "completed"}) == []
     redis.delete("adm:jobs:completed")
@@ -123,13 +123,13 @@ def test_unknown_job_is_reported() -> None:
 )
 def test_entry_that_outlives_all_jobs_is_reported(redis: Redis, command: tuple[Any, ...]) -> None:
     redis.execute_command(*command)  # type: ignore[no-untyped-call] # redis-py leaves it untyped
-    assert audit.books_are_closed(redis)
+    assert audit.queue_is_empty(redis)
 
 
 def test_id_that_stays_in_a_queue_is_reported(redis: Redis) -> None:
     redis.sadd("rq:queues", "rq:queue:adm:demo:normal")
     redis.rpush("rq:queue:adm:demo:normal", "nobody")
-    assert audit.books_are_closed(redis)
+    assert audit.queue_is_empty(redis)
 
 
 def test_wrong_index_is_reported(redis: Redis) -> None:

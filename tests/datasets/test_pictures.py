@@ -1,4 +1,4 @@
-"""Sets of pictures to be measured: the same pixels whichever way they lie there, and one line for what is none."""
+"""Sets of pictures to be measured: each form of storage gives the same pixels, and an invalid set gives one line."""
 
 import struct
 import zipfile

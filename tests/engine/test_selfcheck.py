@@ -1,4 +1,4 @@
-"""The self-check says nothing of the demo stack, and what is wrong of wrong ones."""
+"""The self-check is silent about the demo stack, and names what is wrong with wrong settings of it."""
 
 import copy
 import dataclasses

@@ -1,4 +1,4 @@
-"""Quotas of callers on a real Redis: what is charged, what is refused, and what does not go round them."""
+"""Quotas of callers on a real Redis: what is charged, what is refused, and what cannot evade them."""
 
 import pytest
 from redis import Redis
@@ -141,7 +141,7 @@ def test_posts_are_counted_replayed_and_wrong_ones_too(redis: Redis, settings: S
 
 
 def test_call_after_the_stated_wait_is_accepted(redis: Redis, settings: Settings) -> None:
-    """The library's windows by Redis' clock, moved on by shortening what is left of them."""
+    """The library's windows run by Redis' clock; time passes here by shortening what is left of them."""
     quotas = Quotas(redis, settings.model_copy(update={"quota_device_seconds": 10}))
     for _ in range(6):
         quotas.take_cost(ANN, 1500)

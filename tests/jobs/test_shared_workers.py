@@ -1,4 +1,4 @@
-"""Pipelines that share workers: what one waits for is the work of all, as far as it falls on its workers."""
+"""Pipelines that share workers: a job waits for the work of all pipelines, as far as its own workers do it."""
 
 import dataclasses
 

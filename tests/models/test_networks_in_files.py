@@ -1,4 +1,4 @@
-"""Weights files as people have them: every form and wrapping is one network, or one line that says what it is."""
+"""Weights files in the forms that people have: each gives the same network, or one line that says what the file is."""
 
 import argparse
 import gzip

@@ -15,7 +15,7 @@ from tests.service.conftest import ToyWorker, body, running_service, wait_follow
 
 @contextmanager
 def once_followed(redis: Redis, job_id: str, act: Callable[[], object]) -> Iterator[None]:
-    """Act while the block reads a stream of the job, as soon as the service follows the job for it."""
+    """Call `act` as soon as the service has subscribed to the job for the stream that the block reads."""
 
     def wait_and_act() -> None:
         wait_followed(redis, job_id)

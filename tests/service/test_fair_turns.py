@@ -1,4 +1,4 @@
-"""Turns at what is limited: one caller's many do not stand before another's one, and none is lost."""
+"""Turns at a limited resource: many calls of one caller do not delay another caller's one, and no turn is lost."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

@@ -1,4 +1,4 @@
-"""Looking at jobs that are there, cancelling and deleting them; `test_jobs` posts them."""
+"""Listing, reading, cancelling and deleting jobs; `test_jobs` is about posting them."""
 
 import hashlib
 

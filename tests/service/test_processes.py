@@ -48,7 +48,7 @@ def text_of(address: str, path: str) -> str:
 
 
 def answered(address: str, route: str = "/livez") -> dict[str, float]:
-    """Requests of a route that each process has answered, as one scrape shows them; another's may be seconds old."""
+    """Requests of a route that each process has answered, from one scrape; that of the other may be seconds old."""
     found: dict[str, float] = {}
     for family in text_string_to_metric_families(text_of(address, "/metrics")):
         for each in family.samples:
@@ -140,7 +140,7 @@ def test_change_of_the_keys_is_in_force_at_all_processes_when_its_command_return
 ) -> None:
     """A service that ran without keys, each request on a connection of its own, so at either process.
 
-    A command takes a while to exit, so what it runs is tried by itself too: requests follow at once then.
+    A command takes a while to exit, so its function is also called directly, and requests then follow at once.
     """
 
     def answers(key: str = "") -> set[int]:

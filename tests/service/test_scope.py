@@ -63,7 +63,7 @@ def listed(client: httpx2.Client, headers: Headers, **params: str) -> list[str]:
 
 
 def without_names(answer: httpx2.Response, path: str) -> tuple[int, str, set[str]]:
-    """An answer but for what repeats the request's path."""
+    """An answer without the parts that repeat the request's path."""
     names = path.split("/")[3]
     return answer.status_code, answer.text.replace(names, "ID"), set(answer.headers)
 

@@ -1,4 +1,4 @@
-"""One trace from a caller's request to its stored image, over OTLP/HTTP; and collectors that are of no use."""
+"""One trace from a caller's request to its stored image, over OTLP/HTTP; and collectors that hang or do not exist."""
 
 import re
 import socket

@@ -271,7 +271,7 @@ def test_delivery_to_an_invalid_url_fails_alone(
 def test_deliveries_above_a_callers_share_wait_longer_the_more_there_are(
     redis: Redis, service_settings: Settings
 ) -> None:
-    """So that a thousand of one caller are not what every look finds, and what stands behind them is seen."""
+    """Otherwise each look would find a thousand deliveries of one caller, and never those behind them."""
     settings = service_settings.model_copy(update={"webhooks_per_caller": 2})
     webhooks = Webhooks(redis)
     sender = WebhookSender(webhooks, JobQueue(redis, settings, ImageStore(settings.store_address)), settings, Metrics())

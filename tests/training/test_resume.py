@@ -19,7 +19,8 @@ from training.session import Request, TrainingError, train
 from training.state import StateFiles, read_state
 
 KILLS = int(os.environ.get("TRAINING_KILLS", "6"))
-STEPS_A_KILL = 12  # of the run: more than a life takes, so that the last kill still finds it training
+# Steps of the run for each kill: more than it takes between two kills, so that the last one still finds it training.
+STEPS_A_KILL = 12
 
 
 @pytest.mark.parametrize("stop", [1, 3])

@@ -162,7 +162,7 @@ def run(bench: Bench, inbox: Inbox, engine: Engine) -> JobRun:
 
 
 class Writer:
-    """Checkpoints, and a loop that waits until all that they asked of other threads is done."""
+    """Checkpoints, and a loop that waits until other threads have done all that these asked of them."""
 
     def __init__(self, bench: Bench, inbox: Inbox, engine: Engine, seconds: float) -> None:
         self._calls = BackgroundCalls()
@@ -234,7 +234,7 @@ def test_one_is_written_after_so_much_device_time_and_replaces_the_one_before(
 
 
 def test_slow_redis_does_not_fill_the_store(bench: Bench, run: JobRun, checkpoints_of: OpenWriter) -> None:
-    """One that is not named yet replaces nothing, and so another one is not written beside it."""
+    """A checkpoint that the job's record does not name yet replaces none, so no further one is written beside it."""
     writer = checkpoints_of()
     with writer.slow_redis():
         for run.device_seconds in (60, 120, 180):
@@ -264,7 +264,7 @@ def test_job_that_moves_on_while_one_is_written_is_noted_where_its_state_was_cop
 def test_one_is_not_replaced_by_that_of_a_job_whose_failure_is_not_yet_reported(
     bench: Bench, engine: Engine, run: JobRun, checkpoints_of: OpenWriter
 ) -> None:
-    """Its images have left, in a step that was launched behind the one that is retired."""
+    """Its images have left the engine in a step that was launched after the one that is being retired."""
     run.device_seconds = 60
     checkpoints_of().write_if_due(run)
     before, run.device_seconds = stored(bench), 200

@@ -1,4 +1,4 @@
-"""Images are encoded and stored beside the loop: what goes on meanwhile, and what comes of them in the end."""
+"""Images are encoded and stored on other threads: the loop continues meanwhile, and each job ends once."""
 
 import json
 import time
@@ -31,7 +31,7 @@ put = obstore.put
 
 
 class Door:
-    """Before the store: while it is shut, whoever brings an image stands before it."""
+    """Stands before the store: while it is shut, each call that stores an image waits."""
 
     def __init__(self) -> None:
         self.open, self.reached = Event(), Event()

@@ -1,4 +1,4 @@
-"""A worker whose device has too little memory for a while: no job fails for it."""
+"""A worker whose device has too little memory for a while: no job fails because of that."""
 
 from pathlib import Path
 from threading import Event, Thread

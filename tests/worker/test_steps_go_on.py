@@ -34,7 +34,7 @@ MANY = 20  # steps: more than could be on their way when something begins to blo
 
 @pytest.fixture
 def settings(settings: Settings, bucket: str) -> Settings:
-    """With a store that is waited for during all of a test, however long it is silent."""
+    """Workers wait for a silent store for as long as any test takes."""
     return settings.model_copy(update={"store": bucket, "store_timeout_seconds": 600.0, "heartbeat_seconds": 0.1})
 
 
@@ -75,7 +75,7 @@ def serve(
 
 
 def mend(store_proxy: StoreProxy) -> None:
-    """End the store's fault, and whatever waits for an answer that will never come."""
+    """End the store's fault, and cut the calls that wait for an answer that will never come."""
     store_proxy.fault = "none"
     store_proxy.cut()
 

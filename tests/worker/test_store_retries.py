@@ -1,4 +1,4 @@
-"""Storing with patience: what is waited for, and what is given up."""
+"""Storing an image with retries: which failures are waited for, and when an image is given up."""
 
 import time
 from collections.abc import Callable
@@ -22,7 +22,7 @@ put = obstore.put
 
 
 class Calls:
-    """Stands before the store, which takes nothing, after so many seconds."""
+    """Stands before the store: delays each put by `seconds`, and fails those whose key `fails` selects."""
 
     def __init__(self) -> None:
         self.keys: list[str] = []

@@ -38,7 +38,7 @@ def test_previews_appear_in_order_and_can_be_scrubbed(page: Page, painter: Paint
     assert page.locator("#picture").get_attribute("src") == films(page).nth(1).locator("img").get_attribute("src")
     painter.finish(claim)
     expect(films(page)).to_have_count(5)
-    expect(page.locator("#caption")).to_contain_text("Base step 2 of 3")  # who scrubs is not carried off
+    expect(page.locator("#caption")).to_contain_text("Base step 2 of 3")  # it stays at the step that was chosen
     films(page).nth(3).click()
     assert page.locator("#picture").get_attribute("src") == newest
     page.get_by_role("button", name="Go to the latest step").click()

@@ -1,4 +1,4 @@
-"""The page's form in a real Chromium: what it posts, and what it says of what is refused."""
+"""The page's form in a real Chromium: what it posts, and how it shows a refusal."""
 
 import json
 import re

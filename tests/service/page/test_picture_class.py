@@ -30,7 +30,7 @@ def announce(redis: Redis, pipeline: PipelineInfo) -> None:
 
 
 def score(painter: Painter, scores: Sequence[dict[str, object]] = TORUS) -> None:
-    """Answer the question that the page asks of its own accord."""
+    """Answer the `score` job that the page posts by itself."""
     claim = painter.claim()
     assert claim.request.kind == "score"
     painter.finish(claim, {"scores": [scores]})
