@@ -119,7 +119,7 @@ def _numbered(x: Tensor, rows: Sequence[int]) -> Tensor:
 
 
 def _as_maps(x: Tensor) -> Tensor:
-    """In channels-last layout, as in serving."""
+    """The tensor in channels-last layout, as in serving."""
     return (
         x.mT.contiguous().mT if x.ndim == 3 else x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
     )

@@ -73,7 +73,7 @@ class Mixed35(nn.Module):
 
 
 class Reduce35(nn.Module):
-    """From 35x35 to 17x17 positions."""
+    """Reduces 35x35 to 17x17 positions."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -114,7 +114,7 @@ class Mixed17(nn.Module):
 
 
 class Reduce17(nn.Module):
-    """From 17x17 to 8x8 positions."""
+    """Reduces 17x17 to 8x8 positions."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -139,7 +139,7 @@ TRAINING = ("--noise-schedule", "cosine", "--diffusion-steps", "4000", "--rescal
 
 
 def flags_told(output: str) -> dict[str, list[str]]:
-    """Each flag's value and where it is from."""
+    """Each flag's value and its origin."""
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in output.splitlines() if "│" in line]
     return {row[0]: row[1:3] for row in rows if len(row) == 4}
 

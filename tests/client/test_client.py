@@ -266,7 +266,7 @@ async def all_of_it(address: str) -> None:
 def test_job_above_the_whole_of_a_quota_is_refused_at_once(
     service_settings: Settings, worker: ToyWorker, redis: Redis
 ) -> None:
-    """Such a 429 has no Retry-After, and would be the same after any wait."""
+    """Such a 429 has no Retry-After, because the answer would be the same after any wait."""
     key = KeyStore(redis).create("ann", Role.USER).key
     said: list[str] = []
     try:

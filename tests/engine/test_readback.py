@@ -144,7 +144,7 @@ def test_no_thresholding_waits(bench: Bench, stages: dict[str, Stage], threshold
 
 
 def test_no_step_of_the_engine_waits_for_what_it_begins(bench: Bench, stages: dict[str, Stage]) -> None:
-    """From what images start from to what they leave; the end of each step's lap, which is waited for, is not here."""
+    """From an image's start to its pixels; without the end of each step, which is waited for."""
     engine, copies = Engine(stages, MAX_ROWS), Copies()
     picture = FromPicture(torch.zeros(3, 8, 8, dtype=torch.uint8))
     enlarged = StagePlan("upsample", "ddim", 3, strength=0.7)

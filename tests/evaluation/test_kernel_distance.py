@@ -37,7 +37,7 @@ def test_estimate_is_the_sum_over_pairs_whatever_the_blocks(number: int) -> None
 
 
 def test_estimate_is_the_mean_over_all_subsets() -> None:
-    """So the estimate uses all images and draws no subsets."""
+    """That is why the estimate may use all images and needs no random subsets."""
     x, y = features(0, 6), features(1, 5)
     of_subsets = [
         brute_force(x[list(a)].tolist(), y[list(b)].tolist())

@@ -69,7 +69,7 @@ def test_values_without_a_block_are_those_of_the_other_images(counts: tuple[int,
 
 
 def test_copies_of_one_outlier_are_dense_and_cover_little() -> None:
-    """Each lies in six balls of a line's end, its own and its five neighbours'; precision would call them perfect."""
+    """Each sample is in six balls of a line's end: its own and those of its five neighbours. Precision would be 1."""
     line = torch.arange(20, dtype=torch.float64)[:, None]
     estimates = found(line[:1].repeat(9, 1), line)
     assert estimates["precision"].value == 1

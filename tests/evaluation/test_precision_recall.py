@@ -58,7 +58,7 @@ def test_copies_are_within_a_ball_of_radius_0_also_far_from_the_origin() -> None
 
 @given(seed=st.integers(0, 99), shift=st.sampled_from([1e6, -1e8, 1e10]), width=st.integers(1, 5))
 def test_translation_changes_nothing(seed: int, shift: float, width: int) -> None:
-    """Also of some of the features: a constant one has no distance."""
+    """The translation may move only some features: a feature with one value everywhere adds no distance."""
     a, b = (features(seed + i, 30, shift=0.5 * i).double() for i in range(2))
     moved = torch.zeros(5, dtype=torch.float64)
     moved[:width] = shift

@@ -106,7 +106,7 @@ CENTRES = 4 * torch.eye(4)
 
 
 def balanced(generator: torch.Generator, each: int, shift: float) -> tuple[Tensor, Draws]:
-    """As many points of each class, whose centres lie far apart."""
+    """`each` points of every class; the centres of the classes are far apart."""
     classes = torch.arange(4).repeat(each)
     return drawn(generator, 4 * each, 4, shift) + CENTRES[classes], Draws(4 * each, classes)
 

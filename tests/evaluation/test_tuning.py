@@ -26,13 +26,13 @@ DEMO = Path("weights/demo")
 
 @pytest.fixture(autouse=True)
 def few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No figure depends on them, and their probes take most of the start."""
+    """Probe few row shapes: no figure depends on them, and the probes take most of the start."""
     monkeypatch.setattr(tuning, "MAX_ROWS", 4)
 
 
 @pytest.fixture
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is chosen of what was measured does not depend on their number."""
+    """Sample in few steps: how a setting is chosen from the measured ones does not depend on the number of steps."""
     monkeypatch.setattr(tuning, "STEPS", 5)
 
 

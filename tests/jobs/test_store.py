@@ -104,7 +104,7 @@ def test_listing_of_more_objects_than_a_page_of_the_server_is_whole(address: str
 
 @pytest.mark.parametrize("way", ["jobs/../../{}/x", "../{}/x", "jobs/../../../x", "..", "jobs/..", "jobs//x", "a\0b"])
 def test_key_with_a_way_out_of_the_store_names_nothing(address: str, way: str) -> None:
-    """No disk and no server is asked, which might resolve it; so what lies beside a store stays."""
+    """The key is refused before a disk or a server could resolve it, so files beside a store stay."""
     beside = address.rpartition("/")[0]
     neighbour = ObjectStore(f"{beside}/neighbour-{uuid4().hex}", MARGIN_SECONDS)
     neighbour.put("x", b"secret")

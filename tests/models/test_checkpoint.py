@@ -33,7 +33,7 @@ def rewrite(path: Path, change: Callable[[dict[str, Tensor]], None], **metadata:
 
 
 def keep(tensors: dict[str, Tensor]) -> None:
-    """No change."""
+    """Return the state unchanged."""
 
 
 def test_saved_network_comes_back_with_its_configuration(tmp_path: Path) -> None:

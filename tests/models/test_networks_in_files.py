@@ -57,7 +57,7 @@ def compiled(state: dict[str, Tensor]) -> object:
 
 
 def half_convolutions(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """As the official convert_to_fp16 leaves a model: convolutions of the three bodies in float16, the rest not."""
+    """A model as the official convert_to_fp16 leaves it: only the convolutions of the three bodies are float16."""
     network = build_unet(BASE)
     network.load_state_dict(state)
     for name, module in network.named_modules():
@@ -67,7 +67,7 @@ def half_convolutions(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 class AttributeDict(dict[str, Any]):
-    """As configuration libraries have it."""
+    """A dict subclass, as configuration libraries define one."""
 
 
 OBJECTS = [frozenset({1}), range(3), slice(1), Decimal(1), datetime(2026, 1, 1, tzinfo=UTC), np.float64(1), np.zeros(2)]

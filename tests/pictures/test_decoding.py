@@ -1,4 +1,4 @@
-"""One treatment of every mode, orientation and transparency, whatever the file's format."""
+"""Each mode, orientation and transparency is treated the same way in every file format."""
 
 import io
 from pathlib import Path

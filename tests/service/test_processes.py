@@ -40,7 +40,7 @@ def running(redis: Redis, service_settings: Settings) -> Iterator[Running]:
 
 
 def text_of(address: str, path: str) -> str:
-    """What a route answers, on a connection of its own, so from either process; "" while a process is started again."""
+    """A route's answer on a new connection, so from either process; "" while a process is started again."""
     try:
         return httpx2.get(f"{address}{path}", timeout=60).text
     except httpx2.TransportError:

@@ -35,7 +35,7 @@ class Callers(NamedTuple):
 
 @pytest.fixture
 def callers(fleet: ToyWorker, make_key: MakeKey) -> Callers:
-    """Two users and an operator, of a service whose worker keeps the jobs that it claims."""
+    """Two users and an operator of a service whose worker claims jobs but finishes none."""
     return Callers(make_key("ann"), make_key("bob"), make_key("root", Role.OPERATOR))
 
 

@@ -36,7 +36,7 @@ def test_model_without_a_sweep_and_unknown_model_are_distinguished(client: httpx
 
 
 def test_worker_without_the_sweep_takes_it_back(client: httpx2.Client, announced: Redis) -> None:
-    """It may have other weights, for which the former measurements are not valid."""
+    """The worker may have other weights, for which the former measurements are not valid."""
     with announced.pipeline() as pipe:
         announce_pipelines(pipe, [DEMO])
         pipe.execute()

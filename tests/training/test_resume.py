@@ -62,7 +62,7 @@ def test_run_that_is_stopped_and_resumed_equals_one_that_is_not(
 def test_run_that_is_killed_at_random_instants_ends_with_the_bytes_of_one_that_is_not(
     tmp_path: Path, processes: int
 ) -> None:
-    """Each kill is of all processes of the run, after a step that none before it has saved."""
+    """Each kill ends all processes of the run, after at least one step that no earlier kill's state has."""
     seed = int(os.environ.get("TRAINING_KILLS_SEED", random.randrange(2**32)))
     print(f"seed {seed}, {KILLS} kills, {processes} processes")
     instants, steps = random.Random(seed), STEPS_A_KILL * KILLS
