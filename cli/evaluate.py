@@ -58,7 +58,7 @@ def scores(
         from evaluation.extractors import load_extractor
         from evaluation.report import evaluate, measured, over_seeds, table, width
         from evaluation.score_page import score_page
-        from evaluation.statistics_file import holds_statistics, read_statistics
+        from evaluation.statistics_file import is_statistics, read_statistics
 
         refuse_generated(against, "--against")
         if json_file is not None:
@@ -69,7 +69,7 @@ def scores(
         opened = load_extractor(extractor)
         with kept_work(thumbnails=page is not None) as work:
             # refuses statistics of another extractor before pictures are measured for minutes
-            theirs = read_statistics(path, opened.identity) if holds_statistics(path := Path(against)) else None
+            theirs = read_statistics(path, opened.identity) if is_statistics(path := Path(against)) else None
             found = []
             for _, source in sources:
                 ours = measured_samples(source, opened, work, url, strict=strict)

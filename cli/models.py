@@ -225,14 +225,14 @@ def inspect(
 
     from cli.inspection_tables import tables_of
     from models.checkpoints.open_flags import Answers, resolve
-    from models.checkpoints.stated_flags import said_of
+    from models.checkpoints.stated_flags import stated_answers
     from models.checkpoints.tensor_file import read_network
     from models.checkpoints.verify import shapes_of
 
     with wrong_answers(path):
         network = read_network(path, weights_at)
         shapes = shapes_of(network.tensors)
-        sources = {"given here": answers} | said_of(path)
+        sources = {"given here": answers} | stated_answers(path)
         resolved = resolve(shapes, reduce(Answers.over, sources.values()))
     console = Console()
     for table in tables_of(path, network, resolved, sources):

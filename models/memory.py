@@ -120,7 +120,7 @@ def bytes_per_row(configs: Iterable[NetworkConfig]) -> int:
 
 
 def surely_fits(config: NetworkConfig, rows: int, free: int) -> bool:
-    """Return whether a network fits by a wide bound; then the exact estimate, which imports for seconds, is skipped."""
+    """Return whether a network fits by a wide bound; then the exact estimate, with its slow imports, is skipped."""
     depth, widest = config.num_res_blocks + 2, config.image_size**2 * config.width(0)
     return 4 * (30 * depth * widest * rows) + rows * STATES_KEPT * state_bytes(config) < free
 
@@ -149,8 +149,8 @@ class Need:
 class Shortage:
     """Stacks do not fit in the free memory of a device.
 
-    rows_that_fit: of a step of all of them, 0 if none. fitting: rows of a step by pipeline, for each that would fit by
-    itself.
+    rows_that_fit: rows of a step if all of them are loaded; 0 if none fits. fitting: rows of a step by pipeline, for
+    each that would fit by itself.
     """
 
     needed_bytes: int

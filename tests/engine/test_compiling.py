@@ -206,7 +206,7 @@ def test_compiled_code_that_computes_something_else_is_refused(
     shallow_folder: Path, tmp_path: Path, part: str, factor: float
 ) -> None:
     class Wrong(Compiler):
-        """No compiler makes wrong code of the same function on every machine, so this one says what it makes."""
+        """No real compiler miscompiles the same function on every machine, so this one is told what to make."""
 
         def compile(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
             wrong = isinstance(function, UNet) == (part == "network")

@@ -101,7 +101,7 @@ def test_image_that_is_filtered_out_is_not_selected_any_more(
 
 
 @pytest.mark.refused(401)
-def test_archive_is_fetched_with_the_key_and_not_held_above_its_bytes(
+def test_archive_is_fetched_with_the_key_and_not_kept_above_its_limit_of_bytes(
     page: Page, painter: Painter, client: httpx2.Client, make_key: MakeKey
 ) -> None:
     ann = make_key("ann")
