@@ -7,7 +7,7 @@ FROM python:3.11-slim AS base
 ARG PIP_FIND_LINKS
 ARG PIP_EXTRA_INDEX_URL
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
-# A fixed id, so that service and worker own the files of a shared volume alike.
+# A fixed id, so that service and worker own the files of a shared volume as the same user.
 RUN useradd --create-home --uid 10001 adm && mkdir /data && chown adm:adm /data
 WORKDIR /app
 COPY pyproject.toml requirements.lock ./
@@ -34,7 +34,7 @@ HEALTHCHECK --interval=10s --timeout=3s --start-period=10s \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/livez', timeout=2)"]
 CMD ["adm", "service"]
 
-# The C compiler is left behind here: the slim image has none.
+# The slim image has no C compiler; this stage has one, and only its output goes into the worker's image.
 FROM python:3.11 AS norms
 WORKDIR /app
 COPY pyproject.toml requirements.lock ./

@@ -77,5 +77,5 @@ class Autoscaler:
 
 
 def per_target(value: float, replicas: int) -> int:
-    """Replicas for one trigger: its value in units of the threshold; the present number within TOLERANCE."""
+    """Replicas for one trigger: its value in units of the target, or the present number if that is within TOLERANCE."""
     return replicas if abs(value / replicas - 1) <= TOLERANCE else math.ceil(value)

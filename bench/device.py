@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.machine import machine
-from bench.official_loop import guided_ddim, hold_half
+from bench.official_loop import convert_to_half, guided_ddim
 from bench.summary import Goal, line
 from engine.diffusion_process import process_of
 from engine.engine import Engine, run_to_end
@@ -179,7 +179,7 @@ def stage_lines(
         loop = random_stage(name, device, "fp32")  # plain, in float32's layout, like the official code
         for each, count in product(official_precisions(device), seconds):
             if each == "fp16":
-                hold_half(loop)
+                convert_to_half(loop)
             run = partial(guided_ddim, loop, torch.zeros(count, dtype=torch.long), SCALE, 2, 1, each)
             theirs = seconds_that_fit(run, device)
             times = None if theirs is None else round(theirs / 2 / count / seconds[count], 3)
@@ -207,7 +207,7 @@ def demo_lines(device: torch.device, precision: Precision, rows: int) -> dict[st
     found: dict[str, Any] = {"rows": rows, "seconds": round(seconds, 3)}
     for each in official_precisions(device):
         if each == "fp16":
-            hold_half(loop)
+            convert_to_half(loop)
         theirs = median_seconds(partial(guided_ddim, loop, labels, SCALE, STEPS, 1, each), device)
         found[f"against the loop in {each}"] = round(theirs / seconds, 3)
     return found

@@ -6,8 +6,8 @@
 
 A job of one guided image of 250 steps runs alone. After some steps its worker gets SIGTERM, and the next worker resumes
 the job. Reports for each stop: seconds until the job is requeued or completed, seconds until the process has ended, the
-checkpoint's bytes, and the reported steps that it lacks. Without a drain time, and with the default one. Writes
-bench/results/drain.json.
+checkpoint's bytes, and the reported steps that it lacks. Jobs are stopped without a drain time and with the default
+one. Writes bench/results/drain.json.
 """
 
 import argparse

@@ -38,7 +38,7 @@ from worker.warmup import measure_steps
 
 ROOT = Path(__file__).parent
 DEMO = ROOT.parent / "weights" / "demo"
-KEPT = ROOT.parent / "runs" / "compiled"  # stored, which saves a second run minutes
+KEPT = ROOT.parent / "runs" / "compiled"  # stores compiled networks, which saves a second run minutes
 COMPILED_ROWS = (2, 16)  # row counts beside the largest; each takes minutes
 STEPS, SCALE, ROWS = 25, 2.0, 32
 FEW_STEPS = 5  # for loading; the official code has a grid with this number
@@ -204,7 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, measure in lines.items():
         found[name] = measure()
         print(name, json.dumps(found[name]), flush=True)
-    if bench.precision == "fp32":  # in which both sides already are
+    if bench.precision == "fp32":  # both sides are in it already
         found |= {EAGER_FP32: found[EAGER], COMPILED_FP32: found[COMPILED]}
     (ROOT / "results" / "engine.json").write_text(json.dumps(machine() | {"found": found}, indent=1) + "\n")
 

@@ -1,8 +1,8 @@
 """The fashion stack beside real images that no network of it was trained on: python -m bench.fashion RUN.
 
-RUN is the folder of its base's training run, whose data has the held-out images. Every sampler makes as many images as
-there are in one of two halves of real ones; the shipped judge counts those that show their class, and FID is in its
-features. Writes weights/fashion/judge.json, and a sheet of images beside real ones.
+RUN is the folder of its base's training run, whose data has the held-out images. Those are divided into two halves, and
+every sampler makes as many images as one half has; the shipped judge counts those that show their class, and FID is in
+its features. Writes weights/fashion/judge.json, and a sheet of images beside real ones.
 """
 
 import argparse

@@ -4,8 +4,8 @@
 
 The service, Redis and workers run as programs of this machine, on the shipped demo stack with one thread each. The
 autoscaler of `bench.autoscaling` reads /metrics like KEDA's query, starts workers, and stops them by SIGTERM. Its times
-are those of the shipped rule, shortened, so that minutes are like a day. The simulation gets the same arrivals and the
-measured step costs and start times. Reports both, and their difference; writes
+are those of the shipped rule, shortened, so that some minutes represent a day. The simulation gets the same arrivals
+and the measured step costs and start times. Reports both, and their difference; writes
 bench/results/fleet.json.
 """
 

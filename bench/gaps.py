@@ -154,7 +154,7 @@ class Bench:
         deadline = time.monotonic() + PATIENCE_SECONDS
         while not holds():
             if time.monotonic() > deadline:
-                raise TimeoutError("the worker did not come to it")
+                raise TimeoutError("the worker did not reach the expected state")
             time.sleep(0.2)
 
     def completed(self, job_ids: list[str]) -> bool:
@@ -221,7 +221,7 @@ class Bench:
         finally:
             JobRun.state, obstore.put = state, put  # type: ignore[method-assign]
 
-    def redis_away(self, *, hangs: bool) -> dict[str, Any]:
+    def redis_unavailable(self, *, hangs: bool) -> dict[str, Any]:
         """Jobs of one image each, which finish one after another during the outage."""
         with self.serving():
             finish = [self.submit(steps=steps, upsample=False) for steps in range(4, 20)]
@@ -251,8 +251,8 @@ def measure(folder: Path, max_rows: int) -> dict[str, Any]:
             "alone": bench.alone,
             "sixteen pictures of 49 megapixels": bench.pictures,
             "checkpoints of 64 MiB to a store that takes 5 s": bench.checkpoints,
-            "Redis hangs for 20 s": partial(bench.redis_away, hangs=True),
-            "Redis refuses connections for 20 s": partial(bench.redis_away, hangs=False),
+            "Redis hangs for 20 s": partial(bench.redis_unavailable, hangs=True),
+            "Redis refuses connections for 20 s": partial(bench.redis_unavailable, hangs=False),
         }
         for name, measured in scenes.items():
             found[name] = measured()

@@ -119,8 +119,8 @@ class Bench:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=50, help="a cell of sampler, scale and thresholding; 0: none")
-    parser.add_argument("--few-images", type=int, default=200, help="a cell of the comparison at few steps; 0: none")
+    parser.add_argument("--images", type=int, default=50, help="per cell of sampler, scale and thresholding; 0: none")
+    parser.add_argument("--few-images", type=int, default=200, help="per cell of the comparison at few steps; 0: none")
     parser.add_argument("--scales", type=float, nargs="+", default=SCALES, help="of the breakdown")
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args(arguments)

@@ -11,7 +11,7 @@ from models.networks.precision import DTYPES
 from vocabulary.precisions import Precision
 
 
-def hold_half(stage: Stage) -> None:
+def convert_to_half(stage: Stage) -> None:
     """Convert the weights of convolutions to float16, as in the official code; linear layers and norms stay."""
     assert stage.guide is not None
     assert stage.guide.module is not None

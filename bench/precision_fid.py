@@ -6,7 +6,7 @@ The same classes and starting noise, DDIM with 10 steps at the default scale, 32
 runs/precision in parts, so that a stopped run resumes; fp32 comes first, because the others are compared with it.
 Writes bench/results/precision_fid.json.
 
-A CPU without half-precision hardware is tens of times slower in it than in float32. There the products are computed in
+A CPU without half-precision hardware is tens of times slower in half precision. There the products are computed in
 float32 from the same rounded numbers, and their sums are rounded, as hardware does.
 """
 

@@ -104,7 +104,7 @@ class Simulation:
         # an idle worker claims at once, a busy one between two steps
         for worker in ready:
             if not worker.busy:
-                self._go_on(worker, now)
+                self._next_step(worker, now)
 
     def _arrive(self, job: SimulatedJob) -> None:
         priority, pipeline = job.request.priority, job.request.model
@@ -126,7 +126,7 @@ class Simulation:
             name = f"{where}:{rank_of(job.request.priority, job.work)}:{stage}"
             work[name] = work.get(name, 0) + sign * row_steps
 
-    def _go_on(self, worker: SimulatedWorker, now: float) -> None:
+    def _next_step(self, worker: SimulatedWorker, now: float) -> None:
         self._take(worker, now)
         choice = worker.scheduler.choose()
         if choice is None:

@@ -110,12 +110,12 @@ class Scaled(Simulation):
             if not worker.left:
                 self._leave(worker, now)
 
-    def _go_on(self, worker: SimulatedWorker, now: float) -> None:
+    def _next_step(self, worker: SimulatedWorker, now: float) -> None:
         life = self.lives[id(worker)]
         if life.stopped < math.inf and (not worker.left or now >= life.stopped + self.drain_seconds):
             self._leave(worker, now)
         else:
-            super()._go_on(worker, now)
+            super()._next_step(worker, now)
 
     def _take(self, worker: SimulatedWorker, now: float) -> None:
         if self.lives[id(worker)].stopped == math.inf:
@@ -129,10 +129,10 @@ class Scaled(Simulation):
             job.left = {index: left for (job_id, index), left in worker.left.items() if job_id == job.id}
             self._count(job, RUNNING, -1)
             self._count(job, job.request.priority, 1)
-            self.queues[job.request.priority][job.request.model].put_back(job, job.caller)
+            self.queues[job.request.priority][job.request.model].requeue(job, job.caller)
             self.handed_back += 1
         for each in [one for one in self.workers if not one.busy]:
-            self._go_on(each, now)
+            self._next_step(each, now)
 
     def _end_image(self, worker: SimulatedWorker, key: tuple[str, int], now: float) -> None:
         job = worker.jobs[key[0]]

@@ -83,7 +83,7 @@ def seconds(steps: Iterator[object]) -> float:
 
 
 def compare(name: str, precision: Precision, repeats: int) -> dict[str, Any]:
-    """The time ratio of the official step, in float32, its only form on a CPU."""
+    """The time of the official step relative to ours; on a CPU the official step has only float32."""
     config = configure(name, precision)
     ours, theirs = our_steps(config, precision), official_steps(config)
     next(ours), next(theirs)

@@ -40,8 +40,8 @@ class Line(Generic[T]):
         self._ends[caller] = starts + share
         return place
 
-    def put_back(self, job: T, caller: str) -> None:
-        """Put a served job back before all others, at no cost."""
+    def requeue(self, job: T, caller: str) -> None:
+        """Requeue a claimed job before all others, at no cost to its caller."""
         starts = self._turns[self._jobs[0]].starts if self._jobs else 0.0
         self._jobs.insert(0, job)
         self._turns[job] = Turn(starts, caller, 0.0)

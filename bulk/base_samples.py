@@ -15,23 +15,10 @@ from bulk.errors import BulkError
 
 LOCAL_HEADER = struct.Struct("<26xHH")  # of a zip's member; the lengths of its name and of its extra field
 CHANNELS = 3
-DAMAGE = (
-    ValueError,
-    TypeError,
-    SyntaxError,
-    NotImplementedError,
-    OverflowError,
-    MemoryError,
-    struct.error,
-)  # errors of malformed files
-LABELS = {
-    "|u1": "B",
-    "<i2": "h",
-    "<i4": "i",
-    "<u4": "I",
-    "<i8": "q",
-    "<u8": "Q",
-}  # numpy's names of integers, and array's
+# errors of malformed files
+DAMAGE = (ValueError, TypeError, SyntaxError, NotImplementedError, OverflowError, MemoryError, struct.error)
+# numpy's names of integers, and array's
+LABELS = {"|u1": "B", "<i2": "h", "<i4": "i", "<u4": "I", "<i8": "q", "<u8": "Q"}
 
 
 @dataclass(frozen=True)
@@ -72,13 +59,11 @@ def read_base_samples(path: Path) -> BaseSamples:
             file.seek(0)
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     except KeyError as error:
-        raise BulkError(
-            f"--base-samples {path}: has no {error}; numpy.savez names what it is given first arr_0"
-        ) from error
+        raise BulkError(f"--base-samples {path}: has no {error}; numpy.savez names its first array arr_0") from error
     except OSError as error:
         raise BulkError(f"--base-samples {path}: {error.strerror or error}") from error
     except (zipfile.BadZipFile, *DAMAGE) as error:
-        raise BulkError(f"--base-samples {path}: is no whole .npz of numpy.savez ({error})") from error
+        raise BulkError(f"--base-samples {path}: is not a complete .npz of numpy.savez ({error})") from error
     count, size = shape[:2]
     if labels is not None and len(labels) != count:
         raise BulkError(f"--base-samples {path}: has {count} images and {len(labels)} labels")

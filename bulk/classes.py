@@ -29,8 +29,8 @@ class Classes:
 def parse_classes(given: str, known: Sequence[ClassInfo], seed: int) -> Classes:
     """Parse `uniform`, `balanced`, `none`, a list such as `0,3,torus`, or the name of a file with a class on each line.
 
-    uniform draws each image's class from (seed, i), with the official scripts' distribution; balanced and a list repeat
-    in turn.
+    uniform draws each image's class from (seed, i), with the official scripts' distribution; balanced and a list assign
+    their classes in turn.
     Raises: BulkError, one line.
     """
     if given == "none":

@@ -12,7 +12,7 @@ from files.atomic import UNFINISHED, atomic_write
 
 
 def remove_unfinished(path: Path) -> None:
-    """Remove the unfinished replacements of a file that killed runs left; only for the file's single writer."""
+    """Remove unfinished replacements of a file, which killed runs have left; only its single writer may call this."""
     of_any_process = re.compile(re.escape(f".{path.name}.") + r"\d+" + re.escape(UNFINISHED))
     for left in path.parent.iterdir():
         if of_any_process.fullmatch(left.name):
@@ -36,14 +36,14 @@ def settle(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def sole_worker(folder: Path) -> Iterator[None]:
+def sole_run(folder: Path) -> Iterator[None]:
     """Lock a folder, and remove unfinished files of killed runs. Raises: BulkError while another run has locked it."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise BulkError(f"{folder}: another adm sample works here") from error
+            raise BulkError(f"{folder}: another adm sample uses this folder") from error
         for left in folder.glob(f".*{UNFINISHED}"):
             left.unlink(missing_ok=True)
         yield

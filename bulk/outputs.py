@@ -37,7 +37,7 @@ class Output(ABC):
     @property
     @abstractmethod
     def occupied(self) -> bool:
-        """Return whether there are files that are not of a run."""
+        """Return whether there are files; without a record, they are not a run's."""
 
     @abstractmethod
     def has(self, chunk: Chunk) -> bool:
@@ -94,7 +94,7 @@ class NpzOutput(Output):
 
     def finish(self, plan: ChunkPlan, size: int, on_image: Callable[[], None]) -> None:
         if not self.finished:
-            remove_unfinished(self.path)  # as large as the result
+            remove_unfinished(self.path)  # unfinished files are as large as the result
             labelled = plan.count > 0 and plan.classes.label(0) is not None
             labels = (place.class_label for place in plan.places() if place.class_label is not None)
             with atomic_write(self.path, durable=True, many_writers=True) as file:
@@ -166,5 +166,7 @@ def open_output(path: Path) -> Output:
     if path.exists() and not path.is_dir():
         raise BulkError(f"--out {path}: must end in .npz or be a folder, and this is a file")
     if path.suffix and not path.is_dir():  # samples.png is probably not meant as a folder, unless it exists as one
-        raise BulkError(f"--out {path}: ends in {path.suffix}; give a name in .npz, or a folder's without a suffix")
+        raise BulkError(
+            f"--out {path}: ends in {path.suffix}; give a file's name that ends in .npz, or a folder's name"
+        )
     return FolderOutput(path)

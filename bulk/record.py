@@ -1,4 +1,4 @@
-"""The record of a run: the parameters of its images, so that no others are ever added to them."""
+"""The record of a run: the parameters of its images, so that no images with other parameters are added to them."""
 
 import json
 from collections.abc import Iterator

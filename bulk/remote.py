@@ -31,7 +31,7 @@ from bulk.errors import BulkError
 from bulk.source import Work, body_of, of_chunk
 from jobs.contract.pipelines import PipelineInfo
 
-ATTEMPTS = 3  # at a failing job, until the run fails
+ATTEMPTS = 3  # failures of one chunk's jobs before the run fails
 WAIT_SECONDS = 30  # of a poll
 NOT_FOUND = 404
 AT_ONCE = Patience(silent_seconds=0, busy_seconds=0)
@@ -54,7 +54,7 @@ class Remote:
                 except RefusedError as error:
                     if error.status != NOT_FOUND:
                         raise
-                    there = ", ".join(each.id for each in client.models()) or "none yet, for no worker has started"
+                    there = ", ".join(each.id for each in client.models()) or "none yet, because no worker has started"
                     raise BulkError(f"--model: unknown pipeline {model!r}; there are: {there}") from error
         except UnreachableError as error:
             raise BulkError(f"--url: no service answers at {self.url} ({error}); --local needs none") from error

@@ -12,7 +12,7 @@ from rich.console import Console
 from bulk.base_samples import BaseSamples, name_of, read_base_samples
 from bulk.chunks import Chunk, ChunkPlan
 from bulk.classes import Classes, parse_classes
-from bulk.disk import remove_unfinished, sole_worker
+from bulk.disk import remove_unfinished, sole_run
 from bulk.errors import BulkError, StoppedError
 from bulk.outputs import Output, open_output
 from bulk.progress import shown_progress
@@ -74,7 +74,7 @@ class Order:
             )
         if unknown := set(base.labels) - {each.index for each in pipeline.classes}:
             raise BulkError(
-                f"--base-samples {base.path}: arr_1 has the class {min(unknown)}, which {self.model} has not"
+                f"--base-samples {base.path}: arr_1 has the class {min(unknown)}, which {self.model} does not have"
             )
         return Classes(base.labels.__getitem__, "of the base samples", base.count)
 
@@ -144,7 +144,7 @@ def run(order: Order, source: Source, console: Console, output: Output | None = 
         record = Record.begin_or_resume(output, content)
         if plan.count > record.count:
             output.folder.mkdir(parents=True, exist_ok=True)
-            with sole_worker(output.folder):
+            with sole_run(output.folder):
                 output.grow(replace(plan, count=record.count), content["size"])
                 record.grow(plan.count)
         was_finished = output.finished
@@ -152,12 +152,12 @@ def run(order: Order, source: Source, console: Console, output: Output | None = 
             output.finish(plan, content["size"], lambda: None)  # cleanup that a kill at the end may have prevented
         else:
             output.folder.mkdir(parents=True, exist_ok=True)
-            with sole_worker(output.folder):
+            with sole_run(output.folder):
                 remove_unfinished(output.record)
                 make(plan, output, record, request, base, source, content["size"], console)
     except OSError as error:
         raise BulkError(f"--out {order.out}: {error.strerror or error}") from error
-    return summary(order.out, plan, content["size"], record) + (", there already" if was_finished else "")
+    return summary(order.out, plan, content["size"], record) + (", already complete" if was_finished else "")
 
 
 def make(

@@ -11,9 +11,9 @@ from jobs.contract.kinds import FIELDS
 from jobs.contract.pipelines import PipelineInfo
 from jobs.contract.request import ResolvedRequest
 
-EACH_ITS_OWN = {"class_label", "n", "seed"}
-OF_OTHER_KINDS = {"kind", "images", "seeds", "strength", "class_weights"}
-OF_NO_PIXEL = {"previews", "priority", "expires_in", "user", "metadata", "webhook_url"}
+EACH_ITS_OWN = {"class_label", "n", "seed"}  # fields that differ between the jobs of a run
+OF_OTHER_KINDS = {"kind", "images", "seeds", "strength", "class_weights"}  # the kind, and fields of only some kinds
+OF_NO_PIXEL = {"previews", "priority", "expires_in", "user", "metadata", "webhook_url"}  # do not change any pixel
 
 
 @dataclass(frozen=True)

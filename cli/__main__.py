@@ -1,4 +1,4 @@
-"""`python -m cli` is `adm`, for use without the installed script."""
+"""Runs the `adm` command as `python -m cli`, without the installed script."""
 
 from cli.main import app
 

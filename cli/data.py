@@ -16,7 +16,7 @@ From = Annotated[Literal["auto", "folder", "name"], typer.Option("--labels-from"
 @app.command()
 def inspect(
     images: Annotated[Path, typer.Argument(help="folder, zip or tar file, idx file or official .npz")],
-    json_file: Annotated[Path | None, typer.Option("--json", help="write what was found here, as JSON")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="file for the findings, as JSON")] = None,
     sheet: Annotated[Path | None, typer.Option(help="contact sheet; default inspect-NAME.png")] = None,
     labels_from: From = "auto",
 ) -> None:

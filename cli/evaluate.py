@@ -41,11 +41,15 @@ Strict = Annotated[bool, typer.Option("--strict", help="refuse sets with files t
 def scores(
     samples: Annotated[str, typer.Argument(help="pictures, features, local:PIPELINE or service:PIPELINE")],
     against: Annotated[str, typer.Option(help="reference: pictures, a statistics file, or shapes")],
-    json_file: Annotated[Path | None, typer.Option("--json", help="write the figures and where they come from")] = None,
-    page: Annotated[Path | None, typer.Option("--report", help="write all of it as one page, .html")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="file for the figures and their provenance")] = None,
+    page: Annotated[Path | None, typer.Option("--report", help="file for the whole report as one page, .html")] = None,
     extractor: Extractor = "judge",
-    url: Annotated[str | None, typer.Option(help="of service:; default the one on ADM_HOST and ADM_PORT")] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="of local: and service:, from the source's own on")] = 1,
+    url: Annotated[
+        str | None, typer.Option(help="URL for service:; default the service on ADM_HOST and ADM_PORT")
+    ] = None,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="number of seeds for local: and service:, from the source's own on")
+    ] = 1,
     strict: Strict = False,
 ) -> None:
     """FID, sFID, Inception Score, KID, precision, recall and more, each with its 95 % interval."""
@@ -54,7 +58,7 @@ def scores(
         from evaluation.extractors import load_extractor
         from evaluation.report import evaluate, measured, over_seeds, table, width
         from evaluation.score_page import score_page
-        from evaluation.statistics_file import holds_statistics, read_statistics
+        from evaluation.statistics_file import is_statistics, read_statistics
 
         refuse_generated(against, "--against")
         if json_file is not None:
@@ -65,7 +69,7 @@ def scores(
         opened = load_extractor(extractor)
         with kept_work(thumbnails=page is not None) as work:
             # refuses statistics of another extractor before pictures are measured for minutes
-            theirs = read_statistics(path, opened.identity) if holds_statistics(path := Path(against)) else None
+            theirs = read_statistics(path, opened.identity) if is_statistics(path := Path(against)) else None
             found = []
             for _, source in sources:
                 ours = measured_samples(source, opened, work, url, strict=strict)
@@ -107,7 +111,7 @@ def stats(
             with watched() as watch:
                 found = measured(source, opened, None, watch, "pictures", work, strict=strict)
             if not isinstance(found.content, Features):
-                raise ValueError(f"{source}: is a statistics file without features already")
+                raise ValueError(f"{source}: is a statistics file already, and has no features")
             write_statistics(out, found.content, found.provenance)
             work.remove()
         typer.echo(f"{out}: statistics of {found.provenance['images']} images of {found.provenance['size']}")
@@ -115,18 +119,18 @@ def stats(
 
 @app.command()
 def sweep(
-    pipeline: Annotated[str, typer.Argument(help="its name")],
+    pipeline: Annotated[str, typer.Argument(help="name of the pipeline")],
     against: Annotated[str, typer.Option(help="reference: pictures, a statistics file, or shapes")],
     out: Annotated[Path, typer.Option(help="report, .json")],
-    scale: Annotated[str, typer.Option(help="guidance scales, as 0,1,2,4,8")] = "0,1,2,4,8",
-    steps: Annotated[str, typer.Option(help="numbers of steps, as 5,10,25,50")] = "10,25",
-    sampler: Annotated[str, typer.Option(help="samplers, as ddim,dpmpp_2m; adm samplers lists them")] = "ddim",
-    images: Annotated[int, typer.Option(min=2, help="of each setting, of all classes in turn")] = 500,
+    scale: Annotated[str, typer.Option(help="guidance scales, such as 0,1,2,4,8")] = "0,1,2,4,8",
+    steps: Annotated[str, typer.Option(help="numbers of steps, such as 5,10,25,50")] = "10,25",
+    sampler: Annotated[str, typer.Option(help="samplers, such as ddim,dpmpp_2m; adm samplers lists them")] = "ddim",
+    images: Annotated[int, typer.Option(min=2, help="images of each setting, of all classes in turn")] = 500,
     seed: Annotated[int, typer.Option(min=0, help="the same for every setting")] = 0,
     report: Annotated[Path | None, typer.Option("--report", help="write a page with the plots, .html")] = None,
     extractor: Extractor = "judge",
 ) -> None:
-    """Measure a grid of settings, made in one engine on this machine, and recommend settings."""
+    """Make images at each setting of a grid, in one engine on this machine; measure them, and recommend settings."""
     with refusals():
         from rich.console import Console
 
@@ -160,7 +164,7 @@ def sweep(
 
 @app.command()
 def keep(
-    reports: Annotated[list[Path], typer.Argument(help="of adm evaluate sweep, .json; several make one sweep")],
+    reports: Annotated[list[Path], typer.Argument(help="reports of adm evaluate sweep, .json; several are joined")],
 ) -> None:
     """Store a sweep beside its pipeline's weights; workers that start later announce it, and the page draws it."""
     with refusals():
@@ -196,7 +200,7 @@ def numbers(option: str, given: str, kind: "type[Number]") -> "list[Number]":
 
 @app.command()
 def compare(
-    first: Annotated[Path, typer.Argument(help="report of --json")],
+    first: Annotated[Path, typer.Argument(help="report that --json wrote")],
     second: Annotated[Path, typer.Argument(help="another, against the same reference")],
 ) -> None:
     """Print which metrics of two reports differ by more than chance."""

@@ -1,4 +1,4 @@
-"""Ends of failed commands: one line, status 2 for a wrong setting and 1 otherwise."""
+"""Ends failed commands with one line, and with status 2 for a wrong setting or 1 otherwise."""
 
 import contextlib
 from collections.abc import Iterator
@@ -21,6 +21,6 @@ def one_line_errors(*kinds: type[Exception]) -> Iterator[None]:
         raise typer.Exit(1) from error
 
 
-def tell_doubt(line: str) -> None:
+def print_doubt(line: str) -> None:
     """Print one line about doubtful weights; the command continues."""
     typer.echo(f"adm: weights look wrong: {line} (docs/self-check.md)", err=True)

@@ -20,7 +20,7 @@ ClassLabel = Annotated[
 ModelName = Annotated[str | None, typer.Option(help="pipeline; default the service's", autocompletion=model_names)]
 Scale = Annotated[float | None, typer.Option(help="default the pipeline's; 0 is off")]
 Eta = Annotated[float | None, typer.Option(help="of ddim")]
-Upsample = Annotated[bool | None, typer.Option(help="default: where there is an upsampler")]
+Upsample = Annotated[bool | None, typer.Option(help="default: yes if the pipeline has an upsampler")]
 Priority = Annotated[str | None, typer.Option(help="low, normal or high; default normal")]
 
 

@@ -17,9 +17,9 @@ ASK_SECONDS = 1
 
 
 def grid(
-    x: Annotated[str, typer.Option("--x", help="from left to right, as scale=0,1,2 or sampler=ddim,heun")],
+    x: Annotated[str, typer.Option("--x", help="from left to right, such as scale=0,1,2 or sampler=ddim,heun")],
     class_label: ClassLabel = None,
-    y: Annotated[str | None, typer.Option("--y", help="from top to bottom, as steps=10,25")] = None,
+    y: Annotated[str | None, typer.Option("--y", help="from top to bottom, such as steps=10,25")] = None,
     out: Annotated[Path, typer.Option(help="folder for the sheet and the PNGs")] = Path(),
     model: ModelName = None,
     guidance_scale: Scale = None,
@@ -63,7 +63,7 @@ def axis_of(option: str, text: str) -> Any:
     """Parse NAME=VALUE,VALUE. Exits with one line for anything else."""
     name, separator, values = text.partition("=")
     if not (name and separator and values):
-        typer.echo(f"adm: {option} {text}: must be a field and its values, as scale=0,1,2", err=True)
+        typer.echo(f"adm: {option} {text}: must be a field and its values, such as scale=0,1,2", err=True)
         raise typer.Exit(FAILED_STATUS)
     field = SHORT.get(name, name)
     return {field: [value_of(field, each) for each in values.split(",")]}

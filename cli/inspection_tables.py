@@ -9,7 +9,11 @@ from rich.table import Table
 from models.checkpoints.networks_in_files import Network
 from models.checkpoints.open_flags import Answers, Resolved
 
-NOT_SHOWN = {"num_heads_upsample", "rescale_residual", "dropout"}  # they follow from other fields, or serve training
+NOT_SHOWN = {
+    "num_heads_upsample",
+    "rescale_residual",
+    "dropout",
+}  # they follow from other fields, or matter only in training
 
 
 def tables_of(path: Path, network: Network, resolved: Resolved, sources: Mapping[str, Answers]) -> Iterator[Table]:

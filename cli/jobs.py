@@ -53,7 +53,7 @@ def cancel(
 
 
 def line_of(job: "JobState") -> str:
-    """A line on a job."""
+    """One line about a job."""
     what = (
         ""
         if job.request is None

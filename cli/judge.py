@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cli.failure import one_line_errors, tell_doubt
+from cli.failure import one_line_errors, print_doubt
 
 
 def judge(
@@ -18,5 +18,5 @@ def judge(
     from models.checkpoints.network_file import WeightsError
 
     with one_line_errors(WeightsError):
-        path = write_report(folder, tell_doubt)
+        path = write_report(folder, print_doubt)
     typer.echo(f"{path}\n{path.read_text()}")

@@ -23,10 +23,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="as JSON")]
 
 @app.command()
 def create(
-    name: Annotated[str, typer.Option(help="of the caller, for people")],
-    role: Annotated[str, typer.Option(help="user: its own jobs; operator: everything; metrics: /metrics alone")],
+    name: Annotated[str, typer.Option(help="name of the caller, for people to read")],
+    role: Annotated[str, typer.Option(help="user: its own jobs; operator: everything; metrics: only /metrics")],
     weight: Annotated[
-        float, typer.Option(min=0.01, max=100, help="share of the turns it gets beside other callers")
+        float, typer.Option(min=0.01, max=100, help="share of the turns, relative to other callers")
     ] = 1.0,
     as_json: AsJson = False,
 ) -> None:

@@ -65,7 +65,7 @@ def named_presets(name: str) -> "tuple[Preset, ...]":
 @app.command()
 def add(
     runs: Annotated[list[Path], typer.Argument(help="folders of runs: a base, and a classifier, upsampler and judge")],
-    name: Annotated[str, typer.Option(help="name of the stack, which its pipeline has too")],
+    name: Annotated[str, typer.Option(help="name of the stack and of its pipeline")],
     dtype: Annotated[Precision, typer.Option(help="of the weights in the files")] = "fp16",
     width: Annotated[float | None, typer.Option(help="relative width of the power-function average to pack")] = None,
     weights: Annotated[Path | None, typer.Option(help="folder of stacks; default ADM_WEIGHTS")] = None,
@@ -153,7 +153,7 @@ def verify(path: File, preset: PresetOption = None, weights_at: Where = None) ->
         network = read_network(path, weights_at)
         name, config = expected(path, preset, network.tensors)
         lines = verify_file(path, network.tensors, config)
-    tell_place(network)
+    print_place(network)
     for line in lines:
         typer.echo(f"{path.name}: {line}")
     typer.echo(f"{path.name}: is {name}" if not lines else f"{path.name}: {len(lines)} differences from {name}")
@@ -174,7 +174,7 @@ def convert(
 ) -> None:
     """Write a checkpoint as safetensors, without a second copy in memory.
 
-    For a preset, or with the training flags, the file contains the configuration, and a stack can name it without more.
+    With a preset or the training flags, the file also contains the configuration, so that a stack only has to name it.
     """
     from models.checkpoints.verify import convert as convert_file
     from models.checkpoints.verify import preset_of
@@ -186,7 +186,7 @@ def convert(
     with wrong_answers(path):
         named = None if answers.given() else preset_of(path, preset)
         network = convert_file(path, out, DTYPES[dtype], named, answers, weights_at)
-    tell_place(network)
+    print_place(network)
     contents = (
         ""
         if named is not None or answers.given()
@@ -200,7 +200,7 @@ def export(
     source: Annotated[Path, typer.Argument(help="a stack's folder, or a network file with a configuration")],
     out: Annotated[Path, typer.Argument(help="folder for NAME.pt")],
 ) -> None:
-    """Write networks for the official scripts, and print the flags for those."""
+    """Write networks for the official scripts, and print the flags that those need."""
     from models.checkpoints.export import export as export_networks
 
     with wrong_answers(source):
@@ -225,21 +225,21 @@ def inspect(
 
     from cli.inspection_tables import tables_of
     from models.checkpoints.open_flags import Answers, resolve
-    from models.checkpoints.stated_flags import said_of
+    from models.checkpoints.stated_flags import stated_answers
     from models.checkpoints.tensor_file import read_network
     from models.checkpoints.verify import shapes_of
 
     with wrong_answers(path):
         network = read_network(path, weights_at)
         shapes = shapes_of(network.tensors)
-        sources = {"given here": answers} | said_of(path)
+        sources = {"given here": answers} | stated_answers(path)
         resolved = resolve(shapes, reduce(Answers.over, sources.values()))
     console = Console()
     for table in tables_of(path, network, resolved, sources):
         console.print(table)
 
 
-def tell_place(network: "Network") -> None:
+def print_place(network: "Network") -> None:
     """Print to stderr which of several networks in a file is used."""
     if network.choice:
         typer.echo(f"adm: {network.choice} (--weights-at)", err=True)
@@ -247,7 +247,7 @@ def tell_place(network: "Network") -> None:
 
 @contextlib.contextmanager
 def wrong_answers(path: Path) -> Iterator[None]:
-    """Print one line for each wrong answer or unusable file, and exit."""
+    """Print one line for each wrong flag or unusable file, and exit."""
     from models.checkpoints.inspection import NotAdmError
     from models.checkpoints.open_flags import AnswersError
     from models.checkpoints.presets import PRESETS

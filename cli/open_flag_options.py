@@ -13,9 +13,9 @@ NewOrder = Annotated[
 ]
 NumHeads = Annotated[int | None, typer.Option(help="heads at every width")]
 HeadChannels = Annotated[int | None, typer.Option(help="channels of each head")]
-DecoderHeads = Annotated[int | None, typer.Option(help="with --num-heads: those of the decoder; -1: as many")]
+DecoderHeads = Annotated[int | None, typer.Option(help="with --num-heads: heads in the decoder; -1: the same number")]
 ImageSize = Annotated[int | None, typer.Option(help="edge of the images, pixels")]
-NumResBlocks = Annotated[int | None, typer.Option(help="a level, where the keys allow several")]
+NumResBlocks = Annotated[int | None, typer.Option(help="residual blocks per level, if the keys allow several numbers")]
 NoiseSchedule = Annotated[Literal["linear", "cosine"] | None, typer.Option()]
 DiffusionSteps = Annotated[int | None, typer.Option(help="timesteps of training")]
 RescaleTimesteps = Annotated[
@@ -26,7 +26,7 @@ PredictXstart = Annotated[
     bool | None, typer.Option("--predict-xstart/--no-predict-xstart", help="the output is x_0, not eps")
 ]
 SigmaSmall = Annotated[
-    bool | None, typer.Option("--sigma-small/--no-sigma-small", help="the posterior's variance, where none is learned")
+    bool | None, typer.Option("--sigma-small/--no-sigma-small", help="use the posterior's variance, if none is learned")
 ]
 OPTIONS = {
     "use_new_attention_order": NewOrder,

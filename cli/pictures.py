@@ -5,23 +5,26 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.failure import one_line_errors, tell_doubt
+from cli.failure import one_line_errors, print_doubt
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Picture = Annotated[Path, typer.Argument(help="picture of any size; its middle square is taken", exists=True)]
 StackFolder = Annotated[
-    Path | None, typer.Option("--stack", help="folder with a stack.json, in place of all that ADM_WEIGHTS has")
+    Path | None, typer.Option("--stack", help="folder with a stack.json, instead of the stacks in ADM_WEIGHTS")
 ]
 Name = Annotated[
-    str | None, typer.Option("--pipeline", help="official ones too; default the first of ADM_PIPELINES, or of --stack")
+    str | None,
+    typer.Option("--pipeline", help="also an official one; default the first of ADM_PIPELINES, or of --stack"),
 ]
-Steps = Annotated[int, typer.Option(min=2, help="steps each way; twice as many, half the error")]
+Steps = Annotated[int, typer.Option(min=2, help="steps in each direction; twice as many halve the error")]
 ClassName = Annotated[
     str | None, typer.Option("--class", help="name or index of the picture's class; default no class")
 ]
-Scale = Annotated[float, typer.Option("--scale", min=0, max=50, help="guidance on the way back, which leads elsewhere")]
+Scale = Annotated[
+    float, typer.Option("--scale", min=0, max=50, help="guidance of the decoding, which then restores less")
+]
 
 
 def encode(
@@ -39,7 +42,7 @@ def encode(
     from worker.inverting import open_inverter, read_square
 
     with one_line_errors(*refusals()):
-        inverter = open_inverter(Settings.load(), stack, pipeline, steps, class_name, 0.0, tell_doubt)
+        inverter = open_inverter(Settings.load(), stack, pipeline, steps, class_name, 0.0, print_doubt)
         latent = inverter.encode(read_square(picture, inverter)[None])[0]
     save_file({"latent": latent}, out, {"steps": str(steps), "class": class_name or ""})
     typer.echo(f"{out}: {list(latent.shape)}, standard deviation {latent.std():.3f} (noise has 1)")
@@ -60,7 +63,7 @@ def reconstruct(
     from worker.inverting import open_inverter, read_square
 
     with one_line_errors(*refusals()):
-        inverter = open_inverter(Settings.load(), stack, pipeline, steps, class_name, scale, tell_doubt)
+        inverter = open_inverter(Settings.load(), stack, pipeline, steps, class_name, scale, print_doubt)
         pixels = read_square(picture, inverter)
         back = inverter.reconstruct(pixels[None], scale)[0]
     write_png(back, out)
@@ -83,7 +86,7 @@ def interpolate(
     from worker.inverting import open_inverter, read_square
 
     with one_line_errors(*refusals()):
-        inverter = open_inverter(Settings.load(), stack, pipeline, steps, class_name, scale, tell_doubt)
+        inverter = open_inverter(Settings.load(), stack, pipeline, steps, class_name, scale, print_doubt)
         shown = inverter.interpolate(read_square(first, inverter), read_square(last, inverter), frames, scale)
     out.mkdir(parents=True, exist_ok=True)
     digits = len(str(frames - 1))

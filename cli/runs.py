@@ -16,7 +16,9 @@ FOLLOW_SECONDS = 1.0
 
 
 @app.command("list")
-def list_runs(folder: Annotated[Path, typer.Argument(help="folder below which the runs lie")] = Path("runs")) -> None:
+def list_runs(
+    folder: Annotated[Path, typer.Argument(help="folder that contains the runs, at any depth")] = Path("runs"),
+) -> None:
     """List every run below a folder, with its progress and newest figures."""
     from rich.console import Console
     from rich.table import Table

@@ -22,7 +22,7 @@ def sample(
     classes: Annotated[
         str | None,
         typer.Option(
-            help="uniform (drawn, the default), balanced (in turn), none, a list as 0,3,torus in turn, or a file"
+            help="uniform (drawn, the default), balanced (in turn), none, a list in turn, such as 0,3,torus, or a file"
         ),
     ] = None,
     base_samples: Annotated[
@@ -33,14 +33,14 @@ def sample(
     steps: Annotated[int | None, typer.Option(help="default the pipeline's")] = None,
     sampler: Annotated[str | None, typer.Option(help="default the pipeline's")] = None,
     eta: Annotated[float | None, typer.Option(help="of ddim")] = None,
-    time_grid: Annotated[str | None, typer.Option(help="timesteps that a run keeps; adm samplers lists them")] = None,
+    time_grid: Annotated[str | None, typer.Option(help="official, even, uniform, logsnr or karras")] = None,
     thresholding: Annotated[str | None, typer.Option(help="of the predicted x_0: clip, dynamic, none")] = None,
     guidance_interval: Annotated[
         tuple[int, int] | None, typer.Option(help="guide only at timesteps from A to B", metavar="A B")
     ] = None,
     guidance_schedule: Annotated[str | None, typer.Option(help="constant or entropy; default the pipeline's")] = None,
     seed: Annotated[int, typer.Option(min=0, help="image i is a function of the seed and i")] = 0,
-    upsample: Annotated[bool | None, typer.Option(help="default: where there is an upsampler")] = None,
+    upsample: Annotated[bool | None, typer.Option(help="default: yes if the pipeline has an upsampler")] = None,
     upsample_steps: Annotated[int | None, typer.Option(help="of the upsampler; default the pipeline's")] = None,
     upsample_sampler: Annotated[str | None, typer.Option(help="of the upsampler; default the pipeline's")] = None,
     upsample_eta: Annotated[float | None, typer.Option(help="of the upsampler's ddim")] = None,
@@ -51,7 +51,7 @@ def sample(
     upsample_thresholding: Annotated[str | None, typer.Option(help="of the upsampler")] = None,
     local: Annotated[bool, typer.Option("--local", help="on this machine's devices, without a service")] = False,
     devices: Annotated[
-        str | None, typer.Option(help="with --local: as cuda:0,cuda:1; default ADM_DEVICE, which is all")
+        str | None, typer.Option(help="with --local: such as cuda:0,cuda:1; default ADM_DEVICE; auto is all")
     ] = None,
     rows: Annotated[
         int | None, typer.Option(min=1, help="with --local: images in a step; default ADM_MAX_ROWS")

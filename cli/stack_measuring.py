@@ -9,7 +9,7 @@ import typer
 MeasureMinutes = Annotated[
     float,
     typer.Option(
-        "--measure-minutes", min=0, help="time to measure eps_scale, guidance scale and sampler in; 0: do not measure"
+        "--measure-minutes", min=0, help="time for measuring eps_scale, guidance scale and sampler; 0: do not measure"
     ),
 ]
 

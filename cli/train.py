@@ -19,7 +19,9 @@ Out = Annotated[Path | None, typer.Option(help="folder of the run; default runs/
 Minutes = Annotated[float | None, typer.Option(min=0.01, help="stop after so many minutes; the same command resumes")]
 AllowChange = Annotated[list[str] | None, typer.Option(help="field that may differ from what the run began with")]
 Strict = Annotated[bool, typer.Option("--strict", help="refuse a set of images if one of its files cannot be used")]
-Weights = Annotated[Path | None, typer.Option(help="network file that a new run begins at, also an official model*.pt")]
+Weights = Annotated[
+    Path | None, typer.Option(help="network file from which a new run begins, also an official model*.pt")
+]
 Ema = Annotated[list[Path] | None, typer.Option(help="official ema_*.pt, one for each of the run's averages")]
 OptimiserFile = Annotated[Path | None, typer.Option("--optimiser", help="official opt*.pt that belongs to --weights")]
 Rewind = Annotated[int | None, typer.Option(min=0, help="go back to the newest snapshot up to this step")]
@@ -102,7 +104,7 @@ def _train(config: Any, request: Any) -> None:
 
 def train_stack(
     images: Annotated[Path, typer.Option(help="images to train on: a folder, an idx file or an official .npz")],
-    name: Annotated[str, typer.Option(help="name of the stack, which its pipeline has too")],
+    name: Annotated[str, typer.Option(help="name of the stack and of its pipeline")],
     image_size: Annotated[int, typer.Option(min=8, help="edge of the base's images, pixels")] = 32,
     upsampler: Annotated[bool, typer.Option("--upsampler", help="train an upsampler to twice the size too")] = False,
     steps: Annotated[int | None, typer.Option(min=1, help="of the base; the others in the recipe's proportion")] = None,

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from datasets.idx import find_idx
-from datasets.listing import NOT_MEANT, Skipped, find_files
+from datasets.listing import SYSTEM_FILES, Skipped, find_files
 
 ARCHIVES = frozenset({".zip", ".tar"})
 CLASS_FILE = ".cls"  # of a shard: KEY.cls has the class of the picture KEY.jpg
@@ -63,7 +63,7 @@ def _archive(path: Path) -> Iterator[Entry]:
 def _zip(path: Path) -> Iterator[Entry]:
     with zipfile.ZipFile(path) as archive:
         names = sorted(each.filename for each in archive.infolist() if not each.is_dir())
-    for name in filter(_is_meant, names):
+    for name in filter(_is_shown, names):
         yield Entry(path / name, partial(_read_zip, path, name))
 
 
@@ -75,7 +75,7 @@ def _read_zip(path: Path, name: str) -> IO[bytes]:
 def _tar(path: Path) -> Iterator[Entry]:
     with tarfile.open(path) as archive:
         members = {
-            each.name: (each.offset_data, each.size) for each in archive if each.isreg() and _is_meant(each.name)
+            each.name: (each.offset_data, each.size) for each in archive if each.isreg() and _is_shown(each.name)
         }
     classes = {
         name.removesuffix(CLASS_FILE): _read_part(path, *members[name]).read().decode(errors="replace").strip()
@@ -94,6 +94,6 @@ def _read_part(path: Path, offset: int, size: int) -> IO[bytes]:
         return io.BytesIO(file.read(size))
 
 
-def _is_meant(name: str) -> bool:
+def _is_shown(name: str) -> bool:
     parts = PurePosixPath(name).parts
-    return not any(part.startswith(".") or part in NOT_MEANT for part in parts)
+    return not any(part.startswith(".") or part in SYSTEM_FILES for part in parts)

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 LabelsFrom = Literal["auto", "folder", "name"]
-NOT_MEANT = frozenset(
-    {"Thumbs.db", "desktop.ini", "__MACOSX"}
-)  # files of operating systems, beside those that begin with "."
+# files of operating systems, beside those that begin with "."
+SYSTEM_FILES = frozenset({"Thumbs.db", "desktop.ini", "__MACOSX"})
 
 
 class Skipped(NamedTuple):
@@ -57,7 +56,7 @@ def find_files(folder: Path) -> tuple[list[Path], list[Skipped]]:
 
 def _walk(folder: Path, above: tuple[Path, ...]) -> Iterator[Path | Skipped]:
     for entry in sorted(folder.iterdir(), key=lambda each: each.name):
-        if entry.name.startswith(".") or entry.name in NOT_MEANT:
+        if entry.name.startswith(".") or entry.name in SYSTEM_FILES:
             continue
         if entry.is_dir():
             where = entry.resolve()
@@ -75,8 +74,8 @@ def label_pictures(folder: Path, files: Sequence[Path], labels_from: LabelsFrom 
     """The classes of pictures below a folder.
 
     "folder": the subfolder of a picture, below the first folder that has several. "name": the text before the first "_"
-    of its name, as in guided-diffusion. "auto": by folder if every picture is in one, or those that are not have no
-    class in their name; else by name; one class if no name has a "_".
+    of its name, as in guided-diffusion. "auto": "folder" if there are subfolders, and no picture outside them has a "_"
+    in its name; else "name". With "name", there is one class if no name has a "_".
     """
     base = _branching(folder, files)
     beside = [file for file in files if file.parent == base]

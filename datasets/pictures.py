@@ -140,6 +140,6 @@ def _stored(path: Path) -> Iterator[Tensor]:
             except DAMAGE as error:
                 raise ValueError(f"{path}: arr_0 is damaged ({error})") from error
             if len(content) != wanted:
-                raise ValueError(f"{path}: arr_0 is cut off: its head announces {count} images")
+                raise ValueError(f"{path}: arr_0 is cut off: its header states {count} images")
             pixels = np.frombuffer(bytearray(content), np.uint8).reshape(-1, height, width, channels)
             yield torch.from_numpy(pixels).permute(0, 3, 1, 2)

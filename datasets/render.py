@@ -127,7 +127,7 @@ def _backdrop(scenes: Scenes, u: Tensor, v: Tensor) -> list[Tensor]:
 def _shade(scenes: Scenes, image: Tensor, normal: list[Tensor], view: list[Tensor]) -> list[Tensor]:
     light = [scenes.light[image, k] for k in range(3)]
     key = (normal[0] * light[0] + normal[1] * light[1] + normal[2] * light[2]).clamp(min=0)
-    # a weak light from the other side keeps two faces turned away from the key apart
+    # a weak light from the other side makes two faces that are turned away from the key light differ
     fill = (-0.8 * normal[0] * light[0].sign() - 0.3 * normal[1] + 0.52 * normal[2]).clamp(min=0)
     diffuse = 0.24 + 0.08 * normal[1] + 0.68 * key + 0.14 * fill
     half = [light[k] + view[k] for k in range(3)]

@@ -1,7 +1,7 @@
 """Signed distance functions of the ten shapes.
 
-Each takes the coordinates x, y, z of points in the shape's own space (y is its axis, fp32, any one shape) and gives a
-distance that never exceeds the true one, so that a ray may safely march by it. Only exactly rounded operations
+Each takes the coordinates x, y, z of points in the shape's own space (y is its axis; fp32 tensors of equal size) and
+gives a distance that never exceeds the true one, so that a ray may safely march by it. Only exactly rounded operations
 (+ - * / sqrt abs min max) are used: a vectorised kernel and its scalar tail then agree to the bit, and a pixel can't
 depend on where in a batch it was computed. Formulas of star and capsule after Inigo Quilez, "Distance functions".
 """
@@ -66,7 +66,7 @@ def octahedron(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
 
 
 def prism(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
-    # a regular hexagon is three slabs; 0.62 is its inner radius
+    # a regular hexagon is three slabs; 0.6 is its inner radius
     slanted = torch.maximum((0.5 * x + 0.75**0.5 * z).abs(), (0.5 * x - 0.75**0.5 * z).abs())
     return torch.maximum(torch.maximum(x.abs(), slanted) - 0.6, y.abs() - 0.5)
 
@@ -105,9 +105,9 @@ class Shape:
 
 _ANY = (0.0, 2 * math.pi)
 
-# In the order of the class labels (SHAPE_NAMES of the presets). Not from below (cone, pyramid), not edge-on (star,
-# torus) or end-on (capsule), with an end in view (cylinder, prism) or three faces (cube), because from other
-# directions several of them have the same outline.
+# In the order of the class labels (SHAPE_NAMES of the presets). The poses exclude views from below (cone, pyramid),
+# edge-on (star, torus) and end-on (capsule), and show an end (cylinder, prism) or three faces (cube), because in other
+# views several shapes have the same outline.
 SHAPES = (
     Shape(sphere, 0.83, _ANY, (0.0, 0.5), (-0.5, 0.5)),
     Shape(cube, 1.0, (math.pi / 4 - 0.35, math.pi / 4 + 0.35), (0.45, 0.75), (-0.25, 0.25)),

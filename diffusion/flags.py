@@ -12,8 +12,8 @@ def select_types(
     predict_xstart: bool = False,
     rescale_learned_sigmas: bool = False,
 ) -> tuple[MeanType, VarianceType, LossType]:
-    """Mean, variance and loss type of a set of guided-diffusion flags: learn_sigma wins over sigma_small, use_kl over
-    rescale_learned_sigmas."""
+    """Return the mean, variance and loss type of a set of guided-diffusion flags. learn_sigma takes precedence over
+    sigma_small, and use_kl over rescale_learned_sigmas."""
     mean_type = MeanType.START_X if predict_xstart else MeanType.EPSILON
     fixed = VarianceType.FIXED_SMALL if sigma_small else VarianceType.FIXED_LARGE
     variance_type = VarianceType.LEARNED_RANGE if learn_sigma else fixed

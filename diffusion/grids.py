@@ -1,7 +1,7 @@
-"""Time grids: the training timesteps that a run keeps.
+"""Time grids: the training timesteps that a sampler visits.
 
-The networks were trained on whole timesteps, so every grid is rounded to the nearest of them: the coefficients stay
-exact, and the grid is off by at most half a timestep, or more if it has two at the same place.
+The networks were trained on whole timesteps, so each place of a grid is rounded to the nearest of them. The
+coefficients stay exact; a place moves by at most half a timestep, or by more if two places round to the same one.
 """
 
 import math
@@ -18,19 +18,19 @@ RHO = 7.0  # Karras et al. 2022, Eq. 5
 
 
 def grid_timesteps(schedule: Schedule, time_grid: str | None, sampler: str, num_steps: int) -> list[int]:
-    """The timesteps that a run of a sampler keeps: num_steps distinct ones of the schedule, ascending.
+    """Return the timesteps that a sampler visits: num_steps distinct ones of the schedule, ascending.
 
-    None is the sampler's default_grid. "official" is the published spacing for "ddpm" and "ddim"; for the others it is
-    DDIM's, made evenly also where N does not divide. The other grids begin one N-th below the last timestep, at least a
-    hundredth: at the end of the cosine schedule, where sigma is 20,000, no network can recognise an image, and a
-    sampler that draws no noise keeps its first guess. "even" has steps of equal length in t down to timestep 0;
-    "uniform" too, but its last step goes to the clean image; "logsnr" and "karras" are even in log sigma and in
-    sigma^(1/7), down to timestep 0. A grid of one step is the last timestep.
+    time_grid None is the sampler's default_grid. "official" is the published spacing for "ddpm" and "ddim", and
+    even_timesteps for the others. The other grids begin below the last timestep, by an N-th of the schedule, or by a
+    hundredth if N is above 100: at the end of the cosine schedule, where sigma is 20,000, no network can recognise an
+    image, and a sampler that draws no noise keeps its first guess. "even" has steps of equal length in t down to
+    timestep 0; "uniform" too, but its last step goes to the clean image; "logsnr" and "karras" are even in log sigma
+    and in sigma^(1/7), down to timestep 0. A grid of one step is the last timestep.
     Raises: ValueError for an unknown grid, or if the schedule has fewer than num_steps timesteps.
     """
     count = schedule.num_timesteps
     if not 1 <= num_steps <= count:
-        raise ValueError(f"a process of {count} timesteps cannot keep {num_steps}")
+        raise ValueError(f"a schedule of {count} timesteps has no grid of {num_steps}")
     time_grid = time_grid or default_grid(sampler, num_steps, count)
     if time_grid not in TIME_GRIDS:
         raise ValueError(f"unknown time grid {time_grid!r}; there are {', '.join(TIME_GRIDS)}")

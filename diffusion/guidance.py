@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LogProbabilityFn = Callable[[Tensor, Tensor], Tensor]
-"""x_t [N, C, H, W] and timesteps [N] to log p(y | x_t) of K conditions, [N, K]: anything differentiable in x_t."""
+"""A function of x_t [N, C, H, W] and timesteps [N] that returns log p(y | x_t) of K conditions, [N, K], and is
+differentiable in x_t."""
 
 ENTROPY_FACTOR_MAX = 10.0
 
@@ -31,7 +32,7 @@ def guidance_gradient(
     guidance_scale: Tensor | float,
     entropy_scaled: Tensor | None = None,
 ) -> Tensor:
-    """guidance_scale * grad_x sum_y targets_y log p(y | x_t), by one backward pass of the batch's sum.
+    """Return guidance_scale * grad_x sum_y targets_y log p(y | x_t), from one backward pass of the batch's sum.
 
     A target of one label is the paper's guidance. A distribution pulls the classifier's answer towards it, because the
     sum is minus the cross entropy of the two. If entropy_scaled is true, the scale is multiplied by entropy_factor.
@@ -52,7 +53,7 @@ def guidance_gradient(
 
 
 def entropy_factor(log_probabilities: Tensor) -> Tensor:
-    """log K over the entropy of p(y | x_t), from 1 for a classifier that knows nothing to ENTROPY_FACTOR_MAX: [N].
+    """Return log K divided by the entropy of p(y | x_t), [N]: from 1, for equal probabilities, to ENTROPY_FACTOR_MAX.
 
     The gradient of a confident classifier vanishes before the image is finished; this factor compensates for that.
     Without the bound, the factor of an answer with entropy 0 would be infinite.

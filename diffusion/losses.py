@@ -11,11 +11,12 @@ from diffusion.process import MeanType, Process
 
 NATS_PER_BIT = math.log(2.0)
 BIN_HALF_WIDTH = 1 / 255  # images are 8-bit, scaled to [-1, 1]
-FLOOR = 1e-12  # of a probability before its log
+FLOOR = 1e-12  # smallest probability whose log is taken
 
 
 class LossType(Enum):
-    """MSE, the hybrid (RESCALED_MSE weighs its variational part by T/1000), and the variational bound alone."""
+    """The official losses. MSE: the mean squared error, plus the variational bound if the variance is learned;
+    RESCALED_MSE multiplies that bound by T/1000. KL: the bound alone; RESCALED_KL multiplies it by T."""
 
     MSE = "mse"
     RESCALED_MSE = "rescaled_mse"

@@ -55,8 +55,9 @@ def gather(values: Tensor, t: Tensor, like: Tensor) -> Tensor:
 class Process:
     """A schedule together with the network's inputs and outputs.
 
-    `t` is everywhere this schedule's own step, int64 [N]. rescale_timesteps: networks see thousandths of the schedule.
-    grey: the channels of x_0 are equal, and so are those of predictions of it. Not for networks that predict x_prev.
+    `t` is everywhere this schedule's own step, int64 [N]. rescale_timesteps: networks get timesteps in thousandths of
+    the schedule. grey: the channels of x_0 are equal, and so are those of predictions of it. Not for networks that
+    predict x_prev.
     """
 
     schedule: Schedule
@@ -75,7 +76,7 @@ class Process:
         return replace(self, schedule=self.schedule.respaced(timesteps))
 
     def q_sample(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """Noise clean images to step t (Ho et al. 2020, Eq. 4)."""
+        """Add the noise of step t to clean images (Ho et al. 2020, Eq. 4)."""
         alpha_bar = self.schedule.alpha_bar
         return gather(alpha_bar.sqrt(), t, x0) * x0 + gather((1 - alpha_bar).sqrt(), t, x0) * noise
 

@@ -46,7 +46,8 @@ class UniformSampler:
 
 
 class LossSecondMomentSampler:
-    """Probabilities in proportion to sqrt(E[loss^2]) of a timestep's last losses; uniform until all are full."""
+    """Probabilities in proportion to sqrt(E[loss^2]) of a timestep's last losses; uniform until all histories are
+    full."""
 
     def __init__(self, num_timesteps: int, history: int = HISTORY, uniform_share: float = UNIFORM_SHARE) -> None:
         self.uniform_share = uniform_share

@@ -39,8 +39,9 @@ def _cosine_alpha_bar(time: float) -> float:
 def space_timesteps(num_timesteps: int, sections: str | Sequence[int]) -> list[int]:
     """The original timesteps that a respaced process keeps, ascending.
 
-    sections: "ddimN", or counts like "10,15,20" (also as integers): the range is cut into as many equal parts, the
-    first ones longer by one if it does not divide, and each part keeps its count of evenly spaced timesteps.
+    sections: "ddimN", or counts like "10,15,20" (also as integers). The range is cut into one part per count, of equal
+    lengths, or with the first ones longer by one if the range does not divide evenly. Each part keeps its count of
+    evenly spaced timesteps.
     Raises: ValueError if there is no such spacing.
     """
     if isinstance(sections, str):
@@ -92,7 +93,7 @@ def even_timesteps(num_timesteps: int, num_steps: int) -> list[int]:
     Raises: ValueError if there are fewer timesteps than steps.
     """
     if not 1 <= num_steps <= num_timesteps:
-        raise ValueError(f"a process of {num_timesteps} timesteps cannot keep {num_steps}")
+        raise ValueError(f"a schedule of {num_timesteps} timesteps has no grid of {num_steps}")
     if num_steps == 1:
         return [num_timesteps - 1]
     last = num_timesteps - math.ceil(num_timesteps / num_steps)

@@ -22,8 +22,9 @@ def dpmpp_2m_table(process: Process, *, thresholding: Thresholding = "clip") -> 
     """DPM-Solver++(2M) (Lu et al. 2022, Algorithm 2): the prediction is extrapolated from the last two.
 
     The prediction is replaced by D + k (D - D_before); k is half the ratio of this step's length in lambda to the last
-    one's. k is 0, which gives a first-order step, for the first step, and if it would be above 1, where extrapolation
-    is unreliable: for the last step, of infinite length, and in short runs for the one before it, as in the paper.
+    one's. k is 0, which gives a first-order step, at the first step, and where it would exceed 1, because such an
+    extrapolation is unreliable: at the last step, whose length is infinite, and, if there are few steps, at the one
+    before it, as in the paper.
     """
     schedule = process.schedule
     previous = schedule.alpha_bar_prev
@@ -42,7 +43,7 @@ def dpmpp_2m_table(process: Process, *, thresholding: Thresholding = "clip") -> 
 
 
 def heun_table(process: Process, *, thresholding: Thresholding = "clip") -> SamplerTable:
-    """Heun's method: a step of DDIM, a second evaluation where it lands, and the step again with the mean of the two.
+    """Heun's method: a step of DDIM, a second evaluation at its end, and the step again with both predictions' mean.
 
     A step has two rows, but the last step has one, because it goes to the clean image, where nothing is evaluated (as
     in Karras et al. 2022, Algorithm 1). The first row stores A x + B/2 pred_x0; the second adds its B/2 pred_x0.

@@ -4,9 +4,9 @@
     x_prev  = A x + B pred_x0 + D out + M memory + (G + H var(v)) g + (S + K sqrt(var(v))) noise
     memory  = P x + Q (pred_x0 + R g)
 
-with log var(v) between the row's two bounds. memory is an image's state of second-order solvers from the evaluation
-before. For grey images (diffusion.grey) X x - E out, v and g are averaged over the channels. Rows are built once in
-float64 per (schedule, sampler, eta, thresholding), one row per evaluation of the network; a step gathers one row per
+with log var(v) between the row's two bounds. memory is the state that a second-order solver keeps for an image between
+evaluations. For grey images (diffusion.grey) X x - E out, v and g are averaged over the channels. Rows are built once
+in float64 per (schedule, sampler, eta, thresholding), one row per evaluation of the network; a step gathers one row per
 image, so a batch mixes samplers, lengths, schedules and guidance scales without a branch.
 """
 
@@ -108,7 +108,7 @@ def ddim_table(process: Process, eta: float, *, thresholding: Thresholding = "cl
     schedule = process.schedule
     alpha_bar, previous = schedule.alpha_bar, schedule.alpha_bar_prev
     std = eta * ((1 - previous) / (1 - alpha_bar)).sqrt() * (1 - alpha_bar / previous).sqrt()
-    direction = (1 - previous - std**2).clamp(min=0).sqrt()  # of eps in x_prev; rounding may take it below 0 at eta 1
+    direction = (1 - previous - std**2).clamp(min=0).sqrt()  # of eps; rounding may make its square negative
     columns = score_columns(process, previous, direction, thresholding)
     std[0] = 0
     columns["noise"] = std
@@ -136,8 +136,8 @@ def encoding_table(process: Process) -> SamplerTable:
 def scale_eps(table: SamplerTable, schedule: Schedule, eps_scale: float) -> SamplerTable:
     """Return the table with the predicted noise multiplied by eps_scale, for eps and x_0 predictions.
 
-    A network that predicts too little noise leaves grain in images of samplers that draw no noise. schedule: the one of
-    the timesteps in table.original. Not for networks that predict x_prev.
+    A network that predicts too little noise leaves grain in images of samplers that draw no noise. schedule: the one
+    that table.original indexes. Not for networks that predict x_prev.
     """
     rows = table.rows.clone()
     rows[:, X_TO_X0] = eps_scale * rows[:, X_TO_X0] + (1 - eps_scale) * schedule.x0_from_x[table.original]
@@ -150,12 +150,12 @@ def score_columns(
 ) -> dict[str, Tensor]:
     """Columns [T], like the schedule's, of a step to sqrt(alpha_bar) pred_x0 + direction * eps, guided by Algorithm 2.
 
-    Dynamic thresholding acts on the guided prediction, because it bounds its growth with the scale; the clamp acts
-    before guidance, as in the official code.
+    Dynamic thresholding acts on the guided prediction, because it must bound the growth of that prediction with the
+    guidance scale; the clamp acts before guidance, as in the official code.
     """
     schedule = process.schedule
     columns = prediction_columns(process, thresholding) | _along_eps(process, alpha_bar, direction)
-    guided = (1 - schedule.alpha_bar).sqrt()  # of g, subtracted from eps
+    guided = (1 - schedule.alpha_bar).sqrt()  # coefficient of g, which is subtracted from eps
     if thresholding == "dynamic":
         return columns | {"guidance_to_x0": guided * schedule.sigma}
     guidance = guided * (alpha_bar.sqrt() * schedule.sigma - direction)
@@ -209,8 +209,8 @@ def take_step(
     Shapes: rows [N, len(COLUMNS)], on the host like the tables, so that their values are known without waiting for the
     device; x, guidance, noise and memory [N, C, H, W]; output [N, C or 2C, H, W], the second C channels being the
     variance values v.
-    Units: x in [-1, 1]; guidance is guidance_scale * grad_x log p(y | x_t), None if no row is guided; memory is the one
-    of the step before, None before the first.
+    Units: x in [-1, 1]; guidance is guidance_scale * grad_x log p(y | x_t), None if no row is guided; memory is that of
+    the previous step, None at the first.
     """
     is_dynamic, is_grey = (bool((rows[:, column] > 0).any()) for column in (QUANTILE, GREY))
     c = Coefficients(*upload(rows.to(x.dtype), x.device)[:, :, None, None, None].unbind(1))
@@ -244,8 +244,8 @@ def _where_grey(grey: Tensor, values: Tensor) -> Tensor:
 
 
 def threshold(pred_x0: Tensor, clamp: Tensor, quantile: Tensor | None) -> Tensor:
-    """Bound predictions: clip them at clamp; or if quantile is not 0, clip them at that quantile s of their magnitudes
-    and divide by s, if s is above 1 (dynamic thresholding).
+    """Bound predictions. Where quantile is 0, clip them at clamp. Elsewhere (dynamic thresholding), clip them at that
+    quantile s of their magnitudes, or at 1 if s is below 1, and divide by that bound.
 
     Shapes: pred_x0 [N, C, H, W], clamp and quantile [N, 1, 1, 1]; quantile is None if no row has one. s is the
     order statistic itself, without interpolation and rounding, so that no image depends on its neighbours.

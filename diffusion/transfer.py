@@ -1,4 +1,4 @@
-"""Copies between the host's memory and a device's for which the host does not wait."""
+"""Copies between the host's memory and a device's; the host does not wait for them."""
 
 import torch
 from torch import Tensor

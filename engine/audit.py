@@ -1,7 +1,7 @@
 """Audits in service: recomputes a step of an image, alone and in batches, and compares the results bit for bit.
 
-Row shapes are chosen by an argument (docs/decisions/0014) and compared at start. Audits are the third check: they find
-differences that occur only on this processor and these inputs, and take the row shape out of use.
+docs/decisions/0014 argues that the row shapes agree, and they are compared at start. Audits are the third check: they
+find differences that occur only on this processor and with these inputs, and take the row shape out of use.
 """
 
 from collections import Counter
@@ -45,7 +45,7 @@ class _Kept:
 
 @dataclass
 class Audit:
-    """Keeps one step taken since the last audit, each with the same probability.
+    """Keeps one of the steps since the last audit, each with the same probability, and recomputes it.
 
     share: the largest share of the device's time for audits; 0 for none.
     """
@@ -71,7 +71,7 @@ class Audit:
 
     @property
     def is_due(self) -> bool:
-        """Return whether a step is kept, and the time share since the last audit covers two steps."""
+        """Return whether a step is kept, and the time allowed for audits since the last one covers two steps."""
         return self._kept is not None and self._owed_seconds >= 2 * self._kept.seconds
 
     @torch.no_grad()

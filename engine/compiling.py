@@ -1,8 +1,9 @@
 """Networks compiled for this CPU by torch.compile, and kept on disk for later starts.
 
-A shape takes tens of seconds to compile, so there are few of them. The folder of compiled code for the same networks,
-machine and versions is marked. The mark shows a start whether all code is compiled already, and which shapes did not
-agree.
+Convolutions and norms stay the kernels of eager networks (models/networks/opaque.py); code is generated for what lies
+between them. A shape takes up to a minute to compile, so there are few of them. The folder of compiled code for the
+same networks, machine and versions is marked. The mark shows a start whether all code is compiled already, and which
+shapes did not agree.
 """
 
 import contextlib
@@ -29,10 +30,11 @@ from models.networks.config import ClassifierConfig, UNetConfig
 from models.stack import Stack
 from vocabulary.precisions import Precision
 
-FEW = (2, 8)  # row counts beside the largest
-HALF_ROWS = 8  # the only row count in half precision, whose rounding hides differences from a comparison
+FEW = (1, 8)  # row counts beside the largest
+HALF_ROWS = 8  # the only row count of generated convolutions and norms in half precision: rounding hides differences
 MOST_APART = 0.05  # largest distance of compiled from eager results, of their length; rounding to bf16 takes 0.01
 FAINT = 1e-4  # root mean square; fainter results, which change no pixel, may be as far apart as those of this size
+FORM = "opaque convolutions and norms"  # what is compiled; earlier code is not found under another text
 MARKER = "compiled.json"
 LENGTH = 16
 UNUSED_SECONDS = 30 * 86400.0  # a folder is removed so long after the last start that used it
@@ -86,6 +88,7 @@ class Compiler:
             "torch": torch.__version__,
             "compiler": self.version,
             "flags": FLAGS,
+            "form": FORM,
             "cpu": dict(torch.cpu.get_capabilities()),
             "precision": precision,
             "shapes": [*candidates, max_rows],
@@ -113,14 +116,15 @@ class Compiler:
         torch._dynamo.config.recompile_limit = MOST_COMPILATIONS
         torch._dynamo.config.fail_on_recompile_limit_hit = True
 
-    def candidates_of(self, part: str, candidates: Sequence[int]) -> Sequence[int]:
+    def candidates_of(self, part: str, candidates: Sequence[int], *, opaque: bool) -> Sequence[int]:
         """The row counts to compile a part of a stage for: few of them, and in a warm start those that agreed before.
 
-        Code is generated for each shape, so two shapes may round differently. A comparison in float32 shows whether
-        they do; half precision has one row count (120 of 2,006 images differed although 2 and 8 rows seemed to agree).
+        opaque: convolutions and norms are the kernels of eager networks. Else they are generated for each shape, and
+        two shapes may add up in another order. A comparison in float32 shows whether they do; half precision then has
+        one row count (120 of 2,006 images differed although 2 and 8 rows seemed to agree).
         """
         *_, largest = candidates
-        if self._facts["precision"] != "fp32":
+        if self._facts["precision"] != "fp32" and not opaque:
             return (min(HALF_ROWS, largest),)
         known = self._marked().get("agreeing", {}).get(part)
         few = (rows for rows in self.candidates if rows < largest and (known is None or rows in known))
@@ -149,12 +153,9 @@ class Compiler:
             if other != self.folder and time.time() - _last_used(other) > UNUSED_SECONDS:
                 shutil.rmtree(other, ignore_errors=True)  # another start may be removing it too
 
-    def compile(self, function: Callable[..., Tensor], *, frozen: bool = False) -> Callable[..., Tensor]:
-        """The function, compiled at its first call with each shape.
-
-        frozen: weights are packed for their kernels once, a copy for each shape; only for functions without gradients.
-        """
-        compiled = torch.compile(function, dynamic=False, options={"freezing": frozen})
+    def compile(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """The function, compiled at its first call with each shape."""
+        compiled = torch.compile(function, dynamic=False, fullgraph=True)
 
         def call(*inputs: Tensor | None, **named: Tensor) -> Tensor:
             # another memory layout would cause another compilation while serving

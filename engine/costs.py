@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from engine.row_shapes import padded
 
 SMOOTHING = 0.9  # weight of the old average: one step is a noisy measurement on a shared machine
-FADING = 0.99  # of larger shapes' times at each step of a smaller one, so that a once slow shape is tried again
+FADING = 0.99  # factor on larger shapes' times at each step of a smaller one, so that a shape that was slow is retried
 EXPECTED_SAVING = 0.8  # limit of fading: a larger shape's time per row, relative to a smaller one's
-UNMEASURED_ROW = 1 / 1024
+UNMEASURED_ROW = 1 / 1024  # assumed cost of a row before a measurement, relative to that of a step
 
 
 class StepCosts:
@@ -20,21 +20,21 @@ class StepCosts:
     def __init__(self, shapes: Mapping[str, Sequence[int]]) -> None:
         self._shapes = {stage: tuple(each) for stage, each in shapes.items()}
         self._measured: dict[str, dict[int, float]] = {stage: {} for stage in shapes}
-        self._times: dict[tuple[str, int], int] = {}  # number of measurements, by stage and shape
+        self._counts: dict[tuple[str, int], int] = {}  # number of measurements, by stage and shape
         self._seconds: dict[str, dict[int, float]] = {}
         self._row_seconds: dict[str, float] = {}
         for stage, each in self._shapes.items():
             self._set(stage, {shape: 1.0 + UNMEASURED_ROW * shape for shape in each})
 
     def note(self, stage: str, row_shape: int, seconds: float) -> None:
-        """Record a measured step; ignored for a shape that has been given up meanwhile."""
+        """Record a measured step; ignored for a shape that is no longer used."""
         if row_shape not in self._shapes[stage]:
             return
         measured = self._measured[stage]
-        times = self._times.get((stage, row_shape), 0) + 1
-        weight = max(1 / times, 1 - SMOOTHING)
+        count = self._counts.get((stage, row_shape), 0) + 1
+        weight = max(1 / count, 1 - SMOOTHING)
         measured[row_shape] = (1 - weight) * measured.get(row_shape, 0.0) + weight * seconds
-        self._times[stage, row_shape] = times
+        self._counts[stage, row_shape] = count
         self._fade_larger(stage, row_shape)
         self._set(stage, {shape: measured.get(shape) or _at_most(measured, shape) for shape in self._shapes[stage]})
 
@@ -45,7 +45,7 @@ class StepCosts:
             expected = EXPECTED_SAVING * measured[row_shape] * shape / row_shape
             if shape > row_shape and seconds > expected:
                 measured[shape] = max(FADING * seconds, expected)
-                self._times[stage, shape] = 0  # the next measurement replaces the faded time
+                self._counts[stage, shape] = 0  # the next measurement replaces the faded time
 
     def keep(self, stage: str, shapes: Sequence[int]) -> None:
         """Forget all shapes of a stage except these."""

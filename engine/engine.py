@@ -1,4 +1,4 @@
-"""Continuous batching at the level of a step: a request joins the next step, a finished one leaves at once."""
+"""Continuous batching at the level of a step: an image joins the next step, and a finished one leaves at once."""
 
 import time
 from collections import deque
@@ -33,7 +33,7 @@ class Engine:
         self.stages, self.max_rows = stages, max_rows
         self.depth = depth or (2 if any(is_asynchronous(stage.device) for stage in stages.values()) else 1)
         self.host_seconds = 0.0  # time of the host to launch the last step
-        self.last_launch = ("none", 0)  # stage and rows, for a thread that watches for a hanging device
+        self.last_launch = ("none", 0)  # stage and rows, for the thread that detects a hanging device
         self._launched: deque[LaunchedStep] = deque()  # not retired yet, the oldest first
         self.costs = StepCosts({key: stage.network_shapes for key, stage in stages.items()})
         self.scheduler: Scheduler[tuple[str, int]] = Scheduler(self.costs, max_rows)
@@ -103,10 +103,10 @@ class Engine:
     def turn(self, *, ahead: bool = True) -> StepReport | None:
         """Launch one more step; retire the oldest if `depth` steps are in flight. None if no step was retired.
 
-        ahead: whether a step may be launched before the one before is retired, up to `depth` steps in flight.
+        ahead: whether a step may be launched before the previous one is retired, up to `depth` steps in flight.
         Each call launches one step at most, so that the caller can act before every launch.
         A batch that fails is bisected, so that one bad row fails only its own job and the others move on. So is a batch
-        for which memory does not suffice; the stage takes smaller ones from then on.
+        for which memory does not suffice; the stage uses smaller batches from then on.
         Raises: torch.AcceleratorError if the device is lost; the process must end.
         """
         depth = self.depth if ahead else 1

@@ -6,7 +6,7 @@ class UnknownOfferError(Exception):
 
 
 class UnknownSamplerError(UnknownOfferError):
-    """There is no sampler of this name, or none that encodes."""
+    """There is no sampler of this name, or it cannot encode."""
 
     def __init__(self, sampler: str, known: tuple[str, ...]) -> None:
         super().__init__(f"unknown sampler {sampler!r}; there are {', '.join(known)}")

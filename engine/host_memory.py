@@ -1,4 +1,4 @@
-"""Settings of the C library's allocator, so that memory of one step is reused by the next one, on a CPU."""
+"""Settings of the C library's allocator for CPUs, with which a step reuses the memory of the step before."""
 
 import ctypes
 

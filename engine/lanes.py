@@ -1,7 +1,7 @@
 """Computes a step's rows in parts of a few fixed sizes, on a CPU one part per thread.
 
-A thread computes its part alone. Threads that share one operation divide it by the number of rows, and the place of the
-division changes how results round (docs/decisions/0014).
+A thread computes its part alone. If threads shared an operation, they would divide it by the number of rows, and the
+place of the division changes how results round (docs/decisions/0014).
 """
 
 import heapq
@@ -28,7 +28,7 @@ class Lanes:
 
     def __init__(self, count: int = 1) -> None:
         self.count = count
-        # the call of get_num_threads sets torch's number in a new thread, where OpenMP would use all cores
+        # each new thread calls get_num_threads, which applies torch's setting there; OpenMP would use all cores
         self._others = ThreadPoolExecutor(count - 1, "lane", torch.get_num_threads) if count > 1 else None
 
     def run(self, tasks: Sequence[Callable[[], T]]) -> list[T]:

@@ -1,4 +1,4 @@
-"""Loads pipelines by name: finds their stacks, compares them with the free memory, loads and checks them."""
+"""Loads pipelines by name: finds their stacks, compares their memory with the free memory, loads and checks them."""
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -17,7 +17,7 @@ from models.stack import Stack, load_plan
 from models.stack_plan import MANIFEST, StackPlan, official_stacks, read_stack
 
 OnDoubt = Callable[[str], None]
-"""Gets each doubt about weights, as one line (docs/self-check.md)."""
+"""Called with each doubt about weights, one line of text (docs/self-check.md)."""
 
 NOTHING_LOADED: Mapping[Path, nn.Module] = MappingProxyType({})
 

@@ -21,7 +21,7 @@ from vocabulary.precisions import Precision
 from vocabulary.priorities import Priority
 
 BASE, UPSAMPLE = "base", "upsample"
-BASE_NUMBER, UPSAMPLE_NUMBER = 0, 1  # of the stages, in the key of noise
+BASE_NUMBER, UPSAMPLE_NUMBER = 0, 1  # the stages' numbers in the keys of noise
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,8 @@ def build_stages(
 ) -> dict[str, Stage]:
     """All stages of the stacks by key, warmed up, and compiled if a compiler is given.
 
-    guides: guides of base stages by key, in place of the stack's classifier. threads: number for a CPU; None for all
-    usable ones. kept: keys of stages that exist already and are skipped. Raises: WrongCodeError.
+    guides: guides of base stages by key, in place of the stack's classifier. threads: number of threads on a CPU; None
+    for all usable ones. kept: keys of stages that exist already and are skipped. Raises: WrongCodeError.
     """
     settle_kernels()
     if compiler is not None:

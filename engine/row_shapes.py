@@ -50,7 +50,7 @@ def agreeing_shapes(
 
 
 def _agrees(compute: Callable[[Sequence[int]], Tensor], rows: int, reference: Tensor, windows: int) -> bool:
-    """Return whether rows equal the reference in windows of so many rows, each shifted by one place from the last."""
+    """Return whether consecutive windows of so many rows, the first from row 1, have the reference's results."""
     starts = range(1, len(reference) - rows + 1, rows)[:windows]
     return all(torch.equal(compute(range(at, at + rows)), reference[at : at + rows]) for at in starts)
 

@@ -10,7 +10,7 @@ from vocabulary.sampling import SAMPLERS, Direction, most_encoding_steps, steps_
 
 
 def build_table(process: Process, plan: StagePlan) -> SamplerTable:
-    """Return the coefficients of a run, a row for each evaluation of the network.
+    """Return a plan's table of coefficients, one row per evaluation of the network.
 
     Raises: UnknownOfferError for a plan that has no table.
     """

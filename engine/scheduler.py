@@ -1,13 +1,13 @@
 """Chooses the stage of the next step, and its images.
 
 A job can be interrupted at every step, so the jobs with the least remaining work go first. That makes the mean wait
-shortest, and a short job never waits for a long one to end. No image starves: it is passed over for about as long as
-its job's own work takes at most; for 16 times that at low priority, for a sixteenth at high priority (`slack`).
+shortest, and a short job never waits for a long one to end. No image starves: it is passed over for at most about as
+long as its job's own work takes; for 16 times that at low priority, for a sixteenth at high priority (`slack`).
 
 Overdue images run first. Otherwise the scheduler picks the stage and batch size with the highest urgency per second of
 device time; the urgency of an image is one over its slack. This sum replaces rules: batches are full if full batches
-are cheaper a row; a short job runs alone if they are not; images for the upsampler wait until a step of them pays; rows
-of low priority fill what a batch has left.
+are cheaper per row; a short job runs alone if they are not; images for the upsampler wait until a step of them pays;
+rows of low priority fill what a batch has left.
 """
 
 import math
@@ -19,9 +19,9 @@ from engine.costs import StepCosts
 from vocabulary.priorities import PRIORITY_RATIO, Priority
 
 SLACK_FACTORS: dict[Priority, float] = {"high": 1 / PRIORITY_RATIO, "normal": 1.0, "low": float(PRIORITY_RATIO)}
-EXTRA_TIME_SHARE = 0.1  # most extra time for batches that are smaller and quicker, if all waiting images fit one batch
-PROMISE = 2.0  # deadline of a job beside long ones, in times of what it would take alone
-RESERVE_BATCHES = 2.0  # time of full batches; so much extra time is kept for jobs that meet PROMISE only in small ones
+EXTRA_TIME_SHARE = 0.1  # largest share of extra time for a smaller, quicker batch, if one batch fits all waiting images
+PROMISE = 2.0  # deadline of a job beside long ones, as a multiple of the job's time alone
+RESERVE_BATCHES = 2.0  # largest reserve of extra time, in full batches, for jobs that meet PROMISE only in small ones
 KeyT = TypeVar("KeyT", bound=Hashable)  # of an image
 Work = Sequence[tuple[str, int]]  # stages in their order, each with the number of steps that an image takes in it
 
@@ -186,7 +186,7 @@ class Scheduler(Generic[KeyT]):
         )
 
     def _extra_seconds(self, stage: str, waiting: int) -> dict[int, float]:
-        """Return the extra seconds of batches over the cheapest per row, for each row count that is worth a trial."""
+        """Return a batch's extra seconds over its rows at the lowest time per row, for each row count worth a trial."""
         shapes = self.costs.row_shapes(stage)
         here = min(waiting, self.max_rows, shapes[-1])
         seconds = {rows: self.costs.seconds(stage, rows) for rows in (*(each for each in shapes if each < here), here)}

@@ -1,9 +1,9 @@
-"""Checks without data whether the flags that keys and shapes do not show fit the weights.
+"""Checks, without data, the flags of a network that the keys and shapes of its weights do not show.
 
 A checkpoint contains no flags, and a wrong flag makes noise without any error. So known noise is added to smooth random
-images, and the network predicts it under the given flags and under each other reading of the same weights. The inputs
-are equal, so the errors are compared in pairs: if another reading predicts the noise clearly better, the flags are
-wrong. What this finds and what it misses is measured in docs/self-check.md.
+images, and the network predicts it under the given flags and under each other reading of the same weights. All readings
+get the same inputs, so the errors are compared in pairs: if another reading predicts the noise clearly better, the
+flags are wrong. What this finds and what it misses is measured in docs/self-check.md.
 """
 
 import contextlib
@@ -66,7 +66,8 @@ def check_network(network: UNet, process: Process, seed: int = 0) -> list[str]:
     groups = [{name: error / given for name, error in _other_readings(network, probe, pure, process)}]
     if process.mean_type is MeanType.EPSILON:  # pure noise hardly tests a network that predicts x0
         groups.append({name: error / given_pure for name, error in _other_timesteps(network, pure, process)})
-    # the first group that explains it, because a network that predicts x0 also finds other amounts at other timesteps
+    # only the first group with a better reading is reported: with other timesteps, a network that predicts x0 also
+    # finds other amounts of noise
     for ratios in groups:
         best = min(ratios, key=ratios.__getitem__)
         if ratios[best] < CLEARLY_BETTER:
@@ -154,8 +155,9 @@ def _error(eps: Tensor, probe: Probe) -> float:
 def _other_readings(network: UNet, probe: Probe, pure: Probe, process: Process) -> Iterator[tuple[str, float]]:
     """The name of each other reading of the weights, and its error.
 
-    A network that predicts x_0 of few kinds of pictures may err more on the probe's than its output does, read as eps.
-    So it is read as eps only if it finds noise in pure noise, as a network that predicts eps does.
+    A network that predicts x_0 and was trained on few kinds of pictures may err so much on the probe's that its output,
+    read as eps, has the smaller error. So it is read as eps only if it finds noise in pure noise, as a network that
+    predicts eps does.
     """
     for reading, new_order, channels in _other_heads(network):
         with _heads(network, new_order, channels):
@@ -168,14 +170,14 @@ def _other_readings(network: UNet, probe: Probe, pure: Probe, process: Process) 
 
 
 def _other_timesteps(network: UNet, pure: Probe, process: Process) -> Iterator[tuple[str, float]]:
-    # At pure noise alone: with a wrong timestep a network expects some image, and finds less of the noise.
+    # Only pure noise is used: with a wrong timestep a network expects some image, and finds less of the noise.
     for factor in (4.0, 0.25):
         eps = _eps(network, dataclasses.replace(pure, timesteps=pure.timesteps * factor), process)
         yield f"timesteps times {factor:g} (rescale_timesteps or diffusion_steps)", _error(eps, pure)
 
 
 def _other_heads(network: UNet) -> Iterator[tuple[str, bool, int | None]]:
-    """(name, new order, channels a head; None for the network's own) of the other readings of attention."""
+    """Yield name, new order and channels per head (None: unchanged) of each other reading of attention."""
     blocks = [each for each in network.modules() if isinstance(each, AttentionBlock)]
     order, widths = blocks[0].new_order, [block.norm.num_channels for block in blocks]
     given = {width // block.num_heads for width, block in zip(widths, blocks, strict=True)}

@@ -1,4 +1,4 @@
-"""Compares row shapes bit for bit before a stage serves: the second check after docs/decisions/0014.
+"""Compares row shapes bit for bit before a stage serves: the second check, after the argument of docs/decisions/0014.
 
 First each layer is compared on sums that cancel, so that only their rounding remains, and then the whole networks on
 states of real trajectories. Half precision rounds most differences away, so layers are compared in float32 too: a shape
@@ -55,7 +55,7 @@ def trajectory_states(stage: "Stage", count: int) -> list[Trajectory]:
 def layer_shapes(
     module: nn.Module, run: Callable[[], object], candidates: Sequence[int], *, with_gradient: bool
 ) -> tuple[int, ...]:
-    """The candidates on which every layer of a network agrees; `run` computes it, which shows the sizes of maps."""
+    """Return the candidates on which every layer of a network agrees; `run` calls the network, to record map sizes."""
     shapes = tuple(candidates)
     for layer, x, upstream in _layers(module, run, shapes[-1]):
         shapes = agreeing_shapes(partial(_results, layer, x, upstream if with_gradient else None), shapes, windows=1)
@@ -119,7 +119,7 @@ def _numbered(x: Tensor, rows: Sequence[int]) -> Tensor:
 
 
 def _as_maps(x: Tensor) -> Tensor:
-    """In channels-last layout, as in serving."""
+    """The tensor in channels-last layout, as in serving."""
     return (
         x.mT.contiguous().mT if x.ndim == 3 else x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
     )

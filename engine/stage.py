@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache, partial
 
 import torch
@@ -72,7 +72,7 @@ class Stage:
         self.lanes = lanes or Lanes()
         weights = sum(each.nbytes for each in network.parameters())
         self._is_wide = self.device.type == "cpu" and weights > LARGE
-        self._packs = compiler is None and can_pack(self.device, DTYPES[precision])
+        self._packs = can_pack(self.device, DTYPES[precision])
         # packed convolutions always return channels-last maps
         layout = torch.contiguous_format if precision == "fp32" and not self._packs else torch.channels_last
         for _, module in self._modules():
@@ -80,12 +80,6 @@ class Stage:
         self._network: Callable[..., Tensor] = network
         self._log_probabilities = None if guide is None else guide.log_probabilities
         self._compiler = compiler
-        if compiler is not None:
-            self._network = compiler.compile(network, frozen=True)
-            if guide is not None and isinstance(guide.module, NoisyClassifier):
-                # without its softmax: with few classes, a vector of a compiled loop would span several rows,
-                # and a row's last digits would depend on its place in the batch
-                self._log_probabilities = classifier_log_probabilities(compiler.compile(guide.module))
         self.process = process
         size = network.config.image_size
         self.shape = (3, size, size)
@@ -97,11 +91,19 @@ class Stage:
     def mode(self) -> str:
         """A text on how the networks are run, as far as it may change rounding."""
         threads = [f"{self.lanes.count} threads a row"] if self._is_wide else []
-        if self._compiler is not None:
-            return ", ".join([f"compiled by {self._compiler.version}", *threads])
         fused = [f"norms of the {part} by {by}" for part, module in self._modules() if (by := fused_by(module))]
-        native = ["compiled norms"] if self.device.type == "cpu" and native_norm.is_of(DTYPES[self.precision]) else []
-        return ", ".join(["packed" if self._packs else "eager", *native, *fused, *threads])
+        native = ["compiled norms"] if self._has_native_norms else []
+        compiled = [] if self._compiler is None else [f"compiled by {self._compiler.version}"]
+        return ", ".join(["packed" if self._packs else "eager", *native, *fused, *compiled, *threads])
+
+    @property
+    def _has_native_norms(self) -> bool:
+        return self.device.type == "cpu" and native_norm.is_of(DTYPES[self.precision])
+
+    @property
+    def _keeps_kernels(self) -> bool:
+        """Return whether compiled code calls the convolutions and norms of eager networks."""
+        return self._packs and self._has_native_norms
 
     @property
     def row_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -140,6 +142,8 @@ class Stage:
                 pack_weights(self.guide.module, rows, run, with_gradient=True)
         if self.device.type == "cuda" and self._compiler is None:
             self.fuse_norms(max_rows)
+        if self._compiler is not None:
+            self._compile(self._compiler)
         if self._is_wide:  # each row is computed alone, so there is nothing to compare
             self.network_shapes, self.guide_shapes = (1,), () if self.guide is None else (1,)
             probes = {"network": self.probe_network} | ({} if self.guide is None else {"guide": self.probe_guide})
@@ -149,20 +153,27 @@ class Stage:
                     self._refuse_wrong_code(part, probe, [self.rehearsal()], [0])
             return
         lanes, self.lanes = self.lanes, Lanes()  # one part at a time, because compiling is not thread-safe
-        evenly = self._compiler is not None or not native_norm.is_of(DTYPES[self.precision])
-        candidates = candidates_for(self.device, max_rows, evenly=evenly)
+        candidates = candidates_for(self.device, max_rows, evenly=not self._has_native_norms)
         states = self._states(candidates)
         self.network_shapes = self._agreeing("network", self.probe_network, states, candidates)
         if self.guide is not None:
             self.guide_shapes = self._agreeing("guide", self.probe_guide, states, candidates)
         self.lanes = lanes
 
+    def _compile(self, compiler: Compiler) -> None:
+        """Have the networks compiled at their next call, from their packed weights."""
+        self._network = compiler.compile(self.network)
+        if self.guide is not None and isinstance(self.guide.module, NoisyClassifier):
+            # without its softmax: with few classes, a vector of a compiled loop would span several rows,
+            # and a row's last digits would depend on its place in the batch
+            self._log_probabilities = classifier_log_probabilities(compiler.compile(self.guide.module))
+
     def _states(self, candidates: Sequence[int]) -> Sequence[Trajectory]:
         """States of real trajectories for comparing the shapes, one for each row of the largest."""
         shapes = tuple(candidates)
         if self._compiler is not None:
             # the others may not need compiling
-            shapes = tuple(self._compiler.candidates_of(f"{self.name} network", candidates))[-1:]
+            shapes = tuple(self._candidates_to_compile(self._compiler, "network", candidates))[-1:]
             for part, _ in self._modules():
                 self._announce(part, shapes[-1])
         self.network_shapes, self.guide_shapes = shapes, () if self.guide is None else shapes
@@ -171,29 +182,40 @@ class Stage:
     def _agreeing(
         self, part: str, probe: Probe, states: Sequence[Trajectory], candidates: Sequence[int]
     ) -> tuple[int, ...]:
-        name, module = f"{self.name} {part}", dict(self._modules()).get(part)
+        module = dict(self._modules()).get(part)
         if self._compiler is not None:
-            candidates = self._compiler.candidates_of(name, candidates)
-        elif module is not None:
+            candidates = self._candidates_to_compile(self._compiler, part, candidates)
+        if module is not None and (self._compiler is None or self._keeps_kernels):
             run = partial(self._rehearse_part, probe)
-            candidates = layer_shapes(module, run, candidates, with_gradient=part == "guide")
+            with self._eagerly():
+                candidates = layer_shapes(module, run, candidates, with_gradient=part == "guide")
         if self._compiler is not None:  # before shapes are compared, because NaN does not even equal itself
             self._refuse_wrong_code(part, probe, states, range(candidates[-1]))
         # as many windows of one row as a trajectory has steps, to cover all timesteps and scales
         shapes = agreeing_shapes(partial(probe, states), candidates, windows=STEPS)
         if self._compiler is not None:
-            self._compiler.note(name, shapes)
+            self._compiler.note(f"{self.name} {part}", shapes)
         return shapes
+
+    def _candidates_to_compile(self, compiler: Compiler, part: str, candidates: Sequence[int]) -> Sequence[int]:
+        return compiler.candidates_of(f"{self.name} {part}", candidates, opaque=self._keeps_kernels)
 
     def _refuse_wrong_code(self, part: str, probe: Probe, states: Sequence[Trajectory], rows: Sequence[int]) -> None:
         """Compare a compiled part with its eager form. Raises: WrongCodeError."""
         assert self._compiler is not None
-        found, compiled = probe(states, rows), (self._network, self._log_probabilities)
+        found = probe(states, rows)
+        with self._eagerly():
+            expected = probe(states, rows)
+        refuse_wrong_code(f"{self.name} {part}", self._compiler.version, found, expected, math.prod(self.shape))
+
+    @contextmanager
+    def _eagerly(self) -> Iterator[None]:
+        """Run the networks as they are, not compiled."""
+        compiled = self._network, self._log_probabilities
         self._network = self.network
         self._log_probabilities = None if self.guide is None else self.guide.log_probabilities
         try:
-            by = self._compiler.version
-            refuse_wrong_code(f"{self.name} {part}", by, found, probe(states, rows), math.prod(self.shape))
+            yield
         finally:
             self._network, self._log_probabilities = compiled
 
@@ -226,7 +248,7 @@ class Stage:
             return torch.cat([gradient.flatten(1), self._scores(x, timesteps).float()], dim=1)
 
     def _announce(self, part: str, rows: int) -> None:
-        if self._compiler is not None:
+        if self._compiler is not None and self._network is not self.network:
             self._compiler.on_shape(f"{self.name} {part}", rows)
 
     def rehearse(self, rows: int) -> None:

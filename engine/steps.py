@@ -12,7 +12,7 @@ from engine.trajectory import ImageRequest, Trajectory
 
 @dataclass(frozen=True)
 class Finished:
-    """An image that has passed its last stage: x [3, H, W] as it left it, and its pixels, uint8, on the host."""
+    """An image that has passed its last stage: x [3, H, W] after that stage, and its pixels, uint8, on the host."""
 
     request: ImageRequest
     x: Tensor
@@ -33,7 +33,7 @@ class Passed:
 
 @dataclass(frozen=True)
 class StepReport:
-    """A retired step: its stage, the images that moved (after it, and in the same order before it), and its row shape.
+    """A retired step: its stage, its row shape, and the images that moved, before the step and after it.
 
     seconds: the device's time for num_rows images, including those of jobs that were aborted before the step was
     retired. It is a valid measurement only if the batch is_whole: computed at once, without a failure.

@@ -12,7 +12,8 @@ CGROUP = Path("/sys/fs/cgroup")
 
 
 def usable_threads(cgroup: Path = CGROUP) -> int:
-    """One thread per physical core, or OMP_NUM_THREADS, or fewer if affinity or a quota limits them.
+    """Return the number of threads: one per physical core, or OMP_NUM_THREADS; fewer if affinity or a quota limits
+    them.
 
     A container with a quota of processor time still sees all cores. With more threads than the quota, most of them are
     throttled while the others wait for them, and a step takes many times as long.

@@ -16,8 +16,8 @@ from vocabulary.sampling import Direction, Thresholding, TimeGrid, num_evaluatio
 class StagePlan:
     """The settings of an image in one stage.
 
-    strength: the share of the steps that is taken, counted from the end. An image that starts from a picture is noised
-    to the timestep of the first of them.
+    strength: the share of the steps that is taken, counted from the end. A picture that an image starts from is noised
+    to the timestep of the first of these steps.
     """
 
     stage: str
@@ -89,9 +89,9 @@ class ImageRequest:
     """All that determines an image's pixels, and its job and priority.
 
     network_label: the row of the label embedding, None for a network without one. guidance_target: the classes and
-    weights for the classifier, usually one class of weight 1; empty for no guidance. The two differ if an unconditional
-    model is guided. guidance_interval: original timesteps, both ends included; None for all. noise_index: images with
-    the same seed and noise_index draw the same noise; None for the image's index.
+    weights for the classifier, usually one class of weight 1; empty for no guidance. network_label and guidance_target
+    differ if an unconditional model is guided. guidance_interval: original timesteps, both ends included; None for all.
+    noise_index: images with the same seed and noise_index draw the same noise; None for the image's index.
     """
 
     job_id: str

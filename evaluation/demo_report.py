@@ -33,6 +33,7 @@ WAYS = {
     "heun": StagePlan(BASE, "heun", (EVALUATIONS + 1) // 2),
     "ddpm": StagePlan(BASE, "ddpm", EVALUATIONS),
 }
+"""Sampling plans with EVALUATIONS evaluations each, by their names in the report."""
 UNCONDITIONAL_WAYS = ("ddim_eta_1", "dpmpp_2m", "ddpm")
 FRESH_SEED, OTHER_SEED = 1001, 1002  # of renders that nothing was trained on
 CONDITIONAL_IMAGES, UNCONDITIONAL_IMAGES, SWEEP_IMAGES, UPSAMPLED_IMAGES = 500, 200, 60, 50

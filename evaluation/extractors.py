@@ -45,7 +45,7 @@ class Extractor(Protocol):
 
 
 class JudgeExtractor:
-    """A judge: pooled features are the mean over its last map, spatial ones the map itself, place after place.
+    """A judge: pooled features are the mean over its last map, spatial ones the map itself, by position.
 
     The official evaluator uses a few channels of a 17x17 map in the middle of Inception; the judge's last map has 2x2
     places for 32x32 pixels, and all its channels are used.

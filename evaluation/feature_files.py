@@ -30,28 +30,28 @@ class Work:
 
     def __init__(self, folder: Path, *, thumbnails: bool = False) -> None:
         self._folder, self._thumbnails = folder, thumbnails
-        self._held: list[KeptFeatures] = []
+        self._opened: list[KeptFeatures] = []
 
     def __enter__(self) -> "Work":
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for each in self._held:
+        for each in self._opened:
             each.close()
 
     def kept(self, part: str, source: str, extractor: Extractor) -> "KeptFeatures":
-        """The stored features of a source as this part of an evaluation; they may be empty.
+        """The stored features of a source for a part of an evaluation ("samples", "reference"); there may be none yet.
 
         Raises: ValueError while another evaluation has locked them.
         """
         address = json.dumps([part, source, extractor.identity["sha256"], self._thumbnails])
         folder = self._folder / hashlib.sha256(address.encode()).hexdigest()[:16]
-        self._held.append(KeptFeatures(folder, extractor, self._thumbnails))
-        return self._held[-1]
+        self._opened.append(KeptFeatures(folder, extractor, self._thumbnails))
+        return self._opened[-1]
 
     def remove(self) -> None:
         """Remove the files; mapped arrays stay readable."""
-        for each in self._held:
+        for each in self._opened:
             each.remove()
 
 

@@ -62,7 +62,7 @@ def checked_pair(first: Tensor, second: Tensor, least: int, metric: str) -> tupl
     pair = checked_points(first, least, metric), checked_points(second, least, metric)
     if pair[0].width != pair[1].width:
         sizes = f"{pair[0].width} and {pair[1].width}"
-        raise ValueError(f"the sets have features of {sizes} dimensions; they must be alike")
+        raise ValueError(f"the sets have features of {sizes} dimensions; they must have the same")
     return pair
 
 

@@ -14,7 +14,7 @@ from evaluation.frechet import Moments, factor_of, frechet_distance
 
 PARTS = 5  # parts of the samples; the largest is all of them
 SMALLEST = 0.1  # share of the samples in the first part, as in the paper: 5,000 of 50,000
-IMAGES_A_DIMENSION = 5  # in the first part, up to half of the samples; with fewer the bias is not a / N
+IMAGES_A_DIMENSION = 5  # of the first part, up to half of the samples; with fewer images the bias is not a / N
 LEAST_IMAGES = 100  # fewest samples; with fewer, the line is meaningless
 
 
@@ -27,7 +27,7 @@ def part_sizes(blocks: Sequence[Tensor], width: int) -> list[int]:
 
 
 def growth(reference: Moments, sample: Points, blocks: Sequence[Tensor]) -> list[tuple[int, float]]:
-    """The number of images and the FID of growing parts of the samples. sample: minus a centre."""
+    """The number of images and the FID of growing parts of the samples. sample: points minus a centre."""
     return [
         (count, frechet_distance(reference, moments))
         for count, moments in growing_moments(sample, blocks, part_sizes(blocks, sample.width))

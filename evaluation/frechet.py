@@ -62,7 +62,9 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     Raises: ValueError if the two have features of different sizes.
     """
     if a.mean.shape != b.mean.shape:
-        raise ValueError(f"the sets have features of {len(a.mean)} and {len(b.mean)} dimensions; they must be alike")
+        raise ValueError(
+            f"the sets have features of {len(a.mean)} and {len(b.mean)} dimensions; they must have the same"
+        )
     if b.factor is not None:
         product = b.factor @ a.covariance @ b.factor.T
     elif a.factor is not None:

@@ -81,7 +81,7 @@ def figures_table(metrics: Mapping[str, Mapping[str, Any]]) -> str:
 def published_table() -> str:
     """Published rows, with their sources."""
     names = [each.name.replace("_", " ") for each in fields(Published)]
-    note = "These are of other data, in Inception's features: they show only the size of such figures."
+    note = "These were measured on other data, in Inception's features: they show only the order of magnitude."
     return f"<p>{note}</p>" + html_table(names, map(astuple, PUBLISHED))
 
 
@@ -111,7 +111,7 @@ def sweep_page(report: Mapping[str, Any]) -> str:
         for cell in cells
     ]
     drawn = (
-        f"<p>{report['images']} images a setting, of the same classes from the same noise (seed {report['seed']}), "
+        f"<p>{report['images']} images per setting, of the same classes from the same noise (seed {report['seed']}), "
         f"against {escape(str(report['reference']['source']))}. Numerics {escape(report['numerics'])}.</p>"
     )
     recommended = [(purpose, json.dumps(each)) for purpose, each in report["recommended"].items()]
@@ -120,7 +120,7 @@ def sweep_page(report: Mapping[str, Any]) -> str:
         [
             drawn,
             *plots(cells),
-            "<h2>Settings to take</h2>",
+            "<h2>Recommended settings</h2>",
             html_table(("for", "fields of the pipeline in stack.json"), recommended),
             "<h2>All settings</h2><p>Green: no other has a lower FID for as few evaluations.</p>",
             html_table(("setting", "evaluations", "s / image", *(TITLES[name] for name in names)), rows, best),

@@ -51,7 +51,7 @@ class KernelSums:
         return within - 2 * float(self.across[sample_kept][:, reference_kept].sum()) / pairs
 
     def whole(self) -> float:
-        """The estimate from all images, the mean over all subsets; the literature averages some."""
+        """The estimate from all images. It equals the mean over all subsets, of which the literature averages some."""
         return self.estimate(*(torch.ones(len(sizes), dtype=torch.bool) for sizes in self.sizes))
 
     def left_out(self, side: int) -> Iterator[float]:

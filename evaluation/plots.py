@@ -10,7 +10,7 @@ LEFT, RIGHT, TOP, BOTTOM = 64, 150, 30, 48  # pixels around the axes; the names 
 COLOURS = ("#1f6feb", "#d1242f", "#1a7f37", "#9a6700", "#8250df", "#57606a")
 TICKS = 5
 STEPS = (1, 2, 2.5, 5, 10)  # distances of ticks, times powers of ten
-GROWTH = 1.06  # factor of the axes beyond the outermost points
+GROWTH = 1.06  # factor by which the axes extend beyond the outermost points
 CAP = 3  # pixels to either side of an interval's ends
 
 
@@ -36,7 +36,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Axis:
-    """Values of an axis and their places in pixels; even: in powers of ten."""
+    """The lowest and highest value of an axis and their places in pixels; log: whether its scale is logarithmic."""
 
     low: float
     high: float

@@ -10,7 +10,7 @@ from evaluation.features import Points, centred_pair
 
 OFFICIAL_NEIGHBOURS = (3,)
 BLOCK = 500  # rows whose distances to all others are in memory: 200 MB for 50,000 others
-CANCELLING = 1e-6  # relative to the squared norms, below which a squared distance has lost its digits by cancellation
+CANCELLING = 1e-6  # share of the squared norms, below which a squared distance has lost its digits by cancellation
 PAIRS = 10_000  # pairs whose differences are in memory: 160 MB for 2,048 features
 
 
@@ -44,7 +44,8 @@ def precision_recall(
         torch.zeros(len(neighbours), len(theirs), dtype=torch.bool),
     )
     blocks = zip(blocks_of_distances(ours, theirs, block), sample_radii.split(block), strict=True)
-    for distances, radii in blocks:  # each distance is computed once for both, because it takes longer than its uses
+    # each distance is computed once for both, because computing takes longer than comparing
+    for distances, radii in blocks:
         inside += torch.stack([(distances <= radius).any(dim=1).sum() for radius in reference_radii.T])
         covered |= torch.stack([(distances <= radius[:, None]).any(dim=0) for radius in radii.T])
     return PrecisionRecall(inside.double() / len(ours), covered.double().mean(dim=1), reference_radii, sample_radii)

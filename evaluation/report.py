@@ -1,4 +1,4 @@
-"""`adm evaluate`: measures and compares both sides, and reports all that the figures depend on."""
+"""`adm evaluate`: measures samples and a reference, scores the samples, and reports all that the figures depend on."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -176,7 +176,7 @@ def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[str
     for what in ("extractor", "reference"):
         a, b = first[what]["sha256"], second[what]["sha256"]
         if a != b:
-            raise ValueError(f"the reports are of another {what} each ({a}, {b}); their figures cannot be compared")
+            raise ValueError(f"the reports are of different {what}s ({a}, {b}); their figures cannot be compared")
     counts = [report["samples"]["images"] for report in (first, second)]
     yield f"{'':16}{'first':>10}{'second':>10}{'difference':>12}  {'95 % interval':>23}"
     for name, title in TITLES.items():

@@ -14,7 +14,7 @@ from torch import Tensor
 
 JACKKNIFE_BLOCKS = 20
 SEED = 0
-TOO_EVEN = 0.001
+TOO_EVEN = 0.001  # lower quantile of chi-squared, below which counts are too even for independent draws
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ class Sampler:
         seed: int = 0,
         entropy_scaled: bool = False,
     ) -> Tensor:
-        """One image for each label: [N, 3, H, W], uint8; base stage images without an upsampling plan.
+        """One image for each label: [N, 3, H, W], uint8; without an upsampling plan, those of the base stage.
 
         Raises: the exception of a step that could not be computed.
         """

@@ -115,10 +115,10 @@ def neighbours(evaluation: Evaluation, thumbnails: Tensor) -> Iterator[str]:
     theirs = evaluation.reference.kept
     beside = None if theirs is None else theirs.thumbnails()
     yield (
-        "<h2>Nearest reference images</h2><p>The samples that lie nearest to the reference in the extractor's "
-        "features, each beside the image there. Half of the samples lie within "
-        f"{nearest['median_distance']:.4f} of the reference, half of its own images within "
-        f"{nearest['median_within_reference']:.4f} of each other.</p>"
+        "<h2>Nearest reference images</h2><p>The samples nearest to the reference in the extractor's "
+        "features, each beside its nearest reference image. Half of the samples are within "
+        f"{nearest['median_distance']:.4f} of their nearest reference image; half of the reference images are within "
+        f"{nearest['median_within_reference']:.4f} of their nearest other one.</p>"
     )
     for pair in nearest["closest"][:PAIRS]:
         caption = f"{pair['sample']} and {pair['reference']}: {pair['distance']:.3f}"

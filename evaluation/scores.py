@@ -21,14 +21,14 @@ from evaluation.resampling import (
     jackknife,
 )
 
-IMAGES_A_DIMENSION = 10  # with fewer, FID of equal sets is mostly bias
+IMAGES_A_DIMENSION = 10  # with fewer images per dimension, FID of equal sets is mostly bias
 
 
 @dataclass(frozen=True)
 class Statistics:
     """Moments of pooled and of spatial features, for FID and sFID.
 
-    features: of pictures beside the moments, such as in official reference files, for the other metrics.
+    features: those of the pictures beside the moments, as in official reference files; the other metrics use them.
     """
 
     pooled: Moments
@@ -117,7 +117,7 @@ def fid_infinity(
 ) -> tuple[Figure, list[tuple[int, float]]]:
     """FID of infinitely many samples, and the FIDs of growing parts from which it is extrapolated.
 
-    Its interval for other reference images is that of FID.
+    The reference contributes to its interval as to that of FID.
     """
     other = reference if isinstance(reference, Moments) else Moments.of(reference)
     points = checked_points(sample, 2, "the Frechet distance").centred()

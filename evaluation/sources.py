@@ -11,7 +11,7 @@ from datasets.shapes import render_set
 from evaluation.extractors import INCEPTION, Extractor
 from evaluation.feature_files import KeptFeatures, Work
 from evaluation.scores import Reference
-from evaluation.statistics_file import Measured, holds_statistics, official_statistics, read_statistics
+from evaluation.statistics_file import Measured, is_statistics, official_statistics, read_statistics
 from models.checkpoints.provenance import hash_file
 
 SHAPES = "shapes"
@@ -71,7 +71,7 @@ def measure(
     Raises: ValueError, which names the source; OSError; WeightsError.
     """
     path = Path(source)
-    if holds_statistics(path):
+    if is_statistics(path):
         return read_statistics(path, extractor.identity)
     is_shapes = source.partition("?")[0] == SHAPES
     pictures = (

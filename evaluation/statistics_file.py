@@ -29,7 +29,7 @@ FORMAT = 1
 PROVENANCE = "provenance.npy"
 FEATURE_ARRAYS = ("pooled", "spatial", "probabilities")
 LOCAL_HEADER = struct.Struct("<26xHH")  # of a zip's member: the lengths of its name and of its extra field
-FIELDS = ("source", "images", "size", "sha256")  # its fields in every file
+FIELDS = ("source", "images", "size", "sha256")  # fields of every file's provenance
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Measured:
     kept: KeptFeatures | None = None
 
 
-def holds_statistics(path: Path) -> bool:
+def is_statistics(path: Path) -> bool:
     """Return whether a file is a statistics file. Raises: ValueError for a damaged .npz.
 
     Official reference files contain pictures and Inception's moments; they count as pictures, which are measured again.

@@ -1,4 +1,4 @@
-"""A grid of settings: costs and metrics of each, the Pareto front, and recommended settings."""
+"""Sweeps: the costs and metrics of each setting, the Pareto front, and recommended settings."""
 
 import itertools
 import math
@@ -14,7 +14,7 @@ METRICS = ("fid", "sfid", "inception_score", "precision", "recall")  # metrics o
 
 @dataclass(frozen=True)
 class Setting:
-    """One cell of a grid."""
+    """One setting of a sweep."""
 
     scale: float
     steps: int
@@ -45,7 +45,8 @@ def grid(scales: Sequence[float], steps: Sequence[int], samplers: Sequence[str])
 
 
 def front(cells: Sequence[Cell], *costs: Callable[[Cell], float]) -> list[int]:
-    """Indices of the Pareto front: no other cell is better in one cost and as good in the rest; less is better."""
+    """Indices of the Pareto front: no other cell is better in one cost and at least as good in the rest; less is
+    better."""
     found = [[cost(cell) for cost in costs] for cell in cells]
 
     def beaten(own: Sequence[float], other: Sequence[float]) -> bool:
@@ -62,7 +63,7 @@ def value(metric: str, sign: float = 1.0) -> Callable[[Cell], float]:
 def recommended(cells: Sequence[Cell]) -> dict[str, dict[str, Any]]:
     """Recommended settings by purpose, with the fields of a stack's pipeline and /v1/models.
 
-    quality: the lowest FID. speed: the fewest evaluations among those whose FID is within chance of it.
+    quality: the lowest FID. speed: the fewest evaluations among cells whose FID is within chance of the lowest.
     precision, recall: the highest; of equal cells, the one with the lower FID.
     """
     by_fid = sorted(cells, key=value("fid"))

@@ -11,11 +11,11 @@ UNFINISHED = ".tmp"
 
 @contextlib.contextmanager
 def atomic_write(path: Path, *, durable: bool = False, many_writers: bool = False) -> Iterator[BinaryIO]:
-    """A file to write to, which replaces `path` when the block ends; if the block raises, nothing is left.
+    """Yield a file to write to, which replaces `path` when the block ends; if the block raises, `path` stays as it was.
 
-    durable: the content is on disk before the rename (fsync); the rename is so once its folder is synced too.
-    many_writers: processes may write `path` at once, so the temporary name has the process's id. With one writer, a
-    killed process's unfinished file is overwritten by the next.
+    durable: the content is on disk before the rename (fsync); the rename is on disk only once its folder is synced too.
+    many_writers: several processes may write `path` at once, so the temporary name has the process's id. With one
+    writer the name is fixed, so that the next write overwrites the unfinished file of a killed process.
     """
     writer = f".{os.getpid()}" if many_writers else ""
     unfinished = path.with_name(f".{path.name}{writer}{UNFINISHED}")

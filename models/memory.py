@@ -120,7 +120,7 @@ def bytes_per_row(configs: Iterable[NetworkConfig]) -> int:
 
 
 def surely_fits(config: NetworkConfig, rows: int, free: int) -> bool:
-    """Return whether a network fits by a wide bound; then the exact estimate, which imports for seconds, is skipped."""
+    """Return whether a network fits by a wide bound; then the exact estimate, with its slow imports, is skipped."""
     depth, widest = config.num_res_blocks + 2, config.image_size**2 * config.width(0)
     return 4 * (30 * depth * widest * rows) + rows * STATES_KEPT * state_bytes(config) < free
 
@@ -149,8 +149,8 @@ class Need:
 class Shortage:
     """Stacks do not fit in the free memory of a device.
 
-    rows_that_fit: of a step of all of them, 0 if none. fitting: rows of a step by pipeline, for each that would fit by
-    itself.
+    rows_that_fit: rows of a step if all of them are loaded; 0 if none fits. fitting: rows of a step by pipeline, for
+    each that would fit by itself.
     """
 
     needed_bytes: int
@@ -177,13 +177,12 @@ def shortage(plans: Sequence[StackPlan], max_rows: int, free: int) -> Shortage |
     return Shortage(need.weights + max_rows * need.row, free, max_rows, max(0, rows), fitting)
 
 
-def bytes_of_compiled(configs: Sequence[NetworkConfig], shapes: int, max_rows: int) -> int:
-    """Return the memory that loaded networks of these configurations take in addition if they are compiled.
+def bytes_of_compiled(configs: Sequence[NetworkConfig], max_rows: int) -> int:
+    """Return the memory that networks of these configurations take in addition if they are compiled.
 
-    The diffusion networks' weights are packed once for each of so many row shapes.
+    Compiled code keeps its buffers until the end of a pass; eager networks free each map after its last use.
     """
-    packed = shapes * sum(parameter_bytes(config) for config in configs if isinstance(config, UNetConfig))
-    return packed + max_rows * bytes_per_row(configs)
+    return max_rows * bytes_per_row(configs)
 
 
 def free_bytes(device: torch.device) -> int | None:

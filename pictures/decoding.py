@@ -12,9 +12,8 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 MAX_SIDE_PX = 16_384
 MAX_ASPECT = 32  # the short side is scaled to a pipeline's size before the middle square is taken
 MAX_PIXELS = 179_000_000  # Pillow's own limit, for trusted files
-NOT_DECODED = frozenset(
-    {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"}
-)  # Ghostscript runs EPS; Pillow only names others
+# EPS needs Ghostscript; Pillow recognises the others but does not decode them
+NOT_DECODED = frozenset({"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"})
 
 
 class PictureError(ValueError):
@@ -75,7 +74,7 @@ def _opened(source: IO[bytes], formats: Sequence[str]) -> Image.Image:
         raise
     except Exception as error:  # any type, as in decoding; also for a compressed text or profile that becomes too large
         raise PictureError(
-            "cannot be read: its header is damaged or cut off, or what it carries beside the picture too large"
+            "cannot be read: its header is damaged or cut off, or its contents other than the picture are too large"
         ) from error
 
 
@@ -112,7 +111,7 @@ def flattened(image: Image.Image) -> Image.Image:
     """Convert to 8-bit RGB, with transparency over white."""
     if image.mode == "I" or image.mode.startswith("I;16"):
         transparency = image.info.get("transparency")
-        image = image.convert("I").point(lambda value: value * (1 / 257) + 0.5).convert("L")  # Pillow alone clips
+        image = image.convert("I").point(lambda value: value * (1 / 257) + 0.5).convert("L")  # Pillow would clip
         if transparency is not None:
             image.info["transparency"] = round(transparency / 257)
     elif image.mode == "F":

@@ -1,7 +1,8 @@
 """A run's folder: its files, their format, and the lock for writing.
 
-config.json has the resolved configuration, run.json the data and every start, stats.jsonl lines of figures, state.pt
-all that the run resumes from, snapshots/ earlier states, previews/ pictures, events/ TensorBoard's files.
+config.json has the resolved configuration; run.json describes the training data and each start of the run; stats.jsonl
+has lines of figures; state.pt has the state from which the run resumes; snapshots/ has earlier states, previews/ has
+pictures, and events/ has TensorBoard's files.
 """
 
 import errno
@@ -19,9 +20,7 @@ from files.atomic import atomic_write
 CONFIG, INFO, STATS, STATE, LOCK = "config.json", "run.json", "stats.jsonl", "state.pt", "lock"
 SNAPSHOTS, PREVIEWS, EVENTS = "snapshots", "previews", "events"
 FORMAT = 1  # of the folder; raised when an older program would misread a newer folder
-
-
-MOST_BYTES = 1 << 20  # of a JSON file: a thousand times what a run writes
+MOST_BYTES = 1 << 20  # limit of a JSON file that is read; a run writes about a thousandth of it
 
 
 class RunFolderError(ValueError):
@@ -35,9 +34,9 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def read_regular(path: Path, most_bytes: int | None = None) -> bytes:
-    """A file's content, or its last most_bytes bytes.
+    """Read a file, or its last most_bytes bytes.
 
-    Links, pipes and devices are refused, because other users may write to a folder of runs. Raises: OSError.
+    Links, pipes and devices are refused, because other users may be able to write to a folder of runs. Raises: OSError.
     """
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
         found = os.fstat(file.fileno())
@@ -57,7 +56,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise RunFolderError(f"{path}: is not JSON ({error})") from error
     if not isinstance(content, dict) or content.get("format", FORMAT) != FORMAT:
-        raise RunFolderError(f"{path}: is of another version of this program")
+        raise RunFolderError(f"{path}: was written by another version of this program")
     return content
 
 

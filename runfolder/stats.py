@@ -16,9 +16,9 @@ def append_line(folder: Path, line: Mapping[str, Any]) -> None:
 
 
 def read_lines(folder: Path, most_bytes: int | None = None) -> list[dict[str, Any]]:
-    """All complete lines, or those in the file's last bytes; a kill may have truncated the last one.
+    """Read all lines, or those within the file's last most_bytes bytes. Raises: OSError.
 
-    Invalid lines are skipped. Raises: OSError.
+    Invalid lines are skipped, such as a last line whose writer was killed.
     """
     try:
         content = read_regular(folder / STATS, most_bytes)
@@ -38,7 +38,7 @@ def _line(text: bytes) -> dict[str, Any] | None:
 
 
 def forget_after(folder: Path, step: int) -> None:
-    """Remove the lines of later steps, which a run that resumes from this step writes again."""
+    """Remove the lines of steps after this one; a run that resumes from this step writes them again."""
     lines = read_lines(folder)
     kept = [line for line in lines if line["step"] <= step]
     if len(kept) < len(lines):

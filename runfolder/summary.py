@@ -43,7 +43,10 @@ class RunSummary:
 
 
 def read_summary(folder: Path, most_bytes: int | None = None) -> RunSummary:
-    """Read a run, with all figures or those in their file's last bytes. Raises: RunFolderError if it is not a run."""
+    """Read a run, with all figures or those in the last most_bytes bytes of stats.jsonl.
+
+    Raises: RunFolderError if the folder is not a run.
+    """
     try:
         config, info, lines = read_json(folder / CONFIG), read_json(folder / INFO), read_lines(folder, most_bytes)
     except OSError as error:

@@ -23,14 +23,14 @@ TAGS = {
 }
 HEAD = """# HTTP API
 
-Written by `python -m service.api_reference` from the OpenAPI document, which a running service has at `/openapi.json`,
-with forms to try it at `/docs`. [Clients](clients.md) shows the Python package, the command line and OpenAI's client;
-[serving](serving.md) is about keys, quotas and limits.
+Written by `python -m service.api_reference` from the OpenAPI document, which a running service has at `/openapi.json`.
+Its page `/docs` has forms to try the calls. [Clients](clients.md) shows the Python package, the command line and
+OpenAI's client; [serving](serving.md) is about keys, quotas and limits.
 
 - **Keys**: once a key exists, every call sends `Authorization: Bearer KEY`. Another caller's objects answer 404.
-- **Errors** are `application/problem+json` (RFC 9457) with `type` (`urn:adm:problem:KIND`, or `about:blank` where the
-  status suffices), `title`, `status`, `detail`, `instance` (the path of the call), and in `errors` each wrong field
-  with its JSON pointer. OpenAI's routes have OpenAI's envelope.
+- **Errors** are `application/problem+json` (RFC 9457) with `type` (`urn:adm:problem:KIND`, or `about:blank` if the
+  status says enough), `title`, `status`, `detail` and `instance` (the path of the call). `errors` lists the wrong
+  fields, each with its JSON pointer. OpenAI's routes have OpenAI's envelope.
 - **Repeating a POST**: with the same `Idempotency-Key` and body, it returns the job of the first call.
 - **Times** are Unix seconds, lengths of time are seconds.
 """
@@ -41,7 +41,7 @@ COMMON = {
     "403": "the key's role does not allow the call, or a page of another site made it",
     "408": "the body arrived too slowly",
     "413": "the body is too large",
-    "415": "the body is of another type, or compressed",
+    "415": "the body has a type that the call does not accept, or is compressed",
     "421": "the Host is not one of the service's (`ADM_HOSTS`)",
     "422": "a field, parameter or header has a wrong value",
     "429": "above a quota; `Retry-After` has the seconds to wait, unless the job is larger than the quota",

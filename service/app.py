@@ -57,7 +57,7 @@ DESCRIPTION = "Images from ADM diffusion models, batched step by step."
 
 
 def create_app(settings: Settings, slot: Slot = ALONE, tracing: Tracing = OFF) -> FastAPI:
-    """The service for one set of settings; it connects at its start, not here."""
+    """Make the service's application; it connects to Redis when it starts, not here."""
     metrics = Metrics()
 
     @asynccontextmanager

@@ -11,7 +11,7 @@ log = structlog.get_logger("audit")
 
 
 class Audited:
-    """One call; used as a context manager around it, with `send` in place of the server's."""
+    """Logs one call: a context manager around it, whose `send` takes the place of the server's."""
 
     def __init__(self, scope: Scope, send: Send, caller: str) -> None:
         """`caller`: the id; "" if the key was missing or wrong."""

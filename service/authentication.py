@@ -38,15 +38,15 @@ MEMBERS = frozenset({Role.USER, Role.OPERATOR})
 
 
 class KeyringReader:
-    """Reads the keyring, at most IN_FORCE_SECONDS before each request, so that a change of keys is in force after that.
+    """Reads the keyring at most IN_FORCE_SECONDS before a request, so a change of keys is in force after that time.
 
     Requests in between cost no round trip. For one event loop. `needed`: a file that is made when the first key is
-    seen. While it exists, a Redis without keys has lost them, and its keyring accepts nobody.
+    seen. While it exists, a Redis without keys must have lost them, so the keyring then accepts nobody.
     """
 
     def __init__(self, redis: Redis, needed: Path) -> None:
         self._redis, self._needed = redis, needed
-        self.last = self._unless_lost(read_keyring({}))  # the latest one that was read, of any age
+        self.last = self._unless_lost(read_keyring({}))  # the last keyring that was read, of any age
         self._version: bytes | None = None  # None: no key was ever made, as in this empty keyring
         self._read_at = float("-inf")
         self._look: asyncio.Task[None] | None = None
@@ -63,7 +63,7 @@ class KeyringReader:
         return self.last
 
     async def still_opens(self, caller: Caller) -> bool:
-        """Return whether a caller's key is still in force, during a call that lasts. Raises: RedisError, as `read`."""
+        """Return whether a caller's key is still in force, for calls that last long. Raises: RedisError, as `read`."""
         return (await self.read()).still_opens(caller)
 
     async def _read(self) -> None:
@@ -138,14 +138,14 @@ class Authentication:
             with contextlib.suppress(RedisError, TimeoutError):
                 async with asyncio.timeout(METRICS_PATIENCE_SECONDS):
                     await reader.read()
-            return self._judge(request, reader.last)
+            return self._admit(request, reader.last)
         try:
-            return self._judge(request, await reader.read())
+            return self._admit(request, await reader.read())
         except RedisError as error:
             return await on_redis_error(request, error)
 
-    def _judge(self, request: Request, keyring: Keyring) -> Caller | Response:
-        """The caller, or the answer that refuses the request."""
+    def _admit(self, request: Request, keyring: Keyring) -> Caller | Response:
+        """Return the request's caller, or the answer that refuses it."""
         if not keyring.exist and self._serves_anonymous:
             return ANONYMOUS
         given = request.headers.getlist("authorization")
@@ -158,7 +158,7 @@ class Authentication:
         if caller is None:
             return refusal(request, 401, "the key is wrong or was revoked", "invalid_token")
         if caller.role not in roles_for(request.scope["path"]):
-            detail = f"a key of role {caller.role} does not open this"
+            detail = f"a key of role {caller.role} may not make this call"
             return refusal(request, 403, detail, "insufficient_scope")
         return caller
 
@@ -197,12 +197,12 @@ def varying(send: Send) -> Send:
 
 
 def refusal(request: Request, status: int, detail: str, error: str = "") -> Response:
-    """An answer in the form of RFC 6750, section 3."""
+    """Refuse a request's key, or its lack of one, in the form of RFC 6750, section 3."""
     return problem(request, status, detail, headers=challenge(error))
 
 
 def challenge(error: str) -> dict[str, str]:
-    """The header of such an answer."""
+    """The header WWW-Authenticate of an answer that refuses a key (RFC 6750, section 3)."""
     return {"WWW-Authenticate": f'{REALM}, error="{error}"' if error else REALM}
 
 

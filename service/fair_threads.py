@@ -50,7 +50,7 @@ class FairThreads:
             raise self._refusal() from error
         finally:
             self._waiting[caller.id] -= 1
-            self._waiting += Counter()  # without the callers of no call
+            self._waiting += Counter()  # drops callers whose count is 0
         try:
             return await to_thread.run_sync(call, limiter=self._threads)
         finally:

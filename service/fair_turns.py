@@ -1,4 +1,4 @@
-"""A semaphore that serves its waiting callers in turn: one request of each in a round."""
+"""A semaphore that serves its waiting callers in turn: one request of each caller per round."""
 
 import asyncio
 from collections import deque

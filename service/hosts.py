@@ -12,9 +12,9 @@ PORT = re.compile(r":\d*$")
 class Hosts:
     """The names by which requests may call the service.
 
-    A page of any site can make its own host name resolve to 127.0.0.1 (DNS rebinding); then only the Host header shows
-    that it is not ours. A Host that is an IP address was not resolved, so every address is accepted if the service
-    listens beyond loopback.
+    The owner of any site can make its host name resolve to 127.0.0.1 (DNS rebinding); then only the Host header shows
+    that a request of its page is not meant for us. A Host that is an IP address was not resolved, so every address is
+    accepted if the service listens beyond loopback.
     """
 
     def __init__(self, settings: Settings) -> None:

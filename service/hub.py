@@ -17,7 +17,7 @@ log = structlog.get_logger("service.hub")
 KEEP_OPEN_CHANNEL = "adm:hub"  # an unused channel, because a subscription needs at least one
 RECHECK_SECONDS = 5.0  # interval of rereading, because a message may be lost while Redis restarts
 RETRY_SECONDS = 0.5
-MAX_HELD = 1 << 18  # characters of unread previews: sixty of the demo, one of the largest model
+MAX_HELD = 1 << 18  # characters of unread previews of a listener: sixty of the demo, one of the largest model
 
 
 class Listener:
@@ -163,7 +163,7 @@ class Hub:
         if kind == "subscribe" and channel in self._subscribed:
             self._subscribed[channel].set()
         elif kind == "subscribe" and channel != KEEP_OPEN_CHANNEL:
-            self._leave(channel)  # it could not be left during the outage, and the client has subscribed to it again
+            self._leave(channel)  # leaving it failed during the outage, and redis-py has subscribed to it again
         if kind != "message":
             return
         listeners = self._listeners.get(channel, ())

@@ -1,4 +1,4 @@
-"""`adm service`: listens, and serves until a stop signal."""
+"""The program `adm service`, which listens and serves until a stop signal."""
 
 import contextlib
 import errno
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def refuse_to_serve_nobody(settings: Settings, redis: Redis) -> None:
-    """Raises: SettingsError if callers need keys, because the service listens beyond loopback, but no key exists."""
+    """Refuse to start beyond loopback if callers need keys but no key exists. Raises: SettingsError."""
     if not settings.serves_anonymous and not redis.exists(keys.API_KEYS):
         raise SettingsError(
             f"ADM_HOST: {settings.host} is not loopback and there is no key; adm keys create makes one, "
@@ -61,10 +61,7 @@ def refuse_to_serve_nobody(settings: Settings, redis: Redis) -> None:
 
 
 def listen(settings: Settings) -> socket.socket:
-    """The socket to serve on.
-
-    Raises: SettingsError for a port that is in use.
-    """
+    """Open the socket to serve on. Raises: SettingsError if the address or the port cannot be used."""
     try:
         family, *_, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family, backlog=BACKLOG)

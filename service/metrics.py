@@ -101,7 +101,7 @@ def queue_families(queue: JobQueue) -> list[Metric]:
         gauge("adm_redis_up", "Redis can be reached", [], [((), 1)]),
         gauge(
             "adm_webhooks",
-            "Deliveries of webhooks that will be tried, and that were given up",
+            "Deliveries of webhooks: pending ones, and dead ones, which were given up",
             ["state"],
             [((state,), n) for state, n in zip(("pending", "dead"), queue.webhooks.counts(), strict=True)],
         ),
@@ -120,7 +120,7 @@ def queue_families(queue: JobQueue) -> list[Metric]:
         ),
         gauge(
             "adm_queue_work_seconds",
-            "Time a pipeline's workers would take for its own queue alone; 0 until one has announced a step's time",
+            "Time a pipeline's workers would take for only its own queue; 0 until one has announced a step's time",
             ["pipeline", "priority"],
             [((each.pipeline, priority), estimator.own_seconds(each, priority) or 0) for each, priority in places],
         ),

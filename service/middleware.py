@@ -103,7 +103,7 @@ class Requests:
         headers = Headers(scope=scope)
         given, traceparent = headers.get("x-request-id", ""), headers.get("traceparent", "")
         request_id = given if REQUEST_ID.fullmatch(given) and not KEY.search(given) else uuid4().hex
-        began, status, is_told = time.perf_counter(), 0, scope["path"] not in QUIET_ROUTES
+        began, status, is_recorded = time.perf_counter(), 0, scope["path"] not in QUIET_ROUTES
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status
@@ -116,7 +116,7 @@ class Requests:
 
         structlog.contextvars.bind_contextvars(request_id=request_id)  # the server clears the context before
         self._metrics.in_progress.inc()
-        with self._spans.span(shown_method(method), traceparent) if is_told else NOT_RECORDED as span:
+        with self._spans.span(shown_method(method), traceparent) if is_recorded else NOT_RECORDED as span:
             if trace_id := trace_id_of(current_traceparent()):
                 structlog.contextvars.bind_contextvars(trace_id=trace_id)
             try:
@@ -137,7 +137,9 @@ class Requests:
                 log.exception("failed")
                 if status:
                     raise  # the answer has started, so the server must close the connection
-                answer = problem(Request(scope), 500, "the service failed; its log has the error, by the request's id")
+                answer = problem(
+                    Request(scope), 500, "the service failed; its log has the error under this request's id"
+                )
                 await answer(scope, receive, send_with_headers)
             finally:
                 self._metrics.in_progress.dec()
@@ -158,7 +160,7 @@ class Requests:
         host = "".join(hosts)
         if host not in self._hosts:
             known = ", ".join(sorted(self._hosts.names))
-            return problem(request, 421, f"this Host is not one of the service's, {known} (ADM_HOSTS adds names)")
+            return problem(request, 421, f"this Host is not one of the service's: {known} (ADM_HOSTS adds names)")
         if request.method not in SAFE_METHODS:
             # without keys, a page of another site could act through its visitor's browser
             origin = headers.get("origin")
@@ -186,9 +188,9 @@ class Requests:
         self._metrics.seconds.labels(label, route).observe(seconds)
         if route not in QUIET_ROUTES:
             job = {"job_id": scope["path_params"]["job_id"]} if "job_id" in scope.get("path_params", {}) else {}
-            asked_often = route in POLLED_ROUTES or scope["path"].startswith(PAGE_FILES)
-            dull = asked_often and method in SAFE_METHODS and 200 <= status < 400
-            write = log.debug if dull else log.info
+            is_polled = route in POLLED_ROUTES or scope["path"].startswith(PAGE_FILES)
+            is_routine = is_polled and method in SAFE_METHODS and 200 <= status < 400
+            write = log.debug if is_routine else log.info
             write(
                 "request",
                 method=method,

@@ -17,8 +17,8 @@ from jobs.contract.work import evaluations_of
 
 MAX_PARTIAL_IMAGES = 3  # OpenAI's limit
 PROMPT = "a class of the model, by name or index, as /v1/models/{model} lists them; empty: no class, where offered"
-SIZES = "the model's image_size; the size of its base stage, for images without the upsampler; or auto"
-OURS_ALONE = frozenset({"kind", "images", "seeds", "class_label", "previews", "webhook_url"})  # not accepted
+SIZES = "auto, the model's image_size, or the size of its base stage, which gives images without the upsampler"
+OURS_ALONE = frozenset({"kind", "images", "seeds", "class_label", "previews", "webhook_url"})  # refused in these calls
 Prompt = Annotated[str, StringConstraints(max_length=256)]
 Partials = Annotated[int, Field(ge=0, le=MAX_PARTIAL_IMAGES)]
 
@@ -65,7 +65,7 @@ def json_fields(body: bytes) -> dict[str, Any]:
     try:
         found = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise InvalidRequestError([FieldError("", "the body is no JSON")]) from error
+        raise InvalidRequestError([FieldError("", "the body is not JSON")]) from error
     if not isinstance(found, dict):
         raise InvalidRequestError([FieldError("", "the body must be a JSON object")])
     return found
@@ -132,12 +132,12 @@ def understand(
 
 
 def extras_of(kind: Kind) -> frozenset[str]:
-    """Fields of a job that a call of a kind accepts beside OpenAI's."""
+    """Fields of a job that a call of a kind accepts in addition to OpenAI's."""
     return (COMMON | FIELDS[kind]) - OURS_ALONE - ImageFields.model_fields.keys()
 
 
 def class_of(prompt: str) -> int | str | None:
-    """The class that a prompt names: none if it is empty."""
+    """The class that a prompt names; None if it is empty."""
     text = prompt.strip()
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else text or None
 
@@ -154,7 +154,7 @@ def upsample_for(size: str, extras: Mapping[str, Any], pipeline: PipelineInfo) -
 
 
 def body_schema(kind: Kind, model: type[ImageFields], *files: str) -> dict[str, Any]:
-    """The schema of a call's body: OpenAI's fields, ours beside them, and files of a form."""
+    """The schema of a call's body: OpenAI's fields, those of a job, and files of a form."""
     own = model.model_json_schema()
     ours = JobRequest.model_json_schema(ref_template="#/components/schemas/{model}")["properties"]
     extras = {name: ours[name] for name in sorted(extras_of(kind))}

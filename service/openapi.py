@@ -38,7 +38,7 @@ HEADERS = {
     "Preference-Applied": "`wait=N`: the answer was delayed until the job ended",
     "X-ADM-Ignored-Fields": "given OpenAI fields that have no effect here",
     "Content-Disposition": "a name for the file",
-    "WWW-Authenticate": "the form of a key, and the error of the given one (RFC 6750)",
+    "WWW-Authenticate": "how to send a key, and the error of the given one (RFC 6750)",
     "Accept-Encoding": "`identity`: a body must not be compressed",
 }
 
@@ -71,11 +71,11 @@ class PreviewData(OfJob):
 
 
 class ImageData(ImageView, OfJob):
-    """Data of `image`: it can be fetched."""
+    """Data of `image`: an image that can now be fetched."""
 
 
 class DeletedData(OfJob):
-    """Data of a `cancelled` that ends the stream of a job that was deleted."""
+    """Data of `cancelled` for a job that was deleted; the stream then ends."""
 
     status: Literal[JobStatus.CANCELLED]
     deleted: Literal[True]

@@ -1,4 +1,4 @@
-"""Answers of monitoring: readiness, health and metrics. Concurrent probes share one check.
+"""Answers to monitoring: readiness, health and metrics. Concurrent probes share one check.
 
 So a probe waits for two checks at most, even if many probes arrive while Redis hangs, and it never waits behind other
 calls.

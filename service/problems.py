@@ -66,7 +66,7 @@ TITLES = {
     ErrorKind.UNKNOWN_RUN: "No such training run",
     ErrorKind.UNKNOWN_WORKER: "No such worker",
     ErrorKind.UNKNOWN_CHANGE: "No such change",
-    ErrorKind.IMAGE_NOT_READY: "The image is not there yet",
+    ErrorKind.IMAGE_NOT_READY: "The image is not stored yet",
     ErrorKind.JOB_ENDED: "The job has ended already",
     ErrorKind.QUEUE_FULL: "Too much work is queued",
     ErrorKind.FILES_FULL: "Too many pictures are kept",
@@ -80,7 +80,7 @@ class FieldProblem(BaseModel):
 
 
 class Problem(BaseModel):
-    """RFC 9457. `errors` is there when fields are wrong."""
+    """An error (RFC 9457). `errors` is present if fields are wrong."""
 
     type: str
     title: str

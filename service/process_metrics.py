@@ -19,7 +19,7 @@ from service.process_slot import Slot
 
 log = structlog.get_logger("service.process_metrics")
 
-LEAVE_SECONDS = 5.0  # between two snapshots; greatest age of other processes' metrics
+LEAVE_SECONDS = 5.0  # between two snapshots, so the greatest age of other processes' metrics
 KEPT_SECONDS = 60  # lifetime of a dead process' snapshot
 
 

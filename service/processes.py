@@ -1,7 +1,7 @@
 """Supervises several processes that serve one port: starts them, restarts those that die, and stops them.
 
-uvicorn's own supervisor makes its server itself from an application named by a string, so our server class and a
-process' slot cannot be passed to it; and its processes outlive a supervisor that is killed.
+uvicorn's own supervisor is not used, for two reasons. It makes the server itself from the name of an application, so
+our server class and a process' slot cannot be passed to it. And its processes outlive a supervisor that is killed.
 """
 
 import contextlib
@@ -155,7 +155,7 @@ def serve_at(settings: Settings, listener: socket.socket, slot: Slot, report: Co
     """Run one of a service's processes; report once that it serves, or why it cannot."""
     Thread(target=end_with_parent, daemon=True).start()
     logs.configure(settings, **slot.labels)
-    # Ctrl-C in a terminal interrupts every process; by the time it is raised here, uvicorn has stopped
+    # Ctrl-C in a terminal interrupts every process; when KeyboardInterrupt is raised here, uvicorn has stopped
     with contextlib.suppress(KeyboardInterrupt):
         try:
             serve(settings, listener, slot, lambda cause: report.send(cause[:CAUSE_CHARACTERS]))

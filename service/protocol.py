@@ -19,11 +19,9 @@ from service.problems import MEDIA_TYPE, RETRY_AFTER_SECONDS, content_of
 log = structlog.get_logger("service.protocol")
 
 MAX_PIPELINED = 16  # requests of a connection that may wait for earlier answers; then parsing stops
-PARSED_BYTES = 1024  # bytes parsed at once, because all requests in them are started
+PARSED_BYTES = 1024  # bytes parsed at once; few, because all requests in them are started
 MAX_HELD_BYTES = 1 << 20  # received and not parsed; a read is up to 256 KiB
 PIECE_BYTES = 65_536  # the part of a body or of an answer for which a client has Limits.client_seconds
-
-
 LINGER_SECONDS = 2.0  # for a refused client to read the answer
 
 
@@ -56,9 +54,10 @@ class WhileOpen:
 class LimitedProtocol(HttpToolsProtocol):
     """One connection. `limited` makes the class that has limits.
 
-    Answers 431 for a head that is too large, 408 for a head or a body that arrives too slowly, 400 for data that are
-    not HTTP, and 503 for one connection too many. Reads about MAX_PIPELINED requests ahead. Ends a connection whose
-    client reads its answer too slowly, and those with the most unread bytes if all together exceed the limit.
+    It answers 431 for a head that is too large, 408 for a head or a body that arrives too slowly, 400 for data that are
+    not HTTP, and 503 for one connection too many. It reads about MAX_PIPELINED requests ahead. It ends a connection
+    whose client reads its answer too slowly. If the unread bytes of all connections exceed their limit, it ends the
+    connections with the most of them.
     """
 
     # in slots, because these attributes would double the size of a connection's dictionary
@@ -95,11 +94,13 @@ class LimitedProtocol(HttpToolsProtocol):
         self.addresses[self._address] += 1
         self._is_one_too_many = True
         if len(self.connections) > self.limits.max_connections:
-            self._refuse(503, f"{self.limits.max_connections} connections are open, the limit (ADM_MAX_CONNECTIONS)")
+            self._refuse(
+                503, f"the limit of {self.limits.max_connections} open connections is reached (ADM_MAX_CONNECTIONS)"
+            )
         elif self.addresses[self._address] > self.limits.max_connections_per_address:
             self._refuse(
                 503,
-                f"your address has {self.limits.max_connections_per_address} connections open, the limit "
+                f"your address has reached its limit of {self.limits.max_connections_per_address} open connections "
                 "(ADM_MAX_CONNECTIONS_PER_ADDRESS)",
             )
         else:

@@ -45,7 +45,7 @@ class Resolver:
 
         def end(addresses: list[str]) -> None:
             self._running[caller] -= 1
-            self._running += Counter()  # without the callers of no lookup
+            self._running += Counter()  # drops callers whose count is 0
             if not found.done():
                 found.set_result(addresses)
 

@@ -1,4 +1,4 @@
-"""/v1/jobs/{id}/events: streams a job's events, including those since a given id."""
+"""/v1/jobs/{id}/events: streams a job's events, from its first one or from a given id on."""
 
 import json
 import re
@@ -81,7 +81,7 @@ async def follow(is_gone: IsGone, service: Service, asked: Asked, last_id: str) 
                 found = await service.events.ask(Place(job_id, last_id))
                 if not await service.keyring.still_opens(asked.caller):
                     return
-                for preview in listener.previews():  # first: a quick job's last event may come with them
+                for preview in listener.previews():  # before the events, because one of them may be the job's last
                     yield Event("" if last_id == START else last_id, EventKind.PREVIEW, preview)
                 for each in found:
                     last_id = each.id
@@ -102,7 +102,7 @@ async def follow(is_gone: IsGone, service: Service, asked: Asked, last_id: str) 
 
 
 async def data_of(service: Service, asked: Asked, event: Event) -> str:
-    """The data of an event: for an image with its address, for the last event the whole job, which is final."""
+    """The data of an event: an `image` event gets the image's address, and the last event the whole job."""
     if event.kind is EventKind.IMAGE:
         return with_image_url(event.data, service.settings.root_path, asked.job_id)
     if not event.kind.is_final:

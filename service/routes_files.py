@@ -31,10 +31,10 @@ from service.state import Service, ServiceDep
 PREFIX = "/v1/files"
 router = APIRouter(prefix=PREFIX, tags=["files"])
 
-MAX_FRAMING_BYTES = 65_536  # of a multipart body, beside the file
+MAX_FRAMING_BYTES = 65_536  # of a multipart body, without the file
 PATIENCE_SECONDS = 30.0  # longest wait for the decoding of others' pictures
 DECODERS_BUSY = "too many pictures are being decoded (ADM_DECODE_PROCESSES)"
-MOST_FIELDS, MOST_FIELD_BYTES = 4, 1024  # of a form, beside the file: the parser keeps them in memory
+MOST_FIELDS, MOST_FIELD_BYTES = 4, 1024  # of a form, without the file: the parser keeps them in memory
 MEMORY_BYTES = 1 << 20  # of a body in memory; the rest is spooled to disk
 BINARY = {"type": "string", "format": "binary"}
 PICTURES = ("image/png", "image/jpeg", "image/webp")
@@ -105,7 +105,7 @@ async def get_file_content(
 @router.delete(
     "/{file_id}",
     status_code=204,
-    summary="Remove a file; jobs that still wait for it will fail",
+    summary="Remove a file; queued jobs that need it will fail",
     responses=documented(404, 503),
 )
 async def delete_file(file_id: str, service: ServiceDep, caller: CallerDep) -> None:
@@ -128,7 +128,7 @@ async def form_of(request: Request, max_files: int, max_fields: int) -> AsyncIte
 
 @asynccontextmanager
 async def uploaded(request: Request) -> AsyncIterator[IO[bytes]]:
-    """The picture of a body, which is the picture or a form. Raises: InvalidRequestError for a form without one."""
+    """Yield the picture of a body, which is the picture itself or a form with it. Raises: InvalidRequestError."""
     if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         async with form_of(request, max_files=1, max_fields=MOST_FIELDS) as form:
             yield picture_of(form).file

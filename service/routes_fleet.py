@@ -27,7 +27,7 @@ CONDITIONAL: dict[int | str, dict[str, Any]] = {
 
 class ModelView(PipelineInfo):
     object: Literal["model"] = "model"
-    created: int = Field(default=0, description="for OpenAI's clients, as owned_by is; always 0: not known")
+    created: int = Field(default=0, description="always 0, because it is not known; for OpenAI's clients, as owned_by")
     owned_by: str = "adm"
     workers: list[str]  # live workers that serve it; without one, its jobs wait until they expire
 
@@ -41,7 +41,7 @@ class CallerView(BaseModel):
     """The caller of this request."""
 
     object: Literal["caller"] = "caller"
-    id: str | None = Field(description="null where nobody needs a key")
+    id: str | None = Field(description="null if callers need no key")
     name: str | None = Field(description="the key's")
     role: Role = Field(description="without keys everybody is an operator")
 

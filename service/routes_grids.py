@@ -1,4 +1,4 @@
-"""/v1/grids: one request over one or two axes of settings, its jobs, and the labelled sheet of their images."""
+"""/v1/grids: requests whose fields vary along one or two axes, their jobs, and the labelled sheets of their images."""
 
 import time
 from functools import partial
@@ -62,7 +62,7 @@ BODY: dict[str, Any] = {
     openapi_extra=BODY,
     responses={
         202: with_headers("Location"),
-        200: {"model": Grid, "description": "All ended within the wait, or replayed under its key"}
+        200: {"model": Grid, "description": "All jobs ended within the wait, or the call was replayed under its key"}
         | with_headers("Location", "Idempotency-Replayed", "Preference-Applied"),
         **documented(413, 422, 429, 503),
     },
@@ -148,7 +148,8 @@ async def get_sheet(
     size: Annotated[int | None, SIZE] = None,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
-    """A cell without an image shows the status of its job. The cells' own PNGs are the images; the sheet is a view."""
+    """A cell without an image shows the status of its job. The sheet may show images scaled; the jobs' PNGs are the
+    images themselves."""
     grid = await service.long_calls.run(partial(service.queue.grid, grid_id, caller), caller)
     if grid.sheet_url is None:
         detail = f"{grid.ended} of {len(grid.cells)} cells of grid {grid_id} have ended; its sheet needs all of them"

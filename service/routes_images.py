@@ -37,7 +37,7 @@ IMAGE: dict[int | str, dict[str, Any]] = {
 def plain_digits(given: str) -> str:
     """Accept only plain digits, because an image has one address: +0, 00 and 0_0 are refused."""
     if not INDEX.fullmatch(given):
-        raise ValueError("is no index")
+        raise ValueError("is not an index")
     return given
 
 

@@ -60,7 +60,7 @@ BODY: dict[str, Any] = {
 
 
 KEY = Header(
-    description="same key and body: the same job",
+    description="calls with the same key and body return the same job",
     json_schema_extra={"minLength": 1, "maxLength": MAX_KEY_LENGTH},
 )
 
@@ -83,11 +83,14 @@ async def preferred_wait(  # async: FastAPI sends a plain dependency through the
     "",
     status_code=202,
     response_model=Job | JobList,
-    summary="Queue a job, or with `items` several",
+    summary="Queue a job, or several with `items`",
     openapi_extra=BODY,
     responses={
         202: with_headers("Location", "Retry-After"),
-        200: {"model": Job | JobList, "description": "Ended within the wait, or replayed under its key"}
+        200: {
+            "model": Job | JobList,
+            "description": "The job ended within the wait, or the call was replayed under its key",
+        }
         | with_headers("Location", "Retry-After", "Idempotency-Replayed", "Preference-Applied"),
         **documented(413, 422, 429, 503),
     },
@@ -157,7 +160,7 @@ async def create_items(
 async def all_at_end(
     request: Request, service: Service, caller: Caller, jobs: Sequence[Job], seconds: float
 ) -> list[Job]:
-    """Jobs when all have ended, or after the given seconds. Errors are only logged, because the jobs are queued."""
+    """Return jobs when all have ended or after the given seconds; errors are only logged, because the jobs exist."""
     waited_for, deadline = list(jobs), time.monotonic() + seconds
     try:
         for number, job in enumerate(waited_for):
@@ -221,7 +224,10 @@ async def delete_job(job_id: str, service: ServiceDep, caller: CallerDep) -> Non
 
 
 def refuse_other_than_json(request: Request) -> None:
-    """Raises: HTTPException 415. A page of another site can post forms without CORS, but never JSON."""
+    """Refuse other types, because a page of another site can post forms without CORS, but not JSON.
+
+    Raises: HTTPException 415.
+    """
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise HTTPException(415, "the body must be JSON, with Content-Type: application/json")
 

@@ -19,7 +19,7 @@ PAGE_LIMIT = 20
 
 
 def unless_empty(default: int | None, schema: dict[str, Any]) -> tuple[BeforeValidator, WithJsonSchema]:
-    """A parameter that a form may leave empty, which counts as not given."""
+    """Let a parameter be empty, as a form may send it; an empty one counts as not given."""
     described = WithJsonSchema({"anyOf": [schema, {"const": ""}], "default": default})
     return BeforeValidator(lambda value: default if value == "" else value), described
 

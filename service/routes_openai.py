@@ -158,7 +158,7 @@ async def make(
         headers["X-ADM-Ignored-Fields"] = ", ".join(asked.ignored)
     if submitted.replayed:
         headers["Idempotency-Replayed"] = "true"
-    is_own = key is None  # no other call can return it, so it is cancelled with this one
+    is_own = key is None  # no other call can return the job, so it is cancelled if this call is given up
     if asked.streams:
         return Stream(lambda is_gone: stream(is_gone, service, job, place, asked, called, is_own), headers)
     job = await when_ended(request, service, job, place, is_own)
@@ -169,7 +169,7 @@ async def make(
         origin = f"{request.url.scheme}://{request.headers['host']}"
         data = [{"url": f"{origin}{image.url}"} for image in job.images]
         return Response(json.dumps(head_of(job) | {"data": data}), 200, headers, "application/json")
-    first = [await read_png(service, place, job.images[0].index)] if job.images else []  # fails early
+    first = [await read_png(service, place, job.images[0].index)] if job.images else []  # fails before the head
     return StreamingResponse(in_base64(service, job, place, first), 200, headers, "application/json")
 
 
@@ -182,7 +182,7 @@ async def when_ended(request: Request, service: Service, job: Job, place: Asked,
                 raise RefusedError(ErrorKind.UNAVAILABLE, detail, retry_after_seconds=RETRY_AFTER_SECONDS)
             try:
                 job = await at_end(request, service, place, MAX_WAIT_SECONDS)
-            except RedisError as error:  # the job goes on; an error would make the client post it again
+            except RedisError as error:  # the job continues; an error would make the client post it again
                 log.warning("redis_unavailable", error=type(error).__name__)
                 await asyncio.sleep(RETRY_AFTER_SECONDS)
                 if await request.is_disconnected():

@@ -17,7 +17,7 @@ router = APIRouter(tags=["jobs"])
 @router.post(
     FROM_IMAGE,
     response_model_exclude_unset=True,
-    summary="The request that makes a PNG of this service again, as POST /v1/jobs takes it",
+    summary="The request that reproduces a PNG of this service, for POST /v1/jobs",
     openapi_extra=BODY,
     responses=documented(400, 413, 422, 503),  # 503, because authentication needs Redis
 )

@@ -43,7 +43,7 @@ class RunList(BaseModel):
 
 
 class RunView(RunRow):
-    """A run in full: its configuration, what its starts recorded, figures by step, names of its previews."""
+    """A run in full: its configuration, the records of its starts, figures by step, names of its previews."""
 
     config: dict[str, Any]
     info: dict[str, Any]
@@ -69,7 +69,7 @@ async def get_run(run_id: str, service: ServiceDep) -> RunView:
 
 @router.get(
     "/{run_id}/previews/{name}",
-    summary="A sample grid of a run",
+    summary="A preview of a run: a picture of samples",
     response_class=Response,
     responses={**PNG, **documented(404, 503)},
 )

@@ -77,9 +77,11 @@ async def get_images_zip(
     place = Asked(job_id, caller)
     job = await service.lookups.ask(place)
     if not job.status.is_final:
-        raise RefusedError(ErrorKind.IMAGE_NOT_READY, f"job {job_id} is {job.status}; its images are not all there yet")
+        raise RefusedError(
+            ErrorKind.IMAGE_NOT_READY, f"job {job_id} is {job.status}; its images are not all stored yet"
+        )
     if job.status is not JobStatus.COMPLETED:
-        raise RefusedError(ErrorKind.JOB_ENDED, f"job {job_id} is {job.status}, so its images are not all there")
+        raise RefusedError(ErrorKind.JOB_ENDED, f"job {job_id} is {job.status}, so it does not have all its images")
     if not job.images:
         raise RefusedError(ErrorKind.UNKNOWN_IMAGE, f"job {job_id} has no images, but results")
     entries = [Entry(f"{each.index:02d}.png", job.created_at, place, each) for each in job.images]
@@ -98,7 +100,7 @@ async def get_chosen_zip(
     image: Annotated[list[ChosenImage], CHOSEN],
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
-    """The archive has a folder for each job. The call fails if one of the images does not exist (yet)."""
+    """The archive has a folder for each job. The call fails if an image does not exist or is not stored yet."""
     chosen = dict.fromkeys((job_id, int(index)) for job_id, _, index in (each.partition("/") for each in image))
     places = [Asked(each, caller) for each in dict.fromkeys(job_id for job_id, _ in chosen)]
     jobs = {each.id: each for each in await asyncio.gather(*map(service.lookups.ask, places))}
@@ -113,7 +115,7 @@ def entry_of(job: Job, index: int, place: Asked) -> Entry:
         if each.index == index:
             return Entry(f"{job.id}/{index:02d}.png", job.created_at, place, each)
     kind = ErrorKind.UNKNOWN_IMAGE if job.status.is_final else ErrorKind.IMAGE_NOT_READY
-    raise RefusedError(kind, f"image {index} of job {job.id} is not there")
+    raise RefusedError(kind, f"image {index} of job {job.id} is not stored")
 
 
 async def answer_zip(

@@ -22,11 +22,11 @@ STOP_SECONDS = 5  # for requests in progress, which are then aborted; streams an
 MANY_FILES = 65_536  # if the system sets no limit
 M_ARENA_MAX = -8  # of malloc.h
 Report = Callable[[str], None]
-OTHER_FILES = 128  # open files beside callers' connections: Redis, the store, modules, uploads
+OTHER_FILES = 128  # open files that are not callers' connections: Redis, the store, modules, uploads
 
 
 class Server(uvicorn.Server):
-    """Ends waiting answers at a stop signal; the lifespan's shutdown would come only after all answers."""
+    """Ends waiting answers at a stop signal, because the lifespan's shutdown comes only after all answers."""
 
     def __init__(self, config: uvicorn.Config, app: FastAPI, report: Report) -> None:
         super().__init__(config)

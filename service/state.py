@@ -95,7 +95,7 @@ def connect(settings: Settings, metrics: Metrics, slot: Slot) -> Service:
         calls=FairThreads(THREADS, "too many calls wait for the queue", MOST_CALLS),
         long_calls=FairThreads(LONG_CALL_THREADS, "too many calls for many jobs wait for the queue", MOST_CALLS),
         store_calls=FairThreads(settings.store_threads, "the image store is slow and too many calls wait for it"),
-        conversions=FairThreads(1, "too many images are being made smaller or converted", MOST_CONVERSIONS),
+        conversions=FairThreads(1, "too many images are being reduced or converted", MOST_CONVERSIONS),
         submissions=Batches(queue.submitter.submit_all, lambda each: each.caller.id),
         lookups=Batches(queue.get_all, lambda each: each.caller.id),
         records=Batches(queue.records, lambda each: each.caller.id),

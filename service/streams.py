@@ -34,7 +34,7 @@ class Stream(StreamingResponse):
 
 
 async def send_bodies(bodies: list[MakeBody], receive: Receive, send: Send) -> None:
-    """Send the bodies of streams; `receive`: the server's own function, because nothing more is counted."""
+    """Send the bodies of streams; `receive`: the server's own function, because no more of a request is counted."""
     client = Request({"type": "http"}, receive)  # a new request: the original keeps all objects of its scope
     for make_body in bodies:
         async for chunk in make_body(client.is_disconnected):

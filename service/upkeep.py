@@ -14,7 +14,7 @@ from jobs.queue.retirement import Retirement
 log = structlog.get_logger("service.upkeep")
 
 TICK_SECONDS = 1.0  # a job may expire this much too late; a check costs two Redis commands
-STORE_SECONDS = 3600  # for all services together, because it lists the whole store for rare objects
+STORE_SECONDS = 3600  # between two cleanings of the store by any service; rare, because each lists the whole store
 
 
 class Upkeep:
@@ -54,16 +54,16 @@ class Upkeep:
 
 
 async def repeat(chores: list[Callable[[], None]], seconds: float) -> None:
-    """Repeat chores in a thread of their own, the given seconds after their last end."""
+    """Run chores in a thread of their own, repeatedly, with a pause of the given seconds."""
     thread = CapacityLimiter(1)
     while True:
         for each in chores:
-            await attempt(each, thread)
+            await run_chore(each, thread)
         await asyncio.sleep(seconds)
 
 
-async def attempt(chore: Callable[[], None], thread: CapacityLimiter) -> None:
-    """Do a chore, and log its error, so that a failure stops neither its repetition nor other chores."""
+async def run_chore(chore: Callable[[], None], thread: CapacityLimiter) -> None:
+    """Run a chore and log its error, so that a failure stops neither its repetition nor other chores."""
     try:
         await to_thread.run_sync(chore, limiter=thread)
     except (RedisError, UnavailableError) as error:

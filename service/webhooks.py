@@ -95,10 +95,10 @@ class WebhookSender:
             task.add_done_callback(self._sending.pop)
 
     def _choose(self, due: Sequence[Delivery]) -> Choice:
-        """Choose deliveries for the room, of each host and caller no more than its share.
+        """Choose as many deliveries as there is room for, and of each host and caller no more than its share.
 
-        Deliveries above a share are delayed, later ones for longer. Otherwise many deliveries of one caller would be
-        found before those of others each time.
+        Deliveries above a share are delayed, later ones for longer. Otherwise each claim would find many deliveries of
+        one caller before those of others.
         """
         taken = Counter(share for each in list(self._sending.values()) for share, _ in self._shares(each))
         room, waiting = MOST_AT_ONCE - len(self._sending), Counter[Share]()

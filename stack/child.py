@@ -120,7 +120,7 @@ class Child:
         return status
 
     async def _launch(self) -> tuple[asyncio.subprocess.Process, asyncio.Task[None]]:
-        # Not a pipe of asyncio's, whose wait() may last until the child's own children have closed it.
+        # This is not a pipe of asyncio, whose wait() may last until the child's own children have closed it.
         read_end, write_end = os.pipe()
         output = asyncio.create_task(self._forward(read_end))
         try:

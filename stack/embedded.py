@@ -40,7 +40,8 @@ def with_free_port(settings: Settings) -> Settings:
             settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
         with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # like the service: TIME_WAIT is not in use
+            # as in the service, so that a port in TIME_WAIT counts as free
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
             return settings.model_copy(update={"port": probe.getsockname()[1]})
     except OSError as error:
@@ -65,7 +66,7 @@ def page_address(settings: Settings) -> str:
 
 
 def worker_name(settings: Settings) -> str:
-    """The worker's stable name: the one set, or one of its device.
+    """The worker's stable name: the one that is set, or one made from its device.
 
     The supervisor names the pid file after it, so the name is chosen here, without torch, and passed to the worker.
     """
@@ -78,11 +79,11 @@ def worker_name(settings: Settings) -> str:
 def environment(settings: Settings) -> dict[str, str]:
     """The environment of the children: ours, with every setting written out."""
     inherited = {name: value for name, value in os.environ.items() if not name.upper().startswith("ADM_")}
-    given = {f"ADM_{name.upper()}": spoken(value) for name, value in settings if value is not None}
+    given = {f"ADM_{name.upper()}": as_variable(value) for name, value in settings if value is not None}
     return inherited | given | {"PYTHONUNBUFFERED": "1"}
 
 
-def spoken(value: object) -> str:
+def as_variable(value: object) -> str:
     """A setting's value in the form of an environment variable."""
     if isinstance(value, SecretStr):
         return value.get_secret_value()
@@ -222,7 +223,7 @@ async def announce(supervisor: Supervisor, settings: Settings, log: Log) -> None
 
 
 def unserved_default(settings: Settings) -> str:
-    """A warning that the local worker does not load the default pipeline; "" if it does."""
+    """The warning that the local worker does not load the default pipeline."""
     return (
         f"ADM_DEFAULT_MODEL: {settings.default_model!r} is the pipeline of requests that name none, and the local "
         f"worker does not load it (ADM_PIPELINES: {', '.join(settings.pipelines)})"

@@ -25,7 +25,7 @@ EX_TEMPFAIL = 75  # sysexits.h
 
 
 def die_with(supervisor_pid: int) -> None:
-    """Request SIGKILL for the supervisor's death; exit if it has already died."""
+    """Have the system send SIGKILL when the supervisor dies; exit if it has already died."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != supervisor_pid:  # it died before the request, so no signal will come

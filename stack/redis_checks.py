@@ -84,7 +84,7 @@ def check_server(redis: Redis, settings: Settings) -> Finding:
 
 
 def refused_write(redis: Redis) -> ResponseError | None:
-    """Return the error with which Redis refuses a write, such as of a replica or a full disk; None if it accepts it."""
+    """Return the error of a refused write, for example on a replica or with a full disk; None if it is accepted."""
     key = scratch_key(PREFIXES[0])
     try:
         redis.set(key, "1", ex=SCRATCH_SECONDS)
@@ -112,7 +112,7 @@ def check_rights(redis: Redis) -> Finding:
     refusals: list[ResponseError] = [each for each in answers if isinstance(each, NoPermissionError)]
     refusals += filter(None, (refused_conversation(redis, each) for each in scratch))
     if not refusals:
-        return Finding(RIGHTS_CHECK, "ok", f"all commands of ours are permitted on {' and '.join(PREFIXES)} keys")
+        return Finding(RIGHTS_CHECK, "ok", f"all our commands are permitted on {' and '.join(PREFIXES)} keys")
     denied = ", ".join(sorted({reason(each) for each in refusals}))
     needed = " ".join(f"~{prefix}* &{prefix}*" for prefix in PREFIXES)
     return Finding(

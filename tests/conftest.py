@@ -23,16 +23,17 @@ from jobs.settings import Settings
 from tests.chaos.proxy import Proxy, StoreProxy
 from tests.store_server import BUCKET, StoreServer, variables
 
-# Threads of torch spin while they wait for each other, and on a machine that does other things they starve those they
-# wait for: tests of the engine took five to twenty times as long there. Read by torch's import, here and in processes.
+# Threads of torch spin while they wait for each other. On a busy machine the spinning threads keep the others from
+# running: tests of the engine took five to twenty times as long. torch reads this at its import, also in child
+# processes.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-# No test speaks TLS, and each of thousands of HTTP clients would read the system's certificates, which takes 35 ms. A
-# client of a bucket wants one at least: this one's key is gone.
+# No test uses TLS, but each of thousands of HTTP clients would read the system's certificates, which takes 35 ms. A
+# client of a bucket needs at least one certificate: this one was made for that, and its key was deleted.
 os.environ["SSL_CERT_FILE"] = str(Path(__file__).with_name("authority.pem"))
 
-# Machines differ several times in speed, and are busy: how long an example takes says nothing. And a run repeats
-# the one before it.
+# No deadline: machines differ several times in speed and are busy, so the time of an example says nothing. The examples
+# are the same in every run.
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("repeatable")
 
@@ -137,7 +138,7 @@ def settings(redis_server: RedisServer, tmp_path: Path) -> Settings:
     return Settings(
         data=tmp_path,
         redis_url=redis_server.address,
-        lease_seconds=300,  # what a test holds stays its own, however slow the machine is
+        lease_seconds=300,  # a test keeps the jobs that it claimed, however slow the machine is
         heartbeat_seconds=5,
         fleet_refresh_seconds=0,  # what a test announces counts at once
     )

@@ -1,10 +1,10 @@
-"""Waiting for what other processes and threads bring about: they set no event of ours."""
+"""Waiting for effects of other processes and threads, which set no event of ours."""
 
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
-PATIENCE_SECONDS = 300.0  # for a busy machine; nothing waits longer than it must
+PATIENCE_SECONDS = 300.0  # for a busy machine; each wait ends as soon as its condition is met
 
 Found = TypeVar("Found")
 

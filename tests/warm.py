@@ -1,8 +1,9 @@
 """Starts programs as forks of a process that has imported their modules, which takes seconds with torch.
 
 A program then runs as `python -m MODULE ARGUMENT...` would, with its environment, its output and its exit status, as a
-process of its own, which tests may hurt. It ends with the suite. What libraries read at their load (OMP_*) is that
-of the suite's environment; and its memory is that of a fork, so measurements start their programs by `start_cold`.
+process of its own, which tests may kill. It ends with the suite. Two things differ: libraries have read their variables
+(OMP_*) from the suite's environment, and the memory is that of a fork. So measurements start their programs by
+`start_cold`.
 
 This module is also the process that forks: it reads requests from a socket. Between it and a program is another fork,
 which waits for the program and reports its status.
@@ -101,7 +102,7 @@ StartProgram = Callable[[str, Sequence[str], Mapping[str, str], int, Sequence[st
 def start_cold(
     module: str, arguments: Sequence[str], environment: Mapping[str, str], output: int, imports: Sequence[str]
 ) -> subprocess.Popen[bytes]:
-    """Start a program in an interpreter of its own, as users do, for whoever measures its start or its memory."""
+    """Start a program in an interpreter of its own, as users do, to measure its start or its memory."""
     command = [sys.executable, "-P", "-m", module, *arguments]
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
 
@@ -137,7 +138,7 @@ class WarmProcess:
 
 @cache
 def warm_process(imports: tuple[str, ...]) -> WarmProcess:
-    """The one with these modules, which ends with this process: a service must not carry a worker's torch."""
+    """The warm process of these modules; it ends with this one. A service's has no torch, unlike a worker's."""
     process = WarmProcess(imports)
     atexit.register(process.stop)
     return process
@@ -188,7 +189,7 @@ def die_with_parent() -> None:
 
 
 def become(request: Mapping[str, Any]) -> None:
-    """Be the program, until it ends."""
+    """Turn this process into the program, until it ends."""
     os.setsid()  # a group of its own, so that a test can find its children
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.clear()

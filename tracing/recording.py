@@ -1,4 +1,4 @@
-"""Records spans and sends them to a collector if the standard OTEL_ variables are set; otherwise they cost nothing.
+"""Records spans and sends them to a collector if the standard OTEL_ variables are set; otherwise spans cost nothing.
 
 The SDK is an extra (`pip install adm-serve[otel]`) and is imported only if spans are recorded.
 """
@@ -19,7 +19,7 @@ ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"
 PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 PROTOCOL = "http/protobuf"
 SDK = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
-FLUSH_SECONDS = 2.0  # limit for sending the last spans when the program ends; later ones are lost
+FLUSH_SECONDS = 2.0  # limit for sending the last spans when the program ends; spans not sent by then are lost
 
 
 class TracingError(Exception):
@@ -57,18 +57,18 @@ def check(environment: Mapping[str, str] = os.environ) -> None:
         raise TracingError(f"{endpoint}: sending spans needs the extra otel: pip install 'adm-serve[otel]'")
     for variable in PROTOCOLS:
         if (protocol := environment.get(variable) or PROTOCOL) != PROTOCOL:
-            raise TracingError(f"{variable}: {protocol} is not supported; use {PROTOCOL}, as most collectors take both")
+            raise TracingError(f"{variable}: {protocol} is not supported; use {PROTOCOL}, which most collectors take")
 
 
 def is_installed(module: str) -> bool:
     try:
         return find_spec(module) is not None
-    except ModuleNotFoundError:  # of its parent
+    except ModuleNotFoundError:  # its parent package is missing
         return False
 
 
 def start(program: str, **attributes: str) -> Tracing:
-    """Record spans of a program if the environment configures it. Raises: TracingError."""
+    """Record the spans of a program if the environment names a collector. Raises: TracingError."""
     check()
     if not is_asked_for(os.environ):
         return OFF

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 MAX_SHIFT_PX = 3
-MAX_NOISE = 0.25  # standard deviation, of the range [-1, 1]
+MAX_NOISE = 0.25  # largest standard deviation, for values in [-1, 1]
 TINY = 1e-12  # keeps the normal quantile of a uniform number finite
 
 

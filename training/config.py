@@ -29,7 +29,7 @@ class Section(BaseModel):
 class Data(Section):
     """The training images and what is done to each of them."""
 
-    source: Literal["images", "shapes"] = Field(default="images", description="files of one's own, or rendered shapes")
+    source: Literal["images", "shapes"] = Field(default="images", description="image files, or rendered shapes")
     path: str | None = Field(
         default=None,
         description="of images: a folder, a zip or tar file, idx files of the MNIST family, or an official .npz",
@@ -59,7 +59,7 @@ class Network(Section):
     model_channels: int = Field(default=32, ge=32, multiple_of=32, description="channels of the first level")
     num_res_blocks: int = Field(default=1, ge=1, description="residual blocks of a level")
     channel_mult: tuple[float, ...] = Field(
-        default=(1, 2, 3), min_length=1, description="channels of each level, in units"
+        default=(1, 2, 3), min_length=1, description="channels of each level, in units of model_channels"
     )
     attention_sizes: tuple[int, ...] = Field(default=(8,), description="edges of the feature maps that attend, pixels")
     num_heads: int = Field(default=1, ge=1, description="attention heads, where num_head_channels is -1")

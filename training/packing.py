@@ -22,10 +22,8 @@ from vocabulary.precisions import Precision
 
 FILES = {"diffusion": "base", "classifier": "classifier", "upsampler": "upsampler", "judge": "judge"}
 STEPS, UPSAMPLING_STEPS, STRENGTH = 25, 20, 0.3  # a pipeline's defaults, equal to the demo stack's
-GUIDANCE_SCALE, UNCONDITIONAL_SCALE = (
-    1.0,
-    10.0,
-)  # the paper's scales of conditional and unconditional networks (Table 4)
+# the paper's scales of conditional and unconditional networks (Table 4)
+GUIDANCE_SCALE, UNCONDITIONAL_SCALE = (1.0, 10.0)
 CARD = "card.md"
 
 
@@ -109,7 +107,7 @@ def _by_kind(runs: Sequence[Trained]) -> dict[str, Trained]:
         other = found.get(kind)
         if other is not None and base.class_names and other.class_names != base.class_names:
             raise ValueError(
-                f"{other.folder}: its classes are {', '.join(other.class_names)}; those of {base.folder} are not"
+                f"{other.folder}: its classes ({', '.join(other.class_names)}) are not those of {base.folder}"
             )
     return found
 

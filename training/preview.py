@@ -53,7 +53,7 @@ def preview_images(
     shape: Sequence[int],
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """Images of a DDIM run with fixed noise: [count, *shape]."""
+    """Images that DDIM samples from fixed noise: [count, *shape]."""
     timesteps = sampling_timesteps(process.schedule.num_timesteps, "ddim", PREVIEW_STEPS)
     table = ddim_table(process.respaced(timesteps), 0.0)
     x = normals([Draw(0, i, 0, 0) for i in range(count)], shape, device)

@@ -87,7 +87,7 @@ def train(config: RunConfig, request: Request) -> bool:
         if group.leads:
             _open_folder(run, split, request)
         group.wait()
-        _go_on(run, request)
+        _load_start(run, request)
         return _train(run, split, request)
 
 
@@ -104,7 +104,7 @@ def _open_folder(run: Run, split: Split, request: Request) -> None:
     start = {"time": time.time(), "processes": run.group.size, **machine(run)}
     starts = []
     if (folder / CONFIG).exists() and (folder / STATE).exists():
-        refuse_changes(begun_with(folder / CONFIG), given, request.allow_changes)
+        refuse_changes(recorded_config(folder / CONFIG), given, request.allow_changes)
         info = read_json(folder / INFO)
         refuse_other_data(info["data"], data, request.allow_changes)
         starts = info["starts"]
@@ -119,7 +119,7 @@ def _open_folder(run: Run, split: Split, request: Request) -> None:
     )
 
 
-def begun_with(path: Path) -> dict[str, Any]:
+def recorded_config(path: Path) -> dict[str, Any]:
     """The configuration at a run's start; fields that did not exist then get the value with the same effect.
 
     Raises: ConfigError for a configuration of an incompatible version.
@@ -155,7 +155,7 @@ def machine(run: Run) -> dict[str, Any]:
     }
 
 
-def _go_on(run: Run, request: Request) -> None:
+def _load_start(run: Run, request: Request) -> None:
     """Load the folder's state, or the snapshot for --rewind, if there is one."""
     path = request.folder / STATE
     if request.rewind is not None:
@@ -175,7 +175,7 @@ def _go_on(run: Run, request: Request) -> None:
     if run.group.leads:
         forget_after(request.folder, run.step)
         if run.step:
-            print(f"going on at step {run.step}", flush=True)
+            print(f"resuming at step {run.step}", flush=True)
 
 
 def _train(run: Run, split: Split, request: Request) -> bool:

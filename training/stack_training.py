@@ -78,7 +78,7 @@ def train_parts(request: StackRequest, say: Callable[[str], None]) -> list[Path]
     folders = []
     for part in request.parts:
         folder = request.runs / part
-        say(f"{part}: {'going on' if (folder / CONFIG).exists() else 'begins'} in {folder}")
+        say(f"{part}: {'resumes' if (folder / CONFIG).exists() else 'starts'} in {folder}")
         if not train(request.config(part), Request(folder, request.allow_changes, minutes=request.minutes)):
             return None
         folders.append(folder)

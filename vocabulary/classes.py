@@ -48,8 +48,7 @@ class ClassNames:
         names = list(self._names.values())
         if len(names) <= MAX_NAMES_SHOWN:
             return f"; there are: {', '.join(names)}" if names else "; there are none"
-        alike = [
-            name for name in names if name[0] == given[:1].lower()
-        ]  # the comparison is slow, and callers repeat it
+        # only these are compared, because comparing is slow and callers repeat it
+        alike = [name for name in names if name[0] == given[:1].lower()]
         close = get_close_matches(given.lower(), alike, n=3)
         return f"; near: {', '.join(close)}" if close else f"; there are {len(names)}"

@@ -59,10 +59,9 @@ class Admission:
         """Let a job's images join the next step, or if the job has inputs, the first step after these are fetched."""
         self.forget(claim.job_id)
         if stale := self._runs.of(claim.job_id):
-            self._runs.forget(
-                stale
-            )  # its lease ended while Redis was unavailable, and no heartbeat has reported it yet
-        # The service has checked all this, but another program may have written the job to Redis.
+            # its lease ended while Redis was unavailable, and no heartbeat has reported it yet
+            self._runs.forget(stale)
+        # The service has checked the request, but another program may have written the job to Redis.
         try:
             pipeline = pipeline_of(claim.request, self._loaded.pipelines)
         except UnknownOfferError as error:
@@ -95,7 +94,7 @@ class Admission:
                 self._runs.requeue(claim)
 
     def close(self) -> None:
-        """Return when the running calls of the store have ended."""
+        """Stop the threads; return when the running calls of the store have ended."""
         self._threads.shutdown(cancel_futures=True)
 
     def _prepared(self, preparation: Preparation, outcome: JobInputs | Exception) -> None:

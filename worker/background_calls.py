@@ -15,7 +15,7 @@ class BackgroundCalls:
         self._ended: SimpleQueue[Callable[[], None]] = SimpleQueue()
 
     def start(self, threads: Executor, call: Callable[[], T], then: Callable[[T], None]) -> None:
-        """Make a call on one of the threads; `then` gets its result. `run_callbacks` raises what the call raised."""
+        """Make a call on one of the threads; `then` gets its result. `run_callbacks` raises its exception."""
 
         def note(future: Future[T]) -> None:
             if not future.cancelled():
@@ -30,7 +30,8 @@ class BackgroundCalls:
         except Empty:
             return
         callback()
-        for _ in range(self._ended.qsize()):  # only those that have ended by now: the next step waits for this
+        # only of calls that have ended by now: the next step waits for the callbacks
+        for _ in range(self._ended.qsize()):
             self._ended.get_nowait()()
 
 

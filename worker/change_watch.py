@@ -1,4 +1,4 @@
-"""Watches for a requested change of the pipelines, for which the worker's loop ends."""
+"""Watches for a requested change of the pipelines, which is made after the worker's loop has ended."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor

@@ -68,8 +68,8 @@ class Checkpoints:
     def write_if_due(self, run: JobRun) -> None:
         """Write a checkpoint if the job has had enough device time since its last one; call this between two steps.
 
-        Waits until the job's record names the last one. Only after that the one before it is removed, and the store
-        must not fill up.
+        Does nothing while the job's record does not name the last one. Only when it does, the one before is removed,
+        and the store must not fill up.
         """
         if self._seconds and _unsaved(run) >= self._seconds and run.claim.token not in self._unnamed:
             self._write(run)
@@ -96,7 +96,7 @@ class Checkpoints:
             self._calls.run_callbacks(LOOK_SECONDS)
 
     def _write(self, run: JobRun) -> None:
-        if run.in_hand or run.claim.token in self._waiting:
+        if run.num_unstored or run.claim.token in self._waiting:
             return  # an image is neither in the engine nor stored, so no worker could resume from here
         claim = run.claim
         state = run.state(self._engine.states(claim.job_id))
@@ -109,7 +109,7 @@ class Checkpoints:
         if size > MAX_BYTES:
             log.info("checkpoint_left_out", **claim.ids, bytes=size, limit=MAX_BYTES)
             return
-        copied, steps, reached = state.copied(), run.steps, run.progress()  # all of the same step: the job goes on
+        copied, steps, reached = state.copied(), run.steps, run.progress()  # all of the same step: the job continues
         self._waiting[claim.token] = size
         self._calls.start(
             self._thread,
@@ -170,7 +170,7 @@ class Checkpoints:
         self._calls.start(self._thread, delete, over)
 
     def enter(self, claim: Claim, plan: JobPlan, prepared: JobInputs) -> JobState | None:
-        """Add a job's images to the engine, from its checkpoint, which is returned, or from the start.
+        """Add a job's images to the engine: from its checkpoint, whose state is returned, or from the start.
 
         Raises: the errors of `Engine.add` at the start.
         """

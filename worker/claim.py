@@ -12,7 +12,7 @@ from vocabulary.priorities import Priority
 
 @dataclass(frozen=True)
 class Claim:
-    """The right to run one job and write its results, as long as its token stands in the job."""
+    """The right to run one job and write its results, as long as the job's record has its token."""
 
     job_id: str
     token: str
@@ -60,4 +60,5 @@ class Cancel:
     job_id: str
 
 
-WouldRun = Callable[[str, Priority, Mapping[str, int]], bool]  # a job's pipeline, priority and row steps by stage
+# Arguments: a job's pipeline, its priority, and its steps by stage, summed over its images.
+WouldRun = Callable[[str, Priority, Mapping[str, int]], bool]

@@ -46,7 +46,7 @@ class InFlight:
     def __init__(self, reports: Reports, spans: JobSpans) -> None:
         self._claims: dict[str, Claim] = {}
         self._reports, self._spans = reports, spans
-        self.has_released = True  # a claim, since the inbox last looked behind the heads of the queues
+        self.has_released = True  # whether a claim was released since the last look behind the queues' heads
 
     @property
     def claims(self) -> MappingProxyType[str, Claim]:

@@ -41,8 +41,7 @@ def choose_compiler(
         return None
     configs = [config for stack in stacks for config in configs_of(stack)]
     free = free_bytes(device)
-    shapes = len({min(each, settings.max_rows) for each in (*compiler.candidates, settings.max_rows)})
-    needed = bytes_of_compiled(configs, shapes, settings.max_rows)
+    needed = bytes_of_compiled(configs, settings.max_rows)
     if free is not None and needed > free:
         more = f"compiled networks need {gib(needed)} more at ADM_MAX_ROWS={settings.max_rows}"
         line = f"{more}, {gib(free)} are free"

@@ -166,7 +166,7 @@ class Inbox:
         """
         try:
             return self._beat(info, metrics_text)
-        except RedisError as error:  # images in flight go on until their lease ends
+        except RedisError as error:  # images in flight continue until their lease ends
             self._metrics.redis_unavailable.inc()
             log.warning("heartbeat_failed", error=str(error))
             return []
@@ -178,9 +178,9 @@ class Inbox:
             for each in claims:
                 pipe.hmget(rq_registries.job_key(each.job_id), "adm_token", "adm_cancel")
             self._extend(pipe, claims)
-            # now, because Redis may have been unavailable for some time
-            spoken = info.model_copy(update={"last_heartbeat": self._ledger.now()})
-            announce_worker(pipe, spoken, metrics_text, self._settings.lease_seconds)
+            # dated now, because Redis may have been unavailable since `info` was made
+            announcement = info.model_copy(update={"last_heartbeat": self._ledger.now()})
+            announce_worker(pipe, announcement, metrics_text, self._settings.lease_seconds)
             for pipeline in self._pipelines:  # present already, unless it was retired or Redis has lost its data
                 pipe.hsetnx(keys.PIPELINES, pipeline.id, pipeline.model_dump_json())
             self._rq.set_state(WorkerStatus.BUSY if claims else WorkerStatus.IDLE, pipeline=pipe)
@@ -243,7 +243,7 @@ class Inbox:
             if message["channel"] == keys.WAKE_CHANNEL.encode():
                 self._queues_changed = True
             else:
-                job_id = told_to_stop(message["data"])
+                job_id = job_to_stop(message["data"])
                 if job_id in self._in_flight.claims:
                     cancels.append(Cancel(job_id))
         return cancels
@@ -254,7 +254,7 @@ class Inbox:
         commands += map(Submit, self._claimer.claim(room, looking, would_run))  # keeps the claims before an error
 
 
-def told_to_stop(message: bytes) -> str:
+def job_to_stop(message: bytes) -> str:
     """The job that a message of RQ's command channel stops; "" for any other message."""
     try:
         command = json.loads(message)

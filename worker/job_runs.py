@@ -41,7 +41,7 @@ class JobRun:
         self.device_seconds = 0.0
         self.checkpoint = claim.checkpoint
         self.checkpointed_at = 0.0  # in device_seconds
-        self.in_hand = 0  # images that have left the engine and are not stored yet
+        self.num_unstored = 0  # images that have left the engine and are not stored yet
         self.forgotten = False  # the job has left this worker, for any reason
         self.plan = plan
         self._latents: dict[int, Tensor] = {}
@@ -51,7 +51,7 @@ class JobRun:
         self._steps_total = sum(image.num_evaluations for image in images)
         self._steps_done = {image.index: 0 for image in images}
         self._shown_at: dict[int, float] = {}
-        self._behind: dict[int, tuple[str, int, int]] = {}  # image -> stage, step and steps
+        self._places: dict[int, tuple[str, int, int]] = {}  # image -> stage, step and steps
         if resumed is not None:
             self.images += resumed.images
             self.device_seconds = self.checkpointed_at = resumed.device_seconds
@@ -75,20 +75,20 @@ class JobRun:
         index = trajectory.request.index
         self._steps_done[index] += 1
         for encoded in self._latents.keys() - {index}:
-            self._behind.pop(encoded, None)  # it is encoded; from here on the frames show the job's progress
+            self._places.pop(encoded, None)  # it is encoded; from here on the frames show the job's progress
         self.device_seconds += seconds
         # From the count of steps: the engine may have moved the trajectory on to the next stage already.
         step = self._steps_done[index]
         for plan in trajectory.request.plans:
             if step <= plan.num_evaluations:
-                self._behind[index] = (stage, step, plan.num_evaluations)
+                self._places[index] = (stage, step, plan.num_evaluations)
                 return
             step -= plan.num_evaluations
         raise AssertionError("an image took more steps than its plans have")
 
     def place(self, index: int) -> tuple[int, int]:
         """The last step that an image took, and the number of steps of its stage."""
-        _, step, steps = self._behind[index]
+        _, step, steps = self._places[index]
         return step, steps
 
     def shows_previews(self, index: int, now: float) -> bool:
@@ -100,8 +100,8 @@ class JobRun:
 
     def progress(self) -> Progress:
         """The stage and step of the image with the fewest steps done, and the done share of all steps."""
-        last = min(self._behind, key=lambda index: self._steps_done[index])
-        stage, step, steps = self._behind[last]
+        last = min(self._places, key=lambda index: self._steps_done[index])
+        stage, step, steps = self._places[last]
         return Progress(stage=stage, step=step, steps=steps, fraction=self.steps / self._steps_total)
 
     def encoded(self, finished: Finished) -> list[ImageRequest]:
@@ -113,7 +113,7 @@ class JobRun:
 
     def left(self, finished: Finished) -> None:
         """Note an image that has left the engine and will be stored."""
-        self.in_hand += 1
+        self.num_unstored += 1
         if self.claim.request.kind == "reconstruct":
             assert isinstance(finished.request.start, FromPicture)
             error = reconstruction_error(finished.pixels, finished.request.start.pixels)
@@ -121,7 +121,7 @@ class JobRun:
 
     def stored(self, image: ImageRecord) -> bool:
         """Note a stored image; return True if it was the last."""
-        self.in_hand -= 1
+        self.num_unstored -= 1
         self.images.append(image)
         return len(self.images) == self.claim.request.num_images
 
@@ -204,7 +204,7 @@ class JobRuns:
         self._queue.write(partial(self._results.image_ready, run.claim, image), published)
 
     def complete(self, run: JobRun, images: list[ImageRecord], usage: Usage, results: dict[str, Any] | None) -> None:
-        """Complete a job; its result is written on the queue's thread, while other jobs go on."""
+        """Complete a job; its result is written on the queue's thread, while other jobs continue."""
         self.forget(run)
         call = partial(self._results.complete, run.claim, images, usage, self._numerics.now, results)
         self._queue.write(call, partial(self._ended, run))
@@ -233,7 +233,7 @@ class JobRuns:
         self.fail_claim(run.claim, kind, detail, retry=retry)
 
     def fail_claim(self, claim: Claim, kind: FailureKind, detail: str, *, retry: bool) -> None:
-        """Fail a job that never entered the engine."""
+        """Fail a job that is not in the engine."""
         self._queue.write(partial(self._results.fail, claim, kind, detail, retry=retry))
 
     def drop(self, run: JobRun) -> None:

@@ -1,11 +1,11 @@
-"""Decide when to launch the next step on an asynchronous device: as late as possible without letting the device idle.
+"""Decides when to launch the next step on an asynchronous device: as late as possible without letting the device idle.
 
 A late launch lets jobs that arrive during a step join the next one. A launch in time never lets the device wait.
 """
 
-SHARE = 1 / 8  # of the device's estimated work, for the error of the estimate
-SECONDS = 0.005  # for the poll of Redis and the loop's other work
-OVER_HOST = 1.25  # times the host's time to launch a step
+SHARE = 1 / 8  # margin for the error of the estimate, as a share of the device's estimated work
+SECONDS = 0.005  # margin for the poll of Redis and the loop's other work
+OVER_HOST = 1.25  # margin for the launch, as a multiple of the host's time to launch a step
 
 
 def launch_delay(seconds_ahead: float, host_seconds: float) -> float:

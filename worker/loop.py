@@ -77,7 +77,7 @@ class Worker:
         self._watchdog = Watchdog(inbox.extend, settings.lease_seconds, settings.step_timeout_seconds, self._hangs)
         self._auditing = Auditing(loaded.engine, loaded.audit, numerics, loaded.metrics)
         self._next_heartbeat = self._next_step_at = 0.0
-        self._requeues = False  # all jobs, also those claimed from now on
+        self._requeues = False  # whether all jobs are requeued, also those claimed from now on
         self._change_watch = ChangeWatch(look_for_change, calls)
 
     def run(self, stopping: Stopping) -> PipelineChange | None:
@@ -95,8 +95,8 @@ class Worker:
 
     def _serve(self, stopping: Stopping) -> None:
         while not stopping.is_set():
-            if self._change_watch.due is None or self._holds_jobs or self._engine.busy:
-                self._take_turn(accept=self._change_watch.due is None)
+            if self._change_watch.due is None or self._has_jobs or self._engine.busy:
+                self._iterate(accept=self._change_watch.due is None)
                 self._linger(stopping)
             elif self._queue.is_busy:  # the last poll may have claimed jobs
                 self._watchdog.note_running()
@@ -104,17 +104,17 @@ class Worker:
             else:
                 return
         seconds = self._settings.drain_seconds
-        if self._holds_jobs:
+        if self._has_jobs:
             log.info("draining", jobs=len(self._runs) + len(self._admission), seconds=seconds)
-        while self._holds_jobs and time.monotonic() < stopping.asked_at + seconds:
-            self._take_turn(accept=False)
-        self._give_back_all()
+        while self._has_jobs and time.monotonic() < stopping.asked_at + seconds:
+            self._iterate(accept=False)
+        self._requeue_all()
 
     @property
-    def _holds_jobs(self) -> bool:
+    def _has_jobs(self) -> bool:
         return bool(self._runs or self._admission)
 
-    def _take_turn(self, *, accept: bool) -> None:
+    def _iterate(self, *, accept: bool) -> None:
         self._watchdog.note_running()
         self._heartbeat_if_due()
         if self._read_inbox(accept=accept) and self._engine.busy:
@@ -128,14 +128,14 @@ class Worker:
         if is_alone:
             self._await_report()
         self._calls.run_callbacks(self._wait_seconds)
-        if accept and not self._holds_jobs and not self._engine.busy:
+        if accept and not self._has_jobs and not self._engine.busy:
             self._auditing.run_if_due()
 
     @property
     def _wait_seconds(self) -> float:
         if self._engine.busy:
             return 0.0
-        return OUTCOME_WAIT_SECONDS if self._holds_jobs else LOOK_SECONDS
+        return OUTCOME_WAIT_SECONDS if self._has_jobs else LOOK_SECONDS
 
     def _linger(self, stopping: Stopping) -> None:
         """Delay the next step for new jobs, as long as the device stays busy without it."""
@@ -145,14 +145,13 @@ class Worker:
             self._watchdog.note_running()
             self._calls.run_callbacks(min(left, LINGER_SECONDS))
 
-    def _give_back_all(self) -> None:
+    def _requeue_all(self) -> None:
         """Write checkpoints of all jobs in flight and requeue them."""
         self._requeues = True
         written_by = time.monotonic() + LAST_WRITES_SECONDS
-        while any(run.in_hand for run in self._runs.all) and time.monotonic() < written_by:
-            self._calls.run_callbacks(
-                OUTCOME_WAIT_SECONDS
-            )  # a job with an image between engine and store gets no checkpoint
+        while any(run.num_unstored for run in self._runs.all) and time.monotonic() < written_by:
+            # a job with an image between engine and store gets no checkpoint
+            self._calls.run_callbacks(OUTCOME_WAIT_SECONDS)
         self._checkpoints.write_last(self._runs.all, written_by)
         self._admission.requeue_all()
         self._runs.requeue_all()
@@ -176,7 +175,7 @@ class Worker:
         """Poll for jobs and cancellations; False if the last poll has not ended, because Redis is slow."""
         if self._queue.is_polling:
             return False
-        is_idle = not self._holds_jobs
+        is_idle = not self._has_jobs
         takes = accept and self._runs.may_take_more
         self._queue.poll(
             room=self._room(QUEUE_DEPTH) if takes else 0,

@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def run(settings: Settings) -> None:
-    """Load, warm up, announce, serve, withdraw."""
+    """Load and announce the pipelines, serve until a stop signal, and withdraw the announcement."""
     stopping = Stopping()
     stopping.listen()
     device = choose_device(settings.device)

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from redis.client import Redis
 from redis.exceptions import ResponseError
 
+from files.atomic import atomic_write
 from jobs.contract.errors import TakenNameError
 from jobs.queue import keys
 from jobs.queue.corrupt import is_wrong_type
@@ -116,5 +117,10 @@ def locked_name(run_dir: Path, name: str) -> Iterator[Name]:
         raise TakenNameError(f"ADM_WORKER_NAME: {running}") from error
     with lock:
         ended = starts.read_text().split() if starts.exists() else []
-        starts.write_text("\n".join([*ended[1 - STARTS_KEPT :], start.id]))
+        try:
+            with atomic_write(starts) as file:
+                file.write("\n".join([*ended[1 - STARTS_KEPT :], start.id]).encode())
+        except OSError as error:
+            # the worker can serve without; if it is killed, its next start waits until its record in Redis has expired
+            log.warning("start_not_recorded", file=str(starts), error=str(error))
         yield Name(name, start, frozenset(ended))

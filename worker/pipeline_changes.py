@@ -65,7 +65,7 @@ def check(loaded: LoadedPipelines, settings: Settings, change: PipelineChange) -
 
 
 def make(loaded: LoadedPipelines, settings: Settings, change: PipelineChange) -> LoadedPipelines:
-    """Load or unload a pipeline. The others are not touched, and serve again after an error.
+    """Load or unload a pipeline. The others are not changed, and serve again after an error.
 
     Raises: the errors of check; torch.OutOfMemoryError.
     """
@@ -85,7 +85,7 @@ def make(loaded: LoadedPipelines, settings: Settings, change: PipelineChange) ->
 
 
 def free_memory(device: torch.device) -> None:
-    """Free the memory of unloaded pipelines; the garbage collector never inspects the present ones again."""
+    """Free the memory of unloaded pipelines, and exempt the present ones from garbage collection."""
     gc.unfreeze()
     gc.collect()
     gc.freeze()

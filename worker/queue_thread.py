@@ -28,14 +28,14 @@ class QueueThread:
         self._inbox, self._calls = inbox, calls
         self._thread = ThreadPoolExecutor(1, "queue")
         self._progress: dict[str, tuple[Claim, Progress]] = {}  # by token
-        self._previews = self._asked_for = 0
+        self._previews = self._num_calls = 0
         self.is_polling = self.is_reporting = False
         self._is_beating = False
 
     @property
     def is_busy(self) -> bool:
         """Return whether a call has not ended yet."""
-        return self._asked_for > 0
+        return self._num_calls > 0
 
     def poll(
         self,
@@ -102,10 +102,10 @@ class QueueThread:
 
     def write(self, call: Callable[[], T], then: Callable[[T], None] = ignore) -> None:
         """Make a call of the inbox after all earlier ones; `then` gets its result."""
-        self._asked_for += 1
+        self._num_calls += 1
 
         def over(result: T) -> None:
-            self._asked_for -= 1
+            self._num_calls -= 1
             then(result)
 
         self._calls.start(self._thread, call, over)

@@ -14,7 +14,7 @@ from worker.claim import Claim
 log = structlog.get_logger("worker.reports")
 
 PROGRESS_SECONDS = 0.25  # between two reports of one job
-PROGRESS_FRACTION = 0.005  # between two progress events of one job, which its stream keeps
+PROGRESS_FRACTION = 0.005  # between two progress events of one job; its stream keeps these events
 
 
 @dataclass

@@ -114,7 +114,7 @@ class Results:
     def fail(self, claim: Claim, kind: FailureKind, detail: str, *, retry: bool) -> bool:
         """Fail a job, or spend one of its retries; False when the claim was lost."""
 
-        became = JobStatus.QUEUED if retry else JobStatus.FAILED  # also if only Redis's answer was lost
+        became = JobStatus.QUEUED if retry else JobStatus.FAILED  # also if this was written and only the answer lost
 
         def write(pipe: Pipeline, record: Record) -> bool:
             nonlocal became

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 LOOK_SECONDS = 0.02  # between two looks while `wait` sleeps
-AGAIN_SECONDS = 1.0  # until a start that goes on after a signal is interrupted again
+AGAIN_SECONDS = 1.0  # until a start that continues after a signal is interrupted again
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -16,7 +16,7 @@ class InterruptedStartError(BaseException):
 
 
 class Stopping:
-    """Set when a worker must stop; asked_at: the monotonic time of that, infinity before.
+    """A flag, set when a worker must stop. asked_at: the monotonic time at which it was set; infinity before.
 
     Not a threading.Event: a signal handler sets this, and the interrupted code may hold the Event's lock.
     """
@@ -49,8 +49,8 @@ class Stopping:
         """Let the first signal end the block at any point. For blocks that may take minutes and need no cleanup.
 
         Raises: InterruptedStartError: at the block's start, if the signal came before it; at the block's end, if the
-        signal came where Python swallows exceptions; also in place of the error by which a library replaced it (torch,
-        while it makes a tensor of a storage, raises ValueError).
+        signal came where Python swallows exceptions; also if a library replaced it with an error of its own (torch
+        raises ValueError while it makes a tensor of a storage).
         """
         try:
             self._interrupts = True  # before the check, or a signal between the two would be noticed only at the end

@@ -1,4 +1,4 @@
-"""Storing images with retries. An unavailable store is distinguished from an image that the store always refuses."""
+"""Stores images with retries, and distinguishes an unavailable store from an image that the store always refuses."""
 
 import time
 from collections.abc import Callable

@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parts = {row.part: row for row in ROWS}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(parts))
-    parser.add_argument("--images", type=int, default=IMAGES, help="a cell, in parts of 100")
+    parser.add_argument("--images", type=int, default=IMAGES, help="per cell, in parts of 100")
     parser.add_argument("--precision", choices=PRECISIONS, default="bf16")
     parser.add_argument("--draw", action="store_true")
     options = parser.parse_args(arguments)

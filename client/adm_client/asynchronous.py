@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class AsyncClient:
-    """A service; one client may serve several threads.
+    """The client of a service, for the tasks of one event loop.
 
     url: by default that of ADM_HOST and ADM_PORT, or http://127.0.0.1:8000; api_key: ADM_API_KEY by default.
     timeout: seconds of one attempt at a call. on_wait gets the reason of a wait, and "" at its end.
@@ -57,7 +57,7 @@ class AsyncClient:
         """Queue a job; pictures among its `images` are uploaded first.
 
         idempotency_key: the same key and fields give the same job; by default each call makes a new key, so that
-        it queues one job however often it is repeated.
+        its retries queue only one job.
         """
         body: dict[str, Any] = dict(fields)
         if body.get("images") is not None:
@@ -83,7 +83,7 @@ class AsyncClient:
     async def grid(
         self, x: Axis, y: Axis | None = None, *, idempotency_key: str | None = None, **fields: Unpack[JobFields]
     ) -> AsyncGrid:
-        """Queue a job for each pair of values, as x={"guidance_scale": [0, 2]}, y={"steps": [10, 25]}, all or none.
+        """Queue a job for each pair of values, all or none: x={"guidance_scale": [0, 2]}, y={"steps": [10, 25]}.
 
         Pictures, if the kind needs one, must be given as file ids.
         """
@@ -135,7 +135,7 @@ class AsyncClient:
         return await self.send(calls.pipeline_change(change_id))
 
     async def request_from_image(self, png: Picture) -> dict[str, Any]:
-        """The fields that make an image of the service again."""
+        """The fields that reproduce an image of the service."""
         return await self.send(calls.request_from_image(calls.encoded(png)))
 
     async def send(self, call: Call[T]) -> T:

@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class Client:
-    """A service; one client may serve several threads.
+    """The client of a service; several threads may use one client.
 
     url: by default that of ADM_HOST and ADM_PORT, or http://127.0.0.1:8000; api_key: ADM_API_KEY by default.
     timeout: seconds of one attempt at a call. on_wait gets the reason of a wait, and "" at its end.
@@ -58,7 +58,7 @@ class Client:
         """Queue a job; pictures among its `images` are uploaded first.
 
         idempotency_key: the same key and fields give the same job; by default each call makes a new key, so that
-        it queues one job however often it is repeated.
+        its retries queue only one job.
         """
         body: dict[str, Any] = dict(fields)
         if body.get("images") is not None:
@@ -82,7 +82,7 @@ class Client:
     def grid(
         self, x: Axis, y: Axis | None = None, *, idempotency_key: str | None = None, **fields: Unpack[JobFields]
     ) -> Grid:
-        """Queue a job for each pair of values, as x={"guidance_scale": [0, 2]}, y={"steps": [10, 25]}, all or none.
+        """Queue a job for each pair of values, all or none: x={"guidance_scale": [0, 2]}, y={"steps": [10, 25]}.
 
         Pictures, if the kind needs one, must be given as file ids.
         """
@@ -134,7 +134,7 @@ class Client:
         return self.send(calls.pipeline_change(change_id))
 
     def request_from_image(self, png: Picture) -> dict[str, Any]:
-        """The fields that make an image of the service again."""
+        """The fields that reproduce an image of the service."""
         return self.send(calls.request_from_image(calls.encoded(png)))
 
     def send(self, call: Call[T]) -> T:
@@ -254,5 +254,5 @@ class Job:
                 self.refresh()
 
     def _repr_png_(self) -> bytes | None:
-        """For notebooks: its images, once it is completed."""
+        """The PNG that a notebook shows: the job's images, once it is completed."""
         return self.images()._repr_png_() if self.status is Status.COMPLETED else None

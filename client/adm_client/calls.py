@@ -83,12 +83,12 @@ def posted(
 def submit_many(
     items: Sequence[Mapping[str, Any]], common: Mapping[str, Any], idempotency_key: str
 ) -> Call[list[JobState]]:
-    """All of the jobs are queued, or none."""
+    """A call that queues all of the jobs, or none."""
     return posted({**common, "items": list(items)}, idempotency_key, jobs_of)
 
 
 def create_grid(x: Axis, y: Axis | None, fields: Mapping[str, Any], idempotency_key: str) -> Call[GridState]:
-    """A job for each cell; all of them are queued, or none."""
+    """A call that queues a job for each cell, all of them or none."""
     axes = {"x": axis_of(x)} if y is None else {"x": axis_of(x), "y": axis_of(y)}
     return posted({**fields, **axes}, idempotency_key, grid_of, "/v1/grids")
 

@@ -82,7 +82,7 @@ class Grid:
         self._client.send(calls.delete_grid(self.id))
 
     def _repr_png_(self) -> bytes | None:
-        """For notebooks: its sheet, once every cell has ended."""
+        """The PNG that a notebook shows: the grid's sheet, once every cell has ended."""
         return self._client.send(calls.sheet(self.id)) if self.state.is_final else None
 
 

@@ -19,7 +19,7 @@ class Images(list[Image.Image]):
         self.job, self.pngs = job, list(pngs)
 
     def sheet(self) -> Image.Image:
-        """All of them in one picture, in rows. Raises: ValueError if there are none."""
+        """All images in one picture, in rows. Raises: ValueError if there are none."""
         if not self:
             raise ValueError("the job has no images")
         columns = math.ceil(math.sqrt(len(self)))
@@ -30,7 +30,7 @@ class Images(list[Image.Image]):
         return sheet
 
     def _repr_png_(self) -> bytes | None:
-        """For notebooks."""
+        """The PNG that a notebook shows: all images in one picture."""
         if not self:
             return None
         buffer = io.BytesIO()

@@ -15,7 +15,7 @@ class Role(StrEnum):
 
 @dataclass(frozen=True)
 class Caller:
-    """The holder of a key. `id` stays the same when the key is rotated; records contain it, and never the key."""
+    """The holder of a key. `id` stays the same when the key is rotated; records contain `id`, never the key."""
 
     id: str
     role: Role
@@ -23,7 +23,7 @@ class Caller:
     key_sha256: str = field(default="", repr=False, compare=False)  # SHA-256 of the presented key
 
     def may_see(self, owner: str) -> bool:
-        """Return whether this caller may see a job or a file of the caller `owner`, "" for those made without a key."""
+        """Return whether this caller may see a job or file. owner: its caller's id; "" if it was made without a key."""
         return self.role is Role.OPERATOR or (self.role is Role.USER and owner == self.id)
 
 

@@ -25,7 +25,7 @@ from jobs.queue.clock import RedisClock
 log = structlog.get_logger("jobs.keyring")
 
 NEEDED = "keys-needed"  # file in the data folder that shows that keys existed, if Redis loses them
-IN_FORCE_SECONDS = 0.2  # greatest age of a keyring that checks a request; after that a change is in force everywhere
+IN_FORCE_SECONDS = 0.2  # greatest age of a keyring that checks a request; then a change is in force everywhere
 CALLER_ID = re.compile(r"[0-9a-f]{12}")
 SECRET_BYTES = 32
 NAME = r"^[A-Za-z0-9][A-Za-z0-9 ._@-]{0,63}$"
@@ -33,7 +33,7 @@ NO_HASH = "0" * 64  # compared with a key of an unknown caller, so that this tak
 
 
 class KeyRecord(BaseModel):
-    """The record of a key in Redis. It outlives a revoked key: it names jobs' owner, and shows that keys exist."""
+    """The record of a key in Redis. It outlives the key, because it names jobs' owner and shows that keys exist."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -87,7 +87,7 @@ class Keyring:
         return record.caller if is_right and record is not None else None
 
     def still_opens(self, caller: Caller) -> bool:
-        """Return whether the key that a caller presented is still in force; without one, whether no keys exist."""
+        """Return whether a caller's key is still in force; without one, whether there are still no keys."""
         if not caller.id:
             return not self.exist
         record = self._records.get(caller.id)
@@ -95,7 +95,7 @@ class Keyring:
 
 
 def read_keyring(fields: Mapping[bytes, bytes] | None) -> Keyring:
-    """The keyring of the hash `keys.API_KEYS`. None, if the key is not a hash, gives a keyring that accepts nobody."""
+    """Parse the hash `keys.API_KEYS`. fields: None if that key is not a hash; the keyring then accepts nobody."""
     records = {each.id: each for each in records_of(fields or {})}
     return Keyring(records, exist=fields is None or bool(fields))
 
@@ -129,13 +129,15 @@ class KeyStore:
     def create(self, name: str, role: Role, weight: float = 1.0) -> NewKey:
         """Make a key. Raises: KeyringError for a name that is taken or has characters that names cannot have."""
         if not re.fullmatch(NAME, name):
-            raise KeyringError(f"--name: {name!r} must have 1 to 64 letters, digits, spaces or ._@-, a letter first")
+            raise KeyringError(
+                f"--name: {name!r} must have 1 to 64 letters, digits, spaces or ._@-, and begin with a letter or digit"
+            )
         caller_id, now = uuid4().hex[:12], self._now()
         made = new_key(caller_id)
 
         def decide(present: list[KeyRecord]) -> KeyRecord:
             if any(each.name == name and each.revoked_at is None for each in present):
-                raise KeyringError(f"--name: there is a key named {name!r}; adm keys rotate gives it a new one")
+                raise KeyringError(f"--name: a key named {name!r} exists; adm keys rotate replaces it")
             return KeyRecord(id=caller_id, name=name, role=role, weight=weight, sha256=hash_of(made), created_at=now)
 
         return NewKey(made, self._write(decide))

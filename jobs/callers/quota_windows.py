@@ -32,10 +32,10 @@ class Window:
         return self._limiter.hit(self._item, caller_id, cost=amount)
 
     def left(self, caller_id: str, amount: int) -> Left:
-        """The rest of a caller's quota, and the time at which an amount is available.
+        """The rest of a caller's quota, and the seconds until an amount is available.
 
-        The library counts in consecutive fixed windows. The previous window counts by the part of it that lies within
-        the last minute.
+        The library counts in consecutive fixed windows. The previous window's count is multiplied by the share of that
+        window that lies within the last minute.
         """
         quota = self._item.amount
         found = self._storage.get_sliding_window(self._item.key_for(caller_id), self._seconds)

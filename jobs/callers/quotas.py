@@ -30,7 +30,7 @@ class Rate:
     what: str
     setting: str
     quota: int
-    unit: int  # counted amount for 1 of the quota
+    unit: int  # amount in the window that equals 1 of the quota
     window: "Window"
 
     def allows(self, caller: Caller, amount: int) -> bool:
@@ -87,7 +87,7 @@ class Quotas:
             self._device.take(caller, cost_ms)
 
     def refuse_above_queued(self, caller: Caller, queued_ms: int, cost_ms: int) -> None:
-        """Raises: OverQuotaError if a job and the caller's queued jobs together exceed the quota of queued cost."""
+        """Refuse a job that exceeds the quota of queued cost, with the caller's queued jobs. Raises: OverQuotaError."""
         quota = self._queued_seconds
         if quota is None or caller.role is not Role.USER or queued_ms + cost_ms <= quota * MS:
             return
@@ -97,7 +97,7 @@ class Quotas:
             policy="queued-device-seconds",
             quota=quota,
             remaining=max(0, quota - math.ceil(queued_ms / MS)),
-            # after so many seconds a device would have worked off the excess
+            # the time in which one device does the excess work
             retry_after_seconds=(queued_ms + cost_ms) / MS - quota if cost_ms <= quota * MS else None,
         )
 

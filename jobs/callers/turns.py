@@ -13,13 +13,13 @@ from redis.client import Pipeline
 
 from jobs.queue import keys
 
-KEPT_SECONDS = 86_400  # lifetime of the turns of a line that foreign entries keep from becoming empty
+KEPT_SECONDS = 86_400  # lifetime of a line's turns if foreign entries keep the line from becoming empty
 LATEST_TURN = 2**40  # virtual seconds; a later turn is corrupt, and so is NaN
 ENTER, LEAVE = "ADM.ENTER", "ADM.LEAVE"  # commands of `jobs.queue.transaction`, which runs the functions below
 
-# A key of the wrong type counts as empty, an invalid time as 0; if the line itself is not a list, the answer is the
-# error. The place is found by binary search: a line has up to 10,000 jobs. Jobs without a turn are from an earlier
-# version, and count as the oldest.
+# A key of the wrong type counts as empty, and an invalid time as 0; if the line itself is not a list, the functions
+# return the error. The place is found by binary search, because a line has up to 10,000 jobs. A job without a turn was
+# queued by an earlier version; its turn counts as 0, the oldest.
 FUNCTIONS = f"""
 local function time_in(hash, field)
     local time = tonumber(redis.pcall('HGET', hash, field)) or 0
@@ -80,7 +80,7 @@ return place
 
 
 class Place(NamedTuple):
-    """The number of jobs before one in its line, and how many of them are of its own caller."""
+    """The number of jobs before a job in its line, and how many of them are its own caller's."""
 
     all: int
     own: int
@@ -98,7 +98,7 @@ class Entry(NamedTuple):
 def enter(pipe: Pipeline, queue_key: str, job_prefix: str, entry: Entry, *, at_front: bool) -> None:
     """Put a job into its line. Only for `jobs.queue.transaction`, whose answer `place_of_reply` parses.
 
-    at_front: before all others, at no cost, because it has had its turn.
+    at_front: before all other jobs; the caller pays no further share, because the job has had its turn.
     """
     where, own = "front" if at_front else "back", keys.own_line(entry.queue, entry.caller)
     ends = keys.turn_ends(entry.queue)
@@ -110,14 +110,14 @@ def place_of_reply(answer: Any) -> Place:
 
 
 def ask_place(pipe: Pipeline, queue_key: str, job_prefix: str, queue: str, caller: str) -> None:
-    """Queue the command that returns the number of jobs before one that enters now."""
+    """Queue the command that returns the number of jobs before a job that enters now."""
     pipe.eval(PLACE_SCRIPT, 2, queue_key, keys.turn_ends(queue), job_prefix, caller)
 
 
 def leave(pipe: Pipeline, queue_key: str, entry: Entry, *, served: bool) -> None:
-    """Remove a job that has left its line from the data beside the line; return its share if it was not served.
+    """Remove a job that has left its line from the data beside the line; refund its share if it was not served.
 
-    When a line becomes empty its turns are removed, so the next job to enter is the first.
+    When a line becomes empty, its turns are removed, so the turn of the next job that enters is 0.
     """
     ends, own = keys.turn_ends(entry.queue), keys.own_line(entry.queue, entry.caller)
     pipe.execute_command(LEAVE, queue_key, ends, own, entry.job_id, entry.caller, 0.0 if served else entry.share)  # type: ignore[no-untyped-call] # as above

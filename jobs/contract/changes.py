@@ -1,4 +1,4 @@
-"""Changes of pipelines: requests of operators that workers load or unload one."""
+"""Changes of pipelines: an operator requests that workers load or unload a pipeline, and each worker reports back."""
 
 from enum import StrEnum
 from typing import Annotated, Literal
@@ -25,12 +25,12 @@ class ChangeRequest(JsonBody):
 class ChangeStatus(StrEnum):
     """The progress of a worker with a change."""
 
-    WAITING = "waiting"  # the worker has not read it; it looks at each heartbeat
-    DRAINING = "draining"  # claims no jobs, and finishes those in flight
-    CHANGING = "changing"  # loads or unloads
+    WAITING = "waiting"  # the worker has not read the change; it looks for changes at each heartbeat
+    DRAINING = "draining"  # the worker claims no jobs, and finishes those in flight
+    CHANGING = "changing"  # the worker loads or unloads the pipeline
     DONE = "done"
     REFUSED = "refused"
-    LOST = "lost"  # the worker ended before it was done
+    LOST = "lost"  # the worker ended before the change was done
 
     @property
     def is_final(self) -> bool:
@@ -63,4 +63,4 @@ class PipelineChange(AskedChange):
     """A change of the pipelines of workers, with its progress."""
 
     workers: tuple[WorkerChange, ...] = Field(description="each worker that the change was sent to")
-    is_final: bool = Field(default=False, description="whether every worker has answered")
+    is_final: bool = Field(default=False, description="whether the part of every worker is done, refused or lost")

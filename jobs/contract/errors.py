@@ -2,10 +2,10 @@
 
 AdmError
   SettingsError              a variable of the environment is wrong; the program must not start
-  RefusedError               a call cannot be done as requested; `kind` is the reason, HTTP maps each kind once
-    OverQuotaError           ... because the caller has used up a quota
-    InvalidRequestError      ... because fields of the request are wrong
     TakenNameError           ... because a living worker has the requested name
+  RefusedError               a call cannot be done as requested; `kind` is the reason, and HTTP has a status for each
+    OverQuotaError           ... because the call exceeds a quota of the caller
+    InvalidRequestError      ... because fields of the request are wrong
   KeyringError               a key cannot be made or changed as asked
   UnavailableError           Redis or the image store cannot be reached just now
 """
@@ -17,7 +17,7 @@ from typing import NamedTuple
 SETTINGS_STATUS = 2  # exit status of a program with wrong settings: another start would fail too
 
 
-MAX_ERRORS, MAX_POINTER, MAX_DETAIL = 16, 200, 500  # of an answer: callers choose number and names of fields
+MAX_ERRORS, MAX_POINTER, MAX_DETAIL = 16, 200, 500  # limits of an answer, because callers choose the fields in it
 
 
 class ErrorKind(StrEnum):
@@ -45,7 +45,7 @@ class ErrorKind(StrEnum):
 class FailureKind(StrEnum):
     """Why a job failed."""
 
-    WORKER_LOST = "worker-lost"  # workers died at its furthest step, alone with it (`jobs.queue.worker_deaths`)
+    WORKER_LOST = "worker-lost"  # workers that ran only this job died at its furthest step (`jobs.queue.worker_deaths`)
     BAD_PAYLOAD = "bad-payload"  # its record in Redis cannot be read
     STEP_FAILED = "step-failed"  # the engine raised for this job's rows
     STORE_FAILED = "store-failed"  # its images could not be stored
@@ -93,7 +93,7 @@ class RefusedError(AdmError):
 
 
 class OverQuotaError(RefusedError):
-    """A call that exceeds a quota of its caller; retry_after_seconds is None if it always would."""
+    """A call that exceeds a quota of its caller; retry_after_seconds is None if a later call would exceed it too."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The body of POST /v1/grids, one request over one or two axes of settings, and the view of a grid."""
+"""The body of POST /v1/grids, a request whose fields vary along one or two axes, and the view of a grid."""
 
 import json
 from collections.abc import Sequence
@@ -35,12 +35,16 @@ class GridAxis(Strict):
 
     field: AxisField
     values: Annotated[list[AxisValue], Field(min_length=1, max_length=MOST_VALUES)] = Field(
-        description="values as this field takes them in a job, each once; only class_label may be null, for no class"
+        description="values of the field, as in a request for a job; each value once; only class_label may be null, "
+        "for no class"
     )
 
 
 class GridRequest(JobRequest):
-    """One job for each pair of values. All other fields are equal, including the seed; fields of axes are left out."""
+    """A request for one job per pair of values.
+
+    All other fields are the same for every job, including the seed. The field of an axis must be left out elsewhere.
+    """
 
     x: GridAxis = Field(description="from left to right")
     y: GridAxis | None = Field(default=None, description="from top to bottom; null: the grid is one row")
@@ -62,11 +66,11 @@ class GridRequest(JobRequest):
         return [JobRequest.model_validate(common | self._values_at(place)) for place in range(self.num_cells)]
 
     def locate(self, place: int, error: InvalidRequestError) -> list[FieldError]:
-        """The wrong fields of one cell, with pointers into the call: to an axis's value if its field is wrong."""
+        """The wrong fields of one cell, with pointers into the body: for the field of an axis, to its value there."""
         return [self._located(place, each) for each in error.errors]
 
     def refuse_more_cells(self, most: int) -> None:
-        """Raises: InvalidRequestError for a grid of more cells."""
+        """Refuse a grid of more than `most` cells. Raises: InvalidRequestError."""
         if self.num_cells > most:
             detail = f"the grid has {self.num_cells} cells; the limit is {most} (ADM_MAX_GRID_CELLS)"
             raise InvalidRequestError([FieldError("/x/values", detail)])
@@ -107,7 +111,7 @@ class GridRequest(JobRequest):
     def _several_images(self) -> list[FieldError]:
         wrong = []
         if self.kind not in KINDS_OF_ONE_IMAGE:
-            wrong.append(FieldError("/kind", f"a cell of a grid is one image: {', '.join(KINDS_OF_ONE_IMAGE)}"))
+            wrong.append(FieldError("/kind", f"a cell of a grid is one image; use {', '.join(KINDS_OF_ONE_IMAGE)}"))
         if self.n != 1:
             wrong.append(FieldError("/n", "a cell of a grid is one image; leave n out"))
         if len(self.images or ()) > 1:
@@ -154,7 +158,7 @@ class GridCell(View):
 
 
 class Grid(View):
-    """Jobs of one call, which differ in the fields of the axes alone."""
+    """The jobs of one call, which differ only in the fields of the axes."""
 
     id: str = Field(description="the id of its first job; the grid exists as long as that job")
     object: Literal["grid"] = "grid"
@@ -169,7 +173,7 @@ class Grid(View):
 
     @classmethod
     def of(cls, grid_id: str, axes: GridAxes, jobs: Sequence[Job | None], root_path: str) -> Self:
-        """The grid of these jobs, row by row; the first one exists."""
+        """Make the view of a grid from its jobs, row by row; None for a removed job, but the first job must exist."""
         rows = [None] if axes.y is None else axes.y.values
         values = [(x, y) for y in rows for x in axes.x.values]
         kept = [each for each in jobs if each is not None]

@@ -14,7 +14,7 @@ class JobItems(JobRequest):
     """Several jobs. A field beside `items` applies to every item that does not have the field itself."""
 
     items: Annotated[list[JobRequest], Field(min_length=1, max_length=MAX_ITEMS)] = Field(
-        description="requests, each of which becomes a job; `{}` is one with the common fields alone. All of them are "
+        description="requests, each of which becomes a job; `{}` is one with only the common fields. All of them are "
         "queued, or none"
     )
 
@@ -28,5 +28,5 @@ class JobItems(JobRequest):
         ]
 
     def locate(self, place: int, error: InvalidRequestError) -> list[FieldError]:
-        """The wrong fields of one item by their pointers in the call."""
+        """The wrong fields of one item, with pointers into the call's body."""
         return [FieldError(f"/items/{place}{each.pointer}", each.detail) for each in error.errors]

@@ -41,7 +41,7 @@ class Progress(View):
 
 
 class JobProgress(Progress):
-    """The progress of a job, with estimates; they are null unless it runs and a step's cost is known."""
+    """The progress of a job, with estimates; they are null unless the job runs and the cost of its steps is known."""
 
     eta_seconds: float | None = Field(default=None, description="seconds until its images are stored")
     eta_error_seconds: float | None = None
@@ -50,8 +50,8 @@ class JobProgress(Progress):
 class QueueInfo(View):
     """The place of a queued job; estimates are null while no live worker has announced the costs of its pipeline."""
 
-    position: int = Field(description="number of jobs before it, of all pipelines of its workers; 0: it is next")
-    yours: int = Field(description="number of those that are its own caller's, of its pipeline and priority")
+    position: int = Field(description="number of jobs before it, in all pipelines of its workers; 0: it is next")
+    yours: int = Field(description="how many of those jobs have the same caller, pipeline and priority")
     eta_seconds: float | None = Field(description="seconds until its images are stored")
     eta_error_seconds: float | None
     workers: int = Field(description="live workers that serve the job's pipeline; with 0 it waits until it expires")

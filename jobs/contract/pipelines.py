@@ -23,7 +23,7 @@ class StageInfo(Announced):
     classifier_hash: str | None = Field(default=None, description="weights of the classifier that guides it, if any")
     samplers: tuple[str, ...]
     class_conditional: bool = Field(default=False, description="its network is class-conditional")
-    num_timesteps: int = Field(default=1000, description="length of its training schedule, and the most steps")
+    num_timesteps: int = Field(default=1000, description="length of its training schedule; the limit of its steps")
 
 
 class IntRange(Announced):

@@ -82,7 +82,7 @@ class ResolvedRequest(Strict):
     steps: Steps
     sampler: Name
     eta: Eta
-    time_grid: TimeGrid = "official"  # payloads of jobs from before there was a choice lack it
+    time_grid: TimeGrid = "official"
     thresholding: Thresholding = "clip"
     eps_scale: EpsScale = 1.0
     n: Annotated[int, Field(ge=1, le=MAX_IMAGES)]
@@ -104,7 +104,7 @@ class ResolvedRequest(Strict):
         else:
             complete = bool(self.images) == (self.kind != "generate")
         if not complete or (self.kind == "upsample" and not self.upsample) or self.num_rows > MAX_IMAGES:
-            raise ValueError(f"no job of kind {self.kind!r}")
+            raise ValueError(f"the inputs are not those of a job of kind {self.kind!r}")
         return self
 
     @property
@@ -164,8 +164,8 @@ class JobRequest(JsonBody):
     class_label: int | ClassName | None = Field(
         default=None,
         description="index or name; null: no class, if offered; then guidance_scale must be 0 unless there are "
-        "class_weights. Not for kind score; for upsample only if the upsampler is class_conditional, which then "
-        "requires it. generate requires it if the pipeline has class_required",
+        "class_weights. Not for kind score; for upsample only if the upsampler is class_conditional, and then "
+        "required. generate requires it if the pipeline has class_required",
     )
     class_weights: Annotated[dict[ClassName, ClassWeight], Field(min_length=1, max_length=32)] | None = Field(
         default=None,
@@ -181,9 +181,9 @@ class JobRequest(JsonBody):
     )
     guidance_schedule: GuidanceSchedule | None = Field(
         default=None,
-        description="entropy: the scale is multiplied by the log of the number of classes over the entropy of the "
-        "classifier's prediction, at most by 10, so that guidance does not fade as the prediction becomes confident "
-        "(Zheng et al. 2022); null: constant, or the pipeline's with its default scale",
+        description="entropy: the scale is multiplied by log(number of classes) / (entropy of the classifier's "
+        "prediction), at most 10, so that guidance does not fade as the prediction becomes confident "
+        "(Zheng et al. 2022); null: the pipeline's with its default scale, otherwise constant",
     )
     steps: Steps | None = Field(
         default=None,
@@ -193,13 +193,13 @@ class JobRequest(JsonBody):
     sampler: Name | None = Field(default=None, description="one of the pipeline's; null: its default")
     eta: Eta | None = Field(
         default=None,
-        description="DDIM only: 0 is deterministic; null: 0, or the pipeline's with its default sampler",
+        description="DDIM only: 0 is deterministic; null: the pipeline's with its default sampler, otherwise 0",
     )
     time_grid: TimeGrid | None = Field(
         default=None,
         description="the timesteps that are visited. official: the published spacing; even: N steps evenly from 0 to "
-        "1/N of the schedule below its end, 1/100 for N above 100; uniform: steps of one length in t, the last one to "
-        "the clean image; logsnr: even in log-SNR; "
+        "1/N of the schedule below its end, 1/100 for N above 100; uniform: steps of equal length in t, the last one "
+        "to the clean image; logsnr: even in log-SNR; "
         "karras: even in sigma^(1/7) (Karras et al. 2022). null: even if images are encoded, karras for dpmpp_2m and "
         "heun, official for ddpm and ddim, except even for ddim with 38, 112 and 334 steps of 1000, whose published "
         "spacing begins at the last timestep",
@@ -211,8 +211,8 @@ class JobRequest(JsonBody):
     )
     eps_scale: EpsScale | None = Field(
         default=None,
-        description="factor on the noise that the base predicts, because a network that predicts too little leaves "
-        "grain if the sampler draws no noise; null: the pipeline's, or 1 if images are encoded",
+        description="factor on the noise that the base predicts; it corrects a network that predicts too little noise, "
+        "which leaves grain if the sampler draws none; null: the pipeline's, or 1 if images are encoded",
     )
     n: Annotated[int, Field(ge=1, le=MAX_IMAGES)] = Field(
         default=1,

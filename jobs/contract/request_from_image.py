@@ -12,7 +12,7 @@ ONE_BY_ONE = frozenset({"generate", "variation"})  # kinds of which one image ca
 
 
 def request_of(text: bytes) -> JobRequest:
-    """The request that makes the image of a chunk; it makes that image alone if its kind allows it.
+    """Return the request that reproduces the image of a PNG chunk, and no other image if its kind allows that.
 
     Raises: InvalidRequestError for text that this version of the project does not write.
     """
@@ -20,7 +20,7 @@ def request_of(text: bytes) -> JobRequest:
         facts: Any = json.loads(text)
         kind = facts["kind"]
         given = {name: facts.get(name) for name in FIELDS[kind] | {"kind", "model"}}
-        given = {name: value for name, value in given.items() if value not in (None, [])}  # not of its kind
+        given = {name: value for name, value in given.items() if value not in (None, [])}
         if kind in ONE_BY_ONE:
             given["first_index"] = facts["image_index"]
         elif kind == "interpolate":

@@ -17,7 +17,7 @@ STRENGTH = 0.5
 
 
 def resolve(request: JobRequest, pipeline: PipelineInfo, draw_seed: Callable[[], int]) -> ResolvedRequest:
-    """A request with every default filled in from a pipeline.
+    """Fill in every default of a request from a pipeline.
 
     Raises: InvalidRequestError with every wrong field.
     """
@@ -79,7 +79,7 @@ class Resolution:
             metadata=request.metadata,
             webhook_url=request.webhook_url,
         )
-        # an image that passes only the upsampler takes only its steps
+        # kind upsample has no base stage, so the upsampler's steps and sampler are those of the whole job
         alone = request.kind == "upsample" and resolved.upsample
         return resolved.model_copy(update=alone.model_dump(exclude={"strength"})) if alone else resolved
 
@@ -287,7 +287,7 @@ class Resolution:
             return False
         if self.request.kind == "upsample":
             if asked is False:
-                self._wrong("/upsample", "is what the job is for")
+                self._wrong("/upsample", "must not be false, because kind 'upsample' runs only the upsampler")
             asked = asked or True
         if asked is False or (asked is None and defaults is None):
             return False

@@ -42,8 +42,8 @@ SAMPLER_NOTES = (
         noise="where eta is above 0",
         evaluations_per_step=1,
         cost="1 network evaluation a step",
-        choose_when="25 to 100 steps, and images that depend only on the seed. At extreme guidance scales (demo "
-        "stack: 64 and more, at 10 steps 16 and more) with dynamic thresholding.",
+        choose_when="25 to 100 steps, and images that depend only on the seed. Extreme guidance scales (demo "
+        "stack: 64 and more, at 10 steps 16 and more) need dynamic thresholding.",
     ),
     SamplerNote(
         name="dpmpp_2m",
@@ -65,7 +65,7 @@ SAMPLER_NOTES = (
         noise="never",
         evaluations_per_step=2,
         cost="2 network evaluations a step, 1 for the last",
-        choose_when="Accuracy at the cost of time: a single-step method, without memory of earlier steps, suits grids "
-        "and guidance that change abruptly.",
+        choose_when="Accuracy at the cost of time. It uses no memory of earlier steps, so it suits time grids and "
+        "guidance that change abruptly.",
     ),
 )

@@ -9,7 +9,7 @@ from jobs.contract.request import ResolvedRequest
 from vocabulary.priorities import PRIORITIES, PRIORITY_RATIO, Priority
 from vocabulary.sampling import Direction, num_evaluations, steps_taken
 
-RUNNING = "running"  # key in the counters of work, beside the priorities
+RUNNING = "running"  # key in the counters of work, in addition to the priorities
 PRIORITY_OCTAVES = PRIORITY_RATIO.bit_length() - 1
 
 
@@ -59,6 +59,7 @@ def partial_evaluations(sampler: str, steps: int, strength: float | None) -> int
 def rank_of(priority: Priority, work: Mapping[str, int]) -> int:
     """A job's approximate place in the order of serving: the octave of its work.
 
-    As in the engine's scheduler, jobs with little work go first; a priority weighs as PRIORITY_RATIO times the work.
+    As in the engine's scheduler, jobs with little work go first; the next lower priority counts as PRIORITY_RATIO
+    times the work.
     """
     return sum(work.values()).bit_length() + PRIORITY_OCTAVES * PRIORITIES.index(priority)

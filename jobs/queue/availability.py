@@ -21,7 +21,7 @@ UNAVAILABLE = (
     OutOfMemoryError,
     ReadOnlyError,
     MasterDownError,
-    ExecAbortError,  # it began to refuse writes between a transaction's commands and EXEC
+    ExecAbortError,  # the server began to refuse writes between a transaction's commands and EXEC
 )
 # redis-py has no class for these: the disk is full, or there are too few replicas.
 REFUSED = re.compile(r"(?:.* caused error: )?(?:MISCONF|NOREPLICAS) ", re.DOTALL)

@@ -27,7 +27,7 @@ class JobCounts:
 
 
 class Room:
-    """The room for jobs, counted in one round trip with other commands."""
+    """The room for more jobs, by counts that were read in one round trip with other commands."""
 
     def __init__(self, settings: Settings, server: ServerReader, all: JobCounts, own: dict[str, JobCounts]) -> None:
         self._settings, self._server, self._all, self._own = settings, server, all, own
@@ -76,7 +76,7 @@ def share_of(limit: float) -> int:
 
 
 def ask_room(pipe: Pipeline, callers: Iterable[str]) -> None:
-    """Queue the commands whose answers `take_room` takes."""
+    """Queue the commands whose answers `take_room` parses."""
     for caller in ("", *callers):
         pipe.zcard(keys.index(None, caller))
         pipe.zcard(keys.index(JobStatus.QUEUED, caller))

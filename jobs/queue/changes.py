@@ -11,7 +11,7 @@ from jobs.contract.changes import AskedChange, ChangeRequest, ChangeStatus, Pipe
 from jobs.queue import keys
 from jobs.queue.corrupt import answers
 
-KEPT_SECONDS = 24 * 3600
+KEPT_SECONDS = 24 * 3600  # lifetime of a change, from its last report
 ASKED = "asked"  # field of the request; a worker's part is in the field WORKER + its name
 WORKER = "worker:"
 
@@ -71,4 +71,4 @@ class Changes:
 def _or_lost(part: WorkerChange, live: Collection[str]) -> WorkerChange:
     if part.status.is_final or part.worker in live:
         return part
-    return WorkerChange(worker=part.worker, status=ChangeStatus.LOST, detail="the worker ended before it was done")
+    return WorkerChange(worker=part.worker, status=ChangeStatus.LOST, detail="the worker ended before the change")

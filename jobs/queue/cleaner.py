@@ -45,7 +45,7 @@ class Cleaner:
         return expired
 
     def recover_jobs(self) -> int:
-        """Recover the jobs of dead workers, in case no living worker does; return their number.
+        """Recover the jobs of dead workers, in case no living worker has done so; return their number.
 
         Also puts delayed jobs that are due into their queues.
         """
@@ -121,7 +121,7 @@ class Cleaner:
 
 
 def is_wanted(stored: StoredImage, record: Record | None) -> bool:
-    """Return whether an object is its job's checkpoint, or of an execution whose images are or may be published."""
+    """Return whether an object is its job's checkpoint, or an image that is published or may still be."""
     if record is None:
         return False
     if stored.key.endswith(CHECKPOINT_SUFFIX):

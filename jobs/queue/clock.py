@@ -1,13 +1,12 @@
-"""Redis' time, by which everything in Redis expires, because the clocks of two machines may be hours apart."""
+"""Redis' time. Everything in Redis expires by it, because the clocks of two machines may be hours apart."""
 
 import time
 
 from redis.client import Redis
 from redis.exceptions import RedisError
 
-# Seconds for which the last answer is used. The monotonic clock stops while the machine is suspended.
+# Seconds for which the last answer is used; few, because the monotonic clock stops while the machine is suspended.
 ASKED_SECONDS = 10.0
-
 
 NEVER = float("-inf")
 
@@ -17,7 +16,8 @@ class RedisClock:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._ahead_seconds, self._ask_at = 0.0, NEVER  # offset from the monotonic clock; next read on it
+        self._ahead_seconds = 0.0  # how far Redis' time is ahead of the monotonic clock
+        self._ask_at = NEVER  # time of the next read, on the monotonic clock
 
     def now(self) -> float:
         """Unix seconds. Raises: redis.RedisError as long as Redis has never answered."""

@@ -1,4 +1,4 @@
-"""Turns requests into drafts of jobs, which can be queued: resolves them, and refuses those without room."""
+"""Turns requests into drafts of jobs, ready to be queued: resolves each, and refuses it if there is no room."""
 
 import json
 import secrets
@@ -68,7 +68,7 @@ class Order(NamedTuple):
 
     @property
     def line(self) -> tuple[str, str]:
-        """Its queue, and the caller whose turns it takes there."""
+        """The job's queue, and the id of the caller whose turns it takes there."""
         return keys.queue(self.request.model, self.request.priority), self.submission.caller.id
 
 
@@ -114,6 +114,7 @@ class Drafter:
         self._server = ServerReader(redis)
 
     def order(self, job_id: str, submission: Submission, digest: str, draw_seed: Callable[[], int] = new_seed) -> Order:
+        """Resolve a submission. Raises: InvalidRequestError; RefusedError while the pipeline may still be loading."""
         request = submission.request
         pipeline = self._pipeline(request.model or self._settings.default_model)
         check_webhook(request.webhook_url, self._settings)
@@ -121,10 +122,10 @@ class Drafter:
         return Order(job_id, submission, resolved, pipeline, digest)
 
     def _pipeline(self, name: str) -> PipelineInfo:
-        """A pipeline by name.
+        """Find a pipeline by name.
 
-        Raises: InvalidRequestError for one that was never announced or is retired; RefusedError while a worker may
-        still be loading it.
+        Raises: InvalidRequestError for a pipeline that was never announced or is retired; RefusedError while a worker
+        may still be loading it.
         """
         found = self._fleet.read().pipelines.get(name) or self._fleet.read(fresh=True).pipelines.get(name)
         if found is not None:
@@ -140,6 +141,7 @@ class Drafter:
         raise InvalidRequestError([FieldError("/model", f"unknown pipeline {name!r}; there are: {known}")])
 
     def count(self, orders: Sequence[Order]) -> Counted:
+        """Read the counts that `draft` needs for these orders, in one round trip."""
         fleet, names = self._fleet.read(), sorted({each.pipeline.id for each in orders})
         lines = dict.fromkeys(each.line for each in orders)
         callers = dict.fromkeys(each.submission.caller.id for each in orders)
@@ -158,7 +160,7 @@ class Drafter:
         return Counted(backlogs, room, places, queued_ms)
 
     def draft(self, order: Order, counted: Counted) -> Draft:
-        """A job that can be queued. Raises: RefusedError if there is no room for it."""
+        """Make a job that can be queued. Raises: RefusedError if there is no room for it."""
         request, backlog = order.request, counted.backlogs.of(order.pipeline.id)
         caller, work = order.submission.caller, work_of(request)
         self._refuse_if_full(backlog, caller, counted.queued_ms[caller.id])
@@ -198,7 +200,7 @@ class Drafter:
         return self._views.view(draft.record, draft.request, queue, progress_of(draft.record, draft.request, None))
 
     def _keep_files(self, request: ResolvedRequest, caller: Caller) -> None:
-        """Keep the files of a job until it must have started, and for the retention time after that."""
+        """Keep the files of a job until it expires if it is not started, and for the retention time after that."""
         if not request.images:
             return
         records = self._files.keep(request.images, request.expires_in + self._settings.retention_seconds, caller)
@@ -229,7 +231,7 @@ class Drafter:
 
 
 def cost_of(num_queued: int | None, counted_ms: bytes | None) -> int:
-    """The cost of a caller's queued jobs; 0 if none is queued, because corrupt jobs may leave a rest in the counter."""
+    """The cost of a caller's queued jobs; 0 if none is queued, because corrupt jobs may leave the counter above 0."""
     return int(counted_ms) if num_queued and counted_ms is not None and COUNT.fullmatch(counted_ms) else 0
 
 

@@ -66,9 +66,9 @@ def publish(pipe: Pipeline, job_id: str, kind: EventKind, data: dict[str, Any]) 
     pipe.publish(keys.channel(job_id), b"")
 
 
-# One call, because it is sent often. A worker that stalled past its lease must not add events to a job that another
-# has ended, and a deleted job must not get a stream that nobody would remove. The progress that polls read
-# expires. The job's hash keeps a copy, which shows where the job stood if its worker dies.
+# One command, because progress is reported often. A worker that stalled past its lease must not add events to a job
+# that another worker has ended, and a deleted job must not get a stream that nobody would remove. The progress that
+# polls read expires. The job's hash keeps a copy, which shows the step that the job had reached when its worker died.
 PROGRESS_SCRIPT = """
 local job, progress, events = KEYS[1], KEYS[2], KEYS[3]
 local token, text, seconds, event, data, kept, channel = unpack(ARGV)
@@ -91,7 +91,7 @@ class ProgressReport:
     job_id: str
     token: str
     progress: Progress
-    as_event: bool  # also as an event, not only for polls
+    as_event: bool  # whether it is published as an event too; polls read it in either case
 
 
 class ProgressPublisher:
@@ -119,7 +119,7 @@ class ProgressPublisher:
 
 
 def publish_preview(redis: Redis, job_id: str, preview: Preview) -> None:
-    """Publish a preview to the present listeners."""
+    """Publish a preview to those who listen now; it is not stored."""
     data = {"id": job_id, **asdict(preview), "png": b64encode(preview.png).decode()}
     redis.publish(keys.channel(job_id), json.dumps(data, separators=(",", ":")))
 
@@ -146,7 +146,7 @@ def read_events(redis: Redis, places: Sequence[Place]) -> list[list[Event]]:
 
 
 def decode(entries: Entries) -> list[Event]:
-    """Events from XRANGE's answer; other entries are skipped."""
+    """Parse XRANGE's answer; entries that are not events are skipped."""
     return [
         Event(id.decode(), kind, fields.get(b"data", b"{}").decode(errors="replace"))
         for id, fields in entries

@@ -34,7 +34,7 @@ ANY_JOB = JobFilter()
 
 
 class PublishedImage(NamedTuple):
-    """A published image, and for how long it is kept."""
+    """A published image, and the seconds for which it will be kept."""
 
     record: ImageRecord
     kept_seconds: float
@@ -101,7 +101,7 @@ class JobQueue:
         mine: bool = False,
         wanted: JobFilter = ANY_JOB,
     ) -> JobPage:
-        """Jobs that a caller may see, newest first, behind a cursor.
+        """A page of the jobs that a caller may see, newest first. after: the cursor at which the last page ended.
 
         mine: only the caller's own jobs, also for an operator. With a filter, a call reads at most MOST_READ jobs, so a
         page may have fewer jobs than `limit` although there are more. It also ends before it exceeds MOST_PAGE_BYTES.
@@ -201,7 +201,7 @@ class JobQueue:
                 kept_seconds = left if is_final else self._settings.retention_seconds
                 return PublishedImage(each, kept_seconds)
         if not is_final and request is not None and index in request.indices:
-            raise RefusedError(ErrorKind.IMAGE_NOT_READY, f"image {index} of job {job_id} is not there yet")
+            raise RefusedError(ErrorKind.IMAGE_NOT_READY, f"image {index} of job {job_id} is not stored yet")
         raise RefusedError(ErrorKind.UNKNOWN_IMAGE, f"no image {index} of job {job_id}")
 
     def image_bytes(self, job_id: str, image: ImageRecord) -> bytes:

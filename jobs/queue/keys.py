@@ -1,4 +1,4 @@
-"""Names of the project's keys in Redis beside RQ's own, and the form of their entries."""
+"""Names of the project's own keys in Redis, without those of RQ, and the form of their entries."""
 
 import re
 
@@ -15,24 +15,24 @@ QUEUE = re.compile(rf"{QUEUE_PREFIX}.+:(?:{'|'.join(PRIORITIES)})", re.DOTALL)
 
 PIPELINES = "adm:pipelines"  # hash: pipeline -> PipelineInfo, as last announced; outlives its workers for a time
 UNHELD = "adm:pipelines-unheld"  # sorted set: pipelines without a live worker, by the time when that was first seen
-RETIRED = "adm:pipelines-retired"  # set: pipelines that were removed; announcing one takes it out
+RETIRED = "adm:pipelines-retired"  # set: pipelines that were removed, and not announced since
 SWEEPS = "adm:sweeps"  # hash: pipeline -> Sweep, if it has one; removed with the pipeline
 STEP_COSTS = "adm:step-costs"  # hash: pipeline -> step_ms of the latest heartbeat; outlives the worker
 WORKERS = "adm:workers"  # set of names; the record of each expires with its heartbeats
 LEASES = "adm:leases"  # sorted set: "job:token" by the time the lease ends
 EXPIRING = "adm:expiring"  # sorted set: jobs that wait, by the time they expire
 ENDED = "adm:ended"  # sorted set: jobs that have ended, by the time they are to be removed
-CALLERS_QUEUED = "adm:callers-queued"  # hash: caller -> estimated milliseconds of a device of its queued jobs
+CALLERS_QUEUED = "adm:callers-queued"  # hash: caller -> estimated device time of its queued jobs, in milliseconds
 JOB_CALLERS = "adm:job-callers"  # hash: index member -> caller, of jobs made with a key; outlives the job's own hash
-FILE_BYTES = "adm:file-bytes"  # hash: uploaded picture -> bytes that its PNG counts for
+FILE_BYTES = "adm:file-bytes"  # hash: uploaded picture -> bytes that a quota counts for its PNG
 FILE_CALLERS = "adm:file-callers"  # hash: uploaded picture -> caller, of those that were uploaded with a key
 FILE_SUMS = "adm:file-sums"  # hash: caller, and ALL_CALLERS -> sum of FILE_BYTES
 FILE_EXPIRY = "adm:file-expiry"  # sorted set: uploaded pictures, by a time before which none has expired
 ALL_CALLERS = "all"  # no caller's id
 STORE_SWEPT = "adm:store-swept"  # present as long as the upkeep need not list the whole image store again
 WEBHOOKS = "adm:webhooks"  # sorted set: deliveries by the time when they are due
-DEAD_WEBHOOKS = "adm:webhooks-dead"  # sorted set: deliveries that were given up, by the time of that
-API_KEYS = "adm:api-keys"  # hash: caller -> KeyRecord; with any entry, also of a revoked key, callers need one
+DEAD_WEBHOOKS = "adm:webhooks-dead"  # sorted set: deliveries that were given up, by the time when they were
+API_KEYS = "adm:api-keys"  # hash: caller -> KeyRecord; any entry, even of a revoked key, makes every caller need a key
 API_KEYS_VERSION = "adm:api-keys-version"  # a text that differs after each change of the keys
 WAKE_CHANNEL = "adm:wake"  # pub/sub: a queue's name whenever a job was added to it
 

@@ -34,7 +34,7 @@ class Ledger:
 
     `transitions` writes the commands of a change into its transaction.
 
-    deaths_alone: number of workers' deaths at the furthest step of a job that ran alone after which the job fails.
+    deaths_alone: a job fails after so many deaths of workers at its furthest step while it ran alone.
     """
 
     def __init__(self, redis: Redis, retention_seconds: int, deaths_alone: int = DEATHS_ALONE) -> None:
@@ -76,9 +76,9 @@ class Ledger:
                 return outcome
 
     def enqueue(self, drafts: Sequence[Record]) -> list[Place] | None:
-        """Queue jobs, all of them or none, and return their places; None, and none is queued, if the first id is taken.
+        """Queue all the jobs and return their places; if the id of the first one is taken, queue none and return None.
 
-        No other call can use the ids of the others.
+        The ids of the others are random, so they are never taken.
         """
         pipe = self._redis.pipeline()
         for each in drafts:
@@ -103,7 +103,7 @@ class Ledger:
     def note_checkpoint(self, job_id: str, token: str, checkpoint: CheckpointRecord, reached: Progress) -> bool:
         """Write the checkpoint from which a running job can resume; return False if another execution has the job.
 
-        reached: the progress in the checkpoint; the job has moved on since.
+        reached: the progress in the checkpoint; the job may be further by now.
         """
 
         def decide(pipe: Pipeline, record: Record | None) -> bool:
@@ -146,7 +146,7 @@ class Ledger:
     def delete(self, job_id: str, member: str | None = None) -> Record | None:
         """Remove a job in any state; its worker will find its token missing. Returns None if there was no such job.
 
-        member: only the job with this index member, and no later job with the same id.
+        member: remove only the job with this index member, and no later job with the same id.
         """
 
         def decide(pipe: Pipeline, record: Record | None) -> Record | None:
@@ -172,7 +172,7 @@ class Ledger:
         return self.change(job_id, decide)
 
     def recover(self, job_id: str, token: str) -> None:
-        """Requeue a job whose worker died, without spending a retry, or fail it if the deaths show it as the cause."""
+        """Requeue a job whose worker died, without spending a retry; fail it if the deaths show it as their cause."""
 
         def decide(pipe: Pipeline, record: Record | None) -> None:
             if record is None or record.token != token or record.status.is_final:
@@ -191,7 +191,7 @@ class Ledger:
         if deaths.at_furthest >= self._deaths_alone:
             self.transitions.fail(pipe, record, FailureKind.WORKER_LOST, f"{deaths}; see the workers' logs")
             return
-        # not from this death on, or the job would never expire
+        # counted from the first death without progress; counted from this one, the job would never expire
         expires_at = deaths.no_progress_since + self._retention_seconds
         if deaths.alone >= MANY_ALONE:
             log.warning("many_deaths_alone", job_id=record.id, deaths=deaths.alone, expires_at=expires_at)
@@ -240,7 +240,10 @@ class Ledger:
 
 
 def record_in(job_id: str, fields: dict[bytes, bytes] | None) -> Record | None:
-    """Parse a job's hash, None if its key is no hash; return None for an empty one. Raises: CorruptRecordError."""
+    """Parse a job's hash; return None for an empty one. fields: None if the key is not a hash.
+
+    Raises: CorruptRecordError.
+    """
     if fields is None:
         raise CorruptRecordError
     return Record.parse(job_id, fields) if fields else None

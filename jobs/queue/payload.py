@@ -54,9 +54,9 @@ def read_payload(data: bytes) -> ResolvedRequest:
         raise BadPayloadError("not a request in JSON") from error
     is_newer = revision > REVISION
     if version > PAYLOAD_VERSION:
-        raise NewerPayloadError(f"written by version {version}, read by {PAYLOAD_VERSION}")
+        raise NewerPayloadError(f"its payload has version {version}; this program reads version {PAYLOAD_VERSION}")
     if version < PAYLOAD_VERSION:
-        raise BadPayloadError(f"written by version {version}, read by {PAYLOAD_VERSION}")
+        raise BadPayloadError(f"its payload has version {version}; this program reads version {PAYLOAD_VERSION}")
     unknown = fields.keys() - ResolvedRequest.model_fields.keys()
     try:
         request = ResolvedRequest.model_validate({name: fields[name] for name in fields.keys() - (unknown & beside)})
@@ -84,5 +84,5 @@ def _samplers(request: ResolvedRequest) -> set[str]:
 
 
 def _parts(error: ValidationError) -> str:
-    """The names of the fields that are not understood, without values, which are the caller's."""
+    """The names of the fields that are not understood, without their values, because the caller wrote those."""
     return ", ".join(sorted({repr(str(each["loc"][0])) if each["loc"] else "its kind" for each in error.errors()}))

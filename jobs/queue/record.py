@@ -105,7 +105,7 @@ class Record(BaseModel):
     item_ids: Json[list[Annotated[str, text_of(keys.JOB_ID)]]] = Field([], alias="adm_items")
     """Ids of the jobs of its call, its own first.
 
-    They are kept with the first job of a grid, and with that of a call of `items` that had an idempotency key.
+    Only a call's first job has them, if the call was for a grid, or had `items` and an idempotency key.
     """
     grid: Json[GridAxes] | None = Field(None, alias="adm_grid")
     """The axes of the grid whose first job it is; None for other jobs."""
@@ -223,7 +223,7 @@ class Record(BaseModel):
 
 
 def work_in(text: bytes | None) -> dict[str, int]:
-    """Parse the field `adm_work` alone; return {} if it is absent or corrupt."""
+    """Parse only the field `adm_work`; return {} if it is absent or corrupt."""
     try:
         return WORK.validate_python(text or b"{}")
     except ValidationError:
@@ -231,7 +231,7 @@ def work_in(text: bytes | None) -> dict[str, int]:
 
 
 def decoded(value: bytes) -> str | bytes:
-    """Decode a field's UTF-8; return other bytes as they are, which no field accepts."""
+    """Decode a field's UTF-8. Bytes that are not UTF-8 are returned as they are, and no field accepts them."""
     try:
         return value.decode()
     except UnicodeDecodeError:

@@ -19,7 +19,7 @@ class Retirement:
         self._redis, self._ledger, self._fleet, self._after_seconds = redis, ledger, fleet, after_seconds
 
     def retire_pipelines(self) -> list[str]:
-        """Note which pipelines have no live worker, and remove those that were noted long ago; returns these.
+        """Note which pipelines have no live worker; remove those that were noted long ago, and return their names.
 
         Their queued jobs stay, and expire or wait for a worker that announces the pipeline again.
         """
@@ -54,7 +54,7 @@ class Retirement:
         return retired
 
     def forget_dead_workers(self) -> int:
-        """Remove the names of workers whose record has expired, from our set and RQ's; returns how many of ours."""
+        """Remove the names of workers whose record has expired from our set and RQ's; return the number in our set."""
         names = sorted(cast(set[bytes], self._redis.smembers(keys.WORKERS)))
         records = [keys.worker(each.decode(errors="replace")) for each in names]
         dead: list[bytes] = []

@@ -106,7 +106,7 @@ def delay(pipe: Pipeline, record: Record, due_at: float) -> None:
 def dequeue(pipe: Pipeline, record: Record, *, served: bool = True) -> None:
     """Remove a job's id from its queue, or from the delayed jobs of that queue.
 
-    served: the caller used its turn, so its share is not returned.
+    served: the caller used its turn, so its share is not refunded.
     """
     pipe.lrem(queue_key(record.queue), 1, record.id)
     turns.leave(pipe, queue_key(record.queue), entry_of(record), served=served or record.starts > 0)
@@ -192,7 +192,7 @@ def workers_key(queue: str) -> str:
 
 
 def forget_dead_workers(redis: Redis, queues: Iterable[str]) -> None:
-    """Remove workers whose record has expired from RQ's sets of all workers and of those of some queues."""
+    """Remove workers whose record has expired from RQ's set of all workers and from its set for each of the queues."""
     for each in queues:
         clean_worker_registry(Queue(each, connection=redis))
 

@@ -13,7 +13,7 @@ from jobs.contract.errors import ErrorKind, RefusedError, SettingsError
 NEEDED = 7  # for "#!lua" scripts and PEXPIRETIME; every Valkey reports this version or a newer one
 SOCKET_SECONDS = 5.0  # no command of ours takes this long, so a server that hangs counts as unavailable
 RETRY_SECONDS = 60.0  # seconds in `Retry-After` if Redis is full or misconfigured and the time of recovery is unknown
-LOOKED_SECONDS = 1.0  # for which the last answer of INFO is used
+LOOKED_SECONDS = 1.0  # how long the last answer of INFO is used
 
 
 def connect_redis(address: str) -> Redis:
@@ -83,7 +83,7 @@ class ServerReader:
         self._look_at = float("-inf")
 
     def usable(self) -> Server:
-        """The server. Raises: RefusedError if it must not be used; RedisError."""
+        """The server. Raises: RefusedError if it must not be used; RedisError if it does not answer."""
         server = self._read()
         if server.fault is not None:
             raise RefusedError(ErrorKind.UNAVAILABLE, server.fault, retry_after_seconds=RETRY_SECONDS)

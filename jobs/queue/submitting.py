@@ -1,4 +1,4 @@
-"""Queues jobs: those of many calls at once, each call by itself, and those of one call, all of them or none."""
+"""Queues jobs: one job for each of many calls, some of which may be refused; or all the jobs of one call, or none."""
 
 import hashlib
 import json
@@ -19,11 +19,14 @@ from jobs.queue.ledger import Ledger
 from jobs.queue.record import Record
 from jobs.views.job_views import Views
 
-RETRY_SECONDS = 1.0  # by then a removal that is in progress has ended
+RETRY_SECONDS = 1.0  # in `Retry-After`; by then a removal that is in progress has ended
 
 
 class ItemsSubmission(NamedTuple):
-    """A call for several jobs; with a key, the same key and body of a caller give the same jobs."""
+    """A call for several jobs.
+
+    With an idempotency key, calls of a caller with the same key and body give the same jobs.
+    """
 
     items: JobItems | GridRequest
     caller: Caller
@@ -33,16 +36,16 @@ class ItemsSubmission(NamedTuple):
 
 
 class Submitter:
-    """Queues the jobs of calls. For any thread: one at a time counts the queued jobs and queues more."""
+    """Queues the jobs of calls, from any thread; one thread at a time counts the queued jobs and adds more."""
 
     def __init__(self, drafter: Drafter, ledger: Ledger, views: Views, quotas: Quotas) -> None:
         self._drafter, self._ledger, self._views, self._quotas = drafter, ledger, views, quotas
         self._submitting = Lock()
 
     def submit(self, request: JobRequest, idempotency_key: str | None = None) -> Submitted:
-        """Queue a job of no particular caller.
+        """Queue a job of the anonymous caller.
 
-        Raises: InvalidRequestError; RefusedError when the queue is full or the key belongs to another body.
+        Raises: InvalidRequestError; RefusedError if the queue is full or the key was used with another body.
         """
         (outcome,) = self.submit_all([Submission(request, ANONYMOUS, idempotency_key)])
         if isinstance(outcome, RefusedError):
@@ -99,7 +102,7 @@ class Submitter:
             ]
 
     def _queue_all(self, orders: Mapping[int, Order]) -> dict[int, Submitted | RefusedError]:
-        """Queue jobs: one that has a key by itself, all that have none together."""
+        """Queue jobs: each job with an idempotency key by itself, those without one together."""
         counted = self._drafter.count(list(orders.values()))
         outcomes: dict[int, Submitted | RefusedError] = {}
         drafts: dict[int, Draft] = {}
@@ -123,7 +126,7 @@ class Submitter:
         return outcomes
 
     def _charge(self, orders: Mapping[int, Order], drafts: Mapping[int, Draft]) -> dict[int, RefusedError]:
-        """Charge the costs of jobs, a caller's together if its quota allows all; return the errors of refused jobs."""
+        """Charge the costs of jobs, all of a caller's at once if its quota allows it; return refused jobs' errors."""
         callers = {index: orders[index].submission.caller for index in drafts}
         costs = Counter[Caller]()
         for index, draft in drafts.items():

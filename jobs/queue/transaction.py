@@ -1,7 +1,7 @@
-"""An atomic change of a job, which is done only if the job's hash has not changed since it was read.
+"""An atomic change of a job, which is made only if the job's hash has not changed since it was read.
 
-Replaces WATCH, MULTI and EXEC: one round trip instead of two, and one command instead of thirty. Packing thirty
-commands and parsing their answers was a large part of a worker's own time per job.
+A script does it instead of WATCH, MULTI and EXEC: in one round trip instead of two, and in one command instead of
+thirty. Packing thirty commands and parsing their answers was a large part of a worker's own time per job.
 """
 
 from typing import Any, cast
@@ -15,9 +15,9 @@ log = structlog.get_logger("jobs.queue.transaction")
 
 OPTIONAL = ("XADD", "HINCRBY")  # commands that no state depends on
 
-# Its arguments are the hash's length (-1: the key is not a hash), its fields and values, then each command after its
-# length. A failing command does not stop the others, as in MULTI. Because of the first line, a server that accepts no
-# writes refuses the script before it begins.
+# The script's arguments are the hash's length (-1: the key is not a hash), its fields and values, and each command,
+# preceded by its length. A failing command does not stop the others, as in MULTI. Because of the first line, a server
+# that accepts no writes refuses the script before it begins.
 SCRIPT = f"""#!lua
 {FUNCTIONS}
 local key, length, at = KEYS[1], tonumber(ARGV[1]), 2

@@ -23,13 +23,13 @@ RATIOS_KEPT = 32  # number of kept ratios of actual to estimated time, per pipel
 
 
 class Transitions:
-    """Writes changes of jobs; the caller decides about them."""
+    """Writes changes of jobs; the code that calls it decides which."""
 
     def __init__(self, redis: Redis, now: Callable[[], float], retention_seconds: int) -> None:
         self._redis, self._now, self._retention_seconds = redis, now, retention_seconds
 
     def create(self, pipe: Pipeline, record: Record) -> None:
-        """Write a job that is queued."""
+        """Write a new job, which is queued."""
         pipe.hset(rq_registries.job_key(record.id), mapping=rq_registries.encodable(record.fields))
         rq_registries.enqueue(pipe, record, at_front=False)
         for index in (*keys.indexes(None, record.caller), *keys.indexes(JobStatus.QUEUED, record.caller)):

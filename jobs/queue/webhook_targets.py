@@ -22,7 +22,7 @@ class WebhookTargets:
     """Decides which addresses are allowed, after names are resolved."""
 
     def __init__(self, networks: Sequence[str]) -> None:
-        """`networks`: those that are allowed beside public addresses."""
+        """`networks`: those that are allowed in addition to public addresses."""
         self._allowed = [ip_network(each, strict=False) for each in networks]
 
     def allows(self, address: Address) -> bool:

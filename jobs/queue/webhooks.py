@@ -19,7 +19,7 @@ KEPT_SECONDS = 30 * 86400  # of a dead letter
 MOST_DEAD = 10_000  # dead letters that are kept; the oldest are removed
 MAX_ERROR = 200
 
-LOOKED_AT = 1000  # due deliveries that are read, from which `choose` selects
+LOOKED_AT = 1000  # most due deliveries that a claim reads; `choose` selects from them
 
 # Moves deliveries that are still due to other times, and returns them, so that only one service sends a delivery.
 MOVE_SCRIPT = """

@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict
 
 from jobs.contract.job import Progress
 
-DEATHS_ALONE = 5  # at the furthest step, until the job is failed; default of ADM_WORKER_DEATHS_ALONE
-DEATHS_TOGETHER = 2  # of workers that had other jobs in flight too, until the job runs alone
+DEATHS_ALONE = 5  # deaths at the furthest step after which the job is failed; default of ADM_WORKER_DEATHS_ALONE
+DEATHS_TOGETHER = 2  # deaths of workers that had other jobs in flight too, after which the job runs alone
 # From this number of deaths alone on, each is logged as a warning, because a job that kills its worker at varying steps
 # is never failed.
 MANY_ALONE = 20
@@ -21,7 +21,7 @@ FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS = 1.0, 60.0  # before the next try al
 
 
 class Deaths(BaseModel):
-    """The evidence of the deaths so far about one job."""
+    """The workers' deaths so far with one job in flight, as evidence about the job."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -52,7 +52,7 @@ class Deaths(BaseModel):
         is_furthest, at_furthest, together = is_further, self.at_furthest, self.together
         no_progress_since = self.no_progress_since or now
         if self.runs_alone:
-            is_furthest |= self.alone == 0  # beside other jobs not every step is reported
+            is_furthest |= self.alone == 0  # with other jobs in flight, not every step is reported
             is_same = fraction(reached) == fraction(self.furthest)
             at_furthest = 1 if is_furthest else at_furthest + is_same
         else:

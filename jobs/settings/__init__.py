@@ -1,4 +1,4 @@
-"""The settings of all programs, read from variables that begin with ADM_, and what follows from them."""
+"""The settings of all programs, read from variables that begin with ADM_, and values derived from them."""
 
 import os
 import re
@@ -21,7 +21,7 @@ MAX_SOCKET_PATH_BYTES = 107  # sun_path of unix(7) is 108 with its closing zero
 
 
 class Settings(Fields):
-    """The fields with the values of an environment, and what they decide together."""
+    """The fields with the values of an environment, and values that are derived from several of them."""
 
     @classmethod
     def settings_customise_sources(
@@ -98,10 +98,10 @@ class Settings(Fields):
         return self.store if self.store is not None else str((self.data / "images").absolute())
 
     def name_of_worker(self, device: str) -> str:
-        """The worker's name: the one set, or that of its device, as "cuda-0".
+        """The worker's name: the one that is set, or its device's, such as "cuda-0".
 
-        The host's name is prefixed if workers of other machines may use the same Redis: a worker recovers the jobs of
-        its own name as orphans, and the lock on a name is valid on one machine only.
+        The host's name is prefixed if workers of other machines may use the same Redis. Names must differ there: a
+        worker that starts recovers the jobs of its own name, and the lock on a name is valid on one machine only.
         """
         if self.worker_name is not None:
             return self.worker_name

@@ -30,7 +30,7 @@ def pipelines_of(weights: Path) -> tuple[str, ...]:
 
 
 class Fields(BaseSettings):
-    """Everything that the service, the workers and the stack take from their environment."""
+    """Everything that the programs of this project take from their environment."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, frozen=True, env_ignore_empty=True, extra="forbid", allow_inf_nan=False
@@ -39,7 +39,7 @@ class Fields(BaseSettings):
     # the service's address, and who reaches it
     host: str = Field(
         default="127.0.0.1",
-        description="address the service listens on; beyond loopback callers need keys, unless ADM_ALLOW_ANONYMOUS",
+        description="address the service listens on; on any but loopback callers need keys, unless ADM_ALLOW_ANONYMOUS",
     )
     port: int = Field(default=8000, ge=0, le=65535, description="port the service listens on; 0 takes a free one")
     service_processes: int = Field(
@@ -50,12 +50,12 @@ class Fields(BaseSettings):
     )
     hosts: Hosts = Field(
         default=(),
-        description="names beside localhost by which callers reach the service, separated by commas; * is any",
+        description="names by which callers reach the service, besides localhost, separated by commas; * is any",
     )
     root_path: str = Field(
         default="",
         pattern=r"^(/[A-Za-z0-9._~-]+)*$",
-        description="path under which a proxy publishes the service, as /adm; the proxy may forward or remove it",
+        description="path under which a proxy publishes the service, such as /adm; the proxy may forward or remove it",
     )
     trusted_proxies: Networks = Field(
         default=(),
@@ -77,7 +77,7 @@ class Fields(BaseSettings):
     )
     cors_origins: Origins = Field(
         default=(),
-        description="origins whose pages may call the service from a browser, as https://app.example, by commas",
+        description="origins, separated by commas, whose pages may call the service, such as https://app.example",
     )
     max_connections_per_address: int = Field(
         default=2048, ge=1, description="connections open at once from one address or IPv6 /64 network"
@@ -85,7 +85,7 @@ class Fields(BaseSettings):
     max_unread_bytes: int = Field(
         default=256 << 20,
         ge=1 << 16,
-        description="unread bytes of all answers together; beyond it the connections with the most are closed",
+        description="unread bytes of all answers together; above it, the connections with the most of them are closed",
     )
     max_incoming_bytes: int = Field(
         default=256 << 20,
@@ -128,7 +128,7 @@ class Fields(BaseSettings):
     worker_name: str | None = Field(
         default=None,
         pattern=rf"^[A-Za-z0-9_.-]{{1,{MAX_WORKER_NAME}}}$",
-        description="stable name of the worker; none: its device's, as cuda-0, with ADM_REDIS_URL behind the host's",
+        description="stable name of the worker; none: its device's: cuda-0, or HOST-cuda-0 with ADM_REDIS_URL",
     )
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
     precision: Literal["auto", Precision] = Field(
@@ -154,14 +154,16 @@ class Fields(BaseSettings):
     fleet_refresh_seconds: float = Field(
         default=0.5, ge=0, description="age at which the service rereads the announcements of workers; 0: every time"
     )
-    lease_seconds: int = Field(default=45, ge=2, description="silence after which a worker's jobs are requeued")
+    lease_seconds: int = Field(
+        default=45, ge=2, description="time without heartbeats after which a worker's jobs are requeued"
+    )
     heartbeat_seconds: float = Field(
-        default=5, gt=0, description="between two heartbeats of a worker; well below the lease"
+        default=5, gt=0, description="time between two heartbeats of a worker; well below the lease"
     )
     worker_deaths_alone: int = Field(
         default=DEATHS_ALONE,
         ge=1,
-        description="number of worker deaths, at the furthest step of a job that ran alone, after which it fails",
+        description="a job fails after so many deaths of workers at its furthest step while it ran alone",
     )
     drain_seconds: float = Field(
         default=25, ge=0, description="a stopping worker finishes what it can within this time"
@@ -180,13 +182,13 @@ class Fields(BaseSettings):
         le=1,
         description="share of its device time that an idle worker spends on audits; 0: none",
     )
-    sweep_seconds: float = Field(default=60, gt=0, description="between two removals of expired data")
+    sweep_seconds: float = Field(default=60, gt=0, description="time between two removals of expired data")
     # limits of the queue
     queue_limit_seconds: float = Field(
         default=3600,
         gt=0,
-        description="estimated work queued for the workers of a pipeline, of all their pipelines, above which its jobs "
-        "are refused",
+        description="most estimated work queued for the workers of a pipeline, in all pipelines that they serve; above "
+        "it, the pipeline's jobs are refused",
     )
     max_queued_jobs: int = Field(
         default=10_000, ge=1, description="number of queued jobs above which further ones are refused"
@@ -227,14 +229,14 @@ class Fields(BaseSettings):
         "while receivers change from one to the next; none: no webhooks",
     )
     webhook_networks: Networks = Field(
-        default=(), description="networks that are allowed for webhooks beside public addresses, as 10.0.0.0/8"
+        default=(), description="networks allowed for webhooks in addition to public addresses, such as 10.0.0.0/8"
     )
     webhooks_per_caller: int = Field(
         default=8, ge=1, le=32, description="webhooks of one caller's jobs that a service sends at once, of 32 in all"
     )
     # callers
     allow_anonymous: bool = Field(
-        default=False, description="serve anybody beyond loopback too, as long as no key was ever made"
+        default=False, description="serve callers beyond loopback without keys too, as long as no key was ever made"
     )
     quota_posts: int | None = Field(
         default=None, ge=1, description="jobs and files that a caller of role user may post a minute; none: no quota"

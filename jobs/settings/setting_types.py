@@ -21,13 +21,13 @@ def split(value: Any) -> Any:
 
 def check_host(name: str) -> str:
     if not HOST_NAME.fullmatch(name):
-        raise ValueError(f"{name!r} must be a name alone, as images.example, without scheme, port and path")
+        raise ValueError(f"{name!r} must be a name, such as images.example, without scheme, port and path")
     return name
 
 
 def check_origin(origin: str) -> str:
     if not ORIGIN.fullmatch(origin):
-        raise ValueError(f"{origin!r} must be a scheme and a host, as https://app.example, in small letters")
+        raise ValueError(f"{origin!r} must be a scheme and a host in lower case, such as https://app.example")
     return origin
 
 

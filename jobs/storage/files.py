@@ -46,7 +46,7 @@ class FileInfo(BaseModel):
 
 
 class FileRecord(BaseModel):
-    """The record of a file in Redis, whose expiry is that of its key."""
+    """The record of a file in Redis; it expires with its key."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -57,7 +57,9 @@ class FileRecord(BaseModel):
     bytes: int
     key: str = Field(description="of the PNG in the store")
     png_sha256: str
-    short_side_px: int = Field(default=MAX_SIDE_PX, description="for which it was reduced; width and height are not")
+    short_side_px: int = Field(
+        default=MAX_SIDE_PX, description="for which the PNG was reduced; width and height are the upload's"
+    )
     caller: str = Field(default="", description="whose it is; empty where it was made without a key")
 
     def suffices(self, short_side_px: int) -> bool:

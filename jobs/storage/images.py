@@ -1,7 +1,8 @@
 """The store of jobs' images, and of running jobs' checkpoints.
 
-A fence in Redis cannot cover a file store. So a key carries the execution that wrote it, the transaction that records
-an image publishes it, and the upkeep removes unpublished ones. A checkpoint is published in the same way.
+A transaction of Redis cannot include the store. So an object's key names the execution that wrote the object, the
+transaction that records an image in Redis publishes it, and the upkeep removes unpublished objects. A checkpoint is
+published in the same way.
 """
 
 import hashlib
@@ -55,7 +56,7 @@ class ImageStore:
         )
 
     def takes(self, png: bytes) -> bool:
-        """Return whether the store accepts these bytes now under another key, which is deleted again."""
+        """Return whether the store accepts these bytes now, tried with a key of no job, which is deleted again."""
         key = image_key(PROBE, uuid4().hex, 0)
         try:
             self.objects.put(key, png)

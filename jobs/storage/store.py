@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 RETRIES = 3  # of one call, after answers such as 503 and broken connections
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 1.0  # before a retry
-LONGEST_PAUSE_SHARE = 0.1  # of a call's time limit, if that is less
+LONGEST_PAUSE_SHARE = 0.1  # limits a pause to this share of a call's time limit
 # Options that obstore reads from AWS_ variables only if no client options are passed; `bucket` passes some, so it reads
 # these itself.
 CLIENT_VARIABLES = ("allow_http", "allow_invalid_certificates", "proxy_url", "proxy_ca_certificate")
@@ -73,7 +73,7 @@ class ObjectStore:
     def put(self, key: str, data: bytes) -> None:
         """Store an object; replaces an object with the same key."""
         try:
-            # In one request: in parts, each part would have the timeout of a call.
+            # one request, because each part of a multipart upload would have the timeout of a call
             with self._observed("put"):
                 obstore.put(self._store, key, data, use_multipart=False)
         except BAD_KEY as error:

@@ -14,7 +14,7 @@ from vocabulary.priorities import PRIORITIES, Priority
 
 UNKNOWN_ERROR = 0.5  # relative error of an estimate before anything was measured
 UNKNOWN_ROW_MS = 1.0  # milliseconds of a row step before anything was measured, by order of magnitude
-FEWEST_RATIOS = 8  # number of ended jobs from which their ratios correct other estimates
+FEWEST_RATIOS = 8  # with fewer ended jobs, their ratios do not correct other estimates
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,14 @@ class Backlog:
     pipeline: str
     lengths: Mapping[str, int]  # jobs queued, by priority
     work: Mapping[str, int]  # row steps, by "priority:rank:stage" and "running:rank:stage"
-    ratios: tuple[float, ...] = ()  # of recent jobs' actual to estimated time
+    ratios: tuple[float, ...] = ()  # actual to estimated time of recent jobs
     beside: tuple["Backlog", ...] = ()  # backlogs of the other pipelines of its workers, without their ratios
 
     def of(self, places: Collection[str], before: float = math.inf) -> dict[str, float]:
-        """Row steps by stage of some priorities, or of the jobs in progress.
+        """Sum row steps by stage.
 
-        before: only the work before a job of this rank: lower ranks, and half of the same rank.
+        places: the counted priorities, or RUNNING for the jobs in progress.
+        before: count only the work before a job of this rank: lower ranks, and half of the same rank.
         """
         total: dict[str, float] = {}
         for place, rank, stage, row_steps in self._counters:
@@ -59,7 +60,7 @@ class Backlogs:
     """The backlogs of pipelines, read together and updated with jobs queued since."""
 
     def __init__(self, fleet: Fleet, counted: dict[str, Backlog]) -> None:
-        """`counted`: the backlog of each pipeline alone, including the pipelines beside them."""
+        """`counted`: each pipeline's own backlog, also for the other pipelines of their workers."""
         self._fleet, self._counted = fleet, counted
 
     def of(self, pipeline: str) -> Backlog:
@@ -96,7 +97,7 @@ class Estimator:
         self._fleet = fleet
 
     def own_seconds(self, backlog: Backlog, priority: str) -> float | None:
-        """Seconds of a pipeline's workers for its own queue of one priority; the sum over pipelines is their total."""
+        """Seconds that a pipeline's workers need for its own queue of one priority, without other pipelines' jobs."""
         step_ms = self._fleet.step_ms.get(backlog.pipeline)
         return self._shared_seconds(backlog, work_ms(step_ms, backlog.of((priority,)))) if step_ms else None
 
@@ -106,7 +107,7 @@ class Estimator:
         return math.ceil(work_ms(step_ms, work) if step_ms else sum(work.values()) * UNKNOWN_ROW_MS)
 
     def queued_seconds(self, backlog: Backlog) -> float | None:
-        """Seconds of a pipeline's workers for all work that is queued for them, of all their pipelines."""
+        """Seconds that a pipeline's workers need for all work that is queued for them, in all their pipelines."""
         step_ms = self._fleet.step_ms.get(backlog.pipeline)
         if not step_ms:
             return None
@@ -114,10 +115,10 @@ class Estimator:
         return self._shared_seconds(backlog, work_ms(step_ms, queued.row_steps) + queued.others_ms)
 
     def jobs_ahead(self, backlog: Backlog, priority: Priority, place: int | None) -> int:
-        """The number of jobs that may be claimed before one with `place` others before it in its queue.
+        """The number of jobs that may be claimed before a job that has `place` others before it in its queue.
 
-        Higher priorities of all pipelines of its workers go first; pipelines of one priority take turns. place None:
-        the job is being claimed.
+        Among all pipelines of its workers, higher priorities go first, and queues of equal priority take turns.
+        place: None if the job is being claimed.
         """
         higher = PRIORITIES[: PRIORITIES.index(priority)]
         turns = 0 if place is None else place + 1
@@ -194,7 +195,7 @@ def row_ms(step_ms: StepMs, stage: str) -> float:
 
 
 def has_room(step_ms: StepMs, request: ResolvedRequest, taken: Mapping[str, float]) -> bool:
-    """Return whether a job's images fit a batch beside others' row steps, if all images have equally many steps."""
+    """Return whether a job's images fit a batch beside others' row steps, assuming equal numbers of steps."""
     return all(
         request.num_rows + math.ceil(taken.get(stage, 0) / evaluations) <= max(step_ms[stage])
         for stage, evaluations in evaluations_of(request).items()

@@ -85,7 +85,7 @@ class FleetReader:
         self._not_understood: set[str] = set()  # keys whose unreadable entries have been logged
 
     def read(self, *, fresh: bool = False) -> Fleet:
-        """The fleet; `fresh`: read it again, for when the cached one lacks something."""
+        """Return the fleet. fresh: read it again, because the cached one lacks something."""
         if fresh or time.monotonic() - self._read_at > self._max_age_seconds:
             self._fleet, self._read_at = self._load(), time.monotonic()
         return self._fleet
@@ -109,7 +109,7 @@ class FleetReader:
         return tuple(self._understood(keys.WORKERS, announced, WORKER).values())
 
     def _understood(self, where: str, announced: Mapping[bytes, bytes], kind: TypeAdapter[T]) -> dict[str, T]:
-        """The readable announcements, by name; others are of another version or corrupt."""
+        """Parse announcements, by name. One that is corrupt or of another version is skipped, and logged once."""
         understood = {}
         for each, text in announced.items():
             name = each.decode(errors="replace")

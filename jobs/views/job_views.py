@@ -23,7 +23,7 @@ from vocabulary.priorities import PRIORITIES
 
 COUNTER = re.compile(r"[a-z]+:\d{1,4}:[a-z]+")
 COUNT = re.compile(rb"-?\d{1,18}")
-RATIO = re.compile(rb"\d{1,18}\.\d{4}")  # as `jobs.queue.ledger` writes them
+RATIO = re.compile(rb"\d{1,18}\.\d{4}")  # as `jobs.queue.transitions` writes them
 
 
 class Views:
@@ -101,7 +101,7 @@ class Views:
     def view(
         self, record: Record, request: ResolvedRequest | None, queue: QueueInfo | None, progress: JobProgress
     ) -> Job:
-        """The Job of `api.md`."""
+        """Make the view of one job."""
         return Job(
             id=record.id,
             status=record.status,
@@ -121,7 +121,7 @@ class Views:
         )
 
     def _images(self, record: Record, request: ResolvedRequest) -> list[ImageView]:
-        """The published images of a job whose index it can have."""
+        """The published images of a job, without those whose index the job cannot have."""
         shown = (each for each in record.images if each.index in request.indices)
         return [
             ImageView(url=image_url(self._root_path, record.id, each.index), **record.image_facts(each, request))

@@ -20,7 +20,7 @@ from vocabulary.priorities import PRIORITIES
 
 log = structlog.get_logger("jobs.views.load")
 
-MOST_CALLERS = 100  # shown at most; for each one the lines of all pipelines are counted
+MOST_CALLERS = 100  # shown at most, because the lines of all pipelines are counted for each
 WINDOW_SECONDS = 60
 UNFINISHED = (JobStatus.QUEUED, JobStatus.IN_PROGRESS, JobStatus.CANCELLING)
 IMAGES, OCCUPANCY = "adm_images_total", "adm_batch_occupancy"  # of a worker's metrics
@@ -77,7 +77,7 @@ class LoadReader:
         names = list(fleet.pipelines)
         with self._redis.pipeline(transaction=False) as pipe:
             ask_backlogs(pipe, fleet, names)
-            # scored by the times of removal
+            # the scores are the times of removal
             pipe.zcount(keys.ENDED, now - WINDOW_SECONDS + self._retention_seconds, "+inf")
             for caller_id in ("", *(each.id for each in callers)):  # "": all jobs
                 for status in UNFINISHED:

@@ -1,6 +1,6 @@
 """Exports networks for the official scripts: a `.pt` of the state dict in float32, and the flags that make the network.
 
-Source: guided-diffusion (MIT), script_util.py. Values without a flag are constants in that file, and are listed.
+Source: guided-diffusion (MIT), script_util.py. Values that no flag sets are constants in that file; they are listed.
 """
 
 import dataclasses
@@ -48,12 +48,12 @@ class Exported:
 
     path: Path
     flags: dict[str, Any]
-    unsaid: dict[str, Any]
+    without_flag: dict[str, Any]
 
     def lines(self) -> Iterator[str]:
         """The flags for the official scripts, and the changes to make in them."""
         yield f"{self.path}: " + " ".join(f"--{flag} {value}" for flag, value in self.flags.items())
-        for field, value in self.unsaid.items():
+        for field, value in self.without_flag.items():
             yield f"{self.path}: no official flag sets {field} = {value}: write it into {SCRIPT}"
 
 
@@ -77,7 +77,7 @@ def export(source: Path, folder: Path) -> list[Exported]:
 def _write(path: Path, config: NetworkConfig, process: ProcessConfig | None, target: Path) -> Exported:
     if not isinstance(config, UNetConfig | ClassifierConfig):
         raise WeightsError(
-            f"{path}", f"is a {type(config).__name__.removesuffix('Config')}, which the official code has not"
+            f"{path}", f"is a {type(config).__name__.removesuffix('Config')}, which the official code does not have"
         )
     if process is not None and process.grey:
         raise WeightsError(f"{path}", "generates grey images (process.grey), which the official scripts cannot do")
@@ -91,27 +91,29 @@ def official_flags(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The official flags with non-default values, and the fields without a flag, with values."""
     if isinstance(config, ClassifierConfig):
-        return _told(_classifier_flags(config), CLASSIFIER_DEFAULTS), _unsaid(
+        return _non_default(_classifier_flags(config), CLASSIFIER_DEFAULTS), _without_flag(
             config, CLASSIFIER_CONSTANTS, CHANNEL_MULT
         )
     flags = _unet_flags(config) | ({} if process is None else _process_flags(process))
     if config.super_res:
         flags["large_size"] = config.image_size
-        return _told(flags, UPSAMPLER_DEFAULTS), _unsaid(config, UPSAMPLER_CONSTANTS, UPSAMPLER_CHANNEL_MULT)
+        return _non_default(flags, UPSAMPLER_DEFAULTS), _without_flag(
+            config, UPSAMPLER_CONSTANTS, UPSAMPLER_CHANNEL_MULT
+        )
     flags |= {"image_size": config.image_size, "use_new_attention_order": config.use_new_attention_order}
     if CHANNEL_MULT.get(config.image_size) != config.channel_mult and all(
         each == int(each) for each in config.channel_mult
     ):
         flags["channel_mult"] = ",".join(str(int(each)) for each in config.channel_mult)
-        return _told(flags, DIFFUSION_DEFAULTS), _unsaid(config, UNET_CONSTANTS)
-    return _told(flags, DIFFUSION_DEFAULTS), _unsaid(config, UNET_CONSTANTS, CHANNEL_MULT)
+        return _non_default(flags, DIFFUSION_DEFAULTS), _without_flag(config, UNET_CONSTANTS)
+    return _non_default(flags, DIFFUSION_DEFAULTS), _without_flag(config, UNET_CONSTANTS, CHANNEL_MULT)
 
 
-def _told(flags: dict[str, Any], defaults: Flags) -> dict[str, Any]:
+def _non_default(flags: dict[str, Any], defaults: Flags) -> dict[str, Any]:
     return {name: value for name, value in flags.items() if value != defaults[name]}
 
 
-def _unsaid(
+def _without_flag(
     config: UNetConfig | ClassifierConfig,
     constants: dict[str, Any],
     channel_mult: Mapping[int, tuple[float, ...]] | None = None,
@@ -121,7 +123,7 @@ def _unsaid(
 
 
 def _sizes(config: UNetConfig | ClassifierConfig) -> str:
-    """Feature-map sizes with attention; for none "1", which no map has, because an empty flag is invalid there."""
+    """Return the feature-map sizes with attention, or "1", which no map has, because the flag must not be empty."""
     return ",".join(str(config.image_size // factor) for factor in config.attention_resolutions) or "1"
 
 

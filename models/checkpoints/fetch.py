@@ -8,7 +8,7 @@ import httpx2
 
 from models.checkpoints.provenance import ChangedFileError, hash_file, read_record, recorded_hash, write_record
 
-ATTEMPTS = 5  # connections without any progress before it gives up
+ATTEMPTS = 5  # connections without any progress before a fetch fails
 TIMEOUT_SECONDS = 30.0
 Progress = Callable[[int, int | None], None]  # bytes so far, bytes in all if the server states them
 
@@ -24,7 +24,7 @@ class FetchError(Exception):
 def fetch(url: str, target: Path, progress: Progress = lambda done, total: None) -> bool:
     """Fetch a file; NAME.partial beside it has an incomplete download. Returns False if the file existed already.
 
-    A later run resumes if the server supports ranges and a strong entity tag shows that its file is the same. With a
+    A later call resumes if the server supports ranges and a strong entity tag shows that its file is the same. With a
     weak tag, which two files may share, or without one, it starts over.
     Raises: FetchError; ChangedFileError if the local or the remote file is not the recorded one.
     """
@@ -32,7 +32,7 @@ def fetch(url: str, target: Path, progress: Progress = lambda done, total: None)
     record = read_record(target)
     with httpx2.Client(timeout=TIMEOUT_SECONDS, follow_redirects=True) as client:
         if target.exists():
-            recorded_hash(target)  # refuses one that changed here
+            recorded_hash(target)  # raises if the local file has changed
             size = _size_there(client, url)
             if size is not None and size != target.stat().st_size:
                 raise ChangedFileError(target.name, f"has {target.stat().st_size:,} bytes here and {size:,} at {url}")
@@ -88,7 +88,7 @@ def _fetch_rest(client: httpx2.Client, url: str, partial: Path, progress: Progre
         if response.status_code == httpx2.codes.RANGE_NOT_SATISFIABLE:
             total = response.headers.get("content-range", "").rpartition("/")[2]
             if total == str(have):
-                return True  # killed between the last byte and the record
+                return True  # complete: a former call was killed before it recorded the file
             partial.write_bytes(b"")
             return False
         resumed = response.status_code == httpx2.codes.PARTIAL_CONTENT
@@ -101,9 +101,8 @@ def _fetch_rest(client: httpx2.Client, url: str, partial: Path, progress: Progre
             raise FetchError(url, "the server answers a web page in place of the file; give the file's own address")
         if not resumed:  # a server without ranges, or with another file, sends all of it
             have = 0
-            partial.unlink(
-                missing_ok=True
-            )  # before the tag is written, so that a tag never belongs to another file's part
+            # before the tag is written, so that a tag never belongs to another file's part
+            partial.unlink(missing_ok=True)
         length = response.headers.get("content-length")
         total_bytes = None if length is None else have + int(length)
         _source_path(partial).write_text(json.dumps({"etag": response.headers.get("etag")}))

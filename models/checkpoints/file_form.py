@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
 
-HEAD_BYTES = 512  # a tar's magic stands at 257
+HEAD_BYTES = 512  # a tar's magic number is at byte 257
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save's first pickle before torch 1.6: one number
 TAR_MEMBERS = {"sys_info", "pickle", "storages", "tensors"}  # of torch.save's form before torch 0.1.10
 SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})(\.\w+)")
-DAMAGE = (ValueError, NotImplementedError, OverflowError, struct.error)  # of the standard library, for malformed bytes
+DAMAGE = (ValueError, NotImplementedError, OverflowError, struct.error)  # the standard library's, for malformed bytes
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"7z\xbc\xaf": "7z"}
 
 
@@ -53,7 +53,7 @@ def named(path: Path) -> Iterator[None]:
 
 
 def refuse_shard(path: Path) -> None:
-    """Raise WeightsError for a file that is a shard of a network by its name."""
+    """Raise WeightsError for a file whose name marks it as a shard of a network."""
     if (shard := SHARD.fullmatch(path.name)) and int(shard[3]) > 1:
         index = f"{shard[1]}{shard[4]}.index.json"
         raise WeightsError(shown(path), f"is shard {int(shard[2])} of {int(shard[3])}; give their index, {index}")
@@ -128,5 +128,5 @@ def _tar_form(path: Path) -> str:
     except (tarfile.TarError, EOFError, *DAMAGE):
         members = set()
     if members >= TAR_MEMBERS:
-        return "is of torch.save's tar form (before torch 0.1.10), which is not read; save it again with a newer torch"
+        return "is of torch.save's tar form (before torch 0.1.10), which cannot be read; save it again with a new torch"
     return "is a tar archive; unpack it and give the weights file in it"

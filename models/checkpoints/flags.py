@@ -61,7 +61,7 @@ CLASSIFIER_HEAD_CHANNELS = 64
 
 
 def with_defaults(flags: Flags, defaults: Flags) -> dict[str, Any]:
-    """All flags of a command line with these. Raises: ValueError for an unknown flag."""
+    """Return these flags and the defaults of the others. Raises: ValueError for an unknown flag."""
     if unknown := flags.keys() - defaults.keys():
         raise ValueError(f"unknown flag {min(unknown)}; there are {', '.join(sorted(defaults))}")
     return {**defaults, **flags}
@@ -92,7 +92,7 @@ def diffusion_config(flags: Flags) -> UNetConfig:
 
 
 def upsampler_config(flags: Flags) -> UNetConfig:
-    """The network of super_res_sample.py, which sees the low-resolution image beside x and has fewer flags."""
+    """The network of super_res_sample.py, which gets the low-resolution image beside x and has fewer flags."""
     full = with_defaults(flags, UPSAMPLER_DEFAULTS)
     return UNetConfig(
         **_unet_fields(full, full["large_size"]),

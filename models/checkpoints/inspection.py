@@ -60,10 +60,10 @@ class Inspection:
 
 @dataclass(frozen=True)
 class _Block:
-    """An input block: its output width, whether it has attention, and its kind, as far as its keys show it."""
+    """An input block: its widths, whether it has attention, and its kind, as far as its keys show it."""
 
     width: int
-    enters: int
+    enters: int  # input width
     attends: bool
     kind: str  # "res", "conv", "pool"
 
@@ -71,7 +71,9 @@ class _Block:
 def foreign(shapes: Shapes) -> str | None:
     """A description of a state dict that is not ADM's, if its keys show one; else None."""
     if any(key.endswith(".qkv.weight") and len(shape) == CONV_DIMS for key, shape in shapes.items()):
-        return "a consistency model (openai/consistency_models): its qkv have four dimensions, and it predicts no eps"
+        return (
+            "a consistency model (openai/consistency_models): its qkv weights have 4 dimensions, and it predicts no eps"
+        )
     return next(
         (what for pattern, what in FOREIGN_KEYS if any(re.search(rf"(?:^|\.)(?:{pattern})", key) for key in shapes)),
         None,
@@ -222,7 +224,7 @@ def _assumed_heads(config: EncoderConfig) -> dict[str, Any]:
     attending = [width for level, width in enumerate(widths) if 2**level in config.attention_resolutions]
     if all(width % USUAL_HEAD_CHANNELS == 0 for width in [*attending, widths[-1]]):
         return {"num_head_channels": USUAL_HEAD_CHANNELS, "num_heads": USUAL_HEADS}
-    if isinstance(config, ClassifierConfig) and config.pool == "attention":  # its pool counts only channels
+    if isinstance(config, ClassifierConfig) and config.pool == "attention":  # its heads follow from channels
         return {"num_head_channels": math.gcd(*attending, widths[-1])}
     return {"num_heads": USUAL_HEADS if all(width % USUAL_HEADS == 0 for width in attending) else 1}
 
@@ -251,11 +253,11 @@ def _determined(config: EncoderConfig) -> EncoderConfig:
 
 
 def open_flags(config: UNetConfig | ClassifierConfig, ambiguous: bool) -> Iterator[Open]:
-    """The flags that the keys of a network leave open; ambiguous: its depth too. Some depend on how heads are made."""
+    """Yield the flags that a network's keys leave open, some only for certain heads; ambiguous: so is its depth."""
     yield Open("use_new_attention_order", "noise: the shapes are the same in both orders of qkv")
     yield Open("num_heads / num_head_channels", "images that fall apart, or noise")
     if isinstance(config, UNetConfig) and config.num_head_channels == -1:
-        yield Open("num_heads_upsample", "noise, where the decoder's heads are others than the encoder's")
+        yield Open("num_heads_upsample", "noise, if the decoder's heads differ from the encoder's")
     if not (isinstance(config, ClassifierConfig) and config.pool == "attention"):
         yield Open("image_size", "repeated or cut objects: the network runs at any size")
     if ambiguous:
@@ -266,4 +268,4 @@ def open_flags(config: UNetConfig | ClassifierConfig, ambiguous: bool) -> Iterat
         yield Open("rescale_timesteps", "none at 1000 diffusion_steps; noise at any other count")
         yield Open("predict_xstart", "noise")
         if config.out_channels == RGB_CHANNELS:
-            yield Open("sigma_small", "DDPM's images over-sharp or too smooth, few steps most of all")
+            yield Open("sigma_small", "over-sharp or too smooth images with DDPM, most of all with few steps")

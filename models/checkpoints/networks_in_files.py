@@ -28,7 +28,7 @@ class Network:
 
     @property
     def choice(self) -> str:
-        """A text on which of several networks this is; "" for the only one."""
+        """Return a text that names this network and the file's others; "" if there are no others."""
         return (
             f"of its networks, that at {self.where!r}; others at {', '.join(map(repr, self.others))}"
             if self.others
@@ -37,9 +37,10 @@ class Network:
 
 
 def networks_in(content: object) -> list[Network]:
-    """The networks of a file's content, averaged weights first: those are what images are sampled with.
+    """The networks of a file's content, averaged weights first, because images are sampled with those.
 
-    A mapping of only tensors is one network, with any keys. Raises: ContentError that names its kind.
+    A mapping of only tensors is one network, with any keys. Raises: ContentError, which names the kind of any other
+    content.
     """
     if not isinstance(content, Mapping):
         raise ContentError(f"contains a {type(content).__name__}{_whole_model(content)}, and no state dict of tensors")
@@ -85,7 +86,7 @@ def _whole_model(content: object) -> str:
 
 def _described(content: Mapping[object, object]) -> str:
     if {"state", "param_groups"} <= content.keys():
-        return "is the state of an optimizer; the weights lie in another file, as model*.pt or ema_*.pt beside opt*.pt"
+        return "is the state of an optimizer; the weights are in another file: model*.pt or ema_*.pt beside opt*.pt"
     entries = ", ".join(str(name) for name in list(content)[:SHOWN_ENTRIES]) or "nothing"
     more = " ..." if len(content) > SHOWN_ENTRIES else ""
     return f"contains no state dict of an ADM network, but {entries}{more}"

@@ -50,7 +50,7 @@ def write_record(path: Path, sha256: str, url: str | None = None) -> FileRecord:
     """Record a file as it is now, atomically."""
     stat = path.stat()
     record = FileRecord(stat.st_size, sha256, stat.st_mtime_ns, url)
-    with atomic_write(record_path(path), many_writers=True) as file:  # workers that start together
+    with atomic_write(record_path(path), many_writers=True) as file:  # several workers may start at once
         file.write((json.dumps(dataclasses.asdict(record), indent=1) + "\n").encode())
     return record
 
@@ -67,7 +67,7 @@ def recorded_hash(path: Path) -> str:
         raise ChangedFileError(path.name, f"has {stat.st_size:,} bytes, not the recorded {record.size:,}")
     sha256 = hash_file(path)
     if record is not None and record.sha256 != sha256:
-        raise ChangedFileError(path.name, "has changed since it was recorded; if that is meant, delete its .json")
+        raise ChangedFileError(path.name, "has changed since it was recorded; if that is intended, delete its .json")
     if record is not None or stat.st_size >= REMEMBERED_BYTES:
         with contextlib.suppress(OSError):  # a read-only folder costs a hash at each start
             write_record(path, sha256, None if record is None else record.url)

@@ -11,7 +11,7 @@ from models.networks.config import ClassifierConfig, ProcessConfig, UNetConfig
 from models.stack_plan import MANIFEST, read_stack
 
 
-def said_of(path: Path) -> dict[str, Answers]:
+def stated_answers(path: Path) -> dict[str, Answers]:
     """The answers of each source, by its name, the file itself first; empty for a file that has only tensors.
 
     Raises: WeightsError for a file whose own configuration cannot be read.

@@ -1,4 +1,4 @@
-"""Tensor files: read without copying in every form and wrapping, and written one tensor at a time."""
+"""Reads tensor files of every form without copying, and writes them one tensor at a time."""
 
 import contextlib
 import hashlib

@@ -40,7 +40,7 @@ def read_torch(path: Path, form: Form) -> object:
     name that runs a program is refused. Raises: WeightsError.
     """
     zipped = form is Form.TORCH_ZIP
-    mapped = zipped and path.suffix != ".safetensors"  # torch.load decides by the name
+    mapped = zipped and path.suffix != ".safetensors"  # torch.load reads a path with this suffix as safetensors
     try:
         with _pickles(path, zipped) as stream:
             names = _names(stream, 1 if zipped else LEGACY_PICKLES)
@@ -55,14 +55,14 @@ def read_torch(path: Path, form: Form) -> object:
 def _pickles(path: Path, zipped: bool) -> IO[bytes]:
     if not zipped:
         return path.open("rb")
-    with zipfile.ZipFile(path) as archive:  # the member keeps it open
+    with zipfile.ZipFile(path) as archive:  # the returned member keeps the file open
         return archive.open(next(name for name in archive.namelist() if name.endswith("data.pkl")))
 
 
 def _names(stream: IO[bytes], pickles: int) -> set[str]:
     """The dotted names of all classes and functions in pickles, read without running anything.
 
-    Protocol 2 has Python 2's names.
+    Names of protocol 2 are Python 2's, and are translated.
     """
     found: set[str] = set()
     for _ in range(pickles):

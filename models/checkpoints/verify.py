@@ -109,14 +109,14 @@ def _identity(
     if other := foreign(shapes_of(tensors)):
         raise WeightsError(source.name, f"is {other}")
     if preset is not None:
-        _hold(source, tensors, preset.config, preset.name)
+        _check_identity(source, tensors, preset.config, preset.name)
         return metadata_of(preset.config, preset.process) | {"preset": preset.name}
     if answers is None or not answers.given():
         return None
     resolved = resolve(shapes_of(tensors), answers)
     if lines := resolved.missing():
         raise AnswersError(lines)
-    _hold(source, tensors, resolved.config, "a whole network")
+    _check_identity(source, tensors, resolved.config, "a whole network")
     return metadata_of(resolved.config, _as_grey_as(source, resolved.process))
 
 
@@ -126,7 +126,7 @@ def _as_grey_as(source: Path, process: ProcessConfig | None) -> ProcessConfig | 
     return process if process is None or stated is None else replace(process, grey=stated.grey)
 
 
-def _hold(source: Path, tensors: Mapping[str, Tensor], config: NetworkConfig, name: str) -> None:
+def _check_identity(source: Path, tensors: Mapping[str, Tensor], config: NetworkConfig, name: str) -> None:
     if lines := differences(tensors, config):
         raise DifferentNetworkError(source, name, lines)
 

@@ -13,18 +13,25 @@
 #include <string.h>
 
 #ifndef EACH_PROCESSOR
-#if defined(__x86_64__) && defined(__gnu_linux__) && !defined(__clang__) && __GNUC__ >= 12
-#define EACH_PROCESSOR __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#elif defined(__x86_64__) && defined(__gnu_linux__) && !defined(__clang__)
-#define EACH_PROCESSOR __attribute__((target_clones("avx512f", "avx2", "default")))
+#if defined(__x86_64__) && defined(__gnu_linux__) && !defined(__clang__) && !defined(__AVX512F__)
+#define EACH_PROCESSOR __attribute__((target_clones("avx2", "default")))
 #else
 #define EACH_PROCESSOR
 #endif
 #endif
 #define INLINE static inline __attribute__((always_inline))
 
+#ifndef WIDE /* values in a vector; vectors that a processor has no register for would lie in memory */
+#ifdef __AVX512F__
+#define WIDE 16
+#else
+#define WIDE 8
+#endif
+#endif
+
 enum {
-    WIDE = 8, /* channels that are computed together: vectors that a processor has no register for lie in memory */
+    BLOCK = 32, /* channels that are computed together, a cache line of bf16 */
+    VECTORS = BLOCK / WIDE,
     PIECE = 32 /* positions that are added up in float32, before their sum is added to a double */
 };
 
@@ -132,26 +139,39 @@ INLINE void mean_by_group(const Norm *norm, const double *sums, float *means) {
     }
 }
 
+/* One block of channels as vectors: of a map or of a row of floats, from an index on. */
+INLINE void load_block(const void *map, int half, int64_t index, Floats block[VECTORS]) {
+    for (int k = 0; k < VECTORS; k++) block[k] = load(map, half, index + k * WIDE);
+}
+
+/* Adds a block's sums in float32 to those in double. */
+INLINE void add_block(const Floats block[VECTORS], Doubles sums[VECTORS]) {
+    for (int k = 0; k < VECTORS; k++) sums[k] += widened(block[k]);
+}
+
+INLINE void store_block(const Doubles sums[VECTORS], double *to) {
+    for (int k = 0; k < VECTORS; k++) store_doubles(sums[k], to + k * WIDE);
+}
+
 /* Sums over an image's positions: of the values, or where there are means, of squared distances from them. */
 INLINE void add_up(const Norm *norm, int half, const void *x, int64_t image, const float *means, double *sums) {
     const int64_t p = norm->p, c = norm->c;
-    for (int64_t first = 0; first < c; first += WIDE) {
-        Doubles sum = {0};
-        const Floats zero = {0}, mean = means ? load(means, 0, first) : zero;
+    for (int64_t first = 0; first < c; first += BLOCK) {
+        Doubles sum[VECTORS] = {0};
+        Floats mean[VECTORS] = {0};
+        if (means) load_block(means, 0, first, mean);
         for (int64_t i = 0; i < p; i += PIECE) {
             const int64_t end = i + PIECE < p ? i + PIECE : p;
-            Floats piece = {0};
-            for (int64_t j = i; j < end; j++) {
-                Floats value = load(x, half, (image * p + j) * c + first);
-                if (means) {
-                    Floats distance = value - mean;
-                    piece += distance * distance;
-                } else
-                    piece += value;
-            }
-            sum += widened(piece);
+            Floats piece[VECTORS] = {0};
+            for (int64_t j = i; j < end; j++)
+                for (int k = 0; k < VECTORS; k++) {
+                    Floats value = load(x, half, (image * p + j) * c + first + k * WIDE);
+                    Floats distance = value - mean[k];
+                    piece[k] += means ? distance * distance : value;
+                }
+            add_block(piece, sum);
         }
-        store_doubles(sum, sums + first);
+        store_block(sum, sums + first);
     }
 }
 
@@ -161,13 +181,18 @@ INLINE void values_of(
     const float *biases, void *y
 ) {
     const int64_t p = norm->p, c = norm->c;
-    for (int64_t first = 0; first < c; first += WIDE) {
-        const Floats mean = load(means, 0, first), gain = load(gains, 0, first), bias = load(biases, 0, first);
-        for (int64_t i = image * p; i < (image + 1) * p; i++) {
-            Floats value = (load(x, half, i * c + first) - mean) * gain + bias;
-            if (silu) value = value / (1.0f + exp_minus(value));
-            store(value, y, half, i * c + first);
-        }
+    for (int64_t first = 0; first < c; first += BLOCK) {
+        Floats mean[VECTORS], gain[VECTORS], bias[VECTORS];
+        load_block(means, 0, first, mean);
+        load_block(gains, 0, first, gain);
+        load_block(biases, 0, first, bias);
+        for (int64_t i = image * p; i < (image + 1) * p; i++)
+            for (int k = 0; k < VECTORS; k++) {
+                const int64_t at = i * c + first + k * WIDE;
+                Floats value = (load(x, half, at) - mean[k]) * gain[k] + bias[k];
+                if (silu) value = value / (1.0f + exp_minus(value));
+                store(value, y, half, at);
+            }
     }
 }
 
@@ -198,65 +223,76 @@ typedef struct {
     float *slopes, *products;
 } ChannelSums;
 
-/* Leaves n and s = d * gain of an image, [p, c], and each channel's sums of s and of s * n. */
+/* Leaves s = d * gain of an image, [p, c], and each channel's sums of s and of s * n. */
 INLINE void slopes_of(
     const Norm *norm, int half, int silu, int trains, const void *x, const void *dy, int64_t image, const float *means,
-    const float *rstds, const float *gains, const float *biases, float *normed, float *slopes, double *sums,
+    const float *rstds, const float *gains, const float *biases, float *slopes, double *sums,
     double *sums_of_products, ChannelSums of_channels
 ) {
     const int64_t p = norm->p, c = norm->c;
-    for (int64_t first = 0; first < c; first += WIDE) {
-        const Floats mean = load(means, 0, first), rstd = load(rstds, 0, first);
-        const Floats gain = load(gains, 0, first), bias = load(biases, 0, first);
-        Doubles sum = {0}, sum_of_products = {0}, channel = {0}, channel_products = {0};
+    for (int64_t first = 0; first < c; first += BLOCK) {
+        Floats mean[VECTORS], rstd[VECTORS], gain[VECTORS], bias[VECTORS];
+        load_block(means, 0, first, mean);
+        load_block(rstds, 0, first, rstd);
+        load_block(gains, 0, first, gain);
+        load_block(biases, 0, first, bias);
+        Doubles sum[VECTORS] = {0}, sum_of_products[VECTORS] = {0}, channel[VECTORS] = {0}, channel_products[VECTORS] = {0};
         for (int64_t i = 0; i < p; i += PIECE) {
             const int64_t end = i + PIECE < p ? i + PIECE : p;
-            Floats piece = {0}, piece_of_products = {0}, channel_piece = {0}, channel_piece_of_products = {0};
-            for (int64_t j = i; j < end; j++) {
-                Floats distance = load(x, half, (image * p + j) * c + first) - mean;
-                Floats d = load(dy, half, (image * p + j) * c + first);
-                if (silu) {
-                    Floats v = distance * gain + bias, sigmoid = 1.0f / (1.0f + exp_minus(v));
-                    d *= sigmoid * (1.0f + v * (1.0f - sigmoid));
+            Floats piece[VECTORS] = {0}, piece_of_products[VECTORS] = {0};
+            Floats channel_piece[VECTORS] = {0}, channel_piece_of_products[VECTORS] = {0};
+            for (int64_t j = i; j < end; j++)
+                for (int k = 0; k < VECTORS; k++) {
+                    const int64_t in_image = j * c + first + k * WIDE, at = image * p * c + in_image;
+                    Floats distance = load(x, half, at) - mean[k], d = load(dy, half, at);
+                    if (silu) {
+                        Floats v = distance * gain[k] + bias[k], sigmoid = 1.0f / (1.0f + exp_minus(v));
+                        d *= sigmoid * (1.0f + v * (1.0f - sigmoid));
+                    }
+                    Floats n = distance * rstd[k], slope = d * gain[k];
+                    piece[k] += slope;
+                    piece_of_products[k] += slope * n;
+                    if (trains) {
+                        channel_piece[k] += d;
+                        channel_piece_of_products[k] += d * n;
+                    }
+                    store(slope, slopes, 0, in_image);
                 }
-                Floats n = distance * rstd, slope = d * gain;
-                piece += slope;
-                piece_of_products += slope * n;
-                if (trains) {
-                    channel_piece += d;
-                    channel_piece_of_products += d * n;
-                }
-                store(n, normed, 0, j * c + first);
-                store(slope, slopes, 0, j * c + first);
-            }
-            sum += widened(piece);
-            sum_of_products += widened(piece_of_products);
+            add_block(piece, sum);
+            add_block(piece_of_products, sum_of_products);
             if (trains) {
-                channel += widened(channel_piece);
-                channel_products += widened(channel_piece_of_products);
+                add_block(channel_piece, channel);
+                add_block(channel_piece_of_products, channel_products);
             }
         }
-        store_doubles(sum, sums + first);
-        store_doubles(sum_of_products, sums_of_products + first);
-        if (trains) {
-            store(__builtin_convertvector(channel, Floats), of_channels.slopes, 0, image * c + first);
-            store(__builtin_convertvector(channel_products, Floats), of_channels.products, 0, image * c + first);
+        store_block(sum, sums + first);
+        store_block(sum_of_products, sums_of_products + first);
+        for (int k = 0; trains && k < VECTORS; k++) {
+            const int64_t at = image * c + first + k * WIDE;
+            store(__builtin_convertvector(channel[k], Floats), of_channels.slopes, 0, at);
+            store(__builtin_convertvector(channel_products[k], Floats), of_channels.products, 0, at);
         }
     }
 }
 
-/* dx = s - mean(s) - n * mean(s * n), means over a group. */
+/* dx = s - mean(s) - n * mean(s * n), means over a group, n = (x - mean) * rstd. */
 INLINE void gradient_of(
-    const Norm *norm, int half, int64_t image, const float *normed, const float *slopes, const float *means,
-    const float *means_of_products, void *dx
+    const Norm *norm, int half, const void *x, int64_t image, const float *means, const float *rstds,
+    const float *slopes, const float *mean_slopes, const float *mean_products, void *dx
 ) {
     const int64_t p = norm->p, c = norm->c;
-    for (int64_t first = 0; first < c; first += WIDE) {
-        const Floats mean = load(means, 0, first), mean_of_products = load(means_of_products, 0, first);
-        for (int64_t i = 0; i < p; i++) {
-            Floats n = load(normed, 0, i * c + first), slope = load(slopes, 0, i * c + first);
-            store((slope - mean) - n * mean_of_products, dx, half, (image * p + i) * c + first);
-        }
+    for (int64_t first = 0; first < c; first += BLOCK) {
+        Floats mean[VECTORS], rstd[VECTORS], mean_slope[VECTORS], mean_product[VECTORS];
+        load_block(means, 0, first, mean);
+        load_block(rstds, 0, first, rstd);
+        load_block(mean_slopes, 0, first, mean_slope);
+        load_block(mean_products, 0, first, mean_product);
+        for (int64_t i = 0; i < p; i++)
+            for (int k = 0; k < VECTORS; k++) {
+                const int64_t in_image = i * c + first + k * WIDE, at = image * p * c + in_image;
+                Floats n = (load(x, half, at) - mean[k]) * rstd[k], slope = load(slopes, 0, in_image);
+                store((slope - mean_slope[k]) - n * mean_product[k], dx, half, at);
+            }
     }
 }
 
@@ -269,21 +305,19 @@ int adm_norm_gradient(
 ) {
     const int64_t p = norm->p, c = norm->c;
     const ChannelSums of_channels = {channel_slopes, channel_products};
-    double *sums = malloc(c * (2 * sizeof(double) + (4 + 2 * p) * sizeof(float)));
+    double *sums = malloc(c * (2 * sizeof(double) + (4 + p) * sizeof(float)));
     if (!sums) return 1;
     double *sums_two = sums + c;
-    float *gain = (float *)(sums_two + c), *bias = gain + c, *one = bias + c, *two = one + c;
-    float *n = two + c, *slopes = n + p * c;
+    float *gain = (float *)(sums_two + c), *bias = gain + c, *one = bias + c, *two = one + c, *slopes = two + c;
     for (int64_t image = 0; image < norm->n; image++) {
         const float *mean = means + image * c, *rstd = rstds + image * c;
         modulated(norm, image, rstd, gain, bias);
-        channel_slopes
-            ? BY_KIND(slopes_of, 1, x, dy, image, mean, rstd, gain, bias, n, slopes, sums, sums_two, of_channels)
-            : BY_KIND(slopes_of, 0, x, dy, image, mean, rstd, gain, bias, n, slopes, sums, sums_two, of_channels);
+        channel_slopes ? BY_KIND(slopes_of, 1, x, dy, image, mean, rstd, gain, bias, slopes, sums, sums_two, of_channels)
+                       : BY_KIND(slopes_of, 0, x, dy, image, mean, rstd, gain, bias, slopes, sums, sums_two, of_channels);
         mean_by_group(norm, sums, one);
         mean_by_group(norm, sums_two, two);
-        norm->half ? gradient_of(norm, 1, image, n, slopes, one, two, dx)
-                   : gradient_of(norm, 0, image, n, slopes, one, two, dx);
+        norm->half ? gradient_of(norm, 1, x, image, mean, rstd, slopes, one, two, dx)
+                   : gradient_of(norm, 0, x, image, mean, rstd, slopes, one, two, dx);
     }
     free(sums);
     return 0;

@@ -24,8 +24,8 @@ def timestep_embedding(timesteps: Tensor, dim: int, max_period: float = 10_000) 
 
 
 class MeanPool(nn.AvgPool2d):
-    """Means of 2x2. One image is computed as two, because torch does not keep the memory layout of a single one, and
-    would round differently."""
+    """Means of 2x2. One image is computed as two: torch does not keep the memory layout of a single one, and so would
+    round differently."""
 
     def __init__(self) -> None:
         super().__init__(2)
@@ -51,7 +51,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Doubles a map by nearest neighbour, then convolves it where use_conv."""
+    """Doubles a map by nearest neighbour, then convolves it if use_conv is set."""
 
     def __init__(self, channels: int, *, use_conv: bool, out_channels: int | None = None) -> None:
         super().__init__()
@@ -63,10 +63,10 @@ class Upsample(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """norm-SiLU-conv, the embedding, norm-SiLU-dropout-conv, and a skip path; resamples inside where up or down.
+    """norm-SiLU-conv, the embedding, norm-SiLU-dropout-conv, and a skip path; resamples inside if up or down is set.
 
-    With scale-shift norm (AdaGN) the embedding modulates the second norm, else it is added before it. The SiLU
-    modules only keep the places of official keys; the norms compute them.
+    With scale-shift norm (AdaGN) the embedding modulates the second norm, else it is added before it. The SiLU modules
+    only keep the places of official keys; the norms compute SiLU themselves.
     rescale divides the sum of both paths by sqrt(2), the paper's "rescaled residual connections" (section 3, Table 1).
     """
 

@@ -1,4 +1,4 @@
-"""Flags without which the C++ compiler makes wrong code of what torch.compile generates for a CPU."""
+"""Flags of the C++ compiler, without which it miscompiles code that torch.compile generates for a CPU."""
 
 import platform
 
@@ -12,7 +12,7 @@ def use_sound_flags() -> None:
     it then stores one row of 32, so a compiled attention reads memory that nothing has written. torch switches loop
     vectorisation off for a similar reason (pytorch/pytorch#115261), and vectorises by itself, so nothing is lost.
     """
-    import torch._inductor.config  # here: an eager start does without its second of imports
+    import torch._inductor.config  # imported here, because it takes a second, which an eager start saves
 
     if platform.machine() == "x86_64":  # torch has no setting for flags, and ends the option -march with this one
         torch._inductor.config.cpp.march = f"native {FLAGS}"

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from models.networks import opaque
+
 ALIGNED = 16  # float32 in a line of a CPU's cache, and in its widest vectors
 Pair = tuple[int, int]
 
@@ -45,20 +47,27 @@ class _Served(nn.Module):
 
     weight: Tensor
     bias: Tensor | None
+    out_channels: int
     kernel_size: tuple[int, ...]
     padding: tuple[int, ...] | str
     stride: tuple[int, ...]
     turned: Tensor | None = None  # packed, for the gradient
+    number: int | None = None  # in compiled code, once packed
+    packed_dtype: torch.dtype | None = None  # torch.compile cannot look at packed weights
 
     def forward(self, x: Tensor) -> Tensor:
         if not autocasts(x):
-            x = x.to(self.weight.dtype)
-        if torch.compiler.is_compiling() or not self._is_served(x):
+            x = x.to(self.packed_dtype or self.weight.dtype)
+        compiles = torch.compiler.is_compiling()
+        if self.number is None and (compiles or not self._is_served(x)):
             by_torch: Tensor = super().forward(x)
             return by_torch
         maps = x if x.ndim == 4 else x.unsqueeze(2)
-        if torch.is_grad_enabled() and x.requires_grad:
-            convolved: Tensor = _Convolution.apply(maps, self)  # type: ignore[no-untyped-call]  # torch's
+        convolved: Tensor
+        if compiles:
+            convolved = opaque.convolve(maps, self.number)
+        elif torch.is_grad_enabled() and x.requires_grad:
+            convolved = _Convolution.apply(maps, self)  # type: ignore[no-untyped-call]  # torch's
         else:
             convolved = self.convolve(maps)
         return convolved if x.ndim == 4 else convolved.squeeze(2)
@@ -84,6 +93,13 @@ class _Served(nn.Module):
             self.turned = _packed(turn(kernels), (ahead, ahead), (1, 1), turned_size)
         packed = _packed(kernels, padding, stride, (rows, kernels.shape[1], *size))
         self.weight = nn.Parameter(packed, requires_grad=False)
+        self.number, self.packed_dtype = opaque.number_of(self), packed.dtype
+
+    def size_of_result(self, size: torch.Size) -> tuple[int, ...]:
+        """The size of the result for maps of this size, [N, C, H, W]."""
+        kernel, padding, stride = map(_pair, (self.kernel_size, self.padding, self.stride))
+        lengths = ((size[2 + i] + 2 * padding[i] - kernel[i]) // stride[i] + 1 for i in (0, 1))
+        return (size[0], self.out_channels, *lengths)
 
     def _is_served(self, x: Tensor) -> bool:
         """Return whether oneDNN computes this here: on a CPU, outside of training and its autocast."""
@@ -128,7 +144,7 @@ class Conv1d(_Served, nn.Conv1d):
     """nn.Conv1d of kernel size 1 whose results for a row do not depend on the batch size."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not torch.compiler.is_compiling():
+        if self.number is not None or not torch.compiler.is_compiling():
             return super().forward(x)
         # on one thread torch would compute a matrix product per image, whose kernel depends on the result's address
         length = x.shape[-1]

@@ -50,11 +50,11 @@ class Encoder(nn.Module):
         yield Layers(Conv2d(config.in_channels, width, 3, padding=1)), width
         for level in range(len(config.channel_mult)):
             for _ in range(config.num_res_blocks):
-                stage = Layers(self.res_block(width, config.width(level)))
+                block = Layers(self.res_block(width, config.width(level)))
                 width = config.width(level)
                 if self.attends(level):
-                    stage.append(self.attention(width))
-                yield stage, width
+                    block.append(self.attention(width))
+                yield block, width
             if level != len(config.channel_mult) - 1:
                 yield Layers(self._downsample(width)), width
 

@@ -20,7 +20,7 @@ FEATURES, CLASSES = 2048, 1008
 SPATIAL_CHANNELS, SPATIAL_PLACES = 7, 17 * 17  # of mixed_6/conv, as in the official evaluator's sFID
 INPUT_SIZE = 299
 COUNTER = ".num_batches_tracked"  # used only in training; some files contain it
-TINY = 1e-3  # of the graph's batch normalisation
+TINY = 1e-3  # epsilon of the graph's batch normalisation
 
 Kernel = int | tuple[int, int]
 
@@ -73,7 +73,7 @@ class Mixed35(nn.Module):
 
 
 class Reduce35(nn.Module):
-    """From 35x35 to 17x17 positions."""
+    """Reduces 35x35 to 17x17 positions."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -114,7 +114,7 @@ class Mixed17(nn.Module):
 
 
 class Reduce17(nn.Module):
-    """From 17x17 to 8x8 positions."""
+    """Reduces 17x17 to 8x8 positions."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -183,7 +183,7 @@ class Inception(nn.Module):
         self.fc = Linear(FEATURES, CLASSES)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Shapes: x [N, 3, 299, 299] in [-1, 1); pooled [N, 2048] and spatial [N, 17 * 17 * 7], place after place."""
+        """Shapes: x [N, 3, 299, 299] in [-1, 1); pooled [N, 2048] and spatial [N, 17 * 17 * 7], by position."""
         x = self._run(x, (self.Conv2d_1a_3x3, self.Conv2d_2a_3x3, self.Conv2d_2b_3x3))
         x = self._run(F.max_pool2d(x, 3, stride=2), (self.Conv2d_3b_1x1, self.Conv2d_4a_3x3))
         x = self._run(F.max_pool2d(x, 3, stride=2), (self.Mixed_5b, self.Mixed_5c, self.Mixed_5d))

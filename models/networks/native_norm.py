@@ -38,10 +38,15 @@ class Norm(ctypes.Structure):
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The compiled code; None if it was not built."""
-    stem = Path(__file__).with_name("_channel_norm")
-    built = [path for suffix in EXTENSION_SUFFIXES if (path := stem.with_suffix(suffix)).exists()]
-    return loaded(built[0]) if built else None
+    """The compiled code, with the widest vectors that torch uses on this processor; None if it was not built."""
+    names = ["_channel_norm_avx512"] if torch.backends.cpu.get_cpu_capability() == "AVX512" else []
+    paths = (
+        Path(__file__).with_name(f"{name}{suffix}")
+        for name in (*names, "_channel_norm")
+        for suffix in EXTENSION_SUFFIXES
+    )
+    built = next((path for path in paths if path.exists()), None)
+    return None if built is None else loaded(built)
 
 
 def loaded(path: Path) -> ctypes.CDLL:
@@ -53,6 +58,7 @@ def loaded(path: Path) -> ctypes.CDLL:
     return found
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch's; torch.compile cannot look inside
 def is_of(dtype: torch.dtype) -> bool:
     """Return whether this code supports the dtype on a CPU."""
     return dtype in HALF and library() is not None
@@ -71,9 +77,14 @@ def group_norm(x: Tensor, call: NormCall) -> Tensor:
     groups, weight, bias, eps, scale, shift, silu = call
     settings = groups, eps, silu
     scale, shift = (None, None) if scale is None or shift is None else (_rows(scale), _rows(shift))
-    pixels, parameters = x.flatten(2).mT, (weight, bias, scale, shift)
+    parameters = weight, bias, scale, shift
+    y: Tensor
+    if torch.compiler.is_compiling():
+        y, *_ = opaque_norm(x, *parameters, *settings)
+        return y
+    pixels = x.flatten(2).mT
     if torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in (pixels, *parameters)):
-        y: Tensor = _GroupNorm.apply(pixels, *parameters, settings)  # type: ignore[no-untyped-call]  # torch's
+        y = _GroupNorm.apply(pixels, *parameters, settings)  # type: ignore[no-untyped-call]  # torch's
     else:
         y, *_ = _Prepared(*parameters, *settings).forward(pixels)
     return y.mT.reshape(x.shape)
@@ -105,7 +116,7 @@ class _Prepared:
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The norm of [N, P, C], and the mean and one over the deviation for each image and channel, [N, C]."""
         y = torch.empty_like(pixels, memory_format=torch.contiguous_format)
-        means, rstds = torch.empty((2, len(pixels), pixels.shape[2]), dtype=torch.float32)
+        means, rstds = (torch.empty((len(pixels), pixels.shape[2]), dtype=torch.float32) for _ in range(2))
         self._run("adm_norm", pixels, pixels, y, means, rstds)
         return y, means, rstds
 
@@ -131,27 +142,96 @@ class _Prepared:
 
     def _call(self, name: str, pixels: Tensor, maps: Sequence[Tensor | None], first: int, end: int) -> None:
         _, positions, channels = pixels.shape
-        moves = [None if each is None else each[first:end] for each in self._moves]
+        scale, shift = self._moves
         norm = Norm(
             end - first,
             positions,
             channels,
             self._groups,
             HALF[pixels.dtype],
-            0 if moves[0] is None else HALF[moves[0].dtype],
+            0 if scale is None else HALF[scale.dtype],
             self._silu,
             self._eps,
-            *(None if each is None else each.data_ptr() for each in (self._weight, self._bias, *moves)),
-            *(0 if each is None else each.stride(0) for each in moves),
+            self._weight.data_ptr(),
+            self._bias.data_ptr(),
+            *(_row(each, first) for each in (scale, shift)),
+            *(0 if each is None else each.stride(0) for each in (scale, shift)),
         )
-        pointers = (None if each is None else each[first:end].data_ptr() for each in maps)
-        if getattr(library(), name)(ctypes.byref(norm), *pointers):
+        if getattr(library(), name)(ctypes.byref(norm), *(_row(each, first) for each in maps)):
             raise MemoryError("no memory for a group norm's sums")
+
+
+def _row(rows: Tensor | None, number: int) -> int | None:
+    """The address of a row of [N, ...]; a slice of each tensor would take as long as a small norm."""
+    return None if rows is None else rows.data_ptr() + number * rows.stride(0) * rows.element_size()
 
 
 @functools.cache
 def _threads(count: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(count, "norm")
+
+
+@torch.library.custom_op("adm::group_norm", mutates_args=())
+def opaque_norm(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    groups: int,
+    eps: float,
+    silu: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The norm of x as a single operation for torch.compile, with a gradient for x; mean and one over the deviation.
+
+    It takes maps and not their pixels, because torch.compile chooses the memory layout of what an operation takes.
+    """
+    y, means, rstds = _Prepared(weight, bias, scale, shift, groups, eps, silu).forward(x.flatten(2).mT)
+    return y.mT.reshape(x.shape), means, rstds
+
+
+@torch.library.custom_op("adm::group_norm_gradient", mutates_args=())
+def opaque_gradient(
+    x: Tensor,
+    dy: Tensor,
+    means: Tensor,
+    rstds: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    groups: int,
+    eps: float,
+    silu: bool,
+) -> Tensor:
+    """The gradient for x, from the gradient dy for the result and from what the norm has left."""
+    call = _Prepared(weight, bias, scale, shift, groups, eps, silu)
+    dx, *_ = call.gradient(x.flatten(2).mT, dy.flatten(2).mT, means, rstds, trains=False)
+    return dx.mT.reshape(x.shape)
+
+
+@opaque_norm.register_fake
+def _(x: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
+    means, rstds = (x.new_empty(x.shape[:2], dtype=torch.float32) for _ in range(2))
+    return torch.empty_like(x), means, rstds
+
+
+@opaque_gradient.register_fake
+def _(x: Tensor, *others: Any) -> Tensor:
+    return torch.empty_like(x)
+
+
+def _note(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    x, weight, bias, scale, shift, *ctx.settings = inputs
+    ctx.save_for_backward(x, *output[1:], weight, bias, scale, shift)
+
+
+def _backward(ctx: Any, dy: Tensor, *others: Tensor) -> tuple[Tensor | None, ...]:
+    x, *saved = ctx.saved_tensors
+    return opaque_gradient(x, dy, *saved, *ctx.settings), *[None] * 7
+
+
+opaque_norm.register_autograd(_backward, setup_context=_note)
 
 
 class _GroupNorm(torch.autograd.Function):

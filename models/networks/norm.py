@@ -29,6 +29,9 @@ class GroupNorm32(nn.GroupNorm):
     ) -> Tensor:
         """Shapes: x [N, C, ...]; scale and shift [N, C, 1, ...], both or none; the result is like x."""
         if torch.compiler.is_compiling():
+            if channel_norm.lies_by_channels(x) and native_norm.is_of(x.dtype):
+                call = NormCall(self.num_groups, self.weight, self.bias, self.eps, scale, shift, silu)
+                return native_norm.group_norm(x, call)
             return self._eager(x, scale, shift, silu=silu)
         trains = torch.is_grad_enabled() and self.weight.requires_grad
         if self.fused and not trains:

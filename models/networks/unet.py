@@ -35,13 +35,13 @@ class UNet(Encoder):
         heads = config.num_heads if config.num_heads_upsample == -1 else config.num_heads_upsample
         for level in reversed(range(len(config.channel_mult))):
             for i in range(config.num_res_blocks + 1):
-                stage = Layers(self.res_block(width + skips.pop(), config.width(level)))
+                block = Layers(self.res_block(width + skips.pop(), config.width(level)))
                 width = config.width(level)
                 if self.attends(level):
-                    stage.append(self.attention(width, heads))
+                    block.append(self.attention(width, heads))
                 if level and i == config.num_res_blocks:  # the upsampler ends the coarser level
-                    stage.append(self._upsample(width))
-                yield stage
+                    block.append(self._upsample(width))
+                yield block
 
     def _upsample(self, width: int) -> nn.Module:
         if self.config.resblock_updown:

@@ -19,8 +19,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def own_settings(weights: Path, tmp_path: Path) -> Iterator[Settings]:
-    threads = (
-        torch.get_num_threads()
-    )  # what loads these here sets its own, and other tests compare with other processes
+    # loading a pipeline here changes the number of threads, and other tests compare with other processes
+    threads = torch.get_num_threads()
     yield Settings(data=tmp_path / "data", weights=weights, device="cpu", max_rows=8, threads=1, log_level="warning")
     torch.set_num_threads(threads)

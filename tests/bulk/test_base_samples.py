@@ -79,12 +79,12 @@ def too_many_labels(path: Path) -> None:
 @pytest.mark.parametrize(
     ("write", "said"),
     [
-        (compressed, r"is no whole .npz of numpy.savez \(it is compressed; write it by numpy.savez\)$"),
+        (compressed, r"is not a complete .npz of numpy.savez \(it is compressed; write it by numpy.savez\)$"),
         (floats, r"arr_0 is <f4 \(40, 32, 32, 3\); uint8 \[N, H, H, 3\] is needed$"),
         (unnamed, r"has no .*arr_0"),
-        (cut_off, r"is no whole .npz of numpy.savez"),
+        (cut_off, r"is not a complete .npz of numpy.savez"),
         (too_many_labels, r"has 40 images and 41 labels$"),
-        (lambda path: path.write_text("text"), r"is no whole .npz of numpy.savez"),
+        (lambda path: path.write_text("text"), r"is not a complete .npz of numpy.savez"),
         (lambda path: None, r"No such file or directory$"),
     ],
 )
@@ -102,7 +102,7 @@ def test_what_is_no_base_samples_is_one_line(tmp_path: Path, write: Callable[[Pa
         (DEMO, {"count": 41}, "^--count 41: there are base samples for 40$"),
         (DEMO, {"steps": 5}, "^--steps: "),
         (LABELLED, {"base_samples": "unlabelled.npz"}, r"has no arr_1, and the upsampler of demo needs --classes$"),
-        (LABELLED, {"base_samples": "others.npz"}, "arr_1 has the class 10, which demo has not$"),
+        (LABELLED, {"base_samples": "others.npz"}, "arr_1 has the class 10, which demo does not have$"),
         (DEMO, {"base_samples": "small.npz"}, "has images of 16 pixels; demo enlarges 32$"),
     ],
 )

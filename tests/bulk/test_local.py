@@ -94,7 +94,7 @@ def test_device_that_is_not_there_fails_the_run_in_one_line(own_settings: Settin
 
 
 @pytest.mark.parametrize(("steps", "loads"), [(0, False), (40, True)])
-def test_too_little_memory_at_the_start_or_later_is_told_in_one_line(
+def test_too_little_memory_at_the_start_or_later_is_reported_in_one_line(
     own_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int, loads: bool
 ) -> None:
     left = iter(range(steps))
@@ -134,7 +134,7 @@ def test_auto_is_every_device_there_is() -> None:
 
 
 @pytest.mark.parametrize(("on", "kills"), [((), (1, 3)), (("--devices", "cpu,cpu:0"), (1,))], ids=["one", "two"])
-def test_run_killed_again_and_again_ends_with_the_bytes_of_one_that_was_not(
+def test_run_killed_repeatedly_ends_with_the_bytes_of_one_that_was_not(
     own_settings: Settings, tmp_path: Path, undisturbed: bytes, on: tuple[str, ...], kills: tuple[int, ...]
 ) -> None:
     out = tmp_path / "samples.npz"
@@ -155,7 +155,7 @@ def test_processes_of_devices_end_with_a_run_that_is_killed(own_settings: Settin
     eventually(lambda: not members(group), "its processes end")
 
 
-def test_run_that_is_told_to_stop_leaves_what_is_finished_and_says_how_to_go_on(
+def test_stopped_run_leaves_what_is_finished_and_says_how_to_continue(
     own_settings: Settings, tmp_path: Path, undisturbed: bytes
 ) -> None:
     out = tmp_path / "samples.npz"

@@ -48,7 +48,7 @@ def test_file_of_classes_says_how_many_images(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["b.txt", "samples.png", "samples.npz.gz"])
 def test_output_of_another_suffix_is_refused_before_anything_is_made(tmp_path: Path, name: str) -> None:
-    with pytest.raises(BulkError, match=rf"^--out .*{name}: ends in \.\w+; give a name in \.npz, or a folder's"):
+    with pytest.raises(BulkError, match=rf"^--out .*{name}: ends in \.\w+; give a file's name that ends in \.npz"):
         sampled(tmp_path / name, Painter())
     assert list(tmp_path.iterdir()) == []
 
@@ -59,7 +59,7 @@ def test_folder_that_is_there_may_have_a_dot_in_its_name(tmp_path: Path) -> None
     assert list(contents(tmp_path / "scale-1.5")) == ["000000.png", "000001.png"]
 
 
-def test_output_that_cannot_be_written_is_told_in_one_line(tmp_path: Path) -> None:
+def test_output_that_cannot_be_written_is_reported_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(BulkError, match=r"--out .*File exists"):
         sampled(tmp_path / "file" / "samples.npz", Painter())

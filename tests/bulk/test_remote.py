@@ -180,7 +180,7 @@ def test_base_samples_through_the_service_are_the_bytes_of_this_machine_and_none
     assert jobs_at(served) == []
 
 
-def test_client_killed_again_and_again_ends_with_the_same_bytes(
+def test_client_killed_repeatedly_ends_with_the_same_bytes(
     served: str, common: Settings, tmp_path: Path, in_process: Path
 ) -> None:
     out = tmp_path / "samples.npz"
@@ -194,7 +194,7 @@ def test_client_killed_again_and_again_ends_with_the_same_bytes(
     assert len(jobs_at(served)) <= 3  # of each kill, at most what was kept and not yet deleted
 
 
-def test_run_begun_through_the_service_may_end_on_this_machine(
+def test_run_started_through_the_service_may_end_on_this_machine(
     served: str, common: Settings, tmp_path: Path, in_process: Path
 ) -> None:
     out = tmp_path / "samples.npz"
@@ -262,7 +262,7 @@ def test_window_rounded_up_to_jobs_bounds_what_the_service_has_and_all_of_it_is_
     assert all(job["request"]["priority"] == "low" for job in held)  # type: ignore[index]  # JSON
 
 
-def test_job_that_fails_again_and_again_ends_the_run_and_is_named(
+def test_job_that_fails_repeatedly_ends_the_run_and_is_named(
     address: str, settings: Settings, redis_server: RedisServer, tmp_path: Path
 ) -> None:
     with toy(FailingWorker, redis_server, settings), pytest.raises(BulkError) as caught:
@@ -279,7 +279,7 @@ def test_images_that_are_not_what_was_asked_for_are_not_kept(
     assert list((tmp_path / "samples.npz.parts").iterdir()) == []
 
 
-def test_job_that_somebody_deleted_is_made_anew(
+def test_job_that_somebody_deleted_is_made_again(
     served: str, common: Settings, tmp_path: Path, in_process: Path
 ) -> None:
     out = tmp_path / "samples.npz"

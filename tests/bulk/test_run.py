@@ -1,4 +1,4 @@
-"""A run from order to result, with a source that paints: what is kept, refused, resumed."""
+"""A run from order to result, with a source of plain colours: what is kept, refused, resumed."""
 
 import io
 import json
@@ -22,7 +22,7 @@ from rich.console import Console
 from bulk import progress
 from bulk.chunks import ChunkPlan
 from bulk.classes import parse_classes
-from bulk.disk import sole_worker
+from bulk.disk import sole_run
 from bulk.errors import BulkError, StoppedError
 from bulk.run import Order, run
 from tests.bulk.painter import Painter, contents, painted, sampled
@@ -101,7 +101,7 @@ def test_stopped_run_says_how_far_it_came(tmp_path: Path) -> None:
 
 @contextmanager
 def full_disk(size: int) -> Iterator[None]:
-    """No file of this process grows beyond a size: what would is cut off in the middle, as on a full disk."""
+    """Let no file of this process grow beyond a size: a longer write stops in the middle, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -111,7 +111,7 @@ def full_disk(size: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("size", [40_000, 100_000], ids=["of a chunk", "of the result"])
-def test_full_disk_ends_a_run_in_one_line_and_the_same_order_goes_on(tmp_path: Path, size: int) -> None:
+def test_full_disk_ends_a_run_in_one_line_and_the_same_command_continues_it(tmp_path: Path, size: int) -> None:
     out = tmp_path / "samples.npz"
     with full_disk(size), pytest.raises(BulkError, match=r"^--out .*samples.npz: File too large$"):
         sampled(out, Painter(), classes="0")
@@ -177,8 +177,8 @@ def test_run_that_is_extended_ends_as_one_of_that_many_and_makes_no_whole_chunk_
     assert len(made) < counts[-1] + 2 * 16 * len(counts)  # beside what the end of a run had cut short
 
 
-def test_extension_that_was_killed_anywhere_goes_on(tmp_path: Path) -> None:
-    """Before the record says so, the run is still the smaller one; its parts are there, and the file may be gone."""
+def test_extension_that_was_killed_anywhere_continues(tmp_path: Path) -> None:
+    """Until the record has the new count, the run is still the smaller one; its parts exist, and its .npz may not."""
     out = tmp_path / "samples.npz"
     sampled(out, Painter(), count=40, classes="0")
     record = (tmp_path / "samples.npz.json").read_text()
@@ -253,8 +253,8 @@ def test_two_runs_never_share_an_output(tmp_path: Path) -> None:
     with pytest.raises(StoppedError):
         sampled(tmp_path / "samples.npz", Painter(stop_before(1)))
     with (
-        sole_worker(tmp_path / "samples.npz.parts"),
-        pytest.raises(BulkError, match="another adm sample works here"),
+        sole_run(tmp_path / "samples.npz.parts"),
+        pytest.raises(BulkError, match="another adm sample uses this folder"),
     ):
         sampled(tmp_path / "samples.npz", Painter())
 
@@ -262,7 +262,7 @@ def test_two_runs_never_share_an_output(tmp_path: Path) -> None:
 def test_what_a_killed_run_left_unfinished_is_removed(tmp_path: Path) -> None:
     left = tmp_path / ".3-0.rgb.123.tmp"
     left.write_bytes(b"half")
-    with sole_worker(tmp_path):
+    with sole_run(tmp_path):
         assert not left.exists()
 
 
@@ -277,7 +277,9 @@ def test_npz_that_a_killed_run_left_unfinished_is_removed_and_others_are_not(tmp
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_run_that_was_killed_over_its_record_begins_anew_and_leaves_nothing_of_it(tmp_path: Path, form: str) -> None:
+def test_run_that_was_killed_while_it_wrote_its_record_starts_again_and_leaves_nothing_of_it(
+    tmp_path: Path, form: str
+) -> None:
     sampled(tmp_path / "undisturbed" / form, Painter())
     record = tmp_path / "killed" / ("samples.npz.json" if form.endswith(".npz") else "samples/run.json")
     record.parent.mkdir(parents=True)

@@ -22,14 +22,14 @@ from tests.jobs.samples import replay
 FINAL = ("completed", "failed", "cancelled", "expired")
 NUM_PAGE = 100
 
-# Keys that remain without jobs: announcements, past figures, RQ's list of queues; for a day also the turns of a line
+# Keys that remain without jobs: announcements, past figures, RQ's list of queues; for a day also the turns of a queue
 # that had a foreign entry when its last job left it.
 LASTING_KEYS = re.compile(
     r"adm:(pipelines|pipelines-unheld|step-costs|workers|store-swept|worker:.+|worker-(process|metrics):.+|work:.+|estimate-.+:.+|turns:.+"
     r"|api-keys|api-keys-version|callers-queued)"
     r"|rq:(queues|workers|worker:.+|workers:.+)"
 )
-BOOKS_OF_RUNNING_JOBS = (
+KEYS_OF_RUNNING_JOBS = (
     "rq:wip:*",
     "rq:scheduled:*",
     "rq:executions:*",
@@ -41,11 +41,11 @@ BOOKS_OF_RUNNING_JOBS = (
 
 @dataclass(frozen=True)
 class Seen:
-    """One job as the world sees it afterwards."""
+    """One job as its client sees it after the faults."""
 
     id: str
     job: dict[str, Any]  # GET /v1/jobs/{id}
-    events: tuple[tuple[str, dict[str, Any]], ...]  # kind and data, of all that are kept
+    events: tuple[tuple[str, dict[str, Any]], ...]  # kind and data of each that is kept
     bytes_sha256: tuple[str, ...]  # of the images' bytes, fetched
 
     @property
@@ -80,7 +80,7 @@ def list_all(client: httpx2.Client) -> list[str]:
 
 
 def ended_once(seen: Seen) -> list[str]:
-    """One terminal event, the last of all, that says what the status says."""
+    """The job has one final event, which is its last and agrees with its status."""
     if seen.status not in FINAL:
         return [f"{seen.id}: has not ended: {seen.status}"]
     kinds = [kind for kind, _ in seen.events]
@@ -91,7 +91,7 @@ def ended_once(seen: Seen) -> list[str]:
 
 
 def images_are_right(seen: Seen, reference: Seen | None) -> list[str]:
-    """The images of a completed job are all there, once, and are those of the undisturbed run, in events too."""
+    """A completed job has each of its images once, and they are those of the undisturbed run, in events too."""
     complaints = []
     if seen.bytes_sha256 != seen.sha256:
         complaints.append(f"{seen.id}: its images' bytes are not what their records say")
@@ -111,7 +111,7 @@ def images_are_right(seen: Seen, reference: Seen | None) -> list[str]:
 
 
 def stream_was_whole(followed: Followed, seen: Seen | None) -> list[str]:
-    """Whoever followed a job saw each of its events once, in order, whatever broke in between."""
+    """A client that followed a job saw each of its events once, in order, whatever broke in between."""
     if seen is None:
         return []  # deleted: its stream went with it
     kept = [kind for kind, _ in seen.events]
@@ -120,7 +120,7 @@ def stream_was_whole(followed: Followed, seen: Seen | None) -> list[str]:
 
 
 def fate_is_right(ask: Ask, seen: Seen | None) -> list[str]:
-    """An acknowledged job came to what was asked for, under one id."""
+    """An acknowledged job has one id, and a status that its client's calls allow."""
     if len(ask.ids) > 1:
         return [f"job {ask.number}: one key gave {len(ask.ids)} jobs"]
     if ask.deleted or not ask.ids:
@@ -134,26 +134,26 @@ def fate_is_right(ask: Ask, seen: Seen | None) -> list[str]:
 
 
 def failed_for(failure: str | None, seen: Seen) -> list[str]:
-    """A job failed for the reason that it was given."""
+    """A job failed for the reason that the suite built into it."""
     kind = (seen.job["error"] or {}).get("kind")
     return [] if kind == failure else [f"{seen.id}: failed as {seen.job['error']}, not {failure}"]
 
 
 def nobody_else(asks: Sequence[Ask], unsure: int, poisoned: Iterable[str], found: Iterable[str]) -> list[str]:
-    """There are no jobs but those that were acknowledged, and those of posts that got no answer."""
+    """Every job was acknowledged, poisoned by the suite, or may be of a post that got no answer."""
     known = {job_id for ask in asks for job_id in ask.ids} | set(poisoned)
     others = set(found) - known
     return [f"{len(others)} jobs that nobody knows, and {unsure} unanswered posts"] if len(others) > unsure else []
 
 
-def books_are_closed(redis: Redis) -> list[str]:
-    """Nothing of a running job is left, and the counters of work are back at nothing."""
+def queue_is_empty(redis: Redis) -> list[str]:
+    """Redis has no entry of a running or queued job any more, and the counters of work are back at zero."""
     complaints = []
     if leases := redis.zcard(keys.LEASES):
         complaints.append(f"{leases} leases are left")
     if expiring := redis.zcard(keys.EXPIRING):
         complaints.append(f"{expiring} jobs are left to expire")
-    for pattern in BOOKS_OF_RUNNING_JOBS:
+    for pattern in KEYS_OF_RUNNING_JOBS:
         complaints += [f"{name!r} is left" for name in redis.scan_iter(pattern)]
     for name in cast(set[bytes], redis.smembers(rq_registries.QUEUES_KEY)):
         if length := redis.llen(name):
@@ -175,7 +175,7 @@ def indexes_agree(redis: Redis, statuses: Mapping[str, str]) -> list[str]:
 
 
 def lists_of_callers_agree(redis: Redis, statuses: Mapping[str, str]) -> list[str]:
-    """Every job of a caller is in its lists by status, and nothing else is; nothing counts as queued."""
+    """Each caller's list of a status has its jobs of that status and nothing else; no work counts as queued."""
     complaints = []
     found = {job_id: cast(bytes | None, redis.hget(rq_registries.job_key(job_id), "adm_caller")) for job_id in statuses}
     owners = {job_id: caller.decode() for job_id, caller in found.items() if caller}
@@ -192,12 +192,12 @@ def lists_of_callers_agree(redis: Redis, statuses: Mapping[str, str]) -> list[st
 
 
 def nothing_left(redis: Redis, store: Path) -> list[str]:
-    """With all jobs deleted, Redis has no key of theirs and the store no file, not even a half-written one."""
+    """After all jobs were deleted, Redis has no key of theirs and the store no file, not even a half-written one."""
     stray = sorted(name for name in redis.scan_iter("*") if not LASTING_KEYS.fullmatch(name.decode(errors="replace")))
     files = sorted(str(path.relative_to(store)) for path in store.rglob("*") if path.is_file())
     return [f"key {name!r} is left" for name in stray] + [f"file {name} is left" for name in files]
 
 
 def no_server_errors(log: str) -> list[str]:
-    """The service never answered 500: what it cannot reach is a 503."""
+    """The service never answered 500: a Redis or a store that it cannot reach is a 503."""
     return [line[:300] for line in log.splitlines() if '"status": 500' in line or "Traceback" in line]

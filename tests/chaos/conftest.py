@@ -1,4 +1,4 @@
-"""Stacks of real processes that tests may hurt."""
+"""Stacks of real processes, in which tests may cause faults."""
 
 import shutil
 import tempfile

@@ -1,4 +1,4 @@
-"""Faults of the system: each is one function, and ends by itself or with `Stack.heal`."""
+"""Faults of the system: each is one method, and ends by itself or with `Stack.heal`."""
 
 import json
 import random
@@ -26,11 +26,11 @@ POISONED_QUEUE = keys.queue("demo", "normal")
 
 
 class Faults:
-    """Hurts one stack; what it does is drawn from one seed."""
+    """Causes faults in one stack, drawn from one seed."""
 
     def __init__(self, stack: Stack, rng: random.Random) -> None:
         self._stack, self._rng = stack, rng
-        self.poisoned: dict[str, str] = {}  # job -> the failure it must come to
+        self.poisoned: dict[str, str] = {}  # job -> the kind of failure that it must end with
         self.journal: list[str] = []
         self._began = time.monotonic()
         self.kinds: list[Callable[[], None]] = [
@@ -55,7 +55,7 @@ class Faults:
         ]
 
     def plan(self, number: int) -> list[Callable[[], None]]:
-        """Faults in random order, every kind before any comes again."""
+        """Faults in random order; every kind comes once before any comes again."""
         planned: list[Callable[[], None]] = []
         while len(planned) < number:
             planned += self._rng.sample(self.kinds, len(self.kinds))
@@ -71,15 +71,15 @@ class Faults:
         self._stack.note_crashes()
 
     def kill_worker(self) -> None:
-        """And start it again at once, under its name: within its lease, and before its record has expired."""
+        """Kill a worker and start it again at once under its name: before its lease and its record have expired."""
         worker = self._worker()
         worker.kill()
         worker.start()
 
     def kill_worker_and_leave_its_jobs(self) -> None:
-        """Others take over when the lease ends.
+        """Kill a worker; others take over its jobs when the lease ends.
 
-        A kill seldom falls into a write, so what one there leaves is laid down besides.
+        A kill seldom interrupts a write, so the half-written file of such a kill is made here.
         """
         worker = self._worker()
         worker.kill()
@@ -90,7 +90,7 @@ class Faults:
         worker.start()
 
     def stall_worker(self) -> None:
-        """Stop a worker beyond its lease, so that it continues with jobs that others have claimed."""
+        """Suspend a worker beyond its lease, so that it continues with jobs that others have claimed."""
         worker = self._worker()
         worker.pause()
         time.sleep(LEASE_SECONDS + self._rng.uniform(0.5, 1.5))
@@ -110,13 +110,13 @@ class Faults:
         self._stack.start_redis()
 
     def kill_redis_for_longer_than_a_lease(self) -> None:
-        """Workers give up what they could not write, and every lease has ended when it is back."""
+        """Workers give up results that they could not write, and every lease has ended when Redis is back."""
         self._stack.redis_server.kill()
         time.sleep(LEASE_SECONDS + self._rng.uniform(0.5, 1.5))
         self._stack.start_redis()
 
     def fill_disk_of_redis(self) -> None:
-        """It dies in the middle of a write, whose beginning is in its file."""
+        """Redis dies in the middle of a write, whose beginning is in its file."""
         redis = self._stack.redis_server
         redis.limit_files(self._rng.randrange(1, 200) + self._aof_bytes())
         for _ in range(100):
@@ -124,7 +124,7 @@ class Faults:
                 break
             time.sleep(0.02)
         else:
-            redis.kill()  # nobody wrote
+            redis.kill()  # there was no write
         self._stack.start_redis()
 
     def hang_redis(self) -> None:
@@ -133,7 +133,7 @@ class Faults:
         self._stack.redis_server.resume()
 
     def fill_memory_of_redis(self) -> None:
-        """It answers, and refuses all that would need memory."""
+        """Redis answers, but refuses every command that would need memory."""
         with self._stack.redis() as redis:
             redis.config_set("maxmemory", 1)
             time.sleep(self._rng.uniform(0.2, 2))
@@ -143,7 +143,7 @@ class Faults:
         self._stack.proxy.cut()
 
     def kill_clients(self) -> None:
-        """As an operator would; it ends all connections of the programs, subscriptions too."""
+        """End all connections of the programs, subscriptions too, as an operator may."""
         with self._stack.redis() as redis:
             for kind in ("normal", "pubsub"):
                 redis.client_kill_filter(_type=kind, skipme=True)
@@ -155,7 +155,7 @@ class Faults:
         self._stack.proxy.plan("tear command", self._rng.randint(1, 6))
 
     def fill_disk_of_workers(self) -> None:
-        """Every image is longer than the limit: its write fails half-way."""
+        """Limit the files of the workers below the size of an image, so that each write of one fails half-way."""
         for worker in self._stack.workers:
             worker.limit_files(self._rng.randrange(1, 60))
         time.sleep(self._rng.uniform(0.5, 2))
@@ -194,7 +194,7 @@ class Faults:
                 self.poisoned[job_id] = "bad-payload"
 
     def _poisoned_job(self, redis: Redis, change: Callable[[list[Any]], bytes]) -> str:
-        """Post a job where nobody takes it, spoil it there, and move it to where somebody will."""
+        """Post a job to a pipeline without workers, spoil it there, and move it to the queue of one with workers."""
         queue = JobQueue(redis, self._stack.settings, ImageStore(self._stack.settings.store_address))
         body = {"model": ORPHANED_PIPELINE, "class_label": "torus", "steps": 3}
         job_id = queue.submitter.submit(JobRequest.parse(json.dumps(body).encode())).job.id
@@ -253,7 +253,7 @@ PAYLOADS: dict[str, tuple[Callable[[list[Any]], bytes], str]] = {
 
 
 def announce_orphaned_pipeline(redis: Redis, stack: Stack) -> None:
-    """Leave behind what the last worker of a pipeline leaves."""
+    """Announce a pipeline that no worker serves, as the announcement of its last worker remains."""
     pipeline = FleetReader(redis, max_age_seconds=0).read().pipelines["demo"]
     with redis.pipeline() as pipe:
         announce_pipelines(pipe, [pipeline.model_copy(update={"id": ORPHANED_PIPELINE})])

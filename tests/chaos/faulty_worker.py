@@ -1,4 +1,4 @@
-"""`adm worker` in a world with faults: a store that may be slow, and networks that some rows break.
+"""`adm worker` with faults: a store that may be slow, and networks that some rows break.
 
 Only PyTorch and the store's driver are changed. The program itself is unchanged, except that it counts each job's steps
 in files, so that the counts survive a kill. Faults begin only after it has loaded and checked its weights and warmed
@@ -48,7 +48,7 @@ def breakable_embedding(labels: Tensor, *args: Any, **options: Any) -> Tensor:
 
 
 def slow_put(*args: Any, **options: Any) -> Any:
-    """The store's put, after a while."""
+    """The store's put, delayed."""
     try:
         seconds = float((Path(os.environ[CONTROL]) / SLOW_FILE).read_text())
     except (FileNotFoundError, ValueError):

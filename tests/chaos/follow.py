@@ -8,7 +8,7 @@ from threading import Event, Thread
 import httpx2
 
 RECONNECT_SECONDS = 0.2
-PING_SECONDS = 30  # longer than the service is silent
+PING_SECONDS = 30  # longer than the service is ever silent on a stream
 
 
 @dataclass

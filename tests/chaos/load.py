@@ -20,7 +20,7 @@ Act = Literal["nothing", "cancel", "delete"]
 
 HEALTHY = ("sphere", "cube", "cylinder", "cone", "torus", "pyramid", "capsule")
 NUM_POSTERS = 6
-FOLLOWED_EACH = 6  # of so many jobs one is followed by its events
+FOLLOWED_EACH = 6  # one of so many jobs is followed by its events
 AWAY = (httpx2.TransportError,)
 NOT_NOW = (429, 500, 502, 503, 504)  # 500 is reported by the check of the service's log
 
@@ -33,10 +33,10 @@ class Ask:
     body: Body
     key: str | None  # Idempotency-Key; a post without one is not repeated
     act: Act
-    template: int | None = None  # whose images it must give; None: it is to fail or expire
-    fate: str = "completed"  # the status it must come to, unless it was cancelled in time
-    failure: str | None = None  # kind
-    ids: set[str] = field(default_factory=set)  # that answers named
+    template: int | None = None  # index of the request whose images it must give; None: it is to fail or expire
+    fate: str = "completed"  # the status it must end with, unless it was cancelled in time
+    failure: str | None = None  # kind of the failure
+    ids: set[str] = field(default_factory=set)  # the ids in answers
     cancel_sent: bool = False
     deleted: bool = False
 
@@ -80,7 +80,7 @@ def draw_template(rng: random.Random, number: int, files: Sequence[str]) -> Body
 
 
 def draw_asks(rng: random.Random, number: int, templates: Sequence[Body], orphaned_pipeline: str) -> list[Ask]:
-    """Jobs over the templates, and among them some that must fail and some that nobody will ever take."""
+    """Jobs of the templates, and among them some that must fail and some that no worker will ever take."""
     asks = []
     for each in range(number):
         key = f"ask-{each}" if rng.random() < 0.85 else None
@@ -110,7 +110,7 @@ def draw_asks(rng: random.Random, number: int, templates: Sequence[Body], orphan
 
 
 def cursed_ids(asks: Sequence[Ask], callers: Sequence[str]) -> list[str]:
-    """Jobs whose images no store will ever take; `callers` are ids, of those that post in turns."""
+    """Ids of jobs whose images the store will never take; `callers` are the ids of the callers that post in turns."""
     return [
         keyed_id(callers[poster_of(each) % len(callers)], each.key)
         for each in asks
@@ -133,7 +133,7 @@ def upload(client: httpx2.Client, colour: str) -> str:
 
 
 class Clients:
-    """Threads that post the asks at an even pace, repeat what got no answer, and cancel or delete some.
+    """Threads that post the asks at an even pace, repeat calls that got no answer, and cancel or delete some jobs.
 
     `connects` connect as callers, who post in turns.
     """
@@ -143,7 +143,7 @@ class Clients:
     ) -> None:
         self._connects, self._asks, self._seconds, self._seed = connects, asks, seconds, seed
         self.stopping = Event()
-        self.unsure = 0  # posts without a key whose answer was lost: there may be a job of each, or not
+        self.unsure = 0  # posts without a key whose answer was lost: each may have made a job
         self._threads = [
             Thread(target=self._run, args=(first,), name=f"client-{first}") for first in range(NUM_POSTERS)
         ]
@@ -210,7 +210,7 @@ class Clients:
         return False
 
     def _cancel_or_delete(self, client: httpx2.Client, ask: Ask) -> None:
-        """Repeated until it is answered; 404 and 409 are answers too, as the one before may have been lost."""
+        """Repeat the call until it is answered; 404 and 409 count, because an earlier answer may be lost."""
         while not self.stopping.is_set():
             try:
                 if ask.act == "cancel":

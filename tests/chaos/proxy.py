@@ -1,4 +1,4 @@
-"""Stands between the programs and Redis or the store, and hurts their connections where it hurts most."""
+"""Stands between the programs and Redis or the store, and breaks their connections at the worst moments."""
 
 import asyncio
 import contextlib
@@ -20,7 +20,8 @@ UNAVAILABLE = b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\nConnection: close
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER: on, for no time
 
 Accident = Literal["lose reply", "tear command"]
-Passed = Callable[[bytes], tuple[bytes, bool]]  # from what was read: what goes on, and whether that is the end
+# From the bytes read: the bytes to pass on, and whether the connection ends after them.
+Passed = Callable[[bytes], tuple[bytes, bool]]
 StoreFault = Literal["none", "slow", "503", "reset", "silent", "stalls"]
 
 
@@ -36,7 +37,7 @@ class Relay(ABC):
 
     @abstractmethod
     async def _listen(self) -> asyncio.Server:
-        """A server whose connections `_serve` has."""
+        """A server that passes its connections to `_serve`."""
 
     @abstractmethod
     async def _reach(self) -> tuple[StreamReader, StreamWriter]:
@@ -108,7 +109,7 @@ class Proxy(Relay):
         self._loop.call_soon_threadsafe(self._accidents.extend, [accident] * times)
 
     def calm(self) -> None:
-        """Let nothing happen any more."""
+        """Cause no further accidents."""
         self._loop.call_soon_threadsafe(self._accidents.clear)
 
     async def _listen(self) -> asyncio.Server:
@@ -136,7 +137,7 @@ class Proxy(Relay):
 
 
 class Connection:
-    """The fault of one connection."""
+    """The accidents of one connection."""
 
     def __init__(self, accidents: deque[Accident]) -> None:
         self._accidents, self._loses_reply = accidents, False
@@ -158,8 +159,9 @@ class Connection:
 class StoreProxy(Relay):
     """Stands before an S3 server on this machine; each request meets the fault of the moment.
 
-    Slow: each piece that is read waits. 503: as S3 says that it has too much to do. Reset: the connection breaks.
-    Silent: the request is read and never answered. Stalls: half of a piece of the answer arrives, and no more.
+    Slow: each piece that is read waits. 503: the answer by which S3 says that it has too much to do. Reset: the
+    connection breaks. Silent: the request is read and never answered. Stalls: half of a piece of the answer arrives,
+    and no more.
     """
 
     def __init__(self, store_port: int) -> None:

@@ -1,4 +1,4 @@
-"""The whole system as real processes that the suite may hurt: Redis under AOF, a proxy, the service, workers.
+"""The whole system as real processes in which the suite causes faults: Redis under AOF, a proxy, the service, workers.
 
 `variables` are further settings of the service and the workers.
 """
@@ -38,7 +38,7 @@ Launch = Callable[[int], Process]
 
 
 class Program:
-    """One program that is started, hurt, and started again.
+    """One program that is started, stopped or killed, and started again.
 
     Its log comes through a pipe: a limit on its files must not hit the log.
     """
@@ -99,7 +99,7 @@ class Program:
             self._process.send_signal(signal.SIGCONT)
 
     def limit_files(self, size: int) -> None:
-        """Let no file of it grow beyond a size: what it writes then fails half-way, as on a full disk."""
+        """Let none of its files grow beyond a size: a longer write fails half-way, as on a full disk."""
         resource.prlimit(self.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
     def unlimit_files(self) -> None:
@@ -108,7 +108,7 @@ class Program:
 
 
 class Stack:
-    """Redis, service and workers; everybody but the suite itself reaches Redis through the proxy."""
+    """Redis, service and workers; all programs reach Redis through the proxy, and the suite reaches it directly."""
 
     def __init__(self, folder: Path, weights: Path, num_workers: int, **variables: str) -> None:
         self.folder, self.control = folder, folder / "control"
@@ -155,12 +155,12 @@ class Stack:
         return subprocess.Popen([*held, str(get_binary_path()), *settings], stdout=output, stderr=subprocess.STDOUT)
 
     def _launch_service(self, output: int) -> Process:
-        """At the address it had before, if it had one."""
+        """Start the service at its former address, if it had one."""
         port = self.address.rpartition(":")[2] or "0"
         return WarmProgram("service.main", [], self._environment | {"ADM_PORT": port}, output, SERVICE)
 
     def _worker(self, number: int) -> Program:
-        """Every other worker launches a step before it retires the previous one."""
+        """A worker; every second one launches a step before it retires the previous one."""
         name, depth = f"worker-{number}", 1 + number % 2
         environment = self._environment | {"ADM_WORKER_NAME": name}
 
@@ -174,7 +174,7 @@ class Stack:
         return [self.redis_server, self.service, *self.workers]
 
     def redis(self) -> Redis:
-        """A client past the proxy; it waits for a Redis that is starting."""
+        """A client that goes round the proxy; it waits for a Redis that is starting."""
         return Redis.from_url(self.settings.redis_address, retry=Retry(ConstantBackoff(0.05), 200))
 
     def start(self) -> None:
@@ -213,11 +213,11 @@ class Stack:
         (self.control / SLOW_FILE).write_text(str(seconds))
 
     def row_steps(self, job_id: str = "*") -> int:
-        """Steps that all workers there ever were took of a job's images, or of all jobs'."""
+        """Steps of a job's images, or of all jobs', that all workers have taken so far, those that died included."""
         return sum(path.stat().st_size for path in (self.control / STEPS_FOLDER).glob(f"{job_id}.*"))
 
     def note_crashes(self) -> None:
-        """Complain of what is down though every fault starts again what it ends, and start it."""
+        """Record each program that is down, and start it: faults start again what they stop, so it died by itself."""
         for each in (self.service, *self.workers):
             if not each.running:
                 self.crashes.append(f"{each.name} died by itself: {each.lines[-12:]}")
@@ -252,13 +252,13 @@ class Stack:
         return statuses
 
     def end(self) -> None:
-        """Leave no process and no thread, whatever happened."""
+        """End every process and thread, whatever happened."""
         for each in self.programs:
             if each.running:
                 each.kill()
         self.proxy.stop()
 
     def client(self, key: str | None = None) -> httpx2.Client:
-        """Past all faults but those of the service itself."""
+        """A client of the service, which no fault affects except those of the service itself."""
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}
         return httpx2.Client(base_url=self.address, timeout=PATIENCE_SECONDS, headers=headers)

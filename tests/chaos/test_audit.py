@@ -1,4 +1,4 @@
-"""Every check of the audit can fail: each is shown a world in which one thing is wrong."""
+"""Every check of the audit can fail: each gets a state in which one thing is wrong."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -38,7 +38,7 @@ def test_sound_world_gives_no_complaint(redis: Redis, tmp_path: Path) -> None:
     assert audit.nobody_else([ASK], 1, ["p"], ["j", "p", "unanswered"]) == []
     redis.hset("adm:work:demo", "normal:5:base", 0)
     redis.set("adm:worker:worker-0", "{}")
-    assert audit.books_are_closed(redis) == []
+    assert audit.queue_is_empty(redis) == []
     redis.zadd("adm:jobs:completed", {"1-j": 0})
     assert audit.indexes_agree(redis, {"j": "completed"}) == []
     redis.delete("adm:jobs:completed")
@@ -57,7 +57,7 @@ def test_sound_world_gives_no_complaint(redis: Redis, tmp_path: Path) -> None:
     ],
     ids=["not ended", "other end", "two ends", "goes on", "no end"],
 )
-def test_job_that_did_not_end_once_is_told(seen: Seen) -> None:
+def test_job_that_did_not_end_once_is_reported(seen: Seen) -> None:
     assert audit.ended_once(seen)
 
 
@@ -78,7 +78,7 @@ def test_job_that_did_not_end_once_is_told(seen: Seen) -> None:
     ],
     ids=["other bytes", "no bytes", "other event", "no event", "other numerics", "other results", "other image"],
 )
-def test_wrong_images_are_told(seen: Seen) -> None:
+def test_wrong_images_are_reported(seen: Seen) -> None:
     assert audit.images_are_right(seen, COMPLETED)
 
 
@@ -95,16 +95,16 @@ def test_wrong_images_are_told(seen: Seen) -> None:
     ],
     ids=["lost", "failed", "cancelled unasked", "doubled", "undead", "other failure", "not expired"],
 )
-def test_wrong_fate_is_told(ask: Ask, seen: Seen | None) -> None:
+def test_wrong_fate_is_reported(ask: Ask, seen: Seen | None) -> None:
     assert audit.fate_is_right(ask, seen)
 
 
 @pytest.mark.parametrize("kinds", [["queued"], ["queued", "started", "started", "image", "completed"]])
-def test_stream_with_a_gap_or_an_echo_is_told(kinds: list[str]) -> None:
+def test_stream_with_a_gap_or_an_echo_is_reported(kinds: list[str]) -> None:
     assert audit.stream_was_whole(Followed("j", [("1-0", kind) for kind in kinds]), COMPLETED)
 
 
-def test_unknown_job_is_told() -> None:
+def test_unknown_job_is_reported() -> None:
     assert audit.nobody_else([ASK], 0, [], ["j", "k"])
 
 
@@ -121,18 +121,18 @@ def test_unknown_job_is_told() -> None:
     ],
     ids=lambda command: str(command[1]),
 )
-def test_open_book_is_told(redis: Redis, command: tuple[Any, ...]) -> None:
+def test_entry_that_outlives_all_jobs_is_reported(redis: Redis, command: tuple[Any, ...]) -> None:
     redis.execute_command(*command)  # type: ignore[no-untyped-call] # redis-py leaves it untyped
-    assert audit.books_are_closed(redis)
+    assert audit.queue_is_empty(redis)
 
 
-def test_id_that_stays_in_a_queue_is_told(redis: Redis) -> None:
+def test_id_that_stays_in_a_queue_is_reported(redis: Redis) -> None:
     redis.sadd("rq:queues", "rq:queue:adm:demo:normal")
     redis.rpush("rq:queue:adm:demo:normal", "nobody")
-    assert audit.books_are_closed(redis)
+    assert audit.queue_is_empty(redis)
 
 
-def test_wrong_index_is_told(redis: Redis) -> None:
+def test_wrong_index_is_reported(redis: Redis) -> None:
     redis.zadd("adm:jobs:queued", {"1-j": 0})
     assert len(audit.indexes_agree(redis, {"j": "completed"})) == 2
 
@@ -140,17 +140,17 @@ def test_wrong_index_is_told(redis: Redis) -> None:
 @pytest.mark.parametrize(
     "key", ["rq:job:j", "rq:results:j", "adm:events:j", "adm:jobs", "adm:jobs:failed", "adm:ended"]
 )
-def test_key_of_a_deleted_job_is_told(redis: Redis, tmp_path: Path, key: str) -> None:
+def test_key_of_a_deleted_job_is_reported(redis: Redis, tmp_path: Path, key: str) -> None:
     redis.set(key, "")
     assert audit.nothing_left(redis, tmp_path)
 
 
-def test_file_of_a_deleted_job_is_told(redis: Redis, tmp_path: Path) -> None:
+def test_file_of_a_deleted_job_is_reported(redis: Redis, tmp_path: Path) -> None:
     (tmp_path / "jobs" / "j" / "token").mkdir(parents=True)
     assert audit.nothing_left(redis, tmp_path) == []
     (tmp_path / "jobs" / "j" / "token" / "0.png#1").write_text("half")
     assert audit.nothing_left(redis, tmp_path)
 
 
-def test_answer_500_is_told() -> None:
+def test_answer_500_is_reported() -> None:
     assert audit.no_server_errors('{"event": "request", "status": 500}\n')

@@ -1,7 +1,7 @@
-"""Everything is hurt at once, and afterwards nothing is lost, doubled, wrong or left behind.
+"""All kinds of faults overlap, and afterwards nothing is lost, doubled, wrong or left behind.
 
 The same plan runs again with CHAOS_SEED, which a failure names; CHAOS_JOBS and CHAOS_SECONDS make it longer, as
-`make chaos` does. Threads and clocks are not in the plan, so a repeat is alike, not equal.
+`make chaos` does. The plan does not determine threads and clocks, so a repeated run is similar, not identical.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.redis, pytest.mark.timeout(3600)]
 JOBS_OF_THE_SHORT_FORM, SECONDS_OF_THE_SHORT_FORM = 60, 30.0
 OBEYED = (-signal.SIGTERM,)  # uvicorn ends all in order, and then dies of the signal itself
 SECONDS_BETWEEN_FAULTS = 1.2
-SECONDS_PER_FAULT = 2.0  # about, with the pause before the next
+SECONDS_PER_FAULT = 2.0  # roughly, including the pause before the next
 
 
 @pytest.fixture
@@ -59,18 +59,18 @@ def test_every_job_ends_once_with_its_images_whatever_happens(stack: Stack) -> N
         reference = run_undisturbed(client, redis, templates)
         faults = Faults(stack, random.Random(f"faults {seed}"))
         clients = Clients([partial(stack.client, each.key) for each in callers], asks, seconds, seed)
-        hurt(stack, clients, faults, cursed_ids(asks, [each.record.id for each in callers]), seconds)
+        cause_faults(stack, clients, faults, cursed_ids(asks, [each.record.id for each in callers]), seconds)
         complaints = (
-            clients.errors + stack.crashes + judge(stack, client, redis, asks, clients, faults.poisoned, reference)
+            clients.errors + stack.crashes + check_all(stack, client, redis, asks, clients, faults.poisoned, reference)
         )
-        complaints += take_leave(stack, client, redis, files)
+        complaints += check_removal(stack, client, redis, files)
     stack.sound = not complaints
     assert stack.sound, "\n".join([*complaints, "", *faults.journal, f"CHAOS_SEED={seed}", str(stack.folder)])
 
 
-def hurt(stack: Stack, clients: Clients, faults: Faults, cursed: list[str], seconds: float) -> None:
-    """Fault upon fault while the clients post; then all is healed, and everything may end."""
-    for job_id in cursed:  # a file where its folder has to be: nothing of this job can be stored, ever
+def cause_faults(stack: Stack, clients: Clients, faults: Faults, cursed: list[str], seconds: float) -> None:
+    """Cause faults while the clients post; then heal the stack, and wait until every job has ended."""
+    for job_id in cursed:  # a file in place of its folder: no image of this job can ever be stored
         (stack.store / ROOT / job_id).write_text("in the way")
     planned = iter(faults.plan(max(len(faults.kinds), int(seconds / SECONDS_PER_FAULT))))
     clients.start()
@@ -88,7 +88,7 @@ def hurt(stack: Stack, clients: Clients, faults: Faults, cursed: list[str], seco
         clients.join()
 
 
-def judge(
+def check_all(
     stack: Stack,
     client: httpx2.Client,
     redis: Redis,
@@ -97,7 +97,7 @@ def judge(
     poisoned: dict[str, str],
     reference: list[Seen],
 ) -> list[str]:
-    """Look at everything, now that all has ended."""
+    """Check every job and all of Redis after the last job has ended."""
     listed = audit.list_all(client)
     seen = {job_id: audit.look_at(client, redis, job_id) for job_id in {*listed, *poisoned}}
     there = {job_id: each for job_id, each in seen.items() if each is not None}
@@ -113,13 +113,13 @@ def judge(
         complaints += audit.stream_was_whole(follower.followed, there.get(follower.followed.job_id))
     for job_id, failure in poisoned.items():
         complaints += audit.failed_for(failure, there[job_id]) if job_id in there else [f"{job_id}: poisoned, and lost"]
-    complaints += audit.books_are_closed(redis)
+    complaints += audit.queue_is_empty(redis)
     complaints += audit.indexes_agree(redis, {job_id: each.status for job_id, each in there.items()})
     complaints += audit.lists_of_callers_agree(redis, {job_id: each.status for job_id, each in there.items()})
     return complaints + audit.no_server_errors(stack.service.log_path.read_text())
 
 
-def take_leave(stack: Stack, client: httpx2.Client, redis: Redis, files: list[str]) -> list[str]:
+def check_removal(stack: Stack, client: httpx2.Client, redis: Redis, files: list[str]) -> list[str]:
     """Delete everything, sweep, stop: nothing may be left in Redis, in the store, or among the processes."""
     for job_id in [*audit.list_all(client), *bare_jobs(redis)]:
         client.delete(f"/v1/jobs/{job_id}")
@@ -127,7 +127,7 @@ def take_leave(stack: Stack, client: httpx2.Client, redis: Redis, files: list[st
         client.delete(f"/v1/files/{file_id}").raise_for_status()
     for path in stack.store.glob(f"{ROOT}/*"):
         if path.is_file():
-            path.unlink()  # the curse
+            path.unlink()  # the file in place of a folder
     time.sleep(LEASE_SECONDS + 1)  # younger images may belong to a worker that is about to publish them
     images = ImageStore(stack.settings.store_address)
     uploads = FileStore(redis, stack.settings, images.objects)
@@ -144,5 +144,5 @@ def take_leave(stack: Stack, client: httpx2.Client, redis: Redis, files: list[st
 
 
 def bare_jobs(redis: Redis) -> list[str]:
-    """Jobs that are in no list, as they came by no post."""
+    """Ids of jobs that are in no list, because no post made them."""
     return [name.decode().removeprefix("rq:job:") for name in redis.scan_iter("rq:job:bare-*")]

@@ -1,4 +1,4 @@
-"""Kills of workers from outside cost no job anything, however many; a job that kills its workers is failed.
+"""No number of kills of workers from outside fails a job or changes its images; a job that kills its workers is failed.
 
 The same plan runs again with CHAOS_SEED, which is printed; CHAOS_KILLS makes it longer, as `make chaos` does.
 """
@@ -31,9 +31,8 @@ JOBS_PER_KILL, JOBS_PER_TEMPLATE = 10 / 3, 4
 MOST_SECONDS_TO_A_KILL = 2.0  # after a worker has taken jobs: longer than most jobs take
 POISON = {"class_label": KILLS, "steps": 40, "guidance_scale": 1, "seed": 1, "priority": "high"}  # while kills go on
 SECONDS_TO_END = 600.0  # after the last kill; the poison kills a worker seven times, which takes seconds to start again
-LEASE = {
-    "ADM_LEASE_SECONDS": "60"
-}  # a worker that a busy machine stalls is no dead one, which would count against its jobs
+# A worker that a busy machine stalls must not count as dead, because a death would count against its jobs.
+LEASE = {"ADM_LEASE_SECONDS": "60"}
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ def test_no_innocent_job_is_failed_however_often_workers_are_killed_and_a_job_th
         wait_for_the_end(stack, redis)
         seen = {each.id: audit.look_at(client, redis, each.id) for each in innocent}
         complaints = judge_innocent(innocent, seen) + judge_poison(audit.look_at(client, redis, poison))
-        complaints += audit.books_are_closed(redis) + audit.no_server_errors(stack.service.log_path.read_text())
+        complaints += audit.queue_is_empty(redis) + audit.no_server_errors(stack.service.log_path.read_text())
         print(figures(redis, innocent, poison), flush=True)
     stack.sound = not complaints
     assert stack.sound, "\n".join([*complaints, f"CHAOS_SEED={seed}", str(stack.folder)])
@@ -121,7 +120,7 @@ def wait_for_the_end(stack: Stack, redis: Redis) -> None:
 
 
 def judge_innocent(innocent: Sequence[Posted], seen: dict[str, Seen | None]) -> list[str]:
-    """All are completed, once, with the bytes of the undisturbed run."""
+    """All innocent jobs are completed once, with the bytes of the undisturbed run."""
     complaints = []
     for each in innocent:
         found = seen[each.id]
@@ -133,7 +132,7 @@ def judge_innocent(innocent: Sequence[Posted], seen: dict[str, Seen | None]) -> 
 
 
 def judge_poison(found: Seen | None) -> list[str]:
-    """It is failed as its workers' killer, and at the step at which it kills."""
+    """The poison is failed because it killed its workers, and its error names the step at which it does."""
     if found is None or found.status != "failed":
         return [f"the poison is {found and found.status}, not failed"]
     complaints = audit.failed_for("worker-lost", found) + audit.ended_once(found)

@@ -1,4 +1,4 @@
-"""The proxy's accidents happen to what the programs really send."""
+"""The proxy's accidents strike the commands that the programs really send."""
 
 from collections.abc import Callable
 

@@ -51,7 +51,7 @@ def test_workers_that_come_and_go_lose_double_and_change_nothing_and_repeat_few_
         wait_for_the_end(stack, redis)
         jobs = [Posted(job_id, reference[template]) for job_id, template in posted]
         seen = {each.id: audit.look_at(client, redis, each.id) for each in jobs}
-        complaints += judge_innocent(jobs, seen) + audit.books_are_closed(redis)
+        complaints += judge_innocent(jobs, seen) + audit.queue_is_empty(redis)
         complaints += audit.nobody_else([], 0, [*(each.id for each in reference), *seen], audit.list_all(client))
         complaints += audit.no_server_errors(stack.service.log_path.read_text())
         complaints += judge_steps(stack, redis, jobs)

@@ -101,7 +101,7 @@ def test_nothing_is_kept_once_all_is_measured(sets: Path, data: Path) -> None:
     assert list((data / "evaluate").iterdir()) == []
 
 
-def test_a_reference_that_is_the_sample_itself_is_said(sets: Path) -> None:
+def test_a_reference_that_is_the_sample_itself_is_reported(sets: Path) -> None:
     _, printed, _ = run(str(sets / "a"), "--against", str(sets / "a.npz"))
     assert "note: the reference is the samples themselves, picture for picture" in printed
 
@@ -116,7 +116,7 @@ def test_renders_are_of_the_size_of_the_samples(tmp_path: Path) -> None:
     assert json.loads(target.read_text())["reference"]["size"] == "40x40"
 
 
-def test_compare_tells_a_difference_from_chance(sets: Path, tmp_path: Path) -> None:
+def test_compare_distinguishes_a_difference_from_chance(sets: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "noise.npz", np.random.default_rng(0).integers(0, 256, (IMAGES, 32, 32, 3), np.uint8))
     ours, theirs = tmp_path / "ours.json", tmp_path / "theirs.json"
     for samples, target in ((sets / "a.npz", ours), (tmp_path / "noise.npz", theirs)):
@@ -132,7 +132,7 @@ def test_reports_against_other_references_are_not_compared(sets: Path, tmp_path:
     ours, theirs = tmp_path / "ours.json", tmp_path / "theirs.json"
     for reference, target in (("a.npz", ours), ("b.npz", theirs)):
         assert run(str(sets / "a.npz"), "--against", str(sets / reference), "--json", str(target))[0] == 0
-    assert "of another reference each" in refused("compare", str(ours), str(theirs))
+    assert "of different references" in refused("compare", str(ours), str(theirs))
     assert "is no report of adm evaluate --json" in refused("compare", str(ours), str(sets / "a.npz"))
 
 
@@ -157,7 +157,7 @@ def test_files_that_cannot_be_read_are_counted_or_refused(sets: Path, tmp_path: 
         (np.zeros((9, 32, 32, 3)), "arr_0 is float64"),
     ],
 )
-def test_pictures_that_cannot_be_measured_are_told_in_one_line(
+def test_pictures_that_cannot_be_measured_are_reported_in_one_line(
     sets: Path, tmp_path: Path, pixels: np.ndarray, told: str
 ) -> None:
     np.savez(tmp_path / "set.npz", pixels)
@@ -181,7 +181,7 @@ def test_pictures_that_cannot_be_measured_are_told_in_one_line(
         ("shapes", ("--extractor", "judge:weights/demo/base.safetensors"), "contains a UNet, expected a Judge"),
     ],
 )
-def test_sources_that_are_none_are_told_in_one_line(samples: str, more: tuple[str, ...], told: str) -> None:
+def test_invalid_sources_are_reported_in_one_line(samples: str, more: tuple[str, ...], told: str) -> None:
     assert told in refused(samples, "--against", "shapes?images=2", *more)
 
 
@@ -312,7 +312,7 @@ def own_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "weights"
 
 
-def test_kept_sweep_lies_beside_its_weights_where_a_worker_finds_it(own_weights: Path, tmp_path: Path) -> None:
+def test_kept_sweep_is_beside_its_weights_where_a_worker_finds_it(own_weights: Path, tmp_path: Path) -> None:
     first = sweep_report()
     other = sweep_report(cells=[first["cells"][0] | {"steps": 25}], made_on="2026-11-30")
     status, printed, told = keep(tmp_path, first, other)
@@ -353,7 +353,7 @@ def test_sweeps_of_different_images_are_not_joined(own_weights: Path, tmp_path: 
         ("--against", "local:demo", "must be an existing set"),
     ],
 )
-def test_settings_of_a_sweep_that_are_none_are_told_in_one_line(
+def test_invalid_settings_of_a_sweep_are_reported_in_one_line(
     tmp_path: Path, option: str, given: str, told: str
 ) -> None:
     options = {"--against": "shapes?images=4", "--out": str(tmp_path / "s.json")} | {option: given}

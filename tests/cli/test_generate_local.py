@@ -25,7 +25,15 @@ __all__ = ["weights"]
 pytestmark = pytest.mark.slow
 
 ORDER = ("generate", "torus", "-n", "2", "--steps", "3", "--sampler", "ddpm", "--guidance-scale", "2", "--seed", "5")
-OF_PLACE = {"id", "created_at", "started_at", "ended_at", "expires_at", "usage", "images"}  # not of what was made
+OF_PLACE = {
+    "id",
+    "created_at",
+    "started_at",
+    "ended_at",
+    "expires_at",
+    "usage",
+    "images",
+}  # of the run, not of the image
 Made = tuple[dict[str, Any], list[Path]]
 
 
@@ -50,7 +58,7 @@ def served(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 def made(ran: "subprocess.CompletedProcess[str]") -> Made:
-    """The document on stdout, and the paths on stderr."""
+    """The document from stdout, and the paths from stderr."""
     assert ran.returncode == 0, ran.stderr
     (line,) = ran.stdout.splitlines()
     return json.loads(line), [Path(each) for each in ran.stderr.splitlines() if each.endswith(".png")]
@@ -64,7 +72,7 @@ def local(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory)
 def test_local_images_are_the_bytes_that_a_service_of_the_same_numerics_gives(
     local: Made, served: str, tmp_path: Path
 ) -> None:
-    """Pixels and text chunks; and the document differs only in when and where."""
+    """Pixels and text chunks are equal; the documents differ only in ids, times and addresses."""
     job, paths = local
     there, others = made(run(*ORDER, "--json", "--url", served, "--out", tmp_path))
     assert job["numerics"] == there["numerics"]

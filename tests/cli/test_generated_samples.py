@@ -103,7 +103,7 @@ def test_service_is_scored_as_this_machine_and_keeps_nothing(
 
 @pytest.mark.process
 @pytest.mark.slow
-def test_killed_evaluation_goes_on_with_what_it_kept_and_a_service_that_dies_is_waited_for(
+def test_killed_evaluation_continues_with_what_it_kept_and_a_service_that_dies_is_waited_for(
     settings: Settings, tmp_path: Path, in_process: dict[str, Any]
 ) -> None:
     source = f"service:{PIPELINE}"

@@ -60,7 +60,7 @@ def test_list_names_checkpoints_and_pipelines() -> None:
     assert all(name in output for name in ("64_256_upsampler", "lsun_horse_nodropout", "adm-256-uncond", "adm-128-512"))
 
 
-def test_show_tells_flags_and_figures() -> None:
+def test_show_prints_flags_and_figures() -> None:
     code, output = adm("show", "64x64_diffusion")
     assert code == 0
     assert all(part in output for part in ("--noise_schedule cosine", "fid 2.07", "adm-64-256", "use_new_attention"))
@@ -110,7 +110,7 @@ def test_unknown_preset_is_one_line(command: str) -> None:
     assert "no preset and no pipeline is named '63x63'; there are 64x64_classifier" in output
 
 
-def test_inspect_tells_what_is_in_the_file_and_what_is_not(checkpoint: Path) -> None:
+def test_inspect_prints_what_is_in_the_file_and_what_is_not(checkpoint: Path) -> None:
     code, output = adm("inspect", checkpoint)
     assert code == 0
     assert "no official checkpoint" in output
@@ -139,7 +139,7 @@ TRAINING = ("--noise-schedule", "cosine", "--diffusion-steps", "4000", "--rescal
 
 
 def flags_told(output: str) -> dict[str, list[str]]:
-    """Each flag's value and where it is from."""
+    """Each flag's value and its origin."""
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in output.splitlines() if "│" in line]
     return {row[0]: row[1:3] for row in rows if len(row) == 4}
 
@@ -175,7 +175,7 @@ def test_inspect_shows_what_the_stack_beside_a_file_names(tmp_path: Path) -> Non
     assert told["noise_schedule"] == ["cosine", "named by stack.json"]
 
 
-def test_checkpoint_of_another_dataset_is_a_network_of_a_stack_once_its_flags_are_said(tmp_path: Path) -> None:
+def test_checkpoint_of_another_dataset_is_a_network_of_a_stack_once_its_flags_are_given(tmp_path: Path) -> None:
     source, folder = write_faces(tmp_path), tmp_path / "faces"
     folder.mkdir()
     code, output = adm("convert", source, folder / "faces.safetensors", *FLAGS, *TRAINING)

@@ -75,7 +75,7 @@ def test_frames_are_numbered_so_that_they_sort(stack: Path, picture: Path, tmp_p
         (["--scale", "2"], "--scale needs --class: without one there is nothing to guide towards"),
     ],
 )
-def test_what_there_is_not_is_told_in_one_line(
+def test_wrong_option_is_reported_in_one_line(
     stack: Path, picture: Path, tmp_path: Path, arguments: list[str], said: str
 ) -> None:
     result = adm("reconstruct", picture, tmp_path / "back.png", "--stack", stack, *arguments)
@@ -135,7 +135,7 @@ def test_picture_is_read_as_the_service_reads_it(tmp_path: Path) -> None:
     assert torch.equal(read_pixels(tmp_path / "turned.png", 8), white)
 
 
-def test_a_file_that_is_no_picture_is_told_in_one_line(stack: Path, tmp_path: Path) -> None:
+def test_a_file_that_is_no_picture_is_reported_in_one_line(stack: Path, tmp_path: Path) -> None:
     (tmp_path / "picture.png").write_text("not a picture")
     result = adm("encode", tmp_path / "picture.png", tmp_path / "latent.safetensors", "--stack", stack)
     assert result.exit_code == 1

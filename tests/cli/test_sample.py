@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 from cli.main import app
 
 
-def test_service_that_is_not_there_is_told_in_one_line(tmp_path: Path) -> None:
+def test_unreachable_service_is_reported_in_one_line(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as holder:
         port = holder.getsockname()[1]
     out = str(tmp_path / "samples.npz")
@@ -30,7 +30,7 @@ def test_port_of_the_environment_is_the_one_that_is_called(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("url", ["nonsense", "ftp://127.0.0.1", "http://"])
-def test_url_that_is_none_is_told_in_one_line(tmp_path: Path, url: str) -> None:
+def test_invalid_url_is_reported_in_one_line(tmp_path: Path, url: str) -> None:
     out = str(tmp_path / "samples.npz")
     result = CliRunner().invoke(app, ["sample", "--out", out, "--count", "5", "--url", url])
     assert result.exit_code == 1

@@ -200,7 +200,7 @@ def test_damaged_image_is_noticed(adm: Client) -> None:
 
 
 @pytest.mark.process
-def test_service_that_is_away_is_waited_for_and_the_job_is_queued_once(
+def test_unavailable_service_is_waited_for_and_the_job_is_queued_once(
     service_settings: Settings, worker: ToyWorker, client: httpx2.Client
 ) -> None:
     with running_service(service_settings) as (address, _, _):
@@ -266,7 +266,7 @@ async def all_of_it(address: str) -> None:
 def test_job_above_the_whole_of_a_quota_is_refused_at_once(
     service_settings: Settings, worker: ToyWorker, redis: Redis
 ) -> None:
-    """Such a 429 has no Retry-After, and would be the same after any wait."""
+    """Such a 429 has no Retry-After, because the answer would be the same after any wait."""
     key = KeyStore(redis).create("ann", Role.USER).key
     said: list[str] = []
     try:

@@ -86,7 +86,7 @@ def test_states_of_a_job_are_those_of_the_service() -> None:
     assert [*models.Status] == [*JobStatus]
 
 
-def test_models_hold_all_that_the_service_answers(client: httpx2.Client, fleet: ToyWorker) -> None:
+def test_models_have_every_field_that_the_service_answers(client: httpx2.Client, fleet: ToyWorker) -> None:
     job_id = client.post("/v1/jobs", json=body(n=2, metadata={"a": "b"})).json()["id"]
     waiting = client.get(f"/v1/jobs/{job_id}").json()
     fleet.release()

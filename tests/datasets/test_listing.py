@@ -41,7 +41,7 @@ def skipped(reading: Reading) -> dict[str, str]:
         (["cat_0.png"], ["cat"]),
     ],
 )
-def test_class_is_told_by_folder_or_by_name(tmp_path: Path, names: list[str], expected: list[str]) -> None:
+def test_class_is_given_by_folder_or_by_name(tmp_path: Path, names: list[str], expected: list[str]) -> None:
     folder = fill(tmp_path / "two", *names)
     assert list(classes(folder).values()) == expected
 

@@ -1,4 +1,4 @@
-"""Sets of pictures to be measured: the same pixels whichever way they lie there, and one line for what is none."""
+"""Sets of pictures to be measured: each form of storage gives the same pixels, and an invalid set gives one line."""
 
 import struct
 import zipfile
@@ -33,7 +33,7 @@ def idx(images: np.ndarray) -> bytes:
     return b"\0\0\x08" + bytes([images.ndim]) + struct.pack(f">{images.ndim}I", *images.shape) + images.tobytes()
 
 
-def test_a_folder_a_zip_and_an_npz_hold_the_same_pictures(tmp_path: Path) -> None:
+def test_a_folder_a_zip_and_an_npz_contain_the_same_pictures(tmp_path: Path) -> None:
     folder, archive, npz = tmp_path / "folder", tmp_path / "set.zip", tmp_path / "set.npz"
     write_folder(folder)
     with zipfile.ZipFile(archive, "w") as file:
@@ -135,6 +135,6 @@ def test_a_single_picture_is_no_set(tmp_path: Path) -> None:
         read(tmp_path / "a.png")
 
 
-def test_what_is_not_there_is_told(tmp_path: Path) -> None:
+def test_missing_source_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="there is no such file or folder"):
         open_pictures(tmp_path / "none", 0)

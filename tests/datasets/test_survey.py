@@ -94,8 +94,8 @@ def test_folder_without_pictures_is_one_line(tmp_path: Path, name: str, said: st
     assert (result.exit_code, result.output) == (1, f"adm: {tmp_path / name}: {said}\n")
 
 
-def test_classes_are_told_without_decoding_a_picture(tmp_path: Path) -> None:
-    """So a large set is not read once more, only to know whether it has classes."""
+def test_classes_are_found_without_decoding_a_picture(tmp_path: Path) -> None:
+    """Otherwise a large set would be read once more, only to learn whether it has classes."""
     for name in ("b/1.png", "a/2.jpg", "a/notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"no picture")

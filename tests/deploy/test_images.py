@@ -50,7 +50,7 @@ def imports_of(target: str) -> set[str]:
 
 
 @pytest.mark.parametrize("target", ["web", "worker"])
-def test_image_holds_every_package_of_ours_that_its_code_imports(target: str) -> None:
+def test_image_contains_every_package_of_ours_that_its_code_imports(target: str) -> None:
     assert imports_of(target) & OURS <= copied(target)
 
 

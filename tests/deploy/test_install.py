@@ -43,7 +43,7 @@ def test_missing_venv_package_is_named_and_leaves_nothing(tmp_path: Path) -> Non
     assert not (tmp_path / ".venv").exists()
 
 
-def test_environment_without_pip_is_made_anew(tmp_path: Path) -> None:
+def test_environment_without_pip_is_made_again(tmp_path: Path) -> None:
     left = tmp_path / ".venv" / "bin" / "python"
     left.parent.mkdir(parents=True)
     left.write_text("#!/bin/sh\nexit 1\n")

@@ -150,7 +150,7 @@ def test_no_service_of_kubernetes_becomes_a_variable_that_no_setting_knows(overl
 
 
 @each_overlay
-def test_set_of_workers_is_named_stably_and_holds_pipelines_that_exist(overlay: str) -> None:
+def test_set_of_workers_is_named_stably_and_has_pipelines_that_exist(overlay: str) -> None:
     assert workers(overlay).keys() == SETS[overlay]
     shipped = set(Settings(weights=ROOT / "weights").pipelines)
     for each in workers(overlay).values():

@@ -207,9 +207,8 @@ def test_norm_that_is_trained_stays_eager() -> None:
 def test_stage_says_what_is_fused_and_computes_the_same() -> None:
     network = build_unet(replace(BASE, channel_mult=(1,), attention_resolutions=()))
     stage = Stage("base", 0, seeded(network, 0).to(DEVICE), Process(Schedule.named("linear", 1000)))
-    inputs = network_inputs(
-        [stage.rehearsal()], stage.device
-    )  # of the network alone: a step adds the sampler's arithmetic
+    # only of the network, because a step adds the sampler's arithmetic
+    inputs = network_inputs([stage.rehearsal()], stage.device)
     expected = stage._predict(*inputs)
     before = stage.mode
     stage.fuse_norms(max_rows=1)

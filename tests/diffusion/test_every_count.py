@@ -53,9 +53,8 @@ def run(schedule: str, runs: list[SamplerTable], x: Tensor, bias: float) -> tupl
     """
     alpha_bar = Schedule.named(schedule, T).alpha_bar
     memory, drawn = torch.zeros_like(x), torch.zeros(x.shape[1], dtype=torch.float64)
-    order = sorted(
-        range(len(runs)), key=lambda place: -len(runs[place])
-    )  # the longest first, so that a step is a slice
+    # the longest first, so that the runs with a k-th step are a slice
+    order = sorted(range(len(runs)), key=lambda place: -len(runs[place]))
     stacked = torch.zeros(max(map(len, runs)), len(runs), len(COLUMNS), dtype=torch.float64)
     places = torch.zeros(stacked.shape[:2], dtype=torch.int64)
     for column, place in enumerate(order):

@@ -52,7 +52,7 @@ def test_every_sampler_ends_in_a_grey_image(sampler: str, guided: bool) -> None:
 
 
 @pytest.mark.parametrize("mean_type", [MeanType.EPSILON, MeanType.START_X])
-def test_step_of_a_raw_output_is_that_of_the_output_held_to_grey(mean_type: MeanType) -> None:
+def test_step_of_a_raw_output_is_that_of_the_output_limited_to_grey(mean_type: MeanType) -> None:
     """The engine averages in the step, the training before its loss: both read an output alike."""
     process, generator = replace(GREY, mean_type=mean_type), torch.Generator().manual_seed(1)
     x, output, noise = draw(generator), draw(generator, 6), draw(generator)
@@ -66,7 +66,7 @@ def test_step_of_a_raw_output_is_that_of_the_output_held_to_grey(mean_type: Mean
 
 
 @pytest.mark.parametrize("mean_type", [MeanType.EPSILON, MeanType.START_X])
-def test_holding_to_grey_never_adds_error(mean_type: MeanType) -> None:
+def test_limiting_to_grey_never_adds_error(mean_type: MeanType) -> None:
     process, generator = replace(GREY, mean_type=mean_type), torch.Generator().manual_seed(2)
     count = process.schedule.num_timesteps
     x0, noise, t = (

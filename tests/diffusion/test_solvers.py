@@ -117,7 +117,7 @@ def test_first_and_last_2m_step_are_ddims(schedule: str) -> None:
 
 
 def test_short_2m_run_goes_to_the_last_timestep_in_first_order() -> None:
-    """From timestep 111 to 0 is three times as long in log-SNR as the step before: too far to extrapolate."""
+    """The step from timestep 111 to 0 is three times as long in log-SNR as the step before: too far to extrapolate."""
     kept = [0, 111, 222, 333, 444, 555, 666, 777, 888, 999]
     table = dpmpp_2m_table(Process(Schedule.named("cosine", 1000).respaced(kept)))
     remembered = table.rows[:, COLUMNS.index("memory_to_prev")]

@@ -44,8 +44,8 @@ def test_each_row_of_a_batch_has_its_own_rule() -> None:
         heun_table(PROCESS, thresholding="dynamic"),
     ],
 )
-def test_dynamic_bound_holds_the_guided_prediction(table: SamplerTable) -> None:
-    """At a scale that would carry the clipped prediction far out of the image's range."""
+def test_dynamic_bound_limits_the_guided_prediction(table: SamplerTable) -> None:
+    """The scale here would move the clipped prediction far out of the image's range."""
     generator = torch.Generator().manual_seed(1)
     x, out, v, gradient, noise = torch.randn(5, len(table), 3, 4, 4, generator=generator)
     _, pred_x0, _ = take_step(table.rows, x, torch.cat([out, v], dim=1), 50 * gradient, noise)

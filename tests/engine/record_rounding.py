@@ -1,7 +1,7 @@
-"""Outputs that test_rounding compares: python -m tests.engine.record_rounding adds those of this machine.
+"""Record the outputs that test_rounding compares: python -m tests.engine.record_rounding adds those of this machine.
 
-Which bits come out depends on the processor as well. So each record names what torch's own operations gave: a machine
-on which they give the same has to give the same images, bit for bit.
+The bits depend on the processor too. So each record has a hash of what torch's own operations gave: a machine on which
+they give the same must give the same images, bit for bit.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ MODES: tuple[dict[str, str], ...] = (
 
 
 def torchs_own() -> str:
-    """A hash of what torch's operations give here, in every dtype, of inputs that any change of order shows in."""
+    """A hash of what torch's operations give here in every dtype, for inputs whose sums show any change of order."""
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(0)
     x, w = (torch.randn(shape, generator=generator) for shape in ((4, 32, 8, 8), (32, 32, 3, 3)))
@@ -60,7 +60,7 @@ def digest(tensors: list[Tensor]) -> str:
 
 
 def images(folder: Path, precision: Precision) -> list[Tensor]:
-    """Final states of a few images of the tiny stack that between them pass everything that rounds."""
+    """Final states of a few images of the tiny stack, which together pass every operation that rounds."""
     stack = load_stack(folder)
     stages = build_stages([stack], 4, precision=precision, threads=1)
     pipeline, engine = Pipeline(stack.pipelines["tiny"], stack), Engine(stages, 4)

@@ -1,4 +1,4 @@
-"""A kernel that begins to give wrong results during operation is found by computing steps again, and not used again."""
+"""A kernel that starts to give wrong results is found by computing steps again, and is not used after that."""
 
 from collections.abc import Callable
 from random import Random

@@ -32,7 +32,7 @@ from engine.step_inputs import network_inputs
 from models.checkpoints.network_file import save_network
 from models.networks.attention import attend
 from models.networks.classifier import NoisyClassifier
-from models.networks.unet import build_unet
+from models.networks.unet import UNet, build_unet
 from models.stack import Stack, load_stack
 from tests.engine.bench import Bench, finish
 from tests.models.samples import BASE as BASE_CONFIG
@@ -167,25 +167,26 @@ def test_row_counts_that_did_not_agree_are_not_compiled_again(shallow_folder: Pa
         return Compiler(tmp_path, [base_of(shallow_folder)], "fp32", 8, candidates=(1, 2, 4))
 
     first = start()
-    assert first.candidates_of("base guide", (1, 2, 4, 8)) == (1, 2, 4, 8)
+    assert first.candidates_of("base guide", (1, 2, 4, 8), opaque=True) == (1, 2, 4, 8)
     for shapes in ((2, 8), (4, 8)):  # of two stacks
         first.note("base guide", shapes)
     first.note("base network", (8,))
     first.finish()
-    kept = [start().candidates_of(f"base {part}", (1, 2, 4, 8)) for part in ("guide", "network")]
+    kept = [start().candidates_of(f"base {part}", (1, 2, 4, 8), opaque=True) for part in ("guide", "network")]
     assert kept == [(2, 4, 8), (8,)]
     (first.folder / MARKER).write_text("{")
-    assert start().candidates_of("base guide", (1, 2, 4, 8)) == (1, 2, 4, 8)
+    assert start().candidates_of("base guide", (1, 2, 4, 8), opaque=True) == (1, 2, 4, 8)
 
 
 @needs_compiler
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_half_precision_is_compiled_for_one_row_count(
+def test_generated_convolutions_of_half_precision_are_compiled_for_one_row_count(
     precision: Precision, shallow_folder: Path, tmp_path: Path
 ) -> None:
     compiler = Compiler(tmp_path, [base_of(shallow_folder)], precision, 32)
-    assert compiler.candidates_of("base network", (2, 4, 8, 16, 32)) == (8,)
-    assert compiler.candidates_of("base network", (2, 4)) == (4,)
+    assert compiler.candidates_of("base network", (2, 4, 8, 16, 32), opaque=False) == (8,)
+    assert compiler.candidates_of("base network", (2, 4), opaque=False) == (4,)
+    assert compiler.candidates_of("base network", (1, 2, 4, 8, 16, 32), opaque=True) == (1, 8, 32)
 
 
 @needs_compiler
@@ -196,7 +197,7 @@ def test_compiled_attention_of_half_precision_is_the_eager_one(tmp_path: Path) -
     qkv = torch.randn(2, 3 * 96, 64).bfloat16()
     attention = partial(attend, num_heads=3, new_order=False)
     with torch.no_grad():
-        found = compiler.compile(attention, frozen=True)(qkv)
+        found = compiler.compile(attention)(qkv)
     torch.testing.assert_close(found, attention(qkv), atol=0.02, rtol=0.02)
 
 
@@ -205,10 +206,10 @@ def test_compiled_code_that_computes_something_else_is_refused(
     shallow_folder: Path, tmp_path: Path, part: str, factor: float
 ) -> None:
     class Wrong(Compiler):
-        """No compiler makes wrong code of the same function on every machine, so this one says what it makes."""
+        """No real compiler miscompiles the same function on every machine, so this one is told what to make."""
 
-        def compile(self, function: Callable[..., Tensor], *, frozen: bool = False) -> Callable[..., Tensor]:
-            wrong = frozen == (part == "network")
+        def compile(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+            wrong = isinstance(function, UNet) == (part == "network")
             return lambda *inputs, **named: function(*inputs, **named) * (factor if wrong else 1)
 
     stack = base_of(shallow_folder)

@@ -167,7 +167,7 @@ def test_image_that_overflows_fails_when_it_is_known_and_its_neighbours_do_not(o
     assert torch.equal(finished.pixels, expected)
 
 
-def test_only_what_the_device_is_still_at_lies_ahead(
+def test_only_steps_that_the_device_has_not_finished_are_ahead(
     bench: Bench, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine.costs.note(BASE, MAX_ROWS, 0.25)

@@ -312,7 +312,7 @@ def test_image_that_comes_back_remembers_nothing(bench: Bench, sampler: str) -> 
     assert torch.equal(finished.pixels, bench.alone(request))
 
 
-def test_report_tells_the_shape_a_batch_was_padded_to(bench: Bench) -> None:
+def test_report_has_the_shape_a_batch_was_padded_to(bench: Bench) -> None:
     engine = bench.engine()
     for index in range(3):
         engine.add(bench.image("job", index, steps=1))

@@ -24,7 +24,10 @@ OF_A_STEP = 200_000_000  # bytes of its five tensors, each larger than what the 
 
 
 def bytes_left_by_a_step(before: str) -> int:
-    """In a process of its own, when every tensor is freed. (Not every system counts page faults, the cost itself.)"""
+    """Bytes that a step leaves to its process after every tensor is freed; measured in a process of its own.
+
+    Not every system counts page faults, which are the cost itself.
+    """
     program = PROGRAM.format(before=before)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     return int(done.stdout)

@@ -101,7 +101,9 @@ def test_network_that_two_stacks_share_is_loaded_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow  # the estimate imports half of torch
-def test_too_little_memory_is_said_before_anything_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_memory_is_reported_before_anything_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_stack(tmp_path / "tiny")
     monkeypatch.setattr(loading, "free_bytes", lambda device: 0)  # as of a full machine
     monkeypatch.setattr(loading, "load_plan", None)  # a call would be an error

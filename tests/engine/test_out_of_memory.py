@@ -42,7 +42,7 @@ def by_key(finished: Iterable[Finished]) -> dict[tuple[str, int], Tensor]:
 
 
 def undisturbed(seen: list[StepReport], expected: dict[tuple[str, int], Tensor]) -> list[StepReport]:
-    """All images came out, with the bytes that they are expected to have; returns the steps of the base."""
+    """Check that all images came out with the expected bytes; returns the steps of the base."""
     assert not any(report.failed for report in seen)
     finished = by_key(each for report in seen for each in report.finished)
     assert finished.keys() == expected.keys()

@@ -151,7 +151,7 @@ def test_encoding_of_one_step_is_refused(bench: Bench) -> None:
 
 
 def test_upsampler_of_little_strength_starts_from_the_enlarged_image(bench: Bench) -> None:
-    """From noise alone, as published, at 1; the less it takes away, the nearer it stays."""
+    """At strength 1 it starts from noise alone, as published; a lower strength stays nearer to the image."""
     small = picture(2)
     enlarged = torch.nn.functional.interpolate(from_uint8(small)[None], (16, 16), mode="bilinear")[0]
     distances = []

@@ -1,7 +1,7 @@
-"""Nothing of a step waits for the device but its end.
+"""A step waits for the device at its end alone.
 
-Steps run on torch's meta device, whose tensors have no values: whatever reads one back raises. What the host sends is
-watched, as a copy that waits looks like any other there.
+Steps run on torch's meta device, whose tensors have no values, so reading one back raises. Copies from the host are
+watched here, because on that device a copy that waits looks like any other.
 """
 
 from collections.abc import Callable, Sequence
@@ -51,7 +51,7 @@ class Numbers(TorchFunctionMode):
 class Copies(TorchDispatchMode):
     """Counts the host's tensors that go to the meta device, and those that come from there without being waited for.
 
-    Of what comes, everything is true. Raises: WaitingError for what would be waited for.
+    Every value that comes from there counts as true. Raises: WaitingError for a copy that would be waited for.
     """
 
     def __init__(self) -> None:
@@ -144,7 +144,7 @@ def test_no_thresholding_waits(bench: Bench, stages: dict[str, Stage], threshold
 
 
 def test_no_step_of_the_engine_waits_for_what_it_begins(bench: Bench, stages: dict[str, Stage]) -> None:
-    """From what images start from to what they leave; the end of each step's lap, which is waited for, is not here."""
+    """From an image's start to its pixels; without the end of each step, which is waited for."""
     engine, copies = Engine(stages, MAX_ROWS), Copies()
     picture = FromPicture(torch.zeros(3, 8, 8, dtype=torch.uint8))
     enlarged = StagePlan("upsample", "ddim", 3, strength=0.7)

@@ -1,4 +1,4 @@
-"""A change of how images round is a change of engine.rounding.ROUNDING: what was recorded under it comes out again."""
+"""As long as engine.rounding.ROUNDING is unchanged, the outputs recorded under it are reproduced."""
 
 import json
 from pathlib import Path
@@ -24,13 +24,13 @@ def test_records_are_of_this_version() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_images_are_those_recorded(precision: Precision, stack_folder: Path) -> None:
-    """Bit for bit where torch's own operations give what they gave there; on other processors only a repetition.
+    """Bit for bit where torch's own operations give the recorded bits, and only if the norms could be compiled.
 
-    Nor are they those recorded where the norms could not be compiled.
+    Elsewhere, two runs are compared.
     """
     ours = images(stack_folder, precision)
     known = {each["torchs_own"]: each["outputs"] for each in records()}.get(torchs_own())
     if isinstance(known, dict) and native_norm.library() is not None:
-        assert digest(ours) == known[precision], "raise engine.rounding.ROUNDING, and record anew"
+        assert digest(ours) == known[precision], "raise engine.rounding.ROUNDING, and record the outputs again"
     else:
         assert all(map(torch.equal, ours, images(stack_folder, precision)))

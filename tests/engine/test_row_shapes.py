@@ -30,7 +30,7 @@ def test_largest_shape_is_kept_even_where_it_stands_alone() -> None:
     assert agreeing_shapes(Compute(off=(32,)), (2, 8, 32), windows=1) == (32,)
 
 
-def test_shape_in_which_a_row_can_tell_its_place_is_left_out_even_the_largest() -> None:
+def test_shape_in_which_a_rows_result_depends_on_its_place_is_left_out_even_the_largest() -> None:
     assert agreeing_shapes(Compute(placed=(4,)), (1, 2, 4, 8), windows=1) == (1, 2, 8)
     assert agreeing_shapes(Compute(placed=(8,)), (1, 2, 4, 8), windows=1) == (1, 2, 4)
 
@@ -61,7 +61,7 @@ def test_every_pair_of_kept_shapes_agrees(odd: set[int], largest: int) -> None:
 
 @PROPERTY
 @given(st.sets(st.integers(1, 64), min_size=1), st.data())
-def test_batch_is_padded_to_the_smallest_shape_that_holds_it(shapes: set[int], data: st.DataObject) -> None:
+def test_batch_is_padded_to_the_smallest_shape_that_fits_it(shapes: set[int], data: st.DataObject) -> None:
     rows = data.draw(st.integers(1, max(shapes)))
     assert padded(rows, sorted(shapes)) == min(shape for shape in shapes if shape >= rows)
 

@@ -1,4 +1,4 @@
-"""The self-check says nothing of the demo stack, and what is wrong of wrong ones."""
+"""The self-check is silent about the demo stack, and names what is wrong with wrong settings of it."""
 
 import copy
 import dataclasses
@@ -55,7 +55,7 @@ def test_network_that_predicts_x0_raises_no_doubt_where_its_stack_says_so(demo: 
     assert line.startswith("it finds noise better with eps in place of predict_xstart: 0.")
 
 
-def test_rescaled_timesteps_are_told_from_plain_ones(demo: Stack) -> None:
+def test_rescaled_timesteps_are_distinguished_from_plain_ones(demo: Stack) -> None:
     longer = DiffusionNetwork(demo.base.network, ProcessConfig("cosine", 4000, rescale_timesteps=True), "")
     assert check_network(longer.network, process_of(longer)) == []
     plain = dataclasses.replace(process_of(longer), rescale_timesteps=False)

@@ -91,7 +91,7 @@ def test_rehearsal_of_any_row_count_leaves_nothing(bench: Bench, rows: int) -> N
     assert torch.equal(finished.pixels, bench.alone(request))
 
 
-def test_same_request_gives_the_same_pixels_from_networks_loaded_anew(bench: Bench, own_bench: Bench) -> None:
+def test_same_request_gives_the_same_pixels_from_networks_loaded_again(bench: Bench, own_bench: Bench) -> None:
     request = bench.image(sampler="ddpm", steps=3, upsample=2, scale=2.0)
     assert torch.equal(bench.alone(request), own_bench.alone(request))
 

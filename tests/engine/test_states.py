@@ -61,7 +61,7 @@ def decoding(bench: Bench) -> ImageRequest:
 
 
 @pytest.mark.parametrize("kind", [reconstruction, upsampled, variation, decoding])
-def test_image_of_any_kind_goes_on_from_every_step_bit_for_bit(
+def test_image_of_any_kind_continues_from_every_step_bit_for_bit(
     bench: Bench, kind: Callable[[Bench], ImageRequest]
 ) -> None:
     request = kind(bench)
@@ -96,7 +96,7 @@ def test_image_of_any_kind_goes_on_from_every_step_bit_for_bit(
     share=st.floats(0, 0.99),
     neighbours=st.integers(0, 3),
 )
-def test_image_goes_on_with_other_neighbours_bit_for_bit(
+def test_image_continues_with_other_neighbours_bit_for_bit(
     bench: Bench, image: dict[str, Any], share: float, neighbours: int
 ) -> None:
     image |= {"eta": image["eta"] if image["sampler"] == "ddim" else 0.0}

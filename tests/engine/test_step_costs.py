@@ -11,7 +11,7 @@ TRUE = {1: 0.06, 2: 0.08, 4: 0.11, 8: 0.16, 16: 0.22, ROWS: 0.32}
 
 
 def measured(slow: dict[int, float]) -> StepCosts:
-    """As at a start, on a machine that was busy while some shapes were timed: so many times as slow."""
+    """Costs as measured at a start on a busy machine: `slow` maps a row shape to the factor by which it was slower."""
     costs = StepCosts({"base": SHAPES})
     for shape in SHAPES:
         costs.note("base", shape, TRUE[shape] * slow.get(shape, 1.0))

@@ -73,7 +73,7 @@ def equal(a: tuple[Features, str], b: tuple[Features, str]) -> bool:
 
 
 @pytest.mark.parametrize("done", [1, 2, 3])
-def test_a_killed_measurement_goes_on_after_its_last_batch(
+def test_a_killed_measurement_continues_after_its_last_batch(
     judge: CountingJudge, samples: str, tmp_path: Path, done: int
 ) -> None:
     whole = features_of(samples, judge, tmp_path / "whole")
@@ -94,7 +94,7 @@ def test_a_line_that_a_kill_cut_off_is_measured_again(judge: CountingJudge, samp
 
 
 @pytest.mark.parametrize("count", [IMAGES, 120])
-def test_other_pixels_under_the_same_name_are_measured_anew(
+def test_other_pixels_under_the_same_name_are_measured_again(
     judge: CountingJudge, samples: str, tmp_path: Path, count: int
 ) -> None:
     features_of(samples, judge, tmp_path / "work")

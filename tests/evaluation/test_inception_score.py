@@ -15,7 +15,7 @@ def softmaxed(seed: int, count: int, classes: int) -> torch.Tensor:
 
 
 @given(seed=st.integers(0, 99), count=st.integers(1, 40), classes=st.integers(1, 12), split=st.integers(1, 50))
-def test_score_lies_between_1_and_the_number_of_classes(seed: int, count: int, classes: int, split: int) -> None:
+def test_score_is_between_1_and_the_number_of_classes(seed: int, count: int, classes: int, split: int) -> None:
     score = inception_score(softmaxed(seed, count, classes), split)
     assert 1 - 1e-9 <= score <= classes + 1e-9
 

@@ -8,7 +8,7 @@ from evaluation.intervals import mean_interval, wilson_interval
 
 
 @given(total=st.integers(1, 1000), data=st.data())
-def test_interval_of_a_share_holds_the_share_and_stays_within_0_and_1(total: int, data: st.DataObject) -> None:
+def test_interval_of_a_share_contains_the_share_and_stays_within_0_and_1(total: int, data: st.DataObject) -> None:
     hits = data.draw(st.integers(0, total))
     low, high = wilson_interval(hits, total)
     assert 0 <= low <= hits / total + 1e-12

@@ -37,7 +37,7 @@ def test_estimate_is_the_sum_over_pairs_whatever_the_blocks(number: int) -> None
 
 
 def test_estimate_is_the_mean_over_all_subsets() -> None:
-    """So the estimate uses all images and draws no subsets."""
+    """That is why the estimate may use all images and needs no random subsets."""
     x, y = features(0, 6), features(1, 5)
     of_subsets = [
         brute_force(x[list(a)].tolist(), y[list(b)].tolist())
@@ -70,7 +70,7 @@ def test_estimate_of_equal_distributions_is_zero_on_average() -> None:
     [
         (features(0, 1), features(1, 9), "KID: 1 samples are too few; there must be 2 or more"),
         (features(0, 9), features(1, 9) / 0, "KID: sample 0 of 9 has NaN or infinity in its features"),
-        (features(0, 9), features(1, 9, 4), "the sets have features of 3 and 4 dimensions; they must be alike"),
+        (features(0, 9), features(1, 9, 4), "the sets have features of 3 and 4 dimensions; they must have the same"),
     ],
 )
 def test_sets_without_an_estimate_are_refused_in_one_line(x: torch.Tensor, y: torch.Tensor, told: str) -> None:

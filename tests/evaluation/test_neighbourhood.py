@@ -69,7 +69,7 @@ def test_values_without_a_block_are_those_of_the_other_images(counts: tuple[int,
 
 
 def test_copies_of_one_outlier_are_dense_and_cover_little() -> None:
-    """Each lies in six balls of a line's end, its own and its five neighbours'; precision would call them perfect."""
+    """Each sample is in six balls of a line's end: its own and those of its five neighbours. Precision would be 1."""
     line = torch.arange(20, dtype=torch.float64)[:, None]
     estimates = found(line[:1].repeat(9, 1), line)
     assert estimates["precision"].value == 1
@@ -103,7 +103,7 @@ def test_copies_are_not_authentic() -> None:
     [
         (features(0, 5), features(1, 9), "density and coverage: 5 samples are too few; there must be 6 or more"),
         (features(0, 9), features(1, 9) / 0, "density and coverage: sample 0 of 9 has NaN or infinity in its features"),
-        (features(0, 9), features(1, 9, 4), "the sets have features of 3 and 4 dimensions; they must be alike"),
+        (features(0, 9), features(1, 9, 4), "the sets have features of 3 and 4 dimensions; they must have the same"),
     ],
 )
 def test_sets_without_a_score_are_refused_in_one_line(reference: torch.Tensor, sample: torch.Tensor, told: str) -> None:

@@ -1,4 +1,4 @@
-"""The paper in small: the charts and findings of docs/paper.md follow from the figures that are kept."""
+"""The paper at a small scale: the charts and findings of docs/paper.md follow from the stored figures."""
 
 import json
 from typing import Any

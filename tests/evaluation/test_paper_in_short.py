@@ -1,6 +1,6 @@
-"""The paper's sampling rows in short: 20 images a point, sampled anew from the shipped weights, show what docs/paper.md
-found. Images of two points are of the same classes and noise, so that differences are paired; each assertion is of an
-interval of 95 % that leaves zero out."""
+"""The paper's sampling rows with few images: 20 a point, sampled from the shipped weights, show the findings of
+docs/paper.md. Images of two points are of the same classes and noise, so that differences are paired; each assertion is
+of an interval of 95 % that leaves zero out."""
 
 from dataclasses import replace
 

@@ -39,7 +39,7 @@ def test_runs_differ_in_nothing_but_network_seed_and_steps() -> None:
     assert all(rest(name, 1) == rest("baseline", 0) for name in VARIANTS)
 
 
-def test_a_gan_goes_on_from_its_state_as_if_unbroken() -> None:
+def test_a_gan_resumed_from_its_state_equals_an_uninterrupted_one() -> None:
     whole, first, second = (GanRun(3, renders=BATCH) for _ in range(3))
     whole.train(4)
     first.train(2)

@@ -13,7 +13,7 @@ VALUES = st.floats(1e-3, 1e4)
 
 
 @given(places=st.lists(st.tuples(VALUES, VALUES), min_size=1, max_size=6), log=st.booleans())
-def test_every_point_lies_inside_the_axes(places: list[tuple[float, float]], log: bool) -> None:
+def test_every_point_is_inside_the_axes(places: list[tuple[float, float]], log: bool) -> None:
     points = [Point(x, y, y * 0.9, y * 1.1, "shown") for x, y in places]
     root = ElementTree.fromstring(chart("t", "x", "y", [Series("s", points)], log_x=log, log_y=log))
     drawn = [each for each in root.iter(f"{SVG}circle") if each.find(f"{SVG}title") is not None]

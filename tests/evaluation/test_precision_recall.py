@@ -50,7 +50,7 @@ def test_distant_sets_do_not_meet() -> None:
     assert (float(found.precision), float(found.recall)) == (0, 0)
 
 
-def test_copies_lie_in_a_ball_of_radius_0_also_far_from_the_origin() -> None:
+def test_copies_are_within_a_ball_of_radius_0_also_far_from_the_origin() -> None:
     point = features(0, 1, shift=10_000).repeat(5, 1)
     assert squared_radii(Points(point), (3,)).unique().tolist() == [0]
     assert float(precision_recall(point, point).precision) == 1
@@ -58,7 +58,7 @@ def test_copies_lie_in_a_ball_of_radius_0_also_far_from_the_origin() -> None:
 
 @given(seed=st.integers(0, 99), shift=st.sampled_from([1e6, -1e8, 1e10]), width=st.integers(1, 5))
 def test_translation_changes_nothing(seed: int, shift: float, width: int) -> None:
-    """Also of some of the features: a constant one has no distance."""
+    """The translation may move only some features: a feature with one value everywhere adds no distance."""
     a, b = (features(seed + i, 30, shift=0.5 * i).double() for i in range(2))
     moved = torch.zeros(5, dtype=torch.float64)
     moved[:width] = shift
@@ -81,7 +81,7 @@ def test_outliers_do_not_blur_the_others() -> None:
         (features(0, 3), features(1, 9), "precision and recall: 3 samples are too few; there must be 4 or more"),
         (features(0, 9), features(1, 0), "precision and recall: 0 samples are too few; there must be 4 or more"),
         (features(0, 9), features(1, 9) / 0, "precision and recall: sample 0 of 9 has NaN or infinity in its features"),
-        (features(0, 9), features(1, 9, 4), "the sets have features of 5 and 4 dimensions; they must be alike"),
+        (features(0, 9), features(1, 9, 4), "the sets have features of 5 and 4 dimensions; they must have the same"),
     ],
 )
 def test_sets_without_a_score_are_refused_in_one_line(reference: torch.Tensor, sample: torch.Tensor, told: str) -> None:

@@ -46,7 +46,7 @@ def nothing(metric: str) -> None:
 
 
 @pytest.mark.parametrize("count", [3, 20, 47])
-def test_blocks_hold_every_image_once_and_mix_a_sorted_set(count: int) -> None:
+def test_blocks_contain_every_image_once_and_mix_a_sorted_set(count: int) -> None:
     parts = Draws(count).blocks(min(count, 10))
     assert torch.cat(parts).sort().values.tolist() == list(range(count))
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
@@ -106,7 +106,7 @@ CENTRES = 4 * torch.eye(4)
 
 
 def balanced(generator: torch.Generator, each: int, shift: float) -> tuple[Tensor, Draws]:
-    """As many points of each class, whose centres lie far apart."""
+    """`each` points of every class; the centres of the classes are far apart."""
     classes = torch.arange(4).repeat(each)
     return drawn(generator, 4 * each, 4, shift) + CENTRES[classes], Draws(4 * each, classes)
 
@@ -118,7 +118,7 @@ def balanced_figures(generator: torch.Generator) -> dict[str, Figure]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("figures", [figures, balanced_figures])
-def test_intervals_hold_the_expected_value_about_as_often_as_they_say(
+def test_intervals_contain_the_expected_value_about_as_often_as_stated(
     figures: Callable[[torch.Generator], dict[str, Figure]],
 ) -> None:
     """Coverage over repeatedly drawn sets of the mean over all of them. Intervals of a bootstrap of FID have none."""
@@ -131,7 +131,7 @@ def test_intervals_hold_the_expected_value_about_as_often_as_they_say(
         assert held >= NOMINAL - slack, name
 
 
-def test_every_interval_lies_around_its_value() -> None:
+def test_every_interval_contains_its_value() -> None:
     for figure in figures(seeded(1)).values():
         assert figure.low is not None
         assert figure.high is not None
@@ -156,7 +156,7 @@ def test_all_metrics_are_there_and_a_set_is_at_no_distance_from_itself() -> None
     assert not any("equal numbers of images per class" in note for note in notes)
 
 
-def test_few_images_are_told_with_the_size_of_the_bias() -> None:
+def test_few_images_are_reported_with_the_size_of_the_bias() -> None:
     scores = all_scores(features(0, 29), features(1, 400), nothing)
     found, notes = scores.figures, scores.notes
     (note,) = (each for each in notes if "few for FID" in each)
@@ -211,7 +211,7 @@ def test_one_block_alone_has_no_spread() -> None:
     assert jackknife(0.5, [[0.4]]) == Figure(0.5)
 
 
-def test_balance_on_purpose_is_told_from_chance() -> None:
+def test_classes_balanced_on_purpose_are_distinguished_from_chance() -> None:
     even, chance = torch.arange(200) % 10, torch.randint(10, (200,), generator=seeded(0))
     assert Draws.of(torch.eye(10)[even]).classes is not None
     assert Draws.of(torch.eye(10)[chance]).classes is None

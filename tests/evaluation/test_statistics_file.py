@@ -11,7 +11,7 @@ import torch
 from evaluation.extractors import Features
 from evaluation.frechet import Moments
 from evaluation.scores import Statistics
-from evaluation.statistics_file import holds_statistics, read_statistics, write_statistics
+from evaluation.statistics_file import is_statistics, read_statistics, write_statistics
 
 EXTRACTOR: dict[str, Any] = {"name": "judge", "file": "j", "sha256": "aa", "features": 3, "spatial_features": 6}
 PROVENANCE = {"source": "set", "images": 20, "size": "32x32", "sha256": "bb", "extractor": EXTRACTOR}
@@ -30,7 +30,7 @@ def official(path: Path, **changed: Any) -> Path:
 
 def test_what_was_measured_comes_back_with_its_provenance(tmp_path: Path) -> None:
     write_statistics(tmp_path / "set.npz", features(), PROVENANCE)
-    assert holds_statistics(tmp_path / "set.npz")
+    assert is_statistics(tmp_path / "set.npz")
     found = read_statistics(tmp_path / "set.npz", EXTRACTOR)
     assert isinstance(found.content, Features)
     for name in ("pooled", "spatial", "probabilities"):
@@ -56,15 +56,15 @@ def test_official_arrays_are_moments(tmp_path: Path) -> None:
     assert without.spatial is None
 
 
-def test_official_files_are_told_apart_so_that_compare_does_not_mix_references(tmp_path: Path) -> None:
+def test_official_files_are_distinguished_so_that_compare_does_not_mix_references(tmp_path: Path) -> None:
     one, other = official(tmp_path / "one.npz"), official(tmp_path / "other.npz", mu=np.ones(3))
     hashes = {read_statistics(each, EXTRACTOR).provenance["sha256"] for each in (one, other)}
     assert len(hashes) == 2
 
 
 def test_an_official_file_of_pictures_and_moments_is_one_of_pictures(tmp_path: Path) -> None:
-    assert holds_statistics(official(tmp_path / "set.npz"))
-    assert not holds_statistics(official(tmp_path / "both.npz", arr_0=np.zeros((2, 8, 8, 3), np.uint8)))
+    assert is_statistics(official(tmp_path / "set.npz"))
+    assert not is_statistics(official(tmp_path / "both.npz", arr_0=np.zeros((2, 8, 8, 3), np.uint8)))
 
 
 def test_statistics_of_another_extractor_are_refused_by_name(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_statistics_of_another_extractor_are_refused_by_name(tmp_path: Path) -> 
         ({"provenance": np.array(json.dumps(PROVENANCE | {"format": 1}))}, "it has no 'pooled'"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_told_in_one_line(tmp_path: Path, changed: dict[str, Any], told: str) -> None:
+def test_fault_of_a_file_is_reported_in_one_line(tmp_path: Path, changed: dict[str, Any], told: str) -> None:
     with pytest.raises(ValueError, match=rf"^\S*set\.npz: .*{told}"):
         read_statistics(official(tmp_path / "set.npz", **changed), EXTRACTOR)
 
@@ -102,4 +102,4 @@ def test_a_file_that_is_cut_off_is_refused(tmp_path: Path) -> None:
     path = official(tmp_path / "set.npz")
     path.write_bytes(path.read_bytes()[:-50])
     with pytest.raises(ValueError, match=r"set\.npz: is no \.npz file, or is damaged"):
-        holds_statistics(path)
+        is_statistics(path)

@@ -33,7 +33,7 @@ def test_grid_has_every_combination_once() -> None:
     }
 
 
-def test_front_holds_what_nothing_beats() -> None:
+def test_front_contains_the_settings_that_no_other_beats() -> None:
     assert front(CELLS, value("fid"), lambda each: float(each["evaluations"])) == [1, 2, 3]
     assert front(CELLS, value("precision", -1), value("recall", -1)) == [0, 1, 2, 3]
     assert front([CELLS[0], CELLS[0]], value("fid")) == [0, 1]

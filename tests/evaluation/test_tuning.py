@@ -26,13 +26,13 @@ DEMO = Path("weights/demo")
 
 @pytest.fixture(autouse=True)
 def few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No figure depends on them, and their probes take most of the start."""
+    """Probe few row shapes: no figure depends on them, and the probes take most of the start."""
     monkeypatch.setattr(tuning, "MAX_ROWS", 4)
 
 
 @pytest.fixture
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is chosen of what was measured does not depend on their number."""
+    """Sample in few steps: how a setting is chosen from the measured ones does not depend on the number of steps."""
     monkeypatch.setattr(tuning, "STEPS", 5)
 
 
@@ -55,7 +55,7 @@ def tuned_stack(folder: Path, reference: Tensor | None) -> tuple[dict[str, Tuned
 
 
 @pytest.mark.usefixtures("few_steps")
-def test_pipelines_take_the_best_of_what_was_tried_and_the_card_tells_it(runs: dict[str, Path], tmp_path: Path) -> None:
+def test_pipelines_take_the_best_setting_tried_and_the_card_states_it(runs: dict[str, Path], tmp_path: Path) -> None:
     folder = add_stack(list(runs.values()), "tiny", tmp_path)
     reference = reference_images(runs["diffusion"])
     assert reference.shape == (24, 3, 8, 8)
@@ -104,7 +104,7 @@ def test_without_real_images_only_the_self_check_is_left(runs: dict[str, Path], 
     assert "eps_scale: the base's training images no longer exist" in found["not_measured"]
 
 
-def test_images_of_a_run_are_read_again_or_what_is_wrong_is_said(runs: dict[str, Path], tmp_path: Path) -> None:
+def test_images_of_a_run_are_read_again_or_the_fault_is_reported(runs: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(RunFolderError):
         reference_images(tmp_path)
     moved = tmp_path / "moved"

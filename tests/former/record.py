@@ -5,7 +5,7 @@ Run it in a checkout of that version, with the environment of today's:
     git worktree add /tmp/former REVISION && cp tests/former/record.py /tmp/former/tests/
     cd /tmp/former && PYTHON -m tests.record FOLDER
 
-Real programs of that version make it: one job is completed, one is handed back in the middle with a checkpoint, one
+Real programs of that version leave it: one job is completed, one is requeued in the middle with a checkpoint, one
 waits. FOLDER gets redis.json (every key, names and values in base64), request-schema.json (of the stored request) and
 the store's files.
 """
@@ -41,7 +41,7 @@ def request_schema() -> Any:
     """The stored request's JSON schema."""
     try:
         module = import_module("jobs.contract.request")
-    except ModuleNotFoundError:  # before jobs/ had rooms
+    except ModuleNotFoundError:  # a version whose jobs/ has no subpackages
         module = import_module("jobs.request")
     return module.ResolvedRequest.model_json_schema()
 

@@ -1,4 +1,4 @@
-"""Two versions beside each other, as in a rolling upgrade and in a rollback: what one leaves, the other serves."""
+"""Two versions beside each other, as in a rolling upgrade or a rollback: each serves the jobs that the other leaves."""
 
 import hashlib
 import json

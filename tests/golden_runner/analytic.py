@@ -71,7 +71,7 @@ def read_gradient(config: Fields) -> Network | None:
 
 
 def check_seen(config: Fields, who: str, timesteps: Tensor) -> None:
-    """Hold the timesteps handed to the network to those that the official process handed over, dtype included."""
+    """Compare the timesteps that the network got with those of the official process, dtype included."""
     if (seen := config.take(f"timesteps_seen_by_{who}")) is None:
         return
     dtype = str(timesteps.dtype).removeprefix("torch.")

@@ -1,4 +1,4 @@
-"""Every reference case under tests/golden, and that the runner has no way to pass a case it has not decided."""
+"""Run every reference case under tests/golden; the runner cannot pass a case that it has not compared."""
 
 import json
 import shutil

@@ -35,7 +35,7 @@ def test_changed_key_table_fails(tmp_path: Path, change: Callable[[Any], object]
     assert run_case(altered(tmp_path, change)) != []
 
 
-def test_key_table_of_another_adm_checkpoint_is_held_to_the_inferred_network(tmp_path: Path) -> None:
+def test_key_table_of_another_adm_checkpoint_is_compared_with_the_inferred_network(tmp_path: Path) -> None:
     table = (PRESETS / f"{NAME}.keys.json").read_text()
     path = tmp_path / "mine.keys.json"
     path.write_text(table)

@@ -8,13 +8,13 @@ from jobs.queue.clock import RedisClock
 from jobs.queue.server import connect_redis
 
 
-def test_clock_tells_redis_time_whatever_that_of_the_machine(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clock_gives_redis_time_whatever_the_machines_clock_says(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     true = time.time()
     monkeypatch.setattr(time, "time", lambda: true + 7200)
     assert RedisClock(redis).now() == pytest.approx(true, abs=60)
 
 
-def test_clock_asks_once_in_a_while_and_goes_on_without_redis(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clock_asks_once_in_a_while_and_continues_without_redis(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = RedisClock(redis)
     first, calls = clock.now(), int(redis.info("commandstats")["cmdstat_time"]["calls"])
     assert clock.now() >= first

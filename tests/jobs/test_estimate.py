@@ -73,7 +73,7 @@ def test_wait_is_the_work_ahead_shared_by_the_workers() -> None:
 
 
 def running(request: ResolvedRequest, jobs: int = 1) -> Backlog:
-    """So many jobs of a request in progress."""
+    """A backlog of `jobs` jobs of a request, all in progress."""
     work = work_of(request)
     counters = {
         f"running:{rank_of(request.priority, work)}:{stage}": jobs * row_steps for stage, row_steps in work.items()

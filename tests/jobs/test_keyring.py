@@ -63,7 +63,7 @@ def test_any_text_is_judged_and_opens_nothing(text: str) -> None:
     assert Keyring({}, exist=True).caller_of(text) is None
 
 
-def test_redis_holds_no_key(redis: Redis) -> None:
+def test_redis_contains_no_key(redis: Redis) -> None:
     made = KeyStore(redis).create("ann", Role.USER)
     redis.config_set("rdbcompression", "no")  # or a dump would hide its contents
     kept = b"".join(redis.dump(each) or b"" for each in redis.scan_iter("*"))

@@ -36,7 +36,7 @@ def test_encoded_image_takes_the_even_grid_at_any_count(kind: str, steps: int) -
     assert resolve(kind=kind, images=["a", "b"], steps=steps, time_grid="official").time_grid == "official"
 
 
-def test_latent_does_not_lie_at_the_end_of_the_schedule() -> None:
+def test_latent_is_not_at_the_end_of_the_schedule() -> None:
     assert pointers(kind="reconstruct", images=["a"], steps=991) == ["/steps"]
     assert most_encoding_steps(DEMO.num_timesteps) == 990
 
@@ -103,7 +103,7 @@ def test_upsampling_takes_the_upsamplers_steps_alone() -> None:
     assert work_of(request) == {"upsample": 7}
 
 
-def test_class_conditional_upsampler_is_told_a_class_and_not_guided() -> None:
+def test_class_conditional_upsampler_gets_a_class_and_no_guidance() -> None:
     request = resolve(CLASS_UPSAMPLER, kind="upsample", images=["a"], class_label="torus")
     assert (request.class_label, request.guidance_scale) == (4, 0)
     assert pointers(CLASS_UPSAMPLER, kind="upsample", images=["a"], class_label=1, guidance_scale=2) == [

@@ -1,4 +1,4 @@
-"""The stored request's record: nobody changes what is stored without saying so to the versions beside this one."""
+"""The recorded form of a stored request: it cannot change without a new revision, by which other versions see it."""
 
 import json
 import math
@@ -18,7 +18,7 @@ RECORD = Path(__file__).parents[1] / "former/request.json"
 
 
 def stored_form() -> dict[str, Any]:
-    """All that decides whether an older version reads a request."""
+    """Everything on which it depends whether an older version can read a request."""
     return {
         "revision": REVISION,
         "added": sorted(ADDED),
@@ -64,7 +64,7 @@ def test_payload_leaves_out_what_has_its_default_and_is_read_back_the_same() -> 
     ids=str,
 )
 def test_damaged_payload_is_no_request(damage: dict[str, Any]) -> None:
-    """Whatever lies there: a payload that raised anything else would stop every worker that looks at its queue."""
+    """Any bytes: a payload that raised another error would stop every worker that reads its queue."""
     request = resolve(JobRequest.parse(b'{"class_label": 3}'), DEMO, lambda: 1)
     sound = payload_of(request)
     damaged = sound | damage | {"request": sound["request"] | damage.get("request", {})}
@@ -77,7 +77,7 @@ def called_with(payload: dict[str, Any]) -> bytes:
     return zlib.compress(json.dumps(["f", None, [], payload]).encode())
 
 
-def test_fixed_form_tells_requests_apart() -> None:
+def test_fixed_form_distinguishes_requests() -> None:
     one, other = (resolve(JobRequest.parse(b'{"class_label": %d}' % label), DEMO, lambda: 1) for label in (1, 2))
     assert fixed_form(one) != fixed_form(other)
 

@@ -1,4 +1,4 @@
-"""Quotas of callers on a real Redis: what is charged, what is refused, and what does not go round them."""
+"""Quotas of callers on a real Redis: what is charged, what is refused, and what cannot evade them."""
 
 import pytest
 from redis import Redis
@@ -140,8 +140,8 @@ def test_posts_are_counted_replayed_and_wrong_ones_too(redis: Redis, settings: S
     assert outcomes(desk, job_of(BOB)) == ["queued"]
 
 
-def test_nobody_waits_longer_than_told(redis: Redis, settings: Settings) -> None:
-    """The library's windows by Redis' clock, moved on by shortening what is left of them."""
+def test_call_after_the_stated_wait_is_accepted(redis: Redis, settings: Settings) -> None:
+    """The library's windows run by Redis' clock; time passes here by shortening what is left of them."""
     quotas = Quotas(redis, settings.model_copy(update={"quota_device_seconds": 10}))
     for _ in range(6):
         quotas.take_cost(ANN, 1500)

@@ -90,7 +90,7 @@ def test_store_that_cannot_be_used_is_one_line_naming_the_variable(tmp_path: Pat
         ImageStore(str(tmp_path / "file" / "images"))
 
 
-def test_sources_tell_where_a_value_came_from_and_hide_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sources_name_the_origin_of_a_value_and_hide_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ADM_REDIS_URL", "redis://user:secret@host:6379/0")
     lines = {each.variable: each for each in Settings.load().sources()}
     assert (lines["ADM_REDIS_URL"].value, lines["ADM_REDIS_URL"].source) == ("redis://***@host:6379/0", "environment")

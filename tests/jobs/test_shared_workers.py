@@ -1,4 +1,4 @@
-"""Pipelines that share workers: what one waits for is the work of all, as far as it falls on its workers."""
+"""Pipelines that share workers: a job waits for the work of all pipelines, as far as its own workers do it."""
 
 import dataclasses
 
@@ -93,7 +93,7 @@ def test_pipelines_of_other_workers_change_nothing(
 def test_one_more_worker_makes_no_wait_longer(
     ours: Work, theirs: Work, request: ResolvedRequest, other: str, data: st.DataObject
 ) -> None:
-    """As long as those of one pipeline are among those of the other, and both had one."""
+    """On two conditions: each pipeline had a worker before, and the workers of one pipeline are among the other's."""
     kinds = st.sampled_from([("demo", other), data.draw(st.sampled_from([("demo",), (other,)]))])
     holding = [("demo", other), *data.draw(st.lists(kinds, max_size=4))]
     there = backlog("demo", ours, backlog(other, theirs))
@@ -115,8 +115,8 @@ def test_what_pipelines_of_the_same_workers_have_queued_adds_up_to_what_the_cap_
         assert estimator.queued_seconds(seen) == pytest.approx(total)
 
 
-def test_work_falls_evenly_on_all_who_hold_its_pipeline() -> None:
-    """One of two holders of the other is ours: half of its 8 s, and two share that."""
+def test_work_is_spread_evenly_over_all_workers_that_serve_its_pipeline() -> None:
+    """One of the two workers of "other" also serves "demo": it takes half of its 8 s, and two workers share that."""
     three = fleet(("demo", "other"), ("demo",), ("other",))
     assert three.shares("demo") == {"demo": 1, "other": 0.5}
     queued = backlog("demo", {}, backlog("other", {"low:15:base": 1600}))

@@ -67,7 +67,7 @@ def address(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
     return f"s3://{BUCKET}/{uuid4().hex}"
 
 
-def test_every_store_holds_to_the_same_contract(address: str) -> None:
+def test_every_store_keeps_the_same_contract(address: str) -> None:
     """put, get, has, delete, list and now; what is missing; bytes of every size and value."""
     store = ObjectStore(address, MARGIN_SECONDS)
     assert list(store.list("jobs")) == []
@@ -104,7 +104,7 @@ def test_listing_of_more_objects_than_a_page_of_the_server_is_whole(address: str
 
 @pytest.mark.parametrize("way", ["jobs/../../{}/x", "../{}/x", "jobs/../../../x", "..", "jobs/..", "jobs//x", "a\0b"])
 def test_key_with_a_way_out_of_the_store_names_nothing(address: str, way: str) -> None:
-    """No disk and no server is asked, which might resolve it; so what lies beside a store stays."""
+    """The key is refused before a disk or a server could resolve it, so files beside a store stay."""
     beside = address.rpartition("/")[0]
     neighbour = ObjectStore(f"{beside}/neighbour-{uuid4().hex}", MARGIN_SECONDS)
     neighbour.put("x", b"secret")
@@ -182,12 +182,12 @@ def test_fault_of_a_moment_is_not_noticed(store: ObjectStore, store_proxy: Store
 
 
 @pytest.mark.parametrize("call", ["put", "list"])
-def test_bucket_that_is_not_there_is_a_store_that_is_away(bucket: str, call: str) -> None:
+def test_missing_bucket_is_an_unavailable_store(bucket: str, call: str) -> None:
     with pytest.raises(UnavailableError):
         CALLS[call](ObjectStore("s3://nowhere/at-all", TIMEOUT_SECONDS))
 
 
-def test_images_and_checkpoints_of_a_job_lie_in_a_bucket_until_it_is_deleted(bucket: str) -> None:
+def test_images_and_checkpoints_of_a_job_are_in_a_bucket_until_it_is_deleted(bucket: str) -> None:
     images = ImageStore(bucket, TIMEOUT_SECONDS)
     image = images.put("job", "execution", 0, png(3))
     checkpoint = images.put_checkpoint("job", "execution", "numerics", b"state")
@@ -200,7 +200,7 @@ def test_images_and_checkpoints_of_a_job_lie_in_a_bucket_until_it_is_deleted(buc
     assert len(list(images.images())) == 1, "trying left nothing"
 
 
-def test_uploads_lie_in_a_bucket_and_one_that_is_away_costs_no_record(
+def test_uploads_are_in_a_bucket_and_an_unavailable_one_costs_no_record(
     bucket: str, store_proxy: StoreProxy, redis: Redis, settings: Settings
 ) -> None:
     files = FileStore(redis, settings, ObjectStore(bucket, TIMEOUT_SECONDS))

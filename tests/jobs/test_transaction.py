@@ -63,7 +63,7 @@ def test_nothing_is_written_when_the_hash_is_another(redis: Redis, other: str) -
 
 
 @pytest.mark.parametrize("there", [None, "hash"])
-def test_key_that_held_no_hash_is_not_written_if_it_now_holds_one_or_is_gone(redis: Redis, there: str | None) -> None:
+def test_key_that_was_no_hash_is_not_written_if_it_now_is_one_or_is_gone(redis: Redis, there: str | None) -> None:
     if there is not None:
         write(redis)
     assert not commit(redis, KEY, None, gathered(redis))
@@ -79,7 +79,7 @@ def test_key_that_still_is_no_hash_is_written(redis: Redis) -> None:
     assert redis.hgetall(KEY) == {b"a": b"1"}
 
 
-def test_command_that_fails_stops_no_other_and_is_told(redis: Redis) -> None:
+def test_command_that_fails_stops_no_other_and_is_reported(redis: Redis) -> None:
     redis.set("list", "no list")
     pipe = redis.pipeline()
     pipe.rpush("list", "x")
@@ -90,7 +90,7 @@ def test_command_that_fails_stops_no_other_and_is_told(redis: Redis) -> None:
 
 
 @pytest.mark.parametrize("refuse", REFUSALS)
-def test_server_that_takes_no_writes_counts_as_away_and_nothing_is_written(
+def test_server_that_takes_no_writes_counts_as_unavailable_and_nothing_is_written(
     redis: Redis, redis_server: RedisServer, refuse: Refusal
 ) -> None:
     pipe = redis.pipeline()

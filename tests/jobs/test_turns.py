@@ -99,7 +99,7 @@ def test_each_priority_has_turns_of_its_own(desk: Desk) -> None:
     assert desk.order() == "baba"
 
 
-def test_answer_tells_the_place_in_the_line_and_among_ones_own(desk: Desk) -> None:
+def test_answer_gives_the_place_in_the_queue_and_among_the_callers_own_jobs(desk: Desk) -> None:
     desk.post(ANN, 30)
     told = desk.submit(*[job_of(BOB)] * 3) + desk.submit(job_of(BOB, key="one"))
     for submitted in told:

@@ -80,7 +80,7 @@ def test_new_checkpoint_further_on_lets_the_job_run_beside_others_again() -> Non
     assert (again.runs_alone, again.at_furthest, again.delay_seconds) == (False, 0, 0)
 
 
-def test_time_without_progress_runs_from_the_first_death_and_anew_from_a_checkpoint_further_on() -> None:
+def test_time_without_progress_runs_from_the_first_death_and_again_from_a_later_checkpoint() -> None:
     record = Deaths()
     for now in (1000.0, 2000.0, 3000.0):
         record = record.with_another(at(12), "", now)

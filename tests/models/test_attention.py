@@ -54,7 +54,9 @@ class Attended(TorchFunctionMode):
 @pytest.mark.parametrize("new_order", [False, True])
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-def test_heads_lie_as_fused_attention_takes_them(dtype: torch.dtype, channels_last: bool, new_order: bool) -> None:
+def test_heads_are_laid_out_as_fused_attention_takes_them(
+    dtype: torch.dtype, channels_last: bool, new_order: bool
+) -> None:
     mixed = torch.empty(2, 3 * 16, 5, device="meta", dtype=dtype)
     mixed = mixed.mT.contiguous().mT if channels_last else mixed
     with Attended() as attended:

@@ -33,7 +33,7 @@ def rewrite(path: Path, change: Callable[[dict[str, Tensor]], None], **metadata:
 
 
 def keep(tensors: dict[str, Tensor]) -> None:
-    """No change."""
+    """Return the state unchanged."""
 
 
 def test_saved_network_comes_back_with_its_configuration(tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ class Payload:
 
 @pytest.mark.parametrize("writer", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))])
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-def test_pickle_that_holds_code_is_refused_and_not_run(
+def test_pickle_that_contains_code_is_refused_and_not_run(
     tmp_path: Path, writer: Callable[[object, Path], None], suffix: str
 ) -> None:
     path, trace = tmp_path / f"evil{suffix}", tmp_path / "ran"

@@ -21,10 +21,10 @@ MAKERS = {"diffusion": diffusion_config, "upsampler": upsampler_config, "classif
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_flags_make_the_network_that_they_were_told_of(name: str) -> None:
+def test_flags_make_the_network_that_they_describe(name: str) -> None:
     preset = PRESETS[name]
-    flags, unsaid = official_flags(preset.config, preset.process)
-    assert unsaid == {}
+    flags, without_flag = official_flags(preset.config, preset.process)
+    assert without_flag == {}
     assert MAKERS[preset.role](flags) == preset.config
 
 

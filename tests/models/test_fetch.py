@@ -170,7 +170,7 @@ def test_server_that_ignores_the_condition_glues_nothing(source: Source, target:
     assert source.asked == ["bytes=70000-", None]
 
 
-def test_beginning_without_a_strong_tag_is_not_said_to_be_kept(source: Source, target: Path) -> None:
+def test_beginning_without_a_strong_tag_is_not_reported_as_kept(source: Source, target: Path) -> None:
     source.etag, source.sent_at_most = 'W/"one"', 1000
     with pytest.raises(FetchError) as refused:
         fetch(source.url, target)
@@ -208,7 +208,7 @@ def test_file_of_another_size_at_the_source_is_refused(source: Source, target: P
         fetch(source.url, target)
 
 
-def test_fetching_again_what_was_deleted_is_held_to_its_record(source: Source, target: Path) -> None:
+def test_file_fetched_again_after_deletion_is_compared_with_its_record(source: Source, target: Path) -> None:
     fetch(source.url, target)
     target.unlink()
     source.content, source.etag = CONTENT[::-1], '"two"'

@@ -53,7 +53,7 @@ def test_file_with_code_to_run_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [32, 64, 299, 512])
 def test_resizing_is_that_of_tensorflow_1(size: int) -> None:
-    """In plain numbers: place i lies at i * size / 299 between two pixels, the last of which is repeated."""
+    """Written out: place i is at i * size / 299 between two pixels, and the last pixel is repeated."""
     line = torch.arange(size) % 251
     got = resized(line.to(torch.uint8).expand(1, 3, size, size))[0, 0, 0]
     for i in (0, 1, 100, INPUT_SIZE - 1):

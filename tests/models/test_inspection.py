@@ -34,7 +34,7 @@ def shapes_of(config: UNetConfig | ClassifierConfig) -> dict[str, tuple[int, ...
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_official_checkpoint_is_told_from_its_keys(name: str) -> None:
+def test_official_checkpoint_is_recognized_by_its_keys(name: str) -> None:
     table = json.loads((TABLES / f"{name}.keys.json").read_text())
     found = inspect_shapes({key: tuple(shape) for key, shape, _ in table})
     assert name in found.presets
@@ -54,18 +54,18 @@ def test_open_flags_of_a_diffusion_network_are_named() -> None:
     ]
 
 
-def test_attention_pool_tells_the_image_size() -> None:
+def test_attention_pool_gives_the_image_size() -> None:
     found = inspect_shapes(shapes_of(PRESETS["256x256_classifier"].config))
     assert "image_size" not in {each.flag for each in found.open}
 
 
-def test_checkpoint_of_another_dataset_is_told_without_a_preset() -> None:
+def test_checkpoint_of_another_dataset_is_recognized_without_a_preset() -> None:
     found = inspect_shapes(shapes_of(FFHQ))
     assert found.presets == ()
     assert found.config == FFHQ
 
 
-def test_fewer_classes_and_other_widths_are_told() -> None:
+def test_fewer_classes_and_other_widths_are_recognized() -> None:
     config = replace(PRESETS["64x64_diffusion"].config, num_classes=37, model_channels=64)  # type: ignore[arg-type]
     found = inspect_shapes(shapes_of(config))
     assert isinstance(found.config, UNetConfig)
@@ -73,7 +73,7 @@ def test_fewer_classes_and_other_widths_are_told() -> None:
 
 
 @pytest.mark.parametrize("config", [BASE, UPSAMPLER, CLASSIFIER])
-def test_small_networks_are_told(config: UNetConfig | ClassifierConfig) -> None:
+def test_small_networks_are_recognized(config: UNetConfig | ClassifierConfig) -> None:
     assert shapes_of(inspect_shapes(shapes_of(config)).config) == shapes_of(config)
 
 

@@ -1,4 +1,4 @@
-"""Weights files as people have them: every form and wrapping is one network, or one line that says what it is."""
+"""Weights files in the forms that people have: each gives the same network, or one line that says what the file is."""
 
 import argparse
 import gzip
@@ -57,7 +57,7 @@ def compiled(state: dict[str, Tensor]) -> object:
 
 
 def half_convolutions(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """As the official convert_to_fp16 leaves a model: convolutions of the three bodies in float16, the rest not."""
+    """A model as the official convert_to_fp16 leaves it: only the convolutions of the three bodies are float16."""
     network = build_unet(BASE)
     network.load_state_dict(state)
     for name, module in network.named_modules():
@@ -67,7 +67,7 @@ def half_convolutions(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 class AttributeDict(dict[str, Any]):
-    """As configuration libraries have it."""
+    """A dict subclass, as configuration libraries define one."""
 
 
 OBJECTS = [frozenset({1}), range(3), slice(1), Decimal(1), datetime(2026, 1, 1, tzinfo=UTC), np.float64(1), np.zeros(2)]
@@ -196,7 +196,7 @@ FOREIGN: dict[str, tuple[bytes, str]] = {
         saved({"a": torch.zeros(99)}, _use_new_zipfile_serialization=False)[:-99],
         "is cut off or damaged",
     ),
-    "optimizer": (saved(optimizer_state()), "is the state of an optimizer; the weights lie in another file"),
+    "optimizer": (saved(optimizer_state()), "is the state of an optimizer; the weights are in another file"),
     "whole model": (saved(Model()), "a pickled model or object; save its state_dict()"),
     "list": (saved([torch.zeros(1)]), "contains a list, and no state dict"),
     "run's bookkeeping": (saved({"step": 3, "args": {}}), "contains no state dict of an ADM network, but step, args"),
@@ -269,7 +269,7 @@ OTHERS: dict[str, tuple[dict[str, Tensor], str]] = {
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_other_network_is_said_by_its_name_in_every_command(tmp_path: Path, name: str) -> None:
+def test_other_network_is_named_in_every_command(tmp_path: Path, name: str) -> None:
     tensors, said = OTHERS[name]
     path = tmp_path / "mine.pt"
     torch.save(tensors, path)

@@ -161,9 +161,9 @@ def test_what_is_not_finite_stays_so(silu: bool, form: str) -> None:
 
 @pytest.mark.slow
 def test_all_processors_compute_equal_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the oldest instructions of this machine's kind, and with all that this machine has."""
+    """With the oldest instructions of this machine's kind, with all that this machine has, and with wider vectors."""
     torch.set_num_threads(1)
-    (extension,) = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["ext-modules"]
+    extension, _ = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["ext-modules"]
     x, norm, upstream = by_channels(3 * drawn(2, 96, 9, 7)), GroupNorm32(96).requires_grad_(False), drawn(2, 96, 9, 7)
 
     def computed() -> list[Tensor]:
@@ -175,7 +175,7 @@ def test_all_processors_compute_equal_bits(tmp_path: Path, monkeypatch: pytest.M
         return results
 
     shipped = computed()
-    for name, options in {"oldest": [], "native": ["-march=native"]}.items():
+    for name, options in {"oldest": [], "native": ["-march=native"], "wide": ["-DWIDE=16"]}.items():
         path = tmp_path / f"{name}.so"
         flags = [*extension["extra-compile-args"], *options, "-DEACH_PROCESSOR=", "-shared", "-fPIC"]
         subprocess.run(["cc", *flags, ROOT / extension["sources"][0], "-lm", "-o", path], check=True)

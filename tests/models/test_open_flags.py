@@ -66,7 +66,7 @@ def test_without_answers_the_preset_with_the_same_keys_is_assumed() -> None:
     assert not any(resolved.answers.settle(each) for each in resolved.found.open)
 
 
-def test_every_open_flag_that_matters_has_to_be_said() -> None:
+def test_every_open_flag_that_matters_has_to_be_given() -> None:
     lines = resolve(shapes_of(FEW_CLASSES), Answers(diffusion_steps=250)).missing()
     assert [line.partition(" is not in the file")[0] for line in lines] == [
         "use_new_attention_order",
@@ -130,7 +130,7 @@ def test_wrong_answer_is_one_line(config: UNetConfig | ClassifierConfig, given: 
     assert refused.value.lines == [line]
 
 
-def test_all_wrong_answers_are_told_at_once() -> None:
+def test_all_wrong_answers_are_reported_at_once() -> None:
     with pytest.raises(AnswersError) as refused:
         resolve(shapes_of(FFHQ), Answers(num_heads=3, num_head_channels=64, image_size=10))
     assert [line.split()[0] for line in refused.value.lines] == ["num_heads", "num_heads", "image_size"]
@@ -163,7 +163,7 @@ def test_heads_of_the_decoder_that_cannot_be_are_refused(heads: dict[str, Any], 
         resolve(shapes_of(FEW_CLASSES), Answers(**heads))
 
 
-def test_heads_said_anew_leave_nothing_of_those_before() -> None:
+def test_heads_given_again_replace_those_before() -> None:
     before = Answers(num_heads=4, num_heads_upsample=2, image_size=64)
     assert Answers(num_head_channels=16).over(before) == Answers(num_head_channels=16, image_size=64)
     assert Answers(num_heads=2).over(before) == Answers(num_heads=2, image_size=64)

@@ -60,5 +60,5 @@ def row(pipeline: OfficialPipeline) -> str:
 
 
 @pytest.mark.parametrize("name", OFFICIAL_PIPELINES)
-def test_document_tells_what_the_presets_say(name: str) -> None:
+def test_document_agrees_with_the_presets(name: str) -> None:
     assert row(OFFICIAL_PIPELINES[name]) in DOCUMENT.read_text().splitlines()

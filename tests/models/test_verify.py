@@ -42,7 +42,7 @@ def blank(name: str) -> dict[str, Tensor]:
     return {key: torch.empty(1).expand(value.shape) for key, value in state.items()}  # no memory
 
 
-def test_file_is_held_to_the_preset_it_is_named_after() -> None:
+def test_file_is_compared_with_the_preset_it_is_named_after() -> None:
     assert preset_of(Path("a/64x64_classifier.pt")) is PRESETS[NAME]
     assert preset_of(Path("other.pt"), NAME) is PRESETS[NAME]
     assert preset_of(Path("other.pt")) is None
@@ -73,16 +73,16 @@ def test_whole_checkpoint_has_no_difference(checkpoint: Path) -> None:
     assert verify(checkpoint, read_tensors(checkpoint), BASE) == []
 
 
-def test_file_that_is_not_the_one_recorded_is_told(checkpoint: Path) -> None:
+def test_file_that_is_not_the_one_recorded_is_reported(checkpoint: Path) -> None:
     write_record(checkpoint, "0" * 64)
     os.utime(checkpoint)
     assert verify(checkpoint, read_tensors(checkpoint), BASE) == [
-        "has changed since it was recorded; if that is meant, delete its .json"
+        "has changed since it was recorded; if that is intended, delete its .json"
     ]
 
 
 @pytest.mark.parametrize(("dtype", "suffix"), [(torch.float32, "32"), (torch.float16, "16"), (torch.bfloat16, "b16")])
-def test_converted_file_holds_the_same_values_and_says_what_it_is(
+def test_converted_file_contains_the_same_values_and_says_what_it_is(
     checkpoint: Path, dtype: torch.dtype, suffix: str
 ) -> None:
     target = checkpoint.with_name(f"{suffix}.safetensors")
@@ -145,7 +145,7 @@ def test_truncated_checkpoint_is_one_line(checkpoint: Path, kept: int, said: str
         load_network(checkpoint, UNet, config=BASE)
 
 
-def test_checkpoint_of_another_preset_is_told_by_its_name() -> None:
+def test_checkpoint_of_another_preset_is_reported_by_its_name() -> None:
     other = blank_network(PRESETS["128x128_classifier"].config)
     with pytest.raises(WeightsError, match=r"\Amine\.pt: .*; its keys are those of 64x64_classifier\Z"):
         check_state(other, blank(NAME), "mine.pt")

@@ -1,6 +1,6 @@
-"""Other implementations, beside which ours runs on random settings that each run draws anew.
+"""Compare ours with other implementations, on random settings that each run draws for itself.
 
-OFFICIAL is the folder of guided-diffusion's checkout; PEERS_SEED repeats a run, whose seed its last line says.
+OFFICIAL is the folder of guided-diffusion's checkout; PEERS_SEED repeats a run, whose last line prints its seed.
 """
 
 import os
@@ -12,7 +12,7 @@ import pytest
 import torch
 
 SEED = int(os.environ.get("PEERS_SEED") or random.randrange(2**32))
-# torchvision's operators are built for another torch; its import registers a form of these two, and nobody runs them
+# torchvision's operators are built for another torch. Its import needs these two to be defined; nothing runs them.
 OPERATORS = torch.library.Library("torchvision", "DEF")
 for operator in ("nms", "qnms"):
     OPERATORS.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")

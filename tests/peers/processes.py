@@ -66,5 +66,5 @@ class Network:
         return torch.cat([first, torch.tanh(self.c * x + self.d * tau)], dim=1) if self.learned else first
 
     def gradient(self, x: Tensor, timesteps: Tensor) -> Tensor:
-        """In place of a classifier's."""
+        """Stands in for a classifier's gradient."""
         return self.c * torch.cos(x + self.d * (timesteps.float() / 1000)[:, None, None, None])

@@ -44,9 +44,8 @@ def test_every_step_of_a_run_is_the_official_codes(case: int, draw: random.Rando
     flags = draw_flags(draw)
     process, _, official = both(flags, draw_respacing(draw, flags["steps"]))
     network, scale = Network(draw, flags["learn_sigma"]), draw.choice([0.0, 0.5, 3.0])
-    clip = (
-        draw.random() < 0.5 or not flags["predict_xstart"]
-    )  # unclipped, an eps that is no image's grows without bound
+    # without the clamp, predictions from an eps that belongs to no image grow without bound
+    clip = draw.random() < 0.5 or not flags["predict_xstart"]
     # at eta 1 the official code takes the root of a difference of equals in float32: its rounding, or NaN
     sampler, eta = draw.choice(["ddpm", "ddim"]), draw.choice([0.0, 0.4, 0.9])
     thresholding: Thresholding = "clip" if clip else "none"

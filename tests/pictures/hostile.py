@@ -1,4 +1,4 @@
-"""Pictures that are made to cost their decoder much."""
+"""Pictures that cost their decoder much time or memory."""
 
 import io
 import zlib
@@ -11,7 +11,7 @@ from tests.jobs.samples import chunk
 
 
 def slow_jpeg(repeats: int) -> bytes:
-    """A progressive JPEG whose last scan, one byte that refines every block, is there again and again."""
+    """A progressive JPEG that repeats its last scan, one byte that refines every block."""
     buffer = io.BytesIO()
     Image.linear_gradient("L").resize((2048, 2048)).save(buffer, "JPEG", progressive=True)
     whole = buffer.getvalue()

@@ -1,4 +1,4 @@
-"""One treatment of every mode, orientation and transparency, whatever the file's format."""
+"""Each mode, orientation and transparency is treated the same way in every file format."""
 
 import io
 from pathlib import Path
@@ -96,7 +96,7 @@ def test_format_that_another_program_decodes_is_not_opened(tmp_path: Path) -> No
     [(b"", "is empty"), (b"text", "is not a readable picture"), (encoded(COLOURS, "TIFF").getvalue()[:-90], "cut off")],
     ids=["empty", "text", "cut off"],
 )
-def test_what_cannot_be_decoded_is_said(tmp_path: Path, content: bytes, said: str) -> None:
+def test_undecodable_bytes_are_refused_by_reason(tmp_path: Path, content: bytes, said: str) -> None:
     path = tmp_path / "cat.jpg"
     path.write_bytes(content)
     with pytest.raises(PictureError, match=said):

@@ -35,7 +35,7 @@ def corner_of(sheet: Image.Image, colour: str) -> tuple[int, int]:
     return next((x, y) for y in range(sheet.height) for x in range(sheet.width) if pixels[x, y] == wanted)
 
 
-def test_cells_lie_row_by_row_enlarged_by_a_whole_factor_without_smoothing() -> None:
+def test_cells_are_row_by_row_enlarged_by_a_whole_factor_without_smoothing() -> None:
     sheet = sheet_of(["0", "1", "2"], ["10", "25"])
     places = [corner_of(sheet, colour) for colour in COLOURS]
     columns, rows = [x - 3 for x, _ in places[:3]], sorted({y for _, y in places})  # three pixels are of the marked one

@@ -43,5 +43,5 @@ def test_text_of_a_keyword_is_found_among_others() -> None:
         SIGNATURE + chunk(b"zTXt", b"mine\0\0" + zlib.compress(bytes(10**7))),
     ],
 )
-def test_what_holds_no_such_text_gives_none(data: bytes) -> None:
+def test_bytes_without_such_text_give_none(data: bytes) -> None:
     assert text_chunk(io.BytesIO(data), "mine") is None

@@ -68,14 +68,14 @@ def service_settings(redis_server: RedisServer, tmp_path_factory: pytest.TempPat
         data=tmp_path_factory.mktemp("service"),
         redis_url=redis_server.address,
         sweep_seconds=0.2,
-        lease_seconds=300,  # workers of tests may stall, and the page's heartbeat only when they are told to
+        lease_seconds=300,  # workers of tests may stall, and those of the page's tests send heartbeats on demand only
         fleet_refresh_seconds=0,  # what a test announces counts at once
     )
 
 
 @pytest.fixture(scope="module")
 def address(service_settings: Settings) -> Iterator[str]:
-    """A service for one module's tests: left running, its sweep would deal with jobs behind the backs of all others."""
+    """A service for one module's tests; it ends with them, because its sweep would change the jobs of other tests."""
     with running_service(service_settings) as (address, _, _):
         yield address
 
@@ -90,7 +90,7 @@ METRICS = "# TYPE adm_toy_steps counter\nadm_toy_steps_total 3.0\n"
 
 
 class ToyWorker:
-    """A worker whose network is a grey pixel: everything else, the inbox first of all, is real."""
+    """A worker whose network is a grey pixel; everything else, such as the inbox, is real."""
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self.images = ImageStore(settings.store_address)
@@ -105,7 +105,7 @@ class ToyWorker:
         self._thread.start()
 
     def hold(self) -> None:
-        """Claim, but do not finish until `release`."""
+        """Claim jobs, but finish none until `release`."""
         self._held.clear()
 
     def release(self) -> None:
@@ -162,7 +162,7 @@ def worker(redis_server: RedisServer, redis: Redis, service_settings: Settings) 
 
 @pytest.fixture
 def fleet(worker: ToyWorker, client: httpx2.Client) -> ToyWorker:
-    """A worker that keeps the jobs that it claims, and that the service has seen."""
+    """A worker that the service has seen, and that claims jobs but finishes none."""
     worker.hold()
     while not client.get("/v1/workers").raise_for_status().json()["data"]:
         time.sleep(0.05)

@@ -59,7 +59,7 @@ def adm(address: str, *arguments: str) -> tuple[int, list[str]]:
 @pytest.mark.process
 @pytest.mark.slow
 @pytest.mark.usefixtures("two_workers")
-def test_command_changes_one_worker_or_all_and_tells_what_each_of_them_answers(fleet_settings: Settings) -> None:
+def test_command_changes_one_worker_or_all_and_prints_what_each_of_them_answers(fleet_settings: Settings) -> None:
     with running_service(fleet_settings) as (address, _, _), Client(address) as client:
         eventually(lambda: client.model("other").workers == ["one", "two"], "both workers are known")
         status, lines = adm(address, "load", "demo", "--worker", "one")
@@ -85,7 +85,7 @@ def test_command_changes_one_worker_or_all_and_tells_what_each_of_them_answers(f
 
 
 @pytest.mark.process
-def test_only_operators_change_what_workers_hold_and_the_audit_log_tells_it(
+def test_only_operators_change_the_pipelines_of_workers_and_the_audit_log_records_it(
     fleet_settings: Settings, redis_server: RedisServer, make_key: MakeKey
 ) -> None:
     user, operator = make_key("ann"), make_key("olga", Role.OPERATOR)

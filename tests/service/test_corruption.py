@@ -36,7 +36,7 @@ def test_foreign_entries_make_no_answer_a_failure(
 
 
 @pytest.mark.parametrize("field", FIELDS)
-def test_damaged_job_is_told_as_failed_and_others_as_they_are(
+def test_damaged_job_is_shown_as_failed_and_others_as_they_are(
     client: httpx2.Client, fleet: ToyWorker, redis: Redis, field: str
 ) -> None:
     bad, good = post(client), post(client)

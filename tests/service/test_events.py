@@ -15,7 +15,7 @@ from tests.service.conftest import ToyWorker, body, running_service, wait_follow
 
 @contextmanager
 def once_followed(redis: Redis, job_id: str, act: Callable[[], object]) -> Iterator[None]:
-    """Act while the block reads a stream of the job, as soon as the service follows the job for it."""
+    """Call `act` as soon as the service has subscribed to the job for the stream that the block reads."""
 
     def wait_and_act() -> None:
         wait_followed(redis, job_id)
@@ -49,7 +49,7 @@ def read_events(client: httpx2.Client, job_id: str, last_id: str | None = None) 
                 fields = {}
 
 
-def test_stream_tells_all_and_closes_after_the_last_event(
+def test_stream_sends_all_events_and_closes_after_the_last(
     client: httpx2.Client, fleet: ToyWorker, redis: Redis
 ) -> None:
     job_id = client.post("/v1/jobs", json=body(n=2, previews=True)).json()["id"]
@@ -82,7 +82,7 @@ def test_what_was_missed_is_replayed_but_for_previews(client: httpx2.Client, wor
     assert list(read_events(client, job_id, "nonsense")) == events
 
 
-def test_reconnecting_after_the_last_event_is_told_to_stop(client: httpx2.Client, worker: ToyWorker) -> None:
+def test_reconnecting_after_the_last_event_is_answered_204(client: httpx2.Client, worker: ToyWorker) -> None:
     job_id = client.post("/v1/jobs", json=body(), headers={"Prefer": "wait=30"}).json()["id"]
     last = list(read_events(client, job_id))[-1]
     response = client.get(f"/v1/jobs/{job_id}/events", headers={"Last-Event-ID": last.id})

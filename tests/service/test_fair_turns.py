@@ -1,4 +1,4 @@
-"""Turns at what is limited: one caller's many do not stand before another's one, and none is lost."""
+"""Turns at a limited resource: many calls of one caller do not delay another caller's one, and no turn is lost."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -42,7 +42,7 @@ def test_callers_take_turns_however_many_each_has_waiting() -> None:
     ran(scenario)
 
 
-def test_no_more_than_so_many_hold_a_turn_and_each_is_given_on() -> None:
+def test_only_so_many_have_a_turn_at_once_and_each_is_passed_on() -> None:
     async def scenario() -> None:
         turns, order = FairTurns(1), list[str]()
         tasks = [asyncio.create_task(waiting(turns, str(number), order)) for number in range(3)]

@@ -79,7 +79,7 @@ def test_content_is_the_normalised_png(client: httpx2.Client, uploaded: dict[str
     assert client.get(f"/v1/files/{ID}/content", headers={"If-None-Match": etag}).status_code == 304
 
 
-def test_removed_file_is_gone_and_may_be_uploaded_anew(
+def test_removed_file_is_gone_and_may_be_uploaded_again(
     client: httpx2.Client, uploaded: dict[str, Any], stored: Path
 ) -> None:
     assert client.delete(f"/v1/files/{ID}").status_code == 204
@@ -150,7 +150,7 @@ def test_store_that_does_not_take_a_picture_is_503(redis: Redis, settings: Setti
         assert client.post("/v1/files", content=PNG).status_code == 201
 
 
-def test_picture_is_kept_no_larger_than_pipelines_can_use_and_anew_for_a_larger_one(
+def test_picture_is_kept_no_larger_than_pipelines_can_use_and_kept_again_for_a_larger_one(
     client: httpx2.Client, redis: Redis
 ) -> None:
     buffer = io.BytesIO()
@@ -257,7 +257,7 @@ def test_pictures_of_one_caller_are_kept_within_a_quota_of_its_own(
         assert is_problem(client.post("/v1/files", content=png(5), headers=ann), 507)
 
 
-def test_fields_beside_a_picture_are_refused_before_they_are_held(client: httpx2.Client) -> None:
+def test_fields_beside_a_picture_are_refused_before_they_are_kept_in_memory(client: httpx2.Client) -> None:
     """The parser keeps a file's part on disk, and a field's in memory."""
     response = client.post("/v1/files", data={"more": "x" * 100_000}, files={"file": ("a.png", png())})
     assert response.status_code == 400

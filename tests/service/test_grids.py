@@ -81,7 +81,7 @@ def test_wrong_axis_or_value_is_named_and_nothing_is_queued(
     assert client.get("/v1/jobs").json()["data"] == []
 
 
-def test_what_is_wrong_with_a_value_is_said_once(client: httpx2.Client, fleet: ToyWorker) -> None:
+def test_fault_of_a_value_is_reported_once(client: httpx2.Client, fleet: ToyWorker) -> None:
     given = grid(sampler="ddpm", x={"field": "eta", "values": [0, 0.5]})
     (error,) = client.post("/v1/grids", json=given).json()["errors"]
     assert error == {"pointer": "/x/values/1", "detail": "eta 0.5: applies only to ddim; ddpm has no eta"}

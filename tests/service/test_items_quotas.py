@@ -33,7 +33,7 @@ def test_each_item_counts_as_a_post(client: httpx2.Client, fleet: ToyWorker, mak
     assert len(client.get("/v1/jobs", headers=ann).json()["data"]) == 6
 
 
-def test_items_together_are_held_against_quotas_of_work(
+def test_items_together_are_counted_against_quotas_of_work(
     client: httpx2.Client, fleet: ToyWorker, make_key: MakeKey
 ) -> None:
     ann = make_key("ann")
@@ -45,7 +45,7 @@ def test_items_together_are_held_against_quotas_of_work(
     assert client.post("/v1/jobs", json=items(costly), headers=ann).status_code == 202
 
 
-def test_items_together_are_held_against_the_quota_of_device_seconds(
+def test_items_together_are_counted_against_the_quota_of_device_seconds(
     client: httpx2.Client, fleet: ToyWorker, make_key: MakeKey
 ) -> None:
     fleet.release()

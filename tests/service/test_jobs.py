@@ -123,7 +123,7 @@ def test_prefer_is_read_as_rfc_7240_says(
     assert response.headers.get("preference-applied") == applied
 
 
-def test_job_deleted_while_its_post_is_held_is_answered_as_it_was_submitted(
+def test_job_deleted_while_its_post_waits_is_answered_as_it_was_submitted(
     client: httpx2.Client, fleet: ToyWorker
 ) -> None:
     with ThreadPoolExecutor(1) as pool:

@@ -48,7 +48,7 @@ def test_upsampling_shows_progress_of_its_own_stage(client: httpx2.Client, worke
     assert job["progress"] == {"stage": "upsample", "step": 7, "steps": 7, "fraction": 1} | NO_ETA
 
 
-def test_missing_image_of_a_job_in_progress_is_told_from_one_that_never_will_be(
+def test_missing_image_of_a_job_in_progress_is_distinguished_from_one_that_never_will_be(
     client: httpx2.Client, fleet: ToyWorker, files: list[str]
 ) -> None:
     job = client.post("/v1/jobs", json={"kind": "reconstruct", "images": files}).json()

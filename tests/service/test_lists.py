@@ -54,7 +54,7 @@ def test_filter_that_means_nothing_is_refused(client: httpx2.Client, params: dic
     assert is_problem(client.get("/v1/jobs", params=params), 422, pointer)
 
 
-def test_pages_of_a_filtered_list_hold_every_match_once(client: httpx2.Client, fleet: ToyWorker) -> None:
+def test_pages_of_a_filtered_list_contain_every_match_once(client: httpx2.Client, fleet: ToyWorker) -> None:
     wanted = [post(client, class_label="cone" if each % 3 == 0 else "torus") for each in range(12)][::3]
     found, params = list[str](), {"class_label": "cone", "limit": "2"}
     while True:
@@ -67,7 +67,7 @@ def test_pages_of_a_filtered_list_hold_every_match_once(client: httpx2.Client, f
     assert found == wanted[::-1]
 
 
-def test_page_of_a_filtered_list_reads_a_bounded_number_of_jobs_and_goes_on(
+def test_page_of_a_filtered_list_reads_a_bounded_number_of_jobs_and_the_next_continues(
     client: httpx2.Client, fleet: ToyWorker
 ) -> None:
     oldest = post(client, class_label="cone")
@@ -97,7 +97,7 @@ def test_filters_and_mine_never_widen_what_a_caller_sees(
     assert listed(client, root, metadata="run=1", mine="true") == listed(client, root, mine="true") == [roots]
 
 
-def test_page_of_large_jobs_ends_before_it_has_too_many_bytes_and_goes_on(
+def test_page_of_large_jobs_ends_before_it_has_too_many_bytes_and_the_next_continues(
     client: httpx2.Client, fleet: ToyWorker
 ) -> None:
     """Metadata packs well, so that a small body and a small record may be a large part of a page."""

@@ -31,7 +31,7 @@ async def open_stream(address: str, job_id: str) -> tuple[str, asyncio.StreamRea
 
 
 @pytest.mark.slow
-def test_streams_that_open_at_once_are_all_served_and_all_hear_the_end(
+def test_streams_that_open_at_once_are_all_served_and_all_get_the_end(
     address: str, client: httpx2.Client, fleet: ToyWorker
 ) -> None:
     job_id = client.post("/v1/jobs", json=body()).json()["id"]
@@ -52,7 +52,7 @@ def test_streams_that_open_at_once_are_all_served_and_all_hear_the_end(
 
 @pytest.mark.process
 @pytest.mark.slow
-def test_readers_that_do_not_read_hold_little_and_are_cut_off(redis_server: RedisServer, tmp_path: Path) -> None:
+def test_readers_that_do_not_read_cost_little_memory_and_are_cut_off(redis_server: RedisServer, tmp_path: Path) -> None:
     settings = Settings(data=tmp_path, redis_url=redis_server.address, fleet_refresh_seconds=0)
     with running_service(settings, ADM_CLIENT_SECONDS="5") as (address, process, lines):
         service = psutil.Process(process.pid)

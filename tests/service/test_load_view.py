@@ -1,4 +1,4 @@
-"""/v1/queue and /v1/caller: operators see the queue by pipeline and caller, and everybody who they are."""
+"""/v1/queue and /v1/caller: operators see the queue by pipeline and caller, and every caller its own name and role."""
 
 import httpx2
 import pytest

@@ -1,4 +1,4 @@
-"""Looking at jobs that are there, cancelling and deleting them; `test_jobs` posts them."""
+"""Listing, reading, cancelling and deleting jobs; `test_jobs` is about posting them."""
 
 import hashlib
 
@@ -58,10 +58,8 @@ def test_running_job_says_when_it_will_be_done_and_an_ended_one_does_not(
     with client.stream("GET", f"/v1/jobs/{job_id}/events") as stream:
         next(line for line in stream.iter_lines() if line == "event: started")
     progress = client.get(f"/v1/jobs/{job_id}").json()["progress"]
-    assert (progress["eta_seconds"], progress["eta_error_seconds"]) == (
-        1.0,
-        0.5,
-    )  # 25 steps of 40 ms, and no ratios yet
+    # 25 steps of 40 ms, and no ratios of actual to estimated time yet
+    assert (progress["eta_seconds"], progress["eta_error_seconds"]) == (1.0, 0.5)
     fleet.release()
     ended = client.get(f"/v1/jobs/{job_id}?wait=30").json()["progress"]
     assert (ended["fraction"], ended["eta_seconds"], ended["eta_error_seconds"]) == (1, None, None)

@@ -294,5 +294,5 @@ def test_async_client_gets_the_same(ai: OpenAI, address: str) -> None:
     assert (images, events) == ([png(0)], ["image_generation.completed"])
 
 
-def test_many_images_are_sent_without_holding_them_all(ai: OpenAI) -> None:
+def test_many_images_are_sent_without_keeping_them_all_in_memory(ai: OpenAI) -> None:
     assert decoded(ai.images.generate(prompt="torus", n=MAX_IMAGES)) == [png(index) for index in range(MAX_IMAGES)]

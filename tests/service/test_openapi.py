@@ -1,6 +1,6 @@
-"""The document: pinned in openapi.json beside it, and true.
+"""The OpenAPI document: it equals openapi.json beside this file, and the service answers as it says.
 
-After a change that is meant, `python -m tests.service.test_openapi` writes the golden file anew.
+After an intended change, `python -m tests.service.test_openapi` writes the golden file again.
 """
 
 import json

@@ -40,7 +40,7 @@ def running(redis: Redis, service_settings: Settings) -> Iterator[Running]:
 
 
 def text_of(address: str, path: str) -> str:
-    """What a route answers, on a connection of its own, so from either process; "" while a process is started again."""
+    """A route's answer on a new connection, so from either process; "" while a process is started again."""
     try:
         return httpx2.get(f"{address}{path}", timeout=60).text
     except httpx2.TransportError:
@@ -48,7 +48,7 @@ def text_of(address: str, path: str) -> str:
 
 
 def answered(address: str, route: str = "/livez") -> dict[str, float]:
-    """Requests of a route that each process has answered, as one scrape shows them; another's may be seconds old."""
+    """Requests of a route that each process has answered, from one scrape; that of the other may be seconds old."""
     found: dict[str, float] = {}
     for family in text_string_to_metric_families(text_of(address, "/metrics")):
         for each in family.samples:
@@ -88,7 +88,7 @@ def test_process_that_dies_is_started_again_and_the_log_says_so(running: Running
     assert process.poll() is None
 
 
-def test_one_process_sweeps_and_the_one_that_replaces_it_goes_on(
+def test_one_process_sweeps_and_the_one_that_replaces_it_continues(
     running: Running, redis: Redis, worker: ToyWorker
 ) -> None:
     address, _, lines = running
@@ -140,7 +140,7 @@ def test_change_of_the_keys_is_in_force_at_all_processes_when_its_command_return
 ) -> None:
     """A service that ran without keys, each request on a connection of its own, so at either process.
 
-    A command takes a while to exit, so what it runs is tried by itself too: requests follow at once then.
+    A command takes a while to exit, so its function is also called directly, and requests then follow at once.
     """
 
     def answers(key: str = "") -> set[int]:

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.process
 GET = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
 HEADER_BYTES = 2048
 CONNECTIONS = 24
-SECONDS = 2.0  # a client has, of the hasty service; two lines of a test on a busy machine need less
+SECONDS = 2.0  # that the hasty service gives a client; more than two lines of a test need on a busy machine
 
 
 class Caller:
@@ -92,7 +92,7 @@ def caller(limited: tuple[str, "psutil.Process"], redis: Redis) -> Iterator[Call
 
 @pytest.fixture(scope="module")
 def hasty(service_settings: Settings) -> Iterator[tuple[str, "psutil.Process"]]:
-    """A service that waits for no client."""
+    """A service with short limits on the time that a client may take."""
     variables = {"ADM_CLIENT_SECONDS": str(SECONDS), "ADM_KEEP_ALIVE_SECONDS": str(round(10 * SECONDS))}
     with running_service(service_settings, **variables) as (address, process, _):
         yield address, psutil.Process(process.pid)
@@ -315,7 +315,7 @@ def test_one_caller_leaves_connections_of_a_shared_address_to_others(
         each.socket.close()
 
 
-def test_answers_that_nobody_reads_are_dropped_and_others_go_on(small: tuple[str, list[str]], redis: Redis) -> None:
+def test_answers_that_nobody_reads_are_dropped_and_others_continue(small: tuple[str, list[str]], redis: Redis) -> None:
     address, lines = small
     silent = [Caller(address, source="127.0.0.3") for _ in range(10)]
     for each in silent:

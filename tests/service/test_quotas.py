@@ -41,7 +41,7 @@ def is_refused(answer: httpx2.Response, policy: str, quota: int, window: str | N
     return (policies[1], int(policies[2]), policies[3]) == (policy, quota, window)
 
 
-def test_posts_over_the_quota_are_429_and_others_go_on(
+def test_posts_over_the_quota_are_429_and_others_continue(
     client: httpx2.Client, fleet: ToyWorker, make_key: MakeKey
 ) -> None:
     ann, bob, root = make_key("ann"), make_key("bob"), make_key("root", Role.OPERATOR)

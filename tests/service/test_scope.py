@@ -35,7 +35,7 @@ class Callers(NamedTuple):
 
 @pytest.fixture
 def callers(fleet: ToyWorker, make_key: MakeKey) -> Callers:
-    """Two users and an operator, of a service whose worker keeps the jobs that it claims."""
+    """Two users and an operator of a service whose worker claims jobs but finishes none."""
     return Callers(make_key("ann"), make_key("bob"), make_key("root", Role.OPERATOR))
 
 
@@ -63,7 +63,7 @@ def listed(client: httpx2.Client, headers: Headers, **params: str) -> list[str]:
 
 
 def without_names(answer: httpx2.Response, path: str) -> tuple[int, str, set[str]]:
-    """An answer but for what repeats the request's path."""
+    """An answer without the parts that repeat the request's path."""
     names = path.split("/")[3]
     return answer.status_code, answer.text.replace(names, "ID"), set(answer.headers)
 
@@ -100,7 +100,7 @@ def test_waiting_queued_and_running_jobs_are_their_callers_too(client: httpx2.Cl
     assert client.get(f"/v1/jobs/{job_id}", headers=callers.ann).json()["status"] in ("queued", "in_progress")
 
 
-def test_lists_and_their_pages_hold_the_callers_own_jobs(client: httpx2.Client, callers: Callers) -> None:
+def test_lists_and_their_pages_contain_the_callers_own_jobs_alone(client: httpx2.Client, callers: Callers) -> None:
     anns, bobs = [], []
     for _ in range(3):
         anns.append(post(client, callers.ann))
@@ -195,7 +195,7 @@ def test_stream_ends_when_its_callers_key_is_rotated(redis: Redis, fleet: ToyWor
     assert "event: completed" not in list(stream)
 
 
-def test_long_poll_of_a_revoked_key_tells_nothing(
+def test_long_poll_of_a_revoked_key_reveals_nothing(
     client: httpx2.Client, redis: Redis, fleet: ToyWorker, callers: Callers
 ) -> None:
     job_id = post(client, callers.ann)

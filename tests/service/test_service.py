@@ -102,7 +102,7 @@ def test_pages_of_other_sites_cannot_post_or_delete(
     assert client.post("/v1/jobs", json=body(), headers=key | {"Sec-Fetch-Site": "same-origin"}).status_code == 202
 
 
-def test_models_show_what_workers_announced_and_who_holds_it(client: httpx2.Client, worker: ToyWorker) -> None:
+def test_models_show_what_workers_announced_and_who_serves_it(client: httpx2.Client, worker: ToyWorker) -> None:
     listed = client.get("/v1/models").json()
     assert (listed["object"], [each["id"] for each in listed["data"]]) == ("list", ["demo", "demo-uncond"])
     model = client.get("/v1/models/demo").json()
@@ -118,7 +118,7 @@ def test_models_show_what_workers_announced_and_who_holds_it(client: httpx2.Clie
     assert (shown["name"], shown["row_shapes"], shown["step_ms"]["demo"]["base"]["16"]) == ("cpu-0", [4, 16], 80)
 
 
-def test_pipeline_without_a_worker_is_said_everywhere(client: httpx2.Client, worker: ToyWorker) -> None:
+def test_pipeline_without_a_worker_is_reported_everywhere(client: httpx2.Client, worker: ToyWorker) -> None:
     assert client.get("/readyz?workers=1").json() == {"status": "ok"}
     assert client.get("/healthz").json()["status"] == "ok"
     worker.stop()
@@ -146,7 +146,7 @@ def test_metrics_merge_the_queue_and_the_workers(client: httpx2.Client, worker: 
     assert len(types) == len(set(types))
 
 
-def test_metrics_tell_what_a_pipeline_has_queued_from_what_its_workers_have(
+def test_metrics_distinguish_what_a_pipeline_has_queued_from_what_its_workers_have(
     client: httpx2.Client, fleet: ToyWorker
 ) -> None:
     for index in range(3):  # the first is claimed
@@ -293,7 +293,7 @@ def test_service_stops_at_once_although_somebody_waits(service_settings: Setting
 
 @pytest.mark.process
 @pytest.mark.slow
-def test_held_answers_are_given_when_the_service_stops(service_settings: Settings, fleet: ToyWorker) -> None:
+def test_waiting_calls_are_answered_when_the_service_stops(service_settings: Settings, fleet: ToyWorker) -> None:
     with (
         running_service(service_settings) as (address, process, _),
         httpx2.Client(base_url=address, timeout=60) as client,

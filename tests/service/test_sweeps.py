@@ -28,7 +28,7 @@ def test_sweep_is_shown_and_not_sent_twice(client: httpx2.Client, announced: Red
     assert (again.status_code, again.content) == (304, b"")
 
 
-def test_model_without_a_sweep_and_one_that_is_none_are_told_apart(client: httpx2.Client, announced: Redis) -> None:
+def test_model_without_a_sweep_and_unknown_model_are_distinguished(client: httpx2.Client, announced: Redis) -> None:
     lacking, unknown = client.get("/v1/models/demo-uncond/sweep"), client.get("/v1/models/none/sweep")
     assert is_problem(lacking, 404)
     assert is_problem(unknown, 404)
@@ -36,13 +36,13 @@ def test_model_without_a_sweep_and_one_that_is_none_are_told_apart(client: httpx
 
 
 def test_worker_without_the_sweep_takes_it_back(client: httpx2.Client, announced: Redis) -> None:
-    """It may have other weights, for which the former measurements are not valid."""
+    """The worker may have other weights, for which the former measurements are not valid."""
     with announced.pipeline() as pipe:
         announce_pipelines(pipe, [DEMO])
         pipe.execute()
     assert is_problem(client.get("/v1/models/demo/sweep"), 404)
 
 
-def test_what_cannot_be_read_is_no_sweep(client: httpx2.Client, announced: Redis) -> None:
+def test_unreadable_sweep_is_not_shown(client: httpx2.Client, announced: Redis) -> None:
     announced.hset(keys.SWEEPS, "demo", "{")
     assert is_problem(client.get("/v1/models/demo/sweep"), 404)

@@ -128,7 +128,7 @@ def test_form_of_anothers_image_does_not_exist(client: httpx2.Client, worker: To
         assert is_problem(client.get(url, params={"size": 16}, headers=bob | more), 404)
 
 
-def test_damaged_or_larger_png_of_the_store_is_refused_and_the_service_goes_on(
+def test_damaged_or_larger_png_of_the_store_is_refused_and_the_service_continues(
     client: httpx2.Client, worker: ToyWorker, service_settings: Settings, redis: Redis
 ) -> None:
     job = client.post("/v1/jobs", json=body(n=2), headers={"Prefer": "wait=30"}).json()

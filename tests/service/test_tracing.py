@@ -1,4 +1,4 @@
-"""One trace from a caller's request to its stored image, over OTLP/HTTP; and collectors that are of no use."""
+"""One trace from a caller's request to its stored image, over OTLP/HTTP; and collectors that hang or do not exist."""
 
 import re
 import socket
@@ -190,7 +190,7 @@ def test_last_spans_are_sent_before_the_programs_end(
 
 
 @pytest.mark.parametrize("listens", [True, False])
-def test_jobs_are_completed_and_programs_stop_though_the_collector_hangs_or_is_away(
+def test_jobs_are_completed_and_programs_stop_though_the_collector_hangs_or_is_unavailable(
     redis: Redis, redis_server: RedisServer, tmp_path: Path, listens: bool
 ) -> None:
     """A collector that listens and never answers delays its clients for longest."""

@@ -13,7 +13,7 @@ from jobs.views.fleet import FleetReader
 from service.upkeep import Upkeep
 
 
-def test_upkeep_goes_on_after_a_failure_that_nobody_foresaw(
+def test_upkeep_continues_after_a_failure_that_nobody_foresaw(
     redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = ImageStore(settings.store_address)

@@ -218,7 +218,7 @@ def test_redirect_elsewhere_is_not_followed(
 
 
 @pytest.mark.slow
-def test_slow_receiver_holds_up_no_other(client: httpx2.Client, fleet: ToyWorker, receiver: Receiver) -> None:
+def test_slow_receiver_delays_no_other(client: httpx2.Client, fleet: ToyWorker, receiver: Receiver) -> None:
     slow = Receiver("127.0.0.2")
     slow.open.clear()
     try:
@@ -234,7 +234,7 @@ def test_slow_receiver_holds_up_no_other(client: httpx2.Client, fleet: ToyWorker
 
 
 @pytest.mark.slow
-def test_slow_receivers_of_one_caller_hold_up_no_other_caller(
+def test_slow_receivers_of_one_caller_delay_no_other_caller(
     client: httpx2.Client, fleet: ToyWorker, receiver: Receiver, make_key: MakeKey, redis: Redis
 ) -> None:
     """One caller has more hosts than a service sends at once, and none of them answers."""
@@ -256,7 +256,7 @@ def test_slow_receivers_of_one_caller_hold_up_no_other_caller(
         redis.delete(keys.WEBHOOKS)
 
 
-def test_delivery_to_what_is_no_url_fails_alone(
+def test_delivery_to_an_invalid_url_fails_alone(
     client: httpx2.Client, worker: ToyWorker, receiver: Receiver, webhooks: Webhooks, redis: Redis
 ) -> None:
     with redis.pipeline() as pipe:
@@ -268,8 +268,10 @@ def test_delivery_to_what_is_no_url_fails_alone(
     eventually(lambda: [bool(each.error) for each in webhooks.pending()] == [True] * 4, "the others have failed")
 
 
-def test_deliveries_above_a_share_wait_the_longer_the_more_they_are(redis: Redis, service_settings: Settings) -> None:
-    """So that a thousand of one caller are not what every look finds, and what stands behind them is seen."""
+def test_deliveries_above_a_callers_share_wait_longer_the_more_there_are(
+    redis: Redis, service_settings: Settings
+) -> None:
+    """Otherwise each look would find a thousand deliveries of one caller, and never those behind them."""
     settings = service_settings.model_copy(update={"webhooks_per_caller": 2})
     webhooks = Webhooks(redis)
     sender = WebhookSender(webhooks, JobQueue(redis, settings, ImageStore(settings.store_address)), settings, Metrics())

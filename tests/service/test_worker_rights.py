@@ -32,7 +32,7 @@ def send(redis: Redis, *words: str) -> object:
 
 @pytest.fixture
 def workers_redis(redis_server: RedisServer, redis: Redis) -> Iterator[Redis]:
-    """A client of the user in the page's line of Redis' configuration."""
+    """A client of the user that the line of Redis' configuration in docs/serving.md defines."""
     (line,) = re.findall(r"^user (adm-worker .*)$", PAGE.read_text(), re.MULTILINE)
     name, *rules = line.replace("PASSWORD", PASSWORD).split()
     send(redis, "ACL", "SETUSER", name, *rules)
@@ -57,7 +57,7 @@ def test_workers_user_runs_the_job_of_a_caller_with_a_key(
 
 @pytest.mark.process
 @pytest.mark.slow
-def test_worker_program_starts_hands_back_and_goes_on_with_the_rights_of_the_user(
+def test_worker_program_starts_requeues_and_resumes_with_the_rights_of_the_user(
     workers_redis: Redis, redis_server: RedisServer, redis: Redis, tmp_path: Path
 ) -> None:
     weights = write_tiny_stack(tmp_path / "weights").parent
@@ -83,7 +83,7 @@ def test_workers_user_has_every_right_that_the_doctor_looks_for(workers_redis: R
 
 
 def test_no_name_that_workers_need_begins_like_those_that_are_kept_from_them() -> None:
-    """The user's pattern leaves out first letters, so a new name may not have one of them."""
+    """The user's pattern excludes some first letters, so no name that workers need may begin with one of them."""
     names = set(re.findall(r'"(adm:[^"{]+)', Path(keys.__file__).read_text())) | {PREFIX}
     assert len(names) > 30
     kept_away = {each for each in names if re.match("adm:[aq]", each)}

@@ -34,7 +34,7 @@ def picture(text: str | None, keyword: str = "adm-serve") -> bytes:
     return file.getvalue()
 
 
-def test_zip_holds_every_image_as_it_is(client: httpx2.Client, worker: ToyWorker) -> None:
+def test_zip_contains_every_image_unchanged(client: httpx2.Client, worker: ToyWorker) -> None:
     job = client.post("/v1/jobs", json=body(n=64), headers={"Prefer": "wait=30"}).json()
     answer = client.get(f"/v1/jobs/{job['id']}/images.zip")
     assert answer.headers["Content-Disposition"] == f'attachment; filename="{job["id"]}.zip"'
@@ -102,7 +102,7 @@ def test_other_pictures_are_refused_by_name(client: httpx2.Client, content: byte
     assert is_problem(answer, 422, "/file")
 
 
-def test_zip_of_chosen_images_holds_those_alone_in_folders_of_their_jobs(
+def test_zip_of_chosen_images_contains_those_alone_in_folders_of_their_jobs(
     client: httpx2.Client, worker: ToyWorker
 ) -> None:
     jobs = [client.post("/v1/jobs", json=body(n=3), headers={"Prefer": "wait=30"}).json()["id"] for _ in range(2)]
@@ -120,7 +120,9 @@ def test_zip_of_chosen_images_holds_those_alone_in_folders_of_their_jobs(
         assert is_problem(client.get("/v1/images.zip", params={"image": wrong}), 422, pointer)
 
 
-def test_zip_of_chosen_images_never_holds_anothers(client: httpx2.Client, worker: ToyWorker, make_key: MakeKey) -> None:
+def test_zip_of_chosen_images_never_contains_anothers(
+    client: httpx2.Client, worker: ToyWorker, make_key: MakeKey
+) -> None:
     ann, bob = make_key("ann"), make_key("bob")
     theirs = client.post("/v1/jobs", json=body(), headers=ann | {"Prefer": "wait=30"}).json()["id"]
     own = client.post("/v1/jobs", json=body(), headers=bob | {"Prefer": "wait=30"}).json()["id"]

@@ -15,7 +15,7 @@ from tests.waiting import PATIENCE_SECONDS
 STOP_SECONDS = 3600.0  # time limit for children; longer than any test waits, so a child must stop by itself
 QUICK = Backoff(first_seconds=0.01, most_seconds=0.04)
 
-# Blocks SIGTERM before it says that it serves: sigwait would else race with the signal's arrival.
+# Blocks SIGTERM before it prints that it serves: otherwise the signal could arrive before sigwait is called.
 OBEDIENT = (
     "import signal; signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM]); print('serving', flush=True);"
     "signal.sigwait([signal.SIGTERM]); print('bye')"

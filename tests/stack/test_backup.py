@@ -33,8 +33,8 @@ def folder() -> Iterator[Path]:
     shutil.rmtree(path)
 
 
-def told(name: str) -> str:
-    """The commands under a mark of the page."""
+def commands(name: str) -> str:
+    """The commands under a marker of the page."""
     found = re.search(rf"<!-- {name} -->\n```sh\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
     assert found is not None
     return found[1]
@@ -42,7 +42,7 @@ def told(name: str) -> str:
 
 def run(name: str, **variables: Path) -> None:
     environment = os.environ | {key: str(value) for key, value in variables.items()}
-    subprocess.run(["sh", "-ec", told(name)], env=environment, check=True)
+    subprocess.run(["sh", "-ec", commands(name)], env=environment, check=True)
 
 
 def hashes(job: Job) -> list[str]:

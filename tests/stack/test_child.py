@@ -47,7 +47,9 @@ def test_killed_child_is_started_again_and_its_pid_file_follows(tmp_path: Path) 
     asyncio.run(scenario())
 
 
-def test_child_that_refuses_to_start_is_heard_and_tried_again_after_growing_delays(tmp_path: Path) -> None:
+def test_output_of_a_child_that_refuses_to_start_is_logged_and_it_is_tried_again_after_growing_delays(
+    tmp_path: Path,
+) -> None:
     async def scenario() -> list[str]:
         log = Lines()
         child = Child(program("worker", REFUSES), tmp_path, log)

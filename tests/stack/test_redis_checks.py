@@ -100,7 +100,7 @@ def test_user_with_the_rights_that_the_doctor_names_passes(limited: tuple[Redis,
     ],
     ids=["two commands", "transactions", "connection", "keys of RQ", "channels", "all commands"],
 )
-def test_lacking_rights_are_a_fault_that_names_them(
+def test_missing_rights_are_a_fault_that_names_them(
     limited: tuple[Redis, Settings], rights: list[str], told: str
 ) -> None:
     redis, settings = limited

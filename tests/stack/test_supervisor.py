@@ -100,7 +100,7 @@ def test_stack_starts_again_on_the_folder_of_one_that_was_killed(tmp_path: Path)
         assert process.wait(timeout=60) == 0
 
 
-def test_second_stack_on_a_folder_is_refused_and_told_what_to_set(tmp_path: Path) -> None:
+def test_second_stack_on_a_folder_is_refused_with_the_setting_to_change(tmp_path: Path) -> None:
     with (
         sole_owner(tmp_path / "run"),
         pytest.raises(StackError, match=rf"process {os.getpid()}\).*ADM_DATA.*ADM_PORT"),

@@ -135,7 +135,7 @@ def test_settings_that_cannot_work_end_the_stack_with_the_line(
     assert (ended.returncode in (1, 2), last.startswith("adm: "), told in last) == (True, True, True), ended.stderr
 
 
-def test_default_pipeline_that_no_worker_loads_is_said(tmp_path: Path) -> None:
+def test_default_pipeline_that_no_worker_loads_is_reported(tmp_path: Path) -> None:
     with up(tmp_path, says="ADM_DEFAULT_MODEL: 'demo'", ADM_PIPELINES="demo-uncond"):
         pass
 

@@ -34,7 +34,7 @@ def test_spans_are_recorded_where_a_collector_is_named_and_nothing_turns_them_of
     assert is_asked_for(environment) is asked_for
 
 
-def test_protocol_that_is_not_spoken_is_refused_by_its_variable() -> None:
+def test_unsupported_protocol_is_refused_by_its_variable() -> None:
     with pytest.raises(TracingError, match=r"^OTEL_EXPORTER_OTLP_PROTOCOL: grpc is not supported; use http/protobuf"):
         check(ENDPOINT | {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"})
     check({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"})  # nobody asks for spans

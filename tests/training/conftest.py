@@ -9,6 +9,6 @@ from engine.threads import torch_threads, usable_threads
 
 @pytest.fixture(autouse=True, scope="module")
 def all_threads() -> Iterator[None]:
-    """Tests of what serves leave one thread to this process."""
+    """Undo the limit of one thread that tests of the worker may have set in this process."""
     with torch_threads(usable_threads()):
         yield

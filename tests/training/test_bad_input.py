@@ -88,7 +88,7 @@ def test_one_image_is_trained_on(tmp_path: Path) -> None:
     assert step_of(tmp_path / "run") == 4
 
 
-def test_images_without_any_class_are_trained_on_where_that_is_said_and_else_it_is_asked_for(tmp_path: Path) -> None:
+def test_images_without_any_class_are_trained_on_only_with_labelled_false(tmp_path: Path) -> None:
     path = tmp_path / "plain.npz"
     np.savez(path, np.zeros((4, 8, 8, 3), np.uint8))
     with pytest.raises(ConfigError, match=r"set data\.labelled = false"):
@@ -97,7 +97,7 @@ def test_images_without_any_class_are_trained_on_where_that_is_said_and_else_it_
     assert train(plain, Request(tmp_path / "run"))
 
 
-def test_damaged_file_is_skipped_by_name_and_refused_where_that_is_asked_for(
+def test_damaged_file_is_skipped_by_name_and_refused_on_request(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for index in range(4):
@@ -112,7 +112,7 @@ def test_damaged_file_is_skipped_by_name_and_refused_where_that_is_asked_for(
         open_data(Data(path=str(tmp_path), strict=True), 8, tmp_path)
 
 
-def test_classes_whose_names_differ_in_case_alone_are_told_apart_and_refused_where_that_is_asked_for(
+def test_classes_whose_names_differ_in_case_alone_are_distinguished_and_refused_on_request(
     tmp_path: Path,
 ) -> None:
     photo(tmp_path / "cat" / "0.png")
@@ -122,7 +122,7 @@ def test_classes_whose_names_differ_in_case_alone_are_told_apart_and_refused_whe
         open_data(Data(path=str(tmp_path), strict=True), 8, tmp_path)
 
 
-def test_picture_that_goes_away_during_training_is_named_and_the_run_is_not_resumed_on_other_data(
+def test_picture_that_disappears_during_training_is_named_and_the_run_is_not_resumed_on_other_data(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     photos, folder = tmp_path / "photos", tmp_path / "run"
@@ -141,7 +141,7 @@ def test_picture_that_goes_away_during_training_is_named_and_the_run_is_not_resu
     assert step_of(folder) == 4
 
 
-def test_run_of_an_earlier_version_goes_on_and_one_of_a_later_version_is_refused_by_field(tmp_path: Path) -> None:
+def test_run_of_an_earlier_version_is_resumed_and_one_of_a_later_version_is_refused_by_field(tmp_path: Path) -> None:
     data, folder = {"path": str(write_npz(tmp_path / "images.npz"))}, tmp_path / "run"
     train(config(data=data), Request(folder))
     stored = json.loads((folder / CONFIG).read_text())
@@ -160,5 +160,5 @@ def test_run_of_an_earlier_version_goes_on_and_one_of_a_later_version_is_refused
     assert (folder / STATE).read_bytes() == state
     (folder / "run.json").write_text(json.dumps({"format": 99}))
     (folder / CONFIG).write_text(json.dumps(longer.model_dump(mode="json")))
-    with pytest.raises(RunFolderError, match=r"run\.json: is of another version of this program"):
+    with pytest.raises(RunFolderError, match=r"run\.json: was written by another version of this program"):
         train(longer, Request(folder, allow_changes=allowed))

@@ -30,7 +30,7 @@ def opened(path: Path, tmp_path: Path, size: int = 16, **changes: object) -> dat
     return open_data(Data.model_validate({"path": str(path), **changes}), size, tmp_path)
 
 
-def test_set_that_memory_does_not_hold_is_decoded_to_the_same_pixels(
+def test_set_larger_than_memory_is_decoded_to_the_same_pixels(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held = opened(photos, tmp_path, padding=2).training
@@ -73,7 +73,7 @@ def test_images_are_held_out_by_the_hash_of_their_stored_bytes(photos: Path, tmp
         opened(write_npz(tmp_path / "one.npz", 1), tmp_path, 8, held_out_below=255)
 
 
-def test_fingerprint_tells_sets_apart(photos: Path, tmp_path: Path) -> None:
+def test_fingerprint_distinguishes_sets(photos: Path, tmp_path: Path) -> None:
     before = [opened(photos, tmp_path, random_crop=crop).training.fingerprint for crop in (False, True)]
     (photos / "eel").mkdir()
     Image.new("RGB", (20, 20)).save(photos / "eel" / "0.png")

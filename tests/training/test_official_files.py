@@ -49,7 +49,7 @@ def flattened(run: Run) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("form", ["fp32", "fp16"])
-def test_run_goes_on_from_official_files_as_from_its_own_state(trained: Run, tmp_path: Path, form: str) -> None:
+def test_run_continues_from_official_files_as_from_its_own_state(trained: Run, tmp_path: Path, form: str) -> None:
     optimiser = trained.optimiser.state_dict() if form == "fp32" else flattened(trained)
     begun = start(config(seed=9, averages={"power": []}))
     begin_at(begun, save(trained, tmp_path, optimiser))

@@ -60,7 +60,7 @@ def test_folder_becomes_a_stack_with_its_classes(photos: Path, tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_stack_is_refused_or_found_whole_before_anything_is_trained(photos: Path, tmp_path: Path) -> None:
+def test_stack_is_refused_or_found_complete_before_anything_is_trained(photos: Path, tmp_path: Path) -> None:
     def train(name: str, *more: str) -> tuple[int, str]:
         sizes = ("--steps", "2", "--batch-size", "2", "--image-size", "16", "--weights", str(tmp_path / "weights"))
         measured = ("--measure-minutes", "0")
@@ -88,7 +88,7 @@ def test_stack_is_refused_or_found_whole_before_anything_is_trained(photos: Path
     assert train("longer", "--steps", "3", "--allow-change", "optimiser.steps")[0] == 0
 
 
-def test_file_that_names_images_means_them_whatever_its_preset(tmp_path: Path) -> None:
+def test_images_named_in_a_configuration_file_override_those_of_its_preset(tmp_path: Path) -> None:
     path = tmp_path / "run.toml"
     path.write_text('preset = "demo"\n[data]\npath = "/no/such/place"\n')
     assert run("train", str(path), "--dry-run") == (

@@ -19,7 +19,8 @@ from training.session import Request, TrainingError, train
 from training.state import StateFiles, read_state
 
 KILLS = int(os.environ.get("TRAINING_KILLS", "6"))
-STEPS_A_KILL = 12  # of the run: more than a life takes, so that the last kill still finds it training
+# Steps of the run for each kill: more than it takes between two kills, so that the last one still finds it training.
+STEPS_A_KILL = 12
 
 
 @pytest.mark.parametrize("stop", [1, 3])
@@ -61,7 +62,7 @@ def test_run_that_is_stopped_and_resumed_equals_one_that_is_not(
 def test_run_that_is_killed_at_random_instants_ends_with_the_bytes_of_one_that_is_not(
     tmp_path: Path, processes: int
 ) -> None:
-    """Each kill is of all processes of the run, after a step that none before it has saved."""
+    """Each kill ends all processes of the run, after at least one step that no earlier kill's state has."""
     seed = int(os.environ.get("TRAINING_KILLS_SEED", random.randrange(2**32)))
     print(f"seed {seed}, {KILLS} kills, {processes} processes")
     instants, steps = random.Random(seed), STEPS_A_KILL * KILLS
@@ -104,7 +105,7 @@ def test_changed_configuration_is_refused_by_field_until_it_is_allowed(tmp_path:
     assert step_of(folder) == 6
 
 
-def test_changed_data_are_refused_and_said(tmp_path: Path) -> None:
+def test_changed_data_are_refused_by_what_changed(tmp_path: Path) -> None:
     path, folder = write_npz(tmp_path / "images.npz"), tmp_path / "run"
     train(config(data={"path": str(path)}), Request(folder))
     write_npz(path, count=12)
@@ -134,7 +135,7 @@ def test_second_process_in_a_folder_is_refused(tmp_path: Path) -> None:
         train(config(data={"path": str(write_npz(tmp_path / "images.npz"))}), Request(tmp_path))
 
 
-def test_diverging_run_keeps_its_last_good_state_and_goes_on_with_a_lower_rate(tmp_path: Path) -> None:
+def test_diverging_run_keeps_its_last_good_state_and_continues_with_a_lower_rate(tmp_path: Path) -> None:
     data, folder = {"path": str(write_npz(tmp_path / "images.npz"))}, tmp_path / "run"
     wild = config(
         data=data, optimiser={"steps": 8, "learning_rate": 1e30, "warmup_steps": 0}, saving={"state_seconds": 1e-6}

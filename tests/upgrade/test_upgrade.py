@@ -1,4 +1,4 @@
-"""A rolling upgrade with the former version's own code: `make test-upgrade`, which checks that out as FORMER.
+"""A rolling upgrade with the former version's own code, which `make test-upgrade` checks out as FORMER.
 
 Each service works with each worker, and the images are the same bytes wherever the numerics are.
 """
@@ -44,7 +44,7 @@ def post(client: httpx2.Client, body: dict[str, Any]) -> str:
 
 
 def made_of(client: httpx2.Client) -> dict[str, Made]:
-    """Every kind of job, each with what came of it."""
+    """Every kind of job, each with its result."""
     file_id = client.post("/v1/files", content=png(90, 40)).raise_for_status().json()["id"]
     pictured: dict[str, dict[str, Any]] = {
         "variation": {"kind": "variation", "images": [file_id], "strength": 0.4, "n": 2, "steps": 8, "seed": 8},

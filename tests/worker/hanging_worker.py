@@ -1,4 +1,4 @@
-"""`adm worker` on a device that hangs in a step while a file is there: what is changed is PyTorch, not the program."""
+"""`adm worker` on a device that hangs in a step while a file exists; PyTorch is changed for that, not the program."""
 
 import os
 import time

@@ -80,20 +80,20 @@ def note_steps_ahead(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     ahead: list[bool] = []
     turn = Engine.turn
 
-    def told(engine: Engine, **options: bool) -> StepReport | None:
+    def noting(engine: Engine, **options: bool) -> StepReport | None:
         if (report := turn(engine, **options)) is not None:
             ahead.append(engine.seconds_ahead > 0)
         return report
 
-    monkeypatch.setattr(Engine, "turn", told)  # to look at the engine between two turns of a worker
+    monkeypatch.setattr(Engine, "turn", noting)  # to look at the engine between two turns of a worker
     monkeypatch.setattr(HostTimer, "is_done", False)  # as a device that runs asynchronously, which a CPU does not
     return ahead
 
 
-def test_device_has_the_next_step_while_its_worker_tells_of_one(
+def test_device_has_the_next_step_while_its_worker_reports_one(
     bench: Bench, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And none when there is none to be had."""
+    """After the last step there is no next one."""
     ahead = note_steps_ahead(monkeypatch)
     job_id = bench.submit(steps=6, upsample=False)
     serve(2)
@@ -105,15 +105,15 @@ def test_device_has_the_next_step_while_its_worker_tells_of_one(
 def test_each_step_of_a_job_that_runs_alone_is_reported_before_the_device_has_the_next(
     bench: Bench, serve: Serve, open_inbox: OpenInbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[int] = []
+    reported: list[int] = []
     ahead = note_steps_ahead(monkeypatch)
     publish = ProgressPublisher.publish
 
     def note(publisher: ProgressPublisher, reports: Sequence[ProgressReport]) -> dict[str, Exception]:
-        told.extend(each.progress.step for each in reports)
+        reported.extend(each.progress.step for each in reports)
         return publish(publisher, reports)
 
-    monkeypatch.setattr(ProgressPublisher, "publish", note)  # the real one, and a note of when
+    monkeypatch.setattr(ProgressPublisher, "publish", note)  # the real one, with a record of its calls
     job_id = bench.submit(steps=6, upsample=False)
     for _ in range(DEATHS_TOGETHER):
         bench.claim(open_inbox("cpu-0"))
@@ -121,28 +121,28 @@ def test_each_step_of_a_job_that_runs_alone_is_reported_before_the_device_has_th
     (job,) = wait_all(bench, [job_id])
     assert outcome(job)[1] == 6
     assert ahead == [False] * 6
-    assert told == [1, 2, 3, 4, 5], "the end of the job tells of the last"
+    assert reported == [1, 2, 3, 4, 5], "the end of the job reports the last"
 
 
-@pytest.mark.parametrize("steps_told", [0, 1])
+@pytest.mark.parametrize("num_reported", [0, 1])
 def test_job_that_comes_while_the_device_is_at_a_step_has_a_place_in_the_next(
-    bench: Bench, serve: Serve, monkeypatch: pytest.MonkeyPatch, steps_told: int
+    bench: Bench, serve: Serve, monkeypatch: pytest.MonkeyPatch, num_reported: int
 ) -> None:
-    """In the second, too, of a device that had nothing to do before."""
-    told: list[set[str]] = []  # the jobs that moved, by steps
+    """On a device that was idle before, that is the second step: nothing has been reported yet."""
+    reported: list[set[str]] = []  # the jobs that moved, by steps
     turns: list[StepReport | None] = []
     turn = Engine.turn
 
     def take_turn(engine: Engine, *, ahead: bool = True) -> StepReport | None:
         report = turn(engine, ahead=ahead)
         if report is not None:
-            told.append({each.request.job_id for each in report.moved})
+            reported.append({each.request.job_id for each in report.moved})
         if engine.busy:
             turns.append(report)
         return report
 
     def is_done(timer: HostTimer) -> bool:
-        return late_is_there.is_set() or len(turns) != 1 + steps_told
+        return late_is_there.is_set() or len(turns) != 1 + num_reported
 
     late_is_there = Event()
     monkeypatch.setattr(loop, "JOIN_SECONDS", 60.0)  # for Redis to answer a look for jobs, on a busy machine too
@@ -152,15 +152,15 @@ def test_job_that_comes_while_the_device_is_at_a_step_has_a_place_in_the_next(
     monkeypatch.setattr(HostTimer, "wait", lambda timer: 600.0)
     early = bench.submit(steps=4, upsample=False)
     serve(2)
-    eventually(lambda: len(turns) == 1 + steps_told, "so many steps are begun, and one less told of")
+    eventually(lambda: len(turns) == 1 + num_reported, "so many steps have started, and one less is reported")
     late = bench.submit(steps=2, upsample=False)
     late_is_there.set()
     wait_all(bench, [early, late])
     alone, both = {early}, {early, late}
-    assert told == [alone] * (1 + steps_told) + [both] * 2 + [alone] * (1 - steps_told)
+    assert reported == [alone] * (1 + num_reported) + [both] * 2 + [alone] * (1 - num_reported)
 
 
-def test_job_that_is_given_back_goes_on_from_the_last_step_that_was_told_of(bench: Bench, serve: Serve) -> None:
+def test_requeued_job_continues_from_the_last_reported_step(bench: Bench, serve: Serve) -> None:
     often = {"checkpoint_seconds": 0.01, "drain_seconds": 0}
     body: dict[str, object] = {"n": 2, "steps": 150, "sampler": "ddpm", "upsample": {"steps": 2}}
     shift = serve(2, **often)

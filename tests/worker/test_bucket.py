@@ -66,7 +66,7 @@ def test_jobs_complete_once_whatever_the_store_does(
     assert worker.process.poll() is None
 
 
-def test_next_worker_goes_on_from_a_checkpoint_in_the_bucket(
+def test_next_worker_continues_from_a_checkpoint_in_the_bucket(
     start: Start, client: Client, worker_settings: Settings
 ) -> None:
     worker = start_on(start, worker_settings, **OFTEN)

@@ -162,7 +162,7 @@ def run(bench: Bench, inbox: Inbox, engine: Engine) -> JobRun:
 
 
 class Writer:
-    """Checkpoints, and a loop that waits until all that they asked of other threads is done."""
+    """Checkpoints, and a loop that waits until other threads have done all that these asked of them."""
 
     def __init__(self, bench: Bench, inbox: Inbox, engine: Engine, seconds: float) -> None:
         self._calls = BackgroundCalls()
@@ -234,7 +234,7 @@ def test_one_is_written_after_so_much_device_time_and_replaces_the_one_before(
 
 
 def test_slow_redis_does_not_fill_the_store(bench: Bench, run: JobRun, checkpoints_of: OpenWriter) -> None:
-    """One that is not named yet replaces nothing, and so another one is not written beside it."""
+    """A checkpoint that the job's record does not name yet replaces none, so no further one is written beside it."""
     writer = checkpoints_of()
     with writer.slow_redis():
         for run.device_seconds in (60, 120, 180):
@@ -261,10 +261,10 @@ def test_job_that_moves_on_while_one_is_written_is_noted_where_its_state_was_cop
     assert (again.checkpoint, record.reached) == (run.checkpoint, copied)
 
 
-def test_one_is_not_replaced_by_that_of_a_job_that_failed_and_was_not_told(
+def test_one_is_not_replaced_by_that_of_a_job_whose_failure_is_not_yet_reported(
     bench: Bench, engine: Engine, run: JobRun, checkpoints_of: OpenWriter
 ) -> None:
-    """Its images have left, in a step that was launched behind the one that is retired."""
+    """Its images have left the engine in a step that was launched after the one that is being retired."""
     run.device_seconds = 60
     checkpoints_of().write_if_due(run)
     before, run.device_seconds = stored(bench), 200
@@ -285,7 +285,7 @@ def test_short_jobs_leave_none_behind_and_none_are_written_where_they_are_off(
     assert stored(bench) == []
 
 
-def test_job_that_is_given_back_leaves_one_where_a_regular_one_is_not_due(
+def test_requeued_job_leaves_one_where_a_regular_one_is_not_due(
     bench: Bench, run: JobRun, checkpoints_of: OpenWriter
 ) -> None:
     run.device_seconds = WORTH_SECONDS
@@ -324,7 +324,7 @@ def test_state_as_large_as_the_limit_is_written_and_a_larger_one_is_not(
     assert len(stored(bench)) == written
 
 
-def test_too_large_a_state_and_a_store_that_is_away_are_passed_over(
+def test_too_large_a_state_and_an_unavailable_store_are_passed_over(
     bench: Bench, run: JobRun, checkpoints_of: OpenWriter, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run.device_seconds = 60

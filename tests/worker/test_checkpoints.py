@@ -53,7 +53,7 @@ def hashes(job: Job) -> list[str]:
     return [image.sha256 for image in job.images]
 
 
-def test_next_worker_goes_on_with_the_bytes_of_an_undisturbed_job(
+def test_next_worker_continues_with_the_bytes_of_an_undisturbed_job(
     start: Start, client: Client, worker_settings: Settings
 ) -> None:
     worker = start(**OFTEN)
@@ -74,7 +74,7 @@ def test_next_worker_goes_on_with_the_bytes_of_an_undisturbed_job(
     eventually(lambda: not files(worker_settings), "nothing is left of completed jobs")
 
 
-def test_jobs_of_every_kind_go_on_with_the_same_bytes_and_results(start: Start, client: Client) -> None:
+def test_jobs_of_every_kind_continue_with_the_same_bytes_and_results(start: Start, client: Client) -> None:
     red, blue = upload(client, "red"), upload(client, "blue")
     bodies: list[dict[str, object]] = [
         {"kind": "upsample", "images": [red, blue], "seed": 1, "upsample": {"steps": 250}},
@@ -100,7 +100,7 @@ def test_jobs_of_every_kind_go_on_with_the_same_bytes_and_results(start: Start, 
     assert all(len(logged(second, "resumed", job_id)) == 1 for job_id in unfinished)
 
 
-def test_stopped_worker_gives_a_long_job_back_as_far_as_it_is(start: Start, client: Client) -> None:
+def test_stopped_worker_requeues_a_long_job_with_its_state(start: Start, client: Client) -> None:
     worker = start(ADM_CHECKPOINT_SECONDS="0.5", ADM_DRAIN_SECONDS="0")
     worker.wait_ready()
     job_id = client.post(LONG | {"steps": 1000, "n": 4})
@@ -119,7 +119,7 @@ def test_stopped_worker_gives_a_long_job_back_as_far_as_it_is(start: Start, clie
     assert client.wait_all([job_id])[0].status is JobStatus.CANCELLED
 
 
-def test_stopped_worker_gives_jobs_back_as_far_as_they_are_that_are_too_short_for_a_regular_checkpoint(
+def test_stopped_worker_requeues_with_their_state_jobs_too_short_for_a_regular_checkpoint(
     start: Start, client: Client
 ) -> None:
     worker = start(ADM_CHECKPOINT_SECONDS="60", ADM_DRAIN_SECONDS="5")

@@ -22,19 +22,19 @@ def taken(inbox: Inbox, *, room: int = 0, spare: int = 8) -> list[str]:
     return [each.claim.job_id for each in commands if isinstance(each, Submit)]
 
 
-def test_job_that_would_run_at_once_is_let_past_those_that_wait_for_room(bench: Bench, inbox: Inbox) -> None:
+def test_job_that_would_run_at_once_may_overtake_those_that_wait_for_room(bench: Bench, inbox: Inbox) -> None:
     for _ in range(3):
         bench.submit(steps=250, n=4)
     quick = bench.submit(steps=10)
     assert taken(inbox) == [quick]
 
 
-def test_job_is_let_past_one_that_does_not_fit(bench: Bench, inbox: Inbox) -> None:
+def test_job_may_overtake_one_that_does_not_fit(bench: Bench, inbox: Inbox) -> None:
     first, _, quick = bench.submit(n=6), bench.submit(n=4), bench.submit(steps=5)
     assert taken(inbox, room=8) == [first, quick]
 
 
-def test_nothing_is_let_past_a_job_that_waits_to_run_alone(bench: Bench, open_inbox: OpenInbox) -> None:
+def test_nothing_may_overtake_a_job_that_waits_to_run_alone(bench: Bench, open_inbox: OpenInbox) -> None:
     suspect = bench.submit()
     for _ in range(2):
         bench.claim(open_inbox("cpu-7"))
@@ -52,7 +52,7 @@ def test_spare_room_is_not_exceeded(bench: Bench, inbox: Inbox) -> None:
     assert taken(inbox, spare=7) == ids[:2]
 
 
-def test_high_priority_is_let_past_first(bench: Bench, inbox: Inbox) -> None:
+def test_high_priority_overtakes_first(bench: Bench, inbox: Inbox) -> None:
     low, high = (bench.submit(steps=5, priority=priority) for priority in ("low", "high"))
     assert taken(inbox) == [high, low]
 

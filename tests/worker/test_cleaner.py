@@ -121,7 +121,7 @@ def test_job_that_nobody_takes_again_expires(bench: Bench, inbox: Inbox, cleaner
     assert bench.events(job_id) == ["queued", "started", "queued", "expired"]
 
 
-def test_job_that_was_put_back_while_it_was_swept_stays_and_expires_later(
+def test_job_that_was_requeued_while_it_was_swept_stays_and_expires_later(
     bench: Bench, inbox: Inbox, cleaner: Cleaner, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job_id = bench.submit()
@@ -169,7 +169,7 @@ def test_only_old_images_that_nobody_will_publish_are_removed(
 def test_age_of_an_image_goes_by_the_clock_of_its_store(
     bench: Bench, inbox: Inbox, cleaner: Cleaner, settings: Settings
 ) -> None:
-    """A store that is hours ahead of this machine, or behind it, dates what is in the making hours off as well."""
+    """A store whose clock is hours ahead of this machine's, or behind it, dates unpublished images by that clock."""
     bench.submit()
     (claim,) = bench.claim(inbox)
     bench.images.put(claim.job_id, "a-lost-execution", 0, png())

@@ -59,7 +59,7 @@ def test_other_devices_are_not_compiled_for(tmp_path: Path) -> None:
 def test_compiler_that_makes_wrong_code_is_not_used_by_auto_and_refused_by_yes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No compiler makes wrong code of the same function on every machine, so the code is made wrong here."""
+    """No real compiler miscompiles the same function on every machine, so the code is made wrong here."""
     stack = load_stack(write_stack(tmp_path / "tiny"))
     monkeypatch.setattr(Compiler, "is_warm", True)
     monkeypatch.setattr(

@@ -137,7 +137,7 @@ def test_ended_job_with_a_damaged_field_stays_what_it_was(bench: Bench, inbox: I
     assert_nothing_is_left(bench, job_id)
 
 
-def test_what_is_another_programs_is_let_alone(bench: Bench, redis: Redis) -> None:
+def test_keys_of_another_program_are_left_alone(bench: Bench, redis: Redis) -> None:
     redis.hset("rq:job:theirs", mapping={"status": "queued", "origin": "default", "data": "pickled"})
     redis.set("rq:job:text", "no hash")
     before = redis.dump("rq:job:theirs")

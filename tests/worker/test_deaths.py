@@ -1,4 +1,4 @@
-"""Jobs whose workers die: who is failed for it, and where a job is while it waits for its next try."""
+"""Jobs whose workers die: which job is failed for it, and where a job is while it waits for its next try."""
 
 import subprocess
 import sys
@@ -43,7 +43,7 @@ def read(bench: Bench, job_id: str) -> Record:
 
 
 def end_delays(bench: Bench) -> None:
-    """Let the time come for every delayed job."""
+    """Make every delayed job due."""
     for job_id in cast(list[bytes], bench.redis.zrange(rq_registries.delayed_key(QUEUE), 0, -1)):
         bench.redis.zadd(rq_registries.delayed_key(QUEUE), {job_id: 1})
     bench.queue.ledger.enqueue_due()

@@ -15,7 +15,7 @@ from tests.worker.conftest import Bench, OpenInbox
 from worker.inbox import Inbox
 
 
-def test_result_that_comes_after_a_cancel_is_thrown_away(bench: Bench, inbox: Inbox) -> None:
+def test_result_that_comes_after_a_cancel_is_discarded(bench: Bench, inbox: Inbox) -> None:
     job_id = bench.submit()
     (claim,) = bench.claim(inbox)
     bench.queue.cancel(job_id)
@@ -129,7 +129,7 @@ def test_return_whose_answer_was_lost_may_be_repeated_also_when_another_has_the_
     assert not bench.finish(inbox, claim)
 
 
-def test_job_that_was_taken_away_is_not_given_back(bench: Bench, inbox: Inbox) -> None:
+def test_job_whose_claim_was_lost_is_not_requeued(bench: Bench, inbox: Inbox) -> None:
     job_id = bench.submit()
     (claim,) = bench.claim(inbox)
     bench.queue.ledger.recover(job_id, claim.token)
@@ -137,7 +137,7 @@ def test_job_that_was_taken_away_is_not_given_back(bench: Bench, inbox: Inbox) -
 
 
 @pytest.mark.parametrize("ended", [False, True])
-def test_stalled_worker_tells_nothing_of_a_job_that_another_has(
+def test_stalled_worker_reports_nothing_of_a_job_that_another_has(
     bench: Bench, inbox: Inbox, open_inbox: OpenInbox, redis: Redis, ended: bool
 ) -> None:
     job_id = bench.submit()
@@ -153,7 +153,7 @@ def test_stalled_worker_tells_nothing_of_a_job_that_another_has(
     assert not redis.exists(keys.progress(job_id))
 
 
-def test_claim_is_told_although_redis_goes_away_right_after_it(
+def test_claim_is_returned_although_redis_fails_right_after_it(
     bench: Bench, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench.submit()

@@ -1,4 +1,4 @@
-"""Images are encoded and stored beside the loop: what goes on meanwhile, and what comes of them in the end."""
+"""Images are encoded and stored on other threads: the loop continues meanwhile, and each job ends once."""
 
 import json
 import time
@@ -31,7 +31,7 @@ put = obstore.put
 
 
 class Door:
-    """Before the store: while it is shut, whoever brings an image stands before it."""
+    """Stands before the store: while it is shut, each call that stores an image waits."""
 
     def __init__(self) -> None:
         self.open, self.reached = Event(), Event()
@@ -105,7 +105,7 @@ def test_engine_steps_on_while_an_image_is_before_the_store(
     assert ended_once(bench, second)
 
 
-def test_worker_with_its_hands_full_takes_no_step_but_lives_on(
+def test_worker_with_too_many_unstored_images_takes_no_step_but_stays_alive(
     bench: Bench, serve: Callable[..., Shift], door: Door, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(image_writer, "MAX_PENDING", 1)
@@ -145,7 +145,7 @@ def test_late_image_of_a_cancelled_job_is_forgotten(bench: Bench, serve: Callabl
     assert list(bench.images.images(job_id)) == []
 
 
-def test_job_goes_back_while_the_store_is_away_and_completes_once(
+def test_job_is_requeued_while_the_store_is_unavailable_and_completes_once(
     bench: Bench, serve: Callable[..., Shift], door: Door, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store_retries, "PATIENCE_SECONDS", 0.0)
@@ -196,7 +196,7 @@ def test_job_whose_images_the_store_never_takes_fails_alone(
     assert ended_once(bench, bad)
 
 
-def test_draining_worker_waits_for_what_is_in_hand(bench: Bench, serve: Callable[..., Shift], door: Door) -> None:
+def test_draining_worker_waits_for_unstored_images(bench: Bench, serve: Callable[..., Shift], door: Door) -> None:
     door.open.clear()
     job_id = submit(bench, n=2)
     shift = serve(drain_seconds=60)
@@ -208,7 +208,7 @@ def test_draining_worker_waits_for_what_is_in_hand(bench: Bench, serve: Callable
     assert ended_once(bench, job_id)
 
 
-def test_job_in_hand_goes_back_when_the_drain_time_is_over_and_goes_on_from_its_checkpoint(
+def test_job_with_unstored_images_is_requeued_when_the_drain_time_is_over_and_continues_from_its_checkpoint(
     bench: Bench, serve: Callable[..., Shift], door: Door
 ) -> None:
     often = {"checkpoint_seconds": 1e-6, "drain_seconds": 0}
@@ -234,7 +234,7 @@ def test_job_in_hand_goes_back_when_the_drain_time_is_over_and_goes_on_from_its_
     assert (first.usage.steps, second.usage.steps) == (10, 10)
 
 
-def test_jobs_that_are_given_back_stand_in_the_order_they_came_in(bench: Bench, serve: Callable[..., Shift]) -> None:
+def test_requeued_jobs_keep_the_order_they_came_in(bench: Bench, serve: Callable[..., Shift]) -> None:
     job_ids = [submit(bench, steps=1000) for _ in range(3)]
     shift = serve(drain_seconds=0)
     eventually(lambda: all(bench.status(each) == "in_progress" for each in job_ids), "all run")

@@ -83,14 +83,14 @@ def test_cancel_in_progress_reaches_the_worker_by_message_and_ends_it(bench: Ben
     assert bench.events(job_id) == ["queued", "started", "cancelled"]
 
 
-def test_lost_cancel_message_is_made_up_for_by_the_heartbeat(bench: Bench, inbox: Inbox, redis: Redis) -> None:
+def test_cancel_whose_message_was_lost_is_noticed_by_the_heartbeat(bench: Bench, inbox: Inbox, redis: Redis) -> None:
     job_id = bench.submit()
     bench.claim(inbox)
     redis.hset(rq_registries.job_key(job_id), "adm_cancel", "1")
     assert inbox.heartbeat(worker_info(), "") == [job_id]
 
 
-def test_late_stop_message_costs_a_job_nothing_that_nobody_cancelled(bench: Bench, inbox: Inbox) -> None:
+def test_late_stop_message_does_not_affect_a_job_that_nobody_cancelled(bench: Bench, inbox: Inbox) -> None:
     job_id = bench.submit()
     (claim,) = bench.claim(inbox)
     assert not inbox.results.cancelled(claim)
@@ -99,7 +99,7 @@ def test_late_stop_message_costs_a_job_nothing_that_nobody_cancelled(bench: Benc
     assert bench.finish(inbox, again)
 
 
-def test_give_back_spends_no_retry_and_goes_to_the_front(bench: Bench, inbox: Inbox) -> None:
+def test_requeue_spends_no_retry_and_goes_to_the_front(bench: Bench, inbox: Inbox) -> None:
     first = bench.submit()
     (claim,) = bench.claim(inbox)
     bench.submit()
@@ -156,7 +156,7 @@ def test_expired_job_is_never_run(bench: Bench, inbox: Inbox, redis: Redis) -> N
     assert bench.events(job_id) == ["queued", "expired"]
 
 
-def test_job_given_back_after_its_expiry_still_runs(bench: Bench, inbox: Inbox, redis: Redis) -> None:
+def test_job_requeued_after_its_expiry_still_runs(bench: Bench, inbox: Inbox, redis: Redis) -> None:
     job_id = bench.submit(expires_in=1)
     (claim,) = bench.claim(inbox)
     redis.hset(rq_registries.job_key(job_id), "adm_expires_at", time.time() - 1)
@@ -164,9 +164,7 @@ def test_job_given_back_after_its_expiry_still_runs(bench: Bench, inbox: Inbox, 
     assert len(bench.claim(inbox)) == 1
 
 
-def test_job_that_was_given_back_waits_for_as_long_as_an_ended_one_is_kept(
-    bench: Bench, inbox: Inbox, redis: Redis
-) -> None:
+def test_requeued_job_waits_for_as_long_as_an_ended_one_is_kept(bench: Bench, inbox: Inbox, redis: Redis) -> None:
     job_id = bench.submit(expires_in=1)
     (claim,) = bench.claim(inbox)
     inbox.results.requeue(claim)
@@ -199,7 +197,7 @@ def test_progress_is_throttled_and_seen_by_polls(bench: Bench, inbox: Inbox) -> 
     assert (progress.stage, progress.step) == ("base", 1)
 
 
-def test_progress_of_all_jobs_of_a_step_is_told_though_one_of_them_is_lost(bench: Bench, inbox: Inbox) -> None:
+def test_progress_of_all_jobs_of_a_step_is_reported_though_one_of_them_is_lost(bench: Bench, inbox: Inbox) -> None:
     first, lost, last = (bench.submit() for _ in range(3))
     claims = bench.claim(inbox, room=3)
     bench.queue.delete(lost)

@@ -235,7 +235,7 @@ class QueueMachine(RuleBasedStateMachine):
         return self.queue.get(job_id).status not in FINAL_STATUSES
 
     def teardown(self) -> None:
-        """Everything that is left can be brought to an end by one worker."""
+        """One worker can end every job that is left."""
         self.leases_run_out()
         self.delays_end()
         inbox = self.opened("cpu-9")

@@ -162,7 +162,7 @@ def test_likeliest_classes_come_first() -> None:
     ]
 
 
-def test_what_the_worker_has_not_is_refused(tmp_path: Path) -> None:
+def test_request_for_what_the_worker_does_not_have_is_refused(tmp_path: Path) -> None:
     pipelines = select(["tiny"], [load_stack(write_base_alone(tmp_path / "tiny"))])
     request = resolved(pipelines, class_label="green")
     (image,) = plan_job("job", request, pipelines, {}).images

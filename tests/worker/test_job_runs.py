@@ -22,7 +22,7 @@ def trajectories() -> list[Trajectory]:
     return [Trajectory(ImageRequest("job", index, 0, PLANS), table, torch.zeros(3, 8, 8)) for index in range(2)]
 
 
-def test_image_ahead_of_its_job_is_told_at_its_own_place() -> None:
+def test_image_ahead_of_its_job_is_reported_at_its_own_step() -> None:
     first, second = trajectories()
     request = resolve(JobRequest(class_label=4, n=2), DEMO, lambda: 0)
     run = JobRun(Claim("job", "token", request, 1, False, None, 0.0), JobPlan([first.request, second.request]))

@@ -213,7 +213,7 @@ def test_attempt_that_fails_says_so_without_the_reason(
     assert not attempt.events
 
 
-def test_spans_hold_nothing_that_a_caller_wrote(
+def test_spans_contain_nothing_that_a_caller_wrote(
     post: Post, serve: Callable[[], None], exporter: InMemorySpanExporter
 ) -> None:
     post(SAMPLED, user="secret-user", metadata={"secret-key": "secret-value"})
@@ -223,7 +223,7 @@ def test_spans_hold_nothing_that_a_caller_wrote(
     assert "secret" not in "".join(each.to_json() for each in spans)
 
 
-def test_each_attempt_of_a_job_that_a_worker_gives_back_is_a_span_of_the_same_trace(
+def test_each_attempt_of_a_requeued_job_is_a_span_of_the_same_trace(
     bench: Bench,
     post: Post,
     serve: Callable[[], None],

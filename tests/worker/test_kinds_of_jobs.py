@@ -52,7 +52,7 @@ def bodies(client: Client) -> list[dict[str, object]]:
 
 @pytest.mark.parametrize("sampler", [{"sampler": "ddpm"}, {"sampler": "ddim", "eta": 1.0}])
 def test_way_from_a_seed_to_itself_has_equal_frames(warm: Client, sampler: dict[str, object]) -> None:
-    """Also through the upsampler, which draws noise at every step."""
+    """The upsampler keeps them equal too, although it draws noise at every step."""
     body: dict[str, object] = {"kind": "interpolate", "seeds": [5, 5], "class_label": "star", "n": 3, "steps": 6}
     (job,) = warm.wait_all([warm.post(body | sampler)])
     pixels = [Image.open(io.BytesIO(data)).tobytes() for data in warm.bytes_of(job)]

@@ -1,4 +1,4 @@
-"""A job in the queue of a worker whose pipeline of that name has no upsampler, as another version's may have."""
+"""A queued job for a stage that this worker's pipeline does not have, though another version's of that name may."""
 
 import json
 from pathlib import Path

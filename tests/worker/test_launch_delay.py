@@ -1,4 +1,4 @@
-"""A device that works by itself does not wait for its host, and a newcomer for little more than the step that runs."""
+"""A device that runs asynchronously never waits for its host, and a new job waits for little more than one step."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,19 +9,19 @@ TURNS = 100
 
 
 class Device:
-    """One that takes so long for a step, and its worker, whose time is counted and not spent."""
+    """A simulated device and its worker; their durations are given, and time is counted instead of spent."""
 
-    def __init__(self, step_seconds: float, begin_seconds: float, tell_seconds: float) -> None:
-        self.step_seconds, self.begin_seconds, self.tell_seconds = step_seconds, begin_seconds, tell_seconds
+    def __init__(self, step_seconds: float, begin_seconds: float, report_seconds: float) -> None:
+        self.step_seconds, self.begin_seconds, self.report_seconds = step_seconds, begin_seconds, report_seconds
         self.now = 0.0
         self.ends: list[float] = []  # of the launched steps
-        self.waits: list[float] = []  # of whoever came just too late for a step, until the next one runs
+        self.waits: list[float] = []  # of a job that comes just too late for a step, until the next one has run
 
     def serve(self) -> None:
         self._begin()
         for turn in range(TURNS):
             ahead = self.step_seconds if self.ends[-1] > self.now else 0.0
-            self.now = max(self.now + self.tell_seconds, self.now + launch_delay(ahead, self.begin_seconds))
+            self.now = max(self.now + self.report_seconds, self.now + launch_delay(ahead, self.begin_seconds))
             self._begin()
             self.now = max(self.now, self.ends[turn])  # until it is retired
 
@@ -40,11 +40,11 @@ class Device:
 seconds = st.floats(0.0005, 0.5)
 
 
-@given(step=seconds, begin=seconds, tell=st.floats(0, 0.01))
-def test_device_is_as_fast_as_itself_or_its_host(step: float, begin: float, tell: float) -> None:
-    device = Device(step, begin, tell)
+@given(step=seconds, begin=seconds, report=st.floats(0, 0.01))
+def test_device_is_as_fast_as_itself_or_its_host(step: float, begin: float, report: float) -> None:
+    device = Device(step, begin, report)
     device.serve()
-    assert device.seconds_a_step <= 1.01 * max(step, begin + tell)
+    assert device.seconds_a_step <= 1.01 * max(step, begin + report)
 
 
 @given(step=seconds, share=st.floats(0, 1))

@@ -20,7 +20,7 @@ from worker.inbox import Inbox
 from worker.stopping import InterruptedStartError, Stopping
 
 
-def test_redis_that_stays_away_is_one_line_that_names_the_variable(
+def test_redis_that_stays_unavailable_is_one_line_that_names_the_variable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(main, "START_PATIENCE_SECONDS", 0.2)
@@ -40,7 +40,7 @@ def test_wait_for_redis_ends_when_the_worker_is_to_stop(tmp_path: Path, monkeypa
 
 
 @pytest.mark.slow
-def test_worker_that_is_stopped_while_it_waits_for_redis_ends_well(start: Start, tmp_path: Path) -> None:
+def test_worker_that_is_stopped_while_it_waits_for_redis_ends_with_status_0(start: Start, tmp_path: Path) -> None:
     worker = start(ADM_REDIS_URL=f"unix://{tmp_path / 'nobody.sock'}", ADM_PIPELINES="demo-uncond")
     eventually(lambda: '"redis_unavailable"' in worker.output, "it waits")
     assert worker.kill(signal.SIGTERM) == 0
@@ -74,7 +74,7 @@ def test_first_line_of_a_worker_says_what_it_loads(start: Start) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("compiled", ["no", pytest.param("yes", marks=needs_compiler)])
-def test_worker_that_is_stopped_while_it_loads_ends_at_once_and_well(start: Start, compiled: str) -> None:
+def test_worker_that_is_stopped_while_it_loads_ends_at_once_with_status_0(start: Start, compiled: str) -> None:
     worker = start(ADM_COMPILE=compiled)
     eventually(
         lambda: '"compiling"' in worker.output if compiled == "yes" else '"loading"' in worker.output, "it loads"

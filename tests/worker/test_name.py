@@ -1,5 +1,6 @@
 """A worker's name has one owner: a living one is refused to others, and a dead one's name is free at once."""
 
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import cast
 
 import pytest
 from redis import Redis
+from structlog.testing import capture_logs
 
 from jobs.contract.errors import SettingsError, TakenNameError
 from jobs.queue import keys
@@ -106,3 +108,19 @@ def test_worker_whose_name_was_taken_while_it_was_silent_ends_and_leaves_it(redi
     with pytest.raises(SettingsError, match="took the name"):
         owned(NAME).keep(redis, LEASE_SECONDS)
     assert holder(redis) == before
+
+
+def test_worker_starts_on_a_full_disk_and_keeps_the_earlier_starts(tmp_path: Path) -> None:
+    """As a worker does that is restarted because its images could not be stored."""
+    with locked_name(tmp_path, NAME) as name:
+        earlier = name.start.id
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8, limits[1]))  # the process gets an error, as Python ignores the signal
+    try:
+        with capture_logs() as logged, locked_name(tmp_path, NAME) as name:
+            assert name.ended == {earlier}
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [each["event"] for each in logged] == ["start_not_recorded"]
+    with locked_name(tmp_path, NAME) as name:
+        assert name.ended == {earlier}

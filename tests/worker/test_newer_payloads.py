@@ -51,7 +51,7 @@ NOT_UNDERSTOOD: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", NOT_UNDERSTOOD)
-def test_job_that_only_a_newer_worker_understands_stays_queued_and_holds_up_nobody(
+def test_job_that_only_a_newer_worker_understands_stays_queued_and_delays_nobody(
     bench: Bench, inbox: Inbox, name: str
 ) -> None:
     payload, request = NOT_UNDERSTOOD[name]
@@ -106,7 +106,7 @@ def test_payload_of_this_version_or_an_older_one_that_cannot_be_read_fails(
     assert error.kind == "bad-payload"
 
 
-def test_worker_of_another_process_looks_at_left_jobs_anew(bench: Bench, open_inbox: OpenInbox) -> None:
+def test_worker_of_another_process_looks_at_left_jobs_again(bench: Bench, open_inbox: OpenInbox) -> None:
     job_id = submit(bench, NEWER, {"sharpness": 2})
     assert bench.claim(open_inbox("old-0")) == []
     call = call_of(bench, job_id)

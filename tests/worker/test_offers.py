@@ -20,7 +20,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_stack(tmp_path_factory.mktemp("weights") / "tiny")
 
 
-def test_offer_tells_classes_stages_and_defaults(folder: Path) -> None:
+def test_offer_has_classes_stages_and_defaults(folder: Path) -> None:
     pipelines = select(["tiny", "tiny-uncond"], [load_stack(folder)])
     guided, uncond = (offer(pipeline) for pipeline in pipelines.values())
     assert [each.name for each in guided.classes] == ["red", "green", "blue"]
@@ -31,7 +31,7 @@ def test_offer_tells_classes_stages_and_defaults(folder: Path) -> None:
     assert uncond.defaults.upsample is None
 
 
-def test_offer_tells_the_pipelines_scale_of_eps(tmp_path: Path) -> None:
+def test_offer_has_the_pipelines_scale_of_eps(tmp_path: Path) -> None:
     manifest = copy.deepcopy(MANIFEST)
     manifest["pipelines"]["tiny"]["eps_scale"] = 1.02
     write_manifest(write_stack(tmp_path / "tiny"), manifest)

@@ -1,4 +1,4 @@
-"""A worker whose device has too little memory for a while: no job fails for it."""
+"""A worker whose device has too little memory for a while: no job fails because of that."""
 
 from pathlib import Path
 from threading import Event, Thread
@@ -22,7 +22,7 @@ from worker.stopping import Stopping
 pytestmark = pytest.mark.slow
 
 
-def test_job_that_nothing_fits_for_goes_back_at_no_cost_and_completes_when_there_is_memory(
+def test_job_that_fits_in_no_memory_is_requeued_at_no_cost_and_completes_when_there_is_memory(
     bench: Bench,
     open_inbox: OpenInbox,
     redis: Redis,

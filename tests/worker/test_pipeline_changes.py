@@ -170,7 +170,7 @@ def test_memory_is_estimated_before_anything_is_loaded_and_a_changed_file_is_nam
         check(loaded, settings, sibling)
 
 
-def test_stack_that_cannot_be_loaded_leaves_the_worker_what_it_held(
+def test_stack_that_cannot_be_loaded_leaves_the_worker_its_pipelines(
     weights: Path, tmp_path: Path, redis: Redis, changes: Changes
 ) -> None:
     """The file is whole where heads are read, and not finite further in: only loading finds that."""

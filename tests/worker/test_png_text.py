@@ -64,7 +64,7 @@ def test_reader_of_the_webuis_form_finds_every_setting(warm: Client) -> None:
         ),
     ],
 )
-def test_reader_of_other_people_finds_prompt_sampler_seed_and_steps(
+def test_sd_parsers_finds_prompt_sampler_seed_and_steps(
     warm: Client, fields: dict[str, object], prompt: str, sampler: str
 ) -> None:
     """sd-parsers, which reads what AUTOMATIC1111's webui and its kin write."""

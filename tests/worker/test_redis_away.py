@@ -67,7 +67,7 @@ def test_redis_that_comes_back_empty_knows_the_worker_and_its_pipelines_again(
 
 
 @pytest.mark.slow
-def test_claim_is_not_held_on_to_when_its_image_could_not_be_told_for_as_long_as_a_lease(
+def test_claim_is_given_up_when_its_image_could_not_be_reported_for_as_long_as_a_lease(
     bench: Bench, settings: Settings, redis: Redis, redis_server: RedisServer
 ) -> None:
     own = redis_server.client()
@@ -89,7 +89,7 @@ def test_claim_is_not_held_on_to_when_its_image_could_not_be_told_for_as_long_as
 
 
 @pytest.mark.slow
-def test_worker_whose_redis_is_full_goes_on_and_writes_its_results_later(
+def test_worker_whose_redis_is_full_continues_and_writes_its_results_later(
     start: Start, client: Client, redis: Redis, redis_server: RedisServer
 ) -> None:
     worker = start()
@@ -140,7 +140,7 @@ def test_worker_rides_out_a_restart_of_redis(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_redis_that_stays_away_past_the_lease_fails_no_drain(tmp_path: Path) -> None:
+def test_redis_that_stays_unavailable_past_the_lease_fails_no_drain(tmp_path: Path) -> None:
     folder = Path(tempfile.mkdtemp(prefix="adm-", dir="/tmp"))
     server = RedisServer(folder)
     server.start()

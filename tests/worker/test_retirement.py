@@ -33,21 +33,21 @@ def kill(redis: Redis, name: str) -> None:
     redis.delete(keys.worker(name), keys.worker_metrics(name), keys.worker_process(name), f"rq:worker:{name}")
 
 
-def test_pipeline_that_no_worker_holds_is_known_for_its_time_and_then_retired(bench: Bench) -> None:
+def test_pipeline_that_no_worker_serves_is_known_for_its_time_and_then_retired(bench: Bench) -> None:
     assert retirement(bench, HOUR).retire_pipelines() == []
     assert known(bench) == ["demo", "demo-uncond"]
     assert retirement(bench).retire_pipelines() == ["demo", "demo-uncond"]
     assert known(bench) == []
 
 
-def test_pipeline_that_a_worker_holds_is_never_retired(bench: Bench, inbox: Inbox) -> None:
+def test_pipeline_that_a_worker_serves_is_never_retired(bench: Bench, inbox: Inbox) -> None:
     inbox.heartbeat(worker_info(pipelines=("demo",)), "")
     assert retirement(bench).retire_pipelines() == ["demo-uncond"]
     assert retirement(bench).retire_pipelines() == []
     assert known(bench) == ["demo"]
 
 
-def test_time_without_a_worker_begins_anew_when_one_comes_back(
+def test_time_without_a_worker_starts_again_when_one_comes_back(
     bench: Bench, inbox: Inbox, open_inbox: OpenInbox
 ) -> None:
     retirement(bench, HOUR).retire_pipelines()

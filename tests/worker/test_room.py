@@ -49,7 +49,7 @@ def test_jobs_that_wait_are_bounded_in_number(limited: Limited) -> None:
     queue.submitter.submit(REQUEST)
 
 
-def test_jobs_that_are_cancelled_again_and_again_are_bounded_in_number(limited: Limited) -> None:
+def test_jobs_that_are_cancelled_repeatedly_are_bounded_in_number(limited: Limited) -> None:
     queue = limited(max_jobs=3)
     for _ in range(3):
         queue.cancel(queue.submitter.submit(REQUEST).job.id)

@@ -34,7 +34,7 @@ MANY = 20  # steps: more than could be on their way when something begins to blo
 
 @pytest.fixture
 def settings(settings: Settings, bucket: str) -> Settings:
-    """With a store that is waited for during all of a test, however long it is silent."""
+    """Workers wait for a silent store for as long as any test takes."""
     return settings.model_copy(update={"store": bucket, "store_timeout_seconds": 600.0, "heartbeat_seconds": 0.1})
 
 
@@ -75,7 +75,7 @@ def serve(
 
 
 def mend(store_proxy: StoreProxy) -> None:
-    """End the store's fault, and whatever waits for an answer that will never come."""
+    """End the store's fault, and cut the calls that wait for an answer that will never come."""
     store_proxy.fault = "none"
     store_proxy.cut()
 
@@ -93,7 +93,7 @@ def from_picture(bench: Bench, store_proxy: StoreProxy) -> str:
     return bench.submit(kind="reconstruct", class_label=None, guidance_scale=None, seed=None, images=[file_id], steps=2)
 
 
-def test_steps_go_on_while_a_picture_is_fetched(
+def test_steps_continue_while_a_picture_is_fetched(
     bench: Bench, serve: Serve, steps: list[int], store_proxy: StoreProxy
 ) -> None:
     waits = from_picture(bench, store_proxy)
@@ -119,7 +119,7 @@ def test_job_whose_picture_is_fetched_is_cancelled_at_once(bench: Bench, serve: 
     assert ended_once(bench, job_id)
 
 
-def test_job_whose_picture_is_fetched_goes_back_with_the_drain_and_keeps_its_lease_until_then(
+def test_job_whose_picture_is_fetched_is_requeued_by_the_drain_and_keeps_its_lease_until_then(
     bench: Bench, serve: Serve, store_proxy: StoreProxy, redis: Redis
 ) -> None:
     job_id = from_picture(bench, store_proxy)
@@ -137,7 +137,7 @@ def test_job_whose_picture_is_fetched_goes_back_with_the_drain_and_keeps_its_lea
     assert bench.status(job_id) == "queued"
 
 
-def test_steps_go_on_while_a_checkpoint_is_written_and_it_is_named_only_when_it_is_stored(
+def test_steps_continue_while_a_checkpoint_is_written_and_it_is_named_only_when_it_is_stored(
     bench: Bench, serve: Serve, steps: list[int], store_proxy: StoreProxy
 ) -> None:
     store_proxy.fault = "silent"
@@ -164,7 +164,7 @@ def hang(redis: Redis, folder: Path) -> Callable[[], None]:
 
 
 @pytest.mark.parametrize("refuse", [hang, *REFUSALS])
-def test_steps_go_on_while_a_result_waits_for_redis_and_it_is_written_once(
+def test_steps_continue_while_a_result_waits_for_redis_and_it_is_written_once(
     bench: Bench,
     serve: Serve,
     steps: list[int],

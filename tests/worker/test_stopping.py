@@ -24,7 +24,7 @@ for delay in range(400):
 
 @pytest.mark.slow
 def test_handler_may_interrupt_whoever_waits() -> None:
-    """With an Event some of these never return."""
+    """With a threading.Event in place of Stopping, some of these waits never return."""
     subprocess.run([sys.executable, "-c", INTERRUPTED], check=True, timeout=60)
 
 
@@ -149,6 +149,6 @@ except ValueError:
 
 @pytest.mark.parametrize(("start", "status"), [(REPLACED, 7), (FAULTY, 8)])
 def test_error_that_takes_the_interruptions_place_is_the_interruption(start: str, status: int) -> None:
-    """torch does that in the middle of reading weights; the worker then ended as if these were damaged."""
+    """torch replaces the interruption by an error of its own while it reads weights, which then passed for damaged."""
     ended = subprocess.run([sys.executable, "-c", SIGNALLED + start], check=False, timeout=60)
     assert ended.returncode == status

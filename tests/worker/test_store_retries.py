@@ -1,4 +1,4 @@
-"""Storing with patience: what is waited for, and what is given up."""
+"""Storing an image with retries: which failures are waited for, and when an image is given up."""
 
 import time
 from collections.abc import Callable
@@ -22,7 +22,7 @@ put = obstore.put
 
 
 class Calls:
-    """Stands before the store, which takes nothing, after so many seconds."""
+    """Stands before the store: delays each put by `seconds`, and fails those whose key `fails` selects."""
 
     def __init__(self) -> None:
         self.keys: list[str] = []
@@ -50,7 +50,9 @@ def obstruct(folder: Path) -> Path:
     return folder
 
 
-def test_image_that_the_store_never_takes_is_told_from_a_store_that_is_away(tmp_path: Path, claim: Claim) -> None:
+def test_image_that_the_store_never_takes_is_distinguished_from_an_unavailable_store(
+    tmp_path: Path, claim: Claim
+) -> None:
     obstruct(tmp_path / ROOT / claim.job_id)
     with pytest.raises(UnstorableError):
         RetryingStore(ImageStore(str(tmp_path))).put_with_retries(claim, 0, png(), lambda: None)
@@ -61,7 +63,7 @@ def test_trying_elsewhere_leaves_nothing(tmp_path: Path) -> None:
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_store_that_stays_away_is_told_after_a_while(
+def test_store_that_stays_unavailable_is_reported_after_a_while(
     tmp_path: Path, claim: Claim, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store_retries, "PATIENCE_SECONDS", 0.2)
@@ -71,7 +73,7 @@ def test_store_that_stays_away_is_told_after_a_while(
         RetryingStore(store).put_with_retries(claim, 0, png(), lambda: None)
 
 
-def test_image_that_has_waited_its_time_is_tried_once_and_told_unstorable_all_the_same(
+def test_image_that_has_waited_its_time_is_tried_once_and_still_reported_unstorable(
     tmp_path: Path, claim: Claim
 ) -> None:
     store, looked = ImageStore(str(tmp_path)), []

@@ -1,4 +1,4 @@
-"""A step that takes longer than a lease costs no job its worker, and a device that hangs gives its jobs up."""
+"""A job keeps its worker through a step longer than a lease; a worker whose device hangs gives up its jobs."""
 
 import signal
 import time

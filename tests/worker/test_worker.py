@@ -94,7 +94,7 @@ def test_worker_that_gets_its_own_job_back_starts_it_over(start: Start, client: 
     assert worker.process.poll() is None
 
 
-def test_stopped_worker_finishes_what_it_holds_and_gives_back_what_does_not_fit(start: Start, client: Client) -> None:
+def test_stopped_worker_finishes_what_fits_and_requeues_the_rest(start: Start, client: Client) -> None:
     worker = start(ADM_DRAIN_SECONDS="4")
     worker.wait_ready()
     short, long = client.submit(steps=3), client.submit(steps=1000, n=4)
@@ -138,7 +138,7 @@ def test_images_of_a_job_are_those_of_a_larger_one_from_its_first_index_on(warm:
     assert [image.sha256 for image in part.images] == [image.sha256 for image in whole.images[3:]]
 
 
-def test_png_tells_solver_grid_and_threshold_and_usage_counts_evaluations(warm: Client) -> None:
+def test_png_states_solver_grid_and_threshold_and_usage_counts_evaluations(warm: Client) -> None:
     upsample = {"steps": 2, "sampler": "dpmpp_2m", "time_grid": "logsnr", "strength": 1}
     options: dict[str, object] = {"sampler": "heun", "time_grid": "karras", "thresholding": "dynamic"}
     (job,) = warm.wait_all([warm.submit(steps=5, upsample=upsample, **options)])
@@ -234,7 +234,7 @@ def test_job_that_asks_what_no_worker_offers_fails_and_stops_nobody(start: Start
     assert fine.status is JobStatus.COMPLETED
 
 
-def test_worker_announces_what_it_holds_and_what_steps_cost(warm: Client) -> None:
+def test_worker_announces_its_pipelines_and_what_steps_cost(warm: Client) -> None:
     eventually(lambda: bool(warm.queue.fleet.read(fresh=True).workers), "the worker is announced")
     (info,) = warm.queue.fleet.read(fresh=True).workers
     assert info.pipelines == ("demo", "demo-uncond")

@@ -1,6 +1,6 @@
 """Rows 1, 2 and 3: switches of the architecture, heads of attention, and AdaGN, at an equal budget of FLOPs.
 
-All three measure all networks, whose spread over seeds they share, and show their own.
+Each row measures all networks, because their spread over seeds is pooled, and shows only its own.
 """
 
 from collections.abc import Sequence

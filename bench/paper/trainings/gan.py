@@ -1,4 +1,4 @@
-"""A small class-conditional GAN, beside which row 6 looks at diffusion: hinge loss, spectral norm and a projection
+"""A small class-conditional GAN, with which row 6 compares diffusion: hinge loss, spectral norm and a projection
 discriminator (Miyato & Koyama 2018), as BigGAN has them, with transposed convolutions as in DCGAN.
 """
 

@@ -1,4 +1,4 @@
-"""The networks of the paper's ablations (Tables 1 to 3) in small, and their runs, each of an equal budget of FLOPs."""
+"""Small networks for the paper's ablations (Tables 1 to 3), and their runs, which have equal budgets of FLOPs."""
 
 from dataclasses import asdict, dataclass, replace
 from functools import cache

@@ -32,7 +32,7 @@ export async function upload(file) {
   return send("POST", "/v1/files", file, { "Content-Type": "application/octet-stream" });
 }
 
-/** The request that makes a PNG of this service, a File of the browser. Throws: Problem. */
+/** The request that reproduces a PNG of this service, a File of the browser. Throws: Problem. */
 export async function requestOf(file) {
   return send("POST", "/v1/requests/from-image", file, { "Content-Type": "application/octet-stream" });
 }

@@ -1,4 +1,4 @@
-/** The fields that an X/Y grid can go along, and how their values are typed, sent and shown. */
+/** The fields that an axis of an X/Y grid can have, and how their values are typed, sent and shown. */
 
 import { className, samplerTitle } from "./format.js";
 
@@ -26,7 +26,7 @@ export const fieldTitle = (field) => FIELDS[field]?.[0] ?? field;
 /** The suggested values of a field, as text to type. */
 export const usualValues = (field, model) => FIELDS[field][1](model).join(", ");
 
-/** A field and typed values as JSON. Seeds have up to 63 bits, so digits go as they were typed. */
+/** A field and typed values as JSON. Seeds have up to 63 bits, so their digits are sent as typed. */
 export function axisText(field, typed) {
   const values = typed.split(",").map((each) => each.trim()).filter((each) => each !== "");
   return `{"field": ${JSON.stringify(field)}, "values": [${values.map((each) => valueText(field, each)).join(", ")}]}`;

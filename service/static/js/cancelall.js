@@ -16,7 +16,7 @@ export class CancelAll {
     this.dialog.addEventListener("close", () => { if (this.dialog.returnValue === "cancel") this.#cancel(); });
   }
 
-  /** Offer it while there is something to cancel. */
+  /** Show the button while there is something to cancel. */
   offer() {
     const button = byId("cancel-all");
     const hidden = !this.jobs.all.some(({ job }) => isActive(job));
@@ -27,7 +27,7 @@ export class CancelAll {
   #question() {
     setText(byId("cancel-all-text"), key() === null
       ? "Everybody's jobs that are queued or running end without pictures: this service has no keys, so all jobs are yours."
-      : "Your jobs that are queued or running end without pictures. Those of other callers go on.");
+      : "Your jobs that are queued or running end without pictures. Those of other callers continue.");
     this.dialog.returnValue = "";
     this.dialog.showModal();
   }

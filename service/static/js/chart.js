@@ -12,7 +12,7 @@ export function svg(name, attributes, ...children) {
   return made;
 }
 
-/** Values of an axis and where they lie; `log`: in powers of ten. */
+/** Maps an axis's values to places between `start` and `end`; `log`: on a logarithmic scale. */
 class Axis {
   constructor(values, start, end, log) {
     const known = values.filter((each) => each !== null && (!log || each > 0));

@@ -13,7 +13,7 @@ export function element(name, properties = {}, ...children) {
   return made;
 }
 
-/** Set text only if it differs: an equal text set again would be read out again. */
+/** Set text only if it differs, because a screen reader would read an equal text out again. */
 export function setText(target, text) {
   if (target.textContent !== text) target.textContent = text;
 }

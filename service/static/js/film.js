@@ -6,7 +6,7 @@ import { showPicture } from "./pictures.js";
 const MAX_THUMBS = 120; // more only slow the page down; the slider still reaches every frame
 const PLAY_MS = 110;
 
-/** A frame is {key, url, mark, label, caption, starts}; starts: the first of its stage. */
+/** A frame is {key, url, mark, label, caption, starts}; starts: whether it is the first of its stage. */
 export class Film {
   #frames = [];
   #position = 0;
@@ -40,7 +40,7 @@ export class Film {
     byId("film").hidden = true;
   }
 
-  /** Set the name of the slider's frames. */
+  /** Name the slider for screen readers. */
   name(text) {
     this.slider.setAttribute("aria-label", text);
   }
@@ -105,7 +105,7 @@ export class Film {
       const position = shown === 1 ? 0 : Math.round((i * (count - 1)) / (shown - 1));
       thumbs.push(this.#thumb(this.#frames[position], position));
     }
-    // only changed thumbs are replaced: a new strip would lose its place under the user's finger
+    // only changed thumbs are replaced, because a new strip would lose its scroll position
     thumbs.forEach((thumb, i) => {
       if (this.strip.children[i] !== thumb) this.strip.insertBefore(thumb, this.strip.children[i] ?? null);
     });

@@ -17,7 +17,7 @@ export class Filters {
       this.#timer = setTimeout(() => this.#changed(onChange), PAUSE_MS);
     };
     root.addEventListener("input", later);
-    root.addEventListener("reset", () => setTimeout(() => this.#changed(onChange))); // the fields are empty only then
+    root.addEventListener("reset", () => setTimeout(() => this.#changed(onChange))); // the fields are emptied after the event
     root.addEventListener("submit", (event) => { event.preventDefault(); this.#changed(onChange); });
   }
 

@@ -4,7 +4,7 @@ import { byId, setText } from "./dom.js";
 
 const STRIP = "static/first-visit.png"; // made by `python -m bench.first_visit`
 const EDGE_PX = 64; // of a frame of the strip
-const FRAME_MS = 260; // the whole of it takes under four seconds, so that no control for stopping it is needed
+const FRAME_MS = 260; // the recorded run takes under four seconds, so it needs no control for stopping it
 
 export class FirstVisit {
   #strip = null;
@@ -29,7 +29,7 @@ export class FirstVisit {
     this.#strip.src = STRIP;
   }
 
-  /** On a phone the form is above it. */
+  /** Play when the example comes into view; on a phone it is below the form. */
   #playWhenSeen() {
     const observer = new IntersectionObserver(([{ isIntersecting }]) => {
       if (!isIntersecting) return;

@@ -8,7 +8,7 @@ import { isAsking } from "./signin.js";
 const ASK_MS = 5000;
 const NONE = "No worker is running";
 
-/** Calls onModels with the service's models, now and after each read. */
+/** Calls onModels with the service's models after each read. */
 export class Fleet {
   constructor(onModels) {
     this.onModels = onModels;
@@ -35,7 +35,7 @@ export class Fleet {
     }
   }
 
-  /** The workers; null where callers have keys, of which few may see them. */
+  /** The workers; null for a caller with a key, because only operators may read them. */
   async #workers() {
     return key() === null ? call("GET", "/v1/workers") : null;
   }
@@ -46,7 +46,7 @@ export class Fleet {
   }
 }
 
-/** The workers, by the models' own lists. */
+/** A text about the workers that the models list. */
 function namesText(models) {
   const names = [...new Set(models.flatMap((each) => each.workers))];
   if (names.length === 0) return NONE;

@@ -6,7 +6,7 @@ import { classLabel, curl, extrasOf, samplerTitle, stepsTaken } from "./format.j
 
 const PAIRS = ["guidance_scale", "steps", "eta"]; // a number and a slider beside it
 const NUMBERS = [...PAIRS, "n"];
-const SLIDER_MAX = { guidance_scale: 10, steps: 100 }; // what is worth trying; the number goes on to the limit
+const SLIDER_MAX = { guidance_scale: 10, steps: 100 }; // values worth trying; the number beside a slider may be larger
 const NO_CLASS = "none"; // a radio's value is text; indices are digits
 const FILTER_FROM = 24; // classes, from which on a search field helps
 const MAX_ITEMS = 64; // jobs that the service takes in one call
@@ -66,7 +66,7 @@ export class Form {
     return { ...request, ...this.#extras };
   }
 
-  /** Offer what the service has; keeps what was chosen. */
+  /** Offer the service's models; the chosen one stays chosen if it is still there. */
   setModels(models) {
     const first = this.#models.length === 0;
     const known = JSON.stringify(this.#models.map((each) => each.id));
@@ -81,7 +81,7 @@ export class Form {
       if (first) this.#restore();
       else if (byId("model").value !== before) this.#offer();
     }
-    this.#showHolders();
+    this.#showWorkers();
   }
 
   /** Set one field, as if by the user. */
@@ -177,7 +177,7 @@ export class Form {
     }
   }
 
-  /** Set every field to the chosen model's offer. */
+  /** Offer the chosen model's classes and samplers, and set every field to the model's default. */
   #offer() {
     const { model } = this;
     const { limits, defaults } = model;
@@ -199,11 +199,11 @@ export class Form {
     // the request always contains the scale, and a scale without a schedule would get the constant one
     const { guidance_schedule } = defaults;
     this.#extras = (guidance_schedule ?? "constant") === "constant" ? {} : { guidance_schedule };
-    this.#showHolders();
+    this.#showWorkers();
     this.#changed();
   }
 
-  #showHolders() {
+  #showWorkers() {
     const { workers } = this.model;
     byId("served-by").classList.toggle("warning", workers.length === 0);
     setText(byId("served-by"), workers.length > 0 ? `Served by ${workers.join(", ")}`

@@ -110,12 +110,12 @@ export function curl(request) {
   return [
     `curl -X POST ${location.origin}/v1/jobs`,
     "  -H 'Content-Type: application/json' -H 'Prefer: wait=60'",
-    ...(key() === null ? [] : ['  -H "Authorization: Bearer $ADM_API_KEY"']), // what is copied is shown, and stays about
+    ...(key() === null ? [] : ['  -H "Authorization: Bearer $ADM_API_KEY"']), // not the key itself, because copied text may be seen by others
     `  -d '${body}'`,
   ].join(" \\\n");
 }
 
-/** Name of a downloaded image: the settings that are needed to make it again. */
+/** Name of a downloaded image: its class or kind, its seed and its index. */
 export function fileName(request, image) {
   const what = (image.class_name ?? (request.kind === "generate" ? "no-class" : request.kind)).replace(/[^\w-]+/g, "-");
   return `${what}-seed${request.seed}-${image.index}.png`;

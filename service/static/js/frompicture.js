@@ -12,7 +12,7 @@ const KINDS = ["reconstruct", "variation", "upsample", "score", "interpolate"];
 
 export class FromPicture {
   #files = [null, null]; // the service's answer for each slot
-  #turn = [0, 0]; // of the last upload started in each slot: an earlier one's answer may come later
+  #turn = [0, 0]; // number of the last upload started in each slot; the answer to an earlier one may come later
 
   /** form is where the model is chosen; onSubmit(request) queues a job, or throws a Problem. */
   constructor(form, onSubmit) {
@@ -39,7 +39,7 @@ export class FromPicture {
     this.root.addEventListener("submit", (event) => { event.preventDefault(); this.#submit(event.submitter); });
   }
 
-  /** Show what the chosen model does. */
+  /** Show the actions that the chosen model offers. */
   offer() {
     const kinds = this.form.model?.kinds ?? [];
     this.pictureClass.offer(this.form.model, this.#files[0]);

@@ -1,4 +1,4 @@
-/** The gallery: finished images, and jobs on their way to one, newest first, as far as the filters admit them. */
+/** The gallery: finished images and jobs in progress that the filters admit, newest first. */
 
 import { byId, element, setText } from "./dom.js";
 import { fileName, numImages, title } from "./format.js";

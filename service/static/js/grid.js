@@ -1,4 +1,4 @@
-/** The X/Y grid: an image for each pair of values, from one seed, as a table whose cells open above, and as one sheet. */
+/** The X/Y grid: an image for each pair of values, from one seed; a table whose cells open on the stage, and one sheet. */
 
 import { axisText, fieldNames, fieldTitle, usualValues, valueTitle } from "./axes.js";
 import { call, write } from "./api.js";
@@ -18,7 +18,7 @@ export class Grid {
   #cells = []; // {button, picture, label}, row by row
   #timer = null;
 
-  /** form has the request that all cells share; jobs learn of the cells; actions: show(jobId, index). */
+  /** form has the request that all cells share; jobs gets the jobs of the cells; actions: show(jobId, index). */
   constructor(form, jobs, modelOf, actions) {
     this.form = form;
     this.jobs = jobs;
@@ -30,7 +30,7 @@ export class Grid {
       byId(`grid-${axis}`).addEventListener("change", () => this.#offer(axis));
       byId(`grid-${axis}-values`).addEventListener("keydown", (event) => {
         if (event.key !== "Enter") return;
-        event.preventDefault(); // or the form makes one image
+        event.preventDefault(); // otherwise the form is submitted, which makes one image
         this.#make();
       });
     }
@@ -59,7 +59,7 @@ export class Grid {
     const fields = axes.map(([, field]) => field);
     const { n: _, ...common } = this.form.request;
     for (const field of fields) delete common[field];
-    if (fields.includes("sampler")) delete common.eta; // it is one sampler's
+    if (fields.includes("sampler")) delete common.eta; // eta belongs to one sampler
     const written = axes.map(([axis, field]) => `"${axis}": ${axisText(field, byId(`grid-${axis}-values`).value)}`);
     return `${write(common).slice(0, -1)}, ${written.join(", ")}}`;
   }
@@ -69,19 +69,19 @@ export class Grid {
     if (button.getAttribute("aria-disabled") === "true") return;
     button.setAttribute("aria-disabled", "true");
     this.form.clearErrors();
-    this.#tellErrors([], "");
+    this.#showErrors([], "");
     try {
       this.#take(await call("POST", "/v1/grids", this.#body));
       byId("grid-area").scrollIntoView({ block: "nearest" });
     } catch (problem) {
-      this.#tellErrors(problem.errors ?? [], problem.message);
+      this.#showErrors(problem.errors ?? [], problem.message);
     } finally {
       button.removeAttribute("aria-disabled");
     }
   }
 
-  /** Show errors: of an axis beside it, of another field in the form's own place. */
-  #tellErrors(errors, message) {
+  /** Show errors: those of an axis beside it, those of other fields in the form. */
+  #showErrors(errors, message) {
     const others = errors.filter(({ pointer }) => !/^\/[xy](\/|$)/.test(pointer));
     for (const axis of AXES) {
       const own = errors.filter(({ pointer }) => pointer === `/${axis}` || pointer.startsWith(`/${axis}/`));
@@ -103,7 +103,7 @@ export class Grid {
   }
 
   async #restore(id) {
-    this.#grid = undefined; // asked for once
+    this.#grid = undefined; // so that it is requested only once
     try {
       this.#take(await call("GET", `/v1/grids/${id}`));
     } catch {

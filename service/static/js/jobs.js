@@ -5,11 +5,11 @@ import { followEvents } from "./events.js";
 import { Previews } from "./previews.js";
 
 const MAX_STREAMS = 4; // browsers open six connections to a host over HTTP/1.1, and images and calls need some
-const QUEUE_POLL_MS = 2000; // a place in the queue is no event
+const QUEUE_POLL_MS = 2000; // no event reports a job's place in the queue
 const QUEUE_PAGE = 100; // jobs of one answer; the service gives no more
 const MAX_PREVIEW_BYTES = 64 * 2 ** 20; // of all jobs together; the oldest lose theirs first
-const SILENT_SECONDS = 10; // without news of a running job that are worth a word
-const SLOW_STEPS = 3; // ... unless its steps are so slow that this many take longer
+const SILENT_SECONDS = 10; // without an event of a running job, after which the page mentions it
+const SLOW_STEPS = 3; // if so many of its steps take longer than that, their time counts instead
 const ACTIVE = new Set(["queued", "in_progress", "cancelling"]);
 
 export const isActive = (job) => ACTIVE.has(job.status);
@@ -35,7 +35,7 @@ class Entry {
   begin() {
     this.pace = null; // {at, fraction} of the first progress seen of this attempt
     this.heardAt = performance.now();
-    this.longestGapMs = 0; // between two progresses
+    this.longestGapMs = 0; // between two reports of progress
   }
 
   /** Note the job's progress. */

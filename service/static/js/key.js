@@ -1,4 +1,4 @@
-/** The caller's API key: kept for this tab alone, sent in a header, never in a URL. */
+/** The caller's API key: kept only for this tab, sent in a header, never in a URL. */
 
 import { recall, remember, session } from "./dom.js";
 

@@ -1,11 +1,11 @@
-/** The class under which a job starts from a picture: the likeliest of the picture, or one that was chosen. */
+/** The class for a job that starts from a picture: the picture's likeliest class, or a chosen one. */
 
 import { byId, element, setText } from "./dom.js";
 import { classLabel, usesClass } from "./format.js";
 import { finished } from "./jobs.js";
 
 const KINDS = ["reconstruct", "variation", "upsample", "interpolate"];
-const LIKELIEST = ""; // or, where there is no classifier to ask, nothing chosen yet
+const LIKELIEST = ""; // for a model without a classifier: nothing is chosen yet
 const NO_CLASS = "none"; // an option's value is text; indices are digits
 const ASKING = "asking";
 
@@ -21,7 +21,7 @@ export class PictureClass {
     this.select.addEventListener("change", onChange);
   }
 
-  /** Show what a pipeline offers for a picture, null before there is one, and ask its classifier. */
+  /** Offer a pipeline's classes for a picture, and ask its classifier; file: null before there is a picture. */
   offer(model, file) {
     const another = file !== this.#file;
     if (another && this.#file !== null) this.select.value = LIKELIEST; // the choice was for the last picture

@@ -1,4 +1,4 @@
-/** Pictures of the service: an <img> and a link can send no key, so with one they are fetched and shown as blobs. */
+/** Pictures of the service. With a key they are fetched and shown as blobs, because an <img> or a link cannot send a key. */
 
 import { credentials, key } from "./key.js";
 
@@ -22,7 +22,7 @@ export function showPicture(image, path) {
   }, () => { if (isShown(image, path)) shown.delete(image); });
 }
 
-/** Address of an image for a place of so many CSS pixels: a reduced image, if that saves bytes. */
+/** Address of an image that is shown with this edge in CSS pixels: a reduced image, if that saves bytes. */
 export function thumbnail({ url, width, height }, edgePx) {
   const size = 2 * edgePx; // sharp on dense screens
   return Math.max(width, height) > size ? `${url}?size=${size}` : url;

@@ -39,7 +39,7 @@ export class Previews {
   /** Drop the frame of the longest film whose neighbours are nearest, so that the others are spread over all steps. */
   #thin() {
     const [index, film] = [...this.#films].reduce((a, b) => (b[1].length >= a[1].length ? b : a));
-    let dropped = 0; // of two frames the older; of one itself
+    let dropped = 0; // if there are at most two frames, the older one
     const gap = (at) => order(film[at + 1]) - order(film[at - 1]);
     for (let at = 1; at < film.length - 1; at += 1) if (dropped === 0 || gap(at) < gap(dropped)) dropped = at;
     const [frame] = film.splice(dropped, 1);

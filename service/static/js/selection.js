@@ -7,7 +7,7 @@ export class Selection {
   #chosen = new Set(); // "job/index"
   #offered = []; // the shown images that can be selected
 
-  /** onChange() is called when the marks of the gallery have to follow. */
+  /** onChange() is called when the gallery's boxes must be updated. */
   constructor(onChange) {
     this.onChange = onChange;
     byId("select-all").addEventListener("click", () => this.#toggleAll());

@@ -1,4 +1,4 @@
-/** The stage: one image of one job, large, with its film, its progress and what made it. */
+/** The page's stage: one image of one job, large, with its film, its progress and its settings. */
 
 import { pathOfFile, write } from "./api.js";
 import { byId, copy, element, focusFirst, local, recall, remember, setNotice, setText } from "./dom.js";

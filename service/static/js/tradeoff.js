@@ -5,6 +5,7 @@ import { chart } from "./chart.js";
 import { byId, element, setText } from "./dom.js";
 import { number, samplerTitle } from "./format.js";
 
+// even: the transformation under which values are compared and interpolated
 const BY_SCALE = { field: "guidance_scale", of: (cell) => cell.guidance_scale, even: (value) => value };
 const BY_STEPS = { field: "steps", of: (cell) => cell.steps, even: Math.log };
 
@@ -109,7 +110,7 @@ const fidText = (value) => value.toFixed(value < 10 ? 2 : 1);
 const figure = ({ value, low, high }, digits) => (low === null || high === null ? value.toFixed(digits)
   : `${value.toFixed(digits)} (${low.toFixed(digits)} to ${high.toFixed(digits)})`);
 
-/** Cells in curves, one for each value of `apart`, each in the order of `along`; the active one is nearest to a value. */
+/** Group cells into a curve for each value of `apart`, each ordered by `along`; the active curve is nearest to `value`. */
 function curves(cells, apart, along, value) {
   const values = [...new Set(cells.map(apart.of))].sort((a, b) => a - b);
   const all = values.map((each) => cells.filter((cell) => apart.of(cell) === each).sort((a, b) => along.of(a) - along.of(b)));
@@ -117,7 +118,7 @@ function curves(cells, apart, along, value) {
   return { all, active: all.reduce((best, each) => (distance(each) < distance(best) ? each : best)) };
 }
 
-/** The figures at a value along a curve, between the two measured beside it; beyond its ends, those of the end. */
+/** Interpolate a curve's figures at a value; beyond the ends of the curve, take those of the nearest end. */
 function between(curve, along, value) {
   const at = Math.min(Math.max(value, along.of(curve[0])), along.of(curve.at(-1)));
   const above = curve.find((cell) => along.of(cell) >= at);

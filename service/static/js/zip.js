@@ -40,7 +40,7 @@ async function fetched(path) {
       if (bytes > MAX_BYTES) break;
     }
   } catch {
-    throw problem("The connection was lost before all images had come");
+    throw problem("The connection was lost before all images had arrived");
   }
   stop.abort();
   throw problem(`These images have more than ${MAX_BYTES / 2 ** 20} MiB. Select fewer, or fetch them through the API`);

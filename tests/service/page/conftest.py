@@ -1,4 +1,4 @@
-"""Chromium, a page that may complain of nothing, and a painter."""
+"""Chromium, a page whose console must stay without complaints, and a painter."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,8 +41,8 @@ def browser() -> Iterator[Browser]:
 def page(browser: Browser, address: str, request: pytest.FixtureRequest) -> Iterator[Page]:
     """A page whose test fails if it complains; `refused(STATUS)` names the refused calls that the browser will note.
 
-    The browser notes a refused call when it likes, also after what the call has changed on the page: so the complaints
-    are read when the page is closed.
+    The browser may note a refused call after the page has already shown its effect, so the complaints are read when the
+    page is closed.
     """
     errors: list[str] = []
     refused = [str(status) for mark in request.node.iter_markers("refused") for status in mark.args]

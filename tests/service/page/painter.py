@@ -21,7 +21,7 @@ from tests.worker.names import owned
 from worker.claim import Cancel, Claim, Submit
 from worker.inbox import Inbox
 
-WAIT_MS = 60_000  # for a busy machine; nothing waits longer than it must
+WAIT_MS = 60_000  # for a busy machine; each wait ends as soon as its condition is met
 
 
 class Painter:
@@ -35,7 +35,7 @@ class Painter:
         self.beat()
 
     def announce_sweep(self, sweep: Sweep) -> None:
-        """Announce what a worker would that has a sweep beside its weights."""
+        """Announce a sweep, as a worker does that has one beside its weights."""
         with self._redis.pipeline() as pipe:
             announce_pipelines(pipe, [DEMO.model_copy(update={"has_sweep": True}), DEMO_UNCOND], [sweep])
             pipe.execute()
@@ -44,7 +44,7 @@ class Painter:
         self.inbox.heartbeat(worker_info(), "")
 
     def measure(self, metrics: str, rows_in_flight: int = 0) -> None:
-        """Report what a worker that has worked would."""
+        """Report metrics, as a worker does that has made images."""
         self.inbox.heartbeat(worker_info(rows_in_flight=rows_in_flight), metrics)
 
     def claim(self) -> Claim:
@@ -53,7 +53,7 @@ class Painter:
         return command.claim
 
     def claims(self, number: int) -> list[Claim]:
-        """Claim so many jobs, which come together or one after the other."""
+        """Claim `number` jobs, which come together or one after the other."""
         found: list[Claim] = []
         while len(found) < number:
             found += [each.claim for each in self._next() if isinstance(each, Submit)]

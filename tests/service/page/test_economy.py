@@ -43,7 +43,7 @@ def asked(page: Page) -> list[str]:
 
 
 def look_again(page: Page, *, when: Callable[[str], bool]) -> None:
-    """Let the page's clock run until it has an answer of a kind."""
+    """Let the page's clock run until an answer comes from a URL that `when` accepts."""
     with page.expect_response(lambda response: when(response.url)):
         page.clock.run_for(POLL_MS)
 

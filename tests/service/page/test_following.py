@@ -38,7 +38,7 @@ def test_previews_appear_in_order_and_can_be_scrubbed(page: Page, painter: Paint
     assert page.locator("#picture").get_attribute("src") == films(page).nth(1).locator("img").get_attribute("src")
     painter.finish(claim)
     expect(films(page)).to_have_count(5)
-    expect(page.locator("#caption")).to_contain_text("Base step 2 of 3")  # who scrubs is not carried off
+    expect(page.locator("#caption")).to_contain_text("Base step 2 of 3")  # it stays at the step that was chosen
     films(page).nth(3).click()
     assert page.locator("#picture").get_attribute("src") == newest
     page.get_by_role("button", name="Go to the latest step").click()
@@ -98,7 +98,7 @@ def test_cancel_ends_the_job_that_is_shown(page: Page, painter: Painter, client:
     assert client.get(f"/v1/jobs/{claim.job_id}").json()["status"] == "cancelled"
 
 
-def test_queued_job_tells_its_place_and_can_be_cancelled(page: Page, painter: Painter, client: httpx2.Client) -> None:
+def test_queued_job_shows_its_place_and_can_be_cancelled(page: Page, painter: Painter, client: httpx2.Client) -> None:
     client.post("/v1/jobs", json=body())
     open_page(page)
     page.get_by_role("button", name="Generate").click()
@@ -148,7 +148,7 @@ def test_more_jobs_than_streams_all_arrive(page: Page, painter: Painter) -> None
     expect(page.locator("#caption")).to_contain_text("Finished")
 
 
-def test_silent_worker_is_said_instead_of_a_time_left(page: Page, painter: Painter) -> None:
+def test_silent_worker_is_reported_instead_of_a_time_left(page: Page, painter: Painter) -> None:
     page.clock.install()
     open_page(page)
     claim = generate(page, painter)
@@ -188,9 +188,7 @@ def test_answer_of_a_cancel_that_the_end_overtook_changes_nothing(page: Page, pa
     expect(page.get_by_role("button", name="Cancel", exact=True)).to_be_hidden()
 
 
-def test_pipeline_without_a_worker_is_said_and_noticed_when_one_comes(
-    page: Page, painter: Painter, redis: Redis
-) -> None:
+def test_pipeline_without_a_worker_is_reported_until_one_comes(page: Page, painter: Painter, redis: Redis) -> None:
     painter.inbox.close()
     page.clock.install()
     open_page(page)

@@ -1,4 +1,4 @@
-"""The page's form in a real Chromium: what it posts, and what it says of what is refused."""
+"""The page's form in a real Chromium: what it posts, and how it shows a refusal."""
 
 import json
 import re
@@ -62,7 +62,7 @@ def test_no_class_posts_null_and_no_guidance(page: Page, painter: Painter) -> No
     assert (request.sampler, request.eta) == ("ddpm", 0)
 
 
-def test_seed_is_drawn_anew_unless_locked(page: Page, painter: Painter) -> None:
+def test_seed_is_drawn_again_unless_locked(page: Page, painter: Painter) -> None:
     open_page(page)
     seed = page.get_by_label("Seed")
     first = seed.input_value()
@@ -103,7 +103,7 @@ def test_refused_field_says_why_beside_itself(
 
 
 @pytest.mark.process
-def test_refusal_of_no_field_is_told_with_the_time_to_try_again(
+def test_refusal_of_no_field_is_shown_with_the_time_to_try_again(
     browser: Browser, painter: Painter, service_settings: Settings
 ) -> None:
     with (

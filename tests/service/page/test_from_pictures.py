@@ -41,7 +41,7 @@ def test_uploaded_picture_is_shown_and_reconstructed(page: Page, painter: Painte
     expect(page.get_by_role("button", name="Again with this seed")).to_be_hidden()
 
 
-def test_nothing_lies_over_a_picture(page: Page, painter: Painter) -> None:
+def test_nothing_covers_a_picture(page: Page, painter: Painter) -> None:
     open_page(page)
     painter.finish(generate(page, painter))
     expect(page.locator("#picture")).to_be_visible()

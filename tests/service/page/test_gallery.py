@@ -101,7 +101,7 @@ def test_image_that_is_filtered_out_is_not_selected_any_more(
 
 
 @pytest.mark.refused(401)
-def test_archive_is_fetched_with_the_key_and_not_held_above_its_bytes(
+def test_archive_is_fetched_with_the_key_and_not_kept_above_its_limit_of_bytes(
     page: Page, painter: Painter, client: httpx2.Client, make_key: MakeKey
 ) -> None:
     ann = make_key("ann")
@@ -128,7 +128,7 @@ def test_all_own_jobs_are_cancelled_after_a_question_and_nobody_elses(
     expect(page.get_by_role("dialog")).to_be_hidden()
     expect(page.locator("#tiles .active")).not_to_have_count(0)
     page.get_by_role("button", name="Cancel all my jobs").click()
-    expect(page.locator("#cancel-all-text")).to_contain_text("Those of other callers go on.")
+    expect(page.locator("#cancel-all-text")).to_contain_text("Those of other callers continue.")
     page.get_by_role("button", name="Cancel them").click()
     expect(page.locator("#gallery-note")).to_have_text("128 jobs were cancelled.")
     expect(page.locator("#cancel-all")).to_be_hidden()

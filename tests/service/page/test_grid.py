@@ -100,7 +100,7 @@ def test_cells_fill_one_by_one_open_on_the_stage_and_end_in_a_sheet(page: Page, 
     expect(page.locator("#request-facts")).to_contain_text(str(2**63 - 1))
 
 
-def test_cancelled_grid_says_what_is_lacking(page: Page, painter: Painter) -> None:
+def test_cancelled_grid_says_how_many_images_are_missing(page: Page, painter: Painter) -> None:
     open_grid(page)
     fill_axes(page, "steps", "5, 9", "", "")
     make(page)
@@ -111,7 +111,7 @@ def test_cancelled_grid_says_what_is_lacking(page: Page, painter: Painter) -> No
 
 
 @pytest.mark.refused(422)
-def test_wrong_value_is_told_beside_its_axis_and_another_field_beside_itself(
+def test_wrong_value_is_reported_beside_its_axis_and_another_field_beside_itself(
     page: Page, painter: Painter, client: httpx2.Client
 ) -> None:
     open_grid(page)

@@ -30,7 +30,7 @@ def announce(redis: Redis, pipeline: PipelineInfo) -> None:
 
 
 def score(painter: Painter, scores: Sequence[dict[str, object]] = TORUS) -> None:
-    """Answer the question that the page asks of its own accord."""
+    """Answer the `score` job that the page posts by itself."""
     claim = painter.claim()
     assert claim.request.kind == "score"
     painter.finish(claim, {"scores": [scores]})
@@ -111,7 +111,7 @@ def test_class_is_chosen_by_hand_where_there_is_no_classifier(page: Page, painte
     assert press(page, painter, "Reconstruct").request.class_label == 1
 
 
-def test_pipeline_whose_networks_are_told_no_class_offers_none(page: Page, painter: Painter, redis: Redis) -> None:
+def test_pipeline_whose_networks_take_no_class_offers_none(page: Page, painter: Painter, redis: Redis) -> None:
     announce(redis, CONDITIONAL)
     open_page(page)
     page.get_by_label("Model", exact=True).select_option(DEMO_UNCOND.id)
@@ -125,7 +125,7 @@ def test_pipeline_whose_networks_are_told_no_class_offers_none(page: Page, paint
     score(painter)
 
 
-def test_upsampler_that_is_told_a_class_gets_that_of_the_picture(page: Page, painter: Painter, redis: Redis) -> None:
+def test_upsampler_that_takes_a_class_gets_that_of_the_picture(page: Page, painter: Painter, redis: Redis) -> None:
     told = UPSAMPLER.model_copy(update={"class_conditional": True})
     announce(redis, CONDITIONAL.model_copy(update={"stages": (CONDITIONAL.stages[0], told)}))
     open_page(page)
@@ -136,7 +136,7 @@ def test_upsampler_that_is_told_a_class_gets_that_of_the_picture(page: Page, pai
 
 
 @pytest.mark.parametrize(("steps", "strength", "taken"), [(20, 0.3, 6), (20, 1.0, 20), (25, 0.28, 7)])
-def test_only_the_steps_that_are_taken_are_said(
+def test_only_the_steps_that_are_taken_are_shown(
     page: Page, painter: Painter, redis: Redis, steps: int, strength: float, taken: int
 ) -> None:
     upsample = UpsampleDefaults(steps=steps, sampler="ddpm", eta=0.0, strength=strength)

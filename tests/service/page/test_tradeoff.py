@@ -33,7 +33,7 @@ def test_panel_is_there_for_a_model_with_a_sweep_alone(page: Page, painter: Pain
     expect(page.locator("#trade-off")).to_be_hidden()
 
 
-def test_settings_of_the_form_are_marked_and_told_also_between_measured_ones(page: Page, painter: Painter) -> None:
+def test_settings_of_the_form_are_marked_and_described_also_between_measured_ones(page: Page, painter: Painter) -> None:
     open_with_sweep(page, painter)
     set_fields(page, "2", "10")
     expect(page.locator("#trade-off-note")).to_have_text(

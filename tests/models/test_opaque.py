@@ -1,0 +1,96 @@
+"""Packed convolutions and compiled norms in compiled networks: what torch.compile is told about them is right."""
+
+import gc
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from models.networks import native_norm, opaque
+from models.networks.convolution import Conv2d, can_pack, pack_weights
+from models.networks.norm import GroupNorm32
+
+ROWS, CHANNELS, SIZE = 2, 32, 6
+pytestmark = pytest.mark.skipif(
+    not can_pack(torch.device("cpu"), torch.float32), reason="torch has no oneDNN on this processor"
+)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+class Block(nn.Module):
+    """A norm and two convolutions, one of which halves the map."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.norm = GroupNorm32(CHANNELS)
+        self.halve = Conv2d(CHANNELS, 2 * CHANNELS, 3, stride=2, padding=1)
+        self.mix = Conv2d(2 * CHANNELS, CHANNELS, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mixed: Tensor = self.mix(self.halve(self.norm(x, silu=True)))
+        return mixed
+
+
+def maps(seed: int) -> Tensor:
+    drawn = torch.randn(ROWS, CHANNELS, SIZE, SIZE, generator=torch.Generator().manual_seed(seed))
+    return drawn.to(memory_format=torch.channels_last)
+
+
+def packed(seed: int) -> Block:
+    block = Block(seed).requires_grad_(False)
+    pack_weights(block, ROWS, lambda: block(maps(0)), with_gradient=True)
+    return block
+
+
+def result_and_gradient(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    x = x.clone().requires_grad_()
+    result = function(x)
+    return result.detach(), torch.autograd.grad(result.square().sum(), x)[0]
+
+
+def traced(block: Block) -> Callable[[Tensor], Tensor]:
+    """Traced as for compiling, by a backend that generates no code."""
+    return torch.compile(block, dynamic=False, fullgraph=True, backend="aot_eager")
+
+
+def test_traced_networks_and_their_gradients_are_the_eager_ones() -> None:
+    block, x = packed(1), maps(2)
+    assert all(map(torch.equal, result_and_gradient(traced(block), x), result_and_gradient(block, x)))
+
+
+def test_traced_code_computes_by_the_layers_that_took_the_place_of_former_ones() -> None:
+    """As when a worker unloads a pipeline and loads another one with the same networks."""
+    block, x = packed(1), maps(2)
+    numbers = [block.halve.number, block.mix.number]
+    result_and_gradient(traced(block), x)
+    del block
+    gc.collect()
+    other = packed(3)
+    assert [other.halve.number, other.mix.number] == numbers
+    assert all(map(torch.equal, result_and_gradient(traced(other), x), result_and_gradient(other, x)))
+
+
+def test_two_networks_have_different_numbers() -> None:
+    one, other = packed(1), packed(1)
+    assert len({one.halve.number, one.mix.number, other.halve.number, other.mix.number}) == 4
+
+
+@pytest.mark.slow
+def test_operations_keep_the_rules_of_torch() -> None:
+    """Sizes, memory layouts and gradients are those that torch.compile was told."""
+    block, x = packed(1), maps(2).requires_grad_()
+    assert block.halve.number is not None
+    torch.library.opcheck(opaque.convolve, (x, block.halve.number))
+    if native_norm.is_of(torch.float32):
+        scale, shift = torch.randn(2, ROWS, CHANNELS)
+        parameters = block.norm.weight, block.norm.bias, scale, shift
+        torch.library.opcheck(native_norm.opaque_norm, (x, *parameters, block.norm.num_groups, block.norm.eps, True))
