@@ -15,8 +15,9 @@ import torch
 from bench.guidance_breakdown import FRESH_IMAGES, Bench
 from datasets.shapes import render_set
 from engine.pipeline import Pipeline
-from evaluation.demo_report import WAYS, turns
+from evaluation.demo_report import WAYS
 from evaluation.judging import distance, judge_images, sharpness
+from evaluation.sampling import turns
 
 SEED, RENDERS_SEED = 11, 5011
 

@@ -17,9 +17,9 @@ from torch import Tensor
 from bench.machine import machine
 from engine.engine import Engine
 from engine.pipeline import Pipeline, build_stages
-from evaluation.demo_report import WAYS, turns
+from evaluation.demo_report import WAYS
 from evaluation.judging import Verdict, distance, judge_images
-from evaluation.sampling import Sampler
+from evaluation.sampling import Sampler, turns
 from models.checkpoints.network_file import load_network
 from models.networks.judge import Judge
 from models.networks.precision import best_precision

@@ -19,7 +19,7 @@ from engine.pipeline import BASE, UPSAMPLE, Pipeline, build_stages
 from engine.trajectory import StagePlan
 from evaluation.inception_score import inception_score
 from evaluation.judging import Verdict, add_noise, colour_error, distance, judge_images, sharpness
-from evaluation.sampling import Sampler
+from evaluation.sampling import Sampler, turns
 from models.checkpoints.network_file import load_network
 from models.networks.judge import Judge
 from models.stack import file_hash
@@ -162,11 +162,6 @@ class DemoReport:
                 "renders": round(sharpness(render_set(UPSAMPLED_IMAGES, FRESH_SEED, large.shape[-1])[0]), 3),
             },
         }
-
-
-def turns(count: int, classes: int) -> list[int]:
-    """Labels in turn; the counts of classes differ by at most one."""
-    return [index % classes for index in range(count)]
 
 
 def write_report(folder: Path, on_doubt: OnDoubt) -> Path:

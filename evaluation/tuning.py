@@ -21,10 +21,9 @@ from engine.loading import load_plans
 from engine.pipeline import BASE, Pipeline, build_stages
 from engine.selfcheck import noise_agreement
 from engine.trajectory import StagePlan
-from evaluation.demo_report import turns
 from evaluation.judging import Verdict, judge_images, sharpness
 from evaluation.kernel_distance import KernelSums
-from evaluation.sampling import Sampler
+from evaluation.sampling import Sampler, turns
 from models.checkpoints.network_file import load_network
 from models.networks.judge import Judge
 from models.stack_plan import read_stack

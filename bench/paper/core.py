@@ -18,11 +18,10 @@ from datasets.shapes import render_set
 from engine.engine import Engine
 from engine.pipeline import BASE, UPSAMPLE, Pipeline, build_stages
 from engine.trajectory import StagePlan
-from evaluation.demo_report import turns
 from evaluation.extractors import SHIPPED_JUDGE, Features, JudgeExtractor
 from evaluation.intervals import mean_interval
 from evaluation.resampling import Figure
-from evaluation.sampling import Sampler
+from evaluation.sampling import Sampler, turns
 from evaluation.scores import all_scores
 from files.atomic import atomic_write
 from models.stack import Stack, load_stack

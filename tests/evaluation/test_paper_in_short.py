@@ -16,9 +16,9 @@ from datasets.shapes import render_set
 from engine.engine import Engine
 from engine.inversion import Inverter
 from engine.pipeline import Pipeline, build_stages
-from evaluation.demo_report import turns
 from evaluation.intervals import mean_interval
 from evaluation.judging import sharpness
+from evaluation.sampling import turns
 from models.stack import load_stack
 from training.data import TRAINING_SEED
 
