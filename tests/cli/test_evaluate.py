@@ -15,8 +15,13 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from datasets.shapes import render_set
+from engine.trajectory import StagePlan
+from evaluation import stack_report
 from jobs.settings import Settings
 from models.networks.inception import Inception
+from tests.evaluation.test_stack_report import add_judge, write_run
+from tests.models.samples import write_stack
+from tests.training.samples import write_npz
 from tests.warm import EVALUATION, run_warm
 from worker.kept_sweeps import kept_sweeps, weights_of
 from worker.local_worker import pipeline_of
@@ -183,6 +188,38 @@ def test_pictures_that_cannot_be_measured_are_told_in_one_line(
 )
 def test_sources_that_are_none_are_told_in_one_line(samples: str, more: tuple[str, ...], told: str) -> None:
     assert told in refused(samples, "--against", "shapes?images=2", *more)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("none", "--against", "shapes"), "weights/none"),
+        (("demo", "--against", "none"), "is none a training run?"),
+        (("demo", "--against", "shapes?images=9"), "there is no setting 'images'; there are seed"),
+        (
+            ("fashion", "--against", "shapes"),
+            "shapes: the classes of fashion are no shapes (T-shirt, trouser, pullover",
+        ),
+        (("demo", "--against", "shapes", "--json", "none/report.json"), "--json none/report.json: is a folder"),
+    ],
+)
+def test_stack_that_cannot_be_measured_is_told_in_one_line(arguments: tuple[str, ...], told: str) -> None:
+    assert told in refused("stack", *arguments)
+
+
+@pytest.mark.slow
+def test_stack_is_measured_beside_the_held_out_images_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stack_report, "MAX_ROWS", 4)
+    monkeypatch.setattr(stack_report, "WAYS", {"ddim_eta_0": StagePlan("base", "ddim", 2)})
+    monkeypatch.setenv("ADM_WEIGHTS", str(tmp_path))
+    add_judge(write_stack(tmp_path / "tiny"), 3)
+    held_out = write_run(tmp_path / "run", write_npz(tmp_path / "images.npz", 150), 128)
+    target = tmp_path / "judge.json"
+    arguments = ("--against", str(held_out), "--images", "25", "--json", str(target))
+    status, printed, told = run("stack", "tiny", *arguments)
+    assert status == 0, told
+    assert "tiny, ddim_eta_0, scale 1" in printed
+    assert json.loads(target.read_text())["reference"] == {"source": str(held_out), "images": 25}
 
 
 def test_a_file_that_cannot_be_written_is_told_before_anything_is_measured(tmp_path: Path) -> None:
