@@ -36,7 +36,9 @@ app = typer.Typer(
     help="Score pictures: adm evaluate SAMPLES --against REFERENCE. Either side is a folder, an archive, idx files, an "
     ".npz or a statistics file, or shapes?images=N&seed=S; samples may be local: or service:PIPELINE?images=N&steps=S.",
 )
-Extractor = Annotated[str, typer.Option(help="judge, judge:FILE as adm train makes one, or inception:FILE")]
+Extractor = Annotated[
+    str, typer.Option(help="judge, judge:FILE as adm train makes one, inception:FILE, or dinov2:FILE")
+]
 Strict = Annotated[bool, typer.Option("--strict", help="refuse sets with files that cannot be read")]
 
 

@@ -117,6 +117,7 @@ class Lab:
         """A cell with every metric against the renders, and the judge's probability of the requested class."""
         found = self.features(self.pixels(cell))
         asked = torch.tensor(turns(self.part, len(SHAPES)) * (self.images // self.part))
+        assert found.probabilities is not None
         sure = found.probabilities.gather(1, asked[:, None])[:, 0]
         low, high = mean_interval(sure)
         metrics = {name: asdict(each) for name, each in self.scores(found, self.reference).items()}

@@ -18,6 +18,8 @@ from datasets.shapes import render_set
 from engine.trajectory import StagePlan
 from evaluation import stack_report
 from jobs.settings import Settings
+from models.networks import dinov2
+from models.networks.dinov2 import DinoV2, TransformerSize
 from models.networks.inception import Inception
 from tests.evaluation.test_stack_report import add_judge, write_run
 from tests.models.samples import write_stack
@@ -181,13 +183,40 @@ def test_pictures_that_cannot_be_measured_are_told_in_one_line(
         ("local:demo?steps=x", (), "steps=x: must be a whole number"),
         ("local:demo?scale=x", (), "scale=x: must be a number"),
         ("local:demo?upsample=maybe", (), "upsample=maybe: must be yes or no"),
-        ("shapes", ("--extractor", "inception"), "there are judge, judge:FILE, inception:FILE"),
+        ("shapes", ("--extractor", "inception"), "there are judge, judge:FILE, inception:FILE, dinov2:FILE"),
         ("shapes", ("--extractor", "inception:weights/demo/judge.safetensors"), "lacks 472 key"),
+        ("shapes", ("--extractor", "dinov2:weights/demo/judge.safetensors"), "is no DINOv2: its pos_embed has 0"),
+        ("shapes", ("--extractor", "dinov2:none.pth"), "none.pth"),
         ("shapes", ("--extractor", "judge:weights/demo/base.safetensors"), "contains a UNet, expected a Judge"),
     ],
 )
 def test_sources_that_are_none_are_told_in_one_line(samples: str, more: tuple[str, ...], told: str) -> None:
     assert told in refused(samples, "--against", "shapes?images=2", *more)
+
+
+def test_dinov2s_features_give_the_metrics_that_need_no_classes(
+    sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = TransformerSize(24, 1, 3)
+    monkeypatch.setitem(dinov2.SIZES, size.width, size)
+    torch.manual_seed(0)
+    torch.save(DinoV2(size).state_dict(), tmp_path / "dinov2.pth")
+    extractor = ("--extractor", f"dinov2:{tmp_path / 'dinov2.pth'}")
+    assert run("stats", str(sets / "b.npz"), "--out", str(tmp_path / "stats.npz"), *extractor)[0] == 0
+    found = {}
+    for name, reference in (("pictures", sets / "b.npz"), ("statistics", tmp_path / "stats.npz")):
+        targets = ("--json", str(tmp_path / f"{name}.json"), "--report", str(tmp_path / f"{name}.html"))
+        status, _, told = run(str(sets / "a"), "--against", str(reference), *extractor, *targets)
+        assert status == 0, told
+        found[name] = json.loads((tmp_path / f"{name}.json").read_text())
+    assert set(found["pictures"]["metrics"]) == METRICS - {"sfid", "inception_score"}
+    assert found["statistics"]["metrics"] == found["pictures"]["metrics"]
+    assert found["pictures"]["extractor"]["features"] == 24
+    page = (tmp_path / "pictures.html").read_text()
+    assert "Nearest reference images" in page
+    assert "Best and worst by class" not in page
+    line = refused(str(sets / "a"), "--against", str(sets / "b-stats.npz"), *extractor)
+    assert "was made by another extractor" in line
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,9 @@ def distances(lab: Lab, cell: Cell) -> Tensor:
 def probabilities(lab: Lab, cell: Cell) -> Tensor:
     """The judge's probability of the class asked for, of each image of a cell."""
     labels = torch.tensor(turns(IMAGES, 10))
-    return lab.features(lab.pixels(cell)).probabilities.gather(1, labels[:, None])[:, 0]
+    found = lab.features(lab.pixels(cell)).probabilities
+    assert found is not None
+    return found.gather(1, labels[:, None])[:, 0]
 
 
 def is_above(one: Tensor, other: Tensor) -> bool:
