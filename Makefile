@@ -18,7 +18,7 @@
 #   make test-upgrade    upgrade from and rollback to the code of FORMER=commit, on one Redis; needs the history of git
 #   make golden   the reference cases under GOLDEN=tests/golden
 #   make paper    the paper's claims in small, PART=guidance for one of them; into bench/results/paper and docs/paper
-#   make judge    measure the demo stack and write weights/demo/judge.json
+#   make judge    adm evaluate stack demo: measure every sampler of the demo, and write weights/demo/judge.json
 #   make audit    known vulnerabilities of the packages in requirements.lock, by pip-audit; asks pypi.org
 #   make lock     resolve the dependencies again into requirements.lock
 #   make clean    remove the environment and the caches; data/, demo/ and runs/ stay
@@ -159,7 +159,7 @@ paper: install
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m bench.paper $(PART)
 
 judge: install
-	$(BIN)/adm judge
+	$(BIN)/adm evaluate stack demo --against shapes --json weights/demo/judge.json
 
 install: $(STAMP)
 

@@ -2,8 +2,8 @@
 
     python -m bench.eps_scale [--images 200] [--scales 1 1.01 1.02 1.03 1.04]
 
-25 network evaluations per image, guidance scale 4. `adm judge` uses other seeds for images and renders, because a
-factor looks too good on the images on which it was chosen.
+25 network evaluations per image, guidance scale 4. `adm evaluate stack` uses other seeds for images and renders,
+because a factor looks too good on the images on which it was chosen.
 """
 
 import argparse
@@ -15,8 +15,9 @@ import torch
 from bench.guidance_breakdown import FRESH_IMAGES, Bench
 from datasets.shapes import render_set
 from engine.pipeline import Pipeline
-from evaluation.demo_report import WAYS, turns
 from evaluation.judging import distance, judge_images, sharpness
+from evaluation.sampling import turns
+from evaluation.stack_report import WAYS
 
 SEED, RENDERS_SEED = 11, 5011
 

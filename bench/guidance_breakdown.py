@@ -25,9 +25,8 @@ from datasets.shapes import render_set
 from engine.engine import Engine
 from engine.pipeline import BASE, Pipeline, build_stages
 from engine.trajectory import StagePlan
-from evaluation.demo_report import turns
 from evaluation.judging import distance, judge_images
-from evaluation.sampling import Sampler
+from evaluation.sampling import Sampler, turns
 from models.checkpoints.network_file import load_network
 from models.networks.judge import Judge
 from models.stack import file_hash, load_stack

@@ -25,8 +25,8 @@ from torch.utils._pytree import tree_map_only
 
 from bench.guidance_breakdown import Bench, Cell
 from bench.machine import machine
-from evaluation.demo_report import turns
 from evaluation.judging import distance, judge_images
+from evaluation.sampling import turns
 from models.networks.precision import DTYPES, has_fast_bf16
 from vocabulary.precisions import Precision
 

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 from typer.core import TyperGroup
 
-from cli.failure import one_line_errors
+from cli.failure import one_line_errors, print_doubt
 
 if TYPE_CHECKING:
     from evaluation.extractors import Extractor as OpenedExtractor
     from evaluation.feature_files import Work
     from evaluation.report import Watch
+    from evaluation.stack_report import RealImages
     from evaluation.statistics_file import Measured
+    from models.stack_plan import StackPlan
 
 
 class ScoresByDefault(TyperGroup):
@@ -27,13 +29,16 @@ class ScoresByDefault(TyperGroup):
 
 
 Number = TypeVar("Number", int, float)
+FEWEST_STACK_IMAGES = 25  # the smallest share of them that a setting has is then two
 app = typer.Typer(
     cls=ScoresByDefault,
     no_args_is_help=True,
     help="Score pictures: adm evaluate SAMPLES --against REFERENCE. Either side is a folder, an archive, idx files, an "
     ".npz or a statistics file, or shapes?images=N&seed=S; samples may be local: or service:PIPELINE?images=N&steps=S.",
 )
-Extractor = Annotated[str, typer.Option(help="judge, judge:FILE as adm train makes one, or inception:FILE")]
+Extractor = Annotated[
+    str, typer.Option(help="judge, judge:FILE as adm train makes one, inception:FILE, or dinov2:FILE")
+]
 Strict = Annotated[bool, typer.Option("--strict", help="refuse sets with files that cannot be read")]
 
 
@@ -188,6 +193,48 @@ def keep(
         path = plan.base.path.parent / f"{sweep.pipeline}{SUFFIX}"
         path.write_text(sweep.model_dump_json(indent=1) + "\n")
         typer.echo(path)
+
+
+@app.command()
+def stack(
+    name: Annotated[str, typer.Argument(help="a stack's folder, or its name in ADM_WEIGHTS")],
+    against: Annotated[
+        str, typer.Option(help="training run whose held-out images are the reference, or shapes?seed=S")
+    ],
+    json_file: Annotated[Path | None, typer.Option("--json", help="file for the figures")] = None,
+    images: Annotated[
+        int, typer.Option(min=FEWEST_STACK_IMAGES, help="images of each sampler; the reference has two sets of as many")
+    ] = 500,
+) -> None:
+    """Measure each pipeline of a stack with every sampler by the stack's judge, against real images."""
+    with refusals():
+        from evaluation.stack_report import StackReport, table
+        from jobs.settings import Settings
+        from models.stack_plan import MANIFEST, read_stack
+
+        if json_file is not None:
+            refuse_target(json_file, "--json")
+        folder = Path(name) if (Path(name) / MANIFEST).exists() else Settings.load().weights / name
+        plan = read_stack(folder.absolute())
+        real = real_images(against, plan, images)
+        with watched() as watch:
+            report = StackReport(plan, real, images, watch, print_doubt).measure()
+        if json_file is not None:
+            json_file.write_text(json.dumps(report, indent=1) + "\n")
+        for line in table(report):
+            typer.echo(line)
+
+
+def real_images(against: str, plan: "StackPlan", images: int) -> "RealImages":
+    """Two sets of `images` real images of a stack. Raises: ValueError, one line; OSError."""
+    from evaluation.sources import SHAPES, SHAPES_SEED, parse_named, whole_number
+    from evaluation.stack_report import RealImages, rendered
+    from training.reference_images import held_out_images
+
+    if against.partition("?")[0] == SHAPES:
+        named = parse_named(against, ("seed",))
+        return rendered(against, whole_number(named, "seed", SHAPES_SEED), plan, images)
+    return RealImages(against, *held_out_images(Path(against), 2 * images))
 
 
 def numbers(option: str, given: str, kind: "type[Number]") -> "list[Number]":

@@ -14,7 +14,6 @@ from cli import (
     generate,
     grid,
     jobs,
-    judge,
     keys,
     models,
     pictures,
@@ -62,7 +61,6 @@ app.command("up")(stack.up)
 app.command("demo")(stack.demo)
 app.command("service")(service.service)
 app.command("worker")(worker.worker)
-app.command("judge")(judge.judge)
 app.command("config")(config.config)
 app.command("doctor")(doctor.doctor)
 app.command("generate")(generate.generate)

@@ -11,29 +11,38 @@ from torch import Tensor
 from evaluation.inception_score import class_probabilities
 from evaluation.judging import judged_input
 from models.checkpoints.network_file import load_network
+from models.networks.dinov2 import load_dinov2, normalised
 from models.networks.inception import CLASSES, FEATURES, SPATIAL_CHANNELS, SPATIAL_PLACES, load_inception, resized
 from models.networks.judge import Judge
 from models.stack import file_hash
 
 INCEPTION = "inception"
-INCEPTION_BATCH = 16  # images at 299x299 in one batch; its first layers take about 200 MB
+RESIZED_BATCH = 16  # images at 299x299 or 224x224 in one batch; Inception's first layers take about 200 MB
 RENDERED_SIZE = 32  # of renders for an extractor that takes any size
 SHIPPED_JUDGE = Path(__file__).parents[1] / "weights" / "demo" / "judge.safetensors"
 
 
 @dataclass(frozen=True)
 class Features:
-    """Features of N images: pooled [N, D]; spatial [N, S] for sFID; probabilities [N, C] for the Inception Score."""
+    """Features of N images: pooled [N, D]; spatial [N, S] for sFID; probabilities [N, C] for the Inception Score.
+
+    An extractor without spatial features or without classes has None there.
+    """
 
     pooled: Tensor
-    spatial: Tensor
-    probabilities: Tensor
+    spatial: Tensor | None
+    probabilities: Tensor | None
+
+
+OUTPUTS = {"pooled": "features", "spatial": "spatial_features", "probabilities": "classes"}
+"""The fields of Features, and the names of their sizes in an extractor's identity."""
 
 
 class Extractor(Protocol):
     """Turns pictures into features.
 
-    identity: name, file, SHA-256 of the weights, and the sizes of its outputs: features, spatial_features, classes.
+    identity: name, file, SHA-256 of the weights, and the sizes of its outputs: features, spatial_features, classes,
+    which are 0 for outputs that it lacks.
     image_size: the smallest edge of its pictures in pixels, and the default size of renders.
     """
 
@@ -99,15 +108,50 @@ class InceptionExtractor:
     @torch.no_grad()
     def __call__(self, pixels: Tensor) -> Features:
         """Features of images [N, 3, H, W] of uint8. Raises: ValueError for images that are not square."""
-        height, width = pixels.shape[2:]
-        if height != width:
-            raise ValueError(f"images are {width}x{height}; squares are needed")
-        parts = [self._network(resized(part)) for part in pixels.split(INCEPTION_BATCH)]
+        refuse_oblong(pixels)
+        parts = [self._network(resized(part)) for part in pixels.split(RESIZED_BATCH)]
         pooled, spatial = (torch.cat(each) for each in zip(*parts, strict=True))
         return Features(pooled, spatial, class_probabilities(pooled, self._network.fc.weight.T))
 
 
-EXTRACTORS: dict[str, Callable[[Path], Extractor]] = {"judge": JudgeExtractor, INCEPTION: InceptionExtractor}
+class DinoV2Extractor:
+    """A vision transformer of DINOv2: pooled features alone, which agree better with people's judgement than
+    Inception's (Stein et al. 2023). It has no classes."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises: WeightsError, one line, if the file is not a DINOv2 without registers."""
+        self._network = load_dinov2(path)
+        self.image_size = RENDERED_SIZE
+        self.identity: dict[str, Any] = {
+            "name": "dinov2",
+            "file": path.name,
+            "sha256": file_hash(path),
+            "features": self._network.size.width,
+            "spatial_features": 0,
+            "classes": 0,
+        }
+
+    @torch.no_grad()
+    def __call__(self, pixels: Tensor) -> Features:
+        """Features of images [N, 3, H, W] of uint8. Raises: ValueError for images that are not square."""
+        refuse_oblong(pixels)
+        return Features(
+            torch.cat([self._network(normalised(part)) for part in pixels.split(RESIZED_BATCH)]), None, None
+        )
+
+
+def refuse_oblong(pixels: Tensor) -> None:
+    """Raises: ValueError for images [N, C, H, W] that are not square."""
+    height, width = pixels.shape[2:]
+    if height != width:
+        raise ValueError(f"images are {width}x{height}; squares are needed")
+
+
+EXTRACTORS: dict[str, Callable[[Path], Extractor]] = {
+    "judge": JudgeExtractor,
+    INCEPTION: InceptionExtractor,
+    "dinov2": DinoV2Extractor,
+}
 
 
 def load_extractor(name: str) -> Extractor:

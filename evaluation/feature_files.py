@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from evaluation.extractors import Extractor, Features
+from evaluation.extractors import OUTPUTS, Extractor, Features
 
 JOURNAL = "journal.jsonl"
 THUMBNAIL_SIZE = 64  # pixels; larger images are reduced by area
@@ -68,11 +68,7 @@ class KeptFeatures:
         except BlockingIOError as error:
             self._lock.close()
             raise ValueError(f"{folder}: another adm evaluate measures the same set here") from error
-        self._widths = {
-            "pooled": extractor.identity["features"],
-            "spatial": extractor.identity["spatial_features"],
-            "probabilities": extractor.identity["classes"],
-        }
+        self._widths = {name: width for name, size in OUTPUTS.items() if (width := extractor.identity[size])}
         self._thumbnails = thumbnails
         self._batches = {each["key"]: each for each in self._read_journal()}
 
@@ -128,7 +124,8 @@ class KeptFeatures:
         count = self.count
         if count < LEAST:
             raise ValueError(f"{count} images are too few: a distribution needs {LEAST} at least")
-        return Features(**{name: self._mapped(name, (count, width)) for name, width in self._widths.items()})
+        mapped = {name: self._mapped(name, (count, width)) for name, width in self._widths.items()}
+        return Features(mapped["pooled"], mapped.get("spatial"), mapped.get("probabilities"))
 
     @property
     def count(self) -> int:

@@ -27,6 +27,10 @@ class Verdict:
     def moments(self) -> Moments:
         return Moments.of(self.features)
 
+    def of(self, index: Tensor) -> "Verdict":
+        """The verdict of the images at these indices."""
+        return Verdict(self.probabilities[index], self.features[index])
+
     def agreement(self, class_labels: Tensor) -> dict[str, Any]:
         """The share of images whose label is the judge's answer, and its mean confidence in its answers."""
         confidence, answers = self.probabilities.max(dim=1)

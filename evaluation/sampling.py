@@ -42,3 +42,8 @@ class Sampler:
             for index, label in enumerate(class_labels)
         ]
         return torch.stack([each.pixels for each in run_to_end(self.engine, requests, self._on_step)])
+
+
+def turns(count: int, classes: int) -> list[int]:
+    """Labels in turn; the counts of classes differ by at most one."""
+    return [index % classes for index in range(count)]

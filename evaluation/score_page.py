@@ -63,14 +63,18 @@ def pictures(evaluation: Evaluation) -> Iterator[str]:
     if kept is None or thumbnails is None or not isinstance(features, Features):
         return
     yield "<h2>Samples</h2>" + "".join(picture(each) for each in thumbnails[:GRID])
-    asked = labels(kept.batches, kept.count)
-    answers = features.probabilities.argmax(dim=1)
-    classes = answers if asked is None else asked
-    yield from by_class(features.probabilities, classes, thumbnails, known=asked is not None)
-    if asked is not None and features.probabilities.shape[1] <= CLASSES:
-        yield "<h2>Confusion</h2><p>Rows: the class that was asked for; columns: the extractor's answer.</p>"
-        yield confusion_table(asked, answers, features.probabilities.shape[1])
+    if features.probabilities is not None:
+        yield from classes_shown(features.probabilities, labels(kept.batches, kept.count), thumbnails)
     yield from neighbours(evaluation, thumbnails)
+
+
+def classes_shown(probabilities: Tensor, asked: Tensor | None, thumbnails: Tensor) -> Iterator[str]:
+    """The images of each class that is known, or that the extractor sees, and a confusion table of known classes."""
+    answers = probabilities.argmax(dim=1)
+    yield from by_class(probabilities, answers if asked is None else asked, thumbnails, known=asked is not None)
+    if asked is not None and probabilities.shape[1] <= CLASSES:
+        yield "<h2>Confusion</h2><p>Rows: the class that was asked for; columns: the extractor's answer.</p>"
+        yield confusion_table(asked, answers, probabilities.shape[1])
 
 
 def labels(batches: Sequence[dict[str, Any]], count: int) -> Tensor | None:

@@ -55,8 +55,8 @@ def all_scores(samples: Features, reference: Reference, on_metric: Callable[[str
     Raises: ValueError for features that are not finite, or have other sizes than the reference's.
     """
     known = reference.features if isinstance(reference, Statistics) else reference
-    ours = Draws.of(samples.probabilities)
-    theirs = Draws.of(known.probabilities) if known is not None else None
+    ours = drawn(samples)
+    theirs = drawn(known) if known is not None else None
     exact = isinstance(reference, Statistics)  # moments of more images than the file has
     on_metric("FID")
     distances = frechet_distances(samples.pooled, reference.pooled, ours, None if exact else theirs)
@@ -65,11 +65,12 @@ def all_scores(samples: Features, reference: Reference, on_metric: Callable[[str
     if len(samples.pooled) >= LEAST_IMAGES:
         on_metric("extrapolated FID")
         figures["fid_infinity"], grown = fid_infinity(samples.pooled, reference.pooled, ours, distances)
-    if reference.spatial is not None:
+    if reference.spatial is not None and samples.spatial is not None:
         on_metric("sFID")
         figures["sfid"] = frechet(samples.spatial, reference.spatial, ours, None if exact else theirs)
-    on_metric("Inception Score")
-    figures["inception_score"] = inception(samples.probabilities, ours)
+    if samples.probabilities is not None:
+        on_metric("Inception Score")
+        figures["inception_score"] = inception(samples.probabilities, ours)
     counts = [len(samples.pooled)] + ([] if exact or known is None else [len(known.pooled)])
     notes = [*_notes(figures["fid"], samples.pooled.shape[1], min(counts)), *_balance_notes(ours, theirs)]
     if theirs is None or known is None:
@@ -83,6 +84,11 @@ def all_scores(samples: Features, reference: Reference, on_metric: Callable[[str
     on_metric("neighbours")
     found, nearest = neighbours(samples.pooled, known.pooled, ours, theirs)
     return Scores(figures | found, notes, nearest, grown)
+
+
+def drawn(features: Features) -> Draws:
+    """The draw of a set's images; without classes it counts as independent, which makes intervals wider."""
+    return Draws(len(features.pooled)) if features.probabilities is None else Draws.of(features.probabilities)
 
 
 class Distances(NamedTuple):

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from datasets.pictures import DAMAGE, IMAGES_MEMBER, npz_members
-from evaluation.extractors import Features
+from evaluation.extractors import OUTPUTS, Features
 from evaluation.feature_files import KeptFeatures
 from evaluation.frechet import Moments
 from evaluation.scores import Reference, Statistics
@@ -27,7 +27,7 @@ from models.checkpoints.provenance import hash_file
 
 FORMAT = 1
 PROVENANCE = "provenance.npy"
-FEATURE_ARRAYS = ("pooled", "spatial", "probabilities")
+MOMENT_ARRAYS = {"pooled": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
 LOCAL_HEADER = struct.Struct("<26xHH")  # of a zip's member: the lengths of its name and of its extra field
 FIELDS = ("source", "images", "size", "sha256")  # fields of every file's provenance
 
@@ -54,19 +54,15 @@ def is_statistics(path: Path) -> bool:
 
 def write_statistics(path: Path, features: Features, provenance: Mapping[str, Any]) -> None:
     """Write the statistics of a set, atomically."""
-    pooled, spatial = Moments.of(features.pooled), Moments.of(features.spatial)
+    found = {name: each for name in OUTPUTS if (each := getattr(features, name)) is not None}
+    arrays: dict[str, Any] = {name: each.numpy() for name, each in found.items()}
+    for name, (mean, covariance) in MOMENT_ARRAYS.items():
+        if name in found:
+            moments = Moments.of(found[name])
+            arrays |= {mean: moments.mean.numpy(), covariance: moments.covariance.numpy()}
+    arrays["provenance"] = np.array(json.dumps(dict(provenance) | {"format": FORMAT}))
     with atomic_write(path, many_writers=True) as file:
-        np.savez(
-            file,
-            mu=pooled.mean.numpy(),
-            sigma=pooled.covariance.numpy(),
-            mu_s=spatial.mean.numpy(),
-            sigma_s=spatial.covariance.numpy(),
-            pooled=features.pooled.numpy(),
-            spatial=features.spatial.numpy(),
-            probabilities=features.probabilities.numpy(),
-            provenance=np.array(json.dumps(dict(provenance) | {"format": FORMAT})),
-        )
+        np.savez(file, **arrays)
 
 
 def read_statistics(path: Path, extractor: Mapping[str, Any]) -> Measured:
@@ -76,8 +72,8 @@ def read_statistics(path: Path, extractor: Mapping[str, Any]) -> Measured:
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files if name not in FEATURE_ARRAYS}
-        arrays |= {name: mapped_array(path, name) for name in FEATURE_ARRAYS if f"{name}.npy" in npz_members(path)}
+            arrays = {name: file[name] for name in file.files if name not in OUTPUTS}
+        arrays |= {name: mapped_array(path, name) for name in OUTPUTS if f"{name}.npy" in npz_members(path)}
     except (ValueError, *DAMAGE) as error:
         raise ValueError(f"{path}: is damaged ({error})") from error
     try:
@@ -115,12 +111,13 @@ def _own(path: Path, arrays: Mapping[str, Any], extractor: Mapping[str, Any]) ->
         raise ValueError(
             f"{path}: was made by another extractor, {other}, not {extractor['file']} ({extractor['sha256']})"
         )
-    pooled, spatial, probabilities = (torch.from_numpy(_finite(path, name, arrays[name], 2)) for name in FEATURE_ARRAYS)
-    if not len(pooled) == len(spatial) == len(probabilities) or len(pooled) < 2:
-        raise ValueError(
-            f"{path}: is damaged: it has features of {len(pooled)}, {len(spatial)}, {len(probabilities)} images"
-        )
-    return Measured(Features(pooled, spatial, probabilities), provenance | {"source": str(path)})
+    present = [name for name, size in OUTPUTS.items() if extractor[size]]
+    found = {name: torch.from_numpy(_finite(path, name, arrays[name], 2)) for name in present}
+    counts = [len(each) for each in found.values()]
+    if len(set(counts)) > 1 or counts[0] < 2:
+        raise ValueError(f"{path}: is damaged: it has features of {', '.join(map(str, counts))} images")
+    features = Features(found["pooled"], found.get("spatial"), found.get("probabilities"))
+    return Measured(features, provenance | {"source": str(path)})
 
 
 def official_statistics(path: Path, extractor: Mapping[str, Any], features: Features) -> Statistics | None:

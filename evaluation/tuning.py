@@ -21,10 +21,10 @@ from engine.loading import load_plans
 from engine.pipeline import BASE, Pipeline, build_stages
 from engine.selfcheck import noise_agreement
 from engine.trajectory import StagePlan
-from evaluation.demo_report import turns
 from evaluation.judging import Verdict, judge_images, sharpness
 from evaluation.kernel_distance import KernelSums
-from evaluation.sampling import Sampler
+from evaluation.sampling import Sampler, turns
+from evaluation.stack_report import JUDGE
 from models.checkpoints.network_file import load_network
 from models.networks.judge import Judge
 from models.stack_plan import read_stack
@@ -39,7 +39,6 @@ TUNING_SEED, REPORTED_SEED = 11, 0
 FLAT = 1e-6  # lowest sharpness, in 255ths; pictures of one colour have none
 FEWEST, MOST = 16, 200  # images per setting
 MAX_ROWS = 16
-JUDGE = "judge.safetensors"
 
 Figures = dict[str, Any]
 

@@ -7,8 +7,9 @@ from torch import Tensor
 
 from datasets.shapes import render_set
 from runfolder.folder import CONFIG, read_json
-from training.config import read_config
+from training.config import ConfigError, read_config
 from training.data import open_data
+from training.images import Images
 
 MOST = 1000
 RENDERED_SEED = 6011  # not a seed of training or reports
@@ -24,6 +25,25 @@ def reference_images(run: Path) -> Tensor:
     if config.data.source == "shapes":
         return render_set(MOST, RENDERED_SEED, size)[0]
     split = open_data(config.data, size, Path())  # images are not cached
-    images = split.held_out if len(split.held_out) >= MOST else split.training
-    count = min(len(images), MOST)
-    return torch.stack([images.pixels(index * len(images) // count, None) for index in range(count)])
+    return _spread(split.held_out if len(split.held_out) >= MOST else split.training, MOST)[0]
+
+
+def held_out_images(run: Path, count: int) -> tuple[Tensor, Tensor]:
+    """Images [count, 3, H, W], uint8, and their labels [count], evenly from those that a run held out of training.
+
+    Raises: RunFolderError if the folder is not a run; ConfigError if the data can no longer be read, or if too few
+    images were held out.
+    """
+    config = read_config(read_json(run / CONFIG))
+    held_out = open_data(config.data, config.network.image_size, Path()).held_out  # images are not cached
+    if len(held_out) < count:
+        few = f"{len(held_out)} images were held out of training, and {count} are needed"
+        raise ConfigError(f"data.held_out_below = {config.data.held_out_below}: {few}")
+    return _spread(held_out, count)
+
+
+def _spread(images: Images, most: int) -> tuple[Tensor, Tensor]:
+    """Up to `most` images and their labels, evenly from the set, whose order may be that of its classes."""
+    count = min(len(images), most)
+    index = torch.arange(count) * len(images) // count
+    return torch.stack([images.pixels(each, None) for each in index.tolist()]), images.class_labels[index]

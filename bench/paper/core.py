@@ -18,11 +18,10 @@ from datasets.shapes import render_set
 from engine.engine import Engine
 from engine.pipeline import BASE, UPSAMPLE, Pipeline, build_stages
 from engine.trajectory import StagePlan
-from evaluation.demo_report import turns
 from evaluation.extractors import SHIPPED_JUDGE, Features, JudgeExtractor
 from evaluation.intervals import mean_interval
 from evaluation.resampling import Figure
-from evaluation.sampling import Sampler
+from evaluation.sampling import Sampler, turns
 from evaluation.scores import all_scores
 from files.atomic import atomic_write
 from models.stack import Stack, load_stack
@@ -118,6 +117,7 @@ class Lab:
         """A cell with every metric against the renders, and the judge's probability of the requested class."""
         found = self.features(self.pixels(cell))
         asked = torch.tensor(turns(self.part, len(SHAPES)) * (self.images // self.part))
+        assert found.probabilities is not None
         sure = found.probabilities.gather(1, asked[:, None])[:, 0]
         low, high = mean_interval(sure)
         metrics = {name: asdict(each) for name, each in self.scores(found, self.reference).items()}

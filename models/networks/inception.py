@@ -15,6 +15,7 @@ from models.checkpoints.file_form import shown
 from models.checkpoints.network_file import check_state
 from models.checkpoints.tensor_file import read_tensors
 from models.networks.linear import Linear
+from models.networks.tf_resize import resized_as_tensorflow
 
 FEATURES, CLASSES = 2048, 1008
 SPATIAL_CHANNELS, SPATIAL_PLACES = 7, 17 * 17  # of mixed_6/conv, as in the official evaluator's sFID
@@ -212,21 +213,5 @@ def load_inception(path: Path) -> Inception:
 
 
 def resized(pixels: Tensor) -> Tensor:
-    """Images [N, 3, H, W], uint8, as the graph's input: [N, 3, 299, 299], (x - 128) / 128.
-
-    Resized bilinearly as in TensorFlow 1, which aligns the first pixels and not the corners: place i of the result is
-    at i * H / 299 of the image.
-    """
-    x = _interpolated(_interpolated(pixels.float(), 2), 3)
-    return (x - 128) / 128
-
-
-def _interpolated(x: Tensor, dim: int) -> Tensor:
-    size = x.shape[dim]
-    if size == INPUT_SIZE:
-        return x
-    place = torch.arange(INPUT_SIZE, dtype=torch.float32) * (size / INPUT_SIZE)
-    low = place.floor().long()
-    share = (place - low).reshape([-1 if axis == dim else 1 for axis in range(x.dim())])
-    before, after = x.index_select(dim, low), x.index_select(dim, (low + 1).clamp(max=size - 1))
-    return before + (after - before) * share
+    """Images [N, 3, H, W], uint8, as the graph's input: [N, 3, 299, 299], (x - 128) / 128."""
+    return (resized_as_tensorflow(pixels.float(), INPUT_SIZE) - 128) / 128

@@ -15,8 +15,15 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from datasets.shapes import render_set
+from engine.trajectory import StagePlan
+from evaluation import stack_report
 from jobs.settings import Settings
+from models.networks import dinov2
+from models.networks.dinov2 import DinoV2, TransformerSize
 from models.networks.inception import Inception
+from tests.evaluation.test_stack_report import add_judge, write_run
+from tests.models.samples import write_stack
+from tests.training.samples import write_npz
 from tests.warm import EVALUATION, run_warm
 from worker.kept_sweeps import kept_sweeps, weights_of
 from worker.local_worker import pipeline_of
@@ -176,13 +183,72 @@ def test_pictures_that_cannot_be_measured_are_reported_in_one_line(
         ("local:demo?steps=x", (), "steps=x: must be a whole number"),
         ("local:demo?scale=x", (), "scale=x: must be a number"),
         ("local:demo?upsample=maybe", (), "upsample=maybe: must be yes or no"),
-        ("shapes", ("--extractor", "inception"), "there are judge, judge:FILE, inception:FILE"),
+        ("shapes", ("--extractor", "inception"), "there are judge, judge:FILE, inception:FILE, dinov2:FILE"),
         ("shapes", ("--extractor", "inception:weights/demo/judge.safetensors"), "lacks 472 key"),
+        ("shapes", ("--extractor", "dinov2:weights/demo/judge.safetensors"), "is no DINOv2: its pos_embed has 0"),
+        ("shapes", ("--extractor", "dinov2:none.pth"), "none.pth"),
         ("shapes", ("--extractor", "judge:weights/demo/base.safetensors"), "contains a UNet, expected a Judge"),
     ],
 )
 def test_invalid_sources_are_reported_in_one_line(samples: str, more: tuple[str, ...], told: str) -> None:
     assert told in refused(samples, "--against", "shapes?images=2", *more)
+
+
+def test_dinov2s_features_give_the_metrics_that_need_no_classes(
+    sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = TransformerSize(24, 1, 3)
+    monkeypatch.setitem(dinov2.SIZES, size.width, size)
+    torch.manual_seed(0)
+    torch.save(DinoV2(size).state_dict(), tmp_path / "dinov2.pth")
+    extractor = ("--extractor", f"dinov2:{tmp_path / 'dinov2.pth'}")
+    assert run("stats", str(sets / "b.npz"), "--out", str(tmp_path / "stats.npz"), *extractor)[0] == 0
+    found = {}
+    for name, reference in (("pictures", sets / "b.npz"), ("statistics", tmp_path / "stats.npz")):
+        targets = ("--json", str(tmp_path / f"{name}.json"), "--report", str(tmp_path / f"{name}.html"))
+        status, _, told = run(str(sets / "a"), "--against", str(reference), *extractor, *targets)
+        assert status == 0, told
+        found[name] = json.loads((tmp_path / f"{name}.json").read_text())
+    assert set(found["pictures"]["metrics"]) == METRICS - {"sfid", "inception_score"}
+    assert found["statistics"]["metrics"] == found["pictures"]["metrics"]
+    assert found["pictures"]["extractor"]["features"] == 24
+    page = (tmp_path / "pictures.html").read_text()
+    assert "Nearest reference images" in page
+    assert "Best and worst by class" not in page
+    line = refused(str(sets / "a"), "--against", str(sets / "b-stats.npz"), *extractor)
+    assert "was made by another extractor" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("none", "--against", "shapes"), "weights/none"),
+        (("demo", "--against", "none"), "is none a training run?"),
+        (("demo", "--against", "shapes?images=9"), "there is no setting 'images'; there are seed"),
+        (
+            ("fashion", "--against", "shapes"),
+            "shapes: the classes of fashion are no shapes (T-shirt, trouser, pullover",
+        ),
+        (("demo", "--against", "shapes", "--json", "none/report.json"), "--json none/report.json: is a folder"),
+    ],
+)
+def test_stack_that_cannot_be_measured_is_told_in_one_line(arguments: tuple[str, ...], told: str) -> None:
+    assert told in refused("stack", *arguments)
+
+
+@pytest.mark.slow
+def test_stack_is_measured_beside_the_held_out_images_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stack_report, "MAX_ROWS", 4)
+    monkeypatch.setattr(stack_report, "WAYS", {"ddim_eta_0": StagePlan("base", "ddim", 2)})
+    monkeypatch.setenv("ADM_WEIGHTS", str(tmp_path))
+    add_judge(write_stack(tmp_path / "tiny"), 3)
+    held_out = write_run(tmp_path / "run", write_npz(tmp_path / "images.npz", 150), 128)
+    target = tmp_path / "judge.json"
+    arguments = ("--against", str(held_out), "--images", "25", "--json", str(target))
+    status, printed, told = run("stack", "tiny", *arguments)
+    assert status == 0, told
+    assert "tiny, ddim_eta_0, scale 1" in printed
+    assert json.loads(target.read_text())["reference"] == {"source": str(held_out), "images": 25}
 
 
 def test_a_file_that_cannot_be_written_is_told_before_anything_is_measured(tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ from datasets.shapes import render_set
 from engine.engine import Engine
 from engine.inversion import Inverter
 from engine.pipeline import Pipeline, build_stages
-from evaluation.demo_report import turns
 from evaluation.intervals import mean_interval
 from evaluation.judging import sharpness
+from evaluation.sampling import turns
 from models.stack import load_stack
 from training.data import TRAINING_SEED
 
@@ -42,7 +42,9 @@ def distances(lab: Lab, cell: Cell) -> Tensor:
 def probabilities(lab: Lab, cell: Cell) -> Tensor:
     """The judge's probability of the class asked for, of each image of a cell."""
     labels = torch.tensor(turns(IMAGES, 10))
-    return lab.features(lab.pixels(cell)).probabilities.gather(1, labels[:, None])[:, 0]
+    found = lab.features(lab.pixels(cell)).probabilities
+    assert found is not None
+    return found.gather(1, labels[:, None])[:, 0]
 
 
 def is_above(one: Tensor, other: Tensor) -> bool:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -39,6 +40,11 @@ def seeded(seed: int) -> torch.Generator:
 def features(seed: int, count: int, width: int = 3) -> Features:
     pooled = drawn(seeded(seed), count, width)
     return Features(pooled, 2 * pooled, pooled.softmax(dim=1))
+
+
+def moments_of(features: Features) -> Statistics:
+    assert features.spatial is not None
+    return Statistics(Moments.of(features.pooled), Moments.of(features.spatial))
 
 
 def nothing(metric: str) -> None:
@@ -168,7 +174,7 @@ def test_few_images_are_reported_with_the_size_of_the_bias() -> None:
 def test_pictures_beside_the_moments_serve_the_other_metrics() -> None:
     """The official reference files: moments of all of a data set's images, and 10,000 pictures of it."""
     sample, reference, beside = features(0, 40), features(1, 50), features(2, 30)
-    moments = Statistics(Moments.of(reference.pooled), Moments.of(reference.spatial), beside)
+    moments = replace(moments_of(reference), features=beside)
     found = all_scores(sample, moments, nothing).figures
     assert found["fid"] == frechet(sample.pooled, moments.pooled, Draws(40), None)
     assert found["precision"] == all_scores(sample, beside, nothing).figures["precision"]
@@ -189,9 +195,17 @@ def test_extrapolated_fid_needs_enough_images_and_has_less_bias() -> None:
     assert abs(extrapolated) < plain / 5
 
 
+def test_features_without_classes_and_places_give_all_metrics_but_those_of_classes_and_places() -> None:
+    sample, reference = (Features(features(seed, 40).pooled, None, None) for seed in (0, 1))
+    whole = all_scores(features(0, 40), features(1, 40), nothing).figures
+    found = all_scores(sample, reference, nothing).figures
+    assert set(found) == set(whole) - {"sfid", "inception_score"}
+    assert all(found[name] == whole[name] for name in found)
+
+
 def test_moments_alone_give_fid_and_sfid_and_the_score_of_the_samples() -> None:
     sample, reference = features(0, 40), features(1, 50)
-    moments = Statistics(Moments.of(reference.pooled), Moments.of(reference.spatial))
+    moments = moments_of(reference)
     scores = all_scores(sample, moments, nothing)
     found, notes = scores.figures, scores.notes
     assert set(found) == {"fid", "sfid", "inception_score"}

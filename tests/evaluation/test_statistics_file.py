@@ -13,7 +13,8 @@ from evaluation.frechet import Moments
 from evaluation.scores import Statistics
 from evaluation.statistics_file import is_statistics, read_statistics, write_statistics
 
-EXTRACTOR: dict[str, Any] = {"name": "judge", "file": "j", "sha256": "aa", "features": 3, "spatial_features": 6}
+SIZES = {"features": 3, "spatial_features": 6, "classes": 3}
+EXTRACTOR: dict[str, Any] = {"name": "judge", "file": "j", "sha256": "aa", **SIZES}
 PROVENANCE = {"source": "set", "images": 20, "size": "32x32", "sha256": "bb", "extractor": EXTRACTOR}
 
 
@@ -39,11 +40,25 @@ def test_what_was_measured_comes_back_with_its_provenance(tmp_path: Path) -> Non
     assert [each.name for each in tmp_path.iterdir()] == ["set.npz"]
 
 
+def test_statistics_of_an_extractor_without_classes_and_spatial_features_come_back_without_them(
+    tmp_path: Path,
+) -> None:
+    pooled = features().pooled
+    extractor = EXTRACTOR | {"name": "dinov2", "spatial_features": 0, "classes": 0}
+    write_statistics(tmp_path / "set.npz", Features(pooled, None, None), PROVENANCE | {"extractor": extractor})
+    found = read_statistics(tmp_path / "set.npz", extractor).content
+    assert isinstance(found, Features)
+    assert torch.equal(found.pooled, pooled)
+    assert found.spatial is found.probabilities is None
+
+
 def test_other_programs_find_the_official_arrays(tmp_path: Path) -> None:
     write_statistics(tmp_path / "set.npz", features(), PROVENANCE)
+    spatial = features().spatial
+    assert spatial is not None
     with np.load(tmp_path / "set.npz", allow_pickle=False) as arrays:
         assert np.array_equal(arrays["mu"], Moments.of(features().pooled).mean.numpy())
-        assert np.array_equal(arrays["sigma_s"], Moments.of(features().spatial).covariance.numpy())
+        assert np.array_equal(arrays["sigma_s"], Moments.of(spatial).covariance.numpy())
 
 
 def test_official_arrays_are_moments(tmp_path: Path) -> None:

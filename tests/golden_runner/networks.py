@@ -11,6 +11,7 @@ from models.networks.attention import AttentionBlock, AttentionPool, attend
 from models.networks.blocks import Downsample, ResBlock, Upsample, timestep_embedding
 from models.networks.classifier import NoisyClassifier
 from models.networks.config import ClassifierConfig, UNetConfig
+from models.networks.dinov2 import DinoV2, TransformerSize, normalised
 from models.networks.norm import GroupNorm32
 from models.networks.unet import build_unet
 from tests.golden_runner.case import Case, CaseError, Fields
@@ -155,6 +156,17 @@ def _embedding(config: Fields) -> Call:
     return lambda timesteps: timestep_embedding(timesteps, dim, max_period)
 
 
+class _DinoV2OfPixels(DinoV2):
+    def forward(self, pixels: Tensor) -> Tensor:
+        return super().forward(normalised(pixels))
+
+
+def _dinov2(config: Fields) -> Call:
+    gated = {"mlp": False, "swiglufused": True}[config.need("ffn_layer")]
+    size = TransformerSize(config.need("embed_dim"), config.need("depth"), config.need("num_heads"), gated=gated)
+    return _DinoV2OfPixels(size)
+
+
 COMPONENTS: dict[str, Callable[[Fields], Call]] = {
     "ResBlock": _res_block,
     "AttentionBlock": _attention_block,
@@ -166,4 +178,5 @@ COMPONENTS: dict[str, Callable[[Fields], Call]] = {
     "GroupNorm32": lambda config: GroupNorm32(config.need("channels")),
     "GroupNorm32+SiLU": lambda config: nn.Sequential(GroupNorm32(config.need("channels")), nn.SiLU()),
     "timestep_embedding": _embedding,
+    "DinoVisionTransformer": _dinov2,
 }

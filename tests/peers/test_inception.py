@@ -45,6 +45,8 @@ def test_features_and_classes_are_theirs(case: int, draw: random.Random, tmp_pat
     with torch.no_grad():
         pooled, logits = theirs(pixels)
     found = InceptionExtractor(path)(pixels)
+    assert found.spatial is not None
+    assert found.probabilities is not None
     assert_close(found.pooled, pooled.float())
     assert_close(found.probabilities, logits.float().softmax(dim=1))
     places = spatial[0][:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1)  # as [N, 17, 17, 7] of TensorFlow lies

@@ -12,8 +12,7 @@ from bench.paper.trainings.variants import PARTS, RUNS, VARIANTS, num_steps, run
 from engine.engine import Engine
 from engine.pipeline import BASE, Pipeline, build_stages
 from engine.trajectory import StagePlan
-from evaluation.demo_report import turns
-from evaluation.sampling import Sampler
+from evaluation.sampling import Sampler, turns
 from files.atomic import atomic_write
 from models.checkpoints.network_file import build_network
 from models.checkpoints.presets import SHAPE_NAMES

@@ -17,7 +17,7 @@ from bench.paper.core import PART, ROOT, SMALL_SIZE, Lab, grey
 from bench.paper.trainings.variants import BUDGET, PARTS, RENDERS, RUNS
 from datasets.shapes import render_set
 from diffusion.pixels import from_uint8, to_uint8
-from evaluation.demo_report import turns
+from evaluation.sampling import turns
 from files.atomic import atomic_write
 from models.checkpoints.presets import SHAPE_NAMES
 from training.data import TRAINING_SEED

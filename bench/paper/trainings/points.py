@@ -13,6 +13,7 @@ from torch import Tensor
 from bench.paper.core import Lab, doubled
 from bench.paper.row import Points
 from bench.paper.trainings.variants import SEEDS
+from evaluation.extractors import Features
 from evaluation.judging import Verdict
 from files.atomic import atomic_write
 
@@ -57,13 +58,18 @@ def with_intervals(points: Points, *, paired: bool) -> Points:
     ]
 
 
+def verdict_of(features: Features) -> Verdict:
+    """The verdict on images of which the judge's extractor took these features."""
+    assert features.probabilities is not None
+    return Verdict(features.probabilities, features.pooled)
+
+
 def _figures(lab: Lab, sampled: Sampled) -> dict[str, float]:
     """The metrics of a network's images, which are computed once and kept."""
     path = sampled.path(lab)
     if not path.exists():
         samples, reference = (
-            Verdict(each.probabilities, each.pooled)
-            for each in (lab.features(doubled(sampled.pixels(lab))), lab.small_reference)
+            verdict_of(each) for each in (lab.features(doubled(sampled.pixels(lab))), lab.small_reference)
         )
         found = samples.closeness(reference)
         with atomic_write(path, durable=True) as file:
