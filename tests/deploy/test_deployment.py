@@ -104,10 +104,10 @@ def last_command_of(target: str) -> str:
     return subprocess.run(dry, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
 
 
-@pytest.mark.parametrize("name", ["up", "demo", "judge"])
-def test_make_target_runs_a_command_of_its_name(name: str) -> None:
-    program, command = last_command_of(name).split()
-    assert (Path(program).name, command) == ("adm", name)
+@pytest.mark.parametrize(("target", "command"), [("up", "up"), ("demo", "demo"), ("judge", "evaluate")])
+def test_make_target_runs_a_command_that_there_is(target: str, command: str) -> None:
+    program, first, *_ = last_command_of(target).split()
+    assert (Path(program).name, first) == ("adm", command)
     assert command in COMMANDS
 
 
