@@ -21,7 +21,7 @@ PROMETHEUS = yaml.safe_load((ROOT / "deploy/observability/prometheus/prometheus.
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 OURS = ("service", "worker", "worker-gpu")
 FILES = ("Dockerfile", "docker-compose.yml", "deploy/observability/prometheus/prometheus.yml")
-COMMANDS = {each.name for each in (*app.registered_commands, *app.registered_groups)}
+COMMANDS = {each.name for each in app.registered_commands} | {each.name for each in app.registered_groups}
 
 
 def targets() -> Mapping[str, str]:
