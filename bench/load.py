@@ -54,7 +54,7 @@ def read_into_memory_seconds(path: Path) -> float:
 
 
 def peak_bytes() -> int:
-    """Peak resident memory of this process, including mapped files; getrusage would include its parent's."""
+    """Peak resident memory of this process, including mapped files; getrusage's peak may be that of its parent."""
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
     return int(line.split()[1]) * 1024
 

@@ -1,4 +1,4 @@
-"""The turns of `jobs.callers.turns` in Python, for the simulation; a test compares the order with Redis' script."""
+"""A Python version of the script of `jobs.callers.turns`, for the simulation; a test compares their orders."""
 
 from bisect import bisect_right
 from collections.abc import Iterator

@@ -40,7 +40,7 @@ PATIENCE = Patience(silent_seconds=600, busy_seconds=math.inf)  # a full queue e
 
 @dataclass(frozen=True)
 class Remote:
-    """A service, and the number of images that it has at a time, rounded up to whole jobs."""
+    """A service, and the number of images that a run requests from it at a time, rounded up to whole jobs."""
 
     url: str
     window: int
@@ -93,7 +93,7 @@ class Service:
         self._client, self._work = client, work
 
     async def work_off(self) -> None:
-        """Run one place of the window: make chunk after chunk until there are no more."""
+        """Fill one slot of the window: make one chunk after another until none is left."""
         for chunk in self._work.chunks:
             job, images = await self._make(chunk)
             self._work.on_numerics(job.numerics or "")
@@ -166,7 +166,7 @@ class Service:
 
 
 async def if_there(call: Awaitable[None]) -> None:
-    """Make a call that removes something; ignore its absence."""
+    """Await a call that deletes something; ignore that it no longer exists."""
     try:
         await call
     except RefusedError as error:

@@ -18,7 +18,7 @@ ClassLabel = Annotated[
     str | None, typer.Argument(help="name or index; none for no class", autocompletion=class_names, metavar="CLASS")
 ]
 ModelName = Annotated[str | None, typer.Option(help="pipeline; default the service's", autocompletion=model_names)]
-Scale = Annotated[float | None, typer.Option(help="default the pipeline's; 0 is off")]
+Scale = Annotated[float | None, typer.Option(help="default: the pipeline's; 0 is off")]
 Eta = Annotated[float | None, typer.Option(help="of ddim")]
 Upsample = Annotated[bool | None, typer.Option(help="default: yes if the pipeline has an upsampler")]
 Priority = Annotated[str | None, typer.Option(help="low, normal or high; default normal")]
@@ -30,8 +30,8 @@ def generate(
     n: Annotated[int, typer.Option("-n", "--count", min=1, max=64, help="images")] = 1,
     model: ModelName = None,
     guidance_scale: Scale = None,
-    steps: Annotated[int | None, typer.Option(help="default the pipeline's")] = None,
-    sampler: Annotated[str | None, typer.Option(help="default the pipeline's")] = None,
+    steps: Annotated[int | None, typer.Option(help="default: the pipeline's")] = None,
+    sampler: Annotated[str | None, typer.Option(help="default: the pipeline's")] = None,
     eta: Eta = None,
     seed: Annotated[int | None, typer.Option(min=0, help="default drawn, and in the PNG")] = None,
     upsample: Upsample = None,

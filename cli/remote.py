@@ -11,7 +11,7 @@ from cli.failure import one_line_errors
 if TYPE_CHECKING:
     from adm_client import Client
 
-Url = Annotated[str | None, typer.Option("--url", help="of the service; default the one on ADM_HOST and ADM_PORT")]
+Url = Annotated[str | None, typer.Option("--url", help="of the service; default: the one on ADM_HOST and ADM_PORT")]
 AsJson = Annotated[bool, typer.Option("--json", help="print the service's answer, one JSON object a line")]
 COMPLETION_SECONDS = 1.0
 

@@ -17,33 +17,33 @@ if TYPE_CHECKING:
 def sample(
     out: Annotated[Path, typer.Option(help="samples.npz in the official layout, or a folder of PNGs")],
     count: Annotated[
-        int | None, typer.Option(min=1, help="images; default the lines of a file given as --classes")
+        int | None, typer.Option(min=1, help="images; default: the lines of a file given as --classes")
     ] = None,
     classes: Annotated[
         str | None,
         typer.Option(
-            help="uniform (drawn, the default), balanced (in turn), none, a list in turn, such as 0,3,torus, or a file"
+            help="uniform (random; default), balanced (all in turn), none, a list (0,3,torus: in turn), or a file"
         ),
     ] = None,
     base_samples: Annotated[
         Path | None, typer.Option(help="official .npz of images to enlarge, in place of the base stage's")
     ] = None,
     model: Annotated[str | None, typer.Option(help="pipeline; default ADM_DEFAULT_MODEL")] = None,
-    guidance_scale: Annotated[float | None, typer.Option(help="default the pipeline's")] = None,
-    steps: Annotated[int | None, typer.Option(help="default the pipeline's")] = None,
-    sampler: Annotated[str | None, typer.Option(help="default the pipeline's")] = None,
-    eta: Annotated[float | None, typer.Option(help="of ddim")] = None,
+    guidance_scale: Annotated[float | None, typer.Option(help="default: the pipeline's")] = None,
+    steps: Annotated[int | None, typer.Option(help="default: the pipeline's")] = None,
+    sampler: Annotated[str | None, typer.Option(help="default: the pipeline's")] = None,
+    eta: Annotated[float | None, typer.Option(help="only for ddim: 0 draws no noise, 1 as much as ddpm")] = None,
     time_grid: Annotated[str | None, typer.Option(help="official, even, uniform, logsnr or karras")] = None,
     thresholding: Annotated[str | None, typer.Option(help="of the predicted x_0: clip, dynamic, none")] = None,
     guidance_interval: Annotated[
         tuple[int, int] | None, typer.Option(help="guide only at timesteps from A to B", metavar="A B")
     ] = None,
-    guidance_schedule: Annotated[str | None, typer.Option(help="constant or entropy; default the pipeline's")] = None,
+    guidance_schedule: Annotated[str | None, typer.Option(help="constant or entropy; default: the pipeline's")] = None,
     seed: Annotated[int, typer.Option(min=0, help="image i is a function of the seed and i")] = 0,
     upsample: Annotated[bool | None, typer.Option(help="default: yes if the pipeline has an upsampler")] = None,
-    upsample_steps: Annotated[int | None, typer.Option(help="of the upsampler; default the pipeline's")] = None,
-    upsample_sampler: Annotated[str | None, typer.Option(help="of the upsampler; default the pipeline's")] = None,
-    upsample_eta: Annotated[float | None, typer.Option(help="of the upsampler's ddim")] = None,
+    upsample_steps: Annotated[int | None, typer.Option(help="of the upsampler; default: the pipeline's")] = None,
+    upsample_sampler: Annotated[str | None, typer.Option(help="of the upsampler; default: the pipeline's")] = None,
+    upsample_eta: Annotated[float | None, typer.Option(help="like --eta, for the upsampler")] = None,
     upsample_strength: Annotated[
         float | None, typer.Option(help="share of the upsampler's steps that is taken")
     ] = None,
@@ -56,7 +56,7 @@ def sample(
     rows: Annotated[
         int | None, typer.Option(min=1, help="with --local: images in a step; default ADM_MAX_ROWS")
     ] = None,
-    url: Annotated[str | None, typer.Option(help="of the service; default the one on ADM_HOST and ADM_PORT")] = None,
+    url: Annotated[str | None, typer.Option(help="of the service; default: the one on ADM_HOST and ADM_PORT")] = None,
     window: Annotated[int, typer.Option(min=1, help="images at the service at a time, rounded up to jobs of 16")] = 128,
 ) -> None:
     """Make thousands of images; after any interruption, the same command resumes."""
@@ -106,7 +106,7 @@ def sample(
 
 
 def on_this_machine(settings: "Settings", devices: str | None, rows: int | None) -> "Local":
-    """The given devices, or all of this machine."""
+    """Sample on the given devices, or on those that ADM_DEVICE selects."""
     from bulk.local import Local
     from jobs import logs
     from worker import local_worker
@@ -118,7 +118,7 @@ def on_this_machine(settings: "Settings", devices: str | None, rows: int | None)
 
 
 def at_service(settings: "Settings", url: str | None, window: int) -> "Source":
-    """The given service, or the one that the settings start."""
+    """The given service, or the one that `adm up` starts with these settings."""
     from bulk.remote import Remote
 
     if url is None:

@@ -43,7 +43,7 @@ def open_pictures(path: Path, idx_size: int) -> Pictures:
 
     idx_size: size to which smaller images of idx files are padded with black, as training pads Fashion-MNIST's 28
     pixels to 32.
-    Raises: ValueError, which names the file, for anything else; OSError.
+    Raises: ValueError, which names the file, for a path that is not a set of pictures or is damaged; OSError.
     """
     if is_of_files(path):
         return _entries(path)
@@ -57,7 +57,7 @@ def open_pictures(path: Path, idx_size: int) -> Pictures:
 
 
 def npz_members(path: Path) -> frozenset[str]:
-    """The names of the arrays in an .npz. Raises: ValueError for another file."""
+    """The names of the arrays in an .npz. Raises: ValueError for a file that is damaged or not an .npz."""
     try:
         with zipfile.ZipFile(path) as archive:
             return frozenset(archive.namelist())
@@ -86,7 +86,7 @@ def _decoded(path: Path, entries: Sequence[Entry], skipped: list[Skipped]) -> It
 
 
 def _picture(entry: Entry, skipped: list[Skipped]) -> Image.Image | None:
-    """The decoded picture; None for another file, which is added to skipped if it has a picture's suffix."""
+    """The picture, or None. Adds unreadable files to skipped, and undecodable ones that have a picture's suffix."""
     try:
         with entry.open() as file:
             return decode(file)

@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-NEARLY_PARALLEL = 1e-6  # radians; below, the spherical formula divides two rounding errors
+NEARLY_PARALLEL = 1e-6  # radians; at smaller angles the spherical formula divides one rounding error by another
 
 
 def great_circle(first: Tensor, last: Tensor, count: int) -> list[Tensor]:
-    """Latents at even distances on the great circle between two, both ends included; for count 1, the first."""
+    """Latents at equal distances on the great circle from first to last, both included; only first if count is 1."""
     return [slerp(first, last, i / max(count - 1, 1)) for i in range(count)]
 
 

@@ -57,7 +57,7 @@ def load_stacks(
     """The stacks of a weights folder that have these pipelines; a network shared by several of them is loaded once.
 
     on_doubt gets the findings of the self-check; None skips the check, for callers that compute nothing.
-    Raises: WeightsError: UnknownPipelineError, MissingFileError, and ShortageError before anything is loaded.
+    Raises: UnknownPipelineError, MissingFileError; ShortageError before anything is loaded; other WeightsErrors.
     """
     return load_plans(choose(names, weights), max_rows, device, on_doubt)
 
@@ -83,7 +83,7 @@ def load_plans(
 def check_memory(
     plans: Sequence[StackPlan], max_rows: int, device: torch.device, *, loaded: Collection[Path] = ()
 ) -> None:
-    """Raises: ShortageError if the device has too little memory for the files of these plans that are not loaded."""
+    """Raises: ShortageError if the device lacks memory for those files of the plans that are not loaded yet."""
     free = free_bytes(device)
     if free is None:
         return
@@ -93,7 +93,7 @@ def check_memory(
 
 
 class Found(NamedTuple):
-    """The readable stacks of a folder, and the errors of others by pipeline, or by folder if no pipeline is known."""
+    """The readable stacks of a folder; errors of the others, by pipeline (by folder if its pipelines are unknown)."""
 
     plans: list[StackPlan]
     damaged: dict[str, WeightsError]
@@ -122,7 +122,7 @@ def _names(manifest: Path) -> list[str]:
 def choose(names: Sequence[str], weights: Path) -> list[StackPlan]:
     """The plans of the stacks that have these pipelines, without networks that none of them needs.
 
-    Raises: WeightsError: UnknownPipelineError, MissingFileError, and for a stack that cannot be read.
+    Raises: UnknownPipelineError, MissingFileError; another WeightsError for a stack that cannot be read.
     """
     weights = weights.absolute()  # absolute, so that errors do not depend on the working folder
     plans, damaged = find_plans(weights)

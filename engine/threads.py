@@ -42,7 +42,7 @@ def _quota(cgroup: Path) -> float | None:
 
 @contextlib.contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Let this thread's operations use so many threads within the block."""
+    """Set the number of threads of torch's operations in this thread, within the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -1,4 +1,4 @@
-"""The machine, versions and commit that computed figures."""
+"""Describes the machine, versions and commit by which figures were computed."""
 
 import platform
 import subprocess

@@ -9,7 +9,7 @@ from typing import Any
 from evaluation.plots import Point, Series, chart
 from vocabulary.sampling import num_evaluations
 
-METRICS = ("fid", "sfid", "inception_score", "precision", "recall")  # metrics of a table; the JSON has all
+METRICS = ("fid", "sfid", "inception_score", "precision", "recall")  # columns of a table; the JSON has all metrics
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Setting:
 
     @property
     def query(self) -> str:
-        """The setting in the form of a source's settings."""
+        """The setting in the query form of a source (evaluation.sources)."""
         return f"scale={self.scale:g}&steps={self.steps}&sampler={self.sampler}"
 
 
@@ -56,14 +56,14 @@ def front(cells: Sequence[Cell], *costs: Callable[[Cell], float]) -> list[int]:
 
 
 def value(metric: str, sign: float = 1.0) -> Callable[[Cell], float]:
-    """A function for a metric of a cell; sign -1 if more is better."""
+    """A function that returns a cell's metric as a cost; sign -1 if more is better."""
     return lambda cell: sign * float(cell["metrics"][metric]["value"])
 
 
 def recommended(cells: Sequence[Cell]) -> dict[str, dict[str, Any]]:
-    """Recommended settings by purpose, with the fields of a stack's pipeline and /v1/models.
+    """Recommended settings by purpose, in the fields of a pipeline in stack.json and in /v1/models.
 
-    quality: the lowest FID. speed: the fewest evaluations among cells whose FID is within chance of the lowest.
+    quality: the lowest FID. speed: the fewest evaluations among cells whose FID is not significantly above the lowest.
     precision, recall: the highest; of equal cells, the one with the lower FID.
     """
     by_fid = sorted(cells, key=value("fid"))
@@ -76,7 +76,7 @@ def recommended(cells: Sequence[Cell]) -> dict[str, dict[str, Any]]:
 
 
 def within_chance(best: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Return whether the difference of two figures is within their intervals, assumed to be independent."""
+    """Return whether `other` exceeds `best` by no more than chance: their intervals, combined as independent ones."""
     if best["low"] is None or other["low"] is None:
         return bool(best["value"] == other["value"])
     half = math.hypot(*(max(each["value"] - each["low"], each["high"] - each["value"]) for each in (best, other)))

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from pictures.decoding import decode
 
 LEAST_CELL_PX = 96  # smaller images are enlarged by a whole factor, so that labels have room and pixels stay square
-MOST_CELLS_PIXELS, MOST_SIDE_PX = 16_000_000, 8192  # of all cells together; larger ones are reduced
+MOST_CELLS_PIXELS, MOST_SIDE_PX = 16_000_000, 8192  # of all cells together; beyond these, cells are reduced
 GAP_PX, MARGIN_PX = 4, 12
 LINE_PX, TEXT_PX = 20, 13
 MOST_LABEL_PX = 200  # of a row's label; longer ones are cut

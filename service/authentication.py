@@ -38,7 +38,7 @@ MEMBERS = frozenset({Role.USER, Role.OPERATOR})
 
 
 class KeyringReader:
-    """Reads the keyring at most IN_FORCE_SECONDS before a request, so a change of keys is in force after that time.
+    """Gives each request a keyring at most IN_FORCE_SECONDS old, so a change of keys is in force after that time.
 
     Requests in between cost no round trip. For one event loop. `needed`: a file that is made when the first key is
     seen. While it exists, a Redis without keys must have lost them, so the keyring then accepts nobody.
@@ -197,7 +197,7 @@ def varying(send: Send) -> Send:
 
 
 def refusal(request: Request, status: int, detail: str, error: str = "") -> Response:
-    """Refuse a request's key, or its lack of one, in the form of RFC 6750, section 3."""
+    """Return the answer to a request with a wrong key, or with none, in the form of RFC 6750, section 3."""
     return problem(request, status, detail, headers=challenge(error))
 
 

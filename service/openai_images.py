@@ -222,7 +222,7 @@ class PartialImages:
         self._sent: dict[int, int] = {}
 
     def take(self, preview: Mapping[str, Any]) -> int | None:
-        """The number of a preview among the sent ones of its image; None if it is not sent."""
+        """The number of a preview, from 0, among those sent of its image; None if it is not to be sent."""
         before = list(self._stages)[: list(self._stages).index(preview["stage"])]
         done = sum(self._stages[each] for each in before) + preview["step"]
         due = done * (self._most + 1) // sum(self._stages.values())

@@ -116,7 +116,7 @@ async def delete_file(file_id: str, service: ServiceDep, caller: CallerDep) -> N
 async def form_of(request: Request, max_files: int, max_fields: int) -> AsyncIterator[FormData]:
     """Parse a form. Raises: HTTPException for an invalid body; RefusedError if too much is being received."""
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
-        raise HTTPException(415, "the body must be multipart/form-data")  # another form is parsed byte by byte
+        raise HTTPException(415, "the body must be multipart/form-data")  # Starlette parses others byte by byte
     parts = request.form(max_files=max_files, max_fields=max_fields, max_part_size=MOST_FIELD_BYTES)
     try:
         with body_of(request).held():

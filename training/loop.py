@@ -25,7 +25,7 @@ from training.samples import Batch, Samples, batches
 from training.state import State, StateFiles
 from vocabulary.precisions import Precision
 
-SMALLEST_LOSS_SCALE = 2.0**-14  # of float16; gradients that overflow even with it are not caused by float16
+SMALLEST_LOSS_SCALE = 2.0**-14  # of float16; an overflow at a smaller scale has another cause than float16
 
 
 @dataclass(frozen=True)

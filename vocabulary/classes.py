@@ -8,7 +8,7 @@ MAX_NAMES_SHOWN = 20
 
 
 class UnknownClassError(ValueError):
-    """A pipeline has no such class. `instead` lists the classes, as the end of a sentence."""
+    """A pipeline has no such class. `instead`: the rest of the sentence, which lists the classes that there are."""
 
     def __init__(self, given: int | str, instead: str) -> None:
         super().__init__(f"unknown class {given!r}{instead}")
@@ -48,7 +48,7 @@ class ClassNames:
         names = list(self._names.values())
         if len(names) <= MAX_NAMES_SHOWN:
             return f"; there are: {', '.join(names)}" if names else "; there are none"
-        # only these are compared, because comparing is slow and callers repeat it
+        # only these are compared, because a comparison is slow and callers can cause many
         alike = [name for name in names if name[0] == given[:1].lower()]
         close = get_close_matches(given.lower(), alike, n=3)
         return f"; near: {', '.join(close)}" if close else f"; there are {len(names)}"

@@ -68,7 +68,7 @@ class Checkpoints:
     def write_if_due(self, run: JobRun) -> None:
         """Write a checkpoint if the job has had enough device time since its last one; call this between two steps.
 
-        Does nothing while the job's record does not name the last one. Only when it does, the one before is removed,
+        Does nothing until the job's record names the last checkpoint, because only then the one before it is removed,
         and the store must not fill up.
         """
         if self._seconds and _unsaved(run) >= self._seconds and run.claim.token not in self._unnamed:
@@ -79,7 +79,7 @@ class Checkpoints:
 
         `until` is a time of the monotonic clock at which the process may be killed, so the jobs with the most unsaved
         work are written first.
-        Returns when they are in the store. They are named before any later write to the queue.
+        Returns when they are in the store, or at `until`. Records name them before any later write to the queue.
         """
         self._finish_writing(until)
         if not self._seconds:
@@ -172,7 +172,7 @@ class Checkpoints:
     def enter(self, claim: Claim, plan: JobPlan, prepared: JobInputs) -> JobState | None:
         """Add a job's images to the engine: from its checkpoint, whose state is returned, or from the start.
 
-        Raises: the errors of `Engine.add` at the start.
+        Raises: the errors of `Engine.add`, when the job starts from the beginning.
         """
         why, state = prepared.starts_over, prepared.state
         if state is not None:

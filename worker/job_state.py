@@ -30,7 +30,7 @@ class UnusableCheckpointError(AdmError):
 class JobState:
     """A job between two steps; indices are those of its images.
 
-    latents: of encodings that wait for the other encoding. in_flight: states of the images in the engine.
+    latents: of encoded images whose other image is still being encoded. in_flight: states of the images in the engine.
     """
 
     images: list[ImageRecord]

@@ -190,7 +190,7 @@ def request_from_image(png: bytes) -> Call[dict[str, Any]]:
 
 
 def encoded(picture: Picture) -> bytes:
-    """The bytes of a picture for an upload; not for a file id."""
+    """The bytes of a picture for an upload. Raises: TypeError for anything else, such as a file's id."""
     match picture:
         case bytes():
             return picture
@@ -205,7 +205,7 @@ def encoded(picture: Picture) -> bytes:
 
 
 def default_url() -> str:
-    """The URL of the service that the same environment starts."""
+    """The URL of a service that is started with this process's environment variables."""
     host = os.environ.get("ADM_HOST") or "127.0.0.1"
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://{f'[{host}]' if ':' in host else host}:{os.environ.get('ADM_PORT') or 8000}"
@@ -218,6 +218,6 @@ def connection(url: str | None, api_key: str | None, timeout: float) -> dict[str
         "base_url": base_url,
         "headers": {"User-Agent": "adm-client"} | ({"Authorization": f"Bearer {key}"} if key else {}),
         "timeout": timeout,
-        # a proxy of the environment would look for this machine's service on its own host
+        # a proxy named in the environment would resolve loopback addresses to its own host
         "trust_env": urlsplit(base_url).hostname not in LOOPBACK,
     }

@@ -11,7 +11,7 @@ SUFFIX = ".sweep.json"  # of the file beside a stack's weights; the pipeline's n
 
 
 class SweepFigure(Announced):
-    """A metric with the ends of its interval; null where there are too few images for one."""
+    """A metric and the ends of its interval, which are null if there are too few images."""
 
     value: float
     low: float | None = None
@@ -27,8 +27,8 @@ class SweepCell(Announced):
     eta: float = 0.0
     evaluations: int = Field(description="network evaluations per image")
     fid: SweepFigure
-    precision: SweepFigure = Field(description="the share of images that lie among the reference's: quality")
-    recall: SweepFigure = Field(description="the share of the reference that lies among the images: diversity")
+    precision: SweepFigure = Field(description="quality: the share of images that lie among the reference's images")
+    recall: SweepFigure = Field(description="diversity: the share of the reference's images that lie among the images")
 
 
 class Sweep(Announced):

@@ -19,9 +19,9 @@ KEPT_SECONDS = 30 * 86400  # of a dead letter
 MOST_DEAD = 10_000  # dead letters that are kept; the oldest are removed
 MAX_ERROR = 200
 
-LOOKED_AT = 1000  # most due deliveries that a claim reads; `choose` selects from them
+LOOKED_AT = 1000  # limit on due deliveries that a claim reads; `choose` selects from them
 
-# Moves deliveries that are still due to other times, and returns them, so that only one service sends a delivery.
+# Sets new times for deliveries that are still due, and returns them, so that only one service sends a delivery.
 MOVE_SCRIPT = """
 local moved = {}
 for at = 2, #ARGV, 2 do
@@ -75,7 +75,7 @@ def enqueue(pipe: Pipeline, member: str, job_id: str, status: str, url: str, now
     pipe.zadd(keys.WEBHOOKS, {id: now})
     if caller:
         pipe.zadd(keys.webhooks_of(caller), {id: now})
-        pipe.zremrangebyscore(keys.webhooks_of(caller), "-inf", now - KEPT_SECONDS)  # whose hashes have expired
+        pipe.zremrangebyscore(keys.webhooks_of(caller), "-inf", now - KEPT_SECONDS)  # their hashes have expired
         pipe.expire(keys.webhooks_of(caller), KEPT_SECONDS)
 
 
@@ -147,7 +147,7 @@ class Webhooks:
         return pending, dead
 
     def revive(self, ids: Sequence[str]) -> list[str]:
-        """Make dead letters pending again, at their first attempt; return those that existed."""
+        """Make dead letters pending again, with no attempts counted; return those that existed."""
         revived = []
         for each in ids:
             if self._redis.zrem(keys.DEAD_WEBHOOKS, each) and self._redis.exists(keys.webhook(each)):

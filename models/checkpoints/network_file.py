@@ -37,7 +37,7 @@ def build_network(config: NetworkConfig) -> nn.Module:
 
 
 class _NoInitialisation(TorchFunctionMode):
-    """Skips torch.nn.init, which takes seconds (on the meta device, for imports) and whose values are never used."""
+    """Skips torch.nn.init: its values are never used, and it takes seconds (on the meta device, for its imports)."""
 
     def __torch_function__(
         self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None

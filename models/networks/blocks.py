@@ -24,7 +24,7 @@ def timestep_embedding(timesteps: Tensor, dim: int, max_period: float = 10_000) 
 
 
 class MeanPool(nn.AvgPool2d):
-    """Means of 2x2. One image is computed as two: torch does not keep the memory layout of a single one, and so would
+    """Means of 2x2. One image is computed in a batch of two: torch does not keep the layout of a single one, and would
     round differently."""
 
     def __init__(self) -> None:

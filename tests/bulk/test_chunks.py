@@ -19,7 +19,7 @@ def listed(labels: list[int | None]) -> Classes:
 
 
 def address(plan: ChunkPlan) -> dict[int, tuple[int | None, int, int]]:
-    """Class, seed and row of each image: all that its pixels follow from."""
+    """Class, seed and row of each image, which determine its pixels."""
     return {
         index: (chunk.class_label, chunk.seed, row)
         for chunk in plan.chunks()
@@ -44,7 +44,7 @@ def test_only_the_last_chunk_of_a_class_is_not_full(labels: list[int | None]) ->
 
 
 @given(LISTS)
-def test_places_are_where_the_chunks_have_their_images(labels: list[int | None]) -> None:
+def test_places_name_the_chunk_and_row_of_each_image(labels: list[int | None]) -> None:
     plan = ChunkPlan(0, len(labels), listed(labels))
     made = {index: (chunk.name, row) for chunk in plan.chunks() for row, index in enumerate(chunk.indices)}
     places = list(plan.places())

@@ -14,10 +14,10 @@ from threading import Event, Thread
 from typing import Literal
 
 CHUNK_BYTES = 1 << 16
-# A transaction of the programs: a script, which is the start of its bytes, or the commands that EXEC ends.
+# Matches a transaction of the programs: bytes that begin with EVAL, or commands that end with EXEC.
 TRANSACTION = re.compile(rb"\A\*\d+\r\n\$4\r\nEVAL\r\n|EXEC\r\n\Z")
 UNAVAILABLE = b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER: on, for no time
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER on, for 0 seconds: closing sends a reset
 
 Accident = Literal["lose reply", "tear command"]
 # From the bytes read: the bytes to pass on, and whether the connection ends after them.
@@ -105,7 +105,7 @@ class Proxy(Relay):
         self._accidents: deque[Accident] = deque()
 
     def plan(self, accident: Accident, times: int) -> None:
-        """Let this happen to the next transactions, whoever sends them."""
+        """Cause this accident in each of the next transactions, of any client."""
         self._loop.call_soon_threadsafe(self._accidents.extend, [accident] * times)
 
     def calm(self) -> None:
@@ -168,7 +168,7 @@ class StoreProxy(Relay):
         super().__init__()
         self.port = 0
         self.fault: StoreFault = "none"
-        self.once = False  # the next request alone
+        self.once = False  # only the next request meets the fault
         self.slow_seconds = 0.2
         self.struck = Event()  # a request has met a fault
         self._store_port = store_port
@@ -203,7 +203,7 @@ class StoreProxy(Relay):
                     return
                 case "503" | "silent":
                     answer.write(UNAVAILABLE if fault == "503" else b"")
-                    while await reader.read(CHUNK_BYTES):  # of this request, and then the client hangs up
+                    while await reader.read(CHUNK_BYTES):  # the rest of the request, until the client hangs up
                         pass
                     return
                 case "slow":

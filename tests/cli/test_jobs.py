@@ -22,7 +22,7 @@ Adm = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def run(*command: str | Path, **variables: str) -> "subprocess.CompletedProcess[str]":
-    """The program itself: the toy worker of this process writes its log to the same output."""
+    """Run the program as a process, because the toy worker in this process logs to the same output."""
     environment = {"PATH": os.environ["PATH"]} | variables
     command = (sys.executable, "-m", "cli", *command)
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
@@ -50,14 +50,14 @@ def test_generate_in_json_prints_the_job_alone(adm: Adm, tmp_path: Path) -> None
     assert (tmp_path / f"{job['id']}-0.png").exists()
 
 
-def test_wrong_class_is_one_line_with_those_there_are(adm: Adm, tmp_path: Path) -> None:
+def test_unknown_class_is_reported_in_one_line_with_the_known_ones(adm: Adm, tmp_path: Path) -> None:
     ran = adm("generate", "cat", "--out", str(tmp_path))
     assert (ran.returncode, ran.stdout) == (1, "")
     assert ran.stderr.startswith("adm: 422: /class_label: unknown class 'cat'; there are: sphere, ")
     assert ran.stderr.count("\n") == 1
 
 
-def test_service_that_is_not_there_is_one_line() -> None:
+def test_unreachable_service_is_reported_in_one_line() -> None:
     ran = run("jobs", "--url", "http://127.0.0.1:9")
     told = "adm: no service answers at http://127.0.0.1:9; adm up starts one, --url names one\n"
     assert (ran.returncode, ran.stderr) == (1, told)

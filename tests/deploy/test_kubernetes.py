@@ -34,7 +34,7 @@ def image_of(container: Manifest) -> str:
 
 
 def variables(overlay: str, container: Manifest) -> dict[str, str]:
-    """The environment of a container, without what comes from Secrets; a pod's name stands for itself."""
+    """The environment of a container, without what comes from Secrets; variables with the pod's name are "a-pod"."""
     (settings,) = [each["data"] for each in of_kind(overlay, "ConfigMap") if "ADM_STORE" in each["data"]]
     own = {each["name"]: each.get("value", "a-pod") for each in container["env"] if "secretKeyRef" not in str(each)}
     return {**settings, **own}
@@ -182,7 +182,7 @@ def test_probes_ask_what_programs_answer(overlay: str) -> None:
             assert probes["readinessProbe"]["exec"]["command"] == ["python", "-m", "worker.probe"]
 
 
-def test_docker_asks_the_same_of_a_worker() -> None:
+def test_docker_uses_the_same_probe_for_a_worker() -> None:
     assert 'CMD ["python", "-m", "worker.probe"]\nCMD ["adm", "worker"]' in DOCKERFILE
 
 
@@ -231,7 +231,7 @@ def test_only_the_service_lets_strangers_in_and_nobody_reaches_the_nodes_metadat
 def test_spans_reach_a_collector_in_the_cluster_from_the_programs_that_send_them_and_from_no_other(
     overlay: str,
 ) -> None:
-    """Port 4318 is OTLP over HTTP; `to` a namespace selector means pods, so nothing outside the cluster."""
+    """Port 4318 is OTLP over HTTP; a `to` of a namespace selector selects pods, so nothing outside the cluster."""
     for _, labels, spec in pods(overlay):
         rules = [rule for rule in egress(overlay, labels) if {"protocol": "TCP", "port": 4318} in rule["ports"]]
         sends_spans = image_of(spec["containers"][0]) in OURS

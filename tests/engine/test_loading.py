@@ -1,4 +1,4 @@
-"""The choice of ADM_PIPELINES among stacks' folders and official checkpoints, before anything is loaded."""
+"""Pipelines of ADM_PIPELINES are found in stacks' folders and official checkpoints, before anything is loaded."""
 
 from pathlib import Path
 

@@ -32,7 +32,7 @@ def test_table_is_built_once(bench: Bench, sampler: str) -> None:
     assert stage.table(StagePlan(BASE, sampler, 4)) is stage.table(StagePlan(BASE, sampler, 4))
 
 
-def test_batch_that_raises_moves_nobody(bench: Bench) -> None:
+def test_batch_that_raises_advances_no_image(bench: Bench) -> None:
     stage = bench.stages[BASE]
     table = stage.table(StagePlan(BASE, "ddim", 2))
     good, bad = (Trajectory(bench.image(label=0), table, stage.starting_noise(1, index)) for index in range(2))
@@ -45,7 +45,7 @@ def test_batch_that_raises_moves_nobody(bench: Bench) -> None:
 
 
 class ClonesFail(TorchFunctionMode):
-    """Lets no more than so many tensors be cloned."""
+    """Raises OutOfMemoryError at every clone of a tensor after `most` of them."""
 
     def __init__(self, most: int) -> None:
         super().__init__()

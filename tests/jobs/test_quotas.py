@@ -85,7 +85,7 @@ def test_refused_job_is_not_charged(device_desk: Desk) -> None:
     ]
 
 
-def test_no_priority_goes_round_the_quota(device_desk: Desk, queued_desk: Desk) -> None:
+def test_no_priority_evades_the_quota(device_desk: Desk, queued_desk: Desk) -> None:
     for desk in (device_desk, queued_desk):
         desk.redis.delete(*desk.redis.scan_iter("adm:quota*"), keys.CALLERS_QUEUED)
         told = outcomes(desk, *(costly(ANN, priority=each) for each in PRIORITIES))
@@ -141,7 +141,7 @@ def test_posts_are_counted_replayed_and_wrong_ones_too(redis: Redis, settings: S
 
 
 def test_call_after_the_stated_wait_is_accepted(redis: Redis, settings: Settings) -> None:
-    """The library's windows run by Redis' clock; time passes here by shortening what is left of them."""
+    """The quota library's windows follow Redis' clock, so time passes here by shortening the expiry of their keys."""
     quotas = Quotas(redis, settings.model_copy(update={"quota_device_seconds": 10}))
     for _ in range(6):
         quotas.take_cost(ANN, 1500)

@@ -116,7 +116,7 @@ FACES = replace(BASE, num_classes=None, channel_mult=(1, 2), model_channels=64, 
 
 
 def write_faces(folder: Path) -> Path:
-    """A checkpoint as other people have them: of no classes and other widths, tensors alone."""
+    """A checkpoint as other people have them: without classes, of other widths, with tensors only."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "faces.pt"
     torch.save(seeded(build_unet(FACES), 3).state_dict(), path)

@@ -67,7 +67,7 @@ def test_traced_networks_and_their_gradients_are_the_eager_ones() -> None:
     assert all(map(torch.equal, result_and_gradient(traced(block), x), result_and_gradient(block, x)))
 
 
-def test_traced_code_computes_by_the_layers_that_took_the_place_of_former_ones() -> None:
+def test_traced_code_uses_new_layers_that_reuse_the_numbers_of_freed_ones() -> None:
     """As when a worker unloads a pipeline and loads another one with the same networks."""
     block, x = packed(1), maps(2)
     numbers = [block.halve.number, block.mix.number]

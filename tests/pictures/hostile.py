@@ -28,7 +28,7 @@ def wide_webp() -> bytes:
 
 
 def png_bomb(side: int) -> bytes:
-    """A square of nothing: a thousandth of what it unpacks to."""
+    """A PNG of a transparent square, a thousandth of the size of its pixels."""
     header = side.to_bytes(4, "big") * 2 + bytes([8, 6, 0, 0, 0])
     packer, rows = zlib.compressobj(9), b""
     for _ in range(side):
@@ -38,7 +38,7 @@ def png_bomb(side: int) -> bytes:
 
 
 def decoders(process: psutil.Process) -> list[psutil.Process]:
-    """The children of a process that decode; one that has ended and is not waited for yet decodes no more."""
+    """The children of a process that are decoding, without those that have ended but have not been waited for."""
     found = []
     for each in process.children():
         with suppress(psutil.NoSuchProcess):  # a zombie too

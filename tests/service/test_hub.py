@@ -19,7 +19,7 @@ def test_listener_that_could_not_subscribe_leaves_nothing() -> None:
                 async with hub.listen("job"):
                     raise AssertionError("there is nothing to listen to")
         await hub.close()
-        # what a leak would fill, and nothing else shows
+        # private members, because a leak would fill them and nothing else shows it
         assert (hub._listeners, hub._subscribed, hub._leaving) == ({}, {}, set())
 
     asyncio.run(scenario())
@@ -36,7 +36,7 @@ def test_listener_cancelled_while_others_subscribe_leaves_nothing(redis_server: 
                 await listener.wait(60)
 
         inside = asyncio.create_task(listen())
-        # the subscription and its lock by themselves, because nothing else says when a listener waits for them
+        # private members, because nothing else shows when a listener waits for a subscription
         while not hub._subscribed:
             await asyncio.sleep(0)
         await hub._lock.acquire()  # a slow subscription of another listener

@@ -80,7 +80,7 @@ def test_every_reference_of_the_document_leads_somewhere() -> None:
 
 @pytest.mark.slow
 def test_service_answers_as_its_document_says(address: str, worker: ToyWorker, tmp_path: Path) -> None:
-    """All checks of schemathesis, on generated requests, good and bad; schemathesis.toml says what no schema can."""
+    """All checks of schemathesis, on valid and invalid requests; schemathesis.toml has what no schema can express."""
     program, settings = Path(sys.executable).with_name("schemathesis"), ROOT / "schemathesis.toml"
     options = ["--max-examples", "15", "--generation-deterministic", "--no-color"]
     command = [str(program), "--config-file", str(settings), "run", f"{address}/openapi.json", *options]

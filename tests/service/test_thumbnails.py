@@ -1,4 +1,4 @@
-"""Images in other formats and sizes: made from the PNG, named as what they are, and only of what the caller may see."""
+"""Images in other formats and sizes: made from the PNG, with their own type, and only for those who may see them."""
 
 import io
 import re
@@ -31,7 +31,7 @@ def large(size: int) -> bytes:
 
 @pytest.fixture
 def url(client: httpx2.Client, worker: ToyWorker, monkeypatch: pytest.MonkeyPatch) -> str:
-    """An image of 256 px that was made."""
+    """The URL of a finished image of 256 px."""
     monkeypatch.setattr("tests.service.conftest.png", lambda index: large(256))
     job = client.post("/v1/jobs", json=body(), headers={"Prefer": "wait=30"}).json()
     return str(job["images"][0]["url"])
@@ -68,7 +68,7 @@ def opened(answer: httpx2.Response) -> Image.Image:
         ("", "png"),
     ],
 )
-def test_png_is_left_for_a_format_that_is_preferred_by_name_alone(accept: str, name: str) -> None:
+def test_other_format_is_sent_only_if_it_is_preferred_by_name(accept: str, name: str) -> None:
     assert preferred_format([accept]) == name
 
 

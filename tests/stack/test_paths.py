@@ -28,7 +28,7 @@ EVERYTHING = "a b#1 %20 ?=&'\" Bü\n本"
 
 @pytest.fixture
 def short(tmp_path: Path) -> Iterator[Path]:
-    """A folder whose path leaves room for a socket's."""
+    """A folder with a path short enough for that of a socket in it."""
     with tempfile.TemporaryDirectory(prefix="adm-") as folder:
         yield Path(folder)
 

@@ -1,4 +1,4 @@
-"""Names of workers that tests open without the lock on a name: all are of one start."""
+"""Names for workers that tests open without the lock on the name; all of them have the same start."""
 
 from worker.name import Name, Start
 

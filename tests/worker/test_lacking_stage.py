@@ -1,4 +1,4 @@
-"""A queued job for a stage that this worker's pipeline does not have, though another version's of that name may."""
+"""A queued job that needs a stage that this worker's pipeline lacks; another version of the pipeline may have it."""
 
 import json
 from pathlib import Path
@@ -30,7 +30,7 @@ def without_upsampler(folder: Path) -> None:
     (folder / "stack.json").write_text(json.dumps(manifest))
 
 
-def test_job_for_a_stage_that_is_not_here_stops_nobody_while_it_waits_and_fails_at_its_turn(
+def test_job_for_a_missing_stage_blocks_no_other_job_and_fails_at_its_turn(
     bench: Bench, open_inbox: OpenInbox, redis: Redis, settings: Settings, tmp_path: Path
 ) -> None:
     without_upsampler(write_tiny_stack(tmp_path / "weights"))

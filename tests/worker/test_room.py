@@ -29,7 +29,7 @@ class Limited(Protocol):
 
 @pytest.fixture
 def limited(bench: Bench, redis: Redis, settings: Settings) -> Limited:
-    """The bench's queue as a service with other limits has it."""
+    """Makes the bench's queue with other limits."""
     return lambda **limits: JobQueue(redis, settings.model_copy(update=SECRET | limits), bench.images)
 
 
@@ -67,7 +67,7 @@ ANN, BOB = (Caller(name, Role.USER) for name in ("aaaaaaaaaaaa", "bbbbbbbbbbbb")
 
 
 def accepted(queue: JobQueue, caller: Caller, number: int) -> list[str]:
-    """Submit jobs; the errors of those that are refused."""
+    """Submit jobs; return the errors of refused ones."""
     outcomes = queue.submitter.submit_all([Submission(REQUEST, caller)] * number)
     return [str(each) for each in outcomes if isinstance(each, RefusedError)]
 
@@ -112,7 +112,7 @@ def test_webhooks_of_removed_jobs_are_bounded_too(limited: Limited, redis: Redis
     request = REQUEST.model_copy(update={"webhook_url": "https://a.example/"})
 
     def post(caller: Caller) -> str:
-        """Post a job, cancel it and remove it at once; the error, if it is refused."""
+        """Post a job, cancel it and remove it at once; return the error if it is refused."""
         (outcome,) = queue.submitter.submit_all([Submission(request, caller)])
         if isinstance(outcome, Submitted):
             queue.cancel(outcome.job.id, caller)

@@ -63,12 +63,12 @@ export function usesClass(model, kind) {
   return model?.stages.some((each) => each.class_conditional && (kind !== "upsample" || each.name === "upsample")) ?? false;
 }
 
-/** The number of a sampler's steps that a strength takes, from the end; the engine's own count. */
+/** The number of steps that run at a strength, the last ones of the sampler; the engine computes the same number. */
 export function stepsTaken(steps, strength) {
   return Math.max(1, Math.ceil(Number((strength * steps).toFixed(9)))); // 0.28 * 25 is 7.000000000000001
 }
 
-/** Options of a resolved request without a field in the form, except those with the form's own values. */
+/** Options of a resolved request that the form has no field for, except those with their usual values. */
 export function extrasOf(request, model) {
   const extras = {};
   const usual = model?.defaults.upsample;

@@ -22,7 +22,7 @@ HELD_BYTES = "[...new Set([...document.images].map((each) => each.src))].reduce(
 
 
 def large(size: int) -> bytes:
-    """A PNG of so many bytes that nothing compresses, each unlike all others."""
+    """A PNG of about `size` bytes that cannot be compressed; no two are equal."""
     plain = png(9, 4)
     return plain[:-12] + chunk(b"adMm", os.urandom(size)) + plain[-12:]  # before IEND
 

@@ -1,4 +1,4 @@
-"""The page of a service that a proxy publishes under a path, and leaves the path on."""
+"""The page of a service that a proxy publishes under a path, which the proxy does not strip."""
 
 from collections.abc import Iterator
 
