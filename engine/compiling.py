@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from engine.rounding import ROUNDING
+from models.networks import opaque
 from models.networks.compiler_flags import FLAGS, use_sound_flags
 from models.networks.config import ClassifierConfig, UNetConfig
 from models.stack import Stack
@@ -89,6 +90,7 @@ class Compiler:
             "compiler": self.version,
             "flags": FLAGS,
             "form": FORM,
+            "numbers": opaque.first_free(),
             "cpu": dict(torch.cpu.get_capabilities()),
             "precision": precision,
             "shapes": [*candidates, max_rows],
@@ -127,7 +129,8 @@ class Compiler:
         if self._facts["precision"] != "fp32" and not opaque:
             return (min(HALF_ROWS, largest),)
         known = self._marked().get("agreeing", {}).get(part)
-        few = (rows for rows in self.candidates if rows < largest and (known is None or rows in known))
+        tried = sorted({max(rows, candidates[0]) for rows in self.candidates})  # a lone row may be no candidate
+        few = (rows for rows in tried if rows < largest and (known is None or rows in known))
         return (*few, largest)
 
     def note(self, part: str, shapes: Sequence[int]) -> None:

@@ -103,7 +103,7 @@ class Stage:
     @property
     def _keeps_kernels(self) -> bool:
         """Return whether compiled code calls the convolutions and norms of eager networks."""
-        return self._packs and self._has_native_norms
+        return self._packs and self._has_native_norms and not self._is_wide
 
     @property
     def row_shapes(self) -> dict[str, tuple[int, ...]]:

@@ -28,7 +28,16 @@ class FairTurns:
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():  # the turn was granted at the same moment
                 self.release()
+            else:
+                self._leave(caller, turn)
             raise
+
+    def _leave(self, caller: str, turn: asyncio.Future[None]) -> None:
+        own = self._waiting.get(caller, deque())
+        if turn in own:  # else `release` has just skipped it
+            own.remove(turn)
+        if not own:
+            self._waiting.pop(caller, None)
 
     @asynccontextmanager
     async def turn(self, caller: str, patience_seconds: float, busy: str) -> AsyncIterator[None]:

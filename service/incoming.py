@@ -27,17 +27,16 @@ class Incoming:
         self._held: dict[str, dict[Body, None]] = {}  # by caller, the oldest first
 
     def add(self, body: "Body", num_bytes: int) -> None:
-        """Count received bytes of a body. Raises: RefusedError if they are too many; the body is dropped then."""
+        """Count received bytes of a body. Raises: RefusedError if this body is the one that is dropped."""
         self._held.setdefault(body.caller, {})[body] = None
         body.num_bytes += num_bytes
         self._num_bytes += num_bytes
         while self._num_bytes > self._max_bytes:
             most = max(self._held, key=lambda caller: sum(each.num_bytes for each in self._held[caller]))
-            if most == body.caller:
-                self.remove(body)
-                raise self.refusal()
             dropped = next(reversed(self._held[most]))
             self.remove(dropped)
+            if dropped is body:
+                raise self.refusal()
             dropped.drop()
 
     def remove(self, body: "Body") -> None:
@@ -66,7 +65,7 @@ class Body:
         self._received = 0
         self._holding: CancelScope | None = None
         self.num_bytes = 0  # above MAX_BODY_BYTES, while they are held
-        self.caller = ""  # its id; authentication sets it before any route receives
+        self.caller = ""  # its id, once bytes are counted
 
     async def receive(self) -> Message:
         """Receive the next part.

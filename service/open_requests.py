@@ -16,11 +16,14 @@ AT_END = "adm.at_end"  # key in a request's scope: an ExitStack that is closed w
 class OpenRequests:
     """The open requests by caller, streams and waiting answers included; for one event loop.
 
-    Behind a proxy all callers have its address, so a limit for each address leaves one caller all connections.
+    Behind a proxy all callers have the proxy's address, so without this count one caller could hold all connections of
+    that address.
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._most = max(1, min(settings.max_connections, settings.max_connections_per_address) * 3 // 4)
+        all_of_them, of_address = settings.max_connections, settings.max_connections_per_address
+        self._most = max(1, min(all_of_them, of_address) * 3 // 4)
+        self._setting = f"ADM_MAX_CONNECTIONS{'_PER_ADDRESS' if of_address < all_of_them else ''}"
         self._open = Counter[str]()
 
     def add(self, caller: str, scope: Scope) -> None:
@@ -28,7 +31,7 @@ class OpenRequests:
         if self._open[caller] >= self._most:
             raise RefusedError(
                 ErrorKind.UNAVAILABLE,
-                f"you have {self._most} requests open, the limit (three quarters of ADM_MAX_CONNECTIONS_PER_ADDRESS)",
+                f"you have {self._most} requests open, the limit (three quarters of {self._setting})",
                 retry_after_seconds=RETRY_AFTER_SECONDS,
             )
         at_end: ExitStack = scope[AT_END]

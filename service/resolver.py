@@ -37,11 +37,13 @@ class Resolver:
 
         def look_up() -> None:
             addresses = list[str]()
-            with suppress(OSError, UnicodeError):
-                answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-                addresses = [str(each[4][0]) for each in answers]
-            with suppress(RuntimeError):  # the event loop has been closed meanwhile
-                loop.call_soon_threadsafe(end, addresses)
+            try:
+                with suppress(OSError, UnicodeError, OverflowError):  # the last for a port that is no C integer
+                    answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+                    addresses = [str(each[4][0]) for each in answers]
+            finally:
+                with suppress(RuntimeError):  # the event loop has been closed meanwhile
+                    loop.call_soon_threadsafe(end, addresses)
 
         def end(addresses: list[str]) -> None:
             self._running[caller] -= 1

@@ -144,7 +144,9 @@ def picture_of(form: FormData) -> UploadFile:
     """The form's only field, its file. Raises: InvalidRequestError with every missing or unknown field."""
     wrong = [FieldError(pointer_to([name]), "unknown field") for name in sorted(set(form) - {"file"})]
     part = form.get("file")
-    if not isinstance(part, UploadFile):
+    if len(form.getlist("file")) > 1:
+        wrong.insert(0, FieldError("/file", "is given twice"))
+    elif not isinstance(part, UploadFile):
         wrong.insert(0, FieldError("/file", "is required, as a file"))
     elif not wrong:
         return part

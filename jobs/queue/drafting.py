@@ -212,12 +212,13 @@ class Drafter:
     def _refuse_if_full(self, backlog: Backlog, caller: Caller, own_ms: int) -> None:
         """Raise RefusedError if too much work is queued, of all callers or of this one. own_ms: of the latter."""
         queued, limit = Estimator(self._fleet.read()).queued_seconds(backlog), self._settings.queue_limit_seconds
-        own = own_ms / 1000 / max(1, len(self._fleet.read().workers_of(backlog.pipeline)))
-        if has_share(caller) and own > (most := share_of(limit)):
+        own, most = own_ms / 1000 / max(1, len(self._fleet.read().workers_of(backlog.pipeline))), share_of(limit)
+        # own work may be queued for other workers, so the work of all callers here must be above the share too
+        if has_share(caller) and queued is not None and queued > most and own > most:
             raise RefusedError(
                 ErrorKind.QUEUE_FULL,
-                f"{own:.0f} s of your work are queued for each worker of {backlog.pipeline!r}; the limit is {most} s "
-                "(three quarters of ADM_QUEUE_LIMIT_SECONDS)",
+                f"{queued:.0f} s of work are queued for each worker of {backlog.pipeline!r}, and {own:.0f} s of yours, "
+                f"counted over all pipelines; your share is {most} s (three quarters of ADM_QUEUE_LIMIT_SECONDS)",
                 retry_after_seconds=own - most,
             )
         if queued is not None and queued > limit:

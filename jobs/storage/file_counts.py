@@ -17,7 +17,7 @@ FORGOTTEN_AT_ONCE = 256  # files per script, during which Redis runs no other co
 UNLIMITED = -1
 
 # `size` is the bytes that a file counts for. Sums are a cache: they are made anew if there are none, as after an
-# upgrade, and by each upkeep, because a service of an earlier version leaves them unchanged.
+# upgrade, and hourly, because a service of an earlier version leaves them unchanged.
 FUNCTIONS = f"""
 local SIZES, CALLERS, SUMS, EXPIRY, PREFIX = KEYS[1], KEYS[2], KEYS[3], KEYS[4], ARGV[1]
 local clock = redis.call('TIME')

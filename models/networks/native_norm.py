@@ -58,10 +58,15 @@ def loaded(path: Path) -> ctypes.CDLL:
     return found
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch's; torch.compile cannot look inside
 def is_of(dtype: torch.dtype) -> bool:
     """Return whether this code supports the dtype on a CPU."""
     return dtype in HALF and library() is not None
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch's; torch.compile cannot look inside
+def serves(dtype: torch.dtype) -> bool:
+    """Return whether serving uses this code for the dtype on the calling thread: where it computes alone."""
+    return is_of(dtype) and torch.get_num_threads() == 1
 
 
 def computes(x: Tensor, *, trains: bool = False) -> bool:
@@ -69,7 +74,7 @@ def computes(x: Tensor, *, trains: bool = False) -> bool:
 
     In serving a norm runs on the calling thread alone. In training the images are divided among torch's threads.
     """
-    return is_of(x.dtype) and x.shape[1] % CHANNELS_TOGETHER == 0 and (trains or torch.get_num_threads() == 1)
+    return x.shape[1] % CHANNELS_TOGETHER == 0 and (is_of(x.dtype) if trains else serves(x.dtype))
 
 
 def group_norm(x: Tensor, call: NormCall) -> Tensor:
@@ -115,6 +120,7 @@ class _Prepared:
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The norm of [N, P, C], and the mean and one over the deviation for each image and channel, [N, C]."""
+        assert pixels.is_contiguous()  # the code gets an address
         y = torch.empty_like(pixels, memory_format=torch.contiguous_format)
         means, rstds = (torch.empty((len(pixels), pixels.shape[2]), dtype=torch.float32) for _ in range(2))
         self._run("adm_norm", pixels, pixels, y, means, rstds)
@@ -124,6 +130,7 @@ class _Prepared:
         self, pixels: Tensor, dy: Tensor, means: Tensor, rstds: Tensor, *, trains: bool
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """The gradient by the map; where it trains, the sums over positions of d = dy * silu' and of d * n, [N, C]."""
+        assert pixels.is_contiguous()
         dy = dy.contiguous()
         dx = torch.empty_like(dy)
         slopes, products = torch.empty((2, *means.shape), dtype=torch.float32) if trains else (None, None)

@@ -34,9 +34,14 @@ def number_of(layer: Layer) -> int:
     The numbers are part of the compiled code, so a later start that packs the same layers in the same order finds the
     code again.
     """
-    number = next(each for each in itertools.count() if each not in _LAYERS)
+    number = first_free()
     _LAYERS[number] = layer
     return number
+
+
+def first_free() -> int:
+    """The smallest free number, from which the layers of the next network are numbered."""
+    return next(each for each in itertools.count() if each not in _LAYERS)
 
 
 @torch.library.custom_op("adm::convolve", mutates_args=())

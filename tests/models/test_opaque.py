@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from models.networks import native_norm, opaque
 from models.networks.convolution import Conv2d, can_pack, pack_weights
 from models.networks.norm import GroupNorm32
+from models.networks.unet import build_unet
+from tests.models.samples import BASE, seeded
 
 ROWS, CHANNELS, SIZE = 2, 32, 6
 pytestmark = pytest.mark.skipif(
@@ -94,3 +96,23 @@ def test_operations_keep_the_rules_of_torch() -> None:
         scale, shift = torch.randn(2, ROWS, CHANNELS)
         parameters = block.norm.weight, block.norm.bias, scale, shift
         torch.library.opcheck(native_norm.opaque_norm, (x, *parameters, block.norm.num_groups, block.norm.eps, True))
+
+
+@pytest.mark.slow
+def test_traced_network_trains_all_its_parameters() -> None:
+    """The compiled norm has no gradient for weights and modulations there, so a network that trains does without it."""
+    network = seeded(build_unet(BASE), 0).train().requires_grad_(True).to(memory_format=torch.channels_last)
+    x = torch.randn(ROWS, 3, BASE.image_size, BASE.image_size, generator=torch.Generator().manual_seed(4))
+
+    def gradients(function: Callable[..., Tensor]) -> list[Tensor]:
+        network.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            result = function(x, torch.tensor([3.0, 7.0]), torch.tensor([0, 1]))
+        result.float().square().sum().backward()
+        return [torch.zeros(0) if each.grad is None else each.grad for each in network.parameters()]
+
+    compiled = torch.compile(network, dynamic=False, backend="aot_eager")
+    found, expected = gradients(compiled), gradients(network)
+    assert all(each.count_nonzero() for each in found)
+    whole, other = (torch.cat([each.flatten() for each in some]) for some in (found, expected))
+    assert torch.linalg.vector_norm(whole - other) < 0.1 * torch.linalg.vector_norm(other)

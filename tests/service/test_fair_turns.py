@@ -78,3 +78,27 @@ def test_wait_that_is_cancelled_keeps_no_turn(given_first: bool) -> None:
         assert gone.cancelled()
 
     ran(scenario)
+
+
+def test_waits_that_were_given_up_use_no_turn_of_their_caller() -> None:
+    """A caller whose calls run out of patience is served with its next one as soon as others are."""
+
+    async def scenario() -> None:
+        turns, order = FairTurns(1), list[str]()
+        await turns.acquire("holder")
+        given_up = [asyncio.create_task(waiting(turns, "impatient", order)) for _ in range(5)]
+        await settle()
+        for each in given_up:
+            each.cancel()
+        await settle()
+        tasks = [asyncio.create_task(waiting(turns, "patient", order)) for _ in range(3)]
+        await settle()
+        tasks.append(asyncio.create_task(waiting(turns, "impatient", order)))
+        await settle()
+        for _ in tasks:
+            turns.release()
+            await settle()
+        assert order == ["patient", "impatient", "patient", "patient"]
+        await asyncio.gather(*tasks)
+
+    ran(scenario)

@@ -82,3 +82,15 @@ def test_name_that_does_not_exist_is_an_error_and_takes_no_share(servers: NameSe
                 await names.addresses("a.none.example", 80, "ann", 1)
 
     asyncio.run(scenario())
+
+
+def test_port_that_no_machine_has_leaves_the_caller_its_share() -> None:
+    """A receiver may name one in a redirect; the system's call raises an error of another kind then."""
+
+    async def scenario() -> None:
+        names = Resolver()
+        for _ in range(2):
+            with pytest.raises(ResolutionError, match="cannot be resolved"):
+                await names.addresses("127.0.0.1", 10**20, "ann", 1)
+
+    asyncio.run(scenario())

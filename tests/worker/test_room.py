@@ -12,11 +12,13 @@ from jobs.contract.errors import ErrorKind, RefusedError
 from jobs.contract.job import JobStatus
 from jobs.contract.request import JobRequest
 from jobs.queue import keys
+from jobs.queue.announcements import announce_worker
 from jobs.queue.cleaner import Cleaner
 from jobs.queue.drafting import Submission, Submitted
 from jobs.queue.job_queue import JobQueue
 from jobs.queue.webhooks import Webhooks
 from jobs.settings import Settings
+from tests.jobs.samples import worker_info
 from tests.worker.conftest import Bench
 
 REQUEST = JobRequest(class_label=1)
@@ -95,6 +97,9 @@ def test_caller_may_queue_three_quarters_of_the_work_and_leaves_the_rest_to_othe
     def queue(seconds: float) -> JobQueue:
         return JobQueue(redis, settings.model_copy(update={"queue_limit_seconds": seconds}), bench.images)
 
+    with redis.pipeline() as pipe:  # a worker's announcement has the times of steps
+        announce_worker(pipe, worker_info("a"), "", 600)
+        pipe.execute()
     (submitted,) = queue(3600).submitter.submit_all([Submission(REQUEST, ANN)])
     assert isinstance(submitted, Submitted)
     job_ms = int(cast(bytes, redis.hget(keys.CALLERS_QUEUED, ANN.id)))
@@ -105,6 +110,18 @@ def test_caller_may_queue_three_quarters_of_the_work_and_leaves_the_rest_to_othe
         pass
     assert "three quarters of ADM_QUEUE_LIMIT_SECONDS" in refused[0]
     assert accepted(limits, BOB, 10) == []
+
+
+def test_own_work_for_other_workers_refuses_no_job_for_idle_ones(
+    bench: Bench, redis: Redis, settings: Settings
+) -> None:
+    """Own work is counted over all pipelines, of which others' workers may serve the most."""
+    with redis.pipeline() as pipe:
+        announce_worker(pipe, worker_info("a"), "", 600)
+        pipe.execute()
+    redis.hset(keys.CALLERS_QUEUED, ANN.id, 10_000_000)
+    redis.zadd(keys.index(JobStatus.QUEUED, ANN.id), {"job-of-another-pipeline": 1})
+    assert accepted(JobQueue(redis, settings, bench.images), ANN, 1) == []
 
 
 def test_webhooks_of_removed_jobs_are_bounded_too(limited: Limited, redis: Redis) -> None:
