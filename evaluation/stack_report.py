@@ -88,6 +88,9 @@ class StackReport:
         ):
             if count != classes:
                 raise ValueError(f"{what}: has {count} classes, and the stack {plan.name} has {classes}")
+        size = plan.base.config.image_size
+        if real.pixels.shape[-1] != size:
+            raise ValueError(f"{real.source}: has images of {real.pixels.shape[-1]} px, and the base makes {size} px")
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._precision = best_precision(device)
         (self._stack,) = load_plans([plan], MAX_ROWS, device, on_doubt)

@@ -35,7 +35,7 @@ from service.webhooks import WebhookSender
 
 THREADS = 4  # more would compete for the GIL: calls of the queue are short and mostly Python, and 16 were slower
 LONG_CALL_THREADS = 2  # so that one reads from Redis while the other parses
-MOST_CALLS = 1024  # waiting ones: a caller that is refused at once would come again at once, which costs more
+MOST_CALLS = 1024  # calls that may wait; refusing earlier costs more, because clients repeat at once
 MOST_SHEETS = 2  # so that one reads its PNGs while the other is drawn
 MOST_CONVERSIONS = 64  # waiting ones, each with its PNG in memory; a page shows 40 at once
 

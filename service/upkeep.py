@@ -14,7 +14,7 @@ from jobs.queue.retirement import Retirement
 log = structlog.get_logger("service.upkeep")
 
 TICK_SECONDS = 1.0  # a job may expire this much too late; a check costs two Redis commands
-STORE_SECONDS = 3600  # between two cleanings of the store by any service; rare, because each lists the whole store
+STORE_SECONDS = 3600  # between two cleanings and recounts by any service; rare, because each lists the whole store
 
 
 class Upkeep:
@@ -48,6 +48,7 @@ class Upkeep:
 
     def clean_store(self) -> None:
         if self._cleaner.first_within(STORE_SECONDS):
+            self._cleaner.recount_webhooks()
             images, files = self._cleaner.remove_unpublished_images(), self._cleaner.remove_stray_files()
             if images or files:
                 log.info("store_swept", unpublished_images=images, expired_files=files)

@@ -11,6 +11,7 @@ from jobs.queue import keys, rq_registries
 from jobs.queue.corrupt import matched
 from jobs.queue.ledger import Ledger
 from jobs.queue.record import Record
+from jobs.queue.webhooks import Webhooks
 from jobs.storage.files import FileStore
 from jobs.storage.images import CHECKPOINT_SUFFIX, ImageStore, StoredImage, checkpoint_key
 
@@ -114,6 +115,10 @@ class Cleaner:
     def remove_stray_files(self) -> int:
         """Remove the pictures of uploads that have expired; return their number."""
         return self._files.remove_strays()
+
+    def recount_webhooks(self) -> None:
+        """Correct the callers' numbers of pending webhooks."""
+        Webhooks(self._redis).recount()
 
     def first_within(self, seconds: int) -> bool:
         """Return True for the first call of any process on this Redis within so many seconds."""

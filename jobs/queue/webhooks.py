@@ -151,12 +151,26 @@ class Webhooks:
         revived = []
         for each in ids:
             if self._redis.zrem(keys.DEAD_WEBHOOKS, each) and self._redis.exists(keys.webhook(each)):
+                caller = cast(bytes | None, self._redis.hget(keys.webhook(each), "caller"))
                 with self._redis.pipeline() as pipe:
                     pipe.hset(keys.webhook(each), "attempts", "0")
                     pipe.zadd(keys.WEBHOOKS, {each: self.now()})
+                    if caller:
+                        pipe.zadd(keys.webhooks_of(caller.decode(errors="replace")), {each: self.now()})
                     pipe.execute()
                 revived.append(each)
         return revived
+
+    def recount(self) -> None:
+        """Count for each caller only deliveries that are pending.
+
+        Services of an earlier version, beside this one in an upgrade, end deliveries and leave the callers' counts.
+        """
+        for key in self._redis.scan_iter(keys.webhooks_of("*")):
+            with self._redis.pipeline() as pipe:
+                pipe.zinterstore(key, {key: 1, keys.WEBHOOKS: 0})
+                pipe.expire(key, KEPT_SECONDS)
+                pipe.execute()
 
     def _listed(self, key: str) -> list[Delivery]:
         ids = cast(list[bytes], self._redis.zrange(key, 0, -1))

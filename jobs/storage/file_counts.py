@@ -1,4 +1,4 @@
-"""The bytes that uploaded pictures count for: of all callers and of each, kept as sums within limits.
+"""Sums of the counted bytes of uploaded pictures, for all callers and for each, kept within limits.
 
 A file is counted by the transaction that publishes its record, and checked against the limits by the same one. Its
 record expires by itself; the file's entry in `keys.FILE_EXPIRY` says when to look whether it has. So an upload costs
@@ -122,24 +122,24 @@ class FileCounts:
         self._redis = redis
         self._keys = [keys.FILE_BYTES, keys.FILE_CALLERS, keys.FILE_SUMS, keys.FILE_EXPIRY]
         scripts = ADMIT_SCRIPT, REMOVE_SCRIPT, FORGET_SCRIPT, RECOUNT_SCRIPT
-        self._admit, self._remove, self._forget, self._recount = map(redis.register_script, scripts)
+        self._admit_script, self._remove, self._forget, self._recount = map(redis.register_script, scripts)
 
     def check(self, file_id: str, caller: str, num_bytes: int, limits: FileLimits) -> None:
         """Raise RefusedError for a file that would exceed a limit now."""
-        self._refuse(file_id, caller, num_bytes, limits)
+        self._admit_or_refuse(file_id, caller, num_bytes, limits)
 
     def publish(self, file_id: str, caller: str, num_bytes: int, limits: FileLimits, record: str, seconds: int) -> None:
         """Write a file's record for the given seconds, and count the file, or raise RefusedError and do neither."""
-        self._refuse(file_id, caller, num_bytes, limits, record, seconds)
+        self._admit_or_refuse(file_id, caller, num_bytes, limits, record, seconds)
 
-    def _refuse(
+    def _admit_or_refuse(
         self, file_id: str, caller: str, num_bytes: int, limits: FileLimits, *record_and_seconds: str | int
     ) -> None:
         size, more = max(num_bytes, LEAST_COUNTED_BYTES), 1
         place, kept = 0, 0
         while more:
             arguments = [keys.file(""), file_id, caller, size, limits.all, limits.own, *record_and_seconds]
-            answer = cast(list[int], self._admit(self._keys, arguments))
+            answer = cast(list[int], self._admit_script(self._keys, arguments))
             if not answer:
                 return
             place, kept, more = answer

@@ -141,3 +141,20 @@ def test_secret_is_masked_where_settings_are_printed() -> None:
     settings = Settings(webhook_secret=SECRET)  # type: ignore[arg-type] # as the environment has it
     assert SECRET not in str(settings.sources()) + repr(settings)
     assert len(settings.webhook_keys[0]) == 24
+
+
+def test_caller_is_charged_for_pending_deliveries_alone(redis: Redis) -> None:
+    """A service of an earlier version ends a delivery and leaves the caller's count; a revived one counts again."""
+    webhooks, own = Webhooks(redis), keys.webhooks_of("ann")
+    with redis.pipeline() as pipe:
+        for member in ("ended", "pending", "dead"):
+            enqueue(pipe, member, "j", "completed", "http://a.example/", webhooks.now(), "ann")
+        pipe.execute()
+    redis.zrem(keys.WEBHOOKS, "msg_ended")
+    (dead,) = (each for each in webhooks.claim() if each.id == "msg_dead")
+    webhooks.failed(dead, "refused", for_good=True)
+    webhooks.recount()
+    assert redis.zrange(own, 0, -1) == [b"msg_pending"]
+    assert redis.ttl(own) > 0
+    webhooks.revive(["msg_dead"])
+    assert set(redis.zrange(own, 0, -1)) == {b"msg_pending", b"msg_dead"}

@@ -101,7 +101,8 @@ def test_operations_keep_the_rules_of_torch() -> None:
 @pytest.mark.slow
 def test_traced_network_trains_all_its_parameters() -> None:
     """The compiled norm has no gradient for weights and modulations there, so a network that trains does without it."""
-    network = seeded(build_unet(BASE), 0).train().requires_grad_(True).to(memory_format=torch.channels_last)
+    network = seeded(build_unet(BASE), 0).train().requires_grad_(True)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
     x = torch.randn(ROWS, 3, BASE.image_size, BASE.image_size, generator=torch.Generator().manual_seed(4))
 
     def gradients(function: Callable[..., Tensor]) -> list[Tensor]:
