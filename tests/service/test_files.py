@@ -111,6 +111,18 @@ def test_form_without_a_file_is_422(client: httpx2.Client) -> None:
     assert is_problem(client.post("/v1/files", content=as_text, headers=head), 422, "/file")
 
 
+def test_form_with_two_files_of_its_name_is_422(client: httpx2.Client) -> None:
+    """Also if the first is text: which of them is meant is not ours to choose."""
+    twice = b"".join(
+        b'--x\r\nContent-Disposition: form-data; name="file"%s\r\n\r\n%s\r\n' % part
+        for part in ((b"", b"text"), (b'; filename="a.png"', PNG))
+    )
+    head = {"Content-Type": "multipart/form-data; boundary=x"}
+    answer = client.post("/v1/files", content=twice + b"--x--\r\n", headers=head)
+    assert is_problem(answer, 422, "/file")
+    assert "given twice" in answer.text
+
+
 def test_form_that_is_none_is_4xx(client: httpx2.Client) -> None:
     def post(kind: str) -> httpx2.Response:
         return client.post("/v1/files", content=b"--x\r\nnonsense", headers={"Content-Type": kind})
