@@ -71,7 +71,8 @@ async def events(is_gone: IsGone, service: Service, asked: Asked, last_id: str) 
 async def follow(is_gone: IsGone, service: Service, asked: Asked, last_id: str) -> AsyncGenerator[Event | None]:
     """Events after last_id, up to and including the job's last; None after a long time without an event.
 
-    Previews are sent at once, with the id of the event before. Ends when the caller's key is revoked.
+    Previews are sent as they arrive, after events such as `queued` that were read by then, but before images. Ends when
+    the caller's key is revoked.
     """
     job_id = asked.job_id
     ping_at = time.monotonic() + PING_SECONDS
@@ -81,13 +82,16 @@ async def follow(is_gone: IsGone, service: Service, asked: Asked, last_id: str) 
                 found = await service.events.ask(Place(job_id, last_id))
                 if not await service.keyring.still_opens(asked.caller):
                     return
-                for preview in listener.previews():  # before the events, because one of them may be the job's last
-                    yield Event("" if last_id == START else last_id, EventKind.PREVIEW, preview)
                 for each in found:
+                    if each.kind is EventKind.IMAGE or each.kind.is_final:  # the previews that arrived are older
+                        for preview in listener.previews():
+                            yield preview_after(last_id, preview)
                     last_id = each.id
                     yield each._replace(data=await data_of(service, asked, each))
                     if each.kind.is_final:
                         return
+                for preview in listener.previews():
+                    yield preview_after(last_id, preview)
                 if not found and await service.records.ask(asked) is None:
                     gone = json.dumps({"id": job_id, "status": EventKind.CANCELLED, "deleted": True})
                     yield Event(last_id, EventKind.CANCELLED, gone)
@@ -99,6 +103,11 @@ async def follow(is_gone: IsGone, service: Service, asked: Asked, last_id: str) 
     except RedisError as error:
         # the stream has started, so no error status can be sent; the client reconnects with its last id
         log.warning("redis_unavailable", error=type(error).__name__)
+
+
+def preview_after(last_id: str, preview: str) -> Event:
+    """A preview has the id of the event before it, so that a client that reconnects misses no event."""
+    return Event("" if last_id == START else last_id, EventKind.PREVIEW, preview)
 
 
 async def data_of(service: Service, asked: Asked, event: Event) -> str:

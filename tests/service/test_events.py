@@ -65,6 +65,7 @@ def test_stream_sends_all_events_and_closes_after_the_last(
         "completed",
     ]
     assert kinds.count("preview") == 1
+    assert kinds.index("queued") < kinds.index("preview") < kinds.index("image")
     assert all(each.id for each in events)
     assert events[1].data["attempt"] == 1
     assert events[-1].data["status"] == "completed"
