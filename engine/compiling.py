@@ -25,7 +25,6 @@ import torch
 from torch import Tensor
 
 from engine.rounding import ROUNDING
-from models.networks import opaque
 from models.networks.compiler_flags import FLAGS, use_sound_flags
 from models.networks.config import ClassifierConfig, UNetConfig
 from models.stack import Stack
@@ -90,7 +89,6 @@ class Compiler:
             "compiler": self.version,
             "flags": FLAGS,
             "form": FORM,
-            "numbers": opaque.first_free(),
             "cpu": dict(torch.cpu.get_capabilities()),
             "precision": precision,
             "shapes": [*candidates, max_rows],

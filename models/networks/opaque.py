@@ -31,17 +31,12 @@ _LAYERS: WeakValueDictionary[int, Layer] = WeakValueDictionary()
 def number_of(layer: Layer) -> int:
     """Number a layer, for as long as it exists, by the smallest free number.
 
-    The numbers are part of the compiled code, so a later start that packs the same layers in the same order finds the
-    code again.
+    Numbers are in the traced graph, which each start traces again, and not in the C++ that takes long to compile. So a
+    start with other numbers finds that code too.
     """
-    number = first_free()
+    number = next(each for each in itertools.count() if each not in _LAYERS)
     _LAYERS[number] = layer
     return number
-
-
-def first_free() -> int:
-    """The smallest free number, from which the layers of the next network are numbered."""
-    return next(each for each in itertools.count() if each not in _LAYERS)
 
 
 @torch.library.custom_op("adm::convolve", mutates_args=())
