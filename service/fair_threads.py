@@ -1,7 +1,5 @@
 """Threads for calls that block, such as those of Redis and of the image store, in the turns of their callers."""
 
-import asyncio
-from collections import Counter
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -32,7 +30,6 @@ class FairThreads:
         self._max_waiting, self._patience_seconds, self._busy = max_waiting, patience_seconds, busy
         self._turns = FairTurns(threads)
         self._threads = CapacityLimiter(threads)
-        self._waiting = Counter[str]()  # calls that wait, by caller
 
     async def run(self, call: Callable[[], T], caller: Caller) -> T:
         """Run a call in a thread, and return what it returns.
@@ -40,21 +37,7 @@ class FairThreads:
         Raises: RefusedError if too many calls wait already or no thread is free in time; then the call was not made.
         """
         most_of_caller = self._max_waiting * 3 // 4 if caller.id else self._max_waiting  # the rest is for others
-        if self._waiting[caller.id] >= most_of_caller or self._waiting.total() >= self._max_waiting:
-            raise self._refusal()
-        self._waiting[caller.id] += 1
-        try:
-            async with asyncio.timeout(self._patience_seconds):
-                await self._turns.acquire(caller.id)
-        except TimeoutError as error:
-            raise self._refusal() from error
-        finally:
-            self._waiting[caller.id] -= 1
-            self._waiting += Counter()  # drops callers whose count is 0
-        try:
+        if self._turns.waiting(caller.id) >= most_of_caller or self._turns.all_waiting() >= self._max_waiting:
+            raise RefusedError(ErrorKind.UNAVAILABLE, self._busy, retry_after_seconds=RETRY_AFTER_SECONDS)
+        async with self._turns.turn(caller.id, self._patience_seconds, self._busy):
             return await to_thread.run_sync(call, limiter=self._threads)
-        finally:
-            self._turns.release()
-
-    def _refusal(self) -> RefusedError:
-        return RefusedError(ErrorKind.UNAVAILABLE, self._busy, retry_after_seconds=RETRY_AFTER_SECONDS)

@@ -16,6 +16,14 @@ class FairTurns:
         self._free = most
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}  # by caller, in the order of turns
 
+    def waiting(self, caller: str) -> int:
+        """The number of a caller's requests that wait."""
+        return len(self._waiting.get(caller, ()))
+
+    def all_waiting(self) -> int:
+        """The number of all requests that wait."""
+        return sum(map(len, self._waiting.values()))
+
     async def acquire(self, caller: str) -> None:
         """Wait for a turn; `release` ends it. A cancelled wait uses no turn."""
         if self._free > 0:  # then nobody waits
