@@ -28,20 +28,19 @@ class GroupNorm32(nn.GroupNorm):
         self, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None, *, silu: bool = False
     ) -> Tensor:
         """Shapes: x [N, C, ...]; scale and shift [N, C, 1, ...], both or none; the result is like x."""
+        call = NormCall(self.num_groups, self.weight, self.bias, self.eps, scale, shift, silu)
         trains = torch.is_grad_enabled() and self.weight.requires_grad
         modulation_trains = torch.is_grad_enabled() and scale is not None and scale.requires_grad
         if torch.compiler.is_compiling():  # the compiled norm is a single operation there, with a gradient for x alone
-            call = NormCall(self.num_groups, self.weight, self.bias, self.eps, scale, shift, silu)
             if trains or modulation_trains or not channel_norm.lies_by_channels(x) or not native_norm.serves(x.dtype):
                 return self._eager(x, scale, shift, silu=silu)
             return native_norm.group_norm(x, call)
         if self.fused and not trains:
             from models.networks.norm_kernels import group_norm  # imported here, because it needs Triton
 
-            return group_norm(x, NormCall(self.num_groups, self.weight, self.bias, self.eps, scale, shift, silu))
+            return group_norm(x, call)
         trains = trains or modulation_trains
         if channel_norm.lies_by_channels(x):
-            call = NormCall(self.num_groups, self.weight, self.bias, self.eps, scale, shift, silu)
             if native_norm.computes(x, trains=trains):
                 return native_norm.group_norm(x, call)
             if not trains:
