@@ -31,6 +31,7 @@ from engine.guide import Guide
 from engine.numerics import settle_kernels
 from engine.pipeline import BASE, Pipeline, build_stages
 from engine.stage import Stage
+from engine.stage_networks import StageNetworks
 from engine.trajectory import Guidance, StagePlan, StagePlans
 from models.checkpoints.network_file import blank_network
 from models.checkpoints.presets import PRESETS
@@ -142,7 +143,7 @@ def random_stage(name: str, device: torch.device, precision: Precision) -> Stage
         assert isinstance(guiding, NoisyClassifier)
         guide = Guide.of_classifier(guiding)
     loaded = DiffusionNetwork(network, process, "")
-    return Stage(name, 0, network, process_of(loaded), guide, precision=precision)
+    return Stage(0, StageNetworks(name, network, guide, precision=precision), process_of(loaded))
 
 
 def stage_lines(
@@ -153,15 +154,15 @@ def stage_lines(
     settle_kernels()
     stage, flops = random_stage(name, device, precision), image_step_flops(name)
     if device.type == "cuda":
-        stage.fuse_norms(max(rows))
+        stage.networks.fuse_norms(max(rows), stage.rehearsal())
     found: dict[str, Any] = {
-        "mode": stage.mode,
+        "mode": stage.networks.mode,
         "GFLOP an image-step": round(flops / 1e9, 1),
         "bytes a row, estimated": row_bytes(PRESETS[name].config),
     }
     seconds: dict[int, float] = {}
     for count in rows:
-        stage.network_shapes = stage.guide_shapes = (count,)
+        stage.row_shapes = {"network": (count,), "guide": (count,)}
         before = memory_of(device)
         step = seconds_that_fit(partial(stage.rehearse, count), device)
         if step is None:
@@ -174,7 +175,7 @@ def stage_lines(
         }
         if before is not None and (most := memory_of(device, peak=True)) is not None:
             found[str(count)]["bytes a row, measured"] = (most - before) // count
-    if stage.guide is not None:
+    if stage.networks.guide is not None:
         del stage  # two of the largest may not fit
         loop = random_stage(name, device, "fp32")  # plain, in float32's layout, like the official code
         for each, count in product(official_precisions(device), seconds):
@@ -194,7 +195,8 @@ def demo_lines(device: torch.device, precision: Precision, rows: int) -> dict[st
     engine = Engine(build_stages([stack], rows, precision=precision), rows)
     plain = load_stack(ROOT.parent / "weights" / "demo", device)
     assert plain.classifier is not None
-    loop = Stage(BASE, 0, plain.base.network, process_of(plain.base), Guide.of_classifier(plain.classifier.network))
+    networks = StageNetworks(BASE, plain.base.network, Guide.of_classifier(plain.classifier.network))
+    loop = Stage(0, networks, process_of(plain.base))
 
     def ours() -> list[Tensor]:
         plan = StagePlan(BASE, "ddim", STEPS)

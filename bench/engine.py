@@ -29,6 +29,7 @@ from engine.guide import Guide
 from engine.host_memory import keep_freed_memory
 from engine.pipeline import BASE, BASE_NUMBER, Pipeline, build_stages
 from engine.stage import Stage
+from engine.stage_networks import StageNetworks
 from engine.trajectory import Guidance, ImageRequest, StagePlan, StagePlans
 from models.networks.precision import best_precision
 from models.stack import Stack, load_stack
@@ -67,7 +68,7 @@ def plain_stage() -> Stage:
     stack = load_stack(DEMO)
     assert stack.classifier is not None
     guide = Guide.of_classifier(stack.classifier.network)
-    return Stage(BASE, BASE_NUMBER, stack.base.network, process_of(stack.base), guide)
+    return Stage(BASE_NUMBER, StageNetworks(BASE, stack.base.network, guide), process_of(stack.base))
 
 
 def official_loop(steps: int, rows: int = ROWS) -> None:
@@ -135,8 +136,8 @@ class EngineBench:
                 self.repeats,
             )
         found["against"] = "the official code" if official_code.is_here() else "our stand-in for it"
-        agreeing = {"network": base.network_shapes, "guide": base.guide_shapes}
-        return found | {"precision": precision, "mode": base.mode, "rows that agree bit for bit": agreeing}
+        agreeing = base.row_shapes
+        return found | {"precision": precision, "mode": base.networks.mode, "rows that agree bit for bit": agreeing}
 
     def stand_in(self) -> dict[str, Any]:
         """Our stand-in for the official code against the official code itself."""

@@ -13,9 +13,9 @@ from vocabulary.precisions import Precision
 
 def convert_to_half(stage: Stage) -> None:
     """Convert the weights of convolutions to float16, as in the official code; linear layers and norms stay."""
-    assert stage.guide is not None
-    assert stage.guide.module is not None
-    for network in (stage.network, stage.guide.module):
+    assert stage.networks.guide is not None
+    assert stage.networks.guide.module is not None
+    for network in (stage.networks.network, stage.networks.guide.module):
         for module in network.modules():
             if isinstance(module, nn.Conv2d | nn.Conv1d):
                 module.half()
@@ -31,17 +31,17 @@ def guided_ddim(
     schedule = stage.process.schedule
     grid = sorted(grid_timesteps(schedule, "official", "ddim", steps))
     alpha_bars = schedule.alpha_bar[grid]
-    assert stage.guide is not None
+    assert stage.networks.guide is not None
     x = torch.randn(len(labels), *stage.shape, generator=torch.Generator().manual_seed(seed)).to(stage.device)
     labels = labels.to(stage.device)
     half = torch.autocast(stage.device.type, DTYPES[precision], enabled=precision != "fp32")
     for index in reversed(range(steps)):
         t = torch.full((len(labels),), float(grid[index]), device=stage.device)
         with torch.no_grad(), half:
-            eps = stage.network(x, t, labels)[:, :3].float()
+            eps = stage.networks.network(x, t, labels)[:, :3].float()
         with torch.enable_grad(), half:
             noisy = x.detach().requires_grad_()
-            log_probabilities = F.log_softmax(stage.guide.log_probabilities(noisy, t), dim=-1)
+            log_probabilities = F.log_softmax(stage.networks.guide.log_probabilities(noisy, t), dim=-1)
             chosen = log_probabilities.gather(1, labels[:, None]).sum()
             gradient = torch.autograd.grad(chosen, noisy)[0] * guidance_scale
         alpha_bar = alpha_bars[index].float()  # scalars on the host

@@ -90,7 +90,7 @@ class Audit:
 
     def _taken_again(self, stage: Stage, before: Trajectory) -> Iterator[Trajectory]:
         yield stage.step([before])[0]
-        batch = [stage.rehearsal() for _ in range(self.draw.randint(1, stage.network_shapes[-1]))]
+        batch = [stage.rehearsal() for _ in range(self.draw.randint(1, stage.row_shapes["network"][-1]))]
         place = self.draw.randrange(len(batch))
         batch[place] = before
         yield stage.step(batch)[place]
@@ -99,11 +99,12 @@ class Audit:
         """Shapes of a part whose results for a row differ from those of most shapes."""
         if part == "guide" and not before.guided:
             return ()
-        probe = stage.probe_network if part == "network" else stage.probe_guide
         states = [before, stage.rehearsal()]
         results = {}
         for shape in stage.row_shapes[part]:
-            first, last = (probe(states, rows) for rows in ([0] + [1] * (shape - 1), [1] * (shape - 1) + [0]))
+            first, last = (
+                stage.networks.probe(part, states, rows) for rows in ([0] + [1] * (shape - 1), [1] * (shape - 1) + [0])
+            )
             results[shape] = _bits(first[0]), _bits(last[-1])
         usual, _ = Counter(bits for both in results.values() for bits in both).most_common(1)[0]
         return tuple(shape for shape, both in results.items() if set(both) != {usual})

@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import sysconfig
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,12 @@ import torch
 from torch import Tensor
 
 from engine.rounding import ROUNDING
+from engine.row_shapes import FEW
 from models.networks.compiler_flags import FLAGS, use_sound_flags
 from models.networks.config import ClassifierConfig, UNetConfig
 from models.stack import Stack
 from vocabulary.precisions import Precision
 
-FEW = (1, 8)  # row counts beside the largest
-HALF_ROWS = 8  # the only row count of generated convolutions and norms in half precision: rounding hides differences
 MOST_APART = 0.05  # largest distance of compiled from eager results, of their length; rounding to bf16 takes 0.01
 FAINT = 1e-4  # root mean square; fainter results, which change no pixel, may be as far apart as those of this size
 FORM = "opaque convolutions and norms"  # what is compiled; earlier code is not found under another text
@@ -116,20 +115,10 @@ class Compiler:
         torch._dynamo.config.recompile_limit = MOST_COMPILATIONS
         torch._dynamo.config.fail_on_recompile_limit_hit = True
 
-    def candidates_of(self, part: str, candidates: Sequence[int], *, opaque: bool) -> Sequence[int]:
-        """The row counts to compile a part of a stage for: few of them, and in a warm start those that agreed before.
-
-        opaque: convolutions and norms are the kernels of eager networks. Else they are generated for each shape, and
-        two shapes may add up in another order. A comparison in float32 shows whether they do; half precision then has
-        one row count (120 of 2,006 images differed although 2 and 8 rows seemed to agree).
-        """
-        *_, largest = candidates
-        if self._facts["precision"] != "fp32" and not opaque:
-            return (min(HALF_ROWS, largest),)
-        known = self._marked().get("agreeing", {}).get(part)
-        tried = sorted({max(rows, candidates[0]) for rows in self.candidates})  # a lone row may be no candidate
-        few = (rows for rows in tried if rows < largest and (known is None or rows in known))
-        return (*few, largest)
+    def agreed(self, part: str) -> Collection[int] | None:
+        """The row counts of a part of a stage that agreed in an earlier start; None if there was none."""
+        agreed: Collection[int] | None = self._marked().get("agreeing", {}).get(part)
+        return agreed
 
     def note(self, part: str, shapes: Sequence[int]) -> None:
         """Note which row counts agreed; stages with the same name share the row counts that any of them can use."""

@@ -35,7 +35,7 @@ class Engine:
         self.host_seconds = 0.0  # time of the host to launch the last step
         self.last_launch = ("none", 0)  # stage and rows, for the thread that detects a hanging device
         self._launched: deque[LaunchedStep] = deque()  # not retired yet, the oldest first
-        self.costs = StepCosts({key: stage.network_shapes for key, stage in stages.items()})
+        self.costs = StepCosts({key: stage.row_shapes["network"] for key, stage in stages.items()})
         self.scheduler: Scheduler[tuple[str, int]] = Scheduler(self.costs, max_rows)
         self._live: dict[tuple[str, int], Trajectory] = {}  # in order of arrival
 
@@ -55,7 +55,7 @@ class Engine:
     @property
     def row_shapes(self) -> tuple[int, ...]:
         """Row counts that steps of all stages may be padded to, ascending; fewer where memory did not suffice."""
-        return tuple(sorted(set.intersection(*(set(stage.network_shapes) for stage in self.stages.values()))))
+        return tuple(sorted(set.intersection(*(set(stage.row_shapes["network"]) for stage in self.stages.values()))))
 
     def add(self, request: ImageRequest, state: ImageState | None = None) -> None:
         """Let an image join the next step of its first stage, or resume from a state that `states` returned.
@@ -126,13 +126,13 @@ class Engine:
             return False
         batch, stage = [self._live[key] for key in choice.keys], self.stages[choice.stage]
         self.last_launch = choice.stage, len(batch)
-        expected, shapes = self.costs.seconds(choice.stage, choice.row_shape), stage.row_shapes
+        expected, shapes = self.costs.seconds(choice.stage, choice.row_shape), dict(stage.row_shapes)
         failed: dict[str, Exception] = {}
         timer = timer_on(stage.device)
         moved = self._take(stage, batch, failed)
         lowered = {part: left for part, left in stage.row_shapes.items() if left != shapes[part]}
         if lowered:
-            self.costs.keep(choice.stage, stage.network_shapes)
+            self.costs.keep(choice.stage, stage.row_shapes["network"])
         before = [self._live[each.key] for each in moved]
         is_whole = not failed and not lowered
         self._live |= {each.key: each for each in moved}

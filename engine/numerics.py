@@ -30,7 +30,7 @@ def fingerprint(
 ) -> str:
     """A short hash of torch's version, `ROUNDING`, device, CPU, precision, weights, and stages' modes and row shapes.
 
-    The mode is `Stage.mode`: eager, packed or compiled, and which norms.
+    The mode is `StageNetworks.mode`: eager, packed or compiled, and which norms.
     weights: hashes of the networks' files. encoding: versions of the encoder of files, because equal fingerprints also
     promise equal files.
     """
@@ -40,10 +40,12 @@ def fingerprint(
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "cpu": dict(torch.cpu.get_capabilities()),
         "precision": precision,
-        "mode": sorted({stage.mode for stage in stages.values()}),
+        "mode": sorted({stage.networks.mode for stage in stages.values()}),
         "rounding": ROUNDING,
         "weights": sorted(weights),
         "encoding": encoding,
-        "shapes": {key: [stage.network_shapes, stage.guide_shapes] for key, stage in sorted(stages.items())},
+        "shapes": {
+            key: [stage.row_shapes["network"], stage.row_shapes["guide"]] for key, stage in sorted(stages.items())
+        },
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:LENGTH]

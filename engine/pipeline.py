@@ -12,7 +12,9 @@ from engine.diffusion_process import process_of
 from engine.guide import Guide
 from engine.lanes import Lanes
 from engine.numerics import settle_kernels
+from engine.shape_choice import choose_shapes
 from engine.stage import Stage
+from engine.stage_networks import StageNetworks
 from engine.threads import usable_threads
 from engine.trajectory import FromLatent, FromPicture, Guidance, ImageRequest, StagePlans
 from models.stack import Stack
@@ -102,14 +104,15 @@ def build_stages(
         guide = (guides or {}).get(key)
         if guide is None and stack.classifier is not None:
             guide = Guide.of_classifier(stack.classifier.network)
-        build = partial(Stage, precision=precision, compiler=compiler, lanes=lanes)
+        networks = partial(StageNetworks, precision=precision, compiler=compiler, lanes=lanes)
         if key not in kept:
-            stages[key] = build(BASE, BASE_NUMBER, base.network, process_of(base), guide)
+            stages[key] = Stage(BASE_NUMBER, networks(BASE, base.network, guide), process_of(base))
         key = f"{stack.name}/{UPSAMPLE}"
         if upsampler is not None and key not in kept:
-            stages[key] = build(UPSAMPLE, UPSAMPLE_NUMBER, upsampler.network, process_of(upsampler))
+            stages[key] = Stage(UPSAMPLE_NUMBER, networks(UPSAMPLE, upsampler.network), process_of(upsampler))
     for stage in stages.values():
-        stage.warm_up(max_rows)
+        stage.networks.prepare(max_rows, stage.rehearsal())
+        choose_shapes(stage, max_rows)
     if compiler is not None:
         compiler.finish()
     return stages

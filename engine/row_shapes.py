@@ -1,16 +1,18 @@
-"""Chooses row counts for padding such that an image's bytes do not depend on the number of its neighbours.
+"""Row counts for padding: which ones are tried, and which of them agree bit for bit.
 
 Kernels are chosen by shape and round differently, which flips pixels. docs/decisions/0014 explains why the candidates
-agree; this module compares them nevertheless, and keeps only those whose rows are equal bit for bit. A shape for which
-the device's memory does not suffice is not used.
+agree; `agreeing_shapes` compares them nevertheless, and keeps only those whose rows are equal bit for bit. A shape for
+which the device's memory does not suffice is not used. `engine.shape_choice` applies this to the networks of a stage.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 from torch import Tensor
 
 POWERS = (1, 2, 4, 8, 16, 32, 64, 128)
+FEW = (1, 8)  # row counts beside the largest for which a network is compiled; each takes up to a minute
+HALF_ROWS = 8  # the only row count of generated convolutions and norms in half precision: rounding hides differences
 
 
 def candidates_for(device: torch.device, max_rows: int, *, evenly: bool) -> tuple[int, ...]:
@@ -24,6 +26,23 @@ def candidates_for(device: torch.device, max_rows: int, *, evenly: bool) -> tupl
         return (*(rows for rows in POWERS if rows < max_rows), max_rows)
     largest = max_rows + max_rows % 2
     return (*(rows for rows in POWERS if 1 < rows < largest), largest)
+
+
+def compiled_candidates(
+    candidates: Sequence[int], few: Collection[int], agreed: Collection[int] | None, *, generated_in_half: bool
+) -> Sequence[int]:
+    """The row counts to compile a network for: its largest candidate, and of `few` those that agreed before.
+
+    agreed: the row counts that agreed in an earlier start, None before the first. generated_in_half: whether
+    convolutions and norms are generated for each row count in half precision. Two generated row counts may add up in
+    another order. In float32 a comparison shows whether they do; half precision then has one row count (120 of 2,006
+    images differed although 2 and 8 rows seemed to agree).
+    """
+    *_, largest = candidates
+    if generated_in_half:
+        return (min(HALF_ROWS, largest),)
+    tried = sorted({max(rows, candidates[0]) for rows in few})  # a single row may be no candidate
+    return (*(rows for rows in tried if rows < largest and (agreed is None or rows in agreed)), largest)
 
 
 def agreeing_shapes(

@@ -7,20 +7,18 @@ that disagrees there is used in no precision.
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from engine.row_shapes import agreeing_shapes
+from engine.stage import Stage
 from engine.trajectory import ImageRequest, StagePlan, Trajectory
 from models.networks.attention import AttentionBlock, AttentionPool, attend
 from models.networks.convolution import Conv1d, Conv2d
 from models.networks.linear import Linear
 from models.networks.norm import GroupNorm32
-
-if TYPE_CHECKING:
-    from engine.stage import Stage
 
 Probe = tuple[Callable[[Tensor], Tensor], Tensor, Tensor]
 """A layer, input rows, and gradients with respect to its outputs: [N, ...] each."""
@@ -31,12 +29,12 @@ MOST_DRAWN = 2**18  # random values per comparison
 PROBED = Conv2d | Conv1d | GroupNorm32 | AttentionBlock | AttentionPool | Linear
 
 
-def trajectory_states(stage: "Stage", count: int) -> list[Trajectory]:
+def trajectory_states(stage: Stage, count: int) -> list[Trajectory]:
     """States of images between two steps, each with another seed, class, scale and timestep."""
     plan = StagePlan(stage.name, "ddpm", min(STEPS, stage.process.schedule.num_original))
     table = stage.table(plan)
-    classes = stage.network.config.num_classes or 1
-    conditions = stage.guide.num_conditions if stage.guide is not None else 0
+    classes = stage.networks.network.config.num_classes or 1
+    conditions = 0 if stage.networks.guide is None else stage.networks.guide.num_conditions
     states = []
     for row in range(count):
         target = ((row % conditions, 1.0),) if conditions else ()

@@ -43,7 +43,7 @@ class Auditing:
             return
         finally:
             for key, stage in self._engine.stages.items():  # an audit that runs out of memory disables row shapes
-                self._engine.costs.keep(key, stage.network_shapes)
+                self._engine.costs.keep(key, stage.row_shapes["network"])
         self._metrics.audits.inc()
         if finding is None:
             return

@@ -17,17 +17,17 @@ def measure_steps(engine: Engine, keys: Collection[str] | None = None) -> None:
     """
     for key in engine.stages if keys is None else keys:
         stage = engine.stages[key]
-        stage.rehearse(stage.network_shapes[0])  # makes tables and all else that only a first step waits for
-        for rows in stage.network_shapes:
+        stage.rehearse(stage.row_shapes["network"][0])  # makes tables and all else that only a first step waits for
+        for rows in stage.row_shapes["network"]:
             timer = timer_on(stage.device)
             try:
                 stage.rehearse(rows)
             except torch.OutOfMemoryError:
-                if rows == stage.network_shapes[0]:
+                if rows == stage.row_shapes["network"][0]:
                     raise
                 stage.give_up(rows)
-            if rows not in stage.network_shapes:
+            if rows not in stage.row_shapes["network"]:
                 break
             timer.end()
             engine.costs.note(key, rows, timer.wait())
-        engine.costs.keep(key, stage.network_shapes)
+        engine.costs.keep(key, stage.row_shapes["network"])

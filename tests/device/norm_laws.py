@@ -17,6 +17,7 @@ from torch import Tensor
 from diffusion.process import Process
 from diffusion.schedule import Schedule
 from engine.stage import Stage
+from engine.stage_networks import StageNetworks
 from engine.step_inputs import network_inputs
 from models.networks import norm_kernels
 from models.networks.blocks import ResBlock
@@ -206,11 +207,12 @@ def test_norm_that_is_trained_stays_eager() -> None:
 @torch.no_grad()
 def test_stage_says_what_is_fused_and_computes_the_same() -> None:
     network = build_unet(replace(BASE, channel_mult=(1,), attention_resolutions=()))
-    stage = Stage("base", 0, seeded(network, 0).to(DEVICE), Process(Schedule.named("linear", 1000)))
+    networks = StageNetworks("base", seeded(network, 0).to(DEVICE))
+    stage = Stage(0, networks, Process(Schedule.named("linear", 1000)))
     # only of the network, because a step adds the sampler's arithmetic
     inputs = network_inputs([stage.rehearsal()], stage.device)
-    expected = stage._predict(*inputs)
-    before = stage.mode
-    stage.fuse_norms(max_rows=1)
-    assert stage.mode == f"{before}, norms of the network by Triton {norm_kernels.VERSION}"
-    torch.testing.assert_close(stage._predict(*inputs), expected, rtol=1e-4, atol=1e-4)
+    expected = networks.predict(*inputs)
+    before = networks.mode
+    networks.fuse_norms(1, stage.rehearsal())
+    assert networks.mode == f"{before}, norms of the network by Triton {norm_kernels.VERSION}"
+    torch.testing.assert_close(networks.predict(*inputs), expected, rtol=1e-4, atol=1e-4)

@@ -51,7 +51,7 @@ def test_wrong_kernel_is_found_and_its_row_shape_is_used_no_more(own_bench: Benc
     request = own_bench.image(sampler="ddpm", steps=3, scale=2.0)
     alone = own_bench.alone(request)
     name = "_network" if part == "network" else "_log_probabilities"
-    setattr(stage, name, off_at(4, getattr(stage, name)))
+    setattr(stage.networks, name, off_at(4, getattr(stage.networks, name)))
     findings: list[Finding] = []
     while not findings:  # which step is taken again is drawn by chance
         serve(own_bench, audit)
@@ -69,17 +69,17 @@ def test_wrong_kernel_is_found_and_its_row_shape_is_used_no_more(own_bench: Benc
 
 def test_what_does_not_repeat_itself_is_reported_without_a_guilty_shape(own_bench: Bench) -> None:
     stage, audit = own_bench.stages[BASE], audited(own_bench)
-    right = stage._network  # replaced by a kernel that is wrong at three sizes; the real one is not
-    stage._network = off_at(1, off_at(2, off_at(4, right)))
+    right = stage.networks._network  # replaced by a kernel that is wrong at three sizes; the real one is not
+    stage.networks._network = off_at(1, off_at(2, off_at(4, right)))
     engine = own_bench.engine()
     engine.add(own_bench.image(sampler="ddpm", steps=2))
     for report in reports(engine):
         audit.note(report)
-    stage._network = right
+    stage.networks._network = right
     finding = audit.run()
     assert finding is not None
     assert finding.guilty == {}
-    assert stage.network_shapes == (1, 2, 4)
+    assert stage.row_shapes["network"] == (1, 2, 4)
 
 
 def test_an_audit_takes_no_more_than_its_share(bench: Bench) -> None:

@@ -37,7 +37,6 @@ from models.stack import Stack, load_stack
 from tests.engine.bench import Bench, finish
 from tests.models.samples import BASE as BASE_CONFIG
 from tests.models.samples import CLASSIFIER, seeded, write_stack
-from vocabulary.precisions import Precision
 
 try:
     find_command()
@@ -103,10 +102,12 @@ def test_compiled_images_are_the_eager_ones_within_rounding(eager: dict[str, Sta
     ours, theirs = compiled.stages[f"tiny/{BASE}"], eager[f"tiny/{BASE}"]
     # the parts of a step by themselves: a sampler would hide in which of them a difference is
     inputs = network_inputs(trajectory_states(ours, MAX_ROWS), ours.device)
-    assert theirs.guide is not None
-    guides = (ours._log_probabilities, theirs.guide.log_probabilities)
+    assert theirs.networks.guide is not None
+    guides = (ours.networks._log_probabilities, theirs.networks.guide.log_probabilities)
     with torch.no_grad():
-        torch.testing.assert_close(ours._predict(*inputs), theirs._predict(*inputs), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            ours.networks.predict(*inputs), theirs.networks.predict(*inputs), rtol=1e-4, atol=1e-5
+        )
     gradients = [
         guidance_gradient(guide, inputs[0], inputs[1], torch.ones(MAX_ROWS, 3), 1.0) for guide in guides if guide
     ]
@@ -117,7 +118,7 @@ def test_compiled_images_are_the_eager_ones_within_rounding(eager: dict[str, Sta
 @pytest.mark.slow
 def test_nothing_is_compiled_after_warming_up_and_neighbours_change_nothing(compiled: Bench) -> None:
     stage = compiled.stages[f"tiny/{BASE}"]
-    assert stage.network_shapes[-1] == stage.guide_shapes[-1] == MAX_ROWS
+    assert stage.row_shapes["network"][-1] == stage.row_shapes["guide"][-1] == MAX_ROWS
     request = compiled.image("me", sampler="ddpm", steps=4, scale=3.0)
     with torch.compiler.set_stance("fail_on_recompile"):
         alone, engine = compiled.alone(request), compiled.engine(MAX_ROWS)
@@ -136,8 +137,7 @@ def test_nothing_is_compiled_after_warming_up_and_neighbours_change_nothing(comp
 def test_the_fingerprint_says_that_it_is_compiled(shallow_folder: Path, compiled: Bench) -> None:
     eager = build_stages([base_of(shallow_folder)], MAX_ROWS)
     for stage in eager.values():
-        stage.network_shapes = compiled.stages[f"tiny/{BASE}"].network_shapes
-        stage.guide_shapes = compiled.stages[f"tiny/{BASE}"].guide_shapes
+        stage.row_shapes = compiled.stages[f"tiny/{BASE}"].row_shapes
     assert fingerprint(eager, "fp32") != fingerprint(compiled.stages, "fp32")
 
 
@@ -162,31 +162,19 @@ def test_a_second_start_finds_everything_compiled(shallow_folder: Path, folder: 
 
 
 @needs_compiler
-def test_row_counts_that_did_not_agree_are_not_compiled_again(shallow_folder: Path, tmp_path: Path) -> None:
+def test_row_counts_that_agreed_are_found_by_the_next_start(shallow_folder: Path, tmp_path: Path) -> None:
     def start() -> Compiler:
         return Compiler(tmp_path, [base_of(shallow_folder)], "fp32", 8, candidates=(1, 2, 4))
 
     first = start()
-    assert first.candidates_of("base guide", (1, 2, 4, 8), opaque=True) == (1, 2, 4, 8)
+    assert first.agreed("base guide") is None
     for shapes in ((2, 8), (4, 8)):  # of two stacks
         first.note("base guide", shapes)
     first.note("base network", (8,))
     first.finish()
-    kept = [start().candidates_of(f"base {part}", (1, 2, 4, 8), opaque=True) for part in ("guide", "network")]
-    assert kept == [(2, 4, 8), (8,)]
+    assert [start().agreed(f"base {part}") for part in ("guide", "network")] == [[2, 4, 8], [8]]
     (first.folder / MARKER).write_text("{")
-    assert start().candidates_of("base guide", (1, 2, 4, 8), opaque=True) == (1, 2, 4, 8)
-
-
-@needs_compiler
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_generated_convolutions_of_half_precision_are_compiled_for_one_row_count(
-    precision: Precision, shallow_folder: Path, tmp_path: Path
-) -> None:
-    compiler = Compiler(tmp_path, [base_of(shallow_folder)], precision, 32)
-    assert compiler.candidates_of("base network", (2, 4, 8, 16, 32), opaque=False) == (8,)
-    assert compiler.candidates_of("base network", (2, 4), opaque=False) == (4,)
-    assert compiler.candidates_of("base network", (1, 2, 4, 8, 16, 32), opaque=True) == (1, 8, 32)
+    assert start().agreed("base guide") is None
 
 
 @needs_compiler
@@ -287,12 +275,12 @@ def test_compiler_that_does_not_run_is_none_and_says_so_in_one_line(tmp_path: Pa
 @pytest.mark.slow
 def test_no_weight_gradients_are_formed(compiled: Bench) -> None:
     stage = compiled.stages[f"tiny/{BASE}"]
-    assert stage.guide is not None
-    assert stage.guide.module is not None
-    assert stage._log_probabilities is not None  # the compiled form, which `guide` does not have
-    assert not any(each.requires_grad for each in stage.guide.module.parameters())
+    assert stage.networks.guide is not None
+    assert stage.networks.guide.module is not None
+    assert stage.networks._log_probabilities is not None  # the compiled form, which `guide` does not have
+    assert not any(each.requires_grad for each in stage.networks.guide.module.parameters())
     x = torch.randn(MAX_ROWS, *stage.shape, requires_grad=True)
-    scores = stage._log_probabilities(x, torch.zeros(MAX_ROWS))
+    scores = stage.networks._log_probabilities(x, torch.zeros(MAX_ROWS))
     leaves, ahead = [], [scores.grad_fn]
     while ahead:
         node = ahead.pop()

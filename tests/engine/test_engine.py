@@ -318,4 +318,4 @@ def test_report_has_the_shape_a_batch_was_padded_to(bench: Bench) -> None:
         engine.add(bench.image("job", index, steps=1))
     report = engine.step()
     assert report is not None
-    assert report.row_shape == min(shape for shape in bench.stages[BASE].network_shapes if shape >= 3)
+    assert report.row_shape == min(shape for shape in bench.stages[BASE].row_shapes["network"] if shape >= 3)

@@ -79,8 +79,8 @@ def test_step_takes_no_more_than_is_estimated_and_not_much_less(own_bench: Bench
                 with PeakMeter() as meter:
                     stage.rehearse(rows)
             peaks.append(meter.peak)
-        configs: list[NetworkConfig] = [stage.network.config, *([CLASSIFIER] if stage.guide else [])]
-        estimated = rows * (max(map(row_bytes, configs)) + state_bytes(stage.network.config))
+        configs: list[NetworkConfig] = [stage.networks.network.config, *([CLASSIFIER] if stage.networks.guide else [])]
+        estimated = rows * (max(map(row_bytes, configs)) + state_bytes(stage.networks.network.config))
         assert 0.5 * estimated < max(peaks) <= estimated, key
 
 

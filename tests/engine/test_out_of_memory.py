@@ -67,8 +67,8 @@ def test_batch_too_large_for_the_memory_is_split_and_later_ones_are_smaller(
     assert not any(report.lowered for report in seen[1:])
     assert max(len(report.moved) for report in base[1:]) == max(report.row_shape for report in base[1:]) == most
     assert max(computed) == most
-    assert own_bench.stages[BASE].network_shapes[-1] == most
-    assert own_bench.stages[UPSAMPLE].network_shapes[-1] == MAX_ROWS
+    assert own_bench.stages[BASE].row_shapes["network"][-1] == most
+    assert own_bench.stages[UPSAMPLE].row_shapes["network"][-1] == MAX_ROWS
     assert max(len(report.moved) for report in seen if report.stage == UPSAMPLE) == MAX_ROWS
 
 
@@ -77,13 +77,13 @@ def test_guide_that_runs_out_is_asked_in_parts_and_the_network_is_not(
 ) -> None:
     stage, classifier = own_bench.stages[BASE], own_bench.conditional.stack.classifier
     assert classifier is not None
-    most = stage.guide_shapes[-2]
+    most = stage.row_shapes["guide"][-2]
     limit_rows(classifier.network, lambda: most)
     seen = reports(enter(own_bench))
-    assert [report.lowered for report in seen if report.lowered] == [{"guide": stage.guide_shapes}]
+    assert [report.lowered for report in seen if report.lowered] == [{"guide": stage.row_shapes["guide"]}]
     finished = by_key(each for report in seen for each in report.finished)
     assert all(torch.equal(finished[key], pixels) for key, pixels in expected.items())
-    assert (stage.guide_shapes[-1], stage.network_shapes[-1]) == (most, MAX_ROWS)
+    assert (stage.row_shapes["guide"][-1], stage.row_shapes["network"][-1]) == (most, MAX_ROWS)
     pictures = torch.randint(256, (MAX_ROWS, 3, 8, 8), dtype=torch.uint8)
     assert torch.equal(stage.classify(pictures)[-1], stage.classify(pictures[-1:])[0])
 
@@ -119,8 +119,10 @@ def test_batch_that_there_is_no_memory_for_beside_the_networks_is_split_and_late
     seen = reports(enter(own_bench))
     base = undisturbed(seen, expected)
     assert [len(report.moved) for report in base[:2]] == [MAX_ROWS, 2]
-    assert [report.lowered for report in base if report.lowered] == [{"network": own_bench.stages[BASE].network_shapes}]
-    assert own_bench.stages[BASE].network_shapes[-1] == 2
+    assert [report.lowered for report in base if report.lowered] == [
+        {"network": own_bench.stages[BASE].row_shapes["network"]}
+    ]
+    assert own_bench.stages[BASE].row_shapes["network"][-1] == 2
 
 
 def test_guide_that_never_fits_fails_the_guided_alone_and_costs_the_network_no_shape(own_bench: Bench) -> None:
@@ -132,7 +134,7 @@ def test_guide_that_never_fits_fails_the_guided_alone_and_costs_the_network_no_s
     guided = {each.job_id for each in images(own_bench) if each.guidance_scale}
     assert report.failed.keys() == {"0", "1", "2", "3"} & guided
     assert len(report.moved) + len(report.failed) == MAX_ROWS
-    assert (report.lowered, stage.network_shapes[-1]) == ({}, MAX_ROWS)
+    assert (report.lowered, stage.row_shapes["network"][-1]) == ({}, MAX_ROWS)
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError])
@@ -177,8 +179,8 @@ def test_shapes_that_the_memory_does_not_suffice_for_at_start_are_left_out(stack
     stack = load_stack(stack_folder)
     limit_rows(stack.base.network, lambda: 2)
     stages = build_stages([stack], MAX_ROWS, threads=1)
-    assert stages[BASE].network_shapes[-1] == 2
-    assert stages[BASE].guide_shapes[-1] == stages[UPSAMPLE].network_shapes[-1] == MAX_ROWS
+    assert stages[BASE].row_shapes["network"][-1] == 2
+    assert stages[BASE].row_shapes["guide"][-1] == stages[UPSAMPLE].row_shapes["network"][-1] == MAX_ROWS
 
 
 def test_no_shape_is_left_where_nothing_fits() -> None:

@@ -29,14 +29,14 @@ def half(request: pytest.FixtureRequest, stack_folder: Path) -> Bench:
 
 
 def test_a_prediction_is_off_by_no_more_than_its_digits_allow(bench: Bench, half: Bench) -> None:
-    for key, stage in half.stages.items():  # by `_predict`, because a step adds the sampler's arithmetic
+    for key, stage in half.stages.items():  # by `predict`, because a step adds the sampler's arithmetic
         x, exact = stage.starting_noise(1, 0)[None], bench.stages[key]
         inputs = (x, torch.tensor([400.0]), torch.tensor([1]), torch.zeros(1, 3, 8, 8))
         with torch.no_grad():
-            ours, theirs = stage._predict(*inputs), exact._predict(*inputs)
+            ours, theirs = stage.networks.predict(*inputs), exact.networks.predict(*inputs)
         assert ours.dtype == torch.float32
         assert not torch.equal(ours, theirs)
-        assert float((ours - theirs).norm() / theirs.norm()) < 16 * DIGITS[stage.precision]
+        assert float((ours - theirs).norm() / theirs.norm()) < 16 * DIGITS[stage.networks.precision]
 
 
 class WeightCasts(TorchDispatchMode):
@@ -45,7 +45,7 @@ class WeightCasts(TorchDispatchMode):
     def __init__(self, stages: Iterable[Stage]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         # each network and each guide, as the stage itself goes through them
-        modules = (module for stage in stages for _, part in stage._modules() for module in part.modules())
+        modules = (module for stage in stages for part in stage.networks.modules.values() for module in part.modules())
         layers = [each for each in modules if isinstance(each, nn.Conv1d | nn.Conv2d | nn.Linear)]
         self.watched = {each.data_ptr() for layer in layers for each in layer.parameters() if not each.is_mkldnn}
         self.count = 0

@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 from engine.engine import Engine
 from engine.guide import Guide
 from engine.stage import Stage
+from engine.stage_networks import StageNetworks
 from engine.trajectory import FromPicture, Guidance, ImageRequest, StagePlan, StagePlans, Trajectory
 from models.networks.classifier import NoisyClassifier
 from models.networks.unet import build_unet
@@ -86,12 +87,14 @@ def stages(bench: Bench) -> dict[str, Stage]:
 
 def on_meta(stage: Stage) -> Stage:
     guide = None
-    if stage.guide is not None:
-        assert isinstance(stage.guide.module, NoisyClassifier)
-        guide = Guide.of_classifier(NoisyClassifier(stage.guide.module.config).to("meta").eval().requires_grad_(False))
-    network = build_unet(stage.network.config).to("meta").eval().requires_grad_(False)
-    moved = Stage(stage.name, stage.number, network, stage.process, guide)
-    moved.network_shapes, moved.guide_shapes = SHAPES, SHAPES if guide else ()
+    if stage.networks.guide is not None:
+        assert isinstance(stage.networks.guide.module, NoisyClassifier)
+        guide = Guide.of_classifier(
+            NoisyClassifier(stage.networks.guide.module.config).to("meta").eval().requires_grad_(False)
+        )
+    network = build_unet(stage.networks.network.config).to("meta").eval().requires_grad_(False)
+    moved = Stage(stage.number, StageNetworks(stage.name, network, guide), stage.process)
+    moved.row_shapes = {"network": SHAPES, "guide": SHAPES if guide else ()}
     moved.rehearse(1)  # torch imports what meta tensors need with the first
     return moved
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from engine.row_shapes import POWERS, agreeing_shapes, candidates_for, pad_rows, padded
+from engine.row_shapes import FEW, POWERS, agreeing_shapes, candidates_for, compiled_candidates, pad_rows, padded
 
 PROPERTY = settings(max_examples=50)
 
@@ -47,6 +47,23 @@ def test_rows_on_a_cpu_are_even_where_torch_computes_the_norms(max_rows: int, sh
 def test_a_gpu_and_a_cpu_with_norms_of_its_own_may_compute_a_single_row() -> None:
     assert candidates_for(torch.device("cuda"), 6, evenly=True) == (1, 2, 4, 6)
     assert candidates_for(torch.device("cpu"), 6, evenly=False) == (1, 2, 4, 6)
+
+
+def test_row_counts_that_did_not_agree_are_not_compiled_again() -> None:
+    def tried(agreed: Collection[int] | None) -> Sequence[int]:
+        return compiled_candidates((1, 2, 4, 8), (1, 2, 4), agreed, generated_in_half=False)
+
+    assert tried(None) == (1, 2, 4, 8)
+    assert tried({2, 4, 8}) == (2, 4, 8)
+    assert tried({8}) == (8,)
+
+
+def test_few_row_counts_are_compiled_and_generated_convolutions_of_half_precision_for_one() -> None:
+    powers = (2, 4, 8, 16, 32)
+    assert compiled_candidates(powers, FEW, None, generated_in_half=False) == (2, 8, 32)
+    assert compiled_candidates((1, *powers), FEW, None, generated_in_half=False) == (1, 8, 32)
+    assert compiled_candidates(powers, FEW, None, generated_in_half=True) == (8,)
+    assert compiled_candidates((2, 4), FEW, None, generated_in_half=True) == (4,)
 
 
 @PROPERTY

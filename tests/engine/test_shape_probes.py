@@ -40,7 +40,7 @@ def shuffled(convolve: Convolve, rows: int, dtype: torch.dtype | None = None) ->
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_all_shapes_of_sound_kernels_are_kept(stack_folder: Path, precision: Precision) -> None:
     stage = warm(stack_folder, precision)
-    assert stage.network_shapes == stage.guide_shapes == (1, 2, 4, 8)
+    assert stage.row_shapes["network"] == stage.row_shapes["guide"] == (1, 2, 4, 8)
 
 
 @pytest.mark.slow
@@ -49,15 +49,17 @@ def test_a_shape_in_which_a_convolution_adds_up_in_another_order_is_dropped_in_h
 ) -> None:
     # as on a processor whose kernels add up in another order for four rows; this one has none
     monkeypatch.setattr(convolution, "can_pack", lambda *_: False)
-    monkeypatch.setattr("engine.stage.can_pack", lambda *_: False)
+    monkeypatch.setattr("engine.stage_networks.can_pack", lambda *_: False)
     monkeypatch.setattr(convolution, "onednn_computes", lambda dtype: True)
     convolve = convolution._convolve if torch.ops.mkldnn._is_mkldnn_bf16_supported() else by_torch
     monkeypatch.setattr(convolution, "_convolve", convolve)
-    agreeing = warm(stack_folder, "bf16").network_shapes  # torch's own kernels add up one row differently on some CPUs
+    agreeing = warm(stack_folder, "bf16").row_shapes[
+        "network"
+    ]  # torch's own kernels add up one row differently on some CPUs
     assert 4 in agreeing
     monkeypatch.setattr(convolution, "_convolve", shuffled(convolve, 4))
     stage = warm(stack_folder, "bf16")
-    assert stage.network_shapes == stage.guide_shapes == tuple(rows for rows in agreeing if rows != 4)
+    assert stage.row_shapes["network"] == stage.row_shapes["guide"] == tuple(rows for rows in agreeing if rows != 4)
 
 
 def by_torch(maps: Tensor, kernels: Tensor, bias: Tensor | None, padding: Any, stride: Any = 1) -> Tensor:
@@ -71,7 +73,7 @@ def test_a_shape_that_disagrees_in_float32_serves_in_no_precision(
     # as on a processor whose float32 kernels add up in another order for two rows
     monkeypatch.setattr(convolution, "_convolve", shuffled(convolution._convolve, 2, torch.float32))
     stage = warm(stack_folder, "bf16")
-    assert stage.network_shapes == stage.guide_shapes == (1, 4, 8)
+    assert stage.row_shapes["network"] == stage.row_shapes["guide"] == (1, 4, 8)
 
 
 @pytest.mark.slow
@@ -82,7 +84,7 @@ def test_a_norm_that_errs_in_one_shape_is_found(stack_folder: Path, monkeypatch:
         return right(self, x, *modulation, silu=silu) * (1 + 2**-23 * (len(x) == 4))
 
     monkeypatch.setattr(GroupNorm32, "forward", wrong)  # a kernel with a fault at four rows; ours has none
-    assert 4 not in warm(stack_folder, "fp32").network_shapes
+    assert 4 not in warm(stack_folder, "fp32").row_shapes["network"]
 
 
 def test_states_are_of_all_timesteps_seeds_and_classes(bench: Bench) -> None:

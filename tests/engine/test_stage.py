@@ -16,9 +16,9 @@ BASE = "tiny/base"
 
 def test_warm_up_keeps_the_largest_shape_of_network_and_classifier(bench: Bench) -> None:
     for key, stage in bench.stages.items():
-        assert stage.network_shapes[-1] == MAX_ROWS
-        assert bool(stage.guide_shapes) == (key == BASE)
-    assert bench.stages[BASE].guide_shapes[-1] == MAX_ROWS
+        assert stage.row_shapes["network"][-1] == MAX_ROWS
+        assert bool(stage.row_shapes["guide"]) == (key == BASE)
+    assert bench.stages[BASE].row_shapes["guide"][-1] == MAX_ROWS
 
 
 def test_unknown_sampler_is_refused_by_name(bench: Bench) -> None:
@@ -100,5 +100,5 @@ def test_fingerprint_is_that_of_the_numerics_alone(bench: Bench, own_bench: Benc
     same = fingerprint(bench.stages, "fp32")
     assert fingerprint(own_bench.stages, "fp32") == same
     assert fingerprint(bench.stages, "bf16") != same
-    own_bench.stages[BASE].network_shapes = (MAX_ROWS + 1,)
+    own_bench.stages[BASE].row_shapes["network"] = (MAX_ROWS + 1,)
     assert fingerprint(own_bench.stages, "fp32") != same

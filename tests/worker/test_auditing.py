@@ -66,7 +66,7 @@ def test_wrong_kernel_is_logged_counted_and_changes_the_numerics(
     loaded: LoadedPipelines, bench: Bench, open_inbox: OpenInbox, redis: Redis, settings: Settings
 ) -> None:
     stage, before = loaded.engine.stages["demo/base"], loaded.numerics.now
-    stage._network = off_at(4, stage._network)  # a kernel with a fault at four rows; ours has none
+    stage.networks._network = off_at(4, stage.networks._network)  # a kernel with a fault at four rows; ours has none
     files = FileStore(redis, settings, bench.images.objects)
     with capture_logs() as logs:
         serve(loaded, bench, open_inbox(), files, settings, lambda: loaded.numerics.now != before)

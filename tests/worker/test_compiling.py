@@ -67,6 +67,6 @@ def test_compiler_that_makes_wrong_code_is_not_used_by_auto_and_refused_by_yes(
     )
     asked = asking("auto", tmp_path).model_copy(update={"max_rows": 2, "precision": "fp32"})
     held = assemble(asked, CPU, "cpu-0", tuple(stack.pipelines), [stack])
-    assert "compiled by" not in held.engine.stages["tiny/base"].mode
+    assert "compiled by" not in held.engine.stages["tiny/base"].networks.mode
     with pytest.raises(SettingsError, match=r"^ADM_COMPILE: the base network, compiled by .*; set it to no$"):
         assemble(asked.model_copy(update={"compile": "yes"}), CPU, "cpu-0", tuple(stack.pipelines), [stack])

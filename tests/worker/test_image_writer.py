@@ -93,7 +93,7 @@ def test_engine_steps_on_while_an_image_is_before_the_store(
     serve()
     assert door.reached.wait(60)
     steps: list[int] = []
-    network = loaded.engine.stages["demo/base"].network
+    network = loaded.engine.stages["demo/base"].networks.network
     hook = network.register_forward_pre_hook(lambda module, inputs: steps.append(len(inputs[0])))
     second = submit(bench, steps=20)
     eventually(lambda: len(steps) >= 20, "another job takes all its steps")

@@ -44,7 +44,7 @@ def test_job_that_fits_in_no_memory_is_requeued_at_no_cost_and_completes_when_th
             ran_out.set()
             raise torch.OutOfMemoryError
 
-    loaded.engine.stages["demo/base"].network.register_forward_pre_hook(run_out)
+    loaded.engine.stages["demo/base"].networks.network.register_forward_pre_hook(run_out)
     worker = Worker(loaded, open_inbox(), bench.images, FileStore(redis, settings, bench.images.objects), settings)
     job_id = bench.submit(n=4, steps=3, upsample=False)
     thread = Thread(target=worker.run, args=[stopping])

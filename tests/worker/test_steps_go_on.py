@@ -42,7 +42,7 @@ def settings(settings: Settings, bucket: str) -> Settings:
 def steps(loaded: LoadedPipelines) -> Iterator[list[int]]:
     """The rows of each step of the base stage."""
     taken: list[int] = []
-    network = loaded.engine.stages["demo/base"].network
+    network = loaded.engine.stages["demo/base"].networks.network
     hook = network.register_forward_pre_hook(lambda module, inputs: taken.append(len(inputs[0])))
     yield taken
     hook.remove()

@@ -26,9 +26,9 @@ def stages(tmp_path: Path) -> dict[str, Stage]:
 
 def check_few_are_left(engine: Engine, stage: Stage) -> None:
     (key,) = engine.stages
-    assert max(stage.network_shapes) == 2
-    assert engine.costs.row_shapes(key) == stage.network_shapes
-    assert tuple(engine.costs.measured_ms(key)) == stage.network_shapes
+    assert max(stage.row_shapes["network"]) == 2
+    assert engine.costs.row_shapes(key) == stage.row_shapes["network"]
+    assert tuple(engine.costs.measured_ms(key)) == stage.row_shapes["network"]
 
 
 def test_shapes_whose_networks_run_out_are_neither_measured_nor_kept(stages: dict[str, Stage]) -> None:
@@ -38,7 +38,7 @@ def test_shapes_whose_networks_run_out_are_neither_measured_nor_kept(stages: dic
 
     (stage,) = stages.values()
     engine = Engine(stages, MAX_ROWS)
-    stage.network.register_forward_pre_hook(run_out)
+    stage.networks.network.register_forward_pre_hook(run_out)
     measure_steps(engine)
     check_few_are_left(engine, stage)
 

@@ -131,7 +131,7 @@ def test_job_whose_steps_take_longer_than_a_lease_completes_at_its_first_attempt
             bench.queue.ledger.recover_expired_leases()  # as the service's upkeep does
             time.sleep(0.1)
 
-    loaded.engine.stages["demo/base"].network.register_forward_pre_hook(take_long)
+    loaded.engine.stages["demo/base"].networks.network.register_forward_pre_hook(take_long)
     inbox, stopping = open_inbox(lease_seconds=settings.lease_seconds), Stopping()
     worker = Worker(loaded, inbox, bench.images, FileStore(redis, settings, bench.images.objects), settings)
     thread = Thread(target=worker.run, args=[stopping])
