@@ -30,7 +30,9 @@ def snapshot_failed(redis: Redis, folder: Path) -> Callable[[], object]:
     redis.config_set("save", "3600 1000000")
     redis.bgsave()
     # wait for the save's end too: the failed status may be an earlier save's, and this one could still succeed
-    while (told := redis.info("persistence"))["rdb_bgsave_in_progress"] or told["rdb_last_bgsave_status"] != "err":
+    while (persistence := redis.info("persistence"))["rdb_bgsave_in_progress"] or persistence[
+        "rdb_last_bgsave_status"
+    ] != "err":
         time.sleep(0.02)
 
     def end() -> None:

@@ -77,7 +77,7 @@ def too_many_labels(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("write", "said"),
+    ("write", "message"),
     [
         (compressed, r"is not a complete .npz of numpy.savez \(it is compressed; write it by numpy.savez\)$"),
         (floats, r"arr_0 is <f4 \(40, 32, 32, 3\); uint8 \[N, H, H, 3\] is needed$"),
@@ -88,14 +88,14 @@ def too_many_labels(path: Path) -> None:
         (lambda path: None, r"No such file or directory$"),
     ],
 )
-def test_what_is_no_base_samples_is_one_line(tmp_path: Path, write: Callable[[Path], object], said: str) -> None:
+def test_what_is_no_base_samples_is_one_line(tmp_path: Path, write: Callable[[Path], object], message: str) -> None:
     write(tmp_path / "base.npz")
-    with pytest.raises(BulkError, match=rf"^--base-samples {tmp_path}/base\.npz: .*{said}"):
+    with pytest.raises(BulkError, match=rf"^--base-samples {tmp_path}/base\.npz: .*{message}"):
         read_base_samples(tmp_path / "base.npz")
 
 
 @pytest.mark.parametrize(
-    ("pipeline", "order", "said"),
+    ("pipeline", "order", "message"),
     [
         (BASE_ONLY, {}, "has no upsampler$"),
         (DEMO, {"classes": "0,3"}, "^--classes 0,3: the upsampler of demo takes no class$"),
@@ -107,7 +107,7 @@ def test_what_is_no_base_samples_is_one_line(tmp_path: Path, write: Callable[[Pa
     ],
 )
 def test_run_that_cannot_be_is_one_line(
-    tmp_path: Path, base: Path, pipeline: PipelineInfo, order: dict[str, Any], said: str
+    tmp_path: Path, base: Path, pipeline: PipelineInfo, order: dict[str, Any], message: str
 ) -> None:
     np.savez(tmp_path / "unlabelled.npz", IMAGES)
     np.savez(tmp_path / "others.npz", IMAGES, np.arange(40) % 11)
@@ -115,5 +115,5 @@ def test_run_that_cannot_be_is_one_line(
     asked = (
         {"count": None, "upsample": None} | order | {"base_samples": tmp_path / order.get("base_samples", base.name)}
     )
-    with pytest.raises(BulkError, match=said):
+    with pytest.raises(BulkError, match=message):
         sampled(tmp_path / "out.npz", Painter(pipeline=pipeline), **asked)

@@ -58,7 +58,7 @@ def test_files_of_the_same_classes_are_the_same_run_and_others_are_not(tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("0\nunicorn\n", "classes.txt, line 2: unknown class 'unicorn'; there are: sphere,"),
         ("0\n1\n10\n", "classes.txt, line 3: unknown class '10'"),
@@ -68,12 +68,12 @@ def test_files_of_the_same_classes_are_the_same_run_and_others_are_not(tmp_path:
         ("\ufffd\x00\n", "classes.txt, line 1: unknown class"),
     ],
 )
-def test_wrong_file_is_refused_in_one_line_that_says_where(tmp_path: Path, text: str, says: str) -> None:
+def test_wrong_file_is_refused_in_one_line_that_says_where(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "classes.txt"
     path.write_text(text)
     with pytest.raises(BulkError) as caught:
         parse_classes(str(path), SHAPES, 0)
-    assert says in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -85,7 +85,7 @@ def test_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "says"),
+    ("given", "message"),
     [
         ("0,unicorn", "--classes: unknown class 'unicorn'; there are"),
         ("clases.txt", "--classes: there is neither a class nor a file 'clases.txt'"),
@@ -93,10 +93,10 @@ def test_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
         ("", "--classes: there is no class"),
     ],
 )
-def test_wrong_list_is_refused_in_one_line(given: str, says: str) -> None:
+def test_wrong_list_is_refused_in_one_line(given: str, message: str) -> None:
     with pytest.raises(BulkError) as caught:
         parse_classes(given, SHAPES, 0)
-    assert says in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

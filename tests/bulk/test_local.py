@@ -44,8 +44,8 @@ def sampled(settings: Settings, out: Path, *on: str, **order: object) -> str:
 def undisturbed(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     folder = tmp_path_factory.mktemp("undisturbed")
     settings = Settings(data=folder, weights=weights, device="cpu", max_rows=8, threads=1)
-    said = Sampling(settings, folder / "samples.npz", *RUN).end()
-    assert (folder / "samples.npz").exists(), said
+    output = Sampling(settings, folder / "samples.npz", *RUN).end()
+    assert (folder / "samples.npz").exists(), output
     return (folder / "samples.npz").read_bytes()
 
 
@@ -60,8 +60,8 @@ def test_image_is_the_same_whatever_the_count_the_classes_and_the_rows(own_setti
 
 
 def test_every_setting_is_an_option(own_settings: Settings, tmp_path: Path) -> None:
-    said = Sampling(own_settings, tmp_path / "samples.npz", "--local", "--count", "2", *EVERY).end()
-    assert (tmp_path / "samples.npz").exists(), said
+    output = Sampling(own_settings, tmp_path / "samples.npz", "--local", "--count", "2", *EVERY).end()
+    assert (tmp_path / "samples.npz").exists(), output
     made_of = json.loads((tmp_path / "samples.npz.json").read_text())["parameters"]
     assert made_of["guidance_interval"] == [100, 900]
     assert [made_of[name] for name in ("guidance_schedule", "time_grid", "thresholding")] == [
@@ -119,8 +119,8 @@ def test_upsampled_images_are_of_the_upsamplers_size(own_settings: Settings, tmp
 
 
 def test_run_says_at_once_that_it_loads_also_where_nobody_sees_the_bar(own_settings: Settings, tmp_path: Path) -> None:
-    said = Sampling(own_settings, tmp_path / "samples.npz", "--local", "--count", "1", "--steps", "3").end()
-    assert said.splitlines()[0] == "loading demo ..."
+    output = Sampling(own_settings, tmp_path / "samples.npz", "--local", "--count", "1", "--steps", "3").end()
+    assert output.splitlines()[0] == "loading demo ..."
 
 
 def test_pipeline_that_is_not_there_is_refused_by_its_option(own_settings: Settings, tmp_path: Path) -> None:
@@ -143,8 +143,8 @@ def test_run_killed_repeatedly_ends_with_the_bytes_of_one_that_was_not(
         run_.wait_parts(parts)
         run_.kill()
         assert not out.exists()
-    said = Sampling(own_settings, out, *RUN, *on).end()
-    assert out.read_bytes() == undisturbed, said
+    output = Sampling(own_settings, out, *RUN, *on).end()
+    assert out.read_bytes() == undisturbed, output
 
 
 def test_processes_of_devices_end_with_a_run_that_is_killed(own_settings: Settings, tmp_path: Path) -> None:
@@ -162,12 +162,12 @@ def test_stopped_run_leaves_what_is_finished_and_says_how_to_continue(
     for number, parts in ((signal.SIGINT, 1), (signal.SIGTERM, 2)):
         run_ = Sampling(own_settings, out, *RUN)
         run_.wait_parts(parts)
-        said = run_.kill(number)
+        output = run_.kill(number)
         assert run_.process.returncode == 130
-        assert "of 96 images; the same command resumes" in said.splitlines()[-1]
+        assert "of 96 images; the same command resumes" in output.splitlines()[-1]
         assert run_.parts >= parts
-    said = Sampling(own_settings, out, *RUN).end()
-    assert out.read_bytes() == undisturbed, said
+    output = Sampling(own_settings, out, *RUN).end()
+    assert out.read_bytes() == undisturbed, output
 
 
 def members(group: int) -> list[int]:

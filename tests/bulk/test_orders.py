@@ -13,7 +13,7 @@ from tests.jobs.samples import BASE_ONLY
 
 
 @pytest.mark.parametrize(
-    ("order", "says"),
+    ("order", "message"),
     [
         ({"count": None}, "--count: is required unless --classes is a file"),
         ({"sampler": "euler"}, "--sampler: unknown sampler 'euler'"),
@@ -24,11 +24,11 @@ from tests.jobs.samples import BASE_ONLY
     ],
 )
 def test_wrong_order_is_refused_by_its_option_before_anything_is_written(
-    tmp_path: Path, order: dict[str, object], says: str
+    tmp_path: Path, order: dict[str, object], message: str
 ) -> None:
     with pytest.raises(BulkError) as caught:
         sampled(tmp_path / "samples.npz", Painter(), **order)
-    assert says in str(caught.value)
+    assert message in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -96,7 +96,7 @@ def test_every_setting_of_sampling_is_that_of_the_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
         ({"time_grid": "crooked"}, r"--time-grid: "),
         ({"thresholding": "soft"}, r"--thresholding: "),
@@ -105,7 +105,7 @@ def test_every_setting_of_sampling_is_that_of_the_run(tmp_path: Path) -> None:
         ({"upsample": False, "upsampler": {"steps": 3}}, r"--no-upsample: contradicts --upsample-steps$"),
     ],
 )
-def test_wrong_setting_is_named_as_its_option(tmp_path: Path, wrong: dict[str, Any], said: str) -> None:
-    with pytest.raises(BulkError, match=f"^{said}"):
+def test_wrong_setting_is_named_as_its_option(tmp_path: Path, wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(BulkError, match=f"^{message}"):
         sampled(tmp_path / "samples.npz", Painter(), **wrong)
     assert list(tmp_path.iterdir()) == []

@@ -119,8 +119,8 @@ def in_process(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same run without a service, on the settings of the worker."""
     folder = tmp_path_factory.mktemp("local")
     settings = Settings(data=folder, weights=weights, device="cpu", max_rows=8, threads=1)
-    said = Sampling(settings, folder / "samples.npz", *RUN, "--local").end()
-    assert (folder / "samples.npz").exists(), said
+    output = Sampling(settings, folder / "samples.npz", *RUN, "--local").end()
+    assert (folder / "samples.npz").exists(), output
     return folder / "samples.npz"
 
 
@@ -150,8 +150,8 @@ def test_service_gives_the_bytes_that_this_machine_gives_and_keeps_none(
     served: str, common: Settings, tmp_path: Path, in_process: Path
 ) -> None:
     out = tmp_path / "samples.npz"
-    said = Sampling(common, out, *RUN, "--url", served).end()
-    assert numerics_of(out) == numerics_of(in_process), said
+    output = Sampling(common, out, *RUN, "--url", served).end()
+    assert numerics_of(out) == numerics_of(in_process), output
     assert out.read_bytes() == in_process.read_bytes()
     assert jobs_at(served) == []
 
@@ -161,8 +161,8 @@ def test_service_on_the_port_of_the_environment_is_found_without_a_url(
 ) -> None:
     there = common.model_copy(update={"port": urlsplit(served).port})
     command = ("--count", "3", "--steps", "2", "--no-upsample", "--classes", "0,3")
-    said = Sampling(there, tmp_path / "samples.npz", *command).end()
-    assert np.load(tmp_path / "samples.npz")["arr_0"].shape[0] == 3, said
+    output = Sampling(there, tmp_path / "samples.npz", *command).end()
+    assert np.load(tmp_path / "samples.npz")["arr_0"].shape[0] == 3, output
 
 
 def test_base_samples_through_the_service_are_the_bytes_of_this_machine_and_none_stay(
@@ -170,12 +170,12 @@ def test_base_samples_through_the_service_are_the_bytes_of_this_machine_and_none
 ) -> None:
     np.savez(tmp_path / "base.npz", np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), dtype=np.uint8))
     asked = ("--base-samples", str(tmp_path / "base.npz"), "--upsample-steps", "3")
-    said = [
+    output = [
         Sampling(common, tmp_path / "remote.npz", *asked, "--url", served).end(),
         Sampling(common, tmp_path / "local.npz", *asked, "--local").end(),
     ]
-    assert (tmp_path / "remote.npz").exists(), said
-    assert (tmp_path / "remote.npz").read_bytes() == (tmp_path / "local.npz").read_bytes(), said
+    assert (tmp_path / "remote.npz").exists(), output
+    assert (tmp_path / "remote.npz").read_bytes() == (tmp_path / "local.npz").read_bytes(), output
     assert not any(path.is_file() for path in (common.data / "images" / "files").rglob("*"))
     assert jobs_at(served) == []
 
@@ -189,8 +189,8 @@ def test_client_killed_repeatedly_ends_with_the_same_bytes(
         eventually(lambda: jobs_at(served), "a job is queued")
         run_.wait_parts(parts)
         run_.kill()
-    said = Sampling(common, out, *RUN, "--url", served).end()
-    assert out.read_bytes() == in_process.read_bytes(), said
+    output = Sampling(common, out, *RUN, "--url", served).end()
+    assert out.read_bytes() == in_process.read_bytes(), output
     assert len(jobs_at(served)) <= 3  # of each kill, at most what was kept and not yet deleted
 
 
@@ -201,8 +201,8 @@ def test_run_started_through_the_service_may_end_on_this_machine(
     run_ = Sampling(common, out, *RUN, "--url", served)
     run_.wait_parts(1)
     run_.kill()
-    said = Sampling(common, out, *RUN, "--local").end()
-    assert out.read_bytes() == in_process.read_bytes(), said
+    output = Sampling(common, out, *RUN, "--local").end()
+    assert out.read_bytes() == in_process.read_bytes(), output
 
 
 @pytest.mark.process
@@ -223,8 +223,8 @@ def test_service_and_worker_that_die_and_come_back_are_waited_for(
         stack.enter_context(running_service(settings, ADM_PORT=str(urlsplit(address).port)))
         again = WorkerProcess(settings, tmp_path, ADM_THREADS="1")
         stack.callback(again.end)
-        said = run_.end()
-        assert out.read_bytes() == in_process.read_bytes(), said
+        output = run_.end()
+        assert out.read_bytes() == in_process.read_bytes(), output
 
 
 @pytest.mark.process
@@ -286,8 +286,8 @@ def test_job_that_somebody_deleted_is_made_again(
     run_ = Sampling(common, out, *RUN, "--url", served)
     (job, *_) = eventually(lambda: jobs_at(served), "a job is queued")
     httpx2.delete(f"{served}/v1/jobs/{job['id']}", timeout=60)
-    said = run_.end()
-    assert out.read_bytes() == in_process.read_bytes(), said
+    output = run_.end()
+    assert out.read_bytes() == in_process.read_bytes(), output
 
 
 def test_pipeline_that_the_service_does_not_know_is_refused_with_those_there_are(

@@ -141,8 +141,8 @@ def test_log_says_now_and_then_how_far_the_run_is(tmp_path: Path, monkeypatch: p
             self.truncate(self.seek(0))
 
     def wait_for_line(made: int) -> None:
-        while not re.fullmatch(rf"images: {made} of 50(, \d:\d\d:\d\d left)?\n", said := lines.get(timeout=60)):
-            assert re.fullmatch(r"images: \d+ of 50(, \d:\d\d:\d\d left)?\n", said)
+        while not re.fullmatch(rf"images: {made} of 50(, \d:\d\d:\d\d left)?\n", line := lines.get(timeout=60)):
+            assert re.fullmatch(r"images: \d+ of 50(, \d:\d\d:\d\d left)?\n", line)
 
     order = Order(tmp_path / "samples.npz", "demo", 50, "0", upsample=False)
     run(order, Painter(wait_for_line), Console(file=Log()))
@@ -201,7 +201,7 @@ def test_parts_go_once_the_npz_is_there_also_if_the_run_was_killed_between(tmp_p
 
 
 @pytest.mark.parametrize(
-    ("other", "says"),
+    ("other", "message"),
     [
         ({"seed": 1}, "seed 0, not 1"),
         ({"steps": 30}, "steps 25, not 30"),
@@ -214,7 +214,7 @@ def test_parts_go_once_the_npz_is_there_also_if_the_run_was_killed_between(tmp_p
 )
 @pytest.mark.parametrize("finished", [True, False])
 def test_run_of_other_parameters_is_refused_and_they_are_named(
-    tmp_path: Path, other: dict[str, object], says: str, finished: bool
+    tmp_path: Path, other: dict[str, object], message: str, finished: bool
 ) -> None:
     out = tmp_path / "samples.npz"
     if finished:
@@ -224,7 +224,7 @@ def test_run_of_other_parameters_is_refused_and_they_are_named(
             sampled(out, Painter(stop_before(1)))
     with pytest.raises(BulkError) as caught:
         sampled(out, Painter(), **other)
-    assert says in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

@@ -50,11 +50,11 @@ def test_json_for_support_has_findings_and_settings_without_secrets(
     values = {"ADM_REDIS_URL": f"unix://someone:{secret}@{redis_server.socket}", "ADM_API_KEY": secret}
     monkeypatch.setenv(variable, values.get(variable, f"whsec_{secret}"))
     result = CliRunner().invoke(app, ["doctor", "--json"])
-    said = json.loads(result.stdout)
-    assert said["findings"][0] == {
+    report = json.loads(result.stdout)
+    assert report["findings"][0] == {
         "check": "settings",
         "verdict": "ok",
         "text": "all known and valid; adm config prints them",
     }
-    assert "***" in said["settings"][variable]
+    assert "***" in report["settings"][variable]
     assert secret not in result.output

@@ -71,18 +71,18 @@ def run(*arguments: str) -> tuple[int, str, str]:
 
 def report(folder: Path, samples: str, reference: str) -> dict[str, Any]:
     target = folder / "report.json"
-    status, _, told = run(str(folder / samples), "--against", str(folder / reference), "--json", str(target))
-    assert status == 0, told
+    status, _, stderr = run(str(folder / samples), "--against", str(folder / reference), "--json", str(target))
+    assert status == 0, stderr
     read: dict[str, Any] = json.loads(target.read_text())
     return read
 
 
 def refused(*arguments: str) -> str:
-    status, printed, told = run(*arguments)
+    status, printed, stderr = run(*arguments)
     assert (status, printed) == (1, "")
-    assert told.startswith("adm: ")
-    (line,) = (each for each in told.splitlines() if each.startswith("adm: "))
-    assert told.endswith(f"{line}\n")
+    assert stderr.startswith("adm: ")
+    (line,) = (each for each in stderr.splitlines() if each.startswith("adm: "))
+    assert stderr.endswith(f"{line}\n")
     return line
 
 
@@ -116,10 +116,10 @@ def test_a_reference_that_is_the_sample_itself_is_reported(sets: Path) -> None:
 def test_renders_are_of_the_size_of_the_samples(tmp_path: Path) -> None:
     np.savez(tmp_path / "large.npz", render_set(4, 5, 40)[0].permute(0, 2, 3, 1).numpy())
     target = tmp_path / "report.json"
-    status, _, told = run(
+    status, _, stderr = run(
         str(tmp_path / "large.npz"), "--against", "shapes?images=4&seed=7", "--json", str(target), "--strict"
     )
-    assert status == 0, told
+    assert status == 0, stderr
     assert json.loads(target.read_text())["reference"]["size"] == "40x40"
 
 
@@ -154,7 +154,7 @@ def test_files_that_cannot_be_read_are_counted_or_refused(sets: Path, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("pixels", "told"),
+    ("pixels", "message"),
     [
         (np.zeros((1, 32, 32, 3), np.uint8), "1 images are too few"),
         (np.zeros((0, 32, 32, 3), np.uint8), "0 images are too few"),
@@ -165,14 +165,14 @@ def test_files_that_cannot_be_read_are_counted_or_refused(sets: Path, tmp_path: 
     ],
 )
 def test_pictures_that_cannot_be_measured_are_reported_in_one_line(
-    sets: Path, tmp_path: Path, pixels: np.ndarray, told: str
+    sets: Path, tmp_path: Path, pixels: np.ndarray, message: str
 ) -> None:
     np.savez(tmp_path / "set.npz", pixels)
-    assert told in refused(str(tmp_path / "set.npz"), "--against", str(sets / "b.npz"))
+    assert message in refused(str(tmp_path / "set.npz"), "--against", str(sets / "b.npz"))
 
 
 @pytest.mark.parametrize(
-    ("samples", "more", "told"),
+    ("samples", "more", "message"),
     [
         ("none", (), "none: there is no such file or folder"),
         ("shapes?image=9", (), "there is no setting 'image'; there are images, seed, size"),
@@ -190,8 +190,8 @@ def test_pictures_that_cannot_be_measured_are_reported_in_one_line(
         ("shapes", ("--extractor", "judge:weights/demo/base.safetensors"), "contains a UNet, expected a Judge"),
     ],
 )
-def test_invalid_sources_are_reported_in_one_line(samples: str, more: tuple[str, ...], told: str) -> None:
-    assert told in refused(samples, "--against", "shapes?images=2", *more)
+def test_invalid_sources_are_reported_in_one_line(samples: str, more: tuple[str, ...], message: str) -> None:
+    assert message in refused(samples, "--against", "shapes?images=2", *more)
 
 
 def test_dinov2s_features_give_the_metrics_that_need_no_classes(
@@ -206,8 +206,8 @@ def test_dinov2s_features_give_the_metrics_that_need_no_classes(
     found = {}
     for name, reference in (("pictures", sets / "b.npz"), ("statistics", tmp_path / "stats.npz")):
         targets = ("--json", str(tmp_path / f"{name}.json"), "--report", str(tmp_path / f"{name}.html"))
-        status, _, told = run(str(sets / "a"), "--against", str(reference), *extractor, *targets)
-        assert status == 0, told
+        status, _, stderr = run(str(sets / "a"), "--against", str(reference), *extractor, *targets)
+        assert status == 0, stderr
         found[name] = json.loads((tmp_path / f"{name}.json").read_text())
     assert set(found["pictures"]["metrics"]) == METRICS - {"sfid", "inception_score"}
     assert found["statistics"]["metrics"] == found["pictures"]["metrics"]
@@ -220,7 +220,7 @@ def test_dinov2s_features_give_the_metrics_that_need_no_classes(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (("none", "--against", "shapes"), "weights/none"),
         (("demo", "--against", "none"), "is none a training run?"),
@@ -232,8 +232,8 @@ def test_dinov2s_features_give_the_metrics_that_need_no_classes(
         (("demo", "--against", "shapes", "--json", "none/report.json"), "--json none/report.json: is a folder"),
     ],
 )
-def test_stack_that_cannot_be_measured_is_told_in_one_line(arguments: tuple[str, ...], told: str) -> None:
-    assert told in refused("stack", *arguments)
+def test_stack_that_cannot_be_measured_is_told_in_one_line(arguments: tuple[str, ...], message: str) -> None:
+    assert message in refused("stack", *arguments)
 
 
 @pytest.mark.slow
@@ -245,8 +245,8 @@ def test_stack_is_measured_beside_the_held_out_images_of_a_run(tmp_path: Path, m
     held_out = write_run(tmp_path / "run", write_npz(tmp_path / "images.npz", 150), 128)
     target = tmp_path / "judge.json"
     arguments = ("--against", str(held_out), "--images", "25", "--json", str(target))
-    status, printed, told = run("stack", "tiny", *arguments)
-    assert status == 0, told
+    status, printed, stderr = run("stack", "tiny", *arguments)
+    assert status == 0, stderr
     assert "tiny, ddim_eta_0, scale 1" in printed
     assert json.loads(target.read_text())["reference"] == {"source": str(held_out), "images": 25}
 
@@ -293,8 +293,8 @@ def test_the_papers_five_scores_against_an_official_reference_file(official: Pat
     for reference in ("reference", "pictures"):
         arguments = (str(official / "samples.npz"), "--against", str(official / f"{reference}.npz"))
         target = tmp_path / f"{reference}.json"
-        status, _, told = run(*arguments, "--extractor", extractor, "--json", str(target))
-        assert status == 0, told
+        status, _, stderr = run(*arguments, "--extractor", extractor, "--json", str(target))
+        assert status == 0, stderr
         found[reference] = json.loads(target.read_text())
     ours, pictures = (each["metrics"] for each in found.values())
     assert {"inception_score", "fid", "sfid", "precision", "recall"} <= set(ours)
@@ -318,8 +318,8 @@ def test_statistics_of_the_judge_are_refused_for_inception(official: Path, sets:
 def test_a_pipeline_is_sampled_in_this_process(tmp_path: Path) -> None:
     target = tmp_path / "report.json"
     samples = "local:demo?images=10&steps=2&upsample=no&seed=3"
-    status, printed, told = run(samples, "--against", "shapes?images=20", "--json", str(target))
-    assert status == 0, told
+    status, printed, stderr = run(samples, "--against", "shapes?images=20", "--json", str(target))
+    assert status == 0, stderr
     found = json.loads(target.read_text())
     assert found["samples"]["source"] == samples
     assert found["samples"]["made"]["parameters"]["steps"] == 2
@@ -333,14 +333,14 @@ def test_a_sweep_makes_in_one_engine_what_single_evaluations_measure(tmp_path: P
     target, page = tmp_path / "sweep.json", tmp_path / "sweep.html"
     settings = ("--scale", "0,4", "--steps", "1,2", "--sampler", "ddim", "--images", "10")
     swept = ["evaluate", "sweep", "demo", "--against", "shapes?images=20", "--out", str(target), "--report", str(page)]
-    status, _, told = run_warm("cli", [*swept, *settings], os.environ, EVALUATION)
-    assert status == 0, told
+    status, _, stderr = run_warm("cli", [*swept, *settings], os.environ, EVALUATION)
+    assert status == 0, stderr
     found = json.loads(target.read_text())
     assert [(each["scale"], each["steps"]) for each in found["cells"]] == [(0, 1), (4, 1), (0, 2), (4, 2)]
     single = tmp_path / "single.json"
     source = "local:demo?images=10&steps=2&scale=4&sampler=ddim&upsample=no"
-    status, _, told = run(source, "--against", "shapes?images=20", "--json", str(single))
-    assert status == 0, told
+    status, _, stderr = run(source, "--against", "shapes?images=20", "--json", str(single))
+    assert status == 0, stderr
     assert found["cells"][3]["sha256"] == json.loads(single.read_text())["samples"]["sha256"]
     assert set(found["recommended"]) == {"quality", "speed", "precision", "recall"}
     assert page.read_text().startswith("<!doctype html>")
@@ -381,15 +381,15 @@ def own_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_kept_sweep_is_beside_its_weights_where_a_worker_finds_it(own_weights: Path, tmp_path: Path) -> None:
     first = sweep_report()
     other = sweep_report(cells=[first["cells"][0] | {"steps": 25}], made_on="2026-11-30")
-    status, printed, told = keep(tmp_path, first, other)
-    assert (status, printed.strip()) == (0, str(own_weights / "demo" / "demo.sweep.json")), told
+    status, printed, stderr = keep(tmp_path, first, other)
+    assert (status, printed.strip()) == (0, str(own_weights / "demo" / "demo.sweep.json")), stderr
     (sweep,) = kept_sweeps(own_weights, [pipeline_of(Settings(weights=own_weights), "demo")])
     assert [(each.steps, each.fid.value) for each in sweep.cells] == [(5, 0.12346), (25, 0.12346)]
     assert (sweep.images, sweep.reference, sweep.made_on) == (400, "shapes?images=20", "2026-11-30")
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"weights": ["of", "others"]}, "was made with other weights than 'demo' has now"),
         ({"cells": []}, "is not the report of a sweep"),
@@ -398,11 +398,11 @@ def test_kept_sweep_is_beside_its_weights_where_a_worker_finds_it(own_weights: P
     ],
 )
 def test_report_that_is_no_sweep_of_these_weights_is_not_kept(
-    own_weights: Path, tmp_path: Path, changes: dict[str, Any], told: str
+    own_weights: Path, tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     status, _, line = keep(tmp_path, sweep_report(**changes))
     assert status == 1
-    assert told in line
+    assert message in line
     assert not (own_weights / "demo" / "demo.sweep.json").exists()
 
 
@@ -412,7 +412,7 @@ def test_sweeps_of_different_images_are_not_joined(own_weights: Path, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("option", "given", "told"),
+    ("option", "given", "message"),
     [
         ("--scale", "0,x", "--scale 0,x: must be numbers, separated by commas"),
         ("--steps", "1.5", "--steps 1.5: must be numbers, separated by commas"),
@@ -420,10 +420,10 @@ def test_sweeps_of_different_images_are_not_joined(own_weights: Path, tmp_path: 
     ],
 )
 def test_invalid_settings_of_a_sweep_are_reported_in_one_line(
-    tmp_path: Path, option: str, given: str, told: str
+    tmp_path: Path, option: str, given: str, message: str
 ) -> None:
     options = {"--against": "shapes?images=4", "--out": str(tmp_path / "s.json")} | {option: given}
-    assert told in refused("sweep", "demo", *(each for pair in options.items() for each in pair))
+    assert message in refused("sweep", "demo", *(each for pair in options.items() for each in pair))
 
 
 def test_a_report_is_one_page_that_names_everything_and_loads_nothing(sets: Path, tmp_path: Path) -> None:

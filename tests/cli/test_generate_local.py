@@ -138,14 +138,14 @@ def test_local_command_that_is_interrupted_says_so_in_one_line(environment: dict
     assert process.stderr is not None
     assert process.stderr.readline().startswith("loading ")
     process.send_signal(signal.SIGINT)
-    printed, told = process.communicate()
+    printed, stderr = process.communicate()
     assert (process.returncode, printed) == (130, "")
-    assert told == f"adm: stopped; the images that were finished are in {tmp_path}\n"
+    assert stderr == f"adm: stopped; the images that were finished are in {tmp_path}\n"
 
 
 @pytest.mark.parametrize("option", [("--url", "http://127.0.0.1:9"), ("--priority", "high")])
 def test_option_that_only_a_service_honours_is_refused_with_local(option: tuple[str, str], tmp_path: Path) -> None:
     ran = run(*ORDER, "--local", *option, "--out", tmp_path / "out")
-    told = f"adm: {option[0]}: leave it out with --local, which uses no service\n"
-    assert (ran.returncode, ran.stdout, ran.stderr) == (1, "", told)
+    message = f"adm: {option[0]}: leave it out with --local, which uses no service\n"
+    assert (ran.returncode, ran.stdout, ran.stderr) == (1, "", message)
     assert not (tmp_path / "out").exists()

@@ -141,7 +141,7 @@ def test_key_is_shown_as_a_bearer_token_and_not_printed(tmp_path: Path) -> None:
     with HTTPServer(("127.0.0.1", 0), Refusing) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         command = ["evaluate", "service:demo", "--against", REFERENCE, "--url"]
-        status, printed, told = run_warm(
+        status, printed, stderr = run_warm(
             "cli",
             [*command, f"http://127.0.0.1:{server.server_port}"],
             os.environ | {"ADM_DATA": str(tmp_path), "ADM_API_KEY": "s3cret"},
@@ -150,8 +150,8 @@ def test_key_is_shown_as_a_bearer_token_and_not_printed(tmp_path: Path) -> None:
         server.shutdown()
     assert Refusing.shown == ["Bearer s3cret"]
     assert status == 1
-    assert "answers 401" in told
-    assert "s3cret" not in printed + told
+    assert "answers 401" in stderr
+    assert "s3cret" not in printed + stderr
 
 
 @pytest.mark.parametrize(

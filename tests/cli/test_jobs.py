@@ -59,8 +59,8 @@ def test_unknown_class_is_reported_in_one_line_with_the_known_ones(adm: Adm, tmp
 
 def test_unreachable_service_is_reported_in_one_line() -> None:
     ran = run("jobs", "--url", "http://127.0.0.1:9")
-    told = "adm: no service answers at http://127.0.0.1:9; adm up starts one, --url names one\n"
-    assert (ran.returncode, ran.stderr) == (1, told)
+    message = "adm: no service answers at http://127.0.0.1:9; adm up starts one, --url names one\n"
+    assert (ran.returncode, ran.stderr) == (1, message)
 
 
 @pytest.mark.slow

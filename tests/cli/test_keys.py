@@ -47,7 +47,7 @@ def test_key_is_printed_once_and_every_change_is_logged_without_it(redis: Redis,
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["create", "--name", "ann", "--role", "king"], "--role: 'king' must be one of user, operator, metrics"),
         (["create", "--name", "a\tb", "--role", "user"], "--name: 'a\\tb' must have"),
@@ -55,11 +55,11 @@ def test_key_is_printed_once_and_every_change_is_logged_without_it(redis: Redis,
     ],
 )
 def test_what_cannot_be_done_is_one_line_and_changes_nothing(
-    redis: Redis, settings: Settings, arguments: list[str], told: str
+    redis: Redis, settings: Settings, arguments: list[str], message: str
 ) -> None:
     ended = adm_keys(settings, *arguments)
     assert ended.returncode == 1
-    assert ended.stderr.startswith(f"adm: {told}")
+    assert ended.stderr.startswith(f"adm: {message}")
     assert len(ended.stderr.splitlines()) == 1
     assert not redis.exists(keys.API_KEYS)
 

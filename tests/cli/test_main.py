@@ -49,7 +49,7 @@ def test_supervisor_needs_no_torch() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("said", "shown"),
+    ("variables", "shown"),
     [
         ({}, f"GOMP_SPINCOUNT = '{SPIN_COUNT}'"),
         ({"GOMP_SPINCOUNT": "77"}, "GOMP_SPINCOUNT = '77'"),
@@ -58,14 +58,14 @@ def test_supervisor_needs_no_torch() -> None:
     ids=["nothing said", "count said", "policy said"],
 )
 def test_torch_threads_spin_as_the_environment_says_or_briefly_by_default(
-    tmp_path: Path, said: dict[str, str], shown: str
+    tmp_path: Path, variables: dict[str, str], shown: str
 ) -> None:
     own = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}
     inherited = {name: value for name, value in os.environ.items() if name not in own}
     run = subprocess.run(
         [sys.executable, "-m", "cli", "sample", "--local", "--model", "none-such", "--out", str(tmp_path / "out.npz")],
         cwd=ROOT,
-        env=inherited | said | {"OMP_DISPLAY_ENV": "verbose"},
+        env=inherited | variables | {"OMP_DISPLAY_ENV": "verbose"},
         capture_output=True,
         text=True,
         check=False,

@@ -138,7 +138,7 @@ FLAGS = ("--num-head-channels", "16", "--no-use-new-attention-order", "--image-s
 TRAINING = ("--noise-schedule", "cosine", "--diffusion-steps", "4000", "--rescale-timesteps", "--predict-xstart")
 
 
-def flags_told(output: str) -> dict[str, list[str]]:
+def flags_in(output: str) -> dict[str, list[str]]:
     """Each flag's value and its origin."""
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in output.splitlines() if "│" in line]
     return {row[0]: row[1:3] for row in rows if len(row) == 4}
@@ -147,10 +147,10 @@ def flags_told(output: str) -> dict[str, list[str]]:
 def test_inspect_shows_the_flags_given_and_those_assumed(checkpoint: Path) -> None:
     code, output = adm("inspect", checkpoint, *FLAGS)
     assert code == 0
-    told = flags_told(output)
-    assert told["num_heads / num_head_channels"] == ["16 channels a head", "given here"]
-    assert told["image_size"] == ["8", "given here"]
-    assert told["noise_schedule"] == ["linear", "assumed"]
+    flags = flags_in(output)
+    assert flags["num_heads / num_head_channels"] == ["16 channels a head", "given here"]
+    assert flags["image_size"] == ["8", "given here"]
+    assert flags["noise_schedule"] == ["linear", "assumed"]
 
 
 def test_inspect_shows_what_convert_wrote_into_the_file(checkpoint: Path) -> None:
@@ -160,19 +160,19 @@ def test_inspect_shows_what_convert_wrote_into_the_file(checkpoint: Path) -> Non
     assert code == 0, output
     code, output = adm("inspect", target, "--num-heads", "1", "--diffusion-steps", "4000")
     assert code == 0, output
-    told = flags_told(output)
-    assert told["noise_schedule"] == ["cosine", "in the file"]
-    assert told["image_size"] == ["8", "in the file"]
-    assert told["num_heads / num_head_channels"] == ["1 heads at every width", "given here"]
-    assert told["diffusion_steps"] == ["4000", "given here"]
+    flags = flags_in(output)
+    assert flags["noise_schedule"] == ["cosine", "in the file"]
+    assert flags["image_size"] == ["8", "in the file"]
+    assert flags["num_heads / num_head_channels"] == ["1 heads at every width", "given here"]
+    assert flags["diffusion_steps"] == ["4000", "given here"]
 
 
 def test_inspect_shows_what_the_stack_beside_a_file_names(tmp_path: Path) -> None:
     code, output = adm("inspect", write_stack(tmp_path) / "base.safetensors")
     assert code == 0, output
-    told = flags_told(output)
-    assert told["num_heads / num_head_channels"] == ["16 channels a head", "in the file"]
-    assert told["noise_schedule"] == ["cosine", "named by stack.json"]
+    flags = flags_in(output)
+    assert flags["num_heads / num_head_channels"] == ["16 channels a head", "in the file"]
+    assert flags["noise_schedule"] == ["cosine", "named by stack.json"]
 
 
 def test_checkpoint_of_another_dataset_is_a_network_of_a_stack_once_its_flags_are_given(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_frames_are_numbered_so_that_they_sort(stack: Path, picture: Path, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--class", "purple"], "unknown class 'purple'; there are: red, green, blue"),
         (["--pipeline", "huge"], "has no pipeline 'huge'; there are tiny, tiny-uncond"),
@@ -76,11 +76,11 @@ def test_frames_are_numbered_so_that_they_sort(stack: Path, picture: Path, tmp_p
     ],
 )
 def test_wrong_option_is_reported_in_one_line(
-    stack: Path, picture: Path, tmp_path: Path, arguments: list[str], said: str
+    stack: Path, picture: Path, tmp_path: Path, arguments: list[str], message: str
 ) -> None:
     result = adm("reconstruct", picture, tmp_path / "back.png", "--stack", stack, *arguments)
     assert result.exit_code == 1
-    assert said in result.output
+    assert message in result.output
     assert len([line for line in result.output.splitlines() if not line.startswith(DOUBT)]) == 1
 
 

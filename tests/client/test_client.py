@@ -205,19 +205,19 @@ def test_unavailable_service_is_waited_for_and_the_job_is_queued_once(
 ) -> None:
     with running_service(service_settings) as (address, _, _):
         port = address.rpartition(":")[2]
-    said: list[str] = []
-    away = Client(address, patience=Patience(60, 60), on_wait=said.append)
+    notices: list[str] = []
+    away = Client(address, patience=Patience(60, 60), on_wait=notices.append)
 
     async def post_while_it_starts() -> str:
         posting = asyncio.create_task(asyncio.to_thread(away.submit, class_label=4))
-        while not said:
+        while not notices:
             await asyncio.sleep(0.01)
         with running_service(service_settings, ADM_PORT=port):
             return (await posting).id
 
     job_id = asyncio.run(post_while_it_starts())
     away.close()
-    assert (said[0], said[-1]) == ("the service does not answer", "")
+    assert (notices[0], notices[-1]) == ("the service does not answer", "")
     assert [each["id"] for each in client.get("/v1/jobs").json()["data"]] == [job_id]
 
 
@@ -268,17 +268,17 @@ def test_job_above_the_whole_of_a_quota_is_refused_at_once(
 ) -> None:
     """Such a 429 has no Retry-After, because the answer would be the same after any wait."""
     key = KeyStore(redis).create("ann", Role.USER).key
-    said: list[str] = []
+    notices: list[str] = []
     try:
         with running_service(service_settings, ADM_QUOTA_DEVICE_SECONDS="1") as (address, _, _):
-            patient = Client(address, key, patience=Patience(60, 600), on_wait=said.append)
+            patient = Client(address, key, patience=Patience(60, 600), on_wait=notices.append)
             eventually(lambda: bool(patient.models()), "the worker is known")
             with pytest.raises(RefusedError, match="request less per call"):
                 patient.submit(class_label=4, n=64, steps=1000)
             patient.close()
     finally:
         (service_settings.data / NEEDED).unlink(missing_ok=True)
-    assert said == []
+    assert notices == []
 
 
 def test_everything_works_under_asyncio_too(adm: Client, address: str) -> None:

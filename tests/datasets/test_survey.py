@@ -43,7 +43,7 @@ def test_folder_is_counted_by_class_size_and_reason(tmp_path: Path) -> None:
     folder = fill(tmp_path / "two", "Cat/0.png", "cat/0.webp", "dog/0.png", "dog/1.jpg")
     (folder / "dog" / "notes.txt").write_text("none")
     (folder / "dog" / "2.png").write_bytes((folder / "dog" / "0.png").read_bytes()[:300])
-    report, said = inspect(folder, tmp_path)
+    report, stderr = inspect(folder, tmp_path)
     assert report["images"] == 4
     assert report["classes"] == {"Cat": 1, "cat": 1, "dog": 2}
     assert report["sizes"] == {"20x14": 4}
@@ -51,8 +51,8 @@ def test_folder_is_counted_by_class_size_and_reason(tmp_path: Path) -> None:
     (skipped,) = report["skipped"]
     assert skipped["file"] == str(folder / "dog" / "2.png")
     assert "damaged or cut off" in skipped["reason"]
-    assert "classes that differ in case alone: Cat, cat" in said
-    assert "4 images, 3 classes; a class for each folder" in said
+    assert "classes that differ in case alone: Cat, cat" in stderr
+    assert "4 images, 3 classes; a class for each folder" in stderr
 
 
 def test_idx_files_are_counted_by_label(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_idx_files_are_counted_by_label(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"", "is not an idx file of bytes"),
         (b"\0\0\x08\x03\0\0", "ends within its header"),
@@ -71,27 +71,27 @@ def test_idx_files_are_counted_by_label(tmp_path: Path) -> None:
         (gzip.compress(b"\0\0\x08\x01", mtime=0)[:-6], "cannot be read"),
     ],
 )
-def test_damaged_idx_file_is_named(tmp_path: Path, content: bytes, said: str) -> None:
+def test_damaged_idx_file_is_named(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "images"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=rf"^{path}: .*{said}"):
+    with pytest.raises(ValueError, match=rf"^{path}: .*{message}"):
         read_idx(path)
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("missing", "there is no such file or folder"),
         ("empty", "has no pictures (0 files skipped, 0 ignored as no pictures)"),
         ("text", "has no pictures (0 files skipped, 1 ignored as no pictures)"),
     ],
 )
-def test_folder_without_pictures_is_one_line(tmp_path: Path, name: str, said: str) -> None:
+def test_folder_without_pictures_is_one_line(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "notes.txt").write_text("none")
     result = CliRunner().invoke(app, ["data", "inspect", str(tmp_path / name)])
-    assert (result.exit_code, result.output) == (1, f"adm: {tmp_path / name}: {said}\n")
+    assert (result.exit_code, result.output) == (1, f"adm: {tmp_path / name}: {message}\n")
 
 
 def test_classes_are_found_without_decoding_a_picture(tmp_path: Path) -> None:

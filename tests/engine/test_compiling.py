@@ -77,9 +77,9 @@ def eager(shallow_folder: Path) -> dict[str, Stage]:
 
 def compile_tiny(weights: Path, folder: Path) -> tuple[Compiler, Stack, dict[str, Stage], list[tuple[str, int]]]:
     stack = base_of(weights)
-    told: list[tuple[str, int]] = []
-    compiler = Compiler(folder, [stack], "fp32", MAX_ROWS, lambda part, rows: told.append((part, rows)), ROWS)
-    return compiler, stack, build_stages([stack], MAX_ROWS, compiler=compiler), told
+    announced: list[tuple[str, int]] = []
+    compiler = Compiler(folder, [stack], "fp32", MAX_ROWS, lambda part, rows: announced.append((part, rows)), ROWS)
+    return compiler, stack, build_stages([stack], MAX_ROWS, compiler=compiler), announced
 
 
 @pytest.fixture(scope="module")
@@ -89,9 +89,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def compiled(shallow_folder: Path, folder: Path) -> Bench:
-    _, stack, stages, told = compile_tiny(shallow_folder, folder)
+    _, stack, stages, announced = compile_tiny(shallow_folder, folder)
     parts = [f"{BASE} {part}" for part in ("network", "guide")]
-    assert told == [*((part, MAX_ROWS) for part in parts), *((part, rows) for part in parts for rows in ROWS)]
+    assert announced == [*((part, MAX_ROWS) for part in parts), *((part, rows) for part in parts for rows in ROWS)]
     conditional, unconditional = (Pipeline(stack.pipelines[name], stack) for name in ("tiny", "tiny-uncond"))
     return Bench(conditional, unconditional, stages)
 

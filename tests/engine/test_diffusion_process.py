@@ -79,8 +79,8 @@ def test_network_that_predicts_x0_draws_the_images_of_its_twin_that_predicts_eps
     network = seeded(build_unet(BASE_CONFIG), 0)
     process = process_of(DiffusionNetwork(network, plain, ""))
     states = []
-    for net, told in ((network, plain), (predicting_x0(network, process), replace(plain, predict_xstart=True))):
-        bench = bench_of(stack, net, told)
+    for net, stated in ((network, plain), (predicting_x0(network, process), replace(plain, predict_xstart=True))):
+        bench = bench_of(stack, net, stated)
         request = bench.image(steps=3, sampler=sampler, thresholding="none")
         engine = bench.engine()
         engine.add(request)

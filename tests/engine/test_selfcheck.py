@@ -49,9 +49,9 @@ def test_network_that_predicts_x0_is_named(demo: Stack, process: Process) -> Non
 
 
 def test_network_that_predicts_x0_raises_no_doubt_where_its_stack_says_so(demo: Stack, process: Process) -> None:
-    told_x0 = dataclasses.replace(process, mean_type=MeanType.START_X)
-    assert check_network(predicting_x0(demo.base.network, process), told_x0) == []
-    (line,) = check_network(demo.base.network, told_x0)
+    stated_x0 = dataclasses.replace(process, mean_type=MeanType.START_X)
+    assert check_network(predicting_x0(demo.base.network, process), stated_x0) == []
+    (line,) = check_network(demo.base.network, stated_x0)
     assert line.startswith("it finds noise better with eps in place of predict_xstart: 0.")
 
 

@@ -48,15 +48,15 @@ def test_translation_of_both_sets_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("features", "told"),
+    ("features", "message"),
     [
         (torch.zeros(1, 4), "the Frechet distance: 1 samples are too few; there must be 2 or more"),
         (torch.tensor([[0.0], [1.0], [math.nan]]), "sample 2 of 3 has NaN or infinity in its features"),
         (torch.tensor([[math.inf], [1.0]]), "sample 0 of 2 has NaN or infinity in its features"),
     ],
 )
-def test_sets_without_moments_are_refused(features: torch.Tensor, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_sets_without_moments_are_refused(features: torch.Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         Moments.of(features)
 
 

@@ -38,14 +38,14 @@ def test_an_exact_zero_adds_nothing_as_in_the_limit() -> None:
 
 
 @pytest.mark.parametrize(
-    ("probabilities", "told"),
+    ("probabilities", "message"),
     [
         (torch.zeros(0, 4), "the Inception score: 0 samples are too few"),
         (torch.tensor([[0.5, math.nan]]), "sample 0 of 1 has NaN or infinity"),
     ],
 )
-def test_probabilities_without_a_score_are_refused(probabilities: torch.Tensor, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_probabilities_without_a_score_are_refused(probabilities: torch.Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         inception_score(probabilities)
 
 

@@ -76,7 +76,7 @@ def test_outliers_do_not_blur_the_others() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reference", "sample", "told"),
+    ("reference", "sample", "message"),
     [
         (features(0, 3), features(1, 9), "precision and recall: 3 samples are too few; there must be 4 or more"),
         (features(0, 9), features(1, 0), "precision and recall: 0 samples are too few; there must be 4 or more"),
@@ -84,6 +84,8 @@ def test_outliers_do_not_blur_the_others() -> None:
         (features(0, 9), features(1, 9, 4), "the sets have features of 5 and 4 dimensions; they must have the same"),
     ],
 )
-def test_sets_without_a_score_are_refused_in_one_line(reference: torch.Tensor, sample: torch.Tensor, told: str) -> None:
-    with pytest.raises(ValueError, match=f"^{re.escape(told)}$"):
+def test_sets_without_a_score_are_refused_in_one_line(
+    reference: torch.Tensor, sample: torch.Tensor, message: str
+) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         precision_recall(reference, sample)

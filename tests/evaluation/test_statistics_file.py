@@ -89,7 +89,7 @@ def test_statistics_of_another_extractor_are_refused_by_name(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "message"),
     [
         ({"mu": np.zeros(2048), "sigma": np.eye(2048)}, "are of 2048 features, the judge's are 3$"),
         ({"mu_s": np.zeros(9), "sigma_s": np.eye(9)}, "are of 9 spatial features, the judge's are 6$"),
@@ -108,8 +108,8 @@ def test_statistics_of_another_extractor_are_refused_by_name(tmp_path: Path) -> 
         ({"provenance": np.array(json.dumps(PROVENANCE | {"format": 1}))}, "it has no 'pooled'"),
     ],
 )
-def test_fault_of_a_file_is_reported_in_one_line(tmp_path: Path, changed: dict[str, Any], told: str) -> None:
-    with pytest.raises(ValueError, match=rf"^\S*set\.npz: .*{told}"):
+def test_fault_of_a_file_is_reported_in_one_line(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=rf"^\S*set\.npz: .*{message}"):
         read_statistics(official(tmp_path / "set.npz", **changed), EXTRACTOR)
 
 

@@ -39,19 +39,19 @@ class Kept:
 
 def lay_down(version: str, redis: Redis, store: Path) -> Kept:
     """Write all that a former version left, as if it had been left just now: nothing has expired since."""
-    told = json.loads((FOLDER / version / "redis.json").read_text())
+    recorded = json.loads((FOLDER / version / "redis.json").read_text())
     shutil.copytree(FOLDER / version / "store", store)
     ends_at = time.time() + SECONDS_TO_LIVE
     with redis.pipeline() as pipe:
-        for key, value in told["keys"].items():
+        for key, value in recorded["keys"].items():
             write(pipe, b64decode(key), *next(iter(value.items())))
-        for job_id in told["jobs"].values():
+        for job_id in recorded["jobs"].values():
             pipe.hset(f"rq:job:{job_id}", "adm_expires_at", str(ends_at))
         pipe.execute()
     for index in (keys.EXPIRING, keys.ENDED):
         members = cast(list[bytes], redis.zrange(index, 0, -1))
         redis.zadd(index, dict.fromkeys(members, ends_at))
-    return Kept(version, **told["jobs"])
+    return Kept(version, **recorded["jobs"])
 
 
 def write(pipe: Pipeline, key: bytes, kind: str, value: Any) -> None:

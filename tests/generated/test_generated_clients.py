@@ -38,8 +38,8 @@ def document(client: httpx2.Client, fleet: ToyWorker, tmp_path: Path) -> Path:
     return path
 
 
-def check(said: str, client: httpx2.Client) -> None:
-    made: dict[str, Any] = json.loads(said)
+def check(call: str, client: httpx2.Client) -> None:
+    made: dict[str, Any] = json.loads(call)
     assert (made["status"], made["images"]) == ("completed", 1)
     job = client.get(f"/v1/jobs/{made['id']}").json()
     assert (job["request"]["class_label"], job["request"]["steps"]) == (4, 5)

@@ -12,12 +12,12 @@ INFO = {"redis_version": "8.0.0", "redis_mode": "standalone", "maxmemory_policy"
 
 @pytest.mark.parametrize("version", ["2.8.24", "6.2.14"])
 def test_old_redis_is_refused_in_one_line_that_says_what_is_needed(version: str) -> None:
-    told = f"ADM_REDIS_URL: the server is Redis {version}; Redis 7 or newer, or Valkey, is needed"
-    assert server_of(INFO | {"redis_version": version}).fault == told
+    message = f"ADM_REDIS_URL: the server is Redis {version}; Redis 7 or newer, or Valkey, is needed"
+    assert server_of(INFO | {"redis_version": version}).fault == message
 
 
 @pytest.mark.parametrize(
-    "said",
+    "info",
     [
         {},
         {"redis_version": "7.0.0"},
@@ -26,8 +26,8 @@ def test_old_redis_is_refused_in_one_line_that_says_what_is_needed(version: str)
         {"maxmemory": 1 << 30},
     ],
 )
-def test_server_that_keeps_what_it_is_given_will_do(said: dict[str, Any]) -> None:
-    assert server_of(INFO | said).fault is None
+def test_server_that_keeps_what_it_is_given_will_do(info: dict[str, Any]) -> None:
+    assert server_of(INFO | info).fault is None
 
 
 def test_cluster_is_refused() -> None:

@@ -101,22 +101,22 @@ def test_each_priority_has_turns_of_its_own(desk: Desk) -> None:
 
 def test_answer_gives_the_place_in_the_queue_and_among_the_callers_own_jobs(desk: Desk) -> None:
     desk.post(ANN, 30)
-    told = desk.submit(*[job_of(BOB)] * 3) + desk.submit(job_of(BOB, key="one"))
-    for submitted in told:
+    answers = desk.submit(*[job_of(BOB)] * 3) + desk.submit(job_of(BOB, key="one"))
+    for submitted in answers:
         shown, now = submitted.job.queue, desk.queue.get(submitted.job.id, BOB).queue
         assert shown is not None
         assert now is not None
         assert (shown.position, shown.yours) == (now.position, now.yours)
         before = desk.line()[: now.position]
         assert now.yours == sum(desk.owners[each] == BOB.id for each in before)
-    positions = [each.job.queue.position for each in told if each.job.queue is not None]
+    positions = [each.job.queue.position for each in answers if each.job.queue is not None]
     assert positions == [1, 3, 5, 7]
 
 
 def test_without_keys_all_that_goes_before_is_yours(desk: Desk) -> None:
     nobody = Caller("", Role.OPERATOR)
-    told = desk.submit(*[job_of(nobody)] * 3)
-    places = [(each.job.queue.position, each.job.queue.yours) for each in told if each.job.queue is not None]
+    answers = desk.submit(*[job_of(nobody)] * 3)
+    places = [(each.job.queue.position, each.job.queue.yours) for each in answers if each.job.queue is not None]
     assert places == [(0, 0), (1, 1), (2, 2)]
 
 

@@ -96,7 +96,7 @@ def overflow(tensors: dict[str, Tensor]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (drop, f"base.safetensors: lacks 1 key(s): {KEY}"),
         (add, "base.safetensors: has surplus 1 key(s): extra.weight"),
@@ -107,12 +107,12 @@ def overflow(tensors: dict[str, Tensor]) -> None:
     ],
 )
 def test_state_dict_that_does_not_fit_is_refused_by_file_and_key(
-    base: Path, change: Callable[[dict[str, Tensor]], None], said: str
+    base: Path, change: Callable[[dict[str, Tensor]], None], message: str
 ) -> None:
     rewrite(base, change)
     with pytest.raises(WeightsError) as refused:
         load_network(base, UNet)
-    assert str(refused.value) == f"{base.parent.name}/{said}"
+    assert str(refused.value) == f"{base.parent.name}/{message}"
 
 
 def keep_one(tensors: dict[str, Tensor]) -> None:
@@ -127,12 +127,12 @@ def test_list_of_many_wrong_keys_is_cut(base: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kept", "said"),
+    ("kept", "message"),
     [(0, "is empty"), (7, "is no weights file"), (200, "is cut off or damaged"), (100_000, "is cut off or damaged")],
 )
-def test_truncated_file_is_refused_by_name(base: Path, kept: int, said: str) -> None:
+def test_truncated_file_is_refused_by_name(base: Path, kept: int, message: str) -> None:
     base.write_bytes(base.read_bytes()[:kept])
-    with pytest.raises(WeightsError, match=rf"^{base.parent.name}/base\.safetensors: {said}"):
+    with pytest.raises(WeightsError, match=rf"^{base.parent.name}/base\.safetensors: {message}"):
         load_network(base, UNet)
 
 

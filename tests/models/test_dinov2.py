@@ -44,7 +44,7 @@ def test_file_of_torch_save_loads_as_the_network_of_its_width(weights: dict[str,
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "message"),
     [
         ({"norm.bias": None}, r"lacks 1 key\(s\): norm\.bias"),
         ({"head.weight": torch.zeros(9, 24)}, r"has surplus 1 key\(s\): head\.weight"),
@@ -56,11 +56,11 @@ def test_file_of_torch_save_loads_as_the_network_of_its_width(weights: dict[str,
     ],
 )
 def test_other_weights_are_refused_by_the_key(
-    weights: dict[str, Tensor], tmp_path: Path, changed: dict[str, Tensor | None], told: str
+    weights: dict[str, Tensor], tmp_path: Path, changed: dict[str, Tensor | None], message: str
 ) -> None:
     content = {key: value for key, value in (weights | changed).items() if value is not None}
     torch.save(content, tmp_path / "other.pth")
-    with pytest.raises(WeightsError, match=rf"other\.pth: {told}"):
+    with pytest.raises(WeightsError, match=rf"other\.pth: {message}"):
         load_dinov2(tmp_path / "other.pth")
 
 

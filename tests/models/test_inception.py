@@ -28,7 +28,7 @@ def test_file_of_torch_save_loads_with_and_without_the_counters_of_training(
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "message"),
     [
         ({"fc.bias": None}, "lacks 1 key"),
         ({"AuxLogits.fc.bias": torch.zeros(1000)}, "has surplus 1 key"),
@@ -37,11 +37,11 @@ def test_file_of_torch_save_loads_with_and_without_the_counters_of_training(
     ],
 )
 def test_other_weights_are_refused_by_the_key(
-    weights: dict[str, Tensor], tmp_path: Path, changed: dict[str, Tensor | None], told: str
+    weights: dict[str, Tensor], tmp_path: Path, changed: dict[str, Tensor | None], message: str
 ) -> None:
     content = {key: value for key, value in (weights | changed).items() if value is not None}
     torch.save(content, tmp_path / "other.pth")
-    with pytest.raises(WeightsError, match=rf"other\.pth: {told}"):
+    with pytest.raises(WeightsError, match=rf"other\.pth: {message}"):
         load_inception(tmp_path / "other.pth")
 
 

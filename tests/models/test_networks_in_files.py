@@ -206,14 +206,14 @@ FOREIGN: dict[str, tuple[bytes, str]] = {
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 @pytest.mark.parametrize("name", FOREIGN)
 def test_what_is_no_network_is_one_line_that_says_what_it_is(tmp_path: Path, name: str, suffix: str) -> None:
-    content, said = FOREIGN[name]
+    content, message = FOREIGN[name]
     path = tmp_path / f"mine{suffix}"
     path.write_bytes(content)
     for arguments in (["inspect", path], ["verify", path], ["convert", path, tmp_path / "out.safetensors"]):
         result = RUN.invoke(app, ["models", *map(str, arguments)])
         assert (result.exit_code, result.output.count("\n")) == (1, 1), result.output
         assert f"{tmp_path.name}/mine{suffix}: " in result.output
-        assert said in result.output
+        assert message in result.output
     assert not (tmp_path / "out.safetensors").exists()
 
 
@@ -270,14 +270,14 @@ OTHERS: dict[str, tuple[dict[str, Tensor], str]] = {
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_network_is_named_in_every_command(tmp_path: Path, name: str) -> None:
-    tensors, said = OTHERS[name]
+    tensors, message = OTHERS[name]
     path = tmp_path / "mine.pt"
     torch.save(tensors, path)
     for arguments in (["inspect", path], ["verify", path], ["convert", path, tmp_path / "out.safetensors"]):
         result = RUN.invoke(app, ["models", *map(str, arguments)])
         assert result.exit_code == 1
-        assert f"mine.pt: no ADM network but {said}" in result.output or said in result.output.splitlines()[0]
-    with pytest.raises(WeightsError, match=said):
+        assert f"mine.pt: no ADM network but {message}" in result.output or message in result.output.splitlines()[0]
+    with pytest.raises(WeightsError, match=message):
         load_network(path, UNet, config=BASE)
 
 

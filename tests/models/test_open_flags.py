@@ -144,22 +144,22 @@ def test_heads_of_the_decoder_are_open_where_num_heads_makes_them() -> None:
     assert "num_heads_upsample" not in [each.flag for each in by_channels.open]
     assert by_number.value("num_heads_upsample") == "as num_heads"
     assert any(line.startswith("num_heads_upsample is not in the file") for line in by_number.missing())
-    said = resolve(shapes, Answers(num_heads=4, num_heads_upsample=2))
-    assert isinstance(said.config, UNetConfig)
-    assert (said.config.num_heads, said.config.num_heads_upsample) == (4, 2)
-    assert not any("num_heads_upsample" in line for line in said.missing())
+    resolved = resolve(shapes, Answers(num_heads=4, num_heads_upsample=2))
+    assert isinstance(resolved.config, UNetConfig)
+    assert (resolved.config.num_heads, resolved.config.num_heads_upsample) == (4, 2)
+    assert not any("num_heads_upsample" in line for line in resolved.missing())
 
 
 @pytest.mark.parametrize(
-    ("heads", "told"),
+    ("heads", "message"),
     [
         ({"num_head_channels": 16, "num_heads_upsample": 2}, "applies only to a diffusion network with num_heads"),
         ({"num_heads": 4, "num_heads_upsample": 0}, "num_heads_upsample 0 is below 1"),
         ({"num_heads": 4, "num_heads_upsample": 5}, "num_heads_upsample 5 does not divide the"),
     ],
 )
-def test_heads_of_the_decoder_that_cannot_be_are_refused(heads: dict[str, Any], told: str) -> None:
-    with pytest.raises(AnswersError, match=told):
+def test_heads_of_the_decoder_that_cannot_be_are_refused(heads: dict[str, Any], message: str) -> None:
+    with pytest.raises(AnswersError, match=message):
         resolve(shapes_of(FEW_CLASSES), Answers(**heads))
 
 

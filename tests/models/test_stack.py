@@ -191,7 +191,7 @@ def unknown_field_of_a_pipeline(manifest: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (unknown_field, "the stack has an unknown field 'rescale_timesteps'; known are classes, base, "),
         (unknown_field_of_the_base, "the base has an unknown field 'timestep_respacing'; known are file, schedule, "),
@@ -202,12 +202,12 @@ def unknown_field_of_a_pipeline(manifest: dict[str, Any]) -> None:
     ],
 )
 def test_unknown_field_is_named_with_the_known_ones(
-    stack_folder: Path, change: Callable[[dict[str, Any]], None], told: str
+    stack_folder: Path, change: Callable[[dict[str, Any]], None], message: str
 ) -> None:
     manifest = copy.deepcopy(MANIFEST)
     change(manifest)
     write_manifest(stack_folder, manifest)
-    with pytest.raises(WeightsError, match=told):
+    with pytest.raises(WeightsError, match=message):
         load_stack(stack_folder)
 
 
@@ -245,7 +245,7 @@ def test_base_of_other_classes_is_refused(stack_folder: Path, rows: int) -> None
 
 
 @pytest.mark.parametrize(
-    ("rows", "base_rows", "told"),
+    ("rows", "base_rows", "message"),
     [
         (7, 4, "the upsampler has 7 label rows, stack.json names 3 classes"),
         (3, 4, "the upsampler has 3 label rows, but the base has 4, one for 'no class'"),
@@ -253,11 +253,11 @@ def test_base_of_other_classes_is_refused(stack_folder: Path, rows: int) -> None
     ],
 )
 def test_upsampler_that_lacks_a_label_of_the_base_is_refused(
-    stack_folder: Path, rows: int, base_rows: int | None, told: str
+    stack_folder: Path, rows: int, base_rows: int | None, message: str
 ) -> None:
     replace_base(stack_folder, num_classes=base_rows)
     replace_upsampler(stack_folder, num_classes=rows)
-    with pytest.raises(WeightsError, match=f"^tiny: {re.escape(told)}$"):
+    with pytest.raises(WeightsError, match=f"^tiny: {re.escape(message)}$"):
         load_stack(stack_folder)
 
 
@@ -290,13 +290,13 @@ def test_base_alone_makes_a_pipeline_that_is_not_guided(stack_folder: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("missing", "told"), [("classifier", "is guided, but there is no"), ("upsampler", "upsamples, but there is no")]
+    ("missing", "message"), [("classifier", "is guided, but there is no"), ("upsampler", "upsamples, but there is no")]
 )
-def test_pipeline_that_needs_a_missing_network_is_refused(stack_folder: Path, missing: str, told: str) -> None:
+def test_pipeline_that_needs_a_missing_network_is_refused(stack_folder: Path, missing: str, message: str) -> None:
     manifest = copy.deepcopy(MANIFEST)
     del manifest[missing]
     write_manifest(stack_folder, manifest)
-    with pytest.raises(WeightsError, match=f"the pipeline 'tiny' {told} {missing}"):
+    with pytest.raises(WeightsError, match=f"the pipeline 'tiny' {message} {missing}"):
         load_stack(stack_folder)
 
 

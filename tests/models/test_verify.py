@@ -111,7 +111,7 @@ def missing(tensors: dict[str, Tensor]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (too_large, f"{KEY} has values that are not finite as F16"),
         (not_a_number, f"is not tiny: {KEY} has values that are not finite"),
@@ -119,14 +119,14 @@ def missing(tensors: dict[str, Tensor]) -> None:
     ],
 )
 def test_checkpoint_that_cannot_be_converted_leaves_nothing(
-    checkpoint: Path, change: Callable[[dict[str, Tensor]], None], told: str
+    checkpoint: Path, change: Callable[[dict[str, Tensor]], None], message: str
 ) -> None:
     tensors = torch.load(checkpoint, weights_only=True)
     change(tensors)
     torch.save(tensors, checkpoint)
     with pytest.raises(WeightsError) as refused:
         convert(checkpoint, checkpoint.with_name("out.safetensors"), torch.float16, TINY)
-    assert told in str(refused.value)
+    assert message in str(refused.value)
     assert "\n" not in str(refused.value)
     assert [each.name for each in checkpoint.parent.iterdir()] == ["tiny.pt"]
 
@@ -138,10 +138,12 @@ def test_source_is_never_overwritten(checkpoint: Path) -> None:
         convert(copy, copy, torch.float16, TINY)
 
 
-@pytest.mark.parametrize(("kept", "said"), [(0, "is empty"), (10, "is cut off after 10 bytes"), (5000, "is cut off")])
-def test_truncated_checkpoint_is_one_line(checkpoint: Path, kept: int, said: str) -> None:
+@pytest.mark.parametrize(
+    ("kept", "message"), [(0, "is empty"), (10, "is cut off after 10 bytes"), (5000, "is cut off")]
+)
+def test_truncated_checkpoint_is_one_line(checkpoint: Path, kept: int, message: str) -> None:
     checkpoint.write_bytes(checkpoint.read_bytes()[:kept])
-    with pytest.raises(WeightsError, match=rf"\A{checkpoint.parent.name}/tiny\.pt: {said}.*\Z"):
+    with pytest.raises(WeightsError, match=rf"\A{checkpoint.parent.name}/tiny\.pt: {message}.*\Z"):
         load_network(checkpoint, UNet, config=BASE)
 
 

@@ -76,12 +76,12 @@ def test_diffusion_network_is_the_official_one(case: int, draw: random.Random) -
     labels = torch.tensor([1, 999]) if flags["class_cond"] else None
     compare(theirs, build_unet(config), torch.randn(2, 3, 32, 32), labels)
     heads = ("num_head_channels",) if flags["num_head_channels"] > 0 else ("num_heads", "num_heads_upsample")
-    said = Answers(
+    answers = Answers(
         use_new_attention_order=flags["use_new_attention_order"],
         image_size=32,
         **{name: flags[name] for name in heads},
     )
-    inferred = resolve(shapes_of(theirs), said).config
+    inferred = resolve(shapes_of(theirs), answers).config
     compare(theirs, build_unet(inferred), torch.randn(2, 3, 32, 32), labels)  # type: ignore[arg-type]  # it is a UNet's
 
 

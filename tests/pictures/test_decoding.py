@@ -92,12 +92,12 @@ def test_format_that_another_program_decodes_is_not_opened(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [(b"", "is empty"), (b"text", "is not a readable picture"), (encoded(COLOURS, "TIFF").getvalue()[:-90], "cut off")],
     ids=["empty", "text", "cut off"],
 )
-def test_undecodable_bytes_are_refused_by_reason(tmp_path: Path, content: bytes, said: str) -> None:
+def test_undecodable_bytes_are_refused_by_reason(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "cat.jpg"
     path.write_bytes(content)
-    with pytest.raises(PictureError, match=said):
+    with pytest.raises(PictureError, match=message):
         decode(path)

@@ -44,8 +44,8 @@ def test_every_change_is_logged_with_its_caller_and_its_target(
         client.post("/v1/jobs", json=sent)
         client.post("/v1/nothing%0a", headers=ann)
     callers = [each["Authorization"][11:23] for each in (ann, bob)]
-    told = ("caller", "action", "target", "outcome", "status")
-    found = [tuple(each[name] for name in told) for each in audited(lines)]
+    fields = ("caller", "action", "target", "outcome", "status")
+    found = [tuple(each[name] for name in fields) for each in audited(lines)]
     assert found == [
         (callers[0], "create_job", job_id, "done", 202),
         (callers[1], "cancel_job", job_id, "refused", 404),

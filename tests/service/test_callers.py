@@ -265,12 +265,12 @@ def test_answer_to_wrong_fields_is_not_larger_than_it_need_be(client: httpx2.Cli
 @pytest.mark.process
 @pytest.mark.slow
 def test_client_of_a_proxy_is_believed_from_trusted_ones_alone(redis: Redis, service_settings: Settings) -> None:
-    for trusted, told in (("", "127.0.0.1:"), ("127.0.0.1", "203.0.113.9:")):
+    for trusted, expected in (("", "127.0.0.1:"), ("127.0.0.1", "203.0.113.9:")):
         with running_service(service_settings, ADM_TRUSTED_PROXIES=trusted) as (address, _, lines):
             httpx2.post(f"{address}/v1/nothing", headers={"X-Forwarded-For": "203.0.113.9"}, timeout=60)
             while not (requests := [json.loads(each) for each in lines if '"request"' in each]):
                 time.sleep(0.01)
-        assert requests[0]["client"].startswith(told)
+        assert requests[0]["client"].startswith(expected)
 
 
 def test_request_that_the_stop_of_the_service_cuts_is_answered() -> None:

@@ -71,8 +71,8 @@ def test_command_changes_one_worker_or_all_and_prints_what_each_of_them_answers(
         assert client.generate(model="demo", class_label="torus", steps=2, seed=1).pngs
         status, lines = adm(address, "unload", "other", "--json")
         assert status == 0
-        (told,) = lines
-        assert [(each["worker"], each["status"]) for each in json.loads(told)["workers"]] == [
+        (line,) = lines
+        assert [(each["worker"], each["status"]) for each in json.loads(line)["workers"]] == [
             ("one", "done"),
             ("two", "done"),
         ]
@@ -109,8 +109,8 @@ def test_only_operators_change_the_pipelines_of_workers_and_the_audit_log_record
             worker.stop()
         lost = client.get(path, headers=operator).json()
         assert (lost["is_final"], lost["workers"][0]["status"]) == (True, "lost")
-    told = [json.loads(line) for line in lines if '"event": "audit"' in line]
-    assert [(each["action"], each["target"], each["outcome"]) for each in told] == [
+    audited = [json.loads(line) for line in lines if '"event": "audit"' in line]
+    assert [(each["action"], each["target"], each["outcome"]) for each in audited] == [
         ("POST", CHANGES, "refused"),
         ("POST", CHANGES, "refused"),
         ("create_change", "load demo", "done"),
@@ -119,7 +119,7 @@ def test_only_operators_change_the_pipelines_of_workers_and_the_audit_log_record
 
 @pytest.mark.usefixtures("fleet")
 @pytest.mark.parametrize(
-    ("change", "status", "said"),
+    ("change", "status", "message"),
     [
         ({"action": "load", "model": "demo", "worker": "nobody"}, 404, "no live worker 'nobody'; there are: cpu-0"),
         ({"action": "unload", "model": "nothing"}, 404, "no live worker serves 'nothing'"),
@@ -130,11 +130,11 @@ def test_only_operators_change_the_pipelines_of_workers_and_the_audit_log_record
     ],
 )
 def test_change_that_cannot_be_asked_for_is_refused(
-    client: httpx2.Client, change: dict[str, str], status: int, said: str
+    client: httpx2.Client, change: dict[str, str], status: int, message: str
 ) -> None:
     answer = client.post(CHANGES, json=change)
     assert answer.status_code == status
-    assert said in answer.json()["detail"]
+    assert message in answer.json()["detail"]
 
 
 def test_unknown_change_is_none_and_without_workers_there_is_nobody_to_ask(client: httpx2.Client) -> None:

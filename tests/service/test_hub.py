@@ -79,12 +79,12 @@ def test_listeners_share_previews_and_slow_ones_are_left_the_latest_of_each_imag
         async with hub.listen("job") as slow, hub.listen("job") as other:
             for index, step in ((0, 1), (1, 1), (0, 2), (0, 3)):
                 publish_preview(redis, "job", Preview(index, "base", step, 3, picture))
-            told: list[str] = []
-            while not told or json.loads(told[-1])["step"] != 3:
+            received: list[str] = []
+            while not received or json.loads(received[-1])["step"] != 3:
                 await slow.wait(60)
-                told += slow.previews()
+                received += slow.previews()
             held = other.previews()
-        assert held[-1] is told[-1]
+        assert held[-1] is received[-1]
         running.cancel()
         await hub.close()
         await client.aclose()

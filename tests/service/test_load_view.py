@@ -103,6 +103,6 @@ def test_user_sees_nothing_of_the_queue_of_others(client: httpx2.Client, make_ke
 def test_caller_is_told_its_name_and_role(client: httpx2.Client, make_key: MakeKey) -> None:
     assert client.get("/v1/caller").json() == {"object": "caller", "id": None, "name": None, "role": "operator"}
     ann = make_key("ann")
-    told = client.get("/v1/caller", headers=ann).json()
-    assert (told["name"], told["role"]) == ("ann", "user")
-    assert told["id"] in ann["Authorization"]
+    view = client.get("/v1/caller", headers=ann).json()
+    assert (view["name"], view["role"]) == ("ann", "user")
+    assert view["id"] in ann["Authorization"]

@@ -165,8 +165,10 @@ def test_change_of_the_keys_is_in_force_at_all_processes_when_its_command_return
         assert answers(other) == {200}
         adm_keys(service_settings, "revoke", "bob")
         assert (answers(), answers(again), answers(other)) == ({401}, {401}, {401})
-        told = [(each["status"], each["process"]) for each in events(lines, "request") if each["path"] == "/v1/caller"]
-    assert {(200, 0), (200, 1), (401, 0), (401, 1)} <= {(status, int(process)) for status, process in told}
+        logged = [
+            (each["status"], each["process"]) for each in events(lines, "request") if each["path"] == "/v1/caller"
+        ]
+    assert {(200, 0), (200, 1), (401, 0), (401, 1)} <= {(status, int(process)) for status, process in logged}
 
 
 def test_snapshot_of_another_service_on_the_same_redis_is_not_shown(redis: Redis) -> None:

@@ -255,8 +255,8 @@ def test_polls_are_logged_at_info_only_when_they_fail(service_settings: Settings
             assert client.get(path).status_code == 200
         assert client.get("/v1/jobs/none").status_code == 404
         assert client.delete(f"/v1/jobs/{job_id}").status_code == 204
-    told = [(each["method"], each["status"]) for each in map(json.loads, lines) if each["event"] == "request"]
-    assert told == [("POST", 202), ("GET", 404), ("DELETE", 204)]
+    logged = [(each["method"], each["status"]) for each in map(json.loads, lines) if each["event"] == "request"]
+    assert logged == [("POST", 202), ("GET", 404), ("DELETE", 204)]
 
 
 @pytest.mark.process
@@ -270,8 +270,8 @@ def test_files_of_the_page_are_logged_at_info_only_when_they_fail(service_settin
             assert client.get(path).status_code == 200
         assert client.get("/").status_code == 200
         assert client.get("/static/none.js").status_code == 404
-    told = [(each["path"], each["status"]) for each in map(json.loads, lines) if each["event"] == "request"]
-    assert told == [("/", 200), ("/static/none.js", 404)]
+    logged = [(each["path"], each["status"]) for each in map(json.loads, lines) if each["event"] == "request"]
+    assert logged == [("/", 200), ("/static/none.js", 404)]
 
 
 @pytest.mark.process

@@ -154,16 +154,16 @@ def test_call_of_the_store_is_refused_when_too_many_wait_and_when_none_ends_in_t
         await asyncio.sleep(0)
         waiting = asyncio.create_task(calls.run(lambda: True, ANONYMOUS))
         await asyncio.sleep(0)
-        said = []
+        errors = []
         for refused in (calls.run(lambda: True, ANONYMOUS), waiting):
             with pytest.raises(RefusedError) as caught:
                 await refused
             assert caught.value.kind is ErrorKind.UNAVAILABLE
-            said.append(str(caught.value))
+            errors.append(str(caught.value))
         released.set()
         assert await first
         assert await calls.run(lambda: "goes on", ANONYMOUS) == "goes on"
-        return said
+        return errors
 
     assert asyncio.run(scenario()) == ["busy"] * 2
 

@@ -57,10 +57,10 @@ def test_children_read_back_exactly_the_settings_of_the_stack(monkeypatch: pytes
     monkeypatch.setenv("ADM_REDIS_URL", "redis://elsewhere")
     secret = SecretStr("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
     settings = Settings(port=8123, pipelines=("demo",), threads=2, allow_anonymous=True, webhook_secret=secret)
-    told = environment(settings)
+    variables = environment(settings)
     for name in [name for name in os.environ if name.startswith("ADM_")]:
         monkeypatch.delenv(name)
-    for name, value in told.items():
+    for name, value in variables.items():
         if name.startswith("ADM_"):
             monkeypatch.setenv(name, value)
     assert Settings.load() == settings

@@ -61,20 +61,20 @@ def test_redis_the_store_and_a_worker_work_in_a_folder_of_any_name(short: Path, 
 def test_whole_stack_starts_in_folders_of_any_name(short: Path) -> None:
     folder = short / EVERYTHING
     write_tiny_stack(folder / "weights")
-    with up(folder, folder / "weights", says="(Ctrl-C stops all)") as stack:
+    with up(folder, folder / "weights", expected="(Ctrl-C stops all)") as stack:
         assert stack.status("/readyz?workers=1") == 200
-        assert not any("Traceback" in line for line in stack.said)
+        assert not any("Traceback" in line for line in stack.lines)
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [(b"\xff", b"is not UTF-8; use a folder whose name is"), (b"long" * 30, b"is longer than 107 bytes")],
 )
-def test_folder_that_cannot_work_is_one_line_before_anything_starts(short: Path, name: bytes, said: bytes) -> None:
+def test_folder_that_cannot_work_is_one_line_before_anything_starts(short: Path, name: bytes, message: bytes) -> None:
     data = os.fsencode(short) + b"/" + name
     command = [sys.executable, "-m", "cli", "up"]
     ended = subprocess.run(command, env=os.environb | {b"ADM_DATA": data}, capture_output=True, timeout=60, check=False)
     assert ended.returncode == 2
-    assert said in ended.stderr
+    assert message in ended.stderr
     assert ended.stderr.count(b"\n") == 1
     assert list(short.iterdir()) == []

@@ -89,7 +89,7 @@ def test_user_with_the_rights_that_the_doctor_names_passes(limited: tuple[Redis,
 
 
 @pytest.mark.parametrize(
-    ("rights", "told"),
+    ("rights", "message"),
     [
         (["-hincrbyfloat", "-zscan"], "not permitted: HINCRBYFLOAT, ZSCAN; "),
         (["-exec"], "not permitted: EXEC; "),
@@ -101,13 +101,13 @@ def test_user_with_the_rights_that_the_doctor_names_passes(limited: tuple[Redis,
     ids=["two commands", "transactions", "connection", "keys of RQ", "channels", "all commands"],
 )
 def test_missing_rights_are_a_fault_that_names_them(
-    limited: tuple[Redis, Settings], rights: list[str], told: str
+    limited: tuple[Redis, Settings], rights: list[str], message: str
 ) -> None:
     redis, settings = limited
     change(redis, *rights)
     (found,) = check_redis(settings)
     assert (found.check, found.verdict) == ("redis rights", "fault")
-    assert found.text.startswith(told)
+    assert found.text.startswith(message)
 
 
 def test_commands_of_a_job_a_listing_and_a_quota_are_all_among_those_tried(redis: Redis, settings: Settings) -> None:
@@ -146,10 +146,10 @@ def test_service_beyond_loopback_without_keys_is_a_fault(redis: Redis, settings:
 
 
 @pytest.mark.parametrize(
-    ("ahead_seconds", "verdict", "told"),
+    ("ahead_seconds", "verdict", "message"),
     [(0.2, "ok", "within 5 s"), (90.0, "warning", "90.0 s ahead of"), (-3600.0, "warning", "3600.0 s behind")],
 )
-def test_clocks_that_differ_are_a_warning(ahead_seconds: float, verdict: str, told: str) -> None:
+def test_clocks_that_differ_are_a_warning(ahead_seconds: float, verdict: str, message: str) -> None:
     found = judge_clock(ahead_seconds)
     assert found.verdict == verdict
-    assert re.search(told, found.text)
+    assert re.search(message, found.text)

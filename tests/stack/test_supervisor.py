@@ -52,9 +52,9 @@ def test_signal_stops_all_in_order_and_leaves_no_process(tmp_path: Path, number:
     with running(tmp_path, OBEDIENT) as (process, pids):
         assert len(pids) == 2
         process.send_signal(number)
-        _, said = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=60)
         assert process.returncode == 0
-    stops = [line.strip().partition(":")[0] for line in said.splitlines() if "stopping " in line or "bye" in line]
+    stops = [line.strip().partition(":")[0] for line in stderr.splitlines() if "stopping " in line or "bye" in line]
     assert stops == ["stack   | stopping first", "first   | bye", "stack   | stopping last", "last    | bye"]
     assert not any(alive(pid) for pid in pids)
     assert list(tmp_path.glob("*.pid")) == []
@@ -77,8 +77,8 @@ def test_second_signal_hastens_the_stop(tmp_path: Path) -> None:
         assert process.stderr is not None
         assert any("stopping first" in line for line in process.stderr)
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)  # its own time would be an hour
-        assert "first did not stop in time; killing it" in said
+        _, stderr = process.communicate(timeout=60)  # its own time would be an hour
+        assert "first did not stop in time; killing it" in stderr
     assert not any(alive(pid) for pid in pids)
 
 

@@ -31,16 +31,16 @@ class Stack:
 
     def __init__(self, process: subprocess.Popen[str], data: Path, port: int) -> None:
         self.process, self.data, self.port = process, data, port
-        self.said: list[str] = []
+        self.lines: list[str] = []
         self._readers = [Thread(target=self._read, args=(stream,)) for stream in (process.stdout, process.stderr)]
         for reader in self._readers:
             reader.start()
 
     def _read(self, stream: Iterator[str]) -> None:
-        self.said.extend(stream)
+        self.lines.extend(stream)
 
     def wait_line(self, text: str) -> None:
-        eventually(lambda: any(text in line for line in list(self.said)), f"a line with {text!r}")
+        eventually(lambda: any(text in line for line in list(self.lines)), f"a line with {text!r}")
 
     def status(self, path: str) -> int:
         """HTTP status of a GET; 0 when nobody answers."""
@@ -71,31 +71,31 @@ class Stack:
 
 @contextmanager
 def up(
-    tmp_path: Path, weights: Path | None = None, says: str = "http://127.0.0.1:", **variables: str
+    tmp_path: Path, weights: Path | None = None, expected: str = "http://127.0.0.1:", **variables: str
 ) -> Iterator[Stack]:
-    """Runs `adm up` with a folder and a port of its own; yields once it has printed the line `says`."""
+    """Runs `adm up` with a folder and a port of its own; yields once it has printed a line with `expected`."""
     port = with_free_port(Settings(port=0)).port
     if weights is None:
         weights = tmp_path / "weights"
         (weights / "demo").mkdir(parents=True)
         shutil.copy(ROOT / "weights/demo/stack.json", weights / "demo")
-    told = {"ADM_PORT": str(port), "ADM_DATA": str(tmp_path / "data"), "ADM_WEIGHTS": str(weights)}
+    defaults = {"ADM_PORT": str(port), "ADM_DATA": str(tmp_path / "data"), "ADM_WEIGHTS": str(weights)}
     with subprocess.Popen(
         [sys.executable, "-m", "cli", "up"],
         cwd=ROOT,
-        env={name: value for name, value in os.environ.items() if not name.startswith("ADM_")} | told | variables,
+        env={name: value for name, value in os.environ.items() if not name.startswith("ADM_")} | defaults | variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
         stack = Stack(process, tmp_path / "data", port)
         try:
-            stack.wait_line(says)
+            stack.wait_line(expected)
             yield stack
         finally:
             process.kill()
             stack.end()
-            print(*stack.said)  # shown by a failure
+            print(*stack.lines)  # shown by a failure
 
 
 def test_service_stays_up_beside_a_worker_that_refuses_its_weights(tmp_path: Path) -> None:
@@ -103,14 +103,14 @@ def test_service_stays_up_beside_a_worker_that_refuses_its_weights(tmp_path: Pat
         assert stack.status("/readyz") == 200
         assert stack.status("/readyz?workers=1") == 503
         assert stack.get("/v1/workers")["data"] == []
-        refusals = [line for line in stack.said if line.startswith("worker ")]
+        refusals = [line for line in stack.lines if line.startswith("worker ")]
         assert any(str(tmp_path / "weights") in line for line in refusals)
-        assert not any("Traceback" in line for line in stack.said)
-        assert any("worker ended with status" in line for line in stack.said)
+        assert not any("Traceback" in line for line in stack.lines)
+        assert any("worker ended with status" in line for line in stack.lines)
 
 
 @pytest.mark.parametrize(
-    ("variables", "told"),
+    ("variables", "message"),
     [
         ({"ADM_HOST": "0.0.0.0"}, "ADM_HOST: 0.0.0.0 is not loopback"),
         ({"ADM_PIPELINES": "none"}, "ADM_PIPELINES: "),
@@ -119,7 +119,7 @@ def test_service_stays_up_beside_a_worker_that_refuses_its_weights(tmp_path: Pat
     ],
 )
 def test_settings_that_cannot_work_end_the_stack_with_the_line(
-    tmp_path: Path, variables: dict[str, str], told: str
+    tmp_path: Path, variables: dict[str, str], message: str
 ) -> None:
     given = {"ADM_PORT": "0", "ADM_DATA": str(tmp_path / "data")} | variables
     ended = subprocess.run(
@@ -132,11 +132,11 @@ def test_settings_that_cannot_work_end_the_stack_with_the_line(
         timeout=PATIENCE_SECONDS,
     )
     last = ended.stderr.splitlines()[-1]
-    assert (ended.returncode in (1, 2), last.startswith("adm: "), told in last) == (True, True, True), ended.stderr
+    assert (ended.returncode in (1, 2), last.startswith("adm: "), message in last) == (True, True, True), ended.stderr
 
 
 def test_default_pipeline_that_no_worker_loads_is_reported(tmp_path: Path) -> None:
-    with up(tmp_path, says="ADM_DEFAULT_MODEL: 'demo'", ADM_PIPELINES="demo-uncond"):
+    with up(tmp_path, expected="ADM_DEFAULT_MODEL: 'demo'", ADM_PIPELINES="demo-uncond"):
         pass
 
 
@@ -168,19 +168,19 @@ def test_ctrl_c_stops_all_in_order_and_leaves_no_process_and_no_pid_file(tmp_pat
         assert stack.process.returncode == 0
         stops = [
             line.split("stopping ")[1].partition(":")[0]
-            for line in stack.said
+            for line in stack.lines
             if "| stopping " in line and "hastens" not in line
         ]
         assert stops == ["service", "worker", "redis"]
         assert not any(alive(pid) for pid in pids)
         assert list((stack.data / "run").glob("*.pid")) == []
-        assert not any("killing it" in line for line in stack.said)
+        assert not any("killing it" in line for line in stack.lines)
 
 
 def test_stack_whose_worker_is_still_loading_stops_at_once(tmp_path: Path) -> None:
-    with up(tmp_path, weights=ROOT / "weights", says='"loading"') as stack:
+    with up(tmp_path, weights=ROOT / "weights", expected='"loading"') as stack:
         stack.process.send_signal(signal.SIGTERM)
         stack.end()
         assert stack.process.returncode == 0
-        assert any("its networks were loaded" in line for line in stack.said), stack.said
-        assert not any("killing it" in line for line in stack.said)
+        assert any("its networks were loaded" in line for line in stack.lines), stack.lines
+        assert not any("killing it" in line for line in stack.lines)

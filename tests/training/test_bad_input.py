@@ -52,7 +52,7 @@ IMAGES = np.zeros((2, 8, 8, 3), np.uint8)
 
 
 @pytest.mark.parametrize(
-    ("make", "name", "said"),
+    ("make", "name", "message"),
     [
         (cut_npz, "set.npz", "set.npz: is no .npz file, or is cut off"),
         (npy_by_another_name, "set.npz", "set.npz: is no .npz file, or is cut off"),
@@ -72,10 +72,10 @@ IMAGES = np.zeros((2, 8, 8, 3), np.uint8)
     ],
 )
 def test_images_that_are_none_are_named_in_one_line(
-    tmp_path: Path, make: Callable[[Path], object], name: str, said: str
+    tmp_path: Path, make: Callable[[Path], object], name: str, message: str
 ) -> None:
     make(tmp_path)
-    with pytest.raises(ConfigError, match=said) as raised:
+    with pytest.raises(ConfigError, match=message) as raised:
         open_data(Data(path=str(tmp_path / name)), 8, tmp_path)
     assert str(raised.value).startswith("data.path: ")
     assert "\n" not in str(raised.value)
@@ -105,9 +105,9 @@ def test_damaged_file_is_skipped_by_name_and_refused_on_request(
     (tmp_path / "a" / "cut.png").write_bytes((tmp_path / "a" / "0.png").read_bytes()[:60])
     (tmp_path / "b" / "foreign.jpg").write_text("no picture")
     assert len(open_data(Data(path=str(tmp_path)), 8, tmp_path).training) == 4
-    told = capsys.readouterr().out
-    assert "cut.png" in told
-    assert "foreign.jpg" in told
+    printed = capsys.readouterr().out
+    assert "cut.png" in printed
+    assert "foreign.jpg" in printed
     with pytest.raises(ConfigError, match=r"data\.strict allows none of this: .* \(2 in all\)"):
         open_data(Data(path=str(tmp_path), strict=True), 8, tmp_path)
 

@@ -89,7 +89,7 @@ def test_renders_are_kept_and_read_back_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"path": "missing"}, "there is no such file or folder"),
         (
@@ -102,12 +102,12 @@ def test_renders_are_kept_and_read_back_the_same(tmp_path: Path) -> None:
     ],
 )
 def test_images_that_do_not_fit_are_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object], said: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_npz(Path("images.npz"))
     np.savez("plain.npz", np.zeros((2, 8, 8, 3), np.uint8))
     np.savez("negative.npz", np.zeros((2, 8, 8, 3), np.uint8), np.array([0, -1]))
     np.savez("floats.npz", np.zeros((2, 8, 8, 3), np.float32))
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         open_data(Data.model_validate(changes), 8, tmp_path)

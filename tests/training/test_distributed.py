@@ -65,9 +65,9 @@ def test_process_that_loses_another_says_so_in_one_line_and_keeps_the_state(tmp_
         time.sleep(0.01)
     second.kill()
     second.communicate()
-    _, said = first.communicate(timeout=300)
+    _, stderr = first.communicate(timeout=300)
     assert first.returncode == 1
-    assert said.splitlines()[-1].startswith("adm: another process of the run was lost; start all of them again")
+    assert stderr.splitlines()[-1].startswith("adm: another process of the run was lost; start all of them again")
     assert read_state(folder / STATE)["step"] >= 0
 
 

@@ -36,13 +36,13 @@ def run(*arguments: str) -> tuple[int, str]:
 
 @pytest.mark.slow
 def test_folder_becomes_a_stack_with_its_classes(photos: Path, tmp_path: Path) -> None:
-    status, said = run(
+    status, output = run(
         *("train-stack", "--images", str(photos), "--name", "pets", "--upsampler", "--steps", "3", "--batch-size", "4"),
         *("--image-size", "16", "--out", str(tmp_path / "runs"), "--weights", str(tmp_path / "weights")),
         *("--measure-minutes", "0.01"),
     )
-    assert status == 0, said
-    assert "8 images, 2 classes (cat 4, dog 4); a class for each folder" in said
+    assert status == 0, output
+    assert "8 images, 2 classes (cat 4, dog 4); a class for each folder" in output
     stack = load_stack(tmp_path / "weights" / "pets")
     assert (stack.class_names, list(stack.pipelines)) == (("cat", "dog"), ["pets", "pets-uncond"])
     assert stack.classifier is not None
@@ -54,9 +54,9 @@ def test_folder_becomes_a_stack_with_its_classes(photos: Path, tmp_path: Path) -
     assert "Not measured: guidance_scale: there is no judge" in card
     measured = json.loads((tmp_path / "weights" / "pets" / "measured.json").read_text())
     assert stack.pipelines["pets"].eps_scale in [float(each) for each in measured["eps_scale"]]
-    status, said = run("runs", "list", str(tmp_path / "runs"))
+    status, output = run("runs", "list", str(tmp_path / "runs"))
     assert status == 0
-    assert "diffusion" in said
+    assert "diffusion" in output
 
 
 @pytest.mark.slow
@@ -79,12 +79,12 @@ def test_stack_is_refused_or_found_complete_before_anything_is_trained(photos: P
 
     (tmp_path / "weights" / "taken").mkdir(parents=True)
     assert train("taken") == (1, f"adm: {tmp_path}/weights/taken: there is a stack of this name; give another --name\n")
-    status, said = train("a/b")
-    assert (status, "a name has letters" in said, (tmp_path / "runs").exists()) == (1, True, False)
+    status, output = train("a/b")
+    assert (status, "a name has letters" in output, (tmp_path / "runs").exists()) == (1, True, False)
     assert train("mine")[0] == 0
     assert train("mine") == (0, f"{tmp_path}/weights/mine: the stack is complete already\n")
-    status, said = train("longer", "--steps", "3")
-    assert (status, "optimiser.steps (2 before, 3 now)" in said) == (1, True)
+    status, output = train("longer", "--steps", "3")
+    assert (status, "optimiser.steps (2 before, 3 now)" in output) == (1, True)
     assert train("longer", "--steps", "3", "--allow-change", "optimiser.steps")[0] == 0
 
 
@@ -108,9 +108,9 @@ def test_dry_run_estimates_every_kind_of_network(tmp_path: Path, kind: str) -> N
     optimiser = {"batch_size": 2, "steps": 2, "learning_rate": 1e-3}
     config = {"kind": kind, "network": network, "optimiser": optimiser, "data": {"path": str(tmp_path / "photos")}}
     (tmp_path / "run.json").write_text(json.dumps(config))
-    status, said = run("train", str(tmp_path / "run.json"), "--dry-run")
-    assert status == 0, said
-    lines = [line.split("  ")[0] for line in said.splitlines()[1:]]  # the first line has the classes
+    status, output = run("train", str(tmp_path / "run.json"), "--dry-run")
+    assert status == 0, output
+    lines = [line.split("  ")[0] for line in output.splitlines()[1:]]  # the first line has the classes
     assert lines == ["network", "data", "device", "FLOPs a step", "memory", "speed", "time"]
 
 
@@ -118,12 +118,12 @@ def test_one_class_makes_an_unguided_stack(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     for index in range(4):
         Image.new("RGB", (20, 20), "red").save(tmp_path / "photos" / f"photo{index}.png")
-    status, said = run(
+    status, output = run(
         *("train-stack", "--images", str(tmp_path / "photos"), "--name", "plain", "--steps", "1", "--batch-size", "2"),
         *("--image-size", "16", "--out", str(tmp_path / "runs"), "--weights", str(tmp_path / "weights")),
         *("--measure-minutes", "0"),
     )
-    assert status == 0, said
+    assert status == 0, output
     stack = load_stack(tmp_path / "weights" / "plain")
     assert stack.classifier is None
     assert not stack.pipelines["plain"].conditional
@@ -154,23 +154,23 @@ def test_width_of_the_average_is_chosen_afterwards(base: Path, tmp_path: Path) -
 
 def test_stack_is_refused_whole(base: Path, tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
-    for arguments, said in (
+    for arguments, message in (
         (([base], "taken"), "there is a stack of this name"),
         (([base], "a/b"), "a name has letters"),
         (([base, base], "twice"), "both train a diffusion network"),
         (([tmp_path], "none"), "is .* a training run"),
         (([], "empty"), "none of the runs trains a diffusion network"),
     ):
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=message):
             add_stack(*arguments, tmp_path)
     assert [each.name for each in tmp_path.iterdir()] == ["taken"]
 
 
 def test_command_adds_a_run_as_a_stack(base: Path, tmp_path: Path) -> None:
-    status, said = run(
+    status, output = run(
         "models", "add", str(base), "--name", "mine", "--weights", str(tmp_path), "--measure-minutes", "0"
     )
-    assert status == 0, said
+    assert status == 0, output
     assert list(json.loads((tmp_path / "mine" / "stack.json").read_text())["pipelines"]) == ["mine", "mine-uncond"]
 
 
@@ -181,7 +181,7 @@ def test_presets_are_whole_configurations(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--preset", "no"], "there is no preset 'no'"),
         (["--preset", "official-64"], "data.path is missing"),
@@ -191,12 +191,12 @@ def test_presets_are_whole_configurations(name: str) -> None:
     ],
 )
 def test_what_cannot_be_trained_is_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     status, output = run("train", *arguments)
     assert (status, output.count("\n")) == (1, 1), output
-    assert said in output
+    assert message in output
 
 
 def test_unknown_field_of_a_file_is_named(tmp_path: Path) -> None:

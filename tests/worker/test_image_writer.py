@@ -250,7 +250,7 @@ def test_preview_comes_before_its_image(bench: Bench, serve: Callable[..., Shift
     listener.get_message(timeout=1)  # the confirmation
     serve()
     eventually(lambda: completed(bench, job_id), "it ends")
-    told = [message["data"] for message in iter(lambda: listener.get_message(timeout=0.1), None) if message]
+    announced = [message["data"] for message in iter(lambda: listener.get_message(timeout=0.1), None) if message]
     listener.close()
-    shown = json.loads(next(each for each in told if each))
+    shown = json.loads(next(each for each in announced if each))
     assert (shown["index"], shown["step"], shown["steps"]) == (0, 1, 2)

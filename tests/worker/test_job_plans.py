@@ -167,10 +167,10 @@ def test_request_for_what_the_worker_does_not_have_is_refused(tmp_path: Path) ->
     request = resolved(pipelines, class_label="green")
     (image,) = plan_job("job", request, pipelines, {}).images
     assert (image.network_label, image.guidance_scale) == (1, 0)
-    for changes, said in (
+    for changes, message in (
         ({"guidance_scale": 1.0}, "has no classifier"),
         ({"class_label": 9}, "has no class 9"),
         ({"model": "huge"}, "has no pipeline 'huge'"),
     ):
-        with pytest.raises(UnknownOfferError, match=said):
+        with pytest.raises(UnknownOfferError, match=message):
             plan_job("job", request.model_copy(update=changes), pipelines, {})

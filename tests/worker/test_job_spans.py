@@ -241,7 +241,7 @@ def test_each_attempt_of_a_requeued_job_is_a_span_of_the_same_trace(
     serve()
     outcomes: defaultdict[int, list[object]] = defaultdict(list)
     for each in named(exporter, "attempt", job_id):
-        told = each.attributes or {}
-        outcomes[each.context.trace_id].append((told["adm.attempt"], told["adm.outcome"]))
+        attributes = each.attributes or {}
+        outcomes[each.context.trace_id].append((attributes["adm.attempt"], attributes["adm.outcome"]))
     assert outcomes == {TRACE: [(1, "released"), (2, "completed")]}
     assert len(named(exporter, "queued", job_id)) == 1

@@ -76,5 +76,5 @@ def test_class_conditional_upsampler_is_announced_where_the_networks_see_the_cla
     manifest["pipelines"]["tiny-uncond"]["upsampling"] = manifest["pipelines"]["tiny"]["upsampling"]
     write_manifest(folder, manifest)
     pipelines = select(["tiny", "tiny-uncond"], [load_stack(folder)])
-    told = [[stage.class_conditional for stage in offer(pipeline).stages] for pipeline in pipelines.values()]
-    assert told == [[True, True], [False, False]]
+    conditional = [[stage.class_conditional for stage in offer(pipeline).stages] for pipeline in pipelines.values()]
+    assert conditional == [[True, True], [False, False]]

@@ -114,7 +114,7 @@ def test_worker_says_why_it_refuses_and_serves_on(start: Start, client: Client, 
     worker = start(ADM_PIPELINES="other")
     worker.wait_ready()
     eventually(lambda: served_by(client) == {"other"}, "the worker is known")
-    for action, model, said in (
+    for action, model, message in (
         ("unload", "other", "'other' is its only pipeline; load another one first, or stop the worker"),
         ("unload", "demo", "it does not serve 'demo'; it serves other"),
         ("load", "no-such", "has a pipeline 'no-such'; there are adm-128, "),
@@ -122,7 +122,7 @@ def test_worker_says_why_it_refuses_and_serves_on(start: Start, client: Client, 
     ):
         found = answer(changes, ask(changes, action, model))
         assert found.status is ChangeStatus.REFUSED
-        assert said in found.detail, found.detail
+        assert message in found.detail, found.detail
     found = answer(changes, ask(changes, "load", "other"))
     assert (found.status, found.detail) == (ChangeStatus.DONE, "served it already")
     images_of(client, "other", steps=2)

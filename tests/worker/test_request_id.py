@@ -13,5 +13,5 @@ def test_workers_lines_about_a_job_carry_the_id_of_the_request_that_queued_it(be
     with capture_logs() as lines:
         (claim,) = bench.claim(inbox)
         assert bench.finish(inbox, claim)
-    told = [(each["event"], each["job_id"], each["request_id"]) for each in lines]
-    assert told == [("claimed", queued.job.id, "abc-1"), ("ended", queued.job.id, "abc-1")]
+    logged = [(each["event"], each["job_id"], each["request_id"]) for each in lines]
+    assert logged == [("claimed", queued.job.id, "abc-1"), ("ended", queued.job.id, "abc-1")]

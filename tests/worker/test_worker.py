@@ -181,7 +181,7 @@ def test_worker_refuses_a_name_that_lives_with_other_data_on_the_same_redis(
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "message"),
     [
         (
             lambda folder: (folder / "base.safetensors").write_bytes(b"\x10" * 99),
@@ -194,7 +194,7 @@ def test_worker_refuses_a_name_that_lives_with_other_data_on_the_same_redis(
     ids=["garbage", "truncated", "missing", "manifest"],
 )
 def test_bad_weights_stop_the_start_with_one_line_that_names_the_file(
-    start: Start, tmp_path: Path, damage: Callable[[Path], object], told: str
+    start: Start, tmp_path: Path, damage: Callable[[Path], object], message: str
 ) -> None:
     folder = write_tiny_stack(tmp_path / "weights")
     damage(folder)
@@ -202,7 +202,7 @@ def test_bad_weights_stop_the_start_with_one_line_that_names_the_file(
     assert worker.process.wait(300) == 1
     loading, refusal = worker.output.strip().splitlines()
     assert '"loading"' in loading
-    assert told in refusal
+    assert message in refusal
 
 
 def truncate(path: Path) -> None:
@@ -227,10 +227,10 @@ def test_job_that_asks_what_no_worker_offers_fails_and_stops_nobody(start: Start
     job_ids.append(client.submit(steps=2))
     start().wait_ready()
     *refused, fine = client.wait_all(job_ids)
-    for job, (_, _, told) in zip(refused, wrong, strict=True):
+    for job, (_, _, message) in zip(refused, wrong, strict=True):
         assert job.status is JobStatus.FAILED
         assert job.error is not None
-        assert told in job.error.detail
+        assert message in job.error.detail
     assert fine.status is JobStatus.COMPLETED
 
 

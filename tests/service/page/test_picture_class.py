@@ -87,12 +87,12 @@ def test_jobs_that_need_a_class_wait_for_the_answer_or_a_choice(page: Page, pain
     open_page(page)
     choose(page, 0, png(50, 8))
     claim = painter.claim()
-    told = page.locator("#picture-class-note")
-    expect(told).to_have_text("Asking the classifier…")
+    note = page.locator("#picture-class-note")
+    expect(note).to_have_text("Asking the classifier…")
     expect(page.get_by_role("button", name="Reconstruct")).to_be_disabled()
     expect(page.get_by_role("button", name="Upsample", exact=True)).to_be_enabled()  # this upsampler takes no class
     painter.finish(claim)  # without results
-    expect(told).to_have_text("The classifier gave no answer: choose a class.")
+    expect(note).to_have_text("The classifier gave no answer: choose a class.")
     expect(page.get_by_role("button", name="Reconstruct")).to_be_disabled()
     page.get_by_label("Class of the picture").focus()
     page.keyboard.type("cone")
@@ -126,8 +126,8 @@ def test_pipeline_whose_networks_take_no_class_offers_none(page: Page, painter: 
 
 
 def test_upsampler_that_takes_a_class_gets_that_of_the_picture(page: Page, painter: Painter, redis: Redis) -> None:
-    told = UPSAMPLER.model_copy(update={"class_conditional": True})
-    announce(redis, CONDITIONAL.model_copy(update={"stages": (CONDITIONAL.stages[0], told)}))
+    upsampler = UPSAMPLER.model_copy(update={"class_conditional": True})
+    announce(redis, CONDITIONAL.model_copy(update={"stages": (CONDITIONAL.stages[0], upsampler)}))
     open_page(page)
     choose(page, 0, png(50, 8))
     score(painter)
@@ -142,15 +142,15 @@ def test_only_the_steps_that_are_taken_are_shown(
     upsample = UpsampleDefaults(steps=steps, sampler="ddpm", eta=0.0, strength=strength)
     announce(redis, DEMO.model_copy(update={"defaults": DEMO.defaults.model_copy(update={"upsample": upsample})}))
     open_page(page)
-    said = page.locator("#request-facts dt", has_text="Steps").locator("xpath=following-sibling::dd[1]")
+    steps_shown = page.locator("#request-facts dt", has_text="Steps").locator("xpath=following-sibling::dd[1]")
     expect(page.locator("#upsample-label")).to_have_text(f"32 to 64 px, {taken} steps")
     page.get_by_label("Steps", exact=True).fill("25")
     painter.finish(generate(page, painter))
-    expect(said).to_have_text(f"25 + {taken}")
+    expect(steps_shown).to_have_text(f"25 + {taken}")
     choose(page, 0, png(50, 8))
     painter.finish(press(page, painter, "Upsample"))
     expect(page.locator("#stage-title")).to_have_text("Upsampled picture")
-    expect(said).to_have_text(str(taken))
+    expect(steps_shown).to_have_text(str(taken))
     painter.finish(press(page, painter, "Variations"))  # half of 25 steps
     expect(page.locator("#stage-title")).to_have_text("Variation")
-    expect(said).to_have_text(f"13 + {taken}")
+    expect(steps_shown).to_have_text(f"13 + {taken}")

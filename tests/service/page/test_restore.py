@@ -37,14 +37,14 @@ def test_chosen_png_fills_the_form_too(page: Page, painter: Painter) -> None:
 
 @pytest.mark.refused(422)
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         (None, "mine.png is no PNG of this service"),
         (json.dumps(FACTS | {"model": "other"}), "made by the model other, which this service does not have"),
         (json.dumps(FACTS | {"kind": "reconstruct", "images": ["file-1"]}), "made from other pictures (reconstruct)"),
     ],
 )
-def test_picture_without_settings_here_says_why(page: Page, painter: Painter, text: str | None, told: str) -> None:
+def test_picture_without_settings_here_says_why(page: Page, painter: Painter, text: str | None, message: str) -> None:
     open_page(page)
     drop(page, picture(text))
-    expect(page.locator("#form-error")).to_contain_text(told)
+    expect(page.locator("#form-error")).to_contain_text(message)
