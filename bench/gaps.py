@@ -72,20 +72,20 @@ class Clock:
     ended: float | None = None  # end of the last step, if rows were left
 
     def watch(self, loaded: LoadedPipelines) -> None:
-        engine, turn = loaded.engine, loaded.engine.turn
+        engine, iterate = loaded.engine, loaded.engine.iterate
 
         def timed(*, ahead: bool = True) -> StepReport | None:
             began = time.perf_counter()
             if self.ended is not None and engine.busy:
                 self.gaps.append(began - self.ended)
-            report = turn(ahead=ahead)
+            report = iterate(ahead=ahead)
             now = time.perf_counter()
             if report is not None:
                 self.steps.append(now - began)
             self.ended = now if engine.busy else None
             return report
 
-        engine.turn = timed  # type: ignore[method-assign]  # to measure it where it is called
+        engine.iterate = timed  # type: ignore[method-assign]  # to measure it where it is called
 
     def reset(self) -> None:
         self.steps, self.gaps = [], []

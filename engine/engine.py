@@ -95,12 +95,12 @@ class Engine:
         return was_here
 
     def step(self) -> StepReport | None:
-        """Take one step of one stage, and report it; None if there is no image. Raises: the errors of `turn`."""
-        while (report := self.turn()) is None and self._launched:
+        """Take one step of one stage, and report it; None if there is no image. Raises: the errors of `iterate`."""
+        while (report := self.iterate()) is None and self._launched:
             pass
         return report
 
-    def turn(self, *, ahead: bool = True) -> StepReport | None:
+    def iterate(self, *, ahead: bool = True) -> StepReport | None:
         """Launch one more step; retire the oldest if `depth` steps are in flight. None if no step was retired.
 
         ahead: whether a step may be launched before the previous one is retired, up to `depth` steps in flight.

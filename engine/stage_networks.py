@@ -82,7 +82,7 @@ class StageNetworks:
 
     @property
     def has_native_norms(self) -> bool:
-        return self.device.type == "cpu" and native_norm.is_of(DTYPES[self.precision])
+        return self.device.type == "cpu" and native_norm.supports(DTYPES[self.precision])
 
     @property
     def keeps_kernels(self) -> bool:

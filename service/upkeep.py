@@ -44,14 +44,14 @@ class Upkeep:
         removed = self._cleaner.remove_ended()
         self._cleaner.trim_registries()
         if removed:
-            log.info("swept", jobs=removed)
+            log.info("jobs_removed", jobs=removed)
 
     def clean_store(self) -> None:
         if self._cleaner.first_within(STORE_SECONDS):
             self._cleaner.recount_webhooks()
             images, files = self._cleaner.remove_unpublished_images(), self._cleaner.remove_stray_files()
             if images or files:
-                log.info("store_swept", unpublished_images=images, expired_files=files)
+                log.info("store_cleaned", unpublished_images=images, expired_files=files)
 
 
 async def repeat(chores: list[Callable[[], None]], seconds: float) -> None:

@@ -121,7 +121,7 @@ class Worker:
             self._await_newcomers()
         # the last report of a job that runs alone is evidence if the worker dies (jobs.queue.worker_deaths)
         is_alone = any(run.claim.alone for run in self._runs.all)
-        report = self._engine.turn(ahead=not is_alone)
+        report = self._engine.iterate(ahead=not is_alone)
         self._next_step_at = time.monotonic() + launch_delay(self._engine.seconds_ahead, self._engine.host_seconds)
         if report is not None:
             self._apply(report)

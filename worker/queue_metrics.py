@@ -25,7 +25,7 @@ class QueueMetrics:
         )
         self.requeued = Counter(
             "adm_job_requeues",
-            "Jobs requeued, by cause: retry, after a failure; given back, by a worker that stops or lacks memory",
+            "Jobs requeued, by cause: retry, after a failure; released, by a worker that stops or lacks memory",
             ("pipeline", "cause"),
             registry=registry,
         )

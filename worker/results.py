@@ -77,7 +77,7 @@ class Results:
         try:
             return self._ledger.note_checkpoint(claim.job_id, claim.token, checkpoint, reached)
         except RedisError as error:
-            log.warning("checkpoint_not_named", **claim.ids, error=str(error))
+            log.warning("checkpoint_not_recorded", **claim.ids, error=str(error))
             return False
 
     def complete(
@@ -169,7 +169,7 @@ class Results:
 
         written = self._fenced(claim, write, JobStatus.QUEUED, JobStatus.CANCELLED)
         if written and became is JobStatus.QUEUED:
-            self._metrics.requeued.labels(claim.request.model, "given back").inc()
+            self._metrics.requeued.labels(claim.request.model, "released").inc()
         self._finish(claim, became if written and became.is_final else None)
         return written
 

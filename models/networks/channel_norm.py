@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
-def lies_by_channels(x: Tensor) -> bool:
+def is_channels_last(x: Tensor) -> bool:
     """Return whether a CPU's map [N, C, ...] has each position's channels contiguous (channels-last)."""
     return x.is_cpu and x.ndim > 2 and x.flatten(2).mT.is_contiguous()
 

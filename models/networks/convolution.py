@@ -42,7 +42,7 @@ def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
 class _Served(nn.Module):
     """A convolution of maps, or of lines as maps of height 1, without dilation and groups.
 
-    Packed weights get no gradient; the gradient with respect to the image uses turned kernels.
+    Packed weights get no gradient; the gradient with respect to the image uses kernels that are flipped and transposed.
     """
 
     weight: Tensor
@@ -51,7 +51,7 @@ class _Served(nn.Module):
     kernel_size: tuple[int, ...]
     padding: tuple[int, ...] | str
     stride: tuple[int, ...]
-    turned: Tensor | None = None  # packed, for the gradient
+    gradient_kernels: Tensor | None = None  # packed, for the gradient
     number: int | None = None  # in compiled code, once packed
     packed_dtype: torch.dtype | None = None  # torch.compile cannot look at packed weights
 
@@ -79,18 +79,18 @@ class _Served(nn.Module):
     def image_gradient(self, gradient: Tensor, size: Pair) -> Tensor:
         """The gradient with respect to maps [N, C, *size], from the gradient with respect to the result."""
         (kernel, _), (padding, _), (stride, _) = map(_pair, (self.kernel_size, self.padding, self.stride))
-        turned = turn(self._kernels()) if self.turned is None else self.turned
+        kernels = transposed(self._kernels()) if self.gradient_kernels is None else self.gradient_kernels
         if stride > 1:
             gradient = _spread(gradient, stride, [each + 2 * padding - kernel + 1 for each in size])
-        return _convolve(gradient, turned, None, (kernel - 1 - padding,) * 2)
+        return _convolve(gradient, kernels, None, (kernel - 1 - padding,) * 2)
 
     def pack(self, rows: int, size: Pair, *, with_gradient: bool) -> None:
         """Pack the weights for their kernels, for maps of this size, once instead of at every call."""
         kernels, padding, stride = self._kernels(), _pair(self.padding), _pair(self.stride)
         if with_gradient:
             ahead = kernels.shape[2] - 1 - padding[0]
-            turned_size = (rows, len(kernels), *(each + 2 * padding[0] - kernels.shape[2] + 1 for each in size))
-            self.turned = _packed(turn(kernels), (ahead, ahead), (1, 1), turned_size)
+            gradient_size = (rows, len(kernels), *(each + 2 * padding[0] - kernels.shape[2] + 1 for each in size))
+            self.gradient_kernels = _packed(transposed(kernels), (ahead, ahead), (1, 1), gradient_size)
         packed = _packed(kernels, padding, stride, (rows, kernels.shape[1], *size))
         self.weight = nn.Parameter(packed, requires_grad=False)
         self.number, self.packed_dtype = opaque.number_of(self), packed.dtype
@@ -166,8 +166,8 @@ def _convolve(maps: Tensor, kernels: Tensor, bias: Tensor | None, padding: Pair,
     return torch.mkldnn_convolution(maps, kernels, bias, padding, stride, (1, 1), 1)
 
 
-def turn(kernels: Tensor) -> Tensor:
-    """Turn kernels [out, in, h, w] to those of the image's gradient: [in, out, h, w]."""
+def transposed(kernels: Tensor) -> Tensor:
+    """The kernels of the image's gradient, [in, out, h, w], for kernels [out, in, h, w]: flipped and transposed."""
     return kernels.flip(2, 3).transpose(0, 1).contiguous()
 
 

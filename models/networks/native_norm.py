@@ -58,7 +58,7 @@ def loaded(path: Path) -> ctypes.CDLL:
     return found
 
 
-def is_of(dtype: torch.dtype) -> bool:
+def supports(dtype: torch.dtype) -> bool:
     """Return whether this code supports the dtype on a CPU."""
     return dtype in HALF and library() is not None
 
@@ -66,7 +66,7 @@ def is_of(dtype: torch.dtype) -> bool:
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch's; torch.compile cannot look inside
 def serves(dtype: torch.dtype) -> bool:
     """Return whether serving uses this code for the dtype on the calling thread: where it computes alone."""
-    return is_of(dtype) and torch.get_num_threads() == 1
+    return supports(dtype) and torch.get_num_threads() == 1
 
 
 def computes(x: Tensor, *, trains: bool = False) -> bool:
@@ -74,7 +74,7 @@ def computes(x: Tensor, *, trains: bool = False) -> bool:
 
     In serving a norm runs on the calling thread alone. In training the images are divided among torch's threads.
     """
-    return x.shape[1] % CHANNELS_TOGETHER == 0 and (is_of(x.dtype) if trains else serves(x.dtype))
+    return x.shape[1] % CHANNELS_TOGETHER == 0 and (supports(x.dtype) if trains else serves(x.dtype))
 
 
 def group_norm(x: Tensor, call: NormCall) -> Tensor:

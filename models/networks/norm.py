@@ -32,7 +32,7 @@ class GroupNorm32(nn.GroupNorm):
         trains = torch.is_grad_enabled() and self.weight.requires_grad
         modulation_trains = torch.is_grad_enabled() and scale is not None and scale.requires_grad
         if torch.compiler.is_compiling():  # the compiled norm is a single operation there, with a gradient for x alone
-            if trains or modulation_trains or not channel_norm.lies_by_channels(x) or not native_norm.serves(x.dtype):
+            if trains or modulation_trains or not channel_norm.is_channels_last(x) or not native_norm.serves(x.dtype):
                 return self._eager(x, scale, shift, silu=silu)
             return native_norm.group_norm(x, call)
         if self.fused and not trains:
@@ -40,7 +40,7 @@ class GroupNorm32(nn.GroupNorm):
 
             return group_norm(x, call)
         trains = trains or modulation_trains
-        if channel_norm.lies_by_channels(x):
+        if channel_norm.is_channels_last(x):
             if native_norm.computes(x, trains=trains):
                 return native_norm.group_norm(x, call)
             if not trains:

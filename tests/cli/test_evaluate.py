@@ -332,8 +332,8 @@ def test_a_pipeline_is_sampled_in_this_process(tmp_path: Path) -> None:
 def test_a_sweep_makes_in_one_engine_what_single_evaluations_measure(tmp_path: Path) -> None:
     target, page = tmp_path / "sweep.json", tmp_path / "sweep.html"
     settings = ("--scale", "0,4", "--steps", "1,2", "--sampler", "ddim", "--images", "10")
-    swept = ["evaluate", "sweep", "demo", "--against", "shapes?images=20", "--out", str(target), "--report", str(page)]
-    status, _, stderr = run_warm("cli", [*swept, *settings], os.environ, EVALUATION)
+    sweep = ["evaluate", "sweep", "demo", "--against", "shapes?images=20", "--out", str(target), "--report", str(page)]
+    status, _, stderr = run_warm("cli", [*sweep, *settings], os.environ, EVALUATION)
     assert status == 0, stderr
     found = json.loads(target.read_text())
     assert [(each["scale"], each["steps"]) for each in found["cells"]] == [(0, 1), (4, 1), (0, 2), (4, 2)]

@@ -39,9 +39,9 @@ def test_next_step_is_launched_before_the_previous_one_is_retired(bench: Bench, 
 def test_idle_device_is_given_one_step_and_then_the_next(bench: Bench, engine: Engine) -> None:
     """Newcomers can join before each launch."""
     engine.add(bench.image("early", steps=2))
-    assert engine.turn() is None
+    assert engine.iterate() is None
     engine.add(bench.image("late", steps=1))
-    reports = [engine.turn() for _ in range(3)]
+    reports = [engine.iterate() for _ in range(3)]
     reported = [sorted(each.request.job_id for each in report.moved) for report in reports if report is not None]
     assert reported == [["early"], ["early", "late"]]
     assert reports[-1] is None

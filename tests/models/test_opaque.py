@@ -92,7 +92,7 @@ def test_operations_keep_the_rules_of_torch() -> None:
     block, x = packed(1), maps(2).requires_grad_()
     assert block.halve.number is not None
     torch.library.opcheck(opaque.convolve, (x, block.halve.number))
-    if native_norm.is_of(torch.float32):
+    if native_norm.supports(torch.float32):
         scale, shift = torch.randn(2, ROWS, CHANNELS)
         parameters = block.norm.weight, block.norm.bias, scale, shift
         torch.library.opcheck(native_norm.opaque_norm, (x, *parameters, block.norm.num_groups, block.norm.eps, True))

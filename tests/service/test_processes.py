@@ -87,27 +87,27 @@ def test_process_that_dies_is_started_again_and_the_log_says_so(running: Running
     assert process.poll() is None
 
 
-def test_one_process_sweeps_and_the_one_that_replaces_it_continues(
+def test_one_process_expires_jobs_and_the_one_that_replaces_it_continues(
     running: Running, redis: Redis, worker: ToyWorker
 ) -> None:
     address, _, lines = running
     worker.hold()
 
-    def swept() -> list[dict[str, Any]]:
+    def expiries() -> list[dict[str, Any]]:
         """Of the log, which is written after the jobs have expired: a process must not be killed in between."""
         return [each for each in events(lines, "jobs_timed_out") if each["expired"]]
 
     def expire_jobs() -> None:
-        before = len(swept())
+        before = len(expiries())
         for _ in range(2):  # one may be claimed
             httpx2.post(f"{address}/v1/jobs", json=body(n=64, upsample=False, expires_in=1), timeout=60)
-        eventually(lambda: len(swept()) > before, "a job expires")
+        eventually(lambda: len(expiries()) > before, "a job expires")
 
     expire_jobs()
     os.kill(next(e["pid"] for e in events(lines, "process_started") if e["process"] == 0), signal.SIGKILL)
     eventually(lambda: len(events(lines, "process_started")) == 3, "it is started again")
     expire_jobs()
-    assert {each["process"] for each in swept()} == {"0"}
+    assert {each["process"] for each in expiries()} == {"0"}
 
 
 def test_sigterm_ends_streams_and_all_processes_and_frees_the_port(running: Running, worker: ToyWorker) -> None:

@@ -223,13 +223,13 @@ def test_nothing_of_a_callers_jobs_stays_when_they_are_over(
 ) -> None:
     images = ImageStore(service_settings.store_address)
     queue = JobQueue(redis, service_settings, images)
-    swept = post(client, callers.ann)
-    client.post(f"/v1/jobs/{swept}/cancel", headers=callers.ann)
-    while client.get(f"/v1/jobs/{swept}", headers=callers.ann).json()["status"] != "cancelled":
+    removed = post(client, callers.ann)
+    client.post(f"/v1/jobs/{removed}/cancel", headers=callers.ann)
+    while client.get(f"/v1/jobs/{removed}", headers=callers.ann).json()["status"] != "cancelled":
         pass
     for member in cast(list[bytes], redis.zrange(keys.ENDED, 0, -1)):
         redis.zadd(keys.ENDED, {member: 1})
-    redis.delete(job_key(swept))  # its time is over: Redis removes the hash by itself
+    redis.delete(job_key(removed))  # its time is over: Redis removes the hash by itself
     Cleaner(redis, queue.ledger, images, queue.files, 10).remove_ended()
     assert client.get("/v1/jobs", headers=callers.ann).json()["data"] == []
     caller = callers.ann["Authorization"][11:23]

@@ -78,14 +78,14 @@ def test_jobs_have_the_bytes_and_the_steps_that_they_have_otherwise(bench: Bench
 def note_steps_ahead(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Record for each retired step whether the device has another one."""
     ahead: list[bool] = []
-    turn = Engine.turn
+    iterate = Engine.iterate
 
     def noting(engine: Engine, **options: bool) -> StepReport | None:
-        if (report := turn(engine, **options)) is not None:
+        if (report := iterate(engine, **options)) is not None:
             ahead.append(engine.seconds_ahead > 0)
         return report
 
-    monkeypatch.setattr(Engine, "turn", noting)  # to look at the engine between two turns of a worker
+    monkeypatch.setattr(Engine, "iterate", noting)  # to look at the engine between two iterations of a worker
     monkeypatch.setattr(HostTimer, "is_done", False)  # as a device that runs asynchronously, which a CPU does not
     return ahead
 
@@ -130,29 +130,29 @@ def test_job_that_comes_while_the_device_is_at_a_step_has_a_place_in_the_next(
 ) -> None:
     """On a device that was idle before, that is the second step: nothing has been reported yet."""
     reported: list[set[str]] = []  # the jobs that moved, by steps
-    turns: list[StepReport | None] = []
-    turn = Engine.turn
+    iterations: list[StepReport | None] = []
+    iterate = Engine.iterate
 
-    def take_turn(engine: Engine, *, ahead: bool = True) -> StepReport | None:
-        report = turn(engine, ahead=ahead)
+    def iterate_and_note(engine: Engine, *, ahead: bool = True) -> StepReport | None:
+        report = iterate(engine, ahead=ahead)
         if report is not None:
             reported.append({each.request.job_id for each in report.moved})
         if engine.busy:
-            turns.append(report)
+            iterations.append(report)
         return report
 
     def is_done(timer: HostTimer) -> bool:
-        return late_is_there.is_set() or len(turns) != 1 + num_reported
+        return late_is_there.is_set() or len(iterations) != 1 + num_reported
 
     late_is_there = Event()
     monkeypatch.setattr(loop, "JOIN_SECONDS", 60.0)  # for Redis to answer a look for jobs, on a busy machine too
     # the real engine, on a device that runs asynchronously as long as the test says
-    monkeypatch.setattr(Engine, "turn", take_turn)
+    monkeypatch.setattr(Engine, "iterate", iterate_and_note)
     monkeypatch.setattr(HostTimer, "is_done", property(is_done))
     monkeypatch.setattr(HostTimer, "wait", lambda timer: 600.0)
     early = bench.submit(steps=4, upsample=False)
     serve(2)
-    eventually(lambda: len(turns) == 1 + num_reported, "so many steps have started, and one less is reported")
+    eventually(lambda: len(iterations) == 1 + num_reported, "so many steps have started, and one less is reported")
     late = bench.submit(steps=2, upsample=False)
     late_is_there.set()
     wait_all(bench, [early, late])

@@ -129,12 +129,12 @@ def test_job_that_was_requeued_while_it_was_swept_stays_and_expires_later(
     is_due(redis, job_id)
     redis.hset(rq_registries.job_key(job_id), "adm_expires_at", time.time() + 10)  # so that the worker below takes it
 
-    def put_back_meanwhile(swept: str, decide: Callable[[Pipeline, Record | None], bool]) -> bool:
+    def requeue_meanwhile(job_id: str, decide: Callable[[Pipeline, Record | None], bool]) -> bool:
         inbox.results.requeue(bench.claim(inbox)[0])
-        return change(swept, decide)
+        return change(job_id, decide)
 
     # the real one, after a change that comes between the cleaner's two commands
-    monkeypatch.setattr(bench.queue.ledger, "change", put_back_meanwhile)
+    monkeypatch.setattr(bench.queue.ledger, "change", requeue_meanwhile)
     assert cleaner.expire_jobs() == 0
     assert bench.status(job_id) == "queued"
     assert redis.zcount(keys.EXPIRING, time.time() + 86_000, "inf") == 1
