@@ -12,6 +12,7 @@ from typing import IO, Any
 
 from bulk.chunks import Chunk
 from bulk.errors import BulkError
+from vocabulary.counts import counted
 
 LOCAL_HEADER = struct.Struct("<26xHH")  # of a zip's member; the lengths of its name and of its extra field
 CHANNELS = 3
@@ -66,7 +67,7 @@ def read_base_samples(path: Path) -> BaseSamples:
         raise BulkError(f"--base-samples {path}: is not a complete .npz of numpy.savez ({error})") from error
     count, size = shape[:2]
     if labels is not None and len(labels) != count:
-        raise BulkError(f"--base-samples {path}: has {count} images and {len(labels)} labels")
+        raise BulkError(f"--base-samples {path}: has {counted(count, 'image')} and {counted(len(labels), 'label')}")
     return BaseSamples(path, count, size, labels, sha256, offset)
 
 

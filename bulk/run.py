@@ -22,6 +22,7 @@ from jobs.contract.errors import InvalidRequestError
 from jobs.contract.pipelines import PipelineInfo, StageInfo
 from jobs.contract.request import JobRequest, ResolvedRequest
 from jobs.contract.resolution import resolve
+from vocabulary.counts import counted
 
 ASKED = (
     "guidance_scale",
@@ -193,7 +194,9 @@ def make(
             progress.update(writing, completed=plan.count)
         except KeyboardInterrupt as error:
             kept = int(progress.tasks[images].completed)
-            raise StoppedError(f"stopped at {kept} of {plan.count} images; the same command resumes") from error
+            raise StoppedError(
+                f"stopped at {kept} of {counted(plan.count, 'image')}; the same command resumes"
+            ) from error
 
 
 def missing(plan: ChunkPlan, output: Output) -> Iterator[Chunk]:
@@ -203,7 +206,7 @@ def missing(plan: ChunkPlan, output: Output) -> Iterator[Chunk]:
 
 def summary(out: Path, plan: ChunkPlan, size: int, record: Record) -> str:
     """A line on the result."""
-    made = f"{out}: {plan.count} images of {size}x{size}"
+    made = f"{out}: {counted(plan.count, 'image')} of {size}x{size}"
     if not record.numerics:
         return made
     others = len(record.numerics) - 1

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from cli.failure import one_line_errors
+from vocabulary.counts import counted
 
 app = typer.Typer(help="Training images: inspect, pack, fetch.", no_args_is_help=True)
 SHOWN_FILES = 20
@@ -29,7 +30,7 @@ def inspect(
         report = found.report()
         if json_file is not None:
             json_file.write_text(json.dumps(report, indent=1) + "\n")
-        typer.echo(f"{found.images} images, {len(found.classes)} classes; {found.rule}")
+        typer.echo(f"{counted(found.images, 'image')}, {counted(len(found.classes), 'class')}; {found.rule}")
         for name, count in found.classes.items():
             typer.echo(f"  {name}: {count}")
         typer.echo(
@@ -42,7 +43,7 @@ def inspect(
         if found.alike:
             typer.echo(f"classes that differ in case alone: {', '.join(found.alike)}")
         if found.ignored:
-            typer.echo(f"ignored: {len(found.ignored)} files that are no pictures")
+            typer.echo(f"ignored: {counted(len(found.ignored), 'file')} that are no pictures")
         tiles = [
             Tile(image, name, f"{image.width}x{image.height}") for name, shown in found.shown.items() for image in shown
         ]
@@ -65,7 +66,7 @@ def pack(
         count, shards, skipped = pack_shards(images, out, labels_from)
         for each in skipped:
             typer.echo(f"left out: {each.path}: {each.reason}")
-        typer.echo(f"{out}: {count} pictures in {shards} shards")
+        typer.echo(f"{out}: {counted(count, 'picture')} in {counted(shards, 'shard')}")
 
 
 @app.command()
@@ -85,4 +86,6 @@ def fetch(
         for file, md5 in published.md5.items():
             fetch_under_a_bar(f"{(source or published.url).rstrip('/')}/{file}", folder / file)
             check(folder / file, md5)
-        typer.echo(f"{folder}: {len(published.md5)} files; next: adm train --preset fashion --images {folder}")
+        typer.echo(
+            f"{folder}: {counted(len(published.md5), 'file')}; next: adm train --preset fashion --images {folder}"
+        )

@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from cli.failure import one_line_errors, print_doubt
+from vocabulary.counts import counted
 
 if TYPE_CHECKING:
     from evaluation.extractors import Extractor as OpenedExtractor
@@ -119,7 +120,7 @@ def stats(
                 raise ValueError(f"{source}: is a statistics file already, and has no features")
             write_statistics(out, found.content, found.provenance)
             work.remove()
-        typer.echo(f"{out}: statistics of {found.provenance['images']} images of {found.provenance['size']}")
+        typer.echo(f"{out}: statistics of {counted(found.provenance['images'], 'image')} of {found.provenance['size']}")
 
 
 @app.command()

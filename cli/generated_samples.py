@@ -20,6 +20,7 @@ from evaluation.feature_files import KeptFeatures
 from evaluation.sources import Named, parse_named, whole_number
 from evaluation.statistics_file import Measured
 from jobs.settings import Settings
+from vocabulary.counts import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -79,7 +80,9 @@ class FeatureOutput(Output):
 
     def grow(self, before: ChunkPlan, size: int) -> None:
         """Refuse, because a source with another number of images has another folder. Raises: BulkError."""
-        raise BulkError(f"{self.folder}: has the features of {before.count} images; remove it to begin again")
+        raise BulkError(
+            f"{self.folder}: has the features of {counted(before.count, 'image')}; remove it to begin again"
+        )
 
     def finish(self, plan: ChunkPlan, size: int, on_image: Callable[[], None]) -> None:
         """Do nothing, because the stored features are the result."""

@@ -8,6 +8,7 @@ import typer
 from cli.generate import FAILED_STATUS, STOPPED_STATUS, ClassLabel, Eta, ModelName, Priority, Scale, Upsample, class_of
 from cli.progress import progress_bar
 from cli.remote import AsJson, Url, connected
+from vocabulary.counts import counted
 
 if TYPE_CHECKING:
     from adm_client import Grid
@@ -84,15 +85,15 @@ def value_of(field: str, text: str) -> int | float | str | None:
 def follow(made: "Grid") -> None:
     """Show the progress of the cells until all have ended."""
     cells = len(made.state.cells)
-    with progress_bar(f"0 of {cells} images") as show:
+    with progress_bar(f"0 of {counted(cells, 'image')}") as show:
         while not made.state.is_final:
             made.refresh(ASK_SECONDS)
             done = sum(1.0 if each.job is None else each.job.progress.fraction for each in made.state.cells)
-            show(f"{made.state.ended} of {cells} images", done / cells)
+            show(f"{made.state.ended} of {counted(cells, 'image')}", done / cells)
 
 
 def report(made: "Grid") -> None:
     """Exit with a line and a status unless every cell has an image."""
     if lacking := len(made.state.cells) - made.state.completed:
-        typer.echo(f"adm: grid {made.id}: {lacking} of {len(made.state.cells)} cells have no image", err=True)
+        typer.echo(f"adm: grid {made.id}: no image in {lacking} of {counted(len(made.state.cells), 'cell')}", err=True)
         raise typer.Exit(FAILED_STATUS)

@@ -12,6 +12,7 @@ from cli.failure import one_line_errors
 from cli.open_flag_options import takes_open_flags
 from cli.pipeline_changes import load, unload
 from cli.stack_measuring import MeasureMinutes, measure_stack
+from vocabulary.counts import counted
 from vocabulary.precisions import Precision
 
 if TYPE_CHECKING:
@@ -156,7 +157,9 @@ def verify(path: File, preset: PresetOption = None, weights_at: Where = None) ->
     print_place(network)
     for line in lines:
         typer.echo(f"{path.name}: {line}")
-    typer.echo(f"{path.name}: is {name}" if not lines else f"{path.name}: {len(lines)} differences from {name}")
+    typer.echo(
+        f"{path.name}: is {name}" if not lines else f"{path.name}: {counted(len(lines), 'difference')} from {name}"
+    )
     if lines:
         raise typer.Exit(1)
 

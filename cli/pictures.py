@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.failure import one_line_errors, print_doubt
+from vocabulary.counts import counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -92,7 +93,7 @@ def interpolate(
     digits = len(str(frames - 1))
     for index, frame in enumerate(shown):
         write_png(frame, out / f"frame-{index:0{digits}d}.png")
-    typer.echo(f"{out}: {frames} frames")
+    typer.echo(f"{out}: {counted(frames, 'frame')}")
 
 
 def refusals() -> tuple[type[Exception], ...]:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from cli.failure import one_line_errors
+from vocabulary.counts import counted
 
 app = typer.Typer(help="Training runs: list, show, compare, follow.", no_args_is_help=True)
 
@@ -46,10 +47,17 @@ def show(folder: Folder, as_json: Annotated[bool, typer.Option("--json", help="a
         typer.echo(json.dumps(whole, indent=1))
         return
     data, start = run.info["data"], run.info["starts"][-1]
-    typer.echo(f"{run.info['kind']}, step {run.step} of {run.steps}, started {len(run.info['starts'])} times")
-    typer.echo(f"data: {data['images']} images, {data['held_out']} held out, {len(data['class_names'])} classes")
+    typer.echo(
+        f"{run.info['kind']}, step {run.step} of {run.steps}, started {counted(len(run.info['starts']), 'time')}"
+    )
+    typer.echo(
+        f"data: {counted(data['images'], 'image')}, {data['held_out']} held out, "
+        f"{counted(len(data['class_names']), 'class')}"
+    )
     torch = start["versions"]["torch"]
-    typer.echo(f"machine: {start['device']} in {start['precision']}, {start['processes']} processes, torch {torch}")
+    typer.echo(
+        f"machine: {start['device']} in {start['precision']}, {counted(start['processes'], 'process')}, torch {torch}"
+    )
     for name, value in run.last.items():
         typer.echo(f"  {name}: {value:.6g}")
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from cli.failure import one_line_errors
+from vocabulary.counts import counted
 
 if TYPE_CHECKING:
     from jobs.queue.webhooks import Webhooks
@@ -27,7 +28,8 @@ def list_deliveries(
     """List the dead letters, or with --pending the deliveries that will be tried again."""
     for each in connected(lambda webhooks: webhooks.pending() if pending else webhooks.dead()):
         fields = asdict(each) | {"type": each.type}
-        typer.echo(json.dumps(fields) if as_json else f"{each.id}  {each.type}  {each.attempts} tries  {each.error}")
+        line = f"{each.id}  {each.type}  {counted(each.attempts, 'attempt')}  {each.error}"
+        typer.echo(json.dumps(fields) if as_json else line)
 
 
 @app.command()

@@ -19,6 +19,7 @@ from datasets.entries import CLASS_FILE, Entry, find_entries
 from datasets.listing import Labels, LabelsFrom, Skipped, label_pictures, labels_of
 from pictures.decoding import PictureError, decode
 from pictures.reduction import halved
+from vocabulary.counts import counted
 
 SHOWN = 20  # most class names in a line
 MIN_CROP_FRACTION = 0.8  # smallest share of the reduced picture's short side in a random crop
@@ -69,11 +70,12 @@ class Reading:
         counts = Counter(self.labels.labels)
         named = [f"{name} {counts[index]}" for index, name in enumerate(self.labels.classes)]
         more = f", and {len(named) - SHOWN} more" if len(named) > SHOWN else ""
-        yield f"{len(self.images)} images, {len(named)} classes ({', '.join(named[:SHOWN])}{more}); {self.labels.rule}"
+        classes = f"{counted(len(named), 'class')} ({', '.join(named[:SHOWN])}{more})"
+        yield f"{counted(len(self.images), 'image')}, {classes}; {self.labels.rule}"
         if self.labels.alike:
             yield f"classes that differ in case alone: {', '.join(self.labels.alike)}"
         if self.skipped:
-            yield f"{len(self.skipped)} files skipped"
+            yield f"{counted(len(self.skipped), 'file')} skipped"
 
 
 def read_folder(folder: Path, image_size: int, labels_from: LabelsFrom = "auto") -> Reading:
@@ -95,7 +97,7 @@ def read_folder(folder: Path, image_size: int, labels_from: LabelsFrom = "auto")
     skipped += labels.skipped
     if not labels.files:
         first = f"; {skipped[0].path.name} {skipped[0].reason}" if skipped else ""
-        raise ValueError(f"{folder}: has no pictures ({len(skipped)} files skipped{first})")
+        raise ValueError(f"{folder}: has no pictures ({counted(len(skipped), 'file')} skipped{first})")
     return Reading(torch.stack([squares[file] for file in labels.files]), labels, tuple(skipped))
 
 

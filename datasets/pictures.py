@@ -18,6 +18,7 @@ from datasets.entries import Entry, find_entries, is_of_files
 from datasets.idx import find_idx, read_idx
 from datasets.listing import Skipped
 from pictures.decoding import PictureError, decode
+from vocabulary.counts import counted
 
 BATCH = 100
 IMAGES_MEMBER = "arr_0.npy"  # of an official .npz
@@ -82,7 +83,7 @@ def _decoded(path: Path, entries: Sequence[Entry], skipped: list[Skipped]) -> It
         yield torch.from_numpy(pixels).permute(0, 3, 1, 2)
     if size is None:
         first = f"; {skipped[0].path.name} {skipped[0].reason}" if skipped else ""
-        raise ValueError(f"{path}: has no pictures ({len(skipped)} files skipped{first})")
+        raise ValueError(f"{path}: has no pictures ({counted(len(skipped), 'file')} skipped{first})")
 
 
 def _picture(entry: Entry, skipped: list[Skipped]) -> Image.Image | None:
@@ -140,6 +141,6 @@ def _stored(path: Path) -> Iterator[Tensor]:
             except DAMAGE as error:
                 raise ValueError(f"{path}: arr_0 is damaged ({error})") from error
             if len(content) != wanted:
-                raise ValueError(f"{path}: arr_0 is cut off: its header states {count} images")
+                raise ValueError(f"{path}: arr_0 is cut off: its header states {counted(count, 'image')}")
             pixels = np.frombuffer(bytearray(content), np.uint8).reshape(-1, height, width, channels)
             yield torch.from_numpy(pixels).permute(0, 3, 1, 2)

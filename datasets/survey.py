@@ -15,6 +15,7 @@ from datasets.idx import find_idx, read_labelled
 from datasets.image_folder import label_entries
 from datasets.listing import LabelsFrom, Skipped
 from pictures.decoding import PictureError, decode
+from vocabulary.counts import counted
 
 SHOWN_PER_CLASS = 5
 
@@ -105,7 +106,8 @@ def _survey_files(folder: Path, labels_from: LabelsFrom) -> Survey:
     if not labels.files:
         first = f"; {skipped[0].path.name} {skipped[0].reason}" if skipped else ""
         raise ValueError(
-            f"{folder}: has no pictures ({len(skipped)} files skipped, {len(ignored)} ignored as no pictures{first})"
+            f"{folder}: has no pictures "
+            f"({counted(len(skipped), 'file')} skipped, {len(ignored)} ignored as no pictures{first})"
         )
     names = [labels.classes[each] for each in labels.labels]
     shown: dict[str, list[Image.Image]] = {name: [] for name in labels.classes}
@@ -130,7 +132,7 @@ def _survey_arrays(path: Path, images: npt.NDArray[np.uint8], labels: npt.NDArra
     if images.ndim not in (3, 4) or images.dtype != np.uint8:
         raise ValueError(f"{path}: has no images of bytes, [N, H, W] or [N, H, W, 3]")
     if labels is not None and labels.shape != (len(images),):
-        raise ValueError(f"{path}: has {len(images)} images and {labels.size} labels")
+        raise ValueError(f"{path}: has {counted(len(images), 'image')} and {counted(labels.size, 'label')}")
     found = np.zeros(len(images), np.int64) if labels is None else labels
     classes, shown = {}, {}
     for label in np.unique(found):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from diffusion.schedule import Schedule, even_timesteps, sampling_timesteps
+from vocabulary.counts import counted
 from vocabulary.sampling import FARTHEST, TIME_GRIDS, default_grid
 
 PUBLISHED = ("ddpm", "ddim")  # samplers with a spacing of their own in the official code
@@ -30,7 +31,7 @@ def grid_timesteps(schedule: Schedule, time_grid: str | None, sampler: str, num_
     """
     count = schedule.num_timesteps
     if not 1 <= num_steps <= count:
-        raise ValueError(f"a schedule of {count} timesteps has no grid of {num_steps}")
+        raise ValueError(f"a schedule of {counted(count, 'timestep')} has no grid of {num_steps}")
     time_grid = time_grid or default_grid(sampler, num_steps, count)
     if time_grid not in TIME_GRIDS:
         raise ValueError(f"unknown time grid {time_grid!r}; there are {', '.join(TIME_GRIDS)}")

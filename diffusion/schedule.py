@@ -10,6 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from vocabulary.counts import counted
+
 ScheduleName = Literal["linear", "cosine"]
 
 
@@ -28,7 +30,7 @@ def named_betas(name: str, num_timesteps: int) -> Tensor:
     else:
         raise ValueError(f"unknown noise schedule {name!r}; known are 'linear' and 'cosine'")
     if not bool(((betas > 0) & (betas <= 1)).all()):
-        raise ValueError(f"the {name} schedule of {num_timesteps} steps has betas outside (0, 1]")
+        raise ValueError(f"the {name} schedule of {counted(num_timesteps, 'step')} has betas outside (0, 1]")
     return betas
 
 
@@ -54,7 +56,7 @@ def space_timesteps(num_timesteps: int, sections: str | Sequence[int]) -> list[i
     for i, count in enumerate(sections):
         size = short + (i < longer)
         if size < count:
-            raise ValueError(f"a section of {size} timesteps cannot keep {count}")
+            raise ValueError(f"a section of {counted(size, 'timestep')} cannot keep {count}")
         stride = 1.0 if count <= 1 else (size - 1) / (count - 1)
         position = 0.0  # accumulated, not multiplied: the official rounding depends on it
         for _ in range(count):
@@ -68,7 +70,7 @@ def _ddim_timesteps(num_timesteps: int, num_steps: int) -> list[int]:
     for stride in range(1, num_timesteps):
         if len(range(0, num_timesteps, stride)) == num_steps:
             return list(range(0, num_timesteps, stride))
-    raise ValueError(f"no integer stride over {num_timesteps} timesteps keeps exactly {num_steps} of them")
+    raise ValueError(f"no integer stride over {counted(num_timesteps, 'timestep')} keeps exactly {num_steps} of them")
 
 
 def sampling_timesteps(num_timesteps: int, sampler: str, num_steps: int) -> list[int]:
@@ -93,7 +95,7 @@ def even_timesteps(num_timesteps: int, num_steps: int) -> list[int]:
     Raises: ValueError if there are fewer timesteps than steps.
     """
     if not 1 <= num_steps <= num_timesteps:
-        raise ValueError(f"a schedule of {num_timesteps} timesteps has no grid of {num_steps}")
+        raise ValueError(f"a schedule of {counted(num_timesteps, 'timestep')} has no grid of {num_steps}")
     if num_steps == 1:
         return [num_timesteps - 1]
     last = num_timesteps - math.ceil(num_timesteps / num_steps)

@@ -1,5 +1,7 @@
 """Errors of the engine. Their fields describe the error; the programs add a remedy for users."""
 
+from vocabulary.counts import counted
+
 
 class UnknownOfferError(Exception):
     """A plan needs something that a stage does not offer."""
@@ -25,7 +27,7 @@ class TimeGridError(UnknownOfferError):
     """A schedule has no such time grid, for the given reason."""
 
     def __init__(self, num_steps: int, num_timesteps: int, reason: str) -> None:
-        super().__init__(f"{num_steps} steps of {num_timesteps}: {reason}")
+        super().__init__(f"{counted(num_steps, 'step')} of {num_timesteps}: {reason}")
         self.num_steps, self.num_timesteps, self.reason = num_steps, num_timesteps, reason
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from engine.row_shapes import pad_rows, padded
+from vocabulary.counts import counted
 
 T = TypeVar("T")
 
@@ -111,7 +112,7 @@ def _smaller(rows: Rows, size: int) -> Rows:
     if rows.inputs[0].is_cuda:
         torch.cuda.empty_cache()
     if tried == rows.shapes[0]:
-        raise torch.OutOfMemoryError(f"memory does not suffice for {tried} rows")
+        raise torch.OutOfMemoryError(f"memory does not suffice for {counted(tried, 'row')}")
     return replace(rows, shapes=rows.shapes[: rows.shapes.index(tried)])
 
 

@@ -23,6 +23,7 @@ from models.networks.attention import AttentionBlock
 from models.networks.classifier import NoisyClassifier
 from models.networks.unet import SuperResUNet, UNet
 from models.stack import Stack
+from vocabulary.counts import counted
 
 NOISE_FRACTIONS = (0.06, 0.15, 0.3, 0.55)  # places in the schedule at which attention and the timestep matter
 CLEARLY_BETTER = 0.93  # ratio of squared errors: another reading's to the given one's
@@ -184,7 +185,7 @@ def _other_heads(network: UNet) -> Iterator[tuple[str, bool, int | None]]:
     yield f"{'legacy' if order else 'new'} attention order", not order, None
     for channels in (32, 64, math.gcd(*widths)):
         if given != {channels} and all(width % channels == 0 for width in widths):
-            yield f"{channels} channels a head", order, channels
+            yield f"{counted(channels, 'channel')} a head", order, channels
 
 
 @contextlib.contextmanager

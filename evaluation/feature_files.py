@@ -123,7 +123,7 @@ class KeptFeatures:
         """All features, mapped. Raises: ValueError for fewer than 2 images."""
         count = self.count
         if count < LEAST:
-            raise ValueError(f"{count} images are too few: a distribution needs {LEAST} at least")
+            raise ValueError(f"a distribution needs {LEAST} images at least; a set has {count}")
         mapped = {name: self._mapped(name, (count, width)) for name, width in self._widths.items()}
         return Features(mapped["pooled"], mapped.get("spatial"), mapped.get("probabilities"))
 

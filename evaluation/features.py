@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from vocabulary.counts import counted
+
 ROWS = 1000  # images that are converted at once: 16 MB of 2,048 features
 
 
@@ -48,7 +50,7 @@ def checked_points(features: Tensor, least: int, metric: str) -> Points:
     Raises: ValueError, one line, for fewer samples than the metric needs, and for a sample that is not finite.
     """
     if len(features) < least:
-        raise ValueError(f"{metric}: {len(features)} samples are too few; there must be {least} or more")
+        raise ValueError(f"{metric}: a set has {counted(len(features), 'sample')}, fewer than {least}")
     flat = features.flatten(1)
     for number, part in enumerate(flat.split(ROWS)):
         if len(wrong := (~part.isfinite().all(dim=1)).nonzero()):

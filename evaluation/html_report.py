@@ -15,6 +15,7 @@ from evaluation.plots import Point, Series, chart
 from evaluation.published import PUBLISHED, Published
 from evaluation.report import TITLES
 from evaluation.sweeps import front, plots, value
+from vocabulary.counts import counted
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2rem auto; padding: 0 1rem; color: #1f2328; }
@@ -104,15 +105,16 @@ def sweep_page(report: Mapping[str, Any]) -> str:
     best = front(cells, value("fid"), lambda cell: float(cell["evaluations"]))
     rows = [
         (
-            f"{cell['sampler']}, {cell['steps']} steps, scale {cell['scale']:g}",
+            f"{cell['sampler']}, {counted(cell['steps'], 'step')}, scale {cell['scale']:g}",
             *(cell["evaluations"], cell["seconds_per_image"]),
             *(cell["metrics"][name]["value"] for name in names),
         )
         for cell in cells
     ]
     drawn = (
-        f"<p>{report['images']} images per setting, of the same classes from the same noise (seed {report['seed']}), "
-        f"against {escape(str(report['reference']['source']))}. Numerics {escape(report['numerics'])}.</p>"
+        f"<p>{counted(report['images'], 'image')} per setting, of the same classes from the same noise "
+        f"(seed {report['seed']}), against {escape(str(report['reference']['source']))}. "
+        f"Numerics {escape(report['numerics'])}.</p>"
     )
     recommended = [(purpose, json.dumps(each)) for purpose, each in report["recommended"].items()]
     return page(

@@ -16,6 +16,7 @@ from evaluation.neighbourhood import Nearest
 from evaluation.scores import all_scores
 from evaluation.sources import measure
 from evaluation.statistics_file import Measured
+from vocabulary.counts import counted
 
 TITLES = {
     "fid": "FID",
@@ -138,7 +139,8 @@ def width(each: Measured) -> int | None:
 
 def _skipped(side: str, each: Measured) -> Iterator[str]:
     if skipped := each.provenance.get("skipped"):
-        yield f"{side}: {len(skipped)} files could not be read, first {skipped[0]['file']} ({skipped[0]['reason']})"
+        first = f"{skipped[0]['file']} ({skipped[0]['reason']})"
+        yield f"{side}: {counted(len(skipped), 'file')} could not be read, first {first}"
 
 
 def table(report: Mapping[str, Any]) -> Iterator[str]:

@@ -19,6 +19,7 @@ from evaluation.html_report import (
     published_table,
 )
 from evaluation.report import TITLES, Evaluation
+from vocabulary.counts import counted
 
 GRID = 64  # pictures of samples that are shown
 OF_A_CLASS = 5  # best and worst pictures of each class
@@ -30,7 +31,7 @@ def score_page(evaluation: Evaluation) -> str:
     """The page, with pictures if thumbnails were stored. Names come from untrusted files and are escaped."""
     report = evaluation.report
     source, reference = (str(report[side]["source"]) for side in ("samples", "reference"))
-    parts = [f"<p>{report['samples']['images']} images of {escape(str(report['samples']['size']))}.</p>"]
+    parts = [f"<p>{counted(report['samples']['images'], 'image')} of {escape(str(report['samples']['size']))}.</p>"]
     parts += [f'<p class="note">{escape(note)}</p>' for note in report["notes"]]
     parts.append(figures_table(report["metrics"]))
     if "seeds" in report:

@@ -24,6 +24,7 @@ from evaluation.frechet import Moments
 from evaluation.scores import Reference, Statistics
 from files.atomic import atomic_write
 from models.checkpoints.provenance import hash_file
+from vocabulary.counts import counted
 
 FORMAT = 1
 PROVENANCE = "provenance.npy"
@@ -156,7 +157,7 @@ def _statistics(path: Path, arrays: Mapping[str, Any], extractor: Mapping[str, A
 def _moments(path: Path, arrays: Mapping[str, Any], mean: str, covariance: str) -> Moments:
     mu, sigma = _finite(path, mean, arrays[mean], 1), _finite(path, covariance, arrays[covariance], 2)
     if sigma.shape != (len(mu), len(mu)):
-        raise ValueError(f"{path}: {covariance} is {sigma.shape} where {mean} has {len(mu)} values")
+        raise ValueError(f"{path}: {covariance} is {sigma.shape} where {mean} has {counted(len(mu), 'value')}")
     exact: list[Tensor] = [torch.from_numpy(np.asarray(each, np.float64)) for each in (mu, sigma)]
     return Moments(*exact)
 

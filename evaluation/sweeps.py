@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from evaluation.plots import Point, Series, chart
+from vocabulary.counts import counted
 from vocabulary.sampling import num_evaluations
 
 METRICS = ("fid", "sfid", "inception_score", "precision", "recall")  # columns of a table; the JSON has all metrics
@@ -27,7 +28,7 @@ class Setting:
 
     @property
     def name(self) -> str:
-        return f"{self.sampler}, {self.steps} steps, scale {self.scale:g}"
+        return f"{self.sampler}, {counted(self.steps, 'step')}, scale {self.scale:g}"
 
     @property
     def query(self) -> str:
@@ -95,7 +96,7 @@ def plots(cells: Sequence[Cell]) -> Iterator[str]:
     """Precision against recall, and FID against evaluations and seconds; a series for each sampler and number of steps,
     or for each sampler and scale."""
     if all("precision" in cell["metrics"] for cell in cells):
-        by_steps = grouped(cells, lambda cell: f"{cell['sampler']}, {cell['steps']} steps")
+        by_steps = grouped(cells, lambda cell: f"{cell['sampler']}, {counted(cell['steps'], 'step')}")
         curves = [
             Series(name, [point(cell, cell["metrics"]["recall"]["value"], "precision") for cell in each])
             for name, each in by_steps.items()
@@ -123,7 +124,9 @@ def grouped(cells: Sequence[Cell], name: Callable[[Cell], str]) -> dict[str, lis
 def point(cell: Cell, x: float, metric: str) -> Point:
     """A cell's metric over x, with its interval."""
     figure = cell["metrics"][metric]
-    label = f"{cell['sampler']}, {cell['steps']} steps, scale {cell['scale']:g}: {metric} {figure['value']:.4g}"
+    label = (
+        f"{cell['sampler']}, {counted(cell['steps'], 'step')}, scale {cell['scale']:g}: {metric} {figure['value']:.4g}"
+    )
     return Point(x, figure["value"], figure["low"], figure["high"], label)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from evaluation.tuning import Figures, Tuned
 from files.atomic import atomic_write
 from models.stack_plan import MANIFEST, read_stack
+from vocabulary.counts import counted
 
 MEASURED, CARD = "measured.json", "card.md"
 
@@ -34,7 +35,8 @@ def card_lines(tuned: Mapping[str, Tuned], found: Figures) -> Iterator[str]:
     yield "## What was measured"
     yield ""
     yield (
-        f"{found['images']} images of {found['steps']} steps for each setting, all of seed {found['seeds']['tuned']}; "
+        f"{counted(found['images'], 'image')} of {counted(found['steps'], 'step')} for each setting, "
+        f"all of seed {found['seeds']['tuned']}; "
         f"the figures of this table are of seed {found['seeds']['reported']}. `{MEASURED}` has all of them."
     )
     yield ""

@@ -12,6 +12,7 @@ from models.checkpoints.presets import OFFICIAL_PIPELINES, PRESETS, OfficialPipe
 from models.checkpoints.tensor_file import shown
 from models.manifest import check_values
 from models.networks.config import ClassifierConfig, ProcessConfig, UNetConfig
+from vocabulary.counts import counted
 from vocabulary.sampling import GUIDANCE_SCHEDULES, GuidanceSchedule
 
 MANIFEST = "stack.json"
@@ -234,7 +235,7 @@ def check_fit(stack: StackPlan) -> None:
     assert isinstance(base, UNetConfig)
     rows = base.num_classes
     if rows is not None and rows not in (classes, classes + 1):
-        raise WeightsError(stack.name, f"the base has {rows} label rows, {MANIFEST} names {classes} classes")
+        raise WeightsError(stack.name, f"the base has {rows} label rows, {MANIFEST} names {counted(classes, 'class')}")
     if stack.upsampler is not None:
         _check_labels(stack, stack.upsampler, classes, rows)
     if stack.classifier is not None:
@@ -242,7 +243,8 @@ def check_fit(stack: StackPlan) -> None:
         assert isinstance(classifier, ClassifierConfig)
         if classifier.out_channels != classes:
             raise WeightsError(
-                stack.name, f"the classifier has {classifier.out_channels} classes, {MANIFEST} names {classes}"
+                stack.name,
+                f"the classifier has {counted(classifier.out_channels, 'class')}, {MANIFEST} names {classes}",
             )
         if classifier.image_size != base.image_size:
             raise WeightsError(stack.name, "classifier and base are of different image sizes")
@@ -252,7 +254,8 @@ def check_fit(stack: StackPlan) -> None:
             raise WeightsError(stack.name, f"the pipeline {spec.name!r} needs {needed}")
         for file, sampling in ((stack.base, spec.sampling), (stack.upsampler, spec.upsampling)):
             if file and file.process and sampling and sampling.steps > file.process.num_timesteps:
-                too_many = f"has {sampling.steps} steps, but its network has {file.process.num_timesteps} timesteps"
+                timesteps = counted(file.process.num_timesteps, "timestep")
+                too_many = f"has {counted(sampling.steps, 'step')}, but its network has {timesteps}"
                 raise WeightsError(stack.name, f"the pipeline {spec.name!r} {too_many}")
         if spec.upsampling is not None and stack.upsampler is None:
             raise WeightsError(stack.name, f"the pipeline {spec.name!r} upsamples, but there is no upsampler")
@@ -265,7 +268,9 @@ def _check_labels(stack: StackPlan, upsampler: NetworkFile, classes: int, base_r
     assert isinstance(upsampler.config, UNetConfig)
     rows = upsampler.config.num_classes
     if rows not in (None, classes, classes + 1):
-        raise WeightsError(stack.name, f"the upsampler has {rows} label rows, {MANIFEST} names {classes} classes")
+        raise WeightsError(
+            stack.name, f"the upsampler has {rows} label rows, {MANIFEST} names {counted(classes, 'class')}"
+        )
     if rows is not None and (base_rows is None or base_rows > rows):
         has = "none" if base_rows is None else f"{base_rows}, one for 'no class'"
         raise WeightsError(stack.name, f"the upsampler has {rows} label rows, but the base has {has}")

@@ -14,6 +14,7 @@ from pictures.sheet import SheetAxis, SheetCell, drawn_sheet
 from pictures.thumbnails import Form, encoded
 from service.routes_openai import read_png
 from service.state import Service
+from vocabulary.counts import counted
 
 log = structlog.get_logger("service.grids")
 
@@ -87,7 +88,7 @@ def title_of(grid: Grid) -> str:
     settings = {
         "class_label": names.pop() if len(names) == 1 else None,
         "guidance_scale": f"scale {request.guidance_scale:g}" if request.guidance_scale else None,
-        "steps": f"{request.steps} steps",
+        "steps": counted(request.steps, "step"),
         "sampler": request.sampler,
         "seed": f"seed {request.seed}",
     }

@@ -9,6 +9,7 @@ from starlette.types import Scope
 from jobs.contract.errors import ErrorKind, RefusedError
 from jobs.settings import Settings
 from service.problems import RETRY_AFTER_SECONDS
+from vocabulary.counts import counted
 
 AT_END = "adm.at_end"  # key in a request's scope: an ExitStack that is closed when its answer has been sent, or dropped
 
@@ -31,7 +32,7 @@ class OpenRequests:
         if self._open[caller] >= self._most:
             raise RefusedError(
                 ErrorKind.UNAVAILABLE,
-                f"you have {self._most} requests open, the limit (three quarters of {self._setting})",
+                f"you have {counted(self._most, 'request')} open, the limit (three quarters of {self._setting})",
                 retry_after_seconds=RETRY_AFTER_SECONDS,
             )
         at_end: ExitStack = scope[AT_END]

@@ -26,6 +26,7 @@ from stack.demo_requests import demo_requests
 from stack.embedded import embedded_supervisor, page_address, with_free_port
 from stack.log import Log
 from stack.supervisor import StackError, sole_owner
+from vocabulary.counts import counted
 
 START_SECONDS = 300.0  # a start loads and warms up
 COMPILING_SECONDS = 3600.0  # for the first start with ADM_COMPILE=yes
@@ -72,7 +73,9 @@ def run_demo(settings: Settings, out: Path) -> bool:
     summary = report(outcomes, metrics)
     (out / "report.json").write_text(json.dumps(summary, indent=2) + "\n")
     arrived = sum(each.png is not None for each in outcomes)
-    console.print(f"{arrived} of {len(outcomes)} images, {summary['images_per_second']:.2f} a second; look at {out}/")
+    console.print(
+        f"{arrived} of {counted(len(outcomes), 'image')}, {summary['images_per_second']:.2f} a second; look at {out}/"
+    )
     return bool(outcomes) and arrived == len(outcomes)
 
 
@@ -243,4 +246,4 @@ def name_of(job: dict[str, Any], model: dict[str, Any]) -> str:
 def note(request: dict[str, Any]) -> str:
     """A short description of an image's settings."""
     eta = f" eta {request['eta']:g}" if request["eta"] else ""
-    return f"{request['sampler']}{eta}, {request['steps']} steps, scale {request['guidance_scale']:g}"
+    return f"{request['sampler']}{eta}, {counted(request['steps'], 'step')}, scale {request['guidance_scale']:g}"

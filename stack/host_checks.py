@@ -16,6 +16,7 @@ from jobs.settings.environment import masked
 from jobs.storage.store import ObjectStore
 from stack.embedded import PROBE_TIMEOUT_SECONDS, local_host, with_free_port
 from stack.supervisor import StackError
+from vocabulary.counts import counted
 from vocabulary.doctor_finding import Finding
 
 SCRATCH_FOLDER = "doctor"  # of the store; upkeep and listings do not read it
@@ -130,7 +131,7 @@ def check_files(settings: Settings, usable: int, others: int) -> Finding:
     """Check whether `usable` files suffice for all connections that the settings allow and for `others` beside them."""
     needed = settings.max_connections + others
     if usable < needed:
-        text = f"{usable} at most, for {needed}: the service takes {max(usable - others, 0)} connections"
+        text = f"{usable} at most, for {needed}: the service takes {counted(max(usable - others, 0), 'connection')}"
         return Finding("open files", "warning", f"{text}; raise ulimit -Hn, or lower ADM_MAX_CONNECTIONS")
     text = f"{usable} at most, {needed} needed for ADM_MAX_CONNECTIONS={settings.max_connections}"
     return Finding("open files", "ok", text)

@@ -12,6 +12,7 @@ from datasets.listing import LabelsFrom
 from models.networks.config import ClassifierConfig, PoolName, ProcessConfig, UNetConfig
 from models.networks.judge import JudgeConfig
 from runfolder.fields import flatten
+from vocabulary.counts import counted
 from vocabulary.precisions import Precision
 
 Kind = Literal["diffusion", "upsampler", "classifier", "judge"]
@@ -76,7 +77,9 @@ class Network(Section):
     @model_validator(mode="after")
     def fits(self) -> Self:
         if self.image_size % 2 ** (len(self.channel_mult) - 1):
-            raise ValueError(f"image_size {self.image_size} cannot be halved {len(self.channel_mult) - 1} times")
+            raise ValueError(
+                f"image_size {self.image_size} cannot be halved {counted(len(self.channel_mult) - 1, 'time')}"
+            )
         sizes = [self.image_size // 2**level for level in range(len(self.channel_mult))]
         if strange := [each for each in self.attention_sizes if each not in sizes]:
             raise ValueError(f"attention_sizes has {strange[0]}; the maps of this network have {sizes}")

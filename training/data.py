@@ -22,6 +22,7 @@ from datasets.shapes import render_set
 from models.checkpoints.presets import SHAPE_NAMES
 from training.config import ConfigError, Data
 from training.images import Images, ImagesInMemory, ImagesOnDisk
+from vocabulary.counts import counted
 
 MEMORY_BYTES = 2**31  # largest set of decoded pixels in memory; a larger set is decoded at every visit
 TRAINING_SEED = 1  # of rendered training images; measurements render other seeds
@@ -89,7 +90,10 @@ def _read_pictures(path: Path, settings: Data, image_size: int) -> tuple[Images,
         labels = label_entries(path, pictures, settings.labels_from)
         if not labels.files:
             raise ValueError(f"{path}: has no pictures")
-        print(f"{len(labels.files)} pictures, {len(labels.classes)} classes; {labels.rule}; decoded at every visit")
+        print(
+            f"{counted(len(labels.files), 'picture')}, {counted(len(labels.classes), 'class')}; {labels.rule}; "
+            "decoded at every visit"
+        )
         opened = {each.path: each for each in pictures}
         kept = [opened[each] for each in labels.files]
         whole = ImagesOnDisk(kept, torch.tensor(labels.labels), labels.classes, image_size, settings.padding)
@@ -143,7 +147,7 @@ def _read_npz(path: Path, settings: Data, image_size: int) -> tuple[Images, Tens
     if settings.labelled and labels is None:
         raise ValueError(f"{path}: has no labels (arr_1); set data.labelled = false")
     if labels is not None and (labels.shape != (len(stored),) or labels.dtype.kind not in "iu" or labels.min() < 0):
-        raise ValueError(f"{path}: arr_1 is no label from 0 for each of the {len(stored)} images")
+        raise ValueError(f"{path}: arr_1 is no label from 0 for each of the {counted(len(stored), 'image')}")
     if labels is not None and labels.max() >= MOST_CLASSES:
         raise ValueError(
             f"{path}: arr_1 has the label {labels.max()}; labels count the classes, {MOST_CLASSES} at most"

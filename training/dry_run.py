@@ -17,6 +17,7 @@ from training.distributed import Group, local_device
 from training.loop import Run
 from training.objectives import build_objective
 from training.samples import UNIFORMS, Batch
+from vocabulary.counts import counted
 
 MEASURED_STEPS = 3  # after one warm-up step
 ADAM_MOMENTS, GRADIENTS = 2, 1  # tensors of the weights' size
@@ -37,16 +38,17 @@ def describe(config: RunConfig, cache: Path) -> str:
     run = Run(config, split.training, device=device, precision=precision, group=Group())
     rate = _images_per_second(run)
     seconds = config.optimiser.steps * config.optimiser.batch_size / rate
-    data = f"{len(split.training)} images, {len(split.held_out)} held out, {len(split.training.class_names)} classes"
+    classes = counted(len(split.training.class_names), "class")
+    data = f"{counted(len(split.training), 'image')}, {len(split.held_out)} held out, {classes}"
     lines = {
         "network": f"{config.kind}, {parameters / 1e6:.2f}M parameters",
         "data": data,
         "device": f"{device}, {precision}",
         "FLOPs a step": f"{flops * config.optimiser.batch_size / microbatch:.3g}",
-        "memory": f"{memory / 2**20:.0f} MiB, of which activations of {microbatch} images in float32 "
+        "memory": f"{memory / 2**20:.0f} MiB, of which activations of {counted(microbatch, 'image')} in float32 "
         f"{activations / 2**20:.0f} MiB",
         "speed": f"{rate:.1f} images a second, measured over {MEASURED_STEPS} steps",
-        "time": f"{seconds / 3600:.1f} hours for {config.optimiser.steps} steps",
+        "time": f"{seconds / 3600:.1f} hours for {counted(config.optimiser.steps, 'step')}",
     }
     return "\n".join(f"{name:14}{text}" for name, text in lines.items())
 

@@ -17,6 +17,7 @@ from models.checkpoints.network_file import check_state
 from models.checkpoints.tensor_file import read_tensors
 from models.checkpoints.torch_file import read_torch
 from training.loop import Run
+from vocabulary.counts import counted
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -46,7 +47,9 @@ def begin_at(run: Run, beginning: Beginning) -> None:
     run.set_weights(weights)
     names = list(run.averages.values)
     if len(beginning.averages) > len(names):
-        raise WeightsError("--ema", f"names {len(beginning.averages)} files for the run's {len(names)} averages")
+        raise WeightsError(
+            "--ema", f"names {counted(len(beginning.averages), 'file')} for the run's {counted(len(names), 'average')}"
+        )
     files = dict(zip(names, beginning.averages, strict=False))
     run.averages.load({name: _read(run, files[name]) if name in files else weights for name in names})
     if beginning.optimiser is not None:
@@ -88,7 +91,7 @@ def _of_parameters(parameters: list[Tensor], state: Mapping[int, Mapping[str, An
 def _unflattened(parameters: list[Tensor], state: Mapping[int, Mapping[str, Any]]) -> list[dict[str, Tensor]]:
     groups = [[each for each in parameters if (each.ndim > 1) == matrices] for matrices in (False, True)]
     if len(state) != len(groups):
-        raise ValueError(f"it has {len(state)} parameters, the network {len(parameters)}")
+        raise ValueError(f"it has {counted(len(state), 'parameter')}, the network {len(parameters)}")
     parts: list[dict[str, Any]] = []
     for index, group in enumerate(groups):
         sizes = [each.numel() for each in group]

@@ -18,6 +18,7 @@ from runfolder.folder import CONFIG, INFO, STATE, RunFolderError, read_json, sna
 from training.config import RunConfig, read_config
 from training.ema import combine, power_name
 from training.state import State, read_state
+from vocabulary.counts import counted
 from vocabulary.precisions import Precision
 
 FILES = {"diffusion": "base", "classifier": "classifier", "upsampler": "upsampler", "judge": "judge"}
@@ -176,8 +177,8 @@ def card(name: str, trained: Mapping[str, Trained]) -> str:
     ]
     for kind, run in trained.items():
         last, step, batch = run.info["starts"][-1], run.state["step"], run.config.optimiser.batch_size
-        data = f"{run.info['data']['images']} images, {len(run.class_names)} classes"
-        machine = f"{last['processor']}, {last['processes']} processes, {last['precision']}"
+        data = f"{counted(run.info['data']['images'], 'image')}, {counted(len(run.class_names), 'class')}"
+        machine = f"{last['processor']}, {counted(last['processes'], 'process')}, {last['precision']}"
         hours = f"{run.state['seconds'] / 3600:.1f}"
         lines.append(f"| {' | '.join([FILES[kind], str(step), str(batch), str(step * batch), hours, data, machine])} |")
     lines += ["", "Each network was trained by `adm train` with this configuration:", ""]

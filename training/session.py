@@ -39,6 +39,7 @@ from training.loop import Run, Tick
 from training.official_files import RANDOM_WEIGHTS, Beginning, begin_at
 from training.preview import write_preview
 from training.state import SaveError, StateFiles, read_state
+from vocabulary.counts import counted
 from vocabulary.precisions import Precision
 
 LOG_SECONDS = 30.0
@@ -76,7 +77,8 @@ def train(config: RunConfig, request: Request) -> bool:
     with join_group(device) as group, ExitStack() as resources:
         if config.optimiser.batch_size % group.size:
             raise ConfigError(
-                f"optimiser.batch_size {config.optimiser.batch_size} cannot be shared by {group.size} processes"
+                f"optimiser.batch_size {config.optimiser.batch_size} cannot be shared by "
+                f"{counted(group.size, 'process')}"
             )
         if group.leads:
             resources.enter_context(locked(request.folder))
@@ -113,7 +115,8 @@ def _open_folder(run: Run, split: Split, request: Request) -> None:
     (folder / PREVIEWS).mkdir(exist_ok=True)
     print(
         f"{run.config.kind}: {sum(each.numel() for each in run.parameters.values()) / 1e6:.2f}M parameters, "
-        f"{len(split.training)} images ({len(split.held_out)} held out), {len(split.training.class_names)} classes, "
+        f"{counted(len(split.training), 'image')} ({len(split.held_out)} held out), "
+        f"{counted(len(split.training.class_names), 'class')}, "
         f"{run.device} in {run.precision}, into {folder}",
         flush=True,
     )

@@ -12,6 +12,7 @@ from models.checkpoints.network_file import WeightsError
 from models.networks import native_norm
 from models.networks.precision import has_fast_bf16
 from models.stack_plan import StackPlan, check_fit
+from vocabulary.counts import counted
 from vocabulary.doctor_finding import Finding
 from worker.assembling import choose_precision
 from worker.error_texts import error_text
@@ -24,7 +25,7 @@ def check_machine(settings: Settings) -> list[Finding]:
         device = choose_device(settings.device)
     except SettingsError as error:
         return [Finding("device", "fault", f"{error}: set ADM_DEVICE to auto, or to a device that is here")]
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{os.cpu_count()} cores"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{counted(os.cpu_count() or 1, 'core')}"
     return [
         Finding("device", "ok", f"{device}, {name}"),
         check_precision(settings, device),
@@ -90,7 +91,7 @@ def check_weights(settings: Settings) -> list[Finding]:
     except WeightsError as error:
         return [*findings, Finding("weights", "fault", error_text(error))]
     for plan in chosen:
-        contents = f"{len(plan.files)} networks, pipelines {', '.join(plan.pipelines)}"
+        contents = f"{counted(len(plan.files), 'network')}, pipelines {', '.join(plan.pipelines)}"
         findings.append(Finding("weights", "ok", f"{plan.base.path.parent}: {contents}"))
     if settings.default_model not in asked:
         text = (

@@ -11,6 +11,7 @@ from jobs.contract.errors import FieldError, InvalidRequestError
 from jobs.contract.job import Job, View
 from jobs.contract.json_bodies import Strict, field_errors
 from jobs.contract.request import JobRequest
+from vocabulary.counts import counted
 
 MOST_VALUES = 64  # of an axis
 AxisField = Literal[
@@ -72,7 +73,7 @@ class GridRequest(JobRequest):
     def refuse_more_cells(self, most: int) -> None:
         """Refuse a grid of more than `most` cells. Raises: InvalidRequestError."""
         if self.num_cells > most:
-            detail = f"the grid has {self.num_cells} cells; the limit is {most} (ADM_MAX_GRID_CELLS)"
+            detail = f"the grid has {counted(self.num_cells, 'cell')}; the limit is {most} (ADM_MAX_GRID_CELLS)"
             raise InvalidRequestError([FieldError("/x/values", detail)])
 
     def _position(self, name: str, place: int) -> int:

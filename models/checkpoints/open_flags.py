@@ -13,6 +13,7 @@ from models.networks.config import (
     ProcessConfig,
     UNetConfig,
 )
+from vocabulary.counts import counted
 
 HEADS = "num_heads / num_head_channels"
 TRAINING_FLAGS = ("noise_schedule", "diffusion_steps", "rescale_timesteps", "predict_xstart", "sigma_small")
@@ -81,7 +82,11 @@ class Resolved:
         if flag == HEADS:
             config = self.config
             channels = config.num_head_channels
-            return f"{config.num_heads} heads at every width" if channels == -1 else f"{channels} channels a head"
+            return (
+                f"{counted(config.num_heads, 'head')} at every width"
+                if channels == -1
+                else f"{counted(channels, 'channel')} a head"
+            )
         if flag == "num_heads_upsample" and getattr(self.config, flag) == -1:
             return "as num_heads"
         names = {"noise_schedule": "schedule", "diffusion_steps": "num_timesteps"}
@@ -174,4 +179,4 @@ def _wrong_size(config: UNetConfig | ClassifierConfig, given: dict[str, Any]) ->
         if size != config.image_size:
             yield f"image_size {size} contradicts the attention pool, whose weights are for {config.image_size} pixels"
     elif size < 1 or size % 2**halvings:
-        yield f"image_size {size} cannot be halved {halvings} times, which the {halvings + 1} levels need"
+        yield f"image_size {size} cannot be halved {counted(halvings, 'time')}, which the {halvings + 1} levels need"

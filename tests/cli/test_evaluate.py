@@ -148,7 +148,7 @@ def test_files_that_cannot_be_read_are_counted_or_refused(sets: Path, tmp_path: 
         (tmp_path / each.name).write_bytes(each.read_bytes())
     (tmp_path / "broken.png").write_bytes(b"no picture")
     _, printed, _ = run(str(tmp_path), "--against", str(sets / "b.npz"))
-    assert "note: samples: 1 files could not be read, first " in printed
+    assert "note: samples: 1 file could not be read, first " in printed
     line = refused(str(tmp_path), "--against", str(sets / "b.npz"), "--strict")
     assert "broken.png" in line
 
@@ -156,8 +156,8 @@ def test_files_that_cannot_be_read_are_counted_or_refused(sets: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("pixels", "message"),
     [
-        (np.zeros((1, 32, 32, 3), np.uint8), "1 images are too few"),
-        (np.zeros((0, 32, 32, 3), np.uint8), "0 images are too few"),
+        (np.zeros((1, 32, 32, 3), np.uint8), "needs 2 images at least; a set has 1"),
+        (np.zeros((0, 32, 32, 3), np.uint8), "needs 2 images at least; a set has 0"),
         (np.zeros((9, 16, 16, 3), np.uint8), "takes squares of 32x32 pixels or more"),
         (np.zeros((9, 40, 32, 3), np.uint8), "images are 32x40"),
         (np.zeros((9, 64, 64, 3), np.uint8), "the samples are 64x64 and the reference is 32x32"),

@@ -163,7 +163,7 @@ def test_inspect_shows_what_convert_wrote_into_the_file(checkpoint: Path) -> Non
     flags = flags_in(output)
     assert flags["noise_schedule"] == ["cosine", "in the file"]
     assert flags["image_size"] == ["8", "in the file"]
-    assert flags["num_heads / num_head_channels"] == ["1 heads at every width", "given here"]
+    assert flags["num_heads / num_head_channels"] == ["1 head at every width", "given here"]
     assert flags["diffusion_steps"] == ["4000", "given here"]
 
 
@@ -207,7 +207,7 @@ def test_wrong_flags_are_one_line_each(checkpoint: Path, command: str) -> None:
     assert code == 1
     assert output.splitlines() == [
         "adm: num_head_channels 7 does not divide the 32 channels of attention layers",
-        "adm: image_size 9 cannot be halved 1 times, which the 2 levels need",
+        "adm: image_size 9 cannot be halved 1 time, which the 2 levels need",
     ]
 
 

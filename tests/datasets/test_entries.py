@@ -50,7 +50,7 @@ def test_packed_shards_are_read_as_their_folder(folder: Path, tmp_path: Path) ->
     result = CliRunner().invoke(app, ["data", "pack", str(folder), str(shards)])
     assert (result.exit_code, result.output) == (
         0,
-        f"left out: {folder}/notes.txt: is not a readable picture\n{shards}: 6 pictures in 1 shards\n",
+        f"left out: {folder}/notes.txt: is not a readable picture\n{shards}: 6 pictures in 1 shard\n",
     )
     assert_same(shards, folder)
     assert_same(shards / "shard-000000.tar", folder)

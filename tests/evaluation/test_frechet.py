@@ -50,7 +50,7 @@ def test_translation_of_both_sets_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("features", "message"),
     [
-        (torch.zeros(1, 4), "the Frechet distance: 1 samples are too few; there must be 2 or more"),
+        (torch.zeros(1, 4), "the Frechet distance: a set has 1 sample, fewer than 2"),
         (torch.tensor([[0.0], [1.0], [math.nan]]), "sample 2 of 3 has NaN or infinity in its features"),
         (torch.tensor([[math.inf], [1.0]]), "sample 0 of 2 has NaN or infinity in its features"),
     ],

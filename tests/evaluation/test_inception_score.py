@@ -40,7 +40,7 @@ def test_an_exact_zero_adds_nothing_as_in_the_limit() -> None:
 @pytest.mark.parametrize(
     ("probabilities", "message"),
     [
-        (torch.zeros(0, 4), "the Inception score: 0 samples are too few"),
+        (torch.zeros(0, 4), "the Inception score: a set has 0 samples, fewer than 1"),
         (torch.tensor([[0.5, math.nan]]), "sample 0 of 1 has NaN or infinity"),
     ],
 )

@@ -68,7 +68,7 @@ def test_estimate_of_equal_distributions_is_zero_on_average() -> None:
 @pytest.mark.parametrize(
     ("x", "y", "message"),
     [
-        (features(0, 1), features(1, 9), "KID: 1 samples are too few; there must be 2 or more"),
+        (features(0, 1), features(1, 9), "KID: a set has 1 sample, fewer than 2"),
         (features(0, 9), features(1, 9) / 0, "KID: sample 0 of 9 has NaN or infinity in its features"),
         (features(0, 9), features(1, 9, 4), "the sets have features of 3 and 4 dimensions; they must have the same"),
     ],

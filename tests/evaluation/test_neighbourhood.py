@@ -101,7 +101,7 @@ def test_copies_are_not_authentic() -> None:
 @pytest.mark.parametrize(
     ("reference", "sample", "message"),
     [
-        (features(0, 5), features(1, 9), "density and coverage: 5 samples are too few; there must be 6 or more"),
+        (features(0, 5), features(1, 9), "density and coverage: a set has 5 samples, fewer than 6"),
         (features(0, 9), features(1, 9) / 0, "density and coverage: sample 0 of 9 has NaN or infinity in its features"),
         (features(0, 9), features(1, 9, 4), "the sets have features of 3 and 4 dimensions; they must have the same"),
     ],

@@ -78,8 +78,8 @@ def test_outliers_do_not_blur_the_others() -> None:
 @pytest.mark.parametrize(
     ("reference", "sample", "message"),
     [
-        (features(0, 3), features(1, 9), "precision and recall: 3 samples are too few; there must be 4 or more"),
-        (features(0, 9), features(1, 0), "precision and recall: 0 samples are too few; there must be 4 or more"),
+        (features(0, 3), features(1, 9), "precision and recall: a set has 3 samples, fewer than 4"),
+        (features(0, 9), features(1, 0), "precision and recall: a set has 0 samples, fewer than 4"),
         (features(0, 9), features(1, 9) / 0, "precision and recall: sample 0 of 9 has NaN or infinity in its features"),
         (features(0, 9), features(1, 9, 4), "the sets have features of 5 and 4 dimensions; they must have the same"),
     ],

@@ -164,7 +164,7 @@ def test_receiver_that_is_gone_is_asked_no_more_unless_an_operator_says_so(
     environment = {"ADM_REDIS_URL": service_settings.redis_url, "ADM_DATA": str(service_settings.data)}
     listed = CliRunner().invoke(app, ["webhooks", "list"], env=environment)
     (dead,) = webhooks.dead()
-    assert (listed.exit_code, listed.output) == (0, f"{dead.id}  job.completed  1 tries  the receiver answers 410\n")
+    assert (listed.exit_code, listed.output) == (0, f"{dead.id}  job.completed  1 attempt  the receiver answers 410\n")
     assert CliRunner().invoke(app, ["webhooks", "retry"], env=environment).exit_code == 2
     assert CliRunner().invoke(app, ["webhooks", "retry", "msg_none"], env=environment).exit_code == 1
     del receiver.answers["/"]

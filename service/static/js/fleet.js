@@ -2,6 +2,7 @@
 
 import { call, callIfChanged } from "./api.js";
 import { byId, setText } from "./dom.js";
+import { counted } from "./format.js";
 import { key } from "./key.js";
 import { isAsking } from "./signin.js";
 
@@ -56,7 +57,7 @@ function namesText(models) {
 function workersText(workers) {
   if (workers.length === 0) return NONE;
   const rows = workers.reduce((sum, each) => sum + each.rows_in_flight, 0);
-  const busy = rows === 0 ? "idle" : `${rows} image${rows === 1 ? "" : "s"} in flight`;
+  const busy = rows === 0 ? "idle" : `${counted(rows, "image")} in flight`;
   const who = workers.length === 1 ? `Worker ${workers[0].name}` : `${workers.length} workers`;
   return `${who}, ${busy}`;
 }

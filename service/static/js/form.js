@@ -2,7 +2,7 @@
 
 import { write } from "./api.js";
 import { byId, copy, element, recall, remember, session, setNotice, setText } from "./dom.js";
-import { classLabel, curl, extrasOf, samplerTitle, stepsTaken } from "./format.js";
+import { classLabel, counted, curl, extrasOf, samplerTitle, stepsTaken } from "./format.js";
 
 const PAIRS = ["guidance_scale", "steps", "eta"]; // a number and a slider beside it
 const NUMBERS = [...PAIRS, "n"];
@@ -229,7 +229,7 @@ export class Form {
     byId("upsample-field").hidden = !upsample;
     const [small, large] = [model.stages[0].image_size, model.image_size];
     setText(byId("upsample-label"), !upsample ? "" : byId("upsample").checked
-      ? `${small} to ${large} px, ${stepsTaken(upsample.steps, upsample.strength)} steps` : `off, ${small} px`);
+      ? `${small} to ${large} px, ${counted(stepsTaken(upsample.steps, upsample.strength), "step")}` : `off, ${small} px`);
     const extras = Object.entries(this.#extras).map(([key, value]) => `${key} ${JSON.stringify(value)}`);
     byId("extras").hidden = extras.length === 0;
     setText(byId("extras").querySelector("span"), `Also sent: ${extras.join(", ")}`);

@@ -28,6 +28,9 @@ export const about = (seconds) => (seconds < 1 ? duration(seconds) : `about ${du
 /** A text with a capital letter. */
 export const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 
+/** A count with its noun, in the plural unless it is 1. */
+export const counted = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
+
 export const number = (value) => String(Math.round(value * 1000) / 1000);
 
 /** Name of a request's class, as its model has it. */

@@ -3,6 +3,7 @@
 import { axisText, fieldNames, fieldTitle, usualValues, valueTitle } from "./axes.js";
 import { call, write } from "./api.js";
 import { byId, element, recall, remember, session, setNotice, setText } from "./dom.js";
+import { counted } from "./format.js";
 import { linkPicture, showPicture, thumbnail } from "./pictures.js";
 
 const ASK_MS = 1000;
@@ -182,8 +183,8 @@ export class Grid {
       button.setAttribute("aria-disabled", String(job === null));
     });
     const lacking = ended - completed;
-    setText(byId("grid-note"), sheet === null ? `${ended} of ${cells.length} cells` : lacking === 0
-      ? `${cells.length} images from one seed` : `${completed} of ${cells.length} images; ${lacking} were not made`);
+    setText(byId("grid-note"), sheet === null ? `${ended} of ${counted(cells.length, "cell")}` : lacking === 0
+      ? `${counted(cells.length, "image")} from one seed` : `${completed} of ${counted(cells.length, "image")}; ${lacking} not made`);
     byId("cancel-grid").hidden = sheet !== null;
     byId("grid-sheet-area").hidden = !sheet;
     if (!sheet) return;

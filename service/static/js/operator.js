@@ -2,7 +2,7 @@
 
 import { call } from "./api.js";
 import { byId, element, setText } from "./dom.js";
-import { duration } from "./format.js";
+import { counted, duration } from "./format.js";
 import { Throughput } from "./throughput.js";
 
 const ASK_MS = 2000;
@@ -10,7 +10,6 @@ const ASK_MS = 2000;
 const throughput = new Throughput();
 let asking = false;
 
-const plural = (number, what) => `${number} ${what}${number === 1 ? "" : "s"}`;
 const seconds = (value) => (value === null ? "unknown" : value === 0 ? "none" : duration(value));
 
 /** Show rows of cells, each a text or an element; the first of a row is its heading. */
@@ -67,7 +66,7 @@ function showQueue(load) {
     each.name ?? "without a key", String(each.queued), String(each.in_progress),
     Object.entries(each.queued_by_pipeline).map(([name, jobs]) => `${name} ${jobs}`).join(", "),
   ]));
-  setText(byId("left-out"), load.callers_left_out > 0 ? `And ${plural(load.callers_left_out, "caller")} with fewer jobs.` : "");
+  setText(byId("left-out"), load.callers_left_out > 0 ? `And ${counted(load.callers_left_out, "caller")} with fewer jobs.` : "");
 }
 
 function showFigures(workers, load) {
@@ -99,7 +98,7 @@ async function ask() {
     showWorkers(workers, load.workers);
     showQueue(load);
     showFigures(workers, load);
-    showState(workers.length === 0 ? "none" : "live", `Live, ${plural(workers.length, "worker")}`);
+    showState(workers.length === 0 ? "none" : "live", `Live, ${counted(workers.length, "worker")}`);
   } catch (problem) {
     showState("unavailable", problem.status === 0 ? "The service cannot be reached; these are its last figures" : problem.message);
   } finally {

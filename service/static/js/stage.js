@@ -3,7 +3,7 @@
 import { pathOfFile, write } from "./api.js";
 import { byId, copy, element, focusFirst, local, recall, remember, setNotice, setText } from "./dom.js";
 import { Film } from "./film.js";
-import { about, capital, className, curl, duration, fileName, number, numImages, queueHint, queueText, repeatable, stageName, stepsTaken, title } from "./format.js";
+import { about, capital, className, counted, curl, duration, fileName, number, numImages, queueHint, queueText, repeatable, stageName, stepsTaken, title } from "./format.js";
 import { isActive } from "./jobs.js";
 import { linkPicture, showPicture, thumbnail } from "./pictures.js";
 
@@ -185,7 +185,7 @@ export class Stage {
     if (numImages(request) > 1 && request.kind !== "interpolate") facts.push(["Image", `${this.#index - request.first_index + 1} of ${numImages(request)}`]);
     if (job.attempt > 1) facts.push(["Attempt", String(job.attempt)]);
     if (job.status === "completed") facts.push(["Took", duration(job.ended_at - job.started_at)]);
-    if (usage.steps > 0) facts.push(["On the device", `${usage.device_seconds.toFixed(1)} s, ${usage.steps} steps`]);
+    if (usage.steps > 0) facts.push(["On the device", `${usage.device_seconds.toFixed(1)} s, ${counted(usage.steps, "step")}`]);
     const shown = facts.flatMap(([term, value]) => [element("dt", {}, term), element("dd", {}, value)]);
     const list = byId("request-facts");
     if (list.textContent !== shown.map((each) => each.textContent).join("")) list.replaceChildren(...shown);

@@ -3,7 +3,7 @@
 import { call } from "./api.js";
 import { chart } from "./chart.js";
 import { byId, element, setText } from "./dom.js";
-import { number, samplerTitle } from "./format.js";
+import { counted, number, samplerTitle } from "./format.js";
 
 // even: the transformation under which values are compared and interpolated
 const BY_SCALE = { field: "guidance_scale", of: (cell) => cell.guidance_scale, even: (value) => value };
@@ -48,7 +48,7 @@ export class TradeOff {
 
   #describe(sweep, model) {
     this.#shown = sweep;
-    setText(byId("trade-off-about"), `Measured on ${sweep.made_on} with ${sweep.images} images of each setting, before upsampling, against `
+    setText(byId("trade-off-about"), `Measured on ${sweep.made_on} with ${counted(sweep.images, "image")} of each setting, before upsampling, against `
       + `${sweep.reference}. Precision: the share of the images that look like the reference. Recall: the share of the `
       + "reference that the images reach. FID: the distance between both; less is better. Press a point to take its setting.");
     const heads = ["Sampler", "Steps", "Scale", "FID", "Precision", "Recall"].map((each) => element("th", { scope: "col" }, each));
@@ -73,7 +73,7 @@ export class TradeOff {
     const [figureAt, markAt] = [focused?.closest("figure")?.dataset.chart, focused?.dataset.mark];
     const name = samplerTitle(model, sampler);
     byId("trade-off-charts").replaceChildren(
-      framed("scale", `By guidance scale, at ${scales.active[0].steps} steps of ${name}`, chart({
+      framed("scale", `By guidance scale, at ${counted(scales.active[0].steps, "step")} of ${name}`, chart({
         title: "Precision against recall, by guidance scale", xTitle: "Recall (diversity)", yTitle: "Precision (quality)",
         now: { x: byScale.recall, y: byScale.precision },
         curves: scales.all.map((each) => ({ active: each === scales.active, points: each.map((cell) => this.#scalePoint(cell)) })),
@@ -100,7 +100,7 @@ export class TradeOff {
   #stepsPoint({ steps, fid }) {
     return {
       x: steps, y: fid.value, low: fid.low, high: fid.high, mark: String(steps),
-      label: `${steps} steps: FID ${fidText(fid.value)}`, press: () => this.form.set("steps", steps),
+      label: `${counted(steps, "step")}: FID ${fidText(fid.value)}`, press: () => this.form.set("steps", steps),
     };
   }
 }
@@ -136,7 +136,7 @@ function summary({ scale, steps, name, measured, asked }, byScale, bySteps) {
     ...(measured ? [] : [`${asked} was not measured; ${name} is shown`]),
     ...(byScale.beyond || bySteps.beyond ? ["the settings lie beyond what was measured; the nearest end is marked"] : []),
   ];
-  return `${[`Now, at scale ${number(scale)} and ${steps} steps: ${figures}`, ...notes].join(". ")}.`;
+  return `${[`Now, at scale ${number(scale)} and ${counted(steps, "step")}: ${figures}`, ...notes].join(". ")}.`;
 }
 
 function framed(name, caption, drawing) {

@@ -105,7 +105,7 @@ def test_cancelled_grid_says_how_many_images_are_missing(page: Page, painter: Pa
     fill_axes(page, "steps", "5, 9", "", "")
     make(page)
     page.locator("#cancel-grid").click()
-    expect(page.locator("#grid-note")).to_have_text("0 of 2 images; 2 were not made")
+    expect(page.locator("#grid-note")).to_have_text("0 of 2 images; 2 not made")
     expect(page.locator(".grid-cell").first).to_have_attribute("aria-label", "Steps 5: cancelled")
     expect(page.locator("#cancel-grid")).to_be_hidden()
 
