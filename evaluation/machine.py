@@ -1,14 +1,12 @@
-"""Describes the machine, versions and commit by which figures were computed."""
+"""Describes the machine and the versions by which figures were computed."""
 
 import platform
-import subprocess
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-ROOT = Path(__file__).parents[1]
 CPU_INFO = Path("/proc/cpuinfo")
 
 
@@ -27,12 +25,3 @@ def machine() -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """The versions of this project, torch and Python."""
     return {"adm-serve": version("adm-serve"), "torch": torch.__version__, "python": platform.python_version()}
-
-
-def commit() -> str | None:
-    """The commit of the running checkout; None without a checkout or git."""
-    try:
-        found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return found.stdout.strip()

@@ -11,11 +11,12 @@ from scipy.special import stdtrit
 
 from evaluation.extractors import Extractor, Features
 from evaluation.feature_files import Work
-from evaluation.machine import commit, machine, versions
+from evaluation.machine import machine, versions
 from evaluation.neighbourhood import Nearest
 from evaluation.scores import all_scores
 from evaluation.sources import measure
 from evaluation.statistics_file import Measured
+from files.checkout import commit
 from vocabulary.counts import counted
 
 TITLES = {

@@ -16,9 +16,10 @@ from engine.pipeline import BASE, UPSAMPLE, Pipeline, build_stages
 from engine.trajectory import StagePlan
 from evaluation.inception_score import inception_score
 from evaluation.judging import Verdict, add_noise, colour_error, distance, judge_images, sharpness
-from evaluation.machine import commit, machine, versions
+from evaluation.machine import machine, versions
 from evaluation.report import Watch
 from evaluation.sampling import Sampler, turns
+from files.checkout import commit
 from models.checkpoints.network_file import load_network
 from models.checkpoints.presets import SHAPE_NAMES
 from models.networks.judge import Judge

@@ -5,9 +5,6 @@ also contain the features, and their provenance as JSON.
 """
 
 import json
-import os
-import struct
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,13 +20,13 @@ from evaluation.feature_files import KeptFeatures
 from evaluation.frechet import Moments
 from evaluation.scores import Reference, Statistics
 from files.atomic import atomic_write
+from files.npz import stored_array
 from models.checkpoints.provenance import hash_file
 from vocabulary.counts import counted
 
 FORMAT = 1
 PROVENANCE = "provenance.npy"
 MOMENT_ARRAYS = {"pooled": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
-LOCAL_HEADER = struct.Struct("<26xHH")  # of a zip's member: the lengths of its name and of its extra field
 FIELDS = ("source", "images", "size", "sha256")  # fields of every file's provenance
 
 
@@ -85,16 +82,8 @@ def read_statistics(path: Path, extractor: Mapping[str, Any]) -> Measured:
 
 def mapped_array(path: Path, name: str) -> Any:
     """An array of an .npz that numpy.savez wrote, mapped from the file. Raises: ValueError for a compressed one."""
-    with zipfile.ZipFile(path) as archive, path.open("rb") as file:
-        member = archive.getinfo(f"{name}.npy")
-        if member.compress_type != zipfile.ZIP_STORED:
-            raise ValueError(f"{name} is compressed")
-        file.seek(member.header_offset)
-        name_length, extra_length = LOCAL_HEADER.unpack(file.read(LOCAL_HEADER.size))
-        file.seek(name_length + extra_length, os.SEEK_CUR)
-        np.lib.format.read_magic(file)
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-        return np.memmap(path, dtype, "c", offset=file.tell(), shape=shape)
+    stored = stored_array(path, name)
+    return np.memmap(path, stored.descr, "c", offset=stored.offset, shape=stored.shape)
 
 
 def _own(path: Path, arrays: Mapping[str, Any], extractor: Mapping[str, Any]) -> Measured:

@@ -1,1 +1,1 @@
-"""Files that are written whole or not at all."""
+"""Files: written whole or not at all, arrays in .npz files, the commit of the checkout."""

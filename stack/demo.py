@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 import signal
-import subprocess
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -20,6 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from files.checkout import commit
 from jobs.settings import Settings
 from stack.contact_sheet import Tile, contact_sheet
 from stack.demo_requests import demo_requests
@@ -215,15 +215,6 @@ def batch_occupancy(metrics: str) -> float | None:
                 rows[sample.name] += sample.value
     computed = sum(rows.values())
     return rows[ROWS] / computed if computed else None
-
-
-def commit() -> str | None:
-    """The checked-out commit; None outside a checkout."""
-    try:
-        run = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return run.stdout.strip()
 
 
 def images(outcomes: list[Outcome]) -> Iterator[tuple[str, bytes]]:

@@ -2,7 +2,6 @@
 
 import platform
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from files.checkout import commit
 from models.networks.precision import best_precision
 from runfolder.folder import (
     CONFIG,
@@ -144,13 +144,10 @@ def refuse_other_data(before: Mapping[str, Any], now: Mapping[str, Any], allowed
 
 def machine(run: Run) -> dict[str, Any]:
     """The software and hardware of a run: versions, commit, processor, threads."""
-    commit = subprocess.run(
-        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    )
     return {
         "versions": {name: version(name) for name in ("adm-serve", "torch", "numpy", "pillow")},
         "python": platform.python_version(),
-        "commit": commit.stdout.strip() or None,
+        "commit": commit(),
         "processor": torch.cuda.get_device_name(run.device) if run.device.type == "cuda" else platform.machine(),
         "threads": torch.get_num_threads(),
         "device": str(run.device),

@@ -18,6 +18,7 @@ from models.networks.classifier import NoisyClassifier
 from models.networks.config import ClassifierConfig, ProcessConfig, UNetConfig
 from models.networks.judge import Judge, JudgeConfig
 from models.networks.unet import build_unet
+from vocabulary.counts import counted
 
 NetworkConfig = UNetConfig | ClassifierConfig | JudgeConfig
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
@@ -127,7 +128,7 @@ def check_state(model: nn.Module, tensors: Mapping[str, Tensor], name: str) -> N
     for problem, keys in (("lacks", own.keys() - tensors.keys()), ("has surplus", tensors.keys() - own.keys())):
         if keys:
             shown = ", ".join(sorted(keys)[:SHOWN_KEYS]) + (" ..." if len(keys) > SHOWN_KEYS else "")
-            raise WeightsError(name, f"{problem} {len(keys)} key(s): {shown}{_likeness(tensors)}")
+            raise WeightsError(name, f"{problem} {counted(len(keys), 'key')}: {shown}{_likeness(tensors)}")
     for key, value in tensors.items():
         if value.shape != own[key].shape:
             shapes = f"has shape {list(value.shape)}, expected {list(own[key].shape)}"

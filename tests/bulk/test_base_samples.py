@@ -79,7 +79,7 @@ def too_many_labels(path: Path) -> None:
 @pytest.mark.parametrize(
     ("write", "message"),
     [
-        (compressed, r"is not a complete .npz of numpy.savez \(it is compressed; write it by numpy.savez\)$"),
+        (compressed, r"is not a complete .npz of numpy.savez \(arr_0 is compressed; write it by numpy.savez\)$"),
         (floats, r"arr_0 is <f4 \(40, 32, 32, 3\); uint8 \[N, H, H, 3\] is needed$"),
         (unnamed, r"has no .*arr_0"),
         (cut_off, r"is not a complete .npz of numpy.savez"),
