@@ -1,6 +1,7 @@
 """A real stack that is small enough to load and run in a moment: seeded random weights, 8x8 base, 8 to 16 upsampler."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -8,41 +9,11 @@ from torch import nn
 
 from models.checkpoints.network_file import NetworkConfig, build_network, save_network
 from models.checkpoints.presets import SHAPE_NAMES
-from models.networks.config import ClassifierConfig, UNetConfig
+from tests.models import samples
 
-BASE = UNetConfig(
-    image_size=8,
-    model_channels=32,
-    num_res_blocks=1,
-    attention_resolutions=(2,),
-    channel_mult=(1, 1),
-    num_head_channels=16,
-    use_scale_shift_norm=True,
-    resblock_updown=True,
-    num_classes=len(SHAPE_NAMES) + 1,
-)
-CLASSIFIER = ClassifierConfig(
-    image_size=8,
-    model_channels=32,
-    num_res_blocks=1,
-    attention_resolutions=(2,),
-    channel_mult=(1, 1),
-    num_head_channels=16,
-    use_scale_shift_norm=True,
-    out_channels=len(SHAPE_NAMES),
-    pool="attention",
-)
-UPSAMPLER = UNetConfig(
-    image_size=16,
-    model_channels=32,
-    num_res_blocks=1,
-    attention_resolutions=(),
-    channel_mult=(1, 1),
-    use_scale_shift_norm=True,
-    resblock_updown=True,
-    in_channels=6,
-    super_res=True,
-)
+BASE = replace(samples.BASE, num_classes=len(SHAPE_NAMES) + 1)
+CLASSIFIER = replace(samples.CLASSIFIER, use_scale_shift_norm=True, out_channels=len(SHAPE_NAMES), pool="attention")
+UPSAMPLER = replace(samples.UPSAMPLER, use_scale_shift_norm=True, resblock_updown=True)
 NETWORKS: dict[str, NetworkConfig] = {"base": BASE, "classifier": CLASSIFIER, "upsampler": UPSAMPLER}
 
 
