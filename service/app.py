@@ -1,8 +1,8 @@
 """The application: routes, errors, middleware and background tasks."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
 
 from anyio import to_thread
@@ -59,35 +59,11 @@ DESCRIPTION = "Images from ADM diffusion models, batched step by step."
 def create_app(settings: Settings, slot: Slot = ALONE, tracing: Tracing = OFF) -> FastAPI:
     """Make the service's application; it connects to Redis when it starts, not here."""
     metrics = Metrics()
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        to_thread.current_default_thread_limiter().total_tokens = THREADS
-        try:
-            service = connect(settings, metrics, slot)
-        except Exception as error:
-            setattr(app.state, START_FAILURE, error)
-            raise
-        app.state.service = service
-        tasks = [asyncio.create_task(service.hub.run())]
-        if slot.is_first:
-            tasks += [asyncio.create_task(service.upkeep.run()), asyncio.create_task(service.webhooks.run())]
-        if slot.count > 1:
-            tasks.append(asyncio.create_task(service.process_metrics.run()))
-        yield
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await to_thread.run_sync(tracing.close)  # here, because the server's process ends by the signal that stopped it
-        await service.hub.close()
-        await service.async_redis.aclose()
-        service.redis.close()
-
     app = FastAPI(
         title="ADM Serve",
         version=own_version(),
         description=DESCRIPTION,
-        lifespan=lifespan,
+        lifespan=lifespan_of(settings, metrics, slot, tracing),
         servers=[{"url": settings.root_path or "/"}],
         openapi_url=None,
         docs_url=None,
@@ -120,6 +96,37 @@ def create_app(settings: Settings, slot: Slot = ALONE, tracing: Tracing = OFF) -
         )
     openapi.install(app)
     return app
+
+
+def lifespan_of(
+    settings: Settings, metrics: Metrics, slot: Slot, tracing: Tracing
+) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    """What runs around serving: the connections, and the tasks that this process of the service has."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        to_thread.current_default_thread_limiter().total_tokens = THREADS
+        try:
+            service = connect(settings, metrics, slot)
+        except Exception as error:
+            setattr(app.state, START_FAILURE, error)
+            raise
+        app.state.service = service
+        tasks = [asyncio.create_task(service.hub.run())]
+        if slot.is_first:
+            tasks += [asyncio.create_task(service.upkeep.run()), asyncio.create_task(service.webhooks.run())]
+        if slot.count > 1:
+            tasks.append(asyncio.create_task(service.process_metrics.run()))
+        yield
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await to_thread.run_sync(tracing.close)  # here, because the server's process ends by the signal that stopped it
+        await service.hub.close()
+        await service.async_redis.aclose()
+        service.redis.close()
+
+    return lifespan
 
 
 def operation_id(route: APIRoute) -> str:

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,9 @@ Running = tuple[str, Program, list[str]]
 @pytest.fixture
 def running(redis: Redis, service_settings: Settings) -> Iterator[Running]:
     """A service of two processes that both answer."""
-    with running_service(service_settings, ADM_SERVICE_PROCESSES="2") as running:
-        eventually(lambda: seen_processes(running[0]) == {"0", "1"}, "both answer")
-        yield running
+    with running_service(service_settings, ADM_SERVICE_PROCESSES="2") as started:
+        eventually(lambda: seen_processes(started[0]) == {"0", "1"}, "both answer")
+        yield started
 
 
 def text_of(address: str, path: str) -> str:
@@ -185,19 +186,20 @@ def test_service_of_one_process_labels_nothing_by_process(redis: Redis) -> None:
     assert "adm_service_process_start_time_seconds" in text
 
 
+@contextmanager
+def without_store(settings: Settings, store: Path) -> Iterator[Running]:
+    """A service of two processes whose store is replaced by a file after the start, so that none can open it again."""
+    with running_service(settings, ADM_SERVICE_PROCESSES="2", ADM_STORE=str(store)) as started:
+        eventually(lambda: seen_processes(started[0]) == {"0", "1"}, "both answer")
+        shutil.rmtree(store)
+        store.write_text("no folder")
+        yield started
+
+
 def test_service_whose_processes_fail_at_every_start_ends_with_the_cause(
     service_settings: Settings, redis: Redis, tmp_path: Path
 ) -> None:
-    """Its store is replaced by a file after the start, so that none of them can open it again."""
-    store = tmp_path / "images"
-    with running_service(service_settings, ADM_SERVICE_PROCESSES="2", ADM_STORE=str(store)) as (
-        address,
-        process,
-        lines,
-    ):
-        eventually(lambda: seen_processes(address) == {"0", "1"}, "both answer")
-        shutil.rmtree(store)
-        store.write_text("no folder")
+    with without_store(service_settings, tmp_path / "images") as (_, process, lines):
         for each in events(lines, "process_started"):
             os.kill(each["pid"], signal.SIGKILL)
         assert process.wait(PATIENCE_SECONDS) == 1
@@ -211,14 +213,7 @@ def test_process_that_fails_at_every_start_is_started_again_while_another_serves
     service_settings: Settings, redis: Redis, tmp_path: Path
 ) -> None:
     store = tmp_path / "images"
-    with running_service(service_settings, ADM_SERVICE_PROCESSES="2", ADM_STORE=str(store)) as (
-        address,
-        process,
-        lines,
-    ):
-        eventually(lambda: seen_processes(address) == {"0", "1"}, "both answer")
-        shutil.rmtree(store)
-        store.write_text("no folder")
+    with without_store(service_settings, store) as (address, process, lines):
         os.kill(next(each["pid"] for each in events(lines, "process_started") if each["process"] == 0), signal.SIGKILL)
         eventually(lambda: len(events(lines, "process_died")) == 5, "it has died five times")
         assert process.poll() is None
