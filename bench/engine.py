@@ -205,7 +205,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, measure in lines.items():
         found[name] = measure()
         print(name, json.dumps(found[name]), flush=True)
-    if bench.precision == "fp32":  # both sides are in it already
+    if bench.precision == "fp32":  # the lines measured so far are already those of fp32
         found |= {EAGER_FP32: found[EAGER], COMPILED_FP32: found[COMPILED]}
     (ROOT / "results" / "engine.json").write_text(json.dumps(machine() | {"found": found}, indent=1) + "\n")
 

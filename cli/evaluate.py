@@ -30,7 +30,7 @@ class ScoresByDefault(TyperGroup):
 
 
 Number = TypeVar("Number", int, float)
-FEWEST_STACK_IMAGES = 25  # the smallest share of them that a setting has is then two
+FEWEST_STACK_IMAGES = 25  # so that a setting with a share of them has two at least
 app = typer.Typer(
     cls=ScoresByDefault,
     no_args_is_help=True,

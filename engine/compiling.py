@@ -33,7 +33,7 @@ from vocabulary.precisions import Precision
 
 MOST_APART = 0.05  # largest distance of compiled from eager results, of their length; rounding to bf16 takes 0.01
 FAINT = 1e-4  # root mean square; fainter results, which change no pixel, may be as far apart as those of this size
-FORM = "opaque convolutions and norms"  # what is compiled; earlier code is not found under another text
+FORM = "opaque convolutions and norms"  # a part of the folder's name; another text leaves earlier code unused
 MARKER = "compiled.json"
 LENGTH = 16
 UNUSED_SECONDS = 30 * 86400.0  # a folder is removed so long after the last start that used it

@@ -186,7 +186,7 @@ class Scheduler(Generic[KeyT]):
         )
 
     def _extra_seconds(self, stage: str, waiting: int) -> dict[int, float]:
-        """Return a batch's extra seconds over its rows at the lowest time per row, for each row count worth a trial."""
+        """Return, by row count, a batch's seconds beyond those of its rows at the lowest time per row."""
         shapes = self.costs.row_shapes(stage)
         here = min(waiting, self.max_rows, shapes[-1])
         seconds = {rows: self.costs.seconds(stage, rows) for rows in (*(each for each in shapes if each < here), here)}

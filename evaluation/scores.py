@@ -87,7 +87,7 @@ def all_scores(samples: Features, reference: Reference, on_metric: Callable[[str
 
 
 def drawn(features: Features) -> Draws:
-    """The draw of a set's images; without classes it counts as independent, which makes intervals wider."""
+    """How a set's images were drawn; without classes they count as independent, which makes intervals wider."""
     return Draws(len(features.pooled)) if features.probabilities is None else Draws.of(features.probabilities)
 
 

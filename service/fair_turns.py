@@ -42,7 +42,7 @@ class FairTurns:
 
     def _leave(self, caller: str, turn: asyncio.Future[None]) -> None:
         own = self._waiting.get(caller, deque())
-        if turn in own:  # else `release` has just skipped it
+        if turn in own:  # otherwise `release` has removed it already
             own.remove(turn)
         if not own:
             self._waiting.pop(caller, None)

@@ -114,7 +114,9 @@ class Results:
     def fail(self, claim: Claim, kind: FailureKind, detail: str, *, retry: bool) -> bool:
         """Fail a job, or spend one of its retries; False when the claim was lost."""
 
-        became = JobStatus.QUEUED if retry else JobStatus.FAILED  # also if this was written and only the answer lost
+        became = (
+            JobStatus.QUEUED if retry else JobStatus.FAILED
+        )  # the result even if the change was written and only Redis' answer was lost
 
         def write(pipe: Pipeline, record: Record) -> bool:
             nonlocal became

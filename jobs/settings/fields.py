@@ -39,7 +39,7 @@ class Fields(BaseSettings):
     # the service's address, and who reaches it
     host: str = Field(
         default="127.0.0.1",
-        description="address the service listens on; on any but loopback callers need keys, unless ADM_ALLOW_ANONYMOUS",
+        description="address the service listens on; beyond loopback callers need keys, unless ADM_ALLOW_ANONYMOUS=yes",
     )
     port: int = Field(default=8000, ge=0, le=65535, description="port the service listens on; 0 takes a free one")
     service_processes: int = Field(

@@ -16,7 +16,7 @@ LEAST_COUNTED_BYTES = 1 << 16  # counted for each file at least, so that the lim
 FORGOTTEN_AT_ONCE = 256  # files per script, during which Redis runs no other command
 UNLIMITED = -1
 
-# `size` is the bytes that a file counts for. Sums are a cache: they are made anew if there are none, as after an
+# `size` is the bytes that a file counts for. Sums are a cache: they are recomputed if there are none, as after an
 # upgrade, and hourly, because a service of an earlier version leaves them unchanged.
 FUNCTIONS = f"""
 local SIZES, CALLERS, SUMS, EXPIRY, PREFIX = KEYS[1], KEYS[2], KEYS[3], KEYS[4], ARGV[1]
@@ -109,7 +109,7 @@ recount()
 
 
 class FileLimits(NamedTuple):
-    """The most bytes of all files, and of the caller's; UNLIMITED: no limit."""
+    """Limits, in bytes, on all files together and on the caller's; UNLIMITED: no limit."""
 
     all: int
     own: int
@@ -152,11 +152,11 @@ class FileCounts:
         raise RefusedError(ErrorKind.FILES_FULL, detail)
 
     def remove(self, file_id: str) -> None:
-        """Delete a file's record, and count it no longer."""
+        """Delete a file's record, and stop counting the file."""
         self._remove(self._keys, [keys.file(""), file_id])
 
     def forget_lost(self) -> None:
-        """Count no longer the files whose record is gone, however it went, and make the sums anew."""
+        """Stop counting the files whose record no longer exists, for whatever reason, and recompute the sums."""
         counted = cast(list[bytes], self._redis.hkeys(keys.FILE_BYTES))
         for first in range(0, len(counted), FORGOTTEN_AT_ONCE):
             self._forget(self._keys, [keys.file(""), *counted[first : first + FORGOTTEN_AT_ONCE]])

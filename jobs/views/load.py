@@ -20,7 +20,7 @@ from vocabulary.priorities import PRIORITIES
 
 log = structlog.get_logger("jobs.views.load")
 
-MOST_CALLERS = 100  # shown at most, because the lines of all pipelines are counted for each
+MOST_CALLERS = 100  # shown at most, because each costs a count in the line of every pipeline
 WINDOW_SECONDS = 60
 UNFINISHED = (JobStatus.QUEUED, JobStatus.IN_PROGRESS, JobStatus.CANCELLING)
 IMAGES, OCCUPANCY = "adm_images_total", "adm_batch_occupancy"  # of a worker's metrics

@@ -169,7 +169,7 @@ class _Prepared:
 
 
 def _row(rows: Tensor | None, number: int) -> int | None:
-    """The address of a row of [N, ...]; a slice of each tensor would take as long as a small norm."""
+    """The address of a row of [N, ...]; it is computed, because slicing the tensors takes as long as a small norm."""
     return None if rows is None else rows.data_ptr() + number * rows.stride(0) * rows.element_size()
 
 
@@ -211,7 +211,7 @@ def opaque_gradient(
     eps: float,
     silu: bool,
 ) -> Tensor:
-    """The gradient for x, from the gradient dy for the result and from what the norm has left."""
+    """The gradient for x, from the gradient dy for the result and the statistics that the norm returned."""
     call = _Prepared(weight, bias, scale, shift, groups, eps, silu)
     dx, *_ = call.gradient(x.flatten(2).mT, dy.flatten(2).mT, means, rstds, trains=False)
     return dx.mT.reshape(x.shape)

@@ -41,7 +41,7 @@ def number_of(layer: Layer) -> int:
 
 @torch.library.custom_op("adm::convolve", mutates_args=())
 def convolve(maps: Tensor, number: int) -> Tensor:
-    """The convolution by the layer with this number of maps [N, C, H, W], with a gradient for the maps."""
+    """Convolve maps [N, C, H, W] by the layer with this number; the maps get a gradient."""
     return _LAYERS[number].convolve(maps)
 
 

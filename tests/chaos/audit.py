@@ -95,9 +95,9 @@ def images_are_right(seen: Seen, reference: Seen | None) -> list[str]:
     complaints = []
     if seen.bytes_sha256 != seen.sha256:
         complaints.append(f"{seen.id}: its images' bytes are not what their records say")
-    told = {data["index"]: data["sha256"] for kind, data in seen.events if kind == "image"}
+    in_events = {data["index"]: data["sha256"] for kind, data in seen.events if kind == "image"}
     published = {each["index"]: each["sha256"] for each in seen.job["images"]}
-    if any(told.get(index) != sha256 for index, sha256 in published.items()):
+    if any(in_events.get(index) != sha256 for index, sha256 in published.items()):
         complaints.append(f"{seen.id}: its events tell of other images than it has")
     if reference is None or seen.status != "completed":
         return complaints
@@ -115,8 +115,10 @@ def stream_was_whole(followed: Followed, seen: Seen | None) -> list[str]:
     if seen is None:
         return []  # deleted: its stream went with it
     kept = [kind for kind, _ in seen.events]
-    told = [kind for _, kind in followed.seen]
-    return [] if told == kept else [f"{seen.id}: a follower saw {told[-8:]}, and its events are {kept[-8:]}"]
+    followed_kinds = [kind for _, kind in followed.seen]
+    if followed_kinds == kept:
+        return []
+    return [f"{seen.id}: a follower saw {followed_kinds[-8:]}, and its events are {kept[-8:]}"]
 
 
 def fate_is_right(ask: Ask, seen: Seen | None) -> list[str]:

@@ -139,7 +139,7 @@ def test_invalid_sources_are_reported_in_one_line(samples: str, more: tuple[str,
         (("demo", "--against", "shapes", "--json", "none/report.json"), "--json none/report.json: is a folder"),
     ],
 )
-def test_stack_that_cannot_be_measured_is_told_in_one_line(arguments: tuple[str, ...], message: str) -> None:
+def test_stack_that_cannot_be_measured_is_reported_in_one_line(arguments: tuple[str, ...], message: str) -> None:
     assert message in refused("stack", *arguments)
 
 
@@ -158,7 +158,7 @@ def test_stack_is_measured_beside_the_held_out_images_of_a_run(tmp_path: Path, m
     assert json.loads(target.read_text())["reference"] == {"source": str(held_out), "images": 25}
 
 
-def test_a_file_that_cannot_be_written_is_told_before_anything_is_measured(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_written_is_reported_before_anything_is_measured(tmp_path: Path) -> None:
     target = str(tmp_path / "none" / "x.npz")
     assert f"--out {target}: " in refused("stats", "nothing", "--out", target)
     assert f"--json {tmp_path}: " in refused("nothing", "--against", "nothing", "--json", str(tmp_path))

@@ -194,7 +194,7 @@ def test_compiled_code_that_computes_something_else_is_refused(
     shallow_folder: Path, tmp_path: Path, part: str, factor: float
 ) -> None:
     class Wrong(Compiler):
-        """No real compiler miscompiles the same function on every machine, so this one is told what to make."""
+        """No real compiler miscompiles the same function on every machine, so this one makes wrong code itself."""
 
         def compile(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
             wrong = isinstance(function, UNet) == (part == "network")

@@ -18,7 +18,7 @@ RECORD = Path(__file__).parents[1] / "former/request.json"
 
 
 def stored_form() -> dict[str, Any]:
-    """Everything on which it depends whether an older version can read a request."""
+    """Everything that decides whether an older version can read a request."""
     return {
         "revision": REVISION,
         "added": sorted(ADDED),

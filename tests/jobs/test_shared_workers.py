@@ -93,7 +93,7 @@ def test_pipelines_of_other_workers_change_nothing(
 def test_one_more_worker_makes_no_wait_longer(
     ours: Work, theirs: Work, request: ResolvedRequest, other: str, data: st.DataObject
 ) -> None:
-    """On two conditions: each pipeline had a worker before, and the workers of one pipeline are among the other's."""
+    """This holds if each pipeline had a worker before, and the workers of one pipeline are among the other's."""
     kinds = st.sampled_from([("demo", other), data.draw(st.sampled_from([("demo",), (other,)]))])
     holding = [("demo", other), *data.draw(st.lists(kinds, max_size=4))]
     there = backlog("demo", ours, backlog(other, theirs))

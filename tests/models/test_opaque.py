@@ -1,4 +1,4 @@
-"""Packed convolutions and compiled norms in compiled networks: what torch.compile is told about them is right."""
+"""Packed convolutions and compiled norms in compiled networks: what they declare to torch.compile is right."""
 
 import gc
 from collections.abc import Callable, Iterator
@@ -88,7 +88,7 @@ def test_two_networks_have_different_numbers() -> None:
 
 @pytest.mark.slow
 def test_operations_keep_the_rules_of_torch() -> None:
-    """Sizes, memory layouts and gradients are those that torch.compile was told."""
+    """Sizes, memory layouts and gradients are those that were declared to torch.compile."""
     block, x = packed(1), maps(2).requires_grad_()
     assert block.halve.number is not None
     torch.library.opcheck(opaque.convolve, (x, block.halve.number))

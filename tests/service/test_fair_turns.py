@@ -81,7 +81,7 @@ def test_wait_that_is_cancelled_keeps_no_turn(given_first: bool) -> None:
 
 
 def test_waits_that_were_given_up_use_no_turn_of_their_caller() -> None:
-    """A caller whose calls run out of patience is served with its next one as soon as others are."""
+    """After a caller's calls have given up, its next one is served as soon as those of others."""
 
     async def scenario() -> None:
         turns, order = FairTurns(1), list[str]()

@@ -112,7 +112,7 @@ def test_form_without_a_file_is_422(client: httpx2.Client) -> None:
 
 
 def test_form_with_two_files_of_its_name_is_422(client: httpx2.Client) -> None:
-    """Also if the first is text: which of them is meant is not ours to choose."""
+    """This holds even if the first is text, because the service must not guess which of them is meant."""
     twice = b"".join(
         b'--x\r\nContent-Disposition: form-data; name="file"%s\r\n\r\n%s\r\n' % part
         for part in ((b"", b"text"), (b'; filename="a.png"', PNG))

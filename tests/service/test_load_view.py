@@ -100,7 +100,7 @@ def test_user_sees_nothing_of_the_queue_of_others(client: httpx2.Client, make_ke
         assert is_problem(client.get(path, headers=headers), status)
 
 
-def test_caller_is_told_its_name_and_role(client: httpx2.Client, make_key: MakeKey) -> None:
+def test_caller_reads_its_name_and_role(client: httpx2.Client, make_key: MakeKey) -> None:
     assert client.get("/v1/caller").json() == {"object": "caller", "id": None, "name": None, "role": "operator"}
     ann = make_key("ann")
     view = client.get("/v1/caller", headers=ann).json()

@@ -21,7 +21,7 @@ def num_looks(redis: Redis) -> int:
 
 
 def test_callers_who_ask_at_once_share_one_look(redis: Redis, settings: Settings) -> None:
-    """Otherwise callers would wait for a Redis that hangs one after the other."""
+    """Otherwise callers would wait, one after the other, for a Redis that hangs."""
     queue = JobQueue(redis, settings, ImageStore(settings.store_address))
 
     async def ask(times: int) -> list[str | None]:

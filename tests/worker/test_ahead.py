@@ -152,7 +152,7 @@ def test_job_that_comes_while_the_device_is_at_a_step_has_a_place_in_the_next(
     monkeypatch.setattr(HostTimer, "wait", lambda timer: 600.0)
     early = bench.submit(steps=4, upsample=False)
     serve(2)
-    eventually(lambda: len(iterations) == 1 + num_reported, "so many steps have started, and one less is reported")
+    eventually(lambda: len(iterations) == 1 + num_reported, "one step more has started than was reported")
     late = bench.submit(steps=2, upsample=False)
     late_is_there.set()
     wait_all(bench, [early, late])

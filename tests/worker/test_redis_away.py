@@ -97,7 +97,7 @@ def test_worker_whose_redis_is_full_continues_and_writes_its_results_later(
     job_ids = [client.submit(steps=steps) for steps in (100, 150)]
     client.wait_started(job_ids[1])
     end = out_of_memory(redis, redis_server.folder)
-    eventually(lambda: "used memory" in worker.output, "the worker is told")
+    eventually(lambda: "used memory" in worker.output, "the worker logs it")
     time.sleep(2)
     assert [client.job(each).status for each in job_ids] == [JobStatus.IN_PROGRESS] * 2
     end()

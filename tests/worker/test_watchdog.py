@@ -162,5 +162,5 @@ def test_worker_that_is_stopped_as_a_whole_loses_its_job(start: Start, client: C
     eventually(is_taken_back, "its lease ends")
     client.queue.cancel(job_id)
     worker.process.send_signal(signal.SIGCONT)
-    eventually(lambda: "claim_lost" in worker.output, "it is told")
+    eventually(lambda: "claim_lost" in worker.output, "it is logged")
     assert client.events(job_id)[-1] == "cancelled"
