@@ -33,8 +33,8 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class _Kept:
-    """A step of one image. The whole report is not kept, because its images take memory."""
+class _Candidate:
+    """A step of one image, for the next audit. The rest of its report is dropped, because images take memory."""
 
     stage: str
     row_shape: int
@@ -45,7 +45,7 @@ class _Kept:
 
 @dataclass
 class Audit:
-    """Keeps one of the steps since the last audit, each with the same probability, and recomputes it.
+    """Draws one of the steps since the last audit, each with the same probability, and recomputes it.
 
     share: the largest share of the device's time for audits; 0 for none.
     """
@@ -56,37 +56,37 @@ class Audit:
     compared: int = 0
     _owed_seconds: float = 0.0
     _steps: int = 0
-    _kept: "_Kept | None" = None
+    _candidate: "_Candidate | None" = None
 
     def note(self, report: StepReport) -> None:
-        """Keep a random step of a report in place of the kept one, or leave the kept one (reservoir sampling)."""
+        """Make a random step of a report the candidate, or leave the present one (reservoir sampling)."""
         self._owed_seconds += self.share * report.seconds
         if not self.share or not report.is_whole or not report.moved:
             return
         self._steps += 1
         if self.draw.random() * self._steps < 1:
             place = self.draw.randrange(len(report.moved))
-            kept = report.stage, report.row_shape, report.seconds, report.before[place], report.moved[place]
-            self._kept = _Kept(*kept)
+            candidate = report.stage, report.row_shape, report.seconds, report.before[place], report.moved[place]
+            self._candidate = _Candidate(*candidate)
 
     @property
     def is_due(self) -> bool:
-        """Return whether a step is kept, and the time allowed for audits since the last one covers two steps."""
-        return self._kept is not None and self._owed_seconds >= 2 * self._kept.seconds
+        """Return whether there is a candidate, and the time allowed for audits since the last one covers two steps."""
+        return self._candidate is not None and self._owed_seconds >= 2 * self._candidate.seconds
 
     @torch.no_grad()
     def run(self) -> Finding | None:
-        """Recompute the kept step; None if the result is the same. No image may be in the engine."""
-        assert self._kept is not None
-        kept, self._kept, self._steps, self._owed_seconds = self._kept, None, 0, 0.0
-        stage, before = self.stages[kept.stage], kept.before
+        """Recompute the candidate; None if the result is the same. No image may be in the engine."""
+        assert self._candidate is not None
+        candidate, self._candidate, self._steps, self._owed_seconds = self._candidate, None, 0, 0.0
+        stage, before = self.stages[candidate.stage], candidate.before
         self.compared += 1
-        if all(_same(kept.after, moved) for moved in self._taken_again(stage, before)):
+        if all(_same(candidate.after, moved) for moved in self._taken_again(stage, before)):
             return None
         guilty = {part: shapes for part in stage.row_shapes if (shapes := self._guilty(stage, part, before))}
         for part, shapes in guilty.items():
             stage.drop_shapes(part, shapes)
-        return Finding(kept.stage, before.timestep, before.request.network_label, kept.row_shape, guilty)
+        return Finding(candidate.stage, before.timestep, before.request.network_label, candidate.row_shape, guilty)
 
     def _taken_again(self, stage: Stage, before: Trajectory) -> Iterator[Trajectory]:
         yield stage.step([before])[0]

@@ -85,12 +85,12 @@ def build_stages(
     guides: Mapping[str, Guide] | None = None,
     compiler: Compiler | None = None,
     threads: int | None = None,
-    kept: Collection[str] = (),
+    existing: Collection[str] = (),
 ) -> dict[str, Stage]:
     """All stages of the stacks by key, warmed up, and compiled if a compiler is given.
 
     guides: guides of base stages by key, in place of the stack's classifier. threads: number of threads on a CPU; None
-    for all usable ones. kept: keys of stages that exist already and are skipped. Raises: WrongCodeError.
+    for all usable ones. existing: keys of stages that exist already and are skipped. Raises: WrongCodeError.
     """
     settle_kernels()
     if compiler is not None:
@@ -105,10 +105,10 @@ def build_stages(
         if guide is None and stack.classifier is not None:
             guide = Guide.of_classifier(stack.classifier.network)
         networks = partial(StageNetworks, precision=precision, compiler=compiler, lanes=lanes)
-        if key not in kept:
+        if key not in existing:
             stages[key] = Stage(BASE_NUMBER, networks(BASE, base.network, guide), process_of(base))
         key = f"{stack.name}/{UPSAMPLE}"
-        if upsampler is not None and key not in kept:
+        if upsampler is not None and key not in existing:
             stages[key] = Stage(UPSAMPLE_NUMBER, networks(UPSAMPLE, upsampler.network), process_of(upsampler))
     for stage in stages.values():
         stage.networks.prepare(max_rows, stage.rehearsal())

@@ -87,7 +87,7 @@ def _build(
     if not new:
         return {}
     build = partial(
-        build_stages, new, settings.max_rows, precision=precision, threads=settings.threads, kept=kept.keys()
+        build_stages, new, settings.max_rows, precision=precision, threads=settings.threads, existing=kept.keys()
     )
     try:
         return build(compiler=choose_compiler(settings, device, new, precision))

@@ -26,11 +26,11 @@ class Ignored:
     def __setstate__(self, state: object) -> None: ...
 
 
-class Kept:
+class PlainMapping:
     """Replaces mappings of other classes, such as settings, by an ordered mapping that torch fills."""
 
-    def __new__(cls, *args: object, **kwargs: object) -> "Kept":
-        return cast("Kept", OrderedDict())
+    def __new__(cls, *args: object, **kwargs: object) -> "PlainMapping":
+        return cast("PlainMapping", OrderedDict())
 
 
 def read_torch(path: Path, form: Form) -> object:
@@ -45,7 +45,7 @@ def read_torch(path: Path, form: Form) -> object:
         with _pickles(path, zipped) as stream:
             names = _names(stream, 1 if zipped else LEGACY_PICKLES)
         # torch uses its own list first; a class counts as a mapping if its name ends in "dict", as EasyDict does
-        stand_ins: list[Any] = [(Kept if name.lower().endswith("dict") else Ignored, name) for name in names]
+        stand_ins: list[Any] = [(PlainMapping if name.lower().endswith("dict") else Ignored, name) for name in names]
         with torch.serialization.safe_globals(stand_ins), path.open("rb") as file:
             return torch.load(path if mapped else file, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # torch raises many kinds of errors for a damaged or hostile file

@@ -255,11 +255,11 @@ def test_window_rounded_up_to_jobs_bounds_what_the_service_has_and_all_of_it_is_
         worker.hold()
         ended = in_background(lambda: sampled(tmp_path / "samples.npz", address, window=33, count=200))
         eventually(lambda: len(jobs_at(address)) == 3, "the window is full")
-        held = jobs_at(address)
+        jobs = jobs_at(address)
         worker.release()
         eventually(lambda: ended, "the run ends")
-    assert len(held) == 3
-    assert all(job["request"]["priority"] == "low" for job in held)  # type: ignore[index]  # JSON
+    assert len(jobs) == 3
+    assert all(job["request"]["priority"] == "low" for job in jobs)  # type: ignore[index]  # JSON
 
 
 def test_job_that_fails_repeatedly_ends_the_run_and_is_named(

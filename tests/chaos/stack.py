@@ -150,9 +150,9 @@ class Stack:
     def _launch_redis(self, output: int) -> Process:
         options = {"port": "0", "unixsocket": str(self.redis_socket), "dir": str(self.folder), "save": ""}
         options |= {"appendonly": "yes", "appendfsync": "always", "loglevel": "warning"}
-        held = [sys.executable, "-I", launcher.__file__, str(os.getpid()), str(self.folder / "redis.pid")]
+        launch = [sys.executable, "-I", launcher.__file__, str(os.getpid()), str(self.folder / "redis.pid")]
         settings = [part for name, value in options.items() for part in (f"--{name}", value)]
-        return subprocess.Popen([*held, str(get_binary_path()), *settings], stdout=output, stderr=subprocess.STDOUT)
+        return subprocess.Popen([*launch, str(get_binary_path()), *settings], stdout=output, stderr=subprocess.STDOUT)
 
     def _launch_service(self, output: int) -> Process:
         """Start the service at its former address, if it had one."""

@@ -19,59 +19,59 @@ DEMO = Path(__file__).parents[2] / "weights" / "demo"
 MAX_ROWS = 8
 STEPS = 5
 NEAR = 1.0  # of 255, on the mean: float32 in another order of summing
-Held = tuple[Pipeline, dict[str, Stage]]
+Loaded = tuple[Pipeline, dict[str, Stage]]
 
 
-def held_on(device: torch.device, precision: Precision) -> Held:
+def loaded_on(device: torch.device, precision: Precision) -> Loaded:
     stack = load_stack(DEMO, device)
     return Pipeline(stack.pipelines["demo"], stack), build_stages([stack], MAX_ROWS, precision=precision)
 
 
 @pytest.fixture(scope="module")
-def held(device: torch.device) -> Held:
-    return held_on(device, best_precision(device))
+def loaded(device: torch.device) -> Loaded:
+    return loaded_on(device, best_precision(device))
 
 
 @pytest.fixture(scope="module")
-def exact(device: torch.device) -> Held:
-    return held_on(device, "fp32")
+def exact(device: torch.device) -> Loaded:
+    return loaded_on(device, "fp32")
 
 
-def requests(held: Held, *job_ids: str) -> list[ImageRequest]:
+def requests(loaded: Loaded, *job_ids: str) -> list[ImageRequest]:
     """An image for each job, of all samplers, guided and not, every other one enlarged."""
     found = []
     for index, job_id in enumerate(job_ids):
         base = StagePlan(BASE, ("ddim", "ddpm", "dpmpp_2m", "heun")[index % 4], STEPS)
         enlarged = StagePlan(UPSAMPLE, "ddim", 2) if index % 2 else None
         found.append(
-            held[0].image(job_id, index, 5, Guidance(index % 10, float(index % 3)), StagePlans(base, enlarged))
+            loaded[0].image(job_id, index, 5, Guidance(index % 10, float(index % 3)), StagePlans(base, enlarged))
         )
     return found
 
 
-def pixels(held: Held, images: list[ImageRequest]) -> list[Tensor]:
-    return [each.pixels.cpu() for each in run_to_end(Engine(held[1], MAX_ROWS), images)]
+def pixels(loaded: Loaded, images: list[ImageRequest]) -> list[Tensor]:
+    return [each.pixels.cpu() for each in run_to_end(Engine(loaded[1], MAX_ROWS), images)]
 
 
 @pytest.mark.slow
-def test_an_image_has_the_same_bytes_alone_and_among_others(held: Held) -> None:
-    images = requests(held, *"abcdefgh")
-    among = pixels(held, images)
+def test_an_image_has_the_same_bytes_alone_and_among_others(loaded: Loaded) -> None:
+    images = requests(loaded, *"abcdefgh")
+    among = pixels(loaded, images)
     for image, each in zip(images, among, strict=True):
-        (alone,) = pixels(held, [image])
+        (alone,) = pixels(loaded, [image])
         assert torch.equal(alone, each), image.plans
 
 
 @pytest.mark.slow
-def test_images_repeat(held: Held) -> None:
-    images = requests(held, *"abcd")
-    for one, other in zip(pixels(held, images), pixels(held, images), strict=True):
+def test_images_repeat(loaded: Loaded) -> None:
+    images = requests(loaded, *"abcd")
+    for one, other in zip(pixels(loaded, images), pixels(loaded, images), strict=True):
         assert torch.equal(one, other)
 
 
 @pytest.mark.slow
-def test_images_are_those_of_a_cpu_in_float32(device: torch.device, exact: Held) -> None:
-    here, there = exact, held_on(torch.device("cpu"), "fp32")
+def test_images_are_those_of_a_cpu_in_float32(device: torch.device, exact: Loaded) -> None:
+    here, there = exact, loaded_on(torch.device("cpu"), "fp32")
     ours, theirs = pixels(here, requests(here, *"abcd")), pixels(there, requests(there, *"abcd"))
     for one, other in zip(ours, theirs, strict=True):
         assert float((one.float() - other.float()).abs().mean()) < NEAR

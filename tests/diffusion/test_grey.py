@@ -59,10 +59,10 @@ def test_step_of_a_raw_output_is_that_of_the_output_limited_to_grey(mean_type: M
     for table in (ddpm_table(process), ddim_table(process, 0.5), encoding_table(process)):
         for row in range(len(table)):
             rows, t = table.rows[row : row + 1], table.original[row : row + 1]
-            raw, held = (
+            raw, limited = (
                 take_step(rows, x, each, None, noise).x_prev for each in (output, process.as_grey(output, x, t))
             )
-            torch.testing.assert_close(held, raw, rtol=1e-3, atol=1e-3)
+            torch.testing.assert_close(limited, raw, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("mean_type", [MeanType.EPSILON, MeanType.START_X])
@@ -77,14 +77,14 @@ def test_limiting_to_grey_never_adds_error(mean_type: MeanType) -> None:
     x_t = process.q_sample(x0, t, noise)
     exact = noise if mean_type is MeanType.EPSILON else x0
     output = torch.cat([exact + 0.3 * draw(generator, count=count), draw(generator, count=count)], dim=1)
-    raw, held = (
+    raw, limited = (
         training_losses(process, LossType.MSE, each, x0, x_t, t, noise).mse
         for each in (output, process.as_grey(output, x_t, t))
     )
     assert raw is not None
-    assert held is not None
-    assert bool((held < raw).all())
-    torch.testing.assert_close(held.mean(), raw.mean() / 3, rtol=0.1, atol=0)  # what is left of independent errors
+    assert limited is not None
+    assert bool((limited < raw).all())
+    torch.testing.assert_close(limited.mean(), raw.mean() / 3, rtol=0.1, atol=0)  # what is left of independent errors
 
 
 def test_colour_image_is_the_same_beside_grey_ones() -> None:

@@ -167,7 +167,7 @@ def test_guidance_at_another_scale_is_not_the_power_of_the_posterior(
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 @pytest.mark.parametrize("sampler", ["dpmpp_2m", "heun"])
 def test_own_grid_of_a_solver_makes_it_one_of_second_order(sampler: str, schedule: str) -> None:
-    """On whole timesteps of the shipped schedules, which limit the fall of the error. On DDIM's grid it is twice that."""
+    """On whole timesteps, which limit the fall of the error. With DDIM's grid the error is twice that."""
     x, full = noise(16), Schedule.named(schedule, 1000)
     half_log_snr = -full.sigma.log()
 

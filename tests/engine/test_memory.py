@@ -92,8 +92,8 @@ def test_image_between_two_steps_takes_what_is_estimated(bench: Bench) -> None:
         assert report is not None
         (image,) = report.moved
         kept = (each for each in (image.x, image.memory, image.pred_x0, image.low_res) if each is not None)
-        held = {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in kept}
-        assert sum(held.values()) <= state_bytes(config)
+        storages = {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in kept}
+        assert sum(storages.values()) <= state_bytes(config)
 
 
 @pytest.mark.slow

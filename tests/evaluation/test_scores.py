@@ -133,8 +133,8 @@ def test_intervals_contain_the_expected_value_about_as_often_as_stated(
     slack = 4 * math.sqrt(NOMINAL * (1 - NOMINAL) / REPEATS)
     for name in found[0]:
         expected = sum(each[name].value for each in found) / REPEATS
-        held = sum((each[name].low or 0) <= expected <= (each[name].high or 0) for each in found) / REPEATS
-        assert held >= NOMINAL - slack, name
+        share = sum((each[name].low or 0) <= expected <= (each[name].high or 0) for each in found) / REPEATS
+        assert share >= NOMINAL - slack, name
 
 
 def test_every_interval_contains_its_value() -> None:

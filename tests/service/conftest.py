@@ -125,8 +125,8 @@ class ToyWorker:
     def _run(self) -> None:
         while not self._stop.is_set():
             self._heartbeat()
-            held = sum(each.request.num_rows for each in self._claims.values())
-            for command in self.inbox.poll(room=max(0, 64 - held), wait_seconds=0.02):
+            num_claimed = sum(each.request.num_rows for each in self._claims.values())
+            for command in self.inbox.poll(room=max(0, 64 - num_claimed), wait_seconds=0.02):
                 if isinstance(command, Cancel):
                     self.inbox.results.cancelled(self._claims.pop(command.job_id))
                 else:

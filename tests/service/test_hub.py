@@ -83,12 +83,12 @@ def test_listeners_share_previews_and_slow_ones_are_left_the_latest_of_each_imag
             while not received or json.loads(received[-1])["step"] != 3:
                 await slow.wait(60)
                 received += slow.previews()
-            held = other.previews()
-        assert held[-1] is received[-1]
+            unread = other.previews()
+        assert unread[-1] is received[-1]
         running.cancel()
         await hub.close()
         await client.aclose()
-        return [(each["index"], each["step"]) for each in map(json.loads, held)]
+        return [(each["index"], each["step"]) for each in map(json.loads, unread)]
 
     assert asyncio.run(steps_held(b"small")) == [(0, 1), (1, 1), (0, 2), (0, 3)]
     assert asyncio.run(steps_held(bytes(150_000))) == [(1, 1), (0, 3)]

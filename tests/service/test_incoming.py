@@ -47,11 +47,11 @@ class Upload:
 
 def held_by(uploads: Sequence[Upload]) -> Counter[str]:
     """The bytes that each caller holds, without callers that hold none."""
-    held = Counter[str]()
+    num_bytes = Counter[str]()
     for each in uploads:
         if not each.task.done():
-            held[each.caller] += each.body.num_bytes
-    return +held
+            num_bytes[each.caller] += each.body.num_bytes
+    return +num_bytes
 
 
 @given(

@@ -127,11 +127,11 @@ def test_job_deleted_while_its_post_waits_is_answered_as_it_was_submitted(
     client: httpx2.Client, fleet: ToyWorker
 ) -> None:
     with ThreadPoolExecutor(1) as pool:
-        held = pool.submit(client.post, "/v1/jobs", json=body(), headers={"Prefer": "wait=10"})
+        waiting = pool.submit(client.post, "/v1/jobs", json=body(), headers={"Prefer": "wait=10"})
         while not (jobs := client.get("/v1/jobs").json()["data"]):
             pass
         client.delete(f"/v1/jobs/{jobs[0]['id']}")
-        response = held.result()
+        response = waiting.result()
     assert (response.status_code, response.json()["id"]) == (202, jobs[0]["id"])
     assert response.headers["location"] == f"/v1/jobs/{jobs[0]['id']}"
 

@@ -154,18 +154,18 @@ def test_no_request_that_begins_after_a_change_is_judged_by_the_keys_before(
     """Four clients call all the time, while a first key is made, then a second caller's, and the first is revoked."""
     asked: list[tuple[str, float, float, int]] = []  # who, from when, until when, and the status
     ended = Event()
-    held: dict[str, dict[str, str]] = {"nobody": {}}
+    headers: dict[str, dict[str, str]] = {"nobody": {}}
 
     def ask(name: str) -> None:
         with httpx2.Client(base_url=client.base_url, timeout=60) as own:
             while not ended.is_set():
                 began = time.monotonic()
-                status = own.get("/v1/jobs", headers=held[name]).status_code
+                status = own.get("/v1/jobs", headers=headers[name]).status_code
                 asked.append((name, began, time.monotonic(), status))
 
     with ThreadPoolExecutor(4) as pool:
         asking = [pool.submit(ask, "nobody") for _ in range(2)]
-        held["ann"] = make_key("ann")
+        headers["ann"] = make_key("ann")
         made = time.monotonic()
         asking += [pool.submit(ask, "ann") for _ in range(2)]
         make_key("bob")

@@ -69,16 +69,16 @@ def test_readers_that_do_not_read_cost_little_memory_and_are_cut_off(redis_serve
                 for step in range(60):
                     publish_preview(redis, job_id, Preview(step % 2, "base", step, 60, picture))
                     await asyncio.sleep(0.01)
-                held = service.memory_info().rss - before
+                growth = service.memory_info().rss - before
                 while sum("slow_reader" in each for each in lines) < len(opened):
                     await asyncio.sleep(0.05)
                 for _, _, writer in opened:
                     writer.close()
-                return held
+                return growth
 
-            held = asyncio.run(scenario())
+            growth = asyncio.run(scenario())
             worker.stop()
-    assert held < 60 << 20  # 160 MB if each reader has its own unread events
+    assert growth < 60 << 20  # 160 MB if each reader has its own unread events
 
 
 @pytest.mark.process

@@ -84,8 +84,8 @@ def test_image_has_its_hash_as_etag_and_is_not_sent_twice(client: httpx2.Client,
     assert response.headers["etag"] == f'"{hashlib.sha256(png(1)).hexdigest()}"'
     assert response.headers["cache-control"].startswith("private, max-age=863")
     assert response.headers["cache-control"].endswith(", immutable")
-    for held in (response.headers["etag"], f'"x", W/{response.headers["etag"]}', "*"):
-        again = client.get(url, headers={"If-None-Match": held})
+    for etag in (response.headers["etag"], f'"x", W/{response.headers["etag"]}', "*"):
+        again = client.get(url, headers={"If-None-Match": etag})
         assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", response.headers["etag"])
     assert client.get(url, headers={"If-None-Match": '"other"'}).status_code == 200
 

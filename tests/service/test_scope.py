@@ -200,11 +200,11 @@ def test_long_poll_of_a_revoked_key_reveals_nothing(
 ) -> None:
     job_id = post(client, callers.ann)
     with ThreadPoolExecutor(1) as pool:
-        held = pool.submit(client.get, f"/v1/jobs/{job_id}?wait=20", headers=callers.ann)
+        waiting = pool.submit(client.get, f"/v1/jobs/{job_id}?wait=20", headers=callers.ann)
         wait_followed(redis, job_id)
         KeyStore(redis).revoke("ann")
         fleet.release()
-        assert is_problem(held.result(), 404)
+        assert is_problem(waiting.result(), 404)
 
 
 def test_record_carries_the_callers_id_and_no_key(client: httpx2.Client, redis: Redis, callers: Callers) -> None:

@@ -191,11 +191,11 @@ def test_redis_down_is_503_and_recovery_needs_no_restart(tmp_path: Path) -> None
         job_id = client.post("/v1/jobs", json=body(), headers={"Prefer": "wait=30"}).json()["id"]
         worker.hold()
         with ThreadPoolExecutor(1) as pool:
-            held = pool.submit(client.post, "/v1/jobs", json=body(), headers={"Prefer": "wait=8"})
+            waiting = pool.submit(client.post, "/v1/jobs", json=body(), headers={"Prefer": "wait=8"})
             while len(client.get("/v1/jobs").json()["data"]) < 2:
                 pass
             server.stop()
-            response = held.result()
+            response = waiting.result()
         assert response.status_code == 202, "it is queued; an error would have it posted twice"
         assert response.headers["location"] == f"/v1/jobs/{response.json()['id']}"
         worker.release()

@@ -33,13 +33,13 @@ def opened(path: Path, tmp_path: Path, size: int = 16, **changes: object) -> dat
 def test_set_larger_than_memory_is_decoded_to_the_same_pixels(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    held = opened(photos, tmp_path, padding=2).training
+    in_memory = opened(photos, tmp_path, padding=2).training
     monkeypatch.setattr(data, "MEMORY_BYTES", 1)
     visited = opened(photos, tmp_path, padding=2).training
     assert isinstance(visited, ImagesOnDisk)
-    assert visited.class_names == held.class_names == ("cat", "dog")
-    assert torch.equal(visited.class_labels, held.class_labels)
-    assert all(torch.equal(visited.pixels(i, None), held.pixels(i, None)) for i in range(len(held)))
+    assert visited.class_names == in_memory.class_names == ("cat", "dog")
+    assert torch.equal(visited.class_labels, in_memory.class_labels)
+    assert all(torch.equal(visited.pixels(i, None), in_memory.pixels(i, None)) for i in range(len(in_memory)))
 
 
 def test_random_crops_are_of_whole_pictures_and_repeat(photos: Path, tmp_path: Path) -> None:
@@ -66,9 +66,9 @@ def test_damaged_picture_is_named_once_and_the_next_stands_in(
 def test_images_are_held_out_by_the_hash_of_their_stored_bytes(photos: Path, tmp_path: Path) -> None:
     split = opened(photos, tmp_path, held_out_below=128)
     files = sorted(photos.rglob("*.png"))
-    held = [file for file in files if hashlib.sha256(file.read_bytes()).digest()[0] < 128]
-    assert len(split.held_out) == len(held)
-    assert len(split.training) == len(files) - len(held)
+    chosen = [file for file in files if hashlib.sha256(file.read_bytes()).digest()[0] < 128]
+    assert len(split.held_out) == len(chosen)
+    assert len(split.training) == len(files) - len(chosen)
     with pytest.raises(ConfigError, match="leaves no image to train on"):
         opened(write_npz(tmp_path / "one.npz", 1), tmp_path, 8, held_out_below=255)
 

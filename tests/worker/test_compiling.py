@@ -66,7 +66,7 @@ def test_compiler_that_makes_wrong_code_is_not_used_by_auto_and_refused_by_yes(
         Compiler, "compile", lambda self, function, **_: lambda *inputs, **named: function(*inputs, **named) * 2
     )
     asked = asking("auto", tmp_path).model_copy(update={"max_rows": 2, "precision": "fp32"})
-    held = assemble(asked, CPU, "cpu-0", tuple(stack.pipelines), [stack])
-    assert "compiled by" not in held.engine.stages["tiny/base"].networks.mode
+    loaded = assemble(asked, CPU, "cpu-0", tuple(stack.pipelines), [stack])
+    assert "compiled by" not in loaded.engine.stages["tiny/base"].networks.mode
     with pytest.raises(SettingsError, match=r"^ADM_COMPILE: the base network, compiled by .*; set it to no$"):
         assemble(asked.model_copy(update={"compile": "yes"}), CPU, "cpu-0", tuple(stack.pipelines), [stack])

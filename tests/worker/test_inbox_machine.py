@@ -137,21 +137,24 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(claim=claims)
     def finish(self, claim: tuple[str, Claim]) -> None:
-        name, held = claim
-        image = ImageRecord(index=0, sha256="0" * 64, width=2, height=2, bytes=9, execution_id=held.token)
-        was_final = held.job_id in self.known and self.queue.get(held.job_id).status.is_final
-        if self.inboxes[name].results.complete(held, [image], Usage(steps=1, device_seconds=0), "n") and not was_final:
-            self.completed[held.job_id] += 1
+        name, claimed = claim
+        image = ImageRecord(index=0, sha256="0" * 64, width=2, height=2, bytes=9, execution_id=claimed.token)
+        was_final = claimed.job_id in self.known and self.queue.get(claimed.job_id).status.is_final
+        if (
+            self.inboxes[name].results.complete(claimed, [image], Usage(steps=1, device_seconds=0), "n")
+            and not was_final
+        ):
+            self.completed[claimed.job_id] += 1
 
     @rule(claim=claims, retry=st.booleans())
     def fail(self, claim: tuple[str, Claim], retry: bool) -> None:
-        name, held = claim
-        self.inboxes[name].results.fail(held, FailureKind.STEP_FAILED, "the step raised", retry=retry)
+        name, claimed = claim
+        self.inboxes[name].results.fail(claimed, FailureKind.STEP_FAILED, "the step raised", retry=retry)
 
     @rule(claim=claims)
     def requeue(self, claim: tuple[str, Claim]) -> None:
-        name, held = claim
-        self.inboxes[name].results.requeue(held)
+        name, claimed = claim
+        self.inboxes[name].results.requeue(claimed)
 
     @rule(name=WORKERS)
     def heartbeat(self, name: str) -> None:
