@@ -189,6 +189,7 @@ def test_generated_convolutions_of_half_precision_are_compiled_for_one_row_count
     assert compiler.candidates_of("base network", (1, 2, 4, 8, 16, 32), opaque=True) == (1, 8, 32)
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_compiled_attention_of_half_precision_is_the_eager_one(tmp_path: Path) -> None:
     """Attention of 32 channels a head and 64 positions, whose tiles g++ 12 vectorises wrongly and leaves unwritten."""
