@@ -53,7 +53,7 @@ test: check browser kubectl npm $(PROMETHEUS) $(SEAWEEDFS) $(KERNELS)
 	$(MAKE) check-page test-clients test-keda
 
 test-fast: install
-	$(BIN)/pytest -m "not slow and not browser and not process"
+	$(BIN)/pytest --numprocesses 2 --dist loadfile -m "not slow and not browser and not process"
 
 test-redis: install
 	$(BIN)/pytest -m "redis and not process and not browser"

@@ -160,7 +160,9 @@ def _cancelling(layer: Conv1d | Conv2d, size: torch.Size, count: int, dtype: tor
     if twin.bias is not None:
         twin.bias.zero_()
     if layer.weight.is_mkldnn and dtype == layer.weight.dtype:
-        twin.pack(count, (1, *size[1:])[-2:], with_gradient=layer.gradient_kernels is not None)
+        twin.pack(
+            count, (1, *size[1:])[-2:], with_gradient=layer.packed is not None and layer.packed.transposed is not None
+        )
     return twin
 
 

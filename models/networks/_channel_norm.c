@@ -196,15 +196,15 @@ INLINE void values_of(
     }
 }
 
-/* Writes y, and mean and rstd of each image and channel, [n, c]. Returns 0, or 1 where there is no memory. */
+/* Writes y, and moments, mean and rstd of each image and channel: [n, 2, c]. Returns 0, or 1 where there is no memory. */
 EACH_PROCESSOR
-int adm_norm(const Norm *norm, const void *x, void *y, float *means, float *rstds) {
+int adm_norm(const Norm *norm, const void *x, void *y, float *moments) {
     const int64_t c = norm->c;
     double *sums = malloc(c * (sizeof(double) + 2 * sizeof(float)));
     if (!sums) return 1;
     float *gain = (float *)(sums + c), *bias = gain + c;
     for (int64_t image = 0; image < norm->n; image++) {
-        float *mean = means + image * c, *rstd = rstds + image * c;
+        float *mean = moments + 2 * image * c, *rstd = mean + c;
         norm->half ? add_up(norm, 1, x, image, NULL, sums) : add_up(norm, 0, x, image, NULL, sums);
         mean_by_group(norm, sums, mean);
         norm->half ? add_up(norm, 1, x, image, mean, sums) : add_up(norm, 0, x, image, mean, sums);
@@ -217,17 +217,12 @@ int adm_norm(const Norm *norm, const void *x, void *y, float *means, float *rstd
     return 0;
 }
 
-/* Where the norm trains, the sums over an image's positions that the gradients of its parameters are made of, [n, c]:
-   of d = dy * silu' and of d * n. Else null. */
-typedef struct {
-    float *slopes, *products;
-} ChannelSums;
-
-/* Leaves s = d * gain of an image, [p, c], and each channel's sums of s and of s * n. */
+/* Leaves s = d * gain of an image, [p, c], d = dy * silu', and each channel's sums of s and of s * n. Where the norm
+   trains, also the sums that the gradients of its parameters are made of, of d and of d * n: [2, c]. */
 INLINE void slopes_of(
     const Norm *norm, int half, int silu, int trains, const void *x, const void *dy, int64_t image, const float *means,
     const float *rstds, const float *gains, const float *biases, float *slopes, double *sums,
-    double *sums_of_products, ChannelSums of_channels
+    double *sums_of_products, float *of_channels
 ) {
     const int64_t p = norm->p, c = norm->c;
     for (int64_t first = 0; first < c; first += BLOCK) {
@@ -268,9 +263,9 @@ INLINE void slopes_of(
         store_block(sum, sums + first);
         store_block(sum_of_products, sums_of_products + first);
         for (int k = 0; trains && k < VECTORS; k++) {
-            const int64_t at = image * c + first + k * WIDE;
-            store(__builtin_convertvector(channel[k], Floats), of_channels.slopes, 0, at);
-            store(__builtin_convertvector(channel_products[k], Floats), of_channels.products, 0, at);
+            const int64_t at = first + k * WIDE;
+            store(__builtin_convertvector(channel[k], Floats), of_channels, 0, at);
+            store(__builtin_convertvector(channel_products[k], Floats), of_channels + c, 0, at);
         }
     }
 }
@@ -296,23 +291,22 @@ INLINE void gradient_of(
     }
 }
 
-/* Writes dx, from what adm_norm has left, and the channels' sums unless they are null. Returns 0, or 1 where there is
-   no memory. */
+/* Writes dx, from adm_norm's moments, and unless it is null, channel_sums: slopes and products, [n, 2, c]. Returns 0, or 1
+   where there is no memory. */
 EACH_PROCESSOR
 int adm_norm_gradient(
-    const Norm *norm, const void *x, const void *dy, const float *means, const float *rstds, void *dx,
-    float *channel_slopes, float *channel_products
+    const Norm *norm, const void *x, const void *dy, const float *moments, void *dx, float *channel_sums
 ) {
     const int64_t p = norm->p, c = norm->c;
-    const ChannelSums of_channels = {channel_slopes, channel_products};
     double *sums = malloc(c * (2 * sizeof(double) + (4 + p) * sizeof(float)));
     if (!sums) return 1;
     double *sums_two = sums + c;
     float *gain = (float *)(sums_two + c), *bias = gain + c, *one = bias + c, *two = one + c, *slopes = two + c;
     for (int64_t image = 0; image < norm->n; image++) {
-        const float *mean = means + image * c, *rstd = rstds + image * c;
+        const float *mean = moments + 2 * image * c, *rstd = mean + c;
+        float *of_channels = channel_sums ? channel_sums + 2 * image * c : NULL;
         modulated(norm, image, rstd, gain, bias);
-        channel_slopes ? BY_KIND(slopes_of, 1, x, dy, image, mean, rstd, gain, bias, slopes, sums, sums_two, of_channels)
+        of_channels ? BY_KIND(slopes_of, 1, x, dy, image, mean, rstd, gain, bias, slopes, sums, sums_two, of_channels)
                        : BY_KIND(slopes_of, 0, x, dy, image, mean, rstd, gain, bias, slopes, sums, sums_two, of_channels);
         mean_by_group(norm, sums, one);
         mean_by_group(norm, sums_two, two);

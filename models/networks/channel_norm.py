@@ -14,7 +14,9 @@ from torch.autograd.function import once_differentiable
 
 def is_channels_last(x: Tensor) -> bool:
     """Return whether a CPU's map [N, C, ...] has each position's channels contiguous (channels-last)."""
-    return x.is_cpu and x.ndim > 2 and x.flatten(2).mT.is_contiguous()
+    if x.ndim == 4:
+        return x.is_cpu and x.is_contiguous(memory_format=torch.channels_last)
+    return x.is_cpu and x.ndim == 3 and x.mT.is_contiguous()
 
 
 class NormCall(NamedTuple):

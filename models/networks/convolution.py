@@ -39,93 +39,110 @@ def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
     return device.type == "cpu" and onednn_computes(dtype)
 
 
+class Kernels:
+    """The weights and settings of a convolution, as oneDNN takes them.
+
+    weight: [out, in, height, width]. transposed: for the gradient, [in, out, height, width]; None if they are
+    transposed at each call. Packed kernels have a number, by which compiled code finds them. They are no part of the
+    module: its attributes take Python as long to find as the rest of a call takes.
+    """
+
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None, padding: Pair, stride: Pair, transposed: Tensor | None = None
+    ) -> None:
+        self.weight, self.bias, self.padding, self.stride, self.transposed = weight, bias, padding, stride, transposed
+        self.dtype, self.size = weight.dtype, tuple(weight.shape)
+        self.number = opaque.number_of(self) if weight.is_mkldnn else None
+
+    def packed(self, rows: int, size: Pair, *, with_gradient: bool) -> "Kernels":
+        """Pack them for maps of this size, once instead of at every call."""
+        outputs, inputs, length, _ = self.size
+        transposed = None
+        if with_gradient:
+            ahead = length - 1 - self.padding[0]
+            gradient_size = (rows, outputs, *(each + 2 * self.padding[0] - length + 1 for each in size))
+            transposed = _packed(transpose(self.weight), (ahead, ahead), (1, 1), gradient_size)
+        weight = _packed(self.weight, self.padding, self.stride, (rows, inputs, *size))
+        return Kernels(nn.Parameter(weight, requires_grad=False), self.bias, self.padding, self.stride, transposed)
+
+    def convolve(self, maps: Tensor) -> Tensor:
+        """Convolve maps [N, C, H, W]."""
+        return _convolve(maps, self.weight, self.bias, self.padding, self.stride)
+
+    def image_gradient(self, gradient: Tensor, size: Pair) -> Tensor:
+        """The gradient with respect to maps [N, C, *size], from the gradient with respect to the result."""
+        (*_, length), (padding, _), (stride, _) = self.size, self.padding, self.stride
+        if stride > 1:
+            gradient = _spread(gradient, stride, [each + 2 * padding - length + 1 for each in size])
+        transposed = transpose(self.weight) if self.transposed is None else self.transposed
+        return _convolve(gradient, transposed, None, (length - 1 - padding,) * 2)
+
+    def size_of_result(self, size: torch.Size) -> tuple[int, ...]:
+        """The size of the result for maps of this size, [N, C, H, W]."""
+        lengths = ((size[2 + i] + 2 * self.padding[i] - self.size[2 + i]) // self.stride[i] + 1 for i in (0, 1))
+        return (size[0], self.size[0], *lengths)
+
+
 class _Served(nn.Module):
     """A convolution of maps, or of lines as maps of height 1, without dilation and groups.
 
-    Packed weights get no gradient; the gradient with respect to the image uses kernels that are flipped and transposed.
+    Packed weights get no gradient; the gradient with respect to the image uses transposed kernels.
     """
 
     weight: Tensor
     bias: Tensor | None
-    out_channels: int
-    kernel_size: tuple[int, ...]
     padding: tuple[int, ...] | str
     stride: tuple[int, ...]
-    gradient_kernels: Tensor | None = None  # packed, for the gradient
-    number: int | None = None  # in compiled code, once packed
-    packed_dtype: torch.dtype | None = None  # torch.compile cannot look at packed weights
+    packed: Kernels | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        if not autocasts(x):
-            x = x.to(self.packed_dtype or self.weight.dtype)
-        compiles = torch.compiler.is_compiling()
-        if self.number is None and (compiles or not self._is_served(x)):
-            by_torch: Tensor = super().forward(x)
-            return by_torch
+        kernels, compiles = self.packed, torch.compiler.is_compiling()
+        if kernels is None:
+            x = x if autocasts(x) else x.to(self.weight.dtype)
+            if compiles or not self._is_served(x):
+                by_torch: Tensor = super().forward(x)
+                return by_torch
+            kernels = self._kernels()
+        x = x.to(kernels.dtype)
         maps = x if x.ndim == 4 else x.unsqueeze(2)
         convolved: Tensor
         if compiles:
-            convolved = opaque.convolve(maps, self.number)
+            convolved = opaque.convolve(maps, kernels.number)
         elif torch.is_grad_enabled() and x.requires_grad:
-            convolved = _Convolution.apply(maps, self)  # type: ignore[no-untyped-call]  # torch's
+            convolved = _Convolution.apply(maps, kernels)  # type: ignore[no-untyped-call]  # torch's
         else:
-            convolved = self.convolve(maps)
+            convolved = kernels.convolve(maps)
         return convolved if x.ndim == 4 else convolved.squeeze(2)
 
-    def convolve(self, maps: Tensor) -> Tensor:
-        """Convolve maps [N, C, H, W]."""
-        return _convolve(maps, self._kernels(), self.bias, _pair(self.padding), _pair(self.stride))
-
-    def image_gradient(self, gradient: Tensor, size: Pair) -> Tensor:
-        """The gradient with respect to maps [N, C, *size], from the gradient with respect to the result."""
-        (kernel, _), (padding, _), (stride, _) = map(_pair, (self.kernel_size, self.padding, self.stride))
-        kernels = transposed(self._kernels()) if self.gradient_kernels is None else self.gradient_kernels
-        if stride > 1:
-            gradient = _spread(gradient, stride, [each + 2 * padding - kernel + 1 for each in size])
-        return _convolve(gradient, kernels, None, (kernel - 1 - padding,) * 2)
-
     def pack(self, rows: int, size: Pair, *, with_gradient: bool) -> None:
-        """Pack the weights for their kernels, for maps of this size, once instead of at every call."""
-        kernels, padding, stride = self._kernels(), _pair(self.padding), _pair(self.stride)
-        if with_gradient:
-            ahead = kernels.shape[2] - 1 - padding[0]
-            gradient_size = (rows, len(kernels), *(each + 2 * padding[0] - kernels.shape[2] + 1 for each in size))
-            self.gradient_kernels = _packed(transposed(kernels), (ahead, ahead), (1, 1), gradient_size)
-        packed = _packed(kernels, padding, stride, (rows, kernels.shape[1], *size))
-        self.weight = nn.Parameter(packed, requires_grad=False)
-        self.number, self.packed_dtype = opaque.number_of(self), packed.dtype
-
-    def size_of_result(self, size: torch.Size) -> tuple[int, ...]:
-        """The size of the result for maps of this size, [N, C, H, W]."""
-        kernel, padding, stride = map(_pair, (self.kernel_size, self.padding, self.stride))
-        lengths = ((size[2 + i] + 2 * padding[i] - kernel[i]) // stride[i] + 1 for i in (0, 1))
-        return (size[0], self.out_channels, *lengths)
+        """Pack the weights for their kernels, for maps of this size."""
+        self.packed = self._kernels().packed(rows, size, with_gradient=with_gradient)
+        self.weight = cast(nn.Parameter, self.packed.weight)
 
     def _is_served(self, x: Tensor) -> bool:
         """Return whether oneDNN computes this here: on a CPU, outside of training and its autocast."""
-        if self.weight.is_mkldnn:
-            return True
         trains = torch.is_grad_enabled() and self.weight.requires_grad
         plain = x.is_cpu and not trains and not autocasts(x)
         return plain and onednn_computes(self.weight.dtype)
 
-    def _kernels(self) -> Tensor:
-        """Weights as [out, in, height, width]; packed weights have this form already."""
-        return self.weight.unsqueeze(2) if not self.weight.is_mkldnn and self.weight.ndim == 3 else self.weight
+    def _kernels(self) -> Kernels:
+        """The weights as they are, not packed."""
+        weight = self.weight if self.weight.ndim == 4 else self.weight.unsqueeze(2)
+        return Kernels(weight, self.bias, _pair(self.padding), _pair(self.stride))
 
 
 class _Convolution(torch.autograd.Function):
     """A convolution with a gradient for the image only, computed as a convolution of stride 1."""
 
     @staticmethod
-    def forward(ctx: Any, maps: Tensor, layer: _Served) -> Tensor:
-        ctx.layer, ctx.size = layer, maps.shape[2:]
-        return layer.convolve(maps)
+    def forward(ctx: Any, maps: Tensor, kernels: Kernels) -> Tensor:
+        ctx.kernels, ctx.size = kernels, maps.shape[2:]
+        return kernels.convolve(maps)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return ctx.layer.image_gradient(gradient, ctx.size), None
+        return ctx.kernels.image_gradient(gradient, ctx.size), None
 
 
 class Conv2d(_Served, nn.Conv2d):
@@ -144,7 +161,7 @@ class Conv1d(_Served, nn.Conv1d):
     """nn.Conv1d of kernel size 1 whose results for a row do not depend on the batch size."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.number is not None or not torch.compiler.is_compiling():
+        if self.packed is not None or not torch.compiler.is_compiling():
             return super().forward(x)
         # on one thread torch would compute a matrix product per image, whose kernel depends on the result's address
         length = x.shape[-1]
@@ -159,14 +176,14 @@ def _pair(setting: tuple[int, ...] | str) -> Pair:
 def _convolve(maps: Tensor, kernels: Tensor, bias: Tensor | None, padding: Pair, stride: Pair = (1, 1)) -> Tensor:
     """Convolve maps with kernels; packed kernels return channels-last maps."""
     if kernels.is_mkldnn:
-        convolved: Tensor = torch.ops.mkldnn._convolution_pointwise(
+        convolved: Tensor = torch.ops.mkldnn._convolution_pointwise.default(
             maps, kernels, bias, padding, stride, (1, 1), 1, "none", [], ""
         )
         return convolved
     return torch.mkldnn_convolution(maps, kernels, bias, padding, stride, (1, 1), 1)
 
 
-def transposed(kernels: Tensor) -> Tensor:
+def transpose(kernels: Tensor) -> Tensor:
     """The kernels of the image's gradient, [in, out, h, w], for kernels [out, in, h, w]: flipped and transposed."""
     return kernels.flip(2, 3).transpose(0, 1).contiguous()
 

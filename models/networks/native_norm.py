@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from models.networks.channel_norm import NormCall
+from models.networks.channel_norm import NormCall, is_channels_last
 
 HALF = {torch.float32: 0, torch.bfloat16: 1}
 CHANNELS_TOGETHER = 32
@@ -52,8 +52,8 @@ def library() -> ctypes.CDLL | None:
 def loaded(path: Path) -> ctypes.CDLL:
     """Load a library built from _channel_norm.c."""
     found = ctypes.CDLL(str(path))
-    found.adm_norm.argtypes = [POINTER(Norm), *[c_void_p] * 4]
-    found.adm_norm_gradient.argtypes = [POINTER(Norm), *[c_void_p] * 7]
+    found.adm_norm.argtypes = [POINTER(Norm), *[c_void_p] * 3]
+    found.adm_norm_gradient.argtypes = [POINTER(Norm), *[c_void_p] * 5]
     found.adm_norm.restype = found.adm_norm_gradient.restype = c_int
     return found
 
@@ -81,31 +81,26 @@ def group_norm(x: Tensor, call: NormCall) -> Tensor:
     """Like `channel_norm.group_norm`, for a map that this code `computes`, with gradients of all inputs."""
     groups, weight, bias, eps, scale, shift, silu = call
     settings = groups, eps, silu
-    scale, shift = (None, None) if scale is None or shift is None else (_rows(scale), _rows(shift))
-    parameters = weight, bias, scale, shift
     y: Tensor
     if torch.compiler.is_compiling():
-        y, *_ = opaque_norm(x, *parameters, *settings)
+        y, _ = opaque_norm(x, weight, bias, scale, shift, *settings)
         return y
-    pixels = x.flatten(2).mT
-    if torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in (pixels, *parameters)):
-        y = _GroupNorm.apply(pixels, *parameters, settings)  # type: ignore[no-untyped-call]  # torch's
-    else:
-        y, *_ = _Prepared(*parameters, *settings).forward(pixels)
-    return y.mT.reshape(x.shape)
+    inputs = x, weight, bias, scale, shift
+    if torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in inputs):
+        y = _GroupNorm.apply(x, weight, bias, scale, shift, settings)  # type: ignore[no-untyped-call]  # torch's
+        return y
+    return _norm(x, weight, bias, scale, shift, *settings)[0]
 
 
-def _rows(move: Tensor) -> Tensor:
-    """A scale or shift as [N, C], contiguous."""
-    rows = move.flatten(1)
-    return rows if rows.stride(1) == 1 else rows.contiguous()
+class _Call:
+    """One norm of maps [N, C, ...] that lie by channels, as the compiled code takes it.
 
-
-class _Prepared:
-    """One norm of one batch, with a scale and a shift [N, C] or none; keeps the tensors behind its pointers alive."""
+    It keeps the tensors behind its pointers alive. scale and shift: [N, C, 1, ...], both or none.
+    """
 
     def __init__(
         self,
+        x: Tensor,
         weight: Tensor,
         bias: Tensor,
         scale: Tensor | None,
@@ -114,58 +109,71 @@ class _Prepared:
         eps: float,
         silu: bool,
     ) -> None:
-        self._weight, self._bias = weight.float().contiguous(), bias.float().contiguous()
-        self._moves = scale, shift
-        self._groups, self._eps, self._silu = groups, eps, silu
+        assert is_channels_last(x)  # the code gets an address
+        if scale is not None and shift is not None:
+            scale, shift = _by_channels(scale), _by_channels(shift)
+        self._x, self._weight, self._bias = x, weight.float().contiguous(), bias.float().contiguous()
+        self._scale, self._shift = scale, shift
+        count, channels = x.shape[:2]
+        self._norm = Norm(
+            count,
+            x.shape[2:].numel(),
+            channels,
+            groups,
+            HALF[x.dtype],
+            0 if scale is None else HALF[scale.dtype],
+            silu,
+            eps,
+            self._weight.data_ptr(),
+            self._bias.data_ptr(),
+            *(None if each is None else each.data_ptr() for each in (scale, shift)),
+            *(0 if each is None else each.stride(0) for each in (scale, shift)),
+        )
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The norm of [N, P, C], and the mean and one over the deviation for each image and channel, [N, C]."""
-        assert pixels.is_contiguous()  # the code gets an address
-        y = torch.empty_like(pixels, memory_format=torch.contiguous_format)
-        means, rstds = (torch.empty((len(pixels), pixels.shape[2]), dtype=torch.float32) for _ in range(2))
-        self._run("adm_norm", pixels, pixels, y, means, rstds)
-        return y, means, rstds
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """The norm, and its moments: the mean and one over the deviation for each image and channel, [N, 2, C]."""
+        count, channels = self._x.shape[:2]
+        y, moments = torch.empty_like(self._x), torch.empty((count, 2, channels), dtype=torch.float32)
+        self._run("adm_norm", y, moments)
+        return y, moments
 
-    def gradient(
-        self, pixels: Tensor, dy: Tensor, means: Tensor, rstds: Tensor, *, trains: bool
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """The gradient by the map; where it trains, the sums over positions of d = dy * silu' and of d * n, [N, C]."""
-        assert pixels.is_contiguous()
-        dy = dy.contiguous()
-        dx = torch.empty_like(dy)
-        slopes, products = torch.empty((2, *means.shape), dtype=torch.float32) if trains else (None, None)
-        self._run("adm_norm_gradient", pixels, pixels, dy, means, rstds, dx, slopes, products)
-        return dx, slopes, products
+    def gradient(self, dy: Tensor, moments: Tensor, *, trains: bool) -> tuple[Tensor, Tensor | None]:
+        """The gradient by x; where it trains, the sums over positions of d = dy * silu' and of d * n, [N, 2, C]."""
+        dx = torch.empty_like(self._x)
+        sums = torch.empty_like(moments) if trains else None
+        self._run("adm_norm_gradient", _like(self._x, dy), moments, dx, sums)
+        return dx, sums
 
-    def _run(self, name: str, pixels: Tensor, *maps: Tensor | None) -> None:
+    def _run(self, name: str, *maps: Tensor | None) -> None:
         """Call the code for all images: at once, or where torch has several threads, for a part of them on each."""
-        count, threads = len(pixels), torch.get_num_threads()
+        count, threads = len(self._x), torch.get_num_threads()
         if threads == 1 or count == 1:
-            self._call(name, pixels, maps, 0, count)
+            self._call(name, self._norm, [None if each is None else each.data_ptr() for each in (self._x, *maps)])
             return
         size = -(-count // threads)
         starts = range(0, count, size)
-        list(_threads(threads).map(lambda at: self._call(name, pixels, maps, at, min(at + size, count)), starts))
+        list(_threads(threads).map(lambda at: self._part(name, maps, at, min(at + size, count)), starts))
 
-    def _call(self, name: str, pixels: Tensor, maps: Sequence[Tensor | None], first: int, end: int) -> None:
-        _, positions, channels = pixels.shape
-        scale, shift = self._moves
-        norm = Norm(
-            end - first,
-            positions,
-            channels,
-            self._groups,
-            HALF[pixels.dtype],
-            0 if scale is None else HALF[scale.dtype],
-            self._silu,
-            self._eps,
-            self._weight.data_ptr(),
-            self._bias.data_ptr(),
-            *(_row(each, first) for each in (scale, shift)),
-            *(0 if each is None else each.stride(0) for each in (scale, shift)),
-        )
-        if getattr(library(), name)(ctypes.byref(norm), *(_row(each, first) for each in maps)):
+    def _part(self, name: str, maps: Sequence[Tensor | None], first: int, end: int) -> None:
+        """Call the code for some of the images."""
+        norm = Norm.from_buffer_copy(self._norm)
+        norm.n = end - first
+        norm.scale, norm.shift = (_row(each, first) for each in (self._scale, self._shift))
+        self._call(name, norm, [_row(each, first) for each in (self._x, *maps)])
+
+    def _call(self, name: str, norm: Norm, addresses: Sequence[int | None]) -> None:
+        if getattr(library(), name)(ctypes.byref(norm), *addresses):
             raise MemoryError("no memory for a group norm's sums")
+
+
+def _by_channels(move: Tensor) -> Tensor:
+    """A scale or shift [N, C, 1, ...] whose channels lie side by side."""
+    return move if move.stride(1) == 1 else move.contiguous()
+
+
+def _like(x: Tensor, dy: Tensor) -> Tensor:
+    """A gradient in the memory layout of x, which lies by channels."""
+    return dy if is_channels_last(dy) else torch.empty_like(x).copy_(dy)
 
 
 def _row(rows: Tensor | None, number: int) -> int | None:
@@ -178,59 +186,60 @@ def _threads(count: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(count, "norm")
 
 
-@torch.library.custom_op("adm::group_norm", mutates_args=())
-def opaque_norm(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    scale: Tensor | None,
-    shift: Tensor | None,
-    groups: int,
-    eps: float,
-    silu: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The norm of x as a single operation for torch.compile, with a gradient for x; mean and one over the deviation.
-
-    It takes maps and not their pixels, because torch.compile chooses the memory layout of what an operation takes.
-    """
-    y, means, rstds = _Prepared(weight, bias, scale, shift, groups, eps, silu).forward(x.flatten(2).mT)
-    return y.mT.reshape(x.shape), means, rstds
+def _norm(x: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+    """The norm of x and its moments, by what `_Call` takes."""
+    return _Call(x, *others).forward()
 
 
-@torch.library.custom_op("adm::group_norm_gradient", mutates_args=())
-def opaque_gradient(
-    x: Tensor,
-    dy: Tensor,
-    means: Tensor,
-    rstds: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    scale: Tensor | None,
-    shift: Tensor | None,
-    groups: int,
-    eps: float,
-    silu: bool,
-) -> Tensor:
-    """The gradient for x, from the gradient dy for the result and the statistics that the norm returned."""
-    call = _Prepared(weight, bias, scale, shift, groups, eps, silu)
-    dx, *_ = call.gradient(x.flatten(2).mT, dy.flatten(2).mT, means, rstds, trains=False)
-    return dx.mT.reshape(x.shape)
+def _norm_gradient(x: Tensor, dy: Tensor, moments: Tensor, *others: Any) -> Tensor:
+    """The gradient for x, from the gradient dy for the norm and from its moments."""
+    dx, _ = _Call(x, *others).gradient(dy, moments, trains=False)
+    return dx
 
 
-@opaque_norm.register_fake
-def _(x: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
-    means, rstds = (x.new_empty(x.shape[:2], dtype=torch.float32) for _ in range(2))
-    return torch.empty_like(x), means, rstds
+class _GroupNorm(torch.autograd.Function):
+    """Group norm of maps [N, C, ...], with a scale and a shift [N, C, 1, ...] or none."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        scale: Tensor | None,
+        shift: Tensor | None,
+        settings: tuple[int, float, bool],
+    ) -> Tensor:
+        ctx.settings = settings
+        y, moments = _norm(x, weight, bias, scale, shift, *settings)
+        ctx.save_for_backward(x, moments, weight, bias, scale, shift)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        """With y = silu((n * weight + bias) * (1 + scale) + shift), d by its inner value and sums over positions."""
+        x, moments, weight, bias, scale, shift = ctx.saved_tensors
+        trains = any(ctx.needs_input_grad[1:5])
+        dx, sums = _Call(x, weight, bias, scale, shift, *ctx.settings).gradient(dy, moments, trains=trains)
+        if sums is None:
+            return dx, *[None] * 5
+        slopes, products = sums.unbind(1)
+        gain = 1.0 if scale is None else 1 + scale.float().flatten(1)
+        by_weight, by_bias = ((gain * each).sum(0).to(weight.dtype) for each in (products, slopes))
+        if scale is None:
+            return dx, by_weight, by_bias, None, None, None
+        by_scale = (products * weight.float() + slopes * bias.float()).to(scale.dtype)
+        return dx, by_weight, by_bias, by_scale.view_as(scale), slopes.to(shift.dtype).view_as(shift), None
 
 
-@opaque_gradient.register_fake
-def _(x: Tensor, *others: Any) -> Tensor:
-    return torch.empty_like(x)
+def _sizes(x: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(x), x.new_empty((x.shape[0], 2, x.shape[1]), dtype=torch.float32)
 
 
-def _note(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+def _note(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     x, weight, bias, scale, shift, *ctx.settings = inputs
-    ctx.save_for_backward(x, *output[1:], weight, bias, scale, shift)
+    ctx.save_for_backward(x, output[1], weight, bias, scale, shift)
 
 
 def _backward(ctx: Any, dy: Tensor, *others: Tensor) -> tuple[Tensor | None, ...]:
@@ -238,39 +247,14 @@ def _backward(ctx: Any, dy: Tensor, *others: Tensor) -> tuple[Tensor | None, ...
     return opaque_gradient(x, dy, *saved, *ctx.settings), *[None] * 7
 
 
-opaque_norm.register_autograd(_backward, setup_context=_note)
-
-
-class _GroupNorm(torch.autograd.Function):
-    """Group norm of [N, P, C], with a scale and a shift [N, C] or none."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        pixels: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        scale: Tensor | None,
-        shift: Tensor | None,
-        settings: tuple[int, float, bool],
-    ) -> Tensor:
-        call = ctx.call = _Prepared(weight, bias, scale, shift, *settings)
-        y, means, rstds = call.forward(pixels)
-        ctx.save_for_backward(pixels, means, rstds, weight, bias, scale, shift)
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        """With y = silu((n * weight + bias) * (1 + scale) + shift), d by its inner value and sums over positions."""
-        pixels, means, rstds, weight, bias, scale, shift = ctx.saved_tensors
-        trains = any(ctx.needs_input_grad[1:5])
-        dx, slopes, products = ctx.call.gradient(pixels, dy, means, rstds, trains=trains)
-        if slopes is None or products is None:
-            return dx, *[None] * 5
-        gain = 1.0 if scale is None else 1 + scale.float()
-        by_weight, by_bias = ((gain * each).sum(0).to(weight.dtype) for each in (products, slopes))
-        if scale is None:
-            return dx, by_weight, by_bias, None, None, None
-        by_scale = (products * weight.float() + slopes * bias.float()).to(scale.dtype)
-        return dx, by_weight, by_bias, by_scale, slopes.to(shift.dtype), None
+# The norm as a single operation for torch.compile, with a gradient for x, defined as in models/networks/opaque.py. It
+# takes maps and not their pixels, because torch.compile chooses the memory layout of what an operation takes.
+_SETTINGS = "Tensor weight, Tensor bias, Tensor? scale, Tensor? shift, int groups, float eps, bool silu"
+torch.library.define("adm::group_norm", f"(Tensor x, {_SETTINGS}) -> (Tensor, Tensor)")
+torch.library.define("adm::group_norm_gradient", f"(Tensor x, Tensor dy, Tensor moments, {_SETTINGS}) -> Tensor")
+torch.library.impl("adm::group_norm", "CPU", _norm)
+torch.library.impl("adm::group_norm_gradient", "CPU", _norm_gradient)
+torch.library.register_fake("adm::group_norm", _sizes)
+torch.library.register_fake("adm::group_norm_gradient", lambda x, *others: torch.empty_like(x))
+torch.library.register_autograd("adm::group_norm", _backward, setup_context=_note)
+opaque_norm, opaque_gradient = torch.ops.adm.group_norm.default, torch.ops.adm.group_norm_gradient.default

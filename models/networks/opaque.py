@@ -39,25 +39,21 @@ def number_of(layer: Layer) -> int:
     return number
 
 
-@torch.library.custom_op("adm::convolve", mutates_args=())
-def convolve(maps: Tensor, number: int) -> Tensor:
+def _convolve(maps: Tensor, number: int) -> Tensor:
     """Convolve maps [N, C, H, W] by the layer with this number; the maps get a gradient."""
     return _LAYERS[number].convolve(maps)
 
 
-@torch.library.custom_op("adm::image_gradient", mutates_args=())
-def image_gradient(gradient: Tensor, number: int, size: list[int]) -> Tensor:
+def _image_gradient(gradient: Tensor, number: int, size: list[int]) -> Tensor:
     """The gradient with respect to the maps, of this size."""
     return _LAYERS[number].image_gradient(gradient, (size[2], size[3]))
 
 
-@convolve.register_fake
-def _(maps: Tensor, number: int) -> Tensor:
+def _size_of_convolved(maps: Tensor, number: int) -> Tensor:
     return _channels_last(maps, _LAYERS[number].size_of_result(maps.shape))
 
 
-@image_gradient.register_fake
-def _(gradient: Tensor, number: int, size: list[int]) -> Tensor:
+def _size_of_gradient(gradient: Tensor, number: int, size: list[int]) -> Tensor:
     return _channels_last(gradient, tuple(size))
 
 
@@ -74,4 +70,12 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
     return image_gradient(gradient, ctx.number, ctx.size), None
 
 
-convolve.register_autograd(_backward, setup_context=_note)
+# not torch.library.custom_op, whose checks take longer at each call than a small convolution's arithmetic
+torch.library.define("adm::convolve", "(Tensor maps, int number) -> Tensor")
+torch.library.define("adm::image_gradient", "(Tensor gradient, int number, int[] size) -> Tensor")
+torch.library.impl("adm::convolve", "CPU", _convolve)
+torch.library.impl("adm::image_gradient", "CPU", _image_gradient)
+torch.library.register_fake("adm::convolve", _size_of_convolved)
+torch.library.register_fake("adm::image_gradient", _size_of_gradient)
+torch.library.register_autograd("adm::convolve", _backward, setup_context=_note)
+convolve, image_gradient = torch.ops.adm.convolve.default, torch.ops.adm.image_gradient.default

@@ -35,12 +35,14 @@ def adm(*arguments: str | Path, env: dict[str, str] | None = None) -> Result:
     return CliRunner().invoke(app, [str(each) for each in arguments], env=env)
 
 
+@pytest.mark.slow
 def test_latent_is_written_as_one_tensor(stack: Path, picture: Path, tmp_path: Path) -> None:
     result = adm("encode", picture, tmp_path / "latent.safetensors", "--stack", stack, "--steps", "4")
     assert result.exit_code == 0, result.output
     assert load_file(tmp_path / "latent.safetensors")["latent"].shape == (3, 8, 8)
 
 
+@pytest.mark.slow
 def test_reconstruction_is_a_picture_and_a_figure(stack: Path, picture: Path, tmp_path: Path) -> None:
     result = adm("reconstruct", picture, tmp_path / "back.png", "--stack", stack, "--steps", "3", "--class", "red")
     assert result.exit_code == 0, result.output
@@ -49,6 +51,7 @@ def test_reconstruction_is_a_picture_and_a_figure(stack: Path, picture: Path, tm
         assert back.size == (8, 8)
 
 
+@pytest.mark.slow
 def test_pictures_are_computed_in_the_precision_of_the_settings(stack: Path, picture: Path, tmp_path: Path) -> None:
     latents = {}
     for precision in ("fp32", "bf16"):
@@ -59,6 +62,7 @@ def test_pictures_are_computed_in_the_precision_of_the_settings(stack: Path, pic
     assert torch.allclose(latents["fp32"], latents["bf16"], atol=0.1)
 
 
+@pytest.mark.slow
 def test_frames_are_numbered_so_that_they_sort(stack: Path, picture: Path, tmp_path: Path) -> None:
     result = adm("interpolate", picture, picture, tmp_path / "way", "--frames", "11", "--stack", stack, "--steps", "2")
     assert result.exit_code == 0, result.output
@@ -84,6 +88,7 @@ def test_wrong_option_is_reported_in_one_line(
     assert len([line for line in result.output.splitlines() if not line.startswith(DOUBT)]) == 1
 
 
+@pytest.mark.slow
 def test_pipeline_is_found_by_its_name_in_the_weights(stack: Path, picture: Path, tmp_path: Path) -> None:
     weights = {"ADM_WEIGHTS": str(stack.parent), "ADM_PIPELINES": "tiny-uncond,tiny"}
     for name in ([], ["--pipeline", "tiny"]):
@@ -112,6 +117,7 @@ def test_official_checkpoint_is_a_pipeline_here_too(
     assert "adm: --scale: 'lsun-cat' has no classifier for guidance" in result.output
 
 
+@pytest.mark.slow
 def test_doubts_about_the_weights_are_a_line_each_on_stderr(stack: Path, picture: Path, tmp_path: Path) -> None:
     result = adm("encode", picture, tmp_path / "latent.safetensors", "--stack", stack, "--steps", "2")
     doubts = [line for line in result.stderr.splitlines() if line.startswith(DOUBT)]
@@ -135,6 +141,7 @@ def test_picture_is_read_as_the_service_reads_it(tmp_path: Path) -> None:
     assert torch.equal(read_pixels(tmp_path / "turned.png", 8), white)
 
 
+@pytest.mark.slow
 def test_a_file_that_is_no_picture_is_reported_in_one_line(stack: Path, tmp_path: Path) -> None:
     (tmp_path / "picture.png").write_text("not a picture")
     result = adm("encode", tmp_path / "picture.png", tmp_path / "latent.safetensors", "--stack", stack)

@@ -138,6 +138,7 @@ def prometheus(stack: tuple[str, str], tmp_path_factory: pytest.TempPathFactory)
         process.wait(300)
 
 
+@pytest.mark.slow
 def test_alerts_fire_and_stay_quiet_as_their_cases_say() -> None:
     command = [str(PROGRAMS / "promtool"), "test", "rules", "alerts.test.yml"]
     done = subprocess.run(command, cwd=FOLDER / "prometheus", capture_output=True, text=True, check=False)

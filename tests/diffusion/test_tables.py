@@ -189,6 +189,7 @@ picks = st.builds(
 )
 
 
+@pytest.mark.slow
 @PROPERTY
 @given(
     batch=st.lists(picks, min_size=1, max_size=9),

@@ -37,6 +37,7 @@ def audited(bench: Bench) -> Audit:
     return Audit(bench.stages, 1.0, Random(0))
 
 
+@pytest.mark.slow
 def test_sound_kernels_come_out_the_same(bench: Bench) -> None:
     audit = audited(bench)
     for _ in range(5):

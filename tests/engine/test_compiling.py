@@ -177,6 +177,7 @@ def test_row_counts_that_agreed_are_found_by_the_next_start(shallow_folder: Path
     assert start().agreed("base guide") is None
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_compiled_attention_of_half_precision_is_the_eager_one(tmp_path: Path) -> None:
     """Attention of 32 channels a head and 64 positions, whose tiles g++ 12 vectorises wrongly and leaves unwritten."""

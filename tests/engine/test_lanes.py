@@ -46,6 +46,7 @@ def test_an_exception_is_raised_when_all_tasks_have_ended() -> None:
     assert ended.is_set()
 
 
+@pytest.mark.slow
 def test_each_lane_computes_on_one_thread() -> None:
     """OpenMP would start a thread for each core at the first operation of a lane."""
     program = (

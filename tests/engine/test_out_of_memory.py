@@ -55,6 +55,7 @@ def expected(bench: Bench) -> dict[tuple[str, int], Tensor]:
     return by_key(finish(enter(bench)))
 
 
+@pytest.mark.slow
 def test_batch_too_large_for_the_memory_is_split_and_later_ones_are_smaller(
     own_bench: Bench, expected: dict[tuple[str, int], Tensor]
 ) -> None:

@@ -40,6 +40,7 @@ def inversion(bench: Bench, steps: int, *, scale: float = 0.0, decode: bool = Tr
     return bench.conditional.image("job", index, 5, Guidance(0, scale), StagePlans(base, encode=encode), start=start)
 
 
+@pytest.mark.slow
 def test_demo_network_reconstructs_a_render_the_better_the_more_steps() -> None:
     """Unguided, on the demo, because a random network would show nothing: 10 steps reach within 16 of 255."""
     stack = load_stack(Path("weights/demo"))

@@ -146,6 +146,7 @@ def test_no_thresholding_waits(bench: Bench, stages: dict[str, Stage], threshold
     assert take_steps(stages[BASE], requests, 2) > 0
 
 
+@pytest.mark.slow
 def test_no_step_of_the_engine_waits_for_what_it_begins(bench: Bench, stages: dict[str, Stage]) -> None:
     """From an image's start to its pixels; without the end of each step, which is waited for."""
     engine, copies = Engine(stages, MAX_ROWS), Copies()

@@ -54,6 +54,7 @@ def tuned_stack(folder: Path, reference: Tensor | None) -> tuple[dict[str, Tuned
     return tuned, found
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_steps")
 def test_pipelines_take_the_best_setting_tried_and_the_card_states_it(runs: dict[str, Path], tmp_path: Path) -> None:
     folder = add_stack(list(runs.values()), "tiny", tmp_path)
@@ -77,6 +78,7 @@ def test_pipelines_take_the_best_setting_tried_and_the_card_states_it(runs: dict
     assert json.loads((folder / "measured.json").read_text()) == json.loads(json.dumps(found))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_steps")
 def test_stack_without_a_judge_has_its_eps_scale_by_sharpness_and_says_what_is_not_measured(
     runs: dict[str, Path], tmp_path: Path
@@ -95,6 +97,7 @@ def test_stack_without_a_judge_has_its_eps_scale_by_sharpness_and_says_what_is_n
     assert "| not measured | not measured |" in card
 
 
+@pytest.mark.slow
 def test_without_real_images_only_the_self_check_is_left(runs: dict[str, Path], tmp_path: Path) -> None:
     folder = add_stack(list(runs.values()), "tiny", tmp_path)
     before = read_stack(folder).pipelines

@@ -58,6 +58,7 @@ def test_judging_any_key_takes_one_comparison_in_constant_time(redis: Redis, mon
         assert len(one) == len(other) == 64, name
 
 
+@pytest.mark.slow
 @given(st.text(max_size=200))
 def test_any_text_is_judged_and_opens_nothing(text: str) -> None:
     assert Keyring({}, exist=True).caller_of(text) is None

@@ -27,6 +27,7 @@ def desk(redis: Redis, settings: Settings) -> Desk:
     return Desk(redis, settings)
 
 
+@pytest.mark.slow
 def test_one_callers_thousand_jobs_do_not_stand_before_anothers_one(desk: Desk) -> None:
     for _ in range(10):
         desk.post(ANN, 100)
@@ -166,6 +167,7 @@ ACTIONS = st.one_of(
 )
 
 
+@pytest.mark.slow
 @given(st.lists(ACTIONS, min_size=5, max_size=40))
 def test_redis_keeps_the_order_that_the_simulation_keeps(
     redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory, actions: list[tuple[str, object, object]]

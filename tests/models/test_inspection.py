@@ -105,6 +105,7 @@ def configs(draw: st.DrawFn) -> UNetConfig | ClassifierConfig:
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(config=configs())
 def test_inferred_network_has_the_keys_and_shapes_it_was_inferred_from(config: UNetConfig | ClassifierConfig) -> None:

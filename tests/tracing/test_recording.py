@@ -47,6 +47,7 @@ def test_missing_extra_is_named_with_the_command_that_installs_it(monkeypatch: p
         check(ENDPOINT)
 
 
+@pytest.mark.slow
 def test_without_variables_nothing_is_recorded_and_no_exporter_is_even_imported() -> None:
     code = (
         "import sys, threading; import worker.main, service.serving; from tracing.recording import OFF, start;"
@@ -58,6 +59,7 @@ def test_without_variables_nothing_is_recorded_and_no_exporter_is_even_imported(
     assert done.returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", ["service", "worker"])
 def test_program_that_cannot_send_what_is_asked_for_ends_with_one_line(program: str, tmp_path: Path) -> None:
     environment = ENDPOINT | {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc", "ADM_DATA": str(tmp_path)}

@@ -48,6 +48,7 @@ def test_checkpointed_blocks_give_the_same_weights() -> None:
         assert torch.equal(value, checkpointed.parameters[name]), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["diffusion", "classifier"])
 def test_training_learns(kind: str) -> None:
     given = config(

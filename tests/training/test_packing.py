@@ -114,6 +114,7 @@ def test_dry_run_estimates_every_kind_of_network(tmp_path: Path, kind: str) -> N
     assert lines == ["network", "data", "device", "FLOPs a step", "memory", "speed", "time"]
 
 
+@pytest.mark.slow
 def test_one_class_makes_an_unguided_stack(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     for index in range(4):

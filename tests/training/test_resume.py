@@ -135,6 +135,7 @@ def test_second_process_in_a_folder_is_refused(tmp_path: Path) -> None:
         train(config(data={"path": str(write_npz(tmp_path / "images.npz"))}), Request(tmp_path))
 
 
+@pytest.mark.slow
 def test_diverging_run_keeps_its_last_good_state_and_continues_with_a_lower_rate(tmp_path: Path) -> None:
     data, folder = {"path": str(write_npz(tmp_path / "images.npz"))}, tmp_path / "run"
     wild = config(
@@ -149,6 +150,7 @@ def test_diverging_run_keeps_its_last_good_state_and_continues_with_a_lower_rate
     assert step_of(folder) == 8
 
 
+@pytest.mark.slow
 def test_rewound_run_goes_back_to_a_snapshot_and_ends_the_same(tmp_path: Path) -> None:
     data, folder = {"path": str(write_npz(tmp_path / "images.npz"))}, tmp_path / "run"
     given = config(data=data, optimiser={"steps": 6}, saving={"snapshot_steps": 2, "keep_snapshots": 2})

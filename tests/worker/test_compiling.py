@@ -56,6 +56,7 @@ def test_other_devices_are_not_compiled_for(tmp_path: Path) -> None:
         choose_compiler(asking("yes", tmp_path), cuda, [], "fp32")
 
 
+@pytest.mark.slow
 def test_compiler_that_makes_wrong_code_is_not_used_by_auto_and_refused_by_yes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
