@@ -104,8 +104,13 @@ def connect(settings: Settings, metrics: Metrics, slot: Slot) -> Service:
     )
 
 
-async def get_service(request: Request) -> Service:  # async: FastAPI sends a plain dependency through the thread pool
+def service_of(request: Request) -> Service:
+    """The service of a request, for routes that are called often: a dependency costs them a tenth of their time."""
     return cast(Service, request.app.state.service)
+
+
+async def get_service(request: Request) -> Service:  # async: FastAPI sends a plain dependency through the thread pool
+    return service_of(request)
 
 
 ServiceDep = Annotated[Service, Depends(get_service)]
