@@ -1,7 +1,6 @@
 """/v1/images: OpenAI's images API. Each call is a job like any other, which is cancelled if its client disconnects."""
 
 import asyncio
-import contextlib
 import json
 import time
 from base64 import b64decode, b64encode
@@ -193,9 +192,13 @@ async def when_ended(request: Request, service: Service, job: Job, place: Asked,
 
 
 async def give_up(service: Service, place: Asked) -> None:
-    """Cancel a job whose client has disconnected; it may have ended."""
-    with contextlib.suppress(RefusedError, RedisError):
-        await asyncio.shield(run_in_threadpool(service.queue.cancel, place.job_id, place.caller))
+    """Cancel a job whose client has disconnected, in a turn of its caller; the job may have ended."""
+    cancel = partial(service.queue.cancel, place.job_id, place.caller)
+    try:
+        await asyncio.shield(service.calls.run(cancel, place.caller))
+    except (RefusedError, RedisError) as error:
+        log.info("not_given_up", job_id=place.job_id, error=str(error))
+    else:
         log.info("given_up", job_id=place.job_id)
 
 

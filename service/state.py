@@ -99,7 +99,7 @@ def connect(settings: Settings, metrics: Metrics, slot: Slot) -> Service:
         submissions=Batches(queue.submitter.submit_all, lambda each: each.caller.id),
         lookups=Batches(queue.get_all, lambda each: each.caller.id),
         records=Batches(queue.records, lambda each: each.caller.id),
-        events=Batches(partial(read_events, redis)),
+        events=Batches(partial(read_events, redis), lambda each: each.caller),
         probes=Probes(redis, queue, process_metrics, settings.default_model),
     )
 

@@ -21,6 +21,7 @@ from jobs.contract.work import work_of
 from jobs.queue import keys, rq_registries
 from jobs.queue.capacity import Room, ask_room, has_share, share_of, take_room
 from jobs.queue.corrupt import answers
+from jobs.queue.job_bytes import JobBytes
 from jobs.queue.payload import payload_of
 from jobs.queue.record import Record
 from jobs.queue.server import ServerReader
@@ -122,7 +123,7 @@ class Drafter:
     ) -> None:
         self._redis, self._settings, self._now, self._quotas = redis, settings, now, quotas
         self._files, self._fleet, self._views = files, fleet, views
-        self._server = ServerReader(redis)
+        self._server, self._job_bytes = ServerReader(redis), JobBytes(redis)
         self._common = rq_registries.common_fields(redis, settings.retention_seconds)
 
     def order(self, job_id: str, submission: Submission, digest: str, draw_seed: Callable[[], int] = new_seed) -> Order:
@@ -166,7 +167,8 @@ class Drafter:
                 pipe.zcard(keys.index(JobStatus.QUEUED, caller))
                 pipe.hget(keys.CALLERS_QUEUED, caller)
             replies = iter(answers(pipe))
-        backlogs, room = take_backlogs(replies, fleet, names), take_room(replies, self._settings, self._server, callers)
+        backlogs = take_backlogs(replies, fleet, names)
+        room = take_room(replies, self._settings, self._server, self._job_bytes, callers)
         places = Counter({line: next(replies) or 0 for line in lines})
         queued_ms = Counter({caller: cost_of(next(replies), next(replies)) for caller in callers})
         return Counted(backlogs, room, places, queued_ms)
@@ -208,7 +210,9 @@ class Drafter:
             "adm_cost_ms": cost_ms,
             "adm_share": cost_ms / 1000 / submission.caller.weight,
         }
-        return Record.parse(order.job_id, {name.encode(): encoded(value) for name, value in fields.items()})
+        # without empty ones, because RQ and `Record` read an absent field in the same way
+        given = {name.encode(): encoded(value) for name, value in fields.items() if value != ""}
+        return Record.parse(order.job_id, given)
 
     def view(self, draft: Draft, place: Place) -> Job:
         """The view of a job that was just queued."""

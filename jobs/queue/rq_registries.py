@@ -90,7 +90,7 @@ def new_job(common: Mapping[str, Any], queue: str, kwargs: dict[str, Any], descr
         "description": description,
         "created_at": right_now,
         "enqueued_at": right_now,
-        "data": zlib.compress(JSONSerializer.dumps(call)),
+        "data": zlib.compress(json.dumps(call).encode()),  # as JSONSerializer does
     }
 
 
