@@ -46,4 +46,4 @@ class JobBytes:
                 pipe.memory_usage(rq_registries.job_key(each), samples=ALL_FIELDS)
                 pipe.memory_usage(keys.events(each), samples=ALL_FIELDS)
             sizes = cast(list[int | None], answers(pipe))
-        return num_jobs * sum(each or 0 for each in sizes) // len(found)
+        return cast(int, num_jobs) * sum(each or 0 for each in sizes) // len(found)
