@@ -13,6 +13,9 @@ MAX_LENGTH = 500  # characters of a value; tracebacks are not cut
 
 def tidy(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
     """Escape and cut values, because callers choose paths and names and must not send control codes to a terminal."""
+    texts = "".join([each for each in event.values() if isinstance(each, str)])
+    if len(texts) <= MAX_LENGTH and texts.isprintable() and "adm_" not in texts:  # most lines, in a third of the time
+        return event
     return {name: tidied(name, value) if isinstance(value, str) else value for name, value in event.items()}
 
 

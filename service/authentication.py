@@ -220,8 +220,13 @@ def roles_for(path: str) -> frozenset[Role]:
     return MEMBERS
 
 
-async def get_caller(request: Request) -> Caller:  # async: FastAPI sends a plain dependency through the thread pool
+def caller_of(request: Request) -> Caller:
+    """The caller of a request, for routes that do without `CallerDep` (`service.state.service_of`)."""
     return cast(Caller, request.state.caller)
+
+
+async def get_caller(request: Request) -> Caller:  # async: FastAPI sends a plain dependency through the thread pool
+    return caller_of(request)
 
 
 CallerDep = Annotated[Caller, Depends(get_caller)]

@@ -1,8 +1,7 @@
 """Counts the requests of each caller that are open, and leaves connections to others."""
 
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 
 from starlette.types import Scope
 
@@ -35,15 +34,11 @@ class OpenRequests:
                 f"you have {counted(self._most, 'request')} open, the limit (three quarters of {self._setting})",
                 retry_after_seconds=RETRY_AFTER_SECONDS,
             )
-        at_end: ExitStack = scope[AT_END]
-        at_end.enter_context(self._counted(caller))
-
-    @contextmanager
-    def _counted(self, caller: str) -> Iterator[None]:
         self._open[caller] += 1
-        try:
-            yield
-        finally:
-            self._open[caller] -= 1
-            if not self._open[caller]:
-                del self._open[caller]
+        at_end: ExitStack = scope[AT_END]
+        at_end.callback(self._remove, caller)
+
+    def _remove(self, caller: str) -> None:
+        self._open[caller] -= 1
+        if not self._open[caller]:
+            del self._open[caller]

@@ -5,7 +5,7 @@ from functools import partial
 from typing import Annotated, Any
 
 import structlog
-from fastapi import APIRouter, Depends, Header, Request, Response
+from fastapi import APIRouter, Header, Request, Response
 
 from jobs.contract.errors import ErrorKind, RefusedError
 from jobs.contract.grids import Grid, GridRequest
@@ -17,23 +17,16 @@ from service.authentication import CallerDep
 from service.conditional_requests import answer_picture
 from service.grid_sheets import digest_of, read_sheet
 from service.problems import documented, with_headers
+from service.request_headers import KEY, MAX_WAIT_SECONDS, PREFER, idempotency_key, preferred_wait
 from service.routes_images import IMAGE, SIZE
-from service.routes_jobs import (
-    KEY,
-    MAX_WAIT_SECONDS,
-    WAIT,
-    all_at_end,
-    count_submitted,
-    preferred_wait,
-    refuse_key,
-    refuse_other_than_json,
-)
+from service.routes_jobs import WAIT, all_at_end, count_submitted, refuse_other_than_json
 from service.state import ServiceDep
 from tracing.propagation import current_traceparent
 
 router = APIRouter(prefix="/v1/grids", tags=["grids"])
 
 BODY: dict[str, Any] = {
+    "parameters": [KEY, PREFER],
     "requestBody": {
         "required": True,
         "content": {
@@ -50,7 +43,7 @@ BODY: dict[str, Any] = {
                 },
             }
         },
-    }
+    },
 }
 
 
@@ -67,19 +60,13 @@ BODY: dict[str, Any] = {
         **documented(413, 422, 429, 503),
     },
 )
-async def create_grid(
-    request: Request,
-    service: ServiceDep,
-    caller: CallerDep,
-    wait: Annotated[int | None, Depends(preferred_wait)],
-    idempotency_key: Annotated[str | None, KEY] = None,
-) -> Response:
+async def create_grid(request: Request, service: ServiceDep, caller: CallerDep) -> Response:
     refuse_other_than_json(request)
-    refuse_key(idempotency_key)
+    wait, key = preferred_wait(request), idempotency_key(request)
     body = GridRequest.parse(await request.body())
     body.refuse_more_cells(service.settings.max_grid_cells)
     request_id = structlog.contextvars.get_contextvars()["request_id"]
-    submission = ItemsSubmission(body, caller, idempotency_key, request_id, current_traceparent())
+    submission = ItemsSubmission(body, caller, key, request_id, current_traceparent())
     submitted = await service.long_calls.run(partial(service.queue.submitter.submit_items, submission), caller)
     for each in submitted:
         count_submitted(service, each)

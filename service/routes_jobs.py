@@ -6,41 +6,38 @@ Requests that wait for a job wait on the hub and need no thread.
 
 import json
 import math
-import re
 import time
 from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Any
 
 import structlog
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from opentelemetry import trace
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from jobs.callers.caller import Caller
-from jobs.contract.errors import FieldError, InvalidRequestError, RefusedError
+from jobs.contract.errors import RefusedError
 from jobs.contract.items import JobItems
 from jobs.contract.job import Job, JobList
 from jobs.contract.request import JobRequest
 from jobs.queue.drafting import Submission, Submitted
 from jobs.queue.job_queue import Asked, unknown_job
 from jobs.queue.submitting import ItemsSubmission
-from service.authentication import CallerDep
+from service.authentication import CallerDep, caller_of
 from service.problems import documented, with_headers
-from service.state import Service, ServiceDep
+from service.request_headers import KEY, MAX_WAIT_SECONDS, PREFER, idempotency_key, preferred_wait
+from service.state import Service, ServiceDep, service_of
 from tracing.propagation import current_traceparent
 
 log = structlog.get_logger("service.jobs")
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
-MAX_WAIT_SECONDS = 60
-MAX_KEY_LENGTH = 255
-PREFERENCE = re.compile(r'(?:[^,"]|"(?:\\.|[^"\\])*"?)+')  # a comma within quotes does not separate
-PREFERRED_WAIT = re.compile(r'\s*wait\s*=\s*("?)(\d{1,99})\1\s*(?:;.*)?', re.IGNORECASE)
 WAIT = Query(ge=0, description="longest wait for the job's end before the answer, in seconds; above 60 counts as 60")
 BODY: dict[str, Any] = {
+    "parameters": [KEY, PREFER],
     "requestBody": {
         "required": True,
         "content": {
@@ -55,28 +52,8 @@ BODY: dict[str, Any] = {
                 },
             }
         },
-    }
+    },
 }
-
-
-KEY = Header(
-    description="calls with the same key and body return the same job",
-    json_schema_extra={"minLength": 1, "maxLength": MAX_KEY_LENGTH},
-)
-
-
-async def preferred_wait(  # async: FastAPI sends a plain dependency through the thread pool
-    request: Request,
-    prefer: Annotated[str | None, Header(description="`wait=N`: answer when the job has ended, or after N s")] = None,
-) -> int | None:
-    """Seconds of RFC 7240's `wait`, at most 60; an invalid preference is ignored.
-
-    `prefer` is only for the OpenAPI document: it has one of the header's lines, and there may be several.
-    """
-    for preference in PREFERENCE.findall(", ".join(request.headers.getlist("prefer"))):
-        if found := PREFERRED_WAIT.fullmatch(preference):
-            return min(int(found[2]), MAX_WAIT_SECONDS)
-    return None
 
 
 @router.post(
@@ -95,18 +72,14 @@ async def preferred_wait(  # async: FastAPI sends a plain dependency through the
         **documented(413, 422, 429, 503),
     },
 )
-async def create_job(
-    request: Request,
-    service: ServiceDep,
-    caller: CallerDep,
-    wait: Annotated[int | None, Depends(preferred_wait)],
-    idempotency_key: Annotated[str | None, KEY] = None,
-) -> Response:
+async def create_job(request: Request) -> Response:
+    service, caller = service_of(request), caller_of(request)
     refuse_other_than_json(request)
+    wait, key = preferred_wait(request), idempotency_key(request)
     body = await request.body()
     if has_items(body):
-        return await create_items(request, service, caller, wait, JobItems.parse(body), idempotency_key)
-    submitted = await queue_job(service, JobRequest.parse(body), idempotency_key, caller)
+        return await create_items(request, service, caller, wait, JobItems.parse(body), key)
+    submitted = await queue_job(service, JobRequest.parse(body), key, caller)
     job = submitted.job
     headers = {"Location": f"{service.settings.root_path}/v1/jobs/{job.id}"}
     if submitted.replayed:
@@ -123,11 +96,10 @@ async def create_job(
     return answer(job, 200 if submitted.replayed else 202, headers)
 
 
-async def queue_job(service: Service, body: JobRequest, idempotency_key: str | None, caller: Caller) -> Submitted:
-    """Queue the job of this HTTP request. Raises: RefusedError."""
-    refuse_key(idempotency_key)
+async def queue_job(service: Service, body: JobRequest, key: str | None, caller: Caller) -> Submitted:
+    """Queue the job of this HTTP request. key: its idempotency key. Raises: RefusedError."""
     request_id = structlog.contextvars.get_contextvars()["request_id"]
-    submission = Submission(body, caller, idempotency_key, request_id, current_traceparent())
+    submission = Submission(body, caller, key, request_id, current_traceparent())
     submitted = await service.submissions.ask(submission)
     job = submitted.job
     structlog.contextvars.bind_contextvars(job_id=job.id)
@@ -137,12 +109,11 @@ async def queue_job(service: Service, body: JobRequest, idempotency_key: str | N
 
 
 async def create_items(
-    request: Request, service: Service, caller: Caller, wait: int | None, body: JobItems, idempotency_key: str | None
+    request: Request, service: Service, caller: Caller, wait: int | None, body: JobItems, key: str | None
 ) -> Response:
     """Queue the jobs of a call, and answer at once or when all of them have ended."""
-    refuse_key(idempotency_key)
     request_id = structlog.contextvars.get_contextvars()["request_id"]
-    submission = ItemsSubmission(body, caller, idempotency_key, request_id, current_traceparent())
+    submission = ItemsSubmission(body, caller, key, request_id, current_traceparent())
     submitted = await service.long_calls.run(partial(service.queue.submitter.submit_items, submission), caller)
     for each in submitted:
         count_submitted(service, each)
@@ -172,11 +143,6 @@ async def all_at_end(
     return waited_for
 
 
-def refuse_key(idempotency_key: str | None) -> None:
-    if idempotency_key is not None and not 0 < len(idempotency_key) <= MAX_KEY_LENGTH:
-        raise InvalidRequestError([FieldError("/Idempotency-Key", f"must have 1 to {MAX_KEY_LENGTH} characters")])
-
-
 def count_submitted(service: Service, submitted: Submitted) -> None:
     request = submitted.job.request
     if not submitted.replayed and request is not None:
@@ -189,14 +155,8 @@ def count_submitted(service: Service, submitted: Submitted) -> None:
     summary="One job",
     responses={200: with_headers("Retry-After"), **documented(404, 422, 503)},
 )
-async def get_job(
-    request: Request,
-    job_id: str,
-    service: ServiceDep,
-    caller: CallerDep,
-    wait: Annotated[int | None, WAIT] = None,
-) -> Response:
-    asked = Asked(job_id, caller)
+async def get_job(request: Request, job_id: str, wait: Annotated[int | None, WAIT] = None) -> Response:
+    service, asked = service_of(request), Asked(job_id, caller_of(request))
     job = await service.lookups.ask(asked)
     if wait and not job.status.is_final:
         job = await at_end(request, service, asked, min(wait, MAX_WAIT_SECONDS))

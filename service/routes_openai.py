@@ -1,7 +1,6 @@
 """/v1/images: OpenAI's images API. Each call is a job like any other, which is cancelled if its client disconnects."""
 
 import asyncio
-import contextlib
 import json
 import time
 from base64 import b64decode, b64encode
@@ -9,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from functools import partial
 from struct import unpack
-from typing import Annotated, Any
+from typing import Any
 
 import structlog
 from fastapi import APIRouter, Request, Response
@@ -42,9 +41,10 @@ from service.openai_images import (
     understand,
 )
 from service.problems import RETRY_AFTER_SECONDS, envelope_content, envelopes, with_headers
+from service.request_headers import KEY, MAX_WAIT_SECONDS, idempotency_key
 from service.routes_events import follow
 from service.routes_files import form_of, keep
-from service.routes_jobs import KEY, MAX_WAIT_SECONDS, at_end, queue_job, refuse_other_than_json
+from service.routes_jobs import at_end, queue_job, refuse_other_than_json
 from service.state import Service, ServiceDep
 from service.streams import IsGone, Stream
 
@@ -69,22 +69,21 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
     response_model=ImagesResponse,
     summary="OpenAI's images.generate: the prompt names a class",
     openapi_extra={
+        "parameters": [KEY],
         "requestBody": {
             "required": True,
             "content": {"application/json": {"schema": body_schema("generate", StreamedFields)}},
-        }
+        },
     },
     responses=ANSWERS,
 )
-async def create_images(
-    request: Request, service: ServiceDep, caller: CallerDep, idempotency_key: Annotated[str | None, KEY] = None
-) -> Response:
+async def create_images(request: Request, service: ServiceDep, caller: CallerDep) -> Response:
     refuse_other_than_json(request)
     given = json_fields(await request.body())
     fleet = await service.calls.run(service.queue.fleet.read, caller)
     default = service.settings.default_model
     asked = understand("generate", StreamedFields, given, None, fleet.pipelines, default)
-    return await make(request, service, caller, asked, "image_generation", idempotency_key)
+    return await make(request, service, caller, asked, "image_generation", idempotency_key(request))
 
 
 @router.post(
@@ -92,18 +91,17 @@ async def create_images(
     response_model=ImagesResponse,
     summary="OpenAI's images.edit: a variation of the picture towards the class that the prompt names",
     openapi_extra={
+        "parameters": [KEY],
         "requestBody": {
             "required": True,
             "content": {"multipart/form-data": {"schema": body_schema("variation", StreamedFields, "image")}},
-        }
+        },
     },
     responses=ANSWERS,
 )
-async def edit_images(
-    request: Request, service: ServiceDep, caller: CallerDep, idempotency_key: Annotated[str | None, KEY] = None
-) -> Response:
+async def edit_images(request: Request, service: ServiceDep, caller: CallerDep) -> Response:
     asked = await understand_form(request, service, caller, StreamedFields)
-    return await make(request, service, caller, asked, "image_edit", idempotency_key)
+    return await make(request, service, caller, asked, "image_edit", idempotency_key(request))
 
 
 @router.post(
@@ -111,18 +109,17 @@ async def edit_images(
     response_model=ImagesResponse,
     summary="OpenAI's images.create_variation",
     openapi_extra={
+        "parameters": [KEY],
         "requestBody": {
             "required": True,
             "content": {"multipart/form-data": {"schema": body_schema("variation", ImageFields, "image")}},
-        }
+        },
     },
     responses=ANSWERS,
 )
-async def vary_images(
-    request: Request, service: ServiceDep, caller: CallerDep, idempotency_key: Annotated[str | None, KEY] = None
-) -> Response:
+async def vary_images(request: Request, service: ServiceDep, caller: CallerDep) -> Response:
     asked = await understand_form(request, service, caller, ImageFields)
-    return await make(request, service, caller, asked, "image_variation", idempotency_key)
+    return await make(request, service, caller, asked, "image_variation", idempotency_key(request))
 
 
 async def understand_form(request: Request, service: Service, caller: Caller, model: type[ImageFields]) -> ImageCall:
@@ -195,9 +192,13 @@ async def when_ended(request: Request, service: Service, job: Job, place: Asked,
 
 
 async def give_up(service: Service, place: Asked) -> None:
-    """Cancel a job whose client has disconnected; it may have ended."""
-    with contextlib.suppress(RefusedError, RedisError):
-        await asyncio.shield(run_in_threadpool(service.queue.cancel, place.job_id, place.caller))
+    """Cancel a job whose client has disconnected, in a turn of its caller; the job may have ended."""
+    cancel = partial(service.queue.cancel, place.job_id, place.caller)
+    try:
+        await asyncio.shield(service.calls.run(cancel, place.caller))
+    except (RefusedError, RedisError) as error:
+        log.info("not_given_up", job_id=place.job_id, error=str(error))
+    else:
         log.info("given_up", job_id=place.job_id)
 
 

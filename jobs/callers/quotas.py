@@ -86,12 +86,22 @@ class Quotas:
         if self._device is not None:
             self._device.take(caller, cost_ms)
 
+    def most_queued_ms(self, caller: Caller) -> int | None:
+        """The quota of a caller's queued cost; None if it has none."""
+        quota = self._queued_seconds
+        return None if quota is None or caller.role is not Role.USER else quota * MS
+
     def refuse_above_queued(self, caller: Caller, queued_ms: int, cost_ms: int) -> None:
         """Refuse a job that exceeds the quota of queued cost, with the caller's queued jobs. Raises: OverQuotaError."""
+        most = self.most_queued_ms(caller)
+        if most is not None and queued_ms + cost_ms > most:
+            raise self.above_queued(queued_ms, cost_ms)
+
+    def above_queued(self, queued_ms: int, cost_ms: int) -> OverQuotaError:
+        """The refusal of a job that exceeds the quota of queued cost."""
         quota = self._queued_seconds
-        if quota is None or caller.role is not Role.USER or queued_ms + cost_ms <= quota * MS:
-            return
-        raise OverQuotaError(
+        assert quota is not None, "only a quota is exceeded"
+        return OverQuotaError(
             f"you would have {(queued_ms + cost_ms) / MS:.1f} device seconds queued; the quota is {quota} "
             "(ADM_QUOTA_QUEUED_SECONDS); wait until some have started, or cancel some",
             policy="queued-device-seconds",

@@ -10,6 +10,7 @@ from jobs.callers.caller import Caller, Role
 from jobs.contract.errors import ErrorKind, RefusedError
 from jobs.contract.job import JobStatus
 from jobs.queue import keys
+from jobs.queue.job_bytes import JobBytes
 from jobs.queue.server import RETRY_SECONDS, ServerReader
 from jobs.settings import Settings
 
@@ -29,8 +30,10 @@ class JobCounts:
 class Room:
     """The room for more jobs, by counts that were read in one round trip with other commands."""
 
-    def __init__(self, settings: Settings, server: ServerReader, all: JobCounts, own: dict[str, JobCounts]) -> None:
-        self._settings, self._server, self._all, self._own = settings, server, all, own
+    def __init__(
+        self, settings: Settings, server: ServerReader, job_bytes: JobBytes, all: JobCounts, own: dict[str, JobCounts]
+    ) -> None:
+        self._settings, self._server, self._job_bytes, self._all, self._own = settings, server, job_bytes, all, own
 
     def take(self, caller: Caller, webhook_url: str | None) -> None:
         """Take the place of one job of a caller. Raises: RefusedError if there is none, or Redis must not be used."""
@@ -47,6 +50,11 @@ class Room:
             (server.used_bytes, max_bytes, "bytes are used in Redis", "ADM_MAX_REDIS_BYTES, its own maxmemory"),
         ]
         if has_share(caller):
+            most_bytes = share_of(max_bytes)
+            if server.used_bytes >= most_bytes:  # else no caller's jobs can have as many
+                names = "three quarters of ADM_MAX_REDIS_BYTES, or of its own maxmemory"
+                own_bytes = self._job_bytes.of(caller.id)
+                limits.append((own_bytes, most_bytes, "bytes in Redis, by a sample, are of your jobs", names))
             limits += [
                 (own.queued, share_of(most_queued), "of your jobs are queued", f"three quarters of {names_queued}"),
                 (own.kept, share_of(most_kept), "of your jobs are kept", f"three quarters of {names_kept}"),
@@ -83,6 +91,8 @@ def ask_room(pipe: Pipeline, callers: Iterable[str]) -> None:
         pipe.zcard(keys.webhooks_of(caller) if caller else keys.WEBHOOKS)
 
 
-def take_room(replies: Iterator[Any], settings: Settings, server: ServerReader, callers: Iterable[str]) -> Room:
+def take_room(
+    replies: Iterator[Any], settings: Settings, server: ServerReader, job_bytes: JobBytes, callers: Iterable[str]
+) -> Room:
     all_, *own = (JobCounts(*(next(replies) or 0 for _ in range(3))) for _ in ("", *callers))
-    return Room(settings, server, all_, dict(zip(callers, own, strict=True)))
+    return Room(settings, server, job_bytes, all_, dict(zip(callers, own, strict=True)))

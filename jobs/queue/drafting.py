@@ -21,6 +21,7 @@ from jobs.contract.work import work_of
 from jobs.queue import keys, rq_registries
 from jobs.queue.capacity import Room, ask_room, has_share, share_of, take_room
 from jobs.queue.corrupt import answers
+from jobs.queue.job_bytes import JobBytes
 from jobs.queue.payload import payload_of
 from jobs.queue.record import Record
 from jobs.queue.server import ServerReader
@@ -72,28 +73,39 @@ class Order(NamedTuple):
         return keys.queue(self.request.model, self.request.priority), self.submission.caller.id
 
 
+class Admitted(NamedTuple):
+    """An order for which there is room, and the counts of the jobs before it."""
+
+    order: Order
+    work: dict[str, int]
+    cost_ms: int
+    backlog: Backlog
+    place: int
+
+
 class Draft(NamedTuple):
     """A job to be queued, and the data for the response."""
 
+    order: Order
     record: Record
-    request: ResolvedRequest
     backlog: Backlog
     estimated: float | None
 
 
 class Counted(NamedTuple):
-    """Counts of queued jobs, read once for several orders and updated with each accepted one."""
+    """Counts of queued jobs, read once for several orders and updated with each admitted one."""
 
     backlogs: Backlogs
     room: Room
     places: Counter[tuple[str, str]]  # number of jobs before the next one, by line
     queued_ms: Counter[str]  # estimated cost of the queued jobs of each caller
 
-    def add(self, order: Order, draft: Draft) -> None:
-        """Count a job that has been accepted."""
-        self.backlogs.add(draft.request, draft.record.work)
+    def add(self, admitted: Admitted) -> None:
+        """Count an order."""
+        order = admitted.order
+        self.backlogs.add(order.request, admitted.work)
         self.places[order.line] += 1
-        self.queued_ms[order.submission.caller.id] += draft.record.cost_ms
+        self.queued_ms[order.submission.caller.id] += admitted.cost_ms
 
 
 class Drafter:
@@ -111,7 +123,8 @@ class Drafter:
     ) -> None:
         self._redis, self._settings, self._now, self._quotas = redis, settings, now, quotas
         self._files, self._fleet, self._views = files, fleet, views
-        self._server = ServerReader(redis)
+        self._server, self._job_bytes = ServerReader(redis), JobBytes(redis)
+        self._common = rq_registries.common_fields(redis, settings.retention_seconds)
 
     def order(self, job_id: str, submission: Submission, digest: str, draw_seed: Callable[[], int] = new_seed) -> Order:
         """Resolve a submission. Raises: InvalidRequestError; RefusedError while the pipeline may still be loading."""
@@ -141,7 +154,7 @@ class Drafter:
         raise InvalidRequestError([FieldError("/model", f"unknown pipeline {name!r}; there are: {known}")])
 
     def count(self, orders: Sequence[Order]) -> Counted:
-        """Read the counts that `draft` needs for these orders, in one round trip."""
+        """Read the counts that `admit` needs for these orders, in one round trip."""
         fleet, names = self._fleet.read(), sorted({each.pipeline.id for each in orders})
         lines = dict.fromkeys(each.line for each in orders)
         callers = dict.fromkeys(each.submission.caller.id for each in orders)
@@ -154,13 +167,14 @@ class Drafter:
                 pipe.zcard(keys.index(JobStatus.QUEUED, caller))
                 pipe.hget(keys.CALLERS_QUEUED, caller)
             replies = iter(answers(pipe))
-        backlogs, room = take_backlogs(replies, fleet, names), take_room(replies, self._settings, self._server, callers)
+        backlogs = take_backlogs(replies, fleet, names)
+        room = take_room(replies, self._settings, self._server, self._job_bytes, callers)
         places = Counter({line: next(replies) or 0 for line in lines})
         queued_ms = Counter({caller: cost_of(next(replies), next(replies)) for caller in callers})
         return Counted(backlogs, room, places, queued_ms)
 
-    def draft(self, order: Order, counted: Counted) -> Draft:
-        """Make a job that can be queued. Raises: RefusedError if there is no room for it."""
+    def admit(self, order: Order, counted: Counted) -> Admitted:
+        """Count an order if there is room for it. Raises: RefusedError."""
         request, backlog = order.request, counted.backlogs.of(order.pipeline.id)
         caller, work = order.submission.caller, work_of(request)
         self._refuse_if_full(backlog, caller, counted.queued_ms[caller.id])
@@ -168,17 +182,21 @@ class Drafter:
         cost_ms = Estimator(self._fleet.read()).cost_ms(order.pipeline.id, work)
         self._quotas.refuse_above_queued(caller, counted.queued_ms[caller.id], cost_ms)
         self._keep_files(request, caller)
-        estimated = self._views.estimated_seconds(backlog, request, counted.places[order.line])
-        record = self._record(order, work, estimated, cost_ms)
-        return Draft(record, request, backlog, estimated)
+        admitted = Admitted(order, work, cost_ms, backlog, counted.places[order.line])
+        counted.add(admitted)
+        return admitted
+
+    def draft(self, admitted: Admitted) -> Draft:
+        """Make the job of an order; this takes most of the time, so it comes after everything that may refuse one."""
+        order, backlog = admitted.order, admitted.backlog
+        estimated = self._views.estimated_seconds(backlog, order.request, admitted.place)
+        return Draft(order, self._record(order, admitted.work, estimated, admitted.cost_ms), backlog, estimated)
 
     def _record(self, order: Order, work: dict[str, int], estimated_seconds: float | None, cost_ms: int) -> Record:
         request, submission, now = order.request, order.submission, self._now()
-        class_name, retention_seconds = order.pipeline.class_name(request.class_label), self._settings.retention_seconds
+        class_name = order.pipeline.class_name(request.class_label)
         queue, description = keys.queue(request.model, request.priority), describe(request, class_name)
-        fields = rq_registries.new_job(
-            self._redis, order.job_id, queue, payload_of(request), description, retention_seconds
-        ) | {
+        fields = rq_registries.new_job(self._common, queue, payload_of(request), description) | {
             "adm_created_at": now,
             "adm_expires_at": now + request.expires_in,
             "adm_class_name": class_name or "",
@@ -192,12 +210,15 @@ class Drafter:
             "adm_cost_ms": cost_ms,
             "adm_share": cost_ms / 1000 / submission.caller.weight,
         }
-        return Record.parse(order.job_id, {name.encode(): encoded(value) for name, value in fields.items()})
+        # without empty ones, because RQ and `Record` read an absent field in the same way
+        given = {name.encode(): encoded(value) for name, value in fields.items() if value != ""}
+        return Record.parse(order.job_id, given)
 
     def view(self, draft: Draft, place: Place) -> Job:
         """The view of a job that was just queued."""
-        queue = self._views.queue_info(draft.backlog, draft.request, place, draft.estimated)
-        return self._views.view(draft.record, draft.request, queue, progress_of(draft.record, draft.request, None))
+        request = draft.order.request
+        queue = self._views.queue_info(draft.backlog, request, place, draft.estimated)
+        return self._views.view(draft.record, request, queue, progress_of(draft.record, request, None))
 
     def _keep_files(self, request: ResolvedRequest, caller: Caller) -> None:
         """Keep the files of a job until it expires if it is not started, and for the retention time after that."""

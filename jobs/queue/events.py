@@ -135,6 +135,7 @@ class Place(NamedTuple):
 
     job_id: str
     last_id: str
+    caller: str = ""  # the reader's id, for its turns
 
 
 def read_events(redis: Redis, places: Sequence[Place]) -> list[list[Event]]:

@@ -5,13 +5,14 @@ the same. Results are fenced: only the holder of the job's token may write them.
 """
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar, cast
+from typing import NamedTuple, TypeVar, cast
 
 import structlog
 from redis.client import Pipeline, Redis
 from redis.exceptions import ResponseError
 
 from jobs.callers.caller import ANONYMOUS, Caller
+from jobs.callers.queued_time import WITHIN, within
 from jobs.callers.turns import ENTER, Place, place_of_reply
 from jobs.contract.errors import ErrorKind, FailureKind, RefusedError
 from jobs.contract.job import CheckpointRecord, JobStatus, Progress
@@ -27,6 +28,19 @@ from jobs.queue.worker_deaths import DEATHS_ALONE, MANY_ALONE
 log = structlog.get_logger("jobs.queue.ledger")
 
 T = TypeVar("T")
+
+
+class Group(NamedTuple):
+    """New jobs of one caller, of which all are queued or none."""
+
+    jobs: Sequence[Record]
+    most_queued_ms: int | None  # the caller's quota of queued device time; None: no quota
+
+
+class Above(NamedTuple):
+    """The reason why a group was not queued: with the device time that its caller has queued, it exceeds the quota."""
+
+    queued_ms: int
 
 
 class Ledger:
@@ -75,30 +89,27 @@ class Ledger:
             if commit(self._redis, key, fields, pipe) is not None:
                 return outcome
 
-    def enqueue(self, drafts: Sequence[Record]) -> list[Place] | None:
-        """Queue all the jobs and return their places; if the id of the first one is taken, queue none and return None.
+    def enqueue(self, groups: Sequence[Group]) -> list[list[Place] | Above] | None:
+        """Queue groups of jobs; return the places of each, or the queued time above which its quota does not allow it.
 
-        The ids of the others are random, so they are never taken.
+        If the id of the first job is taken, queue none and return None. The other ids are random, so never taken.
         """
         pipe = self._redis.pipeline()
-        for each in drafts:
-            self.transitions.create(pipe, each)
+        for each in groups:
+            within(pipe, each.jobs[0].caller, sum(job.cost_ms for job in each.jobs), each.most_queued_ms)
+            for job in each.jobs:
+                self.transitions.create(pipe, job)
         commands = [args[0] for args, _ in pipe.command_stack]
-        replies = commit(self._redis, rq_registries.job_key(drafts[0].id), {}, pipe) if drafts else []
+        replies = commit(self._redis, rq_registries.job_key(groups[0].jobs[0].id), {}, pipe)
         if replies is None:
             return None
-        return [place_of_reply(answer) for command, answer in zip(commands, replies, strict=True) if command == ENTER]
-
-    def submit(self, draft: Record) -> tuple[Record, bool]:
-        """Queue a job unless its id exists; return its present record, and whether this call queued it."""
-
-        def decide(pipe: Pipeline, present: Record | None) -> tuple[Record, bool]:
-            if present is not None:
-                return present, False
-            self.transitions.create(pipe, draft)
-            return draft, True
-
-        return self.change(draft.id, decide)
+        outcomes = list[list[Place] | Above]()
+        for command, reply in zip(commands, replies, strict=True):
+            if command == WITHIN:
+                outcomes.append([] if reply is None else Above(reply))
+            elif command == ENTER and isinstance(places := outcomes[-1], list):
+                places.append(place_of_reply(reply))
+        return outcomes
 
     def note_checkpoint(self, job_id: str, token: str, checkpoint: CheckpointRecord, reached: Progress) -> bool:
         """Write the checkpoint from which a running job can resume; return False if another execution has the job.

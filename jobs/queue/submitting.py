@@ -14,8 +14,8 @@ from jobs.contract.errors import MAX_ERRORS, ErrorKind, FieldError, InvalidReque
 from jobs.contract.grids import GridRequest
 from jobs.contract.items import JobItems
 from jobs.contract.request import JobRequest
-from jobs.queue.drafting import Counted, Draft, Drafter, Order, Submission, Submitted, new_seed
-from jobs.queue.ledger import Ledger
+from jobs.queue.drafting import Admitted, Draft, Drafter, Order, Submission, Submitted, new_seed
+from jobs.queue.ledger import Above, Group, Ledger
 from jobs.queue.record import Record
 from jobs.views.job_views import Views
 
@@ -88,57 +88,76 @@ class Submitter:
             if key is not None and (present := self._ledger.read(first_id)) is not None:
                 return self._replay_items(present, digest)
             orders = self._orders(submission, first_id, digest)
-            drafts = self._drafts(submission, orders)
-            self._quotas.take_cost(caller, sum(each.record.cost_ms for each in drafts))
+            admitted = self._admit(submission, orders)
+            cost_ms = sum(each.cost_ms for each in admitted)
+            self._quotas.take_cost(caller, cost_ms)
+            drafts = [self._drafter.draft(each) for each in admitted]
             records = [each.record for each in drafts]
             records[0] = Record.parse(first_id, records[0].fields | fields_of_call(submission, records))
-            if (places := self._ledger.enqueue(records)) is None:  # another call with the same key came first
-                if (present := self._ledger.read(first_id)) is not None:
-                    return self._replay_items(present, digest)
-                detail = "the jobs of this Idempotency-Key are being removed, or another object in Redis has its name"
-                raise RefusedError(ErrorKind.UNAVAILABLE, detail, retry_after_seconds=RETRY_SECONDS)
+            if (outcomes := self._ledger.enqueue([Group(records, self._quotas.most_queued_ms(caller))])) is None:
+                return self._replay_items(self._first_to_come(first_id), digest)
+            if isinstance(outcome := outcomes[0], Above):
+                raise self._quotas.above_queued(outcome.queued_ms, cost_ms)
             return [
-                Submitted(self._drafter.view(draft, place), False) for draft, place in zip(drafts, places, strict=True)
+                Submitted(self._drafter.view(draft, place), False) for draft, place in zip(drafts, outcome, strict=True)
             ]
 
     def _queue_all(self, orders: Mapping[int, Order]) -> dict[int, Submitted | RefusedError]:
         """Queue jobs: each job with an idempotency key by itself, those without one together."""
         counted = self._drafter.count(list(orders.values()))
-        outcomes: dict[int, Submitted | RefusedError] = {}
-        drafts: dict[int, Draft] = {}
+        outcomes, admitted = dict[int, Submitted | RefusedError](), dict[int, Admitted]()
         for index, order in orders.items():
             try:
-                draft = self._drafter.draft(order, counted)
-                if order.submission.idempotency_key is not None:
-                    outcomes[index] = self._queue_keyed(order, draft, counted)
-                else:
-                    drafts[index] = draft
-                    counted.add(order, draft)
+                admitted[index] = self._drafter.admit(order, counted)
             except RefusedError as error:
                 outcomes[index] = error
-        for index, refusal in self._charge(orders, drafts).items():
-            outcomes[index] = refusal
-            del drafts[index]
-        places = self._ledger.enqueue([each.record for each in drafts.values()])
-        assert places is not None, "ids drawn at random are new"
-        for (index, draft), place in zip(drafts.items(), places, strict=True):
-            outcomes[index] = Submitted(self._drafter.view(draft, place), False)
-        return outcomes
+        outcomes |= self._charge(admitted)
+        drafts = {index: self._drafter.draft(each) for index, each in admitted.items() if index not in outcomes}
+        unkeyed = {index: each for index, each in drafts.items() if each.order.submission.idempotency_key is None}
+        for together in ({index: each} for index, each in drafts.items() if index not in unkeyed):
+            outcomes |= self._enqueue(together)
+        return outcomes | (self._enqueue(unkeyed) if unkeyed else {})
 
-    def _charge(self, orders: Mapping[int, Order], drafts: Mapping[int, Draft]) -> dict[int, RefusedError]:
+    def _charge(self, admitted: Mapping[int, Admitted]) -> dict[int, RefusedError]:
         """Charge the costs of jobs, all of a caller's at once if its quota allows it; return refused jobs' errors."""
-        callers = {index: orders[index].submission.caller for index in drafts}
         costs = Counter[Caller]()
-        for index, draft in drafts.items():
-            costs[callers[index]] += draft.record.cost_ms
+        for each in admitted.values():
+            costs[each.order.submission.caller] += each.cost_ms
         charged, refused = self._quotas.take_costs(costs), dict[int, RefusedError]()
-        for index, draft in drafts.items():
+        for index, each in admitted.items():
             try:
-                if callers[index] not in charged:
-                    self._quotas.take_cost(callers[index], draft.record.cost_ms)
+                if (caller := each.order.submission.caller) not in charged:
+                    self._quotas.take_cost(caller, each.cost_ms)
             except RefusedError as error:
                 refused[index] = error
         return refused
+
+    def _enqueue(self, drafts: Mapping[int, Draft]) -> dict[int, Submitted | RefusedError]:
+        """Queue jobs in one transaction; only the first one's id may be taken."""
+        groups = [
+            Group([each.record], self._quotas.most_queued_ms(each.order.submission.caller)) for each in drafts.values()
+        ]
+        if (found := self._ledger.enqueue(groups)) is None:
+            (index, draft), *others = drafts.items()
+            assert not others, "ids drawn at random are new"
+            try:
+                return {index: self._replay(self._first_to_come(draft.record.id), draft.order.body_digest)}
+            except RefusedError as error:
+                return {index: error}
+        outcomes = dict[int, Submitted | RefusedError]()
+        for (index, draft), outcome in zip(drafts.items(), found, strict=True):
+            if isinstance(outcome, Above):
+                outcomes[index] = self._quotas.above_queued(outcome.queued_ms, draft.record.cost_ms)
+            else:
+                outcomes[index] = Submitted(self._drafter.view(draft, outcome[0]), False)
+        return outcomes
+
+    def _first_to_come(self, job_id: str) -> Record:
+        """The job that another call with the same idempotency key has queued. Raises: RefusedError if it has gone."""
+        if (present := self._ledger.read(job_id)) is None:
+            detail = "the jobs of this Idempotency-Key are being removed, or another object in Redis has its name"
+            raise RefusedError(ErrorKind.UNAVAILABLE, detail, retry_after_seconds=RETRY_SECONDS)
+        return present
 
     def _understand(self, submission: Submission) -> Order | Submitted:
         """An order, or the existing job of the submission's key."""
@@ -147,15 +166,6 @@ class Submitter:
         if key is not None and (present := self._ledger.read(job_id)) is not None:
             return self._replay(present, digest)  # before any check whose result may have changed since
         return self._drafter.order(job_id, submission, digest)
-
-    def _queue_keyed(self, order: Order, draft: Draft, counted: Counted) -> Submitted:
-        """Queue a job that has a key, unless another call with the key came first."""
-        self._quotas.take_cost(order.submission.caller, draft.record.cost_ms)
-        record, created = self._ledger.submit(draft.record)
-        if not created:
-            return self._replay(record, order.body_digest)
-        counted.add(order, draft)
-        return Submitted(self._views.of([draft.record])[0], False)
 
     def _orders(self, submission: ItemsSubmission, first_id: str, digest: str) -> list[Order]:
         """An order for each item. Raises: InvalidRequestError, with the wrong fields of all of them."""
@@ -175,17 +185,15 @@ class Submitter:
             raise InvalidRequestError(list(dict.fromkeys(wrong)))  # cells of a grid share the errors of a value
         return orders
 
-    def _drafts(self, submission: ItemsSubmission, orders: Sequence[Order]) -> list[Draft]:
-        """Drafts of the jobs of one call. Raises: RefusedError if there is no room for all of them."""
-        counted, drafts = self._drafter.count(orders), list[Draft]()
+    def _admit(self, submission: ItemsSubmission, orders: Sequence[Order]) -> list[Admitted]:
+        """Admit the orders of one call. Raises: RefusedError if there is no room for all of them."""
+        counted, admitted = self._drafter.count(orders), list[Admitted]()
         for place, order in enumerate(orders):
             try:
-                draft = self._drafter.draft(order, counted)
+                admitted.append(self._drafter.admit(order, counted))
             except InvalidRequestError as error:
                 raise InvalidRequestError(submission.items.locate(place, error)) from error
-            counted.add(order, draft)
-            drafts.append(draft)
-        return drafts
+        return admitted
 
     def _replay(self, record: Record, digest: str) -> Submitted:
         refuse_other_body(record, digest)

@@ -9,7 +9,7 @@ from typing import Any, cast
 import structlog
 from redis.client import Pipeline, Redis
 
-from jobs.callers.turns import FUNCTIONS
+from jobs.callers import queued_time, turns
 
 log = structlog.get_logger("jobs.queue.transaction")
 
@@ -19,7 +19,8 @@ OPTIONAL = ("XADD", "HINCRBY")  # commands that no state depends on
 # preceded by its length. A failing command does not stop the others, as in MULTI. Because of the first line, a server
 # that accepts no writes refuses the script before it begins.
 SCRIPT = f"""#!lua
-{FUNCTIONS}
+{turns.FUNCTIONS}
+{queued_time.FUNCTION}
 local key, length, at = KEYS[1], tonumber(ARGV[1]), 2
 local found = redis.pcall('HLEN', key)
 if (type(found) == 'number' and found or -1) ~= length then return false end
@@ -27,12 +28,15 @@ for _ = 1, length do
     if redis.call('HGET', key, ARGV[at]) ~= ARGV[at + 1] then return false end
     at = at + 2
 end
-local answers = {{}}
+local answers, is_above = {{}}, false
 while at <= #ARGV do
-    local last = at + tonumber(ARGV[at])
-    if ARGV[at + 1] == 'ADM.ENTER' then answers[#answers + 1] = enter(unpack(ARGV, at + 2, last))
-    elseif ARGV[at + 1] == 'ADM.LEAVE' then answers[#answers + 1] = leave(unpack(ARGV, at + 2, last))
-    else answers[#answers + 1] = redis.pcall(unpack(ARGV, at + 1, last)) end
+    local last, name, answer = at + tonumber(ARGV[at]), ARGV[at + 1], false
+    if name == '{queued_time.WITHIN}' then is_above = queued_above(unpack(ARGV, at + 2, last)); answer = is_above
+    elseif is_above then answer = false
+    elseif name == '{turns.ENTER}' then answer = enter(unpack(ARGV, at + 2, last))
+    elseif name == '{turns.LEAVE}' then answer = leave(unpack(ARGV, at + 2, last))
+    else answer = redis.pcall(unpack(ARGV, at + 1, last)) end
+    answers[#answers + 1] = answer
     at = last + 1
 end
 return answers
@@ -42,7 +46,8 @@ return answers
 def commit(redis: Redis, key: str, read: dict[bytes, bytes] | None, pipe: Pipeline) -> list[Any] | None:
     """Run a pipeline's commands if the hash is still as it was read; otherwise do nothing and return None.
 
-    Returns the commands' answers. The pipeline may contain the commands of `jobs.callers.turns`.
+    Returns the commands' answers. The pipeline may contain the commands of `jobs.callers.turns` and
+    `jobs.callers.queued_time`.
     read: None if the key is not a hash. If the key of an event or a counter has the wrong type, that command is skipped
     and the others still run.
     """

@@ -98,21 +98,21 @@ class Estimator:
 
     def own_seconds(self, backlog: Backlog, priority: str) -> float | None:
         """Seconds that a pipeline's workers need for its own queue of one priority, without other pipelines' jobs."""
-        step_ms = self._fleet.step_ms.get(backlog.pipeline)
-        return self._shared_seconds(backlog, work_ms(step_ms, backlog.of((priority,)))) if step_ms else None
+        row_ms = self._fleet.row_ms.get(backlog.pipeline)
+        return self._shared_seconds(backlog, work_ms(row_ms, backlog.of((priority,)))) if row_ms else None
 
     def cost_ms(self, pipeline: str, work: Mapping[str, int]) -> int:
         """Device milliseconds of work in the fullest batches; a guess before any worker has announced step costs."""
-        step_ms = self._fleet.step_ms.get(pipeline)
-        return math.ceil(work_ms(step_ms, work) if step_ms else sum(work.values()) * UNKNOWN_ROW_MS)
+        row_ms = self._fleet.row_ms.get(pipeline)
+        return math.ceil(work_ms(row_ms, work) if row_ms else sum(work.values()) * UNKNOWN_ROW_MS)
 
     def queued_seconds(self, backlog: Backlog) -> float | None:
         """Seconds that a pipeline's workers need for all work that is queued for them, in all their pipelines."""
-        step_ms = self._fleet.step_ms.get(backlog.pipeline)
-        if not step_ms:
+        row_ms = self._fleet.row_ms.get(backlog.pipeline)
+        if not row_ms:
             return None
         queued = self._load(backlog, PRIORITIES)
-        return self._shared_seconds(backlog, work_ms(step_ms, queued.row_steps) + queued.others_ms)
+        return self._shared_seconds(backlog, work_ms(row_ms, queued.row_steps) + queued.others_ms)
 
     def jobs_ahead(self, backlog: Backlog, priority: Priority, place: int | None) -> int:
         """The number of jobs that may be claimed before a job that has `place` others before it in its queue.
@@ -156,7 +156,8 @@ class Estimator:
         }
         waiting_ms = queued.others_ms + running.others_ms / 2
         if not has_room(step_ms, request, taken):
-            waiting_ms += work_ms(step_ms, queued.row_steps) + work_ms(step_ms, running.row_steps) / 2
+            row_ms = self._fleet.row_ms[backlog.pipeline]
+            waiting_ms += work_ms(row_ms, queued.row_steps) + work_ms(row_ms, running.row_steps) / 2
             taken = dict.fromkeys(step_ms, math.inf)
         seconds = self._shared_seconds(backlog, waiting_ms)
         left = evaluations_left(request, done or 0.0)
@@ -171,12 +172,12 @@ class Estimator:
         pipeline, row_steps, others_ms = backlog.pipeline, backlog.of(places, before), 0.0
         shares = self._fleet.shares(pipeline)
         for other in backlog.beside:
-            share, step_ms = shares.get(other.pipeline, 0.0), self._fleet.step_ms.get(other.pipeline, {})
+            share, row_ms = shares.get(other.pipeline, 0.0), self._fleet.row_ms.get(other.pipeline, {})
             for stage, number in other.of(places, before).items():
                 if self._fleet.shares_network(stage, pipeline, other.pipeline):
                     row_steps[stage] = row_steps.get(stage, 0) + number * share
                 else:
-                    others_ms += number * share * row_ms(step_ms, stage)
+                    others_ms += number * share * row_ms.get(stage, 0)
         return Load(row_steps, others_ms)
 
     def _shared_seconds(self, backlog: Backlog, ms: float) -> float:
@@ -184,14 +185,9 @@ class Estimator:
         return ms / 1000 / max(1, len(self._fleet.workers_of(backlog.pipeline)))
 
 
-def work_ms(step_ms: StepMs, work: Mapping[str, float]) -> float:
-    """Milliseconds of a worker for row steps by stage, in the fullest batches."""
-    return sum(row_steps * row_ms(step_ms, stage) for stage, row_steps in work.items())
-
-
-def row_ms(step_ms: StepMs, stage: str) -> float:
-    """Milliseconds per row step at the best shape; 0 for an unmeasured stage."""
-    return min((ms / rows for rows, ms in step_ms.get(stage, {}).items()), default=0)
+def work_ms(row_ms: Mapping[str, float], work: Mapping[str, float]) -> float:
+    """Milliseconds of a worker for row steps by stage, in the fullest batches; 0 for those of an unmeasured stage."""
+    return sum(row_steps * row_ms.get(stage, 0) for stage, row_steps in work.items())
 
 
 def has_room(step_ms: StepMs, request: ResolvedRequest, taken: Mapping[str, float]) -> bool:

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TypeVar, cast
 
 import structlog
-from pydantic import TypeAdapter, ValidationError
+from pydantic import PositiveInt, TypeAdapter, ValidationError
 from redis.client import Redis
 
 from jobs.contract.pipelines import PipelineInfo
@@ -19,7 +19,7 @@ from jobs.queue.corrupt import answers
 log = structlog.get_logger("jobs.views.fleet")
 
 T = TypeVar("T")
-StepMs = dict[str, dict[int, float]]  # stage -> row shape -> milliseconds a step
+StepMs = dict[str, dict[PositiveInt, float]]  # stage -> row shape -> milliseconds a step
 STEP_MS = TypeAdapter(StepMs)
 PIPELINE, WORKER, SWEEP = TypeAdapter(PipelineInfo), TypeAdapter(WorkerInfo), TypeAdapter(Sweep)
 
@@ -31,6 +31,16 @@ class Fleet:
     pipelines: dict[str, PipelineInfo] = field(default_factory=dict)
     workers: tuple[WorkerInfo, ...] = ()
     step_ms: dict[str, StepMs] = field(default_factory=dict)  # by pipeline
+
+    @cached_property
+    def row_ms(self) -> Mapping[str, Mapping[str, float]]:
+        """Milliseconds per row step at the best shape, by pipeline and stage; unmeasured stages are absent."""
+        return {
+            pipeline: {
+                stage: min(ms / rows for rows, ms in shapes.items()) for stage, shapes in stages.items() if shapes
+            }
+            for pipeline, stages in self.step_ms.items()
+        }
 
     @cached_property
     def _workers_by_pipeline(self) -> dict[str, dict[str, WorkerInfo]]:

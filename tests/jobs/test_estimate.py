@@ -7,7 +7,7 @@ from engine.scheduler import SLACK_FACTORS
 from jobs.contract.request import JobRequest, ResolvedRequest
 from jobs.contract.resolution import resolve
 from jobs.contract.work import rank_of, work_of
-from jobs.views.estimate import Backlog, Estimator, batch_ms, row_ms
+from jobs.views.estimate import Backlog, Estimator, batch_ms
 from jobs.views.fleet import Fleet
 from tests.jobs.samples import DEMO, worker_info
 
@@ -37,8 +37,7 @@ def test_work_of_a_sampler_with_two_evaluations_a_step_is_counted_in_evaluations
 
 
 def test_row_costs_what_the_best_shape_makes_it_cost() -> None:
-    assert row_ms(STEP_MS, "base") == 5
-    assert row_ms(STEP_MS, "other") == 0
+    assert Fleet(step_ms={"demo": STEP_MS | {"other": {}}}).row_ms == {"demo": {"base": 5, "upsample": 10}}
 
 
 @pytest.mark.parametrize(("rows", "beside", "ms"), [(1, 0, 40), (5, 0, 80), (1, 3, 40), (1, 4, 80), (33, 0, 240)])

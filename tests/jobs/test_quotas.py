@@ -1,14 +1,24 @@
 """Quotas of callers on a real Redis: what is charged, what is refused, and what cannot evade them."""
 
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+from typing import Any
+
 import pytest
-from redis import Redis
+from redis import ConnectionPool, Redis
 
 from jobs.callers.caller import ANONYMOUS, Caller, Role
 from jobs.callers.quotas import Quotas
 from jobs.contract.errors import ErrorKind, OverQuotaError, RefusedError
+from jobs.contract.items import JobItems
+from jobs.contract.job import JobStatus
 from jobs.queue import keys, rq_registries
 from jobs.queue.drafting import Submission, Submitted
+from jobs.queue.ledger import Above, Group
+from jobs.queue.submitting import ItemsSubmission
+from jobs.queue.transaction import SCRIPT
 from jobs.settings import Settings
+from tests.conftest import RedisServer
 from tests.jobs.desk import ANN, BOB, Desk, job_of
 from vocabulary.priorities import PRIORITIES
 
@@ -123,6 +133,71 @@ def test_queued_jobs_count_until_they_start_end_or_go(queued_desk: Desk) -> None
     for job in queued_desk.queue.page(caller=ANN).data:
         queued_desk.queue.delete(job.id, ANN)
     assert queued_desk.redis.hget(keys.CALLERS_QUEUED, ANN.id) == b"0"
+
+
+class Meeting(Redis):
+    """A client whose transactions wait until as many other clients have reached theirs."""
+
+    def __init__(self, address: str, barrier: Barrier) -> None:
+        super().__init__(connection_pool=ConnectionPool.from_url(address))
+        self._barrier = barrier
+
+    def eval(self, script: str, numkeys: int, *keys_and_args: Any) -> Any:
+        if script == SCRIPT:
+            self._barrier.wait(60)
+        return super().eval(script, numkeys, *keys_and_args)
+
+
+@pytest.mark.parametrize("key", [None, "one"])
+def test_processes_that_queue_at_the_same_time_do_not_pass_the_quota_together(
+    redis: Redis, redis_server: RedisServer, settings: Settings, key: str | None
+) -> None:
+    """Each of three has counted no queued job when it queues its own, of 5 of the 12 seconds."""
+    Desk(redis, settings)  # announces the pipeline
+    barrier = Barrier(3)
+
+    def post(number: int) -> str:
+        with Meeting(redis_server.address, barrier) as client:
+            desk = Desk(client, settings.model_copy(update={"quota_queued_seconds": 12}))
+            return outcomes(desk, costly(ANN, key=key and f"{key}-{number}"))[0]
+
+    with ThreadPoolExecutor(3) as threads:
+        assert sorted(threads.map(post, range(3))) == sorted(["queued", "queued", ErrorKind.OVER_QUOTA])
+    assert redis.hget(keys.CALLERS_QUEUED, ANN.id) == b"10000"
+
+
+def test_call_for_several_jobs_queues_none_if_another_process_has_used_up_the_quota(
+    redis: Redis, redis_server: RedisServer, settings: Settings
+) -> None:
+    Desk(redis, settings)
+    barrier = Barrier(2)
+    items = JobItems.parse(
+        b'{"class_label": "torus", "guidance_scale": 0, "upsample": false, "n": 32, "items": [{}, {}]}'
+    )
+
+    def post(_: int) -> bool:
+        with Meeting(redis_server.address, barrier) as client:
+            desk = Desk(client, settings.model_copy(update={"quota_queued_seconds": 12}))
+            try:
+                return len(desk.queue.submitter.submit_items(ItemsSubmission(items, ANN))) == 2
+            except OverQuotaError as error:
+                return error.policy != "queued-device-seconds"
+
+    with ThreadPoolExecutor(2) as threads:
+        assert sorted(threads.map(post, range(2))) == [False, True]
+    assert redis.zcard(keys.index(JobStatus.QUEUED, ANN.id)) == 2
+
+
+def test_job_without_a_quota_is_queued_beside_one_that_is_refused(queued_desk: Desk) -> None:
+    queued_desk.post(ANN, 2, steps=25, n=40)
+    quota, record = 12_000, queued_desk.queue.ledger.read(queued_desk.post(ROOT)[0])
+    assert record is not None
+    jobs = [record.model_copy(update={"id": name, "caller": caller.id}) for name, caller in (("a", ANN), ("b", ROOT))]
+    costs = [each.model_copy(update={"cost_ms": 5000}) for each in jobs]
+    told = queued_desk.queue.ledger.enqueue([Group([costs[0]], quota), Group([costs[1]], None)])
+    assert told is not None
+    assert told[0] == Above(10_000)
+    assert isinstance(told[1], list)
 
 
 def test_damaged_counter_locks_nobody_out(queued_desk: Desk) -> None:

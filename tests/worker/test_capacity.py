@@ -1,6 +1,7 @@
 """The limits on stored jobs, and the clock by which they expire."""
 
 import time
+from dataclasses import replace
 from typing import Protocol, cast
 
 import pytest
@@ -11,7 +12,7 @@ from jobs.callers.caller import ANONYMOUS, Caller, Role
 from jobs.contract.errors import ErrorKind, RefusedError
 from jobs.contract.job import JobStatus
 from jobs.contract.request import JobRequest
-from jobs.queue import keys
+from jobs.queue import keys, rq_registries
 from jobs.queue.announcements import announce_worker
 from jobs.queue.cleaner import Cleaner
 from jobs.queue.drafting import Submission, Submitted
@@ -155,6 +156,24 @@ def test_memory_of_redis_is_bounded_by_a_setting_and_by_its_own_limit(limited: L
         assert "maxmemory" in str(refusal(limited()))
     finally:
         redis.config_set("maxmemory", 0)
+
+
+def test_caller_may_have_three_quarters_of_the_memory_and_leaves_the_rest_to_others(
+    limited: Limited, redis: Redis
+) -> None:
+    before = redis.info("memory")["used_memory"]
+    queue = limited()
+    assert accepted(queue, ANN, 20) == accepted(queue, BOB, 1) == []
+    for job in queue.page(caller=ANN, mine=True).data:  # the results make each large
+        redis.hset(rq_registries.job_key(job.id), "adm_results", '{"text": "%s"}' % ("x" * before))
+    limit = int(20 * before / 0.8)  # her jobs are four fifths of it, and all of Redis less than the whole
+    assert redis.info("memory")["used_memory"] < limit
+    (refused,) = accepted(limited(max_redis_bytes=limit), ANN, 1)
+    assert "of your jobs" in refused
+    assert "three quarters of ADM_MAX_REDIS_BYTES" in refused
+    assert accepted(limited(max_redis_bytes=limit), BOB, 1) == []
+    assert accepted(limited(max_redis_bytes=limit), replace(ANN, role=Role.OPERATOR), 1) == []
+    assert accepted(limited(max_redis_bytes=2 * limit), ANN, 1) == []
 
 
 def test_no_job_is_accepted_by_a_redis_that_evicts(limited: Limited, redis: Redis) -> None:
