@@ -52,6 +52,8 @@ typedef struct {
     int64_t scale_stride, shift_stride;
 } Norm;
 
+const int adm_norm_version = 2; /* of the functions' arguments: native_norm.py refuses a library that was built before a change */
+
 INLINE Floats chosen(Mask where, Floats yes, Floats no) { return (Floats)((where & (Mask)yes) | (~where & (Mask)no)); }
 
 INLINE float of_half(uint16_t value) {

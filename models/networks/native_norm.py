@@ -22,6 +22,7 @@ from models.networks.channel_norm import NormCall, is_channels_last
 
 HALF = {torch.float32: 0, torch.bfloat16: 1}
 CHANNELS_TOGETHER = 32
+VERSION = 2  # of the functions' arguments; raise it here and in _channel_norm.c when they change
 
 
 class Norm(ctypes.Structure):
@@ -50,8 +51,14 @@ def library() -> ctypes.CDLL | None:
 
 
 def loaded(path: Path) -> ctypes.CDLL:
-    """Load a library built from _channel_norm.c."""
+    """Load a library built from _channel_norm.c. Raises: ImportError if it was built from another version of it."""
     found = ctypes.CDLL(str(path))
+    try:
+        version = c_int.in_dll(found, "adm_norm_version").value
+    except ValueError:  # the first version had none
+        version = 1
+    if version != VERSION:
+        raise ImportError(f"{path} was built from another version of its source; run make install")
     found.adm_norm.argtypes = [POINTER(Norm), *[c_void_p] * 3]
     found.adm_norm_gradient.argtypes = [POINTER(Norm), *[c_void_p] * 5]
     found.adm_norm.restype = found.adm_norm_gradient.restype = c_int

@@ -184,6 +184,16 @@ def test_all_processors_compute_equal_bits(tmp_path: Path, monkeypatch: pytest.M
         assert all(map(torch.equal, computed(), shipped)), name
 
 
+def test_library_of_an_earlier_source_is_refused_and_not_called(tmp_path: Path) -> None:
+    path = tmp_path / "earlier.so"
+    source = "int adm_norm(void) { return 0; } int adm_norm_gradient(void) { return 0; }"
+    subprocess.run(["cc", "-x", "c", "-", "-shared", "-fPIC", "-o", path], input=source, text=True, check=True)
+    with pytest.raises(
+        ImportError, match=r"earlier\.so was built from another version of its source; run make install"
+    ):
+        native_norm.loaded(path)
+
+
 def test_compiled_silu_is_accurate_over_the_whole_range() -> None:
     torch.set_num_threads(1)
     norm = GroupNorm32(CHANNELS).requires_grad_(False)
