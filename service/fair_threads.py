@@ -41,3 +41,8 @@ class FairThreads:
             raise RefusedError(ErrorKind.UNAVAILABLE, self._busy, retry_after_seconds=RETRY_AFTER_SECONDS)
         async with self._turns.turn(caller.id, self._patience_seconds, self._busy):
             return await to_thread.run_sync(call, limiter=self._threads)
+
+    async def run_without_limit(self, call: Callable[[], T], caller: Caller) -> T:
+        """Like `run`, for a call that must be made however many wait and however long it takes."""
+        async with self._turns.turn(caller.id, None, self._busy):
+            return await to_thread.run_sync(call, limiter=self._threads)

@@ -48,8 +48,11 @@ class FairTurns:
             self._waiting.pop(caller, None)
 
     @asynccontextmanager
-    async def turn(self, caller: str, patience_seconds: float, busy: str) -> AsyncIterator[None]:
-        """Hold a turn within the block. Raises: RefusedError with the detail `busy` after a longer wait."""
+    async def turn(self, caller: str, patience_seconds: float | None, busy: str) -> AsyncIterator[None]:
+        """Hold a turn within the block.
+
+        Raises: RefusedError with the detail `busy` after a longer wait; never if patience_seconds is None.
+        """
         try:
             async with asyncio.timeout(patience_seconds):
                 await self.acquire(caller)

@@ -100,8 +100,10 @@ async def create_images(request: Request, service: ServiceDep, caller: CallerDep
     responses=ANSWERS,
 )
 async def edit_images(request: Request, service: ServiceDep, caller: CallerDep) -> Response:
-    asked = await understand_form(request, service, caller, StreamedFields)
-    return await make(request, service, caller, asked, "image_edit", idempotency_key(request))
+    key = idempotency_key(request)  # before the picture, which an invalid key would leave stored and charged
+    return await make(
+        request, service, caller, await understand_form(request, service, caller, StreamedFields), "image_edit", key
+    )
 
 
 @router.post(
@@ -118,8 +120,10 @@ async def edit_images(request: Request, service: ServiceDep, caller: CallerDep) 
     responses=ANSWERS,
 )
 async def vary_images(request: Request, service: ServiceDep, caller: CallerDep) -> Response:
-    asked = await understand_form(request, service, caller, ImageFields)
-    return await make(request, service, caller, asked, "image_variation", idempotency_key(request))
+    key = idempotency_key(request)  # before the picture, which an invalid key would leave stored and charged
+    return await make(
+        request, service, caller, await understand_form(request, service, caller, ImageFields), "image_variation", key
+    )
 
 
 async def understand_form(request: Request, service: Service, caller: Caller, model: type[ImageFields]) -> ImageCall:
@@ -195,7 +199,7 @@ async def give_up(service: Service, place: Asked) -> None:
     """Cancel a job whose client has disconnected, in a turn of its caller; the job may have ended."""
     cancel = partial(service.queue.cancel, place.job_id, place.caller)
     try:
-        await asyncio.shield(service.calls.run(cancel, place.caller))
+        await asyncio.shield(service.calls.run_without_limit(cancel, place.caller))
     except (RefusedError, RedisError) as error:
         log.info("not_given_up", job_id=place.job_id, error=str(error))
     else:

@@ -57,7 +57,11 @@ class Rate:
 
 
 class Quotas:
-    """Charges callers, and refuses calls that exceed a quota; a refused call is not charged."""
+    """Charges callers, and refuses calls that exceed a quota.
+
+    A call that is refused here is not charged for device seconds. One that is refused when it is queued, because
+    another process of the service has queued jobs at the same moment, has been charged.
+    """
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
         posts, device = settings.quota_posts, settings.quota_device_seconds
@@ -77,9 +81,9 @@ class Quotas:
         """
         return {each for each, number in calls.items() if self._posts is None or self._posts.allows(each, number)}
 
-    def take_costs(self, costs: Counter[Caller]) -> set[Caller]:
-        """Charge the estimated cost of several jobs of each caller at once, as `take_posts` does."""
-        return {each for each, cost in costs.items() if self._device is None or self._device.allows(each, cost)}
+    def allows_cost(self, caller: Caller, cost_ms: int) -> bool:
+        """Charge the estimated cost of several jobs; return False and charge nothing if that exceeds the quota."""
+        return self._device is None or not cost_ms or self._device.allows(caller, cost_ms)
 
     def take_cost(self, caller: Caller, cost_ms: int) -> None:
         """Charge a job's estimated cost, which a cancellation does not refund. Raises: OverQuotaError."""

@@ -1,7 +1,7 @@
 """The limits on jobs, on queued jobs and on Redis' memory, and the share of these limits that one caller may have."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from redis.client import Pipeline
@@ -35,8 +35,12 @@ class Room:
     ) -> None:
         self._settings, self._server, self._job_bytes, self._all, self._own = settings, server, job_bytes, all, own
 
-    def take(self, caller: Caller, webhook_url: str | None) -> None:
-        """Take the place of one job of a caller. Raises: RefusedError if there is none, or Redis must not be used."""
+    def copy(self) -> "Room":
+        own = {caller: replace(counts) for caller, counts in self._own.items()}
+        return Room(self._settings, self._server, self._job_bytes, replace(self._all), own)
+
+    def refuse_if_none(self, caller: Caller, webhook_url: str | None) -> None:
+        """Raises: RefusedError if there is no room for one more job of a caller, or Redis must not be used."""
         server = self._server.usable()
         max_bytes = self._settings.max_redis_bytes
         if server.max_bytes:
@@ -68,7 +72,10 @@ class Room:
             if used >= limit:
                 detail = f"{used} {what}, and the limit is {limit} ({names})"
                 raise RefusedError(ErrorKind.QUEUE_FULL, detail, retry_after_seconds=RETRY_SECONDS)
-        for each in (all_, own):
+
+    def take(self, caller: Caller) -> None:
+        """Take the place of one job of a caller."""
+        for each in (self._all, self._own[caller.id]):
             each.kept += 1
             each.queued += 1
 

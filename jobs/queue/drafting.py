@@ -100,9 +100,13 @@ class Counted(NamedTuple):
     places: Counter[tuple[str, str]]  # number of jobs before the next one, by line
     queued_ms: Counter[str]  # estimated cost of the queued jobs of each caller
 
+    def copy(self) -> "Counted":
+        return Counted(self.backlogs.copy(), self.room.copy(), self.places.copy(), self.queued_ms.copy())
+
     def add(self, admitted: Admitted) -> None:
         """Count an order."""
         order = admitted.order
+        self.room.take(order.submission.caller)
         self.backlogs.add(order.request, admitted.work)
         self.places[order.line] += 1
         self.queued_ms[order.submission.caller.id] += admitted.cost_ms
@@ -173,15 +177,20 @@ class Drafter:
         queued_ms = Counter({caller: cost_of(next(replies), next(replies)) for caller in callers})
         return Counted(backlogs, room, places, queued_ms)
 
-    def admit(self, order: Order, counted: Counted) -> Admitted:
-        """Count an order if there is room for it. Raises: RefusedError."""
+    def admit(self, order: Order, counted: Counted, *, charges: bool = False) -> Admitted:
+        """Count an order if there is room for it, and if it is to be charged, within its caller's quota.
+
+        Raises: RefusedError; then the order is not counted.
+        """
         request, backlog = order.request, counted.backlogs.of(order.pipeline.id)
         caller, work = order.submission.caller, work_of(request)
         self._refuse_if_full(backlog, caller, counted.queued_ms[caller.id])
-        counted.room.take(caller, request.webhook_url)
+        counted.room.refuse_if_none(caller, request.webhook_url)
         cost_ms = Estimator(self._fleet.read()).cost_ms(order.pipeline.id, work)
         self._quotas.refuse_above_queued(caller, counted.queued_ms[caller.id], cost_ms)
         self._keep_files(request, caller)
+        if charges:
+            self._quotas.take_cost(caller, cost_ms)
         admitted = Admitted(order, work, cost_ms, backlog, counted.places[order.line])
         counted.add(admitted)
         return admitted

@@ -14,7 +14,7 @@ from jobs.contract.errors import MAX_ERRORS, ErrorKind, FieldError, InvalidReque
 from jobs.contract.grids import GridRequest
 from jobs.contract.items import JobItems
 from jobs.contract.request import JobRequest
-from jobs.queue.drafting import Admitted, Draft, Drafter, Order, Submission, Submitted, new_seed
+from jobs.queue.drafting import Admitted, Counted, Draft, Drafter, Order, Submission, Submitted, new_seed
 from jobs.queue.ledger import Above, Group, Ledger
 from jobs.queue.record import Record
 from jobs.views.job_views import Views
@@ -55,24 +55,41 @@ class Submitter:
     def submit_all(self, submissions: Sequence[Submission]) -> list[Submitted | RefusedError]:
         """Queue jobs as if one by one, in a few round trips for all of them; a refused job does not affect others."""
         with self._submitting:
-            outcomes: dict[int, Submitted | RefusedError] = {}
-            orders: dict[int, Order] = {}
+            outcomes = dict[int, Submitted | RefusedError]()
+            waiting = dict(enumerate(submissions))
             charged = self._quotas.take_posts(Counter(each.caller for each in submissions))
             for index, each in enumerate(submissions):
                 try:
                     if each.caller not in charged:
                         self._quotas.take_post(each.caller)
-                    understood = self._understand(each)
                 except RefusedError as error:
                     outcomes[index] = error
-                else:
-                    if isinstance(understood, Order):
-                        orders[index] = understood
-                    else:
-                        outcomes[index] = understood
-            if orders:
-                outcomes |= self._queue_all(orders)
+                    del waiting[index]
+            while waiting:  # a call with the key of an earlier one waits until that one's job is queued or refused
+                orders, waiting = self._first_orders(waiting, outcomes)
+                if orders:
+                    outcomes |= self._queue_all(orders)
             return [outcomes[index] for index in range(len(submissions))]
+
+    def _first_orders(
+        self, submissions: Mapping[int, Submission], outcomes: dict[int, Submitted | RefusedError]
+    ) -> tuple[dict[int, Order], dict[int, Submission]]:
+        """The orders of calls, and the calls with the key of an order; `outcomes` gets the others' answers."""
+        orders, later, ids = dict[int, Order](), dict[int, Submission](), set[str]()
+        for index, each in submissions.items():
+            try:
+                understood = self._understand(each)
+            except RefusedError as error:
+                outcomes[index] = error
+                continue
+            if isinstance(understood, Submitted):
+                outcomes[index] = understood
+            elif understood.job_id in ids:
+                later[index] = each
+            else:
+                orders[index] = understood
+                ids.add(understood.job_id)
+        return orders, later
 
     def submit_items(self, submission: ItemsSubmission) -> list[Submitted]:
         """Queue the jobs of one call, or none if it raises. The caller is charged for each job.
@@ -105,32 +122,40 @@ class Submitter:
     def _queue_all(self, orders: Mapping[int, Order]) -> dict[int, Submitted | RefusedError]:
         """Queue jobs: each job with an idempotency key by itself, those without one together."""
         counted = self._drafter.count(list(orders.values()))
-        outcomes, admitted = dict[int, Submitted | RefusedError](), dict[int, Admitted]()
-        for index, order in orders.items():
-            try:
-                admitted[index] = self._drafter.admit(order, counted)
-            except RefusedError as error:
-                outcomes[index] = error
-        outcomes |= self._charge(admitted)
-        drafts = {index: self._drafter.draft(each) for index, each in admitted.items() if index not in outcomes}
+        outcomes, drafts = dict[int, Submitted | RefusedError](), dict[int, Draft]()
+        for caller in dict.fromkeys(each.submission.caller for each in orders.values()):
+            own = {index: each for index, each in orders.items() if each.submission.caller == caller}
+            counted, admitted, refused = self._charged(caller, own, counted)
+            drafts |= {index: self._drafter.draft(each) for index, each in admitted.items()}
+            outcomes |= refused
         unkeyed = {index: each for index, each in drafts.items() if each.order.submission.idempotency_key is None}
         for together in ({index: each} for index, each in drafts.items() if index not in unkeyed):
             outcomes |= self._enqueue(together)
         return outcomes | (self._enqueue(unkeyed) if unkeyed else {})
 
-    def _charge(self, admitted: Mapping[int, Admitted]) -> dict[int, RefusedError]:
-        """Charge the costs of jobs, all of a caller's at once if its quota allows it; return refused jobs' errors."""
-        costs = Counter[Caller]()
-        for each in admitted.values():
-            costs[each.order.submission.caller] += each.cost_ms
-        charged, refused = self._quotas.take_costs(costs), dict[int, RefusedError]()
-        for index, each in admitted.items():
+    def _charged(
+        self, caller: Caller, orders: Mapping[int, Order], counted: Counted
+    ) -> tuple[Counted, dict[int, Admitted], dict[int, RefusedError]]:
+        """Admit a caller's orders and charge their costs: at once, or if its quota does not allow all, one by one.
+
+        Returns the new counts too. They are without refused orders, which must not refuse those of other callers.
+        """
+        tried = counted.copy()
+        admitted, refused = self._admit_each(orders, tried, charges=False)
+        if self._quotas.allows_cost(caller, sum(each.cost_ms for each in admitted.values())):
+            return tried, admitted, refused
+        return counted, *self._admit_each(orders, counted, charges=True)
+
+    def _admit_each(
+        self, orders: Mapping[int, Order], counted: Counted, *, charges: bool
+    ) -> tuple[dict[int, Admitted], dict[int, RefusedError]]:
+        admitted, refused = dict[int, Admitted](), dict[int, RefusedError]()
+        for index, order in orders.items():
             try:
-                if (caller := each.order.submission.caller) not in charged:
-                    self._quotas.take_cost(caller, each.cost_ms)
+                admitted[index] = self._drafter.admit(order, counted, charges=charges)
             except RefusedError as error:
                 refused[index] = error
-        return refused
+        return admitted, refused
 
     def _enqueue(self, drafts: Mapping[int, Draft]) -> dict[int, Submitted | RefusedError]:
         """Queue jobs in one transaction; only the first one's id may be taken."""

@@ -63,6 +63,9 @@ class Backlogs:
         """`counted`: each pipeline's own backlog, also for the other pipelines of their workers."""
         self._fleet, self._counted = fleet, counted
 
+    def copy(self) -> "Backlogs":
+        return Backlogs(self._fleet, dict(self._counted))
+
     def of(self, pipeline: str) -> Backlog:
         """A pipeline's backlog, with the backlogs beside it."""
         beside = tuple(self._counted[other] for other in self._fleet.shares(pipeline) if other != pipeline)

@@ -80,6 +80,24 @@ def test_refusal_names_the_quota_what_is_left_and_when_it_suffices(device_desk: 
     assert outcomes(device_desk, job_of(ANN, steps=10)) == ["queued"], "a smaller one still fits"
 
 
+def test_refused_job_takes_no_room_from_those_of_others_in_its_batch(redis: Redis, settings: Settings) -> None:
+    limits = {"quota_device_seconds": 12, "queue_limit_seconds": 600, "max_queued_jobs": 4}
+    desk, refused = Desk(redis, settings.model_copy(update=limits)), ErrorKind.OVER_QUOTA
+    huge = costly(ANN, steps=1000, n=64)
+    assert outcomes(desk, huge, huge, costly(BOB)) == [refused, refused, "queued"], "the queue was not full"
+    assert outcomes(desk, *[huge] * 8, costly(BOB, steps=5)) == [refused] * 8 + ["queued"]
+    keyed = costly(ANN, steps=1000, n=64, key="one")
+    assert outcomes(desk, *[keyed] * 8, costly(BOB, steps=5)) == [refused] * 8 + ["queued"]
+
+
+def test_calls_with_one_key_in_one_batch_are_one_job_that_is_charged_once(device_desk: Desk) -> None:
+    first = costly(ANN, key="one")
+    told = device_desk.submit(*[first] * 5)
+    assert [each.replayed for each in told] == [False, True, True, True, True]
+    assert len({each.job.id for each in told}) == 1
+    assert outcomes(device_desk, costly(ANN)) == ["queued"], "12 device seconds allow two"
+
+
 def test_job_above_the_whole_quota_is_refused_without_a_time(device_desk: Desk) -> None:
     told = refusal(device_desk, costly(ANN, steps=250))
     assert told.retry_after_seconds is None

@@ -1,10 +1,13 @@
+import socket
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from redis import Redis
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from jobs.contract.errors import SettingsError
+from jobs.queue import server
 from jobs.queue.server import check_server, server_of
 
 INFO = {"redis_version": "8.0.0", "redis_mode": "standalone", "maxmemory_policy": "noeviction", "used_memory": 1}
@@ -49,3 +52,12 @@ def evicting(redis: Redis) -> Iterator[str]:
 def test_server_that_evicts_keys_is_refused(redis: Redis, evicting: str) -> None:
     with pytest.raises(SettingsError, match=rf"^ADM_REDIS_URL: .*{evicting} and must be noeviction$"):
         check_server(redis)
+
+
+def test_server_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "SOCKET_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        client = server.connect_redis(f"redis://127.0.0.1:{silent.getsockname()[1]}")
+        with pytest.raises(RedisTimeoutError):
+            client.ping()
+        client.close()

@@ -1,8 +1,9 @@
 """Calls of the queue that routes make for a caller, and whose threads and turns they use."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
+from functools import partial
 from threading import Event
 
 import pytest
@@ -17,6 +18,7 @@ from jobs.queue.events import START, Place
 from jobs.queue.job_queue import Asked
 from jobs.settings import Settings
 from service.batches import MOST
+from service.fair_threads import FairThreads
 from service.metrics import Metrics
 from service.process_slot import ALONE
 from service.routes_openai import give_up
@@ -56,6 +58,23 @@ def test_job_whose_client_has_gone_is_cancelled_while_the_threads_of_other_work_
             return service.queue.get(job.id).status
 
     assert asyncio.run(main()) is JobStatus.CANCELLED
+
+
+def test_call_without_limit_is_made_however_many_wait() -> None:
+    made = list[int]()
+
+    async def main() -> None:
+        threads = FairThreads(1, "busy", max_waiting=2, patience_seconds=0.01)
+        free = Event()
+        calls: list[Awaitable[object]] = [threads.run_without_limit(free.wait, ANONYMOUS)]
+        calls += [threads.run_without_limit(partial(made.append, number), ANONYMOUS) for number in range(100)]
+        running = asyncio.gather(*calls)
+        await asyncio.sleep(0.05)  # longer than a call with a limit would wait
+        free.set()
+        await running
+
+    asyncio.run(main())
+    assert made == list(range(100))
 
 
 def test_events_of_one_callers_job_are_read_before_all_of_anothers_many(

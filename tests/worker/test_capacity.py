@@ -16,6 +16,7 @@ from jobs.queue import keys, rq_registries
 from jobs.queue.announcements import announce_worker
 from jobs.queue.cleaner import Cleaner
 from jobs.queue.drafting import Submission, Submitted
+from jobs.queue.job_bytes import JobBytes
 from jobs.queue.job_queue import JobQueue
 from jobs.queue.webhooks import Webhooks
 from jobs.settings import Settings
@@ -174,6 +175,24 @@ def test_caller_may_have_three_quarters_of_the_memory_and_leaves_the_rest_to_oth
     assert accepted(limited(max_redis_bytes=limit), BOB, 1) == []
     assert accepted(limited(max_redis_bytes=limit), replace(ANN, role=Role.OPERATOR), 1) == []
     assert accepted(limited(max_redis_bytes=2 * limit), ANN, 1) == []
+
+
+def test_estimate_of_a_callers_memory_is_not_below_what_its_jobs_and_webhooks_take(
+    limited: Limited, redis: Redis
+) -> None:
+    """Also where a few jobs are much larger than the others, and however often it is asked."""
+    queue, before = limited(), redis.info("memory")["used_memory"]
+    small = REQUEST.model_copy(update={"webhook_url": "https://example.com/" + "x" * 900})
+    large = REQUEST.model_copy(update={"metadata": {f"key{number}": "x" * 500 for number in range(16)}})
+    for request, number in ((small, 90), (large, 9)):
+        queued = queue.submitter.submit_all([Submission(request, ANN)] * number)
+        assert all(isinstance(each, Submitted) for each in queued)
+    for job in queue.page(caller=ANN, mine=True, limit=100).data:
+        queue.cancel(job.id, ANN)
+    used = redis.info("memory")["used_memory"] - before
+    estimates = [JobBytes(redis).of(ANN.id) for _ in range(20)]
+    assert used <= min(estimates)
+    assert max(estimates) < 2 * used
 
 
 def test_no_job_is_accepted_by_a_redis_that_evicts(limited: Limited, redis: Redis) -> None:
