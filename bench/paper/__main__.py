@@ -5,7 +5,8 @@
 Images are stored in runs/paper, in parts of 100, so that a stopped run resumes; so are the trainings of rows 1, 2, 3, 6
 and 13, in runs/paper/trainings. Figures are written to bench/results/paper/PART.json, charts to
 docs/paper/PART-NAME.svg; those of --stack fashion to a folder fashion in each. --draw only draws.
-Fashion has no row 9 (stages), because it has no upsampler, and none of the trained rows, which train on shapes.
+Fashion reads data/fashion-mnist (adm data fetch fashion-mnist). It has no row 9 (stages), because it has no upsampler,
+and none of the trained rows, which train on shapes.
 """
 
 import argparse

@@ -7,9 +7,12 @@ from typing import Any
 import pytest
 
 from bench.paper.__main__ import CHARTS, ROWS
-from bench.paper.core import RESULTS, Cell
+from bench.paper.core import RESULTS, Cell, Variance, with_variance
 from bench.paper.row import Row, above
-from bench.paper.subject import SUBJECTS, Subject
+from bench.paper.subject import FASHION, SUBJECTS, Subject
+from diffusion.process import VarianceType
+from engine.diffusion_process import process_of
+from models.stack import load_stack
 
 
 @pytest.mark.parametrize(
@@ -36,6 +39,13 @@ def test_page_shows_every_row_and_all_fourteen_were_measured() -> None:
 def test_cells_that_differ_are_kept_apart() -> None:
     cells = [Cell(), Cell(4.0), Cell(4.0, steps=10), Cell(4.0, eta=1.0), Cell(eps_scale=1.0), Cell(upsample=True)]
     assert len({cell.name for cell in cells}) == len(cells)
+
+
+def test_network_without_a_learned_variance_gets_both_bounds() -> None:
+    base = load_stack(FASHION.folder).base
+    bounds: dict[Variance, VarianceType] = {"small": VarianceType.FIXED_SMALL, "large": VarianceType.FIXED_LARGE}
+    for variance, expected in bounds.items():
+        assert process_of(with_variance(base, variance)).variance_type is expected
 
 
 def test_a_difference_counts_only_beyond_both_intervals() -> None:
