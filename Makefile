@@ -17,7 +17,7 @@
 #   make test-keda    the autoscaling of deploy/kubernetes against KEDA's published schema; needs npm
 #   make test-upgrade    upgrade from and rollback to the code of FORMER=commit, on one Redis; needs the history of git
 #   make golden   the reference cases under GOLDEN=tests/golden
-#   make paper    the paper's claims in small, PART=guidance for one of them; into bench/results/paper and docs/paper
+#   make paper    the paper's claims in small, PART=guidance for one, STACK=fashion; into bench/results/paper, docs/paper
 #   make judge    adm evaluate stack demo: measure every sampler of the demo, and write weights/demo/judge.json
 #   make audit    known vulnerabilities of the packages in requirements.lock, by pip-audit; asks pypi.org
 #   make lock     resolve the dependencies again into requirements.lock
@@ -156,7 +156,7 @@ golden: install
 
 # Waiting threads sleep: with spinning threads, small products of several threads take ten times as long on a busy machine.
 paper: install
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m bench.paper $(PART)
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m bench.paper $(PART) $(if $(STACK),--stack $(STACK))
 
 judge: install
 	$(BIN)/adm evaluate stack demo --against shapes --json weights/demo/judge.json

@@ -3,7 +3,7 @@
     python -m bench.reconstruction [--images N]
 
 Fresh demo renders with their own class, encoded and decoded with equally many steps; unguided, and with guided
-decoding. Writes bench/results/reconstruction.json and docs/reconstruction.svg.
+decoding. Writes bench/results/reconstruction.json and docs/reconstruction.svg. `bench.paper` measures other stacks.
 """
 
 import argparse
@@ -16,24 +16,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from datasets.shapes import render_set
+from bench.paper.subject import DEMO, REFERENCE_SEED, Subject
 from engine.engine import Engine
 from engine.inversion import Inverter, reconstruction_error
 from engine.pipeline import Pipeline, build_stages
 from models.stack import load_stack
+from vocabulary.precisions import Precision
 
 STEPS = (10, 25, 50, 100)
 SCALES = (0.0, 2.0)
-SEED = 1003  # of renders that nothing was trained on
 ROWS = 16
 ROOT = Path(__file__).parent
 
 
-def measure(images: int) -> list[dict[str, Any]]:
-    stack = load_stack(ROOT.parent / "weights" / "demo")
-    pipeline = Pipeline(stack.pipelines["demo"], stack)
-    engine = Engine(build_stages([stack], ROWS), ROWS)
-    pixels, labels = render_set(images, SEED, stack.base.network.config.image_size)
+def measure(subject: Subject, images: int, precision: Precision) -> list[dict[str, Any]]:
+    """The errors of held-out images by steps and scale."""
+    stack = load_stack(subject.folder)
+    pipeline = Pipeline(subject.pipeline(conditional=True), stack)
+    engine = Engine(build_stages([stack], ROWS, precision=precision), ROWS)
+    pixels, labels = subject.held_out(images)
     found: list[dict[str, Any]] = []
     for steps in STEPS:
         back: dict[float, list[Tensor]] = {scale: [] for scale in SCALES}
@@ -45,7 +46,7 @@ def measure(images: int) -> list[dict[str, Any]]:
         want = torch.cat([pixels[labels == label] for label in labels.unique(sorted=True)])
         for scale in SCALES:
             error = reconstruction_error(torch.cat(back[scale]), want)
-            found.append({"steps": steps, "guidance_scale": scale} | error)
+            found.append({"images": images, "steps": steps, "guidance_scale": scale} | error)
             print(found[-1], flush=True)
     return found
 
@@ -87,9 +88,9 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--images", type=int, default=20)
     images = parser.parse_args().images
-    found = measure(images)
+    found = measure(DEMO, images, "fp32")
     machine = {"cpu": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}
-    report = {"images": images, "seed": SEED, "machine": machine, "torch": torch.__version__, "found": found}
+    report = {"images": images, "seed": REFERENCE_SEED, "machine": machine, "torch": torch.__version__, "found": found}
     (ROOT / "results" / "reconstruction.json").write_text(json.dumps(report, indent=1) + "\n")
     (ROOT.parent / "docs" / "reconstruction.svg").write_text(plot(found))
 

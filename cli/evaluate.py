@@ -235,7 +235,8 @@ def real_images(against: str, plan: "StackPlan", images: int) -> "RealImages":
     if against.partition("?")[0] == SHAPES:
         named = parse_named(against, ("seed",))
         return rendered(against, whole_number(named, "seed", SHAPES_SEED), plan, images)
-    return RealImages(against, *held_out_images(Path(against), 2 * images))
+    held_out = held_out_images(Path(against), 2 * images)
+    return RealImages(against, held_out.images, held_out.class_labels, held_out.class_names)
 
 
 def numbers(option: str, given: str, kind: "type[Number]") -> "list[Number]":

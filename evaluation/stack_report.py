@@ -42,6 +42,7 @@ SWEEP_SCALES = (5.0, 10.0, 20.0, 40.0)
 NOISES = (2, 8, 32)  # deviations, in 255ths
 SWEEP_SEED, SEED = 1, 0  # different seeds, because a scale looks too good on the images on which it was chosen
 MAX_ROWS = 32
+NAMES_SHOWN = 3  # class names in an error
 
 
 @dataclass(frozen=True)
@@ -49,25 +50,25 @@ class RealImages:
     """Images that no network of a stack was trained on.
 
     Shapes: pixels [N, 3, H, W], uint8, of the base's size; class_labels [N]; large like pixels, of the upsampler's
-    size, or None if there are none of it.
+    size, or None if there are none of it. class_names: of the whole set, because few images may lack a class.
     """
 
     source: str
     pixels: Tensor
     class_labels: Tensor
+    class_names: tuple[str, ...]
     large: Tensor | None = None
 
 
 def rendered(source: str, seed: int, plan: StackPlan, images: int) -> RealImages:
     """Renders for a stack of shapes: two sets of `images`. Raises: ValueError if its classes are not the shapes."""
     if plan.class_names != SHAPE_NAMES:
-        named = ", ".join(plan.class_names[:3])
-        raise ValueError(f"{source}: the classes of {plan.name} are no shapes ({named}, ...); name a training run")
+        raise ValueError(f"{source}: the classes of {plan.name} are no shapes ({named(plan)}); name a training run")
     pixels, labels = render_set(2 * images, seed, plan.base.config.image_size)
     large = None
     if plan.upsampler is not None:
         large, _ = render_set(share(images, UPSAMPLED_SHARE), seed, plan.upsampler.config.image_size)
-    return RealImages(source, pixels, labels, large)
+    return RealImages(source, pixels, labels, SHAPE_NAMES, large)
 
 
 class StackReport:
@@ -82,13 +83,12 @@ class StackReport:
         watch.on_part(f"loading {plan.name}", 1)
         self._folder, self._images, self._watch = plan.base.path.parent, images, watch
         self._judge = load_network(self._folder / JUDGE, Judge)
-        classes = len(plan.class_names)
-        for what, count in (
-            (JUDGE, self._judge.config.num_classes),
-            (real.source, int(real.class_labels.max()) + 1),
-        ):
-            if count != classes:
-                raise ValueError(f"{what}: has {count} classes, and the stack {plan.name} has {classes}")
+        judged, classes = self._judge.config.num_classes, len(plan.class_names)
+        if judged != classes:
+            raise ValueError(f"{JUDGE}: has {judged} classes, and the stack {plan.name} has {classes}")
+        if real.class_names != plan.class_names:
+            theirs, ours = (named(each) for each in (real, plan))
+            raise ValueError(f"{real.source}: its classes ({theirs}) are not those of the stack {plan.name} ({ours})")
         size = plan.base.config.image_size
         if real.pixels.shape[-1] != size:
             raise ValueError(f"{real.source}: has images of {real.pixels.shape[-1]} px, and the base makes {size} px")
@@ -218,6 +218,14 @@ class StackReport:
             }
             | known,
         }
+
+
+def named(classed: StackPlan | RealImages) -> str:
+    """The first class names, and the number of all."""
+    names = classed.class_names
+    return (
+        f"{', '.join(names[:NAMES_SHOWN])}, ... {len(names)} in all" if len(names) > NAMES_SHOWN else ", ".join(names)
+    )
 
 
 def share(images: int, of_them: float) -> int:

@@ -9,7 +9,7 @@ from datasets.shapes import render_set
 from runfolder.folder import CONFIG, read_json
 from training.config import ConfigError, read_config
 from training.data import open_data
-from training.images import Images
+from training.images import Images, ImagesInMemory
 
 MOST = 1000
 RENDERED_SEED = 6011  # not a seed of training or reports
@@ -25,11 +25,11 @@ def reference_images(run: Path) -> Tensor:
     if config.data.source == "shapes":
         return render_set(MOST, RENDERED_SEED, size)[0]
     split = open_data(config.data, size, Path())  # images are not cached
-    return _spread(split.held_out if len(split.held_out) >= MOST else split.training, MOST)[0]
+    return _spread(split.held_out if len(split.held_out) >= MOST else split.training, MOST).images
 
 
-def held_out_images(run: Path, count: int) -> tuple[Tensor, Tensor]:
-    """Images [count, 3, H, W], uint8, and their labels [count], evenly from those that a run held out of training.
+def held_out_images(run: Path, count: int) -> ImagesInMemory:
+    """So many images, evenly from those that a run held out of training.
 
     Raises: RunFolderError if the folder is not a run; ConfigError if the data can no longer be read, or if too few
     images were held out.
@@ -42,8 +42,9 @@ def held_out_images(run: Path, count: int) -> tuple[Tensor, Tensor]:
     return _spread(held_out, count)
 
 
-def _spread(images: Images, most: int) -> tuple[Tensor, Tensor]:
-    """Up to `most` images and their labels, evenly from the set, whose order may be that of its classes."""
+def _spread(images: Images, most: int) -> ImagesInMemory:
+    """Up to `most` images, evenly from the set, whose order may be that of its classes."""
     count = min(len(images), most)
     index = torch.arange(count) * len(images) // count
-    return torch.stack([images.pixels(each, None) for each in index.tolist()]), images.class_labels[index]
+    pixels = torch.stack([images.pixels(each, None) for each in index.tolist()])
+    return ImagesInMemory(pixels, images.class_labels[index], images.class_names)

@@ -2,7 +2,7 @@
 
 import json
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -13,32 +13,32 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.machine import machine
-from datasets.sdf import SHAPES
+from bench.paper.subject import DEMO, REFERENCE_SEED, Subject
 from datasets.shapes import render_set
 from engine.engine import Engine
 from engine.pipeline import BASE, UPSAMPLE, Pipeline, build_stages
 from engine.trajectory import StagePlan
-from evaluation.extractors import SHIPPED_JUDGE, Features, JudgeExtractor
+from evaluation.extractors import Features, JudgeExtractor
 from evaluation.intervals import mean_interval
 from evaluation.resampling import Figure
 from evaluation.sampling import Sampler, turns
 from evaluation.scores import all_scores
+from evaluation.stack_report import JUDGE
 from files.atomic import atomic_write
-from models.stack import Stack, load_stack
+from models.stack import DiffusionNetwork, Stack, load_stack
 from vocabulary.precisions import Precision
 
 ROOT = Path(__file__).parents[2]
-DEMO = ROOT / "weights" / "demo"
 KEPT = ROOT / "runs" / "paper"
 RESULTS = ROOT / "bench" / "results" / "paper"
 IMAGES = 500  # per cell, a multiple of a part
 PART = 100
-REFERENCE_IMAGES, REFERENCE_SEED = 2000, 1001  # of renders that nothing was trained on
+REFERENCE_IMAGES = 2000  # that nothing was trained on
 SMALL_SIZE = 16  # of the networks that the paper's rows train, pixels
 MAX_ROWS = 32
 VARIANCE_CHANNELS = 3  # of the network's output, after the noise's channels
 
-Variance = Literal["learned", "small", "large"]
+Variance = Literal["small", "large"]
 FIXED: dict[str, float] = {"small": -1.0, "large": 1.0}
 """The network's output v that gives the lower (posterior's) or the upper bound (beta) of the variance."""
 
@@ -50,10 +50,10 @@ class Cell:
     scale: float = 0.0
     sampler: str = "ddim"
     steps: int = 15
-    pipeline: str = "demo"
+    conditional: bool = True
     eta: float = 0.0
     eps_scale: float | None = None  # None: the pipeline's own
-    variance: Variance = "learned"
+    variance: Variance | None = None  # None: the network's own
     upsample: bool = False
 
     @property
@@ -69,9 +69,9 @@ class Cell:
 
 @dataclass
 class Lab:
-    """The demo stack, the images of its cells, and the reference for their metrics.
+    """A stack, the images of its cells, and the reference for their metrics.
 
-    images: of a cell, a multiple of `part`. references: renders to compare with. kept: the folder of the images.
+    images: of a cell, a multiple of `part`. references: real images to compare with. kept: the folder of the images.
     rows: of the largest batch.
     """
 
@@ -81,9 +81,9 @@ class Lab:
     references: int = REFERENCE_IMAGES
     kept: Path = KEPT
     rows: int = MAX_ROWS
-    judge: JudgeExtractor = field(default_factory=lambda: JudgeExtractor(SHIPPED_JUDGE))
+    subject: Subject = DEMO
     _points: dict[Cell, dict[str, Any]] = field(default_factory=dict)
-    _samplers: dict[Variance, tuple[Stack, Sampler]] = field(default_factory=dict)
+    _samplers: dict[Variance | None, tuple[Stack, Sampler]] = field(default_factory=dict)
 
     def pixels(self, cell: Cell) -> Tensor:
         """The images [N, 3, H, W], uint8, in the order of parts; stored ones are read."""
@@ -91,17 +91,21 @@ class Lab:
         return torch.cat([torch.from_numpy(np.load(path)) for path in parts])
 
     @cached_property
+    def judge(self) -> JudgeExtractor:
+        return JudgeExtractor(self.subject.folder / JUDGE)
+
+    @cached_property
     def reference(self) -> Features:
-        """Features of fresh renders at 32x32."""
-        return self.features(render_set(self.references, REFERENCE_SEED, self.judge.image_size)[0])
+        """Features of held-out images at 32x32."""
+        return self.features(self.subject.held_out(self.references)[0])
 
     @cached_property
     def small_reference(self) -> Features:
-        """Features of the same renders as the networks that the paper's rows train see them: grey, small, enlarged."""
+        """Features of renders as the networks that the paper's rows train see them: grey, small, enlarged."""
         return self.features(doubled(grey(render_set(self.references, REFERENCE_SEED, SMALL_SIZE)[0])))
 
     def features(self, pixels: Tensor) -> Features:
-        """Features by the shipped judge."""
+        """Features by the stack's judge."""
         parts = [self.judge(part) for part in pixels.split(PART)]
         return Features(
             *(torch.cat([getattr(part, name) for part in parts]) for name in ("pooled", "spatial", "probabilities"))
@@ -114,9 +118,9 @@ class Lab:
         return self._points[cell]
 
     def _measured(self, cell: Cell) -> dict[str, Any]:
-        """A cell with every metric against the renders, and the judge's probability of the requested class."""
+        """A cell with every metric against the held-out images, and the judge's probability of the requested class."""
         found = self.features(self.pixels(cell))
-        asked = torch.tensor(turns(self.part, len(SHAPES)) * (self.images // self.part))
+        asked = torch.tensor(turns(self.part, len(self.subject.plan.class_names)) * (self.images // self.part))
         assert found.probabilities is not None
         sure = found.probabilities.gather(1, asked[:, None])[:, 0]
         low, high = mean_interval(sure)
@@ -135,7 +139,7 @@ class Lab:
         return float(min(times)) / self.part
 
     def _folder(self, cell: Cell) -> Path:
-        return self.kept / self.precision / cell.name
+        return self.kept / self.subject.subfolder / self.precision / cell.name
 
     def _part(self, cell: Cell, number: int) -> Path:
         path = self._folder(cell) / f"{number}.npy"
@@ -151,7 +155,7 @@ class Lab:
 
     def _sampled(self, cell: Cell, number: int) -> Tensor:
         stack, sampler = self._loaded(cell.variance)
-        pipeline = Pipeline(stack.pipelines[cell.pipeline], stack)
+        pipeline = Pipeline(self.subject.pipeline(conditional=cell.conditional), stack)
         eps_scale = pipeline.spec.eps_scale if cell.eps_scale is None else cell.eps_scale
         base = StagePlan(BASE, cell.sampler, cell.steps, cell.eta, eps_scale=eps_scale)
         upsample = None
@@ -162,11 +166,11 @@ class Lab:
         labels = turns(self.part, len(stack.class_names))
         return sampler.sample(pipeline, labels, cell.scale, base, upsample, seed=number)
 
-    def _loaded(self, variance: Variance) -> tuple[Stack, Sampler]:
+    def _loaded(self, variance: Variance | None) -> tuple[Stack, Sampler]:
         if variance not in self._samplers:
-            stack = load_stack(DEMO)
-            if variance != "learned":
-                fix_variance(stack.base.network.out[-1], FIXED[variance])
+            stack = load_stack(self.subject.folder)
+            if variance is not None:
+                stack = replace(stack, base=with_variance(stack.base, variance))
             engine = Engine(build_stages([stack], self.rows, precision=self.precision), self.rows)
             self._samplers[variance] = stack, Sampler(engine)
         return self._samplers[variance]
@@ -181,6 +185,14 @@ def doubled(pixels: Tensor) -> Tensor:
     """Images at twice their size, bilinearly, which the judge takes: uint8."""
     larger = F.interpolate(pixels.float(), scale_factor=2, mode="bilinear", align_corners=False)
     return larger.round().to(torch.uint8)
+
+
+def with_variance(base: DiffusionNetwork, variance: Variance) -> DiffusionNetwork:
+    """A network with one bound of the variance: the output for it is overwritten if there is one."""
+    if base.network.config.out_channels > VARIANCE_CHANNELS:
+        fix_variance(base.network.out[-1], FIXED[variance])
+        return base
+    return replace(base, process=replace(base.process, sigma_small=variance == "small"))
 
 
 @torch.no_grad()

@@ -6,24 +6,22 @@ from bench.paper.core import Cell, Lab
 from bench.paper.row import Points, Row, above, curve, of, value
 from evaluation.plots import Point, Series, chart
 
-CONDITIONAL = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
-UNCONDITIONAL = (0.0, 1.0, 5.0, 10.0, 20.0, 40.0)
-NAMES = {"demo": "conditional", "demo-uncond": "unconditional"}
+NAMES = {True: "conditional", False: "unconditional"}
 DRAWN = ("fid", "sfid", "inception_score", "precision", "recall")
 
 
-def cells() -> list[Cell]:
-    return [Cell(scale) for scale in CONDITIONAL] + [Cell(scale, pipeline="demo-uncond") for scale in UNCONDITIONAL]
-
-
 def measure(lab: Lab) -> Points:
-    return [lab.point(cell) for cell in cells()]
+    return [
+        lab.point(Cell(scale, conditional=conditional))
+        for conditional, scales in lab.subject.scales.items()
+        for scale in scales
+    ]
 
 
 def checks(points: Points) -> dict[str, bool]:
     found: dict[str, bool] = {}
-    for pipeline, name in NAMES.items():
-        own = of(points, pipeline=pipeline)
+    for conditional, name in NAMES.items():
+        own = of(points, conditional=conditional)
         ends = own[0], own[-1]
         best, spatial = (min(own, key=partial(value, metric=metric)) for metric in ("fid", "sfid"))
         found |= {
@@ -42,14 +40,16 @@ def checks(points: Points) -> dict[str, bool]:
 def charts(points: Points) -> dict[str, str]:
     drawn = {}
     for metric in DRAWN:
-        series = [curve(name, of(points, pipeline=pipeline), "scale", metric) for pipeline, name in NAMES.items()]
+        series = [
+            curve(name, of(points, conditional=conditional), "scale", metric) for conditional, name in NAMES.items()
+        ]
         drawn[metric] = chart(f"{metric} by guidance scale", "guidance scale", metric, series)
     trade = [
         Series(
             name,
             [Point(value(each, "recall"), value(each, "precision"), label=f"scale {each['scale']:g}") for each in own],
         )
-        for name, own in ((name, of(points, pipeline=pipeline)) for pipeline, name in NAMES.items())
+        for name, own in ((name, of(points, conditional=conditional)) for conditional, name in NAMES.items())
     ]
     drawn["trade"] = chart("precision against recall, by scale", "recall", "precision", trade)
     return drawn
@@ -68,7 +68,7 @@ GUIDANCE = Row(
 
 
 def confidence_checks(points: Points) -> dict[str, bool]:
-    own = of(points, pipeline="demo-uncond")
+    own = of(points, conditional=False)
     plain, one, largest = own[0], own[1], own[-1]
     return {
         "at scale 1 about half of the samples look like their class": 0.35 < value(one, "class_probability") < 0.65,
@@ -79,7 +79,8 @@ def confidence_checks(points: Points) -> dict[str, bool]:
 
 def confidence_charts(points: Points) -> dict[str, str]:
     series = [
-        curve(name, of(points, pipeline=pipeline), "scale", "class_probability") for pipeline, name in NAMES.items()
+        curve(name, of(points, conditional=conditional), "scale", "class_probability")
+        for conditional, name in NAMES.items()
     ]
     title = "the judge's probability of the class asked for"
     return {"probability": chart(title, "guidance scale", "probability", series)}

@@ -5,22 +5,19 @@ from torch import Tensor
 
 from bench.paper.core import Cell, Lab
 from bench.paper.row import Points, Row
-from datasets.shapes import render_set
 from evaluation.features import Points as FeaturePoints
 from evaluation.plots import Point, Series, chart
 from evaluation.precision_recall import BLOCK, blocks_of_distances
 
-TRAINING_SEED, TRAINING_IMAGES = 1, 5_000  # of the base's 30,000 training images
-HELD_OUT_SEED = 1001
 SHARES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 1.0)
 
 
 def measure(lab: Lab) -> Points:
-    size = lab.judge.image_size
-    training = render_set(TRAINING_IMAGES, TRAINING_SEED, size)[0]
+    scale = lab.subject.pipeline(conditional=True).guidance_scale
+    training = lab.subject.training()
     sets = {
-        "samples": lab.pixels(Cell(4.0, "ddim", 25)),
-        "held out": render_set(lab.images, HELD_OUT_SEED, size)[0],
+        "samples": lab.pixels(Cell(scale, "ddim", 25)),
+        "held out": lab.subject.held_out(lab.images)[0],
     }
     known = {"judge": lab.features(training).pooled, "pixels": training.flatten(1).float() / 255}
     points = []

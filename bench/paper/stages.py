@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.paper.core import REFERENCE_IMAGES, REFERENCE_SEED, Cell, Lab
+from bench.paper.core import REFERENCE_IMAGES, Cell, Lab
 from bench.paper.row import Points, Row, above
+from bench.paper.subject import REFERENCE_SEED
 from datasets.shapes import render_set
 from evaluation.judging import sharpness
 from evaluation.plots import Point, Series, chart

@@ -6,23 +6,11 @@ from bench.paper.core import Cell, Lab
 from bench.paper.row import Points, Row, above, curve, of, value
 from evaluation.plots import Point, Series, chart
 
-SCALE = 4.0
-SAMPLERS = ("ddim", "dpmpp_2m", "ddpm", "heun")
-EVALUATIONS = (5, 10, 25)
-LONG = 50
-
-
-def cells() -> list[Cell]:
-    return [
-        Cell(SCALE, sampler, (count + 1) // 2 if sampler == "heun" else count)
-        for sampler in SAMPLERS
-        for count in EVALUATIONS
-    ]
-
 
 def measure(lab: Lab) -> Points:
     """Images per second are by the fastest part of all cells, because other programs disturbed the rest."""
-    measured = [*cells(), Cell(SCALE, "ddim", LONG)]
+    scale = lab.subject.pipeline(conditional=True).guidance_scale
+    measured = [Cell(scale, sampler, count) for sampler, counts in lab.subject.steps.items() for count in counts]
     rate = max(cell.plan.num_evaluations / lab.seconds(cell) for cell in measured)
     return [lab.point(cell) | {"images_per_second": rate / cell.plan.num_evaluations} for cell in measured]
 
@@ -32,16 +20,22 @@ def checks(points: Points) -> dict[str, bool]:
     solver = {point["steps"]: point for point in of(points, sampler="dpmpp_2m")}
     ddpm = {point["steps"]: point for point in of(points, sampler="ddpm")}
     return {
-        "DDIM: FID at 25 steps is within chance of that at 50": not above(ddim[25], ddim[LONG], "fid"),
+        "DDIM: FID at 25 steps is within chance of that at 50": not above(ddim[25], ddim[50], "fid"),
         "DDIM: FID at 10 steps is above that at 25": above(ddim[10], ddim[25], "fid"),
         "DDPM at 25 steps is above DDIM at 25": above(ddpm[25], ddim[25], "fid"),
         "DPM-Solver++(2M) at 10 steps is within chance of DDIM at 25": not above(solver[10], ddim[25], "fid"),
     }
 
 
+def samplers(points: Points) -> list[str]:
+    return list(dict.fromkeys(each["sampler"] for each in points))
+
+
 def charts(points: Points) -> dict[str, str]:
-    fids = [curve(sampler, of(points, sampler=sampler), "evaluations", "fid") for sampler in SAMPLERS]
-    recalls = [curve(sampler, of(points, sampler=sampler), "evaluations", "recall") for sampler in SAMPLERS]
+    fids, recalls = (
+        [curve(sampler, of(points, sampler=sampler), "evaluations", metric) for sampler in samplers(points)]
+        for metric in ("fid", "recall")
+    )
     return {
         "fid": chart("FID by network evaluations", "evaluations", "FID", fids, log_x=True, log_y=True),
         "recall": chart("recall by network evaluations", "evaluations", "recall", recalls, log_x=True),
@@ -76,7 +70,7 @@ def cost_charts(points: Points) -> dict[str, str]:
                 for each in of(points, sampler=sampler)
             ],
         )
-        for sampler in SAMPLERS
+        for sampler in samplers(points)
     ]
     return {"cost": chart("FID by images a second", "images a second", "FID", series, log_x=True, log_y=True)}
 

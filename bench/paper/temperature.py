@@ -4,12 +4,12 @@ from bench.paper.core import Cell, Lab
 from bench.paper.row import Points, Row, above, curve, value
 from evaluation.plots import chart
 
-OWN = 1.03  # the pipeline's default factor on the predicted noise
-FACTORS = (0.97, 1.0, 1.015, OWN, 1.045, 1.06)
-
 
 def measure(lab: Lab) -> Points:
-    return [lab.point(Cell(eps_scale=None if each == OWN else each)) | {"eps_scale": each} for each in FACTORS]
+    """The factors, among them the pipeline's own."""
+    own = lab.subject.pipeline(conditional=True).eps_scale
+    factors = sorted({*lab.subject.factors, own})
+    return [lab.point(Cell(eps_scale=None if each == own else each)) | {"eps_scale": each} for each in factors]
 
 
 def checks(points: Points) -> dict[str, bool]:

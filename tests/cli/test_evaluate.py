@@ -12,7 +12,7 @@ from engine.trajectory import StagePlan
 from evaluation import stack_report
 from tests.cli.evaluations import IMAGES, METRICS, refused, report, run
 from tests.evaluation.test_stack_report import add_judge, write_run
-from tests.models.samples import write_stack
+from tests.models.samples import MANIFEST, write_manifest, write_stack
 from tests.training.samples import write_npz
 
 pytestmark = pytest.mark.usefixtures("data")
@@ -149,6 +149,7 @@ def test_stack_is_measured_beside_the_held_out_images_of_a_run(tmp_path: Path, m
     monkeypatch.setattr(stack_report, "WAYS", {"ddim_eta_0": StagePlan("base", "ddim", 2)})
     monkeypatch.setenv("ADM_WEIGHTS", str(tmp_path))
     add_judge(write_stack(tmp_path / "tiny"), 3)
+    write_manifest(tmp_path / "tiny", MANIFEST | {"classes": ["0", "1", "2"]})  # an .npz has no names
     held_out = write_run(tmp_path / "run", write_npz(tmp_path / "images.npz", 150), 128)
     target = tmp_path / "judge.json"
     arguments = ("--against", str(held_out), "--images", "25", "--json", str(target))

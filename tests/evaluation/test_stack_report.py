@@ -49,7 +49,7 @@ def add_judge(folder: Path, classes: int) -> Path:
 
 def real_images() -> RealImages:
     small, large = images(2 * IMAGES), images(4, image_size=16)
-    return RealImages("photos", small.images, small.class_labels, large.images)
+    return RealImages("photos", small.images, small.class_labels, CLASSES, large.images)
 
 
 def report_of(folder: Path, real: RealImages) -> dict[str, Any]:
@@ -117,11 +117,19 @@ def test_judge_or_real_images_of_other_classes_are_refused(judged_stack: Path, t
     folder = add_judge(Path(shutil.copytree(judged_stack, tmp_path / "tiny")), 5)
     with pytest.raises(ValueError, match=r"judge\.safetensors: has 5 classes, and the stack tiny has 3"):
         report_of(folder, real_images())
-    real = real_images()
-    with pytest.raises(ValueError, match="photos: has 2 classes, and the stack tiny has 3"):
-        report_of(judged_stack, replace(real, class_labels=real.class_labels.clamp(max=1)))
+    other = replace(real_images(), class_names=("red", "blue", "green"))
+    with pytest.raises(
+        ValueError, match=r"photos: its classes \(red, blue, green\) are not those of .* tiny \(red, gre"
+    ):
+        report_of(judged_stack, other)
     with pytest.raises(ValueError, match="shapes: the classes of tiny are no shapes"):
         rendered("shapes", 0, read_stack(judged_stack), IMAGES)
+
+
+def test_few_real_images_that_lack_the_last_class_are_not_refused(judged_stack: Path) -> None:
+    real = real_images()
+    few = replace(real, class_labels=real.class_labels.clamp(max=1))
+    StackReport(read_stack(judged_stack), few, IMAGES, Watch(), lambda doubt: None)
 
 
 def test_stack_without_a_judge_is_refused(tmp_path: Path) -> None:
@@ -142,10 +150,10 @@ def test_held_out_images_are_of_all_classes_even_if_the_data_are_sorted_by_class
     by_class = data.class_labels.argsort(stable=True)
     pixels, labels = data.images[by_class], data.class_labels[by_class]
     np.savez(tmp_path / "sorted.npz", pixels.permute(0, 2, 3, 1).numpy(), labels.numpy())
-    found, classes = held_out_images(write_run(tmp_path / "run", tmp_path / "sorted.npz", 128), 60)
-    assert len(found) == len(classes) == 60
-    assert min(classes.bincount(minlength=3).tolist()) > 10
-    assert len({each.numpy().tobytes() for each in found}) == 60
+    found = held_out_images(write_run(tmp_path / "run", tmp_path / "sorted.npz", 128), 60)
+    assert len(found) == 60
+    assert min(found.class_labels.bincount(minlength=3).tolist()) > 10
+    assert len({each.numpy().tobytes() for each in found.images}) == 60
 
 
 def test_run_that_held_out_too_few_images_is_refused(tmp_path: Path) -> None:
