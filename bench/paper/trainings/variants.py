@@ -14,7 +14,7 @@ from training.config import NetworkConfig, RunConfig
 
 RUNS = KEPT / "trainings"
 BATCH, RENDERS = 16, 10_000
-BUDGET = 6e11  # FLOPs of a run, forward and backward
+BUDGET = 4.8e12  # FLOPs of a run, forward and backward
 PARTS = 4  # of a run, with a snapshot at the end of each
 SEEDS = (0, 1)  # of training
 
