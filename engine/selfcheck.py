@@ -27,9 +27,9 @@ from vocabulary.counts import counted
 
 NOISE_FRACTIONS = (0.06, 0.15, 0.3, 0.55)  # places in the schedule at which attention and the timestep matter
 CLEARLY_BETTER = 0.93  # ratio of squared errors: another reading's to the given one's
-FAINT_AGREEMENT = 0.99  # lowest cosine with pure noise; networks trained for an hour reach 0.999
+LOWEST_AGREEMENT = 0.99  # lowest cosine with pure noise; networks trained for an hour reach 0.999
 NOISY_OUTPUT = 0.3  # cosine of an output and pure noise, above which the network may predict eps; of x_0 it is near 0
-CALM = 0.6  # lowest entropy of a classifier's answer to pure noise, in units of log(classes)
+LOWEST_ENTROPY = 0.6  # lowest entropy of a classifier's answer to pure noise, in units of log(classes)
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def check_network(network: UNet, process: Process, seed: int = 0) -> list[str]:
     findings = []
     eps = _eps(network, pure, process)
     agreement = _agreement(eps, pure)
-    if not agreement >= FAINT_AGREEMENT:  # also NaN
+    if not agreement >= LOWEST_AGREEMENT:  # also NaN
         findings.append(f"at pure noise its eps agrees with the noise by {agreement:.3f}; 0.999 is usual")
     given, given_pure = _error(_eps(network, probe, process), probe), _error(eps, pure)
     groups = [{name: error / given for name, error in _other_readings(network, probe, pure, process)}]
@@ -91,8 +91,10 @@ def check_classifier(classifier: NoisyClassifier, process: Process, seed: int = 
     with torch.no_grad():
         rows = zip(x.split(1), t.split(1), strict=True)  # one at a time, as in _eps
         log_p = torch.cat([classifier(*row) for row in rows]).float().log_softmax(-1)
-    calm = float(-(log_p.exp() * log_p).sum(-1).mean()) / math.log(classifier.config.out_channels)
-    return [] if calm >= CALM else [f"it sees classes in pure noise: entropy {calm:.2f} of log(classes)"]
+    entropy = float(-(log_p.exp() * log_p).sum(-1).mean()) / math.log(classifier.config.out_channels)
+    return (
+        [] if entropy >= LOWEST_ENTROPY else [f"it sees classes in pure noise: entropy {entropy:.2f} of log(classes)"]
+    )
 
 
 def make_probe(network: UNet, process: Process, seed: int) -> Probe:

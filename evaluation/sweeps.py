@@ -103,7 +103,7 @@ def plots(cells: Sequence[Cell]) -> Iterator[str]:
         ]
         yield chart("Precision against recall, by scale", "recall", "precision", curves)
     by_scale = grouped(cells, lambda cell: f"{cell['sampler']}, scale {cell['scale']:g}")
-    for field, title in (("evaluations", "evaluations an image"), ("seconds_per_image", "seconds an image")):
+    for field, title in (("evaluations", "evaluations per image"), ("seconds_per_image", "seconds per image")):
         curves = [
             Series(
                 name, [point(cell, cell[field], "fid") for cell in sorted(each, key=lambda cell: float(cell[field]))]

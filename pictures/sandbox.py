@@ -18,7 +18,7 @@ from pictures.decoding import PictureError
 from pictures.reduction import KEPT_ASPECT, Picture
 
 ROOT = Path(__file__).parents[1]  # folder of the package `pictures`
-HELD_UP = 6  # factor from processor time to the limit of wall-clock time, for busy machines
+WALL_TIME_FACTOR = 6  # factor from processor time to the limit of wall-clock time, for busy machines
 ANSWER_BYTES = 1 << 12  # of the line before the PNG
 BYTES_PER_PIXEL = 4  # of a PNG of noise, with a margin
 
@@ -48,7 +48,7 @@ async def decode_in_sandbox(body: IO[bytes], short_side_px: int, limits: DecodeL
         env={name: value for name, value in os.environ.items() if name == "LD_LIBRARY_PATH"},  # no keys of the store
     )
     try:
-        async with asyncio.timeout(HELD_UP * limits.decode_cpu_seconds):
+        async with asyncio.timeout(WALL_TIME_FACTOR * limits.decode_cpu_seconds):
             answer = await _answer(process, ANSWER_BYTES + BYTES_PER_PIXEL * KEPT_ASPECT * (2 * short_side_px) ** 2)
             status = await process.wait()
     except TimeoutError:

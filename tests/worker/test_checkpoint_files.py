@@ -82,7 +82,7 @@ def test_lost_claim_names_no_checkpoint(bench: Bench, inbox: Inbox) -> None:
     assert bench.claim(inbox) == []
 
 
-def test_sweep_keeps_the_checkpoint_of_a_job_that_is_not_over_and_no_other(
+def test_upkeep_keeps_the_checkpoint_of_a_job_that_is_not_over_and_no_other(
     bench: Bench, inbox: Inbox, cleaner: Cleaner, settings: Settings
 ) -> None:
     job_id = bench.submit()

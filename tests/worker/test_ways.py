@@ -39,7 +39,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 WAY = re.compile(r"^## The way of .*?(?=^## )", re.MULTILINE | re.DOTALL)
 ARRIVALS = {each.__code__ for each in (Batches.ask, transaction.commit, Engine.add, UNet.forward, ImageStore.put)}
-PACKAGES = {"service", "jobs", "worker", "engine"}  # the page names no files of models/ and diffusion/, where the way ends
+PACKAGES = {"service", "jobs", "worker", "engine"}  # not models/ and diffusion/, where the way ends
 BODY = {"class_label": "torus", "steps": 2, "upsample": {"steps": 1}}
 
 
