@@ -1,7 +1,7 @@
 """Decodes untrusted pictures, each in a process of its own.
 
-A process costs 50 ms, for the start of Python and Pillow. It returns its memory, and a picture that is made to be slow
-or large affects no other.
+A process costs 50 ms, for the start of Python and Pillow. Its memory is freed when it ends, and a picture that is made
+to be slow or large affects no other.
 """
 
 import asyncio
@@ -19,8 +19,8 @@ from pictures.reduction import KEPT_ASPECT, Picture
 
 ROOT = Path(__file__).parents[1]  # folder of the package `pictures`
 WALL_TIME_FACTOR = 6  # factor from processor time to the limit of wall-clock time, for busy machines
-ANSWER_BYTES = 1 << 12  # of the line before the PNG
-BYTES_PER_PIXEL = 4  # of a PNG of noise, with a margin
+ANSWER_BYTES = 1 << 12  # largest size of the header line, which is before the PNG
+BYTES_PER_PIXEL = 4  # largest: a PNG of noise, with a margin
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ async def decode_in_sandbox(body: IO[bytes], short_side_px: int, limits: DecodeL
 
 
 async def _answer(process: Process, most_bytes: int) -> bytes:
-    """The output of the process, up to a length that no valid output reaches."""
+    """Read at most so many bytes of the process's output; valid output is shorter."""
     assert process.stdout is not None
     try:
         return await process.stdout.readexactly(most_bytes)

@@ -40,7 +40,7 @@ class Run:
         return torch.randn(SHAPE, generator=self.generator, dtype=torch.float64)
 
     def step(self) -> tuple[int, Tensor, Step]:
-        """Take a row; the step of the schedule it evaluated at, the guided prediction there, and what it returned."""
+        """Take a row; return its timestep, the guided prediction at it and the step, which has the new x."""
         t = self.table.timesteps[self.row : self.row + 1]
         out, gradient, noise = self.draw(), self.scale * self.draw(), self.draw()
         schedule = self.process.schedule
