@@ -160,8 +160,8 @@ def _other_readings(network: UNet, probe: Probe, pure: Probe, process: Process) 
     """The name of each other reading of the weights, and its error.
 
     A network that predicts x_0 and was trained on few kinds of pictures may predict so badly on the probe's images that
-    the same output, treated as eps, has a smaller error. So it is read as eps only if it finds noise in pure noise, as a
-    network that predicts eps does.
+    the same output, treated as eps, has a smaller error. So it is read as eps only if it finds noise in pure noise, as
+    a network that predicts eps does.
     """
     for reading, new_order, channels in _other_heads(network):
         with _heads(network, new_order, channels):
