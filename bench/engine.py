@@ -1,6 +1,7 @@
-"""Compares the engine with other ways to run the same networks, by ratios within one run: python -m bench.engine.
+"""Compares the engine with other ways to run the same networks: python -m bench.engine.
 
-Medians of alternating runs of the shipped demo stack; writes bench/results/engine.json.
+Reports the ratio of two times of one run, medians of alternating runs of the shipped demo stack, and writes them to
+bench/results/engine.json.
 """
 
 import argparse
@@ -40,9 +41,9 @@ from worker.warmup import measure_steps
 ROOT = Path(__file__).parent
 DEMO = ROOT.parent / "weights" / "demo"
 KEPT = ROOT.parent / "runs" / "compiled"  # stores compiled networks, which saves a second run minutes
-COMPILED_ROWS = (2, 16)  # row counts beside the largest; each takes minutes
+COMPILED_ROWS = (2, 16)  # compiled in addition to the largest row count; each takes minutes
 STEPS, SCALE, ROWS = 25, 2.0, 32
-FEW_STEPS = 5  # for loading; the official code has a grid with this number
+FEW_STEPS = 5  # of the run that loads; the official code has a grid of 5 steps
 
 
 def report(part: str, rows: int) -> None:
@@ -56,7 +57,7 @@ def seconds_of(run: Callable[[], object]) -> float:
 
 
 def ratio(one: Callable[[], object], other: Callable[[], object], repeats: int) -> dict[str, Any]:
-    """The time ratio of the other to the first, by medians of alternating runs."""
+    """Return the second's time divided by the first's, by medians of alternating runs."""
     times = [(seconds_of(one), seconds_of(other)) for _ in range(repeats)]
     ours, theirs = (median(each) for each in zip(*times, strict=True))
     return {"ratio": round(theirs / ours, 3), "seconds": [round(ours, 3), round(theirs, 3)], "repeats": repeats}
@@ -64,7 +65,7 @@ def ratio(one: Callable[[], object], other: Callable[[], object], repeats: int) 
 
 @cache
 def plain_stage() -> Stage:
-    """The base networks, unconverted, for the official style's loop."""
+    """Return the base stage without packed weights, for the loop in the official style."""
     stack = load_stack(DEMO)
     assert stack.classifier is not None
     guide = Guide.of_classifier(stack.classifier.network)
@@ -185,7 +186,7 @@ class EngineBench:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--eager", action="store_true", help="leave out what takes minutes to compile")
+    parser.add_argument("--eager", action="store_true", help="skip the compiled networks, which take minutes")
     asked = parser.parse_args(arguments)
     bench = EngineBench(asked.repeats)
     lines: dict[str, Callable[[], dict[str, Any]]] = {
@@ -205,7 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, measure in lines.items():
         found[name] = measure()
         print(name, json.dumps(found[name]), flush=True)
-    if bench.precision == "fp32":  # the lines measured so far are already those of fp32
+    if bench.precision == "fp32":  # this machine's own precision, so these lines are measured already
         found |= {EAGER_FP32: found[EAGER], COMPILED_FP32: found[COMPILED]}
     (ROOT / "results" / "engine.json").write_text(json.dumps(machine() | {"found": found}, indent=1) + "\n")
 

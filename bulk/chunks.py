@@ -1,10 +1,11 @@
-"""Addresses of a run's images: the class, chunk and row of image i, equal in process and through the service.
+"""Addresses of a run's images: the class, chunk and row of image i, the same in this process and through the service.
 
 Each class counts its own images: image i is the k-th of its class, counted along the run. It is then image k % 16 of
 chunk k // 16 of that class, and a chunk is one job: one class, up to 16 images, the seed drawn from (the run's seed,
 class, chunk). So the k-th image of a class is a function of (seed, class, k) alone, and does not depend on the number
-of images, the other classes, the order of work or the devices. Jobs have enough rows to be efficient, and labels may
-still be drawn image by image. The last chunk of a class may have fewer images, which are the same as in a full one.
+of images, the other classes, the order of work or the devices. A chunk collects the images of one class, so jobs are
+large even if each image's label is drawn by itself. The last chunk of a class may have fewer images, which are the same
+as in a full one.
 """
 
 from collections.abc import Iterator
@@ -52,7 +53,7 @@ class ChunkPlan:
     classes: Classes
 
     def chunks(self) -> Iterator[Chunk]:
-        """All chunks: full ones as soon as their images are counted, then the incomplete ones of each class."""
+        """Yield a full chunk when its last image is counted, then the incomplete chunk of each class."""
         started: dict[int | None, list[int]] = {}
         numbers: dict[int | None, int] = {}
         for index in range(self.count):

@@ -35,7 +35,7 @@ def doctor(
 
 
 def checks(settings: "Settings") -> "Iterator[Finding]":
-    """All checks, quick ones first; those of a worker only if torch is installed."""
+    """Run all checks, quick ones first; run a worker's checks only if torch is installed."""
     from importlib.util import find_spec
 
     from service.serving import OTHER_FILES, usable_files

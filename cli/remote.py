@@ -11,14 +11,16 @@ from cli.failure import one_line_errors
 if TYPE_CHECKING:
     from adm_client import Client
 
-Url = Annotated[str | None, typer.Option("--url", help="of the service; default: the one on ADM_HOST and ADM_PORT")]
+Url = Annotated[
+    str | None, typer.Option("--url", help="address of the service; default: that of ADM_HOST and ADM_PORT")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="print the service's answer, one JSON object a line")]
 COMPLETION_SECONDS = 1.0
 
 
 @contextlib.contextmanager
 def connected(url: str | None) -> Iterator["Client"]:
-    """A client of the given service, or of the one that the settings start; its errors exit with one line."""
+    """A client of the given service, or of the service at ADM_HOST and ADM_PORT; its errors exit with one line."""
     from adm_client import Client, ClientError, Patience, UnreachableError
     from jobs.settings import Settings
     from stack.embedded import page_address
@@ -44,7 +46,7 @@ def connected(url: str | None) -> Iterator["Client"]:
 
 
 def model_names(incomplete: str) -> list[str]:
-    """Shell completion: pipelines of the service that the settings start."""
+    """Shell completion: pipelines of the service at ADM_HOST and ADM_PORT."""
     return [name for name, _ in known_models() if name.startswith(incomplete)]
 
 

@@ -47,7 +47,7 @@ Devices = Annotated[
     str | None, typer.Option(help="with --local: such as cuda:0,cuda:1; default ADM_DEVICE; auto is all")
 ]
 Rows = Annotated[int | None, typer.Option(min=1, help="with --local: images in a step; default ADM_MAX_ROWS")]
-Url = Annotated[str | None, typer.Option(help="of the service; default: the one on ADM_HOST and ADM_PORT")]
+Url = Annotated[str | None, typer.Option(help="address of the service; default: that of ADM_HOST and ADM_PORT")]
 Window = Annotated[int, typer.Option(min=1, help="images at the service at a time, rounded up to jobs of 16")]
 
 

@@ -130,7 +130,7 @@ def _survey_files(folder: Path, labels_from: LabelsFrom) -> Survey:
 
 def _survey_arrays(path: Path, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.integer[Any]] | None) -> Survey:
     if images.ndim not in (3, 4) or images.dtype != np.uint8:
-        raise ValueError(f"{path}: has no images of bytes, [N, H, W] or [N, H, W, 3]")
+        raise ValueError(f"{path}: its arr_0 must be uint8, [N, H, W] or [N, H, W, 3]")
     if labels is not None and labels.shape != (len(images),):
         raise ValueError(f"{path}: has {counted(len(images), 'image')} and {counted(labels.size, 'label')}")
     found = np.zeros(len(images), np.int64) if labels is None else labels

@@ -1,4 +1,7 @@
-"""Training losses and bits per dimension (Nichol & Dhariwal 2021, section 3.1; Ho et al. 2020, section 3)."""
+"""Training losses and bits per dimension (Nichol & Dhariwal 2021, section 3.1; Ho et al. 2020, section 3).
+
+Source: guided-diffusion (MIT), losses.py and gaussian_diffusion.py.
+"""
 
 import math
 from dataclasses import dataclass

@@ -1,4 +1,7 @@
-"""Interprets a network's output as the distribution p(x_{t-1} | x_t), in the six official parametrisations."""
+"""Interprets a network's output as the distribution p(x_{t-1} | x_t), in the six official parametrisations.
+
+Source: guided-diffusion (MIT), gaussian_diffusion.py.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -80,12 +83,6 @@ class Process:
         alpha_bar = self.schedule.alpha_bar
         return gather(alpha_bar.sqrt(), t, x0) * x0 + gather((1 - alpha_bar).sqrt(), t, x0) * noise
 
-    def q_mean_variance(self, x0: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean, variance and log variance of q(x_t | x_0); the last two broadcast over x0."""
-        alpha_bar = self.schedule.alpha_bar
-        rest = 1 - alpha_bar
-        return gather(alpha_bar.sqrt(), t, x0) * x0, gather(rest, t, x0), gather(rest.log(), t, x0)
-
     def q_posterior(self, x0: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Mean, variance and clipped log variance of q(x_{t-1} | x_t, x_0); the last two broadcast over x0."""
         schedule = self.schedule
@@ -94,9 +91,6 @@ class Process:
 
     def x0_from_eps(self, x_t: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         return gather(self.schedule.x0_from_x, t, x_t) * x_t - gather(self.schedule.sigma, t, x_t) * eps
-
-    def eps_from_x0(self, x_t: Tensor, t: Tensor, x0: Tensor) -> Tensor:
-        return (gather(self.schedule.x0_from_x, t, x_t) * x_t - x0) / gather(self.schedule.sigma, t, x_t)
 
     def x0_from_previous(self, x_t: Tensor, t: Tensor, x_prev: Tensor) -> Tensor:
         """x_0 whose posterior mean at x_t is x_prev."""

@@ -1,4 +1,7 @@
-"""Distributions of a training batch's timesteps, and the weights for an unbiased loss (Nichol & Dhariwal 2021, 3.3)."""
+"""Distributions of a training batch's timesteps, and the weights for an unbiased loss (Nichol & Dhariwal 2021, 3.3).
+
+Source: guided-diffusion (MIT), resample.py.
+"""
 
 from collections.abc import Mapping
 from typing import Protocol

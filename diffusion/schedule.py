@@ -1,18 +1,18 @@
-"""Noise schedules and respacing, in float64 from end to end (Ho et al. 2020; Nichol & Dhariwal 2021, section 3.2)."""
+"""Noise schedules and respacing, in float64 from end to end (Ho et al. 2020; Nichol & Dhariwal 2021, section 3.2).
+
+Source: guided-diffusion (MIT), gaussian_diffusion.py and respace.py.
+"""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from vocabulary.counts import counted
-
-ScheduleName = Literal["linear", "cosine"]
 
 
 def named_betas(name: str, num_timesteps: int) -> Tensor:

@@ -21,7 +21,8 @@ from engine.trajectory import Trajectory
 class Finding:
     """A step whose result differed when it was recomputed.
 
-    guilty: the row shapes that disagree with most others, by part of the stage (network or guide); they are out of use.
+    guilty: the row shapes whose results differ from those of most shapes, by part of the stage (network or guide);
+    they are out of use.
     It is empty if all shapes agree now, because then the difference is not reproducible.
     """
 
@@ -34,7 +35,10 @@ class Finding:
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A step of one image, for the next audit. The rest of its report is dropped, because images take memory."""
+    """A step of one image, for the next audit.
+
+    Only this step of the report is kept, because a report's images take memory.
+    """
 
     stage: str
     row_shape: int
@@ -71,7 +75,8 @@ class Audit:
 
     @property
     def is_due(self) -> bool:
-        """Return whether there is a candidate, and the time allowed for audits since the last one covers two steps."""
+        """Return whether there is a candidate, and the audits' share of device time since the last audit is at least
+        two of its steps."""
         return self._candidate is not None and self._owed_seconds >= 2 * self._candidate.seconds
 
     @torch.no_grad()

@@ -25,11 +25,12 @@ from models.networks.unet import SuperResUNet, UNet
 from models.stack import Stack
 from vocabulary.counts import counted
 
-NOISE_FRACTIONS = (0.06, 0.15, 0.3, 0.55)  # places in the schedule at which attention and the timestep matter
+# noise levels, as places in the schedule, at which a wrong attention order or timestep changes the result
+NOISE_FRACTIONS = (0.06, 0.15, 0.3, 0.55)
 CLEARLY_BETTER = 0.93  # ratio of squared errors: another reading's to the given one's
-FAINT_AGREEMENT = 0.99  # lowest cosine with pure noise; networks trained for an hour reach 0.999
+LOWEST_AGREEMENT = 0.99  # lowest cosine with pure noise; networks trained for an hour reach 0.999
 NOISY_OUTPUT = 0.3  # cosine of an output and pure noise, above which the network may predict eps; of x_0 it is near 0
-CALM = 0.6  # lowest entropy of a classifier's answer to pure noise, in units of log(classes)
+LOWEST_ENTROPY = 0.6  # lowest entropy of a classifier's answer to pure noise, in units of log(classes)
 
 
 @dataclass(frozen=True)
@@ -61,14 +62,14 @@ def check_network(network: UNet, process: Process, seed: int = 0) -> list[str]:
     findings = []
     eps = _eps(network, pure, process)
     agreement = _agreement(eps, pure)
-    if not agreement >= FAINT_AGREEMENT:  # also NaN
+    if not agreement >= LOWEST_AGREEMENT:  # also NaN
         findings.append(f"at pure noise its eps agrees with the noise by {agreement:.3f}; 0.999 is usual")
     given, given_pure = _error(_eps(network, probe, process), probe), _error(eps, pure)
     groups = [{name: error / given for name, error in _other_readings(network, probe, pure, process)}]
     if process.mean_type is MeanType.EPSILON:  # pure noise hardly tests a network that predicts x0
         groups.append({name: error / given_pure for name, error in _other_timesteps(network, pure, process)})
-    # only the first group with a better reading is reported: with other timesteps, a network that predicts x0 also
-    # finds other amounts of noise
+    # Only the first group with a better reading is reported: other readings of the weights, then other timesteps. A
+    # network that predicts x0 also finds other amounts of noise at other timesteps.
     for ratios in groups:
         best = min(ratios, key=ratios.__getitem__)
         if ratios[best] < CLEARLY_BETTER:
@@ -91,8 +92,10 @@ def check_classifier(classifier: NoisyClassifier, process: Process, seed: int = 
     with torch.no_grad():
         rows = zip(x.split(1), t.split(1), strict=True)  # one at a time, as in _eps
         log_p = torch.cat([classifier(*row) for row in rows]).float().log_softmax(-1)
-    calm = float(-(log_p.exp() * log_p).sum(-1).mean()) / math.log(classifier.config.out_channels)
-    return [] if calm >= CALM else [f"it sees classes in pure noise: entropy {calm:.2f} of log(classes)"]
+    entropy = float(-(log_p.exp() * log_p).sum(-1).mean()) / math.log(classifier.config.out_channels)
+    if entropy >= LOWEST_ENTROPY:
+        return []
+    return [f"it sees classes in pure noise: entropy {entropy:.2f} of log(classes)"]
 
 
 def make_probe(network: UNet, process: Process, seed: int) -> Probe:
@@ -156,9 +159,9 @@ def _error(eps: Tensor, probe: Probe) -> float:
 def _other_readings(network: UNet, probe: Probe, pure: Probe, process: Process) -> Iterator[tuple[str, float]]:
     """The name of each other reading of the weights, and its error.
 
-    A network that predicts x_0 and was trained on few kinds of pictures may err so much on the probe's that its output,
-    read as eps, has the smaller error. So it is read as eps only if it finds noise in pure noise, as a network that
-    predicts eps does.
+    A network that predicts x_0 and was trained on few kinds of pictures may predict so badly on the probe's images that
+    the same output, treated as eps, has a smaller error. So it is read as eps only if it finds noise in pure noise, as
+    a network that predicts eps does.
     """
     for reading, new_order, channels in _other_heads(network):
         with _heads(network, new_order, channels):

@@ -118,9 +118,9 @@ def _numbered(x: Tensor, rows: Sequence[int]) -> Tensor:
 
 def _as_maps(x: Tensor) -> Tensor:
     """The tensor in channels-last layout, as in serving."""
-    return (
-        x.mT.contiguous().mT if x.ndim == 3 else x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
-    )
+    if x.ndim == 3:
+        return x.mT.contiguous().mT
+    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
 
 
 def _drawn(count: int, size: torch.Size, *, device: torch.device, halves: bool = False) -> Tensor:

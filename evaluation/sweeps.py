@@ -32,7 +32,7 @@ class Setting:
 
     @property
     def query(self) -> str:
-        """The setting in the query form of a source (evaluation.sources)."""
+        """The setting as the query of a service: or local: source."""
         return f"scale={self.scale:g}&steps={self.steps}&sampler={self.sampler}"
 
 
@@ -77,7 +77,7 @@ def recommended(cells: Sequence[Cell]) -> dict[str, dict[str, Any]]:
 
 
 def within_chance(best: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Return whether `other` exceeds `best` by no more than chance: their intervals, combined as independent ones."""
+    """Return whether the difference is within the combined 95 % interval of both, taken as independent."""
     if best["low"] is None or other["low"] is None:
         return bool(best["value"] == other["value"])
     half = math.hypot(*(max(each["value"] - each["low"], each["high"] - each["value"]) for each in (best, other)))
@@ -103,7 +103,7 @@ def plots(cells: Sequence[Cell]) -> Iterator[str]:
         ]
         yield chart("Precision against recall, by scale", "recall", "precision", curves)
     by_scale = grouped(cells, lambda cell: f"{cell['sampler']}, scale {cell['scale']:g}")
-    for field, title in (("evaluations", "evaluations an image"), ("seconds_per_image", "seconds an image")):
+    for field, title in (("evaluations", "evaluations per image"), ("seconds_per_image", "seconds per image")):
         curves = [
             Series(
                 name, [point(cell, cell[field], "fid") for cell in sorted(each, key=lambda cell: float(cell[field]))]
@@ -114,7 +114,7 @@ def plots(cells: Sequence[Cell]) -> Iterator[str]:
 
 
 def grouped(cells: Sequence[Cell], name: Callable[[Cell], str]) -> dict[str, list[Cell]]:
-    """Cells by name, in their order."""
+    """Group cells by name; keep their order."""
     found: dict[str, list[Cell]] = {}
     for cell in cells:
         found.setdefault(name(cell), []).append(cell)

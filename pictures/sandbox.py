@@ -1,7 +1,7 @@
 """Decodes untrusted pictures, each in a process of its own.
 
-A process costs 50 ms, for the start of Python and Pillow. It returns its memory, and a picture that is made to be slow
-or large affects no other.
+A process costs 50 ms, for the start of Python and Pillow. Its memory is freed when it ends, and a picture that is made
+to be slow or large affects no other.
 """
 
 import asyncio
@@ -18,9 +18,9 @@ from pictures.decoding import PictureError
 from pictures.reduction import KEPT_ASPECT, Picture
 
 ROOT = Path(__file__).parents[1]  # folder of the package `pictures`
-HELD_UP = 6  # factor from processor time to the limit of wall-clock time, for busy machines
-ANSWER_BYTES = 1 << 12  # of the line before the PNG
-BYTES_PER_PIXEL = 4  # of a PNG of noise, with a margin
+WALL_TIME_FACTOR = 6  # factor from processor time to the limit of wall-clock time, for busy machines
+ANSWER_BYTES = 1 << 12  # largest size of the header line, which is before the PNG
+BYTES_PER_PIXEL = 4  # largest: a PNG of noise, with a margin
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ async def decode_in_sandbox(body: IO[bytes], short_side_px: int, limits: DecodeL
         env={name: value for name, value in os.environ.items() if name == "LD_LIBRARY_PATH"},  # no keys of the store
     )
     try:
-        async with asyncio.timeout(HELD_UP * limits.decode_cpu_seconds):
+        async with asyncio.timeout(WALL_TIME_FACTOR * limits.decode_cpu_seconds):
             answer = await _answer(process, ANSWER_BYTES + BYTES_PER_PIXEL * KEPT_ASPECT * (2 * short_side_px) ** 2)
             status = await process.wait()
     except TimeoutError:
@@ -66,7 +66,7 @@ async def decode_in_sandbox(body: IO[bytes], short_side_px: int, limits: DecodeL
 
 
 async def _answer(process: Process, most_bytes: int) -> bytes:
-    """The output of the process, up to a length that no valid output reaches."""
+    """Read at most so many bytes of the process's output; valid output is shorter."""
     assert process.stdout is not None
     try:
         return await process.stdout.readexactly(most_bytes)

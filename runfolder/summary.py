@@ -37,10 +37,6 @@ class RunSummary:
         found = sorted((self.folder / PREVIEWS).glob("*.png"))
         return [each for each in found if each.is_file() and not each.is_symlink()]
 
-    def series(self, name: str) -> list[tuple[int, float]]:
-        """A figure by step."""
-        return [(int(line["step"]), float(line[name])) for line in self.lines if name in line]
-
 
 def read_summary(folder: Path, most_bytes: int | None = None) -> RunSummary:
     """Read a run, with all figures or those in the last most_bytes bytes of stats.jsonl.

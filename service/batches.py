@@ -47,9 +47,8 @@ class Batches(Generic[Q, A]):
                     self._answer_all, [question for question, _ in batch], limiter=self._thread
                 )
             except Exception as error:  # noqa: BLE001 - every caller gets the error
-                for (
-                    own
-                ) in self._waiting.values():  # fail these too, which would otherwise wait for the same error once more
+                # fail these too, which would otherwise wait for the same error once more
+                for own in self._waiting.values():
                     batch.extend(own)
                 self._waiting.clear()
                 answers = [error] * len(batch)

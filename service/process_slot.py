@@ -1,11 +1,11 @@
-"""The slot of a process among those of its service."""
+"""The slot of a process: its index, from 0, among the processes of its service."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Slot:
-    """The slot of a process among those that share a service's port; a restarted process keeps it."""
+    """The index, from 0, of one of the service's processes, which share its port; a restarted process keeps it."""
 
     service: str  # random at the service's start; distinguishes services on the same Redis
     index: int

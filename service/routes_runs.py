@@ -16,7 +16,7 @@ from service.state import ServiceDep
 
 router = APIRouter(prefix="/v1/runs", tags=["runs"])
 
-MOST_STATS_BYTES = 4 << 20  # of a run's newest figures: about five thousand lines
+MOST_STATS_BYTES = 4 << 20  # bytes read from the end of stats.jsonl: about 5,000 lines
 MOST_PREVIEW_BYTES = 16 << 20
 READER = CapacityLimiter(1)
 T = TypeVar("T")

@@ -14,7 +14,7 @@ from jobs.contract.errors import SETTINGS_STATUS
 from stack import launcher
 from stack.log import LineSplitter, Log
 
-HASTENED_SECONDS = 1.0  # time for a child after the second Ctrl-C
+SHORTENED_STOP_SECONDS = 1.0  # time for a child after the second Ctrl-C
 PROBE_SECONDS = 0.2  # between two readiness probes of a starting child
 OUTPUT_SECONDS = 1.0  # for the last lines of a dead child whose own children may keep its pipe open
 
@@ -58,13 +58,13 @@ class Child:
         self.spec = spec
         self.ready = asyncio.Event()
         self.settled = asyncio.Event()  # ready, or dead for the first time
-        self.hopeless = asyncio.Event()  # its settings are wrong, so it is not restarted
+        self.misconfigured = asyncio.Event()  # its settings are wrong, so it is not restarted
         self.last_line = ""
         self.pid_file = run_dir / f"{spec.pid_name or spec.name}.pid"
         self._log = log
         self._was_ready = False
         self._stopping = asyncio.Event()
-        self._hasten = asyncio.Event()
+        self._stop_shortened = asyncio.Event()
         self._keeping: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -79,9 +79,9 @@ class Child:
         self._stopping.set()
         await self._keeping
 
-    def hasten(self) -> None:
+    def shorten_stop(self) -> None:
         """Shorten the wait of a present or future `stop()`."""
-        self._hasten.set()
+        self._stop_shortened.set()
 
     async def _keep(self) -> None:
         deaths = 0
@@ -93,7 +93,7 @@ class Child:
             if self._stopping.is_set():
                 return
             if status == SETTINGS_STATUS and not self._was_ready:
-                self.hopeless.set()
+                self.misconfigured.set()
                 return
             deaths = 1 if time.monotonic() - started >= self.spec.backoff.steady_seconds else deaths + 1
             delay = self.spec.backoff.delay_seconds(deaths)
@@ -140,11 +140,11 @@ class Child:
 
     async def _end(self, process: asyncio.subprocess.Process, exited: asyncio.Task[int]) -> None:
         send(process, signal.SIGTERM)
-        hastened = asyncio.create_task(self._hasten.wait())
-        await asyncio.wait({exited, hastened}, timeout=self.spec.stop_seconds, return_when=asyncio.FIRST_COMPLETED)
-        if hastened.done() and not exited.done():
-            await asyncio.wait({exited}, timeout=HASTENED_SECONDS)
-        hastened.cancel()
+        shortened = asyncio.create_task(self._stop_shortened.wait())
+        await asyncio.wait({exited, shortened}, timeout=self.spec.stop_seconds, return_when=asyncio.FIRST_COMPLETED)
+        if shortened.done() and not exited.done():
+            await asyncio.wait({exited}, timeout=SHORTENED_STOP_SECONDS)
+        shortened.cancel()
         if not exited.done():
             self._log.line("stack", f"{self.spec.name} did not stop in time; killing it")
             send(process, signal.SIGKILL)

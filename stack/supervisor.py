@@ -68,9 +68,9 @@ class Supervisor:
         for child in self.children.values():
             await child.stop()
 
-    async def hopeless(self) -> Child:
+    async def first_misconfigured(self) -> Child:
         """Wait for the first child that cannot work with its settings, and return it."""
-        waits = {asyncio.create_task(child.hopeless.wait()): child for child in self.children.values()}
+        waits = {asyncio.create_task(child.misconfigured.wait()): child for child in self.children.values()}
         try:
             done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -78,14 +78,14 @@ class Supervisor:
                 each.cancel()
         return waits[done.pop()]
 
-    def hasten(self) -> None:
+    def shorten_stop(self) -> None:
         """Shorten the waits of `stop()` to about a second per child."""
         for child in self.children.values():
-            child.hasten()
+            child.shorten_stop()
 
 
 async def run_until_signalled(supervisor: Supervisor, log: Log, while_running: Coroutine[None, None, None]) -> None:
-    """Run the children until the first SIGINT, SIGTERM or SIGHUP, then stop them; a second signal hastens that.
+    """Run the children until the first SIGINT, SIGTERM or SIGHUP, then stop them; a second signal shortens that.
 
     `while_running` runs beside them and is cancelled when the stop begins.
     Raises: StackError, once all are stopped, when a child cannot work with its settings.
@@ -94,22 +94,22 @@ async def run_until_signalled(supervisor: Supervisor, log: Log, while_running: C
 
     def on_signal() -> None:
         if stopping.is_set():
-            supervisor.hasten()
+            supervisor.shorten_stop()
         stopping.set()
 
     loop = asyncio.get_running_loop()
     for number in STOP_SIGNALS:
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # under nohup SIGHUP stays ignored
             loop.add_signal_handler(number, on_signal)
-    stopped, hopeless = asyncio.create_task(stopping.wait()), asyncio.create_task(supervisor.hopeless())
-    beside = [asyncio.create_task(supervisor.start()), asyncio.create_task(while_running), stopped, hopeless]
+    stopped, misconfigured = asyncio.create_task(stopping.wait()), asyncio.create_task(supervisor.first_misconfigured())
+    beside = [asyncio.create_task(supervisor.start()), asyncio.create_task(while_running), stopped, misconfigured]
     try:
-        await asyncio.wait({stopped, hopeless}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({stopped, misconfigured}, return_when=asyncio.FIRST_COMPLETED)
         log.line("stack", "stopping; another Ctrl-C stops faster")
     finally:
         for task in beside:
             task.cancel()
         await supervisor.stop()
     if not stopping.is_set():
-        child = hopeless.result()
+        child = misconfigured.result()
         raise StackError(f"{child.spec.name} cannot work with these settings: {child.last_line}")

@@ -10,7 +10,7 @@ UNCHECKED = ("adm_checkpoint", "adm_checkpoint_reached", "adm_reached")  # a job
 FIELDS = [each for each in NAMES if each not in UNCHECKED]
 NOT_UTF8 = b"\xff\xfe"
 PLAIN = ("adm_class_name", "adm_numerics", "adm_body", "adm_request_id", "adm_traceparent", "worker_name")  # any text
-DAMAGE = {name: NOT_UTF8 if name in PLAIN else b"rubbish" for name in FIELDS}
+DAMAGE = {name: NOT_UTF8 if name in PLAIN else b"garbage" for name in FIELDS}
 
 
 def spoil(redis: Redis, job_id: str, name: str, value: bytes) -> None:
@@ -51,7 +51,7 @@ def in_announcements(redis: Redis) -> None:
 
 
 def in_name(redis: Redis) -> None:
-    redis.set(keys.worker_process("cpu-0"), "rubbish")
+    redis.set(keys.worker_process("cpu-0"), "garbage")
 
 
 def in_name_of_wrong_type(redis: Redis) -> None:
@@ -66,8 +66,8 @@ def in_messages(redis: Redis) -> None:
 
 def in_counters(redis: Redis) -> None:
     for name in ("normal", "normal:x:base", ":::", "normal:1:base"):
-        redis.hset(keys.queued_work("demo"), name, "rubbish")
-    redis.rpush(keys.estimate_ratios("demo"), "nan", "rubbish")
+        redis.hset(keys.queued_work("demo"), name, "garbage")
+    redis.rpush(keys.estimate_ratios("demo"), "nan", "garbage")
 
 
 def in_indexes(redis: Redis) -> None:

@@ -22,7 +22,7 @@ def together() -> Iterator[None]:
     """Turn torch's errors of collective calls into LostProcessError, whose message is one line."""
     try:
         yield
-    except RuntimeError as error:  # of gloo and NCCL, only some of which have their own type
+    except RuntimeError as error:  # gloo's and NCCL's errors; most have no type of their own
         raise LostProcessError(
             "another process of the run was lost; start all of them again: the run resumes from its last state"
         ) from error

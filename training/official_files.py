@@ -1,7 +1,7 @@
 """Starts a run from files of the official training scripts: modelNNNNNN.pt, ema_RATE_NNNNNN.pt and optNNNNNN.pt.
 
-Source: guided-diffusion, train_util.py and fp16_util.py: in float16 training the optimiser has two parameters, all
-vectors and scalars flattened to one and all matrices to the other, in the order of the network's parameters.
+Source: guided-diffusion (MIT), train_util.py and fp16_util.py: in float16 training the optimiser has two parameters,
+all vectors and scalars flattened to one and all matrices to the other, in the order of the network's parameters.
 """
 
 from collections.abc import Mapping

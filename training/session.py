@@ -123,7 +123,8 @@ def _open_folder(run: Run, split: Split, request: Request) -> None:
 
 
 def recorded_config(path: Path) -> dict[str, Any]:
-    """The configuration at a run's start; fields that did not exist then get the value with the same effect.
+    """The configuration at a run's start; fields that are newer than the run get the value that keeps its
+    behaviour.
 
     Raises: ConfigError for a configuration of an incompatible version.
     """

@@ -65,7 +65,7 @@ def check_norms(device: torch.device) -> Finding:
     if device.type != "cpu":
         return Finding("norms", "ok", "not needed: on a GPU they are Triton's")
     if native_norm.library() is None:
-        text = "not compiled, so steps take longer: install a C compiler (apt-get install gcc), then adm-serve again"
+        text = "not compiled, so steps take longer: install a C compiler (apt-get install gcc) and reinstall adm-serve"
         return Finding("norms", "warning", text)
     return Finding("norms", "ok", "compiled when adm-serve was installed")
 

@@ -70,7 +70,8 @@ class LocalWorker:
 
     @one_line()
     def add(self, job_id: str, request: ResolvedRequest, pictures: Mapping[str, bytes]) -> None:
-        """Let the images of a request join the next step; pictures: pixels [H, H, 3], uint8, by their name in it.
+        """Let the images of a request join the next step; pictures: the request's pictures by file id, [H, H, 3]
+        uint8.
 
         Raises: UnknownOfferError, OutOfMemoryError.
         """

@@ -47,7 +47,7 @@ VARIANCE = Row(
     8,
     "variance",
     "A learned variance allows fewer steps than either fixed one.",
-    "Nichol and Dhariwal 2021 (IDDPM); ADM takes it over.",
+    "Nichol and Dhariwal 2021 (IDDPM); ADM uses it too.",
     measure,
     checks,
     charts,

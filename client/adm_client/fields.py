@@ -27,7 +27,7 @@ Picture = str | bytes | Path | Image  # a file id, an encoded picture, its path,
 
 
 class UpsampleFields(TypedDict, total=False):
-    """The sampling of the upsampler."""
+    """Sampler settings of the upsampling stage."""
 
     steps: int | None
     sampler: str | None

@@ -18,12 +18,13 @@ class ChangeRequest(JsonBody):
     action: Action
     model: PipelineName = Field(description="pipeline, by the name that its stack gives it")
     worker: WorkerName | None = Field(
-        default=None, description="null: all live workers; to unload, all that serve the pipeline"
+        default=None,
+        description="null: every live worker for a load; every worker that serves the pipeline for an unload",
     )
 
 
 class ChangeStatus(StrEnum):
-    """The progress of a worker with a change."""
+    """How far a worker is with a change."""
 
     WAITING = "waiting"  # the worker has not read the change; it looks for changes at each heartbeat
     DRAINING = "draining"  # the worker claims no jobs, and finishes those in flight
@@ -38,7 +39,7 @@ class ChangeStatus(StrEnum):
 
 
 class WorkerChange(BaseModel):
-    """One worker's part of a change."""
+    """How far one worker is with a change, and why."""
 
     model_config = ConfigDict(frozen=True)
 

@@ -12,7 +12,9 @@ from jobs.queue import keys
 
 
 def announce_pipelines(pipe: Pipeline, pipelines: Sequence[PipelineInfo], sweeps: Sequence[Sweep] = ()) -> None:
-    """Announce pipelines. They stay known for a time without a worker, so that jobs can wait for the next one."""
+    """Announce pipelines. They remain listed for a time after their last worker ended, so that jobs can wait for
+    the next one.
+    """
     kept = {each.pipeline: each.model_dump_json() for each in sweeps}
     for each in pipelines:
         if each.id in kept:

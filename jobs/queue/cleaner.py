@@ -122,7 +122,7 @@ class Cleaner:
 
     def first_within(self, seconds: int) -> bool:
         """Return True for the first call of any process on this Redis within so many seconds."""
-        return bool(self._redis.set(keys.STORE_SWEPT, 1, nx=True, ex=seconds))
+        return bool(self._redis.set(keys.STORE_CLEANED, 1, nx=True, ex=seconds))
 
 
 def is_wanted(stored: StoredImage, record: Record | None) -> bool:

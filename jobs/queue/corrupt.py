@@ -83,9 +83,8 @@ def repair(redis: Redis, job_id: str, fields: dict[bytes, bytes] | None, error: 
         "status": RQ_OF_STATUS[status].value,
         "adm_cancel": "1" if status is JobStatus.CANCELLING else "",
         "adm_expired": "1" if status is JobStatus.EXPIRED else "",
-        "adm_created_at": repr(
-            (int(member[:16]) + 0.5) / 1_000_000
-        ),  # the middle of the microsecond gives the same member
+        # the middle of the microsecond gives the same member
+        "adm_created_at": repr((int(member[:16]) + 0.5) / 1_000_000),
     }
     repaired = {name.encode(): value.encode(errors="replace") for name, value in recovered.items()} | kept
     repaired |= {name.encode(): value.encode() for name, value in known.items()}

@@ -13,7 +13,7 @@ from jobs.contract.errors import ErrorKind, RefusedError, SettingsError
 NEEDED = 7  # for "#!lua" scripts and PEXPIRETIME; every Valkey reports this version or a newer one
 SOCKET_SECONDS = 5.0  # no command of ours takes this long, so a server that hangs counts as unavailable
 RETRY_SECONDS = 60.0  # seconds in `Retry-After` if Redis is full or misconfigured and the time of recovery is unknown
-LOOKED_SECONDS = 1.0  # how long the last answer of INFO is used
+INFO_CACHE_SECONDS = 1.0  # how long the last answer of INFO is used
 
 
 def connect_redis(address: str) -> Redis:
@@ -75,7 +75,7 @@ def look(redis: Redis) -> Server:
 
 
 class ServerReader:
-    """Caches INFO for LOOKED_SECONDS, because every submission needs it."""
+    """Caches INFO for INFO_CACHE_SECONDS, because every submission needs it."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
@@ -91,5 +91,5 @@ class ServerReader:
 
     def _read(self) -> Server:
         if self._server is None or time.monotonic() >= self._look_at:
-            self._server, self._look_at = look(self._redis), time.monotonic() + LOOKED_SECONDS
+            self._server, self._look_at = look(self._redis), time.monotonic() + INFO_CACHE_SECONDS
         return self._server

@@ -37,7 +37,7 @@ SHAPE_NAMES = (
 )
 """Classes of the demo stack, in the order of their labels; `prism` is hexagonal."""
 
-OFFICIAL_FOLDER = "official"  # of ADM_WEIGHTS, for checkpoints under their own names
+OFFICIAL_FOLDER = "official"  # subfolder of the weights folder for official checkpoints, under their original names
 OFFICIAL_URL = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021"
 """The target of the official README's links; a checkpoint is at OFFICIAL_URL/FILE."""
 
@@ -227,7 +227,7 @@ _ALL = (
         Sampling(),
         (
             Figures("ImageNet 256x256", 3.94, 0.83, 0.53),
-            # from the example output of evaluations/README, for the README's guided and upsampled batch
+            # FID of the batch in the example of evaluations/README, which the README guides and upsamples
             Figures("ImageNet 256x256", 3.9425574129223264, 0.8265, 0.5309, 6.140433703346162, 215.8370361328125),
         ),
     ),

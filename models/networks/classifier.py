@@ -1,4 +1,7 @@
-"""The noisy classifier p(y | x_t): the UNet's encoder half under one of four pools (ADM, section 4)."""
+"""The noisy classifier p(y | x_t): the UNet's encoder half under one of four pools (ADM, section 4).
+
+Source: guided-diffusion (MIT), unet.py, EncoderUNetModel.
+"""
 
 import torch
 from torch import Tensor, nn

@@ -1,6 +1,7 @@
 """DINOv2's vision transformers (Oquab et al. 2023) with patches of 14 pixels and without registers.
 
-Keys are those of the published files `dinov2_vit{s,b,l,g}14_pretrain.pth`, so a checkpoint loads unchanged.
+Keys are those of the published files `dinov2_vit{s,b,l,g}14_pretrain.pth`, so a checkpoint loads unchanged; the
+names of the layers follow those files, of DINOv2 (Apache 2.0).
 """
 
 from dataclasses import dataclass

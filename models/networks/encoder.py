@@ -1,4 +1,7 @@
-"""The encoder half that UNet and classifier share: embedding, input blocks, middle block."""
+"""The encoder half that UNet and classifier share: embedding, input blocks, middle block.
+
+Source: guided-diffusion (MIT), unet.py.
+"""
 
 from collections.abc import Iterator
 

@@ -1,7 +1,8 @@
 """The Inception v3 of FID: the network of the file that pytorch-fid and torch-fidelity use.
 
 It is TensorFlow's graph of 2015, whose poolings differ from torchvision's: means exclude the padding, and the last
-block uses maximum pooling. Keys are those of `pt_inception-2015-12-05`, so a checkpoint loads unchanged.
+block uses maximum pooling. Keys are those of `pt_inception-2015-12-05`, so a checkpoint loads unchanged: the
+layers have the names that pytorch-fid and torch-fidelity (both Apache 2.0) give them.
 """
 
 from collections.abc import Sequence

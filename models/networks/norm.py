@@ -1,4 +1,7 @@
-"""Group norm in float32 and the zero initialisation, shared by every block of the ADM networks."""
+"""Group norm in float32 and the zero initialisation, shared by every block of the ADM networks.
+
+Source: guided-diffusion (MIT), nn.py.
+"""
 
 from typing import TypeVar
 

@@ -1,4 +1,7 @@
-"""The ADM UNet and its super-resolution form (Dhariwal & Nichol 2021, section 3 and Appendix)."""
+"""The ADM UNet and its super-resolution form (Dhariwal & Nichol 2021, section 3 and Appendix).
+
+Source: guided-diffusion (MIT), unet.py.
+"""
 
 from collections.abc import Iterator
 

@@ -25,7 +25,7 @@ NUM_PAGE = 100
 # Keys that remain without jobs: announcements, past figures, RQ's list of queues; for a day also the turns of a queue
 # that had a foreign entry when its last job left it.
 LASTING_KEYS = re.compile(
-    r"adm:(pipelines|pipelines-unheld|step-costs|workers|store-swept|worker:.+|worker-(process|metrics):.+|work:.+|estimate-.+:.+|turns:.+"
+    r"adm:(pipelines|pipelines-unheld|step-costs|workers|store-cleaned|worker:.+|worker-(process|metrics):.+|work:.+|estimate-.+:.+|turns:.+"
     r"|api-keys|api-keys-version|callers-queued)"
     r"|rq:(queues|workers|worker:.+|workers:.+)"
 )

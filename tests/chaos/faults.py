@@ -98,7 +98,7 @@ class Faults:
 
     def stop_worker(self) -> None:
         worker = self._worker()
-        was_ready = worker.said('"ready"')
+        was_ready = worker.has_logged('"ready"')
         status = worker.kill(signal.SIGTERM)
         if was_ready and status != 0:  # one that still loads has nothing to finish
             self._stack.crashes.append(f"{worker.name} was stopped, and left with {status}: {worker.lines[-12:]}")
@@ -178,8 +178,8 @@ class Faults:
     def poison_queue(self) -> None:
         """Write corrupt data to the queue, as another program, another version or a broken disk may leave them."""
         with self._stack.redis() as redis:
-            for rubbish in (b"nobody", b"\xff\xfe", b"", b"a b:c"):
-                redis.lpush(rq_registries.queue_key(POISONED_QUEUE), rubbish)
+            for garbage in (b"nobody", b"\xff\xfe", b"", b"a b:c"):
+                redis.lpush(rq_registries.queue_key(POISONED_QUEUE), garbage)
             bare = f"bare-{len(self.poisoned)}"
             redis.hset(rq_registries.job_key(bare), mapping={"status": "queued", "origin": POISONED_QUEUE})
             redis.rpush(rq_registries.queue_key(POISONED_QUEUE), bare)
@@ -190,7 +190,7 @@ class Faults:
                 self.poisoned[self._poisoned_job(redis, change)] = failure
             for field in ("adm_work", "adm_attempt", "retries_left", "adm_created_at"):
                 job_id = self._poisoned_job(redis, dumped)
-                redis.hset(rq_registries.job_key(job_id), field, "rubbish")
+                redis.hset(rq_registries.job_key(job_id), field, "garbage")
                 self.poisoned[job_id] = "bad-payload"
 
     def _poisoned_job(self, redis: Redis, change: Callable[[list[Any]], bytes]) -> str:
@@ -240,7 +240,7 @@ def with_field(name: str, value: object) -> Callable[[list[Any]], bytes]:
 
 
 PAYLOADS: dict[str, tuple[Callable[[list[Any]], bytes], str]] = {
-    "not compressed": (lambda call: b"rubbish", "bad-payload"),
+    "not compressed": (lambda call: b"garbage", "bad-payload"),
     "not JSON": (lambda call: zlib.compress(b"\x80\x04."), "bad-payload"),
     "not a call": (lambda call: dumped([]), "bad-payload"),
     "of a version before the first": (with_former_version, "bad-payload"),

@@ -20,9 +20,9 @@ Act = Literal["nothing", "cancel", "delete"]
 
 HEALTHY = ("sphere", "cube", "cylinder", "cone", "torus", "pyramid", "capsule")
 NUM_POSTERS = 6
-FOLLOWED_EACH = 6  # one of so many jobs is followed by its events
-AWAY = (httpx2.TransportError,)
-NOT_NOW = (429, 500, 502, 503, 504)  # 500 is reported by the check of the service's log
+FOLLOWED_EACH = 6  # one job in six is followed by its event stream
+UNREACHABLE = (httpx2.TransportError,)
+NOT_NOW = (429, 500, 502, 503, 504)  # retried; the check of the service's log fails for a 500
 
 
 @dataclass
@@ -33,7 +33,7 @@ class Ask:
     body: Body
     key: str | None  # Idempotency-Key; a post without one is not repeated
     act: Act
-    template: int | None = None  # index of the request whose images it must give; None: it is to fail or expire
+    template: int | None = None  # index of the request whose images it must give; None: the job must fail or expire
     fate: str = "completed"  # the status it must end with, unless it was cancelled in time
     failure: str | None = None  # kind of the failure
     ids: set[str] = field(default_factory=set)  # the ids in answers
@@ -195,7 +195,7 @@ class Clients:
         while not self.stopping.is_set():
             try:
                 answer = client.post("/v1/jobs", json=ask.body, headers=headers)
-            except AWAY:
+            except UNREACHABLE:
                 answer = None
             if answer is not None and answer.status_code in (200, 202):
                 ask.ids.add(answer.json()["id"])
@@ -218,7 +218,7 @@ class Clients:
                     answer = client.post(f"/v1/jobs/{ask.id}/cancel")
                 else:
                     answer = client.delete(f"/v1/jobs/{ask.id}")
-            except AWAY:
+            except UNREACHABLE:
                 answer = None
             if answer is not None and answer.status_code in (200, 204, 404, 409):
                 ask.deleted = ask.act == "delete"

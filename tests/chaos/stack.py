@@ -77,7 +77,7 @@ class Program:
                 log.write(line)
                 log.flush()
 
-    def said(self, text: str) -> bool:
+    def has_logged(self, text: str) -> bool:
         return any(text in line for line in self.lines)
 
     def kill(self, number: signal.Signals = signal.SIGKILL, seconds: float = PATIENCE_SECONDS) -> int:
@@ -200,13 +200,13 @@ class Stack:
 
     def start_service(self) -> None:
         self.service.start()
-        eventually(lambda: self.service.said('"listening"') or not self.service.running, "the service listens")
+        eventually(lambda: self.service.has_logged('"listening"') or not self.service.running, "the service listens")
         found = re.search(r'"port": (\d+)', "".join(self.service.lines))
         assert found is not None, self.service.lines
         self.address = f"http://127.0.0.1:{found[1]}"
 
     def wait_ready(self, worker: Program) -> None:
-        eventually(lambda: worker.said('"ready"') or not worker.running, f"{worker.name} is ready")
+        eventually(lambda: worker.has_logged('"ready"') or not worker.running, f"{worker.name} is ready")
         assert worker.running, worker.lines
 
     def slow_store(self, seconds: float) -> None:

@@ -104,7 +104,7 @@ def working(stack: Stack, redis: Redis, rng: random.Random) -> Program:
 
     def is_time() -> bool:
         stack.start_dead_workers()
-        ready[:] = [each for each in stack.workers if each.said('"ready"')]
+        ready[:] = [each for each in stack.workers if each.has_logged('"ready"')]
         return bool(ready) and bool(redis.zcard("adm:jobs:in_progress") or not unfinished(redis))
 
     eventually(is_time, "a worker is at work")

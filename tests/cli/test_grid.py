@@ -42,7 +42,7 @@ def test_json_prints_the_grid_alone(adm: Adm, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("axis", ["steps", "steps=", "=1,2"])
-def test_axis_that_is_none_is_one_line(adm: Adm, axis: str, tmp_path: Path) -> None:
+def test_malformed_axis_is_refused_in_one_line(adm: Adm, axis: str, tmp_path: Path) -> None:
     ran = adm("grid", "torus", "--x", axis, "--out", str(tmp_path))
     assert (ran.returncode, ran.stdout) == (1, "")
     assert ran.stderr == f"adm: --x {axis}: must be a field and its values, such as scale=0,1,2\n"

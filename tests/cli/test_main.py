@@ -55,7 +55,7 @@ def test_supervisor_needs_no_torch() -> None:
         ({"GOMP_SPINCOUNT": "77"}, "GOMP_SPINCOUNT = '77'"),
         ({"OMP_WAIT_POLICY": "passive"}, "GOMP_SPINCOUNT = '0'"),
     ],
-    ids=["nothing said", "count said", "policy said"],
+    ids=["no variable", "count", "policy"],
 )
 def test_torch_threads_spin_as_the_environment_says_or_briefly_by_default(
     tmp_path: Path, variables: dict[str, str], shown: str

@@ -206,17 +206,17 @@ def test_unavailable_service_is_waited_for_and_the_job_is_queued_once(
     with running_service(service_settings) as (address, _, _):
         port = address.rpartition(":")[2]
     notices: list[str] = []
-    away = Client(address, patience=Patience(60, 60), on_wait=notices.append)
+    patient = Client(address, patience=Patience(60, 60), on_wait=notices.append)
 
     async def post_while_it_starts() -> str:
-        posting = asyncio.create_task(asyncio.to_thread(away.submit, class_label=4))
+        posting = asyncio.create_task(asyncio.to_thread(patient.submit, class_label=4))
         while not notices:
             await asyncio.sleep(0.01)
         with running_service(service_settings, ADM_PORT=port):
             return (await posting).id
 
     job_id = asyncio.run(post_while_it_starts())
-    away.close()
+    patient.close()
     assert (notices[0], notices[-1]) == ("the service does not answer", "")
     assert [each["id"] for each in client.get("/v1/jobs").json()["data"]] == [job_id]
 

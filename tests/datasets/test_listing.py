@@ -82,7 +82,7 @@ def test_what_is_no_picture_is_skipped_with_its_reason_and_changes_no_rule(tmp_p
     }
 
 
-def test_class_without_a_readable_picture_is_none(tmp_path: Path) -> None:
+def test_class_without_a_readable_picture_is_not_a_class(tmp_path: Path) -> None:
     fill(tmp_path, "cat/0.png", "dog/0.png", "eel/0.png")
     (tmp_path / "dog" / "0.png").write_bytes(b"")
     assert read_folder(tmp_path, 8).labels.classes == ("cat", "eel")

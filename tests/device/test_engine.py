@@ -1,4 +1,5 @@
-"""The shipped demo stack in an engine on the device: every promise of its pixels that a worker there relies on."""
+"""The shipped demo stack in an engine on the device: every property of the pixels that a worker on it relies
+on."""
 
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from vocabulary.precisions import Precision
 DEMO = Path(__file__).parents[2] / "weights" / "demo"
 MAX_ROWS = 8
 STEPS = 5
-NEAR = 1.0  # of 255, on the mean: float32 in another order of summing
+NEAR = 1.0  # largest mean difference, of 255; the device sums float32 in another order
 Loaded = tuple[Pipeline, dict[str, Stage]]
 
 

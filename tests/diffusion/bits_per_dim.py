@@ -8,12 +8,13 @@ from torch import Tensor
 
 from diffusion.losses import NATS_PER_BIT, mean_flat, normal_kl, variational_bound
 from diffusion.process import Process
+from tests.diffusion.conversions import eps_from_x0, q_mean_variance
 
 
 def prior_bpd(process: Process, x0: Tensor) -> Tensor:
     """KL of q(x_T | x_0) from a standard normal, bits per dimension, [N]."""
     last = torch.full((len(x0),), process.schedule.num_timesteps - 1, device=x0.device)
-    mean, _, log_variance = process.q_mean_variance(x0, last)
+    mean, _, log_variance = q_mean_variance(process, x0, last)
     zero = torch.zeros((), dtype=x0.dtype, device=x0.device)
     return mean_flat(normal_kl(mean, log_variance, zero, zero)) / NATS_PER_BIT
 
@@ -50,6 +51,6 @@ def bits_per_dim(
         )
         vb.append(term)
         x0_mse.append(mean_flat((pred_x0 - x0) ** 2))
-        eps_mse.append(mean_flat((process.eps_from_x0(x_t, t, pred_x0) - noise) ** 2))
+        eps_mse.append(mean_flat((eps_from_x0(process, x_t, t, pred_x0) - noise) ** 2))
     prior, terms = prior_bpd(process, x0), torch.stack(vb, dim=1)
     return BitsPerDim(terms.sum(dim=1) + prior, prior, terms, torch.stack(x0_mse, dim=1), torch.stack(eps_mse, dim=1))

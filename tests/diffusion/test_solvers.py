@@ -10,6 +10,7 @@ from diffusion.process import MeanType, Process, VarianceType
 from diffusion.schedule import Schedule
 from diffusion.solvers import dpmpp_2m_table, heun_table
 from diffusion.tables import COLUMNS, SamplerTable, Step, ddim_table, take_step
+from tests.diffusion.conversions import eps_from_x0
 from vocabulary.sampling import num_evaluations
 
 PROPERTY = settings(max_examples=100)
@@ -39,12 +40,12 @@ class Run:
         return torch.randn(SHAPE, generator=self.generator, dtype=torch.float64)
 
     def step(self) -> tuple[int, Tensor, Step]:
-        """Take a row; the step of the schedule it evaluated at, the guided prediction there, and what it returned."""
+        """Take a row; return its timestep, the guided prediction at it and the step, which has the new x."""
         t = self.table.timesteps[self.row : self.row + 1]
         out, gradient, noise = self.draw(), self.scale * self.draw(), self.draw()
         schedule = self.process.schedule
         pred_x0 = self.process.to_x0(out, self.x, t).clamp(-1, 1)
-        eps = self.process.eps_from_x0(self.x, t, pred_x0) - (1 - schedule.alpha_bar[t]).sqrt() * gradient
+        eps = eps_from_x0(self.process, self.x, t, pred_x0) - (1 - schedule.alpha_bar[t]).sqrt() * gradient
         guided = self.process.x0_from_eps(self.x, t, eps)
         rows = self.table.rows[self.row : self.row + 1]
         taken = take_step(rows, self.x, out, gradient if self.scale else None, noise, self.memory)

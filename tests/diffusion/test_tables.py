@@ -21,6 +21,7 @@ from diffusion.tables import (
     scale_eps,
     take_step,
 )
+from tests.diffusion.conversions import eps_from_x0
 from tests.diffusion.plain_guidance import guide_mean, guide_score
 from vocabulary.sampling import THRESHOLDINGS, Thresholding
 
@@ -101,7 +102,7 @@ def test_ddim_step_is_algorithm_2(process: Process, seed: int, clip: bool, scale
     predicted = point.predict(clip=clip)
     if guidance is not None:
         predicted = guide_score(process, predicted, point.x, point.t, guidance)
-    eps = process.eps_from_x0(point.x, point.t, predicted.pred_x0)
+    eps = eps_from_x0(process, point.x, point.t, predicted.pred_x0)
     now, before = column(process.schedule.alpha_bar), column(process.schedule.alpha_bar_prev)
     std = eta * ((1 - before) / (1 - now)).sqrt() * (1 - now / before).sqrt()
     direction = (1 - before - std**2).clamp(min=0).sqrt()
@@ -116,7 +117,7 @@ def test_ddim_step_is_algorithm_2(process: Process, seed: int, clip: bool, scale
 def test_reverse_step_is_ddims_ode_towards_the_noise(process: Process, seed: int, clip: bool) -> None:
     point = Point.random(process, seed)
     predicted = point.predict(clip=clip)
-    eps = process.eps_from_x0(point.x, point.t, predicted.pred_x0)
+    eps = eps_from_x0(process, point.x, point.t, predicted.pred_x0)
     onward = column(process.schedule.alpha_bar_next)
     table = reverse_ddim_table(process, thresholding="clip" if clip else "none")
     x_next, *_ = take_step(table.rows, point.x, point.output, None, point.noise)
@@ -224,7 +225,7 @@ def test_scaled_eps_is_that_of_a_network_which_predicts_as_much_more(sampler: st
     x, predicted = torch.randn(2, 1, *SHAPE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     for row in range(len(table)):
         t = (process.schedule.timestep_map == table.original[row]).nonzero()[0]
-        eps = process.eps_from_x0(x, t, process.to_x0(predicted, x, t))
+        eps = eps_from_x0(process, x, t, process.to_x0(predicted, x, t))
         more = 1.02 * eps if mean_type is MeanType.EPSILON else process.x0_from_eps(x, t, 1.02 * eps)
         of_more = take_step(table.rows[row : row + 1], x, more, None, torch.zeros_like(x))
         of_scaled = take_step(scaled.rows[row : row + 1], x, predicted, None, torch.zeros_like(x))
@@ -249,7 +250,7 @@ def test_perfect_network_leads_back_to_the_image(sampler: str) -> None:
     memory = torch.zeros_like(x)
     for row in range(len(table)):
         t = (process.schedule.timestep_map == table.timesteps[row]).nonzero()[0]
-        output = torch.cat([process.eps_from_x0(x, t, x0), torch.zeros_like(x)], dim=1)
+        output = torch.cat([eps_from_x0(process, x, t, x0), torch.zeros_like(x)], dim=1)
         noise = torch.randn(1, *SHAPE, generator=generator, dtype=torch.float64)
         x, _, memory = take_step(table.rows[row : row + 1], x, output, None, noise, memory)
     torch.testing.assert_close(x, x0, rtol=0, atol=1e-9)

@@ -51,6 +51,7 @@ def test_wrong_kernel_is_found_and_its_row_shape_is_used_no_more(own_bench: Benc
     stage, audit, before = own_bench.stages[BASE], audited(own_bench), fingerprint(own_bench.stages, "fp32")
     request = own_bench.image(sampler="ddpm", steps=3, scale=2.0)
     alone = own_bench.alone(request)
+    # no public name replaces a kernel, and the real ones are right; this one is wrong in batches of four rows
     name = "_network" if part == "network" else "_log_probabilities"
     setattr(stage.networks, name, off_at(4, getattr(stage.networks, name)))
     findings: list[Finding] = []

@@ -1,4 +1,4 @@
-"""The memory estimated for a step, against what is known of it."""
+"""The memory estimate of a step against measured and published sizes."""
 
 from pathlib import Path
 
@@ -107,7 +107,7 @@ def test_cascade_needs_its_three_networks_and_the_largest_row(tmp_path: Path) ->
     plan = next(plan for plan in official_stacks(tmp_path) if "adm-64-256" in plan.pipelines)
     need = Need.of([plan])
     counts = {file.path.stem: PRESETS[file.path.stem].param_count for file in plan.files}
-    assert need.weights == 4 * (sum(counts.values()) + counts["64x64_classifier"])  # whose gradient takes them as well
+    assert need.weights == 4 * (sum(counts.values()) + counts["64x64_classifier"])  # the gradient has a second copy
     upsampler, classifier = (PRESETS[name].config for name in ("64_256_upsampler", "64x64_classifier"))
     assert need.row == row_bytes(upsampler) + row_bytes(classifier) + STATES_KEPT * state_bytes(upsampler)
     assert Need.of([plan.only(["adm-64"])]).weights < need.weights

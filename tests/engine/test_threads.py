@@ -17,7 +17,7 @@ def many_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("written", "threads"),
-    [("max 100000\n", 64), ("200000 100000\n", 2), ("250000 100000\n", 3), ("5000 100000\n", 1), ("rubbish", 64)],
+    [("max 100000\n", 64), ("200000 100000\n", 2), ("250000 100000\n", 3), ("5000 100000\n", 1), ("garbage", 64)],
 )
 def test_threads_are_no_more_than_a_quota_pays_for(tmp_path: Path, written: str, threads: int) -> None:
     (tmp_path / "cpu.max").write_text(written)

@@ -112,4 +112,7 @@ def test_figures_are_of_the_weights_that_are_shipped(stack: Path) -> None:
 def test_figure_of_the_readme_is_what_was_measured(measured: dict[str, Any]) -> None:
     verdict = measured["pipelines"]["demo"]["dpmpp_2m"]
     text = " ".join((ROOT / "README.md").read_text().split())
-    assert f"the judge recognises {100 * verdict['agreement']:.1f} % of {verdict['images']} images" in text
+    assert (
+        f"the judge assigns the requested class to {100 * verdict['agreement']:.1f} % of {verdict['images']} images"
+        in text
+    )

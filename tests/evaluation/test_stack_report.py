@@ -29,7 +29,7 @@ IMAGES = 25
 
 @pytest.fixture(autouse=True)
 def few_rows_and_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is measured does not depend on their number; the probes of rows take most of the start."""
+    """No option sets them. The tests' promises do not depend on them, and with the real ones a test takes minutes."""
     monkeypatch.setattr(stack_report, "MAX_ROWS", 4)
     monkeypatch.setattr(stack_report, "WAYS", {way: replace(plan, num_steps=2) for way, plan in WAYS.items()})
 

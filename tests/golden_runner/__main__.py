@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from tests.golden_runner.runner import find_cases, run_case
+from vocabulary.counts import counted
 
 
 def main() -> int:
@@ -23,7 +24,7 @@ def main() -> int:
             print(f"FAIL {path}: {problem}")
     if not cases:
         print(f"FAIL {sys.argv[1]}: there is no case (NAME.json) under this folder")
-    print(f"{len(cases)} cases, {len(cases) - failed} passed, {failed} failed")
+    print(f"{counted(len(cases), 'case')}, {len(cases) - failed} passed, {failed} failed")
     return 0 if cases and not failed else 1
 
 

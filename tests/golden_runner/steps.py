@@ -12,6 +12,7 @@ from diffusion.guidance import (
 )
 from diffusion.process import Prediction, Process
 from diffusion.tables import SamplerTable, ddim_table, ddpm_table, reverse_ddim_table, take_step
+from tests.diffusion.conversions import eps_from_x0, q_mean_variance
 from tests.diffusion.plain_guidance import guide_mean, guide_score
 from tests.golden_runner.analytic import check_seen, read_gradient, read_network, read_process, read_thresholding
 from tests.golden_runner.case import Case, CaseError
@@ -108,7 +109,7 @@ def _table(case: Case, process: Process, thresholding: Thresholding, t: Tensor) 
 
 def _q_sample(case: Case) -> dict[str, Tensor]:
     process, x0, t = read_process(case.config), case.inputs["x_0"], case.inputs["t"]
-    mean, variance, log_variance = process.q_mean_variance(x0, t)
+    mean, variance, log_variance = q_mean_variance(process, x0, t)
     return {
         "x_t": process.q_sample(x0, t, case.inputs["noise"]),
         "mean": mean,
@@ -128,7 +129,7 @@ def _conversions(case: Case) -> dict[str, Tensor]:
     x_t, t = inputs["x_t"], inputs["t"]
     return {
         "xstart_from_eps": process.x0_from_eps(x_t, t, inputs["noise"]),
-        "eps_from_xstart": process.eps_from_x0(x_t, t, inputs["x_0"]),
+        "eps_from_xstart": eps_from_x0(process, x_t, t, inputs["x_0"]),
         "xstart_from_xprev": process.x0_from_previous(x_t, t, inputs["noise"]),
     }
 

@@ -164,7 +164,7 @@ def test_last_line_counts_passed_and_failed(tmp_path: Path) -> None:
 def test_all_passed_is_exit_0(tmp_path: Path) -> None:
     copy(QKV, tmp_path)
     result = run(tmp_path)
-    assert (result.stdout, result.returncode) == ("1 cases, 1 passed, 0 failed\n", 0)
+    assert (result.stdout, result.returncode) == ("1 case, 1 passed, 0 failed\n", 0)
 
 
 @pytest.mark.slow

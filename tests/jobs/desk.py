@@ -33,9 +33,9 @@ class Desk:
             pipe.execute()
 
     def submit(self, *submissions: Submission) -> list[Submitted]:
-        told = [each for each in self.queue.submitter.submit_all(submissions) if not isinstance(each, RefusedError)]
-        self.owners |= {each.job.id: by.caller.id for each, by in zip(told, submissions, strict=True)}
-        return told
+        accepted = [each for each in self.queue.submitter.submit_all(submissions) if not isinstance(each, RefusedError)]
+        self.owners |= {each.job.id: by.caller.id for each, by in zip(accepted, submissions, strict=True)}
+        return accepted
 
     def post(self, caller: Caller, number: int = 1, **fields: Any) -> list[str]:
         return [each.job.id for each in self.submit(*[job_of(caller, **fields)] * number)]

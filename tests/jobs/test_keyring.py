@@ -127,7 +127,7 @@ def test_damaged_record_opens_nothing_and_leaves_the_others(redis: Redis) -> Non
     redis.hset(keys.API_KEYS, "0" * 12, "{}")
     assert ring(redis).caller_of(made.key) == made.record.caller
     redis.delete(keys.API_KEYS)
-    redis.hset(keys.API_KEYS, "0" * 12, "rubbish")
+    redis.hset(keys.API_KEYS, "0" * 12, "garbage")
     assert ring(redis).exist
     assert read_keyring(None).exist
 

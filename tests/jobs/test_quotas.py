@@ -45,14 +45,14 @@ def queued_desk(redis: Redis, settings: Settings) -> Desk:
 
 
 def outcomes(desk: Desk, *submissions: Submission) -> list[str]:
-    told = desk.queue.submitter.submit_all(submissions)
-    return ["queued" if isinstance(each, Submitted) else each.kind for each in told]
+    answer = desk.queue.submitter.submit_all(submissions)
+    return ["queued" if isinstance(each, Submitted) else each.kind for each in answer]
 
 
 def refusal(desk: Desk, submission: Submission) -> OverQuotaError:
-    (told,) = desk.queue.submitter.submit_all([submission])
-    assert isinstance(told, OverQuotaError)
-    return told
+    (answer,) = desk.queue.submitter.submit_all([submission])
+    assert isinstance(answer, OverQuotaError)
+    return answer
 
 
 def test_job_costs_what_its_steps_are_measured_to_take(device_desk: Desk) -> None:
@@ -72,11 +72,11 @@ def test_callers_have_a_quota_each_and_operators_none(device_desk: Desk) -> None
 
 def test_refusal_names_the_quota_what_is_left_and_when_it_suffices(device_desk: Desk) -> None:
     outcomes(device_desk, *[costly(ANN)] * 2)
-    told = refusal(device_desk, costly(ANN))
-    assert "ADM_QUOTA_DEVICE_SECONDS" in str(told)
-    assert (told.policy, told.quota, told.remaining, told.window_seconds) == ("device-seconds", 12, 2, 60)
-    assert told.retry_after_seconds is not None
-    assert 60 < told.retry_after_seconds <= 120, "what was charged just now fades in the minute after this one"
+    answer = refusal(device_desk, costly(ANN))
+    assert "ADM_QUOTA_DEVICE_SECONDS" in str(answer)
+    assert (answer.policy, answer.quota, answer.remaining, answer.window_seconds) == ("device-seconds", 12, 2, 60)
+    assert answer.retry_after_seconds is not None
+    assert 60 < answer.retry_after_seconds <= 120, "what was charged just now fades in the minute after this one"
     assert outcomes(device_desk, job_of(ANN, steps=10)) == ["queued"], "a smaller one still fits"
 
 
@@ -99,9 +99,9 @@ def test_calls_with_one_key_in_one_batch_are_one_job_that_is_charged_once(device
 
 
 def test_job_above_the_whole_quota_is_refused_without_a_time(device_desk: Desk) -> None:
-    told = refusal(device_desk, costly(ANN, steps=250))
-    assert told.retry_after_seconds is None
-    assert "request less" in str(told)
+    answer = refusal(device_desk, costly(ANN, steps=250))
+    assert answer.retry_after_seconds is None
+    assert "request less" in str(answer)
     assert outcomes(device_desk, costly(ANN)) == ["queued"]
 
 
@@ -116,8 +116,8 @@ def test_refused_job_is_not_charged(device_desk: Desk) -> None:
 def test_no_priority_evades_the_quota(device_desk: Desk, queued_desk: Desk) -> None:
     for desk in (device_desk, queued_desk):
         desk.redis.delete(*desk.redis.scan_iter("adm:quota*"), keys.CALLERS_QUEUED)
-        told = outcomes(desk, *(costly(ANN, priority=each) for each in PRIORITIES))
-        assert told == ["queued", "queued", ErrorKind.OVER_QUOTA]
+        answer = outcomes(desk, *(costly(ANN, priority=each) for each in PRIORITIES))
+        assert answer == ["queued", "queued", ErrorKind.OVER_QUOTA]
         for job in desk.queue.page(caller=ANN).data:
             desk.queue.delete(job.id, ANN)
 
@@ -142,8 +142,9 @@ def test_replay_is_not_charged_and_a_key_used_again_after_a_deletion_is(device_d
 
 def test_queued_jobs_count_until_they_start_end_or_go(queued_desk: Desk) -> None:
     ids = queued_desk.post(ANN, 2, steps=25, n=40)
-    told = refusal(queued_desk, costly(ANN))
-    assert (told.policy, told.quota, told.remaining, told.window_seconds) == ("queued-device-seconds", 12, 2, None)
+    answer = refusal(queued_desk, costly(ANN))
+    assert (answer.policy, answer.quota, answer.remaining) == ("queued-device-seconds", 12, 2)
+    assert answer.window_seconds is None
     queued_desk.queue.cancel(ids[0], ANN)
     assert outcomes(queued_desk, costly(ANN), costly(ANN)) == ["queued", ErrorKind.OVER_QUOTA]
     queued_desk.queue.delete(ids[1], ANN)
@@ -212,15 +213,15 @@ def test_job_without_a_quota_is_queued_beside_one_that_is_refused(queued_desk: D
     assert record is not None
     jobs = [record.model_copy(update={"id": name, "caller": caller.id}) for name, caller in (("a", ANN), ("b", ROOT))]
     costs = [each.model_copy(update={"cost_ms": 5000}) for each in jobs]
-    told = queued_desk.queue.ledger.enqueue([Group([costs[0]], quota), Group([costs[1]], None)])
-    assert told is not None
-    assert told[0] == Above(10_000)
-    assert isinstance(told[1], list)
+    answer = queued_desk.queue.ledger.enqueue([Group([costs[0]], quota), Group([costs[1]], None)])
+    assert answer is not None
+    assert answer[0] == Above(10_000)
+    assert isinstance(answer[1], list)
 
 
 def test_damaged_counter_locks_nobody_out(queued_desk: Desk) -> None:
-    for rubbish in ("999999999", "rubbish"):
-        queued_desk.redis.hset(keys.CALLERS_QUEUED, ANN.id, rubbish)
+    for garbage in ("999999999", "garbage"):
+        queued_desk.redis.hset(keys.CALLERS_QUEUED, ANN.id, garbage)
         (job_id,) = queued_desk.post(ANN, steps=25, n=40)
         queued_desk.queue.delete(job_id, ANN)
 
@@ -228,8 +229,8 @@ def test_damaged_counter_locks_nobody_out(queued_desk: Desk) -> None:
 def test_posts_are_counted_replayed_and_wrong_ones_too(redis: Redis, settings: Settings) -> None:
     desk = Desk(redis, settings.model_copy(update={"quota_posts": 4}))
     replayed = job_of(ANN, key="one")
-    told = outcomes(desk, replayed, replayed, job_of(ANN, model="none"), replayed, replayed)
-    assert told == ["queued", "queued", ErrorKind.INVALID_REQUEST, "queued", ErrorKind.OVER_QUOTA]
+    answer = outcomes(desk, replayed, replayed, job_of(ANN, model="none"), replayed, replayed)
+    assert answer == ["queued", "queued", ErrorKind.INVALID_REQUEST, "queued", ErrorKind.OVER_QUOTA]
     assert outcomes(desk, job_of(BOB)) == ["queued"]
 
 

@@ -144,7 +144,7 @@ def test_jobs_of_earlier_versions_which_have_no_turns_go_first(desk: Desk) -> No
 def test_damaged_key_of_turns_loses_no_job(desk: Desk, key: str) -> None:
     desk.post(ANN, 3)
     desk.redis.delete(key)
-    desk.redis.set(key, "rubbish")
+    desk.redis.set(key, "garbage")
     (job_id,) = desk.post(BOB)
     assert job_id in desk.line()
     assert desk.queue.cancel(job_id, BOB).status == "cancelled"

@@ -1,4 +1,7 @@
-"""Weights files of the networks that metrics take features from: Inception and DINOv2. Each is taken strictly."""
+"""Weights files of the networks that metrics take features from: Inception and DINOv2.
+
+A missing, extra or misshapen key is refused.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,7 +32,7 @@ FAMILIES = {"inception": Family(Inception, load_inception), "dinov2": Family(lam
 
 @pytest.fixture(autouse=True)
 def a_small_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A network of 60 thousand parameters beside the published ones, the smallest of which has 22 million."""
+    """Adds a DINOv2 of 60,000 parameters to the known sizes; the smallest published one has 22 million."""
     monkeypatch.setitem(dinov2.SIZES, TINY.width, TINY)
 
 

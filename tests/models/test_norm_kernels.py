@@ -16,6 +16,7 @@ from models.networks.fusing import fuse_norms, fused_by
 from tests.models.samples import seeded
 
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+# The kernels are private, since only their launch is for others; it needs a GPU, and compiling them for one does not.
 COMPILE = """
 from triton import compile
 from triton.backends.compiler import GPUTarget

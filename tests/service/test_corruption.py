@@ -63,17 +63,17 @@ def test_foreign_entries_among_the_events_are_left_out_of_the_stream(
     client: httpx2.Client, fleet: ToyWorker, redis: Redis
 ) -> None:
     job_id = post(client)
-    redis.xadd(keys.events(job_id), {"event": "rubbish"})
+    redis.xadd(keys.events(job_id), {"event": "garbage"})
     redis.xadd(keys.events(job_id), {b"\xff": b"\xff"})
     fleet.release()
     text = client.get(f"/v1/jobs/{job_id}/events").text
     assert "event: completed" in text
-    assert "rubbish" not in text
+    assert "garbage" not in text
 
 
 def test_corrupt_record_of_a_file_counts_as_none(client: httpx2.Client, fleet: ToyWorker, redis: Redis) -> None:
     file_id = "file-" + "0" * 32
-    redis.set(keys.file(file_id), "rubbish")
+    redis.set(keys.file(file_id), "garbage")
     assert client.get(f"/v1/files/{file_id}").status_code == 404
     response = client.post("/v1/jobs", json={"kind": "upsample", "images": [file_id]})
     assert response.status_code == 422

@@ -141,7 +141,7 @@ def test_no_spelling_of_a_path_goes_round_the_key(client: httpx2.Client, make_ke
 
 
 def test_damaged_keys_close_the_service(client: httpx2.Client, redis: Redis) -> None:
-    redis.set(keys.API_KEYS, "rubbish")
+    redis.set(keys.API_KEYS, "garbage")
     redis.set(keys.API_KEYS_VERSION, "2")
     while client.get("/v1/jobs").status_code == 200:  # until the next look
         pass

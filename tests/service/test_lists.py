@@ -50,7 +50,7 @@ def test_list_by_model_class_and_metadata(client: httpx2.Client, fleet: ToyWorke
         ({"mine": "yes"}, "/mine"),
     ],
 )
-def test_filter_that_means_nothing_is_refused(client: httpx2.Client, params: dict[str, Any], pointer: str) -> None:
+def test_malformed_filter_is_refused(client: httpx2.Client, params: dict[str, Any], pointer: str) -> None:
     assert is_problem(client.get("/v1/jobs", params=params), 422, pointer)
 
 

@@ -71,7 +71,7 @@ def test_workers_are_shown_by_what_they_measured(client: httpx2.Client, fleet: T
         (images + occupancy, {"name": "cpu-0", "images_completed": 7, "batch_occupancy": 0.5}),
         (images.replace("4.0", "NaN"), nothing | {"images_completed": 3}),
         (images.replace("3.0", "Inf"), nothing),
-        ("rubbish {", nothing),
+        ("garbage {", nothing),
     ):
         redis.set("adm:worker-metrics:cpu-0", text)
         assert client.get("/v1/queue").json()["workers"] == [shown]

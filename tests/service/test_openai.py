@@ -89,7 +89,7 @@ def test_fields_that_mean_nothing_here_are_named(ai: OpenAI) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "param", "said"),
+    ("fields", "param", "text"),
     [
         ({"prompt": "a photo of a cat"}, "prompt", "there are: sphere, cube, cylinder, cone, torus"),
         ({"prompt": "10"}, "prompt", "there are 0 to 9"),
@@ -111,11 +111,11 @@ def test_fields_that_mean_nothing_here_are_named(ai: OpenAI) -> None:
         ({"extra_body": {"images": []}}, "images", "unknown field"),
     ],
 )
-def test_wrong_field_is_a_bad_request_that_names_it(ai: OpenAI, fields: dict[str, Any], param: str, said: str) -> None:
+def test_wrong_field_is_a_bad_request_that_names_it(ai: OpenAI, fields: dict[str, Any], param: str, text: str) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         ai.images.generate(**{"prompt": "torus", **fields})
     assert (caught.value.type, caught.value.param) == ("invalid_request_error", param)
-    assert said in caught.value.message
+    assert text in caught.value.message
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"prompt":"torus","prompt":"cone"}', b'{"steps":NaN}'])

@@ -28,9 +28,9 @@ def address(service_settings: Settings) -> Iterator[str]:
 def is_refused(answer: httpx2.Response, policy: str, quota: int, window: str | None) -> bool:
     """Return whether an answer reports the exceeded quota in the right form."""
     assert is_problem(answer, 429)
-    said = answer.json()
-    assert said["type"] == "urn:adm:problem:over-quota"
-    assert "ADM_QUOTA" in said["detail"]
+    problem = answer.json()
+    assert problem["type"] == "urn:adm:problem:over-quota"
+    assert "ADM_QUOTA" in problem["detail"]
     policies = POLICY.fullmatch(answer.headers["ratelimit-policy"])
     limits = LIMIT.fullmatch(answer.headers["ratelimit"])
     assert policies is not None

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.process
 
 @pytest.fixture(scope="module")
 def small(service_settings: Settings) -> Iterator[tuple[str, list[str]]]:
-    """A service with a small limit for all callers together and long waits for each: its address and log."""
+    """Start a service with a small total limit and long timeouts; return its address and log."""
     variables = {
         "ADM_MAX_CONNECTIONS_PER_ADDRESS": "20",
         "ADM_MAX_UNREAD_BYTES": str(1 << 18),
@@ -111,7 +111,7 @@ def test_bodies_that_arrive_at_the_same_time_are_bounded_together(small: tuple[s
         answer.begin()
         assert b"ADM_MAX_INCOMING_BYTES" not in answer.read(), "small bodies are not refused for large ones of others"
     slow.send(b"x" * 100_000)
-    assert slow.status() == 422, "the first is read to its end: it is no picture"
+    assert slow.status() == 422, "the first body was read completely and is no picture"
     for each in (slow, second, modest):
         each.socket.close()
 
@@ -135,7 +135,7 @@ def test_caller_that_sends_large_bodies_leaves_others_their_share(
         each.send(b"x" * 499_999)
     other = begun(one)
     other.send(b"x" * 500_000)
-    assert other.status() == 422, "it is read to its end: it is no picture"
+    assert other.status() == 422, "the body was read completely and is no picture"
     ((readable,), _, _) = select.select([each.socket for each in uploads], [], [], 300)
     with HTTPResponse(readable) as refused:
         refused.begin()

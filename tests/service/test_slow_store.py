@@ -44,7 +44,7 @@ def uploading(redis: Redis, service_settings: Settings, bucket: str) -> Uploadin
     @contextmanager
     def uploading_(store_threads: int) -> Iterator[Upload]:
         variables = {"ADM_STORE": bucket, "ADM_STORE_TIMEOUT_SECONDS": "120", "ADM_STORE_THREADS": str(store_threads)}
-        redis.set(keys.STORE_SWEPT, 1)
+        redis.set(keys.STORE_CLEANED, 1)
         with running_service(service_settings, **variables) as (address, _, _), ThreadPoolExecutor(DOWNLOADS) as pool:
             yield lambda grey: pool.submit(httpx2.post, f"{address}/v1/files", content=png(grey), timeout=60)
 

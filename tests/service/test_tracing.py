@@ -167,7 +167,7 @@ def test_trace_of_a_caller_reaches_the_worker_though_nobody_records_spans(
         plain = httpx2.post(f"{address}/v1/jobs", json=body(), timeout=60).json()
         assert redis.hget(f"rq:job:{plain['id']}", "adm_traceparent") == b""
         wrong = httpx2.post(
-            f"{address}/v1/jobs", json=body(), headers={"traceparent": "hidden-rubbish"}, timeout=60
+            f"{address}/v1/jobs", json=body(), headers={"traceparent": "hidden-garbage"}, timeout=60
         ).json()
         assert redis.hget(f"rq:job:{wrong['id']}", "adm_traceparent") == b""
         eventually(

@@ -69,7 +69,7 @@ def test_child_that_cannot_work_with_its_settings_is_not_started_again(tmp_path:
         log = Lines()
         child = Child(never_ready(program("service", HOPELESS)), tmp_path, log)
         child.start()
-        await child.hopeless.wait()
+        await child.misconfigured.wait()
         assert child.last_line == "ADM_HOST: 0.0.0.0 is not loopback"
         await child.stop()
         return log.lines
@@ -89,7 +89,7 @@ def test_child_that_was_ready_is_started_again_whatever_its_status(tmp_path: Pat
         os.kill(pid, signal.SIGUSR1)
         await log.first("service ended with status 2; starting it again")
         await child.stop()
-        assert not child.hopeless.is_set()
+        assert not child.misconfigured.is_set()
 
     asyncio.run(scenario())
 

@@ -71,7 +71,7 @@ def test_stack_under_nohup_outlives_its_terminal(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_second_signal_hastens_the_stop(tmp_path: Path) -> None:
+def test_second_signal_shortens_the_stop(tmp_path: Path) -> None:
     with running(tmp_path, DEAF) as (process, pids):
         process.send_signal(signal.SIGINT)
         assert process.stderr is not None

@@ -84,5 +84,5 @@ def test_what_is_no_traceparent_begins_no_trace(given: str) -> None:
 
 def test_trace_id_is_that_of_the_traceparent_and_there_is_none_outside_of_a_trace() -> None:
     assert trace_id_of(TRACEPARENT) == "0af7651916cd43dd8448eb211c80319c"
-    assert trace_id_of("rubbish") == ""
+    assert trace_id_of("garbage") == ""
     assert current_traceparent() == ""

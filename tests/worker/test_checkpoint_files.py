@@ -82,7 +82,7 @@ def test_lost_claim_names_no_checkpoint(bench: Bench, inbox: Inbox) -> None:
     assert bench.claim(inbox) == []
 
 
-def test_sweep_keeps_the_checkpoint_of_a_job_that_is_not_over_and_no_other(
+def test_upkeep_keeps_the_checkpoint_of_a_job_that_is_not_over_and_no_other(
     bench: Bench, inbox: Inbox, cleaner: Cleaner, settings: Settings
 ) -> None:
     job_id = bench.submit()
@@ -145,7 +145,7 @@ def engine(stages: dict[str, Stage]) -> Engine:
 
 
 def begin(bench: Bench, inbox: Inbox, engine: Engine) -> JobRun:
-    """A job with an image that took a step of two."""
+    """A job with an image that has taken one of its two steps."""
     bench.submit()
     (claim,) = bench.claim(inbox)
     plan = JobPlan([ImageRequest(claim.job_id, 0, 5, (StagePlan(BASE, "ddim", 2),), network_label=0)])
@@ -162,7 +162,7 @@ def run(bench: Bench, inbox: Inbox, engine: Engine) -> JobRun:
 
 
 class Writer:
-    """Checkpoints, and a loop that waits until other threads have done all that these asked of them."""
+    """Checkpoints, and a loop that waits until the other threads have finished the checkpoints' calls."""
 
     def __init__(self, bench: Bench, inbox: Inbox, engine: Engine, seconds: float) -> None:
         self._calls = BackgroundCalls()
@@ -218,7 +218,7 @@ def checkpoints_of(bench: Bench, inbox: Inbox, engine: Engine) -> Iterator[OpenW
         each.close()
 
 
-def test_one_is_written_after_so_much_device_time_and_replaces_the_one_before(
+def test_checkpoint_is_written_after_each_interval_of_device_time_and_replaces_the_last(
     bench: Bench, run: JobRun, checkpoints_of: OpenWriter
 ) -> None:
     writer, written = checkpoints_of(), []
@@ -246,7 +246,7 @@ def test_slow_redis_does_not_fill_the_store(bench: Bench, run: JobRun, checkpoin
     assert stored(bench) == [run.checkpoint.sha256]
 
 
-def test_job_that_moves_on_while_one_is_written_is_noted_where_its_state_was_copied(
+def test_job_that_advances_while_its_checkpoint_is_written_is_recorded_at_the_copied_step(
     bench: Bench, inbox: Inbox, run: JobRun, checkpoints_of: OpenWriter
 ) -> None:
     writer, run.device_seconds = checkpoints_of(), 60.0
@@ -261,7 +261,7 @@ def test_job_that_moves_on_while_one_is_written_is_noted_where_its_state_was_cop
     assert (again.checkpoint, record.reached) == (run.checkpoint, copied)
 
 
-def test_one_is_not_replaced_by_that_of_a_job_whose_failure_is_not_yet_reported(
+def test_checkpoint_is_not_replaced_while_the_jobs_failure_is_not_yet_reported(
     bench: Bench, engine: Engine, run: JobRun, checkpoints_of: OpenWriter
 ) -> None:
     """Its images have left the engine in a step that was launched after the one that is being retired."""
@@ -274,7 +274,7 @@ def test_one_is_not_replaced_by_that_of_a_job_whose_failure_is_not_yet_reported(
     assert stored(bench) == before != []
 
 
-def test_short_jobs_leave_none_behind_and_none_are_written_where_they_are_off(
+def test_short_jobs_write_no_checkpoint_and_no_job_does_if_checkpoints_are_off(
     bench: Bench, run: JobRun, checkpoints_of: OpenWriter
 ) -> None:
     run.device_seconds = WORTH_SECONDS - 0.1
@@ -285,7 +285,7 @@ def test_short_jobs_leave_none_behind_and_none_are_written_where_they_are_off(
     assert stored(bench) == []
 
 
-def test_requeued_job_leaves_one_where_a_regular_one_is_not_due(
+def test_requeued_job_writes_a_checkpoint_before_a_regular_one_is_due(
     bench: Bench, run: JobRun, checkpoints_of: OpenWriter
 ) -> None:
     run.device_seconds = WORTH_SECONDS
@@ -295,7 +295,7 @@ def test_requeued_job_leaves_one_where_a_regular_one_is_not_due(
     assert len(stored(bench)) == 1
 
 
-def test_what_would_be_lost_most_is_written_first_and_nothing_when_time_is_up(
+def test_checkpoint_of_the_most_work_is_written_first_and_none_when_time_is_up(
     bench: Bench, inbox: Inbox, engine: Engine, run: JobRun, checkpoints_of: OpenWriter
 ) -> None:
     more = begin(bench, inbox, engine)

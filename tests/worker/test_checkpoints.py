@@ -143,7 +143,7 @@ def test_cancelled_job_leaves_no_checkpoint(start: Start, client: Client, worker
     wait_checkpointed(worker, client, job_id)
     client.queue.cancel(job_id)
     assert client.wait_all([job_id])[0].status is JobStatus.CANCELLED
-    eventually(lambda: not files(worker_settings), "its checkpoint is removed, and not by a sweep an hour later")
+    eventually(lambda: not files(worker_settings), "its checkpoint is removed, and not by the upkeep an hour later")
 
 
 def truncate(path: Path) -> None:

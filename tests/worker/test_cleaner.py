@@ -59,7 +59,7 @@ def test_ended_job_goes_with_all_it_left(
 
 
 @pytest.mark.parametrize("done", [False, True])
-def test_sweep_of_an_ended_job_leaves_a_later_one_of_the_same_idempotency_key_alone(
+def test_upkeep_of_an_ended_job_leaves_a_later_one_of_the_same_idempotency_key_alone(
     bench: Bench, inbox: Inbox, cleaner: Cleaner, redis: Redis, done: bool
 ) -> None:
     def submit() -> str:
@@ -80,7 +80,7 @@ def test_sweep_of_an_ended_job_leaves_a_later_one_of_the_same_idempotency_key_al
     assert bench.events(job_id) == ["queued", "started", "image", "completed"]
 
 
-def test_everything_of_an_ended_job_expires_even_without_a_sweep(bench: Bench, inbox: Inbox, redis: Redis) -> None:
+def test_everything_of_an_ended_job_expires_even_without_upkeep(bench: Bench, inbox: Inbox, redis: Redis) -> None:
     job_id = bench.submit()
     (claim,) = bench.claim(inbox)
     inbox.results.fail(claim, FailureKind.STEP_FAILED, "the step raised", retry=False)
@@ -140,7 +140,7 @@ def test_job_that_was_requeued_while_it_was_swept_stays_and_expires_later(
     assert redis.zcount(keys.EXPIRING, time.time() + 86_000, "inf") == 1
 
 
-def test_cancel_asked_of_a_dead_worker_is_done_by_the_sweep(
+def test_cancel_asked_of_a_dead_worker_is_done_by_the_upkeep(
     bench: Bench, inbox: Inbox, cleaner: Cleaner, redis: Redis
 ) -> None:
     job_id = bench.submit()
@@ -213,7 +213,7 @@ def test_store_that_does_not_take_an_image_says_so(settings: Settings) -> None:
         store.put("job", "execution", 0, png())
 
 
-def test_stray_file_in_the_store_disturbs_neither_sweep_nor_removal(
+def test_stray_file_in_the_store_disturbs_neither_upkeep_nor_removal(
     bench: Bench, cleaner: Cleaner, settings: Settings
 ) -> None:
     bench.images.put("a-deleted-job", "an-execution", 0, png())
@@ -243,6 +243,6 @@ def test_file_of_an_upload_goes_when_its_record_has_expired(
 
 def test_one_cleaner_of_all_lists_the_store_in_a_while(cleaner: Cleaner, bench: Bench, redis: Redis) -> None:
     other = Cleaner(redis, bench.queue.ledger, bench.images, bench.queue.files, lease_seconds=30)
-    redis.delete(keys.STORE_SWEPT)  # a service of other tests may run beside
+    redis.delete(keys.STORE_CLEANED)  # a service of other tests may run beside
     assert [each.first_within(60) for each in (cleaner, other, cleaner)] == [True, False, False]
-    assert 0 < redis.ttl(keys.STORE_SWEPT) <= 60
+    assert 0 < redis.ttl(keys.STORE_CLEANED) <= 60

@@ -43,7 +43,7 @@ def test_networks_that_the_memory_does_not_suffice_for_are_not_compiled(
 ) -> None:
     stack = load_stack(write_stack(tmp_path / "tiny"))
     monkeypatch.setattr(compiling, "free_bytes", lambda device: 2**20)  # as of a full machine
-    monkeypatch.setattr(Compiler, "is_warm", True)
+    monkeypatch.setattr(Compiler, "is_warm", True)  # otherwise `auto` stays eager before it looks at the memory
     assert choose_compiler(asking("auto", tmp_path), CPU, [stack], "fp32") is None
     with pytest.raises(SettingsError, match=r"^ADM_COMPILE: compiled networks need .* 0\.0 GiB are free$"):
         choose_compiler(asking("yes", tmp_path), CPU, [stack], "fp32")
@@ -62,7 +62,7 @@ def test_compiler_that_makes_wrong_code_is_not_used_by_auto_and_refused_by_yes(
 ) -> None:
     """No real compiler miscompiles the same function on every machine, so the code is made wrong here."""
     stack = load_stack(write_stack(tmp_path / "tiny"))
-    monkeypatch.setattr(Compiler, "is_warm", True)
+    monkeypatch.setattr(Compiler, "is_warm", True)  # otherwise `auto` stays eager before it compares
     monkeypatch.setattr(
         Compiler, "compile", lambda self, function, **_: lambda *inputs, **named: function(*inputs, **named) * 2
     )

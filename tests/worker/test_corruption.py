@@ -130,7 +130,7 @@ def test_ended_job_with_a_damaged_field_stays_what_it_was(bench: Bench, inbox: I
     bench.finish(inbox, claim)
     for name in ("adm_usage", "adm_created_at", "status"):
         created_at = bench.queue.get(job_id).created_at
-        spoil(redis, job_id, name, b"rubbish")
+        spoil(redis, job_id, name, b"garbage")
         job = bench.queue.get(job_id)
         assert (job.status, len(job.images)) == (JobStatus.COMPLETED, 1)
         assert job.created_at == pytest.approx(created_at, abs=1e-5)

@@ -131,8 +131,8 @@ def test_failure_without_retry_is_final_at_once(bench: Bench, inbox: Inbox) -> N
 
 def test_queue_entry_that_is_no_job_is_dropped(bench: Bench, inbox: Inbox, redis: Redis) -> None:
     queue = rq_registries.queue_key("adm:demo:normal")
-    for rubbish in (b"nobody", b"", b"\xff\xfe"):
-        redis.rpush(queue, rubbish)
+    for garbage in (b"nobody", b"", b"\xff\xfe"):
+        redis.rpush(queue, garbage)
     job_id = bench.submit()
     assert [each.job_id for each in bench.claim(inbox) or bench.claim(inbox)] == [job_id]
     assert redis.llen(queue) == 0

@@ -120,7 +120,7 @@ class QueueMachine(RuleBasedStateMachine):
             assert self.queue.get(job_id).status is JobStatus.EXPIRED
 
     @rule(target=jobs, key=KEYS)
-    def retention_ends_and_a_key_is_used_again_before_the_sweep(self, key: str) -> str:
+    def retention_ends_and_a_key_is_used_again_before_the_upkeep(self, key: str) -> str:
         for job_id in [each for each in self.known if not self.is_open(each)]:
             self.redis.delete(rq_registries.job_key(job_id), keys.events(job_id))  # as Redis does by itself
             self.known.discard(job_id)

@@ -104,7 +104,7 @@ def value(span: ReadableSpan, name: str) -> float:
 
 
 def usage_of_steps(exporter: InMemorySpanExporter, job_id: str) -> tuple[float, float]:
-    """Row steps and device seconds of a job, as the links of the steps that served it say."""
+    """Row steps and device seconds of a job, read from the links of the step spans."""
     rows = seconds = 0.0
     for step in named(exporter, "step"):
         for link in step.links:

@@ -193,5 +193,5 @@ def test_stack_that_cannot_be_loaded_leaves_the_worker_its_pipelines(
 
 def test_unknown_and_corrupt_changes_are_none(changes: Changes, redis: Redis) -> None:
     assert changes.read("0" * 32, live=()) is None
-    redis.set("adm:change:1", "rubbish")
+    redis.set("adm:change:1", "garbage")
     assert changes.read("1", live=()) is None

@@ -42,7 +42,7 @@ def test_rq_sees_queued_running_finished_and_failed_jobs(bench: Bench, inbox: In
     assert result.exc_string == "step-failed: the step raised"
 
 
-def test_looking_with_rq_does_not_take_a_silent_workers_job_from_it(
+def test_rq_info_does_not_requeue_a_silent_workers_job(
     bench: Bench, inbox: Inbox, redis: Redis, settings: Settings
 ) -> None:
     job_id = bench.submit()

@@ -1,10 +1,15 @@
-"""Each file that docs/architecture.md names on the way of a request or of an image has code that runs on that way."""
+"""docs/architecture.md names the files on the ways of a request and of an image: code of each runs on its way.
+
+Conversely, it names each file on the call stack where a request or an image reaches a thread, a process or the device.
+"""
 
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from traceback import walk_stack
 from types import FrameType
 
 import httpx2
@@ -12,9 +17,14 @@ import pytest
 import uvicorn
 from redis import Redis
 
+from engine.engine import Engine
+from jobs.queue import transaction
 from jobs.settings import Settings
 from jobs.storage.files import FileStore
+from jobs.storage.images import ImageStore
+from models.networks.unet import UNet
 from service.app import create_app
+from service.batches import Batches
 from service.main import listen
 from service.protocol import Limits, limited
 from service.serving import Server
@@ -28,6 +38,8 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 WAY = re.compile(r"^## The way of .*?(?=^## )", re.MULTILINE | re.DOTALL)
+ARRIVALS = {each.__code__ for each in (Batches.ask, transaction.commit, Engine.add, UNet.forward, ImageStore.put)}
+PACKAGES = {"service", "jobs", "worker", "engine"}  # not models/ and diffusion/, where the way ends
 BODY = {"class_label": "torus", "steps": 2, "upsample": {"steps": 1}}
 
 
@@ -42,17 +54,33 @@ def ways() -> dict[int, list[str]]:
     return found
 
 
+@dataclass
+class Trace:
+    """Files of the repository by their path in it: those whose code ran, and those on the stack at an arrival."""
+
+    ran: set[str] = field(default_factory=set)
+    handed_on: set[str] = field(default_factory=set)
+
+    def note(self, frame: FrameType, event: str, argument: object) -> None:
+        """A profile function, see `sys.setprofile`."""
+        self.ran |= files_of([frame])
+        if event == "call" and frame.f_code in ARRIVALS:
+            self.handed_on |= files_of(each for each, _ in walk_stack(frame))
+
+
+def files_of(frames: Iterable[FrameType]) -> set[str]:
+    """The files of the repository whose code the frames run; none of libraries, whose paths may lie below it."""
+    paths = {frame.f_code.co_filename.removeprefix(f"{ROOT}/") for frame in frames}
+    return {path for path in paths if path.partition("/")[0] in PACKAGES}
+
+
 @contextmanager
-def files_run() -> Iterator[set[str]]:
-    """The files whose code runs on threads that start within the block."""
-    files: set[str] = set()
-
-    def note(frame: FrameType, event: str, argument: object) -> None:
-        files.add(frame.f_code.co_filename)
-
-    threading.setprofile(note)
+def traced() -> Iterator[Trace]:
+    """Trace the threads that start within the block."""
+    trace = Trace()
+    threading.setprofile(trace.note)
     try:
-        yield files
+        yield trace
     finally:
         threading.setprofile(None)
 
@@ -83,10 +111,10 @@ def worker(
     return lambda: Worker(loaded, open_inbox(), bench.images, files, settings)
 
 
-def test_each_file_that_the_architecture_names_on_a_way_runs_for_a_job(
+def test_architecture_names_the_files_that_a_job_and_its_images_pass(
     worker: Callable[[], Worker], settings: Settings
 ) -> None:
-    with files_run() as files, running_server(settings.model_copy(update={"port": 0})) as client:
+    with traced() as trace, running_server(settings.model_copy(update={"port": 0})) as client:
         shift = Shift(worker())
         try:
             job = client.post("/v1/jobs", json=BODY).raise_for_status().json()
@@ -95,7 +123,8 @@ def test_each_file_that_the_architecture_names_on_a_way_runs_for_a_job(
             shift.end()
     assert "event: completed" in events
     named = {name for way in ways().values() for name in way}
-    assert {name for name in named if str(ROOT / name) not in files} == set()
+    assert named - trace.ran == set(), "named, but does not run"
+    assert trace.handed_on - named == set(), "hands the job or an image on, but is not named"
 
 
 def test_numbers_of_files_in_the_architecture_are_those_of_its_tables() -> None:
