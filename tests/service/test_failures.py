@@ -15,6 +15,7 @@ from service.metrics import Metrics
 from service.middleware import Requests
 from service.request_spans import RequestSpans
 from tests.service.conftest import ROOT, running_service
+from tests.waiting import eventually
 from tracing.recording import OFF
 
 
@@ -52,9 +53,9 @@ def test_service_raises_its_limit_of_open_files(service_settings: Settings) -> N
         return subprocess.Popen(command, env=environment, stdout=output, stderr=output, cwd=ROOT)
 
     with running_service(service_settings, start) as (_, process, _):
-        (line,) = [
-            each
-            for each in Path(f"/proc/{process.pid}/limits").read_text().splitlines()
-            if each.startswith("Max open files")
-        ]
-    assert line.split()[3:5] == ["5000", "5000"]
+
+        def limits() -> list[str]:
+            lines = Path(f"/proc/{process.pid}/limits").read_text().splitlines()
+            return next(each for each in lines if each.startswith("Max open files")).split()[3:5]
+
+        eventually(lambda: limits() == ["5000", "5000"], "the soft limit is the hard one")
