@@ -81,6 +81,10 @@ class Quotas:
         """
         return {each for each, number in calls.items() if self._posts is None or self._posts.allows(each, number)}
 
+    def limits_cost(self, caller: Caller) -> bool:
+        """Return whether a caller has a quota of device seconds a minute."""
+        return self._device is not None and caller.role is Role.USER
+
     def allows_cost(self, caller: Caller, cost_ms: int) -> bool:
         """Charge the estimated cost of several jobs; return False and charge nothing if that exceeds the quota."""
         return self._device is None or not cost_ms or self._device.allows(caller, cost_ms)

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from threading import Lock
 from typing import NamedTuple
@@ -123,8 +123,10 @@ class Submitter:
         """Queue jobs: each job with an idempotency key by itself, those without one together."""
         counted = self._drafter.count(list(orders.values()))
         outcomes, drafts = dict[int, Submitted | RefusedError](), dict[int, Draft]()
-        for caller in dict.fromkeys(each.submission.caller for each in orders.values()):
-            own = {index: each for index, each in orders.items() if each.submission.caller == caller}
+        by_caller = defaultdict[Caller, dict[int, Order]](dict)
+        for index, order in orders.items():
+            by_caller[order.submission.caller][index] = order
+        for caller, own in by_caller.items():
             counted, admitted, refused = self._charged(caller, own, counted)
             drafts |= {index: self._drafter.draft(each) for index, each in admitted.items()}
             outcomes |= refused
@@ -140,6 +142,8 @@ class Submitter:
 
         Returns the new counts too. They are without refused orders, which must not refuse those of other callers.
         """
+        if not self._quotas.limits_cost(caller):
+            return counted, *self._admit_each(orders, counted, charges=False)
         tried = counted.copy()
         admitted, refused = self._admit_each(orders, tried, charges=False)
         if self._quotas.allows_cost(caller, sum(each.cost_ms for each in admitted.values())):
