@@ -81,21 +81,22 @@ function again(request) {
 }
 
 async function cancel(id) {
+  setNotice(byId("cancel-note"), "");
   try {
     await jobs.cancel(id);
   } catch (problem) {
-    if (problem.status !== 409) setNotice(byId("outcome"), problem.message); // 409: it has just ended, and its events show that
+    if (problem.status !== 409) setNotice(byId("cancel-note"), problem.message); // 409: it has just ended, and its events show that
   }
 }
 
 /** Run a call that loads jobs into the gallery. */
 async function list(call) {
-  setNotice(byId("gallery-note"), "");
+  setNotice(byId("list-note"), "");
   try {
     await call();
     draw();
   } catch (problem) {
-    setNotice(byId("gallery-note"), problem.message);
+    setNotice(byId("list-note"), problem.message);
   }
 }
 

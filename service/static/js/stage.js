@@ -50,6 +50,7 @@ export class Stage {
     this.#siblings = [];
     byId("picture").hidden = true;
     setText(byId("caption"), "");
+    setNotice(byId("cancel-note"), "");
     this.film.reset();
     this.jobs.look(id);
     this.actions.showing(id, index);

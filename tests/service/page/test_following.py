@@ -98,6 +98,20 @@ def test_cancel_ends_the_job_that_is_shown(page: Page, painter: Painter, client:
     assert client.get(f"/v1/jobs/{claim.job_id}").json()["status"] == "cancelled"
 
 
+@pytest.mark.refused(503)
+def test_failed_cancel_is_shown_while_the_job_makes_progress(page: Page, painter: Painter) -> None:
+    open_page(page)
+    claim = generate(page, painter)
+    page.route("**/cancel", lambda route: route.fulfill(status=503, json={"title": "Busy", "detail": "Redis is away"}))
+    page.get_by_role("button", name="Cancel", exact=True).click()
+    expect(page.locator("#cancel-note")).to_have_text("Redis is away.")
+    painter.step(claim, "base", 2, 25, 90)
+    expect(page.locator("#progress-text")).to_contain_text("Base step 2")
+    expect(page.locator("#cancel-note")).to_have_text("Redis is away.")
+    painter.finish(claim)
+    expect(page.locator("#cancel-note")).to_be_hidden()
+
+
 def test_queued_job_shows_its_place_and_can_be_cancelled(page: Page, painter: Painter, client: httpx2.Client) -> None:
     client.post("/v1/jobs", json=body())
     open_page(page)

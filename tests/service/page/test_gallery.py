@@ -162,6 +162,13 @@ def test_keyboard_alone_selects_filters_and_cancels(page: Page, painter: Painter
     page.keyboard.press("Enter")
     expect(page.locator("#gallery-note")).to_have_text("1 job was cancelled.")
     expect(page.locator("#gallery-title")).to_be_focused()
+    with page.expect_response("**/v1/jobs?*class_label=cone*"):
+        page.locator("#filter-class").fill("cone")
+    expect(page.locator("#gallery-empty")).to_have_text("No job matches.")
+    expect(page.locator("#gallery-note")).to_have_text("1 job was cancelled.")
+    page.locator("#filter-class").fill("torus")
+    expect(page.locator("#tiles li")).to_have_count(1)
+    page.locator("#gallery-title").focus()
     for _ in range(12):
         page.keyboard.press("Tab")
         if page.evaluate("document.activeElement.matches('.pick input')"):
