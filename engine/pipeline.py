@@ -1,6 +1,6 @@
 """Pipelines in the engine: the stages that an image passes, and its labels in each stage."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -10,6 +10,7 @@ from diffusion.noise import Draw, normals
 from engine.compiling import Compiler
 from engine.diffusion_process import process_of
 from engine.guide import Guide
+from engine.kept_shapes import KeptShapes
 from engine.lanes import Lanes
 from engine.numerics import settle_kernels
 from engine.shape_choice import choose_shapes
@@ -86,16 +87,19 @@ def build_stages(
     compiler: Compiler | None = None,
     threads: int | None = None,
     existing: Collection[str] = (),
+    kept: KeptShapes | None = None,
 ) -> dict[str, Stage]:
     """All stages of the stacks by key, warmed up, and compiled if a compiler is given.
 
     guides: guides of base stages by key, in place of the stack's classifier. threads: number of threads on a CPU; None
-    for all usable ones. existing: keys of stages that exist already and are skipped. Raises: WrongCodeError.
+    for all usable ones. existing: keys of stages that exist already and are skipped. kept: row shapes of earlier
+    starts; stages found there are not compared again. Raises: WrongCodeError.
     """
     settle_kernels()
     if compiler is not None:
         compiler.begin()
     stages: dict[str, Stage] = {}
+    hashes: dict[str, Sequence[str]] = {}
     cpu_lanes = Lanes(threads or usable_threads())
     for stack in stacks:
         device = next(stack.base.network.parameters()).device
@@ -110,9 +114,13 @@ def build_stages(
         key = f"{stack.name}/{UPSAMPLE}"
         if upsampler is not None and key not in existing:
             stages[key] = Stage(UPSAMPLE_NUMBER, networks(UPSAMPLE, upsampler.network), process_of(upsampler))
-    for stage in stages.values():
+        hashes |= {f"{stack.name}/{name}": stack.hashes for name in (BASE, UPSAMPLE)}
+    for key, stage in stages.items():
         stage.networks.prepare(max_rows, stage.rehearsal())
-        choose_shapes(stage, max_rows)
+        if kept is None:
+            choose_shapes(stage, max_rows)
+        else:
+            kept.choose(stage, max_rows, hashes[key])
     if compiler is not None:
         compiler.finish()
     return stages

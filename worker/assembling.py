@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 from engine.audit import Audit
 from engine.compiling import WrongCodeError
 from engine.engine import Engine
+from engine.kept_shapes import KeptShapes
 from engine.numerics import fingerprint
 from engine.pipeline import BASE, UPSAMPLE, build_stages
 from engine.stage import Stage
@@ -60,7 +61,8 @@ def assemble(
             engine.costs.note(key, shape, milliseconds / 1000)
     measure_steps(engine, stages.keys() - kept.keys())
     hashes = [each for stack in stacks for each in stack.hashes]
-    numerics = Numerics(partial(fingerprint, stages, precision, hashes, **encoder_versions()))
+    compute = partial(fingerprint, stages, precision, hashes, **encoder_versions())
+    numerics = Numerics(compute, kept_shapes(settings).forget)
     registry = CollectorRegistry() if before is None else before.registry
     info = WorkerInfo(
         name=name,
@@ -87,7 +89,13 @@ def _build(
     if not new:
         return {}
     build = partial(
-        build_stages, new, settings.max_rows, precision=precision, threads=settings.threads, existing=kept.keys()
+        build_stages,
+        new,
+        settings.max_rows,
+        precision=precision,
+        threads=settings.threads,
+        existing=kept.keys(),
+        kept=kept_shapes(settings),
     )
     try:
         return build(compiler=choose_compiler(settings, device, new, precision))
@@ -100,6 +108,11 @@ def _build(
 
 def _stage_keys(stack: Stack) -> set[str]:
     return {f"{stack.name}/{BASE}"} | ({f"{stack.name}/{UPSAMPLE}"} if stack.upsampler is not None else set())
+
+
+def kept_shapes(settings: Settings) -> KeptShapes:
+    """The row shapes that agreed in earlier starts on this data folder."""
+    return KeptShapes(settings.data / "row-shapes")
 
 
 def choose_precision(wanted: Literal["auto", Precision], device: torch.device) -> Precision:

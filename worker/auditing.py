@@ -13,13 +13,18 @@ log = structlog.get_logger("worker.audit")
 
 
 class Numerics:
-    """The numerics fingerprint of a worker; it changes when an audit disables a row shape."""
+    """The numerics fingerprint of a worker; it changes when an audit disables a row shape.
 
-    def __init__(self, compute: Callable[[], str]) -> None:
-        self._compute = compute
+    forget_shapes: makes later starts compare the row shapes again.
+    """
+
+    def __init__(self, compute: Callable[[], str], forget_shapes: Callable[[], None]) -> None:
+        self._compute, self._forget_shapes = compute, forget_shapes
         self.now = compute()
 
     def renew(self) -> None:
+        """Compute the fingerprint again, after a difference that the comparison at start had not found."""
+        self._forget_shapes()
         self.now = self._compute()
 
 

@@ -38,16 +38,22 @@ class Norm(ctypes.Structure):
 
 
 @functools.cache
-def library() -> ctypes.CDLL | None:
-    """The compiled code, with the widest vectors that torch uses on this processor; None if it was not built."""
+def library_path() -> Path | None:
+    """The compiled code with the widest vectors that torch uses on this processor; None if it was not built."""
     names = ["_channel_norm_avx512"] if torch.backends.cpu.get_cpu_capability() == "AVX512" else []
     paths = (
         Path(__file__).with_name(f"{name}{suffix}")
         for name in (*names, "_channel_norm")
         for suffix in EXTENSION_SUFFIXES
     )
-    built = next((path for path in paths if path.exists()), None)
-    return None if built is None else loaded(built)
+    return next((path for path in paths if path.exists()), None)
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The compiled code, loaded; None if it was not built."""
+    path = library_path()
+    return None if path is None else loaded(path)
 
 
 def loaded(path: Path) -> ctypes.CDLL:

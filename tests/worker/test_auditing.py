@@ -76,6 +76,7 @@ def test_wrong_kernel_is_logged_counted_and_changes_the_numerics(
     assert (line["numerics_before"], line["numerics"]) == (before, loaded.numerics.now)
     assert counted(loaded.registry, "adm_audit_differences") == 1
     assert loaded.engine.row_shapes == (1, 2)
+    assert list((settings.data / "row-shapes").iterdir()) == []  # so that the next start compares the shapes again
     assert loaded.report()[0].numerics == loaded.numerics.now
 
 
@@ -86,3 +87,4 @@ def test_sound_worker_audits_and_finds_nothing(
     serve(loaded, bench, open_inbox(), files, settings, lambda: counted(loaded.registry, "adm_audits") >= 2)
     assert counted(loaded.registry, "adm_audit_differences") == 0
     assert loaded.numerics.now == before
+    assert list((settings.data / "row-shapes").iterdir())

@@ -17,11 +17,11 @@ UPSAMPLER = replace(samples.UPSAMPLER, use_scale_shift_norm=True, resblock_updow
 NETWORKS: dict[str, NetworkConfig] = {"base": BASE, "classifier": CLASSIFIER, "upsampler": UPSAMPLER}
 
 
-def write_tiny_stack(weights: Path) -> Path:
+def write_tiny_stack(weights: Path, seed: int = 0) -> Path:
     """Write the stack as weights/demo, with the shipped stack's manifest; returns its folder."""
     folder = weights / "demo"
     folder.mkdir(parents=True)
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     for name, config in NETWORKS.items():
         network = build_network(config)
         fill(network, generator)
