@@ -36,16 +36,17 @@ function occupancy(worker, share) {
   return element("span", { className: "occupancy" }, bar, percent(share));
 }
 
-/** The time of a step of each stage at the largest batch; once for pipelines that share a stage. */
+/** The time of a step of each stage at the largest batch; only for the first of the pipelines that share a stage. */
 function stepTimes({ step_ms: stepMs }) {
-  const shown = new Set();
-  for (const stages of Object.values(stepMs)) {
+  const shown = new Map(); // measured times, which stages do not have in common, to texts
+  for (const [pipeline, stages] of Object.entries(stepMs)) {
     for (const [stage, shapes] of Object.entries(stages)) {
-      const rows = Math.max(...Object.keys(shapes).map(Number));
-      shown.add(`${stage} ${Math.round(shapes[rows])} ms`);
+      const milliseconds = shapes[Math.max(...Object.keys(shapes).map(Number))];
+      const measured = `${stage} ${milliseconds}`;
+      if (!shown.has(measured)) shown.set(measured, `${pipeline} ${stage} ${Math.round(milliseconds)} ms`);
     }
   }
-  return [...shown].join(", ") || "not measured yet";
+  return [...shown.values()].join(", ") || "not measured yet";
 }
 
 function showWorkers(workers, measured) {

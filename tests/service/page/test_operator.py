@@ -7,6 +7,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from jobs.callers.caller import Role
+from tests.jobs.samples import worker_info
 from tests.service.conftest import MakeKey, body
 from tests.service.page.painter import Painter, open_page
 from tests.service.page.test_everybody import no_horizontal_scroll
@@ -55,6 +56,14 @@ def test_occupancy_is_what_the_workers_last_batch_was(page: Page, painter: Paint
     page.goto("/operator")
     expect(page.locator("#workers .occupancy")).to_have_text("75 %")
     assert figure(page, "Occupancy") == "75 %"
+
+
+def test_times_of_steps_name_a_pipeline_for_each_stage(page: Page, painter: Painter) -> None:
+    shared = {"base": {16: 80.125}, "upsample": {16: 160.5}}
+    times = {"demo": shared, "demo-uncond": shared, "fashion": {"base": {16: 79.75}}}
+    painter.inbox.heartbeat(worker_info(step_ms=times), "")
+    page.goto("/operator")
+    expect(page.locator("#workers tr")).to_contain_text("demo base 80 ms, demo upsample 161 ms, fashion base 80 ms")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
