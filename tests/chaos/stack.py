@@ -24,6 +24,7 @@ from jobs.settings import Settings
 from stack import launcher
 from tests.chaos.faulty_worker import CONTROL, SLOW_FILE, STEPS_FOLDER
 from tests.chaos.proxy import Proxy
+from tests.row_shapes import share_row_shapes
 from tests.waiting import PATIENCE_SECONDS, eventually
 from tests.warm import SERVICE, WORKER, WarmProgram
 
@@ -123,6 +124,7 @@ class Stack:
             lease_seconds=LEASE_SECONDS,
             heartbeat_seconds=HEARTBEAT_SECONDS,
         )
+        share_row_shapes(self.settings.data)
         plain = {name: value for name, value in os.environ.items() if not name.startswith("ADM_")}
         self._environment = plain | {
             "ADM_DATA": str(folder / "data"),

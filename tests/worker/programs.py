@@ -18,6 +18,7 @@ from jobs.settings import Settings
 from jobs.storage.images import ImageStore
 from tests.conftest import running_redis
 from tests.jobs.samples import replay
+from tests.row_shapes import share_row_shapes
 from tests.waiting import PATIENCE_SECONDS, eventually
 from tests.warm import WORKER, StartProgram, WarmProgram
 from worker.loop import Worker
@@ -40,6 +41,7 @@ class WorkerProcess:
         module: str = "",
         **variables: str,
     ) -> None:
+        share_row_shapes(settings.data)
         self.log_path = folder / f"{name}.log"
         environment = {key: value for key, value in os.environ.items() if not key.startswith("ADM_")}
         environment |= {
