@@ -31,7 +31,7 @@ def create(
     as_json: AsJson = False,
 ) -> None:
     """Make a key and print it, only this once. After the first key, every caller needs one."""
-    from jobs.callers.caller import Role
+    from jobs.contract.caller import Role
     from jobs.contract.errors import KeyringError
 
     with key_store() as store:

@@ -14,8 +14,8 @@ from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from jobs.callers.caller import ANONYMOUS, Caller, Role
 from jobs.callers.keyring import IN_FORCE_SECONDS, Keyring, read_keyring
+from jobs.contract.caller import ANONYMOUS, Caller, Role
 from jobs.contract.errors import RefusedError
 from jobs.queue import keys
 from jobs.queue.corrupt import is_wrong_type

@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from anyio import CapacityLimiter, to_thread
 
-from jobs.callers.caller import Caller
+from jobs.contract.caller import Caller
 from jobs.contract.errors import ErrorKind, RefusedError
 from service.fair_turns import FairTurns
 from service.problems import RETRY_AFTER_SECONDS

@@ -15,7 +15,7 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from jobs.callers.caller import Caller
+from jobs.contract.caller import Caller
 from jobs.contract.errors import FieldError, InvalidRequestError
 from jobs.contract.json_bodies import pointer_to
 from jobs.settings.environment import variable

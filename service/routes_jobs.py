@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from jobs.callers.caller import Caller
+from jobs.contract.caller import Caller
 from jobs.contract.errors import RefusedError
 from jobs.contract.items import JobItems
 from jobs.contract.job import Job, JobList

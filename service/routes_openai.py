@@ -19,7 +19,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.requests import ClientDisconnect
 
-from jobs.callers.caller import Caller
+from jobs.contract.caller import Caller
 from jobs.contract.errors import ErrorKind, FieldError, InvalidRequestError, RefusedError
 from jobs.contract.job import Job, JobStatus
 from jobs.contract.work import evaluations_of

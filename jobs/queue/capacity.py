@@ -6,7 +6,7 @@ from typing import Any
 
 from redis.client import Pipeline
 
-from jobs.callers.caller import Caller, Role
+from jobs.contract.caller import Caller, Role
 from jobs.contract.errors import ErrorKind, RefusedError
 from jobs.contract.job import JobStatus
 from jobs.queue import keys

@@ -13,7 +13,7 @@ import structlog
 from redis.client import Pipeline, Redis
 from redis.exceptions import ResponseError
 
-from jobs.callers.keyring import CALLER_ID
+from jobs.contract.caller import CALLER_ID
 from jobs.contract.job import JobStatus
 from jobs.contract.request import ResolvedRequest
 from jobs.contract.work import work_of

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 from redis.client import Redis
 
 from jobs.callers import turns
-from jobs.callers.caller import Caller
 from jobs.callers.quotas import Quotas
 from jobs.callers.turns import Place
+from jobs.contract.caller import Caller
 from jobs.contract.errors import ErrorKind, FieldError, InvalidRequestError, RefusedError
 from jobs.contract.job import Job, JobStatus
 from jobs.contract.pipelines import PipelineInfo

@@ -5,8 +5,8 @@ from typing import NamedTuple, cast
 
 from redis.client import Redis
 
-from jobs.callers.caller import ANONYMOUS, Caller
 from jobs.callers.quotas import Quotas
+from jobs.contract.caller import ANONYMOUS, Caller
 from jobs.contract.errors import ErrorKind, FieldError, InvalidRequestError, RefusedError
 from jobs.contract.grids import Grid
 from jobs.contract.job import ImageRecord, Job, JobPage, JobStatus

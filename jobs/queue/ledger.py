@@ -11,9 +11,9 @@ import structlog
 from redis.client import Pipeline, Redis
 from redis.exceptions import ResponseError
 
-from jobs.callers.caller import ANONYMOUS, Caller
 from jobs.callers.queued_time import WITHIN, within
 from jobs.callers.turns import ENTER, Place, place_of_reply
+from jobs.contract.caller import ANONYMOUS, Caller
 from jobs.contract.errors import ErrorKind, FailureKind, RefusedError
 from jobs.contract.job import CheckpointRecord, JobStatus, Progress
 from jobs.contract.work import RUNNING

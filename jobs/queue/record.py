@@ -17,7 +17,7 @@ from pydantic import (
 )
 from rq.job import JobStatus as RqStatus
 
-from jobs.callers.keyring import CALLER_ID
+from jobs.contract.caller import CALLER_ID
 from jobs.contract.errors import AdmError
 from jobs.contract.grids import GridAxes
 from jobs.contract.job import CheckpointRecord, ImageRecord, JobError, JobStatus, Progress, Usage

@@ -8,8 +8,8 @@ from threading import Lock
 from typing import NamedTuple
 from uuid import uuid4
 
-from jobs.callers.caller import ANONYMOUS, Caller
 from jobs.callers.quotas import Quotas
+from jobs.contract.caller import ANONYMOUS, Caller
 from jobs.contract.errors import MAX_ERRORS, ErrorKind, FieldError, InvalidRequestError, RefusedError
 from jobs.contract.grids import GridRequest
 from jobs.contract.items import JobItems

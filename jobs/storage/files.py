@@ -13,7 +13,7 @@ from uuid import uuid4
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from redis.client import Redis
 
-from jobs.callers.caller import Caller, Role
+from jobs.contract.caller import Caller, Role
 from jobs.contract.errors import ErrorKind, RefusedError
 from jobs.queue import keys
 from jobs.queue.clock import RedisClock

@@ -15,8 +15,8 @@ import httpx2
 import pytest
 from redis import Redis
 
-from jobs.callers.caller import Role
 from jobs.callers.keyring import KeyStore
+from jobs.contract.caller import Role
 from jobs.queue.cleaner import Cleaner
 from jobs.queue.ledger import Ledger
 from jobs.storage.files import FileStore

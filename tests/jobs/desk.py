@@ -5,7 +5,7 @@ from typing import Any, cast
 
 from redis import Redis
 
-from jobs.callers.caller import Caller, Role
+from jobs.contract.caller import Caller, Role
 from jobs.contract.errors import RefusedError
 from jobs.contract.request import JobRequest
 from jobs.queue import keys, rq_registries

@@ -8,7 +8,7 @@ import zlib
 
 from redis import Redis
 
-from jobs.callers.caller import ANONYMOUS
+from jobs.contract.caller import ANONYMOUS
 from jobs.contract.kinds import KINDS
 from jobs.contract.pipelines import ClassInfo, Defaults, PipelineInfo, StageInfo, UpsampleDefaults
 from jobs.contract.samplers import SAMPLER_NOTES

@@ -8,7 +8,7 @@ from typing import cast
 import pytest
 from redis import Redis
 
-from jobs.callers.caller import ANONYMOUS, Caller, Role
+from jobs.contract.caller import ANONYMOUS, Caller, Role
 from jobs.contract.errors import ErrorKind, RefusedError, UnavailableError
 from jobs.queue import keys
 from jobs.settings import Settings

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from redis import ConnectionPool, Redis
 
-from jobs.callers.caller import ANONYMOUS, Caller, Role
 from jobs.callers.quotas import Quotas
+from jobs.contract.caller import ANONYMOUS, Caller, Role
 from jobs.contract.errors import ErrorKind, OverQuotaError, RefusedError
 from jobs.contract.items import JobItems
 from jobs.contract.job import JobStatus

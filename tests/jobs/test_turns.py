@@ -13,7 +13,7 @@ from redis import Redis
 from bench.simulate_callers import make_jobs, measure
 from bench.simulate_load import make_pipelines
 from bench.turns import Line
-from jobs.callers.caller import Caller, Role
+from jobs.contract.caller import Caller, Role
 from jobs.queue import keys, rq_registries
 from jobs.settings import Settings
 from tests.conftest import RedisServer

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from redis import Redis
 
-from jobs.callers.caller import Role
+from jobs.contract.caller import Role
 from jobs.queue import keys
 from jobs.queue.announcements import announce_pipelines
 from jobs.settings import Settings

@@ -8,7 +8,7 @@ import httpx2
 import pytest
 from redis import Redis
 
-from jobs.callers.caller import ANONYMOUS
+from jobs.contract.caller import ANONYMOUS
 from jobs.contract.job import JobStatus
 from jobs.queue import keys, rq_registries
 from jobs.queue.submitting import job_id_of

@@ -4,8 +4,8 @@ import httpx2
 import pytest
 from redis import Redis
 
-from jobs.callers.caller import Role
 from jobs.callers.keyring import KeyRecord, KeyStore
+from jobs.contract.caller import Role
 from jobs.contract.job import JobStatus
 from jobs.queue import keys
 from jobs.queue.job_queue import JobQueue

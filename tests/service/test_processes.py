@@ -15,8 +15,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from redis import Redis
 
-from jobs.callers.caller import Role
 from jobs.callers.keyring import KeyStore
+from jobs.contract.caller import Role
 from jobs.settings import Settings
 from service.metrics import Metrics
 from service.process_metrics import ProcessMetrics

@@ -10,7 +10,7 @@ import pytest
 from anyio import to_thread
 from redis import Redis
 
-from jobs.callers.caller import ANONYMOUS
+from jobs.contract.caller import ANONYMOUS
 from jobs.contract.job import JobStatus
 from jobs.contract.request import JobRequest
 from jobs.queue.announcements import announce_pipelines

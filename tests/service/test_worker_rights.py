@@ -10,9 +10,9 @@ import pytest
 from redis import Redis
 from redis.exceptions import NoPermissionError
 
-from jobs.callers.caller import Role
 from jobs.callers.keyring import KeyStore
 from jobs.callers.quota_windows import PREFIX
+from jobs.contract.caller import Role
 from jobs.contract.job import JobStatus
 from jobs.queue import keys
 from jobs.settings import Settings

@@ -8,7 +8,7 @@ import pytest
 from pydantic import SecretStr
 from redis import Redis
 
-from jobs.callers.caller import ANONYMOUS, Caller, Role
+from jobs.contract.caller import ANONYMOUS, Caller, Role
 from jobs.contract.errors import ErrorKind, RefusedError
 from jobs.contract.job import JobStatus
 from jobs.contract.request import JobRequest

@@ -8,7 +8,7 @@ import pytest
 from redis import Redis
 from redis.client import Pipeline
 
-from jobs.callers.caller import ANONYMOUS
+from jobs.contract.caller import ANONYMOUS
 from jobs.contract.errors import ErrorKind, FailureKind, RefusedError, UnavailableError
 from jobs.contract.request import JobRequest
 from jobs.queue import keys, rq_registries

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule, run_state_machine_as_test
 from redis import Redis
 
-from jobs.callers.caller import ANONYMOUS, Caller, Role
+from jobs.contract.caller import ANONYMOUS, Caller, Role
 from jobs.contract.errors import FailureKind, RefusedError
 from jobs.contract.job import FINAL_STATUSES, ImageRecord, JobStatus, Usage
 from jobs.contract.request import JobRequest

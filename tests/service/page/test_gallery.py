@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Page, expect
 from redis import Redis
 
-from jobs.callers.caller import Role
+from jobs.contract.caller import Role
 from jobs.contract.pipelines import ClassInfo
 from jobs.queue import keys
 from tests.jobs.samples import DEMO, png
