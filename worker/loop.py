@@ -119,7 +119,7 @@ class Worker:
         self._heartbeat_if_due()
         if self._read_inbox(accept=accept) and self._engine.busy:
             self._await_newcomers()
-        # the last report of a job that runs alone is evidence if the worker dies (jobs.queue.worker_deaths)
+        # the last report of a job that runs alone is evidence if the worker dies (jobs.contract.worker_deaths)
         is_alone = any(run.claim.alone for run in self._runs.all)
         report = self._engine.iterate(ahead=not is_alone)
         self._next_step_at = time.monotonic() + launch_delay(self._engine.seconds_ahead, self._engine.host_seconds)

@@ -17,13 +17,13 @@ from jobs.contract.caller import ANONYMOUS, Caller
 from jobs.contract.errors import ErrorKind, FailureKind, RefusedError
 from jobs.contract.job import CheckpointRecord, JobStatus, Progress
 from jobs.contract.work import RUNNING
+from jobs.contract.worker_deaths import DEATHS_ALONE, MANY_ALONE
 from jobs.queue import keys, rq_registries
 from jobs.queue.clock import RedisClock
 from jobs.queue.corrupt import answers, is_wrong_type, matched, our_queues, repair
 from jobs.queue.record import CorruptRecordError, Record
 from jobs.queue.transaction import commit
 from jobs.queue.transitions import Transitions, count_work, move
-from jobs.queue.worker_deaths import DEATHS_ALONE, MANY_ALONE
 
 log = structlog.get_logger("jobs.queue.ledger")
 

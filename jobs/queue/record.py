@@ -22,9 +22,9 @@ from jobs.contract.errors import AdmError
 from jobs.contract.grids import GridAxes
 from jobs.contract.job import CheckpointRecord, ImageRecord, JobError, JobStatus, Progress, Usage
 from jobs.contract.request import ResolvedRequest
+from jobs.contract.worker_deaths import Deaths
 from jobs.queue import keys
 from jobs.queue.payload import read_payload
-from jobs.queue.worker_deaths import Deaths
 from vocabulary.priorities import Priority
 
 STATUS_OF_RQ = {

@@ -15,10 +15,10 @@ from structlog.testing import capture_logs
 
 from jobs.contract.errors import FailureKind
 from jobs.contract.job import CheckpointRecord, Progress
+from jobs.contract.worker_deaths import DEATHS_ALONE, DEATHS_TOGETHER, MANY_ALONE
 from jobs.queue import keys, rq_registries
 from jobs.queue.cleaner import Cleaner
 from jobs.queue.record import Record
-from jobs.queue.worker_deaths import DEATHS_ALONE, DEATHS_TOGETHER, MANY_ALONE
 from jobs.settings import Settings
 from tests.conftest import RedisServer
 from tests.corruption import NOT_UTF8
