@@ -39,8 +39,8 @@ from engine.trajectory import ImageState
 from jobs import logs
 from jobs.contract.job import JobStatus
 from jobs.contract.request import JobRequest
-from jobs.queue import keys
 from jobs.queue.job_queue import JobQueue
+from jobs.redis import keys
 from jobs.settings import Settings
 from jobs.storage.files import FileRecord, FileStore
 from jobs.storage.images import ImageStore

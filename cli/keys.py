@@ -86,7 +86,7 @@ def key_store() -> Iterator["KeyStore"]:
     from jobs import logs
     from jobs.callers.keyring import KeyStore
     from jobs.contract.errors import KeyringError
-    from jobs.queue.server import connect_redis
+    from jobs.redis.server import connect_redis
     from jobs.settings import Settings
 
     with one_line_errors(KeyringError):

@@ -17,8 +17,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from jobs.callers.keyring import IN_FORCE_SECONDS, Keyring, read_keyring
 from jobs.contract.caller import ANONYMOUS, Caller, Role
 from jobs.contract.errors import RefusedError
-from jobs.queue import keys
-from jobs.queue.corrupt import is_wrong_type
+from jobs.redis import keys
+from jobs.redis.replies import is_wrong_type
 from jobs.settings import Settings
 from service.audit import Audited
 from service.open_requests import OpenRequests

@@ -14,8 +14,8 @@ from pathlib import Path
 from pydantic import SecretStr
 from redis.exceptions import RedisError
 
-from jobs.queue.clock import RedisClock
-from jobs.queue.server import connect_redis
+from jobs.redis.clock import RedisClock
+from jobs.redis.server import connect_redis
 from jobs.settings import Settings
 from jobs.storage.data_folder import keep_private, open_data_folder
 from jobs.views.fleet import FleetReader

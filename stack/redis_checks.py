@@ -8,8 +8,8 @@ from uuid import uuid4
 from redis.client import Redis
 from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
-from jobs.queue import keys
-from jobs.queue.server import connect_redis, look
+from jobs.redis import keys
+from jobs.redis.server import connect_redis, look
 from jobs.settings import Settings
 from jobs.settings.environment import masked
 from stack.embedded import server_binary

@@ -19,8 +19,8 @@ from redis.client import Pipeline, Redis
 
 from jobs.contract.caller import CALLER_ID, KEY, Caller, Role
 from jobs.contract.errors import KeyringError
-from jobs.queue import keys
-from jobs.queue.clock import RedisClock
+from jobs.redis import keys
+from jobs.redis.clock import RedisClock
 
 log = structlog.get_logger("jobs.keyring")
 

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 from redis.client import Pipeline, Redis
 
 from jobs.contract.job import Progress
-from jobs.queue import keys
-from jobs.queue.corrupt import answers
-from jobs.queue.rq_registries import job_key
+from jobs.redis import keys
+from jobs.redis.replies import answers
+from jobs.redis.rq_keys import job_key
 
 MAX_EVENTS = 2000  # of one job; progress is throttled to some 200 an attempt
 START = "0-0"

@@ -16,7 +16,7 @@ from jobs.contract.items import JobItems
 from jobs.contract.request import JobRequest
 from jobs.queue.drafting import Admitted, Counted, Draft, Drafter, Order, Submission, Submitted, new_seed
 from jobs.queue.ledger import Above, Group, Ledger
-from jobs.queue.record import Record
+from jobs.redis.record import Record
 from jobs.views.job_views import Views
 
 RETRY_SECONDS = 1.0  # in `Retry-After`; by then a removal that is in progress has ended

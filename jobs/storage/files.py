@@ -15,10 +15,10 @@ from redis.client import Redis
 
 from jobs.contract.caller import Caller, Role
 from jobs.contract.errors import ErrorKind, RefusedError
-from jobs.queue import keys
-from jobs.queue.clock import RedisClock
-from jobs.queue.corrupt import answers
-from jobs.queue.server import ServerReader
+from jobs.redis import keys
+from jobs.redis.clock import RedisClock
+from jobs.redis.replies import answers
+from jobs.redis.server import ServerReader
 from jobs.settings import Settings
 from jobs.storage.file_counts import UNLIMITED, FileCounts, FileLimits
 from jobs.storage.store import ObjectStore

@@ -13,8 +13,8 @@ from redis.client import Redis
 from jobs.contract.pipelines import PipelineInfo
 from jobs.contract.sweeps import Sweep
 from jobs.contract.workers import WorkerInfo
-from jobs.queue import keys
-from jobs.queue.corrupt import answers
+from jobs.redis import keys
+from jobs.redis.replies import answers
 
 log = structlog.get_logger("jobs.views.fleet")
 

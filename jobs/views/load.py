@@ -11,8 +11,8 @@ from redis.client import Redis
 
 from jobs.callers.keyring import KeyRecord
 from jobs.contract.job import JobStatus, View
-from jobs.queue import keys
-from jobs.queue.corrupt import answers
+from jobs.redis import keys
+from jobs.redis.replies import answers
 from jobs.views.estimate import Backlogs, Estimator
 from jobs.views.fleet import Fleet, FleetReader
 from jobs.views.job_views import ask_backlogs, take_backlogs

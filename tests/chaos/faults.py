@@ -11,12 +11,12 @@ from typing import Any, cast
 from redis.client import Pipeline, Redis
 
 from jobs.contract.request import JobRequest
-from jobs.queue import keys, rq_registries
 from jobs.queue.announcements import announce_pipelines
 from jobs.queue.job_queue import JobQueue
-from jobs.queue.payload import PAYLOAD_VERSION
-from jobs.queue.record import Record
 from jobs.queue.transitions import count_work
+from jobs.redis import keys, rq_keys
+from jobs.redis.payload import PAYLOAD_VERSION
+from jobs.redis.record import Record
 from jobs.storage.images import ImageStore, image_key
 from jobs.views.fleet import FleetReader
 from tests.chaos.stack import LEASE_SECONDS, Program, Stack
@@ -179,10 +179,10 @@ class Faults:
         """Write corrupt data to the queue, as another program, another version or a broken disk may leave them."""
         with self._stack.redis() as redis:
             for garbage in (b"nobody", b"\xff\xfe", b"", b"a b:c"):
-                redis.lpush(rq_registries.queue_key(POISONED_QUEUE), garbage)
+                redis.lpush(rq_keys.queue_key(POISONED_QUEUE), garbage)
             bare = f"bare-{len(self.poisoned)}"
-            redis.hset(rq_registries.job_key(bare), mapping={"status": "queued", "origin": POISONED_QUEUE})
-            redis.rpush(rq_registries.queue_key(POISONED_QUEUE), bare)
+            redis.hset(rq_keys.job_key(bare), mapping={"status": "queued", "origin": POISONED_QUEUE})
+            redis.rpush(rq_keys.queue_key(POISONED_QUEUE), bare)
             self.poisoned[bare] = "bad-payload"
             redis.zadd(keys.LEASES, dict.fromkeys([b"\xff\xfe", b"odd", b"nobody:" + b"0" * 32], 1.0))
             redis.publish(keys.WAKE_CHANNEL, b"\xff")
@@ -190,7 +190,7 @@ class Faults:
                 self.poisoned[self._poisoned_job(redis, change)] = failure
             for field in ("adm_work", "adm_attempt", "retries_left", "adm_created_at"):
                 job_id = self._poisoned_job(redis, dumped)
-                redis.hset(rq_registries.job_key(job_id), field, "garbage")
+                redis.hset(rq_keys.job_key(job_id), field, "garbage")
                 self.poisoned[job_id] = "bad-payload"
 
     def _poisoned_job(self, redis: Redis, change: Callable[[list[Any]], bytes]) -> str:
@@ -200,18 +200,18 @@ class Faults:
         job_id = queue.submitter.submit(JobRequest.parse(json.dumps(body).encode())).job.id
 
         def spoil(pipe: Pipeline) -> None:
-            fields = cast(dict[bytes, bytes], pipe.hgetall(rq_registries.job_key(job_id)))
+            fields = cast(dict[bytes, bytes], pipe.hgetall(rq_keys.job_key(job_id)))
             data = change(json.loads(zlib.decompress(fields[b"data"])))
             posted = Record.parse(job_id, fields)
             moved = Record.parse(job_id, fields | {b"origin": POISONED_QUEUE.encode()})
             pipe.multi()
-            pipe.hset(rq_registries.job_key(job_id), mapping={"data": data, "origin": moved.queue})
-            pipe.lrem(rq_registries.queue_key(posted.queue), 0, job_id)
-            pipe.rpush(rq_registries.queue_key(moved.queue), job_id)
+            pipe.hset(rq_keys.job_key(job_id), mapping={"data": data, "origin": moved.queue})
+            pipe.lrem(rq_keys.queue_key(posted.queue), 0, job_id)
+            pipe.rpush(rq_keys.queue_key(moved.queue), job_id)
             count_work(pipe, posted, posted.priority, -1)
             count_work(pipe, moved, moved.priority, 1)
 
-        redis.transaction(spoil, rq_registries.job_key(job_id))
+        redis.transaction(spoil, rq_keys.job_key(job_id))
         return job_id
 
     def _worker(self) -> Program:

@@ -12,7 +12,7 @@ from redis import Redis
 from jobs.callers.keyring import Keyring, KeyStore, read_keyring
 from jobs.contract.caller import ANONYMOUS, KEY, Caller, Role
 from jobs.contract.errors import KeyringError
-from jobs.queue import keys
+from jobs.redis import keys
 
 pytestmark = pytest.mark.redis
 

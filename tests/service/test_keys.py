@@ -13,7 +13,7 @@ from redis import Redis
 
 from jobs.callers.keyring import IN_FORCE_SECONDS, KeyStore
 from jobs.contract.caller import Role
-from jobs.queue import keys
+from jobs.redis import keys
 from jobs.settings import Settings
 from tests.jobs.samples import png
 from tests.service.conftest import MakeKey, ToyWorker, body, running_service

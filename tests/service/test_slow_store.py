@@ -15,7 +15,7 @@ from redis import Redis
 
 from jobs.contract.caller import ANONYMOUS, Caller, Role
 from jobs.contract.errors import ErrorKind, RefusedError
-from jobs.queue import keys
+from jobs.redis import keys
 from jobs.settings import Settings
 from service.fair_threads import FairThreads
 from tests.chaos.proxy import StoreProxy

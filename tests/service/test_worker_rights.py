@@ -14,7 +14,7 @@ from jobs.callers.keyring import KeyStore
 from jobs.callers.quota_windows import PREFIX
 from jobs.contract.caller import Role
 from jobs.contract.job import JobStatus
-from jobs.queue import keys
+from jobs.redis import keys
 from jobs.settings import Settings
 from stack.redis_checks import check_rights
 from tests.conftest import RedisServer

@@ -7,7 +7,7 @@ import pytest
 from redis import Redis
 
 from jobs.callers.quota_windows import Window
-from jobs.queue import keys
+from jobs.redis import keys
 from jobs.settings import Settings
 from stack.redis_checks import COMMANDS, check_redis, judge_clock
 from tests.conftest import RedisServer

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 
 from jobs.contract.errors import FailureKind
 from jobs.contract.job import JobStatus
-from jobs.queue import keys
+from jobs.redis import keys
 from jobs.settings import Settings
 from jobs.storage.files import FileStore
 from jobs.storage.images import PROBE

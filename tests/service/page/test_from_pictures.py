@@ -9,7 +9,7 @@ from playwright.sync_api import (
 )
 from redis import Redis
 
-from jobs.queue import keys
+from jobs.redis import keys
 from tests.jobs.samples import DEMO_UNCOND, png
 from tests.service.page.painter import Painter, films, generate, open_page
 

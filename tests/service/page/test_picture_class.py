@@ -10,7 +10,7 @@ from playwright.sync_api import (
 from redis import Redis
 
 from jobs.contract.pipelines import PipelineInfo, UpsampleDefaults
-from jobs.queue import keys
+from jobs.redis import keys
 from tests.jobs.samples import BASE, DEMO, DEMO_UNCOND, UPSAMPLER, png
 from tests.service.page.painter import Painter, generate, open_page
 from tests.service.page.test_from_pictures import choose

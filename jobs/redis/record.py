@@ -23,8 +23,8 @@ from jobs.contract.grids import GridAxes
 from jobs.contract.job import CheckpointRecord, ImageRecord, JobError, JobStatus, Progress, Usage
 from jobs.contract.request import ResolvedRequest
 from jobs.contract.worker_deaths import Deaths
-from jobs.queue import keys
-from jobs.queue.payload import read_payload
+from jobs.redis import keys
+from jobs.redis.payload import read_payload
 from vocabulary.priorities import Priority
 
 STATUS_OF_RQ = {
@@ -204,7 +204,7 @@ class Record(BaseModel):
     def request(self) -> ResolvedRequest:
         """The request it carries.
 
-        Raises: NewerPayloadError, BadPayloadError (`jobs.queue.payload`).
+        Raises: NewerPayloadError, BadPayloadError (`jobs.redis.payload`).
         """
         return read_payload(self.payload)
 
