@@ -18,6 +18,8 @@ from jobs.redis.replies import answers
 
 log = structlog.get_logger("jobs.views.fleet")
 
+LEAST_SHORT_SIDE_PX = 512  # size of the largest published model, for pipelines that no worker has announced yet
+
 T = TypeVar("T")
 StepMs = dict[str, dict[PositiveInt, float]]  # stage -> row shape -> milliseconds a step
 STEP_MS = TypeAdapter(StepMs)
@@ -41,6 +43,12 @@ class Fleet:
             }
             for pipeline, stages in self.step_ms.items()
         }
+
+    @property
+    def short_side_px(self) -> int:
+        """The short side of an uploaded picture that the largest pipeline needs: the size of its first stage."""
+        sizes = [each.stages[0].image_size for each in self.pipelines.values() if each.stages]
+        return max([LEAST_SHORT_SIDE_PX, *sizes])
 
     @cached_property
     def _workers_by_pipeline(self) -> dict[str, dict[str, WorkerInfo]]:
