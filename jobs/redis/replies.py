@@ -3,8 +3,9 @@
 import re
 from typing import Any
 
-from redis.client import Pipeline
 from redis.exceptions import ResponseError
+
+from jobs.redis.reading import ReadPipeline
 
 
 def is_wrong_type(error: object) -> bool:
@@ -12,7 +13,7 @@ def is_wrong_type(error: object) -> bool:
     return isinstance(error, ResponseError) and "WRONGTYPE" in str(error)
 
 
-def answers(pipe: Pipeline) -> list[Any]:
+def answers(pipe: ReadPipeline) -> list[Any]:
     """Run a pipeline; return the answers of `pipe.execute`, with None for keys of the wrong type."""
     found = []
     for each in pipe.execute(raise_on_error=False):

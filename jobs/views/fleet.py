@@ -8,12 +8,12 @@ from typing import TypeVar, cast
 
 import structlog
 from pydantic import PositiveInt, TypeAdapter, ValidationError
-from redis.client import Redis
 
 from jobs.contract.pipelines import PipelineInfo
 from jobs.contract.sweeps import Sweep
 from jobs.contract.workers import WorkerInfo
 from jobs.redis import keys
+from jobs.redis.reading import RedisReader
 from jobs.redis.replies import answers
 
 log = structlog.get_logger("jobs.views.fleet")
@@ -97,7 +97,7 @@ class Fleet:
 class FleetReader:
     """Reads the fleet and caches it, because it changes only with heartbeats and every request needs it."""
 
-    def __init__(self, redis: Redis, max_age_seconds: float) -> None:
+    def __init__(self, redis: RedisReader, max_age_seconds: float) -> None:
         self._redis, self._max_age_seconds = redis, max_age_seconds
         self._fleet, self._read_at = Fleet(), float("-inf")
         self._not_understood: set[str] = set()  # keys whose unreadable entries have been logged

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
-from redis.client import Pipeline, Redis
 
 from jobs.callers.turns import Place
 from jobs.contract.job import ImageView, Job, JobProgress, JobStatus, QueueInfo
@@ -15,6 +14,7 @@ from jobs.contract.request import ResolvedRequest
 from jobs.contract.work import evaluations_of
 from jobs.redis import keys, rq_keys
 from jobs.redis.payload import BadPayloadError
+from jobs.redis.reading import ReadPipeline, RedisReader
 from jobs.redis.record import Record
 from jobs.redis.replies import answers
 from jobs.views.estimate import Backlog, Backlogs, Estimator
@@ -29,7 +29,7 @@ RATIO = re.compile(rb"\d{1,18}\.\d{4}")  # as `jobs.queue.transitions` writes th
 class Views:
     """Makes views from records, with progress, place in the queue and estimates."""
 
-    def __init__(self, redis: Redis, fleet: FleetReader, root_path: str) -> None:
+    def __init__(self, redis: RedisReader, fleet: FleetReader, root_path: str) -> None:
         self._redis, self._fleet, self._root_path = redis, fleet, root_path
 
     def of(self, records: Sequence[Record]) -> list[Job]:
@@ -172,7 +172,7 @@ def readable_request(record: Record) -> ResolvedRequest | None:
         return None
 
 
-def ask_backlogs(pipe: Pipeline, fleet: Fleet, pipelines: Sequence[str]) -> None:
+def ask_backlogs(pipe: ReadPipeline, fleet: Fleet, pipelines: Sequence[str]) -> None:
     """Queue the commands whose answers `take_backlogs` parses."""
     for pipeline in with_those_beside(fleet, pipelines):
         for priority in PRIORITIES:
