@@ -18,7 +18,7 @@ from engine.trajectory import Trajectory
 
 
 @dataclass(frozen=True)
-class Finding:
+class Difference:
     """A step whose result differed when it was recomputed.
 
     guilty: the row shapes whose results differ from those of most shapes, by part of the stage (network or guide);
@@ -80,7 +80,7 @@ class Audit:
         return self._candidate is not None and self._owed_seconds >= 2 * self._candidate.seconds
 
     @torch.no_grad()
-    def run(self) -> Finding | None:
+    def run(self) -> Difference | None:
         """Recompute the candidate; None if the result is the same. No image may be in the engine."""
         assert self._candidate is not None
         candidate, self._candidate, self._steps, self._owed_seconds = self._candidate, None, 0, 0.0
@@ -91,7 +91,7 @@ class Audit:
         guilty = {part: shapes for part in stage.row_shapes if (shapes := self._guilty(stage, part, before))}
         for part, shapes in guilty.items():
             stage.drop_shapes(part, shapes)
-        return Finding(candidate.stage, before.timestep, before.request.network_label, candidate.row_shape, guilty)
+        return Difference(candidate.stage, before.timestep, before.request.network_label, candidate.row_shape, guilty)
 
     def _taken_again(self, stage: Stage, before: Trajectory) -> Iterator[Trajectory]:
         yield stage.step([before])[0]
