@@ -69,8 +69,8 @@ class Audit:
             return
         self._steps += 1
         if self.draw.random() * self._steps < 1:
-            place = self.draw.randrange(len(report.moved))
-            candidate = report.stage, report.row_shape, report.seconds, report.before[place], report.moved[place]
+            index = self.draw.randrange(len(report.moved))
+            candidate = report.stage, report.row_shape, report.seconds, report.before[index], report.moved[index]
             self._candidate = _Candidate(*candidate)
 
     @property
@@ -96,9 +96,9 @@ class Audit:
     def _taken_again(self, stage: Stage, before: Trajectory) -> Iterator[Trajectory]:
         yield stage.step([before])[0]
         batch = [stage.rehearsal() for _ in range(self.draw.randint(1, stage.row_shapes["network"][-1]))]
-        place = self.draw.randrange(len(batch))
-        batch[place] = before
-        yield stage.step(batch)[place]
+        index = self.draw.randrange(len(batch))
+        batch[index] = before
+        yield stage.step(batch)[index]
 
     def _guilty(self, stage: Stage, part: str, before: Trajectory) -> tuple[int, ...]:
         """Shapes of a part whose results for a row differ from those of most shapes."""

@@ -14,7 +14,7 @@ from jobs.callers.keyring import NEEDED
 from jobs.contract.job import Job
 from jobs.queue.cleaner import Cleaner
 from jobs.queue.drafting import Submission, Submitted
-from jobs.queue.events import Event, Place, read_events
+from jobs.queue.events import Event, StreamPosition, read_events
 from jobs.queue.job_queue import Asked, JobQueue
 from jobs.queue.retirement import Retirement
 from jobs.redis.record import Record
@@ -61,7 +61,7 @@ class Service:
     submissions: Batches[Submission, Submitted]
     lookups: Batches[Asked, Job]
     records: Batches[Asked, Record | None]
-    events: Batches[Place, list[Event]]
+    events: Batches[StreamPosition, list[Event]]
     probes: Probes
 
 

@@ -69,7 +69,7 @@ class ImageWriter:
         now = time.monotonic()
         for (_, index), (run, pixels) in previews.items():
             if self._pending < MAX_PENDING_FOR_PREVIEWS and run.shows_previews(index, now):
-                self._submit(run, partial(_encode_preview, run, index, stage, run.place(index), pixels))
+                self._submit(run, partial(_encode_preview, run, index, stage, run.reached(index), pixels))
 
     def store(self, run: JobRun, finished: Finished) -> None:
         """Encode and store an image."""
@@ -112,5 +112,5 @@ class ImageWriter:
             return None
 
 
-def _encode_preview(run: JobRun, index: int, stage: str, place: tuple[int, int], pixels: Tensor) -> Outcome:
-    return None if run.forgotten else Preview(index, stage, *place, encode(pixels))
+def _encode_preview(run: JobRun, index: int, stage: str, reached: tuple[int, int], pixels: Tensor) -> Outcome:
+    return None if run.forgotten else Preview(index, stage, *reached, encode(pixels))

@@ -51,7 +51,7 @@ class JobRun:
         self._steps_total = sum(image.num_evaluations for image in images)
         self._steps_done = {image.index: 0 for image in images}
         self._shown_at: dict[int, float] = {}
-        self._places: dict[int, tuple[str, int, int]] = {}  # image -> stage, step and steps
+        self._reached: dict[int, tuple[str, int, int]] = {}  # image -> stage, step and steps
         if resumed is not None:
             self.images += resumed.images
             self.device_seconds = self.checkpointed_at = resumed.device_seconds
@@ -75,20 +75,20 @@ class JobRun:
         index = trajectory.request.index
         self._steps_done[index] += 1
         for encoded in self._latents.keys() - {index}:
-            self._places.pop(encoded, None)  # it is encoded; from here on the frames show the job's progress
+            self._reached.pop(encoded, None)  # it is encoded; from here on the frames show the job's progress
         self.device_seconds += seconds
         # From the count of steps: the engine may have moved the trajectory on to the next stage already.
         step = self._steps_done[index]
         for plan in trajectory.request.plans:
             if step <= plan.num_evaluations:
-                self._places[index] = (stage, step, plan.num_evaluations)
+                self._reached[index] = (stage, step, plan.num_evaluations)
                 return
             step -= plan.num_evaluations
         raise AssertionError("an image took more steps than its plans have")
 
-    def place(self, index: int) -> tuple[int, int]:
+    def reached(self, index: int) -> tuple[int, int]:
         """The last step that an image took, and the number of steps of its stage."""
-        _, step, steps = self._places[index]
+        _, step, steps = self._reached[index]
         return step, steps
 
     def shows_previews(self, index: int, now: float) -> bool:
@@ -100,8 +100,8 @@ class JobRun:
 
     def progress(self) -> Progress:
         """The stage and step of the image with the fewest steps done, and the done share of all steps."""
-        last = min(self._places, key=lambda index: self._steps_done[index])
-        stage, step, steps = self._places[last]
+        last = min(self._reached, key=lambda index: self._steps_done[index])
+        stage, step, steps = self._reached[last]
         return Progress(stage=stage, step=step, steps=steps, fraction=self.steps / self._steps_total)
 
     def encoded(self, finished: Finished) -> list[ImageRequest]:

@@ -93,9 +93,8 @@ def test_report_has_every_pipeline_with_every_sampler_and_the_real_images_beside
     assert set(found["upsampled"]["sharpness_mean_abs_laplacian"]) == {"upsampled", "bicubic", "reference"}
     assert found["hashes"] == {path.stem: file_hash(path) for path in judged_stack.glob("*.safetensors")}
     lines = list(table(found))
-    assert (
-        sum(line.startswith("tiny, ") for line in lines) == len(SAMPLER_PLANS) + 2
-    )  # and before and after the upsampler
+    upsampled = 2  # lines: before and after the upsampler
+    assert sum(line.startswith("tiny, ") for line in lines) == len(SAMPLER_PLANS) + upsampled
     assert sum(line.startswith("tiny-uncond, ") for line in lines) == 2 * len(SAMPLER_PLANS)
 
 

@@ -14,7 +14,7 @@ from jobs.contract.pipelines import ClassInfo, Defaults, PipelineInfo, StageInfo
 from jobs.contract.samplers import SAMPLER_NOTES
 from jobs.contract.sweeps import Sweep, SweepCell, SweepFigure
 from jobs.contract.workers import WorkerInfo
-from jobs.queue.events import START, Event, Place, read_events
+from jobs.queue.events import START, Event, StreamPosition, read_events
 from jobs.storage.files import FileInfo, FileStore
 from jobs.views.fleet import LEAST_SHORT_SIDE_PX
 from models.checkpoints.presets import SHAPE_NAMES
@@ -113,4 +113,4 @@ def upload(files: FileStore, data: bytes) -> FileInfo:
 
 def replay(redis: Redis, job_id: str, last_id: str = START) -> list[Event]:
     """All kept events behind one, oldest first."""
-    return read_events(redis, [Place(job_id, last_id)])[0]
+    return read_events(redis, [StreamPosition(job_id, last_id)])[0]

@@ -30,8 +30,8 @@ def test_image_ahead_of_its_job_is_reported_at_its_own_step() -> None:
         run.moved(first, "base", 0.1)
     run.moved(second, "base", 0.1)
     run.moved(first, "upsample", 0.1)
-    assert run.place(0) == (1, 2)
-    assert run.place(1) == (1, 3)
+    assert run.reached(0) == (1, 2)
+    assert run.reached(1) == (1, 3)
     assert run.progress() == Progress(stage="base", step=1, steps=3, fraction=0.5)
 
 
