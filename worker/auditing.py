@@ -9,7 +9,7 @@ from engine.audit import Audit
 from engine.engine import Engine
 from worker.metrics import StepMetrics
 
-log = structlog.get_logger("worker.audit")
+log = structlog.get_logger("worker.auditing")
 
 
 class Numerics:

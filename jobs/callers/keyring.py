@@ -22,7 +22,7 @@ from jobs.contract.errors import KeyringError
 from jobs.redis import keys
 from jobs.redis.clock import RedisClock
 
-log = structlog.get_logger("jobs.keyring")
+log = structlog.get_logger("jobs.callers.keyring")
 
 NEEDED = "keys-needed"  # file in the data folder that shows that keys existed, if Redis loses them
 IN_FORCE_SECONDS = 0.2  # greatest age of a keyring that checks a request; then a change is in force everywhere
