@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from jobs.settings import Settings
-from stack.embedded import with_free_port
+from standalone.embedded import with_free_port
 from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[2]

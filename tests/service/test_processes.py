@@ -23,7 +23,7 @@ from service.process_metrics import ProcessMetrics
 from service.process_slot import Slot
 from tests.cli.test_keys import adm_keys
 from tests.service.conftest import ToyWorker, body, running_service
-from tests.stack.programs import alive
+from tests.standalone.programs import alive
 from tests.waiting import PATIENCE_SECONDS, eventually
 from tests.warm import Program
 

@@ -16,7 +16,7 @@ from jobs.contract.caller import Role
 from jobs.contract.job import JobStatus
 from jobs.redis import keys
 from jobs.settings import Settings
-from stack.redis_checks import check_rights
+from standalone.redis_checks import check_rights
 from tests.conftest import RedisServer
 from tests.service.conftest import MakeKey, ToyWorker, body
 from tests.worker.programs import Client, WorkerProcess

@@ -11,8 +11,8 @@ from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 
 from jobs.settings import Settings
-from stack.child import Child
-from stack.embedded import (
+from standalone.child import Child
+from standalone.embedded import (
     child_specs,
     environment,
     local_host,
@@ -21,8 +21,8 @@ from stack.embedded import (
     with_free_port,
     worker_name,
 )
-from stack.supervisor import StackError
-from tests.stack.programs import Lines, written_pid
+from standalone.supervisor import StackError
+from tests.standalone.programs import Lines, written_pid
 
 
 def test_busy_port_is_one_clear_error_that_names_the_variable() -> None:

@@ -12,8 +12,8 @@ from jobs.redis import keys
 from jobs.redis.server import connect_redis, look
 from jobs.settings import Settings
 from jobs.settings.environment import masked
-from stack.embedded import server_binary
-from stack.supervisor import StackError
+from standalone.embedded import server_binary
+from standalone.supervisor import StackError
 from vocabulary.doctor_finding import Finding
 
 CHECK, RIGHTS_CHECK, CLOCK_CHECK = "redis", "redis rights", "clock"

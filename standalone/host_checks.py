@@ -14,8 +14,8 @@ from jobs.contract.errors import SettingsError, UnavailableError
 from jobs.settings import Settings
 from jobs.settings.environment import masked
 from jobs.storage.store import ObjectStore
-from stack.embedded import PROBE_TIMEOUT_SECONDS, local_host, with_free_port
-from stack.supervisor import StackError
+from standalone.embedded import PROBE_TIMEOUT_SECONDS, local_host, with_free_port
+from standalone.supervisor import StackError
 from vocabulary.counts import counted
 from vocabulary.doctor_finding import Finding
 

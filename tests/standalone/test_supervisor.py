@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from stack.supervisor import StackError, sole_owner
-from tests.stack.programs import DEAF, OBEDIENT, alive, written_pid
+from standalone.supervisor import StackError, sole_owner
+from tests.standalone.programs import DEAF, OBEDIENT, alive, written_pid
 from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -26,7 +26,7 @@ def running(run_dir: Path, source: str, *prefix: str) -> Iterator[tuple[subproce
             *(prefix or ("env", "--default-signal=HUP")),
             sys.executable,
             "-m",
-            "tests.stack.programs",
+            "tests.standalone.programs",
             str(run_dir),
             source,
         ],

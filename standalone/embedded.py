@@ -19,9 +19,9 @@ from jobs.redis.server import connect_redis
 from jobs.settings import Settings
 from jobs.storage.data_folder import keep_private, open_data_folder
 from jobs.views.fleet import FleetReader
-from stack.child import Child, ChildSpec, happens
-from stack.log import Log
-from stack.supervisor import StackError, Supervisor, run_until_signalled, sole_owner
+from standalone.child import Child, ChildSpec, happens
+from standalone.log import Log
+from standalone.supervisor import StackError, Supervisor, run_until_signalled, sole_owner
 
 SERVICE_STOP_SECONDS = 10.0  # the service itself cuts open streams after a few seconds
 REDIS_STOP_SECONDS = 10.0

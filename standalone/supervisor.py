@@ -8,8 +8,8 @@ import signal
 from collections.abc import Coroutine, Iterator, Sequence
 from pathlib import Path
 
-from stack.child import Child, ChildSpec
-from stack.log import Log
+from standalone.child import Child, ChildSpec
+from standalone.log import Log
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 

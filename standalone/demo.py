@@ -21,11 +21,11 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from files.checkout import commit
 from jobs.settings import Settings
-from stack.contact_sheet import Tile, contact_sheet
-from stack.demo_requests import demo_requests
-from stack.embedded import embedded_supervisor, page_address, with_free_port
-from stack.log import Log
-from stack.supervisor import StackError, sole_owner
+from standalone.contact_sheet import Tile, contact_sheet
+from standalone.demo_requests import demo_requests
+from standalone.embedded import embedded_supervisor, page_address, with_free_port
+from standalone.log import Log
+from standalone.supervisor import StackError, sole_owner
 from vocabulary.counts import counted
 
 START_SECONDS = 300.0  # a start loads and warms up
@@ -64,7 +64,7 @@ def run_demo(settings: Settings, out: Path) -> bool:
     for old in (*out.glob("*.png"), out / "report.json", out / "metrics.txt"):
         old.unlink(missing_ok=True)  # so that all files afterwards are of this run
     console = Console()
-    outcomes, metrics = asyncio.run(stack_and_jobs(settings, out / "stack.log", console))
+    outcomes, metrics = asyncio.run(programs_and_jobs(settings, out / "stack.log", console))
     for name, png in images(outcomes):
         (out / name).write_bytes(png)
     if tiles := [tile(each.job, each.png) for each in outcomes if each.png is not None]:
@@ -79,7 +79,7 @@ def run_demo(settings: Settings, out: Path) -> bool:
     return bool(outcomes) and arrived == len(outcomes)
 
 
-async def stack_and_jobs(settings: Settings, log_path: Path, console: Console) -> tuple[list[Outcome], str]:
+async def programs_and_jobs(settings: Settings, log_path: Path, console: Console) -> tuple[list[Outcome], str]:
     """Run the programs until the jobs have ended; their log goes to a file, because the screen shows progress bars."""
     # SIGTERM acts like Ctrl-C, which asyncio turns into a cancellation, so that the programs stop in order.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, signal.raise_signal, signal.SIGINT)
