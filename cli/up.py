@@ -12,9 +12,9 @@ def up() -> None:
     """Run Redis, the service and one worker here until Ctrl-C."""
     from jobs.settings import Settings
     from standalone.embedded import up as run
-    from standalone.supervisor import StackError
+    from standalone.supervisor import StartError
 
-    with one_line_errors(StackError):
+    with one_line_errors(StartError):
         run(Settings.load())
 
 
@@ -24,8 +24,8 @@ def demo(
     """Make one image of each class with programs of its own; status 0 only if every image arrived."""
     from jobs.settings import Settings
     from standalone.demo import run_demo
-    from standalone.supervisor import StackError
+    from standalone.supervisor import StartError
 
-    with one_line_errors(StackError):
+    with one_line_errors(StartError):
         if not run_demo(Settings.load(), out):
             raise typer.Exit(1)

@@ -139,7 +139,7 @@ class StackReport:
         return scale
 
     def _measured(self, spec: PipelineSpec, sampler: str) -> dict[str, Any]:
-        """The figures of one sampler; of an unconditional pipeline, without guidance and at its best scale."""
+        """The figures of one sampler: at the pipeline's scale; if it is unconditional, at scale 0 and at the best."""
         if spec.conditional:
             return self._figures(spec, sampler, spec.guidance_scale, self._images)
         count = share(self._images, UNCONDITIONAL_SHARE)

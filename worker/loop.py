@@ -42,7 +42,7 @@ LAST_WRITES_SECONDS = 5.0  # for checkpoints after the drain time; a supervisor 
 REPORT_SECONDS = 5.0  # longest wait for Redis to accept the progress of a job that runs alone
 LINGER_SECONDS = 0.005  # between two looks whether a running device has finished early
 QUEUE_DEPTH = 2  # batches of images that are claimed, so that both stages have full batches
-QUEUE_DEPTH_AT_MOST = BATCHES_IN_FLIGHT  # including jobs that would run before those in the engine
+QUEUE_DEPTH_AT_MOST = BATCHES_IN_FLIGHT  # for jobs that would run before those in the engine
 
 
 class Worker:
