@@ -17,7 +17,7 @@ from datasets.shapes import render_set
 from engine.pipeline import Pipeline
 from evaluation.judging import distance, judge_images, sharpness
 from evaluation.sampling import turns
-from evaluation.stack_report import WAYS
+from evaluation.stack_report import SAMPLER_PLANS
 
 SEED, RENDERS_SEED = 11, 5011
 
@@ -33,14 +33,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     renders, _ = render_set(FRESH_IMAGES, RENDERS_SEED, bench.stack.base.network.config.image_size)
     fresh = judge_images(bench.judge, renders)
     print(f"renders: sharpness {sharpness(renders):.2f}", flush=True)
-    for way, plan in WAYS.items():
+    for sampler, plan in SAMPLER_PLANS.items():
         for scale in options.scales:
             scaled = replace(plan, eps_scale=scale)
             pixels = bench.sampler.sample(pipeline, labels, pipeline.spec.guidance_scale, scaled, seed=SEED)
             verdict = judge_images(bench.judge, pixels)
             agreement = verdict.agreement(torch.tensor(labels))["agreement"]
             fid = distance(fresh, verdict)
-            print(f"{way} {scale:g}: agrees {agreement}, FID {fid}, sharpness {sharpness(pixels):.2f}", flush=True)
+            print(f"{sampler} {scale:g}: agrees {agreement}, FID {fid}, sharpness {sharpness(pixels):.2f}", flush=True)
 
 
 if __name__ == "__main__":

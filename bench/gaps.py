@@ -39,14 +39,14 @@ from engine.trajectory import ImageState
 from jobs import logs
 from jobs.contract.job import JobStatus
 from jobs.contract.request import JobRequest
-from jobs.queue import keys
 from jobs.queue.job_queue import JobQueue
+from jobs.redis import keys
 from jobs.settings import Settings
 from jobs.storage.files import FileRecord, FileStore
 from jobs.storage.images import ImageStore
 from tests.conftest import RedisServer
+from worker.attempts import Attempt
 from worker.inbox import Inbox
-from worker.job_runs import JobRun
 from worker.job_state import JobState
 from worker.loaded_pipelines import LoadedPipelines
 from worker.loading import load, use_host
@@ -200,11 +200,11 @@ class Bench:
 
     def checkpoints(self) -> dict[str, Any]:
         """Checkpoints of the busy job, padded to the limit, as for larger networks."""
-        put, state, written = obstore.put, JobRun.state, [0]
+        put, state, written = obstore.put, Attempt.state, [0]
         filler = torch.randn(FILLER_BYTES // 4)
 
-        def filled(run: JobRun, in_flight: Mapping[int, ImageState]) -> JobState:
-            known = state(run, in_flight)
+        def filled(attempt: Attempt, in_flight: Mapping[int, ImageState]) -> JobState:
+            known = state(attempt, in_flight)
             latents: dict[int, Tensor] = known.latents | {-1: filler}
             return replace(known, latents=latents)
 
@@ -213,13 +213,13 @@ class Bench:
             time.sleep(SLOW_STORE_SECONDS)
             return put(store, key, data, **options)
 
-        JobRun.state, obstore.put = filled, slow_put  # type: ignore[method-assign, assignment] # to measure with them
+        Attempt.state, obstore.put = filled, slow_put  # type: ignore[method-assign, assignment] # to measure with them
         try:
             with self.serving(checkpoint_seconds=0.001, drain_seconds=0):
                 time.sleep(4 * SLOW_STORE_SECONDS)
                 return self.clock.found() | {"checkpoints": written[0]}
         finally:
-            JobRun.state, obstore.put = state, put  # type: ignore[method-assign]
+            Attempt.state, obstore.put = state, put  # type: ignore[method-assign]
 
     def redis_unavailable(self, *, hangs: bool) -> dict[str, Any]:
         """Jobs of one image each, which finish one after another during the outage."""

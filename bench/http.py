@@ -27,11 +27,11 @@ import uvicorn
 from fastapi import FastAPI, Request, Response
 
 from bench.machine import machine
-from jobs.callers.caller import Role
 from jobs.callers.keyring import KeyStore
+from jobs.contract.caller import Role
 from jobs.queue.announcements import announce_pipelines, announce_worker
 from jobs.settings import Settings
-from stack.embedded import with_free_port
+from standalone.embedded import with_free_port
 from tests.conftest import RedisServer, running_redis
 from tests.jobs.samples import DEMO, DEMO_UNCOND, worker_info
 from tests.service.conftest import ROOT, running_service

@@ -1,4 +1,4 @@
-"""The machine of a result."""
+"""The machine on which a benchmark ran."""
 
 from typing import Any
 

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from diffusion.process import MeanType, Process
+from diffusion.process import DiffusionProcess, MeanType
 from diffusion.schedule import Schedule
 from engine.diffusion_process import process_of
 from engine.selfcheck import check_classifier, check_network
@@ -64,7 +64,7 @@ def resized(network: NetworkT, factor: float) -> NetworkT:
     return copied
 
 
-def predicting_x0(network: UNet, process: Process) -> UNet:
+def predicting_x0(network: UNet, process: DiffusionProcess) -> UNet:
     """A network whose outputs are those of a network trained with predict_xstart."""
     schedule = process.schedule
 
@@ -79,7 +79,7 @@ def predicting_x0(network: UNet, process: Process) -> UNet:
     return copied
 
 
-def scaled(process: Process, factor: float) -> Process:
+def scaled(process: DiffusionProcess, factor: float) -> DiffusionProcess:
     """A process whose networks get other timesteps."""
     schedule = process.schedule
     return dataclasses.replace(
@@ -96,7 +96,7 @@ def diffusion_rates(loaded: DiffusionNetwork) -> dict[str, float]:
     other = Schedule.named("cosine" if given.schedule == "linear" else "linear", given.num_timesteps)
     x0 = dataclasses.replace(process, mean_type=MeanType.START_X)
 
-    def found(network: UNet, process: Process = process) -> float:
+    def found(network: UNet, process: DiffusionProcess = process) -> float:
         return rate(lambda seed: check_network(network, process, seed))
 
     return {
@@ -116,8 +116,8 @@ def diffusion_rates(loaded: DiffusionNetwork) -> dict[str, float]:
     }
 
 
-def classifier_rates(classifier: NoisyClassifier, process: Process) -> dict[str, float]:
-    def found(network: NoisyClassifier, process: Process = process) -> float:
+def classifier_rates(classifier: NoisyClassifier, process: DiffusionProcess) -> dict[str, float]:
+    def found(network: NoisyClassifier, process: DiffusionProcess = process) -> float:
         return rate(lambda seed: check_classifier(network, process, seed))
 
     return {

@@ -37,9 +37,9 @@ from jobs.contract.work import work_of
 from jobs.settings import Settings
 from models.networks.precision import best_precision
 from models.stack import load_stack
-from stack.demo import heartbeat_after, running_stack
-from stack.embedded import with_free_port
-from stack.log import Log
+from standalone.demo import heartbeat_after, running_stack
+from standalone.embedded import with_free_port
+from standalone.log import Log
 from worker.warmup import measure_steps
 
 ROOT = Path(__file__).parent
@@ -107,7 +107,7 @@ async def now(client: httpx2.AsyncClient, ids: Sequence[str]) -> list[dict[str, 
 
 
 def processor_seconds(run_dir: Path) -> dict[str, float]:
-    """Processor seconds of the stack's processes and of this client process so far."""
+    """Processor seconds of the programs' processes and of this client process so far."""
     pids = {path.stem.partition("-")[0]: int(path.read_text()) for path in run_dir.glob("*.pid")}
     used = {name: psutil.Process(pid).cpu_times() for name, pid in (pids | {"client": os.getpid()}).items()}
     return {name: times.user + times.system for name, times in used.items()}

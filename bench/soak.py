@@ -25,8 +25,8 @@ from adm_client import AsyncClient, RefusedError
 from bench.http import QUOTAS, RESULTS
 from bench.machine import machine
 from jobs import logs
-from jobs.callers.caller import Role
 from jobs.callers.keyring import KeyStore
+from jobs.contract.caller import Role
 from jobs.settings import Settings
 from tests.conftest import running_redis
 from tests.service.conftest import ToyWorker, running_service

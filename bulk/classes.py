@@ -52,7 +52,7 @@ def parse_classes(given: str, known: Sequence[ClassInfo], seed: int) -> Classes:
 
 
 def in_turn(labels: Sequence[int], spec: str) -> Classes:
-    """Classes in turn: image i has the class at i modulo their number."""
+    """Classes in turn: image i has the label at position i modulo the number of labels."""
     return Classes(lambda index: labels[index % len(labels)], spec)
 
 

@@ -23,7 +23,7 @@ def inspect(
 ) -> None:
     """Count images, classes and sizes, list every unusable file, and draw some images of each class."""
     from datasets.survey import survey
-    from stack.contact_sheet import Tile, contact_sheet
+    from standalone.contact_sheet import Tile, contact_sheet
 
     with one_line_errors(ValueError, OSError):
         found = survey(images, labels_from)

@@ -39,8 +39,8 @@ def checks(settings: "Settings") -> "Iterator[Finding]":
     from importlib.util import find_spec
 
     from service.serving import OTHER_FILES, usable_files
-    from stack import host_checks
-    from stack.redis_checks import check_redis
+    from standalone import host_checks
+    from standalone.redis_checks import check_redis
 
     yield host_checks.check_python()
     yield host_checks.check_torch()

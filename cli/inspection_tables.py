@@ -9,11 +9,8 @@ from rich.table import Table
 from models.checkpoints.networks_in_files import Network
 from models.checkpoints.open_flags import Answers, Resolved
 
-NOT_SHOWN = {
-    "num_heads_upsample",
-    "rescale_residual",
-    "dropout",
-}  # they follow from other fields, or matter only in training
+# fields that follow from others, or matter only in training
+NOT_SHOWN = {"num_heads_upsample", "rescale_residual", "dropout"}
 
 
 def tables_of(path: Path, network: Network, resolved: Resolved, sources: Mapping[str, Answers]) -> Iterator[Table]:

@@ -31,14 +31,14 @@ def create(
     as_json: AsJson = False,
 ) -> None:
     """Make a key and print it, only this once. After the first key, every caller needs one."""
-    from jobs.callers.caller import Role
+    from jobs.contract.caller import Role
     from jobs.contract.errors import KeyringError
 
     with key_store() as store:
         if role not in list(Role):
             raise KeyringError(f"--role: {role!r} must be one of {', '.join(Role)}")
         made = store.create(name, Role(role), weight)
-        audit("create_key", made.record)
+        log_change("create_key", made.record)
     show_new(made, as_json)
 
 
@@ -65,7 +65,7 @@ def revoke(key: Which) -> None:
     """Revoke a key. Its caller's jobs stay, for operators. Without a remaining key the service refuses all callers."""
     with key_store() as store:
         record = store.revoke(key)
-        audit("revoke_key", record)
+        log_change("revoke_key", record)
     typer.echo(f"revoked {record.name} ({record.id})")
 
 
@@ -74,7 +74,7 @@ def rotate(key: Which, as_json: AsJson = False) -> None:
     """Replace a caller's key and print the new one. The caller keeps its jobs; the old key is invalid at once."""
     with key_store() as store:
         made = store.rotate(key)
-        audit("rotate_key", made.record)
+        log_change("rotate_key", made.record)
     show_new(made, as_json)
 
 
@@ -86,7 +86,7 @@ def key_store() -> Iterator["KeyStore"]:
     from jobs import logs
     from jobs.callers.keyring import KeyStore
     from jobs.contract.errors import KeyringError
-    from jobs.queue.server import connect_redis
+    from jobs.redis.server import connect_redis
     from jobs.settings import Settings
 
     with one_line_errors(KeyringError):
@@ -99,7 +99,7 @@ def key_store() -> Iterator["KeyStore"]:
             raise KeyringError(f"ADM_REDIS_URL: Redis cannot be reached ({error}); keys are kept there") from error
 
 
-def audit(action: str, record: "KeyRecord") -> None:
+def log_change(action: str, record: "KeyRecord") -> None:
     """Log a change of a key, in the form of the service's audit log."""
     import structlog
 

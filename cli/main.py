@@ -21,8 +21,8 @@ from cli import (
     sample,
     samplers,
     service,
-    stack,
     train,
+    up,
     webhooks,
     worker,
 )
@@ -57,8 +57,8 @@ def settle_threads(
         os.environ.setdefault("GOMP_SPINCOUNT", str(SPIN_COUNT))
 
 
-app.command("up")(stack.up)
-app.command("demo")(stack.demo)
+app.command("up")(up.up)
+app.command("demo")(up.demo)
 app.command("service")(service.service)
 app.command("worker")(worker.worker)
 app.command("config")(config.config)

@@ -23,7 +23,7 @@ def connected(url: str | None) -> Iterator["Client"]:
     """A client of the given service, or of the service at ADM_HOST and ADM_PORT; its errors exit with one line."""
     from adm_client import Client, ClientError, Patience, UnreachableError
     from jobs.settings import Settings
-    from stack.embedded import page_address
+    from standalone.embedded import page_address
 
     with one_line_errors(ClientError):
         settings = Settings.load()

@@ -133,7 +133,7 @@ def at_service(settings: "Settings", url: str | None, window: int) -> "Source":
     from bulk.remote import Remote
 
     if url is None:
-        from stack.embedded import page_address  # not installed in containers, which use --url
+        from standalone.embedded import page_address  # not installed in containers, which use --url
 
         url = page_address(settings)
     return Remote(url, window, settings.api_key)

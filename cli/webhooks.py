@@ -51,8 +51,8 @@ def connected(call: "Callable[[Webhooks], T]") -> T:
     """The result of a call on the deliveries in the settings' Redis."""
     from redis.exceptions import RedisError
 
-    from jobs.queue.server import connect_redis
     from jobs.queue.webhooks import Webhooks
+    from jobs.redis.server import connect_redis
     from jobs.settings import Settings
 
     with one_line_errors(RedisError), connect_redis(Settings.load().redis_address) as redis:

@@ -1,4 +1,4 @@
-"""Processes of grey images, whose channels are equal: predictions are averaged over the channels.
+"""Diffusion processes of grey images, whose channels are equal: predictions are averaged over the channels.
 
 If x_0 is grey, the channels of x_t differ only by noise. So their mean has all information about x_0, and averaging a
 prediction over the channels only removes errors: those that differ between channels, which would tint the image.
@@ -16,7 +16,7 @@ def channel_mean(x: Tensor) -> Tensor:
 
 
 def grey_eps(eps: Tensor, x_t: Tensor, noise_deviation: Tensor) -> Tensor:
-    """Return the noise prediction whose pred_x0 is the mean over the channels of the pred_x0 of eps.
+    """Return the noise prediction that gives the channel mean of the pred_x0 that eps gives.
 
     Shapes: eps, x_t and the result [N, C, H, W]; noise_deviation, sqrt(1 - alpha_bar), broadcasts over them.
     """

@@ -10,7 +10,7 @@ from enum import Enum
 import torch
 from torch import Tensor
 
-from diffusion.process import MeanType, Process
+from diffusion.process import DiffusionProcess, MeanType
 
 NATS_PER_BIT = math.log(2.0)
 BIN_HALF_WIDTH = 1 / 255  # images are 8-bit, scaled to [-1, 1]
@@ -66,7 +66,7 @@ def mean_flat(x: Tensor) -> Tensor:
 
 
 def variational_bound(
-    process: Process, output: Tensor, x0: Tensor, x_t: Tensor, t: Tensor, *, clip_denoised: bool
+    process: DiffusionProcess, output: Tensor, x0: Tensor, x_t: Tensor, t: Tensor, *, clip_denoised: bool
 ) -> tuple[Tensor, Tensor]:
     """One term of the bound in bits per dimension [N] (the decoder's NLL at t = 0), and pred_x0."""
     true_mean, _, true_log_variance = process.q_posterior(x0, x_t, t)
@@ -90,7 +90,7 @@ class LossTerms:
 
 
 def training_losses(
-    process: Process, loss_type: LossType, output: Tensor, x0: Tensor, x_t: Tensor, t: Tensor, noise: Tensor
+    process: DiffusionProcess, loss_type: LossType, output: Tensor, x0: Tensor, x_t: Tensor, t: Tensor, noise: Tensor
 ) -> LossTerms:
     """The official losses for a network's output at x_t = q_sample(x0, t, noise).
 
@@ -111,7 +111,7 @@ def training_losses(
     return LossTerms(mse + vb, mse=mse, vb=vb)
 
 
-def _target(process: Process, x0: Tensor, x_t: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+def _target(process: DiffusionProcess, x0: Tensor, x_t: Tensor, t: Tensor, noise: Tensor) -> Tensor:
     match process.mean_type:
         case MeanType.EPSILON:
             return noise

@@ -55,7 +55,7 @@ def gather(values: Tensor, t: Tensor, like: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Process:
+class DiffusionProcess:
     """A schedule together with the network's inputs and outputs.
 
     `t` is everywhere this schedule's own step, int64 [N]. rescale_timesteps: networks get timesteps in thousandths of
@@ -74,7 +74,7 @@ class Process:
         """The timestep input of the networks for each step of the schedule: [T]."""
         return self.schedule.network_timesteps(rescale=self.rescale_timesteps)
 
-    def respaced(self, timesteps: Sequence[int]) -> "Process":
+    def respaced(self, timesteps: Sequence[int]) -> "DiffusionProcess":
         """The process that visits only these of the schedule's steps. Raises: ValueError if none is kept."""
         return replace(self, schedule=self.schedule.respaced(timesteps))
 

@@ -11,14 +11,14 @@ Guidance enters as in ADM's Algorithm 2: eps moves by -sqrt(1 - alpha_bar) g, an
 
 import torch
 
-from diffusion.process import Process
+from diffusion.process import DiffusionProcess
 from diffusion.tables import SamplerTable, sampling_table, score_columns, stack_columns
 from vocabulary.sampling import Thresholding
 
 MOST_EXTRAPOLATION = 1.0  # largest factor on the last change of the prediction
 
 
-def dpmpp_2m_table(process: Process, *, thresholding: Thresholding = "clip") -> SamplerTable:
+def dpmpp_2m_table(process: DiffusionProcess, *, thresholding: Thresholding = "clip") -> SamplerTable:
     """DPM-Solver++(2M) (Lu et al. 2022, Algorithm 2): the prediction is extrapolated from the last two.
 
     The prediction is replaced by D + k (D - D_before); k is half the ratio of this step's length in lambda to the last
@@ -42,7 +42,7 @@ def dpmpp_2m_table(process: Process, *, thresholding: Thresholding = "clip") -> 
     return sampling_table(process, columns)
 
 
-def heun_table(process: Process, *, thresholding: Thresholding = "clip") -> SamplerTable:
+def heun_table(process: DiffusionProcess, *, thresholding: Thresholding = "clip") -> SamplerTable:
     """Heun's method: a step of DDIM, a second evaluation at its end, and the step again with both predictions' mean.
 
     A step has two rows, but the last step has one, because it goes to the clean image, where nothing is evaluated (as

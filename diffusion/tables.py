@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from diffusion.grey import channel_mean
-from diffusion.process import MeanType, Process
+from diffusion.process import DiffusionProcess, MeanType
 from diffusion.schedule import Schedule
 from diffusion.transfer import upload
 from vocabulary.sampling import Thresholding
@@ -81,7 +81,7 @@ class SamplerTable:
         return SamplerTable(self.rows.flip(0), self.timesteps.flip(0), self.original.flip(0))
 
 
-def ddpm_table(process: Process, *, thresholding: Thresholding = "clip") -> SamplerTable:
+def ddpm_table(process: DiffusionProcess, *, thresholding: Thresholding = "clip") -> SamplerTable:
     """Ancestral sampling (Ho et al. 2020, Algorithm 2); guided by ADM's Algorithm 1: the mean moves by variance * g."""
     schedule = process.schedule
     columns = prediction_columns(process, thresholding)
@@ -100,7 +100,7 @@ def ddpm_table(process: Process, *, thresholding: Thresholding = "clip") -> Samp
     return sampling_table(process, columns)
 
 
-def ddim_table(process: Process, eta: float, *, thresholding: Thresholding = "clip") -> SamplerTable:
+def ddim_table(process: DiffusionProcess, eta: float, *, thresholding: Thresholding = "clip") -> SamplerTable:
     """DDIM (Song et al. 2021, Eq. 12); guided by ADM's Algorithm 2: eps moves by -sqrt(1 - alpha_bar) g.
 
     eps is derived from the clamped pred_x0, even if the network predicts eps; the guided pred_x0 is not clamped again.
@@ -115,7 +115,7 @@ def ddim_table(process: Process, eta: float, *, thresholding: Thresholding = "cl
     return sampling_table(process, columns)
 
 
-def reverse_ddim_table(process: Process, *, thresholding: Thresholding = "clip") -> SamplerTable:
+def reverse_ddim_table(process: DiffusionProcess, *, thresholding: Thresholding = "clip") -> SamplerTable:
     """DDIM's ODE from image to noise: eta 0, no guidance. Row 0 is the step at t = 0; the last ends at alpha_bar 0."""
     onward = process.schedule.alpha_bar_next
     columns = prediction_columns(process, thresholding) | _along_eps(process, onward, (1 - onward).sqrt())
@@ -123,7 +123,7 @@ def reverse_ddim_table(process: Process, *, thresholding: Thresholding = "clip")
     return table.reversed()
 
 
-def encoding_table(process: Process) -> SamplerTable:
+def encoding_table(process: DiffusionProcess) -> SamplerTable:
     """Encodes an image to x_t of the process's last timestep, from which DDIM on the same steps returns to the image.
 
     It has one step fewer than there are timesteps: the image counts as x_t of the first, and the last step of
@@ -146,7 +146,7 @@ def scale_eps(table: SamplerTable, schedule: Schedule, eps_scale: float) -> Samp
 
 
 def score_columns(
-    process: Process, alpha_bar: Tensor, direction: Tensor, thresholding: Thresholding
+    process: DiffusionProcess, alpha_bar: Tensor, direction: Tensor, thresholding: Thresholding
 ) -> dict[str, Tensor]:
     """Columns [T], like the schedule's, of a step to sqrt(alpha_bar) pred_x0 + direction * eps, guided by Algorithm 2.
 
@@ -162,7 +162,7 @@ def score_columns(
     return columns | {"guidance": guidance, "guidance_x0": guided * schedule.sigma}
 
 
-def prediction_columns(process: Process, thresholding: Thresholding) -> dict[str, Tensor]:
+def prediction_columns(process: DiffusionProcess, thresholding: Thresholding) -> dict[str, Tensor]:
     """Columns [T], like the schedule's, that turn the network's output into pred_x0 and bound it."""
     schedule = process.schedule
     ones = torch.ones_like(schedule.betas)
@@ -183,13 +183,13 @@ def prediction_columns(process: Process, thresholding: Thresholding) -> dict[str
     }
 
 
-def _along_eps(process: Process, alpha_bar: Tensor, direction: Tensor) -> dict[str, Tensor]:
+def _along_eps(process: DiffusionProcess, alpha_bar: Tensor, direction: Tensor) -> dict[str, Tensor]:
     # sqrt(alpha_bar) pred_x0 + direction * eps, with eps = (x0_from_x x - pred_x0) / sigma
     slope = direction / process.schedule.sigma
     return {"x_to_prev": slope * process.schedule.x0_from_x, "x0_to_prev": alpha_bar.sqrt() - slope}
 
 
-def sampling_table(process: Process, columns: dict[str, Tensor]) -> SamplerTable:
+def sampling_table(process: DiffusionProcess, columns: dict[str, Tensor]) -> SamplerTable:
     """The table of columns [T] that ascend in noise, like schedules; its rows descend. Missing columns are 0."""
     return SamplerTable(stack_columns(columns), process.network_timesteps, process.schedule.timestep_map).reversed()
 

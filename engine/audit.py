@@ -18,7 +18,7 @@ from engine.trajectory import Trajectory
 
 
 @dataclass(frozen=True)
-class Finding:
+class Difference:
     """A step whose result differed when it was recomputed.
 
     guilty: the row shapes whose results differ from those of most shapes, by part of the stage (network or guide);
@@ -69,8 +69,8 @@ class Audit:
             return
         self._steps += 1
         if self.draw.random() * self._steps < 1:
-            place = self.draw.randrange(len(report.moved))
-            candidate = report.stage, report.row_shape, report.seconds, report.before[place], report.moved[place]
+            index = self.draw.randrange(len(report.moved))
+            candidate = report.stage, report.row_shape, report.seconds, report.before[index], report.moved[index]
             self._candidate = _Candidate(*candidate)
 
     @property
@@ -80,7 +80,7 @@ class Audit:
         return self._candidate is not None and self._owed_seconds >= 2 * self._candidate.seconds
 
     @torch.no_grad()
-    def run(self) -> Finding | None:
+    def run(self) -> Difference | None:
         """Recompute the candidate; None if the result is the same. No image may be in the engine."""
         assert self._candidate is not None
         candidate, self._candidate, self._steps, self._owed_seconds = self._candidate, None, 0, 0.0
@@ -91,14 +91,14 @@ class Audit:
         guilty = {part: shapes for part in stage.row_shapes if (shapes := self._guilty(stage, part, before))}
         for part, shapes in guilty.items():
             stage.drop_shapes(part, shapes)
-        return Finding(candidate.stage, before.timestep, before.request.network_label, candidate.row_shape, guilty)
+        return Difference(candidate.stage, before.timestep, before.request.network_label, candidate.row_shape, guilty)
 
     def _taken_again(self, stage: Stage, before: Trajectory) -> Iterator[Trajectory]:
         yield stage.step([before])[0]
         batch = [stage.rehearsal() for _ in range(self.draw.randint(1, stage.row_shapes["network"][-1]))]
-        place = self.draw.randrange(len(batch))
-        batch[place] = before
-        yield stage.step(batch)[place]
+        index = self.draw.randrange(len(batch))
+        batch[index] = before
+        yield stage.step(batch)[index]
 
     def _guilty(self, stage: Stage, part: str, before: Trajectory) -> tuple[int, ...]:
         """Shapes of a part whose results for a row differ from those of most shapes."""

@@ -1,14 +1,14 @@
 """The diffusion process that a network was trained on, from its stack."""
 
 from diffusion.flags import select_types
-from diffusion.process import Process
+from diffusion.process import DiffusionProcess
 from diffusion.schedule import Schedule
 from models.stack import DiffusionNetwork
 
 LEARNED_CHANNELS = 6  # of the output: RGB, and a variance value for each
 
 
-def process_of(loaded: DiffusionNetwork) -> Process:
+def process_of(loaded: DiffusionNetwork) -> DiffusionProcess:
     """The process of the official flags; six output channels mean a learned variance."""
     process = loaded.process
     mean_type, variance_type, _ = select_types(
@@ -17,4 +17,4 @@ def process_of(loaded: DiffusionNetwork) -> Process:
         predict_xstart=process.predict_xstart,
     )
     schedule = Schedule.named(process.schedule, process.num_timesteps)
-    return Process(schedule, mean_type, variance_type, process.rescale_timesteps, process.grey)
+    return DiffusionProcess(schedule, mean_type, variance_type, process.rescale_timesteps, process.grey)

@@ -1,7 +1,7 @@
 """Makes the table of a sampler's steps from its name and settings."""
 
 from diffusion.grids import grid_timesteps
-from diffusion.process import Process
+from diffusion.process import DiffusionProcess
 from diffusion.solvers import dpmpp_2m_table, heun_table
 from diffusion.tables import SamplerTable, ddim_table, ddpm_table, encoding_table, scale_eps
 from engine.errors import StepCountError, TimeGridError, UnknownSamplerError
@@ -9,7 +9,7 @@ from engine.trajectory import StagePlan
 from vocabulary.sampling import SAMPLERS, Direction, most_encoding_steps, steps_taken
 
 
-def build_table(process: Process, plan: StagePlan) -> SamplerTable:
+def build_table(process: DiffusionProcess, plan: StagePlan) -> SamplerTable:
     """Return a plan's table of coefficients, one row per evaluation of the network.
 
     Raises: UnknownOfferError for a plan that has no table.
@@ -30,7 +30,7 @@ def build_table(process: Process, plan: StagePlan) -> SamplerTable:
     return scale_eps(encoding_table(respaced) if encodes else _table(respaced, plan), schedule, plan.eps_scale)
 
 
-def _table(process: Process, plan: StagePlan) -> SamplerTable:
+def _table(process: DiffusionProcess, plan: StagePlan) -> SamplerTable:
     match plan.sampler:
         case "ddim":
             return ddim_table(process, plan.eta, thresholding=plan.thresholding)

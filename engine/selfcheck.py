@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffusion.grey import channel_mean, grey_eps
-from diffusion.process import MeanType, Process
+from diffusion.process import DiffusionProcess, MeanType
 from engine.diffusion_process import process_of
 from models.networks.attention import AttentionBlock
 from models.networks.classifier import NoisyClassifier
@@ -56,7 +56,7 @@ def check_stack(stack: Stack) -> list[str]:
 
 
 @torch.no_grad()
-def check_network(network: UNet, process: Process, seed: int = 0) -> list[str]:
+def check_network(network: UNet, process: DiffusionProcess, seed: int = 0) -> list[str]:
     """Doubts about a diffusion network's flags; empty if there are none. Takes about twenty rows of forward passes."""
     probe, pure = make_probe(network, process, seed), pure_noise(network, process, seed)
     findings = []
@@ -78,13 +78,13 @@ def check_network(network: UNet, process: Process, seed: int = 0) -> list[str]:
 
 
 @torch.no_grad()
-def noise_agreement(network: UNet, process: Process, seed: int = 0) -> float:
+def noise_agreement(network: UNet, process: DiffusionProcess, seed: int = 0) -> float:
     """Cosine of a network's eps and the noise if its input is noise alone; 0.999 is usual."""
     pure = pure_noise(network, process, seed)
     return _agreement(_eps(network, pure, process), pure)
 
 
-def check_classifier(classifier: NoisyClassifier, process: Process, seed: int = 0) -> list[str]:
+def check_classifier(classifier: NoisyClassifier, process: DiffusionProcess, seed: int = 0) -> list[str]:
     """Doubts about a classifier, which should see no class in pure noise."""
     device, size = next(classifier.parameters()).device, classifier.config.image_size
     x = torch.randn(4, 3, size, size, generator=torch.Generator().manual_seed(seed)).to(device)
@@ -98,7 +98,7 @@ def check_classifier(classifier: NoisyClassifier, process: Process, seed: int = 
     return [f"it sees classes in pure noise: entropy {entropy:.2f} of log(classes)"]
 
 
-def make_probe(network: UNet, process: Process, seed: int) -> Probe:
+def make_probe(network: UNet, process: DiffusionProcess, seed: int) -> Probe:
     """A smooth random image with the same noise at each of NOISE_FRACTIONS."""
     generator, size, count = torch.Generator().manual_seed(seed), network.config.image_size, len(NOISE_FRACTIONS)
     coarse = torch.rand(1, 3, 4, 4, generator=generator) * 1.4 - 0.7
@@ -116,7 +116,7 @@ def make_probe(network: UNet, process: Process, seed: int) -> Probe:
     return Probe(*(each.to(device) for each in (x, noise, alpha_bar, timesteps, F.avg_pool2d(image, 2))))
 
 
-def pure_noise(network: UNet, process: Process, seed: int) -> Probe:
+def pure_noise(network: UNet, process: DiffusionProcess, seed: int) -> Probe:
     """Inputs of noise alone, at the last timestep."""
     size, device = network.config.image_size, next(network.parameters()).device
     noise = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(seed)).to(device)
@@ -125,7 +125,7 @@ def pure_noise(network: UNet, process: Process, seed: int) -> Probe:
     return Probe(noise, noise, alpha_bar, timesteps, torch.zeros_like(noise))
 
 
-def _eps(network: UNet, probe: Probe, process: Process) -> Tensor:
+def _eps(network: UNet, probe: Probe, process: DiffusionProcess) -> Tensor:
     return _as_eps(_predict(network, probe), probe, process.mean_type, grey=process.grey)
 
 
@@ -156,7 +156,7 @@ def _error(eps: Tensor, probe: Probe) -> float:
     return float((eps - probe.noise).square().mean((1, 2, 3)).clamp(min=1e-12).log().mean().exp())
 
 
-def _other_readings(network: UNet, probe: Probe, pure: Probe, process: Process) -> Iterator[tuple[str, float]]:
+def _other_readings(network: UNet, probe: Probe, pure: Probe, process: DiffusionProcess) -> Iterator[tuple[str, float]]:
     """The name of each other reading of the weights, and its error.
 
     A network that predicts x_0 and was trained on few kinds of pictures may predict so badly on the probe's images that
@@ -173,7 +173,7 @@ def _other_readings(network: UNet, probe: Probe, pure: Probe, process: Process) 
         yield reading, _error(_as_eps(_predict(network, probe), probe, other, grey=process.grey), probe)
 
 
-def _other_timesteps(network: UNet, pure: Probe, process: Process) -> Iterator[tuple[str, float]]:
+def _other_timesteps(network: UNet, pure: Probe, process: DiffusionProcess) -> Iterator[tuple[str, float]]:
     # Only pure noise is used: with a wrong timestep a network expects some image, and finds less of the noise.
     for factor in (4.0, 0.25):
         eps = _eps(network, dataclasses.replace(pure, timesteps=pure.timesteps * factor), process)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffusion.noise import Draw, normals
 from diffusion.pixels import from_uint8
-from diffusion.process import Process
+from diffusion.process import DiffusionProcess
 from diffusion.tables import SamplerTable, take_step
 from diffusion.transfer import upload
 from engine.errors import NoClassifierError
@@ -32,7 +32,7 @@ class Stage:
     before the first step. Empty for a guide that does not exist.
     """
 
-    def __init__(self, number: int, networks: StageNetworks, process: Process) -> None:
+    def __init__(self, number: int, networks: StageNetworks, process: DiffusionProcess) -> None:
         self.name, self.number, self.networks, self.process = networks.name, number, networks, process
         self.device = networks.device
         size = networks.network.config.image_size

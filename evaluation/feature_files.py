@@ -4,7 +4,6 @@ Inception's features of 50,000 images take 820 MB; they are in the files, not in
 before its line in the journal, so a killed evaluation resumes after the last batch that has a line.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from evaluation.extractors import OUTPUTS, Extractor, Features
@@ -62,11 +62,10 @@ class KeptFeatures:
         """Raises: ValueError, one line, while another process has locked the folder."""
         self.folder, self._extractor = folder, extractor
         folder.mkdir(parents=True, exist_ok=True)
-        self._lock = (folder / "lock").open("w")
+        self._lock = FileLock(folder / "lock", blocking=False)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self._lock.close()
+            self._lock.acquire()
+        except Timeout as error:
             raise ValueError(f"{folder}: another adm evaluate measures the same set here") from error
         self._widths = {name: width for name, size in OUTPUTS.items() if (width := extractor.identity[size])}
         self._thumbnails = thumbnails
@@ -150,7 +149,7 @@ class KeptFeatures:
 
     def close(self) -> None:
         """Unlock the folder for other evaluations."""
-        self._lock.close()
+        self._lock.release()
 
 
 def thumbnails(pixels: Tensor) -> Tensor:

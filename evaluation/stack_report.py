@@ -29,7 +29,7 @@ from models.stack_plan import PipelineSpec, StackPlan
 
 JUDGE = "judge.safetensors"
 EVALUATIONS = 25  # of the network, per image
-WAYS = {
+SAMPLER_PLANS = {
     "ddim_eta_1": StagePlan(BASE, "ddim", EVALUATIONS, eta=1.0),
     "ddim_eta_0": StagePlan(BASE, "ddim", EVALUATIONS),
     "dpmpp_2m": StagePlan(BASE, "dpmpp_2m", EVALUATIONS),
@@ -106,7 +106,9 @@ class StackReport:
         """Make all measurements, in the order of the report."""
         started = time.monotonic()
         specs = self._stack.pipelines
-        pipelines = {name: {way: self._measured(spec, way) for way in WAYS} for name, spec in specs.items()}
+        pipelines = {
+            name: {sampler: self._measured(spec, sampler) for sampler in SAMPLER_PLANS} for name, spec in specs.items()
+        }
         upsampling = next((spec for spec in specs.values() if spec.upsampling is not None), None)
         report = {
             "stack": self._stack.name,
@@ -136,30 +138,30 @@ class StackReport:
             scale[f"another_set_with_noise_{noise}_of_255"] = distance(self._reference, noisy)
         return scale
 
-    def _measured(self, spec: PipelineSpec, way: str) -> dict[str, Any]:
-        """The figures of one sampler; of an unconditional pipeline, without guidance and at its best scale."""
+    def _measured(self, spec: PipelineSpec, sampler: str) -> dict[str, Any]:
+        """The figures of one sampler: at the pipeline's scale; if it is unconditional, at scale 0 and at the best."""
         if spec.conditional:
-            return self._figures(spec, way, spec.guidance_scale, self._images)
+            return self._figures(spec, sampler, spec.guidance_scale, self._images)
         count = share(self._images, UNCONDITIONAL_SHARE)
-        found = {"guidance_schedule": spec.guidance_schedule, "scale_0": self._figures(spec, way, 0.0, count)}
+        found = {"guidance_schedule": spec.guidance_schedule, "scale_0": self._figures(spec, sampler, 0.0, count)}
         if self._stack.classifier is None:
             return found
         tried = share(self._images, SWEEP_SHARE)
-        sweep = {scale: self._judged(spec, way, scale, tried, SWEEP_SEED)[1] for scale in SWEEP_SCALES}
+        sweep = {scale: self._judged(spec, sampler, scale, tried, SWEEP_SEED)[1] for scale in SWEEP_SCALES}
         agreement = {scale: verdict.agreement(self._labels(tried))["agreement"] for scale, verdict in sweep.items()}
         best = max(agreement, key=agreement.__getitem__)
         return found | {
             "sweep": {f"{scale:g}": each for scale, each in agreement.items()},
-            "best": self._figures(spec, way, best, count),
+            "best": self._figures(spec, sampler, best, count),
         }
 
-    def _figures(self, spec: PipelineSpec, way: str, scale: float, count: int) -> dict[str, Any]:
-        pixels, verdict = self._judged(spec, way, scale, count, SEED)
+    def _figures(self, spec: PipelineSpec, sampler: str, scale: float, count: int) -> dict[str, Any]:
+        pixels, verdict = self._judged(spec, sampler, scale, count, SEED)
         return (
             {
                 "guidance_scale": scale,
                 "guidance_schedule": spec.guidance_schedule,
-                "steps": WAYS[way].num_steps,
+                "steps": SAMPLER_PLANS[sampler].num_steps,
             }
             | verdict.agreement(self._labels(count))
             | verdict.closeness(self._reference)
@@ -169,9 +171,11 @@ class StackReport:
             }
         )
 
-    def _judged(self, spec: PipelineSpec, way: str, scale: float, count: int, seed: int) -> tuple[Tensor, Verdict]:
-        what = f"{spec.name}, {way}, scale {scale:g}"
-        pixels = self._sampled(spec, scale, count, replace(WAYS[way], eps_scale=spec.eps_scale), what=what, seed=seed)
+    def _judged(self, spec: PipelineSpec, sampler: str, scale: float, count: int, seed: int) -> tuple[Tensor, Verdict]:
+        what = f"{spec.name}, {sampler}, scale {scale:g}"
+        pixels = self._sampled(
+            spec, scale, count, replace(SAMPLER_PLANS[sampler], eps_scale=spec.eps_scale), what=what, seed=seed
+        )
         return pixels, judge_images(self._judge, pixels)
 
     def _sampled(
@@ -244,10 +248,10 @@ def table(report: Mapping[str, Any]) -> Iterator[str]:
     yield f"{'':42}{'images':>7}{'judge agrees':>24}{'FID':>9}{'precision':>11}{'recall':>8}{'sharpness':>11}"
     another_set = report["fid_scale"]["another_set"]
     yield f"{_agreement('real: ' + report['reference']['source'], report['judge_on_reference'])}{another_set:9.4f}"
-    for name, ways in report["pipelines"].items():
-        for way, found in ways.items():
+    for name, samplers in report["pipelines"].items():
+        for sampler, found in samplers.items():
             for each in _settings(found):
-                line = _agreement(f"{name}, {way}, scale {each['guidance_scale']:g}", each)
+                line = _agreement(f"{name}, {sampler}, scale {each['guidance_scale']:g}", each)
                 shares = f"{each['precision']:11.3f}{each['recall']:8.3f}"
                 yield f"{line}{each['fid']:9.4f}{shares}{each['sharpness']:11.2f}"
     if (upsampled := report["upsampled"]) is not None:

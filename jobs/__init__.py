@@ -1,1 +1,4 @@
-"""Jobs, as the service and the workers share them. `contract` does not use Redis; `views` only reads it."""
+"""Jobs, as the service and the workers share them, in rooms of which each imports only from those below it.
+
+From the top: `queue`, `views` and `storage`, `callers`, `redis`, `logs`, `settings`, `contract`.
+"""

@@ -5,7 +5,7 @@ import sys
 
 import structlog
 
-from jobs.callers.caller import KEY
+from jobs.contract.caller import KEY
 from jobs.settings import Settings
 
 MAX_LENGTH = 500  # characters of a value; tracebacks are not cut

@@ -14,13 +14,13 @@ from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from jobs.callers.caller import ANONYMOUS, Caller, Role
 from jobs.callers.keyring import IN_FORCE_SECONDS, Keyring, read_keyring
+from jobs.contract.caller import ANONYMOUS, Caller, Role
 from jobs.contract.errors import RefusedError
-from jobs.queue import keys
-from jobs.queue.corrupt import is_wrong_type
+from jobs.redis import keys
+from jobs.redis.replies import is_wrong_type
 from jobs.settings import Settings
-from service.audit import Audited
+from service.audit_log import AuditedCall
 from service.open_requests import OpenRequests
 from service.problems import RETRY_AFTER_SECONDS, on_redis_error, on_refused, problem
 
@@ -114,7 +114,7 @@ class Authentication:
         request = Request(scope)
         caller = await self._caller(request)
         if isinstance(caller, Response):
-            with Audited(scope, send, "") as call:
+            with AuditedCall(scope, send, "") as call:
                 await caller(scope, receive, call.send)
             return
         request.state.caller = caller
@@ -123,7 +123,7 @@ class Authentication:
             await self._app(scope, receive, send)
             return
         structlog.contextvars.bind_contextvars(caller=caller.id)
-        with Audited(scope, varying(send), caller.id) as call:
+        with AuditedCall(scope, varying(send), caller.id) as call:
             try:
                 self._open_requests.add(caller.id, scope)
             except RefusedError as error:

@@ -9,7 +9,7 @@ from fastapi import Response
 async def answer_png(
     read: Callable[[], Awaitable[bytes]], sha256: str, kept_seconds: float, if_none_match: str | None
 ) -> Response:
-    """A PNG, which never changes while it is kept, or 304 without calling `read` for a caller that has it."""
+    """Answer with a PNG, which never changes while kept; with 304, without calling `read`, if the caller has it."""
     return await answer_picture(read, f'"{sha256}"', "image/png", kept_seconds, if_none_match)
 
 
@@ -29,7 +29,7 @@ async def answer_picture(
 
 
 def answer_json(body: bytes, if_none_match: str | None) -> Response:
-    """JSON that changes seldom and that caches must revalidate; 304 for a caller that has it."""
+    """Answer with JSON, which caches must revalidate because it may change; with 304 if the caller has it."""
     headers = {"ETag": etag_of(body), "Cache-Control": "no-cache"}
     if matches(if_none_match, headers["ETag"]):
         return Response(status_code=304, headers=headers)

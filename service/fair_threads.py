@@ -1,11 +1,11 @@
-"""Threads for calls that block, such as those of Redis and of the image store, in the turns of their callers."""
+"""Threads for blocking calls, such as those of Redis and the image store; callers take turns for a thread."""
 
 from collections.abc import Callable
 from typing import TypeVar
 
 from anyio import CapacityLimiter, to_thread
 
-from jobs.callers.caller import Caller
+from jobs.contract.caller import Caller
 from jobs.contract.errors import ErrorKind, RefusedError
 from service.fair_turns import FairTurns
 from service.problems import RETRY_AFTER_SECONDS
@@ -17,7 +17,7 @@ PATIENCE_SECONDS = 5.0  # longest wait for a thread; clients give up soon after
 
 
 class FairThreads:
-    """Runs calls in threads of its own, so that they delay no others, in the turns of callers; for one event loop."""
+    """Runs blocking calls in its own threads, for which callers take turns. For one event loop."""
 
     def __init__(
         self,

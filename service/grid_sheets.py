@@ -29,29 +29,29 @@ def digest_of(grid: Grid) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-async def read_sheet(service: Service, grid: Grid, place: Asked, form: Form) -> bytes:
+async def read_sheet(service: Service, grid: Grid, target: Asked, form: Form) -> bytes:
     """The sheet in a form. Raises: RefusedError, also for a PNG that is damaged in the store."""
     (x, y), max_pixels = axes_of(grid), service.settings.max_upload_pixels
     try:
-        async with service.sheets.turn(place.caller.id, PATIENCE_SECONDS, "too many sheets of grids are being drawn"):
-            cells = [await read_cell(service, each, place) for each in grid.cells]
+        async with service.sheets.turn(target.caller.id, PATIENCE_SECONDS, "too many sheets of grids are being drawn"):
+            cells = [await read_cell(service, each, target) for each in grid.cells]
 
             def draw() -> bytes:
                 return encoded(drawn_sheet(title_of(grid), x, y, cells, max_pixels), form)
 
-            return await service.conversions.run(draw, place.caller)
+            return await service.conversions.run(draw, target.caller)
     except PictureError as error:
         log.error("damaged_image", grid_id=grid.id, error=str(error))
         raise RefusedError(ErrorKind.UNKNOWN_IMAGE, f"an image of grid {grid.id} {error}") from error
 
 
-async def read_cell(service: Service, cell: GridCell, place: Asked) -> SheetCell:
+async def read_cell(service: Service, cell: GridCell, target: Asked) -> SheetCell:
     """The content of a cell on the sheet."""
     if cell.job is None:
         return SheetCell(None, "removed")
     if cell.job.status is not JobStatus.COMPLETED or not cell.job.images:
         return SheetCell(None, cell.job.status)
-    return SheetCell(await read_png(service, Asked(cell.job.id, place.caller), cell.job.images[0].index))
+    return SheetCell(await read_png(service, Asked(cell.job.id, target.caller), cell.job.images[0].index))
 
 
 def axes_of(grid: Grid) -> tuple[SheetAxis, SheetAxis | None]:

@@ -9,8 +9,8 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
-from jobs.queue import keys
 from jobs.queue.events import image_of_preview
+from jobs.redis import keys
 
 log = structlog.get_logger("service.hub")
 

@@ -11,8 +11,8 @@ from redis.exceptions import RedisError
 
 from jobs import logs
 from jobs.contract.errors import SETTINGS_STATUS, SettingsError
-from jobs.queue import keys
-from jobs.queue.server import check_server, connect_redis
+from jobs.redis import keys
+from jobs.redis.server import check_server, connect_redis
 from jobs.settings import Settings
 from jobs.storage.data_folder import keep_private
 from jobs.storage.images import ImageStore

@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from jobs.callers.caller import KEY
+from jobs.contract.caller import KEY
 from jobs.settings import Settings
 from service.hosts import Hosts, is_same_origin
 from service.incoming import BODY, MAX_BODY_BYTES, Body, Incoming, too_large

@@ -12,7 +12,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from jobs.queue.job_queue import JobQueue
-from jobs.queue.server import look
+from jobs.redis.server import look
 from service import metrics
 from service.batches import Batches
 from service.process_metrics import ProcessMetrics

@@ -13,7 +13,7 @@ from prometheus_client import generate_latest
 from redis import Redis
 from redis.exceptions import RedisError
 
-from jobs.queue import keys
+from jobs.redis import keys
 from service.metrics import Metrics
 from service.process_slot import Slot
 

@@ -9,7 +9,7 @@ from tracing.propagation import continuing, remote_context
 from tracing.recording import Tracing
 
 SERVER_ERROR = 500
-NOT_RECORDED = nullcontext(INVALID_SPAN)  # shared, so that open streams need no generator of their own
+NOT_RECORDED = nullcontext(INVALID_SPAN)  # one for all requests, so that open streams hold no generator each
 
 
 class RequestSpans:

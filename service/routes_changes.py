@@ -45,7 +45,7 @@ async def create_change(service: ServiceDep, caller: CallerDep, request: Request
         return Changes(service.redis).ask(body, workers, service.queue.ledger.now())
 
     change = await service.calls.run(ask, caller)
-    request.state.audited = f"{body.action} {body.model}"
+    request.state.audit_target = f"{body.action} {body.model}"
     response.headers["Location"] = f"{service.settings.root_path}/v1/workers/changes/{change.id}"
     return change
 

@@ -13,7 +13,7 @@ from fastapi.sse import format_sse_event
 from redis.exceptions import RedisError
 
 from jobs.contract.errors import RefusedError
-from jobs.queue.events import START, Event, EventKind, Place
+from jobs.queue.events import START, Event, EventKind, StreamPosition
 from jobs.queue.job_queue import Asked, unknown_job
 from jobs.views.job_views import image_url
 from service.authentication import CallerDep
@@ -52,7 +52,7 @@ async def stream_events(
     if record is None:
         raise unknown_job(job_id)
     last_id = last_event_id if last_event_id is not None and EVENT_ID.fullmatch(last_event_id) else START
-    if record.status.is_final and not await service.events.ask(Place(job_id, last_id, asked.caller.id)):
+    if record.status.is_final and not await service.events.ask(StreamPosition(job_id, last_id, asked.caller.id)):
         return Response(status_code=204)  # any other answer would make an EventSource reconnect for ever
     return Stream(lambda is_gone: events(is_gone, service, asked, last_id), {"Cache-Control": "no-store"})
 
@@ -79,7 +79,7 @@ async def follow(is_gone: IsGone, service: Service, asked: Asked, last_id: str) 
     try:
         async with service.hub.listen(job_id) as listener:
             while not service.hub.stopping and not await is_gone():
-                found = await service.events.ask(Place(job_id, last_id, asked.caller.id))
+                found = await service.events.ask(StreamPosition(job_id, last_id, asked.caller.id))
                 if not await service.keyring.still_opens(asked.caller):
                     return
                 for each in found:

@@ -15,7 +15,7 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from jobs.callers.caller import Caller
+from jobs.contract.caller import Caller
 from jobs.contract.errors import FieldError, InvalidRequestError
 from jobs.contract.json_bodies import pointer_to
 from jobs.settings.environment import variable
@@ -163,7 +163,7 @@ async def keep(request: Request, service: Service, caller: Caller, body: IO[byte
     files, settings = service.queue.files, service.settings
 
     def look(sha256: str) -> tuple[int, FileInfo | None]:
-        short_side_px = files.short_side_px()
+        short_side_px = service.queue.fleet.read().short_side_px
         present = files.present(sha256, short_side_px, caller)
         if present is None:
             files.refuse_if_full(sha256, caller)

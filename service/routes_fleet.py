@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Header, Response
 from pydantic import BaseModel, Field
 
-from jobs.callers.caller import Role
+from jobs.contract.caller import Role
 from jobs.contract.errors import ErrorKind, RefusedError
 from jobs.contract.pipelines import PipelineInfo
 from jobs.contract.sweeps import Sweep

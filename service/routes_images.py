@@ -86,16 +86,16 @@ def form_of(image: PublishedImage, name: Format, size_px: int | None) -> Form | 
     return None if name == "png" and size_px is None else Form(name, size_px)
 
 
-async def read_formed(service: Service, place: Asked, image: PublishedImage, form: Form | None) -> bytes:
+async def read_formed(service: Service, target: Asked, image: PublishedImage, form: Form | None) -> bytes:
     """The bytes of an image in a form. Raises: RefusedError, also for a PNG that is damaged in the store."""
     record = image.record
-    png = await service.store_calls.run(lambda: service.queue.image_bytes(place.job_id, record), place.caller)
+    png = await service.store_calls.run(lambda: service.queue.image_bytes(target.job_id, record), target.caller)
     if form is None:
         return png
     max_pixels = min(service.settings.max_upload_pixels, record.width * record.height)
     try:
-        return await service.conversions.run(lambda: formed(png, form, max_pixels), place.caller)
+        return await service.conversions.run(lambda: formed(png, form, max_pixels), target.caller)
     except PictureError as error:
-        log.error("damaged_image", job_id=place.job_id, index=record.index, error=str(error))
-        detail = f"image {record.index} of job {place.job_id} {error}"
+        log.error("damaged_image", job_id=target.job_id, index=record.index, error=str(error))
+        detail = f"image {record.index} of job {target.job_id} {error}"
         raise RefusedError(ErrorKind.UNKNOWN_IMAGE, detail) from error

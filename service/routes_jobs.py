@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from jobs.callers.caller import Caller
+from jobs.contract.caller import Caller
 from jobs.contract.errors import RefusedError
 from jobs.contract.items import JobItems
 from jobs.contract.job import Job, JobList
@@ -118,7 +118,7 @@ async def create_items(
     for each in submitted:
         count_submitted(service, each)
     jobs, replayed = [each.job for each in submitted], any(each.replayed for each in submitted)
-    request.state.audited = " ".join(each.id for each in jobs)
+    request.state.audit_target = " ".join(each.id for each in jobs)
     headers = {"Idempotency-Replayed": "true"} if replayed else {}
     jobs = await all_at_end(request, service, caller, jobs, wait or 0)
     all_ended = all(each.status.is_final for each in jobs)

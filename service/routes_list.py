@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query
 from pydantic import BeforeValidator, StringConstraints, WithJsonSchema
 
 from jobs.contract.job import JobPage, JobStatus
-from jobs.queue import keys
+from jobs.redis import keys
 from jobs.views.filters import JobFilter
 from service.authentication import CallerDep
 from service.problems import documented

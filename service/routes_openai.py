@@ -19,7 +19,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.requests import ClientDisconnect
 
-from jobs.callers.caller import Caller
+from jobs.contract.caller import Caller
 from jobs.contract.errors import ErrorKind, FieldError, InvalidRequestError, RefusedError
 from jobs.contract.job import Job, JobStatus
 from jobs.contract.work import evaluations_of
@@ -153,7 +153,7 @@ async def make(
 ) -> Response:
     """Queue a call's job, and answer when it has ended, or stream its events."""
     submitted = await queue_job(service, asked.request, key, caller)
-    job, place = submitted.job, Asked(submitted.job.id, caller)
+    job, target = submitted.job, Asked(submitted.job.id, caller)
     headers = {"Location": f"{service.settings.root_path}/v1/jobs/{job.id}", "Cache-Control": "no-store"}
     if asked.ignored:
         headers["X-ADM-Ignored-Fields"] = ", ".join(asked.ignored)
@@ -161,8 +161,8 @@ async def make(
         headers["Idempotency-Replayed"] = "true"
     is_own = key is None  # no other call can return the job, so it is cancelled if this call is given up
     if asked.streams:
-        return Stream(lambda is_gone: stream(is_gone, service, job, place, asked, called, is_own), headers)
-    job = await when_ended(request, service, job, place, is_own)
+        return Stream(lambda is_gone: stream(is_gone, service, job, target, asked, called, is_own), headers)
+    job = await when_ended(request, service, job, target, is_own)
     if job.status is not JobStatus.COMPLETED:
         status, content = failure(job)
         return Response(json.dumps(content), status, headers | {"X-Should-Retry": "false"}, "application/json")
@@ -170,11 +170,11 @@ async def make(
         origin = f"{request.url.scheme}://{request.headers['host']}"
         data = [{"url": f"{origin}{image.url}"} for image in job.images]
         return Response(json.dumps(head_of(job) | {"data": data}), 200, headers, "application/json")
-    first = [await read_png(service, place, job.images[0].index)] if job.images else []  # fails before the head
-    return StreamingResponse(in_base64(service, job, place, first), 200, headers, "application/json")
+    first = [await read_png(service, target, job.images[0].index)] if job.images else []  # fails before the head
+    return StreamingResponse(in_base64(service, job, target, first), 200, headers, "application/json")
 
 
-async def when_ended(request: Request, service: Service, job: Job, place: Asked, is_own: bool) -> Job:
+async def when_ended(request: Request, service: Service, job: Job, target: Asked, is_own: bool) -> Job:
     """The job when it has ended. Raises: ClientDisconnect; RefusedError if the service stops or the job was deleted."""
     try:
         while not job.status.is_final:
@@ -182,7 +182,7 @@ async def when_ended(request: Request, service: Service, job: Job, place: Asked,
                 detail = "the service is being stopped"
                 raise RefusedError(ErrorKind.UNAVAILABLE, detail, retry_after_seconds=RETRY_AFTER_SECONDS)
             try:
-                job = await at_end(request, service, place, MAX_WAIT_SECONDS)
+                job = await at_end(request, service, target, MAX_WAIT_SECONDS)
             except RedisError as error:  # the job continues; an error would make the client post it again
                 log.warning("redis_unavailable", error=type(error).__name__)
                 await asyncio.sleep(RETRY_AFTER_SECONDS)
@@ -190,24 +190,24 @@ async def when_ended(request: Request, service: Service, job: Job, place: Asked,
                     raise ClientDisconnect from error
     except BaseException:
         if is_own:
-            await give_up(service, place)
+            await give_up(service, target)
         raise
     return job
 
 
-async def give_up(service: Service, place: Asked) -> None:
+async def give_up(service: Service, target: Asked) -> None:
     """Cancel a job whose client has disconnected, in a turn of its caller; the job may have ended."""
-    cancel = partial(service.queue.cancel, place.job_id, place.caller)
+    cancel = partial(service.queue.cancel, target.job_id, target.caller)
     try:
-        await asyncio.shield(service.calls.run_without_limit(cancel, place.caller))
+        await asyncio.shield(service.calls.run_without_limit(cancel, target.caller))
     except (RefusedError, RedisError) as error:
-        log.info("not_given_up", job_id=place.job_id, error=str(error))
+        log.info("not_given_up", job_id=target.job_id, error=str(error))
     else:
-        log.info("given_up", job_id=place.job_id)
+        log.info("given_up", job_id=target.job_id)
 
 
 async def stream(
-    is_gone: IsGone, service: Service, job: Job, place: Asked, asked: ImageCall, called: str, is_own: bool
+    is_gone: IsGone, service: Service, job: Job, target: Asked, asked: ImageCall, called: str, is_own: bool
 ) -> AsyncIterator[bytes]:
     """A job's previews and images as OpenAI's events; a failed job ends with an error event."""
     assert job.request is not None
@@ -215,7 +215,7 @@ async def stream(
     sent: set[int] = set()  # a second attempt publishes its images again
     status = JobStatus.QUEUED
     try:
-        async with aclosing(follow(is_gone, service, place, START)) as events:
+        async with aclosing(follow(is_gone, service, target, START)) as events:
             async for each in events:
                 if each is None:
                     yield format_sse_event(comment="ping")
@@ -225,20 +225,20 @@ async def stream(
                     yield event(f"{called}.partial_image", data["png"], data["index"], partial_image_index=number)
                 elif each.kind is EventKind.IMAGE and data["index"] not in sent:
                     sent.add(data["index"])
-                    png = await read_png(service, place, data["index"])
+                    png = await read_png(service, target, data["index"])
                     encoded = (await run_in_threadpool(b64encode, png)).decode()
                     yield event(f"{called}.completed", encoded, data["index"], usage=TokenUsage.of(steps))
                 elif each.kind.is_final:
                     status = JobStatus(data["status"])
         if status is not JobStatus.COMPLETED:
-            found = await service.lookups.ask(place) if status.is_final else job
+            found = await service.lookups.ask(target) if status.is_final else job
             yield format_sse_event(data_str=json.dumps(failure(found)[1]), event="error")
     except (RefusedError, RedisError) as error:
         log.warning("stream_cut", error=type(error).__name__)
         yield format_sse_event(data_str=json.dumps(envelope_content(503, str(error), None, None)), event="error")
     finally:
         if is_own and not status.is_final:
-            await give_up(service, place)
+            await give_up(service, target)
 
 
 def event(kind: str, encoded: str, index: int, **more: Any) -> bytes:
@@ -249,19 +249,19 @@ def event(kind: str, encoded: str, index: int, **more: Any) -> bytes:
     return format_sse_event(data_str=made.model_dump_json(exclude_none=True), event=kind)
 
 
-async def read_png(service: Service, place: Asked, index: int) -> bytes:
+async def read_png(service: Service, target: Asked, index: int) -> bytes:
     """The bytes of a job's image. Raises: RefusedError."""
-    image = await service.calls.run(partial(service.queue.image, place.job_id, index, place.caller), place.caller)
-    return await service.store_calls.run(lambda: service.queue.image_bytes(place.job_id, image.record), place.caller)
+    image = await service.calls.run(partial(service.queue.image, target.job_id, index, target.caller), target.caller)
+    return await service.store_calls.run(lambda: service.queue.image_bytes(target.job_id, image.record), target.caller)
 
 
-async def in_base64(service: Service, job: Job, place: Asked, first: list[bytes]) -> AsyncIterator[bytes]:
+async def in_base64(service: Service, job: Job, target: Asked, first: list[bytes]) -> AsyncIterator[bytes]:
     """The answer, one image at a time, because 64 of the largest take a hundred megabytes."""
     yield json.dumps(head_of(job)).encode()[:-1] + b', "data": ['
     for number, image in enumerate(job.images):
-        if not await service.keyring.still_opens(place.caller):
-            raise unknown_job(place.job_id)
-        png = first.pop() if first else await read_png(service, place, image.index)
+        if not await service.keyring.still_opens(target.caller):
+            raise unknown_job(target.job_id)
+        png = first.pop() if first else await read_png(service, target, image.index)
         encoded = await run_in_threadpool(b64encode, png)
         yield (b", " if number else b"") + b'{"b64_json": "' + encoded + b'"}'
     yield b"]}"

@@ -37,11 +37,11 @@ ZIP: dict[int | str, dict[str, Any]] = {
 
 
 class Entry(NamedTuple):
-    """One image of an archive: its file name, the time of its job, and its place in the store."""
+    """One image of an archive: its file name, the time of its job, its reader, and its record."""
 
     name: str
     made_at: float
-    place: Asked
+    target: Asked
     image: ImageView
 
 
@@ -74,8 +74,8 @@ class Outbox(io.RawIOBase):
 async def get_images_zip(
     job_id: str, service: ServiceDep, caller: CallerDep, if_none_match: Annotated[str | None, Header()] = None
 ) -> Response:
-    place = Asked(job_id, caller)
-    job = await service.lookups.ask(place)
+    target = Asked(job_id, caller)
+    job = await service.lookups.ask(target)
     if not job.status.is_final:
         raise RefusedError(
             ErrorKind.IMAGE_NOT_READY, f"job {job_id} is {job.status}; its images are not all stored yet"
@@ -84,7 +84,7 @@ async def get_images_zip(
         raise RefusedError(ErrorKind.JOB_ENDED, f"job {job_id} is {job.status}, so it does not have all its images")
     if not job.images:
         raise RefusedError(ErrorKind.UNKNOWN_IMAGE, f"job {job_id} has no images, but results")
-    entries = [Entry(f"{each.index:02d}.png", job.created_at, place, each) for each in job.images]
+    entries = [Entry(f"{each.index:02d}.png", job.created_at, target, each) for each in job.images]
     return await answer_zip(service, entries, job_id, job.expires_at, if_none_match)
 
 
@@ -102,18 +102,18 @@ async def get_chosen_zip(
 ) -> Response:
     """The archive has a folder for each job. The call fails if an image does not exist or is not stored yet."""
     chosen = dict.fromkeys((job_id, int(index)) for job_id, _, index in (each.partition("/") for each in image))
-    places = [Asked(each, caller) for each in dict.fromkeys(job_id for job_id, _ in chosen)]
-    jobs = {each.id: each for each in await asyncio.gather(*map(service.lookups.ask, places))}
+    targets = [Asked(each, caller) for each in dict.fromkeys(job_id for job_id, _ in chosen)]
+    jobs = {each.id: each for each in await asyncio.gather(*map(service.lookups.ask, targets))}
     entries = [entry_of(jobs[job_id], index, Asked(job_id, caller)) for job_id, index in chosen]
     expires_at = min(each.expires_at for each in jobs.values())
     return await answer_zip(service, entries, "images", expires_at, if_none_match)
 
 
-def entry_of(job: Job, index: int, place: Asked) -> Entry:
+def entry_of(job: Job, index: int, target: Asked) -> Entry:
     """The archive entry of an image, in a folder for its job. Raises: RefusedError if the image does not exist."""
     for each in job.images:
         if each.index == index:
-            return Entry(f"{job.id}/{index:02d}.png", job.created_at, place, each)
+            return Entry(f"{job.id}/{index:02d}.png", job.created_at, target, each)
     kind = ErrorKind.UNKNOWN_IMAGE if job.status.is_final else ErrorKind.IMAGE_NOT_READY
     raise RefusedError(kind, f"image {index} of job {job.id} is not stored")
 
@@ -131,7 +131,7 @@ async def answer_zip(
     if matches(if_none_match, headers["ETag"]):
         return Response(status_code=304, headers=headers)
     headers["Content-Disposition"] = f'attachment; filename="{name}.zip"'
-    first = await read_png(service, entries[0].place, entries[0].image.index)  # fails here if the store is unavailable
+    first = await read_png(service, entries[0].target, entries[0].image.index)  # fails here if the store is unavailable
     return StreamingResponse(archive(service, entries, first), headers=headers, media_type="application/zip")
 
 
@@ -140,9 +140,9 @@ async def archive(service: Service, entries: Sequence[Entry], first: bytes) -> A
     outbox = Outbox()
     with ZipFile(outbox, "w") as zipped:
         for number, each in enumerate(entries):
-            if not await service.keyring.still_opens(each.place.caller):
-                raise unknown_job(each.place.job_id)
-            png = await read_png(service, each.place, each.image.index) if number else first
+            if not await service.keyring.still_opens(each.target.caller):
+                raise unknown_job(each.target.job_id)
+            png = await read_png(service, each.target, each.image.index) if number else first
             zipped.writestr(ZipInfo(each.name, time.gmtime(each.made_at)[:6]), png)
             yield outbox.take()
     yield outbox.take()

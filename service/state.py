@@ -14,11 +14,11 @@ from jobs.callers.keyring import NEEDED
 from jobs.contract.job import Job
 from jobs.queue.cleaner import Cleaner
 from jobs.queue.drafting import Submission, Submitted
-from jobs.queue.events import Event, Place, read_events
+from jobs.queue.events import Event, StreamPosition, read_events
 from jobs.queue.job_queue import Asked, JobQueue
-from jobs.queue.record import Record
 from jobs.queue.retirement import Retirement
-from jobs.queue.server import SOCKET_SECONDS, connect_redis
+from jobs.redis.record import Record
+from jobs.redis.server import SOCKET_SECONDS, connect_redis
 from jobs.settings import Settings
 from jobs.storage.images import ImageStore
 from service.authentication import KeyringReader
@@ -61,7 +61,7 @@ class Service:
     submissions: Batches[Submission, Submitted]
     lookups: Batches[Asked, Job]
     records: Batches[Asked, Record | None]
-    events: Batches[Place, list[Event]]
+    events: Batches[StreamPosition, list[Event]]
     probes: Probes
 
 

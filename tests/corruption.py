@@ -3,8 +3,8 @@
 from redis import Redis
 
 from jobs.contract.job import JobStatus
-from jobs.queue import keys, rq_registries
-from jobs.queue.record import NAMES
+from jobs.redis import keys, rq_keys
+from jobs.redis.record import NAMES
 
 UNCHECKED = ("adm_checkpoint", "adm_checkpoint_reached", "adm_reached")  # a job can do without them
 FIELDS = [each for each in NAMES if each not in UNCHECKED]
@@ -14,7 +14,7 @@ DAMAGE = {name: NOT_UTF8 if name in PLAIN else b"garbage" for name in FIELDS}
 
 
 def spoil(redis: Redis, job_id: str, name: str, value: bytes) -> None:
-    redis.hset(rq_registries.job_key(job_id), name, value)
+    redis.hset(rq_keys.job_key(job_id), name, value)
 
 
 def replace(redis: Redis, key: str) -> None:
@@ -24,7 +24,7 @@ def replace(redis: Redis, key: str) -> None:
 
 def in_queue(redis: Redis) -> None:
     for entry in (NOT_UTF8, b"", b"a b:c", b"\x00" * 200, b"*", b"nobody", b"../x"):
-        redis.lpush(rq_registries.queue_key("adm:demo:normal"), entry)
+        redis.lpush(rq_keys.queue_key("adm:demo:normal"), entry)
 
 
 def in_leases(redis: Redis) -> None:
@@ -32,13 +32,11 @@ def in_leases(redis: Redis) -> None:
 
 
 def in_delayed(redis: Redis) -> None:
-    redis.zadd(
-        rq_registries.delayed_key("adm:demo:normal"), dict.fromkeys([NOT_UTF8, b"", b"odd", b"a b:c", b"nobody"], 1.0)
-    )
+    redis.zadd(rq_keys.delayed_key("adm:demo:normal"), dict.fromkeys([NOT_UTF8, b"", b"odd", b"a b:c", b"nobody"], 1.0))
 
 
 def in_executions(redis: Redis) -> None:
-    redis.sadd(rq_registries.executions_key("cpu-0"), NOT_UTF8, b"", b"odd", b"a:b:c")
+    redis.sadd(rq_keys.executions_key("cpu-0"), NOT_UTF8, b"", b"odd", b"a:b:c")
 
 
 def in_announcements(redis: Redis) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from diffusion.flags import select_types
 from diffusion.grey import channel_mean
 from diffusion.losses import LossTerms, LossType, training_losses
-from diffusion.process import MeanType, Process
+from diffusion.process import DiffusionProcess, MeanType
 from diffusion.schedule import Schedule
 from training.augment import augment
 from training.config import Objective as ObjectiveSettings
@@ -44,7 +44,7 @@ class DiffusionObjective:
 
     def __init__(
         self,
-        process: Process,
+        process: DiffusionProcess,
         settings: ObjectiveSettings,
         *,
         no_class: int | None = None,
@@ -93,7 +93,7 @@ class DiffusionObjective:
         return reduced + deviation * small
 
 
-def mse_weights(process: Process, settings: ObjectiveSettings) -> Tensor | None:
+def mse_weights(process: DiffusionProcess, settings: ObjectiveSettings) -> Tensor | None:
     """Weights of the mse by timestep, [T] float64; None for the official, uniform one.
 
     min-snr: Hang et al. 2023, Eq. 8, for networks that predict eps or x_0. p2: Choi et al. 2022, Eq. 8.
@@ -113,7 +113,7 @@ def mse_weights(process: Process, settings: ObjectiveSettings) -> Tensor | None:
 class ClassifierObjective:
     """Cross entropy of images noised to timesteps t, or of clean ones (ADM, section 4)."""
 
-    def __init__(self, process: Process, *, noised: bool) -> None:
+    def __init__(self, process: DiffusionProcess, *, noised: bool) -> None:
         self.process, self.noised = process, noised
         self.timesteps = process.network_timesteps
 
@@ -162,11 +162,11 @@ def build_objective(config: RunConfig, num_classes: int) -> Objective:
             return JudgeObjective(mirrors=config.data.flip)
 
 
-def build_process(config: RunConfig) -> Process:
+def build_process(config: RunConfig) -> DiffusionProcess:
     """The process of a run, with what its network predicts."""
     given = config.process
     mean_type, variance_type, _ = select_types(
         learn_sigma=given.learn_sigma, sigma_small=given.sigma_small, predict_xstart=given.predict_xstart
     )
     schedule = Schedule.named(given.schedule, given.num_timesteps)
-    return Process(schedule, mean_type, variance_type, given.rescale_timesteps, given.grey)
+    return DiffusionProcess(schedule, mean_type, variance_type, given.rescale_timesteps, given.grey)

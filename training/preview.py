@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from diffusion.noise import Draw, normals
 from diffusion.pixels import from_uint8, to_uint8
-from diffusion.process import Process
+from diffusion.process import DiffusionProcess
 from diffusion.schedule import sampling_timesteps
 from diffusion.tables import ddim_table, take_step
 from training.config import RunConfig
@@ -47,7 +47,7 @@ def write_preview(config: RunConfig, network: nn.Module, data: Images, path: Pat
 
 @torch.no_grad()
 def preview_images(
-    process: Process,
+    process: DiffusionProcess,
     network: Callable[[Tensor, Tensor], Tensor],
     count: int,
     shape: Sequence[int],

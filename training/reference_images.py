@@ -16,7 +16,7 @@ RENDERED_SEED = 6011  # not a seed of training or reports
 
 
 def reference_images(run: Path) -> Tensor:
-    """Up to MOST images [N, 3, H, W], uint8, evenly from a run's data; only held-out ones if there are enough.
+    """Up to MOST images [N, 3, H, W], uint8, spread evenly over a run's data; held-out images alone if they suffice.
 
     Raises: RunFolderError if the folder is not a run; ConfigError if the data can no longer be read.
     """
@@ -29,7 +29,7 @@ def reference_images(run: Path) -> Tensor:
 
 
 def held_out_images(run: Path, count: int) -> ImagesInMemory:
-    """So many images, evenly from those that a run held out of training.
+    """This many images, spread evenly over those that a run held out of training.
 
     Raises: RunFolderError if the folder is not a run; ConfigError if the data can no longer be read, or if too few
     images were held out.
@@ -43,7 +43,7 @@ def held_out_images(run: Path, count: int) -> ImagesInMemory:
 
 
 def _spread(images: Images, most: int) -> ImagesInMemory:
-    """Up to `most` images, evenly from the set, whose order may be that of its classes."""
+    """Up to `most` images, spread evenly over the set, which may be sorted by class."""
     count = min(len(images), most)
     index = torch.arange(count) * len(images) // count
     pixels = torch.stack([images.pixels(each, None) for each in index.tolist()])

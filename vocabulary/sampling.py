@@ -18,7 +18,7 @@ GUIDANCE_SCHEDULES: tuple[GuidanceSchedule, ...] = get_args(GuidanceSchedule)
 
 
 class Direction(Enum):
-    """The direction of a run along the timesteps."""
+    """The direction of a sampler along the timesteps."""
 
     DECODE = auto()  # from noise to an image
     ENCODE = auto()  # from an image to the noise from which DDIM makes it
@@ -48,7 +48,7 @@ def steps_taken(num_steps: int, strength: float) -> int:
 
 
 def num_evaluations(sampler: str, num_steps: int, direction: Direction = Direction.DECODE) -> int:
-    """Return the network evaluations of a run, which are the rows of its table and the steps of the engine.
+    """Return a sampler's network evaluations, which are the rows of its table and the steps of the engine.
 
     Heun's second evaluation is at the end of a step; the last step ends at the clean image, where nothing is evaluated.
     An encoding starts on the first timestep. Unknown samplers take one evaluation per step.

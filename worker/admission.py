@@ -16,12 +16,12 @@ from jobs.contract.errors import FailureKind, RefusedError, UnavailableError
 from jobs.contract.job import Usage
 from jobs.queue.availability import is_unavailable
 from jobs.storage.files import FileStore
+from worker.attempts import Attempt, Attempts
 from worker.background_calls import BackgroundCalls
 from worker.checkpoints import Checkpoints
 from worker.claim import Claim
 from worker.job_inputs import JobInputs, Preparation, fetch_inputs, needs_inputs
 from worker.job_plans import pipeline_of, plan_job, top_classes
-from worker.job_runs import JobRun, JobRuns
 from worker.job_spans import JobSpans
 from worker.loaded_pipelines import LoadedPipelines
 
@@ -36,13 +36,13 @@ class Admission:
     def __init__(
         self,
         loaded: LoadedPipelines,
-        runs: JobRuns,
+        attempts: Attempts,
         checkpoints: Checkpoints,
         files: FileStore,
         calls: BackgroundCalls,
         spans: JobSpans,
     ) -> None:
-        self._loaded, self._engine, self._runs = loaded, loaded.engine, runs
+        self._loaded, self._engine, self._attempts = loaded, loaded.engine, attempts
         self._checkpoints, self._files, self._calls, self._spans = checkpoints, files, calls, spans
         self._threads = ThreadPoolExecutor(THREADS, "preparing")
         self._preparing: dict[str, Preparation] = {}  # by job
@@ -58,14 +58,14 @@ class Admission:
     def submit(self, claim: Claim) -> None:
         """Let a job's images join the next step, or if the job has inputs, the first step after these are fetched."""
         self.forget(claim.job_id)
-        if stale := self._runs.of(claim.job_id):
+        if stale := self._attempts.of(claim.job_id):
             # its lease ended while Redis was unavailable, and no heartbeat has reported it yet
-            self._runs.forget(stale)
+            self._attempts.forget(stale)
         # The service has checked the request, but another program may have written the job to Redis.
         try:
             pipeline = pipeline_of(claim.request, self._loaded.pipelines)
         except UnknownOfferError as error:
-            self._runs.fail_claim(claim, FailureKind.NOT_OFFERED, str(error), retry=False)
+            self._attempts.fail_claim(claim, FailureKind.NOT_OFFERED, str(error), retry=False)
             return
         if not needs_inputs(claim):
             self._enter(claim, JobInputs())
@@ -91,7 +91,7 @@ class Admission:
     def requeue_all(self) -> None:
         for job_id in reversed(list(self._preparing)):
             if claim := self.forget(job_id):
-                self._runs.requeue(claim)
+                self._attempts.requeue(claim)
 
     def close(self) -> None:
         """Stop the threads; return when the running calls of the store have ended."""
@@ -119,27 +119,27 @@ class Admission:
             self._engine.abort(claim.job_id)
             self._refuse(claim, error)
         else:
-            run = JobRun(claim, plan, resumed)
-            self._runs.add(run)
+            attempt = Attempt(claim, plan, resumed)
+            self._attempts.add(attempt)
             if plan.pictures:
-                self._classify(run, plan.pictures)
+                self._classify(attempt, plan.pictures)
 
     def _refuse(self, claim: Claim, error: Exception) -> None:
         """Fail or requeue a job that could not enter the engine, by the kind of error."""
         if isinstance(error, UnknownOfferError):
-            self._runs.fail_claim(claim, FailureKind.NOT_OFFERED, str(error), retry=False)
+            self._attempts.fail_claim(claim, FailureKind.NOT_OFFERED, str(error), retry=False)
         elif isinstance(error, RefusedError):
-            self._runs.fail_claim(claim, FailureKind.FILE_GONE, str(error), retry=False)
+            self._attempts.fail_claim(claim, FailureKind.FILE_GONE, str(error), retry=False)
         elif isinstance(error, UnavailableError | torch.OutOfMemoryError) or is_unavailable(error):
-            self._runs.requeue_after_outage(claim, error)
+            self._attempts.requeue_after_outage(claim, error)
         else:
             log.error("submit_failed", **claim.ids, error=f"{type(error).__name__}: {error}")
             detail = "the worker could not prepare this job's images"
-            self._runs.fail_claim(claim, FailureKind.STEP_FAILED, detail, retry=True)
+            self._attempts.fail_claim(claim, FailureKind.STEP_FAILED, detail, retry=True)
 
-    def _classify(self, run: JobRun, pictures: Sequence[Tensor]) -> None:
+    def _classify(self, attempt: Attempt, pictures: Sequence[Tensor]) -> None:
         """Complete a job of kind score, which needs the classifier alone: less work than a step of the engine."""
-        pipeline = self._loaded.pipelines[run.claim.request.model]
+        pipeline = self._loaded.pipelines[attempt.claim.request.model]
         stage = self._engine.stages[pipeline.stage_key(BASE)]
         timer = timer_on(stage.device)
         try:
@@ -149,21 +149,21 @@ class Admission:
         except torch.AcceleratorError:
             raise  # as in the engine: the device is lost, and the process with it
         except Exception as error:  # noqa: BLE001 - an error of one job must not affect others
-            self._runs.blame(run.claim.job_id, error, "the worker could not classify this job's images")
+            self._attempts.blame(attempt.claim.job_id, error, "the worker could not classify this job's images")
             return
-        self._spans.classified(stage.name, run.claim, len(pictures), seconds)
+        self._spans.classified(stage.name, attempt.claim, len(pictures), seconds)
         usage = Usage(steps=len(pictures), device_seconds=round(seconds, 4))
         scores = [top_classes(each, pipeline.stack.class_names) for each in answers]
-        self._runs.complete(run, [], usage, {"scores": scores})
+        self._attempts.complete(attempt, [], usage, {"scores": scores})
 
     def add_latent(self, finished: Finished) -> None:
         """Note the latent of an encoding; after the last one, add the frames between the two latents to the engine."""
-        if (run := self._runs.of(finished.request.job_id)) is None:
+        if (attempt := self._attempts.of(finished.request.job_id)) is None:
             return
         try:
-            for frame in run.encoded(finished):
+            for frame in attempt.encoded(finished):
                 self._engine.add(frame)
         except torch.AcceleratorError:
             raise
         except Exception as error:  # noqa: BLE001 - an error of one job must not affect others
-            self._runs.blame(run.claim.job_id, error, "the worker could not prepare this job's frames")
+            self._attempts.blame(attempt.claim.job_id, error, "the worker could not prepare this job's frames")

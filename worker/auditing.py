@@ -9,7 +9,7 @@ from engine.audit import Audit
 from engine.engine import Engine
 from worker.metrics import StepMetrics
 
-log = structlog.get_logger("worker.audit")
+log = structlog.get_logger("worker.auditing")
 
 
 class Numerics:
@@ -40,7 +40,7 @@ class Auditing:
         if not self._audit.is_due:
             return
         try:
-            finding = self._audit.run()
+            difference = self._audit.run()
         except torch.AcceleratorError:
             raise  # the device is lost, and the process with it
         except Exception as error:  # noqa: BLE001 - an audit must not end a worker that serves
@@ -50,19 +50,19 @@ class Auditing:
             for key, stage in self._engine.stages.items():  # an audit that runs out of memory disables row shapes
                 self._engine.costs.keep(key, stage.row_shapes["network"])
         self._metrics.audits.inc()
-        if finding is None:
+        if difference is None:
             return
-        stage = self._engine.stages[finding.stage]
+        stage = self._engine.stages[difference.stage]
         self._metrics.differences.labels(stage.name).inc()
         before = self._numerics.now
         self._numerics.renew()
         log.error(
             "audit_difference",
-            stage=finding.stage,
-            timestep=finding.timestep,
-            class_label=finding.class_label,
-            row_shape=finding.row_shape,
-            out_of_use={part: list(shapes) for part, shapes in finding.guilty.items()},
+            stage=difference.stage,
+            timestep=difference.timestep,
+            class_label=difference.class_label,
+            row_shape=difference.row_shape,
+            out_of_use={part: list(shapes) for part, shapes in difference.guilty.items()},
             shapes_left={part: list(shapes) for part, shapes in stage.row_shapes.items()},
             numerics_before=before,
             numerics=self._numerics.now,

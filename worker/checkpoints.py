@@ -19,12 +19,12 @@ from engine.errors import UnfitStateError
 from jobs.contract.errors import UnavailableError
 from jobs.contract.job import CheckpointRecord, Progress
 from jobs.storage.images import ImageStore
+from worker.attempts import Attempt
 from worker.auditing import Numerics
 from worker.background_calls import BackgroundCalls
 from worker.claim import Claim
 from worker.job_inputs import JobInputs
 from worker.job_plans import JobPlan
-from worker.job_runs import JobRun
 from worker.job_state import JobState, UnusableCheckpointError, from_bytes, to_bytes
 from worker.queue_thread import QueueThread
 from worker.results import Results
@@ -65,16 +65,16 @@ class Checkpoints:
         """Return whether a checkpoint is being written or removed."""
         return bool(self._waiting) or self._deleting > 0
 
-    def write_if_due(self, run: JobRun) -> None:
+    def write_if_due(self, attempt: Attempt) -> None:
         """Write a checkpoint if the job has had enough device time since its last one; call this between two steps.
 
         Does nothing until the job's record names the last checkpoint, because only then the one before it is removed,
         and the store must not fill up.
         """
-        if self._seconds and _unsaved(run) >= self._seconds and run.claim.token not in self._unnamed:
-            self._write(run)
+        if self._seconds and _unsaved(attempt) >= self._seconds and attempt.claim.token not in self._unnamed:
+            self._write(attempt)
 
-    def write_last(self, runs: Iterable[JobRun], until: float) -> None:
+    def write_last(self, attempts: Iterable[Attempt], until: float) -> None:
         """Write a checkpoint of every job that is to be requeued and has enough unsaved work, at any step.
 
         `until` is a time of the monotonic clock at which the process may be killed, so the jobs with the most unsaved
@@ -85,36 +85,37 @@ class Checkpoints:
         if not self._seconds:
             return
         least = min(self._seconds, WORTH_SECONDS)
-        due = [run for run in runs if run.device_seconds >= least and _unsaved(run)]
-        for run in sorted(due, key=_unsaved, reverse=True):
+        due = [attempt for attempt in attempts if attempt.device_seconds >= least and _unsaved(attempt)]
+        for attempt in sorted(due, key=_unsaved, reverse=True):
             if time.monotonic() < until:
-                self._write(run)
+                self._write(attempt)
                 self._finish_writing(until)
 
     def _finish_writing(self, until: float) -> None:
         while self.is_writing and time.monotonic() < until:
             self._calls.run_callbacks(LOOK_SECONDS)
 
-    def _write(self, run: JobRun) -> None:
-        if run.num_unstored or run.claim.token in self._waiting:
+    def _write(self, attempt: Attempt) -> None:
+        if attempt.num_unstored or attempt.claim.token in self._waiting:
             return  # an image is neither in the engine nor stored, so no worker could resume from here
-        claim = run.claim
-        state = run.state(self._engine.states(claim.job_id))
+        claim = attempt.claim
+        state = attempt.state(self._engine.states(claim.job_id))
         size = state.num_bytes
         if size <= MAX_BYTES and size + sum(self._waiting.values()) > MOST_WAITING_BYTES:
             return  # the store is slow; a later step tries again
-        run.checkpointed_at = run.device_seconds  # also if it fails, so that it is not repeated at each step
-        if not state.fits(run.plan):
+        attempt.checkpointed_at = attempt.device_seconds  # also if it fails, so that it is not repeated at each step
+        if not state.fits(attempt.plan):
             return  # the image failed in a step that is not retired yet: keep the previous checkpoint
         if size > MAX_BYTES:
             log.info("checkpoint_left_out", **claim.ids, bytes=size, limit=MAX_BYTES)
             return
-        copied, steps, reached = state.copied(), run.steps, run.progress()  # all of the same step: the job continues
+        # all of the same step, because the job continues
+        copied, steps, reached = state.copied(), attempt.steps, attempt.progress()
         self._waiting[claim.token] = size
         self._calls.start(
             self._thread,
             lambda: self._store_state(claim, copied),
-            lambda outcome: self._stored(run, steps, reached, outcome),
+            lambda outcome: self._stored(attempt, steps, reached, outcome),
         )
 
     def _store_state(self, claim: Claim, state: JobState) -> tuple[CheckpointRecord, int] | UnavailableError:
@@ -125,17 +126,17 @@ class Checkpoints:
             return error
 
     def _stored(
-        self, run: JobRun, steps: int, reached: Progress, outcome: tuple[CheckpointRecord, int] | UnavailableError
+        self, attempt: Attempt, steps: int, reached: Progress, outcome: tuple[CheckpointRecord, int] | UnavailableError
     ) -> None:
-        claim = run.claim
+        claim = attempt.claim
         del self._waiting[claim.token]
         if isinstance(outcome, UnavailableError):
             log.warning("checkpoint_left_out", **claim.ids, error=str(outcome))
             return
         written, size = outcome
-        if written == run.checkpoint:
+        if written == attempt.checkpoint:
             return
-        if run.forgotten:
+        if attempt.forgotten:
             self._delete(claim.job_id, written)  # the job left this worker meanwhile, so its record must not name this
             return
 
@@ -143,7 +144,7 @@ class Checkpoints:
             self._unnamed.discard(claim.token)
             if not is_named:
                 return  # the claim or Redis was lost; the upkeep removes the checkpoint that no record names
-            before, run.checkpoint = run.checkpoint, written
+            before, attempt.checkpoint = attempt.checkpoint, written
             log.info("checkpointed", **claim.ids, steps=steps, bytes=size)
             if before is not None:
                 self._delete(claim.job_id, before)
@@ -151,10 +152,10 @@ class Checkpoints:
         self._unnamed.add(claim.token)
         self._queue.write(partial(self._results.checkpointed, claim, written, reached), named)
 
-    def ended(self, run: JobRun) -> None:
+    def ended(self, attempt: Attempt) -> None:
         """Remove the checkpoint of a job that this worker has completed or dropped; the upkeep removes all others."""
-        if run.checkpoint is not None:
-            self._delete(run.claim.job_id, run.checkpoint)
+        if attempt.checkpoint is not None:
+            self._delete(attempt.claim.job_id, attempt.checkpoint)
 
     def _delete(self, job_id: str, checkpoint: CheckpointRecord) -> None:
         def delete() -> None:
@@ -215,5 +216,5 @@ class Checkpoints:
         self._thread.shutdown(cancel_futures=True)
 
 
-def _unsaved(run: JobRun) -> float:
-    return run.device_seconds - run.checkpointed_at
+def _unsaved(attempt: Attempt) -> float:
+    return attempt.device_seconds - attempt.checkpointed_at

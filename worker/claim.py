@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from jobs.contract.job import CheckpointRecord, ImageRecord
 from jobs.contract.request import ResolvedRequest
-from jobs.queue.record import Record
+from jobs.redis.record import Record
 from tracing.propagation import trace_id_of
 from vocabulary.priorities import Priority
 

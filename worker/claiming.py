@@ -14,11 +14,11 @@ from redis.client import Pipeline, Redis
 from jobs.contract.errors import FailureKind
 from jobs.contract.job import JobStatus
 from jobs.contract.pipelines import PipelineInfo
-from jobs.queue import keys, rq_registries
-from jobs.queue.corrupt import answers, matched
 from jobs.queue.ledger import Ledger
-from jobs.queue.payload import BadPayloadError, NewerPayloadError
-from jobs.queue.record import Record, work_in
+from jobs.redis import keys, rq_keys
+from jobs.redis.payload import BadPayloadError, NewerPayloadError
+from jobs.redis.record import Record, work_in
+from jobs.redis.replies import answers, matched
 from jobs.settings import Settings
 from vocabulary.priorities import PRIORITIES, PRIORITY_RATIO, Priority
 from worker.claim import Claim, WouldRun
@@ -131,8 +131,8 @@ class Claimer:
         queues = [(each.id, priority) for priority in PRIORITIES for each in self.pipelines]
         with self._redis.pipeline(transaction=False) as pipe:
             for queue in queues:
-                pipe.lrange(rq_registries.queue_key(keys.queue(*queue)), 0, LOOK_AHEAD - 1)
-                pipe.lrange(rq_registries.queue_key(keys.queue(*queue)), -LOOK_AHEAD, -1)
+                pipe.lrange(rq_keys.queue_key(keys.queue(*queue)), 0, LOOK_AHEAD - 1)
+                pipe.lrange(rq_keys.queue_key(keys.queue(*queue)), -LOOK_AHEAD, -1)
             entries = iter(answers(pipe))
             found = [
                 (*queue, named[0])
@@ -141,7 +141,7 @@ class Claimer:
                 if (named := matched(keys.JOB_ID, entry))
             ]
             for *_, job_id in found:
-                pipe.hget(rq_registries.job_key(job_id), "adm_work")
+                pipe.hget(rq_keys.job_key(job_id), "adm_work")
             texts = zip(found, answers(pipe), strict=True)
             return [(*each, work) for each, text in texts if each[2] not in self._left and (work := work_in(text))]
 
@@ -156,7 +156,7 @@ class Claimer:
         queues = [[keys.queue(each.id, priority) for each in self._rotated(priority)] for priority in PRIORITIES]
         with self._redis.pipeline(transaction=False) as pipe:
             for queue in chain(*queues):
-                pipe.lrange(rq_registries.queue_key(queue), 0, most + len(self._left) - 1)
+                pipe.lrange(rq_keys.queue_key(queue), 0, most + len(self._left) - 1)
             entries = dict(zip(chain(*queues), answers(pipe), strict=True))
         waiting = []
         for one_priority in queues:
@@ -169,7 +169,7 @@ class Claimer:
                     yield queue, job_id
             else:
                 log.warning("foreign_queue_entry", queue=queue, entry=repr(entry[:80]))
-                self._redis.lrem(rq_registries.queue_key(queue), 0, entry)
+                self._redis.lrem(rq_keys.queue_key(queue), 0, entry)
 
     def _rotated(self, priority: Priority) -> tuple[PipelineInfo, ...]:
         first = self._claimed[priority] % len(self.pipelines)
@@ -183,7 +183,7 @@ class Claimer:
 
         def decide(pipe: Pipeline, record: Record | None) -> Claim | Waits | None:
             if record is None or record.status is not JobStatus.QUEUED or record.queue != queue:
-                pipe.lrem(rq_registries.queue_key(queue), 1, job_id)
+                pipe.lrem(rq_keys.queue_key(queue), 1, job_id)
                 return None
             now = self._ledger.now()
             if now > record.expires_at > 0:

@@ -13,9 +13,9 @@ from jobs.contract.errors import AdmError, UnavailableError
 from jobs.contract.job import ImageRecord
 from jobs.queue.events import Preview
 from jobs.storage.images import ImageStore
+from worker.attempts import Attempt
 from worker.auditing import Numerics
 from worker.background_calls import BackgroundCalls
-from worker.job_runs import JobRun
 from worker.job_spans import JobSpans
 from worker.png import describe, encode
 from worker.store_retries import RetryingStore, UnstorableError
@@ -46,7 +46,7 @@ class ImageWriter:
         numerics: Numerics,
         calls: BackgroundCalls,
         spans: JobSpans,
-        publish: Callable[[JobRun, Outcome], None],
+        publish: Callable[[Attempt, Outcome], None],
     ) -> None:
         self._store, self._pipelines, self._numerics = RetryingStore(store), pipelines, numerics
         self._calls, self._spans, self._publish = calls, spans, publish
@@ -64,37 +64,39 @@ class ImageWriter:
         """Return whether the next image must wait until a pending one is done."""
         return self._pending >= MAX_PENDING
 
-    def show(self, previews: Mapping[tuple[str, int], tuple[JobRun, Tensor]], stage: str) -> None:
+    def show(self, previews: Mapping[tuple[str, int], tuple[Attempt, Tensor]], stage: str) -> None:
         """Encode previews of images that took a step of a stage, if there is time."""
         now = time.monotonic()
-        for (_, index), (run, pixels) in previews.items():
-            if self._pending < MAX_PENDING_FOR_PREVIEWS and run.shows_previews(index, now):
-                self._submit(run, partial(_encode_preview, run, index, stage, run.place(index), pixels))
+        for (_, index), (attempt, pixels) in previews.items():
+            if self._pending < MAX_PENDING_FOR_PREVIEWS and attempt.shows_previews(index, now):
+                self._submit(attempt, partial(_encode_preview, attempt, index, stage, attempt.reached(index), pixels))
 
-    def store(self, run: JobRun, finished: Finished) -> None:
+    def store(self, attempt: Attempt, finished: Finished) -> None:
         """Encode and store an image."""
-        self._submit(run, partial(self._store_image, run, finished.request.index, finished.pixels, time.monotonic()))
+        self._submit(
+            attempt, partial(self._store_image, attempt, finished.request.index, finished.pixels, time.monotonic())
+        )
 
     def close(self) -> None:
         """Drop pending images; return when the running call of the store has ended."""
         self._closing = True
         self._thread.shutdown(cancel_futures=True)
 
-    def _submit(self, run: JobRun, call: Callable[[], Outcome]) -> None:
+    def _submit(self, attempt: Attempt, call: Callable[[], Outcome]) -> None:
         self._pending += 1
 
         def over(outcome: Outcome) -> None:
             self._pending -= 1
-            if not run.forgotten:
-                self._publish(run, outcome)
+            if not attempt.forgotten:
+                self._publish(attempt, outcome)
 
         self._calls.start(self._thread, call, over)
 
-    def _store_image(self, run: JobRun, index: int, pixels: Tensor, handed_over_at: float) -> Outcome:
-        claim = run.claim
+    def _store_image(self, attempt: Attempt, index: int, pixels: Tensor, handed_over_at: float) -> Outcome:
+        claim = attempt.claim
 
         def stop_if_forgotten() -> None:
-            if run.forgotten or self._closing:
+            if attempt.forgotten or self._closing:
                 raise ForgottenError
 
         try:
@@ -112,5 +114,5 @@ class ImageWriter:
             return None
 
 
-def _encode_preview(run: JobRun, index: int, stage: str, place: tuple[int, int], pixels: Tensor) -> Outcome:
-    return None if run.forgotten else Preview(index, stage, *place, encode(pixels))
+def _encode_preview(attempt: Attempt, index: int, stage: str, reached: tuple[int, int], pixels: Tensor) -> Outcome:
+    return None if attempt.forgotten else Preview(index, stage, *reached, encode(pixels))

@@ -17,12 +17,12 @@ from rq.worker import BaseWorker, WorkerStatus
 from jobs.contract.pipelines import PipelineInfo
 from jobs.contract.sweeps import Sweep
 from jobs.contract.workers import WorkerInfo
-from jobs.queue import keys, rq_registries
 from jobs.queue.announcements import announce_pipelines, announce_worker, withdraw_worker
 from jobs.queue.availability import is_unavailable
-from jobs.queue.corrupt import answers, matched
 from jobs.queue.ledger import Ledger
-from jobs.queue.server import check_server
+from jobs.redis import keys, rq_keys
+from jobs.redis.replies import answers, matched
+from jobs.redis.server import check_server
 from jobs.settings import Settings
 from vocabulary.priorities import PRIORITIES
 from worker.claim import Cancel, Claim, Submit, WouldRun
@@ -94,11 +94,11 @@ class Inbox:
         self._pubsub.subscribe(*channels)
         for _ in channels:  # read the confirmation of each; `_messages` would take it for the end of the messages
             self._pubsub.get_message(timeout=1)
-        for each in cast(set[bytes], self._redis.smembers(rq_registries.executions_key(self._name))):
+        for each in cast(set[bytes], self._redis.smembers(rq_keys.executions_key(self._name))):
             if execution := matched(keys.EXECUTION, each):
                 log.info("recovering", job_id=execution[1], worker=self._name)
                 self._ledger.recover(execution[1], execution[2])
-            self._redis.srem(rq_registries.executions_key(self._name), each)
+            self._redis.srem(rq_keys.executions_key(self._name), each)
         self._ledger.recover_expired_leases()
         self._ledger.enqueue_due()
         self._register()
@@ -176,7 +176,7 @@ class Inbox:
         claims = list(self._in_flight.claims.values())
         with self._redis.pipeline() as pipe:
             for each in claims:
-                pipe.hmget(rq_registries.job_key(each.job_id), "adm_token", "adm_cancel")
+                pipe.hmget(rq_keys.job_key(each.job_id), "adm_token", "adm_cancel")
             self._extend(pipe, claims)
             # dated now, because Redis may have been unavailable since `info` was made
             announcement = info.model_copy(update={"last_heartbeat": self._ledger.now()})

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from datasets.image_folder import square_pixels
-from jobs.callers.caller import ANONYMOUS
+from jobs.contract.caller import ANONYMOUS
 from jobs.contract.errors import UnavailableError
 from jobs.contract.job import CheckpointRecord
 from jobs.storage.files import FileStore

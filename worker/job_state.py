@@ -15,7 +15,7 @@ from engine.trajectory import ImageState
 from jobs.contract.errors import AdmError
 from jobs.contract.job import ImageRecord
 from jobs.contract.request import ResolvedRequest
-from jobs.queue.payload import fixed_form
+from jobs.redis.payload import fixed_form
 from worker.job_plans import JobPlan
 
 VERSION = 1  # of the format

@@ -17,6 +17,7 @@ from models.memory import BATCHES_IN_FLIGHT
 from vocabulary.priorities import Priority
 from vocabulary.sampling import Direction
 from worker.admission import Admission
+from worker.attempts import Attempt, Attempts
 from worker.auditing import Auditing
 from worker.background_calls import BackgroundCalls
 from worker.change_watch import ChangeWatch
@@ -24,7 +25,6 @@ from worker.checkpoints import Checkpoints
 from worker.claim import Cancel, Submit, WouldRun
 from worker.image_writer import ImageWriter, Outcome
 from worker.inbox import Inbox
-from worker.job_runs import JobRun, JobRuns
 from worker.launch_delay import launch_delay
 from worker.loaded_pipelines import LoadedPipelines
 from worker.queue_thread import QueueThread
@@ -42,7 +42,7 @@ LAST_WRITES_SECONDS = 5.0  # for checkpoints after the drain time; a supervisor 
 REPORT_SECONDS = 5.0  # longest wait for Redis to accept the progress of a job that runs alone
 LINGER_SECONDS = 0.005  # between two looks whether a running device has finished early
 QUEUE_DEPTH = 2  # batches of images that are claimed, so that both stages have full batches
-QUEUE_DEPTH_AT_MOST = BATCHES_IN_FLIGHT  # including jobs that would run before those in the engine
+QUEUE_DEPTH_AT_MOST = BATCHES_IN_FLIGHT  # for jobs that would run before those in the engine
 
 
 class Worker:
@@ -71,8 +71,8 @@ class Worker:
         self._checkpoints = Checkpoints(
             loaded.engine, inbox.results, self._queue, calls, store, numerics, settings.checkpoint_seconds
         )
-        self._runs = JobRuns(loaded.engine, inbox.results, self._queue, numerics, self._checkpoints.ended)
-        self._admission = Admission(loaded, self._runs, self._checkpoints, files, calls, self._spans)
+        self._attempts = Attempts(loaded.engine, inbox.results, self._queue, numerics, self._checkpoints.ended)
+        self._admission = Admission(loaded, self._attempts, self._checkpoints, files, calls, self._spans)
         self._image_writer = ImageWriter(store, loaded.pipelines, numerics, calls, self._spans, self._publish)
         self._watchdog = Watchdog(inbox.extend, settings.lease_seconds, settings.step_timeout_seconds, self._hangs)
         self._auditing = Auditing(loaded.engine, loaded.audit, numerics, loaded.metrics)
@@ -105,22 +105,22 @@ class Worker:
                 return
         seconds = self._settings.drain_seconds
         if self._has_jobs:
-            log.info("draining", jobs=len(self._runs) + len(self._admission), seconds=seconds)
+            log.info("draining", jobs=len(self._attempts) + len(self._admission), seconds=seconds)
         while self._has_jobs and time.monotonic() < stopping.asked_at + seconds:
             self._iterate(accept=False)
         self._requeue_all()
 
     @property
     def _has_jobs(self) -> bool:
-        return bool(self._runs or self._admission)
+        return bool(self._attempts or self._admission)
 
     def _iterate(self, *, accept: bool) -> None:
         self._watchdog.note_running()
         self._heartbeat_if_due()
         if self._read_inbox(accept=accept) and self._engine.busy:
             self._await_newcomers()
-        # the last report of a job that runs alone is evidence if the worker dies (jobs.queue.worker_deaths)
-        is_alone = any(run.claim.alone for run in self._runs.all)
+        # the last report of a job that runs alone is evidence if the worker dies (jobs.contract.worker_deaths)
+        is_alone = any(attempt.claim.alone for attempt in self._attempts.all)
         report = self._engine.iterate(ahead=not is_alone)
         self._next_step_at = time.monotonic() + launch_delay(self._engine.seconds_ahead, self._engine.host_seconds)
         if report is not None:
@@ -149,12 +149,12 @@ class Worker:
         """Write checkpoints of all jobs in flight and requeue them."""
         self._requeues = True
         written_by = time.monotonic() + LAST_WRITES_SECONDS
-        while any(run.num_unstored for run in self._runs.all) and time.monotonic() < written_by:
+        while any(attempt.num_unstored for attempt in self._attempts.all) and time.monotonic() < written_by:
             # a job with an image between engine and store gets no checkpoint
             self._calls.run_callbacks(OUTCOME_WAIT_SECONDS)
-        self._checkpoints.write_last(self._runs.all, written_by)
+        self._checkpoints.write_last(self._attempts.all, written_by)
         self._admission.requeue_all()
-        self._runs.requeue_all()
+        self._attempts.requeue_all()
         while self._queue.is_busy:  # as long as the inbox waits for Redis; the last poll may have claimed jobs
             self._watchdog.note_running()
             self._calls.run_callbacks(OUTCOME_WAIT_SECONDS)
@@ -176,7 +176,7 @@ class Worker:
         if self._queue.is_polling:
             return False
         is_idle = not self._has_jobs
-        takes = accept and self._runs.may_take_more
+        takes = accept and self._attempts.may_take_more
         self._queue.poll(
             room=self._room(QUEUE_DEPTH) if takes else 0,
             spare=self._room(QUEUE_DEPTH_AT_MOST) if takes else 0,
@@ -189,7 +189,7 @@ class Worker:
     def _obey(self, command: Submit | Cancel) -> None:
         match command:
             case Submit(claim) if self._requeues:
-                self._runs.requeue(claim)
+                self._attempts.requeue(claim)
             case Submit(claim):
                 self._admission.submit(claim)
             case Cancel(job_id):
@@ -218,59 +218,61 @@ class Worker:
             self._engine.costs.note(report.stage, report.row_shape, seconds)
         self._auditing.note(report)
         self._loaded.metrics.stepped(stage, rows, report.row_shape, seconds, self._engine.rows_in_flight)
-        touched: dict[str, JobRun] = {}
+        touched: dict[str, Attempt] = {}
         for trajectory in report.moved:
-            run = self._runs.of(trajectory.request.job_id)
-            assert run is not None
-            run.moved(trajectory, stage, seconds / rows)
-            touched[trajectory.request.job_id] = run
+            attempt = self._attempts.of(trajectory.request.job_id)
+            assert attempt is not None
+            attempt.moved(trajectory, stage, seconds / rows)
+            touched[trajectory.request.job_id] = attempt
         if self._spans.are_on:
-            self._spans.stepped(stage, report, {job_id: run.claim for job_id, run in touched.items()})
+            self._spans.stepped(stage, report, {job_id: attempt.claim for job_id, attempt in touched.items()})
         for job_id, error in report.failed.items():
-            self._runs.blame(job_id, error, "the engine could not compute this job's images")
-        shown = {key: (run, pixels) for key, pixels in report.previews.items() if (run := self._runs.of(key[0]))}
+            self._attempts.blame(job_id, error, "the engine could not compute this job's images")
+        shown = {
+            key: (attempt, pixels) for key, pixels in report.previews.items() if (attempt := self._attempts.of(key[0]))
+        }
         self._image_writer.show(shown, stage)
         for finished in report.finished:
             if finished.request.plans[-1].direction is Direction.ENCODE:
                 self._admission.add_latent(finished)
             else:
                 self._hand_over(finished)
-        here = [run for run in touched.values() if self._runs.has(run) and not run.is_computed]
-        self._queue.progress([(run.claim, run.progress()) for run in here])
-        for run in here:
-            self._checkpoints.write_if_due(run)
+        here = [attempt for attempt in touched.values() if self._attempts.has(attempt) and not attempt.is_computed]
+        self._queue.progress([(attempt.claim, attempt.progress()) for attempt in here])
+        for attempt in here:
+            self._checkpoints.write_if_due(attempt)
 
     def _hand_over(self, finished: Finished) -> None:
-        if (run := self._runs.of(finished.request.job_id)) is None:
+        if (attempt := self._attempts.of(finished.request.job_id)) is None:
             return  # its job failed or was dropped in this step
-        run.left(finished)
-        while self._image_writer.is_full and not run.forgotten:
+        attempt.left(finished)
+        while self._image_writer.is_full and not attempt.forgotten:
             self._watchdog.note_running()
             self._heartbeat_if_due()  # no lease may end because the store is slow
             self._calls.run_callbacks(OUTCOME_WAIT_SECONDS)
-        if not run.forgotten:
-            self._image_writer.store(run, finished)
+        if not attempt.forgotten:
+            self._image_writer.store(attempt, finished)
 
-    def _publish(self, run: JobRun, outcome: Outcome) -> None:
+    def _publish(self, attempt: Attempt, outcome: Outcome) -> None:
         """Publish a preview or a stored image, or handle the error of storing it."""
         match outcome:
             case Preview():
-                self._queue.preview(run.claim, outcome)
+                self._queue.preview(attempt.claim, outcome)
             case ImageRecord():
-                self._runs.stored(run, outcome)
+                self._attempts.stored(attempt, outcome)
             case UnavailableError():
-                self._runs.requeue_after_outage(run.claim, outcome)
+                self._attempts.requeue_after_outage(attempt.claim, outcome)
             case UnstorableError():
-                log.error("unstorable", **run.claim.ids, error=str(outcome))
+                log.error("unstorable", **attempt.claim.ids, error=str(outcome))
                 detail = "the store takes other images, but not this job's"
-                self._runs.fail(run, FailureKind.STORE_FAILED, detail, retry=True)
+                self._attempts.fail(attempt, FailureKind.STORE_FAILED, detail, retry=True)
 
     def _drop(self, job_id: str) -> None:
         """Remove a job that was cancelled or that another worker has claimed."""
         if claim := self._admission.forget(job_id):
-            self._runs.cancelled(claim)
-        elif run := self._runs.of(job_id):
-            self._runs.drop(run)
+            self._attempts.cancelled(claim)
+        elif attempt := self._attempts.of(job_id):
+            self._attempts.drop(attempt)
 
     def _heartbeat_if_due(self) -> None:
         if time.monotonic() < self._next_heartbeat:

@@ -16,7 +16,7 @@ from jobs.contract.errors import SETTINGS_STATUS, SettingsError, TakenNameError,
 from jobs.contract.pipelines import PipelineInfo
 from jobs.contract.sweeps import Sweep
 from jobs.queue.availability import is_unavailable
-from jobs.queue.server import connect_redis
+from jobs.redis.server import connect_redis
 from jobs.settings import Settings
 from jobs.storage.data_folder import keep_private, open_data_folder
 from jobs.storage.files import FileStore

@@ -23,8 +23,8 @@ from redis.exceptions import ResponseError
 
 from files.atomic import atomic_write
 from jobs.contract.errors import TakenNameError
-from jobs.queue import keys
-from jobs.queue.corrupt import is_wrong_type
+from jobs.redis import keys
+from jobs.redis.replies import is_wrong_type
 
 log = structlog.get_logger("worker.name")
 

@@ -12,8 +12,8 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from jobs.contract.errors import SettingsError
-from jobs.queue import keys
-from jobs.queue.server import connect_redis
+from jobs.redis import keys
+from jobs.redis.server import connect_redis
 from jobs.settings import Settings
 
 

@@ -43,7 +43,7 @@ class Reports:
         """Publish the progress of a step's jobs, at most once per PROGRESS_SECONDS for each job.
 
         For a job that runs alone every step is published, because the last one is evidence if its worker dies
-        (`jobs.queue.worker_deaths`).
+        (`jobs.contract.worker_deaths`).
         All reports go in one command: Redis writes each command to disk before it answers, and the next step waits for
         the answer.
         """

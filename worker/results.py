@@ -11,11 +11,11 @@ from redis.exceptions import RedisError
 
 from jobs.contract.errors import FailureKind
 from jobs.contract.job import CheckpointRecord, ImageRecord, JobStatus, Progress, Usage
-from jobs.queue import rq_registries
 from jobs.queue.availability import is_unavailable
 from jobs.queue.events import EventKind, publish
 from jobs.queue.ledger import Ledger
-from jobs.queue.record import Record
+from jobs.redis import rq_keys
+from jobs.redis.record import Record
 from jobs.settings import Settings
 from worker.claim import Claim
 from worker.claiming import InFlight
@@ -58,9 +58,7 @@ class Results:
         def write(pipe: Pipeline, record: Record) -> bool:
             images = [each for each in record.images if each.index != image.index] + [image]
             images.sort(key=lambda each: each.index)
-            pipe.hset(
-                rq_registries.job_key(record.id), "adm_images", json.dumps([each.model_dump() for each in images])
-            )
+            pipe.hset(rq_keys.job_key(record.id), "adm_images", json.dumps([each.model_dump() for each in images]))
             self._publish_image(pipe, record, claim, image)
             return True
 
@@ -114,9 +112,8 @@ class Results:
     def fail(self, claim: Claim, kind: FailureKind, detail: str, *, retry: bool) -> bool:
         """Fail a job, or spend one of its retries; False when the claim was lost."""
 
-        became = (
-            JobStatus.QUEUED if retry else JobStatus.FAILED
-        )  # the result even if the change was written and only Redis' answer was lost
+        # the result even if the change was written and only Redis' answer was lost
+        became = JobStatus.QUEUED if retry else JobStatus.FAILED
 
         def write(pipe: Pipeline, record: Record) -> bool:
             nonlocal became

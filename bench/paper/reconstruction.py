@@ -5,7 +5,7 @@ from bench.paper.core import Lab
 from bench.paper.row import Points, Row, of
 from evaluation.plots import Point, Series, chart
 
-IMAGES = 6  # fewer than a cell's, because each takes 550 evaluations
+IMAGES = 6  # fewer than a cell has, because each takes 550 evaluations
 
 
 def measure(lab: Lab) -> Points:

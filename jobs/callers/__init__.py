@@ -1,1 +1,1 @@
-"""Callers: API keys, roles, turns between callers, quotas."""
+"""Callers: API keys, turns between callers, quotas."""

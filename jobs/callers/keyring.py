@@ -17,16 +17,15 @@ import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from redis.client import Pipeline, Redis
 
-from jobs.callers.caller import KEY, Caller, Role
+from jobs.contract.caller import CALLER_ID, KEY, Caller, Role
 from jobs.contract.errors import KeyringError
-from jobs.queue import keys
-from jobs.queue.clock import RedisClock
+from jobs.redis import keys
+from jobs.redis.clock import RedisClock
 
-log = structlog.get_logger("jobs.keyring")
+log = structlog.get_logger("jobs.callers.keyring")
 
 NEEDED = "keys-needed"  # file in the data folder that shows that keys existed, if Redis loses them
 IN_FORCE_SECONDS = 0.2  # greatest age of a keyring that checks a request; then a change is in force everywhere
-CALLER_ID = re.compile(r"[0-9a-f]{12}")
 SECRET_BYTES = 32
 NAME = r"^[A-Za-z0-9][A-Za-z0-9 ._@-]{0,63}$"
 NO_HASH = "0" * 64  # compared with a key of an unknown caller, so that this takes as long

@@ -7,7 +7,7 @@ But it has counted the queued jobs some milliseconds earlier, and meanwhile anot
 from redis.client import Pipeline
 
 from jobs.contract.job import JobStatus
-from jobs.queue import keys
+from jobs.redis import keys
 
 WITHIN = "ADM.WITHIN"  # command of `jobs.queue.transaction`, which runs the function below
 NO_QUOTA = -1

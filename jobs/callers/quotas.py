@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from redis.client import Redis
 
-from jobs.callers.caller import Caller, Role
+from jobs.contract.caller import Caller, Role
 from jobs.contract.errors import OverQuotaError
 from jobs.settings import Settings
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, cast
 
 from redis.client import Pipeline
 
-from jobs.queue import keys
+from jobs.redis import keys
 
 KEPT_SECONDS = 86_400  # lifetime of a line's turns if foreign entries keep the line from becoming empty
 LATEST_TURN = 2**40  # virtual seconds; a later turn is corrupt, and so is NaN

@@ -1,1 +1,1 @@
-"""The contract of service and workers: requests, jobs, errors, announcements of workers. No Redis, no I/O."""
+"""The contract of service and workers: requests, jobs, callers, errors, announcements of workers. No Redis, no I/O."""

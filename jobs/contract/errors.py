@@ -45,7 +45,7 @@ class ErrorKind(StrEnum):
 class FailureKind(StrEnum):
     """Why a job failed."""
 
-    WORKER_LOST = "worker-lost"  # workers that ran only this job died at its furthest step (`jobs.queue.worker_deaths`)
+    WORKER_LOST = "worker-lost"  # workers that ran only this job died at its furthest step (`worker_deaths.py`)
     BAD_PAYLOAD = "bad-payload"  # its record in Redis cannot be read
     STEP_FAILED = "step-failed"  # the engine raised for this job's rows
     STORE_FAILED = "store-failed"  # its images could not be stored

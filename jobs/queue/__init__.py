@@ -1,1 +1,1 @@
-"""Jobs in Redis: keys, records, all changes of state, events, webhooks and upkeep."""
+"""Changes of jobs in Redis: submissions, all changes of state, events, webhooks and upkeep."""

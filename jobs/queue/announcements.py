@@ -8,7 +8,7 @@ from redis.client import Pipeline
 from jobs.contract.pipelines import PipelineInfo
 from jobs.contract.sweeps import Sweep
 from jobs.contract.workers import WorkerInfo
-from jobs.queue import keys
+from jobs.redis import keys
 
 
 def announce_pipelines(pipe: Pipeline, pipelines: Sequence[PipelineInfo], sweeps: Sequence[Sweep] = ()) -> None:

@@ -6,12 +6,12 @@ from typing import Any
 
 from redis.client import Pipeline
 
-from jobs.callers.caller import Caller, Role
+from jobs.contract.caller import Caller, Role
 from jobs.contract.errors import ErrorKind, RefusedError
 from jobs.contract.job import JobStatus
-from jobs.queue import keys
 from jobs.queue.job_bytes import JobBytes
-from jobs.queue.server import RETRY_SECONDS, ServerReader
+from jobs.redis import keys
+from jobs.redis.server import RETRY_SECONDS, ServerReader
 from jobs.settings import Settings
 
 KEPT_FREE = 0.1  # share of the server's own memory limit; accepted jobs still need memory until they end

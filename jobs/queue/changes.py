@@ -8,8 +8,8 @@ from pydantic import ValidationError
 from redis.client import Pipeline, Redis
 
 from jobs.contract.changes import AskedChange, ChangeRequest, ChangeStatus, PipelineChange, WorkerChange
-from jobs.queue import keys
-from jobs.queue.corrupt import answers
+from jobs.redis import keys
+from jobs.redis.replies import answers
 
 KEPT_SECONDS = 24 * 3600  # lifetime of a change, from its last report
 ASKED = "asked"  # field of the request; a worker's part is in the field WORKER + its name

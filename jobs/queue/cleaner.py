@@ -7,11 +7,12 @@ from typing import cast
 from redis.client import Pipeline, Redis
 
 from jobs.contract.job import JobStatus
-from jobs.queue import keys, rq_registries
-from jobs.queue.corrupt import matched
+from jobs.queue import rq_registries
 from jobs.queue.ledger import Ledger
-from jobs.queue.record import Record
 from jobs.queue.webhooks import Webhooks
+from jobs.redis import keys, rq_keys
+from jobs.redis.record import Record
+from jobs.redis.replies import matched
 from jobs.storage.files import FileStore
 from jobs.storage.images import CHECKPOINT_SUFFIX, ImageStore, StoredImage, checkpoint_key
 
@@ -91,7 +92,7 @@ class Cleaner:
 
     def trim_registries(self) -> None:
         """Remove expired entries from RQ's registries of ended jobs, because no RQ worker runs to do it."""
-        for queue in cast(set[bytes], self._redis.smembers(rq_registries.QUEUES_KEY)):
+        for queue in cast(set[bytes], self._redis.smembers(rq_keys.QUEUES_KEY)):
             rq_registries.trim_registries(self._redis, queue.decode(errors="replace"), self._ledger.now())
 
     def remove_unpublished_images(self) -> int:

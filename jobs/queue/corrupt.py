@@ -7,43 +7,24 @@ skipped. A corrupt job fails at its next read, and its id is removed from its qu
 import json
 import re
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import structlog
 from redis.client import Pipeline, Redis
-from redis.exceptions import ResponseError
 
-from jobs.callers.keyring import CALLER_ID
+from jobs.contract.caller import CALLER_ID
 from jobs.contract.job import JobStatus
 from jobs.contract.request import ResolvedRequest
 from jobs.contract.work import work_of
-from jobs.queue import keys, rq_registries
-from jobs.queue.payload import BadPayloadError, read_payload
-from jobs.queue.record import RQ_OF_STATUS, CorruptRecordError, Record
+from jobs.queue import rq_registries
+from jobs.redis import keys, rq_keys
+from jobs.redis.payload import BadPayloadError, read_payload
+from jobs.redis.record import RQ_OF_STATUS, CorruptRecordError, Record
+from jobs.redis.replies import matched
 
 log = structlog.get_logger("jobs.queue.corrupt")
 
 UNKNOWN_QUEUE = keys.queue("unknown", "normal")
-
-
-def is_wrong_type(error: object) -> bool:
-    """Return whether a command failed because its key has the wrong type."""
-    return isinstance(error, ResponseError) and "WRONGTYPE" in str(error)
-
-
-def answers(pipe: Pipeline) -> list[Any]:
-    """Run a pipeline; return the answers of `pipe.execute`, with None for keys of the wrong type."""
-    found = []
-    for each in pipe.execute(raise_on_error=False):
-        if isinstance(each, Exception) and not is_wrong_type(each):
-            raise each
-        found.append(None if isinstance(each, Exception) else each)
-    return found
-
-
-def matched(pattern: re.Pattern[str], entry: bytes) -> re.Match[str] | None:
-    """Parse an entry of a list or set by a pattern; return None if it does not match."""
-    return pattern.fullmatch(entry.decode(errors="replace"))
 
 
 @dataclass(frozen=True)
@@ -54,7 +35,7 @@ class Repair:
     lost: tuple[str, ...] | None  # the corrupt fields of its hash; None: its key is no hash
 
     def write(self, pipe: Pipeline) -> None:
-        key = rq_registries.job_key(self.record.id)
+        key = rq_keys.job_key(self.record.id)
         if self.lost is None:
             pipe.delete(key)
         else:
@@ -116,7 +97,7 @@ def member_of(redis: Redis, key: str, glob: str, pattern: re.Pattern[str]) -> re
 def queued_in(redis: Redis, job_id: str) -> str | None:
     """Return the queue in which a job waits."""
     for queue in our_queues(redis):
-        key = rq_registries.queue_key(queue)
+        key = rq_keys.queue_key(queue)
         if redis.type(key) == b"list" and redis.lpos(key, job_id) is not None:
             return queue
     return None
@@ -124,8 +105,8 @@ def queued_in(redis: Redis, job_id: str) -> str | None:
 
 def our_queues(redis: Redis) -> list[str]:
     """Return the queues of this project among those that RQ knows."""
-    known = sorted(cast(set[bytes], redis.smembers(rq_registries.QUEUES_KEY)))
-    names = (each.decode(errors="replace").removeprefix(rq_registries.queue_key("")) for each in known)
+    known = sorted(cast(set[bytes], redis.smembers(rq_keys.QUEUES_KEY)))
+    names = (each.decode(errors="replace").removeprefix(rq_keys.queue_key("")) for each in known)
     return [each for each in names if keys.QUEUE.fullmatch(each)]
 
 

@@ -9,23 +9,24 @@ from typing import Any, NamedTuple
 from redis.client import Redis
 
 from jobs.callers import turns
-from jobs.callers.caller import Caller
 from jobs.callers.quotas import Quotas
 from jobs.callers.turns import Place
+from jobs.contract.caller import Caller
 from jobs.contract.errors import ErrorKind, FieldError, InvalidRequestError, RefusedError
 from jobs.contract.job import Job, JobStatus
 from jobs.contract.pipelines import PipelineInfo
 from jobs.contract.request import DRAWN_SEED_BELOW, JobRequest, ResolvedRequest
 from jobs.contract.resolution import resolve
 from jobs.contract.work import work_of
-from jobs.queue import keys, rq_registries
+from jobs.queue import rq_registries
 from jobs.queue.capacity import Room, ask_room, has_share, share_of, take_room
-from jobs.queue.corrupt import answers
 from jobs.queue.job_bytes import JobBytes
-from jobs.queue.payload import payload_of
-from jobs.queue.record import Record
-from jobs.queue.server import ServerReader
 from jobs.queue.webhook_targets import check_webhook
+from jobs.redis import keys, rq_keys
+from jobs.redis.payload import payload_of
+from jobs.redis.record import Record
+from jobs.redis.replies import answers
+from jobs.redis.server import ServerReader
 from jobs.settings import Settings
 from jobs.storage.files import FileStore
 from jobs.views.estimate import Backlog, Backlogs, Estimator
@@ -166,7 +167,7 @@ class Drafter:
             ask_backlogs(pipe, fleet, names)
             ask_room(pipe, callers)
             for queue, caller in lines:
-                turns.ask_place(pipe, rq_registries.queue_key(queue), rq_registries.job_key(""), queue, caller)
+                turns.ask_place(pipe, rq_keys.queue_key(queue), rq_keys.job_key(""), queue, caller)
             for caller in callers:
                 pipe.zcard(keys.index(JobStatus.QUEUED, caller))
                 pipe.hget(keys.CALLERS_QUEUED, caller)

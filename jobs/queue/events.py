@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 from redis.client import Pipeline, Redis
 
 from jobs.contract.job import Progress
-from jobs.queue import keys
-from jobs.queue.corrupt import answers
-from jobs.queue.rq_registries import job_key
+from jobs.redis import keys
+from jobs.redis.replies import answers
+from jobs.redis.rq_keys import job_key
 
 MAX_EVENTS = 2000  # of one job; progress is throttled to some 200 an attempt
 START = "0-0"
@@ -130,7 +130,7 @@ def image_of_preview(data: bytes) -> int:
     return int(found[1]) if found else 0
 
 
-class Place(NamedTuple):
+class StreamPosition(NamedTuple):
     """The position of a reader in a job's events."""
 
     job_id: str
@@ -138,10 +138,10 @@ class Place(NamedTuple):
     caller: str = ""  # the reader's id, for its turns
 
 
-def read_events(redis: Redis, places: Sequence[Place]) -> list[list[Event]]:
-    """The events after each place, in one round trip."""
+def read_events(redis: Redis, positions: Sequence[StreamPosition]) -> list[list[Event]]:
+    """The events after each position, in one round trip."""
     with redis.pipeline(transaction=False) as pipe:
-        for each in places:
+        for each in positions:
             pipe.xrange(keys.events(each.job_id), min=f"({each.last_id}")
         return [decode(entries or ()) for entries in answers(pipe)]
 

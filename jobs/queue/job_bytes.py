@@ -13,14 +13,14 @@ from typing import cast
 
 from redis.client import Redis
 
-from jobs.queue import keys, rq_registries
-from jobs.queue.corrupt import answers, matched
+from jobs.redis import keys, rq_keys
+from jobs.redis.replies import answers, matched
 
 SAMPLED = 400  # of the jobs, and of the webhooks
 ERRORS = 2.0  # standard errors of the mean that are added, so that asking again and again finds no low estimate
 ALL_FIELDS = 0  # MEMORY USAGE's number of nested values, whose mean size it takes for that of all
 ELSEWHERE_BYTES = 1000  # of a job in indexes, registries and RQ's results, or of a webhook in two sorted sets
-USED_SECONDS = 1.0  # how long an estimate is used, as `jobs.queue.server` does with INFO
+USED_SECONDS = 1.0  # how long an estimate is used, as `jobs.redis.server` does with INFO
 
 
 class JobBytes:
@@ -60,4 +60,4 @@ class JobBytes:
 def keys_of_job(member: bytes) -> list[str]:
     """The keys of the job with this member in an index; none if the member is corrupt."""
     found = matched(keys.INDEX_MEMBER, member)
-    return [] if found is None else [rq_registries.job_key(found[2]), keys.events(found[2])]
+    return [] if found is None else [rq_keys.job_key(found[2]), keys.events(found[2])]

@@ -5,18 +5,18 @@ from typing import NamedTuple, cast
 
 from redis.client import Redis
 
-from jobs.callers.caller import ANONYMOUS, Caller
 from jobs.callers.quotas import Quotas
+from jobs.contract.caller import ANONYMOUS, Caller
 from jobs.contract.errors import ErrorKind, FieldError, InvalidRequestError, RefusedError
 from jobs.contract.grids import Grid
 from jobs.contract.job import ImageRecord, Job, JobPage, JobStatus
-from jobs.queue import keys, rq_registries
-from jobs.queue.corrupt import answers, matched
 from jobs.queue.drafting import Drafter
 from jobs.queue.ledger import Ledger
-from jobs.queue.record import Record
 from jobs.queue.submitting import Submitter
 from jobs.queue.webhooks import Webhooks
+from jobs.redis import keys, rq_keys
+from jobs.redis.record import Record
+from jobs.redis.replies import answers, matched
 from jobs.settings import Settings
 from jobs.storage.files import FileStore
 from jobs.storage.images import ImageStore
@@ -82,7 +82,7 @@ class JobQueue:
         named = [each for each in dict.fromkeys(each.job_id for each in asked) if keys.JOB_ID.fullmatch(each)]
         with self._redis.pipeline(transaction=False) as pipe:
             for each in named:
-                pipe.hgetall(rq_registries.job_key(each))
+                pipe.hgetall(rq_keys.job_key(each))
             hashes = dict(zip(named, answers(pipe), strict=True))
         found = {job_id: self.ledger.parse(job_id, fields) for job_id, fields in hashes.items()}
         records = (found.get(each.job_id) for each in asked)
@@ -217,7 +217,7 @@ class JobQueue:
         lines = [(pipeline, priority) for pipeline in pipelines for priority in PRIORITIES]
         with self._redis.pipeline(transaction=False) as pipe:
             for line in lines:
-                pipe.lindex(rq_registries.queue_key(keys.queue(*line)), 0)
+                pipe.lindex(rq_keys.queue_key(keys.queue(*line)), 0)
             heads = [matched(keys.JOB_ID, each or b"") for each in answers(pipe)]
         records = self.records([Asked(head[0] if head else "", ANONYMOUS) for head in heads])
         now = self.ledger.now()

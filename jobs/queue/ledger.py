@@ -11,19 +11,21 @@ import structlog
 from redis.client import Pipeline, Redis
 from redis.exceptions import ResponseError
 
-from jobs.callers.caller import ANONYMOUS, Caller
 from jobs.callers.queued_time import WITHIN, within
 from jobs.callers.turns import ENTER, Place, place_of_reply
+from jobs.contract.caller import ANONYMOUS, Caller
 from jobs.contract.errors import ErrorKind, FailureKind, RefusedError
 from jobs.contract.job import CheckpointRecord, JobStatus, Progress
 from jobs.contract.work import RUNNING
-from jobs.queue import keys, rq_registries
-from jobs.queue.clock import RedisClock
-from jobs.queue.corrupt import answers, is_wrong_type, matched, our_queues, repair
-from jobs.queue.record import CorruptRecordError, Record
+from jobs.contract.worker_deaths import DEATHS_ALONE, MANY_ALONE
+from jobs.queue import rq_registries
+from jobs.queue.corrupt import our_queues, repair
 from jobs.queue.transaction import commit
 from jobs.queue.transitions import Transitions, count_work, move
-from jobs.queue.worker_deaths import DEATHS_ALONE, MANY_ALONE
+from jobs.redis import keys, rq_keys
+from jobs.redis.clock import RedisClock
+from jobs.redis.record import CorruptRecordError, Record
+from jobs.redis.replies import answers, is_wrong_type, matched
 
 log = structlog.get_logger("jobs.queue.ledger")
 
@@ -73,7 +75,7 @@ class Ledger:
         A corrupt job is failed first, so that no caller ever sees one. A key that is not a job of this project counts
         as absent.
         """
-        key = rq_registries.job_key(job_id)
+        key = rq_keys.job_key(job_id)
         while True:
             fields, pipe, record = hash_of(self._redis, job_id), self._redis.pipeline(), None
             try:
@@ -100,7 +102,7 @@ class Ledger:
             for job in each.jobs:
                 self.transitions.create(pipe, job)
         commands = [args[0] for args, _ in pipe.command_stack]
-        replies = commit(self._redis, rq_registries.job_key(groups[0].jobs[0].id), {}, pipe)
+        replies = commit(self._redis, rq_keys.job_key(groups[0].jobs[0].id), {}, pipe)
         if replies is None:
             return None
         outcomes = list[list[Place] | Above]()
@@ -124,7 +126,7 @@ class Ledger:
                 "adm_checkpoint": checkpoint.model_dump_json(),
                 "adm_checkpoint_reached": reached.model_dump_json(),
             }
-            pipe.hset(rq_registries.job_key(job_id), mapping=rq_registries.encodable(fields))
+            pipe.hset(rq_keys.job_key(job_id), mapping=rq_registries.encodable(fields))
             return True
 
         return self.change(job_id, decide)
@@ -143,7 +145,7 @@ class Ledger:
                     self.transitions.cancel(pipe, record)
                 case JobStatus.IN_PROGRESS:
                     # the flag decides; the message only speeds it up, and is lost while a worker restarts
-                    pipe.hset(rq_registries.job_key(job_id), "adm_cancel", "1")
+                    pipe.hset(rq_keys.job_key(job_id), "adm_cancel", "1")
                     move(pipe, record, JobStatus.IN_PROGRESS, JobStatus.CANCELLING)
                     rq_registries.tell_to_stop(pipe, record)
                 case JobStatus.CANCELLING:
@@ -230,7 +232,7 @@ class Ledger:
         queues = our_queues(self._redis)
         with self._redis.pipeline(transaction=False) as pipe:
             for queue in queues:
-                pipe.zrangebyscore(rq_registries.delayed_key(queue), "-inf", now)
+                pipe.zrangebyscore(rq_keys.delayed_key(queue), "-inf", now)
             due = zip(queues, answers(pipe), strict=True)
         for queue, entries in due:
             for entry in entries or ():
@@ -241,13 +243,13 @@ class Ledger:
             if record is not None and record.is_delayed and record.queue == queue:
                 self.transitions.enqueue_delayed(pipe, record)
             else:
-                pipe.zrem(rq_registries.delayed_key(queue), entry)
+                pipe.zrem(rq_keys.delayed_key(queue), entry)
 
         if matched(keys.JOB_ID, entry):
             self.change(entry.decode(), decide)
         else:
             log.warning("foreign_delayed_job", queue=queue, entry=repr(entry[:80]))
-            self._redis.zrem(rq_registries.delayed_key(queue), entry)
+            self._redis.zrem(rq_keys.delayed_key(queue), entry)
 
 
 def record_in(job_id: str, fields: dict[bytes, bytes] | None) -> Record | None:
@@ -263,7 +265,7 @@ def record_in(job_id: str, fields: dict[bytes, bytes] | None) -> Record | None:
 def hash_of(redis: Redis, job_id: str) -> dict[bytes, bytes] | None:
     """A job's hash, empty if there is none; None if its key has another type."""
     try:
-        return cast(dict[bytes, bytes], redis.hgetall(rq_registries.job_key(job_id)))
+        return cast(dict[bytes, bytes], redis.hgetall(rq_keys.job_key(job_id)))
     except ResponseError as error:
         if is_wrong_type(error):
             return None

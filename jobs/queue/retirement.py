@@ -6,8 +6,9 @@ from typing import cast
 from redis.client import Pipeline, Redis
 from redis.exceptions import WatchError
 
-from jobs.queue import keys, rq_registries
+from jobs.queue import rq_registries
 from jobs.queue.ledger import Ledger
+from jobs.redis import keys, rq_keys
 from jobs.views.fleet import FleetReader
 from vocabulary.priorities import PRIORITIES
 
@@ -47,7 +48,7 @@ class Retirement:
                 pipe.hdel(keys.SWEEPS, *due)
                 pipe.zrem(keys.UNHELD, *due)
                 pipe.sadd(keys.RETIRED, *due)
-                pipe.delete(*map(keys.estimate_ratios, retired), *map(rq_registries.workers_key, queues(due)))
+                pipe.delete(*map(keys.estimate_ratios, retired), *map(rq_keys.workers_key, queues(due)))
 
         # an announcement also removes the note, so one that arrives meanwhile makes this transaction run again
         self._redis.transaction(remove, keys.UNHELD)

@@ -14,29 +14,21 @@ from typing import Any
 from redis.client import Pipeline, Redis
 from redis.typing import EncodableT, FieldT
 from rq.command import PUBSUB_CHANNEL_TEMPLATE
-from rq.defaults import RQ_KEY_PREFIX
-from rq.executions import WORKER_EXECUTIONS_KEY_TEMPLATE, Execution, ExecutionRegistry
+from rq.executions import Execution, ExecutionRegistry
 from rq.job import Job, Retry
 from rq.job import JobStatus as RqStatus
 from rq.queue import Queue
-from rq.registry import (
-    CanceledJobRegistry,
-    FailedJobRegistry,
-    FinishedJobRegistry,
-    ScheduledJobRegistry,
-    StartedJobRegistry,
-)
+from rq.registry import CanceledJobRegistry, FailedJobRegistry, FinishedJobRegistry
 from rq.results import Result
 from rq.serializers import JSONSerializer
 from rq.utils import utcformat
-from rq.worker_registration import WORKERS_BY_QUEUE_KEY, clean_worker_registry
+from rq.worker_registration import clean_worker_registry
 
 from jobs.callers import turns
 from jobs.contract.job import JobStatus
-from jobs.queue.record import Record
+from jobs.redis.record import Record
+from jobs.redis.rq_keys import QUEUES_KEY, delayed_key, executions_key, job_key, queue_key, results_key, started_key
 
-RESULTS_KEY = f"{RQ_KEY_PREFIX}:results:{{}}"
-QUEUES_KEY = Queue.redis_queues_keys  # set of the queues' keys
 FUNCTION = "adm.generate"  # the function's name in dashboards; nothing imports it
 RETRIES = Retry(max=3, interval=0, enqueue_at_front=True)
 EXECUTION_SECONDS = 30 * 86400  # lifetime of RQ's record of an execution that nobody ends
@@ -50,19 +42,6 @@ ENDED_REGISTRIES = {
 def encodable(fields: Mapping[str, Any] | Mapping[bytes, bytes]) -> dict[FieldT, EncodableT]:
     """A hash to write, with the types that redis-py expects."""
     return {name: value for name, value in fields.items()}  # noqa: C416 - dict() would keep the narrower key type
-
-
-def job_key(job_id: str) -> str:
-    return f"{Job.redis_job_namespace_prefix}{job_id}"
-
-
-def queue_key(queue: str) -> str:
-    return f"{Queue.redis_queue_namespace_prefix}{queue}"
-
-
-def executions_key(worker_name: str) -> str:
-    """Set of "job:execution" that a worker has in flight."""
-    return WORKER_EXECUTIONS_KEY_TEMPLATE.format(worker_name)
 
 
 def common_fields(redis: Redis, retention_seconds: int) -> dict[str, Any]:
@@ -96,7 +75,7 @@ def new_job(common: Mapping[str, Any], queue: str, kwargs: dict[str, Any], descr
 
 def enqueue(pipe: Pipeline, record: Record, *, at_front: bool) -> None:
     """Put a job's id into its queue, at its caller's turn or at the front. Only for `jobs.queue.transaction`."""
-    pipe.sadd(Queue.redis_queues_keys, queue_key(record.queue))
+    pipe.sadd(QUEUES_KEY, queue_key(record.queue))
     turns.enter(pipe, queue_key(record.queue), job_key(""), entry_of(record), at_front=at_front)
 
 
@@ -106,7 +85,7 @@ def entry_of(record: Record) -> turns.Entry:
 
 def delay(pipe: Pipeline, record: Record, due_at: float) -> None:
     """Put a job's id into RQ's registry of delayed jobs."""
-    pipe.sadd(Queue.redis_queues_keys, queue_key(record.queue))
+    pipe.sadd(QUEUES_KEY, queue_key(record.queue))
     pipe.zadd(delayed_key(record.queue), {record.id: due_at})
 
 
@@ -119,11 +98,6 @@ def dequeue(pipe: Pipeline, record: Record, *, served: bool = True) -> None:
     turns.leave(pipe, queue_key(record.queue), entry_of(record), served=served or record.starts > 0)
     if record.is_delayed:
         pipe.zrem(delayed_key(record.queue), record.id)
-
-
-def delayed_key(queue: str) -> str:
-    """Sorted set of a queue's delayed jobs, by the time at which they enter it."""
-    return ScheduledJobRegistry.key_template.format(queue)
 
 
 def start(pipe: Pipeline, redis: Redis, record: Record, worker_name: str, token: str) -> dict[str, Any]:
@@ -140,10 +114,6 @@ def start(pipe: Pipeline, redis: Redis, record: Record, worker_name: str, token:
         "last_heartbeat": right_now,
         "worker_name": worker_name,
     }
-
-
-def started_key(queue: str) -> str:
-    return StartedJobRegistry.key_template.format(queue)
 
 
 def close_execution(pipe: Pipeline, redis: Redis, record: Record) -> None:
@@ -173,8 +143,8 @@ def end(
             worker_name=record.worker_name,
             serializer=JSONSerializer,
         )
-        pipe.xadd(RESULTS_KEY.format(record.id), encodable(result.serialize()), maxlen=10)
-        pipe.expire(RESULTS_KEY.format(record.id), retention_seconds)
+        pipe.xadd(results_key(record.id), encodable(result.serialize()), maxlen=10)
+        pipe.expire(results_key(record.id), retention_seconds)
     return {"status": status.value, "ended_at": utcformat(datetime.fromtimestamp(now, UTC))}
 
 
@@ -184,18 +154,13 @@ def forget(pipe: Pipeline, redis: Redis, record: Record) -> None:
     close_execution(pipe, redis, record)
     for registry in ENDED_REGISTRIES.values():
         pipe.zrem(registry.key_template.format(record.queue), record.id)
-    pipe.delete(job_key(record.id), RESULTS_KEY.format(record.id))
+    pipe.delete(job_key(record.id), results_key(record.id))
 
 
 def tell_to_stop(pipe: Pipeline, record: Record) -> None:
     """Send RQ's own command for stopping a job to the worker that runs it."""
     command = {"command": "stop-job", "job_id": record.id}
     pipe.publish(PUBSUB_CHANNEL_TEMPLATE % record.worker_name, json.dumps(command))
-
-
-def workers_key(queue: str) -> str:
-    """Set of the workers that listen to a queue."""
-    return WORKERS_BY_QUEUE_KEY % queue
 
 
 def forget_dead_workers(redis: Redis, queues: Iterable[str]) -> None:

@@ -1,4 +1,4 @@
-"""Queues jobs: one job for each of many calls, some of which may be refused; or all the jobs of one call, or none."""
+"""Queues jobs: one job for each of many calls, of which some may be refused; or the jobs of one call, all or none."""
 
 import hashlib
 import json
@@ -8,15 +8,15 @@ from threading import Lock
 from typing import NamedTuple
 from uuid import uuid4
 
-from jobs.callers.caller import ANONYMOUS, Caller
 from jobs.callers.quotas import Quotas
+from jobs.contract.caller import ANONYMOUS, Caller
 from jobs.contract.errors import MAX_ERRORS, ErrorKind, FieldError, InvalidRequestError, RefusedError
 from jobs.contract.grids import GridRequest
 from jobs.contract.items import JobItems
 from jobs.contract.request import JobRequest
 from jobs.queue.drafting import Admitted, Counted, Draft, Drafter, Order, Submission, Submitted, new_seed
 from jobs.queue.ledger import Above, Group, Ledger
-from jobs.queue.record import Record
+from jobs.redis.record import Record
 from jobs.views.job_views import Views
 
 RETRY_SECONDS = 1.0  # in `Retry-After`; by then a removal that is in progress has ended
@@ -74,7 +74,7 @@ class Submitter:
     def _first_orders(
         self, submissions: Mapping[int, Submission], outcomes: dict[int, Submitted | RefusedError]
     ) -> tuple[dict[int, Order], dict[int, Submission]]:
-        """The orders of calls, and the calls with the key of an order; `outcomes` gets the others' answers."""
+        """The orders of calls, and the calls that repeat an order's key; `outcomes` gets the answers to others."""
         orders, later, ids = dict[int, Order](), dict[int, Submission](), set[str]()
         for index, each in submissions.items():
             try:
@@ -162,7 +162,7 @@ class Submitter:
         return admitted, refused
 
     def _enqueue(self, drafts: Mapping[int, Draft]) -> dict[int, Submitted | RefusedError]:
-        """Queue jobs in one transaction; only the first one's id may be taken."""
+        """Queue jobs in one transaction; only the first job's id may exist already."""
         groups = [
             Group([each.record], self._quotas.most_queued_ms(each.order.submission.caller)) for each in drafts.values()
         ]
@@ -182,7 +182,7 @@ class Submitter:
         return outcomes
 
     def _first_to_come(self, job_id: str) -> Record:
-        """The job that another call with the same idempotency key has queued. Raises: RefusedError if it has gone."""
+        """The job that another call with the same idempotency key queued. Raises: RefusedError if it was removed."""
         if (present := self._ledger.read(job_id)) is None:
             detail = "the jobs of this Idempotency-Key are being removed, or another object in Redis has its name"
             raise RefusedError(ErrorKind.UNAVAILABLE, detail, retry_after_seconds=RETRY_SECONDS)

@@ -15,9 +15,10 @@ from rq.job import JobStatus as RqStatus
 from jobs.contract.errors import FailureKind
 from jobs.contract.job import ImageRecord, JobStatus, Usage
 from jobs.contract.work import RUNNING, rank_of
-from jobs.queue import keys, rq_registries, webhooks
+from jobs.queue import rq_registries, webhooks
 from jobs.queue.events import EventKind, publish
-from jobs.queue.record import RQ_OF_STATUS, Record
+from jobs.redis import keys, rq_keys
+from jobs.redis.record import RQ_OF_STATUS, Record
 
 RATIOS_KEPT = 32  # number of kept ratios of actual to estimated time, per pipeline
 
@@ -30,7 +31,7 @@ class Transitions:
 
     def create(self, pipe: Pipeline, record: Record) -> None:
         """Write a new job, which is queued."""
-        pipe.hset(rq_registries.job_key(record.id), mapping=rq_registries.encodable(record.fields))
+        pipe.hset(rq_keys.job_key(record.id), mapping=rq_registries.encodable(record.fields))
         rq_registries.enqueue(pipe, record, at_front=False)
         for index in (*keys.indexes(None, record.caller), *keys.indexes(JobStatus.QUEUED, record.caller)):
             pipe.zadd(index, {record.index_member: 0})
@@ -50,7 +51,7 @@ class Transitions:
         reached = None if record.checkpoint is None else record.checkpoint_reached
         fields["adm_reached"] = "" if reached is None else reached.model_dump_json()
         fields["adm_expires_at"] = now + self._retention_seconds  # a running job does not expire
-        pipe.hset(rq_registries.job_key(record.id), mapping=rq_registries.encodable(fields))
+        pipe.hset(rq_keys.job_key(record.id), mapping=rq_registries.encodable(fields))
         pipe.zadd(keys.LEASES, {f"{record.id}:{token}": lease_ends_at})
         pipe.zrem(keys.EXPIRING, record.id)
         move(pipe, record, JobStatus.QUEUED, JobStatus.IN_PROGRESS)
@@ -110,7 +111,7 @@ class Transitions:
         """Put a delayed job into its queue."""
         rq_registries.dequeue(pipe, record)
         rq_registries.enqueue(pipe, record, at_front=False)
-        pipe.hset(rq_registries.job_key(record.id), "status", RqStatus.QUEUED.value)
+        pipe.hset(rq_keys.job_key(record.id), "status", RqStatus.QUEUED.value)
         pipe.publish(keys.WAKE_CHANNEL, record.queue)
 
     def retry_or_fail(
@@ -135,7 +136,7 @@ class Transitions:
             expires_at = self._now() + self._retention_seconds
         rq_registries.close_execution(pipe, self._redis, record)
         pipe.hset(
-            rq_registries.job_key(record.id),
+            rq_keys.job_key(record.id),
             mapping=rq_registries.encodable(
                 {"status": status.value, "started_at": "", "adm_started_at": "", "adm_token": ""}
                 | {"adm_expires_at": expires_at}
@@ -165,8 +166,8 @@ class Transitions:
         assert not was.is_final, f"{record.id} has ended already"
         written = rq_registries.end(pipe, self._redis, record, rq_status, self._retention_seconds, now, detail)
         written |= {"adm_ended_at": now, "adm_expires_at": now + self._retention_seconds, **fields}
-        pipe.hset(rq_registries.job_key(record.id), mapping=rq_registries.encodable(written))
-        pipe.hdel(rq_registries.job_key(record.id), "adm_checkpoint")
+        pipe.hset(rq_keys.job_key(record.id), mapping=rq_registries.encodable(written))
+        pipe.hdel(rq_keys.job_key(record.id), "adm_checkpoint")
         if was is JobStatus.QUEUED:
             rq_registries.dequeue(pipe, record, served=False)
             pipe.zrem(keys.EXPIRING, record.id)
@@ -181,7 +182,7 @@ class Transitions:
         publish(pipe, record.id, EventKind(status), {"status": status, "attempt": record.attempt, **data})
         if record.webhook_url:
             webhooks.enqueue(pipe, record.index_member, record.id, status, record.webhook_url, now, record.caller)
-        pipe.expire(rq_registries.job_key(record.id), self._retention_seconds)
+        pipe.expire(rq_keys.job_key(record.id), self._retention_seconds)
         pipe.expire(keys.events(record.id), self._retention_seconds)
 
     def _note_estimate(self, pipe: Pipeline, record: Record) -> None:

@@ -10,8 +10,8 @@ from typing import NamedTuple, cast
 
 from redis.client import Pipeline, Redis
 
-from jobs.queue import keys
-from jobs.queue.clock import RedisClock
+from jobs.redis import keys
+from jobs.redis.clock import RedisClock
 
 RETRY_SECONDS = (5, 60, 300, 1800, 7200, 18000, 36000, 36000)  # after each failed attempt; 28 hours in all
 LEASE_SECONDS = 60  # of one attempt; longer than an attempt may take

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from jobs.queue.worker_deaths import DEATHS_ALONE
+from jobs.contract.worker_deaths import DEATHS_ALONE
 from jobs.settings.environment import PREFIX
 from jobs.settings.setting_types import Hosts, Names, Networks, Origins, RedisUrl, StoreAddress, WebhookSecrets
 from vocabulary.precisions import Precision

@@ -10,7 +10,7 @@ from typing import NamedTuple, cast
 from redis.client import Redis
 
 from jobs.contract.errors import ErrorKind, RefusedError
-from jobs.queue import keys
+from jobs.redis import keys
 
 LEAST_COUNTED_BYTES = 1 << 16  # counted for each file at least, so that the limits also bound their number
 FORGOTTEN_AT_ONCE = 256  # files per script, during which Redis runs no other command

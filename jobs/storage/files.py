@@ -13,22 +13,20 @@ from uuid import uuid4
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from redis.client import Redis
 
-from jobs.callers.caller import Caller, Role
+from jobs.contract.caller import Caller, Role
 from jobs.contract.errors import ErrorKind, RefusedError
-from jobs.queue import keys
-from jobs.queue.clock import RedisClock
-from jobs.queue.corrupt import answers
-from jobs.queue.server import ServerReader
+from jobs.redis import keys
+from jobs.redis.clock import RedisClock
+from jobs.redis.replies import answers
+from jobs.redis.server import ServerReader
 from jobs.settings import Settings
 from jobs.storage.file_counts import UNLIMITED, FileCounts, FileLimits
 from jobs.storage.store import ObjectStore
-from jobs.views.fleet import FleetReader
 from pictures.decoding import MAX_SIDE_PX
 from pictures.reduction import Picture, is_halved
 
 ROOT = "files"
 KEY_PARTS = 3  # folder, file, upload
-LEAST_SHORT_SIDE_PX = 512  # size of the largest published model, for pipelines that no worker has announced yet
 
 
 class FileInfo(BaseModel):
@@ -85,12 +83,6 @@ class FileStore:
         self._redis, self._settings, self._objects = redis, settings, objects
         self._counts = FileCounts(redis)
         self._now, self._server = RedisClock(redis).now, ServerReader(redis)
-        self._fleet = FleetReader(redis, settings.fleet_refresh_seconds)
-
-    def short_side_px(self) -> int:
-        """Return the short side that the largest pipeline needs: the size of its first stage."""
-        sizes = [each.stages[0].image_size for each in self._fleet.read().pipelines.values() if each.stages]
-        return max([LEAST_SHORT_SIDE_PX, *sizes])
 
     def present(self, sha256: str, short_side_px: int, caller: Caller) -> FileInfo | None:
         """Extend the lifetime of a caller's upload of these bytes; None if none suffices for this short side."""

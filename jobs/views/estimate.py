@@ -27,22 +27,22 @@ class Backlog:
     ratios: tuple[float, ...] = ()  # actual to estimated time of recent jobs
     beside: tuple["Backlog", ...] = ()  # backlogs of the other pipelines of its workers, without their ratios
 
-    def of(self, places: Collection[str], before: float = math.inf) -> dict[str, float]:
+    def of(self, groups: Collection[str], before: float = math.inf) -> dict[str, float]:
         """Sum row steps by stage.
 
-        places: the counted priorities, or RUNNING for the jobs in progress.
+        groups: the counted priorities, or RUNNING for the jobs in progress.
         before: count only the work before a job of this rank: lower ranks, and half of the same rank.
         """
         total: dict[str, float] = {}
-        for place, rank, stage, row_steps in self._counters:
-            if place in places and rank <= before:
+        for group, rank, stage, row_steps in self._counters:
+            if group in groups and rank <= before:
                 total[stage] = total.get(stage, 0) + row_steps * (0.5 if rank == before else 1)
         return total
 
     @cached_property
     def _counters(self) -> list[tuple[str, int, str, int]]:
         split = [(name.split(":"), row_steps) for name, row_steps in self.work.items() if row_steps > 0]
-        return [(place, int(rank), stage, row_steps) for (place, rank, stage), row_steps in split]
+        return [(group, int(rank), stage, row_steps) for (group, rank, stage), row_steps in split]
 
     @property
     def bias(self) -> float:
@@ -170,13 +170,13 @@ class Estimator:
                 seconds += left[stage] * batch_ms(shapes, request.num_rows, beside) / 1000
         return seconds
 
-    def _load(self, backlog: Backlog, places: Collection[str], before: float = math.inf) -> Load:
+    def _load(self, backlog: Backlog, groups: Collection[str], before: float = math.inf) -> Load:
         """The work of the workers of a backlog's pipeline, as `Backlog.of` counts it."""
-        pipeline, row_steps, others_ms = backlog.pipeline, backlog.of(places, before), 0.0
+        pipeline, row_steps, others_ms = backlog.pipeline, backlog.of(groups, before), 0.0
         shares = self._fleet.shares(pipeline)
         for other in backlog.beside:
             share, row_ms = shares.get(other.pipeline, 0.0), self._fleet.row_ms.get(other.pipeline, {})
-            for stage, number in other.of(places, before).items():
+            for stage, number in other.of(groups, before).items():
                 if self._fleet.shares_network(stage, pipeline, other.pipeline):
                     row_steps[stage] = row_steps.get(stage, 0) + number * share
                 else:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from jobs.queue.record import Record
+from jobs.redis.record import Record
 from jobs.views.job_views import readable_request
 
 

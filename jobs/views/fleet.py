@@ -8,15 +8,17 @@ from typing import TypeVar, cast
 
 import structlog
 from pydantic import PositiveInt, TypeAdapter, ValidationError
-from redis.client import Redis
 
 from jobs.contract.pipelines import PipelineInfo
 from jobs.contract.sweeps import Sweep
 from jobs.contract.workers import WorkerInfo
-from jobs.queue import keys
-from jobs.queue.corrupt import answers
+from jobs.redis import keys
+from jobs.redis.reading import RedisReader
+from jobs.redis.replies import answers
 
 log = structlog.get_logger("jobs.views.fleet")
+
+LEAST_SHORT_SIDE_PX = 512  # size of the largest published model, for pipelines that no worker has announced yet
 
 T = TypeVar("T")
 StepMs = dict[str, dict[PositiveInt, float]]  # stage -> row shape -> milliseconds a step
@@ -41,6 +43,12 @@ class Fleet:
             }
             for pipeline, stages in self.step_ms.items()
         }
+
+    @property
+    def short_side_px(self) -> int:
+        """The short side of an uploaded picture that the largest pipeline needs: the size of its first stage."""
+        sizes = [each.stages[0].image_size for each in self.pipelines.values() if each.stages]
+        return max([LEAST_SHORT_SIDE_PX, *sizes])
 
     @cached_property
     def _workers_by_pipeline(self) -> dict[str, dict[str, WorkerInfo]]:
@@ -89,7 +97,7 @@ class Fleet:
 class FleetReader:
     """Reads the fleet and caches it, because it changes only with heartbeats and every request needs it."""
 
-    def __init__(self, redis: Redis, max_age_seconds: float) -> None:
+    def __init__(self, redis: RedisReader, max_age_seconds: float) -> None:
         self._redis, self._max_age_seconds = redis, max_age_seconds
         self._fleet, self._read_at = Fleet(), float("-inf")
         self._not_understood: set[str] = set()  # keys whose unreadable entries have been logged

@@ -7,16 +7,16 @@ from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
-from redis.client import Pipeline, Redis
 
 from jobs.callers.turns import Place
 from jobs.contract.job import ImageView, Job, JobProgress, JobStatus, QueueInfo
 from jobs.contract.request import ResolvedRequest
 from jobs.contract.work import evaluations_of
-from jobs.queue import keys, rq_registries
-from jobs.queue.corrupt import answers
-from jobs.queue.payload import BadPayloadError
-from jobs.queue.record import Record
+from jobs.redis import keys, rq_keys
+from jobs.redis.payload import BadPayloadError
+from jobs.redis.reading import ReadPipeline, RedisReader
+from jobs.redis.record import Record
+from jobs.redis.replies import answers
 from jobs.views.estimate import Backlog, Backlogs, Estimator
 from jobs.views.fleet import Fleet, FleetReader
 from vocabulary.priorities import PRIORITIES
@@ -29,7 +29,7 @@ RATIO = re.compile(rb"\d{1,18}\.\d{4}")  # as `jobs.queue.transitions` writes th
 class Views:
     """Makes views from records, with progress, place in the queue and estimates."""
 
-    def __init__(self, redis: Redis, fleet: FleetReader, root_path: str) -> None:
+    def __init__(self, redis: RedisReader, fleet: FleetReader, root_path: str) -> None:
         self._redis, self._fleet, self._root_path = redis, fleet, root_path
 
     def of(self, records: Sequence[Record]) -> list[Job]:
@@ -45,7 +45,7 @@ class Views:
             with self._redis.pipeline(transaction=False) as pipe:
                 ask_backlogs(pipe, fleet, pipelines)
                 for each in queued:
-                    pipe.lpos(rq_registries.queue_key(each.queue), each.id)
+                    pipe.lpos(rq_keys.queue_key(each.queue), each.id)
                     pipe.zrank(keys.own_line(each.queue, each.caller), each.id)
                 for each in running:
                     pipe.get(keys.progress(each.id))
@@ -172,12 +172,12 @@ def readable_request(record: Record) -> ResolvedRequest | None:
         return None
 
 
-def ask_backlogs(pipe: Pipeline, fleet: Fleet, pipelines: Sequence[str]) -> None:
+def ask_backlogs(pipe: ReadPipeline, fleet: Fleet, pipelines: Sequence[str]) -> None:
     """Queue the commands whose answers `take_backlogs` parses."""
     for pipeline in with_those_beside(fleet, pipelines):
         for priority in PRIORITIES:
-            pipe.llen(rq_registries.queue_key(keys.queue(pipeline, priority)))
-            pipe.zcard(rq_registries.delayed_key(keys.queue(pipeline, priority)))
+            pipe.llen(rq_keys.queue_key(keys.queue(pipeline, priority)))
+            pipe.zcard(rq_keys.delayed_key(keys.queue(pipeline, priority)))
         pipe.hgetall(keys.queued_work(pipeline))
     for pipeline in pipelines:
         pipe.lrange(keys.estimate_ratios(pipeline), 0, -1)

@@ -7,12 +7,12 @@ from typing import Literal
 import structlog
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import Field
-from redis.client import Redis
 
 from jobs.callers.keyring import KeyRecord
 from jobs.contract.job import JobStatus, View
-from jobs.queue import keys
-from jobs.queue.corrupt import answers
+from jobs.redis import keys
+from jobs.redis.reading import RedisReader
+from jobs.redis.replies import answers
 from jobs.views.estimate import Backlogs, Estimator
 from jobs.views.fleet import Fleet, FleetReader
 from jobs.views.job_views import ask_backlogs, take_backlogs
@@ -68,7 +68,7 @@ class QueueLoad(View):
 class LoadReader:
     """Reads the load of the queue."""
 
-    def __init__(self, redis: Redis, fleet: FleetReader, retention_seconds: int) -> None:
+    def __init__(self, redis: RedisReader, fleet: FleetReader, retention_seconds: int) -> None:
         self._redis, self._fleet, self._retention_seconds = redis, fleet, retention_seconds
 
     def read(self, callers: Sequence[KeyRecord], now: float) -> QueueLoad:

@@ -38,7 +38,7 @@ def build_network(config: NetworkConfig) -> nn.Module:
 
 
 class _NoInitialisation(TorchFunctionMode):
-    """Skips torch.nn.init: its values are never used, and it takes seconds (on the meta device, for its imports)."""
+    """Skips torch.nn.init, whose values are never used: it takes seconds, on the meta device because of its imports."""
 
     def __torch_function__(
         self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -56,7 +56,7 @@ def blank_network(config: NetworkConfig) -> nn.Module:
 
 
 def metadata_of(config: NetworkConfig, process: ProcessConfig | None = None) -> dict[str, str]:
-    """The metadata of a network file: its configuration, and the process it was trained on if that is known."""
+    """The metadata of a network file: its configuration, and the diffusion process of its training if that is known."""
     kind = next(name for name, kind in KINDS.items() if type(config) is kind)
     metadata = {"kind": kind, "config": json.dumps(dataclasses.asdict(config))}
     return metadata if process is None else metadata | {"process": json.dumps(dataclasses.asdict(process))}
@@ -70,7 +70,7 @@ def save_network(
     *,
     dtype: torch.dtype,
 ) -> None:
-    """Write a state dict with its configuration and process, atomically, floating tensors cast to dtype."""
+    """Write a state dict with its configuration and process atomically; floating-point tensors are cast to dtype."""
     write_tensors(path, state, dtype, metadata_of(config, process))
 
 

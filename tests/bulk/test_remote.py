@@ -19,10 +19,10 @@ from rich.console import Console
 from bulk.errors import BulkError
 from bulk.remote import Remote
 from bulk.run import Order, run
-from jobs.callers.caller import Role
 from jobs.callers.keyring import IN_FORCE_SECONDS, NEEDED, KeyStore
+from jobs.contract.caller import Role
 from jobs.contract.errors import FailureKind
-from jobs.queue import keys
+from jobs.redis import keys
 from jobs.settings import Settings
 from tests.bulk.programs import Sampling
 from tests.conftest import RedisServer

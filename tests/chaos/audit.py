@@ -13,8 +13,8 @@ import httpx2
 from redis import Redis
 
 from jobs.contract.job import JobStatus
-from jobs.queue import keys, rq_registries
 from jobs.queue.events import EventKind
+from jobs.redis import keys, rq_keys
 from tests.chaos.follow import Followed
 from tests.chaos.load import Ask
 from tests.jobs.samples import replay
@@ -157,7 +157,7 @@ def queue_is_empty(redis: Redis) -> list[str]:
         complaints.append(f"{expiring} jobs are left to expire")
     for pattern in KEYS_OF_RUNNING_JOBS:
         complaints += [f"{name!r} is left" for name in redis.scan_iter(pattern)]
-    for name in cast(set[bytes], redis.smembers(rq_registries.QUEUES_KEY)):
+    for name in cast(set[bytes], redis.smembers(rq_keys.QUEUES_KEY)):
         if length := redis.llen(name):
             complaints.append(f"{length} ids are left in {name!r}")
     for name in redis.scan_iter(keys.queued_work("*")):
@@ -179,7 +179,7 @@ def indexes_agree(redis: Redis, statuses: Mapping[str, str]) -> list[str]:
 def lists_of_callers_agree(redis: Redis, statuses: Mapping[str, str]) -> list[str]:
     """Each caller's list of a status has its jobs of that status and nothing else; no work counts as queued."""
     complaints = []
-    found = {job_id: cast(bytes | None, redis.hget(rq_registries.job_key(job_id), "adm_caller")) for job_id in statuses}
+    found = {job_id: cast(bytes | None, redis.hget(rq_keys.job_key(job_id), "adm_caller")) for job_id in statuses}
     owners = {job_id: caller.decode() for job_id, caller in found.items() if caller}
     for caller in set(owners.values()):
         for status in (None, *JobStatus):

@@ -1,4 +1,4 @@
-"""Stacks of real processes, in which tests may cause faults."""
+"""Deployments of real processes, in which tests may cause faults."""
 
 import shutil
 import tempfile
@@ -7,22 +7,22 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.stack import Stack
+from tests.chaos.deployment import Deployment
 from tests.worker.tiny_stack import write_tiny_stack
 
 NUM_WORKERS = 2
 
-StartStack = Callable[..., Stack]
-"""Starts a stack, with further settings of its programs; it is ended with the test."""
+StartDeployment = Callable[..., Deployment]
+"""Starts a deployment, with further settings of its programs; it is ended with the test."""
 
 
 @pytest.fixture
-def start_stack() -> Iterator[StartStack]:
-    started: list[Stack] = []
+def start_deployment() -> Iterator[StartDeployment]:
+    started: list[Deployment] = []
 
-    def start(**variables: str) -> Stack:
+    def start(**variables: str) -> Deployment:
         folder = Path(tempfile.mkdtemp(prefix="adm-chaos-", dir="/tmp"))  # short: a socket's path has 107 bytes at most
-        started.append(Stack(folder, write_tiny_stack(folder / "weights").parent, NUM_WORKERS, **variables))
+        started.append(Deployment(folder, write_tiny_stack(folder / "weights").parent, NUM_WORKERS, **variables))
         started[-1].start()
         return started[-1]
 

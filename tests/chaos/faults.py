@@ -1,4 +1,4 @@
-"""Faults of the system: each is one method, and ends by itself or with `Stack.heal`."""
+"""Faults of the system: each is one method, and ends by itself or with `Deployment.heal`."""
 
 import json
 import random
@@ -11,25 +11,25 @@ from typing import Any, cast
 from redis.client import Pipeline, Redis
 
 from jobs.contract.request import JobRequest
-from jobs.queue import keys, rq_registries
 from jobs.queue.announcements import announce_pipelines
 from jobs.queue.job_queue import JobQueue
-from jobs.queue.payload import PAYLOAD_VERSION
-from jobs.queue.record import Record
 from jobs.queue.transitions import count_work
+from jobs.redis import keys, rq_keys
+from jobs.redis.payload import PAYLOAD_VERSION
+from jobs.redis.record import Record
 from jobs.storage.images import ImageStore, image_key
 from jobs.views.fleet import FleetReader
-from tests.chaos.stack import LEASE_SECONDS, Program, Stack
+from tests.chaos.deployment import LEASE_SECONDS, Deployment, Program
 
 ORPHANED_PIPELINE = "orphaned"  # known, and no worker serves it any more
 POISONED_QUEUE = keys.queue("demo", "normal")
 
 
 class Faults:
-    """Causes faults in one stack, drawn from one seed."""
+    """Causes faults in one deployment, drawn from one seed."""
 
-    def __init__(self, stack: Stack, rng: random.Random) -> None:
-        self._stack, self._rng = stack, rng
+    def __init__(self, deployment: Deployment, rng: random.Random) -> None:
+        self._deployment, self._rng = deployment, rng
         self.poisoned: dict[str, str] = {}  # job -> the kind of failure that it must end with
         self.journal: list[str] = []
         self._began = time.monotonic()
@@ -68,7 +68,7 @@ class Faults:
     def run(self, fault: Callable[[], None]) -> None:
         self.journal.append(f"{time.monotonic() - self._began:6.1f} s {fault.__name__}")
         fault()
-        self._stack.note_crashes()
+        self._deployment.note_crashes()
 
     def kill_worker(self) -> None:
         """Kill a worker and start it again at once under its name: before its lease and its record have expired."""
@@ -83,7 +83,7 @@ class Faults:
         """
         worker = self._worker()
         worker.kill()
-        half_written = self._stack.store / image_key(f"killed-{worker.pid}", "token", 0)
+        half_written = self._deployment.store / image_key(f"killed-{worker.pid}", "token", 0)
         half_written.parent.mkdir(parents=True)
         half_written.with_name(f"{half_written.name}#1").write_bytes(b"\x89PNG")
         time.sleep(LEASE_SECONDS + 0.5)
@@ -101,23 +101,23 @@ class Faults:
         was_ready = worker.has_logged('"ready"')
         status = worker.kill(signal.SIGTERM)
         if was_ready and status != 0:  # one that still loads has nothing to finish
-            self._stack.crashes.append(f"{worker.name} was stopped, and left with {status}: {worker.lines[-12:]}")
+            self._deployment.crashes.append(f"{worker.name} was stopped, and left with {status}: {worker.lines[-12:]}")
         worker.start()
 
     def kill_redis(self) -> None:
-        self._stack.redis_server.kill()
+        self._deployment.redis_server.kill()
         time.sleep(self._rng.uniform(0, 1))
-        self._stack.start_redis()
+        self._deployment.start_redis()
 
     def kill_redis_for_longer_than_a_lease(self) -> None:
         """Workers give up results that they could not write, and every lease has ended when Redis is back."""
-        self._stack.redis_server.kill()
+        self._deployment.redis_server.kill()
         time.sleep(LEASE_SECONDS + self._rng.uniform(0.5, 1.5))
-        self._stack.start_redis()
+        self._deployment.start_redis()
 
     def fill_disk_of_redis(self) -> None:
         """Redis dies in the middle of a write, whose beginning is in its file."""
-        redis = self._stack.redis_server
+        redis = self._deployment.redis_server
         redis.limit_files(self._rng.randrange(1, 200) + self._aof_bytes())
         for _ in range(100):
             if not redis.running:
@@ -125,64 +125,64 @@ class Faults:
             time.sleep(0.02)
         else:
             redis.kill()  # there was no write
-        self._stack.start_redis()
+        self._deployment.start_redis()
 
     def hang_redis(self) -> None:
-        self._stack.redis_server.pause()
+        self._deployment.redis_server.pause()
         time.sleep(self._rng.uniform(0.2, 1.5))
-        self._stack.redis_server.resume()
+        self._deployment.redis_server.resume()
 
     def fill_memory_of_redis(self) -> None:
         """Redis answers, but refuses every command that would need memory."""
-        with self._stack.redis() as redis:
+        with self._deployment.redis() as redis:
             redis.config_set("maxmemory", 1)
             time.sleep(self._rng.uniform(0.2, 2))
             redis.config_set("maxmemory", 0)
 
     def cut_connections(self) -> None:
-        self._stack.proxy.cut()
+        self._deployment.proxy.cut()
 
     def kill_clients(self) -> None:
         """End all connections of the programs, subscriptions too, as an operator may."""
-        with self._stack.redis() as redis:
+        with self._deployment.redis() as redis:
             for kind in ("normal", "pubsub"):
                 redis.client_kill_filter(_type=kind, skipme=True)
 
     def lose_replies(self) -> None:
-        self._stack.proxy.plan("lose reply", self._rng.randint(1, 6))
+        self._deployment.proxy.plan("lose reply", self._rng.randint(1, 6))
 
     def tear_commands(self) -> None:
-        self._stack.proxy.plan("tear command", self._rng.randint(1, 6))
+        self._deployment.proxy.plan("tear command", self._rng.randint(1, 6))
 
     def fill_disk_of_workers(self) -> None:
         """Limit the files of the workers below the size of an image, so that each write of one fails half-way."""
-        for worker in self._stack.workers:
+        for worker in self._deployment.workers:
             worker.limit_files(self._rng.randrange(1, 60))
         time.sleep(self._rng.uniform(0.5, 2))
-        for worker in self._stack.workers:
+        for worker in self._deployment.workers:
             worker.unlimit_files()
 
     def slow_store(self) -> None:
-        self._stack.slow_store(self._rng.uniform(0.05, 0.4))
+        self._deployment.slow_store(self._rng.uniform(0.05, 0.4))
         time.sleep(self._rng.uniform(0.5, 2))
-        self._stack.slow_store(0)
+        self._deployment.slow_store(0)
 
     def restart_service(self) -> None:
-        self._stack.service.kill(signal.SIGTERM)
-        self._stack.start_service()
+        self._deployment.service.kill(signal.SIGTERM)
+        self._deployment.start_service()
 
     def kill_service(self) -> None:
-        self._stack.service.kill()
-        self._stack.start_service()
+        self._deployment.service.kill()
+        self._deployment.start_service()
 
     def poison_queue(self) -> None:
         """Write corrupt data to the queue, as another program, another version or a broken disk may leave them."""
-        with self._stack.redis() as redis:
+        with self._deployment.redis() as redis:
             for garbage in (b"nobody", b"\xff\xfe", b"", b"a b:c"):
-                redis.lpush(rq_registries.queue_key(POISONED_QUEUE), garbage)
+                redis.lpush(rq_keys.queue_key(POISONED_QUEUE), garbage)
             bare = f"bare-{len(self.poisoned)}"
-            redis.hset(rq_registries.job_key(bare), mapping={"status": "queued", "origin": POISONED_QUEUE})
-            redis.rpush(rq_registries.queue_key(POISONED_QUEUE), bare)
+            redis.hset(rq_keys.job_key(bare), mapping={"status": "queued", "origin": POISONED_QUEUE})
+            redis.rpush(rq_keys.queue_key(POISONED_QUEUE), bare)
             self.poisoned[bare] = "bad-payload"
             redis.zadd(keys.LEASES, dict.fromkeys([b"\xff\xfe", b"odd", b"nobody:" + b"0" * 32], 1.0))
             redis.publish(keys.WAKE_CHANNEL, b"\xff")
@@ -190,36 +190,36 @@ class Faults:
                 self.poisoned[self._poisoned_job(redis, change)] = failure
             for field in ("adm_work", "adm_attempt", "retries_left", "adm_created_at"):
                 job_id = self._poisoned_job(redis, dumped)
-                redis.hset(rq_registries.job_key(job_id), field, "garbage")
+                redis.hset(rq_keys.job_key(job_id), field, "garbage")
                 self.poisoned[job_id] = "bad-payload"
 
     def _poisoned_job(self, redis: Redis, change: Callable[[list[Any]], bytes]) -> str:
         """Post a job to a pipeline without workers, spoil it there, and move it to the queue of one with workers."""
-        queue = JobQueue(redis, self._stack.settings, ImageStore(self._stack.settings.store_address))
+        queue = JobQueue(redis, self._deployment.settings, ImageStore(self._deployment.settings.store_address))
         body = {"model": ORPHANED_PIPELINE, "class_label": "torus", "steps": 3}
         job_id = queue.submitter.submit(JobRequest.parse(json.dumps(body).encode())).job.id
 
         def spoil(pipe: Pipeline) -> None:
-            fields = cast(dict[bytes, bytes], pipe.hgetall(rq_registries.job_key(job_id)))
+            fields = cast(dict[bytes, bytes], pipe.hgetall(rq_keys.job_key(job_id)))
             data = change(json.loads(zlib.decompress(fields[b"data"])))
             posted = Record.parse(job_id, fields)
             moved = Record.parse(job_id, fields | {b"origin": POISONED_QUEUE.encode()})
             pipe.multi()
-            pipe.hset(rq_registries.job_key(job_id), mapping={"data": data, "origin": moved.queue})
-            pipe.lrem(rq_registries.queue_key(posted.queue), 0, job_id)
-            pipe.rpush(rq_registries.queue_key(moved.queue), job_id)
+            pipe.hset(rq_keys.job_key(job_id), mapping={"data": data, "origin": moved.queue})
+            pipe.lrem(rq_keys.queue_key(posted.queue), 0, job_id)
+            pipe.rpush(rq_keys.queue_key(moved.queue), job_id)
             count_work(pipe, posted, posted.priority, -1)
             count_work(pipe, moved, moved.priority, 1)
 
-        redis.transaction(spoil, rq_registries.job_key(job_id))
+        redis.transaction(spoil, rq_keys.job_key(job_id))
         return job_id
 
     def _worker(self) -> Program:
-        running = [each for each in self._stack.workers if each.running]
+        running = [each for each in self._deployment.workers if each.running]
         return self._rng.choice(running)
 
     def _aof_bytes(self) -> int:
-        return max(path.stat().st_size for path in self._stack.folder.glob("appendonlydir/*.aof"))
+        return max(path.stat().st_size for path in self._deployment.folder.glob("appendonlydir/*.aof"))
 
 
 def dumped(call: list[Any]) -> bytes:
@@ -252,7 +252,7 @@ PAYLOADS: dict[str, tuple[Callable[[list[Any]], bytes], str]] = {
 }
 
 
-def announce_orphaned_pipeline(redis: Redis, stack: Stack) -> None:
+def announce_orphaned_pipeline(redis: Redis, deployment: Deployment) -> None:
     """Announce a pipeline that no worker serves, as the announcement of its last worker remains."""
     pipeline = FleetReader(redis, max_age_seconds=0).read().pipelines["demo"]
     with redis.pipeline() as pipe:

@@ -22,8 +22,8 @@ from torch import Tensor
 import worker.main
 from engine.engine import Engine
 from engine.trajectory import Trajectory
+from worker.attempts import Attempt
 from worker.inbox import Inbox
-from worker.job_runs import JobRun
 from worker.stopping import Stopping
 
 CONTROL = "CHAOS_CONTROL"  # folder in which the suite says how slow the store is
@@ -33,7 +33,7 @@ RAISES, KILLS, OVERFLOWS = "octahedron", "prism", "star"  # classes whose rows b
 RAISES_LABEL, KILLS_LABEL, OVERFLOWS_LABEL = 7, 8, 9
 KILLS_AT = 6  # step at which the first job of that class in this process kills it
 
-embedding, put, open_inbox, moved = F.embedding, obstore.put, worker.main.open_inbox, JobRun.moved
+embedding, put, open_inbox, moved = F.embedding, obstore.put, worker.main.open_inbox, Attempt.moved
 killing_steps = itertools.count(1)
 
 
@@ -57,7 +57,7 @@ def slow_put(*args: Any, **options: Any) -> Any:
     return put(*args, **options)
 
 
-def moved_and_counted(self: JobRun, trajectory: Trajectory, stage: str, seconds: float) -> None:
+def moved_and_counted(self: Attempt, trajectory: Trajectory, stage: str, seconds: float) -> None:
     moved(self, trajectory, stage, seconds)
     path = Path(os.environ[CONTROL]) / STEPS_FOLDER / f"{self.claim.job_id}.{os.getpid()}"
     # tests that fill the disk do not compare steps, so a lost byte does not matter
@@ -74,6 +74,6 @@ def open_inbox_and_arm(inbox: Inbox, stopping: Stopping) -> None:
 if __name__ == "__main__":
     (Path(os.environ[CONTROL]) / STEPS_FOLDER).mkdir(exist_ok=True)
     worker.main.open_inbox = open_inbox_and_arm
-    JobRun.moved = moved_and_counted  # type: ignore[method-assign]
+    Attempt.moved = moved_and_counted  # type: ignore[method-assign]
     Engine.__init__.__defaults__ = (int(sys.argv[1]),)  # the depth
     worker.main.main()

@@ -17,10 +17,10 @@ from redis import Redis
 from jobs.queue.ledger import Ledger
 from tests.chaos import audit
 from tests.chaos.audit import Seen
-from tests.chaos.conftest import StartStack
+from tests.chaos.conftest import StartDeployment
+from tests.chaos.deployment import Deployment, Program
 from tests.chaos.faulty_worker import KILLS, KILLS_AT
 from tests.chaos.load import Body, draw_templates, upload
-from tests.chaos.stack import Program, Stack
 from tests.chaos.undisturbed import run_undisturbed, unfinished
 from tests.waiting import eventually
 
@@ -44,30 +44,30 @@ class Posted:
 
 
 def test_no_innocent_job_is_failed_however_often_workers_are_killed_and_a_job_that_kills_them_is(
-    start_stack: StartStack,
+    start_deployment: StartDeployment,
 ) -> None:
     seed = int(os.environ.get("CHAOS_SEED") or random.SystemRandom().randrange(1_000_000))
     num_kills = int(os.environ.get("CHAOS_KILLS") or KILLS_OF_THE_SHORT_FORM)
     num_jobs = round(num_kills * JOBS_PER_KILL)
-    stack = start_stack(**LEASE, ADM_CHECKPOINT_SECONDS="60")  # as users have it: none of these jobs gets one
-    print(f"CHAOS_SEED={seed} CHAOS_KILLS={num_kills}, {num_jobs} jobs; logs in {stack.folder}", flush=True)
+    deployment = start_deployment(**LEASE, ADM_CHECKPOINT_SECONDS="60")  # as users have it: none of these jobs gets one
+    print(f"CHAOS_SEED={seed} CHAOS_KILLS={num_kills}, {num_jobs} jobs; logs in {deployment.folder}", flush=True)
     rng = random.Random(f"kills {seed}")
-    with stack.redis() as redis, stack.client() as client:
+    with deployment.redis() as redis, deployment.client() as client:
         files = [upload(client, colour) for colour in ("red", "green", "blue")]
         templates = draw_templates(rng, num_jobs // JOBS_PER_TEMPLATE, files)
         reference = run_undisturbed(client, redis, templates)
-        innocent, poison = kill_workers(stack, client, redis, rng, num_kills, num_jobs, templates, reference)
-        wait_for_the_end(stack, redis)
+        innocent, poison = kill_workers(deployment, client, redis, rng, num_kills, num_jobs, templates, reference)
+        wait_for_the_end(deployment, redis)
         seen = {each.id: audit.look_at(client, redis, each.id) for each in innocent}
         complaints = judge_innocent(innocent, seen) + judge_poison(audit.look_at(client, redis, poison))
-        complaints += audit.queue_is_empty(redis) + audit.no_server_errors(stack.service.log_path.read_text())
+        complaints += audit.queue_is_empty(redis) + audit.no_server_errors(deployment.service.log_path.read_text())
         print(figures(redis, innocent, poison), flush=True)
-    stack.sound = not complaints
-    assert stack.sound, "\n".join([*complaints, f"CHAOS_SEED={seed}", str(stack.folder)])
+    deployment.sound = not complaints
+    assert deployment.sound, "\n".join([*complaints, f"CHAOS_SEED={seed}", str(deployment.folder)])
 
 
 def kill_workers(
-    stack: Stack,
+    deployment: Deployment,
     client: httpx2.Client,
     redis: Redis,
     rng: random.Random,
@@ -86,11 +86,11 @@ def kill_workers(
             innocent.append(Posted(post(client, templates[template] | private), reference[template]))
         if kill == num_kills // 3:
             poison = post(client, POISON)
-        victim = working(stack, redis, rng)
+        victim = working(deployment, redis, rng)
         time.sleep(rng.uniform(0, MOST_SECONDS_TO_A_KILL))
         if victim.running:
             victim.kill()
-        stack.start_dead_workers()
+        deployment.start_dead_workers()
     return innocent, poison
 
 
@@ -98,22 +98,22 @@ def post(client: httpx2.Client, body: Body) -> str:
     return str(client.post("/v1/jobs", json=body).raise_for_status().json()["id"])
 
 
-def working(stack: Stack, redis: Redis, rng: random.Random) -> Program:
+def working(deployment: Deployment, redis: Redis, rng: random.Random) -> Program:
     """Wait until a worker is ready and jobs are in progress or have all ended; returns one that is ready."""
     ready: list[Program] = []
 
     def is_time() -> bool:
-        stack.start_dead_workers()
-        ready[:] = [each for each in stack.workers if each.has_logged('"ready"')]
+        deployment.start_dead_workers()
+        ready[:] = [each for each in deployment.workers if each.has_logged('"ready"')]
         return bool(ready) and bool(redis.zcard("adm:jobs:in_progress") or not unfinished(redis))
 
     eventually(is_time, "a worker is at work")
     return rng.choice(ready)
 
 
-def wait_for_the_end(stack: Stack, redis: Redis) -> None:
+def wait_for_the_end(deployment: Deployment, redis: Redis) -> None:
     def ended() -> bool:
-        stack.start_dead_workers()
+        deployment.start_dead_workers()
         return not unfinished(redis)
 
     eventually(ended, "every job ends", SECONDS_TO_END)

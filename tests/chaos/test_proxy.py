@@ -10,8 +10,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry
 
 from jobs.queue.ledger import Ledger
-from jobs.queue.record import Record
-from jobs.queue.rq_registries import job_key
+from jobs.redis.record import Record
+from jobs.redis.rq_keys import job_key
 from tests.chaos.proxy import Accident, Proxy
 
 pytestmark = pytest.mark.redis

@@ -15,9 +15,9 @@ from redis import Redis
 
 from jobs.queue.ledger import Ledger
 from tests.chaos import audit
-from tests.chaos.conftest import StartStack
+from tests.chaos.conftest import StartDeployment
+from tests.chaos.deployment import Deployment
 from tests.chaos.load import HEALTHY, Body
-from tests.chaos.stack import Stack
 from tests.chaos.test_kills import LEASE, Posted, judge_innocent, post, wait_for_the_end, working
 from tests.chaos.undisturbed import run_undisturbed, unfinished
 from tests.waiting import eventually
@@ -38,33 +38,36 @@ MOST_REPEATED = 0.05  # of the steps that the jobs need
 CHECKPOINT_SECONDS = "0.000001"
 
 
-def test_workers_that_come_and_go_lose_double_and_change_nothing_and_repeat_few_steps(start_stack: StartStack) -> None:
+def test_workers_that_come_and_go_lose_double_and_change_nothing_and_repeat_few_steps(
+    start_deployment: StartDeployment,
+) -> None:
     seed = int(os.environ.get("CHAOS_SEED") or random.SystemRandom().randrange(1_000_000))
     num_stops = int(os.environ.get("CHAOS_STOPS") or STOPS_OF_THE_SHORT_FORM)
-    stack = start_stack(**LEASE, ADM_DRAIN_SECONDS="0.5", ADM_CHECKPOINT_SECONDS=CHECKPOINT_SECONDS)  # a short drain
-    print(f"CHAOS_SEED={seed} CHAOS_STOPS={num_stops}; logs in {stack.folder}", flush=True)
+    short_drain = {"ADM_DRAIN_SECONDS": "0.5", "ADM_CHECKPOINT_SECONDS": CHECKPOINT_SECONDS}
+    deployment = start_deployment(**LEASE, **short_drain)
+    print(f"CHAOS_SEED={seed} CHAOS_STOPS={num_stops}; logs in {deployment.folder}", flush=True)
     rng = random.Random(f"scale-in {seed}")
-    with stack.redis() as redis, stack.client() as client:
+    with deployment.redis() as redis, deployment.client() as client:
         templates = [draw_template(rng, number) for number in range(max(4, num_stops // JOBS_PER_TEMPLATE))]
         reference = run_undisturbed(client, redis, templates)
-        posted, complaints = come_and_go(stack, client, redis, rng, num_stops, templates)
-        wait_for_the_end(stack, redis)
+        posted, complaints = come_and_go(deployment, client, redis, rng, num_stops, templates)
+        wait_for_the_end(deployment, redis)
         jobs = [Posted(job_id, reference[template]) for job_id, template in posted]
         seen = {each.id: audit.look_at(client, redis, each.id) for each in jobs}
         complaints += judge_innocent(jobs, seen) + audit.queue_is_empty(redis)
         complaints += audit.nobody_else([], 0, [*(each.id for each in reference), *seen], audit.list_all(client))
-        complaints += audit.no_server_errors(stack.service.log_path.read_text())
-        complaints += judge_steps(stack, redis, jobs)
-    if not any(each.log_path.read_text().count('"resumed"') for each in stack.workers):
+        complaints += audit.no_server_errors(deployment.service.log_path.read_text())
+        complaints += judge_steps(deployment, redis, jobs)
+    if not any(each.log_path.read_text().count('"resumed"') for each in deployment.workers):
         complaints.append("no job went on from where a stopped worker left it")
-    stack.sound = not complaints
-    assert stack.sound, "\n".join([*complaints, f"CHAOS_SEED={seed}", str(stack.folder)])
+    deployment.sound = not complaints
+    assert deployment.sound, "\n".join([*complaints, f"CHAOS_SEED={seed}", str(deployment.folder)])
 
 
-def judge_steps(stack: Stack, redis: Redis, jobs: Sequence[Posted]) -> list[str]:
+def judge_steps(deployment: Deployment, redis: Redis, jobs: Sequence[Posted]) -> list[str]:
     """An orderly stop repeats no step; a kill repeats only those after the last checkpoint."""
     needed = sum(each.reference.job["usage"]["steps"] for each in jobs)
-    repeated = {each.id: stack.row_steps(each.id) - each.reference.job["usage"]["steps"] for each in jobs}
+    repeated = {each.id: deployment.row_steps(each.id) - each.reference.job["usage"]["steps"] for each in jobs}
     ledger = Ledger(redis, 60)
     killed = {each.id for each in jobs if (record := ledger.read(each.id)) is not None and record.deaths.workers}
     share = sum(repeated.values()) / needed
@@ -92,7 +95,12 @@ def draw_template(rng: random.Random, number: int) -> Body:
 
 
 def come_and_go(
-    stack: Stack, client: httpx2.Client, redis: Redis, rng: random.Random, num_stops: int, templates: Sequence[Body]
+    deployment: Deployment,
+    client: httpx2.Client,
+    redis: Redis,
+    rng: random.Random,
+    num_stops: int,
+    templates: Sequence[Body],
 ) -> tuple[list[tuple[str, int]], list[str]]:
     """Stop or kill a worker at a random instant of its work, again and again, and start it again.
 
@@ -106,17 +114,17 @@ def come_and_go(
             template = rng.randrange(len(templates))
             private = {"priority": rng.choice(["low", "normal", "high"])}
             posted.append((post(client, templates[template] | private), template))
-        victim = working(stack, redis, rng)
-        wait_for_steps(stack, redis, rng.randrange(MOST_STEPS_TO_A_STOP))
+        victim = working(deployment, redis, rng)
+        wait_for_steps(deployment, redis, rng.randrange(MOST_STEPS_TO_A_STOP))
         if stop in kills:
             victim.kill()
         elif (status := victim.kill(signal.SIGTERM)) != 0:
             complaints.append(f"{victim.name} was stopped, and left with {status}: {victim.lines[-12:]}")
-        stack.start_dead_workers()
+        deployment.start_dead_workers()
     return posted, complaints
 
 
-def wait_for_steps(stack: Stack, redis: Redis, steps: int) -> None:
+def wait_for_steps(deployment: Deployment, redis: Redis, steps: int) -> None:
     """Wait until the workers have taken so many more steps of images, or every job has ended."""
-    until = stack.row_steps() + steps
-    eventually(lambda: stack.row_steps() >= until or not unfinished(redis), f"{steps} more steps")
+    until = deployment.row_steps() + steps
+    eventually(lambda: deployment.row_steps() >= until or not unfinished(redis), f"{steps} more steps")

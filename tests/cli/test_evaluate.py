@@ -147,7 +147,7 @@ def test_stack_that_cannot_be_measured_is_reported_in_one_line(arguments: tuple[
 def test_stack_is_measured_beside_the_held_out_images_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # no option sets the rows and the samplers; the test is of what is printed, which does not depend on their number
     monkeypatch.setattr(stack_report, "MAX_ROWS", 4)
-    monkeypatch.setattr(stack_report, "WAYS", {"ddim_eta_0": StagePlan("base", "ddim", 2)})
+    monkeypatch.setattr(stack_report, "SAMPLER_PLANS", {"ddim_eta_0": StagePlan("base", "ddim", 2)})
     monkeypatch.setenv("ADM_WEIGHTS", str(tmp_path))
     add_judge(write_stack(tmp_path / "tiny"), 3)
     write_manifest(tmp_path / "tiny", MANIFEST | {"classes": ["0", "1", "2"]})  # an .npz has no names

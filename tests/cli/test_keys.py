@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from jobs.queue import keys
+from jobs.redis import keys
 from jobs.settings import Settings
 
 ROOT = Path(__file__).parents[2]

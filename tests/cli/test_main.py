@@ -42,7 +42,7 @@ def test_importing_the_command_line_imports_no_program_so_that_a_container_needs
 
 
 def test_supervisor_needs_no_torch() -> None:
-    code = "import sys, stack.embedded, stack.demo; print('torch' in sys.modules)"
+    code = "import sys, standalone.embedded, standalone.demo; print('torch' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "False"
 

@@ -5,7 +5,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
-from stack.supervisor import sole_owner
+from standalone.supervisor import sole_owner
 
 
 def test_up_on_a_busy_port_starts_nothing_and_says_what_to_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -23,8 +23,8 @@ from adm_client import (
     UnreachableError,
 )
 from adm_client.pictures import checked
-from jobs.callers.caller import Role
 from jobs.callers.keyring import NEEDED, KeyStore
+from jobs.contract.caller import Role
 from jobs.settings import Settings
 from tests.jobs.samples import png
 from tests.service.conftest import ToyWorker, running_service

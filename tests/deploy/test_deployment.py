@@ -13,7 +13,7 @@ import yaml
 from cli.main import app
 from jobs.settings import Settings
 from service.app import create_app
-from stack.embedded import DRAIN_MARGIN_SECONDS
+from standalone.embedded import DRAIN_MARGIN_SECONDS
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())

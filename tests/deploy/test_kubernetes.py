@@ -12,7 +12,7 @@ from bench.autoscaling import Rule
 from jobs.settings import Settings
 from models.checkpoints.presets import OFFICIAL_PIPELINES
 from service.app import create_app
-from stack.embedded import DRAIN_MARGIN_SECONDS
+from standalone.embedded import DRAIN_MARGIN_SECONDS
 from tests.deploy.manifests import FOLDER, OVERLAYS, ROOT, WORKLOADS, Manifest, matches, name_of, of_kind, pods, render
 
 VERSIONS = ("1.25", "1.37")  # the oldest that has all kinds and labels that are used, and the newest that is known

@@ -14,8 +14,8 @@ import httpx2
 import pytest
 import yaml
 
-from jobs.callers.caller import Role
 from jobs.callers.keyring import KeyStore
+from jobs.contract.caller import Role
 from jobs.settings import Settings
 from tests.conftest import running_redis
 from tests.service.conftest import running_service

@@ -14,7 +14,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from diffusion.process import Process
+from diffusion.process import DiffusionProcess
 from diffusion.schedule import Schedule
 from engine.stage import Stage
 from engine.stage_networks import StageNetworks
@@ -208,7 +208,7 @@ def test_norm_that_is_trained_stays_eager() -> None:
 def test_stage_says_what_is_fused_and_computes_the_same() -> None:
     network = build_unet(replace(BASE, channel_mult=(1,), attention_resolutions=()))
     networks = StageNetworks("base", seeded(network, 0).to(DEVICE))
-    stage = Stage(0, networks, Process(Schedule.named("linear", 1000)))
+    stage = Stage(0, networks, DiffusionProcess(Schedule.named("linear", 1000)))
     # only of the network, because a step adds the sampler's arithmetic
     inputs = network_inputs([stage.rehearsal()], stage.device)
     expected = networks.predict(*inputs)

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from diffusion.losses import NATS_PER_BIT, mean_flat, normal_kl, variational_bound
-from diffusion.process import Process
+from diffusion.process import DiffusionProcess
 from tests.diffusion.conversions import eps_from_x0, q_mean_variance
 
 
-def prior_bpd(process: Process, x0: Tensor) -> Tensor:
+def prior_bpd(process: DiffusionProcess, x0: Tensor) -> Tensor:
     """KL of q(x_T | x_0) from a standard normal, bits per dimension, [N]."""
     last = torch.full((len(x0),), process.schedule.num_timesteps - 1, device=x0.device)
     mean, _, log_variance = q_mean_variance(process, x0, last)
@@ -32,7 +32,7 @@ class BitsPerDim:
 
 @torch.no_grad()
 def bits_per_dim(
-    process: Process,
+    process: DiffusionProcess,
     model: Callable[[Tensor, Tensor], Tensor],
     x0: Tensor,
     draw_noise: Callable[[int], Tensor],

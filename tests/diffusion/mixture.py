@@ -12,7 +12,7 @@ import torch
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
-from diffusion.process import Process, VarianceType
+from diffusion.process import DiffusionProcess, VarianceType
 from diffusion.schedule import Schedule
 from diffusion.solvers import dpmpp_2m_table, heun_table
 from diffusion.tables import SamplerTable, ddim_table, ddpm_table, take_step
@@ -97,7 +97,7 @@ def schedule_of(alpha_bar: Tensor) -> Schedule:
 
 
 def build(sampler: str, alpha_bar: Tensor) -> SamplerTable:
-    process = Process(schedule_of(alpha_bar), variance_type=VarianceType.FIXED_SMALL)
+    process = DiffusionProcess(schedule_of(alpha_bar), variance_type=VarianceType.FIXED_SMALL)
     match sampler:
         case "ddpm":
             return ddpm_table(process, thresholding="none")

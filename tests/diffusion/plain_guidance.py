@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from diffusion.process import Prediction, Process, gather
+from diffusion.process import DiffusionProcess, Prediction, gather
 from tests.diffusion.conversions import eps_from_x0
 
 
@@ -11,7 +11,9 @@ def guide_mean(predicted: Prediction, guidance: Tensor) -> Tensor:
     return predicted.mean.float() + predicted.variance * guidance.float()
 
 
-def guide_score(process: Process, predicted: Prediction, x_t: Tensor, t: Tensor, guidance: Tensor) -> Prediction:
+def guide_score(
+    process: DiffusionProcess, predicted: Prediction, x_t: Tensor, t: Tensor, guidance: Tensor
+) -> Prediction:
     """Algorithm 2: eps of the (clamped) pred_x0 moves by -sqrt(1 - alpha_bar) * guidance; x_0 and mean follow."""
     eps = eps_from_x0(process, x_t, t, predicted.pred_x0)
     eps = eps - gather((1 - process.schedule.alpha_bar).sqrt(), t, x_t) * guidance

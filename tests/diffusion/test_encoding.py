@@ -5,7 +5,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from diffusion.process import Process, VarianceType
+from diffusion.process import DiffusionProcess, VarianceType
 from diffusion.tables import SamplerTable, ddim_table, encoding_table, take_step
 from tests.diffusion.mixture import Mixture, levels_in_log_snr, schedule_of
 
@@ -29,7 +29,7 @@ def run(table: SamplerTable, rows: int, alpha_bar: Tensor, x: Tensor) -> Tensor:
 def error(num_steps: int) -> float:
     """The error of an encoding and its decoding, without the last step to alpha_bar 1."""
     alpha_bar = levels_in_log_snr(num_steps)
-    process = Process(schedule_of(alpha_bar), variance_type=VarianceType.FIXED_SMALL)
+    process = DiffusionProcess(schedule_of(alpha_bar), variance_type=VarianceType.FIXED_SMALL)
     encode, decode = encoding_table(process), ddim_table(process, 0.0, thresholding="none")
     x = MIXTURE.draw(50, seed=0)
     back = run(decode, num_steps - 1, alpha_bar, run(encode, num_steps - 1, alpha_bar, x))
@@ -46,7 +46,7 @@ def test_error_of_encoding_and_back_falls_in_proportion_to_the_steps() -> None:
 def test_encoding_is_noise() -> None:
     """The encodings have the mean and spread of the noise from which the model draws samples."""
     alpha_bar = levels_in_log_snr(100)
-    process = Process(schedule_of(alpha_bar), variance_type=VarianceType.FIXED_SMALL)
+    process = DiffusionProcess(schedule_of(alpha_bar), variance_type=VarianceType.FIXED_SMALL)
     latent = run(encoding_table(process), 99, alpha_bar, MIXTURE.draw(4000, seed=1))
     assert float(latent.mean(dim=0).abs().max()) < 0.06
     assert float((torch.cov(latent.T) - torch.eye(2)).abs().max()) < 0.1

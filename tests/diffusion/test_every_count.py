@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffusion.process import Process, VarianceType
+from diffusion.process import DiffusionProcess, VarianceType
 from diffusion.schedule import Schedule
 from diffusion.tables import COLUMNS, SamplerTable, take_step
 from engine.sampler_tables import build_table
@@ -38,7 +38,7 @@ def tables(
     time_grid: TimeGrid | None = None,
     direction: Direction = Direction.DECODE,
 ) -> list[SamplerTable]:
-    process = Process(Schedule.named(schedule, T), variance_type=VarianceType.FIXED_SMALL)
+    process = DiffusionProcess(Schedule.named(schedule, T), variance_type=VarianceType.FIXED_SMALL)
     return [
         build_table(process, StagePlan("", sampler, count, eta, time_grid, "none", direction=direction))
         for count in counts

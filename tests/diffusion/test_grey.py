@@ -9,15 +9,15 @@ from torch import Tensor
 
 from diffusion.grey import channel_mean
 from diffusion.losses import LossType, training_losses
-from diffusion.process import MeanType, Process, VarianceType
+from diffusion.process import DiffusionProcess, MeanType, VarianceType
 from diffusion.schedule import Schedule
 from diffusion.solvers import dpmpp_2m_table, heun_table
 from diffusion.tables import SamplerTable, ddim_table, ddpm_table, encoding_table, take_step
 
 SHAPE = (3, 4, 5)
-COLOUR = Process(Schedule.named("cosine", 20))
+COLOUR = DiffusionProcess(Schedule.named("cosine", 20))
 GREY = replace(COLOUR, grey=True)
-TABLES: dict[str, Callable[[Process], SamplerTable]] = {
+TABLES: dict[str, Callable[[DiffusionProcess], SamplerTable]] = {
     "ddpm": ddpm_table,
     "ddim": lambda process: ddim_table(process, 0.0),
     "ddim, eta 1": lambda process: ddim_table(process, 1.0),

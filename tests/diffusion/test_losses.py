@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from diffusion.losses import LossType, discretized_gaussian_log_likelihood, normal_kl, training_losses
-from diffusion.process import MeanType, Process, VarianceType
+from diffusion.process import DiffusionProcess, MeanType, VarianceType
 from diffusion.schedule import Schedule
 from tests.diffusion.bits_per_dim import prior_bpd
 
@@ -15,7 +15,7 @@ PROPERTY = settings(max_examples=50)
 SHAPE = (4, 3, 4, 4)
 
 
-def arguments(process: Process, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def arguments(process: DiffusionProcess, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """output (with gradient), x0, x_t, t and noise."""
     generator = torch.Generator().manual_seed(seed)
     out, v, noise = torch.randn(3, *SHAPE, generator=generator, dtype=torch.float64)
@@ -31,7 +31,7 @@ def arguments(process: Process, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, 
 def test_variational_part_of_the_hybrid_trains_the_variance_alone(
     mean_type: MeanType, loss_type: LossType, variance_type: VarianceType
 ) -> None:
-    process = Process(Schedule.named("linear", 100), mean_type, variance_type)
+    process = DiffusionProcess(Schedule.named("linear", 100), mean_type, variance_type)
     output, *rest = arguments(process)
     terms = training_losses(process, loss_type, output, *rest)
     assert terms.mse is not None
@@ -44,7 +44,7 @@ def test_variational_part_of_the_hybrid_trains_the_variance_alone(
 
 
 def test_fixed_variance_leaves_the_mse_alone() -> None:
-    process = Process(Schedule.named("linear", 100), MeanType.EPSILON, VarianceType.FIXED_LARGE)
+    process = DiffusionProcess(Schedule.named("linear", 100), MeanType.EPSILON, VarianceType.FIXED_LARGE)
     output, x0, x_t, t, noise = arguments(process)
     terms = training_losses(process, LossType.RESCALED_MSE, output, x0, x_t, t, noise)
     assert set(terms.named()) == {"loss", "mse"}
@@ -52,7 +52,7 @@ def test_fixed_variance_leaves_the_mse_alone() -> None:
 
 
 def test_perfect_eps_has_no_mse() -> None:
-    process = Process(Schedule.named("linear", 100))
+    process = DiffusionProcess(Schedule.named("linear", 100))
     _, x0, x_t, t, noise = arguments(process)
     output = torch.cat([noise, torch.zeros_like(noise)], dim=1)
     terms = training_losses(process, LossType.MSE, output, x0, x_t, t, noise)
@@ -60,7 +60,7 @@ def test_perfect_eps_has_no_mse() -> None:
 
 
 def test_rescaled_bound_is_the_bound_times_the_number_of_timesteps() -> None:
-    process = Process(Schedule.named("linear", 100))
+    process = DiffusionProcess(Schedule.named("linear", 100))
     output, *rest = arguments(process)
     one, scaled = (training_losses(process, kind, output, *rest) for kind in (LossType.KL, LossType.RESCALED_KL))
     torch.testing.assert_close(scaled.loss, 100 * one.loss)
@@ -68,7 +68,7 @@ def test_rescaled_bound_is_the_bound_times_the_number_of_timesteps() -> None:
 
 @pytest.mark.parametrize(("num_timesteps", "share"), [(100, 0.1), (4000, 4.0)])
 def test_rescaled_hybrid_weighs_the_bound_by_thousandths(num_timesteps: int, share: float) -> None:
-    process = Process(Schedule.named("linear", num_timesteps))
+    process = DiffusionProcess(Schedule.named("linear", num_timesteps))
     output, *rest = arguments(process)
     plain, rescaled = (
         training_losses(process, kind, output, *rest).named() for kind in (LossType.MSE, LossType.RESCALED_MSE)
@@ -96,7 +96,7 @@ def test_kl_is_positive_but_between_equals(mean1: float, log_var1: float, mean2:
 
 
 def test_prior_bound_is_near_zero_where_the_last_step_is_all_noise() -> None:
-    process = Process(Schedule.named("linear", 1000))
+    process = DiffusionProcess(Schedule.named("linear", 1000))
     bits = prior_bpd(process, torch.rand(3, 3, 8, 8) * 2 - 1)
     assert bool((bits >= 0).all())
     assert bool((bits < 1e-4).all())
@@ -104,7 +104,7 @@ def test_prior_bound_is_near_zero_where_the_last_step_is_all_noise() -> None:
 
 def test_bound_is_in_bits() -> None:
     """At t > 0, a prediction with the true mean and another variance costs their KL, divided by ln 2."""
-    process = Process(Schedule.named("linear", 100), MeanType.START_X, VarianceType.FIXED_LARGE)
+    process = DiffusionProcess(Schedule.named("linear", 100), MeanType.START_X, VarianceType.FIXED_LARGE)
     _, x0, x_t, t, noise = arguments(process)
     t = torch.full_like(t, 50)
     x_t = process.q_sample(x0, t, noise)

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffusion.process import MeanType, Process, VarianceType
+from diffusion.process import DiffusionProcess, MeanType, VarianceType
 from diffusion.schedule import Schedule, named_betas, sampling_timesteps, space_timesteps
 from diffusion.tables import COLUMNS, SamplerTable, ddim_table, ddpm_table
 
@@ -42,12 +42,12 @@ def test_table_of_any_step_count_is_finite(sampler: str, schedule: str, num_step
     kept = Schedule.named(schedule, T).respaced(sampling_timesteps(T, sampler, num_steps))
     for variance_type in VarianceType:
         for mean_type in MeanType:
-            table = build(sampler, Process(kept, mean_type, variance_type))
+            table = build(sampler, DiffusionProcess(kept, mean_type, variance_type))
             assert table.rows.shape == (num_steps, len(COLUMNS))
             assert bool(table.rows.isfinite().all())
 
 
-def build(sampler: str, process: Process) -> SamplerTable:
+def build(sampler: str, process: DiffusionProcess) -> SamplerTable:
     return ddim_table(process, 1.0) if sampler == "ddim" else ddpm_table(process)
 
 

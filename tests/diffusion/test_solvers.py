@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from diffusion.process import MeanType, Process, VarianceType
+from diffusion.process import DiffusionProcess, MeanType, VarianceType
 from diffusion.schedule import Schedule
 from diffusion.solvers import dpmpp_2m_table, heun_table
 from diffusion.tables import COLUMNS, SamplerTable, Step, ddim_table, take_step
@@ -18,7 +18,7 @@ SHAPE = (1, 3, 2, 3)
 SAME_AS_DDIM = [name for name in COLUMNS if name not in ("x_to_memory", "x0_to_memory")]
 
 processes = st.builds(
-    lambda betas, mean_type: Process(
+    lambda betas, mean_type: DiffusionProcess(
         Schedule(torch.tensor(betas, dtype=torch.float64), torch.arange(len(betas)), len(betas)),
         mean_type,
         VarianceType.FIXED_SMALL,
@@ -31,7 +31,7 @@ processes = st.builds(
 class Run:
     """A run of one image with a random network and a random gradient; keeps what every evaluation predicted."""
 
-    def __init__(self, process: Process, table: SamplerTable, seed: int, scale: float) -> None:
+    def __init__(self, process: DiffusionProcess, table: SamplerTable, seed: int, scale: float) -> None:
         self.process, self.table, self.scale = process, table, scale
         self.generator = torch.Generator().manual_seed(seed)
         self.x, self.memory, self.row = self.draw(), torch.zeros(SHAPE, dtype=torch.float64), 0
@@ -63,7 +63,7 @@ def assert_near(got: Tensor, want: Tensor) -> None:
 
 @PROPERTY
 @given(process=processes, seed=st.integers(0, 2**32), scale=st.sampled_from([0.0, 1.0, 20.0]))
-def test_2m_step_is_algorithm_2_of_dpm_solver_plus_plus(process: Process, seed: int, scale: float) -> None:
+def test_2m_step_is_algorithm_2_of_dpm_solver_plus_plus(process: DiffusionProcess, seed: int, scale: float) -> None:
     run = Run(process, dpmpp_2m_table(process), seed, scale)
     schedule = process.schedule
     alpha, std, place = schedule.alpha_bar.sqrt(), (1 - schedule.alpha_bar).sqrt(), half_log_snr(schedule.alpha_bar)
@@ -87,7 +87,7 @@ def test_2m_step_is_algorithm_2_of_dpm_solver_plus_plus(process: Process, seed: 
 
 @PROPERTY
 @given(process=processes, seed=st.integers(0, 2**32), scale=st.sampled_from([0.0, 1.0, 20.0]))
-def test_heun_step_takes_the_mean_of_both_its_predictions(process: Process, seed: int, scale: float) -> None:
+def test_heun_step_takes_the_mean_of_both_its_predictions(process: DiffusionProcess, seed: int, scale: float) -> None:
     run = Run(process, heun_table(process), seed, scale)
     schedule = process.schedule
     alpha, std, place = schedule.alpha_bar.sqrt(), (1 - schedule.alpha_bar).sqrt(), half_log_snr(schedule.alpha_bar)
@@ -110,7 +110,7 @@ def test_heun_step_takes_the_mean_of_both_its_predictions(process: Process, seed
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 def test_first_and_last_2m_step_are_ddims(schedule: str) -> None:
-    process = Process(Schedule.named(schedule, 50))
+    process = DiffusionProcess(Schedule.named(schedule, 50))
     solver, ddim = dpmpp_2m_table(process), ddim_table(process, 0.0)
     same = [COLUMNS.index(name) for name in SAME_AS_DDIM]
     for row in (0, -1):
@@ -120,7 +120,7 @@ def test_first_and_last_2m_step_are_ddims(schedule: str) -> None:
 def test_short_2m_run_goes_to_the_last_timestep_in_first_order() -> None:
     """The step from timestep 111 to 0 is three times as long in log-SNR as the step before: too far to extrapolate."""
     kept = [0, 111, 222, 333, 444, 555, 666, 777, 888, 999]
-    table = dpmpp_2m_table(Process(Schedule.named("cosine", 1000).respaced(kept)))
+    table = dpmpp_2m_table(DiffusionProcess(Schedule.named("cosine", 1000).respaced(kept)))
     remembered = table.rows[:, COLUMNS.index("memory_to_prev")]
     assert (remembered != 0).tolist() == [False, *[True] * 7, False, False]
 
@@ -128,14 +128,14 @@ def test_short_2m_run_goes_to_the_last_timestep_in_first_order() -> None:
 @pytest.mark.parametrize(("sampler", "build"), [("dpmpp_2m", dpmpp_2m_table), ("heun", heun_table)])
 @pytest.mark.parametrize("num_steps", [1, 2, 3, 20])
 def test_row_is_an_evaluation_of_the_network(sampler: str, build: type[SamplerTable], num_steps: int) -> None:
-    process = Process(Schedule.named("linear", 1000).respaced(range(0, 50 * num_steps, 50)))
+    process = DiffusionProcess(Schedule.named("linear", 1000).respaced(range(0, 50 * num_steps, 50)))
     table = build(process)  # type: ignore[arg-type, call-arg]  # both are functions that return a table
     assert len(table) == num_evaluations(sampler, num_steps) == len(table.rows)
     assert table.rows.isfinite()[:, [name != "clamp" for name in COLUMNS]].all()
 
 
 def test_heun_evaluates_where_a_step_starts_and_where_it_lands() -> None:
-    process = Process(Schedule.named("linear", 1000).respaced([0, 400, 999]))
+    process = DiffusionProcess(Schedule.named("linear", 1000).respaced([0, 400, 999]))
     assert heun_table(process).timesteps.tolist() == [999, 400, 400, 0, 0]
-    scaled = heun_table(Process(Schedule.named("linear", 250), rescale_timesteps=True)).timesteps
+    scaled = heun_table(DiffusionProcess(Schedule.named("linear", 250), rescale_timesteps=True)).timesteps
     assert scaled[:3].tolist() == [996, 992, 992]

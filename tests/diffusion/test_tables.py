@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from diffusion.process import MeanType, Prediction, Process, VarianceType
+from diffusion.process import DiffusionProcess, MeanType, Prediction, VarianceType
 from diffusion.schedule import Schedule, sampling_timesteps
 from diffusion.solvers import dpmpp_2m_table, heun_table
 from diffusion.tables import (
@@ -29,7 +29,7 @@ PROPERTY = settings(max_examples=150)
 SHAPE = (3, 2, 3)
 
 processes = st.builds(
-    lambda betas, mean_type, variance_type: Process(
+    lambda betas, mean_type, variance_type: DiffusionProcess(
         Schedule(torch.tensor(betas, dtype=torch.float64), torch.arange(len(betas)), len(betas)),
         mean_type,
         variance_type,
@@ -44,7 +44,7 @@ processes = st.builds(
 class Point:
     """Random arguments of one step at every timestep of a process at once: an image a timestep."""
 
-    process: Process
+    process: DiffusionProcess
     t: Tensor
     x: Tensor
     output: Tensor
@@ -52,7 +52,7 @@ class Point:
     noise: Tensor
 
     @classmethod
-    def random(cls, process: Process, seed: int) -> "Point":
+    def random(cls, process: DiffusionProcess, seed: int) -> "Point":
         generator = torch.Generator().manual_seed(seed)
         count = process.schedule.num_timesteps
         x, out, v, gradient, noise = torch.randn(5, count, *SHAPE, generator=generator, dtype=torch.float64)
@@ -76,7 +76,7 @@ def assert_near(got: Tensor, want: Tensor) -> None:
 
 @PROPERTY
 @given(process=processes, seed=st.integers(0, 2**32), clip=st.booleans(), scale=st.floats(0, 50))
-def test_ddpm_step_is_algorithm_1(process: Process, seed: int, clip: bool, scale: float) -> None:
+def test_ddpm_step_is_algorithm_1(process: DiffusionProcess, seed: int, clip: bool, scale: float) -> None:
     point = Point.random(process, seed)
     predicted, guidance = point.predict(clip=clip), scale * point.gradient
     drawn = (point.t > 0)[:, None, None, None] * (0.5 * predicted.log_variance).exp() * point.noise
@@ -96,7 +96,7 @@ def test_ddpm_step_is_algorithm_1(process: Process, seed: int, clip: bool, scale
     scale=st.floats(0, 50),
     eta=st.floats(0, 1),
 )
-def test_ddim_step_is_algorithm_2(process: Process, seed: int, clip: bool, scale: float, eta: float) -> None:
+def test_ddim_step_is_algorithm_2(process: DiffusionProcess, seed: int, clip: bool, scale: float, eta: float) -> None:
     point = Point.random(process, seed)
     guidance = scale * point.gradient if scale else None
     predicted = point.predict(clip=clip)
@@ -114,7 +114,7 @@ def test_ddim_step_is_algorithm_2(process: Process, seed: int, clip: bool, scale
 
 @PROPERTY
 @given(process=processes, seed=st.integers(0, 2**32), clip=st.booleans())
-def test_reverse_step_is_ddims_ode_towards_the_noise(process: Process, seed: int, clip: bool) -> None:
+def test_reverse_step_is_ddims_ode_towards_the_noise(process: DiffusionProcess, seed: int, clip: bool) -> None:
     point = Point.random(process, seed)
     predicted = point.predict(clip=clip)
     eps = eps_from_x0(process, point.x, point.t, predicted.pred_x0)
@@ -126,19 +126,19 @@ def test_reverse_step_is_ddims_ode_towards_the_noise(process: Process, seed: int
 
 @PROPERTY
 @given(process=processes, eta=st.floats(0, 1))
-def test_last_step_lands_on_the_image_without_noise(process: Process, eta: float) -> None:
+def test_last_step_lands_on_the_image_without_noise(process: DiffusionProcess, eta: float) -> None:
     for table in (ddpm_table(process), ddim_table(process, eta), dpmpp_2m_table(process), heun_table(process)):
         last = dict(zip(COLUMNS, table.rows[-1].tolist(), strict=True))
         assert (last["noise"], last["noise_std"]) == (0, 0)
 
 
 def test_ddim_without_eta_draws_no_noise() -> None:
-    table = ddim_table(Process(Schedule.named("cosine", 50)), 0.0)
+    table = ddim_table(DiffusionProcess(Schedule.named("cosine", 50)), 0.0)
     assert not table.rows[:, [COLUMNS.index("noise"), COLUMNS.index("noise_std")]].any()
 
 
 def test_table_runs_from_noise_to_image() -> None:
-    process = Process(Schedule.named("linear", 1000).respaced([0, 400, 999]))
+    process = DiffusionProcess(Schedule.named("linear", 1000).respaced([0, 400, 999]))
     assert ddpm_table(process).timesteps.tolist() == [999, 400, 0]
     assert ddim_table(process, 0.0).timesteps.tolist() == [999, 400, 0]
     assert reverse_ddim_table(process).timesteps.tolist() == [0, 400, 999]
@@ -159,11 +159,11 @@ class Pick:
     @property
     def row(self) -> Tensor:
         kept = sampling_timesteps(1000, self.sampler, self.num_steps)
-        table = build(self.sampler, Process(Schedule.named(self.schedule, 1000).respaced(kept)), self)
+        table = build(self.sampler, DiffusionProcess(Schedule.named(self.schedule, 1000).respaced(kept)), self)
         return table.rows[int(self.place * len(table))].float()
 
 
-def build(sampler: str, process: Process, pick: Pick | None = None) -> SamplerTable:
+def build(sampler: str, process: DiffusionProcess, pick: Pick | None = None) -> SamplerTable:
     thresholding = "clip" if pick is None else pick.thresholding
     match sampler:
         case "ddim":
@@ -219,7 +219,7 @@ def test_step_of_a_mixed_batch_equals_its_single_steps_bit_for_bit(
 @pytest.mark.parametrize("mean_type", [MeanType.EPSILON, MeanType.START_X])
 def test_scaled_eps_is_that_of_a_network_which_predicts_as_much_more(sampler: str, mean_type: MeanType) -> None:
     schedule = Schedule.named("cosine", 1000)
-    process = Process(schedule.respaced([0, 300, 700, 900]), mean_type, VarianceType.FIXED_SMALL)
+    process = DiffusionProcess(schedule.respaced([0, 300, 700, 900]), mean_type, VarianceType.FIXED_SMALL)
     table = build(sampler, process)
     scaled = scale_eps(table, schedule, 1.02)
     x, predicted = torch.randn(2, 1, *SHAPE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -235,14 +235,14 @@ def test_scaled_eps_is_that_of_a_network_which_predicts_as_much_more(sampler: st
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_scale_of_one_changes_no_bit(sampler: str) -> None:
     schedule = Schedule.named("cosine", 1000)
-    table = build(sampler, Process(schedule.respaced([0, 300, 999])))
+    table = build(sampler, DiffusionProcess(schedule.respaced([0, 300, 999])))
     assert torch.equal(scale_eps(table, schedule, 1.0).rows, table.rows)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_perfect_network_leads_back_to_the_image(sampler: str) -> None:
     """With the true eps of one fixed image, every sampler ends on it exactly, whatever noise it draws."""
-    process = Process(Schedule.named("linear", 1000).respaced(sampling_timesteps(1000, sampler, 20)))
+    process = DiffusionProcess(Schedule.named("linear", 1000).respaced(sampling_timesteps(1000, sampler, 20)))
     table = build(sampler, process)
     generator = torch.Generator().manual_seed(0)
     x0 = torch.rand(1, *SHAPE, generator=generator, dtype=torch.float64) * 2 - 1

@@ -2,12 +2,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffusion.process import Process
+from diffusion.process import DiffusionProcess
 from diffusion.schedule import Schedule
 from diffusion.solvers import dpmpp_2m_table, heun_table
 from diffusion.tables import DYNAMIC_QUANTILE, SamplerTable, ddim_table, ddpm_table, take_step, threshold
 
-PROCESS = Process(Schedule.named("cosine", 1000).respaced([0, 250, 500, 750]))
+PROCESS = DiffusionProcess(Schedule.named("cosine", 1000).respaced([0, 250, 500, 750]))
 
 
 def column(*values: float) -> Tensor:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.audit import Audit, Finding
+from engine.audit import Audit, Difference
 from engine.numerics import fingerprint
 from tests.engine.bench import Bench, reports
 
@@ -54,12 +54,12 @@ def test_wrong_kernel_is_found_and_its_row_shape_is_used_no_more(own_bench: Benc
     # no public name replaces a kernel, and the real ones are right; this one is wrong in batches of four rows
     name = "_network" if part == "network" else "_log_probabilities"
     setattr(stage.networks, name, off_at(4, getattr(stage.networks, name)))
-    findings: list[Finding] = []
-    while not findings:  # which step is taken again is drawn by chance
+    differences: list[Difference] = []
+    while not differences:  # which step is taken again is drawn by chance
         serve(own_bench, audit)
-        findings = [each for each in [audit.run()] if each is not None]
-    (finding,) = findings
-    assert (finding.stage, finding.row_shape, finding.guilty) == (BASE, 4, {part: (4,)})
+        differences = [each for each in [audit.run()] if each is not None]
+    (difference,) = differences
+    assert (difference.stage, difference.row_shape, difference.guilty) == (BASE, 4, {part: (4,)})
     assert stage.row_shapes[part] == (1, 2)
     assert fingerprint(own_bench.stages, "fp32") != before
     engine = own_bench.engine()
@@ -78,9 +78,9 @@ def test_what_does_not_repeat_itself_is_reported_without_a_guilty_shape(own_benc
     for report in reports(engine):
         audit.note(report)
     stage.networks._network = right
-    finding = audit.run()
-    assert finding is not None
-    assert finding.guilty == {}
+    difference = audit.run()
+    assert difference is not None
+    assert difference.guilty == {}
     assert stage.row_shapes["network"] == (1, 2, 4)
 
 

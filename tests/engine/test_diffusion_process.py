@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.selfcheck import predicting_x0
-from diffusion.process import MeanType, Process, VarianceType
+from diffusion.process import DiffusionProcess, MeanType, VarianceType
 from engine.diffusion_process import process_of
 from engine.pipeline import BASE, UPSAMPLE, Pipeline, build_stages
 from engine.stage import Stage
@@ -102,7 +102,7 @@ def test_picture_is_noised_to_the_original_timestep_of_the_first_step_taken(stac
     table = stage.table(plan)
     assert table.original.tolist() == [1000, 0]
     assert table.timesteps.tolist() == [250.0, 0.0]
-    process: Process = stage.process
+    process: DiffusionProcess = stage.process
     noise = stage.starting_noise(0, 0)
     expected = (
         process.schedule.alpha_bar[1000].sqrt().float() * 0.5

@@ -12,7 +12,7 @@ from models.stack import file_hash
 ROOT = Path(__file__).parents[2]
 DEMO, FASHION = ROOT / "weights" / "demo", ROOT / "weights" / "fashion"
 CARD = DEMO / "README.md"
-WAYS = {
+SAMPLER_IN_REPORT = {
     "DDIM (eta 1)": "ddim_eta_1",
     "DDIM (eta 0)": "ddim_eta_0",
     "DPM-Solver++(2M)": "dpmpp_2m",
@@ -51,8 +51,8 @@ def verdict_of(row: str, measured: dict[str, Any]) -> dict[str, Any]:
         return dict(measured["upsampled"]["upsampled"])
     if row.startswith("the same before"):
         return dict(measured["upsampled"]["base"])
-    kind, way, *_ = row.split(", ")
-    found = dict(measured["pipelines"][PIPELINES[kind]][WAYS[way]])
+    kind, sampler, *_ = row.split(", ")
+    found = dict(measured["pipelines"][PIPELINES[kind]][SAMPLER_IN_REPORT[sampler]])
     if kind == "conditional":
         return found
     scale = re.search(r"scale ([\d.]+)", row)
@@ -85,7 +85,7 @@ def test_every_figure_of_the_fashion_card_is_what_was_measured() -> None:
     pipelines, found = figures_of(FASHION)["pipelines"], rows(FASHION / "card.md")
     assert len(found) == len(pipelines["fashion"]) + 2 * len(pipelines["fashion-uncond"])
     for name, sampler, scale, images, agreement, *others in found:
-        of_sampler = pipelines[name][WAYS[sampler.removesuffix(", 13 steps")]]
+        of_sampler = pipelines[name][SAMPLER_IN_REPORT[sampler.removesuffix(", 13 steps")]]
         verdict = of_sampler if name == "fashion" else of_sampler["scale_0" if scale == "0" else "best"]
         assert scale == f"{verdict['guidance_scale']:g}"
         assert images == str(verdict["images"])

@@ -12,7 +12,7 @@ import torch
 
 from evaluation import stack_report
 from evaluation.report import Watch
-from evaluation.stack_report import EVALUATIONS, JUDGE, WAYS, RealImages, StackReport, halves, rendered, table
+from evaluation.stack_report import EVALUATIONS, JUDGE, SAMPLER_PLANS, RealImages, StackReport, halves, rendered, table
 from models.checkpoints.network_file import WeightsError, save_network
 from models.networks.judge import Judge, JudgeConfig
 from models.stack import file_hash
@@ -31,7 +31,9 @@ IMAGES = 25
 def few_rows_and_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """No option sets them. The tests' promises do not depend on them, and with the real ones a test takes minutes."""
     monkeypatch.setattr(stack_report, "MAX_ROWS", 4)
-    monkeypatch.setattr(stack_report, "WAYS", {way: replace(plan, num_steps=2) for way, plan in WAYS.items()})
+    monkeypatch.setattr(
+        stack_report, "SAMPLER_PLANS", {sampler: replace(plan, num_steps=2) for sampler, plan in SAMPLER_PLANS.items()}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +60,9 @@ def report_of(folder: Path, real: RealImages) -> dict[str, Any]:
     return read
 
 
-def test_ways_are_every_sampler_with_equally_many_evaluations() -> None:
-    assert {plan.sampler for plan in WAYS.values()} == set(SAMPLERS)
-    assert {plan.num_evaluations for plan in WAYS.values()} == {EVALUATIONS}
+def test_plans_are_every_sampler_with_equally_many_evaluations() -> None:
+    assert {plan.sampler for plan in SAMPLER_PLANS.values()} == set(SAMPLERS)
+    assert {plan.num_evaluations for plan in SAMPLER_PLANS.values()} == {EVALUATIONS}
 
 
 def test_halves_have_the_classes_in_equal_shares_whatever_the_order_of_the_images() -> None:
@@ -74,8 +76,8 @@ def test_halves_have_the_classes_in_equal_shares_whatever_the_order_of_the_image
 def test_report_has_every_pipeline_with_every_sampler_and_the_real_images_beside(judged_stack: Path) -> None:
     found = report_of(judged_stack, real_images())
     assert set(found["pipelines"]) == {"tiny", "tiny-uncond"}
-    for ways in found["pipelines"].values():
-        assert set(ways) == set(WAYS)
+    for samplers in found["pipelines"].values():
+        assert set(samplers) == set(SAMPLER_PLANS)
     for figures in found["pipelines"]["tiny"].values():
         low, high = figures["agreement_95"]
         assert figures["images"] == IMAGES
@@ -91,8 +93,9 @@ def test_report_has_every_pipeline_with_every_sampler_and_the_real_images_beside
     assert set(found["upsampled"]["sharpness_mean_abs_laplacian"]) == {"upsampled", "bicubic", "reference"}
     assert found["hashes"] == {path.stem: file_hash(path) for path in judged_stack.glob("*.safetensors")}
     lines = list(table(found))
-    assert sum(line.startswith("tiny, ") for line in lines) == len(WAYS) + 2  # and before and after the upsampler
-    assert sum(line.startswith("tiny-uncond, ") for line in lines) == 2 * len(WAYS)
+    upsampled = 2  # lines: before and after the upsampler
+    assert sum(line.startswith("tiny, ") for line in lines) == len(SAMPLER_PLANS) + upsampled
+    assert sum(line.startswith("tiny-uncond, ") for line in lines) == 2 * len(SAMPLER_PLANS)
 
 
 @pytest.mark.slow
@@ -110,7 +113,7 @@ def test_stack_without_a_classifier_or_an_upsampler_is_measured_without_them(
     found = report_of(folder, replace(real_images(), large=None))
     assert found["upsampled"] is None
     assert all("best" not in figures for figures in found["pipelines"]["tiny-uncond"].values())
-    assert len(list(table(found))) == 2 + 2 * len(WAYS)
+    assert len(list(table(found))) == 2 + 2 * len(SAMPLER_PLANS)
 
 
 def test_judge_or_real_images_of_other_classes_are_refused(judged_stack: Path, tmp_path: Path) -> None:

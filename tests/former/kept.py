@@ -11,7 +11,7 @@ from typing import Any, cast
 from redis import Redis
 from redis.client import Pipeline
 
-from jobs.queue import keys
+from jobs.redis import keys
 
 FOLDER = Path(__file__).parent
 VERSIONS = ("before-webhooks", "before-revisions")  # the oldest first

@@ -12,7 +12,7 @@ from redis import Redis
 from jobs.contract.job import JobStatus
 from jobs.contract.request import JobRequest
 from jobs.queue.job_queue import JobQueue
-from jobs.queue.payload import payload_of
+from jobs.redis.payload import payload_of
 from jobs.settings import Settings
 from jobs.storage.images import ImageStore
 from tests.conftest import RedisServer

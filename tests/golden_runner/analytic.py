@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion.process import MeanType, Process, VarianceType
+from diffusion.process import DiffusionProcess, MeanType, VarianceType
 from diffusion.schedule import Schedule, space_timesteps
 from tests.golden_runner.case import CaseError, Fields
 from vocabulary.sampling import Thresholding
@@ -14,7 +14,7 @@ from vocabulary.sampling import Thresholding
 Network = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
-def read_process(config: Fields) -> Process:
+def read_process(config: Fields) -> DiffusionProcess:
     """The process of a case: its schedule, respaced where it says so, and its mean and variance types."""
     schedule = Schedule.named(config.need("schedule"), config.need("steps"))
     if respacing := config.take("timestep_respacing"):
@@ -24,14 +24,14 @@ def read_process(config: Fields) -> Process:
             raise CaseError(f"{name} is {stated}, but the process has {schedule.num_timesteps}")
     mean_type = MeanType[config.take("model_mean_type", "EPSILON")]
     variance_type = VarianceType[config.take("model_var_type", "LEARNED_RANGE")]
-    return Process(schedule, mean_type, variance_type, config.take("rescale_timesteps", False))
+    return DiffusionProcess(schedule, mean_type, variance_type, config.take("rescale_timesteps", False))
 
 
 def read_thresholding(config: Fields) -> Thresholding:
     return "clip" if config.take("clip_denoised", True) else "none"
 
 
-def read_network(config: Fields, process: Process) -> Network:
+def read_network(config: Fields, process: DiffusionProcess) -> Network:
     """The analytic model: README of single_step."""
     k: dict[str, float] = config.need("model")
     class_cond = config.take("class_cond", True)

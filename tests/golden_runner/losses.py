@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffusion.losses import LossType, discretized_gaussian_log_likelihood, normal_kl, training_losses
-from diffusion.process import Process
+from diffusion.process import DiffusionProcess
 from diffusion.resample import LossSecondMomentSampler, UniformSampler, importance
 from diffusion.schedule import Schedule
 from tests.diffusion.bits_per_dim import bits_per_dim
@@ -127,7 +127,7 @@ def _ema(case: Case) -> dict[str, Tensor]:
 
 def _classifier_step(case: Case) -> dict[str, Tensor]:
     config, inputs = case.config, case.inputs
-    process = Process(Schedule.named(config.need("schedule"), config.need("steps")))
+    process = DiffusionProcess(Schedule.named(config.need("schedule"), config.need("steps")))
     weight, bias = nn.Parameter(inputs["W"]), nn.Parameter(inputs["b"])
     x_t = process.q_sample(inputs["x_start"], inputs["t"], inputs["noise"])
     losses, logits = [], []

@@ -10,7 +10,7 @@ from diffusion.guidance import (
     guidance_gradient,
     one_hot,
 )
-from diffusion.process import Prediction, Process
+from diffusion.process import DiffusionProcess, Prediction
 from diffusion.tables import SamplerTable, ddim_table, ddpm_table, reverse_ddim_table, take_step
 from tests.diffusion.conversions import eps_from_x0, q_mean_variance
 from tests.diffusion.plain_guidance import guide_mean, guide_score
@@ -26,7 +26,7 @@ def single_step(case: Case) -> dict[str, Tensor]:
     return METHODS[method](case)
 
 
-def _predict(case: Case) -> tuple[Process, Prediction, Tensor | None]:
+def _predict(case: Case) -> tuple[DiffusionProcess, Prediction, Tensor | None]:
     config, x, t, y = case.config, case.inputs["x"], case.inputs["t"], case.inputs.get("y")
     process = read_process(config)
     config.take("class_spaced")  # a process without respacing maps every index to itself
@@ -95,7 +95,7 @@ def _sample(case: Case) -> dict[str, Tensor]:
     return {"sample": sample, "pred_xstart": pred_x0}
 
 
-def _table(case: Case, process: Process, thresholding: Thresholding, t: Tensor) -> tuple[SamplerTable, Tensor]:
+def _table(case: Case, process: DiffusionProcess, thresholding: Thresholding, t: Tensor) -> tuple[SamplerTable, Tensor]:
     method = case.config.need("method")
     if method == "ddim_reverse_sample":
         assert case.config.take("eta", 0.0) == 0.0

@@ -5,13 +5,13 @@ from typing import Any, cast
 
 from redis import Redis
 
-from jobs.callers.caller import Caller, Role
+from jobs.contract.caller import Caller, Role
 from jobs.contract.errors import RefusedError
 from jobs.contract.request import JobRequest
-from jobs.queue import keys, rq_registries
 from jobs.queue.announcements import announce_pipelines, announce_worker
 from jobs.queue.drafting import Submission, Submitted
 from jobs.queue.job_queue import JobQueue
+from jobs.redis import keys, rq_keys
 from jobs.settings import Settings
 from jobs.storage.images import ImageStore
 from tests.jobs.samples import DEMO, worker_info
@@ -41,7 +41,7 @@ class Desk:
         return [each.job.id for each in self.submit(*[job_of(caller, **fields)] * number)]
 
     def line(self) -> list[str]:
-        found = cast(list[bytes], self.redis.lrange(rq_registries.queue_key(QUEUE), 0, -1))
+        found = cast(list[bytes], self.redis.lrange(rq_keys.queue_key(QUEUE), 0, -1))
         return [each.decode() for each in found]
 
     def order(self) -> str:

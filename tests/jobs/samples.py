@@ -8,14 +8,15 @@ import zlib
 
 from redis import Redis
 
-from jobs.callers.caller import ANONYMOUS
+from jobs.contract.caller import ANONYMOUS
 from jobs.contract.kinds import KINDS
 from jobs.contract.pipelines import ClassInfo, Defaults, PipelineInfo, StageInfo, UpsampleDefaults
 from jobs.contract.samplers import SAMPLER_NOTES
 from jobs.contract.sweeps import Sweep, SweepCell, SweepFigure
 from jobs.contract.workers import WorkerInfo
-from jobs.queue.events import START, Event, Place, read_events
+from jobs.queue.events import START, Event, StreamPosition, read_events
 from jobs.storage.files import FileInfo, FileStore
+from jobs.views.fleet import LEAST_SHORT_SIDE_PX
 from models.checkpoints.presets import SHAPE_NAMES
 from pictures.decoding import MAX_PIXELS
 from pictures.reduction import normalise
@@ -106,10 +107,10 @@ def png(grey: int = 0, size: int = 2) -> bytes:
 
 def upload(files: FileStore, data: bytes) -> FileInfo:
     """Keep a picture as the service does."""
-    picture = normalise(io.BytesIO(data), MAX_PIXELS, files.short_side_px())
-    return files.add(hashlib.sha256(data).hexdigest(), len(data), picture, files.short_side_px(), ANONYMOUS)
+    picture = normalise(io.BytesIO(data), MAX_PIXELS, LEAST_SHORT_SIDE_PX)
+    return files.add(hashlib.sha256(data).hexdigest(), len(data), picture, LEAST_SHORT_SIDE_PX, ANONYMOUS)
 
 
 def replay(redis: Redis, job_id: str, last_id: str = START) -> list[Event]:
     """All kept events behind one, oldest first."""
-    return read_events(redis, [Place(job_id, last_id)])[0]
+    return read_events(redis, [StreamPosition(job_id, last_id)])[0]

@@ -4,8 +4,8 @@ import pytest
 from redis import Redis
 from redis.exceptions import RedisError
 
-from jobs.queue.clock import RedisClock
-from jobs.queue.server import connect_redis
+from jobs.redis.clock import RedisClock
+from jobs.redis.server import connect_redis
 
 
 def test_clock_gives_redis_time_whatever_the_machines_clock_says(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,9 +8,9 @@ from typing import cast
 import pytest
 from redis import Redis
 
-from jobs.callers.caller import ANONYMOUS, Caller, Role
+from jobs.contract.caller import ANONYMOUS, Caller, Role
 from jobs.contract.errors import ErrorKind, RefusedError, UnavailableError
-from jobs.queue import keys
+from jobs.redis import keys
 from jobs.settings import Settings
 from jobs.storage.file_counts import LEAST_COUNTED_BYTES, FileCounts, FileLimits
 from jobs.storage.files import ROOT, FileStore

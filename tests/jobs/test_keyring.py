@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis import Redis
 
-from jobs.callers.caller import ANONYMOUS, KEY, Caller, Role
 from jobs.callers.keyring import Keyring, KeyStore, read_keyring
+from jobs.contract.caller import ANONYMOUS, KEY, Caller, Role
 from jobs.contract.errors import KeyringError
-from jobs.queue import keys
+from jobs.redis import keys
 
 pytestmark = pytest.mark.redis
 

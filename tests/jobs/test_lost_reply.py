@@ -7,9 +7,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry
 
 from jobs.contract.request import JobRequest
-from jobs.queue import keys, rq_registries
 from jobs.queue.announcements import announce_pipelines
 from jobs.queue.job_queue import JobQueue
+from jobs.redis import keys, rq_keys
 from jobs.settings import Settings
 from jobs.storage.images import ImageStore
 from tests.chaos.proxy import Accident, Proxy
@@ -34,7 +34,7 @@ def test_keyed_job_is_queued_and_counted_once_whatever_became_of_the_first_answe
             queue.submitter.submit(JobRequest.parse(BODY), "a key")
         submitted = queue.submitter.submit(JobRequest.parse(BODY), "a key")
     assert submitted.replayed is replayed
-    assert redis.lrange(rq_registries.queue_key(keys.queue("demo", "normal")), 0, -1) == [submitted.job.id.encode()]
+    assert redis.lrange(rq_keys.queue_key(keys.queue("demo", "normal")), 0, -1) == [submitted.job.id.encode()]
     assert redis.zcard(keys.index()) == 1
     assert redis.xlen(keys.events(submitted.job.id)) == 1
     assert sum(int(each) for each in redis.hvals(keys.queued_work("demo"))) == 2 * (5 + 10)

@@ -11,7 +11,7 @@ import pytest
 from jobs.contract.request import JobRequest, ResolvedRequest
 from jobs.contract.resolution import resolve
 from jobs.contract.samplers import SAMPLER_NOTES
-from jobs.queue.payload import ADDED, BESIDE_IMAGES, REVISION, BadPayloadError, fixed_form, payload_of, read_payload
+from jobs.redis.payload import ADDED, BESIDE_IMAGES, REVISION, BadPayloadError, fixed_form, payload_of, read_payload
 from tests.jobs.samples import DEMO
 
 RECORD = Path(__file__).parents[1] / "former/request.json"

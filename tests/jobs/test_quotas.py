@@ -7,16 +7,16 @@ from typing import Any
 import pytest
 from redis import ConnectionPool, Redis
 
-from jobs.callers.caller import ANONYMOUS, Caller, Role
 from jobs.callers.quotas import Quotas
+from jobs.contract.caller import ANONYMOUS, Caller, Role
 from jobs.contract.errors import ErrorKind, OverQuotaError, RefusedError
 from jobs.contract.items import JobItems
 from jobs.contract.job import JobStatus
-from jobs.queue import keys, rq_registries
 from jobs.queue.drafting import Submission, Submitted
 from jobs.queue.ledger import Above, Group
 from jobs.queue.submitting import ItemsSubmission
 from jobs.queue.transaction import SCRIPT
+from jobs.redis import keys, rq_keys
 from jobs.settings import Settings
 from tests.conftest import RedisServer
 from tests.jobs.desk import ANN, BOB, Desk, job_of
@@ -57,9 +57,7 @@ def refusal(desk: Desk, submission: Submission) -> OverQuotaError:
 
 def test_job_costs_what_its_steps_are_measured_to_take(device_desk: Desk) -> None:
     (job_id,) = device_desk.post(ANN, steps=25, n=40)
-    assert (
-        device_desk.redis.hget(rq_registries.job_key(job_id), "adm_cost_ms") == str(int(COST_SECONDS * 1000)).encode()
-    )
+    assert device_desk.redis.hget(rq_keys.job_key(job_id), "adm_cost_ms") == str(int(COST_SECONDS * 1000)).encode()
 
 
 def test_callers_have_a_quota_each_and_operators_none(device_desk: Desk) -> None:

@@ -8,6 +8,7 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from jobs.queue import rq_registries
+from jobs.redis import rq_keys
 from jobs.settings import Settings
 from tests.jobs.desk import ANN, Desk
 
@@ -16,7 +17,7 @@ pytestmark = pytest.mark.redis
 
 def test_new_job_has_the_fields_that_rq_itself_writes_for_it(redis: Redis, settings: Settings) -> None:
     (job_id,) = Desk(redis, settings).post(ANN)
-    stored = cast(dict[bytes, bytes], redis.hgetall(rq_registries.job_key(job_id)))
+    stored = cast(dict[bytes, bytes], redis.hgetall(rq_keys.job_key(job_id)))
     ours = {name.decode(): value for name, value in stored.items() if not name.startswith(b"adm_")}
     job = Job.fetch(job_id, connection=redis, serializer=JSONSerializer)
     written = {name: value for name, value in job.to_dict().items() if value != ""}

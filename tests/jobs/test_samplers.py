@@ -2,7 +2,7 @@
 
 import pytest
 
-from diffusion.process import Process
+from diffusion.process import DiffusionProcess
 from diffusion.schedule import Schedule
 from engine.sampler_tables import build_table
 from engine.trajectory import StagePlan
@@ -17,7 +17,7 @@ from vocabulary.sampling import (
     num_evaluations,
 )
 
-PROCESS = Process(Schedule.named("linear", 1000))
+PROCESS = DiffusionProcess(Schedule.named("linear", 1000))
 
 
 def test_every_sampler_has_a_note_and_no_other() -> None:

@@ -7,8 +7,8 @@ from redis import Redis
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from jobs.contract.errors import SettingsError
-from jobs.queue import server
-from jobs.queue.server import check_server, server_of
+from jobs.redis import server
+from jobs.redis.server import check_server, server_of
 
 INFO = {"redis_version": "8.0.0", "redis_mode": "standalone", "maxmemory_policy": "noeviction", "used_memory": 1}
 

@@ -10,9 +10,10 @@ from redis.exceptions import RedisError, ResponseError
 
 from jobs.queue.availability import is_unavailable
 from jobs.queue.ledger import Ledger
-from jobs.queue.record import Record
-from jobs.queue.rq_registries import encodable, job_key
+from jobs.queue.rq_registries import encodable
 from jobs.queue.transaction import commit
+from jobs.redis.record import Record
+from jobs.redis.rq_keys import job_key
 from tests.conftest import RedisServer
 from tests.refusals import REFUSALS, Refusal
 

@@ -13,8 +13,8 @@ from redis import Redis
 from bench.simulate_callers import make_jobs, measure
 from bench.simulate_load import make_pipelines
 from bench.turns import Line
-from jobs.callers.caller import Caller, Role
-from jobs.queue import keys, rq_registries
+from jobs.contract.caller import Caller, Role
+from jobs.redis import keys, rq_keys
 from jobs.settings import Settings
 from tests.conftest import RedisServer
 from tests.jobs.desk import ANN, BOB, CYD, QUEUE, Desk, job_of
@@ -64,7 +64,7 @@ def test_what_a_caller_has_had_counts_when_it_comes_again(desk: Desk) -> None:
             desk.queue.delete(desk.line()[0])  # stands for a claim: what is at the head leaves
         served += "b"
         started = desk.line()[0]
-        desk.redis.hset(rq_registries.job_key(started), "adm_attempt", 1)
+        desk.redis.hset(rq_keys.job_key(started), "adm_attempt", 1)
         desk.queue.delete(started)
     assert served.count("a") >= 12
 
@@ -86,7 +86,7 @@ def test_cancelled_jobs_give_their_turns_back_and_no_more(desk: Desk) -> None:
 def test_idle_time_saves_nothing_up(desk: Desk) -> None:
     desk.post(ANN, 3)
     for job_id in desk.line():
-        desk.redis.hset(rq_registries.job_key(job_id), "adm_attempt", 1)
+        desk.redis.hset(rq_keys.job_key(job_id), "adm_attempt", 1)
         desk.queue.delete(job_id)
     desk.post(BOB, 3)
     desk.post(CYD, 3)
@@ -134,7 +134,7 @@ def test_short_wait_of_a_newcomer_shows_in_its_estimate(desk: Desk) -> None:
 def test_jobs_of_earlier_versions_which_have_no_turns_go_first(desk: Desk) -> None:
     old = desk.post(ANN, 4)
     for job_id in old:
-        desk.redis.hdel(rq_registries.job_key(job_id), "adm_turn")
+        desk.redis.hdel(rq_keys.job_key(job_id), "adm_turn")
     desk.redis.delete(keys.turn_ends(QUEUE))
     desk.post(BOB, 2)
     assert desk.order() == "aaaabb"
@@ -183,17 +183,17 @@ def test_redis_keeps_the_order_that_the_simulation_keeps(
             if action == "post":
                 caller = cast(Caller, which)
                 (job_id,) = desk.post(caller, steps=steps)
-                model.enter(job_id, caller.id, float(redis.hget(rq_registries.job_key(job_id), "adm_share") or 0))
+                model.enter(job_id, caller.id, float(redis.hget(rq_keys.job_key(job_id), "adm_share") or 0))
             elif action == "cancel" and line:
                 job_id = line[cast(int, which) % len(line)]
                 desk.queue.delete(job_id)
                 model.leave(job_id, served=False)
             elif action == "claim" and line:
-                redis.hset(rq_registries.job_key(line[0]), "adm_attempt", 1)
+                redis.hset(rq_keys.job_key(line[0]), "adm_attempt", 1)
                 desk.queue.delete(line[0])
                 model.leave(line[0], served=True)
             assert desk.line() == list(model)
         for caller in (ANN, BOB, CYD):
             own = [each for each in desk.line() if desk.owners[each] == caller.id]
-            turns = [float(redis.hget(rq_registries.job_key(each), "adm_turn") or 0) for each in own]
+            turns = [float(redis.hget(rq_keys.job_key(each), "adm_turn") or 0) for each in own]
             assert all(first <= second for first, second in pairwise(turns))

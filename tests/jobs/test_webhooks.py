@@ -3,9 +3,9 @@ from ipaddress import ip_address
 import pytest
 from redis import Redis
 
-from jobs.queue import keys
 from jobs.queue.webhook_targets import WebhookTargets
 from jobs.queue.webhooks import LEASE_SECONDS, RETRY_SECONDS, Delivery, Webhooks, enqueue
+from jobs.redis import keys
 from jobs.settings import Settings
 from tests.conftest import running_redis
 

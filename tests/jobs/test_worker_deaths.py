@@ -5,7 +5,7 @@ import random
 import pytest
 
 from jobs.contract.job import Progress
-from jobs.queue.worker_deaths import DEATHS_ALONE, DEATHS_TOGETHER, LONGEST_DELAY_SECONDS, Deaths
+from jobs.contract.worker_deaths import DEATHS_ALONE, DEATHS_TOGETHER, LONGEST_DELAY_SECONDS, Deaths
 
 STEPS = 25
 MOST_KILLS = 2000  # of one innocent job, after which it may end

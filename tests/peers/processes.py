@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diffusion.flags import select_types
 from diffusion.losses import LossType
-from diffusion.process import Process
+from diffusion.process import DiffusionProcess
 from diffusion.schedule import Schedule, space_timesteps
 
 SHAPE = (2, 3, 4, 4)
@@ -42,12 +42,12 @@ def draw_respacing(draw: random.Random, steps: int) -> str:
     return ",".join(map(str, counts))
 
 
-def both(flags: dict[str, Any], respacing: str = "") -> tuple[Process, LossType, GaussianDiffusion]:
+def both(flags: dict[str, Any], respacing: str = "") -> tuple[DiffusionProcess, LossType, GaussianDiffusion]:
     """Ours, its loss, and the official process of the same flags."""
     names = ("learn_sigma", "sigma_small", "use_kl", "predict_xstart", "rescale_learned_sigmas")
     mean_type, variance_type, loss_type = select_types(**{name: flags[name] for name in names})
     schedule = Schedule.named(flags["noise_schedule"], flags["steps"])
-    process = Process(schedule, mean_type, variance_type, flags["rescale_timesteps"])
+    process = DiffusionProcess(schedule, mean_type, variance_type, flags["rescale_timesteps"])
     if respacing:
         process = process.respaced(space_timesteps(flags["steps"], respacing))
     return process, loss_type, create_gaussian_diffusion(**flags, timestep_respacing=respacing)

@@ -10,7 +10,7 @@ from guided_diffusion.respace import space_timesteps as official_timesteps
 from torch import Tensor
 
 from diffusion.grids import grid_timesteps
-from diffusion.process import Process, VarianceType
+from diffusion.process import DiffusionProcess, VarianceType
 from diffusion.schedule import Schedule, sampling_timesteps
 from diffusion.solvers import dpmpp_2m_table
 from diffusion.tables import SamplerTable, ddim_table, ddpm_table, reverse_ddim_table, take_step
@@ -91,10 +91,10 @@ def test_grid_is_the_official_codes_where_it_has_one(case: int, draw: random.Ran
     assert sampling_timesteps(count, "ddim", num_steps) == want
 
 
-def eps_process(draw: random.Random) -> tuple[Process, dict[str, object]]:
+def eps_process(draw: random.Random) -> tuple[DiffusionProcess, dict[str, object]]:
     """A process of a thousand timesteps that predicts eps, and diffusers' settings of the same."""
     schedule = Schedule.named(draw.choice(["linear", "cosine"]), 1000)
-    process = Process(schedule, variance_type=VarianceType.FIXED_SMALL)
+    process = DiffusionProcess(schedule, variance_type=VarianceType.FIXED_SMALL)
     return process, {"num_train_timesteps": 1000, "trained_betas": schedule.betas.numpy()}
 
 

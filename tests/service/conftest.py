@@ -13,11 +13,11 @@ import httpx2
 import pytest
 from redis import Redis
 
-from jobs.callers.caller import Role
 from jobs.callers.keyring import IN_FORCE_SECONDS, NEEDED, KeyStore
+from jobs.contract.caller import Role
 from jobs.contract.job import Progress, Usage
-from jobs.queue import keys
 from jobs.queue.events import Preview
+from jobs.redis import keys
 from jobs.settings import Settings
 from jobs.storage.images import ImageStore
 from tests.conftest import RedisServer

@@ -17,7 +17,7 @@ from redis import Redis
 from starlette.types import Message, Receive, Scope, Send
 
 from jobs.queue.announcements import announce_pipelines
-from jobs.queue.rq_registries import job_key
+from jobs.redis.rq_keys import job_key
 from jobs.settings import Settings
 from service.hosts import Hosts, is_same_origin
 from service.metrics import Metrics

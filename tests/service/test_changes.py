@@ -13,7 +13,7 @@ import pytest
 from redis import Redis
 
 from adm_client import Client
-from jobs.callers.caller import Role
+from jobs.contract.caller import Role
 from jobs.settings import Settings
 from tests.conftest import RedisServer
 from tests.service.conftest import MakeKey, ToyWorker, running_service

@@ -6,7 +6,7 @@ import httpx2
 import pytest
 from redis import Redis
 
-from jobs.queue import keys, rq_registries
+from jobs.redis import keys, rq_keys
 from tests.corruption import DAMAGE, FIELDS, FOREIGN, replace, spoil
 from tests.service.conftest import ToyWorker, body
 
@@ -48,7 +48,7 @@ def test_damaged_job_is_shown_as_failed_and_others_as_they_are(
     assert_answers(client, f"/v1/jobs/{bad}/events")
 
 
-@pytest.mark.parametrize("key", [rq_registries.job_key, keys.events, keys.progress])
+@pytest.mark.parametrize("key", [rq_keys.job_key, keys.events, keys.progress])
 def test_keys_of_the_wrong_type_make_no_answer_a_failure(
     client: httpx2.Client, fleet: ToyWorker, redis: Redis, key: Callable[[str], str]
 ) -> None:

@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 from redis import Redis
 
-from jobs.callers.caller import Role
-from jobs.queue import keys
+from jobs.contract.caller import Role
 from jobs.queue.announcements import announce_pipelines
+from jobs.redis import keys
 from jobs.settings import Settings
 from tests.jobs.samples import DEMO, png
 from tests.jobs.test_file_counts import pass_time

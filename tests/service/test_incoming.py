@@ -8,7 +8,7 @@ import hypothesis.strategies as st
 from hypothesis import given
 from starlette.types import Message
 
-from jobs.callers.caller import Caller, Role
+from jobs.contract.caller import Caller, Role
 from jobs.contract.errors import RefusedError
 from service.incoming import MAX_BODY_BYTES, Body, Incoming
 

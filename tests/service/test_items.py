@@ -8,10 +8,10 @@ import httpx2
 import pytest
 from redis import Redis
 
-from jobs.callers.caller import ANONYMOUS
+from jobs.contract.caller import ANONYMOUS
 from jobs.contract.job import JobStatus
-from jobs.queue import keys, rq_registries
 from jobs.queue.submitting import job_id_of
+from jobs.redis import keys, rq_keys
 from jobs.settings import Settings
 from tests.service.conftest import MakeKey, ToyWorker, body, running_service
 from tests.service.test_jobs import is_problem
@@ -127,7 +127,7 @@ def test_calls_that_race_under_one_key_queue_one_set_of_jobs(client: httpx2.Clie
 def test_key_whose_place_is_taken_by_what_is_no_job_is_refused_at_once(
     client: httpx2.Client, fleet: ToyWorker, redis: Redis
 ) -> None:
-    redis.hset(rq_registries.job_key(job_id_of(ANONYMOUS, "taken")), "last_heartbeat", "x")
+    redis.hset(rq_keys.job_key(job_id_of(ANONYMOUS, "taken")), "last_heartbeat", "x")
     answer = client.post("/v1/jobs", json=items({"class_label": 1}), headers={"Idempotency-Key": "taken"})
     is_problem(answer, 503)
 

@@ -11,9 +11,9 @@ import httpx2
 import pytest
 from redis import Redis
 
-from jobs.callers.caller import Role
 from jobs.callers.keyring import IN_FORCE_SECONDS, KeyStore
-from jobs.queue import keys
+from jobs.contract.caller import Role
+from jobs.redis import keys
 from jobs.settings import Settings
 from tests.jobs.samples import png
 from tests.service.conftest import MakeKey, ToyWorker, body, running_service

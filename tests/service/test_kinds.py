@@ -7,7 +7,7 @@ import httpx2
 import pytest
 from redis import Redis
 
-from jobs.queue import keys
+from jobs.redis import keys
 from jobs.settings import Settings
 from tests.jobs.samples import png
 from tests.service.conftest import ToyWorker

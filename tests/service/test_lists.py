@@ -6,7 +6,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from jobs.callers.caller import Role
+from jobs.contract.caller import Role
 from jobs.queue.job_queue import MOST_READ
 from tests.service.conftest import MakeKey, ToyWorker, body
 from tests.service.test_jobs import is_problem

@@ -4,11 +4,11 @@ import httpx2
 import pytest
 from redis import Redis
 
-from jobs.callers.caller import Role
 from jobs.callers.keyring import KeyRecord, KeyStore
+from jobs.contract.caller import Role
 from jobs.contract.job import JobStatus
-from jobs.queue import keys
 from jobs.queue.job_queue import JobQueue
+from jobs.redis import keys
 from jobs.settings import Settings
 from jobs.storage.images import ImageStore
 from jobs.views.load import MOST_CALLERS

@@ -6,7 +6,7 @@ import httpx2
 import pytest
 from redis import Redis
 
-from jobs.queue import rq_registries
+from jobs.redis import rq_keys
 from tests.jobs.samples import png
 from tests.service.conftest import ToyWorker, body
 from tests.service.test_jobs import is_problem
@@ -108,6 +108,6 @@ def test_unreadable_job_is_shown_without_its_request(client: httpx2.Client, work
     worker.hold()
     worker.stop()
     job_id = client.post("/v1/jobs", json=body()).json()["id"]
-    redis.hset(rq_registries.job_key(job_id), "data", b"x")
+    redis.hset(rq_keys.job_key(job_id), "data", b"x")
     assert client.get(f"/v1/jobs/{job_id}").json()["request"] is None
     assert is_problem(client.get(f"/v1/jobs/{job_id}/images/0"), 404)

@@ -15,15 +15,15 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from redis import Redis
 
-from jobs.callers.caller import Role
 from jobs.callers.keyring import KeyStore
+from jobs.contract.caller import Role
 from jobs.settings import Settings
 from service.metrics import Metrics
 from service.process_metrics import ProcessMetrics
 from service.process_slot import Slot
 from tests.cli.test_keys import adm_keys
 from tests.service.conftest import ToyWorker, body, running_service
-from tests.stack.programs import alive
+from tests.standalone.programs import alive
 from tests.waiting import PATIENCE_SECONDS, eventually
 from tests.warm import Program
 

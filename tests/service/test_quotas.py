@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import httpx2
 import pytest
 
-from jobs.callers.caller import Role
+from jobs.contract.caller import Role
 from jobs.settings import Settings
 from tests.jobs.samples import png
 from tests.service.conftest import MakeKey, ToyWorker, body, running_service

@@ -10,13 +10,13 @@ import httpx2
 import pytest
 from redis import Redis
 
-from jobs.callers.caller import Role
 from jobs.callers.keyring import KeyStore
+from jobs.contract.caller import Role
 from jobs.contract.job import JobStatus
-from jobs.queue import keys
 from jobs.queue.cleaner import Cleaner
 from jobs.queue.job_queue import JobQueue
-from jobs.queue.rq_registries import job_key
+from jobs.redis import keys
+from jobs.redis.rq_keys import job_key
 from jobs.settings import Settings
 from jobs.storage.images import ImageStore
 from tests.jobs.samples import png

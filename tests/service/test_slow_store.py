@@ -13,9 +13,9 @@ import httpx2
 import pytest
 from redis import Redis
 
-from jobs.callers.caller import ANONYMOUS, Caller, Role
+from jobs.contract.caller import ANONYMOUS, Caller, Role
 from jobs.contract.errors import ErrorKind, RefusedError
-from jobs.queue import keys
+from jobs.redis import keys
 from jobs.settings import Settings
 from service.fair_threads import FairThreads
 from tests.chaos.proxy import StoreProxy

@@ -4,8 +4,8 @@ import httpx2
 import pytest
 from redis import Redis
 
-from jobs.queue import keys
 from jobs.queue.announcements import announce_pipelines
+from jobs.redis import keys
 from tests.jobs.samples import DEMO, DEMO_UNCOND, SWEEP
 from tests.service.conftest import ToyWorker
 from tests.service.test_jobs import is_problem

@@ -16,7 +16,7 @@ from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from redis import Redis
 
-from jobs.callers.caller import Role
+from jobs.contract.caller import Role
 from jobs.settings import Settings
 from tests.conftest import RedisServer
 from tests.jobs.samples import DEMO

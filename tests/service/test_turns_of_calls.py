@@ -10,11 +10,11 @@ import pytest
 from anyio import to_thread
 from redis import Redis
 
-from jobs.callers.caller import ANONYMOUS
+from jobs.contract.caller import ANONYMOUS
 from jobs.contract.job import JobStatus
 from jobs.contract.request import JobRequest
 from jobs.queue.announcements import announce_pipelines
-from jobs.queue.events import START, Place
+from jobs.queue.events import START, StreamPosition
 from jobs.queue.job_queue import Asked
 from jobs.settings import Settings
 from service.batches import MOST
@@ -86,7 +86,7 @@ def test_events_of_one_callers_job_are_read_before_all_of_anothers_many(
         async with connected(service_settings) as service:
 
             async def ask(caller: str) -> None:
-                await service.events.ask(Place("a", START, caller))
+                await service.events.ask(StreamPosition("a", START, caller))
                 read.append(caller)
 
             await asyncio.gather(*(ask("ann") for _ in range(2 * MOST)), ask("bob"))

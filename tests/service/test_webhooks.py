@@ -14,9 +14,9 @@ from standardwebhooks.webhooks import WebhookVerificationError
 from typer.testing import CliRunner
 
 from cli.main import app
-from jobs.queue import keys
 from jobs.queue.job_queue import JobQueue
 from jobs.queue.webhooks import Webhooks, enqueue
+from jobs.redis import keys
 from jobs.settings import Settings
 from jobs.storage.images import ImageStore
 from service.metrics import Metrics

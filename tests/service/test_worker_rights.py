@@ -10,13 +10,13 @@ import pytest
 from redis import Redis
 from redis.exceptions import NoPermissionError
 
-from jobs.callers.caller import Role
 from jobs.callers.keyring import KeyStore
 from jobs.callers.quota_windows import PREFIX
+from jobs.contract.caller import Role
 from jobs.contract.job import JobStatus
-from jobs.queue import keys
+from jobs.redis import keys
 from jobs.settings import Settings
-from stack.redis_checks import check_rights
+from standalone.redis_checks import check_rights
 from tests.conftest import RedisServer
 from tests.service.conftest import MakeKey, ToyWorker, body
 from tests.worker.programs import Client, WorkerProcess

@@ -5,13 +5,13 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from diffusion.process import Process
+from diffusion.process import DiffusionProcess
 from diffusion.schedule import Schedule
 from training.preview import preview_images, write_grid
 
 
 def test_preview_is_the_same_pictures_each_time() -> None:
-    process = Process(Schedule.named("cosine", 1000))
+    process = DiffusionProcess(Schedule.named("cosine", 1000))
 
     def network(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         return torch.cat([x, torch.zeros_like(x)], dim=1)

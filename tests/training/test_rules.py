@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffusion.process import Process
+from diffusion.process import DiffusionProcess
 from diffusion.schedule import Schedule
 from training.augment import augment
 from training.config import Objective, Optimiser
@@ -96,7 +96,7 @@ def test_min_snr_weights_of_eps_and_x0_are_one_weighting(predict_xstart: bool) -
     from diffusion.flags import select_types
 
     types = select_types(learn_sigma=True, sigma_small=False, predict_xstart=predict_xstart)
-    process = Process(Schedule.named("cosine", 1000), types[0], types[1])
+    process = DiffusionProcess(Schedule.named("cosine", 1000), types[0], types[1])
     weights = mse_weights(process, Objective(weighting="min-snr", min_snr_gamma=5))
     alpha_bar = process.schedule.alpha_bar
     snr = alpha_bar / (1 - alpha_bar)

@@ -12,8 +12,8 @@ from engine.engine import Engine
 from engine.step_times import HostTimer
 from engine.steps import StepReport
 from jobs.contract.job import Job, JobStatus
+from jobs.contract.worker_deaths import DEATHS_TOGETHER
 from jobs.queue.events import ProgressPublisher, ProgressReport
-from jobs.queue.worker_deaths import DEATHS_TOGETHER
 from jobs.settings import Settings
 from jobs.storage.files import FileStore
 from tests.waiting import eventually

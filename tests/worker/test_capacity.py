@@ -8,17 +8,17 @@ import pytest
 from pydantic import SecretStr
 from redis import Redis
 
-from jobs.callers.caller import ANONYMOUS, Caller, Role
+from jobs.contract.caller import ANONYMOUS, Caller, Role
 from jobs.contract.errors import ErrorKind, RefusedError
 from jobs.contract.job import JobStatus
 from jobs.contract.request import JobRequest
-from jobs.queue import keys, rq_registries
 from jobs.queue.announcements import announce_worker
 from jobs.queue.cleaner import Cleaner
 from jobs.queue.drafting import Submission, Submitted
 from jobs.queue.job_bytes import JobBytes
 from jobs.queue.job_queue import JobQueue
 from jobs.queue.webhooks import Webhooks
+from jobs.redis import keys, rq_keys
 from jobs.settings import Settings
 from tests.jobs.samples import worker_info
 from tests.worker.conftest import Bench
@@ -166,7 +166,7 @@ def test_caller_may_have_three_quarters_of_the_memory_and_leaves_the_rest_to_oth
     queue = limited()
     assert accepted(queue, ANN, 20) == accepted(queue, BOB, 1) == []
     for job in queue.page(caller=ANN, mine=True).data:  # the results make each large
-        redis.hset(rq_registries.job_key(job.id), "adm_results", '{"text": "%s"}' % ("x" * before))
+        redis.hset(rq_keys.job_key(job.id), "adm_results", '{"text": "%s"}' % ("x" * before))
     limit = int(20 * before / 0.8)  # her jobs are four fifths of it, and all of Redis less than the whole
     assert redis.info("memory")["used_memory"] < limit
     (refused,) = accepted(limited(max_redis_bytes=limit), ANN, 1)

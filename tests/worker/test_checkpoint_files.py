@@ -25,13 +25,13 @@ from jobs.settings import Settings
 from models.stack import load_stack
 from tests.worker.conftest import Bench
 from worker import checkpoints
+from worker.attempts import Attempt
 from worker.auditing import Numerics
 from worker.background_calls import BackgroundCalls
 from worker.checkpoints import WORTH_SECONDS, Checkpoints
 from worker.claim import Claim
 from worker.inbox import Inbox
 from worker.job_plans import JobPlan
-from worker.job_runs import JobRun
 from worker.queue_thread import QueueThread
 
 BASE = "demo/base"
@@ -144,20 +144,20 @@ def engine(stages: dict[str, Stage]) -> Engine:
     return Engine(stages, 1)
 
 
-def begin(bench: Bench, inbox: Inbox, engine: Engine) -> JobRun:
+def begin(bench: Bench, inbox: Inbox, engine: Engine) -> Attempt:
     """A job with an image that has taken one of its two steps."""
     bench.submit()
     (claim,) = bench.claim(inbox)
     plan = JobPlan([ImageRequest(claim.job_id, 0, 5, (StagePlan(BASE, "ddim", 2),), network_label=0)])
     engine.add(plan.images[0])
-    run = JobRun(claim, plan)
+    attempt = Attempt(claim, plan)
     table = SamplerTable(torch.zeros(2, len(COLUMNS)), torch.arange(2), torch.arange(2))
-    run.moved(Trajectory(plan.images[0], table, torch.zeros(3, 8, 8)), BASE, 0.0)
-    return run
+    attempt.moved(Trajectory(plan.images[0], table, torch.zeros(3, 8, 8)), BASE, 0.0)
+    return attempt
 
 
 @pytest.fixture
-def run(bench: Bench, inbox: Inbox, engine: Engine) -> JobRun:
+def attempt(bench: Bench, inbox: Inbox, engine: Engine) -> Attempt:
     return begin(bench, inbox, engine)
 
 
@@ -170,12 +170,12 @@ class Writer:
         numerics = Numerics(lambda: "numerics", lambda: None)
         self.checkpoints = Checkpoints(engine, inbox.results, self._queue, self._calls, bench.images, numerics, seconds)
 
-    def write_if_due(self, run: JobRun) -> None:
-        self.checkpoints.write_if_due(run)
+    def write_if_due(self, attempt: Attempt) -> None:
+        self.checkpoints.write_if_due(attempt)
         self.settle()
 
-    def write_last(self, runs: list[JobRun], until: float) -> None:
-        self.checkpoints.write_last(runs, until)
+    def write_last(self, attempts: list[Attempt], until: float) -> None:
+        self.checkpoints.write_last(attempts, until)
         self.settle()
 
     def settle(self) -> None:
@@ -219,121 +219,121 @@ def checkpoints_of(bench: Bench, inbox: Inbox, engine: Engine) -> Iterator[OpenW
 
 
 def test_checkpoint_is_written_after_each_interval_of_device_time_and_replaces_the_last(
-    bench: Bench, run: JobRun, checkpoints_of: OpenWriter
+    bench: Bench, attempt: Attempt, checkpoints_of: OpenWriter
 ) -> None:
     writer, written = checkpoints_of(), []
-    for run.device_seconds in (59, 60, 119, 121):
-        writer.write_if_due(run)
-        written.append(None if run.checkpoint is None else run.checkpoint.sha256)
+    for attempt.device_seconds in (59, 60, 119, 121):
+        writer.write_if_due(attempt)
+        written.append(None if attempt.checkpoint is None else attempt.checkpoint.sha256)
         assert stored(bench) == [each for each in written[-1:] if each]
     assert written[0] is None
     assert written[1] == written[2] != written[3]
-    run.device_seconds = 122
-    writer.write_last([run], math.inf)
+    attempt.device_seconds = 122
+    writer.write_last([attempt], math.inf)
     assert stored(bench) != written[-1:]
 
 
-def test_slow_redis_does_not_fill_the_store(bench: Bench, run: JobRun, checkpoints_of: OpenWriter) -> None:
+def test_slow_redis_does_not_fill_the_store(bench: Bench, attempt: Attempt, checkpoints_of: OpenWriter) -> None:
     """A checkpoint that the job's record does not name yet replaces none, so no further one is written beside it."""
     writer = checkpoints_of()
     with writer.slow_redis():
-        for run.device_seconds in (60, 120, 180):
-            writer.checkpoints.write_if_due(run)
+        for attempt.device_seconds in (60, 120, 180):
+            writer.checkpoints.write_if_due(attempt)
             writer.settle_store()
         assert len(stored(bench)) == 1
-    assert run.checkpoint is not None
-    writer.write_if_due(run)
-    assert stored(bench) == [run.checkpoint.sha256]
+    assert attempt.checkpoint is not None
+    writer.write_if_due(attempt)
+    assert stored(bench) == [attempt.checkpoint.sha256]
 
 
 def test_job_that_advances_while_its_checkpoint_is_written_is_recorded_at_the_copied_step(
-    bench: Bench, inbox: Inbox, run: JobRun, checkpoints_of: OpenWriter
+    bench: Bench, inbox: Inbox, attempt: Attempt, checkpoints_of: OpenWriter
 ) -> None:
-    writer, run.device_seconds = checkpoints_of(), 60.0
-    copied = run.progress()
-    writer.checkpoints.write_if_due(run)
-    inbox.reports.progress((run.claim, Progress(stage=BASE, step=2, steps=2, fraction=1.0)))
+    writer, attempt.device_seconds = checkpoints_of(), 60.0
+    copied = attempt.progress()
+    writer.checkpoints.write_if_due(attempt)
+    inbox.reports.progress((attempt.claim, Progress(stage=BASE, step=2, steps=2, fraction=1.0)))
     writer.settle()
-    bench.queue.ledger.recover(run.claim.job_id, run.claim.token)
+    bench.queue.ledger.recover(attempt.claim.job_id, attempt.claim.token)
     (again,) = bench.claim(inbox)
     record = bench.queue.ledger.read(again.job_id)
     assert record is not None
-    assert (again.checkpoint, record.reached) == (run.checkpoint, copied)
+    assert (again.checkpoint, record.reached) == (attempt.checkpoint, copied)
 
 
 def test_checkpoint_is_not_replaced_while_the_jobs_failure_is_not_yet_reported(
-    bench: Bench, engine: Engine, run: JobRun, checkpoints_of: OpenWriter
+    bench: Bench, engine: Engine, attempt: Attempt, checkpoints_of: OpenWriter
 ) -> None:
     """Its images have left the engine in a step that was launched after the one that is being retired."""
-    run.device_seconds = 60
-    checkpoints_of().write_if_due(run)
-    before, run.device_seconds = stored(bench), 200
-    engine.abort(run.claim.job_id)
-    checkpoints_of().write_if_due(run)
-    checkpoints_of().write_last([run], math.inf)
+    attempt.device_seconds = 60
+    checkpoints_of().write_if_due(attempt)
+    before, attempt.device_seconds = stored(bench), 200
+    engine.abort(attempt.claim.job_id)
+    checkpoints_of().write_if_due(attempt)
+    checkpoints_of().write_last([attempt], math.inf)
     assert stored(bench) == before != []
 
 
 def test_short_jobs_write_no_checkpoint_and_no_job_does_if_checkpoints_are_off(
-    bench: Bench, run: JobRun, checkpoints_of: OpenWriter
+    bench: Bench, attempt: Attempt, checkpoints_of: OpenWriter
 ) -> None:
-    run.device_seconds = WORTH_SECONDS - 0.1
-    checkpoints_of().write_last([run], math.inf)
-    run.device_seconds = 1000
-    checkpoints_of(0).write_last([run], math.inf)
-    checkpoints_of(0).write_if_due(run)
+    attempt.device_seconds = WORTH_SECONDS - 0.1
+    checkpoints_of().write_last([attempt], math.inf)
+    attempt.device_seconds = 1000
+    checkpoints_of(0).write_last([attempt], math.inf)
+    checkpoints_of(0).write_if_due(attempt)
     assert stored(bench) == []
 
 
 def test_requeued_job_writes_a_checkpoint_before_a_regular_one_is_due(
-    bench: Bench, run: JobRun, checkpoints_of: OpenWriter
+    bench: Bench, attempt: Attempt, checkpoints_of: OpenWriter
 ) -> None:
-    run.device_seconds = WORTH_SECONDS
-    checkpoints_of().write_if_due(run)
+    attempt.device_seconds = WORTH_SECONDS
+    checkpoints_of().write_if_due(attempt)
     assert stored(bench) == []
-    checkpoints_of().write_last([run], math.inf)
+    checkpoints_of().write_last([attempt], math.inf)
     assert len(stored(bench)) == 1
 
 
 def test_checkpoint_of_the_most_work_is_written_first_and_none_when_time_is_up(
-    bench: Bench, inbox: Inbox, engine: Engine, run: JobRun, checkpoints_of: OpenWriter
+    bench: Bench, inbox: Inbox, engine: Engine, attempt: Attempt, checkpoints_of: OpenWriter
 ) -> None:
     more = begin(bench, inbox, engine)
-    run.device_seconds, more.device_seconds = 4.0, 5.0
-    checkpoints_of().write_last([run, more], -math.inf)
+    attempt.device_seconds, more.device_seconds = 4.0, 5.0
+    checkpoints_of().write_last([attempt, more], -math.inf)
     assert stored(bench) == []
     with capture_logs() as logs:
-        checkpoints_of().write_last([run, more], math.inf)
-    assert [each["job_id"] for each in logs] == [more.claim.job_id, run.claim.job_id]
+        checkpoints_of().write_last([attempt, more], math.inf)
+    assert [each["job_id"] for each in logs] == [more.claim.job_id, attempt.claim.job_id]
 
 
 @pytest.mark.parametrize(("room", "written"), [(0, 1), (-1, 0)])
 def test_state_as_large_as_the_limit_is_written_and_a_larger_one_is_not(
     bench: Bench,
     engine: Engine,
-    run: JobRun,
+    attempt: Attempt,
     checkpoints_of: OpenWriter,
     monkeypatch: pytest.MonkeyPatch,
     room: int,
     written: int,
 ) -> None:
-    run.device_seconds = 60
-    (state,) = engine.states(run.claim.job_id).values()
+    attempt.device_seconds = 60
+    (state,) = engine.states(attempt.claim.job_id).values()
     monkeypatch.setattr(checkpoints, "MAX_BYTES", state.x.nbytes + room)
-    checkpoints_of().write_if_due(run)
+    checkpoints_of().write_if_due(attempt)
     assert len(stored(bench)) == written
 
 
 def test_too_large_a_state_and_an_unavailable_store_are_passed_over(
-    bench: Bench, run: JobRun, checkpoints_of: OpenWriter, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, attempt: Attempt, checkpoints_of: OpenWriter, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run.device_seconds = 60
+    attempt.device_seconds = 60
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints, "MAX_BYTES", -1)
-        checkpoints_of().write_if_due(run)
+        checkpoints_of().write_if_due(attempt)
     assert stored(bench) == []
     (settings.data / "images" / "jobs").write_text("in the way")
-    run.device_seconds = 120
-    checkpoints_of().write_if_due(run)
-    assert run.checkpoint is None
-    assert run.checkpointed_at == 120, "not at each step again"
+    attempt.device_seconds = 120
+    checkpoints_of().write_if_due(attempt)
+    assert attempt.checkpoint is None
+    assert attempt.checkpointed_at == 120, "not at each step again"

@@ -8,12 +8,12 @@ import pytest
 from redis import Redis
 from redis.client import Pipeline
 
-from jobs.callers.caller import ANONYMOUS
+from jobs.contract.caller import ANONYMOUS
 from jobs.contract.errors import ErrorKind, FailureKind, RefusedError, UnavailableError
 from jobs.contract.request import JobRequest
-from jobs.queue import keys, rq_registries
 from jobs.queue.cleaner import Cleaner
-from jobs.queue.record import Record
+from jobs.redis import keys, rq_keys
+from jobs.redis.record import Record
 from jobs.settings import Settings
 from jobs.storage.images import ImageStore
 from tests.jobs.samples import png, upload
@@ -47,7 +47,7 @@ def test_ended_job_goes_with_all_it_left(
     assert cleaner.remove_ended() == 0
     is_over(redis, job_id)
     if expired_by_redis:
-        redis.delete(rq_registries.job_key(job_id))
+        redis.delete(rq_keys.job_key(job_id))
     assert cleaner.remove_ended() == 1
     cleaner.trim_registries()
     leftovers = {key for key in redis.scan_iter() if job_id.encode() in key} - {f"rq:results:{job_id}".encode()}
@@ -69,7 +69,7 @@ def test_upkeep_of_an_ended_job_leaves_a_later_one_of_the_same_idempotency_key_a
     (claim,) = bench.claim(inbox)
     bench.finish(inbox, claim)
     is_over(redis, job_id)
-    redis.delete(rq_registries.job_key(job_id), keys.events(job_id))  # which Redis does itself, at that very time
+    redis.delete(rq_keys.job_key(job_id), keys.events(job_id))  # which Redis does itself, at that very time
     assert submit() == job_id
     (claim,) = bench.claim(inbox)
     finished = done and bench.finish(inbox, claim)
@@ -84,13 +84,13 @@ def test_everything_of_an_ended_job_expires_even_without_upkeep(bench: Bench, in
     job_id = bench.submit()
     (claim,) = bench.claim(inbox)
     inbox.results.fail(claim, FailureKind.STEP_FAILED, "the step raised", retry=False)
-    for key in (rq_registries.job_key(job_id), keys.events(job_id), f"rq:results:{job_id}"):
+    for key in (rq_keys.job_key(job_id), keys.events(job_id), f"rq:results:{job_id}"):
         assert 86000 < redis.ttl(key) <= 86400
 
 
 def is_due(redis: Redis, job_id: str) -> None:
     then = time.time() - 1
-    redis.hset(rq_registries.job_key(job_id), "adm_expires_at", then)
+    redis.hset(rq_keys.job_key(job_id), "adm_expires_at", then)
     redis.zadd(keys.EXPIRING, {job_id: then})
 
 
@@ -127,7 +127,7 @@ def test_job_that_was_requeued_while_it_was_swept_stays_and_expires_later(
     job_id = bench.submit()
     change = bench.queue.ledger.change
     is_due(redis, job_id)
-    redis.hset(rq_registries.job_key(job_id), "adm_expires_at", time.time() + 10)  # so that the worker below takes it
+    redis.hset(rq_keys.job_key(job_id), "adm_expires_at", time.time() + 10)  # so that the worker below takes it
 
     def requeue_meanwhile(job_id: str, decide: Callable[[Pipeline, Record | None], bool]) -> bool:
         inbox.results.requeue(bench.claim(inbox)[0])

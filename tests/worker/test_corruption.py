@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 
 from jobs.contract.errors import FailureKind, RefusedError
 from jobs.contract.job import JobStatus, Progress
-from jobs.queue import keys, rq_registries
+from jobs.redis import keys, rq_keys
 from tests.corruption import DAMAGE, FIELDS, FOREIGN, replace, spoil
 from tests.jobs.samples import worker_info
 from tests.worker.conftest import Bench, OpenInbox
@@ -80,7 +80,7 @@ def test_job_whose_key_is_no_hash_fails_and_the_next_one_runs(
     bad = bench.submit()
     claims = bench.claim(inbox) if running else []
     good = bench.submit()
-    replace(redis, rq_registries.job_key(bad))
+    replace(redis, rq_keys.job_key(bad))
     inbox.heartbeat(worker_info(), "")
     assert [bench.finish(inbox, each) for each in claims] == [False] * running
     (claim,) = bench.claim(inbox)
@@ -117,7 +117,7 @@ def test_payload_that_asks_for_nothing_or_too_much_fails_before_it_is_run(
     bench: Bench, inbox: Inbox, redis: Any, fields: dict[str, object]
 ) -> None:
     bad, good = bench.submit(), bench.submit()
-    call = json.loads(zlib.decompress(redis.hget(rq_registries.job_key(bad), "data")))
+    call = json.loads(zlib.decompress(redis.hget(rq_keys.job_key(bad), "data")))
     call[3]["request"] |= fields
     spoil(redis, bad, "data", zlib.compress(json.dumps(call).encode()))
     assert [each.job_id for each in bench.claim(inbox)] == [good]

@@ -15,10 +15,10 @@ from structlog.testing import capture_logs
 
 from jobs.contract.errors import FailureKind
 from jobs.contract.job import CheckpointRecord, Progress
-from jobs.queue import keys, rq_registries
+from jobs.contract.worker_deaths import DEATHS_ALONE, DEATHS_TOGETHER, MANY_ALONE
 from jobs.queue.cleaner import Cleaner
-from jobs.queue.record import Record
-from jobs.queue.worker_deaths import DEATHS_ALONE, DEATHS_TOGETHER, MANY_ALONE
+from jobs.redis import keys, rq_keys
+from jobs.redis.record import Record
 from jobs.settings import Settings
 from tests.conftest import RedisServer
 from tests.corruption import NOT_UTF8
@@ -44,8 +44,8 @@ def read(bench: Bench, job_id: str) -> Record:
 
 def end_delays(bench: Bench) -> None:
     """Make every delayed job due."""
-    for job_id in cast(list[bytes], bench.redis.zrange(rq_registries.delayed_key(QUEUE), 0, -1)):
-        bench.redis.zadd(rq_registries.delayed_key(QUEUE), {job_id: 1})
+    for job_id in cast(list[bytes], bench.redis.zrange(rq_keys.delayed_key(QUEUE), 0, -1)):
+        bench.redis.zadd(rq_keys.delayed_key(QUEUE), {job_id: 1})
     bench.queue.ledger.enqueue_due()
 
 
@@ -132,7 +132,7 @@ def test_job_whose_workers_die_at_varying_steps_expires_after_the_first_death_ho
     assert (record.status, record.expires_at) == ("queued", expires_at)
     then = time.time() - settings.retention_seconds
     early = record.deaths.model_copy(update={"no_progress_since": then})
-    bench.redis.hset(rq_registries.job_key(job_id), "adm_worker_deaths", early.model_dump_json())
+    bench.redis.hset(rq_keys.job_key(job_id), "adm_worker_deaths", early.model_dump_json())
     die(bench, open_inbox, 7)
     cleaner = Cleaner(bench.redis, bench.queue.ledger, bench.images, bench.queue.files, settings.lease_seconds)
     assert cleaner.expire_jobs() == 1
@@ -188,22 +188,22 @@ def test_delayed_job_enters_its_queue_behind_the_others_when_its_time_comes(
 ) -> None:
     suspect, other = delayed(bench, open_inbox), bench.submit()
     assert bench.claim(inbox, room=0) == []
-    bench.redis.zadd(rq_registries.delayed_key(QUEUE), {suspect: time.time() + 3600})
+    bench.redis.zadd(rq_keys.delayed_key(QUEUE), {suspect: time.time() + 3600})
     inbox.heartbeat(worker_info(), "")
-    assert bench.redis.lrange(rq_registries.queue_key(QUEUE), 0, -1) == [other.encode()]
-    bench.redis.zadd(rq_registries.delayed_key(QUEUE), {suspect: time.time() - 1})
+    assert bench.redis.lrange(rq_keys.queue_key(QUEUE), 0, -1) == [other.encode()]
+    bench.redis.zadd(rq_keys.delayed_key(QUEUE), {suspect: time.time() - 1})
     inbox.heartbeat(worker_info(), "")
-    assert bench.redis.lrange(rq_registries.queue_key(QUEUE), 0, -1) == [other.encode(), suspect.encode()]
-    assert not bench.redis.exists(rq_registries.delayed_key(QUEUE))
+    assert bench.redis.lrange(rq_keys.queue_key(QUEUE), 0, -1) == [other.encode(), suspect.encode()]
+    assert not bench.redis.exists(rq_keys.delayed_key(QUEUE))
 
 
 def test_delayed_job_is_queued_by_the_service_where_no_worker_lives(
     bench: Bench, open_inbox: OpenInbox, settings: Settings
 ) -> None:
     suspect = delayed(bench, open_inbox)
-    bench.redis.zadd(rq_registries.delayed_key(QUEUE), {suspect: 1})
+    bench.redis.zadd(rq_keys.delayed_key(QUEUE), {suspect: 1})
     Cleaner(bench.redis, bench.queue.ledger, bench.images, bench.queue.files, settings.lease_seconds).recover_jobs()
-    assert bench.redis.lrange(rq_registries.queue_key(QUEUE), 0, -1) == [suspect.encode()]
+    assert bench.redis.lrange(rq_keys.queue_key(QUEUE), 0, -1) == [suspect.encode()]
 
 
 def test_delayed_job_is_counted_and_shown_as_queued(bench: Bench, open_inbox: OpenInbox) -> None:
@@ -224,18 +224,18 @@ def test_delayed_job_can_be_cancelled_and_deleted(bench: Bench, open_inbox: Open
     other = delayed(bench, open_inbox)
     bench.queue.delete(other)
     assert [key for key in bench.redis.scan_iter() if other.encode() in key] == []
-    assert not bench.redis.exists(rq_registries.delayed_key(QUEUE))
+    assert not bench.redis.exists(rq_keys.delayed_key(QUEUE))
     assert all(int(value) == 0 for value in bench.redis.hvals(keys.queued_work("demo")))
 
 
 def test_delayed_job_expires(bench: Bench, open_inbox: OpenInbox, settings: Settings) -> None:
     suspect = delayed(bench, open_inbox)
-    bench.redis.hset(rq_registries.job_key(suspect), "adm_expires_at", time.time() - 1)
+    bench.redis.hset(rq_keys.job_key(suspect), "adm_expires_at", time.time() - 1)
     bench.redis.zadd(keys.EXPIRING, {suspect: time.time() - 1})
     cleaner = Cleaner(bench.redis, bench.queue.ledger, bench.images, bench.queue.files, settings.lease_seconds)
     assert cleaner.expire_jobs() == 1
     assert bench.status(suspect) == "expired"
-    assert not bench.redis.exists(rq_registries.delayed_key(QUEUE))
+    assert not bench.redis.exists(rq_keys.delayed_key(QUEUE))
 
 
 def test_delayed_job_survives_a_restart_of_redis(
@@ -266,14 +266,14 @@ def test_delayed_job_looks_right_to_rq_and_rq_leaves_it_alone(
 @pytest.mark.parametrize("entry", [NOT_UTF8, b"", b"a b:c", b"nobody"])
 def test_foreign_entry_among_delayed_jobs_is_removed(bench: Bench, entry: bytes) -> None:
     job_id = bench.submit()
-    bench.redis.zadd(rq_registries.delayed_key(QUEUE), {entry: 1, job_id.encode(): 1})
+    bench.redis.zadd(rq_keys.delayed_key(QUEUE), {entry: 1, job_id.encode(): 1})
     bench.queue.ledger.enqueue_due()
-    assert not bench.redis.exists(rq_registries.delayed_key(QUEUE))
-    assert bench.redis.lrange(rq_registries.queue_key(QUEUE), 0, -1) == [job_id.encode()], "it was in its queue already"
+    assert not bench.redis.exists(rq_keys.delayed_key(QUEUE))
+    assert bench.redis.lrange(rq_keys.queue_key(QUEUE), 0, -1) == [job_id.encode()], "it was in its queue already"
 
 
 def test_scheduled_jobs_of_other_programs_are_left_alone(bench: Bench) -> None:
-    bench.redis.sadd(rq_registries.QUEUES_KEY, "rq:queue:default")
-    bench.redis.zadd(rq_registries.delayed_key("default"), {"theirs": 1})
+    bench.redis.sadd(rq_keys.QUEUES_KEY, "rq:queue:default")
+    bench.redis.zadd(rq_keys.delayed_key("default"), {"theirs": 1})
     bench.queue.ledger.enqueue_due()
-    assert bench.redis.zrange(rq_registries.delayed_key("default"), 0, -1) == [b"theirs"]
+    assert bench.redis.zrange(rq_keys.delayed_key("default"), 0, -1) == [b"theirs"]

@@ -9,7 +9,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from jobs.contract.errors import FailureKind
 from jobs.contract.job import Progress
-from jobs.queue import keys, rq_registries
+from jobs.redis import keys, rq_keys
 from tests.jobs.samples import png, worker_info
 from tests.worker.conftest import Bench, OpenInbox
 from worker.inbox import Inbox
@@ -124,8 +124,8 @@ def test_return_whose_answer_was_lost_may_be_repeated_also_when_another_has_the_
     assert inbox.results.requeue(claim)
     assert inbox.results.fail(second, FailureKind.STEP_FAILED, "the step raised", retry=True)
     assert inbox.results.fail(second, FailureKind.STEP_FAILED, "the step raised", retry=True)
-    assert redis.lrange(rq_registries.queue_key("adm:demo:normal"), 0, -1) == [job_id.encode()]
-    assert redis.hget(rq_registries.job_key(job_id), "retries_left") == b"2"
+    assert redis.lrange(rq_keys.queue_key("adm:demo:normal"), 0, -1) == [job_id.encode()]
+    assert redis.hget(rq_keys.job_key(job_id), "retries_left") == b"2"
     assert not bench.finish(inbox, claim)
 
 

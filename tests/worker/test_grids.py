@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from jobs.callers.caller import ANONYMOUS
+from jobs.contract.caller import ANONYMOUS
 from jobs.contract.grids import GridRequest
 from jobs.contract.job import Job
 from jobs.queue.submitting import ItemsSubmission

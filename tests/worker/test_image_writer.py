@@ -14,14 +14,14 @@ from structlog.testing import capture_logs
 
 from jobs.contract.errors import FailureKind
 from jobs.contract.job import JobStatus
-from jobs.queue import keys
+from jobs.redis import keys
 from jobs.settings import Settings
 from jobs.storage.files import FileStore
 from jobs.storage.images import PROBE
 from tests.waiting import eventually
 from tests.worker.conftest import Bench, OpenInbox
 from tests.worker.programs import Shift
-from worker import image_writer, job_runs, store_retries
+from worker import attempts, image_writer, store_retries
 from worker.loaded_pipelines import LoadedPipelines
 from worker.loop import Worker
 
@@ -150,7 +150,7 @@ def test_job_is_requeued_while_the_store_is_unavailable_and_completes_once(
 ) -> None:
     monkeypatch.setattr(store_retries, "PATIENCE_SECONDS", 0.0)
     monkeypatch.setattr(store_retries, "MOMENT_SECONDS", 0.1)
-    monkeypatch.setattr(job_runs, "PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr(attempts, "PAUSE_SECONDS", 0.1)
     door.refuses = lambda key: True
     job_ids = [submit(bench, n=3), submit(bench)]
     serve()

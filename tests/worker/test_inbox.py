@@ -9,7 +9,7 @@ from rq.registry import FailedJobRegistry
 from jobs.contract.errors import FailureKind
 from jobs.contract.job import Progress
 from jobs.contract.work import rank_of
-from jobs.queue import keys, rq_registries
+from jobs.redis import keys, rq_keys
 from tests.jobs.samples import png, replay, worker_info
 from tests.worker.conftest import Bench
 from worker.claim import Cancel, Submit
@@ -86,7 +86,7 @@ def test_cancel_in_progress_reaches_the_worker_by_message_and_ends_it(bench: Ben
 def test_cancel_whose_message_was_lost_is_noticed_by_the_heartbeat(bench: Bench, inbox: Inbox, redis: Redis) -> None:
     job_id = bench.submit()
     bench.claim(inbox)
-    redis.hset(rq_registries.job_key(job_id), "adm_cancel", "1")
+    redis.hset(rq_keys.job_key(job_id), "adm_cancel", "1")
     assert inbox.heartbeat(worker_info(), "") == [job_id]
 
 
@@ -130,7 +130,7 @@ def test_failure_without_retry_is_final_at_once(bench: Bench, inbox: Inbox) -> N
 
 
 def test_queue_entry_that_is_no_job_is_dropped(bench: Bench, inbox: Inbox, redis: Redis) -> None:
-    queue = rq_registries.queue_key("adm:demo:normal")
+    queue = rq_keys.queue_key("adm:demo:normal")
     for garbage in (b"nobody", b"", b"\xff\xfe"):
         redis.rpush(queue, garbage)
     job_id = bench.submit()
@@ -140,7 +140,7 @@ def test_queue_entry_that_is_no_job_is_dropped(bench: Bench, inbox: Inbox, redis
 
 def test_poisoned_payload_fails_and_does_not_stop_the_queue(bench: Bench, inbox: Inbox, redis: Redis) -> None:
     bad, good = bench.submit(), bench.submit()
-    redis.hset(rq_registries.job_key(bad), "data", b"\x80\x04not json")
+    redis.hset(rq_keys.job_key(bad), "data", b"\x80\x04not json")
     assert [each.job_id for each in bench.claim(inbox)] == [good]
     job = bench.queue.get(bad)
     assert job.error is not None
@@ -150,7 +150,7 @@ def test_poisoned_payload_fails_and_does_not_stop_the_queue(bench: Bench, inbox:
 
 def test_expired_job_is_never_run(bench: Bench, inbox: Inbox, redis: Redis) -> None:
     job_id = bench.submit(expires_in=1)
-    redis.hset(rq_registries.job_key(job_id), "adm_expires_at", time.time() - 1)
+    redis.hset(rq_keys.job_key(job_id), "adm_expires_at", time.time() - 1)
     assert bench.claim(inbox) == []
     assert bench.status(job_id) == "expired"
     assert bench.events(job_id) == ["queued", "expired"]
@@ -159,7 +159,7 @@ def test_expired_job_is_never_run(bench: Bench, inbox: Inbox, redis: Redis) -> N
 def test_job_requeued_after_its_expiry_still_runs(bench: Bench, inbox: Inbox, redis: Redis) -> None:
     job_id = bench.submit(expires_in=1)
     (claim,) = bench.claim(inbox)
-    redis.hset(rq_registries.job_key(job_id), "adm_expires_at", time.time() - 1)
+    redis.hset(rq_keys.job_key(job_id), "adm_expires_at", time.time() - 1)
     inbox.results.requeue(claim)
     assert len(bench.claim(inbox)) == 1
 
@@ -169,7 +169,7 @@ def test_requeued_job_waits_for_as_long_as_an_ended_one_is_kept(bench: Bench, in
     (claim,) = bench.claim(inbox)
     inbox.results.requeue(claim)
     assert bench.queue.get(job_id).expires_at > time.time() + 86_000
-    redis.hset(rq_registries.job_key(job_id), "adm_expires_at", time.time() - 1)
+    redis.hset(rq_keys.job_key(job_id), "adm_expires_at", time.time() - 1)
     assert bench.claim(inbox) == []
     assert bench.events(job_id) == ["queued", "started", "queued", "expired"]
 

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule, run_state_machine_as_test
 from redis import Redis
 
-from jobs.callers.caller import ANONYMOUS, Caller, Role
+from jobs.contract.caller import ANONYMOUS, Caller, Role
 from jobs.contract.errors import FailureKind, RefusedError
 from jobs.contract.job import FINAL_STATUSES, ImageRecord, JobStatus, Usage
 from jobs.contract.request import JobRequest
-from jobs.queue import keys, rq_registries
 from jobs.queue.cleaner import Cleaner
 from jobs.queue.drafting import Submission
 from jobs.queue.job_queue import JobQueue
+from jobs.redis import keys, rq_keys
 from jobs.settings import Settings
 from jobs.storage.images import StoredImage
 from tests.conftest import RedisServer
@@ -114,7 +114,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(job_id=jobs)
     def expire(self, job_id: str) -> None:
         if job_id in self.known and self.queue.get(job_id).status is JobStatus.QUEUED:
-            self.redis.hset(rq_registries.job_key(job_id), "adm_expires_at", time.time() - 1)
+            self.redis.hset(rq_keys.job_key(job_id), "adm_expires_at", time.time() - 1)
             self.redis.zadd(keys.EXPIRING, {job_id: time.time() - 1})
             assert self.cleaner.expire_jobs() == 1
             assert self.queue.get(job_id).status is JobStatus.EXPIRED
@@ -122,7 +122,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(target=jobs, key=KEYS)
     def retention_ends_and_a_key_is_used_again_before_the_upkeep(self, key: str) -> str:
         for job_id in [each for each in self.known if not self.is_open(each)]:
-            self.redis.delete(rq_registries.job_key(job_id), keys.events(job_id))  # as Redis does by itself
+            self.redis.delete(rq_keys.job_key(job_id), keys.events(job_id))  # as Redis does by itself
             self.known.discard(job_id)
         for member in self.redis.zrange(keys.ENDED, 0, -1):
             self.redis.zadd(keys.ENDED, {member: time.time() - 1})
@@ -173,7 +173,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule()
     def delays_end(self) -> None:
         for priority in PRIORITIES:
-            delayed = rq_registries.delayed_key(keys.queue("demo", priority))
+            delayed = rq_keys.delayed_key(keys.queue("demo", priority))
             for job_id in self.redis.zrange(delayed, 0, -1):
                 self.redis.zadd(delayed, {job_id: 1})
         self.queue.ledger.enqueue_due()
@@ -184,8 +184,8 @@ class QueueMachine(RuleBasedStateMachine):
             each.decode()
             for priority in PRIORITIES
             for each in (
-                *self.redis.lrange(rq_registries.queue_key(keys.queue("demo", priority)), 0, -1),
-                *self.redis.zrange(rq_registries.delayed_key(keys.queue("demo", priority)), 0, -1),
+                *self.redis.lrange(rq_keys.queue_key(keys.queue("demo", priority)), 0, -1),
+                *self.redis.zrange(rq_keys.delayed_key(keys.queue("demo", priority)), 0, -1),
             )
         )
         leased = Counter(each.decode().partition(":")[0] for each in self.redis.zrange(keys.LEASES, 0, -1))
@@ -217,7 +217,7 @@ class QueueMachine(RuleBasedStateMachine):
                 listed = {each.decode()[17:] for each in self.redis.zrange(keys.index(status, caller), 0, -1)}
                 assert listed == {each for each in own if status in (None, statuses[each])}
             for queue in (keys.queue("demo", priority) for priority in PRIORITIES):
-                line = {each.decode() for each in self.redis.lrange(rq_registries.queue_key(queue), 0, -1)}
+                line = {each.decode() for each in self.redis.lrange(rq_keys.queue_key(queue), 0, -1)}
                 assert {each.decode() for each in self.redis.zrange(keys.own_line(queue, caller), 0, -1)} == line & own
         marked = {each.decode()[17:]: by.decode() for each, by in self.redis.hgetall(keys.JOB_CALLERS).items()}
         assert marked == {each: self.owners[each] for each in self.known if self.owners[each]}
@@ -225,8 +225,8 @@ class QueueMachine(RuleBasedStateMachine):
     @invariant()
     def lines_are_in_the_order_of_turns(self) -> None:
         for queue in (keys.queue("demo", priority) for priority in PRIORITIES):
-            line = [each.decode() for each in self.redis.lrange(rq_registries.queue_key(queue), 0, -1)]
-            turns = [float(self.redis.hget(rq_registries.job_key(each), "adm_turn")) for each in line]
+            line = [each.decode() for each in self.redis.lrange(rq_keys.queue_key(queue), 0, -1)]
+            turns = [float(self.redis.hget(rq_keys.job_key(each), "adm_turn")) for each in line]
             assert turns == sorted(turns)
 
     def base_work(self, job_id: str) -> int:

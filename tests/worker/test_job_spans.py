@@ -13,7 +13,7 @@ from opentelemetry.trace import StatusCode
 from PIL import Image
 from redis import Redis
 
-from jobs.callers.caller import ANONYMOUS
+from jobs.contract.caller import ANONYMOUS
 from jobs.contract.job import Job
 from jobs.contract.request import JobRequest
 from jobs.queue.drafting import Submission, Submitted

@@ -6,8 +6,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from jobs.contract.sweeps import Sweep
-from jobs.queue import keys
 from jobs.queue.retirement import Retirement
+from jobs.redis import keys
 from jobs.settings import Settings
 from tests.jobs.samples import DEMO, DEMO_UNCOND, SWEEP
 from tests.worker.conftest import Bench

@@ -6,7 +6,7 @@ import signal
 import pytest
 from PIL import Image
 
-from jobs.callers.caller import ANONYMOUS
+from jobs.contract.caller import ANONYMOUS
 from jobs.contract.errors import FailureKind
 from jobs.contract.job import JobStatus
 from tests.jobs.samples import upload as keep

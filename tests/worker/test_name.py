@@ -12,7 +12,7 @@ from redis import Redis
 from structlog.testing import capture_logs
 
 from jobs.contract.errors import SettingsError, TakenNameError
-from jobs.queue import keys
+from jobs.redis import keys
 from tests.conftest import RedisServer
 from tests.worker.names import START, owned
 from worker.name import STARTS_KEPT, Name, Start, locked_name

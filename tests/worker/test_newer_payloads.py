@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from jobs.queue import rq_registries
-from jobs.queue.payload import PAYLOAD_VERSION, REVISION
+from jobs.redis import rq_keys
+from jobs.redis.payload import PAYLOAD_VERSION, REVISION
 from tests.worker.conftest import Bench, OpenInbox
 from worker.inbox import Inbox
 
@@ -20,14 +20,14 @@ NEWER = {"revision": REVISION + 1}
 
 def call_of(bench: Bench, job_id: str) -> list[Any]:
     """RQ's serialised call of a job."""
-    data = bench.redis.hget(rq_registries.job_key(job_id), "data")
+    data = bench.redis.hget(rq_keys.job_key(job_id), "data")
     assert isinstance(data, bytes)
     call: list[Any] = json.loads(zlib.decompress(data))
     return call
 
 
 def write_call(bench: Bench, job_id: str, call: list[Any]) -> None:
-    bench.redis.hset(rq_registries.job_key(job_id), "data", zlib.compress(json.dumps(call).encode()))
+    bench.redis.hset(rq_keys.job_key(job_id), "data", zlib.compress(json.dumps(call).encode()))
 
 
 def submit(bench: Bench, payload: dict[str, Any] | None = None, request: dict[str, Any] | None = None) -> str:

@@ -14,7 +14,7 @@ from jobs.storage.files import FileStore
 from tests.waiting import eventually
 from tests.worker.conftest import Bench, OpenInbox
 from tests.worker.tiny_stack import write_tiny_stack
-from worker import job_runs
+from worker import attempts
 from worker.loading import load
 from worker.loop import Worker
 from worker.stopping import Stopping
@@ -30,7 +30,7 @@ def test_job_that_fits_in_no_memory_is_requeued_at_no_cost_and_completes_when_th
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(job_runs, "PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr(attempts, "PAUSE_SECONDS", 0.1)
     write_tiny_stack(tmp_path / "weights")
     # on one thread, so that a batch is one part
     settings = settings.model_copy(

@@ -1,6 +1,6 @@
 from structlog.testing import capture_logs
 
-from jobs.callers.caller import ANONYMOUS
+from jobs.contract.caller import ANONYMOUS
 from jobs.contract.request import JobRequest
 from jobs.queue.drafting import Submission, Submitted
 from tests.worker.conftest import Bench

@@ -7,9 +7,9 @@ import pytest
 from redis import Redis
 
 from jobs.contract.errors import ErrorKind, FieldError, InvalidRequestError, RefusedError
-from jobs.queue import keys
 from jobs.queue.cleaner import Cleaner
 from jobs.queue.retirement import Retirement
+from jobs.redis import keys
 from jobs.settings import Settings
 from tests.jobs.samples import worker_info
 from tests.service.conftest import running_service

@@ -12,7 +12,7 @@ from redis import Redis
 from torch import Tensor, nn
 
 from jobs.contract.job import JobStatus, Progress
-from jobs.queue import keys, rq_registries
+from jobs.redis import keys, rq_keys
 from jobs.settings import Settings
 from jobs.storage.files import FileStore
 from tests.conftest import RedisServer
@@ -41,7 +41,7 @@ def test_leases_and_signs_of_life_are_extended(bench: Bench, inbox: Inbox, redis
     inbox.heartbeat(worker_info("cpu-0"), "")
     inbox.reports.progress((claim, Progress(stage="base", step=1, steps=25, fraction=0.1)))
     signs = [keys.worker("cpu-0"), keys.worker_metrics("cpu-0"), keys.worker_process("cpu-0"), "rq:worker:cpu-0"]
-    signs += [keys.progress(claim.job_id), rq_registries.executions_key("cpu-0")]
+    signs += [keys.progress(claim.job_id), rq_keys.executions_key("cpu-0")]
     redis.zadd(keys.LEASES, {lease_of(claim): time.time() + 5})
     for each in signs:
         assert redis.expire(each, 5), each

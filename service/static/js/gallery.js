@@ -21,7 +21,7 @@ export class Gallery {
     this.list = byId("tiles");
   }
 
-  /** Mark the image that the stage shows. */
+  /** Mark the image that the viewer shows. */
   mark(id, index) {
     this.#shown = { id, index };
     for (const [key, tile] of this.#tiles) {

@@ -1,4 +1,4 @@
-/** The X/Y grid: an image for each pair of values, from one seed; a table whose cells open on the stage, and one sheet. */
+/** The X/Y grid: an image for each pair of values, from one seed; a table whose cells open in the viewer, and one sheet. */
 
 import { axisText, fieldNames, fieldTitle, usualValues, valueTitle } from "./axes.js";
 import { call, write } from "./api.js";

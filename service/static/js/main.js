@@ -14,7 +14,7 @@ import { Jobs } from "./jobs.js";
 import { Restore } from "./restore.js";
 import { Selection } from "./selection.js";
 import { watchKey } from "./signin.js";
-import { Stage } from "./stage.js";
+import { Viewer } from "./viewer.js";
 import { TradeOff } from "./tradeoff.js";
 
 watchKey();
@@ -31,7 +31,7 @@ const fleet = new Fleet((models) => {
 const modelOf = (id) => fleet.model(id);
 const grid = new Grid(form, jobs, modelOf, { show });
 new TradeOff(form);
-const stage = new Stage(jobs, modelOf, { again, cancel, showing: (id, index) => gallery.mark(id, index) });
+const viewer = new Viewer(jobs, modelOf, { again, cancel, showing: (id, index) => gallery.mark(id, index) });
 const filters = new Filters(() => list(() => jobs.filter(filters.query)));
 const selection = new Selection(() => gallery.markSelected());
 const gallery = new Gallery(jobs, modelOf, filters, selection, { show, again });
@@ -49,25 +49,25 @@ function draw() {
   due = true;
   requestAnimationFrame(() => {
     due = false;
-    stage.render();
+    viewer.render();
     gallery.render();
     cancelAll.offer();
-    firstVisit.offer(loaded && jobs.get(stage.id) === undefined);
+    firstVisit.offer(loaded && jobs.get(viewer.id) === undefined);
   });
 }
 
 async function submit(request) {
   const id = await jobs.submit(request);
-  stage.show(id);
+  viewer.show(id);
   reveal();
 }
 
 function show(id, index) {
-  stage.show(id, index);
+  viewer.show(id, index);
   reveal();
 }
 
-/** Bring the stage into view where it is not, as on a phone. */
+/** Bring the viewer into sight where it is not, as on a phone. */
 function reveal() {
   const { top } = byId("picture-area").getBoundingClientRect();
   if (top >= 0 && top < window.innerHeight / 2) return;
@@ -108,4 +108,4 @@ await Promise.all([fleet.ask(), list(() => jobs.load())]);
 loaded = true;
 draw();
 const first = jobs.all.find(({ job }) => job.images.length > 0 || job.status === "in_progress");
-if (stage.id === null && first !== undefined) stage.show(first.job.id);
+if (viewer.id === null && first !== undefined) viewer.show(first.job.id);

@@ -5,7 +5,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
-from jobs.callers.caller import Role
+from jobs.contract.caller import Role
 from tests.jobs.samples import SWEEP
 from tests.service.conftest import MakeKey, body
 from tests.service.page.painter import Painter, films, generate, open_page

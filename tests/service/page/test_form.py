@@ -39,7 +39,7 @@ def test_one_of_each_class_posts_them_in_one_call(page: Page, painter: Painter, 
         page.get_by_role("button", name="One of each class").click()
     assert len(json.loads(posted.value.post_data or "")["items"]) == 10
     expect(page.locator("#tiles .active")).to_have_count(10)
-    expect(page.locator("#stage-title")).to_have_text("Sphere")
+    expect(page.locator("#viewer-title")).to_have_text("Sphere")
     requests = [each["request"] for each in client.get("/v1/jobs").json()["data"]]
     assert [each["class_label"] for each in requests] == list(range(10))[::-1]
     assert {(each["steps"], each["seed"], each["previews"]) for each in requests} == {(3, 42, True)}

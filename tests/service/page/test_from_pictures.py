@@ -9,7 +9,7 @@ from playwright.sync_api import (
 )
 from redis import Redis
 
-from jobs.queue import keys
+from jobs.redis import keys
 from tests.jobs.samples import DEMO_UNCOND, png
 from tests.service.page.painter import Painter, films, generate, open_page
 
@@ -32,7 +32,7 @@ def test_uploaded_picture_is_shown_and_reconstructed(page: Page, painter: Painte
     claim = painter.claim()
     assert (claim.request.kind, len(claim.request.images), claim.request.model) == ("reconstruct", 1, "demo")
     painter.finish(claim, {"errors": [{"mean_absolute": 1.25, "psnr": 41.5}]})
-    expect(page.locator("#stage-title")).to_have_text("Reconstruction")
+    expect(page.locator("#viewer-title")).to_have_text("Reconstruction")
     expect(page.locator("#request-facts")).to_contain_text("1.25 of 255")
     expect(page.locator("#request-facts")).to_contain_text("41.5 dB")
     expect(page.locator("#caption")).to_contain_text("Finished")

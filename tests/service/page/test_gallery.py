@@ -9,9 +9,9 @@ import pytest
 from playwright.sync_api import Page, expect
 from redis import Redis
 
-from jobs.callers.caller import Role
+from jobs.contract.caller import Role
 from jobs.contract.pipelines import ClassInfo
-from jobs.queue import keys
+from jobs.redis import keys
 from tests.jobs.samples import DEMO, png
 from tests.service.conftest import MakeKey, body
 from tests.service.page.painter import Painter, generate, open_page

@@ -6,7 +6,7 @@ import httpx2
 import pytest
 from playwright.sync_api import Page, expect
 
-from jobs.callers.caller import Role
+from jobs.contract.caller import Role
 from tests.jobs.samples import worker_info
 from tests.service.conftest import MakeKey, body
 from tests.service.page.painter import Painter, open_page

@@ -10,7 +10,7 @@ from playwright.sync_api import (
 from redis import Redis
 
 from jobs.contract.pipelines import PipelineInfo, UpsampleDefaults
-from jobs.queue import keys
+from jobs.redis import keys
 from tests.jobs.samples import BASE, DEMO, DEMO_UNCOND, UPSAMPLER, png
 from tests.service.page.painter import Painter, generate, open_page
 from tests.service.page.test_from_pictures import choose
@@ -149,8 +149,8 @@ def test_only_the_steps_that_are_taken_are_shown(
     expect(steps_shown).to_have_text(f"25 + {taken}")
     choose(page, 0, png(50, 8))
     painter.finish(press(page, painter, "Upsample"))
-    expect(page.locator("#stage-title")).to_have_text("Upsampled picture")
+    expect(page.locator("#viewer-title")).to_have_text("Upsampled picture")
     expect(steps_shown).to_have_text(str(taken))
     painter.finish(press(page, painter, "Variations"))  # half of 25 steps
-    expect(page.locator("#stage-title")).to_have_text("Variation")
+    expect(page.locator("#viewer-title")).to_have_text("Variation")
     expect(steps_shown).to_have_text(f"13 + {taken}")

@@ -8,13 +8,13 @@ import signal
 from collections.abc import Coroutine, Iterator, Sequence
 from pathlib import Path
 
-from stack.child import Child, ChildSpec
-from stack.log import Log
+from standalone.child import Child, ChildSpec
+from standalone.log import Log
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class StackError(Exception):
+class StartError(Exception):
     """The programs cannot start here; the message is one line with the change that is needed."""
 
 
@@ -22,19 +22,19 @@ class StackError(Exception):
 def sole_owner(run_dir: Path) -> Iterator[None]:
     """Lock the folder within the block, so that two supervisors cannot share it.
 
-    Raises: StackError when another process has locked it, or the folder cannot be written.
+    Raises: StartError when another process has locked it, or the folder cannot be written.
     """
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(run_dir / "stack.lock", os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
-        raise StackError(f"ADM_DATA: {run_dir.parent} cannot be used: {error.strerror}") from error
+        raise StartError(f"ADM_DATA: {run_dir.parent} cannot be used: {error.strerror}") from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             owner = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
-            raise StackError(
+            raise StartError(
                 f"another adm up or adm demo (process {owner}) runs on the folder {run_dir.parent}: stop it, "
                 "or set ADM_DATA to another folder and ADM_PORT to another port"
             ) from error
@@ -88,7 +88,7 @@ async def run_until_signalled(supervisor: Supervisor, log: Log, while_running: C
     """Run the children until the first SIGINT, SIGTERM or SIGHUP, then stop them; a second signal shortens that.
 
     `while_running` runs beside them and is cancelled when the stop begins.
-    Raises: StackError, once all are stopped, when a child cannot work with its settings.
+    Raises: StartError, once all are stopped, when a child cannot work with its settings.
     """
     stopping = asyncio.Event()
 
@@ -112,4 +112,4 @@ async def run_until_signalled(supervisor: Supervisor, log: Log, while_running: C
         await supervisor.stop()
     if not stopping.is_set():
         child = misconfigured.result()
-        raise StackError(f"{child.spec.name} cannot work with these settings: {child.last_line}")
+        raise StartError(f"{child.spec.name} cannot work with these settings: {child.last_line}")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import psutil
 
-from stack.child import Backoff, ChildSpec
-from stack.log import Log
-from stack.supervisor import Supervisor, run_until_signalled, sole_owner
+from standalone.child import Backoff, ChildSpec
+from standalone.log import Log
+from standalone.supervisor import Supervisor, run_until_signalled, sole_owner
 from tests.waiting import PATIENCE_SECONDS
 
 STOP_SECONDS = 3600.0  # time limit for children; longer than any test waits, so a child must stop by itself

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from stack.supervisor import StackError, sole_owner
-from tests.stack.programs import DEAF, OBEDIENT, alive, written_pid
+from standalone.supervisor import StartError, sole_owner
+from tests.standalone.programs import DEAF, OBEDIENT, alive, written_pid
 from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -26,7 +26,7 @@ def running(run_dir: Path, source: str, *prefix: str) -> Iterator[tuple[subproce
             *(prefix or ("env", "--default-signal=HUP")),
             sys.executable,
             "-m",
-            "tests.stack.programs",
+            "tests.standalone.programs",
             str(run_dir),
             source,
         ],
@@ -103,7 +103,7 @@ def test_stack_starts_again_on_the_folder_of_one_that_was_killed(tmp_path: Path)
 def test_second_stack_on_a_folder_is_refused_with_the_setting_to_change(tmp_path: Path) -> None:
     with (
         sole_owner(tmp_path / "run"),
-        pytest.raises(StackError, match=rf"process {os.getpid()}\).*ADM_DATA.*ADM_PORT"),
+        pytest.raises(StartError, match=rf"process {os.getpid()}\).*ADM_DATA.*ADM_PORT"),
         sole_owner(tmp_path / "run"),
     ):
         pass
@@ -117,5 +117,5 @@ def test_folder_can_be_owned_again_after_its_owner_left(tmp_path: Path) -> None:
 
 def test_folder_that_cannot_be_made_is_an_error_that_names_adm_data(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StackError, match="ADM_DATA"), sole_owner(tmp_path / "file" / "run"):
+    with pytest.raises(StartError, match="ADM_DATA"), sole_owner(tmp_path / "file" / "run"):
         pass

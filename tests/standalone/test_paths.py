@@ -13,11 +13,11 @@ from redis import Redis
 
 from jobs.settings import Settings
 from jobs.storage.images import ImageStore
-from stack.child import Child, happens
-from stack.embedded import redis_spec
+from standalone.child import Child, happens
+from standalone.embedded import redis_spec
 from tests.jobs.samples import DEMO, png
-from tests.stack.programs import Lines
-from tests.stack.test_up import up
+from tests.standalone.programs import Lines
+from tests.standalone.test_up import up
 from tests.worker.names import owned
 from tests.worker.tiny_stack import write_tiny_stack
 from worker.inbox import Inbox
@@ -61,9 +61,9 @@ def test_redis_the_store_and_a_worker_work_in_a_folder_of_any_name(short: Path, 
 def test_whole_stack_starts_in_folders_of_any_name(short: Path) -> None:
     folder = short / EVERYTHING
     write_tiny_stack(folder / "weights")
-    with up(folder, folder / "weights", expected="(Ctrl-C stops all)") as stack:
-        assert stack.status("/readyz?workers=1") == 200
-        assert not any("Traceback" in line for line in stack.lines)
+    with up(folder, folder / "weights", expected="(Ctrl-C stops all)") as programs:
+        assert programs.status("/readyz?workers=1") == 200
+        assert not any("Traceback" in line for line in programs.lines)
 
 
 @pytest.mark.parametrize(

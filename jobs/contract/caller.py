@@ -4,7 +4,8 @@ import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-KEY = re.compile(r"adm_([0-9a-f]{12})_[A-Za-z0-9_-]{43}")  # the caller's id, and 256 random bits
+CALLER_ID = re.compile(r"[0-9a-f]{12}")
+KEY = re.compile(rf"adm_({CALLER_ID.pattern})_[A-Za-z0-9_-]{{43}}")  # the caller's id, and 256 random bits
 
 
 class Role(StrEnum):

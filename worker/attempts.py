@@ -1,4 +1,4 @@
-"""A worker's jobs whose images are in the engine: the progress of each, and its end."""
+"""The attempts of a worker whose images are in the engine: the progress of each, and its end."""
 
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -23,14 +23,14 @@ from worker.job_state import JobState
 from worker.queue_thread import QueueThread
 from worker.results import Results
 
-log = structlog.get_logger("worker.job_runs")
+log = structlog.get_logger("worker.attempts")
 
 PREVIEW_SECONDS = 0.05  # between two previews of one image; an eye cannot follow more
 PAUSE_SECONDS = 5.0  # without claiming jobs, after an error of the store or the device's memory
 
 
-class JobRun:
-    """The state of a job so far: steps taken, device time, latents and stored images.
+class Attempt:
+    """An attempt at a job, as far as it got: steps taken, device time, latents and stored images.
 
     Includes earlier attempts as far as this attempt resumed their checkpoint; work that was lost is not counted.
     """
@@ -51,7 +51,7 @@ class JobRun:
         self._steps_total = sum(image.num_evaluations for image in images)
         self._steps_done = {image.index: 0 for image in images}
         self._shown_at: dict[int, float] = {}
-        self._places: dict[int, tuple[str, int, int]] = {}  # image -> stage, step and steps
+        self._reached: dict[int, tuple[str, int, int]] = {}  # image -> stage, step and steps
         if resumed is not None:
             self.images += resumed.images
             self.device_seconds = self.checkpointed_at = resumed.device_seconds
@@ -75,20 +75,20 @@ class JobRun:
         index = trajectory.request.index
         self._steps_done[index] += 1
         for encoded in self._latents.keys() - {index}:
-            self._places.pop(encoded, None)  # it is encoded; from here on the frames show the job's progress
+            self._reached.pop(encoded, None)  # it is encoded; from here on the frames show the job's progress
         self.device_seconds += seconds
         # From the count of steps: the engine may have moved the trajectory on to the next stage already.
         step = self._steps_done[index]
         for plan in trajectory.request.plans:
             if step <= plan.num_evaluations:
-                self._places[index] = (stage, step, plan.num_evaluations)
+                self._reached[index] = (stage, step, plan.num_evaluations)
                 return
             step -= plan.num_evaluations
         raise AssertionError("an image took more steps than its plans have")
 
-    def place(self, index: int) -> tuple[int, int]:
+    def reached(self, index: int) -> tuple[int, int]:
         """The last step that an image took, and the number of steps of its stage."""
-        _, step, steps = self._places[index]
+        _, step, steps = self._reached[index]
         return step, steps
 
     def shows_previews(self, index: int, now: float) -> bool:
@@ -100,8 +100,8 @@ class JobRun:
 
     def progress(self) -> Progress:
         """The stage and step of the image with the fewest steps done, and the done share of all steps."""
-        last = min(self._places, key=lambda index: self._steps_done[index])
-        stage, step, steps = self._places[last]
+        last = min(self._reached, key=lambda index: self._steps_done[index])
+        stage, step, steps = self._reached[last]
         return Progress(stage=stage, step=step, steps=steps, fraction=self.steps / self._steps_total)
 
     def encoded(self, finished: Finished) -> list[ImageRequest]:
@@ -145,8 +145,8 @@ class JobRun:
         return Usage(steps=self.steps, device_seconds=round(self.device_seconds, 4))
 
 
-class JobRuns:
-    """One worker's jobs in flight, by id. All methods are for the loop's thread."""
+class Attempts:
+    """One worker's attempts, by job. All methods are for the loop's thread."""
 
     def __init__(
         self,
@@ -154,92 +154,94 @@ class JobRuns:
         results: Results,
         queue: QueueThread,
         numerics: Numerics,
-        ended: Callable[[JobRun], None],
+        ended: Callable[[Attempt], None],
     ) -> None:
-        """`ended` gets each run whose end this worker has written."""
+        """`ended` gets each attempt whose end this worker has written."""
         self._engine, self._results, self._queue, self._numerics = engine, results, queue, numerics
         self._on_end = ended
-        self._runs: dict[str, JobRun] = {}
+        self._attempts: dict[str, Attempt] = {}
         self._takes_nothing_until = 0.0
 
     def __len__(self) -> int:
-        return len(self._runs)
+        return len(self._attempts)
 
     @property
-    def all(self) -> Collection[JobRun]:
-        """All runs, in the order of their entry."""
-        return self._runs.values()
+    def all(self) -> Collection[Attempt]:
+        """All attempts, in the order of their entry."""
+        return self._attempts.values()
 
     @property
     def may_take_more(self) -> bool:
         """Return whether jobs may be claimed; False for PAUSE_SECONDS after an error of the store or device memory."""
         return time.monotonic() >= self._takes_nothing_until
 
-    def of(self, job_id: str) -> JobRun | None:
-        return self._runs.get(job_id)
+    def of(self, job_id: str) -> Attempt | None:
+        return self._attempts.get(job_id)
 
-    def has(self, run: JobRun) -> bool:
-        """Return whether this run, and not a later one of its job, is in flight."""
-        return self._runs.get(run.claim.job_id) is run
+    def has(self, attempt: Attempt) -> bool:
+        """Return whether this attempt, and not a later one at its job, is in flight."""
+        return self._attempts.get(attempt.claim.job_id) is attempt
 
-    def add(self, run: JobRun) -> None:
-        self._runs[run.claim.job_id] = run
+    def add(self, attempt: Attempt) -> None:
+        self._attempts[attempt.claim.job_id] = attempt
 
-    def forget(self, run: JobRun) -> None:
-        """Remove a run and its images in the engine."""
-        del self._runs[run.claim.job_id]
-        run.forgotten = True
-        self._engine.abort(run.claim.job_id)
+    def forget(self, attempt: Attempt) -> None:
+        """Remove an attempt and its images in the engine."""
+        del self._attempts[attempt.claim.job_id]
+        attempt.forgotten = True
+        self._engine.abort(attempt.claim.job_id)
 
-    def stored(self, run: JobRun, image: ImageRecord) -> None:
+    def stored(self, attempt: Attempt, image: ImageRecord) -> None:
         """Publish a stored image; the last one completes its job."""
-        if run.stored(image):
-            self.complete(run, sorted(run.images, key=lambda i: i.index), run.usage, run.results)
+        if attempt.stored(image):
+            self.complete(attempt, sorted(attempt.images, key=lambda i: i.index), attempt.usage, attempt.results)
             return
 
         def published(is_published: bool) -> None:
-            if not is_published and self.has(run):  # the claim was lost
-                self.forget(run)
+            if not is_published and self.has(attempt):  # the claim was lost
+                self.forget(attempt)
 
-        self._queue.write(partial(self._results.image_ready, run.claim, image), published)
+        self._queue.write(partial(self._results.image_ready, attempt.claim, image), published)
 
-    def complete(self, run: JobRun, images: list[ImageRecord], usage: Usage, results: dict[str, Any] | None) -> None:
+    def complete(
+        self, attempt: Attempt, images: list[ImageRecord], usage: Usage, results: dict[str, Any] | None
+    ) -> None:
         """Complete a job; its result is written on the queue's thread, while other jobs continue."""
-        self.forget(run)
-        call = partial(self._results.complete, run.claim, images, usage, self._numerics.now, results)
-        self._queue.write(call, partial(self._ended, run))
+        self.forget(attempt)
+        call = partial(self._results.complete, attempt.claim, images, usage, self._numerics.now, results)
+        self._queue.write(call, partial(self._ended, attempt))
 
     def requeue_after_outage(self, claim: Claim, error: Exception) -> None:
         """Requeue a job without spending a retry, after an error of the store or the device's memory."""
         what = "out_of_memory" if isinstance(error, torch.OutOfMemoryError) else "store_unavailable"
         log.error(what, **claim.ids, error=str(error))
         self._takes_nothing_until = time.monotonic() + PAUSE_SECONDS
-        if run := self._runs.get(claim.job_id):
-            self.forget(run)
+        if attempt := self._attempts.get(claim.job_id):
+            self.forget(attempt)
         self.requeue(claim)
 
     def blame(self, job_id: str, error: Exception, detail: str) -> None:
         """Requeue a job if the engine ran out of memory; otherwise spend one of its retries, or fail it."""
-        run = self._runs[job_id]
+        attempt = self._attempts[job_id]
         if isinstance(error, torch.OutOfMemoryError):
-            self.requeue_after_outage(run.claim, error)
+            self.requeue_after_outage(attempt.claim, error)
             return
         log.error("step_failed", job_id=job_id, error=f"{type(error).__name__}: {error}")
         # Numbers that overflow would overflow again, so only other errors are worth a retry.
-        self.fail(run, FailureKind.STEP_FAILED, detail, retry=not isinstance(error, NotFiniteError))
+        self.fail(attempt, FailureKind.STEP_FAILED, detail, retry=not isinstance(error, NotFiniteError))
 
-    def fail(self, run: JobRun, kind: FailureKind, detail: str, *, retry: bool) -> None:
-        self.forget(run)
-        self.fail_claim(run.claim, kind, detail, retry=retry)
+    def fail(self, attempt: Attempt, kind: FailureKind, detail: str, *, retry: bool) -> None:
+        self.forget(attempt)
+        self.fail_claim(attempt.claim, kind, detail, retry=retry)
 
     def fail_claim(self, claim: Claim, kind: FailureKind, detail: str, *, retry: bool) -> None:
         """Fail a job that is not in the engine."""
         self._queue.write(partial(self._results.fail, claim, kind, detail, retry=retry))
 
-    def drop(self, run: JobRun) -> None:
+    def drop(self, attempt: Attempt) -> None:
         """Remove a job that was cancelled or that another worker has claimed."""
-        self.forget(run)
-        self._queue.write(partial(self._results.cancelled, run.claim), partial(self._ended, run))
+        self.forget(attempt)
+        self._queue.write(partial(self._results.cancelled, attempt.claim), partial(self._ended, attempt))
 
     def cancelled(self, claim: Claim) -> None:
         """Release a job that never entered the engine, for the same reasons as `drop`."""
@@ -251,10 +253,10 @@ class JobRuns:
 
     def requeue_all(self) -> None:
         """Requeue all jobs in flight."""
-        for run in reversed(list(self._runs.values())):  # each goes to the front, so this keeps the order
-            self.forget(run)
-            self.requeue(run.claim)
+        for attempt in reversed(list(self._attempts.values())):  # each goes to the front, so this keeps the order
+            self.forget(attempt)
+            self.requeue(attempt.claim)
 
-    def _ended(self, run: JobRun, by_us: bool) -> None:
+    def _ended(self, attempt: Attempt, by_us: bool) -> None:
         if by_us:  # False if the claim was lost
-            self._on_end(run)
+            self._on_end(attempt)

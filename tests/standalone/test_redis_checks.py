@@ -7,9 +7,9 @@ import pytest
 from redis import Redis
 
 from jobs.callers.quota_windows import Window
-from jobs.queue import keys
+from jobs.redis import keys
 from jobs.settings import Settings
-from stack.redis_checks import COMMANDS, check_redis, judge_clock
+from standalone.redis_checks import COMMANDS, check_redis, judge_clock
 from tests.conftest import RedisServer
 from tests.jobs.desk import ANN, Desk
 from vocabulary.doctor_finding import Finding

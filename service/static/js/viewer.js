@@ -1,4 +1,4 @@
-/** The page's stage: one image of one job, large, with its film, its progress and its settings. */
+/** The viewer: one image of one job, large, with its film, its progress and its settings. */
 
 import { pathOfFile, write } from "./api.js";
 import { byId, copy, element, focusFirst, local, recall, remember, setNotice, setText } from "./dom.js";
@@ -15,7 +15,7 @@ const OUTCOMES = {
   expired: "This job expired: no worker took it in time.",
 };
 
-export class Stage {
+export class Viewer {
   #id = null;
   #index = 0;
   #announced = "";
@@ -63,7 +63,7 @@ export class Stage {
     const { job } = entry;
     const cancelHadFocus = document.activeElement === byId("cancel");
     const name = title(this.modelOf(job.request.model), job.request);
-    setText(byId("stage-title"), capital(name));
+    setText(byId("viewer-title"), capital(name));
     this.film.name(job.request.kind === "interpolate" ? "Frame of the morph" : "Denoising step");
     this.film.update(job.request.kind === "interpolate" ? morph(job) : this.#frames(entry));
     this.#size();
@@ -92,7 +92,7 @@ export class Stage {
 
   #empty() {
     this.film.reset();
-    setText(byId("stage-title"), "How a picture forms");
+    setText(byId("viewer-title"), "How a picture forms");
     setText(byId("caption"), "");
     byId("request-facts").replaceChildren();
     for (const id of ["picture", "progress-area", "outcome", "image-actions", "job-source", "siblings-area", "scores-area"]) byId(id).hidden = true;
@@ -129,7 +129,7 @@ export class Stage {
   #picture(frame) {
     const picture = byId("picture");
     showPicture(picture, frame.url);
-    picture.alt = `${byId("stage-title").textContent}: ${frame.label}`;
+    picture.alt = `${byId("viewer-title").textContent}: ${frame.label}`;
     setText(byId("caption"), frame.caption);
   }
 

@@ -21,11 +21,11 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from files.checkout import commit
 from jobs.settings import Settings
-from stack.contact_sheet import Tile, contact_sheet
-from stack.demo_requests import demo_requests
-from stack.embedded import embedded_supervisor, page_address, with_free_port
-from stack.log import Log
-from stack.supervisor import StackError, sole_owner
+from standalone.contact_sheet import Tile, contact_sheet
+from standalone.demo_requests import demo_requests
+from standalone.embedded import embedded_supervisor, page_address, with_free_port
+from standalone.log import Log
+from standalone.supervisor import StartError, sole_owner
 from vocabulary.counts import counted
 
 START_SECONDS = 300.0  # a start loads and warms up
@@ -58,13 +58,13 @@ def run_demo(settings: Settings, out: Path) -> bool:
     """Make the images and write them to `out`, with a contact sheet, a report and the metrics.
 
     Returns: whether every image arrived.
-    Raises: StackError when the programs do not start, with the last lines that they printed.
+    Raises: StartError when the programs do not start, with the last lines that they printed.
     """
     out.mkdir(parents=True, exist_ok=True)
     for old in (*out.glob("*.png"), out / "report.json", out / "metrics.txt"):
         old.unlink(missing_ok=True)  # so that all files afterwards are of this run
     console = Console()
-    outcomes, metrics = asyncio.run(stack_and_jobs(settings, out / "stack.log", console))
+    outcomes, metrics = asyncio.run(programs_and_jobs(settings, out / "stack.log", console))
     for name, png in images(outcomes):
         (out / name).write_bytes(png)
     if tiles := [tile(each.job, each.png) for each in outcomes if each.png is not None]:
@@ -79,7 +79,7 @@ def run_demo(settings: Settings, out: Path) -> bool:
     return bool(outcomes) and arrived == len(outcomes)
 
 
-async def stack_and_jobs(settings: Settings, log_path: Path, console: Console) -> tuple[list[Outcome], str]:
+async def programs_and_jobs(settings: Settings, log_path: Path, console: Console) -> tuple[list[Outcome], str]:
     """Run the programs until the jobs have ended; their log goes to a file, because the screen shows progress bars."""
     # SIGTERM acts like Ctrl-C, which asyncio turns into a cancellation, so that the programs stop in order.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, signal.raise_signal, signal.SIGINT)
@@ -99,7 +99,7 @@ async def running_stack(
 ) -> AsyncIterator[httpx2.AsyncClient]:
     """A client of ready programs, which are stopped in order when the block ends.
 
-    Raises: StackError if the worker dies before it is ready, or the programs are not ready in time.
+    Raises: StartError if the worker dies before it is ready, or the programs are not ready in time.
     """
     supervisor = embedded_supervisor(settings, log)
     starting = asyncio.create_task(supervisor.start())
@@ -111,9 +111,9 @@ async def running_stack(
                     await supervisor.children["service"].ready.wait()
                     await supervisor.children["worker"].settled.wait()
             except TimeoutError as error:
-                raise StackError(f"service and worker were not ready within {limit:g} s; see {log_path}") from error
+                raise StartError(f"service and worker were not ready within {limit:g} s; see {log_path}") from error
         if not supervisor.children["worker"].ready.is_set():
-            raise StackError(f"the worker did not start: {last_words('worker', log_path)} (all of it: {log_path})")
+            raise StartError(f"the worker did not start: {last_words('worker', log_path)} (all of it: {log_path})")
         async with httpx2.AsyncClient(base_url=page_address(settings), trust_env=False, timeout=60.0) as client:
             yield client
     finally:

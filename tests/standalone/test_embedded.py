@@ -11,8 +11,8 @@ from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 
 from jobs.settings import Settings
-from stack.child import Child
-from stack.embedded import (
+from standalone.child import Child
+from standalone.embedded import (
     child_specs,
     environment,
     local_host,
@@ -21,14 +21,14 @@ from stack.embedded import (
     with_free_port,
     worker_name,
 )
-from stack.supervisor import StackError
-from tests.stack.programs import Lines, written_pid
+from standalone.supervisor import StartError
+from tests.standalone.programs import Lines, written_pid
 
 
 def test_busy_port_is_one_clear_error_that_names_the_variable() -> None:
     with socket.create_server(("127.0.0.1", 0)) as holder:
         port = holder.getsockname()[1]
-        with pytest.raises(StackError, match=rf"port {port} .* in use: set ADM_PORT") as caught:
+        with pytest.raises(StartError, match=rf"port {port} .* in use: set ADM_PORT") as caught:
             with_free_port(Settings(port=port))
     assert "\n" not in str(caught.value)
 
@@ -40,7 +40,7 @@ def test_port_0_takes_a_free_port() -> None:
 
 
 def test_address_of_no_interface_is_an_error_that_names_adm_host() -> None:
-    with pytest.raises(StackError, match="ADM_HOST"):
+    with pytest.raises(StartError, match="ADM_HOST"):
         with_free_port(Settings(host="192.0.2.1"))  # TEST-NET-1 (RFC 5737): nobody's
 
 

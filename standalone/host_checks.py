@@ -14,8 +14,8 @@ from jobs.contract.errors import SettingsError, UnavailableError
 from jobs.settings import Settings
 from jobs.settings.environment import masked
 from jobs.storage.store import ObjectStore
-from stack.embedded import PROBE_TIMEOUT_SECONDS, local_host, with_free_port
-from stack.supervisor import StackError
+from standalone.embedded import PROBE_TIMEOUT_SECONDS, local_host, with_free_port
+from standalone.supervisor import StartError
 from vocabulary.counts import counted
 from vocabulary.doctor_finding import Finding
 
@@ -34,7 +34,7 @@ def check_python() -> Finding:
 
 
 def check_torch() -> Finding:
-    """Check whether torch is the pinned version, because others round differently, so that bytes differ."""
+    """Check whether torch is the pinned version: other versions round differently, and give other bytes."""
     pinned = next(filter(None, map(TORCH.match, requires("adm-serve") or ())), None)
     assert pinned is not None  # by pyproject.toml
     try:
@@ -95,10 +95,10 @@ def check_port(settings: Settings) -> Finding:
     """Check whether the service can listen on its port, or already does."""
     try:
         with_free_port(settings)
-    except StackError as error:
+    except StartError as error:
         if not service_lives(settings):
             return Finding("port", "fault", str(error))
-        if stack_runs(settings):
+        if supervisor_runs(settings):
             return Finding("port", "ok", f"{settings.port} on {settings.host}: the service of this ADM_DATA has it")
         text = f"port {settings.port} on {settings.host} is that of another ADM service: set ADM_PORT to start one more"
         return Finding("port", "warning", text)
@@ -118,7 +118,7 @@ def service_lives(settings: Settings) -> bool:
         connection.close()
 
 
-def stack_runs(settings: Settings) -> bool:
+def supervisor_runs(settings: Settings) -> bool:
     """Check whether this data folder's supervisor runs a service, by its pid file."""
     try:
         os.kill(int((settings.run_dir / "service.pid").read_text()), 0)

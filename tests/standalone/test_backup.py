@@ -1,4 +1,4 @@
-"""The commands of docs/fleet.md bring a killed stack back, with what it had when it was backed up."""
+"""The commands of docs/fleet.md bring killed programs back, with what it had when it was backed up."""
 
 import os
 import re

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from jobs.contract.errors import SETTINGS_STATUS
-from stack import launcher
-from stack.log import LineSplitter, Log
+from standalone import launcher
+from standalone.log import LineSplitter, Log
 
 SHORTENED_STOP_SECONDS = 1.0  # time for a child after the second Ctrl-C
 PROBE_SECONDS = 0.2  # between two readiness probes of a starting child

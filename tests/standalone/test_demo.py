@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 
 from models.checkpoints.presets import SHAPE_NAMES
-from stack.contact_sheet import MARGIN_PX, TILE_PX, Tile, contact_sheet
-from stack.demo import Outcome, batch_occupancy, report
-from stack.demo_requests import demo_requests
+from standalone.contact_sheet import MARGIN_PX, TILE_PX, Tile, contact_sheet
+from standalone.demo import Outcome, batch_occupancy, report
+from standalone.demo_requests import demo_requests
 
 MODEL = {
     "id": "demo",

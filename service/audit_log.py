@@ -10,7 +10,7 @@ from service.middleware import SAFE_METHODS
 log = structlog.get_logger("audit")
 
 
-class Audited:
+class AuditedCall:
     """Logs one call: a context manager around it, whose `send` takes the place of the server's."""
 
     def __init__(self, scope: Scope, send: Send, caller: str) -> None:
@@ -32,7 +32,7 @@ class Audited:
         if self._scope["method"] in SAFE_METHODS:
             return
         route, about = self._scope.get("route"), self._scope.get("path_params") or {}
-        several = self._scope.get("state", {}).get("audited")  # ids of the objects of a call without a Location
+        several = self._scope.get("state", {}).get("audit_target")  # ids of the objects of a call without a Location
         named = (
             about.get("job_id")
             or about.get("grid_id")

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from jobs.settings import Settings
-from stack.embedded import with_free_port
-from tests.stack.programs import alive, written_pid
+from standalone.embedded import with_free_port
+from tests.standalone.programs import alive, written_pid
 from tests.waiting import PATIENCE_SECONDS, eventually
 
 ROOT = Path(__file__).parents[2]
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.slow, pytest.mark.redis, pytest.mark.process]
 
 
-class Stack:
+class Programs:
     """A running `adm up` whose worker finds no files of weights, so that it needs no time to load them."""
 
     def __init__(self, process: subprocess.Popen[str], data: Path, port: int) -> None:
@@ -72,7 +72,7 @@ class Stack:
 @contextmanager
 def up(
     tmp_path: Path, weights: Path | None = None, expected: str = "http://127.0.0.1:", **variables: str
-) -> Iterator[Stack]:
+) -> Iterator[Programs]:
     """Runs `adm up` with a folder and a port of its own; yields once it has printed a line with `expected`."""
     port = with_free_port(Settings(port=0)).port
     if weights is None:
@@ -88,25 +88,25 @@ def up(
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        stack = Stack(process, tmp_path / "data", port)
+        programs = Programs(process, tmp_path / "data", port)
         try:
-            stack.wait_line(expected)
-            yield stack
+            programs.wait_line(expected)
+            yield programs
         finally:
             process.kill()
-            stack.end()
-            print(*stack.lines)  # shown by a failure
+            programs.end()
+            print(*programs.lines)  # shown by a failure
 
 
 def test_service_stays_up_beside_a_worker_that_refuses_its_weights(tmp_path: Path) -> None:
-    with up(tmp_path) as stack:
-        assert stack.status("/readyz") == 200
-        assert stack.status("/readyz?workers=1") == 503
-        assert stack.get("/v1/workers")["data"] == []
-        refusals = [line for line in stack.lines if line.startswith("worker ")]
+    with up(tmp_path) as programs:
+        assert programs.status("/readyz") == 200
+        assert programs.status("/readyz?workers=1") == 503
+        assert programs.get("/v1/workers")["data"] == []
+        refusals = [line for line in programs.lines if line.startswith("worker ")]
         assert any(str(tmp_path / "weights") in line for line in refusals)
-        assert not any("Traceback" in line for line in stack.lines)
-        assert any("worker ended with status" in line for line in stack.lines)
+        assert not any("Traceback" in line for line in programs.lines)
+        assert any("worker ended with status" in line for line in programs.lines)
 
 
 @pytest.mark.parametrize(
@@ -141,42 +141,42 @@ def test_default_pipeline_that_no_worker_loads_is_reported(tmp_path: Path) -> No
 
 
 def test_killed_service_is_back_on_its_port_under_a_new_pid(tmp_path: Path) -> None:
-    with up(tmp_path) as stack:
-        before = stack.pid("service")
+    with up(tmp_path) as programs:
+        before = programs.pid("service")
         assert before is not None
         os.kill(before, signal.SIGKILL)
-        eventually(lambda: stack.pid("service") not in (None, before), "a new service runs")
-        eventually(lambda: stack.status("/readyz") == 200, "it is ready")
+        eventually(lambda: programs.pid("service") not in (None, before), "a new service runs")
+        eventually(lambda: programs.status("/readyz") == 200, "it is ready")
 
 
 def test_service_recovers_by_itself_when_redis_was_killed(tmp_path: Path) -> None:
-    with up(tmp_path) as stack:
-        service, redis = stack.pid("service"), stack.pid("redis")
+    with up(tmp_path) as programs:
+        service, redis = programs.pid("service"), programs.pid("redis")
         assert redis is not None
         os.kill(redis, signal.SIGKILL)
-        eventually(lambda: stack.pid("redis") not in (None, redis), "a new Redis runs")
-        eventually(lambda: stack.status("/readyz") == 200, "it is ready")
-        assert stack.pid("service") == service
+        eventually(lambda: programs.pid("redis") not in (None, redis), "a new Redis runs")
+        eventually(lambda: programs.status("/readyz") == 200, "it is ready")
+        assert programs.pid("service") == service
 
 
 def test_ctrl_c_stops_all_in_order_and_leaves_no_process_and_no_pid_file(tmp_path: Path) -> None:
-    with up(tmp_path) as stack:
-        pids = [pid for pid in map(stack.pid, ("service", "redis")) if pid is not None]
+    with up(tmp_path) as programs:
+        pids = [pid for pid in map(programs.pid, ("service", "redis")) if pid is not None]
         assert len(pids) == 2
-        stack.process.send_signal(signal.SIGINT)
-        stack.end()
-        assert stack.process.returncode == 0
-        stops = [line.split("stopping ")[1].partition(":")[0] for line in stack.lines if "| stopping " in line]
+        programs.process.send_signal(signal.SIGINT)
+        programs.end()
+        assert programs.process.returncode == 0
+        stops = [line.split("stopping ")[1].partition(":")[0] for line in programs.lines if "| stopping " in line]
         assert stops == ["service", "worker", "redis"]
         assert not any(alive(pid) for pid in pids)
-        assert list((stack.data / "run").glob("*.pid")) == []
-        assert not any("killing it" in line for line in stack.lines)
+        assert list((programs.data / "run").glob("*.pid")) == []
+        assert not any("killing it" in line for line in programs.lines)
 
 
 def test_stack_whose_worker_is_still_loading_stops_at_once(tmp_path: Path) -> None:
-    with up(tmp_path, weights=ROOT / "weights", expected='"loading"') as stack:
-        stack.process.send_signal(signal.SIGTERM)
-        stack.end()
-        assert stack.process.returncode == 0
-        assert any("its networks were loaded" in line for line in stack.lines), stack.lines
-        assert not any("killing it" in line for line in stack.lines)
+    with up(tmp_path, weights=ROOT / "weights", expected='"loading"') as programs:
+        programs.process.send_signal(signal.SIGTERM)
+        programs.end()
+        assert programs.process.returncode == 0
+        assert any("its networks were loaded" in line for line in programs.lines), programs.lines
+        assert not any("killing it" in line for line in programs.lines)

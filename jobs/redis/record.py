@@ -17,14 +17,14 @@ from pydantic import (
 )
 from rq.job import JobStatus as RqStatus
 
-from jobs.callers.keyring import CALLER_ID
+from jobs.contract.caller import CALLER_ID
 from jobs.contract.errors import AdmError
 from jobs.contract.grids import GridAxes
 from jobs.contract.job import CheckpointRecord, ImageRecord, JobError, JobStatus, Progress, Usage
 from jobs.contract.request import ResolvedRequest
-from jobs.queue import keys
-from jobs.queue.payload import read_payload
-from jobs.queue.worker_deaths import Deaths
+from jobs.contract.worker_deaths import Deaths
+from jobs.redis import keys
+from jobs.redis.payload import read_payload
 from vocabulary.priorities import Priority
 
 STATUS_OF_RQ = {
@@ -204,7 +204,7 @@ class Record(BaseModel):
     def request(self) -> ResolvedRequest:
         """The request it carries.
 
-        Raises: NewerPayloadError, BadPayloadError (`jobs.queue.payload`).
+        Raises: NewerPayloadError, BadPayloadError (`jobs.redis.payload`).
         """
         return read_payload(self.payload)
 

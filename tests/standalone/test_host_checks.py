@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from jobs.settings import Settings
-from stack.host_checks import check_data, check_files, check_port, check_store
+from standalone.host_checks import check_data, check_files, check_port, check_store
 from tests.store_server import BUCKET
 
 

@@ -11,10 +11,10 @@ from cli.failure import one_line_errors
 def up() -> None:
     """Run Redis, the service and one worker here until Ctrl-C."""
     from jobs.settings import Settings
-    from stack.embedded import up as run
-    from stack.supervisor import StackError
+    from standalone.embedded import up as run
+    from standalone.supervisor import StartError
 
-    with one_line_errors(StackError):
+    with one_line_errors(StartError):
         run(Settings.load())
 
 
@@ -23,9 +23,9 @@ def demo(
 ) -> None:
     """Make one image of each class with programs of its own; status 0 only if every image arrived."""
     from jobs.settings import Settings
-    from stack.demo import run_demo
-    from stack.supervisor import StackError
+    from standalone.demo import run_demo
+    from standalone.supervisor import StartError
 
-    with one_line_errors(StackError):
+    with one_line_errors(StartError):
         if not run_demo(Settings.load(), out):
             raise typer.Exit(1)
