@@ -177,6 +177,17 @@ def test_service_works_under_a_path_whether_the_proxy_takes_it_off_or_not(
         assert client.get("/openapi.json").json()["servers"] == [{"url": "/adm"}]
 
 
+@pytest.mark.process
+@pytest.mark.parametrize("left_on", ["", "/adm"])
+def test_slash_too_many_leads_to_the_path_without_it_at_the_same_name(published: str, left_on: str) -> None:
+    """A redirect to http:// would have clients of a proxy send their keys without TLS."""
+    with httpx2.Client(base_url=published + left_on, headers={"Host": "images.example"}, timeout=60) as client:
+        for path, inner in (("/docs/", "/docs"), ("/v1/models/a%3Fb/?x=%2F", "/v1/models/a%3Fb?x=%2F")):
+            answer = client.get(path)
+            assert (answer.status_code, answer.headers.get("location")) == (307, f"/adm{inner}")
+        assert client.get("/docs//").status_code == client.get("/nowhere/").status_code == 404
+
+
 def test_request_id_goes_with_the_job(client: httpx2.Client, fleet: ToyWorker, redis: Redis) -> None:
     job_id = client.post("/v1/jobs", json=body(), headers={"X-Request-ID": "abc-1"}).json()["id"]
     assert redis.hget(job_key(job_id), "adm_request_id") == b"abc-1"
