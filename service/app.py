@@ -68,6 +68,7 @@ def create_app(settings: Settings, slot: Slot = ALONE, tracing: Tracing = OFF) -
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # `service.problems` does it
         generate_unique_id_function=operation_id,
         telemetry={"tracing": False},
     )

@@ -35,6 +35,7 @@ OPERATORS_PATHS = ("/v1/workers", "/v1/queue", "/v1/runs")  # and all paths belo
 METRICS_PATH = "/metrics"
 METRICS_PATIENCE_SECONDS = 1.0  # limit on waiting for Redis, because metrics matter most while it is unavailable
 MEMBERS = frozenset({Role.USER, Role.OPERATOR})
+NEVER = float("-inf")  # time of a reading that has not been made
 
 
 class KeyringReader:
@@ -46,9 +47,9 @@ class KeyringReader:
 
     def __init__(self, redis: Redis, needed: Path) -> None:
         self._redis, self._needed = redis, needed
-        self.last = self._unless_lost(read_keyring({}))  # the last keyring that was read, of any age
-        self._version: bytes | None = None  # None: no key was ever made, as in this empty keyring
-        self._read_at = float("-inf")
+        self.last = Keyring({}, exist=needed.exists())  # the last keyring that was read, of any age; at first, none was
+        self._version: bytes | None = None  # None: no key was ever made
+        self._read_at = NEVER
         self._look: asyncio.Task[None] | None = None
 
     async def read(self) -> Keyring:
@@ -72,7 +73,7 @@ class KeyringReader:
             (version,) = cast(
                 list[bytes | None], await self._redis.mget(keys.API_KEYS_VERSION)
             )  # None for a wrong type
-            if version != self._version:
+            if version != self._version or self._read_at == NEVER:
                 self.last, self._version = self._unless_lost(read_keyring(await self._fields())), version
                 log.info("keys_read", in_force=len(self.last), needed=self.last.exist)
             self._read_at = began

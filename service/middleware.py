@@ -37,6 +37,12 @@ PAGE_FILES = ("/static/", "/docs/")  # a load of the page requests dozens, so th
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 CLIENT_GONE = 499  # nginx' status for a client that disconnected before its answer; it is only logged
 RECORDED = ("path", "route", "path_params", "client")  # keys of a scope that the log and metrics need
+# Headers of which only the first one would count, while a proxy before the service may use the last one.
+# `service.authentication` refuses several Authorization headers.
+SINGLE_HEADERS = {
+    each.lower().encode(): each
+    for each in ("Host", "Origin", "Sec-Fetch-Site", "Content-Type", "Idempotency-Key", "Last-Event-ID")
+}
 SECURITY_HEADERS = (
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
     (b"x-content-type-options", b"nosniff"),
@@ -159,10 +165,11 @@ class Requests:
     def _refusal(self, request: Request) -> Response | None:
         """The answer to a request that must not reach a route; None if it may."""
         headers = request.headers
-        hosts = headers.getlist("host")
-        if len(hosts) > 1:
-            return problem(request, 400, "the request has several Host headers")
-        host = "".join(hosts)
+        names = [name for name, _ in request.scope["headers"] if name in SINGLE_HEADERS]
+        if len(set(names)) < len(names):
+            repeated = next(name for name in names if names.count(name) > 1)
+            return problem(request, 400, f"the request has several {SINGLE_HEADERS[repeated]} headers")
+        host = headers.get("host", "")
         if host not in self._hosts:
             known = ", ".join(sorted(self._hosts.names))
             return problem(request, 421, f"this Host is not one of the service's: {known} (ADM_HOSTS adds names)")

@@ -14,10 +14,11 @@ from jobs.contract.job import ImageView, Job, JobStatus, Progress
 from jobs.contract.request import JobRequest
 from jobs.queue.events import EventKind
 from service.authentication import is_open
-from service.problems import OpenAIError, Problem, problem_response, with_headers
+from service.problems import OPENAI_PREFIX, OpenAIError, Problem, problem_response, with_headers
 
 UNSAFE = frozenset({"post", "put", "patch", "delete"})
 ANYWHERE = (400, 421, 431)  # answers of the server itself, and to a foreign Host
+TO_QUERIES = (422,)  # answers to unknown query parameters (`service.strict_query`)
 TO_STRANGERS = (401, 403)
 KEY = {
     "type": "http",
@@ -127,13 +128,14 @@ def complete(document: dict[str, Any]) -> None:
         name: {"description": text, "schema": {"type": "string"}} for name, text in HEADERS.items()
     }
     components["responses"] = {
-        str(status): problem_response(status) for status in {*ANYWHERE, *TO_BODIES, *TO_STRANGERS}
+        str(status): problem_response(status) for status in {*ANYWHERE, *TO_QUERIES, *TO_BODIES, *TO_STRANGERS}
     }
     components["securitySchemes"] = {"key": KEY}
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             operation["security"] = [] if is_open(path) else [{"key": []}, {}]
-            complete_operation(method, operation)
+            is_strict = path.startswith("/v1/") and not path.startswith(OPENAI_PREFIX)  # whose envelope has 400
+            complete_operation(method, operation, TO_QUERIES if is_strict else ())
     for response in components["responses"].values():
         add_headers(response, "X-Request-ID")
     add_headers(components["responses"]["415"], "Accept-Encoding")
@@ -141,12 +143,12 @@ def complete(document: dict[str, Any]) -> None:
         add_headers(components["responses"][str(status)], "WWW-Authenticate")
 
 
-def complete_operation(method: str, operation: dict[str, Any]) -> None:
+def complete_operation(method: str, operation: dict[str, Any], queries: tuple[int, ...]) -> None:
     responses = operation["responses"]
     if "application/json" in responses.get("422", {}).get("content", {}):
         del responses["422"]  # FastAPI adds it for every route with a parameter
     bodies, pages = (TO_BODIES if "requestBody" in operation else ()), ((403,) if method in UNSAFE else ())
-    for status in (*ANYWHERE, *bodies, *pages, *(TO_STRANGERS if operation["security"] else ())):
+    for status in (*ANYWHERE, *queries, *bodies, *pages, *(TO_STRANGERS if operation["security"] else ())):
         responses.setdefault(str(status), {"$ref": f"#/components/responses/{status}"})
     for status, response in responses.items():
         if "$ref" not in response:

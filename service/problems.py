@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import quote
 
 import structlog
 from fastapi import FastAPI, Request, Response
@@ -189,8 +190,22 @@ async def on_redis_error(request: Request, error: Exception) -> Response:
 
 async def on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if error.status_code == 404 and has_route(path := request.scope["path"].removesuffix("/"), request):
+        root_path = request.app.state.service.settings.root_path
+        query = f"?{request.url.query}" if request.url.query else ""
+        return Response(status_code=307, headers={"Location": f"{root_path}{quote(path)}{query}"})
     headers = error.headers if error.status_code != 405 else {"Allow": ", ".join(sorted(allowed_methods(request)))}
     return problem(request, error.status_code, error.detail, headers=headers)
+
+
+def has_route(path: str, request: Request) -> bool:
+    """Return whether a route has this path, and the request's path differs by a slash at its end.
+
+    Starlette's own redirect names the scheme and the host that it sees, and loses ADM_ROOT_PATH.
+    """
+    if path == request.scope["path"]:
+        return False
+    return any(each.matches(dict(request.scope, path=path))[0] is not Match.NONE for each in request.app.routes)
 
 
 def allowed_methods(request: Request) -> set[str]:

@@ -6,6 +6,7 @@ docs/decisions/0016-http-server.md compares servers and gives the reasons for th
 import asyncio
 import ipaddress
 import json
+import re
 from collections import Counter
 from typing import ClassVar, Literal, NamedTuple, cast
 from uuid import uuid4
@@ -22,6 +23,7 @@ MAX_PIPELINED = 16  # requests of a connection that may wait for earlier answers
 PARSED_BYTES = 1024  # bytes parsed at once; few, because all requests in them are started
 MAX_HELD_BYTES = 1 << 20  # received and not parsed; a read is up to 256 KiB
 PIECE_BYTES = 65_536  # the part of a body or of an answer for which a client has Limits.client_seconds
+ABSOLUTE_FORM = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)")  # of a request's target
 LINGER_SECONDS = 2.0  # for a refused client to read the answer
 
 
@@ -180,6 +182,8 @@ class LimitedProtocol(HttpToolsProtocol):
             self._refuse_head()
             raise StopParsingError
         self._arriving, self._framing_bytes = "body", 0
+        if (absolute := ABSOLUTE_FORM.match(self.url)) is not None:  # its host counts (RFC 9112, section 3.2.2)
+            self.headers[:] = [each for each in self.headers if each[0] != b"host"] + [(b"host", absolute[1])]
         super().on_headers_complete()
         self.cycle.transport = cast(asyncio.Transport, self._answers)
 

@@ -12,8 +12,9 @@ from service.authentication import CallerDep
 from service.problems import documented, with_headers
 from service.routes_jobs import refuse_other_than_json
 from service.state import ServiceDep
+from service.strict_query import StrictQueryRoute
 
-router = APIRouter(prefix="/v1/workers/changes", tags=["models"])
+router = APIRouter(prefix="/v1/workers/changes", tags=["models"], route_class=StrictQueryRoute)
 BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,

@@ -22,9 +22,10 @@ from service.openapi import EVENT_STREAM
 from service.problems import documented
 from service.state import Service, ServiceDep
 from service.streams import IsGone, Stream
+from service.strict_query import StrictQueryRoute
 
 log = structlog.get_logger("service.events")
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=StrictQueryRoute)
 
 EVENT_ID = re.compile(r"\d{1,19}-\d{1,19}")
 RECONNECT_MS = 1000

@@ -27,9 +27,10 @@ from service.conditional_requests import answer_png
 from service.incoming import body_of
 from service.problems import documented, with_headers
 from service.state import Service, ServiceDep
+from service.strict_query import StrictQueryRoute
 
 PREFIX = "/v1/files"
-router = APIRouter(prefix=PREFIX, tags=["files"])
+router = APIRouter(prefix=PREFIX, tags=["files"], route_class=StrictQueryRoute)
 
 MAX_FRAMING_BYTES = 65_536  # of a multipart body, without the file
 PATIENCE_SECONDS = 30.0  # longest wait for the decoding of others' pictures

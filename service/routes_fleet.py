@@ -17,8 +17,9 @@ from service.authentication import CallerDep
 from service.conditional_requests import answer_json
 from service.problems import documented, with_headers
 from service.state import ServiceDep
+from service.strict_query import StrictQueryRoute
 
-router = APIRouter(prefix="/v1", tags=["models"])
+router = APIRouter(prefix="/v1", tags=["models"], route_class=StrictQueryRoute)
 CONDITIONAL: dict[int | str, dict[str, Any]] = {
     200: with_headers("ETag", "Cache-Control"),
     304: {"description": "The caller's copy is current"} | with_headers("ETag", "Cache-Control"),

@@ -21,9 +21,10 @@ from service.request_headers import KEY, MAX_WAIT_SECONDS, PREFER, idempotency_k
 from service.routes_images import IMAGE, SIZE
 from service.routes_jobs import WAIT, all_at_end, count_submitted, refuse_other_than_json
 from service.state import ServiceDep
+from service.strict_query import StrictQueryRoute
 from tracing.propagation import current_traceparent
 
-router = APIRouter(prefix="/v1/grids", tags=["grids"])
+router = APIRouter(prefix="/v1/grids", tags=["grids"], route_class=StrictQueryRoute)
 
 BODY: dict[str, Any] = {
     "parameters": [KEY, PREFER],

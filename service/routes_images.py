@@ -17,9 +17,10 @@ from service.authentication import CallerDep
 from service.conditional_requests import answer_picture
 from service.problems import documented, with_headers
 from service.state import Service, ServiceDep
+from service.strict_query import StrictQueryRoute
 
 log = structlog.get_logger("service.images")
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=StrictQueryRoute)
 
 INDEX = re.compile(r"0|[1-9][0-9]{0,9}")
 BINARY = {"type": "string", "format": "binary"}

@@ -30,10 +30,11 @@ from service.authentication import CallerDep, caller_of
 from service.problems import documented, with_headers
 from service.request_headers import KEY, MAX_WAIT_SECONDS, PREFER, idempotency_key, preferred_wait
 from service.state import Service, ServiceDep, service_of
+from service.strict_query import StrictQueryRoute
 from tracing.propagation import current_traceparent
 
 log = structlog.get_logger("service.jobs")
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=StrictQueryRoute)
 
 WAIT = Query(ge=0, description="longest wait for the job's end before the answer, in seconds; above 60 counts as 60")
 BODY: dict[str, Any] = {

@@ -12,8 +12,9 @@ from jobs.views.filters import JobFilter
 from service.authentication import CallerDep
 from service.problems import documented
 from service.state import ServiceDep
+from service.strict_query import StrictQueryRoute
 
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=StrictQueryRoute)
 
 PAGE_LIMIT = 20
 

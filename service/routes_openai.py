@@ -47,9 +47,10 @@ from service.routes_files import form_of, keep
 from service.routes_jobs import at_end, queue_job, refuse_other_than_json
 from service.state import Service, ServiceDep
 from service.streams import IsGone, Stream
+from service.strict_query import StrictQueryRoute
 
 log = structlog.get_logger("service.openai")
-router = APIRouter(prefix="/v1/images", tags=["openai"])
+router = APIRouter(prefix="/v1/images", tags=["openai"], route_class=StrictQueryRoute)
 
 FORMS = ("/v1/images/edits", "/v1/images/variations")  # paths whose bodies contain pictures
 MOST_FIELDS = 40  # of a form; more than the API has

@@ -9,9 +9,10 @@ from jobs.contract.request_from_image import CHUNK, request_of
 from pictures.text_chunks import text_chunk
 from service.problems import documented
 from service.routes_files import BODY, uploaded
+from service.strict_query import StrictQueryRoute
 
 FROM_IMAGE = "/v1/requests/from-image"
-router = APIRouter(tags=["jobs"])
+router = APIRouter(tags=["jobs"], route_class=StrictQueryRoute)
 
 
 @router.post(

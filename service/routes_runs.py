@@ -13,8 +13,9 @@ from runfolder.folder import read_regular
 from runfolder.summary import RunSummary, find_runs
 from service.problems import documented
 from service.state import ServiceDep
+from service.strict_query import StrictQueryRoute
 
-router = APIRouter(prefix="/v1/runs", tags=["runs"])
+router = APIRouter(prefix="/v1/runs", tags=["runs"], route_class=StrictQueryRoute)
 
 MOST_STATS_BYTES = 4 << 20  # bytes read from the end of stats.jsonl: about 5,000 lines
 MOST_PREVIEW_BYTES = 16 << 20

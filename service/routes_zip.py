@@ -20,8 +20,9 @@ from service.conditional_requests import matches
 from service.problems import documented, with_headers
 from service.routes_openai import read_png
 from service.state import Service, ServiceDep
+from service.strict_query import StrictQueryRoute
 
-router = APIRouter(prefix="/v1", tags=["jobs"])
+router = APIRouter(prefix="/v1", tags=["jobs"], route_class=StrictQueryRoute)
 
 MAX_CHOSEN = 384  # images that fit in a URL within the limit for a request's head
 ChosenImage = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,128}/[0-9]{1,10}$")]

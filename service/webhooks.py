@@ -187,7 +187,8 @@ class WebhookSender:
         Raises: TargetError; ResolutionError; httpx2.HTTPError; OSError.
         """
         parsed = httpx2.URL(url)
-        if parsed.scheme not in ("http", "https") or not parsed.host or parsed.userinfo:
+        host = parsed.raw_host.decode("ascii")  # `host` decodes IDNA names, which the resolver encodes by other rules
+        if parsed.scheme not in ("http", "https") or not host or parsed.userinfo:
             raise TargetError(f"not an address for webhooks: scheme {parsed.scheme[:20]!r}")
         headers = signed(self._keys, delivery.id, int(time.time()), body) | {
             "Host": parsed.netloc.decode("ascii"),
@@ -196,14 +197,14 @@ class WebhookSender:
             "Connection": "close",
         }
         port = parsed.port or {"http": 80, "https": 443}[parsed.scheme]
-        address = await self._resolve(parsed.host, port, delivery)
+        address = await self._resolve(host, port, delivery)
         # Connects to the checked address, because the name may resolve differently the next time.
         async with client.stream(
             "POST",
             parsed.copy_with(host=address),
             content=body,
             headers=headers,
-            extensions={"sni_hostname": parsed.raw_host.decode("ascii")},
+            extensions={"sni_hostname": host},
         ) as response:
             return response.status_code, response.headers.get("Location", ""), response.headers.get("Retry-After", "")
 

@@ -2,7 +2,7 @@
 
 from adm_client.asynchronous import AsyncClient, AsyncJob
 from adm_client.blocking import Client, Job
-from adm_client.errors import ClientError, DamagedError, JobFailedError, RefusedError, UnreachableError
+from adm_client.errors import ClientError, DamagedError, JobFailedError, RefusedError, SettingError, UnreachableError
 from adm_client.events import Event
 from adm_client.fields import Axis, JobFields, Picture, UpsampleFields
 from adm_client.grids import AsyncGrid, Grid
@@ -46,6 +46,7 @@ __all__ = [
     "PipelineChange",
     "Progress",
     "RefusedError",
+    "SettingError",
     "Status",
     "UnreachableError",
     "UpsampleFields",

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from urllib.parse import quote, urlsplit
 import httpx2
 from PIL.Image import Image
 
-from adm_client.errors import RefusedError
+from adm_client.errors import RefusedError, SettingError
 from adm_client.fields import Axis, JobFilter, Picture
 from adm_client.models import File, GridState, JobList, JobPage, JobState, Model, ModelList, PipelineChange, Status
 
@@ -20,6 +21,7 @@ T = TypeVar("T")
 Param = str | int | list[str]
 
 MAX_WAIT_SECONDS = 60  # the longest wait that the service allows
+HEADER_VALUE = re.compile(r"[!-~]*")
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -211,9 +213,29 @@ def default_url() -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{os.environ.get('ADM_PORT') or 8000}"
 
 
+def usable_url(url: str) -> str:
+    """The URL. Raises: SettingError if it is not http or https; calls would be repeated as if no service answered."""
+    try:
+        parsed, host = httpx2.URL(url), urlsplit(url).hostname
+    except (httpx2.InvalidURL, ValueError) as error:
+        raise SettingError(f"url: {url!r} is not a URL") from error
+    if parsed.scheme not in ("http", "https") or not host:
+        raise SettingError(f"url: {url!r} does not begin with http:// or https:// and a host")
+    return url
+
+
+def usable_key(key: str) -> str:
+    """The key without the space around it, such as the line end of a file. Raises: SettingError, without the key."""
+    key = key.strip()
+    if not HEADER_VALUE.fullmatch(key):
+        raise SettingError("the key, from api_key= or ADM_API_KEY, has characters that no key has")
+    return key
+
+
 def connection(url: str | None, api_key: str | None, timeout: float) -> dict[str, Any]:
-    """The arguments for a client of httpx2."""
-    base_url, key = url or default_url(), api_key or os.environ.get("ADM_API_KEY")
+    """The arguments for a client of httpx2. Raises: SettingError for a URL or a key that no call can be made with."""
+    base_url = usable_url(url or default_url())
+    key = usable_key(api_key or os.environ.get("ADM_API_KEY") or "")
     return {
         "base_url": base_url,
         "headers": {"User-Agent": "adm-client"} | ({"Authorization": f"Bearer {key}"} if key else {}),

@@ -2,6 +2,7 @@
 
 ClientError
   RefusedError       the service refused a call, for the reason in `status` and `kind`; `errors` name wrong fields
+  SettingError       no call can be made with the given URL or key
   UnreachableError   the service has not answered within the client's patience
   JobFailedError     a job has ended without its images; `job` is its last state
   DamagedError       the bytes that arrived are not those that the service announced
@@ -18,6 +19,10 @@ KEY_STATUSES = frozenset({401, 403})
 
 class ClientError(Exception):
     """Base of all errors that this package raises."""
+
+
+class SettingError(ClientError):
+    pass
 
 
 class UnreachableError(ClientError):

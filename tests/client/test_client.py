@@ -19,6 +19,7 @@ from adm_client import (
     JobState,
     Patience,
     RefusedError,
+    SettingError,
     Status,
     UnreachableError,
 )
@@ -291,6 +292,35 @@ def test_key_is_sent_from_the_argument_or_the_environment(monkeypatch: pytest.Mo
         # what would be sent; no service listens at these addresses
         sent = [each._http.headers["Authorization"] for each in (first, second)]
     assert sent == ["Bearer from-the-environment", "Bearer given"]
+
+
+def test_line_end_after_a_key_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files and secrets of Kubernetes often end with one, and a header cannot have it."""
+    monkeypatch.setenv("ADM_API_KEY", "from-a-file\n")
+    with Client() as adm:
+        assert adm._http.headers["Authorization"] == "Bearer from-a-file"
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+@pytest.mark.parametrize(
+    ("url", "key", "named"),
+    [
+        ("127.0.0.1:8000", "k", "url: '127.0.0.1:8000'"),
+        ("localhost", "k", "url: 'localhost'"),
+        ("ftp://a.example", "k", "url: 'ftp://a.example'"),
+        ("http://", "k", "url: 'http://'"),
+        ("http://[", "k", r"url: 'http://\['"),
+        ("http://a.example", "one\ntwo", "ADM_API_KEY"),
+        ("http://a.example", "schl\u00fcssel", "ADM_API_KEY"),
+    ],
+)
+def test_setting_that_no_call_can_be_made_with_is_named_at_once(
+    kind: type[Client | AsyncClient], url: str, key: str, named: str
+) -> None:
+    """Calls with it fail as if no service answered, and would be repeated."""
+    with pytest.raises(SettingError, match=named) as refusal:
+        kind(url, key)
+    assert key == "k" or key not in str(refusal.value)
 
 
 def test_url_is_that_of_the_service_that_the_same_environment_starts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from os import environ
 
 import httpx2
@@ -25,6 +25,7 @@ from service.middleware import Requests
 from service.request_spans import RequestSpans
 from tests.jobs.samples import DEMO, png
 from tests.service.conftest import ROOT, MakeKey, ToyWorker, body, running_service
+from tests.service.raw_connection import RawConnection
 from tests.service.test_jobs import is_problem
 from tests.service.test_metrics import in_progress
 from tracing.recording import OFF
@@ -82,11 +83,28 @@ def test_page_of_another_origin_changes_nothing_with_a_valid_key_or_without_keys
     assert client.post("/v1/jobs", json=body(), headers=key | {"Origin": own}).status_code == 202
 
 
-def test_two_hosts_are_refused(client: httpx2.Client) -> None:
-    host, port = str(client.base_url.host), client.base_url.port
-    with socket.create_connection((host, port)) as caller:
-        caller.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\nConnection: close\r\n\r\n")
-        assert b"400 Bad Request" in caller.recv(9999)
+@pytest.mark.parametrize(
+    "name", ["Host", "Origin", "Sec-Fetch-Site", "Content-Type", "Idempotency-Key", "Last-Event-ID"]
+)
+def test_header_given_twice_of_which_one_would_count_is_refused(address: str, name: str) -> None:
+    caller = RawConnection(address)
+    host = "" if name == "Host" else "Host: localhost\r\n"
+    twice = f"{name}: localhost\r\n{name.lower()}: evil.example\r\n"
+    with closing(caller.socket):
+        caller.send(f"POST /v1/jobs HTTP/1.1\r\n{host}{twice}Content-Length: 0\r\nConnection: close\r\n\r\n".encode())
+        status, content = caller.error()
+    assert (status, content["detail"]) == (400, f"the request has several {name} headers")
+
+
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [("http://localhost", 200), ("http://evil.example", 421), ("http://localhost@evil.example", 421), ("http://", 400)],
+)
+def test_host_of_an_absolute_target_counts_and_not_the_header(address: str, target: str, status: int) -> None:
+    caller = RawConnection(address)
+    with closing(caller.socket):
+        caller.send(f"GET {target}/livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+        assert caller.status() == status
 
 
 @pytest.mark.parametrize(
@@ -175,6 +193,17 @@ def test_service_works_under_a_path_whether_the_proxy_takes_it_off_or_not(
         assert job["images"][0]["url"] == f"/adm/v1/jobs/{job['id']}/images/0"
         assert client.get(job["images"][0]["url"].removeprefix("/adm")).status_code == 200
         assert client.get("/openapi.json").json()["servers"] == [{"url": "/adm"}]
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("left_on", ["", "/adm"])
+def test_slash_too_many_leads_to_the_path_without_it_at_the_same_name(published: str, left_on: str) -> None:
+    """A redirect to http:// would have clients of a proxy send their keys without TLS."""
+    with httpx2.Client(base_url=published + left_on, headers={"Host": "images.example"}, timeout=60) as client:
+        for path, inner in (("/docs/", "/docs"), ("/v1/models/a%3Fb/?x=%2F", "/v1/models/a%3Fb?x=%2F")):
+            answer = client.get(path)
+            assert (answer.status_code, answer.headers.get("location")) == (307, f"/adm{inner}")
+        assert client.get("/docs//").status_code == client.get("/nowhere/").status_code == 404
 
 
 def test_request_id_goes_with_the_job(client: httpx2.Client, fleet: ToyWorker, redis: Redis) -> None:

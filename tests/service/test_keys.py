@@ -11,7 +11,7 @@ import httpx2
 import pytest
 from redis import Redis
 
-from jobs.callers.keyring import IN_FORCE_SECONDS, KeyStore
+from jobs.callers.keyring import IN_FORCE_SECONDS, NEEDED, KeyStore
 from jobs.contract.caller import Role
 from jobs.redis import keys
 from jobs.settings import Settings
@@ -220,6 +220,20 @@ def test_service_stays_closed_once_redis_has_lost_its_keys_also_after_a_restart(
         assert any('"event": "keys_lost"' in line for line in lines)
         headers = make_key("new")
         assert httpx2.get(f"{address}/v1/jobs", headers=headers, timeout=60).status_code == 200
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_service_that_starts_reports_no_keys_as_lost_that_redis_has(
+    redis: Redis, service_settings: Settings, make_key: MakeKey
+) -> None:
+    """The line names the file to remove to serve anybody, which nobody should do while keys exist."""
+    headers = make_key()
+    (service_settings.data / NEEDED).touch()
+    with running_service(service_settings) as (address, _, lines):
+        assert httpx2.get(f"{address}/v1/jobs", headers=headers, timeout=60).status_code == 200
+    assert any('"event": "keys_read"' in line for line in lines)
+    assert not any('"event": "keys_lost"' in line for line in lines)
 
 
 @pytest.mark.process

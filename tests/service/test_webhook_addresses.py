@@ -109,6 +109,23 @@ def test_connection_goes_to_the_address_that_was_checked_and_the_name_is_not_res
     assert asked.count("a.example") == 1
 
 
+def test_international_name_is_resolved_in_its_encoded_form(
+    sender: WebhookSender, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The resolver encodes a decoded name by rules of 2003, under which this one is the name of another site, fass."""
+    asked = resolving(monkeypatch, "127.0.0.1")
+    url = f"http://xn--fa-hia.example:{receiver.port}/"
+
+    async def send() -> None:
+        async with httpx2.AsyncClient(trust_env=False) as client:
+            await sender._post(client, Delivery("msg_1", "gone", "completed", url, 0))
+
+    asyncio.run(send())
+    receiver.get()
+    assert "xn--fa-hia.example" in asked
+    assert "fa\u00df.example" not in asked
+
+
 @pytest.mark.process
 def test_service_without_secret_takes_no_webhooks(service_settings: Settings, worker: ToyWorker) -> None:
     with running_service(service_settings) as (address, _, _), httpx2.Client(base_url=address) as client:
