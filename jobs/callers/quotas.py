@@ -45,7 +45,8 @@ class Rate:
         excess = f"exceed the quota of {self.quota} a minute ({self.setting})"
         detail = f"your {self.what} {excess}"
         if left.seconds is None:
-            detail = f"the {amount / self.unit:.1f} {self.what} of this call alone {excess}: request less per call"
+            asked = f"{amount / self.unit:.1f}".removesuffix(".0")
+            detail = f"the {asked} {self.what} of this request alone {excess}: ask for less at once"
         raise OverQuotaError(
             detail,
             policy=self.policy,

@@ -58,13 +58,17 @@ def check_webhook(url: str | None, settings: Settings) -> None:
     reason = ""
     try:
         parts = urlsplit(url)
-        _ = parts.port
+        port = parts.port
     except ValueError:
         reason = "is not a URL"
     else:
         if settings.webhook_secret is None:
             reason = "this service sends no webhooks: ADM_WEBHOOK_SECRET is not set"
-        elif is_no_address(host := parts.hostname or ""):
+        elif port == 0:
+            reason = "is not a URL to send to: nothing listens at port 0"
+        elif "" in (host := parts.hostname or "").removesuffix(".").split("."):
+            reason = "is not a URL: its host has an empty label"
+        elif is_no_address(host):
             reason = "is not a URL: its host ends in a number, and is no address"
         elif not reaches(host, WebhookTargets(settings.webhook_networks)):
             reason = "is an address that is not allowed for webhooks (ADM_WEBHOOK_NETWORKS allows networks)"

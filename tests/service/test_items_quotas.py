@@ -31,6 +31,9 @@ def test_each_item_counts_as_a_post(client: httpx2.Client, fleet: ToyWorker, mak
     assert client.post("/v1/jobs", json=items(*[cheap] * 2), headers=ann).status_code == 202
     assert is_problem(client.post("/v1/jobs", json=cheap, headers=ann), 429)
     assert len(client.get("/v1/jobs", headers=ann).json()["data"]) == 6
+    too_many = client.post("/v1/jobs", json=items(*[cheap] * 7), headers=ann)
+    assert is_problem(too_many, 429)
+    assert too_many.json()["detail"].startswith("the 7 calls of this request alone exceed the quota of 6 a minute")
 
 
 def test_items_together_are_counted_against_quotas_of_work(

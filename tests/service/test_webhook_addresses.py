@@ -48,6 +48,7 @@ def webhooks(redis: Redis) -> Webhooks:
         "http://[5f00::1]/", "https://192.168.0.1/x", "http://1.2.3.999/", "http://8.8.8.08/", "http://0177.0.0.1./",
         "http://2130706433/", "http://0x7f.1/", "http://017700000001/", "http://127.1/", "http://a.example.0X7F/",
         "http://a.example:99999/", "ftp://a.example/", "file:///etc/passwd", "http://", "http://u:p@a.example/",
+        "http://8.8.8.8:0/", "http://a..example/", "http://.example/", "http://a.example../",
         "http://a.example/\r\nX: y", "//a.example", "a.example", "http://a.example/" + "x" * 1024,
     ],
 )  # fmt: skip
