@@ -6,16 +6,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from datasets.entries import Entry, find_entries, is_of_files
-from datasets.idx import find_idx, read_idx
+from datasets.idx import find_idx, of_one_file, read_idx
 from datasets.listing import Skipped
 from pictures.decoding import PictureError, decode
 from vocabulary.counts import counted
@@ -52,9 +53,7 @@ def open_pictures(path: Path, idx_size: int) -> Pictures:
         return _idx(find_idx(path), idx_size)
     if path.suffix == ".npz":
         return _npz(path)
-    if path.suffix.lower() in Image.registered_extensions():
-        raise ValueError(f"{path}: is a single picture; a set is a folder, an archive, idx files or an .npz")
-    return _idx([path], idx_size)
+    return _idx(of_one_file(path), idx_size)
 
 
 def npz_members(path: Path) -> frozenset[str]:
@@ -125,9 +124,34 @@ def _image_shape(path: Path, file: IO[bytes]) -> tuple[int, ...]:
         shape, fortran_order, dtype = read[np.lib.format.read_magic(file)](file)
     except (ValueError, KeyError, *DAMAGE) as error:
         raise ValueError(f"{path}: arr_0 is damaged ({error})") from error
-    if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or fortran_order:
-        raise ValueError(f"{path}: arr_0 is {dtype} {shape}; uint8 [N, H, W, 3] is needed")
+    refuse_other_images(path, dtype, shape)
+    if fortran_order:
+        raise ValueError(f"{path}: arr_0 is in Fortran order; store numpy.ascontiguousarray(arr_0)")
     return cast("tuple[int, ...]", shape)
+
+
+def refuse_other_images(path: Path, dtype: "np.dtype[Any]", shape: Sequence[int]) -> None:
+    """Refuse an arr_0 that is not the images of an official .npz. Raises: ValueError, which names the file."""
+    if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or 0 in shape[1:]:
+        raise ValueError(f"{path}: arr_0 is {dtype} {tuple(shape)}; uint8 [N, H, W, 3] is needed")
+
+
+def read_npz(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.integer[Any]] | None]:
+    """The images [N, H, W, 3] of an official .npz, and its labels [N], or None.
+
+    Raises: ValueError, which names the file, for a file that is damaged or not an official .npz.
+    """
+    if IMAGES_MEMBER not in npz_members(path):  # also refuses other files, which numpy would read as other arrays
+        raise ValueError(f"{path}: has no arr_0, the images of an official .npz")
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            images, labels = arrays["arr_0"], arrays.get("arr_1")
+    except (ValueError, *DAMAGE) as error:
+        raise ValueError(f"{path}: is damaged ({error})") from error
+    refuse_other_images(path, images.dtype, images.shape)
+    if labels is not None and (labels.shape != (len(images),) or labels.dtype.kind not in "iu" or (labels < 0).any()):
+        raise ValueError(f"{path}: arr_1 is no label from 0 for each of the {counted(len(images), 'image')}")
+    return images, labels
 
 
 def _stored(path: Path) -> Iterator[Tensor]:

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import struct
+import tarfile
 import zipfile
 from collections.abc import Iterator
 from functools import partial
@@ -18,6 +19,9 @@ from typer.testing import CliRunner
 from cli.main import app
 from datasets import published
 from datasets.image_folder import read_folder
+from datasets.pictures import open_pictures
+from datasets.shards import pack
+from datasets.survey import survey
 
 
 @pytest.fixture
@@ -72,6 +76,70 @@ def test_damaged_archive_is_one_line(tmp_path: Path, name: str) -> None:
     assert result.exit_code == 1
     assert f"{tmp_path / name}: the archive is damaged or cut off" in result.output
     assert result.output.count("\n") == 1
+
+
+def flipped(content: bytearray, place: int) -> None:
+    content[place] ^= 0xFF
+
+
+def encrypted(content: bytearray, place: int) -> None:
+    """Set the flag of the first file in its own header and in the archive's directory."""
+    content[6] |= 1
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+
+
+def of_unknown_compression(content: bytearray, place: int) -> None:
+    content[8] = content[content.index(b"PK\x01\x02") + 10] = 97
+
+
+SPOILINGS = [
+    (zipfile.ZIP_STORED, flipped, "damaged in the archive (Bad CRC-32"),
+    (zipfile.ZIP_DEFLATED, flipped, "damaged in the archive ("),
+    (zipfile.ZIP_STORED, encrypted, "is encrypted"),
+    (zipfile.ZIP_STORED, of_unknown_compression, "compression"),
+]
+
+
+@pytest.fixture(params=SPOILINGS, ids=["stored", "deflated", "encrypted", "unknown"])
+def spoiled_zip(request: pytest.FixtureRequest, folder: Path, tmp_path: Path) -> tuple[Path, str]:
+    """A zip file of six pictures, of which the first cannot be read, and the reason."""
+    compression, spoil, reason = request.param
+    path = tmp_path / "set.zip"
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for file in sorted(folder.rglob("*.png")):
+            archive.write(file, file.relative_to(folder))
+    content = bytearray(path.read_bytes())
+    spoil(content, 120)  # within the first picture
+    path.write_bytes(content)
+    return path, reason
+
+
+def test_file_that_a_zip_file_cannot_give_is_skipped_by_name_by_every_reader(
+    spoiled_zip: tuple[Path, str], tmp_path: Path
+) -> None:
+    path, reason = spoiled_zip
+    pictures = open_pictures(path, 0)
+    assert sum(map(len, pictures.batches)) == 5
+    _, _, packed = pack(path, tmp_path / "shards")
+    for skipped in (pictures.skipped, survey(path).skipped, read_folder(path, 8).skipped, packed):
+        ((file, why),) = skipped
+        assert file == path / "cat" / "0.png"
+        assert reason in why
+
+
+def test_files_named_from_the_root_are_read_below_their_archive(folder: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "root.zip", "w") as archive:
+        for file in sorted(folder.rglob("*.png")):
+            archive.writestr(f"/{file.relative_to(folder)}", file.read_bytes())
+    assert_same(tmp_path / "root.zip", folder)
+
+
+@pytest.mark.parametrize("compression", ["gz", "bz2", "xz"])
+def test_compressed_tar_file_is_refused_as_such(folder: Path, tmp_path: Path, compression: str) -> None:
+    with tarfile.open(tmp_path / "set.tar", f"w:{compression}") as archive:
+        archive.add(folder, "set")
+    with pytest.raises(ValueError, match=r"set\.tar: is compressed, .* decompress it first$"):
+        read_folder(tmp_path / "set.tar", 8)
 
 
 @pytest.fixture

@@ -54,11 +54,11 @@ IMAGES = np.zeros((2, 8, 8, 3), np.uint8)
 @pytest.mark.parametrize(
     ("make", "name", "message"),
     [
-        (cut_npz, "set.npz", "set.npz: is no .npz file, or is cut off"),
-        (npy_by_another_name, "set.npz", "set.npz: is no .npz file, or is cut off"),
-        (lambda path: (path / "set.npz").write_text("not a set"), "set.npz", "set.npz: is no .npz file, or is cut off"),
+        (cut_npz, "set.npz", "set.npz: is no .npz file, or is damaged"),
+        (npy_by_another_name, "set.npz", "set.npz: is no .npz file, or is damaged"),
+        (lambda path: (path / "set.npz").write_text("not a set"), "set.npz", "set.npz: is no .npz file, or is damaged"),
         (npz(IMAGES[:0], np.zeros(0, np.int64)), "set.npz", "set.npz: has no images"),
-        (npz(IMAGES[..., :1]), "set.npz", r"arr_0 is no array of images \[N, H, W, 3\], uint8"),
+        (npz(IMAGES[..., :1]), "set.npz", r"arr_0 is uint8 \(2, 8, 8, 1\); uint8 \[N, H, W, 3\] is needed"),
         (
             npz(IMAGES, np.array([0, 10**9])),
             "set.npz",
@@ -68,7 +68,11 @@ IMAGES = np.zeros((2, 8, 8, 3), np.uint8)
         (npz(IMAGES, np.array([0.0, 1.0])), "set.npz", "arr_1 is no label from 0 for each of the 2 images"),
         (no_idx_images, "", "train-images-idx3-ubyte.gz: has no images"),
         (lambda path: (path / "empty").mkdir(), "empty", "empty: has no pictures"),
-        (lambda path: (path / "notes.txt").write_text("no picture"), "notes.txt", "notes.txt: is not an idx file"),
+        (
+            lambda path: (path / "notes.txt").write_text("no picture"),
+            "notes.txt",
+            "notes.txt: is no set of pictures; a set is a folder",
+        ),
     ],
 )
 def test_images_that_are_none_are_named_in_one_line(
