@@ -36,7 +36,7 @@ def of_one_file(path: Path) -> list[Path]:
     """The file as the only one of a set of images. Raises: ValueError, which names what a set may be; OSError."""
     with path.open("rb") as file:
         start = file.read(4)
-    if start[:2] != GZIP and start[:3] != bytes((0, 0, UINT8)) or ".tar" in path.suffixes or path.suffix == ".tgz":
+    if (start[:2] != GZIP and start[:3] != bytes((0, 0, UINT8))) or ".tar" in path.suffixes or path.suffix == ".tgz":
         raise ValueError(
             f"{path}: is no set of pictures; a set is a folder, a .zip file, an uncompressed .tar file, an idx file "
             "of bytes, or an official .npz"

@@ -1,12 +1,13 @@
 """Reads pictures for measurement, unchanged, in batches: from a folder, an archive, idx files or an official .npz."""
 
+import contextlib
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -23,8 +24,8 @@ from vocabulary.counts import counted
 
 BATCH = 100
 IMAGES_MEMBER = "arr_0.npy"  # of an official .npz
-DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, SyntaxError)
-"""Errors of a truncated or invalid .npz, beside ValueError."""
+DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, SyntaxError)
+"""Errors of a truncated or invalid .npz, beside ValueError; RuntimeError is zipfile's for an encrypted one."""
 
 
 @dataclass(frozen=True)
@@ -112,9 +113,19 @@ def _idx(paths: Sequence[Path], size: int) -> Pictures:
 def _npz(path: Path) -> Pictures:
     if IMAGES_MEMBER not in npz_members(path):
         raise ValueError(f"{path}: has no arr_0, the images of an official .npz")
-    with zipfile.ZipFile(path) as archive, archive.open(IMAGES_MEMBER) as file:
+    with _opened_images(path) as file:
         shape = _image_shape(path, file)
     return Pictures(shape[0], _stored(path))
+
+
+@contextlib.contextmanager
+def _opened_images(path: Path) -> Iterator[IO[bytes]]:
+    """The images of an official .npz as a file. Raises: ValueError, which names the file, for damage."""
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(IMAGES_MEMBER) as file:
+            yield file
+    except DAMAGE as error:
+        raise ValueError(f"{path}: arr_0 is damaged ({error})") from error
 
 
 def _image_shape(path: Path, file: IO[bytes]) -> tuple[int, ...]:
@@ -122,12 +133,12 @@ def _image_shape(path: Path, file: IO[bytes]) -> tuple[int, ...]:
     try:
         read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
         shape, fortran_order, dtype = read[np.lib.format.read_magic(file)](file)
-    except (ValueError, KeyError, *DAMAGE) as error:
+    except (ValueError, KeyError) as error:
         raise ValueError(f"{path}: arr_0 is damaged ({error})") from error
     refuse_other_images(path, dtype, shape)
     if fortran_order:
         raise ValueError(f"{path}: arr_0 is in Fortran order; store numpy.ascontiguousarray(arr_0)")
-    return cast("tuple[int, ...]", shape)
+    return shape
 
 
 def refuse_other_images(path: Path, dtype: "np.dtype[Any]", shape: Sequence[int]) -> None:
@@ -155,15 +166,12 @@ def read_npz(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.integer[Any]] | 
 
 
 def _stored(path: Path) -> Iterator[Tensor]:
-    with zipfile.ZipFile(path) as archive, archive.open(IMAGES_MEMBER) as file:
+    with _opened_images(path) as file:
         count, height, width, channels = _image_shape(path, file)
         length = height * width * channels
         for start in range(0, count, BATCH):
             wanted = min(BATCH, count - start) * length
-            try:
-                content = file.read(wanted)
-            except DAMAGE as error:
-                raise ValueError(f"{path}: arr_0 is damaged ({error})") from error
+            content = file.read(wanted)
             if len(content) != wanted:
                 raise ValueError(f"{path}: arr_0 is cut off: its header states {counted(count, 'image')}")
             pixels = np.frombuffer(bytearray(content), np.uint8).reshape(-1, height, width, channels)

@@ -67,7 +67,7 @@ class KeptFeatures:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             self._lock.close()
-            raise ValueError(f"{folder}: another adm evaluate measures the same set here") from error
+            raise ValueError(f"{folder}: another adm evaluate measures the same set; wait for it to end") from error
         self._widths = {name: width for name, size in OUTPUTS.items() if (width := extractor.identity[size])}
         self._thumbnails = thumbnails
         self._batches = {each["key"]: each for each in self._read_journal()}

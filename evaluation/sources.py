@@ -52,6 +52,12 @@ def whole_number(named: Named, key: str, default: int, least: int = 0) -> int:
     return int(given)
 
 
+def takes_size_of_samples(source: str) -> bool:
+    """Return whether a reference is rendered at the size of the samples. Raises: ValueError, one line."""
+    name, _, _ = source.partition("?")
+    return name == SHAPES and "size" not in parse_named(source, SHAPES_SETTINGS).settings
+
+
 def measure(
     source: str,
     extractor: Extractor,

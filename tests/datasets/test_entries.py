@@ -1,11 +1,13 @@
 """Archives and shards give the same pictures as a folder; the checksums of a published set are verified."""
 
+import bz2
 import gzip
 import hashlib
+import lzma
 import struct
 import tarfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -134,10 +136,13 @@ def test_files_named_from_the_root_are_read_below_their_archive(folder: Path, tm
     assert_same(tmp_path / "root.zip", folder)
 
 
-@pytest.mark.parametrize("compression", ["gz", "bz2", "xz"])
-def test_compressed_tar_file_is_refused_as_such(folder: Path, tmp_path: Path, compression: str) -> None:
-    with tarfile.open(tmp_path / "set.tar", f"w:{compression}") as archive:
+@pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress])
+def test_compressed_tar_file_is_refused_as_such(
+    folder: Path, tmp_path: Path, compress: Callable[[bytes], bytes]
+) -> None:
+    with tarfile.open(tmp_path / "set.tar", "w") as archive:
         archive.add(folder, "set")
+    (tmp_path / "set.tar").write_bytes(compress((tmp_path / "set.tar").read_bytes()))
     with pytest.raises(ValueError, match=r"set\.tar: is compressed, .* decompress it first$"):
         read_folder(tmp_path / "set.tar", 8)
 

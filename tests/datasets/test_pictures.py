@@ -3,6 +3,7 @@
 import struct
 import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -126,22 +127,34 @@ def channels_first(path: Path) -> None:
     np.savez(path, PIXELS.transpose(0, 3, 1, 2))
 
 
+def with_a_damaged_header(path: Path) -> None:
+    """The zip file's own header of the array, not numpy's."""
+    np.savez(path, PIXELS)
+    path.write_bytes(b"XX" + path.read_bytes()[2:])
+
+
+def of_unknown_compression(path: Path) -> None:
+    np.savez(path, PIXELS)
+    content = bytearray(path.read_bytes())
+    content[8] = content[content.index(b"PK\x01\x02") + 10] = 97
+    path.write_bytes(content)
+
+
 OTHER_LAYOUTS = [
     *(wrong_dtype, wrong_shape, another_name, cut_off, damaged, a_pickle, text),
-    *(without_pixels, transparent, channels_first),
+    *(without_pixels, transparent, channels_first, with_a_damaged_header, of_unknown_compression),
 ]
 
 
 @pytest.mark.parametrize("make", OTHER_LAYOUTS)
-@pytest.mark.parametrize("reader", ["read", "survey"])
+@pytest.mark.parametrize("reader", [read, survey])
 def test_an_npz_of_another_layout_is_refused_in_one_line_that_names_it(
-    tmp_path: Path, make: object, reader: str
+    tmp_path: Path, make: Callable[[Path], object], reader: Callable[[Path], object]
 ) -> None:
     path = tmp_path / "set.npz"
-    assert callable(make)
     make(path)
     with pytest.raises(ValueError, match=r"^\S*set\.npz: [^\n]*$"):
-        {"read": read, "survey": survey}[reader](path)
+        reader(path)
 
 
 @pytest.mark.parametrize("content", [None, b"no picture"])
@@ -177,10 +190,12 @@ def a_compressed_tar(path: Path) -> None:
         (Path.touch, "a"),
     ],
 )
-def test_a_file_that_is_no_set_is_refused_with_what_a_set_may_be(tmp_path: Path, make: object, name: str) -> None:
-    assert callable(make)
+def test_a_file_that_is_no_set_is_refused_with_what_a_set_may_be(
+    tmp_path: Path, make: Callable[[Path], object], name: str
+) -> None:
     make(tmp_path / name)
-    for reader in (read, survey):
+    readers: tuple[Callable[[Path], object], ...] = (read, survey)
+    for reader in readers:
         with pytest.raises(ValueError, match=rf"/{name}: is no set of pictures; a set is a folder, .* \.npz$"):
             reader(tmp_path / name)
 
