@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from runfolder.folder import STATE, locked, snapshot_path, snapshot_steps
+from runfolder.folder import CONFIG, STATE, locked, snapshot_path, snapshot_steps
 from runfolder.stats import read_lines
 from tests.training.lives import Lives
 from tests.training.samples import assert_same, config, finish, start, write_npz
@@ -163,6 +163,43 @@ def test_rewound_run_goes_back_to_a_snapshot_and_ends_the_same(tmp_path: Path) -
     again = read_state(folder / STATE)
     assert all(torch.equal(value, again["network"][name]) for name, value in end["network"].items())
     assert [line["step"] for line in read_lines(folder)] == [2, 4, 6]
+
+
+@pytest.mark.slow
+def test_rewound_run_that_is_killed_at_once_resumes_at_the_snapshot_without_later_ones(tmp_path: Path) -> None:
+    """Otherwise the old branch of the run would continue, and its snapshots would count as the newest."""
+    data, folder = {"path": str(write_npz(tmp_path / "images.npz"))}, tmp_path / "run"
+    given = config(data=data, optimiser={"steps": 6}, saving={"snapshot_steps": 2})
+    train(given, Request(folder))
+    before = (folder / CONFIG).read_bytes()
+    halted = given.model_copy(update={"optimiser": given.optimiser.model_copy(update={"learning_rate": 1e38})})
+    with pytest.raises(DivergedError):
+        train(halted, Request(folder, rewind=2, allow_changes={"optimiser.learning_rate"}))
+    assert (step_of(folder), snapshot_steps(folder)) == (2, [2])
+    assert (folder / CONFIG).read_bytes() != before
+
+
+@pytest.mark.slow
+def test_refused_start_changes_nothing_of_the_run(tmp_path: Path) -> None:
+    data, folder = {"path": str(write_npz(tmp_path / "images.npz"))}, tmp_path / "run"
+    train(config(data=data), Request(folder))
+    before = {each.name: each.read_bytes() for each in folder.iterdir() if each.is_file()}
+    longer = config(data=data, optimiser={"steps": 9})
+    with pytest.raises(TrainingError, match="there is no snapshot of step 3 or before; there are: none"):
+        train(longer, Request(folder, rewind=3, allow_changes={"optimiser.steps"}))
+    assert {each.name: each.read_bytes() for each in folder.iterdir() if each.is_file()} == before
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", bytes(300), b"\x80\x02X"], ids=["empty", "text", "zeros", "cut"])
+def test_damaged_state_is_named_with_the_snapshots_to_go_back_to(tmp_path: Path, content: bytes) -> None:
+    data, folder = {"path": str(write_npz(tmp_path / "images.npz"))}, tmp_path / "run"
+    given = config(data=data, optimiser={"steps": 2}, saving={"snapshot_steps": 1})
+    train(given, Request(folder))
+    (folder / STATE).write_bytes(content)
+    with pytest.raises(TrainingError, match=r"state\.pt: the state cannot be read \(.*--rewind STEP \(snapshots: 1, 2"):
+        train(given, Request(folder))
+    train(given, Request(folder, rewind=2))
+    assert step_of(folder) == 2
 
 
 def test_full_disk_leaves_the_state_before_and_no_part_of_the_new_one(
