@@ -174,9 +174,18 @@ def _stop_signals() -> Iterator[Callable[[], bool]]:
 
 def advice(error: DivergedError | SaveError, config: RunConfig, folder: Path) -> str:
     """One line for a run that could not continue: what is saved, and what to try."""
+    saved = (folder / STATE).exists()
     if isinstance(error, SaveError):
-        return f"{error}; make room, then start again: the run resumes from its previous state"
+        then = (
+            "the run resumes from its previous state" if saved else "the run begins anew, because it is its first state"
+        )
+        return f"{error}; make room, then start again: {then}"
     rate = config.optimiser.learning_rate
+    if not saved:
+        return (
+            f"the run has diverged: {error}; it had saved no state yet. Start again with a smaller learning rate "
+            f"(now {rate:g})"
+        )
     return (
         f"the run has diverged: {error}; its last good state is kept in {folder / STATE}. Start again with a smaller "
         f"learning rate (now {rate:g}) and --allow-change optimiser.learning_rate{_ways_back(folder)}"

@@ -15,8 +15,8 @@ from tests.training.lives import Lives
 from tests.training.samples import assert_same, config, finish, start, write_npz
 from training.config import ConfigError
 from training.divergence import DivergedError
-from training.session import Request, TrainingError, train
-from training.state import StateFiles, read_state
+from training.session import Request, TrainingError, advice, train
+from training.state import SaveError, StateFiles, read_state
 
 KILLS = int(os.environ.get("TRAINING_KILLS", "6"))
 # Steps of the run for each kill: more than it takes between two kills, so that the last one still finds it training.
@@ -148,6 +148,21 @@ def test_diverging_run_keeps_its_last_good_state_and_continues_with_a_lower_rate
     tame = config(data=data, optimiser={"steps": 8, "warmup_steps": 0}, saving={"state_seconds": 1e-6})
     train(tame, Request(folder, allow_changes={"optimiser.learning_rate"}))
     assert step_of(folder) == 8
+
+
+@pytest.mark.slow
+def test_advice_names_a_last_good_state_only_if_there_is_one(tmp_path: Path) -> None:
+    data, folder = {"path": str(write_npz(tmp_path / "images.npz"))}, tmp_path / "run"
+    wild = config(data=data, optimiser={"steps": 8, "learning_rate": 1e30, "warmup_steps": 0})
+    with pytest.raises(DivergedError) as diverged:
+        train(wild, Request(folder))
+    assert not (folder / STATE).exists()
+    without = advice(diverged.value, wild, folder)
+    assert "it had saved no state yet. Start again with a smaller learning rate" in without
+    assert "begins anew" in advice(SaveError("disk full"), wild, folder)
+    train(config(data=data), Request(folder))
+    assert f"its last good state is kept in {folder / STATE}" in advice(diverged.value, wild, folder)
+    assert "resumes from its previous state" in advice(SaveError("disk full"), wild, folder)
 
 
 @pytest.mark.slow
