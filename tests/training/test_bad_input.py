@@ -85,6 +85,48 @@ def test_images_that_are_none_are_named_in_one_line(
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"network": {"channel_mult": [0]}}, "a level has 0 channels; .* are multiples of 32"),
+        ({"network": {"channel_mult": [1.3]}}, "a level has 41 channels"),
+        ({"network": {"channel_mult": [-1]}}, "a level has -32 channels"),
+        (
+            {"kind": "judge", "objective": {"label_dropout": 0}, "network": {"widths": [32, 40]}},
+            "a level has 40 channe",
+        ),
+        ({"network": {"widths": []}}, "network.widths"),
+        (
+            {"network": {"num_head_channels": 7}},
+            "num_head_channels or num_heads is 7, which does not divide 32 channels",
+        ),
+        ({"network": {"num_head_channels": 0}}, "num_head_channels or num_heads is 0"),
+        ({"network": {"num_head_channels": -1, "num_heads": 3}}, "num_head_channels or num_heads is 3"),
+        ({"network": {"num_head_channels": -2}}, "network.num_head_channels"),
+        (
+            {"kind": "classifier", "objective": {"label_dropout": 0}, "network": {"num_head_channels": -1}},
+            "network.pool = 'attention' needs network.num_head_channels",
+        ),
+    ],
+)
+def test_network_that_cannot_be_built_is_refused_by_its_field(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        config(**changes)
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        ("toaster", "'toaster' is none of auto, cpu, cuda, cuda:N and mps"),
+        ("cuda:99", "'cuda:99' is not on this machine"),
+        ("meta", "'meta' is not on this machine"),
+    ],
+)
+def test_missing_device_is_named_in_one_line(tmp_path: Path, device: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        train(config(compute={"device": device}), Request(tmp_path / "run"))
+
+
 def test_one_image_is_trained_on(tmp_path: Path) -> None:
     photo(tmp_path / "photos" / "only.png")
     data, objective = {"path": str(tmp_path / "photos"), "labelled": False}, {"label_dropout": 0}
