@@ -149,7 +149,9 @@ class KeptFeatures:
         shutil.rmtree(self.folder)
 
     def close(self) -> None:
-        """Unlock the folder for other evaluations."""
+        """Unlock the folder for other evaluations; a folder without any batch, as of a refused set, is removed."""
+        if not self._batches and self.folder.exists():
+            self.remove()
         self._lock.close()
 
 

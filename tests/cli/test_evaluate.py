@@ -102,6 +102,12 @@ def test_file_name_that_is_not_utf8_is_in_the_figures_the_json_and_the_page(sets
     assert "<b>" not in page.read_text()
 
 
+def test_refused_set_leaves_nothing_behind(sets: Path, data: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "small.npz", np.zeros((9, 16, 16, 3), np.uint8))
+    refused(str(tmp_path / "small.npz"), "--against", str(sets / "b.npz"))
+    assert list((data / "evaluate").iterdir()) == []
+
+
 def test_no_output_replaces_the_set_that_is_measured(sets: Path) -> None:
     samples, reference = sets / "a.npz", sets / "b.npz"
     before = samples.read_bytes(), reference.read_bytes()
@@ -168,6 +174,7 @@ def test_pictures_that_cannot_be_measured_are_reported_in_one_line(
         ("shapes?images=1", (), "images=1: must be a whole number, 2 or more"),
         ("shapes?images", (), "settings are KEY=VALUE"),
         ("shapes?seed=", (), "seed has no value"),
+        ("shapes?size=2000000", (), "2000 images of 2000000x2000000 do not fit in memory"),
         ("shapes?seed=1&seed=2", (), "a setting is given twice"),
         ("local:demo?steps=x", (), "steps=x: must be a whole number"),
         ("local:demo?scale=x", (), "scale=x: must be a number"),

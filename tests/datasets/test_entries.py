@@ -4,6 +4,7 @@ import bz2
 import gzip
 import hashlib
 import lzma
+import resource
 import struct
 import tarfile
 import zipfile
@@ -62,6 +63,20 @@ def test_packed_shards_are_read_as_their_folder(folder: Path, tmp_path: Path) ->
     assert_same(shards / "shard-000000.tar", folder)
     result = CliRunner().invoke(app, ["data", "pack", str(folder), str(shards)])
     assert (result.exit_code, result.output) == (1, f"adm: {shards}: is not empty; give a new folder\n")
+
+
+def test_packing_that_fills_the_disk_leaves_no_smaller_set(folder: Path, tmp_path: Path) -> None:
+    """A tar file that ends between two of its files is read as if it were whole."""
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = set(tmp_path.iterdir())
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limit[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            pack(folder, tmp_path / "shards")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert set(tmp_path.iterdir()) == before
+    assert pack(folder, tmp_path / "shards")[:2] == (6, 1)
 
 
 def test_packing_twice_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None:
