@@ -60,22 +60,27 @@ def scores(
 ) -> None:
     """FID, sFID, Inception Score, KID, precision, recall and more, each with its 95 % interval."""
     with refusals():
-        from cli.generated_samples import of_seeds
+        from cli.generated_samples import is_generated, of_seeds
         from evaluation.extractors import load_extractor
         from evaluation.report import evaluate, measured, over_seeds, table, width
         from evaluation.score_page import score_page
-        from evaluation.statistics_file import is_statistics, read_statistics
+        from evaluation.sources import takes_size_of_samples
+        from evaluation.statistics_file import is_statistics
+        from files.atomic import write_text
 
         refuse_generated(against, "--against")
         if json_file is not None:
-            refuse_target(json_file, "--json")
+            refuse_target(json_file, "--json", samples, against)
         if page is not None:
-            refuse_target(page, "--report")
+            refuse_target(page, "--report", samples, against)
         sources = list(of_seeds(samples, seeds))
         opened = load_extractor(extractor)
         with kept_work(thumbnails=page is not None) as work:
-            # refuses statistics of another extractor before pictures are measured for minutes
-            theirs = read_statistics(path, opened.identity) if is_statistics(path := Path(against)) else None
+            theirs = None
+            # An unusable reference is refused before samples are generated for hours, or measured for minutes.
+            if not takes_size_of_samples(against) and (is_generated(samples) or is_statistics(Path(against))):
+                with watched() as watch:
+                    theirs = measured(against, opened, None, watch, "reference", work, strict=strict)
             found = []
             for _, source in sources:
                 ours = measured_samples(source, opened, work, url, strict=strict)
@@ -86,13 +91,13 @@ def scores(
             report = found[0].report
             if seeds > 1:
                 report["seeds"] = over_seeds([seed for seed, _ in sources], [each.report for each in found])
+            for line in (*table(report), *(f"note: {note}" for note in report["notes"])):
+                typer.echo(line)
             if json_file is not None:
-                json_file.write_text(json.dumps(report, indent=1) + "\n")
+                write_text(json_file, json.dumps(report, indent=1) + "\n")
             if page is not None:
-                page.write_text(score_page(found[0]))
+                write_text(page, score_page(found[0]))
             work.remove()
-        for line in (*table(report), *(f"note: {note}" for note in report["notes"])):
-            typer.echo(line)
 
 
 @app.command()
@@ -110,7 +115,7 @@ def stats(
 
         if out.suffix != ".npz":
             raise ValueError(f"--out {out}: must end in .npz")
-        refuse_target(out, "--out")
+        refuse_target(out, "--out", source)
         refuse_generated(source, "SOURCE")
         opened = load_extractor(extractor)
         with kept_work() as work:
@@ -144,28 +149,36 @@ def sweep(
         from cli.sweep import Sweep
         from evaluation.extractors import load_extractor
         from evaluation.html_report import sweep_page
+        from evaluation.report import measured
         from evaluation.sweeps import grid, table
+        from files.atomic import write_text
         from jobs.settings import Settings
         from worker import local_worker
 
         refuse_generated(against, "--against")
-        refuse_target(out, "--out")
+        refuse_target(out, "--out", against)
         if report is not None:
-            refuse_target(report, "--report")
+            refuse_target(report, "--report", against)
         settings = grid(numbers("--scale", scale, float), numbers("--steps", steps, int), sampler.split(","))
         given = Settings.load()
         local = on_this_machine(given, local_worker.devices(given.device)[0], None)
         opened = load_extractor(extractor)
         with kept_work() as work:
-            found = Sweep(local, pipeline, settings, images, seed).run(against, opened, work, Console(stderr=True))
-            out.write_text(json.dumps(found, indent=1) + "\n")
+
+            def reference(size: int) -> "Measured":
+                with watched() as watch:
+                    return measured(against, opened, size, watch, "reference", work, strict=False)
+
+            grid_of_settings = Sweep(local, pipeline, settings, images, seed)
+            found = grid_of_settings.run(reference, opened, work, Console(stderr=True))
+            for line in table(found["cells"]):
+                typer.echo(line)
+            for purpose, each in found["recommended"].items():
+                typer.echo(f"for {purpose}: {json.dumps(each)}")
+            write_text(out, json.dumps(found, indent=1) + "\n")
             if report is not None:
-                report.write_text(sweep_page(found))
+                write_text(report, sweep_page(found))
             work.remove()
-        for line in table(found["cells"]):
-            typer.echo(line)
-        for purpose, each in found["recommended"].items():
-            typer.echo(f"for {purpose}: {json.dumps(each)}")
 
 
 @app.command()
@@ -176,6 +189,7 @@ def keep(
     with refusals():
         from cli.sweep import joined, kept
         from engine.loading import choose
+        from files.atomic import write_text
         from jobs.contract.sweeps import SUFFIX
         from jobs.settings import Settings
         from worker.kept_sweeps import weights_of
@@ -192,7 +206,7 @@ def keep(
             raise ValueError(f"{reports[0]}: was made with other weights than {sweep.pipeline!r} has now")
         (plan,) = choose([sweep.pipeline], settings.weights)
         path = plan.base.path.parent / f"{sweep.pipeline}{SUFFIX}"
-        path.write_text(sweep.model_dump_json(indent=1) + "\n")
+        write_text(path, sweep.model_dump_json(indent=1) + "\n")
         typer.echo(path)
 
 
@@ -210,6 +224,7 @@ def stack(
     """Measure each pipeline of a stack with every sampler by the stack's judge, against real images."""
     with refusals():
         from evaluation.stack_report import StackReport, table
+        from files.atomic import write_text
         from jobs.settings import Settings
         from models.stack_plan import MANIFEST, read_stack
 
@@ -220,10 +235,10 @@ def stack(
         real = real_images(against, plan, images)
         with watched() as watch:
             report = StackReport(plan, real, images, watch, print_doubt).measure()
-        if json_file is not None:
-            json_file.write_text(json.dumps(report, indent=1) + "\n")
         for line in table(report):
             typer.echo(line)
+        if json_file is not None:
+            write_text(json_file, json.dumps(report, indent=1) + "\n")
 
 
 def real_images(against: str, plan: "StackPlan", images: int) -> "RealImages":
@@ -279,10 +294,12 @@ def refuse_generated(source: str, where: str) -> None:
         raise ValueError(f"{where} {source}: must be an existing set; only SAMPLES may be {LOCAL}... or {SERVICE}...")
 
 
-def refuse_target(path: Path, option: str) -> None:
-    """Check a target path before minutes of work. Raises: ValueError."""
+def refuse_target(path: Path, option: str, *sources: str) -> None:
+    """Check a target path before minutes of work; it must be none of the sources. Raises: ValueError."""
     if path.is_dir() or not path.parent.is_dir():
         raise ValueError(f"{option} {path}: is a folder, or its folder does not exist")
+    if path.is_file() and any(Path(each).exists() and path.samefile(each) for each in sources):
+        raise ValueError(f"{option} {path}: would replace the set that is measured; give another file")
 
 
 def kept_work(*, thumbnails: bool = False) -> "Work":

@@ -1,6 +1,8 @@
 """The `adm` command line. Importing it is quick: each command imports its program in its own body."""
 
+import io
 import os
+import sys
 from importlib.metadata import version
 from typing import Annotated
 
@@ -52,7 +54,12 @@ def settle_threads(
         bool, typer.Option("--version", callback=print_version, is_eager=True, help="print the version, and end")
     ] = False,
 ) -> None:
-    """Set how OpenMP's threads wait, unless the user has; before any command, because torch reads it when it loads."""
+    """Set how OpenMP's threads wait, unless the user has; before any command, because torch reads it when it loads.
+
+    Standard output escapes what its encoding lacks, such as bytes of file names that are not UTF-8.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", str(SPIN_COUNT))
 

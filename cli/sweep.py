@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -19,7 +19,7 @@ from bulk.record import Record, parameters
 from bulk.run import Order, missing
 from bulk.source import of_chunk
 from cli.generated_samples import FeatureOutput, measured_output
-from evaluation.report import Watch, evaluate, measured, width
+from evaluation.report import Watch, evaluate
 from evaluation.sweeps import Setting, recommended
 from jobs.contract.sweeps import Sweep as KeptSweep
 from jobs.contract.sweeps import SweepCell, SweepFigure
@@ -68,9 +68,16 @@ class Sweep:
     images: int
     seed: int
 
-    def run(self, against: str, extractor: "Extractor", work: "Work", console: "Console") -> dict[str, Any]:
-        """The report. Raises: ValueError, one line; BulkError; OSError; WeightsError."""
+    def run(
+        self, reference: "Callable[[int], Measured]", extractor: "Extractor", work: "Work", console: "Console"
+    ) -> dict[str, Any]:
+        """The report.
+
+        reference: measures the reference, given the edge of the images; called before any image is generated.
+        Raises: ValueError, one line; BulkError; OSError; WeightsError.
+        """
         cells = [self._cell(setting, extractor, work) for setting in self.settings]
+        theirs = reference(cells[0].record.parameters["size"])
         threads = torch.get_num_threads()  # the engine changes it for its steps; restored for the metrics
         try:
             numerics, seconds = self._make(cells, console)
@@ -80,7 +87,7 @@ class Sweep:
             raise BulkError(f"{self.local.devices[0]}: {error}") from error
         finally:
             torch.set_num_threads(threads)
-        return self._report(cells, numerics, seconds, against, extractor, work, console)
+        return self._report(cells, numerics, seconds, theirs, extractor, console)
 
     def _cell(self, setting: Setting, extractor: "Extractor", work: "Work") -> Cell:
         source = f"local:{self.model}?images={self.images}&seed={self.seed}&upsample=no&{setting.query}"
@@ -131,19 +138,15 @@ class Sweep:
         cells: Sequence[Cell],
         numerics: str,
         seconds: dict[bool, float],
-        against: str,
+        theirs: "Measured",
         extractor: "Extractor",
-        work: "Work",
         console: "Console",
     ) -> dict[str, Any]:
-        theirs: Measured | None = None
         found, whole = [], {}
         with shown_progress(console) as progress:
             bar = progress.add_task("metrics", total=len(cells), note="")
             for cell in cells:
                 ours = measured_output(cell.source, cell.output, extractor)
-                if theirs is None:
-                    theirs = measured(against, extractor, width(ours), Watch(), "reference", work, strict=False)
                 whole = evaluate(ours, theirs, extractor, Watch()).report
                 progress.advance(bar)
                 found.append(

@@ -1,8 +1,10 @@
 """Lists the files of a set of pictures in a folder, a zip file or webdataset's tar files."""
 
+import errno
 import io
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -14,11 +16,15 @@ from datasets.listing import SYSTEM_FILES, Skipped, find_files
 
 ARCHIVES = frozenset({".zip", ".tar"})
 CLASS_FILE = ".cls"  # of a shard: KEY.cls has the class of the picture KEY.jpg
+COMPRESSIONS = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # first bytes of gzip, bzip2, xz, zstandard
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A file of a set. path: its name, below that of its archive; class_name: from a shard, else None."""
+    """A file of a set. path: its name, below that of its archive; class_name: from a shard, else None.
+
+    `open` raises OSError, also for a file that its archive has damaged, encrypted or packed by an unknown method.
+    """
 
     path: Path
     open: Callable[[], IO[bytes]]
@@ -57,23 +63,31 @@ def _archive(path: Path) -> Iterator[Entry]:
     try:
         yield from _zip(path) if path.suffix.lower() == ".zip" else _tar(path)
     except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
-        raise ValueError(f"{path}: the archive is damaged or cut off ({str(error).splitlines()[0]})") from error
+        raise ValueError(f"{path}: the archive is damaged or cut off ({error})") from error
 
 
 def _zip(path: Path) -> Iterator[Entry]:
     with zipfile.ZipFile(path) as archive:
         names = sorted(each.filename for each in archive.infolist() if not each.is_dir())
     for name in filter(_is_shown, names):
-        yield Entry(path / name, partial(_read_zip, path, name))
+        yield Entry(_below(path, name), partial(_read_zip, path, name))
 
 
 def _read_zip(path: Path, name: str) -> IO[bytes]:
-    with zipfile.ZipFile(path) as archive:
-        return io.BytesIO(archive.read(name))
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return io.BytesIO(archive.read(name))
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise OSError(errno.EIO, f"damaged in the archive ({error})") from error
+    except RuntimeError as error:  # encrypted, or, as NotImplementedError, of an unknown compression
+        raise OSError(errno.EIO, str(error)) from error
 
 
 def _tar(path: Path) -> Iterator[Entry]:
-    with tarfile.open(path) as archive:
+    with path.open("rb") as file:
+        if file.read(8).startswith(COMPRESSIONS):
+            raise ValueError(f"{path}: is compressed, so its pictures cannot be read in any order; decompress it first")
+    with tarfile.open(path, "r:") as archive:
         members = {
             each.name: (each.offset_data, each.size) for each in archive if each.isreg() and _is_shown(each.name)
         }
@@ -85,13 +99,18 @@ def _tar(path: Path) -> Iterator[Entry]:
     for name, (offset, size) in members.items():
         if not name.endswith(CLASS_FILE):
             key = str(PurePosixPath(name).with_suffix(""))
-            yield Entry(path / name, partial(_read_part, path, offset, size), classes.get(key))
+            yield Entry(_below(path, name), partial(_read_part, path, offset, size), classes.get(key))
 
 
 def _read_part(path: Path, offset: int, size: int) -> IO[bytes]:
     with path.open("rb") as file:
         file.seek(offset)
         return io.BytesIO(file.read(size))
+
+
+def _below(archive: Path, name: str) -> Path:
+    """The path of an archive's file, also if the archive names it from the root."""
+    return archive / name.lstrip("/")
 
 
 def _is_shown(name: str) -> bool:

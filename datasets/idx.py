@@ -32,6 +32,18 @@ def read_idx(path: Path) -> npt.NDArray[np.uint8]:
     return values.reshape(shape)
 
 
+def of_one_file(path: Path) -> list[Path]:
+    """The file as the only one of a set of images. Raises: ValueError, which names what a set may be; OSError."""
+    with path.open("rb") as file:
+        start = file.read(4)
+    if (start[:2] != GZIP and start[:3] != bytes((0, 0, UINT8))) or ".tar" in path.suffixes or path.suffix == ".tgz":
+        raise ValueError(
+            f"{path}: is no set of pictures; a set is a folder, a .zip file, an uncompressed .tar file, an idx file "
+            "of bytes, or an official .npz"
+        )
+    return [path]
+
+
 def find_labels(images: Path) -> Path:
     """The file of labels of a file of images, by the family's naming. Raises: ValueError."""
     for old, new in (("images-idx3", "labels-idx1"), ("images.idx3", "labels.idx1"), ("images", "labels")):

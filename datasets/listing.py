@@ -42,7 +42,8 @@ class Labels:
 def find_files(folder: Path) -> tuple[list[Path], list[Skipped]]:
     """All files below a folder except hidden ones, in sorted order of each folder's entries, subfolders in place.
 
-    Links to a parent folder and broken links are skipped.
+    Links to a parent folder, broken links and subfolders that cannot be opened are skipped.
+    Raises: OSError if the folder itself cannot be opened.
     """
     found: list[Path] = []
     skipped: list[Skipped] = []
@@ -55,16 +56,28 @@ def find_files(folder: Path) -> tuple[list[Path], list[Skipped]]:
 
 
 def _walk(folder: Path, above: tuple[Path, ...]) -> Iterator[Path | Skipped]:
-    for entry in sorted(folder.iterdir(), key=lambda each: each.name):
+    try:
+        entries = sorted(folder.iterdir(), key=lambda each: each.name)
+    except OSError as error:
+        if len(above) == 1:  # the set itself
+            raise
+        yield Skipped(folder, f"cannot be opened: {error.strerror}")
+        return
+    for entry in entries:
         if entry.name.startswith(".") or entry.name in SYSTEM_FILES:
             continue
-        if entry.is_dir():
+        try:
+            is_folder, is_file = entry.is_dir(), entry.is_file()
+        except OSError as error:
+            yield Skipped(entry, f"cannot be opened: {error.strerror}")
+            continue
+        if is_folder:
             where = entry.resolve()
             if where in above:
                 yield Skipped(entry, "is a link to a folder that it lies in")
             else:
                 yield from _walk(entry, (*above, where))
-        elif entry.is_file():
+        elif is_file:
             yield entry
         else:
             yield Skipped(entry, "is a broken link, or no file")

@@ -1,29 +1,31 @@
 """Reads pictures for measurement, unchanged, in batches: from a folder, an archive, idx files or an official .npz."""
 
+import contextlib
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from datasets.entries import Entry, find_entries, is_of_files
-from datasets.idx import find_idx, read_idx
+from datasets.idx import find_idx, of_one_file, read_idx
 from datasets.listing import Skipped
 from pictures.decoding import PictureError, decode
 from vocabulary.counts import counted
 
 BATCH = 100
 IMAGES_MEMBER = "arr_0.npy"  # of an official .npz
-DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, SyntaxError)
-"""Errors of a truncated or invalid .npz, beside ValueError."""
+DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, SyntaxError)
+"""Errors of a truncated or invalid .npz, beside ValueError; RuntimeError is zipfile's for an encrypted one."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,7 @@ def open_pictures(path: Path, idx_size: int) -> Pictures:
         return _idx(find_idx(path), idx_size)
     if path.suffix == ".npz":
         return _npz(path)
-    if path.suffix.lower() in Image.registered_extensions():
-        raise ValueError(f"{path}: is a single picture; a set is a folder, an archive, idx files or an .npz")
-    return _idx([path], idx_size)
+    return _idx(of_one_file(path), idx_size)
 
 
 def npz_members(path: Path) -> frozenset[str]:
@@ -113,9 +113,19 @@ def _idx(paths: Sequence[Path], size: int) -> Pictures:
 def _npz(path: Path) -> Pictures:
     if IMAGES_MEMBER not in npz_members(path):
         raise ValueError(f"{path}: has no arr_0, the images of an official .npz")
-    with zipfile.ZipFile(path) as archive, archive.open(IMAGES_MEMBER) as file:
+    with _opened_images(path) as file:
         shape = _image_shape(path, file)
     return Pictures(shape[0], _stored(path))
+
+
+@contextlib.contextmanager
+def _opened_images(path: Path) -> Iterator[IO[bytes]]:
+    """The images of an official .npz as a file. Raises: ValueError, which names the file, for damage."""
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(IMAGES_MEMBER) as file:
+            yield file
+    except DAMAGE as error:
+        raise ValueError(f"{path}: arr_0 is damaged ({error})") from error
 
 
 def _image_shape(path: Path, file: IO[bytes]) -> tuple[int, ...]:
@@ -123,23 +133,45 @@ def _image_shape(path: Path, file: IO[bytes]) -> tuple[int, ...]:
     try:
         read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
         shape, fortran_order, dtype = read[np.lib.format.read_magic(file)](file)
-    except (ValueError, KeyError, *DAMAGE) as error:
+    except (ValueError, KeyError) as error:
         raise ValueError(f"{path}: arr_0 is damaged ({error})") from error
-    if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or fortran_order:
-        raise ValueError(f"{path}: arr_0 is {dtype} {shape}; uint8 [N, H, W, 3] is needed")
-    return cast("tuple[int, ...]", shape)
+    refuse_other_images(path, dtype, shape)
+    if fortran_order:
+        raise ValueError(f"{path}: arr_0 is in Fortran order; store numpy.ascontiguousarray(arr_0)")
+    return shape
+
+
+def refuse_other_images(path: Path, dtype: "np.dtype[Any]", shape: Sequence[int]) -> None:
+    """Refuse an arr_0 that is not the images of an official .npz. Raises: ValueError, which names the file."""
+    if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or 0 in shape[1:]:
+        raise ValueError(f"{path}: arr_0 is {dtype} {tuple(shape)}; uint8 [N, H, W, 3] is needed")
+
+
+def read_npz(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.integer[Any]] | None]:
+    """The images [N, H, W, 3] of an official .npz, and its labels [N], or None.
+
+    Raises: ValueError, which names the file, for a file that is damaged or not an official .npz.
+    """
+    if IMAGES_MEMBER not in npz_members(path):  # also refuses other files, which numpy would read as other arrays
+        raise ValueError(f"{path}: has no arr_0, the images of an official .npz")
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            images, labels = arrays["arr_0"], arrays.get("arr_1")
+    except (ValueError, *DAMAGE) as error:
+        raise ValueError(f"{path}: is damaged ({error})") from error
+    refuse_other_images(path, images.dtype, images.shape)
+    if labels is not None and (labels.shape != (len(images),) or labels.dtype.kind not in "iu" or (labels < 0).any()):
+        raise ValueError(f"{path}: arr_1 is no label from 0 for each of the {counted(len(images), 'image')}")
+    return images, labels
 
 
 def _stored(path: Path) -> Iterator[Tensor]:
-    with zipfile.ZipFile(path) as archive, archive.open(IMAGES_MEMBER) as file:
+    with _opened_images(path) as file:
         count, height, width, channels = _image_shape(path, file)
         length = height * width * channels
         for start in range(0, count, BATCH):
             wanted = min(BATCH, count - start) * length
-            try:
-                content = file.read(wanted)
-            except DAMAGE as error:
-                raise ValueError(f"{path}: arr_0 is damaged ({error})") from error
+            content = file.read(wanted)
             if len(content) != wanted:
                 raise ValueError(f"{path}: arr_0 is cut off: its header states {counted(count, 'image')}")
             pixels = np.frombuffer(bytearray(content), np.uint8).reshape(-1, height, width, channels)

@@ -1,7 +1,10 @@
 """Writes tar shards for webdataset: KEY.jpg and KEY.cls, which has the class."""
 
+import contextlib
 import io
+import shutil
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from datasets.entries import CLASS_FILE, find_entries
@@ -13,7 +16,7 @@ SHARD_IMAGES = 1000
 
 
 def pack(source: Path, target: Path, labels_from: LabelsFrom = "auto") -> tuple[int, int, list[Skipped]]:
-    """Write every picture of a folder or an archive into shards, its bytes unchanged.
+    """Write every picture of a folder or an archive into shards, its bytes unchanged; all of them or none.
 
     Returns the numbers of pictures and shards, and the skipped files.
     Raises: ValueError if the target is not empty, or the source has no picture.
@@ -33,16 +36,30 @@ def pack(source: Path, target: Path, labels_from: LabelsFrom = "auto") -> tuple[
     if not labels.files:
         raise ValueError(f"{source}: has no pictures")
     opened = {entry.path: entry for entry in usable}
-    target.mkdir(parents=True, exist_ok=True)
     shards = range(0, len(labels.files), SHARD_IMAGES)
-    for start in shards:
-        part = slice(start, start + SHARD_IMAGES)
-        with tarfile.open(target / f"shard-{start // SHARD_IMAGES:06d}.tar", "w") as archive:
-            for number, (path, label) in enumerate(zip(labels.files[part], labels.labels[part], strict=True), start):
-                with opened[path].open() as content:
-                    _add(archive, f"{number:08d}{path.suffix.lower()}", content.read())
-                _add(archive, f"{number:08d}{CLASS_FILE}", labels.classes[label].encode())
+    with _whole_folder(target) as unfinished:
+        for start in shards:
+            part = slice(start, start + SHARD_IMAGES)
+            pairs = zip(labels.files[part], labels.labels[part], strict=True)
+            with tarfile.open(unfinished / f"shard-{start // SHARD_IMAGES:06d}.tar", "w") as archive:
+                for number, (path, label) in enumerate(pairs, start):
+                    with opened[path].open() as content:
+                        _add(archive, f"{number:08d}{path.suffix.lower()}", content.read())
+                    _add(archive, f"{number:08d}{CLASS_FILE}", labels.classes[label].encode())
     return len(labels.files), len(shards), [*skipped, *labels.skipped]
+
+
+@contextlib.contextmanager
+def _whole_folder(target: Path) -> Iterator[Path]:
+    """Yield a folder that becomes `target` when the block ends; a tar file without its end is read as a smaller set."""
+    unfinished = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    try:
+        yield unfinished
+        unfinished.replace(target)  # which is absent or empty
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:

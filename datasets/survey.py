@@ -11,9 +11,10 @@ import numpy.typing as npt
 from PIL import Image
 
 from datasets.entries import find_entries, is_of_files
-from datasets.idx import find_idx, read_labelled
+from datasets.idx import find_idx, of_one_file, read_labelled
 from datasets.image_folder import label_entries
 from datasets.listing import LabelsFrom, Skipped
+from datasets.pictures import read_npz
 from pictures.decoding import PictureError, decode
 from vocabulary.counts import counted
 
@@ -56,11 +57,8 @@ def survey(path: Path, labels_from: LabelsFrom = "auto") -> Survey:
     if path.is_dir():
         return _survey_idx(find_idx(path))
     if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as arrays:
-            if "arr_0" not in arrays:
-                raise ValueError(f"{path}: has no arr_0")
-            return _survey_arrays(path, arrays["arr_0"], arrays.get("arr_1"))
-    return _survey_idx([path])
+        return _survey_arrays(path, *read_npz(path))
+    return _survey_idx(of_one_file(path))
 
 
 def class_names(path: Path, labels_from: LabelsFrom = "auto") -> list[str]:
@@ -70,10 +68,10 @@ def class_names(path: Path, labels_from: LabelsFrom = "auto") -> list[str]:
         entries = [each for each in find_entries(path)[0] if each.path.suffix.lower() in suffixes]
         return list(label_entries(path, entries, labels_from).classes)
     if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as arrays:
-            labels = arrays.get("arr_1", np.zeros(1, np.int64))
+        labels = read_npz(path)[1]
+        labels = np.zeros(1, np.int64) if labels is None else labels
     else:
-        labels = read_labelled(find_idx(path) if path.is_dir() else [path])[1]
+        labels = read_labelled(find_idx(path) if path.is_dir() else of_one_file(path))[1]
     return [str(each) for each in np.unique(labels)]
 
 
@@ -129,8 +127,8 @@ def _survey_files(folder: Path, labels_from: LabelsFrom) -> Survey:
 
 
 def _survey_arrays(path: Path, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.integer[Any]] | None) -> Survey:
-    if images.ndim not in (3, 4) or images.dtype != np.uint8:
-        raise ValueError(f"{path}: its arr_0 must be uint8, [N, H, W] or [N, H, W, 3]")
+    if images.size == 0:
+        raise ValueError(f"{path}: has no images")
     if labels is not None and labels.shape != (len(images),):
         raise ValueError(f"{path}: has {counted(len(images), 'image')} and {counted(labels.size, 'label')}")
     found = np.zeros(len(images), np.int64) if labels is None else labels

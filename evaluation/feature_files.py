@@ -66,7 +66,7 @@ class KeptFeatures:
         try:
             self._lock.acquire()
         except Timeout as error:
-            raise ValueError(f"{folder}: another adm evaluate measures the same set here") from error
+            raise ValueError(f"{folder}: another adm evaluate measures the same set; wait for it to end") from error
         self._widths = {name: width for name, size in OUTPUTS.items() if (width := extractor.identity[size])}
         self._thumbnails = thumbnails
         self._batches = {each["key"]: each for each in self._read_journal()}
@@ -148,7 +148,9 @@ class KeptFeatures:
         shutil.rmtree(self.folder)
 
     def close(self) -> None:
-        """Unlock the folder for other evaluations."""
+        """Unlock the folder for other evaluations; a folder without any batch, as of a refused set, is removed."""
+        if not self._batches and self.folder.exists():
+            self.remove()
         self._lock.release()
 
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -164,9 +165,11 @@ def read_report(path: Path) -> dict[str, Any]:
         for name in ("samples", "reference", "extractor"):
             report[name]["sha256"]
         report["samples"]["images"]
-        for each in report["metrics"].values():
-            each["value"], each["low"], each["high"]
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        for name, each in report["metrics"].items():
+            ends = [each["low"], each["high"]]
+            if not all(map(isfinite, [each["value"], *([] if ends == [None, None] else ends)])):
+                raise ValueError(f"{name} is not finite")
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(f"{path}: is no report of adm evaluate --json ({type(error).__name__}: {error})") from error
     return dict(report)
 
@@ -180,6 +183,8 @@ def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[str
         a, b = first[what]["sha256"], second[what]["sha256"]
         if a != b:
             raise ValueError(f"the reports are of different {what}s ({a}, {b}); their figures cannot be compared")
+    if not first["metrics"].keys() & second["metrics"].keys() & TITLES.keys():
+        raise ValueError("the reports have no metric in common")
     counts = [report["samples"]["images"] for report in (first, second)]
     yield f"{'':16}{'first':>10}{'second':>10}{'difference':>12}  {'95 % interval':>23}"
     for name, title in TITLES.items():

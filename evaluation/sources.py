@@ -16,6 +16,7 @@ from models.checkpoints.provenance import hash_file
 
 SHAPES = "shapes"
 SHAPES_IMAGES, SHAPES_SEED = 2000, 1001  # not a seed of training data, which is 1
+MOST_RENDERED_BYTES = 2**33  # of pixels, because all renders of a set are in memory at once
 SHAPES_SETTINGS = ("images", "seed", "size")
 
 
@@ -50,6 +51,12 @@ def whole_number(named: Named, key: str, default: int, least: int = 0) -> int:
     if not given.isascii() or not given.isdecimal() or int(given) < least:
         raise ValueError(f"{named.name}: {key}={given}: must be a whole number, {least} or more")
     return int(given)
+
+
+def takes_size_of_samples(source: str) -> bool:
+    """Return whether a reference is rendered at the size of the samples. Raises: ValueError, one line."""
+    name, _, _ = source.partition("?")
+    return name == SHAPES and "size" not in parse_named(source, SHAPES_SETTINGS).settings
 
 
 def measure(
@@ -120,5 +127,8 @@ def _naming(source: str, line: str) -> str:
 def _shapes(source: str, default_size: int) -> Pictures:
     named = parse_named(source, SHAPES_SETTINGS)
     count, seed = whole_number(named, "images", SHAPES_IMAGES, 2), whole_number(named, "seed", SHAPES_SEED)
-    images, _ = render_set(count, seed, whole_number(named, "size", default_size, 8))
+    size = whole_number(named, "size", default_size, 8)
+    if count * 3 * size**2 > MOST_RENDERED_BYTES:
+        raise ValueError(f"{source}: {count} images of {size}x{size} do not fit in memory; give a smaller set")
+    images, _ = render_set(count, seed, size)
     return Pictures(count, iter(images.split(BATCH)))

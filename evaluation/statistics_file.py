@@ -27,6 +27,7 @@ from vocabulary.counts import counted
 FORMAT = 1
 PROVENANCE = "provenance.npy"
 MOMENT_ARRAYS = {"pooled": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
+COVARIANCE_ROUNDING = 1e-3  # of the largest entry; float16 has it, and float32 sums of 50,000 images stay below it
 FIELDS = ("source", "images", "size", "sha256")  # fields of every file's provenance
 
 
@@ -148,7 +149,18 @@ def _moments(path: Path, arrays: Mapping[str, Any], mean: str, covariance: str) 
     if sigma.shape != (len(mu), len(mu)):
         raise ValueError(f"{path}: {covariance} is {sigma.shape} where {mean} has {counted(len(mu), 'value')}")
     exact: list[Tensor] = [torch.from_numpy(np.asarray(each, np.float64)) for each in (mu, sigma)]
+    _refuse_no_covariance(path, covariance, exact[1])
     return Moments(*exact)
+
+
+def _refuse_no_covariance(path: Path, name: str, matrix: Tensor) -> None:
+    """Refuse a matrix [D, D] that no features have, up to rounding. Raises: ValueError."""
+    largest = float(matrix.abs().max())
+    if float((matrix - matrix.T).abs().max()) > COVARIANCE_ROUNDING * largest:
+        raise ValueError(f"{path}: {name} is no covariance: it is not symmetric")
+    least = float(torch.linalg.eigvalsh(matrix)[0])
+    if least < -COVARIANCE_ROUNDING * largest:
+        raise ValueError(f"{path}: {name} is no covariance: it has the negative eigenvalue {least:.3g}")
 
 
 def _finite(path: Path, name: str, array: Any, dimensions: int) -> Any:

@@ -41,8 +41,9 @@ Cell = Mapping[str, Any]
 
 
 def grid(scales: Sequence[float], steps: Sequence[int], samplers: Sequence[str]) -> list[Setting]:
-    """Every combination."""
-    return [Setting(scale, count, sampler) for sampler, count, scale in itertools.product(samplers, steps, scales)]
+    """Every combination, once."""
+    combinations = itertools.product(samplers, steps, scales)
+    return list(dict.fromkeys(Setting(scale, count, sampler) for sampler, count, scale in combinations))
 
 
 def front(cells: Sequence[Cell], *costs: Callable[[Cell], float]) -> list[int]:

@@ -28,3 +28,16 @@ def atomic_write(path: Path, *, durable: bool = False, many_writers: bool = Fals
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all, in UTF-8; a device or a pipe is written directly.
+
+    Bytes of file names that are not UTF-8, which Python reads as surrogates, become escapes.
+    """
+    content = text.encode(errors="backslashreplace")
+    if path.exists() and not path.is_file():
+        path.write_bytes(content)
+        return
+    with atomic_write(path.resolve(), many_writers=True) as file:  # what a link points to, not the link
+        file.write(content)

@@ -19,6 +19,9 @@ Kind = Literal["diffusion", "upsampler", "classifier", "judge"]
 NetworkConfig = UNetConfig | ClassifierConfig | JudgeConfig
 
 
+NORM_GROUPS = 32  # of every group norm; a level's channels are a multiple
+
+
 class ConfigError(ValueError):
     """A configuration cannot be used; the message is one line with the field and a remedy."""
 
@@ -64,7 +67,7 @@ class Network(Section):
     )
     attention_sizes: tuple[int, ...] = Field(default=(8,), description="edges of the feature maps that attend, pixels")
     num_heads: int = Field(default=1, ge=1, description="attention heads, where num_head_channels is -1")
-    num_head_channels: int = Field(default=32, description="channels of an attention head; -1: by num_heads")
+    num_head_channels: int = Field(default=32, ge=-1, description="channels of an attention head; -1: by num_heads")
     dropout: float = Field(default=0.0, ge=0, lt=1)
     conv_resample: bool = True
     use_scale_shift_norm: bool = True
@@ -72,7 +75,9 @@ class Network(Section):
     use_new_attention_order: bool = False
     pool: PoolName = Field(default="attention", description="pooling of a classifier")
     small_size: int | None = Field(default=None, ge=2, description="edge of an upsampler's input, pixels")
-    widths: tuple[int, ...] = Field(default=(32, 64, 128, 128), description="of a judge: channels of its stages")
+    widths: tuple[int, ...] = Field(
+        default=(32, 64, 128, 128), min_length=1, description="of a judge: channels of its stages"
+    )
 
     @model_validator(mode="after")
     def fits(self) -> Self:
@@ -83,6 +88,18 @@ class Network(Section):
         sizes = [self.image_size // 2**level for level in range(len(self.channel_mult))]
         if strange := [each for each in self.attention_sizes if each not in sizes]:
             raise ValueError(f"attention_sizes has {strange[0]}; the maps of this network have {sizes}")
+        widths = [int(each * self.model_channels) for each in self.channel_mult]
+        for width in (*widths, *self.widths):
+            if width < NORM_GROUPS or width % NORM_GROUPS:
+                raise ValueError(
+                    f"a level has {width} channels; channel_mult * model_channels and widths are multiples of "
+                    f"{NORM_GROUPS}"
+                )
+        attending = [width for width, size in zip(widths, sizes, strict=True) if size in self.attention_sizes]
+        divisor = self.num_heads if self.num_head_channels == -1 else self.num_head_channels
+        for width in (*attending, widths[-1]):  # the middle attends always
+            if divisor < 1 or width % divisor:
+                raise ValueError(f"num_head_channels or num_heads is {divisor}, which does not divide {width} channels")
         return self
 
 
@@ -207,6 +224,8 @@ class RunConfig(Section):
             raise ValueError("objective.label_dropout needs a diffusion network and data.labelled")
         if self.kind in ("classifier", "judge") and not self.data.labelled:
             raise ValueError(f"a {self.kind} needs data.labelled")
+        if self.kind == "classifier" and self.network.pool == "attention" and self.network.num_head_channels == -1:
+            raise ValueError("network.pool = 'attention' needs network.num_head_channels")
         if self.data.source == "shapes" and self.data.path is not None:
             raise ValueError("data.path belongs to data.source = 'images'; leave one of them out")
         if self.data.source == "images" and self.data.path is None:

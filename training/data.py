@@ -1,23 +1,20 @@
 """Opens a run's data, and divides them into training and held-out images."""
 
 import hashlib
-import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from zipfile import BadZipFile, is_zipfile
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from datasets.entries import Entry, find_entries, is_of_files
-from datasets.idx import find_idx, read_labelled
+from datasets.idx import find_idx, of_one_file, read_labelled
 from datasets.image_folder import Reading, label_entries, read_folder
+from datasets.pictures import read_npz
 from datasets.shapes import render_set
 from models.checkpoints.presets import SHAPE_NAMES
 from training.config import ConfigError, Data
@@ -67,7 +64,7 @@ def _open(settings: Data, image_size: int, cache: Path) -> tuple[Images, Tensor]
             return _read_idx(find_idx(path), settings, image_size)
         if path.suffix == ".npz":
             return _read_npz(path, settings, image_size)
-        return _read_idx([path], settings, image_size)
+        return _read_idx(of_one_file(path), settings, image_size)
     except (ValueError, OSError) as error:
         raise ConfigError(f"data.path: {error}") from error
 
@@ -138,16 +135,12 @@ def _read_idx(paths: Sequence[Path], settings: Data, image_size: int) -> tuple[I
 
 
 def _read_npz(path: Path, settings: Data, image_size: int) -> tuple[Images, Tensor]:
-    stored, labels = _npz_arrays(path)
-    if stored is None or stored.ndim != 4 or stored.shape[3] != 3 or stored.dtype != np.uint8:
-        raise ValueError(f"{path}: arr_0 is no array of images [N, H, W, 3], uint8")
+    stored, labels = read_npz(path)
     _check_count(path, len(stored))
     images = F.pad(torch.from_numpy(stored).permute(0, 3, 1, 2), (settings.padding,) * 4).contiguous()
     _check_size(path, images, image_size)
     if settings.labelled and labels is None:
         raise ValueError(f"{path}: has no labels (arr_1); set data.labelled = false")
-    if labels is not None and (labels.shape != (len(stored),) or labels.dtype.kind not in "iu" or labels.min() < 0):
-        raise ValueError(f"{path}: arr_1 is no label from 0 for each of the {counted(len(stored), 'image')}")
     if labels is not None and labels.max() >= MOST_CLASSES:
         raise ValueError(
             f"{path}: arr_1 has the label {labels.max()}; labels count the classes, {MOST_CLASSES} at most"
@@ -155,17 +148,6 @@ def _read_npz(path: Path, settings: Data, image_size: int) -> tuple[Images, Tens
     found = np.zeros(len(stored), np.int64) if labels is None else labels.astype(np.int64)
     whole = ImagesInMemory(images, torch.from_numpy(found), tuple(map(str, range(int(found.max()) + 1))))
     return whole, _held_out(settings, stored, len(stored))
-
-
-def _npz_arrays(path: Path) -> tuple[NDArray[Any] | None, NDArray[Any] | None]:
-    """Images and labels of an official .npz, None for missing arrays. Raises: ValueError for another file."""
-    try:
-        if not is_zipfile(path):  # numpy would read other files as other kinds of arrays
-            raise BadZipFile("no zip file")
-        with np.load(path, allow_pickle=False) as arrays:
-            return arrays.get("arr_0"), arrays.get("arr_1")
-    except (ValueError, EOFError, BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path}: is no .npz file, or is cut off ({error})") from error
 
 
 def _check_count(path: Path, count: int) -> None:

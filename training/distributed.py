@@ -10,6 +10,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from training.config import ConfigError
+from vocabulary.counts import counted
+
 TIMEOUT = timedelta(minutes=30)  # longest wait for another process: a preview or a save of the first one takes minutes
 
 
@@ -79,7 +82,21 @@ def join_group(device: torch.device) -> Iterator[Group]:
 
 
 def local_device(name: str) -> torch.device:
-    """The device of this process: "auto" takes the GPU with the process' local rank, if there are GPUs."""
+    """The device of this process: "auto" takes the GPU with the process' local rank, if there are GPUs.
+
+    Raises: ConfigError for a device that this machine, or the installed torch, does not have.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    return torch.device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if name == "cuda" else name)
+    try:
+        device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if name == "cuda" else name)
+    except RuntimeError as error:
+        raise ConfigError(f"compute.device = {name!r} is none of auto, cpu, cuda, cuda:N and mps") from error
+    gpus = torch.cuda.device_count()
+    present = {"cpu": True, "cuda": (device.index or 0) < gpus, "mps": torch.backends.mps.is_available()}
+    if not present.get(device.type, False):
+        raise ConfigError(
+            f"compute.device = {name!r} is not on this machine: torch {torch.__version__} sees {counted(gpus, 'GPU')}; "
+            "auto takes what there is"
+        )
+    return device

@@ -1,24 +1,17 @@
 """Runs a training run as one command: opens its folder, trains, shows progress, and saves the state at the end."""
 
-import platform
 import signal
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from files.checkout import commit
 from models.networks.precision import best_precision
 from runfolder.folder import (
-    CONFIG,
-    FORMAT,
     INFO,
     PREVIEWS,
     STATE,
@@ -29,8 +22,8 @@ from runfolder.folder import (
     write_json,
 )
 from runfolder.stats import append_line, forget_after
-from training.config import ConfigError, RunConfig, check_allowed, read_config, refuse_changes
-from training.data import Split, balance, open_data
+from training.config import ConfigError, RunConfig, check_allowed
+from training.data import Split, open_data
 from training.distributed import join_group, local_device
 from training.divergence import DivergedError
 from training.events import Events
@@ -38,7 +31,8 @@ from training.held_out_figures import held_out_figures
 from training.loop import Run, Tick
 from training.official_files import RANDOM_WEIGHTS, Beginning, begin_at
 from training.preview import write_preview
-from training.state import SaveError, StateFiles, read_state
+from training.run_record import record_start, recorded_data, refuse_another_run
+from training.state import SaveError, StateFiles, read_state, rewind_to
 from vocabulary.counts import counted
 from vocabulary.precisions import Precision
 
@@ -86,78 +80,18 @@ def train(config: RunConfig, request: Request) -> bool:
         if config.kind in ("classifier", "judge") and len(split.training.class_names) < 2:
             raise ConfigError(f"a {config.kind} needs two classes or more; the images have one")
         run = Run(config, split.training, device=device, precision=precision, group=group)
+        data = recorded_data(split) if group.leads else {}
         if group.leads:
-            _open_folder(run, split, request)
+            refuse_another_run(run, request.folder, data, request.allow_changes)
         group.wait()
         _load_start(run, request)
+        if group.leads:
+            record_start(run, request.folder, data)
         return _train(run, split, request)
 
 
-def _open_folder(run: Run, split: Split, request: Request) -> None:
-    """Compare configuration and data with those of the run's start, or record them for a new run."""
-    folder, given = request.folder, run.config.model_dump(mode="json")
-    data = {
-        "images": len(split.training),
-        "held_out": len(split.held_out),
-        "class_names": list(split.training.class_names),
-        "classes": balance(split.training.class_labels, split.training.class_names),
-        "fingerprint": split.training.fingerprint,
-    }
-    start = {"time": time.time(), "processes": run.group.size, **machine(run)}
-    starts = []
-    if (folder / CONFIG).exists() and (folder / STATE).exists():
-        refuse_changes(recorded_config(folder / CONFIG), given, request.allow_changes)
-        info = read_json(folder / INFO)
-        refuse_other_data(info["data"], data, request.allow_changes)
-        starts = info["starts"]
-    write_json(folder / CONFIG, given)
-    write_json(folder / INFO, {"format": FORMAT, "kind": run.config.kind, "data": data, "starts": [*starts, start]})
-    (folder / PREVIEWS).mkdir(exist_ok=True)
-    print(
-        f"{run.config.kind}: {sum(each.numel() for each in run.parameters.values()) / 1e6:.2f}M parameters, "
-        f"{counted(len(split.training), 'image')} ({len(split.held_out)} held out), "
-        f"{counted(len(split.training.class_names), 'class')}, "
-        f"{run.device} in {run.precision}, into {folder}",
-        flush=True,
-    )
-
-
-def recorded_config(path: Path) -> dict[str, Any]:
-    """The configuration at a run's start; fields that are newer than the run get the value that keeps its
-    behaviour.
-
-    Raises: ConfigError for a configuration of an incompatible version.
-    """
-    try:
-        return read_config(read_json(path)).model_dump(mode="json")
-    except ConfigError as error:
-        raise ConfigError(f"{path}: was written by another version of this program: {error}") from error
-
-
-def refuse_other_data(before: Mapping[str, Any], now: Mapping[str, Any], allowed: Collection[str]) -> None:
-    """Compare data with those at the run's start. Raises: ConfigError with the differences."""
-    if "data" in allowed or before["fingerprint"] == now["fingerprint"]:
-        return
-    changed = [name for name in ("images", "held_out", "class_names", "classes") if before[name] != now[name]]
-    what = ", ".join(f"{name} ({before[name]} before, {now[name]} now)" for name in changed) or "the pictures"
-    raise ConfigError(f"the data have changed since the run began: {what}; train in another folder")
-
-
-def machine(run: Run) -> dict[str, Any]:
-    """The software and hardware of a run: versions, commit, processor, threads."""
-    return {
-        "versions": {name: version(name) for name in ("adm-serve", "torch", "numpy", "pillow")},
-        "python": platform.python_version(),
-        "commit": commit(),
-        "processor": torch.cuda.get_device_name(run.device) if run.device.type == "cuda" else platform.machine(),
-        "threads": torch.get_num_threads(),
-        "device": str(run.device),
-        "precision": run.precision,
-    }
-
-
 def _load_start(run: Run, request: Request) -> None:
-    """Load the folder's state, or the snapshot for --rewind, if there is one."""
+    """Load the folder's state, or the snapshot for --rewind, if there is one. Raises: TrainingError; WeightsError."""
     path = request.folder / STATE
     if request.rewind is not None:
         steps = snapshot_steps(request.folder)
@@ -168,12 +102,18 @@ def _load_start(run: Run, request: Request) -> None:
         path = snapshot_path(request.folder, earlier[-1])
     if path.exists():
         try:
-            run.load(read_state(path))
-        except (ValueError, KeyError) as error:
+            state = read_state(path)
+        except ValueError as error:
+            raise TrainingError(f"{error}{_ways_back(request.folder)}") from error
+        try:
+            run.load(state)
+        except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
             raise TrainingError(f"{path}: {error}") from error
     else:
         begin_at(run, request.beginning)
     if run.group.leads:
+        if request.rewind is not None:
+            rewind_to(request.folder, run.step)
         forget_after(request.folder, run.step)
         if run.step:
             print(f"resuming at step {run.step}", flush=True)
@@ -234,15 +174,27 @@ def _stop_signals() -> Iterator[Callable[[], bool]]:
 
 def advice(error: DivergedError | SaveError, config: RunConfig, folder: Path) -> str:
     """One line for a run that could not continue: what is saved, and what to try."""
+    saved = (folder / STATE).exists()
     if isinstance(error, SaveError):
-        return f"{error}; make room, then start again: the run resumes from its previous state"
-    steps = snapshot_steps(folder)
-    back = f", or go back with --rewind STEP (snapshots: {', '.join(map(str, steps))})" if steps else ""
+        then = (
+            "the run resumes from its previous state" if saved else "the run begins anew, because it is its first state"
+        )
+        return f"{error}; make room, then start again: {then}"
     rate = config.optimiser.learning_rate
+    if not saved:
+        return (
+            f"the run has diverged: {error}; it had saved no state yet. Start again with a smaller learning rate "
+            f"(now {rate:g})"
+        )
     return (
         f"the run has diverged: {error}; its last good state is kept in {folder / STATE}. Start again with a smaller "
-        f"learning rate (now {rate:g}) and --allow-change optimiser.learning_rate{back}"
+        f"learning rate (now {rate:g}) and --allow-change optimiser.learning_rate{_ways_back(folder)}"
     )
+
+
+def _ways_back(folder: Path) -> str:
+    steps = snapshot_steps(folder)
+    return f", or go back with --rewind STEP (snapshots: {', '.join(map(str, steps))})" if steps else ""
 
 
 class _Smoothed:

@@ -1,5 +1,6 @@
 """A run's state on disk: written atomically in the background, with snapshots for --rewind."""
 
+import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -52,14 +53,26 @@ class StateFiles:
 
 
 def read_state(path: Path) -> State:
-    """Read a state. Raises: ValueError, which names the file, if it is not the state of a run."""
+    """Read a state. Raises: ValueError, which names the file, if it is not the state of a run; MemoryError."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError) as error:
-        raise ValueError(f"{path}: the state cannot be read ({str(error).splitlines()[0]})") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # torch and its unpickler raise errors of any type for a damaged file
+        reason = "".join(str(error).splitlines()[:1])
+        raise ValueError(f"{path}: the state cannot be read ({type(error).__name__}: {reason})") from error
     if not isinstance(state, dict) or "step" not in state:
         raise ValueError(f"{path}: is not the state of a run")
     return state
+
+
+def rewind_to(folder: Path, step: int) -> None:
+    """Make the snapshot of this step the run's state, and remove later ones, which the run will not pass again."""
+    with snapshot_path(folder, step).open("rb") as snapshot, atomic_write(folder / STATE, durable=True) as file:
+        shutil.copyfileobj(snapshot, file)
+    for each in snapshot_steps(folder):
+        if each > step:
+            snapshot_path(folder, each).unlink()
 
 
 def _copied(value: Any) -> Any:

@@ -1,6 +1,7 @@
 """`adm evaluate` as a user runs it: figures from pictures on disk, and one line for whatever cannot be measured."""
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -85,6 +86,68 @@ def test_files_that_cannot_be_read_are_counted_or_refused(sets: Path, tmp_path: 
     assert "broken.png" in line
 
 
+def test_file_name_that_is_not_utf8_is_in_the_figures_the_json_and_the_page(sets: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "<b>ü'\""
+    folder.mkdir()
+    for each in (sets / "a").iterdir():
+        (folder / each.name).write_bytes(each.read_bytes())
+    (folder / os.fsdecode(b"\xff.png")).write_bytes(b"no picture")
+    target, page = tmp_path / "report.json", tmp_path / "report.html"
+    outputs = ("--json", str(target), "--report", str(page))
+    status, printed, stderr = run(str(folder), "--against", str(sets / "b.npz"), *outputs)
+    assert status == 0, stderr
+    assert "\\udcff.png (is not a readable picture)" in printed
+    (skipped,) = json.loads(target.read_text())["samples"]["skipped"]
+    assert os.fsencode(skipped["file"]) == os.fsencode(folder) + b"/\xff.png"
+    assert "<b>" not in page.read_text()
+
+
+def test_refused_set_leaves_nothing_behind(sets: Path, data: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "small.npz", np.zeros((9, 16, 16, 3), np.uint8))
+    refused(str(tmp_path / "small.npz"), "--against", str(sets / "b.npz"))
+    assert list((data / "evaluate").iterdir()) == []
+
+
+def test_no_output_replaces_the_set_that_is_measured(sets: Path) -> None:
+    samples, reference = sets / "a.npz", sets / "b.npz"
+    before = samples.read_bytes(), reference.read_bytes()
+    for option in ("--json", "--report"):
+        for target in (samples, reference):
+            line = refused(str(samples), "--against", str(reference), option, str(target))
+            assert f"{option} {target}: would replace the set that is measured" in line
+    assert "would replace the set" in refused("stats", str(samples), "--out", str(samples))
+    assert (samples.read_bytes(), reference.read_bytes()) == before
+
+
+def test_figures_are_printed_although_their_file_cannot_be_written(sets: Path, data: Path) -> None:
+    status, printed, stderr = run(str(sets / "a"), "--against", str(sets / "b.npz"), "--json", "/dev/full")
+    assert (status, stderr.splitlines()[-1]) == (1, "adm: [Errno 28] No space left on device")
+    assert printed.splitlines()[1].startswith("FID ")
+
+
+@pytest.mark.parametrize(
+    "figure",
+    [
+        {"value": "x", "low": 0, "high": 1},
+        {"value": None, "low": None, "high": None},
+        {"value": float("nan"), "low": None, "high": None},
+        {"value": 0, "low": None, "high": 1},
+        {"value": 0, "low": [], "high": 1},
+        {"value": 10**400, "low": None, "high": None},
+    ],
+)
+def test_report_with_a_figure_that_is_no_number_is_refused_by_name(
+    sets: Path, tmp_path: Path, figure: dict[str, object]
+) -> None:
+    ours = tmp_path / "ours.json"
+    assert run(str(sets / "a.npz"), "--against", str(sets / "b.npz"), "--json", str(ours))[0] == 0
+    report = json.loads(ours.read_text())
+    (tmp_path / "theirs.json").write_text(json.dumps(report | {"metrics": {"fid": figure}}))
+    assert "theirs.json: is no report of adm evaluate" in refused("compare", str(ours), str(tmp_path / "theirs.json"))
+    (tmp_path / "theirs.json").write_text(json.dumps(report | {"metrics": {}}))
+    assert "have no metric in common" in refused("compare", str(ours), str(tmp_path / "theirs.json"))
+
+
 @pytest.mark.parametrize(
     ("pixels", "message"),
     [
@@ -111,6 +174,7 @@ def test_pictures_that_cannot_be_measured_are_reported_in_one_line(
         ("shapes?images=1", (), "images=1: must be a whole number, 2 or more"),
         ("shapes?images", (), "settings are KEY=VALUE"),
         ("shapes?seed=", (), "seed has no value"),
+        ("shapes?size=2000000", (), "2000 images of 2000000x2000000 do not fit in memory"),
         ("shapes?seed=1&seed=2", (), "a setting is given twice"),
         ("local:demo?steps=x", (), "steps=x: must be a whole number"),
         ("local:demo?scale=x", (), "scale=x: must be a number"),

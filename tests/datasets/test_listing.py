@@ -1,12 +1,16 @@
 """Training folders as people have them: which class each picture is of, and what is not used and why."""
 
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from datasets.image_folder import Reading, read_folder
-from datasets.listing import LabelsFrom
+from datasets.listing import LabelsFrom, find_files
 
 
 def fill(folder: Path, *names: str) -> Path:
@@ -91,3 +95,37 @@ def test_class_without_a_readable_picture_is_not_a_class(tmp_path: Path) -> None
 def test_transparency_and_orientation_are_those_of_uploads(tmp_path: Path) -> None:
     Image.new("RGBA", (8, 8), (200, 0, 0, 0)).save(tmp_path / "cat_0.png")
     assert read_folder(tmp_path, 8).images.unique().tolist() == [255]
+
+
+@contextlib.contextmanager
+def of_no_privileges() -> Iterator[None]:
+    """Permissions count within the block, which they do not for root."""
+    if os.geteuid():
+        yield
+        return
+    os.seteuid(65534)  # nobody
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o444], ids=["not listed", "not entered"])
+def test_folder_that_may_not_be_opened_is_skipped_by_name_and_the_rest_is_read(mode: int) -> None:
+    with tempfile.TemporaryDirectory() as given:  # pytest's own folders are closed to others than their owner
+        folder = fill(Path(given), "cat/0.png", "dog/0.png")
+        folder.chmod(0o755)
+        (folder / "cat").chmod(mode)
+        try:
+            with of_no_privileges():
+                files, left_out = find_files(folder)
+            assert files == [folder / "dog" / "0.png"]
+            ((path, reason),) = left_out
+            assert folder / "cat" in (path, path.parent)
+            assert reason == "cannot be opened: Permission denied"
+            folder.chmod(0o000)
+            with of_no_privileges(), pytest.raises(PermissionError):
+                find_files(folder)
+        finally:
+            for each in (folder, folder / "cat"):
+                each.chmod(0o755)

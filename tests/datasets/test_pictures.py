@@ -1,7 +1,9 @@
 """Sets of pictures to be measured: each form of storage gives the same pixels, and an invalid set gives one line."""
 
 import struct
+import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from datasets.pictures import BATCH, open_pictures
+from datasets.survey import survey
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (BATCH + 5, 6, 6, 3), np.uint8)
 
@@ -112,13 +115,46 @@ def text(path: Path) -> None:
     path.write_text("no archive")
 
 
-@pytest.mark.parametrize("make", [wrong_dtype, wrong_shape, another_name, cut_off, damaged, a_pickle, text])
-def test_an_npz_of_another_layout_is_refused_in_one_line_that_names_it(tmp_path: Path, make: object) -> None:
+def without_pixels(path: Path) -> None:
+    np.savez(path, np.zeros((5, 0, 0, 3), np.uint8))
+
+
+def transparent(path: Path) -> None:
+    np.savez(path, np.zeros((5, 6, 6, 4), np.uint8))
+
+
+def channels_first(path: Path) -> None:
+    np.savez(path, PIXELS.transpose(0, 3, 1, 2))
+
+
+def with_a_damaged_header(path: Path) -> None:
+    """The zip file's own header of the array, not numpy's."""
+    np.savez(path, PIXELS)
+    path.write_bytes(b"XX" + path.read_bytes()[2:])
+
+
+def of_unknown_compression(path: Path) -> None:
+    np.savez(path, PIXELS)
+    content = bytearray(path.read_bytes())
+    content[8] = content[content.index(b"PK\x01\x02") + 10] = 97
+    path.write_bytes(content)
+
+
+OTHER_LAYOUTS = [
+    *(wrong_dtype, wrong_shape, another_name, cut_off, damaged, a_pickle, text),
+    *(without_pixels, transparent, channels_first, with_a_damaged_header, of_unknown_compression),
+]
+
+
+@pytest.mark.parametrize("make", OTHER_LAYOUTS)
+@pytest.mark.parametrize("reader", [read, survey])
+def test_an_npz_of_another_layout_is_refused_in_one_line_that_names_it(
+    tmp_path: Path, make: Callable[[Path], object], reader: Callable[[Path], object]
+) -> None:
     path = tmp_path / "set.npz"
-    assert callable(make)
     make(path)
     with pytest.raises(ValueError, match=r"^\S*set\.npz: [^\n]*$"):
-        read(path)
+        reader(path)
 
 
 @pytest.mark.parametrize("content", [None, b"no picture"])
@@ -129,10 +165,45 @@ def test_a_folder_without_a_picture_is_refused(tmp_path: Path, content: bytes | 
         read(tmp_path)
 
 
-def test_a_single_picture_is_no_set(tmp_path: Path) -> None:
-    Image.new("RGB", (6, 6)).save(tmp_path / "a.png")
-    with pytest.raises(ValueError, match=r"a\.png: is a single picture; a set is a folder"):
-        read(tmp_path / "a.png")
+def a_picture(path: Path) -> None:
+    Image.new("RGB", (6, 6)).save(path, "png")
+
+
+def an_array(path: Path) -> None:
+    with path.open("wb") as file:
+        np.save(file, PIXELS)
+
+
+def a_compressed_tar(path: Path) -> None:
+    with tarfile.open(path, "w:gz"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (a_picture, "a.png"),
+        (an_array, "a.npy"),
+        (a_compressed_tar, "a.tar.gz"),
+        (a_compressed_tar, "a.tgz"),
+        (text, "a.txt"),
+        (Path.touch, "a"),
+    ],
+)
+def test_a_file_that_is_no_set_is_refused_with_what_a_set_may_be(
+    tmp_path: Path, make: Callable[[Path], object], name: str
+) -> None:
+    make(tmp_path / name)
+    readers: tuple[Callable[[Path], object], ...] = (read, survey)
+    for reader in readers:
+        with pytest.raises(ValueError, match=rf"/{name}: is no set of pictures; a set is a folder, .* \.npz$"):
+            reader(tmp_path / name)
+
+
+def test_images_in_fortran_order_are_refused_by_that_name(tmp_path: Path) -> None:
+    np.savez(tmp_path / "set.npz", np.asfortranarray(PIXELS))
+    with pytest.raises(ValueError, match=r"set\.npz: arr_0 is in Fortran order"):
+        read(tmp_path / "set.npz")
 
 
 def test_missing_source_is_reported(tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def test_batches_come_in_any_order(judge: CountingJudge, tmp_path: Path) -> None
 def test_a_set_is_measured_by_one_process_at_a_time(judge: CountingJudge, tmp_path: Path) -> None:
     with Work(tmp_path) as work, Work(tmp_path) as other:
         work.kept("samples", "set", judge)
-        with pytest.raises(ValueError, match=r"another adm evaluate measures the same set here$"):
+        with pytest.raises(ValueError, match=r"another adm evaluate measures the same set; wait for it to end$"):
             other.kept("samples", "set", judge)
         other.kept("reference", "set", judge)
 

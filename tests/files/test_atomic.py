@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from files.atomic import atomic_write
+from files.atomic import atomic_write, write_text
 
 
 @pytest.mark.parametrize("many_writers", [False, True])
@@ -22,6 +22,21 @@ def test_file_appears_whole_or_not_at_all(tmp_path: Path, many_writers: bool) ->
     with atomic_write(tmp_path / "part", many_writers=many_writers) as file:
         file.write(b"whole")
     assert (tmp_path / "part").read_bytes() == b"whole"
+
+
+def test_text_replaces_what_a_link_points_to_and_escapes_names_that_are_not_utf8(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("report.html")
+    write_text(tmp_path / "link", os.fsdecode(b"a\xff.png \xc3\xbc"))
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "report.html").read_bytes() == b"a\\udcff.png \xc3\xbc"
+
+
+def test_text_is_written_to_a_pipe(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    write_text(Path(f"/dev/fd/{writer}"), "report")
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        assert pipe.read() == b"report"
 
 
 def test_former_content_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:

@@ -54,11 +54,11 @@ IMAGES = np.zeros((2, 8, 8, 3), np.uint8)
 @pytest.mark.parametrize(
     ("make", "name", "message"),
     [
-        (cut_npz, "set.npz", "set.npz: is no .npz file, or is cut off"),
-        (npy_by_another_name, "set.npz", "set.npz: is no .npz file, or is cut off"),
-        (lambda path: (path / "set.npz").write_text("not a set"), "set.npz", "set.npz: is no .npz file, or is cut off"),
+        (cut_npz, "set.npz", "set.npz: is no .npz file, or is damaged"),
+        (npy_by_another_name, "set.npz", "set.npz: is no .npz file, or is damaged"),
+        (lambda path: (path / "set.npz").write_text("not a set"), "set.npz", "set.npz: is no .npz file, or is damaged"),
         (npz(IMAGES[:0], np.zeros(0, np.int64)), "set.npz", "set.npz: has no images"),
-        (npz(IMAGES[..., :1]), "set.npz", r"arr_0 is no array of images \[N, H, W, 3\], uint8"),
+        (npz(IMAGES[..., :1]), "set.npz", r"arr_0 is uint8 \(2, 8, 8, 1\); uint8 \[N, H, W, 3\] is needed"),
         (
             npz(IMAGES, np.array([0, 10**9])),
             "set.npz",
@@ -68,7 +68,11 @@ IMAGES = np.zeros((2, 8, 8, 3), np.uint8)
         (npz(IMAGES, np.array([0.0, 1.0])), "set.npz", "arr_1 is no label from 0 for each of the 2 images"),
         (no_idx_images, "", "train-images-idx3-ubyte.gz: has no images"),
         (lambda path: (path / "empty").mkdir(), "empty", "empty: has no pictures"),
-        (lambda path: (path / "notes.txt").write_text("no picture"), "notes.txt", "notes.txt: is not an idx file"),
+        (
+            lambda path: (path / "notes.txt").write_text("no picture"),
+            "notes.txt",
+            "notes.txt: is no set of pictures; a set is a folder",
+        ),
     ],
 )
 def test_images_that_are_none_are_named_in_one_line(
@@ -79,6 +83,48 @@ def test_images_that_are_none_are_named_in_one_line(
         open_data(Data(path=str(tmp_path / name)), 8, tmp_path)
     assert str(raised.value).startswith("data.path: ")
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"network": {"channel_mult": [0]}}, "a level has 0 channels; .* are multiples of 32"),
+        ({"network": {"channel_mult": [1.3]}}, "a level has 41 channels"),
+        ({"network": {"channel_mult": [-1]}}, "a level has -32 channels"),
+        (
+            {"kind": "judge", "objective": {"label_dropout": 0}, "network": {"widths": [32, 40]}},
+            "a level has 40 channe",
+        ),
+        ({"network": {"widths": []}}, "network.widths"),
+        (
+            {"network": {"num_head_channels": 7}},
+            "num_head_channels or num_heads is 7, which does not divide 32 channels",
+        ),
+        ({"network": {"num_head_channels": 0}}, "num_head_channels or num_heads is 0"),
+        ({"network": {"num_head_channels": -1, "num_heads": 3}}, "num_head_channels or num_heads is 3"),
+        ({"network": {"num_head_channels": -2}}, "network.num_head_channels"),
+        (
+            {"kind": "classifier", "objective": {"label_dropout": 0}, "network": {"num_head_channels": -1}},
+            "network.pool = 'attention' needs network.num_head_channels",
+        ),
+    ],
+)
+def test_network_that_cannot_be_built_is_refused_by_its_field(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        config(**changes)
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        ("toaster", "'toaster' is none of auto, cpu, cuda, cuda:N and mps"),
+        ("cuda:99", "'cuda:99' is not on this machine"),
+        ("meta", "'meta' is not on this machine"),
+    ],
+)
+def test_missing_device_is_named_in_one_line(tmp_path: Path, device: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        train(config(compute={"device": device}), Request(tmp_path / "run"))
 
 
 def test_one_image_is_trained_on(tmp_path: Path) -> None:

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from runfolder.folder import STATE, locked, snapshot_path, snapshot_steps
+from runfolder.folder import CONFIG, STATE, locked, snapshot_path, snapshot_steps
 from runfolder.stats import read_lines
 from tests.training.lives import Lives
 from tests.training.samples import assert_same, config, finish, start, write_npz
 from training.config import ConfigError
 from training.divergence import DivergedError
-from training.session import Request, TrainingError, train
-from training.state import StateFiles, read_state
+from training.session import Request, TrainingError, advice, train
+from training.state import SaveError, StateFiles, read_state
 
 KILLS = int(os.environ.get("TRAINING_KILLS", "6"))
 # Steps of the run for each kill: more than it takes between two kills, so that the last one still finds it training.
@@ -151,6 +151,21 @@ def test_diverging_run_keeps_its_last_good_state_and_continues_with_a_lower_rate
 
 
 @pytest.mark.slow
+def test_advice_names_a_last_good_state_only_if_there_is_one(tmp_path: Path) -> None:
+    data, folder = {"path": str(write_npz(tmp_path / "images.npz"))}, tmp_path / "run"
+    wild = config(data=data, optimiser={"steps": 8, "learning_rate": 1e30, "warmup_steps": 0})
+    with pytest.raises(DivergedError) as diverged:
+        train(wild, Request(folder))
+    assert not (folder / STATE).exists()
+    without = advice(diverged.value, wild, folder)
+    assert "it had saved no state yet. Start again with a smaller learning rate" in without
+    assert "begins anew" in advice(SaveError("disk full"), wild, folder)
+    train(config(data=data), Request(folder))
+    assert f"its last good state is kept in {folder / STATE}" in advice(diverged.value, wild, folder)
+    assert "resumes from its previous state" in advice(SaveError("disk full"), wild, folder)
+
+
+@pytest.mark.slow
 def test_rewound_run_goes_back_to_a_snapshot_and_ends_the_same(tmp_path: Path) -> None:
     data, folder = {"path": str(write_npz(tmp_path / "images.npz"))}, tmp_path / "run"
     given = config(data=data, optimiser={"steps": 6}, saving={"snapshot_steps": 2, "keep_snapshots": 2})
@@ -163,6 +178,43 @@ def test_rewound_run_goes_back_to_a_snapshot_and_ends_the_same(tmp_path: Path) -
     again = read_state(folder / STATE)
     assert all(torch.equal(value, again["network"][name]) for name, value in end["network"].items())
     assert [line["step"] for line in read_lines(folder)] == [2, 4, 6]
+
+
+@pytest.mark.slow
+def test_rewound_run_that_is_killed_at_once_resumes_at_the_snapshot_without_later_ones(tmp_path: Path) -> None:
+    """Otherwise the old branch of the run would continue, and its snapshots would count as the newest."""
+    data, folder = {"path": str(write_npz(tmp_path / "images.npz"))}, tmp_path / "run"
+    given = config(data=data, optimiser={"steps": 6}, saving={"snapshot_steps": 2})
+    train(given, Request(folder))
+    before = (folder / CONFIG).read_bytes()
+    halted = given.model_copy(update={"optimiser": given.optimiser.model_copy(update={"learning_rate": 1e38})})
+    with pytest.raises(DivergedError):
+        train(halted, Request(folder, rewind=2, allow_changes={"optimiser.learning_rate"}))
+    assert (step_of(folder), snapshot_steps(folder)) == (2, [2])
+    assert (folder / CONFIG).read_bytes() != before
+
+
+@pytest.mark.slow
+def test_refused_start_changes_nothing_of_the_run(tmp_path: Path) -> None:
+    data, folder = {"path": str(write_npz(tmp_path / "images.npz"))}, tmp_path / "run"
+    train(config(data=data), Request(folder))
+    before = {each.name: each.read_bytes() for each in folder.iterdir() if each.is_file()}
+    longer = config(data=data, optimiser={"steps": 9})
+    with pytest.raises(TrainingError, match="there is no snapshot of step 3 or before; there are: none"):
+        train(longer, Request(folder, rewind=3, allow_changes={"optimiser.steps"}))
+    assert {each.name: each.read_bytes() for each in folder.iterdir() if each.is_file()} == before
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", bytes(300), b"\x80\x02X"], ids=["empty", "text", "zeros", "cut"])
+def test_damaged_state_is_named_with_the_snapshots_to_go_back_to(tmp_path: Path, content: bytes) -> None:
+    data, folder = {"path": str(write_npz(tmp_path / "images.npz"))}, tmp_path / "run"
+    given = config(data=data, optimiser={"steps": 2}, saving={"snapshot_steps": 1})
+    train(given, Request(folder))
+    (folder / STATE).write_bytes(content)
+    with pytest.raises(TrainingError, match=r"state\.pt: the state cannot be read \(.*--rewind STEP \(snapshots: 1, 2"):
+        train(given, Request(folder))
+    train(given, Request(folder, rewind=2))
+    assert step_of(folder) == 2
 
 
 def test_full_disk_leaves_the_state_before_and_no_part_of_the_new_one(
