@@ -62,8 +62,17 @@ def read_json(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Lock the folder within the block. Raises: RunFolderError if another process has locked it."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Lock the folder within the block, and make it if there is none.
+
+    Raises: RunFolderError if another process has locked it, or if it has files that a run would overwrite.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise RunFolderError(f"{folder}: is no folder; give another with --out") from error
+    is_run = (folder / LOCK).exists() or (folder / INFO).exists()
+    if not is_run and (foreign := [name for name in (CONFIG, STATS, STATE) if (folder / name).exists()]):
+        raise RunFolderError(f"{folder}: has a {foreign[0]}, and is no training run; give another folder with --out")
     with (folder / LOCK).open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -4,7 +4,7 @@ import json
 import tomllib
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -17,7 +17,7 @@ from vocabulary.precisions import Precision
 
 Kind = Literal["diffusion", "upsampler", "classifier", "judge"]
 NetworkConfig = UNetConfig | ClassifierConfig | JudgeConfig
-
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 NORM_GROUPS = 32  # of every group norm; a level's channels are a multiple
 
@@ -151,7 +151,7 @@ class Optimiser(Section):
     )
     learning_rate: float = Field(gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
     clip: float | None = Field(
         default=None, gt=0, description="largest norm of the gradient; none: the official training's"
     )

@@ -208,3 +208,26 @@ def test_run_of_an_earlier_version_is_resumed_and_one_of_a_later_version_is_refu
     (folder / CONFIG).write_text(json.dumps(longer.model_dump(mode="json")))
     with pytest.raises(RunFolderError, match=r"run\.json: was written by another version of this program"):
         train(longer, Request(folder, allow_changes=allowed))
+
+
+@pytest.mark.parametrize("betas", [[2.0, 0.999], [0.9, -1.0], [0.9, 1.0]])
+def test_betas_outside_their_range_are_refused_by_their_field(betas: list[float]) -> None:
+    with pytest.raises(ConfigError, match=r"optimiser\.betas\.\d"):
+        config(optimiser={"betas": betas})
+
+
+def test_folder_is_not_trained_in_if_a_run_would_overwrite_its_files(tmp_path: Path) -> None:
+    data, folder = {"path": str(write_npz(tmp_path / "images.npz"))}, tmp_path / "mine"
+    folder.mkdir()
+    (folder / CONFIG).write_text("my own settings")
+    with pytest.raises(RunFolderError, match=r"mine: has a config.json, and is no training run; give another folder"):
+        train(config(data=data), Request(folder))
+    assert [each.name for each in folder.iterdir()] == [CONFIG]
+    assert (folder / CONFIG).read_text() == "my own settings"
+
+
+@pytest.mark.parametrize("place", ["images.npz", "images.npz/run"])
+def test_file_in_place_of_a_folder_is_named(tmp_path: Path, place: str) -> None:
+    data = {"path": str(write_npz(tmp_path / "images.npz"))}
+    with pytest.raises(RunFolderError, match=f"{place}: is no folder; give another with --out"):
+        train(config(data=data), Request(tmp_path / place))
