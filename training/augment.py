@@ -1,4 +1,4 @@
-"""Augmentations for a judge, which keep the class recognisable to a person."""
+"""Augmentations: of a judge's images, which keep the class recognisable to a person, and of colours."""
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +25,12 @@ def augment(x: Tensor, uniforms: Tensor, noise: Tensor, *, mirrors: bool) -> Ten
     blurred = F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
     x = torch.lerp(x, blurred, share * (chosen < 0.5))
     return (x + MAX_NOISE * strength**2 * noise).clamp(-1, 1)
+
+
+def saturate(pixels: Tensor, factor: float) -> Tensor:
+    """Multiply the distance of an image's colours from its grey: [3, H, W], uint8."""
+    x = pixels.float()
+    return torch.lerp(x.mean(dim=0, keepdim=True), x, factor).round().clamp(0, 255).to(torch.uint8)
 
 
 def _shift(x: Tensor, uniforms: Tensor) -> Tensor:

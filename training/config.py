@@ -44,6 +44,9 @@ class Data(Section):
     strict: bool = Field(default=False, description="refuse a folder in which a file cannot be used, or is no picture")
     flip: bool = Field(default=True, description="mirror an image with probability 1/2")
     random_crop: bool = Field(default=False, description="crop at a random place and scale, not in the middle")
+    saturation: float = Field(
+        default=1.0, ge=1, le=10, description="largest factor by which an image's colours are drawn away from its grey"
+    )
     padding: int = Field(default=0, ge=0, description="black pixels added at each edge of every image")
     held_out_below: int = Field(
         default=0,

@@ -14,12 +14,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from diffusion.pixels import from_uint8
+from training.augment import saturate
 from training.config import Data
 from training.images import Images, ImagesOnDisk
 
 MOST_LOADERS = 8  # default of the number of decoding processes
 ORDER, SAMPLE = 0, 1  # purpose of a generator, a part of its key
-UNIFORMS, FLIP = 24, 3  # uniform numbers of a sample, and the index of the one for mirroring
+UNIFORMS = 24  # uniform numbers of a sample
+FLIP, SATURATION = 3, 22  # indices of those for mirroring and for colours
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,8 @@ class Samples(Dataset[tuple[Tensor, ...]]):
         pixels = self.data.pixels(index, draws if self.settings.random_crop else None)
         if self.settings.flip and uniforms[FLIP] < 0.5:
             pixels = pixels.flip(-1)
+        if self.settings.saturation > 1:
+            pixels = saturate(pixels, self.settings.saturation ** uniforms[SATURATION])
         return pixels, self.data.class_labels[index], noise, torch.from_numpy(uniforms), more_noise
 
     def batch(self, numbers: Sequence[int]) -> Batch:

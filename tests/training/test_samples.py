@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.training.samples import images
+from training.augment import saturate
 from training.config import Data
 from training.samples import Batch, Samples, batches
 
@@ -53,6 +54,26 @@ def test_other_processes_load_the_same_samples() -> None:
 def test_seeds_draw_apart() -> None:
     one, other = (Samples(images(), SETTINGS, seed).batch(range(4)) for seed in (1, 2))
     assert not torch.equal(one.noise, other.noise)
+
+
+def test_colours_are_drawn_away_from_grey_up_to_the_factor_given() -> None:
+    data = images(2)
+    data.images[:] = torch.tensor([100, 110, 120], dtype=torch.uint8)[:, None, None]
+    samples = Samples(data, Data(path="images.npz", saturation=4.0, flip=False), 0)
+    drawn = torch.stack([samples[number][0][:, 0, 0] for number in range(400)]).int()
+    assert set(drawn[:, 1].tolist()) == {110}  # the grey
+    assert (drawn[:, 2] - 110 == 110 - drawn[:, 0]).all()
+    assert drawn[:, 2].min() == 120
+    assert drawn[:, 2].max() == 150
+    assert 150 < int((drawn[:, 2] > 130).sum()) < 250  # half: factors are uniform in their logarithm
+
+
+def test_colours_beyond_a_pixels_range_are_clipped() -> None:
+    assert saturate(torch.tensor([0, 128, 255], dtype=torch.uint8)[:, None, None], 9.0).flatten().tolist() == [
+        0,
+        131,
+        255,
+    ]
 
 
 def test_flips_are_drawn_for_half_of_the_images() -> None:
