@@ -1,5 +1,6 @@
 """Runs a training run as one command: opens its folder, trains, shows progress, and saves the state at the end."""
 
+import errno
 import signal
 import sys
 import time
@@ -37,6 +38,7 @@ from vocabulary.counts import counted
 from vocabulary.precisions import Precision
 
 LOG_SECONDS = 30.0
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -179,7 +181,10 @@ def advice(error: DivergedError | SaveError, config: RunConfig, folder: Path) ->
         then = (
             "the run resumes from its previous state" if saved else "the run begins anew, because it is its first state"
         )
-        return f"{error}; make room, then start again: {then}"
+        remedy = (
+            "mend that" if isinstance(error.__cause__, OSError) and error.__cause__.errno not in FULL else "make room"
+        )
+        return f"{error}; {remedy}, then start again: {then}"
     rate = config.optimiser.learning_rate
     if not saved:
         return (

@@ -165,6 +165,20 @@ def test_advice_names_a_last_good_state_only_if_there_is_one(tmp_path: Path) -> 
     assert "resumes from its previous state" in advice(SaveError("disk full"), wild, folder)
 
 
+@pytest.mark.parametrize(
+    ("cause", "remedy"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "make room"),
+        (RuntimeError("unexpected pos 64 vs 0"), "make room"),  # torch's for a full disk
+        (FileNotFoundError(errno.ENOENT, "No such file or directory"), "mend that"),
+    ],
+)
+def test_room_is_asked_for_only_on_a_full_disk(tmp_path: Path, cause: Exception, remedy: str) -> None:
+    error = SaveError("state.pt: the state of step 8 cannot be saved")
+    error.__cause__ = cause
+    assert f"; {remedy}, then start again" in advice(error, config(data={"path": "images.npz"}), tmp_path)
+
+
 @pytest.mark.slow
 def test_rewound_run_goes_back_to_a_snapshot_and_ends_the_same(tmp_path: Path) -> None:
     data, folder = {"path": str(write_npz(tmp_path / "images.npz"))}, tmp_path / "run"
