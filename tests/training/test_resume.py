@@ -1,5 +1,6 @@
 """A run may end at any moment and goes on as if it had not."""
 
+import errno
 import os
 import random
 import signal
