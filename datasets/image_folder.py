@@ -78,6 +78,17 @@ class Reading:
             yield f"{counted(len(self.skipped), 'file')} skipped"
 
 
+def decoded(entry: Entry) -> Image.Image | Skipped:
+    """The picture of a file, or the reason why it has none."""
+    try:
+        with entry.open() as file:
+            return decode(file)
+    except PictureError as error:
+        return Skipped(entry.path, str(error))
+    except OSError as error:
+        return Skipped(entry.path, f"cannot be opened: {error.strerror}")
+
+
 def read_folder(folder: Path, image_size: int, labels_from: LabelsFrom = "auto") -> Reading:
     """Decode every picture of a folder or an archive and take its middle square; skip other files with the reason.
 
@@ -86,13 +97,11 @@ def read_folder(folder: Path, image_size: int, labels_from: LabelsFrom = "auto")
     entries, skipped = find_entries(folder)
     squares: dict[Path, Tensor] = {}
     for entry in entries:
-        try:
-            with entry.open() as file:
-                squares[entry.path] = square_pixels(decode(file), image_size)
-        except PictureError as error:
-            skipped.append(Skipped(entry.path, str(error)))
-        except OSError as error:
-            skipped.append(Skipped(entry.path, f"cannot be opened: {error.strerror}"))
+        picture = decoded(entry)
+        if isinstance(picture, Skipped):
+            skipped.append(picture)
+        else:
+            squares[entry.path] = square_pixels(picture, image_size)
     labels = label_entries(folder, [each for each in entries if each.path in squares], labels_from)
     skipped += labels.skipped
     if not labels.files:

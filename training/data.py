@@ -13,7 +13,8 @@ from torch import Tensor
 
 from datasets.entries import Entry, find_entries, is_of_files
 from datasets.idx import find_idx, of_one_file, read_labelled
-from datasets.image_folder import Reading, label_entries, read_folder
+from datasets.image_folder import decoded, label_entries, read_folder
+from datasets.listing import Labels, Skipped
 from datasets.pictures import read_npz
 from datasets.shapes import render_set
 from models.checkpoints.presets import SHAPE_NAMES
@@ -79,29 +80,34 @@ def _held_out(settings: Data, stored: Iterable[bytes | np.ndarray], count: int) 
 
 def _read_pictures(path: Path, settings: Data, image_size: int) -> tuple[Images, Tensor]:
     """Pictures of a folder or an archive; decoded once if they fit in memory and are not cropped at random."""
-    entries, _ = find_entries(path)
-    inner = image_size - 2 * settings.padding
+    entries, skipped = find_entries(path)
+    by_path = {each.path: each for each in entries}
     whole: Images
     if settings.random_crop or len(entries) * 3 * image_size**2 > MEMORY_BYTES:
-        pictures = [each for each in entries if each.path.suffix.lower() in Image.registered_extensions()]
-        labels = label_entries(path, pictures, settings.labels_from)
-        if not labels.files:
-            raise ValueError(f"{path}: has no pictures")
-        print(
-            f"{counted(len(labels.files), 'picture')}, {counted(len(labels.classes), 'class')}; {labels.rule}; "
-            "decoded at every visit"
-        )
-        opened = {each.path: each for each in pictures}
-        kept = [opened[each] for each in labels.files]
+        labels = _labels_to_visit(path, entries, skipped, settings)
+        kept = [by_path[each] for each in labels.files]
         whole = ImagesOnDisk(kept, torch.tensor(labels.labels), labels.classes, image_size, settings.padding)
     else:
-        reading = read_folder(path, inner, settings.labels_from)
-        _say(path, reading, settings)
-        opened = {each.path: each for each in entries}
-        kept = [opened[each] for each in reading.labels.files]
+        reading = read_folder(path, image_size - 2 * settings.padding, settings.labels_from)
+        _report(path, reading.lines(), reading.skipped, reading.labels, settings)
+        kept = [by_path[each] for each in reading.labels.files]
         images = F.pad(reading.images, (settings.padding,) * 4)
         whole = ImagesInMemory(images, torch.tensor(reading.labels.labels), reading.labels.classes)
     return whole, _held_out(settings, (_content(each) for each in kept), len(kept))
+
+
+def _labels_to_visit(path: Path, entries: Sequence[Entry], skipped: list[Skipped], settings: Data) -> Labels:
+    """The labels of pictures that are decoded at every visit; with data.strict, every file is decoded here once."""
+    pictures = [each for each in entries if each.path.suffix.lower() in Image.registered_extensions()]
+    labels = label_entries(path, pictures, settings.labels_from)
+    skipped = [*skipped, *labels.skipped]
+    if settings.strict:
+        skipped += [outcome for each in entries if isinstance(outcome := decoded(each), Skipped)]
+    if not labels.files:
+        raise ValueError(f"{path}: has no pictures")
+    found = f"{counted(len(labels.files), 'picture')}, {counted(len(labels.classes), 'class')}"
+    _report(path, [f"{found}; {labels.rule}; decoded at every visit"], skipped, labels, settings)
+    return labels
 
 
 def _content(entry: Entry) -> bytes:
@@ -109,14 +115,13 @@ def _content(entry: Entry) -> bytes:
         return file.read()
 
 
-def _say(path: Path, reading: Reading, settings: Data) -> None:
-    """Print a summary of a reading. Raises: ValueError for findings that data.strict refuses."""
-    if settings.strict and (reading.skipped or reading.labels.alike):
-        wrong = [f"{each.path.name} {each.reason}" for each in reading.skipped]
-        wrong += [f"classes that differ in case alone: {', '.join(reading.labels.alike)}"] * bool(reading.labels.alike)
+def _report(path: Path, lines: Iterable[str], skipped: Sequence[Skipped], labels: Labels, settings: Data) -> None:
+    """Print a summary of a set. Raises: ValueError for findings that data.strict refuses."""
+    if settings.strict and (skipped or labels.alike):
+        wrong = [f"{each.path.name} {each.reason}" for each in skipped]
+        wrong += [f"classes that differ in case alone: {', '.join(labels.alike)}"] * bool(labels.alike)
         raise ValueError(f"{path}: data.strict allows none of this: {wrong[0]} ({len(wrong)} in all)")
-    skipped = (f"skipped: {each.path}: {each.reason}" for each in reading.skipped[:SHOWN_SKIPPED])
-    for line in (*reading.lines(), *skipped):
+    for line in (*lines, *(f"skipped: {each.path}: {each.reason}" for each in skipped[:SHOWN_SKIPPED])):
         print(line, flush=True)
 
 

@@ -158,6 +158,18 @@ def test_damaged_file_is_skipped_by_name_and_refused_on_request(
         open_data(Data(path=str(tmp_path), strict=True), 8, tmp_path)
 
 
+@pytest.mark.parametrize("random_crop", [False, True], ids=["decoded once", "decoded at every visit"])
+@pytest.mark.parametrize("name", ["0.png", "notes.txt"])
+def test_strict_refuses_a_file_that_cannot_be_used_before_training(
+    tmp_path: Path, random_crop: bool, name: str
+) -> None:
+    photo(tmp_path / "cat" / "1.png")
+    (tmp_path / "cat" / name).write_text("no picture")
+    assert len(open_data(Data(path=str(tmp_path), random_crop=random_crop), 8, tmp_path).training) >= 1
+    with pytest.raises(ConfigError, match=rf"data.strict allows none of this: {name} .* \(1 in all\)"):
+        open_data(Data(path=str(tmp_path), strict=True, random_crop=random_crop), 8, tmp_path)
+
+
 def test_classes_whose_names_differ_in_case_alone_are_distinguished_and_refused_on_request(
     tmp_path: Path,
 ) -> None:
