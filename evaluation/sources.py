@@ -77,6 +77,8 @@ def measure(
     strict: refuse unreadable picture files instead of counting them.
     Raises: ValueError, which names the source; OSError; WeightsError.
     """
+    if not source:  # as a path, it would be the current folder
+        raise ValueError(f"the set of the {part} has an empty name")
     path = Path(source)
     if is_statistics(path):
         return read_statistics(path, extractor.identity)

@@ -170,6 +170,7 @@ def test_pictures_that_cannot_be_measured_are_reported_in_one_line(
     ("samples", "more", "message"),
     [
         ("none", (), "none: there is no such file or folder"),
+        ("", (), "the set of the samples has an empty name"),
         ("shapes?image=9", (), "there is no setting 'image'; there are images, seed, size"),
         ("shapes?images=1", (), "images=1: must be a whole number, 2 or more"),
         ("shapes?images", (), "settings are KEY=VALUE"),
