@@ -1,15 +1,13 @@
 """Writes tar shards for webdataset: KEY.jpg and KEY.cls, which has the class."""
 
-import contextlib
 import io
-import shutil
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
 from datasets.entries import CLASS_FILE, find_entries
 from datasets.image_folder import label_entries
 from datasets.listing import LabelsFrom, Skipped
+from files.atomic import whole_folder
 from pictures.decoding import PictureError, decode
 
 SHARD_IMAGES = 1000
@@ -37,7 +35,7 @@ def pack(source: Path, target: Path, labels_from: LabelsFrom = "auto") -> tuple[
         raise ValueError(f"{source}: has no pictures")
     opened = {entry.path: entry for entry in usable}
     shards = range(0, len(labels.files), SHARD_IMAGES)
-    with _whole_folder(target) as unfinished:
+    with whole_folder(target) as unfinished:
         for start in shards:
             part = slice(start, start + SHARD_IMAGES)
             pairs = zip(labels.files[part], labels.labels[part], strict=True)
@@ -47,19 +45,6 @@ def pack(source: Path, target: Path, labels_from: LabelsFrom = "auto") -> tuple[
                         _add(archive, f"{number:08d}{path.suffix.lower()}", content.read())
                     _add(archive, f"{number:08d}{CLASS_FILE}", labels.classes[label].encode())
     return len(labels.files), len(shards), [*skipped, *labels.skipped]
-
-
-@contextlib.contextmanager
-def _whole_folder(target: Path) -> Iterator[Path]:
-    """Yield a folder that becomes `target` when the block ends; a tar file without its end is read as a smaller set."""
-    unfinished = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    try:
-        yield unfinished
-        unfinished.replace(target)  # which is absent or empty
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:

@@ -8,21 +8,18 @@ start compares again.
 import hashlib
 import json
 import os
-import platform
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from engine.processor import processor
 from engine.rounding import ROUNDING
 from engine.shape_choice import choose_shapes
 from engine.stage import Stage
 from files.atomic import atomic_write
 from models.networks import native_norm
 
-CPU_INFO = Path("/proc/cpuinfo")
-PROCESSOR = ("vendor_id", "cpu family", "model", "model name", "stepping", "microcode", "cache size", "flags")
 DIRECTING = ("ATEN_", "DNNL_", "ONEDNN_", "MKL_")  # prefixes of environment variables by which kernels are chosen
 LENGTH = 16
 
@@ -72,13 +69,6 @@ class KeptShapes:
         }
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:LENGTH]
         return self._folder / f"{digest}.json"
-
-
-def processor() -> dict[str, Any]:
-    """The fields of the first processor by which kernels are chosen."""
-    first = CPU_INFO.read_text().partition("\n\n")[0] if CPU_INFO.exists() else ""
-    fields = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in first.splitlines())}
-    return {name: fields[name] for name in PROCESSOR if name in fields} or {"machine": platform.machine()}
 
 
 def _hash_of(path: Path | None) -> str | None:

@@ -1,7 +1,8 @@
-"""Writes a file whole or not at all."""
+"""Writes a file or a folder whole or not at all."""
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -41,3 +42,19 @@ def write_text(path: Path, text: str) -> None:
         return
     with atomic_write(path.resolve(), many_writers=True) as file:  # what a link points to, not the link
         file.write(content)
+
+
+@contextlib.contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """Yield a folder that becomes `target` when the block ends; if the block raises, the folder is removed.
+
+    `target` is absent or empty.
+    """
+    unfinished = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    try:
+        yield unfinished
+        unfinished.replace(target)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)

@@ -1,7 +1,6 @@
 """Packs finished runs into a stack for serving: averaged weights, stack.json and a card."""
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
+from files.atomic import whole_folder
 from models.checkpoints.network_file import save_network
 from models.manifest import Name
 from models.networks.precision import DTYPES
@@ -57,26 +57,20 @@ def add_stack(
     Raises: ValueError for runs that do not form a stack, or a taken name; WeightsError; OSError.
     """
     check_name(name)
-    target, partial = weights / name, weights / f".{name}.partial"
+    target = weights / name
     if target.exists():
         raise ValueError(f"{target}: there is a stack of this name; remove it, or give another --name")
     trained = _by_kind([read_run(each) for each in runs])
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with whole_folder(target) as unfinished:
         for kind, run in trained.items():
             config = run.config.network_config(max(len(run.class_names), 1))
             process = None if kind in ("classifier", "judge") else run.config.process.config
             save_network(
-                partial / f"{FILES[kind]}.safetensors", weights_of(run, width), config, process, dtype=DTYPES[dtype]
+                unfinished / f"{FILES[kind]}.safetensors", weights_of(run, width), config, process, dtype=DTYPES[dtype]
             )
-        (partial / MANIFEST).write_text(json.dumps(manifest(name, trained), indent=2) + "\n")
-        (partial / CARD).write_text(card(name, trained))
-        read_stack(partial)
-        partial.replace(target)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+        (unfinished / MANIFEST).write_text(json.dumps(manifest(name, trained), indent=2) + "\n")
+        (unfinished / CARD).write_text(card(name, trained))
+        read_stack(unfinished)
     return target
 
 

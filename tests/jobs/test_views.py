@@ -1,4 +1,4 @@
-"""What the API shows needs no right to write: Redis itself refuses all writes of the views' user."""
+"""Views only read: they work as a user of Redis who may not write."""
 
 from collections.abc import Iterator
 from uuid import uuid4
