@@ -27,10 +27,14 @@ def augment(x: Tensor, uniforms: Tensor, noise: Tensor, *, mirrors: bool) -> Ten
     return (x + MAX_NOISE * strength**2 * noise).clamp(-1, 1)
 
 
-def saturate(pixels: Tensor, factor: float) -> Tensor:
-    """Multiply the distance of an image's colours from its grey: [3, H, W], uint8."""
+def recolour(pixels: Tensor, *, saturation: float, brightness: float, tint: Tensor) -> Tensor:
+    """Multiply the distance of an image's colours from its grey, then its values, and add a tint.
+
+    Shapes: pixels and result [3, H, W], uint8; tint [3], in units of a uint8.
+    """
     x = pixels.float()
-    return torch.lerp(x.mean(dim=0, keepdim=True), x, factor).round().clamp(0, 255).to(torch.uint8)
+    x = brightness * torch.lerp(x.mean(dim=0, keepdim=True), x, saturation) + tint[:, None, None]
+    return x.round().clamp(0, 255).to(torch.uint8)
 
 
 def _shift(x: Tensor, uniforms: Tensor) -> Tensor:

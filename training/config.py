@@ -47,6 +47,12 @@ class Data(Section):
     saturation: float = Field(
         default=1.0, ge=1, le=10, description="largest factor by which an image's colours are drawn away from its grey"
     )
+    brightness: float = Field(
+        default=1.0, ge=1, le=10, description="largest factor by which an image's values are multiplied or divided"
+    )
+    tint: float = Field(
+        default=0.0, ge=0, le=100, description="standard deviation of what is added to each colour, of 255"
+    )
     padding: int = Field(default=0, ge=0, description="black pixels added at each edge of every image")
     held_out_below: int = Field(
         default=0,
@@ -57,6 +63,11 @@ class Data(Section):
     loader_processes: int | None = Field(
         default=None, ge=0, description="processes that decode images; none: one per core, up to 8, if it is faster"
     )
+
+    @property
+    def recolours(self) -> bool:
+        """Whether each use of an image draws other colours."""
+        return self.saturation > 1 or self.brightness > 1 or self.tint > 0
 
 
 class Network(Section):

@@ -14,14 +14,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from diffusion.pixels import from_uint8
-from training.augment import saturate
+from training.augment import recolour
 from training.config import Data
 from training.images import Images, ImagesOnDisk
 
 MOST_LOADERS = 8  # default of the number of decoding processes
 ORDER, SAMPLE = 0, 1  # purpose of a generator, a part of its key
 UNIFORMS = 24  # uniform numbers of a sample
-FLIP, SATURATION = 3, 22  # indices of those for mirroring and for colours
+FLIP = 3  # index of that for mirroring
 
 
 @dataclass(frozen=True)
@@ -88,12 +88,21 @@ class Samples(Dataset[tuple[Tensor, ...]]):
         pixels = self.data.pixels(index, draws if self.settings.random_crop else None)
         if self.settings.flip and uniforms[FLIP] < 0.5:
             pixels = pixels.flip(-1)
-        if self.settings.saturation > 1:
-            pixels = saturate(pixels, self.settings.saturation ** uniforms[SATURATION])
+        if self.settings.recolours:
+            pixels = self._recoloured(pixels, draws)
         return pixels, self.data.class_labels[index], noise, torch.from_numpy(uniforms), more_noise
 
     def batch(self, numbers: Sequence[int]) -> Batch:
         return collate([self[number] for number in numbers])
+
+    def _recoloured(self, pixels: Tensor, draws: np.random.Generator) -> Tensor:
+        saturation, brightness = draws.random(), draws.uniform(-1, 1)  # exponents of the largest factors
+        return recolour(
+            pixels,
+            saturation=self.settings.saturation**saturation,
+            brightness=self.settings.brightness**brightness,
+            tint=torch.from_numpy(self.settings.tint * draws.standard_normal(3, np.float32)),
+        )
 
     def _epoch(self, epoch: int) -> np.ndarray:
         """The order of the images in an epoch, a permutation."""

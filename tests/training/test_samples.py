@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.training.samples import images
-from training.augment import saturate
+from training.augment import recolour
 from training.config import Data
 from training.samples import Batch, Samples, batches
 
@@ -68,12 +68,31 @@ def test_colours_are_drawn_away_from_grey_up_to_the_factor_given() -> None:
     assert 150 < int((drawn[:, 2] > 130).sum()) < 250  # half: factors are uniform in their logarithm
 
 
+def test_brightness_multiplies_or_divides_up_to_the_factor_given() -> None:
+    data = images(2)
+    data.images[:] = 100
+    samples = Samples(data, Data(path="images.npz", brightness=2.0, flip=False), 0)
+    drawn = torch.stack([samples[number][0][:, 0, 0] for number in range(400)])
+    assert (drawn == drawn[:, :1]).all()
+    assert 50 <= drawn.min() < 53
+    assert 195 < drawn.max() <= 200
+    assert 150 < int((drawn[:, 0] > 100).sum()) < 250
+
+
+def test_a_tint_is_added_to_each_colour_apart() -> None:
+    data = images(2)
+    data.images[:] = 128
+    samples = Samples(data, Data(path="images.npz", tint=5.0, flip=False), 0)
+    drawn = torch.stack([samples[number][0][:, 0, 0] for number in range(1000)]).double() - 128
+    assert drawn.mean().abs() < 0.5
+    assert (drawn.std(dim=0) - 5).abs().max() < 0.4
+    assert torch.corrcoef(drawn.T).fill_diagonal_(0).abs().max() < 0.15
+
+
 def test_colours_beyond_a_pixels_range_are_clipped() -> None:
-    assert saturate(torch.tensor([0, 128, 255], dtype=torch.uint8)[:, None, None], 9.0).flatten().tolist() == [
-        0,
-        131,
-        255,
-    ]
+    pixels = torch.tensor([0, 128, 255], dtype=torch.uint8)[:, None, None]
+    recoloured = recolour(pixels, saturation=9.0, brightness=1.0, tint=torch.zeros(3))
+    assert recoloured.flatten().tolist() == [0, 131, 255]
 
 
 def test_flips_are_drawn_for_half_of_the_images() -> None:
