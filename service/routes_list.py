@@ -3,7 +3,7 @@
 from functools import partial
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Response
 from pydantic import BeforeValidator, StringConstraints, WithJsonSchema
 
 from jobs.contract.job import JobPage, JobStatus
@@ -33,7 +33,7 @@ METADATA = Query(max_length=16, description="`key=value` of the job's metadata; 
 MINE = Query(description="`true`: only the caller's own jobs; operators see all jobs otherwise")
 
 
-@router.get("", summary="Jobs, newest first", responses=documented(422, 503))
+@router.get("", response_model=JobPage, summary="Jobs, newest first", responses=documented(422, 503))
 async def list_jobs(
     service: ServiceDep,
     caller: CallerDep,
@@ -44,9 +44,10 @@ async def list_jobs(
     class_label: Annotated[str, Query(description="index or name of a class")] = "",
     metadata: Annotated[list[Pair] | None, METADATA] = None,
     mine: Annotated[Literal["true", "false", ""], MINE] = "false",
-) -> JobPage:
+) -> Response:
     """A call reads 500 jobs at most, so a page of a filtered list may have fewer jobs than `limit`, or none. A page has
     1 MiB at most, so a page of large jobs may have fewer, too. More pages follow as long as `has_more` is true."""
     wanted = JobFilter(model or None, class_label or None, tuple(metadata or ()))
     read = partial(service.queue.page, status, limit, after, caller, mine=mine == "true", wanted=wanted)
-    return await service.long_calls.run(read, caller)
+    page = await service.long_calls.run(read, caller)
+    return Response(page.model_dump_json(), media_type="application/json")  # FastAPI would check it, and takes five times as long
