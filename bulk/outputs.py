@@ -96,7 +96,7 @@ class NpzOutput(Output):
         if not self.finished:
             remove_unfinished(self.path)  # unfinished files are as large as the result
             labelled = plan.count > 0 and plan.classes.label(0) is not None
-            labels = (place.class_label for place in plan.places() if place.class_label is not None)
+            labels = (each.class_label for each in plan.addresses() if each.class_label is not None)
             with atomic_write(self.path, durable=True, many_writers=True) as file:
                 shape = (plan.count, size, size, CHANNELS)
                 write_npz(file, shape, self._images(plan, size), labels if labelled else None, on_image)
@@ -110,9 +110,9 @@ class NpzOutput(Output):
     def _images(self, plan: ChunkPlan, size: int) -> Iterator[bytes]:
         # Opened for each image, because neighbours in the run are of different classes and parts.
         length = size * size * CHANNELS
-        for place in plan.places():
-            with self._part(place.chunk).open("rb") as part:
-                part.seek(place.row * length)
+        for address in plan.addresses():
+            with self._part(address.chunk).open("rb") as part:
+                part.seek(address.row * length)
                 image = part.read(length)
             if len(image) != length:
                 raise BulkError(f"{part.name}: is damaged; remove it, and run the same command again")
